@@ -1,0 +1,139 @@
+"""What a peer saves after each round, as safetensors with a checksum, written atomically; never pickle.
+
+A checkpoint also holds what the peer sent in its last round, so that after a stop of the whole swarm, when peers
+may be one round apart, those ahead can send it again to those behind. The two newest are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from p2pfl.errors import CheckpointError
+
+KEPT = 2
+_NAME = re.compile(r"round-(\d{6,})\.safetensors")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A peer after `round` rounds. Vectors are (size,) as in the run's layout; `sent` is by name and neighbor."""
+
+    round: int
+    steps: int
+    layout: str
+    settings: str
+    x: Tensor
+    momentum: Tensor
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)
+    sent: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
+    scalars: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint and forget all but the two newest. Raises CheckpointError naming the file."""
+    tensors: dict[str, Tensor] = {"x": checkpoint.x, "momentum": checkpoint.momentum}
+    tensors |= {f"buffer/{name}": buffer for name, buffer in checkpoint.buffers.items()}
+    stored: dict[tuple[int, str], str] = {}  # neighbors that were sent the same tensor share one copy
+    sent: dict[str, dict[str, str]] = {}
+    for neighbor, vectors in checkpoint.sent.items():
+        for name, vector in vectors.items():
+            key = stored.setdefault((vector.data_ptr(), name), f"sent/{len(stored)}/{name}")
+            tensors[key] = vector
+            sent.setdefault(str(neighbor), {})[name] = key
+    about = {
+        "round": checkpoint.round,
+        "steps": checkpoint.steps,
+        "layout": checkpoint.layout,
+        "settings": checkpoint.settings,
+        "sent": sent,
+        "scalars": {str(neighbor): dict(values) for neighbor, values in checkpoint.scalars.items()},
+        "digest": _digest(tensors),
+    }
+    path = folder / f"round-{checkpoint.round:06d}.safetensors"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_tensors(path, tensors, {"p2pfl": json.dumps(about)})
+        for _, old in _numbered(folder)[:-KEPT]:
+            old.unlink()
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be written ({error})") from None
+    return path
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
+    """Write a safetensors file so that after a crash there is the old file or the new one, never half of one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        safetensors.torch.save_file(plain, temporary, metadata=dict(about))
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def load(path: Path) -> Checkpoint:
+    """Read one checkpoint. Raises CheckpointError naming the file if it is truncated, altered or none at all."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {})["p2pfl"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if _digest(tensors) != about["digest"]:
+            raise CheckpointError(f"{path}: altered since it was written (checksum differs)")
+        return Checkpoint(
+            round=int(about["round"]),
+            steps=int(about["steps"]),
+            layout=str(about["layout"]),
+            settings=str(about["settings"]),
+            x=tensors["x"],
+            momentum=tensors["momentum"],
+            buffers={n.removeprefix("buffer/"): t for n, t in tensors.items() if n.startswith("buffer/")},
+            sent={int(k): {n: tensors[key] for n, key in v.items()} for k, v in about["sent"].items()},
+            scalars={int(k): dict(v) for k, v in about["scalars"].items()},
+        )
+    except (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: not a whole checkpoint ({error})") from None
+
+
+def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest whole checkpoint in a folder, if any, and one line about each newer one that is not whole."""
+    refused = []
+    for _, path in reversed(_numbered(folder)):
+        try:
+            return load(path), refused
+        except CheckpointError as error:
+            refused.append(str(error))
+    return None, refused
+
+
+def _numbered(folder: Path) -> list[tuple[int, Path]]:
+    if not folder.is_dir():
+        return []
+    matches = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir())
+    return sorted((int(match[1]), path) for match, path in matches if match)
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}/{tensor.dtype}/{tuple(tensor.shape)}/".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,55 @@
+"""Arguments of one command, parsed by tyro from a dataclass; mistakes become one line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Sequence
+from typing import TypeVar
+
+import tyro
+
+from p2pfl.errors import ConfigError
+
+A = TypeVar("A")
+_STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff)
+
+
+def parse(kind: type[A], words: Sequence[str], command: str, default: A | None = None) -> A:
+    """Arguments from tyro; its framed complaint becomes one line."""
+
+    def run() -> A:
+        extra = {} if default is None else {"default": default}
+        return tyro.cli(kind, args=list(words), prog=f"p2pfl {command}", config=_STYLE, **extra)
+
+    if "-h" in words or "--help" in words:
+        return run()
+    captured = io.StringIO()
+    columns = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "2000"  # so that tyro breaks no line
+    try:
+        with contextlib.redirect_stderr(captured), contextlib.redirect_stdout(captured):
+            return run()
+    except SystemExit:
+        raise ConfigError(f"{command}: {_one_line(captured.getvalue())} (see p2pfl {command} --help)") from None
+    finally:
+        os.environ.pop("COLUMNS")
+        if columns is not None:
+            os.environ["COLUMNS"] = columns
+
+
+def _one_line(framed: str) -> str:
+    """tyro's complaint without its frame: a title, then parts set apart by rules."""
+    parts: list[list[str]] = [[]]
+    for line in framed.splitlines():
+        text = line.strip("│| ")
+        if set(text) <= set("─-╭╮╰╯+"):
+            parts.append([])
+        elif not text.startswith(("╭", "╰", "+")):
+            parts[-1].append(text)
+    said = [part for part in parts if part]
+    titled = len(said) > 1 and len(said[0]) == 1 and not framed.startswith("╭")
+    message = said[1 if titled else 0] if said else ["cannot be understood"]
+    meant = [part[1].split()[0] for part in said if part[0].startswith("Perhaps you meant") and len(part) > 1]
+    return " ".join(message).rstrip(".") + (f"; did you mean {meant[0]}?" if meant else "")

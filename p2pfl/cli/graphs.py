@@ -1,0 +1,97 @@
+"""`topology make` and `topology show`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from p2pfl import topology as topologies
+from p2pfl.cli.arguments import parse
+from p2pfl.errors import ConfigError
+from p2pfl.topology import KINDS, Topology
+
+_KINDS = Literal[tuple(KINDS)]  # type: ignore[valid-type]
+
+
+@dataclass(frozen=True)
+class Make:
+    """Generate a topology file."""
+
+    kind: tyro.conf.Positional[_KINDS]  # type: ignore[valid-type]
+    """Shape of the graph."""
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])]
+    """Number of peers."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """File to write; its extension gives the format."""
+    seed: int = 0
+    """Seed of the random kinds: random-regular, small-world, erdos-renyi."""
+    degree: int = 4
+    """Neighbors of each peer: random-regular, small-world."""
+    probability: float | None = None
+    """Of rewiring an edge (small-world, default 0.1) or of having an edge (erdos-renyi, default 2 ln n / n)."""
+
+
+@dataclass(frozen=True)
+class Show:
+    """Degrees, spectral gap and rounds to consensus of a topology file, and a picture of it."""
+
+    file: tyro.conf.Positional[Path]
+    """Topology file."""
+    mixing: Literal["metropolis-hastings", "uniform", "weights"] | None = None
+    """Weights of the average (default: metropolis-hastings, or uniform if the file is directed)."""
+    tolerance: float = 1e-3
+    """Fraction to which the rounds to consensus shrink the peers' disagreement."""
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """Picture to write, .png or .svg (default: the file's name with .png, in the current folder)."""
+
+
+def make(words: list[str]) -> int:
+    """Write a generated topology to a file."""
+    arguments = parse(Make, words, "topology make")
+    topology = topologies.make_topology(
+        arguments.kind,
+        arguments.n,
+        seed=arguments.seed,
+        degree=arguments.degree,
+        probability=arguments.probability,
+    )
+    topologies.save_topology(topology, arguments.output)
+    print(f"{arguments.output}: {topology.n} peers, {topology.graph.number_of_edges()} edges")
+    return 0
+
+
+def show(words: list[str]) -> int:
+    """Describe a topology and draw it."""
+    from p2pfl.report import draw_topology
+
+    arguments = parse(Show, words, "topology show")
+    topology = topologies.load_topology(arguments.file)
+    print(_describe(topology, arguments.mixing, arguments.tolerance))
+    picture = arguments.output or Path(arguments.file.stem + ".png")
+    try:
+        draw_topology(topology, picture)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"-o {picture}: cannot be written ({error})") from None
+    print(f"picture:       {picture}")
+    return 0
+
+
+def _describe(topology: Topology, mixing: str | None, tolerance: float) -> str:
+    mixing = mixing or ("uniform" if topology.directed else "metropolis-hastings")
+    graph = topology.graph
+    degrees = Counter(dict(graph.out_degree() if topology.directed else graph.degree()).values())
+    spread = ", ".join(f"{count} peer{'s' * (count > 1)} with {degree}" for degree, count in sorted(degrees.items()))
+    kind = "directed" if topology.directed else "undirected"
+    matrix = topologies.mixing_matrix(topology, mixing)
+    rows = {
+        "topology": f"{topology.name}: {topology.n} peers, {graph.number_of_edges()} edges, {kind}",
+        "neighbors": spread,
+        "spectral gap": f"{topologies.spectral_gap(matrix):.4f} with {mixing} weights",
+        "consensus": f"{topologies.mixing_rounds(matrix, tolerance)} rounds of plain mixing shrink disagreement to "
+        f"{tolerance:g}; {topologies.consensus_rounds(matrix, tolerance)} in the consensus phase of a run",
+    }
+    return "\n".join(f"{name + ':':<14} {text}" for name, text in rows.items())

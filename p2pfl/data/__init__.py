@@ -1,0 +1,19 @@
+"""Data sets, the cache file that all peers of a machine map, and the device-resident batch loader."""
+
+from __future__ import annotations
+
+from p2pfl.data.dataset import IMAGE_SIDE, Dataset, load
+from p2pfl.data.loader import Batches, evaluation_batches
+from p2pfl.data.sources import DATASETS, DatasetInfo, describe, prepare
+
+__all__ = [
+    "DATASETS",
+    "IMAGE_SIDE",
+    "Batches",
+    "Dataset",
+    "DatasetInfo",
+    "describe",
+    "evaluation_batches",
+    "load",
+    "prepare",
+]

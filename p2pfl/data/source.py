@@ -1,0 +1,22 @@
+"""What every data set gives before it is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from p2pfl.data.dataset import Dataset
+
+Progress = Callable[[str, int, int], None]  # what is being done, how much is done, the total
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that was found, but not read yet; `key` names its cache file and changes with the source."""
+
+    name: str
+    key: str
+    train_samples: int
+    test_samples: int
+    classes: tuple[str, ...]
+    read: Callable[[Progress], Dataset]

@@ -1,0 +1,90 @@
+"""The data sets by name: what each would give, and the cache file that is made of it once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from p2pfl.data.bundled import digits
+from p2pfl.data.cifar import cifar10
+from p2pfl.data.dataset import FORMAT, IMAGE_SIDE, save
+from p2pfl.data.folder import image_folder
+from p2pfl.data.source import Progress, Source
+from p2pfl.data.user import user_function
+from p2pfl.errors import DataError
+
+# Each builder takes what stands after the colon of --dataset and the data directory, and reads no image yet.
+DATASETS: dict[str, Callable[[str, Path], Source]] = {
+    "cifar10": cifar10,
+    "digits": digits,
+    "imagefolder": image_folder,
+}
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a data set holds, known without decoding it; `cached` tells whether it is decoded already."""
+
+    name: str
+    train_samples: int
+    test_samples: int
+    classes: tuple[str, ...]
+    image_side: int
+    cached: bool
+
+
+def prepare(spec: str, data_dir: str | Path | None, progress: Progress) -> Path:
+    """The cache file of the data set that `--dataset` names, made now unless it exists.
+
+    `data_dir` holds downloads and cache files (default: `p2pfl` in the user's cache directory). `progress` is
+    called with what is being done, how much is done, and the total. Raises ConfigError for a name that
+    cannot be used, DataError for data that cannot.
+    """
+    root = _data_directory(data_dir)
+    source = _find(spec, root)
+    path = _cache_file(source, root)
+    if not path.exists():
+        save(source.read(progress), path)
+    return path
+
+
+def describe(spec: str, data_dir: str | Path | None) -> DatasetInfo:
+    """What the data set holds; downloads, decodes and writes nothing, but calls a `module:function`.
+
+    Raises what `prepare` does for a name, directory or function that cannot be used.
+    """
+    root = _data_directory(data_dir)
+    source = _find(spec, root)
+    return DatasetInfo(
+        name=source.name,
+        train_samples=source.train_samples,
+        test_samples=source.test_samples,
+        classes=source.classes,
+        image_side=IMAGE_SIDE,
+        cached=_cache_file(source, root).exists(),
+    )
+
+
+def _find(spec: str, root: Path) -> Source:
+    name, colon, argument = spec.partition(":")
+    if name in DATASETS:
+        return DATASETS[name](argument, root)
+    if not colon:
+        raise DataError(
+            f"--dataset {spec}: unknown; choose cifar10, digits, imagefolder:DIR or your own module:function"
+        )
+    return user_function(spec)
+
+
+def _cache_file(source: Source, root: Path) -> Path:
+    return root / f"{source.key}-v{FORMAT}.safetensors"
+
+
+def _data_directory(data_dir: str | Path | None) -> Path:
+    if data_dir:
+        return Path(data_dir).expanduser()
+    # The XDG specification has relative paths ignored.
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (cache if cache.is_absolute() else Path.home() / ".cache") / "p2pfl"

@@ -1,0 +1,99 @@
+"""A data set from the user's own `module:function`."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from p2pfl.data.dataset import TENSORS, Dataset, invalid, statistics
+from p2pfl.data.source import Source
+from p2pfl.errors import DataError
+from p2pfl.plugins import load_callable, one_line
+
+OPTIONAL = ("classes", "augment")
+
+
+def user_function(spec: str) -> Source:
+    """Call `module:function` without arguments and check what it returns.
+
+    It must return a mapping with `train_images` and `test_images`, uint8 arrays or tensors (N, 32, 32, 3),
+    and `train_labels` and `test_labels`, integers (N,) from 0; optional are `classes`, a name for each label
+    (default: '0', '1', …), and `augment` (default: False), which turns crop and flip on. It is called on
+    every start, because only its result tells whether it changed.
+    Raises ConfigError where it cannot be imported, DataError where it fails or its result cannot be used.
+    """
+    function = load_callable(spec, "--dataset")
+    try:
+        result = function()
+    except Exception as error:
+        raise DataError(f"--dataset {spec}: the function raised {one_line(error)}") from error
+    dataset = _check(spec, result)
+    stem = re.sub(r"[^A-Za-z0-9_.-]", "-", spec)[:60]
+    return Source(
+        name=spec,
+        key=f"{stem}-{_digest(dataset)}",
+        train_samples=len(dataset.train_images),
+        test_samples=len(dataset.test_images),
+        classes=dataset.classes,
+        read=lambda progress: dataset,
+    )
+
+
+def _check(spec: str, result: Any) -> Dataset:
+    if not isinstance(result, Mapping):
+        kind = type(result).__name__
+        raise DataError(f"--dataset {spec}: returned a {kind}, not a mapping with {', '.join(TENSORS)}")
+    missing = [name for name in TENSORS if name not in result]
+    unknown = [str(name) for name in result if name not in (*TENSORS, *OPTIONAL)]
+    if missing or unknown:
+        what = f"lacks {missing[0]!r}" if missing else f"has an unknown entry {unknown[0]!r}"
+        allowed = f"{', '.join(TENSORS)}; optional: {', '.join(OPTIONAL)}"
+        raise DataError(f"--dataset {spec}: the mapping {what} (entries: {allowed})")
+    tensors = {name: _tensor(spec, name, result[name]) for name in TENSORS}
+    classes = result.get("classes")
+    if classes is None:
+        labels = tensors["train_labels"]
+        classes = range(int(labels.max()) + 1 if labels.numel() else 0)
+    elif isinstance(classes, str) or not isinstance(classes, Iterable):
+        raise DataError(f"--dataset {spec}: classes must be a list of names, not {classes!r}")
+    dataset = Dataset(
+        name=spec,
+        classes=tuple(str(label) for label in classes),
+        mean=(),
+        std=(),
+        augment=bool(result.get("augment", False)),
+        **tensors,
+    )
+    problem = invalid(dataset)
+    if problem:
+        raise DataError(f"--dataset {spec}: {problem}")
+    mean, std = statistics(dataset.train_images)
+    return replace(dataset, mean=mean, std=std)
+
+
+def _tensor(spec: str, name: str, value: Any) -> torch.Tensor:
+    """An array or tensor as a tensor on the CPU; labels of any integer type become int64."""
+    try:
+        tensor = value.detach().cpu().clone() if isinstance(value, torch.Tensor) else torch.tensor(np.asarray(value))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"--dataset {spec}: {name} is not an array ({one_line(error)})") from error
+    if name.endswith("labels"):
+        if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+            raise DataError(f"--dataset {spec}: {name} must be integers from 0, not {tensor.dtype}")
+        tensor = tensor.long()
+    return tensor.contiguous()
+
+
+def _digest(dataset: Dataset) -> str:
+    digest = hashlib.sha256(repr((dataset.name, dataset.classes, dataset.augment)).encode())
+    for name in TENSORS:
+        tensor = getattr(dataset, name)
+        digest.update(repr(tuple(tensor.shape)).encode())
+        digest.update(memoryview(tensor.numpy()).cast("B"))
+    return digest.hexdigest()[:16]

@@ -1,0 +1,93 @@
+"""What a run will need in memory, messages and steps, known before it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from p2pfl import data
+from p2pfl.config import RunConfig
+from p2pfl.parameters import Layout
+from p2pfl.topology import Topology, consensus_rounds, neighborhood
+from p2pfl.training import initial_model, local_steps
+from p2pfl.wire import ITEM_BYTES
+
+WINDOW = 4  # vectors that a peer holds of its neighbors at most; `peer.inbox` keeps to it
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes, samples and steps of a run. Memory is per peer, beyond the libraries and the shared data set."""
+
+    train_samples: int
+    test_samples: int
+    classes: int
+    smallest_shard: int
+    parameters: int
+    vector_bytes: int
+    steps_per_round: int
+    rounds: int
+    weights_memory: int
+    activations_memory: int
+    exchange_memory: int
+    bytes_per_round: int
+    busiest_bytes_per_round: int
+    consensus_rounds: int
+    consensus_bytes: int
+
+
+def estimate(topology: Topology, matrix: npt.NDArray[np.float64], config: RunConfig) -> Estimate:
+    """Look at settings, topology and data set without decoding, training or sending anything.
+
+    Raises ConfigError for whatever the run itself would refuse.
+    """
+    info = data.describe(config.data.dataset, config.data.data_dir)
+    shard = info.train_samples // topology.n
+    steps = local_steps(config.training, shard // config.training.batch_size)
+    with torch.device("meta"):
+        model = initial_model(config, len(info.classes))
+    layout = Layout.of(model)
+    hoods = [neighborhood(matrix, peer) for peer in range(topology.n)]
+    sent = [len(hood.outgoing) for hood in hoods]
+    degree = max(len(hood.incoming) for hood in hoods)
+    whole = layout.size * 4
+    coded = layout.size * ITEM_BYTES[config.exchange.wire_dtype]
+    mixing_only = consensus_rounds(matrix, config.exchange.consensus_tolerance)
+    return Estimate(
+        train_samples=info.train_samples,
+        test_samples=info.test_samples,
+        classes=len(info.classes),
+        smallest_shard=shard,
+        parameters=layout.parameter_count,
+        vector_bytes=coded,
+        steps_per_round=steps,
+        rounds=config.training.rounds,
+        weights_memory=3 * whole,  # the model, its gradient, its momentum
+        activations_memory=_activations(model, config),
+        # own vector and average, its form on the wire, and neighbors' vectors until they are folded
+        exchange_memory=2 * whole + (coded if coded != whole else 0) + min(degree, WINDOW) * coded,
+        bytes_per_round=sum(sent) * coded,
+        busiest_bytes_per_round=max(sent) * coded,
+        consensus_rounds=mixing_only,
+        consensus_bytes=sum(sent) * whole * mixing_only,
+    )
+
+
+def _activations(model: torch.nn.Module, config: RunConfig) -> int:
+    """Bytes that one training step keeps for its backward pass, counted on shapes alone."""
+    kept: dict[int, Tensor] = {}  # by storage: layers share what they keep
+
+    def count(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, torch.nn.Parameter):
+            kept.setdefault(tensor.untyped_storage()._cdata, tensor)
+        return tensor
+
+    batch = torch.empty((config.training.batch_size, 3, data.IMAGE_SIDE, data.IMAGE_SIDE), device="meta")
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        model.train()(batch)
+    total = sum(tensor.numel() * tensor.element_size() for tensor in kept.values())
+    return total // 2 if config.compute.precision == "bf16" else total

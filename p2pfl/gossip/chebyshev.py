@@ -1,0 +1,71 @@
+"""Accelerated averaging for the consensus phase (Auzinger & Melenk 2011, section 6.2; Arioli & Scott 2014).
+
+With λ = ‖W − 11ᵀ/n‖₂ of a symmetric W:  x_{k+1} = ω_{k+1} (W x_k − x_{k−1}) + x_{k−1},
+    ω_1 = 1,  ω_2 = 1/(1 − λ²/2),  ω_{k+1} = 1/(1 − λ² ω_k / 4)
+shrinks the disagreement after k rounds to 1/T_k(1/λ) of what it was (T_k: Chebyshev's polynomial) and keeps the
+mean. λ = 0 makes every ω 1: plain mixing x_{k+1} = W x_k, which is also what an unsymmetric W needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from p2pfl.gossip.interface import Hoods, Payload, add_weighted
+from p2pfl.topology import Neighborhood
+from p2pfl.wire import Codec
+
+
+@dataclass
+class ChebyshevState:
+    """x: given back by `finish`. current, previous: x_k, x_{k−1}. mixed: W x_k so far. omega: ω_k, 0 before ω_1."""
+
+    x: Tensor
+    hoods: Hoods
+    current: Tensor
+    previous: Tensor
+    mixed: Tensor
+    hood: Neighborhood = field(init=False)
+    omega: float = 0.0
+    first: bool = True
+
+
+@dataclass(frozen=True)
+class Chebyshev:
+    """Mixing only. The vectors rotate through three buffers, so that the one being sent is never written."""
+
+    contraction: float
+    """λ; 0 for plain mixing."""
+    overlapped: bool = False
+    codec: Codec = "fp32"
+    vectors: tuple[str, ...] = ("x",)
+
+    def start(self, x: Tensor, hoods: Hoods) -> ChebyshevState:
+        return ChebyshevState(x, hoods, x.clone(), torch.zeros_like(x), mixed=torch.empty_like(x))
+
+    def outgoing(self, state: ChebyshevState, round: int) -> list[tuple[int, Payload]]:
+        state.hood = state.hoods(round)
+        state.first = True
+        payload = Payload({"x": (state.current,)})
+        return [(neighbor, payload) for neighbor in state.hood.outgoing]
+
+    def fold(self, state: ChebyshevState, sender: int, payload: Payload | None) -> None:
+        own = payload is None
+        pieces = (state.current,) if payload is None else payload.vectors["x"]
+        weight = state.hood.self_weight if own else state.hood.incoming[sender]
+        add_weighted(state.mixed, pieces, weight, state.first)
+        state.first = False
+
+    def finish(self, state: ChebyshevState) -> None:
+        state.omega = self._next(state.omega)
+        following = state.previous.mul_(1.0 - state.omega).add_(state.mixed, alpha=state.omega)
+        state.previous, state.current = state.current, following
+        state.x.copy_(following)
+
+    def _next(self, omega: float) -> float:
+        if omega == 0.0:
+            return 1.0
+        square = self.contraction**2
+        return 1.0 / (1.0 - square / 2.0) if omega == 1.0 else 1.0 / (1.0 - square * omega / 4.0)

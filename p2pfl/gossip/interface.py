@@ -1,0 +1,68 @@
+"""What an algorithm is to the peer that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from p2pfl.topology import Neighborhood
+from p2pfl.wire import Codec
+
+Hoods = Callable[[int], Neighborhood]
+"""The neighborhood of a round; rounds are counted from 1."""
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Payload:
+    """What one peer tells another in one round: named vectors, and scalars such as push-sum's weight.
+
+    Each vector is given as consecutive one-dimensional pieces, float32 or bfloat16: one piece at the sender, one a
+    chunk at the receiver, which never puts them together.
+    """
+
+    vectors: Mapping[str, Sequence[Tensor]]
+    scalars: Mapping[str, float] = field(default_factory=dict)
+
+
+class Algorithm(Protocol[S]):
+    """One gossip algorithm. A round is: outgoing, then fold for each sender (oneself at one's place), then finish.
+
+    `x` is the peer's flat float32 vector, (size,). Training moves it in place; `finish` leaves the mix in it.
+    """
+
+    codec: Codec
+    """Number format of this algorithm's vectors on the wire."""
+    vectors: tuple[str, ...]
+    """Names of the vectors in every payload, each as long as x."""
+    overlapped: bool
+    """Whether `outgoing` is asked before the round's training (the exchange hides behind it) or after."""
+
+    def start(self, x: Tensor, hoods: Hoods) -> S:
+        """The state before the first round; keeps x itself, not a copy."""
+
+    def outgoing(self, state: S, round: int) -> list[tuple[int, Payload]]:
+        """Begin a round: what goes to each out-neighbor. The payloads do not change until the next `outgoing`."""
+
+    def fold(self, state: S, sender: int, payload: Payload | None) -> None:
+        """Add one sender's payload to the average; None for one's own vector, at one's place in peer order."""
+
+    def finish(self, state: S) -> None:
+        """End the round: x becomes the mix."""
+
+
+def add_weighted(total: Tensor, pieces: Sequence[Tensor], weight: float, first: bool) -> None:
+    """total += weight · vector, piece by piece so that it stays in the cache; `first` overwrites total instead."""
+    start = 0
+    for piece in pieces:
+        part = total[start : start + piece.numel()]
+        if first:
+            part.zero_()
+        # A mixed-type add converts element by element and is slow; converting a piece at a time is not.
+        part.add_(piece if piece.dtype == torch.float32 else piece.float(), alpha=weight)
+        start += piece.numel()

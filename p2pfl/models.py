@@ -1,0 +1,87 @@
+"""The networks that peers train: VGG for 32×32 images, or the user's own by `module:function`."""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torchvision.models.vgg import cfgs, make_layers
+
+from p2pfl.errors import ConfigError
+from p2pfl.plugins import load_callable, one_line
+
+CONFIGURATIONS = {11: "A", 13: "B", 16: "D", 19: "E"}  # the columns of table 1 in Simonyan & Zisserman
+LAST_CHANNELS = 512  # five poolings leave 1×1 of a 32×32 image, so this is also the head's width
+
+
+def build_vgg(depth: int, *, num_classes: int = 10, batch_norm: bool = True, width: float = 1.0) -> nn.Module:
+    """VGG-11, 13, 16 or 19 (Simonyan & Zisserman 2015, table 1) for images (B, 3, 32, 32) in float.
+
+    The head is Linear(512, 512), ReLU, Linear(512, 512), ReLU, Linear(512, classes), without dropout; the
+    output (B, num_classes) holds logits. `width` scales every channel, the head's too, to at least one.
+    Weights are PyTorch's default initialization, drawn from torch's global generator: the caller seeds it.
+    Raises ConfigError for another depth, or a width or number of classes that is not positive.
+    """
+    if depth not in CONFIGURATIONS:
+        raise ConfigError(f"--model vgg{depth}: there is vgg11, vgg13, vgg16 and vgg19")
+    if not 0 < width < float("inf"):
+        raise ConfigError(f"--width {width}: must be a positive number")
+    if num_classes < 1:
+        raise ConfigError(f"--model vgg{depth}: {num_classes} classes; the data set must have at least one")
+
+    def scaled(channels: int) -> int:
+        return max(1, round(channels * width))
+
+    layers = [item if isinstance(item, str) else scaled(item) for item in cfgs[CONFIGURATIONS[depth]]]
+    hidden = scaled(LAST_CHANNELS)
+    head = nn.Sequential(
+        nn.Linear(hidden, hidden),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, num_classes),
+    )
+    features = make_layers(layers, batch_norm=batch_norm)
+    return nn.Sequential(OrderedDict(features=features, flatten=nn.Flatten(), classifier=head))
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {f"vgg{depth}": partial(build_vgg, depth) for depth in CONFIGURATIONS}
+
+
+def build_model(name: str, *, num_classes: int, batch_norm: bool, width: float) -> nn.Module:
+    """The model of that name: one of MODELS, or `module:function`.
+
+    The user's function is called with those of the keyword arguments `num_classes`, `batch_norm` and
+    `width` that its signature accepts; it maps images (B, 3, 32, 32) to logits (B, num_classes) and needs at
+    least one floating-point parameter. Weights come from torch's global generator: the caller seeds it.
+    Raises ConfigError where the name is unknown or the function fails.
+    """
+    settings = {"num_classes": num_classes, "batch_norm": batch_norm, "width": width}
+    if name in MODELS:
+        return MODELS[name](**settings)
+    if ":" not in name:
+        raise ConfigError(f"--model {name}: unknown; choose {', '.join(MODELS)} or your own module:function")
+    function = load_callable(name, "--model")
+    try:
+        model = function(**_accepted(function, settings))
+    except Exception as error:
+        raise ConfigError(f"--model {name}: the function raised {one_line(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"--model {name}: returned a {type(model).__name__}, not a torch.nn.Module")
+    if not any(parameter.is_floating_point() for parameter in model.parameters()):
+        raise ConfigError(f"--model {name}: the module has no floating-point parameter to train")
+    return model
+
+
+def _accepted(function: Callable[..., Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Those settings that the function takes by keyword."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return settings
+    by_keyword = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = {parameter.name for parameter in parameters if parameter.kind in by_keyword}
+    return {name: value for name, value in settings.items() if name in names}

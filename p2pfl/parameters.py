@@ -1,0 +1,118 @@
+"""`Layout`: a model as one flat float32 vector whose views are the model's parameters, and its digest.
+
+What is averaged is the whole vector: parameters and floating-point buffers (such as batch normalization's running
+statistics). Integer buffers (`num_batches_tracked`) stay local.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from p2pfl.errors import ConfigError
+
+ALIGNMENT = 16  # float32 elements: every view starts on a 64-byte boundary, a cache line
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where one tensor of the model lives in the vector."""
+
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+    is_parameter: bool
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def view(self, vector: Tensor) -> Tensor:
+        """This tensor as a view of the vector, in the model's shape.
+
+        Convolution weights (four dimensions) always lie channels-last in the vector, whatever the device, so that
+        the order of elements is canonical and the view has the memory format that training wants.
+        """
+        flat = vector[self.offset : self.offset + self.size]
+        if len(self.shape) != 4:
+            return flat.view(self.shape)
+        out_channels, in_channels, height, width = self.shape
+        return flat.view(out_channels, height, width, in_channels).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The order of a model's tensors in the vector: `size` float32 elements, padding (always zero) included."""
+
+    slots: tuple[Slot, ...]
+    size: int
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Layout:
+        """The layout of a model with float32 parameters. Raises ConfigError for other floating-point types."""
+        slots: list[Slot] = []
+        offset = 0
+        for name, tensor, is_parameter in _tensors(model):
+            if tensor.dtype != torch.float32:
+                raise ConfigError(f"--model: {name} is {tensor.dtype}; p2pfl keeps float32 weights: call .float()")
+            slots.append(Slot(name, tuple(tensor.shape), offset, is_parameter))
+            offset += -(-tensor.numel() // ALIGNMENT) * ALIGNMENT
+        return cls(tuple(slots), offset)
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that differ if names, shapes, their order or the element order differ."""
+        text = "channels-last/" + "/".join(f"{slot.name}:{slot.shape}:{slot.offset}" for slot in self.slots)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def parameter_count(self) -> int:
+        """Trainable elements, padding and buffers left out."""
+        return sum(slot.size for slot in self.slots if slot.is_parameter)
+
+    def bind(self, model: nn.Module, vector: Tensor) -> None:
+        """Copy the model's tensors into `vector` ((size,) float32) and make them views of it.
+
+        The model must already be on the vector's device. Convert nothing afterwards: `.to(...)` would silently
+        replace the views.
+        """
+        assert vector.shape == (self.size,) and vector.dtype == torch.float32
+        vector.zero_()
+        for slot, (_, tensor, _) in zip(self.slots, _tensors(model), strict=True):
+            view = slot.view(vector)
+            view.copy_(tensor.detach())
+            tensor.data = view
+
+    def is_bound(self, model: nn.Module, vector: Tensor) -> bool:
+        """Whether every parameter and buffer still is its view of the vector."""
+        tensors = (tensor for _, tensor, _ in _tensors(model))
+        return all(
+            tensor.data_ptr() == slot.view(vector).data_ptr()
+            for slot, tensor in zip(self.slots, tensors, strict=True)
+            if slot.size
+        )
+
+
+def aligned_vector(size: int, pin: bool = False) -> Tensor:
+    """A zero (size,) float32 vector on the CPU that starts on a 64-byte boundary (torch's own allocator does)."""
+    vector = torch.zeros(size, dtype=torch.float32, pin_memory=pin)
+    assert vector.data_ptr() % 64 == 0
+    return vector
+
+
+def integer_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """The buffers that are not averaged, by name."""
+    return {name: buffer for name, buffer in model.named_buffers() if not buffer.is_floating_point()}
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
+    for name, parameter in model.named_parameters():
+        yield name, parameter, True
+    for name, buffer in model.named_buffers():
+        if buffer.is_floating_point():
+            yield name, buffer, False

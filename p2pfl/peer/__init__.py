@@ -1,0 +1,47 @@
+"""The logic of one peer as a state machine without I/O: events in, actions out."""
+
+from p2pfl.peer.events import (
+    Action,
+    Event,
+    Fail,
+    Finish,
+    Flushed,
+    Lost,
+    Note,
+    Plan,
+    Received,
+    Reconnected,
+    Recorded,
+    Refused,
+    RoundDone,
+    Send,
+    Started,
+    Tick,
+    Timeouts,
+    Train,
+    Trained,
+)
+from p2pfl.peer.machine import Peer
+
+__all__ = [
+    "Action",
+    "Event",
+    "Fail",
+    "Finish",
+    "Flushed",
+    "Lost",
+    "Note",
+    "Peer",
+    "Plan",
+    "Received",
+    "Reconnected",
+    "Recorded",
+    "Refused",
+    "RoundDone",
+    "Send",
+    "Started",
+    "Tick",
+    "Timeouts",
+    "Train",
+    "Trained",
+]

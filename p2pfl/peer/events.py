@@ -1,0 +1,152 @@
+"""What a peer is told, and what it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from p2pfl.gossip import Payload
+from p2pfl.wire import Message
+
+# Events: the driver reports what happened.
+
+
+@dataclass(frozen=True)
+class Started:
+    """The links stand; the peer may greet its neighbors."""
+
+
+@dataclass(frozen=True)
+class Received:
+    """A well-formed message came in; whether it belongs to this run is for the peer to say."""
+
+    message: Message
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Bytes came in that were no message."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Trained:
+    """This round's local training is done; x has moved."""
+
+
+@dataclass(frozen=True)
+class Flushed:
+    """No body handed over by `Send` is still being sent, so the buffers behind them may change."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The finished round has been evaluated, recorded and saved."""
+
+
+@dataclass(frozen=True)
+class Reconnected:
+    """A link broke and stands again."""
+
+    neighbor: int
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A link stayed broken."""
+
+    neighbor: int
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time has passed; `Peer.deadline` says when this is worth sending."""
+
+
+Event = Started | Received | Refused | Trained | Flushed | Recorded | Reconnected | Lost | Tick
+
+
+# Actions: the driver carries them out in order.
+
+
+@dataclass(frozen=True)
+class Send:
+    """Give a message to the transport."""
+
+    neighbor: int
+    message: Message
+
+
+@dataclass(frozen=True)
+class Train:
+    """Start this round's local training, and report `Trained`."""
+
+    round: int
+
+
+@dataclass(frozen=True)
+class RoundDone:
+    """x holds the round's result: evaluate if due, record, save, and report `Recorded`. Nothing moves until then."""
+
+    round: int
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something for the log."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Finish:
+    """All rounds are done, every neighbor has what it needs, goodbye is said."""
+
+
+@dataclass(frozen=True)
+class Fail:
+    """The run cannot go on; one line says why."""
+
+    reason: str
+
+
+Action = Send | Train | RoundDone | Note | Finish | Fail
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Seconds; see the options of the same names in `config.ExchangeConfig`."""
+
+    handshake: float
+    first_round: float
+    round: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one peer of a run has to know beside its algorithms.
+
+    Rounds are counted from 1: training rounds 1..training_rounds, then the consensus rounds. `first_round` is more
+    than 1 when the run is resumed; `unsent` then holds what went to each neighbor in the round before, for those
+    that are one round behind.
+    """
+
+    me: int
+    names: Sequence[str]
+    links: frozenset[int]
+    training_rounds: int
+    consensus_rounds: int
+    run: str
+    layout: str
+    timeouts: Timeouts
+    first_round: int = 1
+    unsent: Mapping[int, Payload] = field(default_factory=dict)
+
+    @property
+    def last_round(self) -> int:
+        return self.training_rounds + self.consensus_rounds
+
+    def name(self, peers: Sequence[int] | frozenset[int] | set[int]) -> str:
+        """The labels of some peers, for a message."""
+        return ", ".join(self.names[peer] for peer in sorted(peers))

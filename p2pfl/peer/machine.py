@@ -1,0 +1,312 @@
+"""The state machine of one peer: the page to read first.
+
+A peer greets its neighbors, then goes through rounds: train, exchange, mix (or, in the overlapped order, exchange
+while training), then through the consensus rounds, which only mix, and leaves when its neighbors have acknowledged
+its last vector. It waits for its neighbors only; there is no other clock and no center.
+
+`Peer.handle(event, now)` is told what happened and returns what to do. It computes (the algorithms' folds) but
+touches no socket, file, thread or clock, so a process, a test or a simulator can drive it alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from torch import Tensor
+
+from p2pfl.errors import ProtocolError
+from p2pfl.gossip import Algorithm, Hoods, Payload
+from p2pfl.peer import events as ev
+from p2pfl.peer.inbox import Inbox, bytes_of
+from p2pfl.peer.outbox import Outbox
+from p2pfl.wire import VERSION, Header, Kind, Message, chunks
+
+PATIENCE = 10.0  # a neighbor may take this many times as long as the peer itself took
+
+Stage = Literal["new", "greeting", "working", "recording", "leaving", "ended"]
+
+
+class Peer:
+    """One peer's progress. `x` is its flat float32 vector, (size,), which the driver trains in place."""
+
+    def __init__(
+        self, plan: ev.Plan, hoods: Hoods, x: Tensor, training: Algorithm[Any], consensus: Algorithm[Any]
+    ) -> None:
+        self.plan = plan
+        self.round = plan.first_round
+        self.stage: Stage = "new"
+        self.refused: Counter[str] = Counter()
+        self._hoods = hoods
+        self._x = x
+        self._algorithms = (training, consensus)
+        self._inbox = Inbox(hoods, x.numel(), self._algorithm_of, plan.last_round)
+        self._outbox = Outbox()
+        self._state: Any = training.start(x, hoods)
+        self._greeted: dict[int, int] = {}
+        self._left: set[int] = set()
+        self._order: list[int] = []
+        self._folded = 0
+        self._began = self._trained = False
+        self._training_since: float | None = None
+        self._flushed = True
+        self._round_since = self._waiting_since = 0.0
+        self._slowest = 0.0
+        self._handlers: dict[type, Callable[[Any, float], list[ev.Action]]] = {
+            ev.Started: self._on_started,
+            ev.Received: self._on_received,
+            ev.Refused: lambda event, now: self._refuse(event.reason),
+            ev.Trained: self._on_trained,
+            ev.Flushed: self._on_flushed,
+            ev.Recorded: self._on_recorded,
+            ev.Reconnected: self._on_reconnected,
+            ev.Lost: self._on_lost,
+            ev.Tick: self._on_tick,
+        }
+
+    def handle(self, event: ev.Event, now: float) -> list[ev.Action]:
+        """React to one event at time `now` (seconds on any steady clock)."""
+        return [] if self.stage == "ended" else self._handlers[type(event)](event, now)
+
+    @property
+    def payloads(self) -> dict[int, Payload]:
+        """What went to each neighbor in the round that is being recorded, for its checkpoint."""
+        return dict(self._current)
+
+    @property
+    def wants_flush(self) -> bool:
+        """Whether the peer could go on if only the transport had let go of its buffers."""
+        return not self._flushed and self._outbox.idle and self.stage in ("working", "leaving")
+
+    @property
+    def deadline(self) -> float:
+        """When the peer's patience with its neighbors ends; infinity while it has work of its own."""
+        limits = self.plan.timeouts
+        if self.stage == "greeting":
+            return self._waiting_since + limits.handshake
+        if self.stage not in ("working", "leaving") or self._training_since is not None:
+            return math.inf
+        least = limits.first_round if self.round == self.plan.first_round else limits.round
+        return self._waiting_since + max(least, PATIENCE * self._slowest)
+
+    # Greeting
+
+    def _on_started(self, event: ev.Started, now: float) -> list[ev.Action]:
+        self.stage, self._waiting_since = "greeting", now
+        return [self._control("hello", link, self.round) for link in sorted(self.plan.links)]
+
+    def _on_hello(self, header: Header, now: float) -> list[ev.Action]:
+        self._greeted.setdefault(header.sender, header.round)
+        if self.stage != "greeting" or self._greeted.keys() != self.plan.links:
+            return []
+        apart = {peer for peer, round in self._greeted.items() if abs(round - self.round) > 1}
+        if apart:
+            return self._fail(
+                f"this peer would resume at round {self.round}, but {self.plan.name(apart)} more than one round away"
+            )
+        behind = [peer for peer, round in self._greeted.items() if round < self.round and peer in self.plan.unsent]
+        actions = self._deliver(
+            self._outbox.begin(self.round - 1, [(peer, self.plan.unsent[peer]) for peer in sorted(behind)])
+        )
+        return actions + self._begin_round(now)
+
+    # Rounds
+
+    def _begin_round(self, now: float) -> list[ev.Action]:
+        self.stage, self._round_since, self._waiting_since = "working", now, now
+        if self.round == self.plan.training_rounds + 1:
+            self._state = self._algorithms[1].start(self._x, self._hoods)
+        self._order = sorted([*self._hoods(self.round).incoming, self.plan.me])
+        self._folded = 0
+        self._began = False
+        self._trained = self.round > self.plan.training_rounds
+        actions: list[ev.Action] = []
+        if not self._trained and not self._algorithm.overlapped:
+            actions += self._train(now)
+        return actions + self._advance(now)
+
+    def _train(self, now: float) -> list[ev.Action]:
+        self._training_since = now
+        return [ev.Train(self.round)]
+
+    def _on_trained(self, event: ev.Trained, now: float) -> list[ev.Action]:
+        assert self._training_since is not None
+        self._slowest = max(self._slowest, now - self._training_since)
+        self._training_since, self._waiting_since = None, now
+        self._trained = True
+        return self._advance(now)
+
+    def _advance(self, now: float) -> list[ev.Action]:
+        """Everything that can be done now: begin the exchange, fold, give leave, finish."""
+        if self.stage == "leaving":
+            return self._leave()
+        actions = self._grants()
+        if self.stage != "working":
+            return actions
+        ready = self._trained or self._algorithm.overlapped
+        if not self._began and ready and self._outbox.idle and self._flushed:
+            self._began = True
+            self._current = self._algorithm.outgoing(self._state, self.round)
+            actions += self._deliver(self._outbox.begin(self.round, self._current))
+            if not self._trained:
+                actions += self._train(now)
+        if self._began:
+            actions += self._fold()
+        if self._began and self._trained and self._folded == len(self._order):
+            self._algorithm.finish(self._state)
+            self.stage = "recording"
+            actions.append(ev.RoundDone(self.round))
+        return actions
+
+    _current: Sequence[tuple[int, Payload]] = ()
+
+    def _fold(self) -> list[ev.Action]:
+        actions: list[ev.Action] = []
+        for sender in self._order[self._folded :]:
+            payload = None if sender == self.plan.me else self._inbox.take(self.round, sender)
+            if payload is None and sender != self.plan.me:
+                break
+            self._algorithm.fold(self._state, sender, payload)
+            self._folded += 1
+            actions += self._grants()
+        return actions
+
+    def _on_recorded(self, event: ev.Recorded, now: float) -> list[ev.Action]:
+        assert self.stage == "recording"
+        self._slowest = max(self._slowest, now - self._round_since)
+        if self.round < self.plan.last_round:
+            self.round += 1
+            return self._begin_round(now)
+        self.stage, self._waiting_since = "leaving", now
+        return self._leave()
+
+    def _leave(self) -> list[ev.Action]:
+        if not self._outbox.idle:
+            return []
+        self.stage = "ended"
+        return [
+            *(self._control("goodbye", link, self.round) for link in sorted(self.plan.links)),
+            ev.Finish(),
+        ]
+
+    def _on_flushed(self, event: ev.Flushed, now: float) -> list[ev.Action]:
+        self._flushed = True
+        return self._advance(now)
+
+    # Messages
+
+    def _on_received(self, event: ev.Received, now: float) -> list[ev.Action]:
+        header = event.message.header
+        try:
+            self._check_session(header)
+            if header.kind == "chunk":
+                return self._on_chunk(event.message, now)
+        except ProtocolError as error:
+            return self._refuse(f"{error}, from {header.sender}")
+        if header.kind == "hello":
+            return self._on_hello(header, now)
+        if header.kind == "grant":
+            return self._on_grant(header)
+        if header.kind == "ack":
+            self._outbox.acknowledged(header.sender, header.round)
+        elif header.kind == "goodbye":
+            self._left.add(header.sender)
+            self._outbox.drop(header.sender)
+        return self._advance(now)
+
+    def _check_session(self, header: Header) -> None:
+        if header.run != self.plan.run:
+            raise ProtocolError("run: another run, or a swarm with other settings")
+        if header.sender not in self.plan.links:
+            raise ProtocolError("sender: no neighbor")
+        if header.kind in ("hello", "chunk") and header.layout != self.plan.layout:
+            raise ProtocolError("layout: another model")
+
+    def _on_chunk(self, message: Message, now: float) -> list[ev.Action]:
+        header = message.header
+        if not self._inbox.add(message):
+            return []
+        return [self._control("ack", header.sender, header.round), *self._advance(now)]
+
+    def _on_grant(self, header: Header) -> list[ev.Action]:
+        # A neighbor is at most one round ahead and gives leave for one round more.
+        if header.round > min(self.round + 2, self.plan.last_round):
+            return self._refuse(f"round: leave for round {header.round}, from {header.sender}")
+        return self._deliver(self._outbox.granted(header.sender, header.round))
+
+    def _refuse(self, reason: str) -> list[ev.Action]:
+        kind = reason.split(":")[0]
+        self.refused[kind] += 1
+        return [ev.Note(f"refused a message: {reason}")] if self.refused[kind] == 1 else []
+
+    # Sending
+
+    def _grants(self) -> list[ev.Action]:
+        if self.stage != "working":
+            return []
+        return [self._control("grant", sender, round) for round, sender in self._inbox.grant(self.round)]
+
+    def _deliver(self, items: Sequence[tuple[int, Payload]]) -> list[ev.Action]:
+        actions: list[ev.Action] = []
+        for neighbor, payload in items:
+            self._flushed = False
+            header = Header(
+                version=VERSION,
+                run=self.plan.run,
+                kind="chunk",
+                sender=self.plan.me,
+                round=self._outbox.round,
+                codec=self._algorithm_of(self._outbox.round).codec,
+                layout=self.plan.layout,
+                scalars=dict(payload.scalars),
+            )
+            vectors = {name: bytes_of(tuple(pieces)) for name, pieces in payload.vectors.items()}
+            actions += [ev.Send(neighbor, message) for message in chunks(header, vectors)]
+        return actions
+
+    def _control(self, kind: Kind, neighbor: int, round: int) -> ev.Send:
+        layout = self.plan.layout if kind == "hello" else ""
+        header = Header(VERSION, self.plan.run, kind, self.plan.me, round, layout=layout)
+        return ev.Send(neighbor, Message(header))
+
+    # Trouble
+
+    def _on_reconnected(self, event: ev.Reconnected, now: float) -> list[ev.Action]:
+        """Say again whatever the broken connection may have swallowed; receivers ignore what they have."""
+        neighbor = event.neighbor
+        if neighbor in self._left:
+            return []
+        again: list[ev.Action] = [self._control("hello", neighbor, self.plan.first_round)]
+        again += [self._control("grant", neighbor, round) for round in self._inbox.granted_to(neighbor)]
+        again += [self._control("ack", neighbor, round) for round in self._inbox.taken_from(neighbor)]
+        return again + self._deliver(self._outbox.repeat(neighbor))
+
+    def _on_lost(self, event: ev.Lost, now: float) -> list[ev.Action]:
+        if event.neighbor in self._left:
+            return []
+        return self._fail(f"lost the connection to peer {self.plan.name([event.neighbor])} in round {self.round}")
+
+    def _on_tick(self, event: ev.Tick, now: float) -> list[ev.Action]:
+        if now < self.deadline:
+            return []
+        seconds = f"for {now - self._waiting_since:.0f} s"
+        if self.stage == "greeting":
+            missing = self.plan.name(self.plan.links - self._greeted.keys())
+            return self._fail(f"no greeting {seconds} from peer {missing} (--handshake-timeout)")
+        silent = self._inbox.missing(self.round) if self.stage == "working" else set()
+        option = "--first-round-timeout" if self.round == self.plan.first_round else "--round-timeout"
+        names = self.plan.name(silent | self._outbox.waiting_for)
+        return self._fail(f"no progress {seconds} in round {self.round} from peer {names} ({option})")
+
+    def _fail(self, reason: str) -> list[ev.Action]:
+        self.stage = "ended"
+        return [ev.Fail(reason)]
+
+    def _algorithm_of(self, round: int) -> Algorithm[Any]:
+        return self._algorithms[round > self.plan.training_rounds]
+
+    @property
+    def _algorithm(self) -> Algorithm[Any]:
+        return self._algorithm_of(self.round)

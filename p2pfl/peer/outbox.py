@@ -1,0 +1,62 @@
+"""What one peer sends: its payloads of one round, each to a neighbor that has given leave, until acknowledged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from p2pfl.gossip import Payload
+
+
+class Outbox:
+    """One round's payloads. Buffers behind them may change only when `idle` (and the transport has flushed)."""
+
+    def __init__(self) -> None:
+        self.round = 0
+        self._payloads: dict[int, Payload] = {}  # not acknowledged yet
+        self._sent: set[int] = set()
+        self._leave: dict[int, set[int]] = {}
+
+    @property
+    def idle(self) -> bool:
+        """Whether every neighbor has acknowledged its payload."""
+        return not self._payloads
+
+    @property
+    def waiting_for(self) -> set[int]:
+        """Neighbors that have not acknowledged."""
+        return set(self._payloads)
+
+    def begin(self, round: int, payloads: Iterable[tuple[int, Payload]]) -> list[tuple[int, Payload]]:
+        """Take over a round's payloads; returns those whose receivers have given leave already."""
+        assert self.idle, "the last round's payloads are still needed"
+        self.round, self._payloads, self._sent = round, dict(payloads), set()
+        for neighbor, rounds in self._leave.items():
+            self._leave[neighbor] = {r for r in rounds if r >= round}
+        return [item for neighbor in self._payloads if (item := self._send(neighbor))]
+
+    def granted(self, neighbor: int, round: int) -> list[tuple[int, Payload]]:
+        """A neighbor gives leave; returns what goes out now (again, if the leave is repeated)."""
+        if round < self.round:
+            return []
+        self._leave.setdefault(neighbor, set()).add(round)
+        item = self._send(neighbor)
+        return [item] if item and round == self.round else []
+
+    def repeat(self, neighbor: int) -> list[tuple[int, Payload]]:
+        """What a neighbor whose connection broke has been sent and has not acknowledged."""
+        return [(neighbor, self._payloads[neighbor])] if neighbor in self._sent & set(self._payloads) else []
+
+    def acknowledged(self, neighbor: int, round: int) -> None:
+        """A neighbor has all of its payload."""
+        if round == self.round and neighbor in self._sent:
+            self._payloads.pop(neighbor, None)
+
+    def drop(self, neighbor: int) -> None:
+        """A neighbor has left: it needs nothing more."""
+        self._payloads.pop(neighbor, None)
+
+    def _send(self, neighbor: int) -> tuple[int, Payload] | None:
+        if self.round not in self._leave.get(neighbor, ()) or neighbor not in self._payloads:
+            return None
+        self._sent.add(neighbor)
+        return neighbor, self._payloads[neighbor]

@@ -1,0 +1,148 @@
+"""What a round produced, as JSON lines, and read back; and the sketch that estimates the consensus distance.
+
+A peer appends one `RoundRecord` a round to `peers/<id>/rounds.jsonl` and its sketch to `peers/<id>/sketches.f32`
+(4,096 little-endian float32 a round). Rounds are counted from 1; the rounds of the consensus phase follow on.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from p2pfl import seeding
+from p2pfl.errors import ConfigError
+
+ROUNDS_FILE = "rounds.jsonl"
+SKETCHES_FILE = "sketches.f32"
+SKETCH_BUCKETS = 4096
+_SKETCH_BYTES = SKETCH_BUCKETS * 4
+
+Vector = npt.NDArray[np.float32]
+
+
+class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One peer's round. Seconds are wall-clock; bytes are what was handed to the transport, headers included.
+
+    The parts of a round add up to it: `seconds` = train + evaluate + exchange (busy with messages and mixing
+    while not training) + wait (idle until a neighbor's vector came) + a small remainder of bookkeeping.
+    """
+
+    round: int
+    phase: Literal["train", "consensus"]
+    steps: int  # optimizer steps of this peer so far
+    samples: int  # training samples that this peer has processed so far
+    train_loss: float | None = None  # mean over this round's local steps
+    lr: float | None = None  # learning rate of this round's last step
+    test_accuracy: float | None = None  # 0..1, after mixing; None where this round was not evaluated
+    test_loss: float | None = None
+    test_samples: int | None = None
+    elapsed: float  # seconds since this peer began its first round; a resumed run counts on
+    seconds: float
+    train_seconds: float
+    exchange_seconds: float
+    wait_seconds: float
+    evaluate_seconds: float
+    bytes_sent: int
+    bytes_received: int
+    sent_to: dict[str, int] = {}  # bytes sent in this round, by the neighbor's label
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(RoundRecord)
+
+
+def encode_record(record: RoundRecord) -> bytes:
+    """One JSON object without a line end."""
+    return _encoder.encode(record)
+
+
+def decode_record(data: bytes) -> RoundRecord:
+    """The inverse of `encode_record`. Raises msgspec.MsgspecError."""
+    return _decoder.decode(data)
+
+
+def append_round(peer_dir: Path, record: RoundRecord, sketch: Vector) -> None:
+    """Add a finished round to a peer's files; the sketch first, so that every recorded round has one."""
+    with open(peer_dir / SKETCHES_FILE, "ab") as file:
+        file.write(sketch.astype("<f4").tobytes())
+    with open(peer_dir / ROUNDS_FILE, "ab") as file:
+        file.write(encode_record(record) + b"\n")
+
+
+def read_rounds(peer_dir: Path) -> list[RoundRecord]:
+    """All finished rounds of a peer, oldest first; a last line cut off by a crash is left out.
+
+    Raises ConfigError naming file and line where a line in the middle cannot be read.
+    """
+    path = peer_dir / ROUNDS_FILE
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    records = []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            records.append(decode_record(line))
+        except msgspec.MsgspecError as error:
+            raise ConfigError(f"{path}:{number}: not a round record ({error})") from None
+    return records
+
+
+def read_sketches(peer_dir: Path) -> npt.NDArray[np.float32]:
+    """The sketches of a peer's finished rounds: (rounds, 4096) float32, in the order of `read_rounds`."""
+    path = peer_dir / SKETCHES_FILE
+    data = path.read_bytes() if path.exists() else b""
+    whole = len(data) // _SKETCH_BYTES
+    return np.frombuffer(data[: whole * _SKETCH_BYTES], "<f4").reshape(whole, SKETCH_BUCKETS)
+
+
+def truncate(peer_dir: Path, rounds: int) -> list[RoundRecord]:
+    """Forget everything after the first `rounds` records (a resumed run writes them again); returns the kept."""
+    kept = [record for record in read_rounds(peer_dir) if record.round <= rounds]
+    text = b"".join(encode_record(record) + b"\n" for record in kept)
+    temporary = peer_dir / (ROUNDS_FILE + ".tmp")
+    temporary.write_bytes(text)
+    os.replace(temporary, peer_dir / ROUNDS_FILE)
+    sketches = peer_dir / SKETCHES_FILE
+    if sketches.exists():
+        os.truncate(sketches, min(sketches.stat().st_size, len(kept) * _SKETCH_BYTES))
+    return kept
+
+
+def sketch(vector: Vector, seed: int) -> Vector:
+    """The count sketch of a weight vector: (4096,) float32 (Charikar, Chen, Farach-Colton 2002).
+
+    The vector is cut into blocks of 4,096. Each block gets random signs and is added to the buckets, rotated by a
+    random offset, so that two elements of different blocks share a bucket with probability 1/4096 and two of one
+    block never do. Sketches are linear, and the squared distance of two sketches is an unbiased estimate of the
+    squared distance of the vectors, with a relative standard deviation of at most sqrt(2/4096) = 2.2 %. Blockwise
+    rotation instead of a bucket for each element makes it a few vector operations a block (12 ms instead of 90 for
+    VGG-11). All peers of a run must use the same seed. Sums are float64.
+    """
+    rng = seeding.numpy_generator(seed, "sketch")
+    buckets = np.zeros(SKETCH_BUCKETS, np.float64)
+    block = np.empty(SKETCH_BUCKETS, np.float64)
+    for start in range(0, vector.size, SKETCH_BUCKETS):
+        words = rng.integers(0, 2**64, SKETCH_BUCKETS // 64 + 1, dtype=np.uint64)
+        signs = np.unpackbits(words[1:].view(np.uint8)).astype(np.float64) * 2.0 - 1.0
+        part = vector[start : start + SKETCH_BUCKETS]
+        block[: part.size] = part
+        block[part.size :] = 0.0
+        block *= signs
+        offset = int(words[0] % SKETCH_BUCKETS)
+        buckets[offset:] += block[: SKETCH_BUCKETS - offset]
+        buckets[:offset] += block[SKETCH_BUCKETS - offset :]
+    return buckets.astype(np.float32)
+
+
+def consensus_distance(sketches: Sequence[Vector] | npt.NDArray[np.float32]) -> float:
+    """sqrt(mean_i ‖x_i − x̄‖²) estimated from one sketch a peer: n arrays of (4096,)."""
+    stacked = np.asarray(sketches, np.float64)
+    centred = stacked - stacked.mean(axis=0)
+    return math.sqrt(float((centred**2).sum(axis=1).mean()))

@@ -1,0 +1,17 @@
+"""What a run came to: its summary, its plots and one page to read."""
+
+from p2pfl.report.page import write_report
+from p2pfl.report.picture import draw_topology
+from p2pfl.report.run import Run, load_run
+from p2pfl.report.summary import FIELDS, read_summary, summarize, write_summary
+
+__all__ = [
+    "FIELDS",
+    "Run",
+    "draw_topology",
+    "load_run",
+    "read_summary",
+    "summarize",
+    "write_report",
+    "write_summary",
+]

@@ -1,0 +1,122 @@
+"""How plots look and how they are written: the same bytes for the same run, in PNG and SVG."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from p2pfl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Sentinels: `inline_svg` turns these three into the page's own colors, so that they follow light and dark.
+INK = "#1d2530"
+SURFACE = "#fefefe"
+LINE = "#d5d9e0"
+
+# Okabe & Ito's palette keeps apart for color-blind readers; line styles, markers and hatches do the rest.
+BLUE = "#0072b2"
+ORANGE = "#e69f00"
+GREEN = "#009e73"
+VERMILION = "#d55e00"
+SKY = "#56b4e9"
+GRAY = "#8a909a"
+
+MAP = "cividis"
+
+WIDTH, HEIGHT = 6.2, 3.7  # inches, of a plot that fills half a page
+
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture on every machine
+    "font.size": 9.0,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.facecolor": SURFACE,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "figure.facecolor": SURFACE,
+    "savefig.facecolor": SURFACE,
+    "legend.frameon": False,
+    "lines.linewidth": 1.7,
+    "lines.markersize": 4.5,
+    "hatch.linewidth": 0.6,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "p2pfl",
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Within: matplotlib's defaults plus this style, whatever the user's own matplotlibrc says."""
+    import matplotlib
+
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a name in a script that the font lacks
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure in inches, drawn without a window and without pyplot's global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def nothing(figure: Figure, axes: Axes, why: str) -> Figure:
+    """The figure with a sentence in place of a plot."""
+    axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", style="italic")
+    axes.set(xticks=[], yticks=[])
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG or SVG, by extension. Raises ConfigError for others or an unwritable path."""
+    kind = path.suffix.lower().lstrip(".")
+    if kind not in ("png", "svg"):
+        raise ConfigError(f"{path}: pictures are written as .png or .svg; choose one of these extensions")
+    options = {"dpi": 160} if kind == "png" else {"metadata": dict.fromkeys(("Date", "Creator", "Format", "Type"))}
+    try:
+        figure.savefig(path, format=kind, **options)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def inline_svg(path: Path, name: str) -> str:
+    """An SVG file's element for a page: ids of its own, as wide as its place, colors from the page.
+
+    `name` (letters and dashes) keeps the ids of several pictures on one page apart.
+    """
+    text = path.read_text(encoding="utf-8")
+    text = re.sub(r"<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
+    text = re.sub(r'^(<svg[^>]*?) width="[^"]*"', r"\1", text)
+    text = re.sub(r'^(<svg[^>]*?) height="[^"]*"', r'\1 aria-hidden="true"', text)
+    for sentinel, color in ((INK, "currentColor"), (SURFACE, "var(--surface)"), (LINE, "var(--line)")):
+        text = text.replace(sentinel, color)
+    return text
+
+
+def plain(text: str, limit: int = 0) -> str:
+    """Text for matplotlib, which would else read `$` as mathematics; shortened to `limit` if given."""
+    if limit and len(text) > limit:
+        text = text[: limit - 1] + "…"
+    return text.replace("$", r"\$")

@@ -1,0 +1,180 @@
+"""The numbers that a run came to, as one flat JSON object."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from p2pfl.errors import ConfigError
+from p2pfl.report.run import Run, consensus_record, load_run, of_phase
+from p2pfl.topology import mixing_matrix, spectral_gap
+
+SUMMARY_FILE = "summary.json"
+
+# Name -> what it is and its unit, in the order of the file. None (null) where a field has no meaning.
+FIELDS: dict[str, str] = {
+    "mode": "how it was trained",
+    "topology": "name of the topology",
+    "peers": "number of peers",
+    "rounds": "rounds of local training asked for",
+    "spectral_gap": "1 − ‖W − 11ᵀ/n‖₂ of the mixing matrix",
+    "consensus_accuracy": "test accuracy of the consensus model, whole test set",
+    "mean_peer_accuracy": "test accuracy after the last training round, mean of the peers",
+    "worst_peer_accuracy": "test accuracy after the last training round, worst peer",
+    "consensus_distance": "sqrt(mean ‖x_i − x̄‖²) after the last training round",
+    "final_consensus_distance": "the same after the consensus phase",
+    "consensus_rounds": "rounds of mixing alone that were run",
+    "test_loss": "test loss of the consensus model",
+    "seconds": "the whole run, wall clock",
+    "train_seconds": "training, sum over the training rounds, mean of the peers",
+    "exchange_seconds": "exchange and mixing, likewise",
+    "wait_seconds": "waiting for neighbors, likewise",
+    "evaluate_seconds": "evaluation, likewise",
+    "samples_per_second": "training samples of all peers a second of the training rounds",
+    "samples_total": "training samples processed by all peers",
+    "bytes_sent_total": "sent by all peers in the training rounds",
+    "bytes_sent_max_peer": "sent in the training rounds by the peer that sent most",
+    "consensus_bytes": "sent by all peers in the consensus phase",
+    "optimizer_steps_per_peer": "optimizer steps of a peer, mean of the peers",
+    "lost_peers": "peers that were lost on the way",
+    "seed": "seed of everything random",
+    "versions": "versions that it ran with",
+    "consensus_seconds": "consensus phase, slowest peer, without the evaluation of its model",
+    "status": "complete or incomplete",
+    "rounds_completed": "training rounds that every peer has finished",
+}
+
+
+def summarize(
+    run_dir: Path,
+    *,
+    mode: str = "gossip",
+    lost_peers: Sequence[str] = (),
+    versions: Mapping[str, str] | None = None,
+    seconds: float | None = None,
+) -> dict[str, Any]:
+    """Every field of `FIELDS`, in that order, from what the peers of a run recorded.
+
+    Accuracies lie in 0..1. Peers' accuracies are those of the last training round asked for, before the
+    consensus phase; they are None in a run that did not get there. Bytes of the training rounds and of the
+    consensus phase are counted apart and never twice. Lost peers (their names) count for samples and bytes,
+    not for means, accuracies or distances. `seconds` is the launcher's wall clock; without it, the longest
+    time from a peer's first round to its last.
+
+    Raises ConfigError where the run directory cannot be read.
+    """
+    run = load_run(run_dir, lost_peers)
+    values = {
+        "mode": mode,
+        "topology": run.name,
+        "peers": run.topology.n,
+        "rounds": run.config.training.rounds,
+        "spectral_gap": _gap(run) if mode == "gossip" else None,
+        "seconds": seconds if seconds is not None else _longest(run),
+        "lost_peers": list(lost_peers),
+        "seed": run.config.record.seed,
+        "versions": dict(versions or {}),
+        **_accuracies(run),
+        **_distances(run),
+        **_times(run),
+        **_work(run),
+    }
+    at_end = values["rounds_completed"] == values["rounds"]
+    agreed = mode != "gossip" or values["consensus_accuracy"] is not None
+    values["status"] = "complete" if at_end and agreed else "incomplete"
+    return {name: _finite(values[name]) for name in FIELDS}
+
+
+def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> Path:
+    """Write `summary.json`, whole or not at all. Raises ConfigError where the folder cannot be written."""
+    path = run_dir / SUMMARY_FILE
+    temporary = path.with_suffix(".json.tmp")
+    try:
+        temporary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from None
+    return path
+
+
+def read_summary(run_dir: Path) -> dict[str, Any]:
+    """The object in `summary.json`. Raises ConfigError where there is none or it cannot be read."""
+    path = run_dir / SUMMARY_FILE
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON ({error})") from None
+    if not isinstance(summary, dict):
+        raise ConfigError(f"{path}: not a summary (a JSON object is meant to stand there)")
+    return summary
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return fmean(values) if values else None
+
+
+def _gap(run: Run) -> float:
+    return spectral_gap(mixing_matrix(run.topology, run.config.exchange.mixing))
+
+
+def _longest(run: Run) -> float | None:
+    return max((own[-1].elapsed for own in run.records if own), default=None)
+
+
+def _accuracies(run: Run) -> dict[str, Any]:
+    last = run.rounds.get(run.config.training.rounds, ())
+    peers = [record.test_accuracy for record in last if record.test_accuracy is not None]
+    measured = len(peers) == len(last) > 0
+    model = consensus_record(run)
+    return {
+        "consensus_accuracy": model.test_accuracy if model else None,
+        "mean_peer_accuracy": fmean(peers) if measured else None,
+        "worst_peer_accuracy": min(peers) if measured else None,
+        "test_loss": model.test_loss if model else None,
+    }
+
+
+def _distances(run: Run) -> dict[str, Any]:
+    mixed = run.finished("consensus")
+    return {
+        "consensus_distance": run.distances.get(run.config.training.rounds),
+        "final_consensus_distance": run.distances.get(mixed[-1]) if consensus_record(run) else None,
+        "consensus_rounds": len(mixed),
+        "rounds_completed": len(run.finished("train")),
+    }
+
+
+def _times(run: Run) -> dict[str, Any]:
+    trained = [of_phase(run.records[peer], "train") for peer in run.survivors]
+    mixed = [of_phase(own, "consensus") for own in run.records]
+    names = ("train_seconds", "exchange_seconds", "wait_seconds", "evaluate_seconds")
+    means = {name: _mean([math.fsum(getattr(r, name) for r in own) for own in trained]) for name in names}
+    phases = [math.fsum(record.seconds - record.evaluate_seconds for record in own) for own in mixed if own]
+    return {**means, "consensus_seconds": max(phases, default=None)}
+
+
+def _work(run: Run) -> dict[str, Any]:
+    trained = [of_phase(own, "train") for own in run.records]
+    sent = [sum(record.bytes_sent for record in own) for own in trained]
+    samples = sum(own[-1].samples for own in trained if own)
+    wall = max((own[-1].elapsed for own in trained if own), default=0.0)
+    steps = [own[-1].steps if own else 0 for own in (trained[peer] for peer in run.survivors)]
+    return {
+        "samples_per_second": samples / wall if wall > 0 else None,
+        "samples_total": samples,
+        "bytes_sent_total": sum(sent),
+        "bytes_sent_max_peer": max(sent),
+        "consensus_bytes": sum(r.bytes_sent for own in run.records for r in of_phase(own, "consensus")),
+        "optimizer_steps_per_peer": steps[0] if len(set(steps)) == 1 else _mean(steps),
+    }

@@ -1,0 +1,34 @@
+"""Topologies: files, generators, validation, mixing matrices, spectral gap, and each peer's neighborhood."""
+
+from p2pfl.topology.files import FORMATS, load_topology, save_topology
+from p2pfl.topology.generators import KINDS, make_topology
+from p2pfl.topology.graph import MAX_PEERS, Topology, build_topology
+from p2pfl.topology.mixing import (
+    MIXINGS,
+    Neighborhood,
+    consensus_rounds,
+    is_symmetric,
+    mixing_matrix,
+    mixing_rounds,
+    neighborhood,
+    spectral_gap,
+)
+
+__all__ = [
+    "FORMATS",
+    "KINDS",
+    "MAX_PEERS",
+    "MIXINGS",
+    "Neighborhood",
+    "Topology",
+    "build_topology",
+    "consensus_rounds",
+    "is_symmetric",
+    "load_topology",
+    "make_topology",
+    "mixing_matrix",
+    "mixing_rounds",
+    "neighborhood",
+    "save_topology",
+    "spectral_gap",
+]

@@ -1,0 +1,200 @@
+"""Mixing matrices, how fast they mix, and one peer's view of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import networkx as nx
+import numpy as np
+from numpy.typing import NDArray
+
+from p2pfl.errors import ConfigError, TopologyError
+from p2pfl.topology.graph import Topology
+
+Matrix = NDArray[np.float64]
+
+SUM_TOLERANCE = 1e-6  # how far weights written in a file may be from adding up to 1
+_ROUNDING = 1e-12  # singular values below this are rounding errors of an exact 0
+
+
+@dataclass(frozen=True)
+class Neighborhood:
+    """What one peer must know to mix in one round.
+
+    `incoming[j]` is W[me, j], the weight of what j sends; `outgoing[j]` is W[j, me], what j will weigh this
+    peer's vector with. Both are in ascending peer order, without `me`, and leave out weights of 0.
+    """
+
+    me: int
+    self_weight: float
+    incoming: Mapping[int, float]
+    outgoing: Mapping[int, float]
+
+
+def mixing_matrix(topology: Topology, mixing: str = "metropolis-hastings") -> Matrix:
+    """The (n, n) float64 matrix W whose row i holds the weights with which peer i averages.
+
+    `metropolis-hastings`: 1/(1 + max(d_i, d_j)) on edges (Xiao, Boyd & Kim 2007). `uniform`: 1/(1 + d) for
+    graphs in which all degrees are equal. `weights`: the file's edge weights. The rest of each row's 1 is
+    on the diagonal. W is doubly stochastic, so mixing preserves the mean.
+
+    Raises ConfigError for an unknown mixing, TopologyError where W would not be doubly stochastic.
+    """
+    if mixing not in MIXINGS:
+        raise ConfigError(f"mixing {mixing!r} is unknown; use one of {', '.join(MIXINGS)}")
+    return MIXINGS[mixing](topology)
+
+
+def _metropolis_hastings(topology: Topology) -> Matrix:
+    if topology.directed:
+        remedy = (
+            "use --mixing uniform, all its degrees are equal"
+            if _common_degree(topology) is not None
+            else "make it undirected, or give all peers equal in- and out-degrees and use --mixing uniform"
+        )
+        raise TopologyError(f"{topology.name}: metropolis-hastings needs an undirected graph; {remedy}")
+    degree = dict(topology.graph.degree())
+    w = np.zeros((topology.n, topology.n))
+    for i, j in topology.graph.edges:
+        w[i, j] = w[j, i] = 1.0 / (1 + max(degree[i], degree[j]))
+    return _fill_diagonal(w)
+
+
+def _uniform(topology: Topology) -> Matrix:
+    degree = _common_degree(topology)
+    if degree is None:
+        remedy = (
+            "make it undirected, or give all peers equal in- and out-degrees"
+            if topology.directed
+            else "use --mixing metropolis-hastings"
+        )
+        raise TopologyError(
+            f"{topology.name}: uniform mixing needs equal degrees, or the mean of the peers drifts; {remedy}"
+        )
+    adjacency = nx.to_numpy_array(topology.graph, nodelist=range(topology.n), weight=None)
+    w: Matrix = (adjacency.T + np.eye(topology.n)) / (1 + degree)  # networkx: row sends, here: row receives
+    return w
+
+
+def _weights(topology: Topology) -> Matrix:
+    w = np.zeros((topology.n, topology.n))
+    for sender, receiver, weight in topology.graph.edges(data="weight"):
+        edge = f"the edge {topology.names[sender]!r} – {topology.names[receiver]!r}"
+        if weight is None:
+            raise TopologyError(
+                f"{topology.name}: {edge} has no weight; give every edge one or choose another --mixing"
+            )
+        if isinstance(weight, str) or not math.isfinite(weight) or weight < 0:
+            raise TopologyError(
+                f"{topology.name}: weight {weight!r} of {edge} must be a finite number and not negative"
+            )
+        w[receiver, sender] = weight
+        if not topology.directed:
+            w[sender, receiver] = weight
+    for i, total in enumerate(w.sum(axis=1)):
+        if total > 1 + SUM_TOLERANCE:
+            raise TopologyError(
+                f"{topology.name}: the weights into {topology.names[i]!r} add up to {total:.6g}; at most "
+                "1 is possible, what is left is the peer's own weight"
+            )
+    w = _fill_diagonal(w)
+    for j, total in enumerate(w.sum(axis=0)):
+        if abs(total - 1) > SUM_TOLERANCE:
+            raise TopologyError(
+                f"{topology.name}: what {topology.names[j]!r} keeps and sends has weights that add up to "
+                f"{total:.6g} instead of 1, so the mean of the peers would drift; make the weights out of "
+                "each peer add up to the weights into it"
+            )
+    return w
+
+
+MIXINGS: Mapping[str, Callable[[Topology], Matrix]] = {
+    "metropolis-hastings": _metropolis_hastings,
+    "uniform": _uniform,
+    "weights": _weights,
+}
+
+
+def _fill_diagonal(w: Matrix) -> Matrix:
+    np.fill_diagonal(w, np.maximum(0.0, 1.0 - w.sum(axis=1)))
+    return w
+
+
+def _common_degree(topology: Topology) -> int | None:
+    """The degree that all peers have, in and out; None if they differ."""
+    graph = topology.graph
+    views = (graph.in_degree, graph.out_degree) if topology.directed else (graph.degree,)
+    degrees = {int(degree) for view in views for _, degree in view()}
+    return degrees.pop() if len(degrees) == 1 else None
+
+
+def is_symmetric(w: Matrix) -> bool:
+    """Whether W equals its transpose up to rounding: the condition for Chebyshev acceleration."""
+    return bool(np.allclose(w, w.T, rtol=0.0, atol=_ROUNDING))
+
+
+def _contraction(w: Matrix) -> float:
+    """‖W − 11ᵀ/n‖₂: what one round of mixing multiplies the disagreement with, at worst."""
+    rest = w - 1.0 / len(w)
+    norm = np.abs(np.linalg.eigvalsh(rest)).max() if is_symmetric(w) else np.linalg.norm(rest, 2)
+    return 0.0 if norm < _ROUNDING else float(norm)
+
+
+def spectral_gap(w: Matrix) -> float:
+    """1 − ‖W − 11ᵀ/n‖₂, between 0 (mixes never) and 1 (one round is enough)."""
+    return max(0.0, 1.0 - _contraction(w))
+
+
+def mixing_rounds(w: Matrix, tolerance: float) -> int:
+    """Rounds of plain mixing, ⌈ln ε / ln(1 − gap)⌉, that shrink any disagreement by the factor ε = tolerance.
+
+    Raises ConfigError if the tolerance is not between 0 and 1, TopologyError if W never mixes (gap 0).
+    """
+    rate = _rate(w, tolerance)
+    return 1 if rate == 0 else _ceil(math.log(tolerance) / math.log(rate))
+
+
+def consensus_rounds(w: Matrix, tolerance: float) -> int:
+    """Rounds that the consensus phase needs: Chebyshev-accelerated where W is symmetric, else plain mixing.
+
+    With λ = ‖W − 11ᵀ/n‖₂ the polynomial T_k(W/λ)/T_k(1/λ) keeps the mean and shrinks disagreement by
+    1/T_k(1/λ) (accelerated gossip, Scaman et al. 2017); k is the smallest number with T_k(1/λ) ≥ 1/ε.
+    Raises as `mixing_rounds` does.
+    """
+    if not is_symmetric(w):
+        return mixing_rounds(w, tolerance)
+    rate = _rate(w, tolerance)
+    return 1 if rate == 0 else _ceil(_acosh_inverse(tolerance) / _acosh_inverse(rate))
+
+
+def _rate(w: Matrix, tolerance: float) -> float:
+    if not 0 < tolerance < 1:
+        raise ConfigError(f"the consensus tolerance is {tolerance!r}; it must lie between 0 and 1")
+    rate = _contraction(w)
+    if rate > 1 - _ROUNDING:
+        raise TopologyError(
+            "this mixing matrix never brings the peers together (spectral gap 0); "
+            "leave every peer a positive weight of its own and every edge a positive weight"
+        )
+    return rate
+
+
+def _acosh_inverse(x: float) -> float:
+    return math.log1p(math.sqrt((1 - x) * (1 + x))) - math.log(x)  # acosh(1/x), where 1/x may overflow
+
+
+def _ceil(rounds: float) -> int:
+    return max(1, math.ceil(rounds - 1e-9))  # a whole number must not be rounded up for its rounding error
+
+
+def neighborhood(w: Matrix, me: int) -> Neighborhood:
+    """Peer `me`'s row and column of W."""
+    others = [j for j in range(len(w)) if j != me]
+    return Neighborhood(
+        me=me,
+        self_weight=float(w[me, me]),
+        incoming={j: float(w[me, j]) for j in others if w[me, j] != 0},
+        outgoing={j: float(w[j, me]) for j in others if w[j, me] != 0},
+    )

@@ -1,0 +1,244 @@
+"""Local steps and evaluation of one model on one device."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
+
+from p2pfl import data, seeding
+from p2pfl.config import RunConfig, TrainingConfig
+from p2pfl.errors import ConfigError, P2PFLError, TrainingError
+from p2pfl.models import build_model
+from p2pfl.parameters import Layout, aligned_vector, integer_buffers
+
+RISE = 0.2  # share of the run in which the one-cycle schedule rises
+MOMENTUM_SWING = 0.05  # the one-cycle schedule moves momentum this far to both sides
+_PROGRESS_SECONDS = 0.5
+
+
+class Stopped(P2PFLError):
+    """Training was asked to stop before the round was over."""
+
+
+@dataclass(frozen=True)
+class TrainStats:
+    """One round of local training: mean loss over its steps, the last step's learning rate, wall seconds."""
+
+    loss: float
+    lr: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EvalStats:
+    """Accuracy in 0..1 and mean cross-entropy over `samples` test samples."""
+
+    accuracy: float
+    loss: float
+    samples: int
+    seconds: float
+
+
+def initial_model(config: RunConfig, num_classes: int) -> nn.Module:
+    """The model with the initial weights that the seed gives: the same in every peer."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeding.derive(config.record.seed, "init"))
+        model = build_model(
+            config.model.model,
+            num_classes=num_classes,
+            batch_norm=config.model.batch_norm,
+            width=config.model.width,
+        )
+    return model.float()
+
+
+class Trainer:
+    """One peer's model, optimizer and shard.
+
+    `vector` is the model: (layout.size,) float32 on the device; its views are the parameters. `host` is the same on
+    the CPU: the very same tensor there, a pinned copy for a GPU, kept equal by `to_host` and `to_device`.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        dataset: data.Dataset,
+        indices: npt.NDArray[np.int64],
+        device: torch.device,
+        peer: int,
+    ) -> None:
+        self.config = config
+        self.device = device
+        self.steps = 0
+        self._peer = peer
+        self._dataset = dataset
+        self.model = initial_model(config, len(dataset.classes)).to(device)
+        self.layout = Layout.of(self.model)
+        self.host = aligned_vector(self.layout.size, pin=device.type == "cuda")
+        self.vector = self.host if device.type == "cpu" else torch.zeros_like(self.host, device=device)
+        self.layout.bind(self.model, self.vector)
+        self.momentum = torch.zeros_like(self.vector)
+        self._batches = data.Batches(dataset, indices, config.training.batch_size, device, config.record.seed, peer)
+        self.steps_per_round = local_steps(config.training, self._batches.steps_per_epoch)
+        self._optimizer = self._build_optimizer()
+        self._schedule = build_schedule(self._optimizer, config.training, self.steps_per_round * config.training.rounds)
+
+    @property
+    def samples(self) -> int:
+        """Training samples processed so far."""
+        return self.steps * self.config.training.batch_size
+
+    def train(self, round: int, progress: Callable[[int], None], stopped: Callable[[], bool]) -> TrainStats:
+        """One round of local steps. `progress` is told the steps done so far, about twice a second.
+
+        Raises Stopped between two steps, TrainingError where the loss is no longer a finite number.
+        """
+        began = reported = time.monotonic()
+        self.model.train()
+        if self.config.training.reset_momentum:
+            self.momentum.zero_()
+        total = torch.zeros((), device=self.device)
+        with self._seeded(round):
+            for _ in range(self.steps_per_round):
+                total += self._step()
+                now = time.monotonic()
+                if now - reported > _PROGRESS_SECONDS:
+                    progress(self.steps)
+                    reported = now
+                if stopped():
+                    raise Stopped(f"stopped in round {round}")
+        progress(self.steps)
+        loss = float(total) / self.steps_per_round
+        if not math.isfinite(loss):
+            raise TrainingError(f"the training loss is {loss} in round {round}: lower --lr")
+        return TrainStats(loss, self._lr, time.monotonic() - began)
+
+    def evaluate(self, samples: int, stopped: Callable[[], bool] = lambda: False) -> EvalStats:
+        """Accuracy and loss on the test set, or on a fixed subset of it (0: all). Moves no statistics."""
+        began = time.monotonic()
+        self.model.eval()
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        count = 0
+        with torch.no_grad():
+            for x, y in data.evaluation_batches(self._dataset, self.device, samples, self.config.record.seed):
+                with self._autocast():
+                    scores = self.model(x)
+                correct += (scores.argmax(1) == y).sum()
+                loss += functional.cross_entropy(scores.float(), y, reduction="sum")
+                count += len(y)
+                if stopped():
+                    raise Stopped("stopped during an evaluation")
+        return EvalStats(int(correct) / count, float(loss) / count, count, time.monotonic() - began)
+
+    def to_host(self) -> None:
+        """host := vector."""
+        if self.host is not self.vector:
+            self.host.copy_(self.vector)
+
+    def to_device(self) -> None:
+        """vector := host."""
+        if self.host is not self.vector:
+            self.vector.copy_(self.host)
+
+    def restore(self, x: Tensor, momentum: Tensor, buffers: dict[str, Tensor], steps: int) -> None:
+        """Go on from a checkpoint: tensors as `Layout` and `integer_buffers` describe them."""
+        self.vector.copy_(x)
+        self.to_host()
+        self.momentum.copy_(momentum)
+        for name, buffer in integer_buffers(self.model).items():
+            buffer.copy_(buffers[name])
+        self.steps = steps
+        with warnings.catch_warnings():  # torch warns of schedule steps that follow no optimizer step
+            warnings.simplefilter("ignore", UserWarning)
+            for _ in range(steps):
+                self._advance_schedule()
+
+    def _step(self) -> Tensor:
+        x, y = self._batches.batch(self.steps)
+        with self._autocast():
+            scores = self.model(x)
+        loss = functional.cross_entropy(scores.float(), y)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._lr = float(self._optimizer.param_groups[0]["lr"])
+        self._optimizer.step()
+        self.steps += 1
+        self._advance_schedule()
+        return loss.detach()
+
+    _lr = math.nan
+
+    def _advance_schedule(self) -> None:
+        if self._schedule is not None:
+            self._schedule.step()
+
+    def _build_optimizer(self) -> torch.optim.SGD:
+        training = self.config.training
+        optimizer = torch.optim.SGD(
+            self.model.parameters(),
+            lr=training.lr,
+            momentum=training.momentum,
+            nesterov=training.momentum > 0,
+            weight_decay=training.weight_decay,
+            fused=True,
+        )
+        if training.momentum > 0:
+            # The buffers are views of one vector, laid out like the model, so that a checkpoint is two vectors.
+            parameters = dict(self.model.named_parameters())
+            for slot in self.layout.slots:
+                if slot.is_parameter:
+                    optimizer.state[parameters[slot.name]]["momentum_buffer"] = slot.view(self.momentum)
+        return optimizer
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.config.compute.precision == "bf16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+    @contextmanager
+    def _seeded(self, round: int) -> Iterator[None]:
+        """Randomness inside the model (dropout in a user's own) is drawn from this round's own seed."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seeding.derive(self.config.record.seed, "model", self._peer, round))
+            yield
+
+
+def local_steps(training: TrainingConfig, steps_per_epoch: int) -> int:
+    """Optimizer steps of one peer in a round. Raises ConfigError where there are none."""
+    if steps_per_epoch < 1:
+        raise ConfigError(f"--batch-size {training.batch_size}: larger than a peer's shard; lower it")
+    return training.local_steps or training.local_epochs * steps_per_epoch
+
+
+def build_schedule(optimizer: torch.optim.Optimizer, training: TrainingConfig, total_steps: int) -> LRScheduler | None:
+    """The learning rate (and momentum) over the whole run, a step at a time; None where it stays constant.
+
+    onecycle is Smith & Topin 2018 as in torch's OneCycleLR: up for a fifth of the run, then down to almost nothing.
+    """
+    if training.schedule == "onecycle":
+        # Below ten steps the rise would be shorter than one step, which OneCycleLR divides by.
+        return OneCycleLR(
+            optimizer,
+            max_lr=training.lr,
+            total_steps=max(total_steps, 10),
+            pct_start=RISE,
+            cycle_momentum=training.momentum > 0,
+            base_momentum=max(training.momentum - MOMENTUM_SWING, 0.0),
+            max_momentum=min(training.momentum + MOMENTUM_SWING, 0.999),
+        )
+    if training.schedule == "cosine":
+        return CosineAnnealingLR(optimizer, T_max=total_steps)
+    assert training.schedule == "constant"
+    return None

@@ -1,0 +1,69 @@
+"""What a transport is to the worker that drives it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from p2pfl.wire import Message
+
+
+@dataclass(frozen=True)
+class Received:
+    """A well-formed message, from whomever its header says; `size` counts the bytes of both frames."""
+
+    message: Message
+    size: int
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Bytes that were no message; `reason` says why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Reconnected:
+    """The connection to a neighbor broke and stands again; what was under way on it may be lost."""
+
+    neighbor: int
+
+
+@dataclass(frozen=True)
+class Lost:
+    """The connection to a neighbor has been broken for longer than the grace period."""
+
+    neighbor: int
+
+
+Event = Received | Refused | Reconnected | Lost
+
+
+class Transport(Protocol):
+    """Messages to neighbors by peer number. All methods but `wake` belong to one thread."""
+
+    endpoint: str
+    """Where neighbors reach this peer."""
+
+    def connect(self, endpoints: Mapping[int, str], vector_bytes: int) -> None:
+        """Open a link to each neighbor; payload vectors will have at most `vector_bytes`."""
+
+    def send(self, neighbor: int, message: Message) -> int:
+        """Hand over a message and return its bytes; its body must not change until `flushed`.
+
+        Raises TransportError where the link is full, which means that the neighbor takes nothing any more.
+        """
+
+    def flushed(self) -> bool:
+        """Whether no body handed over is still being sent."""
+
+    def poll(self, seconds: float) -> list[Event]:
+        """What has come in; waits up to `seconds` for the first event or for `wake`."""
+
+    def wake(self) -> None:
+        """End a `poll` that another thread is waiting in."""
+
+    def close(self) -> None:
+        """Deliver what was handed over (for a second at most) and close."""

@@ -1,0 +1,68 @@
+"""The in-process twin of the ZeroMQ transport, for tests: messages are still encoded, copied and decoded."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Mapping
+
+from p2pfl import wire
+from p2pfl.errors import ProtocolError, TransportError
+from p2pfl.transport.interface import Event, Received, Refused
+
+_Queue = queue.SimpleQueue[tuple[bytes, bytes] | None]
+
+
+class MemoryHub:
+    """Where the transports of one process find each other."""
+
+    def __init__(self) -> None:
+        self.queues: dict[str, _Queue] = {}
+
+
+class MemoryTransport:
+    """One peer's end; its endpoint is a name in the hub."""
+
+    def __init__(self, hub: MemoryHub, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self._hub = hub
+        self._inbox = hub.queues.setdefault(endpoint, queue.SimpleQueue())
+        self._links: dict[int, str] = {}
+
+    def connect(self, endpoints: Mapping[int, str], vector_bytes: int) -> None:
+        self._links = dict(endpoints)
+
+    def send(self, neighbor: int, message: wire.Message) -> int:
+        try:
+            inbox = self._hub.queues[self._links[neighbor]]
+        except KeyError:
+            raise TransportError(f"peer {neighbor} is not in this process") from None
+        header, body = wire.encode(message)
+        inbox.put((header, bytes(body)))
+        return len(header) + message.size
+
+    def flushed(self) -> bool:
+        return True
+
+    def poll(self, seconds: float) -> list[Event]:
+        events: list[Event] = []
+        try:
+            frames = self._inbox.get(timeout=max(seconds, 0.0)) if seconds > 0 else self._inbox.get_nowait()
+            while frames is not None:
+                events.append(_decode(frames))
+                frames = self._inbox.get_nowait()
+        except queue.Empty:
+            pass
+        return events
+
+    def wake(self) -> None:
+        self._inbox.put(None)
+
+    def close(self) -> None:
+        self._links.clear()
+
+
+def _decode(frames: tuple[bytes, bytes]) -> Event:
+    try:
+        return Received(wire.decode(frames), len(frames[0]) + len(frames[1]))
+    except ProtocolError as error:
+        return Refused(str(error))

@@ -1,0 +1,187 @@
+"""Messages over ZeroMQ: one ROUTER bound to receive, a DEALER connected to each neighbor to send.
+
+Everything that one peer tells another goes over the DEALER that it connected to the other's ROUTER, so each
+direction has its own connection and a ROUTER never sends. Timeouts, high-water marks, size limits and reconnecting
+are ZeroMQ's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from p2pfl import wire
+from p2pfl.errors import ProtocolError, TransportError
+from p2pfl.transport.interface import Event, Lost, Received, Reconnected, Refused
+
+HEARTBEAT_MS = 2_000
+HEARTBEAT_TIMEOUT_MS = 30_000  # a chunk of 1 MiB passes a link of 0.3 Mbit/s in this time
+RECONNECT_MS = 50
+RECONNECT_MAX_MS = 1_000
+LINGER_MS = 1_000
+LOST_SECONDS = 10.0  # a broken connection that does not come back within this is a lost neighbor
+CONTROL_MESSAGES = 64  # hello, grants, acknowledgements and goodbye that may wait in one link
+POLL_BATCH = 64  # messages taken from the socket before the peer looks after its other work
+IPC_PATH_BYTES = 107  # what the operating system allows for the name of a socket file
+
+
+class ZmqTransport:
+    """One peer's sockets. Use as a context manager, or call `close`."""
+
+    def __init__(self, bind: str) -> None:
+        """Bind to `ipc:///path`, `tcp://host:port` or `tcp://host:*`. Raises TransportError naming the endpoint."""
+        if bind.startswith("ipc://") and len(bind) - 6 > IPC_PATH_BYTES:
+            raise TransportError(f"{bind}: longer than {IPC_PATH_BYTES} bytes; set TMPDIR to a shorter folder")
+        self._context = zmq.Context()
+        self._router = self._context.socket(zmq.ROUTER)
+        self._links: dict[int, zmq.Socket[bytes]] = {}
+        self._monitors: dict[zmq.Socket[bytes], int] = {}
+        self._down_since: dict[int, float] = {}
+        self._lost: set[int] = set()
+        self._trackers: list[zmq.MessageTracker] = []
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
+        self._poller = zmq.Poller()
+        for option, value in _OPTIONS.items():
+            self._router.setsockopt(option, value)
+        self._router.setsockopt(zmq.LINGER, 0)
+        self._router.setsockopt(zmq.MAXMSGSIZE, wire.CHUNK_BYTES)
+        try:
+            self._router.bind(bind)
+        except zmq.ZMQError as error:
+            self.close()
+            raise TransportError(f"{bind}: cannot be opened ({error})") from None
+        self.endpoint = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._poller.register(self._router, zmq.POLLIN)
+        self._poller.register(self._wake_reader, zmq.POLLIN)
+
+    def __enter__(self) -> ZmqTransport:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def connect(self, endpoints: Mapping[int, str], vector_bytes: int) -> None:
+        # Grants bound what waits in a link to one payload, or two after a broken connection.
+        mark = 2 * wire.chunk_count(vector_bytes) + CONTROL_MESSAGES
+        for neighbor, endpoint in endpoints.items():
+            link = self._context.socket(zmq.DEALER)
+            for option, value in _OPTIONS.items():
+                link.setsockopt(option, value)
+            link.setsockopt(zmq.LINGER, LINGER_MS)
+            link.setsockopt(zmq.SNDHWM, mark)
+            link.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+            link.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+            monitor = link.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+            self._links[neighbor], self._monitors[monitor] = link, neighbor
+            self._poller.register(monitor, zmq.POLLIN)
+            try:
+                link.connect(endpoint)
+            except zmq.ZMQError as error:
+                raise TransportError(f"peer {neighbor}: {endpoint} is no endpoint ({error})") from None
+
+    def send(self, neighbor: int, message: wire.Message) -> int:
+        header, body = wire.encode(message)
+        link = self._links[neighbor]
+        try:
+            link.send(header, zmq.SNDMORE | zmq.NOBLOCK)
+            if message.size:
+                tracker = link.send(body, zmq.NOBLOCK, copy=False, track=True)
+                self._trackers.append(tracker)
+            else:
+                link.send(body, zmq.NOBLOCK)
+        except zmq.Again:
+            raise TransportError(f"peer {neighbor} has stopped taking messages") from None
+        return len(header) + message.size
+
+    def flushed(self) -> bool:
+        self._trackers = [tracker for tracker in self._trackers if not tracker.done]
+        return not self._trackers
+
+    def poll(self, seconds: float) -> list[Event]:
+        deadline = self._next_loss()
+        if deadline is not None:
+            seconds = min(seconds, max(deadline - time.monotonic(), 0.0))
+        events: list[Event] = []
+        for ready, _ in self._poller.poll(max(seconds, 0.0) * 1000):
+            if ready is self._router:
+                self._receive(events)
+            elif ready in self._monitors:
+                self._watch(ready, events)
+            else:
+                with contextlib.suppress(BlockingIOError):
+                    self._wake_reader.recv(4096)
+        return events + self._losses()
+
+    def wake(self) -> None:
+        with contextlib.suppress(OSError):  # full: a wake-up is on its way already; closed: nobody waits
+            self._wake_writer.send(b"\0")
+
+    def close(self) -> None:
+        for link in self._links.values():
+            link.disable_monitor()
+        for neighbor, link in self._links.items():
+            link.close(0 if neighbor in self._lost else LINGER_MS)
+        for monitor in self._monitors:
+            monitor.close(0)
+        self._links.clear()
+        self._monitors.clear()
+        self._router.close(0)
+        self._wake_reader.close()
+        self._wake_writer.close()
+        self._context.term()  # returns once the links have lingered
+
+    def _receive(self, events: list[Event]) -> None:
+        for _ in range(POLL_BATCH):
+            try:
+                self._router.recv(zmq.NOBLOCK)  # the connection's identity; the sender is named in the header
+            except zmq.Again:
+                return
+            frames: list[memoryview] = []
+            while self._router.getsockopt(zmq.RCVMORE):
+                frame = self._router.recv(copy=False)
+                if len(frames) < 3:  # a third shows that it is no message; what follows is thrown away
+                    frames.append(frame.buffer)
+            try:
+                message = wire.decode(frames)
+                events.append(Received(message, frames[0].nbytes + frames[1].nbytes))
+            except ProtocolError as error:
+                events.append(Refused(str(error)))
+
+    def _watch(self, monitor: Any, events: list[Event]) -> None:
+        neighbor = self._monitors[monitor]
+        while monitor.poll(0):
+            kind = parse_monitor_message(monitor.recv_multipart())["event"]
+            if kind == zmq.EVENT_DISCONNECTED:
+                self._down_since.setdefault(neighbor, time.monotonic())
+            elif neighbor in self._down_since:
+                del self._down_since[neighbor]
+                self._lost.discard(neighbor)
+                events.append(Reconnected(neighbor))
+
+    def _next_loss(self) -> float | None:
+        waiting = [since for neighbor, since in self._down_since.items() if neighbor not in self._lost]
+        return min(waiting) + LOST_SECONDS if waiting else None
+
+    def _losses(self) -> list[Event]:
+        limit = time.monotonic() - LOST_SECONDS
+        gone = [n for n, since in self._down_since.items() if since <= limit and n not in self._lost]
+        self._lost.update(gone)
+        return [Lost(neighbor) for neighbor in gone]
+
+
+_OPTIONS = {
+    zmq.HEARTBEAT_IVL: HEARTBEAT_MS,
+    zmq.HEARTBEAT_TIMEOUT: HEARTBEAT_TIMEOUT_MS,
+    zmq.HEARTBEAT_TTL: HEARTBEAT_TIMEOUT_MS,
+    zmq.RCVHWM: CONTROL_MESSAGES,
+    zmq.TCP_KEEPALIVE: 1,
+    zmq.IPV6: 1,
+}

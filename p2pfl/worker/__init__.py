@@ -1,0 +1,1 @@
+"""Drives one peer in a process: its transport, trainer, clock and signals."""

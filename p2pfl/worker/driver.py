@@ -1,0 +1,234 @@
+"""The loop that joins one peer's logic to its sockets, its training thread and its records."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from p2pfl import peer, records
+from p2pfl.errors import P2PFLError, TransportError
+from p2pfl.training import EvalStats, Stopped, Trainer, TrainStats
+from p2pfl.transport import Transport
+from p2pfl.transport import interface as transport_events
+from p2pfl.worker import messages
+from p2pfl.worker.keeper import Keeper
+
+IDLE_SECONDS = 1.0
+FLUSH_SECONDS = 0.001
+
+Report = Callable[[messages.FromWorker], None]
+
+
+class Interrupted(P2PFLError):
+    """The worker was told to stop."""
+
+
+@dataclass(frozen=True)
+class _RoundResult:
+    evaluation: EvalStats | None
+    sketch: records.Vector
+
+
+@dataclass
+class _Clock:
+    """Where this round's time went, in seconds."""
+
+    began: float
+    train: float = 0.0
+    evaluate: float = 0.0
+    exchange: float = 0.0
+    wait: float = 0.0
+
+
+class Driver:
+    """Runs one peer to its end.
+
+    The calling thread does the exchange; one other thread trains, evaluates and saves, so that receiving goes on
+    meanwhile. Only the calling thread touches the transport and the peer's logic.
+    """
+
+    def __init__(
+        self,
+        logic: peer.Peer,
+        trainer: Trainer,
+        transport: Transport,
+        keeper: Keeper,
+        report: Report,
+        log: logging.Logger,
+    ) -> None:
+        self._logic = logic
+        self._trainer = trainer
+        self._transport = transport
+        self._keeper = keeper
+        self._report = report
+        self._log = log
+        self._stopped = threading.Event()
+        self._results: SimpleQueue[Future[Any]] = SimpleQueue()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="trainer")
+        self._busy = False  # the training thread has work
+        self._ended = False
+        self._sent: Counter[int] = Counter()
+        self._received = 0
+        self._train_stats: TrainStats | None = None
+        self._clock = _Clock(time.monotonic())
+        self._start = self._clock.began
+
+    def stop(self) -> None:
+        """End soon; from any thread or signal handler."""
+        self._stopped.set()
+        self._transport.wake()
+
+    def run(self) -> None:
+        """All rounds. Raises Interrupted after `stop`, TransportError where neighbors fail, TrainingError."""
+        try:
+            self._tell(peer.Started())
+            while not self._ended:
+                self._turn()
+        finally:
+            self._stopped.set()  # a training still under way ends at its next step
+            self._executor.shutdown(cancel_futures=True)
+
+    def _turn(self) -> None:
+        before = time.monotonic()
+        events = self._transport.poll(self._patience(before))
+        after = time.monotonic()
+        if not self._busy:
+            self._clock.wait += after - before
+        if self._stopped.is_set():
+            raise Interrupted("stopped")
+        for event in events:
+            self._tell(self._translate(event))
+        self._collect()
+        if not self._ended and self._logic.wants_flush and self._transport.flushed():
+            self._tell(peer.Flushed())
+        if time.monotonic() >= self._logic.deadline:
+            self._tell(peer.Tick())
+        if not self._busy:
+            self._clock.exchange += time.monotonic() - after
+
+    def _patience(self, now: float) -> float:
+        if self._logic.wants_flush:
+            return FLUSH_SECONDS
+        return min(IDLE_SECONDS, max(self._logic.deadline - now, 0.0))
+
+    def _translate(self, event: transport_events.Event) -> peer.Event:
+        if isinstance(event, transport_events.Received):
+            self._received += event.size
+            return peer.Received(event.message)
+        if isinstance(event, transport_events.Refused):
+            return peer.Refused(event.reason)
+        if isinstance(event, transport_events.Reconnected):
+            self._log.info("peer %s: connected again", event.neighbor)
+            return peer.Reconnected(event.neighbor)
+        return peer.Lost(event.neighbor)
+
+    def _tell(self, event: peer.Event) -> None:
+        for action in self._logic.handle(event, time.monotonic()):
+            self._do(action)
+
+    def _do(self, action: peer.Action) -> None:
+        if isinstance(action, peer.Send):
+            self._sent[action.neighbor] += self._transport.send(action.neighbor, action.message)
+        elif isinstance(action, peer.Train):
+            self._submit(self._train, action.round)
+        elif isinstance(action, peer.RoundDone):
+            self._submit(self._settle, action.round)
+        elif isinstance(action, peer.Note):
+            self._log.warning("%s", action.text)
+        elif isinstance(action, peer.Fail):
+            raise TransportError(action.reason)
+        else:
+            self._ended = True
+
+    # In the training thread
+
+    def _submit(self, work: Callable[[int], Any], round: int) -> None:
+        self._busy = True
+        self._executor.submit(work, round).add_done_callback(self._finished)
+
+    def _finished(self, future: Future[Any]) -> None:
+        self._results.put(future)
+        self._transport.wake()
+
+    def _train(self, round: int) -> TrainStats:
+        stats = self._trainer.train(round, lambda steps: self._report(messages.Stepped(steps)), self._stopped.is_set)
+        self._trainer.to_host()
+        return stats
+
+    def _settle(self, round: int) -> _RoundResult:
+        """After mixing: evaluate if due, sketch, save."""
+        self._trainer.to_device()
+        evaluation = None
+        samples = self._keeper.evaluation_samples(round)
+        if samples is not None:
+            evaluation = self._trainer.evaluate(samples, self._stopped.is_set)
+        sketch = records.sketch(self._trainer.host.numpy(), self._trainer.config.record.seed)
+        self._keeper.save(round, self._trainer, self._logic.payloads)
+        return _RoundResult(evaluation, sketch)
+
+    # Back in the calling thread
+
+    def _collect(self) -> None:
+        while not self._ended:
+            try:
+                future = self._results.get_nowait()
+            except Empty:
+                return
+            self._busy = False
+            try:
+                result = future.result()
+            except Stopped as error:
+                raise Interrupted(str(error)) from None
+            if isinstance(result, TrainStats):
+                self._train_stats = result
+                self._clock.train += result.seconds
+                self._tell(peer.Trained())
+            else:
+                self._record(result)
+                self._tell(peer.Recorded())
+
+    def _record(self, result: _RoundResult) -> None:
+        now = time.monotonic()
+        evaluation, stats, clock = result.evaluation, self._train_stats, self._clock
+        plan = self._logic.plan
+        record = records.RoundRecord(
+            round=self._logic.round,
+            phase="train" if self._logic.round <= plan.training_rounds else "consensus",
+            steps=self._trainer.steps,
+            samples=self._trainer.samples,
+            train_loss=None if stats is None else stats.loss,
+            lr=None if stats is None else stats.lr,
+            test_accuracy=None if evaluation is None else evaluation.accuracy,
+            test_loss=None if evaluation is None else evaluation.loss,
+            test_samples=None if evaluation is None else evaluation.samples,
+            elapsed=self._keeper.elapsed_before + now - self._start,
+            seconds=now - clock.began,
+            train_seconds=clock.train,
+            exchange_seconds=clock.exchange,
+            wait_seconds=clock.wait,
+            evaluate_seconds=0.0 if evaluation is None else evaluation.seconds,
+            bytes_sent=self._sent.total(),
+            bytes_received=self._received,
+            sent_to={plan.names[neighbor]: count for neighbor, count in sorted(self._sent.items())},
+        )
+        self._keeper.record(record, result.sketch)
+        self._report(messages.RoundFinished(record, result.sketch.astype("<f4").tobytes()))
+        self._log.info("round %d done: loss %s, accuracy %s", record.round, record.train_loss, record.test_accuracy)
+        self._sent.clear()
+        self._received = 0
+        self._train_stats = None
+        self._clock = _Clock(now)
+
+
+def sketch_of(data: bytes) -> records.Vector:
+    """The inverse of what `RoundFinished` does with a sketch."""
+    return np.frombuffer(data, "<f4")

@@ -1,0 +1,85 @@
+"""What one peer keeps of its rounds: records, sketches, checkpoints, and at the end the consensus model."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from p2pfl import checkpoint, records
+from p2pfl.config import RunConfig
+from p2pfl.errors import CheckpointError
+from p2pfl.gossip import Payload
+from p2pfl.parameters import integer_buffers
+from p2pfl.training import Trainer
+
+EVALUATIONS = 10  # a run, where --eval-every does not say
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """Where and when one peer writes. `elapsed_before`: seconds of the run that this one resumes."""
+
+    config: RunConfig
+    run_dir: Path
+    peer_dir: Path
+    is_first: bool
+    settings: str
+    consensus_rounds: int
+    elapsed_before: float = 0.0
+
+    def evaluation_samples(self, round: int) -> int | None:
+        """How many test samples to evaluate on after a round (0: all); None where it is not due."""
+        rounds, record = self.config.training.rounds, self.config.record
+        if round == rounds or (self.is_first and round == rounds + self.consensus_rounds):
+            return 0
+        every = record.eval_every or max(1, math.ceil(rounds / EVALUATIONS))
+        return record.eval_samples if round < rounds and round % every == 0 else None
+
+    def save(self, round: int, trainer: Trainer, sent: Mapping[int, Payload]) -> None:
+        """After a training round: the checkpoint. After the last consensus round: the first peer's model."""
+        if round <= self.config.training.rounds and self.config.record.checkpoint:
+            checkpoint.save(self.peer_dir / "checkpoint", self._checkpoint(round, trainer, sent))
+        if self.is_first and round == self.config.training.rounds + self.consensus_rounds:
+            self._save_model(trainer, round)
+
+    def record(self, record: records.RoundRecord, sketch: records.Vector) -> None:
+        """Add a round to the peer's files. Raises CheckpointError naming the folder if it cannot be written."""
+        try:
+            records.append_round(self.peer_dir, record, sketch)
+        except OSError as error:
+            raise CheckpointError(f"{self.peer_dir}: cannot be written ({error.strerror})") from None
+
+    def _checkpoint(self, round: int, trainer: Trainer, sent: Mapping[int, Payload]) -> checkpoint.Checkpoint:
+        return checkpoint.Checkpoint(
+            round=round,
+            steps=trainer.steps,
+            layout=trainer.layout.digest,
+            settings=self.settings,
+            x=trainer.host,
+            momentum=trainer.momentum,
+            buffers=integer_buffers(trainer.model),
+            sent={n: {k: _whole(v) for k, v in p.vectors.items()} for n, p in sent.items()},
+            scalars={n: p.scalars for n, p in sent.items()},
+        )
+
+    def _save_model(self, trainer: Trainer, round: int) -> None:
+        model = self.config.model
+        about = {"format": "pt", "model": json.dumps(vars(model)), "rounds": str(round)}
+        path = self.run_dir / "consensus.safetensors"
+        try:
+            checkpoint.save_tensors(path, trainer.model.state_dict(), about)
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def _whole(pieces: tuple[Tensor, ...] | list[Tensor] | object) -> Tensor:
+    assert isinstance(pieces, (tuple, list))
+    (vector,) = pieces
+    assert isinstance(vector, torch.Tensor)
+    return vector

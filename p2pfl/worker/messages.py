@@ -1,0 +1,96 @@
+"""What a launcher and its workers tell each other: MessagePack over a pipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from p2pfl.config import RunConfig
+from p2pfl.records import RoundRecord
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """Everything that one worker is started with."""
+
+    config: RunConfig
+    run_dir: Path
+    dataset: Path  # the decoded data set
+    index: int
+    run: str  # the run's id on the wire
+    settings: str  # digest of the settings that checkpoints must agree with
+    bind: str
+    peers_here: int  # how many peers share this machine's cores and GPUs
+    resume: bool = False
+    endpoints: dict[int, str] | None = None  # known beforehand where the topology file has hosts and ports
+
+
+class Ready(msgspec.Struct, tag=True, frozen=True):
+    """Data loaded, socket bound; `round` is the first that will be run."""
+
+    endpoint: str
+    device: str
+    round: int
+
+
+class Stepped(msgspec.Struct, tag=True, frozen=True):
+    """Optimizer steps done so far."""
+
+    steps: int
+
+
+class RoundFinished(msgspec.Struct, tag=True, frozen=True):
+    """A recorded round; the sketch as little-endian float32."""
+
+    record: RoundRecord
+    sketch: bytes
+
+
+class Warned(msgspec.Struct, tag=True, frozen=True):
+    """Something that the user should see."""
+
+    text: str
+
+
+class Prepared(msgspec.Struct, tag=True, frozen=True):
+    """Progress of decoding the data set; `path` at the end."""
+
+    what: str
+    done: int
+    total: int
+    path: str | None = None
+
+
+class Failed(msgspec.Struct, tag=True, frozen=True):
+    """The worker ends; `usage` where the user's input is to blame."""
+
+    reason: str
+    usage: bool = False
+
+
+class Done(msgspec.Struct, tag=True, frozen=True):
+    """The peer has finished its last round and said goodbye."""
+
+    refused: dict[str, int] = {}
+
+
+FromWorker = Ready | Stepped | RoundFinished | Warned | Prepared | Failed | Done
+
+
+class Endpoints(msgspec.Struct, tag=True, frozen=True):
+    """Where a worker's neighbors are: peer number → endpoint."""
+
+    endpoints: dict[int, str]
+
+
+class Stop(msgspec.Struct, tag=True, frozen=True):
+    """End now; what was recorded stays."""
+
+
+ToWorker = Endpoints | Stop
+
+encode = msgspec.msgpack.Encoder().encode
+decode_from_worker = msgspec.msgpack.Decoder(FromWorker).decode
+decode_to_worker = msgspec.msgpack.Decoder(ToWorker).decode

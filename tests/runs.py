@@ -1,0 +1,123 @@
+"""A run directory as a swarm leaves it, made up from small vectors, for the tests of what reads one."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from p2pfl.config import RunConfig, to_toml
+from p2pfl.records import RoundRecord, append_round, sketch
+from p2pfl.topology import Topology, is_symmetric, mixing_matrix, save_topology, spectral_gap
+
+SIZE = 50_000  # elements of the made-up models
+STEPS = 10  # a round
+TEST_SET = 500
+
+
+def vectors_apart(n: int, distance: float, seed: int = 0) -> np.ndarray:
+    """(n, SIZE) float32 vectors whose consensus distance is `distance`."""
+    rng = np.random.default_rng(seed)
+    apart = rng.standard_normal((n, SIZE))
+    apart -= apart.mean(axis=0)
+    apart *= distance / math.sqrt((apart**2).sum(axis=1).mean())
+    return (apart + rng.standard_normal(SIZE) * 0.05).astype(np.float32)
+
+
+def training_distance(number: int) -> float:
+    return 3.0 / math.sqrt(number)
+
+
+def train_record(topology: Topology, peer: int, number: int, rounds: int, message: int) -> RoundRecord:
+    evaluated = number % 2 == 0 or number == rounds
+    slow = 1.0 + 0.1 * (peer % 3)
+    receivers = [topology.names[j] for j in topology.graph.neighbors(peer)]
+    parts = {"train_seconds": 2.0 * slow, "exchange_seconds": 0.25, "wait_seconds": 2.5 - 2.0 * slow}
+    return RoundRecord(
+        round=number,
+        phase="train",
+        steps=STEPS * number,
+        samples=32 * STEPS * number,
+        train_loss=2.3 * math.exp(-number / 8) + 0.01 * peer,
+        lr=0.02,
+        test_accuracy=0.9 - 0.7 * math.exp(-number / 4) - 0.005 * (peer % 4) if evaluated else None,
+        test_loss=0.5 if evaluated else None,
+        test_samples=(TEST_SET if number == rounds else 100) if evaluated else None,
+        elapsed=3.0 * number,
+        seconds=3.0,
+        **parts,
+        evaluate_seconds=0.25 if evaluated else 0.0,
+        bytes_sent=message * len(receivers),
+        bytes_received=message * len(receivers),
+        sent_to=dict.fromkeys(receivers, message),
+    )
+
+
+def consensus_record(topology: Topology, peer: int, k: int, last: RoundRecord, end: bool) -> RoundRecord:
+    measured = end and peer == 0
+    receivers = [topology.names[j] for j in topology.graph.neighbors(peer)]
+    return RoundRecord(
+        round=last.round + k,
+        phase="consensus",
+        steps=last.steps,
+        samples=last.samples,
+        test_accuracy=0.9125 if measured else None,
+        test_loss=0.3125 if measured else None,
+        test_samples=TEST_SET if measured else None,
+        elapsed=last.elapsed + 0.5 * k + measured,
+        seconds=0.5 + measured,
+        train_seconds=0.0,
+        exchange_seconds=0.4,
+        wait_seconds=0.1,
+        evaluate_seconds=float(measured),
+        bytes_sent=2_000_000 * len(receivers),
+        bytes_received=2_000_000 * len(receivers),
+        sent_to=dict.fromkeys(receivers, 2_000_000),
+    )
+
+
+def make_run(
+    run_dir: Path,
+    topology: Topology,
+    *,
+    rounds: int = 4,
+    finished: int | None = None,
+    consensus: int = 3,
+    message: int = 1_000_000,
+) -> Path:
+    """A run of which every peer finished `finished` rounds (default: all, and then the consensus phase)."""
+    run_dir.mkdir(parents=True)
+    config = RunConfig.of(f"topologies/{topology.name}.graphml", rounds=rounds, dataset="digits", seed=7)
+    (run_dir / "config.toml").write_text(to_toml(config))
+    save_topology(topology, run_dir / "topology.graphml")
+    folders = [run_dir / "peers" / topology.node_path(peer) for peer in range(topology.n)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    done = rounds if finished is None else finished
+    for number in range(1, done + 1):
+        vectors = vectors_apart(topology.n, training_distance(number), seed=number)
+        for peer, folder in enumerate(folders):
+            record = train_record(topology, peer, number, rounds, message)
+            append_round(folder, record, sketch(vectors[peer], seed=7))
+    if done == rounds:
+        _consensus_phase(folders, topology, rounds, consensus, message)
+    return run_dir
+
+
+def _consensus_phase(folders: list[Path], topology: Topology, rounds: int, consensus: int, message: int) -> None:
+    """Chebyshev-accelerated mixing where the matrix is symmetric, as the swarm does it."""
+    w = mixing_matrix(topology, "metropolis-hastings" if not topology.directed else "uniform")
+    rate = max(1 - spectral_gap(w), 1e-9)
+    previous = vectors_apart(topology.n, training_distance(rounds), seed=rounds).astype(np.float64)
+    now, before, omega = w @ previous, previous, 1.0
+    for k in range(1, consensus + 1):
+        if k > 1 and is_symmetric(w):
+            omega = 1 / (1 - rate**2 / 2) if k == 2 else 1 / (1 - rate**2 * omega / 4)
+            now, before = omega * (w @ now - before) + before, now
+        elif k > 1:
+            now, before = w @ now, now
+        for peer, folder in enumerate(folders):
+            last = train_record(topology, peer, rounds, rounds, message)
+            record = consensus_record(topology, peer, k, last, k == consensus)
+            append_round(folder, record, sketch(now[peer].astype(np.float32), seed=7))
