@@ -81,7 +81,8 @@ class Layout:
         The model must already be on the vector's device. Convert nothing afterwards: `.to(...)` would silently
         replace the views.
         """
-        assert vector.shape == (self.size,) and vector.dtype == torch.float32
+        assert vector.shape == (self.size,)
+        assert vector.dtype == torch.float32
         vector.zero_()
         for slot, (_, tensor, _) in zip(self.slots, _tensors(model), strict=True):
             view = slot.view(vector)

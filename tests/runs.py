@@ -5,15 +5,24 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import networkx as nx
 import numpy as np
 
 from p2pfl.config import RunConfig, to_toml
 from p2pfl.records import RoundRecord, append_round, sketch
 from p2pfl.topology import Topology, is_symmetric, mixing_matrix, save_topology, spectral_gap
+from p2pfl.topology.graph import build_topology
 
 SIZE = 50_000  # elements of the made-up models
 STEPS = 10  # a round
 TEST_SET = 500
+HOSTILE = "<script>alert(1)</script>"  # as a peer's label
+
+
+def hostile_topology() -> Topology:
+    names = (HOSTILE, "$x^$ $\\foo$", "a&b", '"q"')
+    graph = nx.relabel_nodes(nx.cycle_graph(4), dict(enumerate(names)))
+    return build_topology(graph, name="names", source="test")
 
 
 def vectors_apart(n: int, distance: float, seed: int = 0) -> np.ndarray:

@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
@@ -20,8 +20,9 @@ def parse(kind: type[A], words: Sequence[str], command: str, default: A | None =
     """Arguments from tyro; its framed complaint becomes one line."""
 
     def run() -> A:
-        extra = {} if default is None else {"default": default}
-        return tyro.cli(kind, args=list(words), prog=f"p2pfl {command}", config=_STYLE, **extra)
+        options: dict[str, Any] = {} if default is None else {"default": default}
+        result: A = tyro.cli(kind, args=list(words), prog=f"p2pfl {command}", config=_STYLE, **options)
+        return result
 
     if "-h" in words or "--help" in words:
         return run()

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tyro
 
 from p2pfl import config as settings
+from p2pfl import topology as topologies
 from p2pfl.cli.arguments import parse
 from p2pfl.config import (
     ComputeConfig,
@@ -21,6 +22,8 @@ from p2pfl.config import (
     TrainingConfig,
 )
 from p2pfl.errors import ConfigError
+from p2pfl.swarm import Result, endpoints_in_file, open_run_dir
+from p2pfl.topology import Topology, load_topology
 
 
 @dataclass(frozen=True)
@@ -33,66 +36,70 @@ class _Run:
     record: RecordConfig = field(default_factory=RecordConfig)
 
 
+@dataclass(frozen=True)
+class Gossip(_Run):
+    """Train one model over a topology: one process a peer, ZeroMQ between neighbors, no server."""
+
+    topology: tyro.conf.Positional[str | None] = None
+    """Topology file: .graphml .gml .gexf .json .edgelist or .adjlist (with --resume or --config: optional)."""
+    config: Path | None = None
+    """TOML file with any of these options; what stands on the command line wins."""
+    resume: Path | None = None
+    """Run directory of an interrupted run, to go on with the settings saved there."""
+    dry_run: bool = False
+    """Say what the run will need (memory a peer, bytes, rounds) and stop."""
+
+
+@dataclass(frozen=True)
+class OnePeer(_Run):
+    """Run one peer. Start the others with the same file and options, on their own machines, in any order."""
+
+    topology: tyro.conf.Positional[str | None] = None
+    """Topology file with a host and a port on every node; the same on every machine."""
+    node: str | None = None
+    """Label of the node to run here."""
+    config: Path | None = None
+    """TOML file with any of these options; what stands on the command line wins."""
+    resume: Path | None = None
+    """Run directory of this peer's interrupted run, to go on with the settings saved there."""
+
+
+C = TypeVar("C", Gossip, OnePeer)
+
+
 def gossip(words: list[str]) -> int:
     """A swarm on this machine, one process a peer."""
-
-    @dataclass(frozen=True)
-    class Gossip(_Run):
-        """Train one model over a topology: one process a peer, ZeroMQ between neighbors, no server."""
-
-        topology: tyro.conf.Positional[str | None] = None
-        """Topology file: .graphml .gml .gexf .json .edgelist or .adjlist."""
-        config: Path | None = None
-        """TOML file with any of these options; what stands on the command line wins."""
-        resume: Path | None = None
-        """Run directory of an interrupted run to go on with, with the settings saved there."""
-        dry_run: bool = False
-        """Say what the run will need (memory a peer, bytes, rounds) and stop."""
-
-    base = _base(words)
-    arguments = parse(Gossip, words, "gossip", Gossip(**_sections(base), topology=base.topology))
-    run = RunConfig(topology=arguments.topology, **_sections(arguments))
-    from p2pfl import swarm
-    from p2pfl.topology import load_topology
-
-    if arguments.resume is not None:
-        topology = _resumed(arguments.resume, base, run)
-    elif run.topology is None:
-        raise ConfigError("gossip: name a topology file, for example topologies/ring-4.graphml")
-    else:
-        topology = load_topology(run.topology)
+    arguments, run, topology = _settle(Gossip, words, "gossip")
     if arguments.dry_run:
         print(_describe_run(topology, run))
         return 0
-    result = swarm.run_swarm(topology, run, resume=arguments.resume)
-    print(_outcome(result))
+    from p2pfl.swarm import run_swarm
+
+    print(_outcome(run_swarm(topology, run, resume=arguments.resume)))
     return 0
 
 
 def peer(words: list[str]) -> int:
     """One peer of a swarm that is spread over machines."""
-
-    @dataclass(frozen=True)
-    class PeerArguments(_Run):
-        """Run one peer; start the others with the same file and options on their own machines, in any order."""
-
-        topology: tyro.conf.Positional[str]
-        """Topology file with a host and a port on every node, the same file on every machine."""
-        node: str = ""
-        """Label of the node to run here."""
-        config: Path | None = None
-        """TOML file with any of these options; what stands on the command line wins."""
-
-    base = _base(words)
-    arguments = parse(PeerArguments, words, "peer", PeerArguments(topology=tyro.MISSING, **_sections(base)))
-    run = RunConfig(topology=arguments.topology, **_sections(arguments))
+    arguments, run, topology = _settle(OnePeer, words, "peer")
+    if arguments.node is None:
+        raise ConfigError(f"peer: say which node to run here: --node {topology.names[0]}, for example")
+    index = topology.index(arguments.node)
     from p2pfl.solo import run_peer
-    from p2pfl.topology import load_topology
 
-    if arguments.node == "":
-        raise ConfigError("peer: say which node of the topology to run here: --node LABEL")
-    topology = load_topology(arguments.topology)
-    return run_peer(topology, topology.index(arguments.node), run)
+    return run_peer(topology, index, run, resume=arguments.resume)
+
+
+def _settle(kind: type[C], words: list[str], command: str) -> tuple[C, RunConfig, Topology]:
+    """The arguments, and the settings and topology that they and the files they name come to."""
+    base = _base(words)
+    arguments = parse(kind, words, command, kind(**_sections(base), topology=base.topology))
+    run = RunConfig(topology=arguments.topology, **_sections(arguments))
+    if arguments.resume is not None:
+        return arguments, run, _resumed(arguments.resume, base, run)
+    if run.topology is None:
+        raise ConfigError(f"{command}: name a topology file, for example topologies/ring-4.graphml")
+    return arguments, run, load_topology(run.topology)
 
 
 def _base(words: Sequence[str]) -> RunConfig:
@@ -101,8 +108,6 @@ def _base(words: Sequence[str]) -> RunConfig:
     if resume is not None:
         if config is not None:
             raise ConfigError("--resume takes its settings from the run directory: leave --config out")
-        from p2pfl.swarm import open_run_dir
-
         return open_run_dir(Path(resume))[1]
     return RunConfig() if config is None else settings.load_toml(config)
 
@@ -120,9 +125,7 @@ def _sections(source: object) -> dict[str, Any]:
     return {name: getattr(source, name) for name in settings.SECTIONS}
 
 
-def _resumed(run_dir: Path, saved: RunConfig, asked: RunConfig) -> Any:
-    from p2pfl.swarm import open_run_dir
-
+def _resumed(run_dir: Path, saved: RunConfig, asked: RunConfig) -> Topology:
     topology, _ = open_run_dir(run_dir)
     before, now = settings.options(saved), settings.options(asked)
     for name, value in now.items():
@@ -132,8 +135,6 @@ def _resumed(run_dir: Path, saved: RunConfig, asked: RunConfig) -> Any:
                 f"{option} {value}: {run_dir} was started with {before[name]}; leave it out to go on with that"
             )
     if asked.topology not in (None, saved.topology):
-        from p2pfl.topology import load_topology
-
         other = load_topology(str(asked.topology))
         same = other.names == topology.names and set(other.graph.edges) == set(topology.graph.edges)
         if not same:
@@ -141,10 +142,8 @@ def _resumed(run_dir: Path, saved: RunConfig, asked: RunConfig) -> Any:
     return topology
 
 
-def _describe_run(topology: Any, run: RunConfig) -> str:
-    from p2pfl import topology as topologies
+def _describe_run(topology: Topology, run: RunConfig) -> str:
     from p2pfl.estimate import estimate
-    from p2pfl.swarm import endpoints_in_file
 
     matrix = topologies.mixing_matrix(topology, run.exchange.mixing)
     endpoints_in_file(topology, run)
@@ -169,7 +168,7 @@ def _mb(count: int) -> str:
     return f"{count / 1e6:,.1f} MB"
 
 
-def _outcome(result: Any) -> str:
+def _outcome(result: Result) -> str:
     summary = result.summary
     return "\n".join(
         [

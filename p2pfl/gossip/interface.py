@@ -36,12 +36,17 @@ class Algorithm(Protocol[S]):
     `x` is the peer's flat float32 vector, (size,). Training moves it in place; `finish` leaves the mix in it.
     """
 
-    codec: Codec
-    """Number format of this algorithm's vectors on the wire."""
-    vectors: tuple[str, ...]
-    """Names of the vectors in every payload, each as long as x."""
-    overlapped: bool
-    """Whether `outgoing` is asked before the round's training (the exchange hides behind it) or after."""
+    @property
+    def codec(self) -> Codec:
+        """Number format of this algorithm's vectors on the wire."""
+
+    @property
+    def vectors(self) -> tuple[str, ...]:
+        """Names of the vectors in every payload, each as long as x."""
+
+    @property
+    def overlapped(self) -> bool:
+        """Whether `outgoing` is asked before the round's training (the exchange hides behind it) or after."""
 
     def start(self, x: Tensor, hoods: Hoods) -> S:
         """The state before the first round; keeps x itself, not a copy."""

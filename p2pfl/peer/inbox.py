@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from p2pfl.wire import ITEM_BYTES, Buffer, Header, Message
 
 WINDOW = 4
 _NUMBERS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_ITEMS = {"fp32": np.dtype("<f4"), "bf16": np.dtype("<i2")}  # numpy has no bfloat16
+_ITEMS: dict[str, np.dtype[Any]] = {"fp32": np.dtype("<f4"), "bf16": np.dtype("<i2")}  # numpy has no bfloat16
 
 
 @dataclass
@@ -134,4 +135,4 @@ def _tensor(body: Buffer, codec: str) -> Tensor:
 def bytes_of(pieces: tuple[Tensor, ...] | list[Tensor]) -> memoryview:
     """The bytes of a vector given as one piece, without a copy; the inverse of what the receiver does."""
     (vector,) = pieces
-    return memoryview(vector.view(torch.uint8).numpy()).cast("B")
+    return vector.view(torch.uint8).numpy().data

@@ -55,7 +55,7 @@ def topology_figure(topology: Topology, *, values: Sequence[float | None] | None
     axes.set_aspect("equal")
     axes.set(xlim=(-half_width, half_width), ylim=(-half_height, half_height))
     if title:
-        axes.set_title(style.plain(title, 60), fontweight="bold")
+        axes.set_title(style.plain(title, 60), fontweight="bold", pad=14)
     size = _node_points(positions, side)
     _draw_edges(axes, topology, positions, size)
     fills = _draw_peers(axes, topology, positions, size, values)

@@ -8,6 +8,7 @@ are ZeroMQ's own.
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import time
 from collections.abc import Mapping
@@ -110,7 +111,7 @@ class ZmqTransport:
         if deadline is not None:
             seconds = min(seconds, max(deadline - time.monotonic(), 0.0))
         events: list[Event] = []
-        for ready, _ in self._poller.poll(max(seconds, 0.0) * 1000):
+        for ready, _ in self._poller.poll(math.ceil(max(seconds, 0.0) * 1000)):
             if ready is self._router:
                 self._receive(events)
             elif ready in self._monitors:

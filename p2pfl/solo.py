@@ -1,0 +1,123 @@
+"""One peer without a launcher, for a swarm that is spread over machines."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from p2pfl import data
+from p2pfl.config import RunConfig
+from p2pfl.errors import ConfigError, P2PFLError
+from p2pfl.swarm import create_run_dir, endpoints_in_file, open_run_dir, run_fingerprint
+from p2pfl.topology import Topology, mixing_matrix
+from p2pfl.worker import messages
+from p2pfl.worker.process import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control, run
+
+
+def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path | None = None) -> int:
+    """Run peer `index` in this process until the swarm is done; returns 0 or 130 (Ctrl-C).
+
+    The topology file says where each peer listens. All peers must be started with the same file and the same
+    training options, in any order, within --start-timeout. Peers with a common file system may share --run-dir.
+
+    Raises ConfigError for bad input, P2PFLError where the peer cannot go on.
+    """
+    matrix = mixing_matrix(topology, config.exchange.mixing)
+    endpoints = endpoints_in_file(topology, config)
+    if endpoints is None:
+        raise ConfigError("peer: the topology file must give every node a host and a port (and --transport is not ipc)")
+    dataset = data.prepare(config.data.dataset, config.data.data_dir, _Progress())
+    run_dir = resume or _join_run_dir(topology, index, config)
+    fingerprint = run_fingerprint(topology, matrix, config)
+    peers_here = len(_on_this_host(topology, index))
+    spec = messages.WorkerSpec(
+        config=config,
+        run_dir=run_dir,
+        dataset=dataset,
+        index=index,
+        run=fingerprint,
+        settings=fingerprint,
+        bind=endpoints[index],
+        peers_here=peers_here,
+        resume=resume is not None,
+        endpoints=dict(enumerate(endpoints)),
+    )
+    control = Control()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: control.stop())
+    _say(f"peer {topology.names[index]} at {endpoints[index]}, records in {run_dir}")
+    report = _LineReport(topology.names[index], config.training.rounds)
+    status = run(spec, report, control)
+    if status == EXIT_INTERRUPTED:
+        _say(f"interrupted; go on with --resume {run_dir}")
+    elif status != EXIT_OK:
+        raise (ConfigError if status == EXIT_USAGE else P2PFLError)(f"peer {topology.names[index]}: {report.failure}")
+    return status
+
+
+class _LineReport:
+    """What the peer reports, as lines; and why it failed, if it did."""
+
+    def __init__(self, name: str, rounds: int) -> None:
+        self.failure = "failed"
+        self._name = name
+        self._rounds = rounds
+
+    def __call__(self, message: messages.FromWorker) -> None:
+        if isinstance(message, messages.RoundFinished):
+            record = message.record
+            loss = "" if record.train_loss is None else f"  loss {record.train_loss:.3f}"
+            accuracy = "" if record.test_accuracy is None else f"  accuracy {record.test_accuracy:.1%}"
+            number = (
+                f"round {record.round}/{self._rounds}"
+                if record.phase == "train"
+                else f"mix {record.round - self._rounds}"
+            )
+            _say(f"peer {self._name}: {number}{loss}{accuracy}  {record.bytes_sent / 1e6:,.1f} MB sent")
+        elif isinstance(message, messages.Ready):
+            _say(f"peer {self._name}: ready on {message.device}, waiting for its neighbors")
+        elif isinstance(message, messages.Warned):
+            print(f"p2pfl: warning: {message.text}", file=sys.stderr)
+        elif isinstance(message, messages.Failed):
+            self.failure = message.reason
+
+
+class _Progress:
+    """Progress of decoding the data set, a line every tenth."""
+
+    def __init__(self) -> None:
+        self._shown: tuple[str, int] = ("", -1)
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        tenth = (what, 10 * done // max(total, 1))
+        if tenth != self._shown:
+            self._shown = tenth
+            _say(f"{what}: {10 * tenth[1]} %")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _join_run_dir(topology: Topology, index: int, config: RunConfig) -> Path:
+    """A run directory of its own, or --run-dir if the other peers of this very run use it already."""
+    wanted = config.record.run_dir
+    if wanted is None or not (Path(wanted) / "config.toml").exists():
+        return create_run_dir(topology, config)
+    there, saved = open_run_dir(Path(wanted))
+    same = run_fingerprint(there, mixing_matrix(there, saved.exchange.mixing), saved) == run_fingerprint(
+        topology, mixing_matrix(topology, config.exchange.mixing), config
+    )
+    records = Path(wanted) / "peers" / topology.node_path(index) / "rounds.jsonl"
+    if not same or records.exists():
+        raise ConfigError(f"--run-dir {wanted}: holds another run; choose another, or --resume {wanted}")
+    os.makedirs(records.parent, exist_ok=True)
+    return Path(wanted)
+
+
+def _on_this_host(topology: Topology, index: int) -> list[int]:
+    """Peers that share this one's host, and with it its cores."""
+    hosts = [topology.graph.nodes[peer].get("host") for peer in range(topology.n)]
+    return [peer for peer in range(topology.n) if hosts[peer] == hosts[index]]

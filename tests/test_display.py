@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import STEPS, consensus_record, train_record, vectors_apart
+
+from p2pfl.display import Display, Plan, make_display
+from p2pfl.display.lines import bytes_text, clock_text, count_text
+from p2pfl.records import SKETCH_BUCKETS, sketch
+from p2pfl.topology import make_topology
+
+TOPOLOGY = make_topology("ring", 4)
+ROUNDS = 20
+PLAN = Plan(
+    mode="gossip",
+    name="ring-4",
+    peers=TOPOLOGY.names,
+    rounds=ROUNDS,
+    consensus_rounds=3,
+    run_dir=Path("runs/x"),
+    batch_size=32,
+    steps_per_peer=STEPS * ROUNDS,
+)
+EMPTY = np.zeros(SKETCH_BUCKETS, np.float32)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class BrokenPipe(io.StringIO):
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+    def isatty(self) -> bool:
+        return True
+
+
+def finish(display: Display, number: int, peers: range = range(4), sketches: list[np.ndarray] | None = None) -> None:
+    for peer in peers:
+        record = train_record(TOPOLOGY, peer, number, ROUNDS, 1_000_000)
+        display.round(peer, record, sketches[peer] if sketches else EMPTY)
+
+
+def plain(clock: Clock | None = None, plan: Plan = PLAN) -> tuple[Display, io.StringIO]:
+    stream = io.StringIO()
+    return make_display(plan, stream, clock=clock or Clock()), stream
+
+
+def test_a_round_becomes_one_line_when_all_peers_have_finished_it() -> None:
+    display, stream = plain()
+    sketches = [sketch(vector, 7) for vector in vectors_apart(4, 0.5)]
+    with display:
+        finish(display, 2, range(3), sketches)
+        assert stream.getvalue() == ""
+        finish(display, 2, range(3, 4), sketches)
+    (line,) = stream.getvalue().splitlines()
+    assert line.startswith("round 2/20  loss 1.806  accuracy 46.8 % (worst 46.0 %)")
+    distance = float(line.split("consensus distance ")[1].split()[0])
+    assert distance == pytest.approx(0.5, rel=0.07)
+    assert "8.0 MB sent" in line
+
+
+def test_throughput_and_bytes_are_those_of_the_swarm() -> None:
+    display, stream = plain()
+    for number in (1, 2):
+        finish(display, number)
+    first, second = stream.getvalue().splitlines()
+    speed = f"{round(4 * 32 * STEPS / 3.0):,} samples/s"
+    assert speed in first
+    assert speed in second
+    assert "8.0 MB sent" in first
+    assert "16.0 MB sent" in second
+
+
+def test_resumed_rounds_start_later() -> None:
+    display, stream = plain()
+    finish(display, 17)
+    assert stream.getvalue().startswith("round 17/20 ")
+    assert f"{round(4 * 32 * STEPS / 3.0):,} samples/s" in stream.getvalue()
+
+
+def test_time_left_follows_the_speed_since_the_start() -> None:
+    clock = Clock()
+    display, stream = plain(clock)
+    for peer in range(4):
+        display.step(peer, 100)  # resumed in the middle: these took no time here
+    clock.now += 30.0
+    for peer in range(4):
+        display.step(peer, 110)
+    finish(display, 11)
+    assert stream.getvalue().rstrip().endswith("4:30 left")
+
+
+def test_total_steps_are_learned_from_the_first_round() -> None:
+    clock = Clock()
+    plan = Plan("gossip", "ring-4", TOPOLOGY.names, ROUNDS, 3, Path("x"), 32)
+    display, stream = plain(clock, plan)
+    for peer in range(4):
+        display.step(peer, 0)
+    clock.now += 10.0
+    finish(display, 1)
+    assert stream.getvalue().rstrip().endswith("3:10 left")
+
+
+def test_expected_steps_overrule_the_plan() -> None:
+    clock = Clock()
+    display, stream = plain(clock)
+    display.expect(2 * STEPS)
+    for peer in range(4):
+        display.step(peer, 0)
+    clock.now += 10.0
+    finish(display, 1)
+    assert stream.getvalue().rstrip().endswith("0:10 left")
+
+
+def test_consensus_phase_is_its_own_stage() -> None:
+    display, stream = plain()
+    last = train_record(TOPOLOGY, 0, ROUNDS, ROUNDS, 1)
+    for k in (1, 2, 3):
+        for peer in range(4):
+            display.round(peer, consensus_record(TOPOLOGY, peer, k, last, k == 3), EMPTY)
+    lines = stream.getvalue().splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["mix 1/3", "mix 2/3", "mix 3/3"]
+    assert "consensus model 91.2 %" in lines[2]
+    assert "consensus model" not in lines[1]
+    assert "samples/s" not in lines[2]
+
+
+def test_preparation_is_throttled_and_its_end_said_once() -> None:
+    clock = Clock()
+    display, stream = plain(clock)
+    for done in range(9):
+        display.progress("starting peers", done, 8)
+        clock.now += 1.0
+    display.progress("starting peers", 8, 8)
+    display.progress("downloading", 50_000, 100_000)
+    display.progress("decoding", 7, 0)
+    assert stream.getvalue().splitlines() == [
+        "starting peers 0/8",
+        "starting peers 5/8",
+        "starting peers 8/8",
+        "downloading 50 %",
+        "decoding",
+    ]
+
+
+def test_a_long_round_is_not_silent() -> None:
+    clock = Clock()
+    display, stream = plain(clock)
+    display.step(0, 0)
+    clock.now += 59.0
+    display.step(0, 10)
+    assert stream.getvalue() == ""
+    clock.now += 2.0
+    display.step(0, 40)
+    assert stream.getvalue().startswith("training 5 %")
+    assert len(stream.getvalue().splitlines()) == 1
+
+
+def test_sketches_are_forgotten_even_when_a_peer_is_lost() -> None:
+    display, stream = plain()
+    for number in range(1, 200):
+        finish(display, number, range(3))
+    open_rounds = display._rounds.open
+    assert len(open_rounds) <= 64
+    assert len(stream.getvalue().splitlines()) == 199 - len(open_rounds)
+    finish(display, 1, range(3, 4))
+    assert 1 not in display._rounds.open
+
+
+def test_diverged_numbers_do_not_raise() -> None:
+    display, stream = plain()
+    finish(display, 1, sketches=[np.full(SKETCH_BUCKETS, np.inf, np.float32)] * 4)
+    assert "consensus distance" not in stream.getvalue()
+
+
+def live() -> tuple[Display, Terminal, Clock]:
+    stream, clock = Terminal(), Clock()
+    return make_display(PLAN, stream, terminal=True, clock=clock), stream, clock
+
+
+@pytest.fixture
+def good_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TERM": "xterm", "COLUMNS": "100", "LINES": "40"}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("good_terminal")
+def test_live_table_shows_the_last_rounds_and_a_bar() -> None:
+    display, stream, clock = live()
+    with display:
+        display.say("[bold]kept as it is[/bold]")
+        for number in range(1, 16):
+            clock.now += 1.0
+            finish(display, number)
+        display.warn("peer 3 is slow")
+    text = stream.getvalue()
+    assert "[bold]kept as it is[/bold]" in text
+    assert "warning: peer 3 is slow" in text
+    final = text[text.rindex("gossip, ring-4, 4 peers") :]
+    assert "15/20" in final
+    assert " 4/20" in final
+    assert " 3/20" not in final
+    assert "75%" in final
+    assert "0:05 left" in final
+
+
+@pytest.mark.usefixtures("good_terminal")
+def test_live_consensus_phase_and_preparation() -> None:
+    display, stream, _ = live()
+    last = train_record(TOPOLOGY, 0, ROUNDS, ROUNDS, 1)
+    with display:
+        display.progress("starting peers", 3, 4)
+        display.progress("starting peers", 4, 4)
+        finish(display, ROUNDS)
+        for peer in range(4):
+            display.round(peer, consensus_record(TOPOLOGY, peer, 3, last, True), EMPTY)
+    final = stream.getvalue()[stream.getvalue().rindex("gossip, ring-4") :]
+    assert "mix 3/3" in final
+    assert "91.2 %" in final
+    assert "consensus phase" in final
+    assert "starting peers" not in final
+
+
+@pytest.mark.usefixtures("good_terminal")
+def test_terminal_is_recognized_and_a_dumb_one_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    for term, table in (("xterm", True), ("dumb", False)):
+        monkeypatch.setenv("TERM", term)
+        stream = Terminal()
+        with make_display(PLAN, stream) as display:
+            finish(display, 1)
+        assert ("gossip, ring-4, 4 peers" in stream.getvalue()) == table
+        assert ("round 1/20" in stream.getvalue()) != table
+
+
+def closed_stream() -> io.StringIO:
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+@pytest.mark.usefixtures("good_terminal")
+@pytest.mark.parametrize("stream", [BrokenPipe(), closed_stream()], ids=["broken pipe", "closed"])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_reader_that_went_away_never_ends_the_run(stream: io.StringIO, terminal: bool) -> None:
+    with make_display(PLAN, stream, terminal=terminal) as display:
+        display.say("hello")
+        display.progress("starting peers", 1, 4)
+        display.step(0, 1)
+        finish(display, 1)
+        display.warn("odd")
+    display.close()
+
+
+def test_text_that_the_stream_cannot_encode_is_replaced() -> None:
+    raw = io.BytesIO()
+    display = make_display(PLAN, io.TextIOWrapper(raw, encoding="ascii"))
+    display.say("São Paulo …")
+    display.say("next")
+    assert raw.getvalue() == b"S?o Paulo ?\nnext\n"
+
+
+@pytest.mark.usefixtures("good_terminal")
+def test_every_method_may_come_before_the_start_and_after_the_end() -> None:
+    display, stream, _ = live()
+    for _ in range(2):
+        display.step(1, 5)
+        display.progress("preparing", 1, 2)
+        finish(display, 1)
+        display.say("before or after")
+        with display:
+            pass
+    assert stream.getvalue().count("before or after") == 2
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1_500, "1.5 kB"), (12_340_000, "12.3 MB"), (10**12, "1.0 TB")]
+)
+def test_bytes_text(count: int, text: str) -> None:
+    assert bytes_text(count) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (151, "2:31"), (3751, "1:02:31")])
+def test_clock_text(seconds: float, text: str) -> None:
+    assert clock_text(seconds) == text
+
+
+@pytest.mark.parametrize(("done", "total", "text"), [(3, 8, "3/8"), (5, 0, ""), (25_000, 100_000, "25 %")])
+def test_count_text(done: int, total: int, text: str) -> None:
+    assert count_text(done, total) == text
