@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -51,15 +52,15 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
             key = stored.setdefault((vector.data_ptr(), name), f"sent/{len(stored)}/{name}")
             tensors[key] = vector
             sent.setdefault(str(neighbor), {})[name] = key
-    about = {
+    about: dict[str, Any] = {
         "round": checkpoint.round,
         "steps": checkpoint.steps,
         "layout": checkpoint.layout,
         "settings": checkpoint.settings,
         "sent": sent,
         "scalars": {str(neighbor): dict(values) for neighbor, values in checkpoint.scalars.items()},
-        "digest": _digest(tensors),
     }
+    about["digest"] = _digest(about, tensors)
     path = folder / f"round-{checkpoint.round:06d}.safetensors"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +96,8 @@ def load(path: Path) -> Checkpoint:
         with safetensors.safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["p2pfl"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if _digest(tensors) != about["digest"]:
+        digest = about.pop("digest")
+        if _digest(about, tensors) != digest:
             raise CheckpointError(f"{path}: altered since it was written (checksum differs)")
         return Checkpoint(
             round=int(about["round"]),
@@ -130,8 +132,8 @@ def _numbered(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in matches if match)
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _digest(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}/{tensor.dtype}/{tuple(tensor.shape)}/".encode())

@@ -64,7 +64,7 @@ def encode_record(record: RoundRecord) -> bytes:
 
 
 def decode_record(data: bytes) -> RoundRecord:
-    """The inverse of `encode_record`. Raises msgspec.MsgspecError."""
+    """The inverse of `encode_record`. Raises msgspec.MsgspecError, or UnicodeDecodeError for a damaged string."""
     return _decoder.decode(data)
 
 
@@ -89,7 +89,7 @@ def read_rounds(peer_dir: Path) -> list[RoundRecord]:
     for number, line in enumerate(lines[:-1], start=1):
         try:
             records.append(decode_record(line))
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}:{number}: not a round record ({error})") from None
     return records
 

@@ -138,7 +138,9 @@ def create_run_dir(topology: Topology, config: RunConfig, mode: str = "gossip") 
         for peer in range(topology.n):
             (run_dir / "peers" / topology.node_path(peer)).mkdir(parents=True, exist_ok=True)
         save_topology(topology, run_dir / TOPOLOGY_FILE)
-        (run_dir / CONFIG_FILE).write_text(settings.to_toml(config), encoding="utf-8")
+        # Without the folder, so that running the saved settings again makes a folder of its own.
+        repeatable = settings.replace_options(config, run_dir=None)
+        (run_dir / CONFIG_FILE).write_text(settings.to_toml(repeatable), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--run-dir {run_dir}: cannot be written ({error.strerror})") from None
     return run_dir

@@ -12,7 +12,7 @@ from p2pfl.cli.arguments import parse
 
 def report(words: list[str]) -> int:
     """Write summary, plots and page of recorded runs again."""
-    from p2pfl.report import summarize, write_report, write_summary
+    from p2pfl.report import read_summary, summarize, write_report, write_summary
     from p2pfl.swarm import open_run_dir, versions
 
     @dataclass(frozen=True)
@@ -24,7 +24,8 @@ def report(words: list[str]) -> int:
 
     for run_dir in parse(Report, words, "report").run_dirs:
         open_run_dir(run_dir)
-        if not (run_dir / "summary.json").exists():
-            write_summary(run_dir, summarize(run_dir, versions=versions()))
+        known = read_summary(run_dir) if (run_dir / "summary.json").exists() else {"versions": versions()}
+        facts = {name: known[name] for name in ("mode", "lost_peers", "versions", "seconds") if known.get(name)}
+        write_summary(run_dir, summarize(run_dir, **facts))
         print(write_report(run_dir))
     return 0

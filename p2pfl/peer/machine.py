@@ -149,7 +149,9 @@ class Peer:
         if not self._began and ready and self._outbox.idle and self._flushed:
             self._began = True
             self._current = self._algorithm.outgoing(self._state, self.round)
-            actions += self._deliver(self._outbox.begin(self.round, self._current))
+            # A neighbor that resumed one round ahead has this round's payload already and gives no leave for it.
+            needed = [item for item in self._current if self._greeted[item[0]] <= self.round]
+            actions += self._deliver(self._outbox.begin(self.round, needed))
             if not self._trained:
                 actions += self._train(now)
         if self._began:

@@ -6,7 +6,7 @@ import queue
 from collections.abc import Mapping
 
 from p2pfl import wire
-from p2pfl.errors import ProtocolError, TransportError
+from p2pfl.errors import ProtocolError
 from p2pfl.transport.interface import Event, Received, Refused
 
 _Queue = queue.SimpleQueue[tuple[bytes, bytes] | None]
@@ -16,7 +16,11 @@ class MemoryHub:
     """Where the transports of one process find each other."""
 
     def __init__(self) -> None:
-        self.queues: dict[str, _Queue] = {}
+        self._queues: dict[str, _Queue] = {}
+
+    def queue(self, endpoint: str) -> _Queue:
+        """Where messages to an endpoint wait, also before anyone is there to receive them, as in ZeroMQ."""
+        return self._queues.setdefault(endpoint, queue.SimpleQueue())
 
 
 class MemoryTransport:
@@ -25,19 +29,15 @@ class MemoryTransport:
     def __init__(self, hub: MemoryHub, endpoint: str) -> None:
         self.endpoint = endpoint
         self._hub = hub
-        self._inbox = hub.queues.setdefault(endpoint, queue.SimpleQueue())
+        self._inbox = hub.queue(endpoint)
         self._links: dict[int, str] = {}
 
     def connect(self, endpoints: Mapping[int, str], vector_bytes: int) -> None:
         self._links = dict(endpoints)
 
     def send(self, neighbor: int, message: wire.Message) -> int:
-        try:
-            inbox = self._hub.queues[self._links[neighbor]]
-        except KeyError:
-            raise TransportError(f"peer {neighbor} is not in this process") from None
         header, body = wire.encode(message)
-        inbox.put((header, bytes(body)))
+        self._hub.queue(self._links[neighbor]).put((header, bytes(body)))
         return len(header) + message.size
 
     def flushed(self) -> bool:

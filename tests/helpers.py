@@ -1,0 +1,77 @@
+"""Small things that several tests need: networks with their weights, and a data set of random images."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from p2pfl.config import RunConfig
+from p2pfl.data import Dataset
+from p2pfl.gossip import Algorithm, Hoods
+from p2pfl.topology import make_topology, mixing_matrix, neighborhood
+
+CPU = torch.device("cpu")
+
+
+def matrix(kind: str, n: int) -> np.ndarray:
+    """The (n, n) mixing matrix of a generated topology; uniform weights where it is directed."""
+    topology = make_topology(kind, n)
+    return mixing_matrix(topology, "uniform" if topology.directed else "metropolis-hastings")
+
+
+def hoods_of(w: np.ndarray) -> list[Hoods]:
+    """For each peer its neighborhood, the same in every round."""
+    hoods = [neighborhood(w, peer) for peer in range(len(w))]
+    return [lambda round, hood=hood: hood for hood in hoods]  # type: ignore[misc]
+
+
+def random_vectors(n: int, size: int, seed: int = 0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(size, generator=generator) for _ in range(n)]
+
+
+def exchange(algorithm: Algorithm, states: list, round: int) -> None:
+    """One round's exchange among all peers' states, driven directly: outgoing, fold in peer order, finish."""
+    sent = [dict(algorithm.outgoing(state, round)) for state in states]
+    mix(algorithm, states, sent, round)
+
+
+def mix(algorithm: Algorithm, states: list, sent: list[dict], round: int) -> None:
+    for me, state in enumerate(states):
+        for sender in sorted([*state.hoods(round).incoming, me]):
+            algorithm.fold(state, sender, None if sender == me else sent[sender][me])
+    for state in states:
+        algorithm.finish(state)
+
+
+def disagreement(x: np.ndarray) -> float:
+    """sqrt(mean_i ‖x_i − x̄‖²) of (n, size) vectors."""
+    return float(np.sqrt(((x - x.mean(axis=0)) ** 2).sum(axis=1).mean()))
+
+
+def images(train: int = 48, test: int = 20, augment: bool = True, classes: int = 4) -> Dataset:
+    """Random images and labels."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        pixels = torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8, generator=generator)
+        return pixels, torch.randint(0, classes, (count,), generator=generator)
+
+    (train_images, train_labels), (test_images, test_labels) = draw(train), draw(test)
+    return Dataset(
+        name="random",
+        train_images=train_images,
+        train_labels=train_labels,
+        test_images=test_images,
+        test_labels=test_labels,
+        classes=tuple("abcdefgh"[:classes]),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.3, 0.3, 0.3),
+        augment=augment,
+    )
+
+
+def small_config(**options: object) -> RunConfig:
+    """Few steps of the smallest VGG."""
+    defaults = {"model": "vgg11", "width": 0.0625, "rounds": 3, "local_steps": 2, "batch_size": 8, "lr": 0.05}
+    return RunConfig.of(**{**defaults, **options})

@@ -1,0 +1,125 @@
+"""Settings: TOML out and in again, one clear line for whatever cannot be used."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pfl.config import FREE_ON_RESUME, PRIVATE, SECTIONS, RunConfig, load_toml, options, replace_options, to_toml
+from p2pfl.errors import ConfigError
+
+PROMISED = """rounds local-epochs local-steps batch-size lr momentum weight-decay schedule model width dataset data-dir
+    partition algorithm mixing order device precision wire-dtype transport seed eval-every run-dir reset-momentum"""
+
+ALL_SET = RunConfig.of(
+    "topologies/ring-4.graphml",
+    model="vgg13",
+    width=0.5,
+    batch_norm=False,
+    dataset="digits",
+    data_dir='a "quoted" folder',
+    local_steps=7,
+    lr=0.3,
+    momentum=0.0,
+    schedule="cosine",
+    order="overlapped",
+    wire_dtype="bf16",
+    transport="tcp",
+    device="cuda:3",
+    threads=2,
+    seed=9,
+    eval_every=3,
+    run_dir="runs/ünïcode",
+    checkpoint=False,
+)
+
+
+def load(folder: Path, text: str) -> RunConfig:
+    file = folder / "settings.toml"
+    file.write_text(text, encoding="utf-8")
+    return load_toml(file)
+
+
+@pytest.mark.parametrize("config", [RunConfig(), ALL_SET], ids=["defaults", "all set"])
+def test_toml_round_trip(tmp_path: Path, config: RunConfig) -> None:
+    assert load(tmp_path, to_toml(config)) == config
+
+
+@given(lr=st.floats(1e-12, 1e12), seed=st.integers(0, 2**62), run_dir=st.text(st.characters(exclude_categories=["Cs"])))
+def test_toml_round_trip_of_any_value(tmp_path_factory: pytest.TempPathFactory, **values: object) -> None:
+    config = RunConfig.of(**values)
+    assert load(tmp_path_factory.mktemp("config"), to_toml(config)) == config
+
+
+def test_promised_options_exist_and_have_help() -> None:
+    assert {name.replace("-", "_") for name in PROMISED.split()} <= options(RunConfig()).keys()
+    names = [item.name for kind in SECTIONS.values() for item in dataclasses.fields(kind)]
+    assert len(names) == len(set(names)), "an option's name must be unique: the command line has no sections"
+    assert set(names) >= FREE_ON_RESUME | PRIVATE
+
+
+def test_options_may_stand_at_the_top_of_the_file(tmp_path: Path) -> None:
+    short = load(tmp_path, 'topology = "t.gml"\nmodel = "vgg16"\nrounds = 3\nlr = 1\n[record]\nseed = 4\n')
+    assert short == RunConfig.of("t.gml", model="vgg16", rounds=3, lr=1.0, seed=4)
+    assert isinstance(short.training.lr, float)
+
+
+def test_replacing_leaves_the_rest_and_the_original_alone() -> None:
+    changed = replace_options(ALL_SET, rounds=5)
+    assert options(changed) == {**options(ALL_SET), "rounds": 5}
+    assert changed.topology == ALL_SET.topology
+    assert ALL_SET.training.rounds == 40
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("roundz = 3", r"no option 'roundz'; known are .*\brounds\b"),
+        ("[trainin]\nrounds = 3", r"no section \[trainin\]; known are model, data"),
+        ("[training]\nroundz = 3", r"\[training\] has no option 'roundz'"),
+        ("[training]\nseed = 3", r"\[training\] has no option 'seed'"),
+        ('rounds = "three"', r"training.*int.*str.*rounds"),
+        ("rounds = 2.5", r"training.*int.*float.*rounds"),
+        ("rounds = true", r"training.*int.*bool.*rounds"),
+        ("model = 3", r"model.*str.*int.*model"),
+        ('batch_norm = "yes"', r"model.*bool.*str.*batch_norm"),
+        ('schedule = "linear"', r"training.*'linear'.*schedule"),
+        ("rounds = 0", "--rounds 0: must be greater than 0"),
+        ("local_steps = -1", "--local-steps -1: must be greater than 0"),
+        ("lr = nan", "--lr nan: must be greater than 0"),
+        ("lr = inf", "--lr inf: must be greater than 0"),
+        ("momentum = 1.0", "--momentum 1.0: must be below 1"),
+        ("weight_decay = -0.1", "--weight-decay -0.1: must be 0 or more"),
+        ("consensus_tolerance = 1.0", "--consensus-tolerance 1.0: must lie between 0 and 1"),
+        ("round_timeout = 0", "--round-timeout 0.*: must be greater than 0"),
+        ("seed = -1", "--seed -1: must be 0 or more"),
+        ('device = "gpu"', "--device gpu: choose auto, cpu, cuda or cuda:0"),
+        ('device = "cuda:x"', "--device cuda:x: choose"),
+        ("topology = 3", "topology: must be the path"),
+        ("rounds = ", "not TOML"),
+    ],
+)
+def test_refusals_name_the_file_and_the_option(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(tmp_path, text)
+    assert str(caught.value).startswith(f"{tmp_path / 'settings.toml'}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing\.toml: cannot be read"):
+        load_toml(tmp_path / "nothing.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"binary\.toml: not TOML"):
+        load_toml(tmp_path / "binary.toml")
+
+
+def test_refusals_of_options_given_in_python() -> None:
+    with pytest.raises(ConfigError, match="no option 'epochs'"):
+        RunConfig.of(epochs=3)
+    with pytest.raises(ConfigError, match=r"int.*str.*batch_size"):
+        RunConfig.of(batch_size="32")

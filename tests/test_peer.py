@@ -1,0 +1,170 @@
+"""The state machine of a peer, many at once: whatever the order of events, every schedule ends with the same bits."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import pytest
+import torch
+from helpers import matrix
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peer_network import Network, Setting, Snapshot, reference
+
+from p2pfl import wire
+from p2pfl.gossip import DPSGD, Chebyshev
+from p2pfl.peer import Fail, Finish
+from p2pfl.topology import is_symmetric, spectral_gap
+
+MAX_STEPS = 20_000
+NETWORKS = [("ring", 4), ("star", 5), ("star", 7), ("complete", 7), ("path", 2), ("exponential", 8)]
+
+
+@functools.cache
+def setting(kind: str, n: int, overlapped: bool = False, codec: str = "fp32", rounds: int = 3) -> Setting:
+    w = matrix(kind, n)
+    contraction = 1 - spectral_gap(w) if is_symmetric(w) else 0.0
+    return Setting(w, DPSGD(overlapped, codec), Chebyshev(contraction), training_rounds=rounds)
+
+
+@functools.cache
+def expected(setting_: Setting) -> dict[int, list[torch.Tensor]]:
+    return reference(setting_)
+
+
+Setting.__hash__ = object.__hash__  # type: ignore[method-assign]
+
+
+def in_order(network: Network) -> None:
+    """Always the first possible step of the peer that has waited longest."""
+    turn = 0
+    while options := network.options():
+        turn += 1
+        network.do(min(options, key=lambda step: ((step[2] - turn) % network.setting.n, step)))
+
+
+def scheduled(network: Network, schedule: bytes, order: Sequence[int], faults: bytes = b"") -> None:
+    """Each byte of the schedule, over and over, picks among the steps, those of peers early in `order` first.
+
+    Each byte of the faults, once, is a disturbance before one of the first steps: a message delivered again or a link
+    that breaks.
+    """
+    links = sorted(network.links)
+    for count in range(MAX_STEPS):
+        if count < 4 * len(faults) and count % 4 == 0:
+            fault = faults[count // 4]
+            link = links[fault % len(links)]
+            if fault % 3 == 0:
+                network.reconnect(*link, lost=fault % 7)
+            elif fault % 3 == 1:
+                network.repeat(*link, which=fault)
+            else:
+                network.repeat(*link, which=-1)
+        options = network.options()
+        if not options:
+            return
+        options.sort(key=lambda step: (order.index(step[2]), step))
+        network.do(options[schedule[count % len(schedule)] % len(options)])
+    raise AssertionError("the peers go on for ever")
+
+
+def check(network: Network) -> None:
+    network.check_finished()
+    results = expected(network.setting)[network.setting.last_round]
+    for mine, theirs in zip(network.vectors, results, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: "-".join(map(str, network)))
+@pytest.mark.parametrize("overlapped", [False, True], ids=["atc", "overlapped"])
+@pytest.mark.parametrize("codec", ["fp32", "bf16"])
+def test_in_order(network: tuple[str, int], overlapped: bool, codec: str) -> None:
+    peers = Network(setting(*network, overlapped, codec))
+    in_order(peers)
+    check(peers)
+    assert not any(peer.refused for peer in peers.peers)
+
+
+schedules = st.binary(min_size=1, max_size=48)
+
+
+@settings(max_examples=120, deadline=None)
+@given(data=st.data(), network=st.sampled_from(NETWORKS), overlapped=st.booleans(), schedule=schedules)
+def test_any_order_of_arrival(data: st.DataObject, network: tuple[str, int], overlapped: bool, schedule: bytes) -> None:
+    peers = Network(setting(*network, overlapped))
+    scheduled(peers, schedule, data.draw(st.permutations(range(network[1]))))
+    check(peers)
+    assert not any(peer.refused for peer in peers.peers)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    data=st.data(),
+    network=st.sampled_from(NETWORKS),
+    overlapped=st.booleans(),
+    schedule=schedules,
+    faults=st.binary(max_size=120),
+    chunk=st.sampled_from([64, 1 << 20]),
+)
+def test_any_order_with_duplicates_and_broken_links(
+    data: st.DataObject, network: tuple[str, int], overlapped: bool, schedule: bytes, faults: bytes, chunk: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wire, "CHUNK_BYTES", chunk)  # 160 bytes: three chunks, or one
+        peers = Network(setting(*network, overlapped, rounds=2))
+        scheduled(peers, schedule, data.draw(st.permutations(range(network[1]))), faults)
+    check(peers)
+
+
+@functools.cache
+def snapshots(setting_: Setting) -> dict[tuple[int, int], Snapshot]:
+    peers = Network(setting_)
+    in_order(peers)
+    return peers.snapshots
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    data=st.data(),
+    network=st.sampled_from(NETWORKS),
+    overlapped=st.booleans(),
+    schedule=schedules,
+    faults=st.binary(max_size=30),
+)
+def test_peers_one_round_apart_resume_to_the_same_bits(
+    data: st.DataObject, network: tuple[str, int], overlapped: bool, schedule: bytes, faults: bytes
+) -> None:
+    made = setting(*network, overlapped, "bf16")
+    done = data.draw(st.integers(0, made.training_rounds - 1))  # by the peers behind
+    ahead = data.draw(st.lists(st.booleans(), min_size=made.n, max_size=made.n))
+    saved = [(done + more + 1, snapshots(made).get((peer, done + more))) for peer, more in enumerate(ahead)]
+    peers = Network(made, saved)
+    scheduled(peers, schedule, range(made.n), faults)
+    check(peers)
+
+
+def test_resuming_along_a_ring_with_peers_that_drifted_apart() -> None:
+    made = setting("ring", 8, rounds=5)
+    rounds = [1, 2, 3, 4, 4, 3, 2, 1]  # neighbors are one round apart, the swarm is three
+    peers = Network(made, [(done + 1, snapshots(made)[peer, done]) for peer, done in enumerate(rounds)])
+    scheduled(peers, bytes(range(40)), range(8))
+    check(peers)
+
+
+def test_neighbors_two_rounds_apart_refuse_to_resume() -> None:
+    made = setting("ring", 4)
+    rounds = [2, 2, 2, 0]
+    peers = Network(made, [(done + 1, snapshots(made).get((peer, done))) for peer, done in enumerate(rounds)])
+    in_order(peers)
+    reasons = {peer: action.reason for peer, action in peers.ended.items() if isinstance(action, Fail)}
+    assert reasons[0] == reasons[2] == "this peer would resume at round 3, but p3 more than one round away"
+    assert reasons[3] == "this peer would resume at round 1, but p0, p2 more than one round away"
+
+
+def test_a_peer_that_finished_hears_nothing_more() -> None:
+    peers = Network(setting("path", 2))
+    in_order(peers)
+    assert peers.ended == {0: Finish(), 1: Finish()}
+    hello = peers.delivered[0, 1][0].arrive()
+    assert peers.peers[1].handle(hello, 1e12) == []

@@ -1,0 +1,411 @@
+"""One peer by itself: what it refuses, how long it waits, and whom it names when it gives up."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import msgspec
+import pytest
+import torch
+from helpers import hoods_of, matrix
+
+from p2pfl.gossip import DPSGD, Chebyshev
+from p2pfl.peer import (
+    Action,
+    Fail,
+    Finish,
+    Flushed,
+    Lost,
+    Note,
+    Peer,
+    Plan,
+    Received,
+    Reconnected,
+    Recorded,
+    Refused,
+    RoundDone,
+    Send,
+    Started,
+    Tick,
+    Timeouts,
+    Train,
+    Trained,
+)
+from p2pfl.wire import MAX_ROUND, VERSION, Header, Message
+
+SIZE = 8  # elements
+X = torch.arange(SIZE, dtype=torch.float32)
+PLAN = Plan(
+    me=0,
+    names=["zero", "one", "two", "three"],
+    links=frozenset({1, 3}),
+    training_rounds=2,
+    consensus_rounds=1,
+    run="run",
+    layout="layout",
+    timeouts=Timeouts(handshake=60.0, first_round=600.0, round=30.0),
+)
+
+
+def peer_zero(plan: Plan = PLAN, training: DPSGD | None = None, x: torch.Tensor | None = None) -> Peer:
+    """Peer 0 of a ring of 4, whose neighbors are 1 and 3."""
+    x = X.clone() if x is None else x
+    return Peer(plan, hoods_of(matrix("ring", 4))[0], x, training or DPSGD(), Chebyshev(1 / 3))
+
+
+def message(kind: str, sender: int, round: int, body: bytes = b"", **fields: object) -> Received:
+    layout = "layout" if kind in ("hello", "chunk") else ""
+    header = Header(VERSION, "run", kind, sender, round, layout=layout)  # type: ignore[arg-type]
+    return Received(Message(msgspec.structs.replace(header, length=len(body), **fields), body))
+
+
+def chunk(sender: int, round: int, start: int = 0, stop: int = SIZE, **fields: object) -> Received:
+    """Elements start..stop of a vector of ones."""
+    body = torch.ones(stop - start).numpy().tobytes()
+    return message("chunk", sender, round, body, **{"codec": "fp32", "vector": "x", "offset": 4 * start, **fields})
+
+
+def greeted(peer: Peer, now: float = 0.0) -> list[Action]:
+    peer.handle(Started(), now)
+    peer.handle(message("hello", 1, 1), now)
+    return peer.handle(message("hello", 3, 1), now)
+
+
+def sends(actions: list[Action]) -> list[tuple[str, int, int]]:
+    found = [action for action in actions if isinstance(action, Send)]
+    return [(send.message.header.kind, send.neighbor, send.message.header.round) for send in found]
+
+
+def only_fail(actions: list[Action]) -> str:
+    (action,) = actions
+    assert isinstance(action, Fail)
+    return action.reason
+
+
+def finish_round(peer: Peer, round: int, now: float) -> None:
+    """Everything that peers 1 and 3 do in a round, after peer 0's training."""
+    for sender in (1, 3):
+        peer.handle(message("grant", sender, round), now)
+        peer.handle(chunk(sender, round), now)
+        peer.handle(message("ack", sender, round), now)
+    peer.handle(Flushed(), now)
+    assert peer.stage == "recording"
+
+
+# The day of a peer
+
+
+def test_a_whole_run_action_by_action() -> None:
+    peer = peer_zero()
+    assert sends(peer.handle(Started(), 0.0)) == [("hello", 1, 1), ("hello", 3, 1)]
+    assert peer.handle(message("hello", 3, 1), 0.0) == []
+    began = peer.handle(message("hello", 1, 1), 0.0)
+    assert [action for action in began if isinstance(action, Train)] == [Train(1)]
+    assert sends(began) == [("grant", 1, 1), ("grant", 3, 1), ("grant", 1, 2), ("grant", 3, 2)]
+    assert peer.handle(message("grant", 3, 1), 1.0) == []  # nothing to send yet
+    assert sends(peer.handle(Trained(), 2.0)) == [("chunk", 3, 1)]
+    assert sends(peer.handle(message("grant", 1, 1), 2.0)) == [("chunk", 1, 1)]
+    assert sends(peer.handle(chunk(3, 1), 2.0)) == [("ack", 3, 1)]
+    assert peer.handle(message("ack", 1, 1), 2.0) == []
+    done = peer.handle(chunk(1, 1), 2.0)
+    assert sends(done)[0] == ("ack", 1, 1)
+    assert done[-1] == RoundDone(1)
+    assert set(peer.payloads) == {1, 3}
+    assert Train(2) in peer.handle(Recorded(), 3.0)
+    assert sends(peer.handle(Trained(), 4.0)) == []  # 3 has not acknowledged, so the buffer must not change
+    peer.handle(message("ack", 3, 1), 4.0)
+    assert peer.wants_flush
+    peer.handle(Flushed(), 4.0)
+    finish_round(peer, 2, 5.0)
+    peer.handle(Recorded(), 5.0)
+    assert peer.round == 3  # mixing only: no Train
+    finish_round(peer, 3, 6.0)
+    end = peer.handle(Recorded(), 6.0)
+    assert sends(end) == [("goodbye", 1, 3), ("goodbye", 3, 3)]
+    assert end[-1] == Finish()
+    assert not peer.refused
+
+
+def test_overlapped_sends_before_it_trains() -> None:
+    peer = peer_zero(training=DPSGD(overlapped=True))
+    peer.handle(Started(), 0.0)
+    peer.handle(message("grant", 3, 1), 0.0)
+    peer.handle(message("hello", 1, 1), 0.0)
+    actions = peer.handle(message("hello", 3, 1), 0.0)
+    assert ("chunk", 3, 1) in sends(actions)
+    assert actions.index(Train(1)) > [isinstance(action, Send) for action in actions].index(True)
+    for sender in (1, 3):
+        peer.handle(chunk(sender, 1), 0.0)
+    assert peer.stage == "working"
+    assert peer.handle(Trained(), 1.0)[-1] == RoundDone(1)
+
+
+# What is refused
+
+WRONG = {
+    "other run": (chunk(1, 1, run="another"), "run: another run, or a swarm with other settings, from 1"),
+    "other run's hello": (
+        message("hello", 1, 1, run="another"),
+        "run: another run, or a swarm with other settings, from 1",
+    ),
+    "stranger": (chunk(2, 1), "sender: no neighbor, from 2"),
+    "itself": (chunk(0, 1), "sender: no neighbor, from 0"),
+    "stranger's goodbye": (message("goodbye", 999_999, 1), "sender: no neighbor, from 999999"),
+    "other layout": (chunk(1, 1, layout="wider"), "layout: another model, from 1"),
+    "other codec": (chunk(1, 1, codec="bf16"), "codec: bf16 instead of fp32, from 1"),
+    "other vector": (chunk(1, 1, vector="y"), "vector: there is no 'y' here, from 1"),
+    "beyond the end": (chunk(1, 1, offset=4), "length: the vector is longer than the model, from 1"),
+    "too long": (chunk(1, 1, stop=SIZE + 1), "length: the vector is longer than the model, from 1"),
+    "gap": (chunk(1, 1, start=4), "offset: 16 is not the next chunk, from 1"),
+    "no leave yet": (chunk(1, 3), "round: a chunk of round 3 without leave, from 1"),
+    "stale round": (chunk(1, 0), "round: a chunk of round 0 without leave, from 1"),
+    "far future": (chunk(1, MAX_ROUND), "round: a chunk of round 1000000000 without leave, from 1"),
+    "leave for the far future": (message("grant", 1, MAX_ROUND), "round: leave for round 1000000000, from 1"),
+    "leave after the end": (message("grant", 1, 4), "round: leave for round 4, from 1"),
+    "no message": (Refused("header: broken"), "header: broken"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_refused_counted_and_changes_nothing(name: str) -> None:
+    event, reason = WRONG[name]
+    results = []
+    for wrong in ([], [event]):
+        x = X.clone()
+        peer = peer_zero(x=x)
+        greeted(peer)
+        for time in ("before", "after"):
+            for number, unwanted in enumerate(wrong * 2):
+                actions = peer.handle(unwanted, 1.0)
+                first = time == "before" and number == 0
+                assert actions == ([Note(f"refused a message: {reason}")] if first else [])  # said once, counted always
+            if time == "before":
+                peer.handle(Trained(), 1.0)
+        assert peer.refused == ({reason.split(":")[0]: 4} if wrong else {})
+        finish_round(peer, 1, 2.0)
+        results.append(x)
+    assert torch.equal(*results)
+
+
+def test_a_hello_that_is_refused_greets_nobody() -> None:
+    peer = peer_zero()
+    peer.handle(Started(), 0.0)
+    peer.handle(message("hello", 1, 1), 0.0)
+    peer.handle(message("hello", 3, 1, layout="another"), 0.0)
+    assert peer.stage == "greeting"
+    assert peer.refused == {"layout": 1}
+
+
+def test_chunks_before_the_greeting_are_refused_and_nothing_is_lost() -> None:
+    peer = peer_zero()
+    peer.handle(Started(), 0.0)
+    assert peer.handle(chunk(1, 1), 0.0) != []
+    assert peer.refused == {"round": 1}
+    greeted(peer)
+    peer.handle(Trained(), 0.0)
+    finish_round(peer, 1, 1.0)
+
+
+def test_a_repeated_vector_is_acknowledged_again_and_folded_once() -> None:
+    results = []
+    for times in (1, 3):
+        x = X.clone()
+        peer = peer_zero(x=x)
+        greeted(peer)
+        peer.handle(Trained(), 0.0)
+        acknowledged = [sends(peer.handle(chunk(1, 1), 0.0))[:1] for _ in range(times)]
+        assert acknowledged == [[("ack", 1, 1)]] * times
+        finish_round(peer, 1, 1.0)
+        acknowledged = [sends(peer.handle(chunk(1, 1), 0.0)) for _ in range(times)]
+        assert acknowledged == [[("ack", 1, 1)]] * times  # its acknowledgement may have been lost
+        results.append(x)
+    assert torch.equal(*results)
+
+
+def test_a_vector_that_waits_for_its_turn_is_safe_from_repetitions() -> None:
+    peer = peer_zero()
+    greeted(peer)
+    for _ in range(2):
+        assert sends(peer.handle(chunk(3, 1), 0.0)) == [("ack", 3, 1)]  # not folded yet: the peer trains
+    assert peer.handle(chunk(3, 1, 0, 4), 0.0) == []  # the repetition breaks off
+    peer.handle(Trained(), 0.0)
+    assert peer.handle(chunk(1, 1), 0.0)[-1] == RoundDone(1)
+    assert not peer.refused
+
+
+def test_leave_is_taken_for_two_rounds_ahead_and_no_further() -> None:
+    peer = peer_zero(replace(PLAN, training_rounds=9))
+    greeted(peer)
+    for round in (1, 2, 3):  # a neighbor may be a round ahead, and looks a round further
+        assert peer.handle(message("grant", 1, round), 0.0) == []
+    assert peer.handle(message("grant", 1, 4), 0.0) == [Note("refused a message: round: leave for round 4, from 1")]
+
+
+def test_a_vector_that_starts_again_in_the_middle_is_put_together_from_the_second_start() -> None:
+    x = X.clone()
+    peer = peer_zero(x=x)
+    greeted(peer)
+    assert peer.handle(chunk(1, 1, 0, 4), 0.0) == []
+    assert peer.handle(chunk(1, 1, 0, 4), 0.0) == []
+    assert sends(peer.handle(chunk(1, 1, 4, 8), 0.0)) == [("ack", 1, 1)]
+    peer.handle(Trained(), 0.0)
+    finish_round(peer, 1, 1.0)
+    w = matrix("ring", 4)[0]
+    torch.testing.assert_close(x, w[0] * X + w[1] + w[3], check_dtype=False)
+
+
+def test_a_broken_link_is_told_everything_again() -> None:
+    peer = peer_zero()
+    greeted(peer)
+    peer.handle(Trained(), 0.0)
+    peer.handle(message("grant", 1, 1), 0.0)
+    peer.handle(chunk(1, 2), 0.0)  # 1 has been told that its next vector is here, but did it hear?
+    again = sends(peer.handle(Reconnected(1), 0.0))
+    assert again == [("hello", 1, 1), ("grant", 1, 1), ("ack", 1, 2), ("chunk", 1, 1)]
+    peer.handle(message("ack", 1, 1), 0.0)
+    assert ("chunk", 1, 1) not in sends(peer.handle(Reconnected(1), 0.0))
+
+
+# Patience
+
+
+def test_handshake_deadline_names_who_did_not_greet() -> None:
+    peer = peer_zero()
+    assert peer.deadline == math.inf  # not started: the start has a deadline of its own
+    peer.handle(Started(), 100.0)
+    peer.handle(message("hello", 1, 1), 120.0)
+    assert peer.deadline == 160.0
+    assert peer.handle(Tick(), 159.9) == []
+    reason = only_fail(peer.handle(Tick(), 160.0))
+    assert reason == "no greeting for 60 s from peer three (--handshake-timeout)"
+    assert peer.handle(Tick(), 1e9) == []
+
+
+def test_first_round_deadline() -> None:
+    peer = peer_zero()
+    greeted(peer)
+    peer.handle(Trained(), 50.0)
+    peer.handle(chunk(1, 1), 60.0)
+    peer.handle(message("grant", 1, 1), 60.0)
+    peer.handle(message("ack", 1, 1), 60.0)
+    assert peer.deadline == 650.0
+    assert peer.handle(Tick(), 649.0) == []
+    reason = only_fail(peer.handle(Tick(), 650.0))
+    assert reason == "no progress for 600 s in round 1 from peer three (--first-round-timeout)"
+
+
+def test_later_rounds_have_their_own_deadline() -> None:
+    peer = peer_zero()
+    greeted(peer)
+    peer.handle(Trained(), 1.0)
+    finish_round(peer, 1, 2.0)
+    peer.handle(Recorded(), 2.5)
+    peer.handle(Trained(), 3.0)
+    assert peer.deadline == 33.0  # ten times 2.5 s would be less
+    peer.handle(chunk(3, 2), 4.0)
+    reason = only_fail(peer.handle(Tick(), 33.0))
+    assert reason == "no progress for 30 s in round 2 from peer one, three (--round-timeout)"  # 3 gave no leave
+
+
+def test_a_slow_model_stretches_the_deadlines() -> None:
+    peer = peer_zero()
+    greeted(peer)
+    peer.handle(Trained(), 100.0)
+    assert peer.deadline == 1100.0  # more than 600: others may be ten times as slow
+    finish_round(peer, 1, 500.0)
+    assert peer.deadline == math.inf
+    peer.handle(Recorded(), 510.0)
+    peer.handle(Trained(), 620.0)
+    assert peer.deadline == 620.0 + 10 * 510.0  # the slowest round so far
+    assert peer.handle(Tick(), 5719.0) == []
+
+
+@pytest.mark.parametrize("overlapped", [False, True])
+def test_no_deadline_while_the_peer_trains_or_records(overlapped: bool) -> None:
+    peer = peer_zero(training=DPSGD(overlapped))
+    greeted(peer)
+    assert peer.deadline == math.inf
+    assert peer.handle(Tick(), 1e12) == []
+    peer.handle(Trained(), 1.0)
+    finish_round(peer, 1, 2.0)
+    assert peer.deadline == math.inf
+    assert peer.handle(Tick(), 1e12) == []
+
+
+def test_leaving_waits_for_the_last_acknowledgement() -> None:
+    peer = peer_zero(replace(PLAN, training_rounds=0, consensus_rounds=1))
+    greeted(peer)
+    for sender in (1, 3):
+        peer.handle(message("grant", sender, 1), 1.0)
+        peer.handle(chunk(sender, 1), 1.0)
+    peer.handle(message("ack", 1, 1), 1.0)
+    assert peer.handle(Recorded(), 2.0) == []
+    assert peer.stage == "leaving"
+    reason = only_fail(peer.handle(Tick(), 602.0))
+    assert reason == "no progress for 600 s in round 1 from peer three (--first-round-timeout)"
+
+
+def test_goodbye_stands_for_a_lost_acknowledgement() -> None:
+    peer = peer_zero(replace(PLAN, training_rounds=0, consensus_rounds=1))
+    greeted(peer)
+    for sender in (1, 3):
+        peer.handle(message("grant", sender, 1), 1.0)
+        peer.handle(chunk(sender, 1), 1.0)
+    peer.handle(message("ack", 1, 1), 1.0)
+    peer.handle(Recorded(), 2.0)
+    assert peer.handle(message("goodbye", 3, 1), 2.0)[-1] == Finish()
+
+
+# Lost neighbors
+
+
+def test_a_lost_neighbor_ends_the_run_and_is_named() -> None:
+    peer = peer_zero()
+    greeted(peer)
+    assert only_fail(peer.handle(Lost(3), 1.0)) == "lost the connection to peer three in round 1"
+    assert peer.handle(chunk(1, 1), 2.0) == []
+
+
+def test_a_neighbor_that_said_goodbye_may_vanish() -> None:
+    peer = peer_zero(replace(PLAN, training_rounds=0, consensus_rounds=1))
+    greeted(peer)
+    peer.handle(chunk(3, 1), 1.0)
+    peer.handle(message("goodbye", 3, 1), 1.0)
+    assert peer.handle(Lost(3), 2.0) == []
+    assert peer.handle(Reconnected(3), 2.0) == []
+    assert only_fail(peer.handle(Lost(1), 3.0)) == "lost the connection to peer one in round 1"
+
+
+# Resuming
+
+
+def test_a_neighbor_one_round_behind_gets_what_it_missed() -> None:
+    donor = peer_zero()
+    greeted(donor)
+    donor.handle(Trained(), 0.0)
+    finish_round(donor, 1, 1.0)
+    peer = peer_zero(replace(PLAN, first_round=2, unsent=donor.payloads))
+    assert sends(peer.handle(Started(), 0.0)) == [("hello", 1, 2), ("hello", 3, 2)]
+    peer.handle(message("hello", 1, 1), 0.0)
+    peer.handle(message("grant", 1, 1), 0.0)
+    again = sends(peer.handle(message("hello", 3, 2), 0.0))
+    assert again[0] == ("chunk", 1, 1)
+    assert ("chunk", 3, 1) not in again
+
+
+def test_a_neighbor_one_round_ahead_is_not_waited_for() -> None:
+    peer = peer_zero()
+    peer.handle(Started(), 0.0)
+    peer.handle(message("hello", 1, 2), 0.0)
+    peer.handle(message("hello", 3, 1), 0.0)
+    peer.handle(message("grant", 3, 1), 0.0)
+    assert sends(peer.handle(Trained(), 0.0)) == [("chunk", 3, 1)]
+    for sender in (1, 3):
+        peer.handle(chunk(sender, 1), 0.0)
+    peer.handle(message("ack", 3, 1), 0.0)
+    assert set(peer.payloads) == {1, 3}  # its checkpoint has both all the same
+    peer.handle(Recorded(), 1.0)
+    peer.handle(Flushed(), 1.0)
+    peer.handle(message("grant", 1, 2), 1.0)
+    assert ("chunk", 1, 2) in sends(peer.handle(Trained(), 1.0))

@@ -1,0 +1,142 @@
+"""Records are appended, read back and cut; sketches estimate the consensus distance."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from helpers import disagreement
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p2pfl.errors import ConfigError
+from p2pfl.records import (
+    ROUNDS_FILE,
+    SKETCH_BUCKETS,
+    SKETCHES_FILE,
+    RoundRecord,
+    append_round,
+    consensus_distance,
+    decode_record,
+    encode_record,
+    read_rounds,
+    read_sketches,
+    sketch,
+    truncate,
+)
+
+RECORD = RoundRecord(
+    round=1,
+    phase="train",
+    steps=10,
+    samples=320,
+    train_loss=1.25,
+    elapsed=2.0,
+    seconds=2.0,
+    train_seconds=1.5,
+    exchange_seconds=0.25,
+    wait_seconds=0.25,
+    evaluate_seconds=0.0,
+    bytes_sent=100,
+    bytes_received=90,
+    sent_to={"a/b": 60, "ü": 40},
+)
+
+
+def filled(folder: Path, rounds: int) -> tuple[list[RoundRecord], list[np.ndarray]]:
+    records = [msgspec.structs.replace(RECORD, round=number) for number in range(1, rounds + 1)]
+    sketches = [np.full(SKETCH_BUCKETS, number, np.float32) for number in range(1, rounds + 1)]
+    for record, values in zip(records, sketches, strict=True):
+        append_round(folder, record, values)
+    return records, sketches
+
+
+def test_appended_rounds_are_read_back(tmp_path: Path) -> None:
+    assert read_rounds(tmp_path) == []
+    assert read_sketches(tmp_path).shape == (0, SKETCH_BUCKETS)
+    records, sketches = filled(tmp_path, 3)
+    assert read_rounds(tmp_path) == records
+    np.testing.assert_array_equal(read_sketches(tmp_path), sketches)
+    assert decode_record(encode_record(RECORD)) == RECORD
+
+
+@pytest.mark.parametrize("cut", [1, 5, 200])
+def test_a_last_line_cut_off_by_a_crash_is_left_out(tmp_path: Path, cut: int) -> None:
+    records, _ = filled(tmp_path, 3)
+    file = tmp_path / ROUNDS_FILE
+    file.write_bytes(file.read_bytes()[:-cut])
+    assert read_rounds(tmp_path) == records[:2]
+
+
+def test_a_sketch_cut_off_by_a_crash_is_left_out(tmp_path: Path) -> None:
+    _, sketches = filled(tmp_path, 2)
+    with open(tmp_path / SKETCHES_FILE, "ab") as file:
+        file.write(b"\0" * 100)
+    np.testing.assert_array_equal(read_sketches(tmp_path), sketches)
+
+
+@pytest.mark.parametrize("damage", [b"{}", b"no json", b'{"round": 2, "phase": "\xff"}', b"\xff\xfe", b""])
+def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path, damage: bytes) -> None:
+    filled(tmp_path, 3)
+    file = tmp_path / ROUNDS_FILE
+    lines = file.read_bytes().split(b"\n")
+    file.write_bytes(b"\n".join([lines[0], damage, *lines[2:]]))
+    with pytest.raises(ConfigError, match=r"rounds\.jsonl:2: not a round record"):
+        read_rounds(tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0, 2, 3, 9])
+def test_truncating_and_going_on(tmp_path: Path, kept: int) -> None:
+    records, sketches = filled(tmp_path, 3)
+    with open(tmp_path / ROUNDS_FILE, "ab") as file:
+        file.write(b'{"round": 4, "pha')  # the crash that is resumed from
+    with open(tmp_path / SKETCHES_FILE, "ab") as file:
+        file.write(b"\1" * (SKETCH_BUCKETS * 4 + 7))
+    assert truncate(tmp_path, kept) == records[:kept]
+    assert read_rounds(tmp_path) == records[:kept]
+    following = msgspec.structs.replace(RECORD, round=kept + 1)
+    append_round(tmp_path, following, np.zeros(SKETCH_BUCKETS, np.float32))
+    assert read_rounds(tmp_path) == [*records[:kept], following]
+    np.testing.assert_array_equal(read_sketches(tmp_path), [*sketches[:kept], np.zeros(SKETCH_BUCKETS)])
+
+
+@settings(max_examples=20, deadline=None)
+@given(size=st.integers(1, 3 * SKETCH_BUCKETS), seed=st.integers(0, 5), weight=st.floats(-4, 4))
+def test_sketches_are_linear(size: int, seed: int, weight: float) -> None:
+    a, b = np.random.default_rng(seed).standard_normal((2, size)).astype(np.float32)
+    combined = sketch((a + np.float32(weight) * b).astype(np.float32), seed)
+    np.testing.assert_allclose(combined, sketch(a, seed) + weight * sketch(b, seed), atol=1e-4)
+
+
+def test_sketches_of_one_block_keep_the_length_exactly() -> None:
+    vector = np.random.default_rng(0).standard_normal(SKETCH_BUCKETS).astype(np.float32)
+    for seed in range(3):  # elements of one block never share a bucket
+        assert np.linalg.norm(sketch(vector, seed)) == pytest.approx(np.linalg.norm(vector), rel=1e-6)
+    assert not np.array_equal(sketch(vector, 0), sketch(vector, 1))
+
+
+def test_squared_lengths_are_unbiased_with_the_promised_error() -> None:
+    vector = np.random.default_rng(1).standard_normal(10 * SKETCH_BUCKETS).astype(np.float32)
+    ratios = np.array([np.square(sketch(vector, seed)).sum() / np.square(vector).sum() for seed in range(300)])
+    promised = math.sqrt(2 / SKETCH_BUCKETS)
+    assert abs(ratios.mean() - 1) < 4 * promised / math.sqrt(300)
+    assert 0.7 * promised < ratios.std() < 1.1 * promised
+
+
+def test_equal_elements_do_not_add_up() -> None:
+    # A vector of ones is the worst case of a sketch whose signs repeat from block to block.
+    ones = np.ones(64 * SKETCH_BUCKETS, np.float32)
+    ratios = [np.square(sketch(ones, seed)).sum() / ones.size for seed in range(40)]
+    assert abs(np.mean(ratios) - 1) < 4 * 0.022 / math.sqrt(40)
+
+
+def test_consensus_distance_against_the_exact_one() -> None:
+    rng = np.random.default_rng(2)
+    common = 100 * rng.standard_normal(50_000)  # what all peers share must not add noise
+    vectors = (common + rng.standard_normal((6, 50_000))).astype(np.float32)
+    estimate = consensus_distance([sketch(vector, 7) for vector in vectors])
+    assert estimate == pytest.approx(disagreement(vectors.astype(np.float64)), rel=0.05)
+    assert consensus_distance([sketch(vectors[0], 7)] * 3) == 0.0

@@ -1,0 +1,233 @@
+"""Whole swarms of real processes and real sockets, against references that know nothing of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional
+
+from p2pfl import RunConfig, checkpoint, data, make_topology, partition, run_swarm
+from p2pfl.models import build_model
+from p2pfl.parameters import Layout, aligned_vector
+from p2pfl.records import read_rounds
+from p2pfl.swarm import create_run_dir, run_fingerprint
+from p2pfl.topology import Topology, consensus_rounds, mixing_matrix
+from p2pfl.training import initial_model
+from p2pfl.transport import MemoryHub, MemoryTransport
+from p2pfl.worker import messages
+from p2pfl.worker.process import Control, run
+
+ROUNDS = 3
+PLAIN = {
+    "dataset": "digits",
+    "model": "vgg11",
+    "width": 0.125,
+    "rounds": ROUNDS,
+    "local_steps": 1,
+    "batch_size": 16,
+    "momentum": 0.0,
+    "weight_decay": 0.0,
+    "schedule": "constant",
+    "lr": 0.2,
+    "batch_norm": False,
+    "eval_samples": 32,
+    "threads": 1,
+}
+
+
+def saved_vectors(run_dir: Path, topology: Topology, rounds: int) -> torch.Tensor:
+    """The peers' vectors after so many rounds: (n, size)."""
+    folders = [run_dir / "peers" / topology.node_path(i) / "checkpoint" for i in range(topology.n)]
+    return torch.stack([checkpoint.load(f / f"round-{rounds:06d}.safetensors").x for f in folders])
+
+
+class Reference:
+    """The same training written down plainly: one process, dense matrices, no sockets, own gradient step."""
+
+    def __init__(self, topology: Topology, config: RunConfig) -> None:
+        dataset = data.load(data.prepare("digits", None, lambda *_: None))
+        labels = dataset.train_labels.numpy()
+        seed, batch = config.record.seed, config.training.batch_size
+        shards = partition.partition("iid", labels, topology.n, seed)
+        cpu = torch.device("cpu")
+        self.batches = [data.Batches(dataset, shard, batch, cpu, seed, peer) for peer, shard in enumerate(shards)]
+        self.model = initial_model(config, len(dataset.classes))
+        self.layout = Layout.of(self.model)
+        self.vector = aligned_vector(self.layout.size)
+        self.layout.bind(self.model, self.vector)
+        self.start = self.vector.clone()
+        self.lr = config.training.lr
+
+    def gradient(self, x: torch.Tensor, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        self.vector.copy_(x)
+        self.model.zero_grad()
+        functional.cross_entropy(self.model(batch[0]), batch[1]).backward()
+        gradient = torch.zeros_like(x)
+        parameters = dict(self.model.named_parameters())
+        for slot in self.layout.slots:
+            slot.view(gradient).copy_(parameters[slot.name].grad)
+        return gradient
+
+    def gradients(self, xs: torch.Tensor, step: int) -> torch.Tensor:
+        return torch.stack([self.gradient(x, b.batch(step)) for x, b in zip(xs, self.batches, strict=True)])
+
+
+def assert_close(found: torch.Tensor, expected: torch.Tensor, start: torch.Tensor) -> None:
+    """1e-5 relative to the weights, and the movement itself agrees: weights that stood still would not pass."""
+    moved = (expected - start).norm(dim=-1).max()
+    error = (found - expected).norm(dim=-1).max()
+    assert error <= 1e-5 * expected.norm(dim=-1).max()
+    assert moved > 1e-3 * start.norm()
+    assert error <= 1e-3 * moved
+
+
+def test_full_mesh_is_one_large_batch(tmp_path: Path) -> None:
+    topology = make_topology("complete", 4)
+    config = RunConfig.of(**PLAIN, mixing="uniform", run_dir=str(tmp_path / "run"))
+    result = run_swarm(topology, config)
+    reference = Reference(topology, config)
+    x = reference.start.clone()
+    for step in range(ROUNDS):
+        batches = [peer.batch(step) for peer in reference.batches]
+        union = torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
+        x -= reference.lr * reference.gradient(x, union)
+    assert_close(saved_vectors(result.run_dir, topology, ROUNDS), x.expand(4, -1), reference.start)
+    model = build_model("vgg11", num_classes=10, batch_norm=False, width=0.125)
+    model.load_state_dict(load_file(result.run_dir / "consensus.safetensors"))
+    layout = Layout.of(model)
+    consensus = aligned_vector(layout.size)
+    layout.bind(model, consensus)
+    assert_close(consensus, x, reference.start)
+
+
+@pytest.mark.parametrize("order", ["atc", "overlapped"])
+def test_ring_equals_the_dense_formula(tmp_path: Path, order: str) -> None:
+    topology = make_topology("ring", 4)
+    config = RunConfig.of(**PLAIN, order=order, run_dir=str(tmp_path / "run"))
+    run_swarm(topology, config)
+    reference = Reference(topology, config)
+    w = torch.from_numpy(mixing_matrix(topology, "metropolis-hastings")).float()
+    xs = reference.start.repeat(4, 1)
+    for step in range(ROUNDS):
+        moves = -reference.lr * reference.gradients(xs, step)
+        xs = w @ (xs + moves) if order == "atc" else w @ xs + moves
+    assert (xs[0] - xs[1]).norm() > 0, "the peers of a ring must differ for this to test anything"
+    assert_close(saved_vectors(tmp_path / "run", topology, ROUNDS), xs, reference.start)
+
+
+LIVELY = {**PLAIN, "batch_norm": True, "momentum": 0.9, "schedule": "onecycle", "lr": 0.02, "local_steps": 2}
+
+
+def memory_swarm(topology: Topology, config: RunConfig) -> Path:
+    """The same workers as threads of this process, over the in-memory transport."""
+    run_dir = create_run_dir(topology, config)
+    dataset = data.prepare(config.data.dataset, None, lambda *_: None)
+    matrix = mixing_matrix(topology, config.exchange.mixing)
+    fingerprint = run_fingerprint(topology, matrix, config)
+    hub = MemoryHub()
+    codes: dict[int, int] = {}
+    controls = [Control() for _ in range(topology.n)]
+
+    def work(index: int) -> None:
+        spec = messages.WorkerSpec(
+            config=config,
+            run_dir=run_dir,
+            dataset=dataset,
+            index=index,
+            run=fingerprint,
+            settings=fingerprint,
+            bind=f"peer-{index}",
+            peers_here=topology.n,
+            endpoints={peer: f"peer-{peer}" for peer in range(topology.n)},
+        )
+        codes[index] = run(spec, lambda message: None, controls[index], lambda bind: MemoryTransport(hub, bind))
+        if codes[index]:
+            for control in controls:  # nobody waits for one that has failed
+                control.stop()
+
+    threads = [threading.Thread(target=work, args=(index,), daemon=True) for index in range(topology.n)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    assert codes == dict.fromkeys(range(topology.n), 0)
+    return run_dir
+
+
+def process_swarm(topology: Topology, config: RunConfig) -> Path:
+    return run_swarm(topology, config).run_dir
+
+
+@pytest.mark.parametrize("wire_dtype", ["fp32", "bf16"])
+def test_same_seed_same_bits_whatever_carries_them(tmp_path: Path, wire_dtype: str) -> None:
+    # A star of six: the middle peer has five neighbors, more than it grants leave at once.
+    topology = make_topology("star", 6)
+    ways: dict[str, tuple[Callable[[Topology, RunConfig], Path], str]] = {
+        "memory": (memory_swarm, "ipc"),
+        "ipc": (process_swarm, "ipc"),
+        "tcp": (process_swarm, "tcp"),
+    }
+    results = {}
+    for name, (start, transport) in ways.items():
+        options = {**LIVELY, "wire_dtype": wire_dtype, "transport": transport, "rounds": 2}
+        run_dir = start(topology, RunConfig.of(**options, run_dir=str(tmp_path / name)))
+        results[name] = (saved_vectors(run_dir, topology, 2), load_file(run_dir / "consensus.safetensors"))
+    vectors, consensus = results["memory"]
+    assert not torch.equal(vectors[0], vectors[1])
+    for other_vectors, other_consensus in results.values():
+        assert torch.equal(other_vectors, vectors)
+        assert other_consensus.keys() == consensus.keys()
+        assert all(torch.equal(other_consensus[key], consensus[key]) for key in consensus)
+
+
+def test_mixing_keeps_the_mean_and_reaches_the_tolerance(tmp_path: Path) -> None:
+    topology = make_topology("path", 4)
+    config = RunConfig.of(**LIVELY, wire_dtype="bf16", run_dir=str(tmp_path / "run"), consensus_tolerance=1e-2)
+    result = run_swarm(topology, config)
+    before = saved_vectors(result.run_dir, topology, ROUNDS)
+    model = build_model("vgg11", num_classes=10, batch_norm=True, width=0.125)
+    model.load_state_dict(load_file(result.run_dir / "consensus.safetensors"))
+    layout = Layout.of(model)
+    consensus = aligned_vector(layout.size)
+    layout.bind(model, consensus)
+    mean = before.mean(dim=0)
+    distance = ((before - mean) ** 2).sum(dim=1).mean().sqrt()
+    assert (consensus - mean).norm() <= 1e-2 * distance * topology.n**0.5
+    summary = result.summary
+    assert summary["consensus_rounds"] == consensus_rounds(mixing_matrix(topology, "metropolis-hastings"), 1e-2)
+    assert summary["final_consensus_distance"] <= 1e-2 * summary["consensus_distance"] * 1.1
+    assert summary["consensus_distance"] == pytest.approx(float(distance), rel=0.1)
+
+
+def test_every_file_of_the_run_directory_is_there(tmp_path: Path) -> None:
+    topology = make_topology("ring", 3)
+    result = run_swarm(topology, RunConfig.of(**LIVELY, run_dir=str(tmp_path / "run")))
+    names = {path.name for path in result.run_dir.iterdir()}
+    assert names >= {"config.toml", "topology.graphml", "peers", "consensus.safetensors", "summary.json"}
+    assert names >= {"report.html", "plots"}
+    for peer in "012":
+        folder = result.run_dir / "peers" / peer
+        assert {path.name for path in folder.iterdir()} >= {"rounds.jsonl", "log.txt", "checkpoint"}
+        records = read_rounds(folder)
+        assert [record.round for record in records] == list(range(1, len(records) + 1))
+        parts = [r.train_seconds + r.exchange_seconds + r.wait_seconds + r.evaluate_seconds for r in records]
+        assert all(part <= record.seconds + 0.01 for part, record in zip(parts, records, strict=True))
+        size = records[0].bytes_sent
+        assert size > 0
+        assert sum(records[0].sent_to.values()) == size
+    assert result.summary["peers"] == 3
+    assert result.summary["optimizer_steps_per_peer"] == ROUNDS * LIVELY["local_steps"]
+
+
+@pytest.mark.slow
+def test_a_shorter_demo_learns_the_digits(tmp_path: Path) -> None:
+    options = {"dataset": "digits", "model": "vgg11", "width": 0.25, "rounds": 4, "batch_size": 32, "lr": 0.02}
+    result = run_swarm(make_topology("ring", 4), RunConfig.of(**options, run_dir=str(tmp_path / "run")))
+    assert result.summary["consensus_accuracy"] >= 0.95
+    assert np.isfinite(result.summary["test_loss"])

@@ -1,0 +1,163 @@
+"""The transports: one real ZeroMQ test for each behaviour, and the in-memory twin beside it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zmq
+
+from p2pfl import wire
+from p2pfl.errors import TransportError
+from p2pfl.transport import Lost, MemoryHub, MemoryTransport, Received, Reconnected, Refused, Transport, ZmqTransport
+from p2pfl.transport import zeromq
+
+HELLO = wire.Message(wire.Header(wire.VERSION, "run", "hello", 0, 1))
+Pair = tuple[Transport, Transport]
+
+
+def chunk(data: np.ndarray) -> list[wire.Message]:
+    header = wire.Header(wire.VERSION, "run", "chunk", 0, 1, codec="fp32")
+    return list(wire.chunks(header, {"x": data.view(np.uint8).data}))
+
+
+def collect(transport: Transport, enough: Callable[[list[object]], bool], seconds: float = 20.0) -> list[object]:
+    """Poll until there is enough; fails when the time is over."""
+    events: list[object] = []
+    deadline = time.monotonic() + seconds
+    while not enough(events):
+        assert time.monotonic() < deadline, f"only {events}"
+        events += transport.poll(0.05)
+    return events
+
+
+@pytest.fixture(params=["memory", "ipc", "tcp"])
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
+    ends: list[Transport]
+    if request.param == "memory":
+        hub = MemoryHub()
+        ends = [MemoryTransport(hub, "a"), MemoryTransport(hub, "b")]
+    else:
+        binds = [f"ipc://{tmp_path}/{name}" if request.param == "ipc" else "tcp://127.0.0.1:*" for name in "ab"]
+        ends = [ZmqTransport(bind) for bind in binds]
+    ends[0].connect({1: ends[1].endpoint}, 1 << 23)
+    ends[1].connect({0: ends[0].endpoint}, 1 << 23)
+    yield ends[0], ends[1]
+    for end in ends:
+        end.close()
+
+
+def test_vectors_arrive_whole_and_in_order(pair: Pair) -> None:
+    sender, receiver = pair
+    data = np.random.default_rng(0).standard_normal(700_000).astype(np.float32)
+    sent = sum(sender.send(1, message) for message in chunk(data))
+    events = collect(receiver, lambda events: len(events) == 3)
+    bodies = [event.message.body for event in events]
+    assert [event.message.header.offset for event in events] == [0, wire.CHUNK_BYTES, 2 * wire.CHUNK_BYTES]
+    assert b"".join(bytes(body) for body in bodies) == data.tobytes()
+    assert sum(event.size for event in events) == sent > data.nbytes
+    deadline = time.monotonic() + 10
+    while not sender.flushed():
+        assert time.monotonic() < deadline
+        sender.poll(0.01)
+
+
+def test_wake_ends_a_poll_of_another_thread(pair: Pair) -> None:
+    waiting = pair[0]
+    done = threading.Event()
+
+    def wait() -> None:
+        while not done.is_set():
+            waiting.poll(60.0)
+            done.set()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    waiting.wake()
+    thread.join(timeout=20)
+    assert done.is_set()
+
+
+def test_messages_wait_for_a_neighbor_that_starts_later(tmp_path: Path) -> None:
+    with ZmqTransport(f"ipc://{tmp_path}/a") as early:
+        early.connect({1: f"ipc://{tmp_path}/b"}, 4)
+        early.send(1, HELLO)
+        with ZmqTransport(f"ipc://{tmp_path}/b") as late:
+            events = collect(late, lambda events: bool(events))
+        assert isinstance(events[0], Received)
+        assert events[0].message == HELLO
+
+
+def test_a_broken_connection_is_reported_when_it_stands_again(tmp_path: Path) -> None:
+    with ZmqTransport(f"ipc://{tmp_path}/a") as a:
+        b = ZmqTransport(f"ipc://{tmp_path}/b")
+        a.connect({1: b.endpoint}, 4)
+        a.send(1, HELLO)
+        collect(b, lambda events: bool(events))
+        b.close()
+        with ZmqTransport(f"ipc://{tmp_path}/b") as again:
+            assert Reconnected(1) in collect(a, lambda events: Reconnected(1) in events)
+            a.send(1, HELLO)
+            assert isinstance(collect(again, lambda events: bool(events))[-1], Received)
+
+
+def test_a_neighbor_that_stays_away_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zeromq, "LOST_SECONDS", 0.3)
+    with ZmqTransport(f"ipc://{tmp_path}/a") as a:
+        b = ZmqTransport(f"ipc://{tmp_path}/b")
+        a.connect({1: b.endpoint}, 4)
+        a.send(1, HELLO)
+        collect(b, lambda events: bool(events))
+        b.close()
+        assert collect(a, lambda events: bool(events)) == [Lost(1)]
+        assert a.poll(0.5) == [], "it is lost once, not again and again"
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [[b"\xff garbage", b""], [b""], [b"a", b"b", b"c"], [b"x"] * 2000, [wire.encode(HELLO)[0], b"a body"]],
+    ids=["garbage", "one frame", "three frames", "2000 frames", "body too many"],
+)
+def test_what_is_no_message_is_refused_and_the_next_one_arrives(tmp_path: Path, frames: list[bytes]) -> None:
+    with ZmqTransport(f"ipc://{tmp_path}/a") as a, zmq.Context() as context:
+        with context.socket(zmq.DEALER) as stranger:
+            stranger.connect(a.endpoint)
+            stranger.send_multipart(frames)
+            stranger.send_multipart([bytes(frame) for frame in wire.encode(HELLO)])
+            events = collect(a, lambda events: len(events) == 2)
+        assert isinstance(events[0], Refused)
+        assert isinstance(events[1], Received)
+
+
+def test_a_frame_above_the_limit_ends_the_connection(tmp_path: Path) -> None:
+    with ZmqTransport(f"ipc://{tmp_path}/a") as a, zmq.Context() as context:
+        with context.socket(zmq.DEALER) as stranger:
+            monitor = stranger.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+            stranger.connect(a.endpoint)
+            stranger.send_multipart([b"", bytes(wire.CHUNK_BYTES + 1)])
+            assert monitor.poll(20_000), "the connection must be closed"
+            stranger.disable_monitor()
+            monitor.close()
+            stranger.close(0)
+        assert a.poll(0.0) == []
+
+
+def test_a_neighbor_that_takes_nothing_is_an_error_not_endless_memory(tmp_path: Path) -> None:
+    with ZmqTransport(f"ipc://{tmp_path}/a") as a:
+        a.connect({1: f"ipc://{tmp_path}/nobody"}, 4)
+        with pytest.raises(TransportError, match="stopped taking"):
+            for _ in range(1000):
+                a.send(1, HELLO)
+
+
+def test_endpoints_that_cannot_be_opened_are_named(tmp_path: Path) -> None:
+    with ZmqTransport("tcp://127.0.0.1:*") as a, pytest.raises(TransportError, match="in use"):
+        ZmqTransport(a.endpoint)
+    with pytest.raises(TransportError, match="longer than 107 bytes"):
+        ZmqTransport(f"ipc://{tmp_path}/{'x' * 107}")
+    with pytest.raises(TransportError, match="tcp://nonsense"):
+        ZmqTransport("tcp://nonsense")
