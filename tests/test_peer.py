@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -37,7 +38,7 @@ Setting.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 
 def in_order(network: Network) -> None:
-    """Always the first possible step of the peer that has waited longest."""
+    """The peers take turns, and each does the first thing that it can."""
     turn = 0
     while options := network.options():
         turn += 1
@@ -80,10 +81,17 @@ def check(network: Network) -> None:
 @pytest.mark.parametrize("overlapped", [False, True], ids=["atc", "overlapped"])
 @pytest.mark.parametrize("codec", ["fp32", "bf16"])
 def test_in_order(network: tuple[str, int], overlapped: bool, codec: str) -> None:
-    peers = Network(setting(*network, overlapped, codec))
+    made = setting(*network, overlapped, codec)
+    peers = Network(made)
     in_order(peers)
     check(peers)
     assert not any(peer.refused for peer in peers.peers)
+    for sender, receiver in peers.links:
+        kinds = Counter(flying.message.header.kind for flying in peers.delivered[sender, receiver])
+        rounds = made.last_round if made.w[receiver, sender] else 0
+        back = made.last_round if made.w[sender, receiver] else 0
+        # Nothing is said twice.
+        assert kinds == Counter({"hello": 1, "chunk": rounds, "grant": back, "ack": back, "goodbye": 1})
 
 
 schedules = st.binary(min_size=1, max_size=48)

@@ -70,7 +70,8 @@ class Keeper:
 
     def _save_model(self, trainer: Trainer, round: int) -> None:
         model = self.config.model
-        about = {"format": "pt", "model": json.dumps(vars(model)), "rounds": str(round)}
+        # One entry: safetensors writes several in a random order, and equal runs should give equal files.
+        about = {"p2pfl": json.dumps({**vars(model), "rounds": self.config.training.rounds})}
         path = self.run_dir / "consensus.safetensors"
         try:
             checkpoint.save_tensors(path, trainer.model.state_dict(), about)

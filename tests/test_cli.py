@@ -1,0 +1,214 @@
+"""The commands as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from p2pfl import make_topology
+from p2pfl.cli import main
+from p2pfl.topology import load_topology, save_topology
+
+ROOT = Path(__file__).parent.parent
+RING = str(ROOT / "topologies" / "ring-4.graphml")
+
+
+def failing(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line on stderr of a command that must be refused with exit status 2."""
+    assert main(list(words)) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert len(lines) == 1, captured.err
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["gosip"], "gosip: no such command"),
+        (["topology"], "topology make"),
+        (["gossip"], "name a topology file"),
+        (["gossip", "nowhere.gml"], "nowhere.gml: no such file"),
+        (["gossip", RING, "--rond", "3"], "did you mean --rounds"),
+        (["gossip", RING, "--rounds", "three"], "--rounds"),
+        (["gossip", RING, "--rounds", "0"], "--rounds 0: must be greater than 0"),
+        (["gossip", RING, "--lr", "nan"], "--lr nan"),
+        (["gossip", RING, "--order", "sideways"], "sideways"),
+        (["gossip", RING, "--device", "tpu"], "--device tpu"),
+        (["gossip", RING, "--config", "nowhere.toml"], "nowhere.toml: cannot be read"),
+        (["gossip", "--resume", "nowhere"], "nowhere: no run directory"),
+        (["gossip", RING, "--mixing", "weights", "--dry-run", "--dataset", "digits"], "weight"),
+        (["gossip", RING, "--dataset", "imagefolder:/nowhere", "--dry-run"], "/nowhere"),
+        (["gossip", RING, "--dataset", "mnist", "--dry-run"], "mnist"),
+        (["gossip", RING, "--dataset", "digits", "--model", "vgg12", "--dry-run"], "vgg12"),
+        (["gossip", RING, "--dataset", "digits", "--model", "nowhere:f", "--dry-run"], "nowhere"),
+        (["gossip", RING, "--dataset", "digits", "--batch-size", "1000", "--dry-run"], "--batch-size 1000"),
+        (["peer", RING], "--node"),
+        (["peer", RING, "--node", "9"], "9"),
+        (["peer", RING, "--node", "0"], "host and a port"),
+        (["topology", "make", "ring", "-n", "2", "-o", "x.gml"], "ring"),
+        (["topology", "make", "ring", "-n", "4", "-o", "x.doc"], "x.doc"),
+        (["topology", "make", "rong", "-n", "4", "-o", "x.gml"], "rong"),
+        (["topology", "show", "nowhere.gml"], "nowhere.gml"),
+        (["report", "nowhere"], "nowhere: no run directory"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    words: list[str],
+    named: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert named in failing(capsys, *words)
+    assert list(tmp_path.iterdir()) == [], "a refused command leaves nothing behind"
+
+
+def test_bad_input_found_by_a_worker_leaves_nothing_behind(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "--batch-size 1000" in failing(capsys, "gossip", RING, "--dataset", "digits", "--batch-size", "1000")
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_hosts_beyond_this_machine_need_insecure(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    topology = make_topology("ring", 3)
+    for peer in range(3):
+        topology.graph.nodes[peer].update(host=f"10.0.0.{peer + 1}", port=7000)
+    save_topology(topology, tmp_path / "lan.gml")
+    words = [str(tmp_path / "lan.gml"), "--dataset", "digits", "--model", "vgg11", "--width", "0.125", "--dry-run"]
+    assert "--insecure" in failing(capsys, "gossip", *words)
+    assert main(["gossip", *words, "--insecure"]) == 0
+
+
+@pytest.mark.parametrize("words", [["--help"], ["gossip", "--help"], ["topology", "show", RING, "-o", "x.png"]])
+def test_commands_that_do_not_train_never_import_torch(tmp_path: Path, words: list[str]) -> None:
+    code = (
+        "import sys\nfrom p2pfl.cli import main\n"
+        f"try: code = main({words!r})\nexcept SystemExit as end: code = end.code\n"
+        "assert not code\nassert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, capture_output=True, cwd=tmp_path)
+
+
+def test_help_says_every_option_of_the_design(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["gossip", "--help"])
+    text = capsys.readouterr().out
+    wanted = (
+        "rounds local-epochs local-steps batch-size lr momentum weight-decay schedule model width dataset data-dir "
+        "partition algorithm mixing order device precision wire-dtype transport seed eval-every run-dir dry-run "
+        "resume config"
+    )
+    assert [option for option in wanted.split() if not re.search(rf"--{option}\b", text)] == []
+
+
+def test_dry_run_says_what_a_run_needs_and_writes_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["gossip", RING, "--dataset", "digits", "--model", "vgg11", "--rounds", "5", "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    for expected in ("4 peers", "9,756,426 parameters", "5 rounds of 11 steps of 32", "memory a peer", "312.4 MB a round"):
+        assert expected in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_make_and_show(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["topology", "make", "torus", "-n", "16", "-o", "t.graphml"]) == 0
+    assert main(["topology", "show", "t.graphml"]) == 0
+    text = capsys.readouterr().out
+    assert "0.4000" in text
+    assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
+    assert load_topology("t.graphml").n == 16
+
+
+def swarm_options(folder: Path) -> list[str]:
+    options = "--dataset digits --model user_models:linear --rounds 3 --local-steps 2 --lr 0.01 --threads 1".split()
+    return [*options, "--run-dir", str(folder)]
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    program = [sys.executable, str(ROOT / "run_peers.py"), *words]
+    return subprocess.Popen(program, cwd=ROOT / "tests", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(s.getsockname()[1]) for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def test_peers_started_one_by_one_make_a_swarm(tmp_path: Path) -> None:
+    topology = make_topology("ring", 3)
+    for peer, port in enumerate(free_ports(3)):
+        topology.graph.nodes[peer].update(host="127.0.0.1", port=port)
+    save_topology(topology, tmp_path / "lan.gml")
+    shared = [str(tmp_path / "lan.gml"), *swarm_options(tmp_path / "run")]
+    peers = [start("peer", *shared, "--node", "0")]
+    assert peers[0].stdout is not None
+    for line in peers[0].stdout:  # so that --run-dir is made by one of them
+        if "waiting for its neighbors" in line:
+            break
+    peers += [start("peer", *shared, "--node", node) for node in "12"]
+    for peer in peers:
+        _, err = peer.communicate(timeout=200)
+        assert peer.returncode == 0, err
+    assert main(["report", str(tmp_path / "run")]) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["status"] == "complete"
+    assert summary["consensus_accuracy"] > 0.1
+    assert (tmp_path / "run" / "consensus.safetensors").exists()
+
+
+def test_resume_accepts_the_same_settings_and_refuses_others(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(ROOT / "tests")
+    run_dir = tmp_path / "run"
+    assert main(["gossip", RING, *swarm_options(run_dir)]) == 0
+    before = (run_dir / "consensus.safetensors").read_bytes()
+    capsys.readouterr()
+    resume = ["gossip", "--resume", str(run_dir)]
+    assert "--lr 0.5" in failing(capsys, *resume, "--lr", "0.5")
+    assert "not the topology" in failing(capsys, *resume, str(ROOT / "topologies" / "mesh-4.graphml"))
+    assert main(["gossip", RING, "--resume", str(run_dir), "--lr", "0.01", "--eval-every", "1"]) == 0
+    assert (run_dir / "consensus.safetensors").read_bytes() == before
+    assert "exists already" in failing(capsys, "gossip", RING, *swarm_options(run_dir))
+
+
+def test_the_saved_settings_repeat_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(ROOT / "tests")
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main(["gossip", RING, *swarm_options(first)]) == 0
+    words = ["gossip", str(first / "topology.graphml"), "--config", str(first / "config.toml")]
+    assert main([*words, "--run-dir", str(second)]) == 0
+    assert (first / "consensus.safetensors").read_bytes() == (second / "consensus.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_the_readme_example_of_the_api_runs(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(# swarm\.py.*?)```", text, flags=re.DOTALL)
+    (tmp_path / "swarm.py").write_text(example)
+    os.symlink(ROOT / "topologies", tmp_path / "topologies")
+    done = subprocess.run(
+        [sys.executable, "swarm.py"], cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (load,) = re.findall(r"```python\n(# load\.py.*?)```", text, flags=re.DOTALL)
+    (run_dir,) = tmp_path.glob("runs/*")
+    load = load.replace("RUN_DIR", str(run_dir))
+    subprocess.run([sys.executable, "-c", load], cwd=tmp_path, check=True, timeout=120)
