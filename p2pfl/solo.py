@@ -13,7 +13,8 @@ from p2pfl.errors import ConfigError, P2PFLError
 from p2pfl.swarm import create_run_dir, endpoints_in_file, open_run_dir, run_fingerprint
 from p2pfl.topology import Topology, mixing_matrix
 from p2pfl.worker import messages
-from p2pfl.worker.process import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control, run
+from p2pfl.worker.control import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control
+from p2pfl.worker.process import run
 
 
 def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path | None = None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -118,7 +119,13 @@ def test_dry_run_says_what_a_run_needs_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     assert main(["gossip", RING, "--dataset", "digits", "--model", "vgg11", "--rounds", "5", "--dry-run"]) == 0
     text = capsys.readouterr().out
-    for expected in ("4 peers", "9,756,426 parameters", "5 rounds of 11 steps of 32", "memory a peer", "312.4 MB a round"):
+    for expected in (
+        "4 peers",
+        "9,756,426 parameters",
+        "5 rounds of 11 steps of 32",
+        "memory a peer",
+        "312.4 MB a round",
+    ):
         assert expected in text
     assert list(tmp_path.iterdir()) == []
 
@@ -134,8 +141,8 @@ def test_make_and_show(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
 
 
 def swarm_options(folder: Path) -> list[str]:
-    options = "--dataset digits --model user_models:linear --rounds 3 --local-steps 2 --lr 0.01 --threads 1".split()
-    return [*options, "--run-dir", str(folder)]
+    options = "--dataset digits --model user_models:linear --rounds 3 --local-steps 2 --lr 0.01 --threads 1"
+    return [*shlex.split(options), "--run-dir", str(folder)]
 
 
 def start(*words: str) -> subprocess.Popen[str]:

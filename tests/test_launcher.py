@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,7 +20,9 @@ from p2pfl.launcher import server
 from p2pfl.topology import save_topology
 
 HERE = Path(__file__).parent
-FAST = "--dataset digits --model user_models:linear --batch-size 8 --lr 0.01 --eval-every 1000000 --threads 1".split()
+FAST = shlex.split(
+    "--dataset digits --model user_models:linear --batch-size 8 --lr 0.01 --eval-every 1000000 --threads 1"
+)
 
 
 class Swarm:
@@ -84,7 +87,7 @@ def ring(folder: Path, n: int = 3) -> str:
 
 
 def nobody_left(swarm: Swarm, family: list[psutil.Process], seconds: float) -> None:
-    gone, alive = psutil.wait_procs(family, timeout=seconds)
+    _gone, alive = psutil.wait_procs(family, timeout=seconds)
     assert not alive, f"orphans: {alive}"
     assert list(swarm.temporary.glob("p2pfl-*")) == [], "socket files left behind"
 

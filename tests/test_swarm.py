@@ -21,7 +21,8 @@ from p2pfl.topology import Topology, consensus_rounds, mixing_matrix
 from p2pfl.training import initial_model
 from p2pfl.transport import MemoryHub, MemoryTransport
 from p2pfl.worker import messages
-from p2pfl.worker.process import Control, run
+from p2pfl.worker.control import Control
+from p2pfl.worker.process import run
 
 ROUNDS = 3
 PLAIN = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -113,7 +114,7 @@ def _base(words: Sequence[str]) -> RunConfig:
 
 
 def _value(words: Sequence[str], option: str) -> str | None:
-    for word, following in zip(words, [*words[1:], None], strict=True):
+    for word, following in zip_longest(words, words[1:]):
         if word == option:
             return following
         if word.startswith(option + "="):

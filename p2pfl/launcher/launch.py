@@ -14,30 +14,20 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from p2pfl.config import RunConfig
-from p2pfl.errors import ConfigError, P2PFLError
-from p2pfl.launcher.server import fork_server, start
-from p2pfl.records import RoundRecord
+from p2pfl.launcher.observer import Observer
+from p2pfl.launcher.prepare import prepare_data
+from p2pfl.launcher.server import exit_text, fork_server, start
 from p2pfl.topology import Topology, neighborhood
 from p2pfl.worker import messages
 
 STOP_SECONDS = 5.0  # what workers get to end by themselves when told to
 LOOK_SECONDS = 0.5
-
-
-class Observer(Protocol):
-    """Who watches a launch: the live table, or nobody."""
-
-    def say(self, text: str) -> None: ...
-    def warn(self, text: str) -> None: ...
-    def progress(self, what: str, done: int, total: int) -> None: ...
-    def step(self, peer: int, steps: int) -> None: ...
-    def round(self, peer: int, record: RoundRecord, sketch: npt.NDArray[np.float32]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -102,53 +92,6 @@ def launch(plan: Launch, observer: Observer) -> Outcome:
     return outcome
 
 
-def prepare_data(config: RunConfig, observer: Observer) -> Path:
-    """Decode the data set, once, into the file that all peers map, in a process of its own (it needs torch).
-
-    Raises ConfigError, or P2PFLError where that process crashed.
-    """
-    process, link = start("data", _prepare, config)
-    try:
-        while True:
-            try:
-                message = messages.decode_from_worker(link.recv_bytes())
-            except (EOFError, OSError):
-                process.join(STOP_SECONDS)
-                raise P2PFLError(f"decoding --dataset {config.data.dataset} crashed ({_exit(process)})") from None
-            if isinstance(message, messages.Failed):
-                raise (ConfigError if message.usage else P2PFLError)(message.reason)
-            assert isinstance(message, messages.Prepared)
-            if message.path is not None:
-                return Path(message.path)
-            observer.progress(message.what, message.done, message.total)
-    finally:
-        link.close()
-        if process.is_alive():
-            process.join(1.0)
-        if process.is_alive():
-            process.kill()
-
-
-def _prepare(config: RunConfig, link: Connection) -> None:
-    from p2pfl import data
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
-
-    def progress(what: str, done: int, total: int) -> None:
-        link.send_bytes(messages.encode(messages.Prepared(what, done, total)))
-
-    try:
-        path = data.prepare(config.data.dataset, config.data.data_dir, progress)
-        link.send_bytes(messages.encode(messages.Prepared("", 1, 1, path=str(path))))
-    except P2PFLError as error:
-        usage = isinstance(error, ConfigError)
-        link.send_bytes(messages.encode(messages.Failed(str(error), usage=usage)))
-    except Exception as error:
-        reason = f"--dataset {config.data.dataset}: {type(error).__name__}: {error}".splitlines()[0]
-        link.send_bytes(messages.encode(messages.Failed(reason)))
-
-
 def _run_worker(spec: messages.WorkerSpec, link: Connection) -> None:
     from p2pfl.worker import process  # not above: it imports torch, which a launcher does not need
 
@@ -192,7 +135,7 @@ def _watch(plan: Launch, workers: list[_Worker], observer: Observer, outcome: Ou
                 log = plan.run_dir / "peers" / plan.topology.node_path(worker.index) / "log.txt"
                 outcome.status, outcome.reason = (
                     "failed",
-                    f"peer {worker.name} died ({_exit(worker.process)}); see {log}",
+                    f"peer {worker.name} died ({exit_text(worker.process)}); see {log}",
                 )
         if any(worker.endpoint is None for worker in workers) and time.monotonic() > deadline:
             late = ", ".join(worker.name for worker in workers if worker.endpoint is None)
@@ -276,14 +219,6 @@ def _drain(worker: _Worker, observer: Observer) -> None:
         assert worker.link is not None
         worker.link.close()
         worker.link = None
-
-
-def _exit(process: BaseProcess) -> str:
-    code = process.exitcode
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        return f"killed by {name}" + (", perhaps out of memory" if name == "SIGKILL" else "")
-    return f"exit status {code}"
 
 
 @contextlib.contextmanager

@@ -51,3 +51,12 @@ def start(name: str, target: Callable[..., None], *arguments: Any) -> tuple[proc
     worker.start()
     theirs.close()
     return worker, ours
+
+
+def exit_text(ended: process.BaseProcess) -> str:
+    """How a process ended, in words."""
+    code = ended.exitcode
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        return f"killed by {name}" + (", perhaps out of memory" if name == "SIGKILL" else "")
+    return f"exit status {code}"

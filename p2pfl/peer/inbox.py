@@ -130,9 +130,3 @@ def _tensor(body: Buffer, codec: str) -> Tensor:
     if not (numbers.flags.aligned and numbers.flags.writeable):
         numbers = numbers.copy()
     return torch.from_numpy(numbers).view(_NUMBERS[codec])
-
-
-def bytes_of(pieces: tuple[Tensor, ...] | list[Tensor]) -> memoryview:
-    """The bytes of a vector given as one piece, without a copy; the inverse of what the receiver does."""
-    (vector,) = pieces
-    return vector.view(torch.uint8).numpy().data

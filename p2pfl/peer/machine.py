@@ -20,9 +20,10 @@ from torch import Tensor
 from p2pfl.errors import ProtocolError
 from p2pfl.gossip import Algorithm, Hoods, Payload
 from p2pfl.peer import events as ev
-from p2pfl.peer.inbox import Inbox, bytes_of
+from p2pfl.peer import letters
+from p2pfl.peer.inbox import Inbox
 from p2pfl.peer.outbox import Outbox
-from p2pfl.wire import VERSION, Header, Kind, Message, chunks
+from p2pfl.wire import Header, Kind, Message
 
 PATIENCE = 10.0  # a neighbor may take this many times as long as the peer itself took
 
@@ -254,24 +255,13 @@ class Peer:
         actions: list[ev.Action] = []
         for neighbor, payload in items:
             self._flushed = False
-            header = Header(
-                version=VERSION,
-                run=self.plan.run,
-                kind="chunk",
-                sender=self.plan.me,
-                round=self._outbox.round,
-                codec=self._algorithm_of(self._outbox.round).codec,
-                layout=self.plan.layout,
-                scalars=dict(payload.scalars),
-            )
-            vectors = {name: bytes_of(tuple(pieces)) for name, pieces in payload.vectors.items()}
-            actions += [ev.Send(neighbor, message) for message in chunks(header, vectors)]
+            codec = self._algorithm_of(self._outbox.round).codec
+            messages = letters.payload(self.plan, self._outbox.round, codec, payload)
+            actions += [ev.Send(neighbor, message) for message in messages]
         return actions
 
     def _control(self, kind: Kind, neighbor: int, round: int) -> ev.Send:
-        layout = self.plan.layout if kind == "hello" else ""
-        header = Header(VERSION, self.plan.run, kind, self.plan.me, round, layout=layout)
-        return ev.Send(neighbor, Message(header))
+        return ev.Send(neighbor, letters.control(self.plan, kind, round))
 
     # Trouble
 

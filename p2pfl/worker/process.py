@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import logging
 import os
-import queue
 import signal
 import sys
 import threading
 from collections.abc import Callable
-from multiprocessing import connection, parent_process
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 
 from p2pfl import checkpoint, data, gossip, partition, peer, records
 from p2pfl.config import ExchangeConfig
-from p2pfl.errors import CheckpointError, ConfigError, P2PFLError, TransportError
+from p2pfl.errors import CheckpointError, ConfigError, P2PFLError
 from p2pfl.topology import (
     Topology,
     consensus_rounds,
@@ -32,15 +30,12 @@ from p2pfl.training import Trainer
 from p2pfl.transport import Transport, ZmqTransport
 from p2pfl.wire import ITEM_BYTES
 from p2pfl.worker import messages
+from p2pfl.worker.control import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control, LinkReport
 from p2pfl.worker.driver import Driver, Interrupted, Report
 from p2pfl.worker.keeper import Keeper
 
-EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
-_WAITING_REPORTS = 256
-_ORPHAN_SECONDS = 4.0  # a worker whose launcher is gone ends within 5 s, whatever it is doing
 
-
-def main(spec: messages.WorkerSpec, link: connection.Connection) -> None:
+def main(spec: messages.WorkerSpec, link: Connection) -> None:
     """A worker process started by a launcher: talks to it over `link`, writes its own log."""
     peer_dir = spec.run_dir / "peers" / load_topology(spec.run_dir / "topology.graphml").node_path(spec.index)
     _redirect_output(peer_dir / "log.txt")
@@ -54,87 +49,6 @@ def main(spec: messages.WorkerSpec, link: connection.Connection) -> None:
     status = run(spec, report, control)
     report.close()
     sys.exit(status)
-
-
-class LinkReport:
-    """Reports to the launcher from a thread of its own, so that a launcher that does not read delays nobody."""
-
-    def __init__(self, link: connection.Connection) -> None:
-        self._link = link
-        self._waiting: queue.Queue[messages.FromWorker | None] = queue.Queue(maxsize=_WAITING_REPORTS)
-        self._thread = threading.Thread(target=self._send, daemon=True)
-        self._thread.start()
-
-    def __call__(self, message: messages.FromWorker) -> None:
-        with contextlib.suppress(queue.Full):  # the round is in the peer's own files all the same
-            self._waiting.put_nowait(message)
-
-    def close(self) -> None:
-        """Send what is waiting, for two seconds at most."""
-        with contextlib.suppress(queue.Full):
-            self._waiting.put_nowait(None)
-        self._thread.join(timeout=2.0)
-
-    def _send(self) -> None:
-        try:
-            while (message := self._waiting.get()) is not None:
-                self._link.send_bytes(messages.encode(message))
-        except OSError:
-            return  # a lost link alone changes nothing
-
-
-class Control:
-    """What reaches a worker from outside its swarm: endpoints, and orders to stop."""
-
-    def __init__(self) -> None:
-        self.endpoints: queue.SimpleQueue[dict[int, str] | None] = queue.SimpleQueue()
-        self._on_stop: Callable[[], None] | None = None
-        self._stopped = threading.Event()
-
-    def stop(self) -> None:
-        """Ask the worker to end; from any thread or signal handler."""
-        self._stopped.set()
-        self.endpoints.put(None)
-        if self._on_stop is not None:
-            self._on_stop()
-
-    def attach(self, stop: Callable[[], None]) -> None:
-        """From now on `stop` is how the worker is stopped."""
-        self._on_stop = stop
-        if self._stopped.is_set():
-            stop()
-
-    def wait_for_endpoints(self, seconds: float) -> dict[int, str]:
-        """What the launcher sends once every peer is ready. Raises Interrupted, TransportError."""
-        try:
-            endpoints = self.endpoints.get(timeout=seconds)
-        except queue.Empty:
-            raise TransportError(f"the other peers were not ready within {seconds:.0f} s (--start-timeout)") from None
-        if endpoints is None:
-            raise Interrupted("stopped")
-        return endpoints
-
-    def listen(self, link: connection.Connection) -> None:
-        """Thread: orders from the launcher. The link's end alone changes nothing."""
-        try:
-            while True:
-                message = messages.decode_to_worker(link.recv_bytes())
-                if isinstance(message, messages.Stop):
-                    self.stop()
-                else:
-                    self.endpoints.put(message.endpoints)
-        except (EOFError, OSError):
-            return
-
-    def watch_parent(self) -> None:
-        """Thread: when the launcher's process is gone, stop, and soon end whether or not that worked."""
-        parent = parent_process()
-        if parent is None:
-            return
-        connection.wait([parent.sentinel])
-        self.stop()
-        threading.Event().wait(_ORPHAN_SECONDS)
-        os._exit(EXIT_INTERRUPTED)
 
 
 def run(

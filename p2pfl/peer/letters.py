@@ -1,0 +1,36 @@
+"""The messages that a peer writes: the counterpart of what its inbox reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from p2pfl.gossip import Payload
+from p2pfl.peer.events import Plan
+from p2pfl.wire import VERSION, Codec, Header, Kind, Message, chunks
+
+
+def control(plan: Plan, kind: Kind, round: int) -> Message:
+    """A message without a body."""
+    layout = plan.layout if kind == "hello" else ""
+    return Message(Header(VERSION, plan.run, kind, plan.me, round, layout=layout))
+
+
+def payload(plan: Plan, round: int, codec: Codec, content: Payload) -> Iterator[Message]:
+    """A payload as chunks that are views of its vectors, each given as one piece."""
+    header = Header(
+        version=VERSION,
+        run=plan.run,
+        kind="chunk",
+        sender=plan.me,
+        round=round,
+        codec=codec,
+        layout=plan.layout,
+        scalars=dict(content.scalars),
+    )
+    vectors: dict[str, memoryview] = {}
+    for name, pieces in content.vectors.items():
+        (vector,) = pieces
+        vectors[name] = vector.view(torch.uint8).numpy().data
+    return chunks(header, vectors)
