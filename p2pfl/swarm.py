@@ -101,10 +101,6 @@ def _launch(
     )
     with make_display(plan) as display:
         display.say(f"results in {run_dir}")
-        display.say(
-            f"{config.training.rounds} rounds, then {mixing_only} of mixing only, which shrink the peers' "
-            f"disagreement to {config.exchange.consensus_tolerance:g}"
-        )
         return launch(started, display)
 
 

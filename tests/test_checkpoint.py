@@ -181,7 +181,7 @@ def test_other_files_are_refused(tmp_path: Path, data: bytes) -> None:
 
 
 def test_safetensors_of_others_are_refused(tmp_path: Path) -> None:
-    for about in (None, {"p2pfl": "[]"}, {"p2pfl": "{}"}, {"p2pfl": "nothing"}, {"other": "{}"}):
+    for about in (None, {"p2pfl": "[]"}, {"p2pfl": '"digest"'}, {"p2pfl": "{}"}, {"p2pfl": "nothing"}, {"other": "{}"}):
         safetensors.torch.save_file({"x": torch.ones(2)}, tmp_path / "round-000003.safetensors", metadata=about)
         with pytest.raises(CheckpointError, match=r"round-000003\.safetensors: not a whole checkpoint"):
             load(tmp_path / "round-000003.safetensors")

@@ -75,7 +75,9 @@ def test_forward_and_gradients_are_the_same_before_and_after() -> None:
 
 def test_padding_stays_zero_and_everything_else_is_covered_once() -> None:
     model = seeded()
-    layout, vector = bound(model)
+    layout = Layout.of(model)
+    vector = torch.full((layout.size,), torch.nan)
+    layout.bind(model, vector)
     counts = torch.zeros(layout.size)
     for slot in layout.slots:
         slot.view(counts).add_(1)

@@ -150,6 +150,17 @@ def test_peers_start_equal_and_see_different_batches() -> None:
     assert not torch.equal(trainer(small_config(seed=1)).vector, trainer(small_config()).vector)
 
 
+def test_dropout_differs_by_round_and_peer() -> None:
+    config = small_config(model="test_training:mixed_net", batch_size=24, local_steps=1)
+    made = {}
+    for peer, round in [(1, 1), (1, 2), (2, 1)]:
+        made[peer, round] = trainer(config, peer)
+        run(made[peer, round], round)
+    assert not torch.equal(made[1, 1].vector, made[1, 2].vector)
+    # One batch is the whole shard, so that only its order and the dropout tell the peers apart.
+    assert not torch.allclose(made[1, 1].vector, made[2, 1].vector, atol=1e-4)
+
+
 def test_training_leaves_global_randomness_alone() -> None:
     config = small_config(model="test_training:mixed_net")
     before = torch.random.get_rng_state()

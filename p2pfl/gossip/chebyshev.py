@@ -1,4 +1,7 @@
-"""Accelerated averaging for the consensus phase (Auzinger & Melenk 2011, section 6.2; Arioli & Scott 2014).
+"""Averaging accelerated by Chebyshev's recurrence, for the consensus phase.
+
+Golub & Varga 1961, "Chebyshev semi-iterative methods"; for gossip: Scaman et al. 2017, "Optimal algorithms for smooth
+and strongly convex distributed optimization in networks", procedure AcceleratedGossip.
 
 With λ = ‖W − 11ᵀ/n‖₂ of a symmetric W:  x_{k+1} = ω_{k+1} (W x_k − x_{k−1}) + x_{k−1},
     ω_1 = 1,  ω_2 = 1/(1 − λ²/2),  ω_{k+1} = 1/(1 − λ² ω_k / 4)

@@ -1,6 +1,6 @@
 """Synchronous decentralized SGD.
 
-Adapt-then-combine (Chen & Sayed 2012; Lian et al. 2017, algorithm 1 with steps 3 and 4 exchanged):
+Adapt-then-combine (Chen & Sayed 2012, "Diffusion adaptation strategies", the ATC form):
     x_i⁺ = Σ_j W_ij (x_j − η g_j(x_j))
 Overlapped (Lian et al. 2017, "Can decentralized algorithms outperform centralized algorithms?", algorithm 1):
     x_i⁺ = Σ_j W_ij x_j + Δ_i,  Δ_i: this round's local training from x_i, while the x_j are exchanged.
@@ -61,7 +61,7 @@ class DPSGD:
             add_weighted(state.mixed, (state.own,), state.hood.self_weight, state.first)
         else:
             # x_i + Σ_j W_ij (Q(x_j) − Q(x_i)): what rounding adds to one peer it takes from another, so that the
-            # mean over all peers does not drift (CHOCO-SGD's form of the exchange, Koloskova et al. 2019, eq. 5).
+            # mean over all peers does not drift (the form of CHOCO-Gossip, Koloskova, Stich & Jaggi 2019, algorithm 1).
             others = sum(state.hood.incoming.values())
             add_weighted(state.mixed, (state.own,), 1.0, state.first)
             add_weighted(state.mixed, (state.sent,), -others, first=False)

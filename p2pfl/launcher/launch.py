@@ -23,7 +23,7 @@ from p2pfl.config import RunConfig
 from p2pfl.launcher.observer import Observer
 from p2pfl.launcher.prepare import prepare_data
 from p2pfl.launcher.server import exit_text, fork_server, start
-from p2pfl.topology import Topology, neighborhood
+from p2pfl.topology import Topology, consensus_rounds, neighborhood
 from p2pfl.worker import messages
 
 STOP_SECONDS = 5.0  # what workers get to end by themselves when told to
@@ -158,6 +158,8 @@ def _read(plan: Launch, worker: _Worker, workers: list[_Worker], observer: Obser
         ready = sum(other.endpoint is not None for other in workers)
         observer.progress("peers ready", ready, len(workers))
         if ready == len(workers):
+            observer.expect(message.steps)
+            observer.say(_forecast(plan, message))
             _introduce(plan, workers)
     elif isinstance(message, messages.Stepped):
         observer.step(worker.index, message.steps)
@@ -173,6 +175,17 @@ def _read(plan: Launch, worker: _Worker, workers: list[_Worker], observer: Obser
         outcome.status = "usage" if message.usage else "failed"
         outcome.reason = f"peer {worker.name}: {message.reason}"
         outcome.lost.append(worker.name)
+
+
+def _forecast(plan: Launch, ready: messages.Ready) -> str:
+    """What the consensus phase will take, said before anything has begun."""
+    tolerance = plan.config.exchange.consensus_tolerance
+    rounds = consensus_rounds(plan.matrix, tolerance)
+    links = sum(len(neighborhood(plan.matrix, peer).outgoing) for peer in range(plan.topology.n))
+    return (
+        f"{plan.config.training.rounds} rounds, then {rounds} of mixing only "
+        f"({rounds * links * ready.vector_bytes / 1e6:,.1f} MB), which shrink the peers' disagreement to {tolerance:g}"
+    )
 
 
 def _introduce(plan: Launch, workers: list[_Worker]) -> None:

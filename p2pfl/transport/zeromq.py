@@ -29,7 +29,6 @@ LINGER_MS = 1_000
 LOST_SECONDS = 10.0  # a broken connection that does not come back within this is a lost neighbor
 CONTROL_MESSAGES = 64  # hello, grants, acknowledgements and goodbye that may wait in one link
 POLL_BATCH = 64  # messages taken from the socket before the peer looks after its other work
-IPC_PATH_BYTES = 107  # what the operating system allows for the name of a socket file
 
 
 class ZmqTransport:
@@ -37,8 +36,8 @@ class ZmqTransport:
 
     def __init__(self, bind: str) -> None:
         """Bind to `ipc:///path`, `tcp://host:port` or `tcp://host:*`. Raises TransportError naming the endpoint."""
-        if bind.startswith("ipc://") and len(bind) - 6 > IPC_PATH_BYTES:
-            raise TransportError(f"{bind}: longer than {IPC_PATH_BYTES} bytes; set TMPDIR to a shorter folder")
+        if bind.startswith("ipc://") and len(bind) - 6 > zmq.IPC_PATH_MAX_LEN:
+            raise TransportError(f"{bind}: longer than {zmq.IPC_PATH_MAX_LEN} bytes; set TMPDIR to a shorter folder")
         self._context = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
         self._links: dict[int, zmq.Socket[bytes]] = {}

@@ -28,11 +28,13 @@ class WorkerSpec:
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
-    """Data loaded, socket bound; `round` is the first that will be run."""
+    """Data loaded, socket bound; `round` is the first that will be run, `steps` how many all rounds have."""
 
     endpoint: str
     device: str
     round: int
+    steps: int
+    vector_bytes: int
 
 
 class Stepped(msgspec.Struct, tag=True, frozen=True):

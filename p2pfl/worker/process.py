@@ -134,7 +134,15 @@ def _run_peer(
     try:
         driver = Driver(logic, trainer, transport, keeper, report, log)
         log.info("ready at %s on %s, first round %d", transport.endpoint, trainer.device, first_round)
-        report(messages.Ready(transport.endpoint, str(trainer.device), first_round))
+        report(
+            messages.Ready(
+                endpoint=transport.endpoint,
+                device=str(trainer.device),
+                round=first_round,
+                steps=trainer.steps_per_round * plan.training_rounds,
+                vector_bytes=trainer.layout.size * ITEM_BYTES["fp32"],
+            )
+        )
         endpoints = spec.endpoints
         if endpoints is None:
             endpoints = control.wait_for_endpoints(spec.config.exchange.start_timeout)
