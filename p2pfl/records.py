@@ -121,8 +121,9 @@ def sketch(vector: Vector, seed: int) -> Vector:
     The vector is cut into blocks of 4,096. Each block gets random signs and is added to the buckets, rotated by a
     random offset, so that two elements of different blocks share a bucket with probability 1/4096 and two of one
     block never do. Sketches are linear, and the squared distance of two sketches is an unbiased estimate of the
-    squared distance of the vectors, with a relative standard deviation of at most sqrt(2/4096) = 2.2 %. Blockwise
-    rotation instead of a bucket for each element makes it a few vector operations a block (65 ms for VGG-11). All peers of a run must use the same seed. Sums are float64.
+    squared distance of the vectors, with a relative standard deviation of at most sqrt(2/4096) = 2.2 %. Rotating
+    whole blocks, instead of drawing a bucket for each element, takes a few vector operations a block. All peers of a
+    run must use the same seed. Sums are float64.
     """
     rng = seeding.numpy_generator(seed, "sketch")
     buckets = np.zeros(SKETCH_BUCKETS, np.float64)

@@ -1,13 +1,22 @@
-"""Shared by all tests: a cache folder of the test session's own, and one thread for torch."""
+"""Shared by all tests: a cache folder of the test session's own, one thread for torch, patient hypothesis."""
 
 from __future__ import annotations
 
 import os
 
+import hypothesis
 import pytest
+import torch
+
+# Timing is no property of the code on a machine that others use too.
+hypothesis.settings.register_profile(
+    "shared-machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("shared-machine")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Decoded data sets go to a folder that the session makes, not to the user's cache."""
+    torch.set_num_threads(1)
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))

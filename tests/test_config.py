@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pfl.config import FREE_ON_RESUME, PRIVATE, SECTIONS, RunConfig, load_toml, options, replace_options, to_toml
@@ -49,6 +49,7 @@ def test_toml_round_trip(tmp_path: Path, config: RunConfig) -> None:
     assert load(tmp_path, to_toml(config)) == config
 
 
+@settings(max_examples=50, deadline=None)
 @given(lr=st.floats(1e-12, 1e12), seed=st.integers(0, 2**62), run_dir=st.text(st.characters(exclude_categories=["Cs"])))
 def test_toml_round_trip_of_any_value(tmp_path_factory: pytest.TempPathFactory, **values: object) -> None:
     config = RunConfig.of(**values)

@@ -113,7 +113,7 @@ def accepted(frames: list[bytes]) -> bool:
     return True
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(st.binary(max_size=200), max_size=4))
 def test_arbitrary_frames(frames: list[bytes]) -> None:
     accepted(frames)
@@ -131,13 +131,13 @@ packable = st.recursive(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(packable, max_size=12), st.binary(max_size=16))
 def test_well_formed_messagepack_of_another_shape(fields: list[object], body: bytes) -> None:
     accepted([msgspec.msgpack.encode(fields), body])
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(name=st.sampled_from(sorted(set(CASES) - {"whole chunk"})), field=st.integers(0, 10), value=packable)
 def test_one_field_replaced(name: str, field: int, value: object) -> None:
     fields, body = list(CASES[name][0]), CASES[name][1]
@@ -145,7 +145,7 @@ def test_one_field_replaced(name: str, field: int, value: object) -> None:
     accepted([msgspec.msgpack.encode(fields), body])
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(data=st.data(), name=st.sampled_from(sorted(set(CASES) - {"whole chunk"})))
 def test_mutated_messages(data: st.DataObject, name: str) -> None:
     fields, body = CASES[name]
@@ -200,6 +200,7 @@ def test_hostile_headers_cost_no_memory(name: str) -> None:
     assert peak < 64 * 1024
 
 
+@settings(deadline=None)
 @given(size=st.integers(0, 70), names=st.sampled_from([("x",), ("x", "y")]))
 def test_chunks_cover_every_vector_once_in_order_without_copies(size: int, names: tuple[str, ...]) -> None:
     vectors = {name: memoryview(bytearray((7 * i + k) % 256 for i in range(4 * size))) for k, name in enumerate(names)}
