@@ -229,7 +229,9 @@ class Peer:
 
     def _on_chunk(self, message: Message, now: float) -> list[ev.Action]:
         header = message.header
-        if not self._inbox.add(message):
+        complete = self._inbox.add(message)
+        self._waiting_since = max(self._waiting_since, now)  # a slow link that still delivers is no silent neighbor
+        if not complete:
             return []
         return [self._control("ack", header.sender, header.round), *self._advance(now)]
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from p2pfl import checkpoint, records
@@ -75,8 +76,8 @@ class Keeper:
         path = self.run_dir / "consensus.safetensors"
         try:
             checkpoint.save_tensors(path, trainer.model.state_dict(), about)
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from None
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path}: cannot be written ({error})") from None
 
 
 def _whole(pieces: tuple[Tensor, ...] | list[Tensor] | object) -> Tensor:
