@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -63,7 +64,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     about["digest"] = _digest(about, tensors)
     path = folder / f"round-{checkpoint.round:06d}.safetensors"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         save_tensors(path, tensors, {"p2pfl": json.dumps(about)})
         for _, old in _numbered(folder)[:-KEPT]:
             old.unlink()
@@ -76,8 +77,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
     """Write a safetensors file so that after a crash there is the old file or the new one, never half of one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        mode = _ordinary_mode(temporary)
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         safetensors.torch.save_file(plain, temporary, metadata=dict(about))
+        os.chmod(temporary, mode)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -88,6 +91,12 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _ordinary_mode(path: Path) -> int:
+    """The permissions that a new file gets here; safetensors writes files that only their owner can read."""
+    with open(path, "wb") as file:
+        return os.fstat(file.fileno()).st_mode & 0o777
 
 
 def load(path: Path) -> Checkpoint:
@@ -114,10 +123,12 @@ def load(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: not a whole checkpoint ({error})") from None
 
 
-def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint in a folder, if any, and one line about each newer one that is not whole."""
+def newest(folder: Path, at_most: float = math.inf) -> tuple[Checkpoint | None, list[str]]:
+    """The newest whole checkpoint of at most that round, if any, and a line about each newer one that is not whole."""
     refused: list[str] = []
-    for _, path in reversed(_numbered(folder)):
+    for number, path in reversed(_numbered(folder)):
+        if number > at_most:
+            continue
         try:
             return load(path), refused
         except CheckpointError as error:

@@ -8,12 +8,20 @@ import os
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import tomli_w
+import tyro
 
 from p2pfl.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def _unset(kind: str, default: str) -> Any:
+    """How `--help` shows an option that may stay unset: its kind of value, and what then holds."""
+    return tyro.conf.arg(metavar=kind, help_behavior_hint=f"(default: {default})")
 
 
 def _check(condition: bool, option: str, value: object, remedy: str) -> None:
@@ -54,8 +62,8 @@ class DataConfig:
 
     dataset: str = "cifar10"
     """Data set: cifar10, digits, imagefolder:DIR (with DIR/train/CLASS and DIR/test/CLASS), or module:function."""
-    data_dir: str | None = None
-    """Folder of downloads and decoded data sets (default: p2pfl in the user's cache folder)."""
+    data_dir: Annotated[str | None, _unset("DIR", "p2pfl in your cache folder")] = None
+    """Folder of downloads and decoded data sets."""
     partition: Literal["iid"] = "iid"
     """How training samples are dealt to the peers: iid (shuffled, equal shards)."""
 
@@ -66,10 +74,10 @@ class TrainingConfig:
 
     rounds: int = 40
     """Rounds of local training and exchange."""
-    local_epochs: int = 1
+    local_epochs: Annotated[int | None, _unset("INT", "1")] = None
     """Passes over a peer's shard in a round."""
-    local_steps: int | None = None
-    """Optimizer steps in a round; replaces --local-epochs."""
+    local_steps: Annotated[int | None, _unset("INT", "as --local-epochs says")] = None
+    """Optimizer steps in a round, instead of whole epochs."""
     batch_size: int = 32
     """Samples in an optimizer step of one peer."""
     lr: float = 0.02
@@ -87,6 +95,8 @@ class TrainingConfig:
         _positive(self, "rounds", "local_epochs", "local_steps", "batch_size", "lr")
         _not_negative(self, "weight_decay", "momentum")
         _check(self.momentum < 1, "momentum", self.momentum, "must be below 1")
+        both = self.local_epochs is not None and self.local_steps is not None
+        _check(not both, "local_epochs", self.local_epochs, f"--local-steps {self.local_steps} is set too; choose one")
 
 
 @dataclass(frozen=True)
@@ -130,8 +140,8 @@ class ComputeConfig:
     """auto (spread over the visible GPUs, else CPU), cpu, cuda, or one such as cuda:0."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: autocast to bfloat16; weights stay float32."""
-    threads: int | None = None
-    """CPU threads of a peer (default: its share of the cores)."""
+    threads: Annotated[int | None, _unset("INT", "its share of the cores")] = None
+    """CPU threads of a peer."""
 
     def __post_init__(self) -> None:
         _positive(self, "threads")
@@ -148,12 +158,14 @@ class RecordConfig:
 
     seed: int = 0
     """Seed of everything random: initial weights, shards, batches, augmentation."""
-    eval_every: int | None = None
-    """Rounds between evaluations (default: about ten a run). The last round is always evaluated in full."""
+    eval_every: Annotated[int | None, _unset("INT", "about ten evaluations a run")] = None
+    """Rounds between evaluations. The last round is always evaluated, on the whole test set."""
     eval_samples: int = 1000
     """Test samples of an evaluation during the run; 0: all."""
-    run_dir: str | None = None
-    """Folder of the results (default: runs/TIME-MODE-NAME)."""
+    name: Annotated[str | None, _unset("TEXT", "that of the topology file")] = None
+    """Name of the run in its folder's name and its report."""
+    run_dir: Annotated[str | None, _unset("DIR", "runs/TIME-MODE-NAME")] = None
+    """Folder of the results."""
     checkpoint: bool = True
     """Save a checkpoint of every peer after each round, so that the run can be resumed."""
 
@@ -199,7 +211,7 @@ FREE_ON_RESUME = frozenset(
     {"transport", "eval_every", "run_dir", "insecure", *(n for n in _SECTION_OF if "timeout" in n)}
 )
 # Peers of one swarm need not agree on these: they concern one machine only.
-PRIVATE = frozenset({"data_dir", "device", "threads", "run_dir", "checkpoint", "transport", "insecure"}) | {
+PRIVATE = frozenset({"data_dir", "device", "threads", "name", "run_dir", "checkpoint", "transport", "insecure"}) | {
     name for name in _SECTION_OF if "timeout" in name
 }
 
@@ -219,15 +231,16 @@ def replace_options(config: RunConfig, **changes: Any) -> RunConfig:
     parts = {name: getattr(config, name) for name in SECTIONS}
     for name, values in sections.items():
         plain = {**dataclasses.asdict(parts[name]), **values}
-        parts[name] = _convert(plain, SECTIONS[name], f"option in section {name}")
+        parts[name] = _convert(plain, SECTIONS[name])
     return dataclasses.replace(config, **parts)
 
 
-def _convert(plain: dict[str, Any], kind: type, where: str) -> Any:
+def _convert(plain: dict[str, Any], kind: type[T]) -> T:
     try:
         return msgspec.convert(plain, kind)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        what, _, where = str(error).replace("`", "").partition(" - at $.")
+        raise ConfigError(f"--{where.replace('_', '-')} {plain.get(where)!r}: {what[:1].lower()}{what[1:]}") from None
 
 
 def to_toml(config: RunConfig) -> str:
@@ -245,8 +258,8 @@ def to_toml(config: RunConfig) -> str:
 def load_toml(path: str | os.PathLike[str]) -> RunConfig:
     """Settings from a TOML file; what it leaves out keeps its default.
 
-    Options may stand in their section or, more simply, at the top of the file. Raises ConfigError naming the file
-    and the field.
+    Options may stand in their section or, more simply, at the top of the file. The topology's path starts at the
+    TOML file's own folder. Raises ConfigError naming the file and the field.
     """
     try:
         plain = tomllib.loads(Path(path).read_text(encoding="utf-8"))
@@ -257,6 +270,8 @@ def load_toml(path: str | os.PathLike[str]) -> RunConfig:
     topology = plain.pop("topology", None)
     if not (topology is None or isinstance(topology, str)):
         raise ConfigError(f"{path}: topology: must be the path of a topology file")
+    if topology is not None:
+        topology = str(Path(path).parent / topology)
     flat: dict[str, Any] = {}
     for key, value in plain.items():
         if not isinstance(value, dict):
@@ -267,6 +282,9 @@ def load_toml(path: str | os.PathLike[str]) -> RunConfig:
             misplaced = [name for name in value if _SECTION_OF.get(name) != key]
             if misplaced:
                 raise ConfigError(f"{path}: [{key}] has no option {misplaced[0]!r}")
+            twice = sorted(flat.keys() & value.keys())
+            if twice:
+                raise ConfigError(f"{path}: {twice[0]} stands both in [{key}] and at the top of the file")
             flat.update(value)
     try:
         return replace_options(RunConfig(topology=topology), **flat)

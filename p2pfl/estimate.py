@@ -7,15 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from p2pfl import data
 from p2pfl.config import RunConfig
+from p2pfl.errors import ConfigError
 from p2pfl.parameters import Layout
+from p2pfl.plugins import one_line
 from p2pfl.topology import Topology, consensus_rounds, neighborhood
-from p2pfl.training import initial_model, local_steps
+from p2pfl.training import initial_model, local_steps, pick_device
 from p2pfl.wire import ITEM_BYTES
 
+_SMALL_BATCH = 8
 WINDOW = 4  # vectors that a peer holds of its neighbors at most; `peer.inbox` keeps to it
 
 
@@ -40,16 +43,29 @@ class Estimate:
     consensus_bytes: int
 
 
+def check(config: RunConfig, peers: int, info: data.DatasetInfo) -> nn.Module:
+    """What every peer would find wrong with the settings, found before any is started; returns the model.
+
+    Raises ConfigError naming the option.
+    """
+    pick_device(config.compute.device, 0)
+    if peers > info.train_samples:
+        raise ConfigError(f"--dataset {config.data.dataset}: {info.train_samples} samples for {peers} peers")
+    shard, batch = info.train_samples // peers, config.training.batch_size
+    if batch > shard:
+        raise ConfigError(f"--batch-size {batch}: a peer's shard has {shard} samples; choose 1 to {shard}")
+    return initial_model(config, len(info.classes))
+
+
 def estimate(topology: Topology, matrix: npt.NDArray[np.float64], config: RunConfig) -> Estimate:
     """Look at settings, topology and data set without decoding, training or sending anything.
 
     Raises ConfigError for whatever the run itself would refuse.
     """
     info = data.describe(config.data.dataset, config.data.data_dir)
+    model = check(config, topology.n, info)
     shard = info.train_samples // topology.n
     steps = local_steps(config.training, shard // config.training.batch_size)
-    with torch.device("meta"):
-        model = initial_model(config, len(info.classes))
     layout = Layout.of(model)
     hoods = [neighborhood(matrix, peer) for peer in range(topology.n)]
     sent = [len(hood.outgoing) for hood in hoods]
@@ -67,7 +83,7 @@ def estimate(topology: Topology, matrix: npt.NDArray[np.float64], config: RunCon
         steps_per_round=steps,
         rounds=config.training.rounds,
         weights_memory=3 * whole,  # the model, its gradient, its momentum
-        activations_memory=_activations(model, config),
+        activations_memory=_activations(model, config, len(info.classes)),
         # own vector and average, its form on the wire, and neighbors' vectors until they are folded
         exchange_memory=2 * whole + (coded if coded != whole else 0) + min(degree, WINDOW) * coded,
         bytes_per_round=sum(sent) * coded,
@@ -77,17 +93,26 @@ def estimate(topology: Topology, matrix: npt.NDArray[np.float64], config: RunCon
     )
 
 
-def _activations(model: torch.nn.Module, config: RunConfig) -> int:
-    """Bytes that one training step keeps for its backward pass, counted on shapes alone."""
+def _activations(model: nn.Module, config: RunConfig, classes: int) -> int:
+    """Bytes that one training step keeps for its backward pass, counted on a small batch."""
     kept: dict[int, Tensor] = {}  # by storage: layers share what they keep
 
     def count(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, torch.nn.Parameter):
+        if not isinstance(tensor, nn.Parameter):
             kept.setdefault(tensor.untyped_storage()._cdata, tensor)
         return tensor
 
-    batch = torch.empty((config.training.batch_size, 3, data.IMAGE_SIDE, data.IMAGE_SIDE), device="meta")
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        model.train()(batch)
+    batch = min(config.training.batch_size, _SMALL_BATCH)
+    images = torch.zeros((batch, 3, data.IMAGE_SIDE, data.IMAGE_SIDE))
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            scores = model.train()(images)
+    except Exception as error:
+        raise ConfigError(f"--model {config.model.model}: fails on a batch of images: {one_line(error)}") from error
+    if tuple(scores.shape) != (batch, classes):
+        raise ConfigError(
+            f"--model {config.model.model}: gives {tuple(scores.shape)} for {batch} images, not ({batch}, {classes})"
+        )
     total = sum(tensor.numel() * tensor.element_size() for tensor in kept.values())
-    return total // 2 if config.compute.precision == "bf16" else total
+    whole = total * config.training.batch_size // batch
+    return whole // 2 if config.compute.precision == "bf16" else whole

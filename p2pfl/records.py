@@ -70,10 +70,15 @@ def decode_record(data: bytes) -> RoundRecord:
 
 def append_round(peer_dir: Path, record: RoundRecord, sketch: Vector) -> None:
     """Add a finished round to a peer's files; the sketch first, so that every recorded round has one."""
-    with open(peer_dir / SKETCHES_FILE, "ab") as file:
-        file.write(sketch.astype("<f4").tobytes())
-    with open(peer_dir / ROUNDS_FILE, "ab") as file:
-        file.write(encode_record(record) + b"\n")
+    _append(peer_dir / SKETCHES_FILE, sketch.astype("<f4").tobytes())
+    _append(peer_dir / ROUNDS_FILE, encode_record(record) + b"\n")
+
+
+def _append(path: Path, data: bytes) -> None:
+    with open(path, "ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())  # a checkpoint written later must not survive a power cut that this does not
 
 
 def read_rounds(peer_dir: Path) -> list[RoundRecord]:

@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 from p2pfl import data
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, P2PFLError
-from p2pfl.swarm import create_run_dir, endpoints_in_file, open_run_dir, run_fingerprint
+from p2pfl.estimate import check
+from p2pfl.rundir import create_run_dir, open_run_dir, resolve, run_fingerprint
+from p2pfl.swarm import Interrupted, endpoints_in_file
 from p2pfl.topology import Topology, mixing_matrix
 from p2pfl.worker import messages
 from p2pfl.worker.control import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control
 from p2pfl.worker.process import run
 
 
-def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path | None = None) -> int:
-    """Run peer `index` in this process until the swarm is done; returns 0 or 130 (Ctrl-C).
+def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path | None = None) -> None:
+    """Run peer `index` in this process until the swarm is done.
 
     The topology file says where each peer listens. All peers must be started with the same file and the same
     training options, in any order, within --start-timeout. Peers with a common file system may share --run-dir.
 
-    Raises ConfigError for bad input, P2PFLError where the peer cannot go on.
+    The first peer evaluates and saves the consensus model. Raises ConfigError for bad input, Interrupted after
+    Ctrl-C or SIGTERM, P2PFLError where the peer cannot go on.
     """
+    config = resolve(config, topology, len(_on_this_host(topology, index)))
     matrix = mixing_matrix(topology, config.exchange.mixing)
     endpoints = endpoints_in_file(topology, config)
     if endpoints is None:
-        raise ConfigError("peer: the topology file must give every node a host and a port (and --transport is not ipc)")
+        raise ConfigError(f"{topology.source}: every node needs a host and a port (and --transport must not be ipc)")
+    check(config, topology.n, data.describe(config.data.dataset, config.data.data_dir))
     dataset = data.prepare(config.data.dataset, config.data.data_dir, _Progress())
     run_dir = resume or _join_run_dir(topology, index, config)
     fingerprint = run_fingerprint(topology, matrix, config)
-    peers_here = len(_on_this_host(topology, index))
     spec = messages.WorkerSpec(
         config=config,
         run_dir=run_dir,
@@ -41,21 +47,24 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
         run=fingerprint,
         settings=fingerprint,
         bind=endpoints[index],
-        peers_here=peers_here,
         resume=resume is not None,
         endpoints=dict(enumerate(endpoints)),
     )
     control = Control()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: control.stop())
-    _say(f"peer {topology.names[index]} at {endpoints[index]}, records in {run_dir}")
-    report = _LineReport(topology.names[index], config.training.rounds)
+    name = topology.names[index]
+    _say(f"peer {name} at {endpoints[index]}, records in {run_dir}")
+    report = _LineReport(name, config.training.rounds)
     status = run(spec, report, control)
     if status == EXIT_INTERRUPTED:
-        _say(f"interrupted; go on with --resume {run_dir}")
-    elif status != EXIT_OK:
-        raise (ConfigError if status == EXIT_USAGE else P2PFLError)(f"peer {topology.names[index]}: {report.failure}")
-    return status
+        folder = shlex.quote(str(run_dir))
+        raise Interrupted(f"interrupted; go on with: p2pfl peer --resume {folder} --node {shlex.quote(name)}")
+    if status != EXIT_OK:
+        raise (ConfigError if status == EXIT_USAGE else P2PFLError)(f"peer {name}: {report.failure}")
+    if index == 0:
+        _say(f"weights of the consensus model: {run_dir / 'consensus.safetensors'}")
+    _say(f"peer {name}: done; put all peers' folders into one {run_dir}/peers for: p2pfl report {run_dir}")
 
 
 class _LineReport:
@@ -63,20 +72,22 @@ class _LineReport:
 
     def __init__(self, name: str, rounds: int) -> None:
         self.failure = "failed"
+        self._sent = 0
         self._name = name
         self._rounds = rounds
 
     def __call__(self, message: messages.FromWorker) -> None:
         if isinstance(message, messages.RoundFinished):
             record = message.record
+            self._sent += record.bytes_sent
             loss = "" if record.train_loss is None else f"  loss {record.train_loss:.3f}"
-            accuracy = "" if record.test_accuracy is None else f"  accuracy {record.test_accuracy:.1%}"
+            accuracy = "" if record.test_accuracy is None else f"  accuracy {100 * record.test_accuracy:.1f} %"
             number = (
                 f"round {record.round}/{self._rounds}"
                 if record.phase == "train"
                 else f"mix {record.round - self._rounds}"
             )
-            _say(f"peer {self._name}: {number}{loss}{accuracy}  {record.bytes_sent / 1e6:,.1f} MB sent")
+            _say(f"peer {self._name}: {number}{loss}{accuracy}  {self._sent / 1e6:,.1f} MB sent")
         elif isinstance(message, messages.Ready):
             _say(f"peer {self._name}: ready on {message.device}, waiting for its neighbors")
         elif isinstance(message, messages.Warned):
@@ -106,7 +117,7 @@ def _join_run_dir(topology: Topology, index: int, config: RunConfig) -> Path:
     """A run directory of its own, or --run-dir if the other peers of this very run use it already."""
     wanted = config.record.run_dir
     if wanted is None or not (Path(wanted) / "config.toml").exists():
-        return create_run_dir(topology, config)
+        return create_run_dir(topology, config, f"peer-{quote(topology.names[index], safe='')}")
     there, saved = open_run_dir(Path(wanted))
     same = run_fingerprint(there, mixing_matrix(there, saved.exchange.mixing), saved) == run_fingerprint(
         topology, mixing_matrix(topology, config.exchange.mixing), config

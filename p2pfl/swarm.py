@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import dataclasses
 import platform
 import secrets
-import shutil
-import time
+import shlex
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
 
-from p2pfl import config as settings
 from p2pfl.config import RunConfig
 from p2pfl.display import Plan as DisplayPlan
 from p2pfl.display import make_display
 from p2pfl.errors import ConfigError, P2PFLError
 from p2pfl.launcher import Launch, Outcome, launch
+from p2pfl.records import RoundRecord, Vector, read_rounds, read_sketches
 from p2pfl.report import read_summary, summarize, write_report, write_summary
-from p2pfl.topology import Topology, consensus_rounds, load_topology, mixing_matrix, save_topology
+from p2pfl.rundir import create_run_dir, forget, resolve, run_fingerprint
+from p2pfl.topology import Topology, consensus_rounds, mixing_matrix
 
-CONFIG_FILE = "config.toml"
-TOPOLOGY_FILE = "topology.graphml"
 _PACKAGES = ("p2pfl-swarm", "torch", "torchvision", "pyzmq", "networkx", "numpy")
 
 
@@ -54,19 +50,23 @@ def run_swarm(topology: Topology, config: RunConfig | None = None, *, resume: Pa
     Raises ConfigError (bad input), Interrupted (Ctrl-C), P2PFLError (the run failed); what was recorded until then
     is in the run directory, with a summary and a report.
     """
-    config = config or RunConfig()
+    config = resolve(config or RunConfig(), topology, topology.n)
+    topology = dataclasses.replace(topology, name=config.record.name or topology.name)
     matrix = mixing_matrix(topology, config.exchange.mixing)
     binds = endpoints_in_file(topology, config)
+    if resume is not None and _is_complete(resume):
+        return Result(resume, read_summary(resume))
     run_dir = resume or create_run_dir(topology, config)
     try:
-        if resume is not None and _is_complete(resume):
-            return Result(resume, read_summary(resume))
         outcome = _launch(topology, matrix, config, run_dir, binds, resume is not None)
-    except ConfigError:
-        if resume is None:
-            _forget(run_dir)
+    except KeyboardInterrupt:
+        forget(run_dir)
         raise
-    return _conclude(run_dir, outcome)
+    except P2PFLError:
+        if resume is None:
+            forget(run_dir)
+        raise
+    return _conclude(run_dir, outcome, resume is not None)
 
 
 def _launch(
@@ -100,62 +100,55 @@ def _launch(
         binds=binds,
     )
     with make_display(plan) as display:
-        display.say(f"results in {run_dir}")
+        if resume:
+            display.restore(_recorded(topology, run_dir))
         return launch(started, display)
 
 
-def _conclude(run_dir: Path, outcome: Outcome) -> Result:
-    lost = outcome.lost if outcome.status == "failed" else []
-    summary = summarize(run_dir, lost_peers=lost, versions=versions(), seconds=outcome.seconds)
-    write_summary(run_dir, summary)
-    if outcome.status == "usage" and not summary["samples_total"]:
-        _forget(run_dir)
-        raise ConfigError(outcome.reason)
-    write_report(run_dir)
-    if outcome.status == "interrupted":
-        raise Interrupted(f"{outcome.reason}: p2pfl gossip --resume {run_dir}")
-    if outcome.status != "complete":
-        raise P2PFLError(f"{outcome.reason} (what was recorded is in {run_dir})")
-    return Result(run_dir, summary)
+def _recorded(topology: Topology, run_dir: Path) -> list[tuple[int, RoundRecord, Vector]]:
+    """What the peers of an interrupted run have recorded of its training rounds."""
+    folders = [run_dir / "peers" / topology.node_path(peer) for peer in range(topology.n)]
+    return [
+        (peer, record, sketch)
+        for peer, folder in enumerate(folders)
+        for record, sketch in zip(read_rounds(folder), read_sketches(folder), strict=False)
+        if record.phase == "train"
+    ]
 
 
-def create_run_dir(topology: Topology, config: RunConfig, mode: str = "gossip") -> Path:
-    """Make the run directory with the settings and the topology in it. Raises ConfigError if it cannot be used."""
-    if config.record.run_dir is not None:
-        run_dir = Path(config.record.run_dir)
-        if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-            raise ConfigError(f"--run-dir {run_dir}: exists already; choose another, or --resume {run_dir}")
-    else:
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        run_dir = Path("runs") / f"{stamp}-{mode}-{quote(topology.name, safe='')}"
-        if run_dir.exists():
-            run_dir = run_dir.with_name(f"{run_dir.name}-{secrets.token_hex(2)}")
+def _conclude(run_dir: Path, outcome: Outcome, resumed: bool) -> Result:
+    """Write down what there is, and say how it ended: a result, or the error for it."""
+    go_on = f"go on with: p2pfl gossip --resume {shlex.quote(str(run_dir))}"
+    problem = ""
     try:
-        for peer in range(topology.n):
-            (run_dir / "peers" / topology.node_path(peer)).mkdir(parents=True, exist_ok=True)
-        save_topology(topology, run_dir / TOPOLOGY_FILE)
-        # Without the folder, so that running the saved settings again makes a folder of its own.
-        repeatable = settings.replace_options(config, run_dir=None)
-        (run_dir / CONFIG_FILE).write_text(settings.to_toml(repeatable), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--run-dir {run_dir}: cannot be written ({error.strerror})") from None
-    return run_dir
+        summary = _write_down(run_dir, outcome)
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted before the report was written; {go_on}") from None
+    except (P2PFLError, OSError) as error:
+        if outcome.status == "complete":
+            raise P2PFLError(f"the run is complete, but not its report: {error}") from None
+        summary, problem = {}, f" (and no report could be written: {error})"
+    if outcome.status == "complete":
+        return Result(run_dir, summary)
+    if outcome.status == "interrupted":
+        raise Interrupted(f"{outcome.reason}{problem}; {go_on}")
+    if outcome.status == "usage":
+        if not resumed:
+            forget(run_dir)
+        raise ConfigError(outcome.reason)
+    raise P2PFLError(f"{outcome.reason}{problem}; {go_on}")
 
 
-def open_run_dir(run_dir: Path) -> tuple[Topology, RunConfig]:
-    """The topology and settings that a run directory was made with. Raises ConfigError if it is none."""
-    if not (run_dir / CONFIG_FILE).is_file():
-        raise ConfigError(f"{run_dir}: no run directory (it has no {CONFIG_FILE})")
-    return load_topology(run_dir / TOPOLOGY_FILE), settings.load_toml(run_dir / CONFIG_FILE)
-
-
-def run_fingerprint(topology: Topology, matrix: npt.NDArray[np.float64], config: RunConfig) -> str:
-    """A digest of everything that all peers of a run must agree on, names, edges and weights included."""
-    shared = settings.options(config)
-    for name in settings.PRIVATE | settings.FREE_ON_RESUME:
-        del shared[name]
-    text = json.dumps([shared, topology.names, np.round(matrix, 12).tolist()], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+def _write_down(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
+    """Summary and report; returns the summary."""
+    before = 0.0
+    with suppress(P2PFLError):  # the run may have been resumed
+        before = read_summary(run_dir).get("seconds") or 0.0
+    lost = outcome.lost if outcome.status == "failed" else []
+    summary = summarize(run_dir, lost_peers=lost, versions=versions(), seconds=before + outcome.seconds)
+    write_summary(run_dir, summary)
+    write_report(run_dir)
+    return summary
 
 
 def endpoints_in_file(topology: Topology, config: RunConfig) -> list[str] | None:
@@ -199,8 +192,3 @@ def _is_complete(run_dir: Path) -> bool:
     with suppress(P2PFLError):
         return read_summary(run_dir).get("status") == "complete"
     return False
-
-
-def _forget(run_dir: Path) -> None:
-    """Take back a run directory in which nothing has happened."""
-    shutil.rmtree(run_dir, ignore_errors=True)

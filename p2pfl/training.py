@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,10 +22,13 @@ from p2pfl.config import RunConfig, TrainingConfig
 from p2pfl.errors import ConfigError, P2PFLError, TrainingError
 from p2pfl.models import build_model
 from p2pfl.parameters import Layout, aligned_vector, integer_buffers
+from p2pfl.plugins import one_line
 
 RISE = 0.2  # share of the run in which the one-cycle schedule rises
 MOMENTUM_SWING = 0.05  # the one-cycle schedule moves momentum this far to both sides
 _PROGRESS_SECONDS = 0.5
+# torch's layers draw from one generator a process; peers that are threads (in tests) must not reseed it at once.
+_RANDOMNESS = threading.Lock()
 
 
 class Stopped(P2PFLError):
@@ -52,14 +56,19 @@ class EvalStats:
 
 def initial_model(config: RunConfig, num_classes: int) -> nn.Module:
     """The model with the initial weights that the seed gives: the same in every peer."""
-    with torch.random.fork_rng(devices=[]):
+    with _RANDOMNESS, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeding.derive(config.record.seed, "init"))
-        model = build_model(
-            config.model.model,
-            num_classes=num_classes,
-            batch_norm=config.model.batch_norm,
-            width=config.model.width,
-        )
+        try:
+            model = build_model(
+                config.model.model,
+                num_classes=num_classes,
+                batch_norm=config.model.batch_norm,
+                width=config.model.width,
+            )
+        except (RuntimeError, MemoryError) as error:  # out of memory is a RuntimeError in torch
+            raise ConfigError(
+                f"--model {config.model.model}, --width {config.model.width}: {one_line(error)}"
+            ) from None
     return model.float()
 
 
@@ -210,16 +219,41 @@ class Trainer:
     def _seeded(self, round: int) -> Iterator[None]:
         """Randomness inside the model (dropout in a user's own) is drawn from this round's own seed."""
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
+        forked = torch.random.fork_rng(devices=devices)
+        with _RANDOMNESS:
+            forked.__enter__()
             torch.manual_seed(seeding.derive(self.config.record.seed, "model", self._peer, round))
+        try:
             yield
+        finally:
+            with _RANDOMNESS:
+                forked.__exit__(None, None, None)
+
+
+def pick_device(wanted: str, index: int, from_file: str = "") -> torch.device:
+    """The device of one peer: the topology file's, or auto: GPUs in turn, else CPU. Raises ConfigError."""
+    name = from_file if wanted == "auto" and from_file else wanted
+    count = torch.cuda.device_count()
+    if name in ("auto", "cuda"):
+        if count:
+            return torch.device("cuda", index % count)
+        if name == "cuda":
+            raise ConfigError("--device cuda: there is no GPU that PyTorch can use; choose cpu or auto")
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device {name!r}: unknown; choose auto, cpu, cuda or cuda:0") from None
+    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and (device.index or 0) >= count):
+        raise ConfigError(f"device {name}: PyTorch sees {count} GPUs here; choose another or cpu")
+    return device
 
 
 def local_steps(training: TrainingConfig, steps_per_epoch: int) -> int:
     """Optimizer steps of one peer in a round. Raises ConfigError where there are none."""
     if steps_per_epoch < 1:
         raise ConfigError(f"--batch-size {training.batch_size}: larger than a peer's shard; lower it")
-    return training.local_steps or training.local_epochs * steps_per_epoch
+    return training.local_steps or (training.local_epochs or 1) * steps_per_epoch
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, training: TrainingConfig, total_steps: int) -> LRScheduler | None:

@@ -20,7 +20,7 @@ PLAN = Plan(
     consensus_rounds=1,
     run="run",
     layout="layout",
-    timeouts=Timeouts(handshake=60.0, first_round=600.0, round=30.0),
+    timeouts=Timeouts(start=None, handshake=60.0, first_round=600.0, round=30.0),
 )
 
 

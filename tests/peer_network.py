@@ -195,7 +195,7 @@ class Network:
             consensus_rounds=self.setting.consensus_rounds,
             run="run",
             layout="layout",
-            timeouts=Timeouts(1e9, 1e9, 1e9),
+            timeouts=Timeouts(None, 1e9, 1e9, 1e9),
             first_round=self.first_rounds[me],
             unsent={} if saved is None else saved.sent,
         )

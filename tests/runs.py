@@ -97,7 +97,7 @@ def make_run(
 ) -> Path:
     """A run of which every peer finished `finished` rounds (default: all, and then the consensus phase)."""
     run_dir.mkdir(parents=True)
-    config = RunConfig.of(f"topologies/{topology.name}.graphml", rounds=rounds, dataset="digits", seed=7)
+    config = RunConfig.of("topology.graphml", rounds=rounds, dataset="digits", seed=7, name=topology.name)
     (run_dir / "config.toml").write_text(to_toml(config))
     save_topology(topology, run_dir / "topology.graphml")
     folders = [run_dir / "peers" / topology.node_path(peer) for peer in range(topology.n)]

@@ -58,7 +58,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_round_trip(tmp_path: Path, name: str) -> None:
-    path = save(tmp_path / "made" / "on demand", CASES[name])
+    path = save(tmp_path / "made on demand", CASES[name])
     assert path.name == f"round-{CASES[name].round:06d}.safetensors"
     assert_same(load(path), CASES[name])
 

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from p2pfl import make_topology
 from p2pfl.cli import main
@@ -38,10 +39,12 @@ def failing(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["gossip"], "name a topology file"),
         (["gossip", "nowhere.gml"], "nowhere.gml: no such file"),
         (["gossip", RING, "--rond", "3"], "did you mean --rounds"),
-        (["gossip", RING, "--rounds", "three"], "--rounds"),
+        (["gossip", RING, "--rounds", "three"], "--rounds three: must be a whole number"),
+        (["gossip", RING, "--lr", "high"], "--lr high: must be a number"),
+        (["gossip", RING, "--local-epochs", "2", "--local-steps", "3"], "--local-steps 3 is set too; choose one"),
         (["gossip", RING, "--rounds", "0"], "--rounds 0: must be greater than 0"),
         (["gossip", RING, "--lr", "nan"], "--lr nan"),
-        (["gossip", RING, "--order", "sideways"], "sideways"),
+        (["gossip", RING, "--order", "sideways"], "--order sideways: choose one of atc, overlapped"),
         (["gossip", RING, "--device", "tpu"], "--device tpu"),
         (["gossip", RING, "--config", "nowhere.toml"], "nowhere.toml: cannot be read"),
         (["gossip", "--resume", "nowhere"], "nowhere: no run directory"),
@@ -51,6 +54,11 @@ def failing(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["gossip", RING, "--dataset", "digits", "--model", "vgg12", "--dry-run"], "vgg12"),
         (["gossip", RING, "--dataset", "digits", "--model", "nowhere:f", "--dry-run"], "nowhere"),
         (["gossip", RING, "--dataset", "digits", "--batch-size", "1000", "--dry-run"], "--batch-size 1000"),
+        pytest.param(
+            ["gossip", RING, "--device", "cuda", "--dry-run", "--dataset", "digits"],
+            "--device cuda: there is no GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
         (["peer", RING], "--node"),
         (["peer", RING, "--node", "9"], "9"),
         (["peer", RING, "--node", "0"], "host and a port"),
@@ -58,6 +66,7 @@ def failing(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["topology", "make", "ring", "-n", "4", "-o", "x.doc"], "x.doc"),
         (["topology", "make", "rong", "-n", "4", "-o", "x.gml"], "rong"),
         (["topology", "show", "nowhere.gml"], "nowhere.gml"),
+        (["report"], "report: name a run directory"),
         (["report", "nowhere"], "nowhere: no run directory"),
     ],
 )
@@ -89,6 +98,15 @@ def test_hosts_beyond_this_machine_need_insecure(capsys: pytest.CaptureFixture[s
     words = [str(tmp_path / "lan.gml"), "--dataset", "digits", "--model", "vgg11", "--width", "0.125", "--dry-run"]
     assert "--insecure" in failing(capsys, "gossip", *words)
     assert main(["gossip", *words, "--insecure"]) == 0
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["topology", "--help"], ["topology", "-h"]])
+def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert main(words) == 0
+    captured = capsys.readouterr()
+    named = re.findall(r"^  (\w+(?: \w+)?)  ", captured.out, flags=re.MULTILINE)
+    assert named == ["gossip", "peer", "topology make", "topology show", "report"]
+    assert captured.err == ""
 
 
 @pytest.mark.parametrize("words", [["--help"], ["gossip", "--help"], ["topology", "show", RING, "-o", "x.png"]])
@@ -128,6 +146,26 @@ def test_dry_run_says_what_a_run_needs_and_writes_nothing(
     ):
         assert expected in text
     assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_of_one_peer_says_the_same(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    topology = make_topology("ring", 3)
+    for peer in range(3):
+        topology.graph.nodes[peer].update(host="127.0.0.1", port=7000 + peer)
+    save_topology(topology, tmp_path / "lan.gml")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    words = [str(tmp_path / "lan.gml"), "--dataset", "digits", "--width", "0.125", "--dry-run"]
+    assert main(["gossip", *words]) == 0
+    swarm = capsys.readouterr().out
+    assert main(["peer", *words, "--node", "1"]) == 0
+    assert capsys.readouterr().out == swarm
+    assert "3 peers" in swarm
+    assert list(Path().iterdir()) == []
+    assert "--node" in failing(capsys, "peer", *words)
+    assert "'9'" in failing(capsys, "peer", *words, "--node", "9")
 
 
 def test_make_and_show(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -200,8 +238,12 @@ def test_the_saved_settings_repeat_the_run(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.chdir(ROOT / "tests")
     first, second = tmp_path / "first", tmp_path / "second"
     assert main(["gossip", RING, *swarm_options(first)]) == 0
-    words = ["gossip", str(first / "topology.graphml"), "--config", str(first / "config.toml")]
-    assert main([*words, "--run-dir", str(second)]) == 0
+    saved = (first / "config.toml").read_text(encoding="utf-8")
+    assert 'topology = "topology.graphml"' in saved
+    assert 'name = "ring-4"' in saved
+    assert main(["gossip", "--config", str(first / "config.toml"), "--run-dir", str(second)]) == 0
+    assert (second / "config.toml").read_text(encoding="utf-8") == saved
+    assert json.loads((second / "summary.json").read_text(encoding="utf-8"))["topology"] == "ring-4"
     assert (first / "consensus.safetensors").read_bytes() == (second / "consensus.safetensors").read_bytes()
 
 

@@ -16,7 +16,7 @@ PROMISED = """rounds local-epochs local-steps batch-size lr momentum weight-deca
     partition algorithm mixing order device precision wire-dtype transport seed eval-every run-dir reset-momentum"""
 
 ALL_SET = RunConfig.of(
-    "topologies/ring-4.graphml",
+    "/topologies/ring-4.graphml",
     model="vgg13",
     width=0.5,
     batch_norm=False,
@@ -33,6 +33,7 @@ ALL_SET = RunConfig.of(
     threads=2,
     seed=9,
     eval_every=3,
+    name="São Paulo, zweiter Lauf",
     run_dir="runs/ünïcode",
     checkpoint=False,
 )
@@ -58,6 +59,8 @@ def test_toml_round_trip_of_any_value(tmp_path_factory: pytest.TempPathFactory, 
 
 def test_promised_options_exist_and_have_help() -> None:
     assert {name.replace("-", "_") for name in PROMISED.split()} <= options(RunConfig()).keys()
+    lengths = RunConfig().training
+    assert (lengths.local_epochs, lengths.local_steps) == (None, None), "1 epoch where neither is given"
     names = [item.name for kind in SECTIONS.values() for item in dataclasses.fields(kind)]
     assert len(names) == len(set(names)), "an option's name must be unique: the command line has no sections"
     assert set(names) >= FREE_ON_RESUME | PRIVATE
@@ -65,8 +68,23 @@ def test_promised_options_exist_and_have_help() -> None:
 
 def test_options_may_stand_at_the_top_of_the_file(tmp_path: Path) -> None:
     short = load(tmp_path, 'topology = "t.gml"\nmodel = "vgg16"\nrounds = 3\nlr = 1\n[record]\nseed = 4\n')
-    assert short == RunConfig.of("t.gml", model="vgg16", rounds=3, lr=1.0, seed=4)
+    assert short == RunConfig.of(str(tmp_path / "t.gml"), model="vgg16", rounds=3, lr=1.0, seed=4)
     assert isinstance(short.training.lr, float)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"), [("t.gml", "{0}/t.gml"), ("sub/t.gml", "{0}/sub/t.gml"), ("/abs/t.gml", "/abs/t.gml")]
+)
+def test_the_topology_path_starts_at_the_file_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, meant: str
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load(tmp_path, f'topology = "{written}"').topology == meant.format(tmp_path)
+
+
+def test_a_file_without_a_topology_names_none(tmp_path: Path) -> None:
+    assert load(tmp_path, "rounds = 3").topology is None
 
 
 def test_replacing_leaves_the_rest_and_the_original_alone() -> None:
@@ -83,12 +101,16 @@ def test_replacing_leaves_the_rest_and_the_original_alone() -> None:
         ("[trainin]\nrounds = 3", r"no section \[trainin\]; known are model, data"),
         ("[training]\nroundz = 3", r"\[training\] has no option 'roundz'"),
         ("[training]\nseed = 3", r"\[training\] has no option 'seed'"),
-        ('rounds = "three"', r"training.*int.*str.*rounds"),
-        ("rounds = 2.5", r"training.*int.*float.*rounds"),
-        ("rounds = true", r"training.*int.*bool.*rounds"),
-        ("model = 3", r"model.*str.*int.*model"),
-        ('batch_norm = "yes"', r"model.*bool.*str.*batch_norm"),
-        ('schedule = "linear"', r"training.*'linear'.*schedule"),
+        ('rounds = "three"', r": --rounds 'three': expected int, got str$"),
+        ("rounds = 2.5", r": --rounds 2\.5: expected int, got float$"),
+        ("rounds = true", r": --rounds True: expected int, got bool$"),
+        ("model = 3", r": --model 3: expected str, got int$"),
+        ('[model]\nbatch_norm = "yes"', r": --batch-norm 'yes': expected bool, got str$"),
+        ("[record]\nname = 4", r": --name 4: expected str.*, got int$"),
+        ('local_epochs = "2"', r": --local-epochs '2': expected int.*, got str$"),
+        ('schedule = "linear"', r": --schedule 'linear': invalid enum value 'linear'$"),
+        ("local_epochs = 2\nlocal_steps = 3", r": --local-epochs 2: --local-steps 3 is set too; choose one$"),
+        ("local_epochs = 0", "--local-epochs 0: must be greater than 0"),
         ("rounds = 0", "--rounds 0: must be greater than 0"),
         ("local_steps = -1", "--local-steps -1: must be greater than 0"),
         ("lr = nan", "--lr nan: must be greater than 0"),
@@ -122,5 +144,17 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_refusals_of_options_given_in_python() -> None:
     with pytest.raises(ConfigError, match="no option 'epochs'"):
         RunConfig.of(epochs=3)
-    with pytest.raises(ConfigError, match=r"int.*str.*batch_size"):
+    with pytest.raises(ConfigError, match=r"^--batch-size '32': expected int, got str$"):
         RunConfig.of(batch_size="32")
+    with pytest.raises(ConfigError, match=r"^--local-epochs 2: --local-steps 3 is set too; choose one$"):
+        replace_options(RunConfig.of(local_steps=3), local_epochs=2)
+
+
+@pytest.mark.parametrize("given", [{"local_epochs": 2}, {"local_steps": 3}])
+def test_a_round_may_be_given_in_epochs_or_in_steps(given: dict[str, int]) -> None:
+    training = RunConfig.of(**given).training
+    assert {"local_epochs": training.local_epochs, "local_steps": training.local_steps} == {
+        "local_epochs": None,
+        "local_steps": None,
+        **given,
+    }

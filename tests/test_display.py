@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,8 @@ from runs import STEPS, consensus_record, train_record, vectors_apart
 
 from p2pfl.display import Display, Plan, make_display
 from p2pfl.display.lines import bytes_text, clock_text, count_text
-from p2pfl.records import SKETCH_BUCKETS, sketch
+from p2pfl.display.screen import LAST_ROWS, TABLE_ROWS
+from p2pfl.records import SKETCH_BUCKETS, RoundRecord, sketch
 from p2pfl.topology import make_topology
 
 TOPOLOGY = make_topology("ring", 4)
@@ -128,10 +131,7 @@ def test_expected_steps_overrule_the_plan() -> None:
 
 def test_consensus_phase_is_its_own_stage() -> None:
     display, stream = plain()
-    last = train_record(TOPOLOGY, 0, ROUNDS, ROUNDS, 1)
-    for k in (1, 2, 3):
-        for peer in range(4):
-            display.round(peer, consensus_record(TOPOLOGY, peer, k, last, k == 3), EMPTY)
+    mix(display, 1, 2, 3)
     lines = stream.getvalue().splitlines()
     assert [line.split("  ")[0] for line in lines] == ["mix 1/3", "mix 2/3", "mix 3/3"]
     assert "consensus model 91.2 %" in lines[2]
@@ -198,36 +198,152 @@ def good_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+def picture(display: Display) -> str:
+    """What the live part shows now, without its refreshing thread."""
+    with display._console.capture() as captured:
+        display._console.print(display._picture())
+    return captured.get()
+
+
+def rows_of(text: str, plan: Plan = PLAN) -> list[str]:
+    """First cells of the table's rows: such as 3/20, or mix 2/3."""
+    return re.findall(rf"^ *(mix \d+/\d+|\d+/{plan.rounds}) ", text, flags=re.MULTILINE)
+
+
+def numbered(first: int, last: int) -> list[str]:
+    return [f"{number}/{ROUNDS}" for number in range(first, last + 1)]
+
+
+def mix(display: Display, *numbers: int) -> None:
+    last = train_record(TOPOLOGY, 0, ROUNDS, ROUNDS, 1)
+    for k in numbers:
+        for peer in range(4):
+            display.round(peer, consensus_record(TOPOLOGY, peer, k, last, k == 3), EMPTY)
+
+
 @pytest.mark.usefixtures("good_terminal")
-def test_live_table_shows_the_last_rounds_and_a_bar() -> None:
+def test_live_table_shows_the_last_rounds_and_all_of_them_at_the_end() -> None:
     display, stream, clock = live()
     with display:
         display.say("[bold]kept as it is[/bold]")
         for number in range(1, 16):
             clock.now += 1.0
             finish(display, number)
+        assert rows_of(picture(display)) == numbered(15 - TABLE_ROWS + 1, 15)
         display.warn("peer 3 is slow")
     text = stream.getvalue()
     assert "[bold]kept as it is[/bold]" in text
     assert "warning: peer 3 is slow" in text
     final = text[text.rindex("gossip, ring-4, 4 peers") :]
-    assert "15/20" in final
-    assert " 4/20" in final
-    assert " 3/20" not in final
+    assert rows_of(final) == numbered(1, 15)
     assert "75%" in final
     assert "0:05 left" in final
 
 
 @pytest.mark.usefixtures("good_terminal")
+def test_live_table_is_as_long_as_the_window_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    for lines, first in (("14", 12), ("3", 15)):
+        monkeypatch.setenv("LINES", lines)
+        display, _, _ = live()
+        for number in range(1, 16):
+            finish(display, number)
+        assert rows_of(picture(display)) == numbered(first, 15)
+
+
+@pytest.mark.usefixtures("good_terminal")
+def test_table_that_stays_ends_somewhere() -> None:
+    plan = dataclasses.replace(PLAN, rounds=LAST_ROWS + 5, steps_per_peer=None)
+    stream = Terminal()
+    with make_display(plan, stream, terminal=True, clock=Clock()) as display:
+        for number in range(1, plan.rounds + 1):
+            finish(display, number)
+    final = stream.getvalue()[stream.getvalue().rindex("gossip, ring-4") :]
+    assert rows_of(final, plan) == [f"{number}/{plan.rounds}" for number in range(6, plan.rounds + 1)]
+
+
+@pytest.mark.usefixtures("good_terminal")
+def test_consensus_phase_takes_one_row_which_moves_on() -> None:
+    display, _, _ = live()
+    with display:
+        for number in range(1, ROUNDS + 1):
+            finish(display, number)
+        mix(display, 1)
+        assert rows_of(picture(display)) == [*numbered(ROUNDS - TABLE_ROWS + 2, ROUNDS), "mix 1/3"]
+        mix(display, 2, 3)
+        assert rows_of(picture(display)) == [*numbered(ROUNDS - TABLE_ROWS + 2, ROUNDS), "mix 3/3"]
+    assert rows_of(picture(display)) == [*numbered(1, ROUNDS), "mix 3/3"]
+
+
+@pytest.mark.usefixtures("good_terminal")
+def test_expected_steps_show_the_training_bar_at_once() -> None:
+    display, _, _ = live()
+    assert "training" not in picture(display)
+    display.expect(40)
+    shown = picture(display)
+    assert "training" in shown
+    assert " 0%" in shown
+    for peer in range(4):
+        display.step(peer, 10)
+    assert "25%" in picture(display)
+
+
+def recorded(rounds: int, sketches: list[np.ndarray] | None = None) -> list[tuple[int, RoundRecord, np.ndarray]]:
+    """As read from the run directory: one peer's records after the other's."""
+    return [
+        (peer, train_record(TOPOLOGY, peer, number, ROUNDS, 1_000_000), sketches[peer] if sketches else EMPTY)
+        for peer in range(4)
+        for number in range(1, rounds + 1)
+    ]
+
+
+def test_restored_rounds_count_but_are_not_said_again() -> None:
+    clock = Clock()
+    display, stream = plain(clock)
+    one_ahead = (2, train_record(TOPOLOGY, 2, 6, ROUNDS, 1_000_000), EMPTY)
+    display.restore([*recorded(5), one_ahead])
+    assert stream.getvalue() == "going on after round 5\n"
+    for peer in range(4):
+        display.step(peer, 5 * STEPS)
+    clock.now += 10.0
+    finish(display, 6)
+    (line,) = stream.getvalue().splitlines()[1:]
+    assert line.startswith("round 6/20 ")
+    assert "48.0 MB sent" in line
+    assert f"{round(4 * 32 * STEPS / 3.0):,} samples/s" in line
+    assert line.endswith("2:20 left")  # what was done before took no time here
+
+
+def test_restoring_nothing_says_nothing() -> None:
+    display, stream = plain()
+    display.restore([])
+    display.restore(recorded(1)[:3])
+    assert stream.getvalue() == ""
+
+
+@pytest.mark.usefixtures("good_terminal")
+def test_restored_rounds_are_rows_of_the_live_table() -> None:
+    display, stream, _ = live()
+    sketches = [sketch(vector, 7) for vector in vectors_apart(4, 0.5)]
+    with display:
+        display.restore(iter(recorded(3, sketches)))
+        finish(display, 4)
+    text = stream.getvalue()
+    assert "going on after round 3" in text
+    final = text[text.rindex("gossip, ring-4") :]
+    assert rows_of(final) == numbered(1, 4)
+    sent = [line.split()[-2] for line in final.splitlines() if rows_of(line)]
+    assert sent == ["8.0", "16.0", "24.0", "32.0"]
+    assert re.search(r"^ *3/20 .* 0\.[45]\d+ ", final, flags=re.MULTILINE)
+
+
+@pytest.mark.usefixtures("good_terminal")
 def test_live_consensus_phase_and_preparation() -> None:
     display, stream, _ = live()
-    last = train_record(TOPOLOGY, 0, ROUNDS, ROUNDS, 1)
     with display:
         display.progress("starting peers", 3, 4)
         display.progress("starting peers", 4, 4)
         finish(display, ROUNDS)
-        for peer in range(4):
-            display.round(peer, consensus_record(TOPOLOGY, peer, 3, last, True), EMPTY)
+        mix(display, 3)
     final = stream.getvalue()[stream.getvalue().rindex("gossip, ring-4") :]
     assert "mix 3/3" in final
     assert "91.2 %" in final

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from helpers import matrix
+from torch import nn
 
 from p2pfl.config import RunConfig
+from p2pfl.data import describe
 from p2pfl.errors import ConfigError
-from p2pfl.estimate import WINDOW, estimate
+from p2pfl.estimate import WINDOW, check, estimate
 from p2pfl.parameters import Layout
 from p2pfl.peer import inbox
 from p2pfl.topology import consensus_rounds, make_topology
@@ -46,8 +49,65 @@ def test_memory_does_not_grow_with_the_degree_but_does_with_the_batch() -> None:
     assert double.activations_memory == pytest.approx(2 * few.activations_memory, rel=0.05)
 
 
-def test_what_the_run_would_refuse_is_refused() -> None:
-    with pytest.raises(ConfigError, match="--batch-size 5000"):
-        estimate(make_topology("ring", 4), matrix("ring", 4), digits(batch_size=5000))
-    with pytest.raises(ConfigError, match="--model vgg12"):
-        estimate(make_topology("ring", 4), matrix("ring", 4), digits(model="vgg12"))
+SHARD = 1437 // 4  # samples of a peer of four
+
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 5000}, f"--batch-size 5000: a peer's shard has {SHARD} samples; choose 1 to {SHARD}"),
+        ({"batch_size": SHARD + 1}, f"--batch-size {SHARD + 1}: a peer's shard has {SHARD} samples"),
+        ({"model": "vgg12"}, "--model vgg12"),
+        pytest.param({"device": "cuda"}, "--device cuda: there is no GPU that PyTorch can use", marks=NO_GPU),
+        ({"device": "cuda:99"}, "device cuda:99: PyTorch sees "),
+        ({"model": "test_estimate:fails_on_images"}, "--model test_estimate:fails_on_images: fails on a batch of im"),
+        ({"model": "test_estimate:too_many"}, "--model test_estimate:too_many: gives (8, 11) for 8 images, not (8, 10"),
+        ({"model": "test_estimate:one_image"}, "--model test_estimate:one_image: gives (10,) for 8 images"),
+    ],
+)
+def test_what_the_run_would_refuse_is_refused_in_one_line(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        estimate(make_topology("ring", 4), matrix("ring", 4), digits(**options))
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_batch_may_be_the_whole_shard() -> None:
+    found = estimate(make_topology("ring", 4), matrix("ring", 4), digits(batch_size=SHARD))
+    assert found.steps_per_round == 1
+
+
+def test_check_refuses_more_peers_than_samples_and_returns_the_model() -> None:
+    info = describe("digits", None)
+    with pytest.raises(ConfigError, match=f"^--dataset digits: {info.train_samples} samples for 5000 peers$"):
+        check(digits(batch_size=1), 5000, info)
+    model, expected = check(digits(), 4, info).state_dict(), initial_model(digits(), 10).state_dict()
+    assert model.keys() == expected.keys()
+    assert all(torch.equal(model[name], expected[name]) for name in expected)
+
+
+class Scores(nn.Module):
+    """Scores of any shape, whatever the images."""
+
+    def __init__(self, per_image: bool, count: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3 * 32 * 32, count)
+        self.per_image = per_image
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.layer(x.flatten(1))
+        return scores if self.per_image else scores[0]
+
+
+def too_many(num_classes: int) -> nn.Module:
+    return Scores(True, num_classes + 1)
+
+
+def one_image(num_classes: int) -> nn.Module:
+    return Scores(False, num_classes)
+
+
+def fails_on_images(num_classes: int) -> nn.Module:
+    return nn.Linear(7, num_classes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shlex
 import signal
@@ -17,6 +19,7 @@ import pytest
 
 from p2pfl import launcher, make_topology
 from p2pfl.launcher import server
+from p2pfl.records import read_rounds
 from p2pfl.topology import save_topology
 
 HERE = Path(__file__).parent
@@ -119,6 +122,10 @@ def test_ctrl_c_ends_everything_and_the_run_can_go_on(
     assert undisturbed.end(200)[0] == 0
     whole, again = ((tmp_path / name / "consensus.safetensors").read_bytes() for name in ("whole", "run"))
     assert whole == again, "a resumed run ends with the same bits"
+    for folder in (tmp_path / "run" / "peers").iterdir():
+        rounds = [record.round for record in read_rounds(folder)]
+        assert rounds == list(range(1, len(rounds) + 1)), "every round is recorded once"
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "complete"
 
 
 def test_a_peer_that_raises_ends_the_run(tmp_path: Path, start: Callable[..., Swarm]) -> None:
@@ -160,6 +167,40 @@ def test_peers_end_when_their_launcher_is_killed(tmp_path: Path, start: Callable
     swarm.end()
     _, alive = psutil.wait_procs(family, timeout=8.0)  # 5 s promised, and some for a busy machine
     assert not alive
+
+
+def test_many_ctrl_c_lose_nothing(tmp_path: Path, start: Callable[..., Swarm]) -> None:
+    options = [ring(tmp_path), *FAST, "--local-steps", "2", "--rounds", "100000", "--run-dir", str(tmp_path / "run")]
+    swarm = start(*options)
+    swarm.until("round 5/")
+    family = swarm.family()
+    for _ in range(10):
+        if swarm.process.poll() is None:
+            os.killpg(swarm.process.pid, signal.SIGINT)
+            with contextlib.suppress(psutil.TimeoutExpired):
+                psutil.Process(swarm.process.pid).wait(timeout=0.05)
+    code, err = swarm.end()
+    assert code == 130, err
+    assert err.count("\n") == 1, err
+    assert "--resume" in err
+    nobody_left(swarm, family, 5.0)
+    assert len(read_rounds(tmp_path / "run" / "peers" / "0")) >= 5
+
+
+def test_a_launcher_that_stops_reading_loses_no_result(tmp_path: Path, start: Callable[..., Swarm]) -> None:
+    options = [ring(tmp_path), *FAST, "--local-steps", "1", "--rounds", "400", "--no-checkpoint"]
+    swarm = start(*options, "--run-dir", str(tmp_path / "run"))
+    swarm.until("round 1/")
+    peers = swarm.peers()
+    swarm.process.send_signal(signal.SIGSTOP)
+    deadline = time.monotonic() + 120
+    while any(peer.status() != psutil.STATUS_ZOMBIE for peer in peers if peer.is_running()):
+        assert time.monotonic() < deadline, "the peers wait for their launcher"
+        psutil.wait_procs(peers, timeout=0.2)
+    swarm.process.send_signal(signal.SIGCONT)
+    code, err = swarm.end()
+    assert code == 0, err
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "complete"
 
 
 def test_sigterm_is_an_interruption(tmp_path: Path, start: Callable[..., Swarm]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from one_peer import PLAN, chunk, finish_round, greeted, message, only_fail, peer_zero
 
 from p2pfl.gossip import DPSGD
-from p2pfl.peer import Finish, Lost, Reconnected, Recorded, Started, Tick, Trained
+from p2pfl.peer import Finish, Lost, Peer, Reconnected, Recorded, RoundDone, Started, Tick, Trained
 
 
 def test_handshake_deadline_names_who_did_not_greet() -> None:
@@ -76,28 +76,28 @@ def test_no_deadline_while_the_peer_trains_or_records(overlapped: bool) -> None:
     assert peer.handle(Tick(), 1e12) == []
 
 
-def test_leaving_waits_for_the_last_acknowledgement() -> None:
-    peer = peer_zero(replace(PLAN, training_rounds=0, consensus_rounds=1))
+def in_the_last_round(peer: Peer) -> None:
+    """Both neighbors have delivered; only peer 1 has acknowledged."""
     greeted(peer)
     for sender in (1, 3):
         peer.handle(message("grant", sender, 1), 1.0)
         peer.handle(chunk(sender, 1), 1.0)
-    peer.handle(message("ack", 1, 1), 1.0)
-    assert peer.handle(Recorded(), 2.0) == []
-    assert peer.stage == "leaving"
+    assert peer.handle(message("ack", 1, 1), 1.0) == []
+    assert peer.stage == "working"
+
+
+def test_the_last_round_waits_for_the_last_acknowledgement() -> None:
+    peer = peer_zero(replace(PLAN, training_rounds=0, consensus_rounds=1))
+    in_the_last_round(peer)
     reason = only_fail(peer.handle(Tick(), 602.0))
-    assert reason == "no progress for 600 s in round 1 from peer three (--first-round-timeout)"
+    assert reason == "no progress for 601 s in round 1 from peer three (--first-round-timeout)"
 
 
 def test_goodbye_stands_for_a_lost_acknowledgement() -> None:
     peer = peer_zero(replace(PLAN, training_rounds=0, consensus_rounds=1))
-    greeted(peer)
-    for sender in (1, 3):
-        peer.handle(message("grant", sender, 1), 1.0)
-        peer.handle(chunk(sender, 1), 1.0)
-    peer.handle(message("ack", 1, 1), 1.0)
-    peer.handle(Recorded(), 2.0)
-    assert peer.handle(message("goodbye", 3, 1), 2.0)[-1] == Finish()
+    in_the_last_round(peer)
+    assert peer.handle(message("goodbye", 3, 1), 2.0)[-1] == RoundDone(1)
+    assert peer.handle(Recorded(), 2.0)[-1] == Finish()
 
 
 # Lost neighbors

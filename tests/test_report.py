@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from runs import HOSTILE, STEPS, hostile_topology, make_run, training_distance
 
+from p2pfl.config import load_toml
 from p2pfl.errors import ConfigError
 from p2pfl.records import ROUNDS_FILE, SKETCHES_FILE
 from p2pfl.report import read_summary, summarize, write_report, write_summary
@@ -204,7 +205,24 @@ def test_page_holds_every_number_of_the_summary(ring_run: Path) -> None:
 def test_page_says_how_to_repeat_the_run(ring_run: Path) -> None:
     page = Page((ring_run / "report.html").read_text(encoding="utf-8"))
     command = next(text for text in page.texts if text.startswith("python run_peers.py"))
-    assert command == (f"python run_peers.py gossip '{ring_run}/topology.graphml' --config '{ring_run}/config.toml'")
+    assert command == f"python run_peers.py gossip --config '{ring_run}/config.toml'"
+    named = load_toml(ring_run / "config.toml").topology
+    assert named == str(ring_run / "topology.graphml"), "the command needs no topology file: the settings name it"
+    assert Path(named).is_file()
+
+
+def test_a_run_has_the_name_that_was_chosen_or_its_topologys(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", make_topology("ring", 4), finished=0)
+    config = run_dir / "config.toml"
+    saved = config.read_text(encoding="utf-8")
+    assert 'name = "ring-4"' in saved
+    config.write_text(saved.replace('"ring-4"', '"Tuesday <b>"'), encoding="utf-8")
+    assert summarize(run_dir)["topology"] == "Tuesday <b>"
+    page = write_report(run_dir).read_text(encoding="utf-8")
+    assert "Tuesday <b>" not in page
+    assert page.count("Tuesday &lt;b&gt;") >= 2  # title and heading
+    config.write_text(saved.replace('name = "ring-4"\n', ""), encoding="utf-8")
+    assert summarize(run_dir)["topology"] == "topology"  # the file's
 
 
 def test_page_needs_nothing_but_itself(ring_run: Path) -> None:

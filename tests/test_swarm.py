@@ -16,10 +16,10 @@ from p2pfl import RunConfig, checkpoint, data, make_topology, partition, run_swa
 from p2pfl.models import build_model
 from p2pfl.parameters import Layout, aligned_vector
 from p2pfl.records import read_rounds
-from p2pfl.swarm import create_run_dir, run_fingerprint
+from p2pfl.rundir import create_run_dir, run_fingerprint
 from p2pfl.topology import Topology, consensus_rounds, mixing_matrix
 from p2pfl.training import initial_model
-from p2pfl.transport import MemoryHub, MemoryTransport
+from p2pfl.transport import MemoryHub, MemoryTransport, Transport
 from p2pfl.worker import messages
 from p2pfl.worker.control import Control
 from p2pfl.worker.process import run
@@ -127,11 +127,22 @@ LIVELY = {**PLAIN, "batch_norm": True, "momentum": 0.9, "schedule": "onecycle", 
 
 def memory_swarm(topology: Topology, config: RunConfig) -> Path:
     """The same workers as threads of this process, over the in-memory transport."""
+    hub = MemoryHub()
+    names = [f"peer-{peer}" for peer in range(topology.n)]
+    return thread_swarm(topology, config, names, names, lambda bind: MemoryTransport(hub, bind))
+
+
+def thread_swarm(
+    topology: Topology,
+    config: RunConfig,
+    binds: list[str],
+    endpoints: list[str],
+    make_transport: Callable[[str], Transport],
+) -> Path:
+    """Workers as threads of this process; each neighbor is reached at its endpoint."""
     run_dir = create_run_dir(topology, config)
     dataset = data.prepare(config.data.dataset, None, lambda *_: None)
-    matrix = mixing_matrix(topology, config.exchange.mixing)
-    fingerprint = run_fingerprint(topology, matrix, config)
-    hub = MemoryHub()
+    fingerprint = run_fingerprint(topology, mixing_matrix(topology, config.exchange.mixing), config)
     codes: dict[int, int] = {}
     controls = [Control() for _ in range(topology.n)]
 
@@ -143,11 +154,10 @@ def memory_swarm(topology: Topology, config: RunConfig) -> Path:
             index=index,
             run=fingerprint,
             settings=fingerprint,
-            bind=f"peer-{index}",
-            peers_here=topology.n,
-            endpoints={peer: f"peer-{peer}" for peer in range(topology.n)},
+            bind=binds[index],
+            endpoints=dict(enumerate(endpoints)),
         )
-        codes[index] = run(spec, lambda message: None, controls[index], lambda bind: MemoryTransport(hub, bind))
+        codes[index] = run(spec, lambda message: None, controls[index], make_transport)
         if codes[index]:
             for control in controls:  # nobody waits for one that has failed
                 control.stop()
@@ -156,7 +166,7 @@ def memory_swarm(topology: Topology, config: RunConfig) -> Path:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=120)
+        thread.join(timeout=200)
     assert codes == dict.fromkeys(range(topology.n), 0)
     return run_dir
 

@@ -275,7 +275,8 @@ def test_schedules_of_any_length(schedule: str, total: int, momentum: float) -> 
 
 def test_local_steps() -> None:
     assert local_steps(TrainingConfig(local_epochs=2), 5) == 10
-    assert local_steps(TrainingConfig(local_epochs=2, local_steps=3), 5) == 3
+    assert local_steps(TrainingConfig(local_steps=3), 5) == 3
+    assert local_steps(TrainingConfig(), 5) == 5
     with pytest.raises(ConfigError, match="--batch-size 32: larger than a peer's shard"):
         local_steps(TrainingConfig(), 0)
     assert trainer(small_config(local_steps=None, local_epochs=2)).steps_per_round == 6

@@ -2,21 +2,97 @@
 
 from __future__ import annotations
 
+# Only what is there in a moment: a Ctrl-C meanwhile ends in a traceback. `main` imports the rest.
+import contextlib
 import os
+import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
-from p2pfl.cli import graphs, results, train
 from p2pfl.errors import ConfigError, P2PFLError
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+_SAME_INTERRUPT_SECONDS = 2.0
+
+COMMANDS = {
+    "gossip": ("train:gossip", "train a swarm over a topology file, one process a peer, and average to consensus"),
+    "peer": ("train:peer", "run one peer of a swarm that is spread over machines"),
+    "topology make": ("graphs:make", "write a topology file: ring, path, star, complete, torus, …"),
+    "topology show": ("graphs:show", "picture, degrees, spectral gap and rounds to consensus of a topology file"),
+    "report": ("results:report", "tables and plots of recorded runs"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit status: 0 done, 1 failed, 2 bad usage or input, 130 interrupted."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    """Run a command and return its exit status: 0 done, 1 failed, 2 bad usage or input, 130 interrupted.
+
+    Without `arguments` it is the program itself: it takes those of the command line, and keeps the signal SIGINT.
+    """
+    if arguments is not None:
+        return _run(list(arguments))
+    for number in range(3):
+        _open_if_closed(number)
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return _run(sys.argv[1:])  # whoever started this, such as nohup, wants no Ctrl-C
     try:
-        return _dispatch(words)
+        # An exception amid an import can get lost or come out as another one, and there is nothing to save yet.
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+        return _run(sys.argv[1:], prepared=lambda: signal.signal(signal.SIGINT, _interrupt_once()))
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: Python's own end is not to be disturbed
+
+
+def _open_if_closed(number: int) -> None:
+    """Keep a closed file descriptor of 0 to 2 from becoming a pipe of ours, which prints would then get into."""
+    try:
+        os.fstat(number)
+    except OSError:
+        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # open takes the lowest number that is free
+
+
+def _interrupt_once() -> Callable[..., None]:
+    """A handler that takes what follows a Ctrl-C at once, as from an impatient hand, for the same Ctrl-C."""
+    last = -_SAME_INTERRUPT_SECONDS
+
+    def interrupt(*_: object) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _SAME_INTERRUPT_SECONDS:
+            last = time.monotonic()
+            raise KeyboardInterrupt
+
+    return interrupt
+
+
+def _run(words: list[str], prepared: Callable[[], object] = lambda: None) -> int:
+    """Run a command whose output may get lost; calls `prepared` when it is imported. A reader may leave, as `head`."""
+    from p2pfl.display.stream import SafeStream
+
+    out, err = SafeStream(sys.stdout), SafeStream(sys.stderr)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                status = _explained(words, prepared)
+            except SystemExit as end:
+                if end.code or not out.full():
+                    raise
+                status = OK
+            if status == OK and out.full():
+                status = _complain(f"standard output: {out.error}", FAILED)
+            return status
+    finally:
+        out.discard()
+        err.discard()
+
+
+def _explained(words: list[str], prepared: Callable[[], object]) -> int:
+    try:
+        command = _find(words)
+        prepared()
+        status = command()
+        sys.stdout.flush()  # here, since the reader may be slow and Ctrl-C come meanwhile
+        return status
     except ConfigError as error:
         return _complain(error, USAGE)
     except P2PFLError as error:
@@ -25,10 +101,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(error, INTERRUPTED if isinstance(error, Interrupted) else FAILED)
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read our output has left, as `head` does; keep Python from complaining at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
 
 
 def _complain(error: object, status: int) -> int:
@@ -36,22 +108,27 @@ def _complain(error: object, status: int) -> int:
     return status
 
 
-def _dispatch(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(_overview())
-        return OK
+def _find(words: list[str]) -> Callable[[], int]:
+    """The command that is meant, imported. Raises ConfigError if there is none."""
+    if not words or words[0] in ("-h", "--help", "help") or words[:2] in (["topology", "-h"], ["topology", "--help"]):
+        return lambda: _say(_overview())
     if words[0] == "--version":
         from importlib.metadata import version
 
-        print(f"p2pfl {version('p2pfl-swarm')}")
-        return OK
+        return lambda: _say(f"p2pfl {version('p2pfl-swarm')}")
     for length in (2, 1):
-        command = COMMANDS.get(" ".join(words[:length]))
-        if command is not None:
-            return command[0](words[length:])
+        if (name := " ".join(words[:length])) in COMMANDS:
+            module, function = COMMANDS[name][0].split(":")
+            run: Callable[[list[str]], int] = getattr(import_module(f"p2pfl.cli.{module}"), function)
+            return lambda: run(words[length:])
     if words[0] == "topology":
         raise ConfigError("topology: choose 'topology make' or 'topology show'; see p2pfl --help")
     raise ConfigError(f"{words[0]}: no such command; known are {', '.join(COMMANDS)} (see p2pfl --help)")
+
+
+def _say(text: str) -> int:
+    print(text)
+    return OK
 
 
 def _overview() -> str:
@@ -69,18 +146,3 @@ def _overview() -> str:
             "Exit status: 0 done, 1 the run failed, 2 bad usage or input, 130 interrupted.",
         ]
     )
-
-
-COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
-    "gossip": (
-        train.gossip,
-        "train a swarm over a topology file, one process a peer, and average to consensus",
-    ),
-    "peer": (train.peer, "run one peer of a swarm that is spread over machines"),
-    "topology make": (graphs.make, "write a topology file: ring, path, star, complete, torus, …"),
-    "topology show": (
-        graphs.show,
-        "picture, degrees, spectral gap and rounds to consensus of a topology file",
-    ),
-    "report": (results.report, "tables and plots of recorded runs"),
-}

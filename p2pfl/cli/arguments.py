@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -51,6 +52,31 @@ def _one_line(framed: str) -> str:
             parts[-1].append(text)
     said = [part for part in parts if part]
     titled = len(said) > 1 and len(said[0]) == 1 and not framed.startswith("╭")
-    message = said[1 if titled else 0] if said else ["cannot be understood"]
+    message = " ".join(said[1 if titled else 0]) if said else "cannot be understood"
     meant = [part[1].split()[0] for part in said if part[0].startswith("Perhaps you meant") and len(part) > 1]
-    return " ".join(message).rstrip(".") + (f"; did you mean {meant[0]}?" if meant else "")
+    return _plain(message.rstrip(".")) + (f"; did you mean {meant[0]}?" if meant else "")
+
+
+_PLAINER = (
+    (
+        r"Error parsing (\S+?)(?:/--\w+)?: invalid literal for int\(\) with base 10: '(.*)'",
+        r"\1 \2: must be a whole number",
+    ),
+    (r"Error parsing (\S+?): could not convert string to float: '(.*)'", r"\1 \2: must be a number"),
+    (r"invalid choice '(.*)' for argument '(.*)'. Expected one of \((.*)\)", r"\2 \1: choose one of \3"),
+    (r"Missing value for argument '(.*?)'.*", r"\1: needs a value"),
+)
+
+
+def _plain(message: str) -> str:
+    """tyro's and Python's words as one would say them to a person."""
+    if message.startswith("Missing from"):
+        return "missing: " + ", ".join(re.findall(r"(?<!\S)(-\w|--[\w-]{2,}) \S+, --", message) or [message])
+    for pattern, text in _PLAINER:
+        message = re.sub(pattern, text, message)
+    return message
+
+
+def counted(count: int, what: str) -> str:
+    """Such as 1 round, or 2 rounds."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

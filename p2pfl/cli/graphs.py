@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from p2pfl import topology as topologies
-from p2pfl.cli.arguments import parse
+from p2pfl.cli.arguments import counted, parse
 from p2pfl.errors import ConfigError
 from p2pfl.topology import KINDS, Topology
 
@@ -23,7 +23,7 @@ class Make:
 
     kind: tyro.conf.Positional[_KINDS]  # type: ignore[valid-type]
     """Shape of the graph."""
-    n: Annotated[int, tyro.conf.arg(aliases=["-n"])]
+    n: Annotated[int, tyro.conf.arg(name="n", aliases=["-n"])]
     """Number of peers."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """File to write; its extension gives the format."""
@@ -31,8 +31,10 @@ class Make:
     """Seed of the random kinds: random-regular, small-world, erdos-renyi."""
     degree: int = 4
     """Neighbors of each peer: random-regular, small-world."""
-    probability: float | None = None
-    """Of rewiring an edge (small-world, default 0.1) or of having an edge (erdos-renyi, default 2 ln n / n)."""
+    probability: Annotated[
+        float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: 0.1, and 2 ln n / n)")
+    ] = None
+    """Of rewiring an edge (small-world), and of having an edge (erdos-renyi)."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,23 @@ class Show:
 
     file: tyro.conf.Positional[Path]
     """Topology file."""
-    mixing: Literal["metropolis-hastings", "uniform", "weights"] | None = None
-    """Weights of the average (default: metropolis-hastings, or uniform if the file is directed)."""
+    mixing: Annotated[
+        Literal["metropolis-hastings", "uniform", "weights"] | None,
+        tyro.conf.arg(
+            metavar="{metropolis-hastings,uniform,weights}",
+            help_behavior_hint="(default: metropolis-hastings, or uniform if the file is directed)",
+        ),
+    ] = None
+    """Weights of the average."""
     tolerance: float = 1e-3
     """Fraction to which the rounds to consensus shrink the peers' disagreement."""
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Picture to write, .png or .svg (default: the file's name with .png, in the current folder)."""
+    output: Annotated[
+        Path | None,
+        tyro.conf.arg(
+            aliases=["-o"], metavar="FILE", help_behavior_hint="(default: the file's name with .png, in this folder)"
+        ),
+    ] = None
+    """Picture to write, .png or .svg."""
 
 
 def make(words: list[str]) -> int:
@@ -87,11 +100,13 @@ def _describe(topology: Topology, mixing: str | None, tolerance: float) -> str:
     spread = ", ".join(f"{count} peer{'s' * (count > 1)} with {degree}" for degree, count in sorted(degrees.items()))
     kind = "directed" if topology.directed else "undirected"
     matrix = topologies.mixing_matrix(topology, mixing)
+    weights = "the file's weights" if mixing == "weights" else f"{mixing} weights"
+    plain, fast = topologies.mixing_rounds(matrix, tolerance), topologies.consensus_rounds(matrix, tolerance)
     rows = {
         "topology": f"{topology.name}: {topology.n} peers, {graph.number_of_edges()} edges, {kind}",
         "neighbors": spread,
-        "spectral gap": f"{topologies.spectral_gap(matrix):.4f} with {mixing} weights",
-        "consensus": f"{topologies.mixing_rounds(matrix, tolerance)} rounds of plain mixing shrink disagreement to "
-        f"{tolerance:g}; {topologies.consensus_rounds(matrix, tolerance)} in the consensus phase of a run",
+        "spectral gap": f"{topologies.spectral_gap(matrix):.4f} with {weights}",
+        "consensus": f"disagreement shrinks to {tolerance:g} in {counted(plain, 'round')} of plain mixing, "
+        f"{fast} in the consensus phase of a run",
     }
     return "\n".join(f"{name + ':':<14} {text}" for name, text in rows.items())

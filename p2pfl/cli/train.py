@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
 from p2pfl import config as settings
 from p2pfl import topology as topologies
-from p2pfl.cli.arguments import parse
+from p2pfl.cli.arguments import counted, parse
 from p2pfl.config import (
     ComputeConfig,
     DataConfig,
@@ -23,7 +23,8 @@ from p2pfl.config import (
     TrainingConfig,
 )
 from p2pfl.errors import ConfigError
-from p2pfl.swarm import Result, endpoints_in_file, open_run_dir
+from p2pfl.rundir import open_run_dir
+from p2pfl.swarm import Result, endpoints_in_file
 from p2pfl.topology import Topology, load_topology
 
 
@@ -37,15 +38,24 @@ class _Run:
     record: RecordConfig = field(default_factory=RecordConfig)
 
 
+_File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(optional)")]
+_Folder = Annotated[Path | None, tyro.conf.arg(metavar="RUN_DIR", help_behavior_hint="(optional)")]
+_Topology = Annotated[
+    str | None,
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="TOPOLOGY_FILE", help_behavior_hint="(optional where --config or --resume names it)"),
+]
+
+
 @dataclass(frozen=True)
 class Gossip(_Run):
     """Train one model over a topology: one process a peer, ZeroMQ between neighbors, no server."""
 
-    topology: tyro.conf.Positional[str | None] = None
-    """Topology file: .graphml .gml .gexf .json .edgelist or .adjlist (with --resume or --config: optional)."""
-    config: Path | None = None
+    topology: _Topology = None
+    """Topology file: .graphml .gml .gexf .json .edgelist or .adjlist."""
+    config: _File = None
     """TOML file with any of these options; what stands on the command line wins."""
-    resume: Path | None = None
+    resume: _Folder = None
     """Run directory of an interrupted run, to go on with the settings saved there."""
     dry_run: bool = False
     """Say what the run will need (memory a peer, bytes, rounds) and stop."""
@@ -53,16 +63,21 @@ class Gossip(_Run):
 
 @dataclass(frozen=True)
 class OnePeer(_Run):
-    """Run one peer. Start the others with the same file and options, on their own machines, in any order."""
+    """Run one peer. Start the others with the same file and options, on their own machines, in any order.
 
-    topology: tyro.conf.Positional[str | None] = None
+    The first node of the file evaluates and saves the consensus model.
+    """
+
+    topology: _Topology = None
     """Topology file with a host and a port on every node; the same on every machine."""
-    node: str | None = None
+    node: Annotated[str | None, tyro.conf.arg(metavar="LABEL", help_behavior_hint="(required)")] = None
     """Label of the node to run here."""
-    config: Path | None = None
+    config: _File = None
     """TOML file with any of these options; what stands on the command line wins."""
-    resume: Path | None = None
+    resume: _Folder = None
     """Run directory of this peer's interrupted run, to go on with the settings saved there."""
+    dry_run: bool = False
+    """Say what the run will need (memory a peer, bytes, rounds) and stop."""
 
 
 C = TypeVar("C", Gossip, OnePeer)
@@ -86,9 +101,13 @@ def peer(words: list[str]) -> int:
     if arguments.node is None:
         raise ConfigError(f"peer: say which node to run here: --node {topology.names[0]}, for example")
     index = topology.index(arguments.node)
+    if arguments.dry_run:
+        print(_describe_run(topology, run))
+        return 0
     from p2pfl.solo import run_peer
 
-    return run_peer(topology, index, run, resume=arguments.resume)
+    run_peer(topology, index, run, resume=arguments.resume)
+    return 0
 
 
 def _settle(kind: type[C], words: list[str], command: str) -> tuple[C, RunConfig, Topology]:
@@ -155,12 +174,13 @@ def _describe_run(topology: Topology, run: RunConfig) -> str:
         "data": f"{run.data.dataset}: {need.train_samples:,} training and {need.test_samples:,} test samples, "
         f"{need.classes} classes; {need.smallest_shard:,} a peer",
         "model": f"{run.model.model}: {need.parameters:,} parameters",
-        "training": f"{need.rounds} rounds of {need.steps_per_round} steps of {run.training.batch_size} samples a peer",
+        "training": f"{counted(need.rounds, 'round')} of {counted(need.steps_per_round, 'step')} "
+        f"of {counted(run.training.batch_size, 'sample')} a peer",
         "memory a peer": f"{_mb(memory)} beyond libraries and data: weights, gradient and momentum "
         f"{_mb(need.weights_memory)}, activations {_mb(need.activations_memory)}, exchange {_mb(need.exchange_memory)}",
         "bytes sent": f"{_mb(need.bytes_per_round)} a round by all peers, {_mb(need.busiest_bytes_per_round)} by the "
         f"busiest; {_mb(need.bytes_per_round * need.rounds)} in all rounds",
-        "consensus": f"{need.consensus_rounds} more rounds of mixing only, {_mb(need.consensus_bytes)}",
+        "consensus": f"{counted(need.consensus_rounds, 'more round')} of mixing only, {_mb(need.consensus_bytes)}",
     }
     return "\n".join(f"{name + ':':<15} {text}" for name, text in rows.items())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import IO, Self, cast
 
@@ -21,6 +21,7 @@ from p2pfl.records import RoundRecord, Vector
 
 REFRESHES_PER_SECOND = 4  # the peers need the cores
 TABLE_ROWS = 12
+LAST_ROWS = 60  # of the table that stays
 _AROUND_TABLE = 10  # lines: its head, the bars, and room for the last messages
 _PLAIN_SECONDS = 5.0  # between two plain lines about the same preparation
 _QUIET_SECONDS = 60.0  # after so long without a line a plain display says that training goes on
@@ -40,6 +41,7 @@ class Display:
         self._rounds = Rounds(plan)
         self._work = Work(len(plan.peers), plan.steps_per_peer)
         self._rows: tuple[Row, ...] = ()  # replaced, never changed: the refreshing thread reads it
+        self._closing = False
         self._said: dict[str, float] = {}  # what is being prepared -> when a plain line last said so
         self._last_line = clock()
         self._tasks: dict[str, TaskID] = {}
@@ -75,7 +77,8 @@ class Display:
         self.close()
 
     def close(self) -> None:
-        """Leave the table as it stands; what is said afterwards comes below it."""
+        """Leave the table, now with as many rounds as there are; what is said afterwards comes below it."""
+        self._closing = True
         if self._live and self._live.is_started:
             self._live.stop()
         self._live = None
@@ -105,6 +108,15 @@ class Display:
     def expect(self, steps_per_peer: int) -> None:
         """The optimizer steps of one peer in the whole run, once they are known."""
         self._work.total = steps_per_peer
+        if self._live:
+            self._training_bar()
+
+    def restore(self, recorded: Iterable[tuple[int, RoundRecord, Vector]]) -> None:
+        """What the peers of a resumed run had done before: (peer, record, sketch), in any order."""
+        for peer, record, sketch in sorted(recorded, key=lambda item: item[1].round):
+            self._rows += tuple(self._rounds.add(peer, record, sketch))
+        if self._rows:
+            self._line(f"going on after round {self._rows[-1].round}")
 
     def step(self, peer: int, steps: int) -> None:
         """A peer has done so many optimizer steps of the whole run."""
@@ -130,7 +142,9 @@ class Display:
         if not self._live:
             self._line(line(self._plan, row, self._work.seconds_left(self._clock())))
             return
-        self._rows = (*self._rows, row)[-TABLE_ROWS:]
+        # The consensus phase takes one line, which moves on, so that it does not push the training out of sight.
+        kept = self._rows[:-1] if self._rows and self._rows[-1].phase == row.phase == "consensus" else self._rows
+        self._rows = (*kept, row)
         if row.phase == "train":
             self._training_bar()
         else:
@@ -161,7 +175,7 @@ class Display:
 
     def _picture(self) -> Group:
         """What the live part of the terminal shows now."""
-        room = max(min(TABLE_ROWS, self._console.height - _AROUND_TABLE), 1)
+        room = LAST_ROWS if self._closing else max(min(TABLE_ROWS, self._console.height - _AROUND_TABLE), 1)
         rows = [cells(self._plan, row) for row in self._rows[-room:]]
         if not rows:
             return Group(self._bars)

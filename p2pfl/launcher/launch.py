@@ -9,7 +9,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -75,20 +75,25 @@ def launch(plan: Launch, observer: Observer) -> Outcome:
     sockets = Path(tempfile.mkdtemp(prefix="p2pfl-"))  # mode 0700: nobody else can connect
     workers: list[_Worker] = []
     try:
-        with _interruptible(), fork_server():
+        with _interruptible() as hold, fork_server():
             try:
-                dataset = prepare_data(plan.config, observer)
+                dataset = prepare_data(plan.config, plan.topology.n, observer)
+                observer.say(f"results in {plan.run_dir}")
                 observer.say(f"starting {plan.topology.n} peers")
                 for index in range(plan.topology.n):
                     workers.append(_start_worker(plan, index, dataset, sockets))
                 _watch(plan, workers, observer, outcome)
             except KeyboardInterrupt:
-                outcome.status, outcome.reason = "interrupted", "interrupted; everything so far is saved"
+                outcome.status, outcome.reason = "interrupted", "interrupted"
+                observer.say("stopping the peers; everything so far is saved")
             finally:
+                hold()  # what follows is short, and must not be cut short
                 _end(workers, observer)
     finally:
         shutil.rmtree(sockets, ignore_errors=True)
     outcome.seconds = time.monotonic() - began
+    if outcome.refused:
+        observer.warn("messages refused: " + ", ".join(f"{n} ({why})" for why, n in sorted(outcome.refused.items())))
     return outcome
 
 
@@ -111,7 +116,6 @@ def _start_worker(plan: Launch, index: int, dataset: Path, sockets: Path) -> _Wo
         run=plan.run,
         settings=plan.settings,
         bind=bind,
-        peers_here=plan.topology.n,
         resume=plan.resume,
     )
     name = plan.topology.names[index]
@@ -130,7 +134,8 @@ def _watch(plan: Launch, workers: list[_Worker], observer: Observer, outcome: Ou
             if isinstance(ready, Connection) and by_link[ready].link:
                 _read(plan, by_link[ready], workers, observer, outcome)
         for worker in workers:
-            if not worker.process.is_alive() and worker.link is None and not worker.done and not outcome.reason:
+            ended = not worker.process.is_alive() and worker.link is None
+            if ended and not worker.done and worker.process.exitcode != 0 and not outcome.reason:
                 outcome.lost.append(worker.name)
                 log = plan.run_dir / "peers" / plan.topology.node_path(worker.index) / "log.txt"
                 outcome.status, outcome.reason = (
@@ -182,8 +187,9 @@ def _forecast(plan: Launch, ready: messages.Ready) -> str:
     tolerance = plan.config.exchange.consensus_tolerance
     rounds = consensus_rounds(plan.matrix, tolerance)
     links = sum(len(neighborhood(plan.matrix, peer).outgoing) for peer in range(plan.topology.n))
+    training = plan.config.training.rounds
     return (
-        f"{plan.config.training.rounds} rounds, then {rounds} of mixing only "
+        f"{training} round{'s' * (training > 1)} of training, then {rounds} of mixing only "
         f"({rounds * links * ready.vector_bytes / 1e6:,.1f} MB), which shrink the peers' disagreement to {tolerance:g}"
     )
 
@@ -235,17 +241,22 @@ def _drain(worker: _Worker, observer: Observer) -> None:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does."""
+def _interruptible() -> Iterator[Callable[[], None]]:
+    """SIGTERM ends a run as Ctrl-C does, until the given function is called: from then on both are ignored."""
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: None
         return
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    def hold() -> None:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield hold
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

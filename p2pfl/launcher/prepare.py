@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -15,12 +16,14 @@ from p2pfl.worker import messages
 _END_SECONDS = 1.0
 
 
-def prepare_data(config: RunConfig, observer: Observer) -> Path:
+def prepare_data(config: RunConfig, peers: int, observer: Observer) -> Path:
     """Decode the data set, once, into the file that all peers map, in a process of its own (it needs torch).
+
+    Also checks there what every peer would refuse, so that none has to be started for it.
 
     Raises ConfigError, or P2PFLError where that process crashed.
     """
-    process, link = start("data", _prepare, config)
+    process, link = start("data", _prepare, config, peers)
     try:
         while True:
             try:
@@ -34,6 +37,9 @@ def prepare_data(config: RunConfig, observer: Observer) -> Path:
             if message.path is not None:
                 return Path(message.path)
             observer.progress(message.what, message.done, message.total)
+    except BaseException:
+        process.kill()  # whoever interrupts this does not want to wait for the data
+        raise
     finally:
         link.close()
         if process.is_alive():
@@ -42,21 +48,26 @@ def prepare_data(config: RunConfig, observer: Observer) -> Path:
             process.kill()
 
 
-def _prepare(config: RunConfig, link: Connection) -> None:
-    from p2pfl import data
+def _prepare(config: RunConfig, peers: int, link: Connection) -> None:
+    from p2pfl import data, estimate
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
 
-    def progress(what: str, done: int, total: int) -> None:
-        link.send_bytes(messages.encode(messages.Prepared(what, done, total)))
+    def send(message: messages.FromWorker) -> None:
+        link.send_bytes(messages.encode(message))
 
     try:
-        path = data.prepare(config.data.dataset, config.data.data_dir, progress)
-        link.send_bytes(messages.encode(messages.Prepared("", 1, 1, path=str(path))))
+        estimate.check(config, peers, data.describe(config.data.dataset, config.data.data_dir))
+        path = data.prepare(
+            config.data.dataset,
+            config.data.data_dir,
+            lambda what, done, total: send(messages.Prepared(what, done, total)),
+        )
+        last: messages.FromWorker = messages.Prepared("", 1, 1, path=str(path))
     except P2PFLError as error:
-        usage = isinstance(error, ConfigError)
-        link.send_bytes(messages.encode(messages.Failed(str(error), usage=usage)))
+        last = messages.Failed(str(error), usage=isinstance(error, ConfigError))
     except Exception as error:
-        reason = f"--dataset {config.data.dataset}: {type(error).__name__}: {error}".splitlines()[0]
-        link.send_bytes(messages.encode(messages.Failed(reason)))
+        last = messages.Failed(f"--dataset {config.data.dataset}: {type(error).__name__}: {error}".splitlines()[0])
+    with contextlib.suppress(OSError):  # the launcher has been interrupted and listens no more
+        send(last)

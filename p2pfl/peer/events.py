@@ -118,6 +118,7 @@ Action = Send | Train | RoundDone | Note | Finish | Fail
 class Timeouts:
     """Seconds; see the options of the same names in `config.ExchangeConfig`."""
 
+    start: float | None  # None: a launcher has brought the peers together already
     handshake: float
     first_round: float
     round: float

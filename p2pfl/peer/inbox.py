@@ -88,12 +88,13 @@ class Inbox:
         if arrival.complete:
             return self._is_last(header)
         self._check(header)
-        if header.offset == 0:  # from the start, possibly again after a broken connection
-            arrival.pieces[header.vector], arrival.bytes[header.vector] = [], 0
-        if arrival.bytes.get(header.vector) != header.offset:
+        have = arrival.bytes.get(header.vector, 0)
+        if header.offset < have:
+            return False  # sent again after a broken connection; a payload does not change, so what is here stays
+        if header.offset > have:
             raise ProtocolError(f"offset: {header.offset} is not the next chunk")
-        arrival.pieces[header.vector].append(_tensor(message.body, header.codec))
-        arrival.bytes[header.vector] += header.length
+        arrival.pieces.setdefault(header.vector, []).append(_tensor(message.body, header.codec))
+        arrival.bytes[header.vector] = have + header.length
         arrival.scalars = dict(header.scalars)
         total = self._size * ITEM_BYTES[header.codec]
         wanted = self._algorithm_of(header.round).vectors

@@ -27,7 +27,7 @@ from p2pfl.wire import Header, Kind, Message
 
 PATIENCE = 10.0  # a neighbor may take this many times as long as the peer itself took
 
-Stage = Literal["new", "greeting", "working", "recording", "leaving", "ended"]
+Stage = Literal["new", "greeting", "working", "recording", "ended"]
 
 
 class Peer:
@@ -79,15 +79,15 @@ class Peer:
     @property
     def wants_flush(self) -> bool:
         """Whether the peer could go on if only the transport had let go of its buffers."""
-        return not self._flushed and self._outbox.idle and self.stage in ("working", "leaving")
+        return not self._flushed and self._outbox.idle and self.stage == "working"
 
     @property
     def deadline(self) -> float:
         """When the peer's patience with its neighbors ends; infinity while it has work of its own."""
         limits = self.plan.timeouts
         if self.stage == "greeting":
-            return self._waiting_since + limits.handshake
-        if self.stage not in ("working", "leaving") or self._training_since is not None:
+            return self._waiting_since + (limits.handshake if limits.start is None else limits.start)
+        if self.stage != "working" or self._training_since is not None:
             return math.inf
         least = limits.first_round if self.round == self.plan.first_round else limits.round
         return self._waiting_since + max(least, PATIENCE * self._slowest)
@@ -141,11 +141,9 @@ class Peer:
 
     def _advance(self, now: float) -> list[ev.Action]:
         """Everything that can be done now: begin the exchange, fold, give leave, finish."""
-        if self.stage == "leaving":
-            return self._leave()
-        actions = self._grants()
         if self.stage != "working":
-            return actions
+            return []
+        actions = self._grants()
         ready = self._trained or self._algorithm.overlapped
         if not self._began and ready and self._outbox.idle and self._flushed:
             self._began = True
@@ -157,7 +155,11 @@ class Peer:
                 actions += self._train(now)
         if self._began:
             actions += self._fold()
-        if self._began and self._trained and self._folded == len(self._order):
+        # The last round of a phase also waits until every neighbor has its vector: bytes are counted in their phase,
+        # and a peer leaves only when nobody needs it any more.
+        last = self.round in (self.plan.training_rounds, self.plan.last_round)
+        mixed = self._began and self._trained and self._folded == len(self._order)
+        if mixed and (self._outbox.idle or not last):
             self._algorithm.finish(self._state)
             self.stage = "recording"
             actions.append(ev.RoundDone(self.round))
@@ -182,12 +184,6 @@ class Peer:
         if self.round < self.plan.last_round:
             self.round += 1
             return self._begin_round(now)
-        self.stage, self._waiting_since = "leaving", now
-        return self._leave()
-
-    def _leave(self) -> list[ev.Action]:
-        if not self._outbox.idle:
-            return []
         self.stage = "ended"
         return [
             *(self._control("goodbye", link, self.round) for link in sorted(self.plan.links)),
@@ -288,10 +284,11 @@ class Peer:
         seconds = f"for {now - self._waiting_since:.0f} s"
         if self.stage == "greeting":
             missing = self.plan.name(self.plan.links - self._greeted.keys())
-            return self._fail(f"no greeting {seconds} from peer {missing} (--handshake-timeout)")
-        silent = self._inbox.missing(self.round) if self.stage == "working" else set()
+            option = "--handshake-timeout" if self.plan.timeouts.start is None else "--start-timeout"
+            return self._fail(f"no greeting {seconds} from peer {missing} ({option})")
+        silent = self._inbox.missing(self.round)
         option = "--first-round-timeout" if self.round == self.plan.first_round else "--round-timeout"
-        names = self.plan.name(silent | self._outbox.waiting_for)
+        names = self.plan.name(silent | self._outbox.waiting_for) or "(none: messages are not going out)"
         return self._fail(f"no progress {seconds} in round {self.round} from peer {names} ({option})")
 
     def _fail(self, reason: str) -> list[ev.Action]:

@@ -13,7 +13,7 @@ from p2pfl.errors import ConfigError
 from p2pfl.records import RoundRecord
 from p2pfl.report import style
 from p2pfl.report.plots import PLOTS, PLOTS_FOLDER, draw_plots
-from p2pfl.report.run import CONFIG_FILE, TOPOLOGY_FILE, Run, load_run, of_phase
+from p2pfl.report.run import CONFIG_FILE, Run, load_run, of_phase
 from p2pfl.report.summary import FIELDS, SUMMARY_FILE, read_summary, summarize
 from p2pfl.report.units import MISSING, bytes_text, number_text, percent_text, seconds_text
 
@@ -75,8 +75,7 @@ def _subtitle(run: Run, summary: Mapping[str, Any]) -> str:
 
 
 def _command(run: Run, summary: Mapping[str, Any]) -> str:
-    topology = [str(run.path / TOPOLOGY_FILE)] if summary["mode"] == "gossip" else []
-    words = ["python", "run_peers.py", summary["mode"], *topology, "--config", str(run.path / CONFIG_FILE)]
+    words = ["python", "run_peers.py", summary["mode"], "--config", str(run.path / CONFIG_FILE)]
     return shlex.join(words)
 
 

@@ -34,8 +34,8 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The name of the topology file that was given: its copy in the run directory has another."""
-        return Path(self.config.topology).stem if self.config.topology else self.topology.name
+        """The run's name: that of the topology file it was started with, unless the user chose another."""
+        return self.config.record.name or self.topology.name
 
     def finished(self, phase: str) -> list[int]:
         """The finished rounds of a phase, in order."""

@@ -27,12 +27,14 @@ class Topology:
     `graph` has the peers 0..n−1 as nodes, in peer order, with the attributes `host`, `port`, `device`,
     `public_key` and `label` where the file gave them, and `weight` on edges; an edge j → i of a directed
     graph means that j sends to i. `names[i]` is the label that the file gives peer i. `name` is the file's
-    stem, or for a generated topology its kind and size, such as ring-8.
+    stem, or for a generated topology its kind and size, such as ring-8; `source` is the file's path, or the same
+    as the name, and starts every message about it.
     """
 
     graph: nx.Graph | nx.DiGraph
     names: tuple[str, ...]
     name: str
+    source: str
 
     @property
     def n(self) -> int:
@@ -50,7 +52,7 @@ class Topology:
             return self.names.index(label)
         near = difflib.get_close_matches(label, self.names, n=3, cutoff=0.5) or self.names[:3]
         hint = ", ".join(repr(name) for name in near)
-        raise TopologyError(f"{self.name}: no peer is labeled {label!r}; did you mean one of {hint}?")
+        raise TopologyError(f"{self.source}: no peer is labeled {label!r}; did you mean one of {hint}?")
 
     def node_path(self, i: int) -> str:
         """Peer i's label percent-encoded, usable as a file name and different from every other peer's."""
@@ -92,7 +94,7 @@ def build_topology(
     _check_loops(clean, names, source)
     _check_connected(clean, names, source)
     _check_endpoints(clean, names, source)
-    return Topology(clean, names, name)
+    return Topology(clean, names, name, source)
 
 
 def check_parallel(edges: Iterable[tuple[str, str]], directed: bool, source: str) -> None:

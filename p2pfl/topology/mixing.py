@@ -54,7 +54,7 @@ def _metropolis_hastings(topology: Topology) -> Matrix:
             if _common_degree(topology) is not None
             else "make it undirected, or give all peers equal in- and out-degrees and use --mixing uniform"
         )
-        raise TopologyError(f"{topology.name}: metropolis-hastings needs an undirected graph; {remedy}")
+        raise TopologyError(f"{topology.source}: metropolis-hastings needs an undirected graph; {remedy}")
     degree = dict(topology.graph.degree())
     w = np.zeros((topology.n, topology.n))
     for i, j in topology.graph.edges:
@@ -71,7 +71,7 @@ def _uniform(topology: Topology) -> Matrix:
             else "use --mixing metropolis-hastings"
         )
         raise TopologyError(
-            f"{topology.name}: uniform mixing needs equal degrees, or the mean of the peers drifts; {remedy}"
+            f"{topology.source}: uniform mixing needs equal degrees, or the mean of the peers drifts; {remedy}"
         )
     adjacency = nx.to_numpy_array(topology.graph, nodelist=range(topology.n), weight=None)
     w: Matrix = (adjacency.T + np.eye(topology.n)) / (1 + degree)  # networkx: row sends, here: row receives
@@ -84,11 +84,11 @@ def _weights(topology: Topology) -> Matrix:
         edge = f"the edge {topology.names[sender]!r} – {topology.names[receiver]!r}"
         if weight is None:
             raise TopologyError(
-                f"{topology.name}: {edge} has no weight; give every edge one or choose another --mixing"
+                f"{topology.source}: {edge} has no weight; give every edge one or choose another --mixing"
             )
         if isinstance(weight, str) or not math.isfinite(weight) or weight < 0:
             raise TopologyError(
-                f"{topology.name}: weight {weight!r} of {edge} must be a finite number and not negative"
+                f"{topology.source}: weight {weight!r} of {edge} must be a finite number and not negative"
             )
         w[receiver, sender] = weight
         if not topology.directed:
@@ -96,14 +96,14 @@ def _weights(topology: Topology) -> Matrix:
     for i, total in enumerate(w.sum(axis=1)):
         if total > 1 + SUM_TOLERANCE:
             raise TopologyError(
-                f"{topology.name}: the weights into {topology.names[i]!r} add up to {total:.6g}; at most "
+                f"{topology.source}: the weights into {topology.names[i]!r} add up to {total:.6g}; at most "
                 "1 is possible, what is left is the peer's own weight"
             )
     w = _fill_diagonal(w)
     for j, total in enumerate(w.sum(axis=0)):
         if abs(total - 1) > SUM_TOLERANCE:
             raise TopologyError(
-                f"{topology.name}: what {topology.names[j]!r} keeps and sends has weights that add up to "
+                f"{topology.source}: what {topology.names[j]!r} keeps and sends has weights that add up to "
                 f"{total:.6g} instead of 1, so the mean of the peers would drift; make the weights out of "
                 "each peer add up to the weights into it"
             )

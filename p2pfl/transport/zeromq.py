@@ -70,22 +70,35 @@ class ZmqTransport:
 
     def connect(self, endpoints: Mapping[int, str], vector_bytes: int) -> None:
         # Grants bound what waits in a link to one payload, or two after a broken connection.
-        mark = 2 * wire.chunk_count(vector_bytes) + CONTROL_MESSAGES
-        for neighbor, endpoint in endpoints.items():
-            link = self._context.socket(zmq.DEALER)
-            for option, value in _OPTIONS.items():
-                link.setsockopt(option, value)
-            link.setsockopt(zmq.LINGER, LINGER_MS)
-            link.setsockopt(zmq.SNDHWM, mark)
-            link.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
-            link.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
-            monitor = link.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
-            self._links[neighbor], self._monitors[monitor] = link, neighbor
-            self._poller.register(monitor, zmq.POLLIN)
-            try:
-                link.connect(endpoint)
-            except zmq.ZMQError as error:
-                raise TransportError(f"peer {neighbor}: {endpoint} is no endpoint ({error})") from None
+        self._mark = 2 * wire.chunk_count(vector_bytes) + CONTROL_MESSAGES
+        self._endpoints = dict(endpoints)
+        for neighbor in endpoints:
+            self._open_link(neighbor)
+
+    def _open_link(self, neighbor: int) -> None:
+        link = self._context.socket(zmq.DEALER)
+        for option, value in _OPTIONS.items():
+            link.setsockopt(option, value)
+        link.setsockopt(zmq.LINGER, LINGER_MS)
+        link.setsockopt(zmq.SNDHWM, self._mark)
+        link.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+        link.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+        monitor = link.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+        self._links[neighbor], self._monitors[monitor] = link, neighbor
+        self._poller.register(monitor, zmq.POLLIN)
+        endpoint = self._endpoints[neighbor]
+        try:
+            link.connect(endpoint)
+        except zmq.ZMQError as error:
+            raise TransportError(f"peer {neighbor}: {endpoint} is no endpoint ({error})") from None
+
+    def _close_link(self, monitor: Any, linger: int) -> None:
+        neighbor = self._monitors.pop(monitor)
+        link = self._links.pop(neighbor)
+        self._poller.unregister(monitor)
+        link.disable_monitor()
+        link.close(linger)
+        monitor.close(0)
 
     def send(self, neighbor: int, message: wire.Message) -> int:
         header, body = wire.encode(message)
@@ -115,7 +128,7 @@ class ZmqTransport:
                 self._receive(events)
             elif ready in self._monitors:
                 self._watch(ready, events)
-            else:
+            elif ready == self._wake_reader.fileno():
                 with contextlib.suppress(BlockingIOError):
                     self._wake_reader.recv(4096)
         return events + self._losses()
@@ -125,14 +138,8 @@ class ZmqTransport:
             self._wake_writer.send(b"\0")
 
     def close(self) -> None:
-        for link in self._links.values():
-            link.disable_monitor()
-        for neighbor, link in self._links.items():
-            link.close(0 if neighbor in self._lost else LINGER_MS)
-        for monitor in self._monitors:
-            monitor.close(0)
-        self._links.clear()
-        self._monitors.clear()
+        for monitor, neighbor in list(self._monitors.items()):
+            self._close_link(monitor, 0 if neighbor in self._lost else LINGER_MS)
         self._router.close(0)
         self._wake_reader.close()
         self._wake_writer.close()
@@ -160,8 +167,12 @@ class ZmqTransport:
         while monitor.poll(0):
             kind = parse_monitor_message(monitor.recv_multipart())["event"]
             if kind == zmq.EVENT_DISCONNECTED:
+                # A new link, because the old one keeps what was not sent yet, and the peer will say it all again.
                 self._down_since.setdefault(neighbor, time.monotonic())
-            elif neighbor in self._down_since:
+                self._close_link(monitor, 0)
+                self._open_link(neighbor)
+                return
+            if neighbor in self._down_since:
                 del self._down_since[neighbor]
                 self._lost.discard(neighbor)
                 events.append(Reconnected(neighbor))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import queue
 import threading
@@ -23,18 +22,18 @@ class LinkReport:
 
     def __init__(self, link: connection.Connection) -> None:
         self._link = link
-        self._waiting: queue.Queue[messages.FromWorker | None] = queue.Queue(maxsize=_WAITING_REPORTS)
+        self._waiting: queue.SimpleQueue[messages.FromWorker | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._send, daemon=True)
         self._thread.start()
 
     def __call__(self, message: messages.FromWorker) -> None:
-        with contextlib.suppress(queue.Full):  # the round is in the peer's own files all the same
-            self._waiting.put_nowait(message)
+        small = not isinstance(message, messages.Stepped | messages.RoundFinished)
+        if small or self._waiting.qsize() < _WAITING_REPORTS:  # a round is in the peer's own files all the same
+            self._waiting.put(message)
 
     def close(self) -> None:
         """Send what is waiting, for two seconds at most."""
-        with contextlib.suppress(queue.Full):
-            self._waiting.put_nowait(None)
+        self._waiting.put(None)
         self._thread.join(timeout=2.0)
 
     def _send(self) -> None:
@@ -51,11 +50,11 @@ class Control:
     def __init__(self) -> None:
         self.endpoints: queue.SimpleQueue[dict[int, str] | None] = queue.SimpleQueue()
         self._on_stop: Callable[[], None] | None = None
-        self._stopped = threading.Event()
+        self._stopped = False  # no Event: its lock could be held when a signal handler sets it
 
     def stop(self) -> None:
         """Ask the worker to end; from any thread or signal handler."""
-        self._stopped.set()
+        self._stopped = True
         self.endpoints.put(None)
         if self._on_stop is not None:
             self._on_stop()
@@ -63,7 +62,7 @@ class Control:
     def attach(self, stop: Callable[[], None]) -> None:
         """From now on `stop` is how the worker is stopped."""
         self._on_stop = stop
-        if self._stopped.is_set():
+        if self._stopped:
             stop()
 
     def wait_for_endpoints(self, seconds: float) -> dict[int, str]:

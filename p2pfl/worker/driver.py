@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -71,7 +70,7 @@ class Driver:
         self._keeper = keeper
         self._report = report
         self._log = log
-        self._stopped = threading.Event()
+        self._stopped = False  # no Event: its lock could be held when a signal handler sets it
         self._results: SimpleQueue[Future[Any]] = SimpleQueue()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="trainer")
         self._busy = False  # the training thread has work
@@ -84,7 +83,7 @@ class Driver:
 
     def stop(self) -> None:
         """End soon; from any thread or signal handler."""
-        self._stopped.set()
+        self._stopped = True
         self._transport.wake()
 
     def run(self) -> None:
@@ -94,7 +93,7 @@ class Driver:
             while not self._ended:
                 self._turn()
         finally:
-            self._stopped.set()  # a training still under way ends at its next step
+            self._stopped = True  # a training still under way ends at its next step
             self._executor.shutdown(cancel_futures=True)
 
     def _turn(self) -> None:
@@ -103,7 +102,7 @@ class Driver:
         after = time.monotonic()
         if not self._busy:
             self._clock.wait += after - before
-        if self._stopped.is_set():
+        if self._stopped:
             raise Interrupted("stopped")
         for event in events:
             self._tell(self._translate(event))
@@ -160,20 +159,22 @@ class Driver:
         self._transport.wake()
 
     def _train(self, round: int) -> TrainStats:
-        stats = self._trainer.train(round, lambda steps: self._report(messages.Stepped(steps)), self._stopped.is_set)
+        stats = self._trainer.train(round, lambda steps: self._report(messages.Stepped(steps)), lambda: self._stopped)
         self._trainer.to_host()
         return stats
 
     def _settle(self, round: int) -> _RoundResult:
-        """After mixing: evaluate if due, sketch, save."""
+        """After mixing: evaluate if due, and sketch."""
         self._trainer.to_device()
         evaluation = None
         samples = self._keeper.evaluation_samples(round)
         if samples is not None:
-            evaluation = self._trainer.evaluate(samples, self._stopped.is_set)
+            evaluation = self._trainer.evaluate(samples, lambda: self._stopped)
         sketch = records.sketch(self._trainer.host.numpy(), self._trainer.config.record.seed)
-        self._keeper.save(round, self._trainer, self._logic.payloads)
         return _RoundResult(evaluation, sketch)
+
+    def _save(self, round: int) -> None:
+        self._keeper.save(round, self._trainer, self._logic.payloads)
 
     # Back in the calling thread
 
@@ -192,8 +193,12 @@ class Driver:
                 self._train_stats = result
                 self._clock.train += result.seconds
                 self._tell(peer.Trained())
-            else:
+            elif isinstance(result, _RoundResult):
+                # First the record, then the checkpoint: a resumed peer drops a record too many, but could not make
+                # up for one too few.
                 self._record(result)
+                self._submit(self._save, self._logic.round)
+            else:
                 self._tell(peer.Recorded())
 
     def _record(self, result: _RoundResult) -> None:
@@ -222,7 +227,11 @@ class Driver:
         )
         self._keeper.record(record, result.sketch)
         self._report(messages.RoundFinished(record, result.sketch.astype("<f4").tobytes()))
-        self._log.info("round %d done: loss %s, accuracy %s", record.round, record.train_loss, record.test_accuracy)
+        mixed = record.round - plan.training_rounds
+        name = f"round {record.round}" if mixed <= 0 else f"mixing round {mixed}"
+        loss = "" if record.train_loss is None else f", loss {record.train_loss:.4f}"
+        accuracy = "" if record.test_accuracy is None else f", accuracy {record.test_accuracy:.4f}"
+        self._log.info("%s done%s%s", name, loss, accuracy)
         self._sent.clear()
         self._received = 0
         self._train_stats = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,6 @@ from p2pfl.errors import CheckpointError
 from p2pfl.gossip import Payload
 from p2pfl.parameters import integer_buffers
 from p2pfl.training import Trainer
-
-EVALUATIONS = 10  # a run, where --eval-every does not say
 
 
 @dataclass(frozen=True)
@@ -39,8 +36,8 @@ class Keeper:
         rounds, record = self.config.training.rounds, self.config.record
         if round == rounds or (self.is_first and round == rounds + self.consensus_rounds):
             return 0
-        every = record.eval_every or max(1, math.ceil(rounds / EVALUATIONS))
-        return record.eval_samples if round < rounds and round % every == 0 else None
+        due = record.eval_every is not None and round < rounds and round % record.eval_every == 0
+        return record.eval_samples if due else None
 
     def save(self, round: int, trainer: Trainer, sent: Mapping[int, Payload]) -> None:
         """After a training round: the checkpoint. After the last consensus round: the first peer's model."""

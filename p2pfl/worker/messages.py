@@ -15,14 +15,13 @@ from p2pfl.records import RoundRecord
 class WorkerSpec:
     """Everything that one worker is started with."""
 
-    config: RunConfig
+    config: RunConfig  # resolved: threads are set
     run_dir: Path
     dataset: Path  # the decoded data set
     index: int
     run: str  # the run's id on the wire
     settings: str  # digest of the settings that checkpoints must agree with
     bind: str
-    peers_here: int  # how many peers share this machine's cores and GPUs
     resume: bool = False
     endpoints: dict[int, str] | None = None  # known beforehand where the topology file has hosts and ports
 

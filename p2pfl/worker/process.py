@@ -26,7 +26,7 @@ from p2pfl.topology import (
     neighborhood,
     spectral_gap,
 )
-from p2pfl.training import Trainer
+from p2pfl.training import Trainer, pick_device
 from p2pfl.transport import Transport, ZmqTransport
 from p2pfl.wire import ITEM_BYTES
 from p2pfl.worker import messages
@@ -161,7 +161,7 @@ def _build_trainer(spec: messages.WorkerSpec, topology: Topology) -> Trainer:
         spec.config.compute.device, spec.index, str(topology.graph.nodes[spec.index].get("device", ""))
     )
     if device.type == "cpu":
-        torch.set_num_threads(spec.config.compute.threads or max(1, cores() // spec.peers_here))
+        torch.set_num_threads(spec.config.compute.threads or 1)
     else:
         torch.cuda.set_device(device)
     dataset = data.load(spec.dataset)
@@ -174,7 +174,8 @@ def _build_trainer(spec: messages.WorkerSpec, topology: Topology) -> Trainer:
 def _restore(
     spec: messages.WorkerSpec, trainer: Trainer, peer_dir: Path, report: Report
 ) -> checkpoint.Checkpoint | None:
-    saved, refused = checkpoint.newest(peer_dir / "checkpoint")
+    recorded = [record.round for record in records.read_rounds(peer_dir)]
+    saved, refused = checkpoint.newest(peer_dir / "checkpoint", at_most=max(recorded, default=0))
     for line in refused:
         report(messages.Warned(line))
     if saved is None:
@@ -197,32 +198,8 @@ def _unsent(saved: checkpoint.Checkpoint) -> dict[int, gossip.Payload]:
 def _timeouts(spec: messages.WorkerSpec) -> peer.Timeouts:
     exchange: ExchangeConfig = spec.config.exchange
     # Without a launcher nobody knows when the neighbors start: greeting them is part of the start.
-    handshake = exchange.handshake_timeout if spec.endpoints is None else exchange.start_timeout
-    return peer.Timeouts(handshake, exchange.first_round_timeout, exchange.round_timeout)
-
-
-def pick_device(wanted: str, index: int, from_file: str) -> torch.device:
-    """The device of one peer: the topology file's, or auto: GPUs in turn, else CPU. Raises ConfigError."""
-    name = from_file if wanted == "auto" and from_file else wanted
-    count = torch.cuda.device_count()
-    if name in ("auto", "cuda"):
-        if count:
-            return torch.device("cuda", index % count)
-        if name == "cuda":
-            raise ConfigError("--device cuda: there is no GPU that PyTorch can use; choose cpu or auto")
-        return torch.device("cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"device {name!r}: unknown; choose auto, cpu, cuda or cuda:0") from None
-    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and (device.index or 0) >= count):
-        raise ConfigError(f"device {name}: PyTorch sees {count} GPUs here; choose another or cpu")
-    return device
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    start = None if spec.endpoints is None else exchange.start_timeout
+    return peer.Timeouts(start, exchange.handshake_timeout, exchange.first_round_timeout, exchange.round_timeout)
 
 
 def _redirect_output(path: Path) -> None:
