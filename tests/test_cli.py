@@ -44,7 +44,7 @@ def failing(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["gossip", RING, "--local-epochs", "2", "--local-steps", "3"], "--local-steps 3 is set too; choose one"),
         (["gossip", RING, "--rounds", "0"], "--rounds 0: must be greater than 0"),
         (["gossip", RING, "--lr", "nan"], "--lr nan"),
-        (["gossip", RING, "--order", "sideways"], "--order sideways: choose one of atc, overlapped"),
+        (["gossip", RING, "--order", "sideways"], "--order sideways: choose one of 'atc', 'overlapped'"),
         (["gossip", RING, "--device", "tpu"], "--device tpu"),
         (["gossip", RING, "--config", "nowhere.toml"], "nowhere.toml: cannot be read"),
         (["gossip", "--resume", "nowhere"], "nowhere: no run directory"),
@@ -62,6 +62,7 @@ def failing(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["peer", RING], "--node"),
         (["peer", RING, "--node", "9"], "9"),
         (["peer", RING, "--node", "0"], "host and a port"),
+        (["peer", RING, "--node", "0", "--dry-run"], "host and a port"),
         (["topology", "make", "ring", "-n", "2", "-o", "x.gml"], "ring"),
         (["topology", "make", "ring", "-n", "4", "-o", "x.doc"], "x.doc"),
         (["topology", "make", "rong", "-n", "4", "-o", "x.gml"], "rong"),
@@ -261,3 +262,12 @@ def test_the_readme_example_of_the_api_runs(tmp_path: Path) -> None:
     (run_dir,) = tmp_path.glob("runs/*")
     load = load.replace("RUN_DIR", str(run_dir))
     subprocess.run([sys.executable, "-c", load], cwd=tmp_path, check=True, timeout=120)
+
+
+def test_steps_on_the_command_line_replace_epochs_of_the_file(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "run.toml").write_text('dataset = "digits"\nmodel = "vgg11"\nwidth = 0.125\nlocal_epochs = 1\n')
+    assert main(["gossip", RING, "--config", str(tmp_path / "run.toml"), "--local-steps=7", "--dry-run"]) == 0
+    assert "rounds of 7 steps" in capsys.readouterr().out
+    assert "choose one" in failing(capsys, "gossip", RING, "--local-steps", "7", "--local-epochs", "2")

@@ -313,6 +313,14 @@ def test_restored_rounds_count_but_are_not_said_again() -> None:
     assert line.endswith("2:20 left")  # what was done before took no time here
 
 
+def test_many_rounds_are_restored_whatever_their_order() -> None:
+    display, stream = plain(plan=dataclasses.replace(PLAN, rounds=200))
+    display.restore(reversed(recorded(150)))
+    assert stream.getvalue() == "going on after round 150\n"
+    finish(display, 151)
+    assert f"{bytes_text(151 * 8_000_000)} sent" in stream.getvalue()
+
+
 def test_restoring_nothing_says_nothing() -> None:
     display, stream = plain()
     display.restore([])

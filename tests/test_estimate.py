@@ -49,7 +49,7 @@ def test_memory_does_not_grow_with_the_degree_but_does_with_the_batch() -> None:
     assert double.activations_memory == pytest.approx(2 * few.activations_memory, rel=0.05)
 
 
-SHARD = 1437 // 4  # samples of a peer of four
+SHARD = 1438 // 4  # samples of a peer of four
 
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 

@@ -101,6 +101,8 @@ def peer(words: list[str]) -> int:
     if arguments.node is None:
         raise ConfigError(f"peer: say which node to run here: --node {topology.names[0]}, for example")
     index = topology.index(arguments.node)
+    if endpoints_in_file(topology, run) is None:
+        raise ConfigError(f"{topology.source}: every node needs a host and a port (and --transport must not be ipc)")
     if arguments.dry_run:
         print(_describe_run(topology, run))
         return 0
@@ -129,7 +131,16 @@ def _base(words: Sequence[str]) -> RunConfig:
         if config is not None:
             raise ConfigError("--resume takes its settings from the run directory: leave --config out")
         return open_run_dir(Path(resume))[1]
-    return RunConfig() if config is None else settings.load_toml(config)
+    return RunConfig() if config is None else _give_way(settings.load_toml(config), words)
+
+
+def _give_way(base: RunConfig, words: Sequence[str]) -> RunConfig:
+    """--local-steps on the command line wins over local_epochs in the file, and the other way round."""
+    for option, other in (("local_steps", "local_epochs"), ("local_epochs", "local_steps")):
+        given = any(_value(words, f"--{spelled}") is not None for spelled in (option, option.replace("_", "-")))
+        if given and getattr(base.training, other) is not None:
+            base = settings.replace_options(base, **{other: None})
+    return base
 
 
 def _value(words: Sequence[str], option: str) -> str | None:
