@@ -254,7 +254,9 @@ def _interruptible() -> Iterator[Callable[[], None]]:
         for number in before:
             signal.signal(number, signal.SIG_IGN)
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    # SIGINT keeps its handler, and stays ignored where the caller (nohup, say) has it ignored.
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         yield hold
     finally:

@@ -48,6 +48,7 @@ class Peer:
         self._state: Any = training.start(x, hoods)
         self._greeted: dict[int, int] = {}
         self._left: set[int] = set()
+        self._current: Sequence[tuple[int, Payload]] = ()
         self._order: list[int] = []
         self._folded = 0
         self._began = self._trained = False
@@ -107,11 +108,9 @@ class Peer:
             return self._fail(
                 f"this peer would resume at round {self.round}, but {self.plan.name(apart)} more than one round away"
             )
-        behind = [peer for peer, round in self._greeted.items() if round < self.round and peer in self.plan.unsent]
-        actions = self._deliver(
-            self._outbox.begin(self.round - 1, [(peer, self.plan.unsent[peer]) for peer in sorted(behind)])
-        )
-        return actions + self._begin_round(now)
+        behind = sorted(peer for peer, round in self._greeted.items() if round < self.round)
+        unsent = [(peer, self.plan.unsent[peer]) for peer in behind if peer in self.plan.unsent]
+        return self._deliver(self._outbox.begin(self.round - 1, unsent)) + self._begin_round(now)
 
     # Rounds
 
@@ -165,8 +164,6 @@ class Peer:
             actions.append(ev.RoundDone(self.round))
         return actions
 
-    _current: Sequence[tuple[int, Payload]] = ()
-
     def _fold(self) -> list[ev.Action]:
         actions: list[ev.Action] = []
         for sender in self._order[self._folded :]:
@@ -185,10 +182,8 @@ class Peer:
             self.round += 1
             return self._begin_round(now)
         self.stage = "ended"
-        return [
-            *(self._control("goodbye", link, self.round) for link in sorted(self.plan.links)),
-            ev.Finish(),
-        ]
+        goodbyes = [self._control("goodbye", link, self.round) for link in sorted(self.plan.links)]
+        return [*goodbyes, ev.Finish()]
 
     def _on_flushed(self, event: ev.Flushed, now: float) -> list[ev.Action]:
         self._flushed = True

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def run(
     peer_dir = spec.run_dir / "peers" / topology.node_path(spec.index)
     log = _open_log(peer_dir, spec.index)
     try:
-        _run_peer(spec, topology, peer_dir, report, control, make_transport, log)
+        _run_peer(spec, _assemble(spec, topology, peer_dir, report), report, control, make_transport, log)
     except Interrupted:
         log.info("stopped")
         return EXIT_INTERRUPTED
@@ -85,15 +86,17 @@ def run(
     return EXIT_OK
 
 
-def _run_peer(
-    spec: messages.WorkerSpec,
-    topology: Topology,
-    peer_dir: Path,
-    report: Report,
-    control: Control,
-    make_transport: Callable[[str], Transport],
-    log: logging.Logger,
-) -> None:
+@dataclass(frozen=True)
+class _Parts:
+    """A peer put together and ready to be driven."""
+
+    trainer: Trainer
+    logic: peer.Peer
+    keeper: Keeper
+
+
+def _assemble(spec: messages.WorkerSpec, topology: Topology, peer_dir: Path, report: Report) -> _Parts:
+    """Load the data, build the model or restore it, and set up the peer's logic and records."""
     trainer = _build_trainer(spec, topology)
     saved = _restore(spec, trainer, peer_dir, report) if spec.resume else None
     first_round = 1 if saved is None else saved.round + 1
@@ -123,35 +126,41 @@ def _run_peer(
         elapsed_before=kept[-1].elapsed if kept else 0.0,
     )
     contraction = 1.0 - spectral_gap(matrix) if is_symmetric(matrix) else 0.0
-    logic = peer.Peer(
-        plan,
-        lambda round: hood,
-        trainer.host,
-        gossip.build_algorithm(spec.config.exchange),
-        gossip.Chebyshev(contraction),
-    )
+    training, consensus = gossip.build_algorithm(spec.config.exchange), gossip.Chebyshev(contraction)
+    return _Parts(trainer, peer.Peer(plan, lambda round: hood, trainer.host, training, consensus), keeper)
+
+
+def _run_peer(
+    spec: messages.WorkerSpec,
+    parts: _Parts,
+    report: Report,
+    control: Control,
+    make_transport: Callable[[str], Transport],
+    log: logging.Logger,
+) -> None:
+    """Open the socket, meet the neighbors, and run all rounds."""
+    trainer, plan = parts.trainer, parts.logic.plan
+    vector_bytes = trainer.layout.size * ITEM_BYTES["fp32"]
     transport = make_transport(spec.bind)
     try:
-        driver = Driver(logic, trainer, transport, keeper, report, log)
-        log.info("ready at %s on %s, first round %d", transport.endpoint, trainer.device, first_round)
+        driver = Driver(parts.logic, trainer, transport, parts.keeper, report, log)
+        log.info("ready at %s on %s, first round %d", transport.endpoint, trainer.device, plan.first_round)
         report(
             messages.Ready(
                 endpoint=transport.endpoint,
                 device=str(trainer.device),
-                round=first_round,
+                round=plan.first_round,
                 steps=trainer.steps_per_round * plan.training_rounds,
-                vector_bytes=trainer.layout.size * ITEM_BYTES["fp32"],
+                vector_bytes=vector_bytes,
             )
         )
-        endpoints = spec.endpoints
-        if endpoints is None:
-            endpoints = control.wait_for_endpoints(spec.config.exchange.start_timeout)
+        endpoints = spec.endpoints or control.wait_for_endpoints(spec.config.exchange.start_timeout)
         control.attach(driver.stop)
-        vector_bytes = trainer.layout.size * ITEM_BYTES["fp32"]
         transport.connect({link: endpoints[link] for link in sorted(plan.links)}, vector_bytes)
         driver.run()
-        log.info("done; refused messages: %s", dict(logic.refused) or "none")
-        report(messages.Done(dict(logic.refused)))
+        refused = dict(parts.logic.refused)
+        log.info("done; refused messages: %s", refused or "none")
+        report(messages.Done(refused))
     finally:
         transport.close()
 
