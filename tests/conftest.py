@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import hypothesis
 import pytest
 import torch
+
+# Where the tests run in the background, Ctrl-C is ignored, and so it would be in every process that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Timing is no property of the code on a machine that others use too.
 hypothesis.settings.register_profile(
