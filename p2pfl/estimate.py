@@ -13,13 +13,13 @@ from p2pfl import data
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError
 from p2pfl.parameters import Layout
+from p2pfl.peer.inbox import WINDOW
 from p2pfl.plugins import one_line
 from p2pfl.topology import Topology, consensus_rounds, neighborhood
 from p2pfl.training import initial_model, local_steps, pick_device
 from p2pfl.wire import ITEM_BYTES
 
 _SMALL_BATCH = 8
-WINDOW = 4  # vectors that a peer holds of its neighbors at most; `peer.inbox` keeps to it
 
 
 @dataclass(frozen=True)

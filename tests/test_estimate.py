@@ -10,9 +10,8 @@ from torch import nn
 from p2pfl.config import RunConfig
 from p2pfl.data import describe
 from p2pfl.errors import ConfigError
-from p2pfl.estimate import WINDOW, check, estimate
+from p2pfl.estimate import check, estimate
 from p2pfl.parameters import Layout
-from p2pfl.peer import inbox
 from p2pfl.topology import consensus_rounds, make_topology
 from p2pfl.training import initial_model
 
@@ -38,7 +37,6 @@ def test_numbers_are_those_of_the_parts() -> None:
     assert found.steps_per_round == 2 * (found.smallest_shard // 32)
     assert found.rounds == 7
     assert found.classes == 10
-    assert inbox.WINDOW == WINDOW
 
 
 def test_memory_does_not_grow_with_the_degree_but_does_with_the_batch() -> None:
