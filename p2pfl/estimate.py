@@ -72,7 +72,7 @@ def estimate(topology: Topology, matrix: npt.NDArray[np.float64], config: RunCon
     degree = max(len(hood.incoming) for hood in hoods)
     whole = layout.size * 4
     coded = layout.size * ITEM_BYTES[config.exchange.wire_dtype]
-    mixing_only = consensus_rounds(matrix, config.exchange.consensus_tolerance)
+    mixing_only = consensus_rounds(matrix, config.gossip.consensus_tolerance)
     return Estimate(
         train_samples=info.train_samples,
         test_samples=info.test_samples,

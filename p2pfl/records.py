@@ -28,7 +28,10 @@ Vector = npt.NDArray[np.float32]
 
 
 class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One peer's round. Seconds are wall-clock; bytes are what was handed to the transport, headers included.
+    """One process's round, of a peer, a client or the coordinator. Seconds are wall-clock; bytes are what was handed to the transport, headers included.
+
+    A coordinator has no steps of its own: its `samples` are those behind the updates that it has averaged so far, and
+    its `train_loss` is their mean. A client records the rounds in which it took part.
 
     The parts of a round add up to it: `seconds` = train + evaluate + exchange (busy with messages and mixing
     while not training) + wait (idle until a neighbor's vector came) + a small remainder of bookkeeping.
@@ -52,6 +55,8 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
     bytes_sent: int
     bytes_received: int
     sent_to: dict[str, int] = {}  # bytes sent in this round, by the neighbor's label
+    selected: list[str] | None = None  # a coordinator's: clients drawn for this round
+    missing: list[str] | None = None  # of these, those whose update did not come in time
 
 
 _encoder = msgspec.json.Encoder()
@@ -68,9 +73,10 @@ def decode_record(data: bytes) -> RoundRecord:
     return _decoder.decode(data)
 
 
-def append_round(peer_dir: Path, record: RoundRecord, sketch: Vector) -> None:
-    """Add a finished round to a peer's files; the sketch first, so that every recorded round has one."""
-    _append(peer_dir / SKETCHES_FILE, sketch.astype("<f4").tobytes())
+def append_round(peer_dir: Path, record: RoundRecord, sketch: Vector | None) -> None:
+    """Add a finished round to a peer's files; the sketch, if any, first, so that every recorded round has one."""
+    if sketch is not None:
+        _append(peer_dir / SKETCHES_FILE, sketch.astype("<f4").tobytes())
     _append(peer_dir / ROUNDS_FILE, encode_record(record) + b"\n")
 
 

@@ -31,7 +31,7 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
     Ctrl-C or SIGTERM, P2PFLError where the peer cannot go on.
     """
     config = resolve(config, topology, len(_on_this_host(topology, index)))
-    matrix = mixing_matrix(topology, config.exchange.mixing)
+    matrix = mixing_matrix(topology, config.gossip.mixing)
     endpoints = endpoints_in_file(topology, config)
     if endpoints is None:
         raise ConfigError(f"{topology.source}: every node needs a host and a port (and --transport must not be ipc)")
@@ -119,8 +119,8 @@ def _join_run_dir(topology: Topology, index: int, config: RunConfig) -> Path:
     if wanted is None or not (Path(wanted) / "config.toml").exists():
         return create_run_dir(topology, config, f"peer-{quote(topology.names[index], safe='')}")
     there, saved = open_run_dir(Path(wanted))
-    same = run_fingerprint(there, mixing_matrix(there, saved.exchange.mixing), saved) == run_fingerprint(
-        topology, mixing_matrix(topology, config.exchange.mixing), config
+    same = run_fingerprint(there, mixing_matrix(there, saved.gossip.mixing), saved) == run_fingerprint(
+        topology, mixing_matrix(topology, config.gossip.mixing), config
     )
     records = Path(wanted) / "peers" / topology.node_path(index) / "rounds.jsonl"
     if not same or records.exists():

@@ -52,7 +52,7 @@ def run_swarm(topology: Topology, config: RunConfig | None = None, *, resume: Pa
     """
     config = resolve(config or RunConfig(), topology, topology.n)
     topology = dataclasses.replace(topology, name=config.record.name or topology.name)
-    matrix = mixing_matrix(topology, config.exchange.mixing)
+    matrix = mixing_matrix(topology, config.gossip.mixing)
     binds = endpoints_in_file(topology, config)
     if resume is not None and _is_complete(resume):
         return Result(resume, read_summary(resume))
@@ -78,7 +78,7 @@ def _launch(
     resume: bool,
 ) -> Outcome:
     fingerprint = run_fingerprint(topology, matrix, config)
-    mixing_only = consensus_rounds(matrix, config.exchange.consensus_tolerance)
+    mixing_only = consensus_rounds(matrix, config.gossip.consensus_tolerance)
     plan = DisplayPlan(
         mode="gossip",
         name=topology.name,

@@ -142,7 +142,7 @@ def thread_swarm(
     """Workers as threads of this process; each neighbor is reached at its endpoint."""
     run_dir = create_run_dir(topology, config)
     dataset = data.prepare(config.data.dataset, None, lambda *_: None)
-    fingerprint = run_fingerprint(topology, mixing_matrix(topology, config.exchange.mixing), config)
+    fingerprint = run_fingerprint(topology, mixing_matrix(topology, config.gossip.mixing), config)
     codes: dict[int, int] = {}
     controls = [Control() for _ in range(topology.n)]
 

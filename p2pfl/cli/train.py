@@ -176,7 +176,7 @@ def _resumed(run_dir: Path, saved: RunConfig, asked: RunConfig) -> Topology:
 def _describe_run(topology: Topology, run: RunConfig) -> str:
     from p2pfl.estimate import estimate
 
-    matrix = topologies.mixing_matrix(topology, run.exchange.mixing)
+    matrix = topologies.mixing_matrix(topology, run.gossip.mixing)
     endpoints_in_file(topology, run)
     need = estimate(topology, matrix, run)
     memory = need.weights_memory + need.activations_memory + need.exchange_memory

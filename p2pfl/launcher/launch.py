@@ -184,7 +184,7 @@ def _read(plan: Launch, worker: _Worker, workers: list[_Worker], observer: Obser
 
 def _forecast(plan: Launch, ready: messages.Ready) -> str:
     """What the consensus phase will take, said before anything has begun."""
-    tolerance = plan.config.exchange.consensus_tolerance
+    tolerance = plan.config.gossip.consensus_tolerance
     rounds = consensus_rounds(plan.matrix, tolerance)
     links = sum(len(neighborhood(plan.matrix, peer).outgoing) for peer in range(plan.topology.n))
     training = plan.config.training.rounds

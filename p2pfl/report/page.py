@@ -180,7 +180,7 @@ def _outcome_warnings(run: Run, summary: Mapping[str, Any]) -> list[str]:
     if model is not None and mean is not None and model < mean - 0.01:
         found.append(f"The consensus model is {100 * (mean - model):.1f} points below the mean of the peers.")
     start, end = summary["consensus_distance"], summary["final_consensus_distance"]
-    if start and end is not None and end > 1.1 * run.config.exchange.consensus_tolerance * start:
-        wanted = run.config.exchange.consensus_tolerance
+    if start and end is not None and end > 1.1 * run.config.gossip.consensus_tolerance * start:
+        wanted = run.config.gossip.consensus_tolerance
         found.append(f"The consensus phase shrank disagreement to {end / start:.2g} of its start, not to {wanted:g}.")
     return found

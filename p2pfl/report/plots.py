@@ -146,7 +146,7 @@ def _consensus(run: Run) -> Figure:
 
 def _consensus_phase(run: Run, axes: Axes, start: float, last: int) -> None:
     mixed = {n - last: run.distances[n] for n in run.finished("consensus") if run.distances.get(n, 0) > 0}
-    w = mixing_matrix(run.topology, run.config.exchange.mixing)
+    w = mixing_matrix(run.topology, run.config.gossip.mixing)
     rate = max(1.0 - spectral_gap(w), 0.0)
     measured = {0: start, **mixed}
     k = np.arange(max(mixed, default=10) + 1)

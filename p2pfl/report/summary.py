@@ -125,7 +125,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _gap(run: Run) -> float:
-    return spectral_gap(mixing_matrix(run.topology, run.config.exchange.mixing))
+    return spectral_gap(mixing_matrix(run.topology, run.config.gossip.mixing))
 
 
 def _longest(run: Run) -> float | None:

@@ -37,13 +37,13 @@ class Format:
     write: Callable[[nx.Graph], bytes]
 
 
-def load_topology(path: str | os.PathLike[str]) -> Topology:
+def load_topology(path: str | os.PathLike[str], least: int = 2) -> Topology:
     """Read and check a topology file; its extension says the format (see FORMATS).
 
     A peer's name is its node id, in GML its label. Edge lists (`a b`, optionally followed by a weight or a
     dictionary) and adjacency lists (`a b c …`; listing an edge on both of its ends' lines is fine) have no
     way to say directions and are read as undirected: a directed graph belongs in any of the other formats.
-    Raises TopologyError with one line that names the file and the remedy.
+    Raises TopologyError with one line that names the file and the remedy, also for fewer than `least` peers.
     """
     file = Path(path)
     form = _format(file)
@@ -56,7 +56,7 @@ def load_topology(path: str | os.PathLike[str]) -> Topology:
     except Exception as error:  # networkx's readers raise whatever they stumble over: KeyError, TypeError, …
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise TopologyError(f"{source}: not readable as {form.title}: {reason}") from error
-    return build_topology(graph, name=file.stem, source=source, labels=labels)
+    return build_topology(graph, name=file.stem, source=source, labels=labels, least=least)
 
 
 def save_topology(topology: Topology, path: str | os.PathLike[str]) -> None:

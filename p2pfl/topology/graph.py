@@ -64,17 +64,17 @@ class Topology:
 
 
 def build_topology(
-    graph: nx.Graph, *, name: str, source: str, labels: Mapping[Hashable, object] | None = None
+    graph: nx.Graph, *, name: str, source: str, labels: Mapping[Hashable, object] | None = None, least: int = 2
 ) -> Topology:
     """Check `graph` and relabel its nodes 0..n−1 in peer order: natural order, '10' after '2'.
 
     `labels` maps nodes to the peers' names where these are not the nodes themselves; `source` (a file, or
-    what was to be generated) starts every message. Raises TopologyError for an empty graph, one node, too
+    what was to be generated) starts every message. Raises TopologyError for fewer than `least` nodes, too
     many, labels that cannot be told apart, parallel edges, self-loops, a graph that is not (strongly)
     connected, and unusable `host`, `port`, `device` or `public_key` attributes.
     """
     text = {node: str((labels or {}).get(node, node)) for node in graph}
-    _check_size(len(text), source)
+    _check_size(len(text), source, least)
     _check_labels(text.values(), source)
     ordered = sorted(graph, key=lambda node: _natural(text[node]))
     position = {node: i for i, node in enumerate(ordered)}
@@ -118,10 +118,10 @@ def _natural(label: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
     return tuple((0, int(p), "") if p[0] in "0123456789" else (1, 0, p) for p in parts), label
 
 
-def _check_size(n: int, source: str) -> None:
+def _check_size(n: int, source: str, least: int) -> None:
     if n == 0:
         raise TopologyError(f"{source}: the graph is empty; a swarm needs at least 2 peers")
-    if n == 1:
+    if n < least:
         raise TopologyError(f"{source}: the graph has only one node; a swarm needs at least 2 peers")
     if n > MAX_PEERS:
         raise TopologyError(f"{source}: the graph has {n} nodes; at most {MAX_PEERS} peers are supported")

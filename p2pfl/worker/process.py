@@ -101,8 +101,8 @@ def _assemble(spec: messages.WorkerSpec, topology: Topology, peer_dir: Path, rep
     saved = _restore(spec, trainer, peer_dir, report) if spec.resume else None
     first_round = 1 if saved is None else saved.round + 1
     kept = records.truncate(peer_dir, first_round - 1)
-    matrix = mixing_matrix(topology, spec.config.exchange.mixing)
-    mixing_only = consensus_rounds(matrix, spec.config.exchange.consensus_tolerance)
+    matrix = mixing_matrix(topology, spec.config.gossip.mixing)
+    mixing_only = consensus_rounds(matrix, spec.config.gossip.consensus_tolerance)
     hood = neighborhood(matrix, spec.index)
     plan = peer.Plan(
         me=spec.index,

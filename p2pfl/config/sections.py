@@ -1,0 +1,204 @@
+"""The sections of a run's settings: frozen dataclasses, one small one a concern, checked when they are made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from p2pfl.errors import ConfigError
+
+
+def _unset(kind: str, default: str) -> Any:
+    """How `--help` shows an option that may stay unset: its kind of value, and what then holds."""
+    return tyro.conf.arg(metavar=kind, help_behavior_hint=f"(default: {default})")
+
+
+def _check(condition: bool, option: str, value: object, remedy: str) -> None:
+    if not condition:
+        raise ConfigError(f"--{option.replace('_', '-')} {value}: {remedy}")
+
+
+def _positive(section: object, *names: str) -> None:
+    for name in names:
+        value = getattr(section, name)
+        _check(value is None or (math.isfinite(value) and value > 0), name, value, "must be greater than 0")
+
+
+def _not_negative(section: object, *names: str) -> None:
+    for name in names:
+        value = getattr(section, name)
+        _check(value is None or (math.isfinite(value) and value >= 0), name, value, "must be 0 or more")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What is trained."""
+
+    model: str = "vgg11"
+    """Network: vgg11, vgg13, vgg16, vgg19, or your own as module:function."""
+    width: float = 1.0
+    """Scale of every channel count, the head's too (0.25: a quarter of the channels)."""
+    batch_norm: bool = True
+    """Batch normalization after every convolution."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "width")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What it is trained on."""
+
+    dataset: str = "cifar10"
+    """Data set: cifar10, digits, imagefolder:DIR (with DIR/train/CLASS and DIR/test/CLASS), or module:function."""
+    data_dir: Annotated[str | None, _unset("DIR", "p2pfl in your cache folder")] = None
+    """Folder of downloads and decoded data sets."""
+    partition: Literal["iid"] = "iid"
+    """How training samples are dealt to the peers: iid (shuffled, equal shards)."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How one peer trains."""
+
+    rounds: int = 40
+    """Rounds of local training and exchange."""
+    local_epochs: Annotated[int | None, _unset("INT", "1")] = None
+    """Passes over a peer's shard in a round."""
+    local_steps: Annotated[int | None, _unset("INT", "as --local-epochs says")] = None
+    """Optimizer steps in a round, instead of whole epochs."""
+    batch_size: int = 32
+    """Samples in an optimizer step of one peer."""
+    lr: float = 0.02
+    """Learning rate (the peak of the schedule)."""
+    momentum: float = 0.9
+    """Nesterov momentum; 0: plain SGD. The one-cycle schedule moves it 0.05 up and down."""
+    weight_decay: float = 5e-4
+    """L2 penalty on all parameters."""
+    schedule: Literal["onecycle", "cosine", "constant"] = "onecycle"
+    """Learning rate over the run: onecycle (rises for the first fifth), cosine, or constant."""
+    reset_momentum: bool = False
+    """Forget the optimizer's momentum at the start of every round."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "rounds", "local_epochs", "local_steps", "batch_size", "lr")
+        _not_negative(self, "weight_decay", "momentum")
+        _check(self.momentum < 1, "momentum", self.momentum, "must be below 1")
+        both = self.local_epochs is not None and self.local_steps is not None
+        _check(not both, "local_epochs", self.local_epochs, f"--local-steps {self.local_steps} is set too; choose one")
+
+
+@dataclass(frozen=True)
+class GossipConfig:
+    """How peers average with their neighbors."""
+
+    algorithm: Literal["dpsgd"] = "dpsgd"
+    """Gossip algorithm: dpsgd (synchronous decentralized SGD)."""
+    mixing: Literal["metropolis-hastings", "uniform", "weights"] = "metropolis-hastings"
+    """Weights of the average: metropolis-hastings, uniform (equal degrees only), or the file's own weights."""
+    order: Literal["atc", "overlapped"] = "atc"
+    """atc: train, exchange, mix. overlapped: exchange last round's weights while training (needs a smaller --lr)."""
+    consensus_tolerance: float = 1e-3
+    """After the last round peers only mix, until their disagreement has shrunk to this fraction."""
+
+    def __post_init__(self) -> None:
+        tolerance = self.consensus_tolerance
+        _check(0 < tolerance < 1, "consensus_tolerance", tolerance, "must lie between 0 and 1, for example 1e-3")
+
+
+@dataclass(frozen=True)
+class CentralizedConfig:
+    """Federated learning with a coordinator."""
+
+    num_clients: int = 20
+    """Clients, one process each with its own shard."""
+    num_selected: int = 6
+    """Clients that the coordinator draws for each round."""
+    averaging: Literal["uniform", "samples"] = "uniform"
+    """Weights of the average: uniform, or in proportion to the clients' shard sizes."""
+    server_momentum: float = 0.0
+    """0: FedAvg, the average as it is. More, such as 0.9: FedAvgM, momentum on the coordinator's own steps."""
+    server_lr: float = 1.0
+    """Length of the coordinator's step from the global model towards the average; 1 goes all the way."""
+    proximal_mu: float = 0.0
+    """FedProx: pull of a client's weights towards the global model while it trains; 0: none."""
+    deadline: Annotated[float | None, _unset("FLOAT", "ten times the slowest client so far, 60 s at least")] = None
+    """Seconds that a round's clients have for training; the round goes on without those that take longer."""
+    min_updates: Annotated[int | None, _unset("INT", "half of --num-selected")] = None
+    """Updates that a round needs; with fewer the run ends."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "num_clients", "num_selected", "server_lr", "deadline", "min_updates")
+        _not_negative(self, "server_momentum", "proximal_mu")
+        _check(self.server_momentum < 1, "server_momentum", self.server_momentum, "must be below 1")
+        clients, selected, least = self.num_clients, self.num_selected, self.min_updates
+        _check(selected <= clients, "num_selected", selected, f"there are {clients} clients (--num-clients)")
+        _check(least is None or least <= selected, "min_updates", least, f"only {selected} clients train in a round")
+
+
+@dataclass(frozen=True)
+class ExchangeConfig:
+    """How weights travel, and for how long one waits for them."""
+
+    wire_dtype: Literal["fp32", "bf16"] = "fp32"
+    """Number format of weights in messages of the training rounds; bf16 halves the bytes."""
+    transport: Literal["auto", "ipc", "tcp"] = "auto"
+    """Sockets: ipc on one machine, tcp; auto: tcp where the topology file has hosts and ports, else ipc."""
+    insecure: bool = False
+    """Allow unencrypted, unauthenticated tcp beyond this machine's loopback address."""
+    start_timeout: float = 600.0
+    """Seconds until every process has loaded its data and opened its socket."""
+    handshake_timeout: float = 60.0
+    """Seconds from then until all neighbors have greeted each other."""
+    first_round_timeout: float = 600.0
+    """Seconds to wait for others in the first round, or ten times a peer's own first training, if longer."""
+    round_timeout: float = 60.0
+    """Seconds to wait for others in later rounds, or ten times the longest round so far, if longer."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "start_timeout", "handshake_timeout", "first_round_timeout", "round_timeout")
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """What it runs on."""
+
+    device: str = "auto"
+    """auto (spread over the visible GPUs, else CPU), cpu, cuda, or one such as cuda:0."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: autocast to bfloat16; weights stay float32."""
+    threads: Annotated[int | None, _unset("INT", "its share of the cores")] = None
+    """CPU threads of a peer."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "threads")
+        parts = self.device.split(":")
+        known = self.device in ("auto", "cpu", "cuda") or (
+            len(parts) == 2 and parts[0] == "cuda" and parts[1].isdecimal()
+        )
+        _check(known, "device", self.device, "choose auto, cpu, cuda or cuda:0")
+
+
+@dataclass(frozen=True)
+class RecordConfig:
+    """What is measured and where it is kept."""
+
+    seed: int = 0
+    """Seed of everything random: initial weights, shards, batches, augmentation."""
+    eval_every: Annotated[int | None, _unset("INT", "about ten evaluations a run; a coordinator: 1")] = None
+    """Rounds between evaluations. The last round is always evaluated, on the whole test set."""
+    eval_samples: Annotated[int | None, _unset("INT", "1000; all where one process evaluates for all")] = None
+    """Test samples of an evaluation during the run; 0: all."""
+    name: Annotated[str | None, _unset("TEXT", "that of the topology file, or the mode")] = None
+    """Name of the run in its folder's name and its report."""
+    run_dir: Annotated[str | None, _unset("DIR", "runs/TIME-MODE-NAME")] = None
+    """Folder of the results."""
+    checkpoint: bool = True
+    """Save a checkpoint of every process after each round, so that the run can be resumed."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "eval_every")
+        _not_negative(self, "eval_samples", "seed")

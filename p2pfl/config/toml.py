@@ -1,0 +1,86 @@
+"""Settings as TOML, out and in."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from p2pfl.config.run import MODE_SECTIONS, SECTION_OF, SECTIONS, Mode, RunConfig, replace_options
+from p2pfl.errors import ConfigError
+
+# Mode -> other names of options, under which the mode's own literature knows them.
+ALIASES: dict[str, dict[str, str]] = {
+    "centralized": {"num_rounds": "rounds", "epochs": "local_epochs"},
+    "sgd": {"epochs": "rounds"},
+}
+
+
+def to_toml(config: RunConfig) -> str:
+    """The settings that mean something in the run's mode, as TOML; options that are not set are left out."""
+    plain = dataclasses.asdict(config)
+    tables = {
+        name: {key: value for key, value in plain[name].items() if value is not None}
+        for name in SECTIONS
+        if name in MODE_SECTIONS[config.mode]
+    }
+    top = {} if config.topology is None else {"topology": config.topology}
+    return tomli_w.dumps({"mode": config.mode, **top, **tables})
+
+
+def load_toml(path: str | os.PathLike[str], mode: Mode | None = None) -> RunConfig:
+    """Settings from a TOML file; what it leaves out keeps its default.
+
+    Options may stand in their section or, more simply, at the top of the file. The topology's path starts at the
+    TOML file's own folder. `mode` is what the file is wanted for, if not for what it says itself. Raises ConfigError
+    naming the file and the field.
+    """
+    plain = _read(path)
+    said = plain.pop("mode", None)
+    known = tuple(MODE_SECTIONS)
+    if said is not None and said not in known:
+        raise ConfigError(f"{path}: mode {said!r}: choose one of {', '.join(known)}")
+    if said is not None and mode not in (None, said):
+        raise ConfigError(f"{path}: holds settings of p2pfl {said}, not of p2pfl {mode}")
+    topology = plain.pop("topology", None)
+    if not (topology is None or isinstance(topology, str)):
+        raise ConfigError(f"{path}: topology: must be the path of a topology file")
+    if topology is not None:
+        topology = str(Path(path).parent / topology)
+    found: Mode = mode or said or "gossip"
+    flat = _flat(plain, path, ALIASES.get(found, {}))
+    try:
+        return replace_options(RunConfig(topology=topology, mode=found), **flat)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML ({error})") from None
+
+
+def _flat(plain: Mapping[str, Any], path: str | os.PathLike[str], aliases: Mapping[str, str]) -> dict[str, Any]:
+    """Options by name, whether they stand at the top of the file or in their sections."""
+    flat: dict[str, Any] = {}
+    for key, value in plain.items():
+        if isinstance(value, dict) and key not in SECTIONS:
+            raise ConfigError(f"{path}: there is no section [{key}]; known are {', '.join(SECTIONS)}")
+        section = value if isinstance(value, dict) else {key: value}
+        for name, setting in section.items():
+            option = aliases.get(name, name)
+            if isinstance(value, dict) and SECTION_OF.get(option) != key:
+                raise ConfigError(f"{path}: [{key}] has no option {name!r}")
+            if option in flat:
+                raise ConfigError(f"{path}: {name} stands twice in the file, perhaps in a section and at the top")
+            flat[option] = setting
+    return flat

@@ -1,0 +1,99 @@
+"""Who takes part in a run of each mode, and who exchanges weights with whom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import networkx as nx
+import numpy as np
+
+from p2pfl.config import Mode, RunConfig
+from p2pfl.topology import Topology, build_topology, consensus_rounds, mixing_matrix, neighborhood
+from p2pfl.topology.mixing import Matrix
+
+COORDINATOR = "coordinator"
+
+
+@dataclass(frozen=True)
+class Cast:
+    """The processes of a run: one for each node of the topology, in its order.
+
+    `matrix` is the (n, n) mixing matrix; the identity where nobody mixes. `links[i]` are those that process i talks
+    to. The first `shards` processes train, each on the shard of its number; in centralized mode the last one is the
+    coordinator. `consensus_rounds` of mixing only follow on the training rounds.
+    """
+
+    mode: Mode
+    topology: Topology
+    matrix: Matrix
+    links: tuple[frozenset[int], ...]
+    shards: int
+    consensus_rounds: int = 0
+
+    @property
+    def coordinator(self) -> int | None:
+        """The coordinator's number, if there is one."""
+        return self.shards if self.mode == "centralized" else None
+
+    @property
+    def evaluators(self) -> frozenset[int]:
+        """Those that evaluate during the run: the coordinator where there is one, else everybody."""
+        return frozenset(range(self.shards)) if self.coordinator is None else frozenset({self.coordinator})
+
+    @property
+    def model_holder(self) -> int | None:
+        """Who has the run's model at the end; None where there is no common model."""
+        if self.mode == "local":
+            return None
+        return 0 if self.coordinator is None else self.coordinator
+
+
+def cast(config: RunConfig, topology: Topology) -> Cast:
+    """The processes of a run with these settings. Raises TopologyError where W would not keep the mean."""
+    return _CASTS[config.mode](config, topology)
+
+
+def topology_of(config: RunConfig) -> Topology | None:
+    """The topology of a mode that needs no file; None where a file says it."""
+    if config.mode == "sgd":
+        alone = nx.Graph()
+        alone.add_node("0")
+        return build_topology(alone, name="sgd", source="sgd", least=1)
+    if config.mode == "centralized":
+        clients = config.centralized.num_clients
+        star = nx.Graph((str(client), COORDINATOR) for client in range(clients))
+        return build_topology(star, name=f"star-{clients}-clients", source="--num-clients")
+    return None
+
+
+def _gossip(config: RunConfig, topology: Topology) -> Cast:
+    matrix = mixing_matrix(topology, config.gossip.mixing)
+    hoods = [neighborhood(matrix, peer) for peer in range(topology.n)]
+    return Cast(
+        mode="gossip",
+        topology=topology,
+        matrix=matrix,
+        links=tuple(frozenset({*hood.incoming, *hood.outgoing}) for hood in hoods),
+        shards=topology.n,
+        consensus_rounds=consensus_rounds(matrix, config.gossip.consensus_tolerance),
+    )
+
+
+def _alone(config: RunConfig, topology: Topology) -> Cast:
+    n = topology.n
+    return Cast(config.mode, topology, np.eye(n), links=(frozenset[int](),) * n, shards=n)
+
+
+def _centralized(config: RunConfig, topology: Topology) -> Cast:
+    clients = topology.n - 1
+    links = (frozenset({clients}),) * clients + (frozenset(range(clients)),)
+    return Cast("centralized", topology, np.eye(topology.n), links, shards=clients)
+
+
+_CASTS: dict[Mode, Callable[[RunConfig, Topology], Cast]] = {
+    "gossip": _gossip,
+    "centralized": _centralized,
+    "sgd": _alone,
+    "local": _alone,
+}
