@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from p2pfl import data
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError
+from p2pfl.exchange import WINDOW
 from p2pfl.parameters import Layout
-from p2pfl.peer.inbox import WINDOW
 from p2pfl.plugins import one_line
-from p2pfl.topology import Topology, consensus_rounds, neighborhood
+from p2pfl.roles import Cast
+from p2pfl.topology import neighborhood
 from p2pfl.training import initial_model, local_steps, pick_device
 from p2pfl.wire import ITEM_BYTES
 
@@ -57,22 +56,19 @@ def check(config: RunConfig, peers: int, info: data.DatasetInfo) -> nn.Module:
     return initial_model(config, len(info.classes))
 
 
-def estimate(topology: Topology, matrix: npt.NDArray[np.float64], config: RunConfig) -> Estimate:
+def estimate(parts: Cast, config: RunConfig) -> Estimate:
     """Look at settings, topology and data set without decoding, training or sending anything.
 
     Raises ConfigError for whatever the run itself would refuse.
     """
     info = data.describe(config.data.dataset, config.data.data_dir)
-    model = check(config, topology.n, info)
-    shard = info.train_samples // topology.n
+    model = check(config, parts.shards, info)
+    shard = info.train_samples // parts.shards
     steps = local_steps(config.training, shard // config.training.batch_size)
     layout = Layout.of(model)
-    hoods = [neighborhood(matrix, peer) for peer in range(topology.n)]
-    sent = [len(hood.outgoing) for hood in hoods]
-    degree = max(len(hood.incoming) for hood in hoods)
     whole = layout.size * 4
     coded = layout.size * ITEM_BYTES[config.exchange.wire_dtype]
-    mixing_only = consensus_rounds(matrix, config.gossip.consensus_tolerance)
+    sent, degree = _traffic(parts, config)
     return Estimate(
         train_samples=info.train_samples,
         test_samples=info.test_samples,
@@ -84,13 +80,28 @@ def estimate(topology: Topology, matrix: npt.NDArray[np.float64], config: RunCon
         rounds=config.training.rounds,
         weights_memory=3 * whole,  # the model, its gradient, its momentum
         activations_memory=_activations(model, config, len(info.classes)),
-        # own vector and average, its form on the wire, and neighbors' vectors until they are folded
-        exchange_memory=2 * whole + (coded if coded != whole else 0) + min(degree, WINDOW) * coded,
+        exchange_memory=_exchange_memory(whole, coded, degree),
         bytes_per_round=sum(sent) * coded,
         busiest_bytes_per_round=max(sent) * coded,
-        consensus_rounds=mixing_only,
-        consensus_bytes=sum(sent) * whole * mixing_only,
+        consensus_rounds=parts.consensus_rounds,
+        consensus_bytes=sum(sent) * whole * parts.consensus_rounds,
     )
+
+
+def _traffic(parts: Cast, config: RunConfig) -> tuple[list[int], int]:
+    """Vectors that each process sends in a round, and how many the one that receives most receives."""
+    if parts.coordinator is not None:
+        selected = config.centralized.num_selected
+        return [1] * selected + [selected], selected
+    hoods = [neighborhood(parts.matrix, peer) for peer in range(parts.shards)]
+    return [len(hood.outgoing) for hood in hoods], max(len(hood.incoming) for hood in hoods)
+
+
+def _exchange_memory(whole: int, coded: int, degree: int) -> int:
+    """Own vector and average, its form on the wire, and others' vectors until they are folded."""
+    if not degree:
+        return 0
+    return 2 * whole + (coded if coded != whole else 0) + min(degree, WINDOW) * coded
 
 
 def _activations(model: nn.Module, config: RunConfig, classes: int) -> int:

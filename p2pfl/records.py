@@ -28,13 +28,14 @@ Vector = npt.NDArray[np.float32]
 
 
 class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One process's round, of a peer, a client or the coordinator. Seconds are wall-clock; bytes are what was handed to the transport, headers included.
+    """One process's round, of a peer, a client or the coordinator.
 
-    A coordinator has no steps of its own: its `samples` are those behind the updates that it has averaged so far, and
-    its `train_loss` is their mean. A client records the rounds in which it took part.
+    Seconds are wall-clock; bytes are what was handed to the transport, headers included. The parts of a round add up
+    to it: `seconds` = train + evaluate + exchange (busy with messages and mixing while not training) + wait (idle
+    until a neighbor's vector came) + a small remainder of bookkeeping.
 
-    The parts of a round add up to it: `seconds` = train + evaluate + exchange (busy with messages and mixing
-    while not training) + wait (idle until a neighbor's vector came) + a small remainder of bookkeeping.
+    A coordinator takes no steps of its own: its `samples` are those behind all updates that it has averaged, and its
+    `train_loss` is the mean of what the clients say. A client records only the rounds in which it took part.
     """
 
     round: int

@@ -32,6 +32,11 @@ class Cast:
     consensus_rounds: int = 0
 
     @property
+    def channels(self) -> int:
+        """How many vectors a round of mixing sends: one for each ordered pair that W gives a weight."""
+        return int(np.count_nonzero(self.matrix - np.diag(np.diag(self.matrix))))
+
+    @property
     def coordinator(self) -> int | None:
         """The coordinator's number, if there is one."""
         return self.shards if self.mode == "centralized" else None

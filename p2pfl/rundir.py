@@ -15,32 +15,46 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-import numpy.typing as npt
 
 from p2pfl import config as settings
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError
+from p2pfl.roles import Cast
 from p2pfl.topology import Topology, load_topology, save_topology
 
 CONFIG_FILE = "config.toml"
 TOPOLOGY_FILE = "topology.graphml"
 EVALUATIONS = 10  # a run, where --eval-every does not say
+EVAL_SAMPLES = 1000  # of an evaluation of many peers during the run
 
 
-def resolve(config: RunConfig, topology: Topology, peers_here: int) -> RunConfig:
-    """The settings with everything said that was left to a default of this machine or of another option."""
+def resolve(config: RunConfig, topology: Topology, processes: int) -> RunConfig:
+    """The settings with everything said that was left to a default of this machine or of another option.
+
+    `processes` share this machine's cores. Raises ConfigError for options that mean nothing in the run's mode.
+    """
+    _refuse_foreign(config)
     training, record = config.training, config.record
-    both = all("host" in node and "port" in node for _, node in topology.graph.nodes(data=True))
+    alone = config.mode in ("centralized", "sgd")  # one process evaluates for all
+    every_round = 1 if config.mode == "centralized" else max(1, math.ceil(training.rounds / EVALUATIONS))
     chosen: dict[str, Any] = {
         "name": record.name or topology.name,
-        "threads": config.compute.threads or max(1, _cores() // peers_here),
-        "eval_every": record.eval_every or max(1, math.ceil(training.rounds / EVALUATIONS)),
+        "threads": config.compute.threads or max(1, _cores() // processes),
+        "eval_every": record.eval_every or every_round,
+        "eval_samples": record.eval_samples if record.eval_samples is not None else 0 if alone else EVAL_SAMPLES,
     }
     if training.local_steps is None and training.local_epochs is None:
         chosen["local_epochs"] = 1
-    if config.exchange.transport == "auto":
+    if "exchange" in settings.MODE_SECTIONS[config.mode] and config.exchange.transport == "auto":
+        both = all("host" in node and "port" in node for _, node in topology.graph.nodes(data=True))
         chosen["transport"] = "tcp" if both else "ipc"
     return settings.replace_options(config, **chosen)
+
+
+def _refuse_foreign(config: RunConfig) -> None:
+    for name, value in settings.foreign_options(config).items():
+        option = "--" + name.replace("_", "-")
+        raise ConfigError(f"{option} {value}: means nothing in a {config.mode} run; leave it out")
 
 
 def _cores() -> int:
@@ -48,15 +62,18 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def create_run_dir(topology: Topology, config: RunConfig, mode: str = "gossip") -> Path:
-    """Make the run directory with the settings and the topology in it. Raises ConfigError if it cannot be used."""
+def create_run_dir(topology: Topology, config: RunConfig, kind: str | None = None) -> Path:
+    """Make the run directory with the settings and the topology in it; `kind` instead of the mode in its name.
+
+    Raises ConfigError if it cannot be used.
+    """
     if config.record.run_dir is not None:
         run_dir = Path(config.record.run_dir)
         if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
             raise ConfigError(f"--run-dir {run_dir}: exists already; choose another, or --resume {run_dir}")
     else:
         stamp = time.strftime("%Y%m%d-%H%M%S")
-        run_dir = Path("runs") / f"{stamp}-{mode}-{quote(topology.name, safe='')}"
+        run_dir = Path("runs") / f"{stamp}-{kind or config.mode}-{quote(topology.name, safe='')}"
         if run_dir.exists():
             run_dir = run_dir.with_name(f"{run_dir.name}-{secrets.token_hex(2)}")
     try:
@@ -65,7 +82,8 @@ def create_run_dir(topology: Topology, config: RunConfig, mode: str = "gossip") 
         save_topology(topology, run_dir / TOPOLOGY_FILE)
         # Without the folder, so that running the saved settings again makes a folder of its own.
         repeatable = settings.replace_options(config, run_dir=None)
-        repeatable = dataclasses.replace(repeatable, topology=TOPOLOGY_FILE)
+        from_file = config.mode in ("gossip", "local")
+        repeatable = dataclasses.replace(repeatable, topology=TOPOLOGY_FILE if from_file else None)
         (run_dir / CONFIG_FILE).write_text(settings.to_toml(repeatable), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--run-dir {run_dir}: cannot be written ({error.strerror})") from None
@@ -77,16 +95,16 @@ def open_run_dir(run_dir: Path) -> tuple[Topology, RunConfig]:
     if not (run_dir / CONFIG_FILE).is_file():
         raise ConfigError(f"{run_dir}: no run directory (it has no {CONFIG_FILE})")
     config = settings.load_toml(run_dir / CONFIG_FILE)
-    topology = load_topology(run_dir / TOPOLOGY_FILE)
+    topology = load_topology(run_dir / TOPOLOGY_FILE, least=1)
     return dataclasses.replace(topology, name=config.record.name or topology.name), config
 
 
-def run_fingerprint(topology: Topology, matrix: npt.NDArray[np.float64], config: RunConfig) -> str:
-    """A digest of everything that all peers of a run must agree on, names, edges and weights included."""
-    shared = settings.options(config)
-    for name in settings.PRIVATE | settings.FREE_ON_RESUME:
-        del shared[name]
-    text = json.dumps([shared, topology.names, np.round(matrix, 12).tolist()], sort_keys=True)
+def run_fingerprint(parts: Cast, config: RunConfig) -> str:
+    """A digest of everything that all processes of a run must agree on, names, edges and weights included."""
+    free = settings.PRIVATE | settings.FREE_ON_RESUME
+    shared = {name: value for name, value in settings.options(config).items() if name not in free}
+    matrix = np.round(parts.matrix, 12).tolist()
+    text = json.dumps([config.mode, shared, parts.topology.names, matrix], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

@@ -13,9 +13,10 @@ from p2pfl import data
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, P2PFLError
 from p2pfl.estimate import check
+from p2pfl.roles import cast
 from p2pfl.rundir import create_run_dir, open_run_dir, resolve, run_fingerprint
 from p2pfl.swarm import Interrupted, endpoints_in_file
-from p2pfl.topology import Topology, mixing_matrix
+from p2pfl.topology import Topology
 from p2pfl.worker import messages
 from p2pfl.worker.control import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control
 from p2pfl.worker.process import run
@@ -31,14 +32,14 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
     Ctrl-C or SIGTERM, P2PFLError where the peer cannot go on.
     """
     config = resolve(config, topology, len(_on_this_host(topology, index)))
-    matrix = mixing_matrix(topology, config.gossip.mixing)
+    parts = cast(config, topology)
     endpoints = endpoints_in_file(topology, config)
     if endpoints is None:
         raise ConfigError(f"{topology.source}: every node needs a host and a port (and --transport must not be ipc)")
     check(config, topology.n, data.describe(config.data.dataset, config.data.data_dir))
     dataset = data.prepare(config.data.dataset, config.data.data_dir, _Progress())
     run_dir = resume or _join_run_dir(topology, index, config)
-    fingerprint = run_fingerprint(topology, matrix, config)
+    fingerprint = run_fingerprint(parts, config)
     spec = messages.WorkerSpec(
         config=config,
         run_dir=run_dir,
@@ -119,9 +120,7 @@ def _join_run_dir(topology: Topology, index: int, config: RunConfig) -> Path:
     if wanted is None or not (Path(wanted) / "config.toml").exists():
         return create_run_dir(topology, config, f"peer-{quote(topology.names[index], safe='')}")
     there, saved = open_run_dir(Path(wanted))
-    same = run_fingerprint(there, mixing_matrix(there, saved.gossip.mixing), saved) == run_fingerprint(
-        topology, mixing_matrix(topology, config.gossip.mixing), config
-    )
+    same = run_fingerprint(cast(saved, there), saved) == run_fingerprint(cast(config, topology), config)
     records = Path(wanted) / "peers" / topology.node_path(index) / "rounds.jsonl"
     if not same or records.exists():
         raise ConfigError(f"--run-dir {wanted}: holds another run; choose another, or --resume {wanted}")

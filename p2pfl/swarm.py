@@ -10,11 +10,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from ipaddress import ip_address
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from p2pfl.config import RunConfig
 from p2pfl.display import Plan as DisplayPlan
@@ -23,8 +23,9 @@ from p2pfl.errors import ConfigError, P2PFLError
 from p2pfl.launcher import Launch, Outcome, launch
 from p2pfl.records import RoundRecord, Vector, read_rounds, read_sketches
 from p2pfl.report import read_summary, summarize, write_report, write_summary
+from p2pfl.roles import Cast, cast, topology_of
 from p2pfl.rundir import create_run_dir, forget, resolve, run_fingerprint
-from p2pfl.topology import Topology, consensus_rounds, mixing_matrix
+from p2pfl.topology import Topology
 
 _PACKAGES = ("p2pfl-swarm", "torch", "torchvision", "pyzmq", "networkx", "numpy")
 
@@ -44,21 +45,32 @@ class Result:
 def run_swarm(topology: Topology, config: RunConfig | None = None, *, resume: Path | None = None) -> Result:
     """Train one model over a topology, one process a peer, and return where the results are.
 
-    The same as `p2pfl gossip`. `resume` is the run directory of an interrupted run with the same settings. Scripts
-    must call it under `if __name__ == "__main__":`, because every peer process imports the script.
+    The same as `p2pfl gossip`, or with a config of mode "local" as `p2pfl local`. `resume` is the run directory of an
+    interrupted run with the same settings. Scripts must call it under `if __name__ == "__main__":`, because every peer
+    process imports the script.
 
     Raises ConfigError (bad input), Interrupted (Ctrl-C), P2PFLError (the run failed); what was recorded until then
     is in the run directory, with a summary and a report.
     """
-    config = resolve(config or RunConfig(), topology, topology.n)
-    topology = dataclasses.replace(topology, name=config.record.name or topology.name)
-    matrix = mixing_matrix(topology, config.gossip.mixing)
+    return run(config or RunConfig(), topology, resume=resume)
+
+
+def run(config: RunConfig, topology: Topology | None = None, *, resume: Path | None = None) -> Result:
+    """The same for every mode: `topology` is what a file says, None where the mode needs none."""
+    topology = topology_of(config) or topology
+    if topology is None:
+        raise ConfigError(f"a {config.mode} run needs a topology file")
+    parts = cast(config, topology)
+    # Clients that are not selected do nothing: the cores are for those that train at the same time.
+    busy = config.centralized.num_selected if parts.coordinator is not None else parts.shards
+    config = resolve(config, topology, busy)
+    parts = dataclasses.replace(parts, topology=dataclasses.replace(topology, name=config.record.name or topology.name))
     binds = endpoints_in_file(topology, config)
     if resume is not None and _is_complete(resume):
         return Result(resume, read_summary(resume))
-    run_dir = resume or create_run_dir(topology, config)
+    run_dir = resume or create_run_dir(parts.topology, config)
     try:
-        outcome = _launch(topology, matrix, config, run_dir, binds, resume is not None)
+        outcome = _launch(parts, config, run_dir, binds, resume is not None)
     except KeyboardInterrupt:
         forget(run_dir)
         raise
@@ -66,31 +78,23 @@ def run_swarm(topology: Topology, config: RunConfig | None = None, *, resume: Pa
         if resume is None:
             forget(run_dir)
         raise
-    return _conclude(run_dir, outcome, resume is not None)
+    return _conclude(run_dir, config.mode, outcome, resume is not None)
 
 
-def _launch(
-    topology: Topology,
-    matrix: npt.NDArray[np.float64],
-    config: RunConfig,
-    run_dir: Path,
-    binds: list[str] | None,
-    resume: bool,
-) -> Outcome:
-    fingerprint = run_fingerprint(topology, matrix, config)
-    mixing_only = consensus_rounds(matrix, config.gossip.consensus_tolerance)
+def _launch(parts: Cast, config: RunConfig, run_dir: Path, binds: list[str] | None, resume: bool) -> Outcome:
+    fingerprint = run_fingerprint(parts, config)
     plan = DisplayPlan(
-        mode="gossip",
-        name=topology.name,
-        peers=topology.names,
+        mode=config.mode,
+        name=parts.topology.name,
+        peers=parts.topology.names,
         rounds=config.training.rounds,
-        consensus_rounds=mixing_only,
+        consensus_rounds=parts.consensus_rounds,
         run_dir=run_dir,
         batch_size=config.training.batch_size,
+        coordinator=parts.coordinator,
     )
     started = Launch(
-        topology=topology,
-        matrix=matrix,
+        cast=parts,
         config=config,
         run_dir=run_dir,
         # The second half keeps a stray peer of an earlier launch out of this one.
@@ -101,24 +105,26 @@ def _launch(
     )
     with make_display(plan) as display:
         if resume:
-            display.restore(_recorded(topology, run_dir))
+            display.restore(_recorded(parts.topology, run_dir))
         return launch(started, display)
 
 
 def _recorded(topology: Topology, run_dir: Path) -> list[tuple[int, RoundRecord, Vector]]:
-    """What the peers of an interrupted run have recorded of its training rounds."""
-    folders = [run_dir / "peers" / topology.node_path(peer) for peer in range(topology.n)]
-    return [
-        (peer, record, sketch)
-        for peer, folder in enumerate(folders)
-        for record, sketch in zip(read_rounds(folder), read_sketches(folder), strict=False)
-        if record.phase == "train"
-    ]
+    """What the processes of an interrupted run have recorded of its training rounds."""
+    nothing = np.zeros(0, np.float32)  # coordinators and clients write no sketches
+    found = []
+    for peer in range(topology.n):
+        folder = run_dir / "peers" / topology.node_path(peer)
+        rounds = read_rounds(folder)
+        for record, sketch in zip_longest(rounds, read_sketches(folder)[: len(rounds)], fillvalue=None):
+            if record is not None and record.phase == "train":
+                found.append((peer, record, nothing if sketch is None else sketch))
+    return found
 
 
-def _conclude(run_dir: Path, outcome: Outcome, resumed: bool) -> Result:
+def _conclude(run_dir: Path, mode: str, outcome: Outcome, resumed: bool) -> Result:
     """Write down what there is, and say how it ended: a result, or the error for it."""
-    go_on = f"go on with: p2pfl gossip --resume {shlex.quote(str(run_dir))}"
+    go_on = f"go on with: p2pfl {mode} --resume {shlex.quote(str(run_dir))}"
     problem = ""
     try:
         summary = _write_down(run_dir, outcome)
@@ -144,8 +150,7 @@ def _write_down(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
     before = 0.0
     with suppress(P2PFLError):  # the run may have been resumed
         before = read_summary(run_dir).get("seconds") or 0.0
-    lost = outcome.lost if outcome.status == "failed" else []
-    summary = summarize(run_dir, lost_peers=lost, versions=versions(), seconds=before + outcome.seconds)
+    summary = summarize(run_dir, lost_peers=outcome.lost, versions=versions(), seconds=before + outcome.seconds)
     write_summary(run_dir, summary)
     write_report(run_dir)
     return summary

@@ -37,10 +37,11 @@ class Stopped(P2PFLError):
 
 @dataclass(frozen=True)
 class TrainStats:
-    """One round of local training: mean loss over its steps, the last step's learning rate, wall seconds."""
+    """One round of local training: mean loss over its steps, the last step's rate, samples, wall seconds."""
 
     loss: float
     lr: float
+    samples: int
     seconds: float
 
 
@@ -102,6 +103,8 @@ class Trainer:
         self.steps_per_round = local_steps(config.training, self._batches.steps_per_epoch)
         self._optimizer = self._build_optimizer()
         self._schedule = build_schedule(self._optimizer, config.training, self.steps_per_round * config.training.rounds)
+        self._scheduled = 0  # steps that the schedule has been moved on by
+        self._anchor: Tensor | None = None  # the weights that FedProx pulls back to: those before this round's training
 
     @property
     def samples(self) -> int:
@@ -111,12 +114,19 @@ class Trainer:
     def train(self, round: int, progress: Callable[[int], None], stopped: Callable[[], bool]) -> TrainStats:
         """One round of local steps. `progress` is told the steps done so far, about twice a second.
 
+        The schedule follows the run's rounds, not this peer's own steps, since a client does not train in every one.
+        With --proximal-mu the loss has FedProx's term μ/2 ‖w − w_before‖² (Li et al. 2020, algorithm 2), which is not
+        in the loss that is returned.
+
         Raises Stopped between two steps, TrainingError where the loss is no longer a finite number.
         """
         began = reported = time.monotonic()
         self.model.train()
         if self.config.training.reset_momentum:
             self.momentum.zero_()
+        self._seek_schedule((round - 1) * self.steps_per_round)
+        if self._proximal_mu:
+            self._anchor = self.vector.clone()
         total = torch.zeros((), device=self.device)
         with self._seeded(round):
             for _ in range(self.steps_per_round):
@@ -131,7 +141,8 @@ class Trainer:
         loss = float(total) / self.steps_per_round
         if not math.isfinite(loss):
             raise TrainingError(f"the training loss is {loss} in round {round}: lower --lr")
-        return TrainStats(loss, self._lr, time.monotonic() - began)
+        samples = self.steps_per_round * self.config.training.batch_size
+        return TrainStats(loss, self._lr, samples, time.monotonic() - began)
 
     def evaluate(self, samples: int, stopped: Callable[[], bool] = lambda: False) -> EvalStats:
         """Accuracy and loss on the test set, or on a fixed subset of it (0: all). Moves no statistics."""
@@ -169,10 +180,6 @@ class Trainer:
         for name, buffer in integer_buffers(self.model).items():
             buffer.copy_(buffers[name])
         self.steps = steps
-        with warnings.catch_warnings():  # torch warns of schedule steps that follow no optimizer step
-            warnings.simplefilter("ignore", UserWarning)
-            for _ in range(steps):
-                self._advance_schedule()
 
     def _step(self) -> Tensor:
         x, y = self._batches.batch(self.steps)
@@ -181,6 +188,8 @@ class Trainer:
         loss = functional.cross_entropy(scores.float(), y)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        if self._anchor is not None:
+            self._pull(self._anchor)
         self._lr = float(self._optimizer.param_groups[0]["lr"])
         self._optimizer.step()
         self.steps += 1
@@ -189,9 +198,29 @@ class Trainer:
 
     _lr = math.nan
 
+    @property
+    def _proximal_mu(self) -> float:
+        return self.config.server.proximal_mu
+
+    def _pull(self, anchor: Tensor) -> None:
+        """Add the gradient of FedProx's term, μ (w − w_before)."""
+        parameters = dict(self.model.named_parameters())
+        for slot in self.layout.slots:
+            gradient = parameters[slot.name].grad if slot.is_parameter else None
+            if gradient is not None:
+                gradient.add_(slot.view(self.vector) - slot.view(anchor), alpha=self._proximal_mu)
+
     def _advance_schedule(self) -> None:
+        self._scheduled += 1
         if self._schedule is not None:
             self._schedule.step()
+
+    def _seek_schedule(self, steps: int) -> None:
+        """Move the schedule on to where the run is after so many steps."""
+        with warnings.catch_warnings():  # torch warns of schedule steps that follow no optimizer step
+            warnings.simplefilter("ignore", UserWarning)
+            while self._scheduled < steps:
+                self._advance_schedule()
 
     def _build_optimizer(self) -> torch.optim.SGD:
         training = self.config.training

@@ -28,7 +28,7 @@ ITEM_BYTES = {"fp32": 4, "bf16": 2}
 
 assert sys.byteorder == "little", "bodies are sent as they lie in memory"
 
-Kind = Literal["hello", "grant", "chunk", "ack", "goodbye"]
+Kind = Literal["hello", "offer", "grant", "chunk", "ack", "goodbye"]
 Codec = Literal["", "fp32", "bf16"]
 Buffer = bytes | bytearray | memoryview
 

@@ -7,7 +7,8 @@ import torch
 from helpers import hoods_of, matrix
 
 from p2pfl.gossip import DPSGD, Chebyshev
-from p2pfl.peer import Action, Fail, Flushed, Peer, Plan, Received, Send, Started, Timeouts
+from p2pfl.exchange import Action, Fail, Flushed, Plan, Received, Send, Started, Timeouts
+from p2pfl.peer import Peer
 from p2pfl.wire import VERSION, Header, Message
 
 SIZE = 8  # elements

@@ -17,14 +17,13 @@ from torch import Tensor
 
 from p2pfl import wire
 from p2pfl.gossip import Algorithm, Payload
-from p2pfl.peer import (
+from p2pfl.exchange import (
     Action,
     Event,
     Fail,
     Finish,
     Flushed,
     Lost,
-    Peer,
     Plan,
     Received,
     Reconnected,
@@ -36,6 +35,7 @@ from p2pfl.peer import (
     Train,
     Trained,
 )
+from p2pfl.peer import Peer
 
 WINDOW = 4
 Step = tuple[str, int, int]

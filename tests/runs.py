@@ -1,15 +1,18 @@
-"""A run directory as a swarm leaves it, made up from small vectors, for the tests of what reads one."""
+"""Run directories of every mode, made up from small vectors, for the tests of what reads them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import networkx as nx
 import numpy as np
 
 from p2pfl.config import RunConfig, to_toml
 from p2pfl.records import RoundRecord, append_round, sketch
+from p2pfl.roles import COORDINATOR, topology_of
 from p2pfl.topology import Topology, is_symmetric, mixing_matrix, save_topology, spectral_gap
 from p2pfl.topology.graph import build_topology
 
@@ -96,13 +99,8 @@ def make_run(
     message: int = 1_000_000,
 ) -> Path:
     """A run of which every peer finished `finished` rounds (default: all, and then the consensus phase)."""
-    run_dir.mkdir(parents=True)
     config = RunConfig.of("topology.graphml", rounds=rounds, dataset="digits", seed=7, name=topology.name)
-    (run_dir / "config.toml").write_text(to_toml(config))
-    save_topology(topology, run_dir / "topology.graphml")
-    folders = [run_dir / "peers" / topology.node_path(peer) for peer in range(topology.n)]
-    for folder in folders:
-        folder.mkdir(parents=True)
+    folders = _begin(run_dir, config, topology)
     done = rounds if finished is None else finished
     for number in range(1, done + 1):
         vectors = vectors_apart(topology.n, training_distance(number), seed=number)
@@ -112,6 +110,124 @@ def make_run(
     if done == rounds:
         _consensus_phase(folders, topology, rounds, consensus, message)
     return run_dir
+
+
+def _begin(run_dir: Path, config: RunConfig, topology: Topology) -> list[Path]:
+    """Write down a run's settings and topology; returns the processes' folders."""
+    run_dir.mkdir(parents=True)
+    (run_dir / "config.toml").write_text(to_toml(config))
+    save_topology(topology, run_dir / "topology.graphml")
+    folders = [run_dir / "peers" / topology.node_path(peer) for peer in range(topology.n)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    return folders
+
+
+def make_local(run_dir: Path, topology: Topology, *, rounds: int = 4, finished: int | None = None) -> Path:
+    """Peers that train as in `make_run`, and never exchange."""
+    config = RunConfig.of("topology.graphml", mode="local", rounds=rounds, dataset="digits", seed=7, name="local")
+    folders = _begin(run_dir, config, topology)
+    for number in range(1, (rounds if finished is None else finished) + 1):
+        vectors = vectors_apart(topology.n, 0.5 * number, seed=number)
+        for peer, folder in enumerate(folders):
+            record = _silent(train_record(topology, peer, number, rounds, 0))
+            append_round(folder, record, sketch(vectors[peer], seed=7))
+    return run_dir
+
+
+def make_sgd(run_dir: Path, *, rounds: int = 4, finished: int | None = None) -> Path:
+    """One process that trains as peer 0 of `make_run`."""
+    config = RunConfig.of(mode="sgd", rounds=rounds, dataset="digits", seed=7, name="sgd")
+    topology = topology_of(config)
+    assert topology is not None
+    [folder] = _begin(run_dir, config, topology)
+    for number in range(1, (rounds if finished is None else finished) + 1):
+        record = _silent(train_record(topology, 0, number, rounds, 0))
+        append_round(folder, record, sketch(vectors_apart(2, 1.0, seed=number)[0], seed=7))
+    return run_dir
+
+
+def _silent(record: RoundRecord) -> RoundRecord:
+    return msgspec.structs.replace(record, exchange_seconds=0.0, wait_seconds=0.0, seconds=record.train_seconds)
+
+
+def make_centralized(
+    run_dir: Path,
+    *,
+    clients: int = 4,
+    selected: int = 2,
+    rounds: int = 4,
+    finished: int | None = None,
+    missing: Mapping[int, Sequence[str]] | None = None,
+    message: int = 1_000_000,
+) -> Path:
+    """A coordinator that draws the clients in turn (round 1: the first `selected`, and so on).
+
+    `missing`: round -> the clients whose update does not come; they do not record it. A client's n-th training takes
+    2 s, and a tenth more for each client before it.
+    """
+    settings = {"num_clients": clients, "num_selected": selected, "rounds": rounds}
+    config = RunConfig.of(mode="centralized", dataset="digits", seed=7, name="FedAvg", **settings)
+    topology = topology_of(config)
+    assert topology is not None
+    folders = _begin(run_dir, config, topology)
+    taken = [0] * clients
+    for number in range(1, (rounds if finished is None else finished) + 1):
+        drawn = sorted((number * selected - selected + k) % clients for k in range(selected))
+        gone = [client for client in drawn if str(client) in (missing or {}).get(number, ())]
+        for client in drawn:
+            if client not in gone:
+                taken[client] += 1
+                append_round(folders[client], _client_record(client, number, taken[client], message), None)
+        record = _coordinator_record(number, drawn, gone, 320 * sum(taken), message)
+        append_round(folders[clients], record, None)
+    return run_dir
+
+
+def _client_record(client: int, number: int, taken: int, message: int) -> RoundRecord:
+    train = 2.0 * (1 + client / 10)
+    return RoundRecord(
+        round=number,
+        phase="train",
+        steps=STEPS * taken,
+        samples=32 * STEPS * taken,
+        train_loss=2.3 * math.exp(-number / 8) + 0.01 * client,
+        lr=0.02,
+        elapsed=2.5 * taken,
+        seconds=train + 0.375,
+        train_seconds=train,
+        exchange_seconds=0.25,
+        wait_seconds=0.125,
+        evaluate_seconds=0.0,
+        bytes_sent=message,
+        bytes_received=message,
+        sent_to={COORDINATOR: message},
+    )
+
+
+def _coordinator_record(number: int, drawn: list[int], gone: list[int], samples: int, message: int) -> RoundRecord:
+    labels = [str(client) for client in drawn]
+    return RoundRecord(
+        round=number,
+        phase="train",
+        steps=0,
+        samples=samples,
+        train_loss=2.3 * math.exp(-number / 8),
+        test_accuracy=0.9 - 0.8 * 2.0**-number,
+        test_loss=2.0**-number,
+        test_samples=TEST_SET,
+        elapsed=4.0 * number,
+        seconds=4.0,
+        train_seconds=0.0,
+        exchange_seconds=0.5,
+        wait_seconds=3.0,
+        evaluate_seconds=0.375,
+        bytes_sent=message * len(drawn),
+        bytes_received=message * (len(drawn) - len(gone)),
+        sent_to=dict.fromkeys(labels, message),
+        selected=labels,
+        missing=[str(client) for client in gone],
+    )
 
 
 def _consensus_phase(folders: list[Path], topology: Topology, rounds: int, consensus: int, message: int) -> None:

@@ -9,7 +9,7 @@ from helpers import disagreement, exchange, hoods_of, matrix, mix, random_vector
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pfl.config import ExchangeConfig
+from p2pfl.config import RunConfig
 from p2pfl.gossip import DPSGD, Chebyshev, build_algorithm
 from p2pfl.topology import consensus_rounds, is_symmetric, mixing_rounds, spectral_gap
 
@@ -167,8 +167,8 @@ def test_consensus_starts_from_what_training_left_and_leaves_it_in_x() -> None:
 
 
 def test_settings_choose_order_and_codec() -> None:
-    assert build_algorithm(ExchangeConfig()) == DPSGD(overlapped=False, codec="fp32")
-    assert build_algorithm(ExchangeConfig(order="overlapped", wire_dtype="bf16")) == DPSGD(True, "bf16")
+    assert build_algorithm(RunConfig()) == DPSGD(overlapped=False, codec="fp32")
+    assert build_algorithm(RunConfig.of(order="overlapped", wire_dtype="bf16")) == DPSGD(True, "bf16")
 
 
 def test_pieces_of_any_length_fold_to_the_same_bits() -> None:

@@ -9,7 +9,8 @@ import pytest
 from one_peer import PLAN, chunk, finish_round, greeted, message, only_fail, peer_zero
 
 from p2pfl.gossip import DPSGD
-from p2pfl.peer import Finish, Lost, Peer, Reconnected, Recorded, RoundDone, Started, Tick, Trained
+from p2pfl.exchange import Finish, Lost, Reconnected, Recorded, RoundDone, Started, Tick, Trained
+from p2pfl.peer import Peer
 
 
 def test_handshake_deadline_names_who_did_not_greet() -> None:

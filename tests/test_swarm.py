@@ -16,6 +16,7 @@ from p2pfl import RunConfig, checkpoint, data, make_topology, partition, run_swa
 from p2pfl.models import build_model
 from p2pfl.parameters import Layout, aligned_vector
 from p2pfl.records import read_rounds
+from p2pfl.roles import cast
 from p2pfl.rundir import create_run_dir, run_fingerprint
 from p2pfl.topology import Topology, consensus_rounds, mixing_matrix
 from p2pfl.training import initial_model
@@ -142,7 +143,7 @@ def thread_swarm(
     """Workers as threads of this process; each neighbor is reached at its endpoint."""
     run_dir = create_run_dir(topology, config)
     dataset = data.prepare(config.data.dataset, None, lambda *_: None)
-    fingerprint = run_fingerprint(topology, mixing_matrix(topology, config.gossip.mixing), config)
+    fingerprint = run_fingerprint(cast(config, topology), config)
     codes: dict[int, int] = {}
     controls = [Control() for _ in range(topology.n)]
 

@@ -18,6 +18,13 @@ _SAME_INTERRUPT_SECONDS = 2.0
 
 COMMANDS = {
     "gossip": ("train:gossip", "train a swarm over a topology file, one process a peer, and average to consensus"),
+    "centralized": ("train:centralized", "train with a coordinator that averages its clients' updates (FedAvg)"),
+    "sgd": ("train:sgd", "train one model in one process on all data: the baseline"),
+    "local": ("train:local", "train the peers of a topology file without any exchange"),
+    "compare": (
+        "comparing:compare",
+        "matched runs of several topologies and modes, in one report",
+    ),
     "peer": ("train:peer", "run one peer of a swarm that is spread over machines"),
     "topology make": ("graphs:make", "write a topology file: ring, path, star, complete, torus, …"),
     "topology show": ("graphs:show", "picture, degrees, spectral gap and rounds to consensus of a topology file"),

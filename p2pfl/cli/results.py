@@ -40,4 +40,4 @@ def _known_facts(run_dir: Path) -> dict[str, Any]:
     if not (run_dir / "summary.json").exists():
         return {"versions": versions()}
     known = read_summary(run_dir)
-    return {name: known[name] for name in ("mode", "lost_peers", "versions", "seconds") if known.get(name)}
+    return {name: known[name] for name in ("lost_peers", "versions", "seconds") if known.get(name)}

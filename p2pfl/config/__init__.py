@@ -19,6 +19,7 @@ from p2pfl.config.sections import (
     GossipConfig,
     ModelConfig,
     RecordConfig,
+    ServerConfig,
     TrainingConfig,
 )
 from p2pfl.config.toml import ALIASES, load_toml, to_toml
@@ -38,6 +39,7 @@ __all__ = [
     "ModelConfig",
     "RecordConfig",
     "RunConfig",
+    "ServerConfig",
     "TrainingConfig",
     "foreign_options",
     "load_toml",

@@ -16,6 +16,7 @@ from p2pfl.config.sections import (
     GossipConfig,
     ModelConfig,
     RecordConfig,
+    ServerConfig,
     TrainingConfig,
 )
 from p2pfl.errors import ConfigError
@@ -40,9 +41,15 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     gossip: GossipConfig = field(default_factory=GossipConfig)
     centralized: CentralizedConfig = field(default_factory=CentralizedConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
+
+    def __post_init__(self) -> None:
+        least, selected = self.server.min_updates, self.centralized.num_selected
+        if self.mode == "centralized" and least is not None and least > selected:
+            raise ConfigError(f"--min-updates {least}: only {selected} clients train in a round (--num-selected)")
 
     @classmethod
     def of(cls, topology: str | None = None, mode: Mode = "gossip", **options: Any) -> RunConfig:
@@ -56,6 +63,7 @@ SECTIONS: dict[str, type] = {
     "training": TrainingConfig,
     "gossip": GossipConfig,
     "centralized": CentralizedConfig,
+    "server": ServerConfig,
     "exchange": ExchangeConfig,
     "compute": ComputeConfig,
     "record": RecordConfig,
@@ -64,7 +72,7 @@ _ALWAYS = ("model", "data", "training", "compute", "record")
 # Mode -> the sections that mean something in it.
 MODE_SECTIONS: dict[Mode, tuple[str, ...]] = {
     "gossip": (*_ALWAYS, "gossip", "exchange"),
-    "centralized": (*_ALWAYS, "centralized", "exchange"),
+    "centralized": (*_ALWAYS, "centralized", "server", "exchange"),
     "sgd": _ALWAYS,
     "local": _ALWAYS,
 }

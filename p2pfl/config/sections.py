@@ -111,32 +111,40 @@ class GossipConfig:
 
 @dataclass(frozen=True)
 class CentralizedConfig:
-    """Federated learning with a coordinator."""
+    """Who takes part in federated learning with a coordinator."""
 
     num_clients: int = 20
     """Clients, one process each with its own shard."""
     num_selected: int = 6
     """Clients that the coordinator draws for each round."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "num_clients", "num_selected")
+        clients, selected = self.num_clients, self.num_selected
+        _check(selected <= clients, "num_selected", selected, f"there are only {clients} clients (--num-clients)")
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """What a coordinator does with its clients' updates."""
+
     averaging: Literal["uniform", "samples"] = "uniform"
-    """Weights of the average: uniform, or in proportion to the clients' shard sizes."""
+    """Weights of a coordinator's average: uniform, or in proportion to the clients' shard sizes."""
     server_momentum: float = 0.0
     """0: FedAvg, the average as it is. More, such as 0.9: FedAvgM, momentum on the coordinator's own steps."""
     server_lr: float = 1.0
     """Length of the coordinator's step from the global model towards the average; 1 goes all the way."""
     proximal_mu: float = 0.0
     """FedProx: pull of a client's weights towards the global model while it trains; 0: none."""
-    deadline: Annotated[float | None, _unset("FLOAT", "ten times the slowest client so far, 60 s at least")] = None
+    deadline: Annotated[float | None, _unset("FLOAT", "as --first-round-timeout and --round-timeout")] = None
     """Seconds that a round's clients have for training; the round goes on without those that take longer."""
-    min_updates: Annotated[int | None, _unset("INT", "half of --num-selected")] = None
+    min_updates: Annotated[int | None, _unset("INT", "half of the selected clients")] = None
     """Updates that a round needs; with fewer the run ends."""
 
     def __post_init__(self) -> None:
-        _positive(self, "num_clients", "num_selected", "server_lr", "deadline", "min_updates")
+        _positive(self, "server_lr", "deadline", "min_updates")
         _not_negative(self, "server_momentum", "proximal_mu")
         _check(self.server_momentum < 1, "server_momentum", self.server_momentum, "must be below 1")
-        clients, selected, least = self.num_clients, self.num_selected, self.min_updates
-        _check(selected <= clients, "num_selected", selected, f"there are {clients} clients (--num-clients)")
-        _check(least is None or least <= selected, "min_updates", least, f"only {selected} clients train in a round")
 
 
 @dataclass(frozen=True)

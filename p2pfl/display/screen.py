@@ -39,7 +39,7 @@ class Display:
         self._stream = stream
         self._clock = clock
         self._rounds = Rounds(plan)
-        self._work = Work(len(plan.peers), plan.steps_per_peer)
+        self._work = Work(len(plan.peers) - (plan.coordinator is not None), plan.steps_per_peer)
         self._rows: tuple[Row, ...] = ()  # replaced, never changed: the refreshing thread reads it
         self._closing = False
         self._said: dict[str, float] = {}  # what is being prepared -> when a plain line last said so
@@ -131,10 +131,12 @@ class Display:
 
     def round(self, peer: int, record: RoundRecord, sketch: Vector) -> None:
         """A peer has finished a round; when all have, it becomes a row."""
-        if self._work.total is None and record.phase == "train":
+        trains = peer != self._plan.coordinator
+        if self._work.total is None and record.phase == "train" and trains:
             # Every round has as many steps; a launcher that knows better says so with `expect`.
             self._work.total = record.steps * self._plan.rounds // record.round
-        self._work.report(peer, record.steps, self._clock())
+        if trains:
+            self._work.report(peer, record.steps, self._clock())
         for row in self._rounds.add(peer, record, sketch):
             self._show(row)
 
@@ -179,7 +181,9 @@ class Display:
         rows = [cells(self._plan, row) for row in self._rows[-room:]]
         if not rows:
             return Group(self._bars)
-        title = f"{self._plan.mode}, {self._plan.name}, {len(self._plan.peers)} peers"
+        crowd = len(self._plan.peers)
+        who = f"{crowd - 1} clients" if self._plan.coordinator is not None else f"{crowd} peer{'s' * (crowd > 1)}"
+        title = f"{self._plan.mode}, {self._plan.name}, {who}"
         table = Table(title=Text(title, "bold"), title_justify="left", box=None, padding=(0, 2, 0, 0))
         for name in rows[0]:
             table.add_column(name, justify="right", no_wrap=True, header_style="dim")

@@ -25,6 +25,7 @@ class Plan:
     consensus_rounds: int
     run_dir: Path
     batch_size: int
+    coordinator: int | None = None  # its rounds are the rows, where there is one
     steps_per_peer: int | None = None  # optimizer steps of one peer in the whole run; None: not known yet
 
 
@@ -54,12 +55,15 @@ class Rounds:
 
     def add(self, peer: int, record: RoundRecord, sketch: Vector) -> list[Row]:
         """The rounds that this report completes."""
+        if self.plan.coordinator is not None and peer != self.plan.coordinator:
+            self.bytes_sent += record.bytes_sent
+            return []
         if record.round <= self.given_up:
             return []
         reports = self.open.setdefault(record.round, {})
         reports[peer] = (record, sketch)
         rows = []
-        if len(reports) >= len(self.plan.peers):
+        if len(reports) >= (len(self.plan.peers) if self.plan.coordinator is None else 1):
             rows.append(self._close(record.round))
         while len(self.open) > max(_OPEN_ROUNDS, len(self.plan.peers)):
             self.given_up = min(self.open)  # a peer was lost: show what the others did
@@ -70,8 +74,10 @@ class Rounds:
         reports = self.open.pop(number)
         records = {peer: record for peer, (record, _) in sorted(reports.items())}
         self.bytes_sent += sum(record.bytes_sent for record in records.values())
-        with np.errstate(all="ignore"):  # weights that diverged are for the launcher to complain about
-            distance = consensus_distance([sketch for _, sketch in reports.values()])
+        distance = math.nan
+        if len(reports) > 1:
+            with np.errstate(all="ignore"):  # weights that diverged are for the launcher to complain about
+                distance = consensus_distance([sketch for _, sketch in reports.values()])
         losses = [r.train_loss for r in records.values() if r.train_loss is not None]
         accuracies = [r.test_accuracy for r in records.values() if r.test_accuracy is not None]
         phase = next(iter(records.values())).phase
@@ -80,7 +86,7 @@ class Rounds:
             phase=phase,
             loss=fmean(losses) if losses else None,
             accuracy=fmean(accuracies) if accuracies else None,
-            worst=min(accuracies) if accuracies and phase == "train" else None,
+            worst=min(accuracies) if len(accuracies) > 1 and phase == "train" else None,
             distance=distance if math.isfinite(distance) else None,
             samples_per_second=self._rate(records) if phase == "train" else None,
             bytes_sent=self.bytes_sent,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from p2pfl.config import ExchangeConfig
+from p2pfl.config import RunConfig
 from p2pfl.gossip.chebyshev import Chebyshev
 from p2pfl.gossip.dpsgd import DPSGD
 from p2pfl.gossip.interface import Algorithm, Hoods, Payload
@@ -12,10 +12,10 @@ from p2pfl.gossip.interface import Algorithm, Hoods, Payload
 __all__ = ["DPSGD", "Algorithm", "Chebyshev", "Hoods", "Payload", "build_algorithm"]
 
 _ALGORITHMS = {
-    "dpsgd": lambda config: DPSGD(overlapped=config.order == "overlapped", codec=config.wire_dtype),
+    "dpsgd": lambda config: DPSGD(overlapped=config.gossip.order == "overlapped", codec=config.exchange.wire_dtype),
 }
 
 
-def build_algorithm(config: ExchangeConfig) -> Algorithm[Any]:
+def build_algorithm(config: RunConfig) -> Algorithm[Any]:
     """The algorithm that the settings name, for the training rounds."""
-    return _ALGORITHMS[config.algorithm](config)
+    return _ALGORITHMS[config.gossip.algorithm](config)

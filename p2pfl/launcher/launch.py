@@ -1,4 +1,4 @@
-"""One swarm on this machine, from the first process to the last."""
+"""One run on this machine, from the first process to the last."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from p2pfl.config import RunConfig
 from p2pfl.launcher.observer import Observer
 from p2pfl.launcher.prepare import prepare_data
 from p2pfl.launcher.server import exit_text, fork_server, start
-from p2pfl.topology import Topology, consensus_rounds, neighborhood
+from p2pfl.roles import Cast
+from p2pfl.topology import Topology
 from p2pfl.worker import messages
 
 STOP_SECONDS = 5.0  # what workers get to end by themselves when told to
@@ -32,10 +32,9 @@ LOOK_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Launch:
-    """What is started: one worker a peer. `binds` and `endpoints` are set where the topology file says them."""
+    """What is started: one worker for each of the cast. `binds` are set where the topology file says them."""
 
-    topology: Topology
-    matrix: npt.NDArray[np.float64]
+    cast: Cast
     config: RunConfig
     run_dir: Path
     run: str
@@ -43,10 +42,14 @@ class Launch:
     resume: bool = False
     binds: Sequence[str] | None = None
 
+    @property
+    def topology(self) -> Topology:
+        return self.cast.topology
+
 
 @dataclass
 class Outcome:
-    """How it ended. `reason` is one line; `lost` are the peers that did not end by themselves."""
+    """How it ended. `reason` is one line; `lost` are those that died or failed, which a centralized run may survive."""
 
     status: Literal["complete", "failed", "usage", "interrupted"] = "complete"
     reason: str = ""
@@ -62,11 +65,15 @@ class _Worker:
     process: BaseProcess
     link: Connection | None
     endpoint: str | None = None
-    done: bool = False
+    done_since: float | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.done_since is not None
 
 
 def launch(plan: Launch, observer: Observer) -> Outcome:
-    """Run a swarm to its end: decode the data, start the peers, watch them. Ctrl-C and SIGTERM end it early.
+    """Run it to its end: decode the data, start the processes, watch them. Ctrl-C and SIGTERM end it early.
 
     Raises ConfigError for unusable data. Leaves no process and no socket file behind.
     """
@@ -77,15 +84,15 @@ def launch(plan: Launch, observer: Observer) -> Outcome:
     try:
         with _interruptible() as hold, fork_server():
             try:
-                dataset = prepare_data(plan.config, plan.topology.n, observer)
+                dataset = prepare_data(plan.config, plan.cast.shards, observer)
                 observer.say(f"results in {plan.run_dir}")
-                observer.say(f"starting {plan.topology.n} peers")
+                observer.say(f"starting {plan.topology.n} processes")
                 for index in range(plan.topology.n):
                     workers.append(_start_worker(plan, index, dataset, sockets))
                 _watch(plan, workers, observer, outcome)
             except KeyboardInterrupt:
                 outcome.status, outcome.reason = "interrupted", "interrupted"
-                observer.say("stopping the peers; everything so far is saved")
+                observer.say("stopping; everything so far is saved")
             finally:
                 hold()  # what follows is short, and must not be cut short
                 _end(workers, observer)
@@ -124,7 +131,7 @@ def _start_worker(plan: Launch, index: int, dataset: Path, sockets: Path) -> _Wo
 
 
 def _watch(plan: Launch, workers: list[_Worker], observer: Observer, outcome: Outcome) -> None:
-    """Until every peer has ended, or one fails; then the others are ended too."""
+    """Until everybody has ended, or the run cannot go on; then the others are ended too."""
     by_link = {worker.link: worker for worker in workers}
     deadline = time.monotonic() + plan.config.exchange.start_timeout
     while any(worker.process.is_alive() or worker.link for worker in workers):
@@ -134,20 +141,47 @@ def _watch(plan: Launch, workers: list[_Worker], observer: Observer, outcome: Ou
             if isinstance(ready, Connection) and by_link[ready].link:
                 _read(plan, by_link[ready], workers, observer, outcome)
         for worker in workers:
-            ended = not worker.process.is_alive() and worker.link is None
-            if ended and not worker.done and worker.process.exitcode != 0 and not outcome.reason:
-                outcome.lost.append(worker.name)
+            if worker.process.is_alive() or worker.link is not None or worker.done or worker.name in outcome.lost:
+                continue
+            if worker.process.exitcode != 0:
                 log = plan.run_dir / "peers" / plan.topology.node_path(worker.index) / "log.txt"
-                outcome.status, outcome.reason = (
-                    "failed",
-                    f"peer {worker.name} died ({exit_text(worker.process)}); see {log}",
-                )
+                reason = f"{_called(plan, worker)} died ({exit_text(worker.process)}); see {log}"
+                _lose(plan, worker, workers, reason, observer, outcome)
         if any(worker.endpoint is None for worker in workers) and time.monotonic() > deadline:
             late = ", ".join(worker.name for worker in workers if worker.endpoint is None)
             outcome.status = "failed"
             outcome.reason = f"peer {late} not ready in time (--start-timeout)"
         if outcome.reason:
             return
+        if _is_over(plan, workers):
+            outcome.lost += [worker.name for worker in workers if not worker.done and worker.name not in outcome.lost]
+            return
+
+
+def _is_over(plan: Launch, workers: list[_Worker]) -> bool:
+    """Whether the coordinator has finished and its clients have had time to hear of it; they may hang."""
+    if plan.cast.coordinator is None:
+        return False
+    done_since = workers[plan.cast.coordinator].done_since
+    return done_since is not None and time.monotonic() > done_since + STOP_SECONDS
+
+
+def _lose(
+    plan: Launch, worker: _Worker, workers: list[_Worker], reason: str, observer: Observer, outcome: Outcome
+) -> None:
+    """A worker has died or failed: the end of the run, unless it is a client, which its coordinator can do without."""
+    outcome.lost.append(worker.name)
+    begun = all(other.endpoint is not None for other in workers)
+    if begun and plan.cast.coordinator not in (None, worker.index):
+        observer.warn(reason)
+    elif not outcome.reason:
+        outcome.status, outcome.reason = "failed", reason
+
+
+def _called(plan: Launch, worker: _Worker) -> str:
+    if plan.cast.coordinator is None:
+        return f"peer {worker.name}"
+    return "the coordinator" if worker.index == plan.cast.coordinator else f"client {worker.name}"
 
 
 def _read(plan: Launch, worker: _Worker, workers: list[_Worker], observer: Observer, outcome: Outcome) -> None:
@@ -161,7 +195,7 @@ def _read(plan: Launch, worker: _Worker, workers: list[_Worker], observer: Obser
     if isinstance(message, messages.Ready):
         worker.endpoint = message.endpoint
         ready = sum(other.endpoint is not None for other in workers)
-        observer.progress("peers ready", ready, len(workers))
+        observer.progress("processes ready", ready, len(workers))
         if ready == len(workers):
             observer.expect(message.steps)
             observer.say(_forecast(plan, message))
@@ -171,35 +205,39 @@ def _read(plan: Launch, worker: _Worker, workers: list[_Worker], observer: Obser
     elif isinstance(message, messages.RoundFinished):
         observer.round(worker.index, message.record, np.frombuffer(message.sketch, "<f4"))
     elif isinstance(message, messages.Warned):
-        observer.warn(f"peer {worker.name}: {message.text}")
+        observer.warn(f"{_called(plan, worker)}: {message.text}")
     elif isinstance(message, messages.Done):
-        worker.done = True
+        worker.done_since = time.monotonic()
         for reason, count in message.refused.items():
             outcome.refused[reason] = outcome.refused.get(reason, 0) + count
     elif isinstance(message, messages.Failed) and not outcome.reason:
-        outcome.status = "usage" if message.usage else "failed"
-        outcome.reason = f"peer {worker.name}: {message.reason}"
-        outcome.lost.append(worker.name)
+        reason = f"{_called(plan, worker)}: {message.reason}"
+        if message.usage:
+            outcome.status, outcome.reason = "usage", reason
+        _lose(plan, worker, workers, reason, observer, outcome)
 
 
 def _forecast(plan: Launch, ready: messages.Ready) -> str:
-    """What the consensus phase will take, said before anything has begun."""
-    tolerance = plan.config.gossip.consensus_tolerance
-    rounds = consensus_rounds(plan.matrix, tolerance)
-    links = sum(len(neighborhood(plan.matrix, peer).outgoing) for peer in range(plan.topology.n))
-    training = plan.config.training.rounds
+    """What lies ahead, said before anything has begun."""
+    rounds, mixing_only = plan.config.training.rounds, plan.cast.consensus_rounds
+    training = f"{rounds} round{'s' * (rounds > 1)} of training"
+    if plan.cast.coordinator is not None:
+        centralized = plan.config.centralized
+        return f"{training}, each with {centralized.num_selected} of {centralized.num_clients} clients"
+    if not mixing_only:
+        return training
+    sent = mixing_only * plan.cast.channels * ready.vector_bytes
     return (
-        f"{training} round{'s' * (training > 1)} of training, then {rounds} of mixing only "
-        f"({rounds * links * ready.vector_bytes / 1e6:,.1f} MB), which shrink the peers' disagreement to {tolerance:g}"
+        f"{training}, then {mixing_only} of mixing only ({sent / 1e6:,.1f} MB), "
+        f"which shrink the peers' disagreement to {plan.config.gossip.consensus_tolerance:g}"
     )
 
 
 def _introduce(plan: Launch, workers: list[_Worker]) -> None:
-    """Tell every peer where its own neighbors are, and nobody else."""
+    """Tell everybody where its own neighbors are, and nobody else."""
     endpoints = {worker.index: worker.endpoint for worker in workers}
     for worker in workers:
-        hood = neighborhood(plan.matrix, worker.index)
-        mine = {peer: str(endpoints[peer]) for peer in sorted({*hood.incoming, *hood.outgoing})}
+        mine = {peer: str(endpoints[peer]) for peer in sorted(plan.cast.links[worker.index])}
         if worker.link is not None:
             with contextlib.suppress(OSError):
                 worker.link.send_bytes(messages.encode(messages.Endpoints(mine)))

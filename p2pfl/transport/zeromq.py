@@ -28,6 +28,7 @@ RECONNECT_MAX_MS = 1_000
 LINGER_MS = 1_000
 LOST_SECONDS = 10.0  # a broken connection that does not come back within this is a lost neighbor
 CONTROL_MESSAGES = 64  # hello, grants, acknowledgements and goodbye that may wait in one link
+MANY_TRACKERS = 1024
 POLL_BATCH = 64  # messages taken from the socket before the peer looks after its other work
 
 
@@ -108,6 +109,8 @@ class ZmqTransport:
             if message.size:
                 tracker = link.send(body, zmq.NOBLOCK, copy=False, track=True)
                 self._trackers.append(tracker)
+                if len(self._trackers) > MANY_TRACKERS:
+                    self.flushed()  # lets go of those that are done, where nobody else asks
             else:
                 link.send(body, zmq.NOBLOCK)
         except zmq.Again:

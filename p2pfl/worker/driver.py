@@ -1,4 +1,4 @@
-"""The loop that joins one peer's logic to its sockets, its training thread and its records."""
+"""The loop that joins one process's logic to its sockets, its training thread and its records."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
-import numpy as np
+import msgspec
 
-from p2pfl import peer, records
+from p2pfl import exchange, records
 from p2pfl.errors import P2PFLError, TransportError
 from p2pfl.training import EvalStats, Stopped, Trainer, TrainStats
 from p2pfl.transport import Transport
@@ -34,7 +34,7 @@ class Interrupted(P2PFLError):
 @dataclass(frozen=True)
 class _RoundResult:
     evaluation: EvalStats | None
-    sketch: records.Vector
+    sketch: records.Vector | None
 
 
 @dataclass
@@ -49,7 +49,7 @@ class _Clock:
 
 
 class Driver:
-    """Runs one peer to its end.
+    """Runs one peer, client or coordinator to its end.
 
     The calling thread does the exchange; one other thread trains, evaluates and saves, so that receiving goes on
     meanwhile. Only the calling thread touches the transport and the peer's logic.
@@ -57,7 +57,7 @@ class Driver:
 
     def __init__(
         self,
-        logic: peer.Peer,
+        logic: exchange.Logic,
         trainer: Trainer,
         transport: Transport,
         keeper: Keeper,
@@ -88,8 +88,10 @@ class Driver:
 
     def run(self) -> None:
         """All rounds. Raises Interrupted after `stop`, TransportError where neighbors fail, TrainingError."""
+        self._clock = _Clock(time.monotonic())  # what came before was waiting for others to be ready
+        self._start = self._clock.began
         try:
-            self._tell(peer.Started())
+            self._tell(exchange.Started())
             while not self._ended:
                 self._turn()
         finally:
@@ -108,9 +110,9 @@ class Driver:
             self._tell(self._translate(event))
         self._collect()
         if not self._ended and self._logic.wants_flush and self._transport.flushed():
-            self._tell(peer.Flushed())
+            self._tell(exchange.Flushed())
         if time.monotonic() >= self._logic.deadline:
-            self._tell(peer.Tick())
+            self._tell(exchange.Tick())
         if not self._busy:
             self._clock.exchange += time.monotonic() - after
 
@@ -119,31 +121,31 @@ class Driver:
             return FLUSH_SECONDS
         return min(IDLE_SECONDS, max(self._logic.deadline - now, 0.0))
 
-    def _translate(self, event: transport_events.Event) -> peer.Event:
+    def _translate(self, event: transport_events.Event) -> exchange.Event:
         if isinstance(event, transport_events.Received):
             self._received += event.size
-            return peer.Received(event.message)
+            return exchange.Received(event.message)
         if isinstance(event, transport_events.Refused):
-            return peer.Refused(event.reason)
+            return exchange.Refused(event.reason)
         if isinstance(event, transport_events.Reconnected):
             self._log.info("peer %s: connected again", event.neighbor)
-            return peer.Reconnected(event.neighbor)
-        return peer.Lost(event.neighbor)
+            return exchange.Reconnected(event.neighbor)
+        return exchange.Lost(event.neighbor)
 
-    def _tell(self, event: peer.Event) -> None:
+    def _tell(self, event: exchange.Event) -> None:
         for action in self._logic.handle(event, time.monotonic()):
             self._do(action)
 
-    def _do(self, action: peer.Action) -> None:
-        if isinstance(action, peer.Send):
+    def _do(self, action: exchange.Action) -> None:
+        if isinstance(action, exchange.Send):
             self._sent[action.neighbor] += self._transport.send(action.neighbor, action.message)
-        elif isinstance(action, peer.Train):
-            self._submit(self._train, action.round)
-        elif isinstance(action, peer.RoundDone):
+        elif isinstance(action, exchange.Train):
+            self._submit(self._load_and_train if action.load else self._train, action.round)
+        elif isinstance(action, exchange.RoundDone):
             self._submit(self._settle, action.round)
-        elif isinstance(action, peer.Note):
+        elif isinstance(action, exchange.Note):
             self._log.warning("%s", action.text)
-        elif isinstance(action, peer.Fail):
+        elif isinstance(action, exchange.Fail):
             raise TransportError(action.reason)
         else:
             self._ended = True
@@ -158,6 +160,10 @@ class Driver:
         self._results.put(future)
         self._transport.wake()
 
+    def _load_and_train(self, round: int) -> TrainStats:
+        self._trainer.to_device()
+        return self._train(round)
+
     def _train(self, round: int) -> TrainStats:
         stats = self._trainer.train(round, lambda steps: self._report(messages.Stepped(steps)), lambda: self._stopped)
         self._trainer.to_host()
@@ -170,7 +176,9 @@ class Driver:
         samples = self._keeper.evaluation_samples(round)
         if samples is not None:
             evaluation = self._trainer.evaluate(samples, lambda: self._stopped)
-        sketch = records.sketch(self._trainer.host.numpy(), self._trainer.config.record.seed)
+        sketch = None
+        if self._keeper.sketches:
+            sketch = records.sketch(self._trainer.host.numpy(), self._trainer.config.record.seed)
         return _RoundResult(evaluation, sketch)
 
     def _save(self, round: int) -> None:
@@ -192,14 +200,14 @@ class Driver:
             if isinstance(result, TrainStats):
                 self._train_stats = result
                 self._clock.train += result.seconds
-                self._tell(peer.Trained())
+                self._tell(exchange.Trained(result.loss, result.samples))
             elif isinstance(result, _RoundResult):
                 # First the record, then the checkpoint: a resumed peer drops a record too many, but could not make
                 # up for one too few.
                 self._record(result)
                 self._submit(self._save, self._logic.round)
             else:
-                self._tell(peer.Recorded())
+                self._tell(exchange.Recorded())
 
     def _record(self, result: _RoundResult) -> None:
         now = time.monotonic()
@@ -225,8 +233,10 @@ class Driver:
             bytes_received=self._received,
             sent_to={plan.names[neighbor]: count for neighbor, count in sorted(self._sent.items())},
         )
+        record = msgspec.structs.replace(record, **self._logic.facts)
         self._keeper.record(record, result.sketch)
-        self._report(messages.RoundFinished(record, result.sketch.astype("<f4").tobytes()))
+        sketch = b"" if result.sketch is None else result.sketch.astype("<f4").tobytes()
+        self._report(messages.RoundFinished(record, sketch))
         mixed = record.round - plan.training_rounds
         name = f"round {record.round}" if mixed <= 0 else f"mixing round {mixed}"
         loss = "" if record.train_loss is None else f", loss {record.train_loss:.4f}"
@@ -236,8 +246,3 @@ class Driver:
         self._received = 0
         self._train_stats = None
         self._clock = _Clock(now)
-
-
-def sketch_of(data: bytes) -> records.Vector:
-    """The inverse of what `RoundFinished` does with a sketch."""
-    return np.frombuffer(data, "<f4")

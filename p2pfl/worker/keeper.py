@@ -21,12 +21,17 @@ from p2pfl.training import Trainer
 
 @dataclass(frozen=True)
 class Keeper:
-    """Where and when one peer writes. `elapsed_before`: seconds of the run that this one resumes."""
+    """Where and when one process writes. `elapsed_before`: seconds of the run that this one resumes.
+
+    `evaluates`: it measures accuracy during the run. `holds_model`: at the end it has the run's model.
+    """
 
     config: RunConfig
     run_dir: Path
     peer_dir: Path
-    is_first: bool
+    evaluates: bool
+    holds_model: bool
+    sketches: bool
     settings: str
     consensus_rounds: int
     elapsed_before: float = 0.0
@@ -34,19 +39,21 @@ class Keeper:
     def evaluation_samples(self, round: int) -> int | None:
         """How many test samples to evaluate on after a round (0: all); None where it is not due."""
         rounds, record = self.config.training.rounds, self.config.record
-        if round == rounds or (self.is_first and round == rounds + self.consensus_rounds):
+        if not self.evaluates:
+            return None
+        if round == rounds or (self.holds_model and round == rounds + self.consensus_rounds):
             return 0
         due = record.eval_every is not None and round < rounds and round % record.eval_every == 0
         return record.eval_samples if due else None
 
     def save(self, round: int, trainer: Trainer, sent: Mapping[int, Payload]) -> None:
-        """After a training round: the checkpoint. After the last consensus round: the first peer's model."""
+        """After a training round: the checkpoint. After the last round of all: the run's model."""
         if round <= self.config.training.rounds and self.config.record.checkpoint:
             checkpoint.save(self.peer_dir / "checkpoint", self._checkpoint(round, trainer, sent))
-        if self.is_first and round == self.config.training.rounds + self.consensus_rounds:
+        if self.holds_model and round == self.config.training.rounds + self.consensus_rounds:
             self._save_model(trainer, round)
 
-    def record(self, record: records.RoundRecord, sketch: records.Vector) -> None:
+    def record(self, record: records.RoundRecord, sketch: records.Vector | None) -> None:
         """Add a round to the peer's files. Raises CheckpointError naming the folder if it cannot be written."""
         try:
             records.append_round(self.peer_dir, record, sketch)

@@ -1,4 +1,4 @@
-"""One peer from its settings to its end: what a worker process runs."""
+"""One peer, client or coordinator from its settings to its end: what a worker process runs."""
 
 from __future__ import annotations
 
@@ -9,36 +9,22 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import torch
-
-from p2pfl import checkpoint, data, gossip, partition, peer, records
-from p2pfl.config import ExchangeConfig
-from p2pfl.errors import CheckpointError, ConfigError, P2PFLError
-from p2pfl.topology import (
-    Topology,
-    consensus_rounds,
-    is_symmetric,
-    load_topology,
-    mixing_matrix,
-    neighborhood,
-    spectral_gap,
-)
-from p2pfl.training import Trainer, pick_device
+from p2pfl.errors import ConfigError, P2PFLError
+from p2pfl.topology import load_topology
 from p2pfl.transport import Transport, ZmqTransport
 from p2pfl.wire import ITEM_BYTES
 from p2pfl.worker import messages
+from p2pfl.worker.assemble import Parts, assemble
 from p2pfl.worker.control import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control, LinkReport
 from p2pfl.worker.driver import Driver, Interrupted, Report
-from p2pfl.worker.keeper import Keeper
 
 
 def main(spec: messages.WorkerSpec, link: Connection) -> None:
     """A worker process started by a launcher: talks to it over `link`, writes its own log."""
-    peer_dir = spec.run_dir / "peers" / load_topology(spec.run_dir / "topology.graphml").node_path(spec.index)
+    peer_dir = spec.run_dir / "peers" / load_topology(spec.run_dir / "topology.graphml", least=1).node_path(spec.index)
     _redirect_output(peer_dir / "log.txt")
     control = Control()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the launcher decides
@@ -59,11 +45,11 @@ def run(
     make_transport: Callable[[str], Transport] = ZmqTransport,
 ) -> int:
     """Run one peer to its end and return the process's exit status; errors are logged and reported."""
-    topology = load_topology(spec.run_dir / "topology.graphml")
+    topology = load_topology(spec.run_dir / "topology.graphml", least=1)
     peer_dir = spec.run_dir / "peers" / topology.node_path(spec.index)
     log = _open_log(peer_dir, spec.index)
     try:
-        _run_peer(spec, _assemble(spec, topology, peer_dir, report), report, control, make_transport, log)
+        _run(spec, assemble(spec, topology, peer_dir, report), report, control, make_transport, log)
     except Interrupted:
         log.info("stopped")
         return EXIT_INTERRUPTED
@@ -86,53 +72,9 @@ def run(
     return EXIT_OK
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """A peer put together and ready to be driven."""
-
-    trainer: Trainer
-    logic: peer.Peer
-    keeper: Keeper
-
-
-def _assemble(spec: messages.WorkerSpec, topology: Topology, peer_dir: Path, report: Report) -> _Parts:
-    """Load the data, build the model or restore it, and set up the peer's logic and records."""
-    trainer = _build_trainer(spec, topology)
-    saved = _restore(spec, trainer, peer_dir, report) if spec.resume else None
-    first_round = 1 if saved is None else saved.round + 1
-    kept = records.truncate(peer_dir, first_round - 1)
-    matrix = mixing_matrix(topology, spec.config.gossip.mixing)
-    mixing_only = consensus_rounds(matrix, spec.config.gossip.consensus_tolerance)
-    hood = neighborhood(matrix, spec.index)
-    plan = peer.Plan(
-        me=spec.index,
-        names=topology.names,
-        links=frozenset(hood.incoming) | frozenset(hood.outgoing),
-        training_rounds=spec.config.training.rounds,
-        consensus_rounds=mixing_only,
-        run=spec.run,
-        layout=trainer.layout.digest,
-        timeouts=_timeouts(spec),
-        first_round=first_round,
-        unsent={} if saved is None else _unsent(saved),
-    )
-    keeper = Keeper(
-        spec.config,
-        spec.run_dir,
-        peer_dir,
-        is_first=spec.index == 0,
-        settings=spec.settings,
-        consensus_rounds=mixing_only,
-        elapsed_before=kept[-1].elapsed if kept else 0.0,
-    )
-    contraction = 1.0 - spectral_gap(matrix) if is_symmetric(matrix) else 0.0
-    training, consensus = gossip.build_algorithm(spec.config.exchange), gossip.Chebyshev(contraction)
-    return _Parts(trainer, peer.Peer(plan, lambda round: hood, trainer.host, training, consensus), keeper)
-
-
-def _run_peer(
+def _run(
     spec: messages.WorkerSpec,
-    parts: _Parts,
+    parts: Parts,
     report: Report,
     control: Control,
     make_transport: Callable[[str], Transport],
@@ -150,7 +92,7 @@ def _run_peer(
                 endpoint=transport.endpoint,
                 device=str(trainer.device),
                 round=plan.first_round,
-                steps=trainer.steps_per_round * plan.training_rounds,
+                steps=parts.steps,
                 vector_bytes=vector_bytes,
             )
         )
@@ -163,52 +105,6 @@ def _run_peer(
         report(messages.Done(refused))
     finally:
         transport.close()
-
-
-def _build_trainer(spec: messages.WorkerSpec, topology: Topology) -> Trainer:
-    device = pick_device(
-        spec.config.compute.device, spec.index, str(topology.graph.nodes[spec.index].get("device", ""))
-    )
-    if device.type == "cpu":
-        torch.set_num_threads(spec.config.compute.threads or 1)
-    else:
-        torch.cuda.set_device(device)
-    dataset = data.load(spec.dataset)
-    shards = partition.partition(
-        spec.config.data.partition, dataset.train_labels.numpy(), topology.n, spec.config.record.seed
-    )
-    return Trainer(spec.config, dataset, shards[spec.index], device, spec.index)
-
-
-def _restore(
-    spec: messages.WorkerSpec, trainer: Trainer, peer_dir: Path, report: Report
-) -> checkpoint.Checkpoint | None:
-    recorded = [record.round for record in records.read_rounds(peer_dir)]
-    saved, refused = checkpoint.newest(peer_dir / "checkpoint", at_most=max(recorded, default=0))
-    for line in refused:
-        report(messages.Warned(line))
-    if saved is None:
-        return None
-    if saved.settings != spec.settings or saved.layout != trainer.layout.digest:
-        raise CheckpointError(
-            f"{peer_dir / 'checkpoint'}: of a run with other settings; start a new run without --resume"
-        )
-    trainer.restore(saved.x, saved.momentum, dict(saved.buffers), saved.steps)
-    return saved
-
-
-def _unsent(saved: checkpoint.Checkpoint) -> dict[int, gossip.Payload]:
-    return {
-        neighbor: gossip.Payload({name: (v,) for name, v in vectors.items()}, saved.scalars.get(neighbor, {}))
-        for neighbor, vectors in saved.sent.items()
-    }
-
-
-def _timeouts(spec: messages.WorkerSpec) -> peer.Timeouts:
-    exchange: ExchangeConfig = spec.config.exchange
-    # Without a launcher nobody knows when the neighbors start: greeting them is part of the start.
-    start = None if spec.endpoints is None else exchange.start_timeout
-    return peer.Timeouts(start, exchange.handshake_timeout, exchange.first_round_timeout, exchange.round_timeout)
 
 
 def _redirect_output(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The messages that a peer writes: the counterpart of what its inbox reads."""
+"""The messages that a process writes: the counterpart of what its inbox reads."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
+from p2pfl.exchange.events import Plan
 from p2pfl.gossip import Payload
-from p2pfl.peer.events import Plan
 from p2pfl.wire import VERSION, Codec, Header, Kind, Message, chunks
 
 

@@ -12,20 +12,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from torch import Tensor
 
 from p2pfl.errors import ProtocolError
+from p2pfl.exchange import PATIENCE, Inbox, Outbox, Session
+from p2pfl.exchange import events as ev
 from p2pfl.gossip import Algorithm, Hoods, Payload
-from p2pfl.peer import events as ev
-from p2pfl.peer import letters
-from p2pfl.peer.inbox import Inbox
-from p2pfl.peer.outbox import Outbox
-from p2pfl.wire import Header, Kind, Message
-
-PATIENCE = 10.0  # a neighbor may take this many times as long as the peer itself took
+from p2pfl.wire import Header, Message
 
 Stage = Literal["new", "greeting", "working", "recording", "ended"]
 
@@ -39,11 +35,11 @@ class Peer:
         self.plan = plan
         self.round = plan.first_round
         self.stage: Stage = "new"
-        self.refused: Counter[str] = Counter()
+        self._session = Session(plan)
         self._hoods = hoods
         self._x = x
         self._algorithms = (training, consensus)
-        self._inbox = Inbox(hoods, x.numel(), self._algorithm_of, plan.last_round)
+        self._inbox = Inbox(lambda round: hoods(round).incoming, x.numel(), self._algorithm_of, plan.last_round)
         self._outbox = Outbox()
         self._state: Any = training.start(x, hoods)
         self._greeted: dict[int, int] = {}
@@ -59,7 +55,7 @@ class Peer:
         self._handlers: dict[type, Callable[[Any, float], list[ev.Action]]] = {
             ev.Started: self._on_started,
             ev.Received: self._on_received,
-            ev.Refused: lambda event, now: self._refuse(event.reason),
+            ev.Refused: lambda event, now: self._session.refuse(event.reason),
             ev.Trained: self._on_trained,
             ev.Flushed: self._on_flushed,
             ev.Recorded: self._on_recorded,
@@ -71,6 +67,16 @@ class Peer:
     def handle(self, event: ev.Event, now: float) -> list[ev.Action]:
         """React to one event at time `now` (seconds on any steady clock)."""
         return [] if self.stage == "ended" else self._handlers[type(event)](event, now)
+
+    @property
+    def refused(self) -> Counter[str]:
+        """How many messages were not taken, by reason."""
+        return self._session.refused
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Nothing: the driver knows all that a peer's record says."""
+        return {}
 
     @property
     def payloads(self) -> dict[int, Payload]:
@@ -97,7 +103,9 @@ class Peer:
 
     def _on_started(self, event: ev.Started, now: float) -> list[ev.Action]:
         self.stage, self._waiting_since = "greeting", now
-        return [self._control("hello", link, self.round) for link in sorted(self.plan.links)]
+        if not self.plan.links:  # a peer that learns by itself
+            return self._begin_round(now)
+        return [self._session.say("hello", link, self.round) for link in sorted(self.plan.links)]
 
     def _on_hello(self, header: Header, now: float) -> list[ev.Action]:
         self._greeted.setdefault(header.sender, header.round)
@@ -182,7 +190,7 @@ class Peer:
             self.round += 1
             return self._begin_round(now)
         self.stage = "ended"
-        goodbyes = [self._control("goodbye", link, self.round) for link in sorted(self.plan.links)]
+        goodbyes = [self._session.say("goodbye", link, self.round) for link in sorted(self.plan.links)]
         return [*goodbyes, ev.Finish()]
 
     def _on_flushed(self, event: ev.Flushed, now: float) -> list[ev.Action]:
@@ -194,11 +202,11 @@ class Peer:
     def _on_received(self, event: ev.Received, now: float) -> list[ev.Action]:
         header = event.message.header
         try:
-            self._check_session(header)
+            self._session.check(header)
             if header.kind == "chunk":
                 return self._on_chunk(event.message, now)
         except ProtocolError as error:
-            return self._refuse(f"{error}, from {header.sender}")
+            return self._session.refuse(f"{error}, from {header.sender}")
         if header.kind == "hello":
             return self._on_hello(header, now)
         if header.kind == "grant":
@@ -210,51 +218,31 @@ class Peer:
             self._outbox.drop(header.sender)
         return self._advance(now)
 
-    def _check_session(self, header: Header) -> None:
-        if header.run != self.plan.run:
-            raise ProtocolError("run: another run, or a swarm with other settings")
-        if header.sender not in self.plan.links:
-            raise ProtocolError("sender: no neighbor")
-        if header.kind in ("hello", "chunk") and header.layout != self.plan.layout:
-            raise ProtocolError("layout: another model")
-
     def _on_chunk(self, message: Message, now: float) -> list[ev.Action]:
         header = message.header
         complete = self._inbox.add(message)
         self._waiting_since = max(self._waiting_since, now)  # a slow link that still delivers is no silent neighbor
         if not complete:
             return []
-        return [self._control("ack", header.sender, header.round), *self._advance(now)]
+        return [self._session.say("ack", header.sender, header.round), *self._advance(now)]
 
     def _on_grant(self, header: Header) -> list[ev.Action]:
         # A neighbor is at most one round ahead and gives leave for one round more.
         if header.round > min(self.round + 2, self.plan.last_round):
-            return self._refuse(f"round: leave for round {header.round}, from {header.sender}")
+            return self._session.refuse(f"round: leave for round {header.round}, from {header.sender}")
         return self._deliver(self._outbox.granted(header.sender, header.round))
-
-    def _refuse(self, reason: str) -> list[ev.Action]:
-        kind = reason.split(":")[0]
-        self.refused[kind] += 1
-        return [ev.Note(f"refused a message: {reason}")] if self.refused[kind] == 1 else []
 
     # Sending
 
     def _grants(self) -> list[ev.Action]:
         if self.stage != "working":
             return []
-        return [self._control("grant", sender, round) for round, sender in self._inbox.grant(self.round)]
+        return [self._session.say("grant", sender, round) for round, sender in self._inbox.grant(self.round)]
 
     def _deliver(self, items: Sequence[tuple[int, Payload]]) -> list[ev.Action]:
-        actions: list[ev.Action] = []
-        for neighbor, payload in items:
-            self._flushed = False
-            codec = self._algorithm_of(self._outbox.round).codec
-            messages = letters.payload(self.plan, self._outbox.round, codec, payload)
-            actions += [ev.Send(neighbor, message) for message in messages]
-        return actions
-
-    def _control(self, kind: Kind, neighbor: int, round: int) -> ev.Send:
-        return ev.Send(neighbor, letters.control(self.plan, kind, round))
+        self._flushed = self._flushed and not items
+        round = self._outbox.round
+        return self._session.deliver(round, self._algorithm_of(round).codec, items)
 
     # Trouble
 
@@ -263,9 +251,9 @@ class Peer:
         neighbor = event.neighbor
         if neighbor in self._left:
             return []
-        again: list[ev.Action] = [self._control("hello", neighbor, self.plan.first_round)]
-        again += [self._control("grant", neighbor, round) for round in self._inbox.granted_to(neighbor)]
-        again += [self._control("ack", neighbor, round) for round in self._inbox.taken_from(neighbor)]
+        again: list[ev.Action] = [self._session.say("hello", neighbor, self.plan.first_round)]
+        again += [self._session.say("grant", neighbor, round) for round in self._inbox.granted_to(neighbor)]
+        again += [self._session.say("ack", neighbor, round) for round in self._inbox.taken_from(neighbor)]
         return again + self._deliver(self._outbox.repeat(neighbor))
 
     def _on_lost(self, event: ev.Lost, now: float) -> list[ev.Action]:

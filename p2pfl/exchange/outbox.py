@@ -1,4 +1,4 @@
-"""What one peer sends: its payloads of one round, each to a neighbor that has given leave, until acknowledged."""
+"""What one process sends: its payloads of one round, each to a neighbor that has given leave, until acknowledged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a peer is told, and what it asks for."""
+"""What the logic of a peer, a client or a coordinator is told, and what it asks for."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ class Refused:
 
 @dataclass(frozen=True)
 class Trained:
-    """This round's local training is done; x has moved."""
+    """This round's local training is done; x has moved. Mean loss of its steps, and how many samples they took."""
+
+    loss: float = 0.0
+    samples: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class Train:
     """Start this round's local training, and report `Trained`."""
 
     round: int
+    load: bool = False  # x is not what the last round left in it
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Finish:
-    """All rounds are done, every neighbor has what it needs, goodbye is said."""
+    """All is done, every neighbor has what it needs, goodbye is said."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,7 @@ class Timeouts:
 
 @dataclass(frozen=True)
 class Plan:
-    """What one peer of a run has to know beside its algorithms.
+    """What one peer (or client, or coordinator) of a run has to know beside its algorithms.
 
     Rounds are counted from 1: training rounds 1..training_rounds, then the consensus rounds. `first_round` is more
     than 1 when the run is resumed; `unsent` then holds what went to each neighbor in the round before, for those

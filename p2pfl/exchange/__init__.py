@@ -1,6 +1,6 @@
-"""The logic of one peer as a state machine without I/O: events in, actions out."""
+"""What peers, clients and coordinators share: events and actions, leave to send, acknowledgements, refusals."""
 
-from p2pfl.peer.events import (
+from p2pfl.exchange.events import (
     Action,
     Event,
     Fail,
@@ -21,17 +21,24 @@ from p2pfl.peer.events import (
     Train,
     Trained,
 )
-from p2pfl.peer.machine import Peer
+from p2pfl.exchange.inbox import WINDOW, Inbox
+from p2pfl.exchange.logic import PATIENCE, Logic
+from p2pfl.exchange.outbox import Outbox
+from p2pfl.exchange.session import Session
 
 __all__ = [
+    "PATIENCE",
+    "WINDOW",
     "Action",
     "Event",
     "Fail",
     "Finish",
     "Flushed",
+    "Inbox",
+    "Logic",
     "Lost",
     "Note",
-    "Peer",
+    "Outbox",
     "Plan",
     "Received",
     "Reconnected",
@@ -39,6 +46,7 @@ __all__ = [
     "Refused",
     "RoundDone",
     "Send",
+    "Session",
     "Started",
     "Tick",
     "Timeouts",

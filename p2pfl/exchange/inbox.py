@@ -1,4 +1,4 @@
-"""What one peer receives: leave to send, granted in peer order, and vectors put in their place.
+"""What one process receives: leave to send, granted in peer order, and vectors put in their place.
 
 At most four vectors are outstanding (granted and not yet folded), so memory does not grow with the degree, and
 rings and tori never wait for leave.
@@ -6,17 +6,17 @@ rings and tori never wait for leave.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from p2pfl.errors import ProtocolError
-from p2pfl.gossip import Algorithm, Hoods, Payload
-from p2pfl.wire import ITEM_BYTES, Buffer, Header, Message
+from p2pfl.gossip import Payload
+from p2pfl.wire import ITEM_BYTES, Buffer, Codec, Header, Message
 
 WINDOW = 4
 _NUMBERS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -33,13 +33,34 @@ class _Arrival:
     complete: bool = False
 
 
-class Inbox:
-    """Grants and arrivals, keyed by (round, sender): the order in which leave is given."""
+class Form(Protocol):
+    """How the vectors of a payload are called and written; every algorithm says so of its own."""
 
-    def __init__(self, hoods: Hoods, size: int, algorithm_of: Callable[[int], Algorithm[object]], last_round: int):
-        self._hoods = hoods
+    @property
+    def codec(self) -> Codec:
+        """Their number format on the wire."""
+
+    @property
+    def vectors(self) -> tuple[str, ...]:
+        """Their names."""
+
+
+class Inbox:
+    """Grants and arrivals, keyed by (round, sender): the order in which leave is given.
+
+    `senders` are those that send in a round, `form_of` is what they send in it: vectors of `size` elements.
+    """
+
+    def __init__(
+        self,
+        senders: Callable[[int], Iterable[int]],
+        size: int,
+        form_of: Callable[[int], Form],
+        last_round: int,
+    ) -> None:
+        self._senders = senders
         self._size = size
-        self._algorithm_of = algorithm_of
+        self._form_of = form_of
         self._last_round = last_round
         self._outstanding: dict[tuple[int, int], _Arrival] = {}
         self._taken: set[tuple[int, int]] = set()
@@ -47,16 +68,33 @@ class Inbox:
     def grant(self, round: int) -> list[tuple[int, int]]:
         """Further (round, sender) that get leave now, in peer order: those of this round, then of the next."""
         new: list[tuple[int, int]] = []
-        self._taken = {key for key in self._taken if key[0] >= round - 1}  # the last one, for late duplicates
+        self.forget_before(round - 1)
         for number in range(round, min(round + 1, self._last_round) + 1):
-            for sender in sorted(self._hoods(number).incoming):
+            for sender in sorted(self._senders(number)):
                 key = (number, sender)
                 if len(self._outstanding) >= WINDOW:
                     return new
                 if key not in self._outstanding and key not in self._taken:
-                    self._outstanding[key] = _Arrival()
+                    self.open(*key)
                     new.append(key)
         return new
+
+    def open(self, round: int, sender: int) -> None:
+        """From now on this sender may send what it has for a round."""
+        self._outstanding[round, sender] = _Arrival()
+
+    def has(self, round: int, sender: int) -> bool:
+        """Whether this sender may send, or has sent, what it has for a round."""
+        return (round, sender) in self._outstanding or (round, sender) in self._taken
+
+    def drop(self, round: int, sender: int) -> None:
+        """Nobody wants this payload any more; what still comes of it is taken and thrown away."""
+        self._outstanding.pop((round, sender), None)
+        self._taken.add((round, sender))
+
+    def forget_before(self, round: int) -> None:
+        """Late duplicates of earlier rounds need no answer any more."""
+        self._taken = {key for key in self._taken if key[0] >= round}
 
     def granted_to(self, sender: int) -> list[int]:
         """Rounds for which a sender has leave and has not delivered everything."""
@@ -69,7 +107,7 @@ class Inbox:
 
     def missing(self, round: int) -> set[int]:
         """Senders whose payload of this round is not complete."""
-        keys = {(round, sender) for sender in self._hoods(round).incoming} - self._taken
+        keys = {(round, sender) for sender in self._senders(round)} - self._taken
         arrivals = {sender: self._outstanding.get((round, sender)) for _, sender in keys}
         return {sender for sender, arrival in arrivals.items() if arrival is None or not arrival.complete}
 
@@ -97,7 +135,7 @@ class Inbox:
         arrival.bytes[header.vector] = have + header.length
         arrival.scalars = dict(header.scalars)
         total = self._size * ITEM_BYTES[header.codec]
-        wanted = self._algorithm_of(header.round).vectors
+        wanted = self._form_of(header.round).vectors
         arrival.complete = all(arrival.bytes.get(name) == total for name in wanted)
         return arrival.complete
 
@@ -111,16 +149,16 @@ class Inbox:
         return Payload(arrival.pieces, arrival.scalars)
 
     def _check(self, header: Header) -> None:
-        algorithm = self._algorithm_of(header.round)
-        if header.codec != algorithm.codec:
-            raise ProtocolError(f"codec: {header.codec} instead of {algorithm.codec}")
-        if header.vector not in algorithm.vectors:
+        form = self._form_of(header.round)
+        if header.codec != form.codec:
+            raise ProtocolError(f"codec: {header.codec} instead of {form.codec}")
+        if header.vector not in form.vectors:
             raise ProtocolError(f"vector: there is no {header.vector!r} here")
         if header.offset + header.length > self._size * ITEM_BYTES[header.codec]:
             raise ProtocolError("length: the vector is longer than the model")
 
     def _is_last(self, header: Header) -> bool:
-        names = self._algorithm_of(header.round).vectors
+        names = self._form_of(header.round).vectors
         end = header.offset + header.length
         return header.vector == names[-1] and end == self._size * ITEM_BYTES.get(header.codec, 0)
 

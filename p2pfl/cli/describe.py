@@ -1,0 +1,92 @@
+"""What a run will need, and what came of it, in a few lines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from p2pfl.cli.arguments import counted
+from p2pfl.config import RunConfig
+from p2pfl.roles import Cast, cast
+from p2pfl.swarm import Result, endpoints_in_file
+from p2pfl.topology import Topology, spectral_gap
+
+if TYPE_CHECKING:
+    from p2pfl.estimate import Estimate
+
+
+def describe_run(topology: Topology, run: RunConfig) -> str:
+    """What `--dry-run` says. Raises ConfigError for whatever the run itself would refuse."""
+    from p2pfl.estimate import estimate
+    from p2pfl.rundir import resolve
+
+    parts = cast(run, topology)
+    resolve(run, topology, 1)
+    endpoints_in_file(topology, run)
+    need = estimate(parts, run)
+    memory = need.weights_memory + need.activations_memory + need.exchange_memory
+    rows = {
+        "who": _who(parts, run),
+        "data": f"{run.data.dataset}: {need.train_samples:,} training and {need.test_samples:,} test samples, "
+        f"{need.classes} classes" + (f"; {need.smallest_shard:,} {_each(run)}" if parts.shards > 1 else ""),
+        "model": f"{run.model.model}: {need.parameters:,} parameters",
+        "training": f"{counted(need.rounds, 'round')} of {counted(need.steps_per_round, 'step')} "
+        f"of {counted(run.training.batch_size, 'sample')}" + (f" {_each(run)}" if parts.shards > 1 else ""),
+        "memory": f"{_mb(memory)} a process beyond libraries and data: weights, gradient and momentum "
+        f"{_mb(need.weights_memory)}, activations {_mb(need.activations_memory)}, exchange {_mb(need.exchange_memory)}",
+        **_traffic(need),
+    }
+    return "\n".join(f"{name + ':':<12} {text}" for name, text in rows.items())
+
+
+def _who(parts: Cast, run: RunConfig) -> str:
+    if parts.coordinator is not None:
+        selected = run.centralized.num_selected
+        return f"a coordinator and {counted(parts.shards, 'client')}, of which {selected} train in a round"
+    if run.mode == "sgd":
+        return "one process with all data"
+    exchange = f"spectral gap {spectral_gap(parts.matrix):.4f}" if run.mode == "gossip" else "which exchange nothing"
+    return f"{parts.topology.name}: {counted(parts.shards, 'peer')}, {exchange}"
+
+
+def _each(run: RunConfig) -> str:
+    return "a client" if run.mode == "centralized" else "a peer"
+
+
+def _traffic(need: Estimate) -> dict[str, str]:
+    if not need.bytes_per_round:
+        return {"bytes sent": "none"}
+    rows = {
+        "bytes sent": f"{_mb(need.bytes_per_round)} a round by all, {_mb(need.busiest_bytes_per_round)} by the "
+        f"busiest; {_mb(need.bytes_per_round * need.rounds)} in all rounds"
+    }
+    if need.consensus_rounds:
+        more = counted(need.consensus_rounds, "more round")
+        rows["consensus"] = f"{more} of mixing only, {_mb(need.consensus_bytes)}"
+    return rows
+
+
+def _mb(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+_MODELS = {"gossip": "consensus model", "centralized": "global model", "sgd": "model"}
+
+
+def describe_result(result: Result) -> str:
+    """What a finished run came to and where it is."""
+    summary = result.summary
+    mode = summary["mode"]
+    peers = ""
+    if summary["mean_peer_accuracy"] is not None:
+        peers = f"mean {summary['mean_peer_accuracy']:.2%}, worst {summary['worst_peer_accuracy']:.2%}"
+    if mode not in _MODELS:
+        lines = [f"peers: {peers} of the test set (each has a model of its own)"]
+    else:
+        before = f" (peers before the consensus phase: {peers})" if peers else ""
+        lines = [
+            f"{_MODELS[mode]}: {summary['consensus_accuracy']:.2%} of the test set{before}",
+            f"weights: {result.run_dir / 'consensus.safetensors'}",
+        ]
+    if summary["lost_peers"]:
+        lines.append(f"lost on the way: {', '.join(summary['lost_peers'])}")
+    return "\n".join([*lines, f"report:  {result.run_dir / 'report.html'}"])

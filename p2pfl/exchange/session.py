@@ -1,0 +1,46 @@
+"""What every process of a run does alike with messages: checks whose they are, counts refusals, writes its own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from p2pfl.errors import ProtocolError
+from p2pfl.exchange import events as ev
+from p2pfl.exchange import letters
+from p2pfl.gossip import Payload
+from p2pfl.wire import Codec, Header, Kind
+
+
+class Session:
+    """One process's side of the conversation with its neighbors in one run."""
+
+    def __init__(self, plan: ev.Plan) -> None:
+        self.plan = plan
+        self.refused: Counter[str] = Counter()
+
+    def check(self, header: Header) -> None:
+        """Raises ProtocolError for a message of another run, of a stranger, or about another model."""
+        if header.run != self.plan.run:
+            raise ProtocolError("run: another run, or a swarm with other settings")
+        if header.sender not in self.plan.links:
+            raise ProtocolError("sender: no neighbor")
+        if header.kind in ("hello", "chunk") and header.layout != self.plan.layout:
+            raise ProtocolError("layout: another model")
+
+    def refuse(self, reason: str) -> list[ev.Action]:
+        """Count a message that is not taken; the first of its kind goes to the log."""
+        kind = reason.split(":")[0]
+        self.refused[kind] += 1
+        return [ev.Note(f"refused a message: {reason}")] if self.refused[kind] == 1 else []
+
+    def say(self, kind: Kind, neighbor: int, round: int) -> ev.Send:
+        """A message without a body."""
+        return ev.Send(neighbor, letters.control(self.plan, kind, round))
+
+    def deliver(self, round: int, codec: Codec, items: Sequence[tuple[int, Payload]]) -> list[ev.Action]:
+        """Payloads of a round in chunks, each to its neighbor."""
+        actions: list[ev.Action] = []
+        for neighbor, payload in items:
+            actions += [ev.Send(neighbor, m) for m in letters.payload(self.plan, round, codec, payload)]
+        return actions

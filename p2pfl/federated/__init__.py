@@ -1,0 +1,7 @@
+"""Federated learning with a coordinator: the logic of coordinator and client, without I/O."""
+
+from p2pfl.federated.average import ServerAverage
+from p2pfl.federated.client import Client
+from p2pfl.federated.coordinator import Coordinator, Federation, select_clients
+
+__all__ = ["Client", "Coordinator", "Federation", "ServerAverage", "select_clients"]

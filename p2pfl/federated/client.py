@@ -1,0 +1,201 @@
+"""The state machine of one client: takes the global model, trains it on its shard, sends back what came out.
+
+A client says when it is ready for a model (`grant`), acknowledges it, trains, offers its update (`offer`), sends it
+when the coordinator grants that, and is ready again once the coordinator has acknowledged it, or has said by the same
+acknowledgement that it went on without. Between two rounds it waits for as long as the connection stands.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from p2pfl.errors import ProtocolError
+from p2pfl.exchange import Inbox, Outbox, Session
+from p2pfl.exchange import events as ev
+from p2pfl.gossip import Payload
+from p2pfl.wire import Codec, Header, Message
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What travels in both directions: the flat vector."""
+
+    codec: Codec
+    vectors: tuple[str, ...] = ("x",)
+
+
+Stage = Literal["new", "greeting", "idle", "training", "offering", "recording", "ended"]
+
+
+class Client:
+    """One client's progress. `x` is its flat float32 vector, (size,), which the driver trains in place."""
+
+    def __init__(self, plan: ev.Plan, x: Tensor, codec: Codec) -> None:
+        (self._coordinator,) = plan.links
+        self.plan = plan
+        self.round = plan.first_round - 1  # the one that it took part in last
+        self.stage: Stage = "new"
+        self._session = Session(plan)
+        self._x = x
+        self._codec: Codec = codec
+        form = _Form(codec)
+        self._inbox = Inbox(lambda round: plan.links, x.numel(), lambda round: form, plan.last_round)
+        self._outbox = Outbox()
+        self._ready = True  # has leave been given for a model that has not begun to come?
+        self._model: tuple[int, Payload] | None = None  # the next round's, as long as it cannot be trained yet
+        self._flushed = True
+        self._dismissed = False
+        self._since = 0.0
+        self._handlers: dict[type, Callable[[Any, float], list[ev.Action]]] = {
+            ev.Started: self._on_started,
+            ev.Received: self._on_received,
+            ev.Refused: lambda event, now: self._session.refuse(event.reason),
+            ev.Trained: self._on_trained,
+            ev.Flushed: self._on_flushed,
+            ev.Recorded: self._on_recorded,
+            ev.Reconnected: self._on_reconnected,
+            ev.Lost: self._on_lost,
+            ev.Tick: self._on_tick,
+        }
+
+    def handle(self, event: ev.Event, now: float) -> list[ev.Action]:
+        """React to one event at time `now` (seconds on any steady clock)."""
+        return [] if self.stage == "ended" else self._handlers[type(event)](event, now)
+
+    @property
+    def refused(self) -> Counter[str]:
+        """How many messages were not taken, by reason."""
+        return self._session.refused
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Nothing: the driver knows all that a client's record says."""
+        return {}
+
+    @property
+    def payloads(self) -> Mapping[int, Payload]:
+        """Nothing: a round that was interrupted begins again with the global model."""
+        return {}
+
+    @property
+    def wants_flush(self) -> bool:
+        """Whether the next model could be trained if only the transport had let go of the last update."""
+        return not self._flushed and self.stage == "idle" and self._model is not None
+
+    @property
+    def deadline(self) -> float:
+        """Only the greeting has one: later the coordinator decides how long a client waits."""
+        return self._since + self.plan.timeouts.handshake if self.stage == "greeting" else math.inf
+
+    def _on_started(self, event: ev.Started, now: float) -> list[ev.Action]:
+        self.stage, self._since = "greeting", now
+        return [self._say("hello", self.plan.first_round), self._say("grant", self.plan.first_round)]
+
+    def _on_received(self, event: ev.Received, now: float) -> list[ev.Action]:
+        header = event.message.header
+        try:
+            self._session.check(header)
+            if header.kind == "chunk":
+                return self._on_chunk(event.message)
+        except ProtocolError as error:
+            return self._session.refuse(f"{error}, from the coordinator")
+        if header.kind == "hello" and self.stage == "greeting":
+            self.stage = "idle"
+        elif header.kind == "goodbye":
+            self._dismissed = True
+            return [] if self.stage == "recording" else self._finish()
+        elif header.kind == "grant" and self.stage == "offering":
+            return self._deliver(self._outbox.granted(self._coordinator, header.round))
+        elif header.kind == "ack":
+            return self._on_acknowledged(header)
+        return self._advance()
+
+    def _on_chunk(self, message: Message) -> list[ev.Action]:
+        round = message.header.round
+        if self._ready and round > self.round and not self._inbox.has(round, self._coordinator):
+            self._ready = False
+            self._inbox.forget_before(self.round)
+            self._inbox.open(round, self._coordinator)
+        if not self._inbox.add(message):
+            return []
+        payload = self._inbox.take(round, self._coordinator)
+        if payload is not None:
+            self._model = (round, payload)
+        return [self._say("ack", round), *self._advance()]
+
+    def _advance(self) -> list[ev.Action]:
+        """Begin to train the model that has come, if there is one and nothing else is to be done."""
+        if self.stage != "idle" or self._model is None or not self._flushed:
+            return []
+        self.round, payload = self._model
+        self._model = None
+        start = 0
+        for piece in payload.vectors["x"]:
+            self._x[start : start + piece.numel()] = piece  # from bfloat16 too
+            start += piece.numel()
+        self.stage = "training"
+        return [ev.Train(self.round, load=True)]
+
+    def _on_trained(self, event: ev.Trained, now: float) -> list[ev.Action]:
+        self.stage = "offering"
+        sent = self._x if self._codec == "fp32" else self._x.bfloat16()
+        update = Payload({"x": (sent,)}, {"loss": event.loss, "samples": float(event.samples)})
+        waiting = self._outbox.begin(self.round, [(self._coordinator, update)])
+        return [self._say("offer", self.round), *self._deliver(waiting)]
+
+    def _on_acknowledged(self, header: Header) -> list[ev.Action]:
+        """The coordinator has this round's update, or does not want it any more."""
+        if self.stage != "offering" or header.round != self.round:
+            return []
+        self._outbox.drop(self._coordinator)
+        self.stage = "recording"
+        self._ready = True
+        return [self._say("grant", self.round + 1), ev.RoundDone(self.round)]
+
+    def _on_recorded(self, event: ev.Recorded, now: float) -> list[ev.Action]:
+        self.stage = "idle"
+        return self._finish() if self._dismissed else self._advance()
+
+    def _on_flushed(self, event: ev.Flushed, now: float) -> list[ev.Action]:
+        self._flushed = True
+        return self._advance()
+
+    def _on_reconnected(self, event: ev.Reconnected, now: float) -> list[ev.Action]:
+        """Say again whatever the broken connection may have swallowed; the coordinator ignores what it has."""
+        again: list[ev.Action] = [self._say("hello", self.plan.first_round)]
+        if self._ready:
+            again.append(self._say("grant", self.round + 1))
+        again += [self._say("ack", round) for round in self._inbox.taken_from(self._coordinator)]
+        if self.stage == "offering":
+            again.append(self._say("offer", self.round))
+        return again + self._deliver(self._outbox.repeat(self._coordinator))
+
+    def _on_lost(self, event: ev.Lost, now: float) -> list[ev.Action]:
+        return [] if self._dismissed else self._fail("lost the connection to the coordinator")
+
+    def _on_tick(self, event: ev.Tick, now: float) -> list[ev.Action]:
+        if now < self.deadline:
+            return []
+        seconds = now - self._since
+        return self._fail(f"no greeting for {seconds:.0f} s from the coordinator (--handshake-timeout)")
+
+    def _say(self, kind: Literal["hello", "grant", "ack", "offer"], round: int) -> ev.Send:
+        return self._session.say(kind, self._coordinator, round)
+
+    def _deliver(self, items: list[tuple[int, Payload]]) -> list[ev.Action]:
+        self._flushed = self._flushed and not items
+        return self._session.deliver(self.round, self._codec, items)
+
+    def _finish(self) -> list[ev.Action]:
+        self.stage = "ended"
+        return [ev.Finish()]
+
+    def _fail(self, reason: str) -> list[ev.Action]:
+        self.stage = "ended"
+        return [ev.Fail(reason)]

@@ -1,0 +1,329 @@
+"""The state machine of the coordinator of federated learning.
+
+Each round it draws clients, sends them the global model, and asks for their updates in client order, at most four at
+a time, so that its memory does not grow with their number and sums have one order. A client that has not offered its
+update before the deadline, or whose connection is lost, does not hold up the round: the record names it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from p2pfl import seeding
+from p2pfl.errors import ProtocolError
+from p2pfl.exchange import PATIENCE, WINDOW, Inbox, Session
+from p2pfl.exchange import events as ev
+from p2pfl.federated.average import ServerAverage
+from p2pfl.gossip import Payload
+from p2pfl.wire import Header, Message
+
+Stage = Literal["new", "greeting", "working", "recording", "ended"]
+# Where a selected client is in a round: not ready for a model, sent one, has it, offers its update, may send it, and
+# then its update is folded or it is given up.
+Progress = Literal["waiting", "sent", "training", "offering", "granted", "folded", "missing"]
+
+
+@dataclass(frozen=True)
+class Federation:
+    """What only the coordinator decides. `sizes` weigh the clients' updates, (clients,), in any unit."""
+
+    sizes: Sequence[float]
+    selected: int
+    seed: int
+    min_updates: int
+    deadline: float | None = None  # seconds; None: as long as clients have been seen to take, times PATIENCE
+    samples_before: int = 0  # of the run that this one resumes
+
+    @property
+    def clients(self) -> int:
+        return len(self.sizes)
+
+
+def select_clients(federation: Federation, round: int) -> tuple[int, ...]:
+    """The clients of a round in ascending order, drawn without replacement, the same whenever it is asked."""
+    rng = seeding.numpy_generator(federation.seed, "selection", round=round)
+    drawn = rng.choice(federation.clients, federation.selected, replace=False)
+    return tuple(sorted(int(client) for client in drawn))
+
+
+class Coordinator:
+    """The coordinator's progress. The global model is the `x` of its `server`."""
+
+    def __init__(self, plan: ev.Plan, federation: Federation, server: ServerAverage) -> None:
+        self.plan = plan
+        self.round = plan.first_round
+        self.stage: Stage = "new"
+        self._federation = federation
+        self._server = server
+        self._session = Session(plan)
+        self._inbox = Inbox(self._selected_in, server.x.numel(), lambda round: server, plan.last_round)
+        self._greeted: set[int] = set()
+        self._ready: set[int] = set()  # clients that have asked for a model and got none
+        self._gone: set[int] = set()
+        self._progress: dict[int, Progress] = {}  # of this round's clients, in client order
+        self._model = Payload({})
+        self._losses: dict[int, float] = {}
+        self._samples = federation.samples_before
+        self._since = self._moved = 0.0
+        self._slowest = 0.0
+        self._handlers: dict[type, Callable[[Any, float], list[ev.Action]]] = {
+            ev.Started: self._on_started,
+            ev.Received: self._on_received,
+            ev.Refused: lambda event, now: self._session.refuse(event.reason),
+            ev.Flushed: lambda event, now: [],
+            ev.Recorded: self._on_recorded,
+            ev.Reconnected: self._on_reconnected,
+            ev.Lost: self._on_lost,
+            ev.Tick: self._on_tick,
+        }
+
+    def handle(self, event: ev.Event, now: float) -> list[ev.Action]:
+        """React to one event at time `now` (seconds on any steady clock)."""
+        return [] if self.stage == "ended" else self._handlers[type(event)](event, now)
+
+    @property
+    def refused(self) -> Counter[str]:
+        """How many messages were not taken, by reason."""
+        return self._session.refused
+
+    @property
+    def wants_flush(self) -> bool:
+        """Never: what it sends is a snapshot, so a client that stopped reading holds up nothing."""
+        return False
+
+    @property
+    def payloads(self) -> Mapping[int, Payload]:
+        """Nothing: a round that was interrupted begins again."""
+        return {}
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the updates said, who was selected and who is missing."""
+        folded = self._in("folded")
+        weights = [self._federation.sizes[client] for client in folded]
+        losses = [self._losses[client] for client in folded]
+        return {
+            "train_loss": math.fsum(w * loss for w, loss in zip(weights, losses, strict=True)) / math.fsum(weights),
+            "samples": self._samples,
+            "selected": [self.plan.names[client] for client in self._progress],
+            "missing": [self.plan.names[client] for client in self._in("missing")],
+        }
+
+    @property
+    def deadline(self) -> float:
+        """When its patience ends: with the greeting, then with training, then with updates that were granted."""
+        if self.stage == "greeting":
+            return self._since + self.plan.timeouts.handshake
+        if self.stage != "working":
+            return math.inf
+        training = self._in("waiting", "sent", "training")
+        return (self._since if training else self._moved) + self._patience
+
+    @property
+    def _patience(self) -> float:
+        if self._federation.deadline is not None:
+            return self._federation.deadline
+        limits = self.plan.timeouts
+        least = limits.first_round if self.round == self.plan.first_round else limits.round
+        return max(least, PATIENCE * self._slowest)
+
+    def _selected_in(self, round: int) -> tuple[int, ...]:
+        return select_clients(self._federation, round)
+
+    def _in(self, *progress: Progress) -> list[int]:
+        return [client for client, where in self._progress.items() if where in progress]
+
+    # Greeting
+
+    def _on_started(self, event: ev.Started, now: float) -> list[ev.Action]:
+        self.stage, self._since = "greeting", now
+        return [self._session.say("hello", client, self.round) for client in sorted(self.plan.links)]
+
+    def _on_hello(self, header: Header, now: float) -> list[ev.Action]:
+        self._greeted.add(header.sender)
+        self._gone.discard(header.sender)
+        if self.stage == "greeting" and self._greeted == self.plan.links:
+            return self._begin_round(now)
+        return []
+
+    # Rounds
+
+    def _begin_round(self, now: float) -> list[ev.Action]:
+        self.stage, self._since, self._moved = "working", now, now
+        self._inbox.forget_before(self.round - 1)
+        self._losses.clear()
+        self._model = self._server.outgoing()
+        self._progress = dict.fromkeys(self._selected_in(self.round), "waiting")
+        for client in self._gone & self._progress.keys():
+            self._progress[client] = "missing"
+        actions: list[ev.Action] = []
+        for client in self._in("waiting"):
+            if client in self._ready:
+                actions += self._send_model(client)
+        return actions + self._advance(now)
+
+    def _send_model(self, client: int) -> list[ev.Action]:
+        self._ready.discard(client)
+        self._progress[client] = "sent"
+        return self._session.deliver(self.round, self._server.codec, [(client, self._model)])
+
+    def _advance(self, now: float) -> list[ev.Action]:
+        """Everything that can be done now: fold, ask for updates, finish."""
+        if self.stage != "working":
+            return []
+        actions = self._fold_and_ask()
+        if self._in("waiting", "sent", "training", "offering", "granted"):
+            return actions
+        missing, came = self._in("missing"), len(self._in("folded"))
+        if came < self._federation.min_updates:
+            names = self.plan.name(missing) if missing else ""
+            return actions + self._fail(
+                f"round {self.round}: {came} of {len(self._progress)} updates came, and --min-updates asks for "
+                f"{self._federation.min_updates}; missing: {names}"
+            )
+        self._slowest = max(self._slowest, now - self._since) if not missing else self._slowest
+        self._server.finish(complete=not missing)
+        self.stage = "recording"
+        return [*actions, ev.RoundDone(self.round)]
+
+    def _fold_and_ask(self) -> list[ev.Action]:
+        """In client order: fold what has come, and let those next in turn send that have something to send."""
+        actions: list[ev.Action] = []
+        first = True  # nobody before this client is still owed
+        window = WINDOW
+        for client, where in self._progress.items():
+            if where in ("folded", "missing"):
+                continue
+            if first and where == "granted" and (update := self._inbox.take(self.round, client)) is not None:
+                self._fold(client, update)
+                continue
+            first = False
+            window -= 1
+            if where == "offering":
+                self._progress[client] = "granted"
+                self._inbox.open(self.round, client)
+                actions.append(self._session.say("grant", client, self.round))
+            if window == 0:
+                break
+        return actions
+
+    def _fold(self, client: int, update: Payload) -> None:
+        total = math.fsum(self._federation.sizes[k] for k in self._progress)
+        self._server.fold(update, self._federation.sizes[client] / total)
+        self._losses[client] = update.scalars.get("loss", 0.0)
+        self._samples += int(update.scalars.get("samples", 0.0))
+        self._progress[client] = "folded"
+
+    def _on_recorded(self, event: ev.Recorded, now: float) -> list[ev.Action]:
+        assert self.stage == "recording"
+        if self.round < self.plan.last_round:
+            self.round += 1
+            return self._begin_round(now)
+        self.stage = "ended"
+        return [*(self._session.say("goodbye", client, self.round) for client in sorted(self.plan.links)), ev.Finish()]
+
+    # Messages
+
+    def _on_received(self, event: ev.Received, now: float) -> list[ev.Action]:
+        header = event.message.header
+        try:
+            self._session.check(header)
+            if header.kind == "chunk":
+                return self._on_chunk(event.message, now)
+        except ProtocolError as error:
+            return self._session.refuse(f"{error}, from {header.sender}")
+        if header.kind == "hello":
+            return self._on_hello(header, now)
+        if header.kind == "grant":
+            return self._on_ready(header.sender)
+        if header.kind == "offer":
+            return self._on_offer(header, now)
+        if header.kind == "ack" and header.round == self.round and self._progress.get(header.sender) == "sent":
+            self._progress[header.sender] = "training"
+        return []
+
+    def _on_ready(self, client: int) -> list[ev.Action]:
+        where = self._progress.get(client)
+        if self.stage == "working" and where == "waiting":
+            return self._send_model(client)
+        if where not in ("sent", "training"):  # there it has said so before, over a connection that broke
+            self._ready.add(client)
+        return []
+
+    def _on_offer(self, header: Header, now: float) -> list[ev.Action]:
+        where = self._progress.get(header.sender)
+        if header.round == self.round and where in ("sent", "training"):
+            self._progress[header.sender] = "offering"
+            self._moved = now
+            return self._advance(now)
+        if header.round == self.round and where in ("offering", "granted"):
+            return []  # said again after a broken connection
+        # Too late, or folded already: by this acknowledgement the client is free for another round.
+        return [self._session.say("ack", header.sender, header.round)]
+
+    def _on_chunk(self, message: Message, now: float) -> list[ev.Action]:
+        header = message.header
+        if header.round < self.round and not self._inbox.has(header.round, header.sender):
+            self._inbox.drop(header.round, header.sender)  # of a round that went on without it
+        complete = self._inbox.add(message)
+        self._moved = now
+        if not complete:
+            return []
+        return [self._session.say("ack", header.sender, header.round), *self._advance(now)]
+
+    # Trouble
+
+    def _give_up(self, clients: Sequence[int], now: float) -> list[ev.Action]:
+        """Go on in this round without some of its clients."""
+        for client in clients:
+            self._progress[client] = "missing"
+            self._inbox.drop(self.round, client)
+        names = self.plan.name(set(clients))
+        self._moved = now
+        return [ev.Note(f"round {self.round} goes on without {names}"), *self._advance(now)] if clients else []
+
+    def _on_lost(self, event: ev.Lost, now: float) -> list[ev.Action]:
+        self._gone.add(event.neighbor)
+        self._ready.discard(event.neighbor)
+        if self.stage == "greeting":
+            return self._begin_if_enough(now) if self._greeted | self._gone >= self.plan.links else []
+        owed = self._progress.get(event.neighbor) in ("waiting", "sent", "training", "offering", "granted")
+        arrived = event.neighbor not in self._inbox.missing(self.round)
+        return self._give_up([event.neighbor], now) if owed and not arrived and self.stage == "working" else []
+
+    def _on_reconnected(self, event: ev.Reconnected, now: float) -> list[ev.Action]:
+        """Say again whatever the broken connection may have swallowed; clients ignore what they have."""
+        client = event.neighbor
+        again: list[ev.Action] = [self._session.say("hello", client, self.plan.first_round)]
+        again += [self._session.say("ack", client, round) for round in self._inbox.taken_from(client)]
+        where = self._progress.get(client)
+        if self.stage == "working" and where == "sent":
+            again += self._session.deliver(self.round, self._server.codec, [(client, self._model)])
+        elif self.stage == "working" and where == "granted":
+            again.append(self._session.say("grant", client, self.round))
+        self._gone.discard(client)
+        return again
+
+    def _on_tick(self, event: ev.Tick, now: float) -> list[ev.Action]:
+        if now < self.deadline:
+            return []
+        if self.stage == "greeting":
+            return self._begin_if_enough(now)
+        silent = self._inbox.missing(self.round)
+        stuck = [client for client in self._in("granted") if client in silent]
+        return self._give_up(self._in("waiting", "sent", "training") or stuck, now)
+
+    def _begin_if_enough(self, now: float) -> list[ev.Action]:
+        """Begin without the clients that have not greeted, unless too few are left."""
+        self._gone |= self.plan.links - self._greeted
+        if len(self._greeted) < self._federation.min_updates:
+            return self._fail(f"no greeting from {self.plan.name(self._gone)} (--handshake-timeout)")
+        return [ev.Note(f"begins without {self.plan.name(self._gone)}"), *self._begin_round(now)]
+
+    def _fail(self, reason: str) -> list[ev.Action]:
+        self.stage = "ended"
+        return [ev.Fail(reason)]

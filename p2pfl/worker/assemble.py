@@ -1,0 +1,186 @@
+"""A peer, client or coordinator put together from its settings: data, model, logic and records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from p2pfl import checkpoint, data, exchange, federated, gossip, partition, peer, records
+from p2pfl.config import RunConfig
+from p2pfl.errors import CheckpointError
+from p2pfl.roles import Cast, cast
+from p2pfl.topology import Topology, is_symmetric, neighborhood, spectral_gap
+from p2pfl.training import Trainer, pick_device
+from p2pfl.worker import messages
+from p2pfl.worker.driver import Report
+from p2pfl.worker.keeper import Keeper
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a driver needs; `steps` are this process's optimizer steps in the whole run, as far as one can know."""
+
+    trainer: Trainer
+    logic: exchange.Logic
+    keeper: Keeper
+    steps: int
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What every role is built from."""
+
+    spec: messages.WorkerSpec
+    cast: Cast
+    plan: exchange.Plan
+    trainer: Trainer
+    sizes: list[int]  # samples of every shard
+    samples_before: int
+
+    @property
+    def config(self) -> RunConfig:
+        return self.spec.config
+
+
+def assemble(spec: messages.WorkerSpec, topology: Topology, peer_dir: Path, report: Report) -> Parts:
+    """Load the data, build the model or restore it, and set up logic and records."""
+    parts = cast(spec.config, topology)
+    coordinates = spec.index == parts.coordinator
+    trainer, sizes = _build_trainer(spec, parts)
+    if coordinates:
+        trainer.momentum = torch.zeros_like(trainer.host)  # the server's, which is on the host like all that it does
+    last = _last_common_round(spec, parts)
+    saved = _restore(spec, trainer, peer_dir, last, report) if spec.resume else None
+    first_round = 1 + (last if last is not None else 0 if saved is None else saved.round)
+    kept = records.truncate(peer_dir, first_round - 1)
+    plan = exchange.Plan(
+        me=spec.index,
+        names=topology.names,
+        links=parts.links[spec.index],
+        training_rounds=spec.config.training.rounds,
+        consensus_rounds=parts.consensus_rounds,
+        run=spec.run,
+        layout=trainer.layout.digest,
+        timeouts=_timeouts(spec),
+        first_round=first_round,
+        unsent={} if saved is None else _unsent(saved),
+    )
+    keeper = Keeper(
+        spec.config,
+        spec.run_dir,
+        peer_dir,
+        evaluates=spec.index in parts.evaluators,
+        holds_model=spec.index == parts.model_holder,
+        sketches=parts.coordinator is None,
+        settings=spec.settings,
+        consensus_rounds=parts.consensus_rounds,
+        elapsed_before=kept[-1].elapsed if kept else 0.0,
+    )
+    build = _coordinator if coordinates else _client if parts.coordinator is not None else _peer
+    setting = _Setting(spec, parts, plan, trainer, sizes, kept[-1].samples if kept else 0)
+    return Parts(trainer, build(setting), keeper, _steps(setting))
+
+
+def _peer(setting: _Setting) -> exchange.Logic:
+    matrix, config = setting.cast.matrix, setting.config
+    hood = neighborhood(matrix, setting.spec.index)
+    contraction = 1.0 - spectral_gap(matrix) if is_symmetric(matrix) else 0.0
+    training = gossip.build_algorithm(config)
+    return peer.Peer(setting.plan, lambda round: hood, setting.trainer.host, training, gossip.Chebyshev(contraction))
+
+
+def _client(setting: _Setting) -> exchange.Logic:
+    return federated.Client(setting.plan, setting.trainer.host, setting.config.exchange.wire_dtype)
+
+
+def _coordinator(setting: _Setting) -> exchange.Logic:
+    settings, selected, trainer = setting.config.server, setting.config.centralized.num_selected, setting.trainer
+    by_size = settings.averaging == "samples"
+    least = settings.min_updates
+    federation = federated.Federation(
+        sizes=[float(size) if by_size else 1.0 for size in setting.sizes],
+        selected=selected,
+        seed=setting.config.record.seed,
+        min_updates=-(-selected // 2) if least is None else least,
+        deadline=settings.deadline,
+        samples_before=setting.samples_before,
+    )
+    server = federated.ServerAverage(
+        trainer.host,
+        trainer.momentum,
+        momentum=settings.server_momentum,
+        lr=settings.server_lr,
+        codec=setting.config.exchange.wire_dtype,
+        statistics=[slice(s.offset, s.offset + s.size) for s in trainer.layout.slots if not s.is_parameter],
+    )
+    return federated.Coordinator(setting.plan, federation, server)
+
+
+def _steps(setting: _Setting) -> int:
+    """Optimizer steps of one process in all rounds, the mean of the clients where not all are selected."""
+    steps = setting.trainer.steps_per_round * setting.config.training.rounds
+    if setting.cast.coordinator is None:
+        return steps
+    centralized = setting.config.centralized
+    return max(1, steps * centralized.num_selected // centralized.num_clients)
+
+
+def _build_trainer(spec: messages.WorkerSpec, parts: Cast) -> tuple[Trainer, list[int]]:
+    node = parts.topology.graph.nodes[spec.index]
+    device = pick_device(spec.config.compute.device, spec.index, str(node.get("device", "")))
+    if device.type == "cpu":
+        torch.set_num_threads(spec.config.compute.threads or 1)
+    else:
+        torch.cuda.set_device(device)
+    dataset = data.load(spec.dataset)
+    config = spec.config
+    shards = partition.partition(config.data.partition, dataset.train_labels.numpy(), parts.shards, config.record.seed)
+    # The coordinator trains nothing; any shard will do for it.
+    indices = shards[min(spec.index, parts.shards - 1)]
+    return Trainer(config, dataset, indices, device, spec.index), [len(shard) for shard in shards]
+
+
+def _last_common_round(spec: messages.WorkerSpec, parts: Cast) -> int | None:
+    """The round after which all go on with a resumed centralized run: the newest that its coordinator has saved."""
+    if parts.coordinator is None or not spec.resume:
+        return None
+    folder = spec.run_dir / "peers" / parts.topology.node_path(parts.coordinator)
+    saved, _ = checkpoint.newest(folder / "checkpoint", at_most=_recorded(folder))
+    return 0 if saved is None else saved.round
+
+
+def _recorded(peer_dir: Path) -> int:
+    return max((record.round for record in records.read_rounds(peer_dir)), default=0)
+
+
+def _restore(
+    spec: messages.WorkerSpec, trainer: Trainer, peer_dir: Path, at_most: int | None, report: Report
+) -> checkpoint.Checkpoint | None:
+    limit = _recorded(peer_dir) if at_most is None else min(at_most, _recorded(peer_dir))
+    saved, refused = checkpoint.newest(peer_dir / "checkpoint", at_most=limit)
+    for line in refused:
+        report(messages.Warned(line))
+    if saved is None:
+        return None
+    if saved.settings != spec.settings or saved.layout != trainer.layout.digest:
+        raise CheckpointError(
+            f"{peer_dir / 'checkpoint'}: of a run with other settings; start a new run without --resume"
+        )
+    trainer.restore(saved.x, saved.momentum, dict(saved.buffers), saved.steps)
+    return saved
+
+
+def _unsent(saved: checkpoint.Checkpoint) -> dict[int, gossip.Payload]:
+    return {
+        neighbor: gossip.Payload({name: (v,) for name, v in vectors.items()}, saved.scalars.get(neighbor, {}))
+        for neighbor, vectors in saved.sent.items()
+    }
+
+
+def _timeouts(spec: messages.WorkerSpec) -> exchange.Timeouts:
+    limits = spec.config.exchange
+    # Without a launcher nobody knows when the neighbors start: greeting them is part of the start.
+    start = None if spec.endpoints is None else limits.start_timeout
+    return exchange.Timeouts(start, limits.handshake_timeout, limits.first_round_timeout, limits.round_timeout)
