@@ -55,8 +55,13 @@ def run_swarm(topology: Topology, config: RunConfig | None = None, *, resume: Pa
     return run(config or RunConfig(), topology, resume=resume)
 
 
-def run(config: RunConfig, topology: Topology | None = None, *, resume: Path | None = None) -> Result:
-    """The same for every mode: `topology` is what a file says, None where the mode needs none."""
+def run(
+    config: RunConfig, topology: Topology | None = None, *, resume: Path | None = None, again: str | None = None
+) -> Result:
+    """The same for every mode: `topology` is what a file says, None where the mode needs none.
+
+    `again` is the command that goes on with an interrupted run, if that is not `p2pfl MODE --resume RUN_DIR`.
+    """
     topology = topology_of(config) or topology
     if topology is None:
         raise ConfigError(f"a {config.mode} run needs a topology file")
@@ -78,7 +83,8 @@ def run(config: RunConfig, topology: Topology | None = None, *, resume: Path | N
         if resume is None:
             forget(run_dir)
         raise
-    return _conclude(run_dir, config.mode, outcome, resume is not None)
+    again = again or f"p2pfl {config.mode} --resume {shlex.quote(str(run_dir))}"
+    return _conclude(run_dir, outcome, f"go on with: {again}", resume is not None)
 
 
 def _launch(parts: Cast, config: RunConfig, run_dir: Path, binds: list[str] | None, resume: bool) -> Outcome:
@@ -122,9 +128,8 @@ def _recorded(topology: Topology, run_dir: Path) -> list[tuple[int, RoundRecord,
     return found
 
 
-def _conclude(run_dir: Path, mode: str, outcome: Outcome, resumed: bool) -> Result:
+def _conclude(run_dir: Path, outcome: Outcome, go_on: str, resumed: bool) -> Result:
     """Write down what there is, and say how it ended: a result, or the error for it."""
-    go_on = f"go on with: p2pfl {mode} --resume {shlex.quote(str(run_dir))}"
     problem = ""
     try:
         summary = _write_down(run_dir, outcome)

@@ -10,8 +10,9 @@ from torch import nn
 from p2pfl.config import RunConfig
 from p2pfl.data import describe
 from p2pfl.errors import ConfigError
-from p2pfl.estimate import check, estimate
+from p2pfl.estimate import Estimate, check, estimate
 from p2pfl.parameters import Layout
+from p2pfl.roles import cast, topology_of
 from p2pfl.topology import consensus_rounds, make_topology
 from p2pfl.training import initial_model
 
@@ -20,10 +21,15 @@ def digits(**options: object) -> RunConfig:
     return RunConfig.of(dataset="digits", width=0.125, **options)
 
 
+def needs(kind: str, n: int, **options: object) -> Estimate:
+    config = digits(**options)
+    return estimate(cast(config, make_topology(kind, n)), config)
+
+
 def test_numbers_are_those_of_the_parts() -> None:
     w = matrix("star", 5)
     config = digits(rounds=7, local_epochs=2, wire_dtype="bf16")
-    found = estimate(make_topology("star", 5), w, config)
+    found = estimate(cast(config, make_topology("star", 5)), config)
     model = initial_model(config, 10)
     layout = Layout.of(model)
     assert found.parameters == sum(parameter.numel() for parameter in model.parameters())
@@ -40,9 +46,9 @@ def test_numbers_are_those_of_the_parts() -> None:
 
 
 def test_memory_does_not_grow_with_the_degree_but_does_with_the_batch() -> None:
-    few, many = (estimate(make_topology("complete", n), matrix("complete", n), digits()) for n in (5, 9))
+    few, many = (needs("complete", n) for n in (5, 9))
     assert few.exchange_memory == many.exchange_memory
-    double = estimate(make_topology("complete", 5), matrix("complete", 5), digits(batch_size=64))
+    double = needs("complete", 5, batch_size=64)
     assert few.activations_memory > 32 * 8 * 32 * 32 * 4  # the first convolution's output is kept
     assert double.activations_memory == pytest.approx(2 * few.activations_memory, rel=0.05)
 
@@ -67,13 +73,13 @@ NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 )
 def test_what_the_run_would_refuse_is_refused_in_one_line(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        estimate(make_topology("ring", 4), matrix("ring", 4), digits(**options))
+        needs("ring", 4, **options)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
 
 def test_a_batch_may_be_the_whole_shard() -> None:
-    found = estimate(make_topology("ring", 4), matrix("ring", 4), digits(batch_size=SHARD))
+    found = needs("ring", 4, batch_size=SHARD)
     assert found.steps_per_round == 1
 
 
@@ -109,3 +115,17 @@ def one_image(num_classes: int) -> nn.Module:
 
 def fails_on_images(num_classes: int) -> nn.Module:
     return nn.Linear(7, num_classes)
+
+
+def test_what_a_mode_without_a_mesh_needs() -> None:
+    config = RunConfig.of(mode="centralized", num_clients=6, num_selected=2, dataset="digits", width=0.125)
+    star = topology_of(config)
+    assert star is not None
+    found = estimate(cast(config, star), config)
+    assert found.bytes_per_round == 4 * found.vector_bytes  # two models out, two updates back
+    assert found.busiest_bytes_per_round == 2 * found.vector_bytes
+    assert found.consensus_bytes == found.consensus_rounds == 0
+    assert found.smallest_shard == found.train_samples // 6
+    lonely = RunConfig.of(mode="local", dataset="digits", width=0.125)
+    alone = estimate(cast(lonely, make_topology("ring", 4)), lonely)
+    assert alone.bytes_per_round == alone.exchange_memory == alone.consensus_bytes == 0

@@ -60,7 +60,9 @@ class Settled(Generic[A]):
 def settle(kind: type[A], words: Sequence[str], command: str, mode: Mode) -> Settled[A]:
     """Read the command line of a command that trains. Raises ConfigError with one line."""
     base = base_config(words, mode)
-    named: dict[str, Any] = {"topology": base.topology} if "topology" in {item.name for item in dataclasses.fields(kind)} else {}
+    named: dict[str, Any] = (
+        {"topology": base.topology} if "topology" in {item.name for item in dataclasses.fields(kind)} else {}
+    )
     arguments = parse(kind, words, command, kind(**sections(base), **named))
     config = RunConfig(topology=getattr(arguments, "topology", None), mode=mode, **sections_of(arguments, mode))
     config = _with_aliases(config, arguments, words)

@@ -20,6 +20,8 @@ _RING_LIKE = 0.6  # share of the edges i, i+1 from which a graph is drawn as a c
 
 def place(graph: nx.Graph) -> Positions:
     """Positions (n, 2) of the peers 0..n−1: the first layout that knows this shape; deterministic."""
+    if len(graph) == 1:
+        return np.zeros((1, 2))
     for layout in LAYOUTS:
         positions = layout(graph)
         if positions is not None:

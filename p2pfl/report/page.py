@@ -12,25 +12,25 @@ from p2pfl.config import to_toml
 from p2pfl.errors import ConfigError
 from p2pfl.records import RoundRecord
 from p2pfl.report import style
+from p2pfl.report.cautions import cautions
+from p2pfl.report.clients import participation
 from p2pfl.report.plots import PLOTS, PLOTS_FOLDER, draw_plots
 from p2pfl.report.run import CONFIG_FILE, Run, load_run, of_phase
 from p2pfl.report.summary import FIELDS, SUMMARY_FILE, read_summary, summarize
 from p2pfl.report.units import MISSING, bytes_text, number_text, percent_text, seconds_text
 
 REPORT_FILE = "report.html"
-_MUCH_WAITING = 0.3  # share of the time
-_FAR_BEHIND = 0.05  # accuracy of the worst peer below the mean
 
 
 def write_report(run_dir: Path) -> Path:
     """Draw the plots and write `report.html`, from what the peers recorded; returns its path.
 
     Works for an interrupted run too, and for one that finished no round. From an existing `summary.json` it
-    takes what the peers could not record: mode, lost peers, versions and the launcher's seconds. Raises
+    takes what the peers could not record: lost peers, versions and the launcher's seconds. Raises
     ConfigError where the run directory cannot be read or written.
     """
     known = read_summary(run_dir) if (run_dir / SUMMARY_FILE).exists() else {}
-    facts = {name: known[name] for name in ("mode", "lost_peers", "versions", "seconds") if known.get(name)}
+    facts = {name: known[name] for name in ("lost_peers", "versions", "seconds") if known.get(name)}
     summary = summarize(run_dir, **facts)
     run = load_run(run_dir, summary["lost_peers"])
     path = run_dir / REPORT_FILE
@@ -52,17 +52,18 @@ def _page(run: Run, summary: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     folder = run.path / PLOTS_FOLDER
     return environment.get_template("page.html").render(
-        title=f"{run.name}, {summary['mode']}",
+        title=run.name if run.name == run.mode else f"{run.name}, {run.mode}",
         subtitle=_subtitle(run, summary),
         summary=summary,
-        tiles=_tiles(summary),
-        warnings=_warnings(run, summary),
+        tiles=_tiles(run, summary),
+        warnings=cautions(run, summary),
         # Only matplotlib's own elements are trusted; it escapes the peers' names in them.
-        plots=[(plot, Markup(style.inline_svg(folder / f"{plot.name}.svg", plot.name))) for plot in PLOTS],
+        plots=[(plot, Markup(style.inline_svg(folder / f"{plot.name}.svg", plot.name))) for plot in PLOTS[run.mode]],
         rows=[(name, meaning, _value_text(name, summary[name])) for name, meaning in FIELDS.items()],
-        columns=[heading for heading, _ in PEER_COLUMNS.values()],
-        peers=[_peer_cells(run, peer) for peer in range(run.topology.n)],
-        command=_command(run, summary),
+        people=_PEOPLE[run.mode],
+        columns=_columns(run),
+        peers=_people(run),
+        command=shlex.join(["python", "run_peers.py", run.mode, "--config", str(run.path / CONFIG_FILE)]),
         settings=to_toml(run.config),
     )
 
@@ -71,12 +72,12 @@ def _subtitle(run: Run, summary: Mapping[str, Any]) -> str:
     settings = run.config
     task = f"{settings.model.model} on {settings.data.dataset}"
     rounds = f"{summary['rounds_completed']} of {summary['rounds']} rounds"
-    return f"{task}, {summary['peers']} peers, {rounds}, seed {summary['seed']}"
-
-
-def _command(run: Run, summary: Mapping[str, Any]) -> str:
-    words = ["python", "run_peers.py", summary["mode"], "--config", str(run.path / CONFIG_FILE)]
-    return shlex.join(words)
+    drawn = settings.centralized.num_selected
+    crew = {
+        "centralized": f"{summary['peers']} clients, of which {drawn} are drawn for a round",
+        "sgd": "one process with all the data",
+    }.get(run.mode, f"{summary['peers']} peers")
+    return f"{task}, {crew}, {rounds}, seed {summary['seed']}"
 
 
 _FORMATS: dict[str, Callable[[Any], str]] = {
@@ -95,17 +96,46 @@ def _value_text(name: str, value: Any) -> str:
     return _FORMATS.get(name, lambda v: v if isinstance(v, str) else number_text(v))(value)
 
 
-def _tiles(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The few numbers to see first."""
-    names = {
+# Mode -> fields to see first and what they are called; time, speed and bytes follow.
+_TILES: dict[str, dict[str, str]] = {
+    "gossip": {
         "consensus_accuracy": "consensus model",
         "mean_peer_accuracy": "mean peer",
         "worst_peer_accuracy": "worst peer",
-        "seconds": "time",
-        "samples_per_second": "samples/s",
-    }
+    },
+    "centralized": {"consensus_accuracy": "global model", "test_loss": "its test loss"},
+    "sgd": {"consensus_accuracy": "model", "test_loss": "its test loss", "optimizer_steps_per_peer": "steps"},
+    "local": {"mean_peer_accuracy": "mean peer, alone", "worst_peer_accuracy": "worst peer, alone"},
+}
+
+
+def _tiles(run: Run, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The few numbers to see first."""
+    names = {**_TILES[run.mode], "seconds": "time", "samples_per_second": "samples/s"}
     tiles = [(label, _value_text(name, summary[name])) for name, label in names.items()]
-    return [*tiles, ("sent in all", bytes_text(summary["bytes_sent_total"] + summary["consensus_bytes"]))]
+    if run.mode in ("gossip", "centralized"):
+        tiles.append(("sent in all", bytes_text(summary["bytes_sent_total"] + (summary["consensus_bytes"] or 0))))
+    if run.coordinator is not None:
+        tiles.append(
+            (f"of it by {summary['busiest_peer'] or 'one process'}", bytes_text(summary["bytes_sent_max_peer"]))
+        )
+    return tiles
+
+
+# Mode -> heading of the table of processes, and what a reader must know of it.
+_PEOPLE: dict[str, tuple[str, str]] = {
+    "gossip": (
+        "Peers",
+        "Training rounds only; the accuracy is the latest that was measured before the consensus phase.",
+    ),
+    "local": ("Peers", "The accuracy is the latest that was measured."),
+    "sgd": ("The process", "It trains on the data of all peers; the accuracy is the latest that was measured."),
+    "centralized": (
+        "Clients and coordinator",
+        "A client's rounds are those in which it trained; missed are those for which it was drawn but its update did "
+        "not come in time. The coordinator's samples are those behind the updates that it averaged.",
+    ),
+}
 
 
 def _latest(own: list[RoundRecord]) -> RoundRecord | None:
@@ -141,46 +171,23 @@ PEER_COLUMNS: dict[str, tuple[str, Callable[[list[RoundRecord]], str]]] = {
 }
 
 
-def _peer_cells(run: Run, peer: int) -> tuple[str, bool, dict[str, str]]:
-    own = of_phase(run.records[peer], "train")
-    lost = peer not in run.survivors
-    return run.topology.names[peer], lost, {key: text(own) for key, (_, text) in PEER_COLUMNS.items()}
+def _columns(run: Run) -> list[str]:
+    """The table's headings: the columns of `PEER_COLUMNS`, and for clients the rounds that they missed."""
+    headings = [heading for heading, _ in PEER_COLUMNS.values()]
+    return headings if run.coordinator is None else [headings[0], "missed", *headings[1:]]
 
 
-def _warnings(run: Run, summary: Mapping[str, Any]) -> list[str]:
-    """What a reader must know before believing the numbers, in plain sentences."""
-    found = []
-    if summary["rounds_completed"] < summary["rounds"]:
-        done = f"{summary['rounds_completed']} of {summary['rounds']}"
-        found.append(f"The run is incomplete: every peer has finished {done} rounds. There is no consensus model.")
-    elif summary["status"] != "complete":
-        found.append("The consensus phase was not finished, so there is no consensus model.")
-    if summary["lost_peers"]:
-        names = ", ".join(summary["lost_peers"])
-        found.append(f"Lost on the way: {names}. Means, accuracies and distances are those of the other peers.")
-    return [*found, *_training_warnings(run), *_outcome_warnings(run, summary)]
-
-
-def _training_warnings(run: Run) -> list[str]:
-    if any(r.train_loss is None for own in run.records for r in of_phase(own, "train")):
-        return ["In some rounds the training loss was not a number: training diverged. Try a smaller --lr."]
-    return []
-
-
-def _outcome_warnings(run: Run, summary: Mapping[str, Any]) -> list[str]:
-    found = []
-    parts = {name: summary[f"{name}_seconds"] or 0.0 for name in ("train", "exchange", "wait", "evaluate")}
-    if parts["wait"] > _MUCH_WAITING * sum(parts.values()) > 0:
-        share = parts["wait"] / sum(parts.values())
-        found.append(f"Peers spent {share:.0%} of the training rounds waiting for slower neighbors.")
-    mean, worst = summary["mean_peer_accuracy"], summary["worst_peer_accuracy"]
-    if mean is not None and mean - worst > _FAR_BEHIND:
-        found.append(f"The worst peer is {100 * (mean - worst):.1f} points below the mean of the peers.")
-    model = summary["consensus_accuracy"]
-    if model is not None and mean is not None and model < mean - 0.01:
-        found.append(f"The consensus model is {100 * (mean - model):.1f} points below the mean of the peers.")
-    start, end = summary["consensus_distance"], summary["final_consensus_distance"]
-    if start and end is not None and end > 1.1 * run.config.gossip.consensus_tolerance * start:
-        wanted = run.config.gossip.consensus_tolerance
-        found.append(f"The consensus phase shrank disagreement to {end / start:.2g} of its start, not to {wanted:g}.")
-    return found
+def _people(run: Run) -> list[tuple[str, bool, dict[str, str]]]:
+    """A row for each process: its name, whether it was lost, and its cells by column."""
+    rows = []
+    parts = participation(run) if run.coordinator is not None else ()
+    for process, name in enumerate(run.topology.names):
+        own = of_phase(run.records[process], "train")
+        cells = {key: text(own) for key, (_, text) in PEER_COLUMNS.items()}
+        if process == run.coordinator:
+            cells = {"rounds": cells.pop("rounds"), "missed": MISSING, **cells, "steps": MISSING, "train": MISSING}
+        elif parts:
+            missed = str(len(parts[process].missed))
+            cells = {"rounds": cells.pop("rounds"), "missed": missed, **cells, "evaluate": MISSING}
+        rows.append((name, process not in run.survivors, cells))
+    return rows

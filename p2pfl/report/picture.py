@@ -42,8 +42,20 @@ def draw_topology(
         style.save(figure, path)
 
 
-def topology_figure(topology: Topology, *, values: Sequence[float | None] | None, title: str) -> Figure:
-    """The figure of `draw_topology`; call it within `style.styled()`."""
+def topology_figure(
+    topology: Topology,
+    *,
+    values: Sequence[float | None] | None,
+    title: str,
+    label: str = "test accuracy (%)",
+    hub: int | None = None,
+    edges: bool = True,
+) -> Figure:
+    """The figure of `draw_topology`; call it within `style.styled()`.
+
+    `label` says what the `values` (0..1, shown in percent) are. `hub` is a node that is no peer, such as a
+    coordinator: a box with its name. Without `edges` the peers stand where the topology places them, alone.
+    """
     positions = _normalized(place(topology.graph))
     side = 5.2 if topology.n <= 24 else 7.2
     half_width, half_height = np.maximum(positions.max(axis=0), 0.1) + 0.14
@@ -57,10 +69,15 @@ def topology_figure(topology: Topology, *, values: Sequence[float | None] | None
     if title:
         axes.set_title(style.plain(title, 60), fontweight="bold", pad=14)
     size = _node_points(positions, side)
-    _draw_edges(axes, topology, positions, size)
-    fills = _draw_peers(axes, topology, positions, size, values)
+    if edges and topology.graph.number_of_edges():
+        _draw_edges(axes, topology, positions, size)
+    if hub is not None:
+        _draw_hub(axes, positions[hub], topology.names[hub])
+    peers = [peer for peer in range(topology.n) if peer != hub]
+    names, places = [topology.names[peer] for peer in peers], positions[peers]
+    fills = _draw_peers(axes, places, size, None if values is None else [values[peer] for peer in peers], label)
     if topology.n <= MAX_LABELS:
-        _draw_labels(axes, topology, positions, size, fills)
+        _draw_labels(axes, names, places, size, fills)
     return figure
 
 
@@ -74,7 +91,7 @@ def _normalized(positions: Positions) -> Positions:
 def _node_points(positions: Positions, side: float) -> float:
     """A peer's diameter in points: at most half of the way to the nearest other peer."""
     gap = np.linalg.norm(positions[:, None] - positions[None], axis=2)
-    np.fill_diagonal(gap, np.inf)
+    np.fill_diagonal(gap, 2.0)  # the picture's width: all that a single peer has
     return float(np.clip(0.5 * np.quantile(gap.min(axis=1), 0.1) * side * 72 / 2.5, 3.0, 26.0))
 
 
@@ -129,18 +146,25 @@ def _passes_a_peer(positions: Positions, edges: npt.NDArray[np.int64]) -> npt.ND
     return bent
 
 
+def _draw_hub(axes: Axes, position: npt.NDArray[np.float64], name: str) -> None:
+    box = {"boxstyle": "round,pad=0.45", "facecolor": style.ORANGE, "edgecolor": style.INK, "linewidth": 1.6}
+    text = style.plain(name, _LABEL_LETTERS)
+    x, y = position
+    axes.text(x, y, text, ha="center", va="center", fontsize=9, fontweight="bold", color="black", bbox=box, zorder=4)
+
+
 def _draw_peers(
-    axes: Axes, topology: Topology, positions: Positions, size: float, values: Sequence[float | None] | None
+    axes: Axes, positions: Positions, size: float, values: Sequence[float | None] | None, label: str
 ) -> list[str]:
     """Draw the peers; returns the color that text on each of them must have."""
     common: dict[str, Any] = {"s": size**2, "edgecolors": style.INK, "linewidths": 0.8, "zorder": 2}
     if values is None:
         axes.scatter(positions[:, 0], positions[:, 1], color=style.SKY, **common)
-        return ["black"] * topology.n
-    known = np.array([value is not None for value in values])
+        return ["black"] * len(positions)
+    known = np.array([value is not None for value in values], bool)
     percent = np.array([100 * value for value in values if value is not None])
     axes.scatter(positions[~known, 0], positions[~known, 1], color=style.SURFACE, **common)
-    on_top = np.full(topology.n, style.INK)
+    on_top = np.full(len(positions), style.INK)
     if known.any():
         middle = float(percent.mean())
         spread = max(float(np.ptp(percent)) / 2, 0.05)  # equal peers still need a range of colors
@@ -149,19 +173,19 @@ def _draw_peers(
             positions[known, 0], positions[known, 1], c=percent, cmap=style.MAP, vmin=low, vmax=high, **common
         )
         bar = axes.figure.colorbar(dots, ax=axes, shrink=0.75, aspect=26, pad=0.02)
-        bar.set_label("test accuracy (%)")
+        bar.set_label(label)
         bar.outline.set_visible(False)
         on_top[known] = np.where(percent > (low + high) / 2, "black", "white")
     return list(on_top)
 
 
-def _draw_labels(axes: Axes, topology: Topology, positions: Positions, size: float, colors: list[str]) -> None:
+def _draw_labels(axes: Axes, names: list[str], positions: Positions, size: float, colors: list[str]) -> None:
     from matplotlib.patheffects import withStroke
 
-    longest = max(len(name) for name in topology.names)
+    longest = max(len(name) for name in names)
     font = float(np.clip((size - 3) / (0.72 * max(longest, 1.6)), 0.0, 9.0))  # that fits on a peer
     if font >= 4.5:
-        for name, (x, y), color in zip(topology.names, positions, colors, strict=True):
+        for name, (x, y), color in zip(names, positions, colors, strict=True):
             axes.text(
                 x,
                 y,
@@ -174,7 +198,7 @@ def _draw_labels(axes: Axes, topology: Topology, positions: Positions, size: flo
             )
         return
     circle = float(np.ptp(np.linalg.norm(positions - positions.mean(axis=0), axis=1))) < 0.05
-    for name, (x, y) in zip(topology.names, positions, strict=True):
+    for name, (x, y) in zip(names, positions, strict=True):
         # Beside the peer: outwards where peers stand in a circle, else below.
         away = np.array([x, y]) if circle else np.array([0.0, -1.0])
         text = axes.annotate(

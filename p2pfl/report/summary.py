@@ -11,7 +11,8 @@ from statistics import fmean
 from typing import Any
 
 from p2pfl.errors import ConfigError
-from p2pfl.report.run import Run, consensus_record, load_run, of_phase
+from p2pfl.records import RoundRecord
+from p2pfl.report.run import Run, bytes_by_process, load_run, model_record, of_phase
 from p2pfl.topology import mixing_matrix, spectral_gap
 
 SUMMARY_FILE = "summary.json"
@@ -19,63 +20,66 @@ SUMMARY_FILE = "summary.json"
 # Name -> what it is and its unit, in the order of the file. None (null) where a field has no meaning.
 FIELDS: dict[str, str] = {
     "mode": "how it was trained",
-    "topology": "name of the topology",
-    "peers": "number of peers",
+    "topology": "name of the topology, or of the run",
+    "peers": "number of peers or clients; a coordinator is not counted",
     "rounds": "rounds of local training asked for",
     "spectral_gap": "1 − ‖W − 11ᵀ/n‖₂ of the mixing matrix",
-    "consensus_accuracy": "test accuracy of the consensus model, whole test set",
+    "consensus_accuracy": "test accuracy of the final model (consensus or global), whole test set",
     "mean_peer_accuracy": "test accuracy after the last training round, mean of the peers",
     "worst_peer_accuracy": "test accuracy after the last training round, worst peer",
     "consensus_distance": "sqrt(mean ‖x_i − x̄‖²) after the last training round",
     "final_consensus_distance": "the same after the consensus phase",
     "consensus_rounds": "rounds of mixing alone that were run",
-    "test_loss": "test loss of the consensus model",
+    "test_loss": "test loss of the final model",
     "seconds": "the whole run, wall clock",
-    "train_seconds": "training, sum over the training rounds, mean of the peers",
+    "train_seconds": "training, sum over the training rounds, mean of the peers or clients",
     "exchange_seconds": "exchange and mixing, likewise",
-    "wait_seconds": "waiting for neighbors, likewise",
-    "evaluate_seconds": "evaluation, likewise",
+    "wait_seconds": "waiting for others, likewise",
+    "evaluate_seconds": "evaluation, likewise; with a coordinator, its own",
     "samples_per_second": "training samples of all peers a second of the training rounds",
     "samples_total": "training samples processed by all peers",
-    "bytes_sent_total": "sent by all peers in the training rounds",
-    "bytes_sent_max_peer": "sent in the training rounds by the peer that sent most",
+    "bytes_sent_total": "sent by all processes in the training rounds",
+    "bytes_sent_max_peer": "sent in the training rounds by the process that sent most",
+    "busiest_peer": "the process that sent most",
     "consensus_bytes": "sent by all peers in the consensus phase",
-    "optimizer_steps_per_peer": "optimizer steps of a peer, mean of the peers",
-    "lost_peers": "peers that were lost on the way",
+    "optimizer_steps_per_peer": "optimizer steps of a peer, mean of the peers or clients",
+    "lost_peers": "peers or clients that were lost on the way",
     "seed": "seed of everything random",
     "versions": "versions that it ran with",
     "consensus_seconds": "consensus phase, slowest peer, without the evaluation of its model",
     "status": "complete or incomplete",
-    "rounds_completed": "training rounds that every peer has finished",
+    "rounds_completed": "training rounds that every peer, or the coordinator, has finished",
 }
+# What only a swarm that mixes has.
+_GOSSIP_ONLY = ("spectral_gap", "final_consensus_distance", "consensus_rounds", "consensus_bytes", "consensus_seconds")
 
 
 def summarize(
     run_dir: Path,
     *,
-    mode: str = "gossip",
     lost_peers: Sequence[str] = (),
     versions: Mapping[str, str] | None = None,
     seconds: float | None = None,
 ) -> dict[str, Any]:
-    """Every field of `FIELDS`, in that order, from what the peers of a run recorded.
+    """Every field of `FIELDS`, in that order, from what the processes of a run recorded; its settings say the mode.
 
-    Accuracies lie in 0..1. Peers' accuracies are those of the last training round asked for, before the
-    consensus phase; they are None in a run that did not get there. Bytes of the training rounds and of the
-    consensus phase are counted apart and never twice. Lost peers (their names) count for samples and bytes,
-    not for means, accuracies or distances. `seconds` is the launcher's wall clock; without it, the longest
-    time from a peer's first round to its last.
+    Accuracies lie in 0..1. Peers' accuracies are those of the last training round asked for, before the consensus
+    phase; they are None in a run that did not get there, and where there is one model only. Bytes of the training
+    rounds and of the consensus phase are counted apart and never twice. Lost peers (their names) count for samples
+    and bytes, not for means, accuracies or distances. A coordinator counts for bytes, and its evaluations are the
+    run's; it has no part in the other means. `seconds` is the launcher's wall clock; without it, the longest time
+    from a process's first round to its last.
 
     Raises ConfigError where the run directory cannot be read.
     """
     run = load_run(run_dir, lost_peers)
     values = {
-        "mode": mode,
+        "mode": run.mode,
         "topology": run.name,
-        "peers": run.topology.n,
+        "peers": len(run.trainers),
         "rounds": run.config.training.rounds,
-        "spectral_gap": _gap(run) if mode == "gossip" else None,
-        "seconds": seconds if seconds is not None else _longest(run),
+        "spectral_gap": _gap(run) if run.mode == "gossip" else None,
+        "seconds": seconds if seconds is not None else _longest(run, run.records),
         "lost_peers": list(lost_peers),
         "seed": run.config.record.seed,
         "versions": dict(versions or {}),
@@ -83,11 +87,18 @@ def summarize(
         **_distances(run),
         **_times(run),
         **_work(run),
+        **_traffic(run),
     }
-    at_end = values["rounds_completed"] == values["rounds"]
-    agreed = mode != "gossip" or values["consensus_accuracy"] is not None
-    values["status"] = "complete" if at_end and agreed else "incomplete"
+    if run.mode != "gossip":
+        values |= dict.fromkeys(_GOSSIP_ONLY)
+    values["status"] = _status(values)
     return {name: _finite(values[name]) for name in FIELDS}
+
+
+def _status(values: Mapping[str, Any]) -> str:
+    at_end = values["rounds_completed"] == values["rounds"]
+    agreed = values["mode"] != "gossip" or values["consensus_accuracy"] is not None
+    return "complete" if at_end and agreed else "incomplete"
 
 
 def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> Path:
@@ -128,15 +139,18 @@ def _gap(run: Run) -> float:
     return spectral_gap(mixing_matrix(run.topology, run.config.gossip.mixing))
 
 
-def _longest(run: Run) -> float | None:
-    return max((own[-1].elapsed for own in run.records if own), default=None)
+def _longest(run: Run, recorded: Sequence[Sequence[RoundRecord]]) -> float | None:
+    """Seconds to the last of these records; a coordinator's clock, where there is one, sees all of the run."""
+    watched = recorded if run.coordinator is None else [recorded[run.coordinator]]
+    return max((own[-1].elapsed for own in watched if own), default=None)
 
 
 def _accuracies(run: Run) -> dict[str, Any]:
-    last = run.rounds.get(run.config.training.rounds, ())
+    several = run.mode in ("gossip", "local")
+    last = run.rounds.get(run.config.training.rounds, ()) if several else ()
     peers = [record.test_accuracy for record in last if record.test_accuracy is not None]
     measured = len(peers) == len(last) > 0
-    model = consensus_record(run)
+    model = model_record(run)
     return {
         "consensus_accuracy": model.test_accuracy if model else None,
         "mean_peer_accuracy": fmean(peers) if measured else None,
@@ -149,32 +163,50 @@ def _distances(run: Run) -> dict[str, Any]:
     mixed = run.finished("consensus")
     return {
         "consensus_distance": run.distances.get(run.config.training.rounds),
-        "final_consensus_distance": run.distances.get(mixed[-1]) if consensus_record(run) else None,
+        "final_consensus_distance": run.distances.get(mixed[-1]) if mixed and model_record(run) else None,
         "consensus_rounds": len(mixed),
         "rounds_completed": len(run.finished("train")),
     }
 
 
 def _times(run: Run) -> dict[str, Any]:
-    trained = [of_phase(run.records[peer], "train") for peer in run.survivors]
+    trainers = [peer for peer in run.survivors if peer in run.trainers]
+    evaluators = trainers if run.coordinator is None else [run.coordinator]
     mixed = [of_phase(own, "consensus") for own in run.records]
-    names = ("train_seconds", "exchange_seconds", "wait_seconds", "evaluate_seconds")
-    means = {name: _mean([math.fsum(getattr(r, name) for r in own) for own in trained]) for name in names}
     phases = [math.fsum(record.seconds - record.evaluate_seconds for record in own) for own in mixed if own]
-    return {**means, "consensus_seconds": max(phases, default=None)}
+    return {
+        "train_seconds": _mean_sum(run, trainers, "train_seconds"),
+        "exchange_seconds": _mean_sum(run, trainers, "exchange_seconds"),
+        "wait_seconds": _mean_sum(run, trainers, "wait_seconds"),
+        "evaluate_seconds": _mean_sum(run, evaluators, "evaluate_seconds"),
+        "consensus_seconds": max(phases, default=None),
+    }
+
+
+def _mean_sum(run: Run, processes: Sequence[int], field: str) -> float | None:
+    """The mean over processes of a field's sum over the training rounds."""
+    trained = [of_phase(run.records[process], "train") for process in processes]
+    return _mean([math.fsum(getattr(record, field) for record in own) for own in trained])
 
 
 def _work(run: Run) -> dict[str, Any]:
     trained = [of_phase(own, "train") for own in run.records]
-    sent = [sum(record.bytes_sent for record in own) for own in trained]
-    samples = sum(own[-1].samples for own in trained if own)
-    wall = max((own[-1].elapsed for own in trained if own), default=0.0)
-    steps = [own[-1].steps if own else 0 for own in (trained[peer] for peer in run.survivors)]
+    samples = sum(own[-1].samples for own in (trained[peer] for peer in run.trainers) if own)
+    wall = _longest(run, trained) or 0.0
+    own_records = (trained[peer] for peer in run.survivors if peer in run.trainers)
+    steps = [own[-1].steps if own else 0 for own in own_records]
     return {
         "samples_per_second": samples / wall if wall > 0 else None,
         "samples_total": samples,
+        "optimizer_steps_per_peer": steps[0] if len(set(steps)) == 1 else _mean(steps),
+    }
+
+
+def _traffic(run: Run) -> dict[str, Any]:
+    sent = bytes_by_process(run)
+    return {
         "bytes_sent_total": sum(sent),
         "bytes_sent_max_peer": max(sent),
+        "busiest_peer": run.topology.names[sent.index(max(sent))] if max(sent) > 0 else None,
         "consensus_bytes": sum(r.bytes_sent for own in run.records for r in of_phase(own, "consensus")),
-        "optimizer_steps_per_peer": steps[0] if len(set(steps)) == 1 else _mean(steps),
     }

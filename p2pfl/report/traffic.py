@@ -1,4 +1,4 @@
-"""Plots of what exchange costs: bytes by edge and where each peer's time went."""
+"""Plots of what a run costs: bytes by edge and by process, and where each process's time went."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from p2pfl.report import style
-from p2pfl.report.run import Run, of_phase
-from p2pfl.report.units import byte_unit
+from p2pfl.report.run import Run, bytes_by_process, of_phase
+from p2pfl.report.units import byte_unit, bytes_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _MAX_CELLS = 12  # peers up to which the bytes of an edge are also written as a number
 _MAX_NAMES = 64  # peers that an axis names; of more, every second, third, … one
+_ALIKE = 0.99  # who sent this share of the most is as busy
 
 
 def edge_bytes(run: Run) -> list[tuple[int, int, int]]:
@@ -33,6 +34,7 @@ def edge_bytes(run: Run) -> list[tuple[int, int, int]]:
 
 
 def draw_edges(run: Run) -> Figure:
+    """Bytes from each process (row) to each other (column) as colors, and as numbers where there are few."""
     n = run.topology.n
     side = min(max(0.36 * n + 1.6, 4.2), 7.5)
     figure = style.new_figure(side + 1.0, side)
@@ -67,24 +69,80 @@ def _name_peers(axes: Axes, run: Run, n: int) -> None:
     axes.set_yticks(places, names, fontsize=small)
 
 
+def draw_senders(run: Run) -> Figure:
+    """Bytes that each process sent in the training rounds; the busiest is marked and named."""
+    sent = bytes_by_process(run)
+    n, most = len(sent), max(sent)
+    figure = style.new_figure(2 * style.WIDTH, 0.78 * style.HEIGHT)
+    axes = figure.add_subplot()
+    if not most:
+        return style.nothing(figure, axes, "Nothing was sent.")
+    unit, name = byte_unit(most)
+    busiest = [peer for peer in range(n) if sent[peer] >= _ALIKE * most]
+    others = [peer for peer in range(n) if peer not in busiest]
+    common: dict[str, Any] = {"edgecolor": style.INK, "linewidth": 0.6, "width": 0.72}
+    axes.bar(others, [sent[peer] / unit for peer in others], color=style.SKY, **common)
+    look: dict[str, Any] = {"color": style.VERMILION, "hatch": "///"} if others else {"color": style.SKY}
+    axes.bar(busiest, [sent[peer] / unit for peer in busiest], **look, **common)
+    if others:
+        mean = sum(sent[peer] for peer in others) / len(others)
+        label = f"mean of the others, {bytes_text(mean)}"
+        axes.axhline(mean / unit, color=style.INK, linestyle="--", linewidth=1.0, label=label)
+        axes.legend(loc="best")
+    axes.set_title(_who_sent_most(run, sent, busiest), loc="left", fontsize=10, fontweight="bold")
+    axes.set_ylabel(f"bytes sent ({name})")
+    _name_processes(axes, run)
+    return figure
+
+
+def _who_sent_most(run: Run, sent: list[int], busiest: list[int]) -> str:
+    """The plot's message in one line."""
+    others = len(sent) - len(busiest)
+    if not others:
+        return f"No hot spot: all {len(sent)} sent within 1 % of {bytes_text(max(sent))}"
+    mean = (sum(sent) - sum(sent[peer] for peer in busiest)) / others
+    names = [style.plain(run.topology.names[peer], 20) for peer in busiest[:3]]
+    who = (
+        {"gossip": "peer", "centralized": "client"}.get(run.mode, "process") if busiest != [run.coordinator] else "the"
+    )
+    shown = f"{who} {', '.join(names)}" + (f" and {len(busiest) - 3} more" if len(busiest) > 3 else "")
+    times = f", {max(sent) / mean:.3g} times the mean of the others" if mean else ""
+    return f"Busiest: {shown} with {bytes_text(max(sent))}{' each' if len(busiest) > 1 else ''}{times}"
+
+
+def _name_processes(axes: Axes, run: Run) -> None:
+    n = run.topology.n
+    every = -(-n // _MAX_NAMES)
+    places = range(0, n, every)
+    names = [style.plain(run.topology.names[peer], 14) for peer in places]
+    crowded = sum(len(name) for name in names) > 110 or (n > 40 and max(len(name) for name in names) > 3)
+    axes.set_xticks(places, names, fontsize=8 if n <= 40 else 6, rotation=90 if crowded else 0)
+    axes.set_xlim(-0.7, n - 0.3)
+    axes.grid(visible=False, axis="x")
+
+
 # Field of RoundRecord -> label, color, hatch.
 PARTS: dict[str, tuple[str, str, str]] = {
     "train_seconds": ("train", style.BLUE, ""),
     "exchange_seconds": ("exchange and mix", style.ORANGE, "////"),
-    "wait_seconds": ("wait for neighbors", style.SURFACE, "...."),
+    "wait_seconds": ("wait for others", style.SURFACE, "...."),
     "evaluate_seconds": ("evaluate", style.GREEN, "xxxx"),
 }
 
 
 def draw_time(run: Run) -> Figure:
+    """Seconds of each process in the training rounds, by what it did."""
     n = run.topology.n
-    figure = style.new_figure(2 * style.WIDTH, min(0.26 * n + 1.5, 7.5))
-    axes = figure.add_subplot(xlabel="seconds of the training rounds", ylabel="peer")
+    wide = 2 if n > 1 else 1  # one bar needs half a page
+    figure = style.new_figure(wide * style.WIDTH, min(0.26 * n + 1.5, 7.5))
+    axes = figure.add_subplot(xlabel="seconds of the training rounds")
     trained = [of_phase(own, "train") for own in run.records]
     if not any(trained):
         return style.nothing(figure, axes, "No round was finished.")
     start = np.zeros(n)
     for field, (label, color, hatch) in PARTS.items():
+        if not any(getattr(record, field) for own in trained for record in own):
+            continue
         seconds = np.array([math.fsum(getattr(record, field) for record in own) for own in trained])
         look: dict[str, Any] = {"color": color, "hatch": hatch, "edgecolor": style.INK, "linewidth": 0.5}
         axes.barh(range(n), seconds, left=start, height=0.72, label=label, **look)

@@ -1,0 +1,200 @@
+"""Matched runs, one after the other: what each must be so that all process the same samples, and running them.
+
+Matched means: the same initial weights, shards, batch size, schedule and seeds, and the same number of samples
+processed by the whole system. With n peers that take R rounds of S steps, plain SGD takes R rounds of n·S steps, and
+FedAvg with m of n clients takes R·n/m rounds (to the nearest whole one) of S steps.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from p2pfl import config as settings
+from p2pfl import data, report
+from p2pfl.config import Mode, RunConfig, replace_options
+from p2pfl.errors import ConfigError
+from p2pfl.roles import topology_of
+from p2pfl.rundir import EVAL_SAMPLES, EVALUATIONS, open_run_dir, resolve
+from p2pfl.swarm import run
+from p2pfl.topology import Topology
+from p2pfl.training import local_steps
+
+# A run that is there already may differ in these from what is asked for now.
+_FREE = settings.PRIVATE | settings.FREE_ON_RESUME
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be compared. `num_selected`: clients drawn in a round, one FedAvg run for each number."""
+
+    topologies: tuple[Topology, ...]
+    num_selected: tuple[int, ...] = ()
+    sgd: bool = False
+    local: bool = False
+    seeds: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a comparison: the name of its folder, and what it is run with."""
+
+    name: str
+    config: RunConfig
+    topology: Topology
+
+    @property
+    def samples(self) -> int:
+        """Training samples that all processes together will have processed."""
+        training = self.config.training
+        at_once = {"sgd": 1, "centralized": self.config.centralized.num_selected}.get(self.config.mode, self.topology.n)
+        return training.rounds * (training.local_steps or 0) * training.batch_size * at_once
+
+
+def plan_runs(base: RunConfig, wanted: Wanted) -> list[Planned]:
+    """The matched runs, in the order in which they are run: mode by mode, seed by seed.
+
+    `base` holds the settings of the gossip runs; those of other modes follow from them. Raises ConfigError where
+    topologies have different numbers of peers, or the settings do not fit the data set.
+    """
+    if not wanted.topologies:
+        raise ConfigError("compare: name at least one topology file, for example topologies/ring-8.graphml")
+    n = _common_size(wanted.topologies)
+    for selected in wanted.num_selected:
+        if not 1 <= selected <= n:
+            raise ConfigError(f"--num-selected {selected}: choose 1 to {n}, the number of peers")
+    info = data.describe(base.data.dataset, base.data.data_dir)
+    steps = local_steps(base.training, info.train_samples // n // base.training.batch_size)
+    base = replace_options(base, local_epochs=None, local_steps=steps)
+    kinds = [*_gossip(base, wanted), *_centralized(base, wanted, n), *_alone(base, wanted, n)]
+    return [
+        Planned(f"{name}-seed-{seed}", replace_options(config, seed=seed), topology)
+        for name, config, topology in kinds
+        for seed in wanted.seeds
+    ]
+
+
+_Kind = tuple[str, RunConfig, Topology]
+
+
+def _common_size(topologies: Sequence[Topology]) -> int:
+    first = topologies[0]
+    for other in topologies[1:]:
+        if other.n != first.n:
+            raise ConfigError(
+                f"{first.source} has {first.n} peers and {other.source} has {other.n}: their shards would differ; "
+                "compare topologies of the same size"
+            )
+    return first.n
+
+
+def _gossip(base: RunConfig, wanted: Wanted) -> Iterator[_Kind]:
+    taken: list[str] = []
+    for topology in wanted.topologies:
+        name = f"gossip-{quote(topology.name, safe='')}"
+        taken.append(name)
+        again = f"-{taken.count(name)}" if taken.count(name) > 1 else ""  # two files of the same name
+        yield name + again, _of_mode(base, "gossip", base.training.rounds), topology
+
+
+def _centralized(base: RunConfig, wanted: Wanted, n: int) -> Iterator[_Kind]:
+    for selected in wanted.num_selected:
+        rounds = max(1, round(base.training.rounds * n / selected))
+        config = _of_mode(base, "centralized", rounds)
+        config = replace_options(config, num_clients=n, num_selected=selected)
+        topology = topology_of(config)
+        assert topology is not None
+        yield f"centralized-{selected}-of-{n}", config, topology
+
+
+def _alone(base: RunConfig, wanted: Wanted, n: int) -> Iterator[_Kind]:
+    rounds = base.training.rounds
+    if wanted.local:
+        yield "local", _of_mode(base, "local", rounds), wanted.topologies[0]
+    if wanted.sgd:
+        config = replace_options(_of_mode(base, "sgd", rounds), local_steps=n * (base.training.local_steps or 0))
+        topology = topology_of(config)
+        assert topology is not None
+        yield "sgd", config, topology
+
+
+def _of_mode(base: RunConfig, mode: Mode, rounds: int) -> RunConfig:
+    """The settings in another mode, whose rounds are evaluated as often as those of `base` over the whole run."""
+    kept = {name: getattr(base, name) for name in settings.MODE_SECTIONS[mode]}
+    every = base.record.eval_every
+    chosen = round(every * rounds / base.training.rounds) if every else math.ceil(rounds / EVALUATIONS)
+    samples = EVAL_SAMPLES if base.record.eval_samples is None else base.record.eval_samples
+    return replace_options(
+        RunConfig(mode=mode, **kept), rounds=rounds, eval_every=max(1, chosen), eval_samples=samples, name=None
+    )
+
+
+def describe_plan(planned: Sequence[Planned]) -> str:
+    """The runs and what they share, as lines for people."""
+    wide = max(len(one.name) for one in planned)
+    lines = [
+        f"{one.name:<{wide}}  {one.config.training.rounds:>6,} rounds of {one.config.training.local_steps:,} steps"
+        f"  {one.samples:>11,} samples in all"
+        for one in planned
+    ]
+    return "\n".join(lines)
+
+
+def run_all(folder: Path, planned: Sequence[Planned], say: Callable[[str], None], *, again: str) -> list[Path]:
+    """Run what is not complete yet, each in its own folder below `folder`; returns the run directories.
+
+    An incomplete one goes on where it was interrupted. `again` is the command that goes on with the comparison.
+
+    Raises ConfigError where a folder holds another run, Interrupted and P2PFLError as `run` does.
+    """
+    found = []
+    for number, one in enumerate(planned, start=1):
+        run_dir = folder / one.name
+        state = _state(run_dir, one)
+        say(f"\nrun {number} of {len(planned)}: {one.name}" + (f" ({state})" if state else ""))
+        found.append(run_dir)
+        if state == "complete already":
+            continue
+        if state:
+            run(one.config, one.topology, resume=run_dir, again=again)
+        else:
+            run(replace_options(one.config, run_dir=str(run_dir)), one.topology, again=again)
+    return found
+
+
+def _state(run_dir: Path, planned: Planned) -> str:
+    """What is in a run's folder: nothing, "complete already", or "goes on". Raises ConfigError if another run is."""
+    if not run_dir.exists():
+        return ""
+    topology, saved = open_run_dir(run_dir)
+    now, before = settings.options(resolve(planned.config, planned.topology, 1)), settings.options(saved)
+    for name, value in now.items():
+        if name not in _FREE and before.get(name) != value:
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(
+                f"{run_dir}: was made with {option} {before.get(name)}, not {value}; choose another --run-dir"
+            )
+    same = saved.mode == planned.config.mode and topology.names == planned.topology.names
+    if not same or set(topology.graph.edges) != set(planned.topology.graph.edges):
+        raise ConfigError(f"{run_dir}: was made with another topology; choose another --run-dir")
+    complete = (run_dir / report.SUMMARY_FILE).exists() and report.read_summary(run_dir).get("status") == "complete"
+    return "complete already" if complete else "goes on"
+
+
+def comparison_folder(run_dir: str | None, name: str) -> Path:
+    """Where a comparison goes: what --run-dir says, else a folder of its own under runs."""
+    if run_dir is not None:
+        return Path(run_dir)
+    return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-compare-{quote(name, safe='')}"
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The run directories in a comparison's folder. Raises ConfigError where there are none."""
+    found = sorted(path.parent for path in folder.glob("*/config.toml"))
+    if not found:
+        raise ConfigError(f"{folder}: neither a run directory nor the folder of a comparison")
+    return found

@@ -1,0 +1,158 @@
+"""Finished runs read back and put together: those that differ in the seed only are one entry of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from p2pfl.config import PRIVATE, Mode, RunConfig, options
+from p2pfl.errors import ConfigError
+from p2pfl.report.run import Run, load_run
+from p2pfl.report.summary import FIELDS, SUMMARY_FILE, read_summary, summarize
+
+_APART = PRIVATE | {"seed"}  # runs of one entry may differ in these
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Runs with the same settings and different seeds; all three tuples have one element a run, by seed."""
+
+    label: str
+    runs: tuple[Run, ...]
+    summaries: tuple[dict[str, Any], ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def config(self) -> RunConfig:
+        """The settings that all its runs share, seed and what concerns one machine only apart."""
+        return self.runs[0].config
+
+    @property
+    def mode(self) -> Mode:
+        """How it was trained."""
+        return self.config.mode
+
+
+def load_entries(run_dirs: Sequence[Path]) -> list[Entry]:
+    """Read run directories and group them, in the order in which their settings first occur.
+
+    Labels are short and unique: the run's name, or the algorithm's, and where these collide also the options that
+    differ. Incomplete runs are read too. Raises ConfigError where a directory cannot be read, is given twice, or
+    two hold the same settings with the same seed.
+    """
+    if not run_dirs:
+        raise ConfigError("there is nothing to compare: name the directories of finished runs")
+    _refuse_twice(run_dirs)
+    groups: dict[Hashable, list[tuple[Run, dict[str, Any]]]] = {}
+    for path in run_dirs:
+        summary = _summary(path)
+        run = load_run(path, summary["lost_peers"])
+        groups.setdefault(_settings(run), []).append((run, summary))
+    entries = [_entry(found) for found in groups.values()]
+    return [replace(entry, label=label) for entry, label in zip(entries, _labels(entries), strict=True)]
+
+
+def dataset_of(config: RunConfig) -> str:
+    """The data set; a folder of images by its absolute path, however it was named."""
+    kind, _, folder = config.data.dataset.partition(":")
+    return f"{kind}:{Path(folder).absolute()}" if kind == "imagefolder" else config.data.dataset
+
+
+def shards_of(entry: Entry) -> int | None:
+    """Into how many shards the training set was dealt; None for pooled data."""
+    counts: dict[str, int] = {"centralized": entry.config.centralized.num_clients, "sgd": 0}
+    return counts.get(entry.mode, entry.runs[0].topology.n) or None
+
+
+def _refuse_twice(run_dirs: Sequence[Path]) -> None:
+    seen: dict[Path, Path] = {}
+    for path in run_dirs:
+        first = seen.setdefault(path.resolve(), path)
+        if first is not path:
+            raise ConfigError(f"{path}: is given twice; name each run directory once")
+
+
+def _summary(run_dir: Path) -> dict[str, Any]:
+    """A complete run's summary as it stands in its file; of others what their records say by now."""
+    known = read_summary(run_dir) if (run_dir / SUMMARY_FILE).is_file() else {}
+    if known.get("status") == "complete" and set(FIELDS) <= set(known):
+        return {name: known[name] for name in FIELDS}
+    facts = {name: known[name] for name in ("lost_peers", "versions", "seconds") if known.get(name)}
+    return summarize(run_dir, **facts)
+
+
+def _settings(run: Run) -> Hashable:
+    """Everything that makes a run what it is, but for its seed."""
+    found = {name: value for name, value in options(run.config).items() if name not in _APART}
+    found["dataset"] = dataset_of(run.config)
+    return run.config.mode, _shape(run), tuple(sorted(found.items()))
+
+
+def _shape(run: Run) -> Hashable:
+    graph = run.topology.graph
+    if run.config.mode == "local":
+        return run.topology.names  # the file gave the peers; its edges were not used
+    return run.topology.names, graph.is_directed(), tuple(sorted(graph.edges.data("weight", default=1.0)))
+
+
+def _entry(found: Sequence[tuple[Run, dict[str, Any]]]) -> Entry:
+    by_seed: dict[int, tuple[Run, dict[str, Any]]] = {}
+    for run, summary in found:
+        first, _ = by_seed.setdefault(run.config.record.seed, (run, summary))
+        if first is not run:
+            same = f"{first.path} and {run.path}"
+            raise ConfigError(f"{same}: the same settings and the same seed ({run.config.record.seed}); leave one out")
+    seeds = tuple(sorted(by_seed))
+    runs, summaries = zip(*(by_seed[seed] for seed in seeds), strict=True)
+    return Entry(_name(runs[0]), runs, summaries, seeds)
+
+
+def _federated_name(run: Run) -> str:
+    found = options(run.config)
+    kind = f"Fed{'Prox' if found['proximal_mu'] else 'Avg'}{'M' if found['server_momentum'] else ''}"
+    return f"{kind} {found['num_selected']}/{found['num_clients']}"
+
+
+_NAMES: dict[Mode, Callable[[Run], str]] = {
+    "gossip": lambda run: run.name,
+    "centralized": _federated_name,
+    "sgd": lambda run: "SGD",
+    "local": lambda run: "local",
+}
+
+
+def _name(run: Run) -> str:
+    return _NAMES[run.config.mode](run)
+
+
+def _labels(entries: Sequence[Entry]) -> list[str]:
+    alike: dict[str, list[Entry]] = {}
+    for entry in entries:
+        alike.setdefault(entry.label, []).append(entry)
+    labels = [_told_apart(entry, alike[entry.label]) for entry in entries]
+    for which in (lambda entry: entry.runs[0].path.name, lambda entry: str(entry.runs[0].path)):
+        clash = {label for label in labels if labels.count(label) > 1}
+        labels = [
+            f"{entry.label}, {which(entry)}" if label in clash else label
+            for entry, label in zip(entries, labels, strict=True)
+        ]
+    return labels
+
+
+def _told_apart(entry: Entry, alike: Sequence[Entry]) -> str:
+    """The entry's name and, if others have the same, the options in which they differ."""
+    own, all_of_them = _options(entry), [_options(other) for other in alike]
+    differ = [name for name, value in own.items() if any(found.get(name) != value for found in all_of_them)]
+    return ", ".join([entry.label, *(_option_text(name, own[name]) for name in differ)])
+
+
+def _options(entry: Entry) -> Mapping[str, Any]:
+    found = {"mode": entry.mode, "peers": entry.runs[0].topology.n, **options(entry.config)}
+    return {name: value for name, value in found.items() if name not in _APART}
+
+
+def _option_text(name: str, value: Any) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if name == "mode" else f"{text} peers" if name == "peers" else f"{name.replace('_', '-')} {text}"

@@ -1,0 +1,201 @@
+"""Plots of how far peers agree: the consensus distance of several runs, what the gap predicts, and each topology."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from p2pfl.report import picture, style
+from p2pfl.report.comparison.curves import last_accuracies
+from p2pfl.report.comparison.entries import Entry
+from p2pfl.report.comparison.looks import End, label_ends, look, short
+from p2pfl.report.layout import place
+from p2pfl.report.run import Run
+from p2pfl.topology import is_symmetric, mixing_matrix, spectral_gap
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_WIDTH, _HEIGHT = 6.6, 4.1  # inches
+_COLUMNS = 3  # of panels
+_PICTURES = 4  # topologies in a row
+_ROOM = 17  # points across of a node that has room for its accuracy
+_FLOOR = 1e-8  # of the largest distance: what lies below is rounding
+
+
+def _trained(run: Run) -> dict[int, float]:
+    return {n: run.distances[n] for n in run.finished("train") if run.distances.get(n, 0) > 0}
+
+
+def draw_distances(entries: Sequence[Entry]) -> Figure:
+    """The consensus distance after each training round, of the entries whose peers have models of their own."""
+    figure = style.new_figure(_WIDTH, _HEIGHT)
+    axes = figure.add_subplot(xlabel="round", ylabel="consensus distance", yscale="log")
+    ends = []
+    for i, entry in enumerate(entries):
+        seeds = [_trained(run) for run in entry.runs]
+        rounds = sorted(set.intersection(*(set(own) for own in seeds)))
+        if not rounds or entry.mode not in ("gossip", "local"):
+            continue
+        rows = np.array([[own[number] for number in rounds] for own in seeds])
+        level, own_look = np.exp(np.log(rows).mean(axis=0)), look(i)
+        axes.fill_between(rounds, rows.min(axis=0), rows.max(axis=0), color=own_look.color, alpha=0.15, linewidth=0)
+        axes.plot(rounds, level, marker=own_look.marker, markevery=-(-len(rounds) // 10), **own_look.of_line())
+        ends.append(End(rounds[-1], float(level[-1]), own_look, short(entry.label)))
+    if not ends:
+        axes.set_yscale("linear")
+        return style.nothing(figure, axes, "No run has peers with models of their own.")
+    axes.set_xlim(left=0)
+    axes.locator_params(axis="x", integer=True)
+    _plain_ticks(axes)
+    label_ends(axes, ends, _HEIGHT * 0.8)
+    return figure
+
+
+def _plain_ticks(axes: Axes) -> None:
+    """Numbers instead of powers of ten on a short logarithmic axis."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axes.get_ylim()
+    if high / low < 1000:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def draw_phases(entries: Sequence[Entry]) -> Figure:
+    """The consensus phase of each gossip entry beside what the spectral gap of its matrix promises."""
+    mixing = [(i, entry) for i, entry in enumerate(entries) if entry.mode == "gossip"]
+    columns = min(max(len(mixing), 1), _COLUMNS)
+    rows = -(-max(len(mixing), 1) // columns)
+    figure = style.new_figure(2 * style.WIDTH if columns > 1 else _WIDTH, 3.0 * rows + 0.5)
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    if not mixing:
+        return style.nothing(figure, panels[0], "No run of these mixes by gossip.")
+    drawn = [_draw_phase(figure, axes, entry, i) for axes, (i, entry) in zip(panels, mixing, strict=False)]
+    if any(drawn):
+        panels[0].set(yscale="log", ylabel="consensus distance")
+        low, high = panels[0].get_ylim()
+        panels[0].set_ylim(max(low, _FLOOR * high), high)
+        first = panels[drawn.index(True)]
+        figure.legend(*first.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    for axes in panels[len(mixing) :]:
+        axes.set_axis_off()
+    return figure
+
+
+def mixing_bounds(run: Run, rounds: int) -> dict[str, list[float]]:
+    """What k = 0..rounds rounds of mixing leave of a consensus distance of 1, at most; by the kind of mixing.
+
+    `plain`: (1 − gap)^k. `chebyshev`, for a symmetric matrix: 1 / T_k(1 / (1 − gap)) (Scaman et al. 2017, section 4.1).
+    Where the gap is 1, one round leaves nothing.
+    """
+    w = mixing_matrix(run.topology, run.config.gossip.mixing)
+    rate = max(1.0 - spectral_gap(w), 0.0)
+    if rate <= 1e-9:
+        return {"plain": [1.0] + [0.0] * rounds}
+    bounds = {"plain": [rate**k for k in range(rounds + 1)]}
+    if is_symmetric(w):
+        bounds["chebyshev"] = [math.exp(-_log_cosh(k * math.acosh(1 / rate))) for k in range(rounds + 1)]
+    return bounds
+
+
+def _log_cosh(x: float) -> float:
+    return x + math.log1p(math.exp(-2 * x)) - math.log(2)
+
+
+def _draw_phase(figure: Figure, axes: Axes, entry: Entry, index: int) -> bool:
+    """One panel, starting from what was measured; False where no run has a consensus phase."""
+    axes.set_title(short(entry.label), fontweight="bold")
+    axes.set_xlabel("round of mixing alone")
+    measured = [own for own in map(_phase, entry.runs) if len(own) > 1]
+    if not measured:
+        style.nothing(figure, axes, "No consensus phase was finished.")
+        return False
+    start, rounds = fmean(own[0] for own in measured), max(map(max, measured))
+    bounds = mixing_bounds(entry.runs[0], rounds)
+    looks: dict[str, tuple[str, dict[str, Any]]] = {
+        "plain": ("plain mixing: at most (1 − gap)$^k$ of the start", {"color": style.GRAY, "linestyle": "--"}),
+        "chebyshev": (
+            "Chebyshev: at most 1 / T$_k$(1 / (1 − gap))",
+            {"color": style.GRAY, "linestyle": ":", "linewidth": 2.4},
+        ),
+    }
+    for kind, shares in bounds.items():
+        positive = [(k, start * share) for k, share in enumerate(shares) if share > 0]
+        axes.plot(*zip(*positive, strict=True), **looks[kind][1], label=looks[kind][0])
+    own_look = look(index)
+    for number, own in enumerate(measured):
+        faint = {"alpha": 0.6} if number else {"label": "measured"}
+        axes.plot(list(own), list(own.values()), color=own_look.color, marker=own_look.marker, markersize=3.5, **faint)
+    axes.locator_params(axis="x", integer=True)
+    if 0.0 in bounds["plain"]:
+        axes.text(
+            0.96, 0.94, "gap 1: one round reaches the mean", transform=axes.transAxes, ha="right", va="top", fontsize=8
+        )
+    return True
+
+
+def _phase(run: Run) -> dict[int, float]:
+    """Consensus distance after k rounds of mixing alone; k = 0 is the last training round."""
+    last = run.config.training.rounds
+    numbers = [n for n in (last, *run.finished("consensus")) if run.distances.get(n, 0) > 0]
+    return {n - last: run.distances[n] for n in numbers} if last in numbers else {}
+
+
+def node_accuracies(entry: Entry) -> list[float | None]:
+    """Each node's latest accuracy before the consensus phase, mean over the seeds; None where one was not measured."""
+    means: list[float | None] = []
+    for values in zip(*(last_accuracies(run) for run in entry.runs), strict=True):
+        known = [value for value in values if value is not None]
+        means.append(fmean(known) if len(known) == len(values) else None)
+    return means
+
+
+def draw_topologies(entries: Sequence[Entry]) -> Figure:
+    """Every topology with its nodes colored by accuracy, on one scale for all."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    columns = min(len(entries), _PICTURES)
+    rows = -(-len(entries) // columns)
+    figure = style.new_figure(3.1 * columns + 0.7, 3.25 * rows)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    values = [node_accuracies(entry) for entry in entries]
+    known = [100 * value for own in values for value in own if value is not None] or [0.0]
+    norm = Normalize(min(known) - 0.05, max(known) + 0.05)
+    for axes, entry, own in zip(panels, entries, values, strict=False):
+        _draw_nodes(axes, entry, [None if value is None else 100 * value for value in own], norm)
+    for axes in panels[len(entries) :]:
+        axes.set_axis_off()
+    colors = ScalarMappable(norm, style.MAP)
+    bar = figure.colorbar(colors, ax=list(panels), shrink=0.8, aspect=30, pad=0.02, label="test accuracy (%)")
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _draw_nodes(axes: Axes, entry: Entry, percent: Sequence[float | None], norm: Any) -> None:
+    topology = entry.runs[0].topology
+    positions = picture._normalized(place(topology.graph))
+    size = picture._node_points(positions, 2.8)
+    axes.set_axis_off()
+    axes.set_aspect("equal")
+    axes.set(xlim=(-1.25, 1.25), ylim=(-1.25, 1.25))
+    axes.set_title(short(entry.label), fontweight="bold")
+    if entry.mode != "local" and topology.graph.number_of_edges():
+        picture._draw_edges(axes, topology, positions, size)
+    common: dict[str, Any] = {"edgecolors": style.INK, "linewidths": 0.8, "zorder": 2}
+    hub = entry.runs[0].coordinator
+    for node, value in enumerate(percent):
+        shown: dict[str, Any] = {"c": [value], "cmap": style.MAP, "norm": norm}
+        look = {"color": style.SURFACE} if value is None else shown
+        x, y = positions[node]
+        axes.scatter([x], [y], s=size**2, marker="s" if node == hub else "o", **look, **common)
+        if value is not None and size >= _ROOM:
+            color = "black" if norm(value) > 0.5 else "white"
+            axes.text(x, y, f"{value:.1f}", ha="center", va="center_baseline", fontsize=6.5, color=color, zorder=3)

@@ -1,0 +1,185 @@
+"""Plots of how training went: accuracy, training loss and consensus distance over the rounds of one run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence, Sized
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from p2pfl.report import style
+from p2pfl.report.run import Run, model_record
+from p2pfl.report.units import byte_unit
+from p2pfl.topology import is_symmetric, mixing_matrix, spectral_gap
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Mode -> what its one model is called; local peers have none in common.
+MODEL_NAMES: dict[str, str] = {"gossip": "consensus model", "centralized": "global model", "sgd": "model"}
+SEVERAL_MODELS = ("gossip", "local")  # where every peer has its own, and a plot shows their spread
+_CROWDED = 40  # points from which dots are smaller
+# Mode -> whose training loss a line is.
+_LOSS_OF: dict[str, str] = {"centralized": "mean of the clients' updates", "sgd": "model"}
+
+
+def draw_accuracy(run: Run, label: str, place: Callable[[Run, int], float]) -> Figure:
+    """Test accuracy against what `place` says of each evaluated round; `label` names that axis."""
+    figure = style.new_figure(style.WIDTH, style.HEIGHT)
+    axes = figure.add_subplot()
+    unit = 1
+    if place is Run.bytes_sent:
+        unit, name = byte_unit(run.bytes_sent(max(run.rounds, default=0)))
+        label = f"{label} ({name})"
+    axes.set(xlabel=label, ylabel="test accuracy (%)")
+    rows = {number: _accuracies(run, number) for number in run.finished("train")}
+    seen = {number: row for number, row in rows.items() if row}
+    if not seen:
+        return style.nothing(figure, axes, "No finished round was evaluated.")
+    x = [place(run, number) / unit for number in seen]
+    if run.mode in SEVERAL_MODELS:
+        _draw_spread(axes, x, list(seen.values()))
+    else:
+        axes.plot(x, [fmean(row) for row in seen.values()], color=style.BLUE, label=MODEL_NAMES[run.mode])
+    _mark_evaluations(axes, run, list(seen), x, [fmean(row) for row in seen.values()])
+    _mark_model(axes, run, lambda number: place(run, number) / unit)
+    axes.margins(y=0.12)
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0.0), min(high, 100.0 + (high - low) * 0.03))
+    axes.set_xlim(left=0)
+    if label == "round":
+        axes.locator_params(axis="x", integer=True)
+    axes.legend(loc="lower right")
+    return figure
+
+
+def _accuracies(run: Run, number: int) -> list[float]:
+    """The accuracies of a round in percent; none unless all of its records have one."""
+    row = [100 * r.test_accuracy for r in run.rounds[number] if r.test_accuracy is not None]
+    return row if len(row) == len(run.rounds[number]) else []
+
+
+def _draw_spread(axes: Axes, x: Sequence[float], rows: Sequence[Sequence[float]]) -> None:
+    worst, mean, best = ([f(row) for row in rows] for f in (min, fmean, max))
+    axes.fill_between(x, worst, best, color=style.BLUE, alpha=0.22, linewidth=0, label="worst to best peer")
+    axes.plot(x, worst, color=style.BLUE, linewidth=0.8, linestyle=":")
+    axes.plot(x, mean, color=style.BLUE, label="mean of the peers")
+
+
+def _mark_evaluations(axes: Axes, run: Run, rounds: list[int], x: list[float], y: list[float]) -> None:
+    """Full dots where the whole test set was used, hollow ones where only a part of it was."""
+    sizes = np.array([run.rounds[number][0].test_samples or 0 for number in rounds])
+    whole = sizes == sizes.max()
+    places, values = np.array(x), np.array(y)
+    look: dict[str, Any] = {"linestyle": "none", "marker": "o", "color": style.BLUE}
+    look["markersize"] = 4.5 if len(rounds) < _CROWDED else 2.5
+    axes.plot(places[whole], values[whole], **look)
+    if not whole.all():
+        label = f"measured on {sizes.min():,} of {sizes.max():,} test samples"
+        axes.plot(places[~whole], values[~whole], markerfacecolor=style.SURFACE, label=label, **look)
+
+
+def _mark_model(axes: Axes, run: Run, place: Callable[[int], float]) -> None:
+    model = model_record(run)
+    if model is None or model.test_accuracy is None:
+        return
+    value = 100 * model.test_accuracy
+    name = MODEL_NAMES[run.mode] if run.mode == "gossip" else f"final {MODEL_NAMES[run.mode]}"
+    look: dict[str, Any] = {"marker": "*", "markersize": 13, "color": style.VERMILION, "markeredgecolor": style.INK}
+    axes.plot([place(model.round)], [value], linestyle="none", label=f"{name}, {value:.2f} %", clip_on=False, **look)
+
+
+def draw_loss(run: Run) -> Figure:
+    """Training loss by round."""
+    figure = style.new_figure(style.WIDTH, style.HEIGHT)
+    axes = figure.add_subplot(xlabel="round", ylabel="training loss")
+    rows = {n: [r.train_loss for r in run.rounds[n] if r.train_loss is not None] for n in run.finished("train")}
+    seen = {number: row for number, row in rows.items() if row}
+    if not seen:
+        return style.nothing(figure, axes, "No finished round has a training loss.")
+    low, mean, high = ([f(row) for row in seen.values()] for f in (min, fmean, max))
+    if run.mode in SEVERAL_MODELS:
+        band: dict[str, Any] = {"color": style.ORANGE, "alpha": 0.3, "linewidth": 0}
+        axes.fill_between(list(seen), low, high, label="lowest to highest peer", **band)
+    label = _LOSS_OF.get(run.mode, "mean of the peers")
+    axes.plot(list(seen), mean, color=style.VERMILION, marker="o", markevery=_every(seen), label=label)
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(left=0)
+    axes.locator_params(axis="x", integer=True)
+    axes.legend(loc="upper right")
+    return figure
+
+
+def draw_distance(run: Run) -> Figure:
+    """Consensus distance of peers that mix: while training, and beside its bounds in the consensus phase."""
+    figure = style.new_figure(2 * style.WIDTH, style.HEIGHT)
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    left.set_title("while training")
+    right.set(xlabel="round of mixing alone", title="consensus phase")
+    trained = _training_distances(run)
+    if not trained:
+        style.nothing(figure, right, "")
+        return style.nothing(figure, left, "No finished round has a consensus distance.")
+    _draw_training_distances(left, trained)
+    last = run.config.training.rounds
+    if last in trained:
+        _consensus_phase(run, right, trained[last], last)
+    else:
+        style.nothing(figure, right, "The run did not get there.")
+    left.legend(loc="best")
+    return figure
+
+
+def draw_drift(run: Run) -> Figure:
+    """Consensus distance of peers that never exchange."""
+    figure = style.new_figure(2 * style.WIDTH, style.HEIGHT)
+    axes = figure.add_subplot()
+    trained = _training_distances(run)
+    if not trained:
+        return style.nothing(figure, axes, "No finished round has a consensus distance.")
+    _draw_training_distances(axes, trained)
+    axes.legend(loc="best")
+    return figure
+
+
+def _training_distances(run: Run) -> dict[int, float]:
+    return {n: run.distances[n] for n in run.finished("train") if run.distances.get(n, 0) > 0}
+
+
+def _draw_training_distances(axes: Axes, trained: Mapping[int, float]) -> None:
+    axes.set(xlabel="round", ylabel="consensus distance", yscale="log")
+    axes.plot(*_xy(trained), color=style.BLUE, marker="o", markevery=_every(trained), label="measured")
+    axes.set_xlim(left=0)
+    axes.locator_params(axis="x", integer=True)
+
+
+def _consensus_phase(run: Run, axes: Axes, start: float, last: int) -> None:
+    mixed = {n - last: run.distances[n] for n in run.finished("consensus") if run.distances.get(n, 0) > 0}
+    w = mixing_matrix(run.topology, run.config.gossip.mixing)
+    rate = max(1.0 - spectral_gap(w), 0.0)
+    measured = {0: start, **mixed}
+    k = np.arange(max(mixed, default=10) + 1)
+    if rate > 1e-9:
+        label = "bound for plain mixing, (1 − gap)$^k$"
+        axes.plot(k, start * rate**k, color=style.GRAY, linestyle="--", label=label)
+        if is_symmetric(w):
+            bound = start / np.cosh(k * math.acosh(1 / rate))
+            label = "bound for Chebyshev, 1 / T$_k$(1 / (1 − gap))"
+            axes.plot(k, bound, color=style.GREEN, linestyle="-.", label=label)
+    else:
+        axes.plot([], [], " ", label="spectral gap 1: one round reaches the mean")
+    axes.plot(*_xy(measured), color=style.BLUE, linestyle="-", marker="s", label="measured")
+    axes.locator_params(axis="x", integer=True)
+    axes.legend(loc="best")
+
+
+def _every(points: Sized) -> int:
+    """So that a line carries about twenty markers at most."""
+    return -(-len(points) // 20)
+
+
+def _xy(points: Mapping[int, float]) -> tuple[list[int], list[float]]:
+    return list(points), list(points.values())
