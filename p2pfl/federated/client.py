@@ -47,8 +47,8 @@ class Client:
         form = _Form(codec)
         self._inbox = Inbox(lambda round: plan.links, x.numel(), lambda round: form, plan.last_round)
         self._outbox = Outbox()
-        self._ready = True  # has leave been given for a model that has not begun to come?
-        self._model: tuple[int, Payload] | None = None  # the next round's, as long as it cannot be trained yet
+        self._newest = self.round  # the newest round whose model has begun to come
+        self._model: tuple[int, Payload] | None = None  # a whole one, as long as it cannot be trained yet
         self._flushed = True
         self._dismissed = False
         self._since = 0.0
@@ -105,7 +105,9 @@ class Client:
                 return self._on_chunk(event.message)
         except ProtocolError as error:
             return self._session.refuse(f"{error}, from the coordinator")
-        if header.kind == "hello" and self.stage == "greeting":
+        if header.kind == "hello":
+            if self.stage != "greeting":
+                return self._say_where_it_stands()  # the coordinator's connection broke, and lost what it said
             self.stage = "idle"
         elif header.kind == "goodbye":
             self._dismissed = True
@@ -118,10 +120,13 @@ class Client:
 
     def _on_chunk(self, message: Message) -> list[ev.Action]:
         round = message.header.round
-        if self._ready and round > self.round and not self._inbox.has(round, self._coordinator):
-            self._ready = False
+        if round > self._newest:
+            # Whatever is here of an older round is not wanted any more: a broken connection may have lost the rest.
+            for old in self._inbox.granted_to(self._coordinator):
+                self._inbox.drop(old, self._coordinator)
             self._inbox.forget_before(self.round)
             self._inbox.open(round, self._coordinator)
+            self._newest = round
         if not self._inbox.add(message):
             return []
         payload = self._inbox.take(round, self._coordinator)
@@ -155,8 +160,7 @@ class Client:
             return []
         self._outbox.drop(self._coordinator)
         self.stage = "recording"
-        self._ready = True
-        return [self._say("grant", self.round + 1), ev.RoundDone(self.round)]
+        return [*self._say_where_it_stands(), ev.RoundDone(self.round)]
 
     def _on_recorded(self, event: ev.Recorded, now: float) -> list[ev.Action]:
         self.stage = "idle"
@@ -169,12 +173,8 @@ class Client:
     def _on_reconnected(self, event: ev.Reconnected, now: float) -> list[ev.Action]:
         """Say again whatever the broken connection may have swallowed; the coordinator ignores what it has."""
         again: list[ev.Action] = [self._say("hello", self.plan.first_round)]
-        if self._ready:
-            again.append(self._say("grant", self.round + 1))
         again += [self._say("ack", round) for round in self._inbox.taken_from(self._coordinator)]
-        if self.stage == "offering":
-            again.append(self._say("offer", self.round))
-        return again + self._deliver(self._outbox.repeat(self._coordinator))
+        return [*again, *self._say_where_it_stands(), *self._deliver(self._outbox.repeat(self._coordinator))]
 
     def _on_lost(self, event: ev.Lost, now: float) -> list[ev.Action]:
         return [] if self._dismissed else self._fail("lost the connection to the coordinator")
@@ -184,6 +184,14 @@ class Client:
             return []
         seconds = now - self._since
         return self._fail(f"no greeting for {seconds:.0f} s from the coordinator (--handshake-timeout)")
+
+    def _say_where_it_stands(self) -> list[ev.Action]:
+        """Ready for a model, or with an update to offer; nothing while it has a model to train."""
+        if self.stage == "offering":
+            return [self._say("offer", self.round)]
+        if self.stage != "training" and self._model is None:
+            return [self._say("grant", self.round + 1)]
+        return []
 
     def _say(self, kind: Literal["hello", "grant", "ack", "offer"], round: int) -> ev.Send:
         return self._session.say(kind, self._coordinator, round)

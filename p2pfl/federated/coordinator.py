@@ -288,7 +288,6 @@ class Coordinator:
 
     def _on_lost(self, event: ev.Lost, now: float) -> list[ev.Action]:
         self._gone.add(event.neighbor)
-        self._ready.discard(event.neighbor)
         if self.stage == "greeting":
             return self._begin_if_enough(now) if self._greeted | self._gone >= self.plan.links else []
         owed = self._progress.get(event.neighbor) in ("waiting", "sent", "training", "offering", "granted")

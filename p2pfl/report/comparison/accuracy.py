@@ -89,7 +89,7 @@ def _draw_line(axes: Axes, entry: Entry, own: Look, line: Curve, end: Point | No
     axes.fill_between(x, 100 * line.low, 100 * line.high, color=own.color, alpha=0.13, linewidth=0)
     every = -(-len(x) // 10)
     axes.plot(x, 100 * line.mean, **own.of_line())
-    axes.plot(x, 100 * line.mean, markevery=((len(x) - 1) % every and (0, every)) or every, **own.of_marker())
+    axes.plot(x, 100 * line.mean, markevery=every, **own.of_marker())
     last_x, last_y = float(x[-1]), 100 * float(line.mean[-1])
     if end is not None:
         last_x, last_y = end.place[AXES.index(axis)] / unit, 100 * end.mean

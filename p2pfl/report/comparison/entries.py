@@ -142,17 +142,18 @@ def _labels(entries: Sequence[Entry]) -> list[str]:
 
 
 def _told_apart(entry: Entry, alike: Sequence[Entry]) -> str:
-    """The entry's name and, if others have the same, the options in which they differ."""
-    own, all_of_them = _options(entry), [_options(other) for other in alike]
-    differ = [name for name, value in own.items() if any(found.get(name) != value for found in all_of_them)]
-    return ", ".join([entry.label, *(_option_text(name, own[name]) for name in differ)])
+    """The entry's name and, if others have the same, its mode or the options in which those of its mode differ."""
+    own, same_mode = _options(entry), [_options(other) for other in alike if other.mode == entry.mode]
+    differ = [name for name, value in own.items() if any(found[name] != value for found in same_mode)]
+    mode = [entry.mode] if len(same_mode) < len(alike) else []
+    return ", ".join([entry.label, *mode, *(_option_text(name, own[name]) for name in differ)])
 
 
 def _options(entry: Entry) -> Mapping[str, Any]:
-    found = {"mode": entry.mode, "peers": entry.runs[0].topology.n, **options(entry.config)}
+    found = {"peers": entry.runs[0].topology.n, **options(entry.config)}
     return {name: value for name, value in found.items() if name not in _APART}
 
 
 def _option_text(name: str, value: Any) -> str:
     text = f"{value:g}" if isinstance(value, float) else str(value)
-    return text if name == "mode" else f"{text} peers" if name == "peers" else f"{name.replace('_', '-')} {text}"
+    return f"{text} peers" if name == "peers" else f"{name.replace('_', '-')} {text}"

@@ -143,9 +143,9 @@ def _samples(entries: Sequence[Entry]) -> list[Mismatch]:
     for place, (entry, count) in enumerate(zip(whole, samples, strict=True)):
         allowed = max(a_round[place], a_round[reference]) / 2
         if abs(count - usual) > allowed:
-            counts = f"{number_text(count)} in {_quoted(entry.label)}; {number_text(usual)} in {_quoted(whole[reference].label)}"
+            here = f"{number_text(count)} in {_quoted(entry.label)}"
+            there = f"{number_text(usual)} in {_quoted(whole[reference].label)}"
             remedy = f"half of one round, {number_text(allowed)} samples, would be allowed"
-            found.append(
-                Mismatch(f"different numbers of samples processed: {counts} ({remedy})", frozenset({entry.label}))
-            )
+            sentence = f"different numbers of samples processed: {here}; {there} ({remedy})"
+            found.append(Mismatch(sentence, frozenset({entry.label})))
     return found

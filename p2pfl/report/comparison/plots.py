@@ -33,7 +33,8 @@ class Picture:
 
 _LINES = (
     "Lines: mean of the peers, or the coordinator's model; stars: the final model. Bands: one standard deviation over "
-    "seeds, or from the worst to the best peer where there is one seed."
+    "seeds, or from the worst to the best peer where there is one seed. Before the last round a part of "
+    "the test set may have been used."
 )
 
 PICTURES: tuple[Picture, ...] = (
