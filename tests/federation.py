@@ -26,7 +26,6 @@ from p2pfl.exchange import (
     Flushed,
     Lost,
     Plan,
-    Received,
     Reconnected,
     Recorded,
     RoundDone,

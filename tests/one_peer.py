@@ -6,8 +6,8 @@ import msgspec
 import torch
 from helpers import hoods_of, matrix
 
-from p2pfl.gossip import DPSGD, Chebyshev
 from p2pfl.exchange import Action, Fail, Flushed, Plan, Received, Send, Started, Timeouts
+from p2pfl.gossip import DPSGD, Chebyshev
 from p2pfl.peer import Peer
 from p2pfl.wire import VERSION, Header, Message
 

@@ -16,7 +16,6 @@ from helpers import hoods_of, mix
 from torch import Tensor
 
 from p2pfl import wire
-from p2pfl.gossip import Algorithm, Payload
 from p2pfl.exchange import (
     Action,
     Event,
@@ -35,6 +34,7 @@ from p2pfl.exchange import (
     Train,
     Trained,
 )
+from p2pfl.gossip import Algorithm, Payload
 from p2pfl.peer import Peer
 
 WINDOW = 4

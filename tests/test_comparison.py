@@ -21,9 +21,8 @@ from p2pfl.report.comparison import (
     terminal_table,
 )
 from p2pfl.report.comparison.curves import curve, final, points
-from p2pfl.report.comparison.gossip import mixing_bounds
 from p2pfl.report.comparison.numbers import best, cell, statistic
-from p2pfl.topology import make_topology
+from p2pfl.topology import make_topology, mixing_bounds, mixing_matrix
 
 
 def entries_of(tmp_path: Path, *kinds: dict[str, Any]) -> list[Entry]:
@@ -244,13 +243,13 @@ def test_local_peers_have_no_common_model(tmp_path: Path) -> None:
 def test_measured_disagreement_keeps_below_its_bound(tmp_path: Path) -> None:
     (entry,) = entries_of(tmp_path, {"topology": make_topology("ring", 8)})
     run = entry.runs[0]
-    bounds = mixing_bounds(run, CONSENSUS)
+    bounds = mixing_bounds(mixing_matrix(run.topology), CONSENSUS)
     assert bounds["plain"] == pytest.approx([(1 - 0.195262) ** k for k in range(CONSENSUS + 1)], rel=1e-4)
     assert all(a <= b for a, b in zip(bounds["chebyshev"], bounds["plain"], strict=True))
     for k in range(1, CONSENSUS + 1):
         assert run.distances[4 + k] <= run.distances[4] * bounds["chebyshev"][k] * 1.0001
     (mesh,) = entries_of(tmp_path / "mesh", {"topology": make_topology("complete", 4)})
-    assert mixing_bounds(mesh.runs[0], 2) == {"plain": [1.0, 0.0, 0.0]}
+    assert mixing_bounds(mixing_matrix(mesh.runs[0].topology), 2) == {"plain": [1.0, 0.0, 0.0]}
 
 
 # Terminal

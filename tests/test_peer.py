@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from peer_network import Network, Setting, Snapshot, reference
 
 from p2pfl import wire
-from p2pfl.gossip import DPSGD, Chebyshev
 from p2pfl.exchange import Fail, Finish
+from p2pfl.gossip import DPSGD, Chebyshev
 from p2pfl.topology import is_symmetric, spectral_gap
 
 MAX_STEPS = 20_000

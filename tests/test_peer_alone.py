@@ -9,8 +9,20 @@ import torch
 from helpers import matrix
 from one_peer import PLAN, SIZE, X, chunk, finish_round, greeted, message, peer_zero, sends
 
+from p2pfl.exchange import (
+    Finish,
+    Flushed,
+    Note,
+    Reconnected,
+    Recorded,
+    Refused,
+    RoundDone,
+    Send,
+    Started,
+    Train,
+    Trained,
+)
 from p2pfl.gossip import DPSGD
-from p2pfl.exchange import Finish, Flushed, Note, Reconnected, Recorded, Refused, RoundDone, Send, Started, Train, Trained
 from p2pfl.wire import MAX_ROUND
 
 

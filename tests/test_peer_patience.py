@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from one_peer import PLAN, chunk, finish_round, greeted, message, only_fail, peer_zero
 
-from p2pfl.gossip import DPSGD
 from p2pfl.exchange import Finish, Lost, Reconnected, Recorded, RoundDone, Started, Tick, Trained
+from p2pfl.gossip import DPSGD
 from p2pfl.peer import Peer
 
 

@@ -95,7 +95,7 @@ class Client:
 
     def _on_started(self, event: ev.Started, now: float) -> list[ev.Action]:
         self.stage, self._since = "greeting", now
-        return [self._say("hello", self.plan.first_round), self._say("grant", self.plan.first_round)]
+        return [self._say("hello", self.plan.first_round)]
 
     def _on_received(self, event: ev.Received, now: float) -> list[ev.Action]:
         header = event.message.header
@@ -105,18 +105,15 @@ class Client:
                 return self._on_chunk(event.message)
         except ProtocolError as error:
             return self._session.refuse(f"{error}, from the coordinator")
-        if header.kind == "hello":
-            if self.stage != "greeting":
-                return self._say_where_it_stands()  # the coordinator's connection broke, and lost what it said
-            self.stage = "idle"
-        elif header.kind == "goodbye":
+        if header.kind == "hello":  # said again if the coordinator's connection broke, which lost what it said before
+            self.stage = "idle" if self.stage == "greeting" else self.stage
+            return [*self._say_where_it_stands(), *self._advance()]
+        if header.kind == "goodbye":
             self._dismissed = True
             return [] if self.stage == "recording" else self._finish()
-        elif header.kind == "grant" and self.stage == "offering":
+        if header.kind == "grant" and self.stage == "offering":
             return self._deliver(self._outbox.granted(self._coordinator, header.round))
-        elif header.kind == "ack":
-            return self._on_acknowledged(header)
-        return self._advance()
+        return self._on_acknowledged(header) if header.kind == "ack" else []
 
     def _on_chunk(self, message: Message) -> list[ev.Action]:
         round = message.header.round

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence, Sized
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import numpy as np
 from p2pfl.report import style
 from p2pfl.report.run import Run, model_record
 from p2pfl.report.units import byte_unit
-from p2pfl.topology import is_symmetric, mixing_matrix, spectral_gap
+from p2pfl.topology import mixing_bounds, mixing_matrix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +20,10 @@ if TYPE_CHECKING:
 # Mode -> what its one model is called; local peers have none in common.
 MODEL_NAMES: dict[str, str] = {"gossip": "consensus model", "centralized": "global model", "sgd": "model"}
 SEVERAL_MODELS = ("gossip", "local")  # where every peer has its own, and a plot shows their spread
+_BOUNDS = {
+    "plain": ("bound for plain mixing, (1 − gap)$^k$", style.GRAY, "--"),
+    "chebyshev": ("bound for Chebyshev, 1 / T$_k$(1 / (1 − gap))", style.GREEN, "-."),
+}
 _CROWDED = 40  # points from which dots are smaller
 # Mode -> whose training loss a line is.
 _LOSS_OF: dict[str, str] = {"centralized": "mean of the clients' updates", "sgd": "model"}
@@ -158,17 +161,14 @@ def _draw_training_distances(axes: Axes, trained: Mapping[int, float]) -> None:
 
 def _consensus_phase(run: Run, axes: Axes, start: float, last: int) -> None:
     mixed = {n - last: run.distances[n] for n in run.finished("consensus") if run.distances.get(n, 0) > 0}
-    w = mixing_matrix(run.topology, run.config.gossip.mixing)
-    rate = max(1.0 - spectral_gap(w), 0.0)
     measured = {0: start, **mixed}
-    k = np.arange(max(mixed, default=10) + 1)
-    if rate > 1e-9:
-        label = "bound for plain mixing, (1 − gap)$^k$"
-        axes.plot(k, start * rate**k, color=style.GRAY, linestyle="--", label=label)
-        if is_symmetric(w):
-            bound = start / np.cosh(k * math.acosh(1 / rate))
-            label = "bound for Chebyshev, 1 / T$_k$(1 / (1 − gap))"
-            axes.plot(k, bound, color=style.GREEN, linestyle="-.", label=label)
+    rounds = max(mixed, default=10)
+    bounds = mixing_bounds(mixing_matrix(run.topology, run.config.gossip.mixing), rounds)
+    if bounds["plain"][1] > 0:
+        for kind, (label, color, dashes) in _BOUNDS.items():
+            if kind in bounds:
+                values = [start * left for left in bounds[kind]]
+                axes.plot(range(rounds + 1), values, color=color, linestyle=dashes, label=label)
     else:
         axes.plot([], [], " ", label="spectral gap 1: one round reaches the mean")
     axes.plot(*_xy(measured), color=style.BLUE, linestyle="-", marker="s", label="measured")

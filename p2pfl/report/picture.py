@@ -56,7 +56,7 @@ def topology_figure(
     `label` says what the `values` (0..1, shown in percent) are. `hub` is a node that is no peer, such as a
     coordinator: a box with its name. Without `edges` the peers stand where the topology places them, alone.
     """
-    positions = _normalized(place(topology.graph))
+    positions = normalized(place(topology.graph))
     side = 5.2 if topology.n <= 24 else 7.2
     half_width, half_height = np.maximum(positions.max(axis=0), 0.1) + 0.14
     figure = style.new_figure(
@@ -68,9 +68,9 @@ def topology_figure(
     axes.set(xlim=(-half_width, half_width), ylim=(-half_height, half_height))
     if title:
         axes.set_title(style.plain(title, 60), fontweight="bold", pad=14)
-    size = _node_points(positions, side)
+    size = node_points(positions, side)
     if edges and topology.graph.number_of_edges():
-        _draw_edges(axes, topology, positions, size)
+        draw_edges(axes, topology, positions, size)
     if hub is not None:
         _draw_hub(axes, positions[hub], topology.names[hub])
     peers = [peer for peer in range(topology.n) if peer != hub]
@@ -81,21 +81,21 @@ def topology_figure(
     return figure
 
 
-def _normalized(positions: Positions) -> Positions:
+def normalized(positions: Positions) -> Positions:
     """Centered, and within −1..1 both ways."""
     low, high = positions.min(axis=0), positions.max(axis=0)
     scale = 2 / max(float((high - low).max()), 1e-9)
     return np.asarray((positions - (low + high) / 2) * scale)
 
 
-def _node_points(positions: Positions, side: float) -> float:
+def node_points(positions: Positions, side: float) -> float:
     """A peer's diameter in points: at most half of the way to the nearest other peer."""
     gap = np.linalg.norm(positions[:, None] - positions[None], axis=2)
     np.fill_diagonal(gap, 2.0)  # the picture's width: all that a single peer has
     return float(np.clip(0.5 * np.quantile(gap.min(axis=1), 0.1) * side * 72 / 2.5, 3.0, 26.0))
 
 
-def _draw_edges(axes: Axes, topology: Topology, positions: Positions, size: float) -> None:
+def draw_edges(axes: Axes, topology: Topology, positions: Positions, size: float) -> None:
     from matplotlib.patches import FancyArrowPatch
 
     edges = np.array(list(topology.graph.edges))

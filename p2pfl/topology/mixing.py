@@ -169,6 +169,20 @@ def consensus_rounds(w: Matrix, tolerance: float) -> int:
     return 1 if rate == 0 else _ceil(_acosh_inverse(tolerance) / _acosh_inverse(rate))
 
 
+def mixing_bounds(w: Matrix, rounds: int) -> dict[str, list[float]]:
+    """What k = 0..rounds rounds of mixing leave of any disagreement, at most, by the kind of mixing.
+
+    `plain`: (1 − gap)^k. `chebyshev`, for a symmetric W: 1 / T_k(1 / (1 − gap)) (Scaman et al. 2017, section 4.1).
+    """
+    rate = _contraction(w)
+    bounds = {"plain": [rate**k for k in range(rounds + 1)]}
+    if is_symmetric(w) and rate > 0:
+        # cosh of large numbers overflows, its logarithm does not.
+        angles = [k * math.acosh(1 / rate) for k in range(rounds + 1)]
+        bounds["chebyshev"] = [math.exp(math.log(2) - x - math.log1p(math.exp(-2 * x))) for x in angles]
+    return bounds
+
+
 def _rate(w: Matrix, tolerance: float) -> float:
     if not 0 < tolerance < 1:
         raise ConfigError(f"the consensus tolerance is {tolerance!r}; it must lie between 0 and 1")

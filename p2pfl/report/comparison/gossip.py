@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from p2pfl.report.comparison.entries import Entry
 from p2pfl.report.comparison.looks import End, label_ends, look, short
 from p2pfl.report.layout import place
 from p2pfl.report.run import Run
-from p2pfl.topology import is_symmetric, mixing_matrix, spectral_gap
+from p2pfl.topology import mixing_bounds, mixing_matrix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,26 +88,6 @@ def draw_phases(entries: Sequence[Entry]) -> Figure:
     return figure
 
 
-def mixing_bounds(run: Run, rounds: int) -> dict[str, list[float]]:
-    """What k = 0..rounds rounds of mixing leave of a consensus distance of 1, at most; by the kind of mixing.
-
-    `plain`: (1 − gap)^k. `chebyshev`, for a symmetric matrix: 1 / T_k(1 / (1 − gap)) (Scaman et al. 2017, section 4.1).
-    Where the gap is 1, one round leaves nothing.
-    """
-    w = mixing_matrix(run.topology, run.config.gossip.mixing)
-    rate = max(1.0 - spectral_gap(w), 0.0)
-    if rate <= 1e-9:
-        return {"plain": [1.0] + [0.0] * rounds}
-    bounds = {"plain": [rate**k for k in range(rounds + 1)]}
-    if is_symmetric(w):
-        bounds["chebyshev"] = [math.exp(-_log_cosh(k * math.acosh(1 / rate))) for k in range(rounds + 1)]
-    return bounds
-
-
-def _log_cosh(x: float) -> float:
-    return x + math.log1p(math.exp(-2 * x)) - math.log(2)
-
-
 def _draw_phase(figure: Figure, axes: Axes, entry: Entry, index: int) -> bool:
     """One panel, starting from what was measured; False where no run has a consensus phase."""
     axes.set_title(short(entry.label), fontweight="bold")
@@ -118,7 +97,8 @@ def _draw_phase(figure: Figure, axes: Axes, entry: Entry, index: int) -> bool:
         style.nothing(figure, axes, "No consensus phase was finished.")
         return False
     start, rounds = fmean(own[0] for own in measured), max(map(max, measured))
-    bounds = mixing_bounds(entry.runs[0], rounds)
+    run = entry.runs[0]
+    bounds = mixing_bounds(mixing_matrix(run.topology, run.config.gossip.mixing), rounds)
     looks: dict[str, tuple[str, dict[str, Any]]] = {
         "plain": ("plain mixing: at most (1 − gap)$^k$ of the start", {"color": style.GRAY, "linestyle": "--"}),
         "chebyshev": (
@@ -181,14 +161,14 @@ def draw_topologies(entries: Sequence[Entry]) -> Figure:
 
 def _draw_nodes(axes: Axes, entry: Entry, percent: Sequence[float | None], norm: Any) -> None:
     topology = entry.runs[0].topology
-    positions = picture._normalized(place(topology.graph))
-    size = picture._node_points(positions, 2.8)
+    positions = picture.normalized(place(topology.graph))
+    size = picture.node_points(positions, 2.8)
     axes.set_axis_off()
     axes.set_aspect("equal")
     axes.set(xlim=(-1.25, 1.25), ylim=(-1.25, 1.25))
     axes.set_title(short(entry.label), fontweight="bold")
     if entry.mode != "local" and topology.graph.number_of_edges():
-        picture._draw_edges(axes, topology, positions, size)
+        picture.draw_edges(axes, topology, positions, size)
     common: dict[str, Any] = {"edgecolors": style.INK, "linewidths": 0.8, "zorder": 2}
     hub = entry.runs[0].coordinator
     for node, value in enumerate(percent):
