@@ -63,6 +63,15 @@ def failing(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["peer", RING, "--node", "9"], "9"),
         (["peer", RING, "--node", "0"], "host and a port"),
         (["peer", RING, "--node", "0", "--dry-run"], "host and a port"),
+        (["centralized", "--num-selected", "30"], "--num-selected 30: there are only 20 clients"),
+        (["centralized", "--num-rounds", "3", "--rounds", "3"], "--num-rounds 3: the same as --rounds, which is given"),
+        (["centralized", "--epochs", "0"], "--epochs 0: must be greater than 0"),
+        (["centralized", RING], "centralized:"),
+        (["centralized", "--min-updates", "7", "--dry-run"], "--min-updates 7: only 6 clients"),
+        (["sgd", "--mixing", "uniform"], "--mixing"),
+        (["sgd", "--epochs", "x"], "--epochs x: must be a whole number"),
+        (["sgd", "--dataset", "digits", "--batch-size", "5000", "--dry-run"], "--batch-size 5000"),
+        (["local"], "local: name a topology file"),
         (["topology", "make", "ring", "-n", "2", "-o", "x.gml"], "ring"),
         (["topology", "make", "ring", "-n", "4", "-o", "x.doc"], "x.doc"),
         (["topology", "make", "rong", "-n", "4", "-o", "x.gml"], "rong"),
@@ -110,7 +119,16 @@ def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str], wo
     assert captured.err == ""
 
 
-@pytest.mark.parametrize("words", [["--help"], ["gossip", "--help"], ["topology", "show", RING, "-o", "x.png"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["gossip", "--help"],
+        ["centralized", "--help"],
+        ["compare", "--help"],
+        ["topology", "show", RING, "-o", "x.png"],
+    ],
+)
 def test_commands_that_do_not_train_never_import_torch(tmp_path: Path, words: list[str]) -> None:
     code = (
         "import sys\nfrom p2pfl.cli import main\n"

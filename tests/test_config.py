@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pfl.config import FREE_ON_RESUME, PRIVATE, SECTIONS, RunConfig, load_toml, options, replace_options, to_toml
+from p2pfl.config import (
+    FREE_ON_RESUME,
+    PRIVATE,
+    SECTIONS,
+    RunConfig,
+    foreign_options,
+    load_toml,
+    options,
+    replace_options,
+    to_toml,
+)
 from p2pfl.errors import ConfigError
 
 PROMISED = """rounds local-epochs local-steps batch-size lr momentum weight-decay schedule model width dataset data-dir
@@ -123,6 +133,11 @@ def test_replacing_leaves_the_rest_and_the_original_alone() -> None:
         ('device = "gpu"', "--device gpu: choose auto, cpu, cuda or cuda:0"),
         ('device = "cuda:x"', "--device cuda:x: choose"),
         ("topology = 3", "topology: must be the path"),
+        ('mode = "star"', "mode 'star': choose one of gossip, centralized, sgd, local"),
+        ("num_selected = 30", "--num-selected 30: there are only 20 clients"),
+        ('mode = "centralized"\nmin_updates = 7', "--min-updates 7: only 6 clients train in a round"),
+        ("server_momentum = 1.0", "--server-momentum 1.0: must be below 1"),
+        ("deadline = 0", "--deadline 0.*: must be greater than 0"),
         ("rounds = ", "not TOML"),
     ],
 )
@@ -131,6 +146,49 @@ def test_refusals_name_the_file_and_the_option(tmp_path: Path, text: str, messag
         load(tmp_path, text)
     assert str(caught.value).startswith(f"{tmp_path / 'settings.toml'}: ")
     assert "\n" not in str(caught.value)
+
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_shipped_settings_say_what_they_promise() -> None:
+    tutorial = load_toml(ROOT / "configs" / "fedavg-tutorial.toml", "centralized")
+    assert (tutorial.centralized.num_clients, tutorial.centralized.num_selected) == (20, 6)
+    assert (tutorial.training.rounds, tutorial.training.local_epochs, tutorial.training.batch_size) == (150, 5, 32)
+    for path in (ROOT / "configs").glob("*.toml"):
+        config = load_toml(path)
+        assert foreign_options(config) == {}, path
+        assert config.topology is None or Path(config.topology).is_file()
+
+
+def test_the_mode_is_kept_and_others_are_refused(tmp_path: Path) -> None:
+    config = RunConfig.of(mode="centralized", num_clients=4, num_selected=2, min_updates=1, deadline=2.5)
+    text = to_toml(config)
+    assert load(tmp_path, text) == config
+    assert "mixing" not in text, "what means nothing in a mode is not written"
+    with pytest.raises(ConfigError, match=r"settings\.toml: holds settings of p2pfl centralized, not of p2pfl gossip"):
+        load_toml(tmp_path / "settings.toml", "gossip")
+
+
+def test_options_go_by_the_names_of_their_mode(tmp_path: Path) -> None:
+    (tmp_path / "short.toml").write_text("num_rounds = 7\nepochs = 3\n")
+    training = load_toml(tmp_path / "short.toml", "centralized").training
+    assert (training.rounds, training.local_epochs) == (7, 3)
+    (tmp_path / "sgd.toml").write_text("[training]\nepochs = 3\n")
+    assert load_toml(tmp_path / "sgd.toml", "sgd").training.rounds == 3
+    with pytest.raises(ConfigError, match="no option 'epochs'"):
+        load_toml(tmp_path / "sgd.toml", "gossip")
+    (tmp_path / "twice.toml").write_text("num_rounds = 7\n[training]\nrounds = 7\n")
+    with pytest.raises(ConfigError, match=r"twice\.toml: rounds stands twice"):
+        load_toml(tmp_path / "twice.toml", "centralized")
+
+
+def test_options_of_another_mode_are_found() -> None:
+    assert foreign_options(RunConfig.of(mode="sgd", mixing="uniform", proximal_mu=0.1, lr=0.3)) == {
+        "mixing": "uniform",
+        "proximal_mu": 0.1,
+    }
+    assert foreign_options(RunConfig.of(mode="centralized", proximal_mu=0.1)) == {}
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_whoever_was_late_or_lost_takes_part_again(
 def test_every_schedule_ends(
     setting: Setting, schedule: bytes, faults: bytes, chunk: int, deaths: list[int], least: int
 ) -> None:
-    """Disturbances until the end, dying clients, a minimum: all rounds, each the average of those in time, or a line."""
+    """Disturbances until the end, dying clients, a minimum: every round averages those in time, or a line says why."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wire, "CHUNK_BYTES", chunk)
         network = Network(replace(setting, min_updates=min(least, setting.selected)))

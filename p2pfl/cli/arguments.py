@@ -63,6 +63,8 @@ _PLAINER = (
         r"\1 \2: must be a whole number",
     ),
     (r"Error parsing (\S+?): could not convert string to float: '(.*)'", r"\1 \2: must be a number"),
+    (r"Error parsing (\S+?): no type matching \{None\}\|INT could .* \['(.*)'\]", r"\1 \2: must be a whole number"),
+    (r"Error parsing (\S+?): no type matching \{None\}\|FLOAT could .* \['(.*)'\]", r"\1 \2: must be a number"),
     (r"invalid choice '(.*)' for argument '(.*)'. Expected one of \((.*)\)", r"\2 \1: choose one of \3"),
     (r"Missing value for argument '(.*?)'.*", r"\1: needs a value"),
 )

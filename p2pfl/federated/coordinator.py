@@ -146,9 +146,7 @@ class Coordinator:
     def _on_hello(self, header: Header, now: float) -> list[ev.Action]:
         self._greeted.add(header.sender)
         self._gone.discard(header.sender)
-        if self.stage == "greeting" and self._greeted == self.plan.links:
-            return self._begin_round(now)
-        return []
+        return self._begin_if_all_are_known(now)
 
     # Rounds
 
@@ -289,7 +287,7 @@ class Coordinator:
     def _on_lost(self, event: ev.Lost, now: float) -> list[ev.Action]:
         self._gone.add(event.neighbor)
         if self.stage == "greeting":
-            return self._begin_if_enough(now) if self._greeted | self._gone >= self.plan.links else []
+            return self._begin_if_all_are_known(now)
         owed = self._progress.get(event.neighbor) in ("waiting", "sent", "training", "offering", "granted")
         arrived = event.neighbor not in self._inbox.missing(self.round)
         return self._give_up([event.neighbor], now) if owed and not arrived and self.stage == "working" else []
@@ -311,17 +309,23 @@ class Coordinator:
         if now < self.deadline:
             return []
         if self.stage == "greeting":
-            return self._begin_if_enough(now)
+            return self._begin_without(self.plan.links - self._greeted, now)
         silent = self._inbox.missing(self.round)
         stuck = [client for client in self._in("granted") if client in silent]
         return self._give_up(self._in("waiting", "sent", "training") or stuck, now)
 
-    def _begin_if_enough(self, now: float) -> list[ev.Action]:
-        """Begin without the clients that have not greeted, unless too few are left."""
-        self._gone |= self.plan.links - self._greeted
-        if len(self._greeted) < self._federation.min_updates:
-            return self._fail(f"no greeting from {self.plan.name(self._gone)} (--handshake-timeout)")
-        return [ev.Note(f"begins without {self.plan.name(self._gone)}"), *self._begin_round(now)]
+    def _begin_if_all_are_known(self, now: float) -> list[ev.Action]:
+        """Every client has greeted or is lost."""
+        known = self._greeted | self._gone >= self.plan.links
+        return self._begin_without(frozenset(), now) if known and self.stage == "greeting" else []
+
+    def _begin_without(self, silent: frozenset[int], now: float) -> list[ev.Action]:
+        """Begin without the clients that have not greeted or are lost, unless too few are left."""
+        self._gone |= silent
+        names = self.plan.name(self._gone)
+        if len(self.plan.links - self._gone) < self._federation.min_updates:
+            return self._fail(f"no greeting from {names} (--handshake-timeout)")
+        return [*([ev.Note(f"begins without {names}")] if names else []), *self._begin_round(now)]
 
     def _fail(self, reason: str) -> list[ev.Action]:
         self.stage = "ended"

@@ -1,0 +1,249 @@
+"""`compare`: what matched runs are, going on with an interrupted comparison, and comparing what is there already."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from p2pfl import RunConfig, compare, make_topology
+from p2pfl.cli import main
+from p2pfl.errors import ConfigError
+from p2pfl.report import read_summary
+from p2pfl.topology import save_topology
+
+HERE = Path(__file__).parent
+DIGITS = 1438  # training samples of the digits
+
+
+def planned(*, seeds: tuple[int, ...] = (0,), selected: tuple[int, ...] = (4, 3), **options: object) -> dict:
+    base = RunConfig.of(**{"dataset": "digits", "rounds": 12, "local_steps": 5, "batch_size": 8, **options})
+    topologies = (make_topology("ring", 4), make_topology("complete", 4))
+    wanted = compare.Wanted(topologies, num_selected=selected, sgd=True, local=True, seeds=seeds)
+    return {one.name: one for one in compare.plan_runs(base, wanted)}
+
+
+def test_matched_runs_process_the_same_samples() -> None:
+    runs = planned()
+    assert list(runs) == [
+        "gossip-ring-4-seed-0",
+        "gossip-complete-4-seed-0",
+        "centralized-4-of-4-seed-0",
+        "centralized-3-of-4-seed-0",
+        "local-seed-0",
+        "sgd-seed-0",
+    ]
+    lengths = {
+        name: (one.config.training.rounds, one.config.training.local_steps, one.samples) for name, one in runs.items()
+    }
+    samples = 12 * 5 * 8 * 4
+    assert lengths["gossip-ring-4-seed-0"] == lengths["local-seed-0"] == (12, 5, samples)
+    assert lengths["centralized-4-of-4-seed-0"] == (12, 5, samples)
+    assert lengths["centralized-3-of-4-seed-0"] == (16, 5, samples)  # 4/3 of the rounds
+    assert lengths["sgd-seed-0"] == (12, 20, samples)  # n times the steps
+
+
+def test_epochs_become_steps_that_every_mode_shares() -> None:
+    runs = planned(local_steps=None, local_epochs=2, batch_size=32)
+    steps = 2 * (DIGITS // 4 // 32)
+    assert runs["gossip-ring-4-seed-0"].config.training.local_steps == steps
+    assert runs["sgd-seed-0"].config.training.local_steps == 4 * steps
+    assert {one.config.training.local_epochs for one in runs.values()} == {None}
+
+
+def test_evaluations_are_as_many_in_every_mode() -> None:
+    runs = planned(eval_every=3)
+    counts = {name: one.config.training.rounds // one.config.record.eval_every for name, one in runs.items()}
+    assert set(counts.values()) == {4}
+    assert {one.config.record.eval_samples for one in runs.values()} == {1000}
+
+
+def test_every_run_is_repeated_with_every_seed() -> None:
+    runs = planned(seeds=(3, 5), selected=())
+    assert [one.config.record.seed for one in runs.values()] == [3, 5] * 4
+    assert len(runs) == 8
+
+
+def test_topologies_of_one_name_get_folders_of_their_own() -> None:
+    ring = make_topology("ring", 4)
+    wanted = compare.Wanted((ring, ring))
+    names = [one.name for one in compare.plan_runs(RunConfig.of(dataset="digits", local_steps=1), wanted)]
+    assert names == ["gossip-ring-4-seed-0", "gossip-ring-4-2-seed-0"]
+
+
+def test_shards_must_be_the_same() -> None:
+    wanted = compare.Wanted((make_topology("ring", 4), make_topology("ring", 5)))
+    with pytest.raises(ConfigError, match="ring-4 has 4 peers and ring-5 has 5: their shards would differ"):
+        compare.plan_runs(RunConfig.of(dataset="digits"), wanted)
+    with pytest.raises(ConfigError, match="--num-selected 5: choose 1 to 4"):
+        planned(selected=(5,))
+
+
+TINY = [
+    "--dataset",
+    "digits",
+    "--model",
+    "user_models:linear",
+    "--batch-size",
+    "8",
+    "--lr",
+    "0.01",
+    "--threads",
+    "1",
+    "--local-steps",
+    "2",
+]
+
+
+@pytest.fixture
+def ring(tmp_path: Path) -> str:
+    save_topology(make_topology("ring", 3), tmp_path / "ring-3.graphml")
+    return str(tmp_path / "ring-3.graphml")
+
+
+def begin(*words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(HERE.parent / "run_peers.py"), "compare", *words]
+    return subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(started: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
+    out, err = started.communicate(timeout=250)
+    assert started.returncode == status, err
+    return out, err
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/summary.json")}
+
+
+def test_a_comparison_from_start_to_report_and_again(tmp_path: Path, ring: str) -> None:
+    folder = tmp_path / "all"
+    words = [ring, "--centralized", "--num-selected", "3,2", "--sgd", "--local", "--seeds", "0,1", "--rounds", "2"]
+    words += [*TINY, "--run-dir", str(folder)]
+    out, _ = finish(begin(*words))
+    assert "run 10 of 10: sgd-seed-1" in out
+    for label in ("ring-3", "FedAvg 3/3", "FedAvg 2/3", "local", "SGD"):
+        assert f"\n{label} " in out
+    summaries = {path.parent.name: read_summary(path.parent) for path in folder.glob("*/summary.json")}
+    assert len(summaries) == 10
+    assert {summary["samples_total"] for summary in summaries.values()} == {2 * 2 * 8 * 3}
+    assert (folder / "report.html").is_file()
+
+    rows = {row["label"]: row for row in csv.DictReader((folder / "comparison.csv").open(encoding="utf-8"))}
+    assert list(rows) == ["ring-3", "FedAvg 3/3", "FedAvg 2/3", "local", "SGD"]
+    accuracies = [summaries[f"sgd-seed-{seed}"]["consensus_accuracy"] for seed in (0, 1)]
+    assert float(rows["SGD"]["consensus_accuracy"]) == pytest.approx(sum(accuracies) / 2)
+    spread = abs(accuracies[0] - accuracies[1]) / 2**0.5  # sample standard deviation of two
+    assert float(rows["SGD"]["consensus_accuracy_std"]) == pytest.approx(spread)
+    assert json.loads((folder / "comparison.json").read_text())["mismatches"] == []
+
+    # Once more: nothing is run again. Without one of the runs: only that one is.
+    before = times(folder)
+    out, _ = finish(begin(*words))
+    assert out.count("complete already") == 10
+    assert times(folder) == before
+    shutil.rmtree(folder / "local-seed-1")
+    out, _ = finish(begin(*words))
+    assert out.count("complete already") == 9
+    assert {name for name, when in times(folder).items() if before.get(name) != when} == {"local-seed-1"}
+
+    # Other settings do not fit what is there.
+    _, err = finish(begin(*words, "--lr", "0.02"), status=2)
+    assert "gossip-ring-3-seed-0: was made with --lr 0.01, not 0.02; choose another --run-dir" in err
+
+    # The same from the run directories alone, and only of some of them.
+    out, _ = finish(begin(str(folder), "--run-dir", str(tmp_path / "same")))
+    assert "FedAvg 2/3" in out
+    some = [str(folder / "sgd-seed-0"), str(folder / "gossip-ring-3-seed-0"), "--run-dir", str(tmp_path / "some")]
+    finish(begin(*some))
+    assert len(json.loads((tmp_path / "some" / "comparison.json").read_text())["entries"]) == 2
+    _, err = finish(begin(*some, "--rounds", "5"), status=2)
+    assert "--rounds: means nothing where runs are compared that are there already" in err
+
+
+def test_an_interrupted_comparison_goes_on(tmp_path: Path, ring: str) -> None:
+    folder = tmp_path / "all"
+    words = [ring, "--local", "--rounds", "60", *TINY, "--eval-every", "1000", "--run-dir", str(folder)]
+    started = begin(*words)
+    assert started.stdout is not None
+    for line in started.stdout:
+        if line.startswith("run 2 of 2"):
+            break
+    assert any("round 3/" in line for line in started.stdout)
+    started.send_signal(signal.SIGINT)
+    _, err = finish(started, status=130)
+    assert "go on with: p2pfl compare" in err
+    first = times(folder)
+    assert read_summary(folder / "local-seed-0")["status"] == "incomplete"
+    out, _ = finish(begin(*words))
+    assert "gossip-ring-3-seed-0 (complete already)" in out
+    assert "local-seed-0 (goes on)" in out
+    assert "going on after round" in out
+    assert read_summary(folder / "local-seed-0")["status"] == "complete"
+    assert times(folder)["gossip-ring-3-seed-0"] == first["gossip-ring-3-seed-0"]
+
+
+def test_runs_that_do_not_match_are_refused_unless_allowed(tmp_path: Path, ring: str) -> None:
+    for name, batch in (("one", "8"), ("two", "4")):
+        words = ["--rounds", "1", *TINY, "--batch-size", batch, "--run-dir", str(tmp_path / name)]
+        command = [sys.executable, str(HERE.parent / "run_peers.py"), "gossip", ring, *words]
+        subprocess.run(command, cwd=HERE, check=True, timeout=200, capture_output=True)
+    both = [str(tmp_path / "one"), str(tmp_path / "two"), "--run-dir", str(tmp_path / "both")]
+    _, err = finish(begin(*both), status=2)
+    assert "different batch size (--batch-size): 8 in" in err
+    assert "--allow-mismatch" in err
+    assert not (tmp_path / "both").exists()
+    out, _ = finish(begin(*both, "--allow-mismatch"))
+    assert "[1]" in out
+    assert "different batch size" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ([], "compare: name topology files"),
+        (["RING", "--num-selected", "2"], "--num-selected 2: means nothing without --centralized"),
+        (["RING", "--centralized", "--num-selected", "two"], "--num-selected two: must be whole numbers"),
+        (["RING", "--centralized", "--num-selected", "9"], "--num-selected 9: choose 1 to 3"),
+        (["RING", "--seeds", "0,0"], "--seeds 0,0: names a number twice"),
+        (["RING", "--seeds", "1,2", "--seed", "3"], "--seed is given too"),
+        (["RING", "--server-momentum", "0.9"], "--server-momentum: means nothing without --centralized"),
+        (["nowhere.graphml"], "nowhere.graphml: no such file"),
+        (["."], "neither a run directory nor the folder of a comparison"),
+        (["RING", "--batch-size", "1000"], "--batch-size 1000"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    ring: str,
+    words: list[str],
+    named: str,
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert main(["compare", *(ring if word == "RING" else word for word in words), "--dataset", "digits"]) == 2
+    err = capsys.readouterr().err
+    assert named in err
+    assert err.count("\n") == 1
+    assert os.listdir() == []
+
+
+def test_dry_run_names_the_runs_and_makes_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ring: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert main(["compare", ring, "--sgd", "--rounds", "2", *TINY, "--model", "vgg11", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "gossip-ring-3-seed-0" in out
+    assert "sgd-seed-0" in out
+    assert os.listdir() == []
