@@ -3,6 +3,9 @@
 A client says when it is ready for a model (`grant`), acknowledges it, trains, offers its update (`offer`), sends it
 when the coordinator grants that, and is ready again once the coordinator has acknowledged it, or has said by the same
 acknowledgement that it went on without. Between two rounds it waits for as long as the connection stands.
+
+Connections break, and what the coordinator had given up may still come. So a newer model always takes the place of an
+older one, and every greeting is answered with where the client stands: neither side can wait for the other in vain.
 """
 
 from __future__ import annotations

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import multiprocessing.connection
 import shutil
-import signal
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -22,6 +20,7 @@ from p2pfl.config import RunConfig
 from p2pfl.launcher.observer import Observer
 from p2pfl.launcher.prepare import prepare_data
 from p2pfl.launcher.server import exit_text, fork_server, start
+from p2pfl.launcher.signals import interruptible
 from p2pfl.roles import Cast
 from p2pfl.topology import Topology
 from p2pfl.worker import messages
@@ -82,7 +81,7 @@ def launch(plan: Launch, observer: Observer) -> Outcome:
     sockets = Path(tempfile.mkdtemp(prefix="p2pfl-"))  # mode 0700: nobody else can connect
     workers: list[_Worker] = []
     try:
-        with _interruptible() as hold, fork_server():
+        with interruptible() as hold, fork_server():
             try:
                 dataset = prepare_data(plan.config, plan.cast.shards, observer)
                 observer.say(f"results in {plan.run_dir}")
@@ -276,27 +275,3 @@ def _drain(worker: _Worker, observer: Observer) -> None:
         assert worker.link is not None
         worker.link.close()
         worker.link = None
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[Callable[[], None]]:
-    """SIGTERM ends a run as Ctrl-C does, until the given function is called: from then on both are ignored."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    def hold() -> None:
-        for number in before:
-            signal.signal(number, signal.SIG_IGN)
-
-    # SIGINT keeps its handler, and stays ignored where the caller (nohup, say) has it ignored.
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield hold
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -6,42 +6,19 @@ import csv
 import io
 import json
 import os
-import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from p2pfl.errors import ConfigError
+from p2pfl.report.comparison.compared import CSV_FILE, JSON_FILE, PAGE_FILE, Comparison, repeat_command
 from p2pfl.report.comparison.entries import Entry, load_entries
-from p2pfl.report.comparison.matching import Mismatch, find_mismatches, notes
+from p2pfl.report.comparison.matching import find_mismatches, notes
 from p2pfl.report.comparison.numbers import DERIVED, MEANINGS, TEXT_FIELDS, statistic
-from p2pfl.report.run import CONFIG_FILE, PEERS_FOLDER, Run
+from p2pfl.report.comparison.page import page
+from p2pfl.report.run import CONFIG_FILE, PEERS_FOLDER
 
-CSV_FILE = "comparison.csv"
-JSON_FILE = "comparison.json"
-PAGE_FILE = "report.html"
 _ROW_HEADS = ("mode", "seed")  # fields that head a row of the CSV instead
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What was compared and where it is written; `mismatches` is empty where the runs are matched."""
-
-    folder: Path
-    entries: tuple[Entry, ...]
-    mismatches: tuple[Mismatch, ...]
-    notes: tuple[str, ...]
-    command: str = ""
-
-    @property
-    def apart(self) -> frozenset[str]:
-        """Labels of the entries that do not match the others."""
-        return frozenset(label for mismatch in self.mismatches for label in mismatch.labels)
-
-    def signs(self, label: str) -> str:
-        """The numbers of the mismatches that concern an entry, such as 1 2; empty if there are none."""
-        return " ".join(str(n) for n, mismatch in enumerate(self.mismatches, 1) if label in mismatch.labels)
 
 
 def write_comparison(
@@ -52,7 +29,6 @@ def write_comparison(
     `command` is what repeats the whole comparison. Raises ConfigError where a run cannot be read, the folder cannot
     be written or is a run directory itself, and, unless `allow_mismatch`, where the runs are not matched.
     """
-    from p2pfl.report.comparison.page import page
     from p2pfl.report.comparison.plots import PLOTS_FOLDER, draw_pictures
 
     entries = load_entries(run_dirs)
@@ -68,11 +44,6 @@ def write_comparison(
     _write(folder / JSON_FILE, json.dumps(as_json(comparison), indent=2, allow_nan=False) + "\n")
     _write(folder / PAGE_FILE, page(comparison))
     return comparison
-
-
-def repeat_command(run: Run) -> str:
-    """The command that repeats a run."""
-    return shlex.join(["python", "run_peers.py", run.config.mode, "--config", str(run.path / CONFIG_FILE)])
 
 
 def table_csv(comparison: Comparison) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 from urllib.parse import quote
 
 from p2pfl.report import style
+from p2pfl.report.comparison.compared import Comparison, repeat_command
 from p2pfl.report.comparison.entries import Entry
-from p2pfl.report.comparison.files import Comparison, repeat_command
 from p2pfl.report.comparison.numbers import BETTER, MEANINGS, best, cell, statistic
 from p2pfl.report.comparison.plots import PICTURES, PLOTS_FOLDER
 from p2pfl.report.summary import FIELDS

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from p2pfl.report.comparison.compared import CSV_FILE, PAGE_FILE, Comparison
 from p2pfl.report.comparison.entries import Entry
-from p2pfl.report.comparison.files import CSV_FILE, PAGE_FILE, Comparison
 from p2pfl.report.comparison.numbers import Statistic, best, statistic
 from p2pfl.report.units import MISSING, bytes_text
 

@@ -1,4 +1,4 @@
-"""Local steps and evaluation of one model on one device."""
+"""One model on one device: its local steps and its evaluation."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from p2pfl import data, seeding
-from p2pfl.config import RunConfig, TrainingConfig
+from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, P2PFLError, TrainingError
 from p2pfl.models import build_model
 from p2pfl.parameters import Layout, aligned_vector, integer_buffers
 from p2pfl.plugins import one_line
+from p2pfl.training.schedule import build_schedule, local_steps
 
-RISE = 0.2  # share of the run in which the one-cycle schedule rises
-MOMENTUM_SWING = 0.05  # the one-cycle schedule moves momentum this far to both sides
 _PROGRESS_SECONDS = 0.5
 # torch's layers draw from one generator a process; peers that are threads (in tests) must not reseed it at once.
 _RANDOMNESS = threading.Lock()
@@ -257,51 +255,3 @@ class Trainer:
         finally:
             with _RANDOMNESS:
                 forked.__exit__(None, None, None)
-
-
-def pick_device(wanted: str, index: int, from_file: str = "") -> torch.device:
-    """The device of one peer: the topology file's, or auto: GPUs in turn, else CPU. Raises ConfigError."""
-    name = from_file if wanted == "auto" and from_file else wanted
-    count = torch.cuda.device_count()
-    if name in ("auto", "cuda"):
-        if count:
-            return torch.device("cuda", index % count)
-        if name == "cuda":
-            raise ConfigError("--device cuda: there is no GPU that PyTorch can use; choose cpu or auto")
-        return torch.device("cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"device {name!r}: unknown; choose auto, cpu, cuda or cuda:0") from None
-    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and (device.index or 0) >= count):
-        raise ConfigError(f"device {name}: PyTorch sees {count} GPUs here; choose another or cpu")
-    return device
-
-
-def local_steps(training: TrainingConfig, steps_per_epoch: int) -> int:
-    """Optimizer steps of one peer in a round. Raises ConfigError where there are none."""
-    if steps_per_epoch < 1:
-        raise ConfigError(f"--batch-size {training.batch_size}: larger than a peer's shard; lower it")
-    return training.local_steps or (training.local_epochs or 1) * steps_per_epoch
-
-
-def build_schedule(optimizer: torch.optim.Optimizer, training: TrainingConfig, total_steps: int) -> LRScheduler | None:
-    """The learning rate (and momentum) over the whole run, a step at a time; None where it stays constant.
-
-    onecycle is Smith & Topin 2018 as in torch's OneCycleLR: up for a fifth of the run, then down to almost nothing.
-    """
-    if training.schedule == "onecycle":
-        # Below ten steps the rise would be shorter than one step, which OneCycleLR divides by.
-        return OneCycleLR(
-            optimizer,
-            max_lr=training.lr,
-            total_steps=max(total_steps, 10),
-            pct_start=RISE,
-            cycle_momentum=training.momentum > 0,
-            base_momentum=max(training.momentum - MOMENTUM_SWING, 0.0),
-            max_momentum=min(training.momentum + MOMENTUM_SWING, 0.999),
-        )
-    if training.schedule == "cosine":
-        return CosineAnnealingLR(optimizer, T_max=total_steps)
-    assert training.schedule == "constant"
-    return None

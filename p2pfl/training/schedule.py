@@ -1,0 +1,41 @@
+"""How many optimizer steps a round has, and the learning rate over the whole run."""
+
+from __future__ import annotations
+
+import torch
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
+
+from p2pfl.config import TrainingConfig
+from p2pfl.errors import ConfigError
+
+RISE = 0.2  # share of the run in which the one-cycle schedule rises
+MOMENTUM_SWING = 0.05  # the one-cycle schedule moves momentum this far to both sides
+
+
+def local_steps(training: TrainingConfig, steps_per_epoch: int) -> int:
+    """Optimizer steps of one peer in a round. Raises ConfigError where there are none."""
+    if steps_per_epoch < 1:
+        raise ConfigError(f"--batch-size {training.batch_size}: larger than a peer's shard; lower it")
+    return training.local_steps or (training.local_epochs or 1) * steps_per_epoch
+
+
+def build_schedule(optimizer: torch.optim.Optimizer, training: TrainingConfig, total_steps: int) -> LRScheduler | None:
+    """The learning rate (and momentum) over the whole run, a step at a time; None where it stays constant.
+
+    onecycle is Smith & Topin 2018 as in torch's OneCycleLR: up for a fifth of the run, then down to almost nothing.
+    """
+    if training.schedule == "onecycle":
+        # Below ten steps the rise would be shorter than one step, which OneCycleLR divides by.
+        return OneCycleLR(
+            optimizer,
+            max_lr=training.lr,
+            total_steps=max(total_steps, 10),
+            pct_start=RISE,
+            cycle_momentum=training.momentum > 0,
+            base_momentum=max(training.momentum - MOMENTUM_SWING, 0.0),
+            max_momentum=min(training.momentum + MOMENTUM_SWING, 0.999),
+        )
+    if training.schedule == "cosine":
+        return CosineAnnealingLR(optimizer, T_max=total_steps)
+    assert training.schedule == "constant"
+    return None

@@ -1,0 +1,201 @@
+"""Clients that die or stop, as real processes: the rounds go on without them, and what is written down says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from p2pfl.records import RoundRecord, read_rounds
+from p2pfl.worker.control import EXIT_FAILED
+
+HERE = Path(__file__).parent
+FAST = shlex.split(
+    "--num-clients 4 --num-selected 4 --dataset digits --model user_models:linear --batch-size 8 --lr 0.01"
+    " --local-steps 20 --eval-every 1000000 --threads 1 --no-checkpoint"
+)
+
+pytestmark = pytest.mark.slow
+
+
+class Run:
+    """`run_peers.py centralized` as a user starts it, in a process group of its own."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.run_dir = folder / "run"
+        self.temporary = folder / "tmp"
+        self.temporary.mkdir()
+        words = [sys.executable, str(HERE.parent / "run_peers.py"), "centralized", *FAST, *options]
+        self.process = subprocess.Popen(
+            [*words, "--run-dir", str(self.run_dir)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            cwd=HERE,
+            env={**os.environ, "TMPDIR": str(self.temporary)},
+        )
+        self.lines: list[str] = []
+
+    def until(self, text: str) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if text in line:
+                return
+        raise AssertionError(f"ended before {text!r}: {self.lines} {self.process.stderr.read()}")  # type: ignore[union-attr]
+
+    def signal_in_round(self, name: str, number: signal.Signals, round: int) -> None:
+        """After that round, so in the middle of the next; the process is found beforehand, since rounds are short."""
+        self.until("processes ready 5/5")
+        process = self.worker(name)
+        self.until(f"round {round}/")
+        process.send_signal(number)
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def worker(self, name: str) -> psutil.Process:
+        """The process of a client or of the coordinator: the one that writes its log."""
+        log = str(self.run_dir / "peers" / name / "log.txt")
+        (found,) = [p for p in self.family() if any(file.path == log for file in p.open_files())]
+        return found
+
+    def end(self, seconds: float = 120.0) -> tuple[int, str]:
+        """Exit status and what stands on stderr; nothing of the run is left."""
+        family = self.family()
+        out, err = self.process.communicate(timeout=seconds)
+        self.lines += out.splitlines()
+        _gone, alive = psutil.wait_procs(family, timeout=5.0)
+        assert not alive, f"orphans: {alive}"
+        assert list(self.temporary.glob("p2pfl-*")) == [], "socket files left behind"
+        return self.process.returncode, err
+
+    def records(self, name: str = "coordinator") -> list[RoundRecord]:
+        return read_rounds(self.run_dir / "peers" / name)
+
+    def summary(self) -> dict[str, object]:
+        found: dict[str, object] = json.loads((self.run_dir / "summary.json").read_text())
+        return found
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    runs: list[Run] = []
+
+    def begin(*options: str) -> Run:
+        runs.append(Run(tmp_path, *options))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        if run.process.poll() is None:
+            os.killpg(run.process.pid, signal.SIGKILL)
+            run.process.communicate()
+
+
+def missing(run: Run) -> list[list[str]]:
+    """Of each round; all clients are selected in all rounds."""
+    records = run.records()
+    assert [record.round for record in records] == list(range(1, len(records) + 1))
+    assert all(record.selected == ["0", "1", "2", "3"] for record in records)
+    return [record.missing or [] for record in records]
+
+
+def test_a_killed_client_is_missing_from_then_on_and_the_run_completes(start: Callable[..., Run]) -> None:
+    run = start("--num-rounds", "40", "--deadline", "2", "--min-updates", "2")
+    run.signal_in_round("1", signal.SIGKILL, 3)
+    code, err = run.end()
+    assert code == 0, err
+    gone = missing(run)
+    assert len(gone) == 40
+    died = gone.index(["1"])
+    assert died >= 3
+    assert gone == [[]] * died + [["1"]] * (40 - died)
+    assert len(run.records("1")) in (died, died - 1)  # its last update may have come before its record was written
+    assert [record.round for record in run.records("2")] == list(range(1, 41))
+    # Until its connection counts as lost each round waits for it; then none does.
+    seconds = [record.seconds for record in run.records()]
+    assert 2.0 <= seconds[died] < 10.0
+    assert max(seconds[-5:]) < 2.0
+    # Twenty steps of eight samples, of all clients but the dead one.
+    assert run.records()[-1].samples == 20 * 8 * (4 * 40 - (40 - died))
+    summary = run.summary()
+    assert summary["status"] == "complete"
+    assert summary["lost_peers"] == ["1"]
+    assert summary["rounds_completed"] == 40
+    assert isinstance(summary["consensus_accuracy"], float)
+    assert (run.run_dir / "consensus.safetensors").exists()
+    assert err == ""
+    assert any("client 1 died (killed by SIGKILL" in line for line in run.lines)
+    log = (run.run_dir / "peers" / "coordinator" / "log.txt").read_text()
+    assert f"round {died + 1} goes on without 1" in log
+
+
+def test_a_killed_client_ends_a_run_that_needs_all(start: Callable[..., Run]) -> None:
+    run = start("--num-rounds", "100000", "--deadline", "2", "--min-updates", "4")
+    run.signal_in_round("2", signal.SIGKILL, 3)
+    code, err = run.end()
+    assert code == EXIT_FAILED
+    done = len(run.records())
+    assert done >= 3
+    reason = f"round {done + 1}: 3 of 4 updates came, and --min-updates asks for 4; missing: 2"
+    assert reason in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert missing(run) == [[]] * done
+    summary = run.summary()
+    assert summary["status"] == "incomplete"
+    assert "2" in summary["lost_peers"]  # type: ignore[operator]
+    assert (run.run_dir / "report.html").exists()
+
+
+def test_a_stopped_client_holds_up_rounds_for_the_deadline_and_nothing_hangs_at_the_end(
+    start: Callable[..., Run],
+) -> None:
+    run = start("--num-rounds", "8", "--deadline", "2")
+    run.signal_in_round("0", signal.SIGSTOP, 2)
+    code, err = run.end()
+    assert code == 0, err
+    gone = missing(run)
+    stopped = gone.index(["0"])
+    assert gone == [[]] * stopped + [["0"]] * (8 - stopped)
+    assert all(2.0 <= record.seconds < 4.0 for record in run.records()[stopped:])
+    summary = run.summary()
+    assert summary["status"] == "complete"
+    assert summary["lost_peers"] == ["0"]
+
+
+def test_a_client_that_was_stopped_takes_part_again(start: Callable[..., Run]) -> None:
+    run = start("--num-rounds", "60", "--deadline", "2")
+    run.until("processes ready 5/5")
+    client = run.worker("3")
+    run.until("round 2/")
+    client.send_signal(signal.SIGSTOP)
+    while ["3"] not in missing(run):
+        run.until("round ")
+    client.send_signal(signal.SIGCONT)
+    code, err = run.end()
+    assert code == 0, err
+    gone = missing(run)
+    assert 1 <= gone.count(["3"]) < 20
+    assert gone[-20:] == [[]] * 20
+    assert run.summary()["lost_peers"] == []
+    assert [record.round for record in run.records("3")][-20:] == list(range(41, 61))
+
+
+def test_without_its_coordinator_a_run_ends_and_says_so(start: Callable[..., Run]) -> None:
+    run = start("--num-rounds", "100000")
+    run.signal_in_round("coordinator", signal.SIGKILL, 3)
+    code, err = run.end()
+    assert code == EXIT_FAILED
+    assert err.count("\n") == 1, err
+    assert "the coordinator died (killed by SIGKILL" in err
+    assert run.summary()["status"] == "incomplete"
