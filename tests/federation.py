@@ -279,7 +279,7 @@ class Network:
     def repeat(self, a: int, b: int, which: int) -> None:
         """Deliver once more what a link delivered before; its last message if that was part of a vector."""
         old = self.pipes[a, b].delivered
-        if not old or b in self.ended:
+        if not old or a in self.ended or b in self.ended:
             return
         flying = old[which % len(old)]
         if flying.message.header.kind == "goodbye":

@@ -125,15 +125,22 @@ def draw_distance(run: Run) -> Figure:
     trained = _training_distances(run)
     if not trained:
         style.nothing(figure, right, "")
-        return style.nothing(figure, left, "No finished round has a consensus distance.")
+        return style.nothing(figure, left, why_no_distance(run))
     _draw_training_distances(left, trained)
     last = run.config.training.rounds
     if last in trained:
         _consensus_phase(run, right, trained[last], last)
     else:
-        style.nothing(figure, right, "The run did not get there.")
+        style.nothing(figure, right, why_no_distance(run) if last in run.distances else "The run did not get there.")
     left.legend(loc="best")
     return figure
+
+
+def why_no_distance(run: Run) -> str:
+    """Why there is nothing to draw on a log axis: nothing was recorded, or all peers agreed exactly."""
+    if run.distances:
+        return "All peers had the same weights after every round: the distance is 0."
+    return "No finished round has a consensus distance."
 
 
 def draw_drift(run: Run) -> Figure:
@@ -142,7 +149,7 @@ def draw_drift(run: Run) -> Figure:
     axes = figure.add_subplot()
     trained = _training_distances(run)
     if not trained:
-        return style.nothing(figure, axes, "No finished round has a consensus distance.")
+        return style.nothing(figure, axes, why_no_distance(run))
     _draw_training_distances(axes, trained)
     axes.legend(loc="best")
     return figure

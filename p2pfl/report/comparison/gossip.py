@@ -94,7 +94,9 @@ def _draw_phase(figure: Figure, axes: Axes, entry: Entry, index: int) -> bool:
     axes.set_xlabel("round of mixing alone")
     measured = [own for own in map(_phase, entry.runs) if len(own) > 1]
     if not measured:
-        style.nothing(figure, axes, "No consensus phase was finished.")
+        mixed = any(run.finished("consensus") for run in entry.runs)
+        why = "All peers had the same weights before it:\nthe distance is 0." if mixed else "It was not finished."
+        style.nothing(figure, axes, why)
         return False
     start, rounds = fmean(own[0] for own in measured), max(map(max, measured))
     run = entry.runs[0]
