@@ -7,8 +7,9 @@ FedAvg with m of n clients takes R·n/m rounds (to the nearest whole one) of S s
 
 from __future__ import annotations
 
+import dataclasses
 import math
-import time
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +17,21 @@ from urllib.parse import quote
 
 from p2pfl import config as settings
 from p2pfl import data, report
-from p2pfl.config import Mode, RunConfig, replace_options
+from p2pfl.config import INCIDENTAL, CentralizedConfig, Mode, RunConfig, replace_options
 from p2pfl.errors import ConfigError
-from p2pfl.roles import topology_of
-from p2pfl.rundir import EVAL_SAMPLES, EVALUATIONS, open_run_dir, resolve
+from p2pfl.roles import cast, topology_of
+from p2pfl.rundir import (
+    CONFIG_FILE,
+    EVAL_SAMPLES,
+    EVALUATIONS,
+    TOPOLOGY_FILE,
+    open_run_dir,
+    resolve,
+    run_fingerprint,
+)
 from p2pfl.swarm import run
 from p2pfl.topology import Topology
 from p2pfl.training import local_steps
-
-# A run that is there already may differ in these from what is asked for now.
-_FREE = settings.PRIVATE | settings.FREE_ON_RESUME
 
 
 @dataclass(frozen=True)
@@ -104,8 +110,8 @@ def _gossip(base: RunConfig, wanted: Wanted) -> Iterator[_Kind]:
 def _centralized(base: RunConfig, wanted: Wanted, n: int) -> Iterator[_Kind]:
     for selected in wanted.num_selected:
         rounds = max(1, round(base.training.rounds * n / selected))
-        config = _of_mode(base, "centralized", rounds)
-        config = replace_options(config, num_clients=n, num_selected=selected)
+        clients = CentralizedConfig(num_clients=n, num_selected=selected)
+        config = _of_mode(dataclasses.replace(base, centralized=clients), "centralized", rounds)
         topology = topology_of(config)
         assert topology is not None
         yield f"centralized-{selected}-of-{n}", config, topology
@@ -134,7 +140,7 @@ def _of_mode(base: RunConfig, mode: Mode, rounds: int) -> RunConfig:
 
 
 def describe_plan(planned: Sequence[Planned]) -> str:
-    """The runs and what they share, as lines for people."""
+    """The runs and how much each processes, as lines for people."""
     wide = max(len(one.name) for one in planned)
     lines = [
         f"{one.name:<{wide}}  {one.config.training.rounds:>6,} rounds of {one.config.training.local_steps:,} steps"
@@ -168,33 +174,29 @@ def run_all(folder: Path, planned: Sequence[Planned], say: Callable[[str], None]
 
 def _state(run_dir: Path, planned: Planned) -> str:
     """What is in a run's folder: nothing, "complete already", or "goes on". Raises ConfigError if another run is."""
-    if not run_dir.exists():
+    if not run_dir.exists() or _is_half_made(run_dir):
         return ""
     topology, saved = open_run_dir(run_dir)
-    now, before = settings.options(resolve(planned.config, planned.topology, 1)), settings.options(saved)
+    config = resolve(planned.config, planned.topology, 1)
+    now, before = settings.options(config), settings.options(saved)
     for name, value in now.items():
-        if name not in _FREE and before.get(name) != value:
+        if name not in INCIDENTAL and before.get(name) != value:
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(
                 f"{run_dir}: was made with {option} {before.get(name)}, not {value}; choose another --run-dir"
             )
-    same = saved.mode == planned.config.mode and topology.names == planned.topology.names
-    if not same or set(topology.graph.edges) != set(planned.topology.graph.edges):
-        raise ConfigError(f"{run_dir}: was made with another topology; choose another --run-dir")
+    if run_fingerprint(cast(saved, topology), saved) != run_fingerprint(cast(config, planned.topology), config):
+        raise ConfigError(f"{run_dir}: was made with another topology or other weights; choose another --run-dir")
     complete = (run_dir / report.SUMMARY_FILE).exists() and report.read_summary(run_dir).get("status") == "complete"
     return "complete already" if complete else "goes on"
 
 
-def comparison_folder(run_dir: str | None, name: str) -> Path:
-    """Where a comparison goes: what --run-dir says, else a folder of its own under runs."""
-    if run_dir is not None:
-        return Path(run_dir)
-    return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-compare-{quote(name, safe='')}"
-
-
-def runs_in(folder: Path) -> list[Path]:
-    """The run directories in a comparison's folder. Raises ConfigError where there are none."""
-    found = sorted(path.parent for path in folder.glob("*/config.toml"))
-    if not found:
-        raise ConfigError(f"{folder}: neither a run directory nor the folder of a comparison")
-    return found
+def _is_half_made(run_dir: Path) -> bool:
+    """Whether this was interrupted while it was being made; then it is taken away."""
+    half = not (run_dir / CONFIG_FILE).exists() and {path.name for path in run_dir.iterdir()} <= {
+        "peers",
+        TOPOLOGY_FILE,
+    }
+    if half and not any(path.is_file() for path in run_dir.glob("peers/**/*")):
+        shutil.rmtree(run_dir, ignore_errors=True)
+    return half

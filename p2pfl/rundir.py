@@ -35,13 +35,14 @@ def resolve(config: RunConfig, topology: Topology, processes: int) -> RunConfig:
     """
     _refuse_foreign(config)
     training, record = config.training, config.record
-    alone = config.mode in ("centralized", "sgd")  # one process evaluates for all
-    every_round = 1 if config.mode == "centralized" else max(1, math.ceil(training.rounds / EVALUATIONS))
+    evaluates_for_all = config.mode in ("centralized", "sgd")
+    eval_every = 1 if config.mode == "centralized" else max(1, math.ceil(training.rounds / EVALUATIONS))
+    eval_samples = 0 if evaluates_for_all else EVAL_SAMPLES
     chosen: dict[str, Any] = {
         "name": record.name or topology.name,
         "threads": config.compute.threads or max(1, _cores() // processes),
-        "eval_every": record.eval_every or every_round,
-        "eval_samples": record.eval_samples if record.eval_samples is not None else 0 if alone else EVAL_SAMPLES,
+        "eval_every": record.eval_every or eval_every,
+        "eval_samples": eval_samples if record.eval_samples is None else record.eval_samples,
     }
     if training.local_steps is None and training.local_epochs is None:
         chosen["local_epochs"] = 1
@@ -101,8 +102,7 @@ def open_run_dir(run_dir: Path) -> tuple[Topology, RunConfig]:
 
 def run_fingerprint(parts: Cast, config: RunConfig) -> str:
     """A digest of everything that all processes of a run must agree on, names, edges and weights included."""
-    free = settings.PRIVATE | settings.FREE_ON_RESUME
-    shared = {name: value for name, value in settings.options(config).items() if name not in free}
+    shared = {name: value for name, value in settings.options(config).items() if name not in settings.INCIDENTAL}
     matrix = np.round(parts.matrix, 12).tolist()
     text = json.dumps([config.mode, shared, parts.topology.names, matrix], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -113,3 +113,18 @@ def forget(run_dir: Path) -> None:
     results = [*run_dir.glob("peers/*/rounds.jsonl"), *run_dir.glob("peers/*/checkpoint/*")]
     if not any(path.stat().st_size for path in results):
         shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def comparison_folder(run_dir: str | None, name: str) -> Path:
+    """Where a comparison goes: what --run-dir says, else a folder of its own under runs."""
+    if run_dir is not None:
+        return Path(run_dir)
+    return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-compare-{quote(name, safe='')}"
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The run directories in a comparison's folder. Raises ConfigError where there are none."""
+    found = sorted(path.parent for path in folder.glob("*/config.toml"))
+    if not found:
+        raise ConfigError(f"{folder}: neither a run directory nor the folder of a comparison")
+    return found

@@ -167,6 +167,8 @@ def endpoints_in_file(topology: Topology, config: RunConfig) -> list[str] | None
     Raises ConfigError for hosts beyond this machine without --insecure.
     """
     nodes = [topology.graph.nodes[peer] for peer in range(topology.n)]
+    if config.mode != "gossip":  # the others need no file, or use of a file nothing but its nodes
+        return None
     if config.exchange.transport == "ipc" or not all("host" in node and "port" in node for node in nodes):
         return None
     for name, node in zip(topology.names, nodes, strict=True):

@@ -14,6 +14,7 @@ import tyro
 from p2pfl.cli.arguments import parse
 from p2pfl.cli.options import OptionalFile, base_config
 from p2pfl.config import (
+    CentralizedConfig,
     ComputeConfig,
     DataConfig,
     ExchangeConfig,
@@ -25,7 +26,7 @@ from p2pfl.config import (
     TrainingConfig,
 )
 from p2pfl.errors import ConfigError, P2PFLError
-from p2pfl.rundir import CONFIG_FILE
+from p2pfl.rundir import CONFIG_FILE, comparison_folder, runs_in
 from p2pfl.topology import load_topology
 
 _SECTIONS = ("model", "data", "training", "gossip", "server", "exchange", "compute", "record")
@@ -62,9 +63,9 @@ class Compare:
     )
     """Seeds: each run is repeated with every one, and the report gives mean and standard deviation."""
     allow_mismatch: bool = False
-    """Compare runs that differ in model, data, partition or samples all the same, and mark them."""
+    """Compare runs that do not match all the same, and mark them."""
     config: OptionalFile = None
-    """TOML file with any of these options; what stands on the command line wins."""
+    """TOML file with the settings of the gossip runs; what stands on the command line wins."""
     dry_run: bool = False
     """Say which runs there will be, and stop."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -83,20 +84,22 @@ def compare(words: list[str]) -> int:
     arguments = parse(Compare, words, "compare", Compare(**{name: getattr(base, name) for name in _SECTIONS}))
     asked = RunConfig(**{name: getattr(arguments, name) for name in _SECTIONS})
     what = arguments.what or ((Path(base.topology),) if base.topology else ())
-    there, files = _sorted(what)
+    _refuse_foreign_base(base, arguments)
+    there, files = _told_apart(what)
+    if files and there:
+        raise ConfigError(
+            f"compare: {there[0]} is a run and {files[0]} a topology file; run the topologies first, "
+            "then compare the run directories"
+        )
     if files:
-        return _run_and_compare(arguments, asked, files, there, words)
+        return _run_and_compare(arguments, asked, files, words)
     _refuse_idle_options(arguments, asked)
-    from p2pfl.compare import comparison_folder
-
     folder = comparison_folder(asked.record.run_dir, asked.record.name or "runs")
     return _report(folder, there, arguments.allow_mismatch, shlex.join(["python", "run_peers.py", "compare", *words]))
 
 
-def _sorted(what: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+def _told_apart(what: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Run directories, those in folders of comparisons among them; and topology files."""
-    from p2pfl.compare import runs_in
-
     there: list[Path] = []
     for path in what:
         if path.is_dir():
@@ -104,10 +107,8 @@ def _sorted(what: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     return there, [path for path in what if not path.is_dir()]
 
 
-def _run_and_compare(
-    arguments: Compare, asked: RunConfig, files: Sequence[Path], there: Sequence[Path], words: list[str]
-) -> int:
-    from p2pfl.compare import Wanted, comparison_folder, describe_plan, plan_runs, run_all
+def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path], words: list[str]) -> int:
+    from p2pfl.compare import Wanted, describe_plan, plan_runs, run_all
 
     topologies = tuple(load_topology(path) for path in files)
     wanted = Wanted(
@@ -136,7 +137,8 @@ def _run_and_compare(
             folder.rmdir()  # only if nothing is in it
         raise
     repeat = shlex.join(["python", "run_peers.py", *command])
-    return _report(folder, [*made, *there], arguments.allow_mismatch, repeat)
+    # They were planned to match; where a lost client has changed that, the report says so.
+    return _report(folder, made, True, repeat)
 
 
 def _say(text: str) -> None:
@@ -178,6 +180,17 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
     if len(set(parts)) < len(parts):
         raise ConfigError(f"{option} {text}: names a number twice")
     return tuple(int(part) for part in parts)
+
+
+def _refuse_foreign_base(base: RunConfig, arguments: Compare) -> None:
+    """Settings in a file that a comparison would not heed."""
+    if base.mode != "gossip":
+        raise ConfigError(f"{arguments.config}: holds settings of p2pfl {base.mode}; compare starts from gossip's")
+    if base.centralized != CentralizedConfig():
+        raise ConfigError(
+            f"{arguments.config}: num_clients, num_selected: the clients are the topology's peers, and "
+            "--num-selected M,M says on the command line how many of them train in a round"
+        )
 
 
 def _refuse_idle_options(arguments: Compare, asked: RunConfig) -> None:

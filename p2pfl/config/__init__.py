@@ -2,6 +2,7 @@
 
 from p2pfl.config.run import (
     FREE_ON_RESUME,
+    INCIDENTAL,
     MODE_SECTIONS,
     PRIVATE,
     SECTIONS,
@@ -27,6 +28,7 @@ from p2pfl.config.toml import ALIASES, load_toml, to_toml
 __all__ = [
     "ALIASES",
     "FREE_ON_RESUME",
+    "INCIDENTAL",
     "MODE_SECTIONS",
     "PRIVATE",
     "SECTIONS",

@@ -87,6 +87,9 @@ PRIVATE = frozenset({"data_dir", "device", "threads", "name", "run_dir", "checkp
     name for name in SECTION_OF if "timeout" in name
 }
 
+# Two runs that differ in these only are the same run.
+INCIDENTAL = PRIVATE | FREE_ON_RESUME
+
 
 def options(config: RunConfig) -> dict[str, Any]:
     """All settings that mean something in the run's mode, by option name."""

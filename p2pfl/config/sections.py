@@ -196,9 +196,9 @@ class RecordConfig:
 
     seed: int = 0
     """Seed of everything random: initial weights, shards, batches, augmentation."""
-    eval_every: Annotated[int | None, _unset("INT", "about ten evaluations a run; a coordinator: 1")] = None
+    eval_every: Annotated[int | None, _unset("INT", "about ten evaluations a run; p2pfl centralized: 1")] = None
     """Rounds between evaluations. The last round is always evaluated, on the whole test set."""
-    eval_samples: Annotated[int | None, _unset("INT", "1000; all where one process evaluates for all")] = None
+    eval_samples: Annotated[int | None, _unset("INT", "1000; p2pfl centralized and sgd: all")] = None
     """Test samples of an evaluation during the run; 0: all."""
     name: Annotated[str | None, _unset("TEXT", "that of the topology file, or the mode")] = None
     """Name of the run in its folder's name and its report."""

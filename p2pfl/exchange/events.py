@@ -64,7 +64,7 @@ class Lost:
 
 @dataclass(frozen=True)
 class Tick:
-    """Time has passed; `Peer.deadline` says when this is worth sending."""
+    """Time has passed; `Logic.deadline` says when this is worth sending."""
 
 
 Event = Started | Received | Refused | Trained | Flushed | Recorded | Reconnected | Lost | Tick

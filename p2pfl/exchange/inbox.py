@@ -1,4 +1,4 @@
-"""What one process receives: leave to send, granted in peer order, and vectors put in their place.
+"""What one process receives: leave to send, granted in an order, and vectors put in their place.
 
 At most four vectors are outstanding (granted and not yet folded), so memory does not grow with the degree, and
 rings and tori never wait for leave.

@@ -147,9 +147,8 @@ def _watch(plan: Launch, workers: list[_Worker], observer: Observer, outcome: Ou
                 reason = f"{_called(plan, worker)} died ({exit_text(worker.process)}); see {log}"
                 _lose(plan, worker, workers, reason, observer, outcome)
         if any(worker.endpoint is None for worker in workers) and time.monotonic() > deadline:
-            late = ", ".join(worker.name for worker in workers if worker.endpoint is None)
-            outcome.status = "failed"
-            outcome.reason = f"peer {late} not ready in time (--start-timeout)"
+            late = ", ".join(_called(plan, worker) for worker in workers if worker.endpoint is None)
+            outcome.status, outcome.reason = "failed", f"{late} not ready in time (--start-timeout)"
         if outcome.reason:
             return
         if _is_over(plan, workers):

@@ -97,6 +97,9 @@ class Trainer:
         self.vector = self.host if device.type == "cpu" else torch.zeros_like(self.host, device=device)
         self.layout.bind(self.model, self.vector)
         self.momentum = torch.zeros_like(self.vector)
+        named = dict(self.model.named_parameters())
+        self._parameters = [(slot, named[slot.name]) for slot in self.layout.slots if slot.is_parameter]
+        self._lr = math.nan  # of the last step
         self._batches = data.Batches(dataset, indices, config.training.batch_size, device, config.record.seed, peer)
         self.steps_per_round = local_steps(config.training, self._batches.steps_per_epoch)
         self._optimizer = self._build_optimizer()
@@ -194,19 +197,15 @@ class Trainer:
         self._advance_schedule()
         return loss.detach()
 
-    _lr = math.nan
-
     @property
     def _proximal_mu(self) -> float:
         return self.config.server.proximal_mu
 
     def _pull(self, anchor: Tensor) -> None:
         """Add the gradient of FedProx's term, μ (w − w_before)."""
-        parameters = dict(self.model.named_parameters())
-        for slot in self.layout.slots:
-            gradient = parameters[slot.name].grad if slot.is_parameter else None
-            if gradient is not None:
-                gradient.add_(slot.view(self.vector) - slot.view(anchor), alpha=self._proximal_mu)
+        for slot, parameter in self._parameters:
+            if parameter.grad is not None:
+                parameter.grad.add_(slot.view(self.vector) - slot.view(anchor), alpha=self._proximal_mu)
 
     def _advance_schedule(self) -> None:
         self._scheduled += 1
@@ -232,10 +231,8 @@ class Trainer:
         )
         if training.momentum > 0:
             # The buffers are views of one vector, laid out like the model, so that a checkpoint is two vectors.
-            parameters = dict(self.model.named_parameters())
-            for slot in self.layout.slots:
-                if slot.is_parameter:
-                    optimizer.state[parameters[slot.name]]["momentum_buffer"] = slot.view(self.momentum)
+            for slot, parameter in self._parameters:
+                optimizer.state[parameter]["momentum_buffer"] = slot.view(self.momentum)
         return optimizer
 
     def _autocast(self) -> torch.autocast:

@@ -28,7 +28,7 @@ RECONNECT_MAX_MS = 1_000
 LINGER_MS = 1_000
 LOST_SECONDS = 10.0  # a broken connection that does not come back within this is a lost neighbor
 CONTROL_MESSAGES = 64  # hello, grants, acknowledgements and goodbye that may wait in one link
-MANY_TRACKERS = 1024
+MANY_TRACKERS = 1024  # that may wait until somebody asks whether they are done
 POLL_BATCH = 64  # messages taken from the socket before the peer looks after its other work
 
 

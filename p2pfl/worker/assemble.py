@@ -47,13 +47,15 @@ class _Setting:
 def assemble(spec: messages.WorkerSpec, topology: Topology, peer_dir: Path, report: Report) -> Parts:
     """Load the data, build the model or restore it, and set up logic and records."""
     parts = cast(spec.config, topology)
-    coordinates = spec.index == parts.coordinator
+    is_coordinator = spec.index == parts.coordinator
     trainer, sizes = _build_trainer(spec, parts)
-    if coordinates:
+    if is_coordinator:
         trainer.momentum = torch.zeros_like(trainer.host)  # the server's, which is on the host like all that it does
     last = _last_common_round(spec, parts)
     saved = _restore(spec, trainer, peer_dir, last, report) if spec.resume else None
-    first_round = 1 + (last if last is not None else 0 if saved is None else saved.round)
+    if last is None:
+        last = 0 if saved is None else saved.round
+    first_round = last + 1
     kept = records.truncate(peer_dir, first_round - 1)
     plan = exchange.Plan(
         me=spec.index,
@@ -73,12 +75,12 @@ def assemble(spec: messages.WorkerSpec, topology: Topology, peer_dir: Path, repo
         peer_dir,
         evaluates=spec.index in parts.evaluators,
         holds_model=spec.index == parts.model_holder,
-        sketches=parts.coordinator is None,
+        sketches=spec.config.mode in ("gossip", "local"),
         settings=spec.settings,
         consensus_rounds=parts.consensus_rounds,
         elapsed_before=kept[-1].elapsed if kept else 0.0,
     )
-    build = _coordinator if coordinates else _client if parts.coordinator is not None else _peer
+    build = _coordinator if is_coordinator else _client if parts.coordinator is not None else _peer
     setting = _Setting(spec, parts, plan, trainer, sizes, kept[-1].samples if kept else 0)
     return Parts(trainer, build(setting), keeper, _steps(setting))
 

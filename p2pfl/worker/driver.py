@@ -128,7 +128,7 @@ class Driver:
         if isinstance(event, transport_events.Refused):
             return exchange.Refused(event.reason)
         if isinstance(event, transport_events.Reconnected):
-            self._log.info("peer %s: connected again", event.neighbor)
+            self._log.info("%s: connected again", self._logic.plan.names[event.neighbor])
             return exchange.Reconnected(event.neighbor)
         return exchange.Lost(event.neighbor)
 

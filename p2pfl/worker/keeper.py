@@ -1,4 +1,4 @@
-"""What one peer keeps of its rounds: records, sketches, checkpoints, and at the end the consensus model."""
+"""What one process keeps of its rounds: records, sketches, checkpoints, and at the end the run's model."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Keeper:
     """Where and when one process writes. `elapsed_before`: seconds of the run that this one resumes.
 
     `evaluates`: it measures accuracy during the run. `holds_model`: at the end it has the run's model.
+    `sketches`: its weights are compared with others' by their sketches.
     """
 
     config: RunConfig

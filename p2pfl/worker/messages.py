@@ -72,7 +72,7 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
 
 
 class Done(msgspec.Struct, tag=True, frozen=True):
-    """The peer has finished its last round and said goodbye."""
+    """The peer, client or coordinator has finished its last round and said goodbye."""
 
     refused: dict[str, int] = {}
 

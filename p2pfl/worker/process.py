@@ -44,7 +44,7 @@ def run(
     control: Control,
     make_transport: Callable[[str], Transport] = ZmqTransport,
 ) -> int:
-    """Run one peer to its end and return the process's exit status; errors are logged and reported."""
+    """Run one process to its end and return the process's exit status; errors are logged and reported."""
     topology = load_topology(spec.run_dir / "topology.graphml", least=1)
     peer_dir = spec.run_dir / "peers" / topology.node_path(spec.index)
     log = _open_log(peer_dir, spec.index)
@@ -58,11 +58,11 @@ def run(
         report(messages.Failed(str(error), usage=True))
         return EXIT_USAGE
     except P2PFLError as error:
-        log.exception("the peer cannot go on")
+        log.exception("cannot go on")
         report(messages.Failed(str(error)))
         return EXIT_FAILED
     except Exception as error:
-        log.exception("the peer failed")
+        log.exception("failed")
         report(messages.Failed(f"{type(error).__name__}: {error}".splitlines()[0]))
         return EXIT_FAILED
     finally:
