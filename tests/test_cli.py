@@ -125,7 +125,7 @@ def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str], wo
         ["--help"],
         ["gossip", "--help"],
         ["centralized", "--help"],
-        ["compare", "--help"],
+        ["compare", "--help"], ["compare", "/nowhere.gml", "--help"],
         ["topology", "show", RING, "-o", "x.png"],
     ],
 )

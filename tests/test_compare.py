@@ -86,6 +86,58 @@ def test_shards_must_be_the_same() -> None:
         planned(selected=(5,))
 
 
+def test_what_a_coordinator_needs_fits_its_own_number_of_clients() -> None:
+    assert planned(selected=(4, 3), min_updates=3)["centralized-3-of-4-seed-0"].config.server.min_updates == 3
+    with pytest.raises(ConfigError, match="--min-updates 4: only 3 clients train in a round"):
+        planned(selected=(4, 3), min_updates=4)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[centralized]\nnum_selected = 3", "num_selected: the clients are the topology's peers"),
+        ('mode = "centralized"', "holds settings of p2pfl centralized"),
+    ],
+)
+def test_settings_that_it_would_not_heed_are_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, ring: str, text: str, named: str
+) -> None:
+    (tmp_path / "base.toml").write_text(text)
+    assert main(["compare", ring, "--centralized", "--config", str(tmp_path / "base.toml")]) == 2
+    assert named in capsys.readouterr().err
+
+
+def test_other_weights_are_another_run(tmp_path: Path) -> None:
+    file = tmp_path / "weights.edgelist"
+    file.write_text("0 1 0.3\n1 2 0.3\n0 2 0.3\n")
+    words = ["compare", str(file), "--mixing", "weights", "--rounds", "1", *TINY, "--model", "vgg11"]
+    words += ["--width", "0.0625", "--run-dir", str(tmp_path / "all")]
+    assert main(words) == 0
+    file.write_text("0 1 0.2\n1 2 0.2\n0 2 0.2\n")
+    assert main(words) == 2
+
+
+def test_what_was_interrupted_while_it_was_made_is_made_again(tmp_path: Path) -> None:
+    one = next(iter(planned().values()))
+    (tmp_path / "run" / "peers" / "0").mkdir(parents=True)
+    assert compare._state(tmp_path / "run", one) == ""
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "precious.txt").write_text("not ours")
+    with pytest.raises(ConfigError, match="no run directory"):
+        compare._state(tmp_path / "theirs", one)
+    assert (tmp_path / "theirs" / "precious.txt").exists()
+
+
+def test_hosts_in_the_file_concern_only_those_who_talk(tmp_path: Path) -> None:
+    topology = make_topology("ring", 3)
+    for peer in range(3):
+        topology.graph.nodes[peer].update(host=f"10.0.0.{peer + 1}", port=7000)
+    save_topology(topology, tmp_path / "lan.gml")
+    words = ["--dataset", "digits", "--width", "0.125", "--dry-run"]
+    assert main(["local", str(tmp_path / "lan.gml"), *words]) == 0
+
+
 TINY = [
     "--dataset",
     "digits",

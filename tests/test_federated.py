@@ -103,7 +103,7 @@ def test_any_order_of_arrival(setting: Setting, schedule: bytes, chunk: int) -> 
     assert all(done.missing == [] for done in network.done.values())
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(setting=settings_of(), schedule=schedules, faults=st.binary(max_size=60), chunk=st.sampled_from([16, 1 << 20]))
 def test_broken_links_and_repeated_messages_change_nothing(
     setting: Setting, schedule: bytes, faults: bytes, chunk: int
@@ -117,10 +117,62 @@ def test_broken_links_and_repeated_messages_change_nothing(
     assert all(done.missing == [] for done in network.done.values())
 
 
+def after(steps: int, setting: Setting) -> Network:
+    """A network that has done so many steps in order."""
+    network = Network(setting)
+    left = iter(range(steps))
+    in_order(network, until=lambda network: next(left, None) is None)
+    return network
+
+
+SMALL = Setting(3, 3, rounds=6)
+
+
+@pytest.mark.parametrize("side", ["client's", "coordinator's", "both"])
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_connection_that_breaks_at_any_single_point(monkeypatch: pytest.MonkeyPatch, side: str, kept: int) -> None:
+    monkeypatch.setattr(wire, "CHUNK_BYTES", 16)
+    made = replace(SMALL, rounds=2)
+    for steps in range(10_000):
+        network = after(steps, made)
+        if network.hub in network.ended:
+            assert steps > 80
+            return
+        if side != "coordinator's":
+            network.cut(1, network.hub, kept)
+        if side != "client's":
+            network.cut(network.hub, 1, kept)
+        in_order(network)
+        network.check()
+        assert network.done[1].missing == network.done[2].missing == []
+
+
+def test_a_client_that_stops_at_any_single_point_is_missing_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given up in one round, it goes on two rounds later."""
+    monkeypatch.setattr(wire, "CHUNK_BYTES", 16)
+    for steps in range(5, 10_000):
+        network = after(steps, SMALL)
+        stopped = network.coordinator.round
+        if stopped == 3:
+            return
+        network.frozen.add(1)
+        while network.coordinator.round < stopped + 2:
+            in_order(network, until=lambda network, end=stopped + 2: network.coordinator.round == end)
+            if network.coordinator.round < stopped + 2:
+                network.tick()
+        assert network.done[stopped].missing in ([], [1])  # it may have delivered already
+        assert network.done[stopped + 1].missing == [1]
+        network.frozen.clear()
+        in_order(network)
+        network.check()
+        assert network.done[stopped + 2].missing == []
+        assert network.done[6].missing == []
+
+
 STORM = 3  # rounds
 
 
-@settings(max_examples=400)
+@settings(max_examples=120)
 @given(
     setting=settings_of(rounds=STORM + 4),
     schedule=schedules,
@@ -148,7 +200,7 @@ def test_whoever_was_late_or_lost_takes_part_again(
         assert network.done[round].missing == killed
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     setting=settings_of(rounds=4),
     schedule=schedules,

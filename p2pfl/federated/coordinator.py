@@ -10,14 +10,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
-from p2pfl import seeding
 from p2pfl.errors import ProtocolError
 from p2pfl.exchange import PATIENCE, WINDOW, Inbox, Session
 from p2pfl.exchange import events as ev
 from p2pfl.federated.average import ServerAverage
+from p2pfl.federated.selection import Federation, select_clients
 from p2pfl.gossip import Payload
 from p2pfl.wire import Header, Message
 
@@ -25,29 +24,6 @@ Stage = Literal["new", "greeting", "working", "recording", "ended"]
 # Where a selected client is in a round: not ready for a model, sent one, has it, offers its update, may send it, and
 # then its update is folded or it is given up.
 Progress = Literal["waiting", "sent", "training", "offering", "granted", "folded", "missing"]
-
-
-@dataclass(frozen=True)
-class Federation:
-    """What only the coordinator decides. `sizes` weigh the clients' updates, (clients,), in any unit."""
-
-    sizes: Sequence[float]
-    selected: int
-    seed: int
-    min_updates: int
-    deadline: float | None = None  # seconds; None: as long as clients have been seen to take, times PATIENCE
-    samples_before: int = 0  # of the run that this one resumes
-
-    @property
-    def clients(self) -> int:
-        return len(self.sizes)
-
-
-def select_clients(federation: Federation, round: int) -> tuple[int, ...]:
-    """The clients of a round in ascending order, drawn without replacement, the same whenever it is asked."""
-    rng = seeding.numpy_generator(federation.seed, "selection", round=round)
-    drawn = rng.choice(federation.clients, federation.selected, replace=False)
-    return tuple(sorted(int(client) for client in drawn))
 
 
 class Coordinator:
@@ -268,7 +244,8 @@ class Coordinator:
         if header.round < self.round and not self._inbox.has(header.round, header.sender):
             self._inbox.drop(header.round, header.sender)  # of a round that went on without it
         complete = self._inbox.add(message)
-        self._moved = now
+        if self._progress.get(header.sender) == "granted" and header.round == self.round:
+            self._moved = now
         if not complete:
             return []
         return [self._session.say("ack", header.sender, header.round), *self._advance(now)]
@@ -324,7 +301,8 @@ class Coordinator:
         self._gone |= silent
         names = self.plan.name(self._gone)
         if len(self.plan.links - self._gone) < self._federation.min_updates:
-            return self._fail(f"no greeting from {names} (--handshake-timeout)")
+            least = self._federation.min_updates
+            return self._fail(f"no greeting from {names} (--handshake-timeout), and --min-updates asks for {least}")
         return [*([ev.Note(f"begins without {names}")] if names else []), *self._begin_round(now)]
 
     def _fail(self, reason: str) -> list[ev.Action]:
