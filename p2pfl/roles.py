@@ -64,7 +64,7 @@ def topology_of(config: RunConfig) -> Topology | None:
     if config.mode == "sgd":
         alone = nx.Graph()
         alone.add_node("0")
-        return build_topology(alone, name="sgd", source="sgd", least=1)
+        return build_topology(alone, name="all-data", source="sgd", least=1)
     if config.mode == "centralized":
         clients = config.centralized.num_clients
         star = nx.Graph((str(client), COORDINATOR) for client in range(clients))

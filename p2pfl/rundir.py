@@ -124,7 +124,12 @@ def comparison_folder(run_dir: str | None, name: str) -> Path:
 
 def runs_in(folder: Path) -> list[Path]:
     """The run directories in a comparison's folder. Raises ConfigError where there are none."""
-    found = sorted(path.parent for path in folder.glob("*/config.toml"))
+    found = sorted((path.parent for path in folder.glob("*/config.toml")), key=_made)
     if not found:
         raise ConfigError(f"{folder}: neither a run directory nor the folder of a comparison")
     return found
+
+
+def _made(run_dir: Path) -> tuple[int, str]:
+    """When a run directory was made, to put several in the order in which they were run."""
+    return (run_dir / CONFIG_FILE).stat().st_mtime_ns, run_dir.name

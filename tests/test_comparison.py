@@ -16,7 +16,6 @@ from p2pfl.report.comparison import (
     Entry,
     find_mismatches,
     load_entries,
-    mismatches,
     notes,
     terminal_table,
 )
@@ -31,6 +30,10 @@ def entries_of(tmp_path: Path, *kinds: dict[str, Any]) -> list[Entry]:
 
 def labels(entries: list[Entry]) -> list[str]:
     return [entry.label for entry in entries]
+
+
+def sentences(entries: list[Entry]) -> list[str]:
+    return [mismatch.sentence for mismatch in find_mismatches(entries)]
 
 
 FEDERATED: dict[str, Any] = {"mode": "centralized", "num_clients": 4, "num_selected": 4}
@@ -90,6 +93,11 @@ def test_labels_are_short_and_unique(tmp_path: Path, kinds: list[dict[str, Any]]
     assert labels(entries_of(tmp_path, *kinds)) == wanted
 
 
+def test_how_often_a_run_was_evaluated_does_not_part_seeds(tmp_path: Path) -> None:
+    kinds = [{"seed": 0, "eval_every": 1}, {"seed": 1, "eval_every": 2}]
+    assert [entry.seeds for entry in entries_of(tmp_path, *kinds)] == [(0, 1)]
+
+
 def test_the_same_run_twice_is_refused(tmp_path: Path) -> None:
     once, again = make_run(tmp_path / "once"), make_run(tmp_path / "again")
     with pytest.raises(ConfigError, match="is given twice"):
@@ -110,7 +118,7 @@ def test_edges_that_were_not_used_do_not_part_local_runs(tmp_path: Path) -> None
 
 def test_matched_runs_have_no_mismatch(tmp_path: Path) -> None:
     entries = load_entries(matched(tmp_path))
-    assert mismatches(entries) == []
+    assert sentences(entries) == []
     assert notes(entries) == []
     samples = [entry.summaries[0]["samples_total"] for entry in entries]
     assert samples == [5120, 5120, 5120, 4800, 5120, 5120], "FedAvg 3/4 has whole rounds of 960 samples"
@@ -130,13 +138,13 @@ def test_matched_runs_have_no_mismatch(tmp_path: Path) -> None:
 )
 def test_each_mismatch_names_option_values_and_runs(tmp_path: Path, option: str, value: Any, words: str) -> None:
     entries = entries_of(tmp_path, {}, {"mode": "local"}, {"mode": "sgd", option: value})
-    assert mismatches(entries) == [words]
+    assert sentences(entries) == [words]
     assert find_mismatches(entries)[0].labels == {"SGD"}
 
 
 def test_shards_are_compared_where_data_is_dealt(tmp_path: Path) -> None:
     entries = entries_of(tmp_path, {}, {**FEDERATED, "num_clients": 5}, {"mode": "sgd"})
-    assert mismatches(entries) == ["different number of shards: 4 in ring-4; 5 in FedAvg 4/5"]
+    assert sentences(entries) == ["different number of shards: 4 in ring-4; 5 in FedAvg 4/5"]
 
 
 def test_samples_may_differ_by_half_of_a_round_and_no_more(tmp_path: Path) -> None:
@@ -145,8 +153,8 @@ def test_samples_may_differ_by_half_of_a_round_and_no_more(tmp_path: Path) -> No
     for rounds, near in ((4, False), (5, True), (6, True), (7, False)):
         entries = entries_of(tmp_path / str(rounds), {}, {**FEDERATED, "num_selected": 3, "rounds": rounds})
         apart = abs(5120 - rounds * per_round)
-        assert (mismatches(entries) == []) is near is (apart <= 1280 / 2)
-    assert mismatches(entries) == [
+        assert (sentences(entries) == []) is near is (apart <= 1280 / 2)
+    assert sentences(entries) == [
         "different numbers of samples processed: 6,720 in FedAvg 3/4; 5,120 in ring-4 "
         "(half of one round, 640 samples, would be allowed)"
     ]
@@ -154,7 +162,7 @@ def test_samples_may_differ_by_half_of_a_round_and_no_more(tmp_path: Path) -> No
 
 def test_tuning_is_noted_and_not_refused(tmp_path: Path) -> None:
     entries = entries_of(tmp_path, {}, {"mode": "sgd", "lr": 0.05, "precision": "bf16"})
-    assert mismatches(entries) == []
+    assert sentences(entries) == []
     assert notes(entries) == [
         "different learning rate (--lr): 0.02 in ring-4; 0.05 in SGD",
         "different precision (--precision): fp32 in ring-4; bf16 in SGD",
@@ -164,13 +172,13 @@ def test_tuning_is_noted_and_not_refused(tmp_path: Path) -> None:
 def test_an_incomplete_run_is_said_with_its_remedy(tmp_path: Path) -> None:
     entries = entries_of(tmp_path, {}, {"mode": "local", "finished": 3})
     path = tmp_path / "run-1"
-    assert mismatches(entries) == [f"{path} is incomplete (3 of 4 rounds): finish it with p2pfl local --resume {path}"]
+    assert sentences(entries) == [f"{path} is incomplete (3 of 4 rounds): finish it with p2pfl local --resume {path}"]
 
 
 def test_a_folder_of_images_is_the_same_however_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     kinds = [{"dataset": "imagefolder:images"}, {"mode": "local", "dataset": f"imagefolder:{tmp_path}/images"}]
-    assert mismatches(entries_of(tmp_path, *kinds)) == []
+    assert sentences(entries_of(tmp_path, *kinds)) == []
 
 
 # Numbers
@@ -278,12 +286,18 @@ def test_the_table_fits_100_columns_and_marks_the_best(tmp_path: Path, seeds: tu
 
 
 def test_a_narrow_terminal_loses_columns_and_never_letters(tmp_path: Path) -> None:
-    entries = load_entries(matched(tmp_path))
-    lines = printed(Comparison(tmp_path, tuple(entries), (), ()), 50)
-    assert "model %" in lines[0]
-    assert "steps" not in lines[0]
-    assert all(len(line) <= 50 for line in lines[:7])
-    assert any("80.00*" in line for line in lines[:7])
+    long = "a-ring-named-by-24-chars"
+    entries = load_entries([*matched(tmp_path), make_run(tmp_path / "long", name=long, lr=0.5)])
+    comparison = Comparison(tmp_path, tuple(entries), (), ())
+    wide, narrow = (printed(comparison, width)[: 1 + len(entries)] for width in (200, 50))
+    assert "model %" in narrow[0]
+    assert "steps" not in narrow[0]
+    assert all(len(line) <= 50 for line in narrow)
+    for label, line, whole in zip(["run", *labels(entries)], narrow, wide, strict=True):
+        assert line.startswith(f"{label} ")
+        assert set(line.split()) <= set(whole.split()), "numbers are left out, never cut"
+    assert labels(entries)[-1] == long
+    assert any("80.00*" in line for line in narrow)
 
 
 def test_mismatched_runs_are_marked_and_never_best(tmp_path: Path) -> None:

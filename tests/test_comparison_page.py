@@ -23,7 +23,7 @@ from p2pfl.report import FIELDS, read_summary
 from p2pfl.report.comparison import Comparison, load_entries, write_comparison
 from p2pfl.report.comparison.files import as_json, table_csv
 from p2pfl.report.comparison.looks import look, spread
-from p2pfl.report.comparison.plots import PICTURES
+from p2pfl.report.comparison.plots import PLOTS
 from p2pfl.topology import make_topology
 
 COMMAND = "python run_peers.py compare topologies/ring-4.graphml --local --sgd --seeds 0,1"
@@ -109,13 +109,13 @@ def test_the_page_needs_nothing_but_itself(written: Comparison, page: Page) -> N
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert {t[1:] for t in page.targets if t.startswith("#")} <= set(ids)
     assert len(ids) == len(set(ids))
-    assert page.tags.count("svg") == len(PICTURES)
+    assert page.tags.count("svg") == len(PLOTS)
 
 
 @pytest.mark.slow
 def test_every_plot_is_written_as_png_and_svg(written: Comparison) -> None:
     plots = written.folder / "plots"
-    assert {p.name for p in plots.iterdir()} == {f"{p.name}.{kind}" for p in PICTURES for kind in ("png", "svg")}
+    assert {p.name for p in plots.iterdir()} == {f"{p.name}.{kind}" for p in PLOTS for kind in ("png", "svg")}
     assert all(path.read_bytes().startswith(b"\x89PNG\r\n") for path in plots.glob("*.png"))
     assert all(path.stat().st_size > 5_000 for path in plots.iterdir())
 
@@ -227,6 +227,6 @@ def test_the_page_opens_in_a_browser(written: Comparison, page: Page, tmp_path: 
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     seen = Page(done.stdout)
     assert (seen.values, seen.derived) == (page.values, page.derived)
-    assert done.stdout.count("</svg>") == len(PICTURES)
+    assert done.stdout.count("</svg>") == len(PLOTS)
     # The page's own policy forbids every request; the browser would complain of one here.
     assert "Content Security Policy" not in done.stderr

@@ -18,6 +18,7 @@ from p2pfl.errors import ConfigError
 from p2pfl.records import ROUNDS_FILE, SKETCHES_FILE
 from p2pfl.report import read_summary, summarize, write_report, write_summary
 from p2pfl.report.plots import PLOTS
+from p2pfl.report.units import bytes_text, formats_of
 from p2pfl.topology import make_topology
 
 DESIGN_FIELDS = """
@@ -187,6 +188,26 @@ def test_unreadable_summary_is_named(tmp_path: Path, text: str | None) -> None:
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=re.escape(str(tmp_path))):
         write_report(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", make_topology("ring", 4), finished=0)
+    (run_dir / "plots").write_text("in the way")
+    with pytest.raises(ConfigError, match="plots: cannot be made"):
+        write_report(run_dir)
+    with pytest.raises(ConfigError, match=r"summary\.json: cannot be written"):
+        write_summary(tmp_path / "missing", {})
+
+
+def test_numbers_have_their_units() -> None:
+    counts = (0, 999, 999_600, 12_345_678, 5e15)
+    assert [bytes_text(count) for count in counts] == ["0 B", "999 B", "1 MB", "12.3 MB", "5,000 TB"]
+    assert [formats_of(name)[0](1.0) for name in ("mean_peer_accuracy", "seconds", "test_loss")] == [
+        "100.00 %",
+        "1 s",
+        "1",
+    ]
+    assert formats_of("bytes_sent_total")[1](2_000_000.0, 100_000.0) == "2 ± 0.1 MB"
 
 
 def test_page_holds_every_number_of_the_summary(ring_run: Path) -> None:

@@ -163,6 +163,24 @@ def test_the_coordinator_decides_which_rounds_are_finished(tmp_path: Path) -> No
     assert summarize(run_dir)["samples_total"] == 8 * 320
 
 
+def test_samples_and_bytes_add_up_round_by_round(tmp_path: Path) -> None:
+    """Clients record only the rounds in which they took part; what they processed counts, averaged or not."""
+    run_dir = make_centralized(tmp_path / "run", missing=GONE)
+    run = load_run(run_dir)
+    assert [run.samples(number) for number in range(5)] == [0, 640, 960, 1600, 2240]
+    assert [run.bytes_sent(number) for number in range(5)] == [0, 4_000_000, 7_000_000, 11_000_000, 15_000_000]
+    late = run_dir / "peers" / "3" / ROUNDS_FILE  # its update of round 2 came after the deadline
+    (second,) = late.read_bytes().splitlines()
+    first = second.replace(b'"round":4', b'"round":2')
+    late.write_bytes(first + b"\n" + second.replace(b'"samples":320', b'"samples":640') + b"\n")
+    run = load_run(run_dir)
+    assert [run.samples(number) for number in range(5)] == [0, 640, 1280, 1920, 2560]
+    assert run.samples(4) == summarize(run_dir)["samples_total"] == run.rounds[4][0].samples + 320
+    swarm = load_run(make_run(tmp_path / "swarm", make_topology("ring", 4), consensus=1))
+    assert [swarm.samples(number) for number in (4, 5)] == [4 * 1280] * 2
+    assert [swarm.bytes_sent(number) for number in (4, 5)] == [32_000_000, 48_000_000]
+
+
 def test_a_run_has_the_crew_of_its_mode(tmp_path: Path) -> None:
     run = load_run(make_centralized(tmp_path / "run", clients=11))
     said = cast(run.config, run.topology)

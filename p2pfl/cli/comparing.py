@@ -136,9 +136,19 @@ def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path]
         with contextlib.suppress(OSError):
             folder.rmdir()  # only if nothing is in it
         raise
-    repeat = shlex.join(["python", "run_peers.py", *command])
+    repeat = shlex.join(["python", "run_peers.py", "compare", *_without(words, "--run-dir", "--run_dir")])
     # They were planned to match; where a lost client has changed that, the report says so.
     return _report(folder, made, True, repeat)
+
+
+def _without(words: Sequence[str], *options: str) -> list[str]:
+    """The words of a command without an option and its value: repeated, it gets a folder of its own."""
+    kept = [word for word in words if not word.startswith(tuple(f"{option}=" for option in options))]
+    for option in options:
+        while option in kept:
+            place = kept.index(option)
+            del kept[place : place + 2]
+    return kept
 
 
 def _say(text: str) -> None:

@@ -62,16 +62,16 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How one peer trains."""
+    """How one process trains."""
 
     rounds: int = 40
-    """Rounds of local training and exchange."""
+    """Rounds: local training, then the exchange that the mode has. Of sgd: passes over the training set."""
     local_epochs: Annotated[int | None, _unset("INT", "1")] = None
-    """Passes over a peer's shard in a round."""
+    """Passes over a process's own samples in a round."""
     local_steps: Annotated[int | None, _unset("INT", "as --local-epochs says")] = None
     """Optimizer steps in a round, instead of whole epochs."""
     batch_size: int = 32
-    """Samples in an optimizer step of one peer."""
+    """Samples in an optimizer step of one process."""
     lr: float = 0.02
     """Learning rate (the peak of the schedule)."""
     momentum: float = 0.9
@@ -179,7 +179,7 @@ class ComputeConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: autocast to bfloat16; weights stay float32."""
     threads: Annotated[int | None, _unset("INT", "its share of the cores")] = None
-    """CPU threads of a peer."""
+    """CPU threads of a process."""
 
     def __post_init__(self) -> None:
         _positive(self, "threads")

@@ -56,7 +56,6 @@ class Rounds:
     def add(self, peer: int, record: RoundRecord, sketch: Vector) -> list[Row]:
         """The rounds that this report completes."""
         if self.plan.coordinator is not None and peer != self.plan.coordinator:
-            self.bytes_sent += record.bytes_sent
             return []
         if record.round <= self.given_up:
             return []
@@ -74,6 +73,8 @@ class Rounds:
         reports = self.open.pop(number)
         records = {peer: record for peer, (record, _) in sorted(reports.items())}
         self.bytes_sent += sum(record.bytes_sent for record in records.values())
+        if self.plan.coordinator is not None:  # all that its clients send, they send to it
+            self.bytes_sent += sum(record.bytes_received for record in records.values())
         distance = math.nan
         if len(reports) > 1:
             with np.errstate(all="ignore"):  # weights that diverged are for the launcher to complain about

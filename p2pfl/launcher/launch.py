@@ -85,7 +85,7 @@ def launch(plan: Launch, observer: Observer) -> Outcome:
             try:
                 dataset = prepare_data(plan.config, plan.cast.shards, observer)
                 observer.say(f"results in {plan.run_dir}")
-                observer.say(f"starting {plan.topology.n} processes")
+                observer.say(f"starting {plan.topology.n} process{'es' * (plan.topology.n > 1)}")
                 for index in range(plan.topology.n):
                     workers.append(_start_worker(plan, index, dataset, sockets))
                 _watch(plan, workers, observer, outcome)

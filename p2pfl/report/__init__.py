@@ -3,13 +3,14 @@
 from p2pfl.report.page import write_report
 from p2pfl.report.picture import draw_topology
 from p2pfl.report.run import Run, load_run
-from p2pfl.report.summary import FIELDS, SUMMARY_FILE, read_summary, summarize, write_summary
+from p2pfl.report.summary import FIELDS, SUMMARY_FILE, known_facts, read_summary, summarize, write_summary
 
 __all__ = [
     "FIELDS",
     "SUMMARY_FILE",
     "Run",
     "draw_topology",
+    "known_facts",
     "load_run",
     "read_summary",
     "summarize",

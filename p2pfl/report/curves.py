@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Sized
+from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from p2pfl.report import style
-from p2pfl.report.run import Run, model_record
+from p2pfl.report.run import Run, mixing_distances, model_record, training_distances
 from p2pfl.report.units import byte_unit
 from p2pfl.topology import mixing_bounds, mixing_matrix
 
@@ -19,41 +20,54 @@ if TYPE_CHECKING:
 
 # Mode -> what its one model is called; local peers have none in common.
 MODEL_NAMES: dict[str, str] = {"gossip": "consensus model", "centralized": "global model", "sgd": "model"}
-SEVERAL_MODELS = ("gossip", "local")  # where every peer has its own, and a plot shows their spread
-_BOUNDS = {
-    "plain": ("bound for plain mixing, (1 − gap)$^k$", style.GRAY, "--"),
-    "chebyshev": ("bound for Chebyshev, 1 / T$_k$(1 / (1 − gap))", style.GREEN, "-."),
+# Kind of `mixing_bounds` -> its line.
+_BOUNDS: dict[str, dict[str, Any]] = {
+    "plain": {"label": "bound for plain mixing, (1 − gap)$^k$", "linestyle": "--"},
+    "chebyshev": {"label": "bound for Chebyshev, 1 / T$_k$(1 / (1 − gap))", "linestyle": ":", "linewidth": 2.4},
 }
 _CROWDED = 40  # points from which dots are smaller
 # Mode -> whose training loss a line is.
 _LOSS_OF: dict[str, str] = {"centralized": "mean of the clients' updates", "sgd": "model"}
 
 
-def draw_accuracy(run: Run, label: str, place: Callable[[Run, int], float]) -> Figure:
-    """Test accuracy against what `place` says of each evaluated round; `label` names that axis."""
+@dataclass(frozen=True)
+class Axis:
+    """What accuracy is drawn against: where a finished round stands on it, or None for its own number."""
+
+    label: str
+    place: Callable[[Run, int], float] | None = None
+    of_bytes: bool = False
+
+    def at(self, run: Run, number: int) -> float:
+        """The place of a round."""
+        return number if self.place is None else self.place(run, number)
+
+
+def draw_accuracy(run: Run, axis: Axis) -> Figure:
+    """Test accuracy of each evaluated round against `axis`."""
     figure = style.new_figure(style.WIDTH, style.HEIGHT)
     axes = figure.add_subplot()
-    unit = 1
-    if place is Run.bytes_sent:
-        unit, name = byte_unit(run.bytes_sent(max(run.rounds, default=0)))
+    unit, label = 1, axis.label
+    if axis.of_bytes:
+        unit, name = byte_unit(axis.at(run, max(run.rounds, default=0)))
         label = f"{label} ({name})"
     axes.set(xlabel=label, ylabel="test accuracy (%)")
     rows = {number: _accuracies(run, number) for number in run.finished("train")}
     seen = {number: row for number, row in rows.items() if row}
     if not seen:
         return style.nothing(figure, axes, "No finished round was evaluated.")
-    x = [place(run, number) / unit for number in seen]
-    if run.mode in SEVERAL_MODELS:
+    x = [axis.at(run, number) / unit for number in seen]
+    if run.own_models:
         _draw_spread(axes, x, list(seen.values()))
     else:
         axes.plot(x, [fmean(row) for row in seen.values()], color=style.BLUE, label=MODEL_NAMES[run.mode])
     _mark_evaluations(axes, run, list(seen), x, [fmean(row) for row in seen.values()])
-    _mark_model(axes, run, lambda number: place(run, number) / unit)
+    _mark_model(axes, run, lambda number: axis.at(run, number) / unit)
     axes.margins(y=0.12)
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, 0.0), min(high, 100.0 + (high - low) * 0.03))
     axes.set_xlim(left=0)
-    if label == "round":
+    if axis.place is None:
         axes.locator_params(axis="x", integer=True)
     axes.legend(loc="lower right")
     return figure
@@ -104,7 +118,7 @@ def draw_loss(run: Run) -> Figure:
     if not seen:
         return style.nothing(figure, axes, "No finished round has a training loss.")
     low, mean, high = ([f(row) for row in seen.values()] for f in (min, fmean, max))
-    if run.mode in SEVERAL_MODELS:
+    if run.own_models:
         band: dict[str, Any] = {"color": style.ORANGE, "alpha": 0.3, "linewidth": 0}
         axes.fill_between(list(seen), low, high, label="lowest to highest peer", **band)
     label = _LOSS_OF.get(run.mode, "mean of the peers")
@@ -122,16 +136,16 @@ def draw_distance(run: Run) -> Figure:
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     left.set_title("while training")
     right.set(xlabel="round of mixing alone", title="consensus phase")
-    trained = _training_distances(run)
+    trained = training_distances(run)
     if not trained:
         style.nothing(figure, right, "")
         return style.nothing(figure, left, why_no_distance(run))
     _draw_training_distances(left, trained)
-    last = run.config.training.rounds
-    if last in trained:
-        _consensus_phase(run, right, trained[last], last)
+    if mixed := mixing_distances(run):
+        _consensus_phase(run, right, mixed)
     else:
-        style.nothing(figure, right, why_no_distance(run) if last in run.distances else "The run did not get there.")
+        there = run.config.training.rounds in run.distances
+        style.nothing(figure, right, why_no_distance(run) if there else "The run did not get there.")
     left.legend(loc="best")
     return figure
 
@@ -147,16 +161,12 @@ def draw_drift(run: Run) -> Figure:
     """Consensus distance of peers that never exchange."""
     figure = style.new_figure(2 * style.WIDTH, style.HEIGHT)
     axes = figure.add_subplot()
-    trained = _training_distances(run)
+    trained = training_distances(run)
     if not trained:
         return style.nothing(figure, axes, why_no_distance(run))
     _draw_training_distances(axes, trained)
     axes.legend(loc="best")
     return figure
-
-
-def _training_distances(run: Run) -> dict[int, float]:
-    return {n: run.distances[n] for n in run.finished("train") if run.distances.get(n, 0) > 0}
 
 
 def _draw_training_distances(axes: Axes, trained: Mapping[int, float]) -> None:
@@ -166,21 +176,24 @@ def _draw_training_distances(axes: Axes, trained: Mapping[int, float]) -> None:
     axes.locator_params(axis="x", integer=True)
 
 
-def _consensus_phase(run: Run, axes: Axes, start: float, last: int) -> None:
-    mixed = {n - last: run.distances[n] for n in run.finished("consensus") if run.distances.get(n, 0) > 0}
-    measured = {0: start, **mixed}
-    rounds = max(mixed, default=10)
-    bounds = mixing_bounds(mixing_matrix(run.topology, run.config.gossip.mixing), rounds)
-    if bounds["plain"][1] > 0:
-        for kind, (label, color, dashes) in _BOUNDS.items():
-            if kind in bounds:
-                values = [start * left for left in bounds[kind]]
-                axes.plot(range(rounds + 1), values, color=color, linestyle=dashes, label=label)
-    else:
-        axes.plot([], [], " ", label="spectral gap 1: one round reaches the mean")
+def _consensus_phase(run: Run, axes: Axes, measured: Mapping[int, float]) -> None:
+    draw_bounds(axes, run, measured[0], max(measured) or 10)
     axes.plot(*_xy(measured), color=style.BLUE, linestyle="-", marker="s", label="measured")
+    axes.set_xlim(right=max(*measured, 1) + 0.2)  # round 1 is seen even where it reached the mean exactly
     axes.locator_params(axis="x", integer=True)
     axes.legend(loc="best")
+
+
+def draw_bounds(axes: Axes, run: Run, start: float, rounds: int) -> None:
+    """What the spectral gap promises of `rounds` rounds of mixing alone that begin at a consensus distance."""
+    bounds = mixing_bounds(mixing_matrix(run.topology, run.config.gossip.mixing), rounds)
+    for kind, shares in bounds.items():
+        above = {k: start * share for k, share in enumerate(shares) if share > 0}
+        if len(above) > 1:
+            axes.plot(*_xy(above), color=style.GRAY, **_BOUNDS[kind])
+    if 0.0 in bounds["plain"]:
+        place: dict[str, Any] = {"transform": axes.transAxes, "ha": "right", "va": "top"}
+        axes.text(0.96, 0.94, "gap 1: one round reaches the mean", fontsize=8, **place)
 
 
 def _every(points: Sized) -> int:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from p2pfl.config import to_toml
-from p2pfl.errors import ConfigError
 from p2pfl.records import RoundRecord
-from p2pfl.report import style
 from p2pfl.report.cautions import cautions
 from p2pfl.report.clients import participation
-from p2pfl.report.plots import PLOTS, PLOTS_FOLDER, draw_plots
-from p2pfl.report.run import CONFIG_FILE, Run, load_run, of_phase
-from p2pfl.report.summary import FIELDS, SUMMARY_FILE, read_summary, summarize
-from p2pfl.report.units import MISSING, bytes_text, number_text, percent_text, seconds_text
+from p2pfl.report.output import draw_plots, page_text, write_text
+from p2pfl.report.plots import PLOTS
+from p2pfl.report.run import Run, latest_accuracy, load_run, of_phase, repeat_command
+from p2pfl.report.summary import FIELDS, TEXT_FIELDS, known_facts, summarize
+from p2pfl.report.units import MISSING, bytes_text, formats_of, number_text, percent_text, seconds_text, words
 
 REPORT_FILE = "report.html"
 
@@ -29,41 +26,29 @@ def write_report(run_dir: Path) -> Path:
     takes what the peers could not record: lost peers, versions and the launcher's seconds. Raises
     ConfigError where the run directory cannot be read or written.
     """
-    known = read_summary(run_dir) if (run_dir / SUMMARY_FILE).exists() else {}
-    facts = {name: known[name] for name in ("lost_peers", "versions", "seconds") if known.get(name)}
-    summary = summarize(run_dir, **facts)
+    summary = summarize(run_dir, **known_facts(run_dir))
     run = load_run(run_dir, summary["lost_peers"])
     path = run_dir / REPORT_FILE
-    temporary = path.with_suffix(".html.tmp")
-    try:
-        draw_plots(run)
-        temporary.write_text(_page(run, summary), encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from None
+    draw_plots(PLOTS[run.mode], run, run_dir)
+    write_text(path, _page(run, summary))
     return path
 
 
 def _page(run: Run, summary: Mapping[str, Any]) -> str:
-    import jinja2
-    from markupsafe import Markup
-
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    folder = run.path / PLOTS_FOLDER
-    return environment.get_template("page.html").render(
+    return page_text(
+        "page.html",
+        PLOTS[run.mode],
+        run.path,
         title=run.name if run.name == run.mode else f"{run.name}, {run.mode}",
         subtitle=_subtitle(run, summary),
         summary=summary,
         tiles=_tiles(run, summary),
         warnings=cautions(run, summary),
-        # Only matplotlib's own elements are trusted; it escapes the peers' names in them.
-        plots=[(plot, Markup(style.inline_svg(folder / f"{plot.name}.svg", plot.name))) for plot in PLOTS[run.mode]],
         rows=[(name, meaning, _value_text(name, summary[name])) for name, meaning in FIELDS.items()],
         people=_PEOPLE[run.mode],
         columns=_columns(run),
         peers=_people(run),
-        command=shlex.join(["python", "run_peers.py", run.mode, "--config", str(run.path / CONFIG_FILE)]),
+        command=repeat_command(run),
         settings=to_toml(run.config),
     )
 
@@ -80,20 +65,10 @@ def _subtitle(run: Run, summary: Mapping[str, Any]) -> str:
     return f"{task}, {crew}, {rounds}, seed {summary['seed']}"
 
 
-_FORMATS: dict[str, Callable[[Any], str]] = {
-    **dict.fromkeys(("consensus_accuracy", "mean_peer_accuracy", "worst_peer_accuracy"), percent_text),
-    **dict.fromkeys((name for name in FIELDS if name.endswith("seconds")), seconds_text),
-    **dict.fromkeys((name for name in FIELDS if "bytes" in name), bytes_text),
-    "lost_peers": lambda names: ", ".join(names) or "none",
-    "versions": lambda versions: ", ".join(f"{name} {version}" for name, version in versions.items()) or MISSING,
-    "seed": str,
-}
-
-
 def _value_text(name: str, value: Any) -> str:
-    if value is None:
-        return MISSING
-    return _FORMATS.get(name, lambda v: v if isinstance(v, str) else number_text(v))(value)
+    if name in TEXT_FIELDS:
+        return words(value)
+    return MISSING if value is None else formats_of(name)[0](value)
 
 
 # Mode -> fields to see first and what they are called; time, speed and bytes follow.
@@ -138,17 +113,13 @@ _PEOPLE: dict[str, tuple[str, str]] = {
 }
 
 
-def _latest(own: list[RoundRecord]) -> RoundRecord | None:
-    return next((record for record in reversed(own) if record.test_accuracy is not None), None)
-
-
 def _sum(field: str) -> Callable[[list[RoundRecord]], float]:
     return lambda own: sum(getattr(record, field) for record in own)
 
 
 def _accuracy_text(own: list[RoundRecord]) -> str:
-    latest = _latest(own)
-    return MISSING if latest is None or latest.test_accuracy is None else percent_text(latest.test_accuracy)
+    latest = latest_accuracy(own)
+    return MISSING if latest is None else percent_text(latest)
 
 
 def _loss_text(own: list[RoundRecord]) -> str:

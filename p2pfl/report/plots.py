@@ -1,63 +1,26 @@
-"""Which plots a run of each mode has, how to read them, and their files."""
+"""Which plots a run of each mode has, and how to read them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from p2pfl.config import Mode
-from p2pfl.report import style
 from p2pfl.report.clients import draw_participation, shares
-from p2pfl.report.curves import draw_accuracy, draw_distance, draw_drift, draw_loss
+from p2pfl.report.curves import Axis, draw_accuracy, draw_distance, draw_drift, draw_loss
+from p2pfl.report.output import Plot
 from p2pfl.report.picture import topology_figure
-from p2pfl.report.run import Run, of_phase
+from p2pfl.report.run import Run, latest_accuracy
 from p2pfl.report.traffic import draw_edges, draw_senders, draw_time
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PLOTS_FOLDER = "plots"
-
-
-@dataclass(frozen=True)
-class Plot:
-    """One picture: the stem of its files, what it is called, how to read it, and how it is drawn."""
-
-    name: str
-    title: str
-    caption: str
-    draw: Callable[[Run], Figure]
-    wide: bool = False
-
-
-def draw_plots(run: Run) -> None:
-    """Write every plot of the run's mode as PNG and SVG. Raises ConfigError where the folder cannot be written."""
-    folder = run.path / PLOTS_FOLDER
-    folder.mkdir(exist_ok=True)
-    with style.styled():
-        for plot in PLOTS[run.mode]:
-            figure = plot.draw(run)
-            for kind in ("png", "svg"):
-                style.save(figure, folder / f"{plot.name}.{kind}")
-
-
-def final_accuracies(run: Run) -> list[float | None]:
-    """Each process's latest test accuracy before a consensus phase, in their order; None if never measured."""
-    latest: list[float | None] = []
-    for own in run.records:
-        measured = [r.test_accuracy for r in of_phase(own, "train") if r.test_accuracy is not None]
-        latest.append(measured[-1] if measured else None)
-    return latest
-
-
-def _rounds_axis(run: Run, number: int) -> float:
-    return float(number)
-
 
 def _topology(run: Run) -> Figure:
-    return topology_figure(run.topology, values=final_accuracies(run), title="", edges=run.mode == "gossip")
+    values = [latest_accuracy(own) for own in run.records]
+    return topology_figure(run.topology, values=values, title="", edges=run.mode == "gossip")
 
 
 def _clients(run: Run) -> Figure:
@@ -65,11 +28,16 @@ def _clients(run: Run) -> Figure:
     return topology_figure(run.topology, values=shares(run), title="", label=label, hub=run.coordinator)
 
 
-def _accuracy(name: str, what: str, how: str, label: str, place: Callable[[Run, int], float]) -> Plot:
-    return Plot(f"accuracy-{name}", f"Test accuracy by {what}", how, partial(draw_accuracy, label=label, place=place))
+def _accuracy(name: str, what: str, how: str, axis: Axis) -> Plot[Run]:
+    return Plot(f"accuracy-{name}", f"Test accuracy by {what}", how, partial(draw_accuracy, axis=axis))
 
 
-_SINCE = "seconds since the first round began"
+def _bytes(label: str) -> Axis:
+    return Axis(label, Run.bytes_sent, of_bytes=True)
+
+
+_ROUND = Axis("round")
+_TIME = Axis("seconds since the first round began", Run.elapsed)
 _PEERS = "The line is the mean of the peers, the band reaches from the worst to the best, "
 _GLOBAL = "Of the global model after each round's averaging; the star is the final one on the whole test set"
 _ALONE = "The star is the final model on the whole test set"
@@ -103,12 +71,12 @@ _picture = Plot(
     _topology,
 )
 
-PLOTS: dict[Mode, tuple[Plot, ...]] = {
+PLOTS: dict[Mode, tuple[Plot[Run], ...]] = {
     "gossip": (
-        _accuracy("rounds", "round", _PEERS + "the star is the consensus model.", "round", _rounds_axis),
+        _accuracy("rounds", "round", _PEERS + "the star is the consensus model.", _ROUND),
         _loss,
-        _accuracy("seconds", "time", _PEERS + "at the time when the last peer had finished.", _SINCE, Run.elapsed),
-        _accuracy("bytes", "bytes sent", _PEERS + "against all peers' bytes.", "sent by all peers", Run.bytes_sent),
+        _accuracy("seconds", "time", _PEERS + "at the time when the last peer had finished.", _TIME),
+        _accuracy("bytes", "bytes sent", _PEERS + "against all peers' bytes.", _bytes("sent by all peers")),
         Plot(
             "consensus-distance",
             "Consensus distance",
@@ -124,9 +92,9 @@ PLOTS: dict[Mode, tuple[Plot, ...]] = {
         _time,
     ),
     "local": (
-        _accuracy("rounds", "round", _PEERS + "and no model is common to all.", "round", _rounds_axis),
+        _accuracy("rounds", "round", _PEERS + "and no model is common to all.", _ROUND),
         replace(_loss, caption="Mean over each round's local steps."),
-        _accuracy("seconds", "time", _PEERS + "at the time when the last peer had finished.", _SINCE, Run.elapsed),
+        _accuracy("seconds", "time", _PEERS + "at the time when the last peer had finished.", _TIME),
         replace(
             _picture,
             title="The peers",
@@ -143,21 +111,20 @@ PLOTS: dict[Mode, tuple[Plot, ...]] = {
         replace(_time, caption="Each peer's seconds in the training rounds; nobody waits for anybody."),
     ),
     "sgd": (
-        _accuracy("rounds", "round", f"{_ALONE}.", "round", _rounds_axis),
+        _accuracy("rounds", "round", f"{_ALONE}.", _ROUND),
         replace(_loss, caption="Mean over each round's steps."),
-        _accuracy("seconds", "time", f"{_ALONE}.", _SINCE, Run.elapsed),
+        _accuracy("seconds", "time", f"{_ALONE}.", _TIME),
         replace(_time, caption="Seconds of the one process.", wide=False),
     ),
     "centralized": (
-        _accuracy("rounds", "round", f"{_GLOBAL}.", "round", _rounds_axis),
+        _accuracy("rounds", "round", f"{_GLOBAL}.", _ROUND),
         replace(_loss, caption="Mean over the clients whose updates were averaged in a round."),
-        _accuracy("seconds", "time", f"{_GLOBAL}, by the coordinator's clock.", _SINCE, Run.elapsed),
+        _accuracy("seconds", "time", f"{_GLOBAL}, by the coordinator's clock.", _TIME),
         _accuracy(
             "bytes",
             "bytes sent",
             f"{_GLOBAL}, against the bytes of coordinator and clients.",
-            "sent by coordinator and clients",
-            Run.bytes_sent,
+            _bytes("sent by coordinator and clients"),
         ),
         Plot(
             "participation",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +60,11 @@ class Run:
         """The processes that train: peers or clients."""
         return range(self.topology.n if self.coordinator is None else self.coordinator)
 
+    @property
+    def own_models(self) -> bool:
+        """Whether every peer has a model of its own, so that there is a spread of peers and a distance between them."""
+        return self.mode in ("gossip", "local")
+
     def finished(self, phase: str) -> list[int]:
         """The finished rounds of a phase, in order."""
         return [number for number, row in self.rounds.items() if row[0].phase == phase]
@@ -67,7 +75,31 @@ class Run:
 
     def bytes_sent(self, number: int) -> int:
         """Bytes that all processes together had sent by the end of a round."""
-        return sum(record.bytes_sent for own in self.records for record in own if record.round <= number)
+        return self._bytes_by_round[number]
+
+    def samples(self, number: int) -> int:
+        """Training samples that all processes together had processed by the end of a round, lost ones included.
+
+        From the records of those who train: a coordinator counts only what it averaged.
+        """
+        return self._samples_by_round[number]
+
+    @cached_property
+    def _bytes_by_round(self) -> list[int]:
+        return self._summed((record.round, record.bytes_sent) for own in self.records for record in own)
+
+    @cached_property
+    def _samples_by_round(self) -> list[int]:
+        """A process records what it has processed so far, and clients only the rounds in which they took part."""
+        totals = ([(0, 0), *((record.round, record.samples) for record in self.records[i])] for i in self.trainers)
+        return self._summed((number, now - before) for own in totals for (_, before), (number, now) in pairwise(own))
+
+    def _summed(self, parts: Iterable[tuple[int, int]]) -> list[int]:
+        """The sum of all parts up to each round, by its number; 0 at 0."""
+        by_round = [0] * (max((own[-1].round for own in self.records if own), default=0) + 1)
+        for number, part in parts:
+            by_round[number] += part
+        return list(accumulate(by_round))
 
 
 def of_phase(records: Sequence[RoundRecord], phase: str) -> list[RoundRecord]:
@@ -75,9 +107,32 @@ def of_phase(records: Sequence[RoundRecord], phase: str) -> list[RoundRecord]:
     return [record for record in records if record.phase == phase]
 
 
-def bytes_by_process(run: Run) -> list[int]:
-    """Bytes that each process sent in the training rounds, in their order."""
-    return [sum(record.bytes_sent for record in of_phase(own, "train")) for own in run.records]
+def sent_by_process(run: Run, phase: str | None = None) -> list[int]:
+    """Bytes that each process sent, in their order: over the whole run, or in one phase."""
+    return [sum(record.bytes_sent for record in own if phase in (None, record.phase)) for own in run.records]
+
+
+def latest_accuracy(records: Sequence[RoundRecord]) -> float | None:
+    """A process's latest test accuracy before a consensus phase; None if it was never measured."""
+    measured = (r.test_accuracy for r in reversed(records) if r.phase == "train" and r.test_accuracy is not None)
+    return next(measured, None)
+
+
+def training_distances(run: Run) -> dict[int, float]:
+    """Round of training -> consensus distance after it, where that is above 0, as a logarithmic axis needs it."""
+    return {n: run.distances[n] for n in run.finished("train") if run.distances.get(n, 0) > 0}
+
+
+def mixing_distances(run: Run) -> dict[int, float]:
+    """The same after k rounds of mixing alone; k = 0 is the last training round. Empty where there is none for that."""
+    last = run.config.training.rounds
+    numbers = [n for n in (last, *run.finished("consensus")) if run.distances.get(n, 0) > 0]
+    return {n - last: run.distances[n] for n in numbers} if last in numbers else {}
+
+
+def repeat_command(run: Run) -> str:
+    """The command that repeats a run."""
+    return shlex.join(["python", "run_peers.py", run.mode, "--config", str(run.path / CONFIG_FILE)])
 
 
 def model_record(run: Run) -> RoundRecord | None:

@@ -103,9 +103,13 @@ def save(figure: Figure, path: Path) -> None:
 def inline_svg(path: Path, name: str) -> str:
     """An SVG file's element for a page: ids of its own, as wide as its place, colors from the page.
 
-    `name` (letters and dashes) keeps the ids of several pictures on one page apart.
+    `name` (letters and dashes) keeps the ids of several pictures on one page apart. Raises ConfigError for an
+    unreadable path.
     """
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     text = re.sub(r"<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
     text = re.sub(r'^(<svg[^>]*?) width="[^"]*"', r"\1", text)

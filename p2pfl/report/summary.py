@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -12,7 +11,8 @@ from typing import Any
 
 from p2pfl.errors import ConfigError
 from p2pfl.records import RoundRecord
-from p2pfl.report.run import Run, bytes_by_process, load_run, model_record, of_phase
+from p2pfl.report.output import write_text
+from p2pfl.report.run import Run, load_run, model_record, of_phase, sent_by_process
 from p2pfl.topology import mixing_matrix, spectral_gap
 
 SUMMARY_FILE = "summary.json"
@@ -37,7 +37,7 @@ FIELDS: dict[str, str] = {
     "wait_seconds": "waiting for others, likewise",
     "evaluate_seconds": "evaluation, likewise; with a coordinator, its own",
     "samples_per_second": "training samples of all peers a second of the training rounds",
-    "samples_total": "training samples processed by all peers",
+    "samples_total": "training samples processed by all peers or clients, also for updates that were never averaged",
     "bytes_sent_total": "sent by all processes in the training rounds",
     "bytes_sent_max_peer": "sent in the training rounds by the process that sent most",
     "busiest_peer": "the process that sent most",
@@ -50,6 +50,8 @@ FIELDS: dict[str, str] = {
     "status": "complete or incomplete",
     "rounds_completed": "training rounds that every peer, or the coordinator, has finished",
 }
+# Fields that are words or labels, not numbers to add up.
+TEXT_FIELDS = ("mode", "topology", "busiest_peer", "lost_peers", "seed", "versions", "status")
 # What only a swarm that mixes has.
 _GOSSIP_ONLY = ("spectral_gap", "final_consensus_distance", "consensus_rounds", "consensus_bytes", "consensus_seconds")
 
@@ -104,12 +106,7 @@ def _status(values: Mapping[str, Any]) -> str:
 def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> Path:
     """Write `summary.json`, whole or not at all. Raises ConfigError where the folder cannot be written."""
     path = run_dir / SUMMARY_FILE
-    temporary = path.with_suffix(".json.tmp")
-    try:
-        temporary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from None
+    write_text(path, json.dumps(summary, indent=2, allow_nan=False) + "\n")
     return path
 
 
@@ -125,6 +122,15 @@ def read_summary(run_dir: Path) -> dict[str, Any]:
     if not isinstance(summary, dict):
         raise ConfigError(f"{path}: not a summary (a JSON object is meant to stand there)")
     return summary
+
+
+def known_facts(run_dir: Path) -> dict[str, Any]:
+    """What the records do not say and a launcher has written to `summary.json`, as `summarize` takes it.
+
+    Empty where there is no such file. Raises ConfigError where it cannot be read.
+    """
+    known = read_summary(run_dir) if (run_dir / SUMMARY_FILE).exists() else {}
+    return {name: known[name] for name in ("lost_peers", "versions", "seconds") if known.get(name)}
 
 
 def _finite(value: Any) -> Any:
@@ -146,8 +152,7 @@ def _longest(run: Run, recorded: Sequence[Sequence[RoundRecord]]) -> float | Non
 
 
 def _accuracies(run: Run) -> dict[str, Any]:
-    several = run.mode in ("gossip", "local")
-    last = run.rounds.get(run.config.training.rounds, ()) if several else ()
+    last = run.rounds.get(run.config.training.rounds, ()) if run.own_models else ()
     peers = [record.test_accuracy for record in last if record.test_accuracy is not None]
     measured = len(peers) == len(last) > 0
     model = model_record(run)
@@ -203,7 +208,7 @@ def _work(run: Run) -> dict[str, Any]:
 
 
 def _traffic(run: Run) -> dict[str, Any]:
-    sent = bytes_by_process(run)
+    sent = sent_by_process(run, "train")
     return {
         "bytes_sent_total": sum(sent),
         "bytes_sent_max_peer": max(sent),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from p2pfl.report import style
-from p2pfl.report.run import Run, bytes_by_process, of_phase
+from p2pfl.report.run import Run, of_phase, sent_by_process
 from p2pfl.report.units import byte_unit, bytes_text
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _name_peers(axes: Axes, run: Run, n: int) -> None:
 
 def draw_senders(run: Run) -> Figure:
     """Bytes that each process sent in the training rounds; the busiest is marked and named."""
-    sent = bytes_by_process(run)
+    sent = sent_by_process(run, "train")
     n, most = len(sent), max(sent)
     figure = style.new_figure(2 * style.WIDTH, 0.78 * style.HEIGHT)
     axes = figure.add_subplot()
@@ -102,9 +102,9 @@ def _who_sent_most(run: Run, sent: list[int], busiest: list[int]) -> str:
         return f"No hot spot: all {len(sent)} sent within 1 % of {bytes_text(max(sent))}"
     mean = (sum(sent) - sum(sent[peer] for peer in busiest)) / others
     names = [style.plain(run.topology.names[peer], 20) for peer in busiest[:3]]
-    who = (
-        {"gossip": "peer", "centralized": "client"}.get(run.mode, "process") if busiest != [run.coordinator] else "the"
-    )
+    who = {"gossip": "peer", "centralized": "client"}.get(run.mode, "process")
+    if busiest == [run.coordinator]:
+        who = "the"
     shown = f"{who} {', '.join(names)}" + (f" and {len(busiest) - 3} more" if len(busiest) > 3 else "")
     times = f", {max(sent) / mean:.3g} times the mean of the others" if mean else ""
     return f"Busiest: {shown} with {bytes_text(max(sent))}{' each' if len(busiest) > 1 else ''}{times}"

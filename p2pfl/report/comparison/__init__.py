@@ -3,7 +3,7 @@
 from p2pfl.report.comparison.compared import Comparison
 from p2pfl.report.comparison.entries import Entry, load_entries
 from p2pfl.report.comparison.files import write_comparison
-from p2pfl.report.comparison.matching import Mismatch, find_mismatches, mismatches, notes
+from p2pfl.report.comparison.matching import Mismatch, find_mismatches, notes
 from p2pfl.report.comparison.terminal import terminal_table
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "Mismatch",
     "find_mismatches",
     "load_entries",
-    "mismatches",
     "notes",
     "terminal_table",
     "write_comparison",

@@ -134,7 +134,7 @@ def draw_spread(entries: Sequence[Entry]) -> Figure:
 
 
 def _draw_peers(axes: Axes, run: Run, own: Look, y: float, size: float) -> None:
-    last = run.rounds.get(run.config.training.rounds, ()) if run.coordinator is None and run.topology.n > 1 else ()
+    last = run.rounds.get(run.config.training.rounds, ()) if run.own_models else ()
     peers = [100 * record.test_accuracy for record in last if record.test_accuracy is not None]
     if peers:
         axes.plot(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from p2pfl.report.comparison.entries import Entry
 from p2pfl.report.comparison.matching import Mismatch
-from p2pfl.report.run import CONFIG_FILE, Run
 
 CSV_FILE = "comparison.csv"
 JSON_FILE = "comparison.json"
@@ -33,8 +31,3 @@ class Comparison:
     def signs(self, label: str) -> str:
         """The numbers of the mismatches that concern an entry, such as 1 2; empty if there are none."""
         return " ".join(str(n) for n, mismatch in enumerate(self.mismatches, 1) if label in mismatch.labels)
-
-
-def repeat_command(run: Run) -> str:
-    """The command that repeats a run."""
-    return shlex.join(["python", "run_peers.py", run.config.mode, "--config", str(run.path / CONFIG_FILE)])

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from p2pfl.report import style
 from p2pfl.report.comparison.entries import Entry
 from p2pfl.report.comparison.looks import short
-from p2pfl.report.comparison.numbers import sent_by_node, statistic
+from p2pfl.report.comparison.numbers import statistic
+from p2pfl.report.run import sent_by_process
 from p2pfl.report.traffic import PARTS
 from p2pfl.report.units import byte_unit, bytes_text, seconds_text
 
@@ -34,7 +35,7 @@ _BARS: dict[str, dict[str, Any]] = {
 
 def _sent(entry: Entry, phase: str) -> npt.NDArray[np.float64]:
     """Bytes that each node sent in a phase, mean over the seeds, in the topology's order."""
-    by_seed: npt.NDArray[np.float64] = np.array([sent_by_node(run, phase) for run in entry.runs], np.float64)
+    by_seed: npt.NDArray[np.float64] = np.array([sent_by_process(run, phase) for run in entry.runs], np.float64)
     return np.asarray(by_seed.mean(axis=0))
 
 

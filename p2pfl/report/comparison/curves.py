@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from statistics import fmean, stdev
 
 import numpy as np
 import numpy.typing as npt
 
-from p2pfl.records import RoundRecord
 from p2pfl.report.comparison.entries import Entry
 from p2pfl.report.run import Run, model_record
 
@@ -44,13 +41,11 @@ class Curve:
 
 def points(run: Run) -> list[Point]:
     """The training rounds in which all who evaluate did so: every surviving peer, or the coordinator."""
-    sent, samples = _sent(run), _samples(run)
     found = []
     for number in run.finished("train"):
         row = [r.test_accuracy for r in run.rounds[number] if r.test_accuracy is not None]
         if len(row) == len(run.rounds[number]):
-            place = (float(number), samples[number], run.elapsed(number), sent[number])
-            found.append(Point(number, place, min(row), fmean(row), max(row)))
+            found.append(Point(number, _place(run, number), min(row), fmean(row), max(row)))
     return found
 
 
@@ -59,9 +54,12 @@ def final_point(run: Run) -> Point | None:
     record = model_record(run)
     if record is None or record.test_accuracy is None:
         return None
-    number, accuracy = record.round, record.test_accuracy
-    place = (float(number), _samples(run)[number], run.elapsed(number), _sent(run)[number])
-    return Point(number, place, accuracy, accuracy, accuracy)
+    accuracy = record.test_accuracy
+    return Point(record.round, _place(run, record.round), accuracy, accuracy, accuracy)
+
+
+def _place(run: Run, number: int) -> tuple[float, ...]:
+    return number, run.samples(number), run.elapsed(number), run.bytes_sent(number)
 
 
 def curve(entry: Entry) -> Curve:
@@ -88,33 +86,3 @@ def final(entry: Entry) -> Point | None:
     place = tuple(float(value) for value in np.mean([point.place for point in known], axis=0))
     worst, mean, best = (f(point.mean for point in known) for f in (min, fmean, max))
     return Point(known[0].round, place, worst, mean, best)
-
-
-def last_accuracies(run: Run) -> list[float | None]:
-    """Each process's latest test accuracy before the consensus phase, in the topology's order; None: never measured."""
-    return [_latest(own) for own in run.records]
-
-
-def _latest(own: Sequence[RoundRecord]) -> float | None:
-    return next((r.test_accuracy for r in reversed(own) if r.phase == "train" and r.test_accuracy is not None), None)
-
-
-def _sent(run: Run) -> list[float]:
-    """Bytes that all processes together had sent by the end of each round, by its number; 0 at 0."""
-    by_round = [0.0] * (max((own[-1].round for own in run.records if own), default=0) + 1)
-    for own in run.records:
-        for record in own:
-            by_round[record.round] += record.bytes_sent
-    return list(accumulate(by_round))
-
-
-def _samples(run: Run) -> list[float]:
-    """Samples processed by the whole system by the end of each round, by its number; lost peers' count."""
-    counting = run.records if run.coordinator is None else run.records[run.coordinator :]
-    totals = np.zeros(max((own[-1].round for own in run.records if own), default=0) + 1)
-    for own in counting:
-        before = 0
-        for record in own:
-            totals[record.round :] += record.samples - before
-            before = record.samples
-    return [float(value) for value in totals]

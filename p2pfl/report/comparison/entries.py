@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from p2pfl.config import PRIVATE, Mode, RunConfig, options
+from p2pfl.config import INCIDENTAL, Mode, RunConfig, options
 from p2pfl.errors import ConfigError
 from p2pfl.report.run import Run, load_run
-from p2pfl.report.summary import FIELDS, SUMMARY_FILE, read_summary, summarize
+from p2pfl.report.summary import FIELDS, SUMMARY_FILE, known_facts, read_summary, summarize
 
-_APART = PRIVATE | {"seed"}  # runs of one entry may differ in these
+_APART = INCIDENTAL | {"seed"}  # runs of one entry may differ in these
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,7 @@ def _summary(run_dir: Path) -> dict[str, Any]:
     known = read_summary(run_dir) if (run_dir / SUMMARY_FILE).is_file() else {}
     if known.get("status") == "complete" and set(FIELDS) <= set(known):
         return {name: known[name] for name in FIELDS}
-    facts = {name: known[name] for name in ("lost_peers", "versions", "seconds") if known.get(name)}
-    return summarize(run_dir, **facts)
+    return summarize(run_dir, **known_facts(run_dir))
 
 
 def _settings(run: Run) -> Hashable:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from p2pfl.errors import ConfigError
-from p2pfl.report.comparison.compared import CSV_FILE, JSON_FILE, PAGE_FILE, Comparison, repeat_command
+from p2pfl.report.comparison.compared import CSV_FILE, JSON_FILE, PAGE_FILE, Comparison
 from p2pfl.report.comparison.entries import Entry, load_entries
 from p2pfl.report.comparison.matching import find_mismatches, notes
-from p2pfl.report.comparison.numbers import DERIVED, MEANINGS, TEXT_FIELDS, statistic
+from p2pfl.report.comparison.numbers import DERIVED, MEANINGS, NUMBER_FIELDS, statistic
 from p2pfl.report.comparison.page import page
-from p2pfl.report.run import CONFIG_FILE, PEERS_FOLDER
+from p2pfl.report.comparison.plots import PLOTS
+from p2pfl.report.output import draw_plots, write_text
+from p2pfl.report.run import CONFIG_FILE, PEERS_FOLDER, repeat_command
+from p2pfl.report.summary import TEXT_FIELDS
 
 _ROW_HEADS = ("mode", "seed")  # fields that head a row of the CSV instead
 
@@ -29,8 +31,6 @@ def write_comparison(
     `command` is what repeats the whole comparison. Raises ConfigError where a run cannot be read, the folder cannot
     be written or is a run directory itself, and, unless `allow_mismatch`, where the runs are not matched.
     """
-    from p2pfl.report.comparison.plots import PLOTS_FOLDER, draw_pictures
-
     entries = load_entries(run_dirs)
     found = find_mismatches(entries)
     if found and not allow_mismatch:
@@ -39,10 +39,10 @@ def write_comparison(
     if (folder / CONFIG_FILE).exists() or (folder / PEERS_FOLDER).exists():
         raise ConfigError(f"{folder}: is the directory of one run; choose another folder for the comparison")
     comparison = Comparison(folder, tuple(entries), tuple(found), tuple(notes(entries)), command)
-    draw_pictures(entries, folder / PLOTS_FOLDER)
-    _write(folder / CSV_FILE, table_csv(comparison))
-    _write(folder / JSON_FILE, json.dumps(as_json(comparison), indent=2, allow_nan=False) + "\n")
-    _write(folder / PAGE_FILE, page(comparison))
+    draw_plots(PLOTS, entries, folder)
+    write_text(folder / CSV_FILE, table_csv(comparison))
+    write_text(folder / JSON_FILE, json.dumps(as_json(comparison), indent=2, allow_nan=False) + "\n")
+    write_text(folder / PAGE_FILE, page(comparison))
     return comparison
 
 
@@ -91,7 +91,6 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 def _entry_json(entry: Entry) -> dict[str, Any]:
     found = {field: statistic(entry, field) for field in MEANINGS}
-    numbers = [field for field in MEANINGS if field not in TEXT_FIELDS]
     return {
         "label": entry.label,
         "mode": entry.mode,
@@ -100,15 +99,6 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
         "commands": [repeat_command(run) for run in entry.runs],
         "summaries": list(entry.summaries),
         "derived": {field: list(found[field].values) for field in DERIVED},
-        "mean": {field: found[field].mean for field in numbers},
-        "std": {field: found[field].std for field in numbers},
+        "mean": {field: found[field].mean for field in NUMBER_FIELDS},
+        "std": {field: found[field].std for field in NUMBER_FIELDS},
     }
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from None

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from p2pfl.report import picture, style
-from p2pfl.report.comparison.curves import last_accuracies
 from p2pfl.report.comparison.entries import Entry
 from p2pfl.report.comparison.looks import End, label_ends, look, short
+from p2pfl.report.curves import draw_bounds
 from p2pfl.report.layout import place
-from p2pfl.report.run import Run
-from p2pfl.topology import mixing_bounds, mixing_matrix
+from p2pfl.report.run import latest_accuracy, mixing_distances, training_distances
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,19 +26,15 @@ _ROOM = 17  # points across of a node that has room for its accuracy
 _FLOOR = 1e-8  # of the largest distance: what lies below is rounding
 
 
-def _trained(run: Run) -> dict[int, float]:
-    return {n: run.distances[n] for n in run.finished("train") if run.distances.get(n, 0) > 0}
-
-
 def draw_distances(entries: Sequence[Entry]) -> Figure:
     """The consensus distance after each training round, of the entries whose peers have models of their own."""
     figure = style.new_figure(_WIDTH, _HEIGHT)
     axes = figure.add_subplot(xlabel="round", ylabel="consensus distance", yscale="log")
     ends = []
     for i, entry in enumerate(entries):
-        seeds = [_trained(run) for run in entry.runs]
+        seeds = [training_distances(run) for run in entry.runs]
         rounds = sorted(set.intersection(*(set(own) for own in seeds)))
-        if not rounds or entry.mode not in ("gossip", "local"):
+        if not rounds or not entry.runs[0].own_models:
             continue
         rows = np.array([[own[number] for number in rounds] for own in seeds])
         level, own_look = np.exp(np.log(rows).mean(axis=0)), look(i)
@@ -81,8 +76,9 @@ def draw_phases(entries: Sequence[Entry]) -> Figure:
         panels[0].set(yscale="log", ylabel="consensus distance")
         low, high = panels[0].get_ylim()
         panels[0].set_ylim(max(low, _FLOOR * high), high)
-        first = panels[drawn.index(True)]
-        figure.legend(*first.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+        named = [pair for axes in panels for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
+        handles = {label: handle for handle, label in reversed(named)}  # a gap of 1 has no bounds to draw
+        figure.legend(handles=list(handles.values()), loc="outside upper center", ncols=3)
     for axes in panels[len(mixing) :]:
         axes.set_axis_off()
     return figure
@@ -92,48 +88,26 @@ def _draw_phase(figure: Figure, axes: Axes, entry: Entry, index: int) -> bool:
     """One panel, starting from what was measured; False where no run has a consensus phase."""
     axes.set_title(short(entry.label), fontweight="bold")
     axes.set_xlabel("round of mixing alone")
-    measured = [own for own in map(_phase, entry.runs) if len(own) > 1]
+    measured = [own for own in map(mixing_distances, entry.runs) if len(own) > 1]
     if not measured:
         mixed = any(run.finished("consensus") for run in entry.runs)
         why = "All peers had the same weights before it:\nthe distance is 0." if mixed else "It was not finished."
         style.nothing(figure, axes, why)
         return False
     start, rounds = fmean(own[0] for own in measured), max(map(max, measured))
-    run = entry.runs[0]
-    bounds = mixing_bounds(mixing_matrix(run.topology, run.config.gossip.mixing), rounds)
-    looks: dict[str, tuple[str, dict[str, Any]]] = {
-        "plain": ("plain mixing: at most (1 − gap)$^k$ of the start", {"color": style.GRAY, "linestyle": "--"}),
-        "chebyshev": (
-            "Chebyshev: at most 1 / T$_k$(1 / (1 − gap))",
-            {"color": style.GRAY, "linestyle": ":", "linewidth": 2.4},
-        ),
-    }
-    for kind, shares in bounds.items():
-        positive = [(k, start * share) for k, share in enumerate(shares) if share > 0]
-        axes.plot(*zip(*positive, strict=True), **looks[kind][1], label=looks[kind][0])
+    draw_bounds(axes, entry.runs[0], start, rounds)
     own_look = look(index)
     for number, own in enumerate(measured):
         faint = {"alpha": 0.6} if number else {"label": "measured"}
         axes.plot(list(own), list(own.values()), color=own_look.color, marker=own_look.marker, markersize=3.5, **faint)
     axes.locator_params(axis="x", integer=True)
-    if 0.0 in bounds["plain"]:
-        axes.text(
-            0.96, 0.94, "gap 1: one round reaches the mean", transform=axes.transAxes, ha="right", va="top", fontsize=8
-        )
     return True
-
-
-def _phase(run: Run) -> dict[int, float]:
-    """Consensus distance after k rounds of mixing alone; k = 0 is the last training round."""
-    last = run.config.training.rounds
-    numbers = [n for n in (last, *run.finished("consensus")) if run.distances.get(n, 0) > 0]
-    return {n - last: run.distances[n] for n in numbers} if last in numbers else {}
 
 
 def node_accuracies(entry: Entry) -> list[float | None]:
     """Each node's latest accuracy before the consensus phase, mean over the seeds; None where one was not measured."""
     means: list[float | None] = []
-    for values in zip(*(last_accuracies(run) for run in entry.runs), strict=True):
+    for values in zip(*([latest_accuracy(own) for own in run.records] for run in entry.runs), strict=True):
         known = [value for value in values if value is not None]
         means.append(fmean(known) if len(known) == len(values) else None)
     return means

@@ -41,14 +41,6 @@ class Mismatch:
     labels: frozenset[str]
 
 
-def mismatches(entries: Sequence[Entry]) -> list[str]:
-    """Why these entries are not a matched comparison, as plain sentences; empty if they are one.
-
-    See `find_mismatches` for what is compared, and how.
-    """
-    return [mismatch.sentence for mismatch in find_mismatches(entries)]
-
-
 def find_mismatches(entries: Sequence[Entry]) -> list[Mismatch]:
     """What sets entries apart that a matched comparison must share.
 
@@ -80,13 +72,9 @@ def notes(entries: Sequence[Entry]) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    return (
-        {True: "on", False: "off"}[value]
-        if isinstance(value, bool)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _seeds_text(seeds: Any) -> str:

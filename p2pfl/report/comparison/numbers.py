@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
 from p2pfl.report.comparison.entries import Entry
-from p2pfl.report.run import Run
-from p2pfl.report.summary import FIELDS
-from p2pfl.report.units import MISSING, byte_unit, bytes_text, number_text, percent_text, seconds_text
-
-TEXT_FIELDS = ("mode", "topology", "busiest_peer", "lost_peers", "seed", "versions", "status")
-
-
-def sent_by_node(run: Run, phase: str | None = None) -> list[int]:
-    """Bytes that each process sent, in the topology's order: over the whole run, or in one phase."""
-    return [sum(r.bytes_sent for r in own if phase in (None, r.phase)) for own in run.records]
-
+from p2pfl.report.run import Run, sent_by_process
+from p2pfl.report.summary import FIELDS, TEXT_FIELDS
+from p2pfl.report.units import MISSING, formats_of, words
 
 # What the comparison adds to the fields of a summary: name -> meaning and how it is computed from a run.
 DERIVED: dict[str, tuple[str, Callable[[Run], float]]] = {
     "bytes_sent_whole_run": (
         "sent by all processes over the whole run, consensus phase included",
-        lambda run: sum(sent_by_node(run)),
+        lambda run: sum(sent_by_process(run)),
     ),
-    "bytes_sent_busiest_node": ("the same for the process that sent most", lambda run: max(sent_by_node(run))),
+    "bytes_sent_busiest_node": ("the same for the process that sent most", lambda run: max(sent_by_process(run))),
 }
 MEANINGS: dict[str, str] = {**FIELDS, **{name: meaning for name, (meaning, _) in DERIVED.items()}}
 NUMBER_FIELDS = tuple(name for name in MEANINGS if name not in TEXT_FIELDS)
@@ -74,52 +66,14 @@ def best(entries: Sequence[Entry], field: str, apart: frozenset[str] = frozenset
     return frozenset(label for label, mean in known.items() if mean == top)
 
 
-def _percent_spread(mean: float, std: float) -> str:
-    return f"{100 * mean:.2f} ± {100 * std:.2f} %"
-
-
-def _bytes_spread(mean: float, std: float) -> str:
-    size, name = byte_unit(mean)
-    return f"{mean / size:.3g} ± {std / size:.2g} {name}"
-
-
-def _seconds_spread(mean: float, std: float) -> str:
-    return f"{mean:.3g} ± {std:.2g} s" if mean < 60 else f"{seconds_text(mean)} ± {seconds_text(std)}"
-
-
-def _number_spread(mean: float, std: float) -> str:
-    return f"{number_text(mean)} ± {std:,.0f}" if std >= 10 else f"{number_text(mean)} ± {std:.2g}"
-
-
-def _format(field: str) -> tuple[Callable[[float], str], Callable[[float, float], str]]:
-    """How one number is written, and how a mean with its standard deviation."""
-    if field.endswith("accuracy"):
-        return percent_text, _percent_spread
-    if field.endswith("seconds"):
-        return seconds_text, _seconds_spread
-    if "bytes" in field:
-        return bytes_text, _bytes_spread
-    return number_text, _number_spread
-
-
 def cell(entry: Entry, field: str) -> str:
     """A field of an entry as people read it: mean ± standard deviation where its seeds differ."""
     found = statistic(entry, field)
     if field in TEXT_FIELDS:
-        return "; ".join(dict.fromkeys(_words(value) for value in found.values))
+        return "; ".join(dict.fromkeys(words(value) for value in found.values))
     if found.mean is None:
         return MISSING
-    one, spread = _format(field)
-    return (
-        spread(found.mean, found.std)
-        if found.std
-        else one(found.values[0] if len(set(found.values)) == 1 else found.mean)
-    )
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {version}" for name, version in value.items()) or MISSING
-    if isinstance(value, (list, tuple)):
-        return ", ".join(value) or "none"
-    return MISSING if value is None else str(value)
+    one, spread = formats_of(field)
+    if found.std:
+        return spread(found.mean, found.std)
+    return one(found.values[0] if len(set(found.values)) == 1 else found.mean)

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from p2pfl.report import style
-from p2pfl.report.comparison.compared import Comparison, repeat_command
+from p2pfl.report.comparison.compared import Comparison
 from p2pfl.report.comparison.entries import Entry
 from p2pfl.report.comparison.numbers import BETTER, MEANINGS, best, cell, statistic
-from p2pfl.report.comparison.plots import PICTURES, PLOTS_FOLDER
+from p2pfl.report.comparison.plots import PLOTS
+from p2pfl.report.output import page_text
+from p2pfl.report.run import repeat_command
 from p2pfl.report.summary import FIELDS
 
 # Field -> heading of the short table at the top.
@@ -29,14 +30,11 @@ _TITLE = 8  # labels in the page's title
 
 def page(comparison: Comparison) -> str:
     """The page's HTML. The plots must have been drawn to the comparison's folder before."""
-    import jinja2
-    from markupsafe import Markup
-
-    loader = jinja2.FileSystemLoader(Path(__file__).parent.parent)
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    folder = comparison.folder / PLOTS_FOLDER
     entries = comparison.entries
-    return environment.get_template("comparison.html").render(
+    return page_text(
+        "comparison.html",
+        PLOTS,
+        comparison.folder,
         title=_title([entry.label for entry in entries]),
         subtitle=_subtitle(comparison),
         mismatches=[mismatch.sentence for mismatch in comparison.mismatches],
@@ -44,10 +42,6 @@ def page(comparison: Comparison) -> str:
         columns=[(entry.label, comparison.signs(entry.label)) for entry in entries],
         headline=list(HEADLINE.values()),
         rows=[(entry, _headline(comparison, entry)) for entry in entries],
-        # Only matplotlib's own elements are trusted; it escapes the runs' names in them.
-        plots=[
-            (picture, Markup(style.inline_svg(folder / f"{picture.name}.svg", picture.name))) for picture in PICTURES
-        ],
         fields=[(name, MEANINGS[name], _cells(comparison, name)) for name in MEANINGS],
         better={name: "highest" if BETTER[name] is max else "lowest" for name in BETTER},
         seeds=max(len(entry.seeds) for entry in entries),

@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from p2pfl.errors import ConfigError
-from p2pfl.report import style
 from p2pfl.report.comparison.accuracy import accuracy_against, draw_spread
 from p2pfl.report.comparison.costs import draw_bytes, draw_time
 from p2pfl.report.comparison.entries import Entry
 from p2pfl.report.comparison.gossip import draw_distances, draw_phases, draw_topologies
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-PLOTS_FOLDER = "plots"
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One picture: the stem of its files, what it is called, how to read it, and how it is drawn."""
-
-    name: str
-    title: str
-    caption: str
-    draw: Callable[[Sequence[Entry]], Figure]
-    wide: bool = False
-
+from p2pfl.report.output import Plot
 
 _LINES = (
     "Lines: mean of the peers, or the coordinator's model; stars: the final model. Bands: one standard deviation over "
@@ -37,48 +16,48 @@ _LINES = (
     "the test set may have been used."
 )
 
-PICTURES: tuple[Picture, ...] = (
-    Picture(
+PLOTS: tuple[Plot[Sequence[Entry]], ...] = (
+    Plot(
         "accuracy-samples",
         "Test accuracy by samples processed",
         f"The axis on which the runs are matched: all process the same number of samples. {_LINES}",
         accuracy_against("samples"),
     ),
-    Picture(
+    Plot(
         "accuracy-rounds",
         "Test accuracy by round",
         "A round of FedAvg with few clients processes fewer samples, so it has more rounds. Stars of gossip stand "
         "after the rounds of the consensus phase.",
         accuracy_against("rounds"),
     ),
-    Picture(
+    Plot(
         "accuracy-seconds",
         "Test accuracy by time",
         "At the time when the last process had finished the round, on the machine that it ran on.",
         accuracy_against("seconds"),
     ),
-    Picture(
+    Plot(
         "accuracy-bytes",
         "Test accuracy by bytes sent",
         "By all processes together, the consensus phase included. A level line is the final accuracy of a run that "
         "sends nothing.",
         accuracy_against("bytes"),
     ),
-    Picture(
+    Plot(
         "peer-spread",
         "Peers at the end",
         "After the last training round, before the consensus phase: one tick a peer, on a bar from the worst to the "
         "best; seeds one below the other. Centralized runs and plain SGD have one model only.",
         draw_spread,
     ),
-    Picture(
+    Plot(
         "consensus-distance",
         "Consensus distance while training",
         "How far the peers stand apart after each training round, estimated from sketches to about 2 %. Its level "
         "depends on the gradients, so the spectral gap predicts none here. Bands: all seeds.",
         draw_distances,
     ),
-    Picture(
+    Plot(
         "consensus-phase",
         "Consensus phase beside the spectral gap's prediction",
         "In the rounds of mixing alone the gap does predict: from the measured start, mixing cannot do worse than its "
@@ -86,7 +65,7 @@ PICTURES: tuple[Picture, ...] = (
         draw_phases,
         wide=True,
     ),
-    Picture(
+    Plot(
         "topologies",
         "Who talks to whom",
         "Color: each node's latest test accuracy before the consensus phase, on one scale; empty where it is not "
@@ -94,14 +73,14 @@ PICTURES: tuple[Picture, ...] = (
         draw_topologies,
         wide=True,
     ),
-    Picture(
+    Plot(
         "node-bytes",
         "Bytes sent by each node",
         "Nodes sorted by what they sent, on one scale. Where not all send the same, the busiest is named and hatched.",
         draw_bytes,
         wide=True,
     ),
-    Picture(
+    Plot(
         "time",
         "Where the time went",
         "Mean of the processes that train. The report of each run shows every process on its own.",
@@ -109,16 +88,3 @@ PICTURES: tuple[Picture, ...] = (
         wide=True,
     ),
 )
-
-
-def draw_pictures(entries: Sequence[Entry], folder: Path) -> None:
-    """Write every picture as PNG and SVG to `folder`. Raises ConfigError where it cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be made ({error.strerror})") from None
-    with style.styled():
-        for picture in PICTURES:
-            figure = picture.draw(entries)
-            for kind in ("png", "svg"):
-                style.save(figure, folder / f"{picture.name}.{kind}")

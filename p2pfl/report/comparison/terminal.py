@@ -34,7 +34,9 @@ def _bytes(found: Statistic) -> str:
 
 
 def _seconds(found: Statistic) -> str:
-    return MISSING if found.mean is None else f"{found.mean:,.1f}" if found.mean < 1000 else f"{found.mean:,.0f}"
+    if found.mean is None:
+        return MISSING
+    return f"{found.mean:,.1f}" if found.mean < 1000 else f"{found.mean:,.0f}"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,68 @@
+"""How results are written: plots to a folder, pages from templates, and text files whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from p2pfl.errors import ConfigError
+from p2pfl.report import style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PLOTS_FOLDER = "plots"
+
+Subject = TypeVar("Subject")  # a run, or the entries of a comparison
+
+
+@dataclass(frozen=True)
+class Plot(Generic[Subject]):
+    """One plot: the stem of its files, what it is called, how to read it, and how it is drawn."""
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[Subject], Figure]
+    wide: bool = False
+
+
+def draw_plots(plots: Sequence[Plot[Subject]], subject: Subject, folder: Path) -> None:
+    """Write plots as PNG and SVG to `plots/` in a folder. Raises ConfigError where they cannot be written."""
+    target = folder / PLOTS_FOLDER
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{target}: cannot be made ({error.strerror})") from None
+    with style.styled():
+        for plot in plots:
+            figure = plot.draw(subject)
+            for kind in ("png", "svg"):
+                style.save(figure, target / f"{plot.name}.{kind}")
+
+
+def page_text(template: str, plots: Sequence[Plot[Any]], folder: Path, **values: Any) -> str:
+    """A page's HTML from a template beside this module, with the plots that `draw_plots` has written to `folder`."""
+    import jinja2
+    from markupsafe import Markup
+
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    # Only matplotlib's own elements are trusted; it escapes the peers' and runs' names in them.
+    pictures = [
+        (plot, Markup(style.inline_svg(folder / PLOTS_FOLDER / f"{plot.name}.svg", plot.name))) for plot in plots
+    ]
+    return environment.get_template(template).render(plots=pictures, **values)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file, whole or not at all. Raises ConfigError where it cannot be written."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from None
