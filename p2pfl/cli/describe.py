@@ -31,8 +31,9 @@ def describe_run(topology: Topology, run: RunConfig) -> str:
         "model": f"{run.model.model}: {need.parameters:,} parameters",
         "training": f"{counted(need.rounds, 'round')} of {counted(need.steps_per_round, 'step')} "
         f"of {counted(run.training.batch_size, 'sample')}" + (f" {_each(run)}" if parts.shards > 1 else ""),
-        "memory": f"{_mb(memory * parts.topology.n)} in all, {_mb(memory)} a process beyond libraries and data: weights, gradient and momentum "
-        f"{_mb(need.weights_memory)}, activations {_mb(need.activations_memory)}, exchange {_mb(need.exchange_memory)}",
+        "memory": f"{_mb(memory)} a process beyond libraries and data, {_mb(memory * parts.topology.n)} in all: "
+        f"weights, gradient and momentum {_mb(need.weights_memory)}, activations {_mb(need.activations_memory)}, "
+        f"exchange {_mb(need.exchange_memory)}",
         **_traffic(need),
     }
     return "\n".join(f"{name + ':':<12} {text}" for name, text in rows.items())

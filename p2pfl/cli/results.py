@@ -11,16 +11,22 @@ import tyro
 from p2pfl.cli.arguments import parse
 from p2pfl.errors import ConfigError
 from p2pfl.report import SUMMARY_FILE, known_facts, summarize, write_report, write_summary
-from p2pfl.rundir import open_run_dir
+from p2pfl.report.comparison import JSON_FILE, PAGE_FILE, compared_runs, write_comparison
+from p2pfl.rundir import CONFIG_FILE, open_run_dir
 from p2pfl.swarm import versions
 
 
 @dataclass(frozen=True)
 class Report:
-    """Tables and plots from what was recorded, also of a run that was interrupted or is still going on."""
+    """Tables and plots from what was recorded, also of a run that was interrupted or is still going on.
 
-    run_dirs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR...")]
-    """Run directories."""
+    Given the folder of a comparison, it writes that again.
+    """
+
+    run_dirs: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR...", help_behavior_hint="(required)")
+    ]
+    """Run directories, or folders of comparisons."""
 
 
 def report(words: list[str]) -> int:
@@ -29,8 +35,17 @@ def report(words: list[str]) -> int:
     if not run_dirs:
         raise ConfigError("report: name a run directory, such as one under runs/")
     for run_dir in run_dirs:
+        if (run_dir / JSON_FILE).is_file() and not (run_dir / CONFIG_FILE).exists():
+            print(_compare_again(run_dir))
+            continue
         open_run_dir(run_dir)
         facts = known_facts(run_dir) if (run_dir / SUMMARY_FILE).exists() else {"versions": versions()}
         write_summary(run_dir, summarize(run_dir, **facts))
         print(write_report(run_dir))
     return 0
+
+
+def _compare_again(folder: Path) -> Path:
+    run_dirs, command = compared_runs(folder)
+    write_comparison(folder, run_dirs, allow_mismatch=True, command=command)
+    return folder / PAGE_FILE

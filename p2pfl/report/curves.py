@@ -69,7 +69,7 @@ def draw_accuracy(run: Run, axis: Axis) -> Figure:
     axes.set_xlim(left=0)
     if axis.place is None:
         axes.locator_params(axis="x", integer=True)
-    axes.legend(loc="lower right")
+    axes.legend(loc="best")
     return figure
 
 

@@ -51,6 +51,8 @@ def _percent_spread(mean: float, std: float) -> str:
 
 def _bytes_spread(mean: float, std: float) -> str:
     size, name = byte_unit(mean)
+    if std < 0.005 * size:  # what changes no digit that is shown
+        return bytes_text(mean)
     return f"{mean / size:.3g} ± {std / size:.2g} {name}"
 
 

@@ -97,7 +97,7 @@ def _draw_nodes(axes: Axes, entry: Entry, size: float) -> None:
 
 
 def draw_time(entries: Sequence[Entry]) -> Figure:
-    """Where a process's time went in the training rounds: mean of the processes, and over seeds."""
+    """Where a training process's time went in the training rounds: mean of the processes, and over seeds."""
     figure = style.new_figure(2 * style.WIDTH, 0.42 * len(entries) + 1.3)
     axes = figure.add_subplot(xlabel="seconds of the training rounds, mean of the processes that train")
     start = np.zeros(len(entries))
@@ -120,4 +120,8 @@ def draw_time(entries: Sequence[Entry]) -> Figure:
 
 
 def _mean(entry: Entry, field: str) -> float:
-    return fmean(float(value or 0.0) for value in statistic(entry, field).values)
+    mean = fmean(float(value or 0.0) for value in statistic(entry, field).values)
+    if field == "wait_seconds" and entry.mode == "centralized":
+        # The coordinator evaluates while its clients wait, and this is the time of a client.
+        return max(mean - _mean(entry, "evaluate_seconds"), 0.0)
+    return mean

@@ -46,6 +46,22 @@ def write_comparison(
     return comparison
 
 
+def compared_runs(folder: Path) -> tuple[list[Path], str]:
+    """The run directories and the command of a comparison that was written before, from its JSON file.
+
+    Runs that lay in the folder are looked for there, in case it was moved. Raises ConfigError where the file cannot
+    be read.
+    """
+    path = folder / JSON_FILE
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        named = [Path(run) for entry in said["entries"] for run in entry["runs"]]
+        command = str(said["command"] or "")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: not a comparison that can be read ({type(error).__name__}: {error})") from None
+    return [folder / run.name if (folder / run.name).is_dir() else run for run in named], command
+
+
 def table_csv(comparison: Comparison) -> str:
     """One row an entry: label, mode, seeds, mismatches, then each field's mean and, for numbers, FIELD_std.
 

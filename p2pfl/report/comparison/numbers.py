@@ -52,9 +52,10 @@ def statistic(entry: Entry, field: str) -> Statistic:
 
 
 def best(entries: Sequence[Entry], field: str, apart: frozenset[str] = frozenset()) -> frozenset[str]:
-    """Labels of the entries with the best mean of a field; none where there is no better, or less than two to compare.
+    """Labels of the entries with the best mean of a field; none where there is no better, or nothing to compare.
 
-    Entries in `apart` (mismatched ones) cannot be best, nor can who sends nothing be best at sending little.
+    What reads the same is equally good. Entries in `apart` (mismatched ones) cannot be best, nor can who sends nothing
+    be best at sending little.
     """
     if field not in BETTER:
         return frozenset()
@@ -62,8 +63,9 @@ def best(entries: Sequence[Entry], field: str, apart: frozenset[str] = frozenset
     known = {label: mean for label, mean in means.items() if mean is not None and (mean > 0 or "bytes" not in field)}
     if len(known) < 2:
         return frozenset()
-    top = BETTER[field](list(known.values()))
-    return frozenset(label for label, mean in known.items() if mean == top)
+    one, _ = formats_of(field)
+    top = one(BETTER[field](list(known.values())))
+    return frozenset(label for label, mean in known.items() if one(mean) == top)
 
 
 def cell(entry: Entry, field: str) -> str:
