@@ -77,6 +77,7 @@ def plan_runs(base: RunConfig, wanted: Wanted) -> list[Planned]:
     steps = local_steps(base.training, info.train_samples // n // base.training.batch_size)
     base = replace_options(base, local_epochs=None, local_steps=steps)
     kinds = [*_gossip(base, wanted), *_centralized(base, wanted, n), *_alone(base, wanted, n)]
+    _check_kinds(kinds)
     return [
         Planned(f"{name}-seed-{seed}", replace_options(config, seed=seed), topology)
         for name, config, topology in kinds
@@ -85,6 +86,17 @@ def plan_runs(base: RunConfig, wanted: Wanted) -> list[Planned]:
 
 
 _Kind = tuple[str, RunConfig, Topology]
+
+
+def _check_kinds(kinds: Sequence[_Kind]) -> None:
+    """Raises ConfigError for settings that do not fit together, and where two would be the same run."""
+    seen: dict[str, Topology] = {}
+    for _, config, topology in kinds:
+        settings.check_together(config)
+        fingerprint = run_fingerprint(cast(config, topology), config)
+        if fingerprint in seen:
+            raise ConfigError(f"{seen[fingerprint].source} and {topology.source}: the same graph; leave one out")
+        seen[fingerprint] = topology
 
 
 def _common_size(topologies: Sequence[Topology]) -> int:
@@ -99,12 +111,15 @@ def _common_size(topologies: Sequence[Topology]) -> int:
 
 
 def _gossip(base: RunConfig, wanted: Wanted) -> Iterator[_Kind]:
-    taken: list[str] = []
+    taken: set[str] = set()
     for topology in wanted.topologies:
-        name = f"gossip-{quote(topology.name, safe='')}"
-        taken.append(name)
-        again = f"-{taken.count(name)}" if taken.count(name) > 1 else ""  # two files of the same name
-        yield name + again, _of_mode(base, "gossip", base.training.rounds), topology
+        plain = name = f"gossip-{quote(topology.name, safe='')}"
+        number = 1
+        while name in taken:  # two files of the same name
+            number += 1
+            name = f"{plain}-{number}"
+        taken.add(name)
+        yield name, _of_mode(base, "gossip", base.training.rounds), topology
 
 
 def _centralized(base: RunConfig, wanted: Wanted, n: int) -> Iterator[_Kind]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import math
@@ -10,6 +12,7 @@ import os
 import secrets
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -34,6 +37,7 @@ def resolve(config: RunConfig, topology: Topology, processes: int) -> RunConfig:
     `processes` share this machine's cores. Raises ConfigError for options that mean nothing in the run's mode.
     """
     _refuse_foreign(config)
+    settings.check_together(config)
     training, record = config.training, config.record
     evaluates_for_all = config.mode in ("centralized", "sgd")
     eval_every = 1 if config.mode == "centralized" else max(1, math.ceil(training.rounds / EVALUATIONS))
@@ -85,10 +89,30 @@ def create_run_dir(topology: Topology, config: RunConfig, kind: str | None = Non
         repeatable = settings.replace_options(config, run_dir=None)
         from_file = config.mode in ("gossip", "local")
         repeatable = dataclasses.replace(repeatable, topology=TOPOLOGY_FILE if from_file else None)
-        (run_dir / CONFIG_FILE).write_text(settings.to_toml(repeatable), encoding="utf-8")
+        # Last and at once: what has settings is a run directory.
+        temporary = run_dir / f".{CONFIG_FILE}.tmp"
+        temporary.write_text(settings.to_toml(repeatable), encoding="utf-8")
+        os.replace(temporary, run_dir / CONFIG_FILE)
     except OSError as error:
         raise ConfigError(f"--run-dir {run_dir}: cannot be written ({error.strerror})") from None
     return run_dir
+
+
+@contextlib.contextmanager
+def in_use(folder: Path) -> Iterator[None]:
+    """While it lasts no other process on this machine can have the folder in use. Raises ConfigError if one has.
+
+    The lock is the operating system's and ends with the process, however that ends.
+    """
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{folder}: in use by another process; wait for it, or choose another folder") from None
+        yield
+    finally:
+        os.close(held)
 
 
 def open_run_dir(run_dir: Path) -> tuple[Topology, RunConfig]:

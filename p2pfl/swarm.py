@@ -24,7 +24,7 @@ from p2pfl.launcher import Launch, Outcome, launch
 from p2pfl.records import RoundRecord, Vector, read_rounds, read_sketches
 from p2pfl.report import read_summary, summarize, write_report, write_summary
 from p2pfl.roles import Cast, cast, topology_of
-from p2pfl.rundir import create_run_dir, forget, resolve, run_fingerprint
+from p2pfl.rundir import create_run_dir, forget, in_use, resolve, run_fingerprint
 from p2pfl.topology import Topology
 
 _PACKAGES = ("p2pfl-swarm", "torch", "torchvision", "pyzmq", "networkx", "numpy")
@@ -74,17 +74,18 @@ def run(
     if resume is not None and _is_complete(resume):
         return Result(resume, read_summary(resume))
     run_dir = resume or create_run_dir(parts.topology, config)
-    try:
-        outcome = _launch(parts, config, run_dir, binds, resume is not None)
-    except KeyboardInterrupt:
-        forget(run_dir)
-        raise
-    except P2PFLError:
-        if resume is None:
-            forget(run_dir)
-        raise
     again = again or f"p2pfl {config.mode} --resume {shlex.quote(str(run_dir))}"
-    return _conclude(run_dir, outcome, f"go on with: {again}", resume is not None)
+    with in_use(run_dir):
+        try:
+            outcome = _launch(parts, config, run_dir, binds, resume is not None)
+        except KeyboardInterrupt:
+            forget(run_dir)
+            raise
+        except P2PFLError:
+            if resume is None:
+                forget(run_dir)
+            raise
+        return _conclude(run_dir, outcome, f"go on with: {again}", resume is not None)
 
 
 def _launch(parts: Cast, config: RunConfig, run_dir: Path, binds: list[str] | None, resume: bool) -> Outcome:

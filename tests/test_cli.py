@@ -63,7 +63,7 @@ def failing(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["peer", RING, "--node", "9"], "9"),
         (["peer", RING, "--node", "0"], "host and a port"),
         (["peer", RING, "--node", "0", "--dry-run"], "host and a port"),
-        (["centralized", "--num-selected", "30"], "--num-selected 30: there are only 20 clients"),
+        (["centralized", "--num-selected", "30", "--dry-run"], "--num-selected 30: there are only 20 clients"),
         (["centralized", "--num-rounds", "3", "--rounds", "3"], "--num-rounds 3: the same as --rounds, which is given"),
         (["centralized", "--epochs", "0"], "--epochs 0: must be greater than 0"),
         (["centralized", RING], "centralized:"),
@@ -125,7 +125,8 @@ def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str], wo
         ["--help"],
         ["gossip", "--help"],
         ["centralized", "--help"],
-        ["compare", "--help"], ["compare", "/nowhere.gml", "--help"],
+        ["compare", "--help"],
+        ["compare", "/nowhere.gml", "--help"],
         ["topology", "show", RING, "-o", "x.png"],
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from p2pfl import RunConfig, compare, make_topology
 from p2pfl.cli import main
 from p2pfl.errors import ConfigError
 from p2pfl.report import read_summary
+from p2pfl.rundir import in_use
 from p2pfl.topology import save_topology
 
 HERE = Path(__file__).parent
@@ -72,10 +74,13 @@ def test_every_run_is_repeated_with_every_seed() -> None:
 
 
 def test_topologies_of_one_name_get_folders_of_their_own() -> None:
-    ring = make_topology("ring", 4)
-    wanted = compare.Wanted((ring, ring))
-    names = [one.name for one in compare.plan_runs(RunConfig.of(dataset="digits", local_steps=1), wanted)]
-    assert names == ["gossip-ring-4-seed-0", "gossip-ring-4-2-seed-0"]
+    same = [dataclasses.replace(make_topology(kind, 4), name="mine") for kind in ("ring", "complete")]
+    taken = dataclasses.replace(make_topology("star", 4), name="mine-2")
+    base = RunConfig.of(dataset="digits", local_steps=1)
+    names = [one.name for one in compare.plan_runs(base, compare.Wanted((same[0], taken, same[1])))]
+    assert names == ["gossip-mine-seed-0", "gossip-mine-2-seed-0", "gossip-mine-3-seed-0"]
+    with pytest.raises(ConfigError, match="the same graph; leave one out"):
+        compare.plan_runs(base, compare.Wanted((same[0], same[0])))
 
 
 def test_shards_must_be_the_same() -> None:
@@ -206,6 +211,12 @@ def test_a_comparison_from_start_to_report_and_again(tmp_path: Path, ring: str) 
     assert out.count("complete already") == 9
     assert {name for name, when in times(folder).items() if before.get(name) != when} == {"local-seed-1"}
 
+    # The folder's report can be written again, also where it was moved to.
+    shutil.copytree(folder, tmp_path / "moved")
+    (tmp_path / "moved" / "report.html").unlink()
+    assert main(["report", str(tmp_path / "moved")]) == 0
+    assert (tmp_path / "moved" / "report.html").is_file()
+
     # Other settings do not fit what is there.
     _, err = finish(begin(*words, "--lr", "0.02"), status=2)
     assert "gossip-ring-3-seed-0: was made with --lr 0.01, not 0.02; choose another --run-dir" in err
@@ -242,6 +253,17 @@ def test_an_interrupted_comparison_goes_on(tmp_path: Path, ring: str) -> None:
     assert times(folder)["gossip-ring-3-seed-0"] == first["gossip-ring-3-seed-0"]
 
 
+def test_two_processes_never_share_a_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path, ring: str) -> None:
+    folder = tmp_path / "all"
+    words = [ring, "--rounds", "1", *TINY, "--model", "vgg11", "--run-dir", str(folder)]
+    folder.mkdir()
+    with in_use(folder):
+        assert main(["compare", *words]) == 2
+    assert f"{folder}: in use by another process" in capsys.readouterr().err
+    with in_use(folder):
+        pass  # free again as soon as it was given back
+
+
 def test_runs_that_do_not_match_are_refused_unless_allowed(tmp_path: Path, ring: str) -> None:
     for name, batch in (("one", "8"), ("two", "4")):
         words = ["--rounds", "1", *TINY, "--batch-size", batch, "--run-dir", str(tmp_path / name)]
@@ -264,6 +286,7 @@ def test_runs_that_do_not_match_are_refused_unless_allowed(tmp_path: Path, ring:
         (["RING", "--num-selected", "2"], "--num-selected 2: means nothing without --centralized"),
         (["RING", "--centralized", "--num-selected", "two"], "--num-selected two: must be whole numbers"),
         (["RING", "--centralized", "--num-selected", "9"], "--num-selected 9: choose 1 to 3"),
+        (["RING", "--seeds", "0,00"], "--seeds 0,00: names a number twice"),
         (["RING", "--seeds", "0,0"], "--seeds 0,0: names a number twice"),
         (["RING", "--seeds", "1,2", "--seed", "3"], "--seed is given too"),
         (["RING", "--server-momentum", "0.9"], "--server-momentum: means nothing without --centralized"),

@@ -14,6 +14,7 @@ from p2pfl.config import (
     PRIVATE,
     SECTIONS,
     RunConfig,
+    check_together,
     foreign_options,
     load_toml,
     options,
@@ -134,8 +135,6 @@ def test_replacing_leaves_the_rest_and_the_original_alone() -> None:
         ('device = "cuda:x"', "--device cuda:x: choose"),
         ("topology = 3", "topology: must be the path"),
         ('mode = "star"', "mode 'star': choose one of gossip, centralized, sgd, local"),
-        ("num_selected = 30", "--num-selected 30: there are only 20 clients"),
-        ('mode = "centralized"\nmin_updates = 7', "--min-updates 7: only 6 clients train in a round"),
         ("server_momentum = 1.0", "--server-momentum 1.0: must be below 1"),
         ("deadline = 0", "--deadline 0.*: must be greater than 0"),
         ("rounds = ", "not TOML"),
@@ -181,6 +180,20 @@ def test_options_go_by_the_names_of_their_mode(tmp_path: Path) -> None:
     (tmp_path / "twice.toml").write_text("num_rounds = 7\n[training]\nrounds = 7\n")
     with pytest.raises(ConfigError, match=r"twice\.toml: rounds stands twice"):
         load_toml(tmp_path / "twice.toml", "centralized")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_selected": 30}, "--num-selected 30: there are only 20 clients"),
+        ({"min_updates": 7}, "--min-updates 7: only 6 clients train in a round"),
+    ],
+)
+def test_sections_must_fit_each_other_in_the_end(options: dict[str, int], message: str) -> None:
+    config = RunConfig.of(mode="centralized", **options)
+    with pytest.raises(ConfigError, match=message):
+        check_together(config)
+    check_together(replace_options(config, num_clients=40, num_selected=30))
 
 
 def test_options_of_another_mode_are_found() -> None:

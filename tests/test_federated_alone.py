@@ -336,7 +336,9 @@ def test_too_few_greetings_end_the_run() -> None:
         made.handle(message("hello", client, 1), 10.0)
     made.handle(Lost(4), 30.0)  # greeted, but gone
     reason = only_fail(made.handle(Tick(), 60.0))
-    assert reason.startswith("no greeting from two, three, four, five (--handshake-timeout), and --min-updates asks for")
+    assert reason.startswith(
+        "no greeting from two, three, four, five (--handshake-timeout), and --min-updates asks for"
+    )
 
 
 # What is refused

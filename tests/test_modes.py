@@ -189,6 +189,36 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [("centralized", {"num_clients": 3, "num_selected": 2}), ("sgd", {}), ("local", {}), ("gossip", {})],
+)
+def test_a_run_cut_off_at_its_very_end_does_its_last_round_again(
+    tmp_path: Path, mode: str, options: dict[str, object]
+) -> None:
+    """All rounds recorded and saved, but killed before the summary."""
+    ring = make_topology("ring", 3) if mode in ("gossip", "local") else None
+    whole = train(tmp_path / "whole", mode, ring, **options)
+    records = {path.parent.name: len(read_rounds(path.parent)) for path in whole.run_dir.glob("peers/*/rounds.jsonl")}
+    vectors = {
+        p.relative_to(whole.run_dir): checkpoint.load(p).x for p in whole.run_dir.glob("peers/*/checkpoint/*3.*")
+    }
+    assert vectors
+    model = model_of(whole) if mode != "local" else {}
+    (whole.run_dir / "summary.json").unlink()
+    (whole.run_dir / "consensus.safetensors").unlink(missing_ok=True)
+    again = run(RunConfig.of(mode=mode, **{**LIVELY, **options}), ring, resume=whole.run_dir)  # type: ignore[arg-type]
+    assert again.summary["status"] == "complete"
+    assert again.summary["rounds_completed"] == 3
+    for name, count in records.items():
+        assert len(read_rounds(whole.run_dir / "peers" / name)) == count
+    assert all(torch.equal(checkpoint.load(whole.run_dir / path).x, x) for path, x in vectors.items())
+    if mode != "local":
+        assert all(
+            torch.equal(tensor, model_of(again)[name]) for name, tensor in model.items() if "batches" not in name
+        )
+
+
 def test_the_saved_settings_repeat_the_run(tmp_path: Path) -> None:
     first = train(tmp_path / "first", "centralized", num_clients=3, num_selected=2)
     words = ["--config", str(first.run_dir / "config.toml"), "--run-dir", str(tmp_path / "again")]

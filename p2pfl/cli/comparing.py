@@ -25,8 +25,8 @@ from p2pfl.config import (
     ServerConfig,
     TrainingConfig,
 )
-from p2pfl.errors import ConfigError, P2PFLError
-from p2pfl.rundir import CONFIG_FILE, comparison_folder, runs_in
+from p2pfl.errors import ConfigError
+from p2pfl.rundir import CONFIG_FILE, comparison_folder, in_use, runs_in
 from p2pfl.topology import load_topology
 
 _SECTIONS = ("model", "data", "training", "gossip", "server", "exchange", "compute", "record")
@@ -130,15 +130,19 @@ def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path]
         raise ConfigError(f"--run-dir {folder}: holds a single run; choose another folder")
     command = ["compare", *words, *(() if asked.record.run_dir else ("--run-dir", str(folder)))]
     print(describe_plan(planned))
-    try:
-        made = run_all(folder, planned, _say, again=shlex.join(["p2pfl", *command]))
-    except (P2PFLError, KeyboardInterrupt):
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # only if nothing is in it
-        raise
     repeat = shlex.join(["python", "run_peers.py", "compare", *_without(words, "--run-dir", "--run_dir")])
-    # They were planned to match; where a lost client has changed that, the report says so.
-    return _report(folder, made, True, repeat)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--run-dir {folder}: cannot be made ({error.strerror})") from None
+    try:
+        with in_use(folder):
+            made = run_all(folder, planned, _say, again=shlex.join(["p2pfl", *command]))
+            # They were planned to match; where a lost client has changed that, the report says so.
+            return _report(folder, made, True, repeat)
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # only if nothing came to be in it
 
 
 def _without(words: Sequence[str], *options: str) -> list[str]:
@@ -187,9 +191,10 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and part.isascii() for part in parts):
         raise ConfigError(f"{option} {text}: must be whole numbers with commas between, such as 0,1,2")
-    if len(set(parts)) < len(parts):
+    numbers = tuple(int(part) for part in parts)
+    if len(set(numbers)) < len(numbers):
         raise ConfigError(f"{option} {text}: names a number twice")
-    return tuple(int(part) for part in parts)
+    return numbers
 
 
 def _refuse_foreign_base(base: RunConfig, arguments: Compare) -> None:

@@ -46,11 +46,6 @@ class RunConfig:
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
 
-    def __post_init__(self) -> None:
-        least, selected = self.server.min_updates, self.centralized.num_selected
-        if self.mode == "centralized" and least is not None and least > selected:
-            raise ConfigError(f"--min-updates {least}: only {selected} clients train in a round (--num-selected)")
-
     @classmethod
     def of(cls, topology: str | None = None, mode: Mode = "gossip", **options: Any) -> RunConfig:
         """Settings from flat option names. Raises ConfigError naming an unknown option or a bad value."""
@@ -95,6 +90,21 @@ def options(config: RunConfig) -> dict[str, Any]:
     """All settings that mean something in the run's mode, by option name."""
     kept = {name: section for name, section in SECTION_OF.items() if section in MODE_SECTIONS[config.mode]}
     return {name: getattr(getattr(config, section), name) for name, section in kept.items()}
+
+
+def check_together(config: RunConfig) -> None:
+    """What sections cannot know of each other. Raises ConfigError naming an option that does not fit the others.
+
+    Not done when settings are made, since those of a file and of the command line are put together one by one.
+    """
+    if config.mode != "centralized":
+        return
+    clients, selected = config.centralized.num_clients, config.centralized.num_selected
+    if selected > clients:
+        raise ConfigError(f"--num-selected {selected}: there are only {clients} clients (--num-clients)")
+    least = config.server.min_updates
+    if least is not None and least > selected:
+        raise ConfigError(f"--min-updates {least}: only {selected} clients train in a round (--num-selected)")
 
 
 def foreign_options(config: RunConfig) -> dict[str, Any]:

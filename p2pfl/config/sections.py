@@ -120,8 +120,6 @@ class CentralizedConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "num_clients", "num_selected")
-        clients, selected = self.num_clients, self.num_selected
-        _check(selected <= clients, "num_selected", selected, f"there are only {clients} clients (--num-clients)")
 
 
 @dataclass(frozen=True)

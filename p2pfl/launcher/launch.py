@@ -26,6 +26,7 @@ from p2pfl.topology import Topology
 from p2pfl.worker import messages
 
 STOP_SECONDS = 5.0  # what workers get to end by themselves when told to
+ALONE_SECONDS = 30.0  # what a coordinator gets that has no clients any more; it notices in about ten
 LOOK_SECONDS = 0.5
 
 
@@ -53,6 +54,7 @@ class Outcome:
     status: Literal["complete", "failed", "usage", "interrupted"] = "complete"
     reason: str = ""
     lost: list[str] = field(default_factory=list)
+    first_loss: str = ""
     refused: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -133,6 +135,7 @@ def _watch(plan: Launch, workers: list[_Worker], observer: Observer, outcome: Ou
     """Until everybody has ended, or the run cannot go on; then the others are ended too."""
     by_link = {worker.link: worker for worker in workers}
     deadline = time.monotonic() + plan.config.exchange.start_timeout
+    alone_since: float | None = None
     while any(worker.process.is_alive() or worker.link for worker in workers):
         links = [worker.link for worker in workers if worker.link]
         sentinels = [worker.process.sentinel for worker in workers if worker.process.is_alive()]
@@ -149,11 +152,22 @@ def _watch(plan: Launch, workers: list[_Worker], observer: Observer, outcome: Ou
         if any(worker.endpoint is None for worker in workers) and time.monotonic() > deadline:
             late = ", ".join(_called(plan, worker) for worker in workers if worker.endpoint is None)
             outcome.status, outcome.reason = "failed", f"{late} not ready in time (--start-timeout)"
+        alone_since = (alone_since or time.monotonic()) if _is_alone(plan, workers) else None
+        if alone_since is not None and time.monotonic() > alone_since + ALONE_SECONDS and not outcome.reason:
+            outcome.status, outcome.reason = "failed", "all clients are gone, and the coordinator does not answer"
         if outcome.reason:
             return
         if _is_over(plan, workers):
             outcome.lost += [worker.name for worker in workers if not worker.done and worker.name not in outcome.lost]
             return
+
+
+def _is_alone(plan: Launch, workers: list[_Worker]) -> bool:
+    """Whether there is a coordinator that has not finished, and no client any more."""
+    center = plan.cast.coordinator
+    if center is None or workers[center].done:
+        return False
+    return not any(worker.process.is_alive() for worker in workers if worker.index != center)
 
 
 def _is_over(plan: Launch, workers: list[_Worker]) -> bool:
@@ -172,8 +186,10 @@ def _lose(
     begun = all(other.endpoint is not None for other in workers)
     if begun and plan.cast.coordinator not in (None, worker.index):
         observer.warn(reason)
+        outcome.first_loss = outcome.first_loss or reason
     elif not outcome.reason:
-        outcome.status, outcome.reason = "failed", reason
+        first = f" (first: {outcome.first_loss})" if outcome.first_loss else ""
+        outcome.status, outcome.reason = "failed", reason + first
 
 
 def _called(plan: Launch, worker: _Worker) -> str:

@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import msgspec
+
 from p2pfl.errors import ConfigError
 from p2pfl.records import RoundRecord
 from p2pfl.report.output import write_text
@@ -124,13 +126,24 @@ def read_summary(run_dir: Path) -> dict[str, Any]:
     return summary
 
 
+class _Facts(msgspec.Struct):
+    """What a launcher knows of a run and its processes do not."""
+
+    lost_peers: list[str] = []
+    versions: dict[str, str] = {}
+    seconds: float | None = None
+
+
 def known_facts(run_dir: Path) -> dict[str, Any]:
     """What the records do not say and a launcher has written to `summary.json`, as `summarize` takes it.
 
-    Empty where there is no such file. Raises ConfigError where it cannot be read.
+    Empty where there is no such file, or none that can be read: the records are what counts.
     """
-    known = read_summary(run_dir) if (run_dir / SUMMARY_FILE).exists() else {}
-    return {name: known[name] for name in ("lost_peers", "versions", "seconds") if known.get(name)}
+    try:
+        known = msgspec.json.decode((run_dir / SUMMARY_FILE).read_bytes(), type=_Facts)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return {}
+    return {name: value for name, value in msgspec.structs.asdict(known).items() if value}
 
 
 def _finite(value: Any) -> Any:

@@ -51,8 +51,10 @@ def assemble(spec: messages.WorkerSpec, topology: Topology, peer_dir: Path, repo
     trainer, sizes = _build_trainer(spec, parts)
     if is_coordinator:
         trainer.momentum = torch.zeros_like(trainer.host)  # the server's, which is on the host like all that it does
-    last = _last_common_round(spec, parts)
-    saved = _restore(spec, trainer, peer_dir, last, report) if spec.resume else None
+    # The very last round is done again, since what follows on it may not have happened any more.
+    redo = spec.config.training.rounds + parts.consensus_rounds - 1
+    last = _last_common_round(spec, parts, redo)
+    saved = _restore(spec, trainer, peer_dir, redo if last is None else last, report) if spec.resume else None
     if last is None:
         last = 0 if saved is None else saved.round
     first_round = last + 1
@@ -144,12 +146,12 @@ def _build_trainer(spec: messages.WorkerSpec, parts: Cast) -> tuple[Trainer, lis
     return Trainer(config, dataset, indices, device, spec.index), [len(shard) for shard in shards]
 
 
-def _last_common_round(spec: messages.WorkerSpec, parts: Cast) -> int | None:
+def _last_common_round(spec: messages.WorkerSpec, parts: Cast, at_most: int) -> int | None:
     """The round after which all go on with a resumed centralized run: the newest that its coordinator has saved."""
     if parts.coordinator is None or not spec.resume:
         return None
     folder = spec.run_dir / "peers" / parts.topology.node_path(parts.coordinator)
-    saved, _ = checkpoint.newest(folder / "checkpoint", at_most=_recorded(folder))
+    saved, _ = checkpoint.newest(folder / "checkpoint", at_most=min(at_most, _recorded(folder)))
     return 0 if saved is None else saved.round
 
 
@@ -158,13 +160,16 @@ def _recorded(peer_dir: Path) -> int:
 
 
 def _restore(
-    spec: messages.WorkerSpec, trainer: Trainer, peer_dir: Path, at_most: int | None, report: Report
+    spec: messages.WorkerSpec, trainer: Trainer, peer_dir: Path, at_most: int, report: Report
 ) -> checkpoint.Checkpoint | None:
-    limit = _recorded(peer_dir) if at_most is None else min(at_most, _recorded(peer_dir))
+    limit = min(at_most, _recorded(peer_dir))
     saved, refused = checkpoint.newest(peer_dir / "checkpoint", at_most=limit)
     for line in refused:
         report(messages.Warned(line))
     if saved is None:
+        took_part = any(record.round <= limit for record in records.read_rounds(peer_dir))
+        if took_part and refused:
+            raise CheckpointError(f"{peer_dir / 'checkpoint'}: none of it is whole; start a new run without --resume")
         return None
     if saved.settings != spec.settings or saved.layout != trainer.layout.digest:
         raise CheckpointError(

@@ -170,8 +170,9 @@ class Driver:
         return stats
 
     def _settle(self, round: int) -> _RoundResult:
-        """After mixing: evaluate if due, and sketch."""
+        """After mixing: save the run's model at the end (before its record, which says so), evaluate if due, sketch."""
         self._trainer.to_device()
+        self._keeper.save_model(round, self._trainer)
         evaluation = None
         samples = self._keeper.evaluation_samples(round)
         if samples is not None:

@@ -48,11 +48,14 @@ class Keeper:
         return record.eval_samples if due else None
 
     def save(self, round: int, trainer: Trainer, sent: Mapping[int, Payload]) -> None:
-        """After a training round: the checkpoint. After the last round of all: the run's model."""
+        """The checkpoint of a training round."""
         if round <= self.config.training.rounds and self.config.record.checkpoint:
             checkpoint.save(self.peer_dir / "checkpoint", self._checkpoint(round, trainer, sent))
+
+    def save_model(self, round: int, trainer: Trainer) -> None:
+        """The run's model, if this process holds it and this is the last round of all."""
         if self.holds_model and round == self.config.training.rounds + self.consensus_rounds:
-            self._save_model(trainer, round)
+            self._save_model(trainer)
 
     def record(self, record: records.RoundRecord, sketch: records.Vector | None) -> None:
         """Add a round to the peer's files. Raises CheckpointError naming the folder if it cannot be written."""
@@ -74,7 +77,7 @@ class Keeper:
             scalars={n: p.scalars for n, p in sent.items()},
         )
 
-    def _save_model(self, trainer: Trainer, round: int) -> None:
+    def _save_model(self, trainer: Trainer) -> None:
         model = self.config.model
         # One entry: safetensors writes several in a random order, and equal runs should give equal files.
         about = {"p2pfl": json.dumps({**vars(model), "rounds": self.config.training.rounds})}

@@ -10,7 +10,7 @@ from typing import Any
 from p2pfl.config import INCIDENTAL, Mode, RunConfig, options
 from p2pfl.errors import ConfigError
 from p2pfl.report.run import Run, load_run
-from p2pfl.report.summary import FIELDS, SUMMARY_FILE, known_facts, read_summary, summarize
+from p2pfl.report.summary import known_facts, summarize
 
 _APART = INCIDENTAL | {"seed"}  # runs of one entry may differ in these
 
@@ -75,10 +75,7 @@ def _refuse_twice(run_dirs: Sequence[Path]) -> None:
 
 
 def _summary(run_dir: Path) -> dict[str, Any]:
-    """A complete run's summary as it stands in its file; of others what their records say by now."""
-    known = read_summary(run_dir) if (run_dir / SUMMARY_FILE).is_file() else {}
-    if known.get("status") == "complete" and set(FIELDS) <= set(known):
-        return {name: known[name] for name in FIELDS}
+    """What a run's records say, whatever has become of the file that said it before."""
     return summarize(run_dir, **known_facts(run_dir))
 
 
