@@ -135,14 +135,14 @@ def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path]
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--run-dir {folder}: cannot be made ({error.strerror})") from None
-    try:
-        with in_use(folder):
+    with in_use(folder):
+        try:
             made = run_all(folder, planned, _say, again=shlex.join(["p2pfl", *command]))
             # They were planned to match; where a lost client has changed that, the report says so.
             return _report(folder, made, True, repeat)
-    finally:
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # only if nothing came to be in it
+        finally:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # only if nothing came to be in it
 
 
 def _without(words: Sequence[str], *options: str) -> list[str]:
