@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from comparison_runs import BATCH, CONSENSUS, MESSAGE, STEPS, make_run
+from runs import make_run as make_gossip_run
 
 from p2pfl.errors import ConfigError
 from p2pfl.report import FIELDS, read_summary
@@ -323,3 +324,12 @@ def test_summaries_are_computed_where_the_file_is_missing_or_old(tmp_path: Path)
     (entry,) = load_entries([run_dir])
     assert list(entry.summaries[0]) == list(FIELDS)
     assert entry.summaries[0] == {**whole, "versions": {}}
+
+
+def test_comparing_what_is_there_never_imports_torch(tmp_path: Path) -> None:
+    ring = make_gossip_run(tmp_path / "ring", make_topology("ring", 4))
+    mesh = make_gossip_run(tmp_path / "mesh", make_topology("complete", 4))
+    words = ["compare", str(ring), str(mesh), "--run-dir", str(tmp_path / "both")]
+    code = f"import sys\nfrom p2pfl.cli import main\nassert main({words!r}) == 0\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, capture_output=True)
+    assert (tmp_path / "both" / "report.html").is_file()
