@@ -55,7 +55,7 @@ def fork_server(swarm: Swarm) -> psutil.Process:
 @needs_proc
 def test_the_fork_server_blocks_interruptions_for_its_workers(tmp_path: Path, start: Callable[..., Swarm]) -> None:
     swarm = start(ring(tmp_path), *FAST, "--rounds", "1000", "--run-dir", str(tmp_path / "run"))
-    swarm.until("starting 3 peers")
+    swarm.until("starting 3 processes")
     status = Path(f"/proc/{fork_server(swarm).pid}/status").read_text()
     (blocked,) = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigBlk")]
     assert all(blocked >> (number - 1) & 1 for number in (signal.SIGINT, signal.SIGTERM)), status
