@@ -198,3 +198,15 @@ def test_without_its_coordinator_a_run_ends_and_says_so(start: Callable[..., Run
     assert err.count("\n") == 1, err
     assert "the coordinator died (killed by SIGKILL" in err
     assert run.summary()["status"] == "incomplete"
+
+
+def test_a_frozen_coordinator_does_not_hold_up_the_launcher_for_ever(start: Callable[..., Run]) -> None:
+    """Its clients take it for lost after heartbeats (30 s) and a grace period (10 s); it never ends by itself."""
+    run = start("--num-rounds", "100000")
+    run.signal_in_round("coordinator", signal.SIGSTOP, 3)
+    family = run.family()
+    code, err = run.end(250)
+    assert code == EXIT_FAILED
+    assert "all clients are gone, and the coordinator does not answer" in err.splitlines()[-1]
+    assert run.summary()["status"] == "incomplete"
+    assert not psutil.wait_procs(family, timeout=10)[1]
