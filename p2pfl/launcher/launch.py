@@ -20,7 +20,7 @@ from p2pfl.config import RunConfig
 from p2pfl.launcher.observer import Observer
 from p2pfl.launcher.prepare import prepare_data
 from p2pfl.launcher.server import exit_text, fork_server, start
-from p2pfl.launcher.signals import interruptible
+from p2pfl.launcher.signals import Interrupts, interruptible
 from p2pfl.roles import Cast
 from p2pfl.topology import Topology
 from p2pfl.worker import messages
@@ -83,19 +83,20 @@ def launch(plan: Launch, observer: Observer) -> Outcome:
     sockets = Path(tempfile.mkdtemp(prefix="p2pfl-"))  # mode 0700: nobody else can connect
     workers: list[_Worker] = []
     try:
-        with interruptible() as hold, fork_server():
+        with interruptible() as interrupts, fork_server():
             try:
                 dataset = prepare_data(plan.config, plan.cast.shards, observer)
                 observer.say(f"results in {plan.run_dir}")
                 observer.say(f"starting {plan.topology.n} process{'es' * (plan.topology.n > 1)}")
                 for index in range(plan.topology.n):
-                    workers.append(_start_worker(plan, index, dataset, sockets))
-                _watch(plan, workers, observer, outcome)
+                    with interrupts.shielded():  # a process that is started is one that gets ended
+                        workers.append(_start_worker(plan, index, dataset, sockets))
+                _watch(plan, workers, observer, outcome, interrupts)
             except KeyboardInterrupt:
                 outcome.status, outcome.reason = "interrupted", "interrupted"
                 observer.say("stopping; everything so far is saved")
             finally:
-                hold()  # what follows is short, and must not be cut short
+                interrupts.hold()  # what follows is short, and must not be cut short
                 _end(workers, observer)
     finally:
         shutil.rmtree(sockets, ignore_errors=True)
@@ -131,7 +132,7 @@ def _start_worker(plan: Launch, index: int, dataset: Path, sockets: Path) -> _Wo
     return _Worker(index, name, process, link)
 
 
-def _watch(plan: Launch, workers: list[_Worker], observer: Observer, outcome: Outcome) -> None:
+def _watch(plan: Launch, workers: list[_Worker], observer: Observer, outcome: Outcome, interrupts: Interrupts) -> None:
     """Until everybody has ended, or the run cannot go on; then the others are ended too."""
     by_link = {worker.link: worker for worker in workers}
     deadline = time.monotonic() + plan.config.exchange.start_timeout
@@ -141,7 +142,8 @@ def _watch(plan: Launch, workers: list[_Worker], observer: Observer, outcome: Ou
         sentinels = [worker.process.sentinel for worker in workers if worker.process.is_alive()]
         for ready in multiprocessing.connection.wait([*links, *sentinels], LOOK_SECONDS):
             if isinstance(ready, Connection) and by_link[ready].link:
-                _read(plan, by_link[ready], workers, observer, outcome)
+                with interrupts.shielded():
+                    _read(plan, by_link[ready], workers, observer, outcome)
         for worker in workers:
             if worker.process.is_alive() or worker.link is not None or worker.done or worker.name in outcome.lost:
                 continue

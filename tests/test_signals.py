@@ -1,0 +1,67 @@
+"""What Ctrl-C and SIGTERM do to a launch: an end at once, but never within what must stay whole."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from p2pfl.launcher.signals import interruptible
+
+BOTH = [signal.SIGINT, signal.SIGTERM]
+
+
+@pytest.fixture(autouse=True)
+def _handlers() -> Iterator[None]:
+    before = [signal.getsignal(number) for number in BOTH]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert [signal.getsignal(number) for number in BOTH] == [signal.default_int_handler, before[1]]
+    signal.signal(signal.SIGINT, before[0])
+
+
+@pytest.mark.parametrize("number", BOTH)
+def test_a_signal_interrupts_at_once(number: signal.Signals) -> None:
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        signal.raise_signal(number)
+        pytest.fail("went on")
+
+
+@pytest.mark.parametrize("number", BOTH)
+def test_a_shield_ends_before_the_interrupt(number: signal.Signals) -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), interruptible() as interrupts:
+        with interrupts.shielded():
+            signal.raise_signal(number)
+            done.append("whole")
+        pytest.fail("went on")
+    assert done == ["whole"]
+
+
+def test_the_next_shield_is_free_of_an_interrupt_that_was_heard() -> None:
+    with interruptible() as interrupts:
+        with pytest.raises(KeyboardInterrupt), interrupts.shielded():
+            signal.raise_signal(signal.SIGINT)
+        with interrupts.shielded():
+            pass
+
+
+def test_a_failure_within_a_shield_is_what_is_raised() -> None:
+    with interruptible() as interrupts, pytest.raises(ZeroDivisionError), interrupts.shielded():
+        signal.raise_signal(signal.SIGINT)
+        raise ZeroDivisionError
+
+
+def test_held_signals_are_ignored() -> None:
+    with interruptible() as interrupts:
+        interrupts.hold()
+        for number in BOTH:
+            signal.raise_signal(number)
+
+
+def test_an_ignored_ctrl_c_stays_ignored() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with interruptible():
+        signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
