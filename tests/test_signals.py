@@ -21,21 +21,30 @@ def _handlers() -> Iterator[None]:
     signal.signal(signal.SIGINT, before[0])
 
 
+def _interrupted(number: signal.Signals, shield: bool, done: list[str]) -> None:
+    with interruptible() as interrupts:
+        if shield:
+            with interrupts.shielded():
+                signal.raise_signal(number)
+                done.append("whole")
+        else:
+            signal.raise_signal(number)
+        done.append("went on")
+
+
 @pytest.mark.parametrize("number", BOTH)
 def test_a_signal_interrupts_at_once(number: signal.Signals) -> None:
-    with pytest.raises(KeyboardInterrupt), interruptible():
-        signal.raise_signal(number)
-        pytest.fail("went on")
+    done: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted(number, False, done)
+    assert done == []
 
 
 @pytest.mark.parametrize("number", BOTH)
 def test_a_shield_ends_before_the_interrupt(number: signal.Signals) -> None:
-    done = []
-    with pytest.raises(KeyboardInterrupt), interruptible() as interrupts:
-        with interrupts.shielded():
-            signal.raise_signal(number)
-            done.append("whole")
-        pytest.fail("went on")
+    done: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted(number, True, done)
     assert done == ["whole"]
 
 
@@ -48,9 +57,13 @@ def test_the_next_shield_is_free_of_an_interrupt_that_was_heard() -> None:
 
 
 def test_a_failure_within_a_shield_is_what_is_raised() -> None:
-    with interruptible() as interrupts, pytest.raises(ZeroDivisionError), interrupts.shielded():
-        signal.raise_signal(signal.SIGINT)
-        raise ZeroDivisionError
+    def fail() -> None:
+        with interrupts.shielded():
+            signal.raise_signal(signal.SIGINT)
+            raise ZeroDivisionError
+
+    with interruptible() as interrupts, pytest.raises(ZeroDivisionError):
+        fail()
 
 
 def test_held_signals_are_ignored() -> None:

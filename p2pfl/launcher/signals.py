@@ -62,7 +62,7 @@ def _interrupt(*_: object) -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Interrupts]:
-    """SIGTERM ends a run as Ctrl-C does, until `hold`: from then on both are ignored. Only the main thread hears them."""
+    """SIGTERM ends a run as Ctrl-C does, until `hold`: from then on both are ignored. Signals reach the main thread."""
     interrupts = Interrupts()
     if threading.current_thread() is threading.main_thread():
         interrupts.install()
