@@ -1,0 +1,1 @@
+"""What p2pfl costs. Each module is one command (`python -m benchmarks.exchange`): a table, bars, and JSON."""

@@ -1,0 +1,201 @@
+"""What all benchmarks share: repeats and their spread, child processes, bars, the table and the JSON file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).parent / "results"
+LIBRARIES = ("torch", "torchvision", "numpy", "pyzmq", "msgspec", "networkx")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median of some repeats, and the lowest and highest of them."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} ({self.low:.3g}–{self.high:.3g})"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Of at least one value."""
+    return Spread(statistics.median(values), min(values), max(values))
+
+
+def ratios(values: Sequence[float], references: Sequence[float]) -> Spread:
+    """Of repeats that were measured in turns, value and reference next to each other on the same noisy machine."""
+    return spread([value / reference for value, reference in zip(values, references, strict=True)])
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a figure should reach: `at_least` or `at_most` the limit."""
+
+    name: str
+    value: float
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def met(self) -> bool:
+        low = self.at_least is None or self.value >= self.at_least
+        return low and (self.at_most is None or self.value <= self.at_most)
+
+    def __str__(self) -> str:
+        limit = f"at least {self.at_least:g}" if self.at_least is not None else f"at most {self.at_most:g}"
+        return f"{'met   ' if self.met else 'MISSED'}  {self.name}: {self.value:.3g} ({limit})"
+
+
+@dataclass
+class Report:
+    """One benchmark's figures. `rows` are one flat mapping a line of the table; a Spread counts as one cell."""
+
+    name: str
+    settings: dict[str, Any]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    bars: list[Bar] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def finish(self, output: Path | None = None) -> Path:
+        """Print the table and the bars, write JSON (to `results/NAME.json` unless told), and return its path."""
+        path = output or RESULTS / f"{self.name}.json"
+        console = Console(width=None if os.isatty(1) else 160, highlight=False, markup=False)
+        console.print(_table(self))
+        for line in [*map(str, self.bars), *self.notes]:
+            console.print(line)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        about = {"benchmark": self.name, "machine": machine(), "settings": self.settings, "notes": self.notes}
+        bars = [{**asdict(bar), "met": bar.met} for bar in self.bars]
+        path.write_text(json.dumps({**about, "rows": self.rows, "bars": bars}, indent=1, default=_plain) + "\n")
+        console.print(f"written to {os.path.relpath(path)}")
+        return path
+
+
+def _table(report: Report) -> Table:
+    columns = list(dict.fromkeys(key for row in report.rows for key in row))
+    table = Table(title=report.name, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="left" if isinstance(report.rows[0].get(column), str) else "right")
+    for row in report.rows:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    return table
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Spread):
+        return asdict(value)
+    return str(value)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    about: dict[str, Any] = {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    about |= {name: version(name) for name in LIBRARIES}
+    return about
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def cpu_seconds() -> float:
+    """User and system seconds of this process, all of its threads."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had resident since `reset_peak`, or since it began; Linux only."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    raise OSError("no VmHWM in /proc/self/status")
+
+
+def reset_peak() -> None:
+    """Count `peak_bytes` from now on; Linux only."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+@contextlib.contextmanager
+def children(target: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[list[Connection]]:
+    """Processes that run `target(link, *arguments[k])`, and the links to them; none outlives this.
+
+    What a target returns is sent over its link as the last thing; `gather` reads it.
+    """
+    context = multiprocessing.get_context("spawn")
+    processes, links = [], []
+    try:
+        for words in arguments:
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_child, args=(target, theirs, words), daemon=True)
+            process.start()
+            theirs.close()
+            processes.append(process)
+            links.append(ours)
+        yield links
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _child(target: Callable[..., Any], link: Connection, words: tuple[Any, ...]) -> None:
+    try:
+        link.send(("done", target(link, *words)))
+    except BaseException:
+        link.send(("failed", traceback.format_exc()))
+
+
+def gather(links: Sequence[Connection], seconds: float = 600.0) -> list[Any]:
+    """What every child returned. Raises RuntimeError with the child's traceback, TimeoutError."""
+    deadline = time.monotonic() + seconds
+    results = []
+    for link in links:
+        if not link.poll(max(deadline - time.monotonic(), 0.0)):
+            raise TimeoutError(f"a child said nothing for {seconds:.0f} s")
+        state, value = link.recv()
+        if state == "failed":
+            raise RuntimeError(value)
+        results.append(value)
+    return results
