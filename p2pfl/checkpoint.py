@@ -6,11 +6,11 @@ may be one round apart, those ahead can send it again to those behind. The two n
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,9 +144,10 @@ def _numbered(folder: Path) -> list[tuple[int, Path]]:
 
 
 def _digest(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    """CRC-32 of everything: against accidents, which are all that it can be against, at twice the speed of SHA-256."""
+    digest = zlib.crc32(json.dumps(about, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}/{tensor.dtype}/{tuple(tensor.shape)}/".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        digest = zlib.crc32(f"{name}/{tensor.dtype}/{tuple(tensor.shape)}/".encode(), digest)
+        digest = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, digest)
+    return f"{digest:08x}"

@@ -23,7 +23,7 @@ from p2pfl.errors import ConfigError, P2PFLError
 from p2pfl.launcher import Launch, Outcome, launch
 from p2pfl.records import RoundRecord, Vector, read_rounds, read_sketches
 from p2pfl.report import read_summary, summarize, write_report, write_summary
-from p2pfl.roles import Cast, cast, topology_of
+from p2pfl.roles import cast, topology_of
 from p2pfl.rundir import create_run_dir, forget, in_use, resolve, run_fingerprint
 from p2pfl.topology import Topology
 
@@ -56,11 +56,17 @@ def run_swarm(topology: Topology, config: RunConfig | None = None, *, resume: Pa
 
 
 def run(
-    config: RunConfig, topology: Topology | None = None, *, resume: Path | None = None, again: str | None = None
+    config: RunConfig,
+    topology: Topology | None = None,
+    *,
+    resume: Path | None = None,
+    again: str | None = None,
+    link_delay: float = 0.0,
 ) -> Result:
     """The same for every mode: `topology` is what a file says, None where the mode needs none.
 
     `again` is the command that goes on with an interrupted run, if that is not `p2pfl MODE --resume RUN_DIR`.
+    `link_delay` holds back every message for so many seconds: the slow link of benchmarks and tests.
     """
     topology = topology_of(config) or topology
     if topology is None:
@@ -77,7 +83,11 @@ def run(
     again = again or f"p2pfl {config.mode} --resume {shlex.quote(str(run_dir))}"
     with in_use(run_dir):
         try:
-            outcome = _launch(parts, config, run_dir, binds, resume is not None)
+            fingerprint = run_fingerprint(parts, config)
+            # The second half keeps a stray peer of an earlier launch out of this one.
+            name = f"{fingerprint[:16]}-{secrets.token_hex(8)}"
+            going_on = resume is not None
+            outcome = _launch(Launch(parts, config, run_dir, name, fingerprint, going_on, binds, link_delay))
         except KeyboardInterrupt:
             forget(run_dir)
             raise
@@ -85,34 +95,24 @@ def run(
             if resume is None:
                 forget(run_dir)
             raise
-        return _conclude(run_dir, outcome, f"go on with: {again}", resume is not None)
+        return _conclude(run_dir, outcome, f"go on with: {again}", going_on)
 
 
-def _launch(parts: Cast, config: RunConfig, run_dir: Path, binds: list[str] | None, resume: bool) -> Outcome:
-    fingerprint = run_fingerprint(parts, config)
+def _launch(started: Launch) -> Outcome:
+    config, parts = started.config, started.cast
     plan = DisplayPlan(
         mode=config.mode,
         name=parts.topology.name,
         peers=parts.topology.names,
         rounds=config.training.rounds,
         consensus_rounds=parts.consensus_rounds,
-        run_dir=run_dir,
+        run_dir=started.run_dir,
         batch_size=config.training.batch_size,
         coordinator=parts.coordinator,
     )
-    started = Launch(
-        cast=parts,
-        config=config,
-        run_dir=run_dir,
-        # The second half keeps a stray peer of an earlier launch out of this one.
-        run=f"{fingerprint[:16]}-{secrets.token_hex(8)}",
-        settings=fingerprint,
-        resume=resume,
-        binds=binds,
-    )
     with make_display(plan) as display:
-        if resume:
-            display.restore(_recorded(parts.topology, run_dir))
+        if started.resume:
+            display.restore(_recorded(parts.topology, started.run_dir))
         return launch(started, display)
 
 

@@ -15,6 +15,7 @@ import zmq
 from p2pfl import wire
 from p2pfl.errors import TransportError
 from p2pfl.transport import (
+    Delayed,
     Lost,
     MemoryHub,
     MemoryTransport,
@@ -170,3 +171,30 @@ def test_endpoints_that_cannot_be_opened_are_named(tmp_path: Path) -> None:
         ZmqTransport(f"ipc://{tmp_path}/{'x' * 107}")
     with pytest.raises(TransportError, match="tcp://nonsense"):
         ZmqTransport("tcp://nonsense")
+
+
+def test_a_delayed_message_comes_later_whole_and_in_order() -> None:
+    hub = MemoryHub()
+    sender, receiver = Delayed(MemoryTransport(hub, "a"), 0.05), MemoryTransport(hub, "b")
+    sender.connect({1: "b"}, 4)
+    began = time.monotonic()
+    sizes = [sender.send(1, message) for message in (HELLO, *chunk(np.ones(1, np.float32)))]
+    assert not sender.flushed()
+    assert receiver.poll(0) == []
+    received: list[Received] = []
+    while len(received) < 2 and time.monotonic() < began + 10:
+        sender.poll(1.0)
+        received += [event for event in receiver.poll(0) if isinstance(event, Received)]
+    assert time.monotonic() - began >= 0.05
+    assert [event.message.header.kind for event in received] == ["hello", "chunk"]
+    assert [event.size for event in received] == sizes
+    assert sender.flushed()
+
+
+def test_closing_delivers_what_was_held_back() -> None:
+    hub = MemoryHub()
+    sender, receiver = Delayed(MemoryTransport(hub, "a"), 1000.0), MemoryTransport(hub, "b")
+    sender.connect({1: "b"}, 4)
+    sender.send(1, HELLO)
+    sender.close()
+    assert [event.message for event in receiver.poll(0) if isinstance(event, Received)] == [HELLO]

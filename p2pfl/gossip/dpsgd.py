@@ -20,7 +20,7 @@ from p2pfl.wire import Codec
 
 @dataclass
 class DPSGDState:
-    """x: trained in place. own: x at the exchange. sent: own as it travels. mixed: the average so far."""
+    """x: trained in place. own: x at the exchange. sent: own as it travels. mixed: the average so far, may be x."""
 
     x: Tensor
     hoods: Hoods
@@ -42,7 +42,8 @@ class DPSGD:
     def start(self, x: Tensor, hoods: Hoods) -> DPSGDState:
         own = torch.empty_like(x)
         sent = own if self.codec == "fp32" else torch.empty_like(x, dtype=torch.bfloat16)
-        return DPSGDState(x, hoods, own, sent, mixed=torch.empty_like(x))
+        # Nobody trains x while others' vectors come in, unless the order is overlapped: then the mix needs room.
+        return DPSGDState(x, hoods, own, sent, mixed=torch.empty_like(x) if self.overlapped else x)
 
     def outgoing(self, state: DPSGDState, round: int) -> list[tuple[int, Payload]]:
         state.hood = state.hoods(round)
@@ -70,5 +71,3 @@ class DPSGD:
     def finish(self, state: DPSGDState) -> None:
         if self.overlapped:
             state.x.sub_(state.own).add_(state.mixed)
-        else:
-            state.x.copy_(state.mixed)

@@ -66,8 +66,10 @@ def add_weighted(total: Tensor, pieces: Sequence[Tensor], weight: float, first: 
     start = 0
     for piece in pieces:
         part = total[start : start + piece.numel()]
-        if first:
-            part.zero_()
         # A mixed-type add converts element by element and is slow; converting a piece at a time is not.
-        part.add_(piece if piece.dtype == torch.float32 else piece.float(), alpha=weight)
+        piece = piece if piece.dtype == torch.float32 else piece.float()
+        if first:
+            torch.mul(piece, weight, out=part)
+        else:
+            part.add_(piece, alpha=weight)
         start += piece.numel()

@@ -41,6 +41,7 @@ class Launch:
     settings: str
     resume: bool = False
     binds: Sequence[str] | None = None
+    link_delay: float = 0.0
 
     @property
     def topology(self) -> Topology:
@@ -126,6 +127,7 @@ def _start_worker(plan: Launch, index: int, dataset: Path, sockets: Path) -> _Wo
         settings=plan.settings,
         bind=bind,
         resume=plan.resume,
+        link_delay=plan.link_delay,
     )
     name = plan.topology.names[index]
     process, link = start(f"p2pfl-{name}", _run_worker, spec)

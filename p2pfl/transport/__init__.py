@@ -1,10 +1,12 @@
 """How messages travel: `ZmqTransport` over sockets and `MemoryTransport`, its in-process twin that still encodes."""
 
+from p2pfl.transport.delayed import Delayed
 from p2pfl.transport.interface import Event, Lost, Received, Reconnected, Refused, Transport
 from p2pfl.transport.memory import MemoryHub, MemoryTransport
 from p2pfl.transport.zeromq import ZmqTransport
 
 __all__ = [
+    "Delayed",
     "Event",
     "Lost",
     "MemoryHub",

@@ -60,7 +60,7 @@ class Keeper:
     def record(self, record: records.RoundRecord, sketch: records.Vector | None) -> None:
         """Add a round to the peer's files. Raises CheckpointError naming the folder if it cannot be written."""
         try:
-            records.append_round(self.peer_dir, record, sketch)
+            records.append_round(self.peer_dir, record, sketch, durable=self.config.record.checkpoint)
         except OSError as error:
             raise CheckpointError(f"{self.peer_dir}: cannot be written ({error.strerror})") from None
 

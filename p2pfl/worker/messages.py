@@ -23,6 +23,7 @@ class WorkerSpec:
     settings: str  # digest of the settings that checkpoints must agree with
     bind: str
     resume: bool = False
+    link_delay: float = 0.0  # seconds that every message is held back: the slow link of benchmarks and tests
     endpoints: dict[int, str] | None = None  # known beforehand where the topology file has hosts and ports
 
 

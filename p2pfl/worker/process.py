@@ -14,7 +14,7 @@ from pathlib import Path
 
 from p2pfl.errors import ConfigError, P2PFLError
 from p2pfl.topology import load_topology
-from p2pfl.transport import Transport, ZmqTransport
+from p2pfl.transport import Delayed, Transport, ZmqTransport
 from p2pfl.wire import ITEM_BYTES
 from p2pfl.worker import messages
 from p2pfl.worker.assemble import Parts, assemble
@@ -84,6 +84,8 @@ def _run(
     trainer, plan = parts.trainer, parts.logic.plan
     vector_bytes = trainer.layout.size * ITEM_BYTES["fp32"]
     transport = make_transport(spec.bind)
+    if spec.link_delay:
+        transport = Delayed(transport, spec.link_delay)
     try:
         driver = Driver(parts.logic, trainer, transport, parts.keeper, report, log)
         log.info("ready at %s on %s, first round %d", transport.endpoint, trainer.device, plan.first_round)
