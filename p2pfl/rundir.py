@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -38,6 +38,7 @@ def resolve(config: RunConfig, topology: Topology, processes: int) -> RunConfig:
     """
     _refuse_foreign(config)
     settings.check_together(config)
+    _check_profile(config, topology)
     training, record = config.training, config.record
     evaluates_for_all = config.mode in ("centralized", "sgd")
     eval_every = 1 if config.mode == "centralized" else max(1, math.ceil(training.rounds / EVALUATIONS))
@@ -60,6 +61,21 @@ def _refuse_foreign(config: RunConfig) -> None:
     for name, value in settings.foreign_options(config).items():
         option = "--" + name.replace("_", "-")
         raise ConfigError(f"{option} {value}: means nothing in a {config.mode} run; leave it out")
+
+
+def _check_profile(config: RunConfig, topology: Topology) -> None:
+    asked = config.record.profile
+    if asked is None:
+        return
+    node, _, round = asked.rpartition(":")
+    if node not in topology.names:
+        raise ConfigError(f"--profile {asked}: there is no node {node}; choose one of {_some(topology.names)}")
+    if int(round) > config.training.rounds:
+        raise ConfigError(f"--profile {asked}: the run has {config.training.rounds} rounds of training (--rounds)")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
 
 
 def _cores() -> int:

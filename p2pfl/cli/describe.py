@@ -34,6 +34,7 @@ def describe_run(topology: Topology, run: RunConfig) -> str:
         "memory": f"{_mb(memory)} a process beyond libraries and data, {_mb(memory * parts.topology.n)} in all: "
         f"weights, gradient and momentum {_mb(need.weights_memory)}, activations {_mb(need.activations_memory)}, "
         f"exchange {_mb(need.exchange_memory)}",
+        **_gpus(need),
         **_traffic(need),
     }
     return "\n".join(f"{name + ':':<12} {text}" for name, text in rows.items())
@@ -51,6 +52,16 @@ def _who(parts: Cast, run: RunConfig) -> str:
 
 def _each(run: RunConfig) -> str:
     return "a client" if run.mode == "centralized" else "a peer"
+
+
+def _gpus(need: Estimate) -> dict[str, str]:
+    if need.gpu is None:
+        return {}
+    shared = (
+        f"{count:,} process{'es' * (count > 1)} on {device}, which has {need.gpu.free[device] / 1e9:.1f} GB free"
+        for device, count in need.gpu.processes.items()
+    )
+    return {"gpu memory": f"{need.gpu.need / 1e9:.1f} GB a process; {'; '.join(shared)}"}
 
 
 def _traffic(need: Estimate) -> dict[str, str]:
@@ -90,4 +101,5 @@ def describe_result(result: Result) -> str:
         ]
     if summary["lost_peers"]:
         lines.append(f"lost on the way: {', '.join(summary['lost_peers'])}")
+    lines += [f"profile: {path} (open it in ui.perfetto.dev)" for path in result.run_dir.glob("peers/*/profile-*")]
     return "\n".join([*lines, f"report:  {result.run_dir / 'report.html'}"])

@@ -75,12 +75,12 @@ SECTION_OF = {item.name: name for name, kind in SECTIONS.items() for item in dat
 
 # A resumed run may differ in these from the run that it goes on with.
 FREE_ON_RESUME = frozenset(
-    {"transport", "eval_every", "run_dir", "insecure", *(n for n in SECTION_OF if "timeout" in n)}
+    {"transport", "eval_every", "run_dir", "insecure", "profile", *(n for n in SECTION_OF if "timeout" in n)}
 )
 # Peers of one swarm need not agree on these: they concern one machine only.
-PRIVATE = frozenset({"data_dir", "device", "threads", "name", "run_dir", "checkpoint", "transport", "insecure"}) | {
-    name for name in SECTION_OF if "timeout" in name
-}
+PRIVATE = frozenset(
+    {"data_dir", "device", "threads", "name", "run_dir", "checkpoint", "profile", "transport", "insecure"}
+) | {name for name in SECTION_OF if "timeout" in name}
 
 # Two runs that differ in these only are the same run.
 INCIDENTAL = PRIVATE | FREE_ON_RESUME

@@ -204,7 +204,12 @@ class RecordConfig:
     """Folder of the results."""
     checkpoint: bool = True
     """Save a checkpoint of every process after each round, so that the run can be resumed."""
+    profile: Annotated[str | None, _unset("NODE:ROUND", "none")] = None
+    """Write a profiler's trace of one process's round into its folder in peers/, to look at in ui.perfetto.dev."""
 
     def __post_init__(self) -> None:
         _positive(self, "eval_every")
         _not_negative(self, "eval_samples", "seed")
+        node, _, round = (self.profile or "x:1").rpartition(":")
+        known = bool(node) and round.isdecimal() and int(round) > 0
+        _check(known, "profile", self.profile, "must be NODE:ROUND, a node's label and a round, for example 0:2")

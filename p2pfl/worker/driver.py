@@ -20,6 +20,7 @@ from p2pfl.transport import Transport
 from p2pfl.transport import interface as transport_events
 from p2pfl.worker import messages
 from p2pfl.worker.keeper import Keeper
+from p2pfl.worker.profile import RoundProfile
 
 IDLE_SECONDS = 1.0
 FLUSH_SECONDS = 0.001
@@ -63,6 +64,7 @@ class Driver:
         keeper: Keeper,
         report: Report,
         log: logging.Logger,
+        profile: RoundProfile | None = None,
     ) -> None:
         self._logic = logic
         self._trainer = trainer
@@ -70,6 +72,7 @@ class Driver:
         self._keeper = keeper
         self._report = report
         self._log = log
+        self._profile = profile or RoundProfile()
         self._stopped = False  # no Event: its lock could be held when a signal handler sets it
         self._results: SimpleQueue[Future[Any]] = SimpleQueue()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="trainer")
@@ -91,6 +94,7 @@ class Driver:
         self._clock = _Clock(time.monotonic())  # what came before was waiting for others to be ready
         self._start = self._clock.began
         try:
+            self._profile.begin(self._logic.round)
             self._tell(exchange.Started())
             while not self._ended:
                 self._turn()
@@ -100,14 +104,16 @@ class Driver:
 
     def _turn(self) -> None:
         before = time.monotonic()
-        events = self._transport.poll(self._patience(before))
+        with self._profile.span("wait for messages"):
+            events = self._transport.poll(self._patience(before))
         after = time.monotonic()
         if not self._busy:
             self._clock.wait += after - before
         if self._stopped:
             raise Interrupted("stopped")
-        for event in events:
-            self._tell(self._translate(event))
+        with self._profile.span("exchange and mix"):
+            for event in events:
+                self._tell(self._translate(event))
         self._collect()
         if not self._ended and self._logic.wants_flush and self._transport.flushed():
             self._tell(exchange.Flushed())
@@ -140,6 +146,7 @@ class Driver:
         if isinstance(action, exchange.Send):
             self._sent[action.neighbor] += self._transport.send(action.neighbor, action.message)
         elif isinstance(action, exchange.Train):
+            self._profile.begin(action.round)
             self._submit(self._load_and_train if action.load else self._train, action.round)
         elif isinstance(action, exchange.RoundDone):
             self._submit(self._settle, action.round)
@@ -165,8 +172,11 @@ class Driver:
         return self._train(round)
 
     def _train(self, round: int) -> TrainStats:
-        stats = self._trainer.train(round, lambda steps: self._report(messages.Stepped(steps)), lambda: self._stopped)
-        self._trainer.to_host()
+        with self._profile.span("train"):
+            stats = self._trainer.train(
+                round, lambda steps: self._report(messages.Stepped(steps)), lambda: self._stopped
+            )
+            self._trainer.to_host()
         return stats
 
     def _settle(self, round: int) -> _RoundResult:
@@ -176,14 +186,17 @@ class Driver:
         evaluation = None
         samples = self._keeper.evaluation_samples(round)
         if samples is not None:
-            evaluation = self._trainer.evaluate(samples, lambda: self._stopped)
+            with self._profile.span("evaluate"):
+                evaluation = self._trainer.evaluate(samples, lambda: self._stopped)
         sketch = None
         if self._keeper.sketches:
-            sketch = records.sketch(self._trainer.host.numpy(), self._trainer.config.record.seed)
+            with self._profile.span("sketch"):
+                sketch = records.sketch(self._trainer.host.numpy(), self._trainer.config.record.seed)
         return _RoundResult(evaluation, sketch)
 
     def _save(self, round: int) -> None:
-        self._keeper.save(round, self._trainer, self._logic.payloads)
+        with self._profile.span("checkpoint"):
+            self._keeper.save(round, self._trainer, self._logic.payloads)
 
     # Back in the calling thread
 
@@ -208,6 +221,8 @@ class Driver:
                 self._record(result)
                 self._submit(self._save, self._logic.round)
             else:
+                self._profile.end(self._logic.round)
+                self._profile.begin(self._logic.round + 1)
                 self._tell(exchange.Recorded())
 
     def _record(self, result: _RoundResult) -> None:

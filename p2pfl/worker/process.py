@@ -20,6 +20,7 @@ from p2pfl.worker import messages
 from p2pfl.worker.assemble import Parts, assemble
 from p2pfl.worker.control import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control, LinkReport
 from p2pfl.worker.driver import Driver, Interrupted, Report
+from p2pfl.worker.profile import RoundProfile
 
 
 def main(spec: messages.WorkerSpec, link: Connection) -> None:
@@ -87,7 +88,9 @@ def _run(
     if spec.link_delay:
         transport = Delayed(transport, spec.link_delay)
     try:
-        driver = Driver(parts.logic, trainer, transport, parts.keeper, report, log)
+        name = plan.names[spec.index]
+        profile = RoundProfile.of(spec.config, name, parts.keeper.peer_dir)
+        driver = Driver(parts.logic, trainer, transport, parts.keeper, report, log, profile)
         log.info("ready at %s on %s, first round %d", transport.endpoint, trainer.device, plan.first_round)
         report(
             messages.Ready(
@@ -102,6 +105,8 @@ def _run(
         control.attach(driver.stop)
         transport.connect({link: endpoints[link] for link in sorted(plan.links)}, vector_bytes)
         driver.run()
+        if profile.path is not None and not profile.written:
+            report(messages.Warned(f"--profile {spec.config.record.profile}: {name} had no part in that round"))
         refused = dict(parts.logic.refused)
         log.info("done; refused messages: %s", refused or "none")
         report(messages.Done(refused))

@@ -1,0 +1,67 @@
+"""The profile of one process's round, as a trace for Perfetto or chrome://tracing."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from p2pfl.config import RunConfig
+from p2pfl.errors import CheckpointError
+
+
+class RoundProfile:
+    """Watches both threads of a worker from the beginning of one round until it is recorded and saved.
+
+    `path` is where the trace goes, None where nothing is asked for: then everything here costs nothing.
+    """
+
+    def __init__(self, path: Path | None = None, round: int = 0) -> None:
+        self.path = path
+        self.written = False
+        self._round = round
+        self._profiler: profile | None = None
+
+    @classmethod
+    def of(cls, config: RunConfig, name: str, peer_dir: Path) -> RoundProfile:
+        """What --profile asks of the process called `name`."""
+        peer, _, round = (config.record.profile or "").rpartition(":")
+        return cls(peer_dir / f"profile-round-{round}.json.gz", int(round)) if round and peer == name else cls()
+
+    def begin(self, round: int) -> None:
+        """A round is about to begin; rounds may be left out."""
+        if self.path is None or self.written:
+            return
+        if round == self._round and self._profiler is None:
+            self._profiler = _profiler()
+            self._profiler.start()
+        elif round > self._round and self._profiler is not None:  # it came to nothing: the client was not drawn
+            self._profiler.stop()
+            self._profiler = None
+
+    def end(self, round: int) -> None:
+        """A round is over. Raises CheckpointError where the trace cannot be written."""
+        if self._profiler is None or round != self._round:
+            return
+        self._profiler.stop()
+        try:
+            self._profiler.export_chrome_trace(str(self.path))
+        except (OSError, RuntimeError) as error:
+            raise CheckpointError(f"{self.path}: cannot be written ({error})") from None
+        self._profiler, self.written = None, True
+
+    def span(self, name: str) -> AbstractContextManager[object]:
+        """What is done within shows under this name in the trace."""
+        return nullcontext() if self._profiler is None else record_function(name)
+
+
+def _profiler() -> profile:
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+    try:
+        # By default only the thread that starts the profiler is watched, and training has its own.
+        everything = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)
+    except TypeError:  # torch before 2.7
+        everything = None
+    return profile(activities=activities, experimental_config=everything)
