@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,11 +16,47 @@ from p2pfl.exchange import WINDOW
 from p2pfl.parameters import Layout
 from p2pfl.plugins import one_line
 from p2pfl.roles import Cast
-from p2pfl.topology import neighborhood
-from p2pfl.training import initial_model, local_steps, pick_device
+from p2pfl.topology import Topology, neighborhood
+from p2pfl.training import REMEDIES, initial_model, local_steps, pick_device
 from p2pfl.wire import ITEM_BYTES
 
+# What a process takes of a GPU besides its own tensors.
+CONTEXT_BYTES = 500_000_000  # CUDA's context, with the kernels that PyTorch loads
+WORKSPACE_BYTES = 400_000_000  # cuBLAS (32 MiB a thread and stream), cuDNN, and what the allocator rounds up
+EVALUATION_BATCH = 256  # images, as in `data.evaluation_batches`
+
+CONSENSUS_VECTORS = 3  # that accelerated averaging keeps: the last two and the next
 _SMALL_BATCH = 8
+_SAMPLE_BYTES = data.IMAGE_SIDE**2 * 3 + 48  # uint8 image; label, place in the shard, and what an epoch draws
+_LIVE = 3  # activations of the largest kind that are needed at the same time besides those that are kept
+
+
+@dataclass(frozen=True)
+class GpuUse:
+    """Bytes that one process needs of a GPU; for each GPU that is used its processes and its free bytes."""
+
+    need: int
+    processes: Mapping[str, int]
+    free: Mapping[str, int]
+
+    def check(self) -> None:
+        """Raises ConfigError where a GPU has no room for its processes."""
+        for device, count in self.processes.items():
+            free = self.free[device]
+            if count * self.need > free:
+                each = f" ({self.need / 1e9:.1f} GB each)" if count > 1 else ""
+                raise ConfigError(
+                    f"{device}: {count} process{'es' * (count > 1)} of this run need {count * self.need / 1e9:.1f} GB"
+                    f"{each}, and {free / 1e9:.1f} GB are free, enough for {free // self.need}; choose {REMEDIES}"
+                )
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes in float32: `kept` for the backward pass by one sample, and `largest` of one tensor of one sample."""
+
+    kept: int
+    largest: int
 
 
 @dataclass(frozen=True)
@@ -40,6 +78,7 @@ class Estimate:
     busiest_bytes_per_round: int
     consensus_rounds: int
     consensus_bytes: int
+    gpu: GpuUse | None
 
 
 def check(config: RunConfig, peers: int, info: data.DatasetInfo) -> nn.Module:
@@ -56,6 +95,52 @@ def check(config: RunConfig, peers: int, info: data.DatasetInfo) -> nn.Module:
     return initial_model(config, len(info.classes))
 
 
+def check_gpus(config: RunConfig, wished: Sequence[str], shard: int, model: nn.Module, classes: int) -> GpuUse | None:
+    """What the processes will need of the GPUs, and whether there is so much; None where all run on the CPU.
+
+    `wished`: what the topology file says of each process's device, as in `wished_devices`. `shard`: its samples.
+    Raises ConfigError for a device that is not there, or has no room for the processes that share it.
+    """
+    devices = [pick_device(config.compute.device, index, name) for index, name in enumerate(wished)]
+    processes = Counter(str(device) for device in devices if device.type == "cuda")
+    if not processes:
+        return None
+    need = gpu_need(config, 4 * Layout.of(model).size, _activations(model, config, classes), shard)
+    use = GpuUse(need, processes, {device: _free(device) for device in processes})
+    use.check()
+    return use
+
+
+def wished_devices(topology: Topology) -> list[str]:
+    """The device that the topology file names for each process; empty where it names none."""
+    return [str(topology.graph.nodes[index].get("device", "")) for index in range(topology.n)]
+
+
+def gpu_need(config: RunConfig, whole: int, activations: Activations, shard: int) -> int:
+    """Bytes of a GPU that one process needs, whose model takes `whole` bytes and whose shard has so many samples.
+
+    A captured step keeps its activations and gradients for good, so that an evaluation needs memory of its own.
+    """
+    bf16 = config.compute.precision == "bf16"
+    vectors = 3 + 2 * (config.server.proximal_mu > 0)  # model, gradient, momentum; FedProx's anchor and difference
+    step = config.training.batch_size * (activations.kept + _LIVE * activations.largest)
+    evaluation = EVALUATION_BATCH * _LIVE * activations.largest
+    if bf16:
+        step, evaluation = step // 2 + whole // 2, evaluation // 2  # the weights are cast too
+    # Before the first step a copy of the model and the warm-up's gradients: gone when the first evaluation comes.
+    passing = max(evaluation, 2 * whole)
+    return CONTEXT_BYTES + WORKSPACE_BYTES + vectors * whole + step + passing + shard * _SAMPLE_BYTES
+
+
+def _free(device: str) -> int:
+    """Bytes that a GPU has free for the run. Raises ConfigError where it cannot be used."""
+    try:
+        free, total = torch.cuda.mem_get_info(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device {device}: cannot be used ({one_line(error)}); choose another or cpu") from None
+    return min(free + CONTEXT_BYTES, total)  # the asking process has a context, too, and ends before the run begins
+
+
 def estimate(parts: Cast, config: RunConfig) -> Estimate:
     """Look at settings, topology and data set without decoding, training or sending anything.
 
@@ -69,6 +154,7 @@ def estimate(parts: Cast, config: RunConfig) -> Estimate:
     whole = layout.size * 4
     coded = layout.size * ITEM_BYTES[config.exchange.wire_dtype]
     sent, degree = _traffic(parts, config)
+    activations = config.training.batch_size * _activations(model, config, len(info.classes)).kept
     return Estimate(
         train_samples=info.train_samples,
         test_samples=info.test_samples,
@@ -79,12 +165,13 @@ def estimate(parts: Cast, config: RunConfig) -> Estimate:
         steps_per_round=steps,
         rounds=config.training.rounds,
         weights_memory=3 * whole,  # the model, its gradient, its momentum
-        activations_memory=_activations(model, config, len(info.classes)),
-        exchange_memory=_exchange_memory(whole, coded, degree),
+        activations_memory=activations // 2 if config.compute.precision == "bf16" else activations,
+        exchange_memory=_exchange_memory(config, whole, coded, degree),
         bytes_per_round=sum(sent) * coded,
         busiest_bytes_per_round=max(sent) * coded,
         consensus_rounds=parts.consensus_rounds,
         consensus_bytes=sum(sent) * whole * parts.consensus_rounds,
+        gpu=check_gpus(config, wished_devices(parts.topology), shard, model, len(info.classes)),
     )
 
 
@@ -97,15 +184,21 @@ def _traffic(parts: Cast, config: RunConfig) -> tuple[list[int], int]:
     return [len(hood.outgoing) for hood in hoods], max(len(hood.incoming) for hood in hoods)
 
 
-def _exchange_memory(whole: int, coded: int, degree: int) -> int:
-    """Own vector and average, its form on the wire, and others' vectors until they are folded."""
+def _exchange_memory(config: RunConfig, whole: int, coded: int, degree: int) -> int:
+    """What was sent and its form on the wire, averages, and others' vectors until they are folded."""
     if not degree:
         return 0
-    return 2 * whole + (coded if coded != whole else 0) + min(degree, WINDOW) * coded
+    waiting = min(degree, WINDOW)
+    # Only the plain order of gossip averages in the model's own vector.
+    averages = 0 if config.mode == "gossip" and config.gossip.order == "atc" else 1
+    training = (1 + averages) * whole + (coded if coded != whole else 0) + waiting * coded
+    if config.mode != "gossip":
+        return training
+    return max(training, (CONSENSUS_VECTORS + waiting) * whole)  # the consensus phase exchanges float32
 
 
-def _activations(model: nn.Module, config: RunConfig, classes: int) -> int:
-    """Bytes that one training step keeps for its backward pass, counted on a small batch."""
+def _activations(model: nn.Module, config: RunConfig, classes: int) -> Activations:
+    """What a training step keeps for its backward pass, counted on a small batch."""
     kept: dict[int, Tensor] = {}  # by storage: layers share what they keep
 
     def count(tensor: Tensor) -> Tensor:
@@ -124,6 +217,5 @@ def _activations(model: nn.Module, config: RunConfig, classes: int) -> int:
         raise ConfigError(
             f"--model {config.model.model}: gives {tuple(scores.shape)} for {batch} images, not ({batch}, {classes})"
         )
-    total = sum(tensor.numel() * tensor.element_size() for tensor in kept.values())
-    whole = total * config.training.batch_size // batch
-    return whole // 2 if config.compute.precision == "bf16" else whole
+    sizes = [tensor.numel() * tensor.element_size() for tensor in kept.values()]
+    return Activations(kept=-(-sum(sizes) // batch), largest=-(-max(sizes, default=0) // batch))

@@ -82,11 +82,14 @@ def test_ctrl_c_waits_neither_for_imports_nor_for_data(
 def test_the_data_process_is_quiet_when_nobody_listens(tmp_path: Path) -> None:
     code = (
         "from multiprocessing import Pipe\n"
+        "from p2pfl import make_topology\n"
         "from p2pfl.config import DataConfig, RunConfig\n"
         "from p2pfl.launcher.prepare import _prepare\n"
+        "from p2pfl.roles import cast\n"
         "ours, theirs = Pipe()\n"
         "ours.close()\n"
-        f"_prepare(RunConfig(data=DataConfig(dataset='digits', data_dir={str(tmp_path)!r})), 2, theirs)\n"
+        f"config = RunConfig(data=DataConfig(dataset='digits', data_dir={str(tmp_path)!r}))\n"
+        "_prepare(config, cast(config, make_topology('ring', 3)), theirs)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
     assert (done.returncode, done.stderr) == (0, "")

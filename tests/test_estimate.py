@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import re
+from inspect import signature
+
 import pytest
 import torch
 from helpers import matrix
 from torch import nn
 
+from p2pfl.cli.describe import describe_run
 from p2pfl.config import RunConfig
-from p2pfl.data import describe
+from p2pfl.data import describe, evaluation_batches
 from p2pfl.errors import ConfigError
-from p2pfl.estimate import Estimate, check, estimate
+from p2pfl.estimate import (
+    CONTEXT_BYTES,
+    EVALUATION_BATCH,
+    WORKSPACE_BYTES,
+    Activations,
+    Estimate,
+    GpuUse,
+    check,
+    estimate,
+    gpu_need,
+)
 from p2pfl.parameters import Layout
 from p2pfl.roles import cast, topology_of
 from p2pfl.topology import consensus_rounds, make_topology
@@ -76,6 +90,84 @@ def test_what_the_run_would_refuse_is_refused_in_one_line(options: dict[str, obj
         needs("ring", 4, **options)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+GB = 1_000_000_000
+
+
+def test_processes_that_share_a_gpu_must_fit() -> None:
+    GpuUse(2 * GB, {"cuda:0": 4, "cuda:1": 3}, {"cuda:0": 8 * GB, "cuda:1": 9 * GB}).check()
+    with pytest.raises(ConfigError) as caught:
+        GpuUse(2 * GB, {"cuda:0": 4, "cuda:1": 3}, {"cuda:0": 8 * GB, "cuda:1": 5 * GB}).check()
+    assert str(caught.value) == (
+        "cuda:1: 3 processes of this run need 6.0 GB (2.0 GB each), and 5.0 GB are free, enough for 2; choose fewer "
+        "peers a GPU, a smaller --batch-size or --width, --precision bf16, or --device cpu"
+    )
+    with pytest.raises(ConfigError, match=r"^cuda:0: 1 process of this run need 2.0 GB, and 1.0 GB are free, enough f"):
+        GpuUse(2 * GB, {"cuda:0": 1}, {"cuda:0": GB}).check()
+
+
+def test_what_a_process_needs_of_a_gpu() -> None:
+    few = Activations(kept=10_000, largest=100)
+    least = CONTEXT_BYTES + WORKSPACE_BYTES
+    whole = 1_000_000
+    base = gpu_need(digits(batch_size=32), whole, few, 0)
+    assert base == least + 3 * whole + 32 * (10_000 + 3 * 100) + 2 * whole
+    assert gpu_need(digits(batch_size=32), whole, few, 1000) == base + 1000 * (3072 + 48)
+    assert gpu_need(digits(batch_size=64), whole, few, 0) == base + 32 * (10_000 + 3 * 100)
+    assert gpu_need(digits(batch_size=32, precision="bf16"), whole, few, 0) == base - 16 * 10_300 + whole // 2
+    assert gpu_need(digits(batch_size=32, proximal_mu=0.1), whole, few, 0) == base + 2 * whole
+    wide = Activations(kept=10_000, largest=5_000)  # an evaluation's batch then needs more than the first step's copies
+    assert gpu_need(digits(batch_size=32), whole, wide, 0) == base - 2 * whole + 32 * 3 * 4_900 + 256 * 3 * 5_000
+
+
+def test_the_evaluation_batch_is_the_loaders() -> None:
+    assert signature(evaluation_batches).parameters["batch_size"].default == EVALUATION_BATCH
+
+
+def on_gpus(monkeypatch: pytest.MonkeyPatch, free: dict[str, int]) -> None:
+    """As if this machine had GPUs with so many bytes free."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(free))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device], 100 * GB))
+
+
+def test_peers_are_counted_on_the_gpus_that_they_will_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_gpus(monkeypatch, {"cuda:0": 9 * GB, "cuda:1": 10 * GB})
+    found = needs("ring", 5).gpu
+    assert found is not None
+    assert found.processes == {"cuda:0": 3, "cuda:1": 2}
+    assert found.free == {"cuda:0": 9 * GB + CONTEXT_BYTES, "cuda:1": 10 * GB + CONTEXT_BYTES}
+    assert CONTEXT_BYTES + WORKSPACE_BYTES < found.need < 2 * GB
+    topology = make_topology("ring", 3)
+    topology.graph.nodes[1]["device"] = "cpu"
+    topology.graph.nodes[2]["device"] = "cuda:0"
+    placed = estimate(cast(digits(), topology), digits()).gpu
+    assert placed is not None
+    assert placed.processes == {"cuda:0": 2}
+    assert needs("ring", 5, device="cpu").gpu is None
+    with pytest.raises(ConfigError, match=r"^cuda:0: 13 processes of this run need .* GB are free, enough for \d+; "):
+        needs("ring", 25)
+    topology.graph.nodes[1]["device"] = "cuda:7"
+    with pytest.raises(ConfigError, match=r"^device cuda:7: PyTorch sees 2 GPUs here"):
+        estimate(cast(digits(), topology), digits())
+
+
+def test_a_gpu_that_cannot_be_asked_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(device: str) -> None:
+        raise RuntimeError("CUDA error: all CUDA-capable devices are busy\nor unavailable")
+
+    on_gpus(monkeypatch, {"cuda:0": GB})
+    monkeypatch.setattr(torch.cuda, "mem_get_info", busy)
+    with pytest.raises(ConfigError, match=r"^device cuda:0: cannot be used \(.* busy or unavailable\); choose another"):
+        needs("ring", 4)
+
+
+def test_a_dry_run_says_what_it_needs_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    topology = make_topology("ring", 4)
+    assert "gpu memory" not in describe_run(topology, digits(device="cpu"))
+    on_gpus(monkeypatch, {"cuda:0": 50 * GB})
+    text = describe_run(topology, digits())
+    assert re.search(r"^gpu memory: +0\.\d GB a process; 4 processes on cuda:0, which has 50\.5 GB free$", text, re.M)
 
 
 def test_a_batch_may_be_the_whole_shard() -> None:

@@ -17,6 +17,10 @@ Hoods = Callable[[int], Neighborhood]
 
 S = TypeVar("S")
 
+# Elements added at a time. torch converts the whole of a bfloat16 operand first: 39 MB of VGG-11 take four times as
+# long as the same in blocks that stay in the cache.
+_BLOCK = 1 << 18
+
 
 @dataclass(frozen=True)
 class Payload:
@@ -62,14 +66,14 @@ class Algorithm(Protocol[S]):
 
 
 def add_weighted(total: Tensor, pieces: Sequence[Tensor], weight: float, first: bool) -> None:
-    """total += weight · vector, piece by piece so that it stays in the cache; `first` overwrites total instead."""
+    """total += weight · vector, block by block; `first` overwrites total instead."""
     start = 0
     for piece in pieces:
-        part = total[start : start + piece.numel()]
-        # A mixed-type add converts element by element and is slow; converting a piece at a time is not.
-        piece = piece if piece.dtype == torch.float32 else piece.float()
-        if first:
-            torch.mul(piece, weight, out=part)
-        else:
-            part.add_(piece, alpha=weight)
-        start += piece.numel()
+        for block in torch.split(piece, _BLOCK):
+            part = total[start : start + block.numel()]
+            if first:
+                # bfloat16 times a number would be rounded to bfloat16 before it is written.
+                torch.mul(block if block.dtype == torch.float32 else block.float(), weight, out=part)
+            else:
+                part.add_(block, alpha=weight)
+            start += block.numel()

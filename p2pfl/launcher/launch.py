@@ -86,7 +86,7 @@ def launch(plan: Launch, observer: Observer) -> Outcome:
     try:
         with interruptible() as interrupts, fork_server():
             try:
-                dataset = prepare_data(plan.config, plan.cast.shards, observer)
+                dataset = prepare_data(plan.config, plan.cast, observer)
                 observer.say(f"results in {plan.run_dir}")
                 observer.say(f"starting {plan.topology.n} process{'es' * (plan.topology.n > 1)}")
                 for index in range(plan.topology.n):

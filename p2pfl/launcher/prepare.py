@@ -11,19 +11,21 @@ from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, P2PFLError
 from p2pfl.launcher.observer import Observer
 from p2pfl.launcher.server import exit_text, start
+from p2pfl.roles import Cast
 from p2pfl.worker import messages
 
 _END_SECONDS = 1.0
 
 
-def prepare_data(config: RunConfig, peers: int, observer: Observer) -> Path:
+def prepare_data(config: RunConfig, cast: Cast, observer: Observer) -> Path:
     """Decode the data set, once, into the file that all peers map, in a process of its own (it needs torch).
 
-    Also checks there what every peer would refuse, so that none has to be started for it.
+    Also checks there what every peer would refuse, and whether the GPUs have room for all, so that none has to be
+    started for it.
 
     Raises ConfigError, or P2PFLError where that process crashed.
     """
-    process, link = start("data", _prepare, config, peers)
+    process, link = start("data", _prepare, config, cast)
     try:
         while True:
             try:
@@ -48,7 +50,7 @@ def prepare_data(config: RunConfig, peers: int, observer: Observer) -> Path:
             process.kill()
 
 
-def _prepare(config: RunConfig, peers: int, link: Connection) -> None:
+def _prepare(config: RunConfig, cast: Cast, link: Connection) -> None:
     from p2pfl import data, estimate
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -58,7 +60,10 @@ def _prepare(config: RunConfig, peers: int, link: Connection) -> None:
         link.send_bytes(messages.encode(message))
 
     try:
-        estimate.check(config, peers, data.describe(config.data.dataset, config.data.data_dir))
+        info = data.describe(config.data.dataset, config.data.data_dir)
+        model = estimate.check(config, cast.shards, info)
+        wished, shard = estimate.wished_devices(cast.topology), info.train_samples // cast.shards
+        estimate.check_gpus(config, wished, shard, model, len(info.classes))
         path = data.prepare(
             config.data.dataset,
             config.data.data_dir,

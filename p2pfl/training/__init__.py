@@ -1,11 +1,13 @@
 """Local steps and evaluation of one model on one device."""
 
 from p2pfl.training.device import pick_device
+from p2pfl.training.memory import REMEDIES
 from p2pfl.training.schedule import MOMENTUM_SWING, RISE, build_schedule, local_steps
 from p2pfl.training.trainer import EvalStats, Stopped, Trainer, TrainStats, initial_model
 
 __all__ = [
     "MOMENTUM_SWING",
+    "REMEDIES",
     "RISE",
     "EvalStats",
     "Stopped",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -22,7 +23,10 @@ from p2pfl.errors import ConfigError, P2PFLError, TrainingError
 from p2pfl.models import build_model
 from p2pfl.parameters import Layout, aligned_vector, integer_buffers
 from p2pfl.plugins import one_line
+from p2pfl.training.host import HostCopy, sleep_until_done
+from p2pfl.training.memory import on_device
 from p2pfl.training.schedule import build_schedule, local_steps
+from p2pfl.training.step import CapturedStep, Step
 
 _PROGRESS_SECONDS = 0.5
 # torch's layers draw from one generator a process; peers that are threads (in tests) must not reseed it at once.
@@ -85,27 +89,51 @@ class Trainer:
         indices: npt.NDArray[np.int64],
         device: torch.device,
         peer: int,
+        captured: bool = True,
     ) -> None:
+        """`captured`: a GPU replays each step as a CUDA graph; without it, it trains as a CPU does.
+
+        Raises ConfigError for a batch that the shard does not fill, or a model for which the GPU has no memory.
+        """
         self.config = config
         self.device = device
         self.steps = 0
         self._peer = peer
         self._dataset = dataset
-        self.model = initial_model(config, len(dataset.classes)).to(device)
-        self.layout = Layout.of(self.model)
-        self.host = aligned_vector(self.layout.size, pin=device.type == "cuda")
-        self.vector = self.host if device.type == "cpu" else torch.zeros_like(self.host, device=device)
-        self.layout.bind(self.model, self.vector)
-        self.momentum = torch.zeros_like(self.vector)
-        named = dict(self.model.named_parameters())
-        self._parameters = [(slot, named[slot.name]) for slot in self.layout.slots if slot.is_parameter]
         self._lr = math.nan  # of the last step
-        self._batches = data.Batches(dataset, indices, config.training.batch_size, device, config.record.seed, peer)
+        self._scheduled = 0  # steps that the schedule has been moved on by
+        self._anchor: Tensor | None = None  # the weights that FedProx pulls back to: those before this round's training
+        self.model = initial_model(config, len(dataset.classes))
+        self.layout = Layout.of(self.model)
+        with on_device(device, ConfigError):
+            self._settle_in()
+            self._batches = data.Batches(dataset, indices, config.training.batch_size, device, config.record.seed, peer)
         self.steps_per_round = local_steps(config.training, self._batches.steps_per_epoch)
         self._optimizer = self._build_optimizer()
         self._schedule = build_schedule(self._optimizer, config.training, self.steps_per_round * config.training.rounds)
-        self._scheduled = 0  # steps that the schedule has been moved on by
-        self._anchor: Tensor | None = None  # the weights that FedProx pulls back to: those before this round's training
+        self._eager = Step(self.model, device, config.compute.precision)
+        self._step = CapturedStep(self._eager, [self.vector], self._log) if captured and self._on_gpu else self._eager
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    @property
+    def _log(self) -> logging.Logger:
+        """The peer's log, which its process has opened."""
+        return logging.getLogger(f"p2pfl.peer.{self._peer}")
+
+    def _settle_in(self) -> None:
+        """Move the model into its vector on the device."""
+        self.model.to(self.device)
+        size = self.layout.size
+        self.vector = torch.zeros(size, device=self.device) if self._on_gpu else aligned_vector(size)
+        self.layout.bind(self.model, self.vector)
+        self._host_copy = HostCopy(self.vector)
+        self.host = self._host_copy.host
+        self.momentum = torch.zeros_like(self.vector)
+        named = dict(self.model.named_parameters())
+        self._parameters = [(slot, named[slot.name]) for slot in self.layout.slots if slot.is_parameter]
 
     @property
     def samples(self) -> int:
@@ -119,59 +147,71 @@ class Trainer:
         With --proximal-mu the loss has FedProx's term μ/2 ‖w − w_before‖² (Li et al. 2020, algorithm 2), which is not
         in the loss that is returned.
 
-        Raises Stopped between two steps, TrainingError where the loss is no longer a finite number.
+        Raises Stopped between two steps, TrainingError where the loss is no longer a finite number, or where the GPU
+        has no memory left.
         """
-        began = reported = time.monotonic()
+        began = time.monotonic()
+        with on_device(self.device):
+            loss = self._train(round, progress, stopped) / self.steps_per_round
+        progress(self.steps)
+        if not math.isfinite(loss):
+            raise TrainingError(f"the training loss is {loss} in round {round}: lower --lr")
+        samples = self.steps_per_round * self.config.training.batch_size
+        return TrainStats(loss, self._lr, samples, time.monotonic() - began)
+
+    def _train(self, round: int, progress: Callable[[int], None], stopped: Callable[[], bool]) -> float:
+        """A round's steps; returns the sum of their losses."""
         self.model.train()
         if self.config.training.reset_momentum:
             self.momentum.zero_()
         self._seek_schedule((round - 1) * self.steps_per_round)
         if self._proximal_mu:
             self._anchor = self.vector.clone()
-        total = torch.zeros((), device=self.device)
+        self._step.total.zero_()
+        reported = time.monotonic()
         with self._seeded(round):
             for _ in range(self.steps_per_round):
-                total += self._step()
+                self._take_step()
                 now = time.monotonic()
                 if now - reported > _PROGRESS_SECONDS:
                     progress(self.steps)
                     reported = now
                 if stopped():
                     raise Stopped(f"stopped in round {round}")
-        progress(self.steps)
-        loss = float(total) / self.steps_per_round
-        if not math.isfinite(loss):
-            raise TrainingError(f"the training loss is {loss} in round {round}: lower --lr")
-        samples = self.steps_per_round * self.config.training.batch_size
-        return TrainStats(loss, self._lr, samples, time.monotonic() - began)
+        if self._on_gpu:
+            sleep_until_done()
+        return float(self._step.total)
 
     def evaluate(self, samples: int, stopped: Callable[[], bool] = lambda: False) -> EvalStats:
         """Accuracy and loss on the test set, or on a fixed subset of it (0: all). Moves no statistics."""
         began = time.monotonic()
         self.model.eval()
+        with on_device(self.device), torch.no_grad():
+            correct, loss, count = self._score(samples, stopped)
+        return EvalStats(correct / count, loss / count, count, time.monotonic() - began)
+
+    def _score(self, samples: int, stopped: Callable[[], bool]) -> tuple[int, float, int]:
+        """Correct answers, the sum of their losses, and of how many."""
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         count = 0
-        with torch.no_grad():
-            for x, y in data.evaluation_batches(self._dataset, self.device, samples, self.config.record.seed):
-                with self._autocast():
-                    scores = self.model(x)
-                correct += (scores.argmax(1) == y).sum()
-                loss += functional.cross_entropy(scores.float(), y, reduction="sum")
-                count += len(y)
-                if stopped():
-                    raise Stopped("stopped during an evaluation")
-        return EvalStats(int(correct) / count, float(loss) / count, count, time.monotonic() - began)
+        for x, y in data.evaluation_batches(self._dataset, self.device, samples, self.config.record.seed):
+            with self._eager.autocast():
+                scores = self.model(x)
+            correct += (scores.argmax(1) == y).sum()
+            loss += functional.cross_entropy(scores.float(), y, reduction="sum")
+            count += len(y)
+            if stopped():
+                raise Stopped("stopped during an evaluation")
+        return int(correct), float(loss), count
 
     def to_host(self) -> None:
         """host := vector."""
-        if self.host is not self.vector:
-            self.host.copy_(self.vector)
+        self._host_copy.fetch()
 
     def to_device(self) -> None:
         """vector := host."""
-        if self.host is not self.vector:
-            self.vector.copy_(self.host)
+        self._host_copy.push()
 
     def restore(self, x: Tensor, momentum: Tensor, buffers: dict[str, Tensor], steps: int) -> None:
         """Go on from a checkpoint: tensors as `Layout` and `integer_buffers` describe them."""
@@ -182,20 +222,14 @@ class Trainer:
             buffer.copy_(buffers[name])
         self.steps = steps
 
-    def _step(self) -> Tensor:
-        x, y = self._batches.batch(self.steps)
-        with self._autocast():
-            scores = self.model(x)
-        loss = functional.cross_entropy(scores.float(), y)
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+    def _take_step(self) -> None:
+        self._step(*self._batches.batch(self.steps))
         if self._anchor is not None:
             self._pull(self._anchor)
         self._lr = float(self._optimizer.param_groups[0]["lr"])
         self._optimizer.step()
         self.steps += 1
         self._advance_schedule()
-        return loss.detach()
 
     @property
     def _proximal_mu(self) -> float:
@@ -235,14 +269,10 @@ class Trainer:
                 optimizer.state[parameter]["momentum_buffer"] = slot.view(self.momentum)
         return optimizer
 
-    def _autocast(self) -> torch.autocast:
-        enabled = self.config.compute.precision == "bf16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
-
     @contextmanager
     def _seeded(self, round: int) -> Iterator[None]:
         """Randomness inside the model (dropout in a user's own) is drawn from this round's own seed."""
-        devices = [self.device] if self.device.type == "cuda" else []
+        devices = [self.device] if self._on_gpu else []
         forked = torch.random.fork_rng(devices=devices)
         with _RANDOMNESS:
             forked.__enter__()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import faulthandler
 import logging
 import os
@@ -22,11 +24,15 @@ from p2pfl.worker.control import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_US
 from p2pfl.worker.driver import Driver, Interrupted, Report
 from p2pfl.worker.profile import RoundProfile
 
+# Options of glibc's malloc (malloc.h) and their values: M_ARENA_MAX, M_TRIM_THRESHOLD, M_MMAP_THRESHOLD.
+_MALLOC = {-8: 1, -1: 1 << 30, -3: 1 << 25}
+
 
 def main(spec: messages.WorkerSpec, link: Connection) -> None:
     """A worker process started by a launcher: talks to it over `link`, writes its own log."""
     peer_dir = spec.run_dir / "peers" / load_topology(spec.run_dir / "topology.graphml", least=1).node_path(spec.index)
     _redirect_output(peer_dir / "log.txt")
+    _keep_freed_memory()
     control = Control()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the launcher decides
     signal.signal(signal.SIGTERM, lambda *_: control.stop())
@@ -123,6 +129,19 @@ def _redirect_output(path: Path) -> None:
     os.dup2(file, 2)
     os.close(file)
     faulthandler.enable()
+
+
+def _keep_freed_memory() -> None:
+    """Let malloc keep what it has got, where it is glibc's.
+
+    By default every training step gives its activations' memory back to the system and faults it in again, some
+    2,000 pages a step of VGG-11 at batch 32, a tenth of its time; so none, for the same peak. One arena, because those
+    of other threads than the first give back whatever the thresholds say.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in _MALLOC.items():
+            mallopt(option, value)
 
 
 def _open_log(peer_dir: Path, index: int) -> logging.Logger:

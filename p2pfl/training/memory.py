@@ -1,0 +1,35 @@
+"""Where a process computes, and what it says when a GPU's memory is used up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+
+from p2pfl.errors import P2PFLError, TrainingError
+
+REMEDIES = "fewer peers a GPU, a smaller --batch-size or --width, --precision bf16, or --device cpu"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU had no memory left: PyTorch's allocator has a class for that, CUDA and its libraries only words."""
+    words = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
+@contextmanager
+def on_device(device: torch.device, refusal: type[P2PFLError] = TrainingError) -> Iterator[None]:
+    """Compute on this device. Raises `refusal`, naming the remedies, where it is a GPU without memory left.
+
+    Which GPU is the current one is a thread's own setting, and what does not name a device goes to the current one.
+    """
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise refusal(f"{device}: out of memory; choose {REMEDIES}") from error
