@@ -1,0 +1,244 @@
+"""Folding neighbors' vectors into one's own average, beside a memory copy of the same bytes, and the memory it takes.
+
+Each degree and wire format is measured in a process of its own, which does what a peer does between its sockets and
+its training: the real inbox grants leave and takes chunks of 1 MiB, each in a buffer of its own as frames are received,
+and the real D-PSGD folds what the inbox gives out in peer order. The reference copies every neighbor's bytes, from the
+same buffers into another array: it reads as many bytes of neighbors as folding does. The two take turns, neighbor by
+neighbor, each first every other time. What a neighbor sends is written just before into one of four reused buffers, as
+many as a peer lets be outstanding; neither time counts that. `round` adds to folding what the algorithm does once:
+the snapshot, one's own vector, the end. The peak of memory is of rounds before all others, without the reference.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import tyro
+
+from benchmarks.common import Bar, Report, children, gather, peak_bytes, ratios, reset_peak, spread
+from p2pfl.exchange import WINDOW, Inbox
+from p2pfl.gossip import DPSGD
+from p2pfl.gossip.dpsgd import DPSGDState
+from p2pfl.topology import Neighborhood
+from p2pfl.wire import CHUNK_BYTES, ITEM_BYTES, VERSION, Header, Message
+
+Codec = Literal["fp32", "bf16"]
+Frames = list[npt.NDArray[np.uint8]]
+
+ME = 0  # the peer that mixes; its neighbors follow
+OWN, THEIRS = 1.0, 2.0  # what all elements of one's own vector are, and of each neighbor's
+CHILD_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What mixing costs."""
+
+    degrees: tuple[int, ...] = (2, 4, 8, 16, 32, 63)
+    """Neighbors of a peer; the least and the greatest from 4 on are compared for the bar."""
+    model: str = "vgg11"
+    """Network whose size the vectors have."""
+    width: float = 1.0
+    """Scale of its channels."""
+    threads: int = 1
+    """CPU threads: a peer has its share of the cores."""
+    repeats: int = 5
+    """Rounds."""
+    quick: bool = False
+    """Tiny sizes: a smoke test, whose figures say nothing."""
+    output: Path | None = None
+    """Where the JSON goes; benchmarks/results/mix.json unless given."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one child measures."""
+
+    size: int
+    degree: int
+    codec: Codec
+    threads: int
+    repeats: int
+
+    @property
+    def vector_bytes(self) -> int:
+        """Of one vector on the wire."""
+        return self.size * ITEM_BYTES[self.codec]
+
+
+@dataclass
+class Seconds:
+    """Of one round: folding all neighbors, copying their bytes, and all that the algorithm does in it."""
+
+    fold: float = 0.0
+    copy: float = 0.0
+    round: float = 0.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """One degree: seconds of each round, and bytes of memory."""
+
+    seconds: list[Seconds]
+    peak: int
+    before: int
+    """Resident before there was any vector, what torch itself needs included."""
+
+
+def vector_size(model: str, width: float) -> int:
+    """Elements of that model's flat vector."""
+    from p2pfl.models import build_model  # not at the top: the children need no torchvision in their memory
+    from p2pfl.parameters import Layout
+
+    return Layout.of(build_model(model, num_classes=10, batch_norm=True, width=width)).size
+
+
+def main(settings: Settings) -> Report:
+    """The table of all degrees and formats."""
+    if settings.quick:
+        settings = dataclasses.replace(settings, degrees=(5,), width=0.25, repeats=2)
+    size = vector_size(settings.model, settings.width)
+    report = Report("mix", dataclasses.asdict(settings) | {"size": size})
+    codecs: tuple[Codec, ...] = ("fp32", "bf16")
+    for codec in codecs:
+        peaks: dict[int, Result] = {}
+        for degree in settings.degrees:
+            print(f"{codec}, degree {degree}", file=sys.stderr)
+            work = Work(size, degree, codec, settings.threads, settings.repeats)
+            with children(_measure, [(work,)]) as links:
+                (peaks[degree],) = gather(links, CHILD_SECONDS)
+            report.rows.append(_row(work, peaks[degree]))
+        if not settings.quick:
+            report.bars += _flatness(codec, peaks)
+    report.finish(settings.output)
+    return report
+
+
+def _row(work: Work, result: Result) -> dict[str, object]:
+    folds, copies, rounds = (
+        [getattr(seconds, name) / work.degree for seconds in result.seconds] for name in ("fold", "copy", "round")
+    )
+    vectors = (result.peak - result.before) / (work.size * 4)
+    return {
+        "wire": work.codec,
+        "degree": work.degree,
+        "fold GB/s": work.vector_bytes / spread(folds).median / 1e9,
+        "copy GB/s": work.vector_bytes / spread(copies).median / 1e9,
+        "fold × copy": ratios(copies, folds),
+        "round GB/s": work.vector_bytes / spread(rounds).median / 1e9,
+        "round × copy": ratios(copies, rounds),
+        "peak MB": round(result.peak / 1e6),
+        "vectors MB": round((result.peak - result.before) / 1e6),
+        "in models": vectors,
+    }
+
+
+def _flatness(codec: Codec, results: dict[int, Result]) -> list[Bar]:
+    """Vectors' memory at the greatest degree beside the least that fills the window."""
+    full = sorted(degree for degree in results if degree >= WINDOW)
+    if len(full) < 2:
+        return []
+    low, high = (results[degree].peak - results[degree].before for degree in (full[0], full[-1]))
+    name = f"{codec}: peak memory of vectors, degree {full[-1]} to degree {full[0]}"
+    return [Bar(name, high / low, at_most=1.05)]
+
+
+def _measure(link: Connection, work: Work) -> Result:
+    """In a fresh process: one round for its memory, then rounds for time."""
+    torch.set_num_threads(work.threads)
+    _mix(Work(100_000, work.degree, work.codec, work.threads, 1), None)  # torch's own buffers and code
+    reset_peak()
+    before = peak_bytes()
+    _mix(work, None)
+    peak = peak_bytes()
+    spare = np.empty(work.vector_bytes, np.uint8)
+    return Result([_mix(work, spare) for _ in range(work.repeats)], peak, before)
+
+
+def _mix(work: Work, spare: npt.NDArray[np.uint8] | None) -> Seconds:
+    """One peer's round, checked; with `spare`, what is folded is also copied there. Timed is the second of two rounds.
+
+    In the first one memory is touched for the first time.
+    """
+    weight = 1.0 / (work.degree + 1)
+    weights = dict.fromkeys(range(1, work.degree + 1), weight)
+    hood = Neighborhood(ME, weight, incoming=weights, outgoing=weights)
+    algorithm = DPSGD(codec=work.codec)
+    x = torch.empty(work.size)
+    state = algorithm.start(x, lambda round: hood)
+    window = [_frames(work.vector_bytes) for _ in range(min(WINDOW, work.degree))]
+    for number in range(1, 3):
+        x.fill_(OWN)
+        seconds = _round(work, algorithm, state, number, window, spare)
+        assert torch.allclose(x[:1000], torch.tensor((OWN + work.degree * THEIRS) * weight), rtol=1e-2)
+    return seconds
+
+
+def _round(
+    work: Work,
+    algorithm: DPSGD,
+    state: DPSGDState,
+    number: int,
+    window: list[Frames],
+    spare: npt.NDArray[np.uint8] | None,
+) -> Seconds:
+    seconds = Seconds()
+    began = time.perf_counter()
+    algorithm.outgoing(state, number)
+    algorithm.fold(state, ME, None)
+    seconds.round += time.perf_counter() - began
+    inbox = Inbox(lambda round: state.hood.incoming, work.size, lambda round: algorithm, last_round=number)
+    for sender in state.hood.incoming:
+        for granted in inbox.grant(number):
+            for message in _messages(work, *granted, window[granted[1] % len(window)]):
+                inbox.add(message)
+        payload, frames = inbox.take(number, sender), window[sender % len(window)]
+        if spare is not None and sender % 2:
+            seconds.copy += _copy(frames, spare)
+        began = time.perf_counter()
+        algorithm.fold(state, sender, payload)
+        seconds.fold += time.perf_counter() - began
+        if spare is not None and not sender % 2:
+            seconds.copy += _copy(frames, spare)
+    began = time.perf_counter()
+    algorithm.finish(state)
+    seconds.round += time.perf_counter() - began + seconds.fold
+    return seconds
+
+
+def _copy(frames: Frames, spare: npt.NDArray[np.uint8]) -> float:
+    began = time.perf_counter()
+    for index, frame in enumerate(frames):
+        spare[index * CHUNK_BYTES : index * CHUNK_BYTES + len(frame)] = frame
+    return time.perf_counter() - began
+
+
+def _frames(size: int) -> Frames:
+    """Buffers of one vector, an allocation each, as ZeroMQ makes them."""
+    return [np.empty(min(CHUNK_BYTES, size - start), np.uint8) for start in range(0, size, CHUNK_BYTES)]
+
+
+def _messages(work: Work, number: int, sender: int, frames: Frames) -> Iterator[Message]:
+    """What a neighbor sends, as it is received into these buffers."""
+    for index, frame in enumerate(frames):
+        if work.codec == "fp32":
+            frame.view(np.float32).fill(THEIRS)
+        else:
+            torch.from_numpy(frame).view(torch.bfloat16).fill_(THEIRS)
+        offset = index * CHUNK_BYTES
+        header = Header(VERSION, "run", "chunk", sender, number, work.codec, "", "x", offset, len(frame))
+        yield Message(header, frame.data)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))
