@@ -237,9 +237,9 @@ class Trainer:
 
     def _pull(self, anchor: Tensor) -> None:
         """Add the gradient of FedProx's term, μ (w − w_before)."""
-        for slot, parameter in self._parameters:
-            if parameter.grad is not None:
-                parameter.grad.add_(slot.view(self.vector) - slot.view(anchor), alpha=self._proximal_mu)
+        found = [(slot.view(anchor), weight, weight.grad) for slot, weight in self._parameters]
+        before, now, gradients = zip(*((a, w.detach(), g) for a, w, g in found if g is not None), strict=True)
+        torch._foreach_add_(gradients, torch._foreach_sub(now, before), alpha=self._proximal_mu)
 
     def _advance_schedule(self) -> None:
         self._scheduled += 1
