@@ -175,13 +175,23 @@ class Peer:
     def _fold(self) -> list[ev.Action]:
         actions: list[ev.Action] = []
         for sender in self._order[self._folded :]:
-            payload = None if sender == self.plan.me else self._inbox.take(self.round, sender)
-            if payload is None and sender != self.plan.me:
+            payload, whole = self._next_of(sender)
+            if payload is not None or sender == self.plan.me:
+                self._algorithm.fold(self._state, sender, payload)
+            if not whole:
                 break
-            self._algorithm.fold(self._state, sender, payload)
             self._folded += 1
             actions += self._grants()
         return actions
+
+    def _next_of(self, sender: int) -> tuple[Payload | None, bool]:
+        """What there is to fold of a sender, and whether that is all of it."""
+        if sender == self.plan.me:
+            return None, True
+        if self._algorithm.streaming:
+            return self._inbox.take_part(self.round, sender)
+        payload = self._inbox.take(self.round, sender)
+        return payload, payload is not None
 
     def _on_recorded(self, event: ev.Recorded, now: float) -> list[ev.Action]:
         assert self.stage == "recording"
@@ -223,8 +233,14 @@ class Peer:
         complete = self._inbox.add(message)
         self._waiting_since = max(self._waiting_since, now)  # a slow link that still delivers is no silent neighbor
         if not complete:
-            return []
+            # What is next in order is added as it comes, while it is in the cache and more is on its way.
+            return self._fold() if self._is_next(header) else []
         return [self._session.say("ack", header.sender, header.round), *self._advance(now)]
+
+    def _is_next(self, header: Header) -> bool:
+        """Whether a chunk can be folded now."""
+        exchanging = self.stage == "working" and self._began and self._algorithm.streaming
+        return exchanging and (header.round, [header.sender]) == (self.round, self._order[self._folded :][:1])
 
     def _on_grant(self, header: Header) -> list[ev.Action]:
         # A neighbor is at most one round ahead and gives leave for one round more.

@@ -126,6 +126,10 @@ class Watched:
     def overlapped(self) -> bool:
         return self.inner.overlapped
 
+    @property
+    def streaming(self) -> bool:
+        return self.inner.streaming
+
     def start(self, x: Tensor, hoods: Callable) -> object:
         return self.inner.start(x, hoods)
 
@@ -134,7 +138,8 @@ class Watched:
         return self.inner.outgoing(state, round)
 
     def fold(self, state: object, sender: int, payload: Payload | None) -> None:
-        self.log.append((self.round[0], sender))
+        if self.log[-1:] != [(self.round[0], sender)]:  # a payload may come in parts
+            self.log.append((self.round[0], sender))
         self.inner.fold(state, sender, payload)
 
     def finish(self, state: object) -> None:

@@ -31,6 +31,7 @@ class _Arrival:
     bytes: dict[str, int] = field(default_factory=dict)
     scalars: dict[str, float] = field(default_factory=dict)
     complete: bool = False
+    begun: bool = False  # a part has been taken
 
 
 class Form(Protocol):
@@ -147,6 +148,21 @@ class Inbox:
         del self._outstanding[round, sender]
         self._taken.add((round, sender))
         return Payload(arrival.pieces, arrival.scalars)
+
+    def take_part(self, round: int, sender: int) -> tuple[Payload | None, bool]:
+        """What has come of a payload since this was last asked, if anything, and whether that was the end of it.
+
+        Its scalars come with the first part.
+        """
+        arrival = self._outstanding.get((round, sender))
+        if arrival is None or not arrival.pieces:
+            return None, False
+        part = Payload(arrival.pieces, {} if arrival.begun else arrival.scalars)
+        arrival.pieces, arrival.begun = {}, True
+        if arrival.complete:
+            del self._outstanding[round, sender]
+            self._taken.add((round, sender))
+        return part, arrival.complete
 
     def _check(self, header: Header) -> None:
         form = self._form_of(header.round)

@@ -23,7 +23,10 @@ from p2pfl.wire import Codec
 
 @dataclass
 class ChebyshevState:
-    """x: given back by `finish`. current, previous: x_k, x_{k−1}. mixed: W x_k so far. omega: ω_k, 0 before ω_1."""
+    """x: given back by `finish`. current, previous: x_k, x_{k−1}. mixed: W x_k so far. omega: ω_k, 0 before ω_1.
+
+    sender, filled: whose vector is being added, and how many elements of it have been.
+    """
 
     x: Tensor
     hoods: Hoods
@@ -32,7 +35,8 @@ class ChebyshevState:
     mixed: Tensor
     hood: Neighborhood = field(init=False)
     omega: float = 0.0
-    first: bool = True
+    sender: int | None = None
+    filled: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,14 @@ class Chebyshev:
     overlapped: bool = False
     codec: Codec = "fp32"
     vectors: tuple[str, ...] = ("x",)
+    streaming: bool = True
 
     def start(self, x: Tensor, hoods: Hoods) -> ChebyshevState:
         return ChebyshevState(x, hoods, x.clone(), torch.zeros_like(x), mixed=torch.empty_like(x))
 
     def outgoing(self, state: ChebyshevState, round: int) -> list[tuple[int, Payload]]:
         state.hood = state.hoods(round)
-        state.first = True
+        state.sender = None
         payload = Payload({"x": (state.current,)})
         return [(neighbor, payload) for neighbor in state.hood.outgoing]
 
@@ -58,8 +63,10 @@ class Chebyshev:
         own = payload is None
         pieces = (state.current,) if payload is None else payload.vectors["x"]
         weight = state.hood.self_weight if own else state.hood.incoming[sender]
-        add_weighted(state.mixed, pieces, weight, state.first)
-        state.first = False
+        if sender != state.sender:
+            state.sender, state.filled = sender, 0
+        first = sender == min([state.hood.me, *state.hood.incoming])
+        state.filled = add_weighted(state.mixed, pieces, weight, first, state.filled)
 
     def finish(self, state: ChebyshevState) -> None:
         state.omega = self._next(state.omega)

@@ -13,14 +13,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from p2pfl.gossip.interface import Hoods, Payload, add_weighted
+from p2pfl.gossip.interface import BLOCK, Hoods, Payload, add_terms
 from p2pfl.topology import Neighborhood
 from p2pfl.wire import Codec
 
 
 @dataclass
 class DPSGDState:
-    """x: trained in place. own: x at the exchange. sent: own as it travels. mixed: the average so far, may be x."""
+    """x: trained in place. own: x at the exchange. sent: own as it travels. mixed: the average so far, may be x.
+
+    own_terms: what one's own vector adds to the average, as (vector, weight). own_before, own_after: the neighbor with
+    whose vector it is added. sender, filled: whose vector is being added, and how many elements of it have been.
+    """
 
     x: Tensor
     hoods: Hoods
@@ -28,7 +32,11 @@ class DPSGDState:
     sent: Tensor
     mixed: Tensor
     hood: Neighborhood = field(init=False)
-    first: bool = True
+    own_terms: list[tuple[Tensor, float]] = field(default_factory=list)
+    own_before: int | None = None
+    own_after: int | None = None
+    sender: int | None = None
+    filled: int = 0
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,7 @@ class DPSGD:
     overlapped: bool = False
     codec: Codec = "fp32"
     vectors: tuple[str, ...] = ("x",)
+    streaming: bool = True
 
     def start(self, x: Tensor, hoods: Hoods) -> DPSGDState:
         own = torch.empty_like(x)
@@ -50,23 +59,46 @@ class DPSGD:
         state.own.copy_(state.x)
         if state.sent is not state.own:
             state.sent.copy_(state.own)
-        state.first = True
+        self._place_own(state)
         payload = Payload({"x": (state.sent,)})
         return [(neighbor, payload) for neighbor in state.hood.outgoing]
 
-    def fold(self, state: DPSGDState, sender: int, payload: Payload | None) -> None:
-        if payload is not None:
-            pieces, weight = payload.vectors["x"], state.hood.incoming[sender]
-            add_weighted(state.mixed, pieces, weight, state.first)
-        elif state.sent is state.own:
-            add_weighted(state.mixed, (state.own,), state.hood.self_weight, state.first)
+    def _place_own(self, state: DPSGDState) -> None:
+        """One's own vector is added block by block together with that of the neighbor next to it in peer order.
+
+        In a pass of its own it takes as long as a neighbor's: the average would go through memory once more.
+        """
+        hood = state.hood
+        state.sender = None
+        state.own_before = min((sender for sender in hood.incoming if sender > hood.me), default=None)
+        state.own_after = max(hood.incoming, default=None) if state.own_before is None else None
+        first = all(sender > hood.me for sender in hood.incoming)
+        # x is not yet anything but one's own vector when that comes first.
+        own = state.x if first and not self.overlapped else state.own
+        if state.sent is state.own:
+            state.own_terms = [(own, hood.self_weight)]
         else:
             # x_i + Σ_j W_ij (Q(x_j) − Q(x_i)): what rounding adds to one peer it takes from another, so that the
             # mean over all peers does not drift (the form of CHOCO-Gossip, Koloskova, Stich & Jaggi 2019, algorithm 1).
-            others = sum(state.hood.incoming.values())
-            add_weighted(state.mixed, (state.own,), 1.0, state.first)
-            add_weighted(state.mixed, (state.sent,), -others, first=False)
-        state.first = False
+            state.own_terms = [(own, 1.0), (state.sent, -sum(hood.incoming.values()))]
+
+    def fold(self, state: DPSGDState, sender: int, payload: Payload | None) -> None:
+        if payload is None:
+            if not state.hood.incoming:
+                state.mixed.copy_(state.own)
+            return
+        if sender != state.sender:
+            state.sender, state.filled = sender, 0
+        weight, first = state.hood.incoming[sender], sender == min(state.hood.incoming)
+        for piece in payload.vectors["x"]:
+            for block in torch.split(piece, BLOCK):
+                here = slice(state.filled, state.filled + block.numel())
+                terms = [(block, weight)]
+                if sender in (state.own_before, state.own_after):
+                    own = [(vector[here], weight) for vector, weight in state.own_terms]
+                    terms = own + terms if sender == state.own_before else terms + own
+                add_terms(state.mixed[here], terms, first)
+                state.filled = here.stop
 
     def finish(self, state: DPSGDState) -> None:
         if self.overlapped:

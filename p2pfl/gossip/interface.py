@@ -19,7 +19,7 @@ S = TypeVar("S")
 
 # Elements added at a time. torch converts the whole of a bfloat16 operand first: 39 MB of VGG-11 take four times as
 # long as the same in blocks that stay in the cache.
-_BLOCK = 1 << 18
+BLOCK = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,10 @@ class Algorithm(Protocol[S]):
     def overlapped(self) -> bool:
         """Whether `outgoing` is asked before the round's training (the exchange hides behind it) or after."""
 
+    @property
+    def streaming(self) -> bool:
+        """Whether `fold` can take a payload in parts, so that adding hides behind receiving."""
+
     def start(self, x: Tensor, hoods: Hoods) -> S:
         """The state before the first round; keeps x itself, not a copy."""
 
@@ -59,21 +63,31 @@ class Algorithm(Protocol[S]):
         """Begin a round: what goes to each out-neighbor. The payloads do not change until the next `outgoing`."""
 
     def fold(self, state: S, sender: int, payload: Payload | None) -> None:
-        """Add one sender's payload to the average; None for one's own vector, at one's place in peer order."""
+        """Add one sender's payload to the average; None for one's own vector, at one's place in peer order.
+
+        Where the algorithm is `streaming`, a payload comes in parts as they arrive, each call's pieces going on where
+        the last call's ended, the scalars with the first. Otherwise it comes whole.
+        """
 
     def finish(self, state: S) -> None:
         """End the round: x becomes the mix."""
 
 
-def add_weighted(total: Tensor, pieces: Sequence[Tensor], weight: float, first: bool) -> None:
-    """total += weight · vector, block by block; `first` overwrites total instead."""
-    start = 0
+def add_weighted(total: Tensor, pieces: Sequence[Tensor], weight: float, first: bool, start: int = 0) -> int:
+    """total[start:…] += weight · pieces; `first` overwrites instead. Returns where the next piece belongs."""
     for piece in pieces:
-        for block in torch.split(piece, _BLOCK):
-            part = total[start : start + block.numel()]
-            if first:
-                # bfloat16 times a number would be rounded to bfloat16 before it is written.
-                torch.mul(block if block.dtype == torch.float32 else block.float(), weight, out=part)
-            else:
-                part.add_(block, alpha=weight)
+        for block in torch.split(piece, BLOCK):
+            add_terms(total[start : start + block.numel()], [(block, weight)], first)
             start += block.numel()
+    return start
+
+
+def add_terms(total: Tensor, terms: Sequence[tuple[Tensor, float]], first: bool) -> None:
+    """total += Σ weight · vector, in this order; `first` overwrites total instead. At most BLOCK elements."""
+    for vector, weight in terms:
+        if first:
+            # bfloat16 times a number would be rounded to bfloat16 before it is written.
+            torch.mul(vector if vector.dtype == torch.float32 else vector.float(), weight, out=total)
+        else:
+            total.add_(vector, alpha=weight)
+        first = False

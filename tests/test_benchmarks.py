@@ -1,0 +1,31 @@
+"""Every benchmark runs, tiny, and writes what it printed; its figures mean nothing at that size."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NAMES = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if "class Settings" in path.read_text())
+
+
+def test_there_are_six() -> None:
+    assert NAMES == ["exchange", "mix", "round", "scale", "start", "step"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_benchmark_runs_and_writes_its_rows(name: str, tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--output", str(output)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    result = json.loads(output.read_text())
+    assert result["benchmark"] == name
+    assert result["rows"]
+    assert result["bars"] == [], "tiny sizes reach no bar and miss none"
+    assert result["machine"]["cores"] >= 1
