@@ -54,10 +54,14 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
 
 @dataclass(frozen=True)
 class Message:
-    """A header and its body: raw bytes of `header.codec` numbers, empty unless it is a chunk."""
+    """A header and its body: raw bytes of `header.codec` numbers, empty unless it is a chunk.
+
+    `ends`: it is the last chunk of a vector that is being sent.
+    """
 
     header: Header
     body: Buffer = b""
+    ends: bool = False
 
     @property
     def size(self) -> int:
@@ -117,7 +121,7 @@ def chunks(template: Header, vectors: Mapping[str, memoryview]) -> Iterator[Mess
         for offset in range(0, data.nbytes, CHUNK_BYTES):
             body = data[offset : offset + CHUNK_BYTES]
             fields = {"vector": name, "offset": offset, "length": body.nbytes}
-            yield Message(msgspec.structs.replace(template, **fields), body)
+            yield Message(msgspec.structs.replace(template, **fields), body, ends=offset + body.nbytes == data.nbytes)
 
 
 def chunk_count(vector_bytes: int) -> int:

@@ -6,6 +6,7 @@ rings and tori never wait for leave.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -65,19 +66,26 @@ class Inbox:
         self._last_round = last_round
         self._outstanding: dict[tuple[int, int], _Arrival] = {}
         self._taken: set[tuple[int, int]] = set()
+        self._remembered = 0  # the earliest round that may still be in `_taken`
+        self._listed = 0  # the last round whose senders have been put into `_waiting`
+        self._waiting: deque[tuple[int, int]] = deque()  # those that get leave next
 
     def grant(self, round: int) -> list[tuple[int, int]]:
         """Further (round, sender) that get leave now, in peer order: those of this round, then of the next."""
         new: list[tuple[int, int]] = []
         self.forget_before(round - 1)
-        for number in range(round, min(round + 1, self._last_round) + 1):
-            for sender in sorted(self._senders(number)):
-                key = (number, sender)
-                if len(self._outstanding) >= WINDOW:
-                    return new
-                if key not in self._outstanding and key not in self._taken:
-                    self.open(*key)
-                    new.append(key)
+        while len(self._outstanding) < WINDOW:
+            if not self._waiting:
+                following = max(self._listed + 1, round)
+                if following > min(round + 1, self._last_round):
+                    break
+                self._listed = following
+                self._waiting.extend((following, sender) for sender in sorted(self._senders(following)))
+                continue
+            key = self._waiting.popleft()
+            if not self.has(*key):
+                self.open(*key)
+                new.append(key)
         return new
 
     def open(self, round: int, sender: int) -> None:
@@ -95,7 +103,9 @@ class Inbox:
 
     def forget_before(self, round: int) -> None:
         """Late duplicates of earlier rounds need no answer any more."""
-        self._taken = {key for key in self._taken if key[0] >= round}
+        if round > self._remembered:
+            self._remembered = round
+            self._taken = {key for key in self._taken if key[0] >= round}
 
     def granted_to(self, sender: int) -> list[int]:
         """Rounds for which a sender has leave and has not delivered everything."""

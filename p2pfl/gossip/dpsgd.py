@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from p2pfl.gossip.interface import BLOCK, Hoods, Payload, add_terms
+from p2pfl.gossip.interface import Hoods, Payload, add_terms, blocks
 from p2pfl.topology import Neighborhood
 from p2pfl.wire import Codec
 
@@ -91,7 +91,7 @@ class DPSGD:
             state.sender, state.filled = sender, 0
         weight, first = state.hood.incoming[sender], sender == min(state.hood.incoming)
         for piece in payload.vectors["x"]:
-            for block in torch.split(piece, BLOCK):
+            for block in blocks(piece):
                 here = slice(state.filled, state.filled + block.numel())
                 terms = [(block, weight)]
                 if sender in (state.own_before, state.own_after):

@@ -76,10 +76,15 @@ class Algorithm(Protocol[S]):
 def add_weighted(total: Tensor, pieces: Sequence[Tensor], weight: float, first: bool, start: int = 0) -> int:
     """total[start:…] += weight · pieces; `first` overwrites instead. Returns where the next piece belongs."""
     for piece in pieces:
-        for block in torch.split(piece, BLOCK):
+        for block in blocks(piece):
             add_terms(total[start : start + block.numel()], [(block, weight)], first)
             start += block.numel()
     return start
+
+
+def blocks(piece: Tensor) -> Sequence[Tensor]:
+    """A piece in parts of at most BLOCK elements; one as it comes off the wire is no more."""
+    return (piece,) if piece.numel() <= BLOCK else torch.split(piece, BLOCK)
 
 
 def add_terms(total: Tensor, terms: Sequence[tuple[Tensor, float]], first: bool) -> None:

@@ -28,6 +28,7 @@ RECONNECT_MAX_MS = 1_000
 LINGER_MS = 1_000
 LOST_SECONDS = 10.0  # a broken connection that does not come back within this is a lost neighbor
 CONTROL_MESSAGES = 64  # hello, grants, acknowledgements and goodbye that may wait in one link
+_NOW, _AND_MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)  # joining the enums takes longer than a send
 MANY_TRACKERS = 1024  # that may wait until somebody asks whether they are done
 POLL_BATCH = 64  # messages taken from the socket before the peer looks after its other work
 
@@ -105,14 +106,15 @@ class ZmqTransport:
         header, body = wire.encode(message)
         link = self._links[neighbor]
         try:
-            link.send(header, zmq.SNDMORE | zmq.NOBLOCK)
-            if message.size:
-                tracker = link.send(body, zmq.NOBLOCK, copy=False, track=True)
-                self._trackers.append(tracker)
+            link.send(header, _AND_MORE)
+            if not message.size:
+                link.send(body, _NOW)
+            elif not message.ends:
+                link.send(body, _NOW, copy=False)
+            else:  # a link lets go of bodies in order, and a tracker takes as long as the rest of a send
+                self._trackers.append(link.send(body, _NOW, copy=False, track=True))
                 if len(self._trackers) > MANY_TRACKERS:
                     self.flushed()  # lets go of those that are done, where nobody else asks
-            else:
-                link.send(body, zmq.NOBLOCK)
         except zmq.Again:
             raise TransportError(f"peer {neighbor} has stopped taking messages") from None
         return len(header) + message.size
@@ -151,11 +153,11 @@ class ZmqTransport:
     def _receive(self, events: list[Event]) -> None:
         for _ in range(POLL_BATCH):
             try:
-                self._router.recv(zmq.NOBLOCK)  # the connection's identity; the sender is named in the header
+                frame = self._router.recv(_NOW, copy=False)  # the connection's identity; the header names the sender
             except zmq.Again:
                 return
             frames: list[memoryview] = []
-            while self._router.getsockopt(zmq.RCVMORE):
+            while frame.more:
                 frame = self._router.recv(copy=False)
                 if len(frames) < 3:  # a third shows that it is no message; what follows is thrown away
                     frames.append(frame.buffer)
