@@ -20,10 +20,12 @@ from p2pfl.wire import Codec
 
 @dataclass
 class DPSGDState:
-    """x: trained in place. own: x at the exchange. sent: own as it travels. mixed: the average so far, may be x.
+    """x: trained in place. own: x at the exchange. sent: own as it travels. mixed: the average so far.
 
-    own_terms: what one's own vector adds to the average, as (vector, weight). own_before, own_after: the neighbor with
-    whose vector it is added. sender, filled: whose vector is being added, and how many elements of it have been.
+    mixed is x, and so is own where it stays in x: nobody trains x while others' vectors come in, unless the order is
+    overlapped. own_terms: what one's own vector adds to the average, as (vector, weight). own_before, own_after: the
+    neighbor with whose vector that is added. fresh: the neighbor whose vector finds nothing of this round in mixed.
+    sender, filled: whose vector is being added, and how many elements of it have been.
     """
 
     x: Tensor
@@ -35,6 +37,7 @@ class DPSGDState:
     own_terms: list[tuple[Tensor, float]] = field(default_factory=list)
     own_before: int | None = None
     own_after: int | None = None
+    fresh: int | None = None
     sender: int | None = None
     filled: int = 0
 
@@ -49,38 +52,45 @@ class DPSGD:
     streaming: bool = True
 
     def start(self, x: Tensor, hoods: Hoods) -> DPSGDState:
-        own = torch.empty_like(x)
-        sent = own if self.codec == "fp32" else torch.empty_like(x, dtype=torch.bfloat16)
-        # Nobody trains x while others' vectors come in, unless the order is overlapped: then the mix needs room.
+        sent = torch.empty_like(x, dtype=torch.float32 if self.codec == "fp32" else torch.bfloat16)
+        own = sent if self.codec == "fp32" else torch.empty_like(x) if self.overlapped else x
         return DPSGDState(x, hoods, own, sent, mixed=torch.empty_like(x) if self.overlapped else x)
 
     def outgoing(self, state: DPSGDState, round: int) -> list[tuple[int, Payload]]:
         state.hood = state.hoods(round)
-        state.own.copy_(state.x)
+        if state.own is not state.x:
+            state.own.copy_(state.x)
         if state.sent is not state.own:
             state.sent.copy_(state.own)
-        self._place_own(state)
+        state.sender = None
+        if state.hood.incoming:
+            self._place_own(state)
         payload = Payload({"x": (state.sent,)})
         return [(neighbor, payload) for neighbor in state.hood.outgoing]
 
     def _place_own(self, state: DPSGDState) -> None:
-        """One's own vector is added block by block together with that of the neighbor next to it in peer order.
+        """One's own vector is added block by block together with a neighbor's.
 
         In a pass of its own it takes as long as a neighbor's: the average would go through memory once more.
         """
-        hood = state.hood
-        state.sender = None
-        state.own_before = min((sender for sender in hood.incoming if sender > hood.me), default=None)
-        state.own_after = max(hood.incoming, default=None) if state.own_before is None else None
-        first = all(sender > hood.me for sender in hood.incoming)
-        # x is not yet anything but one's own vector when that comes first.
-        own = state.x if first and not self.overlapped else state.own
-        if state.sent is state.own:
-            state.own_terms = [(own, hood.self_weight)]
-        else:
+        hood, lowest = state.hood, min(state.hood.incoming)
+        state.own_before, state.own_after, state.fresh = lowest, None, lowest
+        if self.codec != "fp32":
             # x_i + Σ_j W_ij (Q(x_j) − Q(x_i)): what rounding adds to one peer it takes from another, so that the
             # mean over all peers does not drift (the form of CHOCO-Gossip, Koloskova, Stich & Jaggi 2019, algorithm 1).
-            state.own_terms = [(own, 1.0), (state.sent, -sum(hood.incoming.values()))]
+            state.own_terms = [(state.sent, -sum(hood.incoming.values()))]
+            if self.overlapped:
+                state.own_terms.insert(0, (state.own, 1.0))
+            else:
+                state.fresh = None
+            return
+        # At its place in peer order, so that a full mesh with equal weights gives everybody the same bits.
+        state.own_before = min((sender for sender in hood.incoming if sender > hood.me), default=None)
+        if state.own_before is None:
+            state.own_after = max(hood.incoming)
+        # Where it comes first, x is still one's own vector, and in the cache when the neighbor's is added.
+        in_place = state.own_before == lowest and not self.overlapped
+        state.own_terms = [(state.x if in_place else state.own, hood.self_weight)]
 
     def fold(self, state: DPSGDState, sender: int, payload: Payload | None) -> None:
         if payload is None:
@@ -89,7 +99,7 @@ class DPSGD:
             return
         if sender != state.sender:
             state.sender, state.filled = sender, 0
-        weight, first = state.hood.incoming[sender], sender == min(state.hood.incoming)
+        weight = state.hood.incoming[sender]
         for piece in payload.vectors["x"]:
             for block in blocks(piece):
                 here = slice(state.filled, state.filled + block.numel())
@@ -97,7 +107,7 @@ class DPSGD:
                 if sender in (state.own_before, state.own_after):
                     own = [(vector[here], weight) for vector, weight in state.own_terms]
                     terms = own + terms if sender == state.own_before else terms + own
-                add_terms(state.mixed[here], terms, first)
+                add_terms(state.mixed[here], terms, first=sender == state.fresh)
                 state.filled = here.stop
 
     def finish(self, state: DPSGDState) -> None:

@@ -32,7 +32,7 @@ def main(spec: messages.WorkerSpec, link: Connection) -> None:
     """A worker process started by a launcher: talks to it over `link`, writes its own log."""
     peer_dir = spec.run_dir / "peers" / load_topology(spec.run_dir / "topology.graphml", least=1).node_path(spec.index)
     _redirect_output(peer_dir / "log.txt")
-    _keep_freed_memory()
+    keep_freed_memory()
     control = Control()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the launcher decides
     signal.signal(signal.SIGTERM, lambda *_: control.stop())
@@ -131,7 +131,7 @@ def _redirect_output(path: Path) -> None:
     faulthandler.enable()
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let malloc keep what it has got, where it is glibc's.
 
     By default every training step gives its activations' memory back to the system and faults it in again, some

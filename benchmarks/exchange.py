@@ -1,0 +1,180 @@
+"""What it costs to exchange weights through p2pfl, beside bare sockets that carry the same bytes.
+
+Pair: two processes swap the weights of a VGG, both directions at once, round after round. p2pfl is the real `Peer` with
+D-PSGD (adapt-then-combine) on `ZmqTransport`, driven by a loop without training and records: greeting, leave to send,
+headers, checks, snapshot, weighted average, acknowledgement. The bare version is what one would write with pyzmq alone:
+one ROUTER bound, one DEALER connected, the same buffer sent again and again with `copy=False`, whole or in chunks of
+1 MiB, and what comes in added into a float32 array in place (bfloat16 converted in the cache first). Both end a swap at
+the same point: all of the other's vector is added, and ZeroMQ has let go of one's own. The bare version takes no
+snapshot and has no weights. Its better way of sending is the reference. Beside it, without a bar, stand the same bare
+sockets with what every exchange of changing weights needs ("mixing": a snapshot or conversion and a weighted average a
+round, in place), which is how far p2pfl could come, and one memory copy of the vector.
+
+Swarm: processes that take one training step of batch 2 a round and average VGG-11 with their neighbors over ipc. p2pfl
+is its own command, `p2pfl gossip`, with everything that a run has (records, sketches, reports to the launcher;
+checkpoints apart). The bare version is one PyTorch process a peer with the same model, memory format, optimizer and one
+thread, raw float32 chunks of 1 MiB, and averaging in place in the order in which chunks come in. Peak is resident
+memory without files: imported libraries are mapped once in one way of starting a process and once each in the other.
+
+p2pfl and reference take turns; a ratio is taken within one turn, and figures are medians over the turns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from benchmarks.common import RESULTS, Bar, Report, Spread, ratios, spread
+from benchmarks.exchange_pair import Swap, Way, layout_of
+from benchmarks.exchange_pool import Cost, Pool, average, pool
+from benchmarks.exchange_swarm import Figures, Swarm
+from p2pfl.wire import Codec
+
+LEAST_SHARE = 0.8  # of the bytes a second of the better bare way
+MOST_COST = 1.25  # times the bare processes' seconds and CPU seconds
+_WAYS: tuple[Way, ...] = ("p2pfl", "chunks", "whole", "mixing", "copy")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an exchange of weights costs."""
+
+    parts: tuple[Literal["swarm", "pair"], ...] = ("swarm", "pair")
+    """Swarms, pairs, or both."""
+    depths: tuple[int, ...] = (11, 19)
+    """VGGs whose weights a pair swaps."""
+    transports: tuple[Literal["ipc", "tcp"], ...] = ("ipc", "tcp")
+    """Sockets of a pair."""
+    codecs: tuple[Codec, ...] = ("fp32", "bf16")
+    """Number formats of a pair's messages."""
+    width: float = 1.0
+    """Scale of the models' channels."""
+    swaps: int = 10
+    """Swaps in a turn."""
+    repeats: int = 5
+    """Turns of a pair."""
+    topologies: tuple[str, ...] = ("ring", "complete")
+    """Swarms."""
+    peers: int = 4
+    """Processes of a swarm."""
+    rounds: int = 16
+    """Rounds of a swarm in a turn."""
+    swarm_repeats: int = 3
+    """Turns of a swarm."""
+    warm: int = 4
+    """Swaps and rounds before those that are measured."""
+    quick: bool = False
+    """Tiny sizes, every path once: a smoke test, whose figures say nothing."""
+    output: Path | None = None
+    """Where the JSON goes; benchmarks/results/exchange.json unless given, and -swarm beside it."""
+
+
+def quick(settings: Settings) -> Settings:
+    """The same with tiny sizes; two processes are enough for a pair and for a swarm."""
+    tiny: dict[str, Any] = {"width": 0.125, "swaps": 2, "repeats": 1, "rounds": 20, "swarm_repeats": 1, "warm": 1}
+    return dataclasses.replace(settings, **tiny, depths=(11,), topologies=("path",), peers=2)
+
+
+def main(settings: Settings) -> None:
+    """All that was asked for. The swarms come first: then the bare processes' memory is their own."""
+    settings = quick(settings) if settings.quick else settings
+    output = settings.output or RESULTS / "exchange.json"
+    reports = []
+    with pool(settings.peers) as processes:
+        if "swarm" in settings.parts:
+            report = Report("exchange, swarms", dataclasses.asdict(settings))
+            _swarms(settings, processes, report)
+            reports.append((report, output.with_stem(output.stem + "-swarm")))
+        if "pair" in settings.parts:
+            report = Report("exchange, pairs", dataclasses.asdict(settings))
+            _pairs(settings, processes, report)
+            reports.append((report, output))
+    for report, path in reports:
+        report.finish(path)
+
+
+def _pairs(settings: Settings, processes: Pool[Any], report: Report) -> None:
+    # Two pairs, where there are processes enough: p2pfl does not find the heap as whole vectors in one frame leave it.
+    bare, ours = Pool[Cost](processes.links[:2]), Pool[Cost](processes.links[-2:])
+    for name, swap in _swaps(settings):
+        costs: dict[str, list[Cost]] = {way: [] for way in _WAYS}
+        for turn in range(settings.repeats):
+            _say(f"{name}, turn {turn + 1} of {settings.repeats}")
+            for way in _WAYS:
+                work = dataclasses.replace(swap, way=way)
+                costs[way].append(average((ours if way == "p2pfl" else bare).do(work)))
+        speeds = {way: [swap.bytes / 1e9 / cost.seconds for cost in those] for way, those in costs.items()}
+        best = max(("chunks", "whole"), key=lambda way: spread(speeds[way]).median)
+        share = ratios(speeds["p2pfl"], speeds[best])
+        cpu = {way: 1000 * spread([cost.cpu for cost in those]).median for way, those in costs.items()}
+        row: dict[str, Any] = {"pair": name, "p2pfl": spread(speeds["p2pfl"])}
+        row |= {way: spread(speeds[way]) for way in ("chunks", "whole")}
+        row |= {way: spread(speeds[way]).median for way in ("mixing", "copy")}
+        row |= {"p2pfl / better bare": share}
+        report.rows.append(row | {"p2pfl CPU ms": cpu["p2pfl"], "bare CPU ms": cpu[best]})
+        if not settings.quick:
+            report.bars.append(Bar(f"{name}: share of the better bare pair's bytes/s", share.median, LEAST_SHARE))
+    report.notes.append("GB/s that one process sends (and at the same time receives); CPU: of one process in a swap.")
+
+
+def _swaps(settings: Settings) -> Iterator[tuple[str, Swap]]:
+    for depth in settings.depths:
+        layout = layout_of(depth, settings.width)
+        for transport in settings.transports:
+            for codec in settings.codecs:
+                swap = Swap("p2pfl", transport, codec, layout.size, layout.digest, settings.swaps, settings.warm)
+                yield f"VGG-{depth} {transport} {codec}", swap
+
+
+def _swarms(settings: Settings, processes: Pool[Any], report: Report) -> None:
+    for kind in settings.topologies:
+        swarm = Swarm(kind, settings.peers, settings.width, settings.rounds, settings.warm)
+        idle = dataclasses.replace(swarm, train=False)
+        bare: list[Figures] = []
+        ours: list[Figures] = []
+        for turn in range(settings.swarm_repeats):
+            _say(f"{kind} of {settings.peers}, turn {turn + 1} of {settings.swarm_repeats}")
+            bare.append(Figures.mean(processes.do(swarm)))
+            ours.append(swarm.through_p2pfl())
+        name = f"{kind} of {settings.peers}"
+        _say(f"{name}, for orientation")
+        rows = {
+            "bare": bare,
+            "p2pfl": ours,
+            "bare, no training": [Figures.mean(processes.do(idle))],
+        }
+        if not settings.quick:
+            rows["p2pfl, checkpoints"] = [swarm.through_p2pfl(checkpoint=True)]
+        report.rows += [_swarm_row(name, who, figures, bare) for who, figures in rows.items()]
+        if not settings.quick:
+            for what in ("seconds", "cpu"):
+                ratio = ratios([getattr(one.cost, what) for one in ours], [getattr(one.cost, what) for one in bare])
+                label = {"seconds": "wall", "cpu": "CPU"}[what]
+                report.bars.append(Bar(f"{name}: {label} beside bare processes", ratio.median, at_most=MOST_COST))
+    report.notes.append(
+        "Seconds and CPU seconds: of a round, a process (mean over the processes). Peak: resident memory."
+    )
+
+
+def _swarm_row(name: str, who: str, figures: Sequence[Figures], bare: Sequence[Figures]) -> dict[str, Any]:
+    def cells(label: str, values: Sequence[float], references: Sequence[float]) -> dict[str, Spread]:
+        # Rows with a bar have as many turns as the reference; the others are shown beside its last turn.
+        return {label: spread(values), f"{label} / bare": ratios(values, references[-len(values) :])}
+
+    seconds = cells("seconds", [one.cost.seconds for one in figures], [one.cost.seconds for one in bare])
+    cpu = cells("CPU s", [one.cost.cpu for one in figures], [one.cost.cpu for one in bare])
+    return {"swarm": name, "who": who, **seconds, **cpu, "peak MiB": max(one.peak for one in figures) / 2**20}
+
+
+def _say(text: str) -> None:
+    print(f"exchange: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))

@@ -1,0 +1,175 @@
+"""Two processes that swap weight vectors: through p2pfl, through bare sockets, and what one memory copy takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from benchmarks import exchange_bare as bare
+from benchmarks.exchange_pool import Cost, Mark, Place, mean_cost
+from p2pfl import exchange
+from p2pfl.gossip import DPSGD, Chebyshev
+from p2pfl.models import build_vgg
+from p2pfl.parameters import Layout, aligned_vector
+from p2pfl.peer import Peer
+from p2pfl.topology import Neighborhood
+from p2pfl.transport import ZmqTransport
+from p2pfl.transport import interface as transport_events
+from p2pfl.wire import CHUNK_BYTES, ITEM_BYTES, Codec
+from p2pfl.worker.driver import FLUSH_SECONDS, IDLE_SECONDS
+from p2pfl.worker.process import keep_freed_memory
+
+Way = Literal["p2pfl", "chunks", "whole", "mixing", "copy"]
+_TIMEOUTS = exchange.Timeouts(start=None, handshake=60.0, first_round=60.0, round=60.0)
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Swap:
+    """Swap vectors of `size` numbers: `rounds` times, after `warm` and before one more that are not measured."""
+
+    way: Way
+    transport: Literal["ipc", "tcp"]
+    codec: Codec
+    size: int
+    layout: str
+    rounds: int
+    warm: int
+
+    @property
+    def total(self) -> int:
+        """All rounds."""
+        return self.warm + self.rounds + 1
+
+    @property
+    def bytes(self) -> int:
+        """Of one vector, as it travels."""
+        return self.size * ITEM_BYTES[self.codec]
+
+    def run(self, place: Place) -> Cost:
+        keep_freed_memory()  # a worker's malloc, for the bare pair as well: whole frames are twice as fast with it
+        marks = _WAYS[self.way](self, place)
+        return mean_cost(marks[self.warm - 1 : self.warm + self.rounds])
+
+    def vector(self) -> torch.Tensor:
+        """Weights of a usual size."""
+        return aligned_vector(self.size).normal_()
+
+
+def layout_of(depth: int, width: float) -> Layout:
+    """That of p2pfl's VGG, for which no weights are needed."""
+    with torch.device("meta"):
+        return Layout.of(build_vgg(depth, width=width))
+
+
+def _ours(swap: Swap, place: Place) -> list[Mark]:
+    me, other = place.me, 1 - place.me
+    # With CURVE the pair's keys would be made here and go to the transport, and to bare.Sockets in _bare.
+    with ZmqTransport(place.bind(swap.transport)) as transport:
+        endpoints = place.meet(transport.endpoint)
+        plan = exchange.Plan(
+            me=me,
+            names=("0", "1"),
+            links=frozenset({other}),
+            training_rounds=swap.total,
+            consensus_rounds=0,
+            run="benchmark",
+            layout=swap.layout,
+            timeouts=_TIMEOUTS,
+        )
+        hood = Neighborhood(me, 0.5, {other: 0.5}, {other: 0.5})
+        peer = Peer(plan, lambda round: hood, swap.vector(), DPSGD(codec=swap.codec), Chebyshev(0.0))
+        transport.connect({other: endpoints[other]}, swap.size * ITEM_BYTES["fp32"])
+        return _Loop(peer, transport).run()
+
+
+class _Loop:
+    """The worker's loop without training, evaluation and records: a round is an exchange and nothing else."""
+
+    def __init__(self, peer: Peer, transport: ZmqTransport) -> None:
+        self._peer = peer
+        self._transport = transport
+        self._marks: list[Mark] = []
+        self._ended = False
+
+    def run(self) -> list[Mark]:
+        """When each round was done."""
+        self._tell(exchange.Started())
+        while not self._ended:
+            for event in self._transport.poll(FLUSH_SECONDS if self._peer.wants_flush else IDLE_SECONDS):
+                if not isinstance(event, transport_events.Received):
+                    raise RuntimeError(f"nothing of the kind should happen between two processes: {event}")
+                self._tell(exchange.Received(event.message))
+            if self._peer.wants_flush and self._transport.flushed():
+                self._tell(exchange.Flushed())
+            if time.monotonic() >= self._peer.deadline:
+                self._tell(exchange.Tick())
+        return self._marks
+
+    def _tell(self, event: exchange.Event) -> None:
+        answers: list[exchange.Event] = []  # told after all actions, as a training thread would
+        for action in self._peer.handle(event, time.monotonic()):
+            if isinstance(action, exchange.Send):
+                self._transport.send(action.neighbor, action.message)
+            elif isinstance(action, exchange.Train):
+                answers.append(exchange.Trained())
+            elif isinstance(action, exchange.RoundDone):
+                self._marks.append(Mark.now())
+                answers.append(exchange.Recorded())
+            elif isinstance(action, exchange.Finish):
+                self._ended = True
+            else:
+                raise RuntimeError(str(action))
+        for answer in answers:
+            self._tell(answer)
+
+
+def _bare(frame_bytes: int, swap: Swap, place: Place) -> list[Mark]:
+    other = 1 - place.me
+    vector = swap.vector().to(_DTYPES[swap.codec])
+    total = bare.Sum(swap.vector(), swap.codec)
+    marks = []
+    with bare.Sockets(place.bind(swap.transport), place.me) as sockets:
+        sockets.connect({other: place.meet(sockets.endpoint)[other]})
+        for _ in range(swap.total):
+            bare.swap(sockets, other, vector, total, frame_bytes)
+            marks.append(Mark.now())
+    return marks
+
+
+def _mixing(swap: Swap, place: Place) -> list[Mark]:
+    other = 1 - place.me
+    marks = []
+    with bare.Sockets(place.bind(swap.transport), place.me) as sockets:
+        mixer = bare.Mixer(sockets, swap.vector(), 0.5, {other: 0.5}, swap.codec)
+        sockets.connect({other: place.meet(sockets.endpoint)[other]})
+        for _ in range(swap.total):
+            mixer.mix()
+            marks.append(Mark.now())
+        sockets.flush()
+    return marks
+
+
+def _copy(swap: Swap, place: Place) -> list[Mark]:
+    source = swap.vector().to(_DTYPES[swap.codec]).view(torch.uint8).numpy()
+    target = np.zeros_like(source)
+    place.meet("")  # both copy at the same time, as both swap
+    marks = []
+    for _ in range(swap.total):
+        np.copyto(target, source)
+        marks.append(Mark.now())
+    return marks
+
+
+_WAYS: dict[str, Callable[[Swap, Place], list[Mark]]] = {
+    "p2pfl": _ours,
+    "chunks": lambda swap, place: _bare(CHUNK_BYTES, swap, place),
+    "whole": lambda swap, place: _bare(swap.bytes, swap, place),
+    "mixing": _mixing,
+    "copy": _copy,
+}

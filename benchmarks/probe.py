@@ -1,0 +1,93 @@
+"""VGG-11 that writes down when each of its rounds begins, and what its process has used until then."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from benchmarks.memory import age, mapping_bytes, private_bytes
+from p2pfl.models import build_model
+
+FOLDER = "P2PFL_BENCH"  # environment variable, which reaches every process of a swarm: where the order lies
+_FILE = "order.json"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the processes of a swarm are to do for a benchmark: a model or data set of one's own gets no arguments."""
+
+    stamps: str  # folder to write to
+    local_steps: int
+    train_samples: int
+    test_samples: int
+    first: Literal["clock", "age", "memory"] = "clock"  # what a process looks at before its first step; Linux only
+
+
+def write_order(folder: Path, order: Order) -> None:
+    """For the next swarm whose processes have `folder` in their environment."""
+    (folder / _FILE).write_text(json.dumps(vars(order)))
+
+
+def read_order() -> Order:
+    return Order(**json.loads((Path(os.environ[FOLDER]) / _FILE).read_text()))
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """The beginning of a round's first training step in one process; -1 where nobody looked."""
+
+    process: int
+    round: int
+    time: float  # of time.monotonic, which all processes of a machine share
+    cpu: float  # seconds of all threads since the process began
+    cpu_training: float  # of these, those of the thread that trains, evaluates and saves
+    age: float = -1.0  # seconds since the process was forked
+    model: int = -1  # bytes of its parameters and buffers
+    private: int = -1  # bytes of pages that no other process has
+    data_copied: int = -1  # pages of the data set that the process has a copy of
+    data_alone: int = -1  # pages of the data set's file that only this process has mapped
+    data_share: int = -1  # of the data set's pages, each divided by the number of processes that have it mapped
+
+
+def model(num_classes: int, batch_norm: bool, width: float) -> nn.Module:
+    """`--model benchmarks.probe:model`: vgg11 as it is; a hook looks at the clock before a round's first step."""
+    vgg = build_model("vgg11", num_classes=num_classes, batch_norm=batch_norm, width=width)
+    vgg.register_forward_pre_hook(_Probe(read_order()))
+    return vgg
+
+
+class _Probe:
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._count = 0
+
+    def __call__(self, module: nn.Module, inputs: Any) -> None:
+        if not module.training:
+            return
+        number, step = divmod(self._count, self._order.local_steps)
+        self._count += 1
+        if step == 0:
+            stamp = self._look(module, number + 1)
+            with open(Path(self._order.stamps) / str(os.getpid()), "a") as file:
+                file.write(json.dumps(vars(stamp)) + "\n")
+
+    def _look(self, module: nn.Module, round: int) -> Stamp:
+        stamp = Stamp(os.getpid(), round, time.monotonic(), time.process_time(), time.thread_time())
+        if self._order.first == "clock" or round > 1:
+            return stamp
+        stamp = replace(stamp, age=age())
+        if self._order.first == "age":
+            return stamp
+        model = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+        return replace(stamp, model=model, private=private_bytes(), **mapping_bytes(".safetensors"))
+
+
+def read_stamps(folder: Path) -> list[list[Stamp]]:
+    """Of every process its rounds, oldest first."""
+    return [[Stamp(**json.loads(line)) for line in path.read_text().splitlines()] for path in sorted(folder.iterdir())]

@@ -1,0 +1,109 @@
+"""One process that trains as fast as plain PyTorch goes: what a whole swarm on the same machine is compared with."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from benchmarks.common import children, gather
+from benchmarks.swarms import Swarm
+
+SECONDS = 120.0  # that one answer may take
+_WARM_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The process, and the number of threads that it uses."""
+
+    link: Connection
+    threads: int = 1
+
+    def rate(self, seconds: float, threads: int | None = None) -> float:
+        """Samples per second, measured for so long."""
+        self.link.send((threads or self.threads, seconds))
+        [rate] = gather([self.link], SECONDS)
+        return float(rate)
+
+    def fastest(self, seconds: float) -> tuple[Plain, dict[int, float]]:
+        """The same with the best number of threads, and the samples per second with each: twice tried."""
+        rates: dict[int, float] = {}
+        for threads in _thread_counts() * 2:
+            rates[threads] = max(rates.get(threads, 0.0), self.rate(seconds, threads))
+        return Plain(self.link, max(rates, key=lambda count: rates[count])), rates
+
+
+@contextlib.contextmanager
+def plain(swarm: Swarm) -> Iterator[Plain]:
+    """The process, with the model and batch of that swarm."""
+    with tempfile.TemporaryDirectory(prefix="p2pfl-bench-") as name, children(_serve, [(swarm, Path(name))]) as [link]:
+        yield Plain(link)
+
+
+def _thread_counts() -> list[int]:
+    """1, 2, 4, … and all cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return sorted({cores, *(1 << k for k in range(cores.bit_length()) if 1 << k <= cores)})
+
+
+def _serve(link: Connection, swarm: Swarm, folder: Path) -> None:
+    """The process: measures whenever it is told to."""
+    import torch
+
+    loop = _Loop(swarm, folder)
+    with contextlib.suppress(EOFError):
+        while True:
+            threads, seconds = link.recv()
+            torch.set_num_threads(threads)
+            link.send(("done", loop.rate(seconds)))
+
+
+class _Loop:
+    """Channels-last model, bf16 autocast, fused SGD, and batches from uint8 images in memory, as a peer has them."""
+
+    def __init__(self, swarm: Swarm, folder: Path) -> None:
+        import numpy as np
+        import torch
+
+        from benchmarks import probe
+        from p2pfl import data
+        from p2pfl.models import build_vgg
+
+        self._swarm = swarm
+        os.environ[probe.FOLDER] = str(folder)
+        probe.write_order(folder, swarm.orders(folder / "none"))
+        dataset = data.load(data.prepare("benchmarks.images:random", folder / "data", lambda *_: None))
+        everything = np.arange(swarm.train_samples)
+        self._batches = data.Batches(dataset, everything, swarm.batch_size, torch.device("cpu"), seed=0, peer=0)
+        self._model = build_vgg(11, width=swarm.width).to(memory_format=torch.channels_last).train()
+        self._optimizer = torch.optim.SGD(
+            self._model.parameters(), lr=0.001, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True
+        )
+        self._steps = 0
+
+    def rate(self, seconds: float) -> float:
+        for _ in range(_WARM_STEPS):
+            self._step()
+        began, before = time.monotonic(), self._steps
+        while time.monotonic() - began < seconds:
+            self._step()
+        return (self._steps - before) * self._swarm.batch_size / (time.monotonic() - began)
+
+    def _step(self) -> None:
+        import torch
+        from torch.nn import functional
+
+        x, y = self._batches.batch(self._steps)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._swarm.precision == "bf16"):
+            scores = self._model(x)
+        loss = functional.cross_entropy(scores.float(), y)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        self._steps += 1

@@ -1,0 +1,245 @@
+"""Real swarms for the benchmarks: a launcher runs one after the other, and what they recorded is read."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import select
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+from unittest import mock
+
+from benchmarks import probe
+
+ROOT = Path(__file__).parent.parent
+SECONDS = 300.0  # that a run may take
+END_SECONDS = 20.0  # that the launcher gets to end
+_LOG = "log.txt"
+
+Kind = Literal["ring", "exponential", "mesh"]
+Order = Literal["atc", "overlapped"]
+
+
+@dataclass(frozen=True)
+class Swarm:
+    """What is run. The first round starts it and the last one evaluates: those between them are measured."""
+
+    kind: Kind
+    peers: int
+    rounds: int
+    local_steps: int
+    batch_size: int
+    width: float
+    precision: str = "bf16"
+    mode: Literal["gossip", "local"] = "gossip"
+    order: Order = "atc"
+    link_delay: float = 0.0  # seconds every message is under way
+    train_samples: int = 8000
+    test_samples: int = 100
+
+    @property
+    def samples(self) -> int:
+        """Of one peer in one round."""
+        return self.local_steps * self.batch_size
+
+    @property
+    def degree(self) -> int:
+        """Neighbors to which a peer sends."""
+        if self.kind == "mesh" or self.peers == 2:
+            return self.peers - 1
+        return 2 if self.kind == "ring" else (self.peers - 1).bit_length()
+
+    def options(self) -> dict[str, Any]:
+        """The settings of the run by option name, all others at their defaults."""
+        # Enough for the mixing after the last round to be short: it is not what is measured.
+        exchange = {"order": self.order, "consensus_tolerance": 0.99, "transport": "ipc"}
+        if self.kind == "exponential" and self.peers > 2:
+            exchange["mixing"] = "uniform"  # it is directed, with equal degrees
+        return {
+            "model": "benchmarks.probe:model",
+            "dataset": "benchmarks.images:random",
+            "width": self.width,
+            "rounds": self.rounds,
+            "local_steps": self.local_steps,
+            "batch_size": self.batch_size,
+            "lr": 0.001,
+            "precision": self.precision,
+            "device": "cpu",
+            "eval_every": 1_000_000,
+            **(exchange if self.mode == "gossip" else {}),
+        }
+
+    def orders(self, stamps: Path, first: Literal["clock", "age", "memory"] = "clock") -> probe.Order:
+        """What the model and the data set of this run go by."""
+        stamps.mkdir()
+        return probe.Order(str(stamps), self.local_steps, self.train_samples, self.test_samples, first)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A measured round: means over the peers and over the rounds between the first and the last."""
+
+    seconds: float
+    cpu: float  # seconds a peer, all threads
+    cpu_training: float  # of these, those of the thread that trains and saves
+    samples_per_second: float  # of the whole swarm
+    train: float  # seconds; the parts of a round
+    exchange: float
+    wait: float
+    evaluate: float
+    last_evaluation: float  # seconds that a peer's evaluation after the last round takes
+    bytes_sent: float  # a peer
+    bytes_sent_busiest: int
+
+
+class Launcher:
+    """A process that runs one swarm after the other, and the folder where they leave their records.
+
+    A fork server of one's own for each swarm would import torch again, which takes seconds and is `start`'s business.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._runs = 0
+        self._busy = False
+        # `-c`, because the processes of a swarm import the module that was started with `-m`, and what it imports.
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", "from benchmarks.swarms import main; main()", str(folder)],
+            cwd=ROOT,
+            env=environment(folder),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def measure(self, swarm: Swarm) -> Figures:
+        """Run it, and return what its middle rounds took. Raises RuntimeError, with its output, where it fails."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._runs += 1
+        run_dir, stamps = (self._folder / f"{what}-{self._runs}" for what in ("run", "stamps"))
+        probe.write_order(self._folder, swarm.orders(stamps))
+        options = {**swarm.options(), "data_dir": str(self._folder / "data"), "run_dir": str(run_dir)}
+        self._busy = True
+        self._process.stdin.write(json.dumps({"swarm": asdict(swarm), "options": options}) + "\n")
+        self._process.stdin.flush()
+        ready, _, _ = select.select([self._process.stdout], [], [], SECONDS)
+        if not ready or self._process.stdout.readline() != "done\n":
+            raise RuntimeError(f"{swarm} failed:\n{(self._folder / _LOG).read_text()}")
+        self._busy = False
+        figures = _figures(swarm, run_dir, probe.read_stamps(stamps))
+        shutil.rmtree(run_dir)  # many peers' checkpoints are gigabytes
+        return figures
+
+    def close(self) -> None:
+        """End it and all that it has started."""
+        if self._busy:
+            self._process.terminate()
+        try:
+            self._process.communicate(timeout=END_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.communicate()
+
+
+@contextlib.contextmanager
+def launcher() -> Iterator[Launcher]:
+    """A launcher with a folder of its own; both are gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="p2pfl-bench-") as name:
+        started = Launcher(Path(name))
+        try:
+            yield started
+        finally:
+            started.close()
+
+
+def end_cleanly() -> None:
+    """Let SIGTERM end this process as an error would: with what it has started."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """That of a swarm whose order lies in `folder`."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), probe.FOLDER: str(folder)}
+
+
+def main() -> None:
+    """The launcher's process: a run for each line that comes in, and an answer when it is done."""
+    answers = os.fdopen(os.dup(1), "w")
+    with open(Path(sys.argv[1]) / _LOG, "ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    import p2pfl.swarm
+    from p2pfl.launcher.server import fork_server
+
+    module = importlib.import_module("p2pfl.launcher.launch")
+    with (
+        fork_server(),
+        mock.patch.object(module, "fork_server", contextlib.nullcontext),
+        mock.patch.object(p2pfl.swarm, "write_report"),  # its pictures take seconds, and nobody looks at them
+    ):
+        for line in sys.stdin:
+            _run(**json.loads(line))
+            print("done", file=answers, flush=True)
+
+
+def _run(swarm: dict[str, Any], options: dict[str, Any]) -> None:
+    from p2pfl.config import RunConfig
+    from p2pfl.swarm import run
+
+    wanted = Swarm(**swarm)
+    config = RunConfig.of("topology.graphml", mode=wanted.mode, **options)
+    run(config, topology(wanted.kind, wanted.peers), link_delay=wanted.link_delay)
+
+
+def topology(kind: Kind, peers: int) -> Any:
+    """The graph; of two peers all are the same."""
+    from p2pfl.topology import make_topology
+
+    names = {"ring": "ring", "exponential": "exponential", "mesh": "complete"}
+    return make_topology("complete" if peers == 2 else names[kind], peers)
+
+
+def _figures(swarm: Swarm, run_dir: Path, stamps: list[list[probe.Stamp]]) -> Figures:
+    from p2pfl.records import RoundRecord, read_rounds
+
+    assert swarm.rounds >= 3
+    middle: list[RoundRecord] = []
+    last: list[RoundRecord] = []
+    for folder in sorted((run_dir / "peers").iterdir()):
+        records = read_rounds(folder)
+        middle += records[1 : swarm.rounds - 1]
+        last.append(records[swarm.rounds - 1])
+    # From the beginning of the second round to that of the last one.
+    spans = [(rounds[1], rounds[-1]) for rounds in stamps if len(rounds) == swarm.rounds]
+    assert len(spans) == swarm.peers
+    seconds = _mean([record.seconds for record in middle])
+    return Figures(
+        seconds=seconds,
+        cpu=_mean([(end.cpu - begin.cpu) / (swarm.rounds - 2) for begin, end in spans]),
+        cpu_training=_mean([(end.cpu_training - begin.cpu_training) / (swarm.rounds - 2) for begin, end in spans]),
+        samples_per_second=swarm.peers * swarm.samples / seconds,
+        train=_mean([record.train_seconds for record in middle]),
+        exchange=_mean([record.exchange_seconds for record in middle]),
+        wait=_mean([record.wait_seconds for record in middle]),
+        evaluate=_mean([record.evaluate_seconds for record in middle]),
+        last_evaluation=_mean([record.evaluate_seconds for record in last]),
+        bytes_sent=_mean([record.bytes_sent for record in middle]),
+        bytes_sent_busiest=max(record.bytes_sent for record in middle),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return statistics.fmean(values)
