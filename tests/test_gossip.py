@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pfl.config import RunConfig
-from p2pfl.gossip import DPSGD, Chebyshev, build_algorithm
+from p2pfl.gossip import DPSGD, Chebyshev, Payload, build_algorithm
 from p2pfl.topology import consensus_rounds, is_symmetric, mixing_rounds, spectral_gap
 
 NETWORKS = [("ring", 6), ("star", 5), ("torus", 9), ("complete", 4), ("exponential", 8), ("path", 2)]
@@ -186,3 +186,39 @@ def test_pieces_of_any_length_fold_to_the_same_bits() -> None:
         results.append(torch.cat(vectors))
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [DPSGD(), DPSGD(codec="bf16"), DPSGD(overlapped=True), DPSGD(True, "bf16"), Chebyshev(0.5)],
+    ids=str,
+)
+@given(cuts=st.lists(st.integers(1, SIZE - 1), max_size=5, unique=True))
+@settings(max_examples=15, deadline=None)
+def test_a_payload_in_parts_folds_to_the_same_bits(algorithm: DPSGD | Chebyshev, cuts: list[int]) -> None:
+    """A part is folded as it comes; three peers in a line have one's own vector first, between and last."""
+    w = matrix("path", 3)
+    whole, parts = random_vectors(3, SIZE), random_vectors(3, SIZE)
+    exchange(algorithm, started(algorithm, w, whole), 1)
+
+    states = started(algorithm, w, parts)
+    sent = [dict(algorithm.outgoing(state, 1)) for state in states]
+    for me, state in enumerate(states):
+        for sender in sorted([*state.hoods(1).incoming, me]):
+            if sender == me:
+                algorithm.fold(state, sender, None)
+                continue
+            (vector,) = sent[sender][me].vectors["x"]
+            for part in torch.tensor_split(vector, sorted(cuts)):
+                algorithm.fold(state, sender, Payload({"x": (part,)}))
+    for state in states:
+        algorithm.finish(state)
+    for one, other in zip(whole, parts, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_full_mesh_with_equal_weights_gives_everybody_the_same_bits() -> None:
+    w = matrix("complete", 5)
+    vectors = random_vectors(5, SIZE)
+    exchange(DPSGD(), started(DPSGD(), w, vectors), 1)
+    assert all(torch.equal(vectors[0], x) for x in vectors[1:]), "one's own vector is added at its place"
