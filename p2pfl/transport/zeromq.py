@@ -30,6 +30,7 @@ LOST_SECONDS = 10.0  # a broken connection that does not come back within this i
 CONTROL_MESSAGES = 64  # hello, grants, acknowledgements and goodbye that may wait in one link
 _NOW, _AND_MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)  # joining the enums takes longer than a send
 MANY_TRACKERS = 1024  # that may wait until somebody asks whether they are done
+LOOK_SECONDS = 0.05  # a broken connection is noticed this late at most while messages keep coming
 POLL_BATCH = 64  # messages taken from the socket before the peer looks after its other work
 
 
@@ -47,6 +48,7 @@ class ZmqTransport:
         self._down_since: dict[int, float] = {}
         self._lost: set[int] = set()
         self._trackers: list[zmq.MessageTracker] = []
+        self._looked = 0.0  # when it last looked after connections, beside messages
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
@@ -128,6 +130,11 @@ class ZmqTransport:
         if deadline is not None:
             seconds = min(seconds, max(deadline - time.monotonic(), 0.0))
         events: list[Event] = []
+        if time.monotonic() < self._looked + LOOK_SECONDS:
+            self._receive(events)  # asking each neighbor's monitor takes longer than a message
+            if events:
+                return events
+        self._looked = time.monotonic()
         for ready, _ in self._poller.poll(math.ceil(max(seconds, 0.0) * 1000)):
             if ready is self._router:
                 self._receive(events)
