@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -95,13 +95,15 @@ def check(config: RunConfig, peers: int, info: data.DatasetInfo) -> nn.Module:
     return initial_model(config, len(info.classes))
 
 
-def check_gpus(config: RunConfig, wished: Sequence[str], shard: int, model: nn.Module, classes: int) -> GpuUse | None:
+def check_gpus(
+    config: RunConfig, wished: Mapping[int, str], shard: int, model: nn.Module, classes: int
+) -> GpuUse | None:
     """What the processes will need of the GPUs, and whether there is so much; None where all run on the CPU.
 
-    `wished`: what the topology file says of each process's device, as in `wished_devices`. `shard`: its samples.
+    `wished`: what the topology file says of each process's device, as in `wished_devices`. `shard`: samples of each.
     Raises ConfigError for a device that is not there, or has no room for the processes that share it.
     """
-    devices = [pick_device(config.compute.device, index, name) for index, name in enumerate(wished)]
+    devices = [pick_device(config.compute.device, index, name) for index, name in wished.items()]
     processes = Counter(str(device) for device in devices if device.type == "cuda")
     if not processes:
         return None
@@ -111,9 +113,9 @@ def check_gpus(config: RunConfig, wished: Sequence[str], shard: int, model: nn.M
     return use
 
 
-def wished_devices(topology: Topology) -> list[str]:
+def wished_devices(topology: Topology) -> dict[int, str]:
     """The device that the topology file names for each process; empty where it names none."""
-    return [str(topology.graph.nodes[index].get("device", "")) for index in range(topology.n)]
+    return {index: str(topology.graph.nodes[index].get("device", "")) for index in range(topology.n)}
 
 
 def gpu_need(config: RunConfig, whole: int, activations: Activations, shard: int) -> int:
@@ -185,16 +187,13 @@ def _traffic(parts: Cast, config: RunConfig) -> tuple[list[int], int]:
 
 
 def _exchange_memory(config: RunConfig, whole: int, coded: int, degree: int) -> int:
-    """What was sent and its form on the wire, averages, and others' vectors until they are folded."""
+    """What was sent, averages, and others' vectors until they are folded, at the time when that is most."""
     if not degree:
         return 0
     waiting = min(degree, WINDOW)
-    # Only the plain order of gossip averages in the model's own vector.
-    averages = 0 if config.mode == "gossip" and config.gossip.order == "atc" else 1
-    training = (1 + averages) * whole + (coded if coded != whole else 0) + waiting * coded
-    if config.mode != "gossip":
-        return training
-    return max(training, (CONSENSUS_VECTORS + waiting) * whole)  # the consensus phase exchanges float32
+    if config.mode == "gossip":  # the consensus phase, which exchanges float32 while what training sent last is kept
+        return coded + (CONSENSUS_VECTORS + waiting) * whole
+    return 2 * whole + (coded if coded != whole else 0) + waiting * coded
 
 
 def _activations(model: nn.Module, config: RunConfig, classes: int) -> Activations:

@@ -12,14 +12,14 @@ from urllib.parse import quote
 from p2pfl import data
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, P2PFLError
-from p2pfl.estimate import check
+from p2pfl.estimate import check, check_gpus, wished_devices
 from p2pfl.roles import cast
 from p2pfl.rundir import create_run_dir, open_run_dir, resolve, run_fingerprint
 from p2pfl.swarm import Interrupted, endpoints_in_file
 from p2pfl.topology import Topology
 from p2pfl.worker import messages
 from p2pfl.worker.control import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control
-from p2pfl.worker.process import run
+from p2pfl.worker.process import keep_freed_memory, run
 
 
 def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path | None = None) -> None:
@@ -36,7 +36,8 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
     endpoints = endpoints_in_file(topology, config)
     if endpoints is None:
         raise ConfigError(f"{topology.source}: every node needs a host and a port (and --transport must not be ipc)")
-    check(config, topology.n, data.describe(config.data.dataset, config.data.data_dir))
+    _check(config, topology, index)
+    keep_freed_memory()
     dataset = data.prepare(config.data.dataset, config.data.data_dir, _Progress())
     run_dir = resume or _join_run_dir(topology, index, config)
     fingerprint = run_fingerprint(parts, config)
@@ -66,6 +67,15 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
     if index == 0:
         _say(f"weights of the consensus model: {run_dir / 'consensus.safetensors'}")
     _say(f"peer {name}: done; put all peers' folders into one {run_dir}/peers for: p2pfl report {run_dir}")
+
+
+def _check(config: RunConfig, topology: Topology, index: int) -> None:
+    """Find out now what the peer would find out in the middle of the swarm. Raises ConfigError."""
+    info = data.describe(config.data.dataset, config.data.data_dir)
+    model = check(config, topology.n, info)
+    # Only this peer: what others on this machine have taken of a GPU is not free any more.
+    wished = {index: wished_devices(topology)[index]}
+    check_gpus(config, wished, info.train_samples // topology.n, model, len(info.classes))
 
 
 class _LineReport:

@@ -79,15 +79,13 @@ def run(
     binds = endpoints_in_file(topology, config)
     if resume is not None and _is_complete(resume):
         return Result(resume, read_summary(resume))
+    going_on = resume is not None
     run_dir = resume or create_run_dir(parts.topology, config)
     again = again or f"p2pfl {config.mode} --resume {shlex.quote(str(run_dir))}"
     with in_use(run_dir):
         try:
-            fingerprint = run_fingerprint(parts, config)
-            # The second half keeps a stray peer of an earlier launch out of this one.
-            name = f"{fingerprint[:16]}-{secrets.token_hex(8)}"
-            going_on = resume is not None
-            outcome = _launch(Launch(parts, config, run_dir, name, fingerprint, going_on, binds, link_delay))
+            settings = run_fingerprint(parts, config)
+            outcome = _launch(Launch(parts, config, run_dir, _name(settings), settings, going_on, binds, link_delay))
         except KeyboardInterrupt:
             forget(run_dir)
             raise
@@ -96,6 +94,11 @@ def run(
                 forget(run_dir)
             raise
         return _conclude(run_dir, outcome, f"go on with: {again}", going_on)
+
+
+def _name(settings: str) -> str:
+    """What this launch is called on the wire; the second half keeps a stray peer of an earlier one out."""
+    return f"{settings[:16]}-{secrets.token_hex(8)}"
 
 
 def _launch(started: Launch) -> Outcome:

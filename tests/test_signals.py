@@ -48,6 +48,21 @@ def test_a_shield_ends_before_the_interrupt(number: signal.Signals) -> None:
     assert done == ["whole"]
 
 
+def test_a_second_interrupt_does_not_wait() -> None:
+    done: list[str] = []
+
+    def twice() -> None:
+        with interrupts.shielded():
+            signal.raise_signal(signal.SIGINT)
+            done.append("still here")
+            signal.raise_signal(signal.SIGINT)
+            done.append("went on")
+
+    with interruptible() as interrupts, pytest.raises(KeyboardInterrupt):
+        twice()
+    assert done == ["still here"]
+
+
 def test_the_next_shield_is_free_of_an_interrupt_that_was_heard() -> None:
     with interruptible() as interrupts:
         with pytest.raises(KeyboardInterrupt), interrupts.shielded():

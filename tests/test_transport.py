@@ -198,3 +198,11 @@ def test_closing_delivers_what_was_held_back() -> None:
     sender.send(1, HELLO)
     sender.close()
     assert [event.message for event in receiver.poll(0) if isinstance(event, Received)] == [HELLO]
+
+
+def test_a_vector_with_a_small_last_chunk_is_not_flushed_before_it_is_sent(tmp_path: Path) -> None:
+    with ZmqTransport(f"ipc://{tmp_path}/a") as transport:
+        transport.connect({1: f"ipc://{tmp_path}/nobody"}, wire.CHUNK_BYTES + 4)
+        for message in chunk(np.zeros(wire.CHUNK_BYTES // 4 + 1, np.float32)):
+            transport.send(1, message)
+        assert not transport.flushed()

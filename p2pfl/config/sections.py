@@ -210,6 +210,6 @@ class RecordConfig:
     def __post_init__(self) -> None:
         _positive(self, "eval_every")
         _not_negative(self, "eval_samples", "seed")
-        node, _, round = (self.profile or "x:1").rpartition(":")
+        node, _, round = ("x:1" if self.profile is None else self.profile).rpartition(":")
         known = bool(node) and round.isdecimal() and int(round) > 0
         _check(known, "profile", self.profile, "must be NODE:ROUND, a node's label and a round, for example 0:2")

@@ -66,7 +66,8 @@ class Algorithm(Protocol[S]):
         """Add one sender's payload to the average; None for one's own vector, at one's place in peer order.
 
         Where the algorithm is `streaming`, a payload comes in parts as they arrive, each call's pieces going on where
-        the last call's ended, the scalars with the first. Otherwise it comes whole.
+        the last call's ended, the scalars with the first; a part need not hold something of every vector. Otherwise
+        it comes whole.
         """
 
     def finish(self, state: S) -> None:

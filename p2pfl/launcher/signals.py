@@ -27,7 +27,7 @@ class Interrupts:
 
     def _handler(self, handle: Callable[[int, FrameType | None], object]) -> Callable[[int, FrameType | None], None]:
         def handler(number: int, frame: FrameType | None) -> None:
-            if self._shielded:
+            if self._shielded and self._pending is None:
                 self._pending = lambda: handle(number, None)
             else:
                 handle(number, frame)
@@ -36,7 +36,10 @@ class Interrupts:
 
     @contextlib.contextmanager
     def shielded(self) -> Iterator[None]:
-        """Let an interrupt wait until the end of this: half a message read is a stream that nobody can read on."""
+        """Let an interrupt wait until the end of this: half a message read is a stream that nobody can read on.
+
+        A second one does not wait, in case that this never ends. Not to be nested.
+        """
         self._shielded = True
         try:
             yield

@@ -85,6 +85,7 @@ class ZmqTransport:
             link.setsockopt(option, value)
         link.setsockopt(zmq.LINGER, LINGER_MS)
         link.setsockopt(zmq.SNDHWM, self._mark)
+        link.copy_threshold = 0  # a small last chunk that pyzmq copied would count as sent at once
         link.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
         link.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
         monitor = link.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)

@@ -101,6 +101,7 @@ class Driver:
         finally:
             self._stopped = True  # a training still under way ends at its next step
             self._executor.shutdown(cancel_futures=True)
+            self._profile.close()
 
     def _turn(self) -> None:
         before = time.monotonic()
@@ -221,7 +222,9 @@ class Driver:
                 self._record(result)
                 self._submit(self._save, self._logic.round)
             else:
+                began = time.monotonic()
                 self._profile.end(self._logic.round)
+                self._clock.began += time.monotonic() - began  # writing the trace is no part of the next round
                 self._profile.begin(self._logic.round + 1)
                 self._tell(exchange.Recorded())
 

@@ -20,7 +20,7 @@ class RoundProfile:
 
     def __init__(self, path: Path | None = None, round: int = 0) -> None:
         self.path = path
-        self.written = False
+        self.written = path is not None and path.exists()  # a resumed run may have done so before
         self._round = round
         self._profiler: profile | None = None
 
@@ -37,9 +37,8 @@ class RoundProfile:
         if round == self._round and self._profiler is None:
             self._profiler = _profiler()
             self._profiler.start()
-        elif round > self._round and self._profiler is not None:  # it came to nothing: the client was not drawn
-            self._profiler.stop()
-            self._profiler = None
+        elif round > self._round:  # the client was not drawn for it
+            self.close()
 
     def end(self, round: int) -> None:
         """A round is over. Raises CheckpointError where the trace cannot be written."""
@@ -51,6 +50,12 @@ class RoundProfile:
         except (OSError, RuntimeError) as error:
             raise CheckpointError(f"{self.path}: cannot be written ({error})") from None
         self._profiler, self.written = None, True
+
+    def close(self) -> None:
+        """Stop watching, if the round did not come to its end."""
+        if self._profiler is not None:
+            self._profiler.stop()
+            self._profiler = None
 
     def span(self, name: str) -> AbstractContextManager[object]:
         """What is done within shows under this name in the trace."""
