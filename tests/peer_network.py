@@ -1,16 +1,19 @@
 """A network of peers' state machines without sockets, threads or clocks, whose every step a test chooses.
 
-Messages are encoded and decoded. A body stays a view of the sender's buffer until it is delivered or its sender is
-told that everything is flushed, as with ZeroMQ's copy=False, so a buffer that changes too early shows in the result.
+A vector of `Setting.size` is one chunk, unless a test makes chunks small. Messages are encoded and decoded. A body
+stays a view of the sender's buffer until it is delivered or its sender is told that everything is flushed, as with
+ZeroMQ's copy=False, so a buffer that changes too early shows in the result.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 import torch
 from helpers import hoods_of, mix
 from torch import Tensor
@@ -39,6 +42,14 @@ from p2pfl.peer import Peer
 
 WINDOW = 4
 Step = tuple[str, int, int]
+
+
+@contextmanager
+def small_chunks(size: int) -> Iterator[None]:
+    """Vectors travel in chunks of that many bytes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wire, "CHUNK_BYTES", size)
+        yield
 
 
 @dataclass(frozen=True)
@@ -108,10 +119,15 @@ def train_all(vectors: Sequence[Tensor], round: int) -> None:
 
 @dataclass(frozen=True)
 class Watched:
-    """An algorithm that notes each fold as (round, sender, own or not)."""
+    """An algorithm that notes as (round, sender) when it has all of a vector, which may come in parts, or its own.
+
+    No part comes twice: of none does it get more than there is. `parts`: of whose vector it has some, and how much.
+    """
 
     inner: Algorithm
+    size: int
     log: list[tuple[int, int]]
+    parts: dict[tuple[int, int], int]
     round: list[int] = field(default_factory=lambda: [0])
 
     @property
@@ -138,11 +154,22 @@ class Watched:
         return self.inner.outgoing(state, round)
 
     def fold(self, state: object, sender: int, payload: Payload | None) -> None:
-        if self.log[-1:] != [(self.round[0], sender)]:  # a payload may come in parts
-            self.log.append((self.round[0], sender))
+        key = (self.round[0], sender)
+        assert key not in self.log, "folded again"
+        assert self.parts.keys() <= {key}, "another sender's vector before the last is whole"
+        if payload is not None:
+            new = sum(piece.numel() for pieces in payload.vectors.values() for piece in pieces)
+            have, total = self.parts.pop(key, 0) + new, self.size * len(self.vectors)
+            assert new > 0
+            assert have <= total, "more than the vector has"
+            if have < total:
+                self.parts[key] = have
+        if key not in self.parts:
+            self.log.append(key)
         self.inner.fold(state, sender, payload)
 
     def finish(self, state: object) -> None:
+        assert not self.parts, "the round ends within a vector"
         self.inner.finish(state)
 
 
@@ -174,6 +201,7 @@ class Network:
         self.now = 0.0
         self.vectors = setting.initial()
         self.folds: list[list[tuple[int, int]]] = [[] for _ in range(setting.n)]
+        self.parts: list[dict[tuple[int, int], int]] = [{} for _ in range(setting.n)]  # folded, not yet all
         self.granted: list[set[tuple[int, int]]] = [set() for _ in range(setting.n)]
         self.links: dict[tuple[int, int], deque[Flying]] = {}
         self.delivered: dict[tuple[int, int], list[Flying]] = {}
@@ -204,7 +232,10 @@ class Network:
             first_round=self.first_rounds[me],
             unsent={} if saved is None else saved.sent,
         )
-        watched = [Watched(inner, self.folds[me]) for inner in (self.setting.training, self.setting.consensus)]
+        watched = [
+            Watched(inner, self.setting.size, self.folds[me], self.parts[me])
+            for inner in (self.setting.training, self.setting.consensus)
+        ]
         return Peer(plan, hoods, self.vectors[me], *watched)
 
     def options(self) -> list[Step]:
@@ -250,15 +281,10 @@ class Network:
         self._tell(peer, Flushed())
 
     def repeat(self, sender: int, receiver: int, which: int) -> None:
-        """Deliver once more what a link delivered before; its last message if that was part of a vector."""
+        """Deliver once more what a link delivered before."""
         old = self.delivered[sender, receiver]
-        if not old:
-            return
-        flying = old[which % len(old)]
-        header = flying.message.header
-        if header.kind == "chunk" and header.round >= self.peers[receiver].round:
-            flying = old[-1]  # within a vector a link keeps its order
-        self._tell(receiver, flying.arrive())
+        if old:
+            self._tell(receiver, old[which % len(old)].arrive())
 
     def reconnect(self, sender: int, receiver: int, lost: int) -> None:
         """The link breaks, loses some of what was under way (from its front), and stands again."""

@@ -11,7 +11,7 @@ import torch
 from helpers import matrix
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peer_network import Network, Setting, Snapshot, reference
+from peer_network import Network, Setting, Snapshot, reference, small_chunks
 
 from p2pfl import wire
 from p2pfl.exchange import Fail, Finish
@@ -19,6 +19,8 @@ from p2pfl.gossip import DPSGD, Chebyshev
 from p2pfl.topology import is_symmetric, spectral_gap
 
 MAX_STEPS = 20_000
+# A vector has 160 bytes, 80 in bfloat16: one chunk, or several with an odd one at the end.
+CHUNKS = [48, 1 << 20]
 NETWORKS = [("ring", 4), ("star", 5), ("star", 7), ("complete", 7), ("path", 2), ("exponential", 8)]
 
 
@@ -80,28 +82,43 @@ def check(network: Network) -> None:
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: "-".join(map(str, network)))
 @pytest.mark.parametrize("overlapped", [False, True], ids=["atc", "overlapped"])
 @pytest.mark.parametrize("codec", ["fp32", "bf16"])
-def test_in_order(network: tuple[str, int], overlapped: bool, codec: str) -> None:
+@pytest.mark.parametrize("chunk", CHUNKS)
+def test_in_order(network: tuple[str, int], overlapped: bool, codec: str, chunk: int) -> None:
     made = setting(*network, overlapped, codec)
-    peers = Network(made)
-    in_order(peers)
-    check(peers)
+    with small_chunks(chunk):
+        peers = Network(made)
+        in_order(peers)
+        check(peers)
+        sizes = [40 * wire.ITEM_BYTES[made.algorithm(round).codec] for round in range(1, made.last_round + 1)]
+        chunks = sum(map(wire.chunk_count, sizes))
     assert not any(peer.refused for peer in peers.peers)
     for sender, receiver in peers.links:
         kinds = Counter(flying.message.header.kind for flying in peers.delivered[sender, receiver])
-        rounds = made.last_round if made.w[receiver, sender] else 0
+        there = chunks if made.w[receiver, sender] else 0
         back = made.last_round if made.w[sender, receiver] else 0
         # Nothing is said twice.
-        assert kinds == Counter({"hello": 1, "chunk": rounds, "grant": back, "ack": back, "goodbye": 1})
+        assert kinds == Counter({"hello": 1, "chunk": there, "grant": back, "ack": back, "goodbye": 1})
 
 
 schedules = st.binary(min_size=1, max_size=48)
 
 
 @settings(max_examples=120, deadline=None)
-@given(data=st.data(), network=st.sampled_from(NETWORKS), overlapped=st.booleans(), schedule=schedules)
-def test_any_order_of_arrival(data: st.DataObject, network: tuple[str, int], overlapped: bool, schedule: bytes) -> None:
-    peers = Network(setting(*network, overlapped))
-    scheduled(peers, schedule, data.draw(st.permutations(range(network[1]))))
+@given(
+    data=st.data(),
+    network=st.sampled_from(NETWORKS),
+    overlapped=st.booleans(),
+    codec=st.sampled_from(["fp32", "bf16"]),
+    schedule=schedules,
+    chunk=st.sampled_from(CHUNKS),
+)
+def test_any_order_of_arrival(
+    data: st.DataObject, network: tuple[str, int], overlapped: bool, codec: str, schedule: bytes, chunk: int
+) -> None:
+    order = data.draw(st.permutations(range(network[1])))
+    with small_chunks(chunk):
+        peers = Network(setting(*network, overlapped, codec))
+        scheduled(peers, schedule, order)
     check(peers)
     assert not any(peer.refused for peer in peers.peers)
 
@@ -113,16 +130,40 @@ def test_any_order_of_arrival(data: st.DataObject, network: tuple[str, int], ove
     overlapped=st.booleans(),
     schedule=schedules,
     faults=st.binary(max_size=120),
-    chunk=st.sampled_from([64, 1 << 20]),
+    chunk=st.sampled_from(CHUNKS),
 )
 def test_any_order_with_duplicates_and_broken_links(
     data: st.DataObject, network: tuple[str, int], overlapped: bool, schedule: bytes, faults: bytes, chunk: int
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wire, "CHUNK_BYTES", chunk)  # 160 bytes: three chunks, or one
+    order = data.draw(st.permutations(range(network[1])))
+    with small_chunks(chunk):
         peers = Network(setting(*network, overlapped, rounds=2))
-        scheduled(peers, schedule, data.draw(st.permutations(range(network[1]))), faults)
+        scheduled(peers, schedule, order, faults)
     check(peers)
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: "-".join(map(str, network)))
+@pytest.mark.parametrize("overlapped", [False, True], ids=["atc", "overlapped"])
+@pytest.mark.parametrize("codec", ["fp32", "bf16"])
+def test_a_link_that_breaks_wherever_a_vector_is_partly_folded(
+    network: tuple[str, int], overlapped: bool, codec: str
+) -> None:
+    broken: set[tuple[int, int, int, int]] = set()  # round, sender, receiver, elements folded
+    with small_chunks(48):
+        peers = Network(setting(*network, overlapped, codec, rounds=2))
+        for count in range(MAX_STEPS):
+            for receiver, parts in enumerate(peers.parts):
+                for (round, sender), folded in parts.items():
+                    place = (round, sender, receiver, folded)
+                    if place not in broken:
+                        broken.add(place)
+                        peers.reconnect(sender, receiver, lost=count % 4)
+            options = peers.options()
+            if not options:
+                break
+            peers.do(options[count % len(options)])
+    check(peers)
+    assert {round for round, *_ in broken} == set(range(1, peers.setting.last_round + 1))
 
 
 @functools.cache
@@ -139,9 +180,10 @@ def snapshots(setting_: Setting) -> dict[tuple[int, int], Snapshot]:
     overlapped=st.booleans(),
     schedule=schedules,
     faults=st.binary(max_size=30),
+    chunk=st.sampled_from(CHUNKS),
 )
 def test_peers_one_round_apart_resume_to_the_same_bits(
-    data: st.DataObject, network: tuple[str, int], overlapped: bool, schedule: bytes, faults: bytes
+    data: st.DataObject, network: tuple[str, int], overlapped: bool, schedule: bytes, faults: bytes, chunk: int
 ) -> None:
     made = setting(*network, overlapped, "bf16")
     done = data.draw(st.integers(0, made.training_rounds))  # by the peers behind
@@ -149,8 +191,9 @@ def test_peers_one_round_apart_resume_to_the_same_bits(
     # Consensus rounds are not checkpointed: nobody is ahead of the last training round.
     rounds = [min(done + more, made.training_rounds) for more in ahead]
     saved = [(round + 1, snapshots(made).get((peer, round))) for peer, round in enumerate(rounds)]
-    peers = Network(made, saved)
-    scheduled(peers, schedule, range(made.n), faults)
+    with small_chunks(chunk):
+        peers = Network(made, saved)
+        scheduled(peers, schedule, range(made.n), faults)
     check(peers)
 
 

@@ -186,6 +186,30 @@ def test_a_vector_that_starts_again_in_the_middle_is_put_together_from_the_secon
     torch.testing.assert_close(x, w[0] * X + w[1] + w[3], check_dtype=False)
 
 
+def test_what_is_next_in_order_is_added_as_it_comes_and_repetitions_are_not() -> None:
+    results = []
+    for repeated in (False, True):
+        x = X.clone()
+        peer = peer_zero(x=x)
+        greeted(peer)
+        peer.handle(Trained(), 0.0)
+        assert peer.handle(chunk(3, 1, 0, 4), 0.0) == []
+        assert torch.equal(x, X)  # it is peer 1's turn
+        assert peer.handle(chunk(1, 1, 0, 4), 0.0) == []
+        assert not torch.equal(x[:4], X[:4])
+        assert torch.equal(x[4:], X[4:])
+        if repeated:
+            before = x.clone()
+            assert ("grant", 1, 1) in sends(peer.handle(Reconnected(1), 0.0))
+            assert peer.handle(chunk(1, 1, 0, 4), 0.0) == []
+            assert torch.equal(x, before)
+        assert ("ack", 1, 1) in sends(peer.handle(chunk(1, 1, 4, 8), 0.0))
+        assert ("ack", 3, 1) in sends(peer.handle(chunk(3, 1, 4, 8), 0.0))
+        assert sends(peer.handle(chunk(1, 1, 4, 8), 0.0)) == [("ack", 1, 1)]
+        results.append(x)
+    assert torch.equal(*results)
+
+
 def test_a_broken_link_is_told_everything_again() -> None:
     peer = peer_zero()
     greeted(peer)

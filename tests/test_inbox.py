@@ -1,0 +1,276 @@
+"""What one process receives: leave in its order, chunks in their place, payloads taken whole or in parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from p2pfl.errors import ProtocolError
+from p2pfl.exchange import WINDOW, Inbox
+from p2pfl.gossip import Payload
+from p2pfl.wire import VERSION, Codec, Header, Message
+
+SIZE = 8  # elements
+VECTOR = torch.arange(SIZE, dtype=torch.float32)
+SENDER = 3
+
+
+@dataclass(frozen=True)
+class Form:
+    codec: Codec = "fp32"
+    vectors: tuple[str, ...] = ("x",)
+
+
+def inbox(
+    senders: Callable[[int], Iterable[int]] = lambda round: [SENDER], form: Form | None = None, last_round: int = 9
+) -> Inbox:
+    return Inbox(senders, SIZE, lambda round: form or Form(), last_round)
+
+
+def granted(form: Form | None = None) -> Inbox:
+    made = inbox(form=form)
+    assert made.grant(1) == [(1, SENDER), (2, SENDER)]
+    return made
+
+
+def chunk(start: int, stop: int, round: int = 1, sender: int = SENDER, vector: str = "x", **scalars: float) -> Message:
+    """Elements start..stop of VECTOR; of "y", of its negative."""
+    body = (VECTOR[start:stop] if vector == "x" else -VECTOR[start:stop]).numpy().tobytes()
+    header = Header(VERSION, "run", "chunk", sender, round, "fp32", "layout", vector, 4 * start, len(body), scalars)
+    return Message(header, body)
+
+
+def values(payload: Payload | None, vector: str = "x") -> list[float]:
+    assert payload is not None
+    return torch.cat(list(payload.vectors[vector])).tolist()
+
+
+def holds_nothing(box: Inbox, round: int = 1) -> None:
+    assert box.take_part(round, SENDER) == (None, False)
+    assert box.take(round, SENDER) is None
+    assert round not in box.granted_to(SENDER)
+    assert round in box.taken_from(SENDER)
+
+
+# Parts
+
+
+def test_parts_follow_each_other_and_end_once() -> None:
+    box = granted()
+    assert box.take_part(1, SENDER) == (None, False)
+    assert not box.add(chunk(0, 3))
+    part, whole = box.take_part(1, SENDER)
+    assert (values(part), whole) == ([0, 1, 2], False)
+    assert box.take_part(1, SENDER) == (None, False)  # nothing new
+    assert not box.add(chunk(3, 4))
+    assert not box.add(chunk(4, 6))
+    part, whole = box.take_part(1, SENDER)  # two chunks at once
+    assert (values(part), whole) == ([3, 4, 5], False)
+    assert box.missing(1) == {SENDER}
+    assert box.granted_to(SENDER) == [1, 2]
+    assert box.add(chunk(6, 8))
+    part, whole = box.take_part(1, SENDER)
+    assert (values(part), whole) == ([6, 7], True)
+    holds_nothing(box)
+    assert box.missing(1) == set()
+
+
+def test_a_payload_that_was_complete_before_is_one_part() -> None:
+    box = granted()
+    assert [box.add(chunk(start, start + 4)) for start in (0, 4)] == [False, True]
+    part, whole = box.take_part(1, SENDER)
+    assert (values(part), whole) == (VECTOR.tolist(), True)
+    holds_nothing(box)
+
+
+def test_scalars_come_with_the_first_part_only() -> None:
+    box = granted()
+    taken = []
+    for start in (0, 3, 6):
+        box.add(chunk(start, min(start + 3, SIZE), weight=0.5))  # every chunk repeats them
+        part, _ = box.take_part(1, SENDER)
+        assert part is not None
+        taken.append(dict(part.scalars))
+    assert taken == [{"weight": 0.5}, {}, {}]
+
+
+def test_parts_of_several_vectors() -> None:
+    box = granted(Form(vectors=("x", "y")))
+    assert not box.add(chunk(0, 8, weight=2.0))  # all of x, but not all of the payload
+    part, whole = box.take_part(1, SENDER)
+    assert part is not None
+    assert (set(part.vectors), values(part), whole) == ({"x"}, VECTOR.tolist(), False)
+    assert not box.add(chunk(0, 4, vector="y", weight=2.0))
+    assert box.add(chunk(4, 8, vector="y", weight=2.0))
+    part, whole = box.take_part(1, SENDER)
+    assert part is not None
+    assert (set(part.vectors), values(part, "y"), whole) == ({"y"}, (-VECTOR).tolist(), True)
+    assert part.scalars == {}
+    assert not box.add(chunk(0, 8))  # the end of x is not that of the payload
+    assert box.add(chunk(4, 8, vector="y"))
+    holds_nothing(box)
+
+
+def test_rounds_do_not_mix() -> None:
+    box = granted()
+    box.add(chunk(0, 4))
+    box.take_part(1, SENDER)
+    assert box.take_part(2, SENDER) == (None, False)
+    assert box.add(chunk(0, 8, round=2))
+    assert box.take_part(1, SENDER) == (None, False)
+    assert box.add(chunk(4, 8))
+    assert values(box.take_part(1, SENDER)[0]) == [4, 5, 6, 7]
+    assert values(box.take_part(2, SENDER)[0]) == VECTOR.tolist()
+
+
+# Duplicates: after a broken connection everything is sent again
+
+
+def test_what_comes_again_after_a_part_was_taken_is_ignored() -> None:
+    box = granted()
+    box.add(chunk(0, 3))
+    box.take_part(1, SENDER)
+    box.add(chunk(3, 6))
+    for start in (0, 3):
+        assert not box.add(chunk(start, start + 3))
+    part, whole = box.take_part(1, SENDER)
+    assert (values(part), whole) == ([3, 4, 5], False)
+    assert not box.add(chunk(0, 3))
+    assert box.take_part(1, SENDER) == (None, False)
+    assert box.add(chunk(6, 8))
+    assert values(box.take_part(1, SENDER)[0]) == [6, 7]
+
+
+def test_the_end_is_acknowledged_again_and_nothing_is_stored() -> None:
+    box = granted()
+    again = [chunk(0, 4), chunk(4, 8)]
+    answers = [[box.add(message) for message in again] for _ in range(3)]
+    assert answers == [[False, True]] * 3  # complete and not taken
+    part, whole = box.take_part(1, SENDER)
+    assert (values(part), whole) == (VECTOR.tolist(), True)
+    for _ in range(3):
+        assert [box.add(message) for message in again] == [False, True]
+        holds_nothing(box)
+
+
+def test_a_round_is_remembered_while_its_neighbors_may_be_in_it() -> None:
+    box = granted()
+    take_whole(box, 1, SENDER)
+    assert box.grant(2) == [(3, SENDER)]
+    assert box.add(chunk(0, SIZE))  # the sender may not have heard that it is here
+    holds_nothing(box)
+    take_whole(box, 2, SENDER)
+    assert box.grant(3) == [(4, SENDER)]
+    assert box.taken_from(SENDER) == [2]
+    with pytest.raises(ProtocolError, match="without leave"):
+        box.add(chunk(0, SIZE))
+
+
+def test_a_gap_after_a_part_was_taken_is_refused_and_harmless() -> None:
+    box = granted()
+    box.add(chunk(0, 3))
+    box.take_part(1, SENDER)
+    with pytest.raises(ProtocolError, match="offset: 24 is not the next chunk"):
+        box.add(chunk(6, 8))
+    assert box.take_part(1, SENDER) == (None, False)
+    assert [box.add(chunk(start, stop)) for start, stop in ((0, 3), (3, 6), (6, 8))] == [False, False, True]
+    assert values(box.take_part(1, SENDER)[0]) == [3, 4, 5, 6, 7]
+
+
+# Whole
+
+
+def test_a_payload_taken_whole() -> None:
+    box = granted()
+    assert not box.add(chunk(0, 5, weight=0.5))
+    assert box.take(1, SENDER) is None
+    assert box.add(chunk(5, 8, weight=0.5))
+    payload = box.take(1, SENDER)
+    assert payload is not None
+    assert values(payload) == VECTOR.tolist()
+    assert payload.scalars == {"weight": 0.5}
+    holds_nothing(box)
+    assert box.add(chunk(5, 8))
+    holds_nothing(box)
+
+
+# Leave
+
+
+@pytest.mark.parametrize("round", [0, 3])
+def test_a_chunk_without_leave_is_refused(round: int) -> None:
+    box = granted()
+    with pytest.raises(ProtocolError, match=f"round: a chunk of round {round} without leave"):
+        box.add(chunk(0, 8, round=round))
+    assert box.take_part(round, SENDER) == (None, False)
+    assert not box.has(round, SENDER)
+
+
+def take_whole(box: Inbox, round: int, sender: int) -> None:
+    assert box.add(chunk(0, SIZE, round, sender))
+    assert box.take_part(round, sender)[1]
+
+
+def test_leave_is_given_in_peer_order_to_as_many_as_the_window_has_places() -> None:
+    box = inbox(lambda round: [11, 2, 7, 5, 3, 13], last_round=2)
+    order = [(round, sender) for round in (1, 2) for sender in (2, 3, 5, 7, 11, 13)]
+    assert box.grant(1) == order[:WINDOW]
+    assert box.grant(1) == []
+    for count, key in enumerate(order):
+        assert box.grant(key[0]) == []
+        box.add(chunk(0, 4, *key))
+        box.take_part(*key)  # a part frees no place
+        assert box.grant(key[0]) == []
+        box.add(chunk(4, 8, *key))
+        assert box.grant(key[0]) == []  # nor does one that nobody has taken
+        assert box.take_part(*key)[1]
+        assert box.grant(key[0]) == order[WINDOW + count : WINDOW + count + 1]
+    assert box.grant(2) == []
+
+
+def test_leave_goes_one_round_ahead_and_not_past_the_last() -> None:
+    box = inbox(last_round=3)
+    assert box.grant(1) == [(1, SENDER), (2, SENDER)]  # two places stay free
+    take_whole(box, 1, SENDER)
+    assert box.grant(1) == []
+    assert box.grant(2) == [(3, SENDER)]
+    take_whole(box, 2, SENDER)
+    assert box.grant(2) == box.grant(3) == []
+    take_whole(box, 3, SENDER)
+    assert box.grant(3) == []
+
+
+def test_leave_begins_at_the_first_round() -> None:
+    box = inbox(lambda round: [4, 1, 8], last_round=9)
+    assert box.grant(5) == [(5, 1), (5, 4), (5, 8), (6, 1)]
+    assert not box.has(4, 1)
+    for sender in (1, 4, 8):
+        take_whole(box, 5, sender)
+    assert box.grant(5) == [(6, 4), (6, 8)]
+    assert box.grant(6) == [(7, 1)]
+
+
+def test_nobody_sends() -> None:
+    box = inbox(lambda round: [], last_round=3)
+    assert [box.grant(round) for round in (1, 2, 3)] == [[], [], []]
+    assert box.missing(1) == set()
+
+
+def test_senders_differ_from_round_to_round() -> None:
+    box = inbox(lambda round: {1: [2], 2: [], 3: [9, 1], 4: [5]}[round], last_round=4)
+    assert box.grant(1) == [(1, 2)]
+    take_whole(box, 1, 2)
+    assert box.grant(2) == [(3, 1), (3, 9)]
+    assert box.grant(3) == [(4, 5)]
+
+
+def test_who_has_leave_or_was_dropped_gets_none() -> None:
+    box = inbox(lambda round: [1, 2, 3], last_round=1)
+    box.open(1, 2)
+    box.drop(1, 3)
+    assert box.grant(1) == [(1, 1)]
+    box.drop(1, 2)
+    assert box.missing(1) == {1}
