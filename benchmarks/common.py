@@ -161,7 +161,8 @@ def reset_peak() -> None:
 def children(target: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[list[Connection]]:
     """Processes that run `target(link, *arguments[k])`, and the links to them; none outlives this.
 
-    What a target returns is sent over its link as the last thing; `gather` reads it.
+    They have a worker's malloc settings, so that a reference gives no memory back that a peer would keep. What
+    a target returns is sent over its link as the last thing; `gather` reads it.
     """
     context = multiprocessing.get_context("spawn")
     processes, links = [], []
@@ -182,6 +183,9 @@ def children(target: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -
 
 def _child(target: Callable[..., Any], link: Connection, words: tuple[Any, ...]) -> None:
     try:
+        from p2pfl.worker.process import keep_freed_memory  # not at the top: the parent may do without torch
+
+        keep_freed_memory()
         link.send(("done", target(link, *words)))
     except BaseException:
         link.send(("failed", traceback.format_exc()))

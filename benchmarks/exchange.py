@@ -8,15 +8,20 @@ one ROUTER bound, one DEALER connected, the same buffer sent again and again wit
 the same point: all of the other's vector is added, and ZeroMQ has let go of one's own. The bare version takes no
 snapshot and has no weights. Its better way of sending is the reference. Beside it, without a bar, stand the same bare
 sockets with what every exchange of changing weights needs ("mixing": a snapshot or conversion and a weighted average a
-round, in place), which is how far p2pfl could come, and one memory copy of the vector.
+round, in place), which is how far p2pfl could come, and one memory copy of the vector. All ways have the same malloc
+settings, a worker's: whole frames are twice as fast with them.
 
 Swarm: processes that take one training step of batch 2 a round and average VGG-11 with their neighbors over ipc. p2pfl
 is its own command, `p2pfl gossip`, with everything that a run has (records, sketches, reports to the launcher;
 checkpoints apart). The bare version is one PyTorch process a peer with the same model, memory format, optimizer and one
-thread, raw float32 chunks of 1 MiB, and averaging in place in the order in which chunks come in. Peak is resident
-memory without files: imported libraries are mapped once in one way of starting a process and once each in the other.
+thread, the same malloc settings, raw float32 chunks of 1 MiB, and averaging in place in the order in which chunks come
+in. p2pfl's CPU is that of its workers: the launcher's, which shows the run, is not in it, but what time that takes from
+the workers is in their seconds. Peak is resident memory without files: imported libraries are mapped once in one way of
+starting a process and once each in the other. A worker's counts since it was forked, with its start; a bare process's
+since its turn began, with what malloc has kept of earlier turns.
 
-p2pfl and reference take turns; a ratio is taken within one turn, and figures are medians over the turns.
+p2pfl and reference take turns, each first every other time; a ratio is taken within one turn, and figures are medians
+over the turns.
 """
 
 from __future__ import annotations
@@ -106,7 +111,7 @@ def _pairs(settings: Settings, processes: Pool[Any], report: Report) -> None:
         costs: dict[str, list[Cost]] = {way: [] for way in _WAYS}
         for turn in range(settings.repeats):
             _say(f"{name}, turn {turn + 1} of {settings.repeats}")
-            for way in _WAYS:
+            for way in _WAYS[::-1] if turn % 2 else _WAYS:
                 work = dataclasses.replace(swap, way=way)
                 costs[way].append(average((ours if way == "p2pfl" else bare).do(work)))
         speeds = {way: [swap.bytes / 1e9 / cost.seconds for cost in those] for way, those in costs.items()}
@@ -121,6 +126,7 @@ def _pairs(settings: Settings, processes: Pool[Any], report: Report) -> None:
         if not settings.quick:
             report.bars.append(Bar(f"{name}: share of the better bare pair's bytes/s", share.median, LEAST_SHARE))
     report.notes.append("GB/s that one process sends (and at the same time receives); CPU: of one process in a swap.")
+    report.notes.append("No row has CURVE: they come with the keys.")
 
 
 def _swaps(settings: Settings) -> Iterator[tuple[str, Swap]]:
@@ -140,8 +146,11 @@ def _swarms(settings: Settings, processes: Pool[Any], report: Report) -> None:
         ours: list[Figures] = []
         for turn in range(settings.swarm_repeats):
             _say(f"{kind} of {settings.peers}, turn {turn + 1} of {settings.swarm_repeats}")
-            bare.append(Figures.mean(processes.do(swarm)))
-            ours.append(swarm.through_p2pfl())
+            for who in ("p2pfl", "bare") if turn % 2 else ("bare", "p2pfl"):
+                if who == "bare":
+                    bare.append(Figures.mean(processes.do(swarm)))
+                else:
+                    ours.append(swarm.through_p2pfl())
         name = f"{kind} of {settings.peers}"
         _say(f"{name}, for orientation")
         rows = {
@@ -158,7 +167,8 @@ def _swarms(settings: Settings, processes: Pool[Any], report: Report) -> None:
                 label = {"seconds": "wall", "cpu": "CPU"}[what]
                 report.bars.append(Bar(f"{name}: {label} beside bare processes", ratio.median, at_most=MOST_COST))
     report.notes.append(
-        "Seconds and CPU seconds: of a round, a process (mean over the processes). Peak: resident memory."
+        "Seconds and CPU seconds: of a round, a process (mean over the processes), p2pfl's launcher not counted. "
+        "Peak: resident memory, a worker's since its fork, a bare process's since its turn began."
     )
 
 

@@ -22,7 +22,6 @@ from p2pfl.transport import ZmqTransport
 from p2pfl.transport import interface as transport_events
 from p2pfl.wire import CHUNK_BYTES, ITEM_BYTES, Codec
 from p2pfl.worker.driver import FLUSH_SECONDS, IDLE_SECONDS
-from p2pfl.worker.process import keep_freed_memory
 
 Way = Literal["p2pfl", "chunks", "whole", "mixing", "copy"]
 _TIMEOUTS = exchange.Timeouts(start=None, handshake=60.0, first_round=60.0, round=60.0)
@@ -52,7 +51,6 @@ class Swap:
         return self.size * ITEM_BYTES[self.codec]
 
     def run(self, place: Place) -> Cost:
-        keep_freed_memory()  # a worker's malloc, for the bare pair as well: whole frames are twice as fast with it
         marks = _WAYS[self.way](self, place)
         return mean_cost(marks[self.warm - 1 : self.warm + self.rounds])
 
@@ -69,7 +67,6 @@ def layout_of(depth: int, width: float) -> Layout:
 
 def _ours(swap: Swap, place: Place) -> list[Mark]:
     me, other = place.me, 1 - place.me
-    # With CURVE the pair's keys would be made here and go to the transport, and to bare.Sockets in _bare.
     with ZmqTransport(place.bind(swap.transport)) as transport:
         endpoints = place.meet(transport.endpoint)
         plan = exchange.Plan(

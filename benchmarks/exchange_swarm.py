@@ -1,4 +1,9 @@
-"""A swarm of p2pfl as its command starts it, and bare processes that do the same training and the same traffic."""
+"""A swarm of p2pfl as its command starts it, and bare processes that do the same training and the same traffic.
+
+CPU and memory of p2pfl are its workers' only. What the launcher does (it shows the run) costs them time, which counts,
+but its own CPU seconds do not. The peaks differ in method: a worker's is since its fork, a bare process's since
+`reset_peak` at the beginning of its turn. The bare processes have the same malloc settings (`common.children`).
+"""
 
 from __future__ import annotations
 

@@ -2,16 +2,20 @@
 
 Each degree and wire format is measured in a process of its own, which does what a peer does between its sockets and
 its training: the real inbox grants leave and takes chunks of 1 MiB, each in a buffer of its own as frames are received,
-and the real D-PSGD folds what the inbox gives out in peer order. The reference copies every neighbor's bytes, from the
-same buffers into another array: it reads as many bytes of neighbors as folding does. The two take turns, neighbor by
-neighbor, each first every other time. What a neighbor sends is written just before into one of four reused buffers, as
-many as a peer lets be outstanding; neither time counts that. `round` adds to folding what the algorithm does once:
-the snapshot, one's own vector, the end. The peak of memory is of rounds before all others, without the reference.
+and the real D-PSGD folds each chunk as it comes, neighbor after neighbor in peer order. One's own vector has its place
+in the middle of that order and is added inside a neighbor's fold, so `fold` has it. The reference copies every
+neighbor's bytes, from the same buffers into another array: it reads as many bytes of neighbors as folding does. The two
+take turns, chunk by chunk, each first every other time. A chunk is written just before into a buffer of one of four
+reused vectors, as many as a peer lets be outstanding; neither time counts that. `fold` counts what a peer does with a
+chunk that it has: take it out of the inbox, and fold it. `round` adds what the algorithm does once: the snapshot and
+the end. All of the result is compared with the average in float64. The peak of memory is of rounds before all others,
+without the reference.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import sys
 import time
 from collections.abc import Iterator
@@ -24,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import tyro
+from torch import Tensor
 
 from benchmarks.common import Bar, Report, children, gather, peak_bytes, ratios, reset_peak, spread
 from p2pfl.exchange import WINDOW, Inbox
@@ -35,8 +40,8 @@ from p2pfl.wire import CHUNK_BYTES, ITEM_BYTES, VERSION, Header, Message
 Codec = Literal["fp32", "bf16"]
 Frames = list[npt.NDArray[np.uint8]]
 
-ME = 0  # the peer that mixes; its neighbors follow
-OWN, THEIRS = 1.0, 2.0  # what all elements of one's own vector are, and of each neighbor's
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+BLOCK = 1 << 14  # elements; what is checked at a time, so that its float64 is nothing beside the vectors
 CHILD_SECONDS = 600.0
 
 
@@ -75,6 +80,26 @@ class Work:
         """Of one vector on the wire."""
         return self.size * ITEM_BYTES[self.codec]
 
+    @property
+    def hood(self) -> Neighborhood:
+        """The peer in the middle of the order; its weights differ, so that none can stand for another."""
+        me = (self.degree + 1) // 2
+        total = (self.degree + 1) * (self.degree + 2) / 2
+        weights = {peer: (peer + 1) / total for peer in range(self.degree + 1) if peer != me}
+        return Neighborhood(me, (me + 1) / total, incoming=weights, outgoing=weights)
+
+    @property
+    def numbers(self) -> Tensor:
+        """Whole numbers, one chunk of them; what peers send are their multiples, which bfloat16 holds exactly."""
+        count = CHUNK_BYTES // ITEM_BYTES[self.codec]
+        generator = torch.Generator().manual_seed(0)
+        return torch.randint(1, 8, (count,), dtype=DTYPES[self.codec], generator=generator)
+
+
+def factor(peer: int, chunk: int) -> int:
+    """By which a peer multiplies the numbers in one of its chunks."""
+    return (1 + chunk % 7) << peer % 4
+
 
 @dataclass
 class Seconds:
@@ -97,7 +122,7 @@ class Result:
 
 def vector_size(model: str, width: float) -> int:
     """Elements of that model's flat vector."""
-    from p2pfl.models import build_model  # not at the top: the children need no torchvision in their memory
+    from p2pfl.models import build_model
     from p2pfl.parameters import Layout
 
     return Layout.of(build_model(model, num_classes=10, batch_norm=True, width=width)).size
@@ -170,18 +195,27 @@ def _mix(work: Work, spare: npt.NDArray[np.uint8] | None) -> Seconds:
 
     In the first one memory is touched for the first time.
     """
-    weight = 1.0 / (work.degree + 1)
-    weights = dict.fromkeys(range(1, work.degree + 1), weight)
-    hood = Neighborhood(ME, weight, incoming=weights, outgoing=weights)
+    hood, numbers = work.hood, work.numbers
     algorithm = DPSGD(codec=work.codec)
     x = torch.empty(work.size)
     state = algorithm.start(x, lambda round: hood)
     window = [_frames(work.vector_bytes) for _ in range(min(WINDOW, work.degree))]
     for number in range(1, 3):
-        x.fill_(OWN)
+        for chunk, part in enumerate(torch.split(x, len(numbers))):
+            torch.mul(numbers[: len(part)], factor(hood.me, chunk), out=part)
         seconds = _round(work, algorithm, state, number, window, spare)
-        assert torch.allclose(x[:1000], torch.tensor((OWN + work.degree * THEIRS) * weight), rtol=1e-2)
+        _check(x, hood, numbers)
     return seconds
+
+
+def _check(x: Tensor, hood: Neighborhood, numbers: Tensor) -> None:
+    """All of the average beside the same in float64."""
+    weights = {**hood.incoming, hood.me: hood.self_weight}
+    for chunk, part in enumerate(torch.split(x, len(numbers))):
+        mean = sum(weight * factor(peer, chunk) for peer, weight in weights.items())
+        pieces = torch.split(part, BLOCK), torch.split(numbers[: len(part)], BLOCK)
+        for found, plain in zip(*pieces, strict=True):
+            assert torch.allclose(found.double(), plain.double() * mean, rtol=1e-5, atol=0.0)
 
 
 def _round(
@@ -192,34 +226,37 @@ def _round(
     window: list[Frames],
     spare: npt.NDArray[np.uint8] | None,
 ) -> Seconds:
-    seconds = Seconds()
+    seconds, numbers, buffers = Seconds(), work.numbers, itertools.cycle(window)
     began = time.perf_counter()
     algorithm.outgoing(state, number)
-    algorithm.fold(state, ME, None)
     seconds.round += time.perf_counter() - began
     inbox = Inbox(lambda round: state.hood.incoming, work.size, lambda round: algorithm, last_round=number)
-    for sender in state.hood.incoming:
-        for granted in inbox.grant(number):
-            for message in _messages(work, *granted, window[granted[1] % len(window)]):
-                inbox.add(message)
-        payload, frames = inbox.take(number, sender), window[sender % len(window)]
-        if spare is not None and sender % 2:
-            seconds.copy += _copy(frames, spare)
-        began = time.perf_counter()
-        algorithm.fold(state, sender, payload)
-        seconds.fold += time.perf_counter() - began
-        if spare is not None and not sender % 2:
-            seconds.copy += _copy(frames, spare)
+    for sender in sorted([*state.hood.incoming, state.hood.me]):
+        inbox.grant(number)
+        if sender == state.hood.me:
+            algorithm.fold(state, sender, None)  # does nothing, as its vector goes with a neighbor's
+            continue
+        frames = next(buffers)
+        for chunk, message in enumerate(_messages(work, number, sender, frames, numbers)):
+            inbox.add(message)
+            turn = (sender + chunk) % 2
+            if spare is not None and turn:
+                seconds.copy += _copy(frames[chunk], chunk, spare)
+            began = time.perf_counter()
+            payload, _ = inbox.take_part(number, sender)
+            algorithm.fold(state, sender, payload)
+            seconds.fold += time.perf_counter() - began
+            if spare is not None and not turn:
+                seconds.copy += _copy(frames[chunk], chunk, spare)
     began = time.perf_counter()
     algorithm.finish(state)
     seconds.round += time.perf_counter() - began + seconds.fold
     return seconds
 
 
-def _copy(frames: Frames, spare: npt.NDArray[np.uint8]) -> float:
+def _copy(frame: npt.NDArray[np.uint8], chunk: int, spare: npt.NDArray[np.uint8]) -> float:
     began = time.perf_counter()
-    for index, frame in enumerate(frames):
-        spare[index * CHUNK_BYTES : index * CHUNK_BYTES + len(frame)] = frame
+    spare[chunk * CHUNK_BYTES : chunk * CHUNK_BYTES + len(frame)] = frame
     return time.perf_counter() - began
 
 
@@ -228,15 +265,12 @@ def _frames(size: int) -> Frames:
     return [np.empty(min(CHUNK_BYTES, size - start), np.uint8) for start in range(0, size, CHUNK_BYTES)]
 
 
-def _messages(work: Work, number: int, sender: int, frames: Frames) -> Iterator[Message]:
+def _messages(work: Work, number: int, sender: int, frames: Frames, numbers: Tensor) -> Iterator[Message]:
     """What a neighbor sends, as it is received into these buffers."""
-    for index, frame in enumerate(frames):
-        if work.codec == "fp32":
-            frame.view(np.float32).fill(THEIRS)
-        else:
-            torch.from_numpy(frame).view(torch.bfloat16).fill_(THEIRS)
-        offset = index * CHUNK_BYTES
-        header = Header(VERSION, "run", "chunk", sender, number, work.codec, "", "x", offset, len(frame))
+    for chunk, frame in enumerate(frames):
+        body = torch.from_numpy(frame).view(DTYPES[work.codec])
+        torch.mul(numbers[: len(body)], factor(sender, chunk), out=body)
+        header = Header(VERSION, "run", "chunk", sender, number, work.codec, "", "x", chunk * CHUNK_BYTES, len(frame))
         yield Message(header, frame.data)
 
 

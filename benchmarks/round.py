@@ -3,13 +3,15 @@
 `python -m benchmarks.round`. Every swarm is a real run of p2pfl with its records, sketches and checkpoints; of its
 rounds those between the first (start) and the last (evaluation, shown apart) are measured. The reference is the
 fastest plain loop that PyTorch allows one process: the same model, precision, batch and augmentation, uint8 images in
-memory, channels last, fused SGD, and the number of threads with which that is fastest; it is measured before and after
-every swarm. It evaluates nothing, records nothing and saves nothing, and it needs no second process.
+memory, channels last, fused SGD, the same malloc settings, and the number of threads with which that is fastest; it is
+measured before and after every swarm. It evaluates nothing, records nothing and saves nothing, and it needs no second
+process.
 
 A full mesh of many peers moves so many bytes that traffic itself costs CPU. There the CPU seconds of a peer's threads
 that do not train, beyond those of the same peers in mode local (no exchange), are compared with what the same traffic
-costs bare sockets that swap raw chunks and do nothing else (`benchmarks.round_bare`). A peer's whole CPU beyond that
-in mode local is in the table, too: it contains what the traffic does to the caches of training, and much noise.
+costs bare sockets that swap raw chunks and do nothing else (`benchmarks.round_bare`, with the same malloc settings). A
+peer's whole CPU beyond that in mode local is in the table, too: it contains what the traffic does to the caches of
+training, and much noise.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 The reference is the loop of the classic CIFAR-10 tutorials: float32, NCHW, eager, `torch.optim.SGD` as it comes, and a
 DataLoader (in the process on the CPU; two workers and pinned memory for a GPU) over PIL images that torchvision's
 transforms crop, flip and normalize. It is timed on the same model, optimizer settings, batch, threads and random
-images, held in memory, so no file is read and no download is needed. Between it and p2pfl's real `Trainer` stand loops
-that have one lever more each. All loops of a model take turns, with the same samples in every turn, and a figure is the
+images, held in memory, so no file is read and no download is needed, and with the same malloc settings: all run in
+processes whose malloc keeps freed memory, as a worker's does. Between it and p2pfl's real `Trainer` stand loops that
+have one lever more each. All loops of a model take turns, with the same samples in every turn, and a figure is the
 median over the turns of the ratio to the tutorial's loop in the same turn.
 """
 
@@ -25,6 +26,7 @@ import tyro
 from benchmarks import step_processes
 from benchmarks.common import Bar, Report, ratios, spread
 from benchmarks.step_loops import BY_HAND, CHAIN, COMPILED, Levers, Turn, Work, can_compile, loop, peer, rounds
+from p2pfl.worker.process import keep_freed_memory
 
 QUICK_WIDTH = 0.0625
 
@@ -86,6 +88,7 @@ def main(settings: Settings) -> Report:
     """All tables."""
     if settings.quick:
         settings = quick(settings)
+    keep_freed_memory()  # as a worker does: for the tutorial's loop as well as for the trainer
     torch.set_num_threads(settings.threads)
     report = Report("step", dataclasses.asdict(settings) | {"device": settings.place})
     if settings.place == "cuda":
