@@ -5,11 +5,11 @@ its training: the real inbox grants leave and takes chunks of 1 MiB, each in a b
 and the real D-PSGD folds each chunk as it comes, neighbor after neighbor in peer order. One's own vector has its place
 in the middle of that order and is added inside a neighbor's fold, so `fold` has it. The reference copies every
 neighbor's bytes, from the same buffers into another array: it reads as many bytes of neighbors as folding does. The two
-take turns, chunk by chunk, each first every other time. A chunk is written just before into a buffer of one of four
-reused vectors, as many as a peer lets be outstanding; neither time counts that. `fold` counts what a peer does with a
-chunk that it has: take it out of the inbox, and fold it. `round` adds what the algorithm does once: the snapshot and
-the end. All of the result is compared with the average in float64. The peak of memory is of rounds before all others,
-without the reference.
+take turns, chunk by chunk, each first every other time. A chunk is written just before, so that both find it in the
+cache where that is large enough, into a buffer of one of four reused vectors, as many as a peer lets be outstanding;
+neither time counts that. `fold` counts what a peer does with a chunk that it has: take it out of the inbox, and fold
+it. `round` adds what the algorithm does once: the snapshot and the end. All of the result is compared with the average
+in float64. The peak of memory is of rounds before all others, without the reference.
 """
 
 from __future__ import annotations
