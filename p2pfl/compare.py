@@ -25,6 +25,7 @@ from p2pfl.rundir import (
     EVAL_SAMPLES,
     EVALUATIONS,
     TOPOLOGY_FILE,
+    check_profile,
     open_run_dir,
     resolve,
     run_fingerprint,
@@ -76,7 +77,7 @@ def plan_runs(base: RunConfig, wanted: Wanted) -> list[Planned]:
     info = data.describe(base.data.dataset, base.data.data_dir)
     steps = local_steps(base.training, info.train_samples // n // base.training.batch_size)
     base = replace_options(base, local_epochs=None, local_steps=steps)
-    kinds = [*_gossip(base, wanted), *_centralized(base, wanted, n), *_alone(base, wanted, n)]
+    kinds = _profiled([*_gossip(base, wanted), *_centralized(base, wanted, n), *_alone(base, wanted, n)])
     _check_kinds(kinds)
     return [
         Planned(f"{name}-seed-{seed}", replace_options(config, seed=seed), topology)
@@ -86,6 +87,21 @@ def plan_runs(base: RunConfig, wanted: Wanted) -> list[Planned]:
 
 
 _Kind = tuple[str, RunConfig, Topology]
+
+
+def _profiled(kinds: list[_Kind]) -> list[_Kind]:
+    """--profile only for the runs that have its node and round. Raises ConfigError where none has."""
+    fitting, problem = 0, None
+    for place, (name, config, topology) in enumerate(kinds):
+        try:
+            check_profile(config, topology_of(config) or topology)
+            fitting += 1
+        except ConfigError as error:
+            problem = error
+            kinds[place] = (name, replace_options(config, profile=None), topology)
+    if problem is not None and not fitting:
+        raise problem
+    return kinds
 
 
 def _check_kinds(kinds: Sequence[_Kind]) -> None:

@@ -38,7 +38,7 @@ def resolve(config: RunConfig, topology: Topology, processes: int) -> RunConfig:
     """
     _refuse_foreign(config)
     settings.check_together(config)
-    _check_profile(config, topology)
+    check_profile(config, topology)
     training, record = config.training, config.record
     evaluates_for_all = config.mode in ("centralized", "sgd")
     eval_every = 1 if config.mode == "centralized" else max(1, math.ceil(training.rounds / EVALUATIONS))
@@ -63,7 +63,8 @@ def _refuse_foreign(config: RunConfig) -> None:
         raise ConfigError(f"{option} {value}: means nothing in a {config.mode} run; leave it out")
 
 
-def _check_profile(config: RunConfig, topology: Topology) -> None:
+def check_profile(config: RunConfig, topology: Topology) -> None:
+    """Raises ConfigError where --profile asks for a node or a round that the run has not."""
     asked = config.record.profile
     if asked is None:
         return

@@ -112,7 +112,9 @@ def _run(
         transport.connect({link: endpoints[link] for link in sorted(plan.links)}, vector_bytes)
         driver.run()
         if profile.path is not None and not profile.written:
-            report(messages.Warned(f"--profile {spec.config.record.profile}: {name} had no part in that round"))
+            before = profile.round < plan.first_round
+            why = "the round was over before this run was resumed" if before else f"{name} had no part in that round"
+            report(messages.Warned(f"--profile {spec.config.record.profile}: {why}"))
         refused = dict(parts.logic.refused)
         log.info("done; refused messages: %s", refused or "none")
         report(messages.Done(refused))

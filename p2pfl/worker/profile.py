@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -21,33 +22,37 @@ class RoundProfile:
     def __init__(self, path: Path | None = None, round: int = 0) -> None:
         self.path = path
         self.written = path is not None and path.exists()  # a resumed run may have done so before
-        self._round = round
+        self.round = round
         self._profiler: profile | None = None
 
     @classmethod
     def of(cls, config: RunConfig, name: str, peer_dir: Path) -> RoundProfile:
         """What --profile asks of the process called `name`."""
         peer, _, round = (config.record.profile or "").rpartition(":")
-        return cls(peer_dir / f"profile-round-{round}.json.gz", int(round)) if round and peer == name else cls()
+        return cls(peer_dir / f"profile-round-{int(round)}.json.gz", int(round)) if round and peer == name else cls()
 
     def begin(self, round: int) -> None:
         """A round is about to begin; rounds may be left out."""
         if self.path is None or self.written:
             return
-        if round == self._round and self._profiler is None:
+        if round == self.round and self._profiler is None:
             self._profiler = _profiler()
             self._profiler.start()
-        elif round > self._round:  # the client was not drawn for it
+        elif round > self.round:  # the client was not drawn for it
             self.close()
 
     def end(self, round: int) -> None:
         """A round is over. Raises CheckpointError where the trace cannot be written."""
-        if self._profiler is None or round != self._round:
+        if self._profiler is None or round != self.round:
             return
         self._profiler.stop()
+        assert self.path is not None
+        unfinished = self.path.with_name(f".{self.path.name}")
         try:
-            self._profiler.export_chrome_trace(str(self.path))
+            self._profiler.export_chrome_trace(str(unfinished))
+            os.replace(unfinished, self.path)  # a resumed run takes what is there for whole
         except (OSError, RuntimeError) as error:
+            unfinished.unlink(missing_ok=True)
             raise CheckpointError(f"{self.path}: cannot be written ({error})") from None
         self._profiler, self.written = None, True
 
