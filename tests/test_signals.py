@@ -82,14 +82,18 @@ def test_a_failure_within_a_shield_is_what_is_raised() -> None:
 
 
 def test_held_signals_are_ignored() -> None:
+    heard = []
     with interruptible() as interrupts:
         interrupts.hold()
         for number in BOTH:
             signal.raise_signal(number)
+            heard.append(number)
+    assert heard == BOTH, "it went on after each"
 
 
 def test_an_ignored_ctrl_c_stays_ignored() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with interruptible():
         signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     signal.signal(signal.SIGINT, signal.default_int_handler)

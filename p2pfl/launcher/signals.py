@@ -45,7 +45,7 @@ class Interrupts:
             yield
         finally:
             self._shielded = False
-        pending, self._pending = self._pending, None
+            pending, self._pending = self._pending, None
         if pending is not None:
             pending()
 
