@@ -85,9 +85,13 @@ class Layout:
         assert vector.dtype == torch.float32
         vector.zero_()
         for slot, (_, tensor, _) in zip(self.slots, _tensors(model), strict=True):
-            view = slot.view(vector)
-            view.copy_(tensor.detach())
-            tensor.data = view
+            slot.view(vector).copy_(tensor.detach())
+        self.rebind(model, vector)
+
+    def rebind(self, model: nn.Module, vector: Tensor) -> None:
+        """Make the model's tensors views of a vector like that of `bind`, whose values are the model's from now on."""
+        for slot, (_, tensor, _) in zip(self.slots, _tensors(model), strict=True):
+            tensor.data = slot.view(vector)
 
     def is_bound(self, model: nn.Module, vector: Tensor) -> bool:
         """Whether every parameter and buffer still is its view of the vector."""

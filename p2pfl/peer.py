@@ -27,7 +27,10 @@ Stage = Literal["new", "greeting", "working", "recording", "ended"]
 
 
 class Peer:
-    """One peer's progress. `x` is its flat float32 vector, (size,), which the driver trains in place."""
+    """One peer's progress. `x` is its flat float32 vector, (size,), which the driver trains in place.
+
+    After a round x may be another tensor; `RoundDone` says which.
+    """
 
     def __init__(
         self, plan: ev.Plan, hoods: Hoods, x: Tensor, training: Algorithm[Any], consensus: Algorithm[Any]
@@ -167,9 +170,9 @@ class Peer:
         last = self.round in (self.plan.training_rounds, self.plan.last_round)
         mixed = self._began and self._trained and self._folded == len(self._order)
         if mixed and (self._outbox.idle or not last):
-            self._algorithm.finish(self._state)
+            self._x = self._algorithm.finish(self._state)
             self.stage = "recording"
-            actions.append(ev.RoundDone(self.round))
+            actions.append(ev.RoundDone(self.round, self._x))
         return actions
 
     def _fold(self) -> list[ev.Action]:

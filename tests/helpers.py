@@ -30,18 +30,20 @@ def random_vectors(n: int, size: int, seed: int = 0) -> list[torch.Tensor]:
     return [torch.randn(size, generator=generator) for _ in range(n)]
 
 
-def exchange(algorithm: Algorithm, states: list, round: int) -> None:
-    """One round's exchange among all peers' states, driven directly: outgoing, fold in peer order, finish."""
+def exchange(algorithm: Algorithm, states: list, round: int, vectors: list[torch.Tensor]) -> None:
+    """One round's exchange among all peers' states, driven directly: outgoing, fold in peer order, finish.
+
+    `vectors` gets each peer's x, which may be another tensor than before.
+    """
     sent = [dict(algorithm.outgoing(state, round)) for state in states]
-    mix(algorithm, states, sent, round)
+    mix(algorithm, states, sent, round, vectors)
 
 
-def mix(algorithm: Algorithm, states: list, sent: list[dict], round: int) -> None:
+def mix(algorithm: Algorithm, states: list, sent: list[dict], round: int, vectors: list[torch.Tensor]) -> None:
     for me, state in enumerate(states):
         for sender in sorted([*state.hoods(round).incoming, me]):
             algorithm.fold(state, sender, None if sender == me else sent[sender][me])
-    for state in states:
-        algorithm.finish(state)
+    vectors[:] = [algorithm.finish(state) for state in states]
 
 
 def disagreement(x: np.ndarray) -> float:

@@ -106,7 +106,7 @@ def reference(setting: Setting) -> dict[int, list[Tensor]]:
         sent = [dict(algorithm.outgoing(state, round)) for state in states]
         if trains and algorithm.overlapped:
             train_all(vectors, round)
-        mix(algorithm, states, sent, round)
+        mix(algorithm, states, sent, round, vectors)
         results[round] = [x.clone() for x in vectors]
     return results
 
@@ -168,9 +168,9 @@ class Watched:
             self.log.append(key)
         self.inner.fold(state, sender, payload)
 
-    def finish(self, state: object) -> None:
+    def finish(self, state: object) -> Tensor:
         assert not self.parts, "the round ends within a vector"
-        self.inner.finish(state)
+        return self.inner.finish(state)
 
 
 @dataclass
@@ -306,7 +306,10 @@ class Network:
             elif isinstance(action, Train | RoundDone):
                 assert me not in self.work
                 self.work[me] = action
-                if isinstance(action, Train):
+                if isinstance(action, RoundDone):
+                    assert action.x is not None
+                    self.vectors[me] = action.x
+                else:
                     train(self.vectors[me], me, action.round)  # half now, half when it is done
             elif isinstance(action, Finish | Fail):
                 self.ended[me] = action

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from p2pfl.gossip import Payload
 from p2pfl.wire import Message
 
@@ -91,9 +93,13 @@ class Train:
 
 @dataclass(frozen=True)
 class RoundDone:
-    """x holds the round's result: evaluate if due, record, save, and report `Recorded`. Nothing moves until then."""
+    """x holds the round's result: evaluate if due, record, save, and report `Recorded`. Nothing moves until then.
+
+    Where x is given, it is that tensor from now on.
+    """
 
     round: int
+    x: Tensor | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -16,19 +16,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from p2pfl.gossip.interface import Hoods, Payload, add_weighted
+from p2pfl.gossip.interface import Hoods, Payload, add_weighted, vector_like
 from p2pfl.topology import Neighborhood
 from p2pfl.wire import Codec
 
 
 @dataclass
 class ChebyshevState:
-    """x: given back by `finish`. current, previous: x_k, x_{k−1}. mixed: W x_k so far. omega: ω_k, 0 before ω_1.
+    """current, previous: x_k, x_{k−1}. mixed: W x_k so far. omega: ω_k, 0 before ω_1.
 
     sender, filled: whose vector is being added, and how many elements of it have been.
     """
 
-    x: Tensor
     hoods: Hoods
     current: Tensor
     previous: Tensor
@@ -51,7 +50,7 @@ class Chebyshev:
     streaming: bool = True
 
     def start(self, x: Tensor, hoods: Hoods) -> ChebyshevState:
-        return ChebyshevState(x, hoods, x.clone(), torch.zeros_like(x), mixed=torch.empty_like(x))
+        return ChebyshevState(hoods, x, previous=vector_like(x).zero_(), mixed=vector_like(x))
 
     def outgoing(self, state: ChebyshevState, round: int) -> list[tuple[int, Payload]]:
         state.hood = state.hoods(round)
@@ -68,11 +67,11 @@ class Chebyshev:
         first = sender == min([state.hood.me, *state.hood.incoming])
         state.filled = add_weighted(state.mixed, pieces, weight, first, state.filled)
 
-    def finish(self, state: ChebyshevState) -> None:
+    def finish(self, state: ChebyshevState) -> Tensor:
         state.omega = self._next(state.omega)
         following = state.previous.mul_(1.0 - state.omega).add_(state.mixed, alpha=state.omega)
         state.previous, state.current = state.current, following
-        state.x.copy_(following)
+        return following
 
     def _next(self, omega: float) -> float:
         if omega == 0.0:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from p2pfl.gossip.interface import Hoods, Payload, add_terms, blocks
+from p2pfl.gossip.interface import Hoods, Payload, add_terms, blocks, vector_like
 from p2pfl.topology import Neighborhood
 from p2pfl.wire import Codec
 
@@ -22,9 +22,10 @@ from p2pfl.wire import Codec
 class DPSGDState:
     """x: trained in place. own: x at the exchange. sent: own as it travels. mixed: the average so far.
 
-    mixed is x, and so is own where it stays in x: nobody trains x while others' vectors come in, unless the order is
-    overlapped. own_terms: what one's own vector adds to the average, as (vector, weight). own_before, own_after: the
-    neighbor with whose vector that is added. fresh: the neighbor whose vector finds nothing of this round in mixed.
+    Unless the order is overlapped, nobody trains x while others' vectors come in, so own is x. In float32 x itself is
+    sent then, and trades places with mixed at the end of the round; in bfloat16 the average grows in x.
+    own_terms: what one's own vector adds to the average, as (vector, weight). own_before, own_after: the neighbor
+    with whose vector that is added. fresh: the neighbor whose vector finds nothing of this round in mixed.
     sender, filled: whose vector is being added, and how many elements of it have been.
     """
 
@@ -52,9 +53,10 @@ class DPSGD:
     streaming: bool = True
 
     def start(self, x: Tensor, hoods: Hoods) -> DPSGDState:
-        sent = torch.empty_like(x, dtype=torch.float32 if self.codec == "fp32" else torch.bfloat16)
-        own = sent if self.codec == "fp32" else torch.empty_like(x) if self.overlapped else x
-        return DPSGDState(x, hoods, own, sent, mixed=torch.empty_like(x) if self.overlapped else x)
+        exact = self.codec == "fp32"
+        own = vector_like(x) if self.overlapped else x
+        sent = own if exact else vector_like(x, torch.bfloat16)
+        return DPSGDState(x, hoods, own, sent, mixed=vector_like(x) if exact or self.overlapped else x)
 
     def outgoing(self, state: DPSGDState, round: int) -> list[tuple[int, Payload]]:
         state.hood = state.hoods(round)
@@ -88,13 +90,11 @@ class DPSGD:
         state.own_before = min((sender for sender in hood.incoming if sender > hood.me), default=None)
         if state.own_before is None:
             state.own_after = max(hood.incoming)
-        # Where it comes first, x is still one's own vector, and in the cache when the neighbor's is added.
-        in_place = state.own_before == lowest and not self.overlapped
-        state.own_terms = [(state.x if in_place else state.own, hood.self_weight)]
+        state.own_terms = [(state.own, hood.self_weight)]
 
     def fold(self, state: DPSGDState, sender: int, payload: Payload | None) -> None:
         if payload is None:
-            if not state.hood.incoming:
+            if not state.hood.incoming and state.mixed is not state.own:
                 state.mixed.copy_(state.own)
             return
         if sender != state.sender:
@@ -110,6 +110,10 @@ class DPSGD:
                 add_terms(state.mixed[here], terms, first=sender == state.fresh)
                 state.filled = here.stop
 
-    def finish(self, state: DPSGDState) -> None:
+    def finish(self, state: DPSGDState) -> Tensor:
         if self.overlapped:
-            state.x.sub_(state.own).add_(state.mixed)
+            return state.x.sub_(state.own).add_(state.mixed)
+        if state.mixed is not state.x:
+            state.x, state.mixed = state.mixed, state.x
+            state.own = state.sent = state.x
+        return state.x

@@ -37,7 +37,7 @@ class Payload:
 class Algorithm(Protocol[S]):
     """One gossip algorithm. A round is: outgoing, then fold for each sender (oneself at one's place), then finish.
 
-    `x` is the peer's flat float32 vector, (size,). Training moves it in place; `finish` leaves the mix in it.
+    `x` is the peer's flat float32 vector, (size,). Training moves it in place; `finish` says where the mix is.
     """
 
     @property
@@ -70,8 +70,16 @@ class Algorithm(Protocol[S]):
         it comes whole.
         """
 
-    def finish(self, state: S) -> None:
-        """End the round: x becomes the mix."""
+    def finish(self, state: S) -> Tensor:
+        """End the round. Returns the mix, which is x from now on: the same vector, or another like it.
+
+        Another one saves the copy that would otherwise keep what neighbors still take.
+        """
+
+
+def vector_like(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """An uninitialized vector that can stand in for x: pinned for transfers to a GPU if x is."""
+    return torch.empty_like(x, dtype=dtype, pin_memory=x.is_pinned())
 
 
 def add_weighted(total: Tensor, pieces: Sequence[Tensor], weight: float, first: bool, start: int = 0) -> int:

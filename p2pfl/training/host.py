@@ -11,6 +11,8 @@ from p2pfl.parameters import aligned_vector
 class HostCopy:
     """A device's vector on the host: `host` is the very same tensor on the CPU, pinned memory for a GPU.
 
+    For a GPU, `host` may be set to another pinned vector, which the next copy takes.
+
     The wire's bfloat16 numbers are not made on the GPU, since that gains nothing: on the host the cast of VGG-11's
     9.8 million numbers takes 3.2 ms, and merely copying them from where the GPU had left them 2.2 ms, to which comes
     a second transfer. (They must be copied: neighbors may still take the last round's.)

@@ -150,6 +150,8 @@ class Driver:
             self._profile.begin(action.round)
             self._submit(self._load_and_train if action.load else self._train, action.round)
         elif isinstance(action, exchange.RoundDone):
+            if action.x is not None:
+                self._trainer.move_to(action.x)
             self._submit(self._settle, action.round)
         elif isinstance(action, exchange.Note):
             self._log.warning("%s", action.text)
