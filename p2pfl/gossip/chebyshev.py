@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from p2pfl.gossip.interface import Hoods, Payload, add_weighted, vector_like
