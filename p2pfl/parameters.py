@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +75,7 @@ class Layout:
         """Trainable elements, padding and buffers left out."""
         return sum(slot.size for slot in self.slots if slot.is_parameter)
 
-    def bind(self, model: nn.Module, vector: Tensor) -> None:
+    def bind(self, model: nn.Module, vector: Tensor) -> Binding:
         """Copy the model's tensors into `vector` ((size,) float32) and make them views of it.
 
         The model must already be on the vector's device. Convert nothing afterwards: `.to(...)` would silently
@@ -86,12 +86,9 @@ class Layout:
         vector.zero_()
         for slot, (_, tensor, _) in zip(self.slots, _tensors(model), strict=True):
             slot.view(vector).copy_(tensor.detach())
-        self.rebind(model, vector)
-
-    def rebind(self, model: nn.Module, vector: Tensor) -> None:
-        """Make the model's tensors views of a vector like that of `bind`, whose values are the model's from now on."""
-        for slot, (_, tensor, _) in zip(self.slots, _tensors(model), strict=True):
-            tensor.data = slot.view(vector)
+        binding = Binding(self.slots, [tensor for _, tensor, _ in _tensors(model)])
+        binding.move_to(vector)
+        return binding
 
     def is_bound(self, model: nn.Module, vector: Tensor) -> bool:
         """Whether every parameter and buffer still is its view of the vector."""
@@ -101,6 +98,26 @@ class Layout:
             for slot, tensor in zip(self.slots, tensors, strict=True)
             if slot.size
         )
+
+
+@dataclass(frozen=True)
+class Binding:
+    """A model's tensors, in the order of the layout's slots, which are views of one vector or another."""
+
+    slots: Sequence[Slot]
+    tensors: Sequence[Tensor]
+    _views: dict[int, list[Tensor]] = field(default_factory=dict)  # of the vectors so far, by address
+
+    def move_to(self, vector: Tensor) -> None:
+        """Make the tensors views of another vector, whose values are the model's from now on.
+
+        A peer's model changes between the same few vectors all the time, and their views are made once.
+        """
+        views = self._views.get(vector.data_ptr())
+        if views is None:
+            views = self._views[vector.data_ptr()] = [slot.view(vector) for slot in self.slots]
+        for tensor, view in zip(self.tensors, views, strict=True):
+            tensor.data = view
 
 
 def aligned_vector(size: int, pin: bool = False) -> Tensor:

@@ -129,7 +129,7 @@ class Trainer:
         self.model.to(self.device)
         size = self.layout.size
         self.vector = torch.zeros(size, device=self.device) if self._on_gpu else aligned_vector(size)
-        self.layout.bind(self.model, self.vector)
+        self._binding = self.layout.bind(self.model, self.vector)
         self._host_copy = HostCopy(self.vector)
         self.momentum = torch.zeros_like(self.vector)
         named = dict(self.model.named_parameters())
@@ -219,7 +219,7 @@ class Trainer:
         self._host_copy.host = host
         if not self._on_gpu and host is not self.vector:
             self.vector = host
-            self.layout.rebind(self.model, host)
+            self._binding.move_to(host)
 
     def to_host(self) -> None:
         """host := vector."""
