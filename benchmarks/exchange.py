@@ -187,4 +187,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    main(tyro.cli(Settings, prog="python -m benchmarks.exchange", description=__doc__))

@@ -75,7 +75,7 @@ class Swarm:
     def run(self, place: Place) -> Figures:
         """The bare version in one of its processes."""
         reset_peak()
-        learner = _Learner(self.width, place.me)
+        learner = Learner(self.width, place.me)
         hood = neighborhood(mixing_matrix(make_topology(self.kind, self.peers)), place.me)
         marks = []
         with bare.Sockets(place.bind("ipc"), place.me) as sockets:
@@ -143,10 +143,13 @@ def random_images() -> dict[str, Any]:
     return entries
 
 
-class _Learner:
-    """One peer's training in plain PyTorch, with what p2pfl's trainer also uses: channels last, fused Nesterov."""
+class Learner:
+    """One peer's training in plain PyTorch, with what p2pfl's trainer also uses: channels last, fused Nesterov.
 
-    def __init__(self, width: float, me: int) -> None:
+    `x` is the model as one float32 vector, of which its tensors are views.
+    """
+
+    def __init__(self, width: float, me: int, batch: int = BATCH, precision: str = "fp32") -> None:
         torch.manual_seed(0)
         model = build_vgg(11, width=width)
         layout = Layout.of(model)
@@ -157,14 +160,17 @@ class _Learner:
             model.parameters(), lr=LR, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True
         )
         torch.manual_seed(me)
-        self._images = torch.randn(32, BATCH, 32, 32, 3).permute(0, 1, 4, 2, 3)
-        self._labels = torch.randint(CLASSES, (32, BATCH))
+        self._images = torch.randn(32, batch, 32, 32, 3).permute(0, 1, 4, 2, 3)
+        self._labels = torch.randint(CLASSES, (32, batch))
+        self._bf16 = precision == "bf16"
         self._steps = 0
 
     def step(self) -> None:
         batch = self._steps % len(self._images)
         self._steps += 1
-        loss = functional.cross_entropy(self._model(self._images[batch]), self._labels[batch])
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._bf16):
+            scores = self._model(self._images[batch])
+        loss = functional.cross_entropy(scores.float(), self._labels[batch])
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()

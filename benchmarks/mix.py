@@ -275,4 +275,4 @@ def _messages(work: Work, number: int, sender: int, frames: Frames, numbers: Ten
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    main(tyro.cli(Settings, prog="python -m benchmarks.mix", description=__doc__))

@@ -9,9 +9,9 @@ process.
 
 A full mesh of many peers moves so many bytes that traffic itself costs CPU. There the CPU seconds of a peer's threads
 that do not train, beyond those of the same peers in mode local (no exchange), are compared with what the same traffic
-costs bare sockets that swap raw chunks and do nothing else (`benchmarks.round_bare`, with the same malloc settings). A
-peer's whole CPU beyond that in mode local is in the table, too: it contains what the traffic does to the caches of
-training, and much noise.
+costs processes that train alike and swap raw chunks over bare sockets (`benchmarks.round_bare`, with the same malloc
+settings): all that they use beside training. A peer's whole CPU beyond that in mode local is in the table, too: it
+contains what the traffic does to the caches of training, and much noise.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 import tyro
 
 from benchmarks.common import Bar, Report, Spread, ratios, spread
-from benchmarks.round_bare import Bare, bare
+from benchmarks.round_bare import bare
 from benchmarks.round_plain import Plain, plain
 from benchmarks.swarms import Figures, Kind, Launcher, Order, Swarm, end_cleanly, launcher
 
@@ -35,7 +35,6 @@ RING_AT_LEAST = 0.95
 SMALL_MESH_AT_LEAST = 0.90
 SMALL_MESH = 4  # peers; in larger ones traffic itself costs CPU
 CPU_AT_MOST = 1.25
-ITEM_BYTES = 4  # of a float32 number on the wire
 OVERLAPPED_AT_MOST = 1.10
 
 
@@ -56,7 +55,7 @@ class Settings:
     width: float = 0.25
     """Of VGG-11."""
     samples: int = 8_000
-    """Samples of a swarm's measured rounds, all peers together: more peers get fewer rounds, at least two."""
+    """Samples of a swarm's measured rounds, all peers together: more peers get fewer rounds, at least three."""
     seconds: float = 2.0
     """How long the plain loop is measured between two swarms."""
     delay: float = 0.4
@@ -73,7 +72,7 @@ class Settings:
         return replace(self, repeats=1, peers=(2,), local_steps=1, batch_size=8, width=0.125, samples=1, seconds=0.1)
 
     def swarm(self, kind: Kind, peers: int) -> Swarm:
-        rounds = max(1 if self.quick else 2, self.samples // (self.local_steps * self.batch_size * peers))
+        rounds = max(1 if self.quick else 3, self.samples // (self.local_steps * self.batch_size * peers))
         return Swarm(kind, peers, rounds + 2, self.local_steps, self.batch_size, self.width, test_samples=100)
 
 
@@ -104,7 +103,9 @@ def main(settings: Settings) -> None:
         for repeat in range(settings.repeats):
             _say(f"repeat {repeat + 1} of {settings.repeats}")
             _measure(swarms, runs, loop, settings.seconds, turns)
-            _measure_traffic(settings, sockets, turns, traffic)
+            for swarm in [swarm for swarm in turns if swarm.kind == "mesh"]:
+                traffic[swarm.peers].append(sockets.cpu(swarm, swarm.rounds - 2))
+                _say(f"bare full mesh of {swarm.peers}: {1000 * traffic[swarm.peers][-1]:.1f} ms CPU of traffic")
         _tell(report, settings, turns, traffic)
         if settings.overlap:
             _overlap(report, settings, runs)
@@ -121,16 +122,6 @@ def _measure(
         turns[swarm].append(Turn(figures, (before + after) / 2))
         before = after
         _say(f"{_called(swarm)} of {swarm.peers}: {figures.samples_per_second:.0f} samples/s, plain {after:.0f}")
-
-
-def _measure_traffic(
-    settings: Settings, sockets: Bare, turns: dict[Swarm, list[Turn]], traffic: dict[int, list[float]]
-) -> None:
-    """The bare traffic of each full mesh."""
-    for swarm in [swarm for swarm in turns if swarm.kind == "mesh"]:
-        size = int(turns[swarm][0].figures.bytes_sent / swarm.degree / ITEM_BYTES)  # headers are 0.01 % of it
-        rounds = 3 if settings.quick else max(3, 300 // swarm.peers**2)
-        traffic[swarm.peers].append(sockets.cpu(swarm.peers, size, rounds))
 
 
 def _called(swarm: Swarm) -> str:
@@ -217,4 +208,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    main(tyro.cli(Settings, prog="python -m benchmarks.round", description=__doc__))

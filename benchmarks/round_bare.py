@@ -1,22 +1,28 @@
-"""The traffic of a round's full mesh and nothing else: bare sockets, raw chunks of 1 MiB, averaging in place."""
+"""A round of a full mesh without p2pfl: the same training, bare sockets, raw chunks of 1 MiB, averaging in place.
+
+What counts is the CPU that the traffic takes. It is measured between trainings like p2pfl's, since traffic that finds
+its vectors and its code in the cache takes half as long.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import statistics
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from benchmarks.common import children, cpu_seconds, gather
+from benchmarks.swarms import Swarm
 
 SECONDS = 120.0  # that one answer may take
 
 
 @dataclass(frozen=True)
 class Bare:
-    """Processes of which each has one vector and averages it with those of all others."""
+    """Processes of which each trains one model and averages it with those of all others."""
 
     links: Sequence[Connection]
 
@@ -24,12 +30,12 @@ class Bare:
         """Until all have imported what they need; once, before the first measurement."""
         gather(self.links, SECONDS)
 
-    def cpu(self, peers: int, size: int, rounds: int) -> float:
-        """CPU seconds a round a process, where so many of them swap vectors of `size` float32 numbers."""
-        links = self.links[:peers]
+    def cpu(self, swarm: Swarm, rounds: int) -> float:
+        """CPU seconds a round a process beside training, where the peers of that full mesh swap their weights."""
+        links = self.links[: swarm.peers]
         with tempfile.TemporaryDirectory(prefix="p2pfl-") as folder:
             for link in links:
-                link.send((folder, peers, size, rounds))
+                link.send((folder, swarm, rounds))
             gather(links, SECONDS)  # all are bound
             for link in links:
                 link.send("go")
@@ -57,21 +63,25 @@ def _serve(link: Connection, me: int) -> None:
             _mix(link, me, *link.recv())
 
 
-def _mix(link: Connection, me: int, folder: str, peers: int, size: int, rounds: int) -> None:
-    import torch
-
+def _mix(link: Connection, me: int, folder: str, swarm: Swarm, rounds: int) -> None:
     from benchmarks.exchange_bare import Mixer, Sockets
+    from benchmarks.exchange_swarm import Learner
 
+    learner = Learner(swarm.width, me, swarm.batch_size, swarm.precision)
     with Sockets(f"ipc://{folder}/{me}", me) as sockets:
         link.send(("done", None))
         link.recv()
-        others = [other for other in range(peers) if other != me]
+        others = [other for other in range(swarm.peers) if other != me]
         sockets.connect({other: f"ipc://{folder}/{other}" for other in others})
-        mixer = Mixer(sockets, torch.randn(size), 1 / peers, dict.fromkeys(others, 1 / peers))
+        mixer = Mixer(sockets, learner.x, 1 / swarm.peers, dict.fromkeys(others, 1 / swarm.peers))
         mixer.mix()
-        before = cpu_seconds()
+        before, training = cpu_seconds(), 0.0
         for _ in range(rounds):
+            began = time.thread_time()
+            for _ in range(swarm.local_steps):
+                learner.step()
+            training += time.thread_time() - began
             mixer.mix()
-        link.send(("done", (cpu_seconds() - before) / rounds))
+        link.send(("done", (cpu_seconds() - before - training) / rounds))
         link.recv()
         link.send(("done", None))

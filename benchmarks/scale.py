@@ -110,4 +110,4 @@ def _bar(found: dict[Swarm, list[Figures]]) -> Bar:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    main(tyro.cli(Settings, prog="python -m benchmarks.scale", description=__doc__))

@@ -170,4 +170,4 @@ def _bars(peers: int, starts: list[Start], stamps: list[probe.Stamp]) -> list[Ba
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    main(tyro.cli(Settings, prog="python -m benchmarks.start", description=__doc__))

@@ -196,4 +196,4 @@ def _processes(settings: Settings, report: Report) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    main(tyro.cli(Settings, prog="python -m benchmarks.step", description=__doc__))
