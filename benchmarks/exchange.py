@@ -2,23 +2,23 @@
 
 Pair: two processes swap the weights of a VGG, both directions at once, round after round. p2pfl is the real `Peer` with
 D-PSGD (adapt-then-combine) on `ZmqTransport`, driven by a loop without training and records: greeting, leave to send,
-headers, checks, snapshot, weighted average, acknowledgement. The bare version is what one would write with pyzmq alone:
-one ROUTER bound, one DEALER connected, the same buffer sent again and again with `copy=False`, whole or in chunks of
-1 MiB, and what comes in added into a float32 array in place (bfloat16 converted in the cache first). Both end a swap at
-the same point: all of the other's vector is added, and ZeroMQ has let go of one's own. The bare version takes no
-snapshot and has no weights. Its better way of sending is the reference. Beside it, without a bar, stand the same bare
-sockets with what every exchange of changing weights needs ("mixing": a snapshot or conversion and a weighted average a
-round, in place), which is how far p2pfl could come, and one memory copy of the vector. All ways have the same malloc
-settings, a worker's: whole frames are twice as fast with them.
+headers, checks, conversion, weighted average, acknowledgement. The bare version is what one would write with pyzmq
+alone: one ROUTER bound, one DEALER connected, the same buffer sent again and again with `copy=False`, whole or in
+chunks of 1 MiB, and what comes in added into a float32 array in place (bfloat16 converted in the cache first). Both end
+a swap at the same point: all of the other's vector is added, and ZeroMQ has let go of one's own. The bare version sends
+a vector that never changes, and has no weights. Its better way of sending is the reference. Beside it, without a bar,
+stand the same bare sockets with what an exchange of changing weights needs ("mixing": a copy or conversion and a
+weighted average a round, in place), and one memory copy of the vector. All ways have the same malloc settings, a
+worker's: whole frames are twice as fast with them.
 
 Swarm: processes that take one training step of batch 2 a round and average VGG-11 with their neighbors over ipc. p2pfl
 is its own command, `p2pfl gossip`, with everything that a run has (records, sketches, reports to the launcher;
 checkpoints apart). The bare version is one PyTorch process a peer with the same model, memory format, optimizer and one
-thread, the same malloc settings, raw float32 chunks of 1 MiB, and averaging in place in the order in which chunks come
-in. p2pfl's CPU is that of its workers: the launcher's, which shows the run, is not in it, but what time that takes from
-the workers is in their seconds. Peak is resident memory without files: imported libraries are mapped once in one way of
-starting a process and once each in the other. A worker's counts since it was forked, with its start; a bare process's
-since its turn began, with what malloc has kept of earlier turns.
+thread, the same malloc settings, raw float32 chunks of 1 MiB, and averaging in place, of which one copies what is sent,
+in the order in which chunks come in. p2pfl's CPU is that of its workers: the launcher's, which shows the run, is not in
+it, but what time that takes from the workers is in their seconds. Peak is resident memory without files: imported
+libraries are mapped once in one way of starting a process and once each in the other. A worker's counts since it was
+forked, with its start; a bare process's since its turn began, with what malloc has kept of earlier turns.
 
 p2pfl and reference take turns, each first every other time; a ratio is taken within one turn, and figures are medians
 over the turns.

@@ -107,7 +107,8 @@ def swap(sockets: Sockets, other: int, vector: Tensor, total: Sum, frame_bytes: 
 class Mixer:
     """One process's averaging with its neighbors by a row of W: x becomes w_own · x + Σ_j w_j x_j, in place.
 
-    With bfloat16 messages Q it becomes x + Σ_j w_j (Q(x_j) − Q(x)), as p2pfl's own.
+    "In place" costs a copy of what is sent, as p2pfl's own way, two vectors that take turns, does not. With bfloat16
+    messages Q it becomes x + Σ_j w_j (Q(x_j) − Q(x)), as p2pfl's own.
     """
 
     def __init__(

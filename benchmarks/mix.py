@@ -1,15 +1,15 @@
 """Folding neighbors' vectors into one's own average, beside a memory copy of the same bytes, and the memory it takes.
 
-Each degree and wire format is measured in a process of its own, which does what a peer does between its sockets and
-its training: the real inbox grants leave and takes chunks of 1 MiB, each in a buffer of its own as frames are received,
-and the real D-PSGD folds each chunk as it comes, neighbor after neighbor in peer order. One's own vector has its place
-in the middle of that order and is added inside a neighbor's fold, so `fold` has it. The reference copies every
-neighbor's bytes, from the same buffers into another array: it reads as many bytes of neighbors as folding does. The two
-take turns, chunk by chunk, each first every other time. A chunk is written just before, so that both find it in the
-cache where that is large enough, into a buffer of one of four reused vectors, as many as a peer lets be outstanding;
-neither time counts that. `fold` counts what a peer does with a chunk that it has: take it out of the inbox, and fold
-it. `round` adds what the algorithm does once: the snapshot and the end. All of the result is compared with the average
-in float64. The peak of memory is of rounds before all others, without the reference.
+Each degree and wire format is measured in a process of its own, which does what a peer does between its sockets and its
+training: the real inbox grants leave and takes chunks of 1 MiB, each in a buffer of its own as frames are received, and
+the real D-PSGD folds each chunk as it comes, neighbor after neighbor in peer order. One's own vector has its place in
+the middle of that order and is added inside a neighbor's fold, so `fold` has it. The reference copies every neighbor's
+bytes, from the same buffers into another array: it reads as many bytes of neighbors as folding does. The two take
+turns, chunk by chunk, each first every other time. A chunk is written just before, so that both find it in the cache
+where that is large enough, into a buffer of one of four reused vectors, as many as a peer lets be outstanding; neither
+time counts that. `fold` counts what a peer does with a chunk that it has: take it out of the inbox, and fold it.
+`round` adds what the algorithm does once: bfloat16 is made at the beginning. All of the result is compared with the
+average in float64. The peak of memory is of rounds before all others, without the reference.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ def _mix(work: Work, spare: npt.NDArray[np.uint8] | None) -> Seconds:
     for number in range(1, 3):
         for chunk, part in enumerate(torch.split(x, len(numbers))):
             torch.mul(numbers[: len(part)], factor(hood.me, chunk), out=part)
-        seconds = _round(work, algorithm, state, number, window, spare)
+        x, seconds = _round(work, algorithm, state, number, window, spare)
         _check(x, hood, numbers)
     return seconds
 
@@ -225,7 +225,7 @@ def _round(
     number: int,
     window: list[Frames],
     spare: npt.NDArray[np.uint8] | None,
-) -> Seconds:
+) -> tuple[Tensor, Seconds]:
     seconds, numbers, buffers = Seconds(), work.numbers, itertools.cycle(window)
     began = time.perf_counter()
     algorithm.outgoing(state, number)
@@ -249,9 +249,9 @@ def _round(
             if spare is not None and not turn:
                 seconds.copy += _copy(frames[chunk], chunk, spare)
     began = time.perf_counter()
-    algorithm.finish(state)
+    x = algorithm.finish(state)
     seconds.round += time.perf_counter() - began + seconds.fold
-    return seconds
+    return x, seconds
 
 
 def _copy(frame: npt.NDArray[np.uint8], chunk: int, spare: npt.NDArray[np.uint8]) -> float:

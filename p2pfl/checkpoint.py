@@ -24,6 +24,7 @@ from torch import Tensor
 from p2pfl.errors import CheckpointError
 
 KEPT = 2
+FORMAT = 2
 _NAME = re.compile(r"round-(\d{6,})\.safetensors")
 
 
@@ -54,6 +55,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
             tensors[key] = vector
             sent.setdefault(str(neighbor), {})[name] = key
     about: dict[str, Any] = {
+        "format": FORMAT,
         "round": checkpoint.round,
         "steps": checkpoint.steps,
         "layout": checkpoint.layout,
@@ -106,6 +108,8 @@ def load(path: Path) -> Checkpoint:
             about = json.loads((file.metadata() or {})["p2pfl"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         digest = about.pop("digest")
+        if about.get("format") != FORMAT:
+            raise CheckpointError(f"{path}: written by another version of p2pfl")
         if _digest(about, tensors) != digest:
             raise CheckpointError(f"{path}: altered since it was written (checksum differs)")
         return Checkpoint(

@@ -25,7 +25,7 @@ CONTEXT_BYTES = 500_000_000  # CUDA's context, with the kernels that PyTorch loa
 WORKSPACE_BYTES = 400_000_000  # cuBLAS (32 MiB a thread and stream), cuDNN, and what the allocator rounds up
 EVALUATION_BATCH = 256  # images, as in `data.evaluation_batches`
 
-CONSENSUS_VECTORS = 3  # that accelerated averaging keeps: the last two and the next
+CONSENSUS_VECTORS = 2  # that accelerated averaging keeps besides the model's: the one before and the next
 _SMALL_BATCH = 8
 _SAMPLE_BYTES = data.IMAGE_SIDE**2 * 3 + 48  # uint8 image; label, place in the shard, and what an epoch draws
 _LIVE = 3  # activations of the largest kind that are needed at the same time besides those that are kept
@@ -140,7 +140,8 @@ def _free(device: str) -> int:
         free, total = torch.cuda.mem_get_info(device)
     except RuntimeError as error:
         raise ConfigError(f"device {device}: cannot be used ({one_line(error)}); choose another or cpu") from None
-    return min(free + CONTEXT_BYTES, total)  # the asking process has a context, too, and ends before the run begins
+    # The asking process has a context, too: it is gone by then, or is the peer itself, whose need includes one.
+    return min(free + CONTEXT_BYTES, total)
 
 
 def estimate(parts: Cast, config: RunConfig) -> Estimate:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -78,8 +78,8 @@ class Layout:
     def bind(self, model: nn.Module, vector: Tensor) -> Binding:
         """Copy the model's tensors into `vector` ((size,) float32) and make them views of it.
 
-        The model must already be on the vector's device. Convert nothing afterwards: `.to(...)` would silently
-        replace the views.
+        Returns the binding, which can move the model to another vector. The model must already be on the vector's
+        device. Convert nothing afterwards: `.to(...)` would silently replace the views.
         """
         assert vector.shape == (self.size,)
         assert vector.dtype == torch.float32
@@ -100,23 +100,25 @@ class Layout:
         )
 
 
-@dataclass(frozen=True)
 class Binding:
-    """A model's tensors, in the order of the layout's slots, which are views of one vector or another."""
+    """A model's tensors, which are views of one vector or another."""
 
-    slots: Sequence[Slot]
-    tensors: Sequence[Tensor]
-    _views: dict[int, list[Tensor]] = field(default_factory=dict)  # of the vectors so far, by address
+    def __init__(self, slots: Sequence[Slot], tensors: Sequence[Tensor]) -> None:
+        """`tensors` in the order of `slots`."""
+        self._slots = slots
+        self._tensors = tensors
+        self._last: list[tuple[Tensor, list[Tensor]]] = []  # the last two vectors and their views
 
     def move_to(self, vector: Tensor) -> None:
-        """Make the tensors views of another vector, whose values are the model's from now on.
+        """Make the tensors views of a vector like that of `bind`, whose values are the model's from now on.
 
-        A peer's model changes between the same few vectors all the time, and their views are made once.
+        A peer's model changes between the same two vectors round after round; their views are made once.
         """
-        views = self._views.get(vector.data_ptr())
-        if views is None:
-            views = self._views[vector.data_ptr()] = [slot.view(vector) for slot in self.slots]
-        for tensor, view in zip(self.tensors, views, strict=True):
+        found = next((entry for entry in self._last if entry[0] is vector), None)
+        if found is None:
+            found = (vector, [slot.view(vector) for slot in self._slots])
+        self._last = [found, *(entry for entry in self._last if entry is not found)][:2]
+        for tensor, view in zip(self._tensors, found[1], strict=True):
             tensor.data = view
 
 

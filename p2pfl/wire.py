@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import msgspec
@@ -56,12 +56,12 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
 class Message:
     """A header and its body: raw bytes of `header.codec` numbers, empty unless it is a chunk.
 
-    `ends`: it is the last chunk of a vector that is being sent.
+    `ends`, which does not travel: it is the last chunk of a vector that is being sent.
     """
 
     header: Header
     body: Buffer = b""
-    ends: bool = False
+    ends: bool = field(default=False, compare=False)
 
     @property
     def size(self) -> int:

@@ -6,7 +6,7 @@ import msgspec
 import torch
 from helpers import hoods_of, matrix
 
-from p2pfl.exchange import Action, Fail, Flushed, Plan, Received, Send, Started, Timeouts
+from p2pfl.exchange import Action, Fail, Flushed, Plan, Received, RoundDone, Send, Started, Timeouts
 from p2pfl.gossip import DPSGD, Chebyshev
 from p2pfl.peer import Peer
 from p2pfl.wire import VERSION, Header, Message
@@ -60,11 +60,15 @@ def only_fail(actions: list[Action]) -> str:
     return action.reason
 
 
-def finish_round(peer: Peer, round: int, now: float) -> None:
-    """Everything that peers 1 and 3 do in a round, after peer 0's training."""
+def finish_round(peer: Peer, round: int, now: float) -> torch.Tensor:
+    """Everything that peers 1 and 3 do in a round, after peer 0's training; returns x after it."""
+    actions: list[Action] = []
     for sender in (1, 3):
-        peer.handle(message("grant", sender, round), now)
-        peer.handle(chunk(sender, round), now)
-        peer.handle(message("ack", sender, round), now)
-    peer.handle(Flushed(), now)
+        actions += peer.handle(message("grant", sender, round), now)
+        actions += peer.handle(chunk(sender, round), now)
+        actions += peer.handle(message("ack", sender, round), now)
+    actions += peer.handle(Flushed(), now)
     assert peer.stage == "recording"
+    (done,) = (action for action in actions if isinstance(action, RoundDone))
+    assert done.x is not None
+    return done.x

@@ -187,6 +187,13 @@ def test_safetensors_of_others_are_refused(tmp_path: Path) -> None:
             load(tmp_path / "round-000003.safetensors")
 
 
+def test_checkpoints_of_another_version_say_so(tmp_path: Path) -> None:
+    about = {"p2pfl": '{"digest": "0", "round": 3}'}
+    safetensors.torch.save_file({"x": torch.ones(2)}, tmp_path / "round-000003.safetensors", metadata=about)
+    with pytest.raises(CheckpointError, match=r"round-000003\.safetensors: written by another version of p2pfl"):
+        load(tmp_path / "round-000003.safetensors")
+
+
 def test_the_one_before_a_damaged_one_is_used(tmp_path: Path) -> None:
     save(tmp_path, made(round=1))
     newer = save(tmp_path, made(round=2))

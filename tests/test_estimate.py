@@ -62,6 +62,8 @@ def test_numbers_are_those_of_the_parts() -> None:
 def test_memory_does_not_grow_with_the_degree_but_does_with_the_batch() -> None:
     few, many = (needs("complete", n) for n in (5, 9))
     assert few.exchange_memory == many.exchange_memory
+    # What training sent last, two averages besides the model, and the four vectors that may be under way.
+    assert few.exchange_memory == few.vector_bytes + (2 + 4) * few.weights_memory // 3
     double = needs("complete", 5, batch_size=64)
     assert few.activations_memory > 32 * 8 * 32 * 32 * 4  # the first convolution's output is kept
     assert double.activations_memory == pytest.approx(2 * few.activations_memory, rel=0.05)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from p2pfl.config import RunConfig
 from p2pfl.gossip import DPSGD, Chebyshev, Payload, build_algorithm
-from p2pfl.topology import consensus_rounds, is_symmetric, mixing_rounds, spectral_gap
+from p2pfl.topology import Neighborhood, consensus_rounds, is_symmetric, mixing_rounds, spectral_gap
 
 NETWORKS = [("ring", 6), ("star", 5), ("torus", 9), ("complete", 4), ("exponential", 8), ("path", 2)]
 SIZE = 33
@@ -57,7 +57,11 @@ def test_overlapped_is_its_formula(codec: str) -> None:
     np.testing.assert_allclose(dense(vectors), w @ before + dense(deltas), atol=2e-6)
 
 
-@pytest.mark.parametrize("algorithm", [DPSGD(), DPSGD(codec="bf16"), DPSGD(overlapped=True), Chebyshev(0.5)], ids=str)
+@pytest.mark.parametrize(
+    "algorithm",
+    [DPSGD(), DPSGD(codec="bf16"), DPSGD(overlapped=True), DPSGD(True, "bf16"), Chebyshev(0.5)],
+    ids=str,
+)
 def test_what_is_sent_does_not_change_until_the_next_round(algorithm: DPSGD | Chebyshev) -> None:
     w = matrix("ring", 4)
     vectors = random_vectors(4, SIZE)
@@ -65,19 +69,21 @@ def test_what_is_sent_does_not_change_until_the_next_round(algorithm: DPSGD | Ch
     payloads: list[torch.Tensor] = []
     values: list[torch.Tensor] = []
 
-    def train(now: bool) -> None:
-        for x in vectors if now else ():
+    def train() -> None:
+        for x in vectors:
             x.mul_(0.5)
-        assert all(torch.equal(a, b) for a, b in zip(payloads, values, strict=True))
 
     for round in range(1, 6):
-        train(isinstance(algorithm, DPSGD) and not algorithm.overlapped)
+        if isinstance(algorithm, DPSGD) and not algorithm.overlapped:
+            train()
+        assert all(torch.equal(a, b) for a, b in zip(payloads, values, strict=True))
         sent = [dict(algorithm.outgoing(state, round)) for state in states]
         payloads = [payload.vectors["x"][0] for peer in sent for payload in peer.values()]
         values = [payload.clone() for payload in payloads]
-        train(algorithm.overlapped)
+        if algorithm.overlapped:
+            train()
         mix(algorithm, states, sent, round, vectors)
-        train(False)
+        assert all(torch.equal(a, b) for a, b in zip(payloads, values, strict=True))
         assert len({payload.data_ptr() for payload in payloads}) == 4, "one send buffer for all neighbors"
 
 
@@ -170,6 +176,19 @@ def test_consensus_starts_from_what_training_left() -> None:
     state = Chebyshev(0.3).start(x, hoods_of(matrix("path", 2))[0])
     payload = dict(Chebyshev(0.3).outgoing(state, 1))[1]
     assert payload.vectors["x"][0] is x
+
+
+@pytest.mark.parametrize("receivers", [{}, {1: 0.5}], ids=["alone", "only sending"])
+def test_nothing_comes_and_what_is_sent_does_not_change(receivers: dict[int, float]) -> None:
+    x = torch.arange(4.0)
+    state = DPSGD().start(x, lambda round: Neighborhood(0, 1.0, {}, receivers))
+    sent = dict(DPSGD().outgoing(state, 1))
+    DPSGD().fold(state, 0, None)
+    mixed = DPSGD().finish(state)
+    assert torch.equal(mixed, torch.arange(4.0))
+    assert (mixed is x) == (not receivers), "nothing is copied for nobody"
+    mixed.add_(1.0)  # training
+    assert all(torch.equal(payload.vectors["x"][0], torch.arange(4.0)) for payload in sent.values())
 
 
 def test_settings_choose_order_and_codec() -> None:

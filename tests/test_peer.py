@@ -128,16 +128,23 @@ def test_any_order_of_arrival(
     data=st.data(),
     network=st.sampled_from(NETWORKS),
     overlapped=st.booleans(),
+    codec=st.sampled_from(["fp32", "bf16"]),
     schedule=schedules,
     faults=st.binary(max_size=120),
     chunk=st.sampled_from(CHUNKS),
 )
 def test_any_order_with_duplicates_and_broken_links(
-    data: st.DataObject, network: tuple[str, int], overlapped: bool, schedule: bytes, faults: bytes, chunk: int
+    data: st.DataObject,
+    network: tuple[str, int],
+    overlapped: bool,
+    codec: str,
+    schedule: bytes,
+    faults: bytes,
+    chunk: int,
 ) -> None:
     order = data.draw(st.permutations(range(network[1])))
     with small_chunks(chunk):
-        peers = Network(setting(*network, overlapped, rounds=2))
+        peers = Network(setting(*network, overlapped, codec, rounds=2))
         scheduled(peers, schedule, order, faults)
     check(peers)
 
@@ -178,14 +185,21 @@ def snapshots(setting_: Setting) -> dict[tuple[int, int], Snapshot]:
     data=st.data(),
     network=st.sampled_from(NETWORKS),
     overlapped=st.booleans(),
+    codec=st.sampled_from(["fp32", "bf16"]),
     schedule=schedules,
     faults=st.binary(max_size=30),
     chunk=st.sampled_from(CHUNKS),
 )
 def test_peers_one_round_apart_resume_to_the_same_bits(
-    data: st.DataObject, network: tuple[str, int], overlapped: bool, schedule: bytes, faults: bytes, chunk: int
+    data: st.DataObject,
+    network: tuple[str, int],
+    overlapped: bool,
+    codec: str,
+    schedule: bytes,
+    faults: bytes,
+    chunk: int,
 ) -> None:
-    made = setting(*network, overlapped, "bf16")
+    made = setting(*network, overlapped, codec)
     done = data.draw(st.integers(0, made.training_rounds))  # by the peers behind
     ahead = data.draw(st.lists(st.booleans(), min_size=made.n, max_size=made.n))
     # Consensus rounds are not checkpointed: nobody is ahead of the last training round.

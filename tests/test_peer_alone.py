@@ -25,6 +25,9 @@ from p2pfl.exchange import (
 from p2pfl.gossip import DPSGD
 from p2pfl.wire import MAX_ROUND
 
+W = [float(weight) for weight in matrix("ring", 4)[0]]
+AFTER_ONE_ROUND = W[0] * X + W[1] + W[3]  # the neighbors' vectors are ones
+
 
 def test_a_whole_run_action_by_action() -> None:
     peer = peer_zero()
@@ -103,8 +106,7 @@ def test_what_is_wrong_is_refused_counted_and_changes_nothing(name: str) -> None
     event, reason = WRONG[name]
     results = []
     for wrong in ([], [event]):
-        x = X.clone()
-        peer = peer_zero(x=x)
+        peer = peer_zero()
         greeted(peer)
         for time in ("before", "after"):
             for number, unwanted in enumerate(wrong * 2):
@@ -114,9 +116,9 @@ def test_what_is_wrong_is_refused_counted_and_changes_nothing(name: str) -> None
             if time == "before":
                 peer.handle(Trained(), 1.0)
         assert peer.refused == ({reason.split(":")[0]: 4} if wrong else {})
-        finish_round(peer, 1, 2.0)
-        results.append(x)
+        results.append(finish_round(peer, 1, 2.0))
     assert torch.equal(*results)
+    torch.testing.assert_close(results[0], AFTER_ONE_ROUND)
 
 
 def test_a_hello_that_is_refused_greets_nobody() -> None:
@@ -141,17 +143,16 @@ def test_chunks_before_the_greeting_are_refused_and_nothing_is_lost() -> None:
 def test_a_repeated_vector_is_acknowledged_again_and_folded_once() -> None:
     results = []
     for times in (1, 3):
-        x = X.clone()
-        peer = peer_zero(x=x)
+        peer = peer_zero()
         greeted(peer)
         peer.handle(Trained(), 0.0)
         acknowledged = [sends(peer.handle(chunk(1, 1), 0.0))[:1] for _ in range(times)]
         assert acknowledged == [[("ack", 1, 1)]] * times
-        finish_round(peer, 1, 1.0)
+        results.append(finish_round(peer, 1, 1.0))
         acknowledged = [sends(peer.handle(chunk(1, 1), 0.0)) for _ in range(times)]
         assert acknowledged == [[("ack", 1, 1)]] * times  # its acknowledgement may have been lost
-        results.append(x)
     assert torch.equal(*results)
+    torch.testing.assert_close(results[0], AFTER_ONE_ROUND)
 
 
 def test_a_vector_that_waits_for_its_turn_is_safe_from_repetitions() -> None:
@@ -174,40 +175,38 @@ def test_leave_is_taken_for_two_rounds_ahead_and_no_further() -> None:
 
 
 def test_a_vector_that_starts_again_in_the_middle_is_put_together_from_the_second_start() -> None:
-    x = X.clone()
-    peer = peer_zero(x=x)
+    peer = peer_zero()
     greeted(peer)
     assert peer.handle(chunk(1, 1, 0, 4), 0.0) == []
     assert peer.handle(chunk(1, 1, 0, 4), 0.0) == []
     assert sends(peer.handle(chunk(1, 1, 4, 8), 0.0)) == [("ack", 1, 1)]
     peer.handle(Trained(), 0.0)
-    finish_round(peer, 1, 1.0)
-    w = matrix("ring", 4)[0]
-    torch.testing.assert_close(x, w[0] * X + w[1] + w[3], check_dtype=False)
+    torch.testing.assert_close(finish_round(peer, 1, 1.0), AFTER_ONE_ROUND)
 
 
 def test_what_is_next_in_order_is_added_as_it_comes_and_repetitions_are_not() -> None:
     results = []
     for repeated in (False, True):
-        x = X.clone()
-        peer = peer_zero(x=x)
+        peer = peer_zero()
         greeted(peer)
         peer.handle(Trained(), 0.0)
+        mixed = peer._state.mixed.zero_()
         assert peer.handle(chunk(3, 1, 0, 4), 0.0) == []
-        assert torch.equal(x, X)  # it is peer 1's turn
+        assert torch.equal(mixed, torch.zeros(SIZE))  # it is peer 1's turn
         assert peer.handle(chunk(1, 1, 0, 4), 0.0) == []
-        assert not torch.equal(x[:4], X[:4])
-        assert torch.equal(x[4:], X[4:])
+        torch.testing.assert_close(mixed[:4], W[0] * X[:4] + W[1])
+        assert torch.equal(mixed[4:], torch.zeros(SIZE - 4))
         if repeated:
-            before = x.clone()
+            before = mixed.clone()
             assert ("grant", 1, 1) in sends(peer.handle(Reconnected(1), 0.0))
             assert peer.handle(chunk(1, 1, 0, 4), 0.0) == []
-            assert torch.equal(x, before)
+            assert torch.equal(mixed, before)
         assert ("ack", 1, 1) in sends(peer.handle(chunk(1, 1, 4, 8), 0.0))
         assert ("ack", 3, 1) in sends(peer.handle(chunk(3, 1, 4, 8), 0.0))
         assert sends(peer.handle(chunk(1, 1, 4, 8), 0.0)) == [("ack", 1, 1)]
-        results.append(x)
+        results.append(mixed.clone())
     assert torch.equal(*results)
+    torch.testing.assert_close(results[0], AFTER_ONE_ROUND)
 
 
 def test_a_broken_link_is_told_everything_again() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 
 from p2pfl.cli import main
+from p2pfl.errors import CheckpointError
+from p2pfl.worker.profile import RoundProfile
 
 FAST = ["--dataset", "digits", "--model", "user_models:linear", "--rounds", "3", "--local-steps", "2", "--threads", "1"]
 
@@ -52,3 +55,13 @@ def test_a_client_that_was_not_drawn_has_no_trace_and_says_so(
     captured = capsys.readouterr()
     assert f"--profile {idle}:2: {idle} had no part in that round" in captured.out + captured.err
     assert not list(again.glob("peers/*/profile-*"))
+
+
+def test_a_trace_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    profile = RoundProfile(gone / "profile-round-1.json.gz", 1)
+    profile.begin(1)
+    with pytest.raises(CheckpointError, match=re.escape(f"{gone / 'profile-round-1.json.gz'}: cannot be written")):
+        profile.end(1)
+    profile.close()  # as the driver does at its end: the profiler has been stopped, and is not stopped again
+    assert not profile.written

@@ -16,7 +16,6 @@ from p2pfl.errors import ConfigError, TrainingError
 from p2pfl.parameters import integer_buffers
 from p2pfl.training import Trainer
 from p2pfl.training.capture import Work, host_draws, untouched
-from p2pfl.training.host import HostCopy
 from p2pfl.training.memory import is_out_of_memory, on_device
 from p2pfl.training.step import CapturedStep
 
@@ -131,15 +130,13 @@ def test_drawing_on_the_host_is_noticed(draw: object) -> None:
     assert host_draws() == before
 
 
-def test_on_the_cpu_the_copy_on_the_host_is_the_vector_itself() -> None:
-    vector = torch.arange(3.0)
-    copy = HostCopy(vector)
-    assert copy.host is vector
-    copy.fetch()
-    copy.push()
-    assert vector.tolist() == [0, 1, 2]
+def test_on_the_cpu_the_model_on_the_host_is_the_vector_itself() -> None:
     peer = trainer(small_config())
+    before = peer.vector.clone()
+    peer.to_host()
+    peer.to_device()
     assert peer.host is peer.vector
+    assert torch.equal(peer.vector, before)
 
 
 @pytest.mark.parametrize(
@@ -171,6 +168,6 @@ def test_memory_that_is_used_up_by_the_model_or_an_evaluation(monkeypatch: pytes
     monkeypatch.setattr(peer, "_score", full)
     with pytest.raises(TrainingError, match="out of memory"):
         peer.evaluate(0)
-    monkeypatch.setattr(HostCopy, "__init__", full)
+    monkeypatch.setattr(Trainer, "_settle_in", full)
     with pytest.raises(ConfigError, match="out of memory"):
         trainer(small_config())

@@ -16,7 +16,7 @@ from p2pfl import checkpoint
 from p2pfl.config import RunConfig, TrainingConfig
 from p2pfl.data import Batches, evaluation_batches
 from p2pfl.errors import ConfigError, TrainingError
-from p2pfl.parameters import integer_buffers
+from p2pfl.parameters import aligned_vector, integer_buffers
 from p2pfl.training import Stopped, Trainer, build_schedule, initial_model, local_steps
 
 SHARD = np.arange(0, 48, 2)  # 24 samples: 3 batches of 8
@@ -139,6 +139,25 @@ def test_a_resumed_round_repeats_the_same_bits(tmp_path: Path, options: dict[str
     assert straight.samples == straight.steps * 8
     for name, buffer in integer_buffers(straight.model).items():
         assert torch.equal(buffer, integer_buffers(following.model)[name])
+
+
+def test_a_model_that_changes_between_vectors_trains_to_the_same_bits() -> None:
+    moved, plain = trainer(small_config(rounds=20)), trainer(small_config(rounds=20))
+    first, second = moved.vector, aligned_vector(moved.layout.size)
+    for round in (1, 2, 3):
+        before, after = (first, second) if round % 2 else (second, first)
+        assert run(moved, round) == run(plain, round)
+        after.copy_(before)  # as a mix of one vector with itself
+        left = before.clone()
+        moved.move_to(after)
+        assert moved.vector is moved.host is after
+        assert moved.layout.is_bound(moved.model, after)
+        run(moved, round + 10)
+        run(plain, round + 10)
+        assert torch.equal(before, left), "a vector that neighbors may still take is not written"
+    assert torch.equal(moved.vector, plain.vector)
+    assert torch.equal(moved.momentum, plain.momentum)
+    assert moved.evaluate(0).loss == plain.evaluate(0).loss
 
 
 def test_peers_start_equal_and_see_different_batches() -> None:

@@ -95,11 +95,11 @@ class Train:
 class RoundDone:
     """x holds the round's result: evaluate if due, record, save, and report `Recorded`. Nothing moves until then.
 
-    Where x is given, it is that tensor from now on.
+    A peer says which tensor that is; a client's and a coordinator's always stay the same.
     """
 
     round: int
-    x: Tensor | None = field(default=None, compare=False)
+    x: Tensor | None = field(default=None, compare=False)  # tensors compare element by element
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from p2pfl.gossip.interface import Hoods, Payload, add_weighted, vector_like
@@ -49,7 +50,7 @@ class Chebyshev:
     streaming: bool = True
 
     def start(self, x: Tensor, hoods: Hoods) -> ChebyshevState:
-        return ChebyshevState(hoods, x, previous=vector_like(x).zero_(), mixed=vector_like(x))
+        return ChebyshevState(hoods, x, previous=vector_like(x).zero_(), mixed=torch.empty_like(x))
 
     def outgoing(self, state: ChebyshevState, round: int) -> list[tuple[int, Payload]]:
         state.hood = state.hoods(round)

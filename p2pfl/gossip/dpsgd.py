@@ -54,9 +54,12 @@ class DPSGD:
 
     def start(self, x: Tensor, hoods: Hoods) -> DPSGDState:
         exact = self.codec == "fp32"
-        own = vector_like(x) if self.overlapped else x
-        sent = own if exact else vector_like(x, torch.bfloat16)
-        return DPSGDState(x, hoods, own, sent, mixed=vector_like(x) if exact or self.overlapped else x)
+        if self.overlapped:
+            own, mixed = torch.empty_like(x), torch.empty_like(x)
+        else:
+            own, mixed = x, vector_like(x) if exact else x
+        sent = own if exact else torch.empty_like(x, dtype=torch.bfloat16)
+        return DPSGDState(x, hoods, own, sent, mixed)
 
     def outgoing(self, state: DPSGDState, round: int) -> list[tuple[int, Payload]]:
         state.hood = state.hoods(round)
@@ -94,9 +97,7 @@ class DPSGD:
 
     def fold(self, state: DPSGDState, sender: int, payload: Payload | None) -> None:
         if payload is None:
-            if not state.hood.incoming and state.mixed is not state.own:
-                state.mixed.copy_(state.own)
-            return
+            return  # one's own vector goes with a neighbor's: `_place_own`
         if sender != state.sender:
             state.sender, state.filled = sender, 0
         weight = state.hood.incoming[sender]
@@ -105,12 +106,16 @@ class DPSGD:
                 here = slice(state.filled, state.filled + block.numel())
                 terms = [(block, weight)]
                 if sender in (state.own_before, state.own_after):
-                    own = [(vector[here], weight) for vector, weight in state.own_terms]
+                    own = [(vector[here], share) for vector, share in state.own_terms]
                     terms = own + terms if sender == state.own_before else terms + own
                 add_terms(state.mixed[here], terms, first=sender == state.fresh)
                 state.filled = here.stop
 
     def finish(self, state: DPSGDState) -> Tensor:
+        if not state.hood.incoming:  # nothing has come
+            if not state.hood.outgoing or state.sent is not state.x:
+                return state.x
+            state.mixed.copy_(state.x)
         if self.overlapped:
             return state.x.sub_(state.own).add_(state.mixed)
         if state.mixed is not state.x:

@@ -73,13 +73,13 @@ class Algorithm(Protocol[S]):
     def finish(self, state: S) -> Tensor:
         """End the round. Returns the mix, which is x from now on: the same vector, or another like it.
 
-        Another one saves the copy that would otherwise keep what neighbors still take.
+        By returning another one, the old one stays as it is without a copy, while neighbors may still be taking it.
         """
 
 
-def vector_like(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """An uninitialized vector that can stand in for x: pinned for transfers to a GPU if x is."""
-    return torch.empty_like(x, dtype=dtype, pin_memory=x.is_pinned())
+def vector_like(x: Tensor) -> Tensor:
+    """An uninitialized vector that `finish` may return in the place of x: pinned for transfers to a GPU if x is."""
+    return torch.empty_like(x, pin_memory=x.is_pinned())
 
 
 def add_weighted(total: Tensor, pieces: Sequence[Tensor], weight: float, first: bool, start: int = 0) -> int:
@@ -92,7 +92,7 @@ def add_weighted(total: Tensor, pieces: Sequence[Tensor], weight: float, first: 
 
 
 def blocks(piece: Tensor) -> Sequence[Tensor]:
-    """A piece in parts of at most BLOCK elements; one as it comes off the wire is no more."""
+    """A piece in parts of at most BLOCK elements: a float32 chunk of the wire is one, a bfloat16 chunk two."""
     return (piece,) if piece.numel() <= BLOCK else torch.split(piece, BLOCK)
 
 

@@ -53,7 +53,7 @@ def capture(work: Work, device: torch.device) -> Work:
 def _waiting_refused() -> Iterator[None]:
     """Operations that wait for the GPU raise RuntimeError, before one can spoil a capture that has begun.
 
-    For the whole process: nothing else in it may need the GPU just now.
+    For the whole process: during the warm-up nothing else in it may use the GPU, which only the training thread does.
     """
     mode = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():

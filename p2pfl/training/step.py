@@ -47,8 +47,9 @@ class CapturedStep:
     """The same, captured on the first batch and replayed for all: one launch instead of some hundred.
 
     The optimizer's step is none of it: the schedule moves learning rate and momentum, which a captured kernel would
-    keep. Captured addresses stay right, because the model's tensors are views of one vector that is only ever written
-    in place. A model that cannot be captured is trained operation by operation, after one line of warning.
+    keep. Captured addresses stay right, because on a GPU the model's tensors are views of one vector that is only ever
+    written in place (`Trainer.move_to` changes what it is copied from). A model that cannot be captured is trained
+    operation by operation, after one line of warning.
     """
 
     def __init__(

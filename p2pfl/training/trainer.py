@@ -130,7 +130,7 @@ class Trainer:
         size = self.layout.size
         self.vector = torch.zeros(size, device=self.device) if self._on_gpu else aligned_vector(size)
         self._binding = self.layout.bind(self.model, self.vector)
-        self._host_copy = HostCopy(self.vector)
+        self._host_copy = HostCopy(self.vector) if self._on_gpu else None
         self.momentum = torch.zeros_like(self.vector)
         named = dict(self.model.named_parameters())
         self._parameters = [(slot, named[slot.name]) for slot in self.layout.slots if slot.is_parameter]
@@ -138,7 +138,7 @@ class Trainer:
     @property
     def host(self) -> Tensor:
         """The model as (layout.size,) float32 numbers on the host."""
-        return self._host_copy.host
+        return self.vector if self._host_copy is None else self._host_copy.host
 
     @property
     def samples(self) -> int:
@@ -216,18 +216,21 @@ class Trainer:
         On the CPU they are the model's at once; for a GPU, `to_device` brings them there. So that the mix of a round
         need not be copied back to where the model was: that took 7 ms of VGG-11's 42 ms a swap.
         """
-        self._host_copy.host = host
-        if not self._on_gpu and host is not self.vector:
+        if self._host_copy is not None:
+            self._host_copy.host = host
+        elif host is not self.vector:
             self.vector = host
             self._binding.move_to(host)
 
     def to_host(self) -> None:
         """host := vector."""
-        self._host_copy.fetch()
+        if self._host_copy is not None:
+            self._host_copy.fetch()
 
     def to_device(self) -> None:
         """vector := host."""
-        self._host_copy.push()
+        if self._host_copy is not None:
+            self._host_copy.push()
 
     def restore(self, x: Tensor, momentum: Tensor, buffers: dict[str, Tensor], steps: int) -> None:
         """Go on from a checkpoint: tensors as `Layout` and `integer_buffers` describe them."""

@@ -226,7 +226,9 @@ class Driver:
             else:
                 began = time.monotonic()
                 self._profile.end(self._logic.round)
-                self._clock.began += time.monotonic() - began  # writing the trace is no part of the next round
+                writing = time.monotonic() - began  # the trace is no part of the next round
+                self._clock.began += writing
+                self._clock.exchange -= writing
                 self._profile.begin(self._logic.round + 1)
                 self._tell(exchange.Recorded())
 

@@ -45,16 +45,17 @@ class RoundProfile:
         """A round is over. Raises CheckpointError where the trace cannot be written."""
         if self._profiler is None or round != self.round:
             return
-        self._profiler.stop()
+        profiler, self._profiler = self._profiler, None  # whatever happens, it is not stopped again
+        profiler.stop()
         assert self.path is not None
         unfinished = self.path.with_name(f".{self.path.name}")
         try:
-            self._profiler.export_chrome_trace(str(unfinished))
+            profiler.export_chrome_trace(str(unfinished))
             os.replace(unfinished, self.path)  # a resumed run takes what is there for whole
         except (OSError, RuntimeError) as error:
             unfinished.unlink(missing_ok=True)
             raise CheckpointError(f"{self.path}: cannot be written ({error})") from None
-        self._profiler, self.written = None, True
+        self.written = True
 
     def close(self) -> None:
         """Stop watching, if the round did not come to its end."""
