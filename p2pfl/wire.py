@@ -17,7 +17,7 @@ import msgspec
 
 from p2pfl.errors import ProtocolError
 
-VERSION = 1
+VERSION = 2
 CHUNK_BYTES = 1 << 20
 HEADER_BYTES = 2048
 MAX_ROUND = 10**9
@@ -28,7 +28,7 @@ ITEM_BYTES = {"fp32": 4, "bf16": 2}
 
 assert sys.byteorder == "little", "bodies are sent as they lie in memory"
 
-Kind = Literal["hello", "offer", "grant", "chunk", "ack", "goodbye"]
+Kind = Literal["hello", "offer", "grant", "chunk", "ack", "drop", "notice", "goodbye"]
 Codec = Literal["", "fp32", "bf16"]
 Buffer = bytes | bytearray | memoryview
 

@@ -6,7 +6,7 @@ import msgspec
 import torch
 from helpers import hoods_of, matrix
 
-from p2pfl.exchange import Action, Fail, Flushed, Plan, Received, RoundDone, Send, Started, Timeouts
+from p2pfl.exchange import Action, Fail, Flushed, Note, Plan, Received, RoundDone, Send, Started, Timeouts
 from p2pfl.gossip import DPSGD, Chebyshev
 from p2pfl.peer import Peer
 from p2pfl.wire import VERSION, Header, Message
@@ -37,6 +37,15 @@ def message(kind: str, sender: int, round: int, body: bytes = b"", **fields: obj
     return Received(Message(msgspec.structs.replace(header, length=len(body), **fields), body))
 
 
+def hello(sender: int, serves: int, **about: float) -> Received:
+    """A greeting: its sender can serve from round `serves` on; `about` are its other terms."""
+    return message("hello", sender, serves, scalars={name: float(value) for name, value in about.items()})
+
+
+def drop(sender: int, episode: int = 1) -> Received:
+    return message("drop", sender, 0, scalars={"episode": float(episode)})
+
+
 def chunk(sender: int, round: int, start: int = 0, stop: int = SIZE, **fields: object) -> Received:
     """Elements start..stop of a vector of ones."""
     body = torch.ones(stop - start).numpy().tobytes()
@@ -58,6 +67,11 @@ def only_fail(actions: list[Action]) -> str:
     (action,) = actions
     assert isinstance(action, Fail)
     return action.reason
+
+
+def news(actions: list[Action]) -> list[str]:
+    """What whoever watches the run is told."""
+    return [action.text for action in actions if isinstance(action, Note) and action.matters]
 
 
 def finish_round(peer: Peer, round: int, now: float) -> torch.Tensor:

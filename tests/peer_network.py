@@ -195,9 +195,18 @@ class Flying:
 class Network:
     """All peers of a setting; `options` are the steps that are possible now, `do` takes one."""
 
-    def __init__(self, setting: Setting, resumed: Sequence[tuple[int, Snapshot | None]] | None = None) -> None:
-        """`resumed`: for each peer the first round to do, and what it was after the one before."""
+    def __init__(
+        self,
+        setting: Setting,
+        resumed: Sequence[tuple[int, Snapshot | None]] | None = None,
+        unsent: Sequence[Mapping[int, Mapping[int, Payload]]] | None = None,
+    ) -> None:
+        """`resumed`: for each peer the first round to do, and what it was after the one before.
+
+        `unsent`: for each what it has kept of the rounds before, by round, if not just what it sent in the last.
+        """
         self.setting = setting
+        self.unsent = unsent
         self.now = 0.0
         self.vectors = setting.initial()
         self.folds: list[list[tuple[int, int]]] = [[] for _ in range(setting.n)]
@@ -230,13 +239,18 @@ class Network:
             layout="layout",
             timeouts=Timeouts(None, 1e9, 1e9, 1e9),
             first_round=self.first_rounds[me],
-            unsent={} if saved is None else saved.sent,
+            unsent=self._unsent(me, saved),
         )
         watched = [
             Watched(inner, self.setting.size, self.folds[me], self.parts[me])
             for inner in (self.setting.training, self.setting.consensus)
         ]
         return Peer(plan, hoods, self.vectors[me], *watched)
+
+    def _unsent(self, me: int, saved: Snapshot | None) -> Mapping[int, Mapping[int, Payload]]:
+        if self.unsent is not None:
+            return self.unsent[me]
+        return {} if saved is None else {self.first_rounds[me] - 1: saved.sent}
 
     def options(self) -> list[Step]:
         """Every step that could come next, in a fixed order."""

@@ -6,11 +6,20 @@ import math
 from dataclasses import replace
 
 import pytest
-from one_peer import PLAN, chunk, finish_round, greeted, message, only_fail, peer_zero
+from one_peer import PLAN, chunk, finish_round, greeted, message, only_fail, peer_zero, sends
 
-from p2pfl.exchange import Finish, Lost, Reconnected, Recorded, RoundDone, Started, Tick, Trained
+from p2pfl.exchange import Action, Fail, Finish, Flushed, Lost, Reconnected, Recorded, RoundDone, Started, Tick, Trained
 from p2pfl.gossip import DPSGD
 from p2pfl.peer import Peer
+
+
+def fails(actions: list[Action]) -> bool:
+    return any(isinstance(action, Fail) for action in actions)
+
+
+def failure(actions: list[Action]) -> str:
+    (reason,) = [action.reason for action in actions if isinstance(action, Fail)]
+    return reason
 
 
 def test_handshake_deadline_names_who_did_not_greet() -> None:
@@ -25,18 +34,28 @@ def test_handshake_deadline_names_who_did_not_greet() -> None:
     assert peer.handle(Tick(), 1e9) == []
 
 
-def test_first_round_deadline() -> None:
+def test_first_round_deadline_counts_from_a_neighbors_last_message() -> None:
     peer = peer_zero()
     greeted(peer)
     peer.handle(Trained(), 50.0)
-    assert peer.deadline == 650.0
-    peer.handle(chunk(1, 1), 60.0)  # a link that delivers is waited for anew
+    peer.handle(chunk(1, 1), 60.0)
     peer.handle(message("grant", 1, 1), 60.0)
     peer.handle(message("ack", 1, 1), 60.0)
-    assert peer.deadline == 660.0
-    assert peer.handle(Tick(), 659.0) == []
-    reason = only_fail(peer.handle(Tick(), 660.0))
+    peer.handle(message("notice", 3, 0), 70.0)  # it is alive
+    assert not fails(peer.handle(Tick(), 669.0))
+    reason = failure(peer.handle(Tick(), 670.0))
     assert reason == "no progress for 600 s in round 1 from peer three (--first-round-timeout)"
+
+
+def test_signs_of_life_do_not_keep_a_peer_waiting_for_ever() -> None:
+    peer = peer_zero()
+    greeted(peer)
+    peer.handle(Trained(), 50.0)
+    for second in range(100, 2450, 100):
+        for sender in (1, 3):
+            assert peer.handle(message("notice", sender, 0), float(second)) == []
+        assert not fails(peer.handle(Tick(), float(second)))
+    assert failure(peer.handle(Tick(), 2450.0)).endswith("in round 1 from peer one, three (--first-round-timeout)")
 
 
 def test_later_rounds_have_their_own_deadline() -> None:
@@ -45,36 +64,58 @@ def test_later_rounds_have_their_own_deadline() -> None:
     peer.handle(Trained(), 1.0)
     finish_round(peer, 1, 2.0)
     peer.handle(Recorded(), 2.5)
-    peer.handle(Trained(), 3.0)
-    assert peer.deadline == 33.0  # ten times 2.5 s would be less
+    peer.handle(Trained(), 3.0)  # ten times 2.5 s would be less than the 30 s
     peer.handle(chunk(3, 2), 4.0)
-    reason = only_fail(peer.handle(Tick(), 34.0))
-    assert reason == "no progress for 30 s in round 2 from peer one, three (--round-timeout)"  # 3 gave no leave
+    assert not fails(peer.handle(Tick(), 32.9))
+    reason = failure(peer.handle(Tick(), 34.0))
+    assert reason == "no progress for 31 s in round 2 from peer one, three (--round-timeout)"  # 3 gave no leave
 
 
 def test_a_slow_model_stretches_the_deadlines() -> None:
     peer = peer_zero()
     greeted(peer)
     peer.handle(Trained(), 100.0)
-    assert peer.deadline == 1100.0  # more than 600: others may be ten times as slow
-    finish_round(peer, 1, 500.0)
-    assert peer.deadline == math.inf
-    peer.handle(Recorded(), 510.0)
-    peer.handle(Trained(), 620.0)
-    assert peer.deadline == 620.0 + 10 * 510.0  # the slowest round so far
-    assert peer.handle(Tick(), 5719.0) == []
+    assert not fails(peer.handle(Tick(), 1099.0))  # more than 600: others may be ten times as slow
+    finish_round(peer, 1, 1100.0)
+    peer.handle(Recorded(), 1110.0)
+    peer.handle(Trained(), 1220.0)
+    assert not fails(peer.handle(Tick(), 1220.0 + 10 * 1110.0 - 1))  # the slowest round so far
+    assert fails(peer.handle(Tick(), 1220.0 + 10 * 1110.0))
+
+
+def test_while_it_is_alive_it_says_so_about_once_a_second() -> None:
+    peer = peer_zero()
+    greeted(peer, 10.0)
+    assert peer.deadline == 11.0
+    assert peer.handle(Tick(), 10.9) == []
+    assert sends(peer.handle(Tick(), 11.0)) == [("notice", 1, 0), ("notice", 3, 0)]
+    assert peer.handle(Tick(), 11.5) == []
+    assert peer.deadline == 12.0
+
+
+def test_what_may_have_got_lost_is_asked_for_again() -> None:
+    peer = peer_zero(replace(PLAN, timeouts=replace(PLAN.timeouts, first_round=100.0)))
+    greeted(peer)
+    peer.handle(message("grant", 1, 1), 0.0)
+    peer.handle(Trained(), 0.0)
+    peer.handle(message("ack", 1, 1), 0.0)
+    peer.handle(chunk(1, 1), 2.0)
+    said = [said for said in sends(peer.handle(Tick(), 7.0)) if said[0] != "notice"]
+    assert said == [("grant", 3, 1), ("grant", 3, 2)]
+    assert [said for said in sends(peer.handle(Tick(), 8.0)) if said[0] != "notice"] == []
+    peer.handle(message("grant", 3, 1), 8.0)  # the vector goes out to 3, and no acknowledgement comes
+    peer.handle(Flushed(), 8.0)
+    assert ("chunk", 3, 1) in sends(peer.handle(Tick(), 35.0))
 
 
 @pytest.mark.parametrize("overlapped", [False, True])
-def test_no_deadline_while_the_peer_trains_or_records(overlapped: bool) -> None:
+def test_no_neighbor_is_given_up_while_the_peer_trains_or_records(overlapped: bool) -> None:
     peer = peer_zero(training=DPSGD(overlapped))
     greeted(peer)
-    assert peer.deadline == math.inf
-    assert peer.handle(Tick(), 1e12) == []
-    peer.handle(Trained(), 1.0)
-    finish_round(peer, 1, 2.0)
-    assert peer.deadline == math.inf
-    assert peer.handle(Tick(), 1e12) == []
+    assert {kind for kind, _, _ in sends(peer.handle(Tick(), 1e6))} == {"notice"}
+    peer.handle(Trained(), 1e6 + 1)
+    finish_round(peer, 1, 1e6 + 2)
+    assert {kind for kind, _, _ in sends(peer.handle(Tick(), 1e9))} == {"notice"}
 
 
 def in_the_last_round(peer: Peer) -> None:

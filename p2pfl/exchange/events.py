@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -104,9 +104,10 @@ class RoundDone:
 
 @dataclass(frozen=True)
 class Note:
-    """Something for the log."""
+    """Something for the log; `matters`: and for whoever watches the run."""
 
     text: str
+    matters: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,12 +153,19 @@ class Plan:
     layout: str
     timeouts: Timeouts
     first_round: int = 1
-    unsent: Mapping[int, Payload] = field(default_factory=dict)
+    unsent: Mapping[int, Mapping[int, Payload]] = field(default_factory=dict)
+    life: int = 1
+    rejoins: bool = False
+    empty: bool = False
+    absent: frozenset[int] = frozenset()
+    spare: int = 0
+    returns: Mapping[int, frozenset[int]] = field(default_factory=dict)
+    settles: frozenset[int] = frozenset()
 
     @property
     def last_round(self) -> int:
         return self.training_rounds + self.consensus_rounds
 
-    def name(self, peers: Sequence[int] | frozenset[int] | set[int]) -> str:
+    def name(self, peers: Iterable[int]) -> str:
         """The labels of some peers, for a message."""
         return ", ".join(self.names[peer] for peer in sorted(peers))

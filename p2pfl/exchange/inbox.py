@@ -66,6 +66,7 @@ class Inbox:
         self._last_round = last_round
         self._outstanding: dict[tuple[int, int], _Arrival] = {}
         self._taken: set[tuple[int, int]] = set()
+        self._given_up: set[tuple[int, int]] = set()
         self._remembered = 0  # the earliest round that may still be in `_taken`
         self._listed = 0  # the last round whose senders have been put into `_waiting`
         self._waiting: deque[tuple[int, int]] = deque()  # those that get leave next
@@ -94,18 +95,41 @@ class Inbox:
 
     def has(self, round: int, sender: int) -> bool:
         """Whether this sender may send, or has sent, what it has for a round."""
-        return (round, sender) in self._outstanding or (round, sender) in self._taken
+        key = (round, sender)
+        return key in self._outstanding or key in self._taken or key in self._given_up
+
+    def is_whole(self, round: int, sender: int) -> bool:
+        """Whether everything that a sender has for a round is here, or has been taken already."""
+        arrival = self._outstanding.get((round, sender))
+        return (round, sender) in self._taken or (arrival is not None and arrival.complete)
 
     def drop(self, round: int, sender: int) -> None:
         """Nobody wants this payload any more; what still comes of it is taken and thrown away."""
         self._outstanding.pop((round, sender), None)
-        self._taken.add((round, sender))
+        self._given_up.add((round, sender))
+
+    def is_given_up(self, round: int, sender: int) -> bool:
+        """Whether nobody wants what a sender has for a round."""
+        return (round, sender) in self._given_up
+
+    def relist(self, sender: int, first: int | None = None) -> None:
+        """Who sends has changed: the sender has no leave before round `first`, or at all, but for what is whole."""
+        for round, other in list(self._outstanding):
+            if other == sender and (first is None or round < first) and not self.is_whole(round, sender):
+                del self._outstanding[round, sender]
+        if first is not None:
+            self._given_up = {(r, s) for r, s in self._given_up if s != sender or r < first}
+        self._waiting.clear()
+        self._listed = 0
 
     def forget_before(self, round: int) -> None:
-        """Late duplicates of earlier rounds need no answer any more."""
+        """Late duplicates of earlier rounds need no answer any more, and what they brought is not needed."""
         if round > self._remembered:
             self._remembered = round
             self._taken = {key for key in self._taken if key[0] >= round}
+            self._given_up = {key for key in self._given_up if key[0] >= round}
+            for key in [key for key in self._outstanding if key[0] < round]:
+                del self._outstanding[key]
 
     def granted_to(self, sender: int) -> list[int]:
         """Rounds for which a sender has leave and has not delivered everything."""
@@ -114,11 +138,11 @@ class Inbox:
     def taken_from(self, sender: int) -> list[int]:
         """Rounds of which a sender has delivered everything, as far as they may still be asked about."""
         whole = {r for (r, s), arrival in self._outstanding.items() if s == sender and arrival.complete}
-        return sorted(whole | {r for r, s in self._taken if s == sender})
+        return sorted(whole | {r for r, s in self._taken | self._given_up if s == sender})
 
     def missing(self, round: int) -> set[int]:
         """Senders whose payload of this round is not complete."""
-        keys = {(round, sender) for sender in self._senders(round)} - self._taken
+        keys = {(round, sender) for sender in self._senders(round)} - self._taken - self._given_up
         arrivals = {sender: self._outstanding.get((round, sender)) for _, sender in keys}
         return {sender for sender, arrival in arrivals.items() if arrival is None or not arrival.complete}
 
@@ -129,7 +153,7 @@ class Inbox:
         """
         header = message.header
         key = (header.round, header.sender)
-        if key in self._taken:
+        if key in self._taken or key in self._given_up:
             return self._is_last(header)
         arrival = self._outstanding.get(key)
         if arrival is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 
@@ -11,10 +11,10 @@ from p2pfl.gossip import Payload
 from p2pfl.wire import VERSION, Codec, Header, Kind, Message, chunks
 
 
-def control(plan: Plan, kind: Kind, round: int) -> Message:
-    """A message without a body."""
+def control(plan: Plan, kind: Kind, round: int, about: Mapping[str, float] | None = None) -> Message:
+    """A message without a body; `about` are its scalars."""
     layout = plan.layout if kind == "hello" else ""
-    return Message(Header(VERSION, plan.run, kind, plan.me, round, layout=layout))
+    return Message(Header(VERSION, plan.run, kind, plan.me, round, layout=layout, scalars=dict(about or {})))
 
 
 def payload(plan: Plan, round: int, codec: Codec, content: Payload) -> Iterator[Message]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from p2pfl.errors import ProtocolError
 from p2pfl.gossip import Payload
+
+MOST_LEAVE = 8  # rounds ahead for which a neighbor's leave is kept; it looks one round further than it is
 
 
 class Outbox:
@@ -34,11 +37,27 @@ class Outbox:
             self._leave[neighbor] = {r for r in rounds if r >= round}
         return [item for neighbor in self._payloads if (item := self._send(neighbor))]
 
+    def add(self, neighbor: int, payload: Payload) -> list[tuple[int, Payload]]:
+        """A neighbor that has begun anew needs this round's payload, again or after all, once it gives leave."""
+        self._payloads[neighbor] = payload
+        self._sent.discard(neighbor)
+        return [item] if (item := self._send(neighbor)) else []
+
+    def forget_leave(self, neighbor: int) -> None:
+        """What a neighbor gave leave for in an earlier episode of the edge holds no longer."""
+        self._leave.pop(neighbor, None)
+
     def granted(self, neighbor: int, round: int) -> list[tuple[int, Payload]]:
-        """A neighbor gives leave; returns what goes out now (again, if the leave is repeated)."""
+        """A neighbor gives leave; returns what goes out now (again, if the leave is repeated).
+
+        Raises ProtocolError where a neighbor gives leave for ever more rounds.
+        """
         if round < self.round:
             return []
-        self._leave.setdefault(neighbor, set()).add(round)
+        leave = self._leave.setdefault(neighbor, set())
+        if len(leave) > MOST_LEAVE and round not in leave:
+            raise ProtocolError(f"round: leave for round {round} beside too many others")
+        leave.add(round)
         item = self._send(neighbor)
         return [item] if item and round == self.round else []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from p2pfl.errors import ProtocolError
 from p2pfl.exchange import events as ev
@@ -34,9 +34,9 @@ class Session:
         self.refused[kind] += 1
         return [ev.Note(f"refused a message: {reason}")] if self.refused[kind] == 1 else []
 
-    def say(self, kind: Kind, neighbor: int, round: int) -> ev.Send:
-        """A message without a body."""
-        return ev.Send(neighbor, letters.control(self.plan, kind, round))
+    def say(self, kind: Kind, neighbor: int, round: int, about: Mapping[str, float] | None = None) -> ev.Send:
+        """A message without a body; `about` are its scalars."""
+        return ev.Send(neighbor, letters.control(self.plan, kind, round, about))
 
     def deliver(self, round: int, codec: Codec, items: Sequence[tuple[int, Payload]]) -> list[ev.Action]:
         """Payloads of a round in chunks, each to its neighbor."""

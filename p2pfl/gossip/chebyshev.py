@@ -44,6 +44,8 @@ class Chebyshev:
 
     contraction: float
     """λ; 0 for plain mixing."""
+    first_round: int | None = None
+    """The round of k = 0; None: the first that is asked for. Who comes later goes on as if it had been at rest."""
     overlapped: bool = False
     codec: Codec = "fp32"
     vectors: tuple[str, ...] = ("x",)
@@ -55,6 +57,10 @@ class Chebyshev:
     def outgoing(self, state: ChebyshevState, round: int) -> list[tuple[int, Payload]]:
         state.hood = state.hoods(round)
         state.sender = None
+        if state.omega == 0.0 and self.first_round is not None and round > self.first_round:
+            state.previous.copy_(state.current)
+            for _ in range(round - self.first_round):
+                state.omega = self._next(state.omega)
         payload = Payload({"x": (state.current,)})
         return [(neighbor, payload) for neighbor in state.hood.outgoing]
 

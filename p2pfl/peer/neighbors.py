@@ -1,0 +1,245 @@
+"""A peer's neighbors: which edges stand and from which round, and the handshake by which they go down and come back.
+
+An edge has episodes. Each end numbers its own, and says `hello` once in each: the first round that it can serve, the
+first that it needs, and which episode of the other's it has heard of. Both ends compute the same from that: a
+direction is in use from the later of what its sender can serve and its receiver needs. So a peer that resumed a round
+behind is served what it missed, one that restarted goes on where it was, and one that was away comes back in a round
+that both have yet to do: whoever has said `hello` does not pass the round that it named before it has an answer.
+
+An edge goes down when a neighbor is lost or silent for too long; `drop` tells the other end, which may be alive.
+Episode numbers only grow, from `Plan.life` on, so what an earlier episode or life said is known as stale.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from p2pfl.exchange import Session
+from p2pfl.exchange import events as ev
+from p2pfl.wire import Header
+
+Standing = Callable[[int], tuple[int, int]]
+"""For a neighbor: the first round that this peer can serve it, and the first that it needs of it."""
+
+
+@dataclass
+class Edge:
+    """One edge as this end sees it: `serves` and `needs` are what this end has said, `their_*` what the other has."""
+
+    episode: int
+    serves: int
+    needs: int
+    up: bool = True
+    heard: bool = False  # in this episode
+    theirs: int = 0  # the newest episode of the other end
+    their_serves: int = 0
+    their_needs: int = 0
+    their_round: int = 0  # where the other was when it said so
+    left: bool = False  # it has finished and said goodbye
+
+    @property
+    def sends_from(self) -> int:
+        """The first round whose vector goes to the neighbor."""
+        return max(self.serves, self.their_needs)
+
+    @property
+    def expects_from(self) -> int:
+        """The first round whose vector is waited for."""
+        return max(self.their_serves, self.needs)
+
+
+class Neighbors:
+    """The edges of one peer. `standing` says what it can serve and needs at this moment."""
+
+    def __init__(self, plan: ev.Plan, session: Session, standing: Standing) -> None:
+        self._plan = plan
+        self._session = session
+        self._standing = standing
+        self._edges = {n: Edge(plan.life, *standing(n), up=n not in plan.absent) for n in sorted(plan.links)}
+        self._unreachable: set[int] = set()
+        self._heard_at: dict[int, float] = {}
+        self.spoken_at = math.inf  # when all were last given a sign of life; nobody expects one before the first round
+
+    # What holds now
+
+    def serves(self, neighbor: int, round: int) -> bool:
+        """Whether a neighbor gets this round's vector."""
+        edge = self._edges[neighbor]
+        return edge.up and round >= edge.sends_from
+
+    def expects(self, neighbor: int, round: int) -> bool:
+        """Whether a neighbor's vector of this round is waited for."""
+        edge = self._edges[neighbor]
+        return edge.up and round >= edge.expects_from
+
+    def has_left(self, neighbor: int) -> bool:
+        """Whether it has finished."""
+        return self._edges[neighbor].left
+
+    @property
+    def down(self) -> list[int]:
+        """Those that are away and have not finished."""
+        return [n for n, edge in self._edges.items() if not edge.up and not edge.left]
+
+    @property
+    def unheard(self) -> list[int]:
+        """Those that are waited for and have not greeted."""
+        return [n for n, edge in self._edges.items() if edge.up and not edge.heard]
+
+    @property
+    def heard_any(self) -> bool:
+        """Whether somebody has greeted and is here."""
+        return any(edge.up and edge.heard for edge in self._edges.values())
+
+    @property
+    def all_left(self) -> bool:
+        """Whether all have finished."""
+        return all(edge.left for edge in self._edges.values())
+
+    @property
+    def unreachable(self) -> list[int]:
+        """Those of them to which there is no connection."""
+        return [n for n in self.unheard if n in self._unreachable]
+
+    def expected_from(self, neighbor: int) -> int:
+        """The first round whose vector is waited for."""
+        return self._edges[neighbor].expects_from
+
+    def ahead_of(self, round: int, served: frozenset[int], senders: frozenset[int]) -> int:
+        """The round to jump to, if a neighbor is so far ahead that it can do nothing for this round or the next.
+
+        `served`, `senders`: neighbors that vectors go to, and come from.
+        """
+        target = round
+        for n, edge in self._edges.items():
+            if edge.up and edge.heard and edge.their_round > round + 1:
+                if n in senders:
+                    target = max(target, edge.expects_from)
+                if n in served:
+                    target = max(target, edge.sends_from)
+        return target
+
+    def silent_since(self, neighbor: int, began: float) -> float:
+        """When the neighbor was last heard, or the wait for it began."""
+        return max(began, self._heard_at.get(neighbor, began))
+
+    # What is said
+
+    def greet(self, neighbor: int, round: int) -> ev.Send:
+        """Say (again) how this end's episode stands."""
+        edge = self._edges[neighbor]
+        about = {
+            "episode": float(edge.episode),
+            "heard": float(edge.theirs if edge.heard else 0),
+            "needs": float(edge.needs),
+            "round": float(round),
+        }
+        return self._session.say("hello", neighbor, edge.serves, about)
+
+    def greet_all(self, round: int) -> list[ev.Action]:
+        """The greeting with which a peer begins."""
+        return [self.greet(n, round) for n, edge in self._edges.items() if edge.up]
+
+    def reconnected(self, neighbor: int, round: int) -> list[ev.Action]:
+        """There is a connection (again): an edge that was down is offered, one that stands is confirmed."""
+        edge = self._edges[neighbor]
+        self._unreachable.discard(neighbor)
+        if edge.left:
+            return []
+        if not edge.up:
+            self._open(neighbor)
+        return [self.greet(neighbor, round)]
+
+    def expect_back(self, neighbor: int, round: int) -> list[ev.Action]:
+        """The neighbor is known to be back in this round: wait for it."""
+        edge = self._edges[neighbor]
+        if edge.up or edge.left:
+            return []
+        self._open(neighbor)
+        return [self.greet(neighbor, round)]
+
+    def jump(self, round: int, serves: int) -> list[ev.Action]:
+        """This peer goes straight to a later round, and can serve others from `serves` on: all edges begin anew."""
+        actions: list[ev.Action] = []
+        for n, edge in self._edges.items():
+            if edge.up:
+                edge.episode += 1
+                edge.serves, edge.needs = serves, round
+                actions.append(self.greet(n, round))
+        return actions
+
+    def notices(self, now: float) -> list[ev.Action]:
+        """A sign of life to everybody."""
+        self.spoken_at = now
+        return [self._session.say("notice", n, 0) for n, edge in self._edges.items() if edge.up and edge.heard]
+
+    # What is heard
+
+    def heard(self, neighbor: int, now: float) -> None:
+        """A message came from the neighbor."""
+        self._heard_at[neighbor] = now
+
+    def hello(self, header: Header, round: int) -> tuple[list[ev.Action], bool]:
+        """A greeting: what to answer, and whether the edge has a new episode that stands now."""
+        neighbor, told = header.sender, header.scalars
+        edge = self._edges[neighbor]
+        if header.round > self._plan.last_round and not edge.left:
+            self.leave(neighbor)  # it has done its last round
+            return [], True
+        episode, answers = int(told.get("episode", 1)), int(told.get("heard", 0)) == edge.episode
+        if episode < edge.theirs or (episode == edge.theirs and (edge.up or edge.left)):
+            return [], False  # stale, or said again over a new connection
+        if not edge.up or (edge.heard and not answers):
+            known = episode == edge.theirs  # it does not know yet that the edge was down, and will answer
+            self._open(neighbor, answered=not known)  # it was away, has started anew or has dropped this peer
+            if known:
+                return [self.greet(neighbor, round)], False
+            answers = False
+        first = edge.episode == self._plan.life and not edge.heard
+        edge.heard, edge.theirs, edge.left = True, episode, False
+        edge.their_serves = header.round
+        edge.their_needs = int(told.get("needs", header.round))
+        edge.their_round = int(told.get("round", header.round))
+        self._unreachable.discard(neighbor)
+        # The very first greetings cross; each is the answer to the other.
+        return ([] if answers or first else [self.greet(neighbor, round)]), True
+
+    def drop(self, neighbor: int) -> list[ev.Action]:
+        """Take the edge down, and say so: the other end may be alive."""
+        edge = self._edges[neighbor]
+        if not edge.up:
+            return []
+        edge.up = edge.heard = False
+        return [self._session.say("drop", neighbor, 0, {"episode": float(edge.episode)})]
+
+    def dropped(self, header: Header, round: int) -> tuple[list[ev.Action], bool]:
+        """The other end has taken the edge down: so do we, and offer it anew, since there is a connection."""
+        neighbor, edge = header.sender, self._edges[header.sender]
+        episode = int(header.scalars.get("episode", 1))
+        if episode < edge.theirs or edge.left:
+            return [], False
+        edge.theirs = episode
+        was_up = edge.up
+        self._open(neighbor)
+        return [self.greet(neighbor, round)], was_up
+
+    def leave(self, neighbor: int) -> None:
+        """The neighbor has finished."""
+        edge = self._edges[neighbor]
+        edge.up, edge.left = False, True
+
+    def lose(self, neighbor: int) -> None:
+        """There is no connection to the neighbor."""
+        self._unreachable.add(neighbor)
+
+    def _open(self, neighbor: int, answered: bool = False) -> None:
+        """Begin an episode. Until it is answered no round that was named may pass: it must be one still to do."""
+        edge = self._edges[neighbor]
+        edge.episode += 1
+        edge.serves, edge.needs = self._standing(neighbor)
+        if not answered:
+            edge.serves = edge.needs = max(edge.serves, edge.needs)
+        edge.up, edge.heard = True, False
+        edge.their_serves = edge.their_needs = edge.their_round = 0

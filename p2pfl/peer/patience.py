@@ -1,0 +1,130 @@
+"""How long a peer waits for its neighbors, and when it gives a sign of life or asks again.
+
+Patience adapts to what was measured: ten times the slowest round so far, or the option if that is longer. It counts
+from the neighbor's last message. A peer that is alive says so about once a second, so one that trains for long, or
+waits itself for somebody who froze, is not given up with the culprit; but nobody waits longer than four times that
+without any progress.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+from p2pfl.exchange import PATIENCE
+from p2pfl.exchange import events as ev
+from p2pfl.peer.neighbors import Neighbors
+
+STALLED = 4.0  # times patience without a vector or an acknowledgement is the end, whatever signs of life there are
+NOTICE_SECONDS = 1.0
+REMIND_SECONDS = 5.0
+
+
+class Patience:
+    """The clock of one peer's waiting. Times are seconds on the clock of `Peer.handle`."""
+
+    def __init__(self, plan: ev.Plan) -> None:
+        self._plan = plan
+        self._training_since: float | None = None
+        self._round_since = self._since = self._moved = self._reminded = self._repeated = 0.0
+        self._slowest = 0.0
+
+    # What happens
+
+    def wait(self, now: float) -> None:
+        """A wait begins."""
+        self._since = self._moved = self._reminded = self._repeated = now
+
+    def begin(self, now: float) -> None:
+        """A round begins."""
+        self._round_since = now
+        self.wait(now)
+
+    def train(self, now: float) -> None:
+        """The peer trains, and waits for nobody."""
+        self._training_since = now
+
+    def trained(self, now: float) -> None:
+        """It has trained, and waits from now on."""
+        assert self._training_since is not None
+        self._slowest = max(self._slowest, now - self._training_since)
+        self._training_since = None
+        self.wait(now)
+
+    def recorded(self, now: float) -> None:
+        """The round is over."""
+        self._slowest = max(self._slowest, now - self._round_since)
+
+    def moved(self, now: float) -> None:
+        """Something that was waited for came."""
+        self._moved = now
+
+    # What follows
+
+    def deadline(self, stage: str, round: int, waits: Collection[int], neighbors: Neighbors) -> float:
+        """When it is time to look again."""
+        due = self._notice_due(stage, neighbors)
+        if not self._is_waiting(stage):
+            return due
+        seconds = self._seconds(stage, round)
+        if stage == "greeting" or not waits:
+            return min(due, self._moved + seconds)
+        soonest = min(neighbors.silent_since(n, self._since) for n in waits) + seconds
+        return min(due, soonest, self._moved + STALLED * seconds, self._remind_due(seconds))
+
+    def exhausted(
+        self, now: float, stage: str, round: int, waits: Collection[int], neighbors: Neighbors
+    ) -> list[int] | None:
+        """Those that have been silent for too long; empty where it is not neighbors that hold things up."""
+        if not self._is_waiting(stage):
+            return None
+        seconds = self._seconds(stage, round)
+        if stage == "greeting" or not waits:
+            return sorted(waits) if now >= self._moved + seconds else None
+        if now >= self._moved + STALLED * seconds:
+            return sorted(waits)
+        return [n for n in sorted(waits) if now >= neighbors.silent_since(n, self._since) + seconds] or None
+
+    def complaint(self, now: float, stage: str, round: int, silent: Collection[int], neighbors: Neighbors) -> str:
+        """One line about those."""
+        names = self._plan.name(silent) or "(none: messages are not going out)"
+        limits = self._plan.timeouts
+        if stage == "greeting":
+            option = "--handshake-timeout" if limits.start is None else "--start-timeout"
+            return f"no greeting for {now - self._since:.0f} s from peer {names} ({option})"
+        option = "--first-round-timeout" if round == self._plan.first_round else "--round-timeout"
+        since = min((neighbors.silent_since(n, self._since) for n in silent), default=self._since)
+        return f"no progress for {now - since:.0f} s in round {round} from peer {names} ({option})"
+
+    def notices(self, now: float, stage: str, neighbors: Neighbors) -> list[ev.Action]:
+        """A sign of life, if one is due."""
+        return neighbors.notices(now) if now >= self._notice_due(stage, neighbors) else []
+
+    def reminds(self, now: float, stage: str, round: int, flushed: bool) -> tuple[bool, bool]:
+        """Whether to ask again for what is waited for, and whether to send again what was not acknowledged."""
+        seconds = self._seconds(stage, round)
+        if not self._is_waiting(stage) or stage == "greeting" or now < self._remind_due(seconds):
+            return False, False
+        self._reminded = now
+        repeats = flushed and now >= max(self._moved, self._repeated) + seconds / STALLED
+        if repeats:
+            self._repeated = now
+        return True, repeats
+
+    def _is_waiting(self, stage: str) -> bool:
+        return stage == "greeting" or (stage == "working" and self._training_since is None)
+
+    def _seconds(self, stage: str, round: int) -> float:
+        limits = self._plan.timeouts
+        if stage == "greeting":
+            return limits.handshake if limits.start is None else limits.start
+        least = limits.first_round if round == self._plan.first_round else limits.round
+        return max(least, PATIENCE * self._slowest)
+
+    def _notice_due(self, stage: str, neighbors: Neighbors) -> float:
+        if stage not in ("working", "recording"):
+            return math.inf
+        return neighbors.spoken_at + min(NOTICE_SECONDS, self._plan.timeouts.round / STALLED)
+
+    def _remind_due(self, seconds: float) -> float:
+        return max(self._moved, self._reminded) + min(REMIND_SECONDS, seconds / STALLED)
