@@ -231,11 +231,11 @@ def test_a_peer_that_resumes_two_rounds_behind_is_served_what_its_neighbors_have
 
 def test_a_peer_that_resumes_too_far_behind_goes_straight_to_where_the_others_are() -> None:
     made = setting("ring", 4)
-    rounds = [2, 2, 2, 0]  # and the others have kept no more than their last round
+    rounds = [3, 3, 3, 0]  # and the others have kept no more than their last round
     peers = Network(made, [(done + 1, snapshots(made).get((peer, done))) for peer, done in enumerate(rounds)])
     in_order(peers)
     assert set(peers.ended.values()) == {Finish()}
-    assert peers.folds[3][0][0] == 3
+    assert peers.folds[3][0][0] == 3  # which they can still serve
     assert all(bool(x.isfinite().all()) for x in peers.vectors)
 
 

@@ -70,6 +70,7 @@ class Inbox:
         self._remembered = 0  # the earliest round that may still be in `_taken`
         self._listed = 0  # the last round whose senders have been put into `_waiting`
         self._waiting: deque[tuple[int, int]] = deque()  # those that get leave next
+        self._unordered_until = 0  # the last round in which senders that came back may have leave out of order
 
     def grant(self, round: int) -> list[tuple[int, int]]:
         """Further (round, sender) that get leave now, in peer order: those of this round, then of the next."""
@@ -87,7 +88,19 @@ class Inbox:
             if not self.has(*key):
                 self.open(*key)
                 new.append(key)
-        return new
+        return new + self._grant_next(round)
+
+    def _grant_next(self, round: int) -> list[tuple[int, int]]:
+        """Leave for the sender next in order, if it came back when those after it had taken up the window."""
+        if round > self._unordered_until or len(self._outstanding) < WINDOW:
+            return []
+        for sender in sorted(self._senders(round)):
+            if not self.has(round, sender):
+                self.open(round, sender)
+                return [(round, sender)]
+            if (round, sender) in self._outstanding:
+                break
+        return []
 
     def open(self, round: int, sender: int) -> None:
         """From now on this sender may send what it has for a round."""
@@ -121,6 +134,7 @@ class Inbox:
             self._given_up = {(r, s) for r, s in self._given_up if s != sender or r < first}
         self._waiting.clear()
         self._listed = 0
+        self._unordered_until = self._remembered + 3
 
     def forget_before(self, round: int) -> None:
         """Late duplicates of earlier rounds need no answer any more, and what they brought is not needed."""

@@ -55,7 +55,7 @@ class Peer:
         self._mixes = False  # the state is that of the consensus rounds
         self._mix: Mix | None = None
         self._current: dict[int, Payload] = {}
-        self._target = plan.first_round  # the round that it goes to next, if that is later than the next one
+        self._left_behind = False  # others have gone on without it
         self._began = self._trained = False
         self._asked_again: set[tuple[int, int]] = set()  # (round, sender) of vectors of which a chunk was lost
         self._flushed = True
@@ -117,15 +117,15 @@ class Peer:
             return []
         unheard, target = self._neighbors.unheard, self._ahead()
         if unheard:
-            late = self.plan.rejoins or target > self.round
-            spared = len(self._neighbors.down) + len(unheard) <= self.plan.spare
+            # Where a launcher has waited for everybody to be there, or others are at work, who cannot be reached is away.
+            late = self.plan.rejoins or target > self.round or self.plan.timeouts.start is None
+            spared = self._is_spared(unheard)
             if not (late and spared and unheard == self._neighbors.unreachable and self._neighbors.heard_any):
                 return []
         elif self._neighbors.all_left:
             return self._fail(f"back after all its neighbors had finished: this peer was in round {self.round}")
         actions = self._go_without(unheard, "cannot be reached", now)
-        self._target = max(self._target, target)
-        return [*actions, *self._go_to(self._target, now)]
+        return [*actions, *self._go_to(target, now)]
 
     def _go_to(self, round: int, now: float) -> list[ev.Action]:
         """Begin a round, the next or a later one."""
@@ -146,7 +146,7 @@ class Peer:
     # Rounds
 
     def _begin_round(self, now: float) -> list[ev.Action]:
-        self.stage, self._mix, self._began = "working", None, False
+        self.stage, self._mix, self._began, self._left_behind = "working", None, False, False
         self._patience.begin(now)
         self._neighbors.spoken_at = now
         actions: list[ev.Action] = []
@@ -242,7 +242,7 @@ class Peer:
         assert self.stage == "recording"
         self._patience.recorded(now)
         if self.round < self.plan.last_round:
-            return self._go_to(max(self.round + 1, self._target), now)
+            return self._go_to(max(self.round + 1, self._ahead()), now)
         self.stage = "ended"
         goodbyes = [self._session.say("goodbye", link, self.round) for link in sorted(self.plan.links)]
         return [*goodbyes, ev.Finish()]
@@ -278,7 +278,7 @@ class Peer:
         return [*self._begin_if_greeted(now), *self._advance(now)] if header.kind == "goodbye" else self._advance(now)
 
     def _on_hello(self, header: Header, now: float) -> list[ev.Action]:
-        was_away = header.sender in self._neighbors.down
+        was_away = header.sender in self._neighbors.away
         actions, stands = self._neighbors.hello(header, self.round)
         if not stands:
             return actions
@@ -296,7 +296,6 @@ class Peer:
             actions.append(ev.Note(news, matters=True))
         if self.stage == "greeting":
             return actions + self._begin_if_greeted(now)
-        self._target = max(self._target, self._ahead())
         again = [self._session.say("grant", neighbor, round) for round in self._inbox.granted_to(neighbor)]
         payload = self._current.get(neighbor)
         in_exchange = self._began and self.stage == "working"
@@ -308,6 +307,7 @@ class Peer:
         """The neighbor has gone on without this peer: until both have agreed anew, so does this peer without it."""
         actions, was_up = self._neighbors.dropped(header, self.round)
         if was_up:
+            self._left_behind = True
             self._do_without(header.sender)
             actions.append(ev.Note(f"peer {self.plan.name([header.sender])} has gone on without this peer"))
         return [*actions, *self._advance(now)]
@@ -374,9 +374,9 @@ class Peer:
         if self.stage in ("new", "greeting"):
             self._neighbors.lose(neighbor)
             return self._begin_if_greeted(now)
-        if neighbor in self._neighbors.down or self._neighbors.has_left(neighbor):
+        if not self._neighbors.is_up(neighbor):
             return []
-        if len(self._neighbors.down) >= self.plan.spare:
+        if not self._is_spared([neighbor]):
             return self._fail(f"lost the connection to peer {self.plan.name([neighbor])} in round {self.round}")
         return self._go_without([neighbor], "connection lost", now)
 
@@ -390,7 +390,7 @@ class Peer:
                 actions += self._say_again(neighbor, repeats)
             return actions
         why = self._patience.complaint(now, self.stage, self.round, silent, self._neighbors)
-        if not silent or len(self._neighbors.down) + len(silent) > self.plan.spare:
+        if not silent or not self._is_spared(silent):
             return self._fail(why)
         return [*actions, *self._go_without(silent, why, now), *self._begin_if_greeted(now)]
 
@@ -401,12 +401,17 @@ class Peer:
             news = f"goes on without peer {self.plan.name([neighbor])} from round {self.round} on ({why})"
             actions += [ev.Note(news, matters=True), *self._neighbors.drop(neighbor)]
             self._do_without(neighbor)
+        self._patience.wait(now)
         return actions + self._advance(now) if neighbors else []
 
     def _do_without(self, neighbor: int) -> None:
         self._inbox.relist(neighbor)
         self._outbox.drop(neighbor)
         self._outbox.forget_leave(neighbor)
+
+    def _is_spared(self, neighbors: Sequence[int]) -> bool:
+        """Whether the peer may go on without these too."""
+        return len(self._neighbors.away | set(neighbors)) <= self.plan.spare
 
     def _fail(self, reason: str) -> list[ev.Action]:
         self.stage = "ended"
@@ -417,21 +422,24 @@ class Peer:
     def _standing(self, neighbor: int) -> tuple[int, int]:
         """The first round that this peer can serve a neighbor now, and the first that it needs of it."""
         if self.stage in ("working", "recording"):
-            done = self.stage == "recording"
-            has = done or self._inbox.is_whole(self.round, neighbor)
-            has = has or (self._mix is not None and self._mix.has(neighbor))
-            serves = self.round + (done or self._adopting)
-            if neighbor in self._outbox.waiting_for:
-                serves = self._outbox.round
-            return serves, self.round + has
+            done = self.stage == "recording" or (self._mix is not None and self._mix.has(neighbor))
+            needs = self.round + done
+            while self._inbox.is_whole(needs, neighbor):
+                needs += 1  # a neighbor that was a round ahead
+            serves = self.round + (self.stage == "recording" or self._adopting)
+            return self._outbox.round if neighbor in self._outbox.waiting_for else serves, needs
         first = self.round
         while neighbor in self.plan.unsent.get(first - 1, ()):
             first -= 1
         return first + self._adopting, self.round
 
     def _ahead(self) -> int:
-        hood = self._hoods(self.round)
-        return self._neighbors.ahead_of(self.round, frozenset(hood.outgoing), frozenset(hood.incoming))
+        """The round to go on with. Neighbors may be as far apart as there are peers between them, and wait.
+
+        So a peer skips rounds only if it is further behind than that, starts, or was left behind while it slept.
+        """
+        slack = 0 if self._left_behind or self.stage == "greeting" else len(self.plan.names)
+        return self._neighbors.ahead_of(self.round, frozenset(self._hoods(self.round).incoming), slack)
 
     def _senders_in(self, round: int) -> list[int]:
         return [n for n in self._hoods(round).incoming if self._neighbors.expects(n, round)]

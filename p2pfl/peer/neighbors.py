@@ -32,6 +32,7 @@ class Edge:
     serves: int
     needs: int
     up: bool = True
+    away: bool = False  # it has been done without, and has not come back yet
     heard: bool = False  # in this episode
     theirs: int = 0  # the newest episode of the other end
     their_serves: int = 0
@@ -57,7 +58,9 @@ class Neighbors:
         self._plan = plan
         self._session = session
         self._standing = standing
-        self._edges = {n: Edge(plan.life, *standing(n), up=n not in plan.absent) for n in sorted(plan.links)}
+        self._edges = {n: Edge(plan.life, *standing(n)) for n in sorted(plan.links)}
+        for n in plan.absent:
+            self._edges[n].up, self._edges[n].away = False, True
         self._unreachable: set[int] = set()
         self._heard_at: dict[int, float] = {}
         self.spoken_at = math.inf  # when all were last given a sign of life; nobody expects one before the first round
@@ -74,14 +77,18 @@ class Neighbors:
         edge = self._edges[neighbor]
         return edge.up and round >= edge.expects_from
 
+    def is_up(self, neighbor: int) -> bool:
+        """Whether the edge stands, or is offered."""
+        return self._edges[neighbor].up
+
     def has_left(self, neighbor: int) -> bool:
         """Whether it has finished."""
         return self._edges[neighbor].left
 
     @property
-    def down(self) -> list[int]:
-        """Those that are away and have not finished."""
-        return [n for n, edge in self._edges.items() if not edge.up and not edge.left]
+    def away(self) -> set[int]:
+        """Those that are done without and have not finished."""
+        return {n for n, edge in self._edges.items() if edge.away and not edge.left}
 
     @property
     def unheard(self) -> list[int]:
@@ -107,19 +114,11 @@ class Neighbors:
         """The first round whose vector is waited for."""
         return self._edges[neighbor].expects_from
 
-    def ahead_of(self, round: int, served: frozenset[int], senders: frozenset[int]) -> int:
-        """The round to jump to, if a neighbor is so far ahead that it can do nothing for this round or the next.
-
-        `served`, `senders`: neighbors that vectors go to, and come from.
-        """
-        target = round
-        for n, edge in self._edges.items():
-            if edge.up and edge.heard and edge.their_round > round + 1:
-                if n in senders:
-                    target = max(target, edge.expects_from)
-                if n in served:
-                    target = max(target, edge.sends_from)
-        return target
+    def ahead_of(self, round: int, senders: frozenset[int], slack: int) -> int:
+        """The round to jump to, if some of the `senders` are more than `slack` rounds further: the least of theirs."""
+        limit = round + 1 + slack
+        ahead = [e.expects_from for n, e in self._edges.items() if n in senders and e.up and e.their_round > limit]
+        return max(round, min(ahead, default=round))
 
     def silent_since(self, neighbor: int, began: float) -> float:
         """When the neighbor was last heard, or the wait for it began."""
@@ -188,30 +187,31 @@ class Neighbors:
         if header.round > self._plan.last_round and not edge.left:
             self.leave(neighbor)  # it has done its last round
             return [], True
-        episode, answers = int(told.get("episode", 1)), int(told.get("heard", 0)) == edge.episode
+        episode, knows = int(told.get("episode", 1)), int(told.get("heard", 0))
         if episode < edge.theirs or (episode == edge.theirs and (edge.up or edge.left)):
             return [], False  # stale, or said again over a new connection
-        if not edge.up or (edge.heard and not answers):
-            known = episode == edge.theirs  # it does not know yet that the edge was down, and will answer
-            self._open(neighbor, answered=not known)  # it was away, has started anew or has dropped this peer
-            if known:
-                return [self.greet(neighbor, round)], False
-            answers = False
+        if not edge.up and (knows or episode == edge.theirs):
+            # It does not know yet that the edge is down, and will answer this.
+            self._open(neighbor)
+            return [self.greet(neighbor, round)], False
+        if not knows and (edge.heard or not edge.up):
+            self._open(neighbor, answered=True)  # it was away, has started anew or has dropped this peer
         first = edge.episode == self._plan.life and not edge.heard
-        edge.heard, edge.theirs, edge.left = True, episode, False
+        edge.heard, edge.theirs, edge.away, edge.left = True, episode, False, False
         edge.their_serves = header.round
         edge.their_needs = int(told.get("needs", header.round))
         edge.their_round = int(told.get("round", header.round))
         self._unreachable.discard(neighbor)
-        # The very first greetings cross; each is the answer to the other.
-        return ([] if answers or first else [self.greet(neighbor, round)]), True
+        # What it knows is this episode, or an earlier one while the greeting of this one is on its way; the very first
+        # greetings cross, each being the answer to the other.
+        return ([] if knows or first else [self.greet(neighbor, round)]), True
 
     def drop(self, neighbor: int) -> list[ev.Action]:
         """Take the edge down, and say so: the other end may be alive."""
         edge = self._edges[neighbor]
         if not edge.up:
             return []
-        edge.up = edge.heard = False
+        edge.up, edge.heard, edge.away = False, False, True
         return [self._session.say("drop", neighbor, 0, {"episode": float(edge.episode)})]
 
     def dropped(self, header: Header, round: int) -> tuple[list[ev.Action], bool]:
@@ -221,7 +221,7 @@ class Neighbors:
         if episode < edge.theirs or edge.left:
             return [], False
         edge.theirs = episode
-        was_up = edge.up
+        was_up, edge.away = edge.up, True
         self._open(neighbor)
         return [self.greet(neighbor, round)], was_up
 
