@@ -12,9 +12,9 @@ import torch
 from helpers import CPU, images, small_config
 from torch import nn
 
-from p2pfl import RunConfig, data, make_topology, run_swarm
+from p2pfl import RunConfig, data, make_topology, run_swarm, swarm
 from p2pfl.errors import ConfigError, TrainingError
-from p2pfl.estimate import check_gpus, wished_devices
+from p2pfl.estimate import CONTEXT_BYTES, check_gpus, wished_devices
 from p2pfl.parameters import integer_buffers
 from p2pfl.training import Trainer, initial_model
 from p2pfl.training.capture import untouched
@@ -170,6 +170,7 @@ def test_the_copy_on_the_host_goes_there_and_back() -> None:
     peer = trainer(small_config())
     assert peer.host.is_pinned()
     assert peer.host.device.type == "cpu"
+    assert torch.equal(peer.host, trainer(small_config(), CPU).vector)
     run(peer, 1)
     assert torch.equal(peer.host, peer.vector.cpu())
     peer.host.mul_(2)
@@ -223,7 +224,7 @@ def test_the_estimate_covers_what_a_peer_takes() -> None:
     peer = Trainer(config, dataset, np.arange(200), GPU, 0)
     run(peer, 1)
     assert is_captured(peer)
-    assert torch.cuda.max_memory_reserved(GPU) - taken < use.need
+    assert torch.cuda.max_memory_reserved(GPU) - taken < use.need - CONTEXT_BYTES
 
 
 @pytest.mark.parametrize("wire", ["fp32", "bf16"])
@@ -240,6 +241,19 @@ def test_two_peers_on_one_gpu(tmp_path: Path, wire: str) -> None:
         text = log.read_text()
         assert "on cuda:0" in text
         assert "cannot be captured" not in text
+
+
+def test_clients_on_a_gpu_learn_what_they_learn_on_a_cpu(tmp_path: Path) -> None:
+    data.prepare("digits", None, lambda *_: None)
+    found = {}
+    for device in ("cpu", "cuda:0"):
+        config = RunConfig.of(
+            mode="centralized", num_clients=2, num_selected=2, dataset="digits", model="vgg11", width=0.125, rounds=4,
+            local_steps=16, batch_size=32, device=device, eval_samples=0, run_dir=str(tmp_path / device[:3]),
+        )  # fmt: skip
+        found[device] = swarm.run(config).summary
+    assert found["cpu"]["consensus_accuracy"] > 0.5
+    assert found["cuda:0"]["consensus_accuracy"] == pytest.approx(found["cpu"]["consensus_accuracy"], abs=0.1)
 
 
 def test_too_many_peers_are_refused_before_one_starts(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ def test_one_round_of_one_peer_is_traced_in_both_threads(
     assert found["train"] == found["sketch"] == found["checkpoint"] == 1, "one round, and one only"
     assert found["Optimizer.step#SGD.step"] == 2, "what the training thread does is in it"
     assert found["exchange and mix"] >= 1
+    lines = (run_dir / "peers" / "2" / "rounds.jsonl").read_text().splitlines()
+    assert all(json.loads(line)["exchange_seconds"] >= 0 for line in lines), "writing the trace is counted nowhere"
 
 
 def test_a_client_that_was_not_drawn_has_no_trace_and_says_so(

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from helpers import CPU, images, small_config
-from torch import nn
+from torch import Tensor, nn
 
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, TrainingError
 from p2pfl.parameters import integer_buffers
-from p2pfl.training import Trainer
+from p2pfl.training import Trainer, make_current
+from p2pfl.training import trainer as trainer_module
 from p2pfl.training.capture import Work, host_draws, untouched
 from p2pfl.training.memory import is_out_of_memory, on_device
 from p2pfl.training.step import CapturedStep
@@ -139,6 +140,26 @@ def test_on_the_cpu_the_model_on_the_host_is_the_vector_itself() -> None:
     assert torch.equal(peer.vector, before)
 
 
+class Copy:
+    """Stands in for a GPU's copy on the host."""
+
+    def __init__(self, vector: Tensor) -> None:
+        self.vector = vector
+        self.host = torch.zeros_like(vector)
+
+    def fetch(self) -> None:
+        self.host.copy_(self.vector)
+
+
+def test_a_copy_on_the_host_has_the_initial_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = trainer(small_config())
+    monkeypatch.setattr(Trainer, "_on_gpu", property(lambda self: True))
+    monkeypatch.setattr(trainer_module, "HostCopy", Copy)
+    peer = Trainer(small_config(), DATASET, SHARD, CPU, 1, captured=False)
+    assert peer.host is not peer.vector
+    assert torch.equal(peer.host, plain.vector)  # which a coordinator sends before anybody has trained
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -158,6 +179,19 @@ def test_memory_that_is_used_up_becomes_one_line_with_remedies(error: Exception,
         assert str(caught.value).startswith("cpu: out of memory; choose fewer peers")
         assert "--precision bf16" in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_a_gpu_without_room_for_a_context_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported")
+
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "set_device", full)
+    with pytest.raises(ConfigError, match=r"^cuda:0: out of memory; choose fewer peers[^\n]*$"):
+        make_current(gpu)
+    monkeypatch.setattr(torch.cuda, "device", full)
+    with pytest.raises(TrainingError, match=r"^cuda:0: out of memory; choose fewer peers[^\n]*$"), on_device(gpu):
+        pytest.fail("there is no context to compute in")
 
 
 def test_memory_that_is_used_up_by_the_model_or_an_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:

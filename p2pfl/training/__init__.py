@@ -1,7 +1,7 @@
 """Local steps and evaluation of one model on one device."""
 
 from p2pfl.training.device import pick_device
-from p2pfl.training.memory import REMEDIES
+from p2pfl.training.memory import REMEDIES, make_current
 from p2pfl.training.schedule import MOMENTUM_SWING, RISE, build_schedule, local_steps
 from p2pfl.training.trainer import EvalStats, Stopped, Trainer, TrainStats, initial_model
 
@@ -16,5 +16,6 @@ __all__ = [
     "build_schedule",
     "initial_model",
     "local_steps",
+    "make_current",
     "pick_device",
 ]

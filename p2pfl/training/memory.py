@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 
-from p2pfl.errors import P2PFLError, TrainingError
+from p2pfl.errors import ConfigError, P2PFLError, TrainingError
 
 REMEDIES = "fewer peers a GPU, a smaller --batch-size or --width, --precision bf16, or --device cpu"
 
@@ -26,10 +26,21 @@ def on_device(device: torch.device, refusal: type[P2PFLError] = TrainingError) -
 
     Which GPU is the current one is a thread's own setting, and what does not name a device goes to the current one.
     """
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        try:
-            yield
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            raise refusal(f"{device}: out of memory; choose {REMEDIES}") from error
+    with _enough_memory(device, refusal), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        yield
+
+
+def make_current(device: torch.device) -> None:
+    """Compute on this GPU from now on, in this thread. Raises ConfigError where it has no room for a context."""
+    with _enough_memory(device, ConfigError):
+        torch.cuda.set_device(device)
+
+
+@contextmanager
+def _enough_memory(device: torch.device, refusal: type[P2PFLError]) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise refusal(f"{device}: out of memory; choose {REMEDIES}") from error

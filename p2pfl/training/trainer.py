@@ -131,6 +131,7 @@ class Trainer:
         self.vector = torch.zeros(size, device=self.device) if self._on_gpu else aligned_vector(size)
         self._binding = self.layout.bind(self.model, self.vector)
         self._host_copy = HostCopy(self.vector) if self._on_gpu else None
+        self.to_host()  # a coordinator sends what stands there before anybody has trained
         self.momentum = torch.zeros_like(self.vector)
         named = dict(self.model.named_parameters())
         self._parameters = [(slot, named[slot.name]) for slot in self.layout.slots if slot.is_parameter]

@@ -12,7 +12,7 @@ from p2pfl.config import RunConfig
 from p2pfl.errors import CheckpointError
 from p2pfl.roles import Cast, cast
 from p2pfl.topology import Topology, is_symmetric, neighborhood, spectral_gap
-from p2pfl.training import Trainer, pick_device
+from p2pfl.training import Trainer, make_current, pick_device
 from p2pfl.worker import messages
 from p2pfl.worker.driver import Report
 from p2pfl.worker.keeper import Keeper
@@ -137,7 +137,7 @@ def _build_trainer(spec: messages.WorkerSpec, parts: Cast) -> tuple[Trainer, lis
     if device.type == "cpu":
         torch.set_num_threads(spec.config.compute.threads or 1)
     else:
-        torch.cuda.set_device(device)
+        make_current(device)
     dataset = data.load(spec.dataset)
     config = spec.config
     shards = partition.partition(config.data.partition, dataset.train_labels.numpy(), parts.shards, config.record.seed)

@@ -115,13 +115,13 @@ class Driver:
         with self._profile.span("exchange and mix"):
             for event in events:
                 self._tell(self._translate(event))
-        self._collect()
+        writing = self._collect()
         if not self._ended and self._logic.wants_flush and self._transport.flushed():
             self._tell(exchange.Flushed())
         if time.monotonic() >= self._logic.deadline:
             self._tell(exchange.Tick())
         if not self._busy:
-            self._clock.exchange += time.monotonic() - after
+            self._clock.exchange += time.monotonic() - after - writing
 
     def _patience(self, now: float) -> float:
         if self._logic.wants_flush:
@@ -203,12 +203,14 @@ class Driver:
 
     # Back in the calling thread
 
-    def _collect(self) -> None:
+    def _collect(self) -> float:
+        """Take what the training thread has done. Returns the seconds in which a trace was written."""
+        writing = 0.0
         while not self._ended:
             try:
                 future = self._results.get_nowait()
             except Empty:
-                return
+                break
             self._busy = False
             try:
                 result = future.result()
@@ -226,11 +228,12 @@ class Driver:
             else:
                 began = time.monotonic()
                 self._profile.end(self._logic.round)
-                writing = time.monotonic() - began  # the trace is no part of the next round
-                self._clock.began += writing
-                self._clock.exchange -= writing
+                written = time.monotonic() - began  # the trace is no part of the next round
+                self._clock.began += written
+                writing += written
                 self._profile.begin(self._logic.round + 1)
                 self._tell(exchange.Recorded())
+        return writing
 
     def _record(self, result: _RoundResult) -> None:
         now = time.monotonic()
