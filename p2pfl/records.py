@@ -58,6 +58,7 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
     sent_to: dict[str, int] = {}  # bytes sent in this round, by the neighbor's label
     selected: list[str] | None = None  # a coordinator's: clients drawn for this round
     missing: list[str] | None = None  # of these, those whose update did not come in time
+    absent: list[str] | None = None  # a peer's: neighbors in whose place stood its own weights, at least in part
 
 
 _encoder = msgspec.json.Encoder()

@@ -39,6 +39,9 @@ def resolve(config: RunConfig, topology: Topology, processes: int) -> RunConfig:
     _refuse_foreign(config)
     settings.check_together(config)
     check_profile(config, topology)
+    least = config.gossip.min_peers
+    if config.mode == "gossip" and least is not None and least > topology.n:
+        raise ConfigError(f"--min-peers {least}: the topology has only {topology.n} peers")
     training, record = config.training, config.record
     evaluates_for_all = config.mode in ("centralized", "sgd")
     eval_every = 1 if config.mode == "centralized" else max(1, math.ceil(training.rounds / EVALUATIONS))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from peer_network import Network, Setting, Snapshot, reference, small_chunks
 
 from p2pfl import wire
-from p2pfl.exchange import Fail, Finish
+from p2pfl.exchange import Finish
 from p2pfl.gossip import DPSGD, Chebyshev
 from p2pfl.topology import is_symmetric, spectral_gap
 

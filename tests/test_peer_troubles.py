@@ -210,7 +210,8 @@ def test_whatever_happens_the_living_finish_with_equal_weights(
     for me in range(network.setting.n):
         if network.peers[me] is not None:
             end = network.ended.get(me)
-            late = isinstance(end, Fail) and ("had finished" in end.reason or "no neighbor is left" in end.reason
-                                              or "no greeting" in end.reason)
+            late = isinstance(end, Fail) and (
+                "had finished" in end.reason or "no neighbor is left" in end.reason or "no greeting" in end.reason
+            )
             assert end == Finish() or late, (me, end, network.news)
     assert np.isfinite(network.vectors[0].numpy()).all()

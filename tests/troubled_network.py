@@ -16,6 +16,7 @@ from torch import Tensor
 
 from p2pfl.exchange import (
     Action,
+    Discard,
     Event,
     Fail,
     Finish,
@@ -40,7 +41,7 @@ GRACE = 5.0
 
 
 class Troubled:
-    """All peers of a setting. `options` are the steps that are possible now, `do` takes one, `pass_time` is the clock."""
+    """All peers of a setting. `options` are the steps that are possible now, `do` takes one; `pass_time` is the clock."""
 
     def __init__(self, setting: Setting, spare: int) -> None:
         self.setting = setting
@@ -216,6 +217,8 @@ class Troubled:
                 gone = action.neighbor in self.ended or frozenset({me, action.neighbor}) in self.cut
                 if not gone and self.peers[action.neighbor] is not None:
                     self.queues[me, action.neighbor].append(Flying(action.message))
+            elif isinstance(action, Discard):
+                self.queues[me, action.neighbor] = []
             elif isinstance(action, Train | RoundDone):
                 assert me not in self.work
                 self.work[me] = action
@@ -230,7 +233,7 @@ class Troubled:
                     for other in self.links(me):
                         self.cut.setdefault(frozenset({me, other}), self.now)
 
-    def run(self, limit: int = 20_000) -> None:
+    def run(self, limit: int = 100_000) -> None:
         """To the end, everything in turn."""
         for _ in range(limit):
             if not self.go_on():

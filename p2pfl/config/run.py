@@ -75,7 +75,10 @@ SECTION_OF = {item.name: name for name, kind in SECTIONS.items() for item in dat
 
 # A resumed run may differ in these from the run that it goes on with.
 FREE_ON_RESUME = frozenset(
-    {"transport", "eval_every", "run_dir", "insecure", "profile", *(n for n in SECTION_OF if "timeout" in n)}
+    {
+        *("transport", "eval_every", "run_dir", "insecure", "profile", "min_peers", "restart"),
+        *(name for name in SECTION_OF if "timeout" in name),
+    }
 )
 # Peers of one swarm need not agree on these: they concern one machine only.
 PRIVATE = frozenset(

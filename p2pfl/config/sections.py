@@ -103,9 +103,12 @@ class GossipConfig:
     """atc: train, exchange, mix. overlapped: exchange last round's weights while training (needs a smaller --lr)."""
     consensus_tolerance: float = 1e-3
     """After the last round peers only mix, until their disagreement has shrunk to this fraction."""
+    min_peers: Annotated[int | None, _unset("INT", "all")] = None
+    """Peers that must live: the others go on without those that are lost, unless fewer than this are left."""
 
     def __post_init__(self) -> None:
         tolerance = self.consensus_tolerance
+        _positive(self, "min_peers")
         _check(0 < tolerance < 1, "consensus_tolerance", tolerance, "must lie between 0 and 1, for example 1e-3")
 
 
@@ -163,9 +166,15 @@ class ExchangeConfig:
     """Seconds to wait for others in the first round, or ten times a peer's own first training, if longer."""
     round_timeout: float = 60.0
     """Seconds to wait for others in later rounds, or ten times the longest round so far, if longer."""
+    grace_timeout: float = 10.0
+    """Seconds that a broken connection has to come back before its neighbor counts as lost; at least 2."""
+    restart: int = 0
+    """How many times a process that dies is started again; it goes on from its checkpoint, or a neighbor's weights."""
 
     def __post_init__(self) -> None:
         _positive(self, "start_timeout", "handshake_timeout", "first_round_timeout", "round_timeout")
+        _check(self.grace_timeout >= 2, "grace_timeout", self.grace_timeout, "must be at least 2")
+        _not_negative(self, "restart")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from p2pfl.exchange.events import (
     Action,
+    Discard,
     Event,
     Fail,
     Finish,
@@ -30,6 +31,7 @@ __all__ = [
     "PATIENCE",
     "WINDOW",
     "Action",
+    "Discard",
     "Event",
     "Fail",
     "Finish",

@@ -84,6 +84,13 @@ class Send:
 
 
 @dataclass(frozen=True)
+class Discard:
+    """Throw away what is still on its way to a neighbor, which may never take it, so that buffers get free."""
+
+    neighbor: int
+
+
+@dataclass(frozen=True)
 class Train:
     """Start this round's local training, and report `Trained`."""
 
@@ -122,7 +129,7 @@ class Fail:
     reason: str
 
 
-Action = Send | Train | RoundDone | Note | Finish | Fail
+Action = Send | Discard | Train | RoundDone | Note | Finish | Fail
 
 
 @dataclass(frozen=True)

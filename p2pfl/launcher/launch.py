@@ -50,14 +50,23 @@ class Launch:
 
 @dataclass
 class Outcome:
-    """How it ended. `reason` is one line; `lost` are those that died or failed, which a centralized run may survive."""
+    """How it ended. `reason` is one line; `lost` are those that died or failed for good, which a run may survive.
+
+    `restarts`: how often each of those that died was started again.
+    """
 
     status: Literal["complete", "failed", "usage", "interrupted"] = "complete"
     reason: str = ""
     lost: list[str] = field(default_factory=list)
     first_loss: str = ""
+    restarts: dict[str, int] = field(default_factory=dict)
     refused: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+
+    def fail(self, reason: str, status: Literal["failed", "usage"] = "failed") -> None:
+        """End the run; what ended it first is what counts."""
+        if not self.reason:
+            self.status, self.reason = status, reason
 
 
 @dataclass
@@ -68,10 +77,33 @@ class _Worker:
     link: Connection | None
     endpoint: str | None = None
     done_since: float | None = None
+    heard: float = 0.0  # when it last reported anything
+    failure: str = ""  # why it ended, in its own words
+    usage: bool = False
 
     @property
     def done(self) -> bool:
         return self.done_since is not None
+
+
+@dataclass
+class _Run:
+    """A launch under way. `begun`: everybody was ready, and has been told where its neighbors are."""
+
+    plan: Launch
+    observer: Observer
+    interrupts: Interrupts
+    sockets: Path
+    outcome: Outcome
+    workers: list[_Worker] = field(default_factory=list)
+    dataset: Path = Path()
+    begun: bool = False
+
+    def neighbors_of(self, index: int) -> dict[int, str]:
+        """Where those neighbors of a worker are that are not gone for good and have not finished."""
+        links = sorted(self.plan.cast.links[index])
+        here = [self.workers[peer] for peer in links]
+        return {w.index: str(w.endpoint) for w in here if not w.done and w.name not in self.outcome.lost}
 
 
 def launch(plan: Launch, observer: Observer) -> Outcome:
@@ -82,23 +114,23 @@ def launch(plan: Launch, observer: Observer) -> Outcome:
     began = time.monotonic()
     outcome = Outcome()
     sockets = Path(tempfile.mkdtemp(prefix="p2pfl-"))  # mode 0700: nobody else can connect
-    workers: list[_Worker] = []
     try:
         with interruptible() as interrupts, fork_server():
+            run = _Run(plan, observer, interrupts, sockets, outcome)
             try:
-                dataset = prepare_data(plan.config, plan.cast, observer)
+                run.dataset = prepare_data(plan.config, plan.cast, observer)
                 observer.say(f"results in {plan.run_dir}")
                 observer.say(f"starting {plan.topology.n} process{'es' * (plan.topology.n > 1)}")
                 for index in range(plan.topology.n):
                     with interrupts.shielded():  # a process that is started is one that gets ended
-                        workers.append(_start_worker(plan, index, dataset, sockets))
-                _watch(plan, workers, observer, outcome, interrupts)
+                        run.workers.append(_start_worker(run, index))
+                _watch(run)
             except KeyboardInterrupt:
                 outcome.status, outcome.reason = "interrupted", "interrupted"
                 observer.say("stopping; everything so far is saved")
             finally:
                 interrupts.hold()  # what follows is short, and must not be cut short
-                _end(workers, observer)
+                _end(run.workers, observer)
     finally:
         shutil.rmtree(sockets, ignore_errors=True)
     outcome.seconds = time.monotonic() - began
@@ -113,57 +145,83 @@ def _run_worker(spec: messages.WorkerSpec, link: Connection) -> None:
     process.main(spec, link)
 
 
-def _start_worker(plan: Launch, index: int, dataset: Path, sockets: Path) -> _Worker:
-    if plan.binds is not None:
+def _start_worker(run: _Run, index: int, again: bool = False) -> _Worker:
+    """`again`: it has died while the others are, or may be, at work."""
+    plan = run.plan
+    if again and run.workers[index].endpoint is not None:
+        bind = str(run.workers[index].endpoint)  # where the others look for it
+    elif plan.binds is not None:
         bind = plan.binds[index]
     else:
-        bind = "tcp://127.0.0.1:*" if plan.config.exchange.transport == "tcp" else f"ipc://{sockets}/{index}"
+        bind = "tcp://127.0.0.1:*" if plan.config.exchange.transport == "tcp" else f"ipc://{run.sockets}/{index}"
     spec = messages.WorkerSpec(
         config=plan.config,
         run_dir=plan.run_dir,
-        dataset=dataset,
+        dataset=run.dataset,
         index=index,
         run=plan.run,
         settings=plan.settings,
         bind=bind,
-        resume=plan.resume,
+        resume=plan.resume or again,
         link_delay=plan.link_delay,
+        endpoints=run.neighbors_of(index) if again and run.begun else None,
+        restarted=again and run.begun,
     )
     name = plan.topology.names[index]
     process, link = start(f"p2pfl-{name}", _run_worker, spec)
-    return _Worker(index, name, process, link)
+    return _Worker(index, name, process, link, heard=time.monotonic())
 
 
-def _watch(plan: Launch, workers: list[_Worker], observer: Observer, outcome: Outcome, interrupts: Interrupts) -> None:
+def _watch(run: _Run) -> None:
     """Until everybody has ended, or the run cannot go on; then the others are ended too."""
-    by_link = {worker.link: worker for worker in workers}
+    plan, outcome = run.plan, run.outcome
     deadline = time.monotonic() + plan.config.exchange.start_timeout
     alone_since: float | None = None
-    while any(worker.process.is_alive() or worker.link for worker in workers):
-        links = [worker.link for worker in workers if worker.link]
-        sentinels = [worker.process.sentinel for worker in workers if worker.process.is_alive()]
-        for ready in multiprocessing.connection.wait([*links, *sentinels], LOOK_SECONDS):
+    while any(worker.process.is_alive() or worker.link for worker in run.workers):
+        by_link = {worker.link: worker for worker in run.workers if worker.link}
+        sentinels = [worker.process.sentinel for worker in run.workers if worker.process.is_alive()]
+        for ready in multiprocessing.connection.wait([*by_link, *sentinels], LOOK_SECONDS):
             if isinstance(ready, Connection) and by_link[ready].link:
-                with interrupts.shielded():
-                    _read(plan, by_link[ready], workers, observer, outcome)
-        for worker in workers:
-            if worker.process.is_alive() or worker.link is not None or worker.done or worker.name in outcome.lost:
-                continue
-            if worker.process.exitcode != 0:
-                log = plan.run_dir / "peers" / plan.topology.node_path(worker.index) / "log.txt"
-                reason = f"{_called(plan, worker)} died ({exit_text(worker.process)}); see {log}"
-                _lose(plan, worker, workers, reason, observer, outcome)
-        if any(worker.endpoint is None for worker in workers) and time.monotonic() > deadline:
-            late = ", ".join(_called(plan, worker) for worker in workers if worker.endpoint is None)
-            outcome.status, outcome.reason = "failed", f"{late} not ready in time (--start-timeout)"
-        alone_since = (alone_since or time.monotonic()) if _is_alone(plan, workers) else None
-        if alone_since is not None and time.monotonic() > alone_since + ALONE_SECONDS and not outcome.reason:
-            outcome.status, outcome.reason = "failed", "all clients are gone, and the coordinator does not answer"
+                with run.interrupts.shielded():
+                    _read(run, by_link[ready])
+        for worker in run.workers:
+            ended = not worker.process.is_alive() and worker.link is None and not worker.done
+            if ended and worker.name not in outcome.lost:
+                _on_end(run, worker)
+        if not run.begun and time.monotonic() > deadline:
+            late = ", ".join(_called(plan, worker) for worker in run.workers if worker.endpoint is None)
+            outcome.fail(f"{late} not ready in time (--start-timeout)")
+        alone_since = (alone_since or time.monotonic()) if _is_alone(plan, run.workers) else None
+        if alone_since is not None and time.monotonic() > alone_since + ALONE_SECONDS:
+            outcome.fail("all clients are gone, and the coordinator does not answer")
         if outcome.reason:
             return
-        if _is_over(plan, workers):
-            outcome.lost += [worker.name for worker in workers if not worker.done and worker.name not in outcome.lost]
+        if _is_over(run):
+            silent = [worker.name for worker in run.workers if not worker.done and worker.name not in outcome.lost]
+            outcome.lost += silent
             return
+
+
+def _on_end(run: _Run, worker: _Worker) -> None:
+    """A worker has ended without having finished: start it again, or do without it, or end the run."""
+    plan, outcome = run.plan, run.outcome
+    if worker.failure:
+        reason = f"{_called(plan, worker)}: {worker.failure}"
+    else:
+        log = plan.run_dir / "peers" / plan.topology.node_path(worker.index) / "log.txt"
+        reason = f"{_called(plan, worker)} died ({exit_text(worker.process)}); see {log}"
+    if worker.usage:
+        outcome.lost.append(worker.name)
+        outcome.fail(reason, "usage")
+    elif outcome.restarts.get(worker.name, 0) < plan.config.exchange.restart and not outcome.reason:
+        outcome.restarts[worker.name] = outcome.restarts.get(worker.name, 0) + 1
+        run.observer.warn(f"{reason}; started again")
+        with run.interrupts.shielded():
+            endpoint = worker.endpoint
+            run.workers[worker.index] = _start_worker(run, worker.index, again=True)
+            run.workers[worker.index].endpoint = endpoint if run.begun else None
+    else:
+        _lose(run, worker, reason)
 
 
 def _is_alone(plan: Launch, workers: list[_Worker]) -> bool:
@@ -174,26 +232,45 @@ def _is_alone(plan: Launch, workers: list[_Worker]) -> bool:
     return not any(worker.process.is_alive() for worker in workers if worker.index != center)
 
 
-def _is_over(plan: Launch, workers: list[_Worker]) -> bool:
-    """Whether the coordinator has finished and its clients have had time to hear of it; they may hang."""
-    if plan.cast.coordinator is None:
+def _is_over(run: _Run) -> bool:
+    """Whether all that matters have finished, and the others, which may hang, have had time to hear of it."""
+    now, center = time.monotonic(), run.plan.cast.coordinator
+    if center is not None:
+        done_since = run.workers[center].done_since
+        return done_since is not None and now > done_since + STOP_SECONDS
+    rest = [worker for worker in run.workers if not worker.done and worker.name not in run.outcome.lost]
+    if not rest or not any(worker.done for worker in run.workers):
         return False
-    done_since = workers[plan.cast.coordinator].done_since
-    return done_since is not None and time.monotonic() > done_since + STOP_SECONDS
+    # Peers that were cut off may still be at work; one that reports nothing for so long is frozen.
+    patience = max(run.plan.config.exchange.round_timeout, STOP_SECONDS)
+    return all(now > worker.heard + patience for worker in rest)
 
 
-def _lose(
-    plan: Launch, worker: _Worker, workers: list[_Worker], reason: str, observer: Observer, outcome: Outcome
-) -> None:
-    """A worker has died or failed: the end of the run, unless it is a client, which its coordinator can do without."""
+def _lose(run: _Run, worker: _Worker, reason: str) -> None:
+    """A worker is gone for good. That is the end of the run, unless the others can do without it."""
+    plan, outcome = run.plan, run.outcome
     outcome.lost.append(worker.name)
-    begun = all(other.endpoint is not None for other in workers)
-    if begun and plan.cast.coordinator not in (None, worker.index):
-        observer.warn(reason)
+    can_spare = run.begun and plan.cast.coordinator not in (None, worker.index)
+    if plan.config.mode == "gossip":
+        least = plan.config.gossip.min_peers
+        can_spare = run.begun and plan.topology.n - len(outcome.lost) >= (plan.topology.n if least is None else least)
+    if can_spare:
+        run.observer.warn(reason)
         outcome.first_loss = outcome.first_loss or reason
-    elif not outcome.reason:
+        _pass_on_the_model(run)
+    else:
         first = f" (first: {outcome.first_loss})" if outcome.first_loss else ""
-        outcome.status, outcome.reason = "failed", reason + first
+        outcome.fail(reason + first)
+
+
+def _pass_on_the_model(run: _Run) -> None:
+    """If whoever was to evaluate and save the run's model is gone, the first that is left does it."""
+    if run.plan.config.mode != "gossip":
+        return
+    left = [worker for worker in run.workers if worker.name not in run.outcome.lost and not worker.done]
+    if left and left[0].index > 0 and left[0].link is not None and not run.workers[0].done:
+        with contextlib.suppress(OSError):
+            left[0].link.send_bytes(messages.encode(messages.HoldModel()))
 
 
 def _called(plan: Launch, worker: _Worker) -> str:
@@ -202,22 +279,25 @@ def _called(plan: Launch, worker: _Worker) -> str:
     return "the coordinator" if worker.index == plan.cast.coordinator else f"client {worker.name}"
 
 
-def _read(plan: Launch, worker: _Worker, workers: list[_Worker], observer: Observer, outcome: Outcome) -> None:
+def _read(run: _Run, worker: _Worker) -> None:
     assert worker.link is not None
+    plan, observer, outcome = run.plan, run.observer, run.outcome
     try:
         message = messages.decode_from_worker(worker.link.recv_bytes())
     except (EOFError, OSError):
         worker.link.close()
         worker.link = None
         return
+    worker.heard = time.monotonic()
     if isinstance(message, messages.Ready):
-        worker.endpoint = message.endpoint
-        ready = sum(other.endpoint is not None for other in workers)
-        observer.progress("processes ready", ready, len(workers))
-        if ready == len(workers):
-            observer.expect(message.steps)
-            observer.say(_forecast(plan, message))
-            _introduce(plan, workers)
+        if not run.begun:
+            worker.endpoint = message.endpoint
+            ready = sum(other.endpoint is not None for other in run.workers)
+            observer.progress("processes ready", ready, len(run.workers))
+            if ready == len(run.workers):
+                observer.expect(message.steps)
+                observer.say(_forecast(plan, message))
+                _introduce(run)
     elif isinstance(message, messages.Stepped):
         observer.step(worker.index, message.steps)
     elif isinstance(message, messages.RoundFinished):
@@ -228,11 +308,8 @@ def _read(plan: Launch, worker: _Worker, workers: list[_Worker], observer: Obser
         worker.done_since = time.monotonic()
         for reason, count in message.refused.items():
             outcome.refused[reason] = outcome.refused.get(reason, 0) + count
-    elif isinstance(message, messages.Failed) and not outcome.reason:
-        reason = f"{_called(plan, worker)}: {message.reason}"
-        if message.usage:
-            outcome.status, outcome.reason = "usage", reason
-        _lose(plan, worker, workers, reason, observer, outcome)
+    elif isinstance(message, messages.Failed):
+        worker.failure, worker.usage = message.reason, message.usage
 
 
 def _forecast(plan: Launch, ready: messages.Ready) -> str:
@@ -251,14 +328,13 @@ def _forecast(plan: Launch, ready: messages.Ready) -> str:
     )
 
 
-def _introduce(plan: Launch, workers: list[_Worker]) -> None:
+def _introduce(run: _Run) -> None:
     """Tell everybody where its own neighbors are, and nobody else."""
-    endpoints = {worker.index: worker.endpoint for worker in workers}
-    for worker in workers:
-        mine = {peer: str(endpoints[peer]) for peer in sorted(plan.cast.links[worker.index])}
+    run.begun = True
+    for worker in run.workers:
         if worker.link is not None:
             with contextlib.suppress(OSError):
-                worker.link.send_bytes(messages.encode(messages.Endpoints(mine)))
+                worker.link.send_bytes(messages.encode(messages.Endpoints(run.neighbors_of(worker.index))))
 
 
 def _end(workers: list[_Worker], observer: Observer) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from torch import Tensor
@@ -39,7 +40,8 @@ class Peer:
     def __init__(
         self, plan: ev.Plan, hoods: Hoods, x: Tensor, training: Algorithm[Any], consensus: Algorithm[Any]
     ) -> None:
-        self.plan = plan
+        self._unsent = dict(plan.unsent)  # rounds before the first whose vectors neighbors may still need
+        self.plan = plan = replace(plan, unsent={})  # so that their memory is free soon
         self.round = plan.first_round
         self.stage: Stage = "new"
         self._session = Session(plan)
@@ -50,7 +52,6 @@ class Peer:
         self._neighbors = Neighbors(plan, self._session, self._standing)
         self._inbox = Inbox(self._senders_in, x.numel(), self._algorithm_of, plan.last_round)
         self._outbox = Outbox()
-        self._owed = sorted(plan.unsent)  # rounds before the first whose vectors neighbors may still need
         self._state: Any = training.start(x, hoods)
         self._mixes = False  # the state is that of the consensus rounds
         self._mix: Mix | None = None
@@ -100,7 +101,7 @@ class Peer:
     @property
     def deadline(self) -> float:
         """When the next `Tick` is due: patience with a neighbor ends, or it is time for a sign of life."""
-        return self._patience.deadline(self.stage, self.round, self._blocking(), self._neighbors)
+        return self._patience.deadline(self.stage, self.round, self._neighbors)
 
     # Greeting
 
@@ -117,7 +118,7 @@ class Peer:
             return []
         unheard, target = self._neighbors.unheard, self._ahead()
         if unheard:
-            # Where a launcher has waited for everybody to be there, or others are at work, who cannot be reached is away.
+            # Who cannot be reached is away, if a launcher has waited for all to be there, or others are at work.
             late = self.plan.rejoins or target > self.round or self.plan.timeouts.start is None
             spared = self._is_spared(unheard)
             if not (late and spared and unheard == self._neighbors.unreachable and self._neighbors.heard_any):
@@ -136,7 +137,8 @@ class Peer:
             return self._begin_round(now)
         # Without weights of its own, or where the others only mix any more, it first takes over a neighbor's.
         self._adopting = empty or round > self.plan.training_rounds + 1
-        self._owed, self._mixes = [], False
+        self._mixes = False
+        self._unsent.clear()
         self._outbox = Outbox()
         for neighbor in self.plan.links:
             self._inbox.relist(neighbor, round)
@@ -176,7 +178,7 @@ class Peer:
             return []
         actions = [*self._grants(), *self._serve_those_behind()]
         ready = self._trained or self._algorithm.overlapped
-        if not self._began and ready and self._outbox.idle and self._flushed and not self._owed:
+        if not self._began and ready and self._outbox.idle and self._flushed and not self._unsent:
             actions += self._begin_exchange()
             if not self._trained:
                 actions += self._train(now)
@@ -193,9 +195,9 @@ class Peer:
     def _serve_those_behind(self) -> list[ev.Action]:
         """Vectors of earlier rounds, from the checkpoint that this peer goes on with, to neighbors without them."""
         actions: list[ev.Action] = []
-        while self._owed and self._outbox.idle:
-            round = self._owed.pop(0)
-            items = [item for item in self.plan.unsent[round].items() if self._neighbors.serves(item[0], round)]
+        while self._unsent and self._outbox.idle:
+            round = min(self._unsent)
+            items = [item for item in self._unsent.pop(round).items() if self._neighbors.serves(item[0], round)]
             actions += self._deliver(self._outbox.begin(round, items))
         return actions
 
@@ -296,7 +298,8 @@ class Peer:
             actions.append(ev.Note(news, matters=True))
         if self.stage == "greeting":
             return actions + self._begin_if_greeted(now)
-        again = [self._session.say("grant", neighbor, round) for round in self._inbox.granted_to(neighbor)]
+        again: list[ev.Action] = []
+        again += [self._session.say("grant", neighbor, round) for round in self._inbox.granted_to(neighbor)]
         payload = self._current.get(neighbor)
         in_exchange = self._began and self.stage == "working"
         if in_exchange and payload is not None and self._neighbors.serves(neighbor, self.round):
@@ -399,7 +402,7 @@ class Peer:
         actions: list[ev.Action] = []
         for neighbor in neighbors:
             news = f"goes on without peer {self.plan.name([neighbor])} from round {self.round} on ({why})"
-            actions += [ev.Note(news, matters=True), *self._neighbors.drop(neighbor)]
+            actions += [ev.Note(news, matters=True), ev.Discard(neighbor), *self._neighbors.drop(neighbor)]
             self._do_without(neighbor)
         self._patience.wait(now)
         return actions + self._advance(now) if neighbors else []
@@ -429,7 +432,7 @@ class Peer:
             serves = self.round + (self.stage == "recording" or self._adopting)
             return self._outbox.round if neighbor in self._outbox.waiting_for else serves, needs
         first = self.round
-        while neighbor in self.plan.unsent.get(first - 1, ()):
+        while neighbor in self._unsent.get(first - 1, ()):
             first -= 1
         return first + self._adopting, self.round
 

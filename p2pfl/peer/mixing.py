@@ -37,6 +37,7 @@ class Mix:
         self._order = sorted([*senders, me])
         self._expects = expects
         self._folded = 0
+        self._done: set[int] = set()
         self._filled: Counter[str] = Counter()  # elements of the next sender's vectors that are in
 
     @property
@@ -51,11 +52,13 @@ class Mix:
 
     def has(self, sender: int) -> bool:
         """Whether nothing is needed of a sender any more."""
-        return sender in self._order[: self._folded] or self._inbox.is_whole(self._round, sender)
+        return sender in self._done or self._inbox.is_whole(self._round, sender)
 
     def missing(self) -> set[int]:
         """Senders that are waited for."""
-        return {sender for sender in self._order if sender != self._me and self._expects(sender) and not self.has(sender)}
+        return {
+            sender for sender in self._order if sender != self._me and self._expects(sender) and not self.has(sender)
+        }
 
     def fold(self, own: Payload | None) -> int:
         """Add everything that can be added, `own` in the place of who is missing. Returns how many became whole."""
@@ -64,6 +67,7 @@ class Mix:
             if not self._add(sender, own):
                 break
             self._folded += 1
+            self._done.add(sender)
             self._filled.clear()
         return self._folded - before
 

@@ -61,16 +61,9 @@ class Patience:
 
     # What follows
 
-    def deadline(self, stage: str, round: int, waits: Collection[int], neighbors: Neighbors) -> float:
-        """When it is time to look again."""
-        due = self._notice_due(stage, neighbors)
-        if not self._is_waiting(stage):
-            return due
-        seconds = self._seconds(stage, round)
-        if stage == "greeting" or not waits:
-            return min(due, self._moved + seconds)
-        soonest = min(neighbors.silent_since(n, self._since) for n in waits) + seconds
-        return min(due, soonest, self._moved + STALLED * seconds, self._remind_due(seconds))
+    def deadline(self, stage: str, round: int, neighbors: Neighbors) -> float:
+        """When it is time to look again: with the next sign of life, since asking who is silent takes longer."""
+        return self._moved + self._seconds(stage, round) if stage == "greeting" else self._notice_due(stage, neighbors)
 
     def exhausted(
         self, now: float, stage: str, round: int, waits: Collection[int], neighbors: Neighbors

@@ -29,6 +29,10 @@ class Delayed:
         self._under_way.append((time.monotonic() + self._seconds, neighbor, message))
         return len(wire.encode(message)[0]) + message.size
 
+    def discard(self, neighbor: int) -> None:
+        self._under_way = deque(item for item in self._under_way if item[1] != neighbor)
+        self._transport.discard(neighbor)
+
     def flushed(self) -> bool:
         return not any(message.size for _, _, message in self._under_way) and self._transport.flushed()
 

@@ -53,8 +53,11 @@ class Transport(Protocol):
     def send(self, neighbor: int, message: Message) -> int:
         """Hand over a message and return its bytes; its body must not change until `flushed`.
 
-        Raises TransportError where the link is full, which means that the neighbor takes nothing any more.
+        A link that is full, since the neighbor takes nothing any more, counts as broken: 0 bytes were sent.
         """
+
+    def discard(self, neighbor: int) -> None:
+        """Throw away what was handed over for a neighbor and has not left; the link is then made anew."""
 
     def flushed(self) -> bool:
         """Whether no body handed over is still being sent."""

@@ -40,6 +40,9 @@ class MemoryTransport:
         self._hub.queue(self._links[neighbor]).put((header, bytes(body)))
         return len(header) + message.size
 
+    def discard(self, neighbor: int) -> None:
+        """Nothing: everything has left at once."""
+
     def flushed(self) -> bool:
         return True
 

@@ -27,7 +27,7 @@ RECONNECT_MS = 50
 RECONNECT_MAX_MS = 1_000
 LINGER_MS = 1_000
 LOST_SECONDS = 10.0  # a broken connection that does not come back within this is a lost neighbor
-CONTROL_MESSAGES = 64  # hello, grants, acknowledgements and goodbye that may wait in one link
+CONTROL_MESSAGES = 256  # hello, grants, acknowledgements, notices and goodbye that may wait in one link
 _NOW, _AND_MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)  # joining the enums takes longer than a send
 MANY_TRACKERS = 1024  # that may wait until somebody asks whether they are done
 LOOK_SECONDS = 0.05  # a broken connection is noticed this late at most while messages keep coming
@@ -37,15 +37,20 @@ POLL_BATCH = 64  # messages taken from the socket before the peer looks after it
 class ZmqTransport:
     """One peer's sockets. Use as a context manager, or call `close`."""
 
-    def __init__(self, bind: str) -> None:
-        """Bind to `ipc:///path`, `tcp://host:port` or `tcp://host:*`. Raises TransportError naming the endpoint."""
+    def __init__(self, bind: str, grace: float = LOST_SECONDS) -> None:
+        """Bind to `ipc:///path`, `tcp://host:port` or `tcp://host:*`. Raises TransportError naming the endpoint.
+
+        `grace`: seconds after which a connection that broke, or never came about, counts as lost.
+        """
         if bind.startswith("ipc://") and len(bind) - 6 > zmq.IPC_PATH_MAX_LEN:
             raise TransportError(f"{bind}: longer than {zmq.IPC_PATH_MAX_LEN} bytes; set TMPDIR to a shorter folder")
         self._context = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
         self._links: dict[int, zmq.Socket[bytes]] = {}
         self._monitors: dict[zmq.Socket[bytes], int] = {}
+        self._grace = grace
         self._down_since: dict[int, float] = {}
+        self._new: set[int] = set()  # of these, those that have never been connected
         self._lost: set[int] = set()
         self._trackers: list[zmq.MessageTracker] = []
         self._looked = 0.0  # when it last looked after connections, beside messages
@@ -76,7 +81,10 @@ class ZmqTransport:
         # Grants bound what waits in a link to one payload, or two after a broken connection.
         self._mark = 2 * wire.chunk_count(vector_bytes) + CONTROL_MESSAGES
         self._endpoints = dict(endpoints)
+        now = time.monotonic()
         for neighbor in endpoints:
+            self._new.add(neighbor)
+            self._down_since[neighbor] = now
             self._open_link(neighbor)
 
     def _open_link(self, neighbor: int) -> None:
@@ -118,9 +126,21 @@ class ZmqTransport:
                 self._trackers.append(link.send(body, _NOW, copy=False, track=True))
                 if len(self._trackers) > MANY_TRACKERS:
                     self.flushed()  # lets go of those that are done, where nobody else asks
-        except zmq.Again:
-            raise TransportError(f"peer {neighbor} has stopped taking messages") from None
+        except zmq.Again:  # it takes nothing any more: as good as broken
+            self._renew_link(neighbor)
+            return 0
         return len(header) + message.size
+
+    def discard(self, neighbor: int) -> None:
+        if neighbor in self._links:
+            self._renew_link(neighbor)
+            self._lost.add(neighbor)  # which is known; when it comes back is what is worth telling
+
+    def _renew_link(self, neighbor: int) -> None:
+        """A new link, because the old one keeps what was not sent yet."""
+        self._down_since.setdefault(neighbor, time.monotonic())
+        self._close_link(next(monitor for monitor, other in self._monitors.items() if other == neighbor), 0)
+        self._open_link(neighbor)
 
     def flushed(self) -> bool:
         self._trackers = [tracker for tracker in self._trackers if not tracker.done]
@@ -180,24 +200,24 @@ class ZmqTransport:
         while monitor.poll(0):
             kind = parse_monitor_message(monitor.recv_multipart())["event"]
             if kind == zmq.EVENT_DISCONNECTED:
-                # A new link, because the old one keeps what was not sent yet, and the peer will say it all again.
-                self._down_since.setdefault(neighbor, time.monotonic())
-                self._close_link(monitor, 0)
-                self._open_link(neighbor)
+                self._renew_link(neighbor)  # the peer will say it all again
                 return
             if neighbor in self._down_since:
                 del self._down_since[neighbor]
                 self._lost.discard(neighbor)
-                events.append(Reconnected(neighbor))
+                if neighbor not in self._new:
+                    events.append(Reconnected(neighbor))
+                self._new.discard(neighbor)
 
     def _next_loss(self) -> float | None:
         waiting = [since for neighbor, since in self._down_since.items() if neighbor not in self._lost]
-        return min(waiting) + LOST_SECONDS if waiting else None
+        return min(waiting) + self._grace if waiting else None
 
     def _losses(self) -> list[Event]:
-        limit = time.monotonic() - LOST_SECONDS
+        limit = time.monotonic() - self._grace
         gone = [n for n, since in self._down_since.items() if since <= limit and n not in self._lost]
         self._lost.update(gone)
+        self._new.difference_update(gone)  # should it come about after all, that is worth telling
         return [Lost(neighbor) for neighbor in gone]
 
 

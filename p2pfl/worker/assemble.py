@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +46,13 @@ class _Setting:
         return self.spec.config
 
 
-def assemble(spec: messages.WorkerSpec, topology: Topology, peer_dir: Path, report: Report) -> Parts:
+def assemble(
+    spec: messages.WorkerSpec,
+    topology: Topology,
+    peer_dir: Path,
+    report: Report,
+    takes_over: Callable[[], bool] = lambda: False,
+) -> Parts:
     """Load the data, build the model or restore it, and set up logic and records."""
     parts = cast(spec.config, topology)
     is_coordinator = spec.index == parts.coordinator
@@ -69,14 +77,20 @@ def assemble(spec: messages.WorkerSpec, topology: Topology, peer_dir: Path, repo
         layout=trainer.layout.digest,
         timeouts=_timeouts(spec),
         first_round=first_round,
-        unsent={} if saved is None else _unsent(saved),
+        unsent={} if saved is None else _unsent(saved, peer_dir),
+        life=int(time.time() * 1000),
+        rejoins=spec.restarted,
+        empty=saved is None,
+        absent=_absent(spec, parts),
+        spare=_spare(spec.config, topology.n),
     )
     keeper = Keeper(
         spec.config,
         spec.run_dir,
         peer_dir,
         evaluates=spec.index in parts.evaluators,
-        holds_model=spec.index == parts.model_holder,
+        chosen=spec.index == parts.model_holder,
+        takes_over=takes_over,
         sketches=spec.config.mode in ("gossip", "local"),
         settings=spec.settings,
         consensus_rounds=parts.consensus_rounds,
@@ -92,7 +106,13 @@ def _peer(setting: _Setting) -> exchange.Logic:
     hood = neighborhood(matrix, setting.spec.index)
     contraction = 1.0 - spectral_gap(matrix) if is_symmetric(matrix) else 0.0
     training = gossip.build_algorithm(config)
-    return peer.Peer(setting.plan, lambda round: hood, setting.trainer.host, training, gossip.Chebyshev(contraction))
+    return peer.Peer(
+        setting.plan,
+        lambda round: hood,
+        setting.trainer.host,
+        training,
+        gossip.Chebyshev(contraction, config.training.rounds + 1),
+    )
 
 
 def _client(setting: _Setting) -> exchange.Logic:
@@ -168,7 +188,7 @@ def _restore(
         report(messages.Warned(line))
     if saved is None:
         took_part = any(record.round <= limit for record in records.read_rounds(peer_dir))
-        if took_part and refused:
+        if took_part and refused and not spec.restarted:
             raise CheckpointError(f"{peer_dir / 'checkpoint'}: none of it is whole; start a new run without --resume")
         return None
     if saved.settings != spec.settings or saved.layout != trainer.layout.digest:
@@ -179,15 +199,36 @@ def _restore(
     return saved
 
 
-def _unsent(saved: checkpoint.Checkpoint) -> dict[int, gossip.Payload]:
+def _unsent(saved: checkpoint.Checkpoint, peer_dir: Path) -> dict[int, dict[int, gossip.Payload]]:
+    """By round what went to each neighbor in the last two, for those whose newest checkpoint is older, or damaged."""
+    found = [saved]
+    before, _ = checkpoint.newest(peer_dir / "checkpoint", at_most=saved.round - 1)
+    if before is not None and (before.round, before.settings) == (saved.round - 1, saved.settings):
+        found.append(before)
+    return {kept.round: _payloads(kept) for kept in found}
+
+
+def _payloads(kept: checkpoint.Checkpoint) -> dict[int, gossip.Payload]:
     return {
-        neighbor: gossip.Payload({name: (v,) for name, v in vectors.items()}, saved.scalars.get(neighbor, {}))
-        for neighbor, vectors in saved.sent.items()
+        neighbor: gossip.Payload({name: (v,) for name, v in vectors.items()}, kept.scalars.get(neighbor, {}))
+        for neighbor, vectors in kept.sent.items()
     }
+
+
+def _absent(spec: messages.WorkerSpec, parts: Cast) -> frozenset[int]:
+    """Neighbors that are known to be gone for good."""
+    known = parts.links[spec.index] if spec.endpoints is None else spec.endpoints.keys()
+    return parts.links[spec.index] - known
+
+
+def _spare(config: RunConfig, peers: int) -> int:
+    """How many neighbors a peer may do without. Where a launcher starts processes again, it is the one that counts."""
+    least = config.gossip.min_peers
+    return peers - 1 if config.exchange.restart else peers - (peers if least is None else least)
 
 
 def _timeouts(spec: messages.WorkerSpec) -> exchange.Timeouts:
     limits = spec.config.exchange
     # Without a launcher nobody knows when the neighbors start: greeting them is part of the start.
-    start = None if spec.endpoints is None else limits.start_timeout
+    start = None if spec.endpoints is None or spec.restarted else limits.start_timeout
     return exchange.Timeouts(start, limits.handshake_timeout, limits.first_round_timeout, limits.round_timeout)

@@ -49,6 +49,7 @@ class Control:
 
     def __init__(self) -> None:
         self.endpoints: queue.SimpleQueue[dict[int, str] | None] = queue.SimpleQueue()
+        self.holds_model = False  # the launcher has said so since the start
         self._on_stop: Callable[[], None] | None = None
         self._stopped = False  # no Event: its lock could be held when a signal handler sets it
 
@@ -82,6 +83,8 @@ class Control:
                 message = messages.decode_to_worker(link.recv_bytes())
                 if isinstance(message, messages.Stop):
                     self.stop()
+                elif isinstance(message, messages.HoldModel):
+                    self.holds_model = True
                 else:
                     self.endpoints.put(message.endpoints)
         except (EOFError, OSError):

@@ -146,6 +146,8 @@ class Driver:
     def _do(self, action: exchange.Action) -> None:
         if isinstance(action, exchange.Send):
             self._sent[action.neighbor] += self._transport.send(action.neighbor, action.message)
+        elif isinstance(action, exchange.Discard):
+            self._transport.discard(action.neighbor)
         elif isinstance(action, exchange.Train):
             self._profile.begin(action.round)
             self._submit(self._load_and_train if action.load else self._train, action.round)
@@ -155,6 +157,8 @@ class Driver:
             self._submit(self._settle, action.round)
         elif isinstance(action, exchange.Note):
             self._log.warning("%s", action.text)
+            if action.matters:
+                self._report(messages.Warned(action.text))
         elif isinstance(action, exchange.Fail):
             raise TransportError(action.reason)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from p2pfl.training import Trainer
 class Keeper:
     """Where and when one process writes. `elapsed_before`: seconds of the run that this one resumes.
 
-    `evaluates`: it measures accuracy during the run. `holds_model`: at the end it has the run's model.
+    `evaluates`: it measures accuracy during the run. `chosen`, or `takes_over` during the run: at the end it has the
+    run's model.
     `sketches`: its weights are compared with others' by their sketches.
     """
 
@@ -31,11 +32,17 @@ class Keeper:
     run_dir: Path
     peer_dir: Path
     evaluates: bool
-    holds_model: bool
+    chosen: bool
     sketches: bool
     settings: str
     consensus_rounds: int
     elapsed_before: float = 0.0
+    takes_over: Callable[[], bool] = lambda: False
+
+    @property
+    def holds_model(self) -> bool:
+        """Whether it evaluates and saves the run's model."""
+        return self.chosen or self.takes_over()
 
     def evaluation_samples(self, round: int) -> int | None:
         """How many test samples to evaluate on after a round (0: all); None where it is not due."""

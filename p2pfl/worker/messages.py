@@ -24,7 +24,8 @@ class WorkerSpec:
     bind: str
     resume: bool = False
     link_delay: float = 0.0  # seconds that every message is held back: the slow link of benchmarks and tests
-    endpoints: dict[int, str] | None = None  # known beforehand where the topology file has hosts and ports
+    endpoints: dict[int, str] | None = None  # known beforehand: the topology file has hosts and ports, or a restart
+    restarted: bool = False  # the others are at work already; neighbors without an endpoint are gone
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
@@ -91,7 +92,11 @@ class Stop(msgspec.Struct, tag=True, frozen=True):
     """End now; what was recorded stays."""
 
 
-ToWorker = Endpoints | Stop
+class HoldModel(msgspec.Struct, tag=True, frozen=True):
+    """From now on it is this peer that evaluates and saves the run's model: whoever was to do so is lost."""
+
+
+ToWorker = Endpoints | Stop | HoldModel
 
 encode = msgspec.msgpack.Encoder().encode
 decode_from_worker = msgspec.msgpack.Decoder(FromWorker).decode

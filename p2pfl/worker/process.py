@@ -49,14 +49,23 @@ def run(
     spec: messages.WorkerSpec,
     report: Report,
     control: Control,
-    make_transport: Callable[[str], Transport] = ZmqTransport,
+    make_transport: Callable[[str], Transport] | None = None,
 ) -> int:
     """Run one process to its end and return the process's exit status; errors are logged and reported."""
     topology = load_topology(spec.run_dir / "topology.graphml", least=1)
     peer_dir = spec.run_dir / "peers" / topology.node_path(spec.index)
     log = _open_log(peer_dir, spec.index)
+    grace = spec.config.exchange.grace_timeout
+    make_transport = make_transport or (lambda bind: ZmqTransport(bind, grace=grace))
     try:
-        _run(spec, assemble(spec, topology, peer_dir, report), report, control, make_transport, log)
+        _run(
+            spec,
+            assemble(spec, topology, peer_dir, report, lambda: control.holds_model),
+            report,
+            control,
+            make_transport,
+            log,
+        )
     except Interrupted:
         log.info("stopped")
         return EXIT_INTERRUPTED
@@ -107,9 +116,11 @@ def _run(
                 vector_bytes=vector_bytes,
             )
         )
-        endpoints = spec.endpoints or control.wait_for_endpoints(spec.config.exchange.start_timeout)
+        endpoints = spec.endpoints
+        if endpoints is None:
+            endpoints = control.wait_for_endpoints(spec.config.exchange.start_timeout)
         control.attach(driver.stop)
-        transport.connect({link: endpoints[link] for link in sorted(plan.links)}, vector_bytes)
+        transport.connect({link: endpoints[link] for link in sorted(plan.links - plan.absent)}, vector_bytes)
         driver.run()
         if profile.path is not None and not profile.written:
             before = profile.round < plan.first_round
