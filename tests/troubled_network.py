@@ -41,7 +41,7 @@ GRACE = 5.0
 
 
 class Troubled:
-    """All peers of a setting. `options` are the steps that are possible now, `do` takes one; `pass_time` is the clock."""
+    """All peers of a setting. `options` are the steps possible now, `do` takes one; `pass_time` is the clock."""
 
     def __init__(self, setting: Setting, spare: int) -> None:
         self.setting = setting

@@ -16,7 +16,7 @@ from p2pfl.gossip import Algorithm, Payload
 
 
 class Mix:
-    """The vectors of one round. `senders` are the in-neighbors by the round's mixing matrix; `expects` is asked anew."""
+    """The vectors of one round. `senders` are the in-neighbors by its mixing matrix; `expects` is asked anew."""
 
     def __init__(
         self,

@@ -106,13 +106,8 @@ def _peer(setting: _Setting) -> exchange.Logic:
     hood = neighborhood(matrix, setting.spec.index)
     contraction = 1.0 - spectral_gap(matrix) if is_symmetric(matrix) else 0.0
     training = gossip.build_algorithm(config)
-    return peer.Peer(
-        setting.plan,
-        lambda round: hood,
-        setting.trainer.host,
-        training,
-        gossip.Chebyshev(contraction, config.training.rounds + 1),
-    )
+    mixing = gossip.Chebyshev(contraction, config.training.rounds + 1)
+    return peer.Peer(setting.plan, lambda round: hood, setting.trainer.host, training, mixing)
 
 
 def _client(setting: _Setting) -> exchange.Logic:

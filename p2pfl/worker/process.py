@@ -58,14 +58,8 @@ def run(
     grace = spec.config.exchange.grace_timeout
     make_transport = make_transport or (lambda bind: ZmqTransport(bind, grace=grace))
     try:
-        _run(
-            spec,
-            assemble(spec, topology, peer_dir, report, lambda: control.holds_model),
-            report,
-            control,
-            make_transport,
-            log,
-        )
+        parts = assemble(spec, topology, peer_dir, report, lambda: control.holds_model)
+        _run(spec, parts, report, control, make_transport, log)
     except Interrupted:
         log.info("stopped")
         return EXIT_INTERRUPTED
