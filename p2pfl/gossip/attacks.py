@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -219,8 +219,3 @@ class Attacking(Generic[S]):
         if state.movement is None or state.spread is None:
             return view
         return replace(view, movement=state.movement, spread=state.spread)
-
-
-def attacking(algorithm: Algorithm[Any], attack: Attack, active: Callable[[int], bool]) -> Attacking[Any]:
-    """A peer's algorithm for training or consensus, with an attack in the rounds in which it is active."""
-    return Attacking(algorithm, attack, active)
