@@ -10,7 +10,7 @@ import numpy as np
 
 from p2pfl.config import Mode, RunConfig, is_robust
 from p2pfl.errors import ConfigError
-from p2pfl.topology import Topology, build_topology, consensus_rounds, mixing_matrix, neighborhood
+from p2pfl.topology import Topology, build_topology, consensus_rounds, mixing_matrix, mixing_rounds, neighborhood
 from p2pfl.topology.mixing import Matrix
 
 COORDINATOR = "coordinator"
@@ -81,13 +81,15 @@ def _gossip(config: RunConfig, topology: Topology) -> Cast:
     hoods = [neighborhood(matrix, peer) for peer in range(topology.n)]
     if is_robust(config):
         _check_byzantine(config.robust.byzantine or 0, topology, [len(hood.incoming) for hood in hoods])
+    # Robust rules are not accelerated; what they let pass mixes like W, so that is the best guess there is.
+    count = mixing_rounds if is_robust(config) else consensus_rounds
     return Cast(
         mode="gossip",
         topology=topology,
         matrix=matrix,
         links=tuple(frozenset({*hood.incoming, *hood.outgoing}) for hood in hoods),
         shards=topology.n,
-        consensus_rounds=consensus_rounds(matrix, config.gossip.consensus_tolerance),
+        consensus_rounds=count(matrix, config.gossip.consensus_tolerance),
     )
 
 

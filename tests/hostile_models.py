@@ -13,6 +13,7 @@ from user_models import Linear
 
 from p2pfl.federated import Client
 from p2pfl.gossip.attacks import Attacking, build_attack, relabeling, tampering
+from p2pfl.models import build_model
 from p2pfl.peer import Peer
 from p2pfl.training import Trainer
 
@@ -22,6 +23,10 @@ CLASSES = 10
 
 def linear(num_classes: int) -> nn.Module:
     return Linear(num_classes)
+
+
+def vgg(num_classes: int) -> nn.Module:
+    return build_model("vgg11", num_classes=num_classes, batch_norm=True, width=0.125)
 
 
 def _attack(index: int) -> tuple[str, float | None] | None:

@@ -13,7 +13,7 @@ from p2pfl.errors import ConfigError
 from p2pfl.estimate import estimate
 from p2pfl.gossip.blockwise import SIDE_BLOCK
 from p2pfl.roles import cast, topology_of
-from p2pfl.topology import make_topology
+from p2pfl.topology import consensus_rounds, make_topology, mixing_matrix, mixing_rounds
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,14 @@ def test_too_many_for_some_peer_is_refused_with_its_name(kind: str, n: int, byza
         assert str(caught.value).startswith(message)
         assert "\n" not in str(caught.value)
     cast(RunConfig.of(algorithm="median", byzantine=int(message.split("at most ")[1][0])), topology)
+
+
+def test_the_consensus_phase_takes_as_long_as_plain_mixing() -> None:
+    ring = make_topology("ring", 8)
+    w = mixing_matrix(ring)
+    assert cast(RunConfig(), ring).consensus_rounds == consensus_rounds(w, 1e-3)
+    robust = cast(RunConfig.of(algorithm="median", byzantine=1), ring)
+    assert robust.consensus_rounds == mixing_rounds(w, 1e-3) > 2 * consensus_rounds(w, 1e-3)
 
 
 def test_the_command_line_says_so_and_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,7 +103,8 @@ class GossipConfig:
     order: Literal["atc", "overlapped"] = "atc"
     """atc: train, exchange, mix. overlapped: exchange last round's weights while training (needs a smaller --lr)."""
     consensus_tolerance: float = 1e-3
-    """After the last round peers only mix, until their disagreement has shrunk to this fraction."""
+    """After the last round peers only mix, until their disagreement has shrunk to this fraction; robust algorithms for
+    as many rounds as plain mixing takes for that, without a promise."""
 
     def __post_init__(self) -> None:
         tolerance = self.consensus_tolerance

@@ -3,9 +3,9 @@
 ClippedGossip (He, Karimireddy & Jaggi 2022, "Byzantine-robust decentralized learning via ClippedGossip", algorithm 1):
     x_i⁺ = Σ_j W_ij (x_i + clip(x_j − x_i, τ_i)),  clip(z, τ) = z min(1, τ / ‖z‖)
     τ_i² = 1/δ_i Σ_{j ∈ S_i} W_ij ‖x_j − x_i‖²
-The paper's theory takes the honest neighbors for S_i and the hostile ones' weight for δ_i, which nobody can tell. As in
-its experiments the peer goes by distance instead: S_i are all but the B farthest neighbors, and δ_i is the weight of
-the B heaviest. B = 0 makes τ infinite: plain mixing.
+The radius of the paper's theory has the honest neighbors for S_i and the hostile ones' weight for δ_i, which nobody can
+tell. Here a peer goes by what it sees: S_i are all but the B farthest neighbors, and δ_i is the weight of the B
+heaviest. B = 0 makes τ infinite: plain mixing.
 
 For a symmetric W whose τ were the same everywhere honest peers would keep their mean; τ_i differ a little, and so the
 mean moves a little.
