@@ -69,6 +69,12 @@ def test_krum_by_its_definition() -> None:
         assert order[chosen([(updates[k],) for k in order], byzantine)] == int(np.argmin(scores))
 
 
+def test_krum_looks_at_as_many_neighbors_as_it_says() -> None:
+    """With one neighbor less or more it would be another of the three that are close together."""
+    updates = [torch.full((SIZE,), value) for value in (0.0, 5.0, 10.0, 10.1, 10.2)]
+    assert chosen([(update,) for update in updates], 1) == 3
+
+
 def test_of_equal_scores_krum_takes_the_first_and_leaves_the_updates_alone() -> None:
     updates = [torch.full((SIZE,), value) for value in (9.0, 1.0, 1.0, 1.0, 1.0)]
     assert chosen([(x,) for x in updates], 1) == 1
@@ -105,6 +111,7 @@ def test_a_missing_update_is_left_out_and_rounds_do_not_mix(averaging: str) -> N
     step(made, close_by(6, seed=1))
     found = step(made, close_by(5, seed=2), missing=True).clone()
     assert torch.equal(found, step(server(averaging, 1), close_by(5, seed=2)))
+    assert not made._gathered, "updates are not kept longer than they are needed"
 
 
 def test_the_servers_momentum_takes_the_robust_average_for_its_target() -> None:
