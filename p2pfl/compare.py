@@ -79,6 +79,8 @@ def plan_runs(base: RunConfig, wanted: Wanted) -> list[Planned]:
     base = replace_options(base, local_epochs=None, local_steps=steps)
     kinds = _profiled([*_gossip(base, wanted), *_centralized(base, wanted, n), *_alone(base, wanted, n)])
     _check_kinds(kinds)
+    if base.robust.byzantine is not None and not any(settings.is_robust(config) for _, config, _ in kinds):
+        raise ConfigError(f"--byzantine {base.robust.byzantine}: no run here has a robust --algorithm or --averaging")
     return [
         Planned(f"{name}-seed-{seed}", replace_options(config, seed=seed), topology)
         for name, config, topology in kinds
@@ -165,9 +167,10 @@ def _of_mode(base: RunConfig, mode: Mode, rounds: int) -> RunConfig:
     every = base.record.eval_every
     chosen = round(every * rounds / base.training.rounds) if every else math.ceil(rounds / EVALUATIONS)
     samples = EVAL_SAMPLES if base.record.eval_samples is None else base.record.eval_samples
-    return replace_options(
-        RunConfig(mode=mode, **kept), rounds=rounds, eval_every=max(1, chosen), eval_samples=samples, name=None
-    )
+    made = RunConfig(mode=mode, **kept)
+    if not settings.is_robust(made):  # the run beside it that bears hostile peers has its own
+        made = replace_options(made, byzantine=None)
+    return replace_options(made, rounds=rounds, eval_every=max(1, chosen), eval_samples=samples, name=None)
 
 
 def describe_plan(planned: Sequence[Planned]) -> str:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from p2pfl import data
-from p2pfl.config import RunConfig
+from p2pfl.config import RunConfig, is_robust
 from p2pfl.errors import ConfigError
 from p2pfl.exchange import WINDOW
+from p2pfl.gossip.blockwise import SIDE_BLOCK
 from p2pfl.parameters import Layout
 from p2pfl.plugins import one_line
 from p2pfl.roles import Cast
@@ -193,6 +194,11 @@ def _exchange_memory(config: RunConfig, whole: int, coded: int, degree: int) -> 
     if not degree:
         return 0
     waiting = min(degree, WINDOW)
+    if is_robust(config):
+        blocks = (degree + 2) * SIDE_BLOCK * 4
+        if config.mode == "gossip":  # the consensus phase again: every neighbor's vector, and those of the next round
+            return coded + (1 + degree + waiting) * whole + blocks
+        return 2 * whole + (coded if coded != whole else 0) + degree * coded + blocks
     if config.mode == "gossip":  # the consensus phase, which exchanges float32 while what training sent last is kept
         return coded + (CONSENSUS_VECTORS + waiting) * whole
     return 2 * whole + (coded if coded != whole else 0) + waiting * coded

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import networkx as nx
 import numpy as np
 
-from p2pfl.config import Mode, RunConfig
-from p2pfl.topology import Topology, build_topology, consensus_rounds, mixing_matrix, neighborhood
+from p2pfl.config import Mode, RunConfig, is_robust
+from p2pfl.errors import ConfigError
+from p2pfl.topology import Topology, build_topology, consensus_rounds, mixing_matrix, mixing_rounds, neighborhood
 from p2pfl.topology.mixing import Matrix
 
 COORDINATOR = "coordinator"
@@ -55,7 +56,10 @@ class Cast:
 
 
 def cast(config: RunConfig, topology: Topology) -> Cast:
-    """The processes of a run with these settings. Raises TopologyError where W would not keep the mean."""
+    """The processes of a run with these settings.
+
+    Raises TopologyError where W would not keep the mean, ConfigError where hostile neighbors could be too many.
+    """
     return _CASTS[config.mode](config, topology)
 
 
@@ -75,14 +79,28 @@ def topology_of(config: RunConfig) -> Topology | None:
 def _gossip(config: RunConfig, topology: Topology) -> Cast:
     matrix = mixing_matrix(topology, config.gossip.mixing)
     hoods = [neighborhood(matrix, peer) for peer in range(topology.n)]
+    if is_robust(config):
+        _check_byzantine(config.robust.byzantine or 0, topology, [len(hood.incoming) for hood in hoods])
+    # Robust rules are not accelerated; what they let pass mixes like W, so that is the best guess there is.
+    count = mixing_rounds if is_robust(config) else consensus_rounds
     return Cast(
         mode="gossip",
         topology=topology,
         matrix=matrix,
         links=tuple(frozenset({*hood.incoming, *hood.outgoing}) for hood in hoods),
         shards=topology.n,
-        consensus_rounds=consensus_rounds(matrix, config.gossip.consensus_tolerance),
+        consensus_rounds=count(matrix, config.gossip.consensus_tolerance),
     )
+
+
+def _check_byzantine(byzantine: int, topology: Topology, degrees: list[int]) -> None:
+    """Raises ConfigError where hostile neighbors could be half of all the vectors that a peer averages."""
+    peer = min(range(topology.n), key=degrees.__getitem__)
+    if 2 * byzantine >= degrees[peer] + 1:
+        raise ConfigError(
+            f"--byzantine {byzantine}: peer {topology.names[peer]} has {degrees[peer]} neighbors, and its own vector "
+            f"and theirs bear at most {degrees[peer] // 2}; give it more neighbors or choose a smaller number"
+        )
 
 
 def _alone(config: RunConfig, topology: Topology) -> Cast:

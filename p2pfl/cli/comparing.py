@@ -21,6 +21,7 @@ from p2pfl.config import (
     GossipConfig,
     ModelConfig,
     RecordConfig,
+    RobustConfig,
     RunConfig,
     ServerConfig,
     TrainingConfig,
@@ -29,7 +30,7 @@ from p2pfl.errors import ConfigError
 from p2pfl.rundir import CONFIG_FILE, comparison_folder, in_use, runs_in
 from p2pfl.topology import load_topology
 
-_SECTIONS = ("model", "data", "training", "gossip", "server", "exchange", "compute", "record")
+_SECTIONS = ("model", "data", "training", "gossip", "server", "robust", "exchange", "compute", "record")
 _OF_THE_REPORT = frozenset({"run_dir", "name"})  # the options that mean something where nothing is run
 
 
@@ -73,6 +74,7 @@ class Compare:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     gossip: GossipConfig = field(default_factory=GossipConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
+    robust: RobustConfig = field(default_factory=RobustConfig)
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     record: RecordConfig = field(default_factory=RecordConfig)

@@ -9,7 +9,7 @@ import tyro
 
 from p2pfl.cli.describe import describe_result, describe_run
 from p2pfl.cli.options import Settled, TopologyFile, Training, settle
-from p2pfl.config import CentralizedConfig, ExchangeConfig, GossipConfig, ServerConfig
+from p2pfl.config import CentralizedConfig, ExchangeConfig, GossipConfig, RobustConfig, ServerConfig
 from p2pfl.errors import ConfigError
 from p2pfl.swarm import endpoints_in_file, run
 
@@ -21,6 +21,7 @@ class Gossip(Training):
     topology: TopologyFile = None
     """Topology file: .graphml .gml .gexf .json .edgelist or .adjlist."""
     gossip: GossipConfig = field(default_factory=GossipConfig)
+    robust: RobustConfig = field(default_factory=RobustConfig)
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
 
 
@@ -48,6 +49,7 @@ class Centralized(Training):
     """Another name of --local-epochs."""
     centralized: CentralizedConfig = field(default_factory=CentralizedConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
+    robust: RobustConfig = field(default_factory=RobustConfig)
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
 
 

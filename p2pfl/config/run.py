@@ -16,6 +16,7 @@ from p2pfl.config.sections import (
     GossipConfig,
     ModelConfig,
     RecordConfig,
+    RobustConfig,
     ServerConfig,
     TrainingConfig,
 )
@@ -42,6 +43,7 @@ class RunConfig:
     gossip: GossipConfig = field(default_factory=GossipConfig)
     centralized: CentralizedConfig = field(default_factory=CentralizedConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
+    robust: RobustConfig = field(default_factory=RobustConfig)
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
@@ -59,6 +61,7 @@ SECTIONS: dict[str, type] = {
     "gossip": GossipConfig,
     "centralized": CentralizedConfig,
     "server": ServerConfig,
+    "robust": RobustConfig,
     "exchange": ExchangeConfig,
     "compute": ComputeConfig,
     "record": RecordConfig,
@@ -66,11 +69,12 @@ SECTIONS: dict[str, type] = {
 _ALWAYS = ("model", "data", "training", "compute", "record")
 # Mode -> the sections that mean something in it.
 MODE_SECTIONS: dict[Mode, tuple[str, ...]] = {
-    "gossip": (*_ALWAYS, "gossip", "exchange"),
-    "centralized": (*_ALWAYS, "centralized", "server", "exchange"),
+    "gossip": (*_ALWAYS, "gossip", "robust", "exchange"),
+    "centralized": (*_ALWAYS, "centralized", "server", "robust", "exchange"),
     "sgd": _ALWAYS,
     "local": _ALWAYS,
 }
+_PLAIN = ("dpsgd", "uniform", "samples")  # averages that one hostile peer can lead anywhere
 SECTION_OF = {item.name: name for name, kind in SECTIONS.items() for item in dataclasses.fields(kind)}
 
 # A resumed run may differ in these from the run that it goes on with.
@@ -100,6 +104,7 @@ def check_together(config: RunConfig) -> None:
 
     Not done when settings are made, since those of a file and of the command line are put together one by one.
     """
+    _check_byzantine(config)
     if config.mode != "centralized":
         return
     clients, selected = config.centralized.num_clients, config.centralized.num_selected
@@ -108,6 +113,52 @@ def check_together(config: RunConfig) -> None:
     least = config.server.min_updates
     if least is not None and least > selected:
         raise ConfigError(f"--min-updates {least}: only {selected} clients train in a round (--num-selected)")
+    needed, averaging = _robust_needs(config), config.server.averaging
+    if selected < needed:
+        raise ConfigError(
+            f"--byzantine {config.robust.byzantine}: {averaging} then needs {needed} updates a round, "
+            f"and --num-selected is {selected}"
+        )
+    if least is not None and least < needed:
+        raise ConfigError(
+            f"--min-updates {least}: {averaging} needs {needed} with --byzantine {config.robust.byzantine}"
+        )
+
+
+def averaging_rule(config: RunConfig) -> tuple[str, str] | None:
+    """The option that says how vectors are averaged in the run's mode, and its value; None where nobody averages."""
+    rules = {"gossip": ("algorithm", config.gossip.algorithm), "centralized": ("averaging", config.server.averaging)}
+    return rules.get(config.mode)
+
+
+def is_robust(config: RunConfig) -> bool:
+    """Whether the run's average is to bear hostile peers, so that --byzantine means something."""
+    rule = averaging_rule(config)
+    return rule is not None and rule[1] not in _PLAIN
+
+
+def least_updates(config: RunConfig) -> int:
+    """Updates that a round of a centralized run needs: --min-updates, or half of the selected clients."""
+    least = config.server.min_updates
+    return max(-(-config.centralized.num_selected // 2), _robust_needs(config)) if least is None else least
+
+
+def _check_byzantine(config: RunConfig) -> None:
+    rule, byzantine = averaging_rule(config), config.robust.byzantine
+    if rule is None:
+        return
+    option, value = rule
+    if is_robust(config) and byzantine is None:
+        raise ConfigError(f"--{option} {value}: say how many hostile peers it must bear: --byzantine 1, for example")
+    if not is_robust(config) and byzantine is not None:
+        raise ConfigError(f"--byzantine {byzantine}: means nothing with --{option} {value}, which bears none")
+
+
+def _robust_needs(config: RunConfig) -> int:
+    """Updates that a robust average must have for its number of hostile ones; 0 for the others."""
+    if not is_robust(config):
+        return 0
+    return 2 * (config.robust.byzantine or 0) + (3 if config.server.averaging == "krum" else 1)
 
 
 def foreign_options(config: RunConfig) -> dict[str, Any]:

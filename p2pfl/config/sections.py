@@ -95,14 +95,16 @@ class TrainingConfig:
 class GossipConfig:
     """How peers average with their neighbors."""
 
-    algorithm: Literal["dpsgd"] = "dpsgd"
-    """Gossip algorithm: dpsgd (synchronous decentralized SGD)."""
+    algorithm: Literal["dpsgd", "clipped", "trimmed-mean", "median"] = "dpsgd"
+    """dpsgd (synchronous decentralized SGD), or robust against --byzantine hostile neighbors: clipped (ClippedGossip),
+    trimmed-mean or median (of each coordinate; they ignore --mixing's weights, so peers' mean is not kept)."""
     mixing: Literal["metropolis-hastings", "uniform", "weights"] = "metropolis-hastings"
     """Weights of the average: metropolis-hastings, uniform (equal degrees only), or the file's own weights."""
     order: Literal["atc", "overlapped"] = "atc"
     """atc: train, exchange, mix. overlapped: exchange last round's weights while training (needs a smaller --lr)."""
     consensus_tolerance: float = 1e-3
-    """After the last round peers only mix, until their disagreement has shrunk to this fraction."""
+    """After the last round peers only mix, until their disagreement has shrunk to this fraction; robust algorithms for
+    as many rounds as plain mixing takes for that, without a promise."""
     min_peers: Annotated[int | None, _unset("INT", "all")] = None
     """Peers that must live: the others go on without those that are lost, unless fewer than this are left."""
 
@@ -129,8 +131,9 @@ class CentralizedConfig:
 class ServerConfig:
     """What a coordinator does with its clients' updates."""
 
-    averaging: Literal["uniform", "samples"] = "uniform"
-    """Weights of a coordinator's average: uniform, or in proportion to the clients' shard sizes."""
+    averaging: Literal["uniform", "samples", "trimmed-mean", "median", "krum"] = "uniform"
+    """Weights of a coordinator's average: uniform, or in proportion to the clients' shard sizes; or robust against
+    --byzantine hostile clients: trimmed-mean or median of each coordinate, or krum (one of the updates)."""
     server_momentum: float = 0.0
     """0: FedAvg, the average as it is. More, such as 0.9: FedAvgM, momentum on the coordinator's own steps."""
     server_lr: float = 1.0
@@ -146,6 +149,17 @@ class ServerConfig:
         _positive(self, "server_lr", "deadline", "min_updates")
         _not_negative(self, "server_momentum", "proximal_mu")
         _check(self.server_momentum < 1, "server_momentum", self.server_momentum, "must be below 1")
+
+
+@dataclass(frozen=True)
+class RobustConfig:
+    """What robust averaging (--algorithm, --averaging) has to bear."""
+
+    byzantine: Annotated[int | None, _unset("INT", "none; robust averaging needs it")] = None
+    """Hostile neighbors of a peer, or updates of a round, that robust averaging bears at most."""
+
+    def __post_init__(self) -> None:
+        _not_negative(self, "byzantine")
 
 
 @dataclass(frozen=True)

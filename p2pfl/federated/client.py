@@ -22,6 +22,7 @@ from p2pfl.errors import ProtocolError
 from p2pfl.exchange import Inbox, Outbox, Session
 from p2pfl.exchange import events as ev
 from p2pfl.gossip import Payload
+from p2pfl.gossip.attacks import Tamper
 from p2pfl.wire import Codec, Header, Message
 
 
@@ -39,7 +40,8 @@ Stage = Literal["new", "greeting", "idle", "training", "offering", "recording", 
 class Client:
     """One client's progress. `x` is its flat float32 vector, (size,), which the driver trains in place."""
 
-    def __init__(self, plan: ev.Plan, x: Tensor, codec: Codec) -> None:
+    def __init__(self, plan: ev.Plan, x: Tensor, codec: Codec, tamper: Tamper | None = None) -> None:
+        """`tamper`: what an attacker sends instead of its update."""
         (self._coordinator,) = plan.links
         self.plan = plan
         self.round = plan.first_round - 1  # the one that it took part in last
@@ -47,6 +49,8 @@ class Client:
         self._session = Session(plan)
         self._x = x
         self._codec: Codec = codec
+        self._tamper = tamper
+        self._global = x  # the global model that is being trained, where somebody wants to know it later
         form = _Form(codec)
         self._inbox = Inbox(lambda round: plan.links, x.numel(), lambda round: form, plan.last_round)
         self._outbox = Outbox()
@@ -144,14 +148,17 @@ class Client:
         for piece in payload.vectors["x"]:
             self._x[start : start + piece.numel()] = piece  # from bfloat16 too
             start += piece.numel()
+        if self._tamper is not None:
+            self._global = self._x.clone()
         self.stage = "training"
         return [ev.Train(self.round, load=True)]
 
     def _on_trained(self, event: ev.Trained, now: float) -> list[ev.Action]:
         self.stage = "offering"
-        sent = self._x if self._codec == "fp32" else self._x.bfloat16()
-        update = Payload({"x": (sent,)}, {"loss": event.loss, "samples": float(event.samples)})
-        waiting = self._outbox.begin(self.round, [(self._coordinator, update)])
+        update = self._x if self._tamper is None else self._tamper(self.round, self._global, self._x)
+        sent = update if self._codec == "fp32" else update.bfloat16()
+        payload = Payload({"x": (sent,)}, {"loss": event.loss, "samples": float(event.samples)})
+        waiting = self._outbox.begin(self.round, [(self._coordinator, payload)])
         return [self._say("offer", self.round), *self._deliver(waiting)]
 
     def _on_acknowledged(self, header: Header) -> list[ev.Action]:

@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from p2pfl.config import RunConfig
 from p2pfl.gossip.chebyshev import Chebyshev
+from p2pfl.gossip.clipped import Clipped
 from p2pfl.gossip.dpsgd import DPSGD
 from p2pfl.gossip.interface import Algorithm, Hoods, Payload
+from p2pfl.gossip.median import Median
+from p2pfl.gossip.robust import Robust, Rule
+from p2pfl.gossip.trimmed_mean import TrimmedMean
 
-__all__ = ["DPSGD", "Algorithm", "Chebyshev", "Hoods", "Payload", "build_algorithm"]
+__all__ = ["DPSGD", "Algorithm", "Chebyshev", "Hoods", "Payload", "build_algorithm", "build_consensus"]
 
-_ALGORITHMS = {
-    "dpsgd": lambda config: DPSGD(overlapped=config.gossip.order == "overlapped", codec=config.exchange.wire_dtype),
+# Algorithm -> its rule, from the number of hostile neighbors that it is to bear.
+_RULES: dict[str, Callable[[int], Rule]] = {
+    "clipped": Clipped,
+    "trimmed-mean": TrimmedMean,
+    "median": lambda byzantine: Median(),
 }
 
 
 def build_algorithm(config: RunConfig) -> Algorithm[Any]:
     """The algorithm that the settings name, for the training rounds."""
-    return _ALGORITHMS[config.gossip.algorithm](config)
+    overlapped, codec = config.gossip.order == "overlapped", config.exchange.wire_dtype
+    rule = _rule(config)
+    return DPSGD(overlapped, codec) if rule is None else Robust(rule, overlapped, codec)
+
+
+def build_consensus(config: RunConfig, contraction: float) -> Algorithm[Any]:
+    """What follows on the training rounds: Chebyshev's mixing with λ = `contraction`.
+
+    Under a robust algorithm it is the same rule again, since one hostile neighbor would lead plain mixing anywhere.
+    """
+    rule = _rule(config)
+    return Chebyshev(contraction) if rule is None else Robust(rule)
+
+
+def _rule(config: RunConfig) -> Rule | None:
+    build = _RULES.get(config.gossip.algorithm)
+    return None if build is None else build(config.robust.byzantine or 0)

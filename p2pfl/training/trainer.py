@@ -20,6 +20,7 @@ from torch.nn import functional
 from p2pfl import data, seeding
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, P2PFLError, TrainingError
+from p2pfl.gossip.attacks import Relabel
 from p2pfl.models import build_model
 from p2pfl.parameters import Layout, aligned_vector, integer_buffers
 from p2pfl.plugins import one_line
@@ -99,6 +100,7 @@ class Trainer:
         self.config = config
         self.device = device
         self.steps = 0
+        self.relabel: Relabel | None = None  # an attacker's labels instead of its own
         self._peer = peer
         self._dataset = dataset
         self._lr = math.nan  # of the last step
@@ -177,7 +179,7 @@ class Trainer:
         reported = time.monotonic()
         with self._seeded(round):
             for _ in range(self.steps_per_round):
-                self._take_step()
+                self._take_step(round)
                 now = time.monotonic()
                 if now - reported > _PROGRESS_SECONDS:
                     progress(self.steps)
@@ -242,8 +244,9 @@ class Trainer:
             buffer.copy_(buffers[name])
         self.steps = steps
 
-    def _take_step(self) -> None:
-        self._step(*self._batches.batch(self.steps))
+    def _take_step(self, round: int) -> None:
+        images, labels = self._batches.batch(self.steps)
+        self._step(images, labels if self.relabel is None else self.relabel(round, labels))
         if self._anchor is not None:
             self._pull(self._anchor)
         self._lr = float(self._optimizer.param_groups[0]["lr"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from p2pfl import checkpoint, data, exchange, federated, gossip, partition, peer, records
-from p2pfl.config import RunConfig
+from p2pfl.config import RunConfig, least_updates
 from p2pfl.errors import CheckpointError
 from p2pfl.roles import Cast, cast
 from p2pfl.topology import Topology, is_symmetric, neighborhood, spectral_gap
@@ -105,9 +105,8 @@ def _peer(setting: _Setting) -> exchange.Logic:
     matrix, config = setting.cast.matrix, setting.config
     hood = neighborhood(matrix, setting.spec.index)
     contraction = 1.0 - spectral_gap(matrix) if is_symmetric(matrix) else 0.0
-    training = gossip.build_algorithm(config)
-    mixing = gossip.Chebyshev(contraction, config.training.rounds + 1)
-    return peer.Peer(setting.plan, lambda round: hood, setting.trainer.host, training, mixing)
+    training, consensus = gossip.build_algorithm(config), gossip.build_consensus(config, contraction)
+    return peer.Peer(setting.plan, lambda round: hood, setting.trainer.host, training, consensus)
 
 
 def _client(setting: _Setting) -> exchange.Logic:
@@ -117,12 +116,11 @@ def _client(setting: _Setting) -> exchange.Logic:
 def _coordinator(setting: _Setting) -> exchange.Logic:
     settings, selected, trainer = setting.config.server, setting.config.centralized.num_selected, setting.trainer
     by_size = settings.averaging == "samples"
-    least = settings.min_updates
     federation = federated.Federation(
         sizes=[float(size) if by_size else 1.0 for size in setting.sizes],
         selected=selected,
         seed=setting.config.record.seed,
-        min_updates=-(-selected // 2) if least is None else least,
+        min_updates=least_updates(setting.config),
         deadline=settings.deadline,
         samples_before=setting.samples_before,
     )
@@ -132,6 +130,8 @@ def _coordinator(setting: _Setting) -> exchange.Logic:
         momentum=settings.server_momentum,
         lr=settings.server_lr,
         codec=setting.config.exchange.wire_dtype,
+        averaging=settings.averaging,
+        byzantine=setting.config.robust.byzantine or 0,
         statistics=[slice(s.offset, s.offset + s.size) for s in trainer.layout.slots if not s.is_parameter],
     )
     return federated.Coordinator(setting.plan, federation, server)

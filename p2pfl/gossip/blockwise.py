@@ -1,0 +1,85 @@
+"""Several vectors looked at side by side, in blocks that stay in the cache: distances, and sorting by coordinate."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from functools import cache
+
+import torch
+from torch import Tensor
+
+Pieces = Sequence[Tensor]
+"""One vector as consecutive one-dimensional pieces, as in a `Payload`."""
+
+# Elements of each vector at a time: ten float32 blocks of it stay in a cache of 4 MB.
+SIDE_BLOCK = 1 << 16
+
+
+def side_by_side(vectors: Sequence[Pieces]) -> Iterator[tuple[slice, list[Tensor]]]:
+    """Where, and the float32 block of each vector there; all vectors are equally long, however they are cut."""
+    queues = [deque(piece for piece in pieces if piece.numel()) for pieces in vectors]
+    start = 0
+    while queues[0]:
+        count = min(SIDE_BLOCK, *(queue[0].numel() for queue in queues))
+        yield slice(start, start + count), [_next(queue, count).float() for queue in queues]
+        start += count
+
+
+def _next(queue: deque[Tensor], count: int) -> Tensor:
+    piece = queue.popleft()
+    if piece.numel() > count:
+        queue.appendleft(piece[count:])
+    return piece[:count]
+
+
+def distances(center: Pieces, vectors: Sequence[Pieces]) -> list[float]:
+    """Euclidean distance of each vector from the center, summed in float64."""
+    squares = [0.0] * len(vectors)
+    for _, (middle, *blocks) in side_by_side([center, *vectors]):
+        for index, block in enumerate(blocks):
+            squares[index] += float(torch.linalg.vector_norm(block - middle, dtype=torch.float64)) ** 2
+    return [math.sqrt(square) for square in squares]
+
+
+class Sorter:
+    """Sorts blocks of several vectors by coordinate.
+
+    Batcher's odd-even merge sort (Knuth, "The art of computer programming", volume 3, section 5.2.2, algorithm M) of
+    whole blocks by minimum and maximum: about 20 times as fast as torch.sort over eight vectors, whose order along the
+    first dimension jumps through memory.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._pairs = comparators(count)
+        self._memory = torch.empty(count + 1, SIDE_BLOCK)
+
+    def __call__(self, blocks: Sequence[Tensor]) -> list[Tensor]:
+        """The smallest numbers of each coordinate, the second smallest, and so on; valid until the next call."""
+        length = blocks[0].numel()
+        *rows, spare = [row[:length] for row in self._memory]
+        for row, block in zip(rows, blocks, strict=True):
+            row.copy_(block)
+        for low, high in self._pairs:
+            torch.minimum(rows[low], rows[high], out=spare)
+            torch.maximum(rows[low], rows[high], out=rows[high])
+            rows[low], spare = spare, rows[low]
+        return rows
+
+
+@cache
+def comparators(count: int) -> tuple[tuple[int, int], ...]:
+    """Pairs (low, high) of places which, put in order one after the other, sort any `count` numbers."""
+    pairs = []
+    run = 1  # how long the sorted runs are that are merged two by two
+    while run < count:
+        step = run
+        while step:
+            for first in range(step % run, count - step, 2 * step):
+                for low in range(first, min(first + step, count - step)):
+                    if low // (2 * run) == (low + step) // (2 * run):
+                        pairs.append((low, low + step))
+            step //= 2
+        run *= 2
+    return tuple(pairs)
