@@ -58,6 +58,7 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
     sent_to: dict[str, int] = {}  # bytes sent in this round, by the neighbor's label
     selected: list[str] | None = None  # a coordinator's: clients drawn for this round
     missing: list[str] | None = None  # of these, those whose update did not come in time
+    refused: dict[str, int] | None = None  # messages and connections refused since the last record, by reason
 
 
 _encoder = msgspec.json.Encoder()
