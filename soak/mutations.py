@@ -36,6 +36,7 @@ from p2pfl.worker.control import Control
 from p2pfl.worker.process import run
 
 PEERS = 3
+ATTACKERS = 3  # processes of strangers
 GROWTH_BYTES = 768 << 20  # that an attacked peer may take beside what it takes in peace
 KEPT = 40  # recorded messages of each kind
 WHOLE_BODIES = 0.01  # of the mutated chunks; the others' bodies are cut, for speed
@@ -173,19 +174,20 @@ def _swarm(folder: Path, rounds: int, seed: int, recording: bool, count: int) ->
         workers.append(context.Process(target=_work, args=(spec, folder / f"{index}.sent" if recording else None)))
     for worker in workers:
         worker.start()
-    sent = context.Value("q", 0, lock=False)
-    attacker = None
-    if not recording:
-        samples = [frames for path in folder.glob("*.sent") for frames in msgspec.msgpack.decode(path.read_bytes())]
-        attacker = context.Process(target=_attack, args=(endpoints, samples, count, seed, run_id, sent), daemon=True)
-        attacker.start()
+    counts = [context.Value("q", 0, lock=False) for _ in range(0 if recording else ATTACKERS)]
+    samples = [frames for path in folder.glob("*.sent") for frames in msgspec.msgpack.decode(path.read_bytes())]
+    attackers = []
+    for number, sent in enumerate(counts):
+        share = (endpoints, samples, -(-count // ATTACKERS), seed + number, run_id, sent)
+        attackers.append(context.Process(target=_attack, args=share, daemon=True))
+        attackers[-1].start()
     began, peak, done_at = time.monotonic(), 0, None
     while any(worker.is_alive() for worker in workers):
         peak = max([peak, *(_memory(worker.pid) for worker in workers)])
-        if done_at is None and sent.value >= count > 0:
+        if done_at is None and sum(sent.value for sent in counts) >= count > 0:
             done_at = time.monotonic() - began
         workers[0].join(0.2)
-    if attacker is not None:
+    for attacker in attackers:
         attacker.terminate()
         attacker.join()
     folders = [run_dir / "peers" / topology.node_path(index) for index in range(PEERS)]
@@ -198,8 +200,8 @@ def _swarm(folder: Path, rounds: int, seed: int, recording: bool, count: int) ->
         "codes": [worker.exitcode for worker in workers],
         "weights": [checkpoint.load(max(path.glob("checkpoint/round-*.safetensors"))).x for path in folders],
         "accuracy": [records[-1].test_accuracy for records in rounds_of],
-        "peak": peak, "sent": sent.value, "sent_after": done_at, "seconds": time.monotonic() - began,
-        "refused": refused,
+        "peak": peak, "sent": sum(sent.value for sent in counts), "sent_after": done_at,
+        "seconds": time.monotonic() - began, "refused": refused,
     }  # fmt: skip
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import psutil
@@ -133,3 +137,14 @@ def test_what_a_stranger_writes_does_not_break_a_line_of_the_log() -> None:
         wire.decode([msgspec.msgpack.encode(fields), bytes(12)])
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.slow
+def test_a_live_swarm_under_mutated_messages_ends_with_the_same_weights() -> None:
+    command = [sys.executable, "-m", "soak.mutations", "--messages", "2000", "--rounds", "8"]
+    root = Path(__file__).parent.parent
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads(done.stdout.splitlines()[0])
+    assert all(figures["checks"].values())
+    assert figures["refused"].keys() >= {"frames", "header", "sender"}
