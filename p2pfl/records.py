@@ -59,6 +59,7 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
     selected: list[str] | None = None  # a coordinator's: clients drawn for this round
     missing: list[str] | None = None  # of these, those whose update did not come in time
     absent: list[str] | None = None  # a peer's: neighbors in whose place stood its own weights, at least in part
+    refused: dict[str, int] | None = None  # messages and connections refused since the last record, by reason
 
 
 _encoder = msgspec.json.Encoder()

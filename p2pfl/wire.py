@@ -24,6 +24,7 @@ MAX_ROUND = 10**9
 MAX_PEERS = 10**6
 MAX_VECTOR_BYTES = 1 << 40
 MAX_SCALARS = 16
+MAX_TEXT = 160  # characters of a reason that may quote a stranger
 ITEM_BYTES = {"fp32": 4, "bf16": 2}
 
 assert sys.byteorder == "little", "bodies are sent as they lie in memory"
@@ -88,7 +89,7 @@ def decode(frames: Sequence[Buffer]) -> Message:
     try:
         header = _decoder.decode(head)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError(f"header: {error}") from None
+        raise ProtocolError(f"header: {ascii(str(error))[1 : MAX_TEXT + 1]}") from None  # it may quote the sender
     if header.version != VERSION:
         raise ProtocolError(f"version: {header.version} instead of {VERSION}")
     if not all(math.isfinite(value) for value in header.scalars.values()):

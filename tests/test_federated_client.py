@@ -184,3 +184,11 @@ def test_bf16_models_and_updates() -> None:
     (sent,) = made.handle(message("grant", 6, 1), 1.0)
     assert sent.message.body == torch.ones(SIZE).bfloat16().view(torch.int16).numpy().tobytes()
     assert made._x[0] != 1.0, "the client's own stays as it is"
+
+
+def test_a_model_of_a_round_after_the_last_is_refused_and_does_not_shut_out_the_next() -> None:
+    made = idle()
+    (note,) = made.handle(chunk(6, 10**9), 0.0)
+    assert isinstance(note, Note)
+    assert made.refused == {"round": 1}
+    assert made.handle(chunk(6, 1), 0.0)[-1] == Train(1, load=True)

@@ -124,6 +124,8 @@ class Client:
 
     def _on_chunk(self, message: Message) -> list[ev.Action]:
         round = message.header.round
+        if round > self.plan.last_round:  # else nothing older would be taken any more
+            raise ProtocolError(f"round: a model of round {round}, after the last")
         if round > self._newest:
             # Whatever is here of an older round is not wanted any more: a broken connection may have lost the rest.
             for old in self._inbox.granted_to(self._coordinator):

@@ -20,6 +20,8 @@ from p2pfl.federated.selection import Federation, select_clients
 from p2pfl.gossip import Payload
 from p2pfl.wire import Header, Message
 
+MAX_SAMPLES = 2.0**40  # that a client may say it has trained on in a round: a record holds 64-bit numbers
+
 Stage = Literal["new", "greeting", "working", "recording", "ended"]
 # Where a selected client is in a round: not ready for a model, sent one, has it, offers its update, may send it, and
 # then its update is folded or it is given up.
@@ -189,7 +191,7 @@ class Coordinator:
         total = math.fsum(self._federation.sizes[k] for k in self._progress)
         self._server.fold(update, self._federation.sizes[client] / total)
         self._losses[client] = update.scalars.get("loss", 0.0)
-        self._samples += int(update.scalars.get("samples", 0.0))
+        self._samples += int(min(max(update.scalars.get("samples", 0.0), 0.0), MAX_SAMPLES))
         self._progress[client] = "folded"
 
     def _on_recorded(self, event: ev.Recorded, now: float) -> list[ev.Action]:

@@ -20,6 +20,7 @@ from zmq.utils.monitor import parse_monitor_message
 from p2pfl import wire
 from p2pfl.errors import ProtocolError, TransportError
 from p2pfl.transport.interface import Event, Lost, Received, Reconnected, Refused
+from p2pfl.transport.watchdog import HANDSHAKE_MS, WATCH_SECONDS, Watchdog
 
 HEARTBEAT_MS = 2_000
 HEARTBEAT_TIMEOUT_MS = 30_000  # a chunk of 1 MiB passes a link of 0.3 Mbit/s in this time
@@ -30,6 +31,7 @@ LOST_SECONDS = 10.0  # a broken connection that does not come back within this i
 CONTROL_MESSAGES = 256  # hello, grants, acknowledgements, notices and goodbye that may wait in one link
 _NOW, _AND_MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)  # joining the enums takes longer than a send
 MANY_TRACKERS = 1024  # that may wait until somebody asks whether they are done
+_FRAMING = 2  # bytes before a small frame, which is how ZeroMQ says its length
 LOOK_SECONDS = 0.05  # a broken connection is noticed this late at most while messages keep coming
 POLL_BATCH = 64  # messages taken from the socket before the peer looks after its other work
 
@@ -62,6 +64,7 @@ class ZmqTransport:
             self._router.setsockopt(option, value)
         self._router.setsockopt(zmq.LINGER, 0)
         self._router.setsockopt(zmq.MAXMSGSIZE, wire.CHUNK_BYTES)
+        self._watchdog = Watchdog(self._router, CONTROL_MESSAGES)
         try:
             self._router.bind(bind)
         except zmq.ZMQError as error:
@@ -81,6 +84,7 @@ class ZmqTransport:
         # Grants bound what waits in a link to one payload, or two after a broken connection.
         self._mark = 2 * wire.chunk_count(vector_bytes) + CONTROL_MESSAGES
         self._endpoints = dict(endpoints)
+        self._watchdog.neighbors = len(endpoints)
         now = time.monotonic()
         for neighbor in endpoints:
             self._new.add(neighbor)
@@ -155,16 +159,29 @@ class ZmqTransport:
             self._receive(events)  # asking each neighbor's monitor takes longer than a message
             if events:
                 return events
-        self._looked = time.monotonic()
-        for ready, _ in self._poller.poll(math.ceil(max(seconds, 0.0) * 1000)):
+        for ready, _ in self._wait(max(seconds, 0.0), events):
             if ready is self._router:
-                self._receive(events)
+                drained = self._receive(events)
+                events += [Refused(reason) for reason in self._watchdog.look(drained)]
             elif ready in self._monitors:
                 self._watch(ready, events)
             elif ready == self._wake_reader.fileno():
                 with contextlib.suppress(BlockingIOError):
                     self._wake_reader.recv(4096)
         return events + self._losses()
+
+    def _wait(self, seconds: float, events: list[Event]) -> list[tuple[Any, int]]:
+        """What is ready, looking after strangers' connections meanwhile."""
+        deadline = time.monotonic() + seconds
+        while True:
+            self._looked = time.monotonic()
+            left = max(deadline - self._looked, 0.0)
+            ready = self._poller.poll(math.ceil(min(left, WATCH_SECONDS) * 1000))
+            if ready:
+                return ready
+            events += [Refused(reason) for reason in self._watchdog.look(drained=True)]
+            if events or left <= WATCH_SECONDS:
+                return []
 
     def wake(self) -> None:
         with contextlib.suppress(OSError):  # full: a wake-up is on its way already; closed: nobody waits
@@ -173,27 +190,34 @@ class ZmqTransport:
     def close(self) -> None:
         for monitor, neighbor in list(self._monitors.items()):
             self._close_link(monitor, 0 if neighbor in self._lost else LINGER_MS)
+        self._watchdog.close()
         self._router.close(0)
         self._wake_reader.close()
         self._wake_writer.close()
         self._context.term()  # returns once the links have lingered
 
-    def _receive(self, events: list[Event]) -> None:
+    def _receive(self, events: list[Event]) -> bool:
+        """Take a batch of messages; True where nothing is left."""
         for _ in range(POLL_BATCH):
             try:
-                frame = self._router.recv(_NOW, copy=False)  # the connection's identity; the header names the sender
+                identity = self._router.recv(_NOW, copy=False)  # the connection's; the header names the sender
             except zmq.Again:
-                return
+                return True
+            frame, size = identity, 0
             frames: list[memoryview] = []
             while frame.more:
                 frame = self._router.recv(copy=False)
+                data = frame.buffer
+                size += data.nbytes + _FRAMING
                 if len(frames) < 3:  # a third shows that it is no message; what follows is thrown away
-                    frames.append(frame.buffer)
+                    frames.append(data)
             try:
                 message = wire.decode(frames)
                 events.append(Received(message, frames[0].nbytes + frames[1].nbytes))
             except ProtocolError as error:
                 events.append(Refused(str(error)))
+            self._watchdog.took(identity, size, isinstance(events[-1], Received))
+        return False
 
     def _watch(self, monitor: Any, events: list[Event]) -> None:
         neighbor = self._monitors[monitor]
@@ -226,6 +250,7 @@ _OPTIONS = {
     zmq.HEARTBEAT_TIMEOUT: HEARTBEAT_TIMEOUT_MS,
     zmq.HEARTBEAT_TTL: HEARTBEAT_TIMEOUT_MS,
     zmq.RCVHWM: CONTROL_MESSAGES,
+    zmq.HANDSHAKE_IVL: HANDSHAKE_MS,
     zmq.TCP_KEEPALIVE: 1,
     zmq.IPV6: 1,
 }

@@ -80,6 +80,7 @@ class Driver:
         self._ended = False
         self._sent: Counter[int] = Counter()
         self._received = 0
+        self._refused: Counter[str] = Counter()  # all that the records say so far
         self._train_stats: TrainStats | None = None
         self._clock = _Clock(time.monotonic())
         self._start = self._clock.began
@@ -261,6 +262,7 @@ class Driver:
             evaluate_seconds=0.0 if evaluation is None else evaluation.seconds,
             bytes_sent=self._sent.total(),
             bytes_received=self._received,
+            refused=dict(sorted((self._logic.refused - self._refused).items())) or None,
             sent_to={plan.names[neighbor]: count for neighbor, count in sorted(self._sent.items())},
         )
         record = msgspec.structs.replace(record, **self._logic.facts)
@@ -273,6 +275,7 @@ class Driver:
         accuracy = "" if record.test_accuracy is None else f", accuracy {record.test_accuracy:.4f}"
         self._log.info("%s done%s%s", name, loss, accuracy)
         self._sent.clear()
+        self._refused = self._logic.refused.copy()
         self._received = 0
         self._train_stats = None
         self._clock = _Clock(now)

@@ -1,0 +1,151 @@
+"""Bounds what strangers can make a bound socket keep: messages without end, and connections without number."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import fcntl
+import os
+import socket
+import struct
+import termios
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from p2pfl import wire
+
+# An empty frame takes 2 bytes on the wire and about 64 in memory: 8 MiB of them make 256 MiB.
+STRAY_BYTES = 8 << 20  # that may have come on all connections together without ending a message
+PART_BYTES = wire.CHUNK_BYTES + wire.HEADER_BYTES + (1 << 16)  # of a neighbor's message under way, with its framing
+STRANGERS = 64  # connections beside two for each neighbor (an old one may outlive the new one for a moment)
+HANDSHAKE_MS = 5_000  # after which ZeroMQ closes a connection that says nothing
+WATCH_SECONDS = 0.1
+EVENT_BATCH = 1024  # news of connections taken at one look
+_TCP_INFO_BYTES = 192
+_RECEIVED_AT = 128  # where Linux's struct tcp_info has tcpi_bytes_received
+
+
+@dataclass
+class _Connection:
+    """An accepted connection; `end` is a second handle of it, so that its number cannot come to mean another."""
+
+    end: socket.socket
+    base: int  # bytes that had come when messages and bytes last agreed
+    taken: int = 0  # bytes of whole messages since then
+    spoken: bool = False  # a well-formed message has come
+
+
+class Watchdog:
+    """Watches the connections that one ROUTER accepts, and closes single ones; neighbors keep theirs."""
+
+    def __init__(self, router: zmq.Socket[bytes], backlog: int) -> None:
+        """`backlog` is how many whole messages may wait in one connection."""
+        wanted = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+        self._router = router
+        self._monitor: Any = router.get_monitor_socket(wanted)
+        self._backlog = backlog * wire.CHUNK_BYTES
+        self._connections: dict[int, _Connection] = {}
+        self._numbers: dict[bytes, int] = {}  # a connection's file number by its ZeroMQ identity
+        self._looked = 0.0
+        self.neighbors = 0
+
+    def took(self, identity: zmq.Frame, size: int, well_formed: bool) -> None:
+        """A whole message has come."""
+        name = identity.bytes
+        number = self._numbers.get(name)
+        if number is None:
+            number = self._numbers[name] = int(identity.get(zmq.SRCFD))
+        connection = self._connections.get(number)
+        if connection is not None:
+            connection.taken += size
+            connection.spoken = connection.spoken or well_formed
+
+    def look(self, drained: bool) -> list[str]:
+        """Close what is too much and say why; `drained` says that no whole message waits in the socket."""
+        now = time.monotonic()
+        if now < self._looked + WATCH_SECONDS / 2:
+            return []  # it asks the system about every connection
+        self._looked = now
+        self._hear()
+        return self._close_surplus() + self._close_strays(drained)
+
+    def close(self) -> None:
+        self._router.disable_monitor()
+        self._monitor.close(0)
+        for connection in self._connections.values():
+            connection.end.close()
+        self._connections.clear()
+
+    def _hear(self) -> None:
+        for _ in range(EVENT_BATCH):
+            try:
+                event = parse_monitor_message(self._monitor.recv_multipart(zmq.NOBLOCK))
+            except zmq.Again:
+                return
+            number = event["value"]
+            if event["event"] == zmq.EVENT_ACCEPTED:
+                self._forget(number)
+                with contextlib.suppress(OSError):  # gone already
+                    end = socket.socket(fileno=os.dup(number))
+                    self._connections[number] = _Connection(end, _received(end))
+            elif event["event"] == zmq.EVENT_DISCONNECTED:
+                self._forget(number)
+
+    def _forget(self, number: int) -> None:
+        connection = self._connections.pop(number, None)
+        if connection is not None:
+            connection.end.close()
+        self._numbers = {name: other for name, other in self._numbers.items() if other != number}
+
+    def _close_surplus(self) -> list[str]:
+        surplus = len(self._connections) - 2 * self.neighbors - STRANGERS
+        if surplus <= 0:
+            return []
+        # Whoever has said nothing goes first, the oldest of these before a newcomer that is about to speak.
+        order = sorted(self._connections, key=lambda number: self._connections[number].spoken)
+        for number in order[:surplus]:
+            self._shut(number)
+        return ["connections: more than a peer's neighbors need"] * surplus
+
+    def _close_strays(self, drained: bool) -> list[str]:
+        allowed = STRAY_BYTES + self.neighbors * (PART_BYTES + (0 if drained else self._backlog))
+        excess = {}
+        for number, connection in self._connections.items():
+            received = _received(connection.end)
+            excess[number] = received - connection.base - connection.taken
+            if drained and connection.taken and excess[number] <= PART_BYTES:
+                connection.base, connection.taken = received - max(excess[number], 0), 0
+        reasons = []
+        total = sum(max(bytes, 0) for bytes in excess.values())
+        for number in sorted(excess, key=lambda number: -excess[number]):
+            if total <= allowed:
+                break
+            total -= max(excess[number], 0)
+            self._shut(number)
+            reasons.append("flood: a message without end")
+        return reasons
+
+    def _shut(self, number: int) -> None:
+        connection = self._connections[number]
+        with contextlib.suppress(OSError):  # closed by the other end
+            connection.end.shutdown(socket.SHUT_RDWR)
+        self._forget(number)
+
+
+def _received(end: socket.socket) -> int:
+    """Bytes that ZeroMQ has read from a connection; 0 where the system does not say (Unix sockets, macOS)."""
+    if end.family not in (socket.AF_INET, socket.AF_INET6) or not hasattr(socket, "TCP_INFO"):
+        return 0
+    waiting = array.array("i", [0])
+    try:
+        info = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+        fcntl.ioctl(end, termios.FIONREAD, waiting)
+    except OSError:
+        return 0
+    if len(info) < _RECEIVED_AT + 8:
+        return 0
+    return int(struct.unpack_from("<Q", info, _RECEIVED_AT)[0]) - waiting[0]

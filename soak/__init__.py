@@ -1,0 +1,1 @@
+"""Long trials of what the README promises: not part of the tests."""

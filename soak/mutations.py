@@ -1,0 +1,242 @@
+"""Mutated messages against a live swarm: nobody crashes, memory stays bounded, the weights are those of a run in peace.
+
+`python -m soak.mutations --messages 1000000`. One run records its messages and its weights; then the same run goes on
+while strangers send mutations of these messages to every peer. Without keys a stranger who knows the run's id can
+write any neighbor's name, and nothing is promised against that; so a mutation that is still a message of this run
+from a peer gets a stranger's number as its sender.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import random
+import socket
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import torch
+import zmq
+
+from p2pfl import RunConfig, checkpoint, data, make_topology, wire
+from p2pfl.errors import ProtocolError
+from p2pfl.records import read_rounds
+from p2pfl.roles import cast
+from p2pfl.rundir import create_run_dir, run_fingerprint
+from p2pfl.transport import ZmqTransport
+from p2pfl.worker import messages
+from p2pfl.worker.control import Control
+from p2pfl.worker.process import run
+
+PEERS = 3
+ATTACKERS = 3  # processes of strangers
+GROWTH_BYTES = 768 << 20  # that an attacked peer may take beside what it takes in peace
+KEPT = 40  # recorded messages of each kind
+WHOLE_BODIES = 0.01  # of the mutated chunks; the others' bodies are cut, for speed
+Frames = list[bytes]
+
+
+class _Recorder(ZmqTransport):
+    """A transport that keeps the first messages of each kind."""
+
+    def __init__(self, bind: str) -> None:
+        super().__init__(bind)
+        self.kept: dict[str, list[Frames]] = {}
+
+    def send(self, neighbor: int, message: wire.Message) -> int:
+        kept = self.kept.setdefault(message.header.kind, [])
+        if len(kept) < KEPT:
+            kept.append([bytes(frame) for frame in wire.encode(message)])
+        return super().send(neighbor, message)
+
+
+def _work(spec: messages.WorkerSpec, recording: Path | None) -> None:
+    torch.set_num_threads(1)
+    made: list[_Recorder] = []
+
+    def make(bind: str) -> ZmqTransport:
+        made.append(_Recorder(bind))
+        return made[0]
+
+    code = run(spec, lambda message: None, Control(), make if recording else ZmqTransport)
+    if recording:
+        recording.write_bytes(msgspec.msgpack.encode([f for kept in made[0].kept.values() for f in kept]))
+    sys.exit(code)
+
+
+def mutate(frames: Frames, rng: random.Random, run_id: str) -> Frames:
+    """A changed message, never one that a peer of this run could have sent."""
+    head, body = frames
+    if body and rng.random() > WHOLE_BODIES:
+        body = body[: rng.randrange(64)]
+    way = rng.randrange(7)
+    if way == 0:
+        flipped = bytearray(head)
+        for _ in range(rng.randint(1, 8)):
+            flipped[rng.randrange(len(flipped))] ^= 1 << rng.randrange(8)
+        head = bytes(flipped)
+    elif way == 1:
+        head = head[: rng.randrange(len(head))]
+    elif way == 2:
+        head, body = body[: wire.HEADER_BYTES * 2], head
+    elif way == 3:
+        fields = msgspec.msgpack.decode(head)
+        strange: list[Any] = [
+            None,
+            -1,
+            2**63,
+            0,
+            1,
+            float("nan"),
+            "x" * 100,
+            [],
+            {},
+            "chunk",
+            {str(i): 1.0 for i in range(99)},
+        ]
+        fields[rng.randrange(len(fields))] = rng.choice(strange)
+        head = msgspec.msgpack.encode(fields)
+    elif way == 4:
+        fields = msgspec.msgpack.decode(head)
+        fields[4] = rng.choice([0, fields[4] + 1, wire.MAX_ROUND, wire.MAX_ROUND + 1])
+        head = msgspec.msgpack.encode(fields)
+    elif way == 5:
+        return [head, body, *[rng.randbytes(rng.randrange(40)) for _ in range(rng.randint(1, 20))]]
+    return _estranged([head, body], rng, run_id)  # way 6: an old message as it was
+
+
+def _estranged(frames: Frames, rng: random.Random, run_id: str) -> Frames:
+    try:
+        header = wire.decode(frames).header
+    except ProtocolError:
+        return frames
+    if header.run == run_id and header.sender < PEERS:
+        header = msgspec.structs.replace(header, sender=rng.randrange(PEERS, wire.MAX_PEERS))
+    return [msgspec.msgpack.encode(header), frames[1]]
+
+
+def _attack(endpoints: list[str], samples: list[Frames], count: int, seed: int, run_id: str, sent: Any) -> None:
+    """Send mutations as fast as they are taken."""
+    rng, context = random.Random(seed), zmq.Context()
+    strangers = []
+    for endpoint in endpoints:
+        strangers.append(context.socket(zmq.DEALER))
+        strangers[-1].setsockopt(zmq.LINGER, 0)
+        strangers[-1].setsockopt(zmq.SNDTIMEO, 1_000)
+        strangers[-1].connect(endpoint)
+    while sent.value < count:
+        frames = mutate(rng.choice(samples), rng, run_id)
+        try:
+            rng.choice(strangers).send_multipart(frames)
+            sent.value += 1
+        except zmq.Again:
+            continue
+    threading.Event().wait()  # until it is ended: its sockets still deliver
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(s.getsockname()[1]) for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def _swarm(folder: Path, rounds: int, seed: int, recording: bool, count: int) -> dict[str, Any]:
+    """One run, attacked with what the first one recorded unless this is the first."""
+    options: dict[str, Any] = {
+        "dataset": "digits",
+        "model": "vgg11",
+        "width": 0.125,
+        "local_steps": 1,
+        "batch_size": 16,
+    }
+    options |= {"eval_samples": 32, "threads": 1, "transport": "tcp", "rounds": rounds, "lr": 0.02}
+    config = RunConfig.of(**options, run_dir=str(folder / ("peace" if recording else "attacked")))
+    topology = make_topology("ring", PEERS)
+    run_dir, run_id = create_run_dir(topology, config), run_fingerprint(cast(config, topology), config)
+    dataset = data.prepare("digits", None, lambda *_: None)
+    endpoints = [f"tcp://127.0.0.1:{port}" for port in _free_ports(PEERS)]
+    context = multiprocessing.get_context("spawn")
+    workers = []
+    for index, bind in enumerate(endpoints):
+        spec = messages.WorkerSpec(
+            config=config, run_dir=run_dir, dataset=dataset, index=index, run=run_id, settings=run_id,
+            bind=bind, endpoints=dict(enumerate(endpoints)),
+        )  # fmt: skip
+        workers.append(context.Process(target=_work, args=(spec, folder / f"{index}.sent" if recording else None)))
+    for worker in workers:
+        worker.start()
+    counts = [context.Value("q", 0, lock=False) for _ in range(0 if recording else ATTACKERS)]
+    samples = [frames for path in folder.glob("*.sent") for frames in msgspec.msgpack.decode(path.read_bytes())]
+    attackers = []
+    for number, sent in enumerate(counts):
+        share = (endpoints, samples, -(-count // ATTACKERS), seed + number, run_id, sent)
+        attackers.append(context.Process(target=_attack, args=share, daemon=True))
+        attackers[-1].start()
+    began, peak, done_at = time.monotonic(), 0, None
+    while any(worker.is_alive() for worker in workers):
+        peak = max([peak, *(_memory(worker.pid) for worker in workers)])
+        if done_at is None and sum(sent.value for sent in counts) >= count > 0:
+            done_at = time.monotonic() - began
+        workers[0].join(0.2)
+    for attacker in attackers:
+        attacker.terminate()
+        attacker.join()
+    folders = [run_dir / "peers" / topology.node_path(index) for index in range(PEERS)]
+    rounds_of = [read_rounds(path) for path in folders]
+    refused: dict[str, int] = {}
+    for record in (record for records in rounds_of for record in records):
+        for reason, number in (record.refused or {}).items():
+            refused[reason] = refused.get(reason, 0) + number
+    return {
+        "codes": [worker.exitcode for worker in workers],
+        "weights": [checkpoint.load(max(path.glob("checkpoint/round-*.safetensors"))).x for path in folders],
+        "accuracy": [records[-1].test_accuracy for records in rounds_of],
+        "peak": peak, "sent": sum(sent.value for sent in counts), "sent_after": done_at,
+        "seconds": time.monotonic() - began, "refused": refused,
+    }  # fmt: skip
+
+
+def _memory(pid: int | None) -> int:
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def main() -> int:
+    """Both runs and the verdict; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--messages", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=400, help="enough that learning outlasts the messages")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="soak-") as name:
+        peace = _swarm(Path(name), options.rounds, options.seed, True, 0)
+        attacked = _swarm(Path(name), options.rounds, options.seed, False, options.messages)
+    checks = {
+        "no crash": peace["codes"] == attacked["codes"] == [0] * PEERS,
+        "memory bounded": attacked["peak"] <= peace["peak"] + GROWTH_BYTES,
+        "same weights": all(map(torch.equal, peace["weights"], attacked["weights"])),
+        "all sent while learning": attacked["sent"] >= options.messages,
+        "refused and recorded": sum(attacked["refused"].values()) >= 0.9 * attacked["sent"],
+    }
+    figures = {key: attacked[key] for key in ("sent", "sent_after", "seconds", "accuracy", "refused", "codes")}
+    figures |= {"peak_mb": attacked["peak"] >> 20, "peace_peak_mb": peace["peak"] >> 20}
+    figures |= {"peace_seconds": peace["seconds"], "peace_accuracy": peace["accuracy"]}
+    print(json.dumps({**figures, "checks": checks}))
+    failed = [check for check, passed in checks.items() if not passed]
+    print(f"FAILED: {', '.join(failed)}" if failed else f"passed: {attacked['sent']} mutated messages, same weights")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
