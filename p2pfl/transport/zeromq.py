@@ -29,6 +29,7 @@ RECONNECT_MAX_MS = 1_000
 LINGER_MS = 1_000
 LOST_SECONDS = 10.0  # a broken connection that does not come back within this is a lost neighbor
 CONTROL_MESSAGES = 256  # hello, grants, acknowledgements, notices and goodbye that may wait in one link
+RECEIVED_MESSAGES = 64  # that may wait in each connection to be taken
 _NOW, _AND_MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)  # joining the enums takes longer than a send
 MANY_TRACKERS = 1024  # that may wait until somebody asks whether they are done
 _FRAMING = 2  # bytes before a small frame, which is how ZeroMQ says its length
@@ -64,7 +65,7 @@ class ZmqTransport:
             self._router.setsockopt(option, value)
         self._router.setsockopt(zmq.LINGER, 0)
         self._router.setsockopt(zmq.MAXMSGSIZE, wire.CHUNK_BYTES)
-        self._watchdog = Watchdog(self._router, CONTROL_MESSAGES)
+        self._watchdog = Watchdog(self._router, RECEIVED_MESSAGES)
         try:
             self._router.bind(bind)
         except zmq.ZMQError as error:
@@ -249,7 +250,7 @@ _OPTIONS = {
     zmq.HEARTBEAT_IVL: HEARTBEAT_MS,
     zmq.HEARTBEAT_TIMEOUT: HEARTBEAT_TIMEOUT_MS,
     zmq.HEARTBEAT_TTL: HEARTBEAT_TIMEOUT_MS,
-    zmq.RCVHWM: CONTROL_MESSAGES,
+    zmq.RCVHWM: RECEIVED_MESSAGES,
     zmq.HANDSHAKE_IVL: HANDSHAKE_MS,
     zmq.TCP_KEEPALIVE: 1,
     zmq.IPV6: 1,
