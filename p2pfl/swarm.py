@@ -159,7 +159,13 @@ def _write_down(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
     before = 0.0
     with suppress(P2PFLError):  # the run may have been resumed
         before = read_summary(run_dir).get("seconds") or 0.0
-    summary = summarize(run_dir, lost_peers=outcome.lost, versions=versions(), seconds=before + outcome.seconds)
+    summary = summarize(
+        run_dir,
+        lost_peers=outcome.lost,
+        restarts=outcome.restarts,
+        versions=versions(),
+        seconds=before + outcome.seconds,
+    )
     write_summary(run_dir, summary)
     write_report(run_dir)
     return summary

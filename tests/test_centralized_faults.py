@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shlex
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from real_run import Run
 
-from p2pfl.records import RoundRecord, read_rounds
 from p2pfl.worker.control import EXIT_FAILED
 
-HERE = Path(__file__).parent
 FAST = shlex.split(
     "--num-clients 4 --num-selected 4 --dataset digits --model user_models:linear --batch-size 8 --lr 0.01"
     " --local-steps 20 --eval-every 1000000 --threads 1 --no-checkpoint"
@@ -26,80 +21,17 @@ FAST = shlex.split(
 pytestmark = pytest.mark.slow
 
 
-class Run:
-    """`run_peers.py centralized` as a user starts it, in a process group of its own."""
-
-    def __init__(self, folder: Path, *options: str) -> None:
-        self.run_dir = folder / "run"
-        self.temporary = folder / "tmp"
-        self.temporary.mkdir()
-        words = [sys.executable, str(HERE.parent / "run_peers.py"), "centralized", *FAST, *options]
-        self.process = subprocess.Popen(
-            [*words, "--run-dir", str(self.run_dir)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            cwd=HERE,
-            env={**os.environ, "TMPDIR": str(self.temporary)},
-        )
-        self.lines: list[str] = []
-
-    def until(self, text: str) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line)
-            if text in line:
-                return
-        raise AssertionError(f"ended before {text!r}: {self.lines} {self.process.stderr.read()}")  # type: ignore[union-attr]
-
-    def signal_in_round(self, name: str, number: signal.Signals, round: int) -> None:
-        """After that round, so in the middle of the next; the process is found beforehand, since rounds are short."""
-        self.until("processes ready 5/5")
-        process = self.worker(name)
-        self.until(f"round {round}/")
-        process.send_signal(number)
-
-    def family(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-    def worker(self, name: str) -> psutil.Process:
-        """The process of a client or of the coordinator: the one that writes its log."""
-        log = str(self.run_dir / "peers" / name / "log.txt")
-        (found,) = [p for p in self.family() if any(file.path == log for file in p.open_files())]
-        return found
-
-    def end(self, seconds: float = 120.0) -> tuple[int, str]:
-        """Exit status and what stands on stderr; nothing of the run is left."""
-        family = self.family()
-        out, err = self.process.communicate(timeout=seconds)
-        self.lines += out.splitlines()
-        _gone, alive = psutil.wait_procs(family, timeout=5.0)
-        assert not alive, f"orphans: {alive}"
-        assert list(self.temporary.glob("p2pfl-*")) == [], "socket files left behind"
-        return self.process.returncode, err
-
-    def records(self, name: str = "coordinator") -> list[RoundRecord]:
-        return read_rounds(self.run_dir / "peers" / name)
-
-    def summary(self) -> dict[str, object]:
-        found: dict[str, object] = json.loads((self.run_dir / "summary.json").read_text())
-        return found
-
-
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
     runs: list[Run] = []
 
     def begin(*options: str) -> Run:
-        runs.append(Run(tmp_path, *options))
+        runs.append(Run(tmp_path, "centralized", *FAST, *options))
         return runs[-1]
 
     yield begin
     for run in runs:
-        if run.process.poll() is None:
-            os.killpg(run.process.pid, signal.SIGKILL)
-            run.process.communicate()
+        run.kill()
 
 
 def missing(run: Run) -> list[list[str]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from p2pfl.cli.arguments import counted
 from p2pfl.config import RunConfig
+from p2pfl.report.absences import spans_text
 from p2pfl.roles import Cast, cast
 from p2pfl.swarm import Result, endpoints_in_file
 from p2pfl.topology import Topology, spectral_gap
@@ -95,11 +97,27 @@ def describe_result(result: Result) -> str:
         lines = [f"peers: {peers} of the test set (each has a model of its own)"]
     else:
         before = f" (peers before the consensus phase: {peers})" if peers else ""
-        lines = [
-            f"{_MODELS[mode]}: {summary['consensus_accuracy']:.2%} of the test set{before}",
-            f"weights: {result.run_dir / 'consensus.safetensors'}",
-        ]
-    if summary["lost_peers"]:
-        lines.append(f"lost on the way: {', '.join(summary['lost_peers'])}")
+        accuracy = summary["consensus_accuracy"]
+        there = "none, since who was to save it was lost" if accuracy is None else f"{accuracy:.2%} of the test set"
+        lines = [f"{_MODELS[mode]}: {there}{before}"]
+        if accuracy is not None:
+            lines.append(f"weights: {result.run_dir / 'consensus.safetensors'}")
+    lines += _troubles(summary)
     lines += [f"profile: {path} (open it in ui.perfetto.dev)" for path in result.run_dir.glob("peers/*/profile-*")]
     return "\n".join([*lines, f"report:  {result.run_dir / 'report.html'}"])
+
+
+def _troubles(summary: Mapping[str, Any]) -> list[str]:
+    """What happened on the way, a line each; none where nothing did."""
+    lines = []
+    if summary["lost_peers"]:
+        lines.append(f"lost on the way: {', '.join(summary['lost_peers'])}")
+    if summary["restarts"]:
+        lines.append("started again: " + ", ".join(f"{name} ({n} times)" for name, n in summary["restarts"].items()))
+    if summary["absences"]:
+        away = (f"{item['peer']} in round {spans_text(item['rounds'])}" for item in summary["absences"])
+        lines.append("done without: " + "; ".join(away))
+    for item in summary["parts"] or ():
+        together = " | ".join(", ".join(part) for part in item["parts"])
+        lines.append(f"in parts in round {spans_text([item['rounds']])}: {together}")
+    return lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from p2pfl.report.absences import spans_text
 from p2pfl.report.clients import participation
 from p2pfl.report.run import Run, of_phase
 
@@ -31,6 +32,7 @@ def cautions(run: Run, summary: Mapping[str, Any]) -> list[str]:
     return [
         *_unfinished(run, summary),
         *_losses(run, summary),
+        *_absences(summary),
         *_participation(run),
         *_training(run),
         *_waiting(run, summary),
@@ -53,6 +55,19 @@ def _losses(run: Run, summary: Mapping[str, Any]) -> list[str]:
         return []
     usual = "Means, accuracies and distances are those of the other peers."
     return [f"Lost on the way: {', '.join(summary['lost_peers'])}. {_WITHOUT.get(run.mode, usual)}".rstrip()]
+
+
+def _absences(summary: Mapping[str, Any]) -> list[str]:
+    found = []
+    if summary.get("restarts"):
+        found.append(f"Died and started again: {_listed([f'{n} ({c}×)' for n, c in summary['restarts'].items()])}.")
+    if summary.get("absences"):
+        away = [f"{item['peer']} (round {spans_text(item['rounds'])})" for item in summary["absences"]]
+        found.append(f"Neighbors went on without: {_listed(away)}. Their own weights stood in its place.")
+    for item in (summary.get("parts") or [])[:_NAMED]:
+        together = "; ".join(_listed(list(part)) for part in item["parts"])
+        found.append(f"In round {spans_text([item['rounds']])} the graph had fallen apart: {together}.")
+    return found
 
 
 def _participation(run: Run) -> list[str]:
@@ -84,7 +99,7 @@ def _listed(items: list[str]) -> str:
 
 def _training(run: Run) -> list[str]:
     trained = (record for peer in run.trainers for record in of_phase(run.records[peer], "train"))
-    if any(record.train_loss is None for record in trained):
+    if any(record.train_loss is None and record.train_seconds > 0 for record in trained):
         return ["In some rounds the training loss was not a number: training diverged. Try a smaller --lr."]
     return []
 

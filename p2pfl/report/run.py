@@ -28,8 +28,8 @@ PEERS_FOLDER = "peers"
 class Run:
     """What a run directory holds.
 
-    A round is finished when every peer that was not lost has recorded it; in centralized mode, when the coordinator
-    has: clients record only the rounds in which they took part.
+    A round is finished when every peer that was not lost has recorded it, or a later one: who was away skips rounds. In
+    centralized mode it is when the coordinator has: clients record only the rounds in which they took part.
     """
 
     path: Path
@@ -37,7 +37,7 @@ class Run:
     topology: Topology
     records: tuple[tuple[RoundRecord, ...], ...]  # by process, oldest first; lost ones and the coordinator included
     survivors: tuple[int, ...]  # processes that were not lost, in their order
-    rounds: Mapping[int, tuple[RoundRecord, ...]]  # finished round -> the survivors' records; or the coordinator's
+    rounds: Mapping[int, tuple[RoundRecord, ...]]  # finished round -> the survivors' records of it; the coordinator's
     distances: Mapping[int, float]  # finished round -> consensus distance of the survivors, estimated
 
     @property
@@ -175,8 +175,9 @@ def load_run(run_dir: Path, lost_peers: Sequence[str] = ()) -> Run:
 
 def _finished(recorded: Sequence[Sequence[RoundRecord]]) -> dict[int, tuple[RoundRecord, ...]]:
     by_round = [{record.round: record for record in own} for own in recorded]
-    common = set.intersection(*(set(own) for own in by_round)) if by_round else set()
-    return {number: tuple(own[number] for own in by_round) for number in sorted(common)}
+    last = min((max(own, default=0) for own in by_round), default=0)
+    numbers = sorted({number for own in by_round for number in own if number <= last})
+    return {number: tuple(own[number] for own in by_round if number in own) for number in numbers}
 
 
 def _distances(
@@ -186,11 +187,11 @@ def _distances(
     places = [{record.round: place for place, record in enumerate(own)} for own in recorded]
     distances = {}
     for number in rounds:
-        rows = [where[number] for where in places]
-        if any(row >= len(own) for row, own in zip(rows, sketches, strict=True)):
+        rows = [(where[number], own) for where, own in zip(places, sketches, strict=True) if number in where]
+        if any(row >= len(own) for row, own in rows):
             continue  # the sketches' file was removed or cut
         with np.errstate(all="ignore"):  # weights that diverged are no reason to complain here
-            distance = records.consensus_distance([own[row] for row, own in zip(rows, sketches, strict=True)])
+            distance = records.consensus_distance([own[row] for row, own in rows])
         if math.isfinite(distance):
             distances[number] = distance
     return distances

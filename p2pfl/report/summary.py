@@ -13,6 +13,7 @@ import msgspec
 
 from p2pfl.errors import ConfigError
 from p2pfl.records import RoundRecord
+from p2pfl.report.absences import absences, parts
 from p2pfl.report.output import write_text
 from p2pfl.report.run import Run, load_run, model_record, of_phase, sent_by_process
 from p2pfl.topology import mixing_matrix, spectral_gap
@@ -45,7 +46,10 @@ FIELDS: dict[str, str] = {
     "busiest_peer": "the process that sent most",
     "consensus_bytes": "sent by all peers in the consensus phase",
     "optimizer_steps_per_peer": "optimizer steps of a peer, mean of the peers or clients",
-    "lost_peers": "peers or clients that were lost on the way",
+    "lost_peers": "peers or clients that were lost for good",
+    "absences": "peers that neighbors went on without, and in which rounds [first, last]",
+    "parts": "rounds [first, last] in which the graph had fallen apart, and who was together",
+    "restarts": "how often each process that died was started again",
     "seed": "seed of everything random",
     "versions": "versions that it ran with",
     "consensus_seconds": "consensus phase, slowest peer, without the evaluation of its model",
@@ -53,7 +57,19 @@ FIELDS: dict[str, str] = {
     "rounds_completed": "training rounds that every peer, or the coordinator, has finished",
 }
 # Fields that are words or labels, not numbers to add up.
-TEXT_FIELDS = ("mode", "topology", "busiest_peer", "lost_peers", "seed", "versions", "status")
+_ABOUT_PEERS = ("busiest_peer", "lost_peers", "absences", "parts", "restarts")
+TEXT_FIELDS = ("mode", "topology", *_ABOUT_PEERS, "seed", "versions", "status")
+    "mode",
+    "topology",
+    "busiest_peer",
+    "lost_peers",
+    "absences",
+    "parts",
+    "restarts",
+    "seed",
+    "versions",
+    "status",
+)
 # What only a swarm that mixes has.
 _GOSSIP_ONLY = ("spectral_gap", "final_consensus_distance", "consensus_rounds", "consensus_bytes", "consensus_seconds")
 
@@ -62,6 +78,7 @@ def summarize(
     run_dir: Path,
     *,
     lost_peers: Sequence[str] = (),
+    restarts: Mapping[str, int] | None = None,
     versions: Mapping[str, str] | None = None,
     seconds: float | None = None,
 ) -> dict[str, Any]:
@@ -85,6 +102,9 @@ def summarize(
         "spectral_gap": _gap(run) if run.mode == "gossip" else None,
         "seconds": seconds if seconds is not None else _longest(run, run.records),
         "lost_peers": list(lost_peers),
+        "absences": absences(run),
+        "parts": parts(run),
+        "restarts": dict(restarts or {}),
         "seed": run.config.record.seed,
         "versions": dict(versions or {}),
         **_accuracies(run),
@@ -130,6 +150,7 @@ class _Facts(msgspec.Struct):
     """What a launcher knows of a run and its processes do not."""
 
     lost_peers: list[str] = []
+    restarts: dict[str, int] = {}
     versions: dict[str, str] = {}
     seconds: float | None = None
 

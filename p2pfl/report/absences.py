@@ -1,0 +1,67 @@
+"""Who was done without in a run, in which rounds, and into which parts the graph then fell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import networkx as nx
+
+from p2pfl.report.run import Run
+
+
+def absences(run: Run) -> list[dict[str, Any]]:
+    """For each peer that some neighbor went on without: `peer`, and `rounds` as [first, last] of each time."""
+    rounds: dict[str, set[int]] = {}
+    for own in run.records:
+        for record in own:
+            for name in record.absent or ():
+                rounds.setdefault(name, set()).add(record.round)
+    return [
+        {"peer": name, "rounds": [[first, last] for first, last, _ in _spans((n, "") for n in sorted(rounds[name]))]}
+        for name in run.topology.names
+        if name in rounds
+    ]
+
+
+def parts(run: Run) -> list[dict[str, Any]]:
+    """Where those at work in a round were not all connected: `rounds` as [first, last], and the `parts` by name."""
+    if run.mode != "gossip":
+        return []
+    names, found = run.topology.names, []
+    by_round: dict[int, dict[int, set[str]]] = {}
+    for peer, own in enumerate(run.records):
+        for record in own:
+            by_round.setdefault(record.round, {})[peer] = set(record.absent or ())
+    for number, absent in sorted(by_round.items()):
+        if any(absent.values()):
+            graph = nx.Graph()
+            graph.add_nodes_from(absent)
+            graph.add_edges_from(
+                (a, b)
+                for a, b in run.topology.graph.edges
+                if a in absent and b in absent and names[b] not in absent[a] and names[a] not in absent[b]
+            )
+            pieces = sorted(tuple(sorted(piece)) for piece in nx.connected_components(graph))
+            if len(pieces) > 1:
+                found.append((number, tuple(pieces)))
+    return [
+        {"rounds": [first, last], "parts": [[names[peer] for peer in piece] for piece in pieces]}
+        for first, last, pieces in _spans(found)
+    ]
+
+
+def _spans(numbered: Iterable[tuple[int, Any]]) -> list[tuple[int, int, Any]]:
+    """Consecutive numbers with the same value, as (first, last, value)."""
+    spans: list[tuple[int, int, Any]] = []
+    for number, value in numbered:
+        if spans and spans[-1][1] == number - 1 and spans[-1][2] == value:
+            spans[-1] = (spans[-1][0], number, value)
+        else:
+            spans.append((number, number, value))
+    return spans
+
+
+def spans_text(spans: Iterable[list[int]]) -> str:
+    """Such as 3, 7–9."""
+    return ", ".join(str(first) if first == last else f"{first}–{last}" for first, last in spans)
