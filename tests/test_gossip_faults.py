@@ -1,4 +1,4 @@
-"""Peers that die, freeze, wake and come back, as real processes: the swarm goes on, and what is written down says so."""
+"""Peers that die, freeze, wake and come back, as real processes: the swarm goes on, and the records say so."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import pytest
 from real_run import HERE, Run
 from test_cli import free_ports
 
-from p2pfl import make_topology, save_topology
+from p2pfl import make_topology
 from p2pfl.records import read_rounds
+from p2pfl.topology import save_topology
 from p2pfl.worker.control import EXIT_FAILED
 
 FAST = shlex.split(

@@ -59,17 +59,6 @@ FIELDS: dict[str, str] = {
 # Fields that are words or labels, not numbers to add up.
 _ABOUT_PEERS = ("busiest_peer", "lost_peers", "absences", "parts", "restarts")
 TEXT_FIELDS = ("mode", "topology", *_ABOUT_PEERS, "seed", "versions", "status")
-    "mode",
-    "topology",
-    "busiest_peer",
-    "lost_peers",
-    "absences",
-    "parts",
-    "restarts",
-    "seed",
-    "versions",
-    "status",
-)
 # What only a swarm that mixes has.
 _GOSSIP_ONLY = ("spectral_gap", "final_consensus_distance", "consensus_rounds", "consensus_bytes", "consensus_seconds")
 
