@@ -205,6 +205,9 @@ def _watch(run: _Run) -> None:
 def _on_end(run: _Run, worker: _Worker) -> None:
     """A worker has ended without having finished: start it again, or do without it, or end the run."""
     plan, outcome = run.plan, run.outcome
+    if worker.process.exitcode == 0:  # it had finished, and could not say so any more
+        worker.done_since = time.monotonic()
+        return
     if worker.failure:
         reason = f"{_called(plan, worker)}: {worker.failure}"
     else:

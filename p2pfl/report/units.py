@@ -76,9 +76,11 @@ def formats_of(field: str) -> tuple[Callable[[float], str], Callable[[float, flo
 
 
 def words(value: Any) -> str:
-    """A field of a summary that is no number: a name, a list of them, or names with versions."""
+    """A field of a summary that is no number: a name, a list, names with versions, or a span as [first, last]."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {version}" for name, version in value.items()) or MISSING
+        return ", ".join(f"{name} {words(of)}" for name, of in value.items()) or MISSING
     if isinstance(value, (list, tuple)):
-        return ", ".join(value) or "none"
+        if len(value) == 2 and all(isinstance(end, int) for end in value):
+            return str(value[0]) if value[0] == value[1] else f"{value[0]}–{value[1]}"
+        return ("; " if any(isinstance(item, Mapping) for item in value) else ", ").join(map(words, value)) or "none"
     return MISSING if value is None else str(value)
