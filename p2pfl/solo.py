@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from urllib.parse import quote
 
-from p2pfl import data
+from p2pfl import data, keyring
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, P2PFLError
 from p2pfl.estimate import check, check_gpus, wished_devices
@@ -36,6 +36,7 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
     endpoints = endpoints_in_file(topology, config)
     if endpoints is None:
         raise ConfigError(f"{topology.source}: every node needs a host and a port (and --transport must not be ipc)")
+    keyring.check_keys(topology, config.exchange.keys, config.exchange.insecure, [index])
     _check(config, topology, index)
     keep_freed_memory()
     dataset = data.prepare(config.data.dataset, config.data.data_dir, _Progress())

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from p2pfl import keyring
 from p2pfl.config import RunConfig
 from p2pfl.display import Plan as DisplayPlan
 from p2pfl.display import make_display
@@ -77,6 +78,8 @@ def run(
     config = resolve(config, topology, busy)
     parts = dataclasses.replace(parts, topology=dataclasses.replace(topology, name=config.record.name or topology.name))
     binds = endpoints_in_file(topology, config)
+    if config.mode == "gossip":
+        keyring.check_keys(topology, config.exchange.keys, config.exchange.insecure, range(topology.n))
     if resume is not None and _is_complete(resume):
         return Result(resume, read_summary(resume))
     going_on = resume is not None
@@ -178,14 +181,18 @@ def endpoints_in_file(topology: Topology, config: RunConfig) -> list[str] | None
     """
     nodes = [topology.graph.nodes[peer] for peer in range(topology.n)]
     if config.mode != "gossip":  # the others need no file, or use of a file nothing but its nodes
+        if config.exchange.keys is not None:
+            raise ConfigError(f"--keys {config.exchange.keys}: only a gossip run has a topology file with public keys")
         return None
     if config.exchange.transport == "ipc" or not all("host" in node and "port" in node for node in nodes):
         return None
     for name, node in zip(topology.names, nodes, strict=True):
-        if not config.exchange.insecure and not _is_loopback(str(node["host"])):
+        open_to_all = config.exchange.keys is None and not config.exchange.insecure
+        if open_to_all and not _is_loopback(str(node["host"])):
             raise ConfigError(
-                f"peer {name}: host {node['host']} is beyond this machine, and messages over tcp are neither "
-                "encrypted nor authenticated; add --insecure if the network is your own"
+                f"peer {name}: host {node['host']} is beyond this machine, and without keys messages over tcp are "
+                "neither encrypted nor authenticated; make keys (p2pfl keys) and add --keys DIR, or add --insecure if "
+                "the network is your own"
             )
     return [f"tcp://{_bracketed(str(node['host']))}:{int(node['port'])}" for node in nodes]
 

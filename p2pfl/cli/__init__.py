@@ -26,6 +26,7 @@ COMMANDS = {
         "matched runs of several topologies and modes, in one report",
     ),
     "peer": ("train:peer", "run one peer of a swarm that is spread over machines"),
+    "keys": ("secrets:keys", "make a key pair for each peer of a topology file: encrypted, authenticated links"),
     "topology make": ("graphs:make", "write a topology file: ring, path, star, complete, torus, …"),
     "topology show": ("graphs:show", "picture, degrees, spectral gap and rounds to consensus of a topology file"),
     "report": ("results:report", "tables and plots of recorded runs"),

@@ -80,7 +80,7 @@ SECTION_OF = {item.name: name for name, kind in SECTIONS.items() for item in dat
 # A resumed run may differ in these from the run that it goes on with.
 FREE_ON_RESUME = frozenset(
     {
-        *("transport", "eval_every", "run_dir", "insecure", "profile", "min_peers", "restart"),
+        *("transport", "eval_every", "run_dir", "insecure", "keys", "profile", "min_peers", "restart"),
         *(name for name in SECTION_OF if "timeout" in name),
     }
 )

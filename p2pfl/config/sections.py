@@ -172,6 +172,8 @@ class ExchangeConfig:
     """Sockets: ipc on one machine, tcp; auto: tcp where the topology file has hosts and ports, else ipc."""
     insecure: bool = False
     """Allow unencrypted, unauthenticated tcp beyond this machine's loopback address."""
+    keys: Annotated[str | None, _unset("DIR", "none")] = None
+    """Folder with the secret keys that p2pfl keys made; encrypts and authenticates every link."""
     start_timeout: float = 600.0
     """Seconds until every process has loaded its data and opened its socket."""
     handshake_timeout: float = 60.0

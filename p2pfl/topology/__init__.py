@@ -14,6 +14,7 @@ from p2pfl.topology.mixing import (
     neighborhood,
     spectral_gap,
 )
+from p2pfl.topology.publish import check_publishable, publish
 
 __all__ = [
     "FORMATS",
@@ -23,6 +24,7 @@ __all__ = [
     "Neighborhood",
     "Topology",
     "build_topology",
+    "check_publishable",
     "consensus_rounds",
     "is_symmetric",
     "load_topology",
@@ -31,6 +33,7 @@ __all__ = [
     "mixing_matrix",
     "mixing_rounds",
     "neighborhood",
+    "publish",
     "save_topology",
     "spectral_gap",
 ]

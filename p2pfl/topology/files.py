@@ -59,6 +59,11 @@ def load_topology(path: str | os.PathLike[str], least: int = 2) -> Topology:
     return build_topology(graph, name=file.stem, source=source, labels=labels, least=least)
 
 
+def raw_format(path: Path) -> tuple[Format, bytes]:
+    """The format that a file's extension names, and the file's content. Raises TopologyError."""
+    return _format(path), _read_bytes(path)
+
+
 def save_topology(topology: Topology, path: str | os.PathLike[str]) -> None:
     """Write a topology in the format that the extension names; directories are not created.
 

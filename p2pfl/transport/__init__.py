@@ -1,5 +1,6 @@
 """How messages travel: `ZmqTransport` over sockets and `MemoryTransport`, its in-process twin that still encodes."""
 
+from p2pfl.transport.curve import Keys
 from p2pfl.transport.delayed import Delayed
 from p2pfl.transport.interface import Event, Lost, Received, Reconnected, Refused, Transport
 from p2pfl.transport.memory import MemoryHub, MemoryTransport
@@ -8,6 +9,7 @@ from p2pfl.transport.zeromq import ZmqTransport
 __all__ = [
     "Delayed",
     "Event",
+    "Keys",
     "Lost",
     "MemoryHub",
     "MemoryTransport",

@@ -19,6 +19,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from p2pfl import wire
 from p2pfl.errors import ProtocolError, TransportError
+from p2pfl.transport.curve import Guard, Keys
 from p2pfl.transport.interface import Event, Lost, Received, Reconnected, Refused
 from p2pfl.transport.watchdog import HANDSHAKE_MS, WATCH_SECONDS, Watchdog
 
@@ -40,10 +41,11 @@ POLL_BATCH = 64  # messages taken from the socket before the peer looks after it
 class ZmqTransport:
     """One peer's sockets. Use as a context manager, or call `close`."""
 
-    def __init__(self, bind: str, grace: float = LOST_SECONDS) -> None:
+    def __init__(self, bind: str, grace: float = LOST_SECONDS, keys: Keys | None = None) -> None:
         """Bind to `ipc:///path`, `tcp://host:port` or `tcp://host:*`. Raises TransportError naming the endpoint.
 
-        `grace`: seconds after which a connection that broke, or never came about, counts as lost.
+        `grace`: seconds after which a connection that broke, or never came about, counts as lost. With `keys` every
+        link is encrypted, and nobody but the neighbors that they name can connect.
         """
         if bind.startswith("ipc://") and len(bind) - 6 > zmq.IPC_PATH_MAX_LEN:
             raise TransportError(f"{bind}: longer than {zmq.IPC_PATH_MAX_LEN} bytes; set TMPDIR to a shorter folder")
@@ -65,6 +67,9 @@ class ZmqTransport:
             self._router.setsockopt(option, value)
         self._router.setsockopt(zmq.LINGER, 0)
         self._router.setsockopt(zmq.MAXMSGSIZE, wire.CHUNK_BYTES)
+        self._guard = None if keys is None else Guard(self._context, keys)
+        if self._guard is not None:
+            self._guard.secure_server(self._router)
         self._watchdog = Watchdog(self._router, RECEIVED_MESSAGES)
         try:
             self._router.bind(bind)
@@ -101,6 +106,8 @@ class ZmqTransport:
         link.copy_threshold = 0  # a small last chunk that pyzmq copied would count as sent at once
         link.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
         link.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+        if self._guard is not None:
+            self._guard.secure_client(link, neighbor)
         monitor = link.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
         self._links[neighbor], self._monitors[monitor] = link, neighbor
         self._poller.register(monitor, zmq.POLLIN)
@@ -169,7 +176,11 @@ class ZmqTransport:
             elif ready == self._wake_reader.fileno():
                 with contextlib.suppress(BlockingIOError):
                     self._wake_reader.recv(4096)
-        return events + self._losses()
+        return events + self._refusals() + self._losses()
+
+    def _refusals(self) -> list[Event]:
+        count = 0 if self._guard is None else self._guard.refusals()
+        return [Refused("key: no neighbor's")] * count
 
     def _wait(self, seconds: float, events: list[Event]) -> list[tuple[Any, int]]:
         """What is ready, looking after strangers' connections meanwhile."""
@@ -192,6 +203,8 @@ class ZmqTransport:
         for monitor, neighbor in list(self._monitors.items()):
             self._close_link(monitor, 0 if neighbor in self._lost else LINGER_MS)
         self._watchdog.close()
+        if self._guard is not None:
+            self._guard.close()
         self._router.close(0)
         self._wake_reader.close()
         self._wake_writer.close()
@@ -214,6 +227,8 @@ class ZmqTransport:
                     frames.append(data)
             try:
                 message = wire.decode(frames)
+                if self._guard is not None and self._guard.owner(identity) != message.header.sender:
+                    raise ProtocolError("sender: not the owner of the key")
                 events.append(Received(message, frames[0].nbytes + frames[1].nbytes))
             except ProtocolError as error:
                 events.append(Refused(str(error)))

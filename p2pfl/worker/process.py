@@ -14,9 +14,10 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from p2pfl import keyring
 from p2pfl.errors import ConfigError, P2PFLError
-from p2pfl.topology import load_topology
-from p2pfl.transport import Delayed, Transport, ZmqTransport
+from p2pfl.topology import Topology, load_topology
+from p2pfl.transport import Delayed, Keys, Transport, ZmqTransport
 from p2pfl.wire import ITEM_BYTES
 from p2pfl.worker import messages
 from p2pfl.worker.assemble import Parts, assemble
@@ -55,9 +56,8 @@ def run(
     topology = load_topology(spec.run_dir / "topology.graphml", least=1)
     peer_dir = spec.run_dir / "peers" / topology.node_path(spec.index)
     log = _open_log(peer_dir, spec.index)
-    grace = spec.config.exchange.grace_timeout
-    make_transport = make_transport or (lambda bind: ZmqTransport(bind, grace=grace))
     try:
+        make_transport = make_transport or _sockets(spec, topology)
         parts = assemble(spec, topology, peer_dir, report, lambda: control.holds_model)
         _run(spec, parts, report, control, make_transport, log)
     except Interrupted:
@@ -125,6 +125,17 @@ def _run(
         report(messages.Done(refused))
     finally:
         transport.close()
+
+
+def _sockets(spec: messages.WorkerSpec, topology: Topology) -> Callable[[str], Transport]:
+    """Sockets as the settings want them. Raises ConfigError where the peer's secret key cannot be used."""
+    exchange = spec.config.exchange
+    keys = None
+    if exchange.keys is not None:
+        public = keyring.public_keys(topology)
+        own = public.pop(spec.index, "")
+        keys = Keys(own, keyring.own_secret(topology, exchange.keys, spec.index), public)
+    return lambda bind: ZmqTransport(bind, grace=exchange.grace_timeout, keys=keys)
 
 
 def _redirect_output(path: Path) -> None:

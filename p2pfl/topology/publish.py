@@ -1,0 +1,52 @@
+"""Public keys written into a topology file, which otherwise stays what it was."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import networkx as nx
+
+from p2pfl.errors import TopologyError
+from p2pfl.topology.files import load_topology, raw_format
+
+_HOLDS_NODES = (".graphml", ".gml", ".gexf", ".json")
+
+
+def check_publishable(path: Path) -> None:
+    """Raises TopologyError where the file's format holds no node attributes, or the file has public keys already."""
+    if path.suffix.lower() not in _HOLDS_NODES:
+        raise TopologyError(
+            f"{path}: {path.suffix or 'this format'} holds no public keys; write the graph as one of "
+            f"{' '.join(_HOLDS_NODES)} first"
+        )
+    topology = load_topology(path)
+    there = [name for peer, name in enumerate(topology.names) if "public_key" in topology.graph.nodes[peer]]
+    if there:
+        raise TopologyError(f"{path}: has public keys already (node {there[0]!r}); remove them to make new ones")
+
+
+def publish(path: Path, public_keys: Mapping[str, str]) -> None:
+    """Give each node, by its label, the attribute `public_key`; all other attributes are kept. The file is replaced at
+    once or not at all.
+
+    Raises TopologyError naming the file.
+    """
+    form, data = raw_format(path)
+    graph, labels = form.read(data, str(path))
+    names = {node: str((labels or {}).get(node, node)) for node in graph}
+    for node, name in names.items():
+        graph.nodes[node]["public_key"] = public_keys[name]
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        temporary.write_bytes(form.write(nx.relabel_nodes(graph, names)))
+        written = load_topology(temporary)
+        if any(written.graph.nodes[i].get("public_key") != public_keys[name] for i, name in enumerate(written.names)):
+            raise TopologyError(f"{path}: its format cannot hold the keys; use .graphml")
+        os.chmod(temporary, path.stat().st_mode & 0o777)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise TopologyError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        temporary.unlink(missing_ok=True)
