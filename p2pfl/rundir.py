@@ -22,11 +22,13 @@ import numpy as np
 from p2pfl import config as settings
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError
-from p2pfl.roles import Cast
+from p2pfl.faults import AttackFault, FaultScript, check_faults, load_faults
+from p2pfl.roles import COORDINATOR, Cast
 from p2pfl.topology import Topology, load_topology, save_topology
 
 CONFIG_FILE = "config.toml"
 TOPOLOGY_FILE = "topology.graphml"
+FAULTS_FILE = "faults.toml"
 EVALUATIONS = 10  # a run, where --eval-every does not say
 EVAL_SAMPLES = 1000  # of an evaluation of many peers during the run
 
@@ -39,6 +41,7 @@ def resolve(config: RunConfig, topology: Topology, processes: int) -> RunConfig:
     _refuse_foreign(config)
     settings.check_together(config)
     check_profile(config, topology)
+    fault_script(config, topology)
     least = config.gossip.min_peers
     if config.mode == "gossip" and least is not None and least > topology.n:
         raise ConfigError(f"--min-peers {least}: the topology has only {topology.n} peers")
@@ -64,6 +67,28 @@ def _refuse_foreign(config: RunConfig) -> None:
     for name, value in settings.foreign_options(config).items():
         option = "--" + name.replace("_", "-")
         raise ConfigError(f"{option} {value}: means nothing in a {config.mode} run; leave it out")
+
+
+def fault_script(config: RunConfig, topology: Topology, path: str | Path | None = None) -> FaultScript:
+    """The run's fault script, or an empty one. Raises ConfigError where it does not fit the run.
+
+    `path`: where it is, if not where the settings say.
+    """
+    where = path or config.exchange.faults
+    if config.exchange.faults is None or where is None:
+        return FaultScript(names=topology.names)
+    script = load_faults(where, config.record.seed)
+    coordinator = COORDINATOR if config.mode == "centralized" else None
+    overlapped = config.mode == "gossip" and config.gossip.order == "overlapped"
+    for number, fault in enumerate(script.faults, 1):
+        if isinstance(fault, AttackFault):
+            from p2pfl.gossip.attacks import build_attack  # not above: it imports torch
+
+            try:
+                build_attack(fault.attack, fault.scale)
+            except ConfigError as error:
+                raise ConfigError(f"--faults {where}: fault {number} (attack): {error}") from None
+    return check_faults(script, str(where), topology.names, config.training.rounds, coordinator, overlapped)
 
 
 def check_profile(config: RunConfig, topology: Topology) -> None:
@@ -109,6 +134,9 @@ def create_run_dir(topology: Topology, config: RunConfig, kind: str | None = Non
         repeatable = settings.replace_options(config, run_dir=None)
         from_file = config.mode in ("gossip", "local")
         repeatable = dataclasses.replace(repeatable, topology=TOPOLOGY_FILE if from_file else None)
+        if config.exchange.faults is not None:
+            shutil.copyfile(config.exchange.faults, run_dir / FAULTS_FILE)
+            repeatable = settings.replace_options(repeatable, faults=FAULTS_FILE)
         # Last and at once: what has settings is a run directory.
         temporary = run_dir / f".{CONFIG_FILE}.tmp"
         temporary.write_text(settings.to_toml(repeatable), encoding="utf-8")
@@ -147,6 +175,8 @@ def open_run_dir(run_dir: Path) -> tuple[Topology, RunConfig]:
 def run_fingerprint(parts: Cast, config: RunConfig) -> str:
     """A digest of everything that all processes of a run must agree on, names, edges and weights included."""
     shared = {name: value for name, value in settings.options(config).items() if name not in settings.INCIDENTAL}
+    if config.exchange.faults is not None:
+        shared["faults"] = load_faults(config.exchange.faults, config.record.seed).text()
     matrix = np.round(parts.matrix, 12).tolist()
     text = json.dumps([config.mode, shared, parts.topology.names, matrix], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -25,7 +25,7 @@ from p2pfl.launcher import Launch, Outcome, launch
 from p2pfl.records import RoundRecord, Vector, read_rounds, read_sketches
 from p2pfl.report import read_summary, summarize, write_report, write_summary
 from p2pfl.roles import cast, topology_of
-from p2pfl.rundir import create_run_dir, forget, in_use, resolve, run_fingerprint
+from p2pfl.rundir import create_run_dir, fault_script, forget, in_use, resolve, run_fingerprint
 from p2pfl.topology import Topology
 
 _PACKAGES = ("p2pfl-swarm", "torch", "torchvision", "pyzmq", "networkx", "numpy")
@@ -88,7 +88,10 @@ def run(
     with in_use(run_dir):
         try:
             settings = run_fingerprint(parts, config)
-            outcome = _launch(Launch(parts, config, run_dir, _name(settings), settings, going_on, binds, link_delay))
+            script = fault_script(config, parts.topology)
+            outcome = _launch(
+                Launch(parts, config, run_dir, _name(settings), settings, going_on, binds, link_delay, script)
+            )
         except KeyboardInterrupt:
             forget(run_dir)
             raise

@@ -15,6 +15,7 @@ from p2pfl import config as settings
 from p2pfl.cli.arguments import parse
 from p2pfl.config import ComputeConfig, DataConfig, Mode, ModelConfig, RecordConfig, RunConfig, TrainingConfig
 from p2pfl.errors import ConfigError
+from p2pfl.faults import load_faults
 from p2pfl.roles import topology_of
 from p2pfl.rundir import open_run_dir
 from p2pfl.topology import Topology, load_topology
@@ -144,6 +145,10 @@ def _resumed(run_dir: Path, saved: RunConfig, asked: RunConfig) -> Topology:
     topology, _ = open_run_dir(run_dir)
     before, now = settings.options(saved), settings.options(asked)
     for name, value in now.items():
+        if name == "faults" and None not in (value, before[name]):
+            contents = [load_faults(path, saved.record.seed).text() for path in (value, before[name])]
+            if contents[0] == contents[1]:
+                continue
         if value != before[name] and name not in settings.FREE_ON_RESUME:
             option = "--" + name.replace("_", "-")
             raise ConfigError(

@@ -184,6 +184,8 @@ class ExchangeConfig:
     """Seconds to wait for others in later rounds, or ten times the longest round so far, if longer."""
     grace_timeout: float = 10.0
     """Seconds that a broken connection has to come back before its neighbor counts as lost; at least 2."""
+    faults: Annotated[str | None, _unset("FILE", "none")] = None
+    """Fault script to play: who is killed, frozen or cut off in which round, and what happens to messages (TOML)."""
     restart: int = 0
     """How many times a process that dies is started again; it goes on from its checkpoint, or a neighbor's weights."""
 

@@ -147,8 +147,15 @@ class Plan:
     """What one peer (or client, or coordinator) of a run has to know beside its algorithms.
 
     Rounds are counted from 1: training rounds 1..training_rounds, then the consensus rounds. `first_round` is more
-    than 1 when the run is resumed; `unsent` then holds what went to each neighbor in the round before, for those
-    that are one round behind.
+    than 1 when the run is resumed; `unsent` then holds what went to each neighbor in the last rounds before it, by
+    round, for those that are behind.
+
+    `life` numbers this start of the process: a later one has a larger number. `rejoins`: the others are at work
+    already. `empty`: x holds no more than initial weights. `absent`: neighbors known to be away for good. `spare`: how
+    many neighbors may be away at once; with more the peer ends. `returns`: rounds in which a neighbor is known to be
+    back, and waited for. `settles`: rounds that end only when all neighbors have acknowledged what they got. `frozen`:
+    rounds in which a fault script freezes the peer before its exchange, so that it is by itself in them, with the round
+    in which it goes on.
     """
 
     me: int
@@ -168,6 +175,7 @@ class Plan:
     spare: int = 0
     returns: Mapping[int, frozenset[int]] = field(default_factory=dict)
     settles: frozenset[int] = frozenset()
+    frozen: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def last_round(self) -> int:

@@ -134,7 +134,8 @@ class Coordinator:
         self._losses.clear()
         self._model = self._server.outgoing()
         self._progress = dict.fromkeys(self._selected_in(self.round), "waiting")
-        for client in self._gone & self._progress.keys():
+        gone = (self._gone - self._federation.back(self.round)) | self._federation.away(self.round)
+        for client in gone & self._progress.keys():
             self._progress[client] = "missing"
         actions: list[ev.Action] = []
         for client in self._in("waiting"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from p2pfl import seeding
@@ -18,6 +18,8 @@ class Federation:
     min_updates: int
     deadline: float | None = None  # seconds; None: as long as clients have been seen to take, times PATIENCE
     samples_before: int = 0  # of the run that this one resumes
+    away: Callable[[int], frozenset[int]] = lambda round: frozenset()  # clients known to be away in a round
+    back: Callable[[int], frozenset[int]] = lambda round: frozenset()  # those known to be back in it
 
     @property
     def clients(self) -> int:

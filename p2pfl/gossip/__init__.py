@@ -37,7 +37,7 @@ def build_consensus(config: RunConfig, contraction: float) -> Algorithm[Any]:
     Under a robust algorithm it is the same rule again, since one hostile neighbor would lead plain mixing anywhere.
     """
     rule = _rule(config)
-    return Chebyshev(contraction) if rule is None else Robust(rule)
+    return Chebyshev(contraction, config.training.rounds + 1) if rule is None else Robust(rule)
 
 
 def _rule(config: RunConfig) -> Rule | None:

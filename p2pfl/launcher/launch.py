@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing.connection
+import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Sequence
@@ -17,6 +19,7 @@ from typing import Literal
 import numpy as np
 
 from p2pfl.config import RunConfig
+from p2pfl.faults import FaultScript, Kill, Pause
 from p2pfl.launcher.observer import Observer
 from p2pfl.launcher.prepare import prepare_data
 from p2pfl.launcher.server import exit_text, fork_server, start
@@ -24,6 +27,7 @@ from p2pfl.launcher.signals import Interrupts, interruptible
 from p2pfl.roles import Cast
 from p2pfl.topology import Topology
 from p2pfl.worker import messages
+from p2pfl.worker.sabotage import fired
 
 STOP_SECONDS = 5.0  # what workers get to end by themselves when told to
 ALONE_SECONDS = 30.0  # what a coordinator gets that has no clients any more; it notices in about ten
@@ -42,6 +46,7 @@ class Launch:
     resume: bool = False
     binds: Sequence[str] | None = None
     link_delay: float = 0.0
+    script: FaultScript = field(default_factory=FaultScript)
 
     @property
     def topology(self) -> Topology:
@@ -80,6 +85,7 @@ class _Worker:
     heard: float = 0.0  # when it last reported anything
     failure: str = ""  # why it ended, in its own words
     usage: bool = False
+    fired: int = 0  # faults that had been carried out on it before it was started
 
     @property
     def done(self) -> bool:
@@ -145,8 +151,8 @@ def _run_worker(spec: messages.WorkerSpec, link: Connection) -> None:
     process.main(spec, link)
 
 
-def _start_worker(run: _Run, index: int, again: bool = False) -> _Worker:
-    """`again`: it has died while the others are, or may be, at work."""
+def _start_worker(run: _Run, index: int, again: bool = False, returns_in: int | None = None) -> _Worker:
+    """`again`: it has died while others may be at work. `returns_in`: the round in which it is to be back."""
     plan = run.plan
     if again and run.workers[index].endpoint is not None:
         bind = str(run.workers[index].endpoint)  # where the others look for it
@@ -166,10 +172,12 @@ def _start_worker(run: _Run, index: int, again: bool = False) -> _Worker:
         link_delay=plan.link_delay,
         endpoints=run.neighbors_of(index) if again and run.begun else None,
         restarted=again and run.begun,
+        returns_in=returns_in,
     )
     name = plan.topology.names[index]
     process, link = start(f"p2pfl-{name}", _run_worker, spec)
-    return _Worker(index, name, process, link, heard=time.monotonic())
+    folder = plan.run_dir / "peers" / plan.topology.node_path(index)
+    return _Worker(index, name, process, link, heard=time.monotonic(), fired=len(fired(folder)))
 
 
 def _watch(run: _Run) -> None:
@@ -213,18 +221,46 @@ def _on_end(run: _Run, worker: _Worker) -> None:
     else:
         log = plan.run_dir / "peers" / plan.topology.node_path(worker.index) / "log.txt"
         reason = f"{_called(plan, worker)} died ({exit_text(worker.process)}); see {log}"
+    back = _scripted_return(run, worker)
     if worker.usage:
         outcome.lost.append(worker.name)
         outcome.fail(reason, "usage")
+    elif back is not None:
+        run.observer.warn(f"{reason}: as the fault script says, to be back in round {back}")
+        _start_again(run, worker, back)
     elif outcome.restarts.get(worker.name, 0) < plan.config.exchange.restart and not outcome.reason:
         outcome.restarts[worker.name] = outcome.restarts.get(worker.name, 0) + 1
         run.observer.warn(f"{reason}; started again")
-        with run.interrupts.shielded():
-            endpoint = worker.endpoint
-            run.workers[worker.index] = _start_worker(run, worker.index, again=True)
-            run.workers[worker.index].endpoint = endpoint if run.begun else None
+        _start_again(run, worker)
     else:
         _lose(run, worker, reason)
+
+
+def _start_again(run: _Run, worker: _Worker, returns_in: int | None = None) -> None:
+    with run.interrupts.shielded():
+        endpoint = worker.endpoint
+        run.workers[worker.index] = _start_worker(run, worker.index, True, returns_in)
+        run.workers[worker.index].endpoint = endpoint if run.begun else None
+
+
+def _scripted_return(run: _Run, worker: _Worker) -> int | None:
+    """The round in which a worker is to be back that was just killed by the fault script, if it is to be."""
+    if worker.failure or not run.plan.script.faults:
+        return None
+    folder = run.plan.run_dir / "peers" / run.plan.topology.node_path(worker.index)
+    done = fired(folder)
+    kill = run.plan.script.faults[done[-1]] if done else None
+    known = len(done) > worker.fired
+    return kill.restart if known and isinstance(kill, Kill) else None
+
+
+def _wake(run: _Run, worker: _Worker, round: int) -> None:
+    """A worker has done a round: neighbors of its that are frozen until the next one go on."""
+    for neighbor in run.plan.cast.links[worker.index]:
+        for _, fault in run.plan.script.of(neighbor):
+            if isinstance(fault, Pause) and round >= fault.resume - 1:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(run.workers[neighbor].process.pid or 0, signal.SIGCONT)  # nothing to one that is awake
 
 
 def _is_alone(plan: Launch, workers: list[_Worker]) -> bool:
@@ -305,6 +341,7 @@ def _read(run: _Run, worker: _Worker) -> None:
         observer.step(worker.index, message.steps)
     elif isinstance(message, messages.RoundFinished):
         observer.round(worker.index, message.record, np.frombuffer(message.sketch, "<f4"))
+        _wake(run, worker, message.record.round)
     elif isinstance(message, messages.Warned):
         observer.warn(f"{_called(plan, worker)}: {message.text}")
     elif isinstance(message, messages.Done):

@@ -244,7 +244,7 @@ class Peer:
         assert self.stage == "recording"
         self._patience.recorded(now)
         if self.round < self.plan.last_round:
-            return self._go_to(max(self.round + 1, self._ahead()), now)
+            return self._go_to(self.plan.frozen.get(self.round, max(self.round + 1, self._ahead())), now)
         self.stage = "ended"
         goodbyes = [self._session.say("goodbye", link, self.round) for link in sorted(self.plan.links)]
         return [*goodbyes, ev.Finish()]

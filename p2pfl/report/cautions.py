@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from p2pfl.faults import idle_faults
 from p2pfl.report.absences import spans_text
 from p2pfl.report.clients import participation
 from p2pfl.report.run import Run, of_phase
@@ -32,6 +33,7 @@ def cautions(run: Run, summary: Mapping[str, Any]) -> list[str]:
     return [
         *_unfinished(run, summary),
         *_losses(run, summary),
+        *_scripted(run),
         *_absences(summary),
         *_participation(run),
         *_training(run),
@@ -55,6 +57,19 @@ def _losses(run: Run, summary: Mapping[str, Any]) -> list[str]:
         return []
     usual = "Means, accuracies and distances are those of the other peers."
     return [f"Lost on the way: {', '.join(summary['lost_peers'])}. {_WITHOUT.get(run.mode, usual)}".rstrip()]
+
+
+def _scripted(run: Run) -> list[str]:
+    """What a fault script did, and what did not exist in this run's graph to do it to."""
+    if run.script is None:
+        return []
+    found = [f"A fault script was played: {_listed(run.script.described())}."]
+    idle = idle_faults(run.script, run.topology.graph.has_edge)
+    if idle:
+        found.append(f"Of it, this changed nothing here, where there is no such edge: {_listed(idle)}.")
+    if run.script.attackers and run.own_models:
+        found.append(f"Peers' accuracies leave out those who attack: {_listed(run.script.attackers)}.")
+    return found
 
 
 def _absences(summary: Mapping[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ import numpy as np
 from p2pfl import records
 from p2pfl.config import Mode, RunConfig, load_toml
 from p2pfl.errors import ConfigError
+from p2pfl.faults import FaultScript, load_faults
 from p2pfl.records import RoundRecord
 from p2pfl.roles import COORDINATOR
 from p2pfl.topology import Topology, load_topology
@@ -38,6 +39,7 @@ class Run:
     records: tuple[tuple[RoundRecord, ...], ...]  # by process, oldest first; lost ones and the coordinator included
     survivors: tuple[int, ...]  # processes that were not lost, in their order
     rounds: Mapping[int, tuple[RoundRecord, ...]]  # finished round -> the survivors' records of it; the coordinator's
+    script: FaultScript | None  # the fault script that it played
     distances: Mapping[int, float]  # finished round -> consensus distance of the survivors, estimated
 
     @property
@@ -59,6 +61,12 @@ class Run:
     def trainers(self) -> range:
         """The processes that train: peers or clients."""
         return range(self.topology.n if self.coordinator is None else self.coordinator)
+
+    @property
+    def honest(self) -> list[int]:
+        """The surviving processes that no fault script makes attack."""
+        attackers = [] if self.script is None else self.script.attackers
+        return [peer for peer in self.survivors if self.topology.names[peer] not in attackers]
 
     @property
     def own_models(self) -> bool:
@@ -166,11 +174,17 @@ def load_run(run_dir: Path, lost_peers: Sequence[str] = ()) -> Run:
     folders = [run_dir / PEERS_FOLDER / topology.node_path(peer) for peer in range(topology.n)]
     recorded = tuple(tuple(records.read_rounds(folder)) for folder in folders)
     survivors = tuple(peer for peer in range(topology.n) if topology.names[peer] not in set(lost_peers))
+    script = None
+    if config.exchange.faults is not None:
+        found = load_faults(config.exchange.faults, config.record.seed)
+        script = FaultScript(found.faults, found.seed, topology.names)
     if config.mode == "centralized":
-        return Run(run_dir, config, topology, recorded, survivors, _finished(recorded[-1:]), {})
+        return Run(run_dir, config, topology, recorded, survivors, _finished(recorded[-1:]), script, {})
     rounds = _finished([recorded[peer] for peer in survivors])
     distances = _distances([folders[p] for p in survivors], [recorded[p] for p in survivors], rounds)
-    return Run(run_dir, config, topology, recorded, survivors, rounds, distances if config.mode != "sgd" else {})
+    return Run(
+        run_dir, config, topology, recorded, survivors, rounds, script, distances if config.mode != "sgd" else {}
+    )
 
 
 def _finished(recorded: Sequence[Sequence[RoundRecord]]) -> dict[int, tuple[RoundRecord, ...]]:

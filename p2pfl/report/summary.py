@@ -49,6 +49,7 @@ FIELDS: dict[str, str] = {
     "lost_peers": "peers or clients that were lost for good",
     "absences": "peers that neighbors went on without, and in which rounds [first, last]",
     "parts": "rounds [first, last] in which the graph had fallen apart, and who was together",
+    "faults": "what a fault script did, in plain words",
     "restarts": "how often each process that died was started again",
     "seed": "seed of everything random",
     "versions": "versions that it ran with",
@@ -57,7 +58,7 @@ FIELDS: dict[str, str] = {
     "rounds_completed": "training rounds that every peer, or the coordinator, has finished",
 }
 # Fields that are words or labels, not numbers to add up.
-_ABOUT_PEERS = ("busiest_peer", "lost_peers", "absences", "parts", "restarts")
+_ABOUT_PEERS = ("busiest_peer", "lost_peers", "absences", "parts", "faults", "restarts")
 TEXT_FIELDS = ("mode", "topology", *_ABOUT_PEERS, "seed", "versions", "status")
 # What only a swarm that mixes has.
 _GOSSIP_ONLY = ("spectral_gap", "final_consensus_distance", "consensus_rounds", "consensus_bytes", "consensus_seconds")
@@ -93,6 +94,7 @@ def summarize(
         "lost_peers": list(lost_peers),
         "absences": absences(run),
         "parts": parts(run),
+        "faults": [] if run.script is None else run.script.described(),
         "restarts": dict(restarts or {}),
         "seed": run.config.record.seed,
         "versions": dict(versions or {}),
@@ -175,7 +177,9 @@ def _longest(run: Run, recorded: Sequence[Sequence[RoundRecord]]) -> float | Non
 
 
 def _accuracies(run: Run) -> dict[str, Any]:
-    last = run.rounds.get(run.config.training.rounds, ()) if run.own_models else ()
+    number = run.config.training.rounds
+    own = [r for peer in run.honest for r in run.records[peer] if r.round == number] if run.own_models else []
+    last = own if number in run.rounds else []
     peers = [record.test_accuracy for record in last if record.test_accuracy is not None]
     measured = len(peers) == len(last) > 0
     model = model_record(run)

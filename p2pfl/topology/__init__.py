@@ -13,6 +13,7 @@ from p2pfl.topology.mixing import (
     mixing_rounds,
     neighborhood,
     spectral_gap,
+    without_edges,
 )
 from p2pfl.topology.publish import check_publishable, publish
 
@@ -36,4 +37,5 @@ __all__ = [
     "publish",
     "save_topology",
     "spectral_gap",
+    "without_edges",
 ]

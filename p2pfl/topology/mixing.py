@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import networkx as nx
@@ -201,6 +201,16 @@ def _acosh_inverse(x: float) -> float:
 
 def _ceil(rounds: float) -> int:
     return max(1, math.ceil(rounds - 1e-9))  # a whole number must not be rounded up for its rounding error
+
+
+def without_edges(w: Matrix, pairs: Iterable[tuple[int, int]]) -> Matrix:
+    """W with the weights of some pairs of peers moved to both ends' diagonals: symmetric W stay doubly stochastic."""
+    cut = w.copy()
+    for a, b in pairs:
+        cut[a, a] += cut[a, b]
+        cut[b, b] += cut[b, a]
+        cut[a, b] = cut[b, a] = 0.0
+    return cut
 
 
 def neighborhood(w: Matrix, me: int) -> Neighborhood:

@@ -144,6 +144,11 @@ class Trainer:
         return self.vector if self._host_copy is None else self._host_copy.host
 
     @property
+    def num_classes(self) -> int:
+        """Classes of the data set."""
+        return len(self._dataset.classes)
+
+    @property
     def samples(self) -> int:
         """Training samples processed so far."""
         return self.steps * self.config.training.batch_size

@@ -2,6 +2,7 @@
 
 from p2pfl.transport.curve import Keys
 from p2pfl.transport.delayed import Delayed
+from p2pfl.transport.faulty import Faulty
 from p2pfl.transport.interface import Event, Lost, Received, Reconnected, Refused, Transport
 from p2pfl.transport.memory import MemoryHub, MemoryTransport
 from p2pfl.transport.zeromq import ZmqTransport
@@ -9,6 +10,7 @@ from p2pfl.transport.zeromq import ZmqTransport
 __all__ = [
     "Delayed",
     "Event",
+    "Faulty",
     "Keys",
     "Lost",
     "MemoryHub",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,10 @@ import torch
 from p2pfl import checkpoint, data, exchange, federated, gossip, partition, peer, records
 from p2pfl.config import RunConfig, least_updates
 from p2pfl.errors import CheckpointError
+from p2pfl.faults import FaultScript, Pause, load_faults
+from p2pfl.gossip import attacks
 from p2pfl.roles import Cast, cast
-from p2pfl.topology import Topology, is_symmetric, neighborhood, spectral_gap
+from p2pfl.topology import Neighborhood, Topology, is_symmetric, neighborhood, spectral_gap, without_edges
 from p2pfl.training import Trainer, make_current, pick_device
 from p2pfl.worker import messages
 from p2pfl.worker.driver import Report
@@ -28,6 +30,7 @@ class Parts:
     logic: exchange.Logic
     keeper: Keeper
     steps: int
+    script: FaultScript
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class _Setting:
     trainer: Trainer
     sizes: list[int]  # samples of every shard
     samples_before: int
+    script: FaultScript
 
     @property
     def config(self) -> RunConfig:
@@ -55,6 +59,7 @@ def assemble(
 ) -> Parts:
     """Load the data, build the model or restore it, and set up logic and records."""
     parts = cast(spec.config, topology)
+    script = fault_script(spec, parts.topology)
     is_coordinator = spec.index == parts.coordinator
     trainer, sizes = _build_trainer(spec, parts)
     if is_coordinator:
@@ -65,8 +70,8 @@ def assemble(
     saved = _restore(spec, trainer, peer_dir, redo if last is None else last, report) if spec.resume else None
     if last is None:
         last = 0 if saved is None else saved.round
-    first_round = last + 1
-    kept = records.truncate(peer_dir, first_round - 1)
+    first_round = max(last + 1, spec.returns_in or 0)
+    kept = records.truncate(peer_dir, last)
     plan = exchange.Plan(
         me=spec.index,
         names=topology.names,
@@ -82,7 +87,10 @@ def assemble(
         rejoins=spec.restarted,
         empty=saved is None,
         absent=_absent(spec, parts),
-        spare=_spare(spec.config, topology.n),
+        spare=_spare(spec.config, topology.n) + len(script.victims() & parts.links[spec.index]),
+        returns={link: script.returns_of(link) for link in parts.links[spec.index] & script.victims()},
+        settles=script.settles([spec.index]),
+        frozen={fault.round: fault.resume for _, fault in script.of(spec.index) if isinstance(fault, Pause)},
     )
     keeper = Keeper(
         spec.config,
@@ -97,20 +105,68 @@ def assemble(
         elapsed_before=kept[-1].elapsed if kept else 0.0,
     )
     build = _coordinator if is_coordinator else _client if parts.coordinator is not None else _peer
-    setting = _Setting(spec, parts, plan, trainer, sizes, kept[-1].samples if kept else 0)
-    return Parts(trainer, build(setting), keeper, _steps(setting))
+    setting = _Setting(spec, parts, plan, trainer, sizes, kept[-1].samples if kept else 0, script)
+    _flip_labels(setting)
+    return Parts(trainer, build(setting), keeper, _steps(setting), script)
+
+
+def fault_script(spec: messages.WorkerSpec, topology: Topology) -> FaultScript:
+    """The script that the run directory holds, or an empty one; it has been checked before the run began."""
+    if spec.config.exchange.faults is None:
+        return FaultScript(names=topology.names)
+    found = load_faults(spec.run_dir / "faults.toml", spec.config.record.seed)
+    return FaultScript(found.faults, found.seed, topology.names)
 
 
 def _peer(setting: _Setting) -> exchange.Logic:
     matrix, config = setting.cast.matrix, setting.config
-    hood = neighborhood(matrix, setting.spec.index)
     contraction = 1.0 - spectral_gap(matrix) if is_symmetric(matrix) else 0.0
     training, consensus = gossip.build_algorithm(config), gossip.build_consensus(config, contraction)
-    return peer.Peer(setting.plan, lambda round: hood, setting.trainer.host, training, consensus)
+    for attack, active in _attacks(setting):
+        training, consensus = attacks.Attacking(training, attack, active), attacks.Attacking(consensus, attack, active)
+    return peer.Peer(setting.plan, _hoods(setting), setting.trainer.host, training, consensus)
+
+
+def _hoods(setting: _Setting) -> gossip.Hoods:
+    """The peer's neighborhood of each round: without the edges that the fault script cuts; alone where it freezes."""
+    me, matrix, script, plan = setting.spec.index, setting.cast.matrix, setting.script, setting.plan
+    found: dict[frozenset[tuple[int, int]], Neighborhood] = {}
+
+    def hood(round: int) -> Neighborhood:
+        pairs = frozenset[tuple[int, int]]()
+        if round <= plan.training_rounds:
+            pairs = script.cuts(round)
+            if round in plan.frozen:
+                pairs |= {(min(me, link), max(me, link)) for link in plan.links}
+        if pairs not in found:
+            found[pairs] = neighborhood(without_edges(matrix, pairs), me)
+        return found[pairs]
+
+    return hood
+
+
+def _attacks(setting: _Setting) -> Iterator[tuple[attacks.Attack, Callable[[int], bool]]]:
+    """What the fault script has this process send instead of the honest thing, and in which rounds."""
+    for fault in setting.script.attacks_of(setting.spec.index):
+        attack = attacks.build_attack(fault.attack, fault.scale)
+        if attack is not None:
+            yield attack, _within(fault.rounds)
+
+
+def _flip_labels(setting: _Setting) -> None:
+    for fault in setting.script.attacks_of(setting.spec.index):
+        if attacks.build_attack(fault.attack, fault.scale) is None:
+            setting.trainer.relabel = attacks.relabeling(setting.trainer.num_classes, _within(fault.rounds))
+
+
+def _within(rounds: tuple[int, int]) -> Callable[[int], bool]:
+    return lambda round: rounds[0] <= round <= rounds[1]
 
 
 def _client(setting: _Setting) -> exchange.Logic:
-    return federated.Client(setting.plan, setting.trainer.host, setting.config.exchange.wire_dtype)
+    tamper = next((attacks.tampering(attack, active) for attack, active in _attacks(setting)), None)
+    codec = setting.config.exchange.wire_dtype
+    return federated.Client(setting.plan, setting.trainer.host, codec, tamper=tamper)
 
 
 def _coordinator(setting: _Setting) -> exchange.Logic:
@@ -123,6 +179,8 @@ def _coordinator(setting: _Setting) -> exchange.Logic:
         min_updates=least_updates(setting.config),
         deadline=settings.deadline,
         samples_before=setting.samples_before,
+        away=lambda round: frozenset(c for c in setting.script.victims() if setting.script.away(c, round)),
+        back=lambda round: frozenset(c for c in setting.script.victims() if round in setting.script.returns_of(c)),
     )
     server = federated.ServerAverage(
         trainer.host,

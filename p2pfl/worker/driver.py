@@ -15,12 +15,14 @@ import msgspec
 
 from p2pfl import exchange, records
 from p2pfl.errors import P2PFLError, TransportError
+from p2pfl.faults import Point
 from p2pfl.training import EvalStats, Stopped, Trainer, TrainStats
 from p2pfl.transport import Transport
 from p2pfl.transport import interface as transport_events
 from p2pfl.worker import messages
 from p2pfl.worker.keeper import Keeper
 from p2pfl.worker.profile import RoundProfile
+from p2pfl.worker.sabotage import Saboteur
 
 IDLE_SECONDS = 1.0
 FLUSH_SECONDS = 0.001
@@ -65,6 +67,7 @@ class Driver:
         report: Report,
         log: logging.Logger,
         profile: RoundProfile | None = None,
+        saboteur: Saboteur | None = None,
     ) -> None:
         self._logic = logic
         self._trainer = trainer
@@ -73,6 +76,7 @@ class Driver:
         self._report = report
         self._log = log
         self._profile = profile or RoundProfile()
+        self._saboteur = saboteur
         self._stopped = False  # no Event: its lock could be held when a signal handler sets it
         self._results: SimpleQueue[Future[Any]] = SimpleQueue()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="trainer")
@@ -151,6 +155,7 @@ class Driver:
             self._transport.discard(action.neighbor)
         elif isinstance(action, exchange.Train):
             self._profile.begin(action.round)
+            self._reach("start", action.round)
             self._submit(self._load_and_train if action.load else self._train, action.round)
         elif isinstance(action, exchange.RoundDone):
             if action.x is not None:
@@ -164,6 +169,11 @@ class Driver:
             raise TransportError(action.reason)
         else:
             self._ended = True
+
+    def _reach(self, point: Point, round: int) -> None:
+        """A point of a round at which a fault script may have something happen to this process."""
+        if self._saboteur is not None:
+            self._saboteur.reach(point, round)
 
     # In the training thread
 
@@ -182,13 +192,29 @@ class Driver:
     def _train(self, round: int) -> TrainStats:
         with self._profile.span("train"):
             stats = self._trainer.train(
-                round, lambda steps: self._report(messages.Stepped(steps)), lambda: self._stopped
+                round, lambda steps: self._report(messages.Stepped(steps)), self._between(round)
             )
             self._trainer.to_host()
         return stats
 
+    def _between(self, round: int) -> Callable[[], bool]:
+        """What is asked between two steps of a training: whether to stop."""
+        if self._saboteur is None or not self._saboteur.waits_for("train", round):
+            return lambda: self._stopped
+        left = max(1, self._trainer.steps_per_round // 2)
+
+        def stopped() -> bool:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                self._reach("train", round)
+            return self._stopped
+
+        return stopped
+
     def _settle(self, round: int) -> _RoundResult:
         """After mixing: save the run's model at the end (before its record, which says so), evaluate if due, sketch."""
+        self._reach("evaluate", round)
         self._trainer.to_device()
         self._keeper.save_model(round, self._trainer)
         evaluation = None
@@ -203,6 +229,7 @@ class Driver:
         return _RoundResult(evaluation, sketch)
 
     def _save(self, round: int) -> None:
+        self._reach("checkpoint", round)
         with self._profile.span("checkpoint"):
             self._keeper.save(round, self._trainer, self._logic.payloads)
 
@@ -224,6 +251,7 @@ class Driver:
             if isinstance(result, TrainStats):
                 self._train_stats = result
                 self._clock.train += result.seconds
+                self._reach("exchange", self._logic.round)
                 self._tell(exchange.Trained(result.loss, result.samples))
             elif isinstance(result, _RoundResult):
                 # First the record, then the checkpoint: a resumed peer drops a record too many, but could not make

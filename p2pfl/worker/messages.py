@@ -25,6 +25,7 @@ class WorkerSpec:
     resume: bool = False
     link_delay: float = 0.0  # seconds that every message is held back: the slow link of benchmarks and tests
     endpoints: dict[int, str] | None = None  # known beforehand: the topology file has hosts and ports, or a restart
+    returns_in: int | None = None  # the round in which a fault script has it take part again
     restarted: bool = False  # the others are at work already; neighbors without an endpoint are gone
 
 

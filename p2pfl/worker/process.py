@@ -17,13 +17,14 @@ from pathlib import Path
 from p2pfl import keyring
 from p2pfl.errors import ConfigError, P2PFLError
 from p2pfl.topology import Topology, load_topology
-from p2pfl.transport import Delayed, Keys, Transport, ZmqTransport
+from p2pfl.transport import Delayed, Faulty, Keys, Transport, ZmqTransport
 from p2pfl.wire import ITEM_BYTES
 from p2pfl.worker import messages
 from p2pfl.worker.assemble import Parts, assemble
 from p2pfl.worker.control import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control, LinkReport
 from p2pfl.worker.driver import Driver, Interrupted, Report
 from p2pfl.worker.profile import RoundProfile
+from p2pfl.worker.sabotage import Saboteur
 
 # Options of glibc's malloc (malloc.h) and their values: M_ARENA_MAX, M_TRIM_THRESHOLD, M_MMAP_THRESHOLD.
 _MALLOC = {-8: 1, -1: 1 << 30, -3: 1 << 25}
@@ -96,10 +97,13 @@ def _run(
     transport = make_transport(spec.bind)
     if spec.link_delay:
         transport = Delayed(transport, spec.link_delay)
+    if parts.script.faults:
+        transport = Faulty(transport, parts.script, spec.index, lambda: parts.logic.round)
     try:
         name = plan.names[spec.index]
         profile = RoundProfile.of(spec.config, name, parts.keeper.peer_dir)
-        driver = Driver(parts.logic, trainer, transport, parts.keeper, report, log, profile)
+        saboteur = Saboteur(parts.script, spec.index, parts.keeper.peer_dir) if parts.script.faults else None
+        driver = Driver(parts.logic, trainer, transport, parts.keeper, report, log, profile, saboteur)
         log.info("ready at %s on %s, first round %d", transport.endpoint, trainer.device, plan.first_round)
         report(
             messages.Ready(

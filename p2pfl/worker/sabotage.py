@@ -1,0 +1,42 @@
+"""Carries out on its own process what a fault script says: kills and freezes it at named points of its rounds."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from p2pfl.faults import FaultScript, Kill, Pause, Point
+
+FIRED_FILE = "faults.fired"
+
+
+def fired(peer_dir: Path) -> list[int]:
+    """Numbers of the faults that have been carried out on a process, also in earlier lives."""
+    path = peer_dir / FIRED_FILE
+    return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
+class Saboteur:
+    """The kills and pauses of one process. Each fires once, whatever is started again or resumed afterwards."""
+
+    def __init__(self, script: FaultScript, index: int, peer_dir: Path) -> None:
+        done = set(fired(peer_dir))
+        self._path = peer_dir / FIRED_FILE
+        self._waiting: list[tuple[int, Kill | Pause]] = [item for item in script.of(index) if item[0] not in done]
+
+    def reach(self, point: Point, round: int) -> None:
+        """The process is at this point; it may not come back from here, or much later."""
+        for item in list(self._waiting):
+            number, fault = item
+            if (fault.at, fault.round) == (point, round):
+                self._waiting.remove(item)
+                with open(self._path, "a", encoding="ascii") as file:
+                    file.write(f"{number}\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.kill(os.getpid(), signal.SIGKILL if isinstance(fault, Kill) else signal.SIGSTOP)
+
+    def waits_for(self, point: Point, round: int) -> bool:
+        """Whether something is to happen at this point."""
+        return any((fault.at, fault.round) == (point, round) for _, fault in self._waiting)
