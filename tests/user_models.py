@@ -46,3 +46,16 @@ class Overflowing(Linear):
 
 def overflowing(num_classes: int) -> nn.Module:
     return Overflowing(num_classes)
+
+
+class Hungry(Linear):
+    """Wants more memory than any machine has, once it learns."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            torch.empty(1 << 52)
+        return super().forward(x)
+
+
+def hungry(num_classes: int) -> nn.Module:
+    return Hungry(num_classes)
