@@ -183,7 +183,8 @@ def load_faults(path: str | Path, seed: int) -> FaultScript:
     try:
         found = msgspec.convert(plain, _File)
     except msgspec.ValidationError as error:
-        what, _, where = str(error).replace("`", "'").partition(" - at ")
+        what, _, where = str(error).partition(" - at ")
+        what, where = what.replace("`", "'"), where.strip("`")
         raise ConfigError(f"--faults {path}: {_place(where, plain)}{what[:1].lower()}{what[1:]}") from None
     for number, fault in enumerate(found.fault, 1):
         problem = _problem(fault)

@@ -390,6 +390,8 @@ class Peer:
         if silent is None:
             asks, repeats = self._patience.reminds(now, self.stage, self.round, self._flushed)
             for neighbor in sorted(waits) if asks else ():
+                if neighbor in self._neighbors.unheard:
+                    actions.append(self._neighbors.greet(neighbor, self.round))
                 actions += self._say_again(neighbor, repeats)
             return actions
         why = self._patience.complaint(now, self.stage, self.round, silent, self._neighbors)
