@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from one_peer import chunk, message, sends
+from one_peer import X, chunk, message, peer_zero, sends
+from one_peer import greeted as network_greeted
 from test_federated_alone import ALL, SIZE, all_ones, greeted, missing, offer
 from test_federated_client import idle, offering
 from test_launcher import FAST, Swarm, nobody_left, ring
 from test_launcher import start as start
 
 from p2pfl.errors import ProtocolError, TrainingError
-from p2pfl.exchange import Fail, Inbox, Note, Received, Recorded, RoundDone, Train
+from p2pfl.exchange import Fail, Inbox, Note, Received, Recorded, RoundDone, Train, Trained
 from p2pfl.federated import Federation
 from p2pfl.parameters import is_finite, largest
 from p2pfl.records import read_rounds
@@ -95,6 +96,22 @@ def test_an_inbox_takes_no_chunk_that_is_not_finite(codec: str, value: float) ->
     assert part is not None
     assert torch.cat(list(part.vectors["x"])).tolist() == [1.0] * 4, "nothing of the bad chunk"
     assert box.add(received(good, 4, codec=codec)), "the same place is still open"
+
+
+def test_a_peer_puts_its_own_vector_in_the_place_of_one_that_is_not_finite() -> None:
+    made = peer_zero()
+    network_greeted(made)
+    made.handle(Trained(), 1.0)
+    actions = made.handle(bad_chunk(1, 1), 1.0)
+    assert ("ack", 1, 1) in sends(actions), "the neighbor may go on"
+    for sender in (1, 3):
+        made.handle(message("grant", sender, 1), 1.0)
+        made.handle(message("ack", sender, 1), 1.0)
+    (done,) = [a for a in made.handle(chunk(3, 1), 1.0) if isinstance(a, RoundDone)]
+    assert done.x is not None
+    assert torch.allclose(done.x, (2 * X + 1) / 3)
+    assert made.facts["absent"] == ["one"]
+    assert made.refused == {"values": 1}
 
 
 def bad_chunk(sender: int, round: int, start: int = 0, stop: int = SIZE) -> Received:

@@ -80,7 +80,7 @@ def save(dataset: Dataset, path: Path) -> None:
         save_file(tensors, unfinished, metadata={"p2pfl": json.dumps(about)})
         os.replace(unfinished, path)
     except (OSError, SafetensorError) as error:
-        raise DataError(f"the decoded data set {unwritable(path, error)}, or choose another --data-dir") from error
+        raise DataError(f"{unwritable(path, error)}, or choose another --data-dir") from error
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
