@@ -108,6 +108,7 @@ class Peer:
     def _on_started(self, event: ev.Started, now: float) -> list[ev.Action]:
         self.stage = "greeting"
         self._patience.wait(now)
+        self._neighbors.spoken_at = now
         if not self.plan.links:  # a peer that learns by itself
             return self._begin_round(now)
         return [*self._neighbors.greet_all(self.round), *self._begin_if_greeted(now)]
