@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
@@ -180,15 +180,21 @@ def load_faults(path: str | Path, seed: int) -> FaultScript:
         raise ConfigError(f"--faults {path}: cannot be read ({error.strerror})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"--faults {path}: not TOML ({error})") from None
+    except RecursionError:
+        raise ConfigError(f"--faults {path}: not TOML (too deeply nested)") from None
     try:
         found = msgspec.convert(plain, _File)
     except msgspec.ValidationError as error:
-        what, _, where = str(error).replace("`", "'").partition(" - at ")
-        raise ConfigError(f"--faults {path}: {_place(where, plain)}{what[:1].lower()}{what[1:]}") from None
+        what, _, where = str(error).partition(" - at ")
+        what = what.replace("`", "'")
+        place = _place(where.strip("`"), plain)
+        raise ConfigError(f"--faults {path}: {place}{what[:1].lower()}{what[1:]}{_choices(where)}") from None
     for number, fault in enumerate(found.fault, 1):
         problem = _problem(fault)
         if problem:
             raise ConfigError(f"--faults {path}: fault {number} ({_kind(fault)}): {problem}")
+    for number, problem in _unreachable(found.fault):
+        raise ConfigError(f"--faults {path}: fault {number} ({_kind(found.fault[number - 1])}): {problem}")
     return FaultScript(tuple(found.fault), seed if found.seed is None else found.seed)
 
 
@@ -238,6 +244,25 @@ def _problem(fault: Fault) -> str:
     return ""
 
 
+def _unreachable(faults: Sequence[Fault]) -> list[tuple[int, str]]:
+    """Kills and pauses that could never fire, since their peer is away by an earlier one; by number in the script."""
+    ordered = sorted(
+        ((fault.round, number, fault) for number, fault in enumerate(faults, 1) if isinstance(fault, Kill | Pause)),
+        key=lambda item: item[:2],
+    )
+    back: dict[str, int | None] = {}
+    found = []
+    for round, number, fault in ordered:
+        until = back.get(fault.peer, 0)
+        if until is None:
+            found.append((number, f"round: {fault.peer} has been killed for good before; give that kill a restart"))
+        elif round < until:
+            found.append((number, f"round: {fault.peer} is away until round {until}; choose that or a later one"))
+        else:
+            back[fault.peer] = fault.restart if isinstance(fault, Kill) else fault.resume
+    return found
+
+
 def _unknown(fault: Fault, names: Collection[str]) -> str:
     if isinstance(fault, Partition):
         fields = [("parts", name) for part in fault.parts for name in part]
@@ -263,8 +288,8 @@ def _misplaced(fault: Fault, rounds: int, coordinator: str | None, overlapped: b
             return 'a coordinator can only be killed, for good, at = "evaluate" or "checkpoint"'
         if coordinator is not None and isinstance(fault, Pause):
             return "peer: clients cannot be paused; kill one, with restart"
-    elif fault.rounds[0] > rounds:
-        return f"rounds: {fault.rounds[0]}, but the run has {rounds} rounds of training (--rounds)"
+    elif fault.rounds[1] > rounds:
+        return f"rounds: {fault.rounds[1]}, but the run has {rounds} rounds of training (--rounds)"
     if isinstance(fault, AttackFault) and fault.peer == coordinator:
         return "peer: a coordinator does not attack"
     return ""
@@ -281,8 +306,19 @@ def _place(where: str, plain: Any) -> str:
     return f"fault {int(index) + 1}{f' ({kind})' if kind else ''}: {field.lstrip('.') + ': ' if field else ''}"
 
 
+def _choices(where: str) -> str:
+    """What there is to choose from, where msgspec only says that something else was said."""
+    field = where.strip("`").rpartition(".")[2]
+    names = {"kind": [_kind_of(kind) for kind in get_args(Fault)], "at": get_args(Point)}.get(field, [])
+    return f"; choose one of {', '.join(names)}" if names else ""
+
+
+def _kind_of(kind: type) -> str:
+    return str(kind.__struct_config__.tag)  # type: ignore[attr-defined]
+
+
 def _kind(fault: Fault) -> str:
-    return str(type(fault).__struct_config__.tag)
+    return _kind_of(type(fault))
 
 
 def _words(fault: Fault) -> str:
