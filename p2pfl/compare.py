@@ -223,7 +223,9 @@ def _state(run_dir: Path, planned: Planned) -> str:
                 f"{run_dir}: was made with {option} {before.get(name)}, not {value}; choose another --run-dir"
             )
     if run_fingerprint(cast(saved, topology), saved) != run_fingerprint(cast(config, planned.topology), config):
-        raise ConfigError(f"{run_dir}: was made with another topology, other weights or another fault script; choose another --run-dir")
+        raise ConfigError(
+            f"{run_dir}: was made with another topology, other weights or other faults; choose another --run-dir"
+        )
     complete = (run_dir / report.SUMMARY_FILE).exists() and report.read_summary(run_dir).get("status") == "complete"
     return "complete already" if complete else "goes on"
 

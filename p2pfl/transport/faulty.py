@@ -18,8 +18,7 @@ from p2pfl import wire
 from p2pfl.faults import Corrupt, Delay, Drop, FaultScript
 from p2pfl.transport.interface import Event, Transport
 
-
-# What says that a neighbor is there, gone or done. Only a broken connection can swallow it, after which it is said again.
+# What says that a neighbor is there, gone or done: only a broken connection can swallow it, and then it is said again.
 SPARED = frozenset({"hello", "drop", "goodbye"})
 
 
