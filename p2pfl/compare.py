@@ -214,13 +214,18 @@ def _state(run_dir: Path, planned: Planned) -> str:
     config = resolve(planned.config, planned.topology, 1)
     now, before = settings.options(config), settings.options(saved)
     for name, value in now.items():
+        both = value is not None and before.get(name) is not None
+        if name == "faults" and both:
+            continue  # a copy of the script has another path; what it says is compared below, as the graph is
         if name not in INCIDENTAL and before.get(name) != value:
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(
                 f"{run_dir}: was made with {option} {before.get(name)}, not {value}; choose another --run-dir"
             )
     if run_fingerprint(cast(saved, topology), saved) != run_fingerprint(cast(config, planned.topology), config):
-        raise ConfigError(f"{run_dir}: was made with another topology or other weights; choose another --run-dir")
+        raise ConfigError(
+            f"{run_dir}: was made with another topology, other weights or other faults; choose another --run-dir"
+        )
     complete = (run_dir / report.SUMMARY_FILE).exists() and report.read_summary(run_dir).get("status") == "complete"
     return "complete already" if complete else "goes on"
 

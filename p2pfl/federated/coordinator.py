@@ -125,6 +125,8 @@ class Coordinator:
     def _on_hello(self, header: Header, now: float) -> list[ev.Action]:
         self._greeted.add(header.sender)
         self._gone.discard(header.sender)
+        if self.stage == "working" and header.round > self.round and self._is_owed(header.sender):
+            return self._give_up([header.sender], now)  # it has started anew, to be back in a later round
         return self._begin_if_all_are_known(now)
 
     # Rounds
@@ -230,7 +232,9 @@ class Coordinator:
         where = self._progress.get(client)
         if self.stage == "working" and where == "waiting":
             return self._send_model(client)
-        if where not in ("sent", "training"):  # there it has said so before, over a connection that broke
+        if self.stage == "working" and where == "training":
+            return self._send_model(client)  # it has started anew, without the model; one that has it ignores this
+        if where != "sent":  # there it has said so before, over a connection that broke
             self._ready.add(client)
         elif (
             where == "sent" and header.round > self.round
@@ -285,9 +289,13 @@ class Coordinator:
         self._gone.add(event.neighbor)
         if self.stage == "greeting":
             return self._begin_if_all_are_known(now)
-        owed = self._progress.get(event.neighbor) in ("waiting", "sent", "training", "offering", "granted")
-        arrived = event.neighbor not in self._inbox.missing(self.round)
-        return self._give_up([event.neighbor], now) if owed and not arrived and self.stage == "working" else []
+        owed = self.stage == "working" and self._is_owed(event.neighbor)
+        return self._give_up([event.neighbor], now) if owed else []
+
+    def _is_owed(self, client: int) -> bool:
+        """Whether this round waits for a client, whose update is not here."""
+        waits = self._progress.get(client) in ("waiting", "sent", "training", "offering", "granted")
+        return waits and client in self._inbox.missing(self.round)
 
     def _on_reconnected(self, event: ev.Reconnected, now: float) -> list[ev.Action]:
         """Say again whatever the broken connection may have swallowed; clients ignore what they have."""

@@ -230,7 +230,7 @@ def _on_end(run: _Run, worker: _Worker) -> None:
         outcome.lost.append(worker.name)
         outcome.fail(reason, "usage")
     elif back is not None:
-        run.observer.warn(f"{reason}: as the fault script says, to be back in round {back}")
+        run.observer.warn(f"{_called(plan, worker)} was killed, as the fault script says, to be back in round {back}")
         _start_again(run, worker, back)
     elif outcome.restarts.get(worker.name, 0) < plan.config.exchange.restart and not outcome.reason:
         outcome.restarts[worker.name] = outcome.restarts.get(worker.name, 0) + 1

@@ -2,7 +2,8 @@
 
 Which messages that are is drawn from the script's seed, the edge, the round and the message's number in it. A damaged
 message has bytes of its header changed, or its body cut, so that its receiver refuses it: the bodies' own bytes are
-protected by TCP's checksums, and with keys by encryption, which would break the connection.
+protected by TCP's checksums, and with keys by encryption, which would break the connection. Greetings and goodbyes are
+only ever late: a connection that stands loses nothing, and nobody says them again as long as it does.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ import msgspec
 from p2pfl import wire
 from p2pfl.faults import Corrupt, Delay, Drop, FaultScript
 from p2pfl.transport.interface import Event, Transport
+
+# What says that a neighbor is there, gone or done: only a broken connection can swallow it, and then it is said again.
+SPARED = frozenset({"hello", "drop", "goodbye"})
 
 
 class Faulty:
@@ -38,14 +42,15 @@ class Faulty:
         number = self._count[neighbor, round]
         self._count[neighbor, round] += 1
         seconds = 0.0
+        # One generator for all: with one each, of the same seed, whatever is damaged would be what is lost already.
+        draw = self._script.draw(self._me, neighbor, round, number)
         for fault in self._script.on_edge(self._me, neighbor):
             if not fault.rounds[0] <= round <= fault.rounds[1]:
                 continue
             if isinstance(fault, Delay):
                 seconds += fault.seconds
                 continue
-            draw = self._script.draw(self._me, neighbor, round, number)
-            if draw.random() >= fault.probability:
+            if message.header.kind in SPARED or draw.random() >= fault.probability:
                 continue
             if isinstance(fault, Drop):
                 return 0

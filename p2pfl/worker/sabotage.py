@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from pathlib import Path
 
 from p2pfl.faults import FaultScript, Kill, Pause, Point
@@ -35,7 +36,9 @@ class Saboteur:
                     file.write(f"{number}\n")
                     file.flush()
                     os.fsync(file.fileno())
-                os.kill(os.getpid(), signal.SIGKILL if isinstance(fault, Kill) else signal.SIGSTOP)
+                # To this thread, which goes no step further then; one to the process may reach another thread first.
+                number_of = signal.SIGKILL if isinstance(fault, Kill) else signal.SIGSTOP
+                signal.pthread_kill(threading.get_ident(), number_of)
 
     def waits_for(self, point: Point, round: int) -> bool:
         """Whether something is to happen at this point."""

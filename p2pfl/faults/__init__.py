@@ -1,0 +1,36 @@
+"""Fault scripts: what is to go wrong in a run, in which round and where, so that it can be played again.
+
+A script is a TOML file of `[[fault]]` tables. Every fault is carried out by the process that it happens to, at a named
+point of a round, because a kill by the clock never hits the same instant twice. What is random in it is drawn from its
+`seed` and from where the run is, never from time.
+"""
+
+from p2pfl.faults.reading import check_faults, idle_faults, load_faults
+from p2pfl.faults.script import (
+    AttackFault,
+    Corrupt,
+    Delay,
+    Drop,
+    Fault,
+    FaultScript,
+    Kill,
+    Partition,
+    Pause,
+    Point,
+)
+
+__all__ = [
+    "AttackFault",
+    "Corrupt",
+    "Delay",
+    "Drop",
+    "Fault",
+    "FaultScript",
+    "Kill",
+    "Partition",
+    "Pause",
+    "Point",
+    "check_faults",
+    "idle_faults",
+    "load_faults",
+]
