@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import random
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -25,30 +26,10 @@ import psutil
 ROOT = Path(__file__).parent.parent
 POINTS = 2.0  # that the accuracy may differ by, in percent
 SILENCE = 180.0  # seconds without a line of progress count as hanging
-SETTINGS = [
-    "--dataset",
-    "digits",
-    "--model",
-    "vgg11",
-    "--width",
-    "0.0625",
-    "--batch-size",
-    "16",
-    "--local-steps",
-    "2",
-    "--lr",
-    "0.02",
-    "--threads",
-    "1",
-    "--grace-timeout",
-    "2",
-    "--round-timeout",
-    "10",
-    "--eval-every",
-    "50",
-    "--eval-samples",
-    "60",
-]
+SETTINGS = shlex.split(
+    "--dataset digits --model vgg11 --width 0.0625 --batch-size 16 --local-steps 2 --lr 0.02 --threads 1"
+    " --grace-timeout 2 --round-timeout 10 --eval-every 50 --eval-samples 60"
+)
 
 
 class _Watched:
