@@ -1,9 +1,9 @@
 """A whole tiny swarm killed at random instants, and resumed until it ends: with the same bits as if nothing had been.
 
 `python -m soak.cuts --cuts 1000 --command-line 50`. Most cuts hit a swarm whose three peers are threads of one process
-(real sockets, real files), forked from a server that has imported everything, so that a cut takes a second or two; SIGKILL
-ends them all at one instant. The others go through the command line: launcher, fork server and peers, killed one right after
-the other.
+(real sockets, real files), forked from a server that has imported everything, so that a cut takes a second or two;
+SIGKILL ends them all at one instant. The others go through the command line: launcher, fork server and peers, killed one
+right after the other.
 """
 
 from __future__ import annotations
