@@ -2,8 +2,8 @@
 
 `python -m soak.cuts --cuts 1000 --command-line 50`. Most cuts hit a swarm whose three peers are threads of one process
 (real sockets, real files), forked from a server that has imported everything, so that a cut takes a second or two;
-SIGKILL ends them all at one instant. The others go through the command line: launcher, fork server and peers, killed one
-right after the other.
+SIGKILL ends them all at one instant. The others go through the command line: launcher, fork server and peers, killed
+one right after the other.
 """
 
 from __future__ import annotations

@@ -49,10 +49,10 @@ def _hostile_peer(self: Peer, plan: Any, hoods: Any, x: Any, training: Any, cons
     _peer(self, plan, hoods, x, training, consensus)
 
 
-def _hostile_client(self: Client, plan: Any, x: Any, codec: Any) -> None:
+def _hostile_client(self: Client, plan: Any, x: Any, codec: Any, tamper: Any = None) -> None:
     found = _attack(plan.me)
     attack = None if found is None else build_attack(*found)
-    _client(self, plan, x, codec, None if attack is None else tampering(attack, _always))
+    _client(self, plan, x, codec, tamper if attack is None else tampering(attack, _always))
 
 
 def _hostile_trainer(self: Trainer, config: Any, dataset: Any, indices: Any, device: Any, peer: int) -> None:
