@@ -20,7 +20,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from p2pfl import wire
 from p2pfl.errors import ProtocolError, TransportError
-from p2pfl.transport.curve import Guard, Keys
+from p2pfl.transport.curve import SEALING_BYTES, Guard, Keys
 from p2pfl.transport.interface import Event, Lost, Received, Reconnected, Refused
 from p2pfl.transport.watchdog import HANDSHAKE_MS, WATCH_SECONDS, Watchdog
 
@@ -28,6 +28,7 @@ HEARTBEAT_MS = 2_000
 HEARTBEAT_TIMEOUT_MS = 30_000  # a chunk of 1 MiB passes a link of 0.3 Mbit/s in this time
 RECONNECT_MS = 50
 RECONNECT_MAX_MS = 1_000
+AGAIN_SECONDS = 1.0  # until a link is made anew that was refused: ZeroMQ gives up where a key is not accepted
 LINGER_MS = 1_000
 LOST_SECONDS = 10.0  # a broken connection that does not come back within this is a lost neighbor
 CONTROL_MESSAGES = 256  # hello, grants, acknowledgements, notices and goodbye that may wait in one link
@@ -58,6 +59,7 @@ class ZmqTransport:
         self._down_since: dict[int, float] = {}
         self._new: set[int] = set()  # of these, those that have never been connected
         self._lost: set[int] = set()
+        self._again: dict[int, float] = {}  # when to try again where a connection ended before it stood
         self._trackers: list[zmq.MessageTracker] = []
         self._looked = 0.0  # when it last looked after connections, beside messages
         self._wake_reader, self._wake_writer = socket.socketpair()
@@ -67,8 +69,9 @@ class ZmqTransport:
         for option, value in _OPTIONS.items():
             self._router.setsockopt(option, value)
         self._router.setsockopt(zmq.LINGER, 0)
-        self._router.setsockopt(zmq.MAXMSGSIZE, wire.CHUNK_BYTES)
         self._guard = None if keys is None else Guard(self._context, keys)
+        self._sealing = 0 if keys is None else SEALING_BYTES
+        self._router.setsockopt(zmq.MAXMSGSIZE, wire.CHUNK_BYTES + self._sealing)
         if self._guard is not None:
             self._guard.secure_server(self._router)
         self._watchdog = Watchdog(self._router, RECEIVED_MESSAGES)
@@ -152,6 +155,7 @@ class ZmqTransport:
     def _renew_link(self, neighbor: int) -> None:
         """A new link, because the old one keeps what was not sent yet."""
         self._down_since.setdefault(neighbor, time.monotonic())
+        self._again.pop(neighbor, None)
         self._close_link(next(monitor for monitor, other in self._monitors.items() if other == neighbor), 0)
         self._open_link(neighbor)
 
@@ -160,7 +164,8 @@ class ZmqTransport:
         return not self._trackers
 
     def poll(self, seconds: float) -> list[Event]:
-        deadline = self._next_loss()
+        self._try_again()
+        deadline = self._next_duty()
         if deadline is not None:
             seconds = min(seconds, max(deadline - time.monotonic(), 0.0))
         events: list[Event] = []
@@ -204,9 +209,9 @@ class ZmqTransport:
         for monitor, neighbor in list(self._monitors.items()):
             self._close_link(monitor, 0 if neighbor in self._lost else LINGER_MS)
         self._watchdog.close()
-        if self._guard is not None:
-            self._guard.close()
         self._router.close(0)
+        if self._guard is not None:  # after the socket that it guards
+            self._guard.close()
         self._wake_reader.close()
         self._wake_writer.close()
         self._context.term()  # returns once the links have lingered
@@ -218,12 +223,12 @@ class ZmqTransport:
                 identity = self._router.recv(_NOW, copy=False)  # the connection's; the header names the sender
             except zmq.Again:
                 return True
-            frame, size = identity, 0
+            frame, size, overhead = identity, 0, _FRAMING + self._sealing
             frames: list[memoryview] = []
             while frame.more:
                 frame = self._router.recv(copy=False)
                 data = frame.buffer
-                size += data.nbytes + _FRAMING
+                size += data.nbytes + overhead
                 if len(frames) < 3:  # a third shows that it is no message; what follows is thrown away
                     frames.append(data)
             try:
@@ -240,19 +245,29 @@ class ZmqTransport:
         neighbor = self._monitors[monitor]
         while monitor.poll(0):
             kind = parse_monitor_message(monitor.recv_multipart())["event"]
-            if kind == zmq.EVENT_DISCONNECTED:
+            if kind == zmq.EVENT_DISCONNECTED and neighbor in self._down_since:
+                self._again.setdefault(neighbor, time.monotonic() + AGAIN_SECONDS)
+            elif kind == zmq.EVENT_DISCONNECTED:
                 self._renew_link(neighbor)  # the peer will say it all again
                 return
-            if neighbor in self._down_since:
+            elif neighbor in self._down_since:
+                self._again.pop(neighbor, None)
                 del self._down_since[neighbor]
                 self._lost.discard(neighbor)
                 if neighbor not in self._new:
                     events.append(Reconnected(neighbor))
                 self._new.discard(neighbor)
 
-    def _next_loss(self) -> float | None:
-        waiting = [since for neighbor, since in self._down_since.items() if neighbor not in self._lost]
-        return min(waiting) + self._grace if waiting else None
+    def _try_again(self) -> None:
+        now = time.monotonic()
+        for neighbor in [neighbor for neighbor, due in self._again.items() if due <= now]:
+            self._renew_link(neighbor)
+            self._new.discard(neighbor)  # what waited in the old link is lost, and must be said again
+
+    def _next_duty(self) -> float | None:
+        """When a neighbor will be lost, or a link is to be tried again."""
+        losses = [since + self._grace for neighbor, since in self._down_since.items() if neighbor not in self._lost]
+        return min([*losses, *self._again.values()], default=None)
 
     def _losses(self) -> list[Event]:
         limit = time.monotonic() - self._grace
