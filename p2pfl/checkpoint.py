@@ -6,6 +6,7 @@ may be one round apart, those ahead can send it again to those behind. The two n
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -21,7 +22,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from p2pfl.errors import CheckpointError
+from p2pfl.errors import CheckpointError, unwritable
 
 KEPT = 2
 FORMAT = 2
@@ -71,7 +72,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         for _, old in _numbered(folder)[:-KEPT]:
             old.unlink()
     except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be written ({error})") from None
+        raise CheckpointError(unwritable(path, error)) from None
     return path
 
 
@@ -87,7 +88,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # such as of a folder that is none any more, which has been said already
+            temporary.unlink()
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

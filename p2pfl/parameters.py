@@ -129,6 +129,21 @@ def aligned_vector(size: int, pin: bool = False) -> Tensor:
     return vector
 
 
+def is_finite(vector: Tensor) -> bool:
+    """Whether all numbers, float32 or bfloat16, are finite.
+
+    A sum that is finite has only finite terms; one that is not may just have overflowed, and then extremes tell. It
+    takes about a third as long as adding the vector to another; `torch.isfinite` takes nine times as long as the sum.
+    """
+    return math.isfinite(float(vector.sum())) or math.isfinite(largest(vector))
+
+
+def largest(vector: Tensor) -> float:
+    """The largest magnitude of any number: NaN or infinite where one is not finite."""
+    low, high = (float(extreme) for extreme in torch.aminmax(vector)) if vector.numel() else (0.0, 0.0)
+    return math.nan if math.isnan(low) or math.isnan(high) else max(-low, high)
+
+
 def integer_buffers(model: nn.Module) -> dict[str, Tensor]:
     """The buffers that are not averaged, by name."""
     return {name: buffer for name, buffer in model.named_buffers() if not buffer.is_floating_point()}

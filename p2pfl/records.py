@@ -6,6 +6,7 @@ A peer appends one `RoundRecord` a round to `peers/<id>/rounds.jsonl` and its sk
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from p2pfl import seeding
-from p2pfl.errors import ConfigError
+from p2pfl.errors import CheckpointError, ConfigError, unwritable
 
 ROUNDS_FILE = "rounds.jsonl"
 SKETCHES_FILE = "sketches.f32"
@@ -79,6 +80,7 @@ def decode_record(data: bytes) -> RoundRecord:
 def append_round(peer_dir: Path, record: RoundRecord, sketch: Vector | None, durable: bool = True) -> None:
     """Add a finished round to a peer's files; the sketch, if any, first, so that every recorded round has one.
 
+    Raises CheckpointError naming the file if it cannot be written; it is then as it was, as far as that is possible.
     `durable` waits for the disk: a checkpoint written later must not survive a power cut that this does not.
     """
     if sketch is not None:
@@ -87,11 +89,27 @@ def append_round(peer_dir: Path, record: RoundRecord, sketch: Vector | None, dur
 
 
 def _append(path: Path, data: bytes, durable: bool) -> None:
-    with open(path, "ab") as file:
-        file.write(data)
-        file.flush()
-        if durable:
-            os.fsync(file.fileno())
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            before = os.fstat(file).st_size
+            try:
+                _write(file, data)
+                if durable:
+                    os.fsync(file)
+            except OSError:
+                os.ftruncate(file, before)  # a full disk takes part of it: the next line must not be joined to that
+                raise
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise CheckpointError(unwritable(path, error)) from None
+
+
+def _write(file: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(file, rest) :]
 
 
 def read_rounds(peer_dir: Path) -> list[RoundRecord]:
@@ -121,15 +139,23 @@ def read_sketches(peer_dir: Path) -> npt.NDArray[np.float32]:
 
 
 def truncate(peer_dir: Path, rounds: int) -> list[RoundRecord]:
-    """Forget everything after the first `rounds` records (a resumed run writes them again); returns the kept."""
+    """Forget everything after the first `rounds` records (a resumed run writes them again); returns the kept.
+
+    Raises CheckpointError naming the folder if it cannot be written.
+    """
     kept = [record for record in read_rounds(peer_dir) if record.round <= rounds]
     text = b"".join(encode_record(record) + b"\n" for record in kept)
     temporary = peer_dir / (ROUNDS_FILE + ".tmp")
-    temporary.write_bytes(text)
-    os.replace(temporary, peer_dir / ROUNDS_FILE)
-    sketches = peer_dir / SKETCHES_FILE
-    if sketches.exists():
-        os.truncate(sketches, min(sketches.stat().st_size, len(kept) * _SKETCH_BYTES))
+    try:
+        temporary.write_bytes(text)
+        os.replace(temporary, peer_dir / ROUNDS_FILE)
+        sketches = peer_dir / SKETCHES_FILE
+        if sketches.exists():
+            os.truncate(sketches, min(sketches.stat().st_size, len(kept) * _SKETCH_BYTES))
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise CheckpointError(unwritable(peer_dir, error)) from None
     return kept
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from p2pfl import config as settings
 from p2pfl.config import RunConfig
-from p2pfl.errors import ConfigError
+from p2pfl.errors import ConfigError, TopologyError, unwritable
 from p2pfl.faults import AttackFault, FaultScript, check_faults, load_faults
 from p2pfl.roles import COORDINATOR, Cast
 from p2pfl.topology import Topology, load_topology, save_topology
@@ -141,9 +141,19 @@ def create_run_dir(topology: Topology, config: RunConfig, kind: str | None = Non
         temporary = run_dir / f".{CONFIG_FILE}.tmp"
         temporary.write_text(settings.to_toml(repeatable), encoding="utf-8")
         os.replace(temporary, run_dir / CONFIG_FILE)
+    except TopologyError:
+        _take_away(run_dir)
+        raise
     except OSError as error:
-        raise ConfigError(f"--run-dir {run_dir}: cannot be written ({error.strerror})") from None
+        _take_away(run_dir)
+        raise ConfigError(f"--run-dir {unwritable(run_dir, error)}, or choose another") from None
     return run_dir
+
+
+def _take_away(run_dir: Path) -> None:
+    """Half a run directory would keep the next attempt out; one that is whole another process has made meanwhile."""
+    if not (run_dir / CONFIG_FILE).exists():
+        shutil.rmtree(run_dir, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import socket
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from p2pfl import data, keyring
 from p2pfl.config import RunConfig
@@ -66,7 +68,8 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
         folder = shlex.quote(str(run_dir))
         raise Interrupted(f"interrupted; go on with: p2pfl peer --resume {folder} --node {shlex.quote(name)}")
     if status != EXIT_OK:
-        raise (ConfigError if status == EXIT_USAGE else P2PFLError)(f"peer {name}: {report.failure}")
+        where = _looked_for(endpoints, parts.links[index]) if report.failure.startswith("no greeting") else ""
+        raise (ConfigError if status == EXIT_USAGE else P2PFLError)(f"peer {name}: {report.failure}{where}")
     if index == 0:
         _say(f"weights of the consensus model: {run_dir / 'consensus.safetensors'}")
     _say(f"peer {name}: done; put all peers' folders into one {run_dir}/peers for: p2pfl report {run_dir}")
@@ -79,6 +82,19 @@ def _check(config: RunConfig, topology: Topology, index: int) -> None:
     # Only this peer: what others on this machine have taken of a GPU is not free any more.
     wished = {index: wished_devices(topology)[index]}
     check_gpus(config, wished, info.train_samples // topology.n, model, len(info.classes))
+
+
+def _looked_for(endpoints: Sequence[str], neighbors: Iterable[int]) -> str:
+    """Where the neighbors should have been, and which of these hosts nobody knows."""
+    places = []
+    for neighbor in sorted(neighbors):
+        host = urlsplit(endpoints[neighbor]).hostname or ""
+        try:
+            socket.getaddrinfo(host, None)
+            places.append(endpoints[neighbor])
+        except OSError as error:
+            places.append(f"{endpoints[neighbor]} (host {host}: {error.strerror})")
+    return f"; looked for at {', '.join(places)}"
 
 
 class _LineReport:

@@ -147,7 +147,8 @@ def _conclude(run_dir: Path, outcome: Outcome, go_on: str, resumed: bool) -> Res
         raise Interrupted(f"interrupted before the report was written; {go_on}") from None
     except (P2PFLError, OSError) as error:
         if outcome.status == "complete":
-            raise P2PFLError(f"the run is complete, but not its report: {error}") from None
+            again = f"p2pfl report {shlex.quote(str(run_dir))}"
+            raise P2PFLError(f"the run is complete, but not its report: {error}; then: {again}") from None
         summary, problem = {}, f" (and no report could be written: {error})"
     if outcome.status == "complete":
         return Result(run_dir, summary)

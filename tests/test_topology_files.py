@@ -310,7 +310,7 @@ def test_what_a_format_cannot_hold_is_refused_when_saving(tmp_path: Path) -> Non
         save_topology(heavy, tmp_path / "t.gexf")
     with pytest.raises(TopologyError, match="unknown extension"):
         save_topology(directed, tmp_path / "t.png")
-    with pytest.raises(TopologyError, match="cannot be written: No such file or directory"):
+    with pytest.raises(TopologyError, match=r"cannot be written \(No such file or directory\)"):
         save_topology(directed, tmp_path / "none" / "t.json")
     assert list(tmp_path.iterdir()) == []
 

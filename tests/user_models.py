@@ -28,3 +28,34 @@ class Linear(nn.Module):
 
 def linear(num_classes: int) -> nn.Module:
     return Linear(num_classes)
+
+
+class Overflowing(Linear):
+    """Learns like `linear`, and at step 5 writes what the environment says into a buffer that no loss depends on."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        start = float("inf") if os.environ.get("USER_MODEL_BEGINS_INFINITE") else 0.0
+        self.register_buffer("spare", torch.full((3,), start))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training and self.steps == 4:
+            self.spare.fill_(float(os.environ.get("USER_MODEL_OVERFLOWS_TO", "inf")))
+        return super().forward(x)
+
+
+def overflowing(num_classes: int) -> nn.Module:
+    return Overflowing(num_classes)
+
+
+class Hungry(Linear):
+    """Wants more memory than any machine has, once it learns."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            torch.empty(1 << 52)
+        return super().forward(x)
+
+
+def hungry(num_classes: int) -> nn.Module:
+    return Hungry(num_classes)

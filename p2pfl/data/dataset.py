@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from p2pfl.errors import DataError
+from p2pfl.errors import DataError, unwritable
 from p2pfl.plugins import one_line
 
 IMAGE_SIDE = 32  # pixels: every data set is brought to what VGG's five poolings reduce to 1×1
@@ -80,9 +80,7 @@ def save(dataset: Dataset, path: Path) -> None:
         save_file(tensors, unfinished, metadata={"p2pfl": json.dumps(about)})
         os.replace(unfinished, path)
     except (OSError, SafetensorError) as error:
-        raise DataError(
-            f"{path}: cannot write the decoded data set ({one_line(error)}); choose another --data-dir"
-        ) from error
+        raise DataError(f"{unwritable(path, error)}, or choose another --data-dir") from error
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from p2pfl.errors import ProtocolError
 from p2pfl.gossip import Payload
+from p2pfl.parameters import is_finite
 from p2pfl.wire import ITEM_BYTES, Buffer, Codec, Header, Message
 
 WINDOW = 4
@@ -163,7 +164,8 @@ class Inbox:
     def add(self, message: Message) -> bool:
         """Take a chunk; True when its payload is complete, now or already (so that it is acknowledged, again).
 
-        Raises ProtocolError for a chunk without leave, of another size, or out of order.
+        Raises ProtocolError for a chunk without leave, of another size, out of order, or with a number that is not
+        finite, which would spoil every average that it went into.
         """
         header = message.header
         key = (header.round, header.sender)
@@ -180,7 +182,10 @@ class Inbox:
             return False  # sent again after a broken connection; a payload does not change, so what is here stays
         if header.offset > have:
             raise ProtocolError(f"offset: {header.offset} is not the next chunk")
-        arrival.pieces.setdefault(header.vector, []).append(_tensor(message.body, header.codec))
+        piece = _tensor(message.body, header.codec)
+        if not is_finite(piece):
+            raise ProtocolError("values: not finite")
+        arrival.pieces.setdefault(header.vector, []).append(piece)
         arrival.bytes[header.vector] = have + header.length
         arrival.scalars = dict(header.scalars)
         total = self._size * ITEM_BYTES[header.codec]

@@ -54,6 +54,7 @@ class Client:
         form = _Form(codec)
         self._inbox = Inbox(lambda round: plan.links, x.numel(), lambda round: form, plan.last_round)
         self._outbox = Outbox()
+        self._unwanted = 0  # the newest round whose model was refused
         self._newest = self.round  # the newest round whose model has begun to come
         self._model: tuple[int, Payload] | None = None  # a whole one, as long as it cannot be trained yet
         self._flushed = True
@@ -111,7 +112,8 @@ class Client:
             if header.kind == "chunk":
                 return self._on_chunk(event.message)
         except ProtocolError as error:
-            return self._session.refuse(f"{error}, from the coordinator")
+            refused = self._session.refuse(f"{error}, from the coordinator")
+            return [*refused, *self._on_bad_model(header, str(error))]
         if header.kind == "hello":  # said again if the coordinator's connection broke, which lost what it said before
             self.stage = "idle" if self.stage == "greeting" else self.stage
             return [*self._say_where_it_stands(), *self._advance()]
@@ -139,6 +141,15 @@ class Client:
         if payload is not None:
             self._model = (round, payload)
         return [self._say("ack", round), *self._advance()]
+
+    def _on_bad_model(self, header: Header, problem: str) -> list[ev.Action]:
+        """A model that must not be trained: the coordinator is told that this client is ready for a later one."""
+        if not problem.startswith("values") or header.round not in self._inbox.granted_to(self._coordinator):
+            return []
+        self._inbox.drop(header.round, self._coordinator)
+        self._unwanted = header.round
+        news = ev.Note(f"refused the global model of round {header.round}: it is not finite", matters=True)
+        return [news, *(self._say_where_it_stands() if self.stage == "idle" else [])]
 
     def _advance(self) -> list[ev.Action]:
         """Begin to train the model that has come, if there is one and nothing else is to be done."""
@@ -199,7 +210,7 @@ class Client:
         if self.stage == "offering":
             return [self._say("offer", self.round)]
         if self.stage != "training" and self._model is None:
-            return [self._say("grant", self.round + 1)]
+            return [self._say("grant", max(self.round, self._unwanted) + 1)]
         return []
 
     def _say(self, kind: Literal["hello", "grant", "ack", "offer"], round: int) -> ev.Send:

@@ -20,6 +20,7 @@ from p2pfl.federated.selection import Federation, select_clients
 from p2pfl.gossip import Payload
 from p2pfl.wire import Header, Message
 
+MAX_LOSS = 1e100  # that a client may claim: means of more would overflow
 MAX_SAMPLES = 2.0**40  # that a client may say it has trained on in a round: a record holds 64-bit numbers
 
 Stage = Literal["new", "greeting", "working", "recording", "ended"]
@@ -193,7 +194,7 @@ class Coordinator:
     def _fold(self, client: int, update: Payload) -> None:
         total = math.fsum(self._federation.sizes[k] for k in self._progress)
         self._server.fold(update, self._federation.sizes[client] / total)
-        self._losses[client] = update.scalars.get("loss", 0.0)
+        self._losses[client] = min(max(update.scalars.get("loss", 0.0), -MAX_LOSS), MAX_LOSS)
         self._samples += int(min(max(update.scalars.get("samples", 0.0), 0.0), MAX_SAMPLES))
         self._progress[client] = "folded"
 
@@ -214,18 +215,20 @@ class Coordinator:
             if header.kind == "chunk":
                 return self._on_chunk(event.message, now)
         except ProtocolError as error:
-            return self._session.refuse(f"{error}, from {header.sender}")
+            refused = self._session.refuse(f"{error}, from {header.sender}")
+            return [*refused, *self._on_bad_update(header, str(error), now)]
         if header.kind == "hello":
             return self._on_hello(header, now)
         if header.kind == "grant":
-            return self._on_ready(header.sender)
+            return self._on_ready(header, now)
         if header.kind == "offer":
             return self._on_offer(header, now)
         if header.kind == "ack" and header.round == self.round and self._progress.get(header.sender) == "sent":
             self._progress[header.sender] = "training"
         return []
 
-    def _on_ready(self, client: int) -> list[ev.Action]:
+    def _on_ready(self, header: Header, now: float) -> list[ev.Action]:
+        client = header.sender
         where = self._progress.get(client)
         if self.stage == "working" and where == "waiting":
             return self._send_model(client)
@@ -233,6 +236,9 @@ class Coordinator:
             return self._send_model(client)  # it has started anew, without the model; one that has it ignores this
         if where != "sent":  # there it has said so before, over a connection that broke
             self._ready.add(client)
+        elif header.round > self.round:  # it has refused this round's model, and is ready for another
+            self._ready.add(client)
+            return self._give_up([client], now, "the model did not arrive as it was sent")
         return []
 
     def _on_offer(self, header: Header, now: float) -> list[ev.Action]:
@@ -257,16 +263,25 @@ class Coordinator:
             return []
         return [self._session.say("ack", header.sender, header.round), *self._advance(now)]
 
+    def _on_bad_update(self, header: Header, problem: str, now: float) -> list[ev.Action]:
+        """An update that must not be averaged is done without at once; its client is free for another round."""
+        granted = self._progress.get(header.sender) == "granted" and header.round == self.round
+        if not (granted and problem.startswith("values") and self.stage == "working"):
+            return []
+        freed = self._session.say("ack", header.sender, header.round)
+        return [freed, *self._give_up([header.sender], now, "its update is not finite")]
+
     # Trouble
 
-    def _give_up(self, clients: Sequence[int], now: float) -> list[ev.Action]:
-        """Go on in this round without some of its clients."""
+    def _give_up(self, clients: Sequence[int], now: float, why: str = "") -> list[ev.Action]:
+        """Go on in this round without some of its clients; a reason is news for whoever watches the run."""
         for client in clients:
             self._progress[client] = "missing"
             self._inbox.drop(self.round, client)
         names = self.plan.name(set(clients))
         self._moved = now
-        return [ev.Note(f"round {self.round} goes on without {names}"), *self._advance(now)] if clients else []
+        news = ev.Note(f"round {self.round} goes on without {names}" + (f": {why}" if why else ""), matters=bool(why))
+        return [news, *self._advance(now)] if clients else []
 
     def _on_lost(self, event: ev.Lost, now: float) -> list[ev.Action]:
         self._gone.add(event.neighbor)

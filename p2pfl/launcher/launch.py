@@ -19,6 +19,7 @@ from typing import Literal
 import numpy as np
 
 from p2pfl.config import RunConfig
+from p2pfl.errors import ConfigError
 from p2pfl.faults import FaultScript, Kill, Pause
 from p2pfl.launcher.observer import Observer
 from p2pfl.launcher.prepare import prepare_data
@@ -119,7 +120,10 @@ def launch(plan: Launch, observer: Observer) -> Outcome:
     """
     began = time.monotonic()
     outcome = Outcome()
-    sockets = Path(tempfile.mkdtemp(prefix="p2pfl-"))  # mode 0700: nobody else can connect
+    try:
+        sockets = Path(tempfile.mkdtemp(prefix="p2pfl-"))  # mode 0700: nobody else can connect
+    except OSError as error:
+        raise ConfigError(f"no folder for sockets ({error.strerror}); set TMPDIR to one that can be written") from None
     try:
         with interruptible() as interrupts, fork_server():
             run = _Run(plan, observer, interrupts, sockets, outcome)

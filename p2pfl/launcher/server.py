@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing import connection, forkserver, process, resource_tracker
 from typing import Any
 
-from p2pfl.errors import ConfigError
+from p2pfl.errors import ConfigError, P2PFLError
 
 PRELOADED = ["torch", "torchvision", "zmq", "networkx", "safetensors.torch", "p2pfl.worker.process", "p2pfl.estimate"]
 
@@ -63,11 +63,18 @@ def _end_server() -> None:
 
 
 def start(name: str, target: Callable[..., None], *arguments: Any) -> tuple[process.BaseProcess, connection.Connection]:
-    """Start `target(*arguments, link)` in a new process; returns it and this end of the link."""
+    """Start `target(*arguments, link)` in a new process; returns it and this end of the link.
+
+    Raises P2PFLError where the system has no room for another one.
+    """
     context = multiprocessing.get_context("forkserver")
-    ours, theirs = context.Pipe()
-    worker = context.Process(name=name, target=target, args=(*arguments, theirs))
-    worker.start()
+    try:
+        ours, theirs = context.Pipe()
+        worker = context.Process(name=name, target=target, args=(*arguments, theirs))
+        worker.start()
+    except (OSError, EOFError) as error:
+        why = getattr(error, "strerror", None) or type(error).__name__
+        raise P2PFLError(f"no process can be started ({why}); see what `ulimit -a` allows, or take fewer") from None
     theirs.close()
     return worker, ours
 

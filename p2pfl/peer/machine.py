@@ -108,6 +108,7 @@ class Peer:
     def _on_started(self, event: ev.Started, now: float) -> list[ev.Action]:
         self.stage = "greeting"
         self._patience.wait(now)
+        self._neighbors.spoken_at = now
         if not self.plan.links:  # a peer that learns by itself
             return self._begin_round(now)
         return [*self._neighbors.greet_all(self.round), *self._begin_if_greeted(now)]
@@ -390,6 +391,8 @@ class Peer:
         if silent is None:
             asks, repeats = self._patience.reminds(now, self.stage, self.round, self._flushed)
             for neighbor in sorted(waits) if asks else ():
+                if neighbor in self._neighbors.unheard:
+                    actions.append(self._neighbors.greet(neighbor, self.round))
                 actions += self._say_again(neighbor, repeats)
             return actions
         why = self._patience.complaint(now, self.stage, self.round, silent, self._neighbors)

@@ -63,7 +63,7 @@ class Neighbors:
             self._edges[n].up, self._edges[n].away = False, True
         self._unreachable: set[int] = set()
         self._heard_at: dict[int, float] = {}
-        self.spoken_at = math.inf  # when all were last given a sign of life; nobody expects one before the first round
+        self.spoken_at = math.inf  # when all were last given a sign of life
 
     # What holds now
 

@@ -63,7 +63,10 @@ class Patience:
 
     def deadline(self, stage: str, round: int, neighbors: Neighbors) -> float:
         """When it is time to look again: with the next sign of life, since asking who is silent takes longer."""
-        return self._moved + self._seconds(stage, round) if stage == "greeting" else self._notice_due(stage, neighbors)
+        due = self._notice_due(stage, neighbors)
+        if stage != "greeting":
+            return due
+        return min(due, self._moved + self._seconds(stage, round), self._reminded + NOTICE_SECONDS)
 
     def exhausted(
         self, now: float, stage: str, round: int, waits: Collection[int], neighbors: Neighbors
@@ -96,7 +99,8 @@ class Patience:
     def reminds(self, now: float, stage: str, round: int, flushed: bool) -> tuple[bool, bool]:
         """Whether to ask again for what is waited for, and whether to send again what was not acknowledged."""
         seconds = self._seconds(stage, round)
-        if not self._is_waiting(stage) or stage == "greeting" or now < self._remind_due(seconds):
+        due = self._reminded + NOTICE_SECONDS if stage == "greeting" else self._remind_due(seconds)
+        if not self._is_waiting(stage) or now < due:
             return False, False
         self._reminded = now
         repeats = flushed and now >= max(self._moved, self._repeated) + seconds / STALLED
@@ -115,7 +119,7 @@ class Patience:
         return max(least, PATIENCE * self._slowest)
 
     def _notice_due(self, stage: str, neighbors: Neighbors) -> float:
-        if stage not in ("working", "recording"):
+        if stage not in ("greeting", "working", "recording"):
             return math.inf
         return neighbors.spoken_at + min(NOTICE_SECONDS, self._plan.timeouts.round / STALLED)
 

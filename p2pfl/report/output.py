@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from p2pfl.errors import ConfigError
+from p2pfl.errors import ConfigError, unwritable
 from p2pfl.report import style
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def draw_plots(plots: Sequence[Plot[Subject]], subject: Subject, folder: Path) -
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{target}: cannot be made ({error.strerror})") from None
+        raise ConfigError(unwritable(target, error)) from None
     with style.styled():
         for plot in plots:
             figure = plot.draw(subject)
@@ -65,4 +66,6 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from None
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise ConfigError(unwritable(path, error)) from None

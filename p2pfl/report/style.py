@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from p2pfl.errors import ConfigError
+from p2pfl.errors import ConfigError, unwritable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,7 +97,7 @@ def save(figure: Figure, path: Path) -> None:
     try:
         figure.savefig(path, format=kind, **options)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from None
+        raise ConfigError(unwritable(path, error)) from None
 
 
 def inline_svg(path: Path, name: str) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 import networkx as nx
 
-from p2pfl.errors import TopologyError
+from p2pfl.errors import TopologyError, unwritable
 from p2pfl.topology.graph import Topology, build_topology, check_parallel
 
 MAX_FILE_BYTES = 64 * 2**20
@@ -83,7 +83,7 @@ def save_topology(topology: Topology, path: str | os.PathLike[str]) -> None:
     try:
         file.write_bytes(data)
     except OSError as error:
-        raise TopologyError(f"{file}: cannot be written: {error.strerror or error}") from error
+        raise TopologyError(unwritable(file, error)) from error
 
 
 def _format(file: Path) -> Format:

@@ -1,6 +1,7 @@
 """Local steps and evaluation of one model on one device."""
 
 from p2pfl.training.device import pick_device
+from p2pfl.training.finite import check_weights
 from p2pfl.training.memory import REMEDIES, make_current
 from p2pfl.training.schedule import MOMENTUM_SWING, RISE, build_schedule, local_steps
 from p2pfl.training.trainer import EvalStats, Stopped, Trainer, TrainStats, initial_model
@@ -14,6 +15,7 @@ __all__ = [
     "TrainStats",
     "Trainer",
     "build_schedule",
+    "check_weights",
     "initial_model",
     "local_steps",
     "make_current",

@@ -1,4 +1,4 @@
-"""Where a process computes, and what it says when a GPU's memory is used up."""
+"""Where a process computes, and what it says when the memory there is used up."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from p2pfl.errors import ConfigError, P2PFLError, TrainingError
 
 REMEDIES = "fewer peers a GPU, a smaller --batch-size or --width, --precision bf16, or --device cpu"
+_HOST_REMEDIES = "fewer peers a machine, or a smaller --batch-size or --width"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -20,9 +21,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def is_out_of_host_memory(error: BaseException) -> bool:
+    """Whether this machine had no memory left: PyTorch has only words for that."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error) and "memory" in str(error)
+    )
+
+
 @contextmanager
 def on_device(device: torch.device, refusal: type[P2PFLError] = TrainingError) -> Iterator[None]:
-    """Compute on this device. Raises `refusal`, naming the remedies, where it is a GPU without memory left.
+    """Compute on this device. Raises `refusal`, naming the remedies, where it or the host has no memory left.
 
     Which GPU is the current one is a thread's own setting, and what does not name a device goes to the current one.
     """
@@ -40,7 +48,9 @@ def make_current(device: torch.device) -> None:
 def _enough_memory(device: torch.device, refusal: type[P2PFLError]) -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_host_memory(error):
+            raise refusal(f"cpu: out of memory; choose {_HOST_REMEDIES}") from error
         if not is_out_of_memory(error):
             raise
         raise refusal(f"{device}: out of memory; choose {REMEDIES}") from error

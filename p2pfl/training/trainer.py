@@ -22,7 +22,7 @@ from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, P2PFLError, TrainingError
 from p2pfl.gossip.attacks import Relabel
 from p2pfl.models import build_model
-from p2pfl.parameters import Layout, aligned_vector, integer_buffers
+from p2pfl.parameters import Layout, aligned_vector, integer_buffers, is_finite
 from p2pfl.plugins import one_line
 from p2pfl.training.host import HostCopy, sleep_until_done
 from p2pfl.training.memory import on_device
@@ -132,6 +132,8 @@ class Trainer:
         size = self.layout.size
         self.vector = torch.zeros(size, device=self.device) if self._on_gpu else aligned_vector(size)
         self._binding = self.layout.bind(self.model, self.vector)
+        if not is_finite(self.vector):
+            raise ConfigError(f"--model {self.config.model.model}: its initial weights are not finite")
         self._host_copy = HostCopy(self.vector) if self._on_gpu else None
         self.to_host()  # a coordinator sends what stands there before anybody has trained
         self.momentum = torch.zeros_like(self.vector)

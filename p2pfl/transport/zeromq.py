@@ -8,6 +8,7 @@ are ZeroMQ's own.
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import socket
 import time
@@ -75,7 +76,7 @@ class ZmqTransport:
             self._router.bind(bind)
         except zmq.ZMQError as error:
             self.close()
-            raise TransportError(f"{bind}: cannot be opened ({error})") from None
+            raise TransportError(f"{bind}: cannot be opened ({_explained(error)})") from None
         self.endpoint = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
         self._poller.register(self._router, zmq.POLLIN)
         self._poller.register(self._wake_reader, zmq.POLLIN)
@@ -270,3 +271,12 @@ _OPTIONS = {
     zmq.TCP_KEEPALIVE: 1,
     zmq.IPV6: 1,
 }
+
+
+def _explained(error: zmq.ZMQError) -> str:
+    """Why a socket cannot be bound, and what helps."""
+    if error.errno == zmq.EADDRINUSE:
+        return "address already in use: end what listens there, or choose another port in the topology file"
+    if error.errno in (zmq.EADDRNOTAVAIL, errno.ENODEV):
+        return "no address of this machine: correct the node's host in the topology file"
+    return zmq.strerror(error.errno) if error.errno is not None else str(error)

@@ -16,7 +16,7 @@ import msgspec
 from p2pfl import exchange, records
 from p2pfl.errors import P2PFLError, TransportError
 from p2pfl.faults import Point
-from p2pfl.training import EvalStats, Stopped, Trainer, TrainStats
+from p2pfl.training import EvalStats, Stopped, Trainer, TrainStats, check_weights
 from p2pfl.transport import Transport
 from p2pfl.transport import interface as transport_events
 from p2pfl.worker import messages
@@ -195,6 +195,7 @@ class Driver:
                 round, lambda steps: self._report(messages.Stepped(steps)), self._between(round)
             )
             self._trainer.to_host()
+            self._check_weights(f"after training in round {round}")
         return stats
 
     def _between(self, round: int) -> Callable[[], bool]:
@@ -212,9 +213,14 @@ class Driver:
 
         return stopped
 
+    def _check_weights(self, when: str) -> None:
+        """What is not finite is neither sent nor saved. Raises TrainingError."""
+        check_weights(self._trainer.host, self._keeper.config.exchange.wire_dtype, when)
+
     def _settle(self, round: int) -> _RoundResult:
         """After mixing: save the run's model at the end (before its record, which says so), evaluate if due, sketch."""
         self._reach("evaluate", round)
+        self._check_weights(f"at the end of round {round}")
         self._trainer.to_device()
         self._keeper.save_model(round, self._trainer)
         evaluation = None

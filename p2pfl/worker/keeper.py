@@ -13,7 +13,7 @@ from torch import Tensor
 
 from p2pfl import checkpoint, records
 from p2pfl.config import RunConfig
-from p2pfl.errors import CheckpointError
+from p2pfl.errors import CheckpointError, unwritable
 from p2pfl.gossip import Payload
 from p2pfl.parameters import integer_buffers
 from p2pfl.training import Trainer
@@ -65,11 +65,8 @@ class Keeper:
             self._save_model(trainer)
 
     def record(self, record: records.RoundRecord, sketch: records.Vector | None) -> None:
-        """Add a round to the peer's files. Raises CheckpointError naming the folder if it cannot be written."""
-        try:
-            records.append_round(self.peer_dir, record, sketch, durable=self.config.record.checkpoint)
-        except OSError as error:
-            raise CheckpointError(f"{self.peer_dir}: cannot be written ({error.strerror})") from None
+        """Add a round to the peer's files. Raises CheckpointError naming the file that cannot be written."""
+        records.append_round(self.peer_dir, record, sketch, durable=self.config.record.checkpoint)
 
     def _checkpoint(self, round: int, trainer: Trainer, sent: Mapping[int, Payload]) -> checkpoint.Checkpoint:
         return checkpoint.Checkpoint(
@@ -92,7 +89,7 @@ class Keeper:
         try:
             checkpoint.save_tensors(path, trainer.model.state_dict(), about)
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path}: cannot be written ({error})") from None
+            raise CheckpointError(unwritable(path, error)) from None
 
 
 def _whole(pieces: tuple[Tensor, ...] | list[Tensor] | object) -> Tensor:

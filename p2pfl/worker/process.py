@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from p2pfl import keyring
-from p2pfl.errors import ConfigError, P2PFLError
+from p2pfl.errors import ConfigError, P2PFLError, unwritable
 from p2pfl.topology import Topology, load_topology
 from p2pfl.transport import Delayed, Faulty, Keys, Transport, ZmqTransport
 from p2pfl.wire import ITEM_BYTES
@@ -26,22 +26,29 @@ from p2pfl.worker.driver import Driver, Interrupted, Report
 from p2pfl.worker.profile import RoundProfile
 from p2pfl.worker.sabotage import Saboteur
 
+LOG_FILE = "log.txt"
+
 # Options of glibc's malloc (malloc.h) and their values: M_ARENA_MAX, M_TRIM_THRESHOLD, M_MMAP_THRESHOLD.
 _MALLOC = {-8: 1, -1: 1 << 30, -3: 1 << 25}
 
 
 def main(spec: messages.WorkerSpec, link: Connection) -> None:
     """A worker process started by a launcher: talks to it over `link`, writes its own log."""
-    peer_dir = spec.run_dir / "peers" / load_topology(spec.run_dir / "topology.graphml", least=1).node_path(spec.index)
-    _redirect_output(peer_dir / "log.txt")
     keep_freed_memory()
+    report = LinkReport(link)
+    try:
+        topology = load_topology(spec.run_dir / "topology.graphml", least=1)
+        _redirect_output(spec.run_dir / "peers" / topology.node_path(spec.index) / LOG_FILE)
+    except (OSError, P2PFLError) as error:
+        report(messages.Failed(_log_trouble(error)))
+        report.close()
+        sys.exit(EXIT_FAILED)
     control = Control()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the launcher decides
     signal.signal(signal.SIGTERM, lambda *_: control.stop())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     threading.Thread(target=control.watch_parent, daemon=True).start()
     threading.Thread(target=control.listen, args=(link,), daemon=True).start()
-    report = LinkReport(link)
     status = run(spec, report, control)
     report.close()
     sys.exit(status)
@@ -56,7 +63,11 @@ def run(
     """Run one process to its end and return the process's exit status; errors are logged and reported."""
     topology = load_topology(spec.run_dir / "topology.graphml", least=1)
     peer_dir = spec.run_dir / "peers" / topology.node_path(spec.index)
-    log = _open_log(peer_dir, spec.index)
+    try:
+        log = _open_log(peer_dir, spec.index)
+    except OSError as error:
+        report(messages.Failed(_log_trouble(error)))
+        return EXIT_FAILED
     try:
         make_transport = make_transport or _sockets(spec, topology)
         parts = assemble(spec, topology, peer_dir, report, lambda: control.holds_model)
@@ -77,9 +88,7 @@ def run(
         report(messages.Failed(f"{type(error).__name__}: {error}".splitlines()[0]))
         return EXIT_FAILED
     finally:
-        for handler in list(log.handlers):
-            handler.close()
-            log.removeHandler(handler)
+        _close_log(log)
     return EXIT_OK
 
 
@@ -142,6 +151,18 @@ def _sockets(spec: messages.WorkerSpec, topology: Topology) -> Callable[[str], T
     return lambda bind: ZmqTransport(bind, grace=exchange.grace_timeout, keys=keys)
 
 
+def _log_trouble(error: OSError | P2PFLError) -> str:
+    """Why a process that cannot write its log does not even begin."""
+    return unwritable(Path(error.filename or LOG_FILE), error) if isinstance(error, OSError) else str(error)
+
+
+class _Log(logging.FileHandler):
+    """A log that loses lines where it cannot write them; `logging` would print a traceback for each of them."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Nothing: what matters is reported beside the log."""
+
+
 def _redirect_output(path: Path) -> None:
     """What libraries and crashes print goes to the peer's log, not into the launcher's live table."""
     sys.stdout.flush()
@@ -170,7 +191,14 @@ def _open_log(peer_dir: Path, index: int) -> logging.Logger:
     log = logging.getLogger(f"p2pfl.peer.{index}")
     log.setLevel(logging.INFO)
     log.propagate = False
-    handler = logging.FileHandler(peer_dir / "log.txt", encoding="utf-8")
+    handler = _Log(peer_dir / LOG_FILE, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     return log
+
+
+def _close_log(log: logging.Logger) -> None:
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        with contextlib.suppress(OSError):  # a full disk: what the log could not take is lost
+            handler.close()

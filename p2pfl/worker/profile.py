@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from p2pfl.config import RunConfig
-from p2pfl.errors import CheckpointError
+from p2pfl.errors import CheckpointError, unwritable
 
 
 class RoundProfile:
@@ -53,8 +54,9 @@ class RoundProfile:
             profiler.export_chrome_trace(str(unfinished))
             os.replace(unfinished, self.path)  # a resumed run takes what is there for whole
         except (OSError, RuntimeError) as error:
-            unfinished.unlink(missing_ok=True)
-            raise CheckpointError(f"{self.path}: cannot be written ({error})") from None
+            with contextlib.suppress(OSError):
+                unfinished.unlink()
+            raise CheckpointError(unwritable(self.path, error)) from None
         self.written = True
 
     def close(self) -> None:
