@@ -1,12 +1,13 @@
 # make demo   a swarm of four peers on bundled data; makes .venv first
 # make test   the test suite
 # make check  format, lint, types, floors
+# make soak   what is promised, tried at length: takes half an hour
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format clean
+.PHONY: demo test check soak format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python run_peers.py gossip --config configs/demo.toml
@@ -19,6 +20,11 @@ check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+soak: $(VENV)/.installed
+	$(BIN)/python -m soak.kills --kills 200
+	$(BIN)/python -m soak.cuts --cuts 1000 --command-line 50
+	$(BIN)/python -m soak.mutations --messages 1000000 --rounds 1200
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .

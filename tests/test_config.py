@@ -154,7 +154,7 @@ def test_shipped_settings_say_what_they_promise() -> None:
     tutorial = load_toml(ROOT / "configs" / "fedavg-tutorial.toml", "centralized")
     assert (tutorial.centralized.num_clients, tutorial.centralized.num_selected) == (20, 6)
     assert (tutorial.training.rounds, tutorial.training.local_epochs, tutorial.training.batch_size) == (150, 5, 32)
-    for path in (ROOT / "configs").glob("*.toml"):
+    for path in set((ROOT / "configs").glob("*.toml")) - set((ROOT / "configs").glob("faults-*.toml")):
         config = load_toml(path)
         assert foreign_options(config) == {}, path
         assert config.topology is None or Path(config.topology).is_file()

@@ -1,313 +1,279 @@
-"""Fault scripts: what is refused, what is drawn, and real runs that are played twice to the same bits."""
+"""Fault scripts: what is refused and how, what they answer, what is drawn, and what a process does to itself."""
 
 from __future__ import annotations
 
-import json
-import shlex
-from collections.abc import Callable
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from real_run import Run
-from test_swarm import LIVELY, memory_swarm, saved_vectors, thread_swarm
 
-from p2pfl import RunConfig, make_topology
-from p2pfl.cli import main
+from p2pfl import wire
 from p2pfl.errors import ConfigError
-from p2pfl.faults import FaultScript, check_faults, load_faults
-from p2pfl.records import read_rounds
-from p2pfl.topology import mixing_matrix, save_topology, without_edges
-from p2pfl.transport import ZmqTransport
+from p2pfl.faults import FaultScript, check_faults, idle_faults, load_faults
+from p2pfl.topology import make_topology
+from p2pfl.transport import Faulty, MemoryHub, MemoryTransport, Received, Refused
+from p2pfl.worker.sabotage import Saboteur, fired
 
-NAMES = [str(peer) for peer in range(6)]
-KILL = 'kind = "kill"\npeer = "3"\nround = 4\n'
+NAMES = [str(peer) for peer in range(8)]
+ROUNDS = 40
 
 
-def written(folder: Path, *faults: str, head: str = "") -> Path:
+def read(folder: Path, text: str, names: list[str] | None = None, coordinator: str | None = None) -> FaultScript:
     path = folder / "faults.toml"
-    path.write_text(head + "".join(f"[[fault]]\n{fault}\n" for fault in faults))
-    return path
+    path.write_text(text)
+    script = load_faults(path, 3)
+    return check_faults(script, str(path), names or NAMES, ROUNDS, coordinator, overlapped=False)
 
 
-def checked(path: Path, rounds: int = 8, coordinator: str | None = None, overlapped: bool = False) -> FaultScript:
-    return check_faults(load_faults(path, 1), str(path), NAMES, rounds, coordinator, overlapped)
+def fault(**fields: object) -> str:
+    """One table of a script; strings and lists are written alike in Python and TOML."""
+    return "[[fault]]\n" + "\n".join(f"{name} = {value!r}" for name, value in fields.items()) + "\n"
 
 
-BAD = {
-    "no file": (None, "cannot be read"),
-    "not TOML": ("[[fault", "not TOML"),
-    "no faults": ("seed = 3", "missing required field 'fault'"),
-    "unknown table": ('[[fault]]\nkind = "kill"\npeer = "1"\nround = 2\n[other]\n', "unknown field 'other'"),
-    "unknown kind": ('[[fault]]\nkind = "explode"\n', "fault 1 (explode): kind: invalid value 'explode'"),
-    "unknown field": (f"[[fault]]\n{KILL}when = 3\n", "fault 1 (kill): object contains unknown field 'when'"),
-    "missing field": (
-        '[[fault]]\nkind = "kill"\npeer = "1"\n',
-        "(kill): object missing required field 'round'",
+KILL = {"kind": "kill", "peer": "3", "round": 10}
+PAUSE = {"kind": "pause", "peer": "3", "round": 10, "resume": 15}
+DROP = {"kind": "drop", "edge": ["0", "1"], "rounds": [5, 8], "probability": 0.1}
+CUT = {"kind": "partition", "rounds": [5, 8], "parts": [["0", "1"], ["2", "3"]]}
+
+REFUSED = {
+    "nothing": ("", "missing required field 'fault'"),
+    "no TOML": ("fault = [", "not TOML"),
+    "nested without end": ("fault = " + "[" * 5000, "too deeply nested"),
+    "no list": ("[fault]\nkind = 'kill'", "fault: expected 'array', got 'object'"),
+    "no table": ("fault = [1]", "fault 1: expected 'object', got 'int'"),
+    "unknown option": ("speed = 1\n" + fault(**KILL), "unknown field 'speed'"),
+    "negative seed": ("seed = -1\n" + fault(**KILL), "seed: expected 'int' >= 0"),
+    "no kind": (fault(peer="3"), "fault 1: object missing required field 'kind'"),
+    "unknown kind": (
+        fault(kind="boom"),
+        "kind: invalid value 'boom'; choose one of kill, pause, partition, delay, drop",
     ),
-    "round 0": (f"[[fault]]\n{KILL.replace('4', '0')}", "fault 1 (kill): round: expected 'int' >= 1"),
-    "point": (f'[[fault]]\n{KILL}at = "noon"\n', "fault 1 (kill): at: invalid enum value 'noon'"),
-    "restart before": (f"[[fault]]\n{KILL}restart = 4\n", "fault 1 (kill): restart: 4 must be a later round than 4"),
-    "resume at once": (
-        '[[fault]]\nkind = "pause"\npeer = "1"\nround = 2\nresume = 3\n',
-        "fault 1 (pause): resume: 3 must be at least two rounds after 2",
+    "no peer": (fault(kind="kill", round=3), "fault 1 (kill): object missing required field 'peer'"),
+    "second one": (fault(**KILL) + fault(**DROP, speed=1), "fault 2 (drop): object contains unknown field 'speed'"),
+    "a peer's number": (fault(**{**KILL, "peer": 3}), "fault 1 (kill): peer: expected 'str', got 'int'"),
+    "round 0": (fault(**{**KILL, "round": 0}), "round: expected 'int' >= 1"),
+    "round after the last": (fault(**{**KILL, "round": 41}), "round: 41, but the run has 40 rounds"),
+    "unknown point": (
+        fault(**KILL, at="lunch"),
+        "at: invalid enum value 'lunch'; choose one of start, train, exchange",
     ),
-    "rounds": (
-        '[[fault]]\nkind = "drop"\nedge = ["0", "1"]\nrounds = [3, 2]\nprobability = 0.5\n',
-        "fault 1 (drop): rounds: [3, 2] must be [first, last]",
+    "unknown peer": (fault(**{**KILL, "peer": "9"}), "peer: there is no node '9'; choose one of 0, 1, 2"),
+    "back too early": (fault(**KILL, restart=10), "restart: 10 must be a later round than 10"),
+    "back after the last": (fault(**KILL, restart=41), "restart: 41, but the run has 40 rounds"),
+    "awake too early": (fault(**{**PAUSE, "resume": 11}), "resume: 11 must be at least two rounds after 10"),
+    "dead already": (
+        fault(**KILL) + fault(**{**PAUSE, "round": 12}),
+        "fault 2 (pause): round: 3 has been killed for good",
     ),
-    "probability": (
-        '[[fault]]\nkind = "drop"\nedge = ["0", "1"]\nrounds = [2, 3]\nprobability = 1.5\n',
-        "probability: expected 'float' <= 1.0",
-    ),
-    "one part": ('[[fault]]\nkind = "partition"\nrounds = [2, 3]\nparts = [["0"]]\n', "parts: must be two or more"),
-    "twice in parts": (
-        '[[fault]]\nkind = "partition"\nrounds = [2, 3]\nparts = [["0"], ["0", "1"]]\n',
-        "parts: a node can be in one part only",
-    ),
-    "unknown peer": (f"[[fault]]\n{KILL.replace('3', '9')}", "peer: there is no node '9'; choose one of 0, 1, 2"),
-    "unknown end": (
-        '[[fault]]\nkind = "delay"\nedge = ["0", "x"]\nrounds = [2, 3]\nseconds = 1\n',
-        "edge: there is no node 'x'",
-    ),
-    "after the end": (
-        f"[[fault]]\n{KILL.replace('4', '40')}",
-        "round: 40, but the run has 8 rounds of training",
-    ),
-    "back after the end": (f"[[fault]]\n{KILL}restart = 40\n", "restart: 40, but the run has 8 rounds"),
+    "away": (fault(**KILL, restart=20) + fault(**PAUSE), "fault 2 (pause): round: 3 is away until round 20"),
+    "unknown end": (fault(**{**DROP, "edge": ["0", "x"]}), "edge: there is no node 'x'"),
+    "one end": (fault(**{**DROP, "edge": ["0"]}), "edge: expected 'array' of length 2, got 1"),
+    "same ends": (fault(**{**DROP, "edge": ["0", "0"]}), "edge: must be two different nodes"),
+    "rounds the wrong way": (fault(**{**DROP, "rounds": [8, 5]}), "rounds: [8, 5] must be [first, last]"),
+    "rounds after the last": (fault(**{**DROP, "rounds": [5, 41]}), "rounds: 41, but the run has 40 rounds"),
+    "no chance": (fault(**{**DROP, "probability": 0}), "probability: expected 'float' > 0.0"),
+    "more than sure": (fault(**{**DROP, "probability": 1.1}), "probability: expected 'float' <= 1.0"),
+    "not a number": (fault(**{**DROP, "probability": float("nan")}), "probability: expected 'float' > 0.0"),
+    "one part": (fault(**{**CUT, "parts": [["0"]]}), "parts: must be two or more lists"),
+    "empty part": (fault(**{**CUT, "parts": [["0"], []]}), "parts: must be two or more lists"),
+    "in two parts": (fault(**{**CUT, "parts": [["0"], ["0"]]}), "parts: a node can be in one part only"),
 }
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_what_is_wrong_is_refused_with_file_fault_and_field(tmp_path: Path, name: str) -> None:
-    text, reason = BAD[name]
-    path = tmp_path / "faults.toml"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(ConfigError) as caught:
-        checked(path)
-    assert f"--faults {path}" in str(caught.value)
-    assert reason in str(caught.value)
-    assert "\n" not in str(caught.value)
+@pytest.mark.parametrize(("text", "words"), REFUSED.values(), ids=REFUSED)
+def test_what_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(ConfigError) as found:
+        read(tmp_path, text)
+    line = str(found.value)
+    assert line.startswith(f"--faults {tmp_path / 'faults.toml'}: ")
+    assert words in line
+    assert "\n" not in line
+    assert "`" not in line
 
 
-def test_what_a_mode_cannot_play_is_refused(tmp_path: Path) -> None:
-    path = written(tmp_path, KILL)
-    with pytest.raises(ConfigError, match="needs --order atc"):
-        checked(path, overlapped=True)
-    with pytest.raises(ConfigError, match="a coordinator can only be killed, for good"):
-        checked(path, coordinator="3")
-    path = written(tmp_path, 'kind = "attack"\npeer = "3"\nrounds = [1, 4]\nattack = "rude"')
-    save_topology(make_topology("ring", 6), tmp_path / "ring.gml")
-    words = ["gossip", str(tmp_path / "ring.gml"), "--dataset", "digits", "--rounds", "8", "--faults", str(path)]
-    assert main([*words, "--run-dir", str(tmp_path / "run")]) == 2
-    assert not (tmp_path / "run").exists()
-
-
-def test_one_line_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save_topology(make_topology("ring", 6), tmp_path / "ring.gml")
-    path = written(tmp_path, KILL.replace("3", "9"))
-    words = ["gossip", str(tmp_path / "ring.gml"), "--dataset", "digits", "--rounds", "8", "--faults", str(path)]
-    assert main([*words, "--dry-run"]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "fault 1 (kill): peer: there is no node '9'" in error
-
-
-def test_the_shipped_example_fits_the_shipped_ring() -> None:
-    path = Path(__file__).parent.parent / "configs" / "faults-ring-8.toml"
-    script = check_faults(load_faults(path, 1), str(path), [str(p) for p in range(8)], 40, None, False)
-    assert script.seed == 7
-    assert script.returns_of(3) == {15}
-    assert [script.away(3, round) for round in (9, 10, 11, 14, 15)] == [False, False, True, True, False]
-    assert script.settles([3]) == {9}
-    assert script.cuts(19) == script.cuts(23) == frozenset()
-    assert {(a, b) for a, b in script.cuts(20) if b == a + 1 or (a, b) == (0, 7)} == {(3, 4), (0, 7)}
-
-
-def test_what_happens_to_a_message_depends_on_where_it_is_and_not_on_time(tmp_path: Path) -> None:
-    fault = 'kind = "drop"\nedge = ["0", "1"]\nrounds = [2, 3]\nprobability = 0.5'
-    one, same = checked(written(tmp_path, fault)), checked(written(tmp_path, fault))
-    other = checked(written(tmp_path, fault, head="seed = 9\n"))
-    places = [(0, 1, round, number) for round in (2, 3) for number in range(50)]
-    drawn = [one.draw(*place).random() for place in places]
-    assert drawn == [same.draw(*place).random() for place in places]
-    assert drawn != [other.draw(*place).random() for place in places]
-    assert drawn != [one.draw(1, 0, *place[2:]).random() for place in places]
-    assert 0.3 < np.mean(np.array(drawn) < 0.5) < 0.7
-
-
-def test_cut_edges_leave_a_doubly_stochastic_matrix() -> None:
-    w = without_edges(mixing_matrix(make_topology("torus", 9)), [(0, 1), (4, 5), (0, 8)])
-    assert w[0, 1] == w[1, 0] == w[4, 5] == 0
-    assert np.allclose(w.sum(axis=0), 1)
-    assert np.allclose(w, w.T)
-
-
-def run_dir_of(folder: Path, name: str, path: Path, **options: Any) -> RunConfig:
-    return RunConfig.of(**{**LIVELY, **options}, faults=str(path), run_dir=str(folder / name))
-
-
-@pytest.mark.parametrize("kind", ["drop", "corrupt", "delay"])
-def test_a_bad_link_changes_no_bit_of_the_result(tmp_path: Path, kind: str) -> None:
-    topology = make_topology("ring", 3)
-    harm = "seconds = 0.05" if kind == "delay" else "probability = 0.2"
-    path = written(tmp_path, f'kind = "{kind}"\nedge = ["0", "1"]\nrounds = [1, 3]\n{harm}')
-    options = {"rounds": 3, "width": 0.25, "round_timeout": 20.0, "first_round_timeout": 20.0}
-    config = RunConfig.of(**{**LIVELY, **options}, run_dir=str(tmp_path / "plain"))
-    plain = memory_swarm(topology, config)
-    harmed = thread_swarm(
-        topology,
-        run_dir_of(tmp_path, "harmed", path, **options),
-        binds=[f"ipc://{tmp_path}/{peer}" for peer in range(3)],
-        endpoints=[f"ipc://{tmp_path}/{peer}" for peer in range(3)],
-        make_transport=ZmqTransport,
-    )
-    assert torch.equal(saved_vectors(harmed, topology, 3), saved_vectors(plain, topology, 3))
-    if kind == "corrupt":
-        records = [record for peer in "01" for record in read_rounds(harmed / "peers" / peer)]
-        assert any((record.refused or {}).get("version") for record in records)
-
-
-def test_parts_learn_by_themselves_as_long_as_they_are_apart(tmp_path: Path) -> None:
-    topology = make_topology("complete", 4)
-    path = written(tmp_path, 'kind = "partition"\nrounds = [1, 2]\nparts = [["0", "1"], ["2", "3"]]')
-    config = run_dir_of(tmp_path, "apart", path, rounds=3)
-    found = memory_swarm(topology, config)
-    apart, together = saved_vectors(found, topology, 2), saved_vectors(found, topology, 3)
-    assert not torch.allclose(apart[0], apart[2], atol=1e-4)
-    assert torch.allclose(together[0], together[3], atol=1e-6), "a full mesh gives everybody the same"
-
-
-# Real processes
-
-FAST = shlex.split(
-    "--dataset digits --model user_models:linear --batch-size 8 --lr 0.01 --local-steps 5 --rounds 14 --threads 1"
-    " --grace-timeout 2 --eval-every 7"
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (fault(kind="kill", peer="hub", round=3), "a coordinator can only be killed, for good"),
+        (
+            fault(kind="kill", peer="hub", round=3, at="evaluate", restart=5),
+            "a coordinator can only be killed, for good",
+        ),
+        (fault(**PAUSE), "clients cannot be paused; kill one, with restart"),
+        (fault(kind="attack", peer="hub", rounds=[1, 2], attack="sign-flip"), "a coordinator does not attack"),
+    ],
 )
+def test_what_is_refused_of_a_coordinator(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(ConfigError) as found:
+        read(tmp_path, text, [*NAMES, "hub"], "hub")
+    assert words in str(found.value)
 
 
-@pytest.fixture
-def play(tmp_path: Path) -> Callable[..., Run]:
-    save_topology(make_topology("ring", 6), tmp_path / "ring.graphml")
-
-    def go(name: str, path: Path, *options: str, command: str = "gossip") -> Run:
-        (tmp_path / name).mkdir()
-        topology = [str(tmp_path / "ring.graphml")] if command == "gossip" else []
-        run = Run(tmp_path / name, command, *topology, *FAST, "--faults", str(path), *options)
-        try:
-            code, err = run.end()
-        finally:
-            run.kill()
-        assert (code, err) == (0, ""), run.lines
-        return run
-
-    return go
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "latin").write_bytes(b"\xff\xfe")
+    for path, words in [("none", "No such file"), (".", "cannot be read"), ("latin", "not TOML")]:
+        with pytest.raises(ConfigError, match=words):
+            load_faults(tmp_path / path, 0)
 
 
-def facts(run: Run, name: str) -> list[tuple[Any, ...]]:
-    """What a record says beside times and bytes."""
-    records = run.records(name)
-    return [(r.round, r.steps, r.samples, r.train_loss, r.test_accuracy, r.absent, r.missing) for r in records]
+def test_what_a_script_answers(tmp_path: Path) -> None:
+    text = fault(**KILL, restart=15) + fault(kind="kill", peer="3", round=20, at="evaluate") + fault(**CUT)
+    script = read(tmp_path, text + fault(**{**CUT, "rounds": [8, 9], "parts": [["6"], ["7"]]}))
+    assert script.seed == 3, "the run's, for a script without one"
+    assert script.victims() == {3}
+    assert script.returns_of(3) == {15}
+    assert script.returns_of(2) == frozenset()
+    assert script.settles([3]) == {9, 20}, "the round before one that it dies in before its exchange"
+    assert [round for round in range(1, 41) if script.away(3, round)] == [*range(11, 15), *range(21, 41)]
+    assert script.cuts(4) == frozenset()
+    assert script.cuts(5) == {(0, 2), (0, 3), (1, 2), (1, 3)}, "peers in no part keep all their edges"
+    assert script.cuts(8) == {(0, 2), (0, 3), (1, 2), (1, 3), (6, 7)}
+    assert script.cuts(10) == frozenset()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("at", ["start", "train", "exchange", "evaluate", "checkpoint"])
-def test_a_kill_is_played_twice_to_the_same_bits(tmp_path: Path, play: Callable[..., Run], at: str) -> None:
-    path = written(tmp_path, f'{KILL}at = "{at}"\nrestart = 9')
-    runs = [play(name, path) for name in ("one", "two")]
-    for peer in range(6):
-        assert facts(runs[0], str(peer)) == facts(runs[1], str(peer))
-    weights = [(run.run_dir / "consensus.safetensors").read_bytes() for run in runs]
-    assert weights[0] == weights[1]
-    first = 4 if at in ("start", "train", "exchange") else 5
-    for watcher in ("2", "4"):
-        gone = [record.round for record in runs[0].records(watcher) if record.absent == ["3"]]
-        assert gone == list(range(first, 9))
-    # The round that it died in is done again only if it comes back in it: its checkpoint is that of the one before.
-    assert [record.round for record in runs[0].records("3")][:4] == [1, 2, 3, 9]
-    summary = runs[0].summary()
-    assert summary["status"] == "complete"
-    assert summary["lost_peers"] == []
-    assert summary["faults"] == [f"3 killed in round 4 ({at}), back in round 9"]
+def test_equal_scripts_are_equal_and_others_are_not(tmp_path: Path) -> None:
+    texts = [fault(**KILL), fault(**KILL, at="train"), fault(**KILL, at="start"), "seed = 4\n" + fault(**KILL)]
+    same, explicit, other, seeded = (read(tmp_path, text).text() for text in texts)
+    assert same == explicit
+    assert len({same, other, seeded}) == 3
 
 
-@pytest.mark.slow
-def test_a_pause_is_played_twice_to_the_same_bits(tmp_path: Path, play: Callable[..., Run]) -> None:
-    path = written(tmp_path, 'kind = "pause"\npeer = "3"\nround = 4\nresume = 9\nat = "train"')
-    runs = [play(name, path, "--round-timeout", "2", "--first-round-timeout", "5") for name in ("one", "two")]
-    for peer in range(6):
-        assert facts(runs[0], str(peer)) == facts(runs[1], str(peer))
-    assert [record.round for record in runs[0].records("3")][:5] == [1, 2, 3, 4, 9]
-    for watcher in ("2", "4"):
-        assert [r.round for r in runs[0].records(watcher) if r.absent == ["3"]] == [4, 5, 6, 7, 8]
+def test_faults_of_edges_that_a_graph_has_not(tmp_path: Path) -> None:
+    far = {**DROP, "edge": ["0", "4"]}
+    apart = {**CUT, "parts": [["0"], ["4"]]}
+    script = read(tmp_path, fault(**DROP) + fault(**far) + fault(**CUT) + fault(**apart))
+    ring = make_topology("ring", 8)
+    assert len(idle_faults(script, ring.graph.has_edge)) == 2
+    assert idle_faults(script, make_topology("complete", 8).graph.has_edge) == []
 
 
-@pytest.mark.slow
-def test_a_kill_without_restart_is_for_good_and_not_repeated_on_resume(
-    tmp_path: Path, play: Callable[..., Run]
-) -> None:
-    path = written(tmp_path, KILL)
-    run = play("gone", path, "--min-peers", "5")
-    assert run.summary()["lost_peers"] == ["3"]
-    (tmp_path / "needed").mkdir()
-    words = [str(tmp_path / "ring.graphml"), *FAST, "--faults", str(path)]
-    failed = Run(tmp_path / "needed", "gossip", *words)
-    code, err = failed.end()
-    assert code == 1
-    assert "peer 3 died" in err
-    again = Run(tmp_path / "needed", "gossip", "--resume", str(failed.run_dir), fresh=False)
-    assert again.end() == (0, "")
-    assert [record.round for record in again.records("3")][:14] == list(range(1, 15))
-    assert json.loads((again.run_dir / "summary.json").read_text())["status"] == "complete"
+def message(kind: wire.Kind, round: int = 5, body: bytes = b"") -> wire.Message:
+    codec: wire.Codec = "fp32" if body else ""
+    return wire.Message(wire.Header(wire.VERSION, "r", kind, 0, round, codec, "", "x" * bool(body), 0, len(body)), body)
 
 
-@pytest.mark.slow
-def test_a_client_that_is_killed_is_missing_until_it_is_back(tmp_path: Path, play: Callable[..., Run]) -> None:
-    path = written(tmp_path, f"{KILL}restart = 9")
-    clients = ["--num-clients", "4", "--num-selected", "4", "--deadline", "5"]
-    runs = [play(name, path, *clients, command="centralized") for name in ("one", "two")]
-    for run in runs:
-        missing = [record.missing for record in run.records("coordinator")]
-        assert missing == [[]] * 3 + [["3"]] * 5 + [[]] * 6
-    assert facts(runs[0], "coordinator") == facts(runs[1], "coordinator")
-    assert runs[0].summary()["lost_peers"] == []
+def play(script: FaultScript, kinds: list[wire.Kind], round: int = 5) -> list[bool | None]:
+    """What became of messages from peer 0 to peer 1: True: came, False: refused, None: lost."""
+    hub = MemoryHub()
+    near, far = MemoryTransport(hub, "near"), MemoryTransport(hub, "far")
+    faulty = Faulty(near, script, 0, lambda: round)
+    faulty.connect({1: "far"}, 64)
+    fates: list[bool | None] = []
+    for kind in kinds:
+        faulty.send(1, message(kind, round, b"1234" if kind == "chunk" else b""))
+        events = far.poll(0)
+        assert len(events) <= 1
+        assert all(isinstance(event, Received | Refused) for event in events)
+        fates.append(isinstance(events[0], Received) if events else None)
+    faulty.close()
+    return fates
 
 
-@pytest.mark.slow
-def test_an_attacker_is_borne_by_a_robust_rule_and_left_out_of_the_mean(
-    tmp_path: Path, play: Callable[..., Run]
-) -> None:
-    save_topology(make_topology("complete", 6), tmp_path / "ring.graphml")
-    path = written(tmp_path, 'kind = "attack"\npeer = "3"\nrounds = [1, 14]\nattack = "sign-flip"\nscale = 8.0')
-    plain = play("plain", path).summary()
-    borne = play("borne", path, "--algorithm", "trimmed-mean", "--byzantine", "1").summary()
-    assert plain["mean_peer_accuracy"] < 0.4  # type: ignore[operator]
-    assert borne["mean_peer_accuracy"] > 0.8  # type: ignore[operator]
-    report = (tmp_path / "borne" / "run" / "report.html").read_text()
-    assert "leave out those who attack: 3" in report
+def test_what_happens_to_messages_is_drawn_from_where_they_are(tmp_path: Path) -> None:
+    both = fault(**{**DROP, "probability": 0.3}) + fault(**{**DROP, "kind": "corrupt", "probability": 0.3})
+    script = read(tmp_path, both)
+    kinds: list[wire.Kind] = ["chunk", "ack"] * 500
+    fates = play(script, kinds)
+    assert fates == play(script, kinds), "the same messages, the same fates"
+    assert fates != play(script, kinds, round=6)
+    assert fates != play(read(tmp_path, "seed = 4\n" + both), kinds)
+    assert play(script, kinds, round=9) == [True] * 1000, "only in its rounds"
+    count = Counter(fates)
+    assert 240 < count[None] < 360, "three of ten are lost"
+    assert 150 < count[False] < 270, "and of the others three of ten are damaged: 210, drawn apart"
 
 
-@pytest.mark.slow
-def test_a_comparison_plays_the_script_in_every_run_that_has_its_peers(tmp_path: Path) -> None:
-    for kind in ("ring", "complete"):
-        save_topology(make_topology(kind, 4), tmp_path / f"{kind}.graphml")
-    edge = 'kind = "drop"\nedge = ["0", "2"]\nrounds = [2, 3]\nprobability = 0.1'
-    path = written(tmp_path, f"{KILL}restart = 6", edge)
-    topologies = [str(tmp_path / "ring.graphml"), str(tmp_path / "complete.graphml")]
-    options = [word for word in FAST if word != "14"]
-    options.insert(options.index("--rounds") + 1, "8")
-    words = ["compare", *topologies, "--centralized", "--num-selected", "4", "--local", *options]
-    run = Run(tmp_path, *words, "--faults", str(path))
+@pytest.mark.parametrize("kind", ["hello", "drop", "goodbye"])
+@pytest.mark.parametrize("harm", ["drop", "corrupt"])
+def test_greetings_and_goodbyes_are_never_lost(tmp_path: Path, kind: wire.Kind, harm: str) -> None:
+    script = read(tmp_path, fault(**{**DROP, "kind": harm, "probability": 1.0}))
+    assert play(script, [kind, "ack", kind]) == [True, None if harm == "drop" else False, True]
+
+
+def test_a_damaged_message_is_refused_whatever_it_is(tmp_path: Path) -> None:
+    script = read(tmp_path, fault(**{**DROP, "kind": "corrupt", "probability": 1.0}))
+    kinds: list[wire.Kind] = ["offer", "grant", "chunk", "ack", "notice"]
+    assert play(script, kinds) == [False] * 5
+
+
+def test_delayed_messages_keep_their_order(tmp_path: Path) -> None:
+    hub = MemoryHub()
+    near, far = MemoryTransport(hub, "near"), MemoryTransport(hub, "far")
+    rounds = iter([5, 8, 9, 9])  # the last two are sent when the delay is over
+    delay = {"kind": "delay", "edge": ["1", "0"], "rounds": [5, 8], "seconds": 0.05}
+    faulty = Faulty(near, read(tmp_path, fault(**delay)), 0, lambda: next(rounds))
+    faulty.connect({1: "far"}, 64)
+    for number in range(1, 5):
+        faulty.send(1, message("ack", number))
+    assert far.poll(0) == [], "those sent at once must not overtake those that are under way"
+    found: list[int] = []
+    while len(found) < 4:
+        faulty.poll(0.01)
+        found += [event.message.header.round for event in far.poll(0) if isinstance(event, Received)]
+    assert found == [1, 2, 3, 4]
+
+
+CHILD = """
+import sys, threading
+from pathlib import Path
+from p2pfl.faults import check_faults, load_faults
+from p2pfl.worker.sabotage import Saboteur
+folder = Path(sys.argv[1])
+script = check_faults(load_faults(folder / "faults.toml", 0), "", list("01234567"), 40, None, False)
+saboteur = Saboteur(script, 3, folder)
+def work():
+    for point in ("start", "train", "exchange", "evaluate", "checkpoint"):
+        print(point, flush=True)
+        saboteur.reach(point, 10)
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+"""
+
+
+def child(folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", CHILD, str(folder)], stdout=subprocess.PIPE, text=True)
+
+
+def test_a_kill_fires_once_at_its_point_of_its_round(tmp_path: Path) -> None:
+    read(tmp_path, fault(**KILL, at="exchange"))
+    first = child(tmp_path)
+    assert first.communicate(timeout=60)[0].split() == ["start", "train", "exchange"]
+    assert first.returncode == -signal.SIGKILL
+    assert fired(tmp_path) == [0]
+    second = child(tmp_path)
+    assert second.communicate(timeout=60)[0].split()[-1] == "checkpoint"
+    assert second.returncode == 0
+
+
+def test_a_freeze_stops_the_thread_that_reached_it(tmp_path: Path) -> None:
+    read(tmp_path, fault(**PAUSE, at="train"))
+    process = child(tmp_path)
     try:
-        code, err = run.end(250)
+        assert process.stdout is not None
+        assert [process.stdout.readline().strip() for _ in range(2)] == ["start", "train"]
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        ready, _, _ = select.select([process.stdout], [], [], 0)
+        assert not ready, "it must not have gone a step further"
+        process.send_signal(signal.SIGCONT)
+        assert process.stdout.read().split() == ["exchange", "evaluate", "checkpoint"]
+        assert process.wait(60) == 0
     finally:
-        run.kill()
-    assert (code, err) == (0, ""), run.lines
-    summaries = {p.parent.name: json.loads(p.read_text()) for p in (tmp_path / "run").glob("*/summary.json")}
-    assert len(summaries) == 4
-    for name, summary in summaries.items():
-        assert bool(summary["faults"]) == ("local" not in name), name
-        assert summary["status"] == "complete", name
+        process.kill()
+        process.wait()
+
+
+def test_others_and_other_rounds_are_left_alone(tmp_path: Path) -> None:
+    script = read(tmp_path, fault(**KILL))
+    for index, round in ((2, 10), (3, 9), (3, 11)):
+        saboteur = Saboteur(script, index, tmp_path)
+        saboteur.reach("train", round)
+        assert not saboteur.waits_for("train", round)
+    assert Saboteur(script, 3, tmp_path).waits_for("train", 10)
+    assert fired(tmp_path) == []

@@ -193,7 +193,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run", make_topology("ring", 4), finished=0)
     (run_dir / "plots").write_text("in the way")
-    with pytest.raises(ConfigError, match="plots: cannot be made"):
+    with pytest.raises(ConfigError, match="plots: cannot be written"):
         write_report(run_dir)
     with pytest.raises(ConfigError, match=r"summary\.json: cannot be written"):
         write_summary(tmp_path / "missing", {})

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from real_run import HERE, Run
-from test_fault_reading import CUT, DROP, fault
+from test_fault_scripts import CUT, DROP, fault
 from test_swarm import PLAIN, Reference, assert_close, memory_swarm, saved_vectors
 
 from p2pfl import RunConfig, make_topology

@@ -65,10 +65,10 @@ class Outbox:
         """What a neighbor whose connection broke has been sent and has not acknowledged."""
         return [(neighbor, self._payloads[neighbor])] if neighbor in self._sent & set(self._payloads) else []
 
-    def acknowledged(self, neighbor: int, round: int) -> None:
-        """A neighbor has all of its payload."""
-        if round == self.round and neighbor in self._sent:
-            self._payloads.pop(neighbor, None)
+    def acknowledged(self, neighbor: int, round: int) -> bool:
+        """A neighbor has all of its payload. False where that is no news."""
+        known = round == self.round and neighbor in self._sent
+        return known and self._payloads.pop(neighbor, None) is not None
 
     def drop(self, neighbor: int) -> None:
         """A neighbor has left: it needs nothing more."""

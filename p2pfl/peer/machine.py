@@ -273,8 +273,8 @@ class Peer:
         if header.kind == "drop":
             return self._on_dropped(header, now)
         if header.kind == "ack":
-            self._outbox.acknowledged(header.sender, header.round)
-            self._patience.moved(now)
+            if self._outbox.acknowledged(header.sender, header.round):
+                self._patience.moved(now)
         elif header.kind == "goodbye":
             self._neighbors.leave(header.sender)
             self._do_without(header.sender)

@@ -189,7 +189,9 @@ class Neighbors:
             return [], True
         episode, knows = int(told.get("episode", 1)), int(told.get("heard", 0))
         if episode < edge.theirs or (episode == edge.theirs and (edge.up or edge.left)):
-            return [], False  # stale, or said again over a new connection
+            # Stale, or said again; perhaps because this peer's own greeting got lost.
+            lost = episode == edge.theirs and edge.up and edge.heard and knows != edge.episode
+            return ([self.greet(neighbor, round)] if lost else []), False
         if not edge.up and (knows or episode == edge.theirs):
             # It does not know yet that the edge is down, and will answer this.
             self._open(neighbor)
