@@ -236,9 +236,7 @@ class Coordinator:
             return self._send_model(client)  # it has started anew, without the model; one that has it ignores this
         if where != "sent":  # there it has said so before, over a connection that broke
             self._ready.add(client)
-        elif (
-            where == "sent" and header.round > self.round
-        ):  # it has refused this round's model, and is ready for another
+        elif header.round > self.round:  # it has refused this round's model, and is ready for another
             self._ready.add(client)
             return self._give_up([client], now, "the model did not arrive as it was sent")
         return []
