@@ -27,6 +27,7 @@ from p2pfl.errors import CheckpointError, unwritable
 KEPT = 2
 FORMAT = 2
 _NAME = re.compile(r"round-(\d{6,})\.safetensors")
+_UNFINISHED = re.compile(rf"\.{_NAME.pattern}\.\d+")
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     try:
         folder.mkdir(exist_ok=True)
         save_tensors(path, tensors, {"p2pfl": json.dumps(about)})
-        for _, old in _numbered(folder)[:-KEPT]:
+        for old in [old for _, old in _numbered(folder)[:-KEPT]] + _unfinished(folder):
             old.unlink()
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(unwritable(path, error)) from None
@@ -147,6 +148,11 @@ def _numbered(folder: Path) -> list[tuple[int, Path]]:
         return []
     matches = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir())
     return sorted((int(match[1]), path) for match, path in matches if match)
+
+
+def _unfinished(folder: Path) -> list[Path]:
+    """What is left of checkpoints in whose middle the process was killed; only one at a time writes into a folder."""
+    return [path for path in folder.iterdir() if _UNFINISHED.fullmatch(path.name)]
 
 
 def _digest(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

@@ -3,7 +3,8 @@
 `python -m soak.cuts --cuts 1000 --command-line 50`. Most cuts hit a swarm whose three peers are threads of one process
 (real sockets, real files), forked from a server that has imported everything, so that a cut takes a second or two;
 SIGKILL ends them all at one instant. The others go through the command line: launcher, fork server and peers, killed
-one right after the other.
+one right after the other. Half of the instants are drawn from the time that a run takes, the others are those at which
+a checkpoint is being written.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +54,40 @@ OPTIONS: dict[str, Any] = {
 }
 TIMES = {"elapsed", "bytes_sent", "bytes_received", "sent_to", "refused"}
 PATIENCE = 120.0  # seconds that a swarm may take
+LOOK_SECONDS = 0.0005
 
 
 def model(num_classes: int) -> nn.Module:
     """The smallest that has momentum and batch normalization's statistics to lose."""
     pooled = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.BatchNorm1d(48))
     return nn.Sequential(pooled, nn.Linear(48, num_classes))
+
+
+@dataclass(frozen=True)
+class Cut:
+    """When to kill: after so many seconds, or as soon as that peer begins to write that round's checkpoint."""
+
+    seconds: float = PATIENCE
+    folder: Path | None = None
+    round: int = 0
+
+    def wait(self, sentinel: Callable[[float], bool]) -> bool:
+        """Until it is time (True), or `sentinel`, asked with a time that it may take, says that all is over."""
+        deadline = time.monotonic() + self.seconds
+        if self.folder is None:
+            return not sentinel(self.seconds)
+        while not self._is_writing():
+            if sentinel(LOOK_SECONDS):
+                return False
+            if time.monotonic() > deadline:
+                return True
+        return True
+
+    def _is_writing(self) -> bool:
+        assert self.folder is not None
+        with contextlib.suppress(FileNotFoundError):
+            return any(f"round-{self.round:06d}" in name for name in os.listdir(self.folder))
+        return False
 
 
 def _swarm(config: RunConfig, run_dir: Path, dataset: Path, resume: bool) -> None:
@@ -106,16 +138,20 @@ class _Threads:
         config = RunConfig.of(**OPTIONS, run_dir=str(self._folder / str(self._number)))
         return create_run_dir(make_topology("ring", PEERS), config)
 
-    def go(self, run_dir: Path, resume: bool, seconds: float | None) -> bool | None:
-        """Run it, for so long at most; whether it has ended well, None where it was cut."""
+    def go(self, run_dir: Path, resume: bool, cut: Cut | None) -> bool | None:
+        """Run it until it is cut; whether it has ended well, None where it was cut."""
         config = RunConfig.of(**OPTIONS)
         process = self._context.Process(target=_swarm, args=(config, run_dir, self._dataset, resume))
         process.start()
-        process.join(PATIENCE if seconds is None else seconds)
-        if process.is_alive():
+
+        def is_over(seconds: float) -> bool:
+            process.join(seconds)
+            return not process.is_alive()
+
+        if (cut or Cut()).wait(is_over):
             process.kill()
             process.join()
-            return None if seconds is not None else False
+            return None if cut else False
         return process.exitcode == 0
 
 
@@ -132,8 +168,8 @@ class _Commands:
         self._number += 1
         return self._folder / f"command-{self._number}"
 
-    def go(self, run_dir: Path, resume: bool, seconds: float | None) -> bool | None:
-        """Run it, for so long at most; whether it has ended well, None where it was cut."""
+    def go(self, run_dir: Path, resume: bool, cut: Cut | None) -> bool | None:
+        """Run it until it is cut; whether it has ended well, None where it was cut."""
         if resume and (run_dir / "config.toml").exists():
             words = ["--resume", str(run_dir)]
         else:
@@ -144,11 +180,16 @@ class _Commands:
         process = subprocess.Popen(
             program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        try:
-            return process.wait(PATIENCE if seconds is None else seconds) == 0
-        except subprocess.TimeoutExpired:
+
+        def is_over(seconds: float) -> bool:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(seconds)
+            return process.poll() is not None
+
+        if (cut or Cut()).wait(is_over):
             _kill_all(process)
-            return None if seconds is not None else False
+            return None if cut else False
+        return process.returncode == 0
 
 
 def _kill_all(process: subprocess.Popen[bytes]) -> None:
@@ -180,21 +221,41 @@ def _result(run_dir: Path) -> dict[str, Any]:
     return found
 
 
+def _newest(run_dir: Path) -> list[int]:
+    """By peer the newest round that it has saved."""
+    found = []
+    for peer in range(PEERS):
+        names = (run_dir / "peers" / str(peer) / "checkpoint").glob("round-*.safetensors")
+        found.append(max((int(path.stem.removeprefix("round-")) for path in names), default=0))
+    return found
+
+
+def _draw(rng: random.Random, run_dir: Path, usual: float) -> Cut:
+    peer = rng.randrange(PEERS)
+    saved = _newest(run_dir)[peer]
+    if saved < ROUNDS and rng.random() < 0.5:
+        return Cut(folder=run_dir / "peers" / str(peer) / "checkpoint", round=rng.randint(saved + 1, ROUNDS))
+    return Cut(seconds=rng.uniform(0, usual))
+
+
 def soak(swarms: _Threads | _Commands, cuts: int, rng: random.Random, kept: Path) -> dict[str, Any]:
     """So many cuts, each followed by another one half of the time, until the swarm has ended."""
     calm = swarms.new()
-    began = time.monotonic()
     assert swarms.go(calm, False, None), "the swarm does not run"
-    usual = time.monotonic() - began
     wanted, began = _result(calm), time.monotonic()
+    assert swarms.go(swarms.new(), False, None)  # once more, for the time that it takes when everything is started
+    usual, began = time.monotonic() - began, time.monotonic()
+    hits: Counter[str] = Counter()
     done = runs = 0
     failures: list[str] = []
     while done < cuts and len(failures) < 5:
         run_dir, resume, ended = swarms.new(), False, None
         while ended is None:
-            cut = rng.uniform(0, usual) if done < cuts and (not resume or rng.random() < 0.5) else None
+            cut = _draw(rng, run_dir, usual) if done < cuts and (not resume or rng.random() < 0.5) else None
             ended = swarms.go(run_dir, resume, cut)
-            done += ended is None
+            if ended is None:
+                done += 1
+                hits.update(_where(run_dir))
             resume = True
         runs += 1
         differs = [name for name, value in _result(run_dir).items() if value != wanted[name]] if ended else []
@@ -205,7 +266,16 @@ def soak(swarms: _Threads | _Commands, cuts: int, rng: random.Random, kept: Path
         if runs % 20 == 0:
             print(f"{done} of {cuts} cuts, {len(failures)} failures", file=sys.stderr, flush=True)
     seconds = round(time.monotonic() - began, 1)
-    return {"cuts": done, "runs": runs, "seconds": seconds, "usual_seconds": round(usual, 2), "failures": failures}
+    figures = {"cuts": done, "runs": runs, "seconds": seconds, "usual_seconds": round(usual, 2)}
+    return {**figures, "hits": dict(sorted(hits.items())), "failures": failures}
+
+
+def _where(run_dir: Path) -> list[str]:
+    """What a cut has hit."""
+    saved = _newest(run_dir)
+    half = any((run_dir / "peers").glob("*/checkpoint/.round-*"))
+    spots = {"before anything was saved": not any(saved), "peers in different rounds": len(set(saved)) > 1}
+    return [spot for spot, hit in {**spots, "amid writing a checkpoint": half}.items() if hit]
 
 
 def main() -> int:

@@ -92,6 +92,21 @@ def test_the_two_newest_are_kept(tmp_path: Path) -> None:
     assert (found.round, refused) == (11, [])
 
 
+def test_what_a_killed_process_left_half_written_is_cleared_away(tmp_path: Path) -> None:
+    save(tmp_path, made(round=1))
+    (tmp_path / ".round-000002.safetensors.4711").write_bytes(b"half")
+    (tmp_path / ".notes").write_text("mine")
+    found, refused = newest(tmp_path)
+    assert found is not None
+    assert (found.round, refused) == (1, [])
+    save(tmp_path, made(round=3))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".notes",
+        "round-000001.safetensors",
+        "round-000003.safetensors",
+    ]
+
+
 def test_rounds_are_ordered_as_numbers(tmp_path: Path) -> None:
     save(tmp_path, made(round=999_999))
     save(tmp_path, made(round=1_000_000))

@@ -1,0 +1,325 @@
+"""Peers in network namespaces of their own, over links that delay, lose and break: the swarm learns on.
+
+`python -m soak.network`. Four peers are started one by one (`run_peers.py peer`), each in a network namespace that this
+process makes (iproute2): over good links, and twice over bad ones, of which one peer's is cut for ten seconds. With
+the usual patience everybody waits, and no bit differs; with little of it the others go on without the one that is cut
+off, which comes back. Linux makes links bad by itself where it has netem; where it has not, all packets pass through
+soak/switch.py, which does the same to them. Everything happens within namespaces of network, mounts and processes that
+end with this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from p2pfl import make_topology
+from p2pfl.records import RoundRecord, read_rounds
+from p2pfl.topology import save_topology
+from soak.switch import Switch
+
+ROOT = Path(__file__).parent.parent
+PEERS = 4  # on a ring
+VICTIM = 2  # whose link is cut
+POINTS = 2.0  # that the accuracy may differ by, in percent
+PATIENCE = 300.0  # seconds that the peers may take for a round, and all together for the end
+PORT = 7000
+STEP_SECONDS = 0.05
+SETTINGS = shlex.split(
+    "--dataset digits --model soak.network:model --batch-size 16 --local-steps 4 --lr 0.02 --threads 1 --insecure"
+    " --eval-every 1000000"
+)
+IMPATIENT = shlex.split("--grace-timeout 2 --round-timeout 4 --min-peers 2")  # one that is cut off loses two neighbors
+
+
+def model(num_classes: int) -> nn.Module:
+    """Small enough for a link on which packets get lost, and it learns."""
+    return nn.Sequential(_Slow(), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(192, num_classes))
+
+
+class _Slow(nn.Module):
+    """Trains no faster than a model would that is worth it, so that who is cut off is not done before the others."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            time.sleep(STEP_SECONDS)
+        return x
+
+
+class Links(Protocol):
+    """What connects the namespaces."""
+
+    def plug(self, peer: int) -> str:
+        """Put a device into a peer's namespace; returns its name."""
+
+    def worsen(self, seconds: float, loss: float) -> None:
+        """From now on each packet takes so long, and is lost with that probability."""
+
+    def cut(self, peer: int, cut: bool) -> None:
+        """Nothing goes to that peer or comes from it any more, or again."""
+
+
+class Netem:
+    """Virtual cables to a bridge; the kernel delays and loses."""
+
+    def __init__(self) -> None:
+        _ip("link", "add", "switch", "type", "bridge")
+        _ip("link", "set", "switch", "up")
+
+    def plug(self, peer: int) -> str:
+        _ip("link", "add", f"port{peer}", "type", "veth", "peer", "name", "cable", "netns", _name(peer))
+        _ip("link", "set", f"port{peer}", "master", "switch", "up")
+        return "cable"
+
+    def worsen(self, seconds: float, loss: float) -> None:
+        for peer in range(PEERS):
+            words = ["netem", "delay", f"{1000 * seconds:g}ms", "loss", f"{100 * loss:g}%"]
+            _run("tc", "-n", _name(peer), "qdisc", "replace", "dev", "cable", "root", *words)
+
+    def cut(self, peer: int, cut: bool) -> None:
+        _ip("link", "set", f"port{peer}", "down" if cut else "up")
+
+
+class Taps:
+    """Devices whose packets this process passes on."""
+
+    def __init__(self, seed: int) -> None:
+        self._switch = Switch(random.Random(seed))
+
+    def plug(self, peer: int) -> str:
+        device = f"tap{peer}"
+        self._switch.add(device)
+        _ip("link", "set", device, "netns", _name(peer))
+        return device
+
+    def worsen(self, seconds: float, loss: float) -> None:
+        self._switch.seconds, self._switch.loss = seconds, loss
+
+    def cut(self, peer: int, cut: bool) -> None:
+        self._switch.cut = {peer} if cut else set()
+
+
+def _run(*words: str) -> None:
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, text=True)
+
+
+def _ip(*words: str) -> None:
+    _run("ip", *words)
+
+
+def _name(peer: int) -> str:
+    return f"peer{peer}"
+
+
+def _address(peer: int) -> str:
+    return f"10.77.0.{peer + 1}"
+
+
+def _has_netem() -> bool:
+    words = ["tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"]
+    return subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+
+
+def _build(seed: int) -> Links:
+    """The namespaces and the links between them."""
+    _run("mount", "-t", "tmpfs", "tmpfs", "/run")  # where iproute2 keeps its namespaces; only this process sees it
+    links: Links = Netem() if _has_netem() else Taps(seed)
+    for peer in range(PEERS):
+        _ip("netns", "add", _name(peer))
+        device = links.plug(peer)
+        _ip("-n", _name(peer), "address", "add", f"{_address(peer)}/24", "dev", device)
+        _ip("-n", _name(peer), "link", "set", device, "up")
+        _ip("-n", _name(peer), "link", "set", "lo", "up")
+    return links
+
+
+@contextlib.contextmanager
+def _swarm(folder: Path, rounds: int, *options: str) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """The peers, each in its namespace; none outlives this."""
+    topology = make_topology("ring", PEERS)
+    for peer in range(PEERS):
+        topology.graph.nodes[peer].update(host=_address(peer), port=PORT)
+    folder.mkdir()
+    save_topology(topology, folder / "ring.graphml")
+    peers: list[subprocess.Popen[bytes]] = []
+    with contextlib.ExitStack() as stack:
+        for peer in range(PEERS):
+            log = stack.enter_context(open(folder / f"{peer}.txt", "wb"))
+            words = [str(folder / "ring.graphml"), "--node", str(peer), *SETTINGS, *options, "--rounds", str(rounds)]
+            program = [sys.executable, str(ROOT / "run_peers.py"), "peer", *words, "--run-dir", str(folder / str(peer))]
+            peers.append(subprocess.Popen(["ip", "netns", "exec", _name(peer), *program], stdout=log, stderr=log))
+        try:
+            yield peers
+        finally:
+            for process in peers:
+                process.kill()
+                process.wait()
+
+
+def _until_round(folder: Path, peers: Sequence[subprocess.Popen[bytes]], round: int) -> None:
+    """Wait until the victim has come that far, or something has ended."""
+    deadline = time.monotonic() + PATIENCE
+    line = f": round {round}/"
+    while line not in (folder / f"{VICTIM}.txt").read_text():
+        if time.monotonic() > deadline or any(process.poll() is not None for process in peers):
+            return
+        time.sleep(0.1)
+
+
+def _end(peers: Sequence[subprocess.Popen[bytes]]) -> list[int | None]:
+    """Everybody's exit status; None for those that go on for too long."""
+    deadline = time.monotonic() + PATIENCE
+    for process in peers:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, deadline - time.monotonic()))
+    return [process.poll() for process in peers]
+
+
+@dataclass
+class _Outcome:
+    """Of one run: exit statuses, and what is recorded."""
+
+    codes: list[int | None]
+    seconds: float
+    records: list[list[RoundRecord]]
+    model: bytes
+    last_lines: list[str]
+
+    @property
+    def ended(self) -> bool:
+        return self.codes == [0] * PEERS
+
+    @property
+    def accuracy(self) -> float:
+        """Of the consensus model, in percent."""
+        return 100 * ((self.records[0][-1].test_accuracy if self.records[0] else None) or 0.0)
+
+    @property
+    def rounds_without(self) -> dict[int, int]:
+        """How many rounds each peer did without somebody."""
+        return {peer: sum(r.absent is not None for r in records) for peer, records in enumerate(self.records)}
+
+    def is_back(self) -> bool:
+        """Nobody is done without at the end."""
+        return all(records and records[-1].absent is None for records in self.records)
+
+
+def _try(folder: Path, links: Links, rounds: int, cut: float, *options: str) -> _Outcome:
+    """One run, of which the victim is cut off for so many seconds after a third of the rounds."""
+    began = time.monotonic()
+    with _swarm(folder, rounds, *options) as peers:
+        if cut:
+            _until_round(folder, peers, max(1, rounds // 3))
+            links.cut(VICTIM, True)
+            time.sleep(cut)
+            links.cut(VICTIM, False)
+        codes = _end(peers)
+    model = folder / "0" / "consensus.safetensors"
+    return _Outcome(
+        codes=codes,
+        seconds=time.monotonic() - began,
+        records=[read_rounds(folder / str(peer) / "peers" / str(peer)) for peer in range(PEERS)],
+        model=model.read_bytes() if model.exists() else b"",
+        last_lines=[line for p in range(PEERS) for line in (folder / f"{p}.txt").read_text().splitlines()[-1:]],
+    )
+
+
+def soak(folder: Path, rounds: int, cut: float, seconds: float, loss: float, seed: int) -> dict[str, Any]:
+    """All runs, within the namespaces; returns figures and the checks' outcomes."""
+    links = _build(seed)
+    good = _try(folder / "good", links, rounds, 0.0)
+    links.worsen(seconds, loss)
+    bad = _try(folder / "bad", links, rounds, cut)
+    hasty = _try(folder / "hasty", links, rounds, cut, *IMPATIENT)
+    runs = {"good": good, "bad": bad, "hasty": hasty}
+    without = hasty.rounds_without
+    return {
+        "links": type(links).__name__.lower(),
+        "rounds": rounds,
+        "accuracy": {name: round(run.accuracy, 2) for name, run in runs.items()},
+        "seconds": {name: round(run.seconds, 1) for name, run in runs.items()},
+        "rounds_without_somebody": without,
+        "failed": {name: run.last_lines for name, run in runs.items() if not run.ended},
+        "checks": {
+            "all end": all(run.ended for run in runs.values()),
+            "patience loses no bit": bool(bad.model) and bad.model == good.model,
+            "the cut is felt without": bool(without[VICTIM - 1] and without[VICTIM + 1]),
+            "who was cut off comes back": hasty.is_back(),
+            "it learns": min(bad.accuracy, hasty.accuracy) >= good.accuracy - POINTS,
+        },
+    }
+
+
+def _sandbox() -> tuple[list[str], str]:
+    """What gives a process namespaces of its own, in which it is root; or nothing, and the reason."""
+    for tool in ("unshare", "ip", "tc"):
+        if shutil.which(tool) is None:
+            return [], f"{tool} is not installed (packages util-linux and iproute2)"
+    base = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    reason = ""
+    for words in (base, [*base, "--user", "--map-root-user"]):
+        tried = "mount -t tmpfs tmpfs /run && ip netns add probe"
+        done = subprocess.run([*words, "sh", "-c", tried], capture_output=True, text=True)
+        if done.returncode == 0:
+            return words, ""
+        reason = (done.stderr.strip().splitlines() or ["unshare failed"])[-1]
+    return [], f"namespaces are not allowed here ({reason})"
+
+
+def _enter(folder: str) -> int:
+    """Do it all in the sandbox; returns the exit status."""
+    words, reason = _sandbox()
+    if not words:
+        print(f"skipped: {reason}")
+        return 0
+    program = [*words, sys.executable, "-m", "soak.network", *sys.argv[1:], "--inside", folder]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    process = subprocess.Popen(program, env=environment, cwd=ROOT)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        process.kill()  # and with it all that is in the sandbox
+        process.wait()
+
+
+def main() -> int:
+    """The verdict; returns the exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=120, help="rounds of each run (default: 120)")
+    parser.add_argument("--cut", type=float, default=10.0, help="seconds that one peer is cut off (default: 10)")
+    parser.add_argument("--delay", type=float, default=0.05, help="seconds that a packet takes (default: 0.05)")
+    parser.add_argument("--loss", type=float, default=0.05, help="share of packets that get lost (default: 0.05)")
+    parser.add_argument("--seed", type=int, default=0, help="of the losses, where it is not the kernel that draws them")
+    parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.inside is None:
+        with tempfile.TemporaryDirectory(prefix="p2pfl-soak-") as name:
+            return _enter(name)
+    a = arguments
+    figures = soak(a.inside, a.rounds, a.cut, a.delay, a.loss, a.seed)
+    print(json.dumps(figures))
+    failed = [name for name, held in figures["checks"].items() if not held]
+    print(f"FAILED: {', '.join(failed)}" if failed else "the swarm learned on")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
