@@ -141,7 +141,7 @@ def test_what_a_stranger_writes_does_not_break_a_line_of_the_log() -> None:
 
 @pytest.mark.slow
 def test_a_live_swarm_under_mutated_messages_ends_with_the_same_weights() -> None:
-    command = [sys.executable, "-m", "soak.mutations", "--messages", "2000", "--rounds", "8"]
+    command = [sys.executable, "-m", "soak.mutations", "--messages", "2000", "--rounds", "150"]
     root = Path(__file__).parent.parent
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
