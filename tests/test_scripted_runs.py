@@ -152,8 +152,8 @@ def test_compare_plays_a_script_in_every_run_and_goes_on_with_it(tmp_path: Path)
     }
     played = ["2 killed in round 3 (train), back in round 5", "round 2: 10 % of messages between 0–2 lost"]
     assert {name: found for name, found in faults.items() if found} == {
-        "gossip-ring-4": played,
-        "gossip-mesh-4": played,
-        "centralized-4-of-4": played,
+        "gossip-ring-4-seed-0": played,
+        "gossip-mesh-4-seed-0": played,
+        "centralized-4-of-4-seed-0": played,
     }
-    assert faults["local"] == []
+    assert faults["local-seed-0"] == []
