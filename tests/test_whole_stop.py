@@ -1,0 +1,176 @@
+"""The whole swarm stops at the worst moments, or what it saved is damaged: it ends with the bits of a run in peace."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from real_run import Run
+
+from p2pfl import checkpoint, make_topology
+from p2pfl.topology import save_topology
+from p2pfl.worker.control import EXIT_FAILED, EXIT_INTERRUPTED
+
+FAST = shlex.split(
+    "--dataset digits --model half_written:linear --batch-size 8 --lr 0.01 --local-steps 2 --eval-every 1000000"
+    " --threads 1 --rounds 12"
+)
+
+pytestmark = pytest.mark.slow
+
+Start = Callable[..., Run]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    runs: list[Run] = []
+    save_topology(make_topology("ring", 3), tmp_path / "ring.graphml")
+
+    def begin(resume: Run | None = None, where: str = "run") -> Run:
+        folder = resume.run_dir.parent if resume else tmp_path / where
+        folder.mkdir(exist_ok=True)
+        words = ["--resume", str(resume.run_dir)] if resume else [str(tmp_path / "ring.graphml"), *FAST]
+        runs.append(Run(folder, "gossip", *words, fresh=resume is None))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        run.kill()
+
+
+@pytest.fixture
+def peace(start: Start) -> bytes:
+    """The model of the run that nothing happened to."""
+    run = start(where="peace")
+    assert run.end()[0] == 0
+    return (run.run_dir / "consensus.safetensors").read_bytes()
+
+
+def ends_as_in_peace(run: Run, peace: bytes) -> str:
+    """Returns what it said on stderr."""
+    code, err = run.end()
+    assert code == 0, err
+    assert (run.run_dir / "consensus.safetensors").read_bytes() == peace, "a resumed run ends with the same bits"
+    for name in "012":
+        rounds = [record.round for record in run.records(name)]
+        assert rounds == list(range(1, len(rounds) + 1)), "every round is recorded once"
+        assert not any(record.absent for record in run.records(name))
+    return err
+
+
+def kill_all(run: Run) -> None:
+    """Launcher, fork server and peers, one right after the other."""
+    family = run.family()
+    os.killpg(run.process.pid, signal.SIGKILL)
+    for process in family:
+        if process.is_running():
+            process.kill()
+    run.process.communicate()
+    assert psutil.wait_procs(family, timeout=10)[1] == []
+    for sockets in run.temporary.glob("p2pfl-*"):
+        shutil.rmtree(sockets)  # nobody was left to do that
+
+
+def half_a_file(run: Run, name: str) -> Path:
+    """Wait until it is there."""
+    deadline = time.monotonic() + 60
+    while not (found := list((run.run_dir / "peers" / name / "checkpoint").glob(".round-000005.*"))):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    whole = checkpoints(run, name)[-1].stat().st_size
+    while found[0].stat().st_size > 0.6 * whole or found[0].stat().st_size == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found[0]
+
+
+def checkpoints(run: Run, name: str) -> list[Path]:
+    return sorted((run.run_dir / "peers" / name / "checkpoint").glob("round-*.safetensors"))
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def altered(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-50] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("end", ["SIGKILL", "Ctrl-C"])
+def test_stopped_in_the_middle_of_writing_a_checkpoint(
+    start: Start, peace: bytes, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """Peer 1 stands still with half a file written; the others wait for it."""
+    monkeypatch.setenv("P2PFL_TEST_HALF", "1:5")
+    run = start()
+    run.until("rounds of training")
+    half = half_a_file(run, "1")
+    if end == "SIGKILL":
+        kill_all(run)
+        assert half.exists()
+    else:
+        run.process.send_signal(signal.SIGINT)
+        assert run.end()[0] == EXIT_INTERRUPTED
+    assert [path.name for path in checkpoints(run, "1")] == ["round-000003.safetensors", "round-000004.safetensors"]
+    monkeypatch.delenv("P2PFL_TEST_HALF")
+    assert ends_as_in_peace(start(run), peace) == ""
+    assert not half.exists(), "what was left over is cleared away"
+
+
+@pytest.mark.parametrize("damage", [cut_short, altered])
+def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_used(
+    start: Start, peace: bytes, damage: Callable[[Path], None]
+) -> None:
+    """The peer falls back a round, and may then be two behind its neighbors, who still have what it needs."""
+    run = start()
+    run.until("round 6/")
+    kill_all(run)
+    newest = {name: checkpoints(run, name)[-1] for name in "012"}
+    behind = min("012", key=lambda name: newest[name])
+    damage(newest[behind])
+    again = start(run)
+    assert ends_as_in_peace(again, peace) == ""
+    (said,) = [line for line in again.lines if line.startswith("warning: ") and "checkpoint" in line]
+    assert str(newest[behind]) in said
+
+
+def test_damage_to_all_that_a_peer_saved_is_said(start: Start) -> None:
+    run = start()
+    run.until("round 6/")
+    kill_all(run)
+    for path in checkpoints(run, "1"):
+        cut_short(path)
+    again = start(run)
+    code, err = again.end()
+    assert code == EXIT_FAILED
+    assert "none of it is whole" in err
+
+
+def test_every_peers_newest_checkpoint_damaged(start: Start, peace: bytes) -> None:
+    run = start()
+    run.until("round 6/")
+    kill_all(run)
+    for name in "012":
+        altered(checkpoints(run, name)[-1])
+    again = start(run)
+    assert ends_as_in_peace(again, peace) == ""
+    assert sum("altered since it was written" in line for line in again.lines) == 3, again.lines
+
+
+def test_cut_again_and_again(start: Start, peace: bytes) -> None:
+    run = start()
+    for number in (2, 5, 8, 11):
+        run.until(f"round {number}/")
+        kill_all(run)
+        assert checkpoint.newest(run.run_dir / "peers" / "0" / "checkpoint")[0] is not None
+        run = start(run)
+    ends_as_in_peace(run, peace)
