@@ -170,6 +170,8 @@ def _of_mode(base: RunConfig, mode: Mode, rounds: int) -> RunConfig:
     made = RunConfig(mode=mode, **kept)
     if not settings.is_robust(made):  # the run beside it that bears hostile peers has its own
         made = replace_options(made, byzantine=None)
+    if mode != "gossip":  # they have no file with public keys
+        made = replace_options(made, keys=None)
     return replace_options(made, rounds=rounds, eval_every=max(1, chosen), eval_samples=samples, name=None)
 
 

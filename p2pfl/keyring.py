@@ -6,15 +6,18 @@ CurveZMQ's (Curve25519), written as 40 characters of Z85.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import networkx as nx
 import zmq
 from zmq.utils import z85
 
-from p2pfl.errors import ConfigError
+from p2pfl.errors import ConfigError, unwritable
 from p2pfl.topology import Topology, check_publishable, load_topology, publish
 
 _KEY_CHARACTERS = 40
@@ -28,34 +31,58 @@ def make_keys(topology_file: Path, folder: Path) -> list[Path]:
     check_publishable(topology_file)
     topology = load_topology(topology_file)
     paths = [key_file(folder, topology, peer) for peer in range(topology.n)]
+    pairs = [[part.decode() for part in zmq.curve_keypair()] for _ in paths]
+    public = {name: pair[0] for name, pair in zip(topology.names, pairs, strict=True)}
     made: list[Path] = []
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        public: dict[str, str] = {}
-        for name, path in zip(topology.names, paths, strict=True):
-            pair = zmq.curve_keypair()
-            public[name] = pair[0].decode()
+        if _make_private(folder):
+            made.append(folder)
+        for (_, secret), path in zip(pairs, paths, strict=True):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             made.append(path)
-            with os.fdopen(descriptor, "wb") as file:
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
                 os.fchmod(descriptor, 0o600)  # whatever the umask takes away
-                file.write(pair[1] + b"\n")
+                file.write(secret + "\n")
+                file.flush()
+                os.fsync(descriptor)  # before the public key can be read: a power cut leaves no peer without its secret
         publish(topology_file, public)
     except FileExistsError as error:
         _remove(made)
         raise ConfigError(f"{error.filename}: exists already; choose another folder for the new keys (-o)") from None
     except OSError as error:
         _remove(made)
-        raise ConfigError(f"-o {folder}: cannot be written ({error.strerror})") from None
+        raise ConfigError(f"-o {unwritable(folder, error)}") from None
     except BaseException:
-        _remove(made)
+        if not _is_published(topology_file, public):  # a Ctrl-C may come when all is done
+            _remove(made)
         raise
     return paths
 
 
-def _remove(paths: Iterable[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)
+def _make_private(folder: Path) -> bool:
+    """A folder that nobody else can look into; says whether it is new."""
+    try:
+        folder.mkdir(mode=0o700, parents=True)
+        return True
+    except FileExistsError:
+        mode = stat.S_IMODE(folder.stat().st_mode)
+    if not folder.is_dir():
+        raise ConfigError(f"-o {folder}: is a file; choose a folder")
+    if mode & 0o077:
+        raise ConfigError(f"-o {folder}: others can get in (mode {mode:04o}); chmod 700 it, or choose another folder")
+    return False
+
+
+def _is_published(topology_file: Path, public: Mapping[str, str]) -> bool:
+    written = load_topology(topology_file)
+    return list(public_keys(written).values()) == [public.get(name) for name in written.names]
+
+
+def _remove(made: Sequence[Path]) -> None:
+    """What was made, the last first: a folder goes after its files."""
+    for path in reversed(made):
+        with contextlib.suppress(OSError):
+            path.rmdir() if path.is_dir() else path.unlink()
 
 
 def key_file(folder: Path, topology: Topology, peer: int) -> Path:
@@ -67,6 +94,12 @@ def public_keys(topology: Topology) -> dict[int, str]:
     """By peer what the topology file says."""
     nodes = topology.graph.nodes
     return {peer: str(nodes[peer]["public_key"]) for peer in range(topology.n) if "public_key" in nodes[peer]}
+
+
+def neighbors_keys(topology: Topology, peer: int) -> dict[int, str]:
+    """The public keys of those that a peer has links with, by peer."""
+    public = public_keys(topology)
+    return {other: public[other] for other in sorted({*nx.all_neighbors(topology.graph, peer)})}
 
 
 def check_keys(topology: Topology, folder: str | None, insecure: bool, peers: Iterable[int]) -> None:
@@ -119,5 +152,5 @@ def own_secret(topology: Topology, folder: str, peer: int) -> str:
 def _is_key(text: str) -> bool:
     try:
         return len(text) == _KEY_CHARACTERS and len(z85.decode(text.encode("ascii"))) == 32
-    except (ValueError, KeyError, UnicodeEncodeError):
+    except (ValueError, KeyError, struct.error):  # z85 says it in three ways
         return False

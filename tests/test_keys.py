@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +22,9 @@ from p2pfl import RunConfig, keyring, make_topology, run_swarm
 from p2pfl.cli import main
 from p2pfl.errors import ConfigError
 from p2pfl.topology import Topology, load_topology, save_topology
-from p2pfl.transport import Keys
+from p2pfl.transport import Keys, Refused
+from p2pfl.worker.messages import WorkerSpec
+from p2pfl.worker.process import _sockets
 
 # The command
 
@@ -100,6 +104,93 @@ def test_formats_without_attributes_are_refused_with_a_remedy(
     assert not (tmp_path / "secret").exists()
 
 
+def test_a_folder_that_others_can_look_into_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_topology(make_topology("ring", 3), tmp_path / "ring.graphml")
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o750)
+    (tmp_path / "file").touch()
+    words = ["keys", str(tmp_path / "ring.graphml"), "-o"]
+    assert "others can get in (mode 0750); chmod 700" in refused([*words, str(tmp_path / "open")], capsys)
+    assert "is a file; choose a folder" in refused([*words, str(tmp_path / "file")], capsys)
+    assert list((tmp_path / "open").iterdir()) == []
+    assert keyring.public_keys(load_topology(tmp_path / "ring.graphml")) == {}
+    (tmp_path / "open").chmod(0o700)
+    assert main([*words, str(tmp_path / "open")]) == 0
+
+
+def test_a_full_disk_leaves_no_key_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_topology(make_topology("ring", 3), tmp_path / "ring.graphml")
+    plain = (tmp_path / "ring.graphml").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(keyring, "publish", full)
+    words = ["keys", str(tmp_path / "ring.graphml"), "-o", str(tmp_path / "secret")]
+    assert "No space left on device" in refused(words, capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["ring.graphml"]
+    assert (tmp_path / "ring.graphml").read_bytes() == plain
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_ctrl_c_leaves_both_halves_of_the_keys_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published: bool
+) -> None:
+    save_topology(make_topology("ring", 3), tmp_path / "ring.graphml")
+    publish = keyring.publish
+
+    def interrupted(path: Path, public: dict[str, str]) -> None:
+        if published:
+            publish(path, public)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(keyring, "publish", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        keyring.make_keys(tmp_path / "ring.graphml", tmp_path / "secret")
+    assert (tmp_path / "secret").exists() == published
+    if published:
+        keyring.check_keys(load_topology(tmp_path / "ring.graphml"), str(tmp_path / "secret"), False, range(3))
+
+
+def test_a_link_to_a_topology_file_stays_a_link(tmp_path: Path) -> None:
+    save_topology(make_topology("ring", 3), tmp_path / "real.graphml")
+    (tmp_path / "link.graphml").symlink_to("real.graphml")
+    assert main(["keys", str(tmp_path / "link.graphml"), "-o", str(tmp_path / "secret")]) == 0
+    assert (tmp_path / "link.graphml").is_symlink()
+    assert len(keyring.public_keys(load_topology(tmp_path / "real.graphml"))) == 3
+
+
+def test_only_neighbors_are_on_a_peers_list(tmp_path: Path) -> None:
+    save_topology(make_topology("path", 3), tmp_path / "path.graphml")
+    keyring.make_keys(tmp_path / "path.graphml", tmp_path / "secret")
+    topology = load_topology(tmp_path / "path.graphml")
+    public = keyring.public_keys(topology)
+    assert keyring.neighbors_keys(topology, 0) == {1: public[1]}
+    assert keyring.neighbors_keys(topology, 1) == {0: public[0], 2: public[2]}
+    config = RunConfig.of(keys=str(tmp_path / "secret"))
+    spec = WorkerSpec(config, tmp_path, tmp_path, index=0, run="", settings="", bind="tcp://127.0.0.1:*")
+    transport = _sockets(spec, topology)(spec.bind)
+    context = zmq.Context()
+    stranger = context.socket(zmq.DEALER)
+    try:
+        stranger.setsockopt(zmq.CURVE_PUBLICKEY, public[2].encode())
+        stranger.setsockopt(zmq.CURVE_SECRETKEY, keyring.own_secret(topology, str(tmp_path / "secret"), 2).encode())
+        stranger.setsockopt(zmq.CURVE_SERVERKEY, public[0].encode())
+        stranger.connect(transport.endpoint)
+        events: list[object] = []
+        deadline = time.monotonic() + 30
+        while not events:
+            assert time.monotonic() < deadline, "peer 2 is no neighbor of peer 0 and must be refused"
+            events += transport.poll(0.1)
+        assert events == [Refused("key: no neighbor's")]
+    finally:
+        stranger.close(0)
+        context.term()
+        transport.close()
+
+
 def without(topology: Topology, peer: int) -> Topology:
     graph = topology.graph.copy()
     del graph.nodes[peer]["public_key"]
@@ -110,6 +201,7 @@ BAD = {
     "missing": (lambda folder: (folder / "1.key").unlink(), "1.key: cannot be read"),
     "readable": (lambda folder: (folder / "1.key").chmod(0o640), "others can read it (mode 0640); chmod 600"),
     "no key": (lambda folder: (folder / "1.key").write_text("x" * 39), "1.key: no secret key"),
+    "too large": (lambda folder: (folder / "1.key").write_text("#" * 40), "1.key: no secret key"),
     "not text": (lambda folder: (folder / "1.key").write_bytes(b"\xff" * 40), "1.key: no secret key"),
     "of another": (
         lambda folder: (folder / "1.key").write_bytes((folder / "2.key").read_bytes()),
@@ -127,6 +219,7 @@ def test_keys_that_cannot_be_used_are_refused_before_anything_starts(
     spoil(folder)
     words = ["gossip", str(tmp_path / "ring.graphml"), "--keys", str(folder), "--dataset", "digits"]
     assert reason in refused([*words, "--run-dir", str(tmp_path / "run")], capsys)
+    assert reason in refused([*words, "--dry-run"], capsys)
     assert not (tmp_path / "run").exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -9,9 +10,11 @@ import tyro
 
 from p2pfl.cli.describe import describe_result, describe_run
 from p2pfl.cli.options import Settled, TopologyFile, Training, settle
-from p2pfl.config import CentralizedConfig, ExchangeConfig, GossipConfig, RobustConfig, ServerConfig
+from p2pfl.config import CentralizedConfig, ExchangeConfig, GossipConfig, RobustConfig, RunConfig, ServerConfig
 from p2pfl.errors import ConfigError
+from p2pfl.keyring import check_keys
 from p2pfl.swarm import endpoints_in_file, run
+from p2pfl.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,8 @@ def local(words: list[str]) -> int:
 
 def _train(settled: Settled[Gossip] | Settled[Centralized] | Settled[Sgd] | Settled[Local]) -> int:
     if settled.arguments.dry_run:
+        if settled.config.mode == "gossip":
+            _check_keys(settled.config, settled.topology, range(settled.topology.n))
         print(describe_run(settled.topology, settled.config))
         return 0
     result = run(settled.config, settled.topology, resume=settled.arguments.resume)
@@ -110,6 +115,7 @@ def peer(words: list[str]) -> int:
     index = topology.index(arguments.node)
     if endpoints_in_file(topology, settled.config) is None:
         raise ConfigError(f"{topology.source}: every node needs a host and a port (and --transport must not be ipc)")
+    _check_keys(settled.config, topology, [index])
     if arguments.dry_run:
         print(describe_run(topology, settled.config))
         return 0
@@ -117,3 +123,7 @@ def peer(words: list[str]) -> int:
 
     run_peer(topology, index, settled.config, resume=arguments.resume)
     return 0
+
+
+def _check_keys(config: RunConfig, topology: Topology, peers: Iterable[int]) -> None:
+    check_keys(topology, config.exchange.keys, config.exchange.insecure, peers)

@@ -86,7 +86,7 @@ FREE_ON_RESUME = frozenset(
 )
 # Peers of one swarm need not agree on these: they concern one machine only.
 PRIVATE = frozenset(
-    {"data_dir", "device", "threads", "name", "run_dir", "checkpoint", "profile", "transport", "insecure"}
+    {"data_dir", "device", "threads", "name", "run_dir", "checkpoint", "profile", "transport", "insecure", "keys"}
 ) | {name for name in SECTION_OF if "timeout" in name}
 
 # Two runs that differ in these only are the same run.

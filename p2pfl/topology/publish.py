@@ -10,6 +10,7 @@ import networkx as nx
 
 from p2pfl.errors import TopologyError
 from p2pfl.topology.files import load_topology, raw_format
+from p2pfl.topology.graph import Topology
 
 _HOLDS_NODES = (".graphml", ".gml", ".gexf", ".json")
 
@@ -38,15 +39,25 @@ def publish(path: Path, public_keys: Mapping[str, str]) -> None:
     names = {node: str((labels or {}).get(node, node)) for node in graph}
     for node, name in names.items():
         graph.nodes[node]["public_key"] = public_keys[name]
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    target = path.resolve()  # a link stays one
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     try:
         temporary.write_bytes(form.write(nx.relabel_nodes(graph, names)))
-        written = load_topology(temporary)
-        if any(written.graph.nodes[i].get("public_key") != public_keys[name] for i, name in enumerate(written.names)):
+        if not _differs_in_keys_only(load_topology(path), load_topology(temporary), public_keys):
             raise TopologyError(f"{path}: its format cannot hold the keys; use .graphml")
-        os.chmod(temporary, path.stat().st_mode & 0o777)
-        os.replace(temporary, path)
+        os.chmod(temporary, target.stat().st_mode & 0o777)
+        os.replace(temporary, target)
     except OSError as error:
         raise TopologyError(f"{path}: cannot be written ({error.strerror})") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _differs_in_keys_only(before: Topology, after: Topology, public_keys: Mapping[str, str]) -> bool:
+    if before.names != after.names or before.directed != after.directed:
+        return False
+    nodes = all(
+        {**before.graph.nodes[i], "public_key": public_keys[name]} == after.graph.nodes[i]
+        for i, name in enumerate(before.names)
+    )
+    return nodes and list(before.graph.edges(data=True)) == list(after.graph.edges(data=True))

@@ -145,9 +145,9 @@ def _sockets(spec: messages.WorkerSpec, topology: Topology) -> Callable[[str], T
     exchange = spec.config.exchange
     keys = None
     if exchange.keys is not None:
-        public = keyring.public_keys(topology)
-        own = public.pop(spec.index, "")
-        keys = Keys(own, keyring.own_secret(topology, exchange.keys, spec.index), public)
+        secret = keyring.own_secret(topology, exchange.keys, spec.index)
+        own = keyring.public_keys(topology)[spec.index]
+        keys = Keys(own, secret, keyring.neighbors_keys(topology, spec.index))
     return lambda bind: ZmqTransport(bind, grace=exchange.grace_timeout, keys=keys)
 
 
