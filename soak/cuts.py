@@ -211,8 +211,7 @@ def _result(run_dir: Path) -> dict[str, Any]:
     for peer in range(PEERS):
         folder = run_dir / "peers" / str(peer)
         saved, refused = checkpoint.newest(folder / "checkpoint")
-        assert saved is not None
-        assert not refused
+        assert saved is not None and not refused  # noqa: PT018
         found[f"checkpoint {peer}"] = (saved.round, saved.steps, saved.x.tolist(), saved.momentum.tolist())
         found[f"records {peer}"] = [
             {k: v for k, v in msgspec.structs.asdict(r).items() if k not in TIMES and "seconds" not in k}
@@ -253,10 +252,8 @@ def soak(swarms: _Threads | _Commands, cuts: int, rng: random.Random, kept: Path
         while ended is None:
             cut = _draw(rng, run_dir, usual) if done < cuts and (not resume or rng.random() < 0.5) else None
             ended = swarms.go(run_dir, resume, cut)
-            if ended is None:
-                done += 1
-                hits.update(_where(run_dir))
-            resume = True
+            done, resume = done + (ended is None), True
+            hits.update(_where(run_dir) if ended is None else [])
         runs += 1
         differs = [name for name, value in _result(run_dir).items() if value != wanted[name]] if ended else []
         if not ended or differs:
@@ -265,8 +262,7 @@ def soak(swarms: _Threads | _Commands, cuts: int, rng: random.Random, kept: Path
         shutil.rmtree(run_dir, ignore_errors=True)
         if runs % 20 == 0:
             print(f"{done} of {cuts} cuts, {len(failures)} failures", file=sys.stderr, flush=True)
-    seconds = round(time.monotonic() - began, 1)
-    figures = {"cuts": done, "runs": runs, "seconds": seconds, "usual_seconds": round(usual, 2)}
+    figures = {"cuts": done, "runs": runs, "seconds": round(time.monotonic() - began, 1), "usual": round(usual, 2)}
     return {**figures, "hits": dict(sorted(hits.items())), "failures": failures}
 
 
@@ -274,8 +270,8 @@ def _where(run_dir: Path) -> list[str]:
     """What a cut has hit."""
     saved = _newest(run_dir)
     half = any((run_dir / "peers").glob("*/checkpoint/.round-*"))
-    spots = {"before anything was saved": not any(saved), "peers in different rounds": len(set(saved)) > 1}
-    return [spot for spot, hit in {**spots, "amid writing a checkpoint": half}.items() if hit]
+    spots = {"before any save": not any(saved), "peers in different rounds": len(set(saved)) > 1, "amid a save": half}
+    return [spot for spot, hit in spots.items() if hit]
 
 
 def main() -> int:

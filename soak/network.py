@@ -14,17 +14,17 @@ import argparse
 import contextlib
 import json
 import os
-import random
 import shlex
-import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,7 +32,8 @@ from torch import nn
 from p2pfl import make_topology
 from p2pfl.records import RoundRecord, read_rounds
 from p2pfl.topology import save_topology
-from soak.switch import Switch
+from soak.links import Links, address, build, namespace
+from soak.sandbox import sandbox
 
 ROOT = Path(__file__).parent.parent
 PEERS = 4  # on a ring
@@ -62,99 +63,12 @@ class _Slow(nn.Module):
         return x
 
 
-class Links(Protocol):
-    """What connects the namespaces."""
-
-    def plug(self, peer: int) -> str:
-        """Put a device into a peer's namespace; returns its name."""
-
-    def worsen(self, seconds: float, loss: float) -> None:
-        """From now on each packet takes so long, and is lost with that probability."""
-
-    def cut(self, peer: int, cut: bool) -> None:
-        """Nothing goes to that peer or comes from it any more, or again."""
-
-
-class Netem:
-    """Virtual cables to a bridge; the kernel delays and loses."""
-
-    def __init__(self) -> None:
-        _ip("link", "add", "switch", "type", "bridge")
-        _ip("link", "set", "switch", "up")
-
-    def plug(self, peer: int) -> str:
-        _ip("link", "add", f"port{peer}", "type", "veth", "peer", "name", "cable", "netns", _name(peer))
-        _ip("link", "set", f"port{peer}", "master", "switch", "up")
-        return "cable"
-
-    def worsen(self, seconds: float, loss: float) -> None:
-        for peer in range(PEERS):
-            words = ["netem", "delay", f"{1000 * seconds:g}ms", "loss", f"{100 * loss:g}%"]
-            _run("tc", "-n", _name(peer), "qdisc", "replace", "dev", "cable", "root", *words)
-
-    def cut(self, peer: int, cut: bool) -> None:
-        _ip("link", "set", f"port{peer}", "down" if cut else "up")
-
-
-class Taps:
-    """Devices whose packets this process passes on."""
-
-    def __init__(self, seed: int) -> None:
-        self._switch = Switch(random.Random(seed))
-
-    def plug(self, peer: int) -> str:
-        device = f"tap{peer}"
-        self._switch.add(device)
-        _ip("link", "set", device, "netns", _name(peer))
-        return device
-
-    def worsen(self, seconds: float, loss: float) -> None:
-        self._switch.seconds, self._switch.loss = seconds, loss
-
-    def cut(self, peer: int, cut: bool) -> None:
-        self._switch.cut = {peer} if cut else set()
-
-
-def _run(*words: str) -> None:
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, text=True)
-
-
-def _ip(*words: str) -> None:
-    _run("ip", *words)
-
-
-def _name(peer: int) -> str:
-    return f"peer{peer}"
-
-
-def _address(peer: int) -> str:
-    return f"10.77.0.{peer + 1}"
-
-
-def _has_netem() -> bool:
-    words = ["tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"]
-    return subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
-
-
-def _build(seed: int) -> Links:
-    """The namespaces and the links between them."""
-    _run("mount", "-t", "tmpfs", "tmpfs", "/run")  # where iproute2 keeps its namespaces; only this process sees it
-    links: Links = Netem() if _has_netem() else Taps(seed)
-    for peer in range(PEERS):
-        _ip("netns", "add", _name(peer))
-        device = links.plug(peer)
-        _ip("-n", _name(peer), "address", "add", f"{_address(peer)}/24", "dev", device)
-        _ip("-n", _name(peer), "link", "set", device, "up")
-        _ip("-n", _name(peer), "link", "set", "lo", "up")
-    return links
-
-
 @contextlib.contextmanager
 def _swarm(folder: Path, rounds: int, *options: str) -> Iterator[list[subprocess.Popen[bytes]]]:
     """The peers, each in its namespace; none outlives this."""
     topology = make_topology("ring", PEERS)
     for peer in range(PEERS):
-        topology.graph.nodes[peer].update(host=_address(peer), port=PORT)
+        topology.graph.nodes[peer].update(host=address(peer), port=PORT)
     folder.mkdir()
     save_topology(topology, folder / "ring.graphml")
     peers: list[subprocess.Popen[bytes]] = []
@@ -163,7 +77,7 @@ def _swarm(folder: Path, rounds: int, *options: str) -> Iterator[list[subprocess
             log = stack.enter_context(open(folder / f"{peer}.txt", "wb"))
             words = [str(folder / "ring.graphml"), "--node", str(peer), *SETTINGS, *options, "--rounds", str(rounds)]
             program = [sys.executable, str(ROOT / "run_peers.py"), "peer", *words, "--run-dir", str(folder / str(peer))]
-            peers.append(subprocess.Popen(["ip", "netns", "exec", _name(peer), *program], stdout=log, stderr=log))
+            peers.append(subprocess.Popen(["ip", "netns", "exec", namespace(peer), *program], stdout=log, stderr=log))
         try:
             yield peers
         finally:
@@ -242,7 +156,7 @@ def _try(folder: Path, links: Links, rounds: int, cut: float, *options: str) -> 
 
 def soak(folder: Path, rounds: int, cut: float, seconds: float, loss: float, seed: int) -> dict[str, Any]:
     """All runs, within the namespaces; returns figures and the checks' outcomes."""
-    links = _build(seed)
+    links = build(PEERS, seed)
     good = _try(folder / "good", links, rounds, 0.0)
     links.worsen(seconds, loss)
     bad = _try(folder / "bad", links, rounds, cut)
@@ -266,31 +180,16 @@ def soak(folder: Path, rounds: int, cut: float, seconds: float, loss: float, see
     }
 
 
-def _sandbox() -> tuple[list[str], str]:
-    """What gives a process namespaces of its own, in which it is root; or nothing, and the reason."""
-    for tool in ("unshare", "ip", "tc"):
-        if shutil.which(tool) is None:
-            return [], f"{tool} is not installed (packages util-linux and iproute2)"
-    base = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    reason = ""
-    for words in (base, [*base, "--user", "--map-root-user"]):
-        tried = "mount -t tmpfs tmpfs /run && ip netns add probe"
-        done = subprocess.run([*words, "sh", "-c", tried], capture_output=True, text=True)
-        if done.returncode == 0:
-            return words, ""
-        reason = (done.stderr.strip().splitlines() or ["unshare failed"])[-1]
-    return [], f"namespaces are not allowed here ({reason})"
-
-
 def _enter(folder: str) -> int:
     """Do it all in the sandbox; returns the exit status."""
-    words, reason = _sandbox()
+    words, reason = sandbox()
     if not words:
         print(f"skipped: {reason}")
         return 0
     program = [*words, sys.executable, "-m", "soak.network", *sys.argv[1:], "--inside", folder]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    process = subprocess.Popen(program, env=environment, cwd=ROOT)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    process = subprocess.Popen(program, env=environment, cwd=ROOT, stdin=subprocess.PIPE)
     try:
         return process.wait()
     except KeyboardInterrupt:
@@ -298,6 +197,12 @@ def _enter(folder: str) -> int:
     finally:
         process.kill()  # and with it all that is in the sandbox
         process.wait()
+
+
+def _end_with_parent() -> None:
+    """Nothing ever comes on stdin but its end; and with this process all end that are in the sandbox."""
+    sys.stdin.buffer.read()
+    os._exit(1)
 
 
 def main() -> int:
@@ -313,6 +218,7 @@ def main() -> int:
     if arguments.inside is None:
         with tempfile.TemporaryDirectory(prefix="p2pfl-soak-") as name:
             return _enter(name)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     a = arguments
     figures = soak(a.inside, a.rounds, a.cut, a.delay, a.loss, a.seed)
     print(json.dumps(figures))

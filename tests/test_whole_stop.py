@@ -28,16 +28,18 @@ pytestmark = pytest.mark.slow
 Start = Callable[..., Run]
 
 
+def started(folder: Path, resume: Run | None = None) -> Run:
+    save_topology(make_topology("ring", 3), folder / "ring.graphml")
+    words = ["--resume", str(resume.run_dir)] if resume else [str(folder / "ring.graphml"), *FAST]
+    return Run(folder, "gossip", *words, fresh=resume is None)
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     runs: list[Run] = []
-    save_topology(make_topology("ring", 3), tmp_path / "ring.graphml")
 
-    def begin(resume: Run | None = None, where: str = "run") -> Run:
-        folder = resume.run_dir.parent if resume else tmp_path / where
-        folder.mkdir(exist_ok=True)
-        words = ["--resume", str(resume.run_dir)] if resume else [str(tmp_path / "ring.graphml"), *FAST]
-        runs.append(Run(folder, "gossip", *words, fresh=resume is None))
+    def begin(resume: Run | None = None) -> Run:
+        runs.append(started(tmp_path, resume))
         return runs[-1]
 
     yield begin
@@ -45,12 +47,16 @@ def start(tmp_path: Path) -> Iterator[Start]:
         run.kill()
 
 
-@pytest.fixture
-def peace(start: Start) -> bytes:
+@pytest.fixture(scope="module")
+def peace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[bytes]:
     """The model of the run that nothing happened to."""
-    run = start(where="peace")
-    assert run.end()[0] == 0
-    return (run.run_dir / "consensus.safetensors").read_bytes()
+    run = started(tmp_path_factory.mktemp("peace"))
+    try:
+        code, err = run.end()
+        assert (code, err) == (0, "")
+        yield (run.run_dir / "consensus.safetensors").read_bytes()
+    finally:
+        run.kill()
 
 
 def ends_as_in_peace(run: Run, peace: bytes) -> str:
