@@ -24,7 +24,6 @@ check: $(VENV)/.installed
 soak: $(VENV)/.installed
 	$(BIN)/python -m soak.kills --kills 200
 	$(BIN)/python -m soak.cuts --cuts 1000 --command-line 50
-	$(BIN)/python -m soak.network
 	$(BIN)/python -m soak.mutations --messages 1000000 --rounds 1200
 	$(BIN)/python -m soak.network
 

@@ -122,8 +122,9 @@ def _estranged(frames: Frames, rng: random.Random, run_id: str) -> Frames:
     return [msgspec.msgpack.encode(header), frames[1]]
 
 
-def _attack(endpoints: list[str], samples: list[Frames], count: int, seed: int, run_id: str, sent: Any) -> None:
-    """Send mutations as fast as they are taken."""
+def _attack(endpoints: list[str], folder: Path, count: int, seed: int, run_id: str, sent: Any) -> None:
+    """Send mutations of what was recorded in `folder` as fast as they are taken."""
+    samples = [frames for path in folder.glob("*.sent") for frames in msgspec.msgpack.decode(path.read_bytes())]
     rng, context = random.Random(seed), zmq.Context()
     strangers = []
     for endpoint in endpoints:
@@ -175,10 +176,9 @@ def _swarm(folder: Path, rounds: int, seed: int, recording: bool, count: int) ->
     for worker in workers:
         worker.start()
     counts = [context.Value("q", 0, lock=False) for _ in range(0 if recording else ATTACKERS)]
-    samples = [frames for path in folder.glob("*.sent") for frames in msgspec.msgpack.decode(path.read_bytes())]
     attackers = []
     for number, sent in enumerate(counts):
-        share = (endpoints, samples, -(-count // ATTACKERS), seed + number, run_id, sent)
+        share = (endpoints, folder, -(-count // ATTACKERS), seed + number, run_id, sent)
         attackers.append(context.Process(target=_attack, args=share, daemon=True))
         attackers[-1].start()
     began, peak, done_at = time.monotonic(), 0, None

@@ -55,8 +55,10 @@ def _hostile_client(self: Client, plan: Any, x: Any, codec: Any, tamper: Any = N
     _client(self, plan, x, codec, tamper if attack is None else tampering(attack, _always))
 
 
-def _hostile_trainer(self: Trainer, config: Any, dataset: Any, indices: Any, device: Any, peer: int) -> None:
-    _trainer(self, config, dataset, indices, device, peer)
+def _hostile_trainer(
+    self: Trainer, config: Any, dataset: Any, indices: Any, device: Any, peer: int, **options: Any
+) -> None:
+    _trainer(self, config, dataset, indices, device, peer, **options)
     if (found := _attack(peer)) is not None and found[0] == "label-flip":
         self.relabel = relabeling(CLASSES, _always)
 

@@ -347,7 +347,7 @@ def test_settings_choose_the_rule_for_training_and_for_the_consensus_phase() -> 
         config = RunConfig.of(algorithm=name, byzantine=2, order="overlapped", wire_dtype="bf16")
         assert build_algorithm(config) == Robust(rule, overlapped=True, codec="bf16")
         assert build_consensus(config, 0.5) == Robust(rule)
-    assert build_consensus(RunConfig(), 0.5) == Chebyshev(0.5)
+    assert build_consensus(RunConfig.of(rounds=40), 0.5) == Chebyshev(0.5, first_round=41)
 
 
 def test_peers_of_a_line_see_the_weights_only_where_the_rule_has_any() -> None:

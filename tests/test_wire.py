@@ -69,7 +69,7 @@ REFUSED = {
     "too few fields": ([msgspec.msgpack.encode([VERSION, "run"]), b""], "header:"),
     "a map": ([msgspec.msgpack.encode({"version": VERSION}), b""], "header:"),
     "trailing bytes": ([encode(Message(CHUNK, BODY))[0] + b"\0", BODY], "header:"),
-    "other version": (changed(0, VERSION + 1), "version: 2 instead of 1"),
+    "other version": (changed(0, VERSION + 1), f"version: {VERSION + 1} instead of {VERSION}"),
     "unknown kind": (changed(2, "pickle"), "header:.*pickle"),
     "negative sender": (changed(3, -1), "header:"),
     "huge sender": (changed(3, 10**6), "header:"),
