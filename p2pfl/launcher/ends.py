@@ -1,0 +1,146 @@
+"""Workers that end before the run does: started again, done without, or the end of the run."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing.connection
+import time
+
+import numpy as np
+
+from p2pfl.faults import Kill
+from p2pfl.launcher.observer import Observer
+from p2pfl.launcher.server import exit_text
+from p2pfl.launcher.started import Launch, Run, Worker, called, start_worker
+from p2pfl.worker import messages
+from p2pfl.worker.sabotage import fired
+
+STOP_SECONDS = 5.0  # what workers get to end by themselves when told to
+
+
+def on_end(run: Run, worker: Worker) -> None:
+    """A worker has ended without having finished: start it again, or do without it, or end the run."""
+    plan, outcome = run.plan, run.outcome
+    if worker.process.exitcode == 0:  # it had finished, and could not say so any more
+        worker.done_since = time.monotonic()
+        return
+    if worker.failure:
+        reason = f"{called(plan, worker)}: {worker.failure}"
+    else:
+        log = plan.run_dir / "peers" / plan.topology.node_path(worker.index) / "log.txt"
+        reason = f"{called(plan, worker)} died ({exit_text(worker.process)}); see {log}"
+    back = _scripted_return(run, worker)
+    if worker.usage:
+        outcome.lost.append(worker.name)
+        outcome.fail(reason, "usage")
+    elif back is not None:
+        run.observer.warn(f"{called(plan, worker)} was killed, as the fault script says, to be back in round {back}")
+        _start_again(run, worker, back)
+    elif outcome.restarts.get(worker.name, 0) < plan.config.exchange.restart and not outcome.reason:
+        outcome.restarts[worker.name] = outcome.restarts.get(worker.name, 0) + 1
+        run.observer.warn(f"{reason}; started again")
+        _start_again(run, worker)
+    else:
+        _lose(run, worker, reason)
+
+
+def _start_again(run: Run, worker: Worker, returns_in: int | None = None) -> None:
+    with run.interrupts.shielded():
+        endpoint = worker.endpoint
+        run.workers[worker.index] = start_worker(run, worker.index, True, returns_in)
+        run.workers[worker.index].endpoint = endpoint if run.begun else None
+
+
+def _scripted_return(run: Run, worker: Worker) -> int | None:
+    """The round in which a worker is to be back that was just killed by the fault script, if it is to be."""
+    if worker.failure or not run.plan.script.faults:
+        return None
+    folder = run.plan.run_dir / "peers" / run.plan.topology.node_path(worker.index)
+    done = fired(folder)
+    kill = run.plan.script.faults[done[-1]] if done else None
+    known = len(done) > worker.fired
+    return kill.restart if known and isinstance(kill, Kill) else None
+
+
+def _lose(run: Run, worker: Worker, reason: str) -> None:
+    """A worker is gone for good. That is the end of the run, unless the others can do without it."""
+    plan, outcome = run.plan, run.outcome
+    outcome.lost.append(worker.name)
+    can_spare = run.begun and plan.cast.coordinator not in (None, worker.index)
+    if plan.config.mode == "gossip":
+        least = plan.config.gossip.min_peers
+        can_spare = run.begun and plan.topology.n - len(outcome.lost) >= (plan.topology.n if least is None else least)
+    if can_spare:
+        run.observer.warn(reason)
+        outcome.first_loss = outcome.first_loss or reason
+        _pass_on_the_model(run)
+    else:
+        first = f" (first: {outcome.first_loss})" if outcome.first_loss else ""
+        outcome.fail(reason + first)
+
+
+def _pass_on_the_model(run: Run) -> None:
+    """If whoever was to evaluate and save the run's model is gone, the first that is left does it."""
+    if run.plan.config.mode != "gossip":
+        return
+    left = [worker for worker in run.workers if worker.name not in run.outcome.lost and not worker.done]
+    if left and left[0].index > 0 and left[0].link is not None and not run.workers[0].done:
+        with contextlib.suppress(OSError):
+            left[0].link.send_bytes(messages.encode(messages.HoldModel()))
+
+
+def is_alone(plan: Launch, workers: list[Worker]) -> bool:
+    """Whether there is a coordinator that has not finished, and no client any more."""
+    center = plan.cast.coordinator
+    if center is None or workers[center].done:
+        return False
+    return not any(worker.process.is_alive() for worker in workers if worker.index != center)
+
+
+def is_over(run: Run) -> bool:
+    """Whether all that matters have finished, and the others, which may hang, have had time to hear of it."""
+    now, center = time.monotonic(), run.plan.cast.coordinator
+    if center is not None:
+        done_since = run.workers[center].done_since
+        return done_since is not None and now > done_since + STOP_SECONDS
+    rest = [worker for worker in run.workers if not worker.done and worker.name not in run.outcome.lost]
+    if not rest or not any(worker.done for worker in run.workers):
+        return False
+    # Peers that were cut off may still be at work; one that reports nothing for so long is frozen.
+    patience = max(run.plan.config.exchange.round_timeout, STOP_SECONDS)
+    return all(now > worker.heard + patience for worker in rest)
+
+
+def end(workers: list[Worker], observer: Observer) -> None:
+    """No worker outlives this: asked, then terminated, then killed. Reports still under way are read."""
+    for worker in workers:
+        if worker.link is not None and worker.process.is_alive():
+            with contextlib.suppress(OSError):
+                worker.link.send_bytes(messages.encode(messages.Stop()))
+    deadline = time.monotonic() + STOP_SECONDS
+    while any(worker.process.is_alive() for worker in workers) and time.monotonic() < deadline:
+        sentinels = [worker.process.sentinel for worker in workers if worker.process.is_alive()]
+        links = [worker.link for worker in workers if worker.link]
+        multiprocessing.connection.wait([*links, *sentinels], max(deadline - time.monotonic(), 0.0))
+        for worker in workers:
+            _drain(worker, observer)
+    for worker in workers:
+        if worker.process.is_alive():
+            worker.process.kill()
+    for worker in workers:
+        worker.process.join()
+        _drain(worker, observer)
+        if worker.link is not None:
+            worker.link.close()
+
+
+def _drain(worker: Worker, observer: Observer) -> None:
+    try:
+        while worker.link is not None and worker.link.poll():
+            message = messages.decode_from_worker(worker.link.recv_bytes())
+            if isinstance(message, messages.RoundFinished):
+                observer.round(worker.index, message.record, np.frombuffer(message.sketch, "<f4"))
+    except (EOFError, OSError):
+        assert worker.link is not None
+        worker.link.close()
+        worker.link = None
