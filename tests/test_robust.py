@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pfl.config import RunConfig
-from p2pfl.gossip import DPSGD, Algorithm, Chebyshev, Payload, build_algorithm, build_consensus
+from p2pfl.gossip import DPSGD, Algorithm, Chebyshev, Payload, adopted, build_algorithm, build_consensus
 from p2pfl.gossip.blockwise import SIDE_BLOCK, Sorter, comparators, distances, side_by_side
 from p2pfl.gossip.clipped import Clipped, clipping_radius
 from p2pfl.gossip.median import Median
@@ -358,3 +358,18 @@ def test_peers_of_a_line_see_the_weights_only_where_the_rule_has_any() -> None:
     for rule, same in ((TrimmedMean(1), True), (Median(), True), (Clipped(1, 2.0), False)):
         first, second = (after(Robust(rule), w, random_vectors(5, SIZE)) for w in (one, other))
         assert same == all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_a_peer_without_weights_trusts_no_single_neighbor_where_the_rule_does_not() -> None:
+    hostile, honest = torch.full((4,), 1e6), [torch.full((4,), value) for value in (1.0, 2.0)]
+    found = [Payload({"x": (vector[:1], vector[1:])}) for vector in (hostile, *honest)]
+    for algorithm, expected in (
+        (DPSGD(), 1e6),
+        (Chebyshev(0.5), 1e6),
+        (Robust(Clipped(1)), 2.0),
+        (Robust(Median()), 2.0),
+    ):
+        x = torch.empty(4)
+        for here, block in adopted(algorithm, found):
+            x[here] = block
+        assert x.tolist() == [expected] * 4

@@ -29,13 +29,15 @@ def on_end(run: Run, worker: Worker) -> None:
     else:
         log = plan.run_dir / "peers" / plan.topology.node_path(worker.index) / "log.txt"
         reason = f"{called(plan, worker)} died ({exit_text(worker.process)}); see {log}"
-    back = _scripted_return(run, worker)
+    kill = _scripted_kill(run, worker)
+    if kill is not None:
+        reason = f"{called(plan, worker)} was killed, as the fault script says"
     if worker.usage:
         outcome.lost.append(worker.name)
         outcome.fail(reason, "usage")
-    elif back is not None:
-        run.observer.warn(f"{called(plan, worker)} was killed, as the fault script says, to be back in round {back}")
-        _start_again(run, worker, back)
+    elif kill is not None and kill.restart is not None:
+        run.observer.warn(f"{reason}, to be back in round {kill.restart}")
+        _start_again(run, worker, kill.restart)
     elif outcome.restarts.get(worker.name, 0) < plan.config.exchange.restart and not outcome.reason:
         outcome.restarts[worker.name] = outcome.restarts.get(worker.name, 0) + 1
         run.observer.warn(f"{reason}; started again")
@@ -51,15 +53,14 @@ def _start_again(run: Run, worker: Worker, returns_in: int | None = None) -> Non
         run.workers[worker.index].endpoint = endpoint if run.begun else None
 
 
-def _scripted_return(run: Run, worker: Worker) -> int | None:
-    """The round in which a worker is to be back that was just killed by the fault script, if it is to be."""
+def _scripted_kill(run: Run, worker: Worker) -> Kill | None:
+    """What the fault script has just done to a worker, if that is why it ended."""
     if worker.failure or not run.plan.script.faults:
         return None
     folder = run.plan.run_dir / "peers" / run.plan.topology.node_path(worker.index)
     done = fired(folder)
-    kill = run.plan.script.faults[done[-1]] if done else None
-    known = len(done) > worker.fired
-    return kill.restart if known and isinstance(kill, Kill) else None
+    last = run.plan.script.faults[done[-1]] if len(done) > worker.fired else None
+    return last if isinstance(last, Kill) else None
 
 
 def _lose(run: Run, worker: Worker, reason: str) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from p2pfl.exchange import Inbox, Outbox, Session
 from p2pfl.exchange import events as ev
-from p2pfl.gossip import Algorithm, Hoods, Payload
+from p2pfl.gossip import Algorithm, Hoods, Payload, adopted
 from p2pfl.peer.mixing import Mix
 from p2pfl.peer.neighbors import Neighbors
 from p2pfl.peer.patience import Patience
@@ -134,17 +134,15 @@ class Rounds:
         return self._grants() if self._mix.fold(own) else []
 
     def _adopt(self) -> list[ev.Action]:
-        """Take over the weights of the first neighbor whose vector is here, once nothing more is to come."""
+        """Take over the neighbors' weights, once nothing more is to come."""
         senders = sorted(self._senders_in(self.round))
         if not senders:
             return self._fail(f"no neighbor is left to take weights from in round {self.round}")
         if not all(self._inbox.is_whole(self.round, sender) for sender in senders):
             return []
         found = [payload for sender in senders if (payload := self._inbox.take(self.round, sender)) is not None]
-        start = 0
-        for piece in found[0].vectors["x"]:
-            self._x[start : start + piece.numel()] = piece
-            start += piece.numel()
+        for here, block in adopted(self._algorithm, found):
+            self._x[here] = block
         self.stage, self._adopting = "recording", False
         return [ev.RoundDone(self.round, self._x)]
 

@@ -25,7 +25,10 @@ def absences(run: Run) -> list[dict[str, Any]]:
 
 
 def parts(run: Run) -> list[dict[str, Any]]:
-    """Where those at work in a round were not all connected: `rounds` as [first, last], and the `parts` by name."""
+    """Where those at work in a round were not all connected: `rounds` as [first, last], and the `parts` by name.
+
+    Edges count as missing over which somebody was done without, and those that a fault script cut.
+    """
     if run.mode != "gossip":
         return []
     names, found = run.topology.names, []
@@ -34,13 +37,15 @@ def parts(run: Run) -> list[dict[str, Any]]:
         for record in own:
             by_round.setdefault(record.round, {})[peer] = set(record.absent or ())
     for number, absent in sorted(by_round.items()):
-        if any(absent.values()):
+        cut = frozenset() if run.script is None else run.script.cuts(number)
+        if cut or any(absent.values()):
             graph = nx.Graph()
             graph.add_nodes_from(absent)
             graph.add_edges_from(
                 (a, b)
                 for a, b in run.topology.graph.edges
                 if a in absent and b in absent and names[b] not in absent[a] and names[a] not in absent[b]
+                if (min(a, b), max(a, b)) not in cut
             )
             pieces = sorted(tuple(sorted(piece)) for piece in nx.connected_components(graph))
             if len(pieces) > 1:
