@@ -249,6 +249,19 @@ class Network:
         self.now = max(self.now, self.coordinator.deadline)
         self.tell(self.hub, Tick())
 
+    def wait(self) -> None:
+        """Time passes until somebody's next deadline."""
+        machines = [me for me in range(self.hub + 1) if me not in self.ended]
+        self.now = max(self.now, min(self.logic(me).deadline for me in machines))
+        for me in machines:
+            self.tell(me, Tick())
+
+    def drop(self, a: int, b: int, which: int) -> None:
+        """A message under way gets lost though the link stands."""
+        under_way = self.pipes[a, b].new
+        if under_way and under_way[which % len(under_way)].message.header.kind not in ("hello", "goodbye"):
+            del under_way[which % len(under_way)]
+
     def cut(self, a: int, b: int, kept: int = 0) -> None:
         """The link from a to b breaks; the first `kept` messages under way have arrived, the others are lost."""
         pipe = self.pipes[a, b]

@@ -117,6 +117,30 @@ def test_broken_links_and_repeated_messages_change_nothing(
     assert all(done.missing == [] for done in network.done.values())
 
 
+@settings(max_examples=150)
+@given(setting=settings_of(), schedule=schedules, faults=st.binary(max_size=60), chunk=st.sampled_from([16, 1 << 20]))
+def test_messages_lost_on_links_that_stand_are_asked_for_again(
+    setting: Setting, schedule: bytes, faults: bytes, chunk: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wire, "CHUNK_BYTES", chunk)
+        network = Network(setting)
+        for count in range(MAX_STEPS):
+            if count < len(faults):
+                which, client = divmod(faults[count] // 2, network.hub)
+                link = (client, network.hub)
+                network.drop(*(link if faults[count] % 2 else link[::-1]), which=which)
+            if options := network.options():
+                network.do(options[schedule[count % len(schedule)] % len(options)])
+            elif len(network.ended) <= network.hub:
+                network.wait()
+            else:
+                break
+    network.check()
+    assert set(network.ended.values()) == {Finish()}
+    assert all(done.missing == [] for done in network.done.values())
+
+
 def after(steps: int, setting: Setting) -> Network:
     """A network that has done so many steps in order."""
     network = Network(setting)

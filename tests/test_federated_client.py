@@ -59,12 +59,12 @@ def offering(round: int = 1) -> Client:
 
 def test_a_clients_round_action_by_action() -> None:
     made = idle()
-    assert made.deadline == math.inf
     assert made.handle(chunk(6, 4, 0, 3), 0.0) == []
     actions = made.handle(chunk(6, 4, 3, 8), 0.0)
     assert sends(actions) == [("ack", 6, 4)]
     assert actions[-1] == Train(4, load=True)
     assert torch.equal(made._x, torch.ones(SIZE))
+    assert made.deadline == math.inf  # while it trains
     made._x.fill_(2.0)
     assert sends(made.handle(Trained(0.5, 32), 1.0)) == [("offer", 6, 4)]
     assert made.handle(message("grant", 6, 3), 1.0) == []  # leave for a round that is over
@@ -83,6 +83,20 @@ def test_a_clients_round_action_by_action() -> None:
     assert torch.equal(made._x, torch.ones(SIZE))
     assert not made.wants_flush
     assert not made.refused
+
+
+def test_a_client_that_waits_says_where_it_stands_every_few_seconds() -> None:
+    made, now = idle(), 0.0
+    for _ in range(3):
+        assert made.handle(Tick(), now + 4.9) == []
+        now += 5.0
+        assert made.deadline == now
+        assert sends(made.handle(Tick(), now)) == [("grant", 6, 1)]
+    made.handle(chunk(6, 1, 0, 3), now + 1)
+    assert made.deadline == now + 6  # what has come shows that nothing is lost
+    made.handle(chunk(6, 1, 3, 8), now + 2)
+    made.handle(Trained(0.5, 32), now + 50)
+    assert sends(made.handle(Tick(), now + 55)) == [("offer", 6, 1)]
 
 
 def test_an_update_that_is_not_wanted_frees_the_client() -> None:

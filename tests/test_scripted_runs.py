@@ -82,6 +82,19 @@ def test_a_client_that_is_killed_and_back(play: Callable[..., Run], at: str) -> 
 
 
 @pytest.mark.slow
+def test_a_client_behind_a_bad_link_takes_part_as_if_it_were_a_good_one(play: Callable[..., Run]) -> None:
+    edge = {"edge": ["1", "coordinator"], "rounds": [2, 4]}
+    bad = fault(kind="drop", probability=0.1, **edge) + fault(kind="corrupt", probability=0.1, **edge)
+    good = fault(kind="delay", seconds=0.001, **edge)
+    patient = [*CLIENTS, "--round-timeout", "2", "--deadline", "100"]
+    runs = [ended(play(script, *patient)) for script in (bad, good)]
+    model = "consensus.safetensors"
+    assert (runs[0].run_dir / model).read_bytes() == (runs[1].run_dir / model).read_bytes()
+    assert all(record.missing == [] for record in runs[0].records())
+    assert any(record.refused for record in [*runs[0].records("1"), *runs[0].records("coordinator")])
+
+
+@pytest.mark.slow
 def test_a_coordinator_that_is_killed_ends_the_run_which_can_go_on(play: Callable[..., Run], tmp_path: Path) -> None:
     run = play(fault(kind="kill", peer="coordinator", round=3, at="checkpoint"), *CLIENTS)
     code, err = run.end()

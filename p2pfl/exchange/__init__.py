@@ -23,7 +23,7 @@ from p2pfl.exchange.events import (
     Trained,
 )
 from p2pfl.exchange.inbox import WINDOW, Inbox
-from p2pfl.exchange.logic import PATIENCE, Logic
+from p2pfl.exchange.logic import PATIENCE, Logic, remind_after
 from p2pfl.exchange.outbox import Outbox
 from p2pfl.exchange.session import Session
 
@@ -54,4 +54,5 @@ __all__ = [
     "Timeouts",
     "Train",
     "Trained",
+    "remind_after",
 ]

@@ -12,6 +12,11 @@ from p2pfl.gossip import Payload
 PATIENCE = 10.0  # others may take this many times as long as was measured
 
 
+def remind_after(patience: float) -> float:
+    """Seconds without any progress after which what is waited for is asked for again: a message may have got lost."""
+    return min(5.0, patience / 4.0)
+
+
 class Logic(Protocol):
     """Events in, actions out; computes, but touches no socket, file, thread or clock."""
 

@@ -6,6 +6,8 @@ acknowledgement that it went on without. Between two rounds it waits for as long
 
 Connections break, and what the coordinator had given up may still come. So a newer model always takes the place of an
 older one, and every greeting is answered with where the client stands: neither side can wait for the other in vain.
+A message may also get lost on a connection that stands: a client that has waited for some seconds without any progress
+says again where it stands.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from p2pfl.errors import ProtocolError
-from p2pfl.exchange import Inbox, Outbox, Session
+from p2pfl.exchange import Inbox, Outbox, Session, remind_after
 from p2pfl.exchange import events as ev
 from p2pfl.gossip import Payload
 from p2pfl.gossip.attacks import Tamper
@@ -59,7 +61,9 @@ class Client:
         self._model: tuple[int, Payload] | None = None  # a whole one, as long as it cannot be trained yet
         self._flushed = True
         self._dismissed = False
-        self._since = 0.0
+        self._since = self._moved = (
+            0.0  # when it began to greet; when anything that it waits for came, or was asked for
+        )
         self._handlers: dict[type, Callable[[Any, float], list[ev.Action]]] = {
             ev.Started: self._on_started,
             ev.Received: self._on_received,
@@ -98,8 +102,11 @@ class Client:
 
     @property
     def deadline(self) -> float:
-        """Only the greeting has one: later the coordinator decides how long a client waits."""
-        return self._since + self.plan.timeouts.handshake if self.stage == "greeting" else math.inf
+        """The end of the greeting, and then reminders: the coordinator decides how long a client waits."""
+        if self.stage == "greeting":
+            return self._since + self.plan.timeouts.handshake
+        waits = self.stage == "offering" or (self.stage == "idle" and self._model is None)
+        return self._moved + remind_after(self.plan.timeouts.round) if waits else math.inf
 
     def _on_started(self, event: ev.Started, now: float) -> list[ev.Action]:
         self.stage, self._since = "greeting", now
@@ -109,11 +116,13 @@ class Client:
         header = event.message.header
         try:
             self._session.check(header)
-            if header.kind == "chunk":
-                return self._on_chunk(event.message)
+            actions = self._on_chunk(event.message) if header.kind == "chunk" else None
         except ProtocolError as error:
             refused = self._session.refuse(f"{error}, from the coordinator")
             return [*refused, *self._on_bad_model(header, str(error))]
+        self._moved = now
+        if actions is not None:
+            return actions
         if header.kind == "hello":  # said again if the coordinator's connection broke, which lost what it said before
             self.stage = "idle" if self.stage == "greeting" else self.stage
             return [*self._say_where_it_stands(), *self._advance()]
@@ -168,6 +177,7 @@ class Client:
 
     def _on_trained(self, event: ev.Trained, now: float) -> list[ev.Action]:
         self.stage = "offering"
+        self._moved = now
         update = self._x if self._tamper is None else self._tamper(self.round, self._global, self._x)
         sent = update if self._codec == "fp32" else update.bfloat16()
         payload = Payload({"x": (sent,)}, {"loss": event.loss, "samples": float(event.samples)})
@@ -184,6 +194,7 @@ class Client:
 
     def _on_recorded(self, event: ev.Recorded, now: float) -> list[ev.Action]:
         self.stage = "idle"
+        self._moved = now
         return self._finish() if self._dismissed else self._advance()
 
     def _on_flushed(self, event: ev.Flushed, now: float) -> list[ev.Action]:
@@ -202,6 +213,9 @@ class Client:
     def _on_tick(self, event: ev.Tick, now: float) -> list[ev.Action]:
         if now < self.deadline:
             return []
+        if self.stage != "greeting":
+            self._moved = now
+            return self._say_where_it_stands()
         seconds = now - self._since
         return self._fail(f"no greeting for {seconds:.0f} s from the coordinator (--handshake-timeout)")
 

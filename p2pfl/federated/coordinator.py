@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from p2pfl.errors import ProtocolError
-from p2pfl.exchange import PATIENCE, WINDOW, Inbox, Session
+from p2pfl.exchange import PATIENCE, WINDOW, Inbox, Session, remind_after
 from p2pfl.exchange import events as ev
 from p2pfl.federated.average import ServerAverage
 from p2pfl.federated.selection import Federation, select_clients
@@ -44,6 +44,8 @@ class Coordinator:
         self._ready: set[int] = set()  # clients that have asked for a model and got none
         self._gone: set[int] = set()
         self._progress: dict[int, Progress] = {}  # of this round's clients, in client order
+        self._heard: dict[int, float] = {}  # when a client was last sent a model or leave, or sent some of its update
+        self._pause: dict[int, float] = {}  # seconds after which that may be lost; more each time, for slow links
         self._model = Payload({})
         self._losses: dict[int, float] = {}
         self._samples = federation.samples_before
@@ -137,25 +139,26 @@ class Coordinator:
         self._losses.clear()
         self._model = self._server.outgoing()
         self._progress = dict.fromkeys(self._selected_in(self.round), "waiting")
+        self._pause = dict.fromkeys(self._progress, remind_after(self.plan.timeouts.round) / 2)
         gone = (self._gone - self._federation.back(self.round)) | self._federation.away(self.round)
         for client in gone & self._progress.keys():
             self._progress[client] = "missing"
         actions: list[ev.Action] = []
         for client in self._in("waiting"):
             if client in self._ready:
-                actions += self._send_model(client)
+                actions += self._send_model(client, now)
         return actions + self._advance(now)
 
-    def _send_model(self, client: int) -> list[ev.Action]:
+    def _send_model(self, client: int, now: float) -> list[ev.Action]:
         self._ready.discard(client)
-        self._progress[client] = "sent"
+        self._progress[client], self._heard[client] = "sent", now
         return self._session.deliver(self.round, self._server.codec, [(client, self._model)])
 
     def _advance(self, now: float) -> list[ev.Action]:
         """Everything that can be done now: fold, ask for updates, finish."""
         if self.stage != "working":
             return []
-        actions = self._fold_and_ask()
+        actions = self._fold_and_ask(now)
         if self._in("waiting", "sent", "training", "offering", "granted"):
             return actions
         missing, came = self._in("missing"), len(self._in("folded"))
@@ -170,7 +173,7 @@ class Coordinator:
         self.stage = "recording"
         return [*actions, ev.RoundDone(self.round)]
 
-    def _fold_and_ask(self) -> list[ev.Action]:
+    def _fold_and_ask(self, now: float) -> list[ev.Action]:
         """In client order: fold what has come, and let those next in turn send that have something to send."""
         actions: list[ev.Action] = []
         first = True  # nobody before this client is still owed
@@ -186,10 +189,14 @@ class Coordinator:
             if where == "offering":
                 self._progress[client] = "granted"
                 self._inbox.open(self.round, client)
-                actions.append(self._session.say("grant", client, self.round))
+                actions.append(self._say_grant(client, now))
             if window == 0:
                 break
         return actions
+
+    def _say_grant(self, client: int, now: float) -> ev.Action:
+        self._heard[client] = now
+        return self._session.say("grant", client, self.round)
 
     def _fold(self, client: int, update: Payload) -> None:
         total = math.fsum(self._federation.sizes[k] for k in self._progress)
@@ -231,15 +238,24 @@ class Coordinator:
         client = header.sender
         where = self._progress.get(client)
         if self.stage == "working" and where == "waiting":
-            return self._send_model(client)
+            return self._send_model(client, now)
         if self.stage == "working" and where == "training":
-            return self._send_model(client)  # it has started anew, without the model; one that has it ignores this
-        if where != "sent":  # there it has said so before, over a connection that broke
+            return self._send_model(client, now)  # it has started anew, without the model; one that has it ignores this
+        if where != "sent":  # there it has said so before, over a connection that broke, or the model got lost
             self._ready.add(client)
         elif header.round > self.round:  # it has refused this round's model, and is ready for another
             self._ready.add(client)
             return self._give_up([client], now, "the model did not arrive as it was sent")
+        elif self.stage == "working" and self._may_be_lost(client, now):
+            return self._send_model(client, now)
         return []
+
+    def _may_be_lost(self, client: int, now: float) -> bool:
+        """Whether what a client was sent, or has sent itself, is under way for so long that it is worth repeating."""
+        if now < self._heard[client] + self._pause[client]:
+            return False
+        self._pause[client] *= 1.5
+        return True
 
     def _on_offer(self, header: Header, now: float) -> list[ev.Action]:
         where = self._progress.get(header.sender)
@@ -248,7 +264,11 @@ class Coordinator:
             self._moved = now
             return self._advance(now)
         if header.round == self.round and where in ("offering", "granted"):
-            return []  # said again after a broken connection
+            if self._inbox.is_whole(self.round, header.sender):
+                return [self._session.say("ack", header.sender, self.round)]
+            # Said again after a broken connection, or since the leave, or some of the update, got lost.
+            lost = where == "granted" and self._may_be_lost(header.sender, now)
+            return [self._say_grant(header.sender, now)] if lost else []
         # Too late, or folded already: by this acknowledgement the client is free for another round.
         return [self._session.say("ack", header.sender, header.round)]
 
@@ -258,7 +278,7 @@ class Coordinator:
             self._inbox.drop(header.round, header.sender)  # of a round that went on without it
         complete = self._inbox.add(message)
         if self._progress.get(header.sender) == "granted" and header.round == self.round:
-            self._moved = now
+            self._moved = self._heard[header.sender] = now
         if not complete:
             return []
         return [self._session.say("ack", header.sender, header.round), *self._advance(now)]
@@ -304,7 +324,7 @@ class Coordinator:
         if self.stage == "working" and where == "sent":
             again += self._session.deliver(self.round, self._server.codec, [(client, self._model)])
         elif self.stage == "working" and where == "granted":
-            again.append(self._session.say("grant", client, self.round))
+            again.append(self._say_grant(client, now))
         self._gone.discard(client)
         return again
 

@@ -11,13 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
-from p2pfl.exchange import PATIENCE
+from p2pfl.exchange import PATIENCE, remind_after
 from p2pfl.exchange import events as ev
 from p2pfl.peer.neighbors import Neighbors
 
 STALLED = 4.0  # times patience without a vector or an acknowledgement is the end, whatever signs of life there are
 NOTICE_SECONDS = 1.0
-REMIND_SECONDS = 5.0
 
 
 class Patience:
@@ -124,4 +123,4 @@ class Patience:
         return neighbors.spoken_at + min(NOTICE_SECONDS, self._plan.timeouts.round / STALLED)
 
     def _remind_due(self, seconds: float) -> float:
-        return max(self._moved, self._reminded) + min(REMIND_SECONDS, seconds / STALLED)
+        return max(self._moved, self._reminded) + remind_after(seconds)
