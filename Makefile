@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python run_peers.py gossip --config configs/demo.toml
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .

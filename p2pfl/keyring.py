@@ -23,12 +23,13 @@ from p2pfl.topology import Topology, check_publishable, load_topology, publish
 _KEY_CHARACTERS = 40
 
 
-def make_keys(topology_file: Path, folder: Path) -> list[Path]:
+def make_keys(topology_file: Path, folder: Path, *, renew: bool = False) -> list[Path]:
     """A key pair for each peer: public keys into the topology file, secret keys into files of mode 0600 in `folder`.
 
-    Raises ConfigError, and then leaves everything as it was.
+    `renew`: public keys that are there already are replaced, so that the old secret ones open nothing any more. Raises
+    ConfigError, and then leaves everything as it was.
     """
-    check_publishable(topology_file)
+    check_publishable(topology_file, renew)
     topology = load_topology(topology_file)
     paths = [key_file(folder, topology, peer) for peer in range(topology.n)]
     pairs = [[part.decode() for part in zmq.curve_keypair()] for _ in paths]
@@ -135,9 +136,13 @@ def own_secret(topology: Topology, folder: str, peer: int) -> str:
     path = key_file(Path(folder), topology, peer)
     try:
         mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):  # reading a pipe might never end
+            raise ConfigError(f"--keys {path}: is no file; give the folder that p2pfl keys wrote (-o)")
         text = path.read_text(encoding="ascii").strip()
     except OSError as error:
-        raise ConfigError(f"--keys {path}: cannot be read ({error.strerror})") from None
+        raise ConfigError(
+            f"--keys {path}: cannot be read ({error.strerror}); give the folder that p2pfl keys wrote (-o)"
+        ) from None
     except UnicodeDecodeError:
         text = ""
     if stat.S_IMODE(mode) & 0o077:

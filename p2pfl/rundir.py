@@ -60,6 +60,10 @@ def resolve(config: RunConfig, topology: Topology, processes: int) -> RunConfig:
     if "exchange" in settings.MODE_SECTIONS[config.mode] and config.exchange.transport == "auto":
         both = all("host" in node and "port" in node for _, node in topology.graph.nodes(data=True))
         chosen["transport"] = "tcp" if both else "ipc"
+    if config.mode == "gossip" and config.exchange.keys is not None:
+        if not config.exchange.keys:
+            raise ConfigError("--keys: needs the folder that p2pfl keys wrote (-o)")
+        chosen["keys"] = os.path.abspath(config.exchange.keys)  # a run is resumed from anywhere
     return settings.replace_options(config, **chosen)
 
 

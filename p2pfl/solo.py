@@ -19,6 +19,7 @@ from p2pfl.roles import cast
 from p2pfl.rundir import create_run_dir, open_run_dir, resolve, run_fingerprint
 from p2pfl.swarm import Interrupted, endpoints_in_file
 from p2pfl.topology import Topology
+from p2pfl.transport import ZmqTransport
 from p2pfl.worker import messages
 from p2pfl.worker.control import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control
 from p2pfl.worker.process import keep_freed_memory, run
@@ -37,6 +38,8 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
     parts = cast(config, topology)
     if config.exchange.faults is not None:
         raise ConfigError(f"--faults {config.exchange.faults}: a script needs a launcher to play it; use p2pfl gossip")
+    if config.exchange.restart:
+        raise ConfigError(f"--restart {config.exchange.restart}: needs a launcher; start a peer again by --resume")
     endpoints = endpoints_in_file(topology, config)
     if endpoints is None:
         raise ConfigError(f"{topology.source}: every node needs a host and a port (and --transport must not be ipc)")
@@ -44,6 +47,8 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
     _check(config, topology, index)
     keep_freed_memory()
     dataset = data.prepare(config.data.dataset, config.data.data_dir, _Progress())
+    with ZmqTransport(endpoints[index]):  # an address that cannot be had leaves no run directory behind
+        pass
     run_dir = resume or _join_run_dir(topology, index, config)
     fingerprint = run_fingerprint(parts, config)
     spec = messages.WorkerSpec(
@@ -68,7 +73,11 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
         folder = shlex.quote(str(run_dir))
         raise Interrupted(f"interrupted; go on with: p2pfl peer --resume {folder} --node {shlex.quote(name)}")
     if status != EXIT_OK:
-        where = _looked_for(endpoints, parts.links[index]) if report.failure.startswith("no greeting") else ""
+        where = ""
+        if report.failure.startswith("no greeting"):
+            silent = [peer for peer in parts.links[index] if f" {topology.names[peer]}" in report.failure]
+            log = run_dir / "peers" / topology.node_path(index) / "log.txt"
+            where = f"{_looked_for(endpoints, silent)}; have all the same file, options and keys? See {log}"
         raise (ConfigError if status == EXIT_USAGE else P2PFLError)(f"peer {name}: {report.failure}{where}")
     if index == 0:
         _say(f"weights of the consensus model: {run_dir / 'consensus.safetensors'}")

@@ -193,10 +193,12 @@ def endpoints_in_file(topology: Topology, config: RunConfig) -> list[str] | None
     for name, node in zip(topology.names, nodes, strict=True):
         open_to_all = config.exchange.keys is None and not config.exchange.insecure
         if open_to_all and not _is_loopback(str(node["host"])):
+            keys = "say where the secret keys are (--keys DIR)"
+            if "public_key" not in node:
+                keys = "make keys (p2pfl keys) and add --keys DIR"
             raise ConfigError(
                 f"peer {name}: host {node['host']} is beyond this machine, and without keys messages over tcp are "
-                "neither encrypted nor authenticated; make keys (p2pfl keys) and add --keys DIR, or add --insecure if "
-                "the network is your own"
+                f"neither encrypted nor authenticated; {keys}, or add --insecure if the network is your own"
             )
     return [f"tcp://{_bracketed(str(node['host']))}:{int(node['port'])}" for node in nodes]
 

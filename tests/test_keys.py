@@ -197,9 +197,15 @@ def without(topology: Topology, peer: int) -> Topology:
     return replace(topology, graph=graph)
 
 
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path, 0o600)
+
+
 BAD = {
     "missing": (lambda folder: (folder / "1.key").unlink(), "1.key: cannot be read"),
     "readable": (lambda folder: (folder / "1.key").chmod(0o640), "others can read it (mode 0640); chmod 600"),
+    "a pipe": (lambda folder: pipe(folder / "1.key"), "1.key: is no file"),
     "no key": (lambda folder: (folder / "1.key").write_text("x" * 39), "1.key: no secret key"),
     "too large": (lambda folder: (folder / "1.key").write_text("#" * 40), "1.key: no secret key"),
     "not text": (lambda folder: (folder / "1.key").write_bytes(b"\xff" * 40), "1.key: no secret key"),
@@ -208,6 +214,18 @@ BAD = {
         "does not belong to the public_key of node '1'",
     ),
 }
+
+
+def test_keys_are_renewed_and_the_old_ones_open_nothing_any_more(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, folder = keyed_ring(tmp_path)
+    graph, others = str(tmp_path / "ring.graphml"), tmp_path / "others"
+    assert main(["keys", graph, "-o", str(others), "--renew"]) == 0
+    capsys.readouterr()
+    words = ["gossip", graph, "--dataset", "digits", "--dry-run", "--keys"]
+    assert "does not belong to the public_key" in refused([*words, str(folder)], capsys)
+    assert main([*words, str(others)]) == 0
 
 
 @pytest.mark.parametrize("name", BAD)

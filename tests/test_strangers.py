@@ -85,6 +85,48 @@ def test_connections_have_a_bound_and_neighbors_are_not_among_those_closed() -> 
             stranger.close()
 
 
+OLD = {  # of the protocol's earlier versions, which tell nothing about a connection; and of none
+    "ZMTP 1.0": [b"\x01\x00\x02\x00A"],
+    "ZMTP 2.0": [b"\xff" + bytes(8) + b"\x7f\x01\x05", b"\x00\x00\x00\x01A"],
+    "HTTP": [b"GET / HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n"],
+    "noise": [bytes((7 * i * i + i // 3) % 256 for i in range(5000))],
+}
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_strangers_of_other_protocols_are_refused_and_harm_nobody(name: str) -> None:
+    with ZmqTransport("tcp://127.0.0.1:*") as victim, ZmqTransport("tcp://127.0.0.1:*") as neighbor:
+        victim.connect({0: neighbor.endpoint}, 4)
+        neighbor.connect({1: victim.endpoint}, 4)
+        with contextlib.closing(dial(victim.endpoint)) as stranger:
+            events: list[Event] = []
+            for part in OLD[name]:
+                stranger.sendall(part)
+                events += victim.poll(0.3)
+            neighbor.send(1, HELLO)
+            events += poll_until(victim, lambda events: any(isinstance(event, Received) for event in events))
+            if name.startswith("ZMTP"):
+                assert reasons(events + poll_until(victim, lambda more: bool(reasons(events + more)))) == ["frames"]
+
+
+@pytest.mark.parametrize("version", ["ZMTP 1.0", "ZMTP 2.0"])
+def test_a_flood_in_an_old_protocol_is_cut_off(version: str) -> None:
+    with ZmqTransport("tcp://127.0.0.1:*") as victim:
+        stranger, sent = dial(victim.endpoint), [0]
+        for part in OLD[version]:
+            stranger.sendall(part)
+            victim.poll(0.3)
+        # A frame of many, without end: 1.0 says its size before the flags, 2.0 after them.
+        data = {"ZMTP 1.0": b"\xff" + (60_001).to_bytes(8, "big") + b"\x01" + bytes(60_000)}
+        data["ZMTP 2.0"] = b"\x03" + (60_000).to_bytes(8, "big") + bytes(60_000)
+        thread = threading.Thread(target=pour, args=(stranger, data[version], sent))
+        thread.start()
+        poll_until(victim, lambda events: "flood" in reasons(events))
+        thread.join(timeout=30)
+        assert not thread.is_alive()
+        stranger.close()
+
+
 def test_a_large_honest_stream_is_no_flood() -> None:
     body = bytes(wire.CHUNK_BYTES)
     header = wire.Header(wire.VERSION, "run", "chunk", 0, 1, codec="fp32", length=len(body))

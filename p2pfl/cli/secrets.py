@@ -10,6 +10,7 @@ import tyro
 
 from p2pfl.cli.arguments import counted, parse
 from p2pfl.keyring import make_keys
+from p2pfl.topology import load_topology
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,17 @@ class Keys:
     """Topology file: .graphml .gml .gexf or .json."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")]
     """Folder for the secret keys."""
+    renew: bool = False
+    """Replace the public keys that the file has: whoever holds only an old secret key is shut out."""
 
 
 def keys(words: list[str]) -> int:
     """Make the keys and say where they are."""
     arguments = parse(Keys, words, "keys")
-    paths = make_keys(arguments.file, arguments.output)
+    paths = make_keys(arguments.file, arguments.output, renew=arguments.renew)
     print(f"{counted(len(paths), 'secret key')} in {arguments.output}, public keys in {arguments.file}")
-    print(f"start with: p2pfl gossip {arguments.file} --keys {arguments.output}")
+    nodes = load_topology(arguments.file).graph.nodes.values()
+    spread = all("host" in node and "port" in node for node in nodes)
+    command = f"peer {arguments.file} --node LABEL" if spread else f"gossip {arguments.file}"
+    print(f"start with: p2pfl {command} --keys {arguments.output}")
     return 0

@@ -103,8 +103,8 @@ class GossipConfig:
     order: Literal["atc", "overlapped"] = "atc"
     """atc: train, exchange, mix. overlapped: exchange last round's weights while training (needs a smaller --lr)."""
     consensus_tolerance: float = 1e-3
-    """After the last round peers only mix, until their disagreement has shrunk to this fraction; robust algorithms for
-    as many rounds as plain mixing takes for that, without a promise."""
+    """After the last round peers only mix, until their disagreement has shrunk to this fraction; without a promise for
+    robust algorithms."""
     min_peers: Annotated[int | None, _unset("INT", "all")] = None
     """Peers that must live: the others go on without those that are lost, unless fewer than this are left."""
 
@@ -173,7 +173,7 @@ class ExchangeConfig:
     insecure: bool = False
     """Allow unencrypted, unauthenticated tcp beyond this machine's loopback address."""
     keys: Annotated[str | None, _unset("DIR", "none")] = None
-    """Folder with the secret keys that p2pfl keys made; encrypts and authenticates every link."""
+    """Folder with the secret keys that p2pfl keys made: every link is encrypted and authenticated (gossip and peer)."""
     start_timeout: float = 600.0
     """Seconds until every process has loaded its data and opened its socket."""
     handshake_timeout: float = 60.0
@@ -187,7 +187,7 @@ class ExchangeConfig:
     faults: Annotated[str | None, _unset("FILE", "none")] = None
     """Fault script to play: who is killed, frozen or cut off in which round, and what happens to messages (TOML)."""
     restart: int = 0
-    """How many times a process that dies is started again; it goes on from its checkpoint, or a neighbor's weights."""
+    """How many times the launcher starts a process that dies again, from its checkpoint or a neighbor's weights."""
 
     def __post_init__(self) -> None:
         _positive(self, "start_timeout", "handshake_timeout", "first_round_timeout", "round_timeout")

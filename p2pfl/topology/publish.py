@@ -15,8 +15,9 @@ from p2pfl.topology.graph import Topology
 _HOLDS_NODES = (".graphml", ".gml", ".gexf", ".json")
 
 
-def check_publishable(path: Path) -> None:
-    """Raises TopologyError where the file's format holds no node attributes, or the file has public keys already."""
+def check_publishable(path: Path, renew: bool) -> None:
+    """Raises TopologyError where the file's format holds no node attributes, or public keys are there already that
+    are not to be renewed."""
     if path.suffix.lower() not in _HOLDS_NODES:
         raise TopologyError(
             f"{path}: {path.suffix or 'this format'} holds no public keys; write the graph as one of "
@@ -24,8 +25,8 @@ def check_publishable(path: Path) -> None:
         )
     topology = load_topology(path)
     there = [name for peer, name in enumerate(topology.names) if "public_key" in topology.graph.nodes[peer]]
-    if there:
-        raise TopologyError(f"{path}: has public keys already (node {there[0]!r}); remove them to make new ones")
+    if there and not renew:
+        raise TopologyError(f"{path}: has public keys already (node {there[0]!r}); --renew replaces them")
 
 
 def publish(path: Path, public_keys: Mapping[str, str]) -> None:

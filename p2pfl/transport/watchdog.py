@@ -35,7 +35,9 @@ class _Connection:
 
     end: socket.socket
     base: int  # bytes that had come when messages and bytes last agreed
-    taken: int = 0  # bytes of whole messages since then
+    seen: int = 0  # bytes that had come when they were last measured
+    taken: int = 0  # bytes of whole messages since `base`
+    before: int = 0  # of these, the ones that had been taken when bytes were last measured
     spoken: bool = False  # a well-formed message has come
 
 
@@ -45,12 +47,15 @@ class Watchdog:
     def __init__(self, router: zmq.Socket[bytes], backlog: int) -> None:
         """`backlog` is how many whole messages may wait in one connection."""
         wanted = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+        wanted |= zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
         self._router = router
         self._monitor: Any = router.get_monitor_socket(wanted)
         self._backlog = backlog * wire.CHUNK_BYTES
         self._connections: dict[int, _Connection] = {}
         self._numbers: dict[bytes, int] = {}  # a connection's file number by its ZeroMQ identity
-        self._looked = 0.0
+        self._measured = 0.0
+        self._is_due = False
+        self._refused = 0  # connections that did not shake hands as they must, since this was last told
         self.neighbors = 0
 
     def took(self, identity: zmq.Frame, size: int, well_formed: bool) -> None:
@@ -58,20 +63,34 @@ class Watchdog:
         name = identity.bytes
         number = self._numbers.get(name)
         if number is None:
-            number = self._numbers[name] = int(identity.get(zmq.SRCFD))
+            try:
+                number = self._numbers[name] = int(identity.get(zmq.SRCFD))
+            except zmq.ZMQError:
+                return  # ZMTP 1 and 2 do not say whose it is: its bytes count like those of a flood
         connection = self._connections.get(number)
         if connection is not None:
             connection.taken += size
             connection.spoken = connection.spoken or well_formed
 
-    def look(self, drained: bool) -> list[str]:
-        """Close what is too much and say why; `drained` says that no whole message waits in the socket."""
+    def measure(self) -> None:
+        """Ask how much has come. What is judged by this must be taken from the socket only afterwards: else a message
+        that comes in between would look like one without end."""
         now = time.monotonic()
-        if now < self._looked + WATCH_SECONDS / 2:
-            return []  # it asks the system about every connection
-        self._looked = now
+        if now < self._measured + WATCH_SECONDS / 2:
+            return  # it asks the system about every connection
+        self._measured, self._is_due = now, True
         self._hear()
-        return self._close_surplus() + self._close_strays(drained)
+        for connection in self._connections.values():
+            connection.seen, connection.before = _received(connection.end), connection.taken
+
+    def look(self, drained: bool) -> list[str]:
+        """Close what is too much and say why; `drained`: after it was measured, all whole messages were taken."""
+        if not self._is_due:
+            return []
+        self._is_due = False
+        refused, self._refused = self._refused, 0
+        told = ["handshake: not as the other end of this connection must begin (without its key, or no peer)"] * refused
+        return told + self._close_surplus() + self._close_strays(drained)
 
     def close(self) -> None:
         self._router.disable_monitor()
@@ -91,9 +110,12 @@ class Watchdog:
                 self._forget(number)
                 with contextlib.suppress(OSError):  # gone already
                     end = socket.socket(fileno=os.dup(number))
-                    self._connections[number] = _Connection(end, _received(end))
+                    base = _received(end)
+                    self._connections[number] = _Connection(end, base, base)
             elif event["event"] == zmq.EVENT_DISCONNECTED:
                 self._forget(number)
+            elif event["event"] == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+                self._refused += 1
 
     def _forget(self, number: int) -> None:
         connection = self._connections.pop(number, None)
@@ -115,10 +137,10 @@ class Watchdog:
         allowed = STRAY_BYTES + self.neighbors * (PART_BYTES + (0 if drained else self._backlog))
         excess = {}
         for number, connection in self._connections.items():
-            received = _received(connection.end)
-            excess[number] = received - connection.base - connection.taken
-            if drained and connection.taken and excess[number] <= PART_BYTES:
-                connection.base, connection.taken = received - max(excess[number], 0), 0
+            excess[number] = connection.seen - connection.base - connection.taken
+            quiet = drained and connection.taken == connection.before
+            if quiet and connection.taken and excess[number] <= PART_BYTES:
+                connection.base, connection.taken = connection.seen - max(excess[number], 0), 0
         reasons = []
         total = sum(max(bytes, 0) for bytes in excess.values())
         for number in sorted(excess, key=lambda number: -excess[number]):

@@ -194,6 +194,7 @@ class ZmqTransport:
         while True:
             self._looked = time.monotonic()
             left = max(deadline - self._looked, 0.0)
+            self._watchdog.measure()
             ready = self._poller.poll(math.ceil(min(left, WATCH_SECONDS) * 1000))
             if ready:
                 return ready
