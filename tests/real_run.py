@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -17,13 +18,13 @@ HERE = Path(__file__).parent
 
 
 class Run:
-    """`run_peers.py …`, with RUN_DIR and TMPDIR in a folder of the test's."""
+    """`run_peers.py …`, with RUN_DIR in a folder of the test's and a TMPDIR of its own."""
 
     def __init__(self, folder: Path, *words: str, fresh: bool = True) -> None:
         """`fresh`: it makes its run directory; otherwise the words say which one it goes on with."""
         self.run_dir = folder / "run"
-        self.temporary = folder / "tmp"
-        self.temporary.mkdir(exist_ok=True)
+        self._folder = tempfile.TemporaryDirectory(prefix="t-")  # a socket's path must be short
+        self.temporary = Path(self._folder.name)
         where = ["--run-dir", str(self.run_dir)] if fresh else []
         self.process = subprocess.Popen(
             [sys.executable, str(HERE.parent / "run_peers.py"), *words, *where],

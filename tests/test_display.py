@@ -5,6 +5,7 @@ import io
 import re
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from runs import STEPS, consensus_record, train_record, vectors_apart
@@ -74,6 +75,19 @@ def test_a_round_becomes_one_line_when_all_peers_have_finished_it() -> None:
     distance = float(line.split("consensus distance ")[1].split()[0])
     assert distance == pytest.approx(0.5, rel=0.07)
     assert "8.0 MB sent" in line
+
+
+def test_a_round_is_told_without_those_whom_others_did_without() -> None:
+    display, stream = plain()
+    with display:
+        for number in (2, 3):
+            for peer in (0, 2, 3):
+                record = train_record(TOPOLOGY, peer, number, ROUNDS, 1_000_000)
+                absent = ["1"] if peer != 3 else None  # no neighbor of 1
+                display.round(peer, msgspec.structs.replace(record, absent=absent), EMPTY)
+                assert (f"round {number}/20" in stream.getvalue()) == (peer == 3)
+            finish(display, number, range(1, 2))  # it was not so far away after all
+    assert stream.getvalue().count("round 2/20") == stream.getvalue().count("round 3/20") == 1
 
 
 def test_throughput_and_bytes_are_those_of_the_swarm() -> None:

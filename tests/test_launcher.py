@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -33,8 +34,8 @@ class Swarm:
 
     def __init__(self, folder: Path, *options: str, **environment: str) -> None:
         self.run_dir = folder / "run"
-        self.temporary = folder / "tmp"
-        self.temporary.mkdir(exist_ok=True)
+        self._folder = tempfile.TemporaryDirectory(prefix="t-")  # a socket's path must be short
+        self.temporary = Path(self._folder.name)
         words = [sys.executable, str(HERE.parent / "run_peers.py"), "gossip", *options]
         self.process = subprocess.Popen(
             words,
@@ -167,6 +168,7 @@ def test_peers_end_when_their_launcher_is_killed(tmp_path: Path, start: Callable
     swarm.end()
     _, alive = psutil.wait_procs(family, timeout=8.0)  # 5 s promised, and some for a busy machine
     assert not alive
+    assert not list(swarm.temporary.glob("p2pfl-*")), "nor is the folder of their sockets left"
 
 
 def test_many_ctrl_c_lose_nothing(tmp_path: Path, start: Callable[..., Swarm]) -> None:

@@ -146,6 +146,26 @@ def test_run_interrupted_in_the_consensus_phase_is_incomplete(tmp_path: Path) ->
     assert summary["mean_peer_accuracy"] is not None
 
 
+def without_round(run_dir: Path, number: int) -> None:
+    for path in run_dir.glob(f"peers/*/{ROUNDS_FILE}"):
+        lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join(line for line in lines if f'"round":{number},'.encode() not in line))
+
+
+def test_a_round_that_nobody_did_is_said_and_does_not_make_a_run_incomplete(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", make_topology("ring", 4), rounds=4)
+    without_round(run_dir, 2)
+    summary = summarize(run_dir)
+    assert (summary["status"], summary["rounds_completed"]) == ("complete", 4)
+    assert summary["absences"] == [{"peer": name, "rounds": [[2, 2]]} for name in "0123"]
+
+
+def test_where_everybody_was_lost_all_count(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", make_topology("ring", 4), rounds=4, finished=3)
+    summary = summarize(run_dir, lost_peers=list("0123"))
+    assert (summary["status"], summary["rounds_completed"]) == ("incomplete", 3)
+
+
 def test_lost_peers_count_for_bytes_but_not_for_accuracy(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run", make_topology("complete", 4), rounds=4)
     lost = run_dir / "peers" / "3"

@@ -62,12 +62,20 @@ class Rounds:
         reports = self.open.setdefault(record.round, {})
         reports[peer] = (record, sketch)
         rows = []
-        if len(reports) >= (len(self.plan.peers) if self.plan.coordinator is None else 1):
+        if self._is_complete(reports):
+            self.given_up = record.round
             rows.append(self._close(record.round))
         while len(self.open) > max(_OPEN_ROUNDS, len(self.plan.peers)):
             self.given_up = min(self.open)  # a peer was lost: show what the others did
             rows.append(self._close(self.given_up))
         return rows
+
+    def _is_complete(self, reports: dict[int, tuple[RoundRecord, Vector]]) -> bool:
+        """Whether all have reported, but for those whom others did without."""
+        if self.plan.coordinator is not None:
+            return True
+        away = {name for record, _ in reports.values() for name in record.absent or ()}
+        return all(peer in reports or name in away for peer, name in enumerate(self.plan.peers))
 
     def _close(self, number: int) -> Row:
         reports = self.open.pop(number)

@@ -7,6 +7,7 @@ point of a round, because a kill by the clock never hits the same instant twice.
 
 from p2pfl.faults.reading import check_faults, idle_faults, load_faults
 from p2pfl.faults.script import (
+    BEFORE_EXCHANGE,
     AttackFault,
     Corrupt,
     Delay,
@@ -20,6 +21,7 @@ from p2pfl.faults.script import (
 )
 
 __all__ = [
+    "BEFORE_EXCHANGE",
     "AttackFault",
     "Corrupt",
     "Delay",

@@ -48,7 +48,8 @@ def load_faults(path: str | Path, seed: int) -> FaultScript:
         what, _, where = str(error).partition(" - at ")
         what = what.replace("`", "'")
         place = _place(where.strip("`"), plain)
-        raise ConfigError(f"--faults {path}: {place}{what[:1].lower()}{what[1:]}{_choices(where)}") from None
+        form = "; write each fault as a [[fault]] table" if where.strip("`") in ("", "$", "$.fault") else ""
+        raise ConfigError(f"--faults {path}: {place}{what[:1].lower()}{what[1:]}{_choices(where)}{form}") from None
     for number, fault in enumerate(found.fault, 1):
         problem = _problem(fault)
         if problem:

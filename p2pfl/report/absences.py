@@ -17,6 +17,11 @@ def absences(run: Run) -> list[dict[str, Any]]:
         for record in own:
             for name in record.absent or ():
                 rounds.setdefault(name, set()).add(record.round)
+    if run.mode == "gossip":
+        done = {record.round for own in run.records for record in own}
+        for number in set(range(1, max(done, default=0))) - done:  # when all were away, nobody could say so
+            for name in run.topology.names:
+                rounds.setdefault(name, set()).add(number)
     return [
         {"peer": name, "rounds": [[first, last] for first, last, _ in _spans((n, "") for n in sorted(rounds[name]))]}
         for name in run.topology.names

@@ -37,7 +37,7 @@ class Run:
     config: RunConfig
     topology: Topology
     records: tuple[tuple[RoundRecord, ...], ...]  # by process, oldest first; lost ones and the coordinator included
-    survivors: tuple[int, ...]  # processes that were not lost, in their order
+    survivors: tuple[int, ...]  # processes that were not lost, in their order; all if nobody was left
     rounds: Mapping[int, tuple[RoundRecord, ...]]  # finished round -> the survivors' records of it; the coordinator's
     script: FaultScript | None  # the fault script that it played
     distances: Mapping[int, float]  # finished round -> consensus distance of the survivors, estimated
@@ -173,7 +173,8 @@ def load_run(run_dir: Path, lost_peers: Sequence[str] = ()) -> Run:
         raise ConfigError(f"{run_dir}: lost peer {unknown[0]!r} is not in {TOPOLOGY_FILE}")
     folders = [run_dir / PEERS_FOLDER / topology.node_path(peer) for peer in range(topology.n)]
     recorded = tuple(tuple(records.read_rounds(folder)) for folder in folders)
-    survivors = tuple(peer for peer in range(topology.n) if topology.names[peer] not in set(lost_peers))
+    left = tuple(peer for peer in range(topology.n) if topology.names[peer] not in set(lost_peers))
+    survivors = left or tuple(range(topology.n))  # where nobody was left, everybody counts
     script = None
     if config.exchange.faults is not None:
         found = load_faults(config.exchange.faults, config.record.seed)

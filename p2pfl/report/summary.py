@@ -55,7 +55,7 @@ FIELDS: dict[str, str] = {
     "versions": "versions that it ran with",
     "consensus_seconds": "consensus phase, slowest peer, without the evaluation of its model",
     "status": "complete or incomplete",
-    "rounds_completed": "training rounds that every peer, or the coordinator, has finished",
+    "rounds_completed": "the last training round that every peer, or the coordinator, has finished",
 }
 # Fields that are words or labels, not numbers to add up.
 _ABOUT_PEERS = ("busiest_peer", "lost_peers", "absences", "parts", "faults", "restarts")
@@ -197,7 +197,7 @@ def _distances(run: Run) -> dict[str, Any]:
         "consensus_distance": run.distances.get(run.config.training.rounds),
         "final_consensus_distance": run.distances.get(mixed[-1]) if mixed and model_record(run) else None,
         "consensus_rounds": len(mixed),
-        "rounds_completed": len(run.finished("train")),
+        "rounds_completed": max(run.finished("train"), default=0),
     }
 
 

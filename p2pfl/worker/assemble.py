@@ -12,7 +12,7 @@ import torch
 from p2pfl import checkpoint, data, exchange, federated, gossip, partition, peer, records
 from p2pfl.config import RunConfig, least_updates
 from p2pfl.errors import CheckpointError
-from p2pfl.faults import FaultScript, Pause, load_faults
+from p2pfl.faults import BEFORE_EXCHANGE, FaultScript, Pause, load_faults
 from p2pfl.gossip import attacks
 from p2pfl.roles import Cast, cast
 from p2pfl.topology import Neighborhood, Topology, is_symmetric, neighborhood, spectral_gap, without_edges
@@ -128,15 +128,18 @@ def _peer(setting: _Setting) -> exchange.Logic:
 
 
 def _hoods(setting: _Setting) -> gossip.Hoods:
-    """The peer's neighborhood of each round: without the edges that the fault script cuts; alone where it freezes."""
+    """The peer's neighborhood of each round: without the edges that the fault script cuts; alone where it freezes
+    before it has exchanged anything."""
     me, matrix, script, plan = setting.spec.index, setting.cast.matrix, setting.script, setting.plan
+    pauses = [fault for _, fault in script.of(me) if isinstance(fault, Pause)]
+    alone = {fault.round for fault in pauses if fault.at in BEFORE_EXCHANGE}
     found: dict[frozenset[tuple[int, int]], Neighborhood] = {}
 
     def hood(round: int) -> Neighborhood:
         pairs = frozenset[tuple[int, int]]()
         if round <= plan.training_rounds:
             pairs = script.cuts(round)
-            if round in plan.frozen:
+            if round in alone:
                 pairs |= {(min(me, link), max(me, link)) for link in plan.links}
         if pairs not in found:
             found[pairs] = neighborhood(without_edges(matrix, pairs), me)

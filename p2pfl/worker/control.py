@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
 from collections.abc import Callable
 from multiprocessing import connection, parent_process
+from pathlib import Path
 
 from p2pfl.errors import TransportError
 from p2pfl.worker import messages
@@ -51,6 +53,7 @@ class Control:
         self.endpoints: queue.SimpleQueue[dict[int, str] | None] = queue.SimpleQueue()
         self.holds_model = False  # the launcher has said so since the start
         self._on_stop: Callable[[], None] | None = None
+        self.is_orphan = False  # the launcher is gone
         self._stopped = False  # no Event: its lock could be held when a signal handler sets it
 
     def stop(self) -> None:
@@ -90,12 +93,26 @@ class Control:
         except (EOFError, OSError):
             return
 
-    def watch_parent(self) -> None:
-        """Thread: when the launcher's process is gone, stop, and soon end whether or not that worked."""
+    def watch_parent(self, endpoint: str) -> None:
+        """Thread: when the launcher's process is gone, stop, and soon end whether or not that worked.
+
+        `endpoint`: the worker's own, whose file goes with it.
+        """
         parent = parent_process()
         if parent is None:
             return
         connection.wait([parent.sentinel])
+        self.is_orphan = True
         self.stop()
         threading.Event().wait(_ORPHAN_SECONDS)
+        remove_socket(endpoint)
         os._exit(EXIT_INTERRUPTED)
+
+
+def remove_socket(endpoint: str) -> None:
+    """What a launcher that is gone cannot remove any more: a local socket's file, and the folder with the last one."""
+    if endpoint.startswith("ipc://"):
+        path = Path(endpoint.removeprefix("ipc://"))
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+            path.parent.rmdir()

@@ -21,7 +21,7 @@ from p2pfl.transport import Delayed, Faulty, Keys, Transport, ZmqTransport
 from p2pfl.wire import ITEM_BYTES
 from p2pfl.worker import messages
 from p2pfl.worker.assemble import Parts, assemble
-from p2pfl.worker.control import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control, LinkReport
+from p2pfl.worker.control import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control, LinkReport, remove_socket
 from p2pfl.worker.driver import Driver, Interrupted, Report
 from p2pfl.worker.profile import RoundProfile
 from p2pfl.worker.sabotage import Saboteur
@@ -38,7 +38,9 @@ def main(spec: messages.WorkerSpec, link: Connection) -> None:
     report = LinkReport(link)
     try:
         topology = load_topology(spec.run_dir / "topology.graphml", least=1)
-        _redirect_output(spec.run_dir / "peers" / topology.node_path(spec.index) / LOG_FILE)
+        peer_dir = spec.run_dir / "peers" / topology.node_path(spec.index)
+        peer_dir.mkdir(parents=True, exist_ok=True)  # somebody may have removed it before the run is resumed
+        _redirect_output(peer_dir / LOG_FILE)
     except (OSError, P2PFLError) as error:
         report(messages.Failed(_log_trouble(error)))
         report.close()
@@ -47,10 +49,12 @@ def main(spec: messages.WorkerSpec, link: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the launcher decides
     signal.signal(signal.SIGTERM, lambda *_: control.stop())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
-    threading.Thread(target=control.watch_parent, daemon=True).start()
+    threading.Thread(target=control.watch_parent, args=(spec.bind,), daemon=True).start()
     threading.Thread(target=control.listen, args=(link,), daemon=True).start()
     status = run(spec, report, control)
     report.close()
+    if control.is_orphan:
+        remove_socket(spec.bind)
     sys.exit(status)
 
 
