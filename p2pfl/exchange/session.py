@@ -32,8 +32,8 @@ class Session:
         """Count a message that is not taken; the first of its kind goes to the log."""
         kind = reason.split(":")[0]
         self.refused[kind] += 1
-        # A neighbor with other settings will never be understood, which somebody should hear of before time is up.
-        matters = kind in ("run", "layout")
+        # A neighbor with other settings or keys is never understood, which somebody should hear of before time is up.
+        matters = kind in ("run", "layout", "handshake")
         return [ev.Note(f"refused a message: {reason}", matters)] if self.refused[kind] == 1 else []
 
     def say(self, kind: Kind, neighbor: int, round: int, about: Mapping[str, float] | None = None) -> ev.Send:

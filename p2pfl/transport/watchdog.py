@@ -89,7 +89,7 @@ class Watchdog:
             return []
         self._is_due = False
         refused, self._refused = self._refused, 0
-        told = ["handshake: not as the other end of this connection must begin (without its key, or no peer)"] * refused
+        told = ["handshake: a connection with other keys, or with keys at one end only"] * refused
         return told + self._close_surplus() + self._close_strays(drained)
 
     def close(self) -> None:
