@@ -73,7 +73,10 @@ _PLAINER = (
 def _plain(message: str) -> str:
     """tyro's and Python's words as one would say them to a person."""
     if message.startswith("Missing from"):
-        return "missing: " + ", ".join(re.findall(r"(?<!\S)(-\w|--[\w-]{2,}) \S+, --", message) or [message])
+        first_words = (
+            r"(?::|\(required\)) (-\w|--[\w-]{2,}|[A-Z]{2,}|\{[^}]*\}) "  # of each argument: option, or what it is
+        )
+        return "missing: " + ", ".join(re.findall(first_words, message) or [message])
     for pattern, text in _PLAINER:
         message = re.sub(pattern, text, message)
     return message
