@@ -1,7 +1,7 @@
 # make demo   a swarm of four peers on bundled data; makes .venv first
 # make test   the test suite
 # make check  format, lint, types, floors
-# make soak   what is promised, tried at length: takes half an hour
+# make soak   what is promised, tried at length: takes an hour
 
 PYTHON ?= python3
 VENV := .venv

@@ -75,7 +75,8 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
     if status != EXIT_OK:
         where = ""
         if report.failure.startswith("no greeting"):
-            silent = [peer for peer in parts.links[index] if f" {topology.names[peer]}" in report.failure]
+            named = report.failure.partition("from peer ")[2].rpartition(" (")[0].split(", ")
+            silent = [peer for peer in parts.links[index] if topology.names[peer] in named] or parts.links[index]
             log = run_dir / "peers" / topology.node_path(index) / "log.txt"
             where = f"{_looked_for(endpoints, silent)}; have all the same file, options and keys? See {log}"
         raise (ConfigError if status == EXIT_USAGE else P2PFLError)(f"peer {name}: {report.failure}{where}")

@@ -195,6 +195,7 @@ class Network:
             steps += [("gone", b, a)] * (a in self.ended and silent and not pipe.old and (b, a) not in self.told)
         steps += [("work", me, me) for me in self.work if me not in self.frozen]
         steps += [("flush", c, c) for c in self.live if c not in self.frozen and self.clients[c].wants_flush]
+        steps += [("flush", self.hub, self.hub)] * (self.hub not in self.ended and self.coordinator.wants_flush)
         return sorted(steps, key=lambda step: (step[1], step))
 
     def do(self, step: Step) -> None:
@@ -238,8 +239,9 @@ class Network:
         assert self.server.folded == [client for client in selected if client not in missing]
 
     def _flush(self, me: int, _: int) -> None:
-        for flying in [*self.pipes[me, self.hub].new, *self.pipes[me, self.hub].old]:
-            flying.land()
+        for (sender, _), pipe in self.pipes.items():
+            for flying in [*pipe.new, *pipe.old] if sender == me else ():
+                flying.land()
         self.tell(me, Flushed())
 
     # What a test does to it

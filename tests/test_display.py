@@ -86,8 +86,27 @@ def test_a_round_is_told_without_those_whom_others_did_without() -> None:
                 absent = ["1"] if peer != 3 else None  # no neighbor of 1
                 display.round(peer, msgspec.structs.replace(record, absent=absent), EMPTY)
                 assert (f"round {number}/20" in stream.getvalue()) == (peer == 3)
-            finish(display, number, range(1, 2))  # it was not so far away after all
+            finish(display, number, range(1, 2))  # it was not so far away after all, and what it sent counts
+    assert "14.0 MB sent" in stream.getvalue()
     assert stream.getvalue().count("round 2/20") == stream.getvalue().count("round 3/20") == 1
+
+
+def test_a_peer_that_only_one_other_misses_is_waited_for() -> None:
+    display, stream = plain()
+    with display:
+        for peer, absent in enumerate([None, ["2"], ["1"], None]):  # the link between 1 and 2 is broken
+            assert stream.getvalue() == ""
+            record = train_record(TOPOLOGY, peer, 2, ROUNDS, 1_000_000)
+            display.round(peer, msgspec.structs.replace(record, absent=absent), EMPTY)
+    assert "8.0 MB sent" in stream.getvalue()
+
+
+def test_rounds_that_somebody_did_late_are_told_in_their_order() -> None:
+    display, stream = plain()
+    with display:
+        finish(display, 2, range(3))
+        finish(display, 3)
+    assert [line.split()[1] for line in stream.getvalue().splitlines()] == ["2/20", "3/20"]
 
 
 def test_throughput_and_bytes_are_those_of_the_swarm() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
-from helpers import matrix
+from helpers import hoods_of, matrix
 from one_peer import PLAN, SIZE, X, chunk, finish_round, greeted, hello, message, peer_zero, sends
 
 from p2pfl.exchange import (
@@ -22,7 +23,8 @@ from p2pfl.exchange import (
     Train,
     Trained,
 )
-from p2pfl.gossip import DPSGD
+from p2pfl.gossip import DPSGD, Chebyshev
+from p2pfl.peer import Peer
 from p2pfl.wire import MAX_ROUND
 
 W = [float(weight) for weight in matrix("ring", 4)[0]]
@@ -114,7 +116,9 @@ def test_what_is_wrong_is_refused_counted_and_changes_nothing(name: str) -> None
                 first = time == "before" and number == 0
                 if name == "gap" and first:
                     assert sends([actions.pop()]) == [("grant", 1, 1)]  # what was lost is asked for again, once
-                assert actions == ([Note(f"refused a message: {reason}")] if first else [])  # said once, counted always
+                loud = reason.startswith(("run:", "layout:"))  # a neighbor with other settings will not change them
+                news = [Note(f"refused a message: {reason}", matters=loud)]
+                assert actions == (news if first else [])  # said once, counted always
             if time == "before":
                 peer.handle(Trained(), 1.0)
         assert peer.refused == ({reason.split(":")[0]: 4} if wrong else {})
@@ -259,3 +263,27 @@ def test_a_neighbor_one_round_ahead_is_not_waited_for() -> None:
     peer.handle(Flushed(), 1.0)
     peer.handle(message("grant", 1, 2), 1.0)
     assert ("chunk", 1, 2) in sends(peer.handle(Trained(), 1.0))
+
+
+@pytest.mark.parametrize("neighbors", [2, 4, 5, 7])
+def test_a_peer_without_weights_takes_over_its_neighbors_however_many_they_are(neighbors: int) -> None:
+    """Only four vectors may be outstanding: each that has come makes room for another."""
+    n = neighbors + 1
+    plan = replace(
+        PLAN, names=[str(k) for k in range(n)], links=frozenset(range(1, n)), first_round=2, empty=True, rejoins=True
+    )
+    peer = Peer(plan, hoods_of(matrix("complete", n))[0], torch.zeros(SIZE), DPSGD(), Chebyshev(1 / 3))
+    waiting, granted, done = peer.handle(Started(), 0.0), Counter[int](), []
+    while waiting:
+        action, *waiting = waiting
+        if isinstance(action, Send) and action.message.header.kind == "hello":
+            heard = action.message.header.scalars["episode"]
+            waiting += peer.handle(hello(action.neighbor, 2, episode=1, heard=heard, needs=3, round=2), 0.0)
+        elif isinstance(action, Send) and (action.message.header.kind, action.message.header.round) == ("grant", 2):
+            granted[action.neighbor] += 1
+            waiting += peer.handle(chunk(action.neighbor, 2), 0.0)
+        elif isinstance(action, RoundDone):
+            done.append(action.round)
+    assert done == [2]
+    assert set(granted) == set(range(1, n))
+    assert torch.equal(peer._x, torch.ones(SIZE))

@@ -106,9 +106,30 @@ def test_what_may_have_got_lost_is_asked_for_again() -> None:
     said = [said for said in sends(peer.handle(Tick(), 7.0)) if said[0] != "notice"]
     assert said == [("grant", 3, 1), ("grant", 3, 2)]
     assert [said for said in sends(peer.handle(Tick(), 8.0)) if said[0] != "notice"] == []
-    peer.handle(message("grant", 3, 1), 8.0)  # the vector goes out to 3, and no acknowledgement comes
-    peer.handle(Flushed(), 8.0)
-    assert ("chunk", 3, 1) in sends(peer.handle(Tick(), 35.0))
+
+
+def test_a_vector_goes_out_again_only_when_the_last_copy_is_gone() -> None:
+    peer = peer_zero()
+    greeted(peer)
+    peer.handle(Trained(), 0.0)
+    assert sends(peer.handle(message("grant", 3, 1), 1.0)) == [("chunk", 3, 1)]
+    assert not peer.wants_flush
+    assert peer.handle(message("grant", 3, 1), 7.0) == []  # a slow link has enough to do
+    assert peer.wants_flush
+    assert peer.handle(Flushed(), 8.0) == []  # it may have arrived by now
+    assert not peer.wants_flush
+    assert sends(peer.handle(message("grant", 3, 1), 12.0)) == [("chunk", 3, 1)]
+    assert peer.handle(message("grant", 3, 1), 17.0) == []
+
+
+def test_slow_chunks_are_given_their_time() -> None:
+    peer = peer_zero(replace(PLAN, timeouts=replace(PLAN.timeouts, first_round=100.0)))
+    greeted(peer)
+    peer.handle(Trained(), 0.0)
+    peer.handle(chunk(1, 1, 0, 2), 1.0)
+    peer.handle(chunk(1, 1, 2, 4), 10.0)  # took nine seconds
+    for now, asks in ((15.5, False), (36.9, False), (37.1, True)):
+        assert (("grant", 1, 1) in sends(peer.handle(Tick(), now))) == asks
 
 
 @pytest.mark.parametrize("overlapped", [False, True])

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pfl.config import RunConfig
-from p2pfl.gossip import DPSGD, Algorithm, Chebyshev, Payload, adopted, build_algorithm, build_consensus
+from p2pfl.gossip import DPSGD, Adoption, Algorithm, Chebyshev, Payload, build_algorithm, build_consensus
 from p2pfl.gossip.blockwise import SIDE_BLOCK, Sorter, comparators, distances, side_by_side
 from p2pfl.gossip.clipped import Clipped, clipping_radius
 from p2pfl.gossip.median import Median
@@ -369,7 +369,9 @@ def test_a_peer_without_weights_trusts_no_single_neighbor_where_the_rule_does_no
         (Robust(Clipped(1)), 2.0),
         (Robust(Median()), 2.0),
     ):
-        x = torch.empty(4)
-        for here, block in adopted(algorithm, found):
+        adoption, x = Adoption(algorithm), torch.empty(4)
+        for sender in (2, 0, 1):  # in whatever order they come
+            adoption.add(sender, found[sender])
+        for here, block in adoption.blocks():
             x[here] = block
         assert x.tolist() == [expected] * 4

@@ -26,7 +26,7 @@ class Keys:
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")]
     """Folder for the secret keys."""
     renew: bool = False
-    """Replace the public keys that the file has: whoever holds only an old secret key is shut out."""
+    """Replace the public keys that the file has: an old secret key opens no new run (a resumed one keeps its keys)."""
 
 
 def keys(words: list[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -31,7 +32,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Row:
-    """A round that every peer has finished."""
+    """A round that all have finished who took part in it."""
 
     round: int
     phase: str
@@ -58,24 +59,25 @@ class Rounds:
         if self.plan.coordinator is not None and peer != self.plan.coordinator:
             return []
         if record.round <= self.given_up:
+            self.bytes_sent += record.bytes_sent
             return []
         reports = self.open.setdefault(record.round, {})
         reports[peer] = (record, sketch)
         rows = []
         if self._is_complete(reports):
             self.given_up = record.round
-            rows.append(self._close(record.round))
+            rows += [self._close(number) for number in sorted(self.open) if number <= record.round]
         while len(self.open) > max(_OPEN_ROUNDS, len(self.plan.peers)):
             self.given_up = min(self.open)  # a peer was lost: show what the others did
             rows.append(self._close(self.given_up))
         return rows
 
     def _is_complete(self, reports: dict[int, tuple[RoundRecord, Vector]]) -> bool:
-        """Whether all have reported, but for those whom others did without."""
+        """Whether all have reported, but for those whom several did without: one alone may have lost just its link."""
         if self.plan.coordinator is not None:
             return True
-        away = {name for record, _ in reports.values() for name in record.absent or ()}
-        return all(peer in reports or name in away for peer, name in enumerate(self.plan.peers))
+        away = Counter(name for record, _ in reports.values() for name in record.absent or ())
+        return all(peer in reports or away[name] > 1 for peer, name in enumerate(self.plan.peers))
 
     def _close(self, number: int) -> Row:
         reports = self.open.pop(number)

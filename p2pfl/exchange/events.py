@@ -154,8 +154,7 @@ class Plan:
     already. `empty`: x holds no more than initial weights. `absent`: neighbors known to be away for good. `spare`: how
     many neighbors may be away at once; with more the peer ends. `returns`: rounds in which a neighbor is known to be
     back, and waited for. `settles`: rounds that end only when all neighbors have acknowledged what they got. `frozen`:
-    rounds in which a fault script freezes the peer, so that it is by itself in them, with the round
-    in which it goes on.
+    rounds in which a fault script freezes the peer, with the round in which it goes on.
     """
 
     me: int

@@ -18,6 +18,7 @@ class Outbox:
         self._payloads: dict[int, Payload] = {}  # not acknowledged yet
         self._sent: set[int] = set()
         self._leave: dict[int, set[int]] = {}
+        self.asked_again = False  # for something that is still under way, as far as anybody knows here
 
     @property
     def idle(self) -> bool:
@@ -47,8 +48,11 @@ class Outbox:
         """What a neighbor gave leave for in an earlier episode of the edge holds no longer."""
         self._leave.pop(neighbor, None)
 
-    def granted(self, neighbor: int, round: int) -> list[tuple[int, Payload]]:
-        """A neighbor gives leave; returns what goes out now (again, if the leave is repeated).
+    def granted(self, neighbor: int, round: int, flushed: bool) -> list[tuple[int, Payload]]:
+        """A neighbor gives leave; returns what goes out now.
+
+        Again, if the leave is repeated, but only where everything sent so far is `flushed`: on a slow link copies of
+        the same would pile up otherwise. Whoever still misses something asks once more.
 
         Raises ProtocolError where a neighbor gives leave for ever more rounds.
         """
@@ -58,6 +62,9 @@ class Outbox:
         if len(leave) > MOST_LEAVE and round not in leave:
             raise ProtocolError(f"round: leave for round {round} beside too many others")
         leave.add(round)
+        if round == self.round and neighbor in self._sent and neighbor in self._payloads and not flushed:
+            self.asked_again = True
+            return []
         item = self._send(neighbor)
         return [item] if item and round == self.round else []
 

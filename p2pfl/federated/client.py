@@ -61,9 +61,8 @@ class Client:
         self._model: tuple[int, Payload] | None = None  # a whole one, as long as it cannot be trained yet
         self._flushed = True
         self._dismissed = False
-        self._since = self._moved = (
-            0.0  # when it began to greet; when anything that it waits for came, or was asked for
-        )
+        self._since = 0.0  # when it began to greet
+        self._moved = 0.0  # when anything that it waits for came, or was asked for
         self._handlers: dict[type, Callable[[Any, float], list[ev.Action]]] = {
             ev.Started: self._on_started,
             ev.Received: self._on_received,
@@ -97,8 +96,9 @@ class Client:
 
     @property
     def wants_flush(self) -> bool:
-        """Whether the next model could be trained if only the transport had let go of the last update."""
-        return not self._flushed and self.stage == "idle" and self._model is not None
+        """Whether it matters that the transport lets go of the last update: to go on, or to send it again."""
+        trains = self.stage == "idle" and self._model is not None
+        return not self._flushed and (trains or (self.stage == "offering" and self._outbox.asked_again))
 
     @property
     def deadline(self) -> float:
@@ -130,7 +130,7 @@ class Client:
             self._dismissed = True
             return [] if self.stage == "recording" else self._finish()
         if header.kind == "grant" and self.stage == "offering":
-            return self._deliver(self._outbox.granted(self._coordinator, header.round))
+            return self._deliver(self._outbox.granted(self._coordinator, header.round, self._flushed))
         return self._on_acknowledged(header) if header.kind == "ack" else []
 
     def _on_chunk(self, message: Message) -> list[ev.Action]:
@@ -198,7 +198,7 @@ class Client:
         return self._finish() if self._dismissed else self._advance()
 
     def _on_flushed(self, event: ev.Flushed, now: float) -> list[ev.Action]:
-        self._flushed = True
+        self._flushed, self._outbox.asked_again = True, False
         return self._advance()
 
     def _on_reconnected(self, event: ev.Reconnected, now: float) -> list[ev.Action]:

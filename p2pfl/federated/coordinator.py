@@ -30,7 +30,7 @@ class Coordinator(Rounds):
             ev.Started: self._on_started,
             ev.Received: self._on_received,
             ev.Refused: lambda event, now: self._session.refuse(event.reason),
-            ev.Flushed: lambda event, now: [],
+            ev.Flushed: self._on_flushed,
             ev.Recorded: self._on_recorded,
             ev.Reconnected: self._on_reconnected,
             ev.Lost: self._on_lost,
@@ -48,8 +48,8 @@ class Coordinator(Rounds):
 
     @property
     def wants_flush(self) -> bool:
-        """Never: what it sends is a snapshot, so a client that stopped reading holds up nothing."""
-        return False
+        """Only to send a model again: it is a snapshot, so a client that stopped reading holds up nothing."""
+        return not self._flushed and self._asked_again
 
     @property
     def payloads(self) -> Mapping[int, Payload]:
@@ -128,16 +128,22 @@ class Coordinator(Rounds):
         client = header.sender
         where = self._progress.get(client)
         if self.stage == "working" and where == "waiting":
-            return self._send_model(client, now)
+            return self._send_model(client)
         if self.stage == "working" and where == "training":
-            return self._send_model(client, now)  # it has started anew, without the model; one that has it ignores this
+            return self._send_model(client)  # it has started anew, without the model; one that has it ignores this
         if where != "sent":  # there it has said so before, over a connection that broke, or the model got lost
             self._ready.add(client)
         elif header.round > self.round:  # it has refused this round's model, and is ready for another
             self._ready.add(client)
             return self._give_up([client], now, "the model did not arrive as it was sent")
-        elif self.stage == "working" and self._may_be_lost(client, now):
-            return self._send_model(client, now)
+        elif self.stage == "working" and self._flushed:
+            return self._send_model(client)
+        else:
+            self._asked_again = True  # on a slow link copies of the same would pile up
+        return []
+
+    def _on_flushed(self, event: ev.Flushed, now: float) -> list[ev.Action]:
+        self._flushed, self._asked_again = True, False  # whoever still misses its model asks once more
         return []
 
     def _on_offer(self, header: Header, now: float) -> list[ev.Action]:
@@ -150,8 +156,7 @@ class Coordinator(Rounds):
             if self._inbox.is_whole(self.round, header.sender):
                 return [self._session.say("ack", header.sender, self.round)]
             # Said again after a broken connection, or since the leave, or some of the update, got lost.
-            lost = where == "granted" and self._may_be_lost(header.sender, now)
-            return [self._say_grant(header.sender, now)] if lost else []
+            return [self._session.say("grant", header.sender, self.round)] if where == "granted" else []
         # Too late, or folded already: by this acknowledgement the client is free for another round.
         return [self._session.say("ack", header.sender, header.round)]
 
@@ -161,7 +166,7 @@ class Coordinator(Rounds):
             self._inbox.drop(header.round, header.sender)  # of a round that went on without it
         complete = self._inbox.add(message)
         if self._progress.get(header.sender) == "granted" and header.round == self.round:
-            self._moved = self._heard[header.sender] = now
+            self._moved = now
         if not complete:
             return []
         return [self._session.say("ack", header.sender, header.round), *self._advance(now)]
@@ -190,9 +195,9 @@ class Coordinator(Rounds):
         again += [self._session.say("ack", client, round) for round in self._inbox.taken_from(client)]
         where = self._progress.get(client)
         if self.stage == "working" and where == "sent":
-            again += self._session.deliver(self.round, self._server.codec, [(client, self._model)])
+            again += self._send_model(client)
         elif self.stage == "working" and where == "granted":
-            again.append(self._say_grant(client, now))
+            again.append(self._session.say("grant", client, self.round))
         self._gone.discard(client)
         return again
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from p2pfl.exchange import PATIENCE, WINDOW, Inbox, Session, remind_after
+from p2pfl.exchange import PATIENCE, WINDOW, Inbox, Session
 from p2pfl.exchange import events as ev
 from p2pfl.federated.average import ServerAverage
 from p2pfl.federated.selection import Federation, select_clients
@@ -36,8 +36,8 @@ class Rounds:
         self._ready: set[int] = set()  # clients that have asked for a model and got none
         self._gone: set[int] = set()
         self._progress: dict[int, Progress] = {}  # of this round's clients, in client order
-        self._heard: dict[int, float] = {}  # when a client was last sent a model or leave, or sent some of its update
-        self._pause: dict[int, float] = {}  # seconds after which that may be lost; more each time, for slow links
+        self._flushed = True
+        self._asked_again = False  # for a model that is still under way, as far as anybody knows here
         self._model = Payload({})
         self._losses: dict[int, float] = {}
         self._samples = federation.samples_before
@@ -79,26 +79,25 @@ class Rounds:
         self._losses.clear()
         self._model = self._server.outgoing()
         self._progress = dict.fromkeys(self._selected_in(self.round), "waiting")
-        self._pause = dict.fromkeys(self._progress, remind_after(self.plan.timeouts.round) / 2)
         gone = (self._gone - self._federation.back(self.round)) | self._federation.away(self.round)
         for client in gone & self._progress.keys():
             self._progress[client] = "missing"
         actions: list[ev.Action] = []
         for client in self._in("waiting"):
             if client in self._ready:
-                actions += self._send_model(client, now)
+                actions += self._send_model(client)
         return actions + self._advance(now)
 
-    def _send_model(self, client: int, now: float) -> list[ev.Action]:
+    def _send_model(self, client: int) -> list[ev.Action]:
         self._ready.discard(client)
-        self._progress[client], self._heard[client] = "sent", now
+        self._progress[client], self._flushed = "sent", False
         return self._session.deliver(self.round, self._server.codec, [(client, self._model)])
 
     def _advance(self, now: float) -> list[ev.Action]:
         """Everything that can be done now: fold, ask for updates, finish."""
         if self.stage != "working":
             return []
-        actions = self._fold_and_ask(now)
+        actions = self._fold_and_ask()
         if self._in("waiting", "sent", "training", "offering", "granted"):
             return actions
         missing, came = self._in("missing"), len(self._in("folded"))
@@ -113,7 +112,7 @@ class Rounds:
         self.stage = "recording"
         return [*actions, ev.RoundDone(self.round)]
 
-    def _fold_and_ask(self, now: float) -> list[ev.Action]:
+    def _fold_and_ask(self) -> list[ev.Action]:
         """In client order: fold what has come, and let those next in turn send that have something to send."""
         actions: list[ev.Action] = []
         first = True  # nobody before this client is still owed
@@ -129,14 +128,10 @@ class Rounds:
             if where == "offering":
                 self._progress[client] = "granted"
                 self._inbox.open(self.round, client)
-                actions.append(self._say_grant(client, now))
+                actions.append(self._session.say("grant", client, self.round))
             if window == 0:
                 break
         return actions
-
-    def _say_grant(self, client: int, now: float) -> ev.Action:
-        self._heard[client] = now
-        return self._session.say("grant", client, self.round)
 
     def _fold(self, client: int, update: Payload) -> None:
         total = math.fsum(self._federation.sizes[k] for k in self._progress)
@@ -154,13 +149,6 @@ class Rounds:
         self._moved = now
         news = ev.Note(f"round {self.round} goes on without {names}" + (f": {why}" if why else ""), matters=bool(why))
         return [news, *self._advance(now)] if clients else []
-
-    def _may_be_lost(self, client: int, now: float) -> bool:
-        """Whether what a client was sent, or has sent itself, is under way for so long that it is worth repeating."""
-        if now < self._heard[client] + self._pause[client]:
-            return False
-        self._pause[client] *= 1.5
-        return True
 
     def _is_owed(self, client: int) -> bool:
         """Whether this round waits for a client, whose update is not here."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from p2pfl.config import RunConfig
-from p2pfl.gossip.adoption import adopted
+from p2pfl.gossip.adoption import Adoption
 from p2pfl.gossip.chebyshev import Chebyshev
 from p2pfl.gossip.clipped import Clipped
 from p2pfl.gossip.dpsgd import DPSGD
@@ -15,7 +15,7 @@ from p2pfl.gossip.median import Median
 from p2pfl.gossip.robust import Robust, Rule
 from p2pfl.gossip.trimmed_mean import TrimmedMean
 
-__all__ = ["DPSGD", "Algorithm", "Chebyshev", "Hoods", "Payload", "adopted", "build_algorithm", "build_consensus"]
+__all__ = ["DPSGD", "Adoption", "Algorithm", "Chebyshev", "Hoods", "Payload", "build_algorithm", "build_consensus"]
 
 # Algorithm -> its rule, from the number of hostile neighbors that it is to bear.
 _RULES: dict[str, Callable[[int], Rule]] = {

@@ -69,8 +69,9 @@ class Peer(Rounds):
 
     @property
     def wants_flush(self) -> bool:
-        """Whether the peer could go on if only the transport had let go of its buffers."""
-        return not self._flushed and self._outbox.idle and self.stage == "working"
+        """Whether it matters that the transport lets go of its buffers: to go on, or to send something again."""
+        wanted = self._outbox.idle or self._outbox.asked_again
+        return not self._flushed and wanted and self.stage == "working"
 
     @property
     def deadline(self) -> float:
@@ -120,7 +121,7 @@ class Peer(Rounds):
         return [*goodbyes, ev.Finish()]
 
     def _on_flushed(self, event: ev.Flushed, now: float) -> list[ev.Action]:
-        self._flushed = True
+        self._flushed, self._outbox.asked_again = True, False
         return self._advance(now)
 
     # Messages
@@ -189,7 +190,7 @@ class Peer(Rounds):
         header = message.header
         complete = self._inbox.add(message)
         self._asked_again.discard((header.round, header.sender))
-        self._patience.moved(now)  # a slow link that still delivers is no silent neighbor
+        self._patience.received(header.sender, header.offset, now)  # a slow link that delivers is no silent neighbor
         if not complete:
             # What is next in order is added as it comes, while it is in the cache and more is on its way.
             return self._fold() if self._is_next(header) else []
@@ -214,7 +215,7 @@ class Peer(Rounds):
     def _on_grant(self, header: Header) -> list[ev.Action]:
         if header.round > self.plan.last_round:
             raise ProtocolError(f"round: leave for round {header.round}")
-        return self._deliver(self._outbox.granted(header.sender, header.round))
+        return self._deliver(self._outbox.granted(header.sender, header.round, self._flushed))
 
     # Trouble
 
@@ -222,13 +223,14 @@ class Peer(Rounds):
         """Say again whatever the broken connection may have swallowed; receivers ignore what they have."""
         neighbor = event.neighbor
         greeting = self._neighbors.reconnected(neighbor, self.round)
-        return [*greeting, *self._say_again(neighbor)] if greeting else []
+        if not greeting:
+            return []
+        return [*greeting, *self._say_again(neighbor), *self._deliver(self._outbox.repeat(neighbor))]
 
-    def _say_again(self, neighbor: int, repeats: bool = True) -> list[ev.Action]:
+    def _say_again(self, neighbor: int) -> list[ev.Action]:
         again: list[ev.Action] = []
         again += [self._session.say("grant", neighbor, round) for round in self._inbox.granted_to(neighbor)]
-        again += [self._session.say("ack", neighbor, round) for round in self._inbox.taken_from(neighbor)]
-        return again + (self._deliver(self._outbox.repeat(neighbor)) if repeats else [])
+        return again + [self._session.say("ack", neighbor, round) for round in self._inbox.taken_from(neighbor)]
 
     def _on_lost(self, event: ev.Lost, now: float) -> list[ev.Action]:
         neighbor = event.neighbor
@@ -246,11 +248,10 @@ class Peer(Rounds):
         actions = self._patience.notices(now, self.stage, self._neighbors)
         silent = self._patience.exhausted(now, self.stage, self.round, waits, self._neighbors)
         if silent is None:
-            asks, repeats = self._patience.reminds(now, self.stage, self.round, self._flushed)
-            for neighbor in sorted(waits) if asks else ():
+            for neighbor in sorted(waits) if self._patience.reminds(now, self.stage, self.round) else ():
                 if neighbor in self._neighbors.unheard:
                     actions.append(self._neighbors.greet(neighbor, self.round))
-                actions += self._say_again(neighbor, repeats)
+                actions += self._say_again(neighbor)
             return actions
         why = self._patience.complaint(now, self.stage, self.round, silent, self._neighbors)
         if not silent or not self._is_spared(silent):

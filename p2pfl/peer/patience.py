@@ -17,6 +17,7 @@ from p2pfl.peer.neighbors import Neighbors
 
 STALLED = 4.0  # times patience without a vector or an acknowledgement is the end, whatever signs of life there are
 NOTICE_SECONDS = 1.0
+SLOWER = 3.0  # times the slowest chunk so far, before one is missed
 
 
 class Patience:
@@ -25,14 +26,16 @@ class Patience:
     def __init__(self, plan: ev.Plan) -> None:
         self._plan = plan
         self._training_since: float | None = None
-        self._round_since = self._since = self._moved = self._reminded = self._repeated = 0.0
+        self._round_since = self._since = self._moved = self._reminded = 0.0
+        self._chunk_at: dict[int, float] = {}  # by sender
+        self._gap = 0.0  # the longest time between two chunks of a vector so far
         self._slowest = 0.0
 
     # What happens
 
     def wait(self, now: float) -> None:
         """A wait begins."""
-        self._since = self._moved = self._reminded = self._repeated = now
+        self._since = self._moved = self._reminded = now
 
     def begin(self, now: float) -> None:
         """A round begins."""
@@ -57,6 +60,12 @@ class Patience:
     def moved(self, now: float) -> None:
         """Something that was waited for came."""
         self._moved = now
+
+    def received(self, sender: int, offset: int, now: float) -> None:
+        """A chunk came; how long the next one takes may be guessed from that."""
+        if offset > 0 and sender in self._chunk_at:
+            self._gap = max(self._gap, now - self._chunk_at[sender])
+        self._chunk_at[sender] = self._moved = now
 
     # What follows
 
@@ -89,23 +98,22 @@ class Patience:
             return f"no greeting for {now - self._since:.0f} s from peer {names} ({option})"
         option = "--first-round-timeout" if round == self._plan.first_round else "--round-timeout"
         since = min((neighbors.silent_since(n, self._since) for n in silent), default=self._since)
+        if now >= self._moved + STALLED * self._seconds(stage, round):  # signs of life, but nothing else
+            since = self._moved
         return f"no progress for {now - since:.0f} s in round {round} from peer {names} ({option})"
 
     def notices(self, now: float, stage: str, neighbors: Neighbors) -> list[ev.Action]:
         """A sign of life, if one is due."""
         return neighbors.notices(now) if now >= self._notice_due(stage, neighbors) else []
 
-    def reminds(self, now: float, stage: str, round: int, flushed: bool) -> tuple[bool, bool]:
-        """Whether to ask again for what is waited for, and whether to send again what was not acknowledged."""
+    def reminds(self, now: float, stage: str, round: int) -> bool:
+        """Whether to ask again for what is waited for."""
         seconds = self._seconds(stage, round)
         due = self._reminded + NOTICE_SECONDS if stage == "greeting" else self._remind_due(seconds)
         if not self._is_waiting(stage) or now < due:
-            return False, False
+            return False
         self._reminded = now
-        repeats = flushed and now >= max(self._moved, self._repeated) + seconds / STALLED
-        if repeats:
-            self._repeated = now
-        return True, repeats
+        return True
 
     def _is_waiting(self, stage: str) -> bool:
         return stage == "greeting" or (stage == "working" and self._training_since is None)
@@ -123,4 +131,4 @@ class Patience:
         return neighbors.spoken_at + min(NOTICE_SECONDS, self._plan.timeouts.round / STALLED)
 
     def _remind_due(self, seconds: float) -> float:
-        return max(self._moved, self._reminded) + remind_after(seconds)
+        return max(self._moved, self._reminded) + max(remind_after(seconds), SLOWER * self._gap)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from p2pfl.exchange import Inbox, Outbox, Session
 from p2pfl.exchange import events as ev
-from p2pfl.gossip import Algorithm, Hoods, Payload, adopted
+from p2pfl.gossip import Adoption, Algorithm, Hoods, Payload
 from p2pfl.peer.mixing import Mix
 from p2pfl.peer.neighbors import Neighbors
 from p2pfl.peer.patience import Patience
@@ -33,6 +33,7 @@ class Rounds:
         self._x = x
         self._algorithms = (training, consensus)
         self._adopting = plan.empty and plan.first_round > 1  # this round it takes over a neighbor's weights
+        self._adoption = Adoption(training)
         self._neighbors = Neighbors(plan, self._session, self._standing)
         self._inbox = Inbox(self._senders_in, x.numel(), self._algorithm_of, plan.last_round)
         self._outbox = Outbox()
@@ -118,7 +119,7 @@ class Rounds:
         self._began = True
         hood = self._hoods(self.round)
         if self._adopting:
-            self._current = {}
+            self._current, self._adoption = {}, Adoption(self._algorithm)
             return []
         self._current = dict(self._algorithm.outgoing(self._state, self.round))
         self._mix = Mix(
@@ -136,12 +137,14 @@ class Rounds:
     def _adopt(self) -> list[ev.Action]:
         """Take over the neighbors' weights, once nothing more is to come."""
         senders = sorted(self._senders_in(self.round))
-        if not senders:
-            return self._fail(f"no neighbor is left to take weights from in round {self.round}")
+        for sender in senders:
+            if (payload := self._inbox.take(self.round, sender)) is not None:  # which makes room for others'
+                self._adoption.add(sender, payload)
         if not all(self._inbox.is_whole(self.round, sender) for sender in senders):
-            return []
-        found = [payload for sender in senders if (payload := self._inbox.take(self.round, sender)) is not None]
-        for here, block in adopted(self._algorithm, found):
+            return self._grants()
+        if not self._adoption:
+            return self._fail(f"no neighbor is left to take weights from in round {self.round}")
+        for here, block in self._adoption.blocks():
             self._x[here] = block
         self.stage, self._adopting = "recording", False
         return [ev.RoundDone(self.round, self._x)]

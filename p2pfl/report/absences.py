@@ -17,16 +17,20 @@ def absences(run: Run) -> list[dict[str, Any]]:
         for record in own:
             for name in record.absent or ():
                 rounds.setdefault(name, set()).add(record.round)
-    if run.mode == "gossip":
-        done = {record.round for own in run.records for record in own}
-        for number in set(range(1, max(done, default=0))) - done:  # when all were away, nobody could say so
-            for name in run.topology.names:
-                rounds.setdefault(name, set()).add(number)
     return [
         {"peer": name, "rounds": [[first, last] for first, last, _ in _spans((n, "") for n in sorted(rounds[name]))]}
         for name in run.topology.names
         if name in rounds
     ]
+
+
+def undone(run: Run) -> list[list[int]]:
+    """Rounds that nobody did, as [first, last]: all were away at once, so none could record it."""
+    if run.mode != "gossip" or not all(run.records):
+        return []
+    done = {record.round for own in run.records for record in own}
+    missing = sorted(set(range(1, max(done))) - done)
+    return [[first, last] for first, last, _ in _spans((number, "") for number in missing)]
 
 
 def parts(run: Run) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from p2pfl.faults import idle_faults
-from p2pfl.report.absences import spans_text
+from p2pfl.report.absences import spans_text, undone
 from p2pfl.report.clients import participation
 from p2pfl.report.run import Run, of_phase
 
@@ -34,7 +34,7 @@ def cautions(run: Run, summary: Mapping[str, Any]) -> list[str]:
         *_unfinished(run, summary),
         *_losses(run, summary),
         *_scripted(run),
-        *_absences(summary),
+        *_absences(run, summary),
         *_participation(run),
         *_training(run),
         *_waiting(run, summary),
@@ -72,8 +72,10 @@ def _scripted(run: Run) -> list[str]:
     return found
 
 
-def _absences(summary: Mapping[str, Any]) -> list[str]:
+def _absences(run: Run, summary: Mapping[str, Any]) -> list[str]:
     found = []
+    if spans := undone(run):
+        found.append(f"Round {spans_text(spans)} was done by nobody: all were away.")
     if summary.get("restarts"):
         found.append(f"Died and started again: {_listed([f'{n} ({c}×)' for n, c in summary['restarts'].items()])}.")
     if summary.get("absences"):
