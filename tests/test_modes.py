@@ -167,7 +167,9 @@ FAST = shlex.split(
 )
 
 
-def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_time", [True, False])
+def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path, in_time: bool) -> None:
+    """Also where a client was stopped before it had saved the round that the coordinator has saved."""
     whole = subprocess.run([*command(*FAST), "--run-dir", str(tmp_path / "whole")], cwd=HERE, timeout=200)
     assert whole.returncode == 0
     words = [*command(*FAST), "--run-dir", str(tmp_path / "cut")]
@@ -179,6 +181,10 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     assert started.returncode == 130, err
     assert f"p2pfl centralized --resume {tmp_path / 'cut'}" in err
     assert 5 <= len(coordinator_records(tmp_path / "cut")) < 60
+    last = coordinator_records(tmp_path / "cut")[-1]
+    if not in_time:
+        client = tmp_path / "cut" / "peers" / (last.selected or [""])[0]
+        (client / "checkpoint" / f"round-{last.round:06d}.safetensors").unlink(missing_ok=True)
     resumed = subprocess.run(command("--resume", str(tmp_path / "cut")), cwd=HERE, timeout=200)
     assert resumed.returncode == 0
     whole_model, cut_model = (load_file(tmp_path / name / "consensus.safetensors") for name in ("whole", "cut"))

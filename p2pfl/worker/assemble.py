@@ -223,12 +223,28 @@ def _build_trainer(spec: messages.WorkerSpec, parts: Cast) -> tuple[Trainer, lis
 
 
 def _last_common_round(spec: messages.WorkerSpec, parts: Cast, at_most: int) -> int | None:
-    """The round after which all go on with a resumed centralized run: the newest that its coordinator has saved."""
+    """The round after which all go on with a resumed centralized run: the newest that its coordinator has saved.
+
+    Unless a client had been stopped before it had saved its part in that round: then the one before, if that is kept.
+    """
     if parts.coordinator is None or not spec.resume:
         return None
     folder = spec.run_dir / "peers" / parts.topology.node_path(parts.coordinator)
     saved, _ = checkpoint.newest(folder / "checkpoint", at_most=min(at_most, _recorded(folder)))
-    return 0 if saved is None else saved.round
+    if saved is None:
+        return 0
+    if spec.restarted or _clients_have_saved(spec, parts, folder, saved.round):
+        return saved.round
+    before, _ = checkpoint.newest(folder / "checkpoint", at_most=saved.round - 1)
+    return saved.round if before is None else before.round
+
+
+def _clients_have_saved(spec: messages.WorkerSpec, parts: Cast, coordinator_dir: Path, round: int) -> bool:
+    """Whether all whose updates the coordinator took in a round have a checkpoint of it."""
+    (record,) = [record for record in records.read_rounds(coordinator_dir) if record.round == round]
+    took_part = set(record.selected or ()) - set(record.missing or ())
+    folders = [spec.run_dir / "peers" / parts.topology.node_path(parts.topology.index(name)) for name in took_part]
+    return all((folder / "checkpoint" / f"round-{round:06d}.safetensors").exists() for folder in folders)
 
 
 def _recorded(peer_dir: Path) -> int:
