@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -82,8 +83,8 @@ def test_namespaces_end_with_who_made_them(folder: Path, number: signal.Signals)
     deadline = time.monotonic() + 120
     while not list(folder.glob("*/good/3.txt")):
         assert time.monotonic() < deadline
-        time.sleep(0.1)
-        if process.poll() is not None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.1)
             pytest.skip(process.stdout.read().strip())
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) >= 5, "unshare, the one inside, and peers"

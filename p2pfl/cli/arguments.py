@@ -73,9 +73,8 @@ _PLAINER = (
 def _plain(message: str) -> str:
     """tyro's and Python's words as one would say them to a person."""
     if message.startswith("Missing from"):
-        first_words = (
-            r"(?::|\(required\)) (-\w|--[\w-]{2,}|[A-Z]{2,}|\{[^}]*\}) "  # of each argument: option, or what it is
-        )
+        # Of each argument the first word: its option, or where it has none, what it is.
+        first_words = r"(?::|\(required\)) (-\w|--[\w-]{2,}|[A-Z]{2,}|\{[^}]*\}) "
         return "missing: " + ", ".join(re.findall(first_words, message) or [message])
     for pattern, text in _PLAINER:
         message = re.sub(pattern, text, message)
