@@ -9,9 +9,8 @@ from pathlib import Path
 
 import torch
 
-from p2pfl import checkpoint, data, exchange, federated, gossip, partition, peer, records
+from p2pfl import data, exchange, federated, gossip, partition, peer, records
 from p2pfl.config import RunConfig, least_updates
-from p2pfl.errors import CheckpointError
 from p2pfl.faults import BEFORE_EXCHANGE, FaultScript, Pause, load_faults
 from p2pfl.gossip import attacks
 from p2pfl.roles import Cast, cast
@@ -20,6 +19,7 @@ from p2pfl.training import Trainer, make_current, pick_device
 from p2pfl.worker import messages
 from p2pfl.worker.driver import Report
 from p2pfl.worker.keeper import Keeper
+from p2pfl.worker.resume import last_common_round, restore, unsent
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def assemble(
         trainer.momentum = torch.zeros_like(trainer.host)  # the server's, which is on the host like all that it does
     # The very last round is done again, since what follows on it may not have happened any more.
     redo = spec.config.training.rounds + parts.consensus_rounds - 1
-    last = _last_common_round(spec, parts, redo)
-    saved = _restore(spec, trainer, peer_dir, redo if last is None else last, report) if spec.resume else None
+    last = last_common_round(spec, parts, redo)
+    saved = restore(spec, trainer, peer_dir, redo if last is None else last, report) if spec.resume else None
     if last is None:
         last = 0 if saved is None else saved.round
     first_round = max(last + 1, spec.returns_in or 0)
@@ -82,7 +82,7 @@ def assemble(
         layout=trainer.layout.digest,
         timeouts=_timeouts(spec),
         first_round=first_round,
-        unsent={} if saved is None else _unsent(saved, peer_dir),
+        unsent={} if saved is None else unsent(saved, peer_dir),
         life=int(time.time() * 1000),
         rejoins=spec.restarted,
         empty=saved is None,
@@ -220,71 +220,6 @@ def _build_trainer(spec: messages.WorkerSpec, parts: Cast) -> tuple[Trainer, lis
     # The coordinator trains nothing; any shard will do for it.
     indices = shards[min(spec.index, parts.shards - 1)]
     return Trainer(config, dataset, indices, device, spec.index), [len(shard) for shard in shards]
-
-
-def _last_common_round(spec: messages.WorkerSpec, parts: Cast, at_most: int) -> int | None:
-    """The round after which all go on with a resumed centralized run: the newest that its coordinator has saved.
-
-    Unless a client had been stopped before it had saved its part in that round: then the one before, if that is kept.
-    """
-    if parts.coordinator is None or not spec.resume:
-        return None
-    folder = spec.run_dir / "peers" / parts.topology.node_path(parts.coordinator)
-    saved, _ = checkpoint.newest(folder / "checkpoint", at_most=min(at_most, _recorded(folder)))
-    if saved is None:
-        return 0
-    if spec.restarted or _clients_have_saved(spec, parts, folder, saved.round):
-        return saved.round
-    before, _ = checkpoint.newest(folder / "checkpoint", at_most=saved.round - 1)
-    return saved.round if before is None else before.round
-
-
-def _clients_have_saved(spec: messages.WorkerSpec, parts: Cast, coordinator_dir: Path, round: int) -> bool:
-    """Whether all whose updates the coordinator took in a round have a checkpoint of it."""
-    (record,) = [record for record in records.read_rounds(coordinator_dir) if record.round == round]
-    took_part = set(record.selected or ()) - set(record.missing or ())
-    folders = [spec.run_dir / "peers" / parts.topology.node_path(parts.topology.index(name)) for name in took_part]
-    return all((folder / "checkpoint" / f"round-{round:06d}.safetensors").exists() for folder in folders)
-
-
-def _recorded(peer_dir: Path) -> int:
-    return max((record.round for record in records.read_rounds(peer_dir)), default=0)
-
-
-def _restore(
-    spec: messages.WorkerSpec, trainer: Trainer, peer_dir: Path, at_most: int, report: Report
-) -> checkpoint.Checkpoint | None:
-    limit = min(at_most, _recorded(peer_dir))
-    saved, refused = checkpoint.newest(peer_dir / "checkpoint", at_most=limit)
-    for line in refused:
-        report(messages.Warned(line))
-    if saved is None:
-        took_part = any(record.round <= limit for record in records.read_rounds(peer_dir))
-        if took_part and refused and not spec.restarted:
-            raise CheckpointError(f"{peer_dir / 'checkpoint'}: none of it is whole; start a new run without --resume")
-        return None
-    if saved.settings != spec.settings or saved.layout != trainer.layout.digest:
-        raise CheckpointError(
-            f"{peer_dir / 'checkpoint'}: of a run with other settings; start a new run without --resume"
-        )
-    trainer.restore(saved.x, saved.momentum, dict(saved.buffers), saved.steps)
-    return saved
-
-
-def _unsent(saved: checkpoint.Checkpoint, peer_dir: Path) -> dict[int, dict[int, gossip.Payload]]:
-    """By round what went to each neighbor in the last two, for those whose newest checkpoint is older, or damaged."""
-    found = [saved]
-    before, _ = checkpoint.newest(peer_dir / "checkpoint", at_most=saved.round - 1)
-    if before is not None and (before.round, before.settings) == (saved.round - 1, saved.settings):
-        found.append(before)
-    return {kept.round: _payloads(kept) for kept in found}
-
-
-def _payloads(kept: checkpoint.Checkpoint) -> dict[int, gossip.Payload]:
-    return {
-        neighbor: gossip.Payload({name: (v,) for name, v in vectors.items()}, kept.scalars.get(neighbor, {}))
-        for neighbor, vectors in kept.sent.items()
-    }
 
 
 def _absent(spec: messages.WorkerSpec, parts: Cast) -> frozenset[int]:
