@@ -198,3 +198,20 @@ def test_a_neighbor_that_is_let_in_later_is_tried_again(trio: Trio, bind: Callab
             assert poll_until(a, bool) == [Reconnected(1)], "which says that what was sent may be lost"
             a.send(1, HELLO)
             assert HELLO in received(poll_until(b, lambda events: bool(received(events))))
+
+
+@pytest.mark.parametrize("stranger_has_keys", [False, True])
+def test_connections_that_fit_no_keys_are_counted(stranger_has_keys: bool) -> None:
+    own, theirs, old = (zmq.curve_keypair() for _ in range(3))
+    keys = Keys(own[0].decode(), own[1].decode(), {1: theirs[0].decode()})
+    with ZmqTransport("tcp://127.0.0.1:*", keys=keys) as transport, zmq.Context() as context:
+        dealer = context.socket(zmq.DEALER)
+        dealer.linger = 0
+        if stranger_has_keys:  # but an old one of the other end
+            dealer.curve_serverkey, (dealer.curve_publickey, dealer.curve_secretkey) = old[0], theirs
+        dealer.connect(transport.endpoint)
+        seen = poll_until(transport, lambda events: any(isinstance(event, Refused) for event in events))
+        dealer.close()
+    # Without keys both ends notice, and if the other is first, it is gone before it has said what it wants.
+    allowed = {"handshake"} if stranger_has_keys else {"handshake", "unfinished"}
+    assert {event.reason.split(":")[0] for event in seen if isinstance(event, Refused)} <= allowed

@@ -22,7 +22,7 @@ from p2pfl import RunConfig, keyring, make_topology, run_swarm
 from p2pfl.cli import main
 from p2pfl.errors import ConfigError
 from p2pfl.topology import Topology, load_topology, save_topology
-from p2pfl.transport import Keys, Refused, ZmqTransport
+from p2pfl.transport import Keys, Refused
 from p2pfl.worker.messages import WorkerSpec
 from p2pfl.worker.process import _sockets
 
@@ -214,24 +214,6 @@ BAD = {
         "does not belong to the public_key of node '1'",
     ),
 }
-
-
-@pytest.mark.parametrize("stranger_has_keys", [False, True])
-def test_connections_that_fit_no_keys_are_counted(stranger_has_keys: bool) -> None:
-    own, theirs, old = (zmq.curve_keypair() for _ in range(3))
-    keys = Keys(own[0].decode(), own[1].decode(), {1: theirs[0].decode()})
-    with ZmqTransport("tcp://127.0.0.1:*", keys=keys) as transport, zmq.Context() as context:
-        dealer = context.socket(zmq.DEALER)
-        dealer.linger = 0
-        if stranger_has_keys:  # but an old one of the other end
-            dealer.curve_serverkey, (dealer.curve_publickey, dealer.curve_secretkey) = old[0], theirs
-        dealer.connect(transport.endpoint)
-        deadline, refused = time.monotonic() + 30.0, []
-        while not refused:
-            assert time.monotonic() < deadline
-            refused += [event.reason for event in transport.poll(0.2) if isinstance(event, Refused)]
-        dealer.close()
-    assert refused[0].startswith("handshake: ")
 
 
 def test_keys_are_renewed_and_the_old_ones_open_nothing_any_more(

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from raw_zmtp import dial, frame, open_stranger
+from raw_zmtp import GREETING, dial, frame, open_stranger
 
 from p2pfl import wire
 from p2pfl.errors import ProtocolError
@@ -83,6 +83,21 @@ def test_connections_have_a_bound_and_neighbors_are_not_among_those_closed() -> 
         assert Reconnected(1) not in neighbor.poll(0)
         for stranger in strangers:
             stranger.close()
+
+
+@pytest.mark.parametrize("words", [None, b"", GREETING[:11]], ids=["gone at once", "nothing", "half a greeting"])
+def test_a_connection_that_does_not_shake_hands_is_refused_and_counted(words: bytes | None) -> None:
+    with ZmqTransport("tcp://127.0.0.1:*") as victim, contextlib.closing(dial(victim.endpoint)) as stranger:
+        if words is None:
+            stranger.close()
+        else:
+            stranger.sendall(words)
+        seen = poll_until(victim, lambda events: bool(reasons(events)))
+        assert reasons(seen) == ["unfinished"]
+        if words is not None:
+            stranger.settimeout(10.0)
+            while stranger.recv(1 << 16):  # until the victim has closed it
+                pass
 
 
 OLD = {  # of the protocol's earlier versions, which tell nothing about a connection; and of none

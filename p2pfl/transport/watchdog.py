@@ -27,6 +27,11 @@ WATCH_SECONDS = 0.1
 EVENT_BATCH = 1024  # news of connections taken at one look
 _TCP_INFO_BYTES = 192
 _RECEIVED_AT = 128  # where Linux's struct tcp_info has tcpi_bytes_received
+# Where keys do not fit, it is the first or the second, as this end or the other notices first.
+_REFUSALS = {
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "handshake: a connection with other keys, or with keys at one end only",
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "unfinished: a connection that ended, or said nothing, before it stood",
+}
 
 
 @dataclass
@@ -46,16 +51,15 @@ class Watchdog:
 
     def __init__(self, router: zmq.Socket[bytes], backlog: int) -> None:
         """`backlog` is how many whole messages may wait in one connection."""
-        wanted = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-        wanted |= zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
         self._router = router
+        wanted = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | sum(_REFUSALS)
         self._monitor: Any = router.get_monitor_socket(wanted)
         self._backlog = backlog * wire.CHUNK_BYTES
         self._connections: dict[int, _Connection] = {}
         self._numbers: dict[bytes, int] = {}  # a connection's file number by its ZeroMQ identity
         self._measured = 0.0
         self._is_due = False
-        self._refused = 0  # connections that did not shake hands as they must, since this was last told
+        self._refused: list[str] = []  # why connections did not come to stand, since this was last told
         self.neighbors = 0
 
     def took(self, identity: zmq.Frame, size: int, well_formed: bool) -> None:
@@ -88,9 +92,8 @@ class Watchdog:
         if not self._is_due:
             return []
         self._is_due = False
-        refused, self._refused = self._refused, 0
-        told = ["handshake: a connection with other keys, or with keys at one end only"] * refused
-        return told + self._close_surplus() + self._close_strays(drained)
+        refused, self._refused = self._refused, []
+        return refused + self._close_surplus() + self._close_strays(drained)
 
     def close(self) -> None:
         self._router.disable_monitor()
@@ -114,8 +117,8 @@ class Watchdog:
                     self._connections[number] = _Connection(end, base, base)
             elif event["event"] == zmq.EVENT_DISCONNECTED:
                 self._forget(number)
-            elif event["event"] == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
-                self._refused += 1
+            else:
+                self._refused.append(_REFUSALS[zmq.Event(event["event"])])
 
     def _forget(self, number: int) -> None:
         connection = self._connections.pop(number, None)
