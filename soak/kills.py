@@ -25,6 +25,7 @@ import psutil
 
 ROOT = Path(__file__).parent.parent
 POINTS = 2.0  # that the accuracy may differ by, in percent
+SHARE = 0.75  # of the time that the run takes in peace, within which the kills come: fast machines are done earlier
 SILENCE = 180.0  # seconds without a line of progress count as hanging
 SETTINGS = shlex.split(
     "--dataset digits --model vgg11 --width 0.0625 --batch-size 16 --local-steps 2 --lr 0.02 --threads 1"
@@ -74,15 +75,17 @@ class _Watched:
         return any(line.startswith("round ") for line in self.lines)
 
 
-def soak(kills: int, rounds: int, seed: int, every: float) -> dict[str, Any]:
+def soak(kills: int, rounds: int, seed: int, every: float | None) -> dict[str, Any]:
     """Both runs; returns figures and the checks' outcomes."""
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="p2pfl-soak-") as name:
         folder = Path(name)
         (folder / "peace").mkdir()
         (folder / "war").mkdir()
+        began = time.monotonic()
         calm = _Watched(folder / "peace", "--rounds", str(rounds))
         calm.process.wait()
+        every = every or SHARE * (time.monotonic() - began) / kills
         began = time.monotonic()
         run = _Watched(folder / "war", "--rounds", str(rounds), "--restart", "100000", "--min-peers", "4")
         done, hung = _attack(run, kills, rng, every)
@@ -144,8 +147,8 @@ def _summary(run_dir: Path) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=200, help="SIGKILLs (default: 200)")
-    parser.add_argument("--rounds", type=int, default=1500, help="rounds of the run; they must outlast the kills")
-    parser.add_argument("--every", type=float, default=1.5, help="mean seconds between two kills (default: 1.5)")
+    parser.add_argument("--rounds", type=int, default=1500, help="rounds of the run (default: 1500)")
+    parser.add_argument("--every", type=float, help="mean seconds between two kills (default: as the run has time for)")
     parser.add_argument("--seed", type=int, default=0, help="of victims and instants (default: 0)")
     arguments = parser.parse_args()
     figures = soak(arguments.kills, arguments.rounds, arguments.seed, arguments.every)

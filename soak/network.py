@@ -1,11 +1,11 @@
 """Peers in network namespaces of their own, over links that delay, lose and break: the swarm learns on.
 
-`python -m soak.network`. Four peers are started one by one (`run_peers.py peer`), each in a network namespace that this
-process makes (iproute2): over good links, and twice over bad ones, of which one peer's is cut for ten seconds. With
-the usual patience everybody waits, and no bit differs; with little of it the others go on without the one that is cut
-off, which comes back. Linux makes links bad by itself where it has netem; where it has not, all packets pass through
-soak/switch.py, which does the same to them. Everything happens within namespaces of network, mounts and processes that
-end with this process.
+`python -m soak.network`. Four peers are started one by one (`run_peers.py peer`), each in a network namespace that
+this process makes (iproute2): over good links, and twice over bad ones, of which one peer's is cut for ten seconds.
+With the usual patience everybody waits, and no bit differs; with little of it the others go on without the one that
+is cut off (patience grows with the slowest round, so there the cut lasts until they do), which comes back. Linux
+makes links bad by itself where it has netem; where it has not, all packets pass through soak/switch.py, which does
+the same to them. Everything happens within namespaces of network, mounts and processes that end with this process.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ POINTS = 2.0  # that the accuracy may differ by, in percent
 PATIENCE = 300.0  # seconds that the peers may take for a round, and all together for the end
 PORT = 7000
 STEP_SECONDS = 0.05
+FELT_SECONDS = 60.0  # within which somebody must have been given up
 SETTINGS = shlex.split(
     "--dataset digits --model soak.network:model --batch-size 16 --local-steps 4 --lr 0.02 --threads 1 --insecure"
     " --eval-every 1000000"
@@ -96,6 +97,16 @@ def _until_round(folder: Path, peers: Sequence[subprocess.Popen[bytes]], round: 
         time.sleep(0.1)
 
 
+def _until_felt(folder: Path, peers: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Wait until both neighbors have given the victim up, or something has ended."""
+    deadline = time.monotonic() + FELT_SECONDS
+    waiting = {VICTIM - 1, VICTIM + 1}
+    while waiting and time.monotonic() < deadline and all(process.poll() is None for process in peers):
+        time.sleep(0.1)
+        line = f"goes on without peer {VICTIM} "
+        waiting = {peer for peer in waiting if line not in (folder / f"{peer}.txt").read_text()}
+
+
 def _end(peers: Sequence[subprocess.Popen[bytes]]) -> list[int | None]:
     """Everybody's exit status; None for those that go on for too long."""
     deadline = time.monotonic() + PATIENCE
@@ -111,6 +122,7 @@ class _Outcome:
 
     codes: list[int | None]
     seconds: float
+    cut_seconds: float
     records: list[list[RoundRecord]]
     model: bytes
     last_lines: list[str]
@@ -134,20 +146,25 @@ class _Outcome:
         return all(records and records[-1].absent is None for records in self.records)
 
 
-def _try(folder: Path, links: Links, rounds: int, cut: float, *options: str) -> _Outcome:
-    """One run, of which the victim is cut off for so many seconds after a third of the rounds."""
-    began = time.monotonic()
+def _try(folder: Path, links: Links, rounds: int, cut: float, *options: str, until_felt: bool = False) -> _Outcome:
+    """One run, of which the victim is cut off for so many seconds, or more, after a third of the rounds."""
+    began, lasted = time.monotonic(), 0.0
     with _swarm(folder, rounds, *options) as peers:
         if cut:
             _until_round(folder, peers, max(1, rounds // 3))
             links.cut(VICTIM, True)
+            since = time.monotonic()
             time.sleep(cut)
+            if until_felt:
+                _until_felt(folder, peers)
             links.cut(VICTIM, False)
+            lasted = time.monotonic() - since
         codes = _end(peers)
     model = folder / "0" / "consensus.safetensors"
     return _Outcome(
         codes=codes,
         seconds=time.monotonic() - began,
+        cut_seconds=lasted,
         records=[read_rounds(folder / str(peer) / "peers" / str(peer)) for peer in range(PEERS)],
         model=model.read_bytes() if model.exists() else b"",
         last_lines=[line for p in range(PEERS) for line in (folder / f"{p}.txt").read_text().splitlines()[-1:]],
@@ -160,7 +177,7 @@ def soak(folder: Path, rounds: int, cut: float, seconds: float, loss: float, see
     good = _try(folder / "good", links, rounds, 0.0)
     links.worsen(seconds, loss)
     bad = _try(folder / "bad", links, rounds, cut)
-    hasty = _try(folder / "hasty", links, rounds, cut, *IMPATIENT)
+    hasty = _try(folder / "hasty", links, rounds, cut, *IMPATIENT, until_felt=True)
     runs = {"good": good, "bad": bad, "hasty": hasty}
     without = hasty.rounds_without
     return {
@@ -168,6 +185,7 @@ def soak(folder: Path, rounds: int, cut: float, seconds: float, loss: float, see
         "rounds": rounds,
         "accuracy": {name: round(run.accuracy, 2) for name, run in runs.items()},
         "seconds": {name: round(run.seconds, 1) for name, run in runs.items()},
+        "cut_seconds": {name: round(run.cut_seconds, 1) for name, run in runs.items()},
         "rounds_without_somebody": without,
         "failed": {name: run.last_lines for name, run in runs.items() if not run.ended},
         "checks": {
