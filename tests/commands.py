@@ -1,0 +1,33 @@
+"""The p2pfl command as a user starts it, for tests: real argv, pipes, session and signals."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PROGRAM = (sys.executable, str(HERE.parent / "run_peers.py"))
+
+
+def start(*words: str, environment: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
+    """Start `run_peers.py WORDS`; `environment` is added to the test's own, `options` are those of Popen.
+
+    It runs in the folder of the tests, and its output and error output are pipes, unless `options` say otherwise.
+    """
+    settings: dict[str, Any] = {"cwd": HERE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    settings |= {"env": {**os.environ, **(environment or {})}, **options}
+    return subprocess.Popen([*PROGRAM, *words], **settings)
+
+
+def run(*words: str, timeout: float = 200.0, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run `run_peers.py WORDS` to its end; options as for `start`. Raises TimeoutExpired, and then kills it."""
+    with start(*words, **options) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
