@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
 import select
@@ -182,12 +181,10 @@ def main() -> None:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     import p2pfl.swarm
-    from p2pfl.launcher.server import fork_server
+    from p2pfl.launcher import fork_server
 
-    module = importlib.import_module("p2pfl.launcher.launch")
     with (
-        fork_server(),
-        mock.patch.object(module, "fork_server", contextlib.nullcontext),
+        fork_server(),  # one for all runs
         mock.patch.object(p2pfl.swarm, "write_report"),  # its pictures take seconds, and nobody looks at them
     ):
         for line in sys.stdin:

@@ -19,6 +19,7 @@ from p2pfl import config as settings
 from p2pfl import data, report
 from p2pfl.config import INCIDENTAL, CentralizedConfig, Mode, RunConfig, replace_options
 from p2pfl.errors import ConfigError
+from p2pfl.launcher import fork_server, interruptible
 from p2pfl.roles import cast, topology_of
 from p2pfl.rundir import (
     CONFIG_FILE,
@@ -194,17 +195,19 @@ def run_all(folder: Path, planned: Sequence[Planned], say: Callable[[str], None]
     Raises ConfigError where a folder holds another run, Interrupted and P2PFLError as `run` does.
     """
     found = []
-    for number, one in enumerate(planned, start=1):
-        run_dir = folder / one.name
-        state = _state(run_dir, one)
-        say(f"\nrun {number} of {len(planned)}: {one.name}" + (f" ({state})" if state else ""))
-        found.append(run_dir)
-        if state == "complete already":
-            continue
-        if state:
-            run(one.config, one.topology, resume=run_dir, again=again)
-        else:
-            run(replace_options(one.config, run_dir=str(run_dir)), one.topology, again=again)
+    # One fork server for all runs; between two runs, too, a signal leaves nothing behind.
+    with interruptible(), fork_server():
+        for number, one in enumerate(planned, start=1):
+            run_dir = folder / one.name
+            state = _state(run_dir, one)
+            say(f"\nrun {number} of {len(planned)}: {one.name}" + (f" ({state})" if state else ""))
+            found.append(run_dir)
+            if state == "complete already":
+                continue
+            if state:
+                run(one.config, one.topology, resume=run_dir, again=again)
+            else:
+                run(replace_options(one.config, run_dir=str(run_dir)), one.topology, again=again)
     return found
 
 

@@ -8,18 +8,29 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import warm
+
 HERE = Path(__file__).parent
 PROGRAM = (sys.executable, str(HERE.parent / "run_peers.py"))
 
 
-def start(*words: str, environment: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
+def start(
+    *words: str,
+    environment: dict[str, str] | None = None,
+    cold: bool = False,
+    program: tuple[str, ...] = PROGRAM,
+    **options: Any,
+) -> subprocess.Popen[str]:
     """Start `run_peers.py WORDS`; `environment` is added to the test's own, `options` are those of Popen.
 
     It runs in the folder of the tests, and its output and error output are pipes, unless `options` say otherwise.
+    `cold`: in a new interpreter, instead of a fork of the session's warm server (see `warm`).
     """
     settings: dict[str, Any] = {"cwd": HERE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     settings |= {"env": {**os.environ, **(environment or {})}, **options}
-    return subprocess.Popen([*PROGRAM, *words], **settings)
+    is_warm = not cold and warm.ADDRESS in os.environ and warm.can_serve(settings["env"])
+    kind = warm.WarmPopen if is_warm and not settings.get("preexec_fn") else subprocess.Popen
+    return kind([*program, *words], **settings)
 
 
 def run(*words: str, timeout: float = 200.0, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
+import commands
 import psutil
 
 from p2pfl.records import RoundRecord, read_rounds
-
-HERE = Path(__file__).parent
 
 
 class Run:
@@ -26,15 +23,8 @@ class Run:
         self._folder = tempfile.TemporaryDirectory(prefix="t-")  # a socket's path must be short
         self.temporary = Path(self._folder.name)
         where = ["--run-dir", str(self.run_dir)] if fresh else []
-        self.process = subprocess.Popen(
-            [sys.executable, str(HERE.parent / "run_peers.py"), *words, *where],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            cwd=HERE,
-            env={**os.environ, "TMPDIR": str(self.temporary)},
-        )
+        environment = {"TMPDIR": str(self.temporary)}
+        self.process = commands.start(*words, *where, start_new_session=True, environment=environment)
         self.lines: list[str] = []
 
     def until(self, text: str) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import pytest
 import torch
 
@@ -207,8 +208,7 @@ def swarm_options(folder: Path) -> list[str]:
 
 
 def start(*words: str) -> subprocess.Popen[str]:
-    program = [sys.executable, str(ROOT / "run_peers.py"), *words]
-    return subprocess.Popen(program, cwd=ROOT / "tests", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return commands.start(*words)
 
 
 def free_ports(count: int) -> list[int]:

@@ -9,9 +9,9 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import pytest
 
 from p2pfl import RunConfig, compare, make_topology
@@ -166,8 +166,7 @@ def ring(tmp_path: Path) -> str:
 
 
 def begin(*words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(HERE.parent / "run_peers.py"), "compare", *words]
-    return subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return commands.start("compare", *words)
 
 
 def finish(started: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
@@ -267,8 +266,7 @@ def test_two_processes_never_share_a_folder(capsys: pytest.CaptureFixture[str], 
 def test_runs_that_do_not_match_are_refused_unless_allowed(tmp_path: Path, ring: str) -> None:
     for name, batch in (("one", "8"), ("two", "4")):
         words = ["--rounds", "1", *TINY, "--batch-size", batch, "--run-dir", str(tmp_path / name)]
-        command = [sys.executable, str(HERE.parent / "run_peers.py"), "gossip", ring, *words]
-        subprocess.run(command, cwd=HERE, check=True, timeout=200, capture_output=True)
+        assert commands.run("gossip", ring, *words).returncode == 0
     both = [str(tmp_path / "one"), str(tmp_path / "two"), "--run-dir", str(tmp_path / "both")]
     _, err = finish(begin(*both), status=2)
     assert "different batch size (--batch-size): 8 in" in err

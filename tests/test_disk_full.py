@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 from runs import train_record
 from small_disk import SmallDisk, small_disk
-from test_launcher import FAST, HERE, Swarm, nobody_left, ring
+from test_launcher import FAST, Swarm, nobody_left, ring
 from test_launcher import start as start
 
 from p2pfl import make_topology, records
@@ -37,8 +37,7 @@ def one_line(err: str) -> str:
 
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, str(HERE.parent / "run_peers.py"), *words]
-    return subprocess.run(program, cwd=HERE, capture_output=True, text=True, timeout=200, check=False)
+    return commands.run(*words)
 
 
 # Records

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import commands
 import psutil
 import pytest
 from test_launcher import FAST, HERE, Swarm, nobody_left, ring
@@ -47,7 +48,7 @@ def run_options(folder: Path) -> list[str]:
 
 
 def fork_server(swarm: Swarm) -> psutil.Process:
-    (found,) = [child for child in swarm.family() if any("forkserver" in word for word in child.cmdline())]
+    (found,) = [child for child in swarm.family() if child.name() == "forkserver"]  # as the warm server names it
     return found
 
 
@@ -189,8 +190,7 @@ def test_a_reader_that_leaves_does_not_end_a_peer(tmp_path: Path) -> None:
     peers = []
     for node in "01":
         words = ["peer", str(tmp_path / "pair.gml"), "--node", node, *run_options(tmp_path / node)]
-        pipe = subprocess.PIPE
-        peers.append(subprocess.Popen([*PROGRAM, *words], cwd=HERE, stdout=pipe, stderr=pipe, text=True))
+        peers.append(commands.start(*words))
     try:
         assert peers[1].stdout is not None
         peers[1].stdout.readline()

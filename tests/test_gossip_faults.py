@@ -5,14 +5,14 @@ from __future__ import annotations
 import shlex
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import commands
 import psutil
 import pytest
-from real_run import HERE, Run
+from real_run import Run
 from test_cli import free_ports
 
 from p2pfl import make_topology
@@ -186,12 +186,8 @@ def test_peers_on_their_own_start_late_and_come_back(tmp_path: Path) -> None:
     words = [*FAST, "--rounds", "400", "--min-peers", "3", "--round-timeout", "4", "--start-timeout", "12"]
 
     def begin(node: str, *more: str) -> subprocess.Popen[str]:
-        program = [sys.executable, str(HERE.parent / "run_peers.py"), "peer"]
         where = [str(tmp_path / "ring.gml"), *words, "--run-dir", str(tmp_path / node)]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(
-            [*program, *(more or where), "--node", node], cwd=HERE, stdout=pipe, stderr=pipe, text=True
-        )
+        return commands.start("peer", *(more or where), "--node", node)
 
     def until(process: subprocess.Popen[str], text: str) -> None:
         assert process.stdout is not None

@@ -5,12 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import commands
 import networkx as nx
 import pytest
 import torch
@@ -291,16 +290,13 @@ def test_peers_on_their_own_need_no_more_than_their_own_key(tmp_path: Path) -> N
     save_topology(topology, tmp_path / "ring.graphml")
     assert main(["keys", str(tmp_path / "ring.graphml"), "-o", str(tmp_path / "secret")]) == 0
     words = [str(tmp_path / "ring.graphml"), "--dataset", "digits", "--model", "user_models:linear", "--rounds", "3"]
-    here = Path(__file__).parent
     peers = []
     for node in "012":
         own = tmp_path / f"machine-{node}"
         own.mkdir()
         (tmp_path / "secret" / f"{node}.key").rename(own / f"{node}.key")
         where = ["--keys", str(own), "--run-dir", str(tmp_path / f"run-{node}"), "--node", node]
-        program = [sys.executable, str(here.parent / "run_peers.py"), "peer", *words, *where]
-        pipe = subprocess.PIPE
-        peers.append(subprocess.Popen(program, cwd=here, stdout=pipe, stderr=pipe, text=True))
+        peers.append(commands.start("peer", *words, *where))
     try:
         for process in peers:
             out, err = process.communicate(timeout=200)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import commands
 import psutil
 import pytest
 
@@ -36,16 +37,8 @@ class Swarm:
         self.run_dir = folder / "run"
         self._folder = tempfile.TemporaryDirectory(prefix="t-")  # a socket's path must be short
         self.temporary = Path(self._folder.name)
-        words = [sys.executable, str(HERE.parent / "run_peers.py"), "gossip", *options]
-        self.process = subprocess.Popen(
-            words,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            cwd=HERE,
-            env={**os.environ, "TMPDIR": str(self.temporary), **environment},
-        )
+        environment = {"TMPDIR": str(self.temporary), **environment}
+        self.process = commands.start("gossip", *options, start_new_session=True, environment=environment)
         self.lines: list[str] = []
 
     def until(self, text: str) -> None:
@@ -231,15 +224,14 @@ def report_modules(link: Connection) -> None:
 
 
 def test_workers_start_with_everything_imported_and_the_server_has_one_thread() -> None:
-    with server.fork_server():
-        worker, link = server.start("probe", report_modules)
+    with launcher.fork_server() as processes:
+        worker, link = processes.start("probe", report_modules)
         loaded = link.recv_bytes().decode().split(",")
         worker.join(30)
         servers = [p for p in psutil.Process().children() if any("forkserver" in word for word in p.cmdline())]
         assert len(servers) == 1
         assert servers[0].num_threads() == 1, "a tensor operation or a ZeroMQ context ran in the fork server"
     assert set(server.PRELOADED) <= set(loaded)
-    assert psutil.wait_procs(servers, timeout=5)[1] == [], "the fork server outlived its use"
 
 
 def test_preloaded_modules_exist() -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -157,10 +156,6 @@ def test_local_peers_are_trainers_that_nobody_talks_to(tmp_path: Path) -> None:
     assert local.summary["status"] == "complete"
 
 
-def command(*options: str) -> list[str]:
-    return [sys.executable, str(HERE.parent / "run_peers.py"), "centralized", *options]
-
-
 FAST = shlex.split(
     "--dataset digits --model user_models:linear --batch-size 8 --lr 0.01 --threads 1 --num-clients 4 --num-selected 2 "
     "--server-momentum 0.5 --local-steps 2 --num-rounds 60 --eval-samples 20"
@@ -170,10 +165,9 @@ FAST = shlex.split(
 @pytest.mark.parametrize("in_time", [True, False])
 def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path, in_time: bool) -> None:
     """Also where a client was stopped before it had saved the round that the coordinator has saved."""
-    whole = subprocess.run([*command(*FAST), "--run-dir", str(tmp_path / "whole")], cwd=HERE, timeout=200)
+    whole = commands.run("centralized", *FAST, "--run-dir", str(tmp_path / "whole"))
     assert whole.returncode == 0
-    words = [*command(*FAST), "--run-dir", str(tmp_path / "cut")]
-    started = subprocess.Popen(words, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    started = commands.start("centralized", *FAST, "--run-dir", str(tmp_path / "cut"))
     assert started.stdout is not None
     assert any("round 5/" in line for line in started.stdout)
     started.send_signal(signal.SIGINT)
@@ -185,7 +179,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path, in_time: bo
     if not in_time:
         client = tmp_path / "cut" / "peers" / (last.selected or [""])[0]
         (client / "checkpoint" / f"round-{last.round:06d}.safetensors").unlink(missing_ok=True)
-    resumed = subprocess.run(command("--resume", str(tmp_path / "cut")), cwd=HERE, timeout=200)
+    resumed = commands.run("centralized", "--resume", str(tmp_path / "cut"))
     assert resumed.returncode == 0
     whole_model, cut_model = (load_file(tmp_path / name / "consensus.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(whole_model[name], cut_model[name]) for name in whole_model)
@@ -228,7 +222,7 @@ def test_a_run_cut_off_at_its_very_end_does_its_last_round_again(
 def test_the_saved_settings_repeat_the_run(tmp_path: Path) -> None:
     first = train(tmp_path / "first", "centralized", num_clients=3, num_selected=2)
     words = ["--config", str(first.run_dir / "config.toml"), "--run-dir", str(tmp_path / "again")]
-    done = subprocess.run(command(*words), capture_output=True, text=True, timeout=200, cwd=tmp_path)
+    done = commands.run("centralized", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     again = load_file(tmp_path / "again" / "consensus.safetensors")
     assert all(torch.equal(tensor, again[name]) for name, tensor in model_of(first).items())

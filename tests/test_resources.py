@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import commands
 import pytest
 import torch
-from test_launcher import FAST, HERE, Swarm, nobody_left, ring
+from test_launcher import FAST, Swarm, nobody_left, ring
 from test_launcher import start as start
 
 from p2pfl import make_topology
@@ -46,8 +46,7 @@ def free_ports(count: int) -> list[int]:
 
 def peer(folder: Path, topology: str, *options: str) -> subprocess.CompletedProcess[str]:
     words = ["peer", topology, "--node", "0", *FAST, *SOON, "--run-dir", str(folder / "run"), *options]
-    program = [sys.executable, str(HERE.parent / "run_peers.py"), *words]
-    return subprocess.run(program, cwd=HERE, capture_output=True, text=True, timeout=200, check=False)
+    return commands.run(*words)
 
 
 def test_a_port_in_use_ends_the_run_in_one_line(tmp_path: Path, start: Callable[..., Swarm]) -> None:

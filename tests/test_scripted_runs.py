@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import commands
 import pytest
 import torch
-from real_run import HERE, Run
+from real_run import Run
 from test_fault_scripts import CUT, DROP, fault
 from test_swarm import PLAIN, Reference, assert_close, memory_swarm, saved_vectors
 
@@ -150,14 +149,7 @@ def test_compare_plays_a_script_in_every_run_and_goes_on_with_it(tmp_path: Path)
         f" --faults {tmp_path / 'script.toml'} --run-dir {tmp_path / 'runs'}"
     )
     for lines in ("run 1 of", "complete already"):
-        found = subprocess.run(
-            [sys.executable, str(HERE.parent / "run_peers.py"), *command],
-            cwd=HERE,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        found = commands.run(*command, timeout=300)
         assert found.returncode == 0, found.stderr
         assert lines in found.stdout
     faults = {

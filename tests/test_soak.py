@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import commands
 import psutil
 import pytest
 
@@ -31,14 +32,8 @@ def folder() -> Iterator[Path]:
 
 def soak(folder: Path, name: str, *options: str) -> tuple[dict[str, Any], str]:
     """Its figures and its verdict; skips where it does."""
-    ended = subprocess.run(
-        [sys.executable, "-m", f"soak.{name}", *options],
-        cwd=ROOT,
-        env={**os.environ, "TMPDIR": str(folder)},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
+    program, environment = (sys.executable, "-m", f"soak.{name}"), {"TMPDIR": str(folder)}
+    ended = commands.run(*options, program=program, cwd=ROOT, environment=environment, timeout=280)
     lines = ended.stdout.splitlines()
     if lines and lines[0].startswith("skipped: "):
         pytest.skip(lines[0].removeprefix("skipped: "))
@@ -71,12 +66,11 @@ def test_bad_links_between_network_namespaces(folder: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_namespaces_end_with_who_made_them(folder: Path, number: signal.Signals) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "soak.network"],
+    process = commands.start(
+        program=(sys.executable, "-m", "soak.network"),
         cwd=ROOT,
-        env={**os.environ, "TMPDIR": str(folder)},
-        stdout=subprocess.PIPE,
-        text=True,
+        environment={"TMPDIR": str(folder)},
+        stderr=None,
         start_new_session=True,
     )
     assert process.stdout is not None

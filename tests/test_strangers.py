@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import commands
 import msgspec
 import psutil
 import pytest
@@ -198,9 +198,8 @@ def test_what_a_stranger_writes_does_not_break_a_line_of_the_log() -> None:
 
 @pytest.mark.slow
 def test_a_live_swarm_under_mutated_messages_ends_with_the_same_weights() -> None:
-    command = [sys.executable, "-m", "soak.mutations", "--messages", "2000", "--rounds", "150"]
-    root = Path(__file__).parent.parent
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=240)
+    program, root = (sys.executable, "-m", "soak.mutations"), Path(__file__).parent.parent
+    done = commands.run("--messages", "2000", "--rounds", "150", program=program, cwd=root, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads(done.stdout.splitlines()[0])
     assert all(figures["checks"].values())

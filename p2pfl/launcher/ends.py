@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing.connection
+import threading
 import time
 
 import numpy as np
 
 from p2pfl.faults import Kill
 from p2pfl.launcher.observer import Observer
-from p2pfl.launcher.server import exit_text
+from p2pfl.launcher.signals import Interrupts
 from p2pfl.launcher.started import Launch, Run, Worker, called, start_worker
 from p2pfl.worker import messages
 from p2pfl.worker.sabotage import fired
 
 STOP_SECONDS = 5.0  # what workers get to end by themselves when told to
+KILL_SECONDS = 2.0  # within which a killed process is gone, unless it hangs in the system
 
 
 def on_end(run: Run, worker: Worker) -> None:
@@ -28,7 +30,7 @@ def on_end(run: Run, worker: Worker) -> None:
         reason = f"{called(plan, worker)}: {worker.failure}"
     else:
         log = plan.run_dir / "peers" / plan.topology.node_path(worker.index) / "log.txt"
-        reason = f"{called(plan, worker)} died ({exit_text(worker.process)}); see {log}"
+        reason = f"{called(plan, worker)} died ({worker.process.exit_text()}); see {log}"
     kill = _scripted_kill(run, worker)
     if kill is not None:
         reason = f"{called(plan, worker)} was killed, as the fault script says"
@@ -49,6 +51,7 @@ def on_end(run: Run, worker: Worker) -> None:
 def _start_again(run: Run, worker: Worker, returns_in: int | None = None) -> None:
     with run.interrupts.shielded():
         endpoint = worker.endpoint
+        worker.process.close()
         run.workers[worker.index] = start_worker(run, worker.index, True, returns_in)
         run.workers[worker.index].endpoint = endpoint if run.begun else None
 
@@ -112,8 +115,37 @@ def is_over(run: Run) -> bool:
     return all(now > worker.heard + patience for worker in rest)
 
 
-def end(workers: list[Worker], observer: Observer) -> None:
-    """No worker outlives this: asked, then terminated, then killed. Reports still under way are read."""
+def end(workers: list[Worker], observer: Observer, interrupts: Interrupts) -> None:
+    """End all workers: ask them, then kill them, at once where the user interrupts again.
+
+    Reports still under way are read. Every wait has a limit.
+    """
+
+    def kill() -> None:
+        for worker in workers:
+            worker.process.kill()
+
+    # A worker that was stopped in the middle of a report would be waited for as it is read: hence another thread.
+    last_resort = threading.Timer(STOP_SECONDS + KILL_SECONDS, kill)
+    last_resort.daemon = True
+    last_resort.start()
+    interrupts.hold(kill)
+    try:
+        _ask_to_end(workers, observer)
+        kill()
+        for worker in workers:
+            worker.process.join(KILL_SECONDS)
+            _drain(worker, observer)
+    finally:
+        last_resort.cancel()
+        last_resort.join()
+        for worker in workers:
+            if worker.link is not None:
+                worker.link.close()
+            worker.process.close()
+
+
+def _ask_to_end(workers: list[Worker], observer: Observer) -> None:
     for worker in workers:
         if worker.link is not None and worker.process.is_alive():
             with contextlib.suppress(OSError):
@@ -125,14 +157,6 @@ def end(workers: list[Worker], observer: Observer) -> None:
         multiprocessing.connection.wait([*links, *sentinels], max(deadline - time.monotonic(), 0.0))
         for worker in workers:
             _drain(worker, observer)
-    for worker in workers:
-        if worker.process.is_alive():
-            worker.process.kill()
-    for worker in workers:
-        worker.process.join()
-        _drain(worker, observer)
-        if worker.link is not None:
-            worker.link.close()
 
 
 def _drain(worker: Worker, observer: Observer) -> None:

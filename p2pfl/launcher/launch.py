@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing.connection
-import os
 import shutil
 import signal
-import tempfile
 import time
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import numpy as np
 
@@ -35,29 +32,26 @@ def launch(plan: Launch, observer: Observer) -> Outcome:
     """
     began = time.monotonic()
     outcome = Outcome()
-    try:
-        sockets = Path(tempfile.mkdtemp(prefix="p2pfl-"))  # mode 0700: nobody else can connect
-    except OSError as error:
-        raise ConfigError(f"no folder for sockets ({error.strerror}); set TMPDIR to one that can be written") from None
-    try:
-        with interruptible() as interrupts, fork_server():
-            run = Run(plan, observer, interrupts, sockets, outcome)
-            try:
-                run.dataset = prepare_data(plan.config, plan.cast, observer)
-                observer.say(f"results in {plan.run_dir}")
-                observer.say(f"starting {plan.topology.n} process{'es' * (plan.topology.n > 1)}")
-                for index in range(plan.topology.n):
-                    with interrupts.shielded():  # a process that is started is one that gets ended
-                        run.workers.append(start_worker(run, index))
-                _watch(run)
-            except KeyboardInterrupt:
-                outcome.status, outcome.reason = "interrupted", "interrupted"
-                observer.say("stopping; everything so far is saved")
-            finally:
-                interrupts.hold()  # what follows is short, and must not be cut short
-                end(run.workers, observer)
-    finally:
-        shutil.rmtree(sockets, ignore_errors=True)
+    with interruptible() as interrupts, fork_server() as server:
+        try:
+            sockets = server.folder.subfolder()  # mode 0700: nobody else can connect
+        except OSError as error:
+            raise ConfigError(f"TMPDIR: no folder for sockets can be made there ({error.strerror})") from None
+        run = Run(plan, observer, interrupts, server, sockets, outcome)
+        try:
+            run.dataset = prepare_data(plan.config, plan.cast, observer, server)
+            observer.say(f"results in {plan.run_dir}")
+            observer.say(f"starting {plan.topology.n} process{'es' * (plan.topology.n > 1)}")
+            for index in range(plan.topology.n):
+                with interrupts.shielded():  # a process that is started is one that gets ended
+                    run.workers.append(start_worker(run, index))
+            _watch(run)
+        except KeyboardInterrupt:
+            outcome.status, outcome.reason = "interrupted", "interrupted"
+            observer.say("stopping; everything so far is saved")
+        finally:
+            end(run.workers, observer, interrupts)
+            shutil.rmtree(sockets, ignore_errors=True)
     outcome.seconds = time.monotonic() - began
     if outcome.refused:
         observer.warn("messages refused: " + ", ".join(f"{n} ({why})" for why, n in sorted(outcome.refused.items())))
@@ -158,5 +152,4 @@ def _wake(run: Run, worker: Worker, round: int) -> None:
     for neighbor in run.plan.cast.links[worker.index]:
         for _, fault in run.plan.script.of(neighbor):
             if isinstance(fault, Pause) and round >= fault.resume - 1:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(run.workers[neighbor].process.pid or 0, signal.SIGCONT)  # nothing to one that is awake
+                run.workers[neighbor].process.signal(signal.SIGCONT)  # nothing to one that is awake

@@ -10,14 +10,14 @@ from pathlib import Path
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, P2PFLError
 from p2pfl.launcher.observer import Observer
-from p2pfl.launcher.server import exit_text, start
+from p2pfl.launcher.server import ForkServer
 from p2pfl.roles import Cast
 from p2pfl.worker import messages
 
 _END_SECONDS = 1.0
 
 
-def prepare_data(config: RunConfig, cast: Cast, observer: Observer) -> Path:
+def prepare_data(config: RunConfig, cast: Cast, observer: Observer, server: ForkServer) -> Path:
     """Decode the data set, once, into the file that all peers map, in a process of its own (it needs torch).
 
     Also checks there what every peer would refuse, and whether the GPUs have room for all, so that none has to be
@@ -25,14 +25,14 @@ def prepare_data(config: RunConfig, cast: Cast, observer: Observer) -> Path:
 
     Raises ConfigError, or P2PFLError where that process crashed.
     """
-    process, link = start("data", _prepare, config, cast)
+    process, link = server.start("data", _prepare, config, cast)
     try:
         while True:
             try:
                 message = messages.decode_from_worker(link.recv_bytes())
             except (EOFError, OSError):
                 process.join(_END_SECONDS)
-                raise P2PFLError(f"decoding --dataset {config.data.dataset} crashed ({exit_text(process)})") from None
+                raise P2PFLError(f"decoding --dataset {config.data.dataset} crashed ({process.exit_text()})") from None
             if isinstance(message, messages.Failed):
                 raise (ConfigError if message.usage else P2PFLError)(message.reason)
             assert isinstance(message, messages.Prepared)
@@ -44,17 +44,17 @@ def prepare_data(config: RunConfig, cast: Cast, observer: Observer) -> Path:
         raise
     finally:
         link.close()
-        if process.is_alive():
-            process.join(_END_SECONDS)
-        if process.is_alive():
+        if not process.join(_END_SECONDS):
             process.kill()
+        process.close()
 
 
 def _prepare(config: RunConfig, cast: Cast, link: Connection) -> None:
     from p2pfl import data, estimate
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+    for number in messages.SIGNALS - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, messages.SIGNALS)
 
     def send(message: messages.FromWorker) -> None:
         link.send_bytes(messages.encode(message))

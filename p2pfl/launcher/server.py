@@ -1,7 +1,7 @@
-"""The fork server that workers start from, and its end.
+"""Fork server that workers start from, and handles of the processes forked from it.
 
-It has only imported the heavy libraries, so a peer forked from it starts in a moment and shares their memory. It
-runs no tensor operation and opens no ZeroMQ context: threads do not survive a fork.
+The server has only imported the heavy libraries, so a peer forked from it starts in a moment and shares their memory.
+It runs no tensor operation and opens no ZeroMQ context: threads do not survive a fork.
 """
 
 from __future__ import annotations
@@ -13,35 +13,101 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from multiprocessing import connection, forkserver, process, resource_tracker
+from pathlib import Path
 from typing import Any
 
 from p2pfl.errors import ConfigError, P2PFLError
+from p2pfl.launcher.child import Child
+from p2pfl.tempdir import TemporaryFolder
+from p2pfl.worker.messages import SIGNALS
 
 PRELOADED = ["torch", "torchvision", "zmq", "networkx", "safetensors.torch", "p2pfl.worker.process", "p2pfl.estimate"]
+_END_SECONDS = 2.0  # that a helper process gets to end by itself
+
+_current: ForkServer | None = None
+
+
+class ForkServer:
+    """Starts processes; a server that was killed is replaced by the next start."""
+
+    def __init__(self, folder: TemporaryFolder) -> None:
+        self.folder = folder
+
+    def start(self, name: str, target: Callable[..., None], *arguments: Any) -> tuple[Child, connection.Connection]:
+        """Start `target(*arguments, link)` in a new process; returns it and this end of the link.
+
+        Raises P2PFLError where the system has no room for another process, ConfigError where TMPDIR is too long for a
+        socket's path.
+        """
+        try:
+            return self._start(name, target, arguments)
+        except (OSError, EOFError) as error:
+            if is_server_usable():
+                raise _no_process(error) from None
+        stop_server()
+        try:
+            return self._start(name, target, arguments)
+        except (OSError, EOFError) as error:
+            raise _no_process(error) from None
+
+    def _start(
+        self, name: str, target: Callable[..., None], arguments: tuple[Any, ...]
+    ) -> tuple[Child, connection.Connection]:
+        start_server(self.folder.ensure())
+        context = multiprocessing.get_context("forkserver")
+        ours, theirs = context.Pipe()
+        with theirs:
+            try:
+                worker = context.Process(name=name, target=target, args=(*arguments, theirs))
+                worker.start()
+            except BaseException:
+                ours.close()
+                raise
+        return Child(worker), ours
+
+
+def _no_process(error: OSError | EOFError) -> P2PFLError:
+    why = getattr(error, "strerror", None) or type(error).__name__
+    return P2PFLError(f"no process can be started ({why}); see what `ulimit -a` allows, or take fewer")
 
 
 @contextlib.contextmanager
-def fork_server() -> Iterator[None]:
-    """While it lasts, `start` forks from a server that has imported `PRELOADED`; ends the server afterwards.
+def fork_server() -> Iterator[ForkServer]:
+    """Provide a fork server, which starts with the first process; within another `fork_server` it is that one's.
 
-    Raises ConfigError where TMPDIR is too long for a socket's path, and in a process that is itself a starting
-    worker, which happens when a script calls the API without `if __name__ == "__main__":`.
+    So one server serves all runs of a comparison, or all tests of a session. It ends with the outermost use.
+
+    Raises ConfigError where the temporary folder cannot be written, and in a process that is itself a starting worker,
+    which happens when a script calls the API without `if __name__ == "__main__":`.
     """
+    global _current
     if getattr(process.current_process(), "_inheriting", False):
         raise ConfigError('call run_swarm under `if __name__ == "__main__":`, since every peer imports your script')
-    try:
-        _start_server()
-        yield
-    finally:
-        _end_server()
+    if _current is not None:
+        yield _current
+        return
+    with TemporaryFolder() as folder:
+        try:
+            _current = ForkServer(folder)
+            yield _current
+        finally:
+            _current = None
+            stop_server()
+            _stop_tracker()
 
 
-def _start_server() -> None:
+def start_server(folder: Path) -> None:
+    """Make sure that multiprocessing's fork server runs, with its socket in `folder`. Raises ConfigError, OSError."""
     multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
-    resource_tracker.ensure_running()  # the fork server would start it, and that unblocks the signals
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    config: dict[str, Any] = process.current_process()._config  # type: ignore[attr-defined]
+    before = config.get("tempdir")
+    # The server and all workers inherit the blocked signals: Ctrl-C cannot hit one before it is ready for it. And so
+    # does the resource tracker, which multiprocessing starts beside it.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        # The server and all workers inherit the blocked signals: Ctrl-C cannot hit one before it is ready for it.
+        config["tempdir"] = str(folder)
+        resource_tracker.ensure_running()  # the fork server would start it, and that unblocks the signals
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         forkserver.ensure_running()
     except OSError as error:
         if "too long" not in str(error):
@@ -50,39 +116,49 @@ def _start_server() -> None:
             f"TMPDIR {tempfile.gettempdir()}: too long a path for sockets; set TMPDIR to a shorter one, such as /tmp"
         ) from None
     finally:
+        config["tempdir"] = before
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def _end_server() -> None:
-    """End what would outlive this process by seconds. Python can stop both, but does so only in its own tests."""
+def is_server_usable() -> bool:
+    """Whether the fork server lives, and its socket is where it was."""
     server: Any = forkserver._forkserver
-    if server._forkserver_pid is not None:
-        os.kill(server._forkserver_pid, signal.SIGKILL)  # it may still be importing, which nobody waits for any more
-    server._stop()
-    resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
-
-
-def start(name: str, target: Callable[..., None], *arguments: Any) -> tuple[process.BaseProcess, connection.Connection]:
-    """Start `target(*arguments, link)` in a new process; returns it and this end of the link.
-
-    Raises P2PFLError where the system has no room for another one.
-    """
-    context = multiprocessing.get_context("forkserver")
+    if server._forkserver_pid is None:
+        return False
     try:
-        ours, theirs = context.Pipe()
-        worker = context.Process(name=name, target=target, args=(*arguments, theirs))
-        worker.start()
-    except (OSError, EOFError) as error:
-        why = getattr(error, "strerror", None) or type(error).__name__
-        raise P2PFLError(f"no process can be started ({why}); see what `ulimit -a` allows, or take fewer") from None
-    theirs.close()
-    return worker, ours
+        ended, _ = os.waitpid(server._forkserver_pid, os.WNOHANG)
+    except ChildProcessError:
+        return False
+    return not ended and os.path.exists(server._forkserver_address)
 
 
-def exit_text(ended: process.BaseProcess) -> str:
-    """How a process ended, in words."""
-    code = ended.exitcode
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        return f"killed by {name}" + (", perhaps out of memory" if name == "SIGKILL" else "")
-    return f"exit status {code}"
+def stop_server() -> None:
+    """End multiprocessing's fork server; Python can do so, but only in its own tests, and waits without limit."""
+    server: Any = forkserver._forkserver
+    pid, alive = server._forkserver_pid, server._forkserver_alive_fd
+    server._forkserver_pid = server._forkserver_alive_fd = server._forkserver_address = None
+    if pid is None:
+        return
+    with contextlib.suppress(OSError):
+        os.kill(pid, signal.SIGKILL)  # it may still be importing
+    with contextlib.suppress(OSError):
+        os.close(alive)
+    with contextlib.suppress(ChildProcessError):  # somebody else has waited for it
+        os.waitpid(pid, 0)  # killed: this takes no time
+
+
+def _stop_tracker() -> None:
+    """End multiprocessing's resource tracker, which would outlive this process by seconds."""
+    tracker: Any = resource_tracker._resource_tracker
+    pid, alive = tracker._pid, tracker._fd
+    tracker._pid = tracker._fd = None
+    if pid is None:
+        return
+    with contextlib.suppress(OSError):
+        os.close(alive)
+    with contextlib.suppress(ChildProcessError):
+        # It ends when the last process that holds its pipe ends. There may be some that nobody could end.
+        Child.wait_for(pid, _END_SECONDS)
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)

@@ -1,44 +1,58 @@
-"""Ctrl-C and SIGTERM while a launch is under way."""
+"""Interruptions of a launch: Ctrl-C, and the other signals by which a terminal or a service manager ends it."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from p2pfl.worker.messages import SIGNALS
+
+_Handler = Callable[[int, FrameType | None], object]
+SAME_INTERRUPT_SECONDS = 1.0  # signals this close to an interrupt belong to it, as from an impatient hand
+
 
 class Interrupts:
-    """What Ctrl-C and SIGTERM do for a while: SIGTERM what Ctrl-C does, and nothing in the middle of what is whole."""
+    """Handles SIGTERM, SIGHUP and SIGQUIT as Ctrl-C, and none of them in the middle of what must stay whole."""
 
     def __init__(self) -> None:
         self._before: dict[int, signal._HANDLER] = {}
         self._shielded = False
         self._pending: Callable[[], object] | None = None
+        self._held: Callable[[], object] | None = None
+        self._interrupted = -SAME_INTERRUPT_SECONDS  # when
 
     def install(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.getsignal(number)
-        interrupt = self._before[signal.SIGINT]
-        if callable(interrupt):  # SIGINT stays ignored where the caller (nohup, say) has it ignored
-            signal.signal(signal.SIGINT, self._handler(interrupt))
-        signal.signal(signal.SIGTERM, self._handler(_interrupt))
+        """Handle the signals from now on. Those that the caller ignores (nohup, say) stay ignored."""
+        for number in sorted(SIGNALS):
+            before = signal.getsignal(number)
+            if before is signal.SIG_IGN or before is None:
+                continue
+            self._before[number] = before
+            handle = before if callable(before) and number == signal.SIGINT else _interrupt
+            signal.signal(number, self._handler(handle))
 
-    def _handler(self, handle: Callable[[int, FrameType | None], object]) -> Callable[[int, FrameType | None], None]:
+    def _handler(self, handle: _Handler) -> Callable[[int, FrameType | None], None]:
         def handler(number: int, frame: FrameType | None) -> None:
-            if self._shielded and self._pending is None:
+            if self._held is not None:
+                if time.monotonic() > self._interrupted + SAME_INTERRUPT_SECONDS:
+                    self._held()
+            elif self._shielded and self._pending is None:
                 self._pending = lambda: handle(number, None)
             else:
+                self._interrupted = time.monotonic()
                 handle(number, frame)
 
         return handler
 
     @contextlib.contextmanager
     def shielded(self) -> Iterator[None]:
-        """Let an interrupt wait until the end of this: half a message read is a stream that nobody can read on.
+        """Defer an interrupt to the end of this: half a message read is a stream that nobody can read on.
 
-        A second one does not wait, in case that this never ends. Not to be nested.
+        A second one does not wait, in case this never ends. Not to be nested.
         """
         self._shielded = True
         try:
@@ -47,14 +61,15 @@ class Interrupts:
             self._shielded = False
             pending, self._pending = self._pending, None
         if pending is not None:
+            self._interrupted = time.monotonic()
             pending()
 
-    def hold(self) -> None:
-        """Ignore both from now on."""
-        for number in self._before:
-            signal.signal(number, signal.SIG_IGN)
+    def hold(self, on_signal: Callable[[], object]) -> None:
+        """Interrupt nothing from now on; a signal calls `on_signal`, unless it belongs to the last interrupt."""
+        self._held = on_signal
 
     def restore(self) -> None:
+        """Put the caller's handlers back."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -65,7 +80,7 @@ def _interrupt(*_: object) -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Interrupts]:
-    """SIGTERM ends a run as Ctrl-C does, until `hold`: from then on both are ignored. Signals reach the main thread."""
+    """Let SIGTERM, SIGHUP and SIGQUIT end a run as Ctrl-C does. Signals reach the main thread only."""
     interrupts = Interrupts()
     if threading.current_thread() is threading.main_thread():
         interrupts.install()

@@ -6,14 +6,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Literal
 
 from p2pfl.config import RunConfig
 from p2pfl.faults import FaultScript
+from p2pfl.launcher.child import Child
 from p2pfl.launcher.observer import Observer
-from p2pfl.launcher.server import start
+from p2pfl.launcher.server import ForkServer
 from p2pfl.launcher.signals import Interrupts
 from p2pfl.roles import Cast
 from p2pfl.topology import Topology
@@ -65,7 +65,7 @@ class Outcome:
 class Worker:
     index: int
     name: str
-    process: BaseProcess
+    process: Child
     link: Connection | None
     endpoint: str | None = None
     done_since: float | None = None
@@ -86,6 +86,7 @@ class Run:
     plan: Launch
     observer: Observer
     interrupts: Interrupts
+    server: ForkServer
     sockets: Path
     outcome: Outcome
     workers: list[Worker] = field(default_factory=list)
@@ -108,6 +109,9 @@ def start_worker(run: Run, index: int, again: bool = False, returns_in: int | No
         bind = plan.binds[index]
     else:
         bind = "tcp://127.0.0.1:*" if plan.config.exchange.transport == "tcp" else f"ipc://{run.sockets}/{index}"
+    if bind.startswith("ipc:") and not run.sockets.exists():  # something cleans the temporary folder
+        run.server.folder.ensure()
+        run.sockets.mkdir(mode=0o700, exist_ok=True)
     spec = messages.WorkerSpec(
         config=plan.config,
         run_dir=plan.run_dir,
@@ -123,7 +127,7 @@ def start_worker(run: Run, index: int, again: bool = False, returns_in: int | No
         returns_in=returns_in,
     )
     name = plan.topology.names[index]
-    process, link = start(f"p2pfl-{name}", _run_worker, spec)
+    process, link = run.server.start(f"p2pfl-{name}", _run_worker, spec)
     folder = plan.run_dir / "peers" / plan.topology.node_path(index)
     return Worker(index, name, process, link, heard=time.monotonic(), fired=len(fired(folder)))
 

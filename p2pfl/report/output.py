@@ -41,6 +41,7 @@ def draw_plots(plots: Sequence[Plot[Subject]], subject: Subject, folder: Path) -
     with style.styled():
         for plot in plots:
             figure = plot.draw(subject)
+            style.lay_out(figure)
             for kind in ("png", "svg"):
                 style.save(figure, target / f"{plot.name}.{kind}")
 

@@ -81,6 +81,12 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def lay_out(figure: Figure) -> None:
+    """Compute the layout of a drawn figure once, instead of at each save, where it takes 40 % of the time."""
+    figure.get_layout_engine().execute(figure)
+    figure.set_layout_engine("none")
+
+
 def nothing(figure: Figure, axes: Axes, why: str) -> Figure:
     """The figure with a sentence in place of a plot."""
     axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", style="italic")

@@ -11,6 +11,7 @@ from multiprocessing import connection, parent_process
 from pathlib import Path
 
 from p2pfl.errors import TransportError
+from p2pfl.tempdir import remove_if_abandoned
 from p2pfl.worker import messages
 from p2pfl.worker.driver import Interrupted
 
@@ -110,9 +111,10 @@ class Control:
 
 
 def remove_socket(endpoint: str) -> None:
-    """What a launcher that is gone cannot remove any more: a local socket's file, and the folder with the last one."""
+    """Remove what a launcher that is gone cannot: a local socket's file, and with the last one the whole folder."""
     if endpoint.startswith("ipc://"):
         path = Path(endpoint.removeprefix("ipc://"))
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
             path.parent.rmdir()
+            remove_if_abandoned(path.parent.parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,10 @@ import msgspec
 
 from p2pfl.config import RunConfig
 from p2pfl.records import RoundRecord
+
+# Signals that a terminal or a service manager sends to a whole process group. Workers are started with them blocked,
+# and handle only SIGTERM: the launcher decides what becomes of the run.
+SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,10 @@ def main(spec: messages.WorkerSpec, link: Connection) -> None:
         report.close()
         sys.exit(EXIT_FAILED)
     control = Control()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the launcher decides
+    for number in messages.SIGNALS:  # they reach the whole group; the launcher decides
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: control.stop())
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, messages.SIGNALS)
     threading.Thread(target=control.watch_parent, args=(spec.bind,), daemon=True).start()
     threading.Thread(target=control.listen, args=(link,), daemon=True).start()
     status = run(spec, report, control)
