@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM do to a launch: an end at once, but never within what must stay whole."""
+"""What Ctrl-C and other signals do to a launch: an end at once, but never within what must stay whole."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from p2pfl.launcher.signals import interruptible
+from p2pfl.launcher.signals import SAME_INTERRUPT_SECONDS, interruptible
 
-BOTH = [signal.SIGINT, signal.SIGTERM]
+ALL = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
 
 
 @pytest.fixture(autouse=True)
 def _handlers() -> Iterator[None]:
-    before = [signal.getsignal(number) for number in BOTH]
+    before = [signal.getsignal(number) for number in ALL]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    assert [signal.getsignal(number) for number in BOTH] == [signal.default_int_handler, before[1]]
+    assert [signal.getsignal(number) for number in ALL] == [signal.default_int_handler, *before[1:]]
     signal.signal(signal.SIGINT, before[0])
 
 
@@ -32,7 +32,7 @@ def _interrupted(number: signal.Signals, shield: bool, done: list[str]) -> None:
         done.append("went on")
 
 
-@pytest.mark.parametrize("number", BOTH)
+@pytest.mark.parametrize("number", ALL)
 def test_a_signal_interrupts_at_once(number: signal.Signals) -> None:
     done: list[str] = []
     with pytest.raises(KeyboardInterrupt):
@@ -40,7 +40,7 @@ def test_a_signal_interrupts_at_once(number: signal.Signals) -> None:
     assert done == []
 
 
-@pytest.mark.parametrize("number", BOTH)
+@pytest.mark.parametrize("number", ALL)
 def test_a_shield_ends_before_the_interrupt(number: signal.Signals) -> None:
     done: list[str] = []
     with pytest.raises(KeyboardInterrupt):
@@ -81,14 +81,18 @@ def test_a_failure_within_a_shield_is_what_is_raised() -> None:
         fail()
 
 
-def test_held_signals_are_ignored() -> None:
-    heard = []
+def test_a_held_signal_hurries_unless_it_belongs_to_the_interrupt_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, heard = 100.0, []
+    monkeypatch.setattr("time.monotonic", lambda: now)
     with interruptible() as interrupts:
-        interrupts.hold()
-        for number in BOTH:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        interrupts.hold(lambda: heard.append(now))
+        signal.raise_signal(signal.SIGINT)
+        now += SAME_INTERRUPT_SECONDS + 0.1
+        for number in ALL:
             signal.raise_signal(number)
-            heard.append(number)
-    assert heard == BOTH, "it went on after each"
+    assert heard == [now] * len(ALL)
 
 
 def test_an_ignored_ctrl_c_stays_ignored() -> None:

@@ -42,7 +42,7 @@ class ForkServer:
         try:
             return self._start(name, target, arguments)
         except (OSError, EOFError) as error:
-            if is_server_usable():
+            if not _is_broken(error):
                 raise _no_process(error) from None
         stop_server()
         try:
@@ -64,6 +64,11 @@ class ForkServer:
                 ours.close()
                 raise
         return Child(worker), ours
+
+
+def _is_broken(error: OSError | EOFError) -> bool:
+    """Whether the fork server was killed, or its socket removed with the temporary folder."""
+    return isinstance(error, EOFError | ConnectionError | FileNotFoundError)
 
 
 def _no_process(error: OSError | EOFError) -> P2PFLError:
@@ -118,18 +123,6 @@ def start_server(folder: Path) -> None:
     finally:
         config["tempdir"] = before
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-
-
-def is_server_usable() -> bool:
-    """Whether the fork server lives, and its socket is where it was."""
-    server: Any = forkserver._forkserver
-    if server._forkserver_pid is None:
-        return False
-    try:
-        ended, _ = os.waitpid(server._forkserver_pid, os.WNOHANG)
-    except ChildProcessError:
-        return False
-    return not ended and os.path.exists(server._forkserver_address)
 
 
 def stop_server() -> None:

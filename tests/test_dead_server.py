@@ -1,0 +1,158 @@
+"""Launchers whose fork server is killed, and what signals and a cleaned temporary folder do to them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from test_launcher import FAST, Swarm, nobody_left, ring
+from test_launcher import start as start
+
+from p2pfl import tempdir
+from p2pfl.launcher import fork_server
+from p2pfl.records import read_rounds
+
+LONG = ["--local-steps", "2", "--rounds", "100000"]
+
+
+def server_of(swarm: Swarm) -> psutil.Process:
+    (found,) = [p for p in psutil.Process(swarm.process.pid).children() if p.name() == "forkserver"]
+    return found
+
+
+def test_ctrl_c_ends_a_swarm_whose_fork_server_was_killed(tmp_path: Path, start: Callable[..., Swarm]) -> None:
+    swarm = start(ring(tmp_path), *FAST, *LONG, "--run-dir", str(tmp_path / "run"))
+    swarm.until("round 2/")
+    family = swarm.family()
+    server_of(swarm).kill()
+    swarm.until("round 9/")  # the workers do not need it
+    swarm.process.send_signal(signal.SIGINT)
+    code, err = swarm.end(30.0)
+    assert code == 130, err
+    assert err.count("\n") == 1, err
+    nobody_left(swarm, family, 5.0)
+    assert len(read_rounds(tmp_path / "run" / "peers" / "0")) >= 9
+
+
+@pytest.mark.parametrize("line", ["starting 3 processes", "results in"])
+def test_a_server_killed_during_the_start_is_replaced_or_named(
+    tmp_path: Path, start: Callable[..., Swarm], line: str
+) -> None:
+    swarm = start(ring(tmp_path), *FAST, "--local-steps", "2", "--rounds", "3", "--run-dir", str(tmp_path / "run"))
+    swarm.until(line)
+    server_of(swarm).kill()
+    code, err = swarm.end(60.0)
+    assert code == 0, err
+
+
+def test_a_restart_replaces_a_killed_server(tmp_path: Path, start: Callable[..., Swarm]) -> None:
+    swarm = start(
+        ring(tmp_path),
+        *FAST,
+        "--local-steps",
+        "2",
+        "--rounds",
+        "200",
+        "--restart",
+        "1",
+        "--run-dir",
+        str(tmp_path / "run"),
+    )
+    swarm.until("round 2/")
+    victim = swarm.peers()[1]
+    server_of(swarm).kill()
+    victim.kill()
+    code, err = swarm.end(120.0)
+    assert code == 0, err
+    assert any("since the fork server was killed" in line and "started again" in line for line in swarm.lines)
+
+
+def test_a_second_ctrl_c_ends_a_swarm_that_does_not_answer(tmp_path: Path, start: Callable[..., Swarm]) -> None:
+    swarm = start(ring(tmp_path), *FAST, *LONG, "--run-dir", str(tmp_path / "run"))
+    swarm.until("round 2/")
+    family = swarm.family()
+    for peer in swarm.peers():
+        peer.suspend()
+    swarm.process.send_signal(signal.SIGINT)
+    swarm.until("stopping")
+    while swarm.process.poll() is None:
+        swarm.process.send_signal(signal.SIGINT)
+        psutil.wait_procs([psutil.Process(swarm.process.pid)], timeout=0.3)
+    assert swarm.end(1.0)[0] == 130
+    nobody_left(swarm, family, 1.0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT])
+def test_a_terminal_that_closes_ends_a_run_like_ctrl_c(
+    tmp_path: Path, start: Callable[..., Swarm], number: signal.Signals
+) -> None:
+    swarm = start(ring(tmp_path), *FAST, *LONG, "--run-dir", str(tmp_path / "run"))
+    swarm.until("round 2/")
+    family = swarm.family()
+    os.killpg(swarm.process.pid, number)
+    code, err = swarm.end()
+    assert code == 130, err
+    assert "--resume" in err
+    nobody_left(swarm, family, 5.0)
+    assert list(swarm.temporary.iterdir()) == [], "nothing is left behind"
+
+
+def test_the_next_start_removes_what_killed_launchers_left(tmp_path: Path, start: Callable[..., Swarm]) -> None:
+    swarm = start(ring(tmp_path), *FAST, *LONG, "--run-dir", str(tmp_path / "run"))
+    swarm.until("round 2/")
+    family = swarm.family()
+    os.killpg(swarm.process.pid, signal.SIGKILL)  # nobody is left to remove anything
+    swarm.end()
+    psutil.wait_procs(family, timeout=10.0)
+    (left,) = swarm.temporary.iterdir()
+    foreign = [swarm.temporary / name for name in ("pymp-abcdefgh", "p2pfl-notours", "p2pfl-empty")]
+    for folder in foreign:
+        folder.mkdir()
+    (foreign[1] / tempdir.MARKER_FILE).write_text("something else")
+    tempdir.remove_abandoned(swarm.temporary)  # what a launcher does first
+    assert not left.exists()
+    assert sorted(swarm.temporary.iterdir()) == sorted(foreign)
+
+
+def test_a_temporary_folder_in_use_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with tempdir.TemporaryFolder() as first, tempdir.TemporaryFolder() as second:
+        assert {first.path, second.path} == set(tmp_path.iterdir())
+        tempdir.remove_abandoned(tmp_path)
+        assert {first.path, second.path} == set(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_temporary_folder_that_is_cleaned_amid_a_run_fails_nothing(
+    tmp_path: Path, start: Callable[..., Swarm]
+) -> None:
+    swarm = start(
+        ring(tmp_path),
+        *FAST,
+        "--local-steps",
+        "2",
+        "--rounds",
+        "200",
+        "--restart",
+        "1",
+        "--run-dir",
+        str(tmp_path / "run"),
+    )
+    swarm.until("round 2/")
+    family, victim = swarm.family(), swarm.peers()[1]
+    for path in sorted(swarm.temporary.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    swarm.until("round 20/")
+    assert victim.is_running()
+    code, err = swarm.end(120.0)
+    assert (code, err) == (0, "")
+    nobody_left(swarm, family, 5.0)
+
+
+def test_a_server_of_others_is_used(tmp_path: Path) -> None:
+    with fork_server() as outer, fork_server() as inner:
+        assert outer is inner
