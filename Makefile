@@ -1,19 +1,25 @@
 # make demo   a swarm of four peers on bundled data; makes .venv first
-# make test   the test suite
-# make check  format, lint, types, floors
+# make test   the test suite: ten minutes on two cores
+# make test-fast   the tests that start no processes: a minute and a half
+# make check  format, lint, types, layers
 # make soak   what is promised, tried at length: takes an hour
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check soak format clean
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo test test-fast check soak format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python run_peers.py gossip --config configs/demo.toml
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) --verbose
+
+test-fast: $(VENV)/.installed
+	$(PYTEST) -m 'not processes'
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -15,6 +16,9 @@ import torch
 import warm
 
 from p2pfl.launcher import fork_server
+from p2pfl.launcher.server import ForkServer
+
+MOST_LOGS, LOG_LINES = 8, 40  # that a failed test shows
 
 # Where the tests run in the background, Ctrl-C is ignored, and so it would be in every process that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -35,9 +39,34 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first: where several processes share the files, none begins a long one at the end."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Tests that start processes come first: of several workers none begins a long file at the end."""
+    long = {item.path for item in items if item.get_closest_marker("processes")}
+    items.sort(key=lambda item: item.path not in long)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test shows the logs of the peers that it started."""
+    report = yield
+    folder = getattr(item, "funcargs", {}).get("tmp_path")
+    if report.failed and folder is not None:
+        for log in sorted(folder.rglob("log.txt"))[:MOST_LOGS]:
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
+            report.sections.append((f"end of {log.relative_to(folder)}", "\n".join(lines)))
+    return report
+
+
+@pytest.fixture(autouse=True)
+def no_processes_unless_marked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make test-fast` leaves out what starts processes: so no other test may."""
+    if request.node.get_closest_marker("processes") is None:
+
+        def refuse(*_: object, **__: object) -> None:
+            pytest.fail("starts a process: mark it with pytest.mark.processes")
+
+        monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
+        monkeypatch.setattr(subprocess.Popen, "__del__", lambda _: None)
+        monkeypatch.setattr(ForkServer, "start", refuse)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,7 +17,7 @@ def test_there_are_six() -> None:
     assert NAMES == ["exchange", "mix", "round", "scale", "start", "step"]
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("name", NAMES)
 def test_a_benchmark_runs_and_writes_its_rows(name: str, tmp_path: Path) -> None:
     output = tmp_path / "result.json"

@@ -18,7 +18,7 @@ FAST = shlex.split(
     " --local-steps 20 --eval-every 1000000 --threads 1 --no-checkpoint"
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.processes
 
 
 @pytest.fixture

@@ -270,7 +270,7 @@ def test_the_saved_settings_repeat_the_run(monkeypatch: pytest.MonkeyPatch, tmp_
     assert (first / "consensus.safetensors").read_bytes() == (second / "consensus.safetensors").read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_readme_example_of_the_api_runs(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n(# swarm\.py.*?)```", text, flags=re.DOTALL)

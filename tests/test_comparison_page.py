@@ -72,7 +72,7 @@ def page(written: Comparison) -> Page:
     return Page((written.folder / "report.html").read_text(encoding="utf-8"))
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_page_holds_every_number_of_every_summary(written: Comparison, page: Page) -> None:
     wanted = {}
     for entry in written.entries:
@@ -83,14 +83,14 @@ def test_the_page_holds_every_number_of_every_summary(written: Comparison, page:
     assert "70.50 ± 0.71 %" in page.texts, "the consensus model of ring-4: 70 and 71 %"
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_page_marks_the_best(page: Page) -> None:
     assert {entry for entry, field in page.best if field == "consensus_accuracy"} == {"SGD"}
     assert {entry for entry, field in page.best if field == "bytes_sent_total"} == {"FedAvg 3/4"}
     assert not any(field in ("rounds", "samples_total", "peers") for _, field in page.best)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_page_says_how_to_repeat_every_run(written: Comparison, page: Page) -> None:
     assert COMMAND in page.texts
     for entry in written.entries:
@@ -100,7 +100,7 @@ def test_the_page_says_how_to_repeat_every_run(written: Comparison, page: Page) 
     assert not any("ring-1" in target for target in page.targets), "it has no report to link to"
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_page_needs_nothing_but_itself(written: Comparison, page: Page) -> None:
     text = (written.folder / "report.html").read_text(encoding="utf-8")
     assert "script" not in page.tags
@@ -112,7 +112,7 @@ def test_the_page_needs_nothing_but_itself(written: Comparison, page: Page) -> N
     assert page.tags.count("svg") == len(PLOTS)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_every_plot_is_written_as_png_and_svg(written: Comparison) -> None:
     plots = written.folder / "plots"
     assert {p.name for p in plots.iterdir()} == {f"{p.name}.{kind}" for p in PLOTS for kind in ("png", "svg")}
@@ -120,7 +120,7 @@ def test_every_plot_is_written_as_png_and_svg(written: Comparison) -> None:
     assert all(path.stat().st_size > 5_000 for path in plots.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_csv_and_json_hold_means_and_deviations_in_full(written: Comparison) -> None:
     with open(written.folder / "comparison.csv", newline="", encoding="utf-8") as file:
         rows = {row["label"]: row for row in csv.DictReader(file)}
@@ -138,7 +138,7 @@ def test_csv_and_json_hold_means_and_deviations_in_full(written: Comparison) -> 
             assert [float(text) if text else None for text in (row[field], row[f"{field}_std"])] == [mean, std]
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_names_are_shown_as_text_and_never_as_markup(tmp_path: Path) -> None:
     topology = hostile_topology()
     runs = [make_run(tmp_path / "a", topology=topology, name=f"{HOSTILE} $x$"), make_run(tmp_path / "b", mode="local")]
@@ -148,7 +148,7 @@ def test_names_are_shown_as_text_and_never_as_markup(tmp_path: Path) -> None:
     assert f"{HOSTILE} $x$" in Page(text).texts
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_interrupted_and_mismatched_runs_are_compared_when_asked_for(tmp_path: Path) -> None:
     runs = [
         make_run(tmp_path / "whole"),
@@ -218,7 +218,7 @@ def test_every_entry_looks_like_no_other() -> None:
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 def test_the_page_opens_in_a_browser(written: Comparison, page: Page, tmp_path: Path) -> None:
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"

@@ -130,7 +130,7 @@ SIZES = {"records": "24k", "checkpoints": "1m", "report": "3m"}
 
 
 @pytest.mark.parametrize(
-    "stage", [pytest.param(s, marks=[] if s == "checkpoints" else [pytest.mark.slow]) for s in SIZES]
+    "stage", [pytest.param(s, marks=[] if s == "checkpoints" else [pytest.mark.processes]) for s in SIZES]
 )
 def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_when_there_is_room(
     tmp_path: Path, disk: SmallDisk, start: Callable[..., Swarm], stage: str

@@ -52,7 +52,7 @@ def fork_server(swarm: Swarm) -> psutil.Process:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @needs_proc
 def test_the_fork_server_blocks_interruptions_for_its_workers(tmp_path: Path, start: Callable[..., Swarm]) -> None:
     swarm = start(ring(tmp_path), *FAST, "--rounds", "1000", "--run-dir", str(tmp_path / "run"))
@@ -62,7 +62,7 @@ def test_the_fork_server_blocks_interruptions_for_its_workers(tmp_path: Path, st
     assert all(blocked >> (number - 1) & 1 for number in (signal.SIGINT, signal.SIGTERM)), status
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize(("module", "dataset"), [("torch", "digits"), ("slow_data", "slow_data:load")])
 def test_ctrl_c_waits_neither_for_imports_nor_for_data(
     tmp_path: Path, start: Callable[..., Swarm], module: str, dataset: str
@@ -79,7 +79,7 @@ def test_ctrl_c_waits_neither_for_imports_nor_for_data(
     nobody_left(swarm, family, 5.0)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_data_process_is_quiet_when_nobody_listens(tmp_path: Path) -> None:
     code = (
         "from multiprocessing import Pipe\n"
@@ -119,7 +119,7 @@ def test_ctrl_c_while_the_command_is_imported(tmp_path: Path, program: list[str]
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_many_ctrl_c_are_one(tmp_path: Path, start: Callable[..., Swarm]) -> None:
     options = [*FAST, "--local-steps", "2", "--rounds", "100000"]
     swarm = start(ring(tmp_path), *options, "--run-dir", str(tmp_path / "run"))
@@ -159,7 +159,7 @@ def test_closed_outputs_are_no_trouble(tmp_path: Path, words: list[str]) -> None
     assert (tmp_path / "x.png").exists() == (words[0] == "topology")
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("redirections", [">&-", "2>&-", "<&- >&- 2>&-"])
 def test_a_run_with_closed_outputs(tmp_path: Path, redirections: str) -> None:
     done = shell(redirections, "gossip", ring(tmp_path), *run_options(tmp_path), cwd=tmp_path)
@@ -167,7 +167,7 @@ def test_a_run_with_closed_outputs(tmp_path: Path, redirections: str) -> None:
     assert (tmp_path / "run" / "consensus.safetensors").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_reader_that_leaves_does_not_end_a_run(tmp_path: Path, start: Callable[..., Swarm]) -> None:
     swarm = start(ring(tmp_path), *run_options(tmp_path))
     assert swarm.process.stdout is not None
@@ -179,7 +179,7 @@ def test_a_reader_that_leaves_does_not_end_a_run(tmp_path: Path, start: Callable
     assert (tmp_path / "run" / "consensus.safetensors").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_reader_that_leaves_does_not_end_a_peer(tmp_path: Path) -> None:
     from test_cli import free_ports
 

@@ -109,7 +109,7 @@ def facts(run: Run, name: str) -> list[tuple[Any, ...]]:
     return [(r.round, r.steps, r.samples, r.train_loss, r.test_accuracy, r.absent, r.missing) for r in records]
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("at", ["start", "train", "exchange", "evaluate", "checkpoint"])
 def test_a_kill_is_played_twice_to_the_same_bits(tmp_path: Path, play: Callable[..., Run], at: str) -> None:
     path = written(tmp_path, f'{KILL}at = "{at}"\nrestart = 9')
@@ -130,7 +130,7 @@ def test_a_kill_is_played_twice_to_the_same_bits(tmp_path: Path, play: Callable[
     assert summary["faults"] == [f"3 killed in round 4 ({at}), back in round 9"]
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("at", ["train", "checkpoint"])
 def test_a_pause_is_played_twice_to_the_same_bits(tmp_path: Path, play: Callable[..., Run], at: str) -> None:
     path = written(tmp_path, f'kind = "pause"\npeer = "3"\nround = 4\nresume = 9\nat = "{at}"')
@@ -143,7 +143,7 @@ def test_a_pause_is_played_twice_to_the_same_bits(tmp_path: Path, play: Callable
         assert gone == list(range(4 if at == "train" else 5, 9))
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_kill_without_restart_is_for_good_and_not_repeated_on_resume(
     tmp_path: Path, play: Callable[..., Run]
 ) -> None:
@@ -163,7 +163,7 @@ def test_a_kill_without_restart_is_for_good_and_not_repeated_on_resume(
     assert json.loads((again.run_dir / "summary.json").read_text())["status"] == "complete"
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_client_that_is_killed_is_missing_until_it_is_back(tmp_path: Path, play: Callable[..., Run]) -> None:
     path = written(tmp_path, f"{KILL}restart = 9")
     clients = ["--num-clients", "4", "--num-selected", "4", "--deadline", "5"]
@@ -175,7 +175,7 @@ def test_a_client_that_is_killed_is_missing_until_it_is_back(tmp_path: Path, pla
     assert runs[0].summary()["lost_peers"] == []
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_an_attacker_is_borne_by_a_robust_rule_and_left_out_of_the_mean(
     tmp_path: Path, play: Callable[..., Run]
 ) -> None:
@@ -189,7 +189,7 @@ def test_an_attacker_is_borne_by_a_robust_rule_and_left_out_of_the_mean(
     assert "leave out those who attack: 3" in report
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_comparison_plays_the_script_in_every_run_that_has_its_peers(tmp_path: Path) -> None:
     for kind in ("ring", "complete"):
         save_topology(make_topology(kind, 4), tmp_path / f"{kind}.graphml")

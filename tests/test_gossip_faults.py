@@ -26,7 +26,7 @@ FAST = shlex.split(
 )
 MANY = "100000"
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.processes
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ def test_overlapped_with_a_bfloat16_wire(tmp_path: Path, attack: str, algorithm:
     assert consensus > 0.85
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("attack", "algorithm", "learns"),
     [
@@ -100,7 +100,7 @@ def test_real_processes_on_the_full_mesh(tmp_path: Path, attack: str, algorithm:
     assert learns or max(trained, consensus) < 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("attack", "averaging", "learns"),
     [

@@ -269,7 +269,7 @@ def no_secret_in(run_dir: Path, folder: Path) -> None:
             assert not any(secret in content for secret in secrets), path
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("transport", ["ipc", "tcp"])
 def test_a_swarm_with_keys_ends_with_the_same_bits(tmp_path: Path, transport: str) -> None:
     topology, folder = keyed_ring(tmp_path)
@@ -282,7 +282,7 @@ def test_a_swarm_with_keys_ends_with_the_same_bits(tmp_path: Path, transport: st
     no_secret_in(result.run_dir, folder)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_peers_on_their_own_need_no_more_than_their_own_key(tmp_path: Path) -> None:
     topology = make_topology("ring", 3)
     for peer, port in enumerate(free_ports(3)):

@@ -337,7 +337,7 @@ def in_browser(page: Path, profile: Path) -> tuple[Page, str]:
     return Page(done.stdout), done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 def test_page_opens_in_a_browser(ring_run: Path, tmp_path: Path) -> None:
     page, complaints = in_browser(ring_run / "report.html", tmp_path)

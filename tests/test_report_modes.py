@@ -321,7 +321,7 @@ def test_participation_is_drawn_in_cells_or_bars(tmp_path: Path, clients: int, r
     assert labels == [f"update averaged ({2 * rounds - 1})", "drawn, but its update was missing (1)"]
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 @pytest.mark.parametrize("mode", ["centralized", "sgd", "local"])
 def test_page_of_every_mode_opens_in_a_browser(tmp_path: Path, mode: str) -> None:

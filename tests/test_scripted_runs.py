@@ -69,7 +69,7 @@ def rounds_of(run: Run, name: str) -> list[int]:
     return [record.round for record in run.records(name) if record.phase == "train"]
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("at", ["train", "exchange", "evaluate"])
 def test_a_client_that_is_killed_and_back(play: Callable[..., Run], at: str) -> None:
     run = twice(play, fault(kind="kill", peer="1", round=3, restart=6, at=at), CLIENTS)
@@ -80,7 +80,7 @@ def test_a_client_that_is_killed_and_back(play: Callable[..., Run], at: str) -> 
     assert run.summary()["lost_peers"] == []
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_client_behind_a_bad_link_takes_part_as_if_it_were_a_good_one(play: Callable[..., Run]) -> None:
     edge = {"edge": ["1", "coordinator"], "rounds": [2, 4]}
     bad = fault(kind="drop", probability=0.1, **edge) + fault(kind="corrupt", probability=0.1, **edge)
@@ -93,7 +93,7 @@ def test_a_client_behind_a_bad_link_takes_part_as_if_it_were_a_good_one(play: Ca
     assert any(record.refused for record in [*runs[0].records("1"), *runs[0].records("coordinator")])
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_coordinator_that_is_killed_ends_the_run_which_can_go_on(play: Callable[..., Run], tmp_path: Path) -> None:
     run = play(fault(kind="kill", peer="coordinator", round=3, at="checkpoint"), *CLIENTS)
     code, err = run.end()
@@ -112,7 +112,7 @@ def test_a_coordinator_that_is_killed_ends_the_run_which_can_go_on(play: Callabl
     assert (run.run_dir / model).read_bytes() == (whole.run_dir / model).read_bytes(), "and it is not killed again"
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_saved_settings_play_the_script_again(play: Callable[..., Run], tmp_path: Path) -> None:
     run = ended(play(fault(kind="kill", peer="2", round=2, restart=4), *RING))
     (run.run_dir.parent / "script.toml").unlink()
@@ -140,7 +140,7 @@ def test_a_partition_equals_the_dense_formula_with_the_cut_matrix(tmp_path: Path
     assert_close(saved_vectors(tmp_path / "run", topology, 3), xs, reference.start)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_compare_plays_a_script_in_every_run_and_goes_on_with_it(tmp_path: Path) -> None:
     script = fault(kind="kill", peer="2", round=3, restart=5) + fault(**{**DROP, "edge": ["0", "2"], "rounds": [2, 2]})
     (tmp_path / "script.toml").write_text(script)

@@ -196,7 +196,7 @@ def test_what_a_stranger_writes_does_not_break_a_line_of_the_log() -> None:
     assert len(str(caught.value)) < 300
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_live_swarm_under_mutated_messages_ends_with_the_same_weights() -> None:
     program, root = (sys.executable, "-m", "soak.mutations"), Path(__file__).parent.parent
     done = commands.run("--messages", "2000", "--rounds", "150", program=program, cwd=root, timeout=240)

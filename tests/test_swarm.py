@@ -237,7 +237,7 @@ def test_every_file_of_the_run_directory_is_there(tmp_path: Path) -> None:
     assert result.summary["optimizer_steps_per_peer"] == ROUNDS * LIVELY["local_steps"]
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_shorter_demo_learns_the_digits(tmp_path: Path) -> None:
     options = {"dataset": "digits", "model": "vgg11", "width": 0.25, "rounds": 4, "batch_size": 32, "lr": 0.02}
     result = run_swarm(make_topology("ring", 4), RunConfig.of(**options, run_dir=str(tmp_path / "run")))

@@ -23,7 +23,7 @@ FAST = shlex.split(
     " --threads 1 --rounds 12"
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.processes
 
 Start = Callable[..., Run]
 

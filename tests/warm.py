@@ -14,6 +14,7 @@ import atexit
 import contextlib
 import gc
 import importlib
+import io
 import json
 import os
 import resource
@@ -57,7 +58,8 @@ class WarmPopen(subprocess.Popen[str]):
 
     def _execute_child(self, *given: Any) -> None:
         args, _executable, preexec_fn, _close_fds, pass_fds, cwd, env, _info, _flags, shell, *ends = given
-        p2cread, _, _, c2pwrite, _, errwrite, _signals, _gid, _gids, _uid, umask, start_new_session, *_group = ends
+        pipes, (_signals, _gid, _gids, _uid, umask, start_new_session, *_group) = ends[:6], ends[6:]
+        p2cread, _, _, c2pwrite, _, errwrite = pipes
         assert not shell
         assert preexec_fn is None
         request = {
@@ -78,8 +80,7 @@ class WarmPopen(subprocess.Popen[str]):
         self._connection.sendall(len(data).to_bytes(4, "big"))
         socket.send_fds(self._connection, [data[:1]], [*standard, *pass_fds])
         self._connection.sendall(data[1:])
-        for end in {p2cread, c2pwrite, errwrite} - {-1, 0, 1, 2}:
-            os.close(end)
+        self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
         self.pid = int.from_bytes(_read(self._connection, _STATUS_BYTES), "big")
         self._child_created = True
 
@@ -279,13 +280,16 @@ def _close_all_but(kept: set[int]) -> None:
 
 
 def _open_standard_streams() -> None:
+    """As an interpreter does when it starts, with the encodings that it found for this process."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         stream: Any = None
         with contextlib.suppress(OSError):
             os.fstat(number)
-            errors = "backslashreplace" if name == "stderr" else "strict"
-            buffering = 1 if name == "stderr" or os.isatty(number) else -1
-            stream = open(number, "r" if number == 0 else "w", buffering, errors=errors, closefd=False)  # noqa: SIM115
+            unbuffered = bool(os.environ.get("PYTHONUNBUFFERED")) and number > 0
+            raw: Any = open(number, "rb" if number == 0 else "wb", 0 if unbuffered else -1, closefd=False)  # noqa: SIM115
+            lines = not unbuffered and (number == 2 or os.isatty(number))
+            encoding, errors = STREAMS[number]
+            stream = io.TextIOWrapper(raw, encoding, errors, line_buffering=lines, write_through=unbuffered)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 
@@ -362,5 +366,6 @@ def start_server(folder: Path) -> subprocess.Popen[bytes]:
 
 if __name__ == "__main__":
     INSTALLED = [entry for entry in sys.path[1:] if entry not in os.environ.get(_SEARCH_PATH, "").split(os.pathsep)]
+    STREAMS = [(stream.encoding, stream.errors) for stream in (sys.stdin, sys.stdout, sys.stderr)]
     sys.path[0] = str(ROOT)
     serve(socket.socket(fileno=int(sys.argv[1])))
