@@ -96,6 +96,7 @@ def test_bad_input_is_one_line_and_status_2(
     assert list(tmp_path.iterdir()) == [], "a refused command leaves nothing behind"
 
 
+@pytest.mark.processes
 def test_bad_input_found_by_a_worker_leaves_nothing_behind(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -123,6 +124,7 @@ def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str], wo
     assert captured.err == ""
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "words",
     [
@@ -192,6 +194,7 @@ def test_dry_run_of_one_peer_says_the_same(
     assert "'9'" in failing(capsys, "peer", *words, "--node", "9")
 
 
+@pytest.mark.processes
 def test_make_and_show(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["topology", "make", "torus", "-n", "16", "-o", "t.graphml"]) == 0
@@ -219,6 +222,7 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+@pytest.mark.processes
 def test_peers_started_one_by_one_make_a_swarm(tmp_path: Path) -> None:
     topology = make_topology("ring", 3)
     for peer, port in enumerate(free_ports(3)):
@@ -241,6 +245,7 @@ def test_peers_started_one_by_one_make_a_swarm(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "consensus.safetensors").exists()
 
 
+@pytest.mark.processes
 def test_resume_accepts_the_same_settings_and_refuses_others(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -257,6 +262,7 @@ def test_resume_accepts_the_same_settings_and_refuses_others(
     assert "exists already" in failing(capsys, "gossip", RING, *swarm_options(run_dir))
 
 
+@pytest.mark.processes
 def test_the_saved_settings_repeat_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(ROOT / "tests")
     first, second = tmp_path / "first", tmp_path / "second"

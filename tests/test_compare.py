@@ -112,6 +112,7 @@ def test_settings_that_it_would_not_heed_are_refused(
     assert named in capsys.readouterr().err
 
 
+@pytest.mark.processes
 def test_other_weights_are_another_run(tmp_path: Path) -> None:
     file = tmp_path / "weights.edgelist"
     file.write_text("0 1 0.3\n1 2 0.3\n0 2 0.3\n")
@@ -179,6 +180,7 @@ def times(folder: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/summary.json")}
 
 
+@pytest.mark.processes
 def test_a_comparison_from_start_to_report_and_again(tmp_path: Path, ring: str) -> None:
     folder = tmp_path / "all"
     words = [ring, "--centralized", "--num-selected", "3,2", "--sgd", "--local", "--seeds", "0,1", "--rounds", "2"]
@@ -230,6 +232,7 @@ def test_a_comparison_from_start_to_report_and_again(tmp_path: Path, ring: str) 
     assert "--rounds: means nothing where runs are compared that are there already" in err
 
 
+@pytest.mark.processes
 def test_an_interrupted_comparison_goes_on(tmp_path: Path, ring: str) -> None:
     folder = tmp_path / "all"
     words = [ring, "--local", "--rounds", "60", *TINY, "--eval-every", "1000", "--run-dir", str(folder)]
@@ -263,6 +266,7 @@ def test_two_processes_never_share_a_folder(capsys: pytest.CaptureFixture[str], 
         pass  # free again as soon as it was given back
 
 
+@pytest.mark.processes
 def test_runs_that_do_not_match_are_refused_unless_allowed(tmp_path: Path, ring: str) -> None:
     for name, batch in (("one", "8"), ("two", "4")):
         words = ["--rounds", "1", *TINY, "--batch-size", batch, "--run-dir", str(tmp_path / name)]

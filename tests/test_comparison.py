@@ -311,6 +311,7 @@ def test_mismatched_runs_are_marked_and_never_best(tmp_path: Path) -> None:
     assert "Note: a note" in lines
 
 
+@pytest.mark.processes
 def test_importing_imports_neither_torch_nor_matplotlib() -> None:
     code = "import sys, p2pfl.report.comparison; print({'torch', 'matplotlib', 'jinja2'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
@@ -326,6 +327,7 @@ def test_summaries_are_computed_where_the_file_is_missing_or_old(tmp_path: Path)
     assert entry.summaries[0] == {**whole, "versions": {}}
 
 
+@pytest.mark.processes
 def test_comparing_what_is_there_never_imports_torch(tmp_path: Path) -> None:
     ring = make_gossip_run(tmp_path / "ring", make_topology("ring", 4))
     mesh = make_gossip_run(tmp_path / "mesh", make_topology("complete", 4))

@@ -24,6 +24,7 @@ def server_of(swarm: Swarm) -> psutil.Process:
     return found
 
 
+@pytest.mark.processes
 def test_ctrl_c_ends_a_swarm_whose_fork_server_was_killed(tmp_path: Path, start: Callable[..., Swarm]) -> None:
     swarm = start(ring(tmp_path), *FAST, *LONG, "--run-dir", str(tmp_path / "run"))
     swarm.until("round 2/")
@@ -49,6 +50,7 @@ def test_a_server_killed_during_the_start_is_replaced_or_named(
     assert code == 0, err
 
 
+@pytest.mark.processes
 def test_a_restart_replaces_a_killed_server(tmp_path: Path, start: Callable[..., Swarm]) -> None:
     swarm = start(
         ring(tmp_path),
@@ -71,6 +73,7 @@ def test_a_restart_replaces_a_killed_server(tmp_path: Path, start: Callable[...,
     assert any("since the fork server was killed" in line and "started again" in line for line in swarm.lines)
 
 
+@pytest.mark.processes
 def test_a_second_ctrl_c_ends_a_swarm_that_does_not_answer(tmp_path: Path, start: Callable[..., Swarm]) -> None:
     swarm = start(ring(tmp_path), *FAST, *LONG, "--run-dir", str(tmp_path / "run"))
     swarm.until("round 2/")
@@ -86,6 +89,7 @@ def test_a_second_ctrl_c_ends_a_swarm_that_does_not_answer(tmp_path: Path, start
     nobody_left(swarm, family, 1.0)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT])
 def test_a_terminal_that_closes_ends_a_run_like_ctrl_c(
     tmp_path: Path, start: Callable[..., Swarm], number: signal.Signals
@@ -101,6 +105,7 @@ def test_a_terminal_that_closes_ends_a_run_like_ctrl_c(
     assert list(swarm.temporary.iterdir()) == [], "nothing is left behind"
 
 
+@pytest.mark.processes
 def test_the_next_start_removes_what_killed_launchers_left(tmp_path: Path, start: Callable[..., Swarm]) -> None:
     swarm = start(ring(tmp_path), *FAST, *LONG, "--run-dir", str(tmp_path / "run"))
     swarm.until("round 2/")
@@ -127,6 +132,7 @@ def test_a_temporary_folder_in_use_is_not_removed(tmp_path: Path, monkeypatch: p
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.processes
 def test_a_temporary_folder_that_is_cleaned_amid_a_run_fails_nothing(
     tmp_path: Path, start: Callable[..., Swarm]
 ) -> None:

@@ -43,6 +43,7 @@ def command(*words: str) -> subprocess.CompletedProcess[str]:
 # Records
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("durable", [True, False])
 def test_a_record_that_finds_no_room_leaves_the_file_as_it_was(disk: SmallDisk, durable: bool) -> None:
     folder = disk.path / "peer"
@@ -69,6 +70,7 @@ def _append_many(folder: Path, written: list[records.RoundRecord]) -> None:
         records.append_round(folder, written[-1], None)
 
 
+@pytest.mark.processes
 def test_a_line_of_which_only_a_part_found_room_is_taken_back(disk: SmallDisk) -> None:
     folder = disk.path / "peer"
     folder.mkdir()
@@ -86,6 +88,7 @@ def test_a_line_of_which_only_a_part_found_room_is_taken_back(disk: SmallDisk) -
     assert records.read_rounds(folder) == written
 
 
+@pytest.mark.processes
 def test_forgetting_rounds_on_a_full_disk_forgets_nothing(disk: SmallDisk) -> None:
     folder = disk.path / "peer"
     folder.mkdir()
@@ -98,6 +101,7 @@ def test_forgetting_rounds_on_a_full_disk_forgets_nothing(disk: SmallDisk) -> No
     assert sorted(path.name for path in folder.iterdir()) == [records.ROUNDS_FILE, records.SKETCHES_FILE]
 
 
+@pytest.mark.processes
 def test_a_log_that_finds_no_room_loses_lines_and_says_nothing(
     disk: SmallDisk, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -160,6 +164,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_when_there_is_room(
         assert len(records.read_sketches(folder)) == len(rounds)
 
 
+@pytest.mark.processes
 def test_a_run_whose_files_cannot_be_written_any_more_ends_in_one_line(
     tmp_path: Path, start: Callable[..., Swarm]
 ) -> None:
@@ -193,6 +198,7 @@ def test_a_run_whose_files_cannot_be_written_any_more_ends_in_one_line(
     nobody_left(again, family, 10.0)
 
 
+@pytest.mark.processes
 def test_a_run_directory_for_which_there_is_no_room_is_bad_input_and_leaves_nothing(
     tmp_path: Path, disk: SmallDisk
 ) -> None:
@@ -204,6 +210,7 @@ def test_a_run_directory_for_which_there_is_no_room_is_bad_input_and_leaves_noth
     assert list(disk.path.iterdir()) == [filling], "half a run directory would be in the way of the next attempt"
 
 
+@pytest.mark.processes
 def test_a_data_set_for_which_there_is_no_room_is_bad_input_and_leaves_nothing(tmp_path: Path, disk: SmallDisk) -> None:
     words = [ring(tmp_path), *FAST, "--rounds", "1", "--data-dir", str(disk.path), "--run-dir", str(tmp_path / "run")]
     done = command("gossip", *words)

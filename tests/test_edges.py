@@ -96,6 +96,7 @@ def test_the_data_process_is_quiet_when_nobody_listens(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "program",
     [
@@ -135,6 +136,7 @@ def test_many_ctrl_c_are_one(tmp_path: Path, start: Callable[..., Swarm]) -> Non
     nobody_left(swarm, family, 5.0)
 
 
+@pytest.mark.processes
 def test_an_ignored_ctrl_c_stays_ignored(tmp_path: Path) -> None:
     (tmp_path / "tyro.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise SystemExit(7)\n")
     command = f"trap '' INT; exec {shlex.join([*PROGRAM, 'topology', 'show', RING])}"
@@ -142,6 +144,7 @@ def test_an_ignored_ctrl_c_stays_ignored(tmp_path: Path) -> None:
     assert subprocess.run(["sh", "-c", command], timeout=60, check=False, env=environment).returncode == 7
 
 
+@pytest.mark.processes
 @needs_full
 @pytest.mark.parametrize("words", PRINTING, ids=" ".join)
 def test_a_full_output_is_one_line_and_status_1(tmp_path: Path, words: list[str]) -> None:
@@ -151,6 +154,7 @@ def test_a_full_output_is_one_line_and_status_1(tmp_path: Path, words: list[str]
     assert "No space left" in done.stderr
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("words", PRINTING, ids=" ".join)
 def test_closed_outputs_are_no_trouble(tmp_path: Path, words: list[str]) -> None:
     for redirections in (">&-", "2>&-", "<&- >&- 2>&-"):
@@ -206,6 +210,7 @@ def test_a_reader_that_leaves_does_not_end_a_peer(tmp_path: Path) -> None:
             process.wait()
 
 
+@pytest.mark.processes
 def test_a_temporary_folder_too_deep_for_sockets_is_named(tmp_path: Path) -> None:
     deep = tmp_path / ("deep" * 25)
     deep.mkdir()

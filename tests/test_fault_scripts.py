@@ -240,6 +240,7 @@ def child(folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", CHILD, str(folder)], stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.processes
 def test_a_kill_fires_once_at_its_point_of_its_round(tmp_path: Path) -> None:
     read(tmp_path, fault(**KILL, at="exchange"))
     first = child(tmp_path)
@@ -251,6 +252,7 @@ def test_a_kill_fires_once_at_its_point_of_its_round(tmp_path: Path) -> None:
     assert second.returncode == 0
 
 
+@pytest.mark.processes
 def test_a_freeze_stops_the_thread_that_reached_it(tmp_path: Path) -> None:
     read(tmp_path, fault(**PAUSE, at="train"))
     process = child(tmp_path)

@@ -225,6 +225,7 @@ OVERFLOWS = [
 ]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("options", "value", "said"), OVERFLOWS, ids=["infinite", "overlapped", "bf16"])
 def test_a_peer_whose_weights_overflow_ends_the_run_in_one_line(
     tmp_path: Path, start: Callable[..., Swarm], options: list[str], value: str, said: str
@@ -242,6 +243,7 @@ def test_a_peer_whose_weights_overflow_ends_the_run_in_one_line(
         assert [record.round for record in read_rounds(tmp_path / "run" / "peers" / str(peer))] == [1, 2]
 
 
+@pytest.mark.processes
 def test_initial_weights_that_are_not_finite_are_bad_input(tmp_path: Path, start: Callable[..., Swarm]) -> None:
     words = [*FAST, "--model", "user_models:overflowing", "--run-dir", str(tmp_path / "run")]
     swarm = start(ring(tmp_path), *words, USER_MODEL_BEGINS_INFINITE="1")
@@ -250,6 +252,7 @@ def test_initial_weights_that_are_not_finite_are_bad_input(tmp_path: Path, start
     assert "--model user_models:overflowing: its initial weights are not finite" in one_line(err)
 
 
+@pytest.mark.processes
 def test_a_learning_rate_that_is_too_high_ends_the_run_in_one_line(tmp_path: Path, start: Callable[..., Swarm]) -> None:
     words = [*FAST, "--local-steps", "20", "--rounds", "50", "--lr", "1e30", "--schedule", "constant"]
     swarm = start(ring(tmp_path), *words, "--run-dir", str(tmp_path / "run"))

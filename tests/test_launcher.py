@@ -89,6 +89,7 @@ def nobody_left(swarm: Swarm, family: list[psutil.Process], seconds: float) -> N
     assert list(swarm.temporary.glob("p2pfl-*")) == [], "socket files left behind"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("whole_group", [False, True], ids=["launcher alone", "whole group"])
 def test_ctrl_c_ends_everything_and_the_run_can_go_on(
     tmp_path: Path, start: Callable[..., Swarm], whole_group: bool
@@ -122,6 +123,7 @@ def test_ctrl_c_ends_everything_and_the_run_can_go_on(
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "complete"
 
 
+@pytest.mark.processes
 def test_a_peer_that_raises_ends_the_run(tmp_path: Path, start: Callable[..., Swarm]) -> None:
     options = [ring(tmp_path), *FAST, "--local-steps", "2", "--rounds", "50", "--run-dir", str(tmp_path / "run")]
     swarm = start(*options, USER_MODEL_RAISES_AT="5")
@@ -137,6 +139,7 @@ def test_a_peer_that_raises_ends_the_run(tmp_path: Path, start: Callable[..., Sw
     assert any("Traceback" in log and "user_models.py" in log for log in logs)
 
 
+@pytest.mark.processes
 def test_a_killed_peer_ends_the_run_and_is_named(tmp_path: Path, start: Callable[..., Swarm]) -> None:
     options = [ring(tmp_path), *FAST, "--local-steps", "2", "--rounds", "100000", "--run-dir", str(tmp_path / "run")]
     swarm = start(*options)
@@ -150,6 +153,7 @@ def test_a_killed_peer_ends_the_run_and_is_named(tmp_path: Path, start: Callable
     nobody_left(swarm, family, 5.0)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("stage", ["training", "frozen"])
 def test_peers_end_when_their_launcher_is_killed(tmp_path: Path, start: Callable[..., Swarm], stage: str) -> None:
     environment = {"USER_MODEL_FREEZES_AT": "9"} if stage == "frozen" else {}
@@ -164,6 +168,7 @@ def test_peers_end_when_their_launcher_is_killed(tmp_path: Path, start: Callable
     assert not list(swarm.temporary.glob("p2pfl-*")), "nor is the folder of their sockets left"
 
 
+@pytest.mark.processes
 def test_many_ctrl_c_lose_nothing(tmp_path: Path, start: Callable[..., Swarm]) -> None:
     options = [ring(tmp_path), *FAST, "--local-steps", "2", "--rounds", "100000", "--run-dir", str(tmp_path / "run")]
     swarm = start(*options)
@@ -182,6 +187,7 @@ def test_many_ctrl_c_lose_nothing(tmp_path: Path, start: Callable[..., Swarm]) -
     assert len(read_rounds(tmp_path / "run" / "peers" / "0")) >= 5
 
 
+@pytest.mark.processes
 def test_a_launcher_that_stops_reading_loses_no_result(tmp_path: Path, start: Callable[..., Swarm]) -> None:
     options = [ring(tmp_path), *FAST, "--local-steps", "1", "--rounds", "400", "--no-checkpoint"]
     swarm = start(*options, "--run-dir", str(tmp_path / "run"))
@@ -198,6 +204,7 @@ def test_a_launcher_that_stops_reading_loses_no_result(tmp_path: Path, start: Ca
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "complete"
 
 
+@pytest.mark.processes
 def test_sigterm_is_an_interruption(tmp_path: Path, start: Callable[..., Swarm]) -> None:
     options = [ring(tmp_path), *FAST, "--local-steps", "2", "--rounds", "100000", "--run-dir", str(tmp_path / "run")]
     swarm = start(*options)
@@ -208,6 +215,7 @@ def test_sigterm_is_an_interruption(tmp_path: Path, start: Callable[..., Swarm])
     nobody_left(swarm, family, 5.0)
 
 
+@pytest.mark.processes
 def test_ctrl_c_while_peers_start(tmp_path: Path, start: Callable[..., Swarm]) -> None:
     swarm = start(ring(tmp_path), *FAST, "--run-dir", str(tmp_path / "run"))
     swarm.until("starting")
@@ -223,6 +231,7 @@ def report_modules(link: Connection) -> None:
     link.send_bytes(",".join(sorted(sys.modules)).encode())
 
 
+@pytest.mark.processes
 def test_workers_start_with_everything_imported_and_the_server_has_one_thread() -> None:
     with launcher.fork_server() as processes:
         worker, link = processes.start("probe", report_modules)
@@ -234,6 +243,7 @@ def test_workers_start_with_everything_imported_and_the_server_has_one_thread() 
     assert set(server.PRELOADED) <= set(loaded)
 
 
+@pytest.mark.processes
 def test_preloaded_modules_exist() -> None:
     assert launcher.launch is not None
     for name in server.PRELOADED:

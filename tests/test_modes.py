@@ -55,6 +55,7 @@ def averaged(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
 
 
+@pytest.mark.processes
 def test_fedavg_with_all_clients_is_gossip_on_the_full_mesh(tmp_path: Path) -> None:
     mesh = make_topology("complete", 4)
     gossip = train(tmp_path / "gossip", "gossip", mesh, mixing="uniform")
@@ -71,6 +72,7 @@ def test_fedavg_with_all_clients_is_gossip_on_the_full_mesh(tmp_path: Path) -> N
     assert len(same) == 3
 
 
+@pytest.mark.processes
 def test_fedavg_with_one_client_is_sgd_on_its_shard(tmp_path: Path) -> None:
     central = train(tmp_path / "central", "centralized", num_clients=1, num_selected=1)
     alone = train(tmp_path / "sgd", "sgd")
@@ -81,6 +83,7 @@ def test_fedavg_with_one_client_is_sgd_on_its_shard(tmp_path: Path) -> None:
     assert central.summary["samples_total"] == alone.summary["samples_total"] == 3 * 2 * 16
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "options",
     [{}, {"server_momentum": 0.9, "wire_dtype": "bf16"}, {"proximal_mu": 0.1, "averaging": "samples"}],
@@ -107,6 +110,7 @@ def test_a_repeated_run_draws_the_same_clients_and_ends_with_the_same_bits(
         assert [record.round for record in read_rounds(first.run_dir / "peers" / client)] == rounds
 
 
+@pytest.mark.processes
 def test_options_change_the_model(tmp_path: Path) -> None:
     """Momentum, the proximal term, the server's rate and the number of clients: none of them does nothing."""
     variants = [{}, {"server_momentum": 0.5}, {"server_lr": 0.5}, {"proximal_mu": 1.0}, {"num_selected": 1}]
@@ -120,6 +124,7 @@ def test_options_change_the_model(tmp_path: Path) -> None:
             assert any(not torch.equal(model[name], other[name]) for name in model)
 
 
+@pytest.mark.processes
 def test_the_proximal_term_holds_the_model_back(tmp_path: Path) -> None:
     moved = []
     for number, mu in enumerate((0.0, 1.0, 10.0)):
@@ -138,6 +143,7 @@ def initial_state() -> dict[str, torch.Tensor]:
     return initial_model(RunConfig.of(**{**LIVELY, "batch_norm": False}), 10).state_dict()
 
 
+@pytest.mark.processes
 def test_local_peers_are_trainers_that_nobody_talks_to(tmp_path: Path) -> None:
     ring = make_topology("ring", 3)
     config = RunConfig.of(mode="local", **LIVELY, run_dir=str(tmp_path / "local"))
@@ -162,6 +168,7 @@ FAST = shlex.split(
 )
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("in_time", [True, False])
 def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path, in_time: bool) -> None:
     """Also where a client was stopped before it had saved the round that the coordinator has saved."""
@@ -189,6 +196,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path, in_time: bo
     ]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("mode", "options"),
     [("centralized", {"num_clients": 3, "num_selected": 2}), ("sgd", {}), ("local", {}), ("gossip", {})],
@@ -219,6 +227,7 @@ def test_a_run_cut_off_at_its_very_end_does_its_last_round_again(
         )
 
 
+@pytest.mark.processes
 def test_the_saved_settings_repeat_the_run(tmp_path: Path) -> None:
     first = train(tmp_path / "first", "centralized", num_clients=3, num_selected=2)
     words = ["--config", str(first.run_dir / "config.toml"), "--run-dir", str(tmp_path / "again")]
@@ -231,6 +240,7 @@ def test_the_saved_settings_repeat_the_run(tmp_path: Path) -> None:
     assert summary["consensus_accuracy"] == first.summary["consensus_accuracy"]
 
 
+@pytest.mark.processes
 def test_run_swarm_trains_alone_too(tmp_path: Path) -> None:
     config = RunConfig.of(mode="local", **LIVELY, run_dir=str(tmp_path / "run"))
     assert run_swarm(make_topology("ring", 3), config).summary["mode"] == "local"

@@ -49,6 +49,7 @@ def test_refusals(name: str, peers: int, words: str) -> None:
         partition(name, np.zeros(4, dtype=np.int64), peers, 0)
 
 
+@pytest.mark.processes
 def test_table_and_no_torch() -> None:
     assert "iid" in PARTITIONS
     code = "import sys, p2pfl.partition; sys.exit('torch' in sys.modules)"

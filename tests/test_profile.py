@@ -23,6 +23,7 @@ def spans(path: Path) -> Counter[str]:
     return Counter(event["name"] for event in events if event.get("cat") == "user_annotation")
 
 
+@pytest.mark.processes
 def test_one_round_of_one_peer_is_traced_in_both_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -41,6 +42,7 @@ def test_one_round_of_one_peer_is_traced_in_both_threads(
     assert all(json.loads(line)["exchange_seconds"] >= 0 for line in lines), "writing the trace is counted nowhere"
 
 
+@pytest.mark.processes
 def test_a_client_that_was_not_drawn_has_no_trace_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -319,6 +319,7 @@ def test_waiting_and_lost_peers_are_warned_of(tmp_path: Path) -> None:
     assert any("waiting for slower neighbors" in text for text in page.texts)
 
 
+@pytest.mark.processes
 def test_importing_the_report_imports_neither_torch_nor_matplotlib() -> None:
     code = "import sys, p2pfl.report; print([m for m in ('torch', 'matplotlib', 'jinja2') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

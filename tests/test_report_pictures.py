@@ -57,6 +57,7 @@ def test_draw_topology_writes_pictures(tmp_path: Path) -> None:
         draw_topology(hostile_topology(), tmp_path / "missing" / "t.png")
 
 
+@pytest.mark.processes
 def test_drawing_leaves_no_global_state(tmp_path: Path) -> None:
     code = (
         "import sys, matplotlib; from pathlib import Path\n"

@@ -49,6 +49,7 @@ def peer(folder: Path, topology: str, *options: str) -> subprocess.CompletedProc
     return commands.run(*words)
 
 
+@pytest.mark.processes
 def test_a_port_in_use_ends_the_run_in_one_line(tmp_path: Path, start: Callable[..., Swarm]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -63,6 +64,7 @@ def test_a_port_in_use_ends_the_run_in_one_line(tmp_path: Path, start: Callable[
     nobody_left(swarm, family, 10.0)
 
 
+@pytest.mark.processes
 def test_a_port_in_use_ends_a_peer_in_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -78,6 +80,7 @@ def test_a_socket_at_another_machines_address_is_explained() -> None:
         ZmqTransport("tcp://no-such-host.invalid:7001")
 
 
+@pytest.mark.processes
 def test_hosts_that_cannot_be_reached_end_a_peer_in_one_line_that_says_where_they_should_be(tmp_path: Path) -> None:
     """One whose port refuses, one that accepts and says nothing, and one whose name nobody knows."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -95,6 +98,7 @@ def test_hosts_that_cannot_be_reached_end_a_peer_in_one_line_that_says_where_the
     assert "tcp://no-such-host.invalid:7001 (host no-such-host.invalid: " in done.stderr
 
 
+@pytest.mark.processes
 def test_memory_that_is_used_up_ends_the_run_in_one_line(tmp_path: Path, start: Callable[..., Swarm]) -> None:
     words = [*FAST, "--model", "user_models:hungry", "--rounds", "2", "--run-dir", str(tmp_path / "run")]
     swarm = start(ring(tmp_path), *words)

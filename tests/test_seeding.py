@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import torch
 
 from p2pfl.seeding import derive, numpy_generator, torch_generator
@@ -44,6 +45,7 @@ def test_global_randomness_is_left_alone() -> None:
     assert before[2] == after[2]
 
 
+@pytest.mark.processes
 def test_floors_that_do_not_train_do_not_import_torch() -> None:
     modules = "p2pfl.seeding, p2pfl.config, p2pfl.records, p2pfl.wire"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"

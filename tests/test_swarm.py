@@ -89,6 +89,7 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor, start: torch.Tenso
     assert error <= 1e-3 * moved
 
 
+@pytest.mark.processes
 def test_full_mesh_is_one_large_batch(tmp_path: Path) -> None:
     topology = make_topology("complete", 4)
     config = RunConfig.of(**PLAIN, mixing="uniform", run_dir=str(tmp_path / "run"))
@@ -108,6 +109,7 @@ def test_full_mesh_is_one_large_batch(tmp_path: Path) -> None:
     assert_close(consensus, x, reference.start)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("order", ["atc", "overlapped"])
 def test_ring_equals_the_dense_formula(tmp_path: Path, order: str) -> None:
     topology = make_topology("ring", 4)
@@ -176,6 +178,7 @@ def process_swarm(topology: Topology, config: RunConfig) -> Path:
     return run_swarm(topology, config).run_dir
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("wire_dtype", ["fp32", "bf16"])
 def test_same_seed_same_bits_whatever_carries_them(tmp_path: Path, wire_dtype: str) -> None:
     # A star of six: the middle peer has five neighbors, more than it grants leave at once.
@@ -198,6 +201,7 @@ def test_same_seed_same_bits_whatever_carries_them(tmp_path: Path, wire_dtype: s
         assert all(torch.equal(other_consensus[key], consensus[key]) for key in consensus)
 
 
+@pytest.mark.processes
 def test_mixing_keeps_the_mean_and_reaches_the_tolerance(tmp_path: Path) -> None:
     topology = make_topology("path", 4)
     config = RunConfig.of(**LIVELY, wire_dtype="bf16", run_dir=str(tmp_path / "run"), consensus_tolerance=1e-2)
@@ -217,6 +221,7 @@ def test_mixing_keeps_the_mean_and_reaches_the_tolerance(tmp_path: Path) -> None
     assert summary["consensus_distance"] == pytest.approx(float(distance), rel=0.1)
 
 
+@pytest.mark.processes
 def test_every_file_of_the_run_directory_is_there(tmp_path: Path) -> None:
     topology = make_topology("ring", 3)
     result = run_swarm(topology, RunConfig.of(**LIVELY, run_dir=str(tmp_path / "run")))
