@@ -1,4 +1,4 @@
-"""CPU seconds that a round costs a peer beside its training step where nothing is exchanged.
+"""CPU that a round costs a peer beside its training step, without an exchange.
 
 `python -m benchmarks.bookkeeping`. Peers of a real run in mode local take one step of batch 2 a round (VGG-11 at full
 width, no checkpoints), so that what every round costs whatever it trains is seen: the checks that weights are finite,

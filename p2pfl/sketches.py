@@ -1,4 +1,4 @@
-"""Count sketches of weight vectors, which estimate the consensus distance, and the file that keeps them.
+"""Count sketches of weight vectors, and the file of a peer's sketches.
 
 A peer appends its sketch of each round to `peers/<id>/sketches.f32`: a header of 16 bytes, then 4,096 little-endian
 float32 a round.
@@ -39,8 +39,8 @@ def sketch(vector: Vector, seed: int) -> Vector:
     There are two stages, since the first is a pass over the whole model in every round: it adds up spans of 131,072
     elements, the second blocks of 4,096 of that sum. Each span or block is rotated by a random offset, so that two
     elements of different ones share a bucket with probability 1/131,072 or 1/4096, and two of one never do. Sums of
-    the first stage are float32, those of the second float64: equal vectors have equal sketches, and rounding hides
-    differences that are some 10⁻⁷ of the vectors.
+    the first stage are float32, those of the second float64: equal vectors have equal sketches, and differences
+    below some 10⁻⁷ of the vectors' length drown in rounding.
 
     A vector with an element that is not finite has a sketch with such an element.
     """

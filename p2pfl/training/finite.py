@@ -1,4 +1,4 @@
-"""Weights that are no numbers any more, or too large to travel: found before they are sent, saved or recorded."""
+"""Checks that weights are finite and fit the wire, before they are sent or saved."""
 
 from __future__ import annotations
 
