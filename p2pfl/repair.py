@@ -25,6 +25,9 @@ from p2pfl.records import (
 )
 
 
+_AHEAD = 1000  # rounds that may have been recorded after a checkpoint, by far: what says a later one is no record
+
+
 @dataclass(frozen=True)
 class Backup:
     """What a checkpoint holds of its round: the record, and how to get its sketch again (None: it has none)."""
@@ -57,10 +60,10 @@ def mend(
 
     Raises CheckpointError naming the folder if it cannot be written.
     """
-    found, backups = read_recorded(peer_dir), backups or {}
+    found, backups = read_recorded(peer_dir, last + _AHEAD), backups or {}
     if expected is not None:
         complete = sum(record.round <= last for record in found.rounds) == expected
-        found = read_recorded(peer_dir, complete=complete)
+        found = read_recorded(peer_dir, last + _AHEAD, complete)
     kept = {record.round: record for record in found.rounds if record.round <= last}
     rebuilt = [n for n, backup in sorted(backups.items()) if n <= last and kept.get(n) != backup.record]
     kept |= {number: backups[number].record for number in rebuilt}
@@ -70,7 +73,8 @@ def mend(
     if sketched:
         lost = [record.round for record in rounds if record.round not in found.rows]
         resketched = {n: sketch() for n in lost if n in backups and (sketch := backups[n].sketch) is not None}
-        lines += [line for line in found.problems if ": too long" in line]
+        too_long = [line for line in found.problems if ": too long" in line]
+        lines += too_long if not lines else []  # else it follows from that
         if blank := [number for number in lost if number not in resketched]:
             word = f"round{'s' * (len(blank) > 1)} {spans(blank)}"
             lines.append(f"{peer_dir / SKETCHES_FILE}: no sketch of {word}, whose consensus distance is not known")
