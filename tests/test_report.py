@@ -159,7 +159,9 @@ def test_a_round_that_nobody_did_is_said_and_does_not_make_a_run_incomplete(tmp_
     summary = summarize(run_dir)
     assert (summary["status"], summary["rounds_completed"]) == ("complete", 4)
     assert summary["absences"] == []
-    assert "Round 2 was recorded by nobody: all were away, or the records are lost." in cautions(load_run(run_dir), summary)
+    assert "Round 2 was recorded by nobody: all were away, or the records are lost." in cautions(
+        load_run(run_dir), summary
+    )
 
 
 def test_where_everybody_was_lost_all_count(tmp_path: Path) -> None:

@@ -78,9 +78,29 @@ def made(folder: Path, mode: Any = "gossip", alone: str | None = None) -> Made:
     return run
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Made, Made]:
+    """Two runs with equal settings, of which tests take copies."""
+    folder = tmp_path_factory.mktemp("template")
+    return made(folder / "run"), made(folder / "other")
+
+
+@pytest.fixture
+def pair(template: tuple[Made, Made], tmp_path: Path) -> tuple[Made, Made]:
+    run, other = (replace(one, folder=tmp_path / one.folder.name) for one in template)
+    for one, copy in zip(template, (run, other), strict=True):
+        shutil.copytree(one.folder, copy.folder)
+    return run, other
+
+
 def fill(run: Made, index: int) -> None:
     past = look_back(
-        replace(run.spec(index), resume=False), cast(run.config, run.topology), None, run.peer_dir(index), 0, print  # type: ignore[arg-type]
+        replace(run.spec(index), resume=False),
+        cast(run.config, run.topology),
+        None,
+        run.peer_dir(index),
+        0,
+        print,  # type: ignore[arg-type]
     )
     drawn = {"selected": ["0", "1"], "missing": []} if run.topology.names[index] == "coordinator" else {}
     for number in range(1, 6):
@@ -183,8 +203,10 @@ KINDS: dict[str, tuple[Callable[[Made, Made], object], int | None, list[str]]] =
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_newest_checkpoint_of_ones_own_is_used_and_others_are_refused_by_name(tmp_path: Path, kind: str) -> None:
-    run, other = made(tmp_path / "run"), made(tmp_path / "other")
+def test_the_newest_checkpoint_of_ones_own_is_used_and_others_are_refused_by_name(
+    pair: tuple[Made, Made], kind: str
+) -> None:
+    run, other = pair
     change, round, expected = KINDS[kind]
     change(run, other)
     past, said = run.look_back(1)
@@ -238,16 +260,16 @@ def test_a_local_peer_begins_again(tmp_path: Path) -> None:
     assert said == [f"{run.peer_dir(1) / 'checkpoint'}: no checkpoint can be used; begins again at round 1"]
 
 
-def test_other_settings_are_no_damage(tmp_path: Path) -> None:
-    run = made(tmp_path / "run")
+def test_other_settings_are_no_damage(pair: tuple[Made, Made]) -> None:
+    run, _ = pair
     kept = checkpoint.load(run.path(1, 5))
     checkpoint.save(run.peer_dir(1) / "checkpoint", replace(kept, settings="others"))
     with pytest.raises(CheckpointError, match="of a run with other settings; start a new run without --resume"):
         run.look_back(1)
 
 
-def test_a_run_that_saved_nothing_begins_at_its_first_round(tmp_path: Path) -> None:
-    run = made(tmp_path / "run")
+def test_a_run_that_saved_nothing_begins_at_its_first_round(pair: tuple[Made, Made]) -> None:
+    run, _ = pair
     for index in range(3):
         shutil.rmtree(run.peer_dir(index) / "checkpoint")
         (run.peer_dir(index) / ROUNDS_FILE).unlink()
@@ -269,17 +291,23 @@ COMMON: dict[str, tuple[Callable[[Made], object], int]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def centralized(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return made(tmp_path_factory.mktemp("template") / "centralized", "centralized")
+
+
 @pytest.mark.parametrize("kind", COMMON)
-def test_all_of_a_centralized_run_go_back_to_the_same_round(tmp_path: Path, kind: str) -> None:
-    run = made(tmp_path / "run", "centralized")
+def test_all_of_a_centralized_run_go_back_to_the_same_round(centralized: Made, tmp_path: Path, kind: str) -> None:
+    run = replace(centralized, folder=tmp_path / "run")
+    shutil.copytree(centralized.folder, run.folder)
     change, round = COMMON[kind]
     change(run)
     parts = cast(run.config, run.topology)
     assert [last_common_round(run.spec(index), parts, LAST) for index in range(4)] == [round] * 4
 
 
-def test_an_origin_is_checked_where_it_is_known(tmp_path: Path) -> None:
-    run = made(tmp_path / "run")
+def test_an_origin_is_checked_where_it_is_known(pair: tuple[Made, Made]) -> None:
+    run, _ = pair
     path = run.path(1, 5)
     own = checkpoint.load(path).origin
     assert (own.peer, own.index) == ("1", 1)
