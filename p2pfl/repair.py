@@ -24,7 +24,6 @@ from p2pfl.records import (
     spans,
 )
 
-
 _AHEAD = 1000  # rounds that may have been recorded after a checkpoint, by far: what says a later one is no record
 
 

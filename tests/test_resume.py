@@ -23,7 +23,7 @@ from p2pfl.roles import cast, topology_of
 from p2pfl.rundir import create_run_dir
 from p2pfl.topology import Topology
 from p2pfl.worker import messages
-from p2pfl.worker.resume import Past, last_common_round, look_back
+from p2pfl.worker.resume import Past, last_common_round, look_back, say_stale_client
 
 LAST = 9
 
@@ -158,7 +158,11 @@ KINDS: dict[str, tuple[Callable[[Made, Made], object], int | None, list[str]]] =
     "all of an equal run": (
         lambda run, other: shutil.copytree(other.peer_dir(1), run.peer_dir(1), dirs_exist_ok=True),
         None,
-        ["of another run", "of another run", "no checkpoint can be used; takes over its neighbors' weights"],
+        [
+            "of another run",
+            "of another run",
+            "no checkpoint that can be used; takes its neighbors' weights if they are ahead",
+        ],
     ),
     "of the round before": (
         lambda run, other: shutil.copy(run.path(1, 4), run.path(1, 5)),
@@ -173,7 +177,7 @@ KINDS: dict[str, tuple[Callable[[Made, Made], object], int | None, list[str]]] =
     "all of another peer": (
         lambda run, other: [shutil.copy(run.path(2, n), run.path(1, n)) for n in (4, 5)],
         None,
-        ["of '2'", "of '2'", "no checkpoint can be used; takes over its neighbors' weights"],
+        ["of '2'", "of '2'", "no checkpoint that can be used; takes its neighbors' weights if they are ahead"],
     ),
     "records missing": (lambda run, other: (run.peer_dir(1) / ROUNDS_FILE).unlink(), 5, []),
     "records cut": (lambda run, other: cut(run.peer_dir(1) / ROUNDS_FILE), 5, []),
@@ -181,17 +185,17 @@ KINDS: dict[str, tuple[Callable[[Made, Made], object], int | None, list[str]]] =
     "folder missing": (
         lambda run, other: shutil.rmtree(run.peer_dir(1)) or run.peer_dir(1).mkdir(),  # type: ignore[func-returns-value]
         None,
-        ["no checkpoint can be used; takes over its neighbors' weights"],
+        ["no checkpoint that can be used; takes its neighbors' weights if they are ahead"],
     ),
     "checkpoints missing": (
         lambda run, other: shutil.rmtree(run.peer_dir(1) / "checkpoint"),
         None,
-        ["no checkpoint can be used; takes over its neighbors' weights"],
+        ["no checkpoint that can be used; takes its neighbors' weights if they are ahead"],
     ),
     "a file in the folder's place": (
         lambda run, other: files_for_folder(run.peer_dir(1) / "checkpoint"),
         None,
-        ["no checkpoint can be used; takes over its neighbors' weights"],
+        ["no checkpoint that can be used; takes its neighbors' weights if they are ahead"],
     ),
     "id missing": (lambda run, other: (run.folder / RUN_ID_FILE).unlink(), 5, ["run.id: missing or damaged"]),
     "id altered": (
@@ -247,7 +251,7 @@ def test_the_end_where_nobody_else_has_the_weights(tmp_path: Path, mode: str, go
     index = run.topology.n - 1
     for number in (4, 5):
         run.path(index, number).unlink() if gone else cut(run.path(index, number))
-    with pytest.raises(CheckpointError, match=r"no checkpoint can be used; start a new run without --resume$"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint that can be used; start a new run without --resume$"):
         run.look_back(index)
 
 
@@ -257,7 +261,7 @@ def test_a_local_peer_begins_again(tmp_path: Path) -> None:
     run.peer_dir(1).mkdir()
     past, said = run.look_back(1)
     assert past.saved is None
-    assert said == [f"{run.peer_dir(1) / 'checkpoint'}: no checkpoint can be used; begins again at round 1"]
+    assert said == [f"{run.peer_dir(1) / 'checkpoint'}: no checkpoint that can be used; begins at round 1 again"]
 
 
 def test_other_settings_are_no_damage(pair: tuple[Made, Made]) -> None:
@@ -304,6 +308,25 @@ def test_all_of_a_centralized_run_go_back_to_the_same_round(centralized: Made, t
     change(run)
     parts = cast(run.config, run.topology)
     assert [last_common_round(run.spec(index), parts, LAST) for index in range(4)] == [round] * 4
+
+
+@pytest.mark.parametrize(("rounds", "state"), [((5,), "that of round 4"), ((4, 5), "none")])
+def test_a_client_whose_own_state_is_too_old_says_so(
+    centralized: Made, tmp_path: Path, rounds: tuple[int, ...], state: str
+) -> None:
+    """The coordinator goes on from round 5, since it has nothing older: the client's momentum is not what it was."""
+    run = replace(centralized, folder=tmp_path / "run")
+    shutil.copytree(centralized.folder, run.folder)
+    run.path(3, 4).unlink()
+    for number in rounds:
+        cut(run.path(0, number))
+    past, said = run.look_back(0)
+    assert len(said) == len(rounds)
+    said.clear()
+    parts = cast(run.config, run.topology)
+    assert last_common_round(run.spec(0), parts, LAST) == 5
+    say_stale_client(run.spec(0), parts, past, 5, lambda message: said.append(message.text))  # type: ignore[union-attr]
+    assert said == [f"its momentum after round 5 is lost; goes on with {state}, to other bits"]
 
 
 def test_an_origin_is_checked_where_it_is_known(pair: tuple[Made, Made]) -> None:

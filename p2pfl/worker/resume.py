@@ -131,11 +131,13 @@ def _clients(parts: Cast) -> Iterable[int]:
 def _say_lost(spec: messages.WorkerSpec, parts: Cast, folder: Path, report: Report) -> None:
     """Say what follows on the loss of all checkpoints; raises CheckpointError where that is the end."""
     if parts.mode == "gossip":
-        report(messages.Warned(f"{folder}: no checkpoint can be used; takes over its neighbors' weights"))
+        report(
+            messages.Warned(f"{folder}: no checkpoint that can be used; takes its neighbors' weights if they are ahead")
+        )
     elif parts.mode == "local":
-        report(messages.Warned(f"{folder}: no checkpoint can be used; begins again at round 1"))
+        report(messages.Warned(f"{folder}: no checkpoint that can be used; begins at round 1 again"))
     else:
-        raise CheckpointError(f"{folder}: no checkpoint can be used; start a new run without --resume")
+        raise CheckpointError(f"{folder}: no checkpoint that can be used; start a new run without --resume")
 
 
 def last_common_round(spec: messages.WorkerSpec, parts: Cast, at_most: int) -> int | None:
