@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import safetensors.torch
 import torch
@@ -26,6 +27,7 @@ from p2pfl.worker import messages
 from p2pfl.worker.resume import Past, last_common_round, look_back, say_stale_client
 
 LAST = 9
+LOST = "no checkpoint that can be used; takes its neighbors' weights if they are ahead"
 
 
 @dataclass
@@ -104,17 +106,13 @@ def fill(run: Made, index: int) -> None:
     )
     drawn = {"selected": ["0", "1"], "missing": []} if run.topology.names[index] == "coordinator" else {}
     for number in range(1, 6):
-        record = train_record(run.topology, index, number, LAST, 100)
+        record = msgspec.structs.replace(train_record(run.topology, index, number, LAST, 100), **drawn)
         append_round(run.peer_dir(index), record, None)
-        text = encode_record(type(record)(**{**record_fields(record), **drawn})).decode()
+        text = encode_record(record).decode()
         if number > 3:
             kept = Checkpoint(number, number, "layout", "settings", torch.full((3,), float(number)), torch.zeros(3))
             kept = replace(kept, origin=past.origin, record=text, recorded=number)
             checkpoint.save(run.peer_dir(index) / "checkpoint", kept)
-
-
-def record_fields(record: Any) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in record.__struct_fields__}
 
 
 def cut(path: Path) -> None:
@@ -161,7 +159,7 @@ KINDS: dict[str, tuple[Callable[[Made, Made], object], int | None, list[str]]] =
         [
             "of another run",
             "of another run",
-            "no checkpoint that can be used; takes its neighbors' weights if they are ahead",
+            LOST,
         ],
     ),
     "of the round before": (
@@ -177,7 +175,7 @@ KINDS: dict[str, tuple[Callable[[Made, Made], object], int | None, list[str]]] =
     "all of another peer": (
         lambda run, other: [shutil.copy(run.path(2, n), run.path(1, n)) for n in (4, 5)],
         None,
-        ["of '2'", "of '2'", "no checkpoint that can be used; takes its neighbors' weights if they are ahead"],
+        ["of '2'", "of '2'", LOST],
     ),
     "records missing": (lambda run, other: (run.peer_dir(1) / ROUNDS_FILE).unlink(), 5, []),
     "records cut": (lambda run, other: cut(run.peer_dir(1) / ROUNDS_FILE), 5, []),
@@ -185,17 +183,17 @@ KINDS: dict[str, tuple[Callable[[Made, Made], object], int | None, list[str]]] =
     "folder missing": (
         lambda run, other: shutil.rmtree(run.peer_dir(1)) or run.peer_dir(1).mkdir(),  # type: ignore[func-returns-value]
         None,
-        ["no checkpoint that can be used; takes its neighbors' weights if they are ahead"],
+        [LOST],
     ),
     "checkpoints missing": (
         lambda run, other: shutil.rmtree(run.peer_dir(1) / "checkpoint"),
         None,
-        ["no checkpoint that can be used; takes its neighbors' weights if they are ahead"],
+        [LOST],
     ),
     "a file in the folder's place": (
         lambda run, other: files_for_folder(run.peer_dir(1) / "checkpoint"),
         None,
-        ["no checkpoint that can be used; takes its neighbors' weights if they are ahead"],
+        [LOST],
     ),
     "id missing": (lambda run, other: (run.folder / RUN_ID_FILE).unlink(), 5, ["run.id: missing or damaged"]),
     "id altered": (
@@ -318,6 +316,7 @@ def test_a_client_whose_own_state_is_too_old_says_so(
     run = replace(centralized, folder=tmp_path / "run")
     shutil.copytree(centralized.folder, run.folder)
     run.path(3, 4).unlink()
+    (run.peer_dir(3) / ROUNDS_FILE).unlink()
     for number in rounds:
         cut(run.path(0, number))
     past, said = run.look_back(0)

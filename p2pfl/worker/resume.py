@@ -131,13 +131,12 @@ def _clients(parts: Cast) -> Iterable[int]:
 def _say_lost(spec: messages.WorkerSpec, parts: Cast, folder: Path, report: Report) -> None:
     """Say what follows on the loss of all checkpoints; raises CheckpointError where that is the end."""
     if parts.mode == "gossip":
-        report(
-            messages.Warned(f"{folder}: no checkpoint that can be used; takes its neighbors' weights if they are ahead")
-        )
+        follows = "takes its neighbors' weights if they are ahead"
     elif parts.mode == "local":
-        report(messages.Warned(f"{folder}: no checkpoint that can be used; begins at round 1 again"))
+        follows = "begins at round 1 again"
     else:
         raise CheckpointError(f"{folder}: no checkpoint that can be used; start a new run without --resume")
+    report(messages.Warned(f"{folder}: no checkpoint that can be used; {follows}"))
 
 
 def last_common_round(spec: messages.WorkerSpec, parts: Cast, at_most: int) -> int | None:
@@ -193,6 +192,9 @@ def say_stale_client(spec: messages.WorkerSpec, parts: Cast, past: Past, last: i
         return
     [coordinator_dir] = _folders(spec, parts, [parts.coordinator or 0])
     name, known = parts.topology.names[spec.index], records.read_rounds(coordinator_dir)
+    saved = _of_coordinator(spec, parts, last)
+    if saved is not None and (backup := _backup(saved, None)) is not None:
+        known = [*known, backup.record]  # its file may be damaged
     taken = [r.round for r in known if r.round <= last and name in set(r.selected or ()) - set(r.missing or ())]
     newest, has = max(taken, default=0), 0 if past.saved is None else past.saved.round
     if has < newest and not spec.restarted:
