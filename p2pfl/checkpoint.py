@@ -1,7 +1,8 @@
 """What a peer saves after each round, as safetensors with a checksum, written atomically; never pickle.
 
-A checkpoint also holds what the peer sent in its last round, so that after a stop of the whole swarm, when peers
-may be one round apart, those ahead can send it again to those behind. The two newest are kept.
+A checkpoint says of which run, peer and round it is, and is refused anywhere else. It also holds what the peer sent in
+its last round, so that after a stop of the whole swarm, when peers may be one round apart, those ahead can send it
+again to those behind; and the record of its round, from which a lost one is rebuilt. The two newest are kept.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,26 @@ from torch import Tensor
 from p2pfl.errors import CheckpointError, unwritable
 
 KEPT = 2
-FORMAT = 2
+FORMAT = 3
 _NAME = re.compile(r"round-(\d{6,})\.safetensors")
 _UNFINISHED = re.compile(rf"\.{_NAME.pattern}\.\d+")
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Whose checkpoint it is: the run's lasting id, the peer's label and its number. An empty `run` is not known."""
+
+    run: str = ""
+    peer: str = ""
+    index: int = 0
+
+
+@dataclass(frozen=True)
 class Checkpoint:
-    """A peer after `round` rounds. Vectors are (size,) as in the run's layout; `sent` is by name and neighbor."""
+    """A peer after `round` rounds. Vectors are (size,) as in the run's layout; `sent` is by name and neighbor.
+
+    `record` is the round's record as JSON, and `recorded` the number of records that the peer has up to it.
+    """
 
     round: int
     steps: int
@@ -43,6 +56,9 @@ class Checkpoint:
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
     sent: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
     scalars: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    origin: Origin = Origin()
+    record: str = ""
+    recorded: int = 0
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
@@ -58,15 +74,18 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
             sent.setdefault(str(neighbor), {})[name] = key
     about: dict[str, Any] = {
         "format": FORMAT,
+        **asdict(checkpoint.origin),
         "round": checkpoint.round,
         "steps": checkpoint.steps,
         "layout": checkpoint.layout,
         "settings": checkpoint.settings,
         "sent": sent,
         "scalars": {str(neighbor): dict(values) for neighbor, values in checkpoint.scalars.items()},
+        "record": checkpoint.record,
+        "recorded": checkpoint.recorded,
     }
     about["digest"] = _digest(about, tensors)
-    path = folder / f"round-{checkpoint.round:06d}.safetensors"
+    path = folder / file_name(checkpoint.round)
     try:
         folder.mkdir(exist_ok=True)
         save_tensors(path, tensors, {"p2pfl": json.dumps(about)})
@@ -104,8 +123,17 @@ def _ordinary_mode(path: Path) -> int:
         return os.fstat(file.fileno()).st_mode & 0o777
 
 
-def load(path: Path) -> Checkpoint:
-    """Read one checkpoint. Raises CheckpointError naming the file if it is truncated, altered or none at all."""
+def file_name(round: int) -> str:
+    """The name of the file that holds the checkpoint of a round."""
+    return f"round-{round:06d}.safetensors"
+
+
+def load(path: Path, origin: Origin | None = None) -> Checkpoint:
+    """Read one checkpoint; `origin` says whose it must be.
+
+    Raises CheckpointError naming the file if it is truncated, altered or none at all, of another version, or of
+    another run, peer or round than it stands for.
+    """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["p2pfl"])
@@ -115,32 +143,74 @@ def load(path: Path) -> Checkpoint:
             raise CheckpointError(f"{path}: written by another version of p2pfl")
         if _digest(about, tensors) != digest:
             raise CheckpointError(f"{path}: altered since it was written (checksum differs)")
-        return Checkpoint(
-            round=int(about["round"]),
-            steps=int(about["steps"]),
-            layout=str(about["layout"]),
-            settings=str(about["settings"]),
-            x=tensors["x"],
-            momentum=tensors["momentum"],
-            buffers={n.removeprefix("buffer/"): t for n, t in tensors.items() if n.startswith("buffer/")},
-            sent={int(k): {n: tensors[key] for n, key in v.items()} for k, v in about["sent"].items()},
-            scalars={int(k): dict(v) for k, v in about["scalars"].items()},
-        )
-    except (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
+        found = _parsed(about, tensors)
+    except _UNREADABLE as error:
         raise CheckpointError(f"{path}: not a whole checkpoint ({error})") from None
+    if why := _misplaced(found, path, origin):
+        raise CheckpointError(f"{path}: {why}")
+    return found
 
 
-def newest(folder: Path, at_most: float = math.inf) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint of at most that round, if any, and a line about each newer one that is not whole."""
+_UNREADABLE = (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError)
+
+
+def _parsed(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Checkpoint:
+    return Checkpoint(
+        round=int(about["round"]),
+        steps=int(about["steps"]),
+        layout=str(about["layout"]),
+        settings=str(about["settings"]),
+        x=tensors["x"],
+        momentum=tensors["momentum"],
+        buffers={n.removeprefix("buffer/"): t for n, t in tensors.items() if n.startswith("buffer/")},
+        sent={int(k): {n: tensors[key] for n, key in v.items()} for k, v in about["sent"].items()},
+        scalars={int(k): dict(v) for k, v in about["scalars"].items()},
+        origin=Origin(str(about["run"]), str(about["peer"]), int(about["index"])),
+        record=str(about["record"]),
+        recorded=int(about["recorded"]),
+    )
+
+
+def _misplaced(found: Checkpoint, path: Path, origin: Origin | None) -> str:
+    """Why a whole checkpoint must not be used in this place; nothing if it may."""
+    if _NAME.fullmatch(path.name) and path.name != file_name(found.round):
+        return f"holds round {found.round}, not the one that its name says"
+    if origin is None:
+        return ""
+    if (found.origin.peer, found.origin.index) != (origin.peer, origin.index):
+        theirs, ours = (f"{o.peer!r} (number {o.index})" for o in (found.origin, origin))  # repr: one line, escaped
+        return f"a checkpoint of {theirs}, not of {ours}"
+    if origin.run not in ("", found.origin.run):
+        return "a checkpoint of another run"
+    return ""
+
+
+def newest(
+    folder: Path, at_most: float = math.inf, origin: Origin | None = None
+) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint of at most that round that can be used, if any, and a line about each newer one that
+    cannot. `origin` says whose they must be.
+    """
     refused: list[str] = []
-    for number, path in reversed(_numbered(folder)):
+    try:
+        numbered = _numbered(folder)
+    except OSError as error:
+        return None, [f"{folder}: cannot be read ({error.strerror})"]
+    for number, path in reversed(numbered):
         if number > at_most:
             continue
         try:
-            return load(path), refused
+            return load(path, origin), refused
         except CheckpointError as error:
             refused.append(str(error))
     return None, refused
+
+
+def latest_number(folder: Path) -> int:
+    """The newest round of which there is a file, whole or not; 0 where there is none."""
+    with contextlib.suppress(OSError):
+        return max((number for number, _ in _numbered(folder)), default=0)
+    return 0
 
 
 def _numbered(folder: Path) -> list[tuple[int, Path]]:

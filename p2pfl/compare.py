@@ -19,6 +19,7 @@ from p2pfl import config as settings
 from p2pfl import data, report
 from p2pfl.config import INCIDENTAL, CentralizedConfig, Mode, RunConfig, replace_options
 from p2pfl.errors import ConfigError
+from p2pfl.identity import RUN_ID_FILE
 from p2pfl.launcher import fork_server, interruptible
 from p2pfl.roles import cast, topology_of
 from p2pfl.rundir import (
@@ -239,6 +240,7 @@ def _is_half_made(run_dir: Path) -> bool:
     """Whether this was interrupted while it was being made; then it is taken away."""
     half = not (run_dir / CONFIG_FILE).exists() and {path.name for path in run_dir.iterdir()} <= {
         "peers",
+        RUN_ID_FILE,
         TOPOLOGY_FILE,
     }
     if half and not any(path.is_file() for path in run_dir.glob("peers/**/*")):

@@ -6,16 +6,19 @@ Rounds are counted from 1; the rounds of the consensus phase follow on.
 
 from __future__ import annotations
 
-import contextlib
+import math
 import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from p2pfl import sketches
-from p2pfl.errors import CheckpointError, ConfigError, unwritable
-from p2pfl.sketches import SKETCHES_FILE, Vector
+from p2pfl.errors import CheckpointError, unwritable
+from p2pfl.sketches import HEADER, SKETCHES_FILE, Vector, readable_sketches, to_bytes
 
 ROUNDS_FILE = "rounds.jsonl"
 
@@ -52,6 +55,7 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
     selected: list[str] | None = None  # a coordinator's: clients drawn for this round
     missing: list[str] | None = None  # of these, those whose update did not come in time
     absent: list[str] | None = None  # a peer's: neighbors in whose place stood its own weights, at least in part
+    weights_from: list[str] | None = None  # a peer's: neighbors whose weights it took in place of its own
     refused: dict[str, int] | None = None  # messages and connections refused since the last record, by reason
 
 
@@ -76,7 +80,7 @@ def append_round(peer_dir: Path, record: RoundRecord, sketch: Vector | None, dur
     `durable` waits for the disk: a checkpoint written later must not survive a power cut that this does not.
     """
     if sketch is not None:
-        _append(peer_dir / SKETCHES_FILE, sketches.to_bytes(sketch), durable, sketches.HEADER)
+        _append(peer_dir / SKETCHES_FILE, to_bytes(sketch), durable, HEADER)
     _append(peer_dir / ROUNDS_FILE, encode_record(record) + b"\n", durable)
 
 
@@ -105,41 +109,100 @@ def _write(file: int, data: bytes) -> None:
         rest = rest[os.write(file, rest) :]
 
 
-def read_rounds(peer_dir: Path) -> list[RoundRecord]:
-    """All finished rounds of a peer, oldest first; a last line cut off by a crash is left out.
+@dataclass(frozen=True)
+class Recorded:
+    """What can be read of a process's rounds, in order of rounds, each once.
 
-    Raises ConfigError naming file and line where a line in the middle cannot be read.
+    `rows` says at which place of the sketches' file a round's sketch is, as far as that is certain. `problems` has a
+    line for each file that is damaged.
+    """
+
+    rounds: list[RoundRecord] = field(default_factory=list)
+    rows: dict[int, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def read_rounds(peer_dir: Path) -> list[RoundRecord]:
+    """All finished rounds of a peer that can be read, oldest first; see `read_recorded`."""
+    return read_recorded(peer_dir).rounds
+
+
+def read_recorded(peer_dir: Path, last: float = math.inf, complete: bool | None = None) -> Recorded:
+    """Read the records of a peer, whatever has happened to the file.
+
+    A last line cut off by a crash is left out without a word. Lines that are no records, or records of no round up to
+    `last`, are left out; of several of one round the last counts, and all are put in order. That is said in `problems`.
+    `complete`: whether no line is missing, where that is known.
     """
     path = peer_dir / ROUNDS_FILE
-    if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")
-    records = []
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            records.append(decode_record(line))
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}:{number}: not a round record ({error})") from None
-    return records
-
-
-def truncate(peer_dir: Path, rounds: int) -> list[RoundRecord]:
-    """Forget everything after the first `rounds` records (a resumed run writes them again); returns the kept.
-
-    Raises CheckpointError naming the folder if it cannot be written.
-    """
-    kept = [record for record in read_rounds(peer_dir) if record.round <= rounds]
-    text = b"".join(encode_record(record) + b"\n" for record in kept)
-    temporary = peer_dir / (ROUNDS_FILE + ".tmp")
     try:
-        temporary.write_bytes(text)
-        os.replace(temporary, peer_dir / ROUNDS_FILE)
-        file = peer_dir / SKETCHES_FILE
-        if file.exists():
-            whole = min(len(sketches.read_sketches(peer_dir)), len(kept))
-            os.truncate(file, sketches.file_size(whole) if whole else 0)
+        lines = path.read_bytes().split(b"\n") if os.path.lexists(path) else [b""]
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise CheckpointError(unwritable(peer_dir, error)) from None
-    return kept
+        return Recorded(problems=[f"{path}: cannot be read ({error.strerror})"])
+    found = [_record_in(line, last) for line in lines]
+    if found[-1] is None:  # nothing, or what a crash left of a line
+        found.pop()
+    damage = _damage(found)
+    problems = [f"{path}: {'; '.join(damage)}"] if damage else []
+    found_sketches, why = readable_sketches(peer_dir)
+    sketches = len(found_sketches)
+    problems += [why] if why else []
+    if sketches and sketches < len(found):
+        problems.append(f"{peer_dir / SKETCHES_FILE}: too short, {sketches} sketches for {len(found)} rounds")
+    elif sketches > len(found) + 1:  # a crash leaves one at most
+        problems.append(f"{peer_dir / SKETCHES_FILE}: too long, {sketches} sketches for {len(found)} rounds")
+    rounds = {record.round: record for record in found if record is not None}
+    return Recorded([rounds[number] for number in sorted(rounds)], _rows(found, sketches, complete), problems)
+
+
+def _record_in(line: bytes, last: float) -> RoundRecord | None:
+    """The record in a line; None where there is none that can be of this run."""
+    try:
+        record = decode_record(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    counts = (record.steps, record.samples, record.bytes_sent, record.bytes_received)
+    return record if 1 <= record.round <= last and all(0 <= count < 2**63 for count in counts) else None
+
+
+def _damage(found: Sequence[RoundRecord | None]) -> list[str]:
+    """What is wrong with the lines of a file, in words."""
+    order = [record.round for record in found if record is not None]
+    bad = [number for number, record in enumerate(found, start=1) if record is None]
+    twice = sorted(round for round, count in Counter(order).items() if count > 1)
+    said = []
+    if bad:
+        said.append(f"no round record in line{'s' * (len(bad) > 1)} {spans(bad)}")
+    if twice:
+        said.append(f"more than one record of round{'s' * (len(twice) > 1)} {spans(twice)}")
+    elif order != sorted(order):
+        said.append("rounds out of order")
+    return said
+
+
+def _rows(found: Sequence[RoundRecord | None], sketches: int, complete: bool | None) -> dict[int, int]:
+    """Where the sketches of recorded rounds are, as far as that is certain: they were written with the lines.
+
+    Of a file whose lines are all there, each has its own at the same place. Else, if there is one sketch for every
+    round up to the newest, they are in order of rounds. Else only those before the first gap are certain.
+    """
+    order = [(record.round, place) for place, record in enumerate(found) if record is not None]
+    numbers = [number for number, _ in order]
+    rising = all(a < b for a, b in pairwise(numbers))
+    if rising and (sketches <= len(found) if complete is None else complete):
+        return {number: place for number, place in order if place < sketches}
+    if not (rising and complete is None) and sketches in (max(numbers, default=0), max(numbers, default=0) + 1):
+        return {number: number - 1 for number in numbers if number <= sketches}
+    ranked = enumerate(sorted(set(numbers)))
+    return {number: place for place, number in ranked if number == place + 1 <= sketches}
+
+
+def spans(numbers: Iterable[int]) -> str:
+    """Rising numbers in words, such as 1–3, 7."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and found[-1][1] == number - 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}–{last}" for first, last in found)

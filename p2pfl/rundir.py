@@ -23,6 +23,7 @@ from p2pfl import config as settings
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, TopologyError, unwritable
 from p2pfl.faults import AttackFault, FaultScript, check_faults, load_faults
+from p2pfl.identity import write_run_id
 from p2pfl.roles import COORDINATOR, Cast
 from p2pfl.topology import Topology, load_topology, save_topology
 
@@ -116,8 +117,10 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def create_run_dir(topology: Topology, config: RunConfig, kind: str | None = None) -> Path:
-    """Make the run directory with the settings and the topology in it; `kind` instead of the mode in its name.
+def create_run_dir(topology: Topology, config: RunConfig, alone: str | None = None) -> Path:
+    """Make the run directory with the settings and the topology in it.
+
+    `alone`: the label of the one peer that it is for: it is in the name, and that peer's folder holds the lasting id.
 
     Raises ConfigError if it cannot be used.
     """
@@ -127,13 +130,16 @@ def create_run_dir(topology: Topology, config: RunConfig, kind: str | None = Non
             raise ConfigError(f"--run-dir {run_dir}: exists already; choose another, or --resume {run_dir}")
     else:
         stamp = time.strftime("%Y%m%d-%H%M%S")
-        run_dir = Path("runs") / f"{stamp}-{kind or config.mode}-{quote(topology.name, safe='')}"
+        kind = config.mode if alone is None else f"peer-{quote(alone, safe='')}"
+        run_dir = Path("runs") / f"{stamp}-{kind}-{quote(topology.name, safe='')}"
         if run_dir.exists():
             run_dir = run_dir.with_name(f"{run_dir.name}-{secrets.token_hex(2)}")
     try:
         for peer in range(topology.n):
             (run_dir / "peers" / topology.node_path(peer)).mkdir(parents=True, exist_ok=True)
         save_topology(topology, run_dir / TOPOLOGY_FILE)
+        if alone is None:
+            write_run_id(run_dir)
         # Without the folder, so that running the saved settings again makes a folder of its own.
         repeatable = settings.replace_options(config, run_dir=None)
         from_file = config.mode in ("gossip", "local")

@@ -110,6 +110,14 @@ def file_size(rows: int) -> int:
     return len(HEADER) + rows * _ROW_BYTES
 
 
+def readable_sketches(peer_dir: Path) -> tuple[npt.NDArray[np.float32], str]:
+    """The same as `read_sketches`, or none of them and a line that says why."""
+    try:
+        return read_sketches(peer_dir), ""
+    except (ConfigError, OSError) as error:
+        return np.zeros((0, SKETCH_BUCKETS), np.float32), str(error)
+
+
 def read_sketches(peer_dir: Path) -> npt.NDArray[np.float32]:
     """The sketches of a peer's finished rounds: (rounds, 4096) float32, in the order of `read_rounds`.
 
@@ -120,7 +128,7 @@ def read_sketches(peer_dir: Path) -> npt.NDArray[np.float32]:
     if data[: len(HEADER)] != HEADER[: len(data)]:
         raise ConfigError(
             f"{path}: not a file of sketches, or of another version of p2pfl than this one, which reads version "
-            f"{VERSION}; remove it, and the report does without the consensus distances of these rounds"
+            f"{VERSION}; the consensus distances of these rounds are not known"
         )
     whole = max(len(data) - len(HEADER), 0) // _ROW_BYTES
     return np.frombuffer(data[len(HEADER) : file_size(whole)], "<f4").reshape(whole, SKETCH_BUCKETS)

@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from p2pfl import data, keyring
 from p2pfl.config import RunConfig
@@ -157,13 +157,13 @@ def _join_run_dir(topology: Topology, index: int, config: RunConfig) -> Path:
     """A run directory of its own, or --run-dir if the other peers of this very run use it already."""
     wanted = config.record.run_dir
     if wanted is None or not (Path(wanted) / "config.toml").exists():
-        return create_run_dir(topology, config, f"peer-{quote(topology.names[index], safe='')}")
+        return create_run_dir(topology, config, topology.names[index])
     there, saved = open_run_dir(Path(wanted))
     same = run_fingerprint(cast(saved, there), saved) == run_fingerprint(cast(config, topology), config)
-    records = Path(wanted) / "peers" / topology.node_path(index) / "rounds.jsonl"
-    if not same or records.exists():
+    folder = Path(wanted) / "peers" / topology.node_path(index)
+    if not same or any((folder / name).exists() for name in ("rounds.jsonl", "checkpoint")):
         raise ConfigError(f"--run-dir {wanted}: holds another run; choose another, or --resume {wanted}")
-    os.makedirs(records.parent, exist_ok=True)
+    os.makedirs(folder, exist_ok=True)
     return Path(wanted)
 
 

@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from ipaddress import ip_address
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,11 @@ from p2pfl.display import Plan as DisplayPlan
 from p2pfl.display import make_display
 from p2pfl.errors import ConfigError, P2PFLError
 from p2pfl.launcher import Launch, Outcome, launch
-from p2pfl.records import RoundRecord, read_rounds
+from p2pfl.records import RoundRecord, read_recorded
 from p2pfl.report import read_summary, summarize, write_report, write_summary
 from p2pfl.roles import cast, topology_of
 from p2pfl.rundir import create_run_dir, fault_script, forget, in_use, resolve, run_fingerprint
-from p2pfl.sketches import Vector, read_sketches
+from p2pfl.sketches import Vector, readable_sketches
 from p2pfl.topology import Topology
 
 _PACKAGES = ("p2pfl-swarm", "torch", "torchvision", "pyzmq", "networkx", "numpy")
@@ -122,20 +121,20 @@ def _launch(started: Launch) -> Outcome:
     )
     with make_display(plan) as display:
         if started.resume:
-            display.restore(_recorded(parts.topology, started.run_dir))
+            display.restore(_recorded(parts.topology, started.run_dir, config.training.rounds))
         return launch(started, display)
 
 
-def _recorded(topology: Topology, run_dir: Path) -> list[tuple[int, RoundRecord, Vector]]:
-    """What the processes of an interrupted run have recorded of its training rounds."""
-    nothing = np.zeros(0, np.float32)  # coordinators and clients write no sketches
+def _recorded(topology: Topology, run_dir: Path, rounds: int) -> list[tuple[int, RoundRecord, Vector]]:
+    """What the processes of an interrupted run have recorded of its training rounds, as far as it can be read."""
     found = []
     for peer in range(topology.n):
         folder = run_dir / "peers" / topology.node_path(peer)
-        rounds = read_rounds(folder)
-        for record, sketch in zip_longest(rounds, read_sketches(folder)[: len(rounds)], fillvalue=None):
-            if record is not None and record.phase == "train":
-                found.append((peer, record, nothing if sketch is None else sketch))
+        recorded, sketches = read_recorded(folder, rounds), readable_sketches(folder)[0]
+        unknown = np.full(sketches.shape[1], np.nan, np.float32)  # coordinators and clients write no sketches
+        for record in recorded.rounds:
+            row = recorded.rows.get(record.round)
+            found.append((peer, record, unknown if row is None else sketches[row]))
     return found
 
 

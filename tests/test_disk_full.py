@@ -15,7 +15,7 @@ from small_disk import SmallDisk, small_disk
 from test_launcher import FAST, Swarm, nobody_left, ring
 from test_launcher import start as start
 
-from p2pfl import make_topology, records
+from p2pfl import make_topology, records, repair
 from p2pfl.errors import CheckpointError, unwritable
 from p2pfl.sketches import SKETCH_BUCKETS, SKETCHES_FILE, read_sketches
 from p2pfl.worker.process import _close_log, _open_log
@@ -97,7 +97,7 @@ def test_forgetting_rounds_on_a_full_disk_forgets_nothing(disk: SmallDisk) -> No
         records.append_round(folder, train_record(RING, 0, number, 4, 100), SKETCH)
     disk.fill()
     with pytest.raises(CheckpointError, match="make room there"):
-        records.truncate(folder, 1)
+        repair.mend(folder, 1)
     assert [record.round for record in records.read_rounds(folder)] == [1, 2]
     assert sorted(path.name for path in folder.iterdir()) == [records.ROUNDS_FILE, SKETCHES_FILE]
 

@@ -123,6 +123,42 @@ def test_a_peer_without_a_checkpoint_takes_over_a_neighbors_weights() -> None:
     finished(network)  # and the weights of all were checked after every round
 
 
+@pytest.mark.parametrize(
+    ("kind", "lost"),
+    [(("ring", 8), {2, 3, 4, 5}), (("path", 5), {0, 1, 2}), (("star", 5), {0, 1, 2}), (("complete", 6), {0, 4})],
+    ids=str,
+)
+def test_peers_that_lost_their_weights_get_them_from_whoever_has_some(kind: tuple[str, int], lost: set[int]) -> None:
+    """Also where all neighbors have lost theirs: nobody goes on from initial weights while others are ahead."""
+    network = Troubled(setting(*kind, rounds=14), spare=0)
+    until(network, lambda: all(in_round(network, peer, 6) for peer in range(kind[1])))
+    network.resume_all(lost)
+    network.run()
+    finished(network)  # and the weights of all were checked after every round
+    told = {me for me, text in network.news if "takes over the weights of peer" in text}
+    assert told == lost
+
+
+def test_where_all_have_lost_their_weights_the_run_ends() -> None:
+    network = Troubled(setting("ring", 4, rounds=12), spare=0)
+    until(network, lambda: all(in_round(network, peer, 4) for peer in range(4)))
+    network.resume_all({0, 1, 2, 3})
+    network.run()
+    for end in network.ended.values():
+        assert isinstance(end, Fail)
+    reasons = {end.reason for end in network.ended.values() if isinstance(end, Fail)}
+    assert any(reason.endswith("start a new run without --resume") for reason in reasons)
+
+
+def test_a_peer_that_lost_its_first_round_does_it_again_with_those_who_are_there() -> None:
+    """Its neighbors had not saved that round: they are no further, so nothing is lost but time."""
+    network = Troubled(setting("path", 3, rounds=6), spare=0)
+    network.resume_all({0, 1}, initial=1.0)
+    network.run()
+    finished(network)
+    assert not any("takes over" in text for _, text in network.news)
+
+
 def test_a_frozen_peer_is_given_up_and_catches_up_when_it_wakes() -> None:
     network = Troubled(setting("ring", 8, rounds=12), spare=7)
     until(network, lambda: in_round(network, 1, 3))

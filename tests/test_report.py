@@ -160,7 +160,9 @@ def test_a_round_that_nobody_did_is_said_and_does_not_make_a_run_incomplete(tmp_
     summary = summarize(run_dir)
     assert (summary["status"], summary["rounds_completed"]) == ("complete", 4)
     assert summary["absences"] == []
-    assert "Round 2 was done by nobody: all were away." in cautions(load_run(run_dir), summary)
+    assert "Round 2 was recorded by nobody: all were away, or the records are lost." in cautions(
+        load_run(run_dir), summary
+    )
 
 
 def test_where_everybody_was_lost_all_count(tmp_path: Path) -> None:
@@ -198,10 +200,10 @@ def test_sketches_of_another_version_are_refused_by_name(tmp_path: Path) -> None
     newer = HEADER[:8] + bytes([HEADER[8] + 1]) + HEADER[9:]
     for other in (whole[len(HEADER) :], newer + whole[len(HEADER) :], b"\0", b"something else"):
         path.write_bytes(other)
-        with pytest.raises(ConfigError, match=rf"{re.escape(str(path))}: not a file of sketches.*; remove it"):
-            summarize(run_dir)
-    path.unlink()
-    assert summarize(run_dir)["consensus_distance"] is None, "what the message advises helps"
+        summary = summarize(run_dir)
+        assert summary["consensus_distance"] is None
+        (said,) = [line for line in summary["damaged_records"] if "not a file of sketches" in line]
+        assert said.startswith(f"{path}: ")
 
 
 def test_diverged_weights_give_valid_json(tmp_path: Path) -> None:

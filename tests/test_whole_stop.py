@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import commands
 import psutil
 import pytest
 from real_run import Run
 
 from p2pfl import checkpoint, make_topology
 from p2pfl.topology import save_topology
-from p2pfl.worker.control import EXIT_FAILED, EXIT_INTERRUPTED
+from p2pfl.worker.control import EXIT_INTERRUPTED
 
 FAST = shlex.split(
     "--dataset digits --model half_written:linear --batch-size 8 --lr 0.01 --local-steps 2 --eval-every 1000000"
@@ -149,16 +150,65 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_used(
     assert str(newest[behind]) in said
 
 
-def test_damage_to_all_that_a_peer_saved_is_said(start: Start) -> None:
+def test_weights_that_a_peer_lost_come_from_its_neighbors_and_that_is_said(start: Start) -> None:
+    """All its checkpoints are damaged; what it had recorded stays."""
     run = start()
     run.until("round 6/")
     kill_all(run)
+    before = [record.round for record in run.records("1")]
     for path in checkpoints(run, "1"):
         cut_short(path)
     again = start(run)
     code, err = again.end()
-    assert code == EXIT_FAILED
-    assert "none of it is whole" in err
+    assert code == 0, err
+    (taken,) = [record for record in again.records("1") if record.weights_from]
+    assert taken.weights_from == ["0"]
+    assert taken.round > 2
+    assert [record.round for record in again.records("1")][: taken.round - 1] == before[: taken.round - 1]
+    said = [line for line in again.lines if line.startswith("warning: peer 1: ")]
+    assert sum("not a whole checkpoint" in line for line in said) == 2, said
+    assert any(
+        "no checkpoint that can be used; takes its neighbors' weights if they are ahead" in line for line in said
+    )
+    assert any(f"takes over the weights of peer 0 in round {taken.round}" in line for line in said)
+    summary = again.summary()
+    assert summary["weights_from_neighbors"] == [{"peer": "1", "round": taken.round, "neighbors": ["0"]}]
+    assert f"1 in round {taken.round} (from 0)" in (again.run_dir / "report.html").read_text()
+    assert f"took over neighbors' weights: 1 in round {taken.round} (from 0)" in again.lines
+
+
+def test_damage_that_leaves_a_checkpoint_changes_no_bit(start: Start, peace: bytes) -> None:
+    """Something else in each peer's folder: records are rebuilt or cut, and a foreign checkpoint is refused."""
+    run = start()
+    run.until("round 6/")
+    kill_all(run)
+    folders = {name: run.run_dir / "peers" / name for name in "012"}
+    (folders["0"] / "rounds.jsonl").unlink()
+    lines = (folders["1"] / "rounds.jsonl").read_bytes().splitlines(keepends=True)
+    (folders["1"] / "rounds.jsonl").write_bytes(b"".join([lines[0], b"\xff\x00\n", *lines[2:4], lines[3]]))
+    newest = {name: checkpoints(run, name)[-1] for name in "012"}
+    shutil.copy(newest["1"], folders["2"] / "checkpoint" / newest["1"].name)
+    damaged_report = commands.run("report", str(run.run_dir))
+    assert damaged_report.returncode == 0, damaged_report.stderr
+    assert f"{folders['1'] / 'rounds.jsonl'}: no round record in line 2" in damaged_report.stderr
+    assert "Traceback" not in damaged_report.stderr
+    again = start(run)
+    code, err = again.end()
+    assert (code, err) == (0, "")
+    assert (again.run_dir / "consensus.safetensors").read_bytes() == peace, "the weights are those of a run in peace"
+    assert not any(record.weights_from or record.absent for name in "012" for record in again.records(name))
+    recorded = {name: [record.round for record in again.records(name)] for name in "012"}
+    saved = {name: int(path.stem.removeprefix("round-")) for name, path in newest.items()}
+    assert recorded["0"] == list(range(saved["0"] - 1, recorded["2"][-1] + 1)), "the last two are rebuilt"
+    assert [n for n in recorded["2"] if n not in recorded["1"]] == [2]
+    assert recorded["2"] == list(range(1, len(recorded["2"]) + 1))
+    warned = [line for line in again.lines if line.startswith("warning: ")]
+    assert sum("peer 0: " in line and "rebuilt from the checkpoints" in line for line in warned) == 1, warned
+    assert sum("peer 1: " in line and "line 2" in line for line in warned) == 1, warned
+    assert sum("peer 2: " in line and "a checkpoint of '1' (number 1), not of '2'" in line for line in warned) == 1
+    assert all(f"{run.run_dir}/peers/" in line for line in warned), "each names its file"
+    assert again.summary()["damaged_records"] == []
+    assert "Records are lost" in (again.run_dir / "report.html").read_text()
 
 
 def test_every_peers_newest_checkpoint_damaged(start: Start, peace: bytes) -> None:

@@ -70,7 +70,7 @@ class Troubled:
         hood = hoods_of(self.setting.w)[me](1)
         return frozenset(hood.incoming) | frozenset(hood.outgoing)
 
-    def _make(self, me: int, rejoins: bool) -> None:
+    def _make(self, me: int, rejoins: bool, lost: bool = False) -> None:
         number, snapshot = self.saved.get(me, (0, None))
         if snapshot is not None:
             self.vectors[me] = snapshot.x.clone()
@@ -91,6 +91,7 @@ class Troubled:
             life=self.lives[me],
             rejoins=rejoins,
             empty=snapshot is None,
+            lost=lost,
             spare=self.spare,
         )
         algorithms = [Watched(a, self.setting.size, [], {}) for a in (self.setting.training, self.setting.consensus)]
@@ -123,6 +124,21 @@ class Troubled:
             self.told_lost -= {(me, other), (other, me)}
             if self.peers[other] is not None:
                 self._tell(other, Reconnected(me))
+
+    def resume_all(self, lost: set[int], initial: float = 77.0) -> None:
+        """Everybody was stopped at once and is started again; some have lost what they had saved.
+
+        `initial`: how many times as large the weights are that a peer without any starts with.
+        """
+        own, self.start_vector = self.start_vector, self.start_vector * initial
+        self.work.clear()
+        for me in range(self.setting.n):
+            if me in lost:
+                self.saved.pop(me, None)
+            self._make(me, rejoins=False, lost=me in lost)
+        self.start_vector = own
+        for me in range(self.setting.n):
+            self._tell(me, Started())
 
     def break_link(self, a: int, b: int) -> None:
         if self.peers[a] is not None and self.peers[b] is not None:

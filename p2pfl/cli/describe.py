@@ -114,6 +114,13 @@ def _troubles(summary: Mapping[str, Any]) -> list[str]:
         lines.append(f"lost on the way: {', '.join(summary['lost_peers'])}")
     if summary["restarts"]:
         lines.append("started again: " + ", ".join(f"{name} ({n} times)" for name, n in summary["restarts"].items()))
+    if summary["weights_from_neighbors"]:
+        taken = (
+            f"{i['peer']} in round {i['round']} (from {', '.join(i['neighbors'])})"
+            for i in summary["weights_from_neighbors"]
+        )
+        lines.append("took over neighbors' weights: " + "; ".join(taken))
+    lines += [f"damaged: {line}" for line in summary["damaged_records"]]
     if summary["absences"]:
         away = (f"{item['peer']} in round {spans_text(item['rounds'])}" for item in summary["absences"])
         lines.append("done without: " + "; ".join(away))

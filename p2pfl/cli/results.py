@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -40,7 +41,10 @@ def report(words: list[str]) -> int:
             continue
         open_run_dir(run_dir)
         facts = known_facts(run_dir) if (run_dir / SUMMARY_FILE).exists() else {"versions": versions()}
-        write_summary(run_dir, summarize(run_dir, **facts))
+        summary = summarize(run_dir, **facts)
+        for line in summary["damaged_records"]:
+            print(f"p2pfl: warning: {line}", file=sys.stderr)
+        write_summary(run_dir, summary)
         print(write_report(run_dir))
     return 0
 

@@ -151,10 +151,11 @@ class Plan:
     round, for those that are behind.
 
     `life` numbers this start of the process: a later one has a larger number. `rejoins`: the others are at work
-    already. `empty`: x holds no more than initial weights. `absent`: neighbors known to be away for good. `spare`: how
-    many neighbors may be away at once; with more the peer ends. `returns`: rounds in which a neighbor is known to be
-    back, and waited for. `settles`: rounds that end only when all neighbors have acknowledged what they got. `frozen`:
-    rounds in which a fault script freezes the peer, with the round in which it goes on.
+    already. `empty`: x holds no more than initial weights. `lost`: it is empty and was not before, so that it waits for
+    neighbors' weights. `absent`: neighbors known to be away for good. `spare`: how many neighbors may be away at once;
+    with more the peer ends. `returns`: rounds in which a neighbor is known to be back, and waited for. `settles`:
+    rounds that end only when all neighbors have acknowledged what they got. `frozen`: rounds in which a fault script
+    freezes the peer, with the round in which it goes on.
     """
 
     me: int
@@ -170,6 +171,7 @@ class Plan:
     life: int = 1
     rejoins: bool = False
     empty: bool = False
+    lost: bool = False
     absent: frozenset[int] = frozenset()
     spare: int = 0
     returns: Mapping[int, frozenset[int]] = field(default_factory=dict)

@@ -30,6 +30,11 @@ class Adoption:
     def __bool__(self) -> bool:
         return bool(self._found)
 
+    @property
+    def senders(self) -> list[int]:
+        """Those whose weights are taken."""
+        return sorted(self._found)
+
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """Where, and the block that comes there, valid until the next one.
 

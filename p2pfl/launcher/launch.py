@@ -100,10 +100,12 @@ def _read(run: Run, worker: Worker) -> None:
     worker.heard = time.monotonic()
     if isinstance(message, messages.Ready):
         if not run.begun:
-            worker.endpoint = message.endpoint
+            worker.endpoint, worker.lost_weights = message.endpoint, message.lost
             ready = sum(other.endpoint is not None for other in run.workers)
             observer.progress("processes ready", ready, len(run.workers))
-            if ready == len(run.workers):
+            if all(other.lost_weights for other in run.workers):
+                outcome.fail("no peer has a checkpoint that can be used; start a new run without --resume")
+            elif ready == len(run.workers):
                 observer.expect(message.steps)
                 observer.say(_forecast(plan, message))
                 _introduce(run)

@@ -68,6 +68,7 @@ class Worker:
     process: Child
     link: Connection | None
     endpoint: str | None = None
+    lost_weights: bool = False  # it waits for its neighbors'
     done_since: float | None = None
     heard: float = 0.0  # when it last reported anything
     failure: str = ""  # why it ended, in its own words

@@ -58,9 +58,13 @@ class Peer(Rounds):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """In whose place stood the peer's own vector in the round that is being recorded."""
+        """In whose place stood the peer's own vector in the round being recorded, and whose weights it took over."""
         replaced = () if self._mix is None else self._mix.replaced
-        return {"absent": [self.plan.names[peer] for peer in replaced] or None}
+        taken = self._adoption.senders
+        return {
+            "absent": [self.plan.names[peer] for peer in replaced] or None,
+            "weights_from": [self.plan.names[peer] for peer in taken] or None,
+        }
 
     @property
     def payloads(self) -> dict[int, Payload]:
@@ -101,6 +105,8 @@ class Peer(Rounds):
                 return []
         elif self._neighbors.all_left:
             return self._fail(f"back after all its neighbors had finished: this peer was in round {self.round}")
+        if self.plan.lost and target == self.round and self._neighbors.all_lost:
+            return []  # some peer further away may have weights, and its neighbors will be heard of again
         actions = self._go_without(unheard, "cannot be reached", now)
         return [*actions, *self._go_to(target, now)]
 
@@ -131,10 +137,12 @@ class Peer(Rounds):
         try:
             self._session.check(header)
             self._neighbors.heard(header.sender, now)
+            at_work = header.kind in ("chunk", "grant") and self._neighbors.is_at_work(header.sender)
+            begun = self._begin_if_greeted(now) if at_work else []
             if header.kind == "chunk":
-                return self._on_chunk(event.message, now)
+                return [*begun, *self._on_chunk(event.message, now)]
             if header.kind == "grant":
-                return self._on_grant(header)
+                return [*begun, *self._on_grant(header)]
         except ProtocolError as error:
             refused = self._session.refuse(f"{error}, from {header.sender}")
             return [*refused, *self._on_bad_chunk(header, str(error), now)]
@@ -254,6 +262,8 @@ class Peer(Rounds):
                 actions += self._say_again(neighbor)
             return actions
         why = self._patience.complaint(now, self.stage, self.round, silent, self._neighbors)
+        if self.stage == "greeting" and self.plan.lost and not silent:
+            why = "no checkpoint of this peer can be used, nor of its neighbors; start a new run without --resume"
         if not silent or not self._is_spared(silent):
             return self._fail(why)
         return [*actions, *self._go_without(silent, why, now), *self._begin_if_greeted(now)]

@@ -39,6 +39,7 @@ class Edge:
     their_needs: int = 0
     their_round: int = 0  # where the other was when it said so
     left: bool = False  # it has finished and said goodbye
+    lost: bool = False  # it has lost its weights, and waits for others'
 
     @property
     def sends_from(self) -> int:
@@ -61,6 +62,7 @@ class Neighbors:
         self._edges = {n: Edge(plan.life, *standing(n)) for n in sorted(plan.links)}
         for n in plan.absent:
             self._edges[n].up, self._edges[n].away = False, True
+        self._lost = plan.lost
         self._unreachable: set[int] = set()
         self._heard_at: dict[int, float] = {}
         self.spoken_at = math.inf  # when all were last given a sign of life
@@ -101,6 +103,11 @@ class Neighbors:
         return any(edge.up and edge.heard for edge in self._edges.values())
 
     @property
+    def all_lost(self) -> bool:
+        """Whether all that are here have lost their weights."""
+        return all(edge.lost for edge in self._edges.values() if edge.up and edge.heard)
+
+    @property
     def all_left(self) -> bool:
         """Whether all have finished."""
         return all(edge.left for edge in self._edges.values())
@@ -134,6 +141,7 @@ class Neighbors:
             "heard": float(edge.theirs if edge.heard else 0),
             "needs": float(edge.needs),
             "round": float(round),
+            "lost": float(self._lost),
         }
         return self._session.say("hello", neighbor, edge.serves, about)
 
@@ -162,6 +170,7 @@ class Neighbors:
     def jump(self, round: int, serves: int) -> list[ev.Action]:
         """This peer goes straight to a later round, and can serve others from `serves` on: all edges begin anew."""
         actions: list[ev.Action] = []
+        self._lost = False
         for n, edge in self._edges.items():
             if edge.up:
                 edge.episode += 1
@@ -203,6 +212,7 @@ class Neighbors:
         edge.their_serves = header.round
         edge.their_needs = int(told.get("needs", header.round))
         edge.their_round = int(told.get("round", header.round))
+        edge.lost = bool(told.get("lost", 0.0))
         self._unreachable.discard(neighbor)
         # What it knows is this episode, or an earlier one while the greeting of this one is on its way; the very first
         # greetings cross, each being the answer to the other.
@@ -226,6 +236,12 @@ class Neighbors:
         was_up, edge.away = edge.up, True
         self._open(neighbor)
         return [self.greet(neighbor, round)], was_up
+
+    def is_at_work(self, neighbor: int) -> bool:
+        """Something of a round came from the neighbor; whether that is news of one that had lost its weights."""
+        edge = self._edges[neighbor]
+        was, edge.lost = edge.lost, False
+        return was
 
     def leave(self, neighbor: int) -> None:
         """The neighbor has finished."""

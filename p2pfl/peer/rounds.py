@@ -68,6 +68,7 @@ class Rounds:
 
     def _begin_round(self, now: float) -> list[ev.Action]:
         self.stage, self._mix, self._began, self._left_behind = "working", None, False, False
+        self._adoption = Adoption(self._algorithm)
         self._patience.begin(now)
         self._neighbors.spoken_at = now
         actions: list[ev.Action] = []
@@ -119,7 +120,7 @@ class Rounds:
         self._began = True
         hood = self._hoods(self.round)
         if self._adopting:
-            self._current, self._adoption = {}, Adoption(self._algorithm)
+            self._current = {}
             return []
         self._current = dict(self._algorithm.outgoing(self._state, self.round))
         self._mix = Mix(
@@ -147,7 +148,9 @@ class Rounds:
         for here, block in self._adoption.blocks():
             self._x[here] = block
         self.stage, self._adopting = "recording", False
-        return [ev.RoundDone(self.round, self._x)]
+        names = self.plan.name(self._adoption.senders)
+        news = ev.Note(f"takes over the weights of peer {names} in round {self.round}", matters=True)
+        return [news, ev.RoundDone(self.round, self._x)]
 
     def _finish_round(self) -> list[ev.Action]:
         self._x = self._algorithm.finish(self._state)

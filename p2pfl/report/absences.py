@@ -7,6 +7,7 @@ from typing import Any
 
 import networkx as nx
 
+from p2pfl.records import RoundRecord
 from p2pfl.report.run import Run
 
 
@@ -24,8 +25,40 @@ def absences(run: Run) -> list[dict[str, Any]]:
     ]
 
 
+def weights_from_neighbors(run: Run) -> list[dict[str, Any]]:
+    """Peers that had no weights to go on with: `peer`, the `round` in which it took over others', and `neighbors`."""
+    return [
+        {"peer": name, "round": record.round, "neighbors": record.weights_from}
+        for name, own in zip(run.topology.names, run.records, strict=True)
+        for record in own
+        if record.weights_from
+    ]
+
+
+def unrecorded(run: Run) -> dict[str, list[list[int]]]:
+    """By peer the rounds, as [first, last], of which a record was lost: others did them, and did not miss the peer.
+
+    Nothing is known of clients, which record only some rounds, and of peers that a fault script stops.
+    """
+    if run.mode == "centralized":
+        return {}
+    names = run.topology.names
+    by_round: dict[int, list[RoundRecord]] = {}
+    for record in (record for own in run.records for record in own):
+        by_round.setdefault(record.round, []).append(record)
+    stopped = set() if run.script is None else run.script.victims()
+    found = {}
+    for peer, own in enumerate(run.records):
+        done, last = {record.round for record in own}, own[-1].round if own else 0
+        gone = [n for n in range(1, last) if n not in done and n in by_round and peer not in stopped]
+        lost = [n for n in gone if not any(names[peer] in (record.absent or ()) for record in by_round[n])]
+        if lost:
+            found[names[peer]] = [[first, end] for first, end, _ in _spans((n, "") for n in lost)]
+    return found
+
+
 def undone(run: Run) -> list[list[int]]:
-    """Rounds that nobody did, as [first, last]: all were away at once, so none could record it."""
+    """Rounds that nobody has recorded, as [first, last]: all were away at once, or the records are lost."""
     if run.mode != "gossip" or not all(run.records):
         return []
     done = {record.round for own in run.records for record in own}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from p2pfl.faults import idle_faults
-from p2pfl.report.absences import spans_text, undone
+from p2pfl.report.absences import spans_text, undone, unrecorded
 from p2pfl.report.clients import participation
 from p2pfl.report.run import Run, of_phase
 
@@ -35,6 +35,7 @@ def cautions(run: Run, summary: Mapping[str, Any]) -> list[str]:
         *_losses(run, summary),
         *_scripted(run),
         *_absences(run, summary),
+        *_damage(run, summary),
         *_participation(run),
         *_training(run),
         *_waiting(run, summary),
@@ -75,7 +76,7 @@ def _scripted(run: Run) -> list[str]:
 def _absences(run: Run, summary: Mapping[str, Any]) -> list[str]:
     found = []
     if spans := undone(run):
-        found.append(f"Round {spans_text(spans)} was done by nobody: all were away.")
+        found.append(f"Round {spans_text(spans)} was recorded by nobody: all were away, or the records are lost.")
     if summary.get("restarts"):
         found.append(f"Died and started again: {_listed([f'{n} ({c}×)' for n, c in summary['restarts'].items()])}.")
     if summary.get("absences"):
@@ -84,6 +85,18 @@ def _absences(run: Run, summary: Mapping[str, Any]) -> list[str]:
     for item in (summary.get("parts") or [])[:_NAMED]:
         together = "; ".join(_listed(list(part)) for part in item["parts"])
         found.append(f"In round {spans_text([item['rounds']])} the graph had fallen apart: {together}.")
+    return found
+
+
+def _damage(run: Run, summary: Mapping[str, Any]) -> list[str]:
+    found = []
+    if taken := summary.get("weights_from_neighbors"):
+        who = [f"{item['peer']} in round {item['round']} (from {', '.join(item['neighbors'])})" for item in taken]
+        found.append(f"Without weights of their own, or too far behind, these took over neighbors': {_listed(who)}.")
+    if lost := [f"{name} (round {spans_text(spans)})" for name, spans in unrecorded(run).items()]:
+        found.append(f"Records are lost, and the numbers are without them: {_listed(lost)}.")
+    if run.problems:
+        found.append(f"Files of records are damaged: {_listed(list(run.problems))}.")
     return found
 
 

@@ -18,12 +18,13 @@ from p2pfl.errors import ConfigError
 from p2pfl.faults import FaultScript, load_faults
 from p2pfl.records import RoundRecord
 from p2pfl.roles import COORDINATOR
-from p2pfl.sketches import consensus_distance, read_sketches
+from p2pfl.sketches import consensus_distance, readable_sketches
 from p2pfl.topology import Topology, load_topology
 
 CONFIG_FILE = "config.toml"
 TOPOLOGY_FILE = "topology.graphml"
 PEERS_FOLDER = "peers"
+_MIXING_LIMIT = 100_000  # more rounds of mixing alone no run has: a record of a later one is none
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Run:
     rounds: Mapping[int, tuple[RoundRecord, ...]]  # finished round -> the survivors' records of it; the coordinator's
     script: FaultScript | None  # the fault script that it played
     distances: Mapping[int, float]  # finished round -> consensus distance of the survivors, estimated
+    problems: tuple[str, ...] = ()  # a line for each file of records that is damaged
 
     @property
     def name(self) -> str:
@@ -160,8 +162,8 @@ def model_record(run: Run) -> RoundRecord | None:
 def load_run(run_dir: Path, lost_peers: Sequence[str] = ()) -> Run:
     """Read a run directory, also that of an interrupted run or of one that finished no round.
 
-    `lost_peers` are peers' names. Raises ConfigError where the folder, its settings or a record cannot be
-    read.
+    `lost_peers` are peers' names. Raises ConfigError where the folder or its settings cannot be read; what cannot be
+    read of the records is left out, and said in `problems`.
     """
     if not (run_dir / CONFIG_FILE).is_file():
         raise ConfigError(f"{run_dir}: not a run directory (it has no {CONFIG_FILE})")
@@ -173,7 +175,9 @@ def load_run(run_dir: Path, lost_peers: Sequence[str] = ()) -> Run:
     if unknown:
         raise ConfigError(f"{run_dir}: lost peer {unknown[0]!r} is not in {TOPOLOGY_FILE}")
     folders = [run_dir / PEERS_FOLDER / topology.node_path(peer) for peer in range(topology.n)]
-    recorded = tuple(tuple(records.read_rounds(folder)) for folder in folders)
+    read = [records.read_recorded(folder, config.training.rounds + _MIXING_LIMIT) for folder in folders]
+    recorded = tuple(tuple(own.rounds) for own in read)
+    problems = tuple(line for own in read for line in own.problems)
     left = tuple(peer for peer in range(topology.n) if topology.names[peer] not in set(lost_peers))
     survivors = left or tuple(range(topology.n))  # where nobody was left, everybody counts
     script = None
@@ -181,12 +185,12 @@ def load_run(run_dir: Path, lost_peers: Sequence[str] = ()) -> Run:
         found = load_faults(config.exchange.faults, config.record.seed)
         script = FaultScript(found.faults, found.seed, topology.names)
     if config.mode == "centralized":
-        return Run(run_dir, config, topology, recorded, survivors, _finished(recorded[-1:]), script, {})
+        return Run(run_dir, config, topology, recorded, survivors, _finished(recorded[-1:]), script, {}, problems)
     rounds = _finished([recorded[peer] for peer in survivors])
-    distances = _distances([folders[p] for p in survivors], [recorded[p] for p in survivors], rounds)
-    return Run(
-        run_dir, config, topology, recorded, survivors, rounds, script, distances if config.mode != "sgd" else {}
-    )
+    distances = {}
+    if config.mode != "sgd":
+        distances = _distances([folders[p] for p in survivors], [read[p].rows for p in survivors], rounds)
+    return Run(run_dir, config, topology, recorded, survivors, rounds, script, distances, problems)
 
 
 def _finished(recorded: Sequence[Sequence[RoundRecord]]) -> dict[int, tuple[RoundRecord, ...]]:
@@ -197,15 +201,15 @@ def _finished(recorded: Sequence[Sequence[RoundRecord]]) -> dict[int, tuple[Roun
 
 
 def _distances(
-    folders: Sequence[Path], recorded: Sequence[Sequence[RoundRecord]], rounds: Iterable[int]
+    folders: Sequence[Path], places: Sequence[Mapping[int, int]], rounds: Mapping[int, Sequence[RoundRecord]]
 ) -> dict[int, float]:
-    sketches = [read_sketches(folder) for folder in folders]
-    places = [{record.round: place for place, record in enumerate(own)} for own in recorded]
+    """`places`: by peer, where in its sketches' file each round is."""
+    sketches = [readable_sketches(folder)[0] for folder in folders]
     distances = {}
-    for number in rounds:
+    for number, reported in rounds.items():
         rows = [(where[number], own) for where, own in zip(places, sketches, strict=True) if number in where]
-        if any(row >= len(own) for row, own in rows):
-            continue  # the sketches' file was removed or cut
+        if len(rows) < len(reported):
+            continue  # some sketch was lost
         with np.errstate(all="ignore"):  # weights that diverged are no reason to complain here
             distance = consensus_distance([own[row] for row, own in rows])
         if math.isfinite(distance):

@@ -13,7 +13,7 @@ import msgspec
 
 from p2pfl.errors import ConfigError
 from p2pfl.records import RoundRecord
-from p2pfl.report.absences import absences, parts
+from p2pfl.report.absences import absences, parts, weights_from_neighbors
 from p2pfl.report.output import write_text
 from p2pfl.report.run import Run, load_run, model_record, of_phase, sent_by_process
 from p2pfl.topology import mixing_matrix, spectral_gap
@@ -51,6 +51,8 @@ FIELDS: dict[str, str] = {
     "parts": "rounds [first, last] in which the graph had fallen apart, and who was together",
     "faults": "what a fault script did, in plain words",
     "restarts": "how often each process that died was started again",
+    "weights_from_neighbors": "peers that had no weights to go on with and took neighbors': who, in which round, whose",
+    "damaged_records": "files of records that are damaged, and how: what cannot be read counts nowhere",
     "seed": "seed of everything random",
     "versions": "versions that it ran with",
     "consensus_seconds": "consensus phase, slowest peer, without the evaluation of its model",
@@ -59,7 +61,8 @@ FIELDS: dict[str, str] = {
 }
 # Fields that are words or labels, not numbers to add up.
 _ABOUT_PEERS = ("busiest_peer", "lost_peers", "absences", "parts", "faults", "restarts")
-TEXT_FIELDS = ("mode", "topology", *_ABOUT_PEERS, "seed", "versions", "status")
+_DAMAGE = ("weights_from_neighbors", "damaged_records")
+TEXT_FIELDS = ("mode", "topology", *_ABOUT_PEERS, *_DAMAGE, "seed", "versions", "status")
 # What only a swarm that mixes has.
 _GOSSIP_ONLY = ("spectral_gap", "final_consensus_distance", "consensus_rounds", "consensus_bytes", "consensus_seconds")
 
@@ -96,6 +99,8 @@ def summarize(
         "parts": parts(run),
         "faults": [] if run.script is None else run.script.described(),
         "restarts": dict(restarts or {}),
+        "weights_from_neighbors": weights_from_neighbors(run),
+        "damaged_records": list(run.problems),
         "seed": run.config.record.seed,
         "versions": dict(versions or {}),
         **_accuracies(run),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from p2pfl import data, exchange, federated, gossip, partition, peer, records
+from p2pfl import data, exchange, federated, gossip, partition, peer
 from p2pfl.config import RunConfig, least_updates
 from p2pfl.faults import BEFORE_EXCHANGE, FaultScript, Pause, load_faults
 from p2pfl.gossip import attacks
@@ -19,7 +19,7 @@ from p2pfl.training import Trainer, make_current, pick_device
 from p2pfl.worker import messages
 from p2pfl.worker.driver import Report
 from p2pfl.worker.keeper import Keeper
-from p2pfl.worker.resume import last_common_round, restore, unsent
+from p2pfl.worker.resume import last_common_round, look_back, say_stale_client
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,16 @@ def assemble(
     # The very last round is done again, since what follows on it may not have happened any more.
     redo = spec.config.training.rounds + parts.consensus_rounds - 1
     last = last_common_round(spec, parts, redo)
-    saved = restore(spec, trainer, peer_dir, redo if last is None else last, report) if spec.resume else None
-    if last is None:
-        last = 0 if saved is None else saved.round
+    past = look_back(spec, parts, trainer, peer_dir, redo if last is None else last, report)
+    # Without a checkpoint it may go on in a later round than the first, which its neighbors will say.
+    unknown = spec.resume and last is None and past.saved is None
+    last = last or (0 if past.saved is None else past.saved.round)
     first_round = max(last + 1, spec.returns_in or 0)
-    kept = records.truncate(peer_dir, last)
+    sketch_seed = spec.config.record.seed if spec.config.mode in ("gossip", "local") else None
+    kept = None if unknown else past.mend_records(peer_dir, last, sketch_seed)
+    for line in () if kept is None else kept.lines:
+        report(messages.Warned(line))
+    say_stale_client(spec, parts, past, last, report)
     plan = exchange.Plan(
         me=spec.index,
         names=topology.names,
@@ -82,10 +87,11 @@ def assemble(
         layout=trainer.layout.digest,
         timeouts=_timeouts(spec),
         first_round=first_round,
-        unsent={} if saved is None else unsent(saved, peer_dir),
+        unsent=past.unsent,
         life=int(time.time() * 1000),
         rejoins=spec.restarted,
-        empty=saved is None,
+        empty=past.saved is None,
+        lost=past.lost and spec.config.mode == "gossip",
         absent=_absent(spec, parts),
         spare=_spare(spec.config, topology.n) + len(script.victims() & parts.links[spec.index]),
         returns={link: script.returns_of(link) for link in parts.links[spec.index] & script.victims()},
@@ -99,13 +105,15 @@ def assemble(
         evaluates=spec.index in parts.evaluators,
         chosen=spec.index == parts.model_holder,
         takes_over=takes_over,
-        sketches=spec.config.mode in ("gossip", "local"),
+        sketches=sketch_seed is not None,
         settings=spec.settings,
+        origin=past.origin,
         consensus_rounds=parts.consensus_rounds,
-        elapsed_before=kept[-1].elapsed if kept else 0.0,
+        kept=None if kept is None else kept.rounds,
     )
     build = _coordinator if is_coordinator else _client if parts.coordinator is not None else _peer
-    setting = _Setting(spec, parts, plan, trainer, sizes, kept[-1].samples if kept else 0, script)
+    samples_before = kept.rounds[-1].samples if kept is not None and kept.rounds else 0
+    setting = _Setting(spec, parts, plan, trainer, sizes, samples_before, script)
     _flip_labels(setting)
     return Parts(trainer, build(setting), keeper, _steps(setting), script)
 

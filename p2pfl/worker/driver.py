@@ -261,8 +261,8 @@ class Driver:
                 self._reach("exchange", self._logic.round)
                 self._tell(exchange.Trained(result.loss, result.samples))
             elif isinstance(result, _RoundResult):
-                # First the record, then the checkpoint: a resumed peer drops a record too many, but could not make
-                # up for one too few.
+                # First the record, then the checkpoint, which holds it too: a resumed peer drops a record too many,
+                # and rebuilds one too few, but without the checkpoint nothing says what a record stood for.
                 self._record(result)
                 self._submit(self._save, self._logic.round)
             else:
@@ -276,6 +276,8 @@ class Driver:
         return writing
 
     def _record(self, result: _RoundResult) -> None:
+        for line in self._keeper.begin(self._logic.round, self._trainer):
+            self._report(messages.Warned(line))
         now = time.monotonic()
         evaluation, stats, clock = result.evaluation, self._train_stats, self._clock
         plan = self._logic.plan

@@ -16,14 +16,17 @@ from p2pfl.config import RunConfig
 from p2pfl.errors import CheckpointError, unwritable
 from p2pfl.gossip import Payload
 from p2pfl.parameters import integer_buffers
+from p2pfl.repair import mend
 from p2pfl.sketches import Vector
 from p2pfl.training import Trainer
 
 
-@dataclass(frozen=True)
+@dataclass
 class Keeper:
-    """Where and when one process writes. `elapsed_before`: seconds of the run that this one resumes.
+    """Where and when one process writes.
 
+    `origin`: what its checkpoints say of whose they are. `kept`: the records of earlier lives that it adds to; None
+    where the round in which it goes on is not known yet.
     `evaluates`: it measures accuracy during the run. `chosen`, or `takes_over` during the run: at the end it has the
     run's model.
     `sketches`: its weights are compared with others' by their sketches.
@@ -36,9 +39,20 @@ class Keeper:
     chosen: bool
     sketches: bool
     settings: str
+    origin: checkpoint.Origin
     consensus_rounds: int
-    elapsed_before: float = 0.0
+    kept: list[records.RoundRecord] | None
     takes_over: Callable[[], bool] = lambda: False
+    _newest: records.RoundRecord | None = None
+    _recorded: int = 0
+
+    def __post_init__(self) -> None:
+        self._follow(self.kept or [])
+
+    @property
+    def elapsed_before(self) -> float:
+        """Seconds of the run that this process resumes."""
+        return self.kept[-1].elapsed if self.kept else 0.0
 
     @property
     def holds_model(self) -> bool:
@@ -65,9 +79,27 @@ class Keeper:
         if self.holds_model and round == self.config.training.rounds + self.consensus_rounds:
             self._save_model(trainer)
 
+    def begin(self, round: int, trainer: Trainer) -> list[str]:
+        """Before each record: where the process had no checkpoint, cut what it had recorded from its first round on.
+
+        What it had recorded before that stays, and its steps count on from there. Returns lines about damage.
+        """
+        if self.kept is not None:
+            return []
+        mended = mend(self.peer_dir, round - 1, sketched=self.sketches)
+        self.kept = mended.rounds
+        self._follow(self.kept)
+        if self.kept:
+            trainer.steps += self.kept[-1].steps
+        return mended.lines
+
     def record(self, record: records.RoundRecord, sketch: Vector | None) -> None:
         """Add a round to the peer's files. Raises CheckpointError naming the file that cannot be written."""
         records.append_round(self.peer_dir, record, sketch, durable=self.config.record.checkpoint)
+        self._newest, self._recorded = record, self._recorded + 1
+
+    def _follow(self, kept: list[records.RoundRecord]) -> None:
+        self._newest, self._recorded = kept[-1] if kept else None, len(kept)
 
     def _checkpoint(self, round: int, trainer: Trainer, sent: Mapping[int, Payload]) -> checkpoint.Checkpoint:
         return checkpoint.Checkpoint(
@@ -75,6 +107,9 @@ class Keeper:
             steps=trainer.steps,
             layout=trainer.layout.digest,
             settings=self.settings,
+            origin=self.origin,
+            record="" if self._newest is None else records.encode_record(self._newest).decode(),
+            recorded=self._recorded,
             x=trainer.host,
             momentum=trainer.momentum,
             buffers=integer_buffers(trainer.model),

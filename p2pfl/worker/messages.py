@@ -35,13 +35,17 @@ class WorkerSpec:
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
-    """Data loaded, socket bound; `round` is the first that will be run, `steps` how many all rounds have."""
+    """Data loaded, socket bound; `round` is the first that will be run, `steps` how many all rounds have.
+
+    `lost`: it had done rounds, has no weights of them, and waits for its neighbors'.
+    """
 
     endpoint: str
     device: str
     round: int
     steps: int
     vector_bytes: int
+    lost: bool = False
 
 
 class Stepped(msgspec.Struct, tag=True, frozen=True):

@@ -126,6 +126,7 @@ def _run(
                 round=plan.first_round,
                 steps=parts.steps,
                 vector_bytes=vector_bytes,
+                lost=plan.lost,
             )
         )
         endpoints = spec.endpoints

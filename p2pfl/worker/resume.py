@@ -2,79 +2,208 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from p2pfl import checkpoint, gossip, records
+from p2pfl.checkpoint import Checkpoint, Origin
 from p2pfl.errors import CheckpointError
+from p2pfl.identity import RUN_ID_FILE, run_id_of, write_run_id
+from p2pfl.repair import Backup, Mended, mend
 from p2pfl.roles import Cast
+from p2pfl.sketches import sketch
 from p2pfl.training import Trainer
 from p2pfl.worker import messages
 from p2pfl.worker.driver import Report
 
 
-def last_common_round(spec: messages.WorkerSpec, parts: Cast, at_most: int) -> int | None:
-    """The round after which all go on with a resumed centralized run: the newest that its coordinator has saved.
+@dataclass(frozen=True)
+class Past:
+    """What a process has of its earlier life.
 
-    Unless a client had been stopped before it had saved its part in that round: then the one before, if that is kept.
+    `saved`: the checkpoint that it goes on from, if any, and `before` that of the round before it. `lost`: it had done
+    rounds, and nothing of their weights can be used.
     """
-    if parts.coordinator is None or not spec.resume:
+
+    origin: Origin
+    saved: Checkpoint | None = None
+    before: Checkpoint | None = None
+    lost: bool = False
+
+    @property
+    def unsent(self) -> dict[int, dict[int, gossip.Payload]]:
+        """By round what went to each neighbor in the last two, for those whose newest checkpoint is older."""
+        return {kept.round: _payloads(kept) for kept in self._kept}
+
+    @property
+    def _kept(self) -> list[Checkpoint]:
+        return [kept for kept in (self.saved, self.before) if kept is not None]
+
+    def mend_records(self, peer_dir: Path, last: int, sketch_seed: int | None) -> Mended:
+        """Cut the records after round `last` and rebuild what is lost of the checkpoints' rounds.
+
+        `sketch_seed`: of the sketches; None where the process writes none.
+        """
+        backups = {kept.round: backup for kept in self._kept if (backup := _backup(kept, sketch_seed)) is not None}
+        expected = self.saved.recorded if self.saved is not None and self.saved.round == last else None
+        return mend(peer_dir, last, backups, expected=expected, sketched=sketch_seed is not None)
+
+
+def _backup(kept: Checkpoint, sketch_seed: int | None) -> Backup | None:
+    try:
+        record = records.decode_record(kept.record.encode())
+    except msgspec.MsgspecError:  # it was saved by something that records nothing
         return None
-    folder = spec.run_dir / "peers" / parts.topology.node_path(parts.coordinator)
-    saved, _ = checkpoint.newest(folder / "checkpoint", at_most=min(at_most, _recorded(folder)))
-    if saved is None:
-        return 0
-    if spec.restarted or _clients_have_saved(spec, parts, folder, saved.round):
-        return saved.round
-    before, _ = checkpoint.newest(folder / "checkpoint", at_most=saved.round - 1)
-    return saved.round if before is None else before.round
+    if sketch_seed is None:
+        return Backup(record)
+    return Backup(record, lambda: sketch(kept.x.numpy(), sketch_seed))
 
 
-def _clients_have_saved(spec: messages.WorkerSpec, parts: Cast, coordinator_dir: Path, round: int) -> bool:
-    """Whether all whose updates the coordinator took in a round have a checkpoint of it."""
-    (record,) = [record for record in records.read_rounds(coordinator_dir) if record.round == round]
-    took_part = set(record.selected or ()) - set(record.missing or ())
-    folders = [spec.run_dir / "peers" / parts.topology.node_path(parts.topology.index(name)) for name in took_part]
-    return all((folder / "checkpoint" / f"round-{round:06d}.safetensors").exists() for folder in folders)
+def look_back(
+    spec: messages.WorkerSpec, parts: Cast, trainer: Trainer, peer_dir: Path, at_most: int, report: Report
+) -> Past:
+    """What a process that may have run before finds of itself; its trainer is set to the newest usable checkpoint.
 
+    `at_most`: the round after which it may go on at the latest.
 
-def _recorded(peer_dir: Path) -> int:
-    return max((record.round for record in records.read_rounds(peer_dir)), default=0)
-
-
-def restore(
-    spec: messages.WorkerSpec, trainer: Trainer, peer_dir: Path, at_most: int, report: Report
-) -> checkpoint.Checkpoint | None:
-    """The newest whole checkpoint of a process put into its trainer, and returned; None where there is none to use.
-
-    Raises CheckpointError where all are damaged, or of a run with other settings.
+    Raises CheckpointError where that is of other settings, or where nothing is usable and nobody has the weights.
     """
-    limit = min(at_most, _recorded(peer_dir))
-    saved, refused = checkpoint.newest(peer_dir / "checkpoint", at_most=limit)
+    name = parts.topology.names[spec.index]
+    run = run_id_of(spec.run_dir, peer_dir)
+    origin = Origin(run or "", name, spec.index)
+    past = _restore(spec, parts, trainer, peer_dir, at_most, origin, report) if spec.resume else Past(origin)
+    if run is not None:
+        return past
+    if past.saved is not None:
+        taken = f"{peer_dir / RUN_ID_FILE}: missing or damaged, as in {spec.run_dir}; taken from the newest checkpoint"
+        report(messages.Warned(taken))
+        origin = past.saved.origin
+    run = write_run_id(peer_dir, origin.run or None)
+    return Past(Origin(run, name, spec.index), past.saved, past.before, past.lost)
+
+
+def _restore(
+    spec: messages.WorkerSpec,
+    parts: Cast,
+    trainer: Trainer,
+    peer_dir: Path,
+    at_most: int,
+    origin: Origin,
+    report: Report,
+) -> Past:
+    folder = peer_dir / "checkpoint"
+    saved, _ = checkpoint.newest(folder, at_most, origin)
+    _, refused = checkpoint.newest(folder, origin=origin)  # also those after a round to which all go back
     for line in refused:
         report(messages.Warned(line))
     if saved is None:
-        took_part = any(record.round <= limit for record in records.read_rounds(peer_dir))
-        if took_part and refused and not spec.restarted:
-            raise CheckpointError(f"{peer_dir / 'checkpoint'}: none of it is whole; start a new run without --resume")
-        return None
+        lost = spec.config.record.checkpoint and not spec.restarted and _has_done_rounds(spec, parts, peer_dir, refused)
+        if lost:
+            _say_lost(spec, parts, folder, report)
+        return Past(origin, lost=lost)
     if saved.settings != spec.settings or saved.layout != trainer.layout.digest:
-        raise CheckpointError(
-            f"{peer_dir / 'checkpoint'}: of a run with other settings; start a new run without --resume"
-        )
+        raise CheckpointError(f"{folder}: of a run with other settings; start a new run without --resume")
     trainer.restore(saved.x, saved.momentum, dict(saved.buffers), saved.steps)
-    return saved
+    before, _ = checkpoint.newest(folder, saved.round - 1, Origin(saved.origin.run, origin.peer, origin.index))
+    if before is not None and (before.round, before.settings) != (saved.round - 1, saved.settings):
+        before = None
+    return Past(origin, saved, before)
 
 
-def unsent(saved: checkpoint.Checkpoint, peer_dir: Path) -> dict[int, dict[int, gossip.Payload]]:
-    """By round what went to each neighbor in the last two, for those whose newest checkpoint is older, or damaged."""
-    found = [saved]
-    before, _ = checkpoint.newest(peer_dir / "checkpoint", at_most=saved.round - 1)
-    if before is not None and (before.round, before.settings) == (saved.round - 1, saved.settings):
-        found.append(before)
-    return {kept.round: _payloads(kept) for kept in found}
+def _has_done_rounds(spec: messages.WorkerSpec, parts: Cast, peer_dir: Path, refused: list[str]) -> bool:
+    """Whether a process without a usable checkpoint had saved any, as far as its folder and the others' tell.
+
+    One round alone tells nothing: a process may be stopped after it has recorded its first, before it has saved it.
+    """
+    if refused or any(record.round > 1 for record in records.read_rounds(peer_dir)):
+        return spec.index not in _clients(parts)
+    others = (folder / "checkpoint" for folder in _folders(spec, parts, range(parts.topology.n)))
+    return spec.index not in _clients(parts) and any(checkpoint.latest_number(folder) > 1 for folder in others)
 
 
-def _payloads(kept: checkpoint.Checkpoint) -> dict[int, gossip.Payload]:
+def _clients(parts: Cast) -> Iterable[int]:
+    """Those whose weights are the coordinator's, of which each round brings new ones."""
+    return () if parts.coordinator is None else range(parts.coordinator)
+
+
+def _say_lost(spec: messages.WorkerSpec, parts: Cast, folder: Path, report: Report) -> None:
+    """Say what follows on the loss of all checkpoints; raises CheckpointError where that is the end."""
+    if parts.mode == "gossip":
+        follows = "takes its neighbors' weights if they are ahead"
+    elif parts.mode == "local":
+        follows = "begins at round 1 again"
+    else:
+        raise CheckpointError(f"{folder}: no checkpoint that can be used; start a new run without --resume")
+    report(messages.Warned(f"{folder}: no checkpoint that can be used; {follows}"))
+
+
+def last_common_round(spec: messages.WorkerSpec, parts: Cast, at_most: int) -> int | None:
+    """The round after which all go on with a resumed centralized run: the newest that its coordinator has saved.
+
+    Unless a client had been stopped before it had saved its part in that round, or what it saved cannot be used: then
+    the one before, if that is kept.
+    """
+    if parts.coordinator is None or not spec.resume:
+        return None
+    saved = _of_coordinator(spec, parts, at_most)
+    if saved is None:
+        return 0
+    if spec.restarted or _clients_have_saved(spec, parts, saved):
+        return saved.round
+    before = _of_coordinator(spec, parts, saved.round - 1)
+    return saved.round if before is None else before.round
+
+
+def _of_coordinator(spec: messages.WorkerSpec, parts: Cast, at_most: int) -> Checkpoint | None:
+    assert parts.coordinator is not None
+    [(folder, origin)] = _places(spec, parts, [parts.coordinator])
+    return checkpoint.newest(folder, at_most, origin)[0]
+
+
+def _clients_have_saved(spec: messages.WorkerSpec, parts: Cast, saved: Checkpoint) -> bool:
+    """Whether all whose updates the coordinator took in a round have a checkpoint of it that can be used."""
+    backup = _backup(saved, None)
+    took_part = [] if backup is None else set(backup.record.selected or ()) - set(backup.record.missing or ())
+    for folder, origin in _places(spec, parts, map(parts.topology.index, took_part)):
+        try:
+            checkpoint.load(folder / checkpoint.file_name(saved.round), origin)
+        except CheckpointError:
+            return False
+    return True
+
+
+def _places(spec: messages.WorkerSpec, parts: Cast, indices: Iterable[int]) -> Iterator[tuple[Path, Origin]]:
+    """Where other processes of this run directory have their checkpoints, and what these must say."""
+    indices = list(indices)
+    for index, folder in zip(indices, _folders(spec, parts, indices), strict=True):
+        run = run_id_of(spec.run_dir, folder)
+        yield folder / "checkpoint", Origin(run or "", parts.topology.names[index], index)
+
+
+def _folders(spec: messages.WorkerSpec, parts: Cast, indices: Iterable[int]) -> list[Path]:
+    return [spec.run_dir / "peers" / parts.topology.node_path(index) for index in indices]
+
+
+def say_stale_client(spec: messages.WorkerSpec, parts: Cast, past: Past, last: int, report: Report) -> None:
+    """Warn where a client's own state is older than the round in which the coordinator has taken its update last."""
+    if spec.index not in _clients(parts) or not spec.resume or not spec.config.record.checkpoint:
+        return
+    [coordinator_dir] = _folders(spec, parts, [parts.coordinator or 0])
+    name, known = parts.topology.names[spec.index], records.read_rounds(coordinator_dir)
+    saved = _of_coordinator(spec, parts, last)
+    if saved is not None and (backup := _backup(saved, None)) is not None:
+        known = [*known, backup.record]  # its file may be damaged
+    taken = [r.round for r in known if r.round <= last and name in set(r.selected or ()) - set(r.missing or ())]
+    newest, has = max(taken, default=0), 0 if past.saved is None else past.saved.round
+    if has < newest and not spec.restarted:
+        state = f"that of round {has}" if has else "none"
+        report(messages.Warned(f"its momentum after round {newest} is lost; goes on with {state}, to other bits"))
+
+
+def _payloads(kept: Checkpoint) -> dict[int, gossip.Payload]:
     return {
         neighbor: gossip.Payload({name: (v,) for name, v in vectors.items()}, kept.scalars.get(neighbor, {}))
         for neighbor, vectors in kept.sent.items()

@@ -1,0 +1,123 @@
+"""Records of a process that is resumed, made to agree with its checkpoint: cut, put in order, rebuilt."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from p2pfl.errors import CheckpointError, unwritable
+from p2pfl.records import ROUNDS_FILE, Recorded, RoundRecord, encode_record, read_recorded, spans
+from p2pfl.sketches import HEADER, SKETCH_BUCKETS, SKETCHES_FILE, Vector, file_size, readable_sketches, to_bytes
+
+_AHEAD = 1000  # rounds that may have been recorded after a checkpoint, by far: what says a later one is no record
+
+
+@dataclass(frozen=True)
+class Backup:
+    """What a checkpoint holds of its round: the record, and how to get its sketch again (None: it has none)."""
+
+    record: RoundRecord
+    sketch: Callable[[], Vector] | None = None
+
+
+@dataclass(frozen=True)
+class Mended:
+    """The records as they are now, and a line for whoever watches about each file in which something was wrong."""
+
+    rounds: list[RoundRecord]
+    lines: list[str]
+
+
+def mend(
+    peer_dir: Path,
+    last: int,
+    backups: Mapping[int, Backup] | None = None,
+    *,
+    expected: int | None = None,
+    sketched: bool = True,
+) -> Mended:
+    """Cut a peer's records and sketches after round `last`, and mend what is damaged before it.
+
+    Records that differ from those in checkpoints (`backups`, by round) are replaced by these. `expected` is how many
+    records there should be. Where a sketch is lost, its place is filled with NaN, so that each record keeps its own.
+    `sketched`: the process writes sketches at all.
+
+    Raises CheckpointError naming the folder if it cannot be written.
+    """
+    found, backups = read_recorded(peer_dir, last + _AHEAD), backups or {}
+    if expected is not None:
+        complete = sum(record.round <= last for record in found.rounds) == expected
+        found = read_recorded(peer_dir, last + _AHEAD, complete)
+    kept = {record.round: record for record in found.rounds if record.round <= last}
+    rebuilt = [n for n, backup in sorted(backups.items()) if n <= last and kept.get(n) != backup.record]
+    kept |= {number: backups[number].record for number in rebuilt}
+    rounds = [record for _, record in sorted(kept.items())]
+    lines = _said(peer_dir, found, rebuilt, expected, len(rounds))
+    resketched: dict[int, Vector] = {}
+    if sketched:
+        lost = [record.round for record in rounds if record.round not in found.rows]
+        resketched = {n: sketch() for n in lost if n in backups and (sketch := backups[n].sketch) is not None}
+        too_long = [line for line in found.problems if ": too long" in line]
+        lines += too_long if not lines else []  # else it follows from that
+        if blank := [number for number in lost if number not in resketched]:
+            word = f"round{'s' * (len(blank) > 1)} {spans(blank)}"
+            lines.append(f"{peer_dir / SKETCHES_FILE}: no sketch of {word}, whose consensus distance is not known")
+    try:
+        _write(peer_dir, rounds, found.rows, resketched, sketched)
+    except OSError as error:
+        raise CheckpointError(unwritable(peer_dir, error)) from None
+    return Mended(rounds, lines)
+
+
+def _said(peer_dir: Path, found: Recorded, rebuilt: list[int], expected: int | None, kept: int) -> list[str]:
+    """One line about the records' file, unless all is well; what is wrong with sketches is said by round."""
+    path = peer_dir / ROUNDS_FILE
+    said = [line.removeprefix(f"{path}: ") for line in found.problems if line.startswith(f"{path}: ")]
+    if rebuilt:
+        word = f"record{'s' * (len(rebuilt) > 1)} of round{'s' * (len(rebuilt) > 1)} {spans(rebuilt)}"
+        said.append(f"{word} rebuilt from the checkpoint{'s' * (len(rebuilt) > 1)}")
+    if expected is not None and kept < expected:
+        said.append(f"{expected - kept} of {expected} records are lost")
+    return [f"{path}: {'; '.join(said)}"] if said else []
+
+
+def _write(
+    peer_dir: Path,
+    rounds: list[RoundRecord],
+    rows: Mapping[int, int],
+    resketched: Mapping[int, Vector],
+    sketched: bool,
+) -> None:
+    """Both files, each whole or as it was."""
+    text = b"".join(encode_record(record) + b"\n" for record in rounds)
+    sketches = peer_dir / SKETCHES_FILE
+    with contextlib.ExitStack() as stack:
+        new = _staged(stack, peer_dir / ROUNDS_FILE, text)
+        in_place = [rows.get(record.round) for record in rounds] == list(range(len(rounds)))
+        if sketched and not in_place:
+            before, _ = readable_sketches(peer_dir)
+            blank = np.full(SKETCH_BUCKETS, np.nan, np.float32)
+            now = [before[rows[r.round]] if r.round in rows else resketched.get(r.round, blank) for r in rounds]
+            data = HEADER + b"".join(to_bytes(row) for row in now)
+            os.replace(_staged(stack, sketches, data), sketches)
+        os.replace(new, peer_dir / ROUNDS_FILE)
+        if sketched and in_place and sketches.exists():
+            os.truncate(sketches, file_size(len(rounds)) if rounds else 0)
+
+
+def _staged(stack: contextlib.ExitStack, path: Path, data: bytes) -> Path:
+    """A file beside it with its new content; removed in the end if it has not taken its place."""
+    temporary = path.with_name(path.name + ".tmp")
+    stack.callback(_remove, temporary)
+    temporary.write_bytes(data)
+    return temporary
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()

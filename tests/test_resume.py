@@ -1,0 +1,339 @@
+"""Which checkpoint a resumed process goes on from, whatever lies in its folder; and what it says of the others."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+import safetensors.torch
+import torch
+from runs import train_record
+
+from p2pfl import RunConfig, checkpoint, make_topology
+from p2pfl.checkpoint import Checkpoint, Origin
+from p2pfl.errors import CheckpointError
+from p2pfl.identity import RUN_ID_FILE, read_run_id
+from p2pfl.records import ROUNDS_FILE, append_round, encode_record
+from p2pfl.roles import cast, topology_of
+from p2pfl.rundir import create_run_dir
+from p2pfl.topology import Topology
+from p2pfl.worker import messages
+from p2pfl.worker.resume import Past, last_common_round, look_back, say_stale_client
+
+LAST = 9
+LOST = "no checkpoint that can be used; takes its neighbors' weights if they are ahead"
+
+
+@dataclass
+class Made:
+    """A run directory in which each process has two checkpoints, of rounds 4 and 5, and a record of each round."""
+
+    folder: Path
+    config: RunConfig
+    topology: Topology
+
+    def peer_dir(self, index: int) -> Path:
+        return self.folder / "peers" / self.topology.node_path(index)
+
+    def path(self, index: int, round: int) -> Path:
+        return self.peer_dir(index) / "checkpoint" / checkpoint.file_name(round)
+
+    def spec(self, index: int, **options: Any) -> messages.WorkerSpec:
+        return messages.WorkerSpec(
+            config=self.config,
+            run_dir=self.folder,
+            dataset=Path(),
+            index=index,
+            run="run",
+            settings="settings",
+            bind="",
+            resume=True,
+            **options,
+        )
+
+    def look_back(self, index: int, **options: Any) -> tuple[Past, list[str]]:
+        said: list[str] = []
+
+        def report(message: messages.FromWorker) -> None:
+            assert isinstance(message, messages.Warned)
+            said.append(message.text)
+
+        trainer: Any = SimpleNamespace(layout=SimpleNamespace(digest="layout"), restore=lambda *state: None)
+        parts = cast(self.config, self.topology)
+        return look_back(self.spec(index, **options), parts, trainer, self.peer_dir(index), LAST, report), said
+
+
+def made(folder: Path, mode: Any = "gossip", alone: str | None = None) -> Made:
+    sizes = {"num_clients": 3, "num_selected": 2} if mode == "centralized" else {}
+    config = RunConfig.of(mode=mode, run_dir=str(folder), rounds=LAST, dataset="digits", **sizes)
+    topology = topology_of(config) or make_topology("ring", 3)
+    run = Made(create_run_dir(topology, config, alone), config, topology)
+    for index in range(topology.n):
+        if alone in (None, topology.names[index]):
+            fill(run, index)
+    return run
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Made, Made]:
+    """Two runs with equal settings, of which tests take copies."""
+    folder = tmp_path_factory.mktemp("template")
+    return made(folder / "run"), made(folder / "other")
+
+
+@pytest.fixture
+def pair(template: tuple[Made, Made], tmp_path: Path) -> tuple[Made, Made]:
+    run, other = (replace(one, folder=tmp_path / one.folder.name) for one in template)
+    for one, copy in zip(template, (run, other), strict=True):
+        shutil.copytree(one.folder, copy.folder)
+    return run, other
+
+
+def fill(run: Made, index: int) -> None:
+    past = look_back(
+        replace(run.spec(index), resume=False),
+        cast(run.config, run.topology),
+        None,
+        run.peer_dir(index),
+        0,
+        print,  # type: ignore[arg-type]
+    )
+    drawn = {"selected": ["0", "1"], "missing": []} if run.topology.names[index] == "coordinator" else {}
+    for number in range(1, 6):
+        record = msgspec.structs.replace(train_record(run.topology, index, number, LAST, 100), **drawn)
+        append_round(run.peer_dir(index), record, None)
+        text = encode_record(record).decode()
+        if number > 3:
+            kept = Checkpoint(number, number, "layout", "settings", torch.full((3,), float(number)), torch.zeros(3))
+            kept = replace(kept, origin=past.origin, record=text, recorded=number)
+            checkpoint.save(run.peer_dir(index) / "checkpoint", kept)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def other_version(path: Path) -> None:
+    about = {"p2pfl": '{"digest": "0", "format": 2, "round": 5}'}
+    safetensors.torch.save_file({"x": torch.ones(2)}, path, metadata=about)
+
+
+def misnamed(path: Path, name: str) -> None:
+    path.rename(path.with_name(name))
+
+
+def files_for_folder(path: Path) -> None:
+    shutil.rmtree(path)
+    path.write_text("a file")
+
+
+# What happens to peer 1 -> the round that it goes on from (None: it has lost its weights), and what is said in turn.
+KINDS: dict[str, tuple[Callable[[Made, Made], object], int | None, list[str]]] = {
+    "nothing": (lambda run, other: None, 5, []),
+    "newest cut": (lambda run, other: cut(run.path(1, 5)), 4, ["not a whole checkpoint"]),
+    "of another version": (lambda run, other: other_version(run.path(1, 5)), 4, ["written by another version"]),
+    "of another peer": (
+        lambda run, other: shutil.copy(run.path(2, 5), run.path(1, 5)),
+        4,
+        ["a checkpoint of '2' (number 2), not of '1' (number 1)"],
+    ),
+    "of a later round of another peer": (
+        lambda run, other: shutil.copy(run.path(2, 5), run.path(1, 7)),
+        5,
+        ["holds round 5, not the one that its name says"],
+    ),
+    "of the same peer in an equal run": (
+        lambda run, other: shutil.copy(other.path(1, 5), run.path(1, 5)),
+        4,
+        ["a checkpoint of another run"],
+    ),
+    "all of an equal run": (
+        lambda run, other: shutil.copytree(other.peer_dir(1), run.peer_dir(1), dirs_exist_ok=True),
+        None,
+        [
+            "of another run",
+            "of another run",
+            LOST,
+        ],
+    ),
+    "of the round before": (
+        lambda run, other: shutil.copy(run.path(1, 4), run.path(1, 5)),
+        4,
+        ["holds round 4, not the one that its name says"],
+    ),
+    "a name with more digits": (
+        lambda run, other: misnamed(run.path(1, 5), "round-0000005.safetensors"),
+        4,
+        ["holds round 5, not the one"],
+    ),
+    "all of another peer": (
+        lambda run, other: [shutil.copy(run.path(2, n), run.path(1, n)) for n in (4, 5)],
+        None,
+        ["of '2'", "of '2'", LOST],
+    ),
+    "records missing": (lambda run, other: (run.peer_dir(1) / ROUNDS_FILE).unlink(), 5, []),
+    "records cut": (lambda run, other: cut(run.peer_dir(1) / ROUNDS_FILE), 5, []),
+    "records of nothing": (lambda run, other: (run.peer_dir(1) / ROUNDS_FILE).write_bytes(b"\xff\n\n{}\n"), 5, []),
+    "folder missing": (
+        lambda run, other: shutil.rmtree(run.peer_dir(1)) or run.peer_dir(1).mkdir(),  # type: ignore[func-returns-value]
+        None,
+        [LOST],
+    ),
+    "checkpoints missing": (
+        lambda run, other: shutil.rmtree(run.peer_dir(1) / "checkpoint"),
+        None,
+        [LOST],
+    ),
+    "a file in the folder's place": (
+        lambda run, other: files_for_folder(run.peer_dir(1) / "checkpoint"),
+        None,
+        [LOST],
+    ),
+    "id missing": (lambda run, other: (run.folder / RUN_ID_FILE).unlink(), 5, ["run.id: missing or damaged"]),
+    "id altered": (
+        lambda run, other: (run.folder / RUN_ID_FILE).write_text("0" * 24 + "-00000000\n"),
+        5,
+        ["run.id: missing or damaged"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_newest_checkpoint_of_ones_own_is_used_and_others_are_refused_by_name(
+    pair: tuple[Made, Made], kind: str
+) -> None:
+    run, other = pair
+    change, round, expected = KINDS[kind]
+    change(run, other)
+    past, said = run.look_back(1)
+    assert (past.saved.round if past.saved else None) == round
+    assert past.lost == (round is None)
+    assert len(said) == len(expected), said
+    for line, part in zip(said, expected, strict=True):
+        assert part in line
+        assert line.startswith(str(run.folder))
+    if past.saved is not None:
+        assert past.origin.run == past.saved.origin.run
+        assert set(past.unsent) == {n for n in (round, 4) if n and run.path(1, n).exists()}
+        again, quiet = run.look_back(1)
+        assert (again.saved or past.saved).round == round
+        assert not any("run.id" in line for line in quiet), "an id that was lost is there again"
+
+
+def test_folders_of_several_machines_stay_usable_in_one_directory(tmp_path: Path) -> None:
+    """Each peer that runs by itself has a run directory of its own, and its id in its own folder."""
+    runs = [made(tmp_path / name, alone=name) for name in ("0", "1", "2")]
+    ids = {read_run_id(run.peer_dir(index)) for index, run in enumerate(runs)}
+    assert len(ids) == 3
+    assert None not in ids
+    for index in (1, 2):
+        shutil.copytree(runs[index].peer_dir(index), runs[0].peer_dir(index), dirs_exist_ok=True)
+    for index in range(3):
+        past, said = runs[0].look_back(index)
+        assert past.saved is not None
+        assert (past.saved.round, said) == (5, [])
+    shutil.copy(runs[0].path(2, 5), runs[0].path(1, 5))
+    assert runs[0].look_back(1)[0].saved.round == 4  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("mode", ["sgd", "centralized"])
+@pytest.mark.parametrize("gone", [False, True], ids=["damaged", "missing"])
+def test_the_end_where_nobody_else_has_the_weights(tmp_path: Path, mode: str, gone: bool) -> None:
+    run = made(tmp_path / "run", mode)
+    index = run.topology.n - 1
+    for number in (4, 5):
+        run.path(index, number).unlink() if gone else cut(run.path(index, number))
+    with pytest.raises(CheckpointError, match=r"no checkpoint that can be used; start a new run without --resume$"):
+        run.look_back(index)
+
+
+def test_a_local_peer_begins_again(tmp_path: Path) -> None:
+    run = made(tmp_path / "run", "local")
+    shutil.rmtree(run.peer_dir(1))
+    run.peer_dir(1).mkdir()
+    past, said = run.look_back(1)
+    assert past.saved is None
+    assert said == [f"{run.peer_dir(1) / 'checkpoint'}: no checkpoint that can be used; begins at round 1 again"]
+
+
+def test_other_settings_are_no_damage(pair: tuple[Made, Made]) -> None:
+    run, _ = pair
+    kept = checkpoint.load(run.path(1, 5))
+    checkpoint.save(run.peer_dir(1) / "checkpoint", replace(kept, settings="others"))
+    with pytest.raises(CheckpointError, match="of a run with other settings; start a new run without --resume"):
+        run.look_back(1)
+
+
+def test_a_run_that_saved_nothing_begins_at_its_first_round(pair: tuple[Made, Made]) -> None:
+    run, _ = pair
+    for index in range(3):
+        shutil.rmtree(run.peer_dir(index) / "checkpoint")
+        (run.peer_dir(index) / ROUNDS_FILE).unlink()
+    past, said = run.look_back(1)
+    assert (past.saved, past.lost, said) == (None, False, [])
+
+
+# All go on together with a coordinator.
+COMMON: dict[str, tuple[Callable[[Made], object], int]] = {
+    "nothing": (lambda run: None, 5),
+    "coordinator's records missing": (lambda run: (run.peer_dir(3) / ROUNDS_FILE).unlink(), 5),
+    "coordinator's records garbage": (lambda run: (run.peer_dir(3) / ROUNDS_FILE).write_bytes(b"\xff{}\n" * 9), 5),
+    "coordinator's newest cut": (lambda run: cut(run.path(3, 5)), 4),
+    "coordinator's newest of a client": (lambda run: shutil.copy(run.path(0, 5), run.path(3, 5)), 4),
+    "a client's newest missing": (lambda run: run.path(0, 5).unlink(), 4),
+    "a client's newest cut": (lambda run: cut(run.path(0, 5)), 4),
+    "a client's newest of another": (lambda run: shutil.copy(run.path(1, 5), run.path(0, 5)), 4),
+    "newest of a client that was not drawn cut": (lambda run: cut(run.path(2, 5)), 5),
+}
+
+
+@pytest.fixture(scope="module")
+def centralized(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return made(tmp_path_factory.mktemp("template") / "centralized", "centralized")
+
+
+@pytest.mark.parametrize("kind", COMMON)
+def test_all_of_a_centralized_run_go_back_to_the_same_round(centralized: Made, tmp_path: Path, kind: str) -> None:
+    run = replace(centralized, folder=tmp_path / "run")
+    shutil.copytree(centralized.folder, run.folder)
+    change, round = COMMON[kind]
+    change(run)
+    parts = cast(run.config, run.topology)
+    assert [last_common_round(run.spec(index), parts, LAST) for index in range(4)] == [round] * 4
+
+
+@pytest.mark.parametrize(("rounds", "state"), [((5,), "that of round 4"), ((4, 5), "none")])
+def test_a_client_whose_own_state_is_too_old_says_so(
+    centralized: Made, tmp_path: Path, rounds: tuple[int, ...], state: str
+) -> None:
+    """The coordinator goes on from round 5, since it has nothing older: the client's momentum is not what it was."""
+    run = replace(centralized, folder=tmp_path / "run")
+    shutil.copytree(centralized.folder, run.folder)
+    run.path(3, 4).unlink()
+    (run.peer_dir(3) / ROUNDS_FILE).unlink()
+    for number in rounds:
+        cut(run.path(0, number))
+    past, said = run.look_back(0)
+    assert len(said) == len(rounds)
+    said.clear()
+    parts = cast(run.config, run.topology)
+    assert last_common_round(run.spec(0), parts, LAST) == 5
+    say_stale_client(run.spec(0), parts, past, 5, lambda message: said.append(message.text))  # type: ignore[union-attr]
+    assert said == [f"its momentum after round 5 is lost; goes on with {state}, to other bits"]
+
+
+def test_an_origin_is_checked_where_it_is_known(pair: tuple[Made, Made]) -> None:
+    run, _ = pair
+    path = run.path(1, 5)
+    own = checkpoint.load(path).origin
+    assert (own.peer, own.index) == ("1", 1)
+    assert checkpoint.load(path, own).round == checkpoint.load(path, replace(own, run="")).round == 5
+    for wrong in (replace(own, run="x"), replace(own, peer="x"), replace(own, index=0), Origin()):
+        with pytest.raises(CheckpointError, match=rf"^{path}: a checkpoint of "):
+            checkpoint.load(path, wrong)
