@@ -16,6 +16,8 @@ import pytest
 from test_launcher import FAST, HERE, Swarm, nobody_left, ring
 from test_launcher import start as start  # a fixture
 
+from helpers import token_file
+
 from p2pfl import make_topology
 from p2pfl.topology import save_topology
 
@@ -189,6 +191,7 @@ def test_a_reader_that_leaves_does_not_end_a_peer(tmp_path: Path) -> None:
     peers = []
     for node in "01":
         words = ["peer", str(tmp_path / "pair.gml"), "--node", node, *run_options(tmp_path / node)]
+        words += ["--token-file", token_file(tmp_path)] if node == "0" else ["--token-file", str(tmp_path / "token")]
         pipe = subprocess.PIPE
         peers.append(subprocess.Popen([*PROGRAM, *words], cwd=HERE, stdout=pipe, stderr=pipe, text=True))
     try:

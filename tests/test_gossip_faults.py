@@ -15,6 +15,8 @@ import pytest
 from real_run import HERE, Run
 from test_cli import free_ports
 
+from helpers import token_file
+
 from p2pfl import make_topology
 from p2pfl.records import read_rounds
 from p2pfl.topology import save_topology
@@ -184,6 +186,7 @@ def test_peers_on_their_own_start_late_and_come_back(tmp_path: Path) -> None:
         topology.graph.nodes[peer].update(host="127.0.0.1", port=port)
     save_topology(topology, tmp_path / "ring.gml")
     words = [*FAST, "--rounds", "400", "--min-peers", "3", "--round-timeout", "4", "--start-timeout", "12"]
+    words += ["--token-file", token_file(tmp_path)]
 
     def begin(node: str, *more: str) -> subprocess.Popen[str]:
         program = [sys.executable, str(HERE.parent / "run_peers.py"), "peer"]

@@ -13,6 +13,8 @@ import torch
 from test_launcher import FAST, HERE, Swarm, nobody_left, ring
 from test_launcher import start as start
 
+from helpers import token_file
+
 from p2pfl import make_topology
 from p2pfl.errors import ConfigError, TrainingError, TransportError
 from p2pfl.topology import save_topology
@@ -46,6 +48,7 @@ def free_ports(count: int) -> list[int]:
 
 def peer(folder: Path, topology: str, *options: str) -> subprocess.CompletedProcess[str]:
     words = ["peer", topology, "--node", "0", *FAST, *SOON, "--run-dir", str(folder / "run"), *options]
+    words += [] if "--insecure" in options else ["--token-file", token_file(folder)]
     program = [sys.executable, str(HERE.parent / "run_peers.py"), *words]
     return subprocess.run(program, cwd=HERE, capture_output=True, text=True, timeout=200, check=False)
 
