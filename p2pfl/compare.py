@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from p2pfl import config as settings
-from p2pfl import data, report
+from p2pfl import data, keyring, report
 from p2pfl.config import INCIDENTAL, CentralizedConfig, Mode, RunConfig, replace_options
 from p2pfl.errors import ConfigError
 from p2pfl.identity import RUN_ID_FILE
@@ -70,6 +70,7 @@ def plan_runs(base: RunConfig, wanted: Wanted) -> list[Planned]:
     `base` holds the settings of the gossip runs; those of other modes follow from them. Raises ConfigError where
     topologies have different numbers of peers, or the settings do not fit the data set.
     """
+    keyring.refuse_token_file(base.exchange)
     if not wanted.topologies:
         raise ConfigError("compare: name at least one topology file, for example topologies/ring-8.graphml")
     n = _common_size(wanted.topologies)

@@ -1,7 +1,7 @@
-"""Key pairs of a swarm: made for each peer, and each peer's own read and checked before it is used.
+"""Key pairs of a swarm: made for each peer, and each peer's own read and checked before it is used; and its token.
 
 Public keys stand in the topology file, secret keys in one file a peer that only its owner can read. Keys are
-CurveZMQ's (Curve25519), written as 40 characters of Z85.
+CurveZMQ's (Curve25519), written as 40 characters of Z85. A token is what peers without keys share.
 """
 
 from __future__ import annotations
@@ -17,10 +17,15 @@ import networkx as nx
 import zmq
 from zmq.utils import z85
 
+from p2pfl.config import ExchangeConfig
 from p2pfl.errors import ConfigError, unwritable
 from p2pfl.topology import Topology, check_publishable, load_topology, publish
 
 _KEY_CHARACTERS = 40
+_TOKEN_CHARACTERS = (32, 1024)  # at least and at most
+_TOKEN_VARIETY = 8  # different ones; 32 random hexadecimal digits have fewer once in ten million times
+_MOST_BYTES = 4096  # of a file that are looked at
+_MAKE_TOKEN = "python -c 'import secrets; print(secrets.token_hex(32))' > FILE; chmod 600 FILE"
 
 
 def make_keys(topology_file: Path, folder: Path, *, renew: bool = False) -> list[Path]:
@@ -134,24 +139,72 @@ def check_keys(topology: Topology, folder: str | None, insecure: bool, peers: It
 def own_secret(topology: Topology, folder: str, peer: int) -> str:
     """A peer's secret key, from its file. Raises ConfigError naming the file."""
     path = key_file(Path(folder), topology, peer)
-    try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):  # reading a pipe might never end
-            raise ConfigError(f"--keys {path}: is no file; give the folder that p2pfl keys wrote (-o)")
-        text = path.read_text(encoding="ascii").strip()
-    except OSError as error:
-        raise ConfigError(
-            f"--keys {path}: cannot be read ({error.strerror}); give the folder that p2pfl keys wrote (-o)"
-        ) from None
-    except UnicodeDecodeError:
-        text = ""
-    if stat.S_IMODE(mode) & 0o077:
-        raise ConfigError(f"--keys {path}: others can read it (mode {stat.S_IMODE(mode):04o}); chmod 600 {path}")
+    text = _read_secret("--keys", path, "give the folder that p2pfl keys wrote (-o)")
     if not _is_key(text):
         raise ConfigError(f"--keys {path}: no secret key (40 characters that p2pfl keys writes)")
     if zmq.curve_public(text.encode()).decode() != public_keys(topology).get(peer):
         raise ConfigError(f"--keys {path}: does not belong to the public_key of node {topology.names[peer]!r}")
     return text
+
+
+def own_token(path: str) -> str:
+    """The token in a file. Raises ConfigError naming the file and the remedy."""
+    text = _read_secret("--token-file", Path(path), f"make one: {_MAKE_TOKEN}")
+    least, most = _TOKEN_CHARACTERS
+    problem = ""
+    if len(text) < least:
+        problem = f"{len(text)} characters, and a token has at least {least}" if text else "holds no token"
+    elif len(text) > most or not text.isprintable() or " " in text:
+        problem = f"no token (one line of {least} to {most} characters, without spaces)"
+    elif len(set(text)) < _TOKEN_VARIETY:
+        problem = "easily guessed; a token is random"
+    if problem:
+        raise ConfigError(f"--token-file {path}: {problem}; make one: {_MAKE_TOKEN}")
+    return text
+
+
+def check_token_file(config: ExchangeConfig) -> None:
+    """For a single peer: find out before it starts how it will know its neighbors.
+
+    Raises ConfigError where there are neither keys nor a token nor --insecure, or a token beside keys, or none in its
+    file.
+    """
+    if config.token_file is not None:
+        if config.keys is not None:
+            raise ConfigError(f"--token-file {config.token_file}: means nothing with --keys; leave one of them out")
+        own_token(config.token_file)
+    elif config.keys is None and not config.insecure:
+        raise ConfigError(
+            "peer: anybody who reaches its port could speak for its neighbors; give all peers the same secret "
+            f"(--token-file FILE, made by: {_MAKE_TOKEN}), or keys (--keys DIR), or go without (--insecure)"
+        )
+
+
+def refuse_token_file(config: ExchangeConfig) -> None:
+    """Raises ConfigError for a launcher's run with a token file."""
+    if config.token_file is not None:
+        raise ConfigError(
+            f"--token-file {config.token_file}: only for p2pfl peer; a launcher makes a token itself; leave it out"
+        )
+
+
+def _read_secret(option: str, path: Path, remedy: str) -> str:
+    """The text of a file that only its owner can read; empty where it is none."""
+    try:
+        # Opening a pipe, or reading it, might never end.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                raise ConfigError(f"{option} {path}: is no file; {remedy}")
+            if stat.S_IMODE(mode) & 0o077:
+                raise ConfigError(
+                    f"{option} {path}: others can read it (mode {stat.S_IMODE(mode):04o}); chmod 600 {path}"
+                )
+            return file.read(_MOST_BYTES).decode("ascii").strip()
+    except OSError as error:
+        raise ConfigError(f"{option} {path}: cannot be read ({error.strerror}); {remedy}") from None
+    except UnicodeDecodeError:
+        return ""
 
 
 def _is_key(text: str) -> bool:

@@ -65,6 +65,8 @@ def resolve(config: RunConfig, topology: Topology, processes: int) -> RunConfig:
         if not config.exchange.keys:
             raise ConfigError("--keys: needs the folder that p2pfl keys wrote (-o)")
         chosen["keys"] = os.path.abspath(config.exchange.keys)  # a run is resumed from anywhere
+    if config.mode == "gossip" and config.exchange.token_file is not None:
+        chosen["token_file"] = os.path.abspath(config.exchange.token_file)
     return settings.replace_options(config, **chosen)
 
 

@@ -44,6 +44,7 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
     if endpoints is None:
         raise ConfigError(f"{topology.source}: every node needs a host and a port (and --transport must not be ipc)")
     keyring.check_keys(topology, config.exchange.keys, config.exchange.insecure, [index])
+    keyring.check_token_file(config.exchange)
     _check(config, topology, index)
     keep_freed_memory()
     dataset = data.prepare(config.data.dataset, config.data.data_dir, _Progress())
@@ -61,6 +62,7 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
         bind=endpoints[index],
         resume=resume is not None,
         endpoints=dict(enumerate(endpoints)),
+        token=None if config.exchange.token_file is None else keyring.own_token(config.exchange.token_file),
     )
     control = Control()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -78,7 +80,7 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
             named = report.failure.partition("from peer ")[2].rpartition(" (")[0].split(", ")
             silent = [peer for peer in parts.links[index] if topology.names[peer] in named] or parts.links[index]
             log = run_dir / "peers" / topology.node_path(index) / "log.txt"
-            where = f"{_looked_for(endpoints, silent)}; have all the same file, options and keys? See {log}"
+            where = f"{_looked_for(endpoints, silent)}; have all the same file, options, and keys or token? See {log}"
         raise (ConfigError if status == EXIT_USAGE else P2PFLError)(f"peer {name}: {report.failure}{where}")
     if index == 0:
         _say(f"weights of the consensus model: {run_dir / 'consensus.safetensors'}")

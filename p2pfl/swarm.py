@@ -72,6 +72,7 @@ def run(
     topology = topology_of(config) or topology
     if topology is None:
         raise ConfigError(f"a {config.mode} run needs a topology file")
+    keyring.refuse_token_file(config.exchange)
     parts = cast(config, topology)
     # Clients that are not selected do nothing: the cores are for those that train at the same time.
     busy = config.centralized.num_selected if parts.coordinator is not None else parts.shards
@@ -90,7 +91,18 @@ def run(
             settings = run_fingerprint(parts, config)
             script = fault_script(config, parts.topology)
             outcome = _launch(
-                Launch(parts, config, run_dir, _name(settings), settings, going_on, binds, link_delay, script)
+                Launch(
+                    parts,
+                    config,
+                    run_dir,
+                    _name(settings),
+                    settings,
+                    going_on,
+                    binds,
+                    link_delay,
+                    script,
+                    _token(config),
+                )
             )
         except KeyboardInterrupt:
             forget(run_dir)
@@ -105,6 +117,11 @@ def run(
 def _name(settings: str) -> str:
     """What this launch is called on the wire; the second half keeps a stray peer of an earlier one out."""
     return f"{settings[:16]}-{secrets.token_hex(8)}"
+
+
+def _token(config: RunConfig) -> str | None:
+    """The secret of this launch, by which its processes know each other where they have no keys."""
+    return secrets.token_hex(32) if config.exchange.keys is None else None
 
 
 def _launch(started: Launch) -> Outcome:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -71,6 +74,14 @@ def images(train: int = 48, test: int = 20, augment: bool = True, classes: int =
         std=(0.3, 0.3, 0.3),
         augment=augment,
     )
+
+
+def token_file(folder: Path) -> str:
+    """A file with a token for peers that are started one by one."""
+    path = folder / "token"
+    path.write_text(secrets.token_hex(32) + "\n")
+    path.chmod(0o600)
+    return str(path)
 
 
 def small_config(**options: object) -> RunConfig:

@@ -1,10 +1,18 @@
-"""A stranger that speaks ZMTP 3.0 over a plain socket: what no ZeroMQ library would send."""
+"""A client that speaks ZMTP 3.0 over a plain socket: what no ZeroMQ library would send."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import struct
 
-GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + b"\0" + bytes(31)
+
+def greeting(mechanism: bytes = b"NULL") -> bytes:
+    """The first 64 bytes of a client."""
+    return b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + mechanism.ljust(20, b"\0") + b"\0" + bytes(31)
+
+
+GREETING = greeting()
 
 
 def dial(endpoint: str) -> socket.socket:
@@ -26,22 +34,54 @@ def frame(data: bytes, more: bool = False, command: bool = False) -> bytes:
     return bytes([flags | 2]) + len(data).to_bytes(8, "big") + data
 
 
-def shake_hands(connection: socket.socket) -> None:
-    """Greet as a DEALER without security, and read the other end's greeting and READY."""
-    connection.sendall(GREETING)
+def message(*parts: bytes) -> bytes:
+    """A message of frames on the wire."""
+    return b"".join(frame(part, more=part_number < len(parts)) for part_number, part in enumerate(parts, 1))
+
+
+PING = frame(b"\x04PING\0\0", command=True)
+
+
+def shake_hands(connection: socket.socket, login: tuple[str, str] | None = None) -> None:
+    """Greet as a DEALER, with a user and a password or without security. Raises ConnectionError where refused."""
+    connection.sendall(GREETING if login is None else greeting(b"PLAIN"))
     _read(connection, len(GREETING))
     kind, name = b"DEALER", b"Socket-Type"
-    ready = b"\x05READY" + bytes([len(name)]) + name + len(kind).to_bytes(4, "big") + kind
-    connection.sendall(frame(ready, command=True))
-    _, size = _read(connection, 2)
-    _read(connection, size)
+    about = bytes([len(name)]) + name + len(kind).to_bytes(4, "big") + kind
+    if login is not None:
+        words = b"".join(bytes([len(word)]) + word.encode() for word in login)
+        connection.sendall(frame(b"\x05HELLO" + words, command=True))
+        _read_command(connection, b"\x07WELCOME")
+    connection.sendall(frame((b"\x08INITIATE" if login else b"\x05READY") + about, command=True))
+    _read_command(connection, b"\x05READY")
 
 
-def open_stranger(endpoint: str) -> socket.socket:
+def open_stranger(endpoint: str, login: tuple[str, str] | None = None) -> socket.socket:
     """A connection that may send messages."""
     connection = dial(endpoint)
-    shake_hands(connection)
+    shake_hands(connection, login)
     return connection
+
+
+def reset(connection: socket.socket) -> None:
+    """Close a connection in such a way that the other end sees it broken."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+def wait_until_read(connection: socket.socket) -> None:
+    """Wait until all that was sent is taken by the other end, which is known by its answer to a heartbeat."""
+    connection.sendall(PING)
+    with contextlib.suppress(TimeoutError):  # the other end reads no more, which is a state to test as well
+        connection.settimeout(5.0)
+        _read_command(connection, b"\x04PONG")
+
+
+def _read_command(connection: socket.socket, begins: bytes) -> None:
+    _, size = _read(connection, 2)
+    command = _read(connection, size)
+    if not command.startswith(begins):
+        raise ConnectionError(f"{command!r} instead of {begins!r}")
 
 
 def _read(connection: socket.socket, size: int) -> bytes:

@@ -14,6 +14,7 @@ from pathlib import Path
 import commands
 import pytest
 import torch
+from helpers import token_file
 
 from p2pfl import make_topology
 from p2pfl.cli import COMMANDS, main
@@ -186,7 +187,7 @@ def test_dry_run_of_one_peer_says_the_same(
     words = [str(tmp_path / "lan.gml"), "--dataset", "digits", "--width", "0.125", "--dry-run"]
     assert main(["gossip", *words]) == 0
     swarm = capsys.readouterr().out
-    assert main(["peer", *words, "--node", "1"]) == 0
+    assert main(["peer", *words, "--node", "1", "--token-file", token_file(tmp_path)]) == 0
     assert capsys.readouterr().out == swarm
     assert "3 peers" in swarm
     assert list(Path().iterdir()) == []
@@ -228,7 +229,7 @@ def test_peers_started_one_by_one_make_a_swarm(tmp_path: Path) -> None:
     for peer, port in enumerate(free_ports(3)):
         topology.graph.nodes[peer].update(host="127.0.0.1", port=port)
     save_topology(topology, tmp_path / "lan.gml")
-    shared = [str(tmp_path / "lan.gml"), *swarm_options(tmp_path / "run")]
+    shared = [str(tmp_path / "lan.gml"), *swarm_options(tmp_path / "run"), "--token-file", token_file(tmp_path)]
     peers = [start("peer", *shared, "--node", "0")]
     assert peers[0].stdout is not None
     for line in peers[0].stdout:  # so that --run-dir is made by one of them

@@ -17,7 +17,7 @@ from p2pfl import wire
 from p2pfl.transport import Event, Keys, Received, Reconnected, Refused, ZmqTransport
 
 HELLO = wire.Message(wire.Header(wire.VERSION, "run", "hello", 0, 1))
-NOT_THE_OWNER = "sender: not the owner of the key"
+NOT_THE_OWNER = "sender: not the owner of the connection"
 
 
 class Trio:
@@ -64,7 +64,10 @@ def received(events: list[Event]) -> list[wire.Message]:
 
 
 def test_neighbors_with_keys_talk(trio: Trio, bind: Callable[[str], str]) -> None:
-    with ZmqTransport(bind("a"), keys=trio.keys(0, 1)) as a, ZmqTransport(bind("b"), keys=trio.keys(1, 0)) as b:
+    with (
+        ZmqTransport(bind("a"), credentials=trio.keys(0, 1)) as a,
+        ZmqTransport(bind("b"), credentials=trio.keys(1, 0)) as b,
+    ):
         a.connect({1: b.endpoint}, 4)
         b.connect({0: a.endpoint}, 4)
         a.send(1, HELLO)
@@ -79,8 +82,8 @@ def outsiders(trio: Trio) -> dict[str, dict[int, bytes]]:
 @pytest.mark.parametrize("name", ["no key", "a key of its own", "another server's key"])
 def test_strangers_are_not_let_in(trio: Trio, bind: Callable[[str], str], name: str) -> None:
     with (
-        ZmqTransport(bind("b"), keys=trio.keys(1, 0)) as victim,
-        ZmqTransport(bind("a"), keys=trio.keys(0, 1)) as neighbor,
+        ZmqTransport(bind("b"), credentials=trio.keys(1, 0)) as victim,
+        ZmqTransport(bind("a"), credentials=trio.keys(0, 1)) as neighbor,
         zmq.Context() as context,
     ):
         neighbor.connect({1: victim.endpoint}, 4)
@@ -108,8 +111,8 @@ def test_strangers_are_not_let_in(trio: Trio, bind: Callable[[str], str], name: 
 
 def test_a_neighbor_cannot_speak_in_anothers_name(trio: Trio, bind: Callable[[str], str]) -> None:
     with (
-        ZmqTransport(bind("b"), keys=trio.keys(1, 0, 2)) as victim,
-        ZmqTransport(bind("a"), keys=trio.keys(0, 1)) as neighbor,
+        ZmqTransport(bind("b"), credentials=trio.keys(1, 0, 2)) as victim,
+        ZmqTransport(bind("a"), credentials=trio.keys(0, 1)) as neighbor,
     ):
         neighbor.connect({1: victim.endpoint}, 4)
         neighbor.send(1, wire.Message(wire.Header(wire.VERSION, "run", "hello", 2, 1)))
@@ -121,7 +124,10 @@ def test_a_neighbor_cannot_speak_in_anothers_name(trio: Trio, bind: Callable[[st
 
 def test_nobody_on_the_way_can_read_weights(trio: Trio) -> None:
     overheard = bytearray()
-    with ZmqTransport("tcp://127.0.0.1:*", keys=trio.keys(1, 0)) as b, socket.create_server(("127.0.0.1", 0)) as tap:
+    with (
+        ZmqTransport("tcp://127.0.0.1:*", credentials=trio.keys(1, 0)) as b,
+        socket.create_server(("127.0.0.1", 0)) as tap,
+    ):
         target = int(b.endpoint.rsplit(":", 1)[1])
 
         def forward(source: socket.socket, sink: socket.socket) -> None:
@@ -136,7 +142,7 @@ def test_nobody_on_the_way_can_read_weights(trio: Trio) -> None:
                 threading.Thread(target=forward, args=ends, daemon=True).start()
 
         threading.Thread(target=listen, daemon=True).start()
-        with ZmqTransport("tcp://127.0.0.1:*", keys=trio.keys(0, 1)) as a:
+        with ZmqTransport("tcp://127.0.0.1:*", credentials=trio.keys(0, 1)) as a:
             a.connect({1: f"tcp://127.0.0.1:{tap.getsockname()[1]}"}, 1 << 12)
             weights = torch.arange(256, dtype=torch.float32).numpy().tobytes()
             header = wire.Header(wire.VERSION, "run", "chunk", 0, 1, "fp32", "layout", "x", 0, len(weights))
@@ -149,7 +155,10 @@ def test_nobody_on_the_way_can_read_weights(trio: Trio) -> None:
 
 
 def test_large_vectors_arrive_whole(trio: Trio, bind: Callable[[str], str]) -> None:
-    with ZmqTransport(bind("a"), keys=trio.keys(0, 1)) as a, ZmqTransport(bind("b"), keys=trio.keys(1, 0)) as b:
+    with (
+        ZmqTransport(bind("a"), credentials=trio.keys(0, 1)) as a,
+        ZmqTransport(bind("b"), credentials=trio.keys(1, 0)) as b,
+    ):
         a.connect({1: b.endpoint}, 1 << 23)
         data = np.random.default_rng(0).standard_normal(700_000).astype(np.float32)
         header = wire.Header(wire.VERSION, "run", "chunk", 0, 1, codec="fp32")
@@ -163,7 +172,7 @@ def test_large_vectors_arrive_whole(trio: Trio, bind: Callable[[str], str]) -> N
 def test_the_name_of_a_connection_proves_nothing(trio: Trio, bind: Callable[[str], str]) -> None:
     """A neighbor may call its connection what another neighbor's was called before."""
     imposture = [bytes(part) for part in wire.encode(HELLO)]
-    with ZmqTransport(bind("b"), keys=trio.keys(1, 0, 2)) as victim, zmq.Context() as context:
+    with ZmqTransport(bind("b"), credentials=trio.keys(1, 0, 2)) as victim, zmq.Context() as context:
         for me in (0, 2):
             events: list[Event] = []
             deadline = time.monotonic() + 60
@@ -181,8 +190,8 @@ def test_the_name_of_a_connection_proves_nothing(trio: Trio, bind: Callable[[str
 
 
 def test_a_neighbor_that_is_let_in_later_is_tried_again(trio: Trio, bind: Callable[[str], str]) -> None:
-    with ZmqTransport(bind("a"), keys=trio.keys(0, 1)) as a:
-        strict = ZmqTransport(bind("b"), keys=trio.keys(1, 2))
+    with ZmqTransport(bind("a"), credentials=trio.keys(0, 1)) as a:
+        strict = ZmqTransport(bind("b"), credentials=trio.keys(1, 2))
         a.connect({1: strict.endpoint}, 4)
         a.send(1, HELLO)
         refusals = 0
@@ -194,7 +203,7 @@ def test_a_neighbor_that_is_let_in_later_is_tried_again(trio: Trio, bind: Callab
         assert time.monotonic() > began + 1, "not as often as the machine can"
         endpoint = strict.endpoint
         strict.close()
-        with ZmqTransport(endpoint, keys=trio.keys(1, 0)) as b:
+        with ZmqTransport(endpoint, credentials=trio.keys(1, 0)) as b:
             assert poll_until(a, bool) == [Reconnected(1)], "which says that what was sent may be lost"
             a.send(1, HELLO)
             assert HELLO in received(poll_until(b, lambda events: bool(received(events))))
@@ -204,7 +213,7 @@ def test_a_neighbor_that_is_let_in_later_is_tried_again(trio: Trio, bind: Callab
 def test_connections_that_fit_no_keys_are_counted(stranger_has_keys: bool) -> None:
     own, theirs, old = (zmq.curve_keypair() for _ in range(3))
     keys = Keys(own[0].decode(), own[1].decode(), {1: theirs[0].decode()})
-    with ZmqTransport("tcp://127.0.0.1:*", keys=keys) as transport, zmq.Context() as context:
+    with ZmqTransport("tcp://127.0.0.1:*", credentials=keys) as transport, zmq.Context() as context:
         dealer = context.socket(zmq.DEALER)
         dealer.linger = 0
         if stranger_has_keys:  # but an old one of the other end

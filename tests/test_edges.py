@@ -14,6 +14,7 @@ from pathlib import Path
 import commands
 import psutil
 import pytest
+from helpers import token_file
 from test_launcher import FAST, HERE, Swarm, nobody_left, ring
 from test_launcher import start as start  # a fixture
 
@@ -194,6 +195,7 @@ def test_a_reader_that_leaves_does_not_end_a_peer(tmp_path: Path) -> None:
     peers = []
     for node in "01":
         words = ["peer", str(tmp_path / "pair.gml"), "--node", node, *run_options(tmp_path / node)]
+        words += ["--token-file", token_file(tmp_path)] if node == "0" else ["--token-file", str(tmp_path / "token")]
         peers.append(commands.start(*words))
     try:
         assert peers[1].stdout is not None

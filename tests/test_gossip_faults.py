@@ -12,6 +12,7 @@ from pathlib import Path
 import commands
 import psutil
 import pytest
+from helpers import token_file
 from real_run import Run
 from test_cli import free_ports
 
@@ -184,6 +185,7 @@ def test_peers_on_their_own_start_late_and_come_back(tmp_path: Path) -> None:
         topology.graph.nodes[peer].update(host="127.0.0.1", port=port)
     save_topology(topology, tmp_path / "ring.gml")
     words = [*FAST, "--rounds", "400", "--min-peers", "3", "--round-timeout", "4", "--start-timeout", "12"]
+    words += ["--token-file", token_file(tmp_path)]
 
     def begin(node: str, *more: str) -> subprocess.Popen[str]:
         where = [str(tmp_path / "ring.gml"), *words, "--run-dir", str(tmp_path / node)]

@@ -10,6 +10,7 @@ from pathlib import Path
 import commands
 import pytest
 import torch
+from helpers import token_file
 from test_launcher import FAST, Swarm, nobody_left, ring
 from test_launcher import start as start
 
@@ -46,6 +47,7 @@ def free_ports(count: int) -> list[int]:
 
 def peer(folder: Path, topology: str, *options: str) -> subprocess.CompletedProcess[str]:
     words = ["peer", topology, "--node", "0", *FAST, *SOON, "--run-dir", str(folder / "run"), *options]
+    words += [] if "--insecure" in options else ["--token-file", token_file(folder)]
     return commands.run(*words)
 
 

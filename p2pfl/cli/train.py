@@ -12,7 +12,7 @@ from p2pfl.cli.describe import describe_result, describe_run
 from p2pfl.cli.options import Settled, TopologyFile, Training, settle
 from p2pfl.config import CentralizedConfig, ExchangeConfig, GossipConfig, RobustConfig, RunConfig, ServerConfig
 from p2pfl.errors import ConfigError
-from p2pfl.keyring import check_keys
+from p2pfl.keyring import check_keys, check_token_file, refuse_token_file
 from p2pfl.swarm import endpoints_in_file, run
 from p2pfl.topology import Topology
 
@@ -97,6 +97,7 @@ def local(words: list[str]) -> int:
 
 def _train(settled: Settled[Gossip] | Settled[Centralized] | Settled[Sgd] | Settled[Local]) -> int:
     if settled.arguments.dry_run:
+        refuse_token_file(settled.config.exchange)
         if settled.config.mode == "gossip":
             _check_keys(settled.config, settled.topology, range(settled.topology.n))
         print(describe_run(settled.topology, settled.config))
@@ -116,6 +117,7 @@ def peer(words: list[str]) -> int:
     if endpoints_in_file(topology, settled.config) is None:
         raise ConfigError(f"{topology.source}: every node needs a host and a port (and --transport must not be ipc)")
     _check_keys(settled.config, topology, [index])
+    check_token_file(settled.config.exchange)
     if arguments.dry_run:
         print(describe_run(topology, settled.config))
         return 0

@@ -80,13 +80,16 @@ SECTION_OF = {item.name: name for name, kind in SECTIONS.items() for item in dat
 # A resumed run may differ in these from the run that it goes on with.
 FREE_ON_RESUME = frozenset(
     {
-        *("transport", "eval_every", "run_dir", "insecure", "keys", "profile", "min_peers", "restart"),
+        *("transport", "eval_every", "run_dir", "insecure", "keys", "token_file", "profile", "min_peers", "restart"),
         *(name for name in SECTION_OF if "timeout" in name),
     }
 )
 # Peers of one swarm need not agree on these: they concern one machine only.
 PRIVATE = frozenset(
-    {"data_dir", "device", "threads", "name", "run_dir", "checkpoint", "profile", "transport", "insecure", "keys"}
+    {
+        *("data_dir", "device", "threads", "name", "run_dir", "checkpoint", "profile", "transport", "insecure", "keys"),
+        "token_file",
+    }
 ) | {name for name in SECTION_OF if "timeout" in name}
 
 # Two runs that differ in these only are the same run.

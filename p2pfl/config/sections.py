@@ -171,9 +171,11 @@ class ExchangeConfig:
     transport: Literal["auto", "ipc", "tcp"] = "auto"
     """Sockets: ipc on one machine, tcp; auto: tcp where the topology file has hosts and ports, else ipc."""
     insecure: bool = False
-    """Allow unencrypted, unauthenticated tcp beyond this machine's loopback address."""
+    """Allow unencrypted tcp beyond this machine's loopback address, and a peer without keys and without a token."""
     keys: Annotated[str | None, _unset("DIR", "none")] = None
     """Folder with the secret keys that p2pfl keys made: every link is encrypted and authenticated (gossip and peer)."""
+    token_file: Annotated[str | None, _unset("FILE", "none")] = None
+    """File with the secret that all peers share where there are no keys (only peer): no one else's messages are read."""
     start_timeout: float = 600.0
     """Seconds until every process has loaded its data and opened its socket."""
     handshake_timeout: float = 60.0

@@ -34,6 +34,7 @@ class Launch:
     binds: Sequence[str] | None = None
     link_delay: float = 0.0
     script: FaultScript = field(default_factory=FaultScript)
+    token: str | None = field(default=None, repr=False)  # by which workers know each other; never written anywhere
 
     @property
     def topology(self) -> Topology:
@@ -126,6 +127,7 @@ def start_worker(run: Run, index: int, again: bool = False, returns_in: int | No
         endpoints=run.neighbors_of(index) if again and run.begun else None,
         restarted=again and run.begun,
         returns_in=returns_in,
+        token=plan.token,
     )
     name = plan.topology.names[index]
     process, link = run.server.start(f"p2pfl-{name}", _run_worker, spec)

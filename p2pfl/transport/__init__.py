@@ -1,6 +1,6 @@
 """How messages travel: `ZmqTransport` over sockets and `MemoryTransport`, its in-process twin that still encodes."""
 
-from p2pfl.transport.curve import Keys
+from p2pfl.transport.credentials import Credentials, Keys, Token
 from p2pfl.transport.delayed import Delayed
 from p2pfl.transport.faulty import Faulty
 from p2pfl.transport.interface import Event, Lost, Received, Reconnected, Refused, Transport
@@ -8,6 +8,7 @@ from p2pfl.transport.memory import MemoryHub, MemoryTransport
 from p2pfl.transport.zeromq import ZmqTransport
 
 __all__ = [
+    "Credentials",
     "Delayed",
     "Event",
     "Faulty",
@@ -18,6 +19,7 @@ __all__ = [
     "Received",
     "Reconnected",
     "Refused",
+    "Token",
     "Transport",
     "ZmqTransport",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -31,6 +31,7 @@ class WorkerSpec:
     link_delay: float = 0.0  # seconds that every message is held back: the slow link of benchmarks and tests
     endpoints: dict[int, str] | None = None  # known beforehand: the topology file has hosts and ports, or a restart
     returns_in: int | None = None  # the round in which a fault script has it take part again
+    token: str | None = field(default=None, repr=False)  # the run's secret, where there are no keys
     restarted: bool = False  # the others are at work already; neighbors without an endpoint are gone
 
 

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from p2pfl import keyring
 from p2pfl.errors import ConfigError, P2PFLError, unwritable
+from p2pfl.roles import cast
 from p2pfl.topology import Topology, load_topology
-from p2pfl.transport import Delayed, Faulty, Keys, Transport, ZmqTransport
+from p2pfl.transport import Credentials, Delayed, Faulty, Keys, Token, Transport, ZmqTransport
 from p2pfl.wire import ITEM_BYTES
 from p2pfl.worker import messages
 from p2pfl.worker.assemble import Parts, assemble
@@ -149,12 +150,14 @@ def _run(
 def _sockets(spec: messages.WorkerSpec, topology: Topology) -> Callable[[str], Transport]:
     """Sockets as the settings want them. Raises ConfigError where the peer's secret key cannot be used."""
     exchange = spec.config.exchange
-    keys = None
+    credentials: Credentials | None = None
     if exchange.keys is not None:
         secret = keyring.own_secret(topology, exchange.keys, spec.index)
         own = keyring.public_keys(topology)[spec.index]
-        keys = Keys(own, secret, keyring.neighbors_keys(topology, spec.index))
-    return lambda bind: ZmqTransport(bind, grace=exchange.grace_timeout, keys=keys)
+        credentials = Keys(own, secret, keyring.neighbors_keys(topology, spec.index))
+    elif spec.token is not None:
+        credentials = Token(spec.token, spec.index, cast(spec.config, topology).links[spec.index])
+    return lambda bind: ZmqTransport(bind, grace=exchange.grace_timeout, credentials=credentials)
 
 
 def _log_trouble(error: OSError | P2PFLError) -> str:

@@ -1,0 +1,255 @@
+"""Admission of connections to a bound socket, before their first message (ZAP, RFC 27), and bounds on their number.
+
+ZeroMQ asks this thread about every connection that has shown its proof; pyzmq's own authenticator would do, if it
+could know how many connections of a neighbor are still alive. The thread hears so from the socket's monitor, which
+says when connections begin and end. An admitted connection's messages bear a User-Id made here, which says whose it
+is. Without credentials everybody is admitted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from p2pfl.transport.counters import received
+from p2pfl.transport.credentials import Credentials
+
+LIVE = 2  # connections of one neighbor: an old one may outlive the new one for a moment
+STRANGERS = 64  # connections beside those
+HANDSHAKE_MS = 5_000  # after which ZeroMQ closes a connection that has not been admitted
+SILENT_SECONDS = 2 * HANDSHAKE_MS / 1000  # after which one is closed that has sent nothing: a neighbor's begins at once
+BARRED_SECONDS = 10.0  # that a neighbor has to wait whose connection was closed because of what it sent
+_DOMAIN = "p2pfl"
+_LOOK_MS = 100
+_RESET = struct.pack("ii", 1, 0)  # closing resets the connection: the other end hears of it, whatever it still sends
+_BATCH = 1024  # connections, and news of connections, dealt with at one look
+_REFUSALS = {
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "handshake: a connection without this run's keys or token, or with others",
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "unfinished: a connection that ended, or said nothing, before it stood",
+}
+
+
+@dataclass(eq=False)
+class Connection:
+    """An accepted connection; `end` is a second handle of it, so that its number cannot come to mean another.
+
+    What follows `user` belongs to the thread that takes the messages.
+    """
+
+    end: socket.socket
+    order: int  # among those accepted and admitted
+    since: float
+    taken: int  # bytes of its finished messages and heartbeats, and those that had come when it was accepted
+    user: str | None = None  # its User-Id, once it has sent a message
+    neighbor: int | None = None
+    proven: bool = False  # a neighbor's, or one that has sent a well-formed message
+    ended: bool = False
+    mark: int | None = None  # bytes that had come when they were measured, until their messages are taken
+    frames: int = 0  # taken since then
+    settled: float = 0.0  # when its bytes and messages were found to agree
+    finished: bool = False  # a message has come since
+
+
+@dataclass
+class _Admitted:
+    neighbor: int | None
+    order: int
+    since: float
+    connection: Connection | None = None  # once it has sent a message: only this says which it is
+
+
+@dataclass
+class _State:
+    """What both threads know, under a lock."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    connections: dict[int, Connection] = field(default_factory=dict)  # by file number
+    admitted: dict[str, _Admitted] = field(default_factory=dict)  # by User-Id
+    barred: dict[int, float] = field(default_factory=dict)  # neighbors, and until when
+    refused: Counter[str] = field(default_factory=Counter)
+    count: int = 0
+    is_blind: bool = False
+
+
+class Admission:
+    """Decides who may connect to one socket, and keeps account of the connections."""
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], router: zmq.Socket[bytes], credentials: Credentials | None
+    ) -> None:
+        """Before `router` is bound; it is the only socket of its context that is."""
+        self.neighbors = 0 if credentials is None else credentials.size
+        self._credentials = credentials
+        self._state = _State()
+        self._router = router
+        if credentials is not None:
+            credentials.secure_server(router)
+        router.setsockopt_string(zmq.ZAP_DOMAIN, _DOMAIN)
+        router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # if nobody answers, nobody comes in, instead of everybody
+        self._monitor: Any = router.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | sum(_REFUSALS))
+        self._zap = context.socket(zmq.REP)
+        self._zap.setsockopt(zmq.LINGER, 0)
+        self._zap.bind("inproc://zeromq.zap.01")
+        threading.Thread(target=self._run, name="admission", daemon=True).start()
+
+    def connection(self, user: str, number: int | None) -> Connection | None:
+        """The connection with a User-Id, whose first message has come by this file number; None if it has ended.
+
+        Where the system does not say numbers, connections are neither told apart nor counted.
+        """
+        with self._state.lock:
+            self._state.is_blind = self._state.is_blind or number is None
+            admitted = self._state.admitted.get(user)
+            if admitted is None:
+                return None
+            connection = None if number is None else self._state.connections.get(number)
+            if connection is None or connection.order > admitted.order:  # that number's next
+                del self._state.admitted[user]
+                return None
+            connection.user, connection.neighbor = user, admitted.neighbor
+            connection.proven = admitted.neighbor is not None
+            admitted.connection = connection
+            return connection
+
+    def connections(self) -> list[Connection]:
+        """Those that are open."""
+        with self._state.lock:
+            return list(self._state.connections.values())
+
+    def refusals(self) -> list[str]:
+        """Why connections have been refused or closed since this was last asked."""
+        with self._state.lock:
+            refused, self._state.refused = self._state.refused, Counter()
+        return list(refused.elements())
+
+    def close_connection(self, connection: Connection, reason: str) -> None:
+        """Close one because of what it has sent; its neighbor has to wait before it may connect again."""
+        with self._state.lock:
+            if connection.ended:
+                return
+            if connection.neighbor is not None:
+                self._state.barred[connection.neighbor] = time.monotonic() + BARRED_SECONDS
+            self._shut(connection, reason)
+
+    def close_silent(self) -> None:
+        """Close connections that have sent nothing for long; to be called when all that came has been looked at."""
+        limit = time.monotonic() - SILENT_SECONDS
+        with self._state.lock:
+            for connection in [] if self._state.is_blind else list(self._state.connections.values()):
+                if connection.user is None and connection.since < limit:
+                    self._shut(connection, "silent: a connection that sent nothing")
+            for user, admitted in list(self._state.admitted.items()):
+                if admitted.connection is None and admitted.since < limit:
+                    del self._state.admitted[user]
+
+    def close(self) -> None:
+        """Before the socket is closed; the thread ends with the context."""
+        self._router.disable_monitor()
+
+    def _run(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._zap, zmq.POLLIN)
+        poller.register(self._monitor, zmq.POLLIN)
+        try:
+            while True:
+                poller.poll(_LOOK_MS)
+                with self._state.lock:
+                    for _ in range(_BATCH):
+                        self._hear()  # first, so that whoever asks is known, and whoever has gone is not counted
+                        if not self._answer():
+                            break
+                    self._close_surplus()
+        except zmq.ContextTerminated:
+            pass
+        finally:
+            self._zap.close(0)
+            self._monitor.close(0)
+            for connection in self.connections():
+                connection.end.close()
+
+    def _hear(self) -> None:
+        for _ in range(_BATCH):
+            try:
+                event = parse_monitor_message(self._monitor.recv_multipart(zmq.NOBLOCK))
+            except zmq.Again:
+                return
+            number = event["value"]
+            if event["event"] == zmq.EVENT_ACCEPTED:
+                self._forget(number)
+                now = time.monotonic()
+                with contextlib.suppress(OSError):  # gone already
+                    end = socket.socket(fileno=os.dup(number))
+                    self._state.connections[number] = Connection(end, self._next(), now, received(end), settled=now)
+            elif event["event"] == zmq.EVENT_DISCONNECTED:
+                self._forget(number)
+            elif event["event"] in _REFUSALS:
+                self._state.refused[_REFUSALS[zmq.Event(event["event"])]] += 1
+
+    def _answer(self) -> bool:
+        """Answer one request; False where there is none."""
+        try:
+            _, request, *_, mechanism = (parts := self._zap.recv_multipart(zmq.NOBLOCK))[:6]
+        except zmq.Again:
+            return False
+        neighbor, refusal = self._decide(mechanism, parts[6:])
+        if refusal:
+            self._state.refused[refusal] += 1
+            self._zap.send_multipart([b"1.0", request, b"400", b"refused", b"", b""])
+            return True
+        order = self._next()
+        user = f"{'' if neighbor is None else neighbor}.{order}"
+        self._state.admitted[user] = _Admitted(neighbor, order, time.monotonic())
+        self._zap.send_multipart([b"1.0", request, b"200", b"OK", user.encode(), b""])
+        return True
+
+    def _decide(self, mechanism: bytes, proof: list[bytes]) -> tuple[int | None, str]:
+        """The neighbor that asks, or why it is refused."""
+        if self._credentials is None:
+            return None, ""
+        neighbor = self._credentials.neighbor(proof) if mechanism == self._credentials.mechanism else None
+        if neighbor is None:
+            return None, self._credentials.refusal
+        if self._state.barred.get(neighbor, 0.0) > time.monotonic():
+            return None, "barred: a neighbor whose connection was closed a moment ago"
+        if sum(admitted.neighbor == neighbor for admitted in self._state.admitted.values()) >= LIVE:
+            return None, f"connections: more than {LIVE} of one neighbor"
+        return neighbor, ""
+
+    def _close_surplus(self) -> None:
+        open_ = self._state.connections.values()
+        surplus = len(open_) - LIVE * self.neighbors - STRANGERS
+        if surplus <= 0:
+            return
+        # Whoever has proven nothing goes first, the oldest of these before a newcomer that is about to; of those
+        # that have, which are too many only without credentials, the newest.
+        order = sorted(open_, key=lambda one: (one.proven, -one.order if one.proven else one.order))
+        for connection in order[:surplus]:
+            self._shut(connection, "connections: more than a peer's neighbors need")
+
+    def _shut(self, connection: Connection, reason: str) -> None:
+        with contextlib.suppress(OSError):  # closed by the other end
+            connection.end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            connection.end.shutdown(socket.SHUT_RDWR)
+        self._state.refused[reason] += 1
+        self._forget(next(number for number, one in self._state.connections.items() if one is connection))
+
+    def _forget(self, number: int) -> None:
+        connection = self._state.connections.pop(number, None)
+        if connection is not None:
+            connection.ended = True
+            connection.end.close()
+            self._state.admitted.pop(connection.user or "", None)
+
+    def _next(self) -> int:
+        self._state.count += 1
+        return self._state.count

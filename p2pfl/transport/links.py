@@ -1,0 +1,242 @@
+"""Links to neighbors: a DEALER connected to each neighbor's ROUTER, renewed when its connection breaks.
+
+A link only sends. What its other end may send are heartbeats; a hostile one could send more, so whatever comes is
+taken and the link renewed, before it fills any memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from p2pfl import wire
+from p2pfl.errors import TransportError
+from p2pfl.transport.counters import received
+from p2pfl.transport.credentials import Credentials
+from p2pfl.transport.interface import Event, Lost, Reconnected, Refused
+
+HEARTBEAT_MS = 2_000
+HEARTBEAT_TIMEOUT_MS = 30_000  # a chunk of 1 MiB passes a link of 0.3 Mbit/s in this time
+RECONNECT_MS = 50
+RECONNECT_MAX_MS = 1_000
+AGAIN_SECONDS = 1.0  # until a link is made anew that was refused: ZeroMQ gives up where a key is not accepted
+LINGER_SECONDS = 1.0
+POLL_SECONDS = 0.01
+CONTROL_MESSAGES = 256  # hello, grants, acknowledgements, notices and goodbye that may wait in one link
+ANSWER_BYTES = 16 << 10  # that a handshake may take
+ANSWER_RATE = 64  # bytes a second of heartbeats, with encryption
+MARKER = b"p2pfl"  # a message of this frame alone begins and ends what a link carries: no connection is silent
+NOW, AND_MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)  # joining the enums takes longer than a send
+_OPTIONS = {
+    zmq.HEARTBEAT_IVL: HEARTBEAT_MS,
+    zmq.HEARTBEAT_TIMEOUT: HEARTBEAT_TIMEOUT_MS,
+    zmq.HEARTBEAT_TTL: HEARTBEAT_TIMEOUT_MS,
+    zmq.RCVHWM: 0,  # as in `ZmqTransport`
+    zmq.MAXMSGSIZE: ANSWER_BYTES,
+    zmq.RECONNECT_IVL: RECONNECT_MS,
+    zmq.RECONNECT_IVL_MAX: RECONNECT_MAX_MS,
+    zmq.TCP_KEEPALIVE: 1,
+    zmq.IPV6: 1,
+}
+
+
+@dataclass(eq=False)
+class _Link:
+    neighbor: int
+    socket: zmq.Socket[bytes]
+    monitor: Any
+    connection: socket.socket | None = None  # a second handle of it
+    since: float = 0.0
+
+    def answered_too_much(self) -> bool:
+        """Whether the other end has sent what it must not: a message, or more bytes than heartbeats have."""
+        try:
+            self.socket.recv(NOW, copy=False)
+            return True
+        except zmq.Again:
+            pass
+        if self.connection is None:
+            return False
+        return received(self.connection) > ANSWER_BYTES + ANSWER_RATE * (time.monotonic() - self.since)
+
+    def close_handle(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+
+
+class Links:
+    """All links of one peer, on one thread."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        poller: zmq.Poller,
+        grace: float,
+        credentials: Credentials | None,
+    ) -> None:
+        """Their monitors are registered with `poller`. `grace`: seconds after which a broken one counts as lost."""
+        self._context = context
+        self._poller = poller
+        self._grace = grace
+        self._credentials = credentials
+        self._endpoints: Mapping[int, str] = {}
+        self._mark = CONTROL_MESSAGES
+        self._links: dict[int, _Link] = {}
+        self._monitors: dict[Any, _Link] = {}
+        self._down_since: dict[int, float] = {}
+        self._new: set[int] = set()  # of these, those that have never been connected
+        self._lost: set[int] = set()
+        self._again: dict[int, float] = {}  # when to try again where a connection ended before it stood
+
+    def __contains__(self, neighbor: object) -> bool:
+        return neighbor in self._links
+
+    def __getitem__(self, neighbor: int) -> zmq.Socket[bytes]:
+        """The socket that sends to a neighbor."""
+        return self._links[neighbor].socket
+
+    def connect(self, endpoints: Mapping[int, str], vector_bytes: int) -> None:
+        # Grants bound what waits in a link to one payload, or two after a broken connection.
+        self._mark = 2 * wire.chunk_count(vector_bytes) + CONTROL_MESSAGES
+        self._endpoints = dict(endpoints)
+        now = time.monotonic()
+        for neighbor in endpoints:
+            self._new.add(neighbor)
+            self._down_since[neighbor] = now
+            self._open(neighbor)
+
+    def renew(self, neighbor: int) -> None:
+        """A new link, because the old one keeps what was not sent yet."""
+        self._down_since.setdefault(neighbor, time.monotonic())
+        self._again.pop(neighbor, None)
+        self._close(self._links[neighbor])
+        self._open(neighbor)
+
+    def discard(self, neighbor: int) -> None:
+        if neighbor in self._links:
+            self.renew(neighbor)
+            self._lost.add(neighbor)  # which is known; when it comes back is what is worth telling
+
+    def watch(self, monitor: Any, events: list[Event]) -> bool:
+        """Hear what a monitor has to tell; False if it is none of these links'."""
+        link = self._monitors.get(monitor)
+        if link is None:
+            return False
+        neighbor = link.neighbor
+        while monitor.poll(0):
+            event = parse_monitor_message(monitor.recv_multipart())
+            kind = event["event"]
+            if kind == zmq.EVENT_CONNECTED:
+                link.close_handle()
+                link.since = time.monotonic()
+                with contextlib.suppress(OSError):  # gone already
+                    link.connection = socket.socket(fileno=os.dup(event["value"]))
+                continue
+            if kind == zmq.EVENT_DISCONNECTED:
+                link.close_handle()
+                if neighbor not in self._down_since:
+                    self.renew(neighbor)  # the peer will say it all again
+                    return True
+                self._again.setdefault(neighbor, time.monotonic() + AGAIN_SECONDS)
+            elif neighbor in self._down_since:
+                self._again.pop(neighbor, None)
+                del self._down_since[neighbor]
+                self._lost.discard(neighbor)
+                if neighbor not in self._new:
+                    events.append(Reconnected(neighbor))
+                self._new.discard(neighbor)
+        return True
+
+    def look(self) -> list[Event]:
+        """Renew the links whose other ends send."""
+        bad = [neighbor for neighbor, link in self._links.items() if link.answered_too_much()]
+        for neighbor in bad:
+            self.renew(neighbor)
+        return [Refused("link: something came where a neighbor only receives")] * len(bad)
+
+    def try_again(self) -> None:
+        now = time.monotonic()
+        for neighbor in [neighbor for neighbor, due in self._again.items() if due <= now]:
+            self.renew(neighbor)
+            self._new.discard(neighbor)  # what waited in the old link is lost, and must be said again
+
+    def next_duty(self) -> float | None:
+        """When a neighbor will be lost, or a link is to be tried again."""
+        losses = [since + self._grace for neighbor, since in self._down_since.items() if neighbor not in self._lost]
+        return min([*losses, *self._again.values()], default=None)
+
+    def losses(self) -> list[Event]:
+        limit = time.monotonic() - self._grace
+        gone = [n for n, since in self._down_since.items() if since <= limit and n not in self._lost]
+        self._lost.update(gone)
+        self._new.difference_update(gone)  # should it come about after all, that is worth telling
+        return [Lost(neighbor) for neighbor in gone]
+
+    def close(self) -> None:
+        """Wait until all has been sent, for a second at most, and close.
+
+        ZeroMQ's own lingering would not do: a socket that lingers takes nothing more in, and aborts where its
+        heartbeat comes due when the other end has sent something and reset the connection.
+        """
+        for link in list(self._links.values()):
+            self.watch(link.monitor, [])
+        ended = {neighbor for neighbor in self._down_since if neighbor not in self._new}
+        self._wait_until_sent([link for link in self._links.values() if link.neighbor not in ended | self._lost])
+        for link in list(self._links.values()):
+            self._close(link)
+
+    def _wait_until_sent(self, links: Iterable[_Link]) -> None:
+        deadline = time.monotonic() + LINGER_SECONDS
+        waiting = {}
+        for link in links:
+            with contextlib.suppress(zmq.Again):  # full
+                waiting[link.monitor] = link.socket.send(MARKER, NOW, copy=False, track=True)
+        while waiting and time.monotonic() < deadline:
+            gone = [monitor for monitor in waiting if self._has_ended(monitor)]
+            waiting = {monitor: one for monitor, one in waiting.items() if not one.done and monitor not in gone}
+            for tracker in list(waiting.values())[:1]:
+                with contextlib.suppress(zmq.NotDone):
+                    tracker.wait(POLL_SECONDS)
+
+    def _has_ended(self, monitor: Any) -> bool:
+        """Whether a link has lost its connection since its monitor was heard last."""
+        while monitor.poll(0):
+            if parse_monitor_message(monitor.recv_multipart())["event"] == zmq.EVENT_DISCONNECTED:
+                return True
+        return False
+
+    def _open(self, neighbor: int) -> None:
+        link = self._context.socket(zmq.DEALER)
+        for option, value in _OPTIONS.items():
+            link.setsockopt(option, value)
+        link.setsockopt(zmq.LINGER, 0)
+        link.setsockopt(zmq.SNDHWM, self._mark)
+        link.copy_threshold = 0  # a small last chunk that pyzmq copied would count as sent at once
+        if self._credentials is not None:
+            self._credentials.secure_client(link, neighbor)
+        monitor = link.get_monitor_socket(zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+        self._links[neighbor] = self._monitors[monitor] = _Link(neighbor, link, monitor)
+        self._poller.register(monitor, zmq.POLLIN)
+        endpoint = self._endpoints[neighbor]
+        try:
+            link.connect(endpoint)
+        except zmq.ZMQError as error:
+            raise TransportError(f"peer {neighbor}: {endpoint} is no endpoint ({error})") from None
+        link.send(MARKER, NOW)
+
+    def _close(self, link: _Link) -> None:
+        del self._links[link.neighbor], self._monitors[link.monitor]
+        self._poller.unregister(link.monitor)
+        link.close_handle()
+        link.socket.disable_monitor()
+        link.socket.close(0)
+        link.monitor.close(0)

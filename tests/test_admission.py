@@ -1,0 +1,180 @@
+"""Admission to a peer's socket by the run's token, and what those can do that have been admitted: raw ZMTP."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from live_socket import LAST, LiveSocket, wire_frames
+from raw_zmtp import GREETING, dial, frame, message, open_stranger, reset
+from test_broken_connections import SECRET, login
+
+from p2pfl import wire
+from p2pfl.transport import Event, Received, Reconnected, Refused, Token, ZmqTransport
+from p2pfl.transport.admission import STRANGERS
+
+MEMORY_BYTES = 500 << 20  # of a process that has attackers; an attack without bounds takes gigabytes
+
+
+def token(me: int, *neighbors: int, secret: str = SECRET) -> Token:
+    return Token(secret, me, frozenset(neighbors))
+
+
+@pytest.fixture
+def victim() -> Iterator[ZmqTransport]:
+    """Peer 0, whose neighbors are 1 and 2."""
+    with ZmqTransport("tcp://127.0.0.1:*", credentials=token(0, 1, 2)) as transport:
+        yield transport
+
+
+def poll_until(transport: ZmqTransport, enough: Callable[[list[Event]], bool]) -> list[Event]:
+    events: list[Event] = []
+    deadline = time.monotonic() + 30
+    while not enough(events):
+        assert time.monotonic() < deadline, events[-5:]
+        events += transport.poll(0.1)
+    return events
+
+
+def received(events: list[Event]) -> list[int]:
+    return [event.message.header.sender for event in events if isinstance(event, Received)]
+
+
+def reasons(events: list[Event]) -> list[str]:
+    return [event.reason for event in events if isinstance(event, Refused)]
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        ("1", "wrong"),
+        ("1", ""),
+        ("", ""),
+        (" 1", login(1, 0)[1]),
+        ("2", login(1, 0)[1]),
+        ("1", login(1, 2)[1]),
+        login(7, 0),
+        ("1", token(1, secret=SECRET[::-1]).password(1, 0)),
+        ("9" * 200, "x" * 200),
+    ],
+    ids=["wrong", "empty", "nobody", "spelled", "another's", "elsewhere's", "no neighbor", "another run's", "long"],
+)
+def test_who_does_not_prove_a_neighbors_name_is_refused_and_counted(
+    victim: ZmqTransport, user: tuple[str, str]
+) -> None:
+    with pytest.raises(ConnectionError):
+        open_stranger(victim.endpoint, user)
+    assert set(reasons(poll_until(victim, lambda events: bool(reasons(events))))) == {
+        "token: not this run's, or no neighbor's"
+    }
+
+
+def test_messages_of_who_has_not_been_admitted_are_not_read(victim: ZmqTransport) -> None:
+    strangers = [dial(victim.endpoint) for _ in range(3)]
+    hello = message(*wire_frames(1))
+    with contextlib.suppress(ConnectionError):
+        open_stranger(victim.endpoint)  # of no mechanism
+    for stranger, words in zip(strangers, (hello, b"\1\0\2\0A" + hello, b"GET / HTTP/1.1\r\n\r\n"), strict=True):
+        stranger.sendall(words)
+    with contextlib.closing(open_stranger(victim.endpoint, login(2, 0))) as neighbor:
+        neighbor.sendall(message(*wire_frames(1)) + message(*wire_frames(2)))
+        events = poll_until(victim, lambda events: bool(received(events)))
+        assert received(events) == [2], "who is admitted speaks for itself only"
+        assert "sender: not the owner of the connection" in reasons(events)
+    for stranger in strangers:
+        stranger.close()
+
+
+def test_a_neighbor_has_two_connections_at_most_and_who_is_gone_makes_room(victim: ZmqTransport) -> None:
+    live = [open_stranger(victim.endpoint, login(1, 0)) for _ in range(2)]
+    for connection in live:
+        connection.sendall(message(*wire_frames(1)))
+    poll_until(victim, lambda events: len(received(events)) == 2)
+    with pytest.raises(ConnectionError):
+        open_stranger(victim.endpoint, login(1, 0))
+    seen = poll_until(victim, lambda events: bool(reasons(events)))
+    assert reasons(seen) == ["connections: more than 2 of one neighbor"]
+    for connection in live:
+        connection.sendall(message(*wire_frames(1)))
+    assert received(poll_until(victim, lambda events: len(received(events)) == 2)) == [1, 1]
+    with contextlib.closing(open_stranger(victim.endpoint, login(2, 0))) as other:
+        other.sendall(message(*wire_frames(2)))
+        poll_until(victim, lambda events: received(events) == [2])
+    live[0].close()
+    reset(live[1])
+    for _ in range(2):  # the socket hears of the end before it is asked for the new one
+        again = open_stranger(victim.endpoint, login(1, 0))
+        again.sendall(message(*wire_frames(1)))
+        poll_until(victim, lambda events: received(events) == [1])
+
+
+def test_strangers_without_number_do_not_cut_a_neighbors_connection(victim: ZmqTransport) -> None:
+    with ZmqTransport("tcp://127.0.0.1:*", credentials=token(1, 0)) as neighbor:
+        victim.connect({1: neighbor.endpoint}, 4)
+        neighbor.connect({0: victim.endpoint}, 4)
+        hello = wire.Message(wire.Header(wire.VERSION, "run", "hello", 1, 1))
+        neighbor.send(0, hello)
+        poll_until(victim, lambda events: received(events) == [1])
+        events = []
+        strangers = []
+        for number in range(150):
+            strangers.append(dial(victim.endpoint))
+            with contextlib.suppress(OSError):
+                words = GREETING + message(*wire_frames(1)) * number
+                strangers[-1].sendall(words if number % 2 else GREETING[:11])
+            events += neighbor.poll(0.0) + victim.poll(0.0)
+        poll_until(victim, lambda more: len(refused(events + more)) >= 150 - STRANGERS - 6)
+        neighbor.send(0, hello)
+        poll_until(victim, lambda more: received(more) == [1])
+        assert Reconnected(0) not in events + neighbor.poll(0.0)
+        for stranger in strangers:
+            stranger.close()
+
+
+def refused(events: list[Event]) -> list[str]:
+    return [reason for reason in reasons(events) if reason.startswith(("connections", "handshake"))]
+
+
+def pour(connection: socket.socket, data: bytes, limit: int) -> None:
+    with contextlib.suppress(OSError):
+        while limit > 0:
+            limit -= connection.send(data[:limit])
+
+
+FLOODS = {
+    "an endless message": frame(b"", more=True) * 4096,
+    "messages of a million empty frames": frame(b"", more=True) * 1_000_000 + frame(b""),
+    "messages of ten thousand empty frames": frame(b"", more=True) * 10_000 + frame(b""),
+    "messages of two empty frames": (frame(b"", more=True) + frame(b"")) * 4096,
+    "greetings": message(*wire_frames(1)) * 4096,
+    "heartbeats": frame(b"\x04PING\0\0", command=True) * 4096,
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_a_neighbors_flood_is_cut_off_and_another_neighbor_is_heard(flood: str) -> None:
+    with LiveSocket(token=(SECRET, 0, [1, 2])) as victim:
+        hostile = open_stranger(victim.endpoint, login(1, 0))
+        other = open_stranger(victim.endpoint, login(2, 0))
+        thread = threading.Thread(target=pour, args=(hostile, FLOODS[flood], 100 << 20))
+        thread.start()
+        other.sendall(message(*wire_frames(2)) * 100)
+
+        def finish() -> None:
+            thread.join(60)
+            other.sendall(message(*wire_frames(2, LAST)))
+
+        end = threading.Thread(target=finish)
+        end.start()
+        found = victim.poll()
+        end.join()
+        assert found["came"]["last"] == 1
+        assert found["came"]["from 2"] == 100
+        assert found["came"]["flood"] == 1
+        assert found["peak"] < MEMORY_BYTES
+        other.close()
+        hostile.close()
