@@ -91,7 +91,18 @@ def run(
             settings = run_fingerprint(parts, config)
             script = fault_script(config, parts.topology)
             outcome = _launch(
-                Launch(parts, config, run_dir, _name(settings), settings, going_on, binds, link_delay, script, _token(config))
+                Launch(
+                    parts,
+                    config,
+                    run_dir,
+                    _name(settings),
+                    settings,
+                    going_on,
+                    binds,
+                    link_delay,
+                    script,
+                    _token(config),
+                )
             )
         except KeyboardInterrupt:
             forget(run_dir)

@@ -63,7 +63,9 @@ def reasons(events: list[Event]) -> list[str]:
     ],
     ids=["wrong", "empty", "nobody", "spelled", "another's", "elsewhere's", "no neighbor", "another run's", "long"],
 )
-def test_who_does_not_prove_a_neighbors_name_is_refused_and_counted(victim: ZmqTransport, user: tuple[str, str]) -> None:
+def test_who_does_not_prove_a_neighbors_name_is_refused_and_counted(
+    victim: ZmqTransport, user: tuple[str, str]
+) -> None:
     with pytest.raises(ConnectionError):
         open_stranger(victim.endpoint, user)
     assert set(reasons(poll_until(victim, lambda events: bool(reasons(events))))) == {

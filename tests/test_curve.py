@@ -64,7 +64,10 @@ def received(events: list[Event]) -> list[wire.Message]:
 
 
 def test_neighbors_with_keys_talk(trio: Trio, bind: Callable[[str], str]) -> None:
-    with ZmqTransport(bind("a"), credentials=trio.keys(0, 1)) as a, ZmqTransport(bind("b"), credentials=trio.keys(1, 0)) as b:
+    with (
+        ZmqTransport(bind("a"), credentials=trio.keys(0, 1)) as a,
+        ZmqTransport(bind("b"), credentials=trio.keys(1, 0)) as b,
+    ):
         a.connect({1: b.endpoint}, 4)
         b.connect({0: a.endpoint}, 4)
         a.send(1, HELLO)
@@ -121,7 +124,10 @@ def test_a_neighbor_cannot_speak_in_anothers_name(trio: Trio, bind: Callable[[st
 
 def test_nobody_on_the_way_can_read_weights(trio: Trio) -> None:
     overheard = bytearray()
-    with ZmqTransport("tcp://127.0.0.1:*", credentials=trio.keys(1, 0)) as b, socket.create_server(("127.0.0.1", 0)) as tap:
+    with (
+        ZmqTransport("tcp://127.0.0.1:*", credentials=trio.keys(1, 0)) as b,
+        socket.create_server(("127.0.0.1", 0)) as tap,
+    ):
         target = int(b.endpoint.rsplit(":", 1)[1])
 
         def forward(source: socket.socket, sink: socket.socket) -> None:
@@ -149,7 +155,10 @@ def test_nobody_on_the_way_can_read_weights(trio: Trio) -> None:
 
 
 def test_large_vectors_arrive_whole(trio: Trio, bind: Callable[[str], str]) -> None:
-    with ZmqTransport(bind("a"), credentials=trio.keys(0, 1)) as a, ZmqTransport(bind("b"), credentials=trio.keys(1, 0)) as b:
+    with (
+        ZmqTransport(bind("a"), credentials=trio.keys(0, 1)) as a,
+        ZmqTransport(bind("b"), credentials=trio.keys(1, 0)) as b,
+    ):
         a.connect({1: b.endpoint}, 1 << 23)
         data = np.random.default_rng(0).standard_normal(700_000).astype(np.float32)
         header = wire.Header(wire.VERSION, "run", "chunk", 0, 1, codec="fp32")

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from helpers import token_file
 from test_launcher import FAST, HERE, Swarm, nobody_left, ring
 from test_launcher import start as start  # a fixture
-
-from helpers import token_file
 
 from p2pfl import make_topology
 from p2pfl.topology import save_topology

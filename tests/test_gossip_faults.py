@@ -12,10 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from helpers import token_file
 from real_run import HERE, Run
 from test_cli import free_ports
-
-from helpers import token_file
 
 from p2pfl import make_topology
 from p2pfl.records import read_rounds

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import token_file
 from test_launcher import FAST, HERE, Swarm, nobody_left, ring
 from test_launcher import start as start
-
-from helpers import token_file
 
 from p2pfl import make_topology
 from p2pfl.errors import ConfigError, TrainingError, TransportError
