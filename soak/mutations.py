@@ -1,9 +1,9 @@
 """Mutated messages against a live swarm: nobody crashes, memory stays bounded, the weights are those of a run in peace.
 
-`python -m soak.mutations --messages 1000000`. One run records its messages and its weights; then the same run goes on
-while strangers send mutations of these messages to every peer. Without keys a stranger who knows the run's id can
-write any neighbor's name, and nothing is promised against that; so a mutation that is still a message of this run
-from a peer gets a stranger's number as its sender.
+`python -m soak.mutations --messages 1000000`. One run records its messages and its weights; then the same run is
+repeated while attackers send mutations of these messages to every peer. They have been admitted: each holds the run's
+token and a number that its victims count among their neighbors. A mutation that is still a message of this run from
+a peer gets the number of somebody else as its sender.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import json
 import multiprocessing
 import random
+import secrets
 import socket
 import sys
 import tempfile
@@ -30,13 +31,14 @@ from p2pfl.errors import ProtocolError
 from p2pfl.records import read_rounds
 from p2pfl.roles import cast
 from p2pfl.rundir import create_run_dir, run_fingerprint
-from p2pfl.transport import ZmqTransport
+from p2pfl.transport import Token, ZmqTransport
 from p2pfl.worker import messages
 from p2pfl.worker.control import Control
 from p2pfl.worker.process import run
 
 PEERS = 3
-ATTACKERS = 3  # processes of strangers
+ATTACKERS = 3  # processes, which number themselves after the peers
+SECRET = secrets.token_hex(32)
 GROWTH_BYTES = 768 << 20  # that an attacked peer may take beside what it takes in peace
 KEPT = 40  # recorded messages of each kind
 WHOLE_BODIES = 0.01  # of the mutated chunks; the others' bodies are cut, for speed
@@ -46,8 +48,8 @@ Frames = list[bytes]
 class _Recorder(ZmqTransport):
     """A transport that keeps the first messages of each kind."""
 
-    def __init__(self, bind: str) -> None:
-        super().__init__(bind)
+    def __init__(self, bind: str, credentials: Token) -> None:
+        super().__init__(bind, credentials=credentials)
         self.kept: dict[str, list[Frames]] = {}
 
     def send(self, neighbor: int, message: wire.Message) -> int:
@@ -57,15 +59,19 @@ class _Recorder(ZmqTransport):
         return super().send(neighbor, message)
 
 
-def _work(spec: messages.WorkerSpec, recording: Path | None) -> None:
+def _work(spec: messages.WorkerSpec, recording: Path | None, secret: str) -> None:
     torch.set_num_threads(1)
+    everybody = frozenset(range(PEERS + ATTACKERS))
     made: list[_Recorder] = []
 
     def make(bind: str) -> ZmqTransport:
-        made.append(_Recorder(bind))
+        credentials = Token(secret, spec.index, everybody)
+        if not recording:
+            return ZmqTransport(bind, credentials=credentials)
+        made.append(_Recorder(bind, credentials))
         return made[0]
 
-    code = run(spec, lambda message: None, Control(), make if recording else ZmqTransport)
+    code = run(spec, lambda message: None, Control(), make)
     if recording:
         recording.write_bytes(msgspec.msgpack.encode([f for kept in made[0].kept.values() for f in kept]))
     sys.exit(code)
@@ -122,20 +128,23 @@ def _estranged(frames: Frames, rng: random.Random, run_id: str) -> Frames:
     return [msgspec.msgpack.encode(header), frames[1]]
 
 
-def _attack(endpoints: list[str], folder: Path, count: int, seed: int, run_id: str, sent: Any) -> None:
+def _attack(
+    endpoints: list[str], folder: Path, count: int, seed: int, run_id: str, credentials: Token, sent: Any
+) -> None:
     """Send mutations of what was recorded in `folder` as fast as they are taken."""
     samples = [frames for path in folder.glob("*.sent") for frames in msgspec.msgpack.decode(path.read_bytes())]
     rng, context = random.Random(seed), zmq.Context()
-    strangers = []
-    for endpoint in endpoints:
-        strangers.append(context.socket(zmq.DEALER))
-        strangers[-1].setsockopt(zmq.LINGER, 0)
-        strangers[-1].setsockopt(zmq.SNDTIMEO, 1_000)
-        strangers[-1].connect(endpoint)
+    links = []
+    for victim, endpoint in enumerate(endpoints):
+        links.append(context.socket(zmq.DEALER))
+        links[-1].setsockopt(zmq.LINGER, 0)
+        links[-1].setsockopt(zmq.SNDTIMEO, 1_000)
+        credentials.secure_client(links[-1], victim)
+        links[-1].connect(endpoint)
     while sent.value < count:
         frames = mutate(rng.choice(samples), rng, run_id)
         try:
-            rng.choice(strangers).send_multipart(frames)
+            rng.choice(links).send_multipart(frames)
             sent.value += 1
         except zmq.Again:
             continue
@@ -172,13 +181,16 @@ def _swarm(folder: Path, rounds: int, seed: int, recording: bool, count: int) ->
             config=config, run_dir=run_dir, dataset=dataset, index=index, run=run_id, settings=run_id,
             bind=bind, endpoints=dict(enumerate(endpoints)),
         )  # fmt: skip
-        workers.append(context.Process(target=_work, args=(spec, folder / f"{index}.sent" if recording else None)))
+        workers.append(
+            context.Process(target=_work, args=(spec, folder / f"{index}.sent" if recording else None, SECRET))
+        )
     for worker in workers:
         worker.start()
     counts = [context.Value("q", 0, lock=False) for _ in range(0 if recording else ATTACKERS)]
     attackers = []
     for number, sent in enumerate(counts):
-        share = (endpoints, folder, -(-count // ATTACKERS), seed + number, run_id, sent)
+        proof = Token(SECRET, PEERS + number, frozenset(range(PEERS)))
+        share = (endpoints, folder, -(-count // ATTACKERS), seed + number, run_id, proof, sent)
         attackers.append(context.Process(target=_attack, args=share, daemon=True))
         attackers[-1].start()
     began, peak, done_at = time.monotonic(), 0, None

@@ -56,6 +56,14 @@ def shake_hands(connection: socket.socket, login: tuple[str, str] | None = None)
     _read_command(connection, b"\x05READY")
 
 
+def answer_hands(connection: socket.socket) -> None:
+    """The same from the other side: answer a DEALER without security as a ROUTER does."""
+    connection.sendall(GREETING)
+    _read(connection, len(GREETING))
+    _read_command(connection, b"\x05READY")
+    connection.sendall(frame(b"\x05READY\x0bSocket-Type\0\0\0\x06ROUTER", command=True))
+
+
 def open_stranger(endpoint: str, login: tuple[str, str] | None = None) -> socket.socket:
     """A connection that may send messages."""
     connection = dial(endpoint)
@@ -70,11 +78,13 @@ def reset(connection: socket.socket) -> None:
 
 
 def wait_until_read(connection: socket.socket) -> None:
-    """Wait until all that was sent is taken by the other end, which is known by its answer to a heartbeat."""
-    connection.sendall(PING)
+    """Wait until all that was sent is taken by the other end, which its answer to a heartbeat shows."""
+    connection.sendall(frame(b"\x04PING\0\0last", command=True))
+    answer = b""
     with contextlib.suppress(TimeoutError):  # the other end reads no more, which is a state to test as well
         connection.settimeout(5.0)
-        _read_command(connection, b"\x04PONG")
+        while b"PONGlast" not in answer:
+            answer = answer[-16:] + connection.recv(1 << 16)
 
 
 def _read_command(connection: socket.socket, begins: bytes) -> None:

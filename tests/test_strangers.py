@@ -120,7 +120,7 @@ def test_strangers_of_other_protocols_are_refused_and_harm_nobody(name: str) -> 
                 pass
         neighbor.send(1, HELLO)
         events = poll_until(victim, lambda events: any(isinstance(event, Received) for event in events))
-        assert [event for event in events if isinstance(event, Received)][0].message == HELLO
+        assert next(event for event in events if isinstance(event, Received)).message == HELLO
         assert set(reasons(events)) <= {"unfinished", "handshake"}
 
 

@@ -175,7 +175,7 @@ class ExchangeConfig:
     keys: Annotated[str | None, _unset("DIR", "none")] = None
     """Folder with the secret keys that p2pfl keys made: every link is encrypted and authenticated (gossip and peer)."""
     token_file: Annotated[str | None, _unset("FILE", "none")] = None
-    """File with the secret that all peers share where there are no keys (only peer): no one else's messages are read."""
+    """File with the secret that all peers share where there are no keys: nobody else can connect (only p2pfl peer)."""
     start_timeout: float = 600.0
     """Seconds until every process has loaded its data and opened its socket."""
     handshake_timeout: float = 60.0

@@ -51,7 +51,7 @@ _OPTIONS = {
 @dataclass(eq=False)
 class _Link:
     neighbor: int
-    socket: zmq.Socket[bytes]
+    sender: zmq.Socket[bytes]
     monitor: Any
     connection: socket.socket | None = None  # a second handle of it
     since: float = 0.0
@@ -59,7 +59,7 @@ class _Link:
     def answered_too_much(self) -> bool:
         """Whether the other end has sent what it must not: a message, or more bytes than heartbeats have."""
         try:
-            self.socket.recv(NOW, copy=False)
+            self.sender.recv(NOW, copy=False)
             return True
         except zmq.Again:
             pass
@@ -102,7 +102,7 @@ class Links:
 
     def __getitem__(self, neighbor: int) -> zmq.Socket[bytes]:
         """The socket that sends to a neighbor."""
-        return self._links[neighbor].socket
+        return self._links[neighbor].sender
 
     def connect(self, endpoints: Mapping[int, str], vector_bytes: int) -> None:
         # Grants bound what waits in a link to one payload, or two after a broken connection.
@@ -199,7 +199,7 @@ class Links:
         waiting = {}
         for link in links:
             with contextlib.suppress(zmq.Again):  # full
-                waiting[link.monitor] = link.socket.send(MARKER, NOW, copy=False, track=True)
+                waiting[link.monitor] = link.sender.send(MARKER, NOW, copy=False, track=True)
         while waiting and time.monotonic() < deadline:
             gone = [monitor for monitor in waiting if self._has_ended(monitor)]
             waiting = {monitor: one for monitor, one in waiting.items() if not one.done and monitor not in gone}
@@ -237,6 +237,6 @@ class Links:
         del self._links[link.neighbor], self._monitors[link.monitor]
         self._poller.unregister(link.monitor)
         link.close_handle()
-        link.socket.disable_monitor()
-        link.socket.close(0)
+        link.sender.disable_monitor()
+        link.sender.close(0)
         link.monitor.close(0)
