@@ -125,7 +125,7 @@ def read_rounds(peer_dir: Path) -> list[RoundRecord]:
     for number, line in enumerate(lines[:-1], start=1):
         try:
             records.append(decode_record(line))
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ConfigError(f"{path}:{number}: not a round record ({error})") from None
     return records
 

@@ -125,7 +125,7 @@ def _read(run: Run, worker: Worker) -> None:
         for reason, count in message.refused.items():
             outcome.refused[reason] = outcome.refused.get(reason, 0) + count
     elif isinstance(message, messages.Failed):
-        worker.failure, worker.usage = message.reason, message.usage
+        worker.failure, worker.usage, worker.resumable = message.reason, message.usage, message.resumable
 
 
 def _forecast(plan: Launch, ready: messages.Ready) -> str:

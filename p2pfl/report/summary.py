@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from p2pfl.errors import ConfigError
+from p2pfl.errors import ConfigError, unreadable
 from p2pfl.records import RoundRecord
 from p2pfl.report.absences import absences, parts
 from p2pfl.report.output import write_text
@@ -129,8 +129,8 @@ def read_summary(run_dir: Path) -> dict[str, Any]:
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
+        raise ConfigError(unreadable(path, error)) from None
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON ({error})") from None
     if not isinstance(summary, dict):
         raise ConfigError(f"{path}: not a summary (a JSON object is meant to stand there)")
@@ -153,7 +153,7 @@ def known_facts(run_dir: Path) -> dict[str, Any]:
     """
     try:
         known = msgspec.json.decode((run_dir / SUMMARY_FILE).read_bytes(), type=_Facts)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return {}
     return {name: value for name, value in msgspec.structs.asdict(known).items() if value}
 

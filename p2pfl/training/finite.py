@@ -18,6 +18,6 @@ def check_weights(weights: Tensor, codec: Codec, when: str) -> None:
     """Raises TrainingError where weights are not finite, or would not be in the format in which they travel."""
     size = largest(weights) if codec == "bf16" else 0.0
     if not math.isfinite(size) or (codec != "bf16" and not is_finite(weights)):
-        raise TrainingError(f"the weights are not finite {when}: lower --lr")
+        raise TrainingError(f"the weights are not finite {when}", remedy="lower --lr")
     if size >= BF16_LIMIT:
-        raise TrainingError(f"a weight of {size:.3g} {when} is too large for --wire-dtype bf16: lower --lr")
+        raise TrainingError(f"a weight of {size:.3g} {when} is too large for --wire-dtype bf16", remedy="lower --lr")

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from p2pfl.config import RunConfig
+from p2pfl.errors import ConfigError, P2PFLError
 from p2pfl.records import RoundRecord
 
 
@@ -68,10 +69,16 @@ class Prepared(msgspec.Struct, tag=True, frozen=True):
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
-    """The worker ends; `usage` where the user's input is to blame."""
+    """The worker ends; `usage` where the user's input is to blame, `resumable` where the run may be resumed."""
 
     reason: str
     usage: bool = False
+    resumable: bool = True
+
+
+def failed(error: P2PFLError) -> Failed:
+    """What a worker says of the error that ends it."""
+    return Failed(str(error), usage=isinstance(error, ConfigError), resumable=error.resumable)
 
 
 class Done(msgspec.Struct, tag=True, frozen=True):

@@ -11,6 +11,8 @@ from p2pfl.training import Trainer
 from p2pfl.worker import messages
 from p2pfl.worker.driver import Report
 
+_AFRESH = "start a new run without --resume"
+
 
 def last_common_round(spec: messages.WorkerSpec, parts: Cast, at_most: int) -> int | None:
     """The round after which all go on with a resumed centralized run: the newest that its coordinator has saved.
@@ -55,11 +57,11 @@ def restore(
     if saved is None:
         took_part = any(record.round <= limit for record in records.read_rounds(peer_dir))
         if took_part and refused and not spec.restarted:
-            raise CheckpointError(f"{peer_dir / 'checkpoint'}: none of it is whole; start a new run without --resume")
+            raise CheckpointError(f"{peer_dir / 'checkpoint'}: none of it is whole", remedy=_AFRESH, resumable=False)
         return None
     if saved.settings != spec.settings or saved.layout != trainer.layout.digest:
         raise CheckpointError(
-            f"{peer_dir / 'checkpoint'}: of a run with other settings; start a new run without --resume"
+            f"{peer_dir / 'checkpoint'}: of a run with other settings", remedy=_AFRESH, resumable=False
         )
     trainer.restore(saved.x, saved.momentum, dict(saved.buffers), saved.steps)
     return saved
