@@ -23,7 +23,7 @@ from p2pfl.display import make_display
 from p2pfl.errors import ConfigError, P2PFLError, explained
 from p2pfl.launcher import Launch, Outcome, launch
 from p2pfl.records import RoundRecord, Vector, read_rounds, read_sketches
-from p2pfl.report import read_summary, summarize, write_report, write_summary
+from p2pfl.report import complete_summary, known_facts, summarize, write_report, write_summary
 from p2pfl.roles import cast, topology_of
 from p2pfl.rundir import create_run_dir, fault_script, forget, in_use, resolve, run_fingerprint
 from p2pfl.topology import Topology
@@ -81,8 +81,9 @@ def run(
     binds = endpoints_in_file(topology, config)
     if config.mode == "gossip":
         keyring.check_keys(topology, config.exchange.keys, config.exchange.insecure, range(topology.n))
-    if resume is not None and _is_complete(resume):
-        return Result(resume, read_summary(resume))
+    complete = None if resume is None else complete_summary(resume)
+    if resume is not None and complete is not None:
+        return Result(resume, complete)
     allow_open_files(parts.topology.n, max(len(links) for links in parts.links))
     going_on = resume is not None
     run_dir = resume or create_run_dir(parts.topology, config)
@@ -170,9 +171,7 @@ def _conclude(run_dir: Path, outcome: Outcome, go_on: str, resumed: bool) -> Res
 
 def _write_down(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
     """Summary and report; returns the summary."""
-    before = 0.0
-    with suppress(P2PFLError):  # the run may have been resumed
-        before = read_summary(run_dir).get("seconds") or 0.0
+    before = known_facts(run_dir).get("seconds", 0.0)  # the run may have been resumed
     summary = summarize(
         run_dir,
         lost_peers=outcome.lost,
@@ -228,9 +227,3 @@ def _is_loopback(host: str) -> bool:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def _is_complete(run_dir: Path) -> bool:
-    with suppress(P2PFLError):
-        return read_summary(run_dir).get("status") == "complete"
-    return False

@@ -83,7 +83,7 @@ def _run(words: list[str], prepared: Callable[[], object] = lambda: None) -> int
     out, err = SafeStream(sys.stdout), SafeStream(sys.stderr)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
-            warnings.showwarning = _warn
+            warnings.showwarning = lambda message, *_, **__: _warn(message)
             try:
                 status = _explained(words, prepared)
             except SystemExit as end:
@@ -133,7 +133,7 @@ def _line(text: object) -> str:
     return visible(" ".join(str(text).split()), controls=True)
 
 
-def _warn(message: Warning | str, *_: object) -> None:
+def _warn(message: Warning | str) -> None:
     """What a library warns of, in one line like everything else that a user reads."""
     print(f"p2pfl: warning: {_line(message)}", file=sys.stderr)
 

@@ -23,6 +23,7 @@ from p2pfl.topology import Topology, load_topology
 CONFIG_FILE = "config.toml"
 TOPOLOGY_FILE = "topology.graphml"
 PEERS_FOLDER = "peers"
+_MOST_CONSENSUS = 1_000_000  # rounds of mixing alone
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def load_run(run_dir: Path, lost_peers: Sequence[str] = ()) -> Run:
     if unknown:
         raise ConfigError(f"{run_dir}: lost peer {unknown[0]!r} is not in {TOPOLOGY_FILE}")
     folders = [run_dir / PEERS_FOLDER / topology.node_path(peer) for peer in range(topology.n)]
-    recorded = tuple(tuple(records.read_rounds(folder)) for folder in folders)
+    recorded = tuple(_recorded(folder, config, topology) for folder in folders)
     left = tuple(peer for peer in range(topology.n) if topology.names[peer] not in set(lost_peers))
     survivors = left or tuple(range(topology.n))  # where nobody was left, everybody counts
     script = None
@@ -186,6 +187,26 @@ def load_run(run_dir: Path, lost_peers: Sequence[str] = ()) -> Run:
     return Run(
         run_dir, config, topology, recorded, survivors, rounds, script, distances if config.mode != "sgd" else {}
     )
+
+
+def _recorded(folder: Path, config: RunConfig, topology: Topology) -> tuple[RoundRecord, ...]:
+    """A process's records, which must be of this run. Raises ConfigError naming the file where they cannot be."""
+    own, last, names = tuple(records.read_rounds(folder)), 0, set(topology.names)
+    for line, record in enumerate(own, start=1):
+        named = {*record.sent_to, *(record.selected or ()), *(record.missing or ()), *(record.absent or ())}
+        problem = ""
+        if record.round <= last:
+            problem = f"round {record.round} comes after round {last}"
+        elif (record.phase == "train") != (record.round <= config.training.rounds):
+            problem = f"round {record.round} of the phase {record.phase!r}, in a run of {config.training.rounds} rounds"
+        elif record.round > config.training.rounds + _MOST_CONSENSUS:
+            problem = f"round {record.round}, of a run of {config.training.rounds}"
+        elif not named <= names:
+            problem = f"{min(named - names)!r} is no node of {TOPOLOGY_FILE}"
+        if problem:
+            raise ConfigError(f"{folder / records.ROUNDS_FILE}:{line}: not a record of this run ({problem})")
+        last = record.round
+    return own
 
 
 def _finished(recorded: Sequence[Sequence[RoundRecord]]) -> dict[int, tuple[RoundRecord, ...]]:
