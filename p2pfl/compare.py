@@ -233,8 +233,7 @@ def _state(run_dir: Path, planned: Planned) -> str:
         raise ConfigError(
             f"{run_dir}: was made with another topology, other weights or other faults; choose another --run-dir"
         )
-    complete = (run_dir / report.SUMMARY_FILE).exists() and report.read_summary(run_dir).get("status") == "complete"
-    return "complete already" if complete else "goes on"
+    return "goes on" if report.complete_summary(run_dir) is None else "complete already"
 
 
 def _is_half_made(run_dir: Path) -> bool:

@@ -1,20 +1,56 @@
-"""The errors that p2pfl raises on purpose; anything else that escapes is a bug."""
+"""The errors that p2pfl raises on purpose, their remedies, and what becomes of the errors that nobody foresaw."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import re
+import tempfile
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
-_FULL = {errno.ENOSPC: "No space left", errno.EDQUOT: "quota exceeded", errno.EFBIG: "File too large"}
+ERROR_FILE = "error.txt"
+
+# errno -> what helps, whatever was done with the file. Those that are not here have no remedy that is sure to fit.
+_REMEDIES = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f), or choose another disk",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "correct the symbolic links",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "close some programs: the system has too many open files",
+    errno.ENOMEM: "make room in memory, or take fewer processes",
+    errno.EROFS: "choose a place that can be written",
+}
+_DENIED = (errno.EACCES, errno.EPERM)
+# What libraries say that have their own way with errors: "I/O error: No space left on device (os error 28)".
+_OS_ERROR = re.compile(r" \(os error (\d+)\).*", re.DOTALL)
+_BY_WORDS = {os.strerror(number): number for number in (*_REMEDIES, *_DENIED, errno.EISDIR, errno.ENOTDIR)}
 
 
 class P2PFLError(Exception):
-    """Base of every error that the program can explain in one line. The run failed: exit status 1."""
+    """Base of every error that the program can explain in one line. The run failed: exit status 1.
+
+    `remedy`: what helps, with which the message ends. `resumable`: whether the same run, resumed with the same
+    settings, can get further once the remedy is applied; not where it would only fail in the same way.
+    """
+
+    resumable: bool = True
+
+    def __init__(self, what: str = "", *, remedy: str | None = None, resumable: bool | None = None) -> None:
+        super().__init__(f"{what}; {remedy}" if remedy else what)
+        self.remedy = remedy
+        if resumable is not None:
+            self.resumable = resumable
 
 
 class ConfigError(P2PFLError):
     """The user's input cannot be used as it is; the message names the field and the remedy: exit status 2."""
+
+    resumable = False
 
 
 class TopologyError(ConfigError):
@@ -38,13 +74,114 @@ class CheckpointError(P2PFLError):
 
 
 class TrainingError(P2PFLError):
-    """Training that cannot go on, such as a loss that is no longer a number."""
+    """Training that cannot go on, such as a loss that is no longer a number: with the same settings it never can."""
+
+    resumable = False
+
+
+class UnforeseenError(P2PFLError):
+    """An error that nobody foresaw, most likely a bug; its traceback is in a file."""
+
+    resumable = False
 
 
 def unwritable(path: Path, error: Exception) -> str:
-    """What to say of a file or folder that cannot be written: why, in the system's words, and what helps."""
+    """What to say of a file or folder that cannot be written: why, in the system's words, and what helps, if known."""
+    return _refused(path, error, "written", os.W_OK)
+
+
+def unreadable(path: Path, error: Exception) -> str:
+    """The same of one that cannot be read."""
+    return _refused(path, error, "read", os.R_OK)
+
+
+def is_from_outside(error: BaseException) -> bool:
+    """Whether an error comes from the machine rather than from the program, so that it may not come again."""
+    return isinstance(error, OSError | MemoryError)
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's type and message on one line, for errors that people read."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def system_remedy(error: BaseException) -> str | None:
+    """What helps against an error of the operating system, whatever it hit; None where that is not known."""
+    return _REMEDIES.get(_number(error, str(error)) or 0) if isinstance(error, OSError | ImportError) else None
+
+
+def _refused(path: Path, error: Exception, done: str, access: int) -> str:
     text = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
-    # What safetensors says: "Error while serializing: I/O error: No space left on device (os error 28)".
-    why = re.sub(r" \(os error \d+\).*", "", text.rpartition("I/O error: ")[2])
-    full = getattr(error, "errno", None) in _FULL or any(words in why for words in _FULL.values())
-    return f"{path}: cannot be written ({why}); {'make room there' if full else 'make it writable'}"
+    why = _OS_ERROR.sub("", text.rpartition("I/O error: ")[2])
+    number = _number(error, text)
+    remedy = _denied(path, access) if number in _DENIED else _in_the_way(path, error, number) or _REMEDIES.get(number)
+    return f"{path}: cannot be {done} ({why})" + (f"; {remedy}" if remedy else "")
+
+
+def _number(error: BaseException, text: str) -> int:
+    """The error's number, as the system counts them; 0 where it has none."""
+    number = getattr(error, "errno", None)
+    if isinstance(number, int):
+        return number
+    said = _OS_ERROR.search(text)
+    return int(said[1]) if said else next((number for words, number in _BY_WORDS.items() if words in text), 0)
+
+
+def _denied(path: Path, access: int) -> str:
+    """Who is to be given permission: the file, or the folder that it is in."""
+    way = "writable" if access == os.W_OK else "readable"
+    if os.path.exists(path) and not os.access(path, access):
+        return f"make it {way}"
+    folder = next((above for above in path.parents if os.path.exists(above)), path.parent)
+    return f"make the folder {folder} {way}" if not os.access(folder, access | os.X_OK) else f"make it {way}"
+
+
+def _in_the_way(path: Path, error: Exception, number: int) -> str | None:
+    """What stands where something else should, or is missing, if that is what the error is about."""
+    if number in (errno.EISDIR, errno.ENOTEMPTY):
+        named = (getattr(error, "filename2", None), getattr(error, "filename", None), path)
+        folder = next((Path(os.fsdecode(name)) for name in named if name and os.path.isdir(name)), path)
+        return "it is a folder: move it away" if folder == path else f"move the folder {folder} away"
+    if number in (errno.ENOTDIR, errno.EEXIST):
+        file = next((at for at in (*path.parents, path) if os.path.exists(at) and not os.path.isdir(at)), None)
+        return f"{file} is a file and no folder: move it away" if file else None
+    if number == errno.ENOENT and not os.path.exists(path.parent):
+        return f"make the folder {path.parent}"
+    return None
+
+
+@contextlib.contextmanager
+def explained(folder: Path | None = None) -> Iterator[None]:
+    """Turn whatever nobody foresaw into an UnforeseenError whose traceback is in `folder`, else in the temp folder."""
+    try:
+        yield
+    except P2PFLError:
+        raise
+    except Exception as error:
+        raise unforeseen(error, folder) from error
+
+
+def unforeseen(error: Exception, folder: Path | None = None) -> UnforeseenError:
+    """One line about an error that nobody foresaw, with the path of its traceback, or why that is not written."""
+    try:
+        where = f"see {_write_traceback(error, folder)}"
+    except Exception as trouble:  # the line is what counts
+        where = f"no traceback could be written: {one_line(trouble)}"
+    remedy = system_remedy(error)
+    said = f"unforeseen {one_line(error)[:500]} ({where})"
+    return UnforeseenError(said, remedy=remedy, resumable=is_from_outside(error))
+
+
+def _write_traceback(error: Exception, folder: Path | None) -> Path:
+    text = "".join(traceback.format_exception(error))
+    if folder is not None:
+        with contextlib.suppress(OSError):
+            path = folder / ERROR_FILE
+            with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(text + "\n")
+            return path
+    descriptor, name = tempfile.mkstemp(prefix="p2pfl-error-", suffix=".txt")
+    with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)
+    return Path(name)

@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from p2pfl.errors import ConfigError
+from p2pfl.errors import ConfigError, one_line
+
+__all__ = ["load_callable", "one_line"]
 
 
 def load_callable(spec: str, option: str) -> Callable[..., Any]:
@@ -32,9 +34,3 @@ def load_callable(spec: str, option: str) -> Callable[..., Any]:
         state = "is not callable" if hasattr(module, attribute) else "does not exist"
         raise ConfigError(f"{option} {spec}: {attribute!r} {state} in {module.__file__ or module_name}")
     return found  # type: ignore[no-any-return]
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's type and message on one line, for errors that people read."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -21,6 +21,14 @@ from p2pfl.errors import CheckpointError, unwritable
 from p2pfl.sketches import HEADER, SKETCHES_FILE, Vector, readable_sketches, to_bytes
 
 ROUNDS_FILE = "rounds.jsonl"
+
+
+# What a file may say; far beyond what a run can record, so that sums stay finite and lists short.
+_Round = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+_Number = Annotated[float, msgspec.Meta(ge=-1e100, le=1e100)]
+_Seconds = Annotated[float, msgspec.Meta(ge=-1.0, le=1e12)]  # differences of a clock may be rounded to below 0
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,29 +42,29 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
     `train_loss` is the mean of what the clients say. A client records only the rounds in which it took part.
     """
 
-    round: int
+    round: _Round
     phase: Literal["train", "consensus"]
-    steps: int  # optimizer steps of this peer so far
-    samples: int  # training samples that this peer has processed so far
-    train_loss: float | None = None  # mean over this round's local steps
-    lr: float | None = None  # learning rate of this round's last step
-    test_accuracy: float | None = None  # 0..1, after mixing; None where this round was not evaluated
-    test_loss: float | None = None
-    test_samples: int | None = None
-    elapsed: float  # seconds since this peer began its first round; a resumed run counts on
-    seconds: float
-    train_seconds: float
-    exchange_seconds: float
-    wait_seconds: float
-    evaluate_seconds: float
-    bytes_sent: int
-    bytes_received: int
-    sent_to: dict[str, int] = {}  # bytes sent in this round, by the neighbor's label
+    steps: _Count  # optimizer steps of this peer so far
+    samples: _Count  # training samples that this peer has processed so far
+    train_loss: _Number | None = None  # mean over this round's local steps
+    lr: _Number | None = None  # learning rate of this round's last step
+    test_accuracy: _Share | None = None  # 0..1, after mixing; None where this round was not evaluated
+    test_loss: _Number | None = None
+    test_samples: _Count | None = None
+    elapsed: _Seconds  # seconds since this peer began its first round; a resumed run counts on
+    seconds: _Seconds
+    train_seconds: _Seconds
+    exchange_seconds: _Seconds
+    wait_seconds: _Seconds
+    evaluate_seconds: _Seconds
+    bytes_sent: _Count
+    bytes_received: _Count
+    sent_to: dict[str, _Count] = {}  # bytes sent in this round, by the neighbor's label
     selected: list[str] | None = None  # a coordinator's: clients drawn for this round
     missing: list[str] | None = None  # of these, those whose update did not come in time
     absent: list[str] | None = None  # a peer's: neighbors in whose place stood its own weights, at least in part
     weights_from: list[str] | None = None  # a peer's: neighbors whose weights it took in place of its own
-    refused: dict[str, int] | None = None  # messages and connections refused since the last record, by reason
+    refused: dict[str, _Count] | None = None  # messages and connections refused since the last record, by reason
 
 
 _encoder = msgspec.json.Encoder()

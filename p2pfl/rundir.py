@@ -21,7 +21,7 @@ import numpy as np
 
 from p2pfl import config as settings
 from p2pfl.config import RunConfig
-from p2pfl.errors import ConfigError, TopologyError, unwritable
+from p2pfl.errors import ConfigError, TopologyError, unreadable, unwritable
 from p2pfl.faults import AttackFault, FaultScript, check_faults, load_faults
 from p2pfl.identity import write_run_id
 from p2pfl.roles import COORDINATOR, Cast
@@ -129,7 +129,7 @@ def create_run_dir(topology: Topology, config: RunConfig, alone: str | None = No
     if config.record.run_dir is not None:
         run_dir = Path(config.record.run_dir)
         if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-            raise ConfigError(f"--run-dir {run_dir}: exists already; choose another, or --resume {run_dir}")
+            raise ConfigError(f"--run-dir {run_dir}: exists already", remedy=_instead(run_dir))
     else:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         kind = config.mode if alone is None else f"peer-{quote(alone, safe='')}"
@@ -162,6 +162,11 @@ def create_run_dir(topology: Topology, config: RunConfig, alone: str | None = No
     return run_dir
 
 
+def _instead(run_dir: Path) -> str:
+    """What to do where something is in the way of a run directory: only a run can be resumed."""
+    return "choose another" + (f", or --resume {run_dir}" if (run_dir / CONFIG_FILE).is_file() else "")
+
+
 def _take_away(run_dir: Path) -> None:
     """Half a run directory would keep the next attempt out; one that is whole another process has made meanwhile."""
     if not (run_dir / CONFIG_FILE).exists():
@@ -174,7 +179,10 @@ def in_use(folder: Path) -> Iterator[None]:
 
     The lock is the operating system's and ends with the process, however that ends.
     """
-    held = os.open(folder, os.O_RDONLY)
+    try:
+        held = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise ConfigError(unreadable(folder, error)) from None
     try:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)

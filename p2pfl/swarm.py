@@ -19,14 +19,15 @@ from p2pfl import keyring
 from p2pfl.config import RunConfig
 from p2pfl.display import Plan as DisplayPlan
 from p2pfl.display import make_display
-from p2pfl.errors import ConfigError, P2PFLError
+from p2pfl.errors import ConfigError, P2PFLError, explained
 from p2pfl.launcher import Launch, Outcome, launch
 from p2pfl.records import RoundRecord, read_recorded
-from p2pfl.report import read_summary, summarize, write_report, write_summary
+from p2pfl.report import complete_summary, known_facts, summarize, write_report, write_summary
 from p2pfl.roles import cast, topology_of
 from p2pfl.rundir import create_run_dir, fault_script, forget, in_use, resolve, run_fingerprint
 from p2pfl.sketches import Vector, readable_sketches
 from p2pfl.topology import Topology
+from p2pfl.worker.limits import allow_open_files
 
 _PACKAGES = ("p2pfl-swarm", "torch", "torchvision", "pyzmq", "networkx", "numpy")
 
@@ -81,12 +82,14 @@ def run(
     binds = endpoints_in_file(topology, config)
     if config.mode == "gossip":
         keyring.check_keys(topology, config.exchange.keys, config.exchange.insecure, range(topology.n))
-    if resume is not None and _is_complete(resume):
-        return Result(resume, read_summary(resume))
+    complete = None if resume is None else complete_summary(resume)
+    if resume is not None and complete is not None:
+        return Result(resume, complete)
+    allow_open_files(parts.topology.n, max(len(links) for links in parts.links))
     going_on = resume is not None
     run_dir = resume or create_run_dir(parts.topology, config)
     again = again or f"p2pfl {config.mode} --resume {shlex.quote(str(run_dir))}"
-    with in_use(run_dir):
+    with explained(run_dir), in_use(run_dir):
         try:
             settings = run_fingerprint(parts, config)
             script = fault_script(config, parts.topology)
@@ -111,7 +114,10 @@ def run(
             if resume is None:
                 forget(run_dir)
             raise
-        return _conclude(run_dir, outcome, f"go on with: {again}", going_on)
+        # Without checkpoints nothing can be gone on with: the run begins again, with the same settings.
+        return _conclude(
+            run_dir, outcome, f"{'go on' if config.record.checkpoint else 'start again'} with: {again}", going_on
+        )
 
 
 def _name(settings: str) -> str:
@@ -161,28 +167,28 @@ def _conclude(run_dir: Path, outcome: Outcome, go_on: str, resumed: bool) -> Res
     try:
         summary = _write_down(run_dir, outcome)
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted before the report was written; {go_on}") from None
+        raise Interrupted("interrupted before the report was written", remedy=go_on) from None
     except (P2PFLError, OSError) as error:
         if outcome.status == "complete":
             again = f"p2pfl report {shlex.quote(str(run_dir))}"
-            raise P2PFLError(f"the run is complete, but not its report: {error}; then: {again}") from None
+            raise P2PFLError(f"the run is complete, but not its report: {error}", remedy=f"then: {again}") from None
         summary, problem = {}, f" (and no report could be written: {error})"
     if outcome.status == "complete":
         return Result(run_dir, summary)
     if outcome.status == "interrupted":
-        raise Interrupted(f"{outcome.reason}{problem}; {go_on}")
+        raise Interrupted(f"{outcome.reason}{problem}", remedy=go_on)
     if outcome.status == "usage":
         if not resumed:
             forget(run_dir)
         raise ConfigError(outcome.reason)
-    raise P2PFLError(f"{outcome.reason}{problem}; {go_on}")
+    raise P2PFLError(
+        f"{outcome.reason}{problem}", remedy=go_on if outcome.resumable else None, resumable=outcome.resumable
+    )
 
 
 def _write_down(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
     """Summary and report; returns the summary."""
-    before = 0.0
-    with suppress(P2PFLError):  # the run may have been resumed
-        before = read_summary(run_dir).get("seconds") or 0.0
+    before = known_facts(run_dir).get("seconds", 0.0)  # the run may have been resumed
     summary = summarize(
         run_dir,
         lost_peers=outcome.lost,
@@ -238,9 +244,3 @@ def _is_loopback(host: str) -> bool:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def _is_complete(run_dir: Path) -> bool:
-    with suppress(P2PFLError):
-        return read_summary(run_dir).get("status") == "complete"
-    return False

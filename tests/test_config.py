@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 from hypothesis import given, settings
@@ -229,3 +230,35 @@ def test_a_round_may_be_given_in_epochs_or_in_steps(given: dict[str, int]) -> No
         "local_steps": None,
         **given,
     }
+
+
+def _numeric_options() -> list[str]:
+    kinds = {name: kind for section in SECTIONS.values() for name, kind in get_type_hints(section).items()}
+    return [name for name, kind in kinds.items() if {int, float} & {kind, *get_args(kind)}]
+
+
+@pytest.mark.parametrize("option", _numeric_options())
+def test_no_number_is_beyond_what_a_run_can_hold(option: str, tmp_path: Path) -> None:
+    for value in ("inf", "-inf", "nan", "1e300", "-1", "1" + "0" * 30, "9" * 5000):
+        with pytest.raises(ConfigError, match=r"settings\.toml: ") as error:
+            load(tmp_path, f"{option} = {value}")
+        assert len(str(error.value).splitlines()) == 1
+        assert len(str(error.value)) < 400
+    with pytest.raises(ConfigError, match=f"--{option.replace('_', '-')} of that length: must be"):
+        RunConfig.of(**{option: 10**5000})
+
+
+@pytest.mark.parametrize(
+    "text", ["x = " + "[" * 5000, "lr = [" + "{a = " * 5000, f"rounds = {'9' * 5000}", "x = 2020-99-99"]
+)
+def test_toml_that_its_parser_gives_up_on_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"settings\.toml: not TOML"):
+        load(tmp_path, text)
+
+
+@pytest.mark.parametrize("option", ["name", "run_dir", "data_dir", "keys", "dataset", "model", "faults"])
+@pytest.mark.parametrize("character", ["\0", "\x1b", "\n", "\ud800"])
+def test_text_that_no_file_can_hold_is_refused(option: str, character: str) -> None:
+    with pytest.raises(ConfigError, match="has control characters") as error:
+        RunConfig.of(**{option: f"x{character}y"})
+    assert str(error.value).isprintable()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from p2pfl.errors import TopologyError
 from p2pfl.topology import FORMATS, Topology, load_topology, make_topology, mixing_matrix, save_topology
 from p2pfl.topology.graph import build_topology
+from p2pfl.topology.safe_xml import read_xml
 
 LINES = (".edgelist", ".adjlist")
 RICH = [extension for extension in FORMATS if extension not in LINES]
@@ -234,7 +235,26 @@ REFUSALS = {
     "cut.gexf": (GEXF_TWICE[:-20], "not readable as GEXF"),
     "cut.gml": ("graph [ node [", "not readable as GML"),
     "data.edgelist": ("a b {'weight': open}\n", "not readable as an edge list"),
-    "entity.graphml": ('<!DOCTYPE x [<!ENTITY y "z">]>' + xml("ab", "ab"), "XML entity declarations"),
+    "type.graphml": ("<!DOCTYPE graphml>" + xml("ab", "ab"), "<!DOCTYPE …>"),
+    "entity.graphml": ('<!DOCTYPE x [<!ENTITY y "z">]>' + xml("ab", "ab"), "XML document type"),
+    "parameter.graphml": ('<!DOCTYPE x [<!ENTITY % y "z"> %y;]>' + xml("ab", "ab"), "XML document type"),
+    "outside.gexf": ('<!DOCTYPE x SYSTEM "file:///etc/passwd">' + GEXF_TWICE, "XML document type"),
+    "outside.graphml": (
+        '<!DOCTYPE x [<!ENTITY y SYSTEM "file:///etc/passwd">]>' + xml("ab", "ab"),
+        "XML document type",
+    ),
+    "undeclared.graphml": (xml(["a", "&y;"], ""), "undefined entity"),
+    "included.graphml": (
+        xml("ab", "").replace("<node", '<xi:include xmlns:xi="http://www.w3.org/2001/XInclude" href="/x"/><node', 1),
+        "is disconnected",  # an element that means nothing here, and that nobody follows
+    ),
+    "latin.graphml": ('<?xml version="1.0" encoding="UTF-16"?>' + xml("ab", "ab"), "encoding 'UTF-16' is not accepted"),
+    "ebcdic.graphml": ('<?xml version="1.0" encoding="cp037"?>' + xml("ab", "ab"), "encoding 'cp037'"),
+    "seven.graphml": ('<?xml version="1.0" encoding="utf-7"?>' + xml("ab", "ab"), "encoding 'utf-7'"),
+    "none.graphml": ('<?xml version="1.0" encoding="no-such"?>' + xml("ab", "ab"), "encoding 'no-such'"),
+    "accents.graphml": ('<?xml version="1.0" encoding="ISO-8859-1"?>' + xml("éb", "éb"), "encoding 'ISO-8859-1'"),
+    "deep.graphml": ("<graphml>" + "<graph>" * 20_000, "not readable as GraphML"),
+    "nested.graphml": ("<x>" * 20_000 + "</x>" * 20_000, "not readable as GraphML"),
     "graph.txt": (
         "a b\n",
         "unknown extension '.txt'; use one of .graphml .gml .gexf .json .edgelist .adjlist",
@@ -265,18 +285,30 @@ def test_missing_and_unreadable_files(tmp_path: Path) -> None:
         path.write_bytes("a b\n".encode("utf-16"))
         with pytest.raises(TopologyError, match="not UTF-8 text"):
             load_topology(path)
-    (tmp_path / "wide.graphml").write_bytes("not XML".encode("utf-16"))
-    with pytest.raises(TopologyError, match="not readable as GraphML"):
-        load_topology(tmp_path / "wide.graphml")
 
 
-def test_entities_hidden_in_utf16_are_not_expanded_without_bound(tmp_path: Path) -> None:
-    levels = "".join(f'<!ENTITY e{i} "{f"&e{i - 1};" * 10}">' for i in range(1, 10))
-    bomb = f'<?xml version="1.0" encoding="UTF-16"?><!DOCTYPE x [<!ENTITY e0 "ha">{levels}]>'
-    path = tmp_path / "bomb.graphml"
-    path.write_bytes((bomb + xml("ab", "ab").replace('id="a"', 'id="&e9;"')).encode("utf-16"))
-    with pytest.raises(TopologyError):
-        load_topology(path)
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "cp037", "latin-1"])
+@pytest.mark.parametrize("declared", ["", '<?xml version="1.0" encoding="{}"?>'])
+def test_entities_pass_in_no_encoding(tmp_path: Path, encoding: str, declared: str) -> None:
+    bomb = '<!DOCTYPE x [<!ENTITY e "é">]>' + xml("ab", "ab").replace('id="a"', 'id="&e;"')
+    (tmp_path / "bomb.graphml").write_bytes((declared.format(encoding) + bomb).encode(encoding))
+    with pytest.raises(TopologyError, match=r"bomb.graphml: (not UTF-8 text|encoding)") as caught:
+        load_topology(tmp_path / "bomb.graphml")
+    assert "save the file again with UTF-8 encoding" in str(caught.value)
+
+
+def test_xml_that_says_it_is_latin_1_and_is_ascii_is_read(tmp_path: Path) -> None:
+    for encoding in ("ISO-8859-1", "us-ascii", "UTF-8", "windows-1252"):
+        (tmp_path / "t.graphml").write_text(f'<?xml version="1.0" encoding="{encoding}"?>' + xml("ab", "ab"))
+        assert load_topology(tmp_path / "t.graphml").names == ("a", "b")
+
+
+def test_the_document_that_networkx_gets_is_written_from_what_was_checked() -> None:
+    document = '<?xml version="1.0" encoding="us-ascii"?><?pi x?><!-- c -->' + xml("ab", "ab").replace('"a"', '"&#97;"')
+    root, written = read_xml(document.encode(), "t")
+    assert [node.get("id") for node in root.iter() if node.tag.endswith("node")] == ["a", "b"]
+    for part in (b"<?pi", b"<!--", b"&#97;", b"us-ascii"):
+        assert part not in written
 
 
 @pytest.mark.parametrize("extension", FORMATS)

@@ -8,10 +8,13 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from itertools import pairwise
 
-from p2pfl.errors import ConfigError, P2PFLError
+from p2pfl.errors import ConfigError, P2PFLError, unforeseen
+from p2pfl.text import visible
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 _SAME_INTERRUPT_SECONDS = 2.0
@@ -79,7 +82,8 @@ def _run(words: list[str], prepared: Callable[[], object] = lambda: None) -> int
 
     out, err = SafeStream(sys.stdout), SafeStream(sys.stderr)
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: _warn(message)
             try:
                 status = _explained(words, prepared)
             except SystemExit as end:
@@ -102,18 +106,36 @@ def _explained(words: list[str], prepared: Callable[[], object]) -> int:
         sys.stdout.flush()  # here, since the reader may be slow and Ctrl-C come meanwhile
         return status
     except ConfigError as error:
-        return _complain(error, USAGE)
+        return _complain(f"{error}{_settings_file(words, str(error))}", USAGE)
     except P2PFLError as error:
         from p2pfl.swarm import Interrupted
 
         return _complain(error, INTERRUPTED if isinstance(error, Interrupted) else FAILED)
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)
+    except Exception as error:  # a bug, or a machine that has run out of something: one line is promised all the same
+        return _complain(unforeseen(error), FAILED)
 
 
 def _complain(error: object, status: int) -> int:
-    print(f"p2pfl: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"p2pfl: {_line(error)}", file=sys.stderr)
     return status
+
+
+def _settings_file(words: Sequence[str], said: str) -> str:
+    """The file of --config, where a complaint does not name it: any option may come from there."""
+    spelled = [word.partition("=")[2] for word in words if word.startswith("--config=")]
+    named = [*spelled, *(file for option, file in pairwise(words) if option == "--config")]
+    return "".join(f" (with the settings in {file})" for file in named[:1] if file not in said)
+
+
+def _line(text: object) -> str:
+    return visible(" ".join(str(text).split()), controls=True)
+
+
+def _warn(message: Warning | str) -> None:
+    """What a library warns of, in one line like everything else that a user reads."""
+    print(f"p2pfl: warning: {_line(message)}", file=sys.stderr)
 
 
 def _find(words: list[str]) -> Callable[[], int]:

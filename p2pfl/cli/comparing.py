@@ -26,7 +26,7 @@ from p2pfl.config import (
     ServerConfig,
     TrainingConfig,
 )
-from p2pfl.errors import ConfigError
+from p2pfl.errors import ConfigError, explained, unwritable
 from p2pfl.rundir import CONFIG_FILE, comparison_folder, in_use, runs_in
 from p2pfl.topology import load_topology
 
@@ -136,8 +136,8 @@ def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--run-dir {folder}: cannot be made ({error.strerror})") from None
-    with in_use(folder):
+        raise ConfigError(f"--run-dir {unwritable(folder, error)}") from None
+    with explained(folder), in_use(folder):
         try:
             made = run_all(folder, planned, _say, again=shlex.join(["p2pfl", *command]))
             # They were planned to match; where a lost client has changed that, the report says so.

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated
 
+import networkx as nx
 import tyro
 
 from p2pfl.cli.describe import describe_result, describe_run
@@ -122,7 +123,9 @@ def peer(words: list[str]) -> int:
         print(describe_run(topology, settled.config))
         return 0
     from p2pfl.solo import run_peer
+    from p2pfl.worker.limits import allow_open_files
 
+    allow_open_files(1, len(set(nx.all_neighbors(topology.graph, index))))
     run_peer(topology, index, settled.config, resume=arguments.resume)
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import unicodedata
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -47,6 +48,10 @@ class RunConfig:
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
+
+    def __post_init__(self) -> None:
+        for name, value in (("topology", self.topology), *options(self).items()):
+            _check_text(name, value)
 
     @classmethod
     def of(cls, topology: str | None = None, mode: Mode = "gossip", **options: Any) -> RunConfig:
@@ -189,9 +194,29 @@ def replace_options(config: RunConfig, **changes: Any) -> RunConfig:
     return dataclasses.replace(config, **parts)
 
 
+def _check_text(name: str, value: object) -> None:
+    """Raises ConfigError for text with characters that neither the saved settings nor a path can hold."""
+    if isinstance(value, str) and any(unicodedata.category(c) in ("Cc", "Cs") for c in value):
+        option = name if name == "topology" else f"--{name.replace('_', '-')}"
+        raise ConfigError(f"{option} {value!a}: has control characters; use printable text")
+
+
 def _convert(plain: dict[str, Any], kind: type[T]) -> T:
+    for name, value in plain.items():
+        _check_text(name, value)
     try:
         return msgspec.convert(plain, kind)
     except msgspec.ValidationError as error:
         what, _, where = str(error).replace("`", "").partition(" - at $.")
-        raise ConfigError(f"--{where.replace('_', '-')} {plain.get(where)!r}: {what[:1].lower()}{what[1:]}") from None
+        raise ConfigError(
+            f"--{where.replace('_', '-')} {_shown(plain.get(where))}: {what[:1].lower()}{what[1:]}"
+        ) from None
+
+
+def _shown(value: object) -> str:
+    """A value as its user wrote it, if that is not too long for a line."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python writes no number of thousands of digits, and no tables of such depth
+        text = f"a {type(value).__name__} too large to be shown"
+    return text if len(text) <= 80 else f"{text[:80]}…"

@@ -10,6 +10,16 @@ import tyro
 
 from p2pfl.errors import ConfigError
 
+MOST_ROUNDS = 10_000_000
+MOST_STEPS = 100_000_000  # of a round; with the rounds above they still can be counted in 64 bits
+MOST_EPOCHS = 10_000  # of a round
+MOST_PROCESSES = 4096  # as topologies have peers at most
+MOST_SECONDS = 1_000_000  # eleven days; sockets count milliseconds in 31 bits
+MOST_RATE = 1000  # of learning and decay
+MOST_WIDTH = 64
+MOST_SAMPLES = 1_000_000_000
+MOST_SEED = 2**63 - 1  # as TOML has integers
+
 
 def _unset(kind: str, default: str) -> Any:
     """How `--help` shows an option that may stay unset: its kind of value, and what then holds."""
@@ -18,19 +28,34 @@ def _unset(kind: str, default: str) -> Any:
 
 def _check(condition: bool, option: str, value: object, remedy: str) -> None:
     if not condition:
-        raise ConfigError(f"--{option.replace('_', '-')} {value}: {remedy}")
+        shown = str(value) if not isinstance(value, int) or abs(value) < 10**60 else "of that length"
+        raise ConfigError(f"--{option.replace('_', '-')} {shown}: {remedy}")
 
 
-def _positive(section: object, *names: str) -> None:
+def _positive(section: object, most: float, *names: str) -> None:
+    """Above 0, and at most `most`: what is beyond is a slip of the pen, and would fail later in some other place."""
     for name in names:
         value = getattr(section, name)
-        _check(value is None or (math.isfinite(value) and value > 0), name, value, "must be greater than 0")
+        if value is not None:
+            _check(_is_finite(value) and value > 0, name, value, "must be greater than 0")
+            _check(value <= most, name, value, f"must be at most {most:,}")
 
 
-def _not_negative(section: object, *names: str) -> None:
+def _not_negative(section: object, most: float, *names: str) -> None:
     for name in names:
         value = getattr(section, name)
-        _check(value is None or (math.isfinite(value) and value >= 0), name, value, "must be 0 or more")
+        if value is not None:
+            _check(_is_finite(value) and value >= 0, name, value, "must be 0 or more")
+            _check(value <= most, name, value, f"must be at most {most:,}")
+
+
+def _is_finite(value: float) -> bool:
+    return isinstance(value, int) or math.isfinite(value)  # an int may be too large to become a float
+
+
+def _is_count(text: str) -> bool:
+    """Whether this is a whole number that a machine may count to; Python itself refuses some thousands of digits."""
+    return text.isascii() and text.isdecimal() and len(text) <= 9
 
 
 @dataclass(frozen=True)
@@ -45,7 +70,7 @@ class ModelConfig:
     """Batch normalization after every convolution."""
 
     def __post_init__(self) -> None:
-        _positive(self, "width")
+        _positive(self, MOST_WIDTH, "width")
 
 
 @dataclass(frozen=True)
@@ -84,8 +109,11 @@ class TrainingConfig:
     """Forget the optimizer's momentum at the start of every round."""
 
     def __post_init__(self) -> None:
-        _positive(self, "rounds", "local_epochs", "local_steps", "batch_size", "lr")
-        _not_negative(self, "weight_decay", "momentum")
+        _positive(self, MOST_ROUNDS, "rounds")
+        _positive(self, MOST_EPOCHS, "local_epochs")
+        _positive(self, MOST_STEPS, "local_steps", "batch_size")
+        _positive(self, MOST_RATE, "lr")
+        _not_negative(self, MOST_RATE, "weight_decay", "momentum")
         _check(self.momentum < 1, "momentum", self.momentum, "must be below 1")
         both = self.local_epochs is not None and self.local_steps is not None
         _check(not both, "local_epochs", self.local_epochs, f"--local-steps {self.local_steps} is set too; choose one")
@@ -110,7 +138,7 @@ class GossipConfig:
 
     def __post_init__(self) -> None:
         tolerance = self.consensus_tolerance
-        _positive(self, "min_peers")
+        _positive(self, MOST_PROCESSES, "min_peers")
         _check(0 < tolerance < 1, "consensus_tolerance", tolerance, "must lie between 0 and 1, for example 1e-3")
 
 
@@ -124,7 +152,7 @@ class CentralizedConfig:
     """Clients that the coordinator draws for each round."""
 
     def __post_init__(self) -> None:
-        _positive(self, "num_clients", "num_selected")
+        _positive(self, MOST_PROCESSES - 1, "num_clients", "num_selected")
 
 
 @dataclass(frozen=True)
@@ -146,8 +174,10 @@ class ServerConfig:
     """Updates that a round needs; with fewer the run ends."""
 
     def __post_init__(self) -> None:
-        _positive(self, "server_lr", "deadline", "min_updates")
-        _not_negative(self, "server_momentum", "proximal_mu")
+        _positive(self, MOST_RATE, "server_lr")
+        _positive(self, MOST_SECONDS, "deadline")
+        _positive(self, MOST_PROCESSES, "min_updates")
+        _not_negative(self, MOST_RATE, "server_momentum", "proximal_mu")
         _check(self.server_momentum < 1, "server_momentum", self.server_momentum, "must be below 1")
 
 
@@ -159,7 +189,7 @@ class RobustConfig:
     """Hostile neighbors of a peer, or updates of a round, that robust averaging bears at most."""
 
     def __post_init__(self) -> None:
-        _not_negative(self, "byzantine")
+        _not_negative(self, MOST_PROCESSES, "byzantine")
 
 
 @dataclass(frozen=True)
@@ -192,9 +222,10 @@ class ExchangeConfig:
     """How many times the launcher starts a process that dies again, from its checkpoint or a neighbor's weights."""
 
     def __post_init__(self) -> None:
-        _positive(self, "start_timeout", "handshake_timeout", "first_round_timeout", "round_timeout")
+        timeouts = ("start_timeout", "handshake_timeout", "first_round_timeout", "round_timeout", "grace_timeout")
+        _positive(self, MOST_SECONDS, *timeouts)
         _check(self.grace_timeout >= 2, "grace_timeout", self.grace_timeout, "must be at least 2")
-        _not_negative(self, "restart")
+        _not_negative(self, MOST_ROUNDS, "restart")
 
 
 @dataclass(frozen=True)
@@ -209,10 +240,10 @@ class ComputeConfig:
     """CPU threads of a process."""
 
     def __post_init__(self) -> None:
-        _positive(self, "threads")
+        _positive(self, MOST_PROCESSES, "threads")
         parts = self.device.split(":")
         known = self.device in ("auto", "cpu", "cuda") or (
-            len(parts) == 2 and parts[0] == "cuda" and parts[1].isdecimal()
+            len(parts) == 2 and parts[0] == "cuda" and _is_count(parts[1])
         )
         _check(known, "device", self.device, "choose auto, cpu, cuda or cuda:0")
 
@@ -237,8 +268,9 @@ class RecordConfig:
     """Write a profiler's trace of one process's round into its folder in peers/, to look at in ui.perfetto.dev."""
 
     def __post_init__(self) -> None:
-        _positive(self, "eval_every")
-        _not_negative(self, "eval_samples", "seed")
+        _positive(self, MOST_ROUNDS, "eval_every")
+        _not_negative(self, MOST_SAMPLES, "eval_samples")
+        _not_negative(self, MOST_SEED, "seed")
         node, _, round = ("x:1" if self.profile is None else self.profile).rpartition(":")
-        known = bool(node) and round.isdecimal() and int(round) > 0
+        known = bool(node) and _is_count(round) and int(round) > 0
         _check(known, "profile", self.profile, "must be NODE:ROUND, a node's label and a round, for example 0:2")

@@ -12,7 +12,7 @@ from typing import Any
 import tomli_w
 
 from p2pfl.config.run import MODE_SECTIONS, SECTION_OF, SECTIONS, Mode, RunConfig, replace_options
-from p2pfl.errors import ConfigError
+from p2pfl.errors import ConfigError, unreadable
 
 # Mode -> other names of options, under which the mode's own literature knows them.
 ALIASES: dict[str, dict[str, str]] = {
@@ -40,7 +40,7 @@ def load_toml(path: str | os.PathLike[str], mode: Mode | None = None) -> RunConf
     script start at the TOML file's own folder. `mode` is what the file is wanted for, if not for what it says itself.
     Raises ConfigError naming the file and the field.
     """
-    plain = _read(path)
+    plain = parse_toml(Path(path))
     said = plain.pop("mode", None)
     known = tuple(MODE_SECTIONS)
     if said is not None and said not in known:
@@ -62,13 +62,16 @@ def load_toml(path: str | os.PathLike[str], mode: Mode | None = None) -> RunConf
         raise ConfigError(f"{path}: {error}") from None
 
 
-def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
+def parse_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file. Raises ConfigError naming it where it cannot be read or is no TOML."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(unreadable(path, error)) from None
+    except ValueError as error:  # what tomllib raises, and Python for numbers of thousands of digits, and no UTF-8
         raise ConfigError(f"{path}: not TOML ({error})") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not TOML that can be read (too deeply nested)") from None
 
 
 def _flat(plain: Mapping[str, Any], path: str | os.PathLike[str], aliases: Mapping[str, str]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from p2pfl.display.state import Plan, Rounds, Row, Work
 from p2pfl.display.stream import SafeStream
 from p2pfl.records import RoundRecord
 from p2pfl.sketches import Vector
+from p2pfl.text import visible
 
 REFRESHES_PER_SECOND = 4  # the peers need the cores
 TABLE_ROWS = 12
@@ -170,6 +171,7 @@ class Display:
 
     def _line(self, text: str, style: str = "") -> None:
         self._last_line = self._clock()
+        text = visible(text, controls=True)
         if self._live:
             self._console.print(Text(text, style), soft_wrap=True)
         else:
@@ -184,7 +186,7 @@ class Display:
             return Group(self._bars)
         crowd = len(self._plan.peers)
         who = f"{crowd - 1} clients" if self._plan.coordinator is not None else f"{crowd} peer{'s' * (crowd > 1)}"
-        title = f"{self._plan.mode}, {self._plan.name}, {who}"
+        title = visible(f"{self._plan.mode}, {self._plan.name}, {who}", controls=True)
         table = Table(title=Text(title, "bold"), title_justify="left", box=None, padding=(0, 2, 0, 0))
         for name in rows[0]:
             table.add_column(name, justify="right", no_wrap=True, header_style="dim")

@@ -87,9 +87,10 @@ class Rounds:
         if self.plan.coordinator is not None:  # all that its clients send, they send to it
             self.bytes_sent += sum(record.bytes_received for record in records.values())
         distance = math.nan
-        if len(reports) > 1:
+        sketches = [sketch for _, sketch in reports.values()]
+        if len(reports) > 1 and len({sketch.size for sketch in sketches}) == 1:  # a resumed run's file may be cut
             with np.errstate(all="ignore"):  # weights that diverged are for the launcher to complain about
-                distance = consensus_distance([sketch for _, sketch in reports.values()])
+                distance = consensus_distance(sketches)
         losses = [r.train_loss for r in records.values() if r.train_loss is not None]
         accuracies = [r.test_accuracy for r in records.values() if r.test_accuracy is not None]
         phase = next(iter(records.values())).phase

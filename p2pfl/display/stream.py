@@ -6,6 +6,8 @@ import contextlib
 import os
 from typing import IO, Any
 
+from p2pfl.text import visible
+
 
 class SafeStream:
     """Passes text on to a stream for as long as there is one; `error` says what went wrong with it, if anything."""
@@ -16,13 +18,14 @@ class SafeStream:
         self.encoding = getattr(stream, "encoding", None) or "utf-8"
 
     def write(self, text: str) -> int:
-        """Write what the encoding can hold; nothing once the stream is gone."""
+        """Write what the encoding can hold, invisible characters as escapes; nothing once the stream is gone."""
+        shown = visible(text)
         if self._stream is not None and self.error is None:
             try:
                 try:
-                    self._stream.write(text)
+                    self._stream.write(shown)
                 except UnicodeEncodeError:
-                    self._stream.write(text.encode(self.encoding, "replace").decode(self.encoding))
+                    self._stream.write(shown.encode(self.encoding, "replace").decode(self.encoding))
             except (OSError, ValueError) as error:  # ValueError: the file is closed
                 self.error = error
         return len(text)

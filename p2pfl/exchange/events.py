@@ -124,9 +124,10 @@ class Finish:
 
 @dataclass(frozen=True)
 class Fail:
-    """The run cannot go on; one line says why."""
+    """The run cannot go on; one line says why. `resumable`: whether it may get further when it is resumed."""
 
     reason: str
+    resumable: bool = True
 
 
 Action = Send | Discard | Train | RoundDone | Note | Finish | Fail

@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args
 
 import msgspec
 
-from p2pfl.errors import ConfigError
+from p2pfl.errors import ConfigError, unreadable
 from p2pfl.faults.script import (
     BEFORE_EXCHANGE,
     AttackFault,
@@ -37,11 +37,11 @@ def load_faults(path: str | Path, seed: int) -> FaultScript:
     try:
         plain = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"--faults {path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--faults {unreadable(Path(path), error)}") from None
+    except ValueError as error:  # what tomllib raises, and Python for numbers of thousands of digits, and no UTF-8
         raise ConfigError(f"--faults {path}: not TOML ({error})") from None
     except RecursionError:
-        raise ConfigError(f"--faults {path}: not TOML (too deeply nested)") from None
+        raise ConfigError(f"--faults {path}: not TOML that can be read (too deeply nested)") from None
     try:
         found = msgspec.convert(plain, _File)
     except msgspec.ValidationError as error:

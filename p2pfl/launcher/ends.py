@@ -80,7 +80,7 @@ def _lose(run: Run, worker: Worker, reason: str) -> None:
         _pass_on_the_model(run)
     else:
         first = f" (first: {outcome.first_loss})" if outcome.first_loss else ""
-        outcome.fail(reason + first)
+        outcome.fail(reason + first, resumable=worker.resumable)
 
 
 def _pass_on_the_model(run: Run) -> None:

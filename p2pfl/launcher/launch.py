@@ -104,7 +104,8 @@ def _read(run: Run, worker: Worker) -> None:
             ready = sum(other.endpoint is not None for other in run.workers)
             observer.progress("processes ready", ready, len(run.workers))
             if all(other.lost_weights for other in run.workers):
-                outcome.fail("no peer has a checkpoint that can be used; start a new run without --resume")
+                reason = "no peer has a checkpoint that can be used; start a new run without --resume"
+                outcome.fail(reason, resumable=False)
             elif ready == len(run.workers):
                 observer.expect(message.steps)
                 observer.say(_forecast(plan, message))
@@ -121,7 +122,7 @@ def _read(run: Run, worker: Worker) -> None:
         for reason, count in message.refused.items():
             outcome.refused[reason] = outcome.refused.get(reason, 0) + count
     elif isinstance(message, messages.Failed):
-        worker.failure, worker.usage = message.reason, message.usage
+        worker.failure, worker.usage, worker.resumable = message.reason, message.usage, message.resumable
 
 
 def _forecast(plan: Launch, ready: messages.Ready) -> str:

@@ -71,7 +71,7 @@ def _prepare(config: RunConfig, cast: Cast, link: Connection) -> None:
         )
         last: messages.FromWorker = messages.Prepared("", 1, 1, path=str(path))
     except P2PFLError as error:
-        last = messages.Failed(str(error), usage=isinstance(error, ConfigError))
+        last = messages.failed(error)
     except Exception as error:
         last = messages.Failed(f"--dataset {config.data.dataset}: {type(error).__name__}: {error}".splitlines()[0])
     with contextlib.suppress(OSError):  # the launcher has been interrupted and listens no more

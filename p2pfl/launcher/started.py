@@ -45,7 +45,7 @@ class Launch:
 class Outcome:
     """How it ended. `reason` is one line; `lost` are those that died or failed for good, which a run may survive.
 
-    `restarts`: how often each of those that died was started again.
+    `restarts`: how often each of those that died was started again. `resumable`: not where settings are to blame.
     """
 
     status: Literal["complete", "failed", "usage", "interrupted"] = "complete"
@@ -55,11 +55,12 @@ class Outcome:
     restarts: dict[str, int] = field(default_factory=dict)
     refused: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    resumable: bool = True
 
-    def fail(self, reason: str, status: Literal["failed", "usage"] = "failed") -> None:
+    def fail(self, reason: str, status: Literal["failed", "usage"] = "failed", resumable: bool = True) -> None:
         """End the run; what ended it first is what counts."""
         if not self.reason:
-            self.status, self.reason = status, reason
+            self.status, self.reason, self.resumable = status, reason, resumable
 
 
 @dataclass
@@ -74,6 +75,7 @@ class Worker:
     heard: float = 0.0  # when it last reported anything
     failure: str = ""  # why it ended, in its own words
     usage: bool = False
+    resumable: bool = True  # as far as its failure goes
     fired: int = 0  # faults that had been carried out on it before it was started
 
     @property

@@ -264,6 +264,7 @@ class Peer(Rounds):
         why = self._patience.complaint(now, self.stage, self.round, silent, self._neighbors)
         if self.stage == "greeting" and self.plan.lost and not silent:
             why = "no checkpoint of this peer can be used, nor of its neighbors; start a new run without --resume"
+            return self._fail(why, resumable=False)
         if not silent or not self._is_spared(silent):
             return self._fail(why)
         return [*actions, *self._go_without(silent, why, now), *self._begin_if_greeted(now)]

@@ -157,9 +157,9 @@ class Rounds:
         self.stage = "recording"
         return [ev.RoundDone(self.round, self._x)]
 
-    def _fail(self, reason: str) -> list[ev.Action]:
+    def _fail(self, reason: str, resumable: bool = True) -> list[ev.Action]:
         self.stage = "ended"
-        return [ev.Fail(reason)]
+        return [ev.Fail(reason, resumable)]
 
     # Sending
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from p2pfl.errors import ConfigError, unwritable
 from p2pfl.report import style
+from p2pfl.text import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,7 +48,10 @@ def draw_plots(plots: Sequence[Plot[Subject]], subject: Subject, folder: Path) -
 
 
 def page_text(template: str, plots: Sequence[Plot[Any]], folder: Path, **values: Any) -> str:
-    """A page's HTML from a template beside this module, with the plots that `draw_plots` has written to `folder`."""
+    """A page's HTML from a template beside this module, with the plots that `draw_plots` has written to `folder`.
+
+    Invisible characters of labels and settings are shown as escapes.
+    """
     import jinja2
     from markupsafe import Markup
 
@@ -57,7 +61,7 @@ def page_text(template: str, plots: Sequence[Plot[Any]], folder: Path, **values:
     pictures = [
         (plot, Markup(style.inline_svg(folder / PLOTS_FOLDER / f"{plot.name}.svg", plot.name))) for plot in plots
     ]
-    return environment.get_template(template).render(plots=pictures, **values)
+    return visible(environment.get_template(template).render(plots=pictures, **values))
 
 
 def write_text(path: Path, text: str) -> None:

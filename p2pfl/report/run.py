@@ -176,8 +176,12 @@ def load_run(run_dir: Path, lost_peers: Sequence[str] = ()) -> Run:
         raise ConfigError(f"{run_dir}: lost peer {unknown[0]!r} is not in {TOPOLOGY_FILE}")
     folders = [run_dir / PEERS_FOLDER / topology.node_path(peer) for peer in range(topology.n)]
     read = [records.read_recorded(folder, config.training.rounds + _MIXING_LIMIT) for folder in folders]
-    recorded = tuple(tuple(own.rounds) for own in read)
-    problems = tuple(line for own in read for line in own.problems)
+    recorded = tuple(_of_this_run(own.rounds, config, topology) for own in read)
+    problems = tuple(line for own in read for line in own.problems) + tuple(
+        f"{folder / records.ROUNDS_FILE}: {len(own.rounds) - len(kept)} records are not of this run"
+        for folder, own, kept in zip(folders, read, recorded, strict=True)
+        if len(kept) < len(own.rounds)
+    )
     left = tuple(peer for peer in range(topology.n) if topology.names[peer] not in set(lost_peers))
     survivors = left or tuple(range(topology.n))  # where nobody was left, everybody counts
     script = None
@@ -191,6 +195,18 @@ def load_run(run_dir: Path, lost_peers: Sequence[str] = ()) -> Run:
     if config.mode != "sgd":
         distances = _distances([folders[p] for p in survivors], [read[p].rows for p in survivors], rounds)
     return Run(run_dir, config, topology, recorded, survivors, rounds, script, distances, problems)
+
+
+def _of_this_run(own: Sequence[RoundRecord], config: RunConfig, topology: Topology) -> tuple[RoundRecord, ...]:
+    """The records that can be of this run: of one of its rounds, in the right phase, with names of its nodes."""
+    names, rounds = set(topology.names), config.training.rounds
+
+    def fits(record: RoundRecord) -> bool:
+        lists = (record.selected, record.missing, record.absent, record.weights_from)
+        named = {*record.sent_to, *(name for one in lists for name in one or ())}
+        return (record.phase == "train") == (record.round <= rounds) and named <= names
+
+    return tuple(record for record in own if fits(record))
 
 
 def _finished(recorded: Sequence[Sequence[RoundRecord]]) -> dict[int, tuple[RoundRecord, ...]]:

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from p2pfl.errors import ConfigError, unwritable
+from p2pfl.errors import ConfigError, unreadable, unwritable
+from p2pfl.text import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -117,7 +118,7 @@ def inline_svg(path: Path, name: str) -> str:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+        raise ConfigError(unreadable(path, error)) from None
     text = re.sub(r"<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
     text = re.sub(r'^(<svg[^>]*?) width="[^"]*"', r"\1", text)
@@ -128,7 +129,11 @@ def inline_svg(path: Path, name: str) -> str:
 
 
 def plain(text: str, limit: int = 0) -> str:
-    """Text for matplotlib, which would else read `$` as mathematics; shortened to `limit` if given."""
+    """Text for matplotlib, which would else read `$` as mathematics; shortened to `limit` if given.
+
+    Invisible characters become escapes.
+    """
+    text = visible(text)
     if limit and len(text) > limit:
         text = text[: limit - 1] + "…"
     return text.replace("$", r"\$")

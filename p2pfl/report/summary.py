@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-from p2pfl.errors import ConfigError
+from p2pfl.errors import ConfigError, P2PFLError, unreadable
 from p2pfl.records import RoundRecord
 from p2pfl.report.absences import absences, parts, weights_from_neighbors
 from p2pfl.report.output import write_text
@@ -134,8 +135,8 @@ def read_summary(run_dir: Path) -> dict[str, Any]:
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
+        raise ConfigError(unreadable(path, error)) from None
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON ({error})") from None
     if not isinstance(summary, dict):
         raise ConfigError(f"{path}: not a summary (a JSON object is meant to stand there)")
@@ -148,7 +149,7 @@ class _Facts(msgspec.Struct):
     lost_peers: list[str] = []
     restarts: dict[str, int] = {}
     versions: dict[str, str] = {}
-    seconds: float | None = None
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=1e12)] | None = None
 
 
 def known_facts(run_dir: Path) -> dict[str, Any]:
@@ -158,9 +159,18 @@ def known_facts(run_dir: Path) -> dict[str, Any]:
     """
     try:
         known = msgspec.json.decode((run_dir / SUMMARY_FILE).read_bytes(), type=_Facts)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return {}
     return {name: value for name, value in msgspec.structs.asdict(known).items() if value}
+
+
+def complete_summary(run_dir: Path) -> dict[str, Any] | None:
+    """The summary of a run that its launcher has called complete, if its records say so too; None of any other."""
+    with suppress(P2PFLError):
+        if read_summary(run_dir).get("status") == "complete":
+            summary = summarize(run_dir, **known_facts(run_dir))
+            return summary if summary["status"] == "complete" else None
+    return None
 
 
 def _finite(value: Any) -> Any:

@@ -10,6 +10,7 @@ import inspect
 import io
 import json
 import os
+import warnings
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -19,8 +20,9 @@ from typing import Any
 
 import networkx as nx
 
-from p2pfl.errors import TopologyError, unwritable
+from p2pfl.errors import TopologyError, unreadable, unwritable
 from p2pfl.topology.graph import Topology, build_topology, check_parallel
+from p2pfl.topology.safe_xml import read_xml
 
 MAX_FILE_BYTES = 64 * 2**20
 
@@ -49,14 +51,20 @@ def load_topology(path: str | os.PathLike[str], least: int = 2) -> Topology:
     form = _format(file)
     data = _read_bytes(file)
     source = str(file)
+    graph, labels = read_graph(form, data, source)
+    return build_topology(graph, name=file.stem, source=source, labels=labels, least=least)
+
+
+def read_graph(form: Format, data: bytes, source: str) -> tuple[nx.Graph, Mapping[Any, object] | None]:
+    """What a file of this format holds, not checked yet. Raises TopologyError where it cannot be read."""
     try:
-        graph, labels = form.read(data, source)
+        with warnings.catch_warnings(action="ignore"):  # networkx and Python's parser, about what is refused or dropped
+            return form.read(data, source)
     except TopologyError:
         raise
     except Exception as error:  # networkx's readers raise whatever they stumble over: KeyError, TypeError, …
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise TopologyError(f"{source}: not readable as {form.title}: {reason}") from error
-    return build_topology(graph, name=file.stem, source=source, labels=labels, least=least)
 
 
 def raw_format(path: Path) -> tuple[Format, bytes]:
@@ -104,8 +112,7 @@ def _read_bytes(file: Path) -> bytes:
             raise TopologyError(f"{file}: larger than {MAX_FILE_BYTES // 2**20} MiB; no topology needs that")
         data = file.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte, before Python 3.12
-        reason = getattr(error, "strerror", None) or error
-        raise TopologyError(f"{file}: cannot be read: {reason}") from error
+        raise TopologyError(unreadable(file, error)) from error
     if not data.strip():
         raise TopologyError(f"{file}: the file has no content; write a graph into it")
     return data
@@ -141,10 +148,8 @@ def _simple(graph: nx.Graph) -> nx.Graph:
 
 def _read_xml(reader: Callable[[io.BytesIO], nx.Graph]) -> Callable[[bytes, str], tuple[nx.Graph, None]]:
     def read(data: bytes, source: str) -> tuple[nx.Graph, None]:
-        if b"<!ENTITY" in data:
-            raise TopologyError(f"{source}: XML entity declarations are not accepted; write the text itself")
-        root = ElementTree.fromstring(data)
-        graph = reader(io.BytesIO(data))
+        root, checked = read_xml(data, source)
+        graph = reader(io.BytesIO(checked))
         # As the readers do, look at the first graph of the file only.
         scope = next((e for e in root.iter() if _tag(e) == "graph"), root)
         nodes = [e.attrib["id"] for e in scope.iter() if _tag(e) == "node" and "id" in e.attrib]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import networkx as nx
 
-from p2pfl.errors import TopologyError
-from p2pfl.topology.files import load_topology, raw_format
+from p2pfl.errors import TopologyError, unwritable
+from p2pfl.topology.files import load_topology, raw_format, read_graph
 from p2pfl.topology.graph import Topology
 
 _HOLDS_NODES = (".graphml", ".gml", ".gexf", ".json")
@@ -36,7 +37,7 @@ def publish(path: Path, public_keys: Mapping[str, str]) -> None:
     Raises TopologyError naming the file.
     """
     form, data = raw_format(path)
-    graph, labels = form.read(data, str(path))
+    graph, labels = read_graph(form, data, str(path))
     names = {node: str((labels or {}).get(node, node)) for node in graph}
     for node, name in names.items():
         graph.nodes[node]["public_key"] = public_keys[name]
@@ -49,9 +50,10 @@ def publish(path: Path, public_keys: Mapping[str, str]) -> None:
         os.chmod(temporary, target.stat().st_mode & 0o777)
         os.replace(temporary, target)
     except OSError as error:
-        raise TopologyError(f"{path}: cannot be written ({error.strerror})") from None
+        raise TopologyError(unwritable(path, error)) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _differs_in_keys_only(before: Topology, after: Topology, public_keys: Mapping[str, str]) -> bool:

@@ -29,6 +29,6 @@ def check_weights(weights: Tensor, codec: Codec, when: str, sketch: Vector | Non
         size = 0.0
         finite = (sketch is not None and bool(np.isfinite(sketch).all())) or is_finite(weights)
     if not finite:
-        raise TrainingError(f"the weights are not finite {when}: lower --lr")
+        raise TrainingError(f"the weights are not finite {when}", remedy="lower --lr")
     if size >= BF16_LIMIT:
-        raise TrainingError(f"a weight of {size:.3g} {when} is too large for --wire-dtype bf16: lower --lr")
+        raise TrainingError(f"a weight of {size:.3g} {when} is too large for --wire-dtype bf16", remedy="lower --lr")

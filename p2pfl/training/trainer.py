@@ -170,7 +170,7 @@ class Trainer:
             loss = self._train(round, progress, stopped) / self.steps_per_round
         progress(self.steps)
         if not math.isfinite(loss):
-            raise TrainingError(f"the training loss is {loss} in round {round}: lower --lr")
+            raise TrainingError(f"the training loss is {loss} in round {round}", remedy="lower --lr")
         samples = self.steps_per_round * self.config.training.batch_size
         return TrainStats(loss, self._lr, samples, time.monotonic() - began)
 

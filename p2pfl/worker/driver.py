@@ -166,7 +166,7 @@ class Driver:
             if action.matters:
                 self._report(messages.Warned(action.text))
         elif isinstance(action, exchange.Fail):
-            raise TransportError(action.reason)
+            raise TransportError(action.reason, resumable=action.resumable)
         else:
             self._ended = True
 

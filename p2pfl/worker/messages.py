@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from p2pfl.config import RunConfig
+from p2pfl.errors import ConfigError, P2PFLError
 from p2pfl.records import RoundRecord
 
 # Signals that a terminal or a service manager sends to a whole process group. Workers are started with them blocked,
@@ -78,10 +79,16 @@ class Prepared(msgspec.Struct, tag=True, frozen=True):
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
-    """The worker ends; `usage` where the user's input is to blame."""
+    """The worker ends; `usage` where the user's input is to blame, `resumable` where the run may be resumed."""
 
     reason: str
     usage: bool = False
+    resumable: bool = True
+
+
+def failed(error: P2PFLError) -> Failed:
+    """What a worker says of the error that ends it."""
+    return Failed(str(error), usage=isinstance(error, ConfigError), resumable=error.resumable)
 
 
 class Done(msgspec.Struct, tag=True, frozen=True):

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from p2pfl import keyring
-from p2pfl.errors import ConfigError, P2PFLError, unwritable
+from p2pfl.errors import ConfigError, P2PFLError, is_from_outside, one_line, unwritable
 from p2pfl.roles import cast
 from p2pfl.topology import Topology, load_topology
 from p2pfl.transport import Credentials, Delayed, Faulty, Keys, Token, Transport, ZmqTransport
@@ -43,7 +43,7 @@ def main(spec: messages.WorkerSpec, link: Connection) -> None:
         peer_dir.mkdir(parents=True, exist_ok=True)  # somebody may have removed it before the run is resumed
         _redirect_output(peer_dir / LOG_FILE)
     except (OSError, P2PFLError) as error:
-        report(messages.Failed(_log_trouble(error)))
+        report(_log_trouble(error))
         report.close()
         sys.exit(EXIT_FAILED)
     control = Control()
@@ -72,7 +72,7 @@ def run(
     try:
         log = _open_log(peer_dir, spec.index)
     except OSError as error:
-        report(messages.Failed(_log_trouble(error)))
+        report(_log_trouble(error))
         return EXIT_FAILED
     try:
         make_transport = make_transport or _sockets(spec, topology)
@@ -83,15 +83,16 @@ def run(
         return EXIT_INTERRUPTED
     except ConfigError as error:
         log.error("%s", error)
-        report(messages.Failed(str(error), usage=True))
+        report(messages.failed(error))
         return EXIT_USAGE
     except P2PFLError as error:
         log.exception("cannot go on")
-        report(messages.Failed(str(error)))
+        report(messages.failed(error))
         return EXIT_FAILED
     except Exception as error:
         log.exception("failed")
-        report(messages.Failed(f"{type(error).__name__}: {error}".splitlines()[0]))
+        reason = f"{one_line(error)[:500]}; see {peer_dir / LOG_FILE}"
+        report(messages.Failed(reason, resumable=is_from_outside(error)))
         return EXIT_FAILED
     finally:
         _close_log(log)
@@ -160,9 +161,11 @@ def _sockets(spec: messages.WorkerSpec, topology: Topology) -> Callable[[str], T
     return lambda bind: ZmqTransport(bind, grace=exchange.grace_timeout, credentials=credentials)
 
 
-def _log_trouble(error: OSError | P2PFLError) -> str:
+def _log_trouble(error: OSError | P2PFLError) -> messages.Failed:
     """Why a process that cannot write its log does not even begin."""
-    return unwritable(Path(error.filename or LOG_FILE), error) if isinstance(error, OSError) else str(error)
+    if isinstance(error, P2PFLError):
+        return messages.failed(error)
+    return messages.Failed(unwritable(Path(error.filename or LOG_FILE), error))
 
 
 class _Log(logging.FileHandler):

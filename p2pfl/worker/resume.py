@@ -19,6 +19,8 @@ from p2pfl.training import Trainer
 from p2pfl.worker import messages
 from p2pfl.worker.driver import Report
 
+_AFRESH = "start a new run without --resume"
+
 
 @dataclass(frozen=True)
 class Past:
@@ -105,7 +107,7 @@ def _restore(
             _say_lost(spec, parts, folder, report)
         return Past(origin, lost=lost)
     if saved.settings != spec.settings or saved.layout != trainer.layout.digest:
-        raise CheckpointError(f"{folder}: of a run with other settings; start a new run without --resume")
+        raise CheckpointError(f"{folder}: of a run with other settings", remedy=_AFRESH, resumable=False)
     trainer.restore(saved.x, saved.momentum, dict(saved.buffers), saved.steps)
     before, _ = checkpoint.newest(folder, saved.round - 1, Origin(saved.origin.run, origin.peer, origin.index))
     if before is not None and (before.round, before.settings) != (saved.round - 1, saved.settings):
@@ -136,7 +138,7 @@ def _say_lost(spec: messages.WorkerSpec, parts: Cast, folder: Path, report: Repo
     elif parts.mode == "local":
         follows = "begins at round 1 again"
     else:
-        raise CheckpointError(f"{folder}: no checkpoint that can be used; start a new run without --resume")
+        raise CheckpointError(f"{folder}: no checkpoint that can be used", remedy=_AFRESH, resumable=False)
     report(messages.Warned(f"{folder}: no checkpoint that can be used; {follows}"))
 
 

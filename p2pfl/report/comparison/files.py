@@ -57,7 +57,7 @@ def compared_runs(folder: Path) -> tuple[list[Path], str]:
         said = json.loads(path.read_text(encoding="utf-8"))
         named = [Path(run) for entry in said["entries"] for run in entry["runs"]]
         command = str(said["command"] or "")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path}: not a comparison that can be read ({type(error).__name__}: {error})") from None
     return [folder / run.name if (folder / run.name).is_dir() else run for run in named], command
 

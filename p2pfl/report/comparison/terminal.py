@@ -10,6 +10,7 @@ from p2pfl.report.comparison.compared import CSV_FILE, PAGE_FILE, Comparison
 from p2pfl.report.comparison.entries import Entry
 from p2pfl.report.comparison.numbers import Statistic, best, statistic
 from p2pfl.report.units import MISSING, bytes_text
+from p2pfl.text import visible
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -85,12 +86,13 @@ def terminal_table(comparison: Comparison, width: int) -> Group:
             line.append("*" if top else " ", style="bold")
         line.rstrip()
         lines.append(line)
-    return Group(*lines, Text(""), *(Text(text) for text in _footnotes(comparison, len(shown) < len(COLUMNS))))
+    return Group(*lines, Text(""), *(Text(visible(text)) for text in _footnotes(comparison, len(shown) < len(COLUMNS))))
 
 
 def _label(comparison: Comparison, entry: Entry) -> str:
     signs = comparison.signs(entry.label)
-    return f"{entry.label} [{signs.replace(' ', ',')}]" if signs else entry.label
+    label = visible(entry.label, controls=True)
+    return f"{label} [{signs.replace(' ', ',')}]" if signs else label
 
 
 def _cells(comparison: Comparison, column: Column) -> list[tuple[str, bool]]:

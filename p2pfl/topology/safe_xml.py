@@ -1,0 +1,60 @@
+"""XML read by a hardened parser: no document type, no entities, nothing from elsewhere, and UTF-8 only."""
+
+from __future__ import annotations
+
+import codecs
+import re
+import xml.etree.ElementTree as ElementTree
+
+import defusedxml.ElementTree
+from defusedxml import DefusedXmlException
+
+from p2pfl.errors import TopologyError
+
+_DECLARATION = re.compile(r"""\s*<\?xml\s[^>]*?\bencoding\s*=\s*["']([^"'>]*)["']""")
+# Encodings in which ASCII text is the same bytes as in UTF-8.
+_LIKE_ASCII = re.compile(r"ascii|iso8859-\d+|cp125\d|koi8-[ru]|mac-\w+")
+
+
+def read_xml(data: bytes, source: str) -> tuple[ElementTree.Element, bytes]:
+    """The root of a document, and the document written again from it, for readers that have a parser of their own.
+
+    What such a reader gets is then what was checked here, whatever the file was made to look like. Raises
+    TopologyError naming what is refused, ParseError where the document is not well-formed.
+    """
+    text = _text(data, source)
+    parser = defusedxml.ElementTree.DefusedXMLParser(forbid_dtd=True, encoding="utf-8")
+    try:
+        parser.feed(text.encode("utf-8"))  # the encoding given above outweighs the one that the file declares
+        root = parser.close()
+    except DefusedXmlException:
+        raise TopologyError(
+            f"{source}: an XML document type (<!DOCTYPE …>) is not accepted, nor the entities and references to other "
+            "files that it may hold",
+            remedy="delete it and write the text itself",
+        ) from None
+    return root, ElementTree.tostring(root, encoding="utf-8")
+
+
+def _text(data: bytes, source: str) -> str:
+    """The file as text. Raises TopologyError where it is no UTF-8, or says that it is something else."""
+    remedy = "save the file again with UTF-8 encoding"
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise TopologyError(f"{source}: not UTF-8 text", remedy=remedy) from None
+    if "\0" in text:
+        raise TopologyError(f"{source}: not UTF-8 text but, as its null bytes show, UTF-16 or -32", remedy=remedy)
+    declared = _DECLARATION.match(text)
+    if declared and not _is_utf8(declared[1], text.isascii()):
+        raise TopologyError(f"{source}: encoding {declared[1][:40]!r} is not accepted", remedy=remedy)
+    return text
+
+
+def _is_utf8(encoding: str, only_ascii: bool) -> bool:
+    """Whether text declared to be in this encoding reads the same as UTF-8."""
+    try:
+        name = codecs.lookup(encoding).name
+    except (LookupError, ValueError):
+        return False
+    return name in ("utf-8", "utf-8-sig") or (only_ascii and _LIKE_ASCII.fullmatch(name) is not None)
