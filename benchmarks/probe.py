@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
+from torch.optim import optimizer
 
 from benchmarks.memory import age, mapping_bytes, private_bytes
 from p2pfl.models import build_model
@@ -47,6 +48,7 @@ class Stamp:
     time: float  # of time.monotonic, which all processes of a machine share
     cpu: float  # seconds of all threads since the process began
     cpu_training: float  # of these, those of the thread that trains, evaluates and saves
+    cpu_stepped: float  # what `cpu` was at the end of the optimizer step before this one; 0 before the first
     age: float = -1.0  # seconds since the process was forked
     model: int = -1  # bytes of its parameters and buffers
     private: int = -1  # bytes of pages that no other process has
@@ -66,6 +68,11 @@ class _Probe:
     def __init__(self, order: Order) -> None:
         self._order = order
         self._count = 0
+        self._stepped = 0.0
+        optimizer.register_optimizer_step_post_hook(self._after_step)
+
+    def _after_step(self, *_: Any) -> None:
+        self._stepped = time.process_time()
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
         if not module.training:
@@ -78,7 +85,8 @@ class _Probe:
                 file.write(json.dumps(vars(stamp)) + "\n")
 
     def _look(self, module: nn.Module, round: int) -> Stamp:
-        stamp = Stamp(os.getpid(), round, time.monotonic(), time.process_time(), time.thread_time())
+        cpu = time.process_time()
+        stamp = Stamp(os.getpid(), round, time.monotonic(), cpu, time.thread_time(), self._stepped)
         if self._order.first == "clock" or round > 1:
             return stamp
         stamp = replace(stamp, age=age())

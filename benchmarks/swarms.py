@@ -46,6 +46,7 @@ class Swarm:
     link_delay: float = 0.0  # seconds every message is under way
     train_samples: int = 8000
     test_samples: int = 100
+    checkpoint: bool = True
 
     @property
     def samples(self) -> int:
@@ -76,6 +77,7 @@ class Swarm:
             "precision": self.precision,
             "device": "cpu",
             "eval_every": 1_000_000,
+            "checkpoint": self.checkpoint,
             **(exchange if self.mode == "gossip" else {}),
         }
 
@@ -92,6 +94,7 @@ class Figures:
     seconds: float
     cpu: float  # seconds a peer, all threads
     cpu_training: float  # of these, those of the thread that trains and saves
+    cpu_between: float  # of `cpu`, from the end of a round's last step to the beginning of the next round's first
     samples_per_second: float  # of the whole swarm
     train: float  # seconds; the parts of a round
     exchange: float
@@ -230,6 +233,7 @@ def _figures(swarm: Swarm, run_dir: Path, stamps: list[list[probe.Stamp]]) -> Fi
         seconds=seconds,
         cpu=_mean([(end.cpu - begin.cpu) / (swarm.rounds - 2) for begin, end in spans]),
         cpu_training=_mean([(end.cpu_training - begin.cpu_training) / (swarm.rounds - 2) for begin, end in spans]),
+        cpu_between=_mean([stamp.cpu - stamp.cpu_stepped for rounds in stamps for stamp in rounds[2:]]),
         samples_per_second=swarm.peers * swarm.samples / seconds,
         train=_mean([record.train_seconds for record in middle]),
         exchange=_mean([record.exchange_seconds for record in middle]),

@@ -1,31 +1,23 @@
-"""What a round produced, as JSON lines, and read back; and the sketch that estimates the consensus distance.
+"""What a round produced, as JSON lines, and read back.
 
-A peer appends one `RoundRecord` a round to `peers/<id>/rounds.jsonl` and its sketch to `peers/<id>/sketches.f32`
-(4,096 little-endian float32 a round). Rounds are counted from 1; the rounds of the consensus phase follow on.
+A peer appends one `RoundRecord` a round to `peers/<id>/rounds.jsonl`, and its sketch to the file beside it.
+Rounds are counted from 1; the rounds of the consensus phase follow on.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
-from p2pfl import seeding
+from p2pfl import sketches
 from p2pfl.errors import CheckpointError, ConfigError, unwritable
+from p2pfl.sketches import SKETCHES_FILE, Vector
 
 ROUNDS_FILE = "rounds.jsonl"
-SKETCHES_FILE = "sketches.f32"
-SKETCH_BUCKETS = 4096
-_SKETCH_BYTES = SKETCH_BUCKETS * 4
-
-Vector = npt.NDArray[np.float32]
 
 
 class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,17 +76,18 @@ def append_round(peer_dir: Path, record: RoundRecord, sketch: Vector | None, dur
     `durable` waits for the disk: a checkpoint written later must not survive a power cut that this does not.
     """
     if sketch is not None:
-        _append(peer_dir / SKETCHES_FILE, sketch.astype("<f4").tobytes(), durable)
+        _append(peer_dir / SKETCHES_FILE, sketches.to_bytes(sketch), durable, sketches.HEADER)
     _append(peer_dir / ROUNDS_FILE, encode_record(record) + b"\n", durable)
 
 
-def _append(path: Path, data: bytes, durable: bool) -> None:
+def _append(path: Path, data: bytes, durable: bool, header: bytes = b"") -> None:
+    """Add data at the end of a file; a new one gets the header first."""
     try:
         file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             before = os.fstat(file).st_size
             try:
-                _write(file, data)
+                _write(file, data if before else header + data)
                 if durable:
                     os.fsync(file)
             except OSError:
@@ -130,14 +123,6 @@ def read_rounds(peer_dir: Path) -> list[RoundRecord]:
     return records
 
 
-def read_sketches(peer_dir: Path) -> npt.NDArray[np.float32]:
-    """The sketches of a peer's finished rounds: (rounds, 4096) float32, in the order of `read_rounds`."""
-    path = peer_dir / SKETCHES_FILE
-    data = path.read_bytes() if path.exists() else b""
-    whole = len(data) // _SKETCH_BYTES
-    return np.frombuffer(data[: whole * _SKETCH_BYTES], "<f4").reshape(whole, SKETCH_BUCKETS)
-
-
 def truncate(peer_dir: Path, rounds: int) -> list[RoundRecord]:
     """Forget everything after the first `rounds` records (a resumed run writes them again); returns the kept.
 
@@ -149,46 +134,12 @@ def truncate(peer_dir: Path, rounds: int) -> list[RoundRecord]:
     try:
         temporary.write_bytes(text)
         os.replace(temporary, peer_dir / ROUNDS_FILE)
-        sketches = peer_dir / SKETCHES_FILE
-        if sketches.exists():
-            os.truncate(sketches, min(sketches.stat().st_size, len(kept) * _SKETCH_BYTES))
+        file = peer_dir / SKETCHES_FILE
+        if file.exists():
+            whole = min(len(sketches.read_sketches(peer_dir)), len(kept))
+            os.truncate(file, sketches.file_size(whole) if whole else 0)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise CheckpointError(unwritable(peer_dir, error)) from None
     return kept
-
-
-def sketch(vector: Vector, seed: int) -> Vector:
-    """The count sketch of a weight vector: (4096,) float32 (Charikar, Chen, Farach-Colton 2002).
-
-    The vector is cut into blocks of 4,096. Each block gets random signs and is added to the buckets, rotated by a
-    random offset, so that two elements of different blocks share a bucket with probability 1/4096 and two of one
-    block never do. Sketches are linear, and the squared distance of two sketches is an unbiased estimate of the
-    squared distance of the vectors, with a relative standard deviation of at most sqrt(2/4096) = 2.2 %. Rotating
-    whole blocks, instead of drawing a bucket for each element, takes a few vector operations a block. All peers of a
-    run must use the same seed. Sums are float64.
-    """
-    rng = seeding.numpy_generator(seed, "sketch")
-    buckets = np.zeros(SKETCH_BUCKETS, np.float64)
-    # Sixteen blocks at once and signs flipped as bits: a third of the time of a multiplication for each block.
-    for start in range(0, vector.size, 16 * SKETCH_BUCKETS):
-        part = vector[start : start + 16 * SKETCH_BUCKETS]
-        blocks = -(-part.size // SKETCH_BUCKETS)
-        words = rng.integers(0, 2**64, (blocks, SKETCH_BUCKETS // 64 + 1), dtype=np.uint64)
-        signed = np.unpackbits(~np.ascontiguousarray(words[:, 1:]).view(np.uint8)).astype(np.uint32)
-        signed <<= 31
-        signed[: part.size] ^= part.view(np.uint32)
-        signed[part.size :] = 0
-        for first, block in zip(words[:, 0], signed.view(np.float32).reshape(blocks, -1), strict=True):
-            offset, wide = int(first % SKETCH_BUCKETS), block.astype(np.float64)
-            buckets[offset:] += wide[: SKETCH_BUCKETS - offset]
-            buckets[:offset] += wide[SKETCH_BUCKETS - offset :]
-    return buckets.astype(np.float32)
-
-
-def consensus_distance(sketches: Sequence[Vector] | npt.NDArray[np.float32]) -> float:
-    """sqrt(mean_i ‖x_i − x̄‖²) estimated from one sketch a peer: n arrays of (4096,)."""
-    stacked = np.asarray(sketches, np.float64)
-    centred = stacked - stacked.mean(axis=0)
-    return math.sqrt(float((centred**2).sum(axis=1).mean()))

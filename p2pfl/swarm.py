@@ -22,10 +22,11 @@ from p2pfl.display import Plan as DisplayPlan
 from p2pfl.display import make_display
 from p2pfl.errors import ConfigError, P2PFLError
 from p2pfl.launcher import Launch, Outcome, launch
-from p2pfl.records import RoundRecord, Vector, read_rounds, read_sketches
+from p2pfl.records import RoundRecord, read_rounds
 from p2pfl.report import read_summary, summarize, write_report, write_summary
 from p2pfl.roles import cast, topology_of
 from p2pfl.rundir import create_run_dir, fault_script, forget, in_use, resolve, run_fingerprint
+from p2pfl.sketches import Vector, read_sketches
 from p2pfl.topology import Topology
 
 _PACKAGES = ("p2pfl-swarm", "torch", "torchvision", "pyzmq", "networkx", "numpy")

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parent.parent
 NAMES = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if "class Settings" in path.read_text())
 
 
-def test_there_are_six() -> None:
-    assert NAMES == ["exchange", "mix", "round", "scale", "start", "step"]
+def test_there_are_seven() -> None:
+    assert NAMES == ["bookkeeping", "exchange", "mix", "round", "scale", "start", "step"]
 
 
 @pytest.mark.slow

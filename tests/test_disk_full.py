@@ -17,10 +17,11 @@ from test_launcher import start as start
 
 from p2pfl import make_topology, records
 from p2pfl.errors import CheckpointError, unwritable
+from p2pfl.sketches import SKETCH_BUCKETS, SKETCHES_FILE, read_sketches
 from p2pfl.worker.process import _close_log, _open_log
 
 RING = make_topology("ring", 3)
-SKETCH = np.ones(records.SKETCH_BUCKETS, np.float32)
+SKETCH = np.ones(SKETCH_BUCKETS, np.float32)
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_a_record_that_finds_no_room_leaves_the_file_as_it_was(disk: SmallDisk, 
     folder.mkdir()
     first, second = (train_record(RING, 0, number, 4, 100) for number in (1, 2))
     records.append_round(folder, first, SKETCH, durable)
-    before = {name: (folder / name).stat().st_size for name in (records.ROUNDS_FILE, records.SKETCHES_FILE)}
+    before = {name: (folder / name).stat().st_size for name in (records.ROUNDS_FILE, SKETCHES_FILE)}
     filling = disk.fill()
     with pytest.raises(
         CheckpointError, match=r"sketches\.f32: cannot be written \(No space left on device\); make room"
@@ -61,7 +62,7 @@ def test_a_record_that_finds_no_room_leaves_the_file_as_it_was(disk: SmallDisk, 
     filling.unlink()
     records.append_round(folder, second, 2 * SKETCH, durable)
     assert records.read_rounds(folder) == [first, second]
-    assert np.array_equal(records.read_sketches(folder), [SKETCH, 2 * SKETCH])
+    assert np.array_equal(read_sketches(folder), [SKETCH, 2 * SKETCH])
 
 
 def _append_many(folder: Path, written: list[records.RoundRecord]) -> None:
@@ -96,7 +97,7 @@ def test_forgetting_rounds_on_a_full_disk_forgets_nothing(disk: SmallDisk) -> No
     with pytest.raises(CheckpointError, match="make room there"):
         records.truncate(folder, 1)
     assert [record.round for record in records.read_rounds(folder)] == [1, 2]
-    assert sorted(path.name for path in folder.iterdir()) == [records.ROUNDS_FILE, records.SKETCHES_FILE]
+    assert sorted(path.name for path in folder.iterdir()) == [records.ROUNDS_FILE, SKETCHES_FILE]
 
 
 def test_a_log_that_finds_no_room_loses_lines_and_says_nothing(
@@ -158,7 +159,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_when_there_is_room(
     for folder in (run_dir / "peers").iterdir():
         rounds = [record.round for record in records.read_rounds(folder)]
         assert rounds == list(range(1, len(rounds) + 1))
-        assert len(records.read_sketches(folder)) == len(rounds)
+        assert len(read_sketches(folder)) == len(rounds)
 
 
 def test_a_run_whose_files_cannot_be_written_any_more_ends_in_one_line(

@@ -13,7 +13,8 @@ from runs import STEPS, consensus_record, train_record, vectors_apart
 from p2pfl.display import Display, Plan, make_display
 from p2pfl.display.lines import bytes_text, clock_text, count_text
 from p2pfl.display.screen import LAST_ROWS, TABLE_ROWS
-from p2pfl.records import SKETCH_BUCKETS, RoundRecord, sketch
+from p2pfl.records import RoundRecord
+from p2pfl.sketches import SKETCH_BUCKETS, sketch
 from p2pfl.topology import make_topology
 
 TOPOLOGY = make_topology("ring", 4)

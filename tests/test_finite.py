@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from one_peer import X, chunk, message, peer_zero, sends
@@ -15,13 +16,20 @@ from test_federated_client import idle, offering
 from test_launcher import FAST, Swarm, nobody_left, ring
 from test_launcher import start as start
 
+from p2pfl import RunConfig, data, make_topology
 from p2pfl.errors import ProtocolError, TrainingError
 from p2pfl.exchange import Fail, Inbox, Note, Received, Recorded, RoundDone, Train, Trained
 from p2pfl.federated import Federation
 from p2pfl.parameters import is_finite, largest
 from p2pfl.records import read_rounds
+from p2pfl.rundir import create_run_dir
+from p2pfl.sketches import sketch
 from p2pfl.training import check_weights
+from p2pfl.transport import MemoryHub, MemoryTransport
 from p2pfl.wire import VERSION, Header, Message
+from p2pfl.worker import messages
+from p2pfl.worker.control import Control
+from p2pfl.worker.process import run
 
 DTYPES = [torch.float32, torch.bfloat16]
 NOT_FINITE = [math.nan, math.inf, -math.inf]
@@ -200,6 +208,29 @@ def test_weights_are_checked_before_they_travel(codec: str, value: float) -> Non
         check_weights(weights, codec, "now")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("codec", ["fp32", "bf16"])
+def test_a_sketch_of_the_weights_spares_a_look_but_hides_nothing(codec: str) -> None:
+    for value in NOT_FINITE:
+        weights = torch.zeros(300_000)
+        weights[123_456] = value
+        with pytest.raises(TrainingError, match="not finite now: lower --lr"):
+            check_weights(weights, codec, "now", sketch(weights.numpy(), 0))  # type: ignore[arg-type]
+    weights = torch.full((300_000,), 3e38)
+    own = sketch(weights.numpy(), 0)
+    assert not np.isfinite(own).all(), "sums overflow"
+    check_weights(weights, codec, "now", own)  # type: ignore[arg-type]
+
+
+def test_numbers_that_cancel_in_a_sketch_are_still_too_large_for_bfloat16() -> None:
+    weights = torch.zeros(300_000)
+    weights[5] = HUGE[torch.float32]
+    own = sketch(weights.numpy(), 0)
+    assert np.isfinite(own).all()
+    check_weights(weights, "fp32", "now", own)
+    with pytest.raises(TrainingError, match="too large for --wire-dtype bf16"):
+        check_weights(weights, "bf16", "now", own)
+
+
 def test_the_limit_of_bfloat16_is_where_rounding_gives_infinity() -> None:
     limit = torch.tensor([3.3961775e38], dtype=torch.float32)  # halfway between the last number and infinity
     below = torch.nextafter(limit, torch.zeros(1))
@@ -240,6 +271,26 @@ def test_a_peer_whose_weights_overflow_ends_the_run_in_one_line(
     nobody_left(swarm, family, 10.0)
     for peer in range(3):
         assert [record.round for record in read_rounds(tmp_path / "run" / "peers" / str(peer))] == [1, 2]
+
+
+def test_a_peer_that_sends_nothing_looks_at_its_weights_before_they_are_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker of mode local, in this process: nothing of the round is recorded, evaluated or saved."""
+    monkeypatch.setenv("USER_MODEL_OVERFLOWS_TO", "inf")
+    options = {"dataset": "digits", "model": "user_models:overflowing", "batch_size": 8, "local_steps": 2, "rounds": 3}
+    config = RunConfig.of(mode="local", run_dir=str(tmp_path / "run"), threads=1, **options)
+    topology = make_topology("ring", 3)
+    run_dir = create_run_dir(topology, config)
+    dataset = data.prepare("digits", None, lambda *_: None)
+    spec = messages.WorkerSpec(config, run_dir, dataset, 0, "run", "settings", "here", endpoints={})
+    said: list[messages.FromWorker] = []
+    hub = MemoryHub()
+    assert run(spec, said.append, Control(), lambda bind: MemoryTransport(hub, bind)) == 1
+    assert said[-1] == messages.Failed("the weights are not finite at the end of round 3: lower --lr")
+    peer_dir = run_dir / "peers" / "0"
+    assert [record.round for record in read_rounds(peer_dir)] == [1, 2]
+    assert not list(peer_dir.glob("checkpoint/*3.safetensors"))
 
 
 def test_initial_weights_that_are_not_finite_are_bad_input(tmp_path: Path, start: Callable[..., Swarm]) -> None:

@@ -1,32 +1,24 @@
-"""Records are appended, read back and cut; sketches estimate the consensus distance."""
+"""Records and sketches are appended, read back and cut."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
-from helpers import disagreement
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from p2pfl.errors import ConfigError
 from p2pfl.records import (
     ROUNDS_FILE,
-    SKETCH_BUCKETS,
-    SKETCHES_FILE,
     RoundRecord,
     append_round,
-    consensus_distance,
     decode_record,
     encode_record,
     read_rounds,
-    read_sketches,
-    sketch,
     truncate,
 )
+from p2pfl.sketches import SKETCH_BUCKETS, SKETCHES_FILE, read_sketches
 
 RECORD = RoundRecord(
     round=1,
@@ -71,13 +63,6 @@ def test_a_last_line_cut_off_by_a_crash_is_left_out(tmp_path: Path, cut: int) ->
     assert read_rounds(tmp_path) == records[:2]
 
 
-def test_a_sketch_cut_off_by_a_crash_is_left_out(tmp_path: Path) -> None:
-    _, sketches = filled(tmp_path, 2)
-    with open(tmp_path / SKETCHES_FILE, "ab") as file:
-        file.write(b"\0" * 100)
-    np.testing.assert_array_equal(read_sketches(tmp_path), sketches)
-
-
 @pytest.mark.parametrize("damage", [b"{}", b"no json", b'{"round": 2, "phase": "\xff"}', b"\xff\xfe", b""])
 def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path, damage: bytes) -> None:
     filled(tmp_path, 3)
@@ -101,44 +86,3 @@ def test_truncating_and_going_on(tmp_path: Path, kept: int) -> None:
     append_round(tmp_path, following, np.zeros(SKETCH_BUCKETS, np.float32))
     assert read_rounds(tmp_path) == [*records[:kept], following]
     np.testing.assert_array_equal(read_sketches(tmp_path), [*sketches[:kept], np.zeros(SKETCH_BUCKETS)])
-
-
-@settings(max_examples=20, deadline=None)
-@given(size=st.integers(1, 3 * SKETCH_BUCKETS), seed=st.integers(0, 5), weight=st.floats(-4, 4))
-def test_sketches_are_linear(size: int, seed: int, weight: float) -> None:
-    a, b = np.random.default_rng(seed).standard_normal((2, size)).astype(np.float32)
-    combined = sketch((a + np.float32(weight) * b).astype(np.float32), seed)
-    np.testing.assert_allclose(combined, sketch(a, seed) + weight * sketch(b, seed), atol=1e-4)
-
-
-def test_sketches_of_one_block_keep_the_length_exactly() -> None:
-    vector = np.random.default_rng(0).standard_normal(SKETCH_BUCKETS).astype(np.float32)
-    for seed in range(3):  # elements of one block never share a bucket
-        assert np.linalg.norm(sketch(vector, seed)) == pytest.approx(np.linalg.norm(vector), rel=1e-6)
-    assert not np.array_equal(sketch(vector, 0), sketch(vector, 1))
-
-
-def test_squared_lengths_are_unbiased_with_the_promised_error() -> None:
-    vector = np.random.default_rng(1).standard_normal(10 * SKETCH_BUCKETS).astype(np.float32)
-    ratios = np.array([np.square(sketch(vector, seed)).sum() / np.square(vector).sum() for seed in range(300)])
-    promised = math.sqrt(2 / SKETCH_BUCKETS)
-    assert abs(ratios.mean() - 1) < 4 * promised / math.sqrt(300)
-    assert 0.7 * promised < ratios.std() < 1.1 * promised
-
-
-@pytest.mark.parametrize("stride", [1, SKETCH_BUCKETS])
-def test_equal_elements_do_not_add_up(stride: int) -> None:
-    # The worst cases of a sketch whose signs or whose rotations repeat from block to block.
-    vector = np.zeros(64 * SKETCH_BUCKETS, np.float32)
-    vector[::stride] = 1.0
-    ratios = np.array([np.square(sketch(vector, seed)).sum() / vector.sum() for seed in range(60)])
-    assert np.sqrt(np.square(ratios - 1).mean()) < 2 * math.sqrt(2 / SKETCH_BUCKETS)
-
-
-def test_consensus_distance_against_the_exact_one() -> None:
-    rng = np.random.default_rng(2)
-    common = 100 * rng.standard_normal(50_000)  # what all peers share must not add noise
-    vectors = (common + rng.standard_normal((6, 50_000))).astype(np.float32)
-    estimate = consensus_distance([sketch(vector, 7) for vector in vectors])
-    assert estimate == pytest.approx(disagreement(vectors.astype(np.float64)), rel=0.05)
-    assert consensus_distance([sketch(vectors[0], 7)] * 3) == 0.0

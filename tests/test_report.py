@@ -15,11 +15,12 @@ from runs import HOSTILE, STEPS, hostile_topology, make_run, training_distance
 
 from p2pfl.config import load_toml
 from p2pfl.errors import ConfigError
-from p2pfl.records import ROUNDS_FILE, SKETCHES_FILE
+from p2pfl.records import ROUNDS_FILE
 from p2pfl.report import load_run, read_summary, summarize, write_report, write_summary
 from p2pfl.report.cautions import cautions
 from p2pfl.report.plots import PLOTS
 from p2pfl.report.units import bytes_text, formats_of
+from p2pfl.sketches import HEADER, SKETCHES_FILE
 from p2pfl.topology import make_topology
 
 DESIGN_FIELDS = """
@@ -190,10 +191,24 @@ def test_missing_sketches_leave_the_distance_open(tmp_path: Path) -> None:
     assert summary["consensus_accuracy"] == 0.9125
 
 
+def test_sketches_of_another_version_are_refused_by_name(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", make_topology("ring", 4))
+    path = run_dir / "peers" / "1" / SKETCHES_FILE
+    whole = path.read_bytes()
+    newer = HEADER[:8] + bytes([HEADER[8] + 1]) + HEADER[9:]
+    for other in (whole[len(HEADER) :], newer + whole[len(HEADER) :], b"\0", b"something else"):
+        path.write_bytes(other)
+        with pytest.raises(ConfigError, match=rf"{re.escape(str(path))}: not a file of sketches.*; remove it"):
+            summarize(run_dir)
+    path.unlink()
+    assert summarize(run_dir)["consensus_distance"] is None, "what the message advises helps"
+
+
 def test_diverged_weights_give_valid_json(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run", make_topology("ring", 4))
     sketches = run_dir / "peers" / "1" / SKETCHES_FILE
-    sketches.write_bytes(np.full(sketches.stat().st_size // 4, np.nan, "<f4").tobytes())
+    data = sketches.read_bytes()
+    sketches.write_bytes(HEADER + np.full((len(data) - len(HEADER)) // 4, np.nan, "<f4").tobytes())
     summary = summarize(run_dir)
     assert summary["consensus_distance"] is None
     json.loads(write_summary(run_dir, summary).read_text(), parse_constant=pytest.fail)

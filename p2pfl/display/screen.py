@@ -17,7 +17,8 @@ from rich.text import Text
 from p2pfl.display.lines import cells, clock_text, count_text, line
 from p2pfl.display.state import Plan, Rounds, Row, Work
 from p2pfl.display.stream import SafeStream
-from p2pfl.records import RoundRecord, Vector
+from p2pfl.records import RoundRecord
+from p2pfl.sketches import Vector
 
 REFRESHES_PER_SECOND = 4  # the peers need the cores
 TABLE_ROWS = 12

@@ -10,7 +10,8 @@ from statistics import fmean
 
 import numpy as np
 
-from p2pfl.records import RoundRecord, Vector, consensus_distance
+from p2pfl.records import RoundRecord
+from p2pfl.sketches import Vector, consensus_distance
 
 _OPEN_ROUNDS = 64  # unfinished rounds that are remembered, or one a peer if these are more
 

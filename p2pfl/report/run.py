@@ -18,6 +18,7 @@ from p2pfl.errors import ConfigError
 from p2pfl.faults import FaultScript, load_faults
 from p2pfl.records import RoundRecord
 from p2pfl.roles import COORDINATOR
+from p2pfl.sketches import consensus_distance, read_sketches
 from p2pfl.topology import Topology, load_topology
 
 CONFIG_FILE = "config.toml"
@@ -198,7 +199,7 @@ def _finished(recorded: Sequence[Sequence[RoundRecord]]) -> dict[int, tuple[Roun
 def _distances(
     folders: Sequence[Path], recorded: Sequence[Sequence[RoundRecord]], rounds: Iterable[int]
 ) -> dict[int, float]:
-    sketches = [records.read_sketches(folder) for folder in folders]
+    sketches = [read_sketches(folder) for folder in folders]
     places = [{record.round: place for place, record in enumerate(own)} for own in recorded]
     distances = {}
     for number in rounds:
@@ -206,7 +207,7 @@ def _distances(
         if any(row >= len(own) for row, own in rows):
             continue  # the sketches' file was removed or cut
         with np.errstate(all="ignore"):  # weights that diverged are no reason to complain here
-            distance = records.consensus_distance([own[row] for row, own in rows])
+            distance = consensus_distance([own[row] for row, own in rows])
         if math.isfinite(distance):
             distances[number] = distance
     return distances

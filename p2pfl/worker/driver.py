@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from p2pfl import exchange, records
+from p2pfl import exchange, records, sketches
 from p2pfl.errors import P2PFLError, TransportError
 from p2pfl.faults import Point
 from p2pfl.training import EvalStats, Stopped, Trainer, TrainStats, check_weights
@@ -37,7 +37,7 @@ class Interrupted(P2PFLError):
 @dataclass(frozen=True)
 class _RoundResult:
     evaluation: EvalStats | None
-    sketch: records.Vector | None
+    sketch: sketches.Vector | None
 
 
 @dataclass
@@ -195,7 +195,8 @@ class Driver:
                 round, lambda steps: self._report(messages.Stepped(steps)), self._between(round)
             )
             self._trainer.to_host()
-            self._check_weights(f"after training in round {round}")
+            if self._logic.plan.links:  # what goes to nobody is looked at in `_settle`
+                self._check_weights(f"after training in round {round}")
         return stats
 
     def _between(self, round: int) -> Callable[[], bool]:
@@ -213,14 +214,18 @@ class Driver:
 
         return stopped
 
-    def _check_weights(self, when: str) -> None:
+    def _check_weights(self, when: str, sketch: sketches.Vector | None = None) -> None:
         """What is not finite is neither sent nor saved. Raises TrainingError."""
-        check_weights(self._trainer.host, self._keeper.config.exchange.wire_dtype, when)
+        check_weights(self._trainer.host, self._keeper.config.exchange.wire_dtype, when, sketch)
 
     def _settle(self, round: int) -> _RoundResult:
-        """After mixing: save the run's model at the end (before its record, which says so), evaluate if due, sketch."""
+        """After mixing: sketch, save the run's model at the end (before its record, which says so), evaluate if due."""
         self._reach("evaluate", round)
-        self._check_weights(f"at the end of round {round}")
+        sketch = None
+        if self._keeper.sketches:
+            with self._profile.span("sketch"):
+                sketch = sketches.sketch(self._trainer.host.numpy(), self._trainer.config.record.seed)
+        self._check_weights(f"at the end of round {round}", sketch)
         self._trainer.to_device()
         self._keeper.save_model(round, self._trainer)
         evaluation = None
@@ -228,10 +233,6 @@ class Driver:
         if samples is not None:
             with self._profile.span("evaluate"):
                 evaluation = self._trainer.evaluate(samples, lambda: self._stopped)
-        sketch = None
-        if self._keeper.sketches:
-            with self._profile.span("sketch"):
-                sketch = records.sketch(self._trainer.host.numpy(), self._trainer.config.record.seed)
         return _RoundResult(evaluation, sketch)
 
     def _save(self, round: int) -> None:
@@ -301,7 +302,7 @@ class Driver:
         )
         record = msgspec.structs.replace(record, **self._logic.facts)
         self._keeper.record(record, result.sketch)
-        sketch = b"" if result.sketch is None else result.sketch.astype("<f4").tobytes()
+        sketch = b"" if result.sketch is None else sketches.to_bytes(result.sketch)
         self._report(messages.RoundFinished(record, sketch))
         mixed = record.round - plan.training_rounds
         name = f"round {record.round}" if mixed <= 0 else f"mixing round {mixed}"

@@ -16,6 +16,7 @@ from p2pfl.config import RunConfig
 from p2pfl.errors import CheckpointError, unwritable
 from p2pfl.gossip import Payload
 from p2pfl.parameters import integer_buffers
+from p2pfl.sketches import Vector
 from p2pfl.training import Trainer
 
 
@@ -64,7 +65,7 @@ class Keeper:
         if self.holds_model and round == self.config.training.rounds + self.consensus_rounds:
             self._save_model(trainer)
 
-    def record(self, record: records.RoundRecord, sketch: records.Vector | None) -> None:
+    def record(self, record: records.RoundRecord, sketch: Vector | None) -> None:
         """Add a round to the peer's files. Raises CheckpointError naming the file that cannot be written."""
         records.append_round(self.peer_dir, record, sketch, durable=self.config.record.checkpoint)
 
