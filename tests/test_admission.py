@@ -155,6 +155,7 @@ FLOODS = {
 }
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("flood", FLOODS)
 def test_a_neighbors_flood_is_cut_off_and_another_neighbor_is_heard(flood: str) -> None:
     with LiveSocket(token=(SECRET, 0, [1, 2])) as victim:

@@ -56,6 +56,7 @@ class Cable:
                     self.answered.set()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("ends", ["close", "reset"])
 @pytest.mark.parametrize("who", ["stranger", "neighbor"])
 def test_a_raw_client_ends_with_heartbeats_behind_a_full_queue(who: str, ends: str) -> None:
@@ -73,6 +74,7 @@ def test_a_raw_client_ends_with_heartbeats_behind_a_full_queue(who: str, ends: s
         last.close()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("ends", ["close", "reset"])
 def test_a_link_whose_other_end_sends_is_made_anew(ends: str) -> None:
     with LiveSocket() as victim, socket.create_server(("127.0.0.1", 0)) as hostile:
@@ -91,6 +93,7 @@ def test_a_link_whose_other_end_sends_is_made_anew(ends: str) -> None:
         last.close()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("ends", ["close", "reset"])
 def test_a_killed_neighbor_leaves_a_full_queue(ends: str) -> None:
     with LiveSocket(token=(SECRET, 0, [1, 2])) as victim:
@@ -108,6 +111,7 @@ def test_a_killed_neighbor_leaves_a_full_queue(ends: str) -> None:
         last.close()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("ends", ["close", "reset"])
 def test_a_neighbor_with_keys_ends_with_heartbeats_behind_a_full_queue(ends: str) -> None:
     pairs = [[part.decode() for part in zmq.curve_keypair()] for _ in range(2)]

@@ -63,7 +63,11 @@ def test_toml_round_trip(tmp_path: Path, config: RunConfig) -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(lr=st.floats(1e-12, 1e12), seed=st.integers(0, 2**62), run_dir=st.text(st.characters(exclude_categories=["Cs"])))
+@given(
+    lr=st.floats(1e-12, 1000),
+    seed=st.integers(0, 2**62),
+    run_dir=st.text(st.characters(exclude_categories=["Cs", "Cc"])),
+)
 def test_toml_round_trip_of_any_value(tmp_path_factory: pytest.TempPathFactory, **values: object) -> None:
     config = RunConfig.of(**values)
     assert load(tmp_path_factory.mktemp("config"), to_toml(config)) == config
@@ -244,7 +248,7 @@ def test_no_number_is_beyond_what_a_run_can_hold(option: str, tmp_path: Path) ->
             load(tmp_path, f"{option} = {value}")
         assert len(str(error.value).splitlines()) == 1
         assert len(str(error.value)) < 400
-    with pytest.raises(ConfigError, match=f"--{option.replace('_', '-')} of that length: must be"):
+    with pytest.raises(ConfigError, match=rf"--{option.replace('_', '-')} \(too large to be shown\): must be"):
         RunConfig.of(**{option: 10**5000})
 
 

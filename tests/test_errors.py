@@ -207,6 +207,7 @@ def test_whatever_escapes_a_command_is_one_line(
     assert type(error).__name__ in next(tmp_path.iterdir()).read_text()
 
 
+@pytest.mark.processes
 def test_too_few_open_files_is_one_line(tmp_path: Path) -> None:
     def limited() -> None:
         import resource

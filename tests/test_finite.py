@@ -213,7 +213,7 @@ def test_a_sketch_of_the_weights_spares_a_look_but_hides_nothing(codec: str) -> 
     for value in NOT_FINITE:
         weights = torch.zeros(300_000)
         weights[123_456] = value
-        with pytest.raises(TrainingError, match="not finite now: lower --lr"):
+        with pytest.raises(TrainingError, match="not finite now; lower --lr"):
             check_weights(weights, codec, "now", sketch(weights.numpy(), 0))  # type: ignore[arg-type]
     weights = torch.full((300_000,), 3e38)
     own = sketch(weights.numpy(), 0)
@@ -289,7 +289,7 @@ def test_a_peer_that_sends_nothing_looks_at_its_weights_before_they_are_saved(
     said: list[messages.FromWorker] = []
     hub = MemoryHub()
     assert run(spec, said.append, Control(), lambda bind: MemoryTransport(hub, bind)) == 1
-    assert said[-1] == messages.Failed("the weights are not finite at the end of round 3: lower --lr")
+    assert said[-1] == messages.Failed("the weights are not finite at the end of round 3; lower --lr", resumable=False)
     peer_dir = run_dir / "peers" / "0"
     assert [record.round for record in read_rounds(peer_dir)] == [1, 2]
     assert not list(peer_dir.glob("checkpoint/*3.safetensors"))

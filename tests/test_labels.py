@@ -41,6 +41,7 @@ def run(tmp_path: Path) -> Path:
     return run
 
 
+@pytest.mark.processes
 def test_pages_plots_and_terminal_show_escapes_and_files_keep_the_label(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -208,6 +208,7 @@ def _convert(plain: dict[str, Any], kind: type[T]) -> T:
         return msgspec.convert(plain, kind)
     except msgspec.ValidationError as error:
         what, _, where = str(error).replace("`", "").partition(" - at $.")
+        what = "must be smaller" if what == "Number out of range" else what
         raise ConfigError(
             f"--{where.replace('_', '-')} {_shown(plain.get(where))}: {what[:1].lower()}{what[1:]}"
         ) from None
@@ -218,5 +219,5 @@ def _shown(value: object) -> str:
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # Python writes no number of thousands of digits, and no tables of such depth
-        text = f"a {type(value).__name__} too large to be shown"
+        text = "(too large to be shown)"
     return text if len(text) <= 80 else f"{text[:80]}…"
