@@ -72,6 +72,8 @@ def no_processes_unless_marked(request: pytest.FixtureRequest, monkeypatch: pyte
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Decoded data sets go to a folder that the session makes, not to the user's cache."""
+    import matplotlib.font_manager  # noqa: F401  it asks a program for the fonts where it has not cached them
+
     torch.set_num_threads(1)
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 

@@ -39,6 +39,7 @@ def test_ctrl_c_ends_a_swarm_whose_fork_server_was_killed(tmp_path: Path, start:
     assert len(read_rounds(tmp_path / "run" / "peers" / "0")) >= 9
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("line", ["starting 3 processes", "results in"])
 def test_a_server_killed_during_the_start_is_replaced_or_named(
     tmp_path: Path, start: Callable[..., Swarm], line: str

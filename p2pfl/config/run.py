@@ -219,5 +219,5 @@ def _shown(value: object) -> str:
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # Python writes no number of thousands of digits, and no tables of such depth
-        text = "(too large to be shown)"
+        text = "of that length"
     return text if len(text) <= 80 else f"{text[:80]}…"
