@@ -38,7 +38,7 @@ from p2pfl.worker.process import run
 
 PEERS = 3
 ATTACKERS = 3  # processes, which number themselves after the peers
-RATE = 6_000  # messages a second of each
+RATE = 8_000  # messages a second of each
 SECRET = secrets.token_hex(32)
 GROWTH_BYTES = 768 << 20  # that an attacked peer may take beside what it takes in peace
 KEPT = 40  # recorded messages of each kind
@@ -235,7 +235,7 @@ def main() -> int:
     """Both runs and the verdict; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--messages", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=400, help="enough that learning outlasts the messages")
+    parser.add_argument("--rounds", type=int, default=600, help="enough that learning outlasts the messages")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak-") as name:
