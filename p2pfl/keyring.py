@@ -1,7 +1,7 @@
-"""Key pairs of a swarm: made for each peer, and each peer's own read and checked before it is used; and its token.
+"""Key pairs and tokens of a swarm: made, and read and checked before their use.
 
-Public keys stand in the topology file, secret keys in one file a peer that only its owner can read. Keys are
-CurveZMQ's (Curve25519), written as 40 characters of Z85. A token is what peers without keys share.
+Public keys stand in the topology file, secret keys in one file a peer that only its owner can read, and each peer's own
+is checked. Keys are CurveZMQ's (Curve25519), written as 40 characters of Z85. A token is what peers without keys share.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ from p2pfl.worker.process import run
 
 PEERS = 3
 ATTACKERS = 3  # processes, which number themselves after the peers
+RATE = 8_000  # messages a second of each
 SECRET = secrets.token_hex(32)
 GROWTH_BYTES = 768 << 20  # that an attacked peer may take beside what it takes in peace
 KEPT = 40  # recorded messages of each kind
@@ -131,23 +132,29 @@ def _estranged(frames: Frames, rng: random.Random, run_id: str) -> Frames:
 def _attack(
     endpoints: list[str], folder: Path, count: int, seed: int, run_id: str, credentials: Token, sent: Any
 ) -> None:
-    """Send mutations of what was recorded in `folder` as fast as they are taken."""
+    """Send mutations of what was recorded in `folder`, about as fast as they are taken."""
     samples = [frames for path in folder.glob("*.sent") for frames in msgspec.msgpack.decode(path.read_bytes())]
     rng, context = random.Random(seed), zmq.Context()
-    links = []
-    for victim, endpoint in enumerate(endpoints):
-        links.append(context.socket(zmq.DEALER))
-        links[-1].setsockopt(zmq.LINGER, 0)
-        links[-1].setsockopt(zmq.SNDTIMEO, 1_000)
-        credentials.secure_client(links[-1], victim)
-        links[-1].connect(endpoint)
+
+    def connected(victim: int) -> zmq.Socket[bytes]:
+        link = context.socket(zmq.DEALER)
+        link.setsockopt(zmq.LINGER, 0)
+        link.setsockopt(zmq.SNDTIMEO, 1_000)
+        credentials.secure_client(link, victim)
+        link.connect(endpoints[victim])
+        return link
+
+    links = [connected(victim) for victim in range(len(endpoints))]
+    began = time.monotonic()
     while sent.value < count:
-        frames = mutate(rng.choice(samples), rng, run_id)
+        frames, victim = mutate(rng.choice(samples), rng, run_id), rng.randrange(len(links))
         try:
-            rng.choice(links).send_multipart(frames)
+            links[victim].send_multipart(frames)
             sent.value += 1
-        except zmq.Again:
-            continue
+        except zmq.Again:  # closed because of a flood: back as soon as it is let in
+            links[victim].close()
+            links[victim] = connected(victim)
+        time.sleep(max(0.0, began + sent.value / RATE - time.monotonic()))
     threading.Event().wait()  # until it is ended: its sockets still deliver
 
 
@@ -228,7 +235,7 @@ def main() -> int:
     """Both runs and the verdict; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--messages", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=400, help="enough that learning outlasts the messages")
+    parser.add_argument("--rounds", type=int, default=600, help="enough that learning outlasts the messages")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak-") as name:

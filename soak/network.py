@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import os
+import secrets
 import shlex
 import signal
 import subprocess
@@ -72,11 +73,15 @@ def _swarm(folder: Path, rounds: int, *options: str) -> Iterator[list[subprocess
         topology.graph.nodes[peer].update(host=address(peer), port=PORT)
     folder.mkdir()
     save_topology(topology, folder / "ring.graphml")
+    token = folder / "token"
+    token.write_text(secrets.token_hex(32))
+    token.chmod(0o600)
     peers: list[subprocess.Popen[bytes]] = []
     with contextlib.ExitStack() as stack:
         for peer in range(PEERS):
             log = stack.enter_context(open(folder / f"{peer}.txt", "wb"))
             words = [str(folder / "ring.graphml"), "--node", str(peer), *SETTINGS, *options, "--rounds", str(rounds)]
+            words += ["--token-file", str(token)]
             program = [sys.executable, str(ROOT / "run_peers.py"), "peer", *words, "--run-dir", str(folder / str(peer))]
             peers.append(subprocess.Popen(["ip", "netns", "exec", namespace(peer), *program], stdout=log, stderr=log))
         try:

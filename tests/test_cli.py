@@ -236,10 +236,14 @@ def test_peers_started_one_by_one_make_a_swarm(tmp_path: Path) -> None:
         if "waiting for its neighbors" in line:
             break
     peers += [start("peer", *shared, "--node", node) for node in "12"]
+    secret = (tmp_path / "token").read_text().strip()
     for peer in peers:
-        _, err = peer.communicate(timeout=200)
+        out, err = peer.communicate(timeout=200)
         assert peer.returncode == 0, err
+        assert secret not in out + err
     assert main(["report", str(tmp_path / "run")]) == 0
+    written = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert not any(secret.encode() in path.read_bytes() for path in written)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["status"] == "complete"
     assert summary["consensus_accuracy"] > 0.1

@@ -1,9 +1,9 @@
-"""Admission of connections to a bound socket, before their first message (ZAP, RFC 27), and bounds on their number.
+"""Admission of connections before their first message (ZAP), and their number.
 
-ZeroMQ asks this thread about every connection that has shown its proof; pyzmq's own authenticator would do, if it
-could know how many connections of a neighbor are still alive. The thread hears so from the socket's monitor, which
-says when connections begin and end. An admitted connection's messages bear a User-Id made here, which says whose it
-is. Without credentials everybody is admitted.
+ZeroMQ asks this thread about every connection that has shown its proof (RFC 27); pyzmq's own authenticator would do,
+if it could know how many connections of a neighbor are still alive. The thread hears so from the socket's monitor,
+which says when connections begin and end. An admitted connection's messages have a User-Id made here, which says whose
+it is. Without credentials everybody is admitted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Credentials of a connection: the secret token of a run (ZMTP's PLAIN), or CurveZMQ key pairs.
+"""Credentials of connections: the token of a run (PLAIN) or key pairs (CurveZMQ).
 
 Either way who connects names itself and proves it before the first message: with the secret key of a neighbor, which
 also encrypts the link, or with a password made of the token, its own number and the number of whom it connects to, so

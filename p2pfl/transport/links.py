@@ -1,4 +1,4 @@
-"""Links to neighbors: a DEALER connected to each neighbor's ROUTER, renewed when its connection breaks.
+"""Links to neighbors: a DEALER each, renewed when its connection breaks.
 
 A link only sends. What its other end may send are heartbeats; a hostile one could send more, so whatever comes is
 taken and the link renewed, before it fills any memory.

@@ -1,4 +1,4 @@
-"""Bounds on what an admitted connection may send: bytes that finish no message, and messages nobody asked for.
+"""Bounds on the bytes, frames and messages of an admitted connection.
 
 ZeroMQ takes whatever comes into memory at once (see `ZmqTransport` for why its high-water mark does not stop it).
 Credit-based flow control bounds what an honest neighbor sends; here those are cut off that keep to no bound.
@@ -17,7 +17,8 @@ PART_BYTES = wire.CHUNK_BYTES + wire.HEADER_BYTES + (1 << 16)
 MESSAGE_FRAMES = 16_384  # of one message, beyond which its connection is closed; a message of ours has two
 WATCH_SECONDS = 0.1
 HEARTBEAT_RATE = 64  # bytes a second that are part of no message, with encryption; forgiven while messages finish
-_CONTROL_MESSAGES = 1_024  # beside chunks that may wait in a connection
+_CONTROL_MESSAGES = 1_024  # of full size, beside chunks, that may wait in a connection
+_FRAMES = 1 << 15  # of any messages that may wait in it: some 2 MiB of memory, and a tenth of a second's work
 _VECTORS = 4  # of a neighbor that may be outstanding
 
 
@@ -33,7 +34,7 @@ class Watchdog:
     def expect(self, vector_bytes: int) -> None:
         """Vectors will have at most so many bytes."""
         messages = _VECTORS * wire.chunk_count(vector_bytes) + _CONTROL_MESSAGES
-        self._waiting_frames = 2 * messages
+        self._waiting_frames = _FRAMES + 2 * messages
         self._waiting_bytes = _VECTORS * vector_bytes + messages * (wire.HEADER_BYTES + 256) + PART_BYTES
 
     def took(self, connection: Connection, frames: int, size: int) -> None:

@@ -55,7 +55,7 @@ class _Origin:
     connection: Connection | None
 
 
-@dataclass
+@dataclass(slots=True)
 class _Arriving:
     """A message of which some frames have been taken; a third shows that it is none, and is thrown away."""
 
