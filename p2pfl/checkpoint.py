@@ -126,7 +126,15 @@ def load(path: Path) -> Checkpoint:
             sent={int(k): {n: tensors[key] for n, key in v.items()} for k, v in about["sent"].items()},
             scalars={int(k): dict(v) for k, v in about["scalars"].items()},
         )
-    except (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (
+        OSError,
+        safetensors.SafetensorError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise CheckpointError(f"{path}: not a whole checkpoint ({error})") from None
 
 

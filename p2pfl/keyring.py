@@ -150,7 +150,9 @@ def own_secret(topology: Topology, folder: str, peer: int) -> str:
     if not _is_key(text):
         raise ConfigError(f"--keys {path}: no secret key (40 characters that p2pfl keys writes)")
     if zmq.curve_public(text.encode()).decode() != public_keys(topology).get(peer):
-        raise ConfigError(f"--keys {path}: does not belong to the public_key of node {topology.names[peer]!r} in {topology.source}")
+        raise ConfigError(
+            f"--keys {path}: does not belong to the public_key of node {topology.names[peer]!r} in {topology.source}"
+        )
     return text
 
 

@@ -63,7 +63,11 @@ def test_toml_round_trip(tmp_path: Path, config: RunConfig) -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(lr=st.floats(1e-12, 1e12), seed=st.integers(0, 2**62), run_dir=st.text(st.characters(exclude_categories=["Cs", "Cc"])))
+@given(
+    lr=st.floats(1e-12, 1e12),
+    seed=st.integers(0, 2**62),
+    run_dir=st.text(st.characters(exclude_categories=["Cs", "Cc"])),
+)
 def test_toml_round_trip_of_any_value(tmp_path_factory: pytest.TempPathFactory, **values: object) -> None:
     config = RunConfig.of(**values)
     assert load(tmp_path_factory.mktemp("config"), to_toml(config)) == config
@@ -249,7 +253,9 @@ def test_no_number_is_beyond_what_a_run_can_hold(option: str, tmp_path: Path) ->
     assert len(str(error.value)) < 400
 
 
-@pytest.mark.parametrize("text", ["x = " + "[" * 5000, "lr = [" + "{a = " * 5000, f"rounds = {'9' * 5000}", "x = 2020-99-99"])
+@pytest.mark.parametrize(
+    "text", ["x = " + "[" * 5000, "lr = [" + "{a = " * 5000, f"rounds = {'9' * 5000}", "x = 2020-99-99"]
+)
 def test_toml_that_its_parser_gives_up_on_is_refused_by_name(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match=r"settings\.toml: not TOML"):
         load(tmp_path, text)

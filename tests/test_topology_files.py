@@ -239,7 +239,10 @@ REFUSALS = {
     "entity.graphml": ('<!DOCTYPE x [<!ENTITY y "z">]>' + xml("ab", "ab"), "XML document type"),
     "parameter.graphml": ('<!DOCTYPE x [<!ENTITY % y "z"> %y;]>' + xml("ab", "ab"), "XML document type"),
     "outside.gexf": ('<!DOCTYPE x SYSTEM "file:///etc/passwd">' + GEXF_TWICE, "XML document type"),
-    "outside.graphml": ('<!DOCTYPE x [<!ENTITY y SYSTEM "file:///etc/passwd">]>' + xml("ab", "ab"), "XML document type"),
+    "outside.graphml": (
+        '<!DOCTYPE x [<!ENTITY y SYSTEM "file:///etc/passwd">]>' + xml("ab", "ab"),
+        "XML document type",
+    ),
     "undeclared.graphml": (xml(["a", "&y;"], ""), "undefined entity"),
     "included.graphml": (
         xml("ab", "").replace("<node", '<xi:include xmlns:xi="http://www.w3.org/2001/XInclude" href="/x"/><node', 1),

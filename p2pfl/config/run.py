@@ -205,7 +205,9 @@ def _convert(plain: dict[str, Any], kind: type[T]) -> T:
         return msgspec.convert(plain, kind)
     except msgspec.ValidationError as error:
         what, _, where = str(error).replace("`", "").partition(" - at $.")
-        raise ConfigError(f"--{where.replace('_', '-')} {_shown(plain.get(where))}: {what[:1].lower()}{what[1:]}") from None
+        raise ConfigError(
+            f"--{where.replace('_', '-')} {_shown(plain.get(where))}: {what[:1].lower()}{what[1:]}"
+        ) from None
 
 
 def _shown(value: object) -> str:

@@ -10,7 +10,6 @@ import tyro
 
 from p2pfl.errors import ConfigError
 
-
 MOST_ROUNDS = 10_000_000
 MOST_STEPS = 100_000_000  # of a round; with the rounds above they still can be counted in 64 bits
 MOST_EPOCHS = 10_000  # of a round
