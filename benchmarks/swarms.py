@@ -76,7 +76,7 @@ class Swarm:
             "precision": self.precision,
             "device": "cpu",
             "eval_every": 1_000_000,
-            "checkpoint": self.checkpoint,
+            **({} if self.checkpoint else {"checkpoint": False}),
             **(exchange if self.mode == "gossip" else {}),
         }
 

@@ -1,4 +1,4 @@
-"""Damages done to files, drawn from a seed: cut, overwritten, values of other kinds, structures without end."""
+"""Damages done to files, drawn from a seed: cuts, overwritten bytes, values of other kinds, structures without end."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_toml_round_trip(tmp_path: Path, config: RunConfig) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(
-    lr=st.floats(1e-12, 1000),
+    lr=st.floats(1e-12, 1e12),
     seed=st.integers(0, 2**62),
     run_dir=st.text(st.characters(exclude_categories=["Cs", "Cc"])),
 )
@@ -243,13 +243,14 @@ def _numeric_options() -> list[str]:
 
 @pytest.mark.parametrize("option", _numeric_options())
 def test_no_number_is_beyond_what_a_run_can_hold(option: str, tmp_path: Path) -> None:
-    for value in ("inf", "-inf", "nan", "1e300", "-1", "1" + "0" * 30, "9" * 5000):
+    for value in ("inf", "-inf", "nan", "1e300", "-1", "1" + "0" * 31, "9" * 5000):
         with pytest.raises(ConfigError, match=r"settings\.toml: ") as error:
             load(tmp_path, f"{option} = {value}")
         assert len(str(error.value).splitlines()) == 1
         assert len(str(error.value)) < 400
-    with pytest.raises(ConfigError, match=rf"--{option.replace('_', '-')} of that length: must be"):
+    with pytest.raises(ConfigError, match=f"^--{option.replace('_', '-')} ") as error:
         RunConfig.of(**{option: 10**5000})
+    assert len(str(error.value)) < 400
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
-"""Every file that p2pfl reads, damaged at random, through the real commands: one line, a status, no traceback.
+"""Every file that p2pfl reads, damaged at random, through the real commands: one line and no traceback.
 
 More of them: P2PFL_DAMAGES=1000 pytest tests/test_damaged_files.py, for so many damages of each file.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shlex
@@ -21,7 +22,7 @@ from p2pfl import RunConfig, make_topology
 from p2pfl.cli import main
 from p2pfl.config import to_toml
 from p2pfl.keyring import make_keys
-from p2pfl.report import style, summarize, write_summary
+from p2pfl.report import complete_summary, style, summarize, write_summary
 from p2pfl.topology import FORMATS, save_topology
 
 DAMAGES = int(os.environ.get("P2PFL_DAMAGES", "6"))
@@ -53,7 +54,7 @@ scale = 1.5
 
 @dataclass(frozen=True)
 class Case:
-    """A file to damage and the commands that read it; `given`: the user names it, so bad input is exit status 2."""
+    """A file to damage and the commands that read it. `given`: the user names it, and so must the line about it."""
 
     file: str
     commands: tuple[tuple[str, ...], ...]
@@ -162,3 +163,43 @@ def test_a_damaged_file_is_one_line(case: Case, whole: Path, capfd: pytest.Captu
         _clean()
     if found:
         pytest.fail("\n\n".join(found.values()), pytrace=False)
+
+
+def test_a_complete_run_is_told_from_its_records_whatever_its_summary_lacks(
+    whole: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = whole / "run" / "summary.json"
+    summary = json.loads(path.read_text())
+    for field in sorted(set(summary) - {"status"}):
+        for fields in ({k: v for k, v in summary.items() if k != field}, {**summary, field: [{}]}):
+            path.write_text(json.dumps(fields))
+            assert complete_summary(whole / "run") is not None or field == "lost_peers"
+    path.write_text(json.dumps({"status": "complete"}))
+    assert main(["gossip", "--resume", "run"]) == 0
+    assert "consensus model: 91.25%" in capfd.readouterr().out
+
+
+RECORDS = {
+    '"round":2,': ('"round":1,', "more than one record of round 1"),
+    '"round":3,"phase":"consensus"': ('"round":3,"phase":"train"', "1 record is not of this run"),
+    '"sent_to":{"0"': ('"sent_to":{"z"', "1 record is not of this run"),
+    '"seconds":3.0': ('"seconds":1e300', "no round record in line"),
+    '"bytes_sent":2000000': ('"bytes_sent":-1', "no round record in line"),
+    '"phase":"train"': ('"phase":' + "[" * 100_000, "no round record in line"),
+}
+
+
+@pytest.mark.parametrize("part", RECORDS, ids=["round", "phase", "neighbor", "seconds", "bytes", "depth"])
+def test_records_that_cannot_be_of_the_run_are_left_out_and_said(
+    part: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run", make_topology("ring", 3), rounds=2)
+    path = run / "peers" / "1" / "rounds.jsonl"
+    new, said = RECORDS[part]
+    text = path.read_text()
+    assert part in text
+    path.write_text(text.replace(part, new, 1))
+    assert main(["report", str(run)]) == 0
+    lines = capfd.readouterr().err.splitlines()
+    assert all(line.startswith("p2pfl: warning: ") for line in lines)
+    assert any(f"{path}: " in line and said in line for line in lines), lines

@@ -13,6 +13,7 @@ from runs import STEPS, consensus_record, train_record, vectors_apart
 from p2pfl.display import Display, Plan, make_display
 from p2pfl.display.lines import bytes_text, clock_text, count_text
 from p2pfl.display.screen import LAST_ROWS, TABLE_ROWS
+from p2pfl.display.state import Rounds
 from p2pfl.records import RoundRecord
 from p2pfl.sketches import SKETCH_BUCKETS, sketch
 from p2pfl.topology import make_topology
@@ -459,3 +460,11 @@ def test_clock_text(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(("done", "total", "text"), [(3, 8, "3/8"), (5, 0, ""), (25_000, 100_000, "25 %")])
 def test_count_text(done: int, total: int, text: str) -> None:
     assert count_text(done, total) == text
+
+
+def test_a_resumed_run_whose_sketches_are_cut_shows_its_rounds_without_a_distance(tmp_path: Path) -> None:
+    rounds = Rounds(Plan("gossip", "net", ("0", "1"), 2, 0, tmp_path, 8))
+    record = train_record(make_topology("path", 2), 0, 1, 2, 100)
+    assert rounds.add(0, record, np.zeros(4096, np.float32)) == []
+    (row,) = rounds.add(1, record, np.zeros(0, np.float32))
+    assert (row.round, row.distance) == (1, None)

@@ -114,31 +114,13 @@ def test_what_settings_cause_is_not_resumable_and_says_so_to_the_launcher() -> N
     assert str(next(iter(errors))) == "the loss is nan; lower --lr"
 
 
-ENDS = {
-    "resumable": (
-        Outcome("failed", "peer 1: killed"),
-        {},
-        P2PFLError,
-        "peer 1: killed; go on with: p2pfl gossip --resume",
-    ),
-    "settings": (
-        Outcome("failed", "peer 1: nan; lower --lr", resumable=False),
-        {},
-        P2PFLError,
-        "peer 1: nan; lower --lr",
-    ),
-    "interrupted": (
-        Outcome("interrupted", "interrupted"),
-        {},
-        Interrupted,
-        "interrupted; go on with: p2pfl gossip --resume",
-    ),
-    "no checkpoints": (
-        Outcome("failed", "peer 1: killed"),
-        {"checkpoint": False},
-        P2PFLError,
-        "killed; start again with: ",
-    ),
+KILLED, NOT_A_NUMBER = "peer 1: killed", "peer 1: nan; lower --lr"
+GO_ON = "; go on with: p2pfl gossip --resume"
+ENDS: dict[str, tuple[Outcome, dict[str, bool], type[P2PFLError], str]] = {
+    "resumable": (Outcome("failed", KILLED), {}, P2PFLError, KILLED + GO_ON),
+    "settings": (Outcome("failed", NOT_A_NUMBER, resumable=False), {}, P2PFLError, NOT_A_NUMBER),
+    "interrupted": (Outcome("interrupted", "interrupted"), {}, Interrupted, "interrupted" + GO_ON),
+    "no checkpoints": (Outcome("failed", KILLED), {"checkpoint": False}, P2PFLError, "killed; start again with: "),
 }
 
 

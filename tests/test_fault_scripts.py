@@ -279,3 +279,8 @@ def test_others_and_other_rounds_are_left_alone(tmp_path: Path) -> None:
         assert not saboteur.waits_for("train", round)
     assert Saboteur(script, 3, tmp_path).waits_for("train", 10)
     assert fired(tmp_path) == []
+
+
+def test_what_is_no_number_among_the_faults_carried_out_is_skipped(tmp_path: Path) -> None:
+    (tmp_path / "faults.fired").write_bytes(b"0\n\xff\xfe -1 1e300 x " + b"9" * 5000 + b"\n1\n")
+    assert fired(tmp_path) == [0, 1]

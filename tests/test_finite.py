@@ -306,7 +306,19 @@ def test_initial_weights_that_are_not_finite_are_bad_input(tmp_path: Path, start
 
 @pytest.mark.processes
 def test_a_learning_rate_that_is_too_high_ends_the_run_in_one_line(tmp_path: Path, start: Callable[..., Swarm]) -> None:
-    words = [*FAST, "--local-steps", "20", "--rounds", "50", "--lr", "1e30", "--schedule", "constant"]
+    words = [
+        *FAST,
+        "--local-steps",
+        "20",
+        "--rounds",
+        "50",
+        "--lr",
+        "1000",
+        "--weight-decay",
+        "1",
+        "--schedule",
+        "constant",
+    ]
     swarm = start(ring(tmp_path), *words, "--run-dir", str(tmp_path / "run"))
     code, err = swarm.end()
     assert code == 1

@@ -208,7 +208,6 @@ def _convert(plain: dict[str, Any], kind: type[T]) -> T:
         return msgspec.convert(plain, kind)
     except msgspec.ValidationError as error:
         what, _, where = str(error).replace("`", "").partition(" - at $.")
-        what = "must be smaller" if what == "Number out of range" else what
         raise ConfigError(
             f"--{where.replace('_', '-')} {_shown(plain.get(where))}: {what[:1].lower()}{what[1:]}"
         ) from None

@@ -178,7 +178,7 @@ def load_run(run_dir: Path, lost_peers: Sequence[str] = ()) -> Run:
     read = [records.read_recorded(folder, config.training.rounds + _MIXING_LIMIT) for folder in folders]
     recorded = tuple(_of_this_run(own.rounds, config, topology) for own in read)
     problems = tuple(line for own in read for line in own.problems) + tuple(
-        f"{folder / records.ROUNDS_FILE}: {len(own.rounds) - len(kept)} records are not of this run"
+        f"{folder / records.ROUNDS_FILE}: {_counted(len(own.rounds) - len(kept))} not of this run"
         for folder, own, kept in zip(folders, read, recorded, strict=True)
         if len(kept) < len(own.rounds)
     )
@@ -195,6 +195,10 @@ def load_run(run_dir: Path, lost_peers: Sequence[str] = ()) -> Run:
     if config.mode != "sgd":
         distances = _distances([folders[p] for p in survivors], [read[p].rows for p in survivors], rounds)
     return Run(run_dir, config, topology, recorded, survivors, rounds, script, distances, problems)
+
+
+def _counted(count: int) -> str:
+    return f"{count} record{'s are' if count > 1 else ' is'}"
 
 
 def _of_this_run(own: Sequence[RoundRecord], config: RunConfig, topology: Topology) -> tuple[RoundRecord, ...]:
