@@ -69,6 +69,16 @@ def no_processes_unless_marked(request: pytest.FixtureRequest, monkeypatch: pyte
         monkeypatch.setattr(ForkServer, "start", refuse)
 
 
+@pytest.fixture
+def blank_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that a test starts in this process write reports with blank pictures, as those of the warm server do."""
+    from p2pfl.report import page
+    from p2pfl.report.comparison import files
+
+    for module in (page, files):
+        monkeypatch.setattr(module, "draw_plots", warm.draw_blanks)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Decoded data sets go to a folder that the session makes, not to the user's cache."""

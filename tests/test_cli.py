@@ -20,6 +20,8 @@ from p2pfl import make_topology
 from p2pfl.cli import COMMANDS, main
 from p2pfl.topology import load_topology, save_topology
 
+pytestmark = pytest.mark.usefixtures("blank_plots")
+
 ROOT = Path(__file__).parent.parent
 RING = str(ROOT / "topologies" / "ring-4.graphml")
 

@@ -21,6 +21,8 @@ from p2pfl.report import read_summary
 from p2pfl.rundir import in_use
 from p2pfl.topology import save_topology
 
+pytestmark = pytest.mark.usefixtures("blank_plots")
+
 HERE = Path(__file__).parent
 DIGITS = 1438  # training samples of the digits
 

@@ -134,16 +134,15 @@ def test_words_for_what_cannot_be_written() -> None:
 SIZES = {"records": "24k", "checkpoints": "1m", "report": "3m"}
 
 
-@pytest.mark.parametrize(
-    "stage", [pytest.param(s, marks=[] if s == "checkpoints" else [pytest.mark.processes]) for s in SIZES]
-)
+@pytest.mark.processes
+@pytest.mark.parametrize("stage", SIZES)
 def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_when_there_is_room(
     tmp_path: Path, disk: SmallDisk, start: Callable[..., Swarm], stage: str
 ) -> None:
     disk.resize(SIZES[stage])
     options = [ring(tmp_path), *FAST, "--local-steps", "2", "--rounds", "6"]
     run_dir = disk.path / "run"
-    swarm = start(*options, "--run-dir", str(run_dir))
+    swarm = start(*options, "--run-dir", str(run_dir), P2PFL_TEST_PICTURES="1")
     swarm.until("starting")
     family = swarm.family()
     code, err = swarm.end(200)

@@ -7,7 +7,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,22 +121,6 @@ def test_ctrl_c_while_the_command_is_imported(tmp_path: Path, program: list[str]
 
 
 @pytest.mark.processes
-def test_many_ctrl_c_are_one(tmp_path: Path, start: Callable[..., Swarm]) -> None:
-    options = [*FAST, "--local-steps", "2", "--rounds", "100000"]
-    swarm = start(ring(tmp_path), *options, "--run-dir", str(tmp_path / "run"))
-    swarm.until("round 1/")
-    family = swarm.family()
-    for _ in range(10):
-        os.killpg(swarm.process.pid, signal.SIGINT)
-        threading.Event().wait(0.05)
-    code, err = swarm.end()
-    assert code == 130, err
-    assert err.count("\n") == 1, err
-    assert "--resume" in err
-    nobody_left(swarm, family, 5.0)
-
-
-@pytest.mark.processes
 def test_an_ignored_ctrl_c_stays_ignored(tmp_path: Path) -> None:
     (tmp_path / "tyro.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise SystemExit(7)\n")
     command = f"trap '' INT; exec {shlex.join([*PROGRAM, 'topology', 'show', RING])}"
@@ -165,9 +148,8 @@ def test_closed_outputs_are_no_trouble(tmp_path: Path, words: list[str]) -> None
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("redirections", [">&-", "2>&-", "<&- >&- 2>&-"])
-def test_a_run_with_closed_outputs(tmp_path: Path, redirections: str) -> None:
-    done = shell(redirections, "gossip", ring(tmp_path), *run_options(tmp_path), cwd=tmp_path)
+def test_a_run_with_closed_outputs(tmp_path: Path) -> None:
+    done = shell("<&- >&- 2>&-", "gossip", ring(tmp_path), *run_options(tmp_path), cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "run" / "consensus.safetensors").exists()
 

@@ -50,7 +50,7 @@ def test_a_bad_link_changes_no_bit_of_the_result(tmp_path: Path, kind: str) -> N
     topology = make_topology("ring", 3)
     harm = "seconds = 0.05" if kind == "delay" else "probability = 0.2"
     path = written(tmp_path, f'kind = "{kind}"\nedge = ["0", "1"]\nrounds = [1, 3]\n{harm}')
-    options = {"rounds": 3, "width": 0.25, "round_timeout": 6.0, "first_round_timeout": 6.0}
+    options = {"rounds": 3, "width": 0.125, "round_timeout": 6.0, "first_round_timeout": 6.0}
     config = RunConfig.of(**{**LIVELY, **options}, run_dir=str(tmp_path / "plain"))
     plain = memory_swarm(topology, config)
     harmed = thread_swarm(

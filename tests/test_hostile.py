@@ -13,6 +13,8 @@ from p2pfl import RunConfig, make_topology
 from p2pfl.records import read_rounds
 from p2pfl.swarm import run
 
+pytestmark = pytest.mark.usefixtures("blank_plots")
+
 ATTACKER = 3
 OTHERS = [peer for peer in range(8) if peer != ATTACKER]
 # Ten classes: chance is 10 %.

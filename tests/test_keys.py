@@ -25,6 +25,8 @@ from p2pfl.transport import Keys, Refused
 from p2pfl.worker.messages import WorkerSpec
 from p2pfl.worker.process import _sockets
 
+pytestmark = pytest.mark.usefixtures("blank_plots")
+
 # The command
 
 

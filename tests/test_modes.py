@@ -19,6 +19,8 @@ from p2pfl.swarm import Result, run
 from p2pfl.topology import Topology
 from p2pfl.training import Trainer
 
+pytestmark = pytest.mark.usefixtures("blank_plots")
+
 HERE = Path(__file__).parent
 LIVELY = {
     "dataset": "digits",

@@ -25,6 +25,8 @@ from p2pfl.worker import messages
 from p2pfl.worker.control import Control
 from p2pfl.worker.process import run
 
+pytestmark = pytest.mark.usefixtures("blank_plots")
+
 ROUNDS = 3
 PLAIN = {
     "dataset": "digits",

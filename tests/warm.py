@@ -317,10 +317,12 @@ def _fork_instead_of_exec() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__
         threading.current_thread().name = "forkserver"
-        _name_process("forkserver" if "forkserver" in words[-1] else "tracker")
+        place = words.index("-c") + 1
+        sys.argv = ["-c", *words[place + 1 :]]
+        _name_process("tracker" if "resource_tracker" in words[place] else "forkserver")
         util._finalizer_registry.clear()  # type: ignore[attr-defined]
         atexit._clear()
-        code = compile(words[-1], "<string>", "exec")
+        code = compile(words[place], "<string>", "exec")
         _end(lambda: exec(code, {"__name__": "__main__"}))
 
     util.spawnv_passfds = spawnv_passfds  # type: ignore[attr-defined]
@@ -329,17 +331,21 @@ def _fork_instead_of_exec() -> None:
 
 def _draw_no_pictures() -> None:
     """Save a blank picture in place of each plot of a report: drawing them takes longer than a small run."""
-    from p2pfl.report import output, page
+    from p2pfl.report import page
     from p2pfl.report.comparison import files
 
-    def draw_blanks(plots: Any, subject: Any, folder: Path) -> None:
-        (folder / output.PLOTS_FOLDER).mkdir(parents=True, exist_ok=True)
-        for plot in plots:
-            for kind in ("png", "svg"):
-                path = folder / output.PLOTS_FOLDER / f"{plot.name}.{kind}"
-                path.write_text('<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"></svg>')
+    page.draw_plots = files.draw_plots = draw_blanks  # type: ignore[assignment]
 
-    page.draw_plots = files.draw_plots = draw_blanks
+
+def draw_blanks(plots: Any, subject: Any, folder: Path) -> None:
+    """In place of `p2pfl.report.output.draw_plots`."""
+    from p2pfl.report.output import PLOTS_FOLDER
+
+    (folder / PLOTS_FOLDER).mkdir(parents=True, exist_ok=True)
+    for plot in plots:
+        for kind in ("png", "svg"):
+            path = folder / PLOTS_FOLDER / f"{plot.name}.{kind}"
+            path.write_text('<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"></svg>')
 
 
 def _name_process(name: str) -> None:
