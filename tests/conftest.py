@@ -18,6 +18,7 @@ import warm
 from p2pfl.launcher import fork_server
 from p2pfl.launcher.server import ForkServer
 
+LONGEST = ("test_soak.py", "test_centralized_faults.py", "test_gossip_faults.py", "test_benchmarks.py")
 MOST_LOGS, LOG_LINES = 8, 40  # that a failed test shows
 
 # Where the tests run in the background, Ctrl-C is ignored, and so it would be in every process that they start.
@@ -39,9 +40,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start processes come first: of several workers none begins a long file at the end."""
+    """Tests that start processes come first, and of these the longest: no worker begins one at the end."""
     long = {item.path for item in items if item.get_closest_marker("processes")}
-    items.sort(key=lambda item: item.path not in long)
+    items.sort(key=lambda item: (item.path not in long, item.path.name not in LONGEST))
 
 
 @pytest.hookimpl(wrapper=True)

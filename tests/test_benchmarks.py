@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -21,8 +21,8 @@ def test_there_are_seven() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_benchmark_runs_and_writes_its_rows(name: str, tmp_path: Path) -> None:
     output = tmp_path / "result.json"
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--output", str(output)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    program = (sys.executable, "-m", f"benchmarks.{name}")
+    ended = commands.run("--quick", "--output", str(output), program=program, cwd=ROOT, timeout=240)
     assert ended.returncode == 0, ended.stderr[-2000:]
     result = json.loads(output.read_text())
     assert result["benchmark"].split(",")[0] == name  # exchange has two tables, this is of its pairs

@@ -289,9 +289,7 @@ def test_the_readme_example_of_the_api_runs(tmp_path: Path) -> None:
     (example,) = re.findall(r"```python\n(# swarm\.py.*?)```", text, flags=re.DOTALL)
     (tmp_path / "swarm.py").write_text(example)
     os.symlink(ROOT / "topologies", tmp_path / "topologies")
-    done = subprocess.run(
-        [sys.executable, "swarm.py"], cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False
-    )
+    done = commands.run(program=(sys.executable, "swarm.py"), cwd=tmp_path, timeout=280)
     assert done.returncode == 0, done.stderr
     (load,) = re.findall(r"```python\n(# load\.py.*?)```", text, flags=re.DOTALL)
     (run_dir,) = tmp_path.glob("runs/*")

@@ -94,7 +94,7 @@ def nobody_left(swarm: Swarm, family: list[psutil.Process], seconds: float) -> N
 def test_ctrl_c_ends_everything_and_the_run_can_go_on(
     tmp_path: Path, start: Callable[..., Swarm], whole_group: bool
 ) -> None:
-    options = [ring(tmp_path), *FAST, "--local-steps", "2", "--rounds", "400"]
+    options = [ring(tmp_path), *FAST, "--local-steps", "2", "--rounds", "100"]
     swarm = start(*options, "--run-dir", str(tmp_path / "run"))
     swarm.until("round 3/")
     family = swarm.family()
@@ -241,10 +241,3 @@ def test_workers_start_with_everything_imported_and_the_server_has_one_thread() 
         assert len(servers) == 1
         assert servers[0].num_threads() == 1, "a tensor operation or a ZeroMQ context ran in the fork server"
     assert set(server.PRELOADED) <= set(loaded)
-
-
-@pytest.mark.processes
-def test_preloaded_modules_exist() -> None:
-    assert launcher.launch is not None
-    for name in server.PRELOADED:
-        subprocess.run([sys.executable, "-c", f"import {name}"], check=True, timeout=120)

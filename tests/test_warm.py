@@ -121,7 +121,11 @@ def test_the_same_commands_forked_and_in_new_interpreters(tmp_path: Path) -> Non
         run_dir = tmp_path / str(cold) / "run"
         done = commands.run("gossip", ring, *TINY, "--run-dir", str(run_dir), cold=cold, environment=drawn)
         assert (done.returncode, done.stderr) == (0, "")
-        outputs.append(re.sub(r"[\d,.]+ samples/s|\d+:\d\d left", "", done.stdout.replace(str(run_dir), "RUN")).split())
+        outputs.append(
+            re.sub(
+                r"[\d,.]+ samples/s|\d+:\d\d left|[\d.,]+ [kM]B", "", done.stdout.replace(str(run_dir), "RUN")
+            ).split()
+        )
         models.append(load_file(run_dir / "consensus.safetensors"))
         assert (run_dir / "plots" / "topology.png").stat().st_size > 1000
     assert outputs[0] == outputs[1]

@@ -183,14 +183,16 @@ def test_damage_that_leaves_a_checkpoint_changes_no_bit(start: Start, peace: byt
     run.until("round 6/")
     kill_all(run)
     folders = {name: run.run_dir / "peers" / name for name in "012"}
-    (folders["0"] / "rounds.jsonl").unlink()
-    lines = (folders["1"] / "rounds.jsonl").read_bytes().splitlines(keepends=True)
-    (folders["1"] / "rounds.jsonl").write_bytes(b"".join([lines[0], b"\xff\x00\n", *lines[2:4], lines[3]]))
     newest = {name: checkpoints(run, name)[-1] for name in "012"}
-    shutil.copy(newest["1"], folders["2"] / "checkpoint" / newest["1"].name)
+    third = min("012", key=lambda name: newest[name].name)  # its neighbors have a checkpoint of its newest round, too
+    first, second = (name for name in "012" if name != third)
+    (folders[first] / "rounds.jsonl").unlink()
+    lines = (folders[second] / "rounds.jsonl").read_bytes().splitlines(keepends=True)
+    (folders[second] / "rounds.jsonl").write_bytes(b"".join([lines[0], b"\xff\x00\n", *lines[2:4], lines[3]]))
+    shutil.copy(folders[second] / "checkpoint" / newest[third].name, newest[third])
     damaged_report = commands.run("report", str(run.run_dir))
     assert damaged_report.returncode == 0, damaged_report.stderr
-    assert f"{folders['1'] / 'rounds.jsonl'}: no round record in line 2" in damaged_report.stderr
+    assert f"{folders[second] / 'rounds.jsonl'}: no round record in line 2" in damaged_report.stderr
     assert "Traceback" not in damaged_report.stderr
     again = start(run)
     code, err = again.end()
@@ -198,14 +200,15 @@ def test_damage_that_leaves_a_checkpoint_changes_no_bit(start: Start, peace: byt
     assert (again.run_dir / "consensus.safetensors").read_bytes() == peace, "the weights are those of a run in peace"
     assert not any(record.weights_from or record.absent for name in "012" for record in again.records(name))
     recorded = {name: [record.round for record in again.records(name)] for name in "012"}
-    saved = {name: int(path.stem.removeprefix("round-")) for name, path in newest.items()}
-    assert recorded["0"] == list(range(saved["0"] - 1, recorded["2"][-1] + 1)), "the last two are rebuilt"
-    assert [n for n in recorded["2"] if n not in recorded["1"]] == [2]
-    assert recorded["2"] == list(range(1, len(recorded["2"]) + 1))
+    saved = int(newest[first].stem.removeprefix("round-"))
+    assert recorded[first] == list(range(saved - 1, recorded[third][-1] + 1)), "the last two are rebuilt"
+    assert [n for n in recorded[third] if n not in recorded[second]] == [2]
+    assert recorded[third] == list(range(1, len(recorded[third]) + 1))
     warned = [line for line in again.lines if line.startswith("warning: ")]
-    assert sum("peer 0: " in line and "rebuilt from the checkpoints" in line for line in warned) == 1, warned
-    assert sum("peer 1: " in line and "line 2" in line for line in warned) == 1, warned
-    assert sum("peer 2: " in line and "a checkpoint of '1' (number 1), not of '2'" in line for line in warned) == 1
+    foreign = f"a checkpoint of {second!r} (number {second}), not of {third!r}"
+    assert sum(f"peer {first}: " in line and "rebuilt from the checkpoints" in line for line in warned) == 1, warned
+    assert sum(f"peer {second}: " in line and "line 2" in line for line in warned) == 1, warned
+    assert sum(f"peer {third}: " in line and foreign in line for line in warned) == 1, warned
     assert all(f"{run.run_dir}/peers/" in line for line in warned), "each names its file"
     assert again.summary()["damaged_records"] == []
     assert "Records are lost" in (again.run_dir / "report.html").read_text()
