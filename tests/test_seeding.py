@@ -46,7 +46,7 @@ def test_global_randomness_is_left_alone() -> None:
 
 
 @pytest.mark.processes
-def test_floors_that_do_not_train_do_not_import_torch() -> None:
+def test_layers_that_do_not_train_do_not_import_torch() -> None:
     modules = "p2pfl.seeding, p2pfl.config, p2pfl.records, p2pfl.wire"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
