@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import psutil
@@ -160,6 +161,26 @@ def test_a_temporary_folder_that_is_cleaned_amid_a_run_fails_nothing(
     nobody_left(swarm, family, 5.0)
 
 
-def test_a_server_of_others_is_used(tmp_path: Path) -> None:
+def test_a_server_of_others_is_used() -> None:
     with fork_server() as outer, fork_server() as inner:
         assert outer is inner
+
+
+def say_parent(link: Connection) -> None:
+    link.send_bytes(str(os.getppid()).encode())
+
+
+@pytest.mark.processes
+def test_the_next_process_of_a_comparison_gets_a_new_server() -> None:
+    with fork_server() as server:
+        parents = []
+        for _ in range(2):
+            child, link = server.start("probe", say_parent)
+            parents.append(int(link.recv_bytes()))
+            assert child.join(30)
+            assert child.exitcode == 0
+            child.close()
+            fork_server_process = psutil.Process(parents[-1])
+            fork_server_process.kill()
+            fork_server_process.wait(10)
+    assert parents[0] != parents[1]

@@ -67,8 +67,8 @@ class ForkServer:
 
 
 def _is_broken(error: OSError | EOFError) -> bool:
-    """Whether the fork server was killed, or its socket removed with the temporary folder."""
-    return isinstance(error, EOFError | ConnectionError | FileNotFoundError)
+    """Whether the fork server was killed (and somebody has waited for it), or its socket removed with the folder."""
+    return isinstance(error, EOFError | ConnectionError | FileNotFoundError | ChildProcessError)
 
 
 def _no_process(error: OSError | EOFError) -> P2PFLError:

@@ -6,9 +6,10 @@ import resource
 
 from p2pfl.errors import P2PFLError
 
-# As measured, with room to spare: libraries and streams; a worker's pipe, sentinel and end; a neighbor's two sockets.
+# As measured, with room to spare: libraries and streams; a worker's pipe, sentinel, end and pidfd; a neighbor's two
+# sockets.
 _BARE_FILES = 48
-_FILES_PER_WORKER = 4
+_FILES_PER_WORKER = 6
 _FILES_PER_NEIGHBOR = 6
 
 
