@@ -40,9 +40,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start processes come first, and of these the longest: no worker begins one at the end."""
-    long = {item.path for item in items if item.get_closest_marker("processes")}
-    items.sort(key=lambda item: (item.path not in long, item.path.name not in LONGEST))
+    """Give each worker of the session a share of the longest files to begin with: none begins one at the end.
+
+    pytest-xdist's `worksteal` deals the list out in as many runs of consecutive tests as there are workers.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    longest = [item for name in LONGEST for item in items if item.path.name == name]
+    starting = {item.path for item in items if item.get_closest_marker("processes")}
+    rest = sorted((item for item in items if item.path.name not in LONGEST), key=lambda item: item.path not in starting)
+    shares: list[pytest.Item] = []
+    for worker in range(workers):
+        own = longest[worker::workers]
+        take = len(rest) if worker == workers - 1 else max(len(items) // workers - len(own), 0)
+        shares += own + rest[:take]
+        rest = rest[take:]
+    items[:] = shares
 
 
 @pytest.hookimpl(wrapper=True)

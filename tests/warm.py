@@ -325,6 +325,7 @@ def _fork_instead_of_exec() -> None:
         code = compile(words[place], "<string>", "exec")
         _end(lambda: exec(code, {"__name__": "__main__"}))
 
+    process.ORIGINAL_DIR = os.getcwd()  # from which a relative path of the script counts
     util.spawnv_passfds = spawnv_passfds  # type: ignore[attr-defined]
     process.current_process()._config.pop("tempdir", None)  # type: ignore[attr-defined]
 
