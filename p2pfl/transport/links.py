@@ -231,7 +231,8 @@ class Links:
             link.connect(endpoint)
         except zmq.ZMQError as error:
             raise TransportError(f"peer {neighbor}: {endpoint} is no endpoint ({error})") from None
-        link.send(MARKER, NOW)
+        with contextlib.suppress(zmq.Again):  # refused at once, which the monitor tells: the link is made anew
+            link.send(MARKER, NOW)
 
     def _close(self, link: _Link) -> None:
         del self._links[link.neighbor], self._monitors[link.monitor]
