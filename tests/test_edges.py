@@ -48,7 +48,8 @@ def run_options(folder: Path) -> list[str]:
 
 
 def fork_server(swarm: Swarm) -> psutil.Process:
-    (found,) = [child for child in swarm.family() if child.name() == "forkserver"]  # as the warm server names it
+    # As the warm server names it, and with it all that is forked from it: so only the launcher's own children.
+    (found,) = [child for child in psutil.Process(swarm.process.pid).children() if child.name() == "forkserver"]
     return found
 
 
