@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing.connection
+import signal
 import threading
 import time
 
@@ -125,21 +126,23 @@ def end(workers: list[Worker], observer: Observer, interrupts: Interrupts) -> No
         for worker in workers:
             worker.process.kill()
 
+    interrupts.hold(kill)
     # A worker that was stopped in the middle of a report would be waited for as it is read: hence another thread.
     last_resort = threading.Timer(STOP_SECONDS + KILL_SECONDS, kill)
     last_resort.daemon = True
     last_resort.start()
-    interrupts.hold(kill)
     try:
         _ask_to_end(workers, observer)
         kill()
         for worker in workers:
             worker.process.join(KILL_SECONDS)
             _drain(worker, observer)
-    finally:
+    finally:  # whatever has failed, no worker outlives this
+        kill()
         last_resort.cancel()
         last_resort.join()
         for worker in workers:
+            worker.process.join(KILL_SECONDS)
             if worker.link is not None:
                 worker.link.close()
             worker.process.close()
@@ -147,7 +150,9 @@ def end(workers: list[Worker], observer: Observer, interrupts: Interrupts) -> No
 
 def _ask_to_end(workers: list[Worker], observer: Observer) -> None:
     for worker in workers:
-        if worker.link is not None and worker.process.is_alive():
+        if worker.link is None:
+            worker.process.signal(signal.SIGTERM)  # what a worker takes for the same order
+        elif worker.process.is_alive():
             with contextlib.suppress(OSError):
                 worker.link.send_bytes(messages.encode(messages.Stop()))
     deadline = time.monotonic() + STOP_SECONDS
@@ -162,10 +167,10 @@ def _ask_to_end(workers: list[Worker], observer: Observer) -> None:
 def _drain(worker: Worker, observer: Observer) -> None:
     try:
         while worker.link is not None and worker.link.poll():
-            message = messages.decode_from_worker(worker.link.recv_bytes())
+            message = messages.receive_report(worker.link)
             if isinstance(message, messages.RoundFinished):
                 observer.round(worker.index, message.record, np.frombuffer(message.sketch, "<f4"))
-    except (EOFError, OSError):
+    except EOFError:
         assert worker.link is not None
         worker.link.close()
         worker.link = None

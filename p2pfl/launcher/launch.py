@@ -50,8 +50,10 @@ def launch(plan: Launch, observer: Observer) -> Outcome:
             outcome.status, outcome.reason = "interrupted", "interrupted"
             observer.say("stopping; everything so far is saved")
         finally:
-            end(run.workers, observer, interrupts)
-            shutil.rmtree(sockets, ignore_errors=True)
+            try:
+                end(run.workers, observer, interrupts)
+            finally:
+                shutil.rmtree(sockets, ignore_errors=True)
     outcome.seconds = time.monotonic() - began
     if outcome.refused:
         observer.warn("messages refused: " + ", ".join(f"{n} ({why})" for why, n in sorted(outcome.refused.items())))
@@ -92,8 +94,8 @@ def _read(run: Run, worker: Worker) -> None:
     assert worker.link is not None
     plan, observer, outcome = run.plan, run.observer, run.outcome
     try:
-        message = messages.decode_from_worker(worker.link.recv_bytes())
-    except (EOFError, OSError):
+        message = messages.receive_report(worker.link)
+    except EOFError:
         worker.link.close()
         worker.link = None
         return

@@ -29,8 +29,8 @@ def prepare_data(config: RunConfig, cast: Cast, observer: Observer, server: Fork
     try:
         while True:
             try:
-                message = messages.decode_from_worker(link.recv_bytes())
-            except (EOFError, OSError):
+                message = messages.receive_report(link)
+            except EOFError:
                 process.join(_END_SECONDS)
                 raise P2PFLError(f"decoding --dataset {config.data.dataset} crashed ({process.exit_text()})") from None
             if isinstance(message, messages.Failed):

@@ -84,14 +84,14 @@ class Control:
         """Thread: orders from the launcher. The link's end alone changes nothing."""
         try:
             while True:
-                message = messages.decode_to_worker(link.recv_bytes())
+                message = messages.receive_order(link)
                 if isinstance(message, messages.Stop):
                     self.stop()
                 elif isinstance(message, messages.HoldModel):
                     self.holds_model = True
                 else:
                     self.endpoints.put(message.endpoints)
-        except (EOFError, OSError):
+        except EOFError:
             return
 
     def watch_parent(self, endpoint: str) -> None:
