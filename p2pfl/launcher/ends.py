@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 
+from p2pfl.errors import P2PFLError
 from p2pfl.faults import Kill
 from p2pfl.launcher.observer import Observer
 from p2pfl.launcher.signals import Interrupts
@@ -39,22 +40,27 @@ def on_end(run: Run, worker: Worker) -> None:
         outcome.lost.append(worker.name)
         outcome.fail(reason, "usage")
     elif kill is not None and kill.restart is not None:
-        run.observer.warn(f"{reason}, to be back in round {kill.restart}")
-        _start_again(run, worker, kill.restart)
+        _start_again(run, worker, reason, f", to be back in round {kill.restart}", kill.restart)
     elif outcome.restarts.get(worker.name, 0) < plan.config.exchange.restart and not outcome.reason:
-        outcome.restarts[worker.name] = outcome.restarts.get(worker.name, 0) + 1
-        run.observer.warn(f"{reason}; started again")
-        _start_again(run, worker)
+        if _start_again(run, worker, reason, "; started again"):
+            outcome.restarts[worker.name] = outcome.restarts.get(worker.name, 0) + 1
     else:
         _lose(run, worker, reason)
 
 
-def _start_again(run: Run, worker: Worker, returns_in: int | None = None) -> None:
-    with run.interrupts.shielded():
-        endpoint = worker.endpoint
-        worker.process.close()
-        run.workers[worker.index] = start_worker(run, worker.index, True, returns_in)
-        run.workers[worker.index].endpoint = endpoint if run.begun else None
+def _start_again(run: Run, worker: Worker, reason: str, how: str, returns_in: int | None = None) -> bool:
+    """Start a worker again; where the system has no room for it, it is lost."""
+    try:
+        with run.interrupts.shielded():
+            started = start_worker(run, worker.index, True, returns_in)
+            started.endpoint = worker.endpoint if run.begun else None
+            run.workers[worker.index] = started
+    except P2PFLError as error:
+        _lose(run, worker, f"{reason}, and cannot be started again: {error}")
+        return False
+    worker.process.close()
+    run.observer.warn(f"{reason}{how}")
+    return True
 
 
 def _scripted_kill(run: Run, worker: Worker) -> Kill | None:

@@ -38,6 +38,7 @@ class WorkerSpec:
     endpoints: dict[int, str] | None = None  # known beforehand: the topology file has hosts and ports, or a restart
     returns_in: int | None = None  # the round in which a fault script has it take part again
     token: str | None = field(default=None, repr=False)  # the run's secret, where there are no keys
+    temporary: Path | None = None  # the launcher's folder, which its workers remove if it cannot
     restarted: bool = False  # the others are at work already; neighbors without an endpoint are gone
 
 
@@ -122,8 +123,8 @@ class HoldModel(msgspec.Struct, tag=True, frozen=True):
 ToWorker = Endpoints | Stop | HoldModel
 
 encode = msgspec.msgpack.Encoder().encode
-decode_from_worker = msgspec.msgpack.Decoder(FromWorker).decode
-decode_to_worker = msgspec.msgpack.Decoder(ToWorker).decode
+decode_from_worker: Callable[[bytes], FromWorker] = msgspec.msgpack.Decoder(FromWorker).decode
+decode_to_worker: Callable[[bytes], ToWorker] = msgspec.msgpack.Decoder(ToWorker).decode
 _MAX_BYTES = 1 << 28  # of a message
 
 
