@@ -43,11 +43,10 @@ class Interrupts:
             now = time.monotonic()
             if now <= self._interrupted + SAME_INTERRUPT_SECONDS:
                 return
+            self._interrupted = now
             if self._held is not None:
                 self._held()
-                return
-            self._interrupted = now
-            if self._shielded and self._pending is None:
+            elif self._shielded and self._pending is None:
                 self._pending = lambda: handle(number, None)
             else:
                 handle(number, frame)
@@ -70,7 +69,7 @@ class Interrupts:
             pending()
 
     def hold(self, on_signal: Callable[[], object]) -> None:
-        """Interrupt nothing from now on; signals call `on_signal`, apart from those of the last interrupt."""
+        """Interrupt nothing from now on: a signal calls `on_signal`, unless it belongs to the one before."""
         self._held = on_signal
 
     def restore(self) -> None:
