@@ -73,6 +73,16 @@ class CheckpointError(P2PFLError):
     """A checkpoint that is missing, truncated, altered, or of another run."""
 
 
+class UnreadableError(CheckpointError):
+    """A file of the run that is there and cannot be read now: no damage, and so nothing that may be replaced."""
+
+
+class OtherVersionError(CheckpointError):
+    """A checkpoint of another version of p2pfl: whole, most likely, and of no use to this one."""
+
+    resumable = False
+
+
 class TrainingError(P2PFLError):
     """Training that cannot go on, such as a loss that is no longer a number: with the same settings it never can."""
 
@@ -93,6 +103,21 @@ def unwritable(path: Path, error: Exception) -> str:
 def unreadable(path: Path, error: Exception) -> str:
     """The same of one that cannot be read."""
     return _refused(path, error, "read", os.R_OK)
+
+
+def is_missing(path: Path, error: OSError) -> bool:
+    """Whether an error says that there is nothing of that name: not so of a symbolic link to nowhere."""
+    return isinstance(error, FileNotFoundError) and not os.path.lexists(path)
+
+
+def read_if_any(path: Path) -> bytes:
+    """A file's content, nothing where there is no such file. Raises UnreadableError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        if is_missing(path, error):
+            return b""
+        raise UnreadableError(unreadable(path, error)) from None
 
 
 def is_from_outside(error: BaseException) -> bool:
