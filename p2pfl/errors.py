@@ -171,6 +171,8 @@ def _in_the_way(path: Path, error: Exception, number: int) -> str | None:
     if number in (errno.ENOTDIR, errno.EEXIST):
         file = next((at for at in (*path.parents, path) if os.path.exists(at) and not os.path.isdir(at)), None)
         return f"{file} is a file and no folder: move it away" if file else None
+    if number == errno.ENOENT and os.path.islink(path):
+        return f"it links to {os.readlink(path)}, which is missing: bring that back, or remove the link"
     if number == errno.ENOENT and not os.path.exists(path.parent):
         return f"make the folder {path.parent}"
     return None
