@@ -107,11 +107,8 @@ def run(
                     _token(config),
                 )
             )
-        except KeyboardInterrupt:
-            forget(run_dir)
-            raise
-        except P2PFLError:
-            if resume is None:
+        except (KeyboardInterrupt, P2PFLError):
+            if resume is None:  # what was there before stays, whatever it holds
                 forget(run_dir)
             raise
         return _conclude(run_dir, outcome, how_to_resume(config, again), going_on)
