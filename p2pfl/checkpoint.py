@@ -101,8 +101,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         mode = _ordinary_mode(temporary)
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        safetensors.torch.save_file(plain, temporary, metadata=dict(about))
+        safetensors.torch.save_file(separated(tensors), temporary, metadata=dict(about))
         os.chmod(temporary, mode)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
@@ -115,6 +114,18 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def separated(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as safetensors takes them: contiguous on the CPU, and no two in the same memory, as tied ones are."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    end = 0
+    for name, tensor in sorted(plain.items(), key=lambda item: item[1].data_ptr()):
+        start, size = tensor.data_ptr(), tensor.numel() * tensor.element_size()
+        if size and start < end:
+            plain[name] = tensor.clone()
+        end = max(end, start + size)
+    return plain
 
 
 def _ordinary_mode(path: Path) -> int:

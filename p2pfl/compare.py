@@ -19,6 +19,7 @@ from p2pfl import config as settings
 from p2pfl import data, keyring, report
 from p2pfl.config import INCIDENTAL, CentralizedConfig, Mode, RunConfig, replace_options
 from p2pfl.errors import ConfigError
+from p2pfl.estimate import estimate
 from p2pfl.identity import RUN_ID_FILE
 from p2pfl.launcher import fork_server, interruptible
 from p2pfl.roles import cast, topology_of
@@ -187,6 +188,14 @@ def describe_plan(planned: Sequence[Planned]) -> str:
         for one in planned
     ]
     return "\n".join(lines)
+
+
+def check_plan(planned: Sequence[Planned]) -> None:
+    """Look at the first run, and try out the model that all have. Raises ConfigError for what that run would refuse."""
+    first = planned[0]
+    report.check_drawing()
+    resolve(first.config, first.topology, 1)
+    estimate(cast(first.config, first.topology), first.config)
 
 
 def run_all(folder: Path, planned: Sequence[Planned], say: Callable[[str], None], *, again: str) -> list[Path]:

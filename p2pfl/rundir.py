@@ -30,6 +30,7 @@ from p2pfl.topology import Topology, load_topology, save_topology
 CONFIG_FILE = "config.toml"
 TOPOLOGY_FILE = "topology.graphml"
 FAULTS_FILE = "faults.toml"
+_RESULTS = ("consensus.safetensors", "summary.json", "report.html")  # that a run writes at its end
 EVALUATIONS = 10  # a run, where --eval-every does not say
 EVAL_SAMPLES = 1000  # of an evaluation of many peers during the run
 
@@ -160,6 +161,20 @@ def create_run_dir(topology: Topology, config: RunConfig, alone: str | None = No
         _take_away(run_dir)
         raise ConfigError(f"--run-dir {unwritable(run_dir, error)}, or choose another") from None
     return run_dir
+
+
+def check_results(run_dir: Path) -> None:
+    """Raises ConfigError where the results of a run that is resumed could not be written into its directory."""
+    for name in _RESULTS:
+        if (run_dir / name).is_dir():
+            raise ConfigError(f"{run_dir / name}: is a folder, where the run will write a file; move it away")
+    probe = run_dir / f".writable-{os.getpid()}"
+    try:
+        with open(probe, "w"):
+            pass
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(unwritable(run_dir, error)) from None
 
 
 def _instead(run_dir: Path) -> str:

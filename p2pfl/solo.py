@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 from p2pfl import data, keyring
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, P2PFLError
-from p2pfl.estimate import check, check_gpus, wished_devices
+from p2pfl.estimate import check, check_disk, check_gpus, disk_need, wished_devices
+from p2pfl.parameters import Layout
 from p2pfl.roles import cast
 from p2pfl.rundir import create_run_dir, open_run_dir, resolve, run_fingerprint
 from p2pfl.swarm import Interrupted, endpoints_in_file
@@ -45,7 +46,7 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
         raise ConfigError(f"{topology.source}: every node needs a host and a port (and --transport must not be ipc)")
     keyring.check_keys(topology, config.exchange.keys, config.exchange.insecure, [index])
     keyring.check_token_file(config.exchange)
-    _check(config, topology, index)
+    _check(config, topology, index, resume is not None)
     keep_freed_memory()
     dataset = data.prepare(config.data.dataset, config.data.data_dir, _Progress())
     with ZmqTransport(endpoints[index]):  # an address that cannot be had leaves no run directory behind
@@ -87,13 +88,15 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
     _say(f"peer {name}: done; put all peers' folders into one {run_dir}/peers for: p2pfl report {run_dir}")
 
 
-def _check(config: RunConfig, topology: Topology, index: int) -> None:
+def _check(config: RunConfig, topology: Topology, index: int, resumes: bool) -> None:
     """Find out now what the peer would find out in the middle of the swarm. Raises ConfigError."""
     info = data.describe(config.data.dataset, config.data.data_dir)
     model = check(config, topology.n, info)
     # Only this peer: what others on this machine have taken of a GPU is not free any more.
     wished = {index: wished_devices(topology)[index]}
-    check_gpus(config, wished, info.train_samples // topology.n, model, len(info.classes))
+    check_gpus(config, wished, info.train_samples // topology.n, model)
+    if not resumes:
+        check_disk(config, disk_need(cast(config, topology), config, Layout.of(model), index))
 
 
 def _looked_for(endpoints: Sequence[str], neighbors: Iterable[int]) -> str:

@@ -22,9 +22,9 @@ from p2pfl.display import make_display
 from p2pfl.errors import ConfigError, P2PFLError, explained
 from p2pfl.launcher import Launch, Outcome, launch
 from p2pfl.records import RoundRecord, read_recorded
-from p2pfl.report import complete_summary, known_facts, summarize, write_report, write_summary
+from p2pfl.report import check_drawing, complete_summary, known_facts, summarize, write_report, write_summary
 from p2pfl.roles import cast, topology_of
-from p2pfl.rundir import create_run_dir, fault_script, forget, in_use, resolve, run_fingerprint
+from p2pfl.rundir import check_results, create_run_dir, fault_script, forget, in_use, resolve, run_fingerprint
 from p2pfl.sketches import Vector, readable_sketches
 from p2pfl.topology import Topology
 from p2pfl.worker.limits import allow_open_files
@@ -85,6 +85,9 @@ def run(
     complete = None if resume is None else complete_summary(resume)
     if resume is not None and complete is not None:
         return Result(resume, complete)
+    check_drawing()
+    if resume is not None:
+        check_results(resume)
     allow_open_files(parts.topology.n, max(len(links) for links in parts.links))
     going_on = resume is not None
     run_dir = resume or create_run_dir(parts.topology, config)

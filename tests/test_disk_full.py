@@ -139,11 +139,12 @@ SIZES = {"records": "24k", "checkpoints": "1m", "report": "3m"}
 def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_when_there_is_room(
     tmp_path: Path, disk: SmallDisk, start: Callable[..., Swarm], stage: str
 ) -> None:
-    disk.resize(SIZES[stage])
+    disk.resize("64m")
     options = [ring(tmp_path), *FAST, "--local-steps", "2", "--rounds", "6"]
     run_dir = disk.path / "run"
     swarm = start(*options, "--run-dir", str(run_dir), P2PFL_TEST_PICTURES="1")
     swarm.until("starting")
+    disk.resize(SIZES[stage])  # the run has been told by then that there is room
     family = swarm.family()
     code, err = swarm.end(200)
     assert code == 1

@@ -68,7 +68,7 @@ class Compare:
     config: OptionalFile = None
     """TOML file with the settings of the gossip runs; what stands on the command line wins."""
     dry_run: bool = False
-    """Say which runs there will be, and stop."""
+    """Say which runs there will be, try the model out, and stop."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -110,7 +110,7 @@ def _told_apart(what: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path], words: list[str]) -> int:
-    from p2pfl.compare import Wanted, describe_plan, plan_runs, run_all
+    from p2pfl.compare import Wanted, check_plan, describe_plan, plan_runs, run_all
 
     topologies = tuple(load_topology(path) for path in files)
     wanted = Wanted(
@@ -125,6 +125,7 @@ def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path]
         raise ConfigError(f"--{changed.replace('_', '-')}: means nothing without --centralized")
     planned = plan_runs(asked, wanted)
     if arguments.dry_run:
+        check_plan(planned)
         print(describe_plan(planned))
         return 0
     folder = comparison_folder(asked.record.run_dir, asked.record.name or "-".join(t.name for t in topologies))

@@ -14,6 +14,7 @@ from p2pfl.cli.options import Settled, TopologyFile, Training, settle
 from p2pfl.config import CentralizedConfig, ExchangeConfig, GossipConfig, RobustConfig, RunConfig, ServerConfig
 from p2pfl.errors import ConfigError
 from p2pfl.keyring import check_keys, check_token_file, refuse_token_file
+from p2pfl.report import check_drawing
 from p2pfl.swarm import endpoints_in_file, run
 from p2pfl.topology import Topology
 
@@ -98,6 +99,7 @@ def local(words: list[str]) -> int:
 
 def _train(settled: Settled[Gossip] | Settled[Centralized] | Settled[Sgd] | Settled[Local]) -> int:
     if settled.arguments.dry_run:
+        check_drawing()
         refuse_token_file(settled.config.exchange)
         if settled.config.mode == "gossip":
             _check_keys(settled.config, settled.topology, range(settled.topology.n))

@@ -17,15 +17,15 @@ from p2pfl.worker import messages
 _END_SECONDS = 1.0
 
 
-def prepare_data(config: RunConfig, cast: Cast, observer: Observer, server: ForkServer) -> Path:
+def prepare_data(config: RunConfig, cast: Cast, observer: Observer, server: ForkServer, begins: bool = True) -> Path:
     """Decode the data set, once, into the file that all peers map, in a process of its own (it needs torch).
 
-    Also checks there what every peer would refuse, and whether the GPUs have room for all, so that none has to be
-    started for it.
+    Also tries the model out there, and checks what every peer would refuse, and whether the GPUs have room for all,
+    and the disk for a run that begins, so that none has to be started for it.
 
     Raises ConfigError, or P2PFLError where that process crashed.
     """
-    process, link = server.start("data", _prepare, config, cast)
+    process, link = server.start("data", _prepare, config, cast, begins)
     try:
         while True:
             try:
@@ -49,8 +49,9 @@ def prepare_data(config: RunConfig, cast: Cast, observer: Observer, server: Fork
         process.close()
 
 
-def _prepare(config: RunConfig, cast: Cast, link: Connection) -> None:
+def _prepare(config: RunConfig, cast: Cast, begins: bool, link: Connection) -> None:
     from p2pfl import data, estimate
+    from p2pfl.parameters import Layout
 
     for number in messages.SIGNALS - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
@@ -63,7 +64,9 @@ def _prepare(config: RunConfig, cast: Cast, link: Connection) -> None:
         info = data.describe(config.data.dataset, config.data.data_dir)
         model = estimate.check(config, cast.shards, info)
         wished, shard = estimate.wished_devices(cast.topology), info.train_samples // cast.shards
-        estimate.check_gpus(config, wished, shard, model, len(info.classes))
+        estimate.check_gpus(config, wished, shard, model)
+        if begins:
+            estimate.check_disk(config, estimate.disk_need(cast, config, Layout.of(model)))
         path = data.prepare(
             config.data.dataset,
             config.data.data_dir,
