@@ -138,7 +138,10 @@ class _Trial:
         for name in {**before, **now}:
             moved = name in views and name in now and now[name].data_ptr() != views[name].data_ptr()
             if now.get(name) is not before.get(name) or moved:
-                raise self._refusal(f"replaces the tensor {name} in its forward pass; write into it (copy_, add_)")
+                done = "replaces" if name in before else "creates"
+                raise self._refusal(
+                    f"{done} the tensor {name} in its forward pass; create it in __init__, and write to it (copy_)"
+                )
 
     def evaluate(self, trainer: Trainer) -> Tensor:
         """Evaluate a batch and a single image; returns the outputs, which depend on the weights alone."""
@@ -147,6 +150,8 @@ class _Trial:
         with self._named(f"fails in an evaluation of {_EVALUATED} images, or of one"), self._judged(model):
             trainer.evaluate(0)
             outputs = self._outputs(model)
+        if not is_finite(outputs):
+            raise self._refusal("its outputs in evaluation mode are not finite after one step on noise images")
         self._check_places(trainer, tensors)
         for name, value in _values(model).items():
             if not torch.equal(value, before[name]):
@@ -168,7 +173,7 @@ class _Trial:
         layout.bind(other, aligned_vector(layout.size))  # memory formats decide on the order of sums
         with self._named("fails after its state dict is loaded"):
             again = self._outputs(other)
-        if not torch.allclose(outputs, again, rtol=_CLOSE, atol=_CLOSE * float(outputs.abs().max()), equal_nan=True):
+        if not torch.allclose(outputs, again, rtol=_CLOSE, atol=_CLOSE * float(outputs.abs().max())):
             raise self._refusal(
                 "gives other outputs after its state dict is saved and loaded; all that training changes or the seed "
                 "draws must be parameters or buffers, and no other tensor may be a view of one"

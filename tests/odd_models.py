@@ -228,6 +228,19 @@ def _replaced(self: Small, x: Tensor) -> Tensor:
     return x - self.mean
 
 
+def _grown(self: Small, x: Tensor) -> Tensor:
+    if not hasattr(self, "grown"):
+        self.grown = nn.Linear(8, 8)
+    return self.grown(x)
+
+
+def _stale(self: Small, x: Tensor) -> Tensor:
+    """Keeps what it has computed from the weights once."""
+    if not hasattr(self, "kept"):
+        self.kept = self.first.weight.detach().sum()
+    return x + self.kept
+
+
 def _counted(self: Small, x: Tensor) -> Tensor:
     if self.training:
         self.count = self.count + 1
@@ -396,6 +409,9 @@ BROKEN: dict[str, tuple[Callable[..., nn.Module], str]] = {
     "partly_global": (_partly_global, "two calls of the function give the same tensors"),
     "replaced": (_middle(_replaced, mean=torch.zeros(8)), "replaces the tensor mean in its forward pass"),
     "counted": (_middle(_counted, count=torch.tensor(0)), "replaces the tensor count in its forward pass"),
+    "grown": (_middle(_grown), "creates the tensor grown.weight in its forward pass"),
+    "stale": (_middle(_stale), "gives other outputs after its state dict is saved"),
+    "late_infinity": (_ending(lambda self, y: y if self.training else y / 0), "its outputs in evaluation mode are not"),
     "in_evaluation": (_middle(_in_evaluation, mean=torch.zeros(8)), "an evaluation changes mean"),
     "forgotten": (_middle(_forgotten, passing=torch.zeros(8)), "its state dict does not bring back passing"),
     "hidden_state": (_middle(_hidden_state), "gives other outputs after its state dict is saved"),

@@ -43,7 +43,7 @@ class Training:
     resume: OptionalFolder = None
     """Run directory of an interrupted run, to go on with the settings saved there."""
     dry_run: bool = False
-    """Say what the run will need (memory a process, bytes, rounds) and stop."""
+    """Say what the run will need (memory a process, bytes, rounds), try its model out, and stop."""
 
 
 A = TypeVar("A", bound=Training)
