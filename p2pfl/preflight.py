@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -23,6 +22,7 @@ from p2pfl.training import Trainer, initial_model
 MOST_IMAGES = 64  # of the trial's batch: what fails with more fails with these, and the trial takes a second or two
 _EVALUATED = 3  # images, besides a single one: an evaluation's last batch has as many as are left
 _TRIAL_LR = 1e-3  # a step that no weight can overflow in, whatever --lr is
+_DISTURBANCE = 0.1
 _CLOSE = 1e-3  # of the largest output: how far outputs of equal weights may differ by rounding
 
 
@@ -33,15 +33,14 @@ def check_model(config: RunConfig, classes: int) -> nn.Module:
     Raises ConfigError naming the model, what is wrong with it, and a remedy where one is known.
     """
     with silenced(), undisturbed():
-        settings = settings_now()
         first = initial_model(config, classes)
         trainer = _trainer(config, classes)
         trial = _Trial(config, classes)
         trial.compare(first, trainer)
         trial.train(trainer)
+        _disturb(trainer)
         outputs = trial.evaluate(trainer)
         trial.save_and_load(trainer, outputs)
-        trial.check_settings(settings)
     return first
 
 
@@ -76,12 +75,22 @@ def _noise(count: int, classes: int) -> data.Dataset:
     )
 
 
+def _disturb(trainer: Trainer) -> None:
+    """Change all parameters in the vector, as an exchange does: by a tenth, which outputs must show."""
+    generator = torch.Generator().manual_seed(0)
+    for slot in trainer.layout.slots:
+        if slot.is_parameter:
+            noise = torch.randn(slot.size, generator=generator)
+            trainer.vector[slot.offset : slot.offset + slot.size].mul_(noise.mul_(_DISTURBANCE).add_(1.0))
+
+
 class _Trial:
     """The steps of a trial; each raises ConfigError for what it finds."""
 
     def __init__(self, config: RunConfig, classes: int) -> None:
         self._config = config
         self._classes = classes
+        self._settings = settings_now()
 
     def _refusal(self, problem: str) -> ConfigError:
         return ConfigError(f"--model {self._config.model.model}: {problem}")
@@ -91,13 +100,20 @@ class _Trial:
         """Whatever the user's code raises becomes a refusal that says in doing what."""
         try:
             yield
+            self._check_settings()
         except TrainingError as error:  # a loss, for which --lr is not to blame here; or memory that is used up
             said = "the loss of its first step, on noise images, is not finite" if error.remedy else str(error)
             raise self._refusal(said) from error
         except P2PFLError:
             raise
         except (Exception, SystemExit) as error:
+            self._check_settings()  # which may be why
             raise self._refusal(f"{doing}: {one_line(error)}") from error
+
+    def _check_settings(self) -> None:
+        changed = [name for name, value in settings_now().items() if value != self._settings[name]]
+        if changed:
+            raise self._refusal(f"changes torch's {changed[0]} in its forward pass; put it back there")
 
     def compare(self, first: nn.Module, trainer: Trainer) -> None:
         """Two models of one seed must be alike and have nothing in common: peers build theirs alone."""
@@ -178,12 +194,6 @@ class _Trial:
                 "gives other outputs after its state dict is saved and loaded; all that training changes or the seed "
                 "draws must be parameters or buffers, and no other tensor may be a view of one"
             )
-
-    def check_settings(self, before: dict[str, Any]) -> None:
-        """Training must not change what holds for the whole process."""
-        changed = [name for name, value in settings_now().items() if value != before[name]]
-        if changed:
-            raise self._refusal(f"changes torch's {changed[0]} in its forward pass; put it back there")
 
     def _outputs(self, model: nn.Module) -> Tensor:
         """Outputs in evaluation mode for a batch and for a single image; randomness in the model is seeded."""

@@ -142,8 +142,8 @@ def _have_common_elements(one: Tensor, other: Tensor) -> bool:
 
 def _span(tensor: Tensor) -> tuple[int, int]:
     """First byte in its storage, and the one after the last."""
-    reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    start = tensor.storage_offset() * tensor.element_size()
+    reach = sum((size - 1) * int(stride) for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    start = int(tensor.storage_offset()) * tensor.element_size()
     return start, start + (reach + 1) * tensor.element_size()
 
 
@@ -160,6 +160,6 @@ def _overlaps_itself(tensor: Tensor) -> bool:
     reach = 0
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1 and stride <= reach:
-            return bool(tensor.numel() != _offsets(tensor).unique().numel())
+            return len(set(_offsets(tensor).tolist())) < tensor.numel()
         reach += (size - 1) * stride
     return False

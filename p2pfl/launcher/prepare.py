@@ -32,7 +32,8 @@ def prepare_data(config: RunConfig, cast: Cast, observer: Observer, server: Fork
                 message = messages.decode_from_worker(link.recv_bytes())
             except (EOFError, OSError):
                 process.join(_END_SECONDS)
-                raise P2PFLError(f"decoding --dataset {config.data.dataset} crashed ({process.exit_text()})") from None
+                what = f"--dataset {config.data.dataset}, or trying out --model {config.model.model},"
+                raise P2PFLError(f"decoding {what} crashed ({process.exit_text()})") from None
             if isinstance(message, messages.Failed):
                 raise (ConfigError if message.usage else P2PFLError)(message.reason)
             assert isinstance(message, messages.Prepared)
