@@ -19,7 +19,7 @@ from p2pfl.parameters import Layout, aligned_vector, is_finite
 from p2pfl.structure import named_tensors, places
 from p2pfl.training import Trainer, initial_model
 
-MOST_IMAGES = 64  # of the trial's batch: what fails with more fails with these, and the trial takes a second or two
+MOST_IMAGES = 32  # of the trial's batch: what fails with more fails with these, and the trial takes a second or two
 _EVALUATED = 3  # images, besides a single one: an evaluation's last batch has as many as are left
 _TRIAL_LR = 1e-3  # a step that no weight can overflow in, whatever --lr is
 _DISTURBANCE = 0.1
