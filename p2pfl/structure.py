@@ -45,6 +45,9 @@ def structure_problem(model: nn.Module) -> str:
         return "the module has no floating-point parameter to train"
     if not any(parameter.requires_grad for parameter in model.parameters()):
         return "the module has nothing to train: no parameter requires gradients; call requires_grad_() on some"
+    parameters = {id(parameter): name for name, parameter in model.named_parameters()}
+    if both := [parameters[id(buffer)] for buffer in model.buffers() if id(buffer) in parameters]:
+        return f"{both[0]} is registered as a parameter and as a buffer; register it once"
     if shared := shared_memory(model):
         return (
             f"{shared[0]} and {shared[1]} share memory but are two tensors; make them one object "

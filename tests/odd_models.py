@@ -228,6 +228,18 @@ def _replaced(self: Small, x: Tensor) -> Tensor:
     return x - self.mean
 
 
+def _clipped(self: Small, x: Tensor) -> Tensor:
+    self.second.weight.data = self.second.weight.data.clamp(-1.0, 1.0)
+    return x
+
+
+class _Buffers(nn.Module):
+    def __init__(self, *buffers: Tensor) -> None:
+        super().__init__()
+        for number, buffer in enumerate(buffers):
+            self.register_buffer(f"b{number}", buffer)
+
+
 def _grown(self: Small, x: Tensor) -> Tensor:
     if not hasattr(self, "grown"):
         self.grown = nn.Linear(8, 8)
@@ -406,6 +418,11 @@ BROKEN: dict[str, tuple[Callable[..., nn.Module], str]] = {
     "singleton": (lambda: MODULE, "two calls of the function give the same tensors"),
     "partly_global": (_partly_global, "two calls of the function give the same tensors"),
     "replaced": (_middle(_replaced, mean=torch.zeros(8)), "replaces the tensor mean in its forward pass"),
+    "clipped": (_middle(_clipped), "replaces the tensor second.weight in its forward pass"),
+    "both": (
+        _attribute(again=lambda m: _Buffers(m.second.weight)),
+        "second.weight is registered as a parameter and as",
+    ),
     "counted": (_middle(_counted, count=torch.tensor(0)), "replaces the tensor count in its forward pass"),
     "grown": (_middle(_grown), "creates the tensor grown.weight in its forward pass"),
     "stale": (_middle(_stale), "gives other outputs after its state dict is saved"),
