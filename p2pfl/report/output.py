@@ -61,7 +61,7 @@ def check_drawing() -> None:
         chosen = os.environ.get("MPLBACKEND")
         where = "matplotlib" if chosen is None else f"MPLBACKEND={chosen}"
         remedy = "install it again" if chosen is None else "unset that variable"
-        raise ConfigError(f"{where}: the report cannot be drawn ({one_line(error)[:300]}); {remedy}") from None
+        raise ConfigError(f"{where}: the report cannot be drawn ({one_line(error)[:120]}); {remedy}") from None
 
 
 def page_text(template: str, plots: Sequence[Plot[Any]], folder: Path, **values: Any) -> str:
