@@ -7,7 +7,6 @@ taken and the link renewed, before it fills any memory.
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import time
 from collections.abc import Iterable, Mapping
@@ -21,6 +20,7 @@ from p2pfl import wire
 from p2pfl.errors import TransportError
 from p2pfl.transport.counters import received
 from p2pfl.transport.credentials import Credentials
+from p2pfl.transport.handles import connected
 from p2pfl.transport.interface import Event, Lost, Reconnected, Refused
 
 HEARTBEAT_MS = 2_000
@@ -139,7 +139,7 @@ class Links:
                 link.close_handle()
                 link.since = time.monotonic()
                 with contextlib.suppress(OSError):  # gone already
-                    link.connection = socket.socket(fileno=os.dup(event["value"]))
+                    link.connection = connected(event["value"], event["endpoint"].decode())
                 continue
             if kind == zmq.EVENT_DISCONNECTED:
                 link.close_handle()
