@@ -15,6 +15,7 @@ from p2pfl.topology.mixing import (
     spectral_gap,
     without_edges,
 )
+from p2pfl.topology.mend import Mending, fix_file
 from p2pfl.topology.publish import check_publishable, publish
 
 __all__ = [
@@ -22,11 +23,13 @@ __all__ = [
     "KINDS",
     "MAX_PEERS",
     "MIXINGS",
+    "Mending",
     "Neighborhood",
     "Topology",
     "build_topology",
     "check_publishable",
     "consensus_rounds",
+    "fix_file",
     "is_symmetric",
     "load_topology",
     "make_topology",
