@@ -9,7 +9,7 @@ from raw_graphs import raw_graph as raw
 
 from p2pfl.errors import TopologyError
 from p2pfl.topology import Topology, make_topology
-from p2pfl.topology.checks import MAX_PEERS, troubles
+from p2pfl.topology.checks import MAX_PEERS, examine
 from p2pfl.topology.graph import topology_from
 from p2pfl.topology.naming import name_nodes, unique_names
 from p2pfl.topology.raw import RawEdge, RawGraph, RawNode
@@ -62,7 +62,7 @@ def test_directions(graph: RawGraph, edges: list[tuple[object, ...]], directed: 
     ],
 )
 def test_parallel_edges(graph: RawGraph, parallel: str) -> None:
-    assert [(trouble.text, trouble.option) for trouble in troubles(graph)] == [
+    assert [(trouble.text, trouble.option) for trouble in examine(graph).troubles] == [
         (f"parallel edges: {parallel}", "--merge-parallel")
     ]
 
@@ -87,17 +87,17 @@ def test_all_troubles_are_named_at_once() -> None:
     ],
 )
 def test_what_mends_a_graph_that_is_not_connected(graph: RawGraph, options: set[str | None]) -> None:
-    assert {trouble.option for trouble in troubles(graph)} == options
+    assert {trouble.option for trouble in examine(graph).troubles} == options
 
 
 def test_too_many_nodes_are_mended_if_the_largest_component_is_small_enough() -> None:
     alone = tuple(RawNode(f"n{i}") for i in range(MAX_PEERS))
     small = raw("ab bc")
-    assert {t.option for t in troubles(replace(small, nodes=small.nodes + alone))} == {"--largest-component"}
+    assert {t.option for t in examine(replace(small, nodes=small.nodes + alone)).troubles} == {"--largest-component"}
     nodes = tuple(RawNode(str(i)) for i in range(MAX_PEERS + 1))
     path = tuple(RawEdge(str(i), str(i + 1)) for i in range(MAX_PEERS))
-    assert [t.option for t in troubles(RawGraph(False, nodes, path))] == [None]
-    assert troubles(RawGraph(False, nodes[:-1], path[:-1])) == ()
+    assert [t.option for t in examine(RawGraph(False, nodes, path)).troubles] == [None]
+    assert examine(RawGraph(False, nodes[:-1], path[:-1])).troubles == ()
 
 
 # Names

@@ -8,15 +8,21 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import networkx as nx
-
 from p2pfl.topology.attributes import attribute_flaws
 from p2pfl.topology.links import Links, links_of
-from p2pfl.topology.naming import MAX_LABEL_BYTES, name_flaw, name_nodes, some, usable_label
+from p2pfl.topology.naming import MAX_LABEL_BYTES, Naming, name_flaw, name_nodes, short, some, usable_label
 from p2pfl.topology.raw import RawGraph
+from p2pfl.topology.reach import Adjacency, adjacency_of, components, in_order, largest, reached
 
 MAX_PEERS = 4096  # one process a peer; the mixing matrix of more would not fit a laptop either
-OPTIONS = ("--drop-self-loops", "--merge-parallel", "--undirected", "--largest-component", "--labels names")
+OPTIONS = (
+    "--drop-self-loops",
+    "--merge-parallel",
+    "--undirected",
+    "--largest-component",
+    "--labels names",
+    "--labels ids",
+)
 
 
 @dataclass(frozen=True)
@@ -30,20 +36,30 @@ class Trouble:
     option: str | None = None
 
 
-def troubles(raw: RawGraph, least: int = 2) -> tuple[Trouble, ...]:
-    """Everything that is wrong with a graph that is to have at least `least` peers; none where it is a topology."""
+@dataclass(frozen=True)
+class Findings:
+    """What there is to know of a graph: names, links and troubles; none where it is a topology."""
+
+    naming: Naming
+    links: Links
+    troubles: tuple[Trouble, ...]
+
+
+def examine(raw: RawGraph, least: int = 2) -> Findings:
+    """Find everything that is wrong with a graph that is to have at least `least` peers."""
+    naming, links = name_nodes(raw), links_of(raw)
     if not raw.nodes:
-        return (Trouble("the graph is empty; a swarm needs at least 2 peers"),)
-    naming = name_nodes(raw)
-    names = dict(zip((node.id for node in raw.nodes), naming.names, strict=True))
-    links = links_of(raw)
-    return (
+        return Findings(naming, links, (Trouble("the graph is empty; a swarm needs at least 2 peers"),))
+    shown = [short(name) for name in naming.names]
+    names = dict(zip((node.id for node in raw.nodes), shown, strict=True))
+    found = (
         *_duplicate_ids(raw),
         *([] if naming.by_labels else _unusable_names(raw)),
-        *(Trouble(flaw) for flaw in attribute_flaws(naming.names, [node.attributes for node in raw.nodes])),
+        *(Trouble(flaw) for flaw in attribute_flaws(shown, [node.attributes for node in raw.nodes])),
         *_edge_troubles(links, names),
-        *_size_troubles(_graph(raw, links), names, least),
+        *_size_troubles(adjacency_of(names, links), names, least),
     )
+    return Findings(naming, links, found)
 
 
 def refusal(source: str, found: Sequence[Trouble], command: str = "") -> str:
@@ -58,28 +74,14 @@ def refusal(source: str, found: Sequence[Trouble], command: str = "") -> str:
 def fix_command(source: str, options: Collection[str | None], new: Path | None = None) -> str:
     """The `topology fix` with these options, for a shell; empty where there are none. `new`: the file to write."""
     asked = [option for option in OPTIONS if option in options]
+    if "--labels names" in asked and "--labels ids" in asked:
+        asked.remove("--labels ids")  # some of them cannot be names
     if not asked:
         return ""
     file = Path(source)
     # GraphML holds every graph, whatever the format of the file.
     output = new or file.with_name(f"{file.stem}-fixed.graphml")
     return f"p2pfl topology fix {shlex.quote(source)} -o {shlex.quote(str(output))} {' '.join(asked)}"
-
-
-def component_nodes(raw: RawGraph, links: Links) -> list[str]:
-    """The ids of the largest (strongly) connected component; of several, that of the first node in the file."""
-    graph = _graph(raw, links)
-    place = {node: i for i, node in enumerate(graph)}
-    found = nx.strongly_connected_components(graph) if links.directed else nx.connected_components(graph)
-    largest = max(found, key=lambda nodes: (len(nodes), -min(place[node] for node in nodes)))
-    return sorted(largest, key=place.__getitem__)
-
-
-def _graph(raw: RawGraph, links: Links) -> nx.Graph:
-    graph = nx.DiGraph() if links.directed else nx.Graph()
-    graph.add_nodes_from(node.id for node in raw.nodes)
-    graph.add_edges_from(links.weights)
-    return graph
 
 
 def _duplicate_ids(raw: RawGraph) -> list[Trouble]:
@@ -89,7 +91,7 @@ def _duplicate_ids(raw: RawGraph) -> list[Trouble]:
     own, count = repeated[0]
     others = [other for other, _ in repeated[1:]]
     more = f" (and others {some(others)})" if others else ""
-    return [Trouble(f"duplicate label: {count} nodes have the id {own!r}{more}: give each its own")]
+    return [Trouble(f"duplicate label: {count} nodes have the id {short(own)!r}{more}: give each its own")]
 
 
 def _unusable_names(raw: RawGraph) -> list[Trouble]:
@@ -124,7 +126,7 @@ def _edge_troubles(links: Links, names: dict[str, str]) -> list[Trouble]:
         more = f" ({len(links.undeclared) - 1} more such edges)" if len(links.undeclared) > 1 else ""
         found.append(
             Trouble(
-                f"the edge {edge.source[:60]!r} – {edge.target[:60]!r} ends at {unknown[:60]!r}, which is not among "
+                f"the edge {short(edge.source)!r} – {short(edge.target)!r} ends at {short(unknown)!r}, which is not among "
                 f"the nodes{more}: declare it or correct the edge"
             )
         )
@@ -150,45 +152,47 @@ def _parallel_text(links: Links, names: dict[str, str]) -> str:
     return f"parallel edges: {names[u]!r} {arrow} {names[v]!r} is given {count} times{differ}{more}"
 
 
-def _size_troubles(graph: nx.Graph, names: dict[str, str], least: int) -> list[Trouble]:
+def _size_troubles(graph: Adjacency, names: dict[str, str], least: int) -> list[Trouble]:
     """Too few or too many peers, and peers that cannot reach each other."""
     n = len(names)
     if n < least:
         return [Trouble("the graph has only one node; a swarm needs at least 2 peers")]
-    parts = list(nx.weakly_connected_components(graph) if graph.is_directed() else nx.connected_components(graph))
-    place = {node: i for i, node in enumerate(names)}
-    largest = max(parts, key=lambda nodes: (len(nodes), -min(place[node] for node in nodes)))
+    parts = components(graph)
+    main = largest(parts)
     found = []
     if n > MAX_PEERS:
-        smaller = len(largest) <= MAX_PEERS and len(parts) > 1
         text = f"the graph has {n} nodes; at most {MAX_PEERS} peers are supported"
-        found.append(Trouble(text if smaller else f"{text}: take a part of it", "--largest-component" * smaller or None))
-    one_way = graph.is_directed() and not nx.is_strongly_connected(graph.subgraph(largest))
-    if len(parts) > 1:
-        lost = [names[node] for node in names if node not in largest]
-        if len(largest) < 2:
-            found.append(Trouble("the graph is disconnected: no edge joins two nodes; add edges"))
-        else:
-            text = f"the graph is disconnected: {_lost(lost, names[min(largest, key=place.__getitem__)])}"
+        if len(main) <= MAX_PEERS and len(parts) > 1:
             found.append(Trouble(text, "--largest-component"))
-    if one_way:
-        found.append(Trouble(f"the graph is not strongly connected: {_one_way(graph, largest, names)}", "--undirected"))
+        else:
+            found.append(Trouble(f"{text}: take a part of it"))
+    members = in_order(main, graph)
+    if len(main) < 2 <= n:
+        found.append(Trouble("the graph is disconnected: no edge joins two nodes; add edges"))
+    elif len(parts) > 1:
+        text = _unreached([node for node in names if node not in main], members[0], names)
+        found.append(Trouble(f"the graph is disconnected: {text}", "--largest-component"))
+    if graph.directed and (text := _one_way(graph, members, names)):
+        found.append(Trouble(f"the graph is not strongly connected: {text}", "--undirected"))
     return found
 
 
-def _lost(lost: Sequence[str], start: str) -> str:
-    more = f" (nor {len(lost) - 1} more)" if len(lost) > 1 else ""
-    return f"{lost[0]!r}{more} cannot be reached from {start!r}"
-
-
-def _one_way(graph: nx.DiGraph, part: set[str], names: dict[str, str]) -> str:
-    """Which peers of a weakly connected part get nothing from its first, or give it nothing."""
-    members = [node for node in names if node in part]
+def _one_way(graph: Adjacency, members: Sequence[str], names: dict[str, str]) -> str:
+    """Which peers of a connected part get nothing from its first, or give it nothing; empty where there are none."""
     first = members[0]
-    reached = {first} | nx.descendants(graph, first)
-    if len(reached) < len(members):
-        return _lost([names[node] for node in members if node not in reached], names[first])
-    reaching = {first} | nx.ancestors(graph, first)
-    lost = [names[node] for node in members if node not in reaching]
-    more = f" (nor {len(lost) - 1} more)" if len(lost) > 1 else ""
-    return f"{names[first]!r} cannot be reached from {lost[0]!r}{more}"
+    there = reached(first, graph.forth)
+    if len(there) < len(members):
+        return _unreached([node for node in members if node not in there], first, names)
+    back = reached(first, graph.back)
+    if len(back) < len(members):
+        lost = [node for node in members if node not in back]
+        return f"{names[first]!r} cannot be reached from {names[lost[0]]!r}{_nor(lost)}"
+    return ""
+
+
+def _unreached(lost: Sequence[str], start: str, names: dict[str, str]) -> str:
+    return f"{names[lost[0]]!r}{_nor(lost)} cannot be reached from {names[start]!r}"
+
+
+def _nor(lost: Sequence[str]) -> str:
+    return f" (nor {len(lost) - 1} more)" if len(lost) > 1 else ""

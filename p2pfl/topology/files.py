@@ -12,7 +12,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +37,21 @@ class Format:
     write: Callable[[nx.Graph], bytes]
 
 
-def load_topology(path: str | os.PathLike[str], least: int = 2) -> Topology:
+def load_topology(path: str | os.PathLike[str], least: int = 2, *, by_ids: bool = False) -> Topology:
     """Read and check a topology file; its extension says the format (see FORMATS).
 
-    A peer's name is its label where every node has one and all differ, else its node id. Edge lists (`a b`, optionally
+    A peer's name is its label where every node has one and all differ, else its node id; `by_ids`: its id, as in the
+    files of run directories, which `save_topology` writes. Edge lists (`a b`, optionally
     followed by a weight or a dictionary) and adjacency lists (`a b c …`; listing an edge on both of its ends' lines is
     fine) have no way to say directions and are read as undirected: a directed graph belongs in any of the other formats.
     Raises TopologyError with one line that names the file, all its troubles and the command that mends them, also for
     fewer than `least` peers.
     """
     file = Path(path)
-    return topology_from(read_raw(file), name=file.stem, source=str(file), least=least, mendable=True)
+    raw = read_raw(file)
+    if by_ids:
+        raw = replace(raw, nodes=tuple(replace(node, label=None) for node in raw.nodes))
+    return topology_from(raw, name=file.stem, source=str(file), least=least, mendable=True)
 
 
 def read_raw(file: Path) -> RawGraph:

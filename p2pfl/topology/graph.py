@@ -12,9 +12,9 @@ import networkx as nx
 
 from p2pfl.errors import TopologyError
 from p2pfl.topology.attributes import ATTRIBUTES, node_attributes
-from p2pfl.topology.checks import MAX_PEERS, fix_command, refusal, troubles
-from p2pfl.topology.links import RECIPROCAL, links_of
-from p2pfl.topology.naming import encode, name_nodes, natural
+from p2pfl.topology.checks import MAX_PEERS, examine, fix_command, refusal
+from p2pfl.topology.links import RECIPROCAL
+from p2pfl.topology.naming import encode, natural
 from p2pfl.topology.raw import RawEdge, RawGraph, RawNode
 
 __all__ = ["MAX_PEERS", "Topology", "build_topology", "topology_from"]
@@ -89,11 +89,11 @@ def topology_from(
     `source` starts every message. Raises TopologyError with all troubles (see `checks`) on one line, which ends with the
     command that mends them where `source` is a `mendable` file.
     """
-    found = troubles(raw, least)
-    if found:
-        command = fix_command(source, {trouble.option for trouble in found}) if mendable else ""
-        raise TopologyError(refusal(source, found, command))
-    naming, links = name_nodes(raw), links_of(raw)
+    findings = examine(raw, least)
+    if findings.troubles:
+        command = fix_command(source, {trouble.option for trouble in findings.troubles}) if mendable else ""
+        raise TopologyError(refusal(source, findings.troubles, command))
+    naming, links = findings.naming, findings.links
     ordered = sorted(range(len(raw.nodes)), key=lambda node: natural(naming.names[node]))
     position = {raw.nodes[node].id: i for i, node in enumerate(ordered)}
     graph = nx.DiGraph() if links.directed else nx.Graph()

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.checks import component_nodes, fix_command, refusal, troubles
+from p2pfl.topology.checks import examine, fix_command, refusal
 from p2pfl.topology.files import read_raw, topology_bytes
 from p2pfl.topology.graph import Topology, topology_from
 from p2pfl.topology.links import RECIPROCAL, Pair, Weight, links_of
 from p2pfl.topology.naming import clean_label, name_nodes, some, unique_names
 from p2pfl.topology.raw import RawEdge, RawGraph
+from p2pfl.topology.reach import adjacency_of, components, largest, strong_components
 from p2pfl.topology.rewrite import difference, write_checked
 
 Step = Callable[[RawGraph], tuple[RawGraph, list[str]]]
@@ -65,7 +66,7 @@ def mend(raw: RawGraph, wanted: Mending, file: Path, new: Path) -> tuple[Topolog
     for _, step in wanted.steps():
         mended, lines = step(mended)
         said += lines
-    found = troubles(mended)
+    found = examine(mended).troubles
     if found:
         more = {trouble.option for trouble in found}
         command = fix_command(str(file), more | {option for option, _ in wanted.steps()}, new) if any(more) else ""
@@ -81,10 +82,10 @@ def _drop_self_loops(raw: RawGraph) -> tuple[RawGraph, list[str]]:
     loops = links_of(raw).loops
     if not loops:
         return raw, ["--drop-self-loops: nothing to do, there are none"]
-    edges = tuple(edge for edge in raw.edges if edge.source != edge.target)
+    edges = tuple(edge for edge in raw.edges if edge.source != edge.target or edge.source not in loops)
     names = _names(raw)
-    count = len(raw.edges) - len(edges)
-    return replace(raw, edges=edges), [f"dropped {_counted(count, 'self-loop')}: {some(names[n] for n in loops)}"]
+    said = f"dropped {_counted(sum(loops.values()), 'self-loop')}: {some(names[node] for node in loops)}"
+    return replace(raw, edges=edges), [said]
 
 
 def _merge_parallel(raw: RawGraph) -> tuple[RawGraph, list[str]]:
@@ -94,7 +95,7 @@ def _merge_parallel(raw: RawGraph) -> tuple[RawGraph, list[str]]:
         return raw, ["--merge-parallel: nothing to do, there are no parallel edges"]
     names = _names(raw)
     weights = links.weights
-    loops = [edge for edge in raw.edges if edge.source == edge.target and edge not in links.undeclared]
+    loops = [edge for edge in raw.edges if edge.source == edge.target and edge.source in links.loops]
     kept = [RawEdge(u, v, weight, links.directed) for (u, v), weight in weights.items()]
     merged = replace(raw, directed=links.directed, edges=(*kept, *loops, *links.undeclared))
     edges = sum(links.parallel.values())
@@ -150,7 +151,8 @@ def _mean(weight: Weight, back: Weight) -> Weight:
 def _keep_largest_component(raw: RawGraph) -> tuple[RawGraph, list[str]]:
     links = links_of(raw)
     declared = {node.id for node in raw.nodes}
-    kept = set(component_nodes(raw, links)) if declared else declared
+    graph = adjacency_of((node.id for node in raw.nodes), links)
+    kept = largest(strong_components(graph) if links.directed else components(graph)) if declared else declared
     word = "strongly connected component" if links.directed else "connected component"
     if kept == declared:
         return raw, ["--largest-component: nothing to do, the graph is connected"]

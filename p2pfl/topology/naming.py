@@ -13,6 +13,7 @@ from p2pfl.topology.raw import RawGraph
 
 MAX_LABEL_BYTES = 200  # percent-encoded: a path component is limited to 255 bytes
 _SHOWN = 3
+_LONGEST = 60
 _BREAKS = re.compile(r"[\t\n\r\v\f\x85\u2028\u2029]+")
 
 
@@ -44,11 +45,11 @@ def _why_not(ids: Sequence[str], labels: Sequence[str | None]) -> str | None:
     """Why the labels cannot be names; None if they can."""
     for own, label in zip(ids, labels, strict=True):
         if label is None:
-            return f"node {own!r} has none"
+            return f"node {short(own)!r} has none"
         if (flaw := name_flaw(label)) is not None:
-            return f"{label[:20]!r} {flaw}"
+            return f"{short(label)!r} {flaw}"
     label, count = Counter(labels).most_common(1)[0]
-    return f"{count} nodes are labeled {label!r}" if count > 1 else None
+    return f"{count} nodes are labeled {short(label or '')!r}" if count > 1 else None
 
 
 def unique_names(raw: RawGraph) -> tuple[str, ...]:
@@ -123,10 +124,15 @@ def natural(label: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
     return tuple((0, int(p), "") if p[0] in "0123456789" else (1, 0, p) for p in parts), label
 
 
+def short(text: str) -> str:
+    """A text for a message, cut where it is very long."""
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
 def some(texts: Iterable[str], *, quoted: bool = True) -> str:
     """A few of these texts, for a message, and how many more there are."""
     listed = list(texts)
-    shown = [repr(text[:60]) if quoted else text for text in listed[:_SHOWN]]
+    shown = [repr(short(text)) if quoted else text for text in listed[:_SHOWN]]
     if len(listed) > len(shown):
         return f"{', '.join(shown)} and {len(listed) - len(shown)} more"
     return " and ".join([", ".join(shown[:-1]), *shown[-1:]] if len(shown) > 1 else shown)
