@@ -206,7 +206,7 @@ REFUSALS = {
         link([host("a"), "b"], "ab"),
         "'b' has no host and port; give host and port on every node or",
     ),
-    "lone.json": (link([{"id": "a", "host": "h"}, {"id": "b", "host": "i"}], "ab"), "'a' has no port;"),
+    "lone.json": (link([{"id": "a", "host": "h"}, {"id": "b", "host": "i"}], "ab"), "'a' has no port "),
     "shared.json": (link([host("a"), host("b", "H")], "ab"), "'a' and 'b' both listen on h:7000"),
     "list.json": ("[1, 2]", "is an object with the lists 'nodes' and 'edges'"),
     "text.json": (

@@ -115,7 +115,7 @@ def test_the_command_that_a_refusal_names_mends_the_file(
     assert "nothing to do" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("hand", "kind"), itertools.product(BY_HAND, ["loop", "island"]))
+@pytest.mark.parametrize(("hand", "kind"), [*itertools.product(BY_HAND, ["loop", "island"])])
 def test_what_no_option_mends_is_named_and_nothing_written(
     tmp_path: Path, hand: str, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -174,7 +174,7 @@ def test_the_largest_component() -> None:
     topology, said = mended(raw("ab ba:2 bc cd dc:2", directed=True, nodes="dcba"), largest_component=True)
     assert topology.names == ("c", "d"), "of equally large ones that of the first node in the file"
     assert "strongly connected component, 2 peers; dropped 2" in said
-    with pytest.raises(TopologyError, match="mend with: .* --undirected --largest-component$"):
+    with pytest.raises(TopologyError, match=r"mend with: .* --undirected --largest-component$"):
         mended(raw("ab bc", directed=True), largest_component=True)
 
 
@@ -243,7 +243,7 @@ def test_every_graph_is_mended_by_the_options_that_its_troubles_name(
 def test_everything_survives_a_conversion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     topology = make_topology("path", 3)
     for peer in range(3):
-        topology.graph.nodes[peer].update(host="10.0.0.1", port=7000 + peer, device="cpu", public_key=f"k<&\"{peer}")
+        topology.graph.nodes[peer].update(host="10.0.0.1", port=7000 + peer, device="cpu", public_key=f'k<&"{peer}')
     topology.graph.edges[0, 1]["weight"] = 0.25
     save_topology(topology, tmp_path / "t0.graphml")
     formats = [".gml", ".gexf", ".json", ".graphml"]
@@ -283,7 +283,7 @@ ZOO = """graph [
 @pytest.mark.processes
 def test_a_network_map_becomes_a_topology(tmp_path: Path) -> None:
     (tmp_path / "zoo.gml").write_text(ZOO)
-    training = "--dataset digits --model vgg11 --width 0.125 --dry-run".split()
+    training = ["--dataset", "digits", "--model", "vgg11", "--width", "0.125", "--dry-run"]
     refused = run("gossip", "zoo.gml", *training, cwd=tmp_path)
     assert refused.returncode == 2
     command = refused.stderr.rstrip("\n").partition("mend with: p2pfl ")[2]

@@ -58,7 +58,8 @@ class Fix:
     labels: Annotated[
         Literal["ids", "names"] | None,
         tyro.conf.arg(
-            metavar="{ids,names}", help_behavior_hint="(default: names where every node has one and all differ, else ids)"
+            metavar="{ids,names}",
+            help_behavior_hint="(default: names where every node has one and all differ, else ids)",
         ),
     ] = None
     """Name the peers by the nodes' ids, or by their labels (names), numbering equal ones: 'x', 'x (2)'."""

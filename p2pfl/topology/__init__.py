@@ -3,6 +3,7 @@
 from p2pfl.topology.files import FORMATS, load_topology, save_topology
 from p2pfl.topology.generators import KINDS, make_topology
 from p2pfl.topology.graph import MAX_PEERS, Topology, build_topology
+from p2pfl.topology.mend import Mending, fix_file
 from p2pfl.topology.mixing import (
     MIXINGS,
     Neighborhood,
@@ -15,7 +16,6 @@ from p2pfl.topology.mixing import (
     spectral_gap,
     without_edges,
 )
-from p2pfl.topology.mend import Mending, fix_file
 from p2pfl.topology.publish import check_publishable, publish
 
 __all__ = [

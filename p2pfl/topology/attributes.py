@@ -18,7 +18,7 @@ def node_attributes(given: Mapping[str, object]) -> tuple[dict[str, object], tup
     if (value := given.get("port")) is not None:
         port = _port(value)
         if port is None:
-            flaws.append(f"port {str(value)[:40]!r} of node {{}} must be an integer from 1 to 65535")
+            flaws.append(f"port {_shown(value)} of node {{}} must be an integer from 1 to 65535")
         else:
             kept["port"] = port
     for key in TEXT_ATTRIBUTES:

@@ -126,8 +126,8 @@ def _edge_troubles(links: Links, names: dict[str, str]) -> list[Trouble]:
         more = f" ({len(links.undeclared) - 1} more such edges)" if len(links.undeclared) > 1 else ""
         found.append(
             Trouble(
-                f"the edge {short(edge.source)!r} – {short(edge.target)!r} ends at {short(unknown)!r}, which is not among "
-                f"the nodes{more}: declare it or correct the edge"
+                f"the edge {short(edge.source)!r} – {short(edge.target)!r} ends at {short(unknown)!r}, which is not "
+                f"among the nodes{more}: declare it or correct the edge"
             )
         )
     if links.loops:

@@ -41,9 +41,9 @@ def load_topology(path: str | os.PathLike[str], least: int = 2, *, by_ids: bool 
     """Read and check a topology file; its extension says the format (see FORMATS).
 
     A peer's name is its label where every node has one and all differ, else its node id; `by_ids`: its id, as in the
-    files of run directories, which `save_topology` writes. Edge lists (`a b`, optionally
-    followed by a weight or a dictionary) and adjacency lists (`a b c …`; listing an edge on both of its ends' lines is
-    fine) have no way to say directions and are read as undirected: a directed graph belongs in any of the other formats.
+    files of run directories, which `save_topology` writes. Edge lists (`a b`, optionally followed by a weight or a
+    dictionary) and adjacency lists (`a b c …`; listing an edge on both of its ends' lines is fine) have no way to say
+    directions and are read as undirected: a directed graph belongs in any of the other formats.
     Raises TopologyError with one line that names the file, all its troubles and the command that mends them, also for
     fewer than `least` peers.
     """
@@ -76,7 +76,14 @@ def _adapted(form: Format, data: bytes, source: str) -> RawGraph:
                 )  # fmt: skip
             if suffix == ".edgelist":
                 fields = [line.partition("#")[0].split() for line in _text(data, source).splitlines()]
-                edges = tuple(RawEdge(*f[:2], f[2].strip("{}'weight: ") if len(f) == 3 else (f[3].strip("}") if len(f) > 3 else None) or None) for f in fields if f)
+                edges = tuple(
+                    RawEdge(
+                        *f[:2],
+                        f[2].strip("{}'weight: ") if len(f) == 3 else (f[3].strip("}") if len(f) > 3 else None) or None,
+                    )
+                    for f in fields
+                    if f
+                )
                 ids = dict.fromkeys(end for e in edges for end in (e.source, e.target))
                 return RawGraph(False, tuple(RawNode(i) for i in ids), edges, (), form.title)
             if suffix == ".adjlist":

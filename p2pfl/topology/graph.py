@@ -81,13 +81,11 @@ def build_topology(graph: nx.Graph, *, name: str, source: str, least: int = 2) -
     return topology_from(RawGraph(graph.is_directed(), nodes, edges), name=name, source=source, least=least)
 
 
-def topology_from(
-    raw: RawGraph, *, name: str, source: str, least: int = 2, mendable: bool = False
-) -> Topology:
+def topology_from(raw: RawGraph, *, name: str, source: str, least: int = 2, mendable: bool = False) -> Topology:
     """Check a graph and number its nodes 0..n−1 in peer order: the names in natural order, '10' after '2'.
 
-    `source` starts every message. Raises TopologyError with all troubles (see `checks`) on one line, which ends with the
-    command that mends them where `source` is a `mendable` file.
+    `source` starts every message. Raises TopologyError with all troubles (see `checks`) on one line, which ends with
+    the command that mends them where `source` is a `mendable` file.
     """
     findings = examine(raw, least)
     if findings.troubles:

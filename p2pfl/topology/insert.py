@@ -27,7 +27,8 @@ def insert_keys(suffix: str, data: bytes, source: str, public_keys: Mapping[str,
     prefixes = _PREFIXES.findall(data.decode("utf-8-sig"))
     (_gexf if _local(root) == "gexf" else _graphml)(root, public_keys)
     _keep_prefixes(root, prefixes)
-    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n"
+    written: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return written + b"\n"
 
 
 def _json(data: bytes, public_keys: Mapping[str, str]) -> bytes:
@@ -81,9 +82,7 @@ def _gexf(root: ElementTree.Element, public_keys: Mapping[str, str]) -> None:
                 node.insert(0, values)
             for old in [e for e in _named(values, "attvalue") if ours in (e.get("for"), e.get("id"))]:
                 values.remove(old)
-            ElementTree.SubElement(
-                values, f"{space}attvalue", {"for": ours, "value": public_keys[node.get("id", "")]}
-            )
+            ElementTree.SubElement(values, f"{space}attvalue", {"for": ours, "value": public_keys[node.get("id", "")]})
 
 
 def _gml(text: str, public_keys: Mapping[str, str]) -> str:

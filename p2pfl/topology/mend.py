@@ -174,9 +174,7 @@ def _name_by_labels(raw: RawGraph) -> tuple[RawGraph, list[str]]:
         return raw, ["--labels names: nothing to do, the peers have these names"]
     said = [f"named the peers by their labels: {some(names)}"]
     numbered = [
-        name
-        for name, node in zip(names, raw.nodes, strict=True)
-        if name not in (clean_label(node.label), node.id)
+        name for name, node in zip(names, raw.nodes, strict=True) if name not in (clean_label(node.label), node.id)
     ]
     if numbered:
         said.append(f"numbered {_counted(len(numbered), 'label')} that another peer has: {some(numbered)}")

@@ -57,5 +57,7 @@ def difference(meant: Topology, read: Topology) -> str | None:
         return f"the nodes' {', '.join(lost) or 'attributes'}"
     if sorted(meant.graph.edges) != sorted(read.graph.edges):
         return "these edges"
-    same = all(data.get("weight") == read.graph.edges[u, v].get("weight") for u, v, data in meant.graph.edges(data=True))
+    same = all(
+        data.get("weight") == read.graph.edges[u, v].get("weight") for u, v, data in meant.graph.edges(data=True)
+    )
     return None if same else "the weights"
