@@ -87,7 +87,7 @@ def failing(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["topology", "fix", RING, "-o", RING], "is the file that is to be mended"),
         (["topology", "fix", RING, "-o", "x.doc"], "x.doc: unknown extension"),
         (["topology", "fix", RING, "-o", "none/x.gml"], "make the folder none"),
-        (["topology", "fix", RING, "-o", "x.gml", "--labels", "both"], "--labels both: choose one of ids, names"),
+        (["topology", "fix", RING, "-o", "x.gml", "--labels", "both"], "--labels both: choose one of"),
         (["report"], "report: name a run directory"),
         (["report", "nowhere"], "nowhere: no run directory"),
     ],

@@ -290,8 +290,8 @@ def test_a_network_map_becomes_a_topology(tmp_path: Path) -> None:
     assert command == "topology fix zoo.gml -o zoo-fixed.graphml --merge-parallel --largest-component"
     fixed = run(*command.split(), "--labels", "names", cwd=tmp_path)
     assert fixed.stdout.splitlines() == [
-        "merged 2 parallel edges into 1 link: 'North' – 'East'",
-        "kept the largest connected component, 4 peers; dropped 1: 'Moon'",
+        "merged 2 parallel edges into 1 link: '0' – '1'",
+        "kept the largest connected component, 4 peers; dropped 1: '4'",
         "named the peers by their labels: 'North', 'East', 'None' and 1 more",
         "numbered 1 label that another peer has: 'None (2)'",
         "zoo-fixed.graphml: 4 peers, 3 edges, undirected",

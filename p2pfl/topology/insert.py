@@ -52,12 +52,12 @@ def _graphml(root: ElementTree.Element, public_keys: Mapping[str, str]) -> None:
     else:
         ours = _unused("public_key", {e.get("id", "") for e in keys})
         declared = {"id": ours, "for": "node", "attr.name": KEY, "attr.type": "string"}
-        root.insert(0, ElementTree.Element(f"{space}key", declared))
+        root.insert(0, root.makeelement(f"{space}key", declared))
     for node in _named(root, "node"):
         if node.get("id") in public_keys:
             for old in [e for e in _named(node, "data", deep=False) if e.get("key") == ours]:
                 node.remove(old)
-            entry = ElementTree.Element(f"{space}data", {"key": ours})
+            entry = root.makeelement(f"{space}data", {"key": ours})
             entry.text = public_keys[node.get("id", "")]
             node.insert(0, entry)
 
@@ -71,18 +71,20 @@ def _gexf(root: ElementTree.Element, public_keys: Mapping[str, str]) -> None:
     if ours is None:
         ours = _unused("public_key", {e.get("id", "") for e in attributes})
         if not groups:
-            groups = [ElementTree.Element(f"{space}attributes", {"class": "node", "mode": "static"})]
+            groups = [root.makeelement(f"{space}attributes", {"class": "node", "mode": "static"})]
             graph.insert(0, groups[0])
-        ElementTree.SubElement(groups[0], f"{space}attribute", {"id": ours, "title": KEY, "type": "string"})
+        declared = {"id": ours, "title": KEY, "type": "string"}
+        groups[0].append(root.makeelement(f"{space}attribute", declared))
     for node in _named(graph, "node"):
         if node.get("id") in public_keys:
             values = next(_named(node, "attvalues", deep=False), None)
             if values is None:
-                values = ElementTree.Element(f"{space}attvalues")
+                values = root.makeelement(f"{space}attvalues", {})
                 node.insert(0, values)
             for old in [e for e in _named(values, "attvalue") if ours in (e.get("for"), e.get("id"))]:
                 values.remove(old)
-            ElementTree.SubElement(values, f"{space}attvalue", {"for": ours, "value": public_keys[node.get("id", "")]})
+            entry = {"for": ours, "value": public_keys[node.get("id", "")]}
+            values.append(root.makeelement(f"{space}attvalue", entry))
 
 
 def _gml(text: str, public_keys: Mapping[str, str]) -> str:
