@@ -87,7 +87,7 @@ def save_topology(topology: Topology, path: str | os.PathLike[str]) -> None:
 
     The labels are what is written, and reading the file again gives the same names, edges and attributes,
     with the limits of the formats: an edge list keeps edge weights but no node attributes; an adjacency list
-    keeps neither; both refuse directed graphs and labels with spaces or '#'. GML's label is the peer's name,
+    keeps neither; both refuse directed graphs and labels with spaces or '#', or that they would read as something else. GML's label is the peer's name,
     so a different `label` attribute is not written there; GEXF's weights must be numbers.
     Raises TopologyError if the format cannot hold the topology or the file cannot be written.
     """
@@ -161,16 +161,32 @@ def _write_json(graph: nx.Graph) -> bytes:
     return (json.dumps(data, indent=2) + "\n").encode()
 
 
-def _write_lines(generate: Callable[[nx.Graph], Any]) -> Callable[[nx.Graph], bytes]:
+def _write_lines(generate: Callable[[nx.Graph], Any], ending: str) -> Callable[[nx.Graph], bytes]:
     def write(graph: nx.Graph) -> bytes:
         if graph.is_directed():
             raise TopologyError("this format has no directions; write a directed graph as .graphml")
         for label in graph:
             if "#" in label or any(c.isspace() for c in label):
                 raise TopologyError(f"the label {label!r} has a space or '#'; write it as .graphml")
-        return ("\n".join(generate(graph)) + "\n").encode()
+        data = ("\n".join(generate(graph)) + "\n").encode()
+        if not _reads_back(data, ending, graph):
+            raise TopologyError(
+                "its labels have quotation marks, commas or words that mean something else in this format; write it as "
+                ".graphml"
+            )
+        return data
 
     return write
+
+
+def _reads_back(data: bytes, ending: str, graph: nx.Graph) -> bool:
+    """Whether lines mean this graph: a first peer named 'source', say, would be read as a header."""
+    try:
+        raw = parse(data, ending, ending)
+    except TopologyError:
+        return False
+    edges = Counter(frozenset((edge.source, edge.target)) for edge in raw.edges)
+    return edges == Counter(frozenset(edge) for edge in graph.edges) and {node.id for node in raw.nodes} == set(graph)
 
 
 def _edge_lines(graph: nx.Graph) -> Any:
@@ -182,6 +198,6 @@ FORMATS: Mapping[str, Format] = {
     ".gml": Format("GML", _write_gml),
     ".gexf": Format("GEXF", _write_gexf),
     ".json": Format("node-link JSON", _write_json),
-    ".edgelist": Format("an edge list", _write_lines(_edge_lines)),
-    ".adjlist": Format("an adjacency list", _write_lines(nx.generate_adjlist)),
+    ".edgelist": Format("an edge list", _write_lines(_edge_lines, ".edgelist")),
+    ".adjlist": Format("an adjacency list", _write_lines(nx.generate_adjlist, ".adjlist")),
 }
