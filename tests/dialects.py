@@ -1,5 +1,7 @@
 """Small graphs in the words of the tools that write them, and what each of them means."""
 
+# ruff: noqa: E501  (lines as long as the tools make them)
+
 from __future__ import annotations
 
 import json
@@ -58,7 +60,9 @@ GEXF_NODES = (
     'start="2001-01-01"/></spells></node><node id="1.0" label="Bo"><attvalues><attvalue for="9" value="x"/></attvalues>'
     '</node><node id="2.0" label="Cy"/>'
 )
-GEXF_EDGES = '<edge source="0.0" target="1.0" weight="2.5"/><edge id="1" source="1.0" target="2.0" kind="x" start="2003"/>'
+GEXF_EDGES = (
+    '<edge source="0.0" target="1.0" weight="2.5"/><edge id="1" source="1.0" target="2.0" kind="x" start="2003"/>'
+)
 ZOO = (
     '<?xml version="1.0" encoding="utf-8"?><graphml xmlns="http://graphml.graphdrawing.org/xmlns"><key attr.name="label" '
     'attr.type="string" for="node" id="d1"/><key attr.name="Internal" attr.type="int" for="node" id="d2"/><key '
@@ -140,7 +144,7 @@ DIALECTS: dict[str, Dialect] = {
         '  node [\n id 0\n label "S&#227;o"\n Country "a\nb" ]\n node [ id 1 label "Rio # 1" ]\n  # comment\n'
         "  edge [ source 0 target 1 LinkSpeedRaw 1e+10 ]\n  edge [ source 0 target 1 ]\n]",
         "Rio_#_1 São", "São-Rio_#_1 São-Rio_#_1"),
-    "GML without quotes": Dialect("a.gml", "Creator Gephi on a Monday 2020\ngraph [\n directed 0\n node [ id a_1 label Ann "
+    "GML without quotes": Dialect("a.gml", "Creator Gephi on a Monday 2020\ngraph [\n directed 0\n node [ id a_1 label Ann\n "
         "x-pos -.5 $odd NaN ]\n node [ id 2 label Bo ]\n edge [ source a_1 target 2 weight +1.5E-3 ] ]", "Ann Bo", "Ann-Bo",
         weights="+1.5E-3"),
     "GML of Cytoscape": Dialect("a.gml", 'Creator "Cytoscape"\nVersion 1.0\ngraph [ node [ root_index -1 id -1 graphics [ x 1.0 '

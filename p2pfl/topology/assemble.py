@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -71,9 +70,7 @@ def make_graph(
     listed = list(edges)
     ways = [directed if edge.directed is None else edge.directed for edge in listed]
     whole = any(ways) if ways else directed
-    settled = (
-        replace(edge, directed=None if way == whole else way) for edge, way in zip(listed, ways, strict=True)
-    )
+    settled = (replace(edge, directed=None if way == whole else way) for edge, way in zip(listed, ways, strict=True))
     return RawGraph(whole, tuple(nodes), tuple(settled), tuple(notes), title)
 
 
@@ -101,9 +98,11 @@ def merge_directions(edges: Sequence[RawEdge], *, undirected: bool = False) -> t
         merged.append(edge)
     gone = len(edges) - len(merged)
     if 0 < gone < len(merged):
-        return False, merged, [
-            f"{gone} of {len(merged)} edges are given in both directions, the others in one; all are read as undirected"
-        ]
+        return (
+            False,
+            merged,
+            [f"{gone} of {len(merged)} edges are given in both directions; all are read as undirected"],
+        )
     return False, merged, []
 
 

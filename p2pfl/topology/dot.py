@@ -159,5 +159,3 @@ def _clean(attributes: Mapping[str, object], name: str) -> dict[str, object]:
             text = " ".join(re.sub(r"\\[nlr]", " ", text.replace(r"\N", name)).split())
         found[key] = text
     return found
-
-

@@ -60,10 +60,14 @@ def _table(data: bytes, source: str) -> Table:
 
 def _check_rows(rows: Sequence[Row], source: str) -> None:
     if is_metis(rows):
-        raise TopologyError(f"{source}: looks like METIS (numbers of nodes and edges, then lists of neighbors), which is "
-                            "not read; save as .adjlist with each line's own node first")
+        raise TopologyError(
+            f"{source}: looks like METIS (numbers of nodes and edges, then lists of neighbors), which is "
+            "not read; save as .adjlist with each line's own node first"
+        )
     if is_matrix(rows):
-        raise TopologyError(f"{source}: looks like an adjacency matrix, which is not read; write a line an edge: a b weight")
+        raise TopologyError(
+            f"{source}: looks like an adjacency matrix, which is not read; write a line an edge: a b weight"
+        )
 
 
 def _weighted(row: Row) -> bool:
@@ -114,10 +118,10 @@ def _declared_direction(comments: Iterable[str], source: str, notes: list[str]) 
 
 def _edge(row: Row, columns: Columns, named: bool, source: str) -> RawEdge:
     fields = row.fields
-    if len(fields) <= max(columns.source, columns.target) or not all(fields[i] for i in (columns.source, columns.target)):
-        raise TopologyError(
-            f"{source}: line {row.line} is not an edge; write two labels and, if you like, a weight"
-        )
+    if len(fields) <= max(columns.source, columns.target) or not all(
+        fields[i] for i in (columns.source, columns.target)
+    ):
+        raise TopologyError(f"{source}: line {row.line} is not an edge; write two labels and, if you like, a weight")
     weight: object = None
     if columns.weight is not None and columns.weight < len(fields) and fields[columns.weight]:
         weight = fields[columns.weight]
@@ -125,8 +129,8 @@ def _edge(row: Row, columns: Columns, named: bool, source: str) -> RawEdge:
         weight = _from_data(weight, row.line)
     elif not named and not _weighted(row) and not re.fullmatch(r"-?\d+,\d+", fields[2]):
         raise TopologyError(
-            f"{source}: line {row.line} is not an edge: {fields[2][:40]!r} is no weight; write two labels and, if you like, "
-            "a weight, begin with a header such as source,target,type, or name a list of neighbors .adjlist"
+            f"{source}: line {row.line} is not an edge: {fields[2][:40]!r} is no weight; write two labels and, if you "
+            "like, a weight, begin with a header such as source,target,type, or name a list of neighbors .adjlist"
         )
     if isinstance(weight, str) and re.fullmatch(r"-?\d+,\d+", weight):
         weight = weight.replace(",", ".")  # a spreadsheet's decimal comma, between semicolons

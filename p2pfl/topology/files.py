@@ -11,7 +11,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,8 @@ def load_topology(path: str | os.PathLike[str], least: int = 2) -> Topology:
         graph.add_edge(edge.source, edge.target, weight=edge.weight)
         if raw.directed and edge.directed is False:
             graph.add_edge(edge.target, edge.source, weight=edge.weight)
-    labels = {node.id: node.label for node in raw.nodes if node.label is not None} if raw.format == "GML" else None
+    named = raw.nodes if raw.format == "GML" else ()
+    labels: dict[Hashable, object] = {node.id: node.label for node in named if node.label is not None}
     return build_topology(graph, name=file.stem, source=source, labels=labels, least=least)
 
 
@@ -87,7 +88,8 @@ def save_topology(topology: Topology, path: str | os.PathLike[str]) -> None:
 
     The labels are what is written, and reading the file again gives the same names, edges and attributes,
     with the limits of the formats: an edge list keeps edge weights but no node attributes; an adjacency list
-    keeps neither; both refuse directed graphs and labels with spaces or '#', or that they would read as something else. GML's label is the peer's name,
+    keeps neither; both refuse directed graphs and labels with spaces or '#', or that they would read as something else.
+    GML's label is the peer's name,
     so a different `label` attribute is not written there; GEXF's weights must be numbers.
     Raises TopologyError if the format cannot hold the topology or the file cannot be written.
     """

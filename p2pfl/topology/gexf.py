@@ -54,7 +54,7 @@ def _attributes(graph: ElementTree.Element, kind: str) -> _Attributes:
         if group.get("class") != kind:
             continue
         for attribute in children(group, "attribute"):
-            name = attribute.get("title") or attribute.get("id", "")
+            name = attribute.get("title") or attribute.get("id") or ""
             names[attribute.get("id", "")] = name.casefold()
             default = next(children(attribute, "default"), None)
             if default is not None and default.text and default.text.strip():
@@ -99,7 +99,7 @@ def _nodes(
 
 def _edges(graph: ElementTree.Element, source: str, changing: set[str]) -> list[RawEdge]:
     attributes = _attributes(graph, "edge")
-    found = []
+    found: list[RawEdge] = []
     for element in _elements(graph, "edges", "edge"):
         start, end = element.get("source"), element.get("target")
         if start is None or end is None:
@@ -114,9 +114,4 @@ def _edges(graph: ElementTree.Element, source: str, changing: set[str]) -> list[
 
 def _elements(graph: ElementTree.Element, group: str, kind: str) -> list[ElementTree.Element]:
     """Elements of a kind in document order, those within nodes included."""
-    return [
-        element
-        for parent in graph.iter()
-        if local_name(parent) == group
-        for element in children(parent, kind)
-    ]
+    return [element for parent in graph.iter() if local_name(parent) == group for element in children(parent, kind)]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from networkx.readwrite.gml import unescape
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.assemble import make_graph, make_nodes, without_groups
+from p2pfl.topology.assemble import NODE_ATTRIBUTES, make_graph, make_nodes, without_groups
 from p2pfl.topology.raw import RawEdge, RawGraph
 from p2pfl.topology.text_files import decoded
 
@@ -20,9 +20,22 @@ TITLE = "GML"
 _TOKEN = re.compile(r'"(?P<string>[^"]*)"|(?P<bracket>[\[\]])|#[^\n]*|(?P<word>[^\s\[\]"]+)|\s+|(?P<open>")')
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 # Keys that may follow a value in its line. After text without quotes any other word is a part of the text.
-_KEYS = frozenset(
-    "id label name source target weight value host port device public_key graphics node edge directed isgroup gid "
-    "labelgraphics root_index key".split()
+_KEYS = (
+    *(
+        "id",
+        "label",
+        "name",
+        "source",
+        "target",
+        "weight",
+        "value",
+        "key",
+        *NODE_ATTRIBUTES,
+        "node",
+        "edge",
+        "directed",
+    ),
+    *("graphics", "labelgraphics", "isgroup", "gid", "root_index"),
 )
 
 
@@ -74,32 +87,43 @@ def _edge(edge: _List, number: int, source: str) -> RawEdge:
     return RawEdge(str(edge.first("source")), str(edge.first("target")), edge.first("weight"))
 
 
+class _Tokens:
+    """The tokens of a text one by one, with a look at the next."""
+
+    def __init__(self, text: str) -> None:
+        self._found = _tokens(text)
+        self.following = next(self._found, None)
+
+    def take(self) -> _Token | None:
+        """The next token; None at the end."""
+        token, self.following = self.following, next(self._found, None)
+        return token
+
+
 def _parse(text: str, source: str) -> _List:
     """The outermost list. Nested lists are kept on a stack of our own, because a file may nest deeper than Python."""
-    tokens = _tokens(text)
+    tokens = _Tokens(text)
     stack = [_List()]
-    for token in tokens:
-        if token.kind == "bracket":
-            if token.text == "[" or len(stack) == 1:
-                raise ValueError(f"line {token.line} has {token.text!r} where a key is due")
+    while (token := tokens.take()) is not None:
+        if token.kind == "bracket" and token.text == "]" and len(stack) > 1:
             stack.pop()
             continue
         if token.kind != "word":
-            raise ValueError(f"line {token.line} has the text {token.text[:40]!r} where a key is due")
-        value = next(tokens, None)
+            raise ValueError(f"line {token.line} has {token.text[:40]!r} where a key is due")
+        value = tokens.following
         if len(stack) == 1 and token.text.lower() != "graph" and (value is None or value.text != "["):
-            tokens = _after_line(tokens, value, token.line)  # a line about the file's creator, free in its form
+            while tokens.following is not None and tokens.following.line == token.line:
+                tokens.take()  # a line about the file's creator, free in its form
             continue
-        if value is None or value.text == "]" and value.kind == "bracket":
+        tokens.take()
+        if value is None or (value.kind == "bracket" and value.text == "]"):
             raise ValueError(f"line {token.line} has the key {token.text[:40]!r} without a value")
-        if value.kind == "bracket":
-            nested = _List()
-            stack[-1].setdefault(token.text.lower(), []).append(nested)
+        nested = _List() if value.kind == "bracket" else None
+        stack[-1].setdefault(token.text.lower(), []).append(_value(value) if nested is None else nested)
+        if nested is not None:
             stack.append(nested)
-            continue
-        if value.kind == "word" and not _NUMBER.fullmatch(value.text):
-            tokens = _check_unquoted(tokens, value, source)
-        stack[-1].setdefault(token.text.lower(), []).append(_value(value))
+        elif value.kind == "word" and not _NUMBER.fullmatch(value.text):
+            _check_unquoted(value, tokens.following, source)
     if len(stack) > 1:
         raise ValueError("it ends before all its lists '[ … ]' do")
     return stack[0]
@@ -116,30 +140,15 @@ def _tokens(text: str) -> Iterator[_Token]:
         line += match[0].count("\n")
 
 
-def _after_line(tokens: Iterator[_Token], value: _Token | None, line: int) -> Iterator[_Token]:
-    """The tokens after a line."""
-    while value is not None and value.line == line:
-        value = next(tokens, None)
-    if value is not None:
-        yield value
-    yield from tokens
-
-
-def _check_unquoted(tokens: Iterator[_Token], value: _Token, source: str) -> Iterator[_Token]:
-    """The same tokens. Raises TopologyError where text without quotes seems to have more than one word."""
-    following = next(tokens, None)
-    if (
-        following is not None
-        and following.line == value.line
-        and (following.kind == "string" or (following.kind == "word" and following.text.lower() not in _KEYS))
-    ):
+def _check_unquoted(value: _Token, following: _Token | None, source: str) -> None:
+    """Raises TopologyError where text without quotes seems to have more than one word."""
+    if following is None or following.line != value.line or following.kind == "bracket":
+        return
+    if following.kind == "string" or following.text.lower() not in _KEYS:
         raise TopologyError(
-            f'{source}: line {value.line} has text without quotes: {value.text[:40]!r} {following.text[:40]!r}; put "…" '
-            "around all of it"
+            f"{source}: line {value.line} has text without quotes: {value.text[:40]!r} {following.text[:40]!r}; put "
+            '"…" around all of it'
         )
-    if following is not None:
-        yield following
-    yield from tokens
 
 
 def _value(token: _Token) -> object:

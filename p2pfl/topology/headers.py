@@ -50,8 +50,8 @@ def find_header(rows: Sequence[Row], source: str) -> Columns | None:
         named = [first.fields[i] for i in (columns.source, columns.target)]
         if ends & set(named):
             raise TopologyError(
-                f"{source}: line {first.line} may be a header or an edge, because {sorted(ends & set(named))[0]!r} is a "
-                "node too; delete it if it is a header, or move it to the end if it is an edge"
+                f"{source}: line {first.line} may be a header or an edge, because {sorted(ends & set(named))[0]!r} is "
+                "a node too; delete it if it is a header, or move it to the end if it is an edge"
             )
         return columns
     pair = next((pair for pair in _SHORT if words[:2] == list(pair)), None)
@@ -117,8 +117,8 @@ def find_count(rows: Sequence[Row], source: str) -> str | None:
     if numbers[0] == numbers[-1] or not any(used) or (indexed and not all(used)):
         return f"{where} is read as the numbers of nodes and edges, {numbers[0]} and {numbers[-1]}"
     raise TopologyError(
-        f"{source}: {where} may be an edge or the numbers of nodes and edges; delete it if it counts, or move it to the "
-        "end if it is an edge"
+        f"{source}: {where} may be an edge or the numbers of nodes and edges; delete it if it counts, or move it to "
+        "the end if it is an edge"
     )
 
 

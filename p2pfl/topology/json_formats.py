@@ -55,7 +55,11 @@ def read_json(data: bytes, source: str) -> RawGraph:
 
 def _parts(value: object, source: str) -> _Parts:
     """Nodes and edges, wherever this shape of JSON has them."""
-    if isinstance(value, list) and value and all(isinstance(e, dict) and isinstance(e.get("data"), dict) for e in value):
+    if (
+        isinstance(value, list)
+        and value
+        and all(isinstance(e, dict) and isinstance(e.get("data"), dict) for e in value)
+    ):
         value = {"elements": value}  # Cytoscape.js without the object around it
     if not isinstance(value, dict):
         raise TopologyError(f"{source}: {_SHAPES}")
@@ -71,7 +75,9 @@ def _parts(value: object, source: str) -> _Parts:
     if "elements" in value:
         return _cytoscape(value, source)
     if "children" in value and "nodes" not in value:
-        raise TopologyError(f"{source}: a hierarchy ('children' within 'children') is no graph; write its nodes and edges")
+        raise TopologyError(
+            f"{source}: a hierarchy ('children' within 'children') is no graph; write its nodes and edges"
+        )
     nodes = value.get("nodes")
     if isinstance(nodes, dict):
         nodes = [{**(fields if isinstance(fields, dict) else {}), "id": node} for node, fields in nodes.items()]
@@ -99,7 +105,11 @@ def _edge_list(value: _Entry, source: str) -> list[object] | None:
 
 def _directed(value: _Entry, source: str) -> bool | None:
     options = value.get("options")
-    if "directed" not in value and isinstance(options, dict) and options.get("type") in ("directed", "undirected", "mixed"):
+    if (
+        "directed" not in value
+        and isinstance(options, dict)
+        and options.get("type") in ("directed", "undirected", "mixed")
+    ):
         return bool(options["type"] != "undirected")  # graphology
     directed = value.get("directed")
     if directed is not None and not isinstance(directed, bool):
@@ -142,10 +152,10 @@ def _cytoscape(value: _Entry, source: str) -> _Parts:
 
 def _adjacency(nodes: list[object], value: _Entry, source: str) -> _Parts:
     rows = value["adjacency"]
+    edges: list[_Entry] = []
     fields = [_fields(node, source) for node in nodes]
     if len(rows) != len(fields) or not all(isinstance(row, list) for row in rows):
         raise TopologyError(f"{source}: 'adjacency' must have one list for each of the {len(fields)} nodes")
-    edges = []
     for node, row in zip(fields, rows, strict=True):
         for entry in row:
             neighbor = _fields(entry, source)
@@ -209,13 +219,10 @@ def _edge(edge: _Entry, naming: _Naming, source: str) -> RawEdge:
     found = []
     for end in pair:
         value = edge.get(end)
-        text = _as_text(value, positions.key)
-        if naming.by_position:
-            text = str(_position(value, positions.count))
+        place = _position(value, len(naming.ids)) if naming.by_position else None
+        text = _as_text(value, naming.key) if place is None else naming.ids[place]
         if text is None:
-            raise TopologyError(
-                f"{source}: {json.dumps(edge)[:80]} has no usable {end!r}; it must be text or a number"
-            )
+            raise TopologyError(f"{source}: {json.dumps(edge)[:80]} has no usable {end!r}; it must be text or a number")
         found.append(text)
     directed = None
     if isinstance(edge.get("undirected"), bool):  # graphology

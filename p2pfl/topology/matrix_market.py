@@ -23,7 +23,9 @@ def read_matrix_market(data: bytes, source: str) -> RawGraph:
         raise ValueError("its first line is not '%%MatrixMarket matrix coordinate …'")
     layout, values, symmetry = words[2:5]
     if layout != "coordinate" or values not in ("pattern", "real", "integer", "double"):
-        raise TopologyError(f"{source}: a matrix of kind {layout} {values}; only coordinate pattern, real or integer is read")
+        raise TopologyError(
+            f"{source}: a matrix of kind {layout} {values}; only coordinate pattern, real or integer is read"
+        )
     if symmetry not in ("general", "symmetric"):
         raise TopologyError(f"{source}: a {symmetry} matrix; only general and symmetric ones are graphs")
     rows = [line.split() for line in body.splitlines() if line.strip() and not line.lstrip().startswith("%")]
@@ -33,7 +35,9 @@ def read_matrix_market(data: bytes, source: str) -> RawGraph:
     if height != width:
         raise TopologyError(f"{source}: {height} rows and {width} columns; a graph's matrix is square")
     if count != len(rows) - 1:
-        raise TopologyError(f"{source}: {len(rows) - 1} entries instead of {count}; the file may be cut, fetch it again")
+        raise TopologyError(
+            f"{source}: {len(rows) - 1} entries instead of {count}; the file may be cut, fetch it again"
+        )
     if height > 10**6:
         raise TopologyError(f"{source}: {height} nodes; no topology needs so many")
     if any(len(row) != (2 if values == "pattern" else 3) for row in rows[1:]):

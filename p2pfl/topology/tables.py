@@ -98,7 +98,8 @@ def _row(number: int, line: str, separator: str, source: str) -> Row:
     broken = next((match[2] for match in _FIELD.finditer(line) if match[2] and match[2].startswith('"')), None)
     if broken:
         raise TopologyError(f"{source}: line {number} has a quotation mark without its other half at {broken[:40]!r}")
-    if any(field[-1:] in (",", ";") and len(field) > 1 for field in fields):
+    torn = len(fields) == 1 and any(mark in fields[0] for mark in ",;") and '"' not in line
+    if torn or any(field[-1:] in (",", ";") and len(field) > 1 for field in fields):
         raise TopologyError(f"{source}: line {number} is separated by commas, other lines are not; use one separator")
     return Row(number, tuple(fields))
 
@@ -122,7 +123,9 @@ def _check_foreign(lines: Sequence[tuple[int, str]], content: Sequence[tuple[int
     for number, line in content[:1] if content and not content[0][1].strip().startswith("c ") else content[:200]:
         for pattern, name in _FOREIGN:
             if pattern.match(line.strip()):
-                raise TopologyError(f"{source}: line {number} starts a file of {name}, which is not read; save as .graphml")
+                raise TopologyError(
+                    f"{source}: line {number} starts a file of {name}, which is not read; save as .graphml"
+                )
     marks = [place for place, (_, line) in enumerate(lines) if line.strip() == "#"]
     if len(marks) == 1:
         before = [line.split()[0] for _, line in lines[: marks[0]] if not is_comment(line)]
