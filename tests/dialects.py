@@ -153,6 +153,8 @@ DIALECTS: dict[str, Dialect] = {
     "GML with an undeclared end": Dialect("a.gml", GML + "edge [ source 1 target 9 ] ]", "Ann Bo Cy", "Ann-9"),
     "D3 v3": Dialect("a.json", _json(**D3_PATH, links=[{"source": 0, "target": 1}, {"source": 2, "target": 1, "value": 2}]),
         "Ann Bo Cy", "Ann-Bo Bo-Cy", "by their position"),
+    "D3 with sizes": Dialect("a.json", _json(nodes=[{"name": "1", "value": 1}, {"name": "0", "value": 0}], links=[
+        {"source": 0, "target": 1}]), "0 1", "0-1", "by their position"),
     "D3 by name": Dialect("a.json", _json(**D3_PATH, links=[{"source": "Ann", "target": "Cy"}]), "Ann Bo Cy", "Ann-Cy"),
     "D3 v5": Dialect("a.json", _json(nodes=[{"id": "Ann", "group": 1}, {"id": "Bo"}], links=[
         {"source": "Ann", "target": "Bo"}, {"source": "Bo", "target": "Ann"}]), "Ann Bo", "Ann-Bo"),
@@ -196,6 +198,10 @@ DIALECTS: dict[str, Dialect] = {
     "Excel's table": Dialect("a.csv", "sep=;\nfrom;to;weight\nNew York;Rome;0,5\nRome;Oslo;1\n", "New_York Oslo Rome",
         "New_York-Rome Rome-Oslo", "header", weights="0.5 1"),
     "columns elsewhere": Dialect("a.tsv", "id\tfrom_node\tto_node\n7\ta\tb\n8\tb\tc\n", "a b c", "a-b b-c", "header"),
+    "header of two numbers": Dialect("a.csv", "node_1,node_2\nann,bo\nbo,cy\n", "ann bo cy", "ann-bo bo-cy", "header"),
+    "labels like headers": Dialect("a.txt", "node1 node2\nnode2 node3\n", "node1 node2 node3", "node1-node2 node2-node3"),
+    "labels like short headers": Dialect("a.txt", "a b\nc d\n", "a b c d", "a-b c-d"),
+    "Neo4j's table": Dialect("a.csv", ":START_ID,:END_ID,:TYPE\na,b,KNOWS\n", "a b", "a-b", "header"),
     "short header": Dialect("a.txt", "u v\n1 2\n2 3\n", "1 2 3", "1-2 2-3", "header"),
     "commas and spaces": Dialect("a.edges", "a, b\nb, c\n", "a b c", "a-b b-c"),
     "quotes and spaces": Dialect("a.txt", '"New York" Rome 2\nRome Oslo 1\n', "New_York Oslo Rome",

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from p2pfl.errors import TopologyError
 from p2pfl.topology.assemble import make_graph, merge_directions
-from p2pfl.topology.headers import Columns, find_count, find_header, is_matrix, is_metis
+from p2pfl.topology.headers import Columns, find_count, find_header, is_labeled_matrix, is_matrix, is_metis
 from p2pfl.topology.raw import RawEdge, RawGraph, RawNode
 from p2pfl.topology.tables import Row, Table, is_number, read_table
 from p2pfl.topology.text_files import decoded
@@ -64,10 +64,21 @@ def _check_rows(rows: Sequence[Row], source: str) -> None:
             f"{source}: looks like METIS (numbers of nodes and edges, then lists of neighbors), which is "
             "not read; save as .adjlist with each line's own node first"
         )
-    if is_matrix(rows):
+    if is_matrix(rows) or is_labeled_matrix(rows):
         raise TopologyError(
             f"{source}: looks like an adjacency matrix, which is not read; write a line an edge: a b weight"
         )
+
+    for row in rows:
+        arrow = next((field for field in row.fields if re.fullmatch(r"<?[-=~]+>?|[:|,;&]", field)), None)
+        if arrow is not None:
+            raise TopologyError(f"{source}: line {row.line} has {arrow!r} between labels; write the labels alone")
+        if row.fields[0].endswith(":"):
+            raise TopologyError(
+                f"{source}: line {row.line} has ':' after {row.fields[0][:-1][:40]!r}; write it without"
+            )
+        if row.fields[0].startswith(("(", "[", "{", "<")) and row.fields[-1].endswith((")", "]", "}", ">")):
+            raise TopologyError(f"{source}: line {row.line} has brackets around an edge; write the labels alone")
 
 
 def _weighted(row: Row) -> bool:

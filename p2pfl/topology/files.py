@@ -89,8 +89,8 @@ def save_topology(topology: Topology, path: str | os.PathLike[str]) -> None:
     The labels are what is written, and reading the file again gives the same names, edges and attributes,
     with the limits of the formats: an edge list keeps edge weights but no node attributes; an adjacency list
     keeps neither; both refuse directed graphs and labels with spaces or '#', or that they would read as something else.
-    GML's label is the peer's name,
-    so a different `label` attribute is not written there; GEXF's weights must be numbers.
+    GML's label is the peer's name, so a different `label` attribute is not written there; GEXF's weights must be
+    numbers.
     Raises TopologyError if the format cannot hold the topology or the file cannot be written.
     """
     file = Path(path)

@@ -9,21 +9,20 @@ from dataclasses import dataclass
 from p2pfl.errors import TopologyError
 from p2pfl.topology.tables import Row, is_number, is_whole
 
-# Headers of the two columns with an edge's ends, without spaces and marks.
-_SURE = (
-    ("source", "target"), ("src", "dst"), ("src", "dest"), ("source", "dest"), ("source", "destination"),
-    ("src", "target"), ("from", "to"), ("fromnode", "tonode"), ("fromnodeid", "tonodeid"), ("fromid", "toid"),
-    ("sourceid", "targetid"), ("srcid", "dstid"), ("sourcenode", "targetnode"), ("sourcenodeid", "targetnodeid"),
-    ("nodefrom", "nodeto"), ("node1", "node2"), ("nodea", "nodeb"), ("nodei", "nodej"), ("node1id", "node2id"),
-    ("nodeid1", "nodeid2"), ("nodeu", "nodev"), ("vertex1", "vertex2"), ("vertexa", "vertexb"), ("startid", "endid"),
-    ("startnode", "endnode"), ("idfrom", "idto"), ("id1", "id2"), ("peer1", "peer2"), ("sender", "receiver"),
-    ("ego", "alter"), ("origin", "destination"), ("node", "neighbor"), ("node", "neighbour"),
-)  # fmt: skip
+# What headers of the two columns with an edge's ends begin with, without spaces and marks: source_id, target_id, …
+_PREFIXES = (
+    *(("source", "target"), ("source", "dest"), ("source", "destination"), ("source", "sink"), ("src", "dst")),
+    *(("src", "dest"), ("src", "target"), ("src", "tgt"), ("from", "to"), ("start", "end"), ("sender", "receiver")),
+    *(("origin", "destination"), ("orig", "dest"), ("ego", "alter")),
+)
+_SUFFIXES = (("from", "to"), ("source", "target"), ("src", "dst"))  # node_from, node_to
+_PAIRS = (("node", "neighbor"), ("node", "neighbour"), ("follower", "followee"))
 # Those that may be labels too: taken for headers above numbers only.
 _SHORT = (
-    ("u", "v"), ("a", "b"), ("i", "j"), ("x", "y"), ("s", "t"), ("v1", "v2"), ("n1", "n2"), ("start", "end"),
-    ("tail", "head"), ("head", "tail"), ("id", "id"), ("node", "node"), ("v", "w"), ("p", "q"), ("row", "col"),
-)  # fmt: skip
+    *(("u", "v"), ("a", "b"), ("i", "j"), ("x", "y"), ("s", "t"), ("v", "w"), ("p", "q"), ("start", "end")),
+    *(("tail", "head"), ("head", "tail"), ("id", "id"), ("node", "node"), ("row", "col"), ("row", "column")),
+)
+_COUNTED = (("1", "2"), ("a", "b"), ("i", "j"), ("u", "v"), ("x", "y"))  # node1, node2
 _WEIGHTS = ("weight", "weights", "edgeweight", "w", "wt")
 
 
@@ -43,21 +42,52 @@ def find_header(rows: Sequence[Row], source: str) -> Columns | None:
         return None
     first, rest = rows[0], rows[1:]
     words = [re.sub(r"[\W_]", "", field).casefold() for field in first.fields]
-    pair = next((pair for pair in _SURE if set(pair) <= set(words)), None)
-    if pair is not None:
-        columns = _columns(words, pair)
-        ends = {row.fields[i] for row in rest for i in (columns.source, columns.target) if i < len(row.fields)}
-        named = [first.fields[i] for i in (columns.source, columns.target)]
-        if ends & set(named):
-            raise TopologyError(
-                f"{source}: line {first.line} may be a header or an edge, because {sorted(ends & set(named))[0]!r} is "
-                "a node too; delete it if it is a header, or move it to the end if it is an edge"
-            )
-        return columns
+    pair = _sure_pair(words)
+    if pair is None:
+        pair = _possible_pair(words, rest)
+        if pair is None:
+            _check_doubtful(first, words, rest, source)
+            return None
+    columns = _columns(words, pair)
+    named = {first.fields[columns.source], first.fields[columns.target]}
+    again = named & {row.fields[i] for row in rest for i in (columns.source, columns.target) if i < len(row.fields)}
+    if again:
+        raise TopologyError(
+            f"{source}: line {first.line} may be a header or an edge, because {min(again)!r} is a node too; delete it "
+            "if it is a header, or move it to the end if it is an edge"
+        )
+    wide = next((row for row in rest if len(row.fields) > len(first.fields)), None)
+    if wide is not None:  # R writes the rows' names without a header
+        raise TopologyError(
+            f"{source}: line {wide.line} has more fields than the header in line {first.line} names; name each column"
+        )
+    return columns
+
+
+def _sure_pair(words: Sequence[str]) -> tuple[str, str] | None:
+    """Two words that can only be headers of an edge's ends."""
+    for word in words:
+        for start, end in _PREFIXES:
+            if word.startswith(start) and end + word.removeprefix(start) in words:
+                # 'start' and 'end' alone may be labels.
+                return None if word == "start" else (word, end + word.removeprefix(start))
+        for start, end in _SUFFIXES:
+            if word.endswith(start) and word.removesuffix(start) + end in words:
+                return word, word.removesuffix(start) + end
+    return next((pair for pair in _PAIRS if set(pair) <= set(words)), None)
+
+
+def _possible_pair(words: Sequence[str], rest: Sequence[Row]) -> tuple[str, str] | None:
+    """Two words that are headers because of the rows below: none of node1 and node2 where a node3 follows."""
     pair = next((pair for pair in _SHORT if words[:2] == list(pair)), None)
-    if pair is not None and rest and all(_numbered(row) for row in rest):
-        return _columns(words, pair)
-    _check_doubtful(first, words, rest, source)
+    if pair is not None:
+        return pair if rest and all(_numbered(row) for row in rest) else None
+    for word in words[:-1]:
+        for start, end in _COUNTED:
+            stem = word.removesuffix(start)
+            if len(stem) > 1 and stem != word and stem.isalpha() and stem + end in words:
+                below = [field.casefold() for row in rest for field in row.fields[:2]]
+                return (word, stem + end) if rest and not any(field.startswith(stem) for field in below) else None
     return None
 
 
@@ -135,6 +165,15 @@ def is_metis(rows: Sequence[Row]) -> bool:
     return all(
         1 <= j <= len(listed) and j != i and i in listed[j - 1] for i, row in enumerate(listed, start=1) for j in row
     )
+
+
+def is_labeled_matrix(rows: Sequence[Row]) -> bool:
+    """Whether the rows are an adjacency matrix whose columns and rows have names."""
+    if len(rows) < 3:
+        return False
+    own = tuple(row.fields[0] for row in rows[1:])
+    numbers = all(is_number(field) for row in rows[1:] for field in row.fields[1:])
+    return numbers and own in (rows[0].fields, rows[0].fields[1:]) and all(len(r.fields) > len(own) for r in rows[1:])
 
 
 def is_matrix(rows: Sequence[Row]) -> bool:

@@ -16,7 +16,7 @@ from p2pfl.topology.raw import RawEdge, RawGraph
 from p2pfl.topology.text_files import decoded
 
 TITLE = "node-link JSON"
-_IDS = ("id", "key", "value", "name", "label")  # what names a node, the usual first
+_IDS = ("id", "key", "name", "label")  # what names a node, the usual first
 _ENDS = (("source", "target"), ("from", "to"))
 _SHAPES = "node-link JSON is an object with the lists 'nodes' and 'edges'"
 _Entry = Mapping[str, Any]
@@ -176,10 +176,13 @@ class _Naming:
 def _identify(parts: _Parts, source: str) -> _Naming:
     """The field by which edges name nodes; positions are taken only where not one end is an id."""
     nodes, ends = parts.nodes, list(_all_ends(parts.edges))
-    complete = [key for key in _IDS if nodes and all(_usable(node.get(key)) for node in nodes)]
+    # networkx's Cytoscape data has the node itself as `value`; elsewhere that is a size.
+    keys = (*_IDS, "value") if parts.title == "Cytoscape JSON" else _IDS
+    complete = [key for key in keys if nodes and all(_usable(node.get(key)) for node in nodes)]
     for key in complete:
         names = {str(node[key]) for node in nodes}
-        found = [_as_text(end, key) in names for end in ends]
+        # Numbers that are no ids are positions, even where a node has such a number for a name.
+        found = [_as_text(end, key) in names and (key in ("id", "key", "value") or not _is_index(end)) for end in ends]
         if all(found) or (key == "id" and any(found)):
             return _Naming([str(node[key]) for node in nodes], key)
     ids = [str(node["id"]) for node in nodes] if "id" in complete else [str(i) for i in range(len(nodes))]
@@ -203,6 +206,10 @@ def _usable(value: object) -> bool:
     return isinstance(value, str | int | float)
 
 
+def _is_index(end: object) -> bool:
+    return isinstance(end, int) and not isinstance(end, bool)
+
+
 def _as_text(end: object, key: str) -> str | None:
     """What an edge says of its end, which D3's simulations replace by the node itself."""
     value = end.get(key) if isinstance(end, dict) else end
@@ -211,7 +218,7 @@ def _as_text(end: object, key: str) -> str | None:
 
 def _position(end: object, count: int) -> int | None:
     value = end.get("index") if isinstance(end, dict) else end
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < count else None
+    return value if isinstance(value, int) and _is_index(value) and 0 <= value < count else None
 
 
 def _edge(edge: _Entry, naming: _Naming, source: str) -> RawEdge:

@@ -96,4 +96,6 @@ def _recognize(data: bytes, usual: Reader, source: str) -> Reader:
         return DOT
     if re.search(r"^\s*graph\s*\[", text, re.MULTILINE):
         return GML
-    return usual if usual in (EDGES, LINES) else LINES
+    if usual is DOT and "{" in text:
+        return DOT  # which says what is wrong with it
+    return usual if usual is EDGES else LINES
