@@ -22,7 +22,7 @@ from p2pfl.topology.graph import build_topology
 from p2pfl.topology.raw import RawGraph
 from p2pfl.topology.readers import ENDINGS
 
-same_folder = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+same_folder = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def read(folder: Path, file: str, content: str | bytes) -> RawGraph:
@@ -108,7 +108,8 @@ REFUSALS = {
     "named.csv": (",a,b,c\na,0,1,0\nb,1,0,1\nc,0,1,0\n", "looks like an adjacency matrix"),
     "pandas.csv": ("a,b\na,0,1\nb,1,0\n", "looks like an adjacency matrix"),
     "r.txt": ('"from" "to"\n"1" "hub" "a"\n"2" "hub" "b"\n', "more fields than the header"),
-    "broken.dot": ("digraph x\n{ a -> b }}\n", "not readable as DOT"),
+    "broken.dot": ("digraph x\n{ a -> b }}\n", "not readable as DOT: '}' follows the end"),
+    "arrow.dot": ("graph { a -> b }", "it has '->' in a graph"),
     "ambiguous.txt": ("0 1 2\n1 2 3\n2 3 0\n3 0 1\n", "may be edges with weights or lists of neighbors"),
     "relation.csv": ("a,b,friend\na,c,boss\n", "'friend' is no weight"),
     "mixed.txt": ("a,b\nc d\n", "line 1 is separated by commas, other lines"),

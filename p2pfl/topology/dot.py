@@ -17,9 +17,10 @@ from p2pfl.topology.raw import RawEdge, RawGraph
 from p2pfl.topology.text_files import decoded
 
 TITLE = "DOT"
-_MAX_BYTES = 2**20  # its grammar takes about a minute for this much
+_MAX_BYTES = 2**19  # pydot's grammar takes about a minute for this much
 _COMMENTS = re.compile(r'"(?:\\.|[^"\\])*"|/\*.*?\*/|//[^\n]*|^[ \t]*#[^\n]*', re.DOTALL | re.MULTILINE)
 _BEGINNING = re.compile(r'\s*(strict\s+)?(di)?graph\b\s*("(?:\\.|[^"\\])*"|[^\s{\["]*)\s*\{', re.IGNORECASE)
+_QUOTED = re.compile(r'"(?:\\.|[^"\\])*"|(?<==)\s*<.*?>(?=\s*[,;\]])', re.DOTALL)
 _DEFAULTS = ("node", "edge", "graph")
 _NAME = re.compile(r'"(?:\\.|[^"\\])*"|<.*>|[^:]*', re.DOTALL)
 
@@ -42,9 +43,10 @@ def read_dot(data: bytes, source: str) -> RawGraph:
     if not looks_like_dot(text):
         raise ValueError("it does not start with 'graph {' or 'digraph {'")
     if len(data) > _MAX_BYTES:
-        raise TopologyError(f"{source}: larger than {_MAX_BYTES // 2**20} MiB, too much for DOT; save as .graphml")
+        raise TopologyError(f"{source}: larger than {_MAX_BYTES // 2**10} KiB, too much for DOT; save as .graphml")
     tree = _parse(text, source)
     directed = tree.get_type() == "digraph"
+    _check_whole(text, directed)
     drawing = _Drawing()
     _walk(tree, directed, drawing, {}, {})
     edges = list(drawing.edges)
@@ -73,6 +75,21 @@ def _parse(text: str, source: str) -> Any:
     if len(trees) > 1:
         raise TopologyError(f"{source}: holds {len(trees)} graphs; keep one in each file")
     return trees[0]
+
+
+def _check_whole(text: str, directed: bool) -> None:
+    """Refuse what pydot overlooks: text after the graph, and edges of the other kind of graph."""
+    bare = _QUOTED.sub("x", _without_comments(text))
+    depth = 0
+    for at, character in enumerate(bare):
+        depth += (character == "{") - (character == "}")
+        if character == "}" and depth == 0:
+            if bare[at + 1 :].strip():
+                raise ValueError(f"{bare[at + 1 :].strip()[:40]!r} follows the end of the graph")
+            break
+    wrong = "--" if directed else "->"
+    if wrong in bare:
+        raise ValueError(f"it has {wrong!r} in a {'digraph' if directed else 'graph'}")
 
 
 def _walk(

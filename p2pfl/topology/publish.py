@@ -47,10 +47,14 @@ def publish(path: Path, public_keys: Mapping[str, str]) -> None:
     names = _names_of(graph, public_keys, path)
     for node, name in names.items():
         graph.nodes[node]["public_key"] = public_keys[name]
+    try:
+        data = form.write(nx.relabel_nodes(graph, names))
+    except Exception as error:  # networkx's writers stumble over attributes that only the reader put up with
+        raise _unwritable_dialect(path) from error
     target = path.resolve()  # a link stays one
     temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     try:
-        temporary.write_bytes(form.write(nx.relabel_nodes(graph, names)))
+        temporary.write_bytes(data)
         if not _differs_in_keys_only(before, load_topology(temporary), public_keys):
             raise TopologyError(f"{path}: its format cannot hold the keys; use .graphml")
         os.chmod(temporary, target.stat().st_mode & 0o777)
