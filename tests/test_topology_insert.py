@@ -30,7 +30,10 @@ YED = """<?xml version="1.0" encoding="UTF-8"?>
 GEPHI = """<gexf xmlns="http://gexf.net/1.3" xmlns:viz="http://gexf.net/1.3/viz" version="1.3"><graph><nodes>
 <node id="n0" label="Ann"><viz:color hex="#ff7700"/></node><node id="n1"/></nodes></graph></gexf>
 """
-CYTOSCAPE = {"data": {"name": "net"}, "elements": {"nodes": [{"data": {"id": "n0"}, "position": {"x": 1}}], "edges": []}}
+CYTOSCAPE = {
+    "data": {"name": "net"},
+    "elements": {"nodes": [{"data": {"id": "n0"}, "position": {"x": 1}}], "edges": []},
+}
 
 
 def inserted(suffix: str, text: str, keys: dict[str, str] = KEYS) -> str:

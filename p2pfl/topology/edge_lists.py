@@ -1,0 +1,183 @@
+"""Edge lists and adjacency lists in the dialects of networkx, KONECT, SNAP, decentralizepy and spreadsheets."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Sequence
+
+from p2pfl.errors import TopologyError
+from p2pfl.topology.assemble import make_graph, merge_directions
+from p2pfl.topology.headers import Columns, find_count, find_header, is_labeled_matrix, is_matrix, is_metis
+from p2pfl.topology.raw import RawEdge, RawGraph, RawNode
+from p2pfl.topology.tables import Row, Table, is_number, read_table
+from p2pfl.topology.text_files import decoded
+
+TITLE = "an edge list"
+ADJACENCY_TITLE = "an adjacency list"
+_TYPES = {"directed": True, "undirected": False}
+_AMBIGUOUS = "name the file .edgelist if column 3 is a weight, or .adjlist if a line lists a node's neighbors"
+
+
+def read_edge_list(data: bytes, source: str) -> RawGraph:
+    """The graph of a file whose ending says that its lines are edges."""
+    return _edge_list(_table(data, source), source)
+
+
+def read_adjacency_list(data: bytes, source: str) -> RawGraph:
+    """The graph of a file of which each line lists a node and its neighbors; an edge once, or at both its ends."""
+    lines = (line.partition("#")[0] for line in decoded(data, source).splitlines())
+    rows = [Row(i, tuple(line.split())) for i, line in enumerate(lines, start=1) if line.split()]
+    return _adjacency_list([row for row in rows if not re.match(r"(%|//)", row.fields[0])], source)
+
+
+def read_lines(data: bytes, source: str) -> RawGraph:
+    """The graph of a text file whose ending does not say whether its lines are edges or lists of neighbors."""
+    table = _table(data, source)
+    rows = table.rows
+    if find_header(rows, source) is not None or find_count(rows, source) is not None:
+        return _edge_list(table, source)
+    edges = all(len(row.fields) >= 2 and _weighted(row) for row in rows)
+    listed = _lists_neighbors(rows)
+    longest = max((len(row.fields) for row in rows), default=0)
+    nodes = {field for row in rows for field in row.fields[:2]}
+    if edges and listed and longest > 2 and all(field in nodes for row in rows for field in row.fields[2:]):
+        raise TopologyError(f"{source}: its lines may be edges with weights or lists of neighbors; {_AMBIGUOUS}")
+    if edges or not listed:
+        return _edge_list(table, source)
+    graph = _adjacency_list(rows, source)
+    return RawGraph(graph.directed, graph.nodes, graph.edges, (*graph.notes, "read as an adjacency list"), graph.format)
+
+
+def _table(data: bytes, source: str) -> Table:
+    ending = source.rpartition(".")[2].lower()
+    table = read_table(decoded(data, source), source, ending)
+    _check_rows(table.rows, source)
+    if any(len(row.fields) > 1 and row.fields[1].startswith("{") for row in table.rows):
+        raise TopologyError(f"{source}: looks like a multi-line adjacency list, which is not read; save as .adjlist")
+    return table
+
+
+def _check_rows(rows: Sequence[Row], source: str) -> None:
+    if is_metis(rows):
+        raise TopologyError(
+            f"{source}: looks like METIS (numbers of nodes and edges, then lists of neighbors), which is "
+            "not read; save as .adjlist with each line's own node first"
+        )
+    if is_matrix(rows) or is_labeled_matrix(rows):
+        raise TopologyError(
+            f"{source}: looks like an adjacency matrix, which is not read; write a line an edge: a b weight"
+        )
+
+    for row in rows:
+        arrow = next((field for field in row.fields if re.fullmatch(r"<?[-=~]+>?|[:|,;&]", field)), None)
+        if arrow is not None:
+            raise TopologyError(f"{source}: line {row.line} has {arrow!r} between labels; write the labels alone")
+        if row.fields[0].endswith(":"):
+            raise TopologyError(
+                f"{source}: line {row.line} has ':' after {row.fields[0][:-1][:40]!r}; write it without"
+            )
+        if row.fields[0].startswith(("(", "[", "{", "<")) and row.fields[-1].endswith((")", "]", "}", ">")):
+            raise TopologyError(f"{source}: line {row.line} has brackets around an edge; write the labels alone")
+
+
+def _weighted(row: Row) -> bool:
+    """Whether what follows the ends of an edge can be a weight and numbers that are not used, or a dictionary."""
+    tail = row.fields[2:]
+    return not tail or tail[0].startswith("{") or all(is_number(field) or not field for field in tail)
+
+
+def _lists_neighbors(rows: Sequence[Row]) -> bool:
+    """Whether rows can be lists of neighbors: no node has two, and none has itself or one neighbor twice."""
+    own = [row.fields[0] for row in rows]
+    return len(set(own)) == len(own) and all(len(set(row.fields)) == len(row.fields) for row in rows)
+
+
+def _edge_list(table: Table, source: str) -> RawGraph:
+    rows, notes = table.rows, list[str]()
+    header = find_header(rows, source)
+    columns = header or Columns()
+    if header is not None:
+        notes.append(f"line {rows[0].line} is read as a header")
+        rows = rows[1:]
+    elif (count := find_count(rows, source)) is not None:
+        notes.append(count)
+        rows = rows[1:]
+    edges = [_edge(row, columns, header is not None, source) for row in rows]
+    unused = max((len(row.fields) for row in rows), default=0) - 3
+    if header is None and unused > 0:
+        notes.append(f"column 3 is read as the weight, and {unused} more not used")
+    directed = _declared_direction(table.comments, source, notes)
+    if directed is None and all(edge.directed is None for edge in edges):
+        directed, edges, more = merge_directions(edges)
+        notes += more
+    return make_graph(directed or False, _mentioned(edges), edges, notes, TITLE)
+
+
+def _declared_direction(comments: Iterable[str], source: str, notes: list[str]) -> bool | None:
+    """What comments say of directions in KONECT's and SNAP's files."""
+    for comment in comments:
+        if re.match(r"%\s*bip(artite)?\b", comment):
+            raise TopologyError(
+                f"{source}: a bipartite network, whose two sides number their nodes alike; give them different names"
+            )
+        if re.match(r"%\s*asym(metric)?\b|#\s*directed graph\b", comment, re.IGNORECASE):
+            notes.append(f"directed, as {comment[:40]!r} says")
+            return True
+    return None
+
+
+def _edge(row: Row, columns: Columns, named: bool, source: str) -> RawEdge:
+    fields = row.fields
+    if len(fields) <= max(columns.source, columns.target) or not all(
+        fields[i] for i in (columns.source, columns.target)
+    ):
+        raise TopologyError(f"{source}: line {row.line} is not an edge; write two labels and, if you like, a weight")
+    weight: object = None
+    if columns.weight is not None and columns.weight < len(fields) and fields[columns.weight]:
+        weight = fields[columns.weight]
+    if isinstance(weight, str) and weight.startswith("{") and not named:
+        weight = _from_data(weight, row.line)
+    elif not named and not _weighted(row) and not re.fullmatch(r"-?\d+,\d+", fields[2]):
+        raise TopologyError(
+            f"{source}: line {row.line} is not an edge: {fields[2][:40]!r} is no weight; write two labels and, if you "
+            "like, a weight, begin with a header such as source,target,type, or name a list of neighbors .adjlist"
+        )
+    if isinstance(weight, str) and re.fullmatch(r"-?\d+,\d+", weight):
+        weight = weight.replace(",", ".")  # a spreadsheet's decimal comma, between semicolons
+    directed = None
+    if columns.type is not None and columns.type < len(fields):
+        directed = _TYPES.get(fields[columns.type].lower())
+    return RawEdge(fields[columns.source], fields[columns.target], weight, directed)
+
+
+def _from_data(text: str, line: int) -> object:
+    """The weight in a dictionary, as networkx writes it."""
+    try:
+        found = ast.literal_eval(text)
+    except Exception as error:  # whatever the parser stumbles over, deep nesting included
+        raise ValueError(f"line {line} has a dictionary that is none: {text[:40]!r}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"line {line} has {text[:40]!r} where a dictionary is due")
+    return found.get("weight")
+
+
+def _mentioned(edges: Iterable[RawEdge]) -> list[RawNode]:
+    """The nodes that edges name, in this order."""
+    return [RawNode(node) for node in dict.fromkeys(end for edge in edges for end in (edge.source, edge.target))]
+
+
+def _adjacency_list(rows: Sequence[Row], source: str) -> RawGraph:
+    _check_rows(rows, source)
+    nodes = [RawNode(node) for node in dict.fromkeys(field for row in rows for field in row.fields)]
+    listed = [RawEdge(row.fields[0], neighbor) for row in rows for neighbor in row.fields[1:]]
+    pairs = {(edge.source, edge.target) for edge in listed}
+    alone = [pair for pair in pairs if pair[::-1] not in pairs]
+    if 0 < len(alone) < len(pairs):
+        u, v = next((e.source, e.target) for e in listed if (e.target, e.source) not in pairs)
+        raise TopologyError(
+            f"{source}: {u!r} lists {v!r} but not the other way round, while other edges are listed at both "
+            "ends; list every edge once or always twice (directed graphs belong in a .graphml)"
+        )
+    _, edges, notes = merge_directions(listed, undirected=True)
+    return make_graph(False, nodes, edges, notes, ADJACENCY_TITLE)
