@@ -59,7 +59,7 @@ def test_directions(graph: RawGraph, edges: list[tuple[object, ...]], directed: 
         (raw("ab:1 ba"), "'a' -- 'b' is given 2 times, with different weights"),
         (raw("ab ab ba", directed=True), "'a' -> 'b' is given 2 times"),
         (raw("a-b ab", directed=True), "'a' -> 'b' is given 2 times"),
-        (raw("ab ab bc cb bc"), "'a' -- 'b' is given 2 times (and 1 more links)"),
+        (raw("ab ab bc cb bc"), "'a' -- 'b' is given 2 times (and 1 more link)"),
     ],
 )
 def test_parallel_edges(graph: RawGraph, parallel: str) -> None:

@@ -266,6 +266,32 @@ def test_everything_survives_a_conversion(tmp_path: Path, capsys: pytest.Capture
         assert not list(tmp_path.glob("*no*"))
 
 
+def test_commands_say_once_how_a_file_was_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    value = node_link()
+    value["directed"] = True
+    value["edges"] += [{"source": e["target"], "target": e["source"]} for e in value["edges"]]
+    for node in value["nodes"]:
+        node["label"] = f"site {node['id']}"
+    file = tmp_path / "t.json"
+    file.write_text(json.dumps(value))
+    for words in (
+        ["topology", "show"],
+        ["topology", "fix", "-o", str(tmp_path / "u.gml")],
+        ["keys", "-o", str(tmp_path)],
+    ):
+        tmp_path.chmod(0o700)
+        assert main([*words, str(file)]) == 0
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 2
+        assert all(line.startswith(f"p2pfl: note: {file}: ") for line in lines)
+        assert "treated as undirected" in lines[0]
+        assert "named by their labels ('site 0', 'site 1', 'site 2' and 2 more), not by their ids" in lines[1]
+    keyed = json.loads(file.read_text())["nodes"]
+    assert all(len(node["public_key"]) == 40 and node["label"] for node in keyed)
+    assert (tmp_path / "site%201.key").exists()
+    assert load_topology(file, by_ids=True).names == ("0", "1", "2", "3", "4"), "as a run directory's file is read"
+
+
 ZOO = """graph [
   node [ id 0 label "North" Internal 1 ]
   node [ id 1 label "East" Internal 1 ]

@@ -147,7 +147,8 @@ def _edge_troubles(links: Links, names: dict[str, str]) -> list[Trouble]:
 def _parallel_text(links: Links, names: dict[str, str]) -> str:
     arrow = "->" if links.directed or links.reciprocal else "--"
     (u, v), count = next(iter(links.parallel.items()))
-    more = f" (and {len(links.parallel) - 1} more links)" if len(links.parallel) > 1 else ""
+    rest = len(links.parallel) - 1
+    more = f" (and {rest} more {'links' if rest > 1 else 'link'})" if rest else ""
     differ = ", with different weights" if links.different else ""
     return f"parallel edges: {names[u]!r} {arrow} {names[v]!r} is given {count} times{differ}{more}"
 
