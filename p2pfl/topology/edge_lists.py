@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from p2pfl.errors import TopologyError
 from p2pfl.topology.assemble import make_graph, merge_directions
-from p2pfl.topology.headers import Columns, find_count, find_header, is_labeled_matrix, is_matrix, is_metis
+from p2pfl.topology.foreign import check_rows
+from p2pfl.topology.headers import Columns, find_count, find_header
 from p2pfl.topology.raw import RawEdge, RawGraph, RawNode
 from p2pfl.topology.tables import Row, Table, is_number, read_table
 from p2pfl.topology.text_files import decoded
@@ -16,7 +18,10 @@ from p2pfl.topology.text_files import decoded
 TITLE = "an edge list"
 ADJACENCY_TITLE = "an adjacency list"
 _TYPES = {"directed": True, "undirected": False}
-_AMBIGUOUS = "name the file .edgelist if column 3 is a weight, or .adjlist if a line lists a node's neighbors"
+_AMBIGUOUS = (
+    "name the file .edgelist and keep three columns if the third is a weight, or .adjlist if a line lists a node's "
+    "neighbors"
+)
 
 
 def read_edge_list(data: bytes, source: str) -> RawGraph:
@@ -34,51 +39,35 @@ def read_adjacency_list(data: bytes, source: str) -> RawGraph:
 def read_lines(data: bytes, source: str) -> RawGraph:
     """The graph of a text file whose ending does not say whether its lines are edges or lists of neighbors."""
     table = _table(data, source)
-    rows = table.rows
-    if find_header(rows, source) is not None or find_count(rows, source) is not None:
+    rows, notes = table.rows, list[str]()
+    if find_header(rows, source) is not None:
         return _edge_list(table, source)
+    counted = find_count(rows, source) or _count_of_lists(rows)
+    if counted is not None:
+        rows, notes = rows[1:], [counted]
     edges = all(len(row.fields) >= 2 and _weighted(row) for row in rows)
-    listed = _lists_neighbors(rows)
-    longest = max((len(row.fields) for row in rows), default=0)
-    nodes = {field for row in rows for field in row.fields[:2]}
-    if edges and listed and longest > 2 and all(field in nodes for row in rows for field in row.fields[2:]):
+    if edges and _may_list_neighbors(rows, columns=2):
         raise TopologyError(f"{source}: its lines may be edges with weights or lists of neighbors; {_AMBIGUOUS}")
-    if edges or not listed:
+    if edges or not _lists_neighbors(rows):
         return _edge_list(table, source)
     graph = _adjacency_list(rows, source)
-    return RawGraph(graph.directed, graph.nodes, graph.edges, (*graph.notes, "read as an adjacency list"), graph.format)
+    return replace(graph, notes=(*notes, *graph.notes, "read as an adjacency list"))
+
+
+def _count_of_lists(rows: Sequence[Row]) -> str | None:
+    """What a lone first number counts above lists of neighbors, for a note; None where it is a node."""
+    first, rest = rows[0].fields if rows else (), rows[1:]
+    nodes = {field for row in rest for field in row.fields}
+    if len(first) != 1 or first[0] in nodes or first[0] != str(len(nodes)):
+        return None
+    return f"line {rows[0].line} is read as the number of nodes, {first[0]}"
 
 
 def _table(data: bytes, source: str) -> Table:
     ending = source.rpartition(".")[2].lower()
     table = read_table(decoded(data, source), source, ending)
-    _check_rows(table.rows, source)
-    if any(len(row.fields) > 1 and row.fields[1].startswith("{") for row in table.rows):
-        raise TopologyError(f"{source}: looks like a multi-line adjacency list, which is not read; save as .adjlist")
+    check_rows(table.rows, source)
     return table
-
-
-def _check_rows(rows: Sequence[Row], source: str) -> None:
-    if is_metis(rows):
-        raise TopologyError(
-            f"{source}: looks like METIS (numbers of nodes and edges, then lists of neighbors), which is "
-            "not read; save as .adjlist with each line's own node first"
-        )
-    if is_matrix(rows) or is_labeled_matrix(rows):
-        raise TopologyError(
-            f"{source}: looks like an adjacency matrix, which is not read; write a line an edge: a b weight"
-        )
-
-    for row in rows:
-        arrow = next((field for field in row.fields if re.fullmatch(r"<?[-=~]+>?|[:|,;&]", field)), None)
-        if arrow is not None:
-            raise TopologyError(f"{source}: line {row.line} has {arrow!r} between labels; write the labels alone")
-        if row.fields[0].endswith(":"):
-            raise TopologyError(
-                f"{source}: line {row.line} has ':' after {row.fields[0][:-1][:40]!r}; write it without"
-            )
-        if row.fields[0].startswith(("(", "[", "{", "<")) and row.fields[-1].endswith((")", "]", "}", ">")):
-            raise TopologyError(f"{source}: line {row.line} has brackets around an edge; write the labels alone")
 
 
 def _weighted(row: Row) -> bool:
@@ -93,6 +82,13 @@ def _lists_neighbors(rows: Sequence[Row]) -> bool:
     return len(set(own)) == len(own) and all(len(set(row.fields)) == len(row.fields) for row in rows)
 
 
+def _may_list_neighbors(rows: Sequence[Row], columns: int) -> bool:
+    """Whether rows with more than so many columns can be lists of neighbors, because all are labels of nodes."""
+    nodes = {field for row in rows for field in row.fields[:2]}
+    longest = max((len(row.fields) for row in rows), default=0)
+    return longest > columns and _lists_neighbors(rows) and all(set(row.fields) <= nodes for row in rows)
+
+
 def _edge_list(table: Table, source: str) -> RawGraph:
     rows, notes = table.rows, list[str]()
     header = find_header(rows, source)
@@ -103,6 +99,8 @@ def _edge_list(table: Table, source: str) -> RawGraph:
     elif (count := find_count(rows, source)) is not None:
         notes.append(count)
         rows = rows[1:]
+    if header is None and _may_list_neighbors(rows, columns=3):
+        raise TopologyError(f"{source}: its lines may be lists of neighbors rather than edges; {_AMBIGUOUS}")
     edges = [_edge(row, columns, header is not None, source) for row in rows]
     unused = max((len(row.fields) for row in rows), default=0) - 3
     if header is None and unused > 0:
@@ -168,7 +166,7 @@ def _mentioned(edges: Iterable[RawEdge]) -> list[RawNode]:
 
 
 def _adjacency_list(rows: Sequence[Row], source: str) -> RawGraph:
-    _check_rows(rows, source)
+    check_rows(rows, source)
     nodes = [RawNode(node) for node in dict.fromkeys(field for row in rows for field in row.fields)]
     listed = [RawEdge(row.fields[0], neighbor) for row in rows for neighbor in row.fields[1:]]
     pairs = {(edge.source, edge.target) for edge in listed}

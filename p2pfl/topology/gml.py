@@ -134,6 +134,8 @@ def _tokens(text: str) -> Iterator[_Token]:
     for match in _TOKEN.finditer(text):
         if match["open"]:
             raise ValueError(f'line {line} has a quotation mark (") that is never closed')
+        if match["string"] is not None and re.match(r'[^\s\[\]"]', text[match.end() : match.end() + 1]):
+            raise ValueError(f'line {line} has a quotation mark (") within text; write it as &quot;')
         kind = match.lastgroup
         if kind is not None:
             yield _Token(kind, match[kind], line)

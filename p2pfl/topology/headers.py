@@ -144,44 +144,9 @@ def find_count(rows: Sequence[Row], source: str) -> str | None:
         return None
     used = [field in ends for field in rows[0].fields]
     indexed = ends in ({str(i) for i in range(len(ends))}, {str(i + 1) for i in range(len(ends))})
-    if numbers[0] == numbers[-1] or not any(used) or (indexed and not all(used)):
+    if numbers[0] == numbers[1] or not any(used) or (indexed and not all(used)):
         return f"{where} is read as the numbers of nodes and edges, {numbers[0]} and {numbers[-1]}"
     raise TopologyError(
         f"{source}: {where} may be an edge or the numbers of nodes and edges; delete it if it counts, or move it to "
         "the end if it is an edge"
     )
-
-
-def is_metis(rows: Sequence[Row]) -> bool:
-    """Whether the rows are METIS's: numbers of nodes and edges, then the neighbors of node 1, of node 2 and so on."""
-    if not rows or not all(is_whole(field) for row in rows for field in row.fields):
-        return False
-    first, rest = rows[0].fields, rows[1:]
-    if not 2 <= len(first) <= 4 or int(first[0]) != len(rest) or len(rest) < 2:
-        return False
-    listed = [{int(field) for field in row.fields} for row in rest]
-    if sum(map(len, listed)) != 2 * int(first[1]):
-        return False
-    return all(
-        1 <= j <= len(listed) and j != i and i in listed[j - 1] for i, row in enumerate(listed, start=1) for j in row
-    )
-
-
-def is_labeled_matrix(rows: Sequence[Row]) -> bool:
-    """Whether the rows are an adjacency matrix whose columns and rows have names."""
-    if len(rows) < 3:
-        return False
-    own = tuple(row.fields[0] for row in rows[1:])
-    numbers = all(is_number(field) for row in rows[1:] for field in row.fields[1:])
-    return numbers and own in (rows[0].fields, rows[0].fields[1:]) and all(len(r.fields) > len(own) for r in rows[1:])
-
-
-def is_matrix(rows: Sequence[Row]) -> bool:
-    """Whether the rows are an adjacency matrix: as many numbers in each as there are rows, with an empty diagonal, or
-    nothing but 0 and 1."""
-    n = len(rows)
-    if n < 3 or not all(len(row.fields) == n and all(is_number(field) for field in row.fields) for row in rows):
-        return False
-    values = [[float(field) for field in row.fields] for row in rows]
-    flat = {value for row in values for value in row}
-    return all(values[i][i] == 0 for i in range(n)) or flat <= {0.0, 1.0} or n > 3

@@ -26,7 +26,7 @@ _Entry = Mapping[str, Any]
 class _Parts:
     """A graph's nodes and edges, each with the fields that may be nested, and what it says of directions.
 
-    `ends_twice`: the format gives an undirected edge at both its ends.
+    `ends_twice`: the format gives an undirected edge at both its ends. `assumed`: `directed` is the format's default.
     """
 
     nodes: list[_Entry]
@@ -34,6 +34,7 @@ class _Parts:
     directed: bool | None
     title: str
     ends_twice: bool = False
+    assumed: bool = False
 
 
 def read_json(data: bytes, source: str) -> RawGraph:
@@ -44,6 +45,8 @@ def read_json(data: bytes, source: str) -> RawGraph:
     nodes = make_nodes([(node, fields) for node, fields in zip(naming.ids, parts.nodes, strict=True)])
     edges = [_edge(fields, naming, source) for fields in parts.edges]
     notes = []
+    if parts.assumed:
+        notes.append("directed, as JSON Graph Format is where a file does not say")
     if naming.by_position:
         notes.append("edges name nodes by their position in the list, the first being 0")
     directed = parts.directed or False
@@ -68,10 +71,10 @@ def _parts(value: object, source: str) -> _Parts:
         raise TopologyError(f"{source}: holds {len(graphs)} graphs; keep one in each file")
     if isinstance(graphs, list) and graphs:
         value = {"graph": graphs[0]}
-    if "nodes" not in value and isinstance(value.get("graph"), dict) and "nodes" in value["graph"]:
-        # JSON Graph Format, in which a graph is directed unless it says otherwise
-        value = {"directed": True, "title": "JSON Graph Format", **value["graph"]}
-        value["title"] = "JSON Graph Format"
+    wrapped = "nodes" not in value and isinstance(value.get("graph"), dict) and "nodes" in value["graph"]
+    assumed = wrapped and "directed" not in value["graph"]
+    if wrapped:  # JSON Graph Format, in which a graph is directed unless it says otherwise
+        value = {"directed": True, **value["graph"]}
     if "elements" in value:
         return _cytoscape(value, source)
     if "children" in value and "nodes" not in value:
@@ -86,12 +89,12 @@ def _parts(value: object, source: str) -> _Parts:
     edges = _edge_list(value, source)
     if not isinstance(nodes, list) or edges is None:
         raise TopologyError(f"{source}: {_SHAPES}")
-    title = TITLE if "title" not in value else str(value["title"])
     return _Parts(
         [_fields(node, source) for node in nodes],
         [_fields(edge, source, ends=True) for edge in edges],
         _directed(value, source),
-        title if title == "JSON Graph Format" else TITLE,
+        "JSON Graph Format" if wrapped else TITLE,
+        assumed=assumed,
     )
 
 

@@ -47,6 +47,7 @@ BY_CONTENT: Mapping[str, Reader] = {
     ".csv": LINES,
     ".tsv": LINES,
     ".net": PAJEK,
+    ".paj": PAJEK,
     ".dot": DOT,
     ".gv": DOT,
     ".mtx": MATRIX_MARKET,
