@@ -160,5 +160,8 @@ def test_unusable_attributes_are_all_named() -> None:
         RawNode("c"),
     )
     text = said(RawGraph(False, nodes, (RawEdge("a", "b"), RawEdge("b", "c"), RawEdge("c", "c"))))
+    spaced = RawNode("b", attributes={"device": "\n cpu \n", "public_key": " "})
+    topology = built(RawGraph(False, (RawNode("a"), spaced), (RawEdge("a", "b"),)))
+    assert topology.graph.nodes[1] == {"device": "cpu"}
     for part in ("port 'x' of node 'a'", "host 'my host' of node 'a'", "device 3 of node 'b'", "self-loop on node 'c'"):
         assert part in text

@@ -23,7 +23,9 @@ def node_attributes(given: Mapping[str, object]) -> tuple[dict[str, object], tup
             kept["port"] = port
     for key in TEXT_ATTRIBUTES:
         value = given.get(key)
-        if value is None or (isinstance(value, str) and not value.strip()):
+        if isinstance(value, str):
+            value = value.strip()  # XML is written with line ends around text
+        if value is None or value == "":
             continue
         spaced = isinstance(value, str) and key == "host" and any(c.isspace() for c in value)
         if not isinstance(value, str) or unprintable(value) or spaced:
