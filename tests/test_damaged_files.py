@@ -156,7 +156,7 @@ def _clean() -> None:
 def _problem(case: Case, status: int, err: str) -> str:
     """What a command did that it must not; nothing where all is well."""
     lines = err.splitlines()
-    said = [line for line in lines if not line.startswith("p2pfl: warning: ")]
+    said = [line for line in lines if not line.startswith(("p2pfl: warning: ", "p2pfl: note: "))]
     if status not in (0, 2):
         return f"status {status}"
     if not all(line.startswith("p2pfl: ") for line in lines) or len(said) != (status != 0):

@@ -108,6 +108,8 @@ REFUSALS = {
     "four.edgelist": ("0 1 2 3\n1 0 2 3\n2 0 1 3\n3 0 1 2\n", "may be lists of neighbors rather than edges"),
     "escaped.gml": ('graph [ node [ id 0 label "a \\"b\\"" ] ]', "within text; write it as &quot;"),
     "multi.adjlist": ("0 1\n1 {}\n1 1\n2 {}\n2 0\n", "looks like a multi-line adjacency list"),
+    "long.txt": ("a " * 2**20 + "\n", "line 1 has 2097152 characters"),
+    "long.adjlist": ("a " * 2**20 + "\n", "line 1 has 2097152 characters"),
     "arrows.txt": ("1 -> 2\n2 -> 3\n", "line 1 has '->' between labels"),
     "colons.adjlist": ("0: 1 2\n1: 2\n", "line 1 has ':' after '0'"),
     "tuples.txt": ("(0, 1)\n(0, 2)\n(1, 2)\n", "brackets around an edge"),

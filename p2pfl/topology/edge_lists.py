@@ -13,7 +13,7 @@ from p2pfl.topology.foreign import check_rows
 from p2pfl.topology.headers import Columns, find_count, find_header
 from p2pfl.topology.raw import RawEdge, RawGraph, RawNode
 from p2pfl.topology.tables import Row, Table, is_number, read_table
-from p2pfl.topology.text_files import decoded
+from p2pfl.topology.text_files import decoded, lines_of
 
 TITLE = "an edge list"
 ADJACENCY_TITLE = "an adjacency list"
@@ -31,9 +31,9 @@ def read_edge_list(data: bytes, source: str) -> RawGraph:
 
 def read_adjacency_list(data: bytes, source: str) -> RawGraph:
     """The graph of a file of which each line lists a node and its neighbors; an edge once, or at both its ends."""
-    lines = (line.partition("#")[0] for line in decoded(data, source).splitlines())
-    rows = [Row(i, tuple(line.split())) for i, line in enumerate(lines, start=1) if line.split()]
-    return _adjacency_list([row for row in rows if not re.match(r"(%|//)", row.fields[0])], source)
+    lines = [(number, line.partition("#")[0].split()) for number, line in lines_of(decoded(data, source), source)]
+    rows = [Row(number, tuple(fields)) for number, fields in lines if fields and not re.match(r"%|//", fields[0])]
+    return _adjacency_list(rows, source)
 
 
 def read_lines(data: bytes, source: str) -> RawGraph:
