@@ -48,7 +48,12 @@ def read_lines(data: bytes, source: str) -> RawGraph:
     edges = all(len(row.fields) >= 2 and _weighted(row) for row in rows)
     if edges and _may_list_neighbors(rows, columns=2):
         raise TopologyError(f"{source}: its lines may be edges with weights or lists of neighbors; {_AMBIGUOUS}")
-    if edges or not _lists_neighbors(rows):
+    # Where a label starts no line, it may be the kind of an edge: "ann bob friend".
+    if (
+        edges
+        or not _lists_neighbors(rows)
+        or not {f for row in rows for f in row.fields} <= {r.fields[0] for r in rows}
+    ):
         return _edge_list(table, source)
     graph = _adjacency_list(rows, source)
     return replace(graph, notes=(*notes, *graph.notes, "read as an adjacency list"))
