@@ -208,7 +208,7 @@ DIALECTS: dict[str, Dialect] = {
         "New_York-Rome Rome-Oslo", weights="2 1"),
     "two directions that differ": Dialect("a.txt", "a b 0.5\nb a 0.25\n", "a b", "a>b b>a", "directed", weights="0.5 0.25"),
     "some in both directions": Dialect("a.txt", "a b\nb a\nb c\n", "a b c", "a-b b-c", "1 of 2 edges are given in both"),
-    "neighbors": Dialect("a.txt", "a b c d\nb c\nd\n", "a b c d", "a-b a-c a-d b-c", "read as an adjacency list"),
+    "neighbors": Dialect("a.txt", "a b c d\nb c\nc\nd\n", "a b c d", "a-b a-c a-d b-c", "read as an adjacency list"),
     "counted neighbors": Dialect("a.txt", "4\n0 1 2 3\n1 2\n2\n3\n", "0 1 2 3", "0-1 0-2 0-3 1-2", "number of nodes, 4"),
     "circular weights": Dialect("a.edges", "1 2 3\n2 3 1\n3 1 2\n", "1 2 3", "1-2 2-3 1-3", weights="3 1 2"),
     "coordinates": Dialect("a.mtx", "3 3 2\n2 1 0.5\n3 2 1\n", "1 2 3", "1-2 2-3", "numbers of nodes and edges"),

@@ -13,7 +13,7 @@ from p2pfl.topology.foreign import check_rows
 from p2pfl.topology.headers import Columns, find_count, find_header
 from p2pfl.topology.raw import RawEdge, RawGraph, RawNode
 from p2pfl.topology.tables import Row, Table, is_number, read_table
-from p2pfl.topology.text_files import decoded
+from p2pfl.topology.text_files import decoded, lines_of
 
 TITLE = "an edge list"
 ADJACENCY_TITLE = "an adjacency list"
@@ -31,9 +31,9 @@ def read_edge_list(data: bytes, source: str) -> RawGraph:
 
 def read_adjacency_list(data: bytes, source: str) -> RawGraph:
     """The graph of a file of which each line lists a node and its neighbors; an edge once, or at both its ends."""
-    lines = (line.partition("#")[0] for line in decoded(data, source).splitlines())
-    rows = [Row(i, tuple(line.split())) for i, line in enumerate(lines, start=1) if line.split()]
-    return _adjacency_list([row for row in rows if not re.match(r"(%|//)", row.fields[0])], source)
+    lines = [(number, line.partition("#")[0].split()) for number, line in lines_of(decoded(data, source), source)]
+    rows = [Row(number, tuple(fields)) for number, fields in lines if fields and not re.match(r"%|//", fields[0])]
+    return _adjacency_list(rows, source)
 
 
 def read_lines(data: bytes, source: str) -> RawGraph:
@@ -48,7 +48,12 @@ def read_lines(data: bytes, source: str) -> RawGraph:
     edges = all(len(row.fields) >= 2 and _weighted(row) for row in rows)
     if edges and _may_list_neighbors(rows, columns=2):
         raise TopologyError(f"{source}: its lines may be edges with weights or lists of neighbors; {_AMBIGUOUS}")
-    if edges or not _lists_neighbors(rows):
+    # Where a label starts no line, it may be the kind of an edge: "ann bob friend".
+    if (
+        edges
+        or not _lists_neighbors(rows)
+        or not {f for row in rows for f in row.fields} <= {r.fields[0] for r in rows}
+    ):
         return _edge_list(table, source)
     graph = _adjacency_list(rows, source)
     return replace(graph, notes=(*notes, *graph.notes, "read as an adjacency list"))

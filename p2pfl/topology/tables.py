@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.text_files import is_comment
+from p2pfl.topology.text_files import is_comment, lines_of
 
 _SEPARATORS = {"\t": "tabs", ";": "semicolons", ",": "commas"}
 _FIELD = re.compile(r'"((?:[^"]|"")*)"(?=\s|$)|(\S+)')
@@ -44,7 +44,7 @@ class Table:
 
 def read_table(text: str, source: str, ending: str) -> Table:
     """The rows of a file with this ending. Raises TopologyError where other formats or mixed separators show."""
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    lines = lines_of(text, source)
     comments = tuple(line.strip() for _, line in lines if is_comment(line))
     content = [(number, line) for number, line in lines if not is_comment(line)]
     _check_foreign(lines, content, source)
