@@ -216,7 +216,7 @@ def open_run_dir(run_dir: Path) -> tuple[Topology, RunConfig]:
     if not (run_dir / CONFIG_FILE).is_file():
         raise ConfigError(f"{run_dir}: no run directory (it has no {CONFIG_FILE})")
     config = settings.load_toml(run_dir / CONFIG_FILE)
-    topology = load_topology(run_dir / TOPOLOGY_FILE, least=1)
+    topology = load_topology(run_dir / TOPOLOGY_FILE, least=1, by_ids=True)
     return dataclasses.replace(topology, name=config.record.name or topology.name), config
 
 

@@ -83,6 +83,11 @@ def failing(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["topology", "make", "ring", "-n", "4", "-o", "x.doc"], "x.doc"),
         (["topology", "make", "rong", "-n", "4", "-o", "x.gml"], "rong"),
         (["topology", "show", "nowhere.gml"], "nowhere.gml"),
+        (["topology", "fix", RING], "-o"),
+        (["topology", "fix", RING, "-o", RING], "is the file that is to be mended"),
+        (["topology", "fix", RING, "-o", "x.doc"], "x.doc: unknown extension"),
+        (["topology", "fix", RING, "-o", "none/x.gml"], "make the folder none"),
+        (["topology", "fix", RING, "-o", "x.gml", "--labels", "both"], "--labels both: choose one of"),
         (["report"], "report: name a run directory"),
         (["report", "nowhere"], "nowhere: no run directory"),
     ],
@@ -220,6 +225,10 @@ def test_make_and_show(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
     assert main(["topology", "show", "t.graphml"]) == 0
     text = capsys.readouterr().out
     assert "0.4000" in text
+    assert "picture" not in text
+    assert [path.name for path in tmp_path.iterdir()] == ["t.graphml"]
+    assert main(["topology", "show", "t.graphml", "-o", "t.png"]) == 0
+    assert "picture:       t.png" in capsys.readouterr().out
     assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
     assert load_topology("t.graphml").n == 16
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import tyro
 
-from p2pfl.cli.arguments import parse
+from p2pfl.cli.arguments import parse, say_notes
 from p2pfl.cli.options import OptionalFile, base_config
 from p2pfl.config import (
     CentralizedConfig,
@@ -113,6 +113,8 @@ def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path]
     from p2pfl.compare import Wanted, check_plan, describe_plan, plan_runs, run_all
 
     topologies = tuple(load_topology(path) for path in files)
+    for topology in topologies:
+        say_notes(topology)
     wanted = Wanted(
         topologies=topologies,
         num_selected=_selected(arguments, topologies[0].n),

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 
 from p2pfl import config as settings
-from p2pfl.cli.arguments import parse
+from p2pfl.cli.arguments import parse, say_notes
 from p2pfl.config import ComputeConfig, DataConfig, Mode, ModelConfig, RecordConfig, RunConfig, TrainingConfig
 from p2pfl.errors import ConfigError
 from p2pfl.faults import load_faults
@@ -75,7 +75,10 @@ def settle(kind: type[A], words: Sequence[str], command: str, mode: Mode) -> Set
     topology = topology_of(config)
     if topology is None and config.topology is None:
         raise ConfigError(f"{command}: name a topology file, for example topologies/ring-4.graphml")
-    return Settled(arguments, config, topology or load_topology(str(config.topology)))
+    if topology is None:
+        topology = load_topology(str(config.topology))
+        say_notes(topology)
+    return Settled(arguments, config, topology)
 
 
 def base_config(words: Sequence[str], mode: Mode | None) -> RunConfig:

@@ -22,7 +22,7 @@ class Gossip(Training):
     """Train one model over a topology: one process a peer, ZeroMQ between neighbors, no server."""
 
     topology: TopologyFile = None
-    """Topology file: .graphml .gml .gexf .json .edgelist or .adjlist."""
+    """Topology file: .graphml .gml .gexf .json .edgelist .adjlist .csv .txt .net .dot …"""
     gossip: GossipConfig = field(default_factory=GossipConfig)
     robust: RobustConfig = field(default_factory=RobustConfig)
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)

@@ -35,7 +35,7 @@ class RunConfig:
     """
 
     topology: str | None = None
-    """Topology file: .graphml .gml .gexf .json .edgelist or .adjlist."""
+    """Topology file: .graphml .gml .gexf .json .edgelist .adjlist .csv .txt .net .dot …"""
     mode: Mode = "gossip"
     """gossip, centralized (FedAvg with a coordinator), sgd (one process, all data) or local (no exchange)."""
     model: ModelConfig = field(default_factory=ModelConfig)

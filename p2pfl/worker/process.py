@@ -39,7 +39,7 @@ def main(spec: messages.WorkerSpec, link: Connection) -> None:
     keep_freed_memory()
     report = LinkReport(link)
     try:
-        topology = load_topology(spec.run_dir / "topology.graphml", least=1)
+        topology = load_topology(spec.run_dir / "topology.graphml", least=1, by_ids=True)
         peer_dir = spec.run_dir / "peers" / topology.node_path(spec.index)
         peer_dir.mkdir(parents=True, exist_ok=True)  # somebody may have removed it before the run is resumed
         _redirect_output(peer_dir / LOG_FILE)
@@ -68,7 +68,7 @@ def run(
     make_transport: Callable[[str], Transport] | None = None,
 ) -> int:
     """Run one process to its end and return the process's exit status; errors are logged and reported."""
-    topology = load_topology(spec.run_dir / "topology.graphml", least=1)
+    topology = load_topology(spec.run_dir / "topology.graphml", least=1, by_ids=True)
     peer_dir = spec.run_dir / "peers" / topology.node_path(spec.index)
     try:
         log = _open_log(peer_dir, spec.index)
