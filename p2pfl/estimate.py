@@ -81,6 +81,7 @@ class Estimate:
     consensus_rounds: int
     consensus_bytes: int
     gpu: GpuUse | None
+    notes: tuple[str, ...]  # what is odd about the data
 
 
 def check(config: RunConfig, peers: int, info: data.DatasetInfo) -> nn.Module:
@@ -146,12 +147,24 @@ def _free(device: str) -> int:
     return min(free + BARE_CONTEXT_BYTES, total)
 
 
-def estimate(parts: Cast, config: RunConfig) -> Estimate:
-    """Look at settings, topology and data set without decoding, training or sending anything.
+def data_notes(config: RunConfig, info: data.DatasetInfo, progress: data.Progress) -> tuple[str, ...]:
+    """What is odd about the data, a line each; an image folder is decoded to know, as the run itself would do it.
 
-    Raises ConfigError for whatever the run itself would refuse.
+    Raises ConfigError for data that cannot be used.
     """
-    info = data.describe(config.data.dataset, config.data.data_dir)
+    if not info.needs_decoding:
+        return info.notes
+    path = data.prepare(config.data.dataset, config.data.data_dir, progress, config.data.pictures)
+    return data.all_notes(info, path)
+
+
+def estimate(parts: Cast, config: RunConfig, progress: data.Progress = lambda *_: None) -> Estimate:
+    """Look at settings, topology and data set without training or sending anything.
+
+    An image folder is decoded, with `progress`, since only that tells whether its pictures can be used; nothing else
+    is decoded or downloaded. Raises ConfigError for whatever the run itself would refuse.
+    """
+    info = data.describe(config.data.dataset, config.data.data_dir, config.data.pictures)
     model = check(config, parts.shards, info)
     shard = info.train_samples // parts.shards
     steps = local_steps(config.training, shard // config.training.batch_size)
@@ -177,6 +190,7 @@ def estimate(parts: Cast, config: RunConfig) -> Estimate:
         consensus_rounds=parts.consensus_rounds,
         consensus_bytes=sum(sent) * whole * parts.consensus_rounds,
         gpu=check_gpus(config, wished_devices(parts.topology), shard, model, len(info.classes)),
+        notes=data_notes(config, info, progress),
     )
 
 

@@ -45,9 +45,11 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
         raise ConfigError(f"{topology.source}: every node needs a host and a port (and --transport must not be ipc)")
     keyring.check_keys(topology, config.exchange.keys, config.exchange.insecure, [index])
     keyring.check_token_file(config.exchange)
-    _check(config, topology, index)
+    info = _check(config, topology, index)
     keep_freed_memory()
-    dataset = data.prepare(config.data.dataset, config.data.data_dir, _Progress())
+    dataset = data.prepare(config.data.dataset, config.data.data_dir, _Progress(), config.data.pictures)
+    for note in data.all_notes(info, dataset):
+        _say(f"data: {note}")
     with ZmqTransport(endpoints[index]):  # an address that cannot be had leaves no run directory behind
         pass
     run_dir = resume or _join_run_dir(topology, index, config)
@@ -87,13 +89,14 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
     _say(f"peer {name}: done; put all peers' folders into one {run_dir}/peers for: p2pfl report {run_dir}")
 
 
-def _check(config: RunConfig, topology: Topology, index: int) -> None:
+def _check(config: RunConfig, topology: Topology, index: int) -> data.DatasetInfo:
     """Find out now what the peer would find out in the middle of the swarm. Raises ConfigError."""
-    info = data.describe(config.data.dataset, config.data.data_dir)
+    info = data.describe(config.data.dataset, config.data.data_dir, config.data.pictures)
     model = check(config, topology.n, info)
     # Only this peer: what others on this machine have taken of a GPU is not free any more.
     wished = {index: wished_devices(topology)[index]}
     check_gpus(config, wished, info.train_samples // topology.n, model, len(info.classes))
+    return info
 
 
 def _looked_for(endpoints: Sequence[str], neighbors: Iterable[int]) -> str:

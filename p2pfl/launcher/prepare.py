@@ -37,6 +37,8 @@ def prepare_data(config: RunConfig, cast: Cast, observer: Observer, server: Fork
                 raise (ConfigError if message.usage else P2PFLError)(message.reason)
             assert isinstance(message, messages.Prepared)
             if message.path is not None:
+                for note in message.notes:
+                    observer.say(f"data: {note}")
                 return Path(message.path)
             observer.progress(message.what, message.done, message.total)
     except BaseException:
@@ -60,7 +62,7 @@ def _prepare(config: RunConfig, cast: Cast, link: Connection) -> None:
         link.send_bytes(messages.encode(message))
 
     try:
-        info = data.describe(config.data.dataset, config.data.data_dir)
+        info = data.describe(config.data.dataset, config.data.data_dir, config.data.pictures)
         model = estimate.check(config, cast.shards, info)
         wished, shard = estimate.wished_devices(cast.topology), info.train_samples // cast.shards
         estimate.check_gpus(config, wished, shard, model, len(info.classes))
@@ -68,8 +70,10 @@ def _prepare(config: RunConfig, cast: Cast, link: Connection) -> None:
             config.data.dataset,
             config.data.data_dir,
             lambda what, done, total: send(messages.Prepared(what, done, total)),
+            config.data.pictures,
         )
-        last: messages.FromWorker = messages.Prepared("", 1, 1, path=str(path))
+        notes = data.all_notes(info, path)
+        last: messages.FromWorker = messages.Prepared("", 1, 1, path=str(path), notes=notes)
     except P2PFLError as error:
         last = messages.failed(error)
     except Exception as error:
