@@ -43,7 +43,7 @@ def write_tiff(
     order: str = "<",
     alpha: int | None = None,
 ) -> Path:
-    """An uncompressed TIFF of (H, W) or (H, W, channels) in the array's type; `bits` 12 packs two values in three bytes."""
+    """An uncompressed TIFF of (H, W) or (H, W, channels) in the array's type; `bits` 12 packs two in three bytes."""
     height, width = values.shape[:2]
     channels = 1 if values.ndim == 2 else values.shape[2]
     if bits == 12:

@@ -42,7 +42,7 @@ def label_kind_problem(labels: npt.NDArray[Any]) -> str:
 
 def label_values(labels: torch.Tensor) -> list[int]:
     """The labels that occur, in ascending order."""
-    values: list[int] = labels.unique().tolist()
+    values: list[int] = np.unique(labels.numpy()).tolist()
     return values
 
 
@@ -56,7 +56,7 @@ def label_problem(labels: torch.Tensor) -> str:
         return ""
     span = f"train_labels run from {there[0]} to {there[-1]}"
     named = "or return classes, a name for each label from 0"
-    if there == list(range(there[0], there[-1] + 1)):
+    if there[-1] - there[0] == len(there) - 1:
         return f"{span}, not from 0: subtract {there[0]} from train_labels and test_labels, {named}"
     known = set(there)
     gaps = list(islice((str(label) for label in range(there[-1]) if label not in known), _MOST_GAPS))

@@ -151,7 +151,8 @@ def _rgb(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
         converted = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
         assert converted is not None  # None is returned only where it is done in place
         return converted, None
-    if image.mode == "PA" or (image.mode == "P" and image.has_transparency_data):
+    palette_mode = "" if image.palette is None else image.palette.mode
+    if image.mode == "PA" or (image.mode == "P" and ("transparency" in image.info or palette_mode == "RGBA")):
         image = image.convert("RGBA")
     alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
     return image.convert("RGB"), alpha

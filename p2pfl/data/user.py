@@ -72,7 +72,7 @@ def _check(spec: str, result: Any) -> Dataset:
         what = f"lacks {missing[0]!r}" if missing else f"has an unknown entry {unknown[0]!r}"
         allowed = f"{', '.join(TENSORS)}; optional: {', '.join(OPTIONAL)}"
         raise DataError(f"--dataset {spec}: the mapping {what} (entries: {allowed})")
-    tensors = {name: _tensor(spec, name, result[name]) for name in TENSORS}
+    tensors: dict[str, Any] = {name: _tensor(spec, name, result[name]) for name in TENSORS}
     classes = result.get("classes")
     if classes is None:
         problem = label_problem(tensors["train_labels"])

@@ -161,9 +161,9 @@ def _depth_of_jpeg2000(image: Image.Image) -> tuple[int, bool]:
 
 def _highest_of_ppm(image: Image.Image) -> int | None:
     """The file's own highest value; None where Pillow does not tell, because it needs no conversion."""
-    arguments = _tile(image)[3] if _tile(image) else ()
-    scaled = isinstance(arguments, tuple) and len(arguments) == 2 and isinstance(arguments[1], int)
-    return arguments[1] if scaled else None
+    tile = _tile(image)
+    arguments: Any = tile[3] if tile else None  # raw mode and highest value
+    return arguments[1] if isinstance(arguments, tuple) and len(arguments) == 2 else None
 
 
 def _raw_mode(image: Image.Image) -> str:
