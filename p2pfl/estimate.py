@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -153,9 +154,22 @@ def data_notes(config: RunConfig, info: data.DatasetInfo, progress: data.Progres
     Raises ConfigError for data that cannot be used.
     """
     if not info.needs_decoding:
-        return info.notes
-    path = data.prepare(config.data.dataset, config.data.data_dir, progress, config.data.pictures)
-    return data.all_notes(info, path)
+        return _with_augmentation(config, info.notes)
+    return prepared_notes(
+        config, info, data.prepare(config.data.dataset, config.data.data_dir, progress, config.data.pictures)
+    )
+
+
+def prepared_notes(config: RunConfig, info: data.DatasetInfo, path: Path) -> tuple[str, ...]:
+    """The same once the data set is in the cache file `path`."""
+    return _with_augmentation(config, data.all_notes(info, path))
+
+
+def _with_augmentation(config: RunConfig, notes: tuple[str, ...]) -> tuple[str, ...]:
+    """A word about mirrored pictures, in which classes may be the same that differ by left and right."""
+    is_folder = config.data.dataset.partition(":")[0] == "imagefolder"
+    mirrored = "training images are shifted and mirrored at random; --augment off where left and right matter"
+    return (*notes, mirrored) if is_folder and config.data.augment == "auto" else notes
 
 
 def estimate(parts: Cast, config: RunConfig, progress: data.Progress = lambda *_: None) -> Estimate:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from p2pfl import data, keyring
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, P2PFLError
-from p2pfl.estimate import check, check_gpus, wished_devices
+from p2pfl.estimate import check, check_gpus, prepared_notes, wished_devices
 from p2pfl.roles import cast
 from p2pfl.rundir import create_run_dir, open_run_dir, resolve, run_fingerprint
 from p2pfl.swarm import Interrupted, endpoints_in_file
@@ -48,7 +48,7 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
     info = _check(config, topology, index)
     keep_freed_memory()
     dataset = data.prepare(config.data.dataset, config.data.data_dir, _Progress(), config.data.pictures)
-    for note in data.all_notes(info, dataset):
+    for note in prepared_notes(config, info, dataset):
         _say(f"data: {note}")
     with ZmqTransport(endpoints[index]):  # an address that cannot be had leaves no run directory behind
         pass

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import run
+from commands import HERE, run
 from picture_files import write_png, write_tiff
 from PIL import Image
 
 from p2pfl.cli.describe import describe_run
-from p2pfl.config import PictureOptions, RunConfig, check_together
+from p2pfl.config import PictureOptions, RunConfig, check_together, replace_options
 from p2pfl.data import Dataset, describe, load, prepare
 from p2pfl.data.listing import list_folder
 from p2pfl.errors import ConfigError
@@ -170,7 +170,7 @@ def test_pictures_of_unknown_range_are_named_with_the_range_that_they_have(folde
     write_tiff(folder / "test" / "cat" / "b.tif", RAMP.astype("i4") - 5)
     (folder / "test" / "dog" / "c.png").write_bytes(b"")
     message = refusal(folder)
-    for words in ("train/cat/a.tif, test/cat/b.tif", "--image-range=LOW,HIGH", "from -5 to 65530", "c.png"):
+    for words in ("train/cat/a.tif, test/cat/b.tif", "--image-range LOW,HIGH", "from -5 to 65530", "c.png"):
         assert words in message
     (folder / "test" / "dog" / "c.png").unlink()
     dataset = made(folder, PictureOptions((0, 65535)))
@@ -192,7 +192,7 @@ def test_notes_on_values(folder: Path) -> None:
             Image.fromarray(values).save(folder / split / name / "1.png")
     said = notes(folder)
     assert "4 pictures with more than 8 bits a value: 0 becomes black and 65535 white" in said
-    assert "--image-range=0,4095 would use all levels" in said
+    assert "--image-range 0,4095 would use all levels" in said
     assert "4 pictures with 8 bits a value among them" in said
     said = notes(folder, PictureOptions((0, 2047)))
     assert "0 becomes black and 2047 white" in said
@@ -244,7 +244,10 @@ def test_a_dry_run_says_what_is_odd_and_refuses_what_the_run_refuses(folder: Pat
     config = RunConfig.of(mode="sgd", dataset=spec, data_dir=cache, model="vgg11", width=0.0625, batch_size=1)
     topology = topology_of(config)
     assert topology is not None
-    assert "\nnote:        no test images of class 'bird'" in describe_run(topology, config)
+    said = describe_run(topology, config)
+    assert "\nnote:        no test images of class 'bird'" in said
+    assert "\nnote:        training images are shifted and mirrored at random; --augment off" in said
+    assert "mirrored" not in describe_run(topology, replace_options(config, augment="off"))
     (folder / "train" / "bird" / "1.png").write_bytes(b"")
     with pytest.raises(ConfigError, match=r"bird/1.png: not a readable image \(empty file\)"):
         describe_run(topology, config)
@@ -253,15 +256,15 @@ def test_a_dry_run_says_what_is_odd_and_refuses_what_the_run_refuses(folder: Pat
 # --- real runs ---
 
 
-def gradients(folder: Path, bits: int) -> None:
-    """Pictures whose upper or lower half is brighter, and the class says which; flips do not change that."""
+def halves(folder: Path, bits: int) -> None:
+    """Pictures whose left or right half is brighter, and the class says which."""
     draws = np.random.default_rng(1)
     for split, count in (("train", 48), ("test", 16)):
-        for name, half in (("lower", slice(16, 32)), ("upper", slice(0, 16))):
+        for name, half in (("left", slice(0, 16)), ("right", slice(16, 32))):
             (folder / split / name).mkdir(parents=True)
             for index in range(count):
                 shade = draws.uniform(0.1, 0.3, (32, 32))
-                shade[half] += 0.5
+                shade[:, half] += 0.5
                 top = 2**bits - 1
                 values = (shade * top).astype(np.uint8 if bits == 8 else np.uint16)
                 Image.fromarray(values).save(folder / split / name / f"{index}.png")
@@ -269,13 +272,14 @@ def gradients(folder: Path, bits: int) -> None:
 
 @pytest.mark.processes
 def test_16_bits_are_learned_like_8(tmp_path: Path) -> None:
-    """And what is odd about the pictures stands among the lines of the run."""
+    """Once they are not mirrored; and what is odd about the pictures stands among the lines of the run."""
     found = {}
     for bits in (8, 16):
-        gradients(tmp_path / str(bits), bits)
+        halves(tmp_path / str(bits), bits)
         words = ["sgd", "--dataset", f"imagefolder:{tmp_path / str(bits)}", "--data-dir", str(tmp_path / "cache")]
-        words += ["--model", "vgg11", "--width", "0.0625", "--epochs", "2", "--batch-size", "8", "--device", "cpu"]
-        result = run(*words, "--run-dir", str(tmp_path / f"run-{bits}"))
+        words += ["--augment", "off"]
+        words += ["--model", "user_models:linear", "--epochs", "2", "--batch-size", "8", "--device", "cpu"]
+        result = run(*words, "--run-dir", str(tmp_path / f"run-{bits}"), environment={"PYTHONPATH": str(HERE)})
         assert result.returncode == 0, result.stderr
         found[bits] = result.stdout
     assert "data: 128 pictures with more than 8 bits a value: 0 becomes black and 65535 white" in found[16]

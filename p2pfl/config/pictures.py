@@ -6,9 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
-RANGE_REMEDY = (
-    "must be two numbers LOW,HIGH with LOW below HIGH, such as 0,4095 (--image-range=-1,1 if LOW is negative)"
-)
+RANGE_REMEDY = "must be two numbers LOW,HIGH with LOW below HIGH, such as 0,4095"
 COLOR_REMEDY = "must be a CSS color name or #rrggbb, such as black or #808080"
 _WHITE = (255, 255, 255)
 _HEXADECIMAL = re.compile(r"#[0-9a-fA-F]{6}")

@@ -87,6 +87,8 @@ class DataConfig:
     image_range: Annotated[str | None, _unset("LOW,HIGH", "the range of the file's type; none for 32 bits")] = None
     """Values that become black and white in imagefolder pictures with more than 8 bits, such as 0,4095; 32-bit and
     float pictures need it."""
+    augment: Literal["auto", "on", "off"] = "auto"
+    """Shift and mirror training images at random: auto (as suits the data set; imagefolder: on), on, or off."""
     background: str = "white"
     """Color behind transparent pictures of an imagefolder: a CSS color name or #rrggbb."""
 

@@ -90,7 +90,7 @@ class Findings:
         low, high = self.unmapped
         return (
             f"{self.directory}: {_pictures(len(self.unknown))} of 32 bits or floats, whose range no type gives: "
-            f"{some(self.unknown)}; say what is black and white by --image-range=LOW,HIGH "
+            f"{some(self.unknown)}; say what is black and white by --image-range LOW,HIGH "
             f"(their values run from {low:g} to {high:g})"
         )
 
@@ -121,7 +121,7 @@ class Findings:
         if highest - lowest < _NARROW * (high - low):
             return (
                 f"their values run only from {lowest:g} to {highest:g}, so that all look much alike: "
-                f"--image-range={lowest:g},{highest:g} would use all levels"
+                f"--image-range {lowest:g},{highest:g} would use all levels"
             )
         return ""
 

@@ -72,7 +72,7 @@ def _prepare(config: RunConfig, cast: Cast, link: Connection) -> None:
             lambda what, done, total: send(messages.Prepared(what, done, total)),
             config.data.pictures,
         )
-        notes = data.all_notes(info, path)
+        notes = estimate.prepared_notes(config, info, path)
         last: messages.FromWorker = messages.Prepared("", 1, 1, path=str(path), notes=notes)
     except P2PFLError as error:
         last = messages.failed(error)
