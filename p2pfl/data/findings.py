@@ -116,7 +116,7 @@ class Findings:
             return ""
         ((low, high),), (lowest, highest) = self.used, self.found
         if self.outside:
-            share = f"{100 * self.outside / self.pixels:.2g} %"
+            share = f"{100 * self.outside / self.pixels:.3g} %"
             return f"{share} of their values lie outside that range and are clipped (from {lowest:g} to {highest:g})"
         if highest - lowest < _NARROW * (high - low):
             return (
