@@ -107,11 +107,8 @@ def run(
                     _token(config),
                 )
             )
-        except KeyboardInterrupt:
-            forget(run_dir)
-            raise
-        except P2PFLError:
-            if resume is None:
+        except (KeyboardInterrupt, P2PFLError):
+            if resume is None:  # what was there before stays, whatever it holds
                 forget(run_dir)
             raise
         # Without checkpoints nothing can be gone on with: the run begins again, with the same settings.
