@@ -149,7 +149,7 @@ def _free(device: str) -> int:
 
 
 def data_notes(config: RunConfig, info: data.DatasetInfo, progress: data.Progress) -> tuple[str, ...]:
-    """What is odd about the data, a line each; an image folder is decoded to know, as the run itself would do it.
+    """Notes on the data, a line each; an image folder is decoded as for the run.
 
     Raises ConfigError for data that cannot be used.
     """
@@ -166,7 +166,7 @@ def prepared_notes(config: RunConfig, info: data.DatasetInfo, path: Path) -> tup
 
 
 def _with_augmentation(config: RunConfig, notes: tuple[str, ...]) -> tuple[str, ...]:
-    """A word about mirrored pictures, in which classes may be the same that differ by left and right."""
+    """Add a note on mirroring, which makes left and right the same."""
     is_folder = config.data.dataset.partition(":")[0] == "imagefolder"
     mirrored = "training images are shifted and mirrored at random; --augment off where left and right matter"
     return (*notes, mirrored) if is_folder and config.data.augment == "auto" else notes

@@ -150,7 +150,7 @@ def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path]
 
 
 def _notes(asked: RunConfig) -> list[str]:
-    """What is odd about the data, a line each. Raises ConfigError for data that cannot be used."""
+    """Notes on the data, a line each. Raises ConfigError for unusable data."""
     from p2pfl import data
     from p2pfl.estimate import data_notes
 

@@ -14,14 +14,14 @@ _HEXADECIMAL = re.compile(r"#[0-9a-fA-F]{6}")
 
 @dataclass(frozen=True)
 class PictureOptions:
-    """What a decoder is told: `value_range` is for pictures with more than 8 bits, `background` is red, green, blue."""
+    """Options of decoding: the range of deep values, and red, green, blue of a ground."""
 
     value_range: tuple[float, float] | None = None
     background: tuple[int, int, int] = _WHITE
 
 
 def parse_range(text: str) -> tuple[float, float] | None:
-    """The two numbers of LOW,HIGH; None where these are not two finite numbers in ascending order."""
+    """The two numbers of LOW,HIGH; None unless they are finite and ascending."""
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:
@@ -30,7 +30,7 @@ def parse_range(text: str) -> tuple[float, float] | None:
 
 
 def parse_color(text: str) -> tuple[int, int, int] | None:
-    """Red, green and blue, 0 to 255, of a CSS color name or #rrggbb; None for anything else."""
+    """Red, green, blue of a CSS color name or #rrggbb; None for anything else."""
     if text.lower() == "white":
         return _WHITE  # the default needs no Pillow
     if not _HEXADECIMAL.fullmatch(text):

@@ -17,7 +17,7 @@ _SHAPE = (IMAGE_SIDE, IMAGE_SIDE, 3)
 
 
 def image_problem(images: npt.NDArray[Any]) -> str:
-    """Why an array is not uint8 (N, 32, 32, 3) and what makes it so, or an empty string."""
+    """Why images are not uint8 (N, 32, 32, 3), and the remedy; empty if they are."""
     if images.dtype == np.uint8 and images.shape[1:] == _SHAPE:
         return ""
     remedies = [remedy for remedy in (_value_remedy(images), _shape_remedy(images.shape)) if remedy]
@@ -26,7 +26,7 @@ def image_problem(images: npt.NDArray[Any]) -> str:
 
 
 def label_kind_problem(labels: npt.NDArray[Any]) -> str:
-    """Why an array does not hold one integer for each image and what makes it so, or an empty string."""
+    """Why labels are not one integer an image, and the remedy; empty if they are."""
     if labels.ndim == 2 and labels.shape[1] > 1 and labels.dtype.kind in "biuf":
         return f"must be integers (N,), not {labels.dtype} {labels.shape}: if they are one-hot, take labels.argmax(1)"
     if labels.ndim == 2 and labels.shape[1] == 1:
@@ -47,7 +47,7 @@ def label_values(labels: torch.Tensor) -> list[int]:
 
 
 def label_problem(labels: torch.Tensor) -> str:
-    """Why training labels without class names are not 0, 1, 2, … without a gap, and what helps, or an empty string.
+    """Why training labels are not 0, 1, 2, … without a gap; empty if they are.
 
     A label that only the test set has, and a negative one, are found by other checks.
     """

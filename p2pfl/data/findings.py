@@ -13,12 +13,12 @@ from p2pfl.data.pictures import Picture
 from p2pfl.data.values import PictureError, Range, ReducedColorError, UnknownRangeError
 from p2pfl.errors import DataError
 
-_NARROW = 1 / 4  # of the range that is used: values that fill less of it deserve a word
+_NARROW = 1 / 4  # of the range that is used: values that fill less of it are noted
 
 
 @dataclass
 class Findings:
-    """Counts and refusals, gathered picture by picture; paths are relative to the folder."""
+    """Counts and refusals of pictures, named relative to the folder."""
 
     directory: Path
     options: PictureOptions
@@ -60,7 +60,7 @@ class Findings:
             self.damaged.append((path, str(error)))
 
     def check(self) -> None:
-        """Raises DataError, one line that names all pictures that cannot be used, up to twenty of each kind."""
+        """Raise DataError that names all unusable pictures, up to twenty of each kind."""
         problems = [problem() for problem in (self._damaged, self._unknown, self._reduced)]
         if any(problems):
             raise DataError("; ".join(problem for problem in problems if problem))

@@ -24,7 +24,7 @@ _DECODING = 2  # of the cache key: differs from that of caches whose pictures we
 
 
 def image_folder(argument: str, root: Path, options: PictureOptions) -> Source:
-    """The pictures under a directory; other sizes are resized to 32×32 RGB (bilinear, antialiased).
+    """The pictures under a directory, resized to 32×32 RGB (bilinear, antialiased).
 
     Lists both halves without opening a picture. Raises DataError where DIR/train or DIR/test is missing or has no
     class, a training class has no picture, or a test class is not among the training classes.
@@ -75,7 +75,7 @@ def _read(directory: Path, train: Split, test: Split, options: PictureOptions, p
 
 
 def _decode(samples: Samples, what: str, findings: Findings, progress: Progress) -> torch.Tensor:
-    """All pictures as uint8 (N, 32, 32, 3); on one core, because threads made small files slower."""
+    """Pictures as uint8 (N, 32, 32, 3); on one core: threads made small files slower."""
     images = np.zeros((len(samples), IMAGE_SIDE, IMAGE_SIDE, 3), dtype=np.uint8)
     progress(what, 0, len(samples))
     for row, (path, _) in enumerate(samples):
@@ -92,7 +92,7 @@ def _decode(samples: Samples, what: str, findings: Findings, progress: Progress)
 
 
 def _digest(directory: Path, samples: Samples, options: PictureOptions) -> str:
-    """Differs once any file's name, size or time of change does, so that the images are decoded again."""
+    """Digest of the options and of all files' names, sizes and times of change."""
     digest = hashlib.sha256(f"{directory}\0{IMAGE_SIDE}\0{_DECODING}\0{options}".encode())
     for path, _ in samples:
         name = os.path.relpath(path, directory)

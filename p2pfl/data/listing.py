@@ -19,7 +19,7 @@ Samples = list[tuple[str, int]]  # path, label
 
 @dataclass(frozen=True)
 class Split:
-    """One half of an image folder; `samples` in the order of torchvision's ImageFolder, `unused` as paths."""
+    """One half of an image folder, in the order of torchvision's ImageFolder."""
 
     classes: tuple[str, ...]
     samples: Samples
@@ -73,7 +73,7 @@ def some(names: Iterable[str]) -> str:
 
 
 def _classes(directory: Path, split: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The class folders of a half in alphabetical order, and the files that lie beside them."""
+    """Class folders of a half, in alphabetical order, and the files beside them."""
     folder = directory / split
     if not folder.is_dir():
         others = [entry.name for entry in _entries(directory) if entry.is_dir()] if directory.is_dir() else []
@@ -105,7 +105,7 @@ def _split(folder: Path, classes: tuple[str, ...], loose: tuple[str, ...]) -> Sp
 
 
 def _files(folder: Path) -> Iterator[str]:
-    """All files below a class folder, in the order of torchvision's ImageFolder, without hidden ones.
+    """Visible files below a class folder, in the order of torchvision's ImageFolder.
 
     Raises DataError for a folder that cannot be read, or is linked to from within itself.
     """
@@ -134,7 +134,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether the system or a program made this for itself: dot files, and what archives and file managers add."""
+    """Whether this is a dot file, or what archives and file managers add."""
     return name.startswith(".") or name.lower() in _CLUTTER
 
 

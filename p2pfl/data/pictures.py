@@ -48,7 +48,7 @@ _TURNS = {
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A decoded picture: `pixels` are uint8 (32, 32, 3); `deep` where its values had more than 8 bits."""
+    """A decoded picture, uint8 (32, 32, 3); `deep` where its values had over 8 bits."""
 
     pixels: npt.NDArray[np.uint8]
     deep: DeepValues | None
@@ -71,7 +71,7 @@ def extensions() -> frozenset[str]:
 
 
 def read_picture(path: str, options: PictureOptions) -> Picture:
-    """Decode a picture, its first frame where it has several, and bring it to 32×32 RGB.
+    """Decode a picture, or the first of its frames, to 32×32 RGB.
 
     Raises PictureError, whose text says why in a few words, for one that cannot be used.
     """
@@ -89,7 +89,7 @@ def read_picture(path: str, options: PictureOptions) -> Picture:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Pillow's own log messages from the terminal: what is wrong with a picture is said by name."""
+    """Keep Pillow's log messages from the terminal."""
     logger = logging.getLogger("PIL")
     before = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -100,7 +100,7 @@ def quiet() -> Iterator[None]:
 
 
 def _check_regular(path: str) -> None:
-    """Raises PictureError for a link to nowhere, and for what would be waited for, such as a pipe."""
+    """Raise PictureError for a dangling link, and for a pipe, which would block."""
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
@@ -173,7 +173,7 @@ def _color_key(image: Image.Image, scale: float) -> Image.Image | None:
 
 
 def _load(image: Image.Image) -> None:
-    """Decode all pixels; libtiff, which writes its errors to the terminal by itself, without that."""
+    """Decode all pixels, while errors that libtiff prints go nowhere."""
     if image.format != "TIFF" or sys.stderr is None:
         image.load()
         return
@@ -200,7 +200,7 @@ def _has_frames(image: Image.Image) -> bool:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What brings a photograph upright, as its EXIF data say; nothing where these are damaged."""
+    """The turn that EXIF asks for, if any; None where these data are damaged."""
     try:
         return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:

@@ -12,9 +12,9 @@ Progress = Callable[[str, int, int], None]  # what is being done, how much is do
 
 @dataclass(frozen=True)
 class Source:
-    """A data set that was found, but not read yet; `key` names its cache file and changes with the source.
+    """A data set that was found, but not read yet; `key` names its cache file.
 
-    `notes`: what is odd about it, a line each. `is_judged_by_reading`: whether a dry run has to decode it, because
+    The key changes with the source. `notes`: what is odd about it, a line each. `is_judged_by_reading`: whether a dry run has to decode it, because
     only that tells whether it can be used.
     """
 

@@ -84,7 +84,7 @@ def describe(spec: str, data_dir: str | Path | None, pictures: PictureOptions = 
 
 
 def all_notes(info: DatasetInfo, path: Path) -> tuple[str, ...]:
-    """What is odd about a data set that was described, and then prepared in the cache file `path`; a line each."""
+    """Notes on a data set that was described, then prepared in the file `path`."""
     return tuple(dict.fromkeys((*info.notes, *load(path).notes)))
 
 

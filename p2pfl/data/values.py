@@ -24,7 +24,7 @@ class PictureError(Exception):
 
 
 class UnknownRangeError(PictureError):
-    """Values of 32 bits or floats, of which no type says what is black and white; `found`: those of this picture."""
+    """Values of 32 bits or floats, `found` in this picture, of unknown range."""
 
     def __init__(self, found: Range) -> None:
         super().__init__("32-bit or float values")
@@ -32,7 +32,7 @@ class UnknownRangeError(PictureError):
 
 
 class ReducedColorError(PictureError):
-    """16 bits a color channel, of which only the upper 8 are read, so that --image-range cannot be applied."""
+    """Color of 16 bits, of which 8 are read: --image-range cannot be applied."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class ValueType:
 
 @dataclass(frozen=True)
 class DeepValues:
-    """The lowest and highest value of a picture, and the number of pixels outside the range that was used."""
+    """Extremes of a picture's values, and the pixels outside the range in use."""
 
     found: Range
     used: Range
@@ -61,7 +61,7 @@ class DeepValues:
 
 
 def value_type(image: Image.Image) -> ValueType | None:
-    """The type of an opened, not yet loaded picture's values; None where they have 8 bits."""
+    """Type of the values of an opened, not yet loaded picture; None for 8 bits."""
     if not image.mode.startswith(("I", "F")):
         return None
     if image.format == "FITS":  # Pillow ignores BZERO and BSCALE, without which the values mean nothing
@@ -79,7 +79,7 @@ def value_type(image: Image.Image) -> ValueType | None:
 
 
 def is_reduced(image: Image.Image) -> bool:
-    """Whether an opened, not yet loaded picture has more than 8 bits, of which Pillow hands out 8."""
+    """Whether Pillow reduces this picture, opened and not yet loaded, to 8 bits."""
     if image.mode.startswith(("I", "F")):
         return False
     if image.format == "PPM":
@@ -96,7 +96,7 @@ def is_signed_byte(image: Image.Image) -> bool:
 
 
 def key_scale(image: Image.Image) -> float:
-    """What turns a transparent value as the file names it into a value as Pillow decodes this picture."""
+    """Factor from a transparent value in the file to the one that Pillow decodes."""
     raw = _raw_mode(image)
     if raw.endswith("L;2"):
         return 85
@@ -106,7 +106,7 @@ def key_scale(image: Image.Image) -> float:
 
 
 def to_bytes(image: Image.Image, kind: ValueType, wanted: Range | None) -> tuple[npt.NDArray[np.uint8], DeepValues]:
-    """Map the values linearly: `wanted`, or else the type's range, becomes 0..255; what lies outside is clipped.
+    """Map `wanted`, or else the type's range, linearly to 0..255, and clip the rest.
 
     Never by the picture's own extremes, since brightness is to mean the same in all pictures. Raises
     UnknownRangeError where neither is known, PictureError for values that are not numbers.
@@ -147,7 +147,7 @@ def _type_of_jpeg2000(image: Image.Image) -> ValueType:
 
 
 def _depth_of_jpeg2000(image: Image.Image) -> tuple[int, bool]:
-    """Bits of a value and whether it is signed, from the size segment; 16 or 8 as Pillow has it if there is none."""
+    """Bits of a value, and whether it is signed, as the size segment says."""
     file = getattr(image, "fp", None)
     if file is not None:
         place = file.tell()
@@ -160,7 +160,7 @@ def _depth_of_jpeg2000(image: Image.Image) -> tuple[int, bool]:
 
 
 def _highest_of_ppm(image: Image.Image) -> int | None:
-    """The file's own highest value; None where Pillow does not tell, because it needs no conversion."""
+    """The file's highest value; None where Pillow needs no conversion."""
     tile = _tile(image)
     arguments: Any = tile[3] if tile else None  # raw mode and highest value
     return arguments[1] if isinstance(arguments, tuple) and len(arguments) == 2 else None

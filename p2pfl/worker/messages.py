@@ -70,7 +70,7 @@ class Warned(msgspec.Struct, tag=True, frozen=True):
 
 
 class Prepared(msgspec.Struct, tag=True, frozen=True):
-    """Progress of decoding the data set; `path` at the end, with what is odd about the data, a line each."""
+    """Progress of decoding the data set; at the end `path` and notes on the data."""
 
     what: str
     done: int
