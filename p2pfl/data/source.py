@@ -14,8 +14,8 @@ Progress = Callable[[str, int, int], None]  # what is being done, how much is do
 class Source:
     """A data set that was found, but not read yet; `key` names its cache file.
 
-    The key changes with the source. `notes`: what is odd about it, a line each. `is_judged_by_reading`: whether a dry run has to decode it, because
-    only that tells whether it can be used.
+    The key changes with the source. `notes`: what is odd about it, a line each. `is_judged_by_reading`: whether a dry
+    run has to decode it, because only that tells whether it can be used.
     """
 
     name: str
