@@ -75,7 +75,7 @@ def plan_runs(base: RunConfig, wanted: Wanted) -> list[Planned]:
     for selected in wanted.num_selected:
         if not 1 <= selected <= n:
             raise ConfigError(f"--num-selected {selected}: choose 1 to {n}, the number of peers")
-    info = data.describe(base.data.dataset, base.data.data_dir)
+    info = data.describe(base.data.dataset, base.data.data_dir, base.data.pictures)
     steps = local_steps(base.training, info.train_samples // n // base.training.batch_size)
     base = replace_options(base, local_epochs=None, local_steps=steps)
     kinds = _profiled([*_gossip(base, wanted), *_centralized(base, wanted, n), *_alone(base, wanted, n)])

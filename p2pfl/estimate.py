@@ -85,6 +85,7 @@ class Estimate:
     consensus_rounds: int
     consensus_bytes: int
     gpu: GpuUse | None
+    notes: tuple[str, ...]  # what is odd about the data
 
 
 def check(config: RunConfig, peers: int, info: data.DatasetInfo) -> nn.Module:
@@ -173,12 +174,37 @@ def check_disk(config: RunConfig, need: int) -> None:
         )
 
 
-def estimate(parts: Cast, config: RunConfig) -> Estimate:
-    """Look at settings, topology and data set without decoding, training or sending anything.
+def data_notes(config: RunConfig, info: data.DatasetInfo, progress: data.Progress) -> tuple[str, ...]:
+    """Notes on the data, a line each; an image folder is decoded as for the run.
 
-    Raises ConfigError for whatever the run itself would refuse.
+    Raises ConfigError for data that cannot be used.
     """
-    info = data.describe(config.data.dataset, config.data.data_dir)
+    if not info.needs_decoding:
+        return _with_augmentation(config, info.notes)
+    return prepared_notes(
+        config, info, data.prepare(config.data.dataset, config.data.data_dir, progress, config.data.pictures)
+    )
+
+
+def prepared_notes(config: RunConfig, info: data.DatasetInfo, path: Path) -> tuple[str, ...]:
+    """The same once the data set is in the cache file `path`."""
+    return _with_augmentation(config, data.all_notes(info, path))
+
+
+def _with_augmentation(config: RunConfig, notes: tuple[str, ...]) -> tuple[str, ...]:
+    """Add a note on mirroring, which makes left and right the same."""
+    is_folder = config.data.dataset.partition(":")[0] == "imagefolder"
+    mirrored = "training images are shifted and mirrored at random; --augment off where left and right matter"
+    return (*notes, mirrored) if is_folder and config.data.augment == "auto" else notes
+
+
+def estimate(parts: Cast, config: RunConfig, progress: data.Progress = lambda *_: None) -> Estimate:
+    """Look at settings, topology and data set without training or sending anything.
+
+    An image folder is decoded, with `progress`, since only that tells whether its pictures can be used; nothing else
+    is decoded or downloaded. Raises ConfigError for whatever the run itself would refuse.
+    """
+    info = data.describe(config.data.dataset, config.data.data_dir, config.data.pictures)
     model = check(config, parts.shards, info)
     shard = info.train_samples // parts.shards
     steps = local_steps(config.training, shard // config.training.batch_size)
@@ -205,6 +231,7 @@ def estimate(parts: Cast, config: RunConfig) -> Estimate:
         consensus_rounds=parts.consensus_rounds,
         consensus_bytes=sum(sent) * whole * parts.consensus_rounds,
         gpu=check_gpus(config, wished_devices(parts.topology), shard, model),
+        notes=data_notes(config, info, progress),
     )
 
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from p2pfl import data, keyring
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, P2PFLError
-from p2pfl.estimate import check, check_disk, check_gpus, disk_need, wished_devices
+from p2pfl.estimate import check, check_disk, check_gpus, disk_need, prepared_notes, wished_devices
 from p2pfl.parameters import Layout
 from p2pfl.roles import cast
 from p2pfl.rundir import create_run_dir, open_run_dir, resolve, run_fingerprint
@@ -42,9 +42,11 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
     if config.exchange.restart:
         raise ConfigError(f"--restart {config.exchange.restart}: needs a launcher; start a peer again by --resume")
     endpoints = endpoints_of_peer(topology, index, config)
-    _check(config, topology, index, resume is not None)
+    info = _check(config, topology, index, resume is not None)
     keep_freed_memory()
-    dataset = data.prepare(config.data.dataset, config.data.data_dir, _Progress())
+    dataset = data.prepare(config.data.dataset, config.data.data_dir, _Progress(), config.data.pictures)
+    for note in prepared_notes(config, info, dataset):
+        _say(f"data: {note}")
     with ZmqTransport(endpoints[index]):  # an address that cannot be had leaves no run directory behind
         pass
     run_dir = resume or _join_run_dir(topology, index, config)
@@ -84,15 +86,16 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
     _say(f"peer {name}: done; put all peers' folders into one {run_dir}/peers for: p2pfl report {run_dir}")
 
 
-def _check(config: RunConfig, topology: Topology, index: int, resumes: bool) -> None:
+def _check(config: RunConfig, topology: Topology, index: int, resumes: bool) -> data.DatasetInfo:
     """Find out now what the peer would find out in the middle of the swarm. Raises ConfigError."""
-    info = data.describe(config.data.dataset, config.data.data_dir)
+    info = data.describe(config.data.dataset, config.data.data_dir, config.data.pictures)
     model = check(config, topology.n, info)
     # Only this peer: what others on this machine have taken of a GPU is not free any more.
     wished = {index: wished_devices(topology)[index]}
     check_gpus(config, wished, info.train_samples // topology.n, model)
     if not resumes:
         check_disk(config, disk_need(cast(config, topology), config, Layout.of(model), index))
+    return info
 
 
 def _looked_for(endpoints: Sequence[str], neighbors: Iterable[int]) -> str:

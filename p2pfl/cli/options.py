@@ -43,7 +43,8 @@ class Training:
     resume: OptionalFolder = None
     """Run directory of an interrupted run, to go on with the settings saved there."""
     dry_run: bool = False
-    """Say what the run will need (memory a process, bytes, rounds), try its model out, and stop."""
+    """Say what the run will need (memory a process, bytes, rounds) and what is odd about the data, try its model out,
+    and stop. The pictures of an imagefolder are decoded for it, as for the run."""
 
 
 A = TypeVar("A", bound=Training)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from p2pfl.config.pictures import COLOR_REMEDY, RANGE_REMEDY, PictureOptions, parse_color, parse_range
 from p2pfl.errors import ConfigError
 
 MOST_ROUNDS = 10_000_000
@@ -83,6 +84,24 @@ class DataConfig:
     """Folder of downloads and decoded data sets."""
     partition: Literal["iid"] = "iid"
     """How training samples are dealt to the peers: iid (shuffled, equal shards)."""
+    image_range: Annotated[str | None, _unset("LOW,HIGH", "the range of the file's type; none for 32 bits")] = None
+    """Values that become black and white in imagefolder pictures with more than 8 bits, such as 0,4095; 32-bit and
+    float pictures need it."""
+    augment: Literal["auto", "on", "off"] = "auto"
+    """Shift and mirror training images at random: auto (as suits the data set; imagefolder: on), on, or off."""
+    background: str = "white"
+    """Color behind transparent pictures of an imagefolder: a CSS color name or #rrggbb."""
+
+    def __post_init__(self) -> None:
+        known = self.image_range is None or parse_range(self.image_range) is not None
+        _check(known, "image_range", self.image_range, RANGE_REMEDY)
+        _check(parse_color(self.background) is not None, "background", self.background, COLOR_REMEDY)
+
+    @property
+    def pictures(self) -> PictureOptions:
+        """What the decoder of an image folder is told."""
+        value_range = None if self.image_range is None else parse_range(self.image_range)
+        return PictureOptions(value_range, parse_color(self.background) or PictureOptions().background)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class Dataset:
 
     Images are uint8 (N, 32, 32, 3), labels int64 (N,) in 0..len(classes)-1. `mean` and `std` are those of
     the training images, a channel each, on the scale 0..1. `augment` says whether crop and flip suit the
-    data: they do for photographs and hurt digits.
+    data: they do for photographs and hurt digits. `notes`: what decoding found worth knowing, a line each.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augment: bool
+    notes: tuple[str, ...] = ()
 
 
 def statistics(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -72,6 +73,7 @@ def save(dataset: Dataset, path: Path) -> None:
         "mean": dataset.mean,
         "std": dataset.std,
         "augment": dataset.augment,
+        "notes": dataset.notes,
     }
     tensors = {name: getattr(dataset, name).contiguous() for name in TENSORS}
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
@@ -101,6 +103,7 @@ def load(path: Path) -> Dataset:
             mean=tuple(about["mean"]),
             std=tuple(about["std"]),
             augment=bool(about["augment"]),
+            notes=tuple(about.get("notes", ())),
             **tensors,
         )
     except FileNotFoundError as error:
@@ -131,5 +134,7 @@ def invalid(dataset: Dataset) -> str:
             return f"{split}_images holds no image"
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= len(dataset.classes):
-            return f"{split}_labels run from {low} to {high}, but there are {len(dataset.classes)} classes"
+            number = len(dataset.classes)
+            span = f"{split}_labels run from {low} to {high}, but there are {number} classes, counted 0 to {number - 1}"
+            return f"{span}: subtract {low} from the labels" if low > 0 and high - low < number else span
     return ""

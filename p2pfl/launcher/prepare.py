@@ -38,6 +38,8 @@ def prepare_data(config: RunConfig, cast: Cast, observer: Observer, server: Fork
                 raise (ConfigError if message.usage else P2PFLError)(message.reason)
             assert isinstance(message, messages.Prepared)
             if message.path is not None:
+                for note in message.notes:
+                    observer.say(f"data: {note}")
                 return Path(message.path)
             observer.progress(message.what, message.done, message.total)
     except BaseException:
@@ -62,7 +64,7 @@ def _prepare(config: RunConfig, cast: Cast, begins: bool, link: Connection) -> N
         link.send_bytes(messages.encode(message))
 
     try:
-        info = data.describe(config.data.dataset, config.data.data_dir)
+        info = data.describe(config.data.dataset, config.data.data_dir, config.data.pictures)
         model = estimate.check(config, cast.shards, info)
         wished, shard = estimate.wished_devices(cast.topology), info.train_samples // cast.shards
         estimate.check_gpus(config, wished, shard, model)
@@ -72,8 +74,10 @@ def _prepare(config: RunConfig, cast: Cast, begins: bool, link: Connection) -> N
             config.data.dataset,
             config.data.data_dir,
             lambda what, done, total: send(messages.Prepared(what, done, total)),
+            config.data.pictures,
         )
-        last: messages.FromWorker = messages.Prepared("", 1, 1, path=str(path))
+        notes = estimate.prepared_notes(config, info, path)
+        last: messages.FromWorker = messages.Prepared("", 1, 1, path=str(path), notes=notes)
     except P2PFLError as error:
         last = messages.failed(error)
     except Exception as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -222,8 +222,10 @@ def _build_trainer(spec: messages.WorkerSpec, parts: Cast) -> tuple[Trainer, lis
         torch.set_num_threads(spec.config.compute.threads or 1)
     else:
         make_current(device)
-    dataset = data.load(spec.dataset)
     config = spec.config
+    dataset = data.load(spec.dataset)
+    if config.data.augment != "auto":
+        dataset = replace(dataset, augment=config.data.augment == "on")
     shards = partition.partition(config.data.partition, dataset.train_labels.numpy(), parts.shards, config.record.seed)
     # The coordinator trains nothing; any shard will do for it.
     indices = shards[min(spec.index, parts.shards - 1)]

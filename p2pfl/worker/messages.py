@@ -70,12 +70,13 @@ class Warned(msgspec.Struct, tag=True, frozen=True):
 
 
 class Prepared(msgspec.Struct, tag=True, frozen=True):
-    """Progress of decoding the data set; `path` at the end."""
+    """Progress of decoding the data set; at the end `path` and notes on the data."""
 
     what: str
     done: int
     total: int
     path: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
