@@ -26,7 +26,7 @@ from torch import Tensor
 from p2pfl.errors import CheckpointError, unwritable
 
 KEPT = 2
-FORMAT = 3
+FORMAT = 4
 _NAME = re.compile(r"round-(\d{6,})\.safetensors")
 _UNFINISHED = re.compile(rf"\.{_NAME.pattern}\.\d+")
 

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
+from p2pfl.data.content import files_content
 from p2pfl.data.dataset import IMAGE_SIDE, Dataset, statistics
 from p2pfl.data.source import Progress, Source
 from p2pfl.errors import DataError
@@ -51,6 +52,7 @@ def image_folder(argument: str, root: Path) -> Source:
             mean=mean,
             std=std,
             augment=True,
+            content=files_content(directory, train.samples + test.samples, progress),
         )
 
     return Source(

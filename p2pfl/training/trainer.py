@@ -24,6 +24,7 @@ from p2pfl.gossip.attacks import Relabel
 from p2pfl.models import build_model
 from p2pfl.parameters import Layout, aligned_vector, integer_buffers, is_finite
 from p2pfl.plugins import one_line
+from p2pfl.training.initial import load_initial
 from p2pfl.training.host import HostCopy, sleep_until_done
 from p2pfl.training.memory import on_device
 from p2pfl.training.schedule import build_schedule, local_steps
@@ -59,7 +60,7 @@ class EvalStats:
 
 
 def initial_model(config: RunConfig, num_classes: int) -> nn.Module:
-    """The model with the initial weights that the seed gives: the same in every peer."""
+    """The model with the initial weights that the seed or --init gives: the same in every peer."""
     with _RANDOMNESS, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeding.derive(config.record.seed, "init"))
         try:
@@ -73,6 +74,8 @@ def initial_model(config: RunConfig, num_classes: int) -> nn.Module:
             raise ConfigError(
                 f"--model {config.model.model}, --width {config.model.width}: {one_line(error)}"
             ) from None
+    if config.training.init is not None:
+        load_initial(model, config.training.init)
     return model.float()
 
 
