@@ -16,6 +16,8 @@ from p2pfl.weights import weights_digest
 
 # These schedules spread the learning rate over all rounds; with any other a run may get more rounds later.
 SCHEDULES_OVER_ALL_ROUNDS = frozenset({"onecycle", "cosine"})
+# Options of the data set: how it is named, which may differ between machines. Its content counts instead.
+_TOLD_BY_CONTENT = frozenset({"dataset"})
 
 
 def shared_settings(config: RunConfig) -> dict[str, Any]:
@@ -24,7 +26,8 @@ def shared_settings(config: RunConfig) -> dict[str, Any]:
     Without the data set: its path may differ between machines, and what it holds is known once it is decoded.
     """
     known = {name: value for name, value in settings.options(config).items() if name not in settings.INCIDENTAL}
-    del known["dataset"]
+    for name in _TOLD_BY_CONTENT:
+        known.pop(name, None)
     if config.exchange.faults is not None:
         known["faults"] = _short(load_faults(config.exchange.faults, config.record.seed).text())
     if config.training.init is not None:

@@ -16,8 +16,8 @@ from p2pfl.agreement import lasting_fingerprint, run_fingerprint
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, P2PFLError
 from p2pfl.estimate import check, check_gpus, wished_devices
-from p2pfl.roles import cast
 from p2pfl.prolong import has_other_rounds, prolong
+from p2pfl.roles import cast
 from p2pfl.rundir import create_run_dir, open_run_dir, resolve, with_own_files
 from p2pfl.swarm import Interrupted, endpoints_in_file
 from p2pfl.topology import Topology

@@ -50,8 +50,8 @@ def run_swarm(topology: Topology, config: RunConfig | None = None, *, resume: Pa
     """Train one model over a topology, one process a peer, and return where the results are.
 
     The same as `p2pfl gossip`, or with a config of mode "local" as `p2pfl local`. `resume` is the run directory of an
-    interrupted run with the same settings, or of any with other `rounds` where its schedule is constant. Scripts must call it under `if __name__ == "__main__":`, because every peer
-    process imports the script.
+    interrupted run with the same settings, or of any with other `rounds` where its schedule is constant. Scripts must
+    call it under `if __name__ == "__main__":`, because every peer process imports the script.
 
     Raises ConfigError (bad input), Interrupted (Ctrl-C), P2PFLError (the run failed); what was recorded until then
     is in the run directory, with a summary and a report.

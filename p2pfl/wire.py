@@ -1,8 +1,9 @@
 """`Message`, `encode`, `decode`: bytes and values of the exchange; knows no socket and no clock.
 
 A message is exactly two frames: a small MessagePack header and a body. Chunks have one, up to 1 MiB of raw
-little-endian numbers, and greetings: what the sender was started with (`exchange.greeting`). A vector travels as consecutive chunks, because whole vectors in one frame let ZeroMQ's
-heartbeats time out on slow links, and because chunks of 1 MiB are more than twice as fast.
+little-endian numbers, and greetings: what the sender was started with (`exchange.greeting`). A vector travels as
+consecutive chunks, because whole vectors in one frame let ZeroMQ's heartbeats time out on slow links, and because
+chunks of 1 MiB are more than twice as fast.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def test_arrays_of_a_function_count_and_its_name_does_not(tmp_path: Path, monkey
     source = """
 import numpy as np
 def make(order, classes=("x", "y")):
-    images = np.arange(4 * 32 * 32 * 3).reshape(4, 32, 32, 3).astype(np.uint8)
+    images = np.arange(4).repeat(32 * 32 * 3).reshape(4, 32, 32, 3).astype(np.uint8)
     labels = np.array([0, 1, 0, 1])
     return {"train_images": images[order], "train_labels": labels[order], "test_images": images,
             "test_labels": labels, "classes": classes}

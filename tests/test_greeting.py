@@ -7,8 +7,9 @@ from dataclasses import replace
 import msgspec
 import networkx as nx
 import pytest
+import torch
 from helpers import images
-from one_peer import PLAN, greeted, hello, news, only_fail, peer_zero, sends
+from one_peer import PLAN, SIZE, greeted, hello, news, only_fail, peer_zero, sends
 
 from p2pfl import RunConfig, make_topology
 from p2pfl.errors import ProtocolError
@@ -26,6 +27,7 @@ from p2pfl.exchange.greeting import (
     encode,
     short,
 )
+from p2pfl.federated import Client, Coordinator, Federation, ServerAverage
 from p2pfl.parameters import Layout
 from p2pfl.peer import Peer
 from p2pfl.roles import cast
@@ -34,9 +36,12 @@ from p2pfl.training import initial_model
 from p2pfl.wire import GREETING_BYTES, Message
 from p2pfl.worker.greeting import greeting_of
 
+CLIENT = replace(PLAN, me=1, names=["zero", "one", "two", "three", "four", "five", "coordinator"], links=frozenset({6}))
 RING = make_topology("ring", 3)
 DATA = describe_data("folder: 8 images", (32, 32, 3), ("cat", "dog"), "0123456789abcdef")
-OURS = Greeting({"--lr": "0.05", "--batch-size": "16"}, {"nodes": "2 (a, b; 1)", "links": "2 (3)"}, DATA, "9 parameters")
+OURS = Greeting(
+    {"--lr": "0.05", "--batch-size": "16"}, {"nodes": "2 (a, b; 1)", "links": "2 (3)"}, DATA, "9 parameters"
+)
 
 
 def changed(**fields: object) -> Greeting:
@@ -125,7 +130,7 @@ def test_classes_beyond_those_that_are_carried_count_and_names_are_cut_short() -
     ids=["no message", "type", "number", "long", "many", "negative", "classes", "deep"],
 )
 def test_what_is_no_greeting_is_refused_in_few_plain_characters(body: bytes) -> None:
-    with pytest.raises(ProtocolError, match="^greeting: ") as caught:
+    with pytest.raises(ProtocolError, match=r"^greeting: ") as caught:
         decode(body)
     assert len(str(caught.value)) < 100
     assert str(caught.value).isprintable()
@@ -164,21 +169,22 @@ def test_paths_and_what_concerns_one_machine_do_not_count() -> None:
     assert difference(here, said(rounds=41)) == "has --rounds 41, this peer 40: start both with the same settings"
 
 
-def test_links_and_the_order_of_nodes_of_a_topology_count_and_its_path_does_not() -> None:
+def test_links_and_labels_of_a_topology_count_and_neither_its_path_nor_their_order_in_the_file() -> None:
     ours = said(named("abc", "ab", "bc", "ca"))
     assert difference(ours, said(named("abc", "ab", "bc", "ca", source="elsewhere/b.graphml"))) is None
-    assert "topology file with nodes 3 (b, a, c" in str(difference(ours, said(named("bac", "ab", "bc", "ca"))))
+    assert "topology file with nodes 3 (a, b, d" in str(difference(ours, said(named("abd", "ab", "bd", "da"))))
+    assert difference(ours, said(named("bca", "ab", "bc", "ca"))) is None  # labels are put in order
     assert "topology file with links 4 (" in str(difference(ours, said(named("abc", "ab", "bc"))))
 
 
 # What a process does about it
 
 
-def greets(sender: int, greeting: Greeting) -> Received:
-    """A greeting of another run, since the run's id depends on all that is in it."""
+def greets(sender: int, greeting: Greeting, run: str = "another") -> Received:
+    """A greeting of another run, since the run's id depends on all that is in it, unless that is said."""
     told = hello(sender, 1, episode=1).message
     body = encode(greeting)
-    header = msgspec.structs.replace(told.header, run="another", length=len(body))
+    header = msgspec.structs.replace(told.header, run=run, length=len(body))
     return Received(Message(header, body))
 
 
@@ -236,3 +242,23 @@ def test_a_greeting_without_settings_is_none() -> None:
     peer.handle(hello(1, 1, episode=1), 1.0)
     assert peer.refused == {"greeting": 1}
     assert peer.stage == "greeting"
+
+
+def test_a_client_ends_where_its_coordinator_has_other_settings() -> None:
+    client = Client(replace(CLIENT, greeting=OURS), torch.zeros(SIZE), "fp32")
+    client.handle(Started(), 0.0)
+    ended = client.handle(greets(6, OTHER), 1.0)
+    assert ended[-1] == Fail(LINE.replace("one", "coordinator"), resumable=False, usage=True)
+
+
+def test_a_coordinator_begins_without_a_client_that_has_other_settings() -> None:
+    plan = replace(CLIENT, me=6, links=frozenset(range(6)), greeting=OURS)
+    server = ServerAverage(torch.zeros(SIZE), torch.zeros(SIZE))
+    coordinator = Coordinator(plan, Federation(sizes=[1.0] * 6, selected=6, seed=0, min_updates=3), server)
+    coordinator.handle(Started(), 0.0)
+    for client in (0, 2, 3, 4, 5):
+        coordinator.handle(greets(client, OURS, run="run"), 1.0)
+    assert coordinator.stage == "greeting"
+    told = coordinator.handle(greets(1, OTHER), 1.0)
+    assert news(told) == [f"refused a message: settings: {LINE}"]
+    assert coordinator.stage == "working"

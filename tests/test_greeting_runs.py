@@ -65,7 +65,9 @@ def test_other_images_under_the_same_spelling_are_named_by_both_and_nobody_train
     for name in "ab":  # each machine has its data in a folder of the same name
         (tmp_path / f"on-{name}").mkdir()
         (tmp_path / name).rename(tmp_path / f"on-{name}" / "data")
-    ends = pair.run(*(pair.words(node, tmp_path / f"on-{name}" / "data") for node, name in zip("01", "ab", strict=True)))
+    ends = pair.run(
+        *(pair.words(node, tmp_path / f"on-{name}" / "data") for node, name in zip("01", "ab", strict=True))
+    )
     for node, other, end in zip("01", "10", ends, strict=True):
         assert end.returncode == 2
         (line,) = end.stderr.splitlines()
@@ -82,7 +84,9 @@ def test_the_same_data_under_two_paths_is_one_data_set_and_the_run_gets_more_rou
     ends = pair.run(pair.words("0", tmp_path / "a"), pair.words("1", tmp_path / "elsewhere" / "b"))
     assert [(end.returncode, end.stderr) for end in ends] == [(0, "")] * 2
     before = load_file(tmp_path / "run-0" / "consensus.safetensors")
-    more = [["--resume", str(tmp_path / f"run-{node}"), "--rounds", rounds] for node, rounds in zip("01", "23")]
+    more = [
+        ["--resume", str(tmp_path / f"run-{node}"), "--rounds", rounds] for node, rounds in zip("01", "23", strict=True)
+    ]
     for other, end in zip("10", pair.run(*more), strict=True):  # which are not the same, and are kept
         assert end.returncode == 2
         assert f"peer '{other}' has --rounds" in end.stderr

@@ -121,7 +121,8 @@ def test_a_run_directory_keeps_a_copy_with_which_it_is_resumed_and_repeated(tmp_
     for name, count in (("w", 1), ("other", 2)):
         save_file({"x": torch.full((3,), count)}, tmp_path / f"{name}.safetensors")
     config = RunConfig.of(**SMALL, init=str(tmp_path / "w.safetensors"), run_dir=str(tmp_path / "run"))
-    run_dir = create_run_dir(topology, resolve(config, topology, 1))
+    config = resolve(config, topology, 1)
+    run_dir = create_run_dir(topology, config)
     assert 'init = "initial.safetensors"' in (run_dir / "config.toml").read_text()
     before = run_fingerprint(cast(config, topology), config)
     (tmp_path / "w.safetensors").unlink()
@@ -141,9 +142,7 @@ def test_all_modes_of_a_comparison_start_from_the_file(tmp_path: Path) -> None:
     assert {one.config.training.init for one in planned} == {path}
 
 
-def test_a_wrong_file_is_refused_before_anything_is_made(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_wrong_file_is_refused_before_anything_is_made(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ["gossip", RING, "--dataset", "digits", "--width", "0.0625", "--run-dir", str(tmp_path / "run")]
     assert main([*words, "--init", str(tmp_path / "none.safetensors"), "--dry-run"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1

@@ -16,8 +16,8 @@ from p2pfl.cli.arguments import parse
 from p2pfl.config import ComputeConfig, DataConfig, Mode, ModelConfig, RecordConfig, RunConfig, TrainingConfig
 from p2pfl.errors import ConfigError
 from p2pfl.faults import load_faults
-from p2pfl.roles import topology_of
 from p2pfl.prolong import has_other_rounds
+from p2pfl.roles import topology_of
 from p2pfl.rundir import open_run_dir, with_own_files
 from p2pfl.topology import Topology, load_topology
 
@@ -42,8 +42,8 @@ class Training:
     config: OptionalFile = None
     """TOML file with any of these options; what stands on the command line wins."""
     resume: OptionalFolder = None
-    """Run directory of an interrupted run, to go on with the settings saved there; with more --rounds also of one that is
-    finished (if its --schedule is constant)."""
+    """Run directory of an interrupted run, to go on with the settings saved there; with more --rounds also of one
+    that is finished, if its --schedule is constant."""
     dry_run: bool = False
     """Say what the run will need (memory a process, bytes, rounds) and stop."""
 

@@ -37,8 +37,8 @@ def load_toml(path: str | os.PathLike[str], mode: Mode | None = None) -> RunConf
     """Settings from a TOML file; what it leaves out keeps its default.
 
     Options may stand in their section or, more simply, at the top of the file. The paths of a topology, a fault
-    script and initial weights start at the TOML file's own folder. `mode` is what the file is wanted for, if not for what it says itself.
-    Raises ConfigError naming the file and the field.
+    script and initial weights start at the TOML file's own folder. `mode` is what the file is wanted
+    for, if not for what it says itself. Raises ConfigError naming the file and the field.
     """
     plain = parse_toml(Path(path))
     said = plain.pop("mode", None)

@@ -24,11 +24,13 @@ def arrays_content(about: Iterable[object], arrays: Iterable[npt.NDArray[np.gene
     for array in arrays:
         plain = np.ascontiguousarray(array)
         digest.update(f"\0{plain.dtype.str}{plain.shape}".encode())
-        digest.update(memoryview(plain.reshape(-1)).cast("B"))
+        digest.update(plain.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
-def files_content(directory: Path, samples: Sequence[tuple[str, int]], progress: Callable[[str, int, int], None]) -> str:
+def files_content(
+    directory: Path, samples: Sequence[tuple[str, int]], progress: Callable[[str, int, int], None]
+) -> str:
     """A digest of files in their order, (path, label) each: relative names, labels and bytes.
 
     Raises DataError naming a file that cannot be read.

@@ -183,7 +183,7 @@ class Plan:
     returns: Mapping[int, frozenset[int]] = field(default_factory=dict)
     settles: frozenset[int] = frozenset()
     frozen: Mapping[int, int] = field(default_factory=dict)
-    greeting: Greeting = Greeting()
+    greeting: Greeting = field(default_factory=Greeting)
 
     @property
     def last_round(self) -> int:

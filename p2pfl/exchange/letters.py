@@ -17,9 +17,7 @@ def control(plan: Plan, kind: Kind, round: int, about: Mapping[str, float] | Non
     greets = kind == "hello"
     body = greeting.encode(plan.greeting) if greets else b""
     layout = plan.layout if greets else ""
-    header = Header(
-        VERSION, plan.run, kind, plan.me, round, layout=layout, length=len(body), scalars=dict(about or {})
-    )
+    header = Header(VERSION, plan.run, kind, plan.me, round, layout=layout, length=len(body), scalars=dict(about or {}))
     return Message(header, body)
 
 

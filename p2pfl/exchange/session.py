@@ -52,7 +52,7 @@ class Session:
         kind = reason.split(":")[0]
         self.refused[kind] += 1
         # A neighbor with other settings or keys is never understood, which somebody should hear of before time is up.
-        matters = kind in ("run", "settings", "version", "layout", "handshake", "key")
+        matters = kind in ("run", "settings", "version", "layout", "handshake", "key", "token")
         return [ev.Note(f"refused a message: {reason}", matters)] if self.refused[kind] == 1 else []
 
     def say(self, kind: Kind, neighbor: int, round: int, about: Mapping[str, float] | None = None) -> ev.Send:

@@ -113,8 +113,9 @@ class Coordinator(Rounds):
             if header.kind == "chunk":
                 return self._on_chunk(event.message, now)
         except MismatchError as error:  # one client must not end the run of all: it is done without, which is said
-            self._gone.add(header.sender)
-            return [*self._session.refuse(str(error)), *self._begin_if_all_are_known(now)]
+            refused = self._session.refuse(str(error))
+            self._gone |= {header.sender} if self.stage == "greeting" else set()
+            return [*refused, *self._begin_if_all_are_known(now)]
         except ProtocolError as error:
             refused = self._session.refuse(f"{error}, from {header.sender}")
             return [*refused, *self._on_bad_update(header, str(error), now)]

@@ -20,8 +20,9 @@ def load_initial(model: nn.Module, path: str) -> None:
     expected = {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
     missing, unknown = [n for n in expected if n not in weights], [n for n in weights if n not in expected]
     if missing or unknown:
-        said = [_named("lacks", missing)] * bool(missing) + [_named("has an unknown", unknown)] * bool(unknown)
-        raise ConfigError(f"--init {path}: {' and '.join(said)}; {_REMEDY}")
+        said = {"lacks": missing, "has an unknown": unknown}
+        text = " and ".join(_named(what, names) for what, names in said.items() if names)
+        raise ConfigError(f"--init {path}: {text}; {_REMEDY}")
     given = {name: torch.tensor(weights[name]) for name in expected}
     for name, tensor in expected.items():
         if given[name].shape != tensor.shape:

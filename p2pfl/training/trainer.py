@@ -24,8 +24,8 @@ from p2pfl.gossip.attacks import Relabel
 from p2pfl.models import build_model
 from p2pfl.parameters import Layout, aligned_vector, integer_buffers, is_finite
 from p2pfl.plugins import one_line
-from p2pfl.training.initial import load_initial
 from p2pfl.training.host import HostCopy, sleep_until_done
+from p2pfl.training.initial import load_initial
 from p2pfl.training.memory import on_device
 from p2pfl.training.schedule import build_schedule, local_steps
 from p2pfl.training.step import CapturedStep, Step

@@ -47,9 +47,9 @@ class Mismatch:
 def find_mismatches(entries: Sequence[Entry]) -> list[Mismatch]:
     """What sets entries apart that a matched comparison must share.
 
-    These are the model, its width, batch normalization and initial weights, the data set, the partition and its number of shards
-    (pooled SGD has none), batch size, schedule, seeds, and the samples processed in all. FedAvg's rounds are whole,
-    so samples may differ from those of most entries by half of one round of the coarser of the two. Each value is
+    These are the model, its width, batch normalization and initial weights, the data set, the partition and its
+    number of shards (pooled SGD has none), batch size, schedule, seeds, and the samples processed in all. FedAvg's
+    rounds are whole, so samples may differ from those of most entries by half of one round of the coarser of the two. Each value is
     held against that of most entries, the first of them where there is no majority. Runs that are incomplete
     count as mismatches too.
     """
