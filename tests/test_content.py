@@ -101,9 +101,3 @@ def renamed(): return make([0, 1, 2, 3], ("x", "z"))
     }
     assert found["one"] == found["same"]
     assert len(set(found.values())) == 3
-
-
-def test_digits_are_digested_before_they_are_enlarged(tmp_path: Path) -> None:
-    first, second = (data.load(data.prepare("digits", tmp_path / name, lambda *_: None)) for name in "ab")
-    assert len(first.content) == 64
-    assert first.content == second.content

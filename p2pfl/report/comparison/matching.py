@@ -49,9 +49,9 @@ def find_mismatches(entries: Sequence[Entry]) -> list[Mismatch]:
 
     These are the model, its width, batch normalization and initial weights, the data set, the partition and its
     number of shards (pooled SGD has none), batch size, schedule, seeds, and the samples processed in all. FedAvg's
-    rounds are whole, so samples may differ from those of most entries by half of one round of the coarser of the two. Each value is
-    held against that of most entries, the first of them where there is no majority. Runs that are incomplete
-    count as mismatches too.
+    rounds are whole, so samples may differ from those of most entries by half of one round of the coarser of the two.
+    Each value is held against that of most entries, the first of them where there is no majority. Runs that are
+    incomplete count as mismatches too.
     """
     found = [*_incomplete(entries)]
     for name, what in MATCHED.items():
