@@ -21,8 +21,10 @@ from p2pfl.launcher.server import ForkServer
 LONGEST = ("test_soak.py", "test_centralized_faults.py", "test_gossip_faults.py", "test_benchmarks.py")
 MOST_LOGS, LOG_LINES = 8, 40  # that a failed test shows
 
-# Where the tests run in the background, Ctrl-C is ignored, and so it would be in every process that they start.
+# In the background or under nohup these signals are ignored, and so they would be in every process that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+for _ignored in (signal.SIGHUP, signal.SIGQUIT):
+    signal.signal(_ignored, signal.SIG_DFL)
 
 # Timing is no property of the code on a machine that others use too.
 hypothesis.settings.register_profile(
