@@ -2,7 +2,8 @@
 
 A checkpoint says of which run, peer and round it is, and is refused anywhere else. It also holds what the peer sent in
 its last round, so that after a stop of the whole swarm, when peers may be one round apart, those ahead can send it
-again to those behind; and the record of its round, from which a lost one is rebuilt. The two newest are kept.
+again to those behind; and the record of its round, from which a lost one is rebuilt. The two newest are kept, and what
+else lies in the folder, such as checkpoints of others.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from p2pfl.errors import CheckpointError, unwritable
+from p2pfl.durable import sync_folder
+from p2pfl.errors import CheckpointError, OtherVersionError, UnreadableError, is_missing, unreadable, unwritable
 
+_OTHER_VERSION = "resume with that version, or start a new run without --resume"
 KEPT = 2
 FORMAT = 4
 _NAME = re.compile(r"round-(\d{6,})\.safetensors")
@@ -62,7 +65,10 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint and forget all but the two newest. Raises CheckpointError naming the file."""
+    """Write a checkpoint and forget those of the same origin before the last. Raises CheckpointError naming the file.
+
+    Later rounds are left alone, too: a process that begins again may have nothing else of them.
+    """
     tensors: dict[str, Tensor] = {"x": checkpoint.x, "momentum": checkpoint.momentum}
     tensors |= {f"buffer/{name}": buffer for name, buffer in checkpoint.buffers.items()}
     stored: dict[tuple[int, str], str] = {}  # neighbors that were sent the same tensor share one copy
@@ -89,7 +95,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     try:
         folder.mkdir(exist_ok=True)
         save_tensors(path, tensors, {"p2pfl": json.dumps(about)})
-        for old in [old for _, old in _numbered(folder)[:-KEPT]] + _unfinished(folder):
+        for old in _outdated(folder, checkpoint) + _unfinished(folder):
             old.unlink()
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(unwritable(path, error)) from None
@@ -110,11 +116,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
     finally:
         with contextlib.suppress(OSError):  # such as of a folder that is none any more, which has been said already
             temporary.unlink()
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def _ordinary_mode(path: Path) -> int:
@@ -131,27 +133,44 @@ def file_name(round: int) -> str:
 def load(path: Path, origin: Origin | None = None) -> Checkpoint:
     """Read one checkpoint; `origin` says whose it must be.
 
-    Raises CheckpointError naming the file if it is truncated, altered or none at all, of another version, or of
-    another run, peer or round than it stands for.
+    Raises CheckpointError naming the file if it is truncated, altered or none at all, or of another run, peer or round
+    than it stands for. What says nothing of its content has errors of its kind: UnreadableError where the system does
+    not let it be read, and OtherVersionError.
     """
+    _check_readable(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["p2pfl"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         digest = about.pop("digest")
         if about.get("format") != FORMAT:
-            raise CheckpointError(f"{path}: written by another version of p2pfl")
+            raise OtherVersionError(f"{path}: written by another version of p2pfl")
         if _digest(about, tensors) != digest:
             raise CheckpointError(f"{path}: altered since it was written (checksum differs)")
         found = _parsed(about, tensors)
-    except _UNREADABLE as error:
+    except _DAMAGED as error:
         raise CheckpointError(f"{path}: not a whole checkpoint ({error})") from None
+    except (OSError, MemoryError, RuntimeError) as error:  # RuntimeError is PyTorch's, such as of too many open files
+        raise UnreadableError(unreadable(path, error)) from None
     if why := _misplaced(found, path, origin):
         raise CheckpointError(f"{path}: {why}")
     return found
 
 
-_UNREADABLE = (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError)
+_DAMAGED = (safetensors.SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError)
+
+
+def _check_readable(path: Path) -> None:
+    """Read a file through: what maps it into memory hides the system's errors, or dies of them."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            buffer = bytearray(1 << 20)
+            while file.readinto(buffer):
+                pass
+    except OSError as error:
+        if is_missing(path, error) or isinstance(error, (IsADirectoryError, NotADirectoryError)):
+            raise CheckpointError(f"{path}: not a whole checkpoint ({error.strerror})") from None
+        raise UnreadableError(unreadable(path, error)) from None
 
 
 def _parsed(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Checkpoint:
@@ -190,19 +209,28 @@ def newest(
 ) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint of at most that round that can be used, if any, and a line about each newer one that
     cannot. `origin` says whose they must be.
+
+    Raises UnreadableError where one that may be the newest cannot be read now, and OtherVersionError where there are
+    some of another version and none that can be used: neither is lost.
     """
     refused: list[str] = []
+    foreign: OtherVersionError | None = None
     try:
         numbered = _numbered(folder)
     except OSError as error:
-        return None, [f"{folder}: cannot be read ({error.strerror})"]
+        raise UnreadableError(unreadable(folder, error)) from None
     for number, path in reversed(numbered):
         if number > at_most:
             continue
         try:
             return load(path, origin), refused
+        except UnreadableError:
+            raise
         except CheckpointError as error:
             refused.append(str(error))
+            foreign = foreign or (error if isinstance(error, OtherVersionError) else None)
+    if foreign is not None:
+        raise OtherVersionError(str(foreign), remedy=_OTHER_VERSION)
     return None, refused
 
 
@@ -214,10 +242,33 @@ def latest_number(folder: Path) -> int:
 
 
 def _numbered(folder: Path) -> list[tuple[int, Path]]:
-    if not folder.is_dir():
+    try:
+        names = os.listdir(folder)
+    except OSError as error:
+        if is_missing(folder, error) or isinstance(error, NotADirectoryError):
+            return []
+        raise
+    matches = (_NAME.fullmatch(name) for name in names)
+    return sorted((int(match[1]), folder / match[0]) for match in matches if match)
+
+
+def _outdated(folder: Path, checkpoint: Checkpoint) -> list[Path]:
+    """Which ones are not needed after a save: those of this origin and an earlier round, but for the newest of them."""
+    before = [path for number, path in _numbered(folder) if number < checkpoint.round]
+    if len(before) < KEPT:
         return []
-    matches = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir())
-    return sorted((int(match[1]), path) for match, path in matches if match)
+    return [path for path in before if _origin_in(path) == checkpoint.origin][: 1 - KEPT]
+
+
+def _origin_in(path: Path) -> Origin | None:
+    """Whose checkpoint it is, from its header alone; None where that does not say, or says another round."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {})["p2pfl"])
+        mine = about["format"] == FORMAT and file_name(about["round"]) == path.name
+        return Origin(about["run"], about["peer"], about["index"]) if mine else None
+    except (*_DAMAGED, OSError, RuntimeError):
+        return None
 
 
 def _unfinished(folder: Path) -> list[Path]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +19,15 @@ from p2pfl import data, keyring, report
 from p2pfl.agreement import run_fingerprint
 from p2pfl.config import INCIDENTAL, CentralizedConfig, Mode, RunConfig, replace_options
 from p2pfl.errors import ConfigError
-from p2pfl.identity import RUN_ID_FILE
 from p2pfl.launcher import fork_server, interruptible
 from p2pfl.roles import cast, topology_of
 from p2pfl.rundir import (
-    CONFIG_FILE,
     EVAL_SAMPLES,
     EVALUATIONS,
-    TOPOLOGY_FILE,
     check_profile,
     open_run_dir,
     resolve,
+    take_away_half_made,
 )
 from p2pfl.swarm import run
 from p2pfl.topology import Topology
@@ -215,7 +212,7 @@ def run_all(folder: Path, planned: Sequence[Planned], say: Callable[[str], None]
 
 def _state(run_dir: Path, planned: Planned) -> str:
     """What is in a run's folder: nothing, "complete already", or "goes on". Raises ConfigError if another run is."""
-    if not run_dir.exists() or _is_half_made(run_dir):
+    if not run_dir.exists() or take_away_half_made(run_dir):
         return ""
     topology, saved = open_run_dir(run_dir)
     config = resolve(planned.config, planned.topology, 1)
@@ -234,15 +231,3 @@ def _state(run_dir: Path, planned: Planned) -> str:
             f"{run_dir}: was made with another topology, other weights, faults or --init; choose another --run-dir"
         )
     return "goes on" if report.complete_summary(run_dir) is None else "complete already"
-
-
-def _is_half_made(run_dir: Path) -> bool:
-    """Whether this was interrupted while it was being made; then it is taken away."""
-    half = not (run_dir / CONFIG_FILE).exists() and {path.name for path in run_dir.iterdir()} <= {
-        "peers",
-        RUN_ID_FILE,
-        TOPOLOGY_FILE,
-    }
-    if half and not any(path.is_file() for path in run_dir.glob("peers/**/*")):
-        shutil.rmtree(run_dir, ignore_errors=True)
-    return half

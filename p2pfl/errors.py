@@ -73,6 +73,16 @@ class CheckpointError(P2PFLError):
     """A checkpoint that is missing, truncated, altered, or of another run."""
 
 
+class UnreadableError(CheckpointError):
+    """A file of the run that is there and cannot be read now: no damage, and so nothing that may be replaced."""
+
+
+class OtherVersionError(CheckpointError):
+    """A checkpoint of another version of p2pfl: whole, most likely, and of no use to this one."""
+
+    resumable = False
+
+
 class TrainingError(P2PFLError):
     """Training that cannot go on, such as a loss that is no longer a number: with the same settings it never can."""
 
@@ -93,6 +103,21 @@ def unwritable(path: Path, error: Exception) -> str:
 def unreadable(path: Path, error: Exception) -> str:
     """The same of one that cannot be read."""
     return _refused(path, error, "read", os.R_OK)
+
+
+def is_missing(path: Path, error: OSError) -> bool:
+    """Whether an error says that there is nothing of that name: not so of a symbolic link to nowhere."""
+    return isinstance(error, FileNotFoundError) and not os.path.lexists(path)
+
+
+def read_if_any(path: Path) -> bytes:
+    """A file's content, nothing where there is no such file. Raises UnreadableError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        if is_missing(path, error):
+            return b""
+        raise UnreadableError(unreadable(path, error)) from None
 
 
 def is_from_outside(error: BaseException) -> bool:
@@ -146,6 +171,8 @@ def _in_the_way(path: Path, error: Exception, number: int) -> str | None:
     if number in (errno.ENOTDIR, errno.EEXIST):
         file = next((at for at in (*path.parents, path) if os.path.exists(at) and not os.path.isdir(at)), None)
         return f"{file} is a file and no folder: move it away" if file else None
+    if number == errno.ENOENT and os.path.islink(path):
+        return f"it links to {os.readlink(path)}, which is missing: bring that back, or remove the link"
     if number == errno.ENOENT and not os.path.exists(path.parent):
         return f"make the folder {path.parent}"
     return None

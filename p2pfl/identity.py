@@ -13,6 +13,8 @@ import secrets
 import zlib
 from pathlib import Path
 
+from p2pfl.errors import read_if_any
+
 RUN_ID_FILE = "run.id"
 _RANDOM_BYTES = 12
 _FORM = re.compile(rf"([0-9a-f]{{{2 * _RANDOM_BYTES}}})-([0-9a-f]{{8}})\n?")
@@ -32,11 +34,8 @@ def write_run_id(folder: Path, run_id: str | None = None) -> str:
 
 
 def read_run_id(folder: Path) -> str | None:
-    """The id in a folder; None where there is none, or one that was altered."""
-    try:
-        form = _FORM.fullmatch((folder / RUN_ID_FILE).read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return None
+    """The id in a folder; None where there is none, or one that was altered. Raises UnreadableError."""
+    form = _FORM.fullmatch(read_if_any(folder / RUN_ID_FILE).decode("ascii", "replace"))
     return _signed(form[1]) if form and _signed(form[1]) == f"{form[1]}-{form[2]}" else None
 
 

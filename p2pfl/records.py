@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from p2pfl.errors import CheckpointError, unwritable
+from p2pfl.errors import CheckpointError, UnreadableError, read_if_any, unwritable
 from p2pfl.sketches import HEADER, SKETCHES_FILE, Vector, readable_sketches, to_bytes
 
 ROUNDS_FILE = "rounds.jsonl"
@@ -135,24 +135,30 @@ def read_rounds(peer_dir: Path) -> list[RoundRecord]:
     return read_recorded(peer_dir).rounds
 
 
-def read_recorded(peer_dir: Path, last: float = math.inf, complete: bool | None = None) -> Recorded:
+def read_recorded(
+    peer_dir: Path, last: float = math.inf, complete: bool | None = None, *, strict: bool = False
+) -> Recorded:
     """Read the records of a peer, whatever has happened to the file.
 
     A last line cut off by a crash is left out without a word. Lines that are no records, or records of no round up to
     `last`, are left out; of several of one round the last counts, and all are put in order. That is said in `problems`.
-    `complete`: whether no line is missing, where that is known.
+    `complete`: whether no line is missing, where that is known. `strict`: what cannot be read now is an error.
+
+    Raises UnreadableError, and only if `strict`.
     """
     path = peer_dir / ROUNDS_FILE
     try:
-        lines = path.read_bytes().split(b"\n") if os.path.lexists(path) else [b""]
-    except OSError as error:
-        return Recorded(problems=[f"{path}: cannot be read ({error.strerror})"])
+        lines = read_if_any(path).split(b"\n")
+    except UnreadableError as error:
+        if strict:
+            raise
+        return Recorded(problems=[str(error)])
     found = [_record_in(line, last) for line in lines]
     if found[-1] is None:  # nothing, or what a crash left of a line
         found.pop()
     damage = _damage(found)
     problems = [f"{path}: {'; '.join(damage)}"] if damage else []
-    found_sketches, why = readable_sketches(peer_dir)
+    found_sketches, why = readable_sketches(peer_dir, strict=strict)
     sketches = len(found_sketches)
     problems += [why] if why else []
     if sketches and sketches < len(found):

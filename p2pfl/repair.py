@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 
-from p2pfl.errors import CheckpointError, unwritable
+from p2pfl.durable import replace_file, truncate_file
+from p2pfl.errors import CheckpointError, read_if_any, unwritable
 from p2pfl.records import ROUNDS_FILE, Recorded, RoundRecord, encode_record, read_recorded, spans
 from p2pfl.sketches import HEADER, SKETCH_BUCKETS, SKETCHES_FILE, Vector, file_size, readable_sketches, to_bytes
 
@@ -47,12 +48,13 @@ def mend(
     records there should be. Where a sketch is lost, its place is filled with NaN, so that each record keeps its own.
     `sketched`: the process writes sketches at all.
 
-    Raises CheckpointError naming the folder if it cannot be written.
+    Raises CheckpointError naming the folder if it cannot be written, and UnreadableError, before anything is changed,
+    naming the file that cannot be read: what is in it is not lost.
     """
-    found, backups = read_recorded(peer_dir, last + _AHEAD), backups or {}
+    found, backups = read_recorded(peer_dir, last + _AHEAD, strict=True), backups or {}
     if expected is not None:
         complete = sum(record.round <= last for record in found.rounds) == expected
-        found = read_recorded(peer_dir, last + _AHEAD, complete)
+        found = read_recorded(peer_dir, last + _AHEAD, complete, strict=True)
     kept = {record.round: record for record in found.rounds if record.round <= last}
     rebuilt = [n for n, backup in sorted(backups.items()) if n <= last and kept.get(n) != backup.record]
     kept |= {number: backups[number].record for number in rebuilt}
@@ -93,31 +95,43 @@ def _write(
     resketched: Mapping[int, Vector],
     sketched: bool,
 ) -> None:
-    """Both files, each whole or as it was."""
+    """Replace either file where it is to be another; each is whole or as it was, whatever comes in between.
+
+    Records first: fewer lines than sketches never make a sketch another round's (see `read_recorded`).
+    """
     text = b"".join(encode_record(record) + b"\n" for record in rounds)
-    sketches = peer_dir / SKETCHES_FILE
-    with contextlib.ExitStack() as stack:
-        new = _staged(stack, peer_dir / ROUNDS_FILE, text)
-        in_place = [rows.get(record.round) for record in rounds] == list(range(len(rounds)))
-        if sketched and not in_place:
-            before, _ = readable_sketches(peer_dir)
-            blank = np.full(SKETCH_BUCKETS, np.nan, np.float32)
-            now = [before[rows[r.round]] if r.round in rows else resketched.get(r.round, blank) for r in rounds]
-            data = HEADER + b"".join(to_bytes(row) for row in now)
-            os.replace(_staged(stack, sketches, data), sketches)
-        os.replace(new, peer_dir / ROUNDS_FILE)
-        if sketched and in_place and sketches.exists():
-            os.truncate(sketches, file_size(len(rounds)) if rounds else 0)
+    if read_if_any(peer_dir / ROUNDS_FILE) != text:
+        replace_file(peer_dir / ROUNDS_FILE, text)
+    if not sketched:
+        return
+    path = peer_dir / SKETCHES_FILE
+    before, _ = readable_sketches(peer_dir, strict=True)
+    if [rows.get(record.round) for record in rounds] != list(range(len(rounds))):
+        blank = np.full(SKETCH_BUCKETS, np.nan, np.float32)
+        now = [before[rows[r.round]] if r.round in rows else resketched.get(r.round, blank) for r in rounds]
+        replace_file(path, HEADER + b"".join(to_bytes(row) for row in now))
+        return
+    size = file_size(len(rounds)) if rounds else 0
+    if path.exists() and path.stat().st_size != size:
+        truncate_file(path, size)
 
 
-def _staged(stack: contextlib.ExitStack, path: Path, data: bytes) -> Path:
-    """A file beside it with its new content; removed in the end if it has not taken its place."""
-    temporary = path.with_name(path.name + ".tmp")
-    stack.callback(_remove, temporary)
-    temporary.write_bytes(data)
-    return temporary
+def set_aside(peer_dir: Path) -> Path | None:
+    """Keep a copy of a peer's records and sketches beside them; returns where the records are, if there are any.
+
+    Raises CheckpointError naming the folder where it cannot be written, or the file where it cannot be read.
+    """
+    free = next(n for n in count(1) if not any(os.path.lexists(path) for path in _aside(peer_dir, n)))
+    kept = None
+    try:
+        for name, path in zip((SKETCHES_FILE, ROUNDS_FILE), _aside(peer_dir, free), strict=True):
+            if data := read_if_any(peer_dir / name):
+                replace_file(path, data)
+                kept = path
+    except OSError as error:
+        raise CheckpointError(unwritable(peer_dir, error)) from None
+    return kept
 
 
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        path.unlink()
+def _aside(peer_dir: Path, number: int) -> list[Path]:
+    return [peer_dir / f"{name}.{number}" for name in (SKETCHES_FILE, ROUNDS_FILE)]

@@ -19,7 +19,7 @@ from p2pfl import config as settings
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, TopologyError, unreadable, unwritable
 from p2pfl.faults import AttackFault, FaultScript, check_faults, load_faults
-from p2pfl.identity import write_run_id
+from p2pfl.identity import RUN_ID_FILE, write_run_id
 from p2pfl.roles import COORDINATOR
 from p2pfl.topology import Topology, load_topology, save_topology
 from p2pfl.weights import read_weights, weights_digest
@@ -29,6 +29,9 @@ TOPOLOGY_FILE = "topology.graphml"
 FAULTS_FILE = "faults.toml"
 INIT_FILE = "initial.safetensors"
 MODEL_FILE = "consensus.safetensors"
+_PEERS = "peers"
+# What a folder may hold that is not a run directory yet; each file also under a temporary name, with a dot before it.
+_BEFORE_SETTINGS = {_PEERS, RUN_ID_FILE, TOPOLOGY_FILE, FAULTS_FILE, INIT_FILE}
 EVALUATIONS = 10  # a run, where --eval-every does not say
 EVAL_SAMPLES = 1000  # of an evaluation of many peers during the run
 
@@ -139,7 +142,7 @@ def create_run_dir(topology: Topology, config: RunConfig, alone: str | None = No
             run_dir = run_dir.with_name(f"{run_dir.name}-{secrets.token_hex(2)}")
     try:
         for peer in range(topology.n):
-            (run_dir / "peers" / topology.node_path(peer)).mkdir(parents=True, exist_ok=True)
+            (run_dir / _PEERS / topology.node_path(peer)).mkdir(parents=True, exist_ok=True)
         save_topology(topology, run_dir / TOPOLOGY_FILE)
         if alone is None:
             write_run_id(run_dir)
@@ -148,7 +151,7 @@ def create_run_dir(topology: Topology, config: RunConfig, alone: str | None = No
         if config.training.init is not None:
             shutil.copyfile(config.training.init, run_dir / INIT_FILE)
         _write_settings(run_dir, config)  # last and at once: what has settings is a run directory
-    except TopologyError:
+    except (TopologyError, KeyboardInterrupt):
         _take_away(run_dir)
         raise
     except OSError as error:
@@ -236,9 +239,24 @@ def open_run_dir(run_dir: Path) -> tuple[Topology, RunConfig]:
 
 def forget(run_dir: Path) -> None:
     """Take back a run directory in which nothing has happened; one that holds any result stays."""
-    results = [*run_dir.glob("peers/*/rounds.jsonl"), *run_dir.glob("peers/*/checkpoint/*")]
+    results = [*run_dir.glob(f"{_PEERS}/*/rounds.jsonl*"), *run_dir.glob(f"{_PEERS}/*/checkpoint/*")]
     if not any(path.stat().st_size for path in results):
+        with contextlib.suppress(OSError):  # first, so that what is killed amid this is known as half made
+            (run_dir / CONFIG_FILE).unlink()
         shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def take_away_half_made(run_dir: Path) -> bool:
+    """Remove what was interrupted while it was made into a run directory, or removed; returns whether it was that."""
+    if (run_dir / CONFIG_FILE).exists() or not run_dir.is_dir():
+        return False
+    temporary = tuple(f".{name}." for name in (CONFIG_FILE, *_BEFORE_SETTINGS))
+    names = {path.name for path in run_dir.iterdir()}
+    known = all(name in _BEFORE_SETTINGS or name.startswith(temporary) for name in names)
+    if not known or any(path.is_file() and path.name != "log.txt" for path in run_dir.glob(f"{_PEERS}/**/*")):
+        return False
+    shutil.rmtree(run_dir, ignore_errors=True)
+    return True
 
 
 def comparison_folder(run_dir: str | None, name: str) -> Path:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from p2pfl import seeding
-from p2pfl.errors import ConfigError
+from p2pfl.errors import ConfigError, UnreadableError, read_if_any
 
 SKETCHES_FILE = "sketches.f32"
 SKETCH_BUCKETS = 4096
@@ -110,21 +110,27 @@ def file_size(rows: int) -> int:
     return len(HEADER) + rows * _ROW_BYTES
 
 
-def readable_sketches(peer_dir: Path) -> tuple[npt.NDArray[np.float32], str]:
-    """The same as `read_sketches`, or none of them and a line that says why."""
+def readable_sketches(peer_dir: Path, *, strict: bool = False) -> tuple[npt.NDArray[np.float32], str]:
+    """The same as `read_sketches`, or none of them and a line that says why.
+
+    `strict`: raises UnreadableError of a file that cannot be read now, which is no damage.
+    """
     try:
         return read_sketches(peer_dir), ""
-    except (ConfigError, OSError) as error:
+    except (ConfigError, UnreadableError) as error:
+        if strict and isinstance(error, UnreadableError):
+            raise
         return np.zeros((0, SKETCH_BUCKETS), np.float32), str(error)
 
 
 def read_sketches(peer_dir: Path) -> npt.NDArray[np.float32]:
     """The sketches of a peer's finished rounds: (rounds, 4096) float32, in the order of `read_rounds`.
 
-    One that a crash has cut off is left out. Raises ConfigError naming the file if it is of another version.
+    One that a crash has cut off is left out. Raises ConfigError naming the file if it is of another version, and
+    UnreadableError if it cannot be read.
     """
     path = peer_dir / SKETCHES_FILE
-    data = path.read_bytes() if path.exists() else b""
+    data = read_if_any(path)
     if data[: len(HEADER)] != HEADER[: len(data)]:
         raise ConfigError(
             f"{path}: not a file of sketches, or of another version of p2pfl than this one, which reads version "

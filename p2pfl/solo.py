@@ -19,7 +19,7 @@ from p2pfl.estimate import check, check_gpus, wished_devices
 from p2pfl.prolong import has_other_rounds, prolong
 from p2pfl.roles import cast
 from p2pfl.rundir import create_run_dir, open_run_dir, resolve, with_own_files
-from p2pfl.swarm import Interrupted, endpoints_in_file
+from p2pfl.swarm import Interrupted, endpoints_of_peer
 from p2pfl.topology import Topology
 from p2pfl.transport import ZmqTransport
 from p2pfl.worker import messages
@@ -42,11 +42,7 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
         raise ConfigError(f"--faults {config.exchange.faults}: a script needs a launcher to play it; use p2pfl gossip")
     if config.exchange.restart:
         raise ConfigError(f"--restart {config.exchange.restart}: needs a launcher; start a peer again by --resume")
-    endpoints = endpoints_in_file(topology, config)
-    if endpoints is None:
-        raise ConfigError(f"{topology.source}: every node needs a host and a port (and --transport must not be ipc)")
-    keyring.check_keys(topology, config.exchange.keys, config.exchange.insecure, [index])
-    keyring.check_token_file(config.exchange)
+    endpoints = endpoints_of_peer(topology, index, config)
     _check(config, topology, index)
     keep_freed_memory()
     dataset = data.prepare(config.data.dataset, config.data.data_dir, _Progress())

@@ -9,7 +9,6 @@ import shlex
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +112,8 @@ def run(
                     _token(config),
                 )
             )
-        except KeyboardInterrupt:
-            forget(run_dir)
-            raise
-        except P2PFLError:
-            if resume is None:
+        except (KeyboardInterrupt, P2PFLError):
+            if resume is None:  # what was there before stays, whatever it holds
                 forget(run_dir)
             raise
         # Without checkpoints nothing can be gone on with: the run begins again, with the same settings.
@@ -210,25 +206,38 @@ def _write_down(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
 def endpoints_in_file(topology: Topology, config: RunConfig) -> list[str] | None:
     """`tcp://host:port` of each peer where the topology file says them; None where sockets are chosen freely.
 
-    Raises ConfigError for hosts beyond this machine without --insecure.
+    Raises ConfigError for hosts beyond this machine without keys and without --insecure.
     """
-    nodes = [topology.graph.nodes[peer] for peer in range(topology.n)]
     if config.mode != "gossip":  # the others need no file, or use of a file nothing but its nodes
         if config.exchange.keys is not None:
             raise ConfigError(f"--keys {config.exchange.keys}: only a gossip run has a topology file with public keys")
         return None
+    endpoints = _endpoints(topology, config)
+    if endpoints is not None:
+        keyring.check_encryption(topology, config.exchange)
+    return endpoints
+
+
+def endpoints_of_peer(topology: Topology, index: int, config: RunConfig) -> list[str]:
+    """The same for a peer without a launcher.
+
+    Raises ConfigError where the file does not say them, or how the peer is to know its neighbors and they it, or
+    messages would not be encrypted and nobody has allowed it.
+    """
+    endpoints = _endpoints(topology, config)
+    if endpoints is None:
+        raise ConfigError(f"{topology.source}: every node needs a host and a port (and --transport must not be ipc)")
+    exchange = config.exchange
+    keyring.check_keys(topology, exchange.keys, exchange.insecure, [index])
+    keyring.check_token_file(topology, exchange)
+    keyring.check_encryption(topology, exchange)
+    return endpoints
+
+
+def _endpoints(topology: Topology, config: RunConfig) -> list[str] | None:
+    nodes = [topology.graph.nodes[peer] for peer in range(topology.n)]
     if config.exchange.transport == "ipc" or not all("host" in node and "port" in node for node in nodes):
         return None
-    for name, node in zip(topology.names, nodes, strict=True):
-        open_to_all = config.exchange.keys is None and not config.exchange.insecure
-        if open_to_all and not _is_loopback(str(node["host"])):
-            keys = "say where the secret keys are (--keys DIR)"
-            if "public_key" not in node:
-                keys = "make keys (p2pfl keys) and add --keys DIR"
-            raise ConfigError(
-                f"peer {name}: host {node['host']} is beyond this machine, and without keys messages over tcp are "
-                f"neither encrypted nor authenticated; {keys}, or add --insecure if the network is your own"
-            )
     return [f"tcp://{_bracketed(str(node['host']))}:{int(node['port'])}" for node in nodes]
 
 
@@ -239,13 +248,6 @@ def versions() -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _bracketed(host: str) -> str:

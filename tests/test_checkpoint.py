@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from hypothesis import strategies as st
 
 from p2pfl import checkpoint
 from p2pfl.checkpoint import Checkpoint, load, newest, save
-from p2pfl.errors import CheckpointError
+from p2pfl.errors import CheckpointError, UnreadableError
 
 SHARED = torch.arange(6, dtype=torch.bfloat16)
 
@@ -218,3 +221,34 @@ def test_the_one_before_a_damaged_one_is_used(tmp_path: Path) -> None:
     assert_same(found, made(round=1))
     assert len(lines) == 1
     assert lines[0].startswith(f"{newer}: not a whole checkpoint")
+
+
+@contextlib.contextmanager
+def descriptors_left(free: int) -> Iterator[None]:
+    """A process that can open so many files more."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = [os.open(os.devnull, os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (held[0] + 20, limits[1]))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(free):
+            os.close(held.pop())
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for file in held:
+            os.close(file)
+
+
+@pytest.mark.parametrize("free", [0, 1])
+def test_too_many_open_files_are_no_damage(tmp_path: Path, free: int) -> None:
+    """Wherever in reading the limit is met: reading takes two at a time, and libraries call that a missing file."""
+    path = save(tmp_path, made())
+    with descriptors_left(free), pytest.raises(UnreadableError) as caught:
+        load(path)
+    assert str(caught.value).startswith(f"{path}: cannot be read (")
+    assert "Too many open files" in str(caught.value)
+    assert str(caught.value).endswith("; raise the limit of open files (ulimit -n)")
+    assert load(path).round == 3

@@ -108,14 +108,30 @@ def test_bad_input_found_by_a_worker_leaves_nothing_behind(
     assert not list(tmp_path.glob("runs/*"))
 
 
-def test_hosts_beyond_this_machine_need_insecure(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("host", ["10.0.0.1", "::", "0.0.0.0", "::ffff:10.0.0.1", "my-host.example"])
+def test_a_host_beyond_this_machine_needs_two_answers_and_no_flag_gives_both(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, host: str
+) -> None:
+    """Who is admitted, by keys or a token, and whether messages may go unencrypted, by --insecure."""
     topology = make_topology("ring", 3)
     for peer in range(3):
-        topology.graph.nodes[peer].update(host=f"10.0.0.{peer + 1}", port=7000)
+        topology.graph.nodes[peer].update(host="127.0.0.1" if peer else host, port=7000 + peer)
     save_topology(topology, tmp_path / "lan.gml")
     words = [str(tmp_path / "lan.gml"), "--dataset", "digits", "--model", "vgg11", "--width", "0.125", "--dry-run"]
-    assert "--insecure" in failing(capsys, "gossip", *words)
+    token = ["--token-file", token_file(tmp_path)]
+    said = failing(capsys, "gossip", *words)  # a launcher has made a token
+    assert f"host {host} is beyond this machine" in said
+    assert "not encrypted; make keys (p2pfl keys) and add --keys DIR, or add --insecure" in said
+    assert "authenticated" not in said
     assert main(["gossip", *words, "--insecure"]) == 0
+    peer = ["peer", *words, "--node", "1"]
+    assert "--token-file FILE" in failing(capsys, *peer)
+    alone = failing(capsys, *peer, "--insecure")
+    assert "--token-file FILE" in alone
+    assert "--keys DIR" in alone
+    assert "--insecure" not in alone
+    assert "not encrypted" in failing(capsys, *peer, *token)
+    assert main([*peer, *token, "--insecure"]) == 0
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["topology", "--help"], ["topology", "-h"]])

@@ -125,18 +125,6 @@ def test_other_weights_are_another_run(tmp_path: Path) -> None:
     assert main(words) == 2
 
 
-def test_what_was_interrupted_while_it_was_made_is_made_again(tmp_path: Path) -> None:
-    one = next(iter(planned().values()))
-    (tmp_path / "run" / "peers" / "0").mkdir(parents=True)
-    assert compare._state(tmp_path / "run", one) == ""
-    assert not (tmp_path / "run").exists()
-    (tmp_path / "theirs").mkdir()
-    (tmp_path / "theirs" / "precious.txt").write_text("not ours")
-    with pytest.raises(ConfigError, match="no run directory"):
-        compare._state(tmp_path / "theirs", one)
-    assert (tmp_path / "theirs" / "precious.txt").exists()
-
-
 def test_hosts_in_the_file_concern_only_those_who_talk(tmp_path: Path) -> None:
     topology = make_topology("ring", 3)
     for peer in range(3):

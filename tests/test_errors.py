@@ -20,7 +20,9 @@ from p2pfl.errors import (
     P2PFLError,
     TrainingError,
     TransportError,
+    UnreadableError,
     explained,
+    read_if_any,
     unforeseen,
     unreadable,
     unwritable,
@@ -69,6 +71,15 @@ def test_each_kind_of_refusal_has_the_remedy_that_fits(kind: str, tmp_path: Path
     with pytest.raises(OSError, match=r"\[Errno") as refused:
         path.read_text()
     assert unreadable(path, refused.value).startswith(f"{path}: cannot be read (")
+
+
+def test_a_link_to_nowhere_says_where_it_leads(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("disk")
+    assert read_if_any(tmp_path / "nothing") == b""
+    with pytest.raises(
+        UnreadableError, match=r"it links to disk, which is missing: bring that back, or remove the link$"
+    ):
+        read_if_any(tmp_path / "link")
 
 
 def test_what_cannot_be_tried_here_has_a_remedy_too_or_none() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import signal
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import commands
 import pytest
 import torch
 from safetensors.torch import load_file
+from saved_runs import other_version
 
 from p2pfl import RunConfig, checkpoint, data, make_topology, partition, run_swarm
 from p2pfl.federated import Federation, select_clients
 from p2pfl.records import RoundRecord, read_rounds
 from p2pfl.swarm import Result, run
-from p2pfl.topology import Topology
+from p2pfl.topology import Topology, save_topology
 from p2pfl.training import Trainer
 
 pytestmark = pytest.mark.usefixtures("blank_plots")
@@ -227,6 +229,36 @@ def test_a_run_cut_off_at_its_very_end_does_its_last_round_again(
         assert all(
             torch.equal(tensor, model_of(again)[name]) for name, tensor in model.items() if "batches" not in name
         )
+
+
+@pytest.mark.processes
+def test_a_local_peer_whose_checkpoints_are_not_to_be_had(tmp_path: Path) -> None:
+    """Of another version: the run ends as it was. Gone: the peer begins again, and what it had recorded is kept."""
+    save_topology(make_topology("ring", 3), tmp_path / "ring.graphml")
+    words = ["--dataset", "digits", "--model", "user_models:linear", "--batch-size", "8", "--threads", "1"]
+    words += ["--local-steps", "2", "--rounds", "4", "--run-dir", str(tmp_path / "run")]
+    whole = commands.run("local", str(tmp_path / "ring.graphml"), *words)
+    assert whole.returncode == 0, whole.stderr
+    (tmp_path / "run" / "summary.json").unlink()
+    peer = tmp_path / "run" / "peers" / "1"
+    saved = {path: path.read_bytes() for path in peer.glob("checkpoint/*")}
+    names = ("rounds.jsonl", "sketches.f32")
+    recorded = [(peer / name).read_bytes() for name in names]
+    for path in saved:
+        other_version(path)
+    refused = commands.run("local", "--resume", str(tmp_path / "run"))
+    assert refused.returncode == 1
+    (line,) = refused.stderr.splitlines()
+    assert f"{min(saved)}: written by another version of p2pfl; resume with that version, or start a new run" in line
+    assert "go on with" not in line
+    assert [(peer / name).read_bytes() for name in names] == recorded
+    shutil.rmtree(peer / "checkpoint")
+    again = commands.run("local", "--resume", str(tmp_path / "run"))
+    assert again.returncode == 0, again.stderr
+    assert f"its records until round 4 are kept in {peer / 'rounds.jsonl.1'}" in again.stdout
+    assert [(peer / f"{name}.1").read_bytes() for name in names] == recorded
+    assert [record.round for record in read_rounds(peer)] == [1, 2, 3, 4]
+    assert checkpoint.load(peer / "checkpoint" / checkpoint.file_name(4)).round == 4
 
 
 @pytest.mark.processes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from runs import train_record
 
 from p2pfl import make_topology
+from p2pfl.errors import CheckpointError, UnreadableError
 from p2pfl.records import (
     ROUNDS_FILE,
     RoundRecord,
@@ -192,4 +195,81 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     (tmp_path / ROUNDS_FILE).mkdir()
     found = read_recorded(tmp_path)
     assert found.rounds == []
-    assert found.problems == [f"{tmp_path / ROUNDS_FILE}: cannot be read (Is a directory)"]
+    path = tmp_path / ROUNDS_FILE
+    assert found.problems == [f"{path}: cannot be read (Is a directory); it is a folder: move it away"]
+
+
+@pytest.mark.parametrize("target", ["itself", "nowhere"])
+@pytest.mark.parametrize("name", [ROUNDS_FILE, SKETCHES_FILE])
+def test_what_cannot_be_read_now_is_never_replaced(tmp_path: Path, name: str, target: str) -> None:
+    filled(tmp_path)
+    path, kept = tmp_path / name, tmp_path / "kept"
+    path.rename(kept)
+    path.symlink_to(name if target == "itself" else "missing")
+    before = {file: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
+    for last in (0, ROUNDS):
+        with pytest.raises(UnreadableError, match=rf"^{path}: cannot be read \("):
+            mend(tmp_path, last, BACKUPS, expected=last)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == before
+    path.unlink()
+    kept.rename(path)
+    assert mend(tmp_path, ROUNDS, BACKUPS, expected=ROUNDS).lines == []
+
+
+def test_what_is_whole_is_not_written(tmp_path: Path) -> None:
+    filled(tmp_path)
+    paths = [tmp_path / name for name in (ROUNDS_FILE, SKETCHES_FILE)]
+    before = [(path.stat().st_ino, path.stat().st_mtime_ns) for path in paths]
+    mend(tmp_path, ROUNDS, BACKUPS, expected=ROUNDS)
+    assert [(path.stat().st_ino, path.stat().st_mtime_ns) for path in paths] == before
+
+
+@pytest.mark.parametrize("kind", ["file missing", "sketches missing", "line gone"])
+def test_a_file_is_on_the_disk_before_it_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    filled(tmp_path)
+    DAMAGE[kind][0](tmp_path)
+    done: list[tuple[str, int]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(file: int) -> None:
+        done.append(("fsync", os.fstat(file).st_ino))
+        fsync(file)
+
+    def replaced(source: Path, target: Path) -> None:
+        done.append(("replace", source.stat().st_ino))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    mend(tmp_path, ROUNDS, BACKUPS, expected=ROUNDS)
+    places = [place for place, (what, _) in enumerate(done) if what == "replace"]
+    assert places
+    for place in places:
+        assert done[place - 1] == ("fsync", done[place][1])
+        assert done[place + 1] == ("fsync", tmp_path.stat().st_ino)
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("expected", [ROUNDS, None])
+def test_stopped_between_the_two_files_no_sketch_becomes_another_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, expected: int | None
+) -> None:
+    filled(tmp_path)
+    DAMAGE[kind][0](tmp_path)
+    replace, done = os.replace, []
+
+    def once(source: Path, target: Path) -> None:
+        if done:
+            raise OSError(28, "No space left on device")
+        done.append(target)
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", once)
+        with contextlib.suppress(CheckpointError):
+            mend(tmp_path, ROUNDS, BACKUPS, expected=expected)
+    mended = mend(tmp_path, ROUNDS, BACKUPS, expected=expected)
+    for own, row in zip(mended.rounds, read_sketches(tmp_path), strict=True):
+        assert np.isnan(row).all() or np.array_equal(row, sketch_of(own.round)), own.round

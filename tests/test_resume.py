@@ -4,80 +4,26 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import msgspec
 import pytest
-import safetensors.torch
-import torch
-from runs import train_record
+from saved_runs import LAST, Made, cut, made, other_version
 
-from p2pfl import RunConfig, checkpoint, make_topology
-from p2pfl.checkpoint import Checkpoint, Origin
-from p2pfl.errors import CheckpointError
+from p2pfl import checkpoint
+from p2pfl.checkpoint import Origin
+from p2pfl.config import replace_options
+from p2pfl.errors import CheckpointError, UnreadableError
 from p2pfl.identity import RUN_ID_FILE, read_run_id
-from p2pfl.records import ROUNDS_FILE, append_round, encode_record
-from p2pfl.roles import cast, topology_of
-from p2pfl.rundir import create_run_dir
-from p2pfl.topology import Topology
-from p2pfl.worker import messages
-from p2pfl.worker.resume import Past, last_common_round, look_back, say_stale_client
+from p2pfl.records import ROUNDS_FILE
+from p2pfl.roles import cast
+from p2pfl.sketches import HEADER, SKETCHES_FILE, file_size
+from p2pfl.worker.keeper import Keeper
+from p2pfl.worker.resume import last_common_round, say_stale_client
 
-LAST = 9
 LOST = "no checkpoint that can be used; takes its neighbors' weights if they are ahead"
-
-
-@dataclass
-class Made:
-    """A run directory in which each process has two checkpoints, of rounds 4 and 5, and a record of each round."""
-
-    folder: Path
-    config: RunConfig
-    topology: Topology
-
-    def peer_dir(self, index: int) -> Path:
-        return self.folder / "peers" / self.topology.node_path(index)
-
-    def path(self, index: int, round: int) -> Path:
-        return self.peer_dir(index) / "checkpoint" / checkpoint.file_name(round)
-
-    def spec(self, index: int, **options: Any) -> messages.WorkerSpec:
-        return messages.WorkerSpec(
-            config=self.config,
-            run_dir=self.folder,
-            dataset=Path(),
-            index=index,
-            run="run",
-            settings="settings",
-            bind="",
-            resume=True,
-            **options,
-        )
-
-    def look_back(self, index: int, **options: Any) -> tuple[Past, list[str]]:
-        said: list[str] = []
-
-        def report(message: messages.FromWorker) -> None:
-            assert isinstance(message, messages.Warned)
-            said.append(message.text)
-
-        trainer: Any = SimpleNamespace(layout=SimpleNamespace(digest="layout"), restore=lambda *state: None)
-        parts = cast(self.config, self.topology)
-        return look_back(self.spec(index, **options), parts, trainer, self.peer_dir(index), LAST, report), said
-
-
-def made(folder: Path, mode: Any = "gossip", alone: str | None = None) -> Made:
-    sizes = {"num_clients": 3, "num_selected": 2} if mode == "centralized" else {}
-    config = RunConfig.of(mode=mode, run_dir=str(folder), rounds=LAST, dataset="digits", **sizes)
-    topology = topology_of(config) or make_topology("ring", 3)
-    run = Made(create_run_dir(topology, config, alone), config, topology)
-    for index in range(topology.n):
-        if alone in (None, topology.names[index]):
-            fill(run, index)
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -93,35 +39,6 @@ def pair(template: tuple[Made, Made], tmp_path: Path) -> tuple[Made, Made]:
     for one, copy in zip(template, (run, other), strict=True):
         shutil.copytree(one.folder, copy.folder)
     return run, other
-
-
-def fill(run: Made, index: int) -> None:
-    past = look_back(
-        replace(run.spec(index), resume=False),
-        cast(run.config, run.topology),
-        None,
-        run.peer_dir(index),
-        0,
-        print,  # type: ignore[arg-type]
-    )
-    drawn = {"selected": ["0", "1"], "missing": []} if run.topology.names[index] == "coordinator" else {}
-    for number in range(1, 6):
-        record = msgspec.structs.replace(train_record(run.topology, index, number, LAST, 100), **drawn)
-        append_round(run.peer_dir(index), record, None)
-        text = encode_record(record).decode()
-        if number > 3:
-            kept = Checkpoint(number, number, "layout", "settings", torch.full((3,), float(number)), torch.zeros(3))
-            kept = replace(kept, origin=past.origin, record=text, recorded=number)
-            checkpoint.save(run.peer_dir(index) / "checkpoint", kept)
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def other_version(path: Path) -> None:
-    about = {"p2pfl": '{"digest": "0", "format": 2, "round": 5}'}
-    safetensors.torch.save_file({"x": torch.ones(2)}, path, metadata=about)
 
 
 def misnamed(path: Path, name: str) -> None:
@@ -337,3 +254,140 @@ def test_an_origin_is_checked_where_it_is_known(pair: tuple[Made, Made]) -> None
     for wrong in (replace(own, run="x"), replace(own, peer="x"), replace(own, index=0), Origin()):
         with pytest.raises(CheckpointError, match=rf"^{path}: a checkpoint of "):
             checkpoint.load(path, wrong)
+
+
+def test_a_save_after_a_refusal_keeps_what_can_be_gone_on_with(pair: tuple[Made, Made]) -> None:
+    """Checkpoints of others with higher numbers lie in the folder; the peer goes on from its own."""
+    run, other = pair
+    foreign = [run.path(1, 100), run.path(1, 101), run.path(1, 3)]
+    for source, path in zip((run.path(2, 5), other.path(1, 5), other.path(1, 4)), foreign, strict=True):
+        shutil.copy(source, path)
+    for number in (6, 7, 8):
+        past, _ = run.look_back(1)
+        assert past.saved is not None
+        assert past.saved.round == number - 1
+        checkpoint.save(run.peer_dir(1) / "checkpoint", replace(past.saved, round=number))
+    left = {path.name for path in (run.peer_dir(1) / "checkpoint").iterdir()}
+    assert left == {path.name for path in (run.path(1, 7), run.path(1, 8), *foreign)}
+
+
+def test_a_peer_that_begins_again_keeps_what_it_saves(tmp_path: Path) -> None:
+    """What could not be used has higher numbers."""
+    run = made(tmp_path / "run", "local")
+    saved = checkpoint.load(run.path(1, 5))
+    for number in (4, 5):
+        cut(run.path(1, number))
+    for number in (1, 2, 3):
+        checkpoint.save(run.peer_dir(1) / "checkpoint", replace(saved, round=number))
+    past, _ = run.look_back(1)
+    assert past.saved is not None
+    assert (past.saved.round, set(past.unsent)) == (3, {2, 3})
+    assert not run.path(1, 1).exists()
+
+
+def contents(run: Made) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("mode", ["gossip", "local", "centralized", "sgd"])
+def test_checkpoints_of_another_version_are_refused_and_stay(tmp_path: Path, mode: str) -> None:
+    run = made(tmp_path / "run", mode)
+    index = run.topology.n - 1
+    for number in (4, 5):
+        other_version(run.path(index, number))
+    before = contents(run)
+    remedy = r"resume with that version, or start a new run without --resume$"
+    with pytest.raises(
+        CheckpointError, match=rf"^{run.path(index, 5)}: written by another version of p2pfl; {remedy}"
+    ) as it:
+        run.look_back(index)
+    assert not it.value.resumable
+    assert contents(run) == before
+
+
+def to_itself(path: Path) -> None:
+    """A link that cannot be followed, whoever reads."""
+    path.unlink() if path.is_file() else shutil.rmtree(path)
+    path.symlink_to(path.name)
+
+
+def to_nowhere(path: Path) -> None:
+    """As where a disk is not mounted."""
+    path.unlink() if path.is_file() else shutil.rmtree(path)
+    path.symlink_to("not-mounted")
+
+
+@pytest.mark.parametrize("cause", [to_itself, to_nowhere])
+@pytest.mark.parametrize(
+    ("mode", "what"),
+    [*[("gossip", what) for what in ("newest", "before", "folder", "id")], ("local", "newest"), ("sgd", "newest")],
+)
+def test_what_cannot_be_read_now_is_no_damage(
+    tmp_path: Path, mode: str, cause: Callable[[Path], None], what: str
+) -> None:
+    """The run ends with one line, and can be resumed when the file is readable."""
+    run = made(tmp_path / "run", mode)
+    index = run.topology.n - 1
+    path = {
+        "newest": run.path(index, 5),
+        "before": run.path(index, 4),
+        "folder": run.path(index, 5).parent,
+        "id": run.folder / RUN_ID_FILE,
+    }[what]
+    cause(path)
+    before = contents(run)
+    with pytest.raises(UnreadableError, match=rf"^{path}: cannot be read \(") as caught:
+        run.look_back(index)
+    assert caught.value.resumable
+    assert contents(run) == before
+
+
+def test_all_of_a_centralized_run_end_where_one_file_cannot_be_read(centralized: Made, tmp_path: Path) -> None:
+    """Else some would go back a round, and others not."""
+    run = replace(centralized, folder=tmp_path / "run")
+    shutil.copytree(centralized.folder, run.folder)
+    to_itself(run.path(0, 5))
+    with pytest.raises(UnreadableError, match=str(run.path(0, 5))):
+        last_common_round(run.spec(3), cast(run.config, run.topology), LAST)
+
+
+def keeper(run: Made, **options: Any) -> Keeper:
+    config = replace_options(run.config, **options)
+    return Keeper(
+        config,
+        run.folder,
+        run.peer_dir(1),
+        evaluates=False,
+        chosen=False,
+        sketches=True,
+        settings="settings",
+        origin=Origin(),
+        consensus_rounds=0,
+        kept=None,
+    )
+
+
+def test_records_that_no_checkpoint_stands_behind_are_kept(tmp_path: Path) -> None:
+    run = made(tmp_path / "run", "local")
+    folder, trainer = run.peer_dir(1), SimpleNamespace(steps=0)
+    names = (ROUNDS_FILE, SKETCHES_FILE)
+    (folder / SKETCHES_FILE).write_bytes(HEADER + bytes(file_size(5) - file_size(0)))
+    before = [(folder / name).read_bytes() for name in names]
+    for number in ("1", "2"):
+        (line,) = keeper(run).begin(1, trainer)  # type: ignore[arg-type]
+        assert line == (
+            f"{folder / ROUNDS_FILE}: begins at round 1 again; its records until round 5 are kept in "
+            f"{folder / ROUNDS_FILE}.{number}"
+        )
+        assert [(folder / f"{name}.{number}").read_bytes() for name in names] == before
+        assert [(folder / name).read_bytes() for name in names] == [b"", b""]
+        for name, data in zip(names, before, strict=True):
+            (folder / name).write_bytes(data)
+
+
+@pytest.mark.parametrize(("round", "options"), [(5, {}), (6, {}), (1, {"checkpoint": False})])
+def test_no_copy_where_nothing_is_lost_that_was_to_be_kept(tmp_path: Path, round: int, options: dict[str, Any]) -> None:
+    """One round may have been recorded and not saved; and without checkpoints a run begins again, as is said."""
+    run = made(tmp_path / "run", "local")
+    keeper(run, **options).begin(round, SimpleNamespace(steps=0))  # type: ignore[arg-type]
+    assert list(run.peer_dir(1).glob(f"{ROUNDS_FILE}.*")) == []

@@ -63,11 +63,14 @@ class Settled(Generic[A]):
 def settle(kind: type[A], words: Sequence[str], command: str, mode: Mode) -> Settled[A]:
     """Read the command line of a command that trains. Raises ConfigError with one line."""
     base = base_config(words, mode)
-    named: dict[str, Any] = (
-        {"topology": base.topology} if "topology" in {item.name for item in dataclasses.fields(kind)} else {}
-    )
+    asked_for = {"topology": base.topology, "token_file": base.exchange.token_file}
+    named: dict[str, Any] = {
+        item.name: asked_for[item.name] for item in dataclasses.fields(kind) if item.name in asked_for
+    }
     arguments = parse(kind, words, command, kind(**sections(base), **named))
     config = RunConfig(topology=getattr(arguments, "topology", None), mode=mode, **sections_of(arguments, mode))
+    if "token_file" in named:  # an option of its own, since no other command that exchanges weights takes it
+        config = settings.replace_options(config, token_file=vars(arguments)["token_file"])
     config = _with_aliases(config, arguments, words)
     if arguments.resume is not None:
         return Settled(arguments, config, _resumed(arguments.resume, base, config))

@@ -203,11 +203,12 @@ class ExchangeConfig:
     transport: Literal["auto", "ipc", "tcp"] = "auto"
     """Sockets: ipc on one machine, tcp; auto: tcp where the topology file has hosts and ports, else ipc."""
     insecure: bool = False
-    """Allow unencrypted tcp beyond this machine's loopback address, and a peer without keys and without a token."""
+    """Allow messages that are not encrypted: beyond this machine, or in spite of keys in the file. A peer needs keys or
+    a token all the same, unless all hosts of its file are this machine."""
     keys: Annotated[str | None, _unset("DIR", "none")] = None
     """Folder with the secret keys that p2pfl keys made: every link is encrypted and authenticated (gossip and peer)."""
-    token_file: Annotated[str | None, _unset("FILE", "none")] = None
-    """File with the secret that all peers share where there are no keys: nobody else can connect (only p2pfl peer)."""
+    token_file: Annotated[str | None, tyro.conf.Fixed, tyro.conf.Suppress] = None
+    """File with the secret that all peers share where there are no keys; an option of p2pfl peer only."""
     start_timeout: float = 600.0
     """Seconds until every process has loaded its data and opened its socket."""
     handshake_timeout: float = 60.0

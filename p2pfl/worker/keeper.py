@@ -16,7 +16,7 @@ from p2pfl.config import RunConfig
 from p2pfl.errors import CheckpointError, unwritable
 from p2pfl.gossip import Payload
 from p2pfl.parameters import integer_buffers
-from p2pfl.repair import mend
+from p2pfl.repair import mend, set_aside
 from p2pfl.sketches import Vector
 from p2pfl.training import Trainer
 
@@ -82,16 +82,26 @@ class Keeper:
     def begin(self, round: int, trainer: Trainer) -> list[str]:
         """Before each record: where the process had no checkpoint, cut what it had recorded from its first round on.
 
-        What it had recorded before that stays, and its steps count on from there. Returns lines about damage.
+        What it had recorded before that stays, and its steps count on from there. With checkpoints saved, there is a
+        copy of what is cut: nothing else is left of these rounds. Returns lines about damage, and where the copy is.
         """
         if self.kept is not None:
             return []
+        lines = self._set_aside(round)
         mended = mend(self.peer_dir, round - 1, sketched=self.sketches)
         self.kept = mended.rounds
         self._follow(self.kept)
         if self.kept:
             trainer.steps += self.kept[-1].steps
-        return mended.lines
+        return lines + mended.lines
+
+    def _set_aside(self, round: int) -> list[str]:
+        """Keep what has no checkpoint any longer; one round is what a crash before the first save leaves."""
+        newest = max((own.round for own in records.read_recorded(self.peer_dir, strict=True).rounds), default=0)
+        if newest <= round or not self.config.record.checkpoint or (copy := set_aside(self.peer_dir)) is None:
+            return []
+        path = self.peer_dir / records.ROUNDS_FILE
+        return [f"{path}: begins at round {round} again; its records until round {newest} are kept in {copy}"]
 
     def record(self, record: records.RoundRecord, sketch: Vector | None) -> None:
         """Add a round to the peer's files. Raises CheckpointError naming the file that cannot be written."""

@@ -24,6 +24,7 @@ from p2pfl.worker import messages
 from p2pfl.worker.assemble import Parts, assemble
 from p2pfl.worker.control import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control, LinkReport, remove_socket
 from p2pfl.worker.driver import Driver, Interrupted, Report
+from p2pfl.worker.limits import allow_open_files
 from p2pfl.worker.profile import RoundProfile
 from p2pfl.worker.sabotage import Saboteur
 
@@ -110,6 +111,7 @@ def _run(
     """Open the socket, meet the neighbors, and run all rounds."""
     trainer, plan = parts.trainer, parts.logic.plan
     vector_bytes = trainer.layout.size * ITEM_BYTES["fp32"]
+    allow_open_files(1, len(plan.links))  # the fork server may be from before a run with more neighbors
     transport = make_transport(spec.bind)
     if spec.link_delay:
         transport = Delayed(transport, spec.link_delay)

@@ -10,7 +10,7 @@ import msgspec
 
 from p2pfl import checkpoint, gossip, records
 from p2pfl.checkpoint import Checkpoint, Origin
-from p2pfl.errors import CheckpointError
+from p2pfl.errors import CheckpointError, UnreadableError
 from p2pfl.identity import RUN_ID_FILE, run_id_of, write_run_id
 from p2pfl.repair import Backup, Mended, mend
 from p2pfl.roles import Cast
@@ -71,7 +71,8 @@ def look_back(
 
     `at_most`: the round after which it may go on at the latest.
 
-    Raises CheckpointError where that is of other settings, or where nothing is usable and nobody has the weights.
+    Raises CheckpointError where that is of other settings or another version, where a file cannot be read, and where
+    nothing is usable and nobody has the weights.
     """
     name = parts.topology.names[spec.index]
     run = run_id_of(spec.run_dir, peer_dir)
@@ -112,10 +113,18 @@ def _restore(
             what = f"on other data than --dataset {spec.config.data.dataset} has now"
         raise CheckpointError(f"{folder}: of a run {what}", remedy=_AFRESH, resumable=False)
     trainer.restore(saved.x, saved.momentum, dict(saved.buffers), saved.steps)
-    before, _ = checkpoint.newest(folder, saved.round - 1, Origin(saved.origin.run, origin.peer, origin.index))
-    if before is not None and (before.round, before.settings) != (saved.round - 1, saved.settings):
-        before = None
-    return Past(origin, saved, before)
+    before = _load_if_usable(folder, saved.round - 1, Origin(saved.origin.run, origin.peer, origin.index))
+    return Past(origin, saved, before if before is not None and before.settings == saved.settings else None)
+
+
+def _load_if_usable(folder: Path, round: int, origin: Origin) -> Checkpoint | None:
+    """The checkpoint of one round, None where there is none that can be used. Raises UnreadableError."""
+    try:
+        return checkpoint.load(folder / checkpoint.file_name(round), origin)
+    except UnreadableError:
+        raise
+    except CheckpointError:
+        return None
 
 
 def _without_data(settings: str) -> str:
@@ -177,9 +186,7 @@ def _clients_have_saved(spec: messages.WorkerSpec, parts: Cast, saved: Checkpoin
     backup = _backup(saved, None)
     took_part = [] if backup is None else set(backup.record.selected or ()) - set(backup.record.missing or ())
     for folder, origin in _places(spec, parts, map(parts.topology.index, took_part)):
-        try:
-            checkpoint.load(folder / checkpoint.file_name(saved.round), origin)
-        except CheckpointError:
+        if _load_if_usable(folder, saved.round, origin) is None:
             return False
     return True
 
