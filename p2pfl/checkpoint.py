@@ -29,7 +29,7 @@ from p2pfl.errors import CheckpointError, OtherVersionError, UnreadableError, is
 
 _OTHER_VERSION = "resume with that version, or start a new run without --resume"
 KEPT = 2
-FORMAT = 3
+FORMAT = 4
 _NAME = re.compile(r"round-(\d{6,})\.safetensors")
 _UNFINISHED = re.compile(rf"\.{_NAME.pattern}\.\d+")
 

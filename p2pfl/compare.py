@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from p2pfl import config as settings
 from p2pfl import data, keyring, report
+from p2pfl.agreement import run_fingerprint
 from p2pfl.config import INCIDENTAL, CentralizedConfig, Mode, RunConfig, replace_options
 from p2pfl.errors import ConfigError
 from p2pfl.estimate import estimate
@@ -27,7 +28,6 @@ from p2pfl.rundir import (
     check_profile,
     open_run_dir,
     resolve,
-    run_fingerprint,
     take_away_half_made,
 )
 from p2pfl.swarm import run
@@ -228,8 +228,8 @@ def _state(run_dir: Path, planned: Planned) -> str:
     now, before = settings.options(config), settings.options(saved)
     for name, value in now.items():
         both = value is not None and before.get(name) is not None
-        if name == "faults" and both:
-            continue  # a copy of the script has another path; what it says is compared below, as the graph is
+        if name in ("faults", "init") and both:
+            continue  # a copy of the file has another path; what it says is compared below, as the graph is
         if name not in INCIDENTAL and before.get(name) != value:
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(
@@ -237,6 +237,6 @@ def _state(run_dir: Path, planned: Planned) -> str:
             )
     if run_fingerprint(cast(saved, topology), saved) != run_fingerprint(cast(config, planned.topology), config):
         raise ConfigError(
-            f"{run_dir}: was made with another topology, other weights or other faults; choose another --run-dir"
+            f"{run_dir}: was made with another topology, other weights, faults or --init; choose another --run-dir"
         )
     return "goes on" if report.complete_summary(run_dir) is None else "complete already"

@@ -12,12 +12,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from p2pfl import data, keyring
+from p2pfl.agreement import lasting_fingerprint, run_fingerprint
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, P2PFLError
 from p2pfl.estimate import check, check_disk, check_gpus, disk_need, prepared_notes, wished_devices
 from p2pfl.parameters import Layout
+from p2pfl.prolong import has_other_rounds, prolong
 from p2pfl.roles import cast
-from p2pfl.rundir import create_run_dir, open_run_dir, resolve, run_fingerprint
+from p2pfl.rundir import create_run_dir, open_run_dir, resolve, with_own_files
 from p2pfl.swarm import Interrupted, endpoints_of_peer
 from p2pfl.topology import Topology
 from p2pfl.transport import ZmqTransport
@@ -50,14 +52,16 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
     with ZmqTransport(endpoints[index]):  # an address that cannot be had leaves no run directory behind
         pass
     run_dir = resume or _join_run_dir(topology, index, config)
-    fingerprint = run_fingerprint(parts, config)
+    if resume is not None and has_other_rounds(resume, config):
+        prolong(resume, config)
+    config = with_own_files(config, run_dir)
     spec = messages.WorkerSpec(
         config=config,
         run_dir=run_dir,
         dataset=dataset,
         index=index,
-        run=fingerprint,
-        settings=fingerprint,
+        run=run_fingerprint(parts, config, data.load(dataset).content),
+        settings=lasting_fingerprint(parts, config),
         bind=endpoints[index],
         resume=resume is not None,
         endpoints=dict(enumerate(endpoints)),

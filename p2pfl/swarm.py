@@ -15,15 +15,17 @@ from typing import Any
 import numpy as np
 
 from p2pfl import keyring
+from p2pfl.agreement import lasting_fingerprint
 from p2pfl.config import RunConfig
 from p2pfl.display import Plan as DisplayPlan
 from p2pfl.display import make_display
 from p2pfl.errors import ConfigError, P2PFLError, explained
 from p2pfl.launcher import Launch, Outcome, launch
+from p2pfl.prolong import has_other_rounds, prolong
 from p2pfl.records import RoundRecord, read_recorded
 from p2pfl.report import check_drawing, complete_summary, known_facts, summarize, write_report, write_summary
 from p2pfl.roles import cast, topology_of
-from p2pfl.rundir import check_results, create_run_dir, fault_script, forget, in_use, resolve, run_fingerprint
+from p2pfl.rundir import check_results, create_run_dir, fault_script, forget, in_use, resolve, with_own_files
 from p2pfl.sketches import Vector, readable_sketches
 from p2pfl.topology import Topology
 from p2pfl.worker.limits import allow_open_files
@@ -47,8 +49,8 @@ def run_swarm(topology: Topology, config: RunConfig | None = None, *, resume: Pa
     """Train one model over a topology, one process a peer, and return where the results are.
 
     The same as `p2pfl gossip`, or with a config of mode "local" as `p2pfl local`. `resume` is the run directory of an
-    interrupted run with the same settings. Scripts must call it under `if __name__ == "__main__":`, because every peer
-    process imports the script.
+    interrupted run with the same settings, or of any with other `rounds` where its schedule is constant. Scripts must
+    call it under `if __name__ == "__main__":`, because every peer process imports the script.
 
     Raises ConfigError (bad input), Interrupted (Ctrl-C), P2PFLError (the run failed); what was recorded until then
     is in the run directory, with a summary and a report.
@@ -81,7 +83,8 @@ def run(
     binds = endpoints_in_file(topology, config)
     if config.mode == "gossip":
         keyring.check_keys(topology, config.exchange.keys, config.exchange.insecure, range(topology.n))
-    complete = None if resume is None else complete_summary(resume)
+    longer = resume is not None and has_other_rounds(resume, config)
+    complete = None if resume is None or longer else complete_summary(resume)
     if resume is not None and complete is not None:
         return Result(resume, complete)
     check_drawing()
@@ -93,7 +96,10 @@ def run(
     again = again or f"p2pfl {config.mode} --resume {shlex.quote(str(run_dir))}"
     with explained(run_dir), in_use(run_dir):
         try:
-            settings = run_fingerprint(parts, config)
+            if longer:
+                prolong(run_dir, config)
+            config = with_own_files(config, run_dir)
+            settings = lasting_fingerprint(parts, config)
             script = fault_script(config, parts.topology)
             outcome = _launch(
                 Launch(

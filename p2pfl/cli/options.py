@@ -16,8 +16,9 @@ from p2pfl.cli.arguments import parse, say_notes
 from p2pfl.config import ComputeConfig, DataConfig, Mode, ModelConfig, RecordConfig, RunConfig, TrainingConfig
 from p2pfl.errors import ConfigError
 from p2pfl.faults import load_faults
+from p2pfl.prolong import has_other_rounds
 from p2pfl.roles import topology_of
-from p2pfl.rundir import open_run_dir
+from p2pfl.rundir import open_run_dir, with_own_files
 from p2pfl.topology import Topology, load_topology
 
 OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(optional)")]
@@ -41,7 +42,8 @@ class Training:
     config: OptionalFile = None
     """TOML file with any of these options; what stands on the command line wins."""
     resume: OptionalFolder = None
-    """Run directory of an interrupted run, to go on with the settings saved there."""
+    """Run directory of an interrupted run, to go on with the settings saved there; with more --rounds also of one
+    that is finished, if its --schedule is constant."""
     dry_run: bool = False
     """Say what the run will need (memory a process, bytes, rounds) and what is odd about the data, try its model out,
     and stop. The pictures of an imagefolder are decoded for it, as for the run."""
@@ -156,6 +158,12 @@ def _resumed(run_dir: Path, saved: RunConfig, asked: RunConfig) -> Topology:
             contents = [load_faults(path, saved.record.seed).text() for path in (value, before[name])]
             if contents[0] == contents[1]:
                 continue
+        if name == "init" and None not in (value, before[name]):
+            with_own_files(asked, run_dir)  # which refuses other weights
+            continue
+        if name == "rounds":
+            has_other_rounds(run_dir, asked)  # which refuses what the run cannot have
+            continue
         if value != before[name] and name not in settings.FREE_ON_RESUME:
             option = "--" + name.replace("_", "-")
             raise ConfigError(

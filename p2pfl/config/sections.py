@@ -126,6 +126,8 @@ class TrainingConfig:
     """Learning rate over the run: onecycle (rises for the first fifth), cosine, or constant."""
     reset_momentum: bool = False
     """Forget the optimizer's momentum at the start of every round."""
+    init: Annotated[str | None, _unset("FILE", "drawn from --seed")] = None
+    """Safetensors file of the weights that everybody starts from, such as the consensus.safetensors of a run."""
 
     def __post_init__(self) -> None:
         _positive(self, MOST_ROUNDS, "rounds")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from p2pfl.config import PictureOptions
+from p2pfl.data.content import files_content
 from p2pfl.data.dataset import IMAGE_SIDE, Dataset, statistics
 from p2pfl.data.findings import Findings
 from p2pfl.data.listing import Samples, Split, list_folder
@@ -71,6 +72,7 @@ def _read(directory: Path, train: Split, test: Split, options: PictureOptions, p
         std=std,
         augment=True,
         notes=notes,
+        content=files_content(directory, train.samples + test.samples, progress),
     )
 
 

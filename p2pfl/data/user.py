@@ -87,6 +87,7 @@ def _check(spec: str, result: Any) -> Dataset:
         mean=(),
         std=(),
         augment=bool(result.get("augment", False)),
+        content="",  # it is that of the arrays
         **tensors,
     )
     problem = invalid(dataset)

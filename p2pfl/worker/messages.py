@@ -26,7 +26,7 @@ class WorkerSpec:
     dataset: Path  # the decoded data set
     index: int
     run: str  # the run's id on the wire
-    settings: str  # digest of the settings that checkpoints must agree with
+    settings: str  # digest of the settings that checkpoints must agree with; that of the data set is added to it
     bind: str
     resume: bool = False
     link_delay: float = 0.0  # seconds that every message is held back: the slow link of benchmarks and tests
