@@ -29,7 +29,7 @@ from p2pfl.errors import CheckpointError, OtherVersionError, UnreadableError, is
 
 _OTHER_VERSION = "resume with that version, or start a new run without --resume"
 KEPT = 2
-FORMAT = 3
+FORMAT = 4
 _NAME = re.compile(r"round-(\d{6,})\.safetensors")
 _UNFINISHED = re.compile(rf"\.{_NAME.pattern}\.\d+")
 
@@ -107,8 +107,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         mode = _ordinary_mode(temporary)
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        safetensors.torch.save_file(plain, temporary, metadata=dict(about))
+        safetensors.torch.save_file(separated(tensors), temporary, metadata=dict(about))
         os.chmod(temporary, mode)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
@@ -117,6 +116,18 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
         with contextlib.suppress(OSError):  # such as of a folder that is none any more, which has been said already
             temporary.unlink()
     sync_folder(path.parent)
+
+
+def separated(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as safetensors takes them: contiguous on the CPU, and no two in the same memory, as tied ones are."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    end = 0
+    for name, tensor in sorted(plain.items(), key=lambda item: item[1].data_ptr()):
+        start, size = tensor.data_ptr(), tensor.numel() * tensor.element_size()
+        if size and start < end:
+            plain[name] = tensor.clone()
+        end = max(end, start + size)
+    return plain
 
 
 def _ordinary_mode(path: Path) -> int:

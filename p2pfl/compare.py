@@ -16,8 +16,10 @@ from urllib.parse import quote
 
 from p2pfl import config as settings
 from p2pfl import data, keyring, report
+from p2pfl.agreement import run_fingerprint
 from p2pfl.config import INCIDENTAL, CentralizedConfig, Mode, RunConfig, replace_options
 from p2pfl.errors import ConfigError
+from p2pfl.estimate import estimate
 from p2pfl.launcher import fork_server, interruptible
 from p2pfl.roles import cast, topology_of
 from p2pfl.rundir import (
@@ -26,7 +28,6 @@ from p2pfl.rundir import (
     check_profile,
     open_run_dir,
     resolve,
-    run_fingerprint,
     take_away_half_made,
 )
 from p2pfl.swarm import run
@@ -74,7 +75,7 @@ def plan_runs(base: RunConfig, wanted: Wanted) -> list[Planned]:
     for selected in wanted.num_selected:
         if not 1 <= selected <= n:
             raise ConfigError(f"--num-selected {selected}: choose 1 to {n}, the number of peers")
-    info = data.describe(base.data.dataset, base.data.data_dir)
+    info = data.describe(base.data.dataset, base.data.data_dir, base.data.pictures)
     steps = local_steps(base.training, info.train_samples // n // base.training.batch_size)
     base = replace_options(base, local_epochs=None, local_steps=steps)
     kinds = _profiled([*_gossip(base, wanted), *_centralized(base, wanted, n), *_alone(base, wanted, n)])
@@ -186,6 +187,14 @@ def describe_plan(planned: Sequence[Planned]) -> str:
     return "\n".join(lines)
 
 
+def check_plan(planned: Sequence[Planned]) -> None:
+    """Look at the first run, and try out the model that all have. Raises ConfigError for what that run would refuse."""
+    first = planned[0]
+    report.check_drawing()
+    resolve(first.config, first.topology, 1)
+    estimate(cast(first.config, first.topology), first.config)
+
+
 def run_all(folder: Path, planned: Sequence[Planned], say: Callable[[str], None], *, again: str) -> list[Path]:
     """Run what is not complete yet, each in its own folder below `folder`; returns the run directories.
 
@@ -219,8 +228,8 @@ def _state(run_dir: Path, planned: Planned) -> str:
     now, before = settings.options(config), settings.options(saved)
     for name, value in now.items():
         both = value is not None and before.get(name) is not None
-        if name == "faults" and both:
-            continue  # a copy of the script has another path; what it says is compared below, as the graph is
+        if name in ("faults", "init") and both:
+            continue  # a copy of the file has another path; what it says is compared below, as the graph is
         if name not in INCIDENTAL and before.get(name) != value:
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(
@@ -228,6 +237,6 @@ def _state(run_dir: Path, planned: Planned) -> str:
             )
     if run_fingerprint(cast(saved, topology), saved) != run_fingerprint(cast(config, planned.topology), config):
         raise ConfigError(
-            f"{run_dir}: was made with another topology, other weights or other faults; choose another --run-dir"
+            f"{run_dir}: was made with another topology, other weights, faults or --init; choose another --run-dir"
         )
     return "goes on" if report.complete_summary(run_dir) is None else "complete already"

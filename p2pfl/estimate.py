@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from p2pfl import data
+from p2pfl.checkpoint import KEPT
 from p2pfl.config import RunConfig, is_robust
 from p2pfl.errors import ConfigError
 from p2pfl.exchange import WINDOW
+from p2pfl.globalstate import silenced, undisturbed
 from p2pfl.gossip.blockwise import SIDE_BLOCK
 from p2pfl.parameters import Layout
 from p2pfl.plugins import one_line
+from p2pfl.preflight import MOST_IMAGES, check_model
 from p2pfl.roles import Cast
 from p2pfl.topology import Topology, neighborhood
-from p2pfl.training import REMEDIES, initial_model, local_steps, pick_device
+from p2pfl.training import REMEDIES, local_steps, pick_device
 from p2pfl.wire import ITEM_BYTES
 
 # What a process takes of a GPU besides its own tensors, as measured on an H200 with CUDA 13 and torch 2.11.
@@ -28,7 +33,6 @@ WORKSPACE_BYTES = 170_000_000  # cuBLAS (32 MiB a thread and stream), cuDNN, and
 EVALUATION_BATCH = 256  # images, as in `data.evaluation_batches`
 
 CONSENSUS_VECTORS = 2  # that accelerated averaging keeps besides the model's: the one before and the next
-_SMALL_BATCH = 8
 _SAMPLE_BYTES = data.IMAGE_SIDE**2 * 3 + 48  # uint8 image; label, place in the shard, and what an epoch draws
 _LIVE = 3  # activations of the largest kind that are needed at the same time besides those that are kept
 
@@ -81,6 +85,7 @@ class Estimate:
     consensus_rounds: int
     consensus_bytes: int
     gpu: GpuUse | None
+    notes: tuple[str, ...]  # what is odd about the data
 
 
 def check(config: RunConfig, peers: int, info: data.DatasetInfo) -> nn.Module:
@@ -94,12 +99,10 @@ def check(config: RunConfig, peers: int, info: data.DatasetInfo) -> nn.Module:
     shard, batch = info.train_samples // peers, config.training.batch_size
     if batch > shard:
         raise ConfigError(f"--batch-size {batch}: a peer's shard has {shard} samples; choose 1 to {shard}")
-    return initial_model(config, len(info.classes))
+    return check_model(config, len(info.classes))
 
 
-def check_gpus(
-    config: RunConfig, wished: Mapping[int, str], shard: int, model: nn.Module, classes: int
-) -> GpuUse | None:
+def check_gpus(config: RunConfig, wished: Mapping[int, str], shard: int, model: nn.Module) -> GpuUse | None:
     """What the processes will need of the GPUs, and whether there is so much; None where all run on the CPU.
 
     `wished`: what the topology file says of each process's device, as in `wished_devices`. `shard`: samples of each.
@@ -109,7 +112,7 @@ def check_gpus(
     processes = Counter(str(device) for device in devices if device.type == "cuda")
     if not processes:
         return None
-    need = gpu_need(config, 4 * Layout.of(model).size, _activations(model, config, classes), shard)
+    need = gpu_need(config, 4 * Layout.of(model).size, _activations(model, config), shard)
     use = GpuUse(need, processes, {device: _free(device) for device in processes})
     use.check()
     return use
@@ -146,12 +149,62 @@ def _free(device: str) -> int:
     return min(free + BARE_CONTEXT_BYTES, total)
 
 
-def estimate(parts: Cast, config: RunConfig) -> Estimate:
-    """Look at settings, topology and data set without decoding, training or sending anything.
+def disk_need(parts: Cast, config: RunConfig, layout: Layout, process: int | None = None) -> int:
+    """Bytes that a run writes at the least: checkpoints and its model; or what one process of it writes."""
+    training, exchanges = config.training, any(parts.links)
+    whole, coded = layout.size * 4, layout.size * ITEM_BYTES[config.exchange.wire_dtype]
+    # The coordinator and those of its clients that train in the same round have checkpoints; the others may.
+    at_least = parts.topology.n if parts.coordinator is None else config.centralized.num_selected + 1
+    processes = at_least if process is None else 1
+    checkpoints = min(KEPT, training.rounds) * processes + 1  # one that is written before the oldest is removed
+    need = checkpoints * (2 * whole + coded * exchanges) if config.record.checkpoint else 0
+    has_model = parts.model_holder is not None and process in (None, parts.model_holder)
+    return need + (whole if has_model else 0)
 
-    Raises ConfigError for whatever the run itself would refuse.
+
+def check_disk(config: RunConfig, need: int) -> None:
+    """Raises ConfigError where the disk of the run directory, which may not exist yet, has less room than needed."""
+    folder = Path(config.record.run_dir or "runs")
+    there = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path("/"))
+    free = shutil.disk_usage(there).free
+    if free < need:
+        raise ConfigError(
+            f"--run-dir {folder}: the run will write at least {need / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free; "
+            "make room there, choose another, or leave checkpoints out (--no-checkpoint)"
+        )
+
+
+def data_notes(config: RunConfig, info: data.DatasetInfo, progress: data.Progress) -> tuple[str, ...]:
+    """Notes on the data, a line each; an image folder is decoded as for the run.
+
+    Raises ConfigError for data that cannot be used.
     """
-    info = data.describe(config.data.dataset, config.data.data_dir)
+    if not info.needs_decoding:
+        return _with_augmentation(config, info.notes)
+    return prepared_notes(
+        config, info, data.prepare(config.data.dataset, config.data.data_dir, progress, config.data.pictures)
+    )
+
+
+def prepared_notes(config: RunConfig, info: data.DatasetInfo, path: Path) -> tuple[str, ...]:
+    """The same once the data set is in the cache file `path`."""
+    return _with_augmentation(config, data.all_notes(info, path))
+
+
+def _with_augmentation(config: RunConfig, notes: tuple[str, ...]) -> tuple[str, ...]:
+    """Add a note on mirroring, which makes left and right the same."""
+    is_folder = config.data.dataset.partition(":")[0] == "imagefolder"
+    mirrored = "training images are shifted and mirrored at random; --augment off where left and right matter"
+    return (*notes, mirrored) if is_folder and config.data.augment == "auto" else notes
+
+
+def estimate(parts: Cast, config: RunConfig, progress: data.Progress = lambda *_: None) -> Estimate:
+    """Look at settings, topology and data set without training or sending anything.
+
+    An image folder is decoded, with `progress`, since only that tells whether its pictures can be used; nothing else
+    is decoded or downloaded. Raises ConfigError for whatever the run itself would refuse.
+    """
+    info = data.describe(config.data.dataset, config.data.data_dir, config.data.pictures)
     model = check(config, parts.shards, info)
     shard = info.train_samples // parts.shards
     steps = local_steps(config.training, shard // config.training.batch_size)
@@ -159,7 +212,8 @@ def estimate(parts: Cast, config: RunConfig) -> Estimate:
     whole = layout.size * 4
     coded = layout.size * ITEM_BYTES[config.exchange.wire_dtype]
     sent, degree = _traffic(parts, config)
-    activations = config.training.batch_size * _activations(model, config, len(info.classes)).kept
+    check_disk(config, disk_need(parts, config, layout))
+    activations = config.training.batch_size * _activations(model, config).kept
     return Estimate(
         train_samples=info.train_samples,
         test_samples=info.test_samples,
@@ -176,7 +230,8 @@ def estimate(parts: Cast, config: RunConfig) -> Estimate:
         busiest_bytes_per_round=max(sent) * coded,
         consensus_rounds=parts.consensus_rounds,
         consensus_bytes=sum(sent) * whole * parts.consensus_rounds,
-        gpu=check_gpus(config, wished_devices(parts.topology), shard, model, len(info.classes)),
+        gpu=check_gpus(config, wished_devices(parts.topology), shard, model),
+        notes=data_notes(config, info, progress),
     )
 
 
@@ -204,7 +259,7 @@ def _exchange_memory(config: RunConfig, whole: int, coded: int, degree: int) -> 
     return 2 * whole + (coded if coded != whole else 0) + waiting * coded
 
 
-def _activations(model: nn.Module, config: RunConfig, classes: int) -> Activations:
+def _activations(model: nn.Module, config: RunConfig) -> Activations:
     """What a training step keeps for its backward pass, counted on a small batch."""
     kept: dict[int, Tensor] = {}  # by storage: layers share what they keep
 
@@ -213,16 +268,10 @@ def _activations(model: nn.Module, config: RunConfig, classes: int) -> Activatio
             kept.setdefault(tensor.untyped_storage()._cdata, tensor)
         return tensor
 
-    batch = min(config.training.batch_size, _SMALL_BATCH)
+    batch = min(config.training.batch_size, MOST_IMAGES)
     images = torch.zeros((batch, 3, data.IMAGE_SIDE, data.IMAGE_SIDE))
-    try:
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            scores = model.train()(images)
-    except Exception as error:
-        raise ConfigError(f"--model {config.model.model}: fails on a batch of images: {one_line(error)}") from error
-    if tuple(scores.shape) != (batch, classes):
-        raise ConfigError(
-            f"--model {config.model.model}: gives {tuple(scores.shape)} for {batch} images, not ({batch}, {classes})"
-        )
+    with undisturbed(), silenced(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        model.train()
+        model(images)
     sizes = [tensor.numel() * tensor.element_size() for tensor in kept.values()]
     return Activations(kept=-(-sum(sizes) // batch), largest=-(-max(sizes, default=0) // batch))

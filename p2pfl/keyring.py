@@ -11,6 +11,7 @@ import os
 import stat
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 
 import networkx as nx
@@ -119,7 +120,7 @@ def check_keys(topology: Topology, folder: str | None, insecure: bool, peers: It
         if public and not insecure:
             raise ConfigError(
                 f"{topology.source}: has public keys; say where the secret ones are (--keys DIR), or go without "
-                "(--insecure)"
+                "encryption (--insecure)"
             )
         return
     for peer, name in enumerate(topology.names):
@@ -165,20 +166,43 @@ def own_token(path: str) -> str:
     return text
 
 
-def check_token_file(config: ExchangeConfig) -> None:
+def check_encryption(topology: Topology, config: ExchangeConfig) -> None:
+    """For peers that have keys or a token: whether they may send over tcp to the hosts in the file.
+
+    Raises ConfigError for hosts beyond this machine without keys and without --insecure.
+    """
+    peer = _beyond_this_machine(topology)
+    if peer is None or config.keys is not None or config.insecure:
+        return
+    node = topology.graph.nodes[peer]
+    keys = "make keys (p2pfl keys) and add --keys DIR"
+    if "public_key" in node:
+        keys = "say where the secret keys are (--keys DIR)"
+    raise ConfigError(
+        f"peer {topology.names[peer]}: host {node['host']} is beyond this machine, and without keys messages over tcp "
+        f"are not encrypted; {keys}, or add --insecure if the network is your own"
+    )
+
+
+def check_token_file(topology: Topology, config: ExchangeConfig) -> None:
     """For a single peer: find out before it starts how it will know its neighbors.
 
-    Raises ConfigError where there are neither keys nor a token nor --insecure, or a token beside keys, or none in its
-    file.
+    Raises ConfigError where there are neither keys nor a token, and --insecure cannot replace them because there are
+    hosts beyond this machine; where a token is beside keys; and where a file holds none.
     """
     if config.token_file is not None:
         if config.keys is not None:
             raise ConfigError(f"--token-file {config.token_file}: means nothing with --keys; leave one of them out")
         own_token(config.token_file)
-    elif config.keys is None and not config.insecure:
+    elif config.keys is None:
+        peer = _beyond_this_machine(topology)
+        if peer is None and config.insecure:
+            return
+        allow = " and --insecure, since messages are not encrypted then" if not config.insecure else ""
         raise ConfigError(
             "peer: anybody who reaches its port could speak for its neighbors; give all peers the same secret "
-            f"(--token-file FILE, made by: {_MAKE_TOKEN}), or keys (--keys DIR), or go without (--insecure)"
+            f"(--token-file FILE, made by: {_MAKE_TOKEN}){'' if peer is None else allow}, or keys (p2pfl keys, then "
+            f"--keys DIR){', or go without (--insecure)' if peer is None else ''}"
         )
 
 
@@ -186,8 +210,22 @@ def refuse_token_file(config: ExchangeConfig) -> None:
     """Raises ConfigError for a launcher's run with a token file."""
     if config.token_file is not None:
         raise ConfigError(
-            f"--token-file {config.token_file}: only for p2pfl peer; a launcher makes a token itself; leave it out"
+            f"token_file {config.token_file}: only for p2pfl peer; a launcher makes a token itself: take it out of the "
+            "settings"
         )
+
+
+def _beyond_this_machine(topology: Topology) -> int | None:
+    """The first peer whose host is not this machine's loopback address."""
+    nodes = topology.graph.nodes
+    return next((peer for peer in range(topology.n) if not _is_loopback(str(nodes[peer].get("host", "::1")))), None)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _read_secret(option: str, path: Path, remedy: str) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
-import json
 import math
 import os
 import secrets
@@ -17,22 +15,24 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
-
 from p2pfl import config as settings
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, TopologyError, unreadable, unwritable
 from p2pfl.faults import AttackFault, FaultScript, check_faults, load_faults
 from p2pfl.identity import RUN_ID_FILE, write_run_id
-from p2pfl.roles import COORDINATOR, Cast
+from p2pfl.roles import COORDINATOR
 from p2pfl.topology import Topology, load_topology, save_topology
+from p2pfl.weights import read_weights, weights_digest
 
 CONFIG_FILE = "config.toml"
 TOPOLOGY_FILE = "topology.graphml"
 FAULTS_FILE = "faults.toml"
+INIT_FILE = "initial.safetensors"
+MODEL_FILE = "consensus.safetensors"
 _PEERS = "peers"
 # What a folder may hold that is not a run directory yet; each file also under a temporary name, with a dot before it.
-_BEFORE_SETTINGS = {_PEERS, RUN_ID_FILE, TOPOLOGY_FILE, FAULTS_FILE}
+_BEFORE_SETTINGS = {_PEERS, RUN_ID_FILE, TOPOLOGY_FILE, FAULTS_FILE, INIT_FILE}
+_RESULTS = (MODEL_FILE, "summary.json", "report.html")  # that a run writes at its end
 EVALUATIONS = 10  # a run, where --eval-every does not say
 EVAL_SAMPLES = 1000  # of an evaluation of many peers during the run
 
@@ -46,6 +46,8 @@ def resolve(config: RunConfig, topology: Topology, processes: int) -> RunConfig:
     settings.check_together(config)
     check_profile(config, topology)
     fault_script(config, topology)
+    if config.training.init is not None:
+        read_weights(config.training.init)
     least = config.gossip.min_peers
     if config.mode == "gossip" and least is not None and least > topology.n:
         raise ConfigError(f"--min-peers {least}: the topology has only {topology.n} peers")
@@ -145,17 +147,11 @@ def create_run_dir(topology: Topology, config: RunConfig, alone: str | None = No
         save_topology(topology, run_dir / TOPOLOGY_FILE)
         if alone is None:
             write_run_id(run_dir)
-        # Without the folder, so that running the saved settings again makes a folder of its own.
-        repeatable = settings.replace_options(config, run_dir=None)
-        from_file = config.mode in ("gossip", "local")
-        repeatable = dataclasses.replace(repeatable, topology=TOPOLOGY_FILE if from_file else None)
         if config.exchange.faults is not None:
             shutil.copyfile(config.exchange.faults, run_dir / FAULTS_FILE)
-            repeatable = settings.replace_options(repeatable, faults=FAULTS_FILE)
-        # Last and at once: what has settings is a run directory.
-        temporary = run_dir / f".{CONFIG_FILE}.tmp"
-        temporary.write_text(settings.to_toml(repeatable), encoding="utf-8")
-        os.replace(temporary, run_dir / CONFIG_FILE)
+        if config.training.init is not None:
+            shutil.copyfile(config.training.init, run_dir / INIT_FILE)
+        _write_settings(run_dir, config)  # last and at once: what has settings is a run directory
     except (TopologyError, KeyboardInterrupt):
         _take_away(run_dir)
         raise
@@ -163,6 +159,57 @@ def create_run_dir(topology: Topology, config: RunConfig, alone: str | None = No
         _take_away(run_dir)
         raise ConfigError(f"--run-dir {unwritable(run_dir, error)}, or choose another") from None
     return run_dir
+
+
+def check_results(run_dir: Path) -> None:
+    """Raises ConfigError where the results of a run that is resumed could not be written into its directory."""
+    for name in _RESULTS:
+        if (run_dir / name).is_dir():
+            raise ConfigError(f"{run_dir / name}: is a folder, where the run will write a file; move it away")
+    probe = run_dir / f".writable-{os.getpid()}"
+    try:
+        with open(probe, "w"):
+            pass
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(unwritable(run_dir, error)) from None
+
+
+def write_settings(run_dir: Path, config: RunConfig) -> None:
+    """Save the settings of a run in its directory, whole or not at all. Raises ConfigError if they cannot be."""
+    try:
+        _write_settings(run_dir, config)
+    except OSError as error:
+        raise ConfigError(unwritable(run_dir / CONFIG_FILE, error)) from None
+
+
+def _write_settings(run_dir: Path, config: RunConfig) -> None:
+    """Without the folder, so that running the saved settings again makes a folder of its own."""
+    faults, init = config.exchange.faults is not None, config.training.init is not None
+    repeatable = settings.replace_options(
+        config, run_dir=None, faults=FAULTS_FILE if faults else None, init=INIT_FILE if init else None
+    )
+    from_file = config.mode in ("gossip", "local")
+    repeatable = dataclasses.replace(repeatable, topology=TOPOLOGY_FILE if from_file else None)
+    temporary = run_dir / f".{CONFIG_FILE}.{os.getpid()}.tmp"  # peers of one folder may write the same at once
+    temporary.write_text(settings.to_toml(repeatable), encoding="utf-8")
+    os.replace(temporary, run_dir / CONFIG_FILE)
+
+
+def with_own_files(config: RunConfig, run_dir: Path) -> RunConfig:
+    """The settings with the run directory's own copies of the fault script and of the initial weights.
+
+    A run goes on when the files that it was started with are gone. Raises ConfigError for other initial weights.
+    """
+    if config.exchange.faults is not None:
+        config = settings.replace_options(config, faults=str(run_dir / FAULTS_FILE))
+    given = config.training.init
+    if given is None:
+        return config
+    kept = str(run_dir / INIT_FILE)
+    if os.path.exists(given) and weights_digest(given) != weights_digest(kept):
+        raise ConfigError(f"--init {given}: {run_dir} was started with other weights; leave it out to go on with those")
+    return settings.replace_options(config, init=kept)
 
 
 def _instead(run_dir: Path) -> str:
@@ -201,18 +248,8 @@ def open_run_dir(run_dir: Path) -> tuple[Topology, RunConfig]:
     if not (run_dir / CONFIG_FILE).is_file():
         raise ConfigError(f"{run_dir}: no run directory (it has no {CONFIG_FILE})")
     config = settings.load_toml(run_dir / CONFIG_FILE)
-    topology = load_topology(run_dir / TOPOLOGY_FILE, least=1)
+    topology = load_topology(run_dir / TOPOLOGY_FILE, least=1, by_ids=True)
     return dataclasses.replace(topology, name=config.record.name or topology.name), config
-
-
-def run_fingerprint(parts: Cast, config: RunConfig) -> str:
-    """A digest of everything that all processes of a run must agree on, names, edges and weights included."""
-    shared = {name: value for name, value in settings.options(config).items() if name not in settings.INCIDENTAL}
-    if config.exchange.faults is not None:
-        shared["faults"] = load_faults(config.exchange.faults, config.record.seed).text()
-    matrix = np.round(parts.matrix, 12).tolist()
-    text = json.dumps([config.mode, shared, parts.topology.names, matrix], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def forget(run_dir: Path) -> None:

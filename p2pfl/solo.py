@@ -12,13 +12,16 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from p2pfl import data, keyring
+from p2pfl.agreement import lasting_fingerprint, run_fingerprint
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, P2PFLError
-from p2pfl.estimate import check, check_gpus, wished_devices
+from p2pfl.estimate import check, check_disk, check_gpus, disk_need, prepared_notes, wished_devices
 from p2pfl.launcher import Interrupts, interruptible
+from p2pfl.parameters import Layout
+from p2pfl.prolong import has_other_rounds, prolong
 from p2pfl.roles import cast
-from p2pfl.rundir import create_run_dir, open_run_dir, resolve, run_fingerprint
-from p2pfl.swarm import Interrupted, endpoints_in_file, how_to_resume
+from p2pfl.rundir import create_run_dir, open_run_dir, resolve, with_own_files
+from p2pfl.swarm import Interrupted, endpoints_of_peer, how_to_resume
 from p2pfl.text import visible
 from p2pfl.topology import Topology
 from p2pfl.transport import ZmqTransport
@@ -42,26 +45,26 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
         raise ConfigError(f"--faults {config.exchange.faults}: a script needs a launcher to play it; use p2pfl gossip")
     if config.exchange.restart:
         raise ConfigError(f"--restart {config.exchange.restart}: needs a launcher; start a peer again by --resume")
-    endpoints = endpoints_in_file(topology, config)
-    if endpoints is None:
-        raise ConfigError(f"{topology.source}: every node needs a host and a port (and --transport must not be ipc)")
-    keyring.check_keys(topology, config.exchange.keys, config.exchange.insecure, [index])
-    keyring.check_token_file(config.exchange)
+    endpoints = endpoints_of_peer(topology, index, config)
     with interruptible() as interrupts:
-        _check(config, topology, index)
+        info = _check(config, topology, index, resume is not None)
         keep_freed_memory()
-        dataset = data.prepare(config.data.dataset, config.data.data_dir, _Progress())
+        dataset = data.prepare(config.data.dataset, config.data.data_dir, _Progress(), config.data.pictures)
+        for note in prepared_notes(config, info, dataset):
+            _say(f"data: {note}")
         with ZmqTransport(endpoints[index]):  # an address that cannot be had leaves no run directory behind
             pass
         run_dir = resume or _join_run_dir(topology, index, config)
-        fingerprint = run_fingerprint(parts, config)
+        if resume is not None and has_other_rounds(resume, config):
+            prolong(resume, config)
+        config = with_own_files(config, run_dir)
         spec = messages.WorkerSpec(
             config=config,
             run_dir=run_dir,
             dataset=dataset,
             index=index,
-            run=fingerprint,
-            settings=fingerprint,
+            run=run_fingerprint(parts, config, data.load(dataset).content),
+            settings=lasting_fingerprint(parts, config),
             bind=endpoints[index],
             resume=resume is not None,
             endpoints=dict(enumerate(endpoints)),
@@ -116,13 +119,16 @@ class _Stop:
         self._control.stop()
 
 
-def _check(config: RunConfig, topology: Topology, index: int) -> None:
+def _check(config: RunConfig, topology: Topology, index: int, resumes: bool) -> data.DatasetInfo:
     """Find out now what the peer would find out in the middle of the swarm. Raises ConfigError."""
-    info = data.describe(config.data.dataset, config.data.data_dir)
+    info = data.describe(config.data.dataset, config.data.data_dir, config.data.pictures)
     model = check(config, topology.n, info)
     # Only this peer: what others on this machine have taken of a GPU is not free any more.
     wished = {index: wished_devices(topology)[index]}
-    check_gpus(config, wished, info.train_samples // topology.n, model, len(info.classes))
+    check_gpus(config, wished, info.train_samples // topology.n, model)
+    if not resumes:
+        check_disk(config, disk_need(cast(config, topology), config, Layout.of(model), index))
+    return info
 
 
 def _looked_for(endpoints: Mapping[int, str], neighbors: Iterable[int]) -> str:

@@ -9,22 +9,23 @@ import shlex
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from p2pfl import keyring
+from p2pfl.agreement import lasting_fingerprint
 from p2pfl.config import RunConfig
 from p2pfl.display import Plan as DisplayPlan
 from p2pfl.display import make_display
 from p2pfl.errors import ConfigError, P2PFLError, explained
 from p2pfl.launcher import Launch, Outcome, launch
+from p2pfl.prolong import has_other_rounds, prolong
 from p2pfl.records import RoundRecord, read_recorded
-from p2pfl.report import complete_summary, known_facts, summarize, write_report, write_summary
+from p2pfl.report import check_drawing, complete_summary, known_facts, summarize, write_report, write_summary
 from p2pfl.roles import cast, topology_of
-from p2pfl.rundir import create_run_dir, fault_script, forget, in_use, resolve, run_fingerprint
+from p2pfl.rundir import check_results, create_run_dir, fault_script, forget, in_use, resolve, with_own_files
 from p2pfl.sketches import Vector, readable_sketches
 from p2pfl.topology import Topology
 from p2pfl.worker.limits import allow_open_files
@@ -48,8 +49,8 @@ def run_swarm(topology: Topology, config: RunConfig | None = None, *, resume: Pa
     """Train one model over a topology, one process a peer, and return where the results are.
 
     The same as `p2pfl gossip`, or with a config of mode "local" as `p2pfl local`. `resume` is the run directory of an
-    interrupted run with the same settings. Scripts must call it under `if __name__ == "__main__":`, because every peer
-    process imports the script.
+    interrupted run with the same settings, or of any with other `rounds` where its schedule is constant. Scripts must
+    call it under `if __name__ == "__main__":`, because every peer process imports the script.
 
     Raises ConfigError (bad input), Interrupted (Ctrl-C), P2PFLError (the run failed); what was recorded until then
     is in the run directory, with a summary and a report.
@@ -82,16 +83,23 @@ def run(
     binds = endpoints_in_file(topology, config)
     if config.mode == "gossip":
         keyring.check_keys(topology, config.exchange.keys, config.exchange.insecure, range(topology.n))
-    complete = None if resume is None else complete_summary(resume)
+    longer = resume is not None and has_other_rounds(resume, config)
+    complete = None if resume is None or longer else complete_summary(resume)
     if resume is not None and complete is not None:
         return Result(resume, complete)
+    check_drawing()
+    if resume is not None:
+        check_results(resume)
     allow_open_files(parts.topology.n, max(len(links) for links in parts.links))
     going_on = resume is not None
     run_dir = resume or create_run_dir(parts.topology, config)
     again = again or f"p2pfl {config.mode} --resume {shlex.quote(str(run_dir))}"
     with explained(run_dir), in_use(run_dir):
         try:
-            settings = run_fingerprint(parts, config)
+            if longer:
+                prolong(run_dir, config)
+            config = with_own_files(config, run_dir)
+            settings = lasting_fingerprint(parts, config)
             script = fault_script(config, parts.topology)
             outcome = _launch(
                 Launch(
@@ -203,25 +211,38 @@ def _write_down(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
 def endpoints_in_file(topology: Topology, config: RunConfig) -> list[str] | None:
     """`tcp://host:port` of each peer where the topology file says them; None where sockets are chosen freely.
 
-    Raises ConfigError for hosts beyond this machine without --insecure.
+    Raises ConfigError for hosts beyond this machine without keys and without --insecure.
     """
-    nodes = [topology.graph.nodes[peer] for peer in range(topology.n)]
     if config.mode != "gossip":  # the others need no file, or use of a file nothing but its nodes
         if config.exchange.keys is not None:
             raise ConfigError(f"--keys {config.exchange.keys}: only a gossip run has a topology file with public keys")
         return None
+    endpoints = _endpoints(topology, config)
+    if endpoints is not None:
+        keyring.check_encryption(topology, config.exchange)
+    return endpoints
+
+
+def endpoints_of_peer(topology: Topology, index: int, config: RunConfig) -> list[str]:
+    """The same for a peer without a launcher.
+
+    Raises ConfigError where the file does not say them, or how the peer is to know its neighbors and they it, or
+    messages would not be encrypted and nobody has allowed it.
+    """
+    endpoints = _endpoints(topology, config)
+    if endpoints is None:
+        raise ConfigError(f"{topology.source}: every node needs a host and a port (and --transport must not be ipc)")
+    exchange = config.exchange
+    keyring.check_keys(topology, exchange.keys, exchange.insecure, [index])
+    keyring.check_token_file(topology, exchange)
+    keyring.check_encryption(topology, exchange)
+    return endpoints
+
+
+def _endpoints(topology: Topology, config: RunConfig) -> list[str] | None:
+    nodes = [topology.graph.nodes[peer] for peer in range(topology.n)]
     if config.exchange.transport == "ipc" or not all("host" in node and "port" in node for node in nodes):
         return None
-    for name, node in zip(topology.names, nodes, strict=True):
-        open_to_all = config.exchange.keys is None and not config.exchange.insecure
-        if open_to_all and not _is_loopback(str(node["host"])):
-            keys = "say where the secret keys are (--keys DIR)"
-            if "public_key" not in node:
-                keys = "make keys (p2pfl keys) and add --keys DIR"
-            raise ConfigError(
-                f"peer {name}: host {node['host']} is beyond this machine, and without keys messages over tcp are "
-                f"neither encrypted nor authenticated; {keys}, or add --insecure if the network is your own"
-            )
     return [f"tcp://{_bracketed(str(node['host']))}:{int(node['port'])}" for node in nodes]
 
 
@@ -232,13 +253,6 @@ def versions() -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _bracketed(host: str) -> str:

@@ -1,8 +1,9 @@
 """`Message`, `encode`, `decode`: bytes and values of the exchange; knows no socket and no clock.
 
-A message is exactly two frames: a small MessagePack header and a body. Only chunks have a body: up to 1 MiB of raw
-little-endian numbers. A vector travels as consecutive chunks, because whole vectors in one frame let ZeroMQ's
-heartbeats time out on slow links, and because chunks of 1 MiB are more than twice as fast.
+A message is exactly two frames: a small MessagePack header and a body. Chunks have one, up to 1 MiB of raw
+little-endian numbers, and greetings: what the sender was started with (`exchange.greeting`). A vector travels as
+consecutive chunks, because whole vectors in one frame let ZeroMQ's heartbeats time out on slow links, and because
+chunks of 1 MiB are more than twice as fast.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import msgspec
 
 from p2pfl.errors import ProtocolError
 
-VERSION = 2
+VERSION = 3
 CHUNK_BYTES = 1 << 20
 HEADER_BYTES = 2048
+GREETING_BYTES = 1 << 15  # of a greeting's body
 MAX_ROUND = 10**9
 MAX_PEERS = 10**6
 MAX_VECTOR_BYTES = 1 << 40
@@ -55,7 +57,7 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
 
 @dataclass(frozen=True)
 class Message:
-    """A header and its body: raw bytes of `header.codec` numbers, empty unless it is a chunk.
+    """A header and its body: raw bytes of `header.codec` numbers of a chunk, or a greeting; else empty.
 
     `ends`, which does not travel: it is the last chunk of a vector that is being sent.
     """
@@ -91,15 +93,17 @@ def decode(frames: Sequence[Buffer]) -> Message:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"header: {ascii(str(error))[1 : MAX_TEXT + 1]}") from None  # it may quote the sender
     if header.version != VERSION:
-        raise ProtocolError(f"version: {header.version} instead of {VERSION}")
+        raise ProtocolError(f"version: {header.version} instead of {VERSION}; install the same p2pfl everywhere")
     if not all(math.isfinite(value) for value in header.scalars.values()):
         raise ProtocolError("scalars: not finite")
     if body.nbytes != header.length:
         raise ProtocolError(f"length: the header says {header.length} bytes, the body has {body.nbytes}")
     if header.kind == "chunk":
         _check_chunk(header)
-    elif header.length or header.codec:
+    elif header.codec or (header.length and header.kind != "hello"):
         raise ProtocolError(f"length: a {header.kind} has no body")
+    elif header.length > GREETING_BYTES:
+        raise ProtocolError(f"length: a greeting of {header.length} bytes")
     return Message(header, body)
 
 

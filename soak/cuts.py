@@ -33,9 +33,10 @@ import torch
 from torch import nn
 
 from p2pfl import RunConfig, checkpoint, data, make_topology
+from p2pfl.agreement import run_fingerprint
 from p2pfl.records import read_rounds
 from p2pfl.roles import cast
-from p2pfl.rundir import create_run_dir, run_fingerprint
+from p2pfl.rundir import create_run_dir
 from p2pfl.topology import save_topology
 from p2pfl.worker import messages
 from p2pfl.worker.control import Control

@@ -27,10 +27,11 @@ import torch
 import zmq
 
 from p2pfl import RunConfig, checkpoint, data, make_topology, wire
+from p2pfl.agreement import run_fingerprint
 from p2pfl.errors import ProtocolError
 from p2pfl.records import read_rounds
 from p2pfl.roles import cast
-from p2pfl.rundir import create_run_dir, run_fingerprint
+from p2pfl.rundir import create_run_dir
 from p2pfl.transport import Token, ZmqTransport
 from p2pfl.worker import messages
 from p2pfl.worker.control import Control

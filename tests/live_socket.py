@@ -58,9 +58,15 @@ class LiveSocket:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
-            self.process.kill()
-        self.process.communicate()
+            self.kill()
+        else:
+            self.process.communicate()
         assert kind is not None or self.process.returncode == 0, f"ended with {self.process.returncode}"
+
+    def kill(self) -> None:
+        """End the process as the system would, with everything that it had to send."""
+        self.process.kill()
+        self.process.communicate()
 
     def connect(self, neighbor: int, endpoint: str) -> None:
         self._say(f"connect {neighbor} {endpoint}")

@@ -14,7 +14,7 @@ from raw_zmtp import GREETING, dial, frame, message, open_stranger, reset
 from test_broken_connections import SECRET, login
 
 from p2pfl import wire
-from p2pfl.transport import Event, Received, Reconnected, Refused, Token, ZmqTransport
+from p2pfl.transport import Event, Lost, Received, Reconnected, Refused, Token, ZmqTransport
 from p2pfl.transport.admission import STRANGERS
 
 MEMORY_BYTES = 500 << 20  # of a process that has attackers; an attack without bounds takes gigabytes
@@ -153,6 +153,28 @@ FLOODS = {
     "greetings": message(*wire_frames(1)) * 4096,
     "heartbeats": frame(b"\x04PING\0\0", command=True) * 4096,
 }
+
+
+def test_a_neighbor_that_was_cut_off_comes_back_before_it_counts_as_lost() -> None:
+    """However long the grace is: who was cut off may have been misjudged."""
+    grace = 6.0
+    with (
+        ZmqTransport("tcp://127.0.0.1:*", grace, token(0, 1)) as victim,
+        contextlib.closing(open_stranger(victim.endpoint, login(1, 0))) as hostile,
+    ):
+        hostile.sendall(message(*wire_frames(1)))
+        poll_until(victim, lambda events: bool(received(events)))
+        thread = threading.Thread(target=pour, args=(hostile, FLOODS["an endless message"] * 256, 100 << 20))
+        thread.start()
+        poll_until(victim, lambda events: any(reason.startswith("flood") for reason in reasons(events)))
+        thread.join()
+        with ZmqTransport("tcp://127.0.0.1:*", grace, token(1, 0)) as neighbor:
+            neighbor.connect({0: victim.endpoint}, 4)
+            heard: list[Event] = []
+            while not heard:
+                victim.poll(0.01)
+                heard = [event for event in neighbor.poll(0.01) if isinstance(event, Lost | Reconnected)]
+            assert heard == [Reconnected(0)]
 
 
 @pytest.mark.processes

@@ -84,6 +84,11 @@ def failing(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["topology", "make", "ring", "-n", "4", "-o", "x.doc"], "x.doc"),
         (["topology", "make", "rong", "-n", "4", "-o", "x.gml"], "rong"),
         (["topology", "show", "nowhere.gml"], "nowhere.gml"),
+        (["topology", "fix", RING], "-o"),
+        (["topology", "fix", RING, "-o", RING], "is the file that is to be mended"),
+        (["topology", "fix", RING, "-o", "x.doc"], "x.doc: unknown extension"),
+        (["topology", "fix", RING, "-o", "none/x.gml"], "make the folder none"),
+        (["topology", "fix", RING, "-o", "x.gml", "--labels", "both"], "--labels both: choose one of"),
         (["report"], "report: name a run directory"),
         (["report", "nowhere"], "nowhere: no run directory"),
     ],
@@ -109,14 +114,30 @@ def test_bad_input_found_by_a_worker_leaves_nothing_behind(
     assert not list(tmp_path.glob("runs/*"))
 
 
-def test_hosts_beyond_this_machine_need_insecure(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("host", ["10.0.0.1", "::", "0.0.0.0", "::ffff:10.0.0.1", "my-host.example"])
+def test_a_host_beyond_this_machine_needs_two_answers_and_no_flag_gives_both(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, host: str
+) -> None:
+    """Who is admitted, by keys or a token, and whether messages may go unencrypted, by --insecure."""
     topology = make_topology("ring", 3)
     for peer in range(3):
-        topology.graph.nodes[peer].update(host=f"10.0.0.{peer + 1}", port=7000)
+        topology.graph.nodes[peer].update(host="127.0.0.1" if peer else host, port=7000 + peer)
     save_topology(topology, tmp_path / "lan.gml")
     words = [str(tmp_path / "lan.gml"), "--dataset", "digits", "--model", "vgg11", "--width", "0.125", "--dry-run"]
-    assert "--insecure" in failing(capsys, "gossip", *words)
+    token = ["--token-file", token_file(tmp_path)]
+    said = failing(capsys, "gossip", *words)  # a launcher has made a token
+    assert f"host {host} is beyond this machine" in said
+    assert "not encrypted; make keys (p2pfl keys) and add --keys DIR, or add --insecure" in said
+    assert "authenticated" not in said
     assert main(["gossip", *words, "--insecure"]) == 0
+    peer = ["peer", *words, "--node", "1"]
+    assert "--token-file FILE" in failing(capsys, *peer)
+    alone = failing(capsys, *peer, "--insecure")
+    assert "--token-file FILE" in alone
+    assert "--keys DIR" in alone
+    assert "--insecure" not in alone
+    assert "not encrypted" in failing(capsys, *peer, *token)
+    assert main([*peer, *token, "--insecure"]) == 0
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["topology", "--help"], ["topology", "-h"]])
@@ -205,6 +226,10 @@ def test_make_and_show(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
     assert main(["topology", "show", "t.graphml"]) == 0
     text = capsys.readouterr().out
     assert "0.4000" in text
+    assert "picture" not in text
+    assert [path.name for path in tmp_path.iterdir()] == ["t.graphml"]
+    assert main(["topology", "show", "t.graphml", "-o", "t.png"]) == 0
+    assert "picture:       t.png" in capsys.readouterr().out
     assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
     assert load_topology("t.graphml").n == 16
 

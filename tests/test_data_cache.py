@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ def make(samples: int = 64) -> Dataset:
         mean=(0.1, 1 / 3, 0.7),
         std=(0.2, 0.3, 0.4),
         augment=True,
+        content="digest",
     )
 
 
@@ -38,6 +40,8 @@ def test_round_trip(tmp_path: Path) -> None:
         found = getattr(load(path), name)
         assert torch.equal(found, value) if isinstance(value, torch.Tensor) else found == value
     assert list(path.parent.iterdir()) == [path]
+    save(replace(make(), content=""), path)
+    assert len(load(path).content) == 64  # that of the arrays
 
 
 def mapping(path: Path) -> dict[str, int]:

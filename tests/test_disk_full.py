@@ -16,6 +16,7 @@ from test_launcher import FAST, Swarm, nobody_left, ring
 from test_launcher import start as start
 
 from p2pfl import make_topology, records, repair
+from p2pfl.data.dataset import FORMAT
 from p2pfl.errors import CheckpointError, unwritable
 from p2pfl.sketches import SKETCH_BUCKETS, SKETCHES_FILE, read_sketches
 from p2pfl.worker.process import _close_log, _open_log
@@ -139,11 +140,12 @@ SIZES = {"records": "24k", "checkpoints": "1m", "report": "3m"}
 def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_when_there_is_room(
     tmp_path: Path, disk: SmallDisk, start: Callable[..., Swarm], stage: str
 ) -> None:
-    disk.resize(SIZES[stage])
+    disk.resize("64m")
     options = [ring(tmp_path), *FAST, "--local-steps", "2", "--rounds", "6"]
     run_dir = disk.path / "run"
     swarm = start(*options, "--run-dir", str(run_dir), P2PFL_TEST_PICTURES="1")
     swarm.until("starting")
+    disk.resize(SIZES[stage])  # the run has been told by then that there is room
     family = swarm.family()
     code, err = swarm.end(200)
     assert code == 1
@@ -215,7 +217,7 @@ def test_a_data_set_for_which_there_is_no_room_is_bad_input_and_leaves_nothing(t
     words = [ring(tmp_path), *FAST, "--rounds", "1", "--data-dir", str(disk.path), "--run-dir", str(tmp_path / "run")]
     done = command("gossip", *words)
     assert done.returncode == 2
-    assert "digits-v1.safetensors: cannot be written (No space left on device)" in one_line(done.stderr)
+    assert f"digits-v{FORMAT}.safetensors: cannot be written (No space left on device)" in one_line(done.stderr)
     assert "--data-dir" in done.stderr
     assert list(disk.path.iterdir()) == []
     assert not (tmp_path / "run").exists()

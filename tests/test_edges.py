@@ -92,7 +92,7 @@ def test_the_data_process_is_quiet_when_nobody_listens(tmp_path: Path) -> None:
         "ours, theirs = Pipe()\n"
         "ours.close()\n"
         f"config = RunConfig(data=DataConfig(dataset='digits', data_dir={str(tmp_path)!r}))\n"
-        f"_prepare(config, cast(config, make_topology('ring', 3)), Path({str(tmp_path)!r}), theirs)\n"
+        f"_prepare(config, cast(config, make_topology('ring', 3)), True, Path({str(tmp_path)!r}), theirs)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
     assert (done.returncode, done.stderr) == (0, "")

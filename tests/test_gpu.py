@@ -214,7 +214,7 @@ def test_a_model_or_batch_without_room_ends_in_one_line() -> None:
 def test_the_estimate_covers_what_a_peer_takes() -> None:
     config = RunConfig.of(model="vgg11", batch_size=64, rounds=1, local_steps=3, dataset="digits", device="cuda:0")
     shard = 24
-    use = check_gpus(config, wished_devices(make_topology("complete", 2)), shard, initial_model(config, 4), 4)
+    use = check_gpus(config, wished_devices(make_topology("complete", 2)), shard, initial_model(config, 4))
     assert use is not None
     assert use.processes == {"cuda:0": 2}
     dataset = images(train=200, test=300)

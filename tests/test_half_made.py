@@ -66,7 +66,8 @@ def test_whatever_a_killed_process_has_made_is_made_again(tmp_path: Path, error:
         assert take_away_half_made(run_dir) == run_dir.exists() or not run_dir.exists()
         assert not run_dir.exists(), step
     assert step > 6
-    assert error is KeyboardInterrupt or {"run.id", "faults.toml", ".config.toml.tmp"} <= left
+    seen = {name for name in ("run.id", "faults.toml", ".config.toml.") if any(one.startswith(name) for one in left)}
+    assert error is KeyboardInterrupt or len(seen) == 3
     assert not take_away_half_made(run_dir)
     assert open_run_dir(run_dir)[0].n == 3
 

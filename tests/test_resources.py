@@ -47,7 +47,7 @@ def free_ports(count: int) -> list[int]:
 
 def peer(folder: Path, topology: str, *options: str) -> subprocess.CompletedProcess[str]:
     words = ["peer", topology, "--node", "0", *FAST, *SOON, "--run-dir", str(folder / "run"), *options]
-    words += [] if "--insecure" in options else ["--token-file", token_file(folder)]
+    words += ["--token-file", token_file(folder)]
     return commands.run(*words)
 
 

@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from p2pfl import RunConfig, checkpoint, data, make_topology, partition, run_swarm
+from p2pfl.agreement import run_fingerprint
 from p2pfl.models import build_model
 from p2pfl.parameters import Layout, aligned_vector
 from p2pfl.records import read_rounds
 from p2pfl.roles import cast
-from p2pfl.rundir import create_run_dir, run_fingerprint
+from p2pfl.rundir import create_run_dir
 from p2pfl.topology import Topology, consensus_rounds, mixing_matrix
 from p2pfl.training import initial_model
 from p2pfl.transport import MemoryHub, MemoryTransport, Transport

@@ -74,6 +74,12 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return err
 
 
+def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    return capsys.readouterr().out
+
+
 def test_who_needs_a_token_and_who_must_not_have_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     topology = make_topology("ring", 3)
     for peer in range(3):
@@ -88,16 +94,15 @@ def test_who_needs_a_token_and_who_must_not_have_one(tmp_path: Path, capsys: pyt
     assert main([*peer, "--dry-run", *token]) == 0
     config = tmp_path / "run.toml"
     config.write_text(f'topology = "{RING}"\n[exchange]\ntoken_file = "{token[1]}"\n')
-    for words in (
-        ["gossip", RING, *token, "--dry-run"],
-        ["gossip", RING, *token],
-        ["gossip", "--config", str(config)],
-        ["centralized", *token],
-        ["compare", RING, *token, "--dataset", "digits", "--dry-run"],
-    ):
+    from_file = ["--config", str(config), "--dataset", "digits"]
+    for words in (["gossip", *from_file], ["gossip", *from_file, "--dry-run"], ["compare", *from_file, "--dry-run"]):
         assert "only for p2pfl peer" in refused(words, capsys)
-    for words in (["sgd", *token], ["local", RING, *token]):
-        assert "--token-file" in refused(words, capsys)
+    for command in (["gossip", RING], ["centralized"], ["compare", RING], ["sgd"], ["local", RING]):
+        assert "--token-file" in refused([*command, *token, "--dry-run"], capsys)
+        assert "--token-file" not in help_of(command[0], capsys)
+    assert "--token-file FILE" in help_of("peer", capsys)
+    config.write_text(f'topology = "lan.graphml"\n[exchange]\ntoken_file = "{token[1]}"\n')
+    assert main(["peer", *from_file, "--node", "1", "--width", "0.125", "--dry-run"]) == 0
     assert main(["keys", str(tmp_path / "lan.graphml"), "-o", str(tmp_path / "keys")]) == 0
     assert "means nothing with --keys" in refused([*peer, *token, "--keys", str(tmp_path / "keys")], capsys)
     assert list(Path().glob("runs/*lan*")) == []

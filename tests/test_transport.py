@@ -24,6 +24,7 @@ from p2pfl.transport import (
     Refused,
     Transport,
     ZmqTransport,
+    links,
 )
 from p2pfl.transport.zeromq import FILE_SECONDS
 
@@ -114,6 +115,22 @@ def test_a_broken_connection_is_reported_when_it_stands_again(tmp_path: Path) ->
             assert Reconnected(1) in collect(a, lambda events: Reconnected(1) in events)
             a.send(1, HELLO)
             assert isinstance(collect(again, lambda events: bool(events))[-1], Received)
+
+
+def test_links_are_looked_at_by_the_clock_and_not_at_every_turn(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer takes some thousand turns a second while weights travel, and each look asks the system."""
+    sender, receiver = pair
+    sender.send(1, HELLO)
+    collect(receiver, lambda events: bool(events))
+    looks = []
+    monkeypatch.setattr(links, "received", lambda end: looks.append(end) or 0)
+    collect(sender, lambda _: bool(looks) or isinstance(sender, MemoryTransport))
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    looks.clear()
+    for _ in range(100):
+        sender.poll(0.0)
+    assert len(looks) <= 1
 
 
 def test_a_neighbor_that_stays_away_is_lost(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from p2pfl import wire
 from p2pfl.errors import ProtocolError
 from p2pfl.wire import (
     CHUNK_BYTES,
+    GREETING_BYTES,
     HEADER_BYTES,
     MAX_ROUND,
     VERSION,
@@ -90,6 +91,10 @@ REFUSED = {
     "scalar of text": (changed(10, {"w": "1"}), "header:"),
     "many scalars": (changed(10, {str(i): 1.0 for i in range(17)}), "header:"),
     "body with a grant": ([encode(Message(Header(VERSION, "r", "grant", 0, 1, length=4)))[0], b"abcd"], "has no body"),
+    "long greeting": (
+        [encode(Message(Header(VERSION, "r", "hello", 0, 1, length=GREETING_BYTES + 1)))[0], bytes(GREETING_BYTES + 1)],
+        f"length: a greeting of {GREETING_BYTES + 1} bytes",
+    ),
     "codec with a grant": ([encode(Message(Header(VERSION, "r", "grant", 0, 1, "bf16")))[0], b""], "has no body"),
 }
 

@@ -49,10 +49,10 @@ def overflowing(num_classes: int) -> nn.Module:
 
 
 class Hungry(Linear):
-    """Wants more memory than any machine has, once it learns."""
+    """Wants more memory than any machine has, from its second step on: the trial before a run takes one."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.training:
+        if self.training and self.steps == 1:
             torch.empty(1 << 52)
         return super().forward(x)
 

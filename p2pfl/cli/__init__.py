@@ -33,7 +33,8 @@ COMMANDS = {
     "peer": ("train:peer", "run one peer of a swarm that is spread over machines"),
     "keys": ("secrets:keys", "make a key pair for each peer of a topology file: encrypted, authenticated links"),
     "topology make": ("graphs:make", "write a topology file: ring, path, star, complete, torus, …"),
-    "topology show": ("graphs:show", "picture, degrees, spectral gap and rounds to consensus of a topology file"),
+    "topology fix": ("graphs:fix", "mend a graph that cannot be a topology, or convert a file to another format"),
+    "topology show": ("graphs:show", "degrees, spectral gap and rounds to consensus of a topology file; a picture"),
     "report": ("results:report", "tables and plots of recorded runs"),
 }
 
@@ -159,7 +160,7 @@ def _find(words: list[str]) -> Callable[[], int]:
             run: Callable[[list[str]], int] = getattr(import_module(f"p2pfl.cli.{module}"), function)
             return lambda: run(words[length:])
     if words[0] == "topology":
-        raise ConfigError("topology: choose 'topology make' or 'topology show'; see p2pfl --help")
+        raise ConfigError("topology: choose 'topology make', 'topology fix' or 'topology show'; see p2pfl --help")
     raise ConfigError(f"{words[0]}: no such command; known are {', '.join(COMMANDS)} (see p2pfl --help)")
 
 

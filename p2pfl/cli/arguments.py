@@ -6,12 +6,16 @@ import contextlib
 import io
 import os
 import re
+import sys
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
 from p2pfl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from p2pfl.topology import Topology
 
 A = TypeVar("A")
 _STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff)
@@ -84,3 +88,9 @@ def _plain(message: str) -> str:
 def counted(count: int, what: str) -> str:
     """Such as 1 round, or 2 rounds."""
     return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def say_notes(topology: Topology) -> None:
+    """What a user must know of how a topology file was read, a line each on standard error."""
+    for note in topology.notes:
+        print(f"p2pfl: note: {topology.source}: {' '.join(note.split())}", file=sys.stderr)

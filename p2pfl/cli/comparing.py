@@ -11,7 +11,8 @@ from typing import Annotated
 
 import tyro
 
-from p2pfl.cli.arguments import parse
+from p2pfl.cli.arguments import parse, say_notes
+from p2pfl.cli.describe import show_decoding
 from p2pfl.cli.options import OptionalFile, base_config
 from p2pfl.config import (
     CentralizedConfig,
@@ -68,7 +69,8 @@ class Compare:
     config: OptionalFile = None
     """TOML file with the settings of the gossip runs; what stands on the command line wins."""
     dry_run: bool = False
-    """Say which runs there will be, and stop."""
+    """Say which runs there will be and what is odd about the data, try the model out, and stop. The pictures of an
+    imagefolder are decoded for it, as for the runs."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -110,9 +112,11 @@ def _told_apart(what: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path], words: list[str]) -> int:
-    from p2pfl.compare import Wanted, describe_plan, plan_runs, run_all
+    from p2pfl.compare import Wanted, check_plan, describe_plan, plan_runs, run_all
 
     topologies = tuple(load_topology(path) for path in files)
+    for topology in topologies:
+        say_notes(topology)
     wanted = Wanted(
         topologies=topologies,
         num_selected=_selected(arguments, topologies[0].n),
@@ -125,7 +129,8 @@ def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path]
         raise ConfigError(f"--{changed.replace('_', '-')}: means nothing without --centralized")
     planned = plan_runs(asked, wanted)
     if arguments.dry_run:
-        print(describe_plan(planned))
+        check_plan(planned)
+        print("\n".join([describe_plan(planned), *_notes(asked)]))
         return 0
     folder = comparison_folder(asked.record.run_dir, asked.record.name or "-".join(t.name for t in topologies))
     if (folder / CONFIG_FILE).exists():
@@ -145,6 +150,15 @@ def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path]
         finally:
             with contextlib.suppress(OSError):
                 folder.rmdir()  # only if nothing came to be in it
+
+
+def _notes(asked: RunConfig) -> list[str]:
+    """Notes on the data, a line each. Raises ConfigError for unusable data."""
+    from p2pfl import data
+    from p2pfl.estimate import data_notes
+
+    info = data.describe(asked.data.dataset, asked.data.data_dir, asked.data.pictures)
+    return [f"note: {note}" for note in data_notes(asked, info, show_decoding)]
 
 
 def _without(words: Sequence[str], *options: str) -> list[str]:

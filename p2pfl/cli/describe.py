@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +18,17 @@ if TYPE_CHECKING:
 
 
 def describe_run(topology: Topology, run: RunConfig) -> str:
-    """What `--dry-run` says. Raises ConfigError for whatever the run itself would refuse."""
+    """What `--dry-run` says. Raises ConfigError for whatever the run itself would refuse.
+
+    How far the decoding of an image folder is can be seen where stderr is a terminal.
+    """
     from p2pfl.estimate import estimate
     from p2pfl.rundir import resolve
 
     parts = cast(run, topology)
     resolve(run, topology, 1)
     endpoints_in_file(topology, run)
-    need = estimate(parts, run)
+    need = estimate(parts, run, show_decoding)
     memory = need.weights_memory + need.activations_memory + need.exchange_memory
     rows = {
         "who": _who(parts, run),
@@ -39,7 +43,15 @@ def describe_run(topology: Topology, run: RunConfig) -> str:
         **_gpus(need),
         **_traffic(need),
     }
-    return "\n".join(f"{name + ':':<12} {text}" for name, text in rows.items())
+    lines = [*rows.items(), *(("note", note) for note in need.notes)]
+    return "\n".join(f"{name + ':':<12} {text}" for name, text in lines)
+
+
+def show_decoding(what: str, done: int, total: int) -> None:
+    """How far decoding is, on one line of a terminal; nothing where stderr is none."""
+    if sys.stderr.isatty():
+        end = "\r" if done < total else "\n"
+        print(f"{what}: {done:,} of {total:,}", end=end, file=sys.stderr, flush=True)
 
 
 def _who(parts: Cast, run: RunConfig) -> str:

@@ -1,4 +1,4 @@
-"""`topology make` and `topology show`."""
+"""`topology make`, `topology fix` and `topology show`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from p2pfl import topology as topologies
-from p2pfl.cli.arguments import counted, parse
+from p2pfl.cli.arguments import counted, parse, say_notes
 from p2pfl.errors import ConfigError
 from p2pfl.topology import KINDS, Topology
 
@@ -38,8 +38,38 @@ class Make:
 
 
 @dataclass(frozen=True)
+class Fix:
+    """Mend a graph that cannot be a topology, or convert a topology file to another format, and say what was done.
+
+    Options are applied in the order self-loops, parallel edges, direction, component, names. Hosts, ports, devices,
+    public keys and weights are kept; colors, positions and the like are not.
+    """
+
+    file: tyro.conf.Positional[Path]
+    """Topology file to read; it stays as it is."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="NEW")]
+    """File to write; its extension gives the format."""
+    undirected: bool = False
+    """Make links go both ways; the weight is the mean of the two directions' weights, where both are given."""
+    merge_parallel: bool = False
+    """Keep one of the edges that join the same two peers, with the first weight that the file gives."""
+    largest_component: bool = False
+    """Keep the most peers that can all reach each other (of equally many, those with the file's first node)."""
+    labels: Annotated[
+        Literal["ids", "names"] | None,
+        tyro.conf.arg(
+            metavar="{ids,names}",
+            help_behavior_hint="(default: names where every node has one and all differ, else ids)",
+        ),
+    ] = None
+    """Name the peers by the nodes' ids, or by their labels (names), numbering equal ones: 'x', 'x (2)'."""
+    drop_self_loops: bool = False
+    """Drop edges from a peer to itself."""
+
+
+@dataclass(frozen=True)
 class Show:
-    """Degrees, spectral gap and rounds to consensus of a topology file, and a picture of it."""
+    """Degrees, spectral gap and rounds to consensus of a topology file, and with -o a picture of it."""
 
     file: tyro.conf.Positional[Path]
     """Topology file."""
@@ -55,9 +85,7 @@ class Show:
     """Fraction to which the rounds to consensus shrink the peers' disagreement."""
     output: Annotated[
         Path | None,
-        tyro.conf.arg(
-            aliases=["-o"], metavar="FILE", help_behavior_hint="(default: the file's name with .png, in this folder)"
-        ),
+        tyro.conf.arg(aliases=["-o"], metavar="FILE", help_behavior_hint="(default: no picture)"),
     ] = None
     """Picture to write, .png or .svg."""
 
@@ -77,20 +105,44 @@ def make(words: list[str]) -> int:
     return 0
 
 
-def show(words: list[str]) -> int:
-    """Describe a topology and draw it."""
-    from p2pfl.report import draw_topology
+def fix(words: list[str]) -> int:
+    """Mend a graph and write it to another file."""
+    arguments = parse(Fix, words, "topology fix")
+    wanted = topologies.Mending(
+        drop_self_loops=arguments.drop_self_loops,
+        merge_parallel=arguments.merge_parallel,
+        undirected=arguments.undirected,
+        largest_component=arguments.largest_component,
+        labels=arguments.labels,
+    )
+    topology, said = topologies.fix_file(arguments.file, arguments.output, wanted)
+    say_notes(topology)
+    for line in said or [f"converted {arguments.file}; nothing was asked to be mended"]:
+        print(line)
+    kind = "directed" if topology.directed else "undirected"
+    print(f"{arguments.output}: {topology.n} peers, {counted(topology.graph.number_of_edges(), 'edge')}, {kind}")
+    return 0
 
+
+def show(words: list[str]) -> int:
+    """Describe a topology, and draw it if asked."""
     arguments = parse(Show, words, "topology show")
     topology = topologies.load_topology(arguments.file)
+    say_notes(topology)
     print(_describe(topology, arguments.mixing, arguments.tolerance))
-    picture = arguments.output or Path(arguments.file.stem + ".png")
+    if arguments.output is not None:
+        _draw(topology, arguments.output)
+    return 0
+
+
+def _draw(topology: Topology, picture: Path) -> None:
+    from p2pfl.report import draw_topology
+
     try:
         draw_topology(topology, picture)
     except (OSError, ValueError) as error:
         raise ConfigError(f"-o {picture}: cannot be written ({error})") from None
     print(f"picture:       {picture}")
-    return 0
 
 
 def _describe(topology: Topology, mixing: str | None, tolerance: float) -> str:

@@ -12,12 +12,13 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 
 from p2pfl import config as settings
-from p2pfl.cli.arguments import parse
+from p2pfl.cli.arguments import parse, say_notes
 from p2pfl.config import ComputeConfig, DataConfig, Mode, ModelConfig, RecordConfig, RunConfig, TrainingConfig
 from p2pfl.errors import ConfigError
 from p2pfl.faults import load_faults
+from p2pfl.prolong import has_other_rounds
 from p2pfl.roles import topology_of
-from p2pfl.rundir import open_run_dir
+from p2pfl.rundir import open_run_dir, with_own_files
 from p2pfl.topology import Topology, load_topology
 
 OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(optional)")]
@@ -41,9 +42,11 @@ class Training:
     config: OptionalFile = None
     """TOML file with any of these options; what stands on the command line wins."""
     resume: OptionalFolder = None
-    """Run directory of an interrupted run, to go on with the settings saved there."""
+    """Run directory of an interrupted run, to go on with the settings saved there; with more --rounds also of one
+    that is finished, if its --schedule is constant."""
     dry_run: bool = False
-    """Say what the run will need (memory a process, bytes, rounds) and stop."""
+    """Say what the run will need (memory a process, bytes, rounds) and what is odd about the data, try its model out,
+    and stop. The pictures of an imagefolder are decoded for it, as for the run."""
 
 
 A = TypeVar("A", bound=Training)
@@ -61,18 +64,24 @@ class Settled(Generic[A]):
 def settle(kind: type[A], words: Sequence[str], command: str, mode: Mode) -> Settled[A]:
     """Read the command line of a command that trains. Raises ConfigError with one line."""
     base = base_config(words, mode)
-    named: dict[str, Any] = (
-        {"topology": base.topology} if "topology" in {item.name for item in dataclasses.fields(kind)} else {}
-    )
+    asked_for = {"topology": base.topology, "token_file": base.exchange.token_file}
+    named: dict[str, Any] = {
+        item.name: asked_for[item.name] for item in dataclasses.fields(kind) if item.name in asked_for
+    }
     arguments = parse(kind, words, command, kind(**sections(base), **named))
     config = RunConfig(topology=getattr(arguments, "topology", None), mode=mode, **sections_of(arguments, mode))
+    if "token_file" in named:  # an option of its own, since no other command that exchanges weights takes it
+        config = settings.replace_options(config, token_file=vars(arguments)["token_file"])
     config = _with_aliases(config, arguments, words)
     if arguments.resume is not None:
         return Settled(arguments, config, _resumed(arguments.resume, base, config))
     topology = topology_of(config)
     if topology is None and config.topology is None:
         raise ConfigError(f"{command}: name a topology file, for example topologies/ring-4.graphml")
-    return Settled(arguments, config, topology or load_topology(str(config.topology)))
+    if topology is None:
+        topology = load_topology(str(config.topology))
+        say_notes(topology)
+    return Settled(arguments, config, topology)
 
 
 def base_config(words: Sequence[str], mode: Mode | None) -> RunConfig:
@@ -149,6 +158,12 @@ def _resumed(run_dir: Path, saved: RunConfig, asked: RunConfig) -> Topology:
             contents = [load_faults(path, saved.record.seed).text() for path in (value, before[name])]
             if contents[0] == contents[1]:
                 continue
+        if name == "init" and None not in (value, before[name]):
+            with_own_files(asked, run_dir)  # which refuses other weights
+            continue
+        if name == "rounds":
+            has_other_rounds(run_dir, asked)  # which refuses what the run cannot have
+            continue
         if value != before[name] and name not in settings.FREE_ON_RESUME:
             option = "--" + name.replace("_", "-")
             raise ConfigError(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from p2pfl.cli.arguments import counted, parse
+from p2pfl.cli.arguments import counted, parse, say_notes
 from p2pfl.keyring import make_keys
 from p2pfl.topology import load_topology
 
@@ -34,8 +34,9 @@ def keys(words: list[str]) -> int:
     arguments = parse(Keys, words, "keys")
     paths = make_keys(arguments.file, arguments.output, renew=arguments.renew)
     print(f"{counted(len(paths), 'secret key')} in {arguments.output}, public keys in {arguments.file}")
-    nodes = load_topology(arguments.file).graph.nodes.values()
-    spread = all("host" in node and "port" in node for node in nodes)
+    topology = load_topology(arguments.file)
+    say_notes(topology)
+    spread = all("host" in node and "port" in node for node in topology.graph.nodes.values())
     command = f"peer {arguments.file} --node LABEL" if spread else f"gossip {arguments.file}"
     print(f"start with: p2pfl {command} --keys {arguments.output}")
     return 0

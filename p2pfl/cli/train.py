@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -11,11 +10,11 @@ import tyro
 
 from p2pfl.cli.describe import describe_result, describe_run
 from p2pfl.cli.options import Settled, TopologyFile, Training, settle
-from p2pfl.config import CentralizedConfig, ExchangeConfig, GossipConfig, RobustConfig, RunConfig, ServerConfig
+from p2pfl.config import CentralizedConfig, ExchangeConfig, GossipConfig, RobustConfig, ServerConfig
 from p2pfl.errors import ConfigError
-from p2pfl.keyring import check_keys, check_token_file, refuse_token_file
-from p2pfl.swarm import endpoints_in_file, run
-from p2pfl.topology import Topology
+from p2pfl.keyring import check_keys, refuse_token_file
+from p2pfl.report import check_drawing
+from p2pfl.swarm import endpoints_of_peer, run
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Gossip(Training):
     """Train one model over a topology: one process a peer, ZeroMQ between neighbors, no server."""
 
     topology: TopologyFile = None
-    """Topology file: .graphml .gml .gexf .json .edgelist or .adjlist."""
+    """Topology file: .graphml .gml .gexf .json .edgelist .adjlist .csv .txt .net .dot …"""
     gossip: GossipConfig = field(default_factory=GossipConfig)
     robust: RobustConfig = field(default_factory=RobustConfig)
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
@@ -38,6 +37,8 @@ class OnePeer(Gossip):
 
     node: Annotated[str | None, tyro.conf.arg(metavar="LABEL", help_behavior_hint="(required)")] = None
     """Label of the node to run here."""
+    token_file: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
+    """File with the secret that all peers share where there are no keys: nobody else can connect."""
 
 
 _Alias = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(optional)")]
@@ -98,9 +99,11 @@ def local(words: list[str]) -> int:
 
 def _train(settled: Settled[Gossip] | Settled[Centralized] | Settled[Sgd] | Settled[Local]) -> int:
     if settled.arguments.dry_run:
+        check_drawing()
         refuse_token_file(settled.config.exchange)
         if settled.config.mode == "gossip":
-            _check_keys(settled.config, settled.topology, range(settled.topology.n))
+            exchange, topology = settled.config.exchange, settled.topology
+            check_keys(topology, exchange.keys, exchange.insecure, range(topology.n))
         print(describe_run(settled.topology, settled.config))
         return 0
     result = run(settled.config, settled.topology, resume=settled.arguments.resume)
@@ -115,10 +118,7 @@ def peer(words: list[str]) -> int:
     if arguments.node is None:
         raise ConfigError(f"peer: say which node to run here: --node {topology.names[0]}, for example")
     index = topology.index(arguments.node)
-    if endpoints_in_file(topology, settled.config) is None:
-        raise ConfigError(f"{topology.source}: every node needs a host and a port (and --transport must not be ipc)")
-    _check_keys(settled.config, topology, [index])
-    check_token_file(settled.config.exchange)
+    endpoints_of_peer(topology, index, settled.config)
     if arguments.dry_run:
         print(describe_run(topology, settled.config))
         return 0
@@ -128,7 +128,3 @@ def peer(words: list[str]) -> int:
     allow_open_files(1, len(set(nx.all_neighbors(topology.graph, index))))
     run_peer(topology, index, settled.config, resume=arguments.resume)
     return 0
-
-
-def _check_keys(config: RunConfig, topology: Topology, peers: Iterable[int]) -> None:
-    check_keys(topology, config.exchange.keys, config.exchange.insecure, peers)

@@ -1,5 +1,6 @@
 """Every setting of a run as frozen dataclasses, one small section a concern; TOML in, TOML out."""
 
+from p2pfl.config.pictures import PictureOptions
 from p2pfl.config.run import (
     FREE_ON_RESUME,
     INCIDENTAL,
@@ -43,6 +44,7 @@ __all__ = [
     "GossipConfig",
     "Mode",
     "ModelConfig",
+    "PictureOptions",
     "RecordConfig",
     "RobustConfig",
     "RunConfig",

@@ -35,7 +35,7 @@ class RunConfig:
     """
 
     topology: str | None = None
-    """Topology file: .graphml .gml .gexf .json .edgelist or .adjlist."""
+    """Topology file: .graphml .gml .gexf .json .edgelist .adjlist .csv .txt .net .dot …"""
     mode: Mode = "gossip"
     """gossip, centralized (FedAvg with a coordinator), sgd (one process, all data) or local (no exchange)."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -112,6 +112,7 @@ def check_together(config: RunConfig) -> None:
 
     Not done when settings are made, since those of a file and of the command line are put together one by one.
     """
+    _check_pictures(config)
     _check_byzantine(config)
     if config.mode != "centralized":
         return
@@ -149,6 +150,18 @@ def least_updates(config: RunConfig) -> int:
     """Updates that a round of a centralized run needs: --min-updates, or half of the selected clients."""
     least = config.server.min_updates
     return max(-(-config.centralized.num_selected // 2), _robust_needs(config)) if least is None else least
+
+
+def _check_pictures(config: RunConfig) -> None:
+    if config.data.dataset.partition(":")[0] == "imagefolder":
+        return
+    for name, plain in (("image_range", None), ("background", "white")):
+        value = getattr(config.data, name)
+        if value != plain:
+            option = f"--{name.replace('_', '-')} {value}"
+            raise ConfigError(
+                f"{option}: means nothing with --dataset {config.data.dataset}, only with imagefolder:DIR"
+            )
 
 
 def _check_byzantine(config: RunConfig) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from p2pfl.config.pictures import COLOR_REMEDY, RANGE_REMEDY, PictureOptions, parse_color, parse_range
 from p2pfl.errors import ConfigError
 
 MOST_ROUNDS = 10_000_000
@@ -83,6 +84,24 @@ class DataConfig:
     """Folder of downloads and decoded data sets."""
     partition: Literal["iid"] = "iid"
     """How training samples are dealt to the peers: iid (shuffled, equal shards)."""
+    image_range: Annotated[str | None, _unset("LOW,HIGH", "the range of the file's type; none for 32 bits")] = None
+    """Values that become black and white in imagefolder pictures with more than 8 bits, such as 0,4095; 32-bit and
+    float pictures need it."""
+    augment: Literal["auto", "on", "off"] = "auto"
+    """Shift and mirror training images at random: auto (as suits the data set; imagefolder: on), on, or off."""
+    background: str = "white"
+    """Color behind transparent pictures of an imagefolder: a CSS color name or #rrggbb."""
+
+    def __post_init__(self) -> None:
+        known = self.image_range is None or parse_range(self.image_range) is not None
+        _check(known, "image_range", self.image_range, RANGE_REMEDY)
+        _check(parse_color(self.background) is not None, "background", self.background, COLOR_REMEDY)
+
+    @property
+    def pictures(self) -> PictureOptions:
+        """What the decoder of an image folder is told."""
+        value_range = None if self.image_range is None else parse_range(self.image_range)
+        return PictureOptions(value_range, parse_color(self.background) or PictureOptions().background)
 
 
 @dataclass(frozen=True)
@@ -107,6 +126,8 @@ class TrainingConfig:
     """Learning rate over the run: onecycle (rises for the first fifth), cosine, or constant."""
     reset_momentum: bool = False
     """Forget the optimizer's momentum at the start of every round."""
+    init: Annotated[str | None, _unset("FILE", "drawn from --seed")] = None
+    """Safetensors file of the weights that everybody starts from, such as the consensus.safetensors of a run."""
 
     def __post_init__(self) -> None:
         _positive(self, MOST_ROUNDS, "rounds")
@@ -201,11 +222,12 @@ class ExchangeConfig:
     transport: Literal["auto", "ipc", "tcp"] = "auto"
     """Sockets: ipc on one machine, tcp; auto: tcp where the topology file has hosts and ports, else ipc."""
     insecure: bool = False
-    """Allow unencrypted tcp beyond this machine's loopback address, and a peer without keys and without a token."""
+    """Allow messages that are not encrypted: beyond this machine, or in spite of keys in the file. A peer needs keys or
+    a token all the same, unless all hosts of its file are this machine."""
     keys: Annotated[str | None, _unset("DIR", "none")] = None
     """Folder with the secret keys that p2pfl keys made: every link is encrypted and authenticated (gossip and peer)."""
-    token_file: Annotated[str | None, _unset("FILE", "none")] = None
-    """File with the secret that all peers share where there are no keys: nobody else can connect (only p2pfl peer)."""
+    token_file: Annotated[str | None, tyro.conf.Fixed, tyro.conf.Suppress] = None
+    """File with the secret that all peers share where there are no keys; an option of p2pfl peer only."""
     start_timeout: float = 600.0
     """Seconds until every process has loaded its data and opened its socket."""
     handshake_timeout: float = 60.0

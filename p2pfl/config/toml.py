@@ -36,9 +36,9 @@ def to_toml(config: RunConfig) -> str:
 def load_toml(path: str | os.PathLike[str], mode: Mode | None = None) -> RunConfig:
     """Settings from a TOML file; what it leaves out keeps its default.
 
-    Options may stand in their section or, more simply, at the top of the file. The paths of a topology and of a fault
-    script start at the TOML file's own folder. `mode` is what the file is wanted for, if not for what it says itself.
-    Raises ConfigError naming the file and the field.
+    Options may stand in their section or, more simply, at the top of the file. The paths of a topology, a fault
+    script and initial weights start at the TOML file's own folder. `mode` is what the file is wanted
+    for, if not for what it says itself. Raises ConfigError naming the file and the field.
     """
     plain = parse_toml(Path(path))
     said = plain.pop("mode", None)
@@ -54,8 +54,9 @@ def load_toml(path: str | os.PathLike[str], mode: Mode | None = None) -> RunConf
         topology = str(Path(path).parent / topology)
     found: Mode = mode or said or "gossip"
     flat = _flat(plain, path, ALIASES.get(found, {}))
-    if isinstance(flat.get("faults"), str):  # like the topology's, its path starts at the TOML file's own folder
-        flat["faults"] = str(Path(path).parent / flat["faults"])
+    for name in ("faults", "init"):  # like the topology's, their paths start at the TOML file's own folder
+        if isinstance(flat.get(name), str):
+            flat[name] = str(Path(path).parent / flat[name])
     try:
         return replace_options(RunConfig(topology=topology, mode=found), **flat)
     except ConfigError as error:

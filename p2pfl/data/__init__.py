@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from p2pfl.data.dataset import IMAGE_SIDE, Dataset, load
 from p2pfl.data.loader import Batches, evaluation_batches
-from p2pfl.data.sources import DATASETS, DatasetInfo, describe, prepare
+from p2pfl.data.source import Progress
+from p2pfl.data.sources import DATASETS, DatasetInfo, all_notes, describe, prepare
 
 __all__ = [
     "DATASETS",
@@ -12,6 +13,8 @@ __all__ = [
     "Batches",
     "Dataset",
     "DatasetInfo",
+    "Progress",
+    "all_notes",
     "describe",
     "evaluation_batches",
     "load",

@@ -13,11 +13,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from p2pfl.data.content import arrays_content
 from p2pfl.errors import DataError, unwritable
 from p2pfl.plugins import one_line
 
 IMAGE_SIDE = 32  # pixels: every data set is brought to what VGG's five poolings reduce to 1×1
-FORMAT = 1  # of the cache file; part of its name, so that a new format never reads an old file
+FORMAT = 2  # of the cache file; part of its name, so that a new format never reads an old file
 TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
 BLOCK = 1024  # images converted at once while statistics are computed
 
@@ -28,7 +29,9 @@ class Dataset:
 
     Images are uint8 (N, 32, 32, 3), labels int64 (N,) in 0..len(classes)-1. `mean` and `std` are those of
     the training images, a channel each, on the scale 0..1. `augment` says whether crop and flip suit the
-    data: they do for photographs and hurt digits.
+    data: they do for photographs and hurt digits. `notes`: what decoding found worth knowing, a line each.
+    `content` is a digest of what the data were made from, by which peers on other machines tell whether theirs is the
+    same; empty until `save` takes it from the arrays.
     """
 
     name: str
@@ -40,6 +43,8 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augment: bool
+    notes: tuple[str, ...] = ()
+    content: str = ""
 
 
 def statistics(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -72,6 +77,8 @@ def save(dataset: Dataset, path: Path) -> None:
         "mean": dataset.mean,
         "std": dataset.std,
         "augment": dataset.augment,
+        "notes": dataset.notes,
+        "content": dataset.content or _content(dataset),
     }
     tensors = {name: getattr(dataset, name).contiguous() for name in TENSORS}
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
@@ -101,6 +108,8 @@ def load(path: Path) -> Dataset:
             mean=tuple(about["mean"]),
             std=tuple(about["std"]),
             augment=bool(about["augment"]),
+            notes=tuple(about.get("notes", ())),
+            content=str(about["content"]),
             **tensors,
         )
     except FileNotFoundError as error:
@@ -113,6 +122,11 @@ def load(path: Path) -> Dataset:
     if problem:
         raise DataError(f"{path}: {problem}; delete it, and it is made again")
     return dataset
+
+
+def _content(dataset: Dataset) -> str:
+    arrays = (getattr(dataset, name).numpy() for name in TENSORS)
+    return arrays_content((dataset.classes, dataset.augment), arrays)
 
 
 def invalid(dataset: Dataset) -> str:
@@ -131,5 +145,7 @@ def invalid(dataset: Dataset) -> str:
             return f"{split}_images holds no image"
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= len(dataset.classes):
-            return f"{split}_labels run from {low} to {high}, but there are {len(dataset.classes)} classes"
+            number = len(dataset.classes)
+            span = f"{split}_labels run from {low} to {high}, but there are {number} classes, counted 0 to {number - 1}"
+            return f"{span}: subtract {low} from the labels" if low > 0 and high - low < number else span
     return ""

@@ -12,7 +12,11 @@ Progress = Callable[[str, int, int], None]  # what is being done, how much is do
 
 @dataclass(frozen=True)
 class Source:
-    """A data set that was found, but not read yet; `key` names its cache file and changes with the source."""
+    """A data set that was found, but not read yet; `key` names its cache file.
+
+    The key changes with the source. `notes`: what is odd about it, a line each. `is_judged_by_reading`: whether a dry
+    run has to decode it, because only that tells whether it can be used.
+    """
 
     name: str
     key: str
@@ -20,3 +24,5 @@ class Source:
     test_samples: int
     classes: tuple[str, ...]
     read: Callable[[Progress], Dataset]
+    notes: tuple[str, ...] = ()
+    is_judged_by_reading: bool = False

@@ -7,25 +7,32 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from p2pfl.config import PictureOptions
 from p2pfl.data.bundled import digits
 from p2pfl.data.cifar import cifar10
-from p2pfl.data.dataset import FORMAT, IMAGE_SIDE, save
+from p2pfl.data.dataset import FORMAT, IMAGE_SIDE, load, save
 from p2pfl.data.folder import image_folder
 from p2pfl.data.source import Progress, Source
 from p2pfl.data.user import user_function
 from p2pfl.errors import DataError
 
-# Each builder takes what stands after the colon of --dataset and the data directory, and reads no image yet.
-DATASETS: dict[str, Callable[[str, Path], Source]] = {
-    "cifar10": cifar10,
-    "digits": digits,
+# Each builder takes what stands after the colon of --dataset, the data directory and how pictures become bytes, and
+# reads no image yet.
+DATASETS: dict[str, Callable[[str, Path, PictureOptions], Source]] = {
+    "cifar10": lambda argument, root, _: cifar10(argument, root),
+    "digits": lambda argument, root, _: digits(argument, root),
     "imagefolder": image_folder,
 }
+_PLAIN = PictureOptions()
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a data set holds, known without decoding it; `cached` tells whether it is decoded already."""
+    """What a data set holds, known without decoding it; `cached` tells whether it is decoded already.
+
+    `notes`: what is odd about it, a line each; what only decoding tells is among them where it is decoded.
+    `needs_decoding`: whether only decoding will tell if it can be used.
+    """
 
     name: str
     train_samples: int
@@ -33,44 +40,58 @@ class DatasetInfo:
     classes: tuple[str, ...]
     image_side: int
     cached: bool
+    notes: tuple[str, ...] = ()
+    needs_decoding: bool = False
 
 
-def prepare(spec: str, data_dir: str | Path | None, progress: Progress) -> Path:
+def prepare(spec: str, data_dir: str | Path | None, progress: Progress, pictures: PictureOptions = _PLAIN) -> Path:
     """The cache file of the data set that `--dataset` names, made now unless it exists.
 
     `data_dir` holds downloads and cache files (default: `p2pfl` in the user's cache directory). `progress` is
-    called with what is being done, how much is done, and the total. Raises ConfigError for a name that
-    cannot be used, DataError for data that cannot.
+    called with what is being done, how much is done, and the total. `pictures` matters to an image folder only.
+    Raises ConfigError for a name that cannot be used, DataError for data that cannot.
     """
     root = _data_directory(data_dir)
-    source = _find(spec, root)
+    source = _find(spec, root, pictures)
     path = _cache_file(source, root)
     if not path.exists():
         save(source.read(progress), path)
     return path
 
 
-def describe(spec: str, data_dir: str | Path | None) -> DatasetInfo:
+def describe(spec: str, data_dir: str | Path | None, pictures: PictureOptions = _PLAIN) -> DatasetInfo:
     """What the data set holds; downloads, decodes and writes nothing, but calls a `module:function`.
 
     Raises what `prepare` does for a name, directory or function that cannot be used.
     """
     root = _data_directory(data_dir)
-    source = _find(spec, root)
+    source = _find(spec, root, pictures)
+    path = _cache_file(source, root)
+    cached = path.exists()
+    notes = list(source.notes)
+    if len(source.classes) == 1:
+        notes.append("there is only one class, so that every model is always right")
     return DatasetInfo(
         name=source.name,
         train_samples=source.train_samples,
         test_samples=source.test_samples,
         classes=source.classes,
         image_side=IMAGE_SIDE,
-        cached=_cache_file(source, root).exists(),
+        cached=cached,
+        notes=(*notes, *(load(path).notes if cached else ())),
+        needs_decoding=source.is_judged_by_reading and not cached,
     )
 
 
-def _find(spec: str, root: Path) -> Source:
+def all_notes(info: DatasetInfo, path: Path) -> tuple[str, ...]:
+    """Notes on a data set that was described, then prepared in the file `path`."""
+    return tuple(dict.fromkeys((*info.notes, *load(path).notes)))
+
+
+def _find(spec: str, root: Path, pictures: PictureOptions) -> Source:
     name, colon, argument = spec.partition(":")
     if name in DATASETS:
-        return DATASETS[name](argument, root)
+        return DATASETS[name](argument, root, pictures)
     if not colon:
         raise DataError(
             f"--dataset {spec}: unknown; choose cifar10, digits, imagefolder:DIR or your own module:function"

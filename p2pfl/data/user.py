@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from p2pfl.data.arrays import image_problem, label_kind_problem, label_problem, label_values
 from p2pfl.data.dataset import TENSORS, Dataset, invalid, statistics
+from p2pfl.data.listing import some
 from p2pfl.data.source import Source
 from p2pfl.errors import DataError
 from p2pfl.plugins import load_callable, one_line
@@ -24,8 +26,9 @@ def user_function(spec: str) -> Source:
 
     It must return a mapping with `train_images` and `test_images`, uint8 arrays or tensors (N, 32, 32, 3),
     and `train_labels` and `test_labels`, integers (N,) from 0; optional are `classes`, a name for each label
-    (default: '0', '1', …), and `augment` (default: False), which turns crop and flip on. It is called on
-    every start, because only its result tells whether it changed.
+    (default: '0', '1', …), and `augment` (default: False), which turns crop and flip on. Without `classes` every
+    label from 0 to the highest must occur among the training labels. It is called on every start, because only its
+    result tells whether it changed.
     Raises ConfigError where it cannot be imported, DataError where it fails or its result cannot be used.
     """
     function = load_callable(spec, "--dataset")
@@ -42,7 +45,21 @@ def user_function(spec: str) -> Source:
         test_samples=len(dataset.test_images),
         classes=dataset.classes,
         read=lambda progress: dataset,
+        notes=_notes(dataset),
     )
+
+
+def _notes(dataset: Dataset) -> tuple[str, ...]:
+    """What is odd about labels and images that can be used all the same."""
+    notes = []
+    for split, labels in (("training", dataset.train_labels), ("test", dataset.test_labels)):
+        there = set(label_values(labels))
+        absent = [repr(name) for label, name in enumerate(dataset.classes) if label not in there]
+        if absent:
+            notes.append(f"no {split} images of class{'es' * (len(absent) > 1)} {some(absent)}")
+    if int(dataset.train_images.max()) <= 1:
+        notes.append("no training image has a value above 1: were they on the scale 0..1 before they became uint8?")
+    return tuple(notes)
 
 
 def _check(spec: str, result: Any) -> Dataset:
@@ -55,11 +72,13 @@ def _check(spec: str, result: Any) -> Dataset:
         what = f"lacks {missing[0]!r}" if missing else f"has an unknown entry {unknown[0]!r}"
         allowed = f"{', '.join(TENSORS)}; optional: {', '.join(OPTIONAL)}"
         raise DataError(f"--dataset {spec}: the mapping {what} (entries: {allowed})")
-    tensors = {name: _tensor(spec, name, result[name]) for name in TENSORS}
+    tensors: dict[str, Any] = {name: _tensor(spec, name, result[name]) for name in TENSORS}
     classes = result.get("classes")
     if classes is None:
-        labels = tensors["train_labels"]
-        classes = range(int(labels.max()) + 1 if labels.numel() else 0)
+        problem = label_problem(tensors["train_labels"])
+        if problem:
+            raise DataError(f"--dataset {spec}: {problem}")
+        classes = range(len(label_values(tensors["train_labels"])))
     elif isinstance(classes, str) or not isinstance(classes, Iterable):
         raise DataError(f"--dataset {spec}: classes must be a list of names, not {classes!r}")
     dataset = Dataset(
@@ -68,6 +87,7 @@ def _check(spec: str, result: Any) -> Dataset:
         mean=(),
         std=(),
         augment=bool(result.get("augment", False)),
+        content="",  # it is that of the arrays
         **tensors,
     )
     problem = invalid(dataset)
@@ -80,14 +100,15 @@ def _check(spec: str, result: Any) -> Dataset:
 def _tensor(spec: str, name: str, value: Any) -> torch.Tensor:
     """An array or tensor as a tensor on the CPU; labels of any integer type become int64."""
     try:
-        tensor = value.detach().cpu().clone() if isinstance(value, torch.Tensor) else torch.tensor(np.asarray(value))
+        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"--dataset {spec}: {name} is not an array ({one_line(error)})") from error
-    if name.endswith("labels"):
-        if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
-            raise DataError(f"--dataset {spec}: {name} must be integers from 0, not {tensor.dtype}")
-        tensor = tensor.long()
-    return tensor.contiguous()
+    is_label = name.endswith("labels")
+    problem = label_kind_problem(array) if is_label else image_problem(array)
+    if problem:
+        raise DataError(f"--dataset {spec}: {name} {problem}")
+    # A copy, which later changes of the function's own array do not reach.
+    return torch.from_numpy(np.array(array, dtype=np.int64 if is_label else np.uint8, order="C"))
 
 
 def _digest(dataset: Dataset) -> str:

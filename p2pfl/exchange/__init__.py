@@ -22,6 +22,7 @@ from p2pfl.exchange.events import (
     Train,
     Trained,
 )
+from p2pfl.exchange.greeting import Greeting, MismatchError
 from p2pfl.exchange.inbox import WINDOW, Inbox
 from p2pfl.exchange.logic import PATIENCE, Logic, remind_after
 from p2pfl.exchange.outbox import Outbox
@@ -36,9 +37,11 @@ __all__ = [
     "Fail",
     "Finish",
     "Flushed",
+    "Greeting",
     "Inbox",
     "Logic",
     "Lost",
+    "MismatchError",
     "Note",
     "Outbox",
     "Plan",

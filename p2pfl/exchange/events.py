@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from p2pfl.exchange.greeting import Greeting
 from p2pfl.gossip import Payload
 from p2pfl.wire import Message
 
@@ -124,10 +125,14 @@ class Finish:
 
 @dataclass(frozen=True)
 class Fail:
-    """The run cannot go on; one line says why. `resumable`: whether it may get further when it is resumed."""
+    """The run cannot go on; one line says why. `resumable`: whether it may get further when it is resumed.
+
+    `usage`: what the process was started with is to blame.
+    """
 
     reason: str
     resumable: bool = True
+    usage: bool = False
 
 
 Action = Send | Discard | Train | RoundDone | Note | Finish | Fail
@@ -156,7 +161,7 @@ class Plan:
     neighbors' weights. `absent`: neighbors known to be away for good. `spare`: how many neighbors may be away at once;
     with more the peer ends. `returns`: rounds in which a neighbor is known to be back, and waited for. `settles`:
     rounds that end only when all neighbors have acknowledged what they got. `frozen`: rounds in which a fault script
-    freezes the peer, with the round in which it goes on.
+    freezes the peer, with the round in which it goes on. `greeting`: what neighbors must have been started with too.
     """
 
     me: int
@@ -178,6 +183,7 @@ class Plan:
     returns: Mapping[int, frozenset[int]] = field(default_factory=dict)
     settles: frozenset[int] = frozenset()
     frozen: Mapping[int, int] = field(default_factory=dict)
+    greeting: Greeting = field(default_factory=Greeting)
 
     @property
     def last_round(self) -> int:

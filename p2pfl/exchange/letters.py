@@ -6,15 +6,19 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
+from p2pfl.exchange import greeting
 from p2pfl.exchange.events import Plan
 from p2pfl.gossip import Payload
 from p2pfl.wire import VERSION, Codec, Header, Kind, Message, chunks
 
 
 def control(plan: Plan, kind: Kind, round: int, about: Mapping[str, float] | None = None) -> Message:
-    """A message without a body; `about` are its scalars."""
-    layout = plan.layout if kind == "hello" else ""
-    return Message(Header(VERSION, plan.run, kind, plan.me, round, layout=layout, scalars=dict(about or {})))
+    """A message without numbers; `about` are its scalars. Only a greeting has a body."""
+    greets = kind == "hello"
+    body = greeting.encode(plan.greeting) if greets else b""
+    layout = plan.layout if greets else ""
+    header = Header(VERSION, plan.run, kind, plan.me, round, layout=layout, length=len(body), scalars=dict(about or {}))
+    return Message(header, body)
 
 
 def payload(plan: Plan, round: int, codec: Codec, content: Payload) -> Iterator[Message]:

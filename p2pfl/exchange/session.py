@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from p2pfl.errors import ProtocolError
 from p2pfl.exchange import events as ev
-from p2pfl.exchange import letters
+from p2pfl.exchange import greeting, letters
 from p2pfl.gossip import Payload
-from p2pfl.wire import Codec, Header, Kind
+from p2pfl.text import visible
+from p2pfl.wire import Codec, Kind, Message
 
 
 class Session:
@@ -19,8 +20,16 @@ class Session:
         self.plan = plan
         self.refused: Counter[str] = Counter()
 
-    def check(self, header: Header) -> None:
-        """Raises ProtocolError for a message of another run, of a stranger, or about another model."""
+    def check(self, message: Message) -> None:
+        """Raises ProtocolError for a message of another run, of a stranger, or about another model.
+
+        MismatchError, which names it, where a neighbor greets that was started with something else.
+        """
+        header = message.header
+        unlike = self._difference(message) if header.kind == "hello" else None
+        if unlike is not None:
+            kind = greeting.MismatchError if header.sender in self.plan.links else ProtocolError
+            raise kind(f"settings: {unlike}")
         if header.run != self.plan.run:
             raise ProtocolError("run: another run, or a swarm with other settings")
         if header.sender not in self.plan.links:
@@ -28,12 +37,22 @@ class Session:
         if header.kind in ("hello", "chunk") and header.layout != self.plan.layout:
             raise ProtocolError("layout: another model")
 
+    def _difference(self, hello: Message) -> str | None:
+        """What a process that greets was started with and this one was not, after its name."""
+        theirs = greeting.decode(hello.body)
+        if theirs == greeting.Greeting() != self.plan.greeting:
+            raise ProtocolError("greeting: missing")
+        found = greeting.difference(self.plan.greeting, theirs)
+        names, sender = self.plan.names, hello.header.sender
+        name = f"'{visible(names[sender], controls=True)}'" if sender < len(names) else f"number {sender}"
+        return None if found is None else f"peer {name} {found}"
+
     def refuse(self, reason: str) -> list[ev.Action]:
         """Count a message that is not taken; the first of its kind goes to the log."""
         kind = reason.split(":")[0]
         self.refused[kind] += 1
         # A neighbor with other settings or keys is never understood, which somebody should hear of before time is up.
-        matters = kind in ("run", "layout", "handshake", "key")
+        matters = kind in ("run", "settings", "version", "layout", "handshake", "key", "token")
         return [ev.Note(f"refused a message: {reason}", matters)] if self.refused[kind] == 1 else []
 
     def say(self, kind: Kind, neighbor: int, round: int, about: Mapping[str, float] | None = None) -> ev.Send:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from p2pfl.errors import ProtocolError
-from p2pfl.exchange import Inbox, Outbox, Session, remind_after
+from p2pfl.exchange import Inbox, MismatchError, Outbox, Session, remind_after
 from p2pfl.exchange import events as ev
 from p2pfl.gossip import Payload
 from p2pfl.gossip.attacks import Tamper
@@ -115,8 +115,11 @@ class Client:
     def _on_received(self, event: ev.Received, now: float) -> list[ev.Action]:
         header = event.message.header
         try:
-            self._session.check(header)
+            self._session.check(event.message)
             actions = self._on_chunk(event.message) if header.kind == "chunk" else None
+        except MismatchError as error:
+            refused = self._session.refuse(str(error))
+            return self._fail(str(error).partition(": ")[2], usage=True) if self.stage == "greeting" else refused
         except ProtocolError as error:
             refused = self._session.refuse(f"{error}, from the coordinator")
             return [*refused, *self._on_bad_model(header, str(error))]
@@ -238,6 +241,6 @@ class Client:
         self.stage = "ended"
         return [ev.Finish()]
 
-    def _fail(self, reason: str) -> list[ev.Action]:
+    def _fail(self, reason: str, usage: bool = False) -> list[ev.Action]:
         self.stage = "ended"
-        return [ev.Fail(reason)]
+        return [ev.Fail(reason, resumable=not usage, usage=usage)]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from p2pfl.errors import ProtocolError
+from p2pfl.exchange import MismatchError
 from p2pfl.exchange import events as ev
 from p2pfl.federated.average import ServerAverage
 from p2pfl.federated.rounds import Rounds
@@ -108,9 +109,13 @@ class Coordinator(Rounds):
     def _on_received(self, event: ev.Received, now: float) -> list[ev.Action]:
         header = event.message.header
         try:
-            self._session.check(header)
+            self._session.check(event.message)
             if header.kind == "chunk":
                 return self._on_chunk(event.message, now)
+        except MismatchError as error:  # one client must not end the run of all: it is done without, which is said
+            refused = self._session.refuse(str(error))
+            self._gone |= {header.sender} if self.stage == "greeting" else set()
+            return [*refused, *self._begin_if_all_are_known(now)]
         except ProtocolError as error:
             refused = self._session.refuse(f"{error}, from {header.sender}")
             return [*refused, *self._on_bad_update(header, str(error), now)]

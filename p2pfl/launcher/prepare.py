@@ -17,26 +17,29 @@ from p2pfl.worker import messages
 _END_SECONDS = 1.0
 
 
-def prepare_data(config: RunConfig, cast: Cast, observer: Observer, server: ForkServer) -> Path:
+def prepare_data(config: RunConfig, cast: Cast, observer: Observer, server: ForkServer, begins: bool = True) -> Path:
     """Decode the data set, once, into the file that all peers map, in a process of its own (it needs torch).
 
-    Also checks there what every peer would refuse, and whether the GPUs have room for all, so that none has to be
-    started for it.
+    Also tries the model out there, and checks what every peer would refuse, and whether the GPUs have room for all,
+    and the disk for a run that begins, so that none has to be started for it.
 
     Raises ConfigError, or P2PFLError where that process crashed.
     """
-    process, link = server.start("data", _prepare, config, cast, server.folder.path)
+    process, link = server.start("data", _prepare, config, cast, begins, server.folder.path)
     try:
         while True:
             try:
                 message = messages.receive_report(link)
             except EOFError:
                 process.join(_END_SECONDS)
-                raise P2PFLError(f"decoding --dataset {config.data.dataset} crashed ({process.exit_text()})") from None
+                what = f"--dataset {config.data.dataset}, or trying out --model {config.model.model},"
+                raise P2PFLError(f"decoding {what} crashed ({process.exit_text()})") from None
             if isinstance(message, messages.Failed):
                 raise (ConfigError if message.usage else P2PFLError)(message.reason)
             assert isinstance(message, messages.Prepared)
             if message.path is not None:
+                for note in message.notes:
+                    observer.say(f"data: {note}")
                 return Path(message.path)
             observer.progress(message.what, message.done, message.total)
     except BaseException:
@@ -49,8 +52,9 @@ def prepare_data(config: RunConfig, cast: Cast, observer: Observer, server: Fork
         process.close()
 
 
-def _prepare(config: RunConfig, cast: Cast, temporary: Path, link: Connection) -> None:
+def _prepare(config: RunConfig, cast: Cast, begins: bool, temporary: Path, link: Connection) -> None:
     from p2pfl import data, estimate
+    from p2pfl.parameters import Layout
 
     for number in messages.SIGNALS - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
@@ -60,16 +64,20 @@ def _prepare(config: RunConfig, cast: Cast, temporary: Path, link: Connection) -
         link.send_bytes(messages.encode(message))
 
     try:
-        info = data.describe(config.data.dataset, config.data.data_dir)
+        info = data.describe(config.data.dataset, config.data.data_dir, config.data.pictures)
         model = estimate.check(config, cast.shards, info)
         wished, shard = estimate.wished_devices(cast.topology), info.train_samples // cast.shards
-        estimate.check_gpus(config, wished, shard, model, len(info.classes))
+        estimate.check_gpus(config, wished, shard, model)
+        if begins:
+            estimate.check_disk(config, estimate.disk_need(cast, config, Layout.of(model)))
         path = data.prepare(
             config.data.dataset,
             config.data.data_dir,
             lambda what, done, total: send(messages.Prepared(what, done, total)),
+            config.data.pictures,
         )
-        last: messages.FromWorker = messages.Prepared("", 1, 1, path=str(path))
+        notes = estimate.prepared_notes(config, info, path)
+        last: messages.FromWorker = messages.Prepared("", 1, 1, path=str(path), notes=notes)
     except P2PFLError as error:
         last = messages.failed(error)
     except Exception as error:

@@ -19,6 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from p2pfl.errors import ProtocolError
+from p2pfl.exchange import MismatchError
 from p2pfl.exchange import events as ev
 from p2pfl.gossip import Algorithm, Hoods, Payload
 from p2pfl.peer.rounds import Rounds
@@ -80,7 +81,8 @@ class Peer(Rounds):
     @property
     def deadline(self) -> float:
         """When the next `Tick` is due: patience with a neighbor ends, or it is time for a sign of life."""
-        return self._patience.deadline(self.stage, self.round, self._neighbors)
+        due = self._patience.deadline(self.stage, self.round, self._neighbors)
+        return min(due, self._unlike_until) if self.stage == "greeting" else due
 
     # Greeting
 
@@ -135,7 +137,7 @@ class Peer(Rounds):
     def _on_received(self, event: ev.Received, now: float) -> list[ev.Action]:
         header = event.message.header
         try:
-            self._session.check(header)
+            self._session.check(event.message)
             self._neighbors.heard(header.sender, now)
             at_work = header.kind in ("chunk", "grant") and self._neighbors.is_at_work(header.sender)
             begun = self._begin_if_greeted(now) if at_work else []
@@ -143,6 +145,8 @@ class Peer(Rounds):
                 return [*begun, *self._on_chunk(event.message, now)]
             if header.kind == "grant":
                 return [*begun, *self._on_grant(header)]
+        except MismatchError as error:
+            return self._on_mismatch(header.sender, error, now)
         except ProtocolError as error:
             refused = self._session.refuse(f"{error}, from {header.sender}")
             return [*refused, *self._on_bad_chunk(header, str(error), now)]
@@ -235,11 +239,6 @@ class Peer(Rounds):
             return []
         return [*greeting, *self._say_again(neighbor), *self._deliver(self._outbox.repeat(neighbor))]
 
-    def _say_again(self, neighbor: int) -> list[ev.Action]:
-        again: list[ev.Action] = []
-        again += [self._session.say("grant", neighbor, round) for round in self._inbox.granted_to(neighbor)]
-        return again + [self._session.say("ack", neighbor, round) for round in self._inbox.taken_from(neighbor)]
-
     def _on_lost(self, event: ev.Lost, now: float) -> list[ev.Action]:
         neighbor = event.neighbor
         if self.stage in ("new", "greeting"):
@@ -252,6 +251,8 @@ class Peer(Rounds):
         return self._go_without([neighbor], "connection lost", now)
 
     def _on_tick(self, event: ev.Tick, now: float) -> list[ev.Action]:
+        if self.stage == "greeting" and now >= self._unlike_until:
+            return self._fail(next(iter(self._unlike.values())), resumable=False, usage=True)
         waits = self._blocking()
         actions = self._patience.notices(now, self.stage, self._neighbors)
         silent = self._patience.exhausted(now, self.stage, self.round, waits, self._neighbors)
@@ -278,15 +279,6 @@ class Peer(Rounds):
             self._do_without(neighbor)
         self._patience.wait(now)
         return actions + self._advance(now) if neighbors else []
-
-    def _do_without(self, neighbor: int) -> None:
-        self._inbox.relist(neighbor)
-        self._outbox.drop(neighbor)
-        self._outbox.forget_leave(neighbor)
-
-    def _is_spared(self, neighbors: Sequence[int]) -> bool:
-        """Whether the peer may go on without these too."""
-        return len(self._neighbors.away | set(neighbors)) <= self.plan.spare
 
     def _blocking(self) -> set[int]:
         """Neighbors that this peer waits for."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 from torch import Tensor
 
-from p2pfl.exchange import Inbox, Outbox, Session
+from p2pfl.exchange import Inbox, MismatchError, Outbox, Session
 from p2pfl.exchange import events as ev
 from p2pfl.gossip import Adoption, Algorithm, Hoods, Payload
 from p2pfl.peer.mixing import Mix
 from p2pfl.peer.neighbors import Neighbors
 from p2pfl.peer.patience import Patience
+
+# Seconds between the greeting of a neighbor that was started with something else and the end of the peer, in which the
+# neighbor gets this peer's greeting and can say the same.
+MISMATCH_SECONDS = 2.0
 
 Stage = Literal["new", "greeting", "working", "recording", "ended"]
 
@@ -46,6 +51,8 @@ class Rounds:
         self._asked_again: set[tuple[int, int]] = set()  # (round, sender) of vectors of which a chunk was lost
         self._flushed = True
         self._patience = Patience(plan)
+        self._unlike: dict[int, str] = {}  # how neighbors differ that were started with something else
+        self._unlike_until = math.inf  # then the peer ends, if it cannot begin without them
 
     # Going through rounds
 
@@ -157,11 +164,40 @@ class Rounds:
         self.stage = "recording"
         return [ev.RoundDone(self.round, self._x)]
 
-    def _fail(self, reason: str, resumable: bool = True) -> list[ev.Action]:
+    def _fail(self, reason: str, resumable: bool = True, usage: bool = False) -> list[ev.Action]:
         self.stage = "ended"
-        return [ev.Fail(reason, resumable)]
+        return [ev.Fail(reason, resumable, usage)]
+
+    # Neighbors that are of no use
+
+    def _on_mismatch(self, sender: int, error: MismatchError, now: float) -> list[ev.Action]:
+        """A neighbor was started with something else: end soon, unless the peer may begin without it."""
+        first = sender not in self._unlike
+        self._unlike.setdefault(sender, str(error).partition(": ")[2])
+        refused = self._session.refuse(str(error))
+        if self.stage != "greeting":
+            return refused
+        answer = [self._neighbors.greet(sender, self.round)] if first else []
+        if self._is_spared(self._unlike):
+            return [*refused, *answer]
+        self._unlike_until = min(self._unlike_until, now + MISMATCH_SECONDS)
+        return [*(ev.Note(note.text) for note in refused if isinstance(note, ev.Note)), *answer]  # its end will say it
+
+    def _is_spared(self, neighbors: Collection[int]) -> bool:
+        """Whether the peer may go on without these too."""
+        return len(self._neighbors.away | set(neighbors)) <= self.plan.spare
+
+    def _do_without(self, neighbor: int) -> None:
+        self._inbox.relist(neighbor)
+        self._outbox.drop(neighbor)
+        self._outbox.forget_leave(neighbor)
 
     # Sending
+
+    def _say_again(self, neighbor: int) -> list[ev.Action]:
+        again: list[ev.Action] = []
+        again += [self._session.say("grant", neighbor, round) for round in self._inbox.granted_to(neighbor)]
+        return again + [self._session.say("ack", neighbor, round) for round in self._inbox.taken_from(neighbor)]
 
     def _grants(self) -> list[ev.Action]:
         if self.stage != "working":

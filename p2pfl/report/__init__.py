@@ -1,5 +1,6 @@
 """What a run came to: its summary, its plots and one page to read."""
 
+from p2pfl.report.output import check_drawing
 from p2pfl.report.page import write_report
 from p2pfl.report.picture import draw_topology
 from p2pfl.report.run import Run, load_run
@@ -17,6 +18,7 @@ __all__ = [
     "FIELDS",
     "SUMMARY_FILE",
     "Run",
+    "check_drawing",
     "complete_summary",
     "draw_topology",
     "known_facts",

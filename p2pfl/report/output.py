@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from p2pfl.errors import ConfigError, unwritable
+from p2pfl.errors import ConfigError, one_line, unwritable
 from p2pfl.report import style
 from p2pfl.text import visible
 
@@ -45,6 +46,22 @@ def draw_plots(plots: Sequence[Plot[Subject]], subject: Subject, folder: Path) -
             style.lay_out(figure)
             for kind in ("png", "svg"):
                 style.save(figure, target / f"{plot.name}.{kind}")
+
+
+def check_drawing() -> None:
+    """Draw an empty plot in memory, as a report will. Raises ConfigError where that cannot be done here."""
+    try:
+        import jinja2  # noqa: F401  the page's templates need it
+
+        with style.styled():
+            figure = style.new_figure(1.0, 1.0)
+            for kind in ("png", "svg"):
+                figure.savefig(io.BytesIO(), format=kind)
+    except Exception as error:
+        chosen = os.environ.get("MPLBACKEND")
+        where = "matplotlib" if chosen is None else f"MPLBACKEND={chosen}"
+        remedy = "install it again" if chosen is None else "unset that variable"
+        raise ConfigError(f"{where}: the report cannot be drawn ({one_line(error)[:120]}); {remedy}") from None
 
 
 def page_text(template: str, plots: Sequence[Plot[Any]], folder: Path, **values: Any) -> str:

@@ -168,7 +168,7 @@ def load_run(run_dir: Path, lost_peers: Sequence[str] = ()) -> Run:
     if not (run_dir / CONFIG_FILE).is_file():
         raise ConfigError(f"{run_dir}: not a run directory (it has no {CONFIG_FILE})")
     config = load_toml(run_dir / CONFIG_FILE)
-    topology = load_topology(run_dir / TOPOLOGY_FILE, least=1 if config.mode == "sgd" else 2)
+    topology = load_topology(run_dir / TOPOLOGY_FILE, least=1 if config.mode == "sgd" else 2, by_ids=True)
     if config.mode == "centralized" and topology.names[-1] != COORDINATOR:
         raise ConfigError(f"{run_dir / TOPOLOGY_FILE}: its last node must be the {COORDINATOR!r} of a centralized run")
     unknown = sorted(set(lost_peers) - set(topology.names))

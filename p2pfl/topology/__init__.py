@@ -3,6 +3,7 @@
 from p2pfl.topology.files import FORMATS, load_topology, save_topology
 from p2pfl.topology.generators import KINDS, make_topology
 from p2pfl.topology.graph import MAX_PEERS, Topology, build_topology
+from p2pfl.topology.mend import Mending, fix_file
 from p2pfl.topology.mixing import (
     MIXINGS,
     Neighborhood,
@@ -22,11 +23,13 @@ __all__ = [
     "KINDS",
     "MAX_PEERS",
     "MIXINGS",
+    "Mending",
     "Neighborhood",
     "Topology",
     "build_topology",
     "check_publishable",
     "consensus_rounds",
+    "fix_file",
     "is_symmetric",
     "load_topology",
     "make_topology",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
 
 import defusedxml.ElementTree
 from defusedxml import DefusedXmlException
@@ -34,6 +35,16 @@ def read_xml(data: bytes, source: str) -> tuple[ElementTree.Element, bytes]:
             remedy="delete it and write the text itself",
         ) from None
     return root, ElementTree.tostring(root, encoding="utf-8")
+
+
+def local_name(element: ElementTree.Element) -> str:
+    """An element's name without its namespace, of which tools use many for one format; empty for a comment."""
+    return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
+
+
+def children(element: ElementTree.Element, *names: str) -> Iterator[ElementTree.Element]:
+    """The element's children of these names, in any namespace."""
+    return (child for child in element if local_name(child) in names)
 
 
 def _text(data: bytes, source: str) -> str:

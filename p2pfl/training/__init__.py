@@ -2,9 +2,10 @@
 
 from p2pfl.training.device import pick_device
 from p2pfl.training.finite import check_weights
+from p2pfl.training.initial import initial_model
 from p2pfl.training.memory import REMEDIES, make_current
 from p2pfl.training.schedule import MOMENTUM_SWING, RISE, build_schedule, local_steps
-from p2pfl.training.trainer import EvalStats, Stopped, Trainer, TrainStats, initial_model
+from p2pfl.training.trainer import EvalStats, Stopped, Trainer, TrainStats
 
 __all__ = [
     "MOMENTUM_SWING",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,24 +13,23 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from p2pfl import data, seeding
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, P2PFLError, TrainingError
+from p2pfl.globalstate import RANDOMNESS
 from p2pfl.gossip.attacks import Relabel
-from p2pfl.models import build_model
 from p2pfl.parameters import Layout, aligned_vector, integer_buffers, is_finite
-from p2pfl.plugins import one_line
+from p2pfl.structure import convert
 from p2pfl.training.host import HostCopy, sleep_until_done
+from p2pfl.training.initial import initial_model
 from p2pfl.training.memory import on_device
 from p2pfl.training.schedule import build_schedule, local_steps
 from p2pfl.training.step import CapturedStep, Step
 
 _PROGRESS_SECONDS = 0.5
-# torch's layers draw from one generator a process; peers that are threads (in tests) must not reseed it at once.
-_RANDOMNESS = threading.Lock()
 
 
 class Stopped(P2PFLError):
@@ -56,24 +54,6 @@ class EvalStats:
     loss: float
     samples: int
     seconds: float
-
-
-def initial_model(config: RunConfig, num_classes: int) -> nn.Module:
-    """The model with the initial weights that the seed gives: the same in every peer."""
-    with _RANDOMNESS, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeding.derive(config.record.seed, "init"))
-        try:
-            model = build_model(
-                config.model.model,
-                num_classes=num_classes,
-                batch_norm=config.model.batch_norm,
-                width=config.model.width,
-            )
-        except (RuntimeError, MemoryError) as error:  # out of memory is a RuntimeError in torch
-            raise ConfigError(
-                f"--model {config.model.model}, --width {config.model.width}: {one_line(error)}"
-            ) from None
-    return model.float()
 
 
 class Trainer:
@@ -128,7 +108,7 @@ class Trainer:
 
     def _settle_in(self) -> None:
         """Move the model into its vector on the device."""
-        self.model.to(self.device)
+        convert(self.model, lambda model: model.to(self.device))
         size = self.layout.size
         self.vector = torch.zeros(size, device=self.device) if self._on_gpu else aligned_vector(size)
         self._binding = self.layout.bind(self.model, self.vector)
@@ -304,11 +284,11 @@ class Trainer:
         """Randomness inside the model (dropout in a user's own) is drawn from this round's own seed."""
         devices = [self.device] if self._on_gpu else []
         forked = torch.random.fork_rng(devices=devices)
-        with _RANDOMNESS:
+        with RANDOMNESS:
             forked.__enter__()
             torch.manual_seed(seeding.derive(self.config.record.seed, "model", self._peer, round))
         try:
             yield
         finally:
-            with _RANDOMNESS:
+            with RANDOMNESS:
                 forked.__exit__(None, None, None)

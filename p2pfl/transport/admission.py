@@ -9,7 +9,6 @@ it is. Without credentials everybody is admitted.
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import struct
 import threading
@@ -23,16 +22,19 @@ from zmq.utils.monitor import parse_monitor_message
 
 from p2pfl.transport.counters import received
 from p2pfl.transport.credentials import Credentials
+from p2pfl.transport.handles import accepted
 
 LIVE = 2  # connections of one neighbor: an old one may outlive the new one for a moment
 STRANGERS = 64  # connections beside those
 HANDSHAKE_MS = 5_000  # after which ZeroMQ closes a connection that has not been admitted
 SILENT_SECONDS = 2 * HANDSHAKE_MS / 1000  # after which one is closed that has sent nothing: a neighbor's begins at once
-BARRED_SECONDS = 10.0  # that a neighbor has to wait whose connection was closed because of what it sent
+BARRED_SECONDS = 10.0  # at most, that a neighbor has to wait whose connection was closed because of what it sent
+BARRED_PART = 0.25  # of the grace: an honest neighbor that was misjudged comes back before it counts as lost
 _DOMAIN = "p2pfl"
 _LOOK_MS = 100
 _RESET = struct.pack("ii", 1, 0)  # closing resets the connection: the other end hears of it, whatever it still sends
 _BATCH = 1024  # connections, and news of connections, dealt with at one look
+_LOOKS = 8  # that go by without closing surplus connections while there is more news than one look deals with
 _REFUSALS = {
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "handshake: a connection without this run's keys or token, or with others",
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "unfinished: a connection that ended, or said nothing, before it stood",
@@ -56,7 +58,7 @@ class Connection:
     ended: bool = False
     mark: int | None = None  # bytes that had come when they were measured, until their messages are taken
     frames: int = 0  # taken since then
-    settled: float = 0.0  # when its bytes and messages were found to agree
+    settled: float = 0.0  # when its heartbeats were accounted for, which is when a message has come
     finished: bool = False  # a message has come since
 
 
@@ -85,9 +87,17 @@ class Admission:
     """Decides who may connect to one socket, and keeps account of the connections."""
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], router: zmq.Socket[bytes], credentials: Credentials | None
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        router: zmq.Socket[bytes],
+        credentials: Credentials | None,
+        grace: float,
     ) -> None:
-        """Before `router` is bound; it is the only socket of its context that is."""
+        """Before `router` is bound; it is the only socket of its context that is.
+
+        `grace`: seconds after which a broken connection counts as lost.
+        """
+        self._barred_seconds = min(BARRED_SECONDS, BARRED_PART * grace)
         self.neighbors = 0 if credentials is None else credentials.size
         self._credentials = credentials
         self._state = _State()
@@ -138,7 +148,7 @@ class Admission:
             if connection.ended:
                 return
             if connection.neighbor is not None:
-                self._state.barred[connection.neighbor] = time.monotonic() + BARRED_SECONDS
+                self._state.barred[connection.neighbor] = time.monotonic() + self._barred_seconds
             self._shut(connection, reason)
 
     def close_silent(self) -> None:
@@ -160,15 +170,14 @@ class Admission:
         poller = zmq.Poller()
         poller.register(self._zap, zmq.POLLIN)
         poller.register(self._monitor, zmq.POLLIN)
+        looks = 0
         try:
             while True:
                 poller.poll(_LOOK_MS)
                 with self._state.lock:
-                    for _ in range(_BATCH):
-                        self._hear()  # first, so that whoever asks is known, and whoever has gone is not counted
-                        if not self._answer():
-                            break
-                    self._close_surplus()
+                    looks = 0 if self._look() else looks + 1
+                    if looks % _LOOKS == 0:  # what is old news must not be closed: its number may be another's by now
+                        self._close_surplus()
         except zmq.ContextTerminated:
             pass
         finally:
@@ -177,23 +186,33 @@ class Admission:
             for connection in self.connections():
                 connection.end.close()
 
-    def _hear(self) -> None:
+    def _look(self) -> bool:
+        """Hear the news and answer requests; True where no news is left."""
+        for _ in range(_BATCH):
+            up_to_date = self._hear()  # first, so that whoever asks is known, and whoever has gone is not counted
+            if not up_to_date or not self._answer():
+                return up_to_date
+        return True
+
+    def _hear(self) -> bool:
+        """Hear a batch of news; True where none is left."""
         for _ in range(_BATCH):
             try:
                 event = parse_monitor_message(self._monitor.recv_multipart(zmq.NOBLOCK))
             except zmq.Again:
-                return
+                return True
             number = event["value"]
             if event["event"] == zmq.EVENT_ACCEPTED:
                 self._forget(number)
                 now = time.monotonic()
                 with contextlib.suppress(OSError):  # gone already
-                    end = socket.socket(fileno=os.dup(number))
+                    end = accepted(number, event["endpoint"].decode())
                     self._state.connections[number] = Connection(end, self._next(), now, received(end), settled=now)
             elif event["event"] == zmq.EVENT_DISCONNECTED:
                 self._forget(number)
             elif event["event"] in _REFUSALS:
                 self._state.refused[_REFUSALS[zmq.Event(event["event"])]] += 1
+        return False
 
     def _answer(self) -> bool:
         """Answer one request; False where there is none."""

@@ -7,7 +7,6 @@ taken and the link renewed, before it fills any memory.
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import time
 from collections.abc import Iterable, Mapping
@@ -21,7 +20,9 @@ from p2pfl import wire
 from p2pfl.errors import TransportError
 from p2pfl.transport.counters import received
 from p2pfl.transport.credentials import Credentials
+from p2pfl.transport.handles import connected
 from p2pfl.transport.interface import Event, Lost, Reconnected, Refused
+from p2pfl.transport.watchdog import WATCH_SECONDS
 
 HEARTBEAT_MS = 2_000
 HEARTBEAT_TIMEOUT_MS = 30_000  # a chunk of 1 MiB passes a link of 0.3 Mbit/s in this time
@@ -95,6 +96,7 @@ class Links:
         self._down_since: dict[int, float] = {}
         self._new: set[int] = set()  # of these, those that have never been connected
         self._lost: set[int] = set()
+        self._looked = 0.0  # when it was last looked for what comes over links
         self._again: dict[int, float] = {}  # when to try again where a connection ended before it stood
 
     def __contains__(self, neighbor: object) -> bool:
@@ -139,7 +141,7 @@ class Links:
                 link.close_handle()
                 link.since = time.monotonic()
                 with contextlib.suppress(OSError):  # gone already
-                    link.connection = socket.socket(fileno=os.dup(event["value"]))
+                    link.connection = connected(event["value"], event["endpoint"].decode())
                 continue
             if kind == zmq.EVENT_DISCONNECTED:
                 link.close_handle()
@@ -157,7 +159,11 @@ class Links:
         return True
 
     def look(self) -> list[Event]:
-        """Renew the links whose other ends send."""
+        """Renew the links whose other ends send; looked for so often that nothing of theirs fills any memory."""
+        now = time.monotonic()
+        if now < self._looked + WATCH_SECONDS / 2:
+            return []  # it asks the system about every neighbor
+        self._looked = now
         bad = [neighbor for neighbor, link in self._links.items() if link.answered_too_much()]
         for neighbor in bad:
             self.renew(neighbor)

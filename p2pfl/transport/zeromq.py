@@ -95,7 +95,7 @@ class ZmqTransport:
             self._router.setsockopt(option, value)
         self._router.setsockopt(zmq.MAXMSGSIZE, wire.CHUNK_BYTES + self._sealing)
         self._links = Links(self._context, self._poller, grace, credentials)
-        self._admission = Admission(self._context, self._router, credentials)
+        self._admission = Admission(self._context, self._router, credentials, grace)
         self._watchdog = Watchdog(self._admission)
         self._speaks_for_itself = credentials is not None
         self._origins: dict[str, _Origin] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from p2pfl.topology import Neighborhood, Topology, is_symmetric, neighborhood, s
 from p2pfl.training import Trainer, make_current, pick_device
 from p2pfl.worker import messages
 from p2pfl.worker.driver import Report
+from p2pfl.worker.greeting import greeting_of
 from p2pfl.worker.keeper import Keeper
 from p2pfl.worker.resume import last_common_round, look_back, say_stale_client
 
@@ -61,7 +62,9 @@ def assemble(
     parts = cast(spec.config, topology)
     script = fault_script(spec, parts.topology)
     is_coordinator = spec.index == parts.coordinator
-    trainer, sizes = _build_trainer(spec, parts)
+    dataset = data.load(spec.dataset)
+    trainer, sizes = _build_trainer(spec, parts, dataset)
+    spec = replace(spec, settings=f"{spec.settings}-{dataset.content[:16]}")
     if is_coordinator:
         trainer.momentum = torch.zeros_like(trainer.host)  # the server's, which is on the host like all that it does
     # The very last round is done again, since what follows on it may not have happened any more.
@@ -97,6 +100,7 @@ def assemble(
         returns={link: script.returns_of(link) for link in parts.links[spec.index] & script.victims()},
         settles=script.settles([spec.index]),
         frozen={fault.round: fault.resume for _, fault in script.of(spec.index) if isinstance(fault, Pause)},
+        greeting=greeting_of(spec.config, parts, dataset, trainer.layout),
     )
     keeper = Keeper(
         spec.config,
@@ -215,15 +219,17 @@ def _steps(setting: _Setting) -> int:
     return max(1, steps * centralized.num_selected // centralized.num_clients)
 
 
-def _build_trainer(spec: messages.WorkerSpec, parts: Cast) -> tuple[Trainer, list[int]]:
+def _build_trainer(spec: messages.WorkerSpec, parts: Cast, dataset: data.Dataset) -> tuple[Trainer, list[int]]:
     node = parts.topology.graph.nodes[spec.index]
     device = pick_device(spec.config.compute.device, spec.index, str(node.get("device", "")))
     if device.type == "cpu":
         torch.set_num_threads(spec.config.compute.threads or 1)
     else:
         make_current(device)
-    dataset = data.load(spec.dataset)
     config = spec.config
+    dataset = data.load(spec.dataset)
+    if config.data.augment != "auto":
+        dataset = replace(dataset, augment=config.data.augment == "on")
     shards = partition.partition(config.data.partition, dataset.train_labels.numpy(), parts.shards, config.record.seed)
     # The coordinator trains nothing; any shard will do for it.
     indices = shards[min(spec.index, parts.shards - 1)]

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from p2pfl import exchange, records, sketches
-from p2pfl.errors import P2PFLError, TransportError
+from p2pfl.errors import ConfigError, P2PFLError, TransportError
 from p2pfl.faults import Point
 from p2pfl.training import EvalStats, Stopped, Trainer, TrainStats, check_weights
 from p2pfl.transport import Transport
@@ -166,7 +166,7 @@ class Driver:
             if action.matters:
                 self._report(messages.Warned(action.text))
         elif isinstance(action, exchange.Fail):
-            raise TransportError(action.reason, resumable=action.resumable)
+            raise (ConfigError if action.usage else TransportError)(action.reason, resumable=action.resumable)
         else:
             self._ended = True
 

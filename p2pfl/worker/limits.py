@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 import resource
+import sys
 
 from p2pfl.errors import P2PFLError
+from p2pfl.transport.admission import STRANGERS
 
-# As measured, with room to spare: libraries and streams; a worker's pipe, sentinel, end and pidfd; a neighbor's two
-# sockets.
+# As measured, with room to spare: libraries and streams; a worker's pipe, sentinel, end and pidfd.
 _BARE_FILES = 48
 _FILES_PER_WORKER = 6
-_FILES_PER_NEIGHBOR = 6
+# Of a neighbor: three sockets of ZeroMQ, each with a signaler (an eventfd; elsewhere a pair of sockets), the
+# connections in either direction, and a second handle of each.
+_FILES_PER_NEIGHBOR = 8 if sys.platform == "linux" else 12
+_FILES_PER_STRANGER = 2
+
+
+def files_needed(processes: int, neighbors: int) -> int:
+    """Open files of a launcher of so many processes, or of a process with so many neighbors, whichever has more."""
+    return _BARE_FILES + max(_FILES_PER_WORKER * processes, _FILES_PER_NEIGHBOR * neighbors)
 
 
 def allow_open_files(processes: int, neighbors: int) -> None:
     """Raise the soft limit to what a launcher of so many processes, or one with so many neighbors, needs at most.
 
-    Raises P2PFLError where the hard limit does not allow it: libraries that run out of files in the middle of a run
-    abort, or print what nobody understands.
+    Where the hard limit allows it there is room for strangers, and for all connections to be made a second time before
+    the first ones are gone. Raises P2PFLError where it does not allow even what is needed: libraries that run out of
+    files in the middle of a run abort, or print what nobody understands.
     """
-    needed = _BARE_FILES + max(_FILES_PER_WORKER * processes, _FILES_PER_NEIGHBOR * neighbors)
+    needed = files_needed(processes, neighbors)
+    wished = files_needed(processes, 2 * neighbors) + _FILES_PER_STRANGER * STRANGERS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
+    if soft == resource.RLIM_INFINITY or soft >= wished:
         return
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise P2PFLError(
             f"only {hard:,} files may be open at once, and this run needs up to {needed:,}",
             remedy=f"raise the limit (ulimit -n {needed}), or take fewer processes or neighbors",
         )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    allowed = wished if hard == resource.RLIM_INFINITY else min(wished, hard)
+    if allowed > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))

@@ -31,7 +31,7 @@ class WorkerSpec:
     dataset: Path  # the decoded data set
     index: int
     run: str  # the run's id on the wire
-    settings: str  # digest of the settings that checkpoints must agree with
+    settings: str  # digest of the settings that checkpoints must agree with; that of the data set is added to it
     bind: str
     resume: bool = False
     link_delay: float = 0.0  # seconds that every message is held back: the slow link of benchmarks and tests
@@ -76,12 +76,13 @@ class Warned(msgspec.Struct, tag=True, frozen=True):
 
 
 class Prepared(msgspec.Struct, tag=True, frozen=True):
-    """Progress of decoding the data set; `path` at the end."""
+    """Progress of decoding the data set; at the end `path` and notes on the data."""
 
     what: str
     done: int
     total: int
     path: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):

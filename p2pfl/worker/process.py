@@ -25,6 +25,7 @@ from p2pfl.worker import messages
 from p2pfl.worker.assemble import Parts, assemble
 from p2pfl.worker.control import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control, LinkReport
 from p2pfl.worker.driver import Driver, Interrupted, Report
+from p2pfl.worker.limits import allow_open_files
 from p2pfl.worker.profile import RoundProfile
 from p2pfl.worker.sabotage import Saboteur
 
@@ -39,7 +40,7 @@ def main(spec: messages.WorkerSpec, link: Connection) -> None:
     keep_freed_memory()
     report = LinkReport(link)
     try:
-        topology = load_topology(spec.run_dir / "topology.graphml", least=1)
+        topology = load_topology(spec.run_dir / "topology.graphml", least=1, by_ids=True)
         peer_dir = spec.run_dir / "peers" / topology.node_path(spec.index)
         peer_dir.mkdir(parents=True, exist_ok=True)  # somebody may have removed it before the run is resumed
         _redirect_output(peer_dir / LOG_FILE)
@@ -74,7 +75,7 @@ def run(
     make_transport: Callable[[str], Transport] | None = None,
 ) -> int:
     """Run one process to its end and return the process's exit status; errors are logged and reported."""
-    topology = load_topology(spec.run_dir / "topology.graphml", least=1)
+    topology = load_topology(spec.run_dir / "topology.graphml", least=1, by_ids=True)
     peer_dir = spec.run_dir / "peers" / topology.node_path(spec.index)
     try:
         log = _open_log(peer_dir, spec.index)
@@ -117,6 +118,7 @@ def _run(
     """Open the socket, meet the neighbors, and run all rounds."""
     trainer, plan = parts.trainer, parts.logic.plan
     vector_bytes = trainer.layout.size * ITEM_BYTES["fp32"]
+    allow_open_files(1, len(plan.links))  # the fork server may be from before a run with more neighbors
     transport = make_transport(spec.bind)
     if spec.link_delay:
         transport = Delayed(transport, spec.link_delay)

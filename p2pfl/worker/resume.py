@@ -108,7 +108,10 @@ def _restore(
             _say_lost(spec, parts, folder, report)
         return Past(origin, lost=lost)
     if saved.settings != spec.settings or saved.layout != trainer.layout.digest:
-        raise CheckpointError(f"{folder}: of a run with other settings", remedy=_AFRESH, resumable=False)
+        what = "with other settings"
+        if saved.layout == trainer.layout.digest and _without_data(saved.settings) == _without_data(spec.settings):
+            what = f"on other data than --dataset {spec.config.data.dataset} has now"
+        raise CheckpointError(f"{folder}: of a run {what}", remedy=_AFRESH, resumable=False)
     trainer.restore(saved.x, saved.momentum, dict(saved.buffers), saved.steps)
     before = _load_if_usable(folder, saved.round - 1, Origin(saved.origin.run, origin.peer, origin.index))
     return Past(origin, saved, before if before is not None and before.settings == saved.settings else None)
@@ -122,6 +125,10 @@ def _load_if_usable(folder: Path, round: int, origin: Origin) -> Checkpoint | No
         raise
     except CheckpointError:
         return None
+
+
+def _without_data(settings: str) -> str:
+    return settings.partition("-")[0]  # what follows is the digest of the data set
 
 
 def _has_done_rounds(spec: messages.WorkerSpec, parts: Cast, peer_dir: Path, refused: list[str]) -> bool:

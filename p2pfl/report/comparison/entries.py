@@ -11,6 +11,7 @@ from p2pfl.config import INCIDENTAL, Mode, RunConfig, options
 from p2pfl.errors import ConfigError
 from p2pfl.report.run import Run, load_run
 from p2pfl.report.summary import known_facts, summarize
+from p2pfl.weights import weights_digest
 
 _APART = INCIDENTAL | {"seed"}  # runs of one entry may differ in these
 
@@ -60,6 +61,17 @@ def dataset_of(config: RunConfig) -> str:
     return f"{kind}:{Path(folder).absolute()}" if kind == "imagefolder" else config.data.dataset
 
 
+def initial_of(config: RunConfig) -> str | None:
+    """The initial weights by what they are, wherever their file is; None where the seed gives them."""
+    init = config.training.init
+    if init is None:
+        return None
+    try:
+        return f"those of a file ({weights_digest(init)})"
+    except ConfigError:  # gone, or damaged since; its path tells runs apart
+        return init
+
+
 def shards_of(entry: Entry) -> int | None:
     """Into how many shards the training set was dealt; None for pooled data."""
     counts: dict[str, int] = {"centralized": entry.config.centralized.num_clients, "sgd": 0}
@@ -82,7 +94,7 @@ def _summary(run_dir: Path) -> dict[str, Any]:
 def _settings(run: Run) -> Hashable:
     """Everything that makes a run what it is, but for its seed."""
     found = {name: value for name, value in options(run.config).items() if name not in _APART}
-    found["dataset"] = dataset_of(run.config)
+    found |= {"dataset": dataset_of(run.config), "init": initial_of(run.config)}
     return run.config.mode, _shape(run), tuple(sorted(found.items()))
 
 

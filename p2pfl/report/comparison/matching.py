@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from p2pfl.config import options
-from p2pfl.report.comparison.entries import Entry, dataset_of, shards_of
+from p2pfl.config import RunConfig, options
+from p2pfl.report.comparison.entries import Entry, dataset_of, initial_of, shards_of
 from p2pfl.report.units import number_text
 
 # Option -> what it is called. Matched runs agree on all of these.
@@ -17,11 +17,14 @@ MATCHED: dict[str, str] = {
     "model": "model",
     "width": "width of the model",
     "batch_norm": "batch normalization",
+    "init": "initial weights",
     "dataset": "data set",
     "partition": "partition",
     "batch_size": "batch size",
     "schedule": "schedule",
 }
+# Options whose values are paths, by what the files hold.
+_VALUES: dict[str, Callable[[RunConfig], Hashable]] = {"dataset": dataset_of, "init": initial_of}
 # Each mode may be tuned in these for itself; where they differ, the comparison says so.
 NOTED: dict[str, str] = {
     "lr": "learning rate",
@@ -44,15 +47,15 @@ class Mismatch:
 def find_mismatches(entries: Sequence[Entry]) -> list[Mismatch]:
     """What sets entries apart that a matched comparison must share.
 
-    These are the model, its width and batch normalization, the data set, the partition and its number of shards
-    (pooled SGD has none), batch size, schedule, seeds, and the samples processed in all. FedAvg's rounds are whole,
-    so samples may differ from those of most entries by half of one round of the coarser of the two. Each value is
-    held against that of most entries, the first of them where there is no majority. Runs that are incomplete
-    count as mismatches too.
+    These are the model, its width, batch normalization and initial weights, the data set, the partition and its
+    number of shards (pooled SGD has none), batch size, schedule, seeds, and the samples processed in all. FedAvg's
+    rounds are whole, so samples may differ from those of most entries by half of one round of the coarser of the two.
+    Each value is held against that of most entries, the first of them where there is no majority. Runs that are
+    incomplete count as mismatches too.
     """
     found = [*_incomplete(entries)]
     for name, what in MATCHED.items():
-        values = [dataset_of(e.config) if name == "dataset" else options(e.config)[name] for e in entries]
+        values = [_VALUES[name](e.config) if name in _VALUES else options(e.config)[name] for e in entries]
         found += _differences(entries, values, f"{what} (--{name.replace('_', '-')})", _text)
     dealt = [entry for entry in entries if shards_of(entry)]
     found += _differences(dealt, [shards_of(entry) for entry in dealt], "number of shards", _text)

@@ -1,0 +1,153 @@
+"""The files of an image folder: classes, their pictures, and what is not used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from p2pfl.data.pictures import extensions
+from p2pfl.errors import DataError, unreadable
+from p2pfl.text import visible
+
+MOST_NAMED = 20
+_CLUTTER = frozenset({"__macosx", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
+
+Samples = list[tuple[str, int]]  # path, label
+
+
+@dataclass(frozen=True)
+class Split:
+    """One half of an image folder, in the order of torchvision's ImageFolder."""
+
+    classes: tuple[str, ...]
+    samples: Samples
+    unused: tuple[str, ...]
+
+
+def list_folder(directory: Path) -> tuple[Split, Split, tuple[str, ...]]:
+    """The training and the test half, and notes on what is odd about them.
+
+    A class of the training half may lack test images, which is noted. Raises DataError, naming all at once, where
+    a half or its class folders are missing, training classes are empty, or the test half has other classes.
+    """
+    train_classes, train_loose = _classes(directory, "train")
+    test_classes, test_loose = _classes(directory, "test")
+    foreign = sorted(set(test_classes) - set(train_classes))
+    train = _split(directory / "train", train_classes, train_loose)
+    empty = _lacking(train)
+    if empty:
+        kinds = "the formats that Pillow decodes, such as .png and .jpg"
+        raise DataError(f"{directory / 'train'}: no picture of {_classes_text(empty)} ({kinds}); add some or remove it")
+    if foreign:
+        raise DataError(
+            f"{directory}: {_classes_text(foreign)} in test/ but not in train/; add training pictures or remove it"
+        )
+    test = _split(directory / "test", train_classes, test_loose)
+    if not test.samples:
+        raise DataError(f"{directory / 'test'}: no picture in any class folder; put pictures of each class there")
+    notes = []
+    untested = _lacking(test)
+    if untested:
+        notes.append(f"no test images of {_classes_text(untested)}")
+    unused = [os.path.relpath(path, directory) for path in (*train.unused, *test.unused)]
+    if unused:
+        notes.append(
+            f"{_counted(len(unused), 'file is', 'files are')} not used, being no pictures in a class folder "
+            f"of a known format: {some(unused)}"
+        )
+    others = [
+        f"{entry.name}/" for entry in _entries(directory) if entry.is_dir() and entry.name not in ("train", "test")
+    ]
+    if others:
+        notes.append(f"folders beside train/ and test/ are not used: {some(others)}")
+    return train, test, tuple(notes)
+
+
+def some(names: Iterable[str]) -> str:
+    """The names, the first twenty if there are more, safe to be shown on one line."""
+    found = [visible(name, controls=True) for name in names]
+    more = len(found) - MOST_NAMED
+    return ", ".join(found[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _classes(directory: Path, split: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Class folders of a half, in alphabetical order, and the files beside them."""
+    folder = directory / split
+    if not folder.is_dir():
+        others = [entry.name for entry in _entries(directory) if entry.is_dir()] if directory.is_dir() else []
+        there = f" (there are {some(others)})" if others else ""
+        raise DataError(
+            f"{folder}: no such directory{there}; "
+            f"images belong in {directory}/train/<class>/ and {directory}/test/<class>/"
+        )
+    entries = _entries(folder)
+    classes = tuple(sorted(entry.name for entry in entries if entry.is_dir()))
+    loose = tuple(sorted(entry.path for entry in entries if not entry.is_dir()))
+    if not classes:
+        count = _counted(len(loose), "file lies", "files lie")
+        lying = f" ({count} there without a class)" if loose else ""
+        raise DataError(f"{folder}: no class folder{lying}; put the images of each class into {folder}/<class>/")
+    return classes, loose
+
+
+def _split(folder: Path, classes: tuple[str, ...], loose: tuple[str, ...]) -> Split:
+    samples: Samples = []
+    unused = list(loose)
+    for label, name in enumerate(classes):
+        for path in _files(folder / name) if (folder / name).is_dir() else ():
+            if os.path.splitext(path)[1].lower() in extensions():
+                samples.append((path, label))
+            else:
+                unused.append(path)
+    return Split(classes, samples, tuple(unused))
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Visible files below a class folder, in the order of torchvision's ImageFolder.
+
+    Raises DataError for a folder that cannot be read, or is linked to from within itself.
+    """
+    found: list[tuple[str, list[str]]] = []
+    for root, folders, names in os.walk(folder, onerror=_unreadable, followlinks=True):
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        for name in folders:
+            below = os.path.join(root, name)
+            if os.path.islink(below) and Path(os.path.realpath(root)).is_relative_to(os.path.realpath(below)):
+                raise DataError(f"{visible(below, controls=True)}: links to a folder that it lies in; remove the link")
+        found.append((root, sorted(name for name in names if not _is_hidden(name))))
+    for root, names in sorted(found):
+        yield from (os.path.join(root, name) for name in names)
+
+
+def _unreadable(error: OSError) -> None:
+    raise DataError(unreadable(Path(error.filename), error)) from error
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry for entry in entries if not _is_hidden(entry.name)), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(unreadable(folder, error)) from error
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether this is a dot file, or what archives and file managers add."""
+    return name.startswith(".") or name.lower() in _CLUTTER
+
+
+def _lacking(split: Split) -> list[str]:
+    """The classes without a picture."""
+    filled = {label for _, label in split.samples}
+    return [name for label, name in enumerate(split.classes) if label not in filled]
+
+
+def _classes_text(names: list[str]) -> str:
+    listed = some(repr(name) for name in names)
+    return f"class {listed}" if len(names) == 1 else f"classes {listed}"
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count:,} {one if count == 1 else many}"

@@ -1,0 +1,244 @@
+"""Trial of a model before a run: build, train, evaluate, save and load it, as every peer will."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from p2pfl import data
+from p2pfl.checkpoint import separated
+from p2pfl.config import RunConfig, replace_options
+from p2pfl.errors import ConfigError, P2PFLError, TrainingError, one_line
+from p2pfl.globalstate import seed_everything, settings_now, silenced, undisturbed
+from p2pfl.parameters import Layout, aligned_vector, is_finite
+from p2pfl.structure import named_tensors, places
+from p2pfl.training import Trainer, initial_model
+
+MOST_IMAGES = 32  # of the trial's batch: what fails with more fails with these, and the trial takes a second or two
+_EVALUATED = 3  # images, besides a single one: an evaluation's last batch has as many as are left
+_TRIAL_LR = 1e-3  # a step that no weight can overflow in, whatever --lr is
+_DISTURBANCE = 0.1
+_CLOSE = 1e-3  # of the largest output: how far outputs of equal weights may differ by rounding
+
+
+def check_model(config: RunConfig, classes: int) -> nn.Module:
+    """Try out everything that a run will do with its model; returns the initial model, not yet trained.
+
+    Global random generators and settings are afterwards as they were, and what the user's code prints is discarded.
+    Raises ConfigError naming the model, what is wrong with it, and a remedy where one is known.
+    """
+    with silenced(), undisturbed():
+        first = initial_model(config, classes)
+        trainer = _trainer(config, classes)
+        trial = _Trial(config, classes)
+        trial.compare(first, trainer)
+        trial.train(trainer)
+        _disturb(trainer)
+        outputs = trial.evaluate(trainer)
+        trial.save_and_load(trainer, outputs)
+    return first
+
+
+def _trainer(config: RunConfig, classes: int) -> Trainer:
+    """A peer's trainer with one batch of noise for its data, which takes one step a round."""
+    batch = min(config.training.batch_size, MOST_IMAGES)
+    changes = {"batch_size": batch, "local_steps": 1, "local_epochs": None, "rounds": 1}
+    config = replace_options(config, **changes, lr=min(config.training.lr, _TRIAL_LR))
+    return Trainer(config, _noise(batch, classes), np.arange(batch), torch.device("cpu"), 0, captured=False)
+
+
+def _noise(count: int, classes: int) -> data.Dataset:
+    """A data set of random images in every class."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(images: int) -> tuple[Tensor, Tensor]:
+        shape = (images, data.IMAGE_SIDE, data.IMAGE_SIDE, 3)
+        pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        return pixels, torch.arange(images) % classes
+
+    (train_images, train_labels), (test_images, test_labels) = draw(count), draw(_EVALUATED)
+    return data.Dataset(
+        name="noise",
+        train_images=train_images,
+        train_labels=train_labels,
+        test_images=test_images,
+        test_labels=test_labels,
+        classes=tuple(str(number) for number in range(classes)),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        augment=False,
+    )
+
+
+def _disturb(trainer: Trainer) -> None:
+    """Change all parameters in the vector, as an exchange does: by a tenth, which outputs must show."""
+    generator = torch.Generator().manual_seed(0)
+    for slot in trainer.layout.slots:
+        if slot.is_parameter:
+            noise = torch.randn(slot.size, generator=generator)
+            trainer.vector[slot.offset : slot.offset + slot.size].mul_(noise.mul_(_DISTURBANCE).add_(1.0))
+
+
+class _Trial:
+    """The steps of a trial; each raises ConfigError for what it finds."""
+
+    def __init__(self, config: RunConfig, classes: int) -> None:
+        self._config = config
+        self._classes = classes
+        self._settings = settings_now()
+
+    def _refusal(self, problem: str) -> ConfigError:
+        return ConfigError(f"--model {self._config.model.model}: {problem}")
+
+    @contextmanager
+    def _named(self, doing: str) -> Iterator[None]:
+        """Whatever the user's code raises becomes a refusal that says in doing what."""
+        try:
+            yield
+            self._check_settings()
+        except TrainingError as error:  # a loss, for which --lr is not to blame here; or memory that is used up
+            said = "the loss of its first step, on noise images, is not finite" if error.remedy else str(error)
+            raise self._refusal(said) from error
+        except P2PFLError:
+            raise
+        except (Exception, SystemExit) as error:
+            self._check_settings()  # which may be why
+            raise self._refusal(f"{doing}: {one_line(error)}") from error
+
+    def _check_settings(self) -> None:
+        changed = [name for name, value in settings_now().items() if value != self._settings[name]]
+        if changed:
+            raise self._refusal(f"changes torch's {changed[0]} in its forward pass; put it back there")
+
+    def compare(self, first: nn.Module, trainer: Trainer) -> None:
+        """Two models of one seed must be alike and have nothing in common: peers build theirs alone."""
+        second = trainer.model
+        if len(
+            {id(tensor) for _, tensor in named_tensors(first)} & {id(tensor) for _, tensor in named_tensors(second)}
+        ):
+            raise self._refusal("two calls of the function give the same tensors; build all of it inside the function")
+        if Layout.of(first) != trainer.layout or places(first) != places(second):
+            raise self._refusal(
+                "two calls with the same seed give different layers, shapes or ties; peers would differ"
+            )
+        theirs = dict(named_tensors(second))
+        for name, tensor in named_tensors(first):
+            if not torch.equal(tensor, theirs[name]):
+                raise self._refusal(
+                    f"the initial {name} does not follow the seed, and peers would differ; draw it from torch's, "
+                    "numpy's or Python's global generator, without seeding that"
+                )
+
+    def train(self, trainer: Trainer) -> None:
+        """One training step as in a run: forward, loss, backward, optimizer."""
+        count = trainer.config.training.batch_size
+        before = dict(named_tensors(trainer.model))
+        with self._named(f"fails on a training batch of {count} image{'s' * (count > 1)}"), self._judged(trainer.model):
+            trainer.train(1, lambda steps: None, lambda: False)
+        for name, parameter in trainer.model.named_parameters():
+            if parameter.grad is not None and not is_finite(parameter.grad):
+                raise self._refusal(f"the gradient of {name} is not finite after one step on noise images")
+        self._check_places(trainer, before)
+        if not is_finite(trainer.vector):
+            raise self._refusal("its weights or statistics are not finite after one step on noise images")
+
+    def _check_places(self, trainer: Trainer, before: dict[str, Tensor]) -> None:
+        """Parameters and buffers must still be the tensors that are averaged and saved."""
+        now = dict(named_tensors(trainer.model))
+        views = {slot.name: slot.view(trainer.vector) for slot in trainer.layout.slots if slot.size}
+        for name in {**before, **now}:
+            moved = name in views and name in now and now[name].data_ptr() != views[name].data_ptr()
+            if now.get(name) is not before.get(name) or moved:
+                done = "replaces" if name in before else "creates"
+                raise self._refusal(
+                    f"{done} the tensor {name} in its forward pass; create it in __init__, and write to it (copy_)"
+                )
+
+    def evaluate(self, trainer: Trainer) -> Tensor:
+        """Evaluate a batch and a single image; returns the outputs, which depend on the weights alone."""
+        model, before = trainer.model, _values(trainer.model)
+        tensors = dict(named_tensors(model))
+        with self._named(f"fails in an evaluation of {_EVALUATED} images, or of one"), self._judged(model):
+            trainer.evaluate(0)
+            outputs = self._outputs(model)
+        if not is_finite(outputs):
+            raise self._refusal("its outputs in evaluation mode are not finite after one step on noise images")
+        self._check_places(trainer, tensors)
+        for name, value in _values(model).items():
+            if not torch.equal(value, before[name]):
+                raise self._refusal(f"an evaluation changes {name}; change it in training mode only (if self.training)")
+        return outputs
+
+    def save_and_load(self, trainer: Trainer, outputs: Tensor) -> None:
+        """The state dict must bring the trained model back, into one that was built from another seed."""
+        with self._named("its state dict cannot be saved"):
+            saved = safetensors.torch.save(separated(trainer.model.state_dict()), {"p2pfl": ""})
+        other = initial_model(replace_options(self._config, seed=int(self._config.record.seed == 0)), self._classes)
+        with self._named("its state dict cannot be loaded again"):
+            other.load_state_dict(safetensors.torch.load(saved))
+        loaded = _values(other)
+        for name, value in _values(trainer.model).items():
+            if name not in loaded or not torch.equal(value, loaded[name]):
+                raise self._refusal(f"its state dict does not bring back {name}; register it as persistent")
+        layout = Layout.of(other)
+        layout.bind(other, aligned_vector(layout.size))  # memory formats decide on the order of sums
+        with self._named("fails after its state dict is loaded"):
+            again = self._outputs(other)
+        if not torch.allclose(outputs, again, rtol=_CLOSE, atol=_CLOSE * float(outputs.abs().max())):
+            raise self._refusal(
+                "gives other outputs after its state dict is saved and loaded; all that training changes or the seed "
+                "draws must be parameters or buffers, and no other tensor may be a view of one"
+            )
+
+    def _outputs(self, model: nn.Module) -> Tensor:
+        """Outputs in evaluation mode for a batch and for a single image; randomness in the model is seeded."""
+        images = torch.randn(
+            _EVALUATED, 3, data.IMAGE_SIDE, data.IMAGE_SIDE, generator=torch.Generator().manual_seed(0)
+        )
+        images = images.contiguous(memory_format=torch.channels_last)
+        bf16 = self._config.compute.precision == "bf16"
+        model.eval()
+        seed_everything(0)
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            return torch.cat([model(images).float(), model(images[:1]).float()])
+
+    @contextmanager
+    def _judged(self, model: nn.Module) -> Iterator[None]:
+        """Every output of the model must be one floating-point tensor (images, classes)."""
+
+        def judge(module: nn.Module, images: Sequence[Tensor], output: object) -> None:
+            if problem := _output_problem(output, len(images[0]), self._classes, model.training):
+                raise self._refusal(problem)
+
+        handle = model.register_forward_hook(judge)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def _output_problem(output: object, count: int, classes: int, training: bool) -> str:
+    mode = "in training mode" if training else "in evaluation mode"
+    if not isinstance(output, Tensor):
+        kind = type(output).__name__
+        many = f" of {len(output)}" if isinstance(output, Sequence | dict) else ""
+        return (
+            f"gives a {kind}{many} {mode}, not one tensor ({count}, {classes}); switch auxiliary outputs off "
+            "(such as aux_logits=False), or wrap it in a module that returns the first alone"
+        )
+    if tuple(output.shape) != (count, classes):
+        images = f"{count} image{'s' * (count > 1)}"
+        return f"gives {tuple(output.shape)} for {images} {mode}, not ({count}, {classes})"
+    if not output.is_floating_point() or output.layout != torch.strided:
+        return f"gives a tensor of {str(output.dtype).removeprefix('torch.')} {mode}, not of floating-point scores"
+    return ""
+
+
+def _values(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of all parameters and buffers by name."""
+    return {name: tensor.detach().clone() for name, tensor in named_tensors(model)}

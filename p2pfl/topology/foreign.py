@@ -1,0 +1,95 @@
+"""Rows that would pass for edges but belong to other formats, so that these are refused by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from p2pfl.errors import TopologyError
+from p2pfl.topology.tables import Row, is_number, is_whole
+
+# What METIS's third number says of a line: its first field (a node's weight is skipped) and the step to the next one.
+_METIS = {"": (0, 1), "0": (0, 1), "1": (0, 2), "10": (1, 1), "11": (1, 2)}
+_ARROW = re.compile(r"<?[-=~]+>?|[:|,;&]")
+
+
+def check_rows(rows: Sequence[Row], source: str) -> None:
+    """Raises TopologyError, which names the other format, where rows are of one."""
+    if is_metis(rows):
+        raise TopologyError(
+            f"{source}: looks like METIS (counts, then a line of neighbors for each node), which is not read; save as "
+            ".adjlist with each line's own node first"
+        )
+    if is_matrix(rows) or is_labeled_matrix(rows):
+        raise TopologyError(
+            f"{source}: looks like an adjacency matrix, which is not read; write a line an edge: a b weight"
+        )
+    for row in rows:
+        arrow = next((field for field in row.fields if _ARROW.fullmatch(field)), None)
+        if arrow is not None:
+            raise TopologyError(f"{source}: line {row.line} has {arrow!r} between labels; write the labels alone")
+        if row.fields[0].endswith(":"):
+            raise TopologyError(
+                f"{source}: line {row.line} has ':' after {row.fields[0][:-1][:40]!r}; write it without"
+            )
+        if row.fields[0].startswith(("(", "[", "{", "<")) and row.fields[-1].endswith((")", "]", "}", ">")):
+            raise TopologyError(f"{source}: line {row.line} has brackets around an edge; write the labels alone")
+        if len(row.fields) > 1 and row.fields[1].startswith("{") and row.fields[-1].endswith("}"):
+            raise TopologyError(
+                f"{source}: looks like a multi-line adjacency list, which is not read; save as .graphml"
+            )
+
+
+def is_metis(rows: Sequence[Row]) -> bool:
+    """Whether rows are METIS's: numbers of nodes and edges, then the neighbors of node 1, of node 2 and so on.
+
+    The number of nodes alone, and nodes that are counted from 0, are decentralizepy's.
+    """
+    if len(rows) < 3 or not all(is_whole(field) for row in rows for field in row.fields):
+        return False
+    first, rest = rows[0].fields, rows[1:]
+    form = first[2].lstrip("0") or "0" if len(first) > 2 else ""
+    if len(first) > 3 or form not in _METIS or int(first[0]) != len(rest):
+        return False
+    start, step = _METIS[form]
+    listed = [[int(field) for field in row.fields[start::step]] for row in rest]
+    if len(first) > 1 and sum(map(len, listed)) != 2 * int(first[1]):
+        return False
+    return any(_is_symmetric(listed, origin) for origin in ((1,) if len(first) > 1 else (0, 1)))
+
+
+def _is_symmetric(listed: Sequence[Sequence[int]], origin: int) -> bool:
+    """Whether each line's node is listed by all that it lists, the first line being that of node `origin`."""
+    lists = [set(row) for row in listed]
+    return all(
+        0 <= j - origin < len(lists) and j != i and i in lists[j - origin]
+        for i, row in enumerate(lists, start=origin)
+        for j in row
+    )
+
+
+def is_labeled_matrix(rows: Sequence[Row]) -> bool:
+    """Whether rows are an adjacency matrix with names of its columns and rows."""
+    if len(rows) < 3:
+        return False
+    heads, body = rows[0].fields, rows[1:]
+    own = tuple(row.fields[0] for row in body)
+    if not all(is_number(field) for row in body for field in row.fields[1:]):
+        return False
+    if heads == own:
+        return all(len(row.fields) == len(own) + 1 for row in body)
+    cornered = not heads[0] or not all(is_number(field) for field in heads[1:])
+    return heads[1:] == own and cornered and all(len(row.fields) == len(own) + 1 for row in body)
+
+
+def is_matrix(rows: Sequence[Row]) -> bool:
+    """Whether rows are a square matrix that is no edge list: an empty diagonal, only 0 and 1, or more columns than
+    edges have."""
+    n = len(rows)
+    if n < 3 or not all(len(row.fields) == n and all(is_number(field) for field in row.fields) for row in rows):
+        return False
+    values = [[float(field) for field in row.fields] for row in rows]
+    flat = {value for row in values for value in row}
+    nodes = {row.fields[0] for row in rows}
+    lists = n > 3 and len(nodes) == n and all(len(set(row.fields)) == n and set(row.fields) == nodes for row in rows)
+    return all(values[i][i] == 0 for i in range(n)) or flat <= {0.0, 1.0} or (n > 3 and not lists)

@@ -1,0 +1,152 @@
+"""First lines of edge lists that are no edges: headers and counts, told from edges or refused where in doubt."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from p2pfl.errors import TopologyError
+from p2pfl.topology.tables import Row, is_number, is_whole
+
+# What headers of the two columns with an edge's ends begin with, without spaces and marks: source_id, target_id, …
+_PREFIXES = (
+    *(("source", "target"), ("source", "dest"), ("source", "destination"), ("source", "sink"), ("src", "dst")),
+    *(("src", "dest"), ("src", "target"), ("src", "tgt"), ("from", "to"), ("start", "end"), ("sender", "receiver")),
+    *(("origin", "destination"), ("orig", "dest"), ("ego", "alter")),
+)
+_SUFFIXES = (("from", "to"), ("source", "target"), ("src", "dst"))  # node_from, node_to
+_PAIRS = (("node", "neighbor"), ("node", "neighbour"), ("follower", "followee"))
+# Those that may be labels too: taken for headers above numbers only.
+_SHORT = (
+    *(("u", "v"), ("a", "b"), ("i", "j"), ("x", "y"), ("s", "t"), ("v", "w"), ("p", "q"), ("start", "end")),
+    *(("tail", "head"), ("head", "tail"), ("id", "id"), ("node", "node"), ("row", "col"), ("row", "column")),
+)
+_COUNTED = (("1", "2"), ("a", "b"), ("i", "j"), ("u", "v"), ("x", "y"))  # node1, node2
+_WEIGHTS = ("weight", "weights", "edgeweight", "w", "wt")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where an edge list has the ends of edges and, if it has them, weights and directions."""
+
+    source: int = 0
+    target: int = 1
+    weight: int | None = 2
+    type: int | None = None
+
+
+def find_header(rows: Sequence[Row], source: str) -> Columns | None:
+    """The columns that the first row names; None where it is no header. Raises TopologyError where it is in doubt."""
+    if not rows:
+        return None
+    first, rest = rows[0], rows[1:]
+    words = [re.sub(r"[\W_]", "", field).casefold() for field in first.fields]
+    pair = _sure_pair(words)
+    if pair is None:
+        pair = _possible_pair(words, rest)
+        if pair is None:
+            _check_doubtful(first, words, rest, source)
+            return None
+    columns = _columns(words, pair)
+    named = {first.fields[columns.source], first.fields[columns.target]}
+    again = named & {row.fields[i] for row in rest for i in (columns.source, columns.target) if i < len(row.fields)}
+    if again:
+        raise TopologyError(
+            f"{source}: line {first.line} may be a header or an edge, because {min(again)!r} is a node too; delete it "
+            "if it is a header, or move it to the end if it is an edge"
+        )
+    wide = next((row for row in rest if len(row.fields) > len(first.fields)), None)
+    if wide is not None:  # R writes the rows' names without a header
+        raise TopologyError(
+            f"{source}: line {wide.line} has more fields than the header in line {first.line} names; name each column"
+        )
+    return columns
+
+
+def _sure_pair(words: Sequence[str]) -> tuple[str, str] | None:
+    """Two words that can only be headers of an edge's ends."""
+    for word in words:
+        for start, end in _PREFIXES:
+            if word.startswith(start) and end + word.removeprefix(start) in words:
+                # 'start' and 'end' alone may be labels.
+                return None if word == "start" else (word, end + word.removeprefix(start))
+        for start, end in _SUFFIXES:
+            if word.endswith(start) and word.removesuffix(start) + end in words:
+                return word, word.removesuffix(start) + end
+    return next((pair for pair in _PAIRS if set(pair) <= set(words)), None)
+
+
+def _possible_pair(words: Sequence[str], rest: Sequence[Row]) -> tuple[str, str] | None:
+    """Two words that are headers because of the rows below: none of node1 and node2 where a node3 follows."""
+    pair = next((pair for pair in _SHORT if words[:2] == list(pair)), None)
+    if pair is not None:
+        return pair if rest and all(_numbered(row) for row in rest) else None
+    for word in words[:-1]:
+        for start, end in _COUNTED:
+            stem = word.removesuffix(start)
+            if len(stem) > 1 and stem != word and stem.isalpha() and stem + end in words:
+                below = [field.casefold() for row in rest for field in row.fields[:2]]
+                return (word, stem + end) if rest and not any(field.startswith(stem) for field in below) else None
+    return None
+
+
+def _columns(words: Sequence[str], pair: tuple[str, str]) -> Columns:
+    start = words.index(pair[0])
+    weight = next((words.index(word) for word in _WEIGHTS if word in words), None)
+    return Columns(start, words.index(pair[1], start + 1 if pair[0] == pair[1] else 0), weight, _place(words, "type"))
+
+
+def _place(words: Sequence[str], word: str) -> int | None:
+    return words.index(word) if word in words else None
+
+
+def _numbered(row: Row) -> bool:
+    return len(row.fields) >= 2 and all(is_whole(field) for field in row.fields[:2])
+
+
+def _check_doubtful(first: Row, words: Sequence[str], rest: Sequence[Row], source: str) -> None:
+    """Refuse a first row that looks like a header of unknown words."""
+    if {"id", "label"} <= set(words):
+        raise TopologyError(f"{source}: line {first.line} is the header of a table of nodes; give the table of edges")
+    if len(first.fields) < 2 or not rest:
+        return
+    weighted = len(first.fields) > 2 and not first.fields[2].startswith("{") and not is_number(first.fields[2])
+    over_weights = weighted and all(len(row.fields) > 2 and is_number(row.fields[2]) for row in rest)
+    over_numbers = not any(is_number(field) for field in first.fields[:2]) and all(_numbered(row) for row in rest)
+    if over_weights or over_numbers:
+        raise TopologyError(
+            f"{source}: line {first.line} ({' '.join(first.fields)[:40]!r}) looks like a header; write its columns as "
+            "source,target or source,target,weight, or delete it"
+        )
+
+
+def find_count(rows: Sequence[Row], source: str) -> str | None:
+    """What the first row counts, for a note; None where it is an edge. Raises TopologyError where it is in doubt."""
+    if len(rows) < 2 or not all(is_whole(field) for field in rows[0].fields) or len(rows[0].fields) > 3:
+        return None
+    rest = rows[1:]
+    if any(len(row.fields) < 2 for row in rest):
+        return None
+    numbers = [int(field) for field in rows[0].fields]
+    ends = {field for row in rest for field in row.fields[:2]}
+    where = f"line {rows[0].line}"
+    if len(numbers) == 1:
+        if numbers[0] == len(ends):
+            return f"{where} is read as the number of nodes, {numbers[0]}"
+        if numbers[0] == len(rest):
+            return f"{where} is read as the number of edges, {numbers[0]}"
+        raise TopologyError(
+            f"{source}: {where} is the number {numbers[0]} alone, but {len(ends)} nodes and {len(rest)} edges follow; "
+            "correct or delete it"
+        )
+    if numbers[0] != len(ends) or numbers[-1] != len(rest) or (len(numbers) == 3 and numbers[1] != numbers[0]):
+        return None
+    used = [field in ends for field in rows[0].fields]
+    indexed = ends in ({str(i) for i in range(len(ends))}, {str(i + 1) for i in range(len(ends))})
+    if numbers[0] == numbers[1] or not any(used) or (indexed and not all(used)):
+        return f"{where} is read as the numbers of nodes and edges, {numbers[0]} and {numbers[-1]}"
+    raise TopologyError(
+        f"{source}: {where} may be an edge or the numbers of nodes and edges; delete it if it counts, or move it to "
+        "the end if it is an edge"
+    )

@@ -1,0 +1,159 @@
+"""Public keys inserted into the text of a topology file, of which all else is kept."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator, Mapping
+
+from p2pfl.topology.safe_xml import read_xml
+
+KEY = "public_key"
+_PREFIXES = re.compile(r"""\bxmlns(?::([\w.-]+))?\s*=\s*["']([^"']+)["']""")
+_GML = re.compile(r'"[^"]*"|#[^\n]*|[\[\]]|[^\s\[\]"#]+')
+
+
+def insert_keys(suffix: str, data: bytes, source: str, public_keys: Mapping[str, str]) -> bytes:
+    """The content of a file with the attribute `public_key` for nodes, by their ids; an old one is replaced.
+
+    Raises TopologyError, ValueError or ParseError where that cannot be done.
+    """
+    if suffix == ".json":
+        return _json(data, public_keys)
+    if suffix == ".gml":
+        return _gml(data.decode("utf-8-sig"), public_keys).encode()
+    root = read_xml(data, source)[0]
+    prefixes = _PREFIXES.findall(data.decode("utf-8-sig"))
+    (_gexf if _local(root) == "gexf" else _graphml)(root, public_keys)
+    _keep_prefixes(root, prefixes)
+    written: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return written + b"\n"
+
+
+def _json(data: bytes, public_keys: Mapping[str, str]) -> bytes:
+    value = json.loads(data.decode("utf-8-sig"))
+    elements = value.get("elements")
+    nodes = value["nodes"] if elements is None else elements["nodes"]
+    for position, node in enumerate(nodes):
+        inner = node if elements is None else node["data"]
+        own = str(inner.get("id", position))  # D3 names nodes by their places
+        if own in public_keys:
+            inner[KEY] = public_keys[own]
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+
+
+def _graphml(root: ElementTree.Element, public_keys: Mapping[str, str]) -> None:
+    space = root.tag.rpartition("}")[0] + "}" if "}" in root.tag else ""
+    keys = list(_named(root, "key"))
+    found = [e for e in keys if e.get("attr.name") == KEY and e.get("for", "all") in ("node", "all")]
+    if found:
+        ours = found[0].get("id", "")
+    else:
+        ours = _unused("public_key", {e.get("id", "") for e in keys})
+        declared = {"id": ours, "for": "node", "attr.name": KEY, "attr.type": "string"}
+        root.insert(0, root.makeelement(f"{space}key", declared))
+    for node in _named(root, "node"):
+        if node.get("id") in public_keys:
+            for old in [e for e in _named(node, "data", deep=False) if e.get("key") == ours]:
+                node.remove(old)
+            entry = root.makeelement(f"{space}data", {"key": ours})
+            entry.text = public_keys[node.get("id", "")]
+            node.insert(0, entry)
+
+
+def _gexf(root: ElementTree.Element, public_keys: Mapping[str, str]) -> None:
+    space = root.tag.rpartition("}")[0] + "}" if "}" in root.tag else ""
+    graph = next(_named(root, "graph"))
+    groups = [e for e in _named(graph, "attributes", deep=False) if e.get("class") == "node"]
+    attributes = [e for group in groups for e in _named(group, "attribute")]
+    ours = next((e.get("id", "") for e in attributes if e.get("title") == KEY), None)
+    if ours is None:
+        ours = _unused("public_key", {e.get("id", "") for e in attributes})
+        if not groups:
+            groups = [root.makeelement(f"{space}attributes", {"class": "node", "mode": "static"})]
+            graph.insert(0, groups[0])
+        declared = {"id": ours, "title": KEY, "type": "string"}
+        groups[0].append(root.makeelement(f"{space}attribute", declared))
+    for node in _named(graph, "node"):
+        if node.get("id") in public_keys:
+            values = next(_named(node, "attvalues", deep=False), None)
+            if values is None:
+                values = root.makeelement(f"{space}attvalues", {})
+                node.insert(0, values)
+            for old in [e for e in _named(values, "attvalue") if ours in (e.get("for"), e.get("id"))]:
+                values.remove(old)
+            entry = {"for": ours, "value": public_keys[node.get("id", "")]}
+            values.append(root.makeelement(f"{space}attvalue", entry))
+
+
+def _gml(text: str, public_keys: Mapping[str, str]) -> str:
+    """GML is changed in its text: tools write more into it than readers keep."""
+    parts: list[str] = []
+    copied = 0
+    for start, end, own, old in _gml_nodes(text):
+        if own not in public_keys:
+            continue
+        escaped = public_keys[own].replace("&", "&amp;").replace('"', "&quot;")
+        parts += [text[copied:start], f' {KEY} "{escaped}"']
+        copied = start
+        for first, last in old:
+            parts.append(text[copied:first])
+            copied = last
+        parts.append(text[copied:end])
+        copied = end
+    return "".join([*parts, text[copied:]])
+
+
+def _gml_nodes(text: str) -> Iterator[tuple[int, int, str, list[tuple[int, int]]]]:
+    """Of each node: where its content begins and ends, its id, and where it has a public key already."""
+    open_keys: list[str] = []
+    key, key_at, begin, own = "", 0, 0, ""
+    old: list[tuple[int, int]] = []
+    for match in _GML.finditer(text):
+        token = match[0]
+        if token.startswith("#"):
+            continue
+        inside = open_keys == ["graph", "node"]
+        if token == "[":
+            open_keys.append(key.lower())
+            key = ""
+            if open_keys == ["graph", "node"]:
+                begin, own, old = match.end(), "", []
+        elif token == "]":
+            if inside:
+                yield begin, match.start(), own, old
+            open_keys = open_keys[:-1]
+            key = ""
+        elif not key:
+            key, key_at = token, match.start()
+        else:
+            if inside and key.lower() == "id":
+                own = token.strip('"')
+            elif inside and key == KEY:
+                old.append((key_at, match.end()))
+            key = ""
+
+
+def _keep_prefixes(root: ElementTree.Element, prefixes: list[tuple[str, str]]) -> None:
+    """Write namespaces with the prefixes that the file has for them."""
+    named = all("}" in element.tag for element in root.iter() if isinstance(element.tag, str))
+    for prefix, uri in prefixes:
+        if (prefix or named) and not re.fullmatch(r"ns\d+|xml", prefix):
+            ElementTree.register_namespace(prefix, uri)
+
+
+def _named(element: ElementTree.Element, name: str, *, deep: bool = True) -> Iterator[ElementTree.Element]:
+    return (child for child in (element.iter() if deep else element) if _local(child) == name)
+
+
+def _local(element: ElementTree.Element) -> str:
+    return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    number = 1
+    while name in taken:
+        number += 1
+        name = f"{name.rstrip('0123456789')}{number}"
+    return name

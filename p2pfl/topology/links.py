@@ -1,0 +1,110 @@
+"""Links of a raw graph, with repeated edges, self-loops and the like set aside."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from p2pfl.topology.naming import unprintable
+from p2pfl.topology.raw import RawEdge, RawGraph
+
+Pair = tuple[str, str]
+Weight = float | str | None
+RECIPROCAL = "every link goes both ways with the same weight: the graph is treated as undirected"
+
+
+@dataclass(frozen=True)
+class Links:
+    """The edges of a graph by their ends' ids, in file order, with the first weight given.
+
+    `directed`: whether a link carries vectors one way only; otherwise each pair of nodes stands here once. `parallel`:
+    how often a link is given, where that is too often. `loops`: how often each node has one. `undeclared`: edges with
+    an end that is no node. `reciprocal`: a directed graph whose links all go both ways with the same weight.
+    """
+
+    directed: bool
+    weights: Mapping[Pair, Weight]
+    parallel: Mapping[Pair, int]
+    different: tuple[Pair, ...]
+    loops: Mapping[str, int]
+    undeclared: tuple[RawEdge, ...]
+    reciprocal: bool
+
+
+def is_directed(raw: RawGraph, edge: RawEdge) -> bool:
+    """Whether an edge goes one way only."""
+    return raw.directed if edge.directed is None else edge.directed
+
+
+def links_of(raw: RawGraph) -> Links:
+    """Sort the edges of a graph: links, repeated ones, self-loops, and those that end nowhere.
+
+    Both directions of an undirected edge, with the same weight, are one link. Of an undirected edge in a directed graph
+    each direction is a link.
+    """
+    declared = {node.id for node in raw.nodes}
+    undeclared = []
+    loops: Counter[str] = Counter()
+    given: dict[Pair, list[Weight]] = {}
+    sound = []
+    for edge in raw.edges:
+        if edge.source not in declared or edge.target not in declared:
+            undeclared.append(edge)
+        elif edge.source == edge.target:
+            loops[edge.source] += 1
+        else:
+            sound.append(edge)
+    directed = any(is_directed(raw, edge) for edge in sound)
+    for edge in sound:
+        weight = clean_weight(edge.weight)
+        given.setdefault((edge.source, edge.target), []).append(weight)
+        if directed and not is_directed(raw, edge):
+            given.setdefault((edge.target, edge.source), []).append(weight)
+    first = {pair: next((w for w in weights if w is not None), None) for pair, weights in given.items()}
+    reciprocal = directed and all(first.get((v, u), math.nan) == weight for (u, v), weight in first.items())
+    weights = first if directed and not reciprocal else _one_way(first)
+    parallel, different = _repeated(given, one_way=not directed)
+    return Links(directed and not reciprocal, weights, parallel, different, loops, tuple(undeclared), reciprocal)
+
+
+def _one_way(first: Mapping[Pair, Weight]) -> dict[Pair, Weight]:
+    """Each pair of nodes once, as it is given first."""
+    once: dict[Pair, Weight] = {}
+    for (u, v), weight in first.items():
+        if (v, u) not in once:
+            once[u, v] = weight
+        elif once[v, u] is None:
+            once[v, u] = weight
+    return once
+
+
+def _repeated(given: Mapping[Pair, list[Weight]], *, one_way: bool) -> tuple[dict[Pair, int], tuple[Pair, ...]]:
+    """Links that are given too often, and those among them that are given with different weights."""
+    parallel: dict[Pair, int] = {}
+    different = []
+    for (u, v), weights in given.items():
+        back = given.get((v, u), []) if one_way else []
+        if (v, u) in parallel and one_way:
+            continue
+        differs = len({*weights, *back}) > 1
+        if len(weights) > 1 or len(back) > 1 or (back and differs):
+            parallel[u, v] = len(weights) + len(back)
+            if differs:
+                different.append((u, v))
+    return parallel, tuple(different)
+
+
+def clean_weight(value: object) -> Weight:
+    """A finite number as float; anything else as its text, to be refused only if weights are asked for."""
+    if value is None:
+        return None
+    try:
+        number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        number = math.nan
+    if math.isfinite(number):
+        return number
+    text = str(value)[:100]
+    return "?" if unprintable(text) or not text.strip() else text

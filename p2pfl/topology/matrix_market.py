@@ -1,0 +1,47 @@
+"""Adjacency matrices in Matrix Market's coordinate format, of which sparse matrices' collections are made."""
+
+from __future__ import annotations
+
+from p2pfl.errors import TopologyError
+from p2pfl.topology.assemble import make_graph
+from p2pfl.topology.raw import RawEdge, RawGraph, RawNode
+from p2pfl.topology.tables import is_whole
+from p2pfl.topology.text_files import decoded
+
+TITLE = "Matrix Market"
+BANNER = "%%matrixmarket"
+
+
+def read_matrix_market(data: bytes, source: str) -> RawGraph:
+    """The graph of a square matrix: an edge from the row to the column of each entry, with its value as weight.
+
+    Raises TopologyError for other matrices, and ValueError where the file is none.
+    """
+    banner, _, body = decoded(data, source).lstrip().partition("\n")
+    words = banner.lower().split()
+    if len(words) < 5 or words[0] != BANNER or words[1] != "matrix":
+        raise ValueError("its first line is not '%%MatrixMarket matrix coordinate …'")
+    layout, values, symmetry = words[2:5]
+    if layout != "coordinate" or values not in ("pattern", "real", "integer", "double"):
+        raise TopologyError(
+            f"{source}: a matrix of kind {layout} {values}; only coordinate pattern, real or integer is read"
+        )
+    if symmetry not in ("general", "symmetric"):
+        raise TopologyError(f"{source}: a {symmetry} matrix; only general and symmetric ones are graphs")
+    rows = [line.split() for line in body.splitlines() if line.strip() and not line.lstrip().startswith("%")]
+    if not rows or len(rows[0]) != 3 or not all(is_whole(field) for field in rows[0]):
+        raise ValueError("it has no line with the numbers of rows, columns and entries")
+    height, width, count = map(int, rows[0])
+    if height != width:
+        raise TopologyError(f"{source}: {height} rows and {width} columns; a graph's matrix is square")
+    if count != len(rows) - 1:
+        raise TopologyError(
+            f"{source}: {len(rows) - 1} entries instead of {count}; the file may be cut, fetch it again"
+        )
+    if height > 10**6:
+        raise TopologyError(f"{source}: {height} nodes; no topology needs so many")
+    if any(len(row) != (2 if values == "pattern" else 3) for row in rows[1:]):
+        raise ValueError(f"an entry has not {'two' if values == 'pattern' else 'three'} numbers")
+    edges = [RawEdge(row[0], row[1], row[2] if len(row) > 2 else None) for row in rows[1:]]
+    nodes = [RawNode(str(i)) for i in range(1, height + 1)]
+    return make_graph(symmetry == "general", nodes, edges, [], TITLE)

@@ -1,0 +1,205 @@
+"""Mending of a graph, and what was done: the options of `topology fix`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from p2pfl.errors import TopologyError
+from p2pfl.topology.checks import examine, fix_command, refusal
+from p2pfl.topology.files import read_raw, topology_bytes
+from p2pfl.topology.graph import Topology, topology_from
+from p2pfl.topology.links import RECIPROCAL, Pair, Weight, links_of
+from p2pfl.topology.naming import clean_label, name_nodes, some, unique_names
+from p2pfl.topology.raw import RawEdge, RawGraph
+from p2pfl.topology.reach import adjacency_of, components, largest, strong_components
+from p2pfl.topology.rewrite import difference, write_checked
+
+Step = Callable[[RawGraph], tuple[RawGraph, list[str]]]
+
+
+@dataclass(frozen=True)
+class Mending:
+    """What is to be mended; the options of `topology fix`. `labels`: "names", "ids" or None (see `naming`)."""
+
+    drop_self_loops: bool = False
+    merge_parallel: bool = False
+    undirected: bool = False
+    largest_component: bool = False
+    labels: str | None = None
+
+    def steps(self) -> list[tuple[str, Step]]:
+        """What was asked for, by the option, in the order in which it is done."""
+        steps: list[tuple[bool, str, Step]] = [
+            (self.drop_self_loops, "--drop-self-loops", _drop_self_loops),
+            (self.merge_parallel, "--merge-parallel", _merge_parallel),
+            (self.undirected, "--undirected", _make_undirected),
+            (self.largest_component, "--largest-component", _keep_largest_component),
+            (self.labels == "names", "--labels names", _name_by_labels),
+            (self.labels == "ids", "--labels ids", _name_by_ids),
+        ]
+        return [(option, step) for asked, option, step in steps if asked]
+
+
+def fix_file(file: Path, new: Path, wanted: Mending) -> tuple[Topology, list[str]]:
+    """Mend the graph of a file and write it to another, in the format that its extension names.
+
+    Returns what `mend` does. Raises TopologyError, and then leaves `new` as it was.
+    """
+    if new.resolve() == file.resolve():
+        raise TopologyError(f"-o {new}: is the file that is to be mended; choose another name")
+    topology, said = mend(read_raw(file), wanted, file, new)
+    data = topology_bytes(topology, new)
+    write_checked(new, data, lambda read: difference(topology, read), remedy="write it as .graphml")
+    return topology, said
+
+
+def mend(raw: RawGraph, wanted: Mending, file: Path, new: Path) -> tuple[Topology, list[str]]:
+    """Mend the graph of a file; returns the topology that it becomes, and for people what was done, a line each.
+
+    `new`: where it is to be written. Raises TopologyError with all troubles that remain, and the command that mends
+    them too.
+    """
+    said: list[str] = []
+    mended = raw
+    for _, step in wanted.steps():
+        mended, lines = step(mended)
+        said += lines
+    found = examine(mended).troubles
+    if found:
+        more = {trouble.option for trouble in found}
+        command = fix_command(str(file), more | {option for option, _ in wanted.steps()}, new) if any(more) else ""
+        raise TopologyError(refusal(str(file), found, command))
+    topology = topology_from(mended, name=new.stem, source=str(file))
+    if wanted.labels is None:
+        return topology, said
+    choice = name_nodes(mended).note  # said already
+    return replace(topology, notes=tuple(note for note in topology.notes if note != choice)), said
+
+
+def _drop_self_loops(raw: RawGraph) -> tuple[RawGraph, list[str]]:
+    loops = links_of(raw).loops
+    if not loops:
+        return raw, ["--drop-self-loops: nothing to do, there are none"]
+    edges = tuple(edge for edge in raw.edges if edge.source != edge.target or edge.source not in loops)
+    names = _names(raw)
+    said = f"dropped {_counted(sum(loops.values()), 'self-loop')}: {some(names[node] for node in loops)}"
+    return replace(raw, edges=edges), [said]
+
+
+def _merge_parallel(raw: RawGraph) -> tuple[RawGraph, list[str]]:
+    """Each link once, with the first weight that the file gives it."""
+    links = links_of(raw)
+    if not links.parallel:
+        return raw, ["--merge-parallel: nothing to do, there are no parallel edges"]
+    names = _names(raw)
+    weights = links.weights
+    loops = [edge for edge in raw.edges if edge.source == edge.target and edge.source in links.loops]
+    kept = [RawEdge(u, v, weight, links.directed) for (u, v), weight in weights.items()]
+    merged = replace(raw, directed=links.directed, edges=(*kept, *loops, *links.undeclared))
+    edges = sum(links.parallel.values())
+    shown = some((_link(pair, names, links.directed) for pair in links.parallel), quoted=False)
+    said = [f"merged {edges} parallel edges into {_counted(len(links.parallel), 'link')}: {shown}"]
+    if links.different:
+        shown = some((_link(pair, names, links.directed) for pair in links.different), quoted=False)
+        said.append(f"kept the first weight of {shown}, where the file gives different ones")
+    if links.reciprocal:
+        said.append(RECIPROCAL)
+    return merged, said
+
+
+def _make_undirected(raw: RawGraph) -> tuple[RawGraph, list[str]]:
+    """Both directions for each link; where they had different weights, with the mean of these."""
+    links = links_of(raw)
+    if not links.directed:
+        return raw, ["--undirected: nothing to do, the graph is undirected"]
+    names = _names(raw)
+    means: dict[Pair, Weight] = {}
+    differing = []
+    for (u, v), weight in links.weights.items():
+        if (v, u) in means:
+            means[u, v] = means[v, u]
+        elif (v, u) in links.weights:
+            back = links.weights[v, u]
+            means[u, v] = _mean(weight, back)
+            if weight != back:
+                differing.append((u, v))
+        else:
+            means[u, v] = weight
+    edges = tuple(
+        replace(edge, weight=means.get((edge.source, edge.target), edge.weight), directed=False) for edge in raw.edges
+    )
+    one_way = [pair for pair in links.weights if pair[::-1] not in links.weights]
+    both = (len(links.weights) - len(one_way)) // 2
+    said = [
+        f"made the graph undirected: {_counted(len(one_way), 'link')} that went one way, {both} that went both ways"
+    ]
+    if differing:
+        shown = some((_link(pair, names, False) for pair in differing), quoted=False)
+        said.append(f"took the mean of the two directions' weights of {shown}")
+    return replace(raw, directed=False, edges=edges), said
+
+
+def _mean(weight: Weight, back: Weight) -> Weight:
+    """What one link weighs instead of two directions: a weight that is missing or no number says nothing."""
+    if isinstance(weight, float) and isinstance(back, float):
+        return weight / 2 + back / 2  # their sum might be infinite
+    return weight if isinstance(weight, float) or back is None else back
+
+
+def _keep_largest_component(raw: RawGraph) -> tuple[RawGraph, list[str]]:
+    links = links_of(raw)
+    declared = {node.id for node in raw.nodes}
+    graph = adjacency_of((node.id for node in raw.nodes), links)
+    kept = largest(strong_components(graph) if links.directed else components(graph)) if declared else declared
+    word = "strongly connected component" if links.directed else "connected component"
+    if kept == declared:
+        return raw, ["--largest-component: nothing to do, the graph is connected"]
+    if len(kept) < 2:  # one peer is no swarm: what is wrong is something else
+        return raw, [f"--largest-component: nothing done, no {word} has two peers"]
+    names = _names(raw)
+    gone = declared - kept
+    lost = [names[node.id] for node in raw.nodes if node.id in gone]
+    edges = tuple(edge for edge in raw.edges if edge.source not in gone and edge.target not in gone)
+    nodes = tuple(node for node in raw.nodes if node.id in kept)
+    return replace(raw, nodes=nodes, edges=edges), [
+        f"kept the largest {word}, {_counted(len(nodes), 'peer')}; dropped {len(lost)}: {some(lost)}"
+    ]
+
+
+def _name_by_labels(raw: RawGraph) -> tuple[RawGraph, list[str]]:
+    names = unique_names(raw)
+    if names == name_nodes(raw).names:
+        return raw, ["--labels names: nothing to do, the peers have these names"]
+    said = [f"named the peers by their labels: {some(names)}"]
+    numbered = [
+        name for name, node in zip(names, raw.nodes, strict=True) if name not in (clean_label(node.label), node.id)
+    ]
+    if numbered:
+        said.append(f"numbered {_counted(len(numbered), 'label')} that another peer has: {some(numbered)}")
+    without = [name for name, node in zip(names, raw.nodes, strict=True) if clean_label(node.label) != name == node.id]
+    if without:
+        said.append(f"named {_counted(len(without), 'peer')} without a usable label by the id: {some(without)}")
+    nodes = tuple(replace(node, label=name) for node, name in zip(raw.nodes, names, strict=True))
+    return replace(raw, nodes=nodes), said
+
+
+def _name_by_ids(raw: RawGraph) -> tuple[RawGraph, list[str]]:
+    ids = tuple(node.id for node in raw.nodes)
+    nodes = tuple(replace(node, label=None) for node in raw.nodes)
+    if name_nodes(raw).names == ids:
+        return replace(raw, nodes=nodes), ["--labels ids: nothing to do, the peers have these names"]
+    return replace(raw, nodes=nodes), [f"named the peers by their ids: {some(ids)}"]
+
+
+def _names(raw: RawGraph) -> dict[str, str]:
+    return dict(zip((node.id for node in raw.nodes), name_nodes(raw).names, strict=True))
+
+
+def _link(pair: Sequence[str], names: dict[str, str], directed: bool) -> str:
+    return f"{names[pair[0]]!r} {'->' if directed else '–'} {names[pair[1]]!r}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"

@@ -1,0 +1,136 @@
+"""Rows of text files: separators, quotes, comments, and lines that look like the header of another format."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from p2pfl.errors import TopologyError
+from p2pfl.topology.text_files import is_comment, lines_of
+
+_SEPARATORS = {"\t": "tabs", ";": "semicolons", ",": "commas"}
+_FIELD = re.compile(r'"((?:[^"]|"")*)"(?=\s|$)|(\S+)')
+_WITH_DATA = re.compile(r"\s*([^\s,;]+)[\s,;]+([^\s,;]+)[\s,;]+(\{.*)")  # networkx's edges: a b {'weight': 0.5}
+_SPACED = ("csv", "tsv")  # endings of tables in which text may have spaces without quotes
+# The first words of files of other kinds that would pass for edges.
+_FOREIGN = (
+    (re.compile(r"p\s+(edge|edges|col|sp|max|td|tw)\s+\d", re.I), "DIMACS"),
+    (re.compile(r"dl\b.*\bn\s*=", re.I), "UCINET DL"),
+    (re.compile(r"nodedef>", re.I), "GDF"),
+    (re.compile(r"(>>(graph|sparse|digraph)6<<|:[?-~]{3,}$)"), "graph6 or sparse6"),
+    (re.compile(r"LEDA\.GRAPH", re.I), "LEDA"),
+    (re.compile(r"\*"), "Pajek or UCINET without *Vertices"),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """The fields of a line, and its number for messages."""
+
+    line: int
+    fields: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows with content, comments, and the separator; an empty one stands for spaces."""
+
+    rows: tuple[Row, ...]
+    comments: tuple[str, ...]
+    separator: str
+
+
+def read_table(text: str, source: str, ending: str) -> Table:
+    """The rows of a file with this ending. Raises TopologyError where other formats or mixed separators show."""
+    lines = lines_of(text, source)
+    comments = tuple(line.strip() for _, line in lines if is_comment(line))
+    content = [(number, line) for number, line in lines if not is_comment(line)]
+    _check_foreign(lines, content, source)
+    given = re.fullmatch(r'"?sep=(.)"?', content[0][1].strip()) if content else None  # what Excel writes
+    if given:
+        content = content[1:]
+    separator = given[1] if given else _separator([line for _, line in content])
+    if separator:
+        _check_spaces(content, separator, source, ending)
+    rows = (_row(number, line, separator, source) for number, line in content)
+    return Table(tuple(row for row in rows if row.fields), comments, separator)
+
+
+def is_number(text: str) -> bool:
+    """Whether a field is a number, nan and infinity included."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "_" not in text
+
+
+def is_whole(text: str) -> bool:
+    """Whether a field is a whole number of a size that counts something."""
+    return re.fullmatch(r"[0-9]{1,9}", text) is not None
+
+
+def _separator(lines: Sequence[str]) -> str:
+    """The first separator that stands in every line, a lone number at the start aside."""
+    body = lines[1:] if len(lines) > 1 and is_whole(lines[0].strip()) else lines
+    heads = [_quoted_out(line.partition("{")[0] if _WITH_DATA.fullmatch(line) else line) for line in body]
+    return next((mark for mark in _SEPARATORS if heads and all(mark in head for head in heads)), "")
+
+
+def _quoted_out(line: str) -> str:
+    return re.sub(r'"(?:[^"]|"")*"', "x", line)
+
+
+def _row(number: int, line: str, separator: str, source: str) -> Row:
+    data = _WITH_DATA.fullmatch(line)
+    if data:
+        return Row(number, (data[1], data[2], data[3].strip()))
+    if separator:
+        fields = next(csv.reader([line], delimiter=separator, skipinitialspace=separator != "\t", strict=True))
+        fields = [field.strip() for field in fields]
+        while fields and not fields[-1]:
+            fields.pop()
+        return Row(number, tuple(fields))
+    line = line.partition("#")[0] if '"' not in line else line
+    fields = [match[2] if match[1] is None else match[1].replace('""', '"') for match in _FIELD.finditer(line)]
+    broken = next((match[2] for match in _FIELD.finditer(line) if match[2] and match[2].startswith('"')), None)
+    if broken:
+        raise TopologyError(f"{source}: line {number} has a quotation mark without its other half at {broken[:40]!r}")
+    torn = len(fields) == 1 and any(mark in fields[0] for mark in ",;") and '"' not in line
+    if torn or any(field[-1:] in (",", ";") and len(field) > 1 for field in fields):
+        raise TopologyError(f"{source}: line {number} is separated by commas, other lines are not; use one separator")
+    return Row(number, tuple(fields))
+
+
+def _check_spaces(content: Sequence[tuple[int, str]], separator: str, source: str, ending: str) -> None:
+    """Refuse spaces within fields where these may separate too: '0 1,0.5' is no edge from '0 1' to '0.5'."""
+    for number, line in content[1:] if len(content) > 1 else content:
+        if "{" in line:
+            continue
+        for field in _quoted_out(line).split(separator):
+            parts = field.split()
+            if len(parts) > 1 and (ending not in _SPACED or all(is_number(part) for part in parts)):
+                raise TopologyError(
+                    f"{source}: line {number} has both {_SEPARATORS.get(separator, repr(separator))} and spaces: "
+                    f"{field.strip()[:40]!r}; separate by one of them, or put text with spaces in quotes"
+                )
+
+
+def _check_foreign(lines: Sequence[tuple[int, str]], content: Sequence[tuple[int, str]], source: str) -> None:
+    """Refuse other formats by name."""
+    for number, line in content[:1] if content and not content[0][1].strip().startswith("c ") else content[:200]:
+        for pattern, name in _FOREIGN:
+            if pattern.match(line.strip()):
+                raise TopologyError(
+                    f"{source}: line {number} starts a file of {name}, which is not read; save as .graphml"
+                )
+    marks = [place for place, (_, line) in enumerate(lines) if line.strip() == "#"]
+    if len(marks) == 1:
+        before = [line.split()[0] for _, line in lines[: marks[0]] if not is_comment(line)]
+        after = [line.split()[:2] for _, line in lines[marks[0] + 1 :] if not is_comment(line)]
+        if before and after and len(set(before)) == len(before) and all(set(ends) <= set(before) for ends in after):
+            raise TopologyError(
+                f"{source}: looks like Trivial Graph Format (nodes, '#', edges), which is not read; save as .graphml"
+            )
