@@ -2,7 +2,7 @@
 # make test   the test suite: ten minutes on two cores
 # make test-fast   the tests that start no processes: a minute and a half
 # make check  format, lint, types, layers
-# make soak   what is promised, tried at length: takes an hour
+# make soak   what is promised, tried at length: takes an hour and a half
 
 PYTHON ?= python3
 VENV := .venv
@@ -34,6 +34,8 @@ soak: $(VENV)/.installed
 	$(BIN)/python -m soak.cuts --cuts 1000 --command-line 50
 	$(BIN)/python -m soak.mutations --messages 1000000 --rounds 1200
 	$(BIN)/python -m soak.network
+	P2PFL_EXAMPLES=20 P2PFL_DAMAGES=100 $(PYTEST) -m 'not processes' tests/test_peer.py tests/test_peer_troubles.py \
+		tests/test_wire.py tests/test_federated.py tests/test_strangers.py tests/test_damaged_files.py
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .

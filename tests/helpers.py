@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from p2pfl.gossip import Algorithm, Hoods
 from p2pfl.topology import make_topology, mixing_matrix, neighborhood
 
 CPU = torch.device("cpu")
+THOROUGHNESS = int(os.environ.get("P2PFL_EXAMPLES", "1"))  # of randomized tests: `make soak` runs many more examples
 
 
 def matrix(kind: str, n: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from helpers import matrix
+from helpers import THOROUGHNESS, matrix
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peer_network import Network, Setting, Snapshot, reference, small_chunks
@@ -103,7 +103,7 @@ def test_in_order(network: tuple[str, int], overlapped: bool, codec: str, chunk:
 schedules = st.binary(min_size=1, max_size=48)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=50 * THOROUGHNESS, deadline=None)
 @given(
     data=st.data(),
     network=st.sampled_from(NETWORKS),
@@ -123,7 +123,7 @@ def test_any_order_of_arrival(
     assert not any(peer.refused for peer in peers.peers)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60 * THOROUGHNESS, deadline=None)
 @given(
     data=st.data(),
     network=st.sampled_from(NETWORKS),
@@ -180,7 +180,7 @@ def snapshots(setting_: Setting) -> dict[tuple[int, int], Snapshot]:
     return peers.snapshots
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40 * THOROUGHNESS, deadline=None)
 @given(
     data=st.data(),
     network=st.sampled_from(NETWORKS),

@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 import pytest
-from helpers import matrix
+from helpers import THOROUGHNESS, matrix
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from peer_network import Setting, small_chunks
@@ -82,7 +82,7 @@ def test_a_death_too_many_ends_the_run_and_is_named() -> None:
 @pytest.mark.parametrize("codec", ["fp32", "bf16"])
 def test_a_restart_within_the_grace_period_leaves_no_trace(kind: tuple[str, int], overlapped: bool, codec: str) -> None:
     with small_chunks(48):
-        for steps in range(0, 400, 37):
+        for steps in range(0, 400, 67):
             network = Troubled(setting(*kind, overlapped, codec), spare=0)
             for _ in range(steps):
                 network.go_on()
@@ -199,7 +199,7 @@ def test_parts_go_on_and_come_together_again() -> None:
 TROUBLES = ["crash", "restart", "freeze", "wake", "break", "mend"]
 
 
-@settings(max_examples=250, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=100 * THOROUGHNESS, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(
     kind=st.sampled_from(NETWORKS),
     overlapped=st.booleans(),

@@ -15,6 +15,7 @@ import commands
 import msgspec
 import psutil
 import pytest
+from helpers import THOROUGHNESS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw_zmtp import GREETING, dial, frame, open_stranger
@@ -149,7 +150,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150 * THOROUGHNESS, deadline=None)
 @given(st.integers(0, 10), VALUES)
 def test_any_value_in_any_field_is_a_message_or_refused(index: int, value: object) -> None:
     fields = list(msgspec.structs.astuple(SAMPLE))

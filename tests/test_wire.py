@@ -7,6 +7,7 @@ import tracemalloc
 
 import msgspec
 import pytest
+from helpers import THOROUGHNESS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -118,7 +119,7 @@ def accepted(frames: list[bytes]) -> bool:
     return True
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150 * THOROUGHNESS, deadline=None)
 @given(st.lists(st.binary(max_size=200), max_size=4))
 def test_arbitrary_frames(frames: list[bytes]) -> None:
     accepted(frames)
@@ -136,13 +137,13 @@ packable = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150 * THOROUGHNESS, deadline=None)
 @given(st.lists(packable, max_size=12), st.binary(max_size=16))
 def test_well_formed_messagepack_of_another_shape(fields: list[object], body: bytes) -> None:
     accepted([msgspec.msgpack.encode(fields), body])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150 * THOROUGHNESS, deadline=None)
 @given(name=st.sampled_from(sorted(set(CASES) - {"whole chunk"})), field=st.integers(0, 10), value=packable)
 def test_one_field_replaced(name: str, field: int, value: object) -> None:
     fields, body = list(CASES[name][0]), CASES[name][1]
@@ -150,7 +151,7 @@ def test_one_field_replaced(name: str, field: int, value: object) -> None:
     accepted([msgspec.msgpack.encode(fields), body])
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250 * THOROUGHNESS, deadline=None)
 @given(data=st.data(), name=st.sampled_from(sorted(set(CASES) - {"whole chunk"})))
 def test_mutated_messages(data: st.DataObject, name: str) -> None:
     fields, body = CASES[name]
