@@ -20,7 +20,7 @@ from p2pfl.agreement import run_fingerprint
 from p2pfl.config import INCIDENTAL, CentralizedConfig, Mode, RunConfig, replace_options
 from p2pfl.errors import ConfigError
 from p2pfl.estimate import estimate
-from p2pfl.launcher import fork_server, interruptible
+from p2pfl.launcher import fork_server
 from p2pfl.roles import cast, topology_of
 from p2pfl.rundir import (
     EVAL_SAMPLES,
@@ -30,6 +30,7 @@ from p2pfl.rundir import (
     resolve,
     take_away_half_made,
 )
+from p2pfl.signals import interruptible
 from p2pfl.swarm import run
 from p2pfl.topology import Topology
 from p2pfl.training import local_steps

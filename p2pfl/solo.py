@@ -16,11 +16,11 @@ from p2pfl.agreement import lasting_fingerprint, run_fingerprint
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, P2PFLError
 from p2pfl.estimate import check, check_disk, check_gpus, disk_need, prepared_notes, wished_devices
-from p2pfl.launcher import Interrupts, interruptible
 from p2pfl.parameters import Layout
 from p2pfl.prolong import has_other_rounds, prolong
 from p2pfl.roles import cast
 from p2pfl.rundir import create_run_dir, open_run_dir, resolve, with_own_files
+from p2pfl.signals import Interrupts, interruptible
 from p2pfl.swarm import Interrupted, endpoints_of_peer, how_to_resume
 from p2pfl.text import visible
 from p2pfl.topology import Topology

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, P2PFLError
+from p2pfl.launcher.child import Child
 from p2pfl.launcher.observer import Observer
 from p2pfl.launcher.server import ForkServer
 from p2pfl.roles import Cast
+from p2pfl.signals import SIGNALS
 from p2pfl.tempdir import remove_if_abandoned
 from p2pfl.worker import messages
 
@@ -25,40 +30,56 @@ def prepare_data(config: RunConfig, cast: Cast, observer: Observer, server: Fork
 
     Raises ConfigError, or P2PFLError where that process crashed.
     """
-    process, link = server.start("data", _prepare, config, cast, begins, server.folder.path)
+    started: tuple[Child, Connection] | None = None
     try:
-        while True:
-            try:
-                message = messages.receive_report(link)
-            except EOFError:
-                process.join(_END_SECONDS)
-                what = f"--dataset {config.data.dataset}, or trying out --model {config.model.model},"
-                raise P2PFLError(f"decoding {what} crashed ({process.exit_text()})") from None
-            if isinstance(message, messages.Failed):
-                raise (ConfigError if message.usage else P2PFLError)(message.reason)
-            assert isinstance(message, messages.Prepared)
-            if message.path is not None:
-                for note in message.notes:
-                    observer.say(f"data: {note}")
-                return Path(message.path)
-            observer.progress(message.what, message.done, message.total)
+        # Not shielded from interrupts: the server may be importing for long. A process that was forked unseen ends
+        # when its link does.
+        started = server.start("data", _prepare, config, cast, begins, server.folder.path)
+        return _prepared(config, observer, *started)
     except BaseException:
-        process.kill()  # whoever interrupts this does not want to wait for the data
+        if started is not None:
+            started[0].kill()  # whoever interrupts this does not want to wait for the data
         raise
     finally:
-        link.close()
-        if not process.join(_END_SECONDS):
-            process.kill()
-        process.close()
+        if started is not None:
+            _let_end(*started)
+
+
+def _let_end(process: Child, link: Connection) -> None:
+    link.close()
+    if not process.join(_END_SECONDS):
+        process.kill()
+    process.close()
+
+
+def _prepared(config: RunConfig, observer: Observer, process: Child, link: Connection) -> Path:
+    """What the process says, to its end: the file that it has made."""
+    while True:
+        try:
+            message = messages.receive_report(link)
+        except EOFError:
+            process.join(_END_SECONDS)
+            what = f"--dataset {config.data.dataset}, or trying out --model {config.model.model},"
+            raise P2PFLError(f"decoding {what} crashed ({process.exit_text()})") from None
+        if isinstance(message, messages.Failed):
+            raise (ConfigError if message.usage else P2PFLError)(message.reason)
+        assert isinstance(message, messages.Prepared)
+        if message.path is not None:
+            for note in message.notes:
+                observer.say(f"data: {note}")
+            return Path(message.path)
+        observer.progress(message.what, message.done, message.total)
 
 
 def _prepare(config: RunConfig, cast: Cast, begins: bool, temporary: Path, link: Connection) -> None:
     from p2pfl import data, estimate
     from p2pfl.parameters import Layout
 
-    for number in messages.SIGNALS - {signal.SIGTERM}:
+    for number in SIGNALS - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, messages.SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    threading.Thread(target=_end_with, args=(link, temporary), daemon=True).start()
 
     def send(message: messages.FromWorker) -> None:
         link.send_bytes(messages.encode(message))
@@ -82,7 +103,13 @@ def _prepare(config: RunConfig, cast: Cast, begins: bool, temporary: Path, link:
         last = messages.failed(error)
     except Exception as error:
         last = messages.Failed(f"--dataset {config.data.dataset}: {type(error).__name__}: {error}".splitlines()[0])
-    try:
+    with contextlib.suppress(OSError):
         send(last)
-    except OSError:  # the launcher listens no more: it was interrupted, or killed
-        remove_if_abandoned(temporary)
+
+
+def _end_with(link: Connection, temporary: Path) -> None:
+    """End this process when the launcher listens no more: it was interrupted, or killed."""
+    with contextlib.suppress(OSError):
+        link.poll(None)  # a launcher says nothing here: this is the end of the link
+    remove_if_abandoned(temporary)
+    os._exit(0)
