@@ -110,16 +110,6 @@ def is_missing(path: Path, error: OSError) -> bool:
     return isinstance(error, FileNotFoundError) and not os.path.lexists(path)
 
 
-def read_if_any(path: Path) -> bytes:
-    """A file's content, nothing where there is no such file. Raises UnreadableError."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        if is_missing(path, error):
-            return b""
-        raise UnreadableError(unreadable(path, error)) from None
-
-
 def is_from_outside(error: BaseException) -> bool:
     """Whether an error comes from the machine rather than from the program, so that it may not come again."""
     return isinstance(error, OSError | MemoryError)
@@ -164,6 +154,12 @@ def _denied(path: Path, access: int) -> str:
 
 def _in_the_way(path: Path, error: Exception, number: int) -> str | None:
     """What stands where something else should, or is missing, if that is what the error is about."""
+    if isinstance(error, OSError) and isinstance(known := getattr(error, "remedy", None), str):
+        return known
+    link = next((at for at in (path, *path.parents) if os.path.islink(at) and not os.path.exists(at)), None)
+    if number in (errno.ENOENT, errno.EEXIST) and link is not None:
+        which = "it" if link == path else link
+        return f"{which} links to {os.readlink(link)}, which is missing: bring that back, or remove the link"
     if number in (errno.EISDIR, errno.ENOTEMPTY):
         named = (getattr(error, "filename2", None), getattr(error, "filename", None), path)
         folder = next((Path(os.fsdecode(name)) for name in named if name and os.path.isdir(name)), path)
@@ -171,8 +167,6 @@ def _in_the_way(path: Path, error: Exception, number: int) -> str | None:
     if number in (errno.ENOTDIR, errno.EEXIST):
         file = next((at for at in (*path.parents, path) if os.path.exists(at) and not os.path.isdir(at)), None)
         return f"{file} is a file and no folder: move it away" if file else None
-    if number == errno.ENOENT and os.path.islink(path):
-        return f"it links to {os.readlink(path)}, which is missing: bring that back, or remove the link"
     if number == errno.ENOENT and not os.path.exists(path.parent):
         return f"make the folder {path.parent}"
     return None
@@ -205,9 +199,10 @@ def _write_traceback(error: Exception, folder: Path | None) -> Path:
     if folder is not None:
         with contextlib.suppress(OSError):
             path = folder / ERROR_FILE
-            with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(text + "\n")
-            return path
+            if os.path.isfile(path) or not os.path.lexists(path):  # a pipe there would be waited for
+                with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
+                    file.write(text + "\n")
+                return path
     descriptor, name = tempfile.mkstemp(prefix="p2pfl-error-", suffix=".txt")
     with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)

@@ -230,7 +230,7 @@ def in_use(folder: Path) -> Iterator[None]:
     The lock is the operating system's and ends with the process, however that ends.
     """
     try:
-        held = os.open(folder, os.O_RDONLY)
+        held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise ConfigError(unreadable(folder, error)) from None
     try:
@@ -245,9 +245,7 @@ def in_use(folder: Path) -> Iterator[None]:
 
 def open_run_dir(run_dir: Path) -> tuple[Topology, RunConfig]:
     """The topology and settings that a run directory was made with. Raises ConfigError if it is none."""
-    if not (run_dir / CONFIG_FILE).is_file():
-        raise ConfigError(f"{run_dir}: no run directory (it has no {CONFIG_FILE})")
-    config = settings.load_toml(run_dir / CONFIG_FILE)
+    config = settings.load_run_toml(run_dir)
     topology = load_topology(run_dir / TOPOLOGY_FILE, least=1, by_ids=True)
     return dataclasses.replace(topology, name=config.record.name or topology.name), config
 
