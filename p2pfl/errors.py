@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import resource
 import tempfile
 import traceback
 from collections.abc import Iterator
@@ -105,6 +106,11 @@ def unreadable(path: Path, error: Exception) -> str:
     return _refused(path, error, "read", os.R_OK)
 
 
+def unusable(path: Path, error: Exception) -> str:
+    """The same of a path that is not even looked at, such as one with too long a name."""
+    return _refused(path, error, "used", os.R_OK)
+
+
 def is_missing(path: Path, error: OSError) -> bool:
     """Whether an error says that there is nothing of that name: not so of a symbolic link to nowhere."""
     return isinstance(error, FileNotFoundError) and not os.path.lexists(path)
@@ -123,7 +129,24 @@ def one_line(error: BaseException) -> str:
 
 def system_remedy(error: BaseException) -> str | None:
     """What helps against an error of the operating system, whatever it hit; None where that is not known."""
-    return _REMEDIES.get(_number(error, str(error)) or 0) if isinstance(error, OSError | ImportError) else None
+    number = _number(error, str(error))
+    unmapped = isinstance(error, OSError | ImportError) and "failed to map segment" in str(error)  # the linker's words
+    lacks_memory = isinstance(error, MemoryError) or number == errno.ENOMEM or unmapped
+    if lacks_memory and (limit := limited_to(resource.RLIMIT_AS)) is not None:
+        return f"raise the limit of memory (ulimit -v is {limit // 1024} KiB)"
+    return _REMEDIES.get(number) if isinstance(error, OSError | ImportError) else None
+
+
+def limited_to(limit: int) -> int | None:
+    """The soft limit of this process, one of the `resource.RLIMIT` numbers; None where there is none."""
+    soft, _ = resource.getrlimit(limit)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def not_imported(error: Exception) -> P2PFLError:
+    """One line for libraries that cannot be imported: damaged, missing, or without room in memory."""
+    text = f"the libraries cannot be imported ({one_line(error)[:500]})"
+    return P2PFLError(text, remedy=system_remedy(error) or "check the installation: python -c 'import torch'")
 
 
 def _refused(path: Path, error: Exception, done: str, access: int) -> str:

@@ -38,7 +38,8 @@ def _positive(section: object, most: float, *names: str) -> None:
     for name in names:
         value = getattr(section, name)
         if value is not None:
-            _check(_is_finite(value) and value > 0, name, value, "must be greater than 0")
+            _check_finite(name, value, most)
+            _check(value > 0, name, value, "must be greater than 0")
             _check(value <= most, name, value, f"must be at most {most:,}")
 
 
@@ -46,12 +47,14 @@ def _not_negative(section: object, most: float, *names: str) -> None:
     for name in names:
         value = getattr(section, name)
         if value is not None:
-            _check(_is_finite(value) and value >= 0, name, value, "must be 0 or more")
+            _check_finite(name, value, most)
+            _check(value >= 0, name, value, "must be 0 or more")
             _check(value <= most, name, value, f"must be at most {most:,}")
 
 
-def _is_finite(value: float) -> bool:
-    return isinstance(value, int) or math.isfinite(value)  # an int may be too large to become a float
+def _check_finite(name: str, value: float, most: float) -> None:
+    finite = isinstance(value, int) or math.isfinite(value)  # an int may be too large to become a float
+    _check(finite, name, value, f"must be a finite number, at most {most:,}")
 
 
 def _is_count(text: str) -> bool:
