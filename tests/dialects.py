@@ -174,6 +174,38 @@ DIALECTS: dict[str, Dialect] = {
         {"data": {"id": "e", "source": "a", "target": "b", "weight": 3}}]), "a b", "a-b", weights="3"),
     "vis.js": Dialect("a.json", _json(nodes=[{"id": 1, "label": "Ann"}, {"id": 2, "label": "Bo"}], edges=[
         {"from": 1, "to": 2}]), "Ann Bo", "Ann-Bo"),
+    "edges that say directed": Dialect("a.json", _json(nodes=["a", "b", "c"], edges=[
+        {"source": u, "target": v, "directed": True} for u, v in ("ab", "bc", "ca", "ba")]), "a b c", "a>b b>a b>c c>a"),
+    "directed and undirected edges": Dialect("a.json", _json(nodes=["a", "b", "c"], edges=[
+        {"source": "a", "target": "b", "directed": "true"}, {"source": "b", "target": "c"}, {"source": "c", "target": "b"},
+        {"source": "a", "target": "c", "directed": False}]), "a b c", "a>b a-c b-c"),
+    "directed edges in Cytoscape": Dialect("a.cyjs", _json(elements={"nodes": [{"data": {"id": n}} for n in "ab"], "edges": [
+        {"data": {"source": u, "target": v, "directed": 1}} for u, v in ("ab", "ba")]}), "a b", "a>b b>a"),
+    "type of Gephi": Dialect("a.json", _json(nodes=["a", "b"], edges=[{"source": "a", "target": "b", "type": "Directed"}]),
+        "a b", "a>b"),
+    "arrows of vis.js": Dialect("a.json", _json(nodes=[{"id": i} for i in "abcdef"], edges=[
+        {"from": "a", "to": "b", "arrows": "to"}, {"from": "c", "to": "b", "arrows": {"from": {"enabled": True}}},
+        {"from": "c", "to": "d", "arrows": "to, from"}, {"from": "d", "to": "e", "arrows": {"to": {"enabled": False}}},
+        {"from": "e", "to": "f", "arrows": {"middle": True}}, {"from": "f", "to": "a"}]), "a b c d e f",
+        "a>b b>c c-d d-e e>f a-f", "where their arrows do"),
+    "arrows of all edges": Dialect("a.json", _json(nodes=[{"id": 1}, {"id": 2}, {"id": 3}], edges=[{"from": 1, "to": 2},
+        {"from": 2, "to": 3, "arrows": ""}, {"from": 3, "to": 1, "arrows": {"from": True}}],
+        options={"edges": {"arrows": {"to": {"enabled": True, "scaleFactor": 2}}}}), "1 2 3", "1>2 2-3 1-3", "arrows do"),
+    "arrows of sigma.js, G6, React Flow": Dialect("a.json", _json(nodes=[{"id": n} for n in "abcd"], edges=[
+        {"source": "a", "target": "b", "type": "arrow"}, {"source": "c", "target": "b", "style": {"startArrow": True}},
+        {"source": "c", "target": "d", "markerEnd": {"type": "arrow"}}]), "a b c d", "a>b b>c c>d", "arrows do"),
+    "arrows in a graph that says undirected": Dialect("a.json", _json(directed=False, nodes=["a", "b"], edges=[
+        {"source": "a", "target": "b", "arrows": "to"}]), "a b", "a-b"),
+    "arrows of a style": Dialect("a.json", _json(style=[{"selector": "edge", "style": {"target-arrow-shape": "vee"}}],
+        elements={"nodes": [{"data": {"id": n}} for n in "ab"], "edges": [{"data": {"source": "a", "target": "b"}}]}), "a b",
+        "a-b", "its style draws arrows"),
+    "compound nodes": Dialect("a.json", json.dumps([{"data": {"id": "g", "name": "Site"}}, {"data": {"id": "a", "parent": "g",
+        "name": "Ann"}}, {"data": {"id": "b", "parent": "g", "name": "Bo"}}, {"data": {"source": "a", "target": "b"}}]),
+        "Ann Bo", "Ann-Bo", "'Site' only groups other nodes"),
+    "compound node with edges": Dialect("a.cyjs", _json(elements={"nodes": [{"data": {"id": "g"}}, {"data": {"id": "a",
+        "parent": "g"}}], "edges": [{"data": {"source": "a", "target": "g"}}]}), "a g", "a-g", "'g' groups other nodes and has"),
+    "groups of React Flow": Dialect("a.json", _json(nodes=[{"id": "g", "type": "group"}, {"id": "a", "parentId": "g"},
+        {"id": "b", "parentId": "g"}], edges=[{"source": "a", "target": "b"}]), "a b", "a-b", "'g' only groups"),
     "graphology": Dialect("a.json", _json(options={"type": "mixed"}, attributes={}, nodes=[
         {"key": "a", "attributes": {"label": "Ann", "x": 1}}, {"key": "b", "attributes": {"label": "Bo"}}, {"key": "c"}],
         edges=[{"key": "e", "source": "a", "target": "b"}, {"source": "b", "target": "c", "undirected": True}]),

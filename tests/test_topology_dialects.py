@@ -92,6 +92,14 @@ REFUSALS = {
     "both.json": (json.dumps({"nodes": ["a", "b"], "edges": [["a", "b"]], "links": [["b", "a"]]}), "both 'edges' and"),
     "outside.json": (json.dumps({"nodes": [{"name": "a"}, {"x": 1}], "links": []}), "has no usable 'id'"),
     "half.json": (json.dumps({"nodes": [{"id": 0}], "adjacency": []}), "one list for each of the 1 nodes"),
+    "arrows.json": (
+        json.dumps({"nodes": ["a", "b"], "edges": [{"from": "a", "to": "b", "arrows": "end"}]}),
+        "'arrows' is",
+    ),
+    "flag.json": (
+        json.dumps({"nodes": ["a", "b"], "edges": [{"source": "a", "target": "b", "directed": "yes"}]}),
+        "must be tr",
+    ),
     "count.txt": ("5\n0 1\n1 2\n", "line 1 is the number 5 alone, but 3 nodes and 2 edges"),
     "doubt.txt": ("5 4\n1 2\n2 3\n3 4\n4 5\n", "line 1 may be an edge or the numbers of nodes and edges"),
     "metis.txt": ("3 2\n2\n1 3\n2\n", "looks like METIS"),
