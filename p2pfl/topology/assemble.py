@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from p2pfl.topology.raw import RawEdge, RawGraph, RawNode
+from p2pfl.topology.raw import NODE_ATTRIBUTES, RawEdge, RawGraph, RawNode
 
-# What the program uses of a node; colors, positions, times and all else are dropped.
-NODE_ATTRIBUTES = ("host", "port", "device", "public_key")
 # Where tools write the name that people read, the usual place first.
 LABEL_KEYS = ("label", "name", "shared_name", "shared name")
 
@@ -77,9 +75,9 @@ def make_graph(
 def merge_directions(edges: Sequence[RawEdge], *, undirected: bool = False) -> tuple[bool, list[RawEdge], list[str]]:
     """Whether edges that say no direction are directed after all, the edges, and notes.
 
-    Edges that say that they are directed stay as they are. Another one given as often in one direction as in the other is undirected, and stays as often as in one of them. Where
-    every edge is given in both and weights differ between them, the graph can only be a directed one, unless the file
-    says that it is `undirected`.
+    Edges that say that they are directed stay as they are. Another one given as often in one direction as in the other
+    is undirected, and stays as often as in one of them. Where every edge is given in both and weights differ between
+    them, the graph can only be a directed one, unless the file says that it is `undirected`.
     """
     free = [edge for edge in edges if not edge.directed]
     weights: dict[tuple[str, str], list[str]] = {}
