@@ -136,6 +136,9 @@ DIALECTS: dict[str, Dialect] = {
         '<edge source="0.0" target="1.0"><attvalues><attvalue for="7" value="1" end="2001"/><attvalue for="7" value="2"/>'
         "</attvalues></edge>", '<attributes class="edge" mode="dynamic"><attribute id="7" title="Weight" type="float"/>'
         "</attributes>"), "Ann Bo Cy", "Ann-Bo", "'weight' changes over time", weights="2"),
+    "GEXF with empty weights": Dialect("a.gexf", gexf("http://gexf.net/1.3", "undirected", GEXF_NODES,
+        '<edge source="0.0" target="1.0" weight=" "><attvalues><attvalue for="weight" value="2"/></attvalues></edge><edge '
+        'source="1.0" target="2.0" weight=""/>'), "Ann Bo Cy", "Ann-Bo Bo-Cy", weights="2 None"),
     "GML of yEd": Dialect("a.gml", 'Creator "yFiles"\nVersion "2.19"\ngraph\n[\n\thierarchic\t1\n\tlabel\t""\n\tdirected\t1\n'
         '\tnode\n\t[\n\t\tid\t0\n\t\tgraphics\n\t\t[\n\t\t\tx\t1e5\n\t\t\tfill\t"#FFCC00"\n\t\t]\n\t\tLabelGraphics\n\t\t[\n'
         '\t\t\ttext\t"Ann"\n\t\t]\n\t]\n\tnode\n\t[\n\t\tid\t1\n\t\tlabel\t"Bo"\n\t]\n\tnode [ id 2 isGroup 1 label "Site" ]\n'
@@ -232,6 +235,10 @@ DIALECTS: dict[str, Dialect] = {
     "columns elsewhere": Dialect("a.tsv", "id\tfrom_node\tto_node\n7\ta\tb\n8\tb\tc\n", "a b c", "a-b b-c", "header"),
     "header of two numbers": Dialect("a.csv", "node_1,node_2\nann,bo\nbo,cy\n", "ann bo cy", "ann-bo bo-cy", "header"),
     "labels like headers": Dialect("a.txt", "node1 node2\nnode2 node3\n", "node1 node2 node3", "node1-node2 node2-node3"),
+    "header of relations": Dialect("a.csv", "Parent ID,child_name\nann,bo\nbo,cy\n", "ann bo cy", "ann-bo bo-cy", "header"),
+    "header in German": Dialect("a.txt", "Von\tNach\nann\tbo\n", "ann bo", "ann-bo", "line 1 is read as a header"),
+    "weights": Dialect("a.txt", "a b 0.5\nb c 2\n", "a b c", "a-b b-c", "column 3 is read as the weight;", weights="0.5 2"),
+    "times": Dialect("a.txt", "0 1 1082040961\n1 2 1082155839\n", "0 1 2", "0-1 1-2", "though it looks like times"),
     "labels like short headers": Dialect("a.txt", "a b\nc d\n", "a b c d", "a-b c-d"),
     "Neo4j's table": Dialect("a.csv", ":START_ID,:END_ID,:TYPE\na,b,KNOWS\n", "a b", "a-b", "header"),
     "short header": Dialect("a.txt", "u v\n1 2\n2 3\n", "1 2 3", "1-2 2-3", "header"),
@@ -251,6 +258,8 @@ DIALECTS: dict[str, Dialect] = {
         "Ann>Bo Bo>Cy", "read as GEXF"),
     "Matrix Market": Dialect("a.mtx", "%%MatrixMarket matrix coordinate real symmetric\n% x\n3 3 2\n2 1 0.5\n3 2 1\n", "1 2 3",
         "2-1 3-2", weights="0.5 1"),
+    "Matrix Market with zeros": Dialect("a.mtx", "%%MatrixMarket matrix coordinate real symmetric\n3 3 4\n2 1 0.5\n3 2 1\n"
+        "3 1 0.0\n1 1 -0e3\n", "1 2 3", "2-1 3-2", "2 stored zeros are no edges", weights="0.5 1"),
     "Matrix Market, directed": Dialect("a.txt", "%%MatrixMarket matrix coordinate pattern general\n2 2 1\n2 1\n", "1 2",
         "2>1"),
     "Pajek": Dialect("a.net", '*Network x\r\n*Vertices 4\r\n1 "Ann B" 0.1 0.2 ellipse ic Red\r\n% x\r\n2 "Bo"\r\n*Arcs :1 "rel"\r\n'

@@ -10,7 +10,7 @@ from dataclasses import replace
 from p2pfl.errors import TopologyError
 from p2pfl.topology.assemble import make_graph, merge_directions
 from p2pfl.topology.foreign import check_rows
-from p2pfl.topology.headers import Columns, find_count, find_header
+from p2pfl.topology.headers import Columns, find_count, find_header, may_be_header
 from p2pfl.topology.raw import RawEdge, RawGraph, RawNode
 from p2pfl.topology.tables import Row, Table, is_number, read_table
 from p2pfl.topology.text_files import decoded, lines_of
@@ -95,7 +95,7 @@ def _may_list_neighbors(rows: Sequence[Row], columns: int) -> bool:
 
 
 def _edge_list(table: Table, source: str) -> RawGraph:
-    rows, notes = table.rows, list[str]()
+    rows, notes, doubt = table.rows, list[str](), ""
     header = find_header(rows, source)
     columns = header or Columns()
     if header is not None:
@@ -104,17 +104,31 @@ def _edge_list(table: Table, source: str) -> RawGraph:
     elif (count := find_count(rows, source)) is not None:
         notes.append(count)
         rows = rows[1:]
+    else:
+        doubt = may_be_header(rows)
     if header is None and _may_list_neighbors(rows, columns=3):
         raise TopologyError(f"{source}: its lines may be lists of neighbors rather than edges; {_AMBIGUOUS}")
     edges = [_edge(row, columns, header is not None, source) for row in rows]
-    unused = max((len(row.fields) for row in rows), default=0) - 3
-    if header is None and unused > 0:
-        notes.append(f"column 3 is read as the weight, and {unused} more not used")
+    if header is None:
+        notes += _third_column(rows)
     directed = _declared_direction(table.comments, source, notes)
     if directed is None and all(edge.directed is None for edge in edges):
         directed, edges, more = merge_directions(edges)
         notes += more
-    return make_graph(directed or False, _mentioned(edges), edges, notes, TITLE)
+    return replace(make_graph(directed or False, _mentioned(edges), edges, notes, TITLE), doubt=doubt)
+
+
+def _third_column(rows: Sequence[Row]) -> list[str]:
+    """A note that the third column, which nothing names, is taken for weights; it may hold times or kinds."""
+    unused = max((len(row.fields) for row in rows), default=0) - 3
+    if unused > 0:
+        return [f"column 3 is read as the weight, and {unused} more not used"]
+    given = [row.fields[2] for row in rows if len(row.fields) > 2]
+    if not given or all(field.startswith("{") for field in given):
+        return []
+    times = all(is_number(field) and 10**8 < float(field) < 10**14 for field in given)
+    looks = ", though it looks like times" if times else ""
+    return [f"column 3 is read as the weight{looks}; a header such as source,target,time says what else it is"]
 
 
 def _declared_direction(comments: Iterable[str], source: str, notes: list[str]) -> bool | None:

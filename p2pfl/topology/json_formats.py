@@ -12,7 +12,7 @@ from typing import Any
 
 from p2pfl.errors import TopologyError
 from p2pfl.topology.assemble import make_graph, make_nodes, merge_directions, without_groups
-from p2pfl.topology.json_arrows import DRAWN, STYLED, default_arrows, draws_arrows, way_of, Way
+from p2pfl.topology.json_arrows import DRAWN, STYLED, Way, default_arrows, draws_arrows, way_of
 from p2pfl.topology.raw import RawEdge, RawGraph
 from p2pfl.topology.text_files import decoded
 
