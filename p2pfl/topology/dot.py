@@ -38,6 +38,7 @@ class _Drawing:
     nodes: dict[str, dict[str, object]] = field(default_factory=dict)
     edges: list[RawEdge] = field(default_factory=list)
     arrows: bool = False
+    heads: bool = False
 
 
 def looks_like_dot(text: str) -> bool:
@@ -62,6 +63,10 @@ def read_dot(data: bytes, source: str) -> RawGraph:
     if beginning[1]:  # strict
         edges = list({_pair(edge, directed): edge for edge in reversed(edges)}.values())[::-1]
     notes = ["edges with dir=none or dir=both are read as undirected"] if drawing.arrows else []
+    if drawing.heads:
+        notes.append(
+            "edges have dir=forward or dir=back, but the edges of a graph are undirected; a digraph's are directed"
+        )
     return make_graph(directed, make_nodes(list(drawing.nodes.items()), ("label",)), edges, notes, TITLE)
 
 
@@ -152,6 +157,7 @@ def _ends(
 def _edge(u: str, v: str, data: Mapping[str, object], directed: bool, drawing: _Drawing) -> RawEdge:
     edge = RawEdge(u, v, data.get("weight"))
     way = str(data.get("dir", "forward")).lower()
+    drawing.heads |= not directed and str(data.get("dir", "")).lower() in ("forward", "back")
     if not directed or way not in ("none", "both", "back"):
         return edge
     if way == "back":
