@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 
 from p2pfl.topology.naming import some, unprintable
+from p2pfl.topology.raw import NODE_ATTRIBUTES
 
-TEXT_ATTRIBUTES = ("host", "device", "public_key")
-ATTRIBUTES = ("host", "port", "device", "public_key")
+TEXT_ATTRIBUTES = tuple(key for key in NODE_ATTRIBUTES if key != "port")
 
 
 def node_attributes(given: Mapping[str, object]) -> tuple[dict[str, object], tuple[str, ...]]:
