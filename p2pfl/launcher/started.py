@@ -20,7 +20,6 @@ from p2pfl.launcher.signals import Interrupts
 from p2pfl.roles import Cast
 from p2pfl.topology import Topology
 from p2pfl.worker import messages
-from p2pfl.worker.control import EXIT_FAILED
 from p2pfl.worker.sabotage import fired
 
 
@@ -152,7 +151,7 @@ def _run_worker(spec: messages.WorkerSpec, link: Connection) -> None:
         from p2pfl.worker import process  # not above: it imports torch, which a launcher does not need
     except Exception as error:  # such as of a library for which there is no memory
         link.send_bytes(messages.encode(messages.failed(not_imported(error))))
-        sys.exit(EXIT_FAILED)
+        sys.exit(1)
     process.main(spec, link)
 
 
