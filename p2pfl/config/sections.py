@@ -38,23 +38,22 @@ def _positive(section: object, most: float, *names: str) -> None:
     for name in names:
         value = getattr(section, name)
         if value is not None:
-            _check_finite(name, value, most)
+            _check_most(name, value, most)
             _check(value > 0, name, value, "must be greater than 0")
-            _check(value <= most, name, value, f"must be at most {most:,}")
 
 
 def _not_negative(section: object, most: float, *names: str) -> None:
     for name in names:
         value = getattr(section, name)
         if value is not None:
-            _check_finite(name, value, most)
+            _check_most(name, value, most)
             _check(value >= 0, name, value, "must be 0 or more")
-            _check(value <= most, name, value, f"must be at most {most:,}")
 
 
-def _check_finite(name: str, value: float, most: float) -> None:
+def _check_most(name: str, value: float, most: float) -> None:
     finite = isinstance(value, int) or math.isfinite(value)  # an int may be too large to become a float
     _check(finite, name, value, f"must be a finite number, at most {most:,}")
+    _check(value <= most, name, value, f"must be at most {most:,}")
 
 
 def _is_count(text: str) -> bool:
