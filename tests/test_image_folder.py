@@ -200,6 +200,32 @@ def test_notes_on_values(folder: Path) -> None:
     assert "would use" not in notes(folder, PictureOptions((0, 4095)))
 
 
+@pytest.mark.parametrize(("shift", "narrow"), [(2, "from 0 to 63 of 255"), (4, "from 0 to 15 of 255"), (0, "")])
+def test_color_of_16_bits_is_counted_by_itself_and_its_range_is_looked_at(
+    folder: Path, shift: int, narrow: str
+) -> None:
+    """Transparent pixels count for nothing: a white ground would hide how dark the rest is."""
+    color = np.repeat(RAMP[..., None] >> shift, 3, 2)
+    clear = np.dstack([color, np.full_like(RAMP, 65535)])
+    clear[0] = (65535, 65535, 65535, 0)
+    for split in ("train", "test"):
+        write_png(folder / split / "cat" / "a.png", color, 2)
+        write_png(folder / split / "dog" / "b.png", clear, 6)
+        Image.fromarray(RAMP).save(folder / split / "dog" / "c.png")
+    said = notes(folder)
+    assert "2 pictures with more than 8 bits a value: 0 becomes black and 65535 white" in said
+    assert "4 pictures with more than 8 bits a color channel, of which the upper 8 are used" in said
+    assert "4 pictures with 8 bits a value among them, used as they are" in said
+    assert ("all look much alike" in said) is bool(narrow)
+    assert narrow in said
+
+
+def test_pictures_of_8_bits_that_use_few_levels_are_noted(folder: Path) -> None:
+    for path in folder.glob("*/dog/0.png"):
+        draw(path, 72)
+    assert "4 pictures with 8 bits a value, whose levels run only from 10 to 72 of 255" in notes(folder)
+
+
 def test_notes_on_transparency_and_frames(folder: Path) -> None:
     draw(folder / "train" / "cat" / "1.png", 100, "RGBA")
     frames = [Image.new("RGB", (32, 32), (value, 0, 0)) for value in (200, 0)]
