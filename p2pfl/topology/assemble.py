@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from p2pfl.topology.raw import RawEdge, RawGraph, RawNode
+from p2pfl.topology.raw import NODE_ATTRIBUTES, RawEdge, RawGraph, RawNode
 
-# What the program uses of a node; colors, positions, times and all else are dropped.
-NODE_ATTRIBUTES = ("host", "port", "device", "public_key")
 # Where tools write the name that people read, the usual place first.
 LABEL_KEYS = ("label", "name", "shared_name", "shared name")
 

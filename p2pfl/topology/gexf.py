@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from p2pfl.errors import TopologyError
 from p2pfl.topology.assemble import make_graph, make_nodes, without_groups
-from p2pfl.topology.raw import RawEdge, RawGraph
+from p2pfl.topology.raw import NODE_ATTRIBUTES, RawEdge, RawGraph
 from p2pfl.topology.safe_xml import children, local_name, read_xml
 
 TITLE = "GEXF"
@@ -72,7 +72,7 @@ def _values(element: ElementTree.Element, attributes: _Attributes, changing: set
             given = value.get("value")
             if given is None or not given.strip():
                 continue
-            if found.get(name, given) != given and name in ("host", "port", "device", "public_key", "weight"):
+            if found.get(name, given) != given and name in (*NODE_ATTRIBUTES, "weight"):
                 changing.add(name)
             found[name] = given
     return {**defaults, **found}

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+# What the program uses of a node; colors, positions, times and all else are dropped.
+NODE_ATTRIBUTES = ("host", "port", "device", "public_key")
+
 
 @dataclass(frozen=True)
 class RawNode:
-    """A declared node. `attributes`: host, port, device and public_key as given; all others are dropped."""
+    """A declared node. `attributes`: those of `NODE_ATTRIBUTES`, as given."""
 
     id: str
     label: str | None = None
