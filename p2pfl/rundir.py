@@ -289,7 +289,7 @@ def comparison_folder(run_dir: str | None, name: str) -> Path:
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """The run directories in a comparison's folder, in the order in which they were made. Raises ConfigError where there are none."""
+    """The run directories in a comparison's folder, oldest first. Raises ConfigError where there are none."""
     found = sorted(
         (path.parent for path in folder.glob("*/config.toml")),
         key=lambda run_dir: ((run_dir / CONFIG_FILE).stat().st_mtime_ns, run_dir.name),

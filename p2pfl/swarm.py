@@ -130,10 +130,12 @@ def run(
             raise
         if going_on:
             follow_dataset(run_dir, config)
-        # Without checkpoints nothing can be gone on with: the run begins again, with the same settings.
-        return _conclude(
-            run_dir, outcome, f"{'go on' if config.record.checkpoint else 'start again'} with: {again}", going_on
-        )
+        return _conclude(run_dir, outcome, how_to_resume(config, again), going_on)
+
+
+def how_to_resume(config: RunConfig, command: str) -> str:
+    """What to do with an interrupted run: without checkpoints it begins again, with the same settings."""
+    return f"{'go on' if config.record.checkpoint else 'start again'} with: {command}"
 
 
 def _name(settings: str) -> str:

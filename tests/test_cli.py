@@ -18,6 +18,7 @@ from helpers import token_file
 
 from p2pfl import make_topology
 from p2pfl.cli import COMMANDS, main
+from p2pfl.errors import ConfigError
 from p2pfl.topology import load_topology, save_topology
 
 pytestmark = pytest.mark.usefixtures("blank_plots")
@@ -231,6 +232,50 @@ def test_make_and_show(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
     assert "picture:       t.png" in capsys.readouterr().out
     assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
     assert load_topology("t.graphml").n == 16
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "--batch-size 1000: a peer's shard has 359 samples (with the settings in FILE); choose 1 to 359"),
+        (["--batch-size", "500"], "--batch-size 500: a peer's shard has 359 samples; choose 1 to 359"),
+        (["--batch_size=500"], "--batch-size 500: a peer's shard has 359 samples; choose 1 to 359"),
+        (["--batch-size", "8", "--partition", "none"], "gossip: --partition none: choose one of"),
+        (["--batch-size", "8", "--min-peers", "9"], "--min-peers 9: the topology has only 4 peers"),
+        (["nowhere--lr.gml"], "nowhere--lr.gml: no such file"),
+    ],
+    ids=["in the file", "on the command line", "with an equals sign", "a choice", "without remedy", "no option"],
+)
+def test_the_file_of_settings_is_named_only_where_an_option_of_it_is_to_blame(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, words: list[str], line: str
+) -> None:
+    file = tmp_path / "demo.toml"
+    file.write_text('[training]\nbatch_size = 1000\n[data]\ndataset = "digits"\n')
+    said = failing(
+        capsys,
+        "gossip",
+        *([] if words[-1:] == ["nowhere--lr.gml"] else [RING]),
+        *words,
+        "--config",
+        str(file),
+        "--dry-run",
+    )
+    assert said.removeprefix("p2pfl: ").startswith(line.replace("FILE", str(file)))
+    assert ("settings in" in said) == ("FILE" in line)
+
+
+def test_the_file_of_settings_is_not_named_for_a_temporary_folder(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "demo.toml"
+    file.write_text('[data]\ndataset = "digits"\n')
+    trouble = ConfigError("TMPDIR /long: too long a path for sockets; set TMPDIR to a shorter one, or see --help")
+
+    def run(*_: object, **__: object) -> None:
+        raise trouble
+
+    monkeypatch.setattr("p2pfl.cli.train.run", run)
+    assert failing(capsys, "gossip", RING, "--config", str(file)) == f"p2pfl: {trouble}"
 
 
 def swarm_options(folder: Path) -> list[str]:

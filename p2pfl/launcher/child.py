@@ -75,8 +75,7 @@ class Child:
         if code is None:
             return "exit status unknown, since the fork server was killed"
         if code < 0:
-            name = signal.Signals(-code).name
-            return f"killed by {name}" + (", perhaps out of memory" if name == "SIGKILL" else "")
+            return f"killed by {_name(-code)}" + (", perhaps out of memory" if -code == signal.SIGKILL else "")
         return f"exit status {code}"
 
     def close(self) -> None:
@@ -95,6 +94,14 @@ class Child:
                     connection.wait([pidfd], seconds)
                 finally:
                     os.close(pidfd)
+
+
+def _name(number: int) -> str:
+    """A signal's name; most real-time signals have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _exists(pid: int) -> bool:

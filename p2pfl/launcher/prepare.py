@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -13,6 +12,7 @@ from p2pfl.errors import ConfigError, P2PFLError
 from p2pfl.launcher.observer import Observer
 from p2pfl.launcher.server import ForkServer
 from p2pfl.roles import Cast
+from p2pfl.tempdir import remove_if_abandoned
 from p2pfl.worker import messages
 
 _END_SECONDS = 1.0
@@ -29,12 +29,12 @@ def prepare_data(
 
     Raises ConfigError, or P2PFLError where that process crashed.
     """
-    process, link = server.start("data", _prepare, config, cast, begins)
+    process, link = server.start("data", _prepare, config, cast, begins, server.folder.path)
     try:
         while True:
             try:
-                message = messages.decode_from_worker(link.recv_bytes())
-            except (EOFError, OSError):
+                message = messages.receive_report(link)
+            except EOFError:
                 process.join(_END_SECONDS)
                 what = f"--dataset {config.data.dataset}, or trying out --model {config.model.model},"
                 raise P2PFLError(f"decoding {what} crashed ({process.exit_text()})") from None
@@ -57,7 +57,7 @@ def prepare_data(
         process.close()
 
 
-def _prepare(config: RunConfig, cast: Cast, begins: bool, link: Connection) -> None:
+def _prepare(config: RunConfig, cast: Cast, begins: bool, temporary: Path, link: Connection) -> None:
     from p2pfl import data, estimate
     from p2pfl.parameters import Layout
 
@@ -89,5 +89,7 @@ def _prepare(config: RunConfig, cast: Cast, begins: bool, link: Connection) -> N
         last = messages.failed(error)
     except Exception as error:
         last = messages.Failed(f"--dataset {config.data.dataset}: {type(error).__name__}: {error}".splitlines()[0])
-    with contextlib.suppress(OSError):  # the launcher has been interrupted and listens no more
+    try:
         send(last)
+    except OSError:  # the launcher listens no more: it was interrupted, or killed
+        remove_if_abandoned(temporary)

@@ -36,9 +36,10 @@ class ForkServer:
     def start(self, name: str, target: Callable[..., None], *arguments: Any) -> tuple[Child, connection.Connection]:
         """Start `target(*arguments, link)` in a new process; returns it and this end of the link.
 
-        Raises P2PFLError where the system has no room for another process, ConfigError where TMPDIR is too long for a
-        socket's path.
+        Raises P2PFLError where the system has no room for another process, ConfigError where TMPDIR is gone, or too
+        long for a socket's path.
         """
+        self.folder.ensure()  # its own troubles are no reason to replace a server
         try:
             return self._start(name, target, arguments)
         except (OSError, EOFError) as error:
@@ -53,7 +54,7 @@ class ForkServer:
     def _start(
         self, name: str, target: Callable[..., None], arguments: tuple[Any, ...]
     ) -> tuple[Child, connection.Connection]:
-        start_server(self.folder.ensure())
+        start_server(self.folder.path)
         context = multiprocessing.get_context("forkserver")
         ours, theirs = context.Pipe()
         with theirs:

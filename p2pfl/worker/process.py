@@ -17,12 +17,13 @@ from pathlib import Path
 from p2pfl import keyring
 from p2pfl.errors import ConfigError, P2PFLError, is_from_outside, one_line, unwritable
 from p2pfl.roles import cast
+from p2pfl.tempdir import remove_if_abandoned
 from p2pfl.topology import Topology, load_topology
 from p2pfl.transport import Credentials, Delayed, Faulty, Keys, Token, Transport, ZmqTransport
 from p2pfl.wire import ITEM_BYTES
 from p2pfl.worker import messages
 from p2pfl.worker.assemble import Parts, assemble
-from p2pfl.worker.control import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control, LinkReport, remove_socket
+from p2pfl.worker.control import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control, LinkReport
 from p2pfl.worker.driver import Driver, Interrupted, Report
 from p2pfl.worker.limits import allow_open_files
 from p2pfl.worker.profile import RoundProfile
@@ -52,13 +53,19 @@ def main(spec: messages.WorkerSpec, link: Connection) -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: control.stop())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, messages.SIGNALS)
-    threading.Thread(target=control.watch_parent, args=(spec.bind,), daemon=True).start()
+    threading.Thread(target=control.watch_parent, args=(lambda: _clean_up(spec),), daemon=True).start()
     threading.Thread(target=control.listen, args=(link,), daemon=True).start()
     status = run(spec, report, control)
     report.close()
     if control.is_orphan:
-        remove_socket(spec.bind)
+        _clean_up(spec)
     sys.exit(status)
+
+
+def _clean_up(spec: messages.WorkerSpec) -> None:
+    """Remove the folder of a launcher that cannot: nothing in it serves anybody when its processes end."""
+    if spec.temporary is not None:
+        remove_if_abandoned(spec.temporary)
 
 
 def run(
