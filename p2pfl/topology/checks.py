@@ -57,7 +57,7 @@ def examine(raw: RawGraph, least: int = 2) -> Findings:
         *([] if naming.by_labels else _unusable_names(raw)),
         *(Trouble(flaw) for flaw in attribute_flaws(shown, [node.attributes for node in raw.nodes])),
         *_edge_troubles(links, names),
-        *_size_troubles(adjacency_of(names, links), names, least),
+        *_size_troubles(adjacency_of(names, links), names, least, raw.doubt),
     )
     return Findings(naming, links, found)
 
@@ -153,7 +153,7 @@ def _parallel_text(links: Links, names: dict[str, str]) -> str:
     return f"parallel edges: {names[u]!r} {arrow} {names[v]!r} is given {count} times{differ}{more}"
 
 
-def _size_troubles(graph: Adjacency, names: dict[str, str], least: int) -> list[Trouble]:
+def _size_troubles(graph: Adjacency, names: dict[str, str], least: int, doubt: str) -> list[Trouble]:
     """Too few or too many peers, and peers that cannot reach each other."""
     n = len(names)
     if n < least:
@@ -172,7 +172,8 @@ def _size_troubles(graph: Adjacency, names: dict[str, str], least: int) -> list[
         found.append(Trouble("the graph is disconnected: no edge joins two nodes; add edges"))
     elif len(parts) > 1:
         text = _unreached([node for node in names if node not in main], members[0], names)
-        found.append(Trouble(f"the graph is disconnected: {text}", "--largest-component"))
+        hint = f" ({doubt})" if doubt else ""
+        found.append(Trouble(f"the graph is disconnected: {text}{hint}", "--largest-component"))
     if graph.directed and (text := _one_way(graph, members, names)):
         found.append(Trouble(f"the graph is not strongly connected: {text}", "--undirected"))
     return found

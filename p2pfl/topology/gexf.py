@@ -20,7 +20,7 @@ _Attributes = tuple[dict[str, str], dict[str, object]]  # names by id, default v
 
 def read_gexf(data: bytes, source: str) -> RawGraph:
     """The graph of a GEXF document. Raises TopologyError, and ValueError or ParseError where it is none."""
-    root = read_xml(data, source)[0]
+    root = read_xml(data, source)
     if local_name(root) != "gexf":
         raise ValueError(f"its outermost element is <{local_name(root)[:40]}>, not <gexf>")
     graphs = list(children(root, "graph"))
@@ -106,9 +106,8 @@ def _edges(graph: ElementTree.Element, source: str, changing: set[str]) -> list[
             missing = "source" if start is None else "target"
             raise TopologyError(f"{source}: edge {len(found) + 1} of the file has no {missing}; add it")
         values = _values(element, attributes, changing)
-        found.append(
-            RawEdge(start, end, element.get("weight", values.get("weight")), _direction(element, "type", source))
-        )
+        weight = element.get("weight", "").strip() or values.get("weight")
+        found.append(RawEdge(start, end, weight, _direction(element, "type", source)))
     return found
 
 

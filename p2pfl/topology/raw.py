@@ -36,7 +36,8 @@ class RawGraph:
     """Nodes and edges in file order; ids are text.
 
     `notes`: what the reader recognized and a user must know, such as a line read as a header. `format`: its title for
-    people. A node that only an edge mentions is among the nodes where the format declares none (edge list, DOT).
+    people. `doubt`: what is to be said too where the graph is disconnected. A node that only an edge mentions is among
+    the nodes where the format declares none (edge list, DOT).
     """
 
     directed: bool
@@ -44,3 +45,4 @@ class RawGraph:
     edges: tuple[RawEdge, ...]
     notes: tuple[str, ...] = ()
     format: str = ""
+    doubt: str = ""
