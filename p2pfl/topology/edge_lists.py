@@ -11,7 +11,7 @@ from p2pfl.errors import TopologyError
 from p2pfl.topology.assemble import make_graph, merge_directions
 from p2pfl.topology.foreign import check_rows
 from p2pfl.topology.headers import Columns, find_count, find_header, may_be_header
-from p2pfl.topology.naming import some
+from p2pfl.topology.naming import few
 from p2pfl.topology.raw import RawEdge, RawGraph, RawNode
 from p2pfl.topology.tables import Row, Table, is_number, read_table
 from p2pfl.topology.text_files import decoded, lines_of
@@ -102,7 +102,7 @@ def _edge_list(table: Table, source: str) -> RawGraph:
     columns = header or Columns()
     if header is not None:
         others = [field for i, field in enumerate(rows[0].fields) if field and i not in astuple(header)]
-        left = f"; its other columns are not used: {some(others)}" if others else ""
+        left = f"; its other columns are not used: {few(others)}" if others else ""
         notes.append(f"line {rows[0].line} is read as a header{left}")
         rows = rows[1:]
     elif (count := find_count(rows, source)) is not None:
