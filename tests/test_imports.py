@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,7 +40,7 @@ def without_estimate(target: Any, *arguments: Any) -> None:
 
 
 @pytest.mark.processes
-def test_the_data_process_reports_it_instead_of_a_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_data_process_reports_it_instead_of_a_traceback(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     config = RunConfig.of(dataset="digits")
     observer: Any = SimpleNamespace(say=print, progress=print)
     with launcher.fork_server() as processes:
@@ -49,5 +50,5 @@ def test_the_data_process_reports_it_instead_of_a_traceback(capfd: pytest.Captur
 
         server: Any = SimpleNamespace(start=start, folder=processes.folder)
         with pytest.raises(P2PFLError, match=r"^the libraries cannot be imported \(.*estimate"):
-            prepare_data(config, cast(config, make_topology("ring", 3)), observer, server)
+            prepare_data(config, cast(config, make_topology("ring", 3)), tmp_path, observer, server)
     assert "Traceback" not in capfd.readouterr().err
