@@ -26,7 +26,16 @@ from p2pfl.prolong import has_other_rounds, prolong
 from p2pfl.records import RoundRecord, read_recorded
 from p2pfl.report import check_drawing, complete_summary, known_facts, summarize, write_report, write_summary
 from p2pfl.roles import Cast, cast, topology_of
-from p2pfl.rundir import check_results, create_run_dir, fault_script, forget, in_use, resolve, with_own_files
+from p2pfl.rundir import (
+    check_results,
+    create_run_dir,
+    fault_script,
+    follow_dataset,
+    forget,
+    in_use,
+    resolve,
+    with_own_files,
+)
 from p2pfl.signals import interruptible
 from p2pfl.sketches import Vector, readable_sketches
 from p2pfl.topology import Topology
@@ -114,6 +123,8 @@ def _run(
             if isinstance(error, KeyboardInterrupt) and run_dir.exists():
                 raise Interrupted("interrupted", remedy=how_to_resume(config, again)) from None
             raise
+        if going_on:
+            follow_dataset(run_dir, config)
         return _conclude(run_dir, outcome, how_to_resume(config, again), going_on)
 
 

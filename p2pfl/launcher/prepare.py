@@ -6,11 +6,13 @@ import contextlib
 import os
 import signal
 import threading
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from p2pfl.config import RunConfig
-from p2pfl.errors import ConfigError, P2PFLError
+from p2pfl.data_record import keep_data_record
+from p2pfl.errors import ConfigError, P2PFLError, not_imported
 from p2pfl.launcher.child import Child
 from p2pfl.launcher.observer import Observer
 from p2pfl.launcher.server import ForkServer
@@ -22,11 +24,14 @@ from p2pfl.worker import messages
 _END_SECONDS = 1.0
 
 
-def prepare_data(config: RunConfig, cast: Cast, observer: Observer, server: ForkServer, begins: bool = True) -> Path:
+def prepare_data(
+    config: RunConfig, cast: Cast, run_dir: Path, observer: Observer, server: ForkServer, begins: bool = True
+) -> Path:
     """Decode the data set, once, into the file that all peers map, in a process of its own (it needs torch).
 
-    Also tries the model out there, and checks what every peer would refuse, and whether the GPUs have room for all,
-    and the disk for a run that begins, so that none has to be started for it.
+    What data these are is recorded in the run directory, or compared with what stands there. That process also tries
+    the model out, and checks what every peer would refuse, whether the GPUs have room for all, and the disk for a run
+    that begins, so that none has to be started for it.
 
     Raises ConfigError, or P2PFLError where that process crashed.
     """
@@ -35,7 +40,7 @@ def prepare_data(config: RunConfig, cast: Cast, observer: Observer, server: Fork
         # Not shielded from interrupts: the server may be importing for long. A process that was forked unseen ends
         # when its link does.
         started = server.start("data", _prepare, config, cast, begins, server.folder.path)
-        return _prepared(config, observer, *started)
+        return _prepared(config, run_dir, observer, *started)
     except BaseException:
         if started is not None:
             started[0].kill()  # whoever interrupts this does not want to wait for the data
@@ -52,7 +57,7 @@ def _let_end(process: Child, link: Connection) -> None:
     process.close()
 
 
-def _prepared(config: RunConfig, observer: Observer, process: Child, link: Connection) -> Path:
+def _prepared(config: RunConfig, run_dir: Path, observer: Observer, process: Child, link: Connection) -> Path:
     """What the process says, to its end: the file that it has made."""
     while True:
         try:
@@ -64,7 +69,8 @@ def _prepared(config: RunConfig, observer: Observer, process: Child, link: Conne
         if isinstance(message, messages.Failed):
             raise (ConfigError if message.usage else P2PFLError)(message.reason)
         assert isinstance(message, messages.Prepared)
-        if message.path is not None:
+        if message.path is not None and message.record is not None:
+            keep_data_record(run_dir, message.record)
             for note in message.notes:
                 observer.say(f"data: {note}")
             return Path(message.path)
@@ -72,9 +78,6 @@ def _prepared(config: RunConfig, observer: Observer, process: Child, link: Conne
 
 
 def _prepare(config: RunConfig, cast: Cast, begins: bool, temporary: Path, link: Connection) -> None:
-    from p2pfl import data, estimate
-    from p2pfl.parameters import Layout
-
     for number in SIGNALS - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -84,6 +87,28 @@ def _prepare(config: RunConfig, cast: Cast, begins: bool, temporary: Path, link:
     def send(message: messages.FromWorker) -> None:
         link.send_bytes(messages.encode(message))
 
+    last = _outcome(config, cast, begins, send)
+    with contextlib.suppress(OSError):
+        send(last)
+
+
+def _end_with(link: Connection, temporary: Path) -> None:
+    """End this process when the launcher listens no more: it was interrupted, or killed."""
+    with contextlib.suppress(OSError):
+        link.poll(None)  # a launcher says nothing here: this is the end of the link
+    remove_if_abandoned(temporary)
+    os._exit(0)
+
+
+def _outcome(
+    config: RunConfig, cast: Cast, begins: bool, send: Callable[[messages.FromWorker], None]
+) -> messages.FromWorker:
+    """Check and decode everything; returns what is to be reported at the end."""
+    try:
+        from p2pfl import data, estimate
+        from p2pfl.parameters import Layout
+    except Exception as error:  # such as of a library for which there is no memory
+        return messages.failed(not_imported(error))
     try:
         info = data.describe(config.data.dataset, config.data.data_dir, config.data.pictures)
         model = estimate.check(config, cast.shards, info)
@@ -98,18 +123,9 @@ def _prepare(config: RunConfig, cast: Cast, begins: bool, temporary: Path, link:
             config.data.pictures,
         )
         notes = estimate.prepared_notes(config, info, path)
-        last: messages.FromWorker = messages.Prepared("", 1, 1, path=str(path), notes=notes)
+        record = estimate.data_record(config, path)
+        return messages.Prepared("", 1, 1, path=str(path), notes=notes, record=record)
     except P2PFLError as error:
-        last = messages.failed(error)
+        return messages.failed(error)
     except Exception as error:
-        last = messages.Failed(f"--dataset {config.data.dataset}: {type(error).__name__}: {error}".splitlines()[0])
-    with contextlib.suppress(OSError):
-        send(last)
-
-
-def _end_with(link: Connection, temporary: Path) -> None:
-    """End this process when the launcher listens no more: it was interrupted, or killed."""
-    with contextlib.suppress(OSError):
-        link.poll(None)  # a launcher says nothing here: this is the end of the link
-    remove_if_abandoned(temporary)
-    os._exit(0)
+        return messages.Failed(f"--dataset {config.data.dataset}: {type(error).__name__}: {error}".splitlines()[0])
