@@ -213,7 +213,7 @@ def _without_report(run_dir: Path, outcome: Outcome, go_on: str) -> Interrupted:
     said = "interrupted before the report was written"
     if outcome.status == "complete":
         again = f"p2pfl report {shlex.quote(str(run_dir))}"
-        return Interrupted(f"{said}; the run itself is complete", remedy=f"make it with: {again}")
+        return Interrupted(f"{said} (the run itself is complete)", remedy=f"make it with: {again}")
     if outcome.status == "interrupted":
         return Interrupted(said, remedy=go_on)
     remedy = go_on if outcome.status == "failed" and outcome.resumable else None
