@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def test_help_breaks_lines_at_the_margin_only(
     text = helped(capsys, command)
     boxed = [line.strip("│ \n") for line in text.splitlines() if line.startswith("│")]
     heads = re.compile(r"(-|[A-Z_]{4}|\{|─)")
-    follows = [(a, b) for a, b in zip(boxed, boxed[1:], strict=False) if not heads.match(b)]
+    follows = [(a, b) for a, b in pairwise(boxed) if not heads.match(b)]
     assert [b for a, b in follows if not (a.startswith("--") and "  " not in a) and a[-1] not in ".)─"] == []
 
 

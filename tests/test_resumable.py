@@ -8,16 +8,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import commands
 import pytest
 from saved_runs import Made, cut, made, other_version
 
+from p2pfl.cli import main
 from p2pfl.config import replace_options
-from p2pfl.errors import CheckpointError
+from p2pfl.errors import CheckpointError, TopologyError
 from p2pfl.identity import write_run_id
 from p2pfl.records import ROUNDS_FILE
+from p2pfl.report import load_run
 from p2pfl.resumable import starting_point
 from p2pfl.roles import cast
+from p2pfl.rundir import open_run_dir
 
 MODES = ("gossip", "local", "centralized", "sgd")
 
@@ -125,13 +127,36 @@ def test_a_run_that_had_saved_nothing_begins_at_its_first_round(saved: Made, rec
     assert looked(keeps_none) == "begins at round 1: the run keeps no checkpoints"
 
 
-@pytest.mark.processes
-def test_resume_without_the_peers_folder_is_one_line(templates: dict[str, Made], tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_text(""), cut])
+def test_a_run_without_its_graph_is_told_to_get_that_back(saved: Made, change: Callable[[Path], object]) -> None:
+    path = saved.folder / "topology.graphml"
+    change(path)
+    for use in (open_run_dir, load_run):
+        with pytest.raises(TopologyError, match=rf"^{path}: [^\n]+; put back the file that the run began with$"):
+            use(saved.folder)
+
+
+def test_a_comparison_of_which_nothing_is_written_yet_says_so(
+    capsys: pytest.CaptureFixture[str], templates: dict[str, Made], tmp_path: Path
+) -> None:
+    folder = tmp_path / "all"
+    shutil.copytree(templates["sgd"].folder, folder / "sgd-seed-0")
+    assert main(["report", str(folder)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{folder}: no comparison has been written there yet (none of its 1 run has finished); finish it" in line
+    assert line.endswith(f"p2pfl report {folder / 'sgd-seed-0'}")
+
+
+@pytest.mark.usefixtures("blank_plots")
+def test_resume_without_the_peers_folder_starts_no_process(
+    capsys: pytest.CaptureFixture[str], templates: dict[str, Made], tmp_path: Path
+) -> None:
+    """Not one test of processes: none may be started here."""
     run = replace(templates["gossip"], folder=tmp_path / "run")
     shutil.copytree(templates["gossip"].folder, run.folder)
     without_peers(run)
-    ended = commands.run("gossip", "--resume", str(run.folder))
-    assert ended.returncode == 1
-    (line,) = ended.stderr.splitlines()
+    assert main(["gossip", "--resume", str(run.folder)]) == 1
+    out, err = capsys.readouterr()
+    (line,) = err.splitlines()
     assert line.endswith(f"start a new run with: p2pfl gossip --config {run.folder / 'config.toml'}")
-    assert "after round" not in ended.stdout
+    assert "after round" not in out
