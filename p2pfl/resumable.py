@@ -37,7 +37,7 @@ def starting_point(parts: Cast, config: RunConfig, run_dir: Path, again: str | N
     newest = [_newest_round(run_dir, folders[index], parts.topology.names[index], index) for index in holders]
     if not any(newest):
         if _shows_rounds(run_dir, folders):
-            who = "no peer has" if parts.coordinator is None and parts.topology.n > 1 else "there is no"
+            who = "no peer has a" if parts.coordinator is None and parts.topology.n > 1 else "there is no"
             raise CheckpointError(
                 f"{run_dir}: rounds were done, and {who} checkpoint that can be used in {run_dir / 'peers'}",
                 remedy=new_run(config, run_dir, again),

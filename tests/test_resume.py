@@ -185,7 +185,10 @@ def test_other_settings_are_no_damage(pair: tuple[Made, Made]) -> None:
     run, _ = pair
     kept = checkpoint.load(run.path(1, 5))
     checkpoint.save(run.peer_dir(1) / "checkpoint", replace(kept, settings="others"))
-    with pytest.raises(CheckpointError, match="of a run with other settings; start a new run without --resume"):
+    with pytest.raises(
+        CheckpointError,
+        match="of a run with other settings, or on another graph than topology.graphml has now; start a new run without --resume",
+    ):
         run.look_back(1)
 
 

@@ -113,7 +113,7 @@ def _restore(
             )
         return Past(origin, lost=lost)
     if saved.settings != spec.settings or saved.layout != trainer.layout.digest:
-        what = "with other settings"
+        what = "with other settings, or on another graph than topology.graphml has now"
         if saved.layout == trainer.layout.digest and _without_data(saved.settings) == _without_data(spec.settings):
             what = f"on other data than --dataset {spec.config.data.dataset} has now"
         raise CheckpointError(f"{folder}: of a run {what}", remedy=_AFRESH, resumable=False)
