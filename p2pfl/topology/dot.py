@@ -61,7 +61,11 @@ def read_dot(data: bytes, source: str) -> RawGraph:
     edges = list(drawing.edges)
     if beginning[1]:  # strict
         edges = list({_pair(edge, directed): edge for edge in reversed(edges)}.values())[::-1]
-    notes = ["edges with dir=none or dir=both are read as undirected"] if drawing.arrows else []
+    notes = (
+        ["edges drawn with no arrowhead, or with one at both ends (dir=none, dir=both), are read as undirected"]
+        if drawing.arrows
+        else []
+    )
     return make_graph(directed, make_nodes(list(drawing.nodes.items()), ("label",)), edges, notes, TITLE)
 
 
@@ -151,13 +155,15 @@ def _ends(
 
 def _edge(u: str, v: str, data: Mapping[str, object], directed: bool, drawing: _Drawing) -> RawEdge:
     edge = RawEdge(u, v, data.get("weight"))
-    way = str(data.get("dir", "forward")).lower()
-    if not directed or way not in ("none", "both", "back"):
+    if not directed:
         return edge
-    if way == "back":
-        return RawEdge(v, u, edge.weight)
-    drawing.arrows = True
-    return replace(edge, directed=False)
+    way = str(data.get("dir", "forward")).lower()
+    head = way in ("forward", "both") and data.get("arrowhead") != "none"
+    tail = way in ("back", "both") and data.get("arrowtail") != "none"
+    if head == tail:
+        drawing.arrows = True
+        return replace(edge, directed=False)
+    return RawEdge(v, u, edge.weight) if tail else edge
 
 
 def _pair(edge: RawEdge, directed: bool) -> tuple[str, ...]:
