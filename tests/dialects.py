@@ -153,6 +153,10 @@ DIALECTS: dict[str, Dialect] = {
     "GML of Cytoscape": Dialect("a.gml", 'Creator "Cytoscape"\nVersion 1.0\ngraph [ node [ root_index -1 id -1 graphics [ x 1.0 '
         'Line [ point [ x 1 ] ] ] label "Ann" ] node [ id -2 label "Bo" ] edge [ target -2 source -1 label "pp" ] ]',
         "Ann Bo", "Ann-Bo"),
+    "GML with arrows": Dialect("a.gml", GML + 'edge [ source 1 target 2 graphics [ targetArrow "standard" ] ] ]', "Ann Bo Cy",
+        "Ann-Bo", "drawn with arrows"),
+    "GML with a directed edge": Dialect("a.gml", GML + "edge [ source 1 target 2 directed 1 ] edge [ source 2 target 3 ] ]",
+        "Ann Bo Cy", "Ann>Bo Bo-Cy"),
     "GML with an undeclared end": Dialect("a.gml", GML + "edge [ source 1 target 9 ] ]", "Ann Bo Cy", "Ann-9"),
     "D3 v3": Dialect("a.json", _json(**D3_PATH, links=[{"source": 0, "target": 1}, {"source": 2, "target": 1, "value": 2}]),
         "Ann Bo Cy", "Ann-Bo Bo-Cy", "by their position"),
@@ -184,6 +188,8 @@ DIALECTS: dict[str, Dialect] = {
         {"source": "a", "target": "c", "directed": False}]), "a b c", "a>b a-c b-c"),
     "directed edges in Cytoscape": Dialect("a.cyjs", _json(elements={"nodes": [{"data": {"id": n}} for n in "ab"], "edges": [
         {"data": {"source": u, "target": v, "directed": 1}} for u, v in ("ab", "ba")]}), "a b", "a>b b>a"),
+    "one-way links": Dialect("a.json", _json(nodes=["a", "b", "c"], edges=[{"source": "a", "target": "b", "bidirectional":
+        False}, {"source": "b", "target": "c", "bidirectional": True}]), "a b c", "a>b b-c"),
     "type of Gephi": Dialect("a.json", _json(nodes=["a", "b"], edges=[{"source": "a", "target": "b", "type": "Directed"}]),
         "a b", "a>b"),
     "arrows of vis.js": Dialect("a.json", _json(nodes=[{"id": i} for i in "abcdef"], edges=[
@@ -239,6 +245,9 @@ DIALECTS: dict[str, Dialect] = {
     "header in German": Dialect("a.txt", "Von\tNach\nann\tbo\n", "ann bo", "ann-bo", "line 1 is read as a header"),
     "weights": Dialect("a.txt", "a b 0.5\nb c 2\n", "a b c", "a-b b-c", "column 3 is read as the weight;", weights="0.5 2"),
     "times": Dialect("a.txt", "0 1 1082040961\n1 2 1082155839\n", "0 1 2", "0-1 1-2", "though it looks like times"),
+    "column of directions": Dialect("a.csv", "source,target,directed\na,b,True\nb,c,0\nb,a,yes\n", "a b c", "a>b b-c b>a",
+        "read as a header"),
+    "columns of no use": Dialect("a.csv", "source,target,cost\na,b,3\nb,c,4\n", "a b c", "a-b b-c", "not used: 'cost'"),
     "labels like short headers": Dialect("a.txt", "a b\nc d\n", "a b c d", "a-b c-d"),
     "Neo4j's table": Dialect("a.csv", ":START_ID,:END_ID,:TYPE\na,b,KNOWS\n", "a b", "a-b", "header"),
     "short header": Dialect("a.txt", "u v\n1 2\n2 3\n", "1 2 3", "1-2 2-3", "header"),
@@ -277,5 +286,6 @@ DOTS: dict[str, Dialect] = {
     "subgraphs": Dialect("a.gv", "strict graph { subgraph cluster_0 { a; b; a -- b; subgraph { z } } {a b} -- {c} -- z\n"
         "# x\nb -- a // twice\n }", "a b c z", "a-b a-c b-c c-z"),
     "HTML label": Dialect("a.txt", "graph{a[label=<<b>x</b>>];1.5--a}", "1.5 a", "1.5-a", "read as DOT"),
+    "arrows in a graph": Dialect("a.dot", "graph {edge [dir=forward]; a -- b}", "a b", "a-b", "have dir=forward"),
     "parallel": Dialect("a.dot", "graph {a -- b; a -- b; b -- b}", "a b", "a-b a-b b-b"),
 }  # fmt: skip

@@ -11,7 +11,7 @@ from raw_graphs import raw_graph as raw
 from p2pfl.errors import TopologyError
 from p2pfl.topology import Topology, make_topology
 from p2pfl.topology.checks import MAX_PEERS, examine
-from p2pfl.topology.edge_lists import read_edge_list
+from p2pfl.topology.edge_lists import read_adjacency_list, read_edge_list
 from p2pfl.topology.graph import topology_from
 from p2pfl.topology.links import clean_weight
 from p2pfl.topology.naming import name_nodes, unique_names
@@ -102,6 +102,8 @@ def test_a_first_line_that_joins_no_other_may_be_a_header() -> None:
         texts = " ".join(trouble.text for trouble in examine(read_edge_list(lines.encode(), "t")).troubles)
         assert "disconnected" in texts
         assert bool(re.search(hint, texts)) == lines.startswith("Alpha")
+    listed = read_adjacency_list(b"node neighbors\nann bo cy\n", "t")
+    assert "line 1 ('node neighbors') names two nodes that no other line has" in examine(listed).troubles[0].text
 
 
 def test_an_empty_weight_is_none() -> None:

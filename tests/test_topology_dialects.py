@@ -107,6 +107,7 @@ REFUSALS = {
     "matrix.csv": ("0,1,1\n1,0,1\n1,1,0\n", "looks like an adjacency matrix"),
     "matrix.edgelist": ("0 1 0 1\n1 0 1 0\n0 1 0 1\n1 0 1 0\n", "looks like an adjacency matrix"),
     "parent.csv": ("parent,child\nann,bo\nbo,parent\nchild,bo\n", "line 1 may be a header or an edge"),
+    "flag.csv": ("source,target,directed\na,b,maybe\n", "line 2 has 'maybe' where 'directed' is to be true or false"),
     "named.tsv": ("id\tname\n1\tann\n2\tbo\n", "header of a table of nodes"),
     "value.mtx": ("%%MatrixMarket matrix coordinate real general\n2 2 1\n2 1 x\n", "the value 'x', which is no number"),
     "header.txt": ("source target\nsource b\nb c\n", "line 1 may be a header or an edge"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from p2pfl.topology.attributes import attribute_flaws
 from p2pfl.topology.links import Links, links_of
-from p2pfl.topology.naming import MAX_LABEL_BYTES, Naming, name_flaw, name_nodes, short, some, usable_label
+from p2pfl.topology.naming import MAX_LABEL_BYTES, Naming, few, name_flaw, name_nodes, short, usable_label
 from p2pfl.topology.raw import RawGraph
 from p2pfl.topology.reach import Adjacency, adjacency_of, components, in_order, largest, reached
 
@@ -96,7 +96,7 @@ def _duplicate_ids(raw: RawGraph) -> list[Trouble]:
         return []
     own, count = repeated[0]
     others = [other for other, _ in repeated[1:]]
-    more = f" (and others {some(others)})" if others else ""
+    more = f" (and others {few(others)})" if others else ""
     return [Trouble(f"duplicate label: {count} nodes have the id {short(own)!r}{more}: give each its own")]
 
 
@@ -140,7 +140,7 @@ def _edge_troubles(links: Links, names: dict[str, str]) -> list[Trouble]:
         which = f"self-loop{'s' * (len(links.loops) > 1)} on node{'s' * (len(links.loops) > 1)}"
         found.append(
             Trouble(
-                f"{which} {some(names[node] for node in links.loops)} (a peer's own weight is in the mixing matrix "
+                f"{which} {few(names[node] for node in links.loops)} (a peer's own weight is in the mixing matrix "
                 "already)",
                 "--drop-self-loops",
             )

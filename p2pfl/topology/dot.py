@@ -17,6 +17,7 @@ from p2pfl.topology.raw import RawEdge, RawGraph
 from p2pfl.topology.text_files import decoded
 
 TITLE = "DOT"
+UNDIRECTED = "edges drawn with no arrowhead, or with one at both ends (dir=none, dir=both), are read as undirected"
 _MAX_BYTES = 2**19  # pydot's grammar takes about a minute for this much
 # What is open until the end of the text matches too, and repetitions are possessive: files of all kinds are tried with
 # these, and must not be searched to their end once a line.
@@ -38,6 +39,7 @@ class _Drawing:
     nodes: dict[str, dict[str, object]] = field(default_factory=dict)
     edges: list[RawEdge] = field(default_factory=list)
     arrows: bool = False
+    heads: bool = False
 
 
 def looks_like_dot(text: str) -> bool:
@@ -61,11 +63,11 @@ def read_dot(data: bytes, source: str) -> RawGraph:
     edges = list(drawing.edges)
     if beginning[1]:  # strict
         edges = list({_pair(edge, directed): edge for edge in reversed(edges)}.values())[::-1]
-    notes = (
-        ["edges drawn with no arrowhead, or with one at both ends (dir=none, dir=both), are read as undirected"]
-        if drawing.arrows
-        else []
-    )
+    notes = [UNDIRECTED] if drawing.arrows else []
+    if drawing.heads:
+        notes.append(
+            "edges have dir=forward or dir=back, but the edges of a graph are undirected; a digraph's are directed"
+        )
     return make_graph(directed, make_nodes(list(drawing.nodes.items()), ("label",)), edges, notes, TITLE)
 
 
@@ -155,6 +157,7 @@ def _ends(
 
 def _edge(u: str, v: str, data: Mapping[str, object], directed: bool, drawing: _Drawing) -> RawEdge:
     edge = RawEdge(u, v, data.get("weight"))
+    drawing.heads |= not directed and str(data.get("dir", "")).lower() in ("forward", "back")
     if not directed:
         return edge
     way = str(data.get("dir", "forward")).lower()

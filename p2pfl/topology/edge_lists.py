@@ -5,20 +5,22 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 from p2pfl.errors import TopologyError
 from p2pfl.topology.ambiguous_rows import check_ambiguous, check_records
 from p2pfl.topology.assemble import make_graph, merge_directions
 from p2pfl.topology.foreign import check_rows
-from p2pfl.topology.headers import Columns, find_count, find_header, may_be_header, unused_columns
+from p2pfl.topology.headers import Columns, find_count, find_header, may_be_header
+from p2pfl.topology.naming import few
 from p2pfl.topology.raw import RawEdge, RawGraph, RawNode
 from p2pfl.topology.tables import Row, Table, is_number, read_neighbors, read_table
 from p2pfl.topology.text_files import decoded
 
 TITLE = "an edge list"
 ADJACENCY_TITLE = "an adjacency list"
-_TYPES = {"directed": True, "undirected": False}
+_TYPES = {"directed": True, "undirected": False, "mutual": False}
+_FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _AMBIGUOUS = (
     "name the file .edgelist and keep three columns if the third is a weight, or .adjlist if a line lists a node's "
     "neighbors"
@@ -101,8 +103,10 @@ def _edge_list(table: Table, source: str) -> RawGraph:
     header = find_header(rows, source)
     columns = header or Columns()
     if header is not None:
-        notes.append(f"line {rows[0].line} is read as a header")
-        notes += unused_columns(rows[0], columns)
+        others = [field for i, field in enumerate(rows[0].fields) if field and i not in astuple(header)]
+        hint = " (the weight's must be named weight)" if others and header.weight is None else ""
+        left = f"; its other columns are not used: {few(others)}{hint}" if others else ""
+        notes.append(f"line {rows[0].line} is read as a header{left}")
         rows = rows[1:]
     elif (count := find_count(rows, source)) is not None:
         notes.append(count)
@@ -170,6 +174,13 @@ def _edge(row: Row, columns: Columns, named: bool, source: str) -> RawEdge:
     directed = None
     if columns.type is not None and columns.type < len(fields):
         directed = _TYPES.get(fields[columns.type].lower())
+    if columns.directed is not None and columns.directed < len(fields) and fields[columns.directed]:
+        directed = _FLAGS.get(fields[columns.directed].lower())
+        if directed is None:
+            raise TopologyError(
+                f"{source}: line {row.line} has {fields[columns.directed][:40]!r} where 'directed' is "
+                "to be true or false"
+            )
     return RawEdge(fields[columns.source], fields[columns.target], weight, directed)
 
 
@@ -203,4 +214,5 @@ def _adjacency_list(rows: Sequence[Row], source: str) -> RawGraph:
             "ends; list every edge once or always twice (directed graphs belong in a .graphml)"
         )
     _, edges, notes = merge_directions(listed, undirected=True)
-    return make_graph(False, nodes, edges, notes, ADJACENCY_TITLE)
+    graph = make_graph(False, nodes, edges, notes, ADJACENCY_TITLE)
+    return replace(graph, doubt=may_be_header(rows, "delete it"))

@@ -18,7 +18,7 @@ from p2pfl.topology.text_files import decoded
 
 TITLE = "GML"
 _TOKEN = re.compile(r'"(?P<string>[^"]*)"|(?P<bracket>[\[\]])|#[^\n]*|(?P<word>[^\s\[\]"]+)|\s+|(?P<open>")')
-_ARROWS = {"arrow", "sourcearrow", "targetarrow"}
+_ARROWS = {"arrow", "sourcearrow", "targetarrow", "source_arrow", "target_arrow"}
 UNDIRECTED = "edges drawn with no arrowhead, or with one at both ends, are read as undirected"
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 # Keys that may follow a value in its line. After text without quotes any other word is a part of the text.
@@ -74,6 +74,8 @@ def read_gml(data: bytes, source: str) -> RawGraph:
     nodes, notes = without_groups(make_nodes(found), edges, groups)
     if drawn and any(edge.directed is False for edge in edges):
         notes.append(UNDIRECTED)
+    if directed is None and not any(edge.directed for edge in edges) and any(map(_has_arrow, graph.lists("edge"))):
+        notes.append("edges are drawn with arrows but the graph does not say 'directed 1', and is read as undirected")
     return make_graph(directed in (1, "1"), nodes, edges, notes, TITLE)
 
 
@@ -90,17 +92,20 @@ def _draws_arrows(graph: _List, text: str) -> bool:
     """Whether edges point where they are drawn to: yEd calls every graph directed, other tools mean it."""
     if re.search(r"^\s*creator\s+\"?yfiles", text[:4096], re.IGNORECASE | re.MULTILINE) or "hierarchic" in graph:
         return True
-    return any(_ARROWS & set(drawn) for edge in graph.lists("edge") for drawn in edge.lists("graphics"))
+    return any(_ARROWS & set(drawn) for edge in graph.lists("edge") for drawn in (edge, *edge.lists("graphics")))
 
 
 def _arrows(edge: _List) -> tuple[bool, bool] | None:
     """Whether an edge is drawn with arrowheads at its source and its target; None where nothing says how."""
-    drawn = next(edge.lists("graphics"), None)
-    if drawn is None:
+    drawn = {key: str(values[0]).lower() for part in (edge, *edge.lists("graphics")) for key, values in part.items()}
+    if not _ARROWS & set(drawn) and "graphics" not in edge:
         return None
-    if (arrow := drawn.first("arrow")) is not None:
-        return str(arrow).lower() in ("first", "both"), str(arrow).lower() in ("last", "both")
-    tail, head = (str(drawn.first(key) or "none").lower() != "none" for key in ("sourcearrow", "targetarrow"))
+    if "arrow" in drawn:
+        return drawn["arrow"] in ("first", "both"), drawn["arrow"] in ("last", "both")
+    tail, head = (
+        any(drawn.get(f"{end}{mark}arrow", "none") not in ("none", "0", "") for mark in ("", "_"))
+        for end in ("source", "target")
+    )
     return tail, head
 
 
@@ -109,13 +114,18 @@ def _edge(edge: _List, number: int, drawn: bool, source: str) -> RawEdge:
         if edge.first(end) is None:
             raise TopologyError(f"{source}: edge {number} of the file has no {end}; add it")
     ends, weight = (str(edge.first("source")), str(edge.first("target"))), edge.first("weight")
-    arrows = _arrows(edge) if drawn else None
+    said = {"0": False, "1": True}.get(str(edge.first("directed")))
+    arrows = _arrows(edge) if drawn and said is None else None
     if arrows is None:
-        return RawEdge(*ends, weight)
+        return RawEdge(*ends, weight, said)
     tail, head = arrows
     if tail == head:
         return RawEdge(*ends, weight, False)
     return RawEdge(*(ends[::-1] if tail else ends), weight, True)
+
+
+def _has_arrow(edge: _List) -> bool:
+    return any(_arrows(edge) or ())
 
 
 class _Tokens:

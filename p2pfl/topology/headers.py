@@ -43,6 +43,7 @@ class Columns:
     target: int = 1
     weight: int | None = 2
     type: int | None = None
+    directed: int | None = None
 
 
 def find_header(rows: Sequence[Row], source: str) -> Columns | None:
@@ -72,18 +73,6 @@ def find_header(rows: Sequence[Row], source: str) -> Columns | None:
             f"{source}: line {wide.line} has more fields than the header in line {first.line} names; name each column"
         )
     return columns
-
-
-def unused_columns(header: Row, columns: Columns) -> list[str]:
-    """A note that names the columns of which nothing is used, and how to name the weight's where there is none."""
-    used = (columns.source, columns.target, columns.weight, columns.type)
-    others = [repr(name[:40]) for place, name in enumerate(header.fields) if place not in used and name]
-    if not others:
-        return []
-    hint = "; name it 'weight' if it holds the edges' weights" if columns.weight is None else ""
-    more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-    which = f"columns {', '.join(others[:5])}{more} are" if len(others) > 1 else f"column {others[0]} is"
-    return [f"{which} not used{hint.replace('name it', 'name one') if len(others) > 1 else hint}"]
 
 
 def _check_points(first: Row, words: Sequence[str], rest: Sequence[Row], source: str) -> None:
@@ -141,7 +130,13 @@ def _relation_pair(words: Sequence[str], rest: Sequence[Row]) -> tuple[str, str]
 def _columns(words: Sequence[str], pair: tuple[str, str]) -> Columns:
     start = words.index(pair[0])
     weight = next((words.index(word) for word in _WEIGHTS if word in words), None)
-    return Columns(start, words.index(pair[1], start + 1 if pair[0] == pair[1] else 0), weight, _place(words, "type"))
+    return Columns(
+        start,
+        words.index(pair[1], start + 1 if pair[0] == pair[1] else 0),
+        weight,
+        _place(words, "type"),
+        _place(words, "directed"),
+    )
 
 
 def _place(words: Sequence[str], word: str) -> int | None:
@@ -173,18 +168,15 @@ def _check_doubtful(first: Row, words: Sequence[str], rest: Sequence[Row], sourc
         )
 
 
-def may_be_header(rows: Sequence[Row]) -> str:
+def may_be_header(rows: Sequence[Row], remedy: str = "delete it or write source,target") -> str:
     """A hint for where the graph turns out to be disconnected: its first row may be a header of unknown words."""
     if len(rows) < 2 or len(rows[0].fields) < 2 or all(is_number(field) for field in rows[0].fields[:2]):
         return ""
     ends = set(rows[0].fields[:2])
-    if any(not ends.isdisjoint(row.fields[:2]) for row in rows[1:]):
+    if any(not ends.isdisjoint(row.fields) for row in rows[1:]):
         return ""
     shown = " ".join(rows[0].fields[:2])[:40]
-    return (
-        f"line {rows[0].line} ({shown!r}) names two nodes that no other line has: if it is a header, delete it or "
-        "write source,target"
-    )
+    return f"line {rows[0].line} ({shown!r}) names two nodes that no other line has: if it is a header, {remedy}"
 
 
 def find_count(rows: Sequence[Row], source: str) -> str | None:

@@ -33,9 +33,14 @@ def way_of(edge: Mapping[str, Any], default: object, source: str) -> Way:
 
     What is said in words outweighs what is drawn.
     """
-    undirected, directed = (_flag(edge, key, source) for key in ("undirected", "directed"))  # the first is graphology's
-    if undirected is not None or directed is not None:
-        return Way(not undirected if undirected is not None else directed)
+    for key, meant in (
+        ("undirected", False),
+        ("bidirectional", False),
+        ("directed", True),
+    ):  # the first is graphology's
+        given = _flag(edge, key, source)
+        if given is not None:
+            return Way(given is meant)
     said = edge.get("type")
     if isinstance(said, str) and said.strip().lower() in _TYPES:
         return Way(_TYPES[said.strip().lower()])
