@@ -88,6 +88,7 @@ REFUSED = {
     "upper.csv": ("0,2,3\n0,0,1\n0,0,0\n", MATRIX),
     "incidence.csv": ("1,0,1,0\n1,1,0,0\n0,1,1,1\n", MATRIX),
     "named.csv": (",e1,e2\nA,1,0\nB,1,1\nC,0,1\n", "a table with names of columns and rows"),
+    "cornered.csv": ("node,e1,e2\nA,1,0\nB,1,1\nC,0,1\n", "a table with names of columns and rows"),
     "scipy.tsv": ("  (0, 1)\t1\n  (1, 2)\t1\n", BRACKETS),
     "scipy.csv": ("(0, 1)\t1\n(1, 2)\t1\n", BRACKETS),
     "middle.tsv": ("1\t(0, 1)\t2\n2\t(1, 2)\t3\n", BRACKETS),

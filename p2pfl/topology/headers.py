@@ -153,7 +153,9 @@ def _check_doubtful(first: Row, words: Sequence[str], rest: Sequence[Row], sourc
         raise TopologyError(f"{source}: line {first.line} is the header of a table of nodes; give the table of edges")
     if len(first.fields) < 2 or not rest:
         return
-    if not first.fields[0] and all(is_number(field) or not field for row in rest for field in row.fields[1:]):
+    numbers = all(is_number(field) or not field for row in rest for field in row.fields[1:])
+    named = len(first.fields) > 2 and not any(is_number(row.fields[0]) for row in rest)
+    if numbers and (named or not first.fields[0]) and not all(is_number(field) for field in first.fields[1:]):
         raise TopologyError(
             f"{source}: looks like a table with names of columns and rows, such as an incidence matrix, which is not "
             "read; write a line an edge: a b weight"
