@@ -20,7 +20,8 @@ def pick_device(wanted: str, index: int, from_file: str = "") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"device {name!r}: unknown; choose auto, cpu, cuda or cuda:0") from None
+        hint = ", or drop the topology file's with `topology fix --drop-addresses`" if name == from_file else ""
+        raise ConfigError(f"device {name!r}: unknown; choose auto, cpu, cuda or cuda:0{hint}") from None
     if device.type not in ("cpu", "cuda") or (device.type == "cuda" and (device.index or 0) >= count):
         raise ConfigError(f"device {name}: PyTorch sees {count} GPUs here; choose another or cpu")
     return device
