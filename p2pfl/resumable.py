@@ -14,6 +14,7 @@ from p2pfl.config import RunConfig
 from p2pfl.errors import CheckpointError, ConfigError
 from p2pfl.identity import run_id_of
 from p2pfl.records import read_rounds
+from p2pfl.regular import check_regular
 from p2pfl.report import read_summary
 from p2pfl.roles import Cast
 from p2pfl.rundir import CONFIG_FILE, MODEL_FILE
@@ -89,8 +90,7 @@ def _newest_round(run_dir: Path, peer_dir: Path, name: str, index: int) -> int:
 def _look_into(path: Path, number: int, expected: dict[str, object]) -> int:
     """The round of a checkpoint file that is whole by its header and says what is expected; else as above."""
     try:
-        with open(path, "rb"):  # safetensors hides the system's errors
-            pass
+        check_regular(path)  # safetensors hides the system's errors, and waits for pipes
         with safetensors.safe_open(path, framework="numpy") as file:
             about = json.loads((file.metadata() or {})["p2pfl"])
         if {"round": number, **expected}.items() <= about.items():

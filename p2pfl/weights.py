@@ -11,6 +11,7 @@ import numpy.typing as npt
 import safetensors
 
 from p2pfl.errors import ConfigError, unreadable
+from p2pfl.regular import check_regular
 
 WEIGHTS = "F32"  # the only floating-point type of p2pfl's models
 _WHOLE = {"I64", "I32", "I16", "I8", "U8", "U16", "U32", "U64", "BOOL"}  # of buffers that count
@@ -25,8 +26,7 @@ def read_weights(path: str | Path) -> Weights:
     that are not float32 or not finite.
     """
     try:
-        with open(path, "rb"):  # safetensors' own words for a missing file or a folder are less clear
-            pass
+        check_regular(path)  # safetensors would wait for a pipe, and its words for a folder are less clear
         with safetensors.safe_open(path, framework="numpy") as file:
             names = sorted(file.keys())
             for name in names:

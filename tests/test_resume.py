@@ -187,7 +187,7 @@ def test_other_settings_are_no_damage(pair: tuple[Made, Made]) -> None:
     checkpoint.save(run.peer_dir(1) / "checkpoint", replace(kept, settings="others"))
     with pytest.raises(
         CheckpointError,
-        match="of a run with other settings, or on another graph than topology.graphml has now; start a new run without --resume",
+        match=r"of a run with other settings, or on another graph than topology.graphml has now; start a new",
     ):
         run.look_back(1)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from p2pfl.config import RunConfig
-from p2pfl.errors import ConfigError, P2PFLError
+from p2pfl.data_record import keep_data_record
+from p2pfl.errors import ConfigError, P2PFLError, not_imported
 from p2pfl.launcher.observer import Observer
 from p2pfl.launcher.server import ForkServer
 from p2pfl.roles import Cast
@@ -17,11 +19,14 @@ from p2pfl.worker import messages
 _END_SECONDS = 1.0
 
 
-def prepare_data(config: RunConfig, cast: Cast, observer: Observer, server: ForkServer, begins: bool = True) -> Path:
+def prepare_data(
+    config: RunConfig, cast: Cast, run_dir: Path, observer: Observer, server: ForkServer, begins: bool = True
+) -> Path:
     """Decode the data set, once, into the file that all peers map, in a process of its own (it needs torch).
 
-    Also tries the model out there, and checks what every peer would refuse, and whether the GPUs have room for all,
-    and the disk for a run that begins, so that none has to be started for it.
+    What data these are is recorded in the run directory, or compared with what stands there. That process also tries
+    the model out, and checks what every peer would refuse, whether the GPUs have room for all, and the disk for a run
+    that begins, so that none has to be started for it.
 
     Raises ConfigError, or P2PFLError where that process crashed.
     """
@@ -37,7 +42,8 @@ def prepare_data(config: RunConfig, cast: Cast, observer: Observer, server: Fork
             if isinstance(message, messages.Failed):
                 raise (ConfigError if message.usage else P2PFLError)(message.reason)
             assert isinstance(message, messages.Prepared)
-            if message.path is not None:
+            if message.path is not None and message.record is not None:
+                keep_data_record(run_dir, message.record)
                 for note in message.notes:
                     observer.say(f"data: {note}")
                 return Path(message.path)
@@ -53,9 +59,6 @@ def prepare_data(config: RunConfig, cast: Cast, observer: Observer, server: Fork
 
 
 def _prepare(config: RunConfig, cast: Cast, begins: bool, temporary: Path, link: Connection) -> None:
-    from p2pfl import data, estimate
-    from p2pfl.parameters import Layout
-
     for number in messages.SIGNALS - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, messages.SIGNALS)
@@ -63,6 +66,22 @@ def _prepare(config: RunConfig, cast: Cast, begins: bool, temporary: Path, link:
     def send(message: messages.FromWorker) -> None:
         link.send_bytes(messages.encode(message))
 
+    last = _outcome(config, cast, begins, send)
+    try:
+        send(last)
+    except OSError:  # the launcher listens no more: it was interrupted, or killed
+        remove_if_abandoned(temporary)
+
+
+def _outcome(
+    config: RunConfig, cast: Cast, begins: bool, send: Callable[[messages.FromWorker], None]
+) -> messages.FromWorker:
+    """Check and decode everything; returns what is to be reported at the end."""
+    try:
+        from p2pfl import data, estimate
+        from p2pfl.parameters import Layout
+    except Exception as error:  # such as of a library for which there is no memory
+        return messages.failed(not_imported(error))
     try:
         info = data.describe(config.data.dataset, config.data.data_dir, config.data.pictures)
         model = estimate.check(config, cast.shards, info)
@@ -77,12 +96,9 @@ def _prepare(config: RunConfig, cast: Cast, begins: bool, temporary: Path, link:
             config.data.pictures,
         )
         notes = estimate.prepared_notes(config, info, path)
-        last: messages.FromWorker = messages.Prepared("", 1, 1, path=str(path), notes=notes)
+        record = estimate.data_record(config, path)
+        return messages.Prepared("", 1, 1, path=str(path), notes=notes, record=record)
     except P2PFLError as error:
-        last = messages.failed(error)
+        return messages.failed(error)
     except Exception as error:
-        last = messages.Failed(f"--dataset {config.data.dataset}: {type(error).__name__}: {error}".splitlines()[0])
-    try:
-        send(last)
-    except OSError:  # the launcher listens no more: it was interrupted, or killed
-        remove_if_abandoned(temporary)
+        return messages.Failed(f"--dataset {config.data.dataset}: {type(error).__name__}: {error}".splitlines()[0])

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from p2pfl.topology.attributes import attribute_flaws
 from p2pfl.topology.links import Links, links_of
-from p2pfl.topology.naming import MAX_LABEL_BYTES, Naming, name_flaw, name_nodes, short, some, usable_label
+from p2pfl.topology.naming import MAX_LABEL_BYTES, Naming, few, name_flaw, name_nodes, short, usable_label
 from p2pfl.topology.raw import RawGraph
 from p2pfl.topology.reach import Adjacency, adjacency_of, components, in_order, largest, reached
 
 MAX_PEERS = 4096  # one process a peer; the mixing matrix of more would not fit a laptop either
 OPTIONS = (
+    "--drop-addresses",
     "--drop-self-loops",
     "--merge-parallel",
     "--undirected",
@@ -55,7 +56,10 @@ def examine(raw: RawGraph, least: int = 2) -> Findings:
     found = (
         *_duplicate_ids(raw),
         *([] if naming.by_labels else _unusable_names(raw)),
-        *(Trouble(flaw) for flaw in attribute_flaws(shown, [node.attributes for node in raw.nodes])),
+        *(
+            Trouble(flaw, "--drop-addresses")
+            for flaw in attribute_flaws(shown, [node.attributes for node in raw.nodes])
+        ),
         *_edge_troubles(links, names),
         *_size_troubles(adjacency_of(names, links), names, least, raw.doubt),
     )
@@ -67,6 +71,8 @@ def refusal(source: str, found: Sequence[Trouble], command: str = "") -> str:
     said = f"{source}: {'; '.join(trouble.text for trouble in found)}"
     if not command:
         return said
+    if "--drop-addresses" in command:
+        said += "; if these are no addresses of peers, drop every host, port, device and public key"
     by_hand = any(trouble.option is None for trouble in found)
     return f"{said}; {'correct by hand what no option mends, then mend' if by_hand else 'mend'} with: {command}"
 
@@ -90,7 +96,7 @@ def _duplicate_ids(raw: RawGraph) -> list[Trouble]:
         return []
     own, count = repeated[0]
     others = [other for other, _ in repeated[1:]]
-    more = f" (and others {some(others)})" if others else ""
+    more = f" (and others {few(others)})" if others else ""
     return [Trouble(f"duplicate label: {count} nodes have the id {short(own)!r}{more}: give each its own")]
 
 
@@ -134,7 +140,7 @@ def _edge_troubles(links: Links, names: dict[str, str]) -> list[Trouble]:
         which = f"self-loop{'s' * (len(links.loops) > 1)} on node{'s' * (len(links.loops) > 1)}"
         found.append(
             Trouble(
-                f"{which} {some(names[node] for node in links.loops)} (a peer's own weight is in the mixing matrix "
+                f"{which} {few(names[node] for node in links.loops)} (a peer's own weight is in the mixing matrix "
                 "already)",
                 "--drop-self-loops",
             )

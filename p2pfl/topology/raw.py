@@ -14,7 +14,7 @@ NODE_ATTRIBUTES = ("host", "port", "device", "public_key")
 
 @dataclass(frozen=True)
 class RawNode:
-    """A declared node. `attributes`: host, port, device and public_key as given; all others are dropped."""
+    """A declared node. `attributes`: those of `NODE_ATTRIBUTES`, as given."""
 
     id: str
     label: str | None = None
