@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from p2pfl import data
 from p2pfl.checkpoint import KEPT
 from p2pfl.config import RunConfig, is_robust
+from p2pfl.data_record import DIGITS, DataRecord
 from p2pfl.errors import ConfigError
 from p2pfl.exchange import WINDOW
 from p2pfl.globalstate import silenced, undisturbed
@@ -189,6 +190,14 @@ def data_notes(config: RunConfig, info: data.DatasetInfo, progress: data.Progres
 def prepared_notes(config: RunConfig, info: data.DatasetInfo, path: Path) -> tuple[str, ...]:
     """The same once the data set is in the cache file `path`."""
     return _with_augmentation(config, data.all_notes(info, path))
+
+
+def data_record(config: RunConfig, path: Path) -> DataRecord:
+    """What a run records of its data set, which is in the cache file `path`."""
+    dataset = data.load(path)
+    chosen = config.data.augment
+    augment = dataset.augment if chosen == "auto" else chosen == "on"
+    return DataRecord(config.data.dataset, dataset.content[:DIGITS], augment)
 
 
 def _with_augmentation(config: RunConfig, notes: tuple[str, ...]) -> tuple[str, ...]:

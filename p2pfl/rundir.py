@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from p2pfl import config as settings
 from p2pfl.config import RunConfig
+from p2pfl.data_record import DATA_FILE, read_data_record
 from p2pfl.errors import ConfigError, TopologyError, unreadable, unwritable
 from p2pfl.faults import AttackFault, FaultScript, check_faults, load_faults
 from p2pfl.identity import RUN_ID_FILE, write_run_id
@@ -31,7 +32,7 @@ INIT_FILE = "initial.safetensors"
 MODEL_FILE = "consensus.safetensors"
 _PEERS = "peers"
 # What a folder may hold that is not a run directory yet; each file also under a temporary name, with a dot before it.
-_BEFORE_SETTINGS = {_PEERS, RUN_ID_FILE, TOPOLOGY_FILE, FAULTS_FILE, INIT_FILE}
+_BEFORE_SETTINGS = {_PEERS, RUN_ID_FILE, TOPOLOGY_FILE, FAULTS_FILE, INIT_FILE, DATA_FILE}
 _RESULTS = (MODEL_FILE, "summary.json", "report.html")  # that a run writes at its end
 EVALUATIONS = 10  # a run, where --eval-every does not say
 EVAL_SAMPLES = 1000  # of an evaluation of many peers during the run
@@ -51,12 +52,14 @@ def resolve(config: RunConfig, topology: Topology, processes: int) -> RunConfig:
     least = config.gossip.min_peers
     if config.mode == "gossip" and least is not None and least > topology.n:
         raise ConfigError(f"--min-peers {least}: the topology has only {topology.n} peers")
-    training, record = config.training, config.record
+    training, record, data = config.training, config.record, config.data
     evaluates_for_all = config.mode in ("centralized", "sgd")
     eval_every = 1 if config.mode == "centralized" else max(1, math.ceil(training.rounds / EVALUATIONS))
     eval_samples = 0 if evaluates_for_all else EVAL_SAMPLES
     chosen: dict[str, Any] = {
         "name": record.name or topology.name,
+        "dataset": data.located,
+        "data_dir": os.path.abspath(os.path.expanduser(data.data_dir)) if data.data_dir else data.data_dir,
         "threads": config.compute.threads or max(1, _cores() // processes),
         "eval_every": record.eval_every or eval_every,
         "eval_samples": eval_samples if record.eval_samples is None else record.eval_samples,
@@ -69,7 +72,7 @@ def resolve(config: RunConfig, topology: Topology, processes: int) -> RunConfig:
     if config.mode == "gossip" and config.exchange.keys is not None:
         if not config.exchange.keys:
             raise ConfigError("--keys: needs the folder that p2pfl keys wrote (-o)")
-        chosen["keys"] = os.path.abspath(config.exchange.keys)  # a run is resumed from anywhere
+        chosen["keys"] = os.path.abspath(config.exchange.keys)
     if config.mode == "gossip" and config.exchange.token_file is not None:
         chosen["token_file"] = os.path.abspath(config.exchange.token_file)
     return settings.replace_options(config, **chosen)
@@ -194,6 +197,14 @@ def _write_settings(run_dir: Path, config: RunConfig) -> None:
     temporary = run_dir / f".{CONFIG_FILE}.{os.getpid()}.tmp"  # peers of one folder may write the same at once
     temporary.write_text(settings.to_toml(repeatable), encoding="utf-8")
     os.replace(temporary, run_dir / CONFIG_FILE)
+
+
+def follow_dataset(run_dir: Path, config: RunConfig) -> None:
+    """Save where the data set of a resumed run is now, once its content has been found to be the same."""
+    recorded, saved = read_data_record(run_dir), settings.load_toml(run_dir / CONFIG_FILE)
+    if recorded is not None and recorded.dataset == config.data.dataset != saved.data.dataset:
+        repeatable = settings.replace_options(saved, dataset=config.data.dataset)
+        write_settings(run_dir, repeatable)
 
 
 def with_own_files(config: RunConfig, run_dir: Path) -> RunConfig:

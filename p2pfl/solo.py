@@ -14,13 +14,14 @@ from urllib.parse import urlsplit
 from p2pfl import data, keyring
 from p2pfl.agreement import lasting_fingerprint, run_fingerprint
 from p2pfl.config import RunConfig
+from p2pfl.data_record import keep_data_record
 from p2pfl.errors import ConfigError, P2PFLError
-from p2pfl.estimate import check, check_disk, check_gpus, disk_need, prepared_notes, wished_devices
+from p2pfl.estimate import check, check_disk, check_gpus, data_record, disk_need, prepared_notes, wished_devices
 from p2pfl.launcher import Interrupts, interruptible
 from p2pfl.parameters import Layout
 from p2pfl.prolong import has_other_rounds, prolong
 from p2pfl.roles import cast
-from p2pfl.rundir import create_run_dir, open_run_dir, resolve, with_own_files
+from p2pfl.rundir import create_run_dir, follow_dataset, open_run_dir, resolve, with_own_files
 from p2pfl.swarm import Interrupted, endpoints_of_peer, how_to_resume
 from p2pfl.text import visible
 from p2pfl.topology import Topology
@@ -55,8 +56,11 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
         with ZmqTransport(endpoints[index]):  # an address that cannot be had leaves no run directory behind
             pass
         run_dir = resume or _join_run_dir(topology, index, config)
-        if resume is not None and has_other_rounds(resume, config):
-            prolong(resume, config)
+        keep_data_record(run_dir, data_record(config, dataset))
+        if resume is not None:
+            follow_dataset(resume, config)
+            if has_other_rounds(resume, config):
+                prolong(resume, config)
         config = with_own_files(config, run_dir)
         spec = messages.WorkerSpec(
             config=config,

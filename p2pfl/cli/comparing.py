@@ -129,8 +129,8 @@ def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path]
         raise ConfigError(f"--{changed.replace('_', '-')}: means nothing without --centralized")
     planned = plan_runs(asked, wanted)
     if arguments.dry_run:
-        check_plan(planned)
-        print("\n".join([describe_plan(planned), *_notes(asked)]))
+        notes = check_plan(planned, show_decoding)
+        print("\n".join([describe_plan(planned), *(f"note: {note}" for note in notes)]))
         return 0
     folder = comparison_folder(asked.record.run_dir, asked.record.name or "-".join(t.name for t in topologies))
     if (folder / CONFIG_FILE).exists():
@@ -144,21 +144,12 @@ def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path]
         raise ConfigError(f"--run-dir {unwritable(folder, error)}") from None
     with explained(folder), in_use(folder):
         try:
-            made = run_all(folder, planned, _say, again=shlex.join(["p2pfl", *command]))
+            made = run_all(folder, planned, _say, show_decoding, again=shlex.join(["p2pfl", *command]))
             # They were planned to match; where a lost client has changed that, the report says so.
             return _report(folder, made, True, repeat)
         finally:
             with contextlib.suppress(OSError):
                 folder.rmdir()  # only if nothing came to be in it
-
-
-def _notes(asked: RunConfig) -> list[str]:
-    """Notes on the data, a line each. Raises ConfigError for unusable data."""
-    from p2pfl import data
-    from p2pfl.estimate import data_notes
-
-    info = data.describe(asked.data.dataset, asked.data.data_dir, asked.data.pictures)
-    return [f"note: {note}" for note in data_notes(asked, info, show_decoding)]
 
 
 def _without(words: Sequence[str], *options: str) -> list[str]:

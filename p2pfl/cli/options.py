@@ -161,6 +161,8 @@ def _resumed(run_dir: Path, saved: RunConfig, asked: RunConfig) -> Topology:
         if name == "init" and None not in (value, before[name]):
             with_own_files(asked, run_dir)  # which refuses other weights
             continue
+        if name == "dataset" and saved.data.kind == asked.data.kind:
+            continue  # it may lie elsewhere by now: its content counts, which is compared once it is known
         if name == "rounds":
             has_other_rounds(run_dir, asked)  # which refuses what the run cannot have
             continue

@@ -36,7 +36,7 @@ def launch(plan: Launch, observer: Observer) -> Outcome:
         sockets = server.folder.subfolder()  # mode 0700: nobody else can connect
         run = Run(plan, observer, interrupts, server, sockets, outcome)
         try:
-            run.dataset = prepare_data(plan.config, plan.cast, observer, server, begins=not plan.resume)
+            run.dataset = prepare_data(plan.config, plan.cast, plan.run_dir, observer, server, begins=not plan.resume)
             observer.say(f"results in {plan.run_dir}")
             observer.say(f"starting {plan.topology.n} process{'es' * (plan.topology.n > 1)}")
             for index in range(plan.topology.n):

@@ -7,6 +7,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from p2pfl.config import RunConfig
+from p2pfl.data_record import keep_data_record
 from p2pfl.errors import ConfigError, P2PFLError
 from p2pfl.launcher.observer import Observer
 from p2pfl.launcher.server import ForkServer
@@ -17,11 +18,14 @@ from p2pfl.worker import messages
 _END_SECONDS = 1.0
 
 
-def prepare_data(config: RunConfig, cast: Cast, observer: Observer, server: ForkServer, begins: bool = True) -> Path:
+def prepare_data(
+    config: RunConfig, cast: Cast, run_dir: Path, observer: Observer, server: ForkServer, begins: bool = True
+) -> Path:
     """Decode the data set, once, into the file that all peers map, in a process of its own (it needs torch).
 
-    Also tries the model out there, and checks what every peer would refuse, and whether the GPUs have room for all,
-    and the disk for a run that begins, so that none has to be started for it.
+    What data these are is recorded in the run directory, or compared with what stands there. That process also tries
+    the model out, and checks what every peer would refuse, whether the GPUs have room for all, and the disk for a run
+    that begins, so that none has to be started for it.
 
     Raises ConfigError, or P2PFLError where that process crashed.
     """
@@ -37,7 +41,8 @@ def prepare_data(config: RunConfig, cast: Cast, observer: Observer, server: Fork
             if isinstance(message, messages.Failed):
                 raise (ConfigError if message.usage else P2PFLError)(message.reason)
             assert isinstance(message, messages.Prepared)
-            if message.path is not None:
+            if message.path is not None and message.record is not None:
+                keep_data_record(run_dir, message.record)
                 for note in message.notes:
                     observer.say(f"data: {note}")
                 return Path(message.path)
@@ -77,7 +82,9 @@ def _prepare(config: RunConfig, cast: Cast, begins: bool, temporary: Path, link:
             config.data.pictures,
         )
         notes = estimate.prepared_notes(config, info, path)
-        last: messages.FromWorker = messages.Prepared("", 1, 1, path=str(path), notes=notes)
+        last: messages.FromWorker = messages.Prepared(
+            "", 1, 1, path=str(path), notes=notes, record=estimate.data_record(config, path)
+        )
     except P2PFLError as error:
         last = messages.failed(error)
     except Exception as error:

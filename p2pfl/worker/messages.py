@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from p2pfl.config import RunConfig
+from p2pfl.data_record import DataRecord
 from p2pfl.errors import ConfigError, P2PFLError
 from p2pfl.records import RoundRecord
 
@@ -76,13 +77,14 @@ class Warned(msgspec.Struct, tag=True, frozen=True):
 
 
 class Prepared(msgspec.Struct, tag=True, frozen=True):
-    """Progress of decoding the data set; at the end `path` and notes on the data."""
+    """Progress of decoding the data set; at the end `path`, notes on the data, and what the run records of them."""
 
     what: str
     done: int
     total: int
     path: str | None = None
     notes: tuple[str, ...] = ()
+    record: DataRecord | None = None
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
