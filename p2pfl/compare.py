@@ -187,12 +187,16 @@ def describe_plan(planned: Sequence[Planned]) -> str:
     return "\n".join(lines)
 
 
-def check_plan(planned: Sequence[Planned]) -> None:
-    """Look at the first run, and try out the model that all have. Raises ConfigError for what that run would refuse."""
+def check_plan(folder: Path, planned: Sequence[Planned], progress: data.Progress) -> tuple[str, ...]:
+    """Look at the first run, and try out the model that all have; returns notes on data and model, a line each.
+
+    `folder` is where the runs will be, or are already. Raises ConfigError for what that run would refuse.
+    """
     first = planned[0]
     report.check_drawing()
     resolve(first.config, first.topology, 1)
-    estimate(cast(first.config, first.topology), first.config)
+    begins = not (folder / first.name).exists()
+    return estimate(cast(first.config, first.topology), first.config, progress, begins=begins).notes
 
 
 def run_all(folder: Path, planned: Sequence[Planned], say: Callable[[str], None], *, again: str) -> list[Path]:

@@ -15,8 +15,7 @@ from p2pfl import data, keyring
 from p2pfl.agreement import lasting_fingerprint, run_fingerprint
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, P2PFLError
-from p2pfl.estimate import check, check_disk, check_gpus, disk_need, prepared_notes, wished_devices
-from p2pfl.parameters import Layout
+from p2pfl.estimate import check_run
 from p2pfl.prolong import has_other_rounds, prolong
 from p2pfl.roles import cast
 from p2pfl.rundir import create_run_dir, open_run_dir, resolve, with_own_files
@@ -39,16 +38,12 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
     """
     config = resolve(config, topology, len(_on_this_host(topology, index)))
     parts = cast(config, topology)
-    if config.exchange.faults is not None:
-        raise ConfigError(f"--faults {config.exchange.faults}: a script needs a launcher to play it; use p2pfl gossip")
-    if config.exchange.restart:
-        raise ConfigError(f"--restart {config.exchange.restart}: needs a launcher; start a peer again by --resume")
     endpoints = endpoints_of_peer(topology, index, config)
-    info = _check(config, topology, index, resume is not None)
+    checked = check_run(parts, config, index, begins=resume is None)
     keep_freed_memory()
     dataset = data.prepare(config.data.dataset, config.data.data_dir, _Progress(), config.data.pictures)
-    for note in prepared_notes(config, info, dataset):
-        _say(f"data: {note}")
+    for note in checked.notes(config, dataset):
+        _say(f"note: {note}")
     with ZmqTransport(endpoints[index]):  # an address that cannot be had leaves no run directory behind
         pass
     run_dir = resume or _join_run_dir(topology, index, config)
@@ -88,18 +83,6 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
     if index == 0:
         _say(f"weights of the consensus model: {run_dir / 'consensus.safetensors'}")
     _say(f"peer {name}: done; put all peers' folders into one {run_dir}/peers for: p2pfl report {run_dir}")
-
-
-def _check(config: RunConfig, topology: Topology, index: int, resumes: bool) -> data.DatasetInfo:
-    """Find out now what the peer would find out in the middle of the swarm. Raises ConfigError."""
-    info = data.describe(config.data.dataset, config.data.data_dir, config.data.pictures)
-    model = check(config, topology.n, info)
-    # Only this peer: what others on this machine have taken of a GPU is not free any more.
-    wished = {index: wished_devices(topology)[index]}
-    check_gpus(config, wished, info.train_samples // topology.n, model)
-    if not resumes:
-        check_disk(config, disk_need(cast(config, topology), config, Layout.of(model), index))
-    return info
 
 
 def _looked_for(endpoints: Sequence[str], neighbors: Iterable[int]) -> str:

@@ -128,13 +128,13 @@ def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path]
         changed = next(name for name, value in vars(asked.server).items() if value != vars(ServerConfig())[name])
         raise ConfigError(f"--{changed.replace('_', '-')}: means nothing without --centralized")
     planned = plan_runs(asked, wanted)
-    if arguments.dry_run:
-        check_plan(planned)
-        print("\n".join([describe_plan(planned), *_notes(asked)]))
-        return 0
     folder = comparison_folder(asked.record.run_dir, asked.record.name or "-".join(t.name for t in topologies))
     if (folder / CONFIG_FILE).exists():
         raise ConfigError(f"--run-dir {folder}: holds a single run; choose another folder")
+    if arguments.dry_run:
+        notes = check_plan(folder, planned, show_decoding)
+        print("\n".join([describe_plan(planned), *(f"note: {note}" for note in notes)]))
+        return 0
     command = ["compare", *words, *(() if asked.record.run_dir else ("--run-dir", str(folder)))]
     print(describe_plan(planned))
     repeat = shlex.join(["python", "run_peers.py", "compare", *_without(words, "--run-dir", "--run_dir")])
@@ -150,15 +150,6 @@ def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path]
         finally:
             with contextlib.suppress(OSError):
                 folder.rmdir()  # only if nothing came to be in it
-
-
-def _notes(asked: RunConfig) -> list[str]:
-    """Notes on the data, a line each. Raises ConfigError for unusable data."""
-    from p2pfl import data
-    from p2pfl.estimate import data_notes
-
-    info = data.describe(asked.data.dataset, asked.data.data_dir, asked.data.pictures)
-    return [f"note: {note}" for note in data_notes(asked, info, show_decoding)]
 
 
 def _without(words: Sequence[str], *options: str) -> list[str]:

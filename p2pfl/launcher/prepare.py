@@ -39,7 +39,7 @@ def prepare_data(config: RunConfig, cast: Cast, observer: Observer, server: Fork
             assert isinstance(message, messages.Prepared)
             if message.path is not None:
                 for note in message.notes:
-                    observer.say(f"data: {note}")
+                    observer.say(f"note: {note}")
                 return Path(message.path)
             observer.progress(message.what, message.done, message.total)
     except BaseException:
@@ -53,8 +53,8 @@ def prepare_data(config: RunConfig, cast: Cast, observer: Observer, server: Fork
 
 
 def _prepare(config: RunConfig, cast: Cast, begins: bool, link: Connection) -> None:
-    from p2pfl import data, estimate
-    from p2pfl.parameters import Layout
+    from p2pfl import data
+    from p2pfl.estimate import check_run
 
     for number in messages.SIGNALS - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
@@ -64,19 +64,14 @@ def _prepare(config: RunConfig, cast: Cast, begins: bool, link: Connection) -> N
         link.send_bytes(messages.encode(message))
 
     try:
-        info = data.describe(config.data.dataset, config.data.data_dir, config.data.pictures)
-        model = estimate.check(config, cast.shards, info)
-        wished, shard = estimate.wished_devices(cast.topology), info.train_samples // cast.shards
-        estimate.check_gpus(config, wished, shard, model)
-        if begins:
-            estimate.check_disk(config, estimate.disk_need(cast, config, Layout.of(model)))
+        checked = check_run(cast, config, begins=begins)
         path = data.prepare(
             config.data.dataset,
             config.data.data_dir,
             lambda what, done, total: send(messages.Prepared(what, done, total)),
             config.data.pictures,
         )
-        notes = estimate.prepared_notes(config, info, path)
+        notes = checked.notes(config, path)
         last: messages.FromWorker = messages.Prepared("", 1, 1, path=str(path), notes=notes)
     except P2PFLError as error:
         last = messages.failed(error)

@@ -70,7 +70,7 @@ class Warned(msgspec.Struct, tag=True, frozen=True):
 
 
 class Prepared(msgspec.Struct, tag=True, frozen=True):
-    """Progress of decoding the data set; at the end `path` and notes on the data."""
+    """Progress of decoding the data set; at the end `path` and notes on data and model."""
 
     what: str
     done: int
