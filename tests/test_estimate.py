@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,9 @@ import torch
 from helpers import matrix
 from torch import nn
 
+from p2pfl.cli import main
 from p2pfl.cli.describe import describe_run
+from p2pfl.compare import Wanted, check_plan, plan_runs
 from p2pfl.config import RunConfig
 from p2pfl.data import describe
 from p2pfl.errors import ConfigError
@@ -26,6 +29,7 @@ from p2pfl.gpus import (
 )
 from p2pfl.parameters import Layout
 from p2pfl.roles import cast, topology_of
+from p2pfl.rundir import create_run_dir
 from p2pfl.topology import consensus_rounds, make_topology
 from p2pfl.training import initial_model
 
@@ -156,7 +160,7 @@ def test_a_peer_alone_needs_its_own_device_and_disk(monkeypatch: pytest.MonkeyPa
     topology = make_topology("ring", 3)
     topology.graph.nodes[0]["device"] = "cpu"
     topology.graph.nodes[1]["device"] = "cuda:7"  # of another machine
-    config = digits(rounds=5)
+    config = digits(rounds=5, model="user_models:linear")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert "gpu memory" not in describe_run(topology, config, index=0)
     for index in (None, 1):
@@ -176,6 +180,28 @@ def test_a_peer_alone_needs_its_own_device_and_disk(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ConfigError, match=r"^--run-dir runs: the run will write at least"):
         describe_run(topology, config)
     describe_run(topology, config, begins=False)
+
+
+def test_a_resumed_run_has_written_already_what_the_disk_needs_room_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ring = make_topology("ring", 3)
+    for peer in range(3):
+        ring.graph.nodes[peer].update(host="127.0.0.1", port=7000 + peer)
+    config = digits(model="user_models:linear", insecure=True, run_dir=str(tmp_path / "run"))
+    run_dir = create_run_dir(ring, config)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
+    for words in (["gossip"], ["peer", "--node", "1"]):
+        assert main([*words, "--resume", str(run_dir), "--dry-run"]) == 0
+        new = [str(run_dir / "topology.graphml"), "--config", str(run_dir / "config.toml"), "--dry-run"]
+        assert main([*words, *new]) == 2
+        assert "the run will write at least" in capsys.readouterr().err
+
+    planned = plan_runs(config, Wanted((ring,), sgd=True))
+    (tmp_path / planned[0].name).mkdir()
+    check_plan(tmp_path, planned, lambda *_: None)
+    with pytest.raises(ConfigError, match="the run will write at least"):
+        check_plan(tmp_path / "new", planned, lambda *_: None)
 
 
 def test_a_gpu_that_cannot_be_asked_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
