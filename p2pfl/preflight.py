@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import safetensors.torch
@@ -26,8 +27,19 @@ _DISTURBANCE = 0.1
 _CLOSE = 1e-3  # of the largest output: how far outputs of equal weights may differ by rounding
 
 
-def check_model(config: RunConfig, classes: int) -> nn.Module:
-    """Try out everything that a run will do with its model; returns the initial model, not yet trained.
+_NAMED = 3  # parameters that a note names
+
+
+@dataclass(frozen=True)
+class TriedModel:
+    """An initial model, not yet trained, that has passed its trial, and what is odd about it, a line each."""
+
+    model: nn.Module
+    notes: tuple[str, ...]
+
+
+def check_model(config: RunConfig, classes: int) -> TriedModel:
+    """Try out everything that a run will do with its model.
 
     Global random generators and settings are afterwards as they were, and what the user's code prints is discarded.
     Raises ConfigError naming the model, what is wrong with it, and a remedy where one is known.
@@ -37,11 +49,11 @@ def check_model(config: RunConfig, classes: int) -> nn.Module:
         trainer = _trainer(config, classes)
         trial = _Trial(config, classes)
         trial.compare(first, trainer)
-        trial.train(trainer)
+        notes = trial.train(trainer)
         _disturb(trainer)
         outputs = trial.evaluate(trainer)
         trial.save_and_load(trainer, outputs)
-    return first
+    return TriedModel(first, notes)
 
 
 def _trainer(config: RunConfig, classes: int) -> Trainer:
@@ -134,18 +146,44 @@ class _Trial:
                     "numpy's or Python's global generator, without seeding that"
                 )
 
-    def train(self, trainer: Trainer) -> None:
-        """One training step as in a run: forward, loss, backward, optimizer."""
+    def train(self, trainer: Trainer) -> tuple[str, ...]:
+        """One training step as in a run: forward, loss, backward, optimizer. Returns notes on the gradients."""
         count = trainer.config.training.batch_size
         before = dict(named_tensors(trainer.model))
         with self._named(f"fails on a training batch of {count} image{'s' * (count > 1)}"), self._judged(trainer.model):
             trainer.train(1, lambda steps: None, lambda: False)
-        for name, parameter in trainer.model.named_parameters():
-            if parameter.grad is not None and not is_finite(parameter.grad):
-                raise self._refusal(f"the gradient of {name} is not finite after one step on noise images")
+        notes = self._check_gradients(trainer.model)
         self._check_places(trainer, before)
         if not is_finite(trainer.vector):
             raise self._refusal("its weights or statistics are not finite after one step on noise images")
+        return notes
+
+    def _check_gradients(self, model: nn.Module) -> tuple[str, ...]:
+        """The loss must depend on the parameters; returns a note where it does not depend on some of them."""
+        trained = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+        gradients = {name: gradient for name, gradient in trained.items() if gradient is not None}
+        for name, gradient in gradients.items():
+            if not is_finite(gradient):
+                raise self._refusal(f"the gradient of {name} is not finite after one step on noise images")
+        if not gradients:
+            raise self._refusal(
+                "no gradient of the loss reaches any parameter, so that nothing is trained; compute the outputs from "
+                "the parameters without detach(), no_grad() or new tensors of their values"
+            )
+        # With a single class the loss is always zero, which is a note on the data.
+        if self._classes > 1 and not any(gradient.any() for gradient in gradients.values()):
+            raise self._refusal(
+                "the gradients of all its parameters are zero after one step on noise images, so that nothing is "
+                "trained; take rounding, comparisons and products with zero out of its forward pass"
+            )
+        missing = [name for name in trained if name not in gradients]
+        if not missing:
+            return ()
+        named = ", ".join(missing[:_NAMED]) + (", …" if len(missing) > _NAMED else "")
+        return (
+            f"--model {self._config.model.model}: no gradient reached {len(missing)} of {len(trained)} trainable "
+            f"parameters ({named}) in the trial's training step; freeze them (requires_grad_(False)) if that is meant",
+        )
 
     def _check_places(self, trainer: Trainer, before: dict[str, Tensor]) -> None:
         """Parameters and buffers must still be the tensors that are averaged and saved."""

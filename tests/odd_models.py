@@ -99,6 +99,11 @@ def unused(num_classes: int) -> nn.Module:
     return model
 
 
+def detached_features(num_classes: int) -> nn.Module:
+    """Only the last layer is trained."""
+    return Small(num_classes, lambda self, x: x.detach())
+
+
 def dropout(num_classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(PIXELS, num_classes))
 
@@ -180,7 +185,18 @@ def eager(num_classes: int) -> nn.Module:
     )
 
 
-SOUND = [plain, tied, tied_module, tied_buffers, partly_frozen, unused, dropout, weight_norm, spectral_norm]
+SOUND = [
+    plain,
+    tied,
+    tied_module,
+    tied_buffers,
+    partly_frozen,
+    unused,
+    detached_features,
+    dropout,
+    weight_norm,
+    spectral_norm,
+]
 SOUND += [old_spectral_norm, double, chunks, constant, other_generators, careless, lazy]
 
 
@@ -395,6 +411,14 @@ BROKEN: dict[str, tuple[Callable[..., nn.Module], str]] = {
     ),
     "squeezed": (_ending(lambda self, y: y.squeeze(0)), "gives (10,) for 1 image in evaluation mode, not (1, 10)"),
     "labels": (_ending(lambda self, y: y if self.training else y.argmax(1, True).expand(-1, 10)), "a tensor of int64"),
+    "detached_leaf": (_ending(lambda self, y: y.detach().requires_grad_()), "no gradient of the loss reaches any"),
+    "no_grad_leaf": (_ending(lambda self, y: torch.tensor(y.tolist()).requires_grad_()), "no gradient of the loss rea"),
+    "unused_all": (
+        _ending(lambda self, y: y.new_ones(y.shape).requires_grad_()),
+        "no gradient of the loss reaches any",
+    ),
+    "rounded": (_ending(lambda self, y: y.round()), "the gradients of all its parameters are zero"),
+    "times_zero": (_ending(lambda self, y: y * 0), "the gradients of all its parameters are zero"),
     "detached": (_ending(lambda self, y: y.detach()), "fails on a training batch of 8 images: RuntimeError"),
     "infinite": (_ending(lambda self, y: y / 0), "the loss of its first step, on noise images, is not finite"),
     "bad_gradient": (_ending(lambda self, y: y + 0 * (y - y.detach()).sqrt()), "is not finite after one step"),

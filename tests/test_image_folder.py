@@ -307,7 +307,7 @@ def test_16_bits_are_learned_once_they_are_not_mirrored(tmp_path: Path) -> None:
     words += ["--augment", "off", "--model", "user_models:linear", "--epochs", "2", "--batch-size", "8"]
     result = run(*words, "--device", "cpu", "--threads", "1", "--run-dir", str(tmp_path / "run"))
     assert result.returncode == 0, result.stderr
-    assert "data: 128 pictures with more than 8 bits a value: 0 becomes black and 65535 white" in result.stdout
+    assert "note: 128 pictures with more than 8 bits a value: 0 becomes black and 65535 white" in result.stdout
     assert float(result.stdout.partition("model: ")[2].partition("%")[0]) > 90, result.stdout
 
 

@@ -44,7 +44,7 @@ def prepare_data(
             if message.path is not None and message.record is not None:
                 keep_data_record(run_dir, message.record)
                 for note in message.notes:
-                    observer.say(f"data: {note}")
+                    observer.say(f"note: {note}")
                 return Path(message.path)
             observer.progress(message.what, message.done, message.total)
     except BaseException:
@@ -58,8 +58,8 @@ def prepare_data(
 
 
 def _prepare(config: RunConfig, cast: Cast, begins: bool, temporary: Path, link: Connection) -> None:
-    from p2pfl import data, estimate
-    from p2pfl.parameters import Layout
+    from p2pfl import data
+    from p2pfl.estimate import check_run, data_record
 
     for number in messages.SIGNALS - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
@@ -69,22 +69,16 @@ def _prepare(config: RunConfig, cast: Cast, begins: bool, temporary: Path, link:
         link.send_bytes(messages.encode(message))
 
     try:
-        info = data.describe(config.data.dataset, config.data.data_dir, config.data.pictures)
-        model = estimate.check(config, cast.shards, info)
-        wished, shard = estimate.wished_devices(cast.topology), info.train_samples // cast.shards
-        estimate.check_gpus(config, wished, shard, model)
-        if begins:
-            estimate.check_disk(config, estimate.disk_need(cast, config, Layout.of(model)))
+        checked = check_run(cast, config, begins=begins)
         path = data.prepare(
             config.data.dataset,
             config.data.data_dir,
             lambda what, done, total: send(messages.Prepared(what, done, total)),
             config.data.pictures,
         )
-        notes = estimate.prepared_notes(config, info, path)
-        last: messages.FromWorker = messages.Prepared(
-            "", 1, 1, path=str(path), notes=notes, record=estimate.data_record(config, path)
-        )
+        notes = checked.notes(config, path)
+        record = data_record(config, path)
+        last: messages.FromWorker = messages.Prepared("", 1, 1, path=str(path), notes=notes, record=record)
     except P2PFLError as error:
         last = messages.failed(error)
     except Exception as error:
