@@ -21,7 +21,7 @@ from p2pfl.errors import DataError
 
 REPORT_EVERY = 256  # images decoded between two reports of progress
 DARK = 32  # levels: what stays below, in all pictures, is rather a mistake of scale than night
-_DECODING = 2  # of the cache key: differs from that of caches whose pictures were decoded in another way
+_DECODING = 3  # of the cache key: differs from that of caches whose pictures were decoded in another way
 
 
 def image_folder(argument: str, root: Path, options: PictureOptions) -> Source:

@@ -27,9 +27,9 @@ def user_function(spec: str) -> Source:
 
     It must return a mapping with `train_images` and `test_images`, uint8 arrays or tensors (N, 32, 32, 3),
     and `train_labels` and `test_labels`, integers (N,) from 0; optional are `classes`, a list with a name for
-    each label (default: '0', '1', …), and `augment`, True or False (default), which turns crop and flip on. Without `classes` every
-    label from 0 to the highest must occur among the training labels. It is called on every start, because only its
-    result tells whether it changed.
+    each label (default: '0', '1', …), and `augment`, True or False (default), which turns crop and flip on. Without
+    `classes` every label from 0 to the highest must occur among the training labels. It is called on every start,
+    because only its result tells whether it changed.
     Raises ConfigError where it cannot be imported, DataError where it fails or its result cannot be used.
     """
     function = load_callable(spec, "--dataset")
