@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,6 +22,7 @@ from p2pfl.errors import ConfigError, TopologyError, unreadable, unwritable
 from p2pfl.faults import AttackFault, FaultScript, check_faults, load_faults
 from p2pfl.identity import RUN_ID_FILE, write_run_id
 from p2pfl.roles import COORDINATOR
+from p2pfl.text import some
 from p2pfl.topology import Topology, load_topology, save_topology
 from p2pfl.weights import read_weights, weights_digest
 
@@ -52,14 +53,14 @@ def resolve(config: RunConfig, topology: Topology, processes: int) -> RunConfig:
     least = config.gossip.min_peers
     if config.mode == "gossip" and least is not None and least > topology.n:
         raise ConfigError(f"--min-peers {least}: the topology has only {topology.n} peers")
-    training, record, data = config.training, config.record, config.data
+    training, record = config.training, config.record
     evaluates_for_all = config.mode in ("centralized", "sgd")
     eval_every = 1 if config.mode == "centralized" else max(1, math.ceil(training.rounds / EVALUATIONS))
     eval_samples = 0 if evaluates_for_all else EVAL_SAMPLES
     chosen: dict[str, Any] = {
         "name": record.name or topology.name,
-        "dataset": data.located,
-        "data_dir": os.path.abspath(os.path.expanduser(data.data_dir)) if data.data_dir else data.data_dir,
+        "dataset": config.data.located,
+        "data_dir": config.data.data_dir and os.path.abspath(os.path.expanduser(config.data.data_dir)),
         "threads": config.compute.threads or max(1, _cores() // processes),
         "eval_every": record.eval_every or eval_every,
         "eval_samples": eval_samples if record.eval_samples is None else record.eval_samples,
@@ -113,13 +114,9 @@ def check_profile(config: RunConfig, topology: Topology) -> None:
         return
     node, _, round = asked.rpartition(":")
     if node not in topology.names:
-        raise ConfigError(f"--profile {asked}: there is no node {node}; choose one of {_some(topology.names)}")
+        raise ConfigError(f"--profile {asked}: there is no node {node}; choose one of {some(topology.names, 8)}")
     if int(round) > config.training.rounds:
         raise ConfigError(f"--profile {asked}: the run has {config.training.rounds} rounds of training (--rounds)")
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
 
 
 def _cores() -> int:
@@ -203,8 +200,7 @@ def follow_dataset(run_dir: Path, config: RunConfig) -> None:
     """Save where the data set of a resumed run is now, once its content has been found to be the same."""
     recorded, saved = read_data_record(run_dir), settings.load_toml(run_dir / CONFIG_FILE)
     if recorded is not None and recorded.dataset == config.data.dataset != saved.data.dataset:
-        repeatable = settings.replace_options(saved, dataset=config.data.dataset)
-        write_settings(run_dir, repeatable)
+        write_settings(run_dir, settings.replace_options(saved, dataset=config.data.dataset))
 
 
 def with_own_files(config: RunConfig, run_dir: Path) -> RunConfig:
@@ -294,13 +290,11 @@ def comparison_folder(run_dir: str | None, name: str) -> Path:
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """The run directories in a comparison's folder. Raises ConfigError where there are none."""
-    found = sorted((path.parent for path in folder.glob("*/config.toml")), key=_made)
+    """The run directories in a comparison's folder, oldest first. Raises ConfigError where there are none."""
+    found = sorted(
+        (path.parent for path in folder.glob("*/config.toml")),
+        key=lambda run_dir: ((run_dir / CONFIG_FILE).stat().st_mtime_ns, run_dir.name),
+    )
     if not found:
         raise ConfigError(f"{folder}: neither a run directory nor the folder of a comparison")
     return found
-
-
-def _made(run_dir: Path) -> tuple[int, str]:
-    """When a run directory was made, to put several in the order in which they were run."""
-    return (run_dir / CONFIG_FILE).stat().st_mtime_ns, run_dir.name

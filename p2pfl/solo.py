@@ -53,9 +53,7 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
         run_dir = resume or _join_run_dir(topology, index, config)
         keep_data_record(run_dir, data_record(config, dataset))
         if resume is not None:
-            follow_dataset(resume, config)
-            if has_other_rounds(resume, config):
-                prolong(resume, config)
+            _follow(resume, config)
         config = with_own_files(config, run_dir)
         spec = messages.WorkerSpec(
             config=config,
@@ -116,6 +114,13 @@ class _Stop:
             os._exit(EXIT_INTERRUPTED)
         self._asked = True
         self._control.stop()
+
+
+def _follow(run_dir: Path, config: RunConfig) -> None:
+    """Bring what a resumed run has saved in line with where its data are now and with its number of rounds."""
+    follow_dataset(run_dir, config)
+    if has_other_rounds(run_dir, config):
+        prolong(run_dir, config)
 
 
 def _looked_for(endpoints: Mapping[int, str], neighbors: Iterable[int]) -> str:

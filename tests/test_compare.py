@@ -246,6 +246,19 @@ def test_an_interrupted_comparison_goes_on(tmp_path: Path, ring: str) -> None:
     assert times(folder)["gossip-ring-3-seed-0"] == first["gossip-ring-3-seed-0"]
 
 
+def test_a_dry_run_shows_how_far_decoding_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ring: str
+) -> None:
+    words = ["--dataset", f"imagefolder:{folder(tmp_path / 'images')}", "--data-dir", str(tmp_path / "cache")]
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert (
+        main(["compare", ring, *words, "--model", "vgg11", "--width", "0.0625", "--batch-size", "1", "--dry-run"]) == 0
+    )
+    said = capsys.readouterr()
+    assert "decoding training images: 6 of 6" in said.err
+    assert "note: training images are shifted and mirrored at random" in said.out
+
+
 @pytest.mark.processes
 def test_a_comparison_never_mixes_data(tmp_path: Path, ring: str) -> None:
     """Not while it goes on, and not of runs that are there: their data's content has to be the same."""

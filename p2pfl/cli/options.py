@@ -43,7 +43,7 @@ class Training:
     """TOML file with any of these options; what stands on the command line wins."""
     resume: OptionalFolder = None
     """Run directory of an interrupted run, to go on with the settings saved there; with more --rounds also of one
-    that is finished, if its --schedule is constant."""
+    that is finished, if its --schedule is constant. Where its data have moved, --dataset says where they are."""
     dry_run: bool = False
     """Say what the run will need (memory a process, bytes, rounds) and what is odd about the data, try its model out,
     and stop. The pictures of an imagefolder are decoded for it, as for the run."""

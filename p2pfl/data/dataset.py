@@ -84,7 +84,7 @@ def save(dataset: Dataset, path: Path) -> None:
         "std": dataset.std,
         "augment": dataset.augment,
         "notes": dataset.notes,
-        "content": dataset.content or _content(dataset),
+        "content": dataset.content or content_of_arrays(dataset),
     }
     tensors = {name: getattr(dataset, name).contiguous() for name in TENSORS}
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
@@ -130,7 +130,8 @@ def load(path: Path) -> Dataset:
     return dataset
 
 
-def _content(dataset: Dataset) -> str:
+def content_of_arrays(dataset: Dataset) -> str:
+    """The digest of a data set that was made from arrays as they are."""
     arrays = (getattr(dataset, name).numpy() for name in TENSORS)
     return arrays_content((dataset.classes, dataset.augment), arrays)
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from p2pfl.data.pictures import extensions
 from p2pfl.errors import DataError, unreadable
-from p2pfl.text import visible
+from p2pfl.text import some, visible
 
-MOST_NAMED = 20
 _CLUTTER = frozenset({"__macosx", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
 _WELL_KNOWN = frozenset({".ipynb_checkpoints", ".thumbnails", ".appledouble", ".git", ".svn", ".cache", ".tmp"})
 _TRASH = ".trash"  # how the names of trash folders begin
@@ -54,7 +53,7 @@ def list_folder(directory: Path) -> tuple[Split, Split, tuple[str, ...]]:
     notes = []
     untested = _lacking(test)
     if untested:
-        notes.append(f"no test images of {_classes_text(untested)}")
+        notes.append(lacking_images("test", untested))
     unused = [os.path.relpath(path, directory) for path in (*train.unused, *test.unused)]
     if unused:
         notes.append(
@@ -72,11 +71,9 @@ def list_folder(directory: Path) -> tuple[Split, Split, tuple[str, ...]]:
     return train, test, tuple(notes)
 
 
-def some(names: Iterable[str]) -> str:
-    """The names, the first twenty if there are more, safe to be shown on one line."""
-    found = [visible(name, controls=True) for name in names]
-    more = len(found) - MOST_NAMED
-    return ", ".join(found[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+def lacking_images(split: str, classes: Sequence[str]) -> str:
+    """The note that some classes have no image in a half of the data set."""
+    return f"no {split} images of {_classes_text(classes)}"
 
 
 def _classes(directory: Path, split: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -190,7 +187,7 @@ def _lacking(split: Split) -> list[str]:
     return [name for label, name in enumerate(split.classes) if label not in filled]
 
 
-def _classes_text(names: list[str]) -> str:
+def _classes_text(names: Sequence[str]) -> str:
     listed = some(repr(name) for name in names)
     return f"class {listed}" if len(names) == 1 else f"classes {listed}"
 

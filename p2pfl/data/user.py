@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from p2pfl.data.arrays import image_problem, is_masked, label_kind_problem, label_problem, label_values
-from p2pfl.data.dataset import TENSORS, Dataset, invalid, is_one_color, statistics
+from p2pfl.data.dataset import TENSORS, Dataset, content_of_arrays, invalid, is_one_color, statistics
 from p2pfl.data.entries import EntryError, class_names, is_augmented
-from p2pfl.data.listing import some
+from p2pfl.data.listing import lacking_images
 from p2pfl.data.source import Source
 from p2pfl.errors import DataError
 from p2pfl.plugins import load_callable, one_line
@@ -41,7 +41,7 @@ def user_function(spec: str) -> Source:
     stem = re.sub(r"[^A-Za-z0-9_.-]", "-", spec)[:60]
     return Source(
         name=spec,
-        key=f"{stem}-{_digest(dataset)}",
+        key=f"{stem}-{hashlib.sha256(repr((spec, dataset.content)).encode()).hexdigest()[:16]}",
         train_samples=len(dataset.train_images),
         test_samples=len(dataset.test_images),
         classes=dataset.classes,
@@ -56,9 +56,9 @@ def _notes(dataset: Dataset) -> tuple[str, ...]:
     notes = []
     for split, labels in (("training", dataset.train_labels), ("test", dataset.test_labels)):
         there = set(label_values(labels))
-        absent = [repr(name) for label, name in enumerate(dataset.classes) if label not in there]
+        absent = [name for label, name in enumerate(dataset.classes) if label not in there]
         if absent:
-            notes.append(f"no {split} images of class{'es' * (len(absent) > 1)} {some(absent)}")
+            notes.append(lacking_images(split, absent))
     if int(dataset.train_images.max()) <= 1:
         notes.append("no training image has a value above 1: were they on the scale 0..1 before they became uint8?")
     return tuple(notes)
@@ -92,7 +92,6 @@ def _check(spec: str, result: Any) -> Dataset:
         mean=(),
         std=(),
         augment=augment,
-        content="",  # it is that of the arrays
         **tensors,
     )
     problem = invalid(dataset)
@@ -101,7 +100,7 @@ def _check(spec: str, result: Any) -> Dataset:
     if is_one_color(dataset.train_images):
         raise DataError(f"--dataset {spec}: every training image is of one and the same color; check the function")
     mean, std = statistics(dataset.train_images)
-    return replace(dataset, mean=mean, std=std)
+    return replace(dataset, mean=mean, std=std, content=content_of_arrays(dataset))
 
 
 def _tensor(spec: str, name: str, value: Any) -> torch.Tensor:
@@ -122,12 +121,3 @@ def _tensor(spec: str, name: str, value: Any) -> torch.Tensor:
         raise DataError(f"--dataset {spec}: {name} {problem}")
     # A copy, which later changes of the function's own array do not reach.
     return torch.from_numpy(np.array(array, dtype=np.int64 if is_label else np.uint8, order="C"))
-
-
-def _digest(dataset: Dataset) -> str:
-    digest = hashlib.sha256(repr((dataset.name, dataset.classes, dataset.augment)).encode())
-    for name in TENSORS:
-        tensor = getattr(dataset, name)
-        digest.update(repr(tuple(tensor.shape)).encode())
-        digest.update(memoryview(tensor.numpy()).cast("B"))
-    return digest.hexdigest()[:16]

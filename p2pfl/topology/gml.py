@@ -12,8 +12,8 @@ from typing import NamedTuple
 from networkx.readwrite.gml import unescape
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.assemble import NODE_ATTRIBUTES, make_graph, make_nodes, without_groups
-from p2pfl.topology.raw import RawEdge, RawGraph
+from p2pfl.topology.assemble import make_graph, make_nodes, without_groups
+from p2pfl.topology.raw import NODE_ATTRIBUTES, RawEdge, RawGraph
 from p2pfl.topology.text_files import decoded
 
 TITLE = "GML"
@@ -68,6 +68,8 @@ def read_gml(data: bytes, source: str) -> RawGraph:
     edges = [_edge(edge, number, source) for number, edge in enumerate(graph.lists("edge"), start=1)]
     groups = [str(node.first("id")) for node in graph.lists("node") if node.first("isgroup") == 1]
     nodes, notes = without_groups(make_nodes(found), edges, groups)
+    if directed is None and not any(edge.directed for edge in edges) and any(map(_has_arrow, graph.lists("edge"))):
+        notes.append("edges are drawn with arrows but the graph does not say 'directed 1', and is read as undirected")
     return make_graph(directed in (1, "1"), nodes, edges, notes, TITLE)
 
 
@@ -84,7 +86,16 @@ def _edge(edge: _List, number: int, source: str) -> RawEdge:
     for end in ("source", "target"):
         if edge.first(end) is None:
             raise TopologyError(f"{source}: edge {number} of the file has no {end}; add it")
-    return RawEdge(str(edge.first("source")), str(edge.first("target")), edge.first("weight"))
+    directed = {"0": False, "1": True}.get(str(edge.first("directed")))
+    return RawEdge(str(edge.first("source")), str(edge.first("target")), edge.first("weight"), directed)
+
+
+def _has_arrow(edge: _List) -> bool:
+    return any(
+        str(drawn.first(key) or "none").lower() not in ("none", "0")
+        for drawn in (edge, *edge.lists("graphics"))
+        for key in ("arrow", "sourcearrow", "targetarrow", "source_arrow", "target_arrow")
+    )
 
 
 class _Tokens:

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.assemble import make_graph, make_nodes, merge_directions
+from p2pfl.topology.assemble import make_graph, make_nodes, merge_directions, without_groups
+from p2pfl.topology.json_arrows import DRAWN, STYLED, Way, default_arrows, draws_arrows, way_of
 from p2pfl.topology.raw import RawEdge, RawGraph
 from p2pfl.topology.text_files import decoded
 
 TITLE = "node-link JSON"
+_CYTOSCAPE = "Cytoscape JSON"
 _IDS = ("id", "key", "name", "label")  # what names a node, the usual first
 _ENDS = (("source", "target"), ("from", "to"))
 _SHAPES = "node-link JSON is an object with the lists 'nodes' and 'edges'"
@@ -43,8 +45,15 @@ def read_json(data: bytes, source: str) -> RawGraph:
     parts = _parts(value, source)
     naming = _identify(parts, source)
     nodes = make_nodes([(node, fields) for node, fields in zip(naming.ids, parts.nodes, strict=True)])
-    edges = [_edge(fields, naming, source) for fields in parts.edges]
-    notes = []
+    ways = [way_of(fields, default_arrows(value), source) for fields in parts.edges]
+    if parts.directed is not None:  # what is drawn says nothing then
+        ways = [Way() if way.drawn else way for way in ways]
+    edges = [_edge(fields, way, naming, source) for fields, way in zip(parts.edges, ways, strict=True)]
+    nodes, notes = without_groups(nodes, edges, _groups(parts, naming.ids))
+    if any(way.drawn for way in ways):
+        notes.append(DRAWN)
+    elif parts.directed is None and draws_arrows(value) and not any(way.directed for way in ways):
+        notes.append(STYLED)
     if parts.assumed:
         notes.append("directed, as JSON Graph Format is where a file does not say")
     if naming.by_position:
@@ -150,7 +159,7 @@ def _cytoscape(value: _Entry, source: str) -> _Parts:
             raise TopologyError(f"{source}: Cytoscape JSON has the lists 'nodes' and 'edges' in 'elements'")
         nodes = [_fields(node, source) for node in given["nodes"]]
         edges = [_fields(edge, source, ends=True) for edge in given.get("edges", [])]
-    return _Parts(nodes, edges, _directed(value, source), "Cytoscape JSON")
+    return _Parts(nodes, edges, _directed(value, source), _CYTOSCAPE)
 
 
 def _adjacency(nodes: list[object], value: _Entry, source: str) -> _Parts:
@@ -180,7 +189,7 @@ def _identify(parts: _Parts, source: str) -> _Naming:
     """The field by which edges name nodes; positions are taken only where not one end is an id."""
     nodes, ends = parts.nodes, list(_all_ends(parts.edges))
     # networkx's Cytoscape data has the node itself as `value`; elsewhere that is a size.
-    keys = (*_IDS, "value") if parts.title == "Cytoscape JSON" else _IDS
+    keys = (*_IDS, "value") if parts.title == _CYTOSCAPE else _IDS
     complete = [key for key in keys if nodes and all(_usable(node.get(key)) for node in nodes)]
     for key in complete:
         names = {str(node[key]) for node in nodes}
@@ -224,7 +233,20 @@ def _position(end: object, count: int) -> int | None:
     return value if isinstance(value, int) and _is_index(value) and 0 <= value < count else None
 
 
-def _edge(edge: _Entry, naming: _Naming, source: str) -> RawEdge:
+def _groups(parts: _Parts, ids: Sequence[str]) -> list[str]:
+    """Ids of nodes that others have as their parents: compound nodes in Cytoscape, groups in React Flow."""
+    keys = ("parent",) if parts.title == _CYTOSCAPE else ("parentId", "parentNode")
+    own = [str(node.get("id")) for node in parts.nodes]
+    parents = {
+        str(node[key])
+        for name, node in zip(own, parts.nodes, strict=True)
+        for key in keys
+        if _usable(node.get(key)) and str(node[key]) != name
+    }
+    return [node for node, name in zip(ids, own, strict=True) if name in parents]
+
+
+def _edge(edge: _Entry, way: Way, naming: _Naming, source: str) -> RawEdge:
     pair = next((pair for pair in _ENDS if any(end in edge for end in pair)), _ENDS[0])
     found = []
     for end in pair:
@@ -234,9 +256,6 @@ def _edge(edge: _Entry, naming: _Naming, source: str) -> RawEdge:
         if text is None:
             raise TopologyError(f"{source}: {json.dumps(edge)[:80]} has no usable {end!r}; it must be text or a number")
         found.append(text)
-    directed = None
-    if isinstance(edge.get("undirected"), bool):  # graphology
-        directed = not edge["undirected"]
-    elif isinstance(edge.get("directed"), bool):
-        directed = bool(edge["directed"])
-    return RawEdge(found[0], found[1], edge.get("weight"), directed)
+    if way.backwards:
+        found.reverse()
+    return RawEdge(found[0], found[1], edge.get("weight"), way.directed)

@@ -98,7 +98,7 @@ def _repeated(given: Mapping[Pair, list[Weight]], *, one_way: bool) -> tuple[dic
 
 def clean_weight(value: object) -> Weight:
     """A finite number as float; anything else as its text, to be refused only if weights are asked for."""
-    if value is None:
+    if value is None or (isinstance(value, str) and not value.strip()):
         return None
     try:
         number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
@@ -107,4 +107,4 @@ def clean_weight(value: object) -> Weight:
     if math.isfinite(number):
         return number
     text = str(value)[:100]
-    return "?" if unprintable(text) or not text.strip() else text
+    return "?" if unprintable(text) else text

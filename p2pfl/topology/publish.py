@@ -43,7 +43,8 @@ def publish(path: Path, public_keys: Mapping[str, str]) -> None:
         data = insert_keys(path.suffix.lower(), path.read_bytes(), str(path), by_id)
     except OSError as error:
         raise TopologyError(unreadable(path, error)) from None
-    except (ValueError, LookupError, TypeError, AttributeError) as error:  # a dialect in which keys have no place
+    # A dialect in which keys have no place, or one nested too deep to be written.
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise TopologyError(f"{path}: public keys cannot be inserted into this dialect", remedy=remedy) from error
     write_checked(path, data, lambda read: difference(meant, read), remedy=remedy)
 

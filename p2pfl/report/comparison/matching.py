@@ -76,7 +76,9 @@ def notes(entries: Sequence[Entry]) -> list[str]:
         found += _differences(entries, values, f"{what} (--{name.replace('_', '-')})", _text)
     versions = [tuple(sorted((entry.summaries[0]["versions"] or {}).items())) for entry in entries]
     found += _differences(entries, versions, "versions", lambda pairs: " ".join(f"{a} {b}" for a, b in pairs) or "none")
-    return [mismatch.sentence for mismatch in found]
+    unknown = all(run.data is None for entry in entries for run in entry.runs)
+    unsure = ["no run here records the content of its data: whether it was the same is not known"] if unknown else []
+    return [mismatch.sentence for mismatch in found] + unsure
 
 
 def _text(value: Any) -> str:
