@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 _OWN = frozenset(vars(nn.Module()))  # what every module has
-_LIBRARIES = ("torch", "torchvision", "p2pfl", "builtins")
+_LIBRARIES = frozenset({"torch", "torchvision", "p2pfl"}) | sys.stdlib_module_names
 _DEEPEST = 5
 _MOST_ITEMS = 1000  # of a container that are looked at
 _MOST_ELEMENTS = 1 << 22  # of a tensor or array that are looked at
