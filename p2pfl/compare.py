@@ -134,7 +134,7 @@ def _common_size(topologies: Sequence[Topology]) -> int:
 def _gossip(base: RunConfig, wanted: Wanted) -> Iterator[_Kind]:
     taken: set[str] = set()
     for topology in wanted.topologies:
-        plain = name = f"gossip-{quote(topology.name, safe='')}"
+        plain = name = f"gossip-{quote(topology.name, safe='')[:150]}"
         number = 1
         while name in taken:  # two files of the same name
             number += 1

@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 
 from p2pfl.durable import replace_file
-from p2pfl.errors import ConfigError, read_if_any, unwritable
+from p2pfl.errors import ConfigError, unwritable
+from p2pfl.regular import read_if_any
 
 DATA_FILE = "data.json"
 DIGITS = 16  # of the digest, as in checkpoints

@@ -32,6 +32,7 @@ FAULTS_FILE = "faults.toml"
 INIT_FILE = "initial.safetensors"
 MODEL_FILE = "consensus.safetensors"
 _PEERS = "peers"
+_MOST_NAME, _MOST_LABEL = 150, 50  # characters in the name of a run's folder, which has at most 255
 # What a folder may hold that is not a run directory yet; each file also under a temporary name, with a dot before it.
 _BEFORE_SETTINGS = {_PEERS, RUN_ID_FILE, TOPOLOGY_FILE, FAULTS_FILE, INIT_FILE, DATA_FILE}
 _RESULTS = (MODEL_FILE, "summary.json", "report.html")  # that a run writes at its end
@@ -133,12 +134,12 @@ def create_run_dir(topology: Topology, config: RunConfig, alone: str | None = No
     """
     if config.record.run_dir is not None:
         run_dir = Path(config.record.run_dir)
-        if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        if os.path.exists(run_dir) and (not run_dir.is_dir() or any(run_dir.iterdir())):
             raise ConfigError(f"--run-dir {run_dir}: exists already", remedy=_instead(run_dir))
     else:
         stamp = time.strftime("%Y%m%d-%H%M%S")
-        kind = config.mode if alone is None else f"peer-{quote(alone, safe='')}"
-        run_dir = Path("runs") / f"{stamp}-{kind}-{quote(topology.name, safe='')}"
+        kind = config.mode if alone is None else f"peer-{quote(alone, safe='')[:_MOST_LABEL]}"
+        run_dir = Path("runs") / f"{stamp}-{kind}-{quote(topology.name, safe='')[:_MOST_NAME]}"
         if run_dir.exists():
             run_dir = run_dir.with_name(f"{run_dir.name}-{secrets.token_hex(2)}")
     try:
@@ -227,7 +228,7 @@ def _instead(run_dir: Path) -> str:
 
 def _take_away(run_dir: Path) -> None:
     """Half a run directory would keep the next attempt out; one that is whole another process has made meanwhile."""
-    if not (run_dir / CONFIG_FILE).exists():
+    if not os.path.exists(run_dir / CONFIG_FILE):
         shutil.rmtree(run_dir, ignore_errors=True)
 
 
@@ -238,7 +239,7 @@ def in_use(folder: Path) -> Iterator[None]:
     The lock is the operating system's and ends with the process, however that ends.
     """
     try:
-        held = os.open(folder, os.O_RDONLY)
+        held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise ConfigError(unreadable(folder, error)) from None
     try:
@@ -253,9 +254,7 @@ def in_use(folder: Path) -> Iterator[None]:
 
 def open_run_dir(run_dir: Path) -> tuple[Topology, RunConfig]:
     """The topology and settings that a run directory was made with. Raises ConfigError if it is none."""
-    if not (run_dir / CONFIG_FILE).is_file():
-        raise ConfigError(f"{run_dir}: no run directory (it has no {CONFIG_FILE})")
-    config = settings.load_toml(run_dir / CONFIG_FILE)
+    config = settings.load_run_toml(run_dir)
     topology = load_topology(run_dir / TOPOLOGY_FILE, least=1, by_ids=True)
     return dataclasses.replace(topology, name=config.record.name or topology.name), config
 
@@ -286,7 +285,7 @@ def comparison_folder(run_dir: str | None, name: str) -> Path:
     """Where a comparison goes: what --run-dir says, else a folder of its own under runs."""
     if run_dir is not None:
         return Path(run_dir)
-    return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-compare-{quote(name, safe='')}"
+    return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-compare-{quote(name, safe='')[:_MOST_NAME]}"
 
 
 def runs_in(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +30,23 @@ def ended(code: int) -> Child:
 )
 def test_the_end_of_a_process_is_told(code: int, text: str) -> None:
     assert ended(code).exit_text() == text
+
+
+LIMITS = [
+    (signal.SIGKILL, resource.RLIMIT_CPU, 4, ", perhaps out of memory or out of CPU time (ulimit -t is 4 s: raise it)"),
+    (signal.SIGXCPU, resource.RLIMIT_CPU, 4, ", perhaps out of CPU time (ulimit -t is 4 s: raise it)"),
+    (signal.SIGABRT, resource.RLIMIT_AS, 2048, ", perhaps out of memory (ulimit -v is 2 KiB: raise it)"),
+    (signal.SIGTERM, resource.RLIMIT_CPU, 4, ""),
+]
+
+
+@pytest.mark.parametrize(("number", "limit", "value", "said"), LIMITS)
+def test_a_limit_that_may_have_killed_it_is_named(
+    number: signal.Signals, limit: int, value: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    none = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    monkeypatch.setattr(resource, "getrlimit", lambda asked: (value, value) if asked == limit else none)
+    assert ended(-number).exit_text() == f"killed by {number.name}{said}"
 
 
 def test_every_signal_has_a_name() -> None:

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from p2pfl import launcher, make_topology
-from p2pfl.launcher import server
+from p2pfl.launcher import preload
 from p2pfl.records import read_rounds
 from p2pfl.topology import save_topology
 
@@ -243,4 +243,4 @@ def test_workers_start_with_everything_imported_and_the_server_has_one_thread() 
         servers = [p for p in psutil.Process().children() if any("forkserver" in word for word in p.cmdline())]
         assert len(servers) == 1
         assert servers[0].num_threads() == 1, "a tensor operation or a ZeroMQ context ran in the fork server"
-    assert set(server.PRELOADED) <= set(loaded)
+    assert set(preload.PRELOADED) <= set(loaded)

@@ -27,8 +27,8 @@ def positive(section: object, most: float, *names: str) -> None:
     for name in names:
         value = getattr(section, name)
         if value is not None:
-            check(is_finite(value) and value > 0, name, value, "must be greater than 0")
-            check(value <= most, name, value, f"must be at most {most:,}")
+            _check_most(name, value, most)
+            check(value > 0, name, value, "must be greater than 0")
 
 
 def not_negative(section: object, most: float, *names: str) -> None:
@@ -36,13 +36,14 @@ def not_negative(section: object, most: float, *names: str) -> None:
     for name in names:
         value = getattr(section, name)
         if value is not None:
-            check(is_finite(value) and value >= 0, name, value, "must be 0 or more")
-            check(value <= most, name, value, f"must be at most {most:,}")
+            _check_most(name, value, most)
+            check(value >= 0, name, value, "must be 0 or more")
 
 
-def is_finite(value: float) -> bool:
-    """Whether this is a number that arithmetic can go on with."""
-    return isinstance(value, int) or math.isfinite(value)  # an int may be too large to become a float
+def _check_most(name: str, value: float, most: float) -> None:
+    finite = isinstance(value, int) or math.isfinite(value)  # an int may be too large to become a float
+    check(finite, name, value, f"must be a finite number, at most {most:,}")
+    check(value <= most, name, value, f"must be at most {most:,}")
 
 
 def is_count(text: str) -> bool:

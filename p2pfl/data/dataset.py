@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from p2pfl.data.content import arrays_content
 from p2pfl.errors import DataError, unwritable
 from p2pfl.plugins import one_line
+from p2pfl.regular import check_regular
 
 IMAGE_SIDE = 32  # pixels: every data set is brought to what VGG's five poolings reduce to 1×1
 FORMAT = 2  # of the cache file; part of its name, so that a new format never reads an old file
@@ -105,6 +106,7 @@ def load(path: Path) -> Dataset:
     Raises DataError where the file is missing, damaged or of another kind.
     """
     try:
+        check_regular(path)
         with safe_open(path, framework="pt", device="cpu") as file:
             about = json.loads((file.metadata() or {})["p2pfl"])
             tensors = {name: file.get_tensor(name) for name in TENSORS}

@@ -108,7 +108,10 @@ def _cache_file(source: Source, root: Path) -> Path:
 
 def _data_directory(data_dir: str | Path | None) -> Path:
     if data_dir:
-        return Path(data_dir).expanduser()
+        try:
+            return Path(data_dir).expanduser()
+        except RuntimeError as error:  # a user whom nobody knows
+            raise DataError(f"--data-dir {data_dir}: {error}; write the whole path") from None
     # The XDG specification has relative paths ignored.
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (cache if cache.is_absolute() else Path.home() / ".cache") / "p2pfl"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from p2pfl.config import RunConfig
 from p2pfl.data_record import keep_data_record
-from p2pfl.errors import ConfigError, P2PFLError
+from p2pfl.errors import ConfigError, P2PFLError, not_imported
 from p2pfl.launcher.observer import Observer
 from p2pfl.launcher.server import ForkServer
 from p2pfl.roles import Cast
@@ -58,9 +59,6 @@ def prepare_data(
 
 
 def _prepare(config: RunConfig, cast: Cast, begins: bool, temporary: Path, link: Connection) -> None:
-    from p2pfl import data
-    from p2pfl.estimate import check_run, data_record
-
     for number in messages.SIGNALS - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, messages.SIGNALS)
@@ -68,6 +66,22 @@ def _prepare(config: RunConfig, cast: Cast, begins: bool, temporary: Path, link:
     def send(message: messages.FromWorker) -> None:
         link.send_bytes(messages.encode(message))
 
+    last = _outcome(config, cast, begins, send)
+    try:
+        send(last)
+    except OSError:  # the launcher listens no more: it was interrupted, or killed
+        remove_if_abandoned(temporary)
+
+
+def _outcome(
+    config: RunConfig, cast: Cast, begins: bool, send: Callable[[messages.FromWorker], None]
+) -> messages.FromWorker:
+    """Check and decode everything; returns what is to be reported at the end."""
+    try:
+        from p2pfl import data
+        from p2pfl.estimate import check_run, data_record
+    except Exception as error:  # such as of a library for which there is no memory
+        return messages.failed(not_imported(error))
     try:
         checked = check_run(cast, config, begins=begins)
         path = data.prepare(
@@ -76,14 +90,9 @@ def _prepare(config: RunConfig, cast: Cast, begins: bool, temporary: Path, link:
             lambda what, done, total: send(messages.Prepared(what, done, total)),
             config.data.pictures,
         )
-        notes = checked.notes(config, path)
-        record = data_record(config, path)
-        last: messages.FromWorker = messages.Prepared("", 1, 1, path=str(path), notes=notes, record=record)
+        notes, record = checked.notes(config, path), data_record(config, path)
+        return messages.Prepared("", 1, 1, path=str(path), notes=notes, record=record)
     except P2PFLError as error:
-        last = messages.failed(error)
+        return messages.failed(error)
     except Exception as error:
-        last = messages.Failed(f"--dataset {config.data.dataset}: {type(error).__name__}: {error}".splitlines()[0])
-    try:
-        send(last)
-    except OSError:  # the launcher listens no more: it was interrupted, or killed
-        remove_if_abandoned(temporary)
+        return messages.Failed(f"--dataset {config.data.dataset}: {type(error).__name__}: {error}".splitlines()[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from p2pfl.config import RunConfig
+from p2pfl.errors import not_imported
 from p2pfl.faults import FaultScript
 from p2pfl.launcher.child import Child
 from p2pfl.launcher.observer import Observer
@@ -145,8 +147,11 @@ def start_worker(run: Run, index: int, again: bool = False, returns_in: int | No
 
 
 def _run_worker(spec: messages.WorkerSpec, link: Connection) -> None:
-    from p2pfl.worker import process  # not above: it imports torch, which a launcher does not need
-
+    try:
+        from p2pfl.worker import process  # not above: it imports torch, which a launcher does not need
+    except Exception as error:  # such as of a library for which there is no memory
+        link.send_bytes(messages.encode(messages.failed(not_imported(error))))
+        sys.exit(1)
     process.main(spec, link)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from p2pfl import records
-from p2pfl.config import Mode, RunConfig, load_toml
+from p2pfl.config import Mode, RunConfig, load_run_toml
 from p2pfl.data_record import DataRecord, read_data_record
 from p2pfl.errors import ConfigError
 from p2pfl.faults import FaultScript, load_faults
@@ -167,9 +167,7 @@ def load_run(run_dir: Path, lost_peers: Sequence[str] = ()) -> Run:
     `lost_peers` are peers' names. Raises ConfigError where the folder or its settings cannot be read; what cannot be
     read of the records is left out, and said in `problems`.
     """
-    if not (run_dir / CONFIG_FILE).is_file():
-        raise ConfigError(f"{run_dir}: not a run directory (it has no {CONFIG_FILE})")
-    config = load_toml(run_dir / CONFIG_FILE)
+    config = load_run_toml(run_dir)
     topology = load_topology(run_dir / TOPOLOGY_FILE, least=1 if config.mode == "sgd" else 2, by_ids=True)
     if config.mode == "centralized" and topology.names[-1] != COORDINATOR:
         raise ConfigError(f"{run_dir / TOPOLOGY_FILE}: its last node must be the {COORDINATOR!r} of a centralized run")

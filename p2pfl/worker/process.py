@@ -11,11 +11,13 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from io import TextIOWrapper
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from p2pfl import keyring
 from p2pfl.errors import ConfigError, P2PFLError, is_from_outside, one_line, unwritable
+from p2pfl.regular import opener
 from p2pfl.roles import cast
 from p2pfl.tempdir import remove_if_abandoned
 from p2pfl.topology import Topology, load_topology
@@ -180,6 +182,9 @@ def _log_trouble(error: OSError | P2PFLError) -> messages.Failed:
 class _Log(logging.FileHandler):
     """A log that loses lines where it cannot write them; `logging` would print a traceback for each of them."""
 
+    def _open(self) -> TextIOWrapper:
+        return open(self.baseFilename, "a", encoding="utf-8", opener=opener)
+
     def handleError(self, record: logging.LogRecord) -> None:
         """Nothing: what matters is reported beside the log."""
 
@@ -188,7 +193,7 @@ def _redirect_output(path: Path) -> None:
     """What libraries and crashes print goes to the peer's log, not into the launcher's live table."""
     sys.stdout.flush()
     sys.stderr.flush()
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    file = opener(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)
