@@ -17,9 +17,8 @@ from p2pfl.agreement import lasting_fingerprint, run_fingerprint
 from p2pfl.config import RunConfig
 from p2pfl.data_record import keep_data_record
 from p2pfl.errors import ConfigError, P2PFLError
-from p2pfl.estimate import check, check_disk, check_gpus, data_record, disk_need, prepared_notes, wished_devices
+from p2pfl.estimate import check_run, data_record
 from p2pfl.launcher import Interrupts, interruptible
-from p2pfl.parameters import Layout
 from p2pfl.prolong import has_other_rounds, prolong
 from p2pfl.roles import cast
 from p2pfl.rundir import create_run_dir, follow_dataset, open_run_dir, resolve, with_own_files
@@ -47,17 +46,13 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
     """
     config = resolve(config, topology, len(_on_this_host(topology, index)))
     parts = cast(config, topology)
-    if config.exchange.faults is not None:
-        raise ConfigError(f"--faults {config.exchange.faults}: a script needs a launcher to play it; use p2pfl gossip")
-    if config.exchange.restart:
-        raise ConfigError(f"--restart {config.exchange.restart}: needs a launcher; start a peer again by --resume")
     endpoints = endpoints_of_peer(topology, index, config)
     with interruptible() as interrupts:
-        info = _check(config, topology, index, resume is not None)
+        checked = check_run(parts, config, index, begins=resume is None)
         keep_freed_memory()
         dataset = data.prepare(config.data.dataset, config.data.data_dir, _Progress(), config.data.pictures)
-        for note in prepared_notes(config, info, dataset):
-            _say(f"data: {note}")
+        for note in checked.notes(config, dataset):
+            _say(f"note: {note}")
         with ZmqTransport(endpoints[index]):  # an address that cannot be had leaves no run directory behind
             pass
         run_dir = resume or _join_run_dir(topology, index, config)
@@ -143,18 +138,6 @@ def _follow(run_dir: Path, config: RunConfig) -> None:
     follow_dataset(run_dir, config)
     if has_other_rounds(run_dir, config):
         prolong(run_dir, config)
-
-
-def _check(config: RunConfig, topology: Topology, index: int, resumes: bool) -> data.DatasetInfo:
-    """Find out now what the peer would find out in the middle of the swarm. Raises ConfigError."""
-    info = data.describe(config.data.dataset, config.data.data_dir, config.data.pictures)
-    model = check(config, topology.n, info)
-    # Only this peer: what others on this machine have taken of a GPU is not free any more.
-    wished = {index: wished_devices(topology)[index]}
-    check_gpus(config, wished, info.train_samples // topology.n, model)
-    if not resumes:
-        check_disk(config, disk_need(cast(config, topology), config, Layout.of(model), index))
-    return info
 
 
 def _looked_for(endpoints: Mapping[int, str], neighbors: Iterable[int]) -> str:

@@ -243,9 +243,13 @@ def endpoints_in_file(topology: Topology, config: RunConfig) -> list[str] | None
 def endpoints_of_peer(topology: Topology, index: int, config: RunConfig) -> list[str]:
     """The same for a peer without a launcher.
 
-    Raises ConfigError where the file does not say them, or how the peer is to know its neighbors and they it, or
-    messages would not be encrypted and nobody has allowed it.
+    Raises ConfigError for options that need a launcher, or where the file does not say them, or how the peer is to
+    know its neighbors and they it, or messages would not be encrypted and nobody has allowed it.
     """
+    if config.exchange.faults is not None:
+        raise ConfigError(f"--faults {config.exchange.faults}: a script needs a launcher to play it; use p2pfl gossip")
+    if config.exchange.restart:
+        raise ConfigError(f"--restart {config.exchange.restart}: needs a launcher; start a peer again by --resume")
     endpoints = _endpoints(topology, config)
     if endpoints is None:
         raise ConfigError(f"{topology.source}: every node needs a host and a port (and --transport must not be ipc)")

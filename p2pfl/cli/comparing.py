@@ -134,13 +134,13 @@ def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path]
         changed = next(name for name, value in vars(asked.server).items() if value != vars(ServerConfig())[name])
         raise ConfigError(f"--{changed.replace('_', '-')}: means nothing without --centralized")
     planned = plan_runs(asked, wanted)
-    if arguments.dry_run:
-        notes = check_plan(planned, show_decoding)
-        print("\n".join([describe_plan(planned), *(f"note: {note}" for note in notes)]))
-        return 0
     folder = comparison_folder(asked.record.run_dir, asked.record.name or "-".join(t.name for t in topologies))
     if (folder / CONFIG_FILE).exists():
         raise ConfigError(f"--run-dir {folder}: holds a single run; choose another folder")
+    if arguments.dry_run:
+        notes = check_plan(folder, planned, show_decoding)
+        print("\n".join([describe_plan(planned), *(f"note: {note}" for note in notes)]))
+        return 0
     command = ["compare", *words, *(() if asked.record.run_dir else ("--run-dir", str(folder)))]
     print(describe_plan(planned))
     repeat = shlex.join(["python", "run_peers.py", "compare", *_without(words, "--run-dir", "--run_dir")])

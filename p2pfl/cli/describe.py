@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from p2pfl.estimate import Estimate
 
 
-def describe_run(topology: Topology, run: RunConfig) -> str:
+def describe_run(topology: Topology, run: RunConfig, *, index: int | None = None, begins: bool = True) -> str:
     """What `--dry-run` says. Raises ConfigError for whatever the run itself would refuse.
 
+    `index`: the only peer that runs on this machine, None where all do. `begins`: whether the run is new.
     How far the decoding of an image folder is can be seen where stderr is a terminal.
     """
     from p2pfl.estimate import estimate
@@ -28,7 +29,7 @@ def describe_run(topology: Topology, run: RunConfig) -> str:
     parts = cast(run, topology)
     resolve(run, topology, 1)
     endpoints_in_file(topology, run)
-    need = estimate(parts, run, show_decoding)
+    need = estimate(parts, run, show_decoding, index=index, begins=begins)
     memory = need.weights_memory + need.activations_memory + need.exchange_memory
     rows = {
         "who": _who(parts, run),

@@ -114,7 +114,7 @@ def _train(settled: Settled[Gossip] | Settled[Centralized] | Settled[Sgd] | Sett
         if settled.config.mode == "gossip":
             exchange, topology = settled.config.exchange, settled.topology
             check_keys(topology, exchange.keys, exchange.insecure, range(topology.n))
-        print(describe_run(settled.topology, settled.config))
+        print(describe_run(settled.topology, settled.config, begins=settled.arguments.resume is None))
         return 0
     result = run(settled.config, settled.topology, resume=settled.arguments.resume)
     print(describe_result(result))
@@ -130,7 +130,7 @@ def peer(words: list[str]) -> int:
     index = topology.index(arguments.node)
     endpoints_of_peer(topology, index, settled.config)
     if arguments.dry_run:
-        print(describe_run(topology, settled.config))
+        print(describe_run(topology, settled.config, index=index, begins=arguments.resume is None))
         return 0
     from p2pfl.solo import run_peer
     from p2pfl.worker.limits import allow_open_files
