@@ -23,7 +23,7 @@ from p2pfl.swarm import versions
 class Report:
     """Tables and plots from what was recorded, also of a run that was interrupted or is still going on.
 
-    Given the folder of a comparison, it writes that again.
+    Given the folder of a comparison, it writes that again; of one that was interrupted, name its runs instead.
     """
 
     run_dirs: Annotated[
