@@ -29,12 +29,14 @@ def test_help_breaks_lines_at_the_margin_only(
 ) -> None:
     """No line is so short that the first word of the next would have fitted."""
     monkeypatch.setenv("COLUMNS", "100")
-    lines = [line[2:-2] for line in helped(capsys, command).splitlines() if line.startswith("│")]
+    lines = [line[2:98].ljust(96) for line in helped(capsys, command).splitlines() if line.startswith(("  ", "│ "))]
+    assert len(lines) > 3
     options_alone = re.compile(r"\S+( \S+)* *$")  # their text begins on the next line
     broken = [
         here
         for here, there in pairwise(lines)
         if there.startswith(" " * 15)
+        and there.strip()
         and not options_alone.match(here)
         and len(here.rstrip()) + 1 + len(there.split()[0]) <= len(here)
     ]
