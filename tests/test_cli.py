@@ -237,7 +237,7 @@ def test_dry_run_of_one_peer_says_the_same(
     assert "3 peers" in swarm
     assert list(Path().iterdir()) == []
     assert "--node" in failing(capsys, "peer", *words)
-    assert "needs a launcher" in failing(capsys, "peer", *words, "--node", "1", "--restart", "1")
+    assert "no option --restart" in failing(capsys, "peer", *words, "--node", "1", "--restart", "1")
     assert "needs a launcher" in failing(capsys, "peer", *words, "--node", "1", "--faults", "none.toml")
     assert "'9'" in failing(capsys, "peer", *words, "--node", "9")
 
