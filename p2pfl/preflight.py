@@ -16,11 +16,12 @@ from p2pfl.checkpoint import separated
 from p2pfl.config import RunConfig, replace_options
 from p2pfl.errors import ConfigError, P2PFLError, TrainingError, one_line
 from p2pfl.globalstate import seed_everything, settings_now, silenced, undisturbed
+from p2pfl.outputs import large_batch_problem, output_problem
 from p2pfl.parameters import Layout, aligned_vector, is_finite
 from p2pfl.structure import named_tensors, places
 from p2pfl.training import Trainer, initial_model
 
-MOST_IMAGES = 32  # of the trial's batch: what fails with more fails with these, and the trial takes a second or two
+MOST_IMAGES = 32  # of the trial's batch, so that the trial takes a second or two; more are tried by shapes alone
 _EVALUATED = 3  # images, besides a single one: an evaluation's last batch has as many as are left
 _TRIAL_LR = 1e-3  # a step that no weight can overflow in, whatever --lr is
 _DISTURBANCE = 0.1
@@ -53,6 +54,7 @@ def check_model(config: RunConfig, classes: int) -> TriedModel:
         _disturb(trainer)
         outputs = trial.evaluate(trainer)
         trial.save_and_load(trainer, outputs)
+        trial.try_large_batches(trainer.model)
     return TriedModel(first, notes)
 
 
@@ -233,6 +235,12 @@ class _Trial:
                 "draws must be parameters or buffers, and no other tensor may be a view of one"
             )
 
+    def try_large_batches(self, model: nn.Module) -> None:
+        """Batches as large as the run's, by shapes alone."""
+        batch = self._config.training.batch_size
+        if problem := large_batch_problem(model, self._classes, (MOST_IMAGES, batch), _EVALUATED):
+            raise self._refusal(problem)
+
     def _outputs(self, model: nn.Module) -> Tensor:
         """Outputs in evaluation mode for a batch and for a single image; randomness in the model is seeded."""
         images = torch.randn(
@@ -250,7 +258,7 @@ class _Trial:
         """Every output of the model must be one floating-point tensor (images, classes)."""
 
         def judge(module: nn.Module, images: Sequence[Tensor], output: object) -> None:
-            if problem := _output_problem(output, len(images[0]), self._classes, model.training):
+            if problem := output_problem(output, len(images[0]), self._classes, model.training):
                 raise self._refusal(problem)
 
         handle = model.register_forward_hook(judge)
@@ -258,23 +266,6 @@ class _Trial:
             yield
         finally:
             handle.remove()
-
-
-def _output_problem(output: object, count: int, classes: int, training: bool) -> str:
-    mode = "in training mode" if training else "in evaluation mode"
-    if not isinstance(output, Tensor):
-        kind = type(output).__name__
-        many = f" of {len(output)}" if isinstance(output, Sequence | dict) else ""
-        return (
-            f"gives a {kind}{many} {mode}, not one tensor ({count}, {classes}); switch auxiliary outputs off "
-            "(such as aux_logits=False), or wrap it in a module that returns the first alone"
-        )
-    if tuple(output.shape) != (count, classes):
-        images = f"{count} image{'s' * (count > 1)}"
-        return f"gives {tuple(output.shape)} for {images} {mode}, not ({count}, {classes})"
-    if not output.is_floating_point() or output.layout != torch.strided:
-        return f"gives a tensor of {str(output.dtype).removeprefix('torch.')} {mode}, not of floating-point scores"
-    return ""
 
 
 def _values(model: nn.Module) -> dict[str, Tensor]:
