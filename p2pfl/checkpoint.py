@@ -26,6 +26,7 @@ from torch import Tensor
 
 from p2pfl.durable import sync_folder
 from p2pfl.errors import CheckpointError, OtherVersionError, UnreadableError, is_missing, unreadable, unwritable
+from p2pfl.regular import check_regular, opener
 
 _OTHER_VERSION = "resume with that version, or start a new run without --resume"
 KEPT = 2
@@ -174,7 +175,7 @@ _DAMAGED = (safetensors.SafetensorError, KeyError, ValueError, TypeError, Attrib
 def _check_readable(path: Path) -> None:
     """Read a file through: what maps it into memory hides the system's errors, or dies of them."""
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open(path, "rb", buffering=0, opener=opener) as file:
             buffer = bytearray(1 << 20)
             while file.readinto(buffer):
                 pass
@@ -274,6 +275,7 @@ def _outdated(folder: Path, checkpoint: Checkpoint) -> list[Path]:
 def _origin_in(path: Path) -> Origin | None:
     """Whose checkpoint it is, from its header alone; None where that does not say, or says another round."""
     try:
+        check_regular(path)
         with safetensors.safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["p2pfl"])
         mine = about["format"] == FORMAT and file_name(about["round"]) == path.name

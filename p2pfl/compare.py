@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -18,11 +18,13 @@ from p2pfl import config as settings
 from p2pfl import data, keyring, report
 from p2pfl.agreement import run_fingerprint
 from p2pfl.config import INCIDENTAL, CentralizedConfig, Mode, RunConfig, replace_options
+from p2pfl.data_record import DataRecord, different_data, read_data_record
 from p2pfl.errors import ConfigError
-from p2pfl.estimate import estimate
+from p2pfl.estimate import data_record, estimate
 from p2pfl.launcher import fork_server, interruptible
 from p2pfl.roles import cast, topology_of
 from p2pfl.rundir import (
+    CONFIG_FILE,
     EVAL_SAMPLES,
     EVALUATIONS,
     check_profile,
@@ -132,7 +134,7 @@ def _common_size(topologies: Sequence[Topology]) -> int:
 def _gossip(base: RunConfig, wanted: Wanted) -> Iterator[_Kind]:
     taken: set[str] = set()
     for topology in wanted.topologies:
-        plain = name = f"gossip-{quote(topology.name, safe='')}"
+        plain = name = f"gossip-{quote(topology.name, safe='')[:150]}"
         number = 1
         while name in taken:  # two files of the same name
             number += 1
@@ -190,7 +192,8 @@ def describe_plan(planned: Sequence[Planned]) -> str:
 def check_plan(folder: Path, planned: Sequence[Planned], progress: data.Progress) -> tuple[str, ...]:
     """Look at the first run, and try out the model that all have; returns notes on data and model, a line each.
 
-    `folder` is where the runs will be, or are already. Raises ConfigError for what that run would refuse.
+    `folder` is where the runs will be, or are already. An image folder is decoded, with `progress`.
+    Raises ConfigError for what that run would refuse.
     """
     first = planned[0]
     report.check_drawing()
@@ -199,14 +202,25 @@ def check_plan(folder: Path, planned: Sequence[Planned], progress: data.Progress
     return estimate(cast(first.config, first.topology), first.config, progress, begins=begins).notes
 
 
-def run_all(folder: Path, planned: Sequence[Planned], say: Callable[[str], None], *, again: str) -> list[Path]:
+def run_all(
+    folder: Path,
+    planned: Sequence[Planned],
+    say: Callable[[str], None],
+    progress: data.Progress = lambda *_: None,
+    *,
+    again: str,
+) -> list[Path]:
     """Run what is not complete yet, each in its own folder below `folder`; returns the run directories.
 
     An incomplete one goes on where it was interrupted. `again` is the command that goes on with the comparison.
 
-    Raises ConfigError where a folder holds another run, Interrupted and P2PFLError as `run` does.
+    Raises ConfigError where a folder holds another run, or the data set's content is not that of the runs so far;
+    Interrupted and P2PFLError as `run` does.
     """
     found = []
+    there = [folder / one.name for one in planned if (folder / one.name / CONFIG_FILE).is_file()]
+    recorded = {run_dir: record for run_dir in there if (record := read_data_record(run_dir)) is not None}
+    _check_data(recorded, planned[0].config, progress)
     # One fork server for all runs; between two runs, too, a signal leaves nothing behind.
     with interruptible(), fork_server():
         for number, one in enumerate(planned, start=1):
@@ -216,11 +230,25 @@ def run_all(folder: Path, planned: Sequence[Planned], say: Callable[[str], None]
             found.append(run_dir)
             if state == "complete already":
                 continue
+            _check_data(recorded, one.config, progress)  # again: the comparison may have taken hours until here
             if state:
                 run(one.config, one.topology, resume=run_dir, again=again)
             else:
                 run(replace_options(one.config, run_dir=str(run_dir)), one.topology, again=again)
+            if (record := read_data_record(run_dir)) is not None:
+                recorded[run_dir] = record
     return found
+
+
+def _check_data(recorded: Mapping[Path, DataRecord], config: RunConfig, progress: data.Progress) -> None:
+    """Raises ConfigError where the data set is not the one that runs of this comparison were trained on."""
+    if not recorded:
+        return
+    path = data.prepare(config.data.dataset, config.data.data_dir, progress, config.data.pictures)
+    now = data_record(config, path)
+    for run_dir, before in recorded.items():
+        if before.content != now.content:
+            raise ConfigError(different_data(run_dir, before, now))
 
 
 def _state(run_dir: Path, planned: Planned) -> str:
@@ -234,6 +262,8 @@ def _state(run_dir: Path, planned: Planned) -> str:
         both = value is not None and before.get(name) is not None
         if name in ("faults", "init") and both:
             continue  # a copy of the file has another path; what it says is compared below, as the graph is
+        if name == "dataset" and config.data.kind == saved.data.kind:
+            continue  # its content counts, which `_check_data` compares
         if name not in INCIDENTAL and before.get(name) != value:
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(

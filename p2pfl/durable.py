@@ -6,12 +6,14 @@ import contextlib
 import os
 from pathlib import Path
 
+from p2pfl.regular import opener
+
 
 def replace_file(path: Path, data: bytes) -> None:
     """Give a file new content, and wait for the disk. Raises OSError; the file is then as it was."""
     temporary = path.with_name(f"{path.name}.tmp")  # one name, so that a killed process leaves one at most
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "wb", opener=opener) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -24,14 +26,14 @@ def replace_file(path: Path, data: bytes) -> None:
 
 def truncate_file(path: Path, size: int) -> None:
     """Cut a file to so many bytes, and wait for the disk. Raises OSError."""
-    with open(path, "rb+") as file:
+    with open(path, "rb+", opener=opener) as file:
         file.truncate(size)
         os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
     """Wait until the disk has the names that were given to files in a folder. Raises OSError."""
-    held = os.open(folder, os.O_RDONLY)
+    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(held)
     finally:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import resource
 import tempfile
 import traceback
 from collections.abc import Iterator
@@ -105,19 +106,14 @@ def unreadable(path: Path, error: Exception) -> str:
     return _refused(path, error, "read", os.R_OK)
 
 
+def unusable(path: Path, error: Exception) -> str:
+    """The same of a path that is not even looked at, such as one with too long a name."""
+    return _refused(path, error, "used", os.R_OK)
+
+
 def is_missing(path: Path, error: OSError) -> bool:
     """Whether an error says that there is nothing of that name: not so of a symbolic link to nowhere."""
     return isinstance(error, FileNotFoundError) and not os.path.lexists(path)
-
-
-def read_if_any(path: Path) -> bytes:
-    """A file's content, nothing where there is no such file. Raises UnreadableError."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        if is_missing(path, error):
-            return b""
-        raise UnreadableError(unreadable(path, error)) from None
 
 
 def is_from_outside(error: BaseException) -> bool:
@@ -133,7 +129,24 @@ def one_line(error: BaseException) -> str:
 
 def system_remedy(error: BaseException) -> str | None:
     """What helps against an error of the operating system, whatever it hit; None where that is not known."""
-    return _REMEDIES.get(_number(error, str(error)) or 0) if isinstance(error, OSError | ImportError) else None
+    number = _number(error, str(error))
+    unmapped = isinstance(error, OSError | ImportError) and "failed to map segment" in str(error)  # the linker's words
+    lacks_memory = isinstance(error, MemoryError) or number == errno.ENOMEM or unmapped
+    if lacks_memory and (limit := limited_to(resource.RLIMIT_AS)) is not None:
+        return f"raise the limit of memory (ulimit -v is {limit // 1024} KiB)"
+    return _REMEDIES.get(number) if isinstance(error, OSError | ImportError) else None
+
+
+def limited_to(limit: int) -> int | None:
+    """The soft limit of this process, one of the `resource.RLIMIT` numbers; None where there is none."""
+    soft, _ = resource.getrlimit(limit)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def not_imported(error: Exception) -> P2PFLError:
+    """One line for libraries that cannot be imported: damaged, missing, or without room in memory."""
+    text = f"the libraries cannot be imported ({one_line(error)[:500]})"
+    return P2PFLError(text, remedy=system_remedy(error) or "check the installation: python -c 'import torch'")
 
 
 def _refused(path: Path, error: Exception, done: str, access: int) -> str:
@@ -164,6 +177,12 @@ def _denied(path: Path, access: int) -> str:
 
 def _in_the_way(path: Path, error: Exception, number: int) -> str | None:
     """What stands where something else should, or is missing, if that is what the error is about."""
+    if isinstance(error, OSError) and isinstance(known := getattr(error, "remedy", None), str):
+        return known
+    link = next((at for at in (path, *path.parents) if os.path.islink(at) and not os.path.exists(at)), None)
+    if number in (errno.ENOENT, errno.EEXIST) and link is not None:
+        which = "it" if link == path else link
+        return f"{which} links to {os.readlink(link)}, which is missing: bring that back, or remove the link"
     if number in (errno.EISDIR, errno.ENOTEMPTY):
         named = (getattr(error, "filename2", None), getattr(error, "filename", None), path)
         folder = next((Path(os.fsdecode(name)) for name in named if name and os.path.isdir(name)), path)
@@ -171,8 +190,6 @@ def _in_the_way(path: Path, error: Exception, number: int) -> str | None:
     if number in (errno.ENOTDIR, errno.EEXIST):
         file = next((at for at in (*path.parents, path) if os.path.exists(at) and not os.path.isdir(at)), None)
         return f"{file} is a file and no folder: move it away" if file else None
-    if number == errno.ENOENT and os.path.islink(path):
-        return f"it links to {os.readlink(path)}, which is missing: bring that back, or remove the link"
     if number == errno.ENOENT and not os.path.exists(path.parent):
         return f"make the folder {path.parent}"
     return None
@@ -205,9 +222,10 @@ def _write_traceback(error: Exception, folder: Path | None) -> Path:
     if folder is not None:
         with contextlib.suppress(OSError):
             path = folder / ERROR_FILE
-            with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(text + "\n")
-            return path
+            if os.path.isfile(path) or not os.path.lexists(path):  # a pipe there would be waited for
+                with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
+                    file.write(text + "\n")
+                return path
     descriptor, name = tempfile.mkstemp(prefix="p2pfl-error-", suffix=".txt")
     with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)

@@ -9,6 +9,7 @@ from pathlib import Path
 from p2pfl import data
 from p2pfl.checkpoint import KEPT
 from p2pfl.config import RunConfig, is_robust
+from p2pfl.data_record import DIGITS, DataRecord
 from p2pfl.errors import ConfigError
 from p2pfl.exchange import WINDOW
 from p2pfl.gossip.blockwise import SIDE_BLOCK
@@ -21,6 +22,7 @@ from p2pfl.training import local_steps, pick_device
 from p2pfl.wire import ITEM_BYTES
 
 CONSENSUS_VECTORS = 2  # that accelerated averaging keeps besides the model's: the one before and the next
+_MIRRORED = "training images are shifted and mirrored at random; --augment off where left and right matter"
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Checked:
     def notes(self, config: RunConfig, dataset: Path | None = None) -> tuple[str, ...]:
         """What is odd about data and model, a line each; `dataset`: the cache file, where it has been decoded."""
         found = self.info.notes if dataset is None else data.all_notes(self.info, dataset)
-        return (*_with_augmentation(config, found), *self.tried.notes)
+        mirrored = (_MIRRORED,) if self.info.is_mirrored and config.data.augment == "auto" else ()
+        return (*found, *mirrored, *self.tried.notes)
 
 
 def check_run(parts: Cast, config: RunConfig, index: int | None = None, begins: bool = True) -> Checked:
@@ -117,11 +120,12 @@ def check_disk(config: RunConfig, need: int) -> None:
         )
 
 
-def _with_augmentation(config: RunConfig, notes: tuple[str, ...]) -> tuple[str, ...]:
-    """Notes on the data and one on mirroring, which makes left and right the same."""
-    is_folder = config.data.dataset.partition(":")[0] == "imagefolder"
-    mirrored = "training images are shifted and mirrored at random; --augment off where left and right matter"
-    return (*notes, mirrored) if is_folder and config.data.augment == "auto" else notes
+def data_record(config: RunConfig, path: Path) -> DataRecord:
+    """What a run records of its data set, which is in the cache file `path`."""
+    dataset = data.load(path)
+    chosen = config.data.augment
+    augment = dataset.augment if chosen == "auto" else chosen == "on"
+    return DataRecord(config.data.dataset, dataset.content[:DIGITS], augment)
 
 
 def _no_progress(what: str, done: int, total: int) -> None:

@@ -13,7 +13,7 @@ import secrets
 import zlib
 from pathlib import Path
 
-from p2pfl.errors import read_if_any
+from p2pfl.regular import read_if_any
 
 RUN_ID_FILE = "run.id"
 _RANDOM_BYTES = 12

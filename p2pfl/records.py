@@ -17,10 +17,12 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from p2pfl.errors import CheckpointError, UnreadableError, read_if_any, unwritable
+from p2pfl.errors import CheckpointError, UnreadableError, unwritable
+from p2pfl.regular import opener, read_if_any
 from p2pfl.sketches import HEADER, SKETCHES_FILE, Vector, readable_sketches, to_bytes
 
 ROUNDS_FILE = "rounds.jsonl"
+MOST_RECORD_BYTES = 2**31  # of the file: some millions of rounds
 
 
 # What a file may say; far beyond what a run can record, so that sums stay finite and lists short.
@@ -95,7 +97,7 @@ def append_round(peer_dir: Path, record: RoundRecord, sketch: Vector | None, dur
 def _append(path: Path, data: bytes, durable: bool, header: bytes = b"") -> None:
     """Add data at the end of a file; a new one gets the header first."""
     try:
-        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        file = opener(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
             before = os.fstat(file).st_size
             try:
@@ -148,7 +150,7 @@ def read_recorded(
     """
     path = peer_dir / ROUNDS_FILE
     try:
-        lines = read_if_any(path).split(b"\n")
+        lines = read_if_any(path, MOST_RECORD_BYTES).split(b"\n")
     except UnreadableError as error:
         if strict:
             raise

@@ -11,9 +11,19 @@ from pathlib import Path
 import numpy as np
 
 from p2pfl.durable import replace_file, truncate_file
-from p2pfl.errors import CheckpointError, read_if_any, unwritable
-from p2pfl.records import ROUNDS_FILE, Recorded, RoundRecord, encode_record, read_recorded, spans
-from p2pfl.sketches import HEADER, SKETCH_BUCKETS, SKETCHES_FILE, Vector, file_size, readable_sketches, to_bytes
+from p2pfl.errors import CheckpointError, unwritable
+from p2pfl.records import MOST_RECORD_BYTES, ROUNDS_FILE, Recorded, RoundRecord, encode_record, read_recorded, spans
+from p2pfl.regular import read_if_any
+from p2pfl.sketches import (
+    HEADER,
+    MOST_BYTES,
+    SKETCH_BUCKETS,
+    SKETCHES_FILE,
+    Vector,
+    file_size,
+    readable_sketches,
+    to_bytes,
+)
 
 _AHEAD = 1000  # rounds that may have been recorded after a checkpoint, by far: what says a later one is no record
 
@@ -100,7 +110,7 @@ def _write(
     Records first: fewer lines than sketches never make a sketch another round's (see `read_recorded`).
     """
     text = b"".join(encode_record(record) + b"\n" for record in rounds)
-    if read_if_any(peer_dir / ROUNDS_FILE) != text:
+    if read_if_any(peer_dir / ROUNDS_FILE, MOST_RECORD_BYTES) != text:
         replace_file(peer_dir / ROUNDS_FILE, text)
     if not sketched:
         return
@@ -125,7 +135,7 @@ def set_aside(peer_dir: Path) -> Path | None:
     kept = None
     try:
         for name, path in zip((SKETCHES_FILE, ROUNDS_FILE), _aside(peer_dir, free), strict=True):
-            if data := read_if_any(peer_dir / name):
+            if data := read_if_any(peer_dir / name, MOST_BYTES):
                 replace_file(path, data)
                 kept = path
     except OSError as error:

@@ -10,17 +10,19 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from p2pfl import config as settings
 from p2pfl.config import RunConfig
+from p2pfl.data_record import DATA_FILE, read_data_record
 from p2pfl.errors import ConfigError, TopologyError, unreadable, unwritable
 from p2pfl.faults import AttackFault, FaultScript, check_faults, load_faults
 from p2pfl.identity import RUN_ID_FILE, write_run_id
 from p2pfl.roles import COORDINATOR
+from p2pfl.text import some
 from p2pfl.topology import Topology, load_topology, save_topology
 from p2pfl.weights import read_weights, weights_digest
 
@@ -30,8 +32,9 @@ FAULTS_FILE = "faults.toml"
 INIT_FILE = "initial.safetensors"
 MODEL_FILE = "consensus.safetensors"
 _PEERS = "peers"
+_MOST_NAME, _MOST_LABEL = 150, 50  # characters in the name of a run's folder, which has at most 255
 # What a folder may hold that is not a run directory yet; each file also under a temporary name, with a dot before it.
-_BEFORE_SETTINGS = {_PEERS, RUN_ID_FILE, TOPOLOGY_FILE, FAULTS_FILE, INIT_FILE}
+_BEFORE_SETTINGS = {_PEERS, RUN_ID_FILE, TOPOLOGY_FILE, FAULTS_FILE, INIT_FILE, DATA_FILE}
 _RESULTS = (MODEL_FILE, "summary.json", "report.html")  # that a run writes at its end
 EVALUATIONS = 10  # a run, where --eval-every does not say
 EVAL_SAMPLES = 1000  # of an evaluation of many peers during the run
@@ -57,6 +60,8 @@ def resolve(config: RunConfig, topology: Topology, processes: int) -> RunConfig:
     eval_samples = 0 if evaluates_for_all else EVAL_SAMPLES
     chosen: dict[str, Any] = {
         "name": record.name or topology.name,
+        "dataset": config.data.located,
+        "data_dir": config.data.data_dir and os.path.abspath(os.path.expanduser(config.data.data_dir)),
         "threads": config.compute.threads or max(1, _cores() // processes),
         "eval_every": record.eval_every or eval_every,
         "eval_samples": eval_samples if record.eval_samples is None else record.eval_samples,
@@ -69,7 +74,7 @@ def resolve(config: RunConfig, topology: Topology, processes: int) -> RunConfig:
     if config.mode == "gossip" and config.exchange.keys is not None:
         if not config.exchange.keys:
             raise ConfigError("--keys: needs the folder that p2pfl keys wrote (-o)")
-        chosen["keys"] = os.path.abspath(config.exchange.keys)  # a run is resumed from anywhere
+        chosen["keys"] = os.path.abspath(config.exchange.keys)
     if config.mode == "gossip" and config.exchange.token_file is not None:
         chosen["token_file"] = os.path.abspath(config.exchange.token_file)
     return settings.replace_options(config, **chosen)
@@ -110,13 +115,9 @@ def check_profile(config: RunConfig, topology: Topology) -> None:
         return
     node, _, round = asked.rpartition(":")
     if node not in topology.names:
-        raise ConfigError(f"--profile {asked}: there is no node {node}; choose one of {_some(topology.names)}")
+        raise ConfigError(f"--profile {asked}: there is no node {node}; choose one of {some(topology.names, 8)}")
     if int(round) > config.training.rounds:
         raise ConfigError(f"--profile {asked}: the run has {config.training.rounds} rounds of training (--rounds)")
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
 
 
 def _cores() -> int:
@@ -133,12 +134,12 @@ def create_run_dir(topology: Topology, config: RunConfig, alone: str | None = No
     """
     if config.record.run_dir is not None:
         run_dir = Path(config.record.run_dir)
-        if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        if os.path.exists(run_dir) and (not run_dir.is_dir() or any(run_dir.iterdir())):
             raise ConfigError(f"--run-dir {run_dir}: exists already", remedy=_instead(run_dir))
     else:
         stamp = time.strftime("%Y%m%d-%H%M%S")
-        kind = config.mode if alone is None else f"peer-{quote(alone, safe='')}"
-        run_dir = Path("runs") / f"{stamp}-{kind}-{quote(topology.name, safe='')}"
+        kind = config.mode if alone is None else f"peer-{quote(alone, safe='')[:_MOST_LABEL]}"
+        run_dir = Path("runs") / f"{stamp}-{kind}-{quote(topology.name, safe='')[:_MOST_NAME]}"
         if run_dir.exists():
             run_dir = run_dir.with_name(f"{run_dir.name}-{secrets.token_hex(2)}")
     try:
@@ -196,6 +197,13 @@ def _write_settings(run_dir: Path, config: RunConfig) -> None:
     os.replace(temporary, run_dir / CONFIG_FILE)
 
 
+def follow_dataset(run_dir: Path, config: RunConfig) -> None:
+    """Save where the data set of a resumed run is now, once its content has been found to be the same."""
+    recorded, saved = read_data_record(run_dir), settings.load_toml(run_dir / CONFIG_FILE)
+    if recorded is not None and recorded.dataset == config.data.dataset != saved.data.dataset:
+        write_settings(run_dir, settings.replace_options(saved, dataset=config.data.dataset))
+
+
 def with_own_files(config: RunConfig, run_dir: Path) -> RunConfig:
     """The settings with the run directory's own copies of the fault script and of the initial weights.
 
@@ -220,7 +228,7 @@ def _instead(run_dir: Path) -> str:
 
 def _take_away(run_dir: Path) -> None:
     """Half a run directory would keep the next attempt out; one that is whole another process has made meanwhile."""
-    if not (run_dir / CONFIG_FILE).exists():
+    if not os.path.exists(run_dir / CONFIG_FILE):
         shutil.rmtree(run_dir, ignore_errors=True)
 
 
@@ -231,7 +239,7 @@ def in_use(folder: Path) -> Iterator[None]:
     The lock is the operating system's and ends with the process, however that ends.
     """
     try:
-        held = os.open(folder, os.O_RDONLY)
+        held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise ConfigError(unreadable(folder, error)) from None
     try:
@@ -246,9 +254,7 @@ def in_use(folder: Path) -> Iterator[None]:
 
 def open_run_dir(run_dir: Path) -> tuple[Topology, RunConfig]:
     """The topology and settings that a run directory was made with. Raises ConfigError if it is none."""
-    if not (run_dir / CONFIG_FILE).is_file():
-        raise ConfigError(f"{run_dir}: no run directory (it has no {CONFIG_FILE})")
-    config = settings.load_toml(run_dir / CONFIG_FILE)
+    config = settings.load_run_toml(run_dir)
     topology = load_topology(run_dir / TOPOLOGY_FILE, least=1, by_ids=True)
     return dataclasses.replace(topology, name=config.record.name or topology.name), config
 
@@ -279,17 +285,15 @@ def comparison_folder(run_dir: str | None, name: str) -> Path:
     """Where a comparison goes: what --run-dir says, else a folder of its own under runs."""
     if run_dir is not None:
         return Path(run_dir)
-    return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-compare-{quote(name, safe='')}"
+    return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-compare-{quote(name, safe='')[:_MOST_NAME]}"
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """The run directories in a comparison's folder. Raises ConfigError where there are none."""
-    found = sorted((path.parent for path in folder.glob("*/config.toml")), key=_made)
+    """The run directories in a comparison's folder, oldest first. Raises ConfigError where there are none."""
+    found = sorted(
+        (path.parent for path in folder.glob("*/config.toml")),
+        key=lambda run_dir: ((run_dir / CONFIG_FILE).stat().st_mtime_ns, run_dir.name),
+    )
     if not found:
         raise ConfigError(f"{folder}: neither a run directory nor the folder of a comparison")
     return found
-
-
-def _made(run_dir: Path) -> tuple[int, str]:
-    """When a run directory was made, to put several in the order in which they were run."""
-    return (run_dir / CONFIG_FILE).stat().st_mtime_ns, run_dir.name

@@ -16,13 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from p2pfl import seeding
-from p2pfl.errors import ConfigError, UnreadableError, read_if_any
+from p2pfl.errors import ConfigError, UnreadableError
+from p2pfl.regular import read_if_any
 
 SKETCHES_FILE = "sketches.f32"
 SKETCH_BUCKETS = 4096
 VERSION = 2  # of the file and of how a sketch is made: those of two versions cannot be compared
 HEADER = struct.pack("<8sII", b"p2pflskt", VERSION, SKETCH_BUCKETS)
 _ROW_BYTES = SKETCH_BUCKETS * 4
+MOST_BYTES = 2**34  # of the file: a million rounds
 _SPAN = 32 * SKETCH_BUCKETS  # numbers added at a time to a sum that stays in the cache
 
 Vector = npt.NDArray[np.float32]
@@ -130,7 +132,7 @@ def read_sketches(peer_dir: Path) -> npt.NDArray[np.float32]:
     UnreadableError if it cannot be read.
     """
     path = peer_dir / SKETCHES_FILE
-    data = read_if_any(path)
+    data = read_if_any(path, MOST_BYTES)
     if data[: len(HEADER)] != HEADER[: len(data)]:
         raise ConfigError(
             f"{path}: not a file of sketches, or of another version of p2pfl than this one, which reads version "

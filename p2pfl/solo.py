@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
-import signal
 import socket
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from p2pfl import data, keyring
 from p2pfl.agreement import lasting_fingerprint, run_fingerprint
 from p2pfl.config import RunConfig
+from p2pfl.data_record import keep_data_record
 from p2pfl.errors import ConfigError, P2PFLError
-from p2pfl.estimate import check_run
+from p2pfl.estimate import check_run, data_record
+from p2pfl.launcher import Interrupts, interruptible
 from p2pfl.prolong import has_other_rounds, prolong
 from p2pfl.roles import cast
-from p2pfl.rundir import create_run_dir, open_run_dir, resolve, with_own_files
-from p2pfl.swarm import Interrupted, endpoints_of_peer
+from p2pfl.rundir import create_run_dir, follow_dataset, open_run_dir, resolve, with_own_files
+from p2pfl.swarm import Interrupted, endpoints_of_peer, how_to_resume
+from p2pfl.text import visible
 from p2pfl.topology import Topology
 from p2pfl.transport import ZmqTransport
 from p2pfl.worker import messages
@@ -34,58 +37,93 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
     training options, in any order, within --start-timeout. Peers with a common file system may share --run-dir.
 
     The first peer evaluates and saves the consensus model. Raises ConfigError for bad input, Interrupted after
-    Ctrl-C or SIGTERM, P2PFLError where the peer cannot go on.
+    Ctrl-C, SIGTERM, SIGHUP or SIGQUIT (the next of them ends this process), P2PFLError where the peer cannot go on.
     """
     config = resolve(config, topology, len(_on_this_host(topology, index)))
     parts = cast(config, topology)
     endpoints = endpoints_of_peer(topology, index, config)
-    checked = check_run(parts, config, index, begins=resume is None)
-    keep_freed_memory()
-    dataset = data.prepare(config.data.dataset, config.data.data_dir, _Progress(), config.data.pictures)
-    for note in checked.notes(config, dataset):
-        _say(f"note: {note}")
-    with ZmqTransport(endpoints[index]):  # an address that cannot be had leaves no run directory behind
-        pass
-    run_dir = resume or _join_run_dir(topology, index, config)
-    if resume is not None and has_other_rounds(resume, config):
-        prolong(resume, config)
-    config = with_own_files(config, run_dir)
-    spec = messages.WorkerSpec(
-        config=config,
-        run_dir=run_dir,
-        dataset=dataset,
-        index=index,
-        run=run_fingerprint(parts, config, data.load(dataset).content),
-        settings=lasting_fingerprint(parts, config),
-        bind=endpoints[index],
-        resume=resume is not None,
-        endpoints=dict(enumerate(endpoints)),
-        token=None if config.exchange.token_file is None else keyring.own_token(config.exchange.token_file),
-    )
+    with interruptible() as interrupts:
+        checked = check_run(parts, config, index, begins=resume is None)
+        keep_freed_memory()
+        dataset = data.prepare(config.data.dataset, config.data.data_dir, _Progress(), config.data.pictures)
+        for note in checked.notes(config, dataset):
+            _say(f"note: {note}")
+        with ZmqTransport(endpoints[index]):  # an address that cannot be had leaves no run directory behind
+            pass
+        run_dir = resume or _join_run_dir(topology, index, config)
+        keep_data_record(run_dir, data_record(config, dataset))
+        if resume is not None:
+            _follow(resume, config)
+        config = with_own_files(config, run_dir)
+        spec = messages.WorkerSpec(
+            config=config,
+            run_dir=run_dir,
+            dataset=dataset,
+            index=index,
+            run=run_fingerprint(parts, config, data.load(dataset).content),
+            settings=lasting_fingerprint(parts, config),
+            bind=endpoints[index],
+            resume=resume is not None,
+            endpoints=dict(enumerate(endpoints)),
+            token=None if config.exchange.token_file is None else keyring.own_token(config.exchange.token_file),
+        )
+        _run(spec, topology, sorted(parts.links[index]), interrupts)
+
+
+def _run(spec: messages.WorkerSpec, topology: Topology, neighbors: list[int], interrupts: Interrupts) -> None:
+    """Run it to its end, say how that went, or raise the error for it."""
+    name, bind, run_dir = topology.names[spec.index], spec.bind, spec.run_dir
+    interrupted = Interrupted("interrupted", remedy=how_to_resume(spec.config, _resume(run_dir, name)))
     control = Control()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: control.stop())
-    name = topology.names[index]
-    _say(f"peer {name} at {endpoints[index]}, records in {run_dir}")
-    report = _LineReport(name, config.training.rounds)
+    interrupts.hold(_Stop(control, str(interrupted)))
+    _say(f"peer {name} at {bind}, records in {run_dir}")
+    report = _LineReport(name, spec.config.training.rounds)
     status = run(spec, report, control)
     if status == EXIT_INTERRUPTED:
-        folder = shlex.quote(str(run_dir))
-        raise Interrupted(f"interrupted; go on with: p2pfl peer --resume {folder} --node {shlex.quote(name)}")
+        raise interrupted
     if status != EXIT_OK:
         where = ""
         if report.failure.startswith("no greeting"):
             named = report.failure.partition("from peer ")[2].rpartition(" (")[0].split(", ")
-            silent = [peer for peer in parts.links[index] if topology.names[peer] in named] or parts.links[index]
-            log = run_dir / "peers" / topology.node_path(index) / "log.txt"
-            where = f"{_looked_for(endpoints, silent)}; have all the same file, options, and keys or token? See {log}"
+            silent = [peer for peer in neighbors if topology.names[peer] in named] or neighbors
+            log = run_dir / "peers" / topology.node_path(spec.index) / "log.txt"
+            places = _looked_for(spec.endpoints or {}, silent)
+            where = f"{places}; have all the same file, options, and keys or token? See {log}"
         raise (ConfigError if status == EXIT_USAGE else P2PFLError)(f"peer {name}: {report.failure}{where}")
-    if index == 0:
+    if spec.index == 0:
         _say(f"weights of the consensus model: {run_dir / 'consensus.safetensors'}")
     _say(f"peer {name}: done; put all peers' folders into one {run_dir}/peers for: p2pfl report {run_dir}")
 
 
-def _looked_for(endpoints: Sequence[str], neighbors: Iterable[int]) -> str:
+def _resume(run_dir: str | Path, name: str) -> str:
+    return f"p2pfl peer --resume {shlex.quote(str(run_dir))} --node {shlex.quote(name)}"
+
+
+class _Stop:
+    """What a signal does: the first asks the peer to end, another ends the process at once."""
+
+    def __init__(self, control: Control, line: str) -> None:
+        self._control = control
+        self._line = line
+        self._asked = False
+
+    def __call__(self) -> None:
+        if self._asked:
+            with contextlib.suppress(OSError):  # not `print`, which may be what the signal has interrupted
+                os.write(2, f"p2pfl: {visible(self._line, controls=True)}\n".encode())
+            os._exit(EXIT_INTERRUPTED)
+        self._asked = True
+        self._control.stop()
+
+
+def _follow(run_dir: Path, config: RunConfig) -> None:
+    """Bring what a resumed run has saved in line with where its data are now and with its number of rounds."""
+    follow_dataset(run_dir, config)
+    if has_other_rounds(run_dir, config):
+        prolong(run_dir, config)
+
+
+def _looked_for(endpoints: Mapping[int, str], neighbors: Iterable[int]) -> str:
     """Where the neighbors should have been, and which of these hosts nobody knows."""
     places = []
     for neighbor in sorted(neighbors):
@@ -150,10 +188,15 @@ def _join_run_dir(topology: Topology, index: int, config: RunConfig) -> Path:
     if wanted is None or not (Path(wanted) / "config.toml").exists():
         return create_run_dir(topology, config, topology.names[index])
     there, saved = open_run_dir(Path(wanted))
-    same = run_fingerprint(cast(saved, there), saved) == run_fingerprint(cast(config, topology), config)
-    folder = Path(wanted) / "peers" / topology.node_path(index)
-    if not same or any((folder / name).exists() for name in ("rounds.jsonl", "checkpoint")):
-        raise ConfigError(f"--run-dir {wanted}: holds another run; choose another, or --resume {wanted}")
+    if run_fingerprint(cast(saved, there), saved) != run_fingerprint(cast(config, topology), config):
+        raise ConfigError(
+            f"--run-dir {wanted}: holds a run of another topology or other options",
+            remedy="give each peer of a run the same, or choose another folder",
+        )
+    folder, name = Path(wanted) / "peers" / topology.node_path(index), topology.names[index]
+    if any((folder / kept).exists() for kept in ("rounds.jsonl", "checkpoint")):
+        again = how_to_resume(config, _resume(wanted, name))
+        raise ConfigError(f"--run-dir {wanted}: peer {name} has run there", remedy=f"{again}, or choose another")
     os.makedirs(folder, exist_ok=True)
     return Path(wanted)
 

@@ -25,7 +25,16 @@ from p2pfl.prolong import has_other_rounds, prolong
 from p2pfl.records import RoundRecord, read_recorded
 from p2pfl.report import check_drawing, complete_summary, known_facts, summarize, write_report, write_summary
 from p2pfl.roles import cast, topology_of
-from p2pfl.rundir import check_results, create_run_dir, fault_script, forget, in_use, resolve, with_own_files
+from p2pfl.rundir import (
+    check_results,
+    create_run_dir,
+    fault_script,
+    follow_dataset,
+    forget,
+    in_use,
+    resolve,
+    with_own_files,
+)
 from p2pfl.sketches import Vector, readable_sketches
 from p2pfl.topology import Topology
 from p2pfl.worker.limits import allow_open_files
@@ -119,10 +128,14 @@ def run(
             if resume is None:  # what was there before stays, whatever it holds
                 forget(run_dir)
             raise
-        # Without checkpoints nothing can be gone on with: the run begins again, with the same settings.
-        return _conclude(
-            run_dir, outcome, f"{'go on' if config.record.checkpoint else 'start again'} with: {again}", going_on
-        )
+        if going_on:
+            follow_dataset(run_dir, config)
+        return _conclude(run_dir, outcome, how_to_resume(config, again), going_on)
+
+
+def how_to_resume(config: RunConfig, command: str) -> str:
+    """What to do with an interrupted run: without checkpoints it begins again, with the same settings."""
+    return f"{'go on' if config.record.checkpoint else 'start again'} with: {command}"
 
 
 def _name(settings: str) -> str:

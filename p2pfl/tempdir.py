@@ -1,7 +1,7 @@
 """Temporary folder of a launcher, with a lock that tells whether it is still in use.
 
-A launcher that is killed cannot remove its folder. The next one does, and so do the workers of the first when they
-end. Only folders that hold the marker file below, and whose lock nobody holds, are ever removed.
+A launcher that is killed cannot remove its folder. Its workers do when they end, or the next launcher. Only folders
+that belong to this user alone, hold the marker file below, and whose lock nobody holds, are ever removed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from p2pfl.errors import ConfigError
 
 PREFIX = "p2pfl-"
 MARKER_FILE = "p2pfl.lock"
+_REMEDY = "set TMPDIR to a folder that exists, can be written and has room, such as /tmp"
 _MARK = b"temporary folder of a p2pfl launcher\n"
 
 
@@ -31,13 +33,12 @@ class TemporaryFolder:
         """
         self._lock: int | None = None
         try:
-            remove_abandoned(Path(tempfile.gettempdir()))
-            self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
-            self._hold()
+            self._parent = Path(tempfile.gettempdir())
         except OSError as error:
-            raise ConfigError(
-                f"no temporary folder for sockets ({error.strerror}); set TMPDIR to a folder that can be written"
-            ) from None
+            raise ConfigError(f"TMPDIR: no temporary folder ({error.strerror})", remedy=_REMEDY) from None
+        remove_abandoned(self._parent)
+        with self._explained():
+            self._make()
 
     def __enter__(self) -> TemporaryFolder:
         return self
@@ -46,34 +47,102 @@ class TemporaryFolder:
         self.close()
 
     def ensure(self) -> Path:
-        """Make the folder again if something has removed it during the run; returns it. Raises OSError."""
-        if not (self.path / MARKER_FILE).exists():
-            self.path.mkdir(mode=0o700, exist_ok=True)
-            self._hold()
+        """Make the folder again if something has removed it during the run; returns it.
+
+        It gets another name where the old one is taken meanwhile: what lies there may be anybody's. Raises ConfigError.
+        """
+        with self._explained():
+            if not self._is_whole():
+                try:
+                    self.path.mkdir(mode=0o700)
+                except FileExistsError:
+                    if not is_private(self.path):
+                        self._make()
+                        return self.path
+                self._hold()
         return self.path
 
     def subfolder(self) -> Path:
-        """A new folder within, for one run's sockets. Raises OSError."""
-        return Path(tempfile.mkdtemp(prefix="", dir=self.ensure()))
+        """A new folder within, for one run's sockets. Raises ConfigError."""
+        within = self.ensure()
+        with self._explained():
+            return Path(tempfile.mkdtemp(prefix="", dir=within))
+
+    def ensure_subfolder(self, path: Path) -> None:
+        """Make such a folder again where something has removed it. Raises ConfigError, also if it is lost for good."""
+        if is_private(path) and self._is_whole():
+            return
+        within = self.ensure()
+        with self._explained():
+            if within == path.parent:
+                with contextlib.suppress(FileExistsError):
+                    path.mkdir(mode=0o700)
+        if not is_private(path):
+            raise ConfigError(
+                f"{path}: this folder for sockets was removed during the run, and its name is taken",
+                remedy="set TMPDIR to a folder that nobody cleans",
+            )
 
     def close(self) -> None:
         """Remove the folder; whatever hinders that is no failure of the run."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        if is_private(self.path):
+            shutil.rmtree(self.path, ignore_errors=True)
         self._release()
+
+    def _make(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self._parent))
+        try:
+            if not is_private(self.path):  # a file system that has no owners or modes
+                raise ConfigError(f"TMPDIR {self._parent}: no folder there is closed to others", remedy=_REMEDY)
+            self._hold()
+        except BaseException:
+            shutil.rmtree(self.path, ignore_errors=True)
+            raise
+
+    def _is_whole(self) -> bool:
+        """Whether the folder and its marker file are still those that were made."""
+        if self._lock is None or not is_private(self.path):
+            return False
+        try:
+            return os.path.samestat(os.fstat(self._lock), os.lstat(self.path / MARKER_FILE))
+        except OSError:
+            return False
 
     def _hold(self) -> None:
         """Lock the marker file before it gets its name: whoever finds one that is not locked may remove the folder."""
         self._release()
-        unnamed = self.path / f".{MARKER_FILE}"
-        self._lock = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-        os.write(self._lock, _MARK)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        os.replace(unnamed, self.path / MARKER_FILE)
+        self._lock, unnamed = tempfile.mkstemp(prefix=f".{MARKER_FILE}-", dir=self.path)  # never a file that exists
+        try:
+            os.write(self._lock, _MARK)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            os.replace(unnamed, self.path / MARKER_FILE)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(unnamed)
+            raise
 
     def _release(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ConfigError(
+                f"TMPDIR {self._parent}: no folder for sockets can be made there ({error.strerror})", remedy=_REMEDY
+            ) from None
+
+
+def is_private(path: Path) -> bool:
+    """Whether a path is a folder, no symbolic link, that is this user's and closed to all others."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
 
 
 def remove_abandoned(parent: Path) -> None:
@@ -84,7 +153,9 @@ def remove_abandoned(parent: Path) -> None:
 
 
 def remove_if_abandoned(path: Path) -> None:
-    """Remove one folder, if it is a launcher's and nobody holds its lock."""
+    """Remove one folder, if it is a launcher's of this user and nobody holds its lock."""
+    if not is_private(path):
+        return
     with contextlib.suppress(OSError), _unheld_marker(path) as unheld:
         if unheld:
             shutil.rmtree(path, ignore_errors=True)
@@ -95,7 +166,7 @@ def _unheld_marker(path: Path) -> Iterator[bool]:
     """Hold the lock of a folder's marker file meanwhile; False where it is another's or there is no such file."""
     marker = os.open(path / MARKER_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        ours = os.fstat(marker).st_uid == os.getuid() and os.read(marker, len(_MARK) + 1) == _MARK
+        ours = os.fstat(marker).st_uid == os.geteuid() and os.read(marker, len(_MARK) + 1) == _MARK
         if ours:
             fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield ours

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 from functools import cache
 
 # Characters that show nothing, or change how others are shown, whatever category Unicode puts them in.
@@ -20,6 +21,18 @@ def visible(text: str, *, controls: bool = False) -> str:
     if text.isascii() and not controls:
         return text
     return "".join(_escaped(c) if _is_hidden(c) or (controls and unicodedata.category(c) == "Cc") else c for c in text)
+
+
+def some(texts: Iterable[str], most: int = 20, *, last: str = ", ") -> str:
+    """The texts on one line, safe to be shown; of more than `most` only so many, and how many more there are.
+
+    `last` stands before the last one where all are shown.
+    """
+    found = [visible(text, controls=True) for text in texts]
+    more = len(found) - most
+    if more > 0:
+        return f"{', '.join(found[:most])} and {more:,} more"
+    return last.join([", ".join(found[:-1]), found[-1]]) if len(found) > 1 else "".join(found)
 
 
 @cache

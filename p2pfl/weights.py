@@ -12,6 +12,7 @@ import numpy.typing as npt
 import safetensors
 
 from p2pfl.errors import ConfigError, unreadable
+from p2pfl.regular import check_regular
 
 WEIGHTS = "F32"  # the only floating-point type of p2pfl's models
 _WHOLE = {"I64", "I32", "I16", "I8", "U8", "U16", "U32", "U64", "BOOL"}  # of buffers that count
@@ -29,7 +30,8 @@ def read_weights(path: str | Path) -> Weights:
     that are not float32 or not finite.
     """
     try:
-        with open(path, "rb") as opened:  # safetensors' own words for a missing file or a folder are less clear
+        check_regular(path)  # safetensors would wait for a pipe, and its words for a folder are less clear
+        with open(path, "rb") as opened:
             identity = _identity(os.fstat(opened.fileno()))
         with safetensors.safe_open(path, framework="numpy") as file:
             names = sorted(file.keys())

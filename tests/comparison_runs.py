@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from p2pfl.config import Mode, RunConfig, to_toml
+from p2pfl.data_record import DataRecord, keep_data_record
 from p2pfl.records import RoundRecord, append_round
 from p2pfl.report import summarize, write_summary
 from p2pfl.roles import COORDINATOR, topology_of
@@ -41,9 +42,14 @@ def make_run(
     accuracy: float = 0.8,
     finished: int | None = None,
     seconds: float = 60.0,
+    content: str | None = "0123456789abcdef",
+    augmented: bool = False,
     **options: Any,
 ) -> Path:
-    """A run directory with its summary; `accuracy` is the final model's. `finished` rounds only make it incomplete."""
+    """A run directory with its summary; `accuracy` is the final model's. `finished` rounds only make it incomplete.
+
+    `content`: what it records of its data set's; None: nothing.
+    """
     options = {"dataset": "digits", "rounds": 4, "batch_size": BATCH, **options}
     config = RunConfig.of("topology.graphml", mode, **options)
     graph = topology_of(config) or topology or make_topology("ring", 4)
@@ -53,6 +59,8 @@ def make_run(
         (run_dir / "peers" / graph.node_path(node)).mkdir(parents=True)
     (run_dir / "config.toml").write_text(to_toml(config), encoding="utf-8")
     save_topology(graph, run_dir / "topology.graphml")
+    if content is not None:
+        keep_data_record(run_dir, DataRecord(config.data.dataset, content, augmented))
     recipe = Recipe(graph, config, accuracy, done)
     _MAKERS[mode](run_dir, recipe)
     complete = done == config.training.rounds

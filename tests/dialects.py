@@ -136,6 +136,9 @@ DIALECTS: dict[str, Dialect] = {
         '<edge source="0.0" target="1.0"><attvalues><attvalue for="7" value="1" end="2001"/><attvalue for="7" value="2"/>'
         "</attvalues></edge>", '<attributes class="edge" mode="dynamic"><attribute id="7" title="Weight" type="float"/>'
         "</attributes>"), "Ann Bo Cy", "Ann-Bo", "'weight' changes over time", weights="2"),
+    "GEXF with empty weights": Dialect("a.gexf", gexf("http://gexf.net/1.3", "undirected", GEXF_NODES,
+        '<edge source="0.0" target="1.0" weight=" "><attvalues><attvalue for="weight" value="2"/></attvalues></edge><edge '
+        'source="1.0" target="2.0" weight=""/>'), "Ann Bo Cy", "Ann-Bo Bo-Cy", weights="2 None"),
     "GML of yEd": Dialect("a.gml", 'Creator "yFiles"\nVersion "2.19"\ngraph\n[\n\thierarchic\t1\n\tlabel\t""\n\tdirected\t1\n'
         '\tnode\n\t[\n\t\tid\t0\n\t\tgraphics\n\t\t[\n\t\t\tx\t1e5\n\t\t\tfill\t"#FFCC00"\n\t\t]\n\t\tLabelGraphics\n\t\t[\n'
         '\t\t\ttext\t"Ann"\n\t\t]\n\t]\n\tnode\n\t[\n\t\tid\t1\n\t\tlabel\t"Bo"\n\t]\n\tnode [ id 2 isGroup 1 label "Site" ]\n'
@@ -150,6 +153,10 @@ DIALECTS: dict[str, Dialect] = {
     "GML of Cytoscape": Dialect("a.gml", 'Creator "Cytoscape"\nVersion 1.0\ngraph [ node [ root_index -1 id -1 graphics [ x 1.0 '
         'Line [ point [ x 1 ] ] ] label "Ann" ] node [ id -2 label "Bo" ] edge [ target -2 source -1 label "pp" ] ]',
         "Ann Bo", "Ann-Bo"),
+    "GML with arrows": Dialect("a.gml", GML + 'edge [ source 1 target 2 graphics [ targetArrow "standard" ] ] ]', "Ann Bo Cy",
+        "Ann-Bo", "drawn with arrows"),
+    "GML with a directed edge": Dialect("a.gml", GML + "edge [ source 1 target 2 directed 1 ] edge [ source 2 target 3 ] ]",
+        "Ann Bo Cy", "Ann>Bo Bo-Cy"),
     "GML with an undeclared end": Dialect("a.gml", GML + "edge [ source 1 target 9 ] ]", "Ann Bo Cy", "Ann-9"),
     "D3 v3": Dialect("a.json", _json(**D3_PATH, links=[{"source": 0, "target": 1}, {"source": 2, "target": 1, "value": 2}]),
         "Ann Bo Cy", "Ann-Bo Bo-Cy", "by their position"),
@@ -174,6 +181,40 @@ DIALECTS: dict[str, Dialect] = {
         {"data": {"id": "e", "source": "a", "target": "b", "weight": 3}}]), "a b", "a-b", weights="3"),
     "vis.js": Dialect("a.json", _json(nodes=[{"id": 1, "label": "Ann"}, {"id": 2, "label": "Bo"}], edges=[
         {"from": 1, "to": 2}]), "Ann Bo", "Ann-Bo"),
+    "edges that say directed": Dialect("a.json", _json(nodes=["a", "b", "c"], edges=[
+        {"source": u, "target": v, "directed": True} for u, v in ("ab", "bc", "ca", "ba")]), "a b c", "a>b b>a b>c c>a"),
+    "directed and undirected edges": Dialect("a.json", _json(nodes=["a", "b", "c"], edges=[
+        {"source": "a", "target": "b", "directed": "true"}, {"source": "b", "target": "c"}, {"source": "c", "target": "b"},
+        {"source": "a", "target": "c", "directed": False}]), "a b c", "a>b a-c b-c"),
+    "directed edges in Cytoscape": Dialect("a.cyjs", _json(elements={"nodes": [{"data": {"id": n}} for n in "ab"], "edges": [
+        {"data": {"source": u, "target": v, "directed": 1}} for u, v in ("ab", "ba")]}), "a b", "a>b b>a"),
+    "one-way links": Dialect("a.json", _json(nodes=["a", "b", "c"], edges=[{"source": "a", "target": "b", "bidirectional":
+        False}, {"source": "b", "target": "c", "bidirectional": True}]), "a b c", "a>b b-c"),
+    "type of Gephi": Dialect("a.json", _json(nodes=["a", "b"], edges=[{"source": "a", "target": "b", "type": "Directed"}]),
+        "a b", "a>b"),
+    "arrows of vis.js": Dialect("a.json", _json(nodes=[{"id": i} for i in "abcdef"], edges=[
+        {"from": "a", "to": "b", "arrows": "to"}, {"from": "c", "to": "b", "arrows": {"from": {"enabled": True}}},
+        {"from": "c", "to": "d", "arrows": "to, from"}, {"from": "d", "to": "e", "arrows": {"to": {"enabled": False}}},
+        {"from": "e", "to": "f", "arrows": {"middle": True}}, {"from": "f", "to": "a"}]), "a b c d e f",
+        "a>b b>c c-d d-e e>f a-f", "where their arrows do"),
+    "arrows of all edges": Dialect("a.json", _json(nodes=[{"id": 1}, {"id": 2}, {"id": 3}], edges=[{"from": 1, "to": 2},
+        {"from": 2, "to": 3, "arrows": ""}, {"from": 3, "to": 1, "arrows": {"from": True}}],
+        options={"edges": {"arrows": {"to": {"enabled": True, "scaleFactor": 2}}}}), "1 2 3", "1>2 2-3 1-3", "arrows do"),
+    "arrows of sigma.js, G6, React Flow": Dialect("a.json", _json(nodes=[{"id": n} for n in "abcd"], edges=[
+        {"source": "a", "target": "b", "type": "arrow"}, {"source": "c", "target": "b", "style": {"startArrow": True}},
+        {"source": "c", "target": "d", "markerEnd": {"type": "arrow"}}]), "a b c d", "a>b b>c c>d", "arrows do"),
+    "arrows in a graph that says undirected": Dialect("a.json", _json(directed=False, nodes=["a", "b"], edges=[
+        {"source": "a", "target": "b", "arrows": "to"}]), "a b", "a-b"),
+    "arrows of a style": Dialect("a.json", _json(style=[{"selector": "edge", "style": {"target-arrow-shape": "vee"}}],
+        elements={"nodes": [{"data": {"id": n}} for n in "ab"], "edges": [{"data": {"source": "a", "target": "b"}}]}), "a b",
+        "a-b", "its style draws arrows"),
+    "compound nodes": Dialect("a.json", json.dumps([{"data": {"id": "g", "name": "Site"}}, {"data": {"id": "a", "parent": "g",
+        "name": "Ann"}}, {"data": {"id": "b", "parent": "g", "name": "Bo"}}, {"data": {"source": "a", "target": "b"}}]),
+        "Ann Bo", "Ann-Bo", "'Site' only groups other nodes"),
+    "compound node with edges": Dialect("a.cyjs", _json(elements={"nodes": [{"data": {"id": "g"}}, {"data": {"id": "a",
+        "parent": "g"}}], "edges": [{"data": {"source": "a", "target": "g"}}]}), "a g", "a-g", "'g' groups other nodes and has"),
+    "groups of React Flow": Dialect("a.json", _json(nodes=[{"id": "g", "type": "group"}, {"id": "a", "parentId": "g"},
+        {"id": "b", "parentId": "g"}], edges=[{"source": "a", "target": "b"}]), "a b", "a-b", "'g' only groups"),
     "graphology": Dialect("a.json", _json(options={"type": "mixed"}, attributes={}, nodes=[
         {"key": "a", "attributes": {"label": "Ann", "x": 1}}, {"key": "b", "attributes": {"label": "Bo"}}, {"key": "c"}],
         edges=[{"key": "e", "source": "a", "target": "b"}, {"source": "b", "target": "c", "undirected": True}]),
@@ -200,6 +241,13 @@ DIALECTS: dict[str, Dialect] = {
     "columns elsewhere": Dialect("a.tsv", "id\tfrom_node\tto_node\n7\ta\tb\n8\tb\tc\n", "a b c", "a-b b-c", "header"),
     "header of two numbers": Dialect("a.csv", "node_1,node_2\nann,bo\nbo,cy\n", "ann bo cy", "ann-bo bo-cy", "header"),
     "labels like headers": Dialect("a.txt", "node1 node2\nnode2 node3\n", "node1 node2 node3", "node1-node2 node2-node3"),
+    "header of relations": Dialect("a.csv", "Parent ID,child_name\nann,bo\nbo,cy\n", "ann bo cy", "ann-bo bo-cy", "header"),
+    "header in German": Dialect("a.txt", "Von\tNach\nann\tbo\n", "ann bo", "ann-bo", "line 1 is read as a header"),
+    "weights": Dialect("a.txt", "a b 0.5\nb c 2\n", "a b c", "a-b b-c", "column 3 is read as the weight;", weights="0.5 2"),
+    "times": Dialect("a.txt", "0 1 1082040961\n1 2 1082155839\n", "0 1 2", "0-1 1-2", "though it looks like times"),
+    "column of directions": Dialect("a.csv", "source,target,directed\na,b,True\nb,c,0\nb,a,yes\n", "a b c", "a>b b-c b>a",
+        "read as a header"),
+    "columns of no use": Dialect("a.csv", "source,target,cost\na,b,3\nb,c,4\n", "a b c", "a-b b-c", "not used: 'cost'"),
     "labels like short headers": Dialect("a.txt", "a b\nc d\n", "a b c d", "a-b c-d"),
     "Neo4j's table": Dialect("a.csv", ":START_ID,:END_ID,:TYPE\na,b,KNOWS\n", "a b", "a-b", "header"),
     "short header": Dialect("a.txt", "u v\n1 2\n2 3\n", "1 2 3", "1-2 2-3", "header"),
@@ -219,6 +267,8 @@ DIALECTS: dict[str, Dialect] = {
         "Ann>Bo Bo>Cy", "read as GEXF"),
     "Matrix Market": Dialect("a.mtx", "%%MatrixMarket matrix coordinate real symmetric\n% x\n3 3 2\n2 1 0.5\n3 2 1\n", "1 2 3",
         "2-1 3-2", weights="0.5 1"),
+    "Matrix Market with zeros": Dialect("a.mtx", "%%MatrixMarket matrix coordinate real symmetric\n3 3 4\n2 1 0.5\n3 2 1\n"
+        "3 1 0.0\n1 1 -0e3\n", "1 2 3", "2-1 3-2", "2 stored zeros are no edges", weights="0.5 1"),
     "Matrix Market, directed": Dialect("a.txt", "%%MatrixMarket matrix coordinate pattern general\n2 2 1\n2 1\n", "1 2",
         "2>1"),
     "Pajek": Dialect("a.net", '*Network x\r\n*Vertices 4\r\n1 "Ann B" 0.1 0.2 ellipse ic Red\r\n% x\r\n2 "Bo"\r\n*Arcs :1 "rel"\r\n'
@@ -236,5 +286,6 @@ DOTS: dict[str, Dialect] = {
     "subgraphs": Dialect("a.gv", "strict graph { subgraph cluster_0 { a; b; a -- b; subgraph { z } } {a b} -- {c} -- z\n"
         "# x\nb -- a // twice\n }", "a b c z", "a-b a-c b-c c-z"),
     "HTML label": Dialect("a.txt", "graph{a[label=<<b>x</b>>];1.5--a}", "1.5 a", "1.5-a", "read as DOT"),
+    "arrows in a graph": Dialect("a.dot", "graph {edge [dir=forward]; a -- b}", "a b", "a-b", "have dir=forward"),
     "parallel": Dialect("a.dot", "graph {a -- b; a -- b; b -- b}", "a b", "a-b a-b b-b"),
 }  # fmt: skip

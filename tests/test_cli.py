@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -16,8 +17,10 @@ import pytest
 import torch
 from helpers import token_file
 
-from p2pfl import make_topology
+from p2pfl import RunConfig, make_topology
 from p2pfl.cli import COMMANDS, main
+from p2pfl.errors import ConfigError
+from p2pfl.rundir import create_run_dir
 from p2pfl.topology import load_topology, save_topology
 
 pytestmark = pytest.mark.usefixtures("blank_plots")
@@ -47,7 +50,10 @@ def failing(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["gossip", RING, "--lr", "high"], "--lr high: must be a number"),
         (["gossip", RING, "--local-epochs", "2", "--local-steps", "3"], "--local-steps 3 is set too; choose one"),
         (["gossip", RING, "--rounds", "0"], "--rounds 0: must be greater than 0"),
-        (["gossip", RING, "--lr", "nan"], "--lr nan"),
+        (["gossip", RING, "--lr", "nan"], "--lr nan: must be a finite number, at most 1e+30"),
+        (["gossip", RING, "--lr=-inf"], "--lr -inf: must be a finite number"),
+        (["gossip", RING, "--width", "inf"], "--width inf: must be a finite number, at most 64"),
+        (["gossip", RING, "--partition", "x"], "--partition x: choose one of 'iid' (see"),
         (["gossip", RING, "--order", "sideways"], "--order sideways: choose one of 'atc', 'overlapped'"),
         (["gossip", RING, "--device", "tpu"], "--device tpu"),
         (["gossip", RING, "--config", "nowhere.toml"], "nowhere.toml: cannot be read"),
@@ -63,6 +69,13 @@ def failing(capsys: pytest.CaptureFixture[str], *words: str) -> str:
             "--device cuda: there is no GPU",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
+        *[
+            (
+                ["gossip", RING, "--device", device, "--dry-run", "--dataset", "digits"],
+                f"--device {device}: PyTorch sees",
+            )
+            for device in ("cuda:99999", "cuda:999999999", "cuda:128")
+        ],
         (["gossip", RING, "--profile", "0"], "--profile 0: must be NODE:ROUND"),
         (["gossip", RING, "--profile", "nobody:1", "--dry-run"], "--profile nobody:1: there is no node nobody; choose"),
         (["gossip", RING, "--profile", "0:9", "--rounds", "8", "--dry-run"], "--profile 0:9: the run has 8 rounds"),
@@ -235,6 +248,50 @@ def test_make_and_show(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
     assert load_topology("t.graphml").n == 16
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "--batch-size 1000: a peer's shard has 359 samples (with the settings in FILE); choose 1 to 359"),
+        (["--batch-size", "500"], "--batch-size 500: a peer's shard has 359 samples; choose 1 to 359"),
+        (["--batch_size=500"], "--batch-size 500: a peer's shard has 359 samples; choose 1 to 359"),
+        (["--batch-size", "8", "--partition", "none"], "gossip: --partition none: choose one of"),
+        (["--batch-size", "8", "--min-peers", "9"], "--min-peers 9: the topology has only 4 peers"),
+        (["nowhere--lr.gml"], "nowhere--lr.gml: no such file"),
+    ],
+    ids=["in the file", "on the command line", "with an equals sign", "a choice", "without remedy", "no option"],
+)
+def test_the_file_of_settings_is_named_only_where_an_option_of_it_is_to_blame(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, words: list[str], line: str
+) -> None:
+    file = tmp_path / "demo.toml"
+    file.write_text('[training]\nbatch_size = 1000\n[data]\ndataset = "digits"\n')
+    said = failing(
+        capsys,
+        "gossip",
+        *([] if words[-1:] == ["nowhere--lr.gml"] else [RING]),
+        *words,
+        "--config",
+        str(file),
+        "--dry-run",
+    )
+    assert said.removeprefix("p2pfl: ").startswith(line.replace("FILE", str(file)))
+    assert ("settings in" in said) == ("FILE" in line)
+
+
+def test_the_file_of_settings_is_not_named_for_a_temporary_folder(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "demo.toml"
+    file.write_text('[data]\ndataset = "digits"\n')
+    trouble = ConfigError("TMPDIR /long: too long a path for sockets; set TMPDIR to a shorter one, or see --help")
+
+    def run(*_: object, **__: object) -> None:
+        raise trouble
+
+    monkeypatch.setattr("p2pfl.cli.train.run", run)
+    assert failing(capsys, "gossip", RING, "--config", str(file)) == f"p2pfl: {trouble}"
+
+
 def swarm_options(folder: Path) -> list[str]:
     options = "--dataset digits --model user_models:linear --rounds 3 --local-steps 2 --lr 0.01 --threads 1"
     return [*shlex.split(options), "--run-dir", str(folder)]
@@ -331,3 +388,70 @@ def test_steps_on_the_command_line_replace_epochs_of_the_file(
     assert main(["gossip", RING, "--config", str(tmp_path / "run.toml"), "--local-steps=7", "--dry-run"]) == 0
     assert "rounds of 7 steps" in capsys.readouterr().out
     assert "choose one" in failing(capsys, "gossip", RING, "--local-steps", "7", "--local-epochs", "2")
+
+
+LONG = "x" * 300
+PATHS: list[tuple[list[str], str]] = [
+    (["sgd", "--run-dir", LONG], "--run-dir "),
+    (["sgd", "--run-dir", "/".join(["x" * 200] * 19)], "--run-dir "),  # it is not too long itself, but what is in it
+    (["sgd", "--dry-run", "--dataset", "digits", "--data-dir", LONG], "--data-dir "),
+    (["sgd", "--dry-run", "--dataset", f"imagefolder:{LONG}"], "--dataset "),
+    (["sgd", "--init", LONG], "--init "),
+    (["sgd", "--config", LONG], ""),
+    (["sgd", "--resume", LONG], ""),
+    (["gossip", f"{LONG}.gml"], ""),
+    (["gossip", RING, "--keys", LONG], "--keys "),
+    (["gossip", RING, "--faults", LONG], "--faults "),
+    (["peer", RING, "--node", "0", "--token-file", LONG], "--token-file "),
+    (["keys", RING, "-o", LONG], "-"),
+    (["topology", "make", "ring", "-n", "3", "-o", f"{LONG}.gml"], "-"),
+    (["topology", "fix", RING, "-o", f"{LONG}.gml"], "-"),
+    (["topology", "show", RING, "-o", f"{LONG}.png"], "-"),
+    (["topology", "show", f"{LONG}.gml"], ""),
+    (["report", LONG], ""),
+    (["compare", RING, "--run-dir", LONG], "--run-dir "),
+    (["compare", LONG], ""),
+]
+
+
+@pytest.mark.parametrize(("words", "option"), PATHS)
+def test_a_path_with_too_long_a_name_is_refused_with_the_remedy(
+    words: list[str], option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = failing(capsys, *words)
+    assert line.startswith(f"p2pfl: {option}")
+    assert line.endswith(" (File name too long); choose a shorter name")
+    assert list(tmp_path.iterdir()) == []
+
+
+UNUSABLE = {"null byte": "a\0b", "circle": "circle", "file above": "file/x", "link to nowhere": "link", "file": "file"}
+
+
+@pytest.mark.parametrize("what", UNUSABLE)
+def test_a_path_that_cannot_be_used_is_refused_by_every_option(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("circle").symlink_to("circle")
+    Path("file").touch()
+    Path("link").symlink_to("nowhere")
+    path, sgd = UNUSABLE[what], ["sgd", "--dataset", "digits"]
+    for words in (
+        [*sgd, "--run-dir", path],
+        [*sgd, "--dry-run", "--data-dir", path],
+        ["sgd", "--dry-run", "--dataset", f"imagefolder:{path}"],
+        [*sgd, "--init", path],
+        [*sgd, "--resume", path],
+        ["gossip", RING, "--keys", path],
+        ["report", path],
+        *([] if what == "file" else [[*sgd, "--config", path], ["gossip", RING, "--faults", path]]),  # an empty one
+    ):
+        assert failing(capsys, *words).startswith("p2pfl: ")
+
+
+def test_names_that_are_long_still_make_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    topology = make_topology("ring", 3)
+    run_dir = create_run_dir(dataclasses.replace(topology, name="é" * 200), RunConfig(), "0" * 300)
+    assert (run_dir / "config.toml").is_file()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import commands
 import pytest
+from test_content import folder
 
 from p2pfl import RunConfig, compare, make_topology
 from p2pfl.cli import main
@@ -243,6 +244,40 @@ def test_an_interrupted_comparison_goes_on(tmp_path: Path, ring: str) -> None:
     assert "going on after round" in out
     assert read_summary(folder / "local-seed-0")["status"] == "complete"
     assert times(folder)["gossip-ring-3-seed-0"] == first["gossip-ring-3-seed-0"]
+
+
+def test_a_dry_run_shows_how_far_decoding_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ring: str
+) -> None:
+    words = ["--dataset", f"imagefolder:{folder(tmp_path / 'images')}", "--data-dir", str(tmp_path / "cache")]
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert (
+        main(["compare", ring, *words, "--model", "vgg11", "--width", "0.0625", "--batch-size", "1", "--dry-run"]) == 0
+    )
+    said = capsys.readouterr()
+    assert "decoding training images: 6 of 6" in said.err
+    assert "note: training images are shifted and mirrored at random" in said.out
+
+
+@pytest.mark.processes
+def test_a_comparison_never_mixes_data(tmp_path: Path, ring: str) -> None:
+    """Not while it goes on, and not of runs that are there: their data's content has to be the same."""
+    picture = folder(tmp_path / "images") / "train" / "dog" / "1.png"
+    words = ["--dataset", f"imagefolder:{tmp_path / 'images'}", "--data-dir", str(tmp_path / "cache"), "--rounds", "1"]
+    words = [ring, "--local", *words, "--model", "user_models:linear", "--batch-size", "1", "--threads", "1"]
+    finish(begin(*words, "--run-dir", str(tmp_path / "all")))
+    shutil.rmtree(tmp_path / "all" / "local-seed-0")
+    before = picture.read_bytes()
+    picture.write_bytes((tmp_path / "images" / "train" / "cat" / "0.png").read_bytes())
+    _, err = finish(begin(*words, "--run-dir", str(tmp_path / "all")), status=2)
+    assert f"{tmp_path}/all/gossip-ring-3-seed-0 was trained on other data (content " in err
+    finish(begin(*words, "--run-dir", str(tmp_path / "others")))
+    runs = [str(tmp_path / "all" / "gossip-ring-3-seed-0"), str(tmp_path / "others" / "local-seed-0")]
+    _, err = finish(begin(*runs, "--run-dir", str(tmp_path / "both")), status=2)
+    assert "different content of the data set: " in err
+    picture.write_bytes(before)
+    out, _ = finish(begin(*words, "--run-dir", str(tmp_path / "all")))
+    assert out.count("complete already") == 1
 
 
 def test_two_processes_never_share_a_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path, ring: str) -> None:

@@ -143,6 +143,39 @@ def test_each_mismatch_names_option_values_and_runs(tmp_path: Path, option: str,
     assert find_mismatches(entries)[0].labels == {"SGD"}
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ({"content": "fedcba9876543210"}, "content of the data set: 0123456789abcdef in ring-4 and local; fedcba98"),
+        ({"content": None}, "content of the data set: 0123456789abcdef in ring-4 and local; not recorded in SGD"),
+        ({"image_range": "0,4095"}, "range of pictures' values (--image-range): unset in ring-4 and local; 0,4095 in"),
+        ({"background": "black"}, "background of pictures (--background): white in ring-4 and local; #000000 in SGD"),
+        ({"augmented": True}, "augmentation (--augment): off in ring-4 and local; on in SGD"),
+    ],
+)
+def test_runs_on_other_pixels_do_not_match(tmp_path: Path, kind: dict[str, Any], words: str) -> None:
+    entries = entries_of(tmp_path, {}, {"mode": "local"}, {"mode": "sgd", **kind})
+    assert any(one.startswith(f"different {words}") for one in sentences(entries)), sentences(entries)
+    assert {label for one in find_mismatches(entries) for label in one.labels} == {"SGD"}
+
+
+def test_seeds_on_other_data_are_no_repetitions(tmp_path: Path) -> None:
+    """Nor is one run another's double whose data were others."""
+    kinds = [{"seed": 0}, {"seed": 1}, {"seed": 1, "content": "fedcba9876543210"}]
+    entries = entries_of(tmp_path, *kinds)
+    assert [entry.seeds for entry in entries] == [(0, 1), (1,)]
+    assert any("content of the data set" in one for one in sentences(entries))
+
+
+def test_what_was_done_counts_and_not_how_it_was_said(tmp_path: Path) -> None:
+    kinds = [{"dataset": "imagefolder:/a", "augment": "auto"}, {"dataset": "imagefolder:/b", "augment": "on"}]
+    spelled = [{"background": "white", "image_range": "0, 9"}, {"background": "#FFFFFF", "image_range": "0.0,9"}]
+    both = [
+        {**one, **two, "augmented": True, "seed": n} for n, (one, two) in enumerate(zip(kinds, spelled, strict=True))
+    ]
+    assert [entry.seeds for entry in entries_of(tmp_path, *both)] == [(0, 1)]
+
+
 def test_shards_are_compared_where_data_is_dealt(tmp_path: Path) -> None:
     entries = entries_of(tmp_path, {}, {**FEDERATED, "num_clients": 5}, {"mode": "sgd"})
     assert sentences(entries) == ["different number of shards: 4 in ring-4; 5 in FedAvg 4/5"]
@@ -178,8 +211,12 @@ def test_an_incomplete_run_is_said_with_its_remedy(tmp_path: Path) -> None:
 
 def test_a_folder_of_images_is_the_same_however_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    kinds = [{"dataset": "imagefolder:images"}, {"mode": "local", "dataset": f"imagefolder:{tmp_path}/images"}]
-    assert sentences(entries_of(tmp_path, *kinds)) == []
+    kinds: list[dict[str, Any]] = [{"dataset": "imagefolder:images"}]
+    kinds += [{"mode": "local", "dataset": f"imagefolder:{tmp_path}/images"}]
+    kinds = [{**kind, "content": None} for kind in kinds]  # where it is recorded, that counts
+    entries = entries_of(tmp_path, *kinds)
+    assert sentences(entries) == []
+    assert notes(entries) == ["no run here records the content of its data: whether it was the same is not known"]
 
 
 # Numbers

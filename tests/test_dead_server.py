@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -75,18 +78,33 @@ def test_a_restart_replaces_a_killed_server(tmp_path: Path, start: Callable[...,
     assert any("since the fork server was killed" in line and "started again" in line for line in swarm.lines)
 
 
+PATIENT = """
+from p2pfl.cli import main
+from p2pfl.launcher import ends
+
+if __name__ == "__main__":
+    ends.STOP_SECONDS = 100_000.0
+    raise SystemExit(main())
+"""
+
+
 @pytest.mark.processes
 def test_a_second_ctrl_c_ends_a_swarm_that_does_not_answer(tmp_path: Path, start: Callable[..., Swarm]) -> None:
-    swarm = start(ring(tmp_path), *FAST, *LONG, "--run-dir", str(tmp_path / "run"))
+    script = tmp_path / "patient.py"
+    script.write_text(PATIENT)
+    program = (sys.executable, str(script))
+    swarm = start(ring(tmp_path), *FAST, *LONG, "--run-dir", str(tmp_path / "run"), program=program)
     swarm.until("round 2/")
     family = swarm.family()
     for peer in swarm.peers():
         peer.suspend()
     swarm.process.send_signal(signal.SIGINT)
     swarm.until("stopping")
-    while swarm.process.poll() is None:
-        swarm.process.send_signal(signal.SIGINT)
-        psutil.wait_procs([psutil.Process(swarm.process.pid)], timeout=0.3)
+    for _ in range(200):
+        if swarm.process.poll() is None:
+            swarm.process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                swarm.process.wait(0.3)
     assert swarm.end(1.0)[0] == 130
     nobody_left(swarm, family, 1.0)
 
@@ -138,26 +156,20 @@ def test_a_temporary_folder_in_use_is_not_removed(tmp_path: Path, monkeypatch: p
 def test_a_temporary_folder_that_is_cleaned_amid_a_run_fails_nothing(
     tmp_path: Path, start: Callable[..., Swarm]
 ) -> None:
-    swarm = start(
-        ring(tmp_path),
-        *FAST,
-        "--local-steps",
-        "2",
-        "--rounds",
-        "200",
-        "--restart",
-        "1",
-        "--run-dir",
-        str(tmp_path / "run"),
-    )
+    options = [ring(tmp_path), *FAST, "--local-steps", "2", "--rounds", "400", "--restart", "1"]
+    swarm = start(*options, "--run-dir", str(tmp_path / "run"))
     swarm.until("round 2/")
     family, victim = swarm.family(), swarm.peers()[1]
     for path in sorted(swarm.temporary.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     swarm.until("round 20/")
-    assert victim.is_running()
+    victim.kill()  # who is started again looks for its neighbors, and they for it
     code, err = swarm.end(120.0)
-    assert (code, err) == (0, "")
+    assert code == 0, err
+    assert any("died (killed by SIGKILL" in line and "started again" in line for line in [*swarm.lines, err])
+    for peer in range(3):
+        last = read_rounds(tmp_path / "run" / "peers" / str(peer))[-1]
+        assert (last.absent or []) == [], "all are there in the end"
     nobody_left(swarm, family, 5.0)
 
 

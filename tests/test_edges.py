@@ -84,6 +84,7 @@ def test_ctrl_c_waits_neither_for_imports_nor_for_data(
 def test_the_data_process_is_quiet_when_nobody_listens(tmp_path: Path) -> None:
     code = (
         "from multiprocessing import Pipe\n"
+        "from pathlib import Path\n"
         "from p2pfl import make_topology\n"
         "from p2pfl.config import DataConfig, RunConfig\n"
         "from p2pfl.launcher.prepare import _prepare\n"
@@ -91,7 +92,7 @@ def test_the_data_process_is_quiet_when_nobody_listens(tmp_path: Path) -> None:
         "ours, theirs = Pipe()\n"
         "ours.close()\n"
         f"config = RunConfig(data=DataConfig(dataset='digits', data_dir={str(tmp_path)!r}))\n"
-        "_prepare(config, cast(config, make_topology('ring', 3)), True, theirs)\n"
+        f"_prepare(config, cast(config, make_topology('ring', 3)), True, Path({str(tmp_path)!r}), theirs)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -22,12 +22,12 @@ from p2pfl.errors import (
     TransportError,
     UnreadableError,
     explained,
-    read_if_any,
     unforeseen,
     unreadable,
     unwritable,
 )
 from p2pfl.launcher import Outcome
+from p2pfl.regular import read_if_any
 from p2pfl.report import style
 from p2pfl.rundir import create_run_dir, in_use
 from p2pfl.swarm import Interrupted

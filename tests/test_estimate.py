@@ -84,7 +84,7 @@ NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
         ({"batch_size": SHARD + 1}, f"--batch-size {SHARD + 1}: a peer's shard has {SHARD} samples"),
         ({"model": "vgg12"}, "--model vgg12"),
         pytest.param({"device": "cuda"}, "--device cuda: there is no GPU that PyTorch can use", marks=NO_GPU),
-        ({"device": "cuda:99"}, "device cuda:99: PyTorch sees "),
+        ({"device": "cuda:99"}, "--device cuda:99: PyTorch sees "),
         ({"model": "test_estimate:fails_on_images"}, "--model test_estimate:fails_on_images: fails on a training ba"),
         (
             {"model": "test_estimate:too_many"},
@@ -152,7 +152,7 @@ def test_peers_are_counted_on_the_gpus_that_they_will_use(monkeypatch: pytest.Mo
     with pytest.raises(ConfigError, match=r"^cuda:0: 13 processes of this run need .* GB are free, enough for \d+; "):
         needs("ring", 25)
     topology.graph.nodes[1]["device"] = "cuda:7"
-    with pytest.raises(ConfigError, match=r"^device cuda:7: PyTorch sees 2 GPUs here"):
+    with pytest.raises(ConfigError, match=r"^device cuda:7 in the topology file: PyTorch sees 2 GPUs here"):
         estimate(cast(digits(), topology), digits())
 
 
@@ -164,7 +164,7 @@ def test_a_peer_alone_needs_its_own_device_and_disk(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert "gpu memory" not in describe_run(topology, config, index=0)
     for index in (None, 1):
-        with pytest.raises(ConfigError, match=r"^device cuda:7: PyTorch sees 0 GPUs here"):
+        with pytest.raises(ConfigError, match=r"^device cuda:7 in the topology file: PyTorch sees 0 GPUs here"):
             describe_run(topology, config, index=index)
     on_gpus(monkeypatch, {"cuda:0": 9 * GB})
     found = check_run(cast(config, topology), config, 2).gpu

@@ -200,6 +200,32 @@ def test_notes_on_values(folder: Path) -> None:
     assert "would use" not in notes(folder, PictureOptions((0, 4095)))
 
 
+@pytest.mark.parametrize(("shift", "narrow"), [(2, "from 0 to 63 of 255"), (4, "from 0 to 15 of 255"), (0, "")])
+def test_color_of_16_bits_is_counted_by_itself_and_its_range_is_looked_at(
+    folder: Path, shift: int, narrow: str
+) -> None:
+    """Transparent pixels count for nothing: a white ground would hide how dark the rest is."""
+    color = np.repeat(RAMP[..., None] >> shift, 3, 2)
+    clear = np.dstack([color, np.full_like(RAMP, 65535)])
+    clear[0] = (65535, 65535, 65535, 0)
+    for split in ("train", "test"):
+        write_png(folder / split / "cat" / "a.png", color, 2)
+        write_png(folder / split / "dog" / "b.png", clear, 6)
+        Image.fromarray(RAMP).save(folder / split / "dog" / "c.png")
+    said = notes(folder)
+    assert "2 pictures with more than 8 bits a value: 0 becomes black and 65535 white" in said
+    assert "4 pictures with more than 8 bits a color channel, of which the upper 8 are used" in said
+    assert "4 pictures with 8 bits a value among them, used as they are" in said
+    assert ("all look much alike" in said) is bool(narrow)
+    assert narrow in said
+
+
+def test_pictures_of_8_bits_that_use_few_levels_are_noted(folder: Path) -> None:
+    for path in folder.glob("*/dog/0.png"):
+        draw(path, 72)
+    assert "4 pictures with 8 bits a value, whose levels run only from 10 to 72 of 255" in notes(folder)
+
+
 def test_notes_on_transparency_and_frames(folder: Path) -> None:
     draw(folder / "train" / "cat" / "1.png", 100, "RGBA")
     frames = [Image.new("RGB", (32, 32), (value, 0, 0)) for value in (200, 0)]
@@ -224,6 +250,11 @@ def test_options_of_pictures() -> None:
     assert pictures() == PictureOptions(None, (255, 255, 255))
     assert pictures(image_range="0,4095").value_range == (0, 4095)
     assert pictures(image_range="-1.5, 2e3").value_range == (-1.5, 2000)
+    for one, other in (("0,4095", " 0.0, 4.095e3 "), ("-0.5,1e300", "-.5,1e+300"), ("0,1", "-0.0,1")):
+        assert RunConfig.of(image_range=one) == RunConfig.of(image_range=other)
+        assert pictures(image_range=RunConfig.of(image_range=one).data.image_range or "") == pictures(image_range=one)
+    assert RunConfig.of(background="white") == RunConfig.of(background="#FFFFFF") == RunConfig.of()
+    assert RunConfig.of(background="Grey") == RunConfig.of(background="#808080") != RunConfig.of()
     assert pictures(background="Black").background == (0, 0, 0)
     assert pictures(background="#0a10FF").background == (10, 16, 255)
     for text in ("5", "1,1", "2,1", "a,b", "0,1,2", "nan,1", "0,inf", "-1e308,1e308", ""):
@@ -232,7 +263,7 @@ def test_options_of_pictures() -> None:
     for text in ("", "#fff", "blac", "rgb(1,2,3)", "#12345g"):
         with pytest.raises(ConfigError, match=r"^--background .*#rrggbb"):
             pictures(background=text)
-    for name, value in (("image_range", "0,9"), ("background", "black")):
+    for name, value in (("image_range", "0,9"), ("background", "#000000")):
         config = RunConfig.of(mode="sgd", dataset="digits", **{name: value})
         with pytest.raises(ConfigError, match=f"^--{name.replace('_', '-')} {value}: means nothing with --dataset dig"):
             check_together(config)
@@ -281,6 +312,25 @@ def test_16_bits_are_learned_once_they_are_not_mirrored(tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
+def test_a_folder_may_move_between_a_run_and_its_resumption(folder: Path, tmp_path: Path) -> None:
+    """It is named relative to where the run began; what counts later is what it holds."""
+    words = ["--model", "vgg11", "--width", "0.0625", "--batch-size", "1", "--schedule", "constant", "--device", "cpu"]
+    words += ["--dataset", "imagefolder:images", "--data-dir", "cache", "--rounds", "1", "--run-dir", "run"]
+    (tmp_path / "elsewhere").mkdir()
+    there, resumed = {"cwd": tmp_path / "elsewhere"}, ["sgd", "--resume", str(tmp_path / "run"), "--rounds"]
+    results = [run("sgd", *words, cwd=tmp_path), run(*resumed, "2", **there)]
+    folder.rename(tmp_path / "moved")
+    results += [run(*resumed, "3", **there), run(*resumed, "3", "--dataset", "imagefolder:../moved", **there)]
+    results.append(run(*resumed, "4", **there))
+    draw(tmp_path / "moved" / "train" / "cat" / "0.png", 11)
+    results.append(run(*resumed, "5", **there))
+    assert [result.returncode for result in results] == [0, 0, 2, 0, 0, 2], [result.stderr for result in results]
+    assert f"{folder}/train: no such directory" in results[2].stderr
+    assert f"imagefolder:{tmp_path}/moved: {tmp_path}/run was trained on other data" in results[5].stderr
+    assert all(result.stderr.count("\n") == 1 for result in results if result.returncode)
+
+
+@pytest.mark.processes
 def test_damaged_pictures_are_named_alike_by_a_dry_run_and_a_run(folder: Path, tmp_path: Path) -> None:
     (folder / "train" / "cat" / "1.tif").write_bytes(b"II*\0")
     (folder / "test" / "dog" / "1.jfif").write_bytes(b"")
@@ -292,3 +342,26 @@ def test_damaged_pictures_are_named_alike_by_a_dry_run_and_a_run(folder: Path, t
         assert name in dry.stderr
     assert real.stderr.splitlines()[-1] == dry.stderr.strip()
     assert not (tmp_path / "run").exists()
+
+
+def test_pictures_in_hidden_folders_are_counted_unless_programs_put_them_there(folder: Path) -> None:
+    (folder / "train" / ".empty").mkdir()
+    for name in (".dotclass/1.png", ".dotclass/deeper/2.png", "cat/.more/3.png"):
+        draw(folder / "train" / name)
+    for name in (".ipynb_checkpoints", ".Trash-1000", "__MACOSX", ".thumbnails"):
+        draw(folder / "test" / name / "1.png")
+    said = notes(folder)
+    assert (
+        "pictures in hidden folders are not used: train/.dotclass/ (2 pictures), train/cat/.more/ (1 picture)" in said
+    )
+    assert said.count("\n") == 0
+
+
+def test_class_names_that_differ_only_in_their_unicode_form_are_refused(folder: Path) -> None:
+    draw(folder / "train" / "\u00e9" / "0.png")
+    draw(folder / "test" / "e\u0301" / "0.png")
+    assert "differs from a class of train/ or test/ only in its Unicode form ('e\\u0301' and '\\xe9')" in refusal(
+        folder
+    )
+    draw(folder / "train" / "e\u0301" / "0.png")
+    assert "put their pictures into one folder" in refusal(folder)

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from p2pfl import launcher, make_topology
-from p2pfl.launcher import server
+from p2pfl.launcher import preload
 from p2pfl.records import read_rounds
 from p2pfl.topology import save_topology
 
@@ -33,12 +33,14 @@ FAST = shlex.split(
 class Swarm:
     """`run_peers.py gossip` as a user starts it, in a process group of its own."""
 
-    def __init__(self, folder: Path, *options: str, **environment: str) -> None:
+    def __init__(self, folder: Path, *options: str, program: tuple[str, ...], **environment: str) -> None:
         self.run_dir = folder / "run"
         self._folder = tempfile.TemporaryDirectory(prefix="t-")  # a socket's path must be short
         self.temporary = Path(self._folder.name)
         environment = {"TMPDIR": str(self.temporary), **environment}
-        self.process = commands.start("gossip", *options, start_new_session=True, environment=environment)
+        self.process = commands.start(
+            "gossip", *options, start_new_session=True, environment=environment, program=program
+        )
         self.lines: list[str] = []
 
     def until(self, text: str) -> None:
@@ -67,8 +69,8 @@ class Swarm:
 def start(tmp_path: Path) -> Iterator[Callable[..., Swarm]]:
     swarms: list[Swarm] = []
 
-    def begin(*options: str, **environment: str) -> Swarm:
-        swarms.append(Swarm(tmp_path, *options, **environment))
+    def begin(*options: str, program: tuple[str, ...] = commands.PROGRAM, **environment: str) -> Swarm:
+        swarms.append(Swarm(tmp_path, *options, program=program, **environment))
         return swarms[-1]
 
     yield begin
@@ -157,8 +159,9 @@ def test_a_killed_peer_ends_the_run_and_is_named(tmp_path: Path, start: Callable
 @pytest.mark.parametrize("stage", ["training", "frozen"])
 def test_peers_end_when_their_launcher_is_killed(tmp_path: Path, start: Callable[..., Swarm], stage: str) -> None:
     environment = {"USER_MODEL_FREEZES_AT": "9"} if stage == "frozen" else {}
+    transport = "ipc" if stage == "frozen" else "tcp"
     options = [ring(tmp_path), *FAST, "--local-steps", "2", "--rounds", "100000", "--run-dir", str(tmp_path / "run")]
-    swarm = start(*options, **environment)
+    swarm = start(*options, "--transport", transport, **environment)
     swarm.until("round 2/")
     family = swarm.family()
     swarm.process.kill()
@@ -240,4 +243,4 @@ def test_workers_start_with_everything_imported_and_the_server_has_one_thread() 
         servers = [p for p in psutil.Process().children() if any("forkserver" in word for word in p.cmdline())]
         assert len(servers) == 1
         assert servers[0].num_threads() == 1, "a tensor operation or a ZeroMQ context ran in the fork server"
-    assert set(server.PRELOADED) <= set(loaded)
+    assert set(preload.PRELOADED) <= set(loaded)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -135,6 +136,33 @@ def test_16_bit_color_is_read_by_its_upper_bits_and_takes_no_range(tmp_path: Pat
     assert (read(gray).pixels[..., 0] == RAMP >> 8).all()
 
 
+@pytest.mark.parametrize("size", [(3000, 700), (2_200_000, 1)])
+def test_large_pictures_of_16_bits_need_little_memory_and_are_the_same(tmp_path: Path, size: tuple[int, int]) -> None:
+    values = np.random.default_rng(0).integers(0, 65536, size[::-1]).astype(np.uint16)
+    path = saved(tmp_path / "a.png", Image.fromarray(values), compress_level=1)
+    tracemalloc.start()
+    try:
+        picture = read(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    whole = Image.fromarray(levels(values, 0, 65535)).resize((32, 32), Image.Resampling.BILINEAR)
+    assert np.abs(picture.pixels.astype(int) - np.asarray(whole)).max() <= 1
+    assert picture.deep is not None
+    assert picture.deep.found == (values.min(), values.max())
+    assert peak < 20e6  # of the tiles; all values at once take 50 MB
+
+
+def test_a_picture_that_memory_does_not_hold_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    path = saved(tmp_path / "a.png", Image.fromarray(RAMP))
+    monkeypatch.setattr(np, "asarray", full)
+    with pytest.raises(PictureError, match="too large for this machine's memory"):
+        read(path)
+
+
 def test_signed_bytes(tmp_path: Path) -> None:
     signed = (BYTES.astype(int) - 128).astype(np.int8)
     assert (read(write_tiff(tmp_path / "a.tif", signed)).pixels[..., 1] == BYTES).all()
@@ -260,8 +288,14 @@ def test_the_first_of_several_frames_is_used(suffix: str, tmp_path: Path) -> Non
     assert not read(saved(tmp_path / f"b.{suffix}", frames[0])).is_animated
 
 
+def test_the_first_picture_of_an_mpo_file_is_used(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (32, 32), (value, 0, 0)) for value in (200, 0)]
+    path = saved(tmp_path / "a.mpo", frames[0], save_all=True, append_images=frames[1:])
+    assert read(path).pixels[0, 0].tolist() == pytest.approx([200, 0, 0], abs=3)
+
+
 def test_files_by_extension() -> None:
-    assert {".jfif", ".jpe", ".gif", ".apng", ".pgm", ".pfm", ".tif", ".webp", ".bmp", ".tga"} <= extensions()
+    assert {".jfif", ".jpe", ".gif", ".apng", ".pgm", ".pfm", ".tif", ".webp", ".bmp", ".tga", ".mpo"} <= extensions()
     # Named by Pillow, but not decoded, or by another program.
     assert not {".eps", ".ps", ".pdf", ".h5", ".hdf", ".mpg", ".wmf", ".grib", ".txt", ".csv"} & extensions()
 
@@ -310,3 +344,20 @@ def test_ghostscript_is_never_started(tmp_path: Path) -> None:
     path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
     with pytest.raises(PictureError, match="no picture of a known format"):
         read(path)
+
+
+@pytest.mark.parametrize("color", [(200, 0, 0), (90, 90, 90)])  # with a palette, and gray
+def test_what_the_first_frame_of_a_gif_does_not_cover_is_background(
+    color: tuple[int, int, int], tmp_path: Path
+) -> None:
+    path = saved(tmp_path / "small.gif", Image.new("RGB", (16, 8), color))
+    data = bytearray(path.read_bytes())
+    assert not read(path).is_transparent
+    data[6:10] = bytes([32, 0, 32, 0])  # the canvas
+    path.write_bytes(data)
+    picture = read(path, ground=(0, 0, 250))
+    assert picture.is_transparent
+    assert (picture.pixels[:8, :16] == color).all()
+    assert (picture.pixels[8:] == (0, 0, 250)).all()
+    assert (picture.pixels[:8, 16:] == (0, 0, 250)).all()
+    assert (read(path).pixels[8:] == 255).all()

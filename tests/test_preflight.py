@@ -80,6 +80,21 @@ def test_parameters_without_a_gradient_are_noted() -> None:
     assert notes("plain", 1) == (), "with one class every gradient is zero"
 
 
+@pytest.mark.parametrize("name", odd_models.NOTED)
+def test_models_that_learn_badly_or_keep_state_elsewhere_are_noted(name: str) -> None:
+    (note,) = check_model(config(name), CLASSES).notes
+    assert note.startswith(f"--model odd_models:{name}: ")
+    assert odd_models.NOTED[name][1] in note
+
+
+def test_models_of_which_nothing_is_said() -> None:
+    for build in (*odd_models.SOUND, *odd_models.UNNOTED):
+        notes = check_model(config(build.__name__), CLASSES).notes
+        assert not [note for note in notes if "no gradient reached" not in note]
+    for options in ({}, {"batch_norm": False}, {"batch_norm": False, "precision": "bf16"}, {"precision": "bf16"}):
+        assert check_model(RunConfig.of(dataset="digits", batch_size=2, width=0.05, **options), CLASSES).notes == ()
+
+
 def test_a_module_in_place_of_a_function_is_refused() -> None:
     assert "is a module; name a function that builds one" in refusal("module")
 

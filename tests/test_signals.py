@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Iterator
 
@@ -48,19 +49,38 @@ def test_a_shield_ends_before_the_interrupt(number: signal.Signals) -> None:
     assert done == ["whole"]
 
 
-def test_a_second_interrupt_does_not_wait() -> None:
-    done: list[str] = []
+@pytest.mark.parametrize(("later", "done"), [(0.1, ["begun", "whole"]), (SAME_INTERRUPT_SECONDS + 0.1, ["begun"])])
+@pytest.mark.parametrize("second", ALL)
+def test_a_second_interrupt_does_not_wait_unless_it_belongs_to_the_first(
+    monkeypatch: pytest.MonkeyPatch, second: signal.Signals, later: float, done: list[str]
+) -> None:
+    now, did = 100.0, []
+    monkeypatch.setattr("time.monotonic", lambda: now)
 
     def twice() -> None:
+        nonlocal now
         with interrupts.shielded():
-            signal.raise_signal(signal.SIGINT)
-            done.append("still here")
-            signal.raise_signal(signal.SIGINT)
-            done.append("went on")
+            signal.raise_signal(signal.SIGTERM)
+            did.append("begun")
+            now += later
+            signal.raise_signal(second)
+            did.append("whole")
+        did.append("went on")
 
     with interruptible() as interrupts, pytest.raises(KeyboardInterrupt):
         twice()
-    assert done == ["still here"]
+    assert did == done
+
+
+def test_what_follows_an_interrupt_at_once_does_not_disturb_its_handling() -> None:
+    handled = []
+    with interruptible():
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        for number in ALL:
+            signal.raise_signal(number)
+        handled.append("whole")
+    assert handled == ["whole"]
 
 
 def test_the_next_shield_is_free_of_an_interrupt_that_was_heard() -> None:
@@ -92,7 +112,10 @@ def test_a_held_signal_hurries_unless_it_belongs_to_the_interrupt_before(monkeyp
         now += SAME_INTERRUPT_SECONDS + 0.1
         for number in ALL:
             signal.raise_signal(number)
-    assert heard == [now] * len(ALL)
+        assert heard == [now], "these are one"
+        now += SAME_INTERRUPT_SECONDS + 0.1
+        signal.raise_signal(signal.SIGHUP)
+        assert heard == [now - SAME_INTERRUPT_SECONDS - 0.1, now]
 
 
 def test_an_ignored_ctrl_c_stays_ignored() -> None:

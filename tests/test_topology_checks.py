@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,9 @@ from raw_graphs import raw_graph as raw
 from p2pfl.errors import TopologyError
 from p2pfl.topology import Topology, make_topology
 from p2pfl.topology.checks import MAX_PEERS, examine
+from p2pfl.topology.edge_lists import read_adjacency_list, read_edge_list
 from p2pfl.topology.graph import topology_from
+from p2pfl.topology.links import clean_weight
 from p2pfl.topology.naming import name_nodes, unique_names
 from p2pfl.topology.raw import RawEdge, RawGraph, RawNode
 
@@ -89,6 +92,22 @@ def test_all_troubles_are_named_at_once() -> None:
 )
 def test_what_mends_a_graph_that_is_not_connected(graph: RawGraph, options: set[str | None]) -> None:
     assert {trouble.option for trouble in examine(graph).troubles} == options
+
+
+def test_a_first_line_that_joins_no_other_may_be_a_header() -> None:
+    hint = (
+        r"line 1 \('Alpha Beta'\) names two nodes that no other line has: if it is a header, delete it or write source"
+    )
+    for lines in ("Alpha Beta\nann bo\nbo cy\n", "ann bo\nbo cy\nAlpha Beta\n", "1 2\n3 4\n"):
+        texts = " ".join(trouble.text for trouble in examine(read_edge_list(lines.encode(), "t")).troubles)
+        assert "disconnected" in texts
+        assert bool(re.search(hint, texts)) == lines.startswith("Alpha")
+    listed = read_adjacency_list(b"node neighbors\nann bo cy\n", "t")
+    assert "line 1 ('node neighbors') names two nodes that no other line has" in examine(listed).troubles[0].text
+
+
+def test_an_empty_weight_is_none() -> None:
+    assert [clean_weight(value) for value in ("", " ", None, "x", "2")] == [None, None, None, "x", 2.0]
 
 
 def test_too_many_nodes_are_mended_if_the_largest_component_is_small_enough() -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from p2pfl.errors import TopologyError
 from p2pfl.topology import make_topology
-from p2pfl.topology.files import read_raw, save_topology
+from p2pfl.topology.files import load_topology, read_raw, save_topology
 from p2pfl.topology.graph import build_topology
 from p2pfl.topology.raw import RawGraph
 from p2pfl.topology.readers import ENDINGS
@@ -92,14 +92,26 @@ REFUSALS = {
     "both.json": (json.dumps({"nodes": ["a", "b"], "edges": [["a", "b"]], "links": [["b", "a"]]}), "both 'edges' and"),
     "outside.json": (json.dumps({"nodes": [{"name": "a"}, {"x": 1}], "links": []}), "has no usable 'id'"),
     "half.json": (json.dumps({"nodes": [{"id": 0}], "adjacency": []}), "one list for each of the 1 nodes"),
+    "arrows.json": (
+        json.dumps({"nodes": ["a", "b"], "edges": [{"from": "a", "to": "b", "arrows": "end"}]}),
+        "'arrows' is",
+    ),
+    "flag.json": (
+        json.dumps({"nodes": ["a", "b"], "edges": [{"source": "a", "target": "b", "directed": "yes"}]}),
+        "must be tr",
+    ),
     "count.txt": ("5\n0 1\n1 2\n", "line 1 is the number 5 alone, but 3 nodes and 2 edges"),
     "doubt.txt": ("5 4\n1 2\n2 3\n3 4\n4 5\n", "line 1 may be an edge or the numbers of nodes and edges"),
     "metis.txt": ("3 2\n2\n1 3\n2\n", "looks like METIS"),
     "metis.adjlist": ("4 4\n2 4\n1 3\n2 4\n1 3\n", "looks like METIS"),
     "matrix.csv": ("0,1,1\n1,0,1\n1,1,0\n", "looks like an adjacency matrix"),
     "matrix.edgelist": ("0 1 0 1\n1 0 1 0\n0 1 0 1\n1 0 1 0\n", "looks like an adjacency matrix"),
+    "parent.csv": ("parent,child\nann,bo\nbo,parent\nchild,bo\n", "line 1 may be a header or an edge"),
+    "flag.csv": ("source,target,directed\na,b,maybe\n", "line 2 has 'maybe' where 'directed' is to be true or false"),
+    "named.tsv": ("id\tname\n1\tann\n2\tbo\n", "header of a table of nodes"),
+    "value.mtx": ("%%MatrixMarket matrix coordinate real general\n2 2 1\n2 1 x\n", "the value 'x', which is no number"),
     "header.txt": ("source target\nsource b\nb c\n", "line 1 may be a header or an edge"),
-    "unknown.csv": ("person,friend\n1,2\n2,3\n", "looks like a header"),
+    "unknown.csv": ("person,pet\n1,2\n2,3\n", "looks like a header"),
     "weighed.csv": ("person,friend,cost\na,b,1\nb,a,2\n", "looks like a header"),
     "people.csv": ("Id,Label\n1,Ann\n2,Bo\n", "header of a table of nodes"),
     "metis.edges": ("3 2 001\n2 5\n1 5 3 7\n2 7\n", "looks like METIS"),
@@ -149,6 +161,25 @@ def test_what_may_be_misunderstood_is_refused(tmp_path: Path, file: str) -> None
         read(tmp_path, file, content)
     assert str(caught.value).startswith(f"{tmp_path / file}: ")
     assert "\n" not in str(caught.value)
+
+
+ENDLESS = {
+    "comment": "/*" * 2**17,
+    "quote": 'graph "' + '\\"' * 2**17,
+    "blank": "\n" * 2**17 + "a",
+    "spaces": "graph" + " " * 2**17 + '"',
+    "header": "source " * 2**13,
+    "leading": "/**/" * 2**16 + "a",
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_what_never_ends_is_not_searched_to_its_end_again_and_again(tmp_path: Path, name: str) -> None:
+    """Searches in quadratic time would take longer than the whole suite."""
+    for ending in ("txt", "dot"):
+        (tmp_path / f"a.{ending}").write_text(ENDLESS[name])
+        with pytest.raises(TopologyError, match=rf"a\.{ending}: "):
+            load_topology(tmp_path / f"a.{ending}")
 
 
 WRITERS: dict[str, Callable[[nx.Graph], str | bytes]] = {

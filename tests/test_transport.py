@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from p2pfl.transport import (
     ZmqTransport,
     links,
 )
+from p2pfl.transport.zeromq import FILE_SECONDS
 
 HELLO = wire.Message(wire.Header(wire.VERSION, "run", "hello", 0, 1))
 Pair = tuple[Transport, Transport]
@@ -251,3 +253,34 @@ def test_a_vector_with_a_small_last_chunk_is_not_flushed_before_it_is_sent(tmp_p
         for message in chunk(np.zeros(wire.CHUNK_BYTES // 4 + 1, np.float32)):
             transport.send(1, message)
         assert not transport.flushed()
+
+
+def test_a_socket_whose_file_was_removed_is_bound_again(tmp_path: Path) -> None:
+    folder = tmp_path / "sockets"
+    folder.mkdir(mode=0o700)
+    with ZmqTransport(f"ipc://{folder}/a") as a, ZmqTransport(f"ipc://{folder}/b") as early:
+        early.connect({1: a.endpoint}, 4)
+        early.send(1, HELLO)
+        collect(a, lambda events: bool(events))
+        shutil.rmtree(folder)
+        a.poll(0.01)
+        folder.mkdir(mode=0o700)
+        with ZmqTransport(f"ipc://{folder}/c") as late:
+            late.connect({1: a.endpoint}, 4)
+            late.send(1, HELLO)
+            collect(a, lambda events: bool(events))
+        early.send(1, HELLO)
+        collect(a, lambda events: bool(events))  # the connection that stood goes unharmed
+
+
+def test_a_socket_is_not_bound_again_in_a_folder_that_is_open_to_others(tmp_path: Path) -> None:
+    folder = tmp_path / "sockets"
+    folder.mkdir(mode=0o700)
+    with ZmqTransport(f"ipc://{folder}/a") as a:
+        shutil.rmtree(folder)
+        folder.mkdir()
+        folder.chmod(0o777)
+        deadline = time.monotonic() + 2 * FILE_SECONDS
+        while time.monotonic() < deadline:
+            a.poll(0.1)
+        assert list(folder.iterdir()) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 # Only what is there in a moment: a Ctrl-C meanwhile ends in a traceback. `main` imports the rest.
 import contextlib
 import os
+import re
 import signal
 import sys
 import time
@@ -18,6 +19,7 @@ from p2pfl.text import visible
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 _SAME_INTERRUPT_SECONDS = 2.0
+_OPTION = re.compile(r"(?<![\w/.-])--[a-z][a-z0-9-]*")
 
 COMMANDS = {
     "gossip": ("train:gossip", "train a swarm over a topology file, one process a peer, and average to consensus"),
@@ -107,7 +109,7 @@ def _explained(words: list[str], prepared: Callable[[], object]) -> int:
         sys.stdout.flush()  # here, since the reader may be slow and Ctrl-C come meanwhile
         return status
     except ConfigError as error:
-        return _complain(f"{error}{_settings_file(words, str(error))}", USAGE)
+        return _complain(_with_settings_file(words, str(error)), USAGE)
     except P2PFLError as error:
         from p2pfl.swarm import Interrupted
 
@@ -123,11 +125,16 @@ def _complain(error: object, status: int) -> int:
     return status
 
 
-def _settings_file(words: Sequence[str], said: str) -> str:
-    """The file of --config, where a complaint does not name it: any option may come from there."""
+def _with_settings_file(words: Sequence[str], said: str) -> str:
+    """A complaint, and before its remedy the file of --config, where an option is to blame that is not in `words`."""
     spelled = [word.partition("=")[2] for word in words if word.startswith("--config=")]
     named = [*spelled, *(file for option, file in pairwise(words) if option == "--config")]
-    return "".join(f" (with the settings in {file})" for file in named[:1] if file not in said)
+    given = {word.partition("=")[0].replace("_", "-") for word in words}
+    what, semicolon, remedy = said.partition("; ")
+    blamed = set(_OPTION.findall(what)) - {option.replace("--no-", "--") for option in given} - given - {"--help"}
+    if not blamed or not named or named[0] in said:
+        return said
+    return f"{what} (with the settings in {named[0]}){semicolon}{remedy}"
 
 
 def _line(text: object) -> str:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
-from p2pfl.errors import ConfigError
+from p2pfl.errors import ConfigError, unusable
 
 if TYPE_CHECKING:
     from p2pfl.topology import Topology
 
 A = TypeVar("A")
+_FOLDERS = {"run_dir", "data_dir", "keys", "resume", "run_dirs", "what"}
+_PATHS = _FOLDERS | {"topology", "token_file", "faults", "init"}
+_POSITIONAL = {"topology", "file", "run_dirs", "what"}
+_IMAGES = "imagefolder:"
+_LONGEST_BELOW = "x" * 250 + "/" + "x" * 100  # longer than what a run directory or a folder of keys has in it
 _STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff)
 
 
@@ -36,13 +43,47 @@ def parse(kind: type[A], words: Sequence[str], command: str, default: A | None =
     os.environ["COLUMNS"] = "2000"  # so that tyro breaks no line
     try:
         with contextlib.redirect_stderr(captured), contextlib.redirect_stdout(captured):
-            return run()
+            found = run()
     except SystemExit:
         raise ConfigError(f"{command}: {_one_line(captured.getvalue())} (see p2pfl {command} --help)") from None
     finally:
         os.environ.pop("COLUMNS")
         if columns is not None:
             os.environ["COLUMNS"] = columns
+    check_paths(found)
+    return found
+
+
+def check_paths(arguments: object, name: str = "") -> None:
+    """Raises ConfigError where a path among the arguments, or in their sections, is none that a system can use."""
+    if dataclasses.is_dataclass(arguments):
+        for item in dataclasses.fields(arguments):
+            check_paths(getattr(arguments, item.name), item.name)
+    elif isinstance(arguments, tuple):
+        for one in arguments:
+            check_paths(one, name)
+    elif isinstance(arguments, Path):
+        _check_path(arguments, name)
+    elif isinstance(arguments, str) and name in _PATHS:
+        _check_path(Path(arguments), name)
+    elif isinstance(arguments, str) and name == "dataset" and arguments.startswith(_IMAGES):
+        _check_path(Path(arguments.removeprefix(_IMAGES)), name)
+
+
+def _check_path(path: Path, name: str) -> None:
+    """What is not there is no error here: the file may be one to write."""
+    said = "" if name in _POSITIONAL else f"--{name.replace('_', '-')} "
+    try:
+        (path / _LONGEST_BELOW if name in _FOLDERS else path).stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        # Else the folder is made, or asked about, in the middle of the run.
+        is_in_the_way = isinstance(error, NotADirectoryError) or (path.is_symlink() and not path.exists())
+        if name == "data_dir" and is_in_the_way:
+            raise ConfigError(f"{said}{unusable(path, error)}") from None
+    except OSError as error:
+        raise ConfigError(f"{said}{unusable(path, error)}") from None
+    except ValueError as error:  # a null byte
+        raise ConfigError(f"{said}{str(path)!a}: no name of a file ({error}); correct it") from None
 
 
 def _one_line(framed: str) -> str:
@@ -69,7 +110,7 @@ _PLAINER = (
     (r"Error parsing (\S+?): could not convert string to float: '(.*)'", r"\1 \2: must be a number"),
     (r"Error parsing (\S+?): no type matching \{None\}\|INT could .* \['(.*)'\]", r"\1 \2: must be a whole number"),
     (r"Error parsing (\S+?): no type matching \{None\}\|FLOAT could .* \['(.*)'\]", r"\1 \2: must be a number"),
-    (r"invalid choice '(.*)' for argument '(.*)'. Expected one of \((.*)\)", r"\2 \1: choose one of \3"),
+    (r"invalid choice '(.*)' for argument '(.*)'. Expected one of \((.*?),?\)", r"\2 \1: choose one of \3"),
     (r"Missing value for argument '(.*?)'.*", r"\1: needs a value"),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -107,7 +108,7 @@ def _told_apart(what: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     there: list[Path] = []
     for path in what:
         if path.is_dir():
-            there += [path] if (path / CONFIG_FILE).is_file() else runs_in(path)
+            there += [path] if os.path.lexists(path / CONFIG_FILE) else runs_in(path)
     return there, [path for path in what if not path.is_dir()]
 
 
@@ -144,7 +145,7 @@ def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path]
         raise ConfigError(f"--run-dir {unwritable(folder, error)}") from None
     with explained(folder), in_use(folder):
         try:
-            made = run_all(folder, planned, _say, again=shlex.join(["p2pfl", *command]))
+            made = run_all(folder, planned, _say, show_decoding, again=shlex.join(["p2pfl", *command]))
             # They were planned to match; where a lost client has changed that, the report says so.
             return _report(folder, made, True, repeat)
         finally:

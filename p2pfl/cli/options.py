@@ -43,7 +43,7 @@ class Training:
     """TOML file with any of these options; what stands on the command line wins."""
     resume: OptionalFolder = None
     """Run directory of an interrupted run, to go on with the settings saved there; with more --rounds also of one
-    that is finished, if its --schedule is constant."""
+    that is finished, if its --schedule is constant. Where its data have moved, --dataset says where they are."""
     dry_run: bool = False
     """Say what the run will need (memory a process, bytes, rounds) and what is odd about the data, try its model out,
     and stop. The pictures of an imagefolder are decoded for it, as for the run."""
@@ -161,6 +161,8 @@ def _resumed(run_dir: Path, saved: RunConfig, asked: RunConfig) -> Topology:
         if name == "init" and None not in (value, before[name]):
             with_own_files(asked, run_dir)  # which refuses other weights
             continue
+        if name == "dataset" and saved.data.kind == asked.data.kind:
+            continue  # it may lie elsewhere by now: its content counts, which is compared once it is known
         if name == "rounds":
             has_other_rounds(run_dir, asked)  # which refuses what the run cannot have
             continue

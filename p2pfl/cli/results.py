@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ def report(words: list[str]) -> int:
     if not run_dirs:
         raise ConfigError("report: name a run directory, such as one under runs/")
     for run_dir in run_dirs:
-        if (run_dir / JSON_FILE).is_file() and not (run_dir / CONFIG_FILE).exists():
+        if os.path.lexists(run_dir / JSON_FILE) and not os.path.lexists(run_dir / CONFIG_FILE):
             print(_compare_again(run_dir))
             continue
         open_run_dir(run_dir)

@@ -29,6 +29,16 @@ def parse_range(text: str) -> tuple[float, float] | None:
     return (low, high) if low < high and math.isfinite(high - low) else None
 
 
+def range_text(value_range: tuple[float, float]) -> str:
+    """LOW,HIGH in one spelling, which `parse_range` reads back exactly."""
+    return ",".join(str(int(end)) if end.is_integer() and abs(end) < 2**53 else repr(end) for end in value_range)
+
+
+def color_text(color: tuple[int, int, int]) -> str:
+    """The color in one spelling: white, the default, or #rrggbb."""
+    return "white" if color == _WHITE else "#{:02x}{:02x}{:02x}".format(*color)
+
+
 def parse_color(text: str) -> tuple[int, int, int] | None:
     """Red, green, blue of a CSS color name or #rrggbb; None for anything else."""
     if text.lower() == "white":

@@ -85,6 +85,7 @@ SECTION_OF = {item.name: name for name, kind in SECTIONS.items() for item in dat
 # A resumed run may differ in these from the run that it goes on with.
 FREE_ON_RESUME = frozenset(
     {
+        "data_dir",
         *("transport", "eval_every", "run_dir", "insecure", "keys", "token_file", "profile", "min_peers", "restart"),
         *(name for name in SECTION_OF if "timeout" in name),
     }

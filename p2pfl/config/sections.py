@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import math
+import os
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from p2pfl.config.pictures import COLOR_REMEDY, RANGE_REMEDY, PictureOptions, parse_color, parse_range
-from p2pfl.errors import ConfigError
+from p2pfl.config.bounds import check, is_count, not_negative, positive, unset
+from p2pfl.config.pictures import (
+    COLOR_REMEDY,
+    RANGE_REMEDY,
+    PictureOptions,
+    color_text,
+    parse_color,
+    parse_range,
+    range_text,
+)
 
 MOST_ROUNDS = 10_000_000
 MOST_STEPS = 100_000_000  # of a round; with the rounds above they still can be counted in 64 bits
@@ -20,43 +28,7 @@ MOST_RATE = 1e30  # of learning and decay; float32 ends at 3e38
 MOST_WIDTH = 64
 MOST_SAMPLES = 1_000_000_000
 MOST_SEED = 2**63 - 1  # as TOML has integers
-
-
-def _unset(kind: str, default: str) -> Any:
-    """How `--help` shows an option that may stay unset: its kind of value, and what then holds."""
-    return tyro.conf.arg(metavar=kind, help_behavior_hint=f"(default: {default})")
-
-
-def _check(condition: bool, option: str, value: object, remedy: str) -> None:
-    if not condition:
-        shown = str(value) if not isinstance(value, int) or abs(value) < 10**60 else "of that length"
-        raise ConfigError(f"--{option.replace('_', '-')} {shown}: {remedy}")
-
-
-def _positive(section: object, most: float, *names: str) -> None:
-    """Above 0, and at most `most`: what is beyond is a slip of the pen, and would fail later in some other place."""
-    for name in names:
-        value = getattr(section, name)
-        if value is not None:
-            _check(_is_finite(value) and value > 0, name, value, "must be greater than 0")
-            _check(value <= most, name, value, f"must be at most {most:,}")
-
-
-def _not_negative(section: object, most: float, *names: str) -> None:
-    for name in names:
-        value = getattr(section, name)
-        if value is not None:
-            _check(_is_finite(value) and value >= 0, name, value, "must be 0 or more")
-            _check(value <= most, name, value, f"must be at most {most:,}")
-
-
-def _is_finite(value: float) -> bool:
-    return isinstance(value, int) or math.isfinite(value)  # an int may be too large to become a float
-
-
-def _is_count(text: str) -> bool:
-    """Whether this is a whole number that a machine may count to; Python itself refuses some thousands of digits."""
-    return text.isascii() and text.isdecimal() and len(text) <= 9
+DATASET_KINDS = ("cifar10", "digits", "imagefolder")
 
 
 @dataclass(frozen=True)
@@ -71,7 +43,7 @@ class ModelConfig:
     """Batch normalization after every convolution."""
 
     def __post_init__(self) -> None:
-        _positive(self, MOST_WIDTH, "width")
+        positive(self, MOST_WIDTH, "width")
 
 
 @dataclass(frozen=True)
@@ -80,11 +52,11 @@ class DataConfig:
 
     dataset: str = "cifar10"
     """Data set: cifar10, digits, imagefolder:DIR (with DIR/train/CLASS and DIR/test/CLASS), or module:function."""
-    data_dir: Annotated[str | None, _unset("DIR", "p2pfl in your cache folder")] = None
+    data_dir: Annotated[str | None, unset("DIR", "p2pfl in your cache folder")] = None
     """Folder of downloads and decoded data sets."""
     partition: Literal["iid"] = "iid"
     """How training samples are dealt to the peers: iid (shuffled, equal shards)."""
-    image_range: Annotated[str | None, _unset("LOW,HIGH", "the range of the file's type; none for 32 bits")] = None
+    image_range: Annotated[str | None, unset("LOW,HIGH", "the range of the file's type; none for 32 bits")] = None
     """Values that become black and white in imagefolder pictures with more than 8 bits, such as 0,4095; 32-bit and
     float pictures need it."""
     augment: Literal["auto", "on", "off"] = "auto"
@@ -93,9 +65,30 @@ class DataConfig:
     """Color behind transparent pictures of an imagefolder: a CSS color name or #rrggbb."""
 
     def __post_init__(self) -> None:
-        known = self.image_range is None or parse_range(self.image_range) is not None
-        _check(known, "image_range", self.image_range, RANGE_REMEDY)
-        _check(parse_color(self.background) is not None, "background", self.background, COLOR_REMEDY)
+        if self.image_range is not None:
+            value_range = parse_range(self.image_range)
+            check(value_range is not None, "image_range", self.image_range, RANGE_REMEDY)
+            # One spelling of equal values, since processes and runs are told apart by the text of their settings.
+            object.__setattr__(self, "image_range", value_range and range_text(value_range))
+        color = parse_color(self.background)
+        check(color is not None, "background", self.background, COLOR_REMEDY)
+        object.__setattr__(self, "background", color and color_text(color))
+
+    @property
+    def kind(self) -> str:
+        """The kind of data set, wherever it lies: a name of ours, or "module:function"."""
+        name = self.dataset.partition(":")[0]
+        return name if name in DATASET_KINDS else "module:function"
+
+    @property
+    def located(self) -> str:
+        """The data set with an absolute path, if it is a folder: a run may be resumed from anywhere."""
+        kind, _, folder = self.dataset.partition(":")
+        return (
+            f"{kind}:{os.path.abspath(os.path.expanduser(folder))}"
+            if kind == "imagefolder" and folder
+            else self.dataset
+        )
 
     @property
     def pictures(self) -> PictureOptions:
@@ -110,9 +103,9 @@ class TrainingConfig:
 
     rounds: int = 40
     """Rounds: local training, then the exchange that the mode has. Of sgd: passes over the training set."""
-    local_epochs: Annotated[int | None, _unset("INT", "1")] = None
+    local_epochs: Annotated[int | None, unset("INT", "1")] = None
     """Passes over a process's own samples in a round."""
-    local_steps: Annotated[int | None, _unset("INT", "as --local-epochs says")] = None
+    local_steps: Annotated[int | None, unset("INT", "as --local-epochs says")] = None
     """Optimizer steps in a round, instead of whole epochs."""
     batch_size: int = 32
     """Samples in an optimizer step of one process."""
@@ -126,18 +119,18 @@ class TrainingConfig:
     """Learning rate over the run: onecycle (rises for the first fifth), cosine, or constant."""
     reset_momentum: bool = False
     """Forget the optimizer's momentum at the start of every round."""
-    init: Annotated[str | None, _unset("FILE", "drawn from --seed")] = None
+    init: Annotated[str | None, unset("FILE", "drawn from --seed")] = None
     """Safetensors file of the weights that everybody starts from, such as the consensus.safetensors of a run."""
 
     def __post_init__(self) -> None:
-        _positive(self, MOST_ROUNDS, "rounds")
-        _positive(self, MOST_EPOCHS, "local_epochs")
-        _positive(self, MOST_STEPS, "local_steps", "batch_size")
-        _positive(self, MOST_RATE, "lr")
-        _not_negative(self, MOST_RATE, "weight_decay", "momentum")
-        _check(self.momentum < 1, "momentum", self.momentum, "must be below 1")
+        positive(self, MOST_ROUNDS, "rounds")
+        positive(self, MOST_EPOCHS, "local_epochs")
+        positive(self, MOST_STEPS, "local_steps", "batch_size")
+        positive(self, MOST_RATE, "lr")
+        not_negative(self, MOST_RATE, "weight_decay", "momentum")
+        check(self.momentum < 1, "momentum", self.momentum, "must be below 1")
         both = self.local_epochs is not None and self.local_steps is not None
-        _check(not both, "local_epochs", self.local_epochs, f"--local-steps {self.local_steps} is set too; choose one")
+        check(not both, "local_epochs", self.local_epochs, f"--local-steps {self.local_steps} is set too; choose one")
 
 
 @dataclass(frozen=True)
@@ -154,13 +147,13 @@ class GossipConfig:
     consensus_tolerance: float = 1e-3
     """After the last round peers only mix, until their disagreement has shrunk to this fraction; without a promise for
     robust algorithms."""
-    min_peers: Annotated[int | None, _unset("INT", "all")] = None
+    min_peers: Annotated[int | None, unset("INT", "all")] = None
     """Peers that must live: the others go on without those that are lost, unless fewer than this are left."""
 
     def __post_init__(self) -> None:
         tolerance = self.consensus_tolerance
-        _positive(self, MOST_PROCESSES, "min_peers")
-        _check(0 < tolerance < 1, "consensus_tolerance", tolerance, "must lie between 0 and 1, for example 1e-3")
+        positive(self, MOST_PROCESSES, "min_peers")
+        check(0 < tolerance < 1, "consensus_tolerance", tolerance, "must lie between 0 and 1, for example 1e-3")
 
 
 @dataclass(frozen=True)
@@ -173,7 +166,7 @@ class CentralizedConfig:
     """Clients that the coordinator draws for each round."""
 
     def __post_init__(self) -> None:
-        _positive(self, MOST_PROCESSES - 1, "num_clients", "num_selected")
+        positive(self, MOST_PROCESSES - 1, "num_clients", "num_selected")
 
 
 @dataclass(frozen=True)
@@ -189,28 +182,28 @@ class ServerConfig:
     """Length of the coordinator's step from the global model towards the average; 1 goes all the way."""
     proximal_mu: float = 0.0
     """FedProx: pull of a client's weights towards the global model while it trains; 0: none."""
-    deadline: Annotated[float | None, _unset("FLOAT", "as --first-round-timeout and --round-timeout")] = None
+    deadline: Annotated[float | None, unset("FLOAT", "as --first-round-timeout and --round-timeout")] = None
     """Seconds that a round's clients have for training; the round goes on without those that take longer."""
-    min_updates: Annotated[int | None, _unset("INT", "half of the selected clients")] = None
+    min_updates: Annotated[int | None, unset("INT", "half of the selected clients")] = None
     """Updates that a round needs; with fewer the run ends."""
 
     def __post_init__(self) -> None:
-        _positive(self, MOST_RATE, "server_lr")
-        _positive(self, MOST_SECONDS, "deadline")
-        _positive(self, MOST_PROCESSES, "min_updates")
-        _not_negative(self, MOST_RATE, "server_momentum", "proximal_mu")
-        _check(self.server_momentum < 1, "server_momentum", self.server_momentum, "must be below 1")
+        positive(self, MOST_RATE, "server_lr")
+        positive(self, MOST_SECONDS, "deadline")
+        positive(self, MOST_PROCESSES, "min_updates")
+        not_negative(self, MOST_RATE, "server_momentum", "proximal_mu")
+        check(self.server_momentum < 1, "server_momentum", self.server_momentum, "must be below 1")
 
 
 @dataclass(frozen=True)
 class RobustConfig:
     """What robust averaging (--algorithm, --averaging) has to bear."""
 
-    byzantine: Annotated[int | None, _unset("INT", "none; robust averaging needs it")] = None
+    byzantine: Annotated[int | None, unset("INT", "none; robust averaging needs it")] = None
     """Hostile neighbors of a peer, or updates of a round, that robust averaging bears at most."""
 
     def __post_init__(self) -> None:
-        _not_negative(self, MOST_PROCESSES, "byzantine")
+        not_negative(self, MOST_PROCESSES, "byzantine")
 
 
 @dataclass(frozen=True)
@@ -224,7 +217,7 @@ class ExchangeConfig:
     insecure: bool = False
     """Allow messages that are not encrypted: beyond this machine, or in spite of keys in the file. A peer needs keys or
     a token all the same, unless all hosts of its file are this machine."""
-    keys: Annotated[str | None, _unset("DIR", "none")] = None
+    keys: Annotated[str | None, unset("DIR", "none")] = None
     """Folder with the secret keys that p2pfl keys made: every link is encrypted and authenticated (gossip and peer)."""
     token_file: Annotated[str | None, tyro.conf.Fixed, tyro.conf.Suppress] = None
     """File with the secret that all peers share where there are no keys; an option of p2pfl peer only."""
@@ -238,16 +231,16 @@ class ExchangeConfig:
     """Seconds to wait for others in later rounds, or ten times the longest round so far, if longer."""
     grace_timeout: float = 10.0
     """Seconds that a broken connection has to come back before its neighbor counts as lost; at least 2."""
-    faults: Annotated[str | None, _unset("FILE", "none")] = None
+    faults: Annotated[str | None, unset("FILE", "none")] = None
     """Fault script to play: who is killed, frozen or cut off in which round, and what happens to messages (TOML)."""
     restart: int = 0
     """How many times the launcher starts a process that dies again, from its checkpoint or a neighbor's weights."""
 
     def __post_init__(self) -> None:
         timeouts = ("start_timeout", "handshake_timeout", "first_round_timeout", "round_timeout", "grace_timeout")
-        _positive(self, MOST_SECONDS, *timeouts)
-        _check(self.grace_timeout >= 2, "grace_timeout", self.grace_timeout, "must be at least 2")
-        _not_negative(self, MOST_ROUNDS, "restart")
+        positive(self, MOST_SECONDS, *timeouts)
+        check(self.grace_timeout >= 2, "grace_timeout", self.grace_timeout, "must be at least 2")
+        not_negative(self, MOST_ROUNDS, "restart")
 
 
 @dataclass(frozen=True)
@@ -258,16 +251,16 @@ class ComputeConfig:
     """auto (spread over the visible GPUs, else CPU), cpu, cuda, or one such as cuda:0."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: autocast to bfloat16; weights stay float32."""
-    threads: Annotated[int | None, _unset("INT", "its share of the cores")] = None
+    threads: Annotated[int | None, unset("INT", "its share of the cores")] = None
     """CPU threads of a process."""
 
     def __post_init__(self) -> None:
-        _positive(self, MOST_PROCESSES, "threads")
+        positive(self, MOST_PROCESSES, "threads")
         parts = self.device.split(":")
         known = self.device in ("auto", "cpu", "cuda") or (
-            len(parts) == 2 and parts[0] == "cuda" and _is_count(parts[1])
+            len(parts) == 2 and parts[0] == "cuda" and is_count(parts[1])
         )
-        _check(known, "device", self.device, "choose auto, cpu, cuda or cuda:0")
+        check(known, "device", self.device, "choose auto, cpu, cuda or cuda:0")
 
 
 @dataclass(frozen=True)
@@ -276,23 +269,23 @@ class RecordConfig:
 
     seed: int = 0
     """Seed of everything random: initial weights, shards, batches, augmentation."""
-    eval_every: Annotated[int | None, _unset("INT", "about ten evaluations a run; p2pfl centralized: 1")] = None
+    eval_every: Annotated[int | None, unset("INT", "about ten evaluations a run; p2pfl centralized: 1")] = None
     """Rounds between evaluations. The last round is always evaluated, on the whole test set."""
-    eval_samples: Annotated[int | None, _unset("INT", "1000; p2pfl centralized and sgd: all")] = None
+    eval_samples: Annotated[int | None, unset("INT", "1000; p2pfl centralized and sgd: all")] = None
     """Test samples of an evaluation during the run; 0: all."""
-    name: Annotated[str | None, _unset("TEXT", "that of the topology file, or the mode")] = None
+    name: Annotated[str | None, unset("TEXT", "that of the topology file, or the mode")] = None
     """Name of the run in its folder's name and its report."""
-    run_dir: Annotated[str | None, _unset("DIR", "runs/TIME-MODE-NAME")] = None
+    run_dir: Annotated[str | None, unset("DIR", "runs/TIME-MODE-NAME")] = None
     """Folder of the results."""
     checkpoint: bool = True
     """Save a checkpoint of every process after each round, so that the run can be resumed."""
-    profile: Annotated[str | None, _unset("NODE:ROUND", "none")] = None
+    profile: Annotated[str | None, unset("NODE:ROUND", "none")] = None
     """Write a profiler's trace of one process's round into its folder in peers/, to look at in ui.perfetto.dev."""
 
     def __post_init__(self) -> None:
-        _positive(self, MOST_ROUNDS, "eval_every")
-        _not_negative(self, MOST_SAMPLES, "eval_samples")
-        _not_negative(self, MOST_SEED, "seed")
+        positive(self, MOST_ROUNDS, "eval_every")
+        not_negative(self, MOST_SAMPLES, "eval_samples")
+        not_negative(self, MOST_SEED, "seed")
         node, _, round = ("x:1" if self.profile is None else self.profile).rpartition(":")
-        known = bool(node) and _is_count(round) and int(round) > 0
-        _check(known, "profile", self.profile, "must be NODE:ROUND, a node's label and a round, for example 0:2")
+        known = bool(node) and is_count(round) and int(round) > 0
+        check(known, "profile", self.profile, "must be NODE:ROUND, a node's label and a round, for example 0:2")

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from p2pfl.data.dataset import IMAGE_SIDE
-from p2pfl.data.listing import some
+from p2pfl.text import some
 
 _MOST_GAPS = 100  # that are counted
 _SHAPE = (IMAGE_SIDE, IMAGE_SIDE, 3)
@@ -38,6 +38,13 @@ def label_kind_problem(labels: npt.NDArray[Any]) -> str:
     if labels.dtype.kind == "f" and labels.size and (labels == np.floor(labels)).all():
         return f"must be integers from 0, not {labels.dtype}: take labels.astype('int64')"
     return f"must be integers from 0, not {labels.dtype}"
+
+
+def is_masked(value: Any) -> bool:
+    """Whether an array, or one of nested lists of arrays, has masked elements, which conversion would show."""
+    if isinstance(value, list | tuple):
+        return any(is_masked(item) for item in value if isinstance(item, np.ma.MaskedArray | list | tuple))
+    return bool(np.ma.is_masked(value))
 
 
 def label_values(labels: torch.Tensor) -> list[int]:

@@ -18,8 +18,9 @@ from torchvision.datasets.utils import check_integrity, extract_archive
 
 from p2pfl.data.dataset import Dataset, statistics
 from p2pfl.data.source import Progress, Source
-from p2pfl.errors import DataError
+from p2pfl.errors import DataError, unreadable
 from p2pfl.plugins import one_line
+from p2pfl.regular import check_regular
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 TRAIN_SAMPLES, TEST_SAMPLES = 50_000, 10_000
@@ -77,9 +78,14 @@ def _contiguous(images: np.ndarray) -> torch.Tensor:
 def _provide(root: Path, progress: Progress) -> None:
     """See that the extracted archive lies under `root`; an existing one is neither changed nor replaced."""
     folder = root / CIFAR10.base_folder
+    archive = root / CIFAR10.filename
+    try:
+        for path in [*folder.iterdir()] if folder.exists() else [archive] if archive.exists() else []:
+            check_regular(path)  # torchvision would wait for a pipe
+    except OSError as error:
+        raise DataError(unreadable(path, error)) from error
     if folder.exists():
         return
-    archive = root / CIFAR10.filename
     try:
         root.mkdir(parents=True, exist_ok=True)
         if not check_integrity(str(archive), CIFAR10.tgz_md5):

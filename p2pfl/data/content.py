@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from p2pfl.errors import DataError
 from p2pfl.plugins import one_line
+from p2pfl.regular import opener
 
 _REPORT_EVERY = 256  # files between two reports of progress
 
@@ -38,7 +39,7 @@ def files_content(
     digest = hashlib.sha256()
     for number, (path, label) in enumerate(samples, start=1):
         try:
-            with open(path, "rb") as file:
+            with open(path, "rb", opener=opener) as file:
                 one = hashlib.file_digest(file, "sha256").digest()
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({one_line(error)})") from error

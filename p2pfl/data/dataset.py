@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from p2pfl.data.content import arrays_content
 from p2pfl.errors import DataError, unwritable
 from p2pfl.plugins import one_line
+from p2pfl.regular import check_regular
 
 IMAGE_SIDE = 32  # pixels: every data set is brought to what VGG's five poolings reduce to 1×1
 FORMAT = 2  # of the cache file; part of its name, so that a new format never reads an old file
@@ -66,6 +67,12 @@ def statistics(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ..
     return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
 
 
+def is_one_color(images: torch.Tensor) -> bool:
+    """Whether all pixels of all images (N, H, W, 3) are the same."""
+    parts = (images[start : start + BLOCK] for start in range(0, len(images), BLOCK))
+    return all(bool((part == images[0, 0, 0]).all()) for part in parts)
+
+
 def save(dataset: Dataset, path: Path) -> None:
     """Write the cache file at once or not at all; two processes may do so at the same time.
 
@@ -78,7 +85,7 @@ def save(dataset: Dataset, path: Path) -> None:
         "std": dataset.std,
         "augment": dataset.augment,
         "notes": dataset.notes,
-        "content": dataset.content or _content(dataset),
+        "content": dataset.content or content_of_arrays(dataset),
     }
     tensors = {name: getattr(dataset, name).contiguous() for name in TENSORS}
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
@@ -99,6 +106,7 @@ def load(path: Path) -> Dataset:
     Raises DataError where the file is missing, damaged or of another kind.
     """
     try:
+        check_regular(path)
         with safe_open(path, framework="pt", device="cpu") as file:
             about = json.loads((file.metadata() or {})["p2pfl"])
             tensors = {name: file.get_tensor(name) for name in TENSORS}
@@ -124,7 +132,8 @@ def load(path: Path) -> Dataset:
     return dataset
 
 
-def _content(dataset: Dataset) -> str:
+def content_of_arrays(dataset: Dataset) -> str:
+    """The digest of a data set that was made from arrays as they are."""
     arrays = (getattr(dataset, name).numpy() for name in TENSORS)
     return arrays_content((dataset.classes, dataset.augment), arrays)
 

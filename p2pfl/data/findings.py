@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from p2pfl.config import PictureOptions
-from p2pfl.data.listing import some
 from p2pfl.data.pictures import Picture
 from p2pfl.data.values import PictureError, Range, ReducedColorError, UnknownRangeError
 from p2pfl.errors import DataError
+from p2pfl.text import some
 
 _NARROW = 1 / 4  # of the range that is used: values that fill less of it are noted
 
@@ -31,6 +31,8 @@ class Findings:
     used: set[Range] = field(default_factory=set)  # what became 0..255 of those
     deep: int = 0
     plain: int = 0
+    upper: int = 0  # pictures of whose channels the upper 8 bits are used
+    levels: dict[bool, Range] = field(default_factory=dict)  # lowest and highest of those and, under False, of plain
     transparent: int = 0
     pixels: int = 0
     outside: int = 0
@@ -41,7 +43,9 @@ class Findings:
             self.animated.append(self._name(path))
         self.transparent += picture.is_transparent
         if picture.deep is None:
-            self.plain += 1
+            self.plain += not picture.is_reduced
+            self.upper += picture.is_reduced
+            self.levels[picture.is_reduced] = _wider(self.levels.get(picture.is_reduced), picture.levels)
             return
         self.deep += 1
         self.found = _wider(self.found, picture.deep.found)
@@ -67,7 +71,13 @@ class Findings:
 
     def notes(self) -> tuple[str, ...]:
         """What is worth knowing about the pictures that are used, a line each."""
-        kinds: Sequence[Callable[[], str]] = (self._of_values, self._of_width, self._of_plain, self._of_transparency)
+        kinds: Sequence[Callable[[], str]] = (
+            self._of_values,
+            self._of_width,
+            self._of_upper,
+            self._of_plain,
+            self._of_transparency,
+        )
         notes = [kind() for kind in kinds]
         if self.animated:
             notes.append(
@@ -125,12 +135,26 @@ class Findings:
             )
         return ""
 
-    def _of_plain(self) -> str:
-        if not (self.deep and self.plain):
+    def _of_upper(self) -> str:
+        if not self.upper:
             return ""
-        return (
-            f"{_pictures(self.plain)} with 8 bits a value among them, used as they are: are both kinds equally bright?"
-        )
+        used = f"{_pictures(self.upper)} with more than 8 bits a color channel, of which the upper 8 are used"
+        low, high = self.levels[True]
+        if high - low >= _NARROW * 255:
+            return used
+        alike = f"their levels run only from {low:g} to {high:g} of 255, so that all look much alike"
+        return f"{used}: {alike}; convert them to 8 bits by the range of their values, or to grayscale"
+
+    def _of_plain(self) -> str:
+        if not self.plain:
+            return ""
+        said = f"{_pictures(self.plain)} with 8 bits a value"
+        mixed = self.deep or self.upper
+        low, high = self.levels[False]
+        if high - low < _NARROW * 255:
+            said += f"{' among them' * bool(mixed)}, whose levels run only from {low:g} to {high:g} of 255"
+            return f"{said}, so that all look much alike: is their scale right?"
+        return f"{said} among them, used as they are: are both kinds equally bright?" if mixed else ""
 
     def _of_transparency(self) -> str:
         red, green, blue = self.options.background

@@ -25,6 +25,7 @@ from p2pfl.data.values import (
     is_reduced,
     is_signed_byte,
     key_scale,
+    tiles,
     to_bytes,
     value_type,
 )
@@ -48,10 +49,16 @@ _TURNS = {
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A decoded picture, uint8 (32, 32, 3); `deep` where its values had over 8 bits."""
+    """A decoded picture, uint8 (32, 32, 3); `deep` where its values had over 8 bits.
+
+    `levels`: the lowest and highest in the file's colors, as far as these can be seen. `is_reduced`: its channels have
+    more than 8 bits, of which the decoder gives the upper 8.
+    """
 
     pixels: npt.NDArray[np.uint8]
+    levels: tuple[int, int]
     deep: DeepValues | None
+    is_reduced: bool
     is_transparent: bool
     is_animated: bool
 
@@ -67,6 +74,8 @@ def formats() -> tuple[str, ...]:
 def extensions() -> frozenset[str]:
     """The extensions of these formats, in lower case, with their dot."""
     known = set(formats())
+    if "JPEG" in known:
+        known.add("MPO")  # opened as JPEG, which it is with more pictures behind the first
     return frozenset(extension for extension, name in Image.registered_extensions().items() if name in known)
 
 
@@ -81,8 +90,10 @@ def read_picture(path: str, options: PictureOptions) -> Picture:
             warnings.simplefilter("ignore")  # of odd metadata and large pictures: no lines between those of the run
             with Image.open(path, formats=formats()) as image:
                 return _read(image, options)
-    except (PictureError, MemoryError):
+    except PictureError:
         raise
+    except MemoryError as error:
+        raise PictureError("too large for this machine's memory") from error
     except Exception as error:  # Pillow raises many kinds, by format and by damage
         raise PictureError(_reason(path, error)) from error
 
@@ -115,22 +126,26 @@ def _read(image: Image.Image, options: PictureOptions) -> Picture:
     # A large JPEG may be decoded at a half, quarter or eighth, but never below twice what is kept.
     image.draft("RGB", (2 * IMAGE_SIDE, 2 * IMAGE_SIDE))
     kind, scale = value_type(image), key_scale(image)
-    if options.value_range is not None and is_reduced(image):
+    reduced = is_reduced(image)
+    if options.value_range is not None and reduced:
         raise ReducedColorError("16-bit color")
     signed = is_signed_byte(image)
+    inside = _frame(image)
     _load(image)
     alpha = _color_key(image, scale)
     deep = None
     if kind is not None:
-        levels, deep = to_bytes(image, kind, options.value_range)
-        rgb = Image.fromarray(levels).convert("RGB")
+        values, deep = to_bytes(image, kind, options.value_range)
+        rgb = Image.fromarray(values)  # gray until it is small
     else:
         if signed:
             image = image.point([level ^ 0x80 for level in range(256)])
         rgb, own_alpha = _rgb(image)
-        alpha = alpha or own_alpha
+        alpha = alpha or own_alpha or _only(inside, image.size)
     is_transparent = alpha is not None and alpha.getextrema()[0] != 255
+    levels = _levels(rgb, alpha if is_transparent else None)
     if alpha is not None and is_transparent:
+        rgb = rgb.convert("RGB")
         ground = Image.new("RGB", rgb.size, options.background)
         ground.paste(rgb, mask=alpha)
         rgb = ground
@@ -139,7 +154,15 @@ def _read(image: Image.Image, options: PictureOptions) -> Picture:
         rgb = rgb.transpose(turn)
     if rgb.size != (IMAGE_SIDE, IMAGE_SIDE):
         rgb = rgb.resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BILINEAR)
-    return Picture(np.asarray(rgb), deep, is_transparent, is_animated)
+    return Picture(np.asarray(rgb.convert("RGB")), levels, deep, reduced, is_transparent, is_animated)
+
+
+def _levels(colors: Image.Image, alpha: Image.Image | None) -> tuple[int, int]:
+    """The lowest and the highest level of all channels, where anything can be seen; 0 and 255 where nothing can."""
+    mask = None if alpha is None else alpha.point([0] + [255] * 255)
+    counts = np.reshape(colors.histogram(mask), (-1, 256)).sum(0)
+    found = np.flatnonzero(counts)
+    return (int(found[0]), int(found[-1])) if found.size else (0, 255)
 
 
 def _rgb(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
@@ -163,13 +186,30 @@ def _color_key(image: Image.Image, scale: float) -> Image.Image | None:
     key = image.info.get("transparency")
     if key is None or isinstance(key, bytes) or image.mode in ("P", "PA", "LA", "La", "RGBA", "RGBa"):
         return None
-    values = np.asarray(image)
-    if image.mode == "1":
-        values = values.astype(np.uint8) * 255
     wanted = np.floor(np.asarray(key) * scale)
-    same = values == (wanted % 256 if values.dtype == np.uint8 else wanted)
-    opaque = ~(same.all(-1) if same.ndim == 3 else same)
-    return Image.fromarray(opaque.astype(np.uint8) * 255)
+    opaque = np.empty((image.height, image.width), np.uint8)
+    for place, values in tiles(image):
+        if image.mode == "1":
+            values = values.astype(np.uint8) * 255
+        same = values == (wanted % 256 if values.dtype == np.uint8 else wanted)
+        opaque[place] = np.where(same.all(-1) if same.ndim == 3 else same, 0, 255)
+    return Image.fromarray(opaque)
+
+
+def _frame(image: Image.Image) -> tuple[int, int, int, int] | None:
+    """Where the first frame of a GIF, opened and not yet loaded, lies in its canvas; None where it fills that."""
+    tile = getattr(image, "tile", None)
+    box = tile[0][1] if image.format == "GIF" and tile else None
+    return None if box is None or tuple(box) == (0, 0, *image.size) else tuple(box)
+
+
+def _only(box: tuple[int, int, int, int] | None, size: tuple[int, int]) -> Image.Image | None:
+    """The alpha channel of a picture that is transparent outside a box, as browsers show what no frame covers."""
+    if box is None:
+        return None
+    alpha = Image.new("L", size)
+    alpha.paste(255, box)
+    return alpha
 
 
 def _load(image: Image.Image) -> None:

@@ -31,7 +31,8 @@ class DatasetInfo:
     """What a data set holds, known without decoding it; `cached` tells whether it is decoded already.
 
     `notes`: what is odd about it, a line each; what only decoding tells is among them where it is decoded.
-    `needs_decoding`: whether only decoding will tell if it can be used.
+    `needs_decoding`: whether only decoding will tell if it can be used. `is_mirrored`: a user's own data that
+    are augmented unless `--augment` says otherwise.
     """
 
     name: str
@@ -42,6 +43,7 @@ class DatasetInfo:
     cached: bool
     notes: tuple[str, ...] = ()
     needs_decoding: bool = False
+    is_mirrored: bool = False
 
 
 def prepare(spec: str, data_dir: str | Path | None, progress: Progress, pictures: PictureOptions = _PLAIN) -> Path:
@@ -80,6 +82,7 @@ def describe(spec: str, data_dir: str | Path | None, pictures: PictureOptions = 
         cached=cached,
         notes=(*notes, *(load(path).notes if cached else ())),
         needs_decoding=source.is_judged_by_reading and not cached,
+        is_mirrored=source.is_mirrored,
     )
 
 
@@ -105,7 +108,10 @@ def _cache_file(source: Source, root: Path) -> Path:
 
 def _data_directory(data_dir: str | Path | None) -> Path:
     if data_dir:
-        return Path(data_dir).expanduser()
+        try:
+            return Path(data_dir).expanduser()
+        except RuntimeError as error:  # a user whom nobody knows
+            raise DataError(f"--data-dir {data_dir}: {error}; write the whole path") from None
     # The XDG specification has relative paths ignored.
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (cache if cache.is_absolute() else Path.home() / ".cache") / "p2pfl"

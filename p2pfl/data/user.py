@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from p2pfl.data.arrays import image_problem, label_kind_problem, label_problem, label_values
-from p2pfl.data.dataset import TENSORS, Dataset, invalid, statistics
-from p2pfl.data.listing import some
+from p2pfl.data.arrays import image_problem, is_masked, label_kind_problem, label_problem, label_values
+from p2pfl.data.dataset import TENSORS, Dataset, content_of_arrays, invalid, is_one_color, statistics
+from p2pfl.data.entries import EntryError, class_names, is_augmented
+from p2pfl.data.listing import lacking_images
 from p2pfl.data.source import Source
 from p2pfl.errors import DataError
 from p2pfl.plugins import load_callable, one_line
@@ -25,10 +26,10 @@ def user_function(spec: str) -> Source:
     """Call `module:function` without arguments and check what it returns.
 
     It must return a mapping with `train_images` and `test_images`, uint8 arrays or tensors (N, 32, 32, 3),
-    and `train_labels` and `test_labels`, integers (N,) from 0; optional are `classes`, a name for each label
-    (default: '0', '1', …), and `augment` (default: False), which turns crop and flip on. Without `classes` every
-    label from 0 to the highest must occur among the training labels. It is called on every start, because only its
-    result tells whether it changed.
+    and `train_labels` and `test_labels`, integers (N,) from 0; optional are `classes`, a list with a name for
+    each label (default: '0', '1', …), and `augment`, True or False (default), which turns crop and flip on. Without
+    `classes` every label from 0 to the highest must occur among the training labels. It is called on every start,
+    because only its result tells whether it changed.
     Raises ConfigError where it cannot be imported, DataError where it fails or its result cannot be used.
     """
     function = load_callable(spec, "--dataset")
@@ -40,12 +41,13 @@ def user_function(spec: str) -> Source:
     stem = re.sub(r"[^A-Za-z0-9_.-]", "-", spec)[:60]
     return Source(
         name=spec,
-        key=f"{stem}-{_digest(dataset)}",
+        key=f"{stem}-{hashlib.sha256(repr((spec, dataset.content)).encode()).hexdigest()[:16]}",
         train_samples=len(dataset.train_images),
         test_samples=len(dataset.test_images),
         classes=dataset.classes,
         read=lambda progress: dataset,
         notes=_notes(dataset),
+        is_mirrored=dataset.augment,
     )
 
 
@@ -54,9 +56,9 @@ def _notes(dataset: Dataset) -> tuple[str, ...]:
     notes = []
     for split, labels in (("training", dataset.train_labels), ("test", dataset.test_labels)):
         there = set(label_values(labels))
-        absent = [repr(name) for label, name in enumerate(dataset.classes) if label not in there]
+        absent = [name for label, name in enumerate(dataset.classes) if label not in there]
         if absent:
-            notes.append(f"no {split} images of class{'es' * (len(absent) > 1)} {some(absent)}")
+            notes.append(lacking_images(split, absent))
     if int(dataset.train_images.max()) <= 1:
         notes.append("no training image has a value above 1: were they on the scale 0..1 before they became uint8?")
     return tuple(notes)
@@ -79,42 +81,43 @@ def _check(spec: str, result: Any) -> Dataset:
         if problem:
             raise DataError(f"--dataset {spec}: {problem}")
         classes = range(len(label_values(tensors["train_labels"])))
-    elif isinstance(classes, str) or not isinstance(classes, Iterable):
-        raise DataError(f"--dataset {spec}: classes must be a list of names, not {classes!r}")
+    try:
+        names = class_names(classes)
+        augment = is_augmented(result.get("augment", False))
+    except EntryError as error:
+        raise DataError(f"--dataset {spec}: {error}") from error
     dataset = Dataset(
         name=spec,
-        classes=tuple(str(label) for label in classes),
+        classes=names,
         mean=(),
         std=(),
-        augment=bool(result.get("augment", False)),
-        content="",  # it is that of the arrays
+        augment=augment,
         **tensors,
     )
     problem = invalid(dataset)
     if problem:
         raise DataError(f"--dataset {spec}: {problem}")
+    if is_one_color(dataset.train_images):
+        raise DataError(f"--dataset {spec}: every training image is of one and the same color; check the function")
     mean, std = statistics(dataset.train_images)
-    return replace(dataset, mean=mean, std=std)
+    return replace(dataset, mean=mean, std=std, content=content_of_arrays(dataset))
 
 
 def _tensor(spec: str, name: str, value: Any) -> torch.Tensor:
     """An array or tensor as a tensor on the CPU; labels of any integer type become int64."""
+    if is_masked(value):
+        raise DataError(
+            f"--dataset {spec}: {name} is masked in places: drop those samples, or fill them in by filled()"
+        )
     try:
         array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"--dataset {spec}: {name} is not an array ({one_line(error)})") from error
+    if array.ndim == 0:
+        raise DataError(f"--dataset {spec}: {name} is a {type(value).__name__}, not an array")
     is_label = name.endswith("labels")
     problem = label_kind_problem(array) if is_label else image_problem(array)
     if problem:
         raise DataError(f"--dataset {spec}: {name} {problem}")
     # A copy, which later changes of the function's own array do not reach.
     return torch.from_numpy(np.array(array, dtype=np.int64 if is_label else np.uint8, order="C"))
-
-
-def _digest(dataset: Dataset) -> str:
-    digest = hashlib.sha256(repr((dataset.name, dataset.classes, dataset.augment)).encode())
-    for name in TENSORS:
-        tensor = getattr(dataset, name)
-        digest.update(repr(tuple(tensor.shape)).encode())
-        digest.update(memoryview(tensor.numpy()).cast("B"))
-    return digest.hexdigest()[:16]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,7 @@ from PIL import Image
 Range = tuple[float, float]
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+_TILE_PIXELS = 1 << 18  # whose values are computed with at once
 _WHITE_IS_ZERO, _SIGNED, _UNSIGNED = 0, 2, 1
 _REDUCED = re.compile(r";16|SGI16")  # Pillow's raw modes of 16 bits a channel, and its decoder that ends at 8 bits
 _CODESTREAM = b"\xff\x4f\xff\x51"  # JPEG 2000: start of codestream, then the size segment
@@ -105,26 +108,41 @@ def key_scale(image: Image.Image) -> float:
     return 1 / 256 if is_reduced(image) else 1
 
 
+def tiles(image: Image.Image) -> Iterator[tuple[tuple[slice, slice], npt.NDArray[Any]]]:
+    """The decoded values, rows and columns at a time: what is computed from a large picture needs little memory."""
+    wide = max(1, min(image.width, _TILE_PIXELS))
+    high = max(1, _TILE_PIXELS // wide)
+    for top in range(0, image.height, high):
+        for left in range(0, image.width, wide):
+            right, bottom = min(left + wide, image.width), min(top + high, image.height)
+            yield (slice(top, bottom), slice(left, right)), np.asarray(image.crop((left, top, right, bottom)))
+
+
 def to_bytes(image: Image.Image, kind: ValueType, wanted: Range | None) -> tuple[npt.NDArray[np.uint8], DeepValues]:
     """Map `wanted`, or else the type's range, linearly to 0..255, and clip the rest.
 
     Never by the picture's own extremes, since brightness is to mean the same in all pictures. Raises
     UnknownRangeError where neither is known, PictureError for values that are not numbers.
     """
-    pixels = np.asarray(image)
-    if kind.is_unsigned:
-        pixels = pixels.view(np.uint32)
-    values = pixels.astype(np.float64) * kind.unit + kind.offset
-    if np.isnan(values).any():
-        raise PictureError("holds values that are not numbers (NaN)")
-    found = (float(values.min()), float(values.max()))
     used = wanted or kind.range
+    levels = np.empty((image.height, image.width) if used else 0, np.uint8)
+    lowest, highest, outside = math.inf, -math.inf, 0
+    for place, pixels in tiles(image):
+        values = (pixels.view(np.uint32) if kind.is_unsigned else pixels).astype(np.float64)
+        values *= kind.unit
+        values += kind.offset
+        if np.isnan(values).any():
+            raise PictureError("holds values that are not numbers (NaN)")
+        lowest, highest = min(lowest, float(values.min())), max(highest, float(values.max()))
+        if used is None:
+            continue
+        low, high = used
+        outside += int(np.count_nonzero((values < low) | (values > high)))
+        mapped = np.rint((np.clip(values, low, high) - low) * (255 / (high - low))).astype(np.uint8)
+        levels[place] = 255 - mapped if kind.is_inverted else mapped
     if used is None:
-        raise UnknownRangeError(found)
-    low, high = used
-    outside = np.count_nonzero((values < low) | (values > high))
-    levels = np.rint((np.clip(values, low, high) - low) * (255 / (high - low))).astype(np.uint8)
-    return (255 - levels if kind.is_inverted else levels), DeepValues(found, used, values.size, int(outside))
+        raise UnknownRangeError((lowest, highest))
+    return levels, DeepValues((lowest, highest), used, image.height * image.width, outside)
 
 
 def _type_of_tiff(image: Image.Image) -> ValueType:

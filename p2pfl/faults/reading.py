@@ -25,6 +25,7 @@ from p2pfl.faults.script import (
     kind_of,
     words,
 )
+from p2pfl.regular import read_text
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,7 +36,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def load_faults(path: str | Path, seed: int) -> FaultScript:
     """Read a script; `seed` is the run's, for a script without one. Raises ConfigError naming file, fault and field."""
     try:
-        plain = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        plain = tomllib.loads(read_text(path))
     except OSError as error:
         raise ConfigError(f"--faults {unreadable(Path(path), error)}") from None
     except ValueError as error:  # what tomllib raises, and Python for numbers of thousands of digits, and no UTF-8

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 
+from p2pfl.errors import limited_to
+
 _STATUS_SECONDS = 1.0  # within which the server tells the exit status of a process that has ended
+_FAULTS = (signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV)  # how libraries end that get no memory
 _UNKNOWN = 255  # what multiprocessing makes of an exit status that it cannot read
 
 
@@ -75,8 +79,7 @@ class Child:
         if code is None:
             return "exit status unknown, since the fork server was killed"
         if code < 0:
-            name = signal.Signals(-code).name
-            return f"killed by {name}" + (", perhaps out of memory" if name == "SIGKILL" else "")
+            return f"killed by {_name(-code)}" + _perhaps(-code)
         return f"exit status {code}"
 
     def close(self) -> None:
@@ -95,6 +98,24 @@ class Child:
                     connection.wait([pidfd], seconds)
                 finally:
                     os.close(pidfd)
+
+
+def _name(number: int) -> str:
+    """A signal's name; most real-time signals have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _perhaps(number: int) -> str:
+    """Why the system may have killed a process by this signal; the limits of this process are its children's."""
+    causes = ["out of memory"] if number == signal.SIGKILL else []
+    if number in (signal.SIGKILL, signal.SIGXCPU) and (seconds := limited_to(resource.RLIMIT_CPU)) is not None:
+        causes.append(f"out of CPU time (ulimit -t is {seconds} s: raise it)")
+    if number in _FAULTS and (limit := limited_to(resource.RLIMIT_AS)) is not None:
+        causes.append(f"out of memory (ulimit -v is {limit // 1024} KiB: raise it)")
+    return f", perhaps {' or '.join(causes)}" if causes else ""
 
 
 def _exists(pid: int) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing.connection
+import signal
 import threading
 import time
 
 import numpy as np
 
+from p2pfl.errors import P2PFLError
 from p2pfl.faults import Kill
 from p2pfl.launcher.observer import Observer
 from p2pfl.launcher.signals import Interrupts
@@ -38,22 +40,27 @@ def on_end(run: Run, worker: Worker) -> None:
         outcome.lost.append(worker.name)
         outcome.fail(reason, "usage")
     elif kill is not None and kill.restart is not None:
-        run.observer.warn(f"{reason}, to be back in round {kill.restart}")
-        _start_again(run, worker, kill.restart)
+        _start_again(run, worker, reason, f", to be back in round {kill.restart}", kill.restart)
     elif outcome.restarts.get(worker.name, 0) < plan.config.exchange.restart and not outcome.reason:
-        outcome.restarts[worker.name] = outcome.restarts.get(worker.name, 0) + 1
-        run.observer.warn(f"{reason}; started again")
-        _start_again(run, worker)
+        if _start_again(run, worker, reason, "; started again"):
+            outcome.restarts[worker.name] = outcome.restarts.get(worker.name, 0) + 1
     else:
         _lose(run, worker, reason)
 
 
-def _start_again(run: Run, worker: Worker, returns_in: int | None = None) -> None:
-    with run.interrupts.shielded():
-        endpoint = worker.endpoint
-        worker.process.close()
-        run.workers[worker.index] = start_worker(run, worker.index, True, returns_in)
-        run.workers[worker.index].endpoint = endpoint if run.begun else None
+def _start_again(run: Run, worker: Worker, reason: str, how: str, returns_in: int | None = None) -> bool:
+    """Start a worker again; where the system has no room for it, it is lost."""
+    try:
+        with run.interrupts.shielded():
+            started = start_worker(run, worker.index, True, returns_in)
+            started.endpoint = worker.endpoint if run.begun else None
+            run.workers[worker.index] = started
+    except P2PFLError as error:
+        _lose(run, worker, f"{reason}, and cannot be started again: {error}")
+        return False
+    worker.process.close()
+    run.observer.warn(f"{reason}{how}")
+    return True
 
 
 def _scripted_kill(run: Run, worker: Worker) -> Kill | None:
@@ -125,21 +132,23 @@ def end(workers: list[Worker], observer: Observer, interrupts: Interrupts) -> No
         for worker in workers:
             worker.process.kill()
 
+    interrupts.hold(kill)
     # A worker that was stopped in the middle of a report would be waited for as it is read: hence another thread.
     last_resort = threading.Timer(STOP_SECONDS + KILL_SECONDS, kill)
     last_resort.daemon = True
     last_resort.start()
-    interrupts.hold(kill)
     try:
         _ask_to_end(workers, observer)
         kill()
         for worker in workers:
             worker.process.join(KILL_SECONDS)
             _drain(worker, observer)
-    finally:
+    finally:  # whatever has failed, no worker outlives this
+        kill()
         last_resort.cancel()
         last_resort.join()
         for worker in workers:
+            worker.process.join(KILL_SECONDS)
             if worker.link is not None:
                 worker.link.close()
             worker.process.close()
@@ -147,7 +156,9 @@ def end(workers: list[Worker], observer: Observer, interrupts: Interrupts) -> No
 
 def _ask_to_end(workers: list[Worker], observer: Observer) -> None:
     for worker in workers:
-        if worker.link is not None and worker.process.is_alive():
+        if worker.link is None:
+            worker.process.signal(signal.SIGTERM)  # what a worker takes for the same order
+        elif worker.process.is_alive():
             with contextlib.suppress(OSError):
                 worker.link.send_bytes(messages.encode(messages.Stop()))
     deadline = time.monotonic() + STOP_SECONDS
@@ -162,10 +173,10 @@ def _ask_to_end(workers: list[Worker], observer: Observer) -> None:
 def _drain(worker: Worker, observer: Observer) -> None:
     try:
         while worker.link is not None and worker.link.poll():
-            message = messages.decode_from_worker(worker.link.recv_bytes())
+            message = messages.receive_report(worker.link)
             if isinstance(message, messages.RoundFinished):
                 observer.round(worker.index, message.record, np.frombuffer(message.sketch, "<f4"))
-    except (EOFError, OSError):
+    except EOFError:
         assert worker.link is not None
         worker.link.close()
         worker.link = None

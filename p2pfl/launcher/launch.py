@@ -28,18 +28,15 @@ LOOK_SECONDS = 0.5
 def launch(plan: Launch, observer: Observer) -> Outcome:
     """Run it to its end: decode the data, start the processes, watch them. Ctrl-C and SIGTERM end it early.
 
-    Raises ConfigError for unusable data. Leaves no process and no socket file behind.
+    Raises ConfigError for unusable data or a TMPDIR that has no room. Leaves no process and no socket file behind.
     """
     began = time.monotonic()
     outcome = Outcome()
     with interruptible() as interrupts, fork_server() as server:
-        try:
-            sockets = server.folder.subfolder()  # mode 0700: nobody else can connect
-        except OSError as error:
-            raise ConfigError(f"TMPDIR: no folder for sockets can be made there ({error.strerror})") from None
+        sockets = server.folder.subfolder()  # mode 0700: nobody else can connect
         run = Run(plan, observer, interrupts, server, sockets, outcome)
         try:
-            run.dataset = prepare_data(plan.config, plan.cast, observer, server, begins=not plan.resume)
+            run.dataset = prepare_data(plan.config, plan.cast, plan.run_dir, observer, server, begins=not plan.resume)
             observer.say(f"results in {plan.run_dir}")
             observer.say(f"starting {plan.topology.n} process{'es' * (plan.topology.n > 1)}")
             for index in range(plan.topology.n):
@@ -50,8 +47,10 @@ def launch(plan: Launch, observer: Observer) -> Outcome:
             outcome.status, outcome.reason = "interrupted", "interrupted"
             observer.say("stopping; everything so far is saved")
         finally:
-            end(run.workers, observer, interrupts)
-            shutil.rmtree(sockets, ignore_errors=True)
+            try:
+                end(run.workers, observer, interrupts)
+            finally:
+                shutil.rmtree(sockets, ignore_errors=True)
     outcome.seconds = time.monotonic() - began
     if outcome.refused:
         observer.warn("messages refused: " + ", ".join(f"{n} ({why})" for why, n in sorted(outcome.refused.items())))
@@ -64,6 +63,8 @@ def _watch(run: Run) -> None:
     deadline = time.monotonic() + plan.config.exchange.start_timeout
     alone_since: float | None = None
     while any(worker.process.is_alive() or worker.link for worker in run.workers):
+        with contextlib.suppress(ConfigError):  # which matters only to a worker that is started again
+            run.ensure_sockets()
         by_link = {worker.link: worker for worker in run.workers if worker.link}
         sentinels = [worker.process.sentinel for worker in run.workers if worker.process.is_alive()]
         for ready in multiprocessing.connection.wait([*by_link, *sentinels], LOOK_SECONDS):
@@ -92,8 +93,8 @@ def _read(run: Run, worker: Worker) -> None:
     assert worker.link is not None
     plan, observer, outcome = run.plan, run.observer, run.outcome
     try:
-        message = messages.decode_from_worker(worker.link.recv_bytes())
-    except (EOFError, OSError):
+        message = messages.receive_report(worker.link)
+    except EOFError:
         worker.link.close()
         worker.link = None
         return

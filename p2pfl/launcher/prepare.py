@@ -2,42 +2,48 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from p2pfl.config import RunConfig
-from p2pfl.errors import ConfigError, P2PFLError
+from p2pfl.data_record import keep_data_record
+from p2pfl.errors import ConfigError, P2PFLError, not_imported
 from p2pfl.launcher.observer import Observer
 from p2pfl.launcher.server import ForkServer
 from p2pfl.roles import Cast
+from p2pfl.tempdir import remove_if_abandoned
 from p2pfl.worker import messages
 
 _END_SECONDS = 1.0
 
 
-def prepare_data(config: RunConfig, cast: Cast, observer: Observer, server: ForkServer, begins: bool = True) -> Path:
+def prepare_data(
+    config: RunConfig, cast: Cast, run_dir: Path, observer: Observer, server: ForkServer, begins: bool = True
+) -> Path:
     """Decode the data set, once, into the file that all peers map, in a process of its own (it needs torch).
 
-    Also tries the model out there, and checks what every peer would refuse, and whether the GPUs have room for all,
-    and the disk for a run that begins, so that none has to be started for it.
+    What data these are is recorded in the run directory, or compared with what stands there. That process also tries
+    the model out, and checks what every peer would refuse, whether the GPUs have room for all, and the disk for a run
+    that begins, so that none has to be started for it.
 
     Raises ConfigError, or P2PFLError where that process crashed.
     """
-    process, link = server.start("data", _prepare, config, cast, begins)
+    process, link = server.start("data", _prepare, config, cast, begins, server.folder.path)
     try:
         while True:
             try:
-                message = messages.decode_from_worker(link.recv_bytes())
-            except (EOFError, OSError):
+                message = messages.receive_report(link)
+            except EOFError:
                 process.join(_END_SECONDS)
                 what = f"--dataset {config.data.dataset}, or trying out --model {config.model.model},"
                 raise P2PFLError(f"decoding {what} crashed ({process.exit_text()})") from None
             if isinstance(message, messages.Failed):
                 raise (ConfigError if message.usage else P2PFLError)(message.reason)
             assert isinstance(message, messages.Prepared)
-            if message.path is not None:
+            if message.path is not None and message.record is not None:
+                keep_data_record(run_dir, message.record)
                 for note in message.notes:
                     observer.say(f"note: {note}")
                 return Path(message.path)
@@ -52,10 +58,7 @@ def prepare_data(config: RunConfig, cast: Cast, observer: Observer, server: Fork
         process.close()
 
 
-def _prepare(config: RunConfig, cast: Cast, begins: bool, link: Connection) -> None:
-    from p2pfl import data
-    from p2pfl.estimate import check_run
-
+def _prepare(config: RunConfig, cast: Cast, begins: bool, temporary: Path, link: Connection) -> None:
     for number in messages.SIGNALS - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, messages.SIGNALS)
@@ -63,6 +66,22 @@ def _prepare(config: RunConfig, cast: Cast, begins: bool, link: Connection) -> N
     def send(message: messages.FromWorker) -> None:
         link.send_bytes(messages.encode(message))
 
+    last = _outcome(config, cast, begins, send)
+    try:
+        send(last)
+    except OSError:  # the launcher listens no more: it was interrupted, or killed
+        remove_if_abandoned(temporary)
+
+
+def _outcome(
+    config: RunConfig, cast: Cast, begins: bool, send: Callable[[messages.FromWorker], None]
+) -> messages.FromWorker:
+    """Check and decode everything; returns what is to be reported at the end."""
+    try:
+        from p2pfl import data
+        from p2pfl.estimate import check_run, data_record
+    except Exception as error:  # such as of a library for which there is no memory
+        return messages.failed(not_imported(error))
     try:
         checked = check_run(cast, config, begins=begins)
         path = data.prepare(
@@ -71,11 +90,9 @@ def _prepare(config: RunConfig, cast: Cast, begins: bool, link: Connection) -> N
             lambda what, done, total: send(messages.Prepared(what, done, total)),
             config.data.pictures,
         )
-        notes = checked.notes(config, path)
-        last: messages.FromWorker = messages.Prepared("", 1, 1, path=str(path), notes=notes)
+        notes, record = checked.notes(config, path), data_record(config, path)
+        return messages.Prepared("", 1, 1, path=str(path), notes=notes, record=record)
     except P2PFLError as error:
-        last = messages.failed(error)
+        return messages.failed(error)
     except Exception as error:
-        last = messages.Failed(f"--dataset {config.data.dataset}: {type(error).__name__}: {error}".splitlines()[0])
-    with contextlib.suppress(OSError):  # the launcher has been interrupted and listens no more
-        send(last)
+        return messages.Failed(f"--dataset {config.data.dataset}: {type(error).__name__}: {error}".splitlines()[0])

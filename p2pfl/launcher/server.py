@@ -21,7 +21,6 @@ from p2pfl.launcher.child import Child
 from p2pfl.tempdir import TemporaryFolder
 from p2pfl.worker.messages import SIGNALS
 
-PRELOADED = ["torch", "torchvision", "zmq", "networkx", "safetensors.torch", "p2pfl.worker.process", "p2pfl.estimate"]
 _END_SECONDS = 2.0  # that a helper process gets to end by itself
 
 _current: ForkServer | None = None
@@ -36,9 +35,10 @@ class ForkServer:
     def start(self, name: str, target: Callable[..., None], *arguments: Any) -> tuple[Child, connection.Connection]:
         """Start `target(*arguments, link)` in a new process; returns it and this end of the link.
 
-        Raises P2PFLError where the system has no room for another process, ConfigError where TMPDIR is too long for a
-        socket's path.
+        Raises P2PFLError where the system has no room for another process, ConfigError where TMPDIR is gone, or too
+        long for a socket's path.
         """
+        self.folder.ensure()  # its own troubles are no reason to replace a server
         try:
             return self._start(name, target, arguments)
         except (OSError, EOFError) as error:
@@ -53,7 +53,7 @@ class ForkServer:
     def _start(
         self, name: str, target: Callable[..., None], arguments: tuple[Any, ...]
     ) -> tuple[Child, connection.Connection]:
-        start_server(self.folder.ensure())
+        start_server(self.folder.path)
         context = multiprocessing.get_context("forkserver")
         ours, theirs = context.Pipe()
         with theirs:
@@ -103,7 +103,7 @@ def fork_server() -> Iterator[ForkServer]:
 
 def start_server(folder: Path) -> None:
     """Make sure that multiprocessing's fork server runs, with its socket in `folder`. Raises ConfigError, OSError."""
-    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["p2pfl.launcher.preload"])
     config: dict[str, Any] = process.current_process()._config  # type: ignore[attr-defined]
     before = config.get("tempdir")
     # The server and all workers inherit the blocked signals: Ctrl-C cannot hit one before it is ready for it. And so

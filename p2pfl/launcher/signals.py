@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import threading
 import time
@@ -23,13 +24,15 @@ class Interrupts:
         self._shielded = False
         self._pending: Callable[[], object] | None = None
         self._held: Callable[[], object] | None = None
-        self._interrupted = -SAME_INTERRUPT_SECONDS  # when
+        self._interrupted = -math.inf  # when the last one came
 
     def install(self) -> None:
-        """Handle the signals from now on. Those that the caller ignores (nohup, say) stay ignored."""
+        """Handle the signals from now on, in the main thread only. Those that the caller ignores stay ignored."""
+        if threading.current_thread() is not threading.main_thread():
+            return
         for number in sorted(SIGNALS):
             before = signal.getsignal(number)
-            if before is signal.SIG_IGN or before is None:
+            if before is signal.SIG_IGN or before is None:  # nohup, say
                 continue
             self._before[number] = before
             handle = before if callable(before) and number == signal.SIGINT else _interrupt
@@ -37,13 +40,15 @@ class Interrupts:
 
     def _handler(self, handle: _Handler) -> Callable[[int, FrameType | None], None]:
         def handler(number: int, frame: FrameType | None) -> None:
+            now = time.monotonic()
+            if now <= self._interrupted + SAME_INTERRUPT_SECONDS:
+                return
+            self._interrupted = now
             if self._held is not None:
-                if time.monotonic() > self._interrupted + SAME_INTERRUPT_SECONDS:
-                    self._held()
+                self._held()
             elif self._shielded and self._pending is None:
                 self._pending = lambda: handle(number, None)
             else:
-                self._interrupted = time.monotonic()
                 handle(number, frame)
 
         return handler
@@ -52,7 +57,7 @@ class Interrupts:
     def shielded(self) -> Iterator[None]:
         """Defer an interrupt to the end of this: half a message read is a stream that nobody can read on.
 
-        A second one does not wait, in case this never ends. Not to be nested.
+        A second one that does not belong to the first does not wait, in case this never ends. Not to be nested.
         """
         self._shielded = True
         try:
@@ -61,11 +66,10 @@ class Interrupts:
             self._shielded = False
             pending, self._pending = self._pending, None
         if pending is not None:
-            self._interrupted = time.monotonic()
             pending()
 
     def hold(self, on_signal: Callable[[], object]) -> None:
-        """Interrupt nothing from now on; a signal calls `on_signal`, unless it belongs to the last interrupt."""
+        """Interrupt nothing from now on: a signal calls `on_signal`, unless it belongs to the one before."""
         self._held = on_signal
 
     def restore(self) -> None:
@@ -82,8 +86,7 @@ def _interrupt(*_: object) -> None:
 def interruptible() -> Iterator[Interrupts]:
     """Let SIGTERM, SIGHUP and SIGQUIT end a run as Ctrl-C does. Signals reach the main thread only."""
     interrupts = Interrupts()
-    if threading.current_thread() is threading.main_thread():
-        interrupts.install()
+    interrupts.install()
     try:
         yield interrupts
     finally:

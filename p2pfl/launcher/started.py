@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from p2pfl.config import RunConfig
+from p2pfl.errors import not_imported
 from p2pfl.faults import FaultScript
 from p2pfl.launcher.child import Child
 from p2pfl.launcher.observer import Observer
@@ -97,6 +99,11 @@ class Run:
     dataset: Path = Path()
     begun: bool = False
 
+    def ensure_sockets(self) -> None:
+        """Make the folder of sockets again if something cleans TMPDIR; peers bind there again. Raises ConfigError."""
+        if self.plan.binds is None and self.plan.config.exchange.transport != "tcp":
+            self.server.folder.ensure_subfolder(self.sockets)
+
     def neighbors_of(self, index: int) -> dict[int, str]:
         """Where those neighbors of a worker are that are not gone for good and have not finished."""
         links = sorted(self.plan.cast.links[index])
@@ -105,7 +112,10 @@ class Run:
 
 
 def start_worker(run: Run, index: int, again: bool = False, returns_in: int | None = None) -> Worker:
-    """`again`: it has died while others may be at work. `returns_in`: the round in which it is to be back."""
+    """Start one. `again`: it died while others may be at work. `returns_in`: the round in which it is to be back.
+
+    Raises P2PFLError where the system has no room for it.
+    """
     plan = run.plan
     if again and run.workers[index].endpoint is not None:
         bind = str(run.workers[index].endpoint)  # where the others look for it
@@ -113,9 +123,7 @@ def start_worker(run: Run, index: int, again: bool = False, returns_in: int | No
         bind = plan.binds[index]
     else:
         bind = "tcp://127.0.0.1:*" if plan.config.exchange.transport == "tcp" else f"ipc://{run.sockets}/{index}"
-    if bind.startswith("ipc:") and not run.sockets.exists():  # something cleans the temporary folder
-        run.server.folder.ensure()
-        run.sockets.mkdir(mode=0o700, exist_ok=True)
+    run.ensure_sockets()
     spec = messages.WorkerSpec(
         config=plan.config,
         run_dir=plan.run_dir,
@@ -130,6 +138,7 @@ def start_worker(run: Run, index: int, again: bool = False, returns_in: int | No
         restarted=again and run.begun,
         returns_in=returns_in,
         token=plan.token,
+        temporary=run.server.folder.path,
     )
     name = plan.topology.names[index]
     process, link = run.server.start(f"p2pfl-{name}", _run_worker, spec)
@@ -138,8 +147,11 @@ def start_worker(run: Run, index: int, again: bool = False, returns_in: int | No
 
 
 def _run_worker(spec: messages.WorkerSpec, link: Connection) -> None:
-    from p2pfl.worker import process  # not above: it imports torch, which a launcher does not need
-
+    try:
+        from p2pfl.worker import process  # not above: it imports torch, which a launcher does not need
+    except Exception as error:  # such as of a library for which there is no memory
+        link.send_bytes(messages.encode(messages.failed(not_imported(error))))
+        sys.exit(1)
     process.main(spec, link)
 
 

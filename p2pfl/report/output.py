@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from p2pfl.errors import ConfigError, one_line, unwritable
+from p2pfl.regular import opener
 from p2pfl.report import style
 from p2pfl.text import visible
 
@@ -85,7 +86,8 @@ def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file, whole or not at all. Raises ConfigError where it cannot be written."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        with open(temporary, "w", encoding="utf-8", opener=opener) as file:
+            file.write(text)
         os.replace(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from p2pfl import records
-from p2pfl.config import Mode, RunConfig, load_toml
+from p2pfl.config import Mode, RunConfig, load_run_toml
+from p2pfl.data_record import DataRecord, read_data_record
 from p2pfl.errors import ConfigError
 from p2pfl.faults import FaultScript, load_faults
 from p2pfl.records import RoundRecord
@@ -44,6 +45,7 @@ class Run:
     script: FaultScript | None  # the fault script that it played
     distances: Mapping[int, float]  # finished round -> consensus distance of the survivors, estimated
     problems: tuple[str, ...] = ()  # a line for each file of records that is damaged
+    data: DataRecord | None = None  # what it was trained on; None in runs from before that was recorded
 
     @property
     def name(self) -> str:
@@ -165,9 +167,7 @@ def load_run(run_dir: Path, lost_peers: Sequence[str] = ()) -> Run:
     `lost_peers` are peers' names. Raises ConfigError where the folder or its settings cannot be read; what cannot be
     read of the records is left out, and said in `problems`.
     """
-    if not (run_dir / CONFIG_FILE).is_file():
-        raise ConfigError(f"{run_dir}: not a run directory (it has no {CONFIG_FILE})")
-    config = load_toml(run_dir / CONFIG_FILE)
+    config = load_run_toml(run_dir)
     topology = load_topology(run_dir / TOPOLOGY_FILE, least=1 if config.mode == "sgd" else 2, by_ids=True)
     if config.mode == "centralized" and topology.names[-1] != COORDINATOR:
         raise ConfigError(f"{run_dir / TOPOLOGY_FILE}: its last node must be the {COORDINATOR!r} of a centralized run")
@@ -188,13 +188,14 @@ def load_run(run_dir: Path, lost_peers: Sequence[str] = ()) -> Run:
     if config.exchange.faults is not None:
         found = load_faults(config.exchange.faults, config.record.seed)
         script = FaultScript(found.faults, found.seed, topology.names)
+    data = read_data_record(run_dir)
     if config.mode == "centralized":
-        return Run(run_dir, config, topology, recorded, survivors, _finished(recorded[-1:]), script, {}, problems)
+        return Run(run_dir, config, topology, recorded, survivors, _finished(recorded[-1:]), script, {}, problems, data)
     rounds = _finished([recorded[peer] for peer in survivors])
     distances = {}
     if config.mode != "sgd":
         distances = _distances([folders[p] for p in survivors], [read[p].rows for p in survivors], rounds)
-    return Run(run_dir, config, topology, recorded, survivors, rounds, script, distances, problems)
+    return Run(run_dir, config, topology, recorded, survivors, rounds, script, distances, problems, data)
 
 
 def _counted(count: int) -> str:

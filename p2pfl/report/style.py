@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from p2pfl.errors import ConfigError, unreadable, unwritable
+from p2pfl.regular import read_text
 from p2pfl.text import visible
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def inline_svg(path: Path, name: str) -> str:
     unreadable path.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except OSError as error:
         raise ConfigError(unreadable(path, error)) from None
     text = re.sub(r"<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)

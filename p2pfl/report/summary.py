@@ -14,6 +14,7 @@ import msgspec
 
 from p2pfl.errors import ConfigError, P2PFLError, unreadable
 from p2pfl.records import RoundRecord
+from p2pfl.regular import read_file, read_text
 from p2pfl.report.absences import absences, parts, weights_from_neighbors
 from p2pfl.report.output import write_text
 from p2pfl.report.run import Run, load_run, model_record, of_phase, sent_by_process
@@ -133,7 +134,7 @@ def read_summary(run_dir: Path) -> dict[str, Any]:
     """The object in `summary.json`. Raises ConfigError where there is none or it cannot be read."""
     path = run_dir / SUMMARY_FILE
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = json.loads(read_text(path))
     except OSError as error:
         raise ConfigError(unreadable(path, error)) from None
     except (ValueError, RecursionError) as error:
@@ -158,7 +159,7 @@ def known_facts(run_dir: Path) -> dict[str, Any]:
     Empty where there is no such file, or none that can be read: the records are what counts.
     """
     try:
-        known = msgspec.json.decode((run_dir / SUMMARY_FILE).read_bytes(), type=_Facts)
+        known = msgspec.json.decode(read_file(run_dir / SUMMARY_FILE), type=_Facts)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return {}
     return {name: value for name, value in msgspec.structs.asdict(known).items() if value}

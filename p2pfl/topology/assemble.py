@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from p2pfl.topology.raw import RawEdge, RawGraph, RawNode
+from p2pfl.topology.raw import NODE_ATTRIBUTES, RawEdge, RawGraph, RawNode
 
-# What the program uses of a node; colors, positions, times and all else are dropped.
-NODE_ATTRIBUTES = ("host", "port", "device", "public_key")
 # Where tools write the name that people read, the usual place first.
 LABEL_KEYS = ("label", "name", "shared_name", "shared name")
 
@@ -75,35 +73,36 @@ def make_graph(
 
 
 def merge_directions(edges: Sequence[RawEdge], *, undirected: bool = False) -> tuple[bool, list[RawEdge], list[str]]:
-    """Whether edges of a format without directions are directed after all, the edges, and notes.
+    """Whether edges that say no direction are directed after all, the edges, and notes.
 
-    An edge given as often in one direction as in the other is undirected, and stays as often as in one of them. Where
-    every edge is given in both and weights differ between them, the graph can only be a directed one, unless the file
-    says that it is `undirected`.
+    Edges that say that they are directed stay as they are. Another one given as often in one direction as in the other
+    is undirected, and stays as often as in one of them. Where every edge is given in both and weights differ between
+    them, the graph can only be a directed one, unless the file says that it is `undirected`.
     """
+    free = [edge for edge in edges if not edge.directed]
     weights: dict[tuple[str, str], list[str]] = {}
-    for edge in edges:
+    for edge in free:
         weights.setdefault((edge.source, edge.target), []).append(_comparable(edge.weight))
     both = [pair for pair in weights if pair[0] != pair[1] and pair[::-1] in weights]
     equal = {pair for pair in both if sorted(weights[pair]) == sorted(weights[pair[::-1]])}
     differ = len(equal) < len(both) and all(len(weights[pair]) == len(weights[pair[::-1]]) for pair in both)
-    if differ and not undirected and len(both) == len(weights):
+    silent = not undirected and all(edge.directed is None for edge in edges)
+    if differ and silent and len(both) == len(weights):
         return True, list(edges), ["the weights of an edge's two directions differ, so that the graph is directed"]
     kept: dict[tuple[str, str], bool] = {}
     merged = []
     for edge in edges:
         pair = (edge.source, edge.target)
-        if pair in equal and kept.setdefault(pair, pair[::-1] not in kept) is False:
+        if not edge.directed and pair in equal and kept.setdefault(pair, pair[::-1] not in kept) is False:
             continue
         merged.append(edge)
     gone = len(edges) - len(merged)
-    if 0 < gone < len(merged):
-        return (
-            False,
-            merged,
-            [f"{gone} of {len(merged)} edges are given in both directions; all are read as undirected"],
-        )
-    return False, merged, []
+    left = len(free) - gone
+    if not 0 < gone < left:
+        return False, merged, []
+    others = "" if len(free) == len(edges) else " that do not say that they are directed"
+    note = f"{gone} of {left} edges{others} are given in both directions; all of these are read as undirected"
+    return False, merged, [note]
 
 
 def _comparable(weight: object) -> str:

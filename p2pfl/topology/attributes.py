@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from p2pfl.topology.naming import some, unprintable
+from p2pfl.topology.naming import few, unprintable
+from p2pfl.topology.raw import NODE_ATTRIBUTES
 
-TEXT_ATTRIBUTES = ("host", "device", "public_key")
-ATTRIBUTES = ("host", "port", "device", "public_key")
+TEXT_ATTRIBUTES = tuple(name for name in NODE_ATTRIBUTES if name != "port")
 
 
 def node_attributes(given: Mapping[str, object]) -> tuple[dict[str, object], tuple[str, ...]]:
@@ -69,7 +69,7 @@ def _endpoint_flaws(names: Sequence[str], kept: Sequence[Mapping[str, object]]) 
         (host, port), users = shared[0]
         more = f" (and {len(shared) - 1} more such addresses)" if len(shared) > 1 else ""
         both = "both" if len(users) == 2 else "all"
-        flaws.append(f"nodes {some(users)} {both} listen on {host}:{port}{more}; give each its own port")
+        flaws.append(f"nodes {few(users)} {both} listen on {host}:{port}{more}; give each its own port")
     return flaws
 
 

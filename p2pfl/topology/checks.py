@@ -10,12 +10,13 @@ from pathlib import Path
 
 from p2pfl.topology.attributes import attribute_flaws
 from p2pfl.topology.links import Links, links_of
-from p2pfl.topology.naming import MAX_LABEL_BYTES, Naming, name_flaw, name_nodes, short, some, usable_label
+from p2pfl.topology.naming import MAX_LABEL_BYTES, Naming, few, name_flaw, name_nodes, short, usable_label
 from p2pfl.topology.raw import RawGraph
 from p2pfl.topology.reach import Adjacency, adjacency_of, components, in_order, largest, reached
 
 MAX_PEERS = 4096  # one process a peer; the mixing matrix of more would not fit a laptop either
 OPTIONS = (
+    "--drop-addresses",
     "--drop-self-loops",
     "--merge-parallel",
     "--undirected",
@@ -55,9 +56,12 @@ def examine(raw: RawGraph, least: int = 2) -> Findings:
     found = (
         *_duplicate_ids(raw),
         *([] if naming.by_labels else _unusable_names(raw)),
-        *(Trouble(flaw) for flaw in attribute_flaws(shown, [node.attributes for node in raw.nodes])),
+        *(
+            Trouble(flaw, "--drop-addresses")
+            for flaw in attribute_flaws(shown, [node.attributes for node in raw.nodes])
+        ),
         *_edge_troubles(links, names),
-        *_size_troubles(adjacency_of(names, links), names, least),
+        *_size_troubles(adjacency_of(names, links), names, least, raw.doubt),
     )
     return Findings(naming, links, found)
 
@@ -67,6 +71,8 @@ def refusal(source: str, found: Sequence[Trouble], command: str = "") -> str:
     said = f"{source}: {'; '.join(trouble.text for trouble in found)}"
     if not command:
         return said
+    if "--drop-addresses" in command:
+        said += "; if these are no addresses of peers, drop every host, port, device and public key"
     by_hand = any(trouble.option is None for trouble in found)
     return f"{said}; {'correct by hand what no option mends, then mend' if by_hand else 'mend'} with: {command}"
 
@@ -90,7 +96,7 @@ def _duplicate_ids(raw: RawGraph) -> list[Trouble]:
         return []
     own, count = repeated[0]
     others = [other for other, _ in repeated[1:]]
-    more = f" (and others {some(others)})" if others else ""
+    more = f" (and others {few(others)})" if others else ""
     return [Trouble(f"duplicate label: {count} nodes have the id {short(own)!r}{more}: give each its own")]
 
 
@@ -134,7 +140,7 @@ def _edge_troubles(links: Links, names: dict[str, str]) -> list[Trouble]:
         which = f"self-loop{'s' * (len(links.loops) > 1)} on node{'s' * (len(links.loops) > 1)}"
         found.append(
             Trouble(
-                f"{which} {some(names[node] for node in links.loops)} (a peer's own weight is in the mixing matrix "
+                f"{which} {few(names[node] for node in links.loops)} (a peer's own weight is in the mixing matrix "
                 "already)",
                 "--drop-self-loops",
             )
@@ -153,7 +159,7 @@ def _parallel_text(links: Links, names: dict[str, str]) -> str:
     return f"parallel edges: {names[u]!r} {arrow} {names[v]!r} is given {count} times{differ}{more}"
 
 
-def _size_troubles(graph: Adjacency, names: dict[str, str], least: int) -> list[Trouble]:
+def _size_troubles(graph: Adjacency, names: dict[str, str], least: int, doubt: str) -> list[Trouble]:
     """Too few or too many peers, and peers that cannot reach each other."""
     n = len(names)
     if n < least:
@@ -172,7 +178,8 @@ def _size_troubles(graph: Adjacency, names: dict[str, str], least: int) -> list[
         found.append(Trouble("the graph is disconnected: no edge joins two nodes; add edges"))
     elif len(parts) > 1:
         text = _unreached([node for node in names if node not in main], members[0], names)
-        found.append(Trouble(f"the graph is disconnected: {text}", "--largest-component"))
+        hint = f" ({doubt})" if doubt else ""
+        found.append(Trouble(f"the graph is disconnected: {text}{hint}", "--largest-component"))
     if graph.directed and (text := _one_way(graph, members, names)):
         found.append(Trouble(f"the graph is not strongly connected: {text}", "--undirected"))
     return found

@@ -17,9 +17,18 @@ from p2pfl.topology.raw import RawEdge, RawGraph
 from p2pfl.topology.text_files import decoded
 
 TITLE = "DOT"
+UNDIRECTED = "edges drawn with no arrowhead, or with one at both ends (dir=none, dir=both), are read as undirected"
 _MAX_BYTES = 2**19  # pydot's grammar takes about a minute for this much
-_COMMENTS = re.compile(r'"(?:\\.|[^"\\])*"|/\*.*?\*/|//[^\n]*|^[ \t]*#[^\n]*', re.DOTALL | re.MULTILINE)
-_BEGINNING = re.compile(r'\s*(strict\s+)?(di)?graph\b\s*("(?:\\.|[^"\\])*"|[^\s{\["]*)\s*\{', re.IGNORECASE)
+# What is open until the end of the text matches too, and repetitions are possessive: files of all kinds are tried with
+# these, and must not be searched to their end once a line.
+_COMMENTS = re.compile(
+    r'"(?:\\.|[^"\\])*+(?:"|\\?\Z)|/\*.*?(?:\*/|\Z)|//[^\n]*|^[ \t]*#[^\n]*', re.DOTALL | re.MULTILINE
+)
+_LEADING = re.compile(r"(?:\s++|/\*.*?(?:\*/|\Z)|//[^\n]*|#[^\n]*)*+", re.DOTALL)
+_BEGINNING = re.compile(
+    r'\s*+(strict\s++)?(di)?graph\b\s*+("(?:\\.|[^"\\])*+"|[^\s{\["]*+)\s*+\{', re.IGNORECASE | re.DOTALL
+)
+_HEAD = 2**16  # where a graph's name ends at the latest
 _QUOTED = re.compile(r'"(?:\\.|[^"\\])*"|(?<==)\s*<.*?>(?=\s*[,;\]])', re.DOTALL)
 _DEFAULTS = ("node", "edge", "graph")
 _NAME = re.compile(r'"(?:\\.|[^"\\])*"|<.*>|[^:]*', re.DOTALL)
@@ -30,17 +39,19 @@ class _Drawing:
     nodes: dict[str, dict[str, object]] = field(default_factory=dict)
     edges: list[RawEdge] = field(default_factory=list)
     arrows: bool = False
+    heads: bool = False
 
 
 def looks_like_dot(text: str) -> bool:
     """Whether a file starts as DOT does, comments aside."""
-    return _BEGINNING.match(_without_comments(text)) is not None
+    return _beginning(text) is not None
 
 
 def read_dot(data: bytes, source: str) -> RawGraph:
     """The graph of a DOT file. Raises TopologyError, and ValueError where it is none."""
     text = decoded(data, source)
-    if not looks_like_dot(text):
+    beginning = _beginning(text)
+    if beginning is None:
         raise ValueError("it does not start with 'graph {' or 'digraph {'")
     if len(data) > _MAX_BYTES:
         raise TopologyError(f"{source}: larger than {_MAX_BYTES // 2**10} KiB, too much for DOT; save as .graphml")
@@ -50,10 +61,20 @@ def read_dot(data: bytes, source: str) -> RawGraph:
     drawing = _Drawing()
     _walk(tree, directed, drawing, {}, {})
     edges = list(drawing.edges)
-    if _BEGINNING.match(_without_comments(text)).group(1):  # type: ignore[union-attr]  # it matched above
+    if beginning[1]:  # strict
         edges = list({_pair(edge, directed): edge for edge in reversed(edges)}.values())[::-1]
-    notes = ["edges with dir=none or dir=both are read as undirected"] if drawing.arrows else []
+    notes = [UNDIRECTED] if drawing.arrows else []
+    if drawing.heads:
+        notes.append(
+            "edges have dir=forward or dir=back, but the edges of a graph are undirected; a digraph's are directed"
+        )
     return make_graph(directed, make_nodes(list(drawing.nodes.items()), ("label",)), edges, notes, TITLE)
+
+
+def _beginning(text: str) -> re.Match[str] | None:
+    leading = _LEADING.match(text)
+    start = leading.end() if leading else 0
+    return _BEGINNING.match(_without_comments(text[start : start + _HEAD]))
 
 
 def _without_comments(text: str) -> str:
@@ -136,13 +157,16 @@ def _ends(
 
 def _edge(u: str, v: str, data: Mapping[str, object], directed: bool, drawing: _Drawing) -> RawEdge:
     edge = RawEdge(u, v, data.get("weight"))
-    way = str(data.get("dir", "forward")).lower()
-    if not directed or way not in ("none", "both", "back"):
+    drawing.heads |= not directed and str(data.get("dir", "")).lower() in ("forward", "back")
+    if not directed:
         return edge
-    if way == "back":
-        return RawEdge(v, u, edge.weight)
-    drawing.arrows = True
-    return replace(edge, directed=False)
+    way = str(data.get("dir", "forward")).lower()
+    head = way in ("forward", "both") and data.get("arrowhead") != "none"
+    tail = way in ("back", "both") and data.get("arrowtail") != "none"
+    if head == tail:
+        drawing.arrows = True
+        return replace(edge, directed=False)
+    return RawEdge(v, u, edge.weight) if tail else edge
 
 
 def _pair(edge: RawEdge, directed: bool) -> tuple[str, ...]:

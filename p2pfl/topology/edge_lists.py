@@ -5,19 +5,22 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 from p2pfl.errors import TopologyError
+from p2pfl.topology.ambiguous_rows import check_ambiguous, check_records
 from p2pfl.topology.assemble import make_graph, merge_directions
 from p2pfl.topology.foreign import check_rows
-from p2pfl.topology.headers import Columns, find_count, find_header
+from p2pfl.topology.headers import Columns, find_count, find_header, may_be_header
+from p2pfl.topology.naming import few
 from p2pfl.topology.raw import RawEdge, RawGraph, RawNode
-from p2pfl.topology.tables import Row, Table, is_number, read_table
-from p2pfl.topology.text_files import decoded, lines_of
+from p2pfl.topology.tables import Row, Table, is_number, read_neighbors, read_table
+from p2pfl.topology.text_files import decoded
 
 TITLE = "an edge list"
 ADJACENCY_TITLE = "an adjacency list"
-_TYPES = {"directed": True, "undirected": False}
+_TYPES = {"directed": True, "undirected": False, "mutual": False}
+_FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _AMBIGUOUS = (
     "name the file .edgelist and keep three columns if the third is a weight, or .adjlist if a line lists a node's "
     "neighbors"
@@ -31,20 +34,21 @@ def read_edge_list(data: bytes, source: str) -> RawGraph:
 
 def read_adjacency_list(data: bytes, source: str) -> RawGraph:
     """The graph of a file of which each line lists a node and its neighbors; an edge once, or at both its ends."""
-    lines = [(number, line.partition("#")[0].split()) for number, line in lines_of(decoded(data, source), source)]
-    rows = [Row(number, tuple(fields)) for number, fields in lines if fields and not re.match(r"%|//", fields[0])]
-    return _adjacency_list(rows, source)
+    table = read_neighbors(decoded(data, source), source)
+    graph = _adjacency_list(table.rows, source)
+    return replace(graph, notes=(*table.notes, *graph.notes))
 
 
 def read_lines(data: bytes, source: str) -> RawGraph:
     """The graph of a text file whose ending does not say whether its lines are edges or lists of neighbors."""
     table = _table(data, source)
-    rows, notes = table.rows, list[str]()
+    rows, notes = table.rows, list(table.notes)
     if find_header(rows, source) is not None:
         return _edge_list(table, source)
+    check_records(rows, source)
     counted = find_count(rows, source) or _count_of_lists(rows)
     if counted is not None:
-        rows, notes = rows[1:], [counted]
+        rows, notes = rows[1:], [*notes, counted]
     edges = all(len(row.fields) >= 2 and _weighted(row) for row in rows)
     if edges and _may_list_neighbors(rows, columns=2):
         raise TopologyError(f"{source}: its lines may be edges with weights or lists of neighbors; {_AMBIGUOUS}")
@@ -95,26 +99,45 @@ def _may_list_neighbors(rows: Sequence[Row], columns: int) -> bool:
 
 
 def _edge_list(table: Table, source: str) -> RawGraph:
-    rows, notes = table.rows, list[str]()
+    rows, notes, doubt = table.rows, list(table.notes), ""
     header = find_header(rows, source)
     columns = header or Columns()
     if header is not None:
-        notes.append(f"line {rows[0].line} is read as a header")
+        others = [field for i, field in enumerate(rows[0].fields) if field and i not in astuple(header)]
+        hint = " (the weight's must be named weight)" if others and header.weight is None else ""
+        left = f"; its other columns are not used: {few(others)}{hint}" if others else ""
+        notes.append(f"line {rows[0].line} is read as a header{left}")
         rows = rows[1:]
     elif (count := find_count(rows, source)) is not None:
         notes.append(count)
         rows = rows[1:]
+    else:
+        doubt = may_be_header(rows)
+    if header is None:
+        check_ambiguous(rows, source)
     if header is None and _may_list_neighbors(rows, columns=3):
         raise TopologyError(f"{source}: its lines may be lists of neighbors rather than edges; {_AMBIGUOUS}")
     edges = [_edge(row, columns, header is not None, source) for row in rows]
-    unused = max((len(row.fields) for row in rows), default=0) - 3
-    if header is None and unused > 0:
-        notes.append(f"column 3 is read as the weight, and {unused} more not used")
+    if header is None:
+        notes += _third_column(rows)
     directed = _declared_direction(table.comments, source, notes)
     if directed is None and all(edge.directed is None for edge in edges):
         directed, edges, more = merge_directions(edges)
         notes += more
-    return make_graph(directed or False, _mentioned(edges), edges, notes, TITLE)
+    return replace(make_graph(directed or False, _mentioned(edges), edges, notes, TITLE), doubt=doubt)
+
+
+def _third_column(rows: Sequence[Row]) -> list[str]:
+    """A note that the third column, which nothing names, is taken for weights; it may hold times or kinds."""
+    unused = max((len(row.fields) for row in rows), default=0) - 3
+    if unused > 0:
+        return [f"column 3 is read as the weight, and {unused} more not used"]
+    given = [row.fields[2] for row in rows if len(row.fields) > 2]
+    if not given or all(field.startswith("{") for field in given):
+        return []
+    times = all(is_number(field) and 10**8 < float(field) < 10**14 for field in given)
+    looks = ", though it looks like times" if times else ""
+    return [f"column 3 is read as the weight{looks}; a header such as source,target,time says what else it is"]
 
 
 def _declared_direction(comments: Iterable[str], source: str, notes: list[str]) -> bool | None:
@@ -151,6 +174,13 @@ def _edge(row: Row, columns: Columns, named: bool, source: str) -> RawEdge:
     directed = None
     if columns.type is not None and columns.type < len(fields):
         directed = _TYPES.get(fields[columns.type].lower())
+    if columns.directed is not None and columns.directed < len(fields) and fields[columns.directed]:
+        directed = _FLAGS.get(fields[columns.directed].lower())
+        if directed is None:
+            raise TopologyError(
+                f"{source}: line {row.line} has {fields[columns.directed][:40]!r} where 'directed' is "
+                "to be true or false"
+            )
     return RawEdge(fields[columns.source], fields[columns.target], weight, directed)
 
 
@@ -172,6 +202,7 @@ def _mentioned(edges: Iterable[RawEdge]) -> list[RawNode]:
 
 def _adjacency_list(rows: Sequence[Row], source: str) -> RawGraph:
     check_rows(rows, source)
+    check_records(rows, source)
     nodes = [RawNode(node) for node in dict.fromkeys(field for row in rows for field in row.fields)]
     listed = [RawEdge(row.fields[0], neighbor) for row in rows for neighbor in row.fields[1:]]
     pairs = {(edge.source, edge.target) for edge in listed}
@@ -183,4 +214,5 @@ def _adjacency_list(rows: Sequence[Row], source: str) -> RawGraph:
             "ends; list every edge once or always twice (directed graphs belong in a .graphml)"
         )
     _, edges, notes = merge_directions(listed, undirected=True)
-    return make_graph(False, nodes, edges, notes, ADJACENCY_TITLE)
+    graph = make_graph(False, nodes, edges, notes, ADJACENCY_TITLE)
+    return replace(graph, doubt=may_be_header(rows, "delete it"))

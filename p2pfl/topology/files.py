@@ -19,6 +19,7 @@ from typing import Any
 import networkx as nx
 
 from p2pfl.errors import TopologyError, unreadable, unwritable
+from p2pfl.regular import opener, read_file
 from p2pfl.topology.graph import Topology, topology_from
 from p2pfl.topology.raw import RawGraph
 from p2pfl.topology.readers import ENDINGS, parse
@@ -86,7 +87,8 @@ def save_topology(topology: Topology, path: str | os.PathLike[str]) -> None:
     file = Path(path)
     data = topology_bytes(topology, file)
     try:
-        file.write_bytes(data)
+        with open(file, "wb", opener=opener) as opened:
+            opened.write(data)
     except OSError as error:
         raise TopologyError(unwritable(file, error)) from error
 
@@ -109,7 +111,7 @@ def _read_bytes(file: Path) -> bytes:
             raise TopologyError(f"{file}: not a regular file; give the path of a topology file")
         if file.stat().st_size > MAX_FILE_BYTES:
             raise TopologyError(f"{file}: larger than {MAX_FILE_BYTES // 2**20} MiB; no topology needs that")
-        data = file.read_bytes()
+        data = read_file(file, MAX_FILE_BYTES)
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte, before Python 3.12
         raise TopologyError(unreadable(file, error)) from error
     if not data.strip():

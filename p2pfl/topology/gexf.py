@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from p2pfl.errors import TopologyError
 from p2pfl.topology.assemble import make_graph, make_nodes, without_groups
-from p2pfl.topology.raw import RawEdge, RawGraph
+from p2pfl.topology.raw import NODE_ATTRIBUTES, RawEdge, RawGraph
 from p2pfl.topology.safe_xml import children, local_name, read_xml
 
 TITLE = "GEXF"
@@ -20,7 +20,7 @@ _Attributes = tuple[dict[str, str], dict[str, object]]  # names by id, default v
 
 def read_gexf(data: bytes, source: str) -> RawGraph:
     """The graph of a GEXF document. Raises TopologyError, and ValueError or ParseError where it is none."""
-    root = read_xml(data, source)[0]
+    root = read_xml(data, source)
     if local_name(root) != "gexf":
         raise ValueError(f"its outermost element is <{local_name(root)[:40]}>, not <gexf>")
     graphs = list(children(root, "graph"))
@@ -72,7 +72,7 @@ def _values(element: ElementTree.Element, attributes: _Attributes, changing: set
             given = value.get("value")
             if given is None or not given.strip():
                 continue
-            if found.get(name, given) != given and name in ("host", "port", "device", "public_key", "weight"):
+            if found.get(name, given) != given and name in (*NODE_ATTRIBUTES, "weight"):
                 changing.add(name)
             found[name] = given
     return {**defaults, **found}
@@ -81,7 +81,7 @@ def _values(element: ElementTree.Element, attributes: _Attributes, changing: set
 def _nodes(
     graph: ElementTree.Element, source: str, changing: set[str]
 ) -> tuple[list[tuple[str, Mapping[str, object]]], list[str]]:
-    """All nodes, and the ids of those that other nodes are part of (nested, or by `pid`)."""
+    """All nodes, and the ids of those that other nodes are part of (nested, or by `pid` or <parents>)."""
     attributes = _attributes(graph, "node")
     found: list[tuple[str, Mapping[str, object]]] = []
     groups = []
@@ -92,8 +92,8 @@ def _nodes(
         found.append((node, {**_values(element, attributes, changing), "label": element.get("label")}))
         if any(next(children(nested, "node"), None) is not None for nested in children(element, "nodes")):
             groups.append(node)
-        if parent := element.get("pid"):
-            groups.append(parent)
+        listed = [parent.get("for") for group in children(element, "parents") for parent in children(group, "parent")]
+        groups += [parent for parent in (element.get("pid"), *listed) if parent]
     return found, groups
 
 
@@ -106,9 +106,8 @@ def _edges(graph: ElementTree.Element, source: str, changing: set[str]) -> list[
             missing = "source" if start is None else "target"
             raise TopologyError(f"{source}: edge {len(found) + 1} of the file has no {missing}; add it")
         values = _values(element, attributes, changing)
-        found.append(
-            RawEdge(start, end, element.get("weight", values.get("weight")), _direction(element, "type", source))
-        )
+        weight = element.get("weight", "").strip() or values.get("weight")
+        found.append(RawEdge(start, end, weight, _direction(element, "type", source)))
     return found
 
 

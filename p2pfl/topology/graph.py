@@ -11,11 +11,11 @@ from functools import cached_property
 import networkx as nx
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.attributes import ATTRIBUTES, node_attributes
+from p2pfl.topology.attributes import node_attributes
 from p2pfl.topology.checks import MAX_PEERS, examine, fix_command, refusal
 from p2pfl.topology.links import RECIPROCAL
 from p2pfl.topology.naming import encode, natural
-from p2pfl.topology.raw import RawEdge, RawGraph, RawNode
+from p2pfl.topology.raw import NODE_ATTRIBUTES, RawEdge, RawGraph, RawNode
 
 __all__ = ["MAX_PEERS", "Topology", "build_topology", "topology_from"]
 
@@ -74,7 +74,7 @@ def build_topology(graph: nx.Graph, *, name: str, source: str, least: int = 2) -
     `source` (what was to be generated) starts every message. Raises TopologyError as `topology_from` does.
     """
     nodes = tuple(
-        RawNode(str(node), attributes={key: data[key] for key in ATTRIBUTES if key in data})
+        RawNode(str(node), attributes={key: data[key] for key in NODE_ATTRIBUTES if key in data})
         for node, data in graph.nodes.items()
     )
     edges = tuple(RawEdge(str(u), str(v), weight) for u, v, weight in graph.edges(data="weight"))

@@ -37,7 +37,7 @@ class _Document:
 
 def read_graphml(data: bytes, source: str) -> RawGraph:
     """The graph of a GraphML document. Raises TopologyError, and ValueError or ParseError where it is none."""
-    root = read_xml(data, source)[0]
+    root = read_xml(data, source)
     if local_name(root) != "graphml":
         raise ValueError(f"its outermost element is <{local_name(root)[:40]}>, not <graphml>")
     document = _Document(source)

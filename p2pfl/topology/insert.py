@@ -23,7 +23,7 @@ def insert_keys(suffix: str, data: bytes, source: str, public_keys: Mapping[str,
         return _json(data, public_keys)
     if suffix == ".gml":
         return _gml(data.decode("utf-8-sig"), public_keys).encode()
-    root = read_xml(data, source)[0]
+    root = read_xml(data, source)
     prefixes = _PREFIXES.findall(data.decode("utf-8-sig"))
     (_gexf if _local(root) == "gexf" else _graphml)(root, public_keys)
     _keep_prefixes(root, prefixes)

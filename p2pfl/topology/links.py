@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from p2pfl.topology.naming import unprintable
 from p2pfl.topology.raw import RawEdge, RawGraph
 
+_HEXADECIMAL = re.compile(r"[+-]?0[xX]")
 Pair = tuple[str, str]
 Weight = float | str | None
 RECIPROCAL = "every link goes both ways with the same weight: the graph is treated as undirected"
@@ -98,13 +100,16 @@ def _repeated(given: Mapping[Pair, list[Weight]], *, one_way: bool) -> tuple[dic
 
 def clean_weight(value: object) -> Weight:
     """A finite number as float; anything else as its text, to be refused only if weights are asked for."""
-    if value is None:
+    if value is None or (isinstance(value, str) and not value.strip()):
         return None
     try:
-        number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+        if isinstance(value, str) and _HEXADECIMAL.match(value.strip()):  # what graph-tool writes
+            number = float.fromhex(value.strip())
+        else:
+            number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
     except (ValueError, OverflowError):
         number = math.nan
     if math.isfinite(number):
         return number
     text = str(value)[:100]
-    return "?" if unprintable(text) or not text.strip() else text
+    return "?" if unprintable(text) else text

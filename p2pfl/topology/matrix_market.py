@@ -5,7 +5,7 @@ from __future__ import annotations
 from p2pfl.errors import TopologyError
 from p2pfl.topology.assemble import make_graph
 from p2pfl.topology.raw import RawEdge, RawGraph, RawNode
-from p2pfl.topology.tables import is_whole
+from p2pfl.topology.tables import is_number, is_whole
 from p2pfl.topology.text_files import decoded
 
 TITLE = "Matrix Market"
@@ -13,7 +13,7 @@ BANNER = "%%matrixmarket"
 
 
 def read_matrix_market(data: bytes, source: str) -> RawGraph:
-    """The graph of a square matrix: an edge from the row to the column of each entry, with its value as weight.
+    """The graph of a square matrix: an edge from the row to the column of each entry but zeros, its value as weight.
 
     Raises TopologyError for other matrices, and ValueError where the file is none.
     """
@@ -42,6 +42,12 @@ def read_matrix_market(data: bytes, source: str) -> RawGraph:
         raise TopologyError(f"{source}: {height} nodes; no topology needs so many")
     if any(len(row) != (2 if values == "pattern" else 3) for row in rows[1:]):
         raise ValueError(f"an entry has not {'two' if values == 'pattern' else 'three'} numbers")
-    edges = [RawEdge(row[0], row[1], row[2] if len(row) > 2 else None) for row in rows[1:]]
+    wrong = next((row[2] for row in rows[1:] if len(row) > 2 and not is_number(row[2])), None)
+    if wrong is not None:
+        raise ValueError(f"an entry has the value {wrong[:40]!r}, which is no number")
+    entries = [row for row in rows[1:] if len(row) < 3 or float(row[2]) != 0]
+    edges = [RawEdge(row[0], row[1], row[2] if len(row) > 2 else None) for row in entries]
+    zeros = len(rows) - 1 - len(entries)
+    notes = [f"{zeros} stored {'zeros are' if zeros > 1 else 'zero is'} no edge{'s' * (zeros > 1)}"] if zeros else []
     nodes = [RawNode(str(i)) for i in range(1, height + 1)]
-    return make_graph(symmetry == "general", nodes, edges, [], TITLE)
+    return make_graph(symmetry == "general", nodes, edges, notes, TITLE)

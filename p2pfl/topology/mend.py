@@ -11,8 +11,8 @@ from p2pfl.topology.checks import examine, fix_command, refusal
 from p2pfl.topology.files import read_raw, topology_bytes
 from p2pfl.topology.graph import Topology, topology_from
 from p2pfl.topology.links import RECIPROCAL, Pair, Weight, links_of
-from p2pfl.topology.naming import clean_label, name_nodes, some, unique_names
-from p2pfl.topology.raw import RawEdge, RawGraph
+from p2pfl.topology.naming import clean_label, few, name_nodes, unique_names
+from p2pfl.topology.raw import NODE_ATTRIBUTES, RawEdge, RawGraph
 from p2pfl.topology.reach import adjacency_of, components, largest, strong_components
 from p2pfl.topology.rewrite import difference, write_checked
 
@@ -23,6 +23,7 @@ Step = Callable[[RawGraph], tuple[RawGraph, list[str]]]
 class Mending:
     """What is to be mended; the options of `topology fix`. `labels`: "names", "ids" or None (see `naming`)."""
 
+    drop_addresses: bool = False
     drop_self_loops: bool = False
     merge_parallel: bool = False
     undirected: bool = False
@@ -32,6 +33,7 @@ class Mending:
     def steps(self) -> list[tuple[str, Step]]:
         """What was asked for, by the option, in the order in which it is done."""
         steps: list[tuple[bool, str, Step]] = [
+            (self.drop_addresses, "--drop-addresses", _drop_addresses),
             (self.drop_self_loops, "--drop-self-loops", _drop_self_loops),
             (self.merge_parallel, "--merge-parallel", _merge_parallel),
             (self.undirected, "--undirected", _make_undirected),
@@ -78,13 +80,22 @@ def mend(raw: RawGraph, wanted: Mending, file: Path, new: Path) -> tuple[Topolog
     return replace(topology, notes=tuple(note for note in topology.notes if note != choice)), said
 
 
+def _drop_addresses(raw: RawGraph) -> tuple[RawGraph, list[str]]:
+    keys = [key for key in NODE_ATTRIBUTES if any(key in node.attributes for node in raw.nodes)]
+    if not keys:
+        return raw, ["--drop-addresses: nothing to do, no node has one"]
+    count = sum(1 for node in raw.nodes if node.attributes)
+    nodes = tuple(replace(node, attributes={}) for node in raw.nodes)
+    return replace(raw, nodes=nodes), [f"dropped {', '.join(keys)} of {_counted(count, 'node')}"]
+
+
 def _drop_self_loops(raw: RawGraph) -> tuple[RawGraph, list[str]]:
     loops = links_of(raw).loops
     if not loops:
         return raw, ["--drop-self-loops: nothing to do, there are none"]
     edges = tuple(edge for edge in raw.edges if edge.source != edge.target or edge.source not in loops)
     names = _names(raw)
-    said = f"dropped {_counted(sum(loops.values()), 'self-loop')}: {some(names[node] for node in loops)}"
+    said = f"dropped {_counted(sum(loops.values()), 'self-loop')}: {few(names[node] for node in loops)}"
     return replace(raw, edges=edges), [said]
 
 
@@ -99,10 +110,10 @@ def _merge_parallel(raw: RawGraph) -> tuple[RawGraph, list[str]]:
     kept = [RawEdge(u, v, weight, links.directed) for (u, v), weight in weights.items()]
     merged = replace(raw, directed=links.directed, edges=(*kept, *loops, *links.undeclared))
     edges = sum(links.parallel.values())
-    shown = some((_link(pair, names, links.directed) for pair in links.parallel), quoted=False)
+    shown = few((_link(pair, names, links.directed) for pair in links.parallel), quoted=False)
     said = [f"merged {edges} parallel edges into {_counted(len(links.parallel), 'link')}: {shown}"]
     if links.different:
-        shown = some((_link(pair, names, links.directed) for pair in links.different), quoted=False)
+        shown = few((_link(pair, names, links.directed) for pair in links.different), quoted=False)
         said.append(f"kept the first weight of {shown}, where the file gives different ones")
     if links.reciprocal:
         said.append(RECIPROCAL)
@@ -136,7 +147,7 @@ def _make_undirected(raw: RawGraph) -> tuple[RawGraph, list[str]]:
         f"made the graph undirected: {_counted(len(one_way), 'link')} that went one way, {both} that went both ways"
     ]
     if differing:
-        shown = some((_link(pair, names, False) for pair in differing), quoted=False)
+        shown = few((_link(pair, names, False) for pair in differing), quoted=False)
         said.append(f"took the mean of the two directions' weights of {shown}")
     return replace(raw, directed=False, edges=edges), said
 
@@ -164,7 +175,7 @@ def _keep_largest_component(raw: RawGraph) -> tuple[RawGraph, list[str]]:
     edges = tuple(edge for edge in raw.edges if edge.source not in gone and edge.target not in gone)
     nodes = tuple(node for node in raw.nodes if node.id in kept)
     return replace(raw, nodes=nodes, edges=edges), [
-        f"kept the largest {word}, {_counted(len(nodes), 'peer')}; dropped {len(lost)}: {some(lost)}"
+        f"kept the largest {word}, {_counted(len(nodes), 'peer')}; dropped {len(lost)}: {few(lost)}"
     ]
 
 
@@ -172,15 +183,15 @@ def _name_by_labels(raw: RawGraph) -> tuple[RawGraph, list[str]]:
     names = unique_names(raw)
     if names == name_nodes(raw).names:
         return raw, ["--labels names: nothing to do, the peers have these names"]
-    said = [f"named the peers by their labels: {some(names)}"]
+    said = [f"named the peers by their labels: {few(names)}"]
     numbered = [
         name for name, node in zip(names, raw.nodes, strict=True) if name not in (clean_label(node.label), node.id)
     ]
     if numbered:
-        said.append(f"numbered {_counted(len(numbered), 'label')} that another peer has: {some(numbered)}")
+        said.append(f"numbered {_counted(len(numbered), 'label')} that another peer has: {few(numbered)}")
     without = [name for name, node in zip(names, raw.nodes, strict=True) if clean_label(node.label) != name == node.id]
     if without:
-        said.append(f"named {_counted(len(without), 'peer')} without a usable label by the id: {some(without)}")
+        said.append(f"named {_counted(len(without), 'peer')} without a usable label by the id: {few(without)}")
     nodes = tuple(replace(node, label=name) for node, name in zip(raw.nodes, names, strict=True))
     return replace(raw, nodes=nodes), said
 
@@ -190,7 +201,7 @@ def _name_by_ids(raw: RawGraph) -> tuple[RawGraph, list[str]]:
     nodes = tuple(replace(node, label=None) for node in raw.nodes)
     if name_nodes(raw).names == ids:
         return replace(raw, nodes=nodes), ["--labels ids: nothing to do, the peers have these names"]
-    return replace(raw, nodes=nodes), [f"named the peers by their ids: {some(ids)}"]
+    return replace(raw, nodes=nodes), [f"named the peers by their ids: {few(ids)}"]
 
 
 def _names(raw: RawGraph) -> dict[str, str]:

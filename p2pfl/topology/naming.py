@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from p2pfl.text import some
 from p2pfl.topology.raw import RawGraph
 
 MAX_LABEL_BYTES = 200  # percent-encoded: a path component is limited to 255 bytes
@@ -37,7 +38,7 @@ def name_nodes(raw: RawGraph) -> Naming:
         return Naming(ids, by_labels=False, note=f"peers are named by their ids, not by their labels: {reason}")
     names = tuple(label for label in labels if label is not None)
     # The ids of GML only connect its edges: nobody expects them as names.
-    note = None if raw.format == "GML" else f"peers are named by their labels ({some(names)}), not by their ids"
+    note = None if raw.format == "GML" else f"peers are named by their labels ({few(names)}), not by their ids"
     return Naming(names, by_labels=True, note=note)
 
 
@@ -129,10 +130,6 @@ def short(text: str) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
-def some(texts: Iterable[str], *, quoted: bool = True) -> str:
+def few(texts: Iterable[str], *, quoted: bool = True) -> str:
     """A few of these texts, for a message, and how many more there are."""
-    listed = list(texts)
-    shown = [repr(short(text)) if quoted else text for text in listed[:_SHOWN]]
-    if len(listed) > len(shown):
-        return f"{', '.join(shown)} and {len(listed) - len(shown)} more"
-    return " and ".join([", ".join(shown[:-1]), *shown[-1:]] if len(shown) > 1 else shown)
+    return some((repr(short(text)) if quoted else text for text in texts), _SHOWN, last=" and ")

@@ -8,6 +8,7 @@ from pathlib import Path
 import networkx as nx
 
 from p2pfl.errors import TopologyError, unreadable
+from p2pfl.regular import read_file
 from p2pfl.topology.files import load_topology, read_raw
 from p2pfl.topology.graph import Topology
 from p2pfl.topology.insert import insert_keys
@@ -40,10 +41,11 @@ def publish(path: Path, public_keys: Mapping[str, str]) -> None:
     meant = _with_keys(before, public_keys)
     remedy = "write it as a plain .graphml first (p2pfl topology fix FILE -o NEW.graphml)"
     try:
-        data = insert_keys(path.suffix.lower(), path.read_bytes(), str(path), by_id)
+        data = insert_keys(path.suffix.lower(), read_file(path), str(path), by_id)
     except OSError as error:
         raise TopologyError(unreadable(path, error)) from None
-    except (ValueError, LookupError, TypeError, AttributeError) as error:  # a dialect in which keys have no place
+    # A dialect in which keys have no place, or one nested too deep to be written.
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise TopologyError(f"{path}: public keys cannot be inserted into this dialect", remedy=remedy) from error
     write_checked(path, data, lambda read: difference(meant, read), remedy=remedy)
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+# What the program uses of a node; colors, positions, times and all else are dropped.
+NODE_ATTRIBUTES = ("host", "port", "device", "public_key")
+
 
 @dataclass(frozen=True)
 class RawNode:
-    """A declared node. `attributes`: host, port, device and public_key as given; all others are dropped."""
+    """A declared node. `attributes`: those of `NODE_ATTRIBUTES`, as given."""
 
     id: str
     label: str | None = None
@@ -33,7 +36,8 @@ class RawGraph:
     """Nodes and edges in file order; ids are text.
 
     `notes`: what the reader recognized and a user must know, such as a line read as a header. `format`: its title for
-    people. A node that only an edge mentions is among the nodes where the format declares none (edge list, DOT).
+    people. `doubt`: what is to be said too where the graph is disconnected. A node that only an edge mentions is among
+    the nodes where the format declares none (edge list, DOT).
     """
 
     directed: bool
@@ -41,3 +45,4 @@ class RawGraph:
     edges: tuple[RawEdge, ...]
     notes: tuple[str, ...] = ()
     format: str = ""
+    doubt: str = ""

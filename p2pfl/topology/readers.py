@@ -95,7 +95,7 @@ def _recognize(data: bytes, usual: Reader, source: str) -> Reader:
         return PAJEK
     if dot.looks_like_dot(text):
         return DOT
-    if re.search(r"^\s*graph\s*\[", text, re.MULTILINE):
+    if re.search(r"^[ \t]*graph\s*\[", text, re.MULTILINE):
         return GML
     if usual is DOT and "{" in text:
         return DOT  # which says what is wrong with it

@@ -17,24 +17,23 @@ _DECLARATION = re.compile(r"""\s*<\?xml\s[^>]*?\bencoding\s*=\s*["']([^"'>]*)["'
 _LIKE_ASCII = re.compile(r"ascii|iso8859-\d+|cp125\d|koi8-[ru]|mac-\w+")
 
 
-def read_xml(data: bytes, source: str) -> tuple[ElementTree.Element, bytes]:
-    """The root of a document, and the document written again from it, for readers that have a parser of their own.
+def read_xml(data: bytes, source: str) -> ElementTree.Element:
+    """The root of a document.
 
-    What such a reader gets is then what was checked here, whatever the file was made to look like. Raises
-    TopologyError naming what is refused, ParseError where the document is not well-formed.
+    Raises TopologyError naming what is refused, ParseError where the document is not well-formed.
     """
     text = _text(data, source)
     parser = defusedxml.ElementTree.DefusedXMLParser(forbid_dtd=True, encoding="utf-8")
     try:
         parser.feed(text.encode("utf-8"))  # the encoding given above outweighs the one that the file declares
-        root = parser.close()
+        root: ElementTree.Element = parser.close()
     except DefusedXmlException:
         raise TopologyError(
             f"{source}: an XML document type (<!DOCTYPE …>) is not accepted, nor the entities and references to other "
             "files that it may hold",
             remedy="delete it and write the text itself",
         ) from None
-    return root, ElementTree.tostring(root, encoding="utf-8")
+    return root
 
 
 def local_name(element: ElementTree.Element) -> str:

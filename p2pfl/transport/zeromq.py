@@ -9,16 +9,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
+import os
 import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import zmq
 
 from p2pfl import wire
 from p2pfl.errors import ProtocolError, TransportError
+from p2pfl.tempdir import is_private
 from p2pfl.transport.admission import HANDSHAKE_MS, Admission, Connection
 from p2pfl.transport.credentials import Credentials
 from p2pfl.transport.interface import Event, Received, Refused
@@ -27,6 +30,7 @@ from p2pfl.transport.watchdog import MESSAGE_FRAMES, WATCH_SECONDS, Watchdog
 
 LOST_SECONDS = 10.0  # a broken connection that does not come back within this is a lost neighbor
 MANY_TRACKERS = 1024  # that may wait until somebody asks whether they are done
+FILE_SECONDS = 0.5  # the removal of a local socket's file is noticed so late at most
 LOOK_SECONDS = 0.05  # a broken connection is noticed this late at most while messages keep coming
 MANY_ORIGINS = 256  # that are known before those that have ended are forgotten
 TURN_FRAMES = 1_000  # and frames, so that no message keeps it busy
@@ -80,6 +84,7 @@ class ZmqTransport:
         self._context = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
         self._trackers: list[zmq.MessageTracker] = []
+        self._file_seen = 0.0  # when the file of a local socket was looked for last
         self._looked = 0.0  # when it last looked after connections, beside messages
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
@@ -141,6 +146,7 @@ class ZmqTransport:
         return not self._trackers
 
     def poll(self, seconds: float) -> list[Event]:
+        self._bind_again()
         self._links.try_again()
         deadline = self._links.next_duty()
         if deadline is not None:
@@ -159,6 +165,20 @@ class ZmqTransport:
             else:
                 self._links.watch(ready, events)
         return [*events, *self._refusals(), *self._links.losses()]
+
+    def _bind_again(self) -> None:
+        """Bind again where something has removed a local socket's file: who connects from now on needs one.
+
+        Not in a folder that others can write: it may have been made by one of them.
+        """
+        now = time.monotonic()
+        if not self.endpoint.startswith("ipc://") or now < self._file_seen + FILE_SECONDS:
+            return
+        self._file_seen = now
+        path = Path(self.endpoint.removeprefix("ipc://"))
+        if not os.path.lexists(path) and is_private(path.parent):
+            with contextlib.suppress(zmq.ZMQError):  # removed again; the connections that stand do not need it
+                self._router.bind(self.endpoint)
 
     def _refusals(self) -> list[Event]:
         return [Refused(reason) for reason in self._admission.refusals()]

@@ -11,6 +11,7 @@ import torch
 
 from p2pfl import data, exchange, federated, gossip, partition, peer
 from p2pfl.config import RunConfig, least_updates
+from p2pfl.data_record import DIGITS
 from p2pfl.faults import BEFORE_EXCHANGE, FaultScript, Pause, load_faults
 from p2pfl.gossip import attacks
 from p2pfl.roles import Cast, cast
@@ -64,7 +65,7 @@ def assemble(
     is_coordinator = spec.index == parts.coordinator
     dataset = data.load(spec.dataset)
     trainer, sizes = _build_trainer(spec, parts, dataset)
-    spec = replace(spec, settings=f"{spec.settings}-{dataset.content[:16]}")
+    spec = replace(spec, settings=f"{spec.settings}-{dataset.content[:DIGITS]}")
     if is_coordinator:
         trainer.momentum = torch.zeros_like(trainer.host)  # the server's, which is on the host like all that it does
     # The very last round is done again, since what follows on it may not have happened any more.

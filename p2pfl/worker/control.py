@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import queue
 import threading
 from collections.abc import Callable
 from multiprocessing import connection, parent_process
-from pathlib import Path
 
 from p2pfl.errors import TransportError
-from p2pfl.tempdir import remove_if_abandoned
 from p2pfl.worker import messages
 from p2pfl.worker.driver import Interrupted
 
@@ -84,20 +81,20 @@ class Control:
         """Thread: orders from the launcher. The link's end alone changes nothing."""
         try:
             while True:
-                message = messages.decode_to_worker(link.recv_bytes())
+                message = messages.receive_order(link)
                 if isinstance(message, messages.Stop):
                     self.stop()
                 elif isinstance(message, messages.HoldModel):
                     self.holds_model = True
                 else:
                     self.endpoints.put(message.endpoints)
-        except (EOFError, OSError):
+        except EOFError:
             return
 
-    def watch_parent(self, endpoint: str) -> None:
+    def watch_parent(self, clean_up: Callable[[], None]) -> None:
         """Thread: when the launcher's process is gone, stop, and soon end whether or not that worked.
 
-        `endpoint`: the worker's own, whose file goes with it.
+        `clean_up` is called before such an end.
         """
         parent = parent_process()
         if parent is None:
@@ -106,15 +103,5 @@ class Control:
         self.is_orphan = True
         self.stop()
         threading.Event().wait(_ORPHAN_SECONDS)
-        remove_socket(endpoint)
+        clean_up()
         os._exit(EXIT_INTERRUPTED)
-
-
-def remove_socket(endpoint: str) -> None:
-    """Remove what a launcher that is gone cannot: a local socket's file, and with the last one the whole folder."""
-    if endpoint.startswith("ipc://"):
-        path = Path(endpoint.removeprefix("ipc://"))
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
-            path.parent.rmdir()
-            remove_if_abandoned(path.parent.parent)

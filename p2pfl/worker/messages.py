@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from p2pfl.config import RunConfig
+from p2pfl.data_record import DataRecord
 from p2pfl.errors import ConfigError, P2PFLError
 from p2pfl.records import RoundRecord
+
+_Message = TypeVar("_Message")
 
 # Signals that a terminal or a service manager sends to a whole process group. Workers are started with them blocked,
 # and handle only SIGTERM: the launcher decides what becomes of the run.
@@ -33,6 +39,7 @@ class WorkerSpec:
     endpoints: dict[int, str] | None = None  # known beforehand: the topology file has hosts and ports, or a restart
     returns_in: int | None = None  # the round in which a fault script has it take part again
     token: str | None = field(default=None, repr=False)  # the run's secret, where there are no keys
+    temporary: Path | None = None  # the launcher's folder, which its workers remove if it cannot
     restarted: bool = False  # the others are at work already; neighbors without an endpoint are gone
 
 
@@ -70,13 +77,14 @@ class Warned(msgspec.Struct, tag=True, frozen=True):
 
 
 class Prepared(msgspec.Struct, tag=True, frozen=True):
-    """Progress of decoding the data set; at the end `path` and notes on data and model."""
+    """Progress of decoding the data set; at the end `path`, notes on data and model, and what the run records of it."""
 
     what: str
     done: int
     total: int
     path: str | None = None
     notes: tuple[str, ...] = ()
+    record: DataRecord | None = None
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
@@ -118,5 +126,24 @@ class HoldModel(msgspec.Struct, tag=True, frozen=True):
 ToWorker = Endpoints | Stop | HoldModel
 
 encode = msgspec.msgpack.Encoder().encode
-decode_from_worker = msgspec.msgpack.Decoder(FromWorker).decode
-decode_to_worker = msgspec.msgpack.Decoder(ToWorker).decode
+decode_from_worker: Callable[[bytes], FromWorker] = msgspec.msgpack.Decoder(FromWorker).decode
+decode_to_worker: Callable[[bytes], ToWorker] = msgspec.msgpack.Decoder(ToWorker).decode
+_MAX_BYTES = 1 << 28  # of a message
+
+
+def receive_report(link: Connection) -> FromWorker:
+    """The next message from a worker. Raises EOFError where the link has ended, or nobody can read on."""
+    return _receive(link, decode_from_worker)
+
+
+def receive_order(link: Connection) -> ToWorker:
+    """The next message from the launcher. Raises EOFError where the link has ended, or nobody can read on."""
+    return _receive(link, decode_to_worker)
+
+
+def _receive(link: Connection, decode: Callable[[bytes], _Message]) -> _Message:
+    try:
+        return decode(link.recv_bytes(_MAX_BYTES))
+    except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
+        # Where a read was broken off amid a message, all that follows makes no sense.
+        raise EOFError(str(error)) from None

@@ -11,18 +11,21 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from io import TextIOWrapper
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from p2pfl import keyring
 from p2pfl.errors import ConfigError, P2PFLError, is_from_outside, one_line, unwritable
+from p2pfl.regular import opener
 from p2pfl.roles import cast
+from p2pfl.tempdir import remove_if_abandoned
 from p2pfl.topology import Topology, load_topology
 from p2pfl.transport import Credentials, Delayed, Faulty, Keys, Token, Transport, ZmqTransport
 from p2pfl.wire import ITEM_BYTES
 from p2pfl.worker import messages
 from p2pfl.worker.assemble import Parts, assemble
-from p2pfl.worker.control import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control, LinkReport, remove_socket
+from p2pfl.worker.control import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control, LinkReport
 from p2pfl.worker.driver import Driver, Interrupted, Report
 from p2pfl.worker.limits import allow_open_files
 from p2pfl.worker.profile import RoundProfile
@@ -52,13 +55,19 @@ def main(spec: messages.WorkerSpec, link: Connection) -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: control.stop())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, messages.SIGNALS)
-    threading.Thread(target=control.watch_parent, args=(spec.bind,), daemon=True).start()
+    threading.Thread(target=control.watch_parent, args=(lambda: _clean_up(spec),), daemon=True).start()
     threading.Thread(target=control.listen, args=(link,), daemon=True).start()
     status = run(spec, report, control)
     report.close()
     if control.is_orphan:
-        remove_socket(spec.bind)
+        _clean_up(spec)
     sys.exit(status)
+
+
+def _clean_up(spec: messages.WorkerSpec) -> None:
+    """Remove the folder of a launcher that cannot: nothing in it serves anybody when its processes end."""
+    if spec.temporary is not None:
+        remove_if_abandoned(spec.temporary)
 
 
 def run(
@@ -173,6 +182,9 @@ def _log_trouble(error: OSError | P2PFLError) -> messages.Failed:
 class _Log(logging.FileHandler):
     """A log that loses lines where it cannot write them; `logging` would print a traceback for each of them."""
 
+    def _open(self) -> TextIOWrapper:
+        return open(self.baseFilename, "a", encoding="utf-8", opener=opener)
+
     def handleError(self, record: logging.LogRecord) -> None:
         """Nothing: what matters is reported beside the log."""
 
@@ -181,7 +193,7 @@ def _redirect_output(path: Path) -> None:
     """What libraries and crashes print goes to the peer's log, not into the launcher's live table."""
     sys.stdout.flush()
     sys.stderr.flush()
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    file = opener(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)

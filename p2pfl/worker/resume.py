@@ -57,7 +57,7 @@ class Past:
 def _backup(kept: Checkpoint, sketch_seed: int | None) -> Backup | None:
     try:
         record = records.decode_record(kept.record.encode())
-    except msgspec.MsgspecError:  # it was saved by something that records nothing
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):  # it was saved by something that records nothing
         return None
     if sketch_seed is None:
         return Backup(record)

@@ -8,14 +8,18 @@ import threading
 from pathlib import Path
 
 from p2pfl.faults import FaultScript, Kill, Pause, Point
+from p2pfl.regular import opener, read_if_any
 
 FIRED_FILE = "faults.fired"
 
 
 def fired(peer_dir: Path) -> list[int]:
-    """Numbers of the faults that have been carried out on a process, also in earlier lives; what is none is skipped."""
+    """Numbers of the faults that have been carried out on a process, also in earlier lives; what is none is skipped.
+
+    Raises UnreadableError.
+    """
     path = peer_dir / FIRED_FILE
-    words = path.read_bytes().split() if path.exists() else []
+    words = read_if_any(path).split()
     return [int(word) for word in words if word.isdigit() and len(word) < 10]
 
 
@@ -33,7 +37,7 @@ class Saboteur:
             number, fault = item
             if (fault.at, fault.round) == (point, round):
                 self._waiting.remove(item)
-                with open(self._path, "a", encoding="ascii") as file:
+                with open(self._path, "a", encoding="ascii", opener=opener) as file:
                     file.write(f"{number}\n")
                     file.flush()
                     os.fsync(file.fileno())

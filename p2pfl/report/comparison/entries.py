@@ -55,15 +55,27 @@ def load_entries(run_dirs: Sequence[Path]) -> list[Entry]:
     return [replace(entry, label=label) for entry, label in zip(entries, _labels(entries), strict=True)]
 
 
-def dataset_of(config: RunConfig) -> str:
-    """The data set; a folder of images by its absolute path, however it was named."""
-    kind, _, folder = config.data.dataset.partition(":")
-    return f"{kind}:{Path(folder).absolute()}" if kind == "imagefolder" else config.data.dataset
+def dataset_of(run: Run) -> str:
+    """The data set: its kind where its content is known, else a folder by its absolute path, however it was named."""
+    kind, _, folder = run.config.data.dataset.partition(":")
+    if run.data is not None:
+        return run.config.data.kind
+    return f"{kind}:{Path(folder).absolute()}" if kind == "imagefolder" else run.config.data.dataset
 
 
-def initial_of(config: RunConfig) -> str | None:
+def content_of(run: Run) -> str:
+    """The first digits of the digest of the data set's content, wherever it lies."""
+    return "not recorded" if run.data is None else run.data.content
+
+
+def augment_of(run: Run) -> str:
+    """Whether training images were shifted and mirrored, whatever said so."""
+    return run.config.data.augment if run.data is None else "on" if run.data.augment else "off"
+
+
+def initial_of(run: Run) -> str | None:
     """The initial weights by what they are, wherever their file is; None where the seed gives them."""
-    init = config.training.init
+    init = run.config.training.init
     if init is None:
         return None
     try:
@@ -94,7 +106,8 @@ def _summary(run_dir: Path) -> dict[str, Any]:
 def _settings(run: Run) -> Hashable:
     """Everything that makes a run what it is, but for its seed."""
     found = {name: value for name, value in options(run.config).items() if name not in _APART}
-    found |= {"dataset": dataset_of(run.config), "init": initial_of(run.config)}
+    found |= {"dataset": dataset_of(run), "init": initial_of(run), "augment": augment_of(run)}
+    found["content"] = content_of(run)
     return run.config.mode, _shape(run), tuple(sorted(found.items()))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from p2pfl.errors import ConfigError
+from p2pfl.regular import read_text
 from p2pfl.report.comparison.compared import CSV_FILE, JSON_FILE, PAGE_FILE, Comparison
 from p2pfl.report.comparison.entries import Entry, load_entries
 from p2pfl.report.comparison.matching import find_mismatches, notes
@@ -54,7 +55,7 @@ def compared_runs(folder: Path) -> tuple[list[Path], str]:
     """
     path = folder / JSON_FILE
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        said = json.loads(read_text(path))
         named = [Path(run) for entry in said["entries"] for run in entry["runs"]]
         command = str(said["command"] or "")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from p2pfl.config import RunConfig, options
-from p2pfl.report.comparison.entries import Entry, dataset_of, initial_of, shards_of
+from p2pfl.config import options
+from p2pfl.report.comparison.entries import Entry, augment_of, content_of, dataset_of, initial_of, shards_of
+from p2pfl.report.run import Run
 from p2pfl.report.units import number_text
 
 # Option -> what it is called. Matched runs agree on all of these.
@@ -19,12 +20,15 @@ MATCHED: dict[str, str] = {
     "batch_norm": "batch normalization",
     "init": "initial weights",
     "dataset": "data set",
+    "image_range": "range of pictures' values",
+    "background": "background of pictures",
+    "augment": "augmentation",
     "partition": "partition",
     "batch_size": "batch size",
     "schedule": "schedule",
 }
-# Options whose values are paths, by what the files hold.
-_VALUES: dict[str, Callable[[RunConfig], Hashable]] = {"dataset": dataset_of, "init": initial_of}
+# Options whose values are paths, by what the files hold, and one that may be left to the data set.
+_VALUES: dict[str, Callable[[Run], Hashable]] = {"dataset": dataset_of, "augment": augment_of, "init": initial_of}
 # Each mode may be tuned in these for itself; where they differ, the comparison says so.
 NOTED: dict[str, str] = {
     "lr": "learning rate",
@@ -47,16 +51,17 @@ class Mismatch:
 def find_mismatches(entries: Sequence[Entry]) -> list[Mismatch]:
     """What sets entries apart that a matched comparison must share.
 
-    These are the model, its width, batch normalization and initial weights, the data set, the partition and its
-    number of shards (pooled SGD has none), batch size, schedule, seeds, and the samples processed in all. FedAvg's
-    rounds are whole, so samples may differ from those of most entries by half of one round of the coarser of the two.
-    Each value is held against that of most entries, the first of them where there is no majority. Runs that are
-    incomplete count as mismatches too.
+    These are the model, its width, batch normalization and initial weights, the data set, its content and how its
+    images are decoded and augmented, the partition and its number of shards (pooled SGD has none), batch size,
+    schedule, seeds, and the samples processed in all. FedAvg's rounds are whole, so samples may differ from those of
+    most entries by half of one round of the coarser of the two. Each value is held against that of most entries, the
+    first of them where there is no majority. Runs that are incomplete count as mismatches too.
     """
     found = [*_incomplete(entries)]
     for name, what in MATCHED.items():
-        values = [_VALUES[name](e.config) if name in _VALUES else options(e.config)[name] for e in entries]
+        values = [_VALUES[name](e.runs[0]) if name in _VALUES else options(e.config)[name] for e in entries]
         found += _differences(entries, values, f"{what} (--{name.replace('_', '-')})", _text)
+    found += _differences(entries, [content_of(entry.runs[0]) for entry in entries], "content of the data set", _text)
     dealt = [entry for entry in entries if shards_of(entry)]
     found += _differences(dealt, [shards_of(entry) for entry in dealt], "number of shards", _text)
     found += _differences(entries, [entry.seeds for entry in entries], "seeds (--seed)", _seeds_text)
@@ -71,12 +76,16 @@ def notes(entries: Sequence[Entry]) -> list[str]:
         found += _differences(entries, values, f"{what} (--{name.replace('_', '-')})", _text)
     versions = [tuple(sorted((entry.summaries[0]["versions"] or {}).items())) for entry in entries]
     found += _differences(entries, versions, "versions", lambda pairs: " ".join(f"{a} {b}" for a, b in pairs) or "none")
-    return [mismatch.sentence for mismatch in found]
+    unknown = all(run.data is None for entry in entries for run in entry.runs)
+    unsure = ["no run here records the content of its data: whether it was the same is not known"] if unknown else []
+    return [mismatch.sentence for mismatch in found] + unsure
 
 
 def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
+    if value is None:
+        return "unset"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
