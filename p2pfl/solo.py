@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import socket
 import sys
@@ -28,6 +29,10 @@ from p2pfl.transport import ZmqTransport
 from p2pfl.worker import messages
 from p2pfl.worker.control import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control
 from p2pfl.worker.process import keep_freed_memory, run
+
+_MISSED = re.compile(
+    r"lost the connection to peer (.+) in round \d+|no progress for .+? from peer ([^(].*) \(--[a-z-]+\)"
+)
 
 
 def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path | None = None) -> None:
@@ -89,10 +94,22 @@ def _run(spec: messages.WorkerSpec, topology: Topology, neighbors: list[int], in
             log = run_dir / "peers" / topology.node_path(spec.index) / "log.txt"
             places = _looked_for(spec.endpoints or {}, silent)
             where = f"{places}; have all the same file, options, and keys or token? See {log}"
-        raise (ConfigError if status == EXIT_USAGE else P2PFLError)(f"peer {name}: {report.failure}{where}")
+        if status == EXIT_USAGE:
+            raise ConfigError(f"peer {name}: {report.failure}{where}")
+        go_on = how_to_resume(spec.config, _resume(run_dir, name)) if report.resumable and not where else ""
+        raise P2PFLError(f"peer {name}: {report.failure}{where}", remedy=when_back(report.failure, go_on))
     if spec.index == 0:
         _say(f"weights of the consensus model: {run_dir / 'consensus.safetensors'}")
     _say(f"peer {name}: done; put all peers' folders into one {run_dir}/peers for: p2pfl report {run_dir}")
+
+
+def when_back(failure: str, go_on: str) -> str:
+    """When and how a peer goes on after a failure: where a neighbor was missed, once that is back."""
+    missed = go_on and _MISSED.fullmatch(failure)
+    if not missed:
+        return go_on
+    names = missed[1] or missed[2]
+    return f"once {names} {'are' if ', ' in names else 'is'} back, {go_on}"
 
 
 def _resume(run_dir: str | Path, name: str) -> str:
@@ -141,6 +158,7 @@ class _LineReport:
 
     def __init__(self, name: str, rounds: int) -> None:
         self.failure = "failed"
+        self.resumable = False
         self._sent = 0
         self._name = name
         self._rounds = rounds
@@ -162,7 +180,7 @@ class _LineReport:
         elif isinstance(message, messages.Warned):
             print(f"p2pfl: warning: {message.text}", file=sys.stderr)
         elif isinstance(message, messages.Failed):
-            self.failure = message.reason
+            self.failure, self.resumable = message.reason, message.resumable
 
 
 class _Progress:

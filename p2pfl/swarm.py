@@ -24,6 +24,7 @@ from p2pfl.launcher import Launch, Outcome, launch
 from p2pfl.prolong import has_other_rounds, prolong
 from p2pfl.records import RoundRecord, read_recorded
 from p2pfl.report import check_drawing, complete_summary, known_facts, summarize, write_report, write_summary
+from p2pfl.resumable import starting_point
 from p2pfl.roles import cast, topology_of
 from p2pfl.rundir import (
     check_results,
@@ -102,9 +103,11 @@ def run(
     allow_open_files(parts.topology.n, max(len(links) for links in parts.links))
     going_on = resume is not None
     run_dir = resume or create_run_dir(parts.topology, config)
+    command = again
     again = again or f"p2pfl {config.mode} --resume {shlex.quote(str(run_dir))}"
     with explained(run_dir), in_use(run_dir):
         try:
+            begins = starting_point(parts, config, run_dir, command) if going_on else ""
             if longer:
                 prolong(run_dir, config)
             config = with_own_files(config, run_dir)
@@ -122,7 +125,8 @@ def run(
                     link_delay,
                     script,
                     _token(config),
-                )
+                ),
+                begins,
             )
         except (KeyboardInterrupt, P2PFLError):
             if resume is None:  # what was there before stays, whatever it holds
@@ -148,7 +152,8 @@ def _token(config: RunConfig) -> str | None:
     return secrets.token_hex(32) if config.exchange.keys is None else None
 
 
-def _launch(started: Launch) -> Outcome:
+def _launch(started: Launch, begins: str) -> Outcome:
+    """Start the processes and watch them; `begins` says where a resumed run begins."""
     config, parts = started.config, started.cast
     plan = DisplayPlan(
         mode=config.mode,
@@ -163,6 +168,7 @@ def _launch(started: Launch) -> Outcome:
     with make_display(plan) as display:
         if started.resume:
             display.restore(_recorded(parts.topology, started.run_dir, config.training.rounds))
+            display.say(begins)
         return launch(started, display)
 
 

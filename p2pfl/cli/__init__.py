@@ -15,6 +15,7 @@ from importlib import import_module
 from itertools import pairwise
 
 from p2pfl.errors import ConfigError, P2PFLError, unforeseen
+from p2pfl.suggest import known_are
 from p2pfl.text import visible
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -52,8 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(sys.argv[1:])  # whoever started this, such as nohup, wants no Ctrl-C
     try:
         # An exception amid an import can get lost or come out as another one, and there is nothing to save yet.
-        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
-        return _run(sys.argv[1:], prepared=lambda: signal.signal(signal.SIGINT, _interrupt_once()))
+        signal.signal(signal.SIGINT, _end_at_once)
+        if (quits := signal.getsignal(signal.SIGQUIT)) is signal.SIG_DFL:
+            signal.signal(signal.SIGQUIT, _end_at_once)
+
+        def prepared() -> None:
+            signal.signal(signal.SIGINT, _interrupt_once())
+            signal.signal(signal.SIGQUIT, quits)
+
+        return _run(sys.argv[1:], prepared)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: Python's own end is not to be disturbed
 
@@ -64,6 +72,12 @@ def _open_if_closed(number: int) -> None:
         os.fstat(number)
     except OSError:
         os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # open takes the lowest number that is free
+
+
+def _end_at_once(*_: object) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, b"p2pfl: interrupted before anything was written\n")
+    os._exit(INTERRUPTED)
 
 
 def _interrupt_once() -> Callable[..., None]:
@@ -161,7 +175,7 @@ def _find(words: list[str]) -> Callable[[], int]:
             return lambda: run(words[length:])
     if words[0] == "topology":
         raise ConfigError("topology: choose 'topology make', 'topology fix' or 'topology show'; see p2pfl --help")
-    raise ConfigError(f"{words[0]}: no such command; known are {', '.join(COMMANDS)} (see p2pfl --help)")
+    raise ConfigError(f"{words[0]}: no such command{known_are(words[0], COMMANDS)} (see p2pfl --help)")
 
 
 def _say(text: str) -> int:

@@ -14,7 +14,7 @@ import tyro
 
 from p2pfl.cli.arguments import parse, say_notes
 from p2pfl.cli.describe import show_decoding
-from p2pfl.cli.options import OptionalFile, base_config
+from p2pfl.cli.options import OptionalFile, Restart, base_config
 from p2pfl.config import (
     CentralizedConfig,
     ComputeConfig,
@@ -27,6 +27,7 @@ from p2pfl.config import (
     RunConfig,
     ServerConfig,
     TrainingConfig,
+    replace_options,
 )
 from p2pfl.errors import ConfigError, explained, unwritable
 from p2pfl.rundir import CONFIG_FILE, comparison_folder, in_use, runs_in
@@ -65,6 +66,8 @@ class Compare:
         None
     )
     """Seeds: each run is repeated with every one, and the report gives mean and standard deviation."""
+    restart: Restart = 0
+    """How many times a process of the gossip and centralized runs that dies is started again."""
     allow_mismatch: bool = False
     """Compare runs that do not match all the same, and mark them."""
     config: OptionalFile = None
@@ -86,8 +89,10 @@ class Compare:
 def compare(words: list[str]) -> int:
     """Run what is to be compared, unless it is there, and write and print the comparison."""
     base = base_config(words, None)
-    arguments = parse(Compare, words, "compare", Compare(**{name: getattr(base, name) for name in _SECTIONS}))
+    given = Compare(**{name: getattr(base, name) for name in _SECTIONS}, restart=base.exchange.restart)
+    arguments = parse(Compare, words, "compare", given)
     asked = RunConfig(**{name: getattr(arguments, name) for name in _SECTIONS})
+    asked = replace_options(asked, restart=arguments.restart)
     what = arguments.what or ((Path(base.topology),) if base.topology else ())
     _refuse_foreign_base(base, arguments)
     there, files = _told_apart(what)

@@ -62,7 +62,8 @@ def _who(parts: Cast, run: RunConfig) -> str:
     if run.mode == "sgd":
         return "one process with all data"
     exchange = f"spectral gap {spectral_gap(parts.matrix):.4f}" if run.mode == "gossip" else "which exchange nothing"
-    return f"{parts.topology.name}: {counted(parts.shards, 'peer')}, {exchange}"
+    named = "" if run.record.name in (None, parts.topology.name) else f" (run {run.record.name})"
+    return f"{parts.topology.name}{named}: {counted(parts.shards, 'peer')}, {exchange}"
 
 
 def _each(run: RunConfig) -> str:

@@ -29,7 +29,7 @@ class Make:
     n: Annotated[int, tyro.conf.arg(name="n", aliases=["-n"])]
     """Number of peers."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """File to write; its extension gives the format."""
+    """File to write; its extension gives the format: .graphml .gml .gexf .json .edgelist .adjlist."""
     seed: int = 0
     """Seed of the random kinds: random-regular, small-world, erdos-renyi."""
     degree: int = 4
@@ -51,7 +51,7 @@ class Fix:
     file: tyro.conf.Positional[Path]
     """Topology file to read; it stays as it is."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="NEW")]
-    """File to write; its extension gives the format."""
+    """File to write; its extension gives the format: .graphml .gml .gexf .json .edgelist .adjlist."""
     undirected: bool = False
     """Make links go both ways; the weight is the mean of the two directions' weights, where both are given."""
     merge_parallel: bool = False

@@ -9,7 +9,7 @@ import networkx as nx
 import tyro
 
 from p2pfl.cli.describe import describe_result, describe_run
-from p2pfl.cli.options import Settled, TopologyFile, Training, settle
+from p2pfl.cli.options import Restart, Settled, TopologyFile, Training, settle
 from p2pfl.config import CentralizedConfig, ExchangeConfig, GossipConfig, RobustConfig, ServerConfig
 from p2pfl.errors import ConfigError
 from p2pfl.keyring import check_keys, refuse_token_file
@@ -18,8 +18,8 @@ from p2pfl.swarm import endpoints_of_peer, run
 
 
 @dataclass(frozen=True)
-class Gossip(Training):
-    """Train one model over a topology: one process a peer, ZeroMQ between neighbors, no server."""
+class Swarm(Training):
+    """Options of a swarm over a topology, wherever its peers run."""
 
     topology: TopologyFile = None
     """Topology file: .graphml .gml .gexf .json .edgelist .adjlist .csv .txt .net .dot …"""
@@ -29,7 +29,15 @@ class Gossip(Training):
 
 
 @dataclass(frozen=True)
-class OnePeer(Gossip):
+class Gossip(Swarm):
+    """Train one model over a topology: one process a peer, ZeroMQ between neighbors, no server."""
+
+    restart: Restart = 0
+    """How many times the launcher starts a process that dies again, from its checkpoint or a neighbor's weights."""
+
+
+@dataclass(frozen=True)
+class OnePeer(Swarm):
     """Run one peer. Start the others with the same file and options, on their own machines, in any order.
 
     The first node of the file evaluates and saves the consensus model. The file needs a host and a port on every node.
@@ -56,6 +64,8 @@ class Centralized(Training):
     server: ServerConfig = field(default_factory=ServerConfig)
     robust: RobustConfig = field(default_factory=RobustConfig)
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
+    restart: Restart = 0
+    """How many times the launcher starts a process that dies again, from its checkpoint."""
 
 
 @dataclass(frozen=True)
