@@ -16,13 +16,14 @@ from p2pfl.config import RunConfig, replace_options
 from p2pfl.errors import ConfigError, P2PFLError, TrainingError, one_line
 from p2pfl.globalstate import settings_now, silenced, undisturbed
 from p2pfl.noise import noise_dataset
+from p2pfl.outputs import large_batch_problem, output_problem
 from p2pfl.parameters import Layout, aligned_vector, is_finite
 from p2pfl.plain_state import changed, plain_state
 from p2pfl.scores import CLOSE, IMAGES, batch_and_single, evaluation_problem, probability_note, training_problem
 from p2pfl.structure import named_tensors, places
 from p2pfl.training import Trainer, initial_model
 
-MOST_IMAGES = 32  # of the trial's batch: what fails with more fails with these, and the trial takes a second or two
+MOST_IMAGES = 32  # of the trial's batch, so that the trial takes a second or two; more are tried by shapes alone
 _TRIAL_LR = 1e-3  # a step that no weight can overflow in, whatever --lr is
 _DISTURBANCE = 0.1
 
@@ -56,6 +57,7 @@ def check_model(config: RunConfig, classes: int) -> TriedModel:
         trial.save_and_load(trainer, outputs)
         notes += trial.judge_training(trainer, outputs)
         notes += trial.find_plain_state(trainer.model, before)
+        trial.try_large_batches(trainer.model)
     return TriedModel(first, notes)
 
 
@@ -239,6 +241,14 @@ class _Trial:
                 "draws must be parameters or buffers, and no other tensor may be a view of one"
             )
 
+    def try_large_batches(self, model: nn.Module) -> None:
+        """Batches as large as the run's, by shapes alone; p2pfl's own models take any."""
+        if ":" not in self._config.model.model:
+            return
+        batch = self._config.training.batch_size
+        if problem := large_batch_problem(model, self._classes, (MOST_IMAGES, batch), IMAGES):
+            raise self._refusal(problem)
+
     def _outputs(self, model: nn.Module) -> Tensor:
         return batch_and_single(model, self._config.compute.precision == "bf16")
 
@@ -247,7 +257,7 @@ class _Trial:
         """Every output of the model must be one floating-point tensor (images, classes)."""
 
         def judge(module: nn.Module, images: Sequence[Tensor], output: object) -> None:
-            if problem := _output_problem(output, len(images[0]), self._classes, model.training):
+            if problem := output_problem(output, len(images[0]), self._classes, model.training):
                 raise self._refusal(problem)
 
         handle = model.register_forward_hook(judge)
@@ -255,23 +265,6 @@ class _Trial:
             yield
         finally:
             handle.remove()
-
-
-def _output_problem(output: object, count: int, classes: int, training: bool) -> str:
-    mode = "in training mode" if training else "in evaluation mode"
-    if not isinstance(output, Tensor):
-        kind = type(output).__name__
-        many = f" of {len(output)}" if isinstance(output, Sequence | dict) else ""
-        return (
-            f"gives a {kind}{many} {mode}, not one tensor ({count}, {classes}); switch auxiliary outputs off "
-            "(such as aux_logits=False), or wrap it in a module that returns the first alone"
-        )
-    if tuple(output.shape) != (count, classes):
-        images = f"{count} image{'s' * (count > 1)}"
-        return f"gives {tuple(output.shape)} for {images} {mode}, not ({count}, {classes})"
-    if not output.is_floating_point() or output.layout != torch.strided:
-        return f"gives a tensor of {str(output.dtype).removeprefix('torch.')} {mode}, not of floating-point scores"
-    return ""
 
 
 def _some(names: Sequence[str]) -> str:

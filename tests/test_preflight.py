@@ -106,6 +106,14 @@ def test_the_runs_own_batch_is_tried() -> None:
     )
 
 
+def test_a_batch_larger_than_the_trials_is_tried_by_shapes() -> None:
+    check_model(config("up_to_256", batch_size=256), CLASSES)
+    assert (
+        "fails on a training batch of 257 images: AssertionError: too many images (it does not with 32 images)"
+        in refusal("up_to_256", batch_size=257)
+    )
+
+
 def test_lazy_layers_begin_as_those_whose_sizes_are_said() -> None:
     lazy, eager = (initial_model(config(name), CLASSES) for name in ("lazy", "eager"))
     assert Layout.of(lazy) == Layout.of(eager)
