@@ -190,15 +190,17 @@ def describe_plan(planned: Sequence[Planned]) -> str:
     return "\n".join(lines)
 
 
-def check_plan(planned: Sequence[Planned], progress: data.Progress) -> tuple[str, ...]:
-    """Look at the first run, and try out the model that all have; returns notes on the data, a line each.
+def check_plan(folder: Path, planned: Sequence[Planned], progress: data.Progress) -> tuple[str, ...]:
+    """Look at the first run, and try out the model that all have; returns notes on data and model, a line each.
 
-    An image folder is decoded, with `progress`. Raises ConfigError for what that run would refuse.
+    `folder` is where the runs will be, or are already. An image folder is decoded, with `progress`.
+    Raises ConfigError for what that run would refuse.
     """
     first = planned[0]
     report.check_drawing()
     resolve(first.config, first.topology, 1)
-    return estimate(cast(first.config, first.topology), first.config, progress).notes
+    begins = not (folder / first.name).exists()
+    return estimate(cast(first.config, first.topology), first.config, progress, begins=begins).notes
 
 
 def run_all(

@@ -153,7 +153,11 @@ def _refused(path: Path, error: Exception, done: str, access: int) -> str:
     text = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
     why = _OS_ERROR.sub("", text.rpartition("I/O error: ")[2])
     number = _number(error, text)
-    remedy = _denied(path, access) if number in _DENIED else _in_the_way(path, error, number) or _REMEDIES.get(number)
+    remedy = (
+        _denied(path, access)
+        if number in _DENIED
+        else _in_the_way(path, error, number, access) or _REMEDIES.get(number)
+    )
     return f"{path}: cannot be {done} ({why})" + (f"; {remedy}" if remedy else "")
 
 
@@ -175,7 +179,7 @@ def _denied(path: Path, access: int) -> str:
     return f"make the folder {folder} {way}" if not os.access(folder, access | os.X_OK) else f"make it {way}"
 
 
-def _in_the_way(path: Path, error: Exception, number: int) -> str | None:
+def _in_the_way(path: Path, error: Exception, number: int, access: int) -> str | None:
     """What stands where something else should, or is missing, if that is what the error is about."""
     if isinstance(error, OSError) and isinstance(known := getattr(error, "remedy", None), str):
         return known
@@ -183,6 +187,8 @@ def _in_the_way(path: Path, error: Exception, number: int) -> str | None:
     if number in (errno.ENOENT, errno.EEXIST) and link is not None:
         which = "it" if link == path else link
         return f"{which} links to {os.readlink(link)}, which is missing: bring that back, or remove the link"
+    if number == errno.EISDIR and access == os.R_OK:
+        return "it is a folder, and a file is needed there"
     if number in (errno.EISDIR, errno.ENOTEMPTY):
         named = (getattr(error, "filename2", None), getattr(error, "filename", None), path)
         folder = next((Path(os.fsdecode(name)) for name in named if name and os.path.isdir(name)), path)

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from p2pfl import data
 from p2pfl.checkpoint import separated
 from p2pfl.config import RunConfig, replace_options
 from p2pfl.errors import ConfigError, P2PFLError, TrainingError, one_line
-from p2pfl.globalstate import seed_everything, settings_now, silenced, undisturbed
+from p2pfl.globalstate import settings_now, silenced, undisturbed
+from p2pfl.noise import noise_dataset
+from p2pfl.outputs import large_batch_problem, output_problem
 from p2pfl.parameters import Layout, aligned_vector, is_finite
+from p2pfl.plain_state import changed, plain_state
+from p2pfl.scores import CLOSE, IMAGES, batch_and_single, evaluation_problem, probability_note, training_problem
 from p2pfl.structure import named_tensors, places
 from p2pfl.training import Trainer, initial_model
 
-MOST_IMAGES = 32  # of the trial's batch: what fails with more fails with these, and the trial takes a second or two
-_EVALUATED = 3  # images, besides a single one: an evaluation's last batch has as many as are left
+MOST_IMAGES = 32  # of the trial's batch, so that the trial takes a second or two; more are tried by shapes alone
 _TRIAL_LR = 1e-3  # a step that no weight can overflow in, whatever --lr is
 _DISTURBANCE = 0.1
-_CLOSE = 1e-3  # of the largest output: how far outputs of equal weights may differ by rounding
 
 
-def check_model(config: RunConfig, classes: int) -> nn.Module:
-    """Try out everything that a run will do with its model; returns the initial model, not yet trained.
+_NAMED = 3  # parameters that a note names
+
+
+@dataclass(frozen=True)
+class TriedModel:
+    """An initial model, not yet trained, that has passed its trial, and what is odd about it, a line each."""
+
+    model: nn.Module
+    notes: tuple[str, ...]
+
+
+def check_model(config: RunConfig, classes: int) -> TriedModel:
+    """Try out everything that a run will do with its model.
 
     Global random generators and settings are afterwards as they were, and what the user's code prints is discarded.
     Raises ConfigError naming the model, what is wrong with it, and a remedy where one is known.
@@ -37,11 +50,15 @@ def check_model(config: RunConfig, classes: int) -> nn.Module:
         trainer = _trainer(config, classes)
         trial = _Trial(config, classes)
         trial.compare(first, trainer)
-        trial.train(trainer)
+        before = plain_state(trainer.model)
+        notes = trial.train(trainer)
         _disturb(trainer)
         outputs = trial.evaluate(trainer)
         trial.save_and_load(trainer, outputs)
-    return first
+        notes += trial.judge_training(trainer, outputs)
+        notes += trial.find_plain_state(trainer.model, before)
+        trial.try_large_batches(trainer.model)
+    return TriedModel(first, notes)
 
 
 def _trainer(config: RunConfig, classes: int) -> Trainer:
@@ -49,29 +66,8 @@ def _trainer(config: RunConfig, classes: int) -> Trainer:
     batch = min(config.training.batch_size, MOST_IMAGES)
     changes = {"batch_size": batch, "local_steps": 1, "local_epochs": None, "rounds": 1}
     config = replace_options(config, **changes, lr=min(config.training.lr, _TRIAL_LR))
-    return Trainer(config, _noise(batch, classes), np.arange(batch), torch.device("cpu"), 0, captured=False)
-
-
-def _noise(count: int, classes: int) -> data.Dataset:
-    """A data set of random images in every class."""
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(images: int) -> tuple[Tensor, Tensor]:
-        shape = (images, data.IMAGE_SIDE, data.IMAGE_SIDE, 3)
-        pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-        return pixels, torch.arange(images) % classes
-
-    (train_images, train_labels), (test_images, test_labels) = draw(count), draw(_EVALUATED)
-    return data.Dataset(
-        name="noise",
-        train_images=train_images,
-        train_labels=train_labels,
-        test_images=test_images,
-        test_labels=test_labels,
-        classes=tuple(str(number) for number in range(classes)),
-        mean=(0.5, 0.5, 0.5),
-        std=(0.25, 0.25, 0.25),
-        augment=False,
+    return Trainer(
+        config, noise_dataset(batch, classes, IMAGES), np.arange(batch), torch.device("cpu"), 0, captured=False
     )
 
 
@@ -134,18 +130,44 @@ class _Trial:
                     "numpy's or Python's global generator, without seeding that"
                 )
 
-    def train(self, trainer: Trainer) -> None:
-        """One training step as in a run: forward, loss, backward, optimizer."""
+    def train(self, trainer: Trainer) -> tuple[str, ...]:
+        """One training step as in a run: forward, loss, backward, optimizer. Returns notes on the gradients."""
         count = trainer.config.training.batch_size
         before = dict(named_tensors(trainer.model))
         with self._named(f"fails on a training batch of {count} image{'s' * (count > 1)}"), self._judged(trainer.model):
             trainer.train(1, lambda steps: None, lambda: False)
-        for name, parameter in trainer.model.named_parameters():
-            if parameter.grad is not None and not is_finite(parameter.grad):
-                raise self._refusal(f"the gradient of {name} is not finite after one step on noise images")
+        notes = self._check_gradients(trainer.model)
         self._check_places(trainer, before)
         if not is_finite(trainer.vector):
             raise self._refusal("its weights or statistics are not finite after one step on noise images")
+        return notes
+
+    def _check_gradients(self, model: nn.Module) -> tuple[str, ...]:
+        """The loss must depend on the parameters; returns a note where it does not depend on some of them."""
+        trained = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+        gradients = {name: gradient for name, gradient in trained.items() if gradient is not None}
+        for name, gradient in gradients.items():
+            if not is_finite(gradient):
+                raise self._refusal(f"the gradient of {name} is not finite after one step on noise images")
+        if not gradients:
+            raise self._refusal(
+                "no gradient of the loss reaches any parameter, so that nothing is trained; compute the outputs from "
+                "the parameters without detach(), no_grad() or new tensors of their values"
+            )
+        # With a single class the loss is always zero, which is a note on the data.
+        if self._classes > 1 and not any(gradient.any() for gradient in gradients.values()):
+            raise self._refusal(
+                "the gradients of all its parameters are zero after one step on noise images, so that nothing is "
+                "trained; take rounding, comparisons and products with zero out of its forward pass"
+            )
+        missing = [name for name in trained if name not in gradients]
+        if not missing:
+            return ()
+        return (
+            f"--model {self._config.model.model}: no gradient reached {len(missing)} of {len(trained)} trainable "
+            f"parameters ({_some(missing)}) in the trial's training step; freeze them "
+            "(requires_grad_(False)) if that is meant",
+        )
 
     def _check_places(self, trainer: Trainer, before: dict[str, Tensor]) -> None:
         """Parameters and buffers must still be the tensors that are averaged and saved."""
@@ -163,7 +185,7 @@ class _Trial:
         """Evaluate a batch and a single image; returns the outputs, which depend on the weights alone."""
         model, before = trainer.model, _values(trainer.model)
         tensors = dict(named_tensors(model))
-        with self._named(f"fails in an evaluation of {_EVALUATED} images, or of one"), self._judged(model):
+        with self._named(f"fails in an evaluation of {IMAGES} images, or of one"), self._judged(model):
             trainer.evaluate(0)
             outputs = self._outputs(model)
         if not is_finite(outputs):
@@ -172,7 +194,31 @@ class _Trial:
         for name, value in _values(model).items():
             if not torch.equal(value, before[name]):
                 raise self._refusal(f"an evaluation changes {name}; change it in training mode only (if self.training)")
+        with self._named(f"fails in another evaluation of {IMAGES} images, or of one"):
+            problem = evaluation_problem(model, outputs, self._config.compute.precision == "bf16")
+        if problem:
+            raise self._refusal(problem)
         return outputs
+
+    def judge_training(self, trainer: Trainer, outputs: Tensor) -> tuple[str, ...]:
+        """Outputs must depend on the image in training mode, too; returns a note where their range is bounded."""
+        problem, odd = training_problem(trainer.model, min(IMAGES, trainer.config.training.batch_size))
+        if problem:
+            raise self._refusal(problem)
+        odd = odd or probability_note(outputs)
+        return (self._note(f"{odd}; return the logits that go into it"),) if odd else ()
+
+    def find_plain_state(self, model: nn.Module, before: Mapping[str, object]) -> tuple[str, ...]:
+        """A note where the trial has changed plain attributes, which checkpoints do not hold."""
+        model.train()
+        names = changed(before, plain_state(model))
+        said = (
+            f"it changes {_some(names)} outside of its state dict, which a resumed run and its saved model do not have"
+        )
+        return (self._note(f"{said}; make that a buffer if outputs depend on it"),) if names else ()
+
+    def _note(self, said: str) -> str:
+        return f"--model {self._config.model.model}: {said}"
 
     def save_and_load(self, trainer: Trainer, outputs: Tensor) -> None:
         """The state dict must bring the trained model back, into one that was built from another seed."""
@@ -189,30 +235,29 @@ class _Trial:
         layout.bind(other, aligned_vector(layout.size))  # memory formats decide on the order of sums
         with self._named("fails after its state dict is loaded"):
             again = self._outputs(other)
-        if not torch.allclose(outputs, again, rtol=_CLOSE, atol=_CLOSE * float(outputs.abs().max())):
+        if not torch.allclose(outputs, again, rtol=CLOSE, atol=CLOSE * float(outputs.abs().max())):
             raise self._refusal(
                 "gives other outputs after its state dict is saved and loaded; all that training changes or the seed "
                 "draws must be parameters or buffers, and no other tensor may be a view of one"
             )
 
+    def try_large_batches(self, model: nn.Module) -> None:
+        """Batches as large as the run's, by shapes alone; p2pfl's own models take any."""
+        if ":" not in self._config.model.model:
+            return
+        batch = self._config.training.batch_size
+        if problem := large_batch_problem(model, self._classes, (MOST_IMAGES, batch), IMAGES):
+            raise self._refusal(problem)
+
     def _outputs(self, model: nn.Module) -> Tensor:
-        """Outputs in evaluation mode for a batch and for a single image; randomness in the model is seeded."""
-        images = torch.randn(
-            _EVALUATED, 3, data.IMAGE_SIDE, data.IMAGE_SIDE, generator=torch.Generator().manual_seed(0)
-        )
-        images = images.contiguous(memory_format=torch.channels_last)
-        bf16 = self._config.compute.precision == "bf16"
-        model.eval()
-        seed_everything(0)
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-            return torch.cat([model(images).float(), model(images[:1]).float()])
+        return batch_and_single(model, self._config.compute.precision == "bf16")
 
     @contextmanager
     def _judged(self, model: nn.Module) -> Iterator[None]:
         """Every output of the model must be one floating-point tensor (images, classes)."""
 
         def judge(module: nn.Module, images: Sequence[Tensor], output: object) -> None:
-            if problem := _output_problem(output, len(images[0]), self._classes, model.training):
+            if problem := output_problem(output, len(images[0]), self._classes, model.training):
                 raise self._refusal(problem)
 
         handle = model.register_forward_hook(judge)
@@ -222,21 +267,8 @@ class _Trial:
             handle.remove()
 
 
-def _output_problem(output: object, count: int, classes: int, training: bool) -> str:
-    mode = "in training mode" if training else "in evaluation mode"
-    if not isinstance(output, Tensor):
-        kind = type(output).__name__
-        many = f" of {len(output)}" if isinstance(output, Sequence | dict) else ""
-        return (
-            f"gives a {kind}{many} {mode}, not one tensor ({count}, {classes}); switch auxiliary outputs off "
-            "(such as aux_logits=False), or wrap it in a module that returns the first alone"
-        )
-    if tuple(output.shape) != (count, classes):
-        images = f"{count} image{'s' * (count > 1)}"
-        return f"gives {tuple(output.shape)} for {images} {mode}, not ({count}, {classes})"
-    if not output.is_floating_point() or output.layout != torch.strided:
-        return f"gives a tensor of {str(output.dtype).removeprefix('torch.')} {mode}, not of floating-point scores"
-    return ""
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
 
 
 def _values(model: nn.Module) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import numpy as np
 from p2pfl.config import Mode, RunConfig, is_robust
 from p2pfl.errors import ConfigError
 from p2pfl.topology import Topology, build_topology, consensus_rounds, mixing_matrix, mixing_rounds, neighborhood
-from p2pfl.topology.mixing import Matrix
+from p2pfl.topology.spectrum import Matrix
 
 COORDINATOR = "coordinator"
 

@@ -215,7 +215,8 @@ def with_own_files(config: RunConfig, run_dir: Path) -> RunConfig:
     if given is None:
         return config
     kept = str(run_dir / INIT_FILE)
-    if os.path.exists(given) and weights_digest(given) != weights_digest(kept):
+    is_kept = os.path.exists(given) and os.path.exists(kept) and os.path.samefile(given, kept)
+    if os.path.exists(given) and not is_kept and weights_digest(given) != weights_digest(kept):
         raise ConfigError(f"--init {given}: {run_dir} was started with other weights; leave it out to go on with those")
     return settings.replace_options(config, init=kept)
 

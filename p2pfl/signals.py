@@ -154,7 +154,7 @@ def end_at_once() -> None:
 
 def _end(*_: object) -> None:
     with contextlib.suppress(OSError):  # not `print`, which may be what the signal has interrupted
-        os.write(2, b"p2pfl: interrupted\n")
+        os.write(2, b"p2pfl: interrupted before anything was written\n")
     os._exit(INTERRUPTED)
 
 

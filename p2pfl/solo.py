@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import socket
 import sys
@@ -16,8 +17,7 @@ from p2pfl.agreement import lasting_fingerprint, run_fingerprint
 from p2pfl.config import RunConfig
 from p2pfl.data_record import keep_data_record
 from p2pfl.errors import ConfigError, P2PFLError
-from p2pfl.estimate import check, check_disk, check_gpus, data_record, disk_need, prepared_notes, wished_devices
-from p2pfl.parameters import Layout
+from p2pfl.estimate import check_run, data_record
 from p2pfl.prolong import has_other_rounds, prolong
 from p2pfl.roles import cast
 from p2pfl.rundir import create_run_dir, follow_dataset, open_run_dir, resolve, with_own_files
@@ -29,6 +29,10 @@ from p2pfl.transport import ZmqTransport
 from p2pfl.worker import messages
 from p2pfl.worker.control import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control
 from p2pfl.worker.process import keep_freed_memory, run
+
+_MISSED = re.compile(
+    r"lost the connection to peer (.+) in round \d+|no progress for .+? from peer ([^(].*) \(--[a-z-]+\)"
+)
 
 
 def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path | None = None) -> None:
@@ -42,17 +46,13 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
     """
     config = resolve(config, topology, len(_on_this_host(topology, index)))
     parts = cast(config, topology)
-    if config.exchange.faults is not None:
-        raise ConfigError(f"--faults {config.exchange.faults}: a script needs a launcher to play it; use p2pfl gossip")
-    if config.exchange.restart:
-        raise ConfigError(f"--restart {config.exchange.restart}: needs a launcher; start a peer again by --resume")
     endpoints = endpoints_of_peer(topology, index, config)
     with interruptible() as interrupts:
-        info = _check(config, topology, index, resume is not None)
+        checked = check_run(parts, config, index, begins=resume is None)
         keep_freed_memory()
         dataset = data.prepare(config.data.dataset, config.data.data_dir, _Progress(), config.data.pictures)
-        for note in prepared_notes(config, info, dataset):
-            _say(f"data: {note}")
+        for note in checked.notes(config, dataset):
+            _say(f"note: {note}")
         with ZmqTransport(endpoints[index]):  # an address that cannot be had leaves no run directory behind
             pass
         run_dir = resume or _join_run_dir(topology, index, config)
@@ -94,10 +94,22 @@ def _run(spec: messages.WorkerSpec, topology: Topology, neighbors: list[int], in
             log = run_dir / "peers" / topology.node_path(spec.index) / "log.txt"
             places = _looked_for(spec.endpoints or {}, silent)
             where = f"{places}; have all the same file, options, and keys or token? See {log}"
-        raise (ConfigError if status == EXIT_USAGE else P2PFLError)(f"peer {name}: {report.failure}{where}")
+        if status == EXIT_USAGE:
+            raise ConfigError(f"peer {name}: {report.failure}{where}")
+        go_on = how_to_resume(spec.config, _resume(run_dir, name)) if report.resumable and not where else ""
+        raise P2PFLError(f"peer {name}: {report.failure}{where}", remedy=when_back(report.failure, go_on))
     if spec.index == 0:
         _say(f"weights of the consensus model: {run_dir / 'consensus.safetensors'}")
     _say(f"peer {name}: done; put all peers' folders into one {run_dir}/peers for: p2pfl report {run_dir}")
+
+
+def when_back(failure: str, go_on: str) -> str:
+    """When and how a peer goes on after a failure: where a neighbor was missed, once that is back."""
+    missed = go_on and _MISSED.fullmatch(failure)
+    if not missed:
+        return go_on
+    names = missed[1] or missed[2]
+    return f"once {names} {'are' if ', ' in names else 'is'} back, {go_on}"
 
 
 def _resume(run_dir: str | Path, name: str) -> str:
@@ -128,18 +140,6 @@ def _follow(run_dir: Path, config: RunConfig) -> None:
         prolong(run_dir, config)
 
 
-def _check(config: RunConfig, topology: Topology, index: int, resumes: bool) -> data.DatasetInfo:
-    """Find out now what the peer would find out in the middle of the swarm. Raises ConfigError."""
-    info = data.describe(config.data.dataset, config.data.data_dir, config.data.pictures)
-    model = check(config, topology.n, info)
-    # Only this peer: what others on this machine have taken of a GPU is not free any more.
-    wished = {index: wished_devices(topology)[index]}
-    check_gpus(config, wished, info.train_samples // topology.n, model)
-    if not resumes:
-        check_disk(config, disk_need(cast(config, topology), config, Layout.of(model), index))
-    return info
-
-
 def _looked_for(endpoints: Mapping[int, str], neighbors: Iterable[int]) -> str:
     """Where the neighbors should have been, and which of these hosts nobody knows."""
     places = []
@@ -158,6 +158,7 @@ class _LineReport:
 
     def __init__(self, name: str, rounds: int) -> None:
         self.failure = "failed"
+        self.resumable = False
         self._sent = 0
         self._name = name
         self._rounds = rounds
@@ -179,7 +180,7 @@ class _LineReport:
         elif isinstance(message, messages.Warned):
             print(f"p2pfl: warning: {message.text}", file=sys.stderr)
         elif isinstance(message, messages.Failed):
-            self.failure = message.reason
+            self.failure, self.resumable = message.reason, message.resumable
 
 
 class _Progress:

@@ -25,6 +25,7 @@ from p2pfl.launcher import Launch, Outcome, launch
 from p2pfl.prolong import has_other_rounds, prolong
 from p2pfl.records import RoundRecord, read_recorded
 from p2pfl.report import check_drawing, complete_summary, known_facts, summarize, write_report, write_summary
+from p2pfl.resumable import starting_point
 from p2pfl.roles import Cast, cast, topology_of
 from p2pfl.rundir import (
     check_results,
@@ -110,13 +111,15 @@ def _run(
     allow_open_files(parts.topology.n, max(len(links) for links in parts.links))
     going_on = resume is not None
     run_dir = resume or create_run_dir(parts.topology, config)
+    command = again
     again = again or f"p2pfl {config.mode} --resume {shlex.quote(str(run_dir))}"
     with explained(run_dir), in_use(run_dir):
         try:
+            begins = starting_point(parts, config, run_dir, command) if going_on else ""
             if longer:
                 prolong(run_dir, config)
             config = with_own_files(config, run_dir)
-            outcome = _launch(_planned(parts, config, run_dir, going_on, binds, link_delay))
+            outcome = _launch(_planned(parts, config, run_dir, going_on, binds, link_delay), begins)
         except (KeyboardInterrupt, P2PFLError) as error:
             if resume is None:  # what was there before stays, whatever it holds
                 forget(run_dir)
@@ -151,7 +154,8 @@ def _token(config: RunConfig) -> str | None:
     return secrets.token_hex(32) if config.exchange.keys is None else None
 
 
-def _launch(started: Launch) -> Outcome:
+def _launch(started: Launch, begins: str) -> Outcome:
+    """Start the processes and watch them; `begins` says where a resumed run begins."""
     config, parts = started.config, started.cast
     plan = DisplayPlan(
         mode=config.mode,
@@ -166,6 +170,7 @@ def _launch(started: Launch) -> Outcome:
     with make_display(plan) as display:
         if started.resume:
             display.restore(_recorded(parts.topology, started.run_dir, config.training.rounds))
+            display.say(begins)
         return launch(started, display)
 
 
@@ -253,9 +258,13 @@ def endpoints_in_file(topology: Topology, config: RunConfig) -> list[str] | None
 def endpoints_of_peer(topology: Topology, index: int, config: RunConfig) -> list[str]:
     """The same for a peer without a launcher.
 
-    Raises ConfigError where the file does not say them, or how the peer is to know its neighbors and they it, or
-    messages would not be encrypted and nobody has allowed it.
+    Raises ConfigError for options that need a launcher, or where the file does not say them, or how the peer is to
+    know its neighbors and they it, or messages would not be encrypted and nobody has allowed it.
     """
+    if config.exchange.faults is not None:
+        raise ConfigError(f"--faults {config.exchange.faults}: a script needs a launcher to play it; use p2pfl gossip")
+    if config.exchange.restart:
+        raise ConfigError(f"--restart {config.exchange.restart}: needs a launcher; start a peer again by --resume")
     endpoints = _endpoints(topology, config)
     if endpoints is None:
         raise ConfigError(f"{topology.source}: every node needs a host and a port (and --transport must not be ipc)")

@@ -99,6 +99,16 @@ def unused(num_classes: int) -> nn.Module:
     return model
 
 
+def detached_features(num_classes: int) -> nn.Module:
+    """Only the last layer is trained."""
+    return Small(num_classes, lambda self, x: x.detach())
+
+
+def by_values(num_classes: int) -> nn.Module:
+    """Looks at what it computes, which shapes alone cannot tell."""
+    return Small(num_classes, lambda self, x: x if x.isfinite().all().item() else x.nan_to_num())
+
+
 def dropout(num_classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(PIXELS, num_classes))
 
@@ -180,7 +190,19 @@ def eager(num_classes: int) -> nn.Module:
     )
 
 
-SOUND = [plain, tied, tied_module, tied_buffers, partly_frozen, unused, dropout, weight_norm, spectral_norm]
+SOUND = [
+    plain,
+    tied,
+    tied_module,
+    tied_buffers,
+    partly_frozen,
+    unused,
+    detached_features,
+    by_values,
+    dropout,
+    weight_norm,
+    spectral_norm,
+]
 SOUND += [old_spectral_norm, double, chunks, constant, other_generators, careless, lazy]
 
 
@@ -226,6 +248,14 @@ def _replaced(self: Small, x: Tensor) -> Tensor:
     if self.training:
         self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
     return x - self.mean
+
+
+def _no_more_than(most: int) -> Callable[[Small, Tensor], Tensor]:
+    def middle(self: Small, x: Tensor) -> Tensor:
+        assert len(x) <= most, "too many images"
+        return x
+
+    return middle
 
 
 def _clipped(self: Small, x: Tensor) -> Tensor:
@@ -309,6 +339,56 @@ class OptimizedModule(nn.Module):
     """Called as the class that torch.compile returns, whose import takes seconds."""
 
 
+class Counting(Small):
+    """State that is no part of the state dict, in each of the places where it may be kept."""
+
+    shared = 0
+
+    def __init__(self, num_classes: int, place: str = "steps") -> None:
+        super().__init__(num_classes)
+        self.steps, self.place, self.seen, self.box, self.generator = (
+            0,
+            place,
+            [torch.zeros(8)],
+            Box(),
+            random.Random(1),
+        )
+        self.layers = [self.second, self.second.weight]  # registered, and so trained
+
+    def forward(self, x: Tensor) -> Any:
+        if self.training:
+            self.steps += self.place == "steps"
+            Counting.shared += self.place == "shared"
+            COUNTS["all"] += self.place == "COUNTS"
+            self.seen[0].add_(float(self.place == "seen"))
+            self.box.level += self.place == "box"
+            if self.place == "generator":
+                self.generator.random()
+        return super().forward(x)
+
+
+class Box:
+    def __init__(self) -> None:
+        self.level = 0.0
+
+
+COUNTS = {"all": 0}
+
+
+class Attending(Small):
+    """The state of a recurrent layer is kept from batch to batch."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.gru, self.h = nn.GRUCell(8, 8), None
+
+    def forward(self, x: Tensor) -> Any:
+        before = torch.zeros(1, 8) if self.h is None else self.h
+        hidden = self.gru(self.first(x.flatten(1)), before.expand(len(x), 8))
+        self.h = hidden.detach().mean(0, keepdim=True)
+        return self.head(hidden)
+
+
 class LosesKeys(Small):
     def state_dict(self, *args: Any, **options: Any) -> Any:
         return {name: value for name, value in super().state_dict(*args, **options).items() if "second" not in name}
@@ -377,6 +457,60 @@ def _parameter(make: Callable[[], Tensor], trained: bool = True) -> Callable[[in
     return _attribute(odd=lambda model: nn.Parameter(make(), requires_grad=trained))
 
 
+def _last(layer: nn.Module, only: str = "") -> Callable[[int], nn.Module]:
+    """A layer behind the last one; `only` in training or evaluation mode."""
+    return _ending(lambda self, y: layer(y) if only in ("", "training" if self.training else "evaluation") else y)
+
+
+def _counting(place: str) -> Callable[[int], nn.Module]:
+    return lambda num_classes: Counting(num_classes, place)
+
+
+NOTED: dict[str, tuple[Callable[..., nn.Module], str]] = {
+    "softmax": (_last(nn.Softmax(1)), "its scores are probabilities (each row sums to 1), of which"),
+    "late_softmax": (_last(nn.Softmax(1), "evaluation"), "its scores are probabilities"),
+    "own_softmax": (_ending(lambda self, y: y.exp() / y.exp().sum(1, keepdim=True)), "its scores are probabilities"),
+    "sigmoid": (_last(nn.Sigmoid()), "its scores come out of a sigmoid, which bounds them; return the logits"),
+    "relu": (_last(nn.ReLU()), "come out of a ReLU"),
+    "tanh_in_view": (_ending(lambda self, y: y.tanh().view(len(y), -1).float()), "come out of a tanh"),
+    "clamped": (_ending(lambda self, y: y.clamp(min=0)), "none of its scores is below 0, and some are 0"),
+    "counting": (Counting, "it changes steps outside of its state dict"),
+    "counting_shared": (_counting("shared"), "it changes Counting.shared outside"),
+    "counting_global": (_counting("COUNTS"), "it changes odd_models.COUNTS outside"),
+    "counting_seen": (_counting("seen"), "it changes seen outside"),
+    "counting_box": (_counting("box"), "it changes box outside"),
+    "counting_generator": (_counting("generator"), "it changes generator outside"),
+    "counting_below": (
+        lambda num_classes: nn.Sequential(nn.Identity(), Counting(num_classes)),
+        "it changes 1.steps outside",
+    ),
+}
+
+
+def log_softmax(num_classes: int) -> nn.Module:
+    return Ending(num_classes, lambda self, y: y.log_softmax(1))
+
+
+def zero_head(num_classes: int) -> nn.Module:
+    """Its first outputs are all the same, and its first gradients mostly zero."""
+    model = Small(num_classes)
+    nn.init.zeros_(model.head.weight)
+    nn.init.zeros_(model.head.bias)
+    return model
+
+
+def keeps_nothing_new(num_classes: int) -> nn.Module:
+    return Counting(num_classes, "")
+
+
+def old_weight_norm(num_classes: int) -> nn.Module:
+    model = Small(num_classes)
+    nn.utils.weight_norm(model.second)
+    return model
+
+
+UNNOTED = [log_softmax, zero_head, keeps_nothing_new, old_weight_norm]
+
 BROKEN: dict[str, tuple[Callable[..., nn.Module], str]] = {
     "pair": (_ending(lambda self, y: (y, y) if self.training else y), "gives a tuple of 2 in training mode, not one"),
     "listed_outputs": (_ending(lambda self, y: [y]), "gives a list of 1 in training mode"),
@@ -395,6 +529,14 @@ BROKEN: dict[str, tuple[Callable[..., nn.Module], str]] = {
     ),
     "squeezed": (_ending(lambda self, y: y.squeeze(0)), "gives (10,) for 1 image in evaluation mode, not (1, 10)"),
     "labels": (_ending(lambda self, y: y if self.training else y.argmax(1, True).expand(-1, 10)), "a tensor of int64"),
+    "detached_leaf": (_ending(lambda self, y: y.detach().requires_grad_()), "no gradient of the loss reaches any"),
+    "no_grad_leaf": (_ending(lambda self, y: torch.tensor(y.tolist()).requires_grad_()), "no gradient of the loss rea"),
+    "unused_all": (
+        _ending(lambda self, y: y.new_ones(y.shape).requires_grad_()),
+        "no gradient of the loss reaches any",
+    ),
+    "rounded": (_ending(lambda self, y: y.round()), "the gradients of all its parameters are zero"),
+    "times_zero": (_ending(lambda self, y: y * 0), "the gradients of all its parameters are zero"),
     "detached": (_ending(lambda self, y: y.detach()), "fails on a training batch of 8 images: RuntimeError"),
     "infinite": (_ending(lambda self, y: y / 0), "the loss of its first step, on noise images, is not finite"),
     "bad_gradient": (_ending(lambda self, y: y + 0 * (y - y.detach()).sqrt()), "is not finite after one step"),
@@ -452,7 +594,23 @@ BROKEN: dict[str, tuple[Callable[..., nn.Module], str]] = {
         lambda num_classes: nn.Linear(7, num_classes),
         "fails on a training batch of 8 images: Runtime",
     ),
+    "few_images": (_middle(_no_more_than(32)), "fails on an evaluation of 256 images: AssertionErr"),
+    "merged_images": (_ending(lambda self, y: y[:64]), "gives (64, 10) for 256 images in evaluation mode, not (256, 1"),
+    "random_outputs": (
+        _middle(lambda self, x: nn.functional.dropout(x)),
+        "when the same images are evaluated again; switch",
+    ),
+    "slightly_random": (_ending(lambda self, y: y + 0.1 * torch.randn_like(y)), "when the same images are evaluated"),
+    "of_the_batch": (_ending(lambda self, y: y - y.mean(0)), "gives an image other outputs alone than in a batch"),
+    "slightly_of_the_batch": (_ending(lambda self, y: y + 0.1 * y.mean(0)), "gives an image other outputs alone"),
+    "ignores": (_middle(lambda self, x: x * 0), "gives the same outputs for different images in evaluation mode"),
+    "ignores_in_training": (
+        _ending(lambda self, y: y * 0 + self.head.bias if self.training else y),
+        "gives the same outputs for different images in training mode",
+    ),
+    "attending": (Attending, "gives other outputs"),
     "fixed_batch": (_ending(lambda self, y: y.view(8, -1)), "fails in an evaluation of 3 images, or of one: Runtime"),
 }
-globals().update({name: build for name, (build, _) in BROKEN.items()})
+globals().update({name: build for name, (build, _) in (BROKEN | NOTED).items()})
 module = MODULE
+up_to_256 = _middle(_no_more_than(256))

@@ -41,11 +41,20 @@ def failing(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["gosip"], "gosip: no such command"),
+        (["gosip"], "gosip: no such command; did you mean gossip? Known are gossip, "),
         (["topology"], "topology make"),
         (["gossip"], "name a topology file"),
         (["gossip", "nowhere.gml"], "nowhere.gml: no such file"),
-        (["gossip", RING, "--rond", "3"], "did you mean --rounds"),
+        (["gossip", RING, "--rond", "3"], "there is no option --rond; did you mean --rounds?"),
+        (["gossip", RING, "--round", "3"], "did you mean --rounds?"),
+        (["gossip", RING, "--epoch=3"], "there is no option --epoch; did you mean --local-epochs?"),
+        (["sgd", "--epoch", "3"], "did you mean --epochs?"),
+        (["gossip", RING, "--quite-another", "3"], "gossip: there is no option --quite-another (see"),
+        (["peer", RING, "--restart", "3"], "there is no option --restart"),
+        (["gossip", "nowhere"], "nowhere: no such file"),
+        (["gossip", "."], ".: not a regular file"),
+        (["gossip", RING, "--config", "."], ".: is a folder; name a TOML file"),
+        (["gossip", RING, "--dataset", "digits", "--init", ".", "--dry-run"], "a folder, and a file is needed there"),
         (["gossip", RING, "--rounds", "three"], "--rounds three: must be a whole number"),
         (["gossip", RING, "--lr", "high"], "--lr high: must be a number"),
         (["gossip", RING, "--local-epochs", "2", "--local-steps", "3"], "--local-steps 3 is set too; choose one"),
@@ -228,6 +237,8 @@ def test_dry_run_of_one_peer_says_the_same(
     assert "3 peers" in swarm
     assert list(Path().iterdir()) == []
     assert "--node" in failing(capsys, "peer", *words)
+    assert "no option --restart" in failing(capsys, "peer", *words, "--node", "1", "--restart", "1")
+    assert "needs a launcher" in failing(capsys, "peer", *words, "--node", "1", "--faults", "none.toml")
     assert "'9'" in failing(capsys, "peer", *words, "--node", "9")
 
 

@@ -113,8 +113,8 @@ def test_replacing_leaves_the_rest_and_the_original_alone() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("roundz = 3", r"no option 'roundz'; known are .*\brounds\b"),
-        ("[trainin]\nrounds = 3", r"no section \[trainin\]; known are model, data"),
+        ("roundz = 3", r"no option 'roundz'; did you mean rounds\? Known are .*\brounds\b"),
+        ("[trainin]\nrounds = 3", r"no section \[trainin\]; did you mean training\? Known are model, data"),
         ("[training]\nroundz = 3", r"\[training\] has no option 'roundz'"),
         ("[training]\nseed = 3", r"\[training\] has no option 'seed'"),
         ('rounds = "three"', r": --rounds 'three': expected int, got str$"),

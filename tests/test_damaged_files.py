@@ -26,7 +26,7 @@ from p2pfl.keyring import make_keys
 from p2pfl.report import complete_summary, style, summarize, write_summary
 from p2pfl.topology import FORMATS, save_topology
 
-DAMAGES = int(os.environ.get("P2PFL_DAMAGES", "4"))
+DAMAGES = int(os.environ.get("P2PFL_DAMAGES", "2"))
 SEED = int(os.environ.get("P2PFL_DAMAGES_SEED", "0"))
 SMALL = ("--dataset", "digits", "--width", "0.0625")
 FAULTS = """

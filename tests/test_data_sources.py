@@ -204,7 +204,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "def above(): return good(test_labels=[0, 3])\n"
         "def below(): return good(train_labels=[0, 1, -1, 0])\n"
         "def none(): return good(train_images=np.zeros((0, 32, 32, 3), 'u1'), train_labels=np.arange(0))\n"
-        "one = torch.zeros(9, 32, 32, 3).byte()\n"
+        "one = torch.arange(9).repeat_interleave(3072).view(9, 32, 32, 3).byte()\n"
         "def views(): return good(train_images=one[:4], test_images=one[:2])\n"
         "def typo(): return good(augmentation=True)\n"
         "def ragged(): return good(train_images=[[1], [1, 2]])\n"

@@ -336,7 +336,7 @@ def test_restored_rounds_count_but_are_not_said_again() -> None:
     display, stream = plain(clock)
     one_ahead = (2, train_record(TOPOLOGY, 2, 6, ROUNDS, 1_000_000), EMPTY)
     display.restore([*recorded(5), one_ahead])
-    assert stream.getvalue() == "going on after round 5\n"
+    assert stream.getvalue() == "recorded before: rounds up to 5\n"
     for peer in range(4):
         display.step(peer, 5 * STEPS)
     clock.now += 10.0
@@ -351,7 +351,7 @@ def test_restored_rounds_count_but_are_not_said_again() -> None:
 def test_many_rounds_are_restored_whatever_their_order() -> None:
     display, stream = plain(plan=dataclasses.replace(PLAN, rounds=200))
     display.restore(reversed(recorded(150)))
-    assert stream.getvalue() == "going on after round 150\n"
+    assert stream.getvalue() == "recorded before: rounds up to 150\n"
     finish(display, 151)
     assert f"{bytes_text(151 * 8_000_000)} sent" in stream.getvalue()
 
@@ -371,7 +371,7 @@ def test_restored_rounds_are_rows_of_the_live_table() -> None:
         display.restore(iter(recorded(3, sketches)))
         finish(display, 4)
     text = stream.getvalue()
-    assert "going on after round 3" in text
+    assert "recorded before: rounds up to 3" in text
     final = text[text.rindex("gossip, ring-4") :]
     assert rows_of(final) == numbered(1, 4)
     sent = [line.split()[-2] for line in final.splitlines() if rows_of(line)]

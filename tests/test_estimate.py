@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import re
-from inspect import signature
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers import matrix
 from torch import nn
 
+from p2pfl.cli import main
 from p2pfl.cli.describe import describe_run
+from p2pfl.compare import Wanted, check_plan, plan_runs
 from p2pfl.config import RunConfig
-from p2pfl.data import describe, evaluation_batches
+from p2pfl.data import describe
 from p2pfl.errors import ConfigError
-from p2pfl.estimate import (
+from p2pfl.estimate import Estimate, check, check_run, disk_need, estimate
+from p2pfl.gpus import (
     BARE_CONTEXT_BYTES,
     CONTEXT_BYTES,
-    EVALUATION_BATCH,
     WORKSPACE_BYTES,
     Activations,
-    Estimate,
     GpuUse,
-    check,
-    estimate,
     gpu_need,
 )
 from p2pfl.parameters import Layout
 from p2pfl.roles import cast, topology_of
+from p2pfl.rundir import create_run_dir
 from p2pfl.topology import consensus_rounds, make_topology
 from p2pfl.training import initial_model
 
@@ -127,10 +129,6 @@ def test_what_a_process_needs_of_a_gpu() -> None:
     assert gpu_need(digits(batch_size=32), whole, wide, 0) == base - 2 * whole + 32 * 3 * 4_900 + 256 * 3 * 5_000
 
 
-def test_the_evaluation_batch_is_the_loaders() -> None:
-    assert signature(evaluation_batches).parameters["batch_size"].default == EVALUATION_BATCH
-
-
 def on_gpus(monkeypatch: pytest.MonkeyPatch, free: dict[str, int]) -> None:
     """As if this machine had GPUs with so many bytes free."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(free))
@@ -156,6 +154,54 @@ def test_peers_are_counted_on_the_gpus_that_they_will_use(monkeypatch: pytest.Mo
     topology.graph.nodes[1]["device"] = "cuda:7"
     with pytest.raises(ConfigError, match=r"^device cuda:7 in the topology file: PyTorch sees 2 GPUs here"):
         estimate(cast(digits(), topology), digits())
+
+
+def test_a_peer_alone_needs_its_own_device_and_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    topology = make_topology("ring", 3)
+    topology.graph.nodes[0]["device"] = "cpu"
+    topology.graph.nodes[1]["device"] = "cuda:7"  # of another machine
+    config = digits(rounds=5, model="user_models:linear")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert "gpu memory" not in describe_run(topology, config, index=0)
+    for index in (None, 1):
+        with pytest.raises(ConfigError, match=r"^device cuda:7 in the topology file: PyTorch sees 0 GPUs here"):
+            describe_run(topology, config, index=index)
+    on_gpus(monkeypatch, {"cuda:0": 9 * GB})
+    found = check_run(cast(config, topology), config, 2).gpu
+    assert found is not None
+    assert found.processes == {"cuda:0": 1}
+    topology.graph.nodes[1]["device"] = "cpu"
+    parts = cast(config, topology)
+    layout = Layout.of(initial_model(config, 10))
+    own, all_peers = (disk_need(parts, config, layout, index) for index in (1, None))
+    free = (own + all_peers) // 2
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    describe_run(topology, config, index=1)
+    with pytest.raises(ConfigError, match=r"^--run-dir runs: the run will write at least"):
+        describe_run(topology, config)
+    describe_run(topology, config, begins=False)
+
+
+def test_a_resumed_run_has_written_already_what_the_disk_needs_room_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ring = make_topology("ring", 3)
+    for peer in range(3):
+        ring.graph.nodes[peer].update(host="127.0.0.1", port=7000 + peer)
+    config = digits(model="user_models:linear", insecure=True, run_dir=str(tmp_path / "run"))
+    run_dir = create_run_dir(ring, config)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
+    for words in (["gossip"], ["peer", "--node", "1"]):
+        assert main([*words, "--resume", str(run_dir), "--dry-run"]) == 0
+        new = [str(run_dir / "topology.graphml"), "--config", str(run_dir / "config.toml"), "--dry-run"]
+        assert main([*words, *new]) == 2
+        assert "the run will write at least" in capsys.readouterr().err
+
+    planned = plan_runs(config, Wanted((ring,), sgd=True))
+    (tmp_path / planned[0].name).mkdir()
+    check_plan(tmp_path, planned, lambda *_: None)
+    with pytest.raises(ConfigError, match="the run will write at least"):
+        check_plan(tmp_path / "new", planned, lambda *_: None)
 
 
 def test_a_gpu_that_cannot_be_asked_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +233,7 @@ def test_check_refuses_more_peers_than_samples_and_returns_the_model() -> None:
     info = describe("digits", None)
     with pytest.raises(ConfigError, match=f"^--dataset digits: {info.train_samples} samples for 5000 peers$"):
         check(digits(batch_size=1), 5000, info)
-    model, expected = check(digits(), 4, info).state_dict(), initial_model(digits(), 10).state_dict()
+    model, expected = check(digits(), 4, info).model.state_dict(), initial_model(digits(), 10).state_dict()
     assert model.keys() == expected.keys()
     assert all(torch.equal(model[name], expected[name]) for name in expected)
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from p2pfl import RunConfig, data, make_topology, run_swarm, swarm
 from p2pfl.errors import ConfigError, TrainingError
-from p2pfl.estimate import check_gpus, wished_devices
+from p2pfl.gpus import check_gpus, wished_devices
 from p2pfl.parameters import integer_buffers
 from p2pfl.training import Trainer, initial_model
 from p2pfl.training.capture import untouched

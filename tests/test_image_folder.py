@@ -307,7 +307,7 @@ def test_16_bits_are_learned_once_they_are_not_mirrored(tmp_path: Path) -> None:
     words += ["--augment", "off", "--model", "user_models:linear", "--epochs", "2", "--batch-size", "8"]
     result = run(*words, "--device", "cpu", "--threads", "1", "--run-dir", str(tmp_path / "run"))
     assert result.returncode == 0, result.stderr
-    assert "data: 128 pictures with more than 8 bits a value: 0 becomes black and 65535 white" in result.stdout
+    assert "note: 128 pictures with more than 8 bits a value: 0 becomes black and 65535 white" in result.stdout
     assert float(result.stdout.partition("model: ")[2].partition("%")[0]) > 90, result.stdout
 
 
@@ -342,3 +342,26 @@ def test_damaged_pictures_are_named_alike_by_a_dry_run_and_a_run(folder: Path, t
         assert name in dry.stderr
     assert real.stderr.splitlines()[-1] == dry.stderr.strip()
     assert not (tmp_path / "run").exists()
+
+
+def test_pictures_in_hidden_folders_are_counted_unless_programs_put_them_there(folder: Path) -> None:
+    (folder / "train" / ".empty").mkdir()
+    for name in (".dotclass/1.png", ".dotclass/deeper/2.png", "cat/.more/3.png"):
+        draw(folder / "train" / name)
+    for name in (".ipynb_checkpoints", ".Trash-1000", "__MACOSX", ".thumbnails"):
+        draw(folder / "test" / name / "1.png")
+    said = notes(folder)
+    assert (
+        "pictures in hidden folders are not used: train/.dotclass/ (2 pictures), train/cat/.more/ (1 picture)" in said
+    )
+    assert said.count("\n") == 0
+
+
+def test_class_names_that_differ_only_in_their_unicode_form_are_refused(folder: Path) -> None:
+    draw(folder / "train" / "\u00e9" / "0.png")
+    draw(folder / "test" / "e\u0301" / "0.png")
+    assert "differs from a class of train/ or test/ only in its Unicode form ('e\\u0301' and '\\xe9')" in refusal(
+        folder
+    )
+    draw(folder / "train" / "e\u0301" / "0.png")
+    assert "put their pictures into one folder" in refusal(folder)

@@ -10,13 +10,14 @@ from typing import Any
 import commands
 import numpy as np
 import pytest
+import safetensors
 import torch
 from real_run import Run
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from p2pfl import RunConfig, make_topology
-from p2pfl.agreement import run_fingerprint
+from p2pfl.agreement import run_fingerprint, shared_settings
 from p2pfl.cli import main
 from p2pfl.compare import Wanted, plan_runs
 from p2pfl.errors import ConfigError
@@ -133,6 +134,28 @@ def test_a_run_directory_keeps_a_copy_with_which_it_is_resumed_and_repeated(tmp_
         assert run_fingerprint(cast(saved, topology), saved) == before
     with pytest.raises(ConfigError, match="was started with other weights; leave it out to go on with those"):
         with_own_files(RunConfig.of(init=str(tmp_path / "other.safetensors")), run_dir)
+
+
+def test_a_process_reads_the_initial_weights_of_a_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    topology = make_topology("ring", 3)
+    save_file({"x": torch.ones(3)}, tmp_path / "w.safetensors")
+    config = RunConfig.of(**SMALL, init=str(tmp_path / "w.safetensors"), run_dir=str(tmp_path / "run"))
+    run_dir = create_run_dir(topology, config)
+    read: list[str] = []
+    real = safetensors.safe_open
+
+    def counted(path: Any, **options: Any) -> Any:
+        read.append(str(path))
+        return real(path, **options)
+
+    monkeypatch.setattr("safetensors.safe_open", counted)
+    saved = open_run_dir(run_dir)[1]
+    config = with_own_files(resolve(saved, topology, 1), run_dir)
+    digests = {shared_settings(config)["init"] for _ in range(3)}
+    assert read == [str(run_dir / "initial.safetensors")]
+    save_file({"x": torch.zeros(3)}, tmp_path / "w.safetensors")
+    (tmp_path / "w.safetensors").replace(read[0])
+    assert shared_settings(config)["init"] not in digests, "another file of the same size"
 
 
 def test_all_modes_of_a_comparison_start_from_the_file(tmp_path: Path) -> None:

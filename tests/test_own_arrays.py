@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,9 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from p2pfl.config import RunConfig, replace_options
 from p2pfl.data import Dataset, describe, load, prepare
 from p2pfl.errors import DataError
+from p2pfl.estimate import Checked
+from p2pfl.preflight import TriedModel
 
 IMAGES = np.arange(6 * 32 * 32 * 3, dtype=np.uint32).reshape(6, 32, 32, 3).astype(np.uint8)
 
@@ -107,3 +112,84 @@ def test_views_and_other_byte_orders_are_taken_as_they_are(tmp_path: Path, monke
 
 def test_images_that_lost_their_scale_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "above 1" in made(tmp_path, monkeypatch, train_images=(IMAGES / 255).astype(np.uint8))[1]
+
+
+@pytest.mark.parametrize("value", ["off", "False", "", 1, 0, None, np.array([True]), {"flip": True}])
+def test_augment_is_true_or_false_and_nothing_else(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "augment must be True or False, not" in refusal(monkeypatch, augment=value)
+
+
+def test_mirroring_that_the_function_asks_for_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for augment, noted in ((True, True), (np.True_, True), (False, False)):
+        config = RunConfig.of(dataset=given(monkeypatch, augment=augment), data_dir=str(tmp_path), batch_size=2)
+        checked = Checked(describe(config.data.dataset, tmp_path), TriedModel(nn.Identity(), ()), None)
+        path = prepare(config.data.dataset, tmp_path, lambda *_: None)
+        assert any("mirrored" in note for note in checked.notes(config, path)) is noted
+        assert load(path).augment is noted
+        off = replace_options(config, augment="off")
+        assert not any("mirrored" in note for note in checked.notes(off, path))
+
+
+class Names:
+    """Neither hashable by value nor text: its representation holds an address."""
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        ({"a", "b", "c"}, "a list of names, the first that of label 0, not a set, which has no order"),
+        (frozenset("abc"), "not a frozenset, which has no order"),
+        ({"a": 0, "b": 1, "c": 2}, "not a dict"),
+        ({"a": 0, "b": 1, "c": 2}.keys(), "not a dict_keys"),
+        (iter("abc"), "not a str_ascii_iterator"),
+        ((name for name in "abc"), "not a generator"),
+        ("abc", "not a str"),
+        (b"abc", "not a bytes"),
+        (3, "not a int"),
+        (np.array([["a", "b", "c"]]), "not a ndarray"),
+        (np.ma.masked_array(["a", "b", "c"], [0, 0, 1]), "not a MaskedArray"),
+        (["a", "b", "a"], "'a' names the labels 0 and 2: give each class another name"),
+        ([1, "1", "b"], "'1' names the labels 0 and 1"),
+        (["é", "b", "e\u0301"], "names the labels 0 and 2"),
+        (["a", b"b", "c"], "the name of label 1 is a bytes, not text"),
+        ([{"a", "b"}, "b", "c"], "the name of label 0 is a set, not text"),
+        (["a", "b", None], "the name of label 2 is a NoneType, not text"),
+        (["a", "b", Names()], "the name of label 2 is a Names, not text"),
+        (["a", " ", "c"], "the name of label 1 is empty"),
+    ],
+)
+def test_class_names_that_mean_another_label_elsewhere(
+    classes: Any, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = refusal(monkeypatch, classes=classes)
+    assert message.startswith("--dataset own_arrays:data: classes")
+    assert words in message
+
+
+@pytest.mark.parametrize(
+    "classes", [("x", "y", "z"), np.array(["x", "y", "z"]), deque("xyz"), torch.arange(3), range(3)]
+)
+def test_class_names_in_any_sequence(classes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset, _ = made(tmp_path, monkeypatch, classes=classes)
+    assert dataset.classes in (("x", "y", "z"), ("0", "1", "2"))
+
+
+@pytest.mark.parametrize("name", ["train_images", "train_labels", "test_images", "test_labels"])
+def test_arrays_whose_meaning_conversion_would_drop(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = IMAGES if name == "train_images" else IMAGES[:2] if name == "test_images" else np.arange(2)
+    masked = np.ma.masked_array(plain, np.zeros_like(plain, bool))
+    masked[1] = np.ma.masked
+    for value in (masked, list(masked), [[masked]]):
+        assert f"{name} is masked in places: drop those samples" in refusal(monkeypatch, **{name: value})
+    for odd in ({1, 2}, {"a": 1}, (n for n in (0, 1)), None):
+        kind = type(odd).__name__
+        assert f"{name} is a {kind}, not an array" in refusal(monkeypatch, **{name: odd})
+
+
+def test_a_mask_that_hides_nothing_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset, _ = made(tmp_path, monkeypatch, train_images=np.ma.masked_array(IMAGES))
+    assert (dataset.train_images.numpy() == IMAGES).all()
+
+
+def test_training_images_of_one_color_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "every training image is of one and the same color" in refusal(monkeypatch, train_images=IMAGES * 0 + 7)

@@ -199,7 +199,7 @@ def test_parts_go_on_and_come_together_again() -> None:
 TROUBLES = ["crash", "restart", "freeze", "wake", "break", "mend"]
 
 
-@settings(max_examples=100 * THOROUGHNESS, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=60 * THOROUGHNESS, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(
     kind=st.sampled_from(NETWORKS),
     overlapped=st.booleans(),

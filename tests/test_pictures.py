@@ -344,3 +344,20 @@ def test_ghostscript_is_never_started(tmp_path: Path) -> None:
     path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
     with pytest.raises(PictureError, match="no picture of a known format"):
         read(path)
+
+
+@pytest.mark.parametrize("color", [(200, 0, 0), (90, 90, 90)])  # with a palette, and gray
+def test_what_the_first_frame_of_a_gif_does_not_cover_is_background(
+    color: tuple[int, int, int], tmp_path: Path
+) -> None:
+    path = saved(tmp_path / "small.gif", Image.new("RGB", (16, 8), color))
+    data = bytearray(path.read_bytes())
+    assert not read(path).is_transparent
+    data[6:10] = bytes([32, 0, 32, 0])  # the canvas
+    path.write_bytes(data)
+    picture = read(path, ground=(0, 0, 250))
+    assert picture.is_transparent
+    assert (picture.pixels[:8, :16] == color).all()
+    assert (picture.pixels[8:] == (0, 0, 250)).all()
+    assert (picture.pixels[:8, 16:] == (0, 0, 250)).all()
+    assert (read(path).pixels[8:] == 255).all()

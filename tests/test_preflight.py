@@ -47,7 +47,7 @@ def test_sound_models_pass_and_nothing_is_left_changed(
     name: str, precision: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = settings_now(), host_draws()
-    model = check_model(config(name, precision=precision), CLASSES)
+    model = check_model(config(name, precision=precision), CLASSES).model
     assert (settings_now(), host_draws()) == before
     assert capsys.readouterr() == ("", "")
     expected = initial_model(config(name), CLASSES).state_dict()
@@ -65,6 +65,36 @@ def test_broken_models_are_refused_in_one_line(name: str) -> None:
     assert settings_now() == before
 
 
+def test_parameters_without_a_gradient_are_noted() -> None:
+    def notes(name: str, classes: int = CLASSES) -> tuple[str, ...]:
+        return check_model(config(name), classes).notes
+
+    assert notes("plain") == notes("partly_frozen") == notes("tied") == ()
+    (line,) = notes("detached_features")
+    assert line == (
+        "--model odd_models:detached_features: no gradient reached 4 of 6 trainable parameters (first.weight, "
+        "first.bias, second.weight, …) in the trial's training step; freeze them (requires_grad_(False)) if "
+        "that is meant"
+    )
+    assert "reached 2 of 8 trainable parameters (spare.weight, spare.bias) in" in notes("unused")[0]
+    assert notes("plain", 1) == (), "with one class every gradient is zero"
+
+
+@pytest.mark.parametrize("name", odd_models.NOTED)
+def test_models_that_learn_badly_or_keep_state_elsewhere_are_noted(name: str) -> None:
+    (note,) = check_model(config(name), CLASSES).notes
+    assert note.startswith(f"--model odd_models:{name}: ")
+    assert odd_models.NOTED[name][1] in note
+
+
+def test_models_of_which_nothing_is_said() -> None:
+    for build in (*odd_models.SOUND, *odd_models.UNNOTED):
+        notes = check_model(config(build.__name__), CLASSES).notes
+        assert not [note for note in notes if "no gradient reached" not in note]
+    for options in ({}, {"batch_norm": False}, {"batch_norm": False, "precision": "bf16"}, {"precision": "bf16"}):
+        assert check_model(RunConfig.of(dataset="digits", batch_size=2, width=0.05, **options), CLASSES).notes == ()
+
+
 def test_a_module_in_place_of_a_function_is_refused() -> None:
     assert "is a module; name a function that builds one" in refusal("module")
 
@@ -73,6 +103,14 @@ def test_the_runs_own_batch_is_tried() -> None:
     check_model(config("_batch_norm_1d", batch_size=2), CLASSES)
     assert "fails on a training batch of 1 image: ValueError: Expected more than 1 value" in refusal(
         "_batch_norm_1d", batch_size=1
+    )
+
+
+def test_a_batch_larger_than_the_trials_is_tried_by_shapes() -> None:
+    check_model(config("up_to_256", batch_size=256), CLASSES)
+    assert (
+        "fails on a training batch of 257 images: AssertionError: too many images (it does not with 32 images)"
+        in refusal("up_to_256", batch_size=257)
     )
 
 

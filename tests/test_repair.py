@@ -196,7 +196,7 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     found = read_recorded(tmp_path)
     assert found.rounds == []
     path = tmp_path / ROUNDS_FILE
-    assert found.problems == [f"{path}: cannot be read (Is a directory); it is a folder: move it away"]
+    assert found.problems == [f"{path}: cannot be read (Is a directory); it is a folder, and a file is needed there"]
 
 
 @pytest.mark.parametrize("target", ["itself", "nowhere"])

@@ -137,6 +137,8 @@ def test_the_newest_checkpoint_of_ones_own_is_used_and_others_are_refused_by_nam
         assert line.startswith(str(run.folder))
     if past.saved is not None:
         assert past.origin.run == past.saved.origin.run
+        refused = [line for line in said if RUN_ID_FILE not in line]
+        assert all(line.endswith(f"; goes on from its checkpoint of round {round} instead") for line in refused)
         assert set(past.unsent) == {n for n in (round, 4) if n and run.path(1, n).exists()}
         again, quiet = run.look_back(1)
         assert (again.saved or past.saved).round == round
@@ -183,7 +185,10 @@ def test_other_settings_are_no_damage(pair: tuple[Made, Made]) -> None:
     run, _ = pair
     kept = checkpoint.load(run.path(1, 5))
     checkpoint.save(run.peer_dir(1) / "checkpoint", replace(kept, settings="others"))
-    with pytest.raises(CheckpointError, match="of a run with other settings; start a new run without --resume"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"of a run with other settings, or on another graph than topology.graphml has now; start a new",
+    ):
         run.look_back(1)
 
 

@@ -239,6 +239,7 @@ def found(raw: RawGraph) -> Counter[tuple[str, ...]]:
     return Counter(edge if raw.directed else tuple(sorted(edge)) for edge in edges)
 
 
+@pytest.mark.filterwarnings("ignore:Node attribute:UserWarning")  # what Pajek cannot hold, says networkx
 @pytest.mark.parametrize("file", WRITERS)
 @same_folder
 @given(graph=graphs(any_kind=True))

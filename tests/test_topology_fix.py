@@ -86,12 +86,13 @@ MENDABLE: dict[str, Callable[[Value], None]] = {
     "unprintable": unprintable_id,
     "long": long_id,
     "crowd": lambda value: add(value, *(f"c{i}" for i in range(MOST))),
-}
-BY_HAND: dict[str, Callable[[Value], None]] = {
-    "undeclared": lambda value: edge(value, "1", "nobody"),
     "port": lambda value: value["nodes"][1].update(host="h", port=0),
     "hosts": lambda value: value["nodes"][1].update(host="h", port=1),
     "twins": twins,
+}
+BY_HAND: dict[str, Callable[[Value], None]] = {
+    "undeclared": lambda value: edge(value, "1", "nobody"),
+    "repeated": lambda value: add(value, "4"),
 }
 
 
@@ -197,9 +198,10 @@ def test_labels() -> None:
 
 
 def test_what_has_nothing_to_do_says_so() -> None:
-    every = Mending(True, True, True, True, "names")
+    every = Mending(True, True, True, True, True, "names")
     _, said = mend(raw("ab"), every, Path("t.gml"), Path("new.gml"))
-    options = ["--drop-self-loops", "--merge-parallel", "--undirected", "--largest-component", "--labels names"]
+    options = ["--drop-addresses", "--drop-self-loops", "--merge-parallel", "--undirected", "--largest-component"]
+    options.append("--labels names")
     assert [line.partition(":")[0] for line in said] == options
     assert all("nothing to do" in line for line in said)
     assert mended(raw("ab"), labels="ids")[1].startswith("--labels ids: nothing to do")

@@ -180,12 +180,12 @@ def test_weights_that_add_up_almost_exactly_leave_nothing_negative() -> None:
         (
             topology((0, 1), (1, 2), (2, 0), (1, 0), directed=True),
             "metropolis-hastings",
-            "make it undirected, or give all peers equal in- and out-degrees and use --mixing uniform",
+            "give all peers equal in- and out-degrees and use --mixing uniform, or make it undirected",
         ),
         (
             topology((0, 1), (1, 2), (2, 0), (1, 0), directed=True),
             "uniform",
-            "make it undirected, or give all peers equal in- and out-degrees",
+            "give all peers equal in- and out-degrees, or make it undirected",
         ),
         (topology((0, 1, 0.5), (1, 2)), "weights", "the edge '1' – '2' has no weight"),
         (topology((0, 1, -0.5)), "weights", "weight -0.5 of the edge '0' – '1' must be a finite number"),
@@ -218,3 +218,14 @@ def test_every_mixing_agrees_on_a_regular_graph() -> None:
     network = build_topology(graph, name="t", source="t")
     for mixing in MIXINGS:
         np.testing.assert_allclose(mixing_matrix(network, mixing), mixing_matrix(network), atol=1e-12)
+
+
+@pytest.mark.parametrize("directed", [False, True])
+def test_the_gap_of_many_peers_is_that_of_all_eigenvalues(directed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a larger graph it is computed without the others, unless the graph mixes too slowly for that, as a ring."""
+    monkeypatch.setattr("p2pfl.topology.spectrum.DENSE", 10)
+    monkeypatch.setattr("p2pfl.topology.spectrum.STEPS", 40)
+    for jumps in ([1], [1, 7, 20, 31], range(1, 90)):
+        graph = nx.circulant_graph(90, jumps, create_using=nx.DiGraph if directed else nx.Graph)
+        w = mixing_matrix(build_topology(graph, name="t", source="t"), "uniform")
+        assert spectral_gap(w) == pytest.approx(1 - np.linalg.norm(w - 1 / 90, 2), abs=1e-10)

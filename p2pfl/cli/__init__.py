@@ -14,6 +14,7 @@ from itertools import pairwise
 
 from p2pfl.errors import ConfigError, P2PFLError, UnforeseenError, unforeseen
 from p2pfl.signals import INTERRUPTED, end_at_once, ignore_all, interrupt_from_now_on, interrupted
+from p2pfl.suggest import known_are
 from p2pfl.text import visible
 
 OK, FAILED, USAGE = 0, 1, 2
@@ -150,7 +151,7 @@ def _find(words: list[str]) -> Callable[[], int]:
             return lambda: run(words[length:])
     if words[0] == "topology":
         raise ConfigError("topology: choose 'topology make', 'topology fix' or 'topology show'; see p2pfl --help")
-    raise ConfigError(f"{words[0]}: no such command; known are {', '.join(COMMANDS)} (see p2pfl --help)")
+    raise ConfigError(f"{words[0]}: no such command{known_are(words[0], COMMANDS)} (see p2pfl --help)")
 
 
 def _say(text: str) -> int:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
+import inspect
 import io
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Sequence
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import tyro
 
 from p2pfl.errors import ConfigError, unusable
+from p2pfl.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from p2pfl.topology import Topology
@@ -33,6 +40,7 @@ def parse(kind: type[A], words: Sequence[str], command: str, default: A | None =
 
     def run() -> A:
         options: dict[str, Any] = {} if default is None else {"default": default}
+        join_lines_of_help(kind)
         result: A = tyro.cli(kind, args=list(words), prog=f"p2pfl {command}", config=_STYLE, **options)
         return result
 
@@ -45,7 +53,11 @@ def parse(kind: type[A], words: Sequence[str], command: str, default: A | None =
         with contextlib.redirect_stderr(captured), contextlib.redirect_stdout(captured):
             found = run()
     except SystemExit:
-        raise ConfigError(f"{command}: {_one_line(captured.getvalue())} (see p2pfl {command} --help)") from None
+        said = _one_line(captured.getvalue())
+        unknown = re.fullmatch(r"Unrecognized options: (-[^\s=,]+).*", said.partition("; did you mean")[0])
+        if unknown:
+            said = f"there is no option {unknown[1]}{did_you_mean(unknown[1], option_names(kind))}"
+        raise ConfigError(f"{command}: {said} (see p2pfl {command} --help)") from None
     finally:
         os.environ.pop("COLUMNS")
         if columns is not None:
@@ -84,6 +96,46 @@ def _check_path(path: Path, name: str) -> None:
         raise ConfigError(f"{said}{unusable(path, error)}") from None
     except ValueError as error:  # a null byte
         raise ConfigError(f"{said}{str(path)!a}: no name of a file ({error}); correct it") from None
+
+
+def option_names(kind: type[Any]) -> list[str]:
+    """The options of a command, and of the sections of settings that it takes."""
+    found = []
+    hints = get_type_hints(kind, include_extras=True)
+    for item in dataclasses.fields(kind):
+        marks = getattr(hints[item.name], "__metadata__", ())
+        if dataclasses.is_dataclass(_plain_type(hints[item.name])):
+            found += option_names(_plain_type(hints[item.name]))
+        elif tyro.conf.Suppress not in marks and tyro.conf.Positional not in marks:
+            found.append(f"--{item.name.replace('_', '-')}")
+    return found
+
+
+def join_lines_of_help(kind: type[Any]) -> None:
+    """Have `--help` wrap what the docstrings of options say, whose own line breaks tyro would keep."""
+    for owner in kind.__mro__[:-1]:
+        for name, text in _option_docstrings(owner).items():
+            item = kind.__dataclass_fields__[name]
+            item.metadata = MappingProxyType({"help": text})
+    for hint in get_type_hints(kind, include_extras=True).values():
+        if dataclasses.is_dataclass(_plain_type(hint)):
+            join_lines_of_help(_plain_type(hint))
+
+
+def _plain_type(hint: Any) -> Any:
+    return getattr(hint, "__origin__", hint) if hasattr(hint, "__metadata__") else hint
+
+
+@cache
+def _option_docstrings(kind: type[Any]) -> dict[str, str]:
+    """The docstrings below a dataclass's own fields, each on one line."""
+    [definition] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(definition, ast.ClassDef)
+    found = {}
+    for field, below in pairwise(definition.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            found[ast.unparse(field.target)] = " ".join(str(below.value.value).split())
+    return found
 
 
 def _one_line(framed: str) -> str:

@@ -14,7 +14,7 @@ import tyro
 
 from p2pfl.cli.arguments import parse, say_notes
 from p2pfl.cli.describe import show_decoding
-from p2pfl.cli.options import OptionalFile, base_config
+from p2pfl.cli.options import OptionalFile, Restart, base_config
 from p2pfl.config import (
     CentralizedConfig,
     ComputeConfig,
@@ -27,6 +27,7 @@ from p2pfl.config import (
     RunConfig,
     ServerConfig,
     TrainingConfig,
+    replace_options,
 )
 from p2pfl.errors import ConfigError, explained, unwritable
 from p2pfl.rundir import CONFIG_FILE, comparison_folder, in_use, runs_in
@@ -65,6 +66,8 @@ class Compare:
         None
     )
     """Seeds: each run is repeated with every one, and the report gives mean and standard deviation."""
+    restart: Restart = 0
+    """How many times a process of the gossip and centralized runs that dies is started again."""
     allow_mismatch: bool = False
     """Compare runs that do not match all the same, and mark them."""
     config: OptionalFile = None
@@ -86,8 +89,10 @@ class Compare:
 def compare(words: list[str]) -> int:
     """Run what is to be compared, unless it is there, and write and print the comparison."""
     base = base_config(words, None)
-    arguments = parse(Compare, words, "compare", Compare(**{name: getattr(base, name) for name in _SECTIONS}))
+    given = Compare(**{name: getattr(base, name) for name in _SECTIONS}, restart=base.exchange.restart)
+    arguments = parse(Compare, words, "compare", given)
     asked = RunConfig(**{name: getattr(arguments, name) for name in _SECTIONS})
+    asked = replace_options(asked, restart=arguments.restart)
     what = arguments.what or ((Path(base.topology),) if base.topology else ())
     _refuse_foreign_base(base, arguments)
     there, files = _told_apart(what)
@@ -129,13 +134,13 @@ def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path]
         changed = next(name for name, value in vars(asked.server).items() if value != vars(ServerConfig())[name])
         raise ConfigError(f"--{changed.replace('_', '-')}: means nothing without --centralized")
     planned = plan_runs(asked, wanted)
-    if arguments.dry_run:
-        notes = check_plan(planned, show_decoding)
-        print("\n".join([describe_plan(planned), *(f"note: {note}" for note in notes)]))
-        return 0
     folder = comparison_folder(asked.record.run_dir, asked.record.name or "-".join(t.name for t in topologies))
     if (folder / CONFIG_FILE).exists():
         raise ConfigError(f"--run-dir {folder}: holds a single run; choose another folder")
+    if arguments.dry_run:
+        notes = check_plan(folder, planned, show_decoding)
+        print("\n".join([describe_plan(planned), *(f"note: {note}" for note in notes)]))
+        return 0
     command = ["compare", *words, *(() if asked.record.run_dir else ("--run-dir", str(folder)))]
     print(describe_plan(planned))
     repeat = shlex.join(["python", "run_peers.py", "compare", *_without(words, "--run-dir", "--run_dir")])

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from p2pfl.estimate import Estimate
 
 
-def describe_run(topology: Topology, run: RunConfig) -> str:
+def describe_run(topology: Topology, run: RunConfig, *, index: int | None = None, begins: bool = True) -> str:
     """What `--dry-run` says. Raises ConfigError for whatever the run itself would refuse.
 
+    `index`: the only peer that runs on this machine, None where all do. `begins`: whether the run is new.
     How far the decoding of an image folder is can be seen where stderr is a terminal.
     """
     from p2pfl.estimate import estimate
@@ -28,7 +29,7 @@ def describe_run(topology: Topology, run: RunConfig) -> str:
     parts = cast(run, topology)
     resolve(run, topology, 1)
     endpoints_in_file(topology, run)
-    need = estimate(parts, run, show_decoding)
+    need = estimate(parts, run, show_decoding, index=index, begins=begins)
     memory = need.weights_memory + need.activations_memory + need.exchange_memory
     rows = {
         "who": _who(parts, run),
@@ -61,7 +62,8 @@ def _who(parts: Cast, run: RunConfig) -> str:
     if run.mode == "sgd":
         return "one process with all data"
     exchange = f"spectral gap {spectral_gap(parts.matrix):.4f}" if run.mode == "gossip" else "which exchange nothing"
-    return f"{parts.topology.name}: {counted(parts.shards, 'peer')}, {exchange}"
+    named = "" if run.record.name in (None, parts.topology.name) else f" (run {run.record.name})"
+    return f"{parts.topology.name}{named}: {counted(parts.shards, 'peer')}, {exchange}"
 
 
 def _each(run: RunConfig) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from p2pfl.cli.arguments import counted, parse, say_notes
 from p2pfl.errors import ConfigError
 from p2pfl.topology import KINDS, Topology
 
+_MANY = 1000  # peers whose spectral gap takes longer
+_MANY_DEGREES = 10  # different ones, too many to list
 _KINDS = Literal[tuple(KINDS)]  # type: ignore[valid-type]
 
 
@@ -26,7 +29,7 @@ class Make:
     n: Annotated[int, tyro.conf.arg(name="n", aliases=["-n"])]
     """Number of peers."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """File to write; its extension gives the format."""
+    """File to write; its extension gives the format: .graphml .gml .gexf .json .edgelist .adjlist."""
     seed: int = 0
     """Seed of the random kinds: random-regular, small-world, erdos-renyi."""
     degree: int = 4
@@ -41,14 +44,14 @@ class Make:
 class Fix:
     """Mend a graph that cannot be a topology, or convert a topology file to another format, and say what was done.
 
-    Options are applied in the order self-loops, parallel edges, direction, component, names. Hosts, ports, devices,
-    public keys and weights are kept; colors, positions and the like are not.
+    Options are applied in the order addresses, self-loops, parallel edges, direction, component, names. Weights and,
+    unless dropped, hosts, ports, devices and public keys are kept; colors, positions and the like are not.
     """
 
     file: tyro.conf.Positional[Path]
     """Topology file to read; it stays as it is."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="NEW")]
-    """File to write; its extension gives the format."""
+    """File to write; its extension gives the format: .graphml .gml .gexf .json .edgelist .adjlist."""
     undirected: bool = False
     """Make links go both ways; the weight is the mean of the two directions' weights, where both are given."""
     merge_parallel: bool = False
@@ -65,6 +68,8 @@ class Fix:
     """Name the peers by the nodes' ids, or by their labels (names), numbering equal ones: 'x', 'x (2)'."""
     drop_self_loops: bool = False
     """Drop edges from a peer to itself."""
+    drop_addresses: bool = False
+    """Drop host, port, device and public_key of all nodes, where these words mean something else in the file."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class Show:
         Literal["metropolis-hastings", "uniform", "weights"] | None,
         tyro.conf.arg(
             metavar="{metropolis-hastings,uniform,weights}",
-            help_behavior_hint="(default: metropolis-hastings, or uniform if the file is directed)",
+            help_behavior_hint="(default: metropolis-hastings, of a directed file uniform)",
         ),
     ] = None
     """Weights of the average."""
@@ -109,6 +114,7 @@ def fix(words: list[str]) -> int:
     """Mend a graph and write it to another file."""
     arguments = parse(Fix, words, "topology fix")
     wanted = topologies.Mending(
+        drop_addresses=arguments.drop_addresses,
         drop_self_loops=arguments.drop_self_loops,
         merge_parallel=arguments.merge_parallel,
         undirected=arguments.undirected,
@@ -146,19 +152,39 @@ def _draw(topology: Topology, picture: Path) -> None:
 
 
 def _describe(topology: Topology, mixing: str | None, tolerance: float) -> str:
-    mixing = mixing or ("uniform" if topology.directed else "metropolis-hastings")
+    mixing = mixing or topologies.mean_keeping(topology)
     graph = topology.graph
     degrees = Counter(dict(graph.out_degree() if topology.directed else graph.degree()).values())
     spread = ", ".join(f"{count} peer{'s' * (count > 1)} with {degree}" for degree, count in sorted(degrees.items()))
+    if len(degrees) > _MANY_DEGREES:
+        mean = sum(degree * count for degree, count in degrees.items()) / topology.n
+        spread = f"{min(degrees)} to {max(degrees)}, {mean:.1f} on average"
     kind = "directed" if topology.directed else "undirected"
-    matrix = topologies.mixing_matrix(topology, mixing)
-    weights = "the file's weights" if mixing == "weights" else f"{mixing} weights"
-    plain, fast = topologies.mixing_rounds(matrix, tolerance), topologies.consensus_rounds(matrix, tolerance)
     rows = {
         "topology": f"{topology.name}: {topology.n} peers, {graph.number_of_edges()} edges, {kind}",
         "neighbors": spread,
-        "spectral gap": f"{topologies.spectral_gap(matrix):.4f} with {weights}",
-        "consensus": f"disagreement shrinks to {tolerance:g} in {counted(plain, 'round')} of plain mixing, "
-        f"{fast} in the consensus phase of a run",
+        **(_unmixed(topology) if mixing is None else _mixed(topology, mixing, tolerance)),
     }
     return "\n".join(f"{name + ':':<14} {text}" for name, text in rows.items())
+
+
+def _mixed(topology: Topology, mixing: str, tolerance: float) -> dict[str, str]:
+    if topology.n > _MANY:
+        print(f"computing the spectral gap of {topology.n} peers, up to a minute", file=sys.stderr)
+    found = topologies.convergence(topologies.mixing_matrix(topology, mixing), tolerance)
+    weights = "the file's weights" if mixing == "weights" else f"{mixing} weights"
+    return {
+        "spectral gap": f"{found.gap:.4f} with {weights}",
+        "consensus": f"disagreement shrinks to {tolerance:g} in {counted(found.plain, 'round')} of plain mixing, "
+        f"{found.accelerated} in the consensus phase of a run",
+    }
+
+
+def _unmixed(topology: Topology) -> dict[str, str]:
+    """What to do with a directed graph of unequal degrees, on which a run cannot start as it is."""
+    weighted = "--mixing weights takes the file's, if those into and out of each peer add up to the same"
+    return {
+        "mixing": "uniform weights would let the mean of the peers drift, because their degrees are unequal; "
+        + weighted,
+        "undirected": topologies.undirected_command(topology),
+    }

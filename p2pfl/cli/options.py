@@ -23,6 +23,7 @@ from p2pfl.topology import Topology, load_topology
 
 OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(optional)")]
 OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="RUN_DIR", help_behavior_hint="(optional)")]
+Restart = Annotated[int, tyro.conf.arg(metavar="INT")]
 TopologyFile = Annotated[
     str | None,
     tyro.conf.Positional,
@@ -49,6 +50,9 @@ class Training:
     and stop. The pictures of an imagefolder are decoded for it, as for the run."""
 
 
+# Options of the exchange that not every command takes that has one.
+_OF_SOME_COMMANDS = ("token_file", "restart")
+
 A = TypeVar("A", bound=Training)
 
 
@@ -64,14 +68,14 @@ class Settled(Generic[A]):
 def settle(kind: type[A], words: Sequence[str], command: str, mode: Mode) -> Settled[A]:
     """Read the command line of a command that trains. Raises ConfigError with one line."""
     base = base_config(words, mode)
-    asked_for = {"topology": base.topology, "token_file": base.exchange.token_file}
+    asked_for = {"topology": base.topology, **{name: getattr(base.exchange, name) for name in _OF_SOME_COMMANDS}}
     named: dict[str, Any] = {
         item.name: asked_for[item.name] for item in dataclasses.fields(kind) if item.name in asked_for
     }
     arguments = parse(kind, words, command, kind(**sections(base), **named))
     config = RunConfig(topology=getattr(arguments, "topology", None), mode=mode, **sections_of(arguments, mode))
-    if "token_file" in named:  # an option of its own, since no other command that exchanges weights takes it
-        config = settings.replace_options(config, token_file=vars(arguments)["token_file"])
+    own = {name: vars(arguments)[name] for name in _OF_SOME_COMMANDS if name in named}
+    config = settings.replace_options(config, **own)
     config = _with_aliases(config, arguments, words)
     if arguments.resume is not None:
         return Settled(arguments, config, _resumed(arguments.resume, base, config))

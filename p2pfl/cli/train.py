@@ -9,7 +9,7 @@ import networkx as nx
 import tyro
 
 from p2pfl.cli.describe import describe_result, describe_run
-from p2pfl.cli.options import Settled, TopologyFile, Training, settle
+from p2pfl.cli.options import Restart, Settled, TopologyFile, Training, settle
 from p2pfl.config import CentralizedConfig, ExchangeConfig, GossipConfig, RobustConfig, ServerConfig
 from p2pfl.errors import ConfigError
 from p2pfl.keyring import check_keys, refuse_token_file
@@ -18,8 +18,8 @@ from p2pfl.swarm import endpoints_of_peer, run
 
 
 @dataclass(frozen=True)
-class Gossip(Training):
-    """Train one model over a topology: one process a peer, ZeroMQ between neighbors, no server."""
+class Swarm(Training):
+    """Options of a swarm over a topology, wherever its peers run."""
 
     topology: TopologyFile = None
     """Topology file: .graphml .gml .gexf .json .edgelist .adjlist .csv .txt .net .dot …"""
@@ -29,7 +29,15 @@ class Gossip(Training):
 
 
 @dataclass(frozen=True)
-class OnePeer(Gossip):
+class Gossip(Swarm):
+    """Train one model over a topology: one process a peer, ZeroMQ between neighbors, no server."""
+
+    restart: Restart = 0
+    """How many times the launcher starts a process that dies again, from its checkpoint or a neighbor's weights."""
+
+
+@dataclass(frozen=True)
+class OnePeer(Swarm):
     """Run one peer. Start the others with the same file and options, on their own machines, in any order.
 
     The first node of the file evaluates and saves the consensus model. The file needs a host and a port on every node.
@@ -56,6 +64,8 @@ class Centralized(Training):
     server: ServerConfig = field(default_factory=ServerConfig)
     robust: RobustConfig = field(default_factory=RobustConfig)
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
+    restart: Restart = 0
+    """How many times the launcher starts a process that dies again, from its checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +114,7 @@ def _train(settled: Settled[Gossip] | Settled[Centralized] | Settled[Sgd] | Sett
         if settled.config.mode == "gossip":
             exchange, topology = settled.config.exchange, settled.topology
             check_keys(topology, exchange.keys, exchange.insecure, range(topology.n))
-        print(describe_run(settled.topology, settled.config))
+        print(describe_run(settled.topology, settled.config, begins=settled.arguments.resume is None))
         return 0
     result = run(settled.config, settled.topology, resume=settled.arguments.resume)
     print(describe_result(result))
@@ -120,7 +130,7 @@ def peer(words: list[str]) -> int:
     index = topology.index(arguments.node)
     endpoints_of_peer(topology, index, settled.config)
     if arguments.dry_run:
-        print(describe_run(topology, settled.config))
+        print(describe_run(topology, settled.config, index=index, begins=arguments.resume is None))
         return 0
     from p2pfl.solo import run_peer
     from p2pfl.worker.limits import allow_open_files

@@ -22,6 +22,7 @@ from p2pfl.config.sections import (
     TrainingConfig,
 )
 from p2pfl.errors import ConfigError
+from p2pfl.suggest import known_are
 
 T = TypeVar("T")
 Mode = Literal["gossip", "centralized", "sgd", "local"]
@@ -199,7 +200,7 @@ def replace_options(config: RunConfig, **changes: Any) -> RunConfig:
     sections: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():
         if name not in SECTION_OF:
-            raise ConfigError(f"there is no option {name!r}; known are {', '.join(sorted(SECTION_OF))}")
+            raise ConfigError(f"there is no option {name!r}{known_are(name, sorted(SECTION_OF))}")
         sections.setdefault(SECTION_OF[name], {})[name] = value
     parts = {name: getattr(config, name) for name in SECTIONS}
     for name, values in sections.items():

@@ -233,8 +233,8 @@ class ExchangeConfig:
     """Seconds that a broken connection has to come back before its neighbor counts as lost; at least 2."""
     faults: Annotated[str | None, unset("FILE", "none")] = None
     """Fault script to play: who is killed, frozen or cut off in which round, and what happens to messages (TOML)."""
-    restart: int = 0
-    """How many times the launcher starts a process that dies again, from its checkpoint or a neighbor's weights."""
+    restart: Annotated[int, tyro.conf.Fixed, tyro.conf.Suppress] = 0
+    """How many times the launcher starts a process that dies again; no option of p2pfl peer, which has no launcher."""
 
     def __post_init__(self) -> None:
         timeouts = ("start_timeout", "handshake_timeout", "first_round_timeout", "round_timeout", "grace_timeout")

@@ -14,6 +14,7 @@ import tomli_w
 from p2pfl.config.run import MODE_SECTIONS, SECTION_OF, SECTIONS, Mode, RunConfig, replace_options
 from p2pfl.errors import ConfigError, unreadable
 from p2pfl.regular import read_text
+from p2pfl.suggest import known_are, nearest
 
 # Mode -> other names of options, under which the mode's own literature knows them.
 ALIASES: dict[str, dict[str, str]] = {
@@ -82,6 +83,8 @@ def parse_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file. Raises ConfigError naming it where it cannot be read or is no TOML."""
     try:
         return tomllib.loads(read_text(path))
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder; name a TOML file") from None
     except OSError as error:
         raise ConfigError(unreadable(path, error)) from None
     except ValueError as error:  # what tomllib raises, and Python for numbers of thousands of digits, and no UTF-8
@@ -90,17 +93,27 @@ def parse_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not TOML that can be read (too deeply nested)") from None
 
 
+def _instead(section: str, option: str) -> str:
+    """What to do about an option that a section has not."""
+    if option in SECTION_OF:
+        return f"it belongs in [{SECTION_OF[option]}]"
+    own = [item.name for item in dataclasses.fields(SECTIONS[section])]
+    near = nearest(option, own) or nearest(option, SECTION_OF)
+    elsewhere = f" in [{SECTION_OF[near]}]" if near and near not in own else ""
+    return (f"did you mean {near}{elsewhere}? " if near else "") + f"Its options are {', '.join(own)}"
+
+
 def _flat(plain: Mapping[str, Any], path: str | os.PathLike[str], aliases: Mapping[str, str]) -> dict[str, Any]:
     """Options by name, whether they stand at the top of the file or in their sections."""
     flat: dict[str, Any] = {}
     for key, value in plain.items():
         if isinstance(value, dict) and key not in SECTIONS:
-            raise ConfigError(f"{path}: there is no section [{key}]; known are {', '.join(SECTIONS)}")
+            raise ConfigError(f"{path}: there is no section [{key}]{known_are(key, SECTIONS)}")
         section = value if isinstance(value, dict) else {key: value}
         for name, setting in section.items():
             option = aliases.get(name, name)
             if isinstance(value, dict) and SECTION_OF.get(option) != key:
-                raise ConfigError(f"{path}: [{key}] has no option {name!r}")
+                raise ConfigError(f"{path}: [{key}] has no option {name!r}; {_instead(key, option)}")
             if option in flat:
                 raise ConfigError(f"{path}: {name} stands twice in the file, perhaps in a section and at the top")
             flat[option] = setting

@@ -40,6 +40,13 @@ def label_kind_problem(labels: npt.NDArray[Any]) -> str:
     return f"must be integers from 0, not {labels.dtype}"
 
 
+def is_masked(value: Any) -> bool:
+    """Whether an array, or one of nested lists of arrays, has masked elements, which conversion would show."""
+    if isinstance(value, list | tuple):
+        return any(is_masked(item) for item in value if isinstance(item, np.ma.MaskedArray | list | tuple))
+    return bool(np.ma.is_masked(value))
+
+
 def label_values(labels: torch.Tensor) -> list[int]:
     """The labels that occur, in ascending order."""
     values: list[int] = np.unique(labels.numpy()).tolist()

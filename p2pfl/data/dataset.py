@@ -67,6 +67,12 @@ def statistics(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ..
     return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
 
 
+def is_one_color(images: torch.Tensor) -> bool:
+    """Whether all pixels of all images (N, H, W, 3) are the same."""
+    parts = (images[start : start + BLOCK] for start in range(0, len(images), BLOCK))
+    return all(bool((part == images[0, 0, 0]).all()) for part in parts)
+
+
 def save(dataset: Dataset, path: Path) -> None:
     """Write the cache file at once or not at all; two processes may do so at the same time.
 

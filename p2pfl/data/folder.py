@@ -11,7 +11,7 @@ import torch
 
 from p2pfl.config import PictureOptions
 from p2pfl.data.content import files_content
-from p2pfl.data.dataset import IMAGE_SIDE, Dataset, statistics
+from p2pfl.data.dataset import IMAGE_SIDE, Dataset, is_one_color, statistics
 from p2pfl.data.findings import Findings
 from p2pfl.data.listing import Samples, Split, list_folder
 from p2pfl.data.pictures import quiet, read_picture
@@ -21,7 +21,7 @@ from p2pfl.errors import DataError
 
 REPORT_EVERY = 256  # images decoded between two reports of progress
 DARK = 32  # levels: what stays below, in all pictures, is rather a mistake of scale than night
-_DECODING = 2  # of the cache key: differs from that of caches whose pictures were decoded in another way
+_DECODING = 3  # of the cache key: differs from that of caches whose pictures were decoded in another way
 
 
 def image_folder(argument: str, root: Path, options: PictureOptions) -> Source:
@@ -43,6 +43,7 @@ def image_folder(argument: str, root: Path, options: PictureOptions) -> Source:
         read=lambda progress: _read(directory, train, test, options, progress),
         notes=notes,
         is_judged_by_reading=True,
+        is_mirrored=True,
     )
 
 
@@ -53,7 +54,7 @@ def _read(directory: Path, train: Split, test: Split, options: PictureOptions, p
         train_images = _decode(train.samples, "decoding training images", findings, progress)
         test_images = _decode(test.samples, "decoding test images", findings, progress)
     findings.check()
-    if (train_images == train_images[0, 0, 0]).all():
+    if is_one_color(train_images):
         said = "".join(f"; {note}" for note in findings.notes())
         raise DataError(f"{directory / 'train'}: every picture is of one and the same color{said}; check the pictures")
     notes = findings.notes()

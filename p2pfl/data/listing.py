@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from p2pfl.errors import DataError, unreadable
 from p2pfl.text import some, visible
 
 _CLUTTER = frozenset({"__macosx", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
+_WELL_KNOWN = frozenset({".ipynb_checkpoints", ".thumbnails", ".appledouble", ".git", ".svn", ".cache", ".tmp"})
+_TRASH = ".trash"  # how the names of trash folders begin
 
 Samples = list[tuple[str, int]]  # path, label
 
@@ -33,6 +36,7 @@ def list_folder(directory: Path) -> tuple[Split, Split, tuple[str, ...]]:
     """
     train_classes, train_loose = _classes(directory, "train")
     test_classes, test_loose = _classes(directory, "test")
+    _check_forms(directory, train_classes, test_classes)
     foreign = sorted(set(test_classes) - set(train_classes))
     train = _split(directory / "train", train_classes, train_loose)
     empty = _lacking(train)
@@ -56,6 +60,9 @@ def list_folder(directory: Path) -> tuple[Split, Split, tuple[str, ...]]:
             f"{_counted(len(unused), 'file is', 'files are')} not used, being no pictures in a class folder "
             f"of a known format: {some(unused)}"
         )
+    hidden = [found for half in ("train", "test") for found in _hidden_pictures(directory, directory / half)]
+    if hidden:
+        notes.append(f"pictures in hidden folders are not used: {some(hidden)}; rename these if they are meant")
     others = [
         f"{entry.name}/" for entry in _entries(directory) if entry.is_dir() and entry.name not in ("train", "test")
     ]
@@ -89,12 +96,51 @@ def _classes(directory: Path, split: str) -> tuple[tuple[str, ...], tuple[str, .
     return classes, loose
 
 
+def _check_forms(directory: Path, train: tuple[str, ...], test: tuple[str, ...]) -> None:
+    """Raise DataError for class names that look the same and are not: é as one code point, or as e and an accent."""
+    known: dict[str, str] = {}
+    for half, names in (("train", train), ("test", test)):
+        for name in names:
+            other = known.setdefault(unicodedata.normalize("NFC", name), name)
+            if other != name:
+                raise DataError(
+                    f"{directory / half}: class {some([repr(name)])} differs from a class of train/ or test/ only in "
+                    f"its Unicode form ({name!a} and {other!a}), as archives from a Mac do: give both the same "
+                    "name, or put their pictures into one folder"
+                )
+
+
+def _hidden_pictures(directory: Path, half: Path) -> Iterator[str]:
+    """The hidden folders in a half, and in its class folders, that hold pictures, with their number."""
+    visible_ones = [Path(entry.path) for entry in _entries(half) if entry.is_dir()]
+    for parent in (half, *visible_ones):
+        try:
+            with os.scandir(parent) as entries:
+                folders = sorted(entry.path for entry in entries if _is_doubtful(entry.name) and entry.is_dir())
+        except OSError as error:
+            raise DataError(unreadable(parent, error)) from error
+        for folder in folders:
+            count = sum(_is_picture(name) for _, _, names in os.walk(folder) for name in names)
+            if count:
+                yield f"{os.path.relpath(folder, directory)}/ ({_counted(count, 'picture', 'pictures')})"
+
+
+def _is_doubtful(name: str) -> bool:
+    """Whether a folder is hidden by its dot and is none that programs create."""
+    lower = name.lower()
+    return name.startswith(".") and lower not in _WELL_KNOWN and not lower.startswith(_TRASH)
+
+
+def _is_picture(path: str) -> bool:
+    return os.path.splitext(path)[1].lower() in extensions()
+
+
 def _split(folder: Path, classes: tuple[str, ...], loose: tuple[str, ...]) -> Split:
     samples: Samples = []
     unused = list(loose)
     for label, name in enumerate(classes):
         for path in _files(folder / name) if (folder / name).is_dir() else ():
-            if os.path.splitext(path)[1].lower() in extensions():
+            if _is_picture(path):
                 samples.append((path, label))
             else:
                 unused.append(path)

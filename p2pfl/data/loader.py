@@ -15,6 +15,7 @@ from p2pfl.seeding import torch_generator
 
 PADDING = 4  # pixels of reflection around an image from which the crop is taken
 CHANNELS = 3
+EVALUATION_BATCH = 256  # images
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +136,7 @@ def _reflection(side: int, device: torch.device) -> torch.Tensor:
 
 
 def evaluation_batches(
-    dataset: Dataset, device: torch.device, samples: int, seed: int, batch_size: int = 256
+    dataset: Dataset, device: torch.device, samples: int, seed: int, batch_size: int = EVALUATION_BATCH
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """The test set in batches as `Batches.batch` gives them, unaugmented, the last one maybe smaller.
 

@@ -130,6 +130,7 @@ def _read(image: Image.Image, options: PictureOptions) -> Picture:
     if options.value_range is not None and reduced:
         raise ReducedColorError("16-bit color")
     signed = is_signed_byte(image)
+    inside = _frame(image)
     _load(image)
     alpha = _color_key(image, scale)
     deep = None
@@ -140,7 +141,7 @@ def _read(image: Image.Image, options: PictureOptions) -> Picture:
         if signed:
             image = image.point([level ^ 0x80 for level in range(256)])
         rgb, own_alpha = _rgb(image)
-        alpha = alpha or own_alpha
+        alpha = alpha or own_alpha or _only(inside, image.size)
     is_transparent = alpha is not None and alpha.getextrema()[0] != 255
     levels = _levels(rgb, alpha if is_transparent else None)
     if alpha is not None and is_transparent:
@@ -193,6 +194,22 @@ def _color_key(image: Image.Image, scale: float) -> Image.Image | None:
         same = values == (wanted % 256 if values.dtype == np.uint8 else wanted)
         opaque[place] = np.where(same.all(-1) if same.ndim == 3 else same, 0, 255)
     return Image.fromarray(opaque)
+
+
+def _frame(image: Image.Image) -> tuple[int, int, int, int] | None:
+    """Where the first frame of a GIF, opened and not yet loaded, lies in its canvas; None where it fills that."""
+    tile = getattr(image, "tile", None)
+    box = tile[0][1] if image.format == "GIF" and tile else None
+    return None if box is None or tuple(box) == (0, 0, *image.size) else tuple(box)
+
+
+def _only(box: tuple[int, int, int, int] | None, size: tuple[int, int]) -> Image.Image | None:
+    """The alpha channel of a picture that is transparent outside a box, as browsers show what no frame covers."""
+    if box is None:
+        return None
+    alpha = Image.new("L", size)
+    alpha.paste(255, box)
+    return alpha
 
 
 def _load(image: Image.Image) -> None:

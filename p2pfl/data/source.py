@@ -15,7 +15,8 @@ class Source:
     """A data set that was found, but not read yet; `key` names its cache file.
 
     The key changes with the source. `notes`: what is odd about it, a line each. `is_judged_by_reading`: whether a dry
-    run has to decode it, because only that tells whether it can be used.
+    run has to decode it, because only that tells whether it can be used. `is_mirrored`: a user's own data
+    that are augmented unless `--augment` says otherwise, which is noted.
     """
 
     name: str
@@ -26,3 +27,4 @@ class Source:
     read: Callable[[Progress], Dataset]
     notes: tuple[str, ...] = ()
     is_judged_by_reading: bool = False
+    is_mirrored: bool = False

@@ -31,7 +31,8 @@ class DatasetInfo:
     """What a data set holds, known without decoding it; `cached` tells whether it is decoded already.
 
     `notes`: what is odd about it, a line each; what only decoding tells is among them where it is decoded.
-    `needs_decoding`: whether only decoding will tell if it can be used.
+    `needs_decoding`: whether only decoding will tell if it can be used. `is_mirrored`: a user's own data that
+    are augmented unless `--augment` says otherwise.
     """
 
     name: str
@@ -42,6 +43,7 @@ class DatasetInfo:
     cached: bool
     notes: tuple[str, ...] = ()
     needs_decoding: bool = False
+    is_mirrored: bool = False
 
 
 def prepare(spec: str, data_dir: str | Path | None, progress: Progress, pictures: PictureOptions = _PLAIN) -> Path:
@@ -80,6 +82,7 @@ def describe(spec: str, data_dir: str | Path | None, pictures: PictureOptions = 
         cached=cached,
         notes=(*notes, *(load(path).notes if cached else ())),
         needs_decoding=source.is_judged_by_reading and not cached,
+        is_mirrored=source.is_mirrored,
     )
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from p2pfl.data.arrays import image_problem, label_kind_problem, label_problem, label_values
-from p2pfl.data.dataset import TENSORS, Dataset, content_of_arrays, invalid, statistics
+from p2pfl.data.arrays import image_problem, is_masked, label_kind_problem, label_problem, label_values
+from p2pfl.data.dataset import TENSORS, Dataset, content_of_arrays, invalid, is_one_color, statistics
+from p2pfl.data.entries import EntryError, class_names, is_augmented
 from p2pfl.data.listing import lacking_images
 from p2pfl.data.source import Source
 from p2pfl.errors import DataError
@@ -25,10 +26,10 @@ def user_function(spec: str) -> Source:
     """Call `module:function` without arguments and check what it returns.
 
     It must return a mapping with `train_images` and `test_images`, uint8 arrays or tensors (N, 32, 32, 3),
-    and `train_labels` and `test_labels`, integers (N,) from 0; optional are `classes`, a name for each label
-    (default: '0', '1', …), and `augment` (default: False), which turns crop and flip on. Without `classes` every
-    label from 0 to the highest must occur among the training labels. It is called on every start, because only its
-    result tells whether it changed.
+    and `train_labels` and `test_labels`, integers (N,) from 0; optional are `classes`, a list with a name for
+    each label (default: '0', '1', …), and `augment`, True or False (default), which turns crop and flip on. Without
+    `classes` every label from 0 to the highest must occur among the training labels. It is called on every start,
+    because only its result tells whether it changed.
     Raises ConfigError where it cannot be imported, DataError where it fails or its result cannot be used.
     """
     function = load_callable(spec, "--dataset")
@@ -46,6 +47,7 @@ def user_function(spec: str) -> Source:
         classes=dataset.classes,
         read=lambda progress: dataset,
         notes=_notes(dataset),
+        is_mirrored=dataset.augment,
     )
 
 
@@ -79,29 +81,40 @@ def _check(spec: str, result: Any) -> Dataset:
         if problem:
             raise DataError(f"--dataset {spec}: {problem}")
         classes = range(len(label_values(tensors["train_labels"])))
-    elif isinstance(classes, str) or not isinstance(classes, Iterable):
-        raise DataError(f"--dataset {spec}: classes must be a list of names, not {classes!r}")
+    try:
+        names = class_names(classes)
+        augment = is_augmented(result.get("augment", False))
+    except EntryError as error:
+        raise DataError(f"--dataset {spec}: {error}") from error
     dataset = Dataset(
         name=spec,
-        classes=tuple(str(label) for label in classes),
+        classes=names,
         mean=(),
         std=(),
-        augment=bool(result.get("augment", False)),
+        augment=augment,
         **tensors,
     )
     problem = invalid(dataset)
     if problem:
         raise DataError(f"--dataset {spec}: {problem}")
+    if is_one_color(dataset.train_images):
+        raise DataError(f"--dataset {spec}: every training image is of one and the same color; check the function")
     mean, std = statistics(dataset.train_images)
     return replace(dataset, mean=mean, std=std, content=content_of_arrays(dataset))
 
 
 def _tensor(spec: str, name: str, value: Any) -> torch.Tensor:
     """An array or tensor as a tensor on the CPU; labels of any integer type become int64."""
+    if is_masked(value):
+        raise DataError(
+            f"--dataset {spec}: {name} is masked in places: drop those samples, or fill them in by filled()"
+        )
     try:
         array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"--dataset {spec}: {name} is not an array ({one_line(error)})") from error
+    if array.ndim == 0:
+        raise DataError(f"--dataset {spec}: {name} is a {type(value).__name__}, not an array")
     is_label = name.endswith("labels")
     problem = label_kind_problem(array) if is_label else image_problem(array)
     if problem:

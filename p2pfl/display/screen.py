@@ -118,7 +118,7 @@ class Display:
         for peer, record, sketch in sorted(recorded, key=lambda item: item[1].round):
             self._rows += tuple(self._rounds.add(peer, record, sketch))
         if self._rows:
-            self._line(f"going on after round {self._rows[-1].round}")
+            self._line(f"recorded before: rounds up to {self._rows[-1].round}")
 
     def step(self, peer: int, steps: int) -> None:
         """A peer has done so many optimizer steps of the whole run."""

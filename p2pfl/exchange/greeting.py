@@ -31,8 +31,7 @@ _ClassName = Annotated[str, msgspec.Meta(max_length=MAX_CLASS)]
 class Data(msgspec.Struct, frozen=True, array_like=True):
     """What a process trains on. `about` describes it to people and is not compared.
 
-    `content` is a digest of the data set. It is empty where each peer brings its own data, and then counts for nothing;
-    classes and the shape of images have to agree in any case.
+    `content` is a digest of the data set. It has to agree, as have the classes and the shape of images.
     """
 
     about: _Value = ""

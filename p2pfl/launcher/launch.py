@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing.connection
+import shlex
 import shutil
 import signal
 import time
@@ -106,7 +107,8 @@ def _read(run: Run, worker: Worker) -> None:
             ready = sum(other.endpoint is not None for other in run.workers)
             observer.progress("processes ready", ready, len(run.workers))
             if all(other.lost_weights for other in run.workers):
-                reason = "no peer has a checkpoint that can be used; start a new run without --resume"
+                new = f"p2pfl {plan.config.mode} --config {shlex.quote(str(plan.run_dir / 'config.toml'))}"
+                reason = f"no peer has a checkpoint that can be used; start a new run with: {new}"
                 outcome.fail(reason, resumable=False)
             elif ready == len(run.workers):
                 observer.expect(message.steps)

@@ -72,7 +72,7 @@ def _prepared(config: RunConfig, run_dir: Path, observer: Observer, process: Chi
         if message.path is not None and message.record is not None:
             keep_data_record(run_dir, message.record)
             for note in message.notes:
-                observer.say(f"data: {note}")
+                observer.say(f"note: {note}")
             return Path(message.path)
         observer.progress(message.what, message.done, message.total)
 
@@ -105,25 +105,19 @@ def _outcome(
 ) -> messages.FromWorker:
     """Check and decode everything; returns what is to be reported at the end."""
     try:
-        from p2pfl import data, estimate
-        from p2pfl.parameters import Layout
+        from p2pfl import data
+        from p2pfl.estimate import check_run, data_record
     except Exception as error:  # such as of a library for which there is no memory
         return messages.failed(not_imported(error))
     try:
-        info = data.describe(config.data.dataset, config.data.data_dir, config.data.pictures)
-        model = estimate.check(config, cast.shards, info)
-        wished, shard = estimate.wished_devices(cast.topology), info.train_samples // cast.shards
-        estimate.check_gpus(config, wished, shard, model)
-        if begins:
-            estimate.check_disk(config, estimate.disk_need(cast, config, Layout.of(model)))
+        checked = check_run(cast, config, begins=begins)
         path = data.prepare(
             config.data.dataset,
             config.data.data_dir,
             lambda what, done, total: send(messages.Prepared(what, done, total)),
             config.data.pictures,
         )
-        notes = estimate.prepared_notes(config, info, path)
-        record = estimate.data_record(config, path)
+        notes, record = checked.notes(config, path), data_record(config, path)
         return messages.Prepared("", 1, 1, path=str(path), notes=notes, record=record)
     except P2PFLError as error:
         return messages.failed(error)

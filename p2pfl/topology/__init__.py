@@ -8,15 +8,18 @@ from p2pfl.topology.mixing import (
     MIXINGS,
     Neighborhood,
     consensus_rounds,
-    is_symmetric,
+    convergence,
+    mean_keeping,
     mixing_bounds,
     mixing_matrix,
     mixing_rounds,
     neighborhood,
     spectral_gap,
+    undirected_command,
     without_edges,
 )
 from p2pfl.topology.publish import check_publishable, publish
+from p2pfl.topology.spectrum import is_symmetric
 
 __all__ = [
     "FORMATS",
@@ -29,10 +32,12 @@ __all__ = [
     "build_topology",
     "check_publishable",
     "consensus_rounds",
+    "convergence",
     "fix_file",
     "is_symmetric",
     "load_topology",
     "make_topology",
+    "mean_keeping",
     "mixing_bounds",
     "mixing_matrix",
     "mixing_rounds",
@@ -40,5 +45,6 @@ __all__ = [
     "publish",
     "save_topology",
     "spectral_gap",
+    "undirected_command",
     "without_edges",
 ]

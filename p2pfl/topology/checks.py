@@ -16,6 +16,7 @@ from p2pfl.topology.reach import Adjacency, adjacency_of, components, in_order, 
 
 MAX_PEERS = 4096  # one process a peer; the mixing matrix of more would not fit a laptop either
 OPTIONS = (
+    "--drop-addresses",
     "--drop-self-loops",
     "--merge-parallel",
     "--undirected",
@@ -55,7 +56,10 @@ def examine(raw: RawGraph, least: int = 2) -> Findings:
     found = (
         *_duplicate_ids(raw),
         *([] if naming.by_labels else _unusable_names(raw)),
-        *(Trouble(flaw) for flaw in attribute_flaws(shown, [node.attributes for node in raw.nodes])),
+        *(
+            Trouble(flaw, "--drop-addresses")
+            for flaw in attribute_flaws(shown, [node.attributes for node in raw.nodes])
+        ),
         *_edge_troubles(links, names),
         *_size_troubles(adjacency_of(names, links), names, least, raw.doubt),
     )
@@ -67,6 +71,8 @@ def refusal(source: str, found: Sequence[Trouble], command: str = "") -> str:
     said = f"{source}: {'; '.join(trouble.text for trouble in found)}"
     if not command:
         return said
+    if "--drop-addresses" in command:
+        said += "; if these are no addresses of peers, drop every host, port, device and public key"
     by_hand = any(trouble.option is None for trouble in found)
     return f"{said}; {'correct by hand what no option mends, then mend' if by_hand else 'mend'} with: {command}"
 

@@ -17,6 +17,7 @@ from p2pfl.topology.raw import RawEdge, RawGraph
 from p2pfl.topology.text_files import decoded
 
 TITLE = "DOT"
+UNDIRECTED = "edges drawn with no arrowhead, or with one at both ends (dir=none, dir=both), are read as undirected"
 _MAX_BYTES = 2**19  # pydot's grammar takes about a minute for this much
 # What is open until the end of the text matches too, and repetitions are possessive: files of all kinds are tried with
 # these, and must not be searched to their end once a line.
@@ -62,7 +63,7 @@ def read_dot(data: bytes, source: str) -> RawGraph:
     edges = list(drawing.edges)
     if beginning[1]:  # strict
         edges = list({_pair(edge, directed): edge for edge in reversed(edges)}.values())[::-1]
-    notes = ["edges with dir=none or dir=both are read as undirected"] if drawing.arrows else []
+    notes = [UNDIRECTED] if drawing.arrows else []
     if drawing.heads:
         notes.append(
             "edges have dir=forward or dir=back, but the edges of a graph are undirected; a digraph's are directed"
@@ -156,14 +157,16 @@ def _ends(
 
 def _edge(u: str, v: str, data: Mapping[str, object], directed: bool, drawing: _Drawing) -> RawEdge:
     edge = RawEdge(u, v, data.get("weight"))
-    way = str(data.get("dir", "forward")).lower()
     drawing.heads |= not directed and str(data.get("dir", "")).lower() in ("forward", "back")
-    if not directed or way not in ("none", "both", "back"):
+    if not directed:
         return edge
-    if way == "back":
-        return RawEdge(v, u, edge.weight)
-    drawing.arrows = True
-    return replace(edge, directed=False)
+    way = str(data.get("dir", "forward")).lower()
+    head = way in ("forward", "both") and data.get("arrowhead") != "none"
+    tail = way in ("back", "both") and data.get("arrowtail") != "none"
+    if head == tail:
+        drawing.arrows = True
+        return replace(edge, directed=False)
+    return RawEdge(v, u, edge.weight) if tail else edge
 
 
 def _pair(edge: RawEdge, directed: bool) -> tuple[str, ...]:

@@ -8,13 +8,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, replace
 
 from p2pfl.errors import TopologyError
+from p2pfl.topology.ambiguous_rows import check_ambiguous, check_records
 from p2pfl.topology.assemble import make_graph, merge_directions
 from p2pfl.topology.foreign import check_rows
 from p2pfl.topology.headers import Columns, find_count, find_header, may_be_header
 from p2pfl.topology.naming import few
 from p2pfl.topology.raw import RawEdge, RawGraph, RawNode
-from p2pfl.topology.tables import Row, Table, is_number, read_table
-from p2pfl.topology.text_files import decoded, lines_of
+from p2pfl.topology.tables import Row, Table, is_number, read_neighbors, read_table
+from p2pfl.topology.text_files import decoded
 
 TITLE = "an edge list"
 ADJACENCY_TITLE = "an adjacency list"
@@ -33,20 +34,21 @@ def read_edge_list(data: bytes, source: str) -> RawGraph:
 
 def read_adjacency_list(data: bytes, source: str) -> RawGraph:
     """The graph of a file of which each line lists a node and its neighbors; an edge once, or at both its ends."""
-    lines = [(number, line.partition("#")[0].split()) for number, line in lines_of(decoded(data, source), source)]
-    rows = [Row(number, tuple(fields)) for number, fields in lines if fields and not re.match(r"%|//", fields[0])]
-    return _adjacency_list(rows, source)
+    table = read_neighbors(decoded(data, source), source)
+    graph = _adjacency_list(table.rows, source)
+    return replace(graph, notes=(*table.notes, *graph.notes))
 
 
 def read_lines(data: bytes, source: str) -> RawGraph:
     """The graph of a text file whose ending does not say whether its lines are edges or lists of neighbors."""
     table = _table(data, source)
-    rows, notes = table.rows, list[str]()
+    rows, notes = table.rows, list(table.notes)
     if find_header(rows, source) is not None:
         return _edge_list(table, source)
+    check_records(rows, source)
     counted = find_count(rows, source) or _count_of_lists(rows)
     if counted is not None:
-        rows, notes = rows[1:], [counted]
+        rows, notes = rows[1:], [*notes, counted]
     edges = all(len(row.fields) >= 2 and _weighted(row) for row in rows)
     if edges and _may_list_neighbors(rows, columns=2):
         raise TopologyError(f"{source}: its lines may be edges with weights or lists of neighbors; {_AMBIGUOUS}")
@@ -97,12 +99,13 @@ def _may_list_neighbors(rows: Sequence[Row], columns: int) -> bool:
 
 
 def _edge_list(table: Table, source: str) -> RawGraph:
-    rows, notes, doubt = table.rows, list[str](), ""
+    rows, notes, doubt = table.rows, list(table.notes), ""
     header = find_header(rows, source)
     columns = header or Columns()
     if header is not None:
         others = [field for i, field in enumerate(rows[0].fields) if field and i not in astuple(header)]
-        left = f"; its other columns are not used: {few(others)}" if others else ""
+        hint = " (the weight's must be named weight)" if others and header.weight is None else ""
+        left = f"; its other columns are not used: {few(others)}{hint}" if others else ""
         notes.append(f"line {rows[0].line} is read as a header{left}")
         rows = rows[1:]
     elif (count := find_count(rows, source)) is not None:
@@ -110,6 +113,8 @@ def _edge_list(table: Table, source: str) -> RawGraph:
         rows = rows[1:]
     else:
         doubt = may_be_header(rows)
+    if header is None:
+        check_ambiguous(rows, source)
     if header is None and _may_list_neighbors(rows, columns=3):
         raise TopologyError(f"{source}: its lines may be lists of neighbors rather than edges; {_AMBIGUOUS}")
     edges = [_edge(row, columns, header is not None, source) for row in rows]
@@ -197,6 +202,7 @@ def _mentioned(edges: Iterable[RawEdge]) -> list[RawNode]:
 
 def _adjacency_list(rows: Sequence[Row], source: str) -> RawGraph:
     check_rows(rows, source)
+    check_records(rows, source)
     nodes = [RawNode(node) for node in dict.fromkeys(field for row in rows for field in row.fields)]
     listed = [RawEdge(row.fields[0], neighbor) for row in rows for neighbor in row.fields[1:]]
     pairs = {(edge.source, edge.target) for edge in listed}

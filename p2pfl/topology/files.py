@@ -45,6 +45,8 @@ def read_raw(file: Path) -> RawGraph:
     TopologyError with one line that names the file and the remedy where it cannot be parsed at all.
     """
     if file.suffix.lower() not in ENDINGS:
+        if not os.path.lexists(file) or file.is_dir():
+            _read_bytes(file)  # which says so
         shown = f"unknown extension {file.suffix!r}" if file.suffix else "no extension"
         raise TopologyError(f"{file}: {shown}; use one of {' '.join(ENDINGS)}")
     return parse(_read_bytes(file), file.suffix.lower(), str(file))
@@ -60,7 +62,12 @@ def load_topology(path: str | os.PathLike[str], least: int = 2, *, by_ids: bool 
     fewer than `least` peers.
     """
     file = Path(path)
-    raw = read_raw(file)
+    try:
+        raw = read_raw(file)
+    except TopologyError as error:
+        if not by_ids or isinstance(error.__cause__, OSError):  # whose own remedy fits
+            raise
+        raise TopologyError(str(error).partition("; ")[0], remedy="put back the file that the run began with") from None
     if by_ids:
         raw = replace(raw, nodes=tuple(replace(node, label=None) for node in raw.nodes))
     return topology_from(raw, name=file.stem, source=str(file), least=least, mendable=True)

@@ -10,6 +10,7 @@ from p2pfl.topology.tables import Row, is_number, is_whole
 
 # What METIS's third number says of a line: its first field (a node's weight is skipped) and the step to the next one.
 _METIS = {"": (0, 1), "0": (0, 1), "1": (0, 2), "10": (1, 1), "11": (1, 2)}
+_TUPLE = re.compile(r"[(\[<].*[,;].*[)\]>]")  # (0, 1), as scipy prints an entry's place
 _ARROW = re.compile(r"<?[-=~]+>?|[:|,;&]")
 
 
@@ -32,7 +33,8 @@ def check_rows(rows: Sequence[Row], source: str) -> None:
             raise TopologyError(
                 f"{source}: line {row.line} has ':' after {row.fields[0][:-1][:40]!r}; write it without"
             )
-        if row.fields[0].startswith(("(", "[", "{", "<")) and row.fields[-1].endswith((")", "]", "}", ">")):
+        outer = row.fields[0].startswith(("(", "[", "{", "<")) and row.fields[-1].endswith((")", "]", "}", ">"))
+        if outer or any(_TUPLE.fullmatch(field) for field in row.fields):
             raise TopologyError(f"{source}: line {row.line} has brackets around an edge; write the labels alone")
         if len(row.fields) > 1 and row.fields[1].startswith("{") and row.fields[-1].endswith("}"):
             raise TopologyError(
@@ -83,13 +85,29 @@ def is_labeled_matrix(rows: Sequence[Row]) -> bool:
 
 
 def is_matrix(rows: Sequence[Row]) -> bool:
-    """Whether rows are a square matrix that is no edge list: an empty diagonal, only 0 and 1, or more columns than
-    edges have."""
-    n = len(rows)
-    if n < 3 or not all(len(row.fields) == n and all(is_number(field) for field in row.fields) for row in rows):
+    """Whether rows are a matrix that is no edge list.
+
+    Its diagonal is empty, it is symmetric or triangular, it has fractions where edges have ends, more columns than
+    edges have, or only 0, 1 and -1, as an incidence matrix has.
+    """
+    n, width = len(rows), len(rows[0].fields) if rows else 0
+    if min(n, width) < 3 or not all(len(row.fields) == width and all(map(is_number, row.fields)) for row in rows):
         return False
     values = [[float(field) for field in row.fields] for row in rows]
-    flat = {value for row in values for value in row}
+    if all(value in (-1, 0, 1) for row in values for value in row):
+        return True
+    if n != width:
+        return False
     nodes = {row.fields[0] for row in rows}
-    lists = n > 3 and len(nodes) == n and all(len(set(row.fields)) == n and set(row.fields) == nodes for row in rows)
-    return all(values[i][i] == 0 for i in range(n)) or flat <= {0.0, 1.0} or (n > 3 and not lists)
+    lists = len(nodes) == n and all(len(set(row.fields)) == n and set(row.fields) == nodes for row in rows)
+    if lists and any(values[i][i] != 0 for i in range(n)):
+        return False
+    below = [(i, j) for i in range(n) for j in range(i)]
+    return (
+        n > 3
+        or all(values[i][i] == 0 for i in range(n))
+        or all(values[i][j] == values[j][i] for i, j in below)
+        or all(values[i][j] == 0 for i, j in below)
+        or all(values[j][i] == 0 for i, j in below)
+        or any(not value.is_integer() for row in values for value in row[:2])
+    )

@@ -81,7 +81,7 @@ def _values(element: ElementTree.Element, attributes: _Attributes, changing: set
 def _nodes(
     graph: ElementTree.Element, source: str, changing: set[str]
 ) -> tuple[list[tuple[str, Mapping[str, object]]], list[str]]:
-    """All nodes, and the ids of those that other nodes are part of (nested, or by `pid`)."""
+    """All nodes, and the ids of those that other nodes are part of (nested, or by `pid` or <parents>)."""
     attributes = _attributes(graph, "node")
     found: list[tuple[str, Mapping[str, object]]] = []
     groups = []
@@ -92,8 +92,8 @@ def _nodes(
         found.append((node, {**_values(element, attributes, changing), "label": element.get("label")}))
         if any(next(children(nested, "node"), None) is not None for nested in children(element, "nodes")):
             groups.append(node)
-        if parent := element.get("pid"):
-            groups.append(parent)
+        listed = [parent.get("for") for group in children(element, "parents") for parent in children(group, "parent")]
+        groups += [parent for parent in (element.get("pid"), *listed) if parent]
     return found, groups
 
 

@@ -18,6 +18,8 @@ from p2pfl.topology.text_files import decoded
 
 TITLE = "GML"
 _TOKEN = re.compile(r'"(?P<string>[^"]*)"|(?P<bracket>[\[\]])|#[^\n]*|(?P<word>[^\s\[\]"]+)|\s+|(?P<open>")')
+_ARROWS = {"arrow", "sourcearrow", "targetarrow", "source_arrow", "target_arrow"}
+UNDIRECTED = "edges drawn with no arrowhead, or with one at both ends, are read as undirected"
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 # Keys that may follow a value in its line. After text without quotes any other word is a part of the text.
 _KEYS = (
@@ -57,7 +59,8 @@ class _List(dict[str, list[object]]):
 
 def read_gml(data: bytes, source: str) -> RawGraph:
     """The graph of a GML file. Raises TopologyError, and ValueError where it is none."""
-    graphs = list(_parse(decoded(data, source), source).lists("graph"))
+    text = decoded(data, source)
+    graphs = list(_parse(text, source).lists("graph"))
     if len(graphs) != 1:
         raise ValueError(f"it holds {len(graphs)} lists 'graph [ … ]' instead of one")
     graph = graphs[0]
@@ -65,9 +68,12 @@ def read_gml(data: bytes, source: str) -> RawGraph:
     if directed not in (None, 0, 1, "0", "1"):
         raise TopologyError(f"{source}: 'directed' is {str(directed)[:40]!r}; it must be 0 or 1")
     found = [_node(node, number, source) for number, node in enumerate(graph.lists("node"), start=1)]
-    edges = [_edge(edge, number, source) for number, edge in enumerate(graph.lists("edge"), start=1)]
+    drawn = directed in (1, "1") and _draws_arrows(graph, text)
+    edges = [_edge(edge, number, drawn, source) for number, edge in enumerate(graph.lists("edge"), start=1)]
     groups = [str(node.first("id")) for node in graph.lists("node") if node.first("isgroup") == 1]
     nodes, notes = without_groups(make_nodes(found), edges, groups)
+    if drawn and any(edge.directed is False for edge in edges):
+        notes.append(UNDIRECTED)
     if directed is None and not any(edge.directed for edge in edges) and any(map(_has_arrow, graph.lists("edge"))):
         notes.append("edges are drawn with arrows but the graph does not say 'directed 1', and is read as undirected")
     return make_graph(directed in (1, "1"), nodes, edges, notes, TITLE)
@@ -82,20 +88,44 @@ def _node(node: _List, number: int, source: str) -> tuple[str, Mapping[str, obje
     return str(node.first("id")), fields
 
 
-def _edge(edge: _List, number: int, source: str) -> RawEdge:
+def _draws_arrows(graph: _List, text: str) -> bool:
+    """Whether edges point where they are drawn to: yEd calls every graph directed, other tools mean it."""
+    if re.search(r"^\s*creator\s+\"?yfiles", text[:4096], re.IGNORECASE | re.MULTILINE) or "hierarchic" in graph:
+        return True
+    return any(_ARROWS & set(drawn) for edge in graph.lists("edge") for drawn in (edge, *edge.lists("graphics")))
+
+
+def _arrows(edge: _List) -> tuple[bool, bool] | None:
+    """Whether an edge is drawn with arrowheads at its source and its target; None where nothing says how."""
+    drawn = {key: str(values[0]).lower() for part in (edge, *edge.lists("graphics")) for key, values in part.items()}
+    if not _ARROWS & set(drawn) and "graphics" not in edge:
+        return None
+    if "arrow" in drawn:
+        return drawn["arrow"] in ("first", "both"), drawn["arrow"] in ("last", "both")
+    tail, head = (
+        any(drawn.get(f"{end}{mark}arrow", "none") not in ("none", "0", "") for mark in ("", "_"))
+        for end in ("source", "target")
+    )
+    return tail, head
+
+
+def _edge(edge: _List, number: int, drawn: bool, source: str) -> RawEdge:
     for end in ("source", "target"):
         if edge.first(end) is None:
             raise TopologyError(f"{source}: edge {number} of the file has no {end}; add it")
-    directed = {"0": False, "1": True}.get(str(edge.first("directed")))
-    return RawEdge(str(edge.first("source")), str(edge.first("target")), edge.first("weight"), directed)
+    ends, weight = (str(edge.first("source")), str(edge.first("target"))), edge.first("weight")
+    said = {"0": False, "1": True}.get(str(edge.first("directed")))
+    arrows = _arrows(edge) if drawn and said is None else None
+    if arrows is None:
+        return RawEdge(*ends, weight, said)
+    tail, head = arrows
+    if tail == head:
+        return RawEdge(*ends, weight, False)
+    return RawEdge(*(ends[::-1] if tail else ends), weight, True)
 
 
 def _has_arrow(edge: _List) -> bool:
-    return any(
-        str(drawn.first(key) or "none").lower() not in ("none", "0")
-        for drawn in (edge, *edge.lists("graphics"))
-        for key in ("arrow", "sourcearrow", "targetarrow", "source_arrow", "target_arrow")
-    )
+    return any(_arrows(edge) or ())
 
 
 class _Tokens:

@@ -27,10 +27,11 @@ _RELATIONS = (
 _PAIRS = (("node", "neighbor"), ("node", "neighbour"), ("follower", "followee"))
 # Those that may be labels too: taken for headers above numbers only.
 _SHORT = (
-    *(("u", "v"), ("a", "b"), ("i", "j"), ("x", "y"), ("s", "t"), ("v", "w"), ("p", "q"), ("start", "end")),
+    *(("u", "v"), ("a", "b"), ("i", "j"), ("s", "t"), ("v", "w"), ("p", "q"), ("start", "end")),
     *(("tail", "head"), ("head", "tail"), ("id", "id"), ("node", "node"), ("row", "col"), ("row", "column")),
 )
 _COUNTED = (("1", "2"), ("a", "b"), ("i", "j"), ("u", "v"), ("x", "y"))  # node1, node2
+_COORDINATES = ("x", "y", "z", "lat", "latitude", "lon", "lng", "long", "longitude", "xcoord", "ycoord", "posx", "posy")
 _WEIGHTS = ("weight", "weights", "edgeweight", "w", "wt")
 
 
@@ -53,6 +54,7 @@ def find_header(rows: Sequence[Row], source: str) -> Columns | None:
     words = [re.sub(r"[\W_]", "", field).casefold() for field in first.fields]
     pair = _sure_pair(words)
     if pair is None:
+        _check_points(first, words, rest, source)
         pair = _possible_pair(words, rest) or _relation_pair(words, rest)
         if pair is None:
             _check_doubtful(first, words, rest, source)
@@ -71,6 +73,19 @@ def find_header(rows: Sequence[Row], source: str) -> Columns | None:
             f"{source}: line {wide.line} has more fields than the header in line {first.line} names; name each column"
         )
     return columns
+
+
+def _check_points(first: Row, words: Sequence[str], rest: Sequence[Row], source: str) -> None:
+    """Refuse a header of coordinates above numbers."""
+    places = [place for place, word in enumerate(words) if word in _COORDINATES]
+    # Some other line of labels may be about x and y.
+    if len(places) < 2 or not rest or not all(place < len(row.fields) for row in rest for place in places):
+        return
+    if all(is_number(row.fields[place]) for row in rest for place in places):
+        raise TopologyError(
+            f"{source}: line {first.line} ({' '.join(first.fields)[:40]!r}) may be coordinates of points rather than "
+            "edges; if its rows are edges, write source,target instead"
+        )
 
 
 def _sure_pair(words: Sequence[str]) -> tuple[str, str] | None:
@@ -138,6 +153,13 @@ def _check_doubtful(first: Row, words: Sequence[str], rest: Sequence[Row], sourc
         raise TopologyError(f"{source}: line {first.line} is the header of a table of nodes; give the table of edges")
     if len(first.fields) < 2 or not rest:
         return
+    numbers = all(is_number(field) or not field for row in rest for field in row.fields[1:])
+    named = len(first.fields) > 2 and not any(is_number(row.fields[0]) for row in rest)
+    if numbers and (named or not first.fields[0]) and not all(is_number(field) for field in first.fields[1:]):
+        raise TopologyError(
+            f"{source}: looks like a table with names of columns and rows, such as an incidence matrix, which is not "
+            "read; write a line an edge: a b weight"
+        )
     weighted = len(first.fields) > 2 and not first.fields[2].startswith("{") and not is_number(first.fields[2])
     over_weights = weighted and all(len(row.fields) > 2 and is_number(row.fields[2]) for row in rest)
     over_numbers = not any(is_number(field) for field in first.fields[:2]) and all(_numbered(row) for row in rest)
@@ -178,13 +200,19 @@ def find_count(rows: Sequence[Row], source: str) -> str | None:
             f"{source}: {where} is the number {numbers[0]} alone, but {len(ends)} nodes and {len(rest)} edges follow; "
             "correct or delete it"
         )
-    if numbers[0] != len(ends) or numbers[-1] != len(rest) or (len(numbers) == 3 and numbers[1] != numbers[0]):
+    in_doubt = (
+        f"{source}: {where} may be an edge or the numbers of nodes and edges; delete it if it counts, or move it to "
+        "the end if it is an edge"
+    )
+    counted = numbers[1] if len(numbers) == 3 and numbers[1] != numbers[0] else numbers[-1]
+    if numbers[0] != len(ends) or counted != len(rest) or counted != numbers[-1]:
+        pairs = {row.fields[:2] for row in rest}
+        mutual = 2 * counted == len(rest) and all(pair[::-1] in pairs for pair in pairs)
+        if numbers[0] >= len(ends) and (counted == len(rest) or mutual):  # nodes that no edge names, or both ways
+            raise TopologyError(in_doubt)
         return None
     used = [field in ends for field in rows[0].fields]
     indexed = ends in ({str(i) for i in range(len(ends))}, {str(i + 1) for i in range(len(ends))})
     if numbers[0] == numbers[1] or not any(used) or (indexed and not all(used)):
         return f"{where} is read as the numbers of nodes and edges, {numbers[0]} and {numbers[-1]}"
-    raise TopologyError(
-        f"{source}: {where} may be an edge or the numbers of nodes and edges; delete it if it counts, or move it to "
-        "the end if it is an edge"
-    )
+    raise TopologyError(in_doubt)

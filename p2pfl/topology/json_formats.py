@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from p2pfl.errors import TopologyError
 from p2pfl.topology.assemble import make_graph, make_nodes, merge_directions, without_groups
 from p2pfl.topology.json_arrows import DRAWN, STYLED, Way, default_arrows, draws_arrows, way_of
 from p2pfl.topology.raw import RawEdge, RawGraph
+from p2pfl.topology.tables import is_number
 from p2pfl.topology.text_files import decoded
 
 TITLE = "node-link JSON"
@@ -42,7 +43,7 @@ class _Parts:
 def read_json(data: bytes, source: str) -> RawGraph:
     """The graph of a JSON file in any of the known shapes. Raises TopologyError, and ValueError where it is none."""
     value = json.loads(decoded(data, source))
-    parts = _parts(value, source)
+    parts = _whole_ids(_parts(value, source))
     naming = _identify(parts, source)
     nodes = make_nodes([(node, fields) for node, fields in zip(naming.ids, parts.nodes, strict=True)])
     ways = [way_of(fields, default_arrows(value), source) for fields in parts.edges]
@@ -80,6 +81,8 @@ def _parts(value: object, source: str) -> _Parts:
         raise TopologyError(f"{source}: holds {len(graphs)} graphs; keep one in each file")
     if isinstance(graphs, list) and graphs:
         value = {"graph": graphs[0]}
+    if any(isinstance(part, dict) and part.get("hyperedges") for part in (value, value.get("graph"))):
+        raise TopologyError(f"{source}: a hyperedge joins any number of nodes; write it as edges between two")
     wrapped = "nodes" not in value and isinstance(value.get("graph"), dict) and "nodes" in value["graph"]
     assumed = wrapped and "directed" not in value["graph"]
     if wrapped:  # JSON Graph Format, in which a graph is directed unless it says otherwise
@@ -131,7 +134,8 @@ def _directed(value: _Entry, source: str) -> bool | None:
 
 def _fields(entry: object, source: str, *, ends: bool = False) -> _Entry:
     """An entry's fields and those that it nests; a node may be its id alone, an edge a list of its ends."""
-    if ends and isinstance(entry, list) and 2 <= len(entry) <= 3:
+    # Text that is no number is a third node.
+    if ends and isinstance(entry, list) and (len(entry) == 2 or (len(entry) == 3 and not _is_word(entry[2]))):
         weight = {"weight": entry[2]} if len(entry) == 3 and isinstance(entry[2], int | float | str) else {}
         return {"source": entry[0], "target": entry[1], **weight}
     if not ends and isinstance(entry, str | int | float):
@@ -176,6 +180,24 @@ def _adjacency(nodes: list[object], value: _Entry, source: str) -> _Parts:
     return _Parts(fields, edges, _directed(value, source), "adjacency JSON", ends_twice=True)
 
 
+def _whole_ids(parts: _Parts) -> _Parts:
+    """The same with ids and ends such as 1.0, which pandas makes of 1, as whole numbers, unless both are ids."""
+    own = [node.get("id") for node in parts.nodes]
+    texts = {str(value) for value in own}
+    if any(isinstance(value, float) and str(_whole(value)) in texts for value in own):
+        return parts
+    keys = ("id", "source", "target", "from", "to", "parent", "parentId", "parentNode")
+
+    def mended(entries: list[_Entry]) -> list[_Entry]:
+        return [{**entry, **{key: _whole(entry[key]) for key in keys if key in entry}} for entry in entries]
+
+    return replace(parts, nodes=mended(parts.nodes), edges=mended(parts.edges))
+
+
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 @dataclass(frozen=True)
 class _Naming:
     """Each node's id, and how edges name nodes: by the field `key`, or by position in the list."""
@@ -194,7 +216,7 @@ def _identify(parts: _Parts, source: str) -> _Naming:
     for key in complete:
         names = {str(node[key]) for node in nodes}
         # Numbers that are no ids are positions, even where a node has such a number for a name.
-        found = [_as_text(end, key) in names and (key in ("id", "key", "value") or not _is_index(end)) for end in ends]
+        found = [_asstr(end, key) in names and (key in ("id", "key", "value") or not _is_index(end)) for end in ends]
         if all(found) or (key == "id" and any(found)):
             return _Naming([str(node[key]) for node in nodes], key)
     ids = [str(node["id"]) for node in nodes] if "id" in complete else [str(i) for i in range(len(nodes))]
@@ -218,11 +240,15 @@ def _usable(value: object) -> bool:
     return isinstance(value, str | int | float)
 
 
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and value.strip() != "" and not is_number(value)
+
+
 def _is_index(end: object) -> bool:
     return isinstance(end, int) and not isinstance(end, bool)
 
 
-def _as_text(end: object, key: str) -> str | None:
+def _asstr(end: object, key: str) -> str | None:
     """What an edge says of its end, which D3's simulations replace by the node itself."""
     value = end.get(key) if isinstance(end, dict) else end
     return str(value) if _usable(value) else None
@@ -252,7 +278,7 @@ def _edge(edge: _Entry, way: Way, naming: _Naming, source: str) -> RawEdge:
     for end in pair:
         value = edge.get(end)
         place = _position(value, len(naming.ids)) if naming.by_position else None
-        text = _as_text(value, naming.key) if place is None else naming.ids[place]
+        text = _asstr(value, naming.key) if place is None else naming.ids[place]
         if text is None:
             raise TopologyError(f"{source}: {json.dumps(edge)[:80]} has no usable {end!r}; it must be text or a number")
         found.append(text)

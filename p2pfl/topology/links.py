@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from p2pfl.topology.naming import unprintable
 from p2pfl.topology.raw import RawEdge, RawGraph
 
+_HEXADECIMAL = re.compile(r"[+-]?0[xX]")
 Pair = tuple[str, str]
 Weight = float | str | None
 RECIPROCAL = "every link goes both ways with the same weight: the graph is treated as undirected"
@@ -101,7 +103,10 @@ def clean_weight(value: object) -> Weight:
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     try:
-        number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+        if isinstance(value, str) and _HEXADECIMAL.match(value.strip()):  # what graph-tool writes
+            number = float.fromhex(value.strip())
+        else:
+            number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
     except (ValueError, OverflowError):
         number = math.nan
     if math.isfinite(number):

@@ -12,7 +12,7 @@ from p2pfl.topology.files import read_raw, topology_bytes
 from p2pfl.topology.graph import Topology, topology_from
 from p2pfl.topology.links import RECIPROCAL, Pair, Weight, links_of
 from p2pfl.topology.naming import clean_label, few, name_nodes, unique_names
-from p2pfl.topology.raw import RawEdge, RawGraph
+from p2pfl.topology.raw import NODE_ATTRIBUTES, RawEdge, RawGraph
 from p2pfl.topology.reach import adjacency_of, components, largest, strong_components
 from p2pfl.topology.rewrite import difference, write_checked
 
@@ -23,6 +23,7 @@ Step = Callable[[RawGraph], tuple[RawGraph, list[str]]]
 class Mending:
     """What is to be mended; the options of `topology fix`. `labels`: "names", "ids" or None (see `naming`)."""
 
+    drop_addresses: bool = False
     drop_self_loops: bool = False
     merge_parallel: bool = False
     undirected: bool = False
@@ -32,6 +33,7 @@ class Mending:
     def steps(self) -> list[tuple[str, Step]]:
         """What was asked for, by the option, in the order in which it is done."""
         steps: list[tuple[bool, str, Step]] = [
+            (self.drop_addresses, "--drop-addresses", _drop_addresses),
             (self.drop_self_loops, "--drop-self-loops", _drop_self_loops),
             (self.merge_parallel, "--merge-parallel", _merge_parallel),
             (self.undirected, "--undirected", _make_undirected),
@@ -76,6 +78,15 @@ def mend(raw: RawGraph, wanted: Mending, file: Path, new: Path) -> tuple[Topolog
         return topology, said
     choice = name_nodes(mended).note  # said already
     return replace(topology, notes=tuple(note for note in topology.notes if note != choice)), said
+
+
+def _drop_addresses(raw: RawGraph) -> tuple[RawGraph, list[str]]:
+    keys = [key for key in NODE_ATTRIBUTES if any(key in node.attributes for node in raw.nodes)]
+    if not keys:
+        return raw, ["--drop-addresses: nothing to do, no node has one"]
+    count = sum(1 for node in raw.nodes if node.attributes)
+    nodes = tuple(replace(node, attributes={}) for node in raw.nodes)
+    return replace(raw, nodes=nodes), [f"dropped {', '.join(keys)} of {_counted(count, 'node')}"]
 
 
 def _drop_self_loops(raw: RawGraph) -> tuple[RawGraph, list[str]]:

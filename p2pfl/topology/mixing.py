@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import networkx as nx
 import numpy as np
-from numpy.typing import NDArray
 
 from p2pfl.errors import ConfigError, TopologyError
+from p2pfl.topology.checks import fix_command
 from p2pfl.topology.graph import Topology
-
-Matrix = NDArray[np.float64]
+from p2pfl.topology.readers import ENDINGS
+from p2pfl.topology.spectrum import ROUNDING, Matrix, contraction, is_symmetric
 
 SUM_TOLERANCE = 1e-6  # how far weights written in a file may be from adding up to 1
-_ROUNDING = 1e-12  # singular values below this are rounding errors of an exact 0
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def _metropolis_hastings(topology: Topology) -> Matrix:
         remedy = (
             "use --mixing uniform, all its degrees are equal"
             if _common_degree(topology) is not None
-            else "make it undirected, or give all peers equal in- and out-degrees and use --mixing uniform"
+            else f"give all peers equal in- and out-degrees and use --mixing uniform, or {_made_undirected(topology)}"
         )
         raise TopologyError(f"{topology.source}: metropolis-hastings needs an undirected graph; {remedy}")
     degree = dict(topology.graph.degree())
@@ -66,7 +66,7 @@ def _uniform(topology: Topology) -> Matrix:
     degree = _common_degree(topology)
     if degree is None:
         remedy = (
-            "make it undirected, or give all peers equal in- and out-degrees"
+            f"give all peers equal in- and out-degrees, or {_made_undirected(topology)}"
             if topology.directed
             else "use --mixing metropolis-hastings"
         )
@@ -117,6 +117,24 @@ MIXINGS: Mapping[str, Callable[[Topology], Matrix]] = {
 }
 
 
+def undirected_command(topology: Topology) -> str:
+    """The `topology fix` that makes a directed graph undirected; empty where it comes from no file."""
+    is_file = Path(topology.source).suffix.lower() in ENDINGS
+    return fix_command(topology.source, ("--undirected",)) if is_file else ""
+
+
+def _made_undirected(topology: Topology) -> str:
+    command = undirected_command(topology)
+    return f"make it undirected{f' with: {command}' if command else ''}"
+
+
+def mean_keeping(topology: Topology) -> str | None:
+    """The mixing that is computed from this graph's edges; None where none keeps the mean of the peers."""
+    if not topology.directed:
+        return "metropolis-hastings"
+    return None if _common_degree(topology) is None else "uniform"
+
+
 def _fill_diagonal(w: Matrix) -> Matrix:
     np.fill_diagonal(w, np.maximum(0.0, 1.0 - w.sum(axis=1)))
     return w
@@ -130,21 +148,27 @@ def _common_degree(topology: Topology) -> int | None:
     return degrees.pop() if len(degrees) == 1 else None
 
 
-def is_symmetric(w: Matrix) -> bool:
-    """Whether W equals its transpose up to rounding: the condition for Chebyshev acceleration."""
-    return bool(np.allclose(w, w.T, rtol=0.0, atol=_ROUNDING))
-
-
-def _contraction(w: Matrix) -> float:
-    """‖W − 11ᵀ/n‖₂: what one round of mixing multiplies the disagreement with, at worst."""
-    rest = w - 1.0 / len(w)
-    norm = np.abs(np.linalg.eigvalsh(rest)).max() if is_symmetric(w) else np.linalg.norm(rest, 2)
-    return 0.0 if norm < _ROUNDING else float(norm)
-
-
 def spectral_gap(w: Matrix) -> float:
     """1 − ‖W − 11ᵀ/n‖₂, between 0 (mixes never) and 1 (one round is enough)."""
-    return max(0.0, 1.0 - _contraction(w))
+    return max(0.0, 1.0 - contraction(w))
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """How fast a matrix mixes: its spectral gap, and rounds of `mixing_rounds` and of `consensus_rounds`."""
+
+    gap: float
+    plain: int
+    accelerated: int
+
+
+def convergence(w: Matrix, tolerance: float) -> Convergence:
+    """All of it at once, because the eigenvalues of many peers take long. Raises as `mixing_rounds` does."""
+    rate = _rate(w, tolerance)
+    plain = _plain_rounds(rate, tolerance)
+    fast = is_symmetric(w) and rate > 0
+    accelerated = _ceil(_acosh_inverse(tolerance) / _acosh_inverse(rate)) if fast else plain
+    return Convergence(max(0.0, 1.0 - rate), plain, accelerated)
 
 
 def mixing_rounds(w: Matrix, tolerance: float) -> int:
@@ -152,8 +176,7 @@ def mixing_rounds(w: Matrix, tolerance: float) -> int:
 
     Raises ConfigError if the tolerance is not between 0 and 1, TopologyError if W never mixes (gap 0).
     """
-    rate = _rate(w, tolerance)
-    return 1 if rate == 0 else _ceil(math.log(tolerance) / math.log(rate))
+    return _plain_rounds(_rate(w, tolerance), tolerance)
 
 
 def consensus_rounds(w: Matrix, tolerance: float) -> int:
@@ -163,10 +186,7 @@ def consensus_rounds(w: Matrix, tolerance: float) -> int:
     1/T_k(1/λ) (accelerated gossip, Scaman et al. 2017); k is the smallest number with T_k(1/λ) ≥ 1/ε.
     Raises as `mixing_rounds` does.
     """
-    if not is_symmetric(w):
-        return mixing_rounds(w, tolerance)
-    rate = _rate(w, tolerance)
-    return 1 if rate == 0 else _ceil(_acosh_inverse(tolerance) / _acosh_inverse(rate))
+    return convergence(w, tolerance).accelerated
 
 
 def mixing_bounds(w: Matrix, rounds: int) -> dict[str, list[float]]:
@@ -174,7 +194,7 @@ def mixing_bounds(w: Matrix, rounds: int) -> dict[str, list[float]]:
 
     `plain`: (1 − gap)^k. `chebyshev`, for a symmetric W: 1 / T_k(1 / (1 − gap)) (Scaman et al. 2017, section 4.1).
     """
-    rate = _contraction(w)
+    rate = contraction(w)
     bounds = {"plain": [rate**k for k in range(rounds + 1)]}
     if is_symmetric(w) and rate > 0:
         # cosh of large numbers overflows, its logarithm does not.
@@ -183,11 +203,15 @@ def mixing_bounds(w: Matrix, rounds: int) -> dict[str, list[float]]:
     return bounds
 
 
+def _plain_rounds(rate: float, tolerance: float) -> int:
+    return 1 if rate == 0 else _ceil(math.log(tolerance) / math.log(rate))
+
+
 def _rate(w: Matrix, tolerance: float) -> float:
     if not 0 < tolerance < 1:
         raise ConfigError(f"the consensus tolerance is {tolerance!r}; it must lie between 0 and 1")
-    rate = _contraction(w)
-    if rate > 1 - _ROUNDING:
+    rate = contraction(w)
+    if rate > 1 - ROUNDING:
         raise TopologyError(
             "this mixing matrix never brings the peers together (spectral gap 0); "
             "leave every peer a positive weight of its own and every edge a positive weight"

@@ -47,7 +47,10 @@ def read_pajek(data: bytes, source: str) -> RawGraph:
         fields = [match[1] if match[2] is None else match[2] for match in _FIELD.finditer(line)]
         begins = _SECTION.match(line.strip())
         if begins:
-            section = begins[1].lower()
+            begun = begins[1].lower()
+            if section in _IGNORED and begun == "vertices":  # those that a partition or vector is about
+                continue
+            section = begun
             _begin(section, fields, network)
             if section in _IGNORED:
                 skipped.add(section)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from p2pfl.errors import TopologyError
+from p2pfl.topology.comments import check_comments, without_comment
 from p2pfl.topology.text_files import is_comment, lines_of
 
 _SEPARATORS = {"\t": "tabs", ";": "semicolons", ",": "commas"}
 _FIELD = re.compile(r'"((?:[^"]|"")*)"(?=\s|$)|(\S+)')
 _WITH_DATA = re.compile(r"\s*([^\s,;]+)[\s,;]+([^\s,;]+)[\s,;]+(\{.*)")  # networkx's edges: a b {'weight': 0.5}
+_GLUED = ("|", "<->", "->", "=>", "--", ">")  # between two labels without spaces
 _SPACED = ("csv", "tsv")  # endings of tables in which text may have spaces without quotes
 # The first words of files of other kinds that would pass for edges.
 _FOREIGN = (
@@ -35,11 +38,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows with content, comments, and the separator; an empty one stands for spaces."""
+    """Rows with content, comments, the separator (an empty one stands for spaces), and notes on what is left out."""
 
     rows: tuple[Row, ...]
     comments: tuple[str, ...]
     separator: str
+    notes: tuple[str, ...] = ()
 
 
 def read_table(text: str, source: str, ending: str) -> Table:
@@ -54,8 +58,20 @@ def read_table(text: str, source: str, ending: str) -> Table:
     separator = given[1] if given else _separator([line for _, line in content])
     if separator:
         _check_spaces(content, separator, source, ending)
-    rows = (_row(number, line, separator, source) for number, line in content)
-    return Table(tuple(row for row in rows if row.fields), comments, separator)
+    found = (_row(number, line, separator, source) for number, line in content)
+    rows = tuple(row for row in found if row.fields)
+    notes = check_comments(lines, [row.fields for row in rows], separator or None, source)
+    return Table(rows, comments, separator, tuple(notes))
+
+
+def read_neighbors(text: str, source: str) -> Table:
+    """The rows of an adjacency list, between whose labels there are spaces."""
+    lines = lines_of(text, source)
+    _check_lgl(lines, source)
+    content = [(number, line) for number, line in lines if not is_comment(line)]
+    found = (Row(number, tuple(without_comment(line, number, source).split())) for number, line in content)
+    rows = tuple(row for row in found if row.fields)
+    return Table(rows, (), "", tuple(check_comments(lines, [row.fields for row in rows], None, source)))
 
 
 def is_number(text: str) -> bool:
@@ -93,11 +109,14 @@ def _row(number: int, line: str, separator: str, source: str) -> Row:
         while fields and not fields[-1]:
             fields.pop()
         return Row(number, tuple(fields))
-    line = line.partition("#")[0] if '"' not in line else line
+    line = line if '"' in line else without_comment(line, number, source)
     fields = [match[2] if match[1] is None else match[1].replace('""', '"') for match in _FIELD.finditer(line)]
     broken = next((match[2] for match in _FIELD.finditer(line) if match[2] and match[2].startswith('"')), None)
     if broken:
         raise TopologyError(f"{source}: line {number} has a quotation mark without its other half at {broken[:40]!r}")
+    glued = next((mark for mark in _GLUED if mark in fields[0].strip(mark)), None) if len(fields) == 1 else None
+    if glued and '"' not in line:
+        raise TopologyError(f"{source}: line {number} is separated by {glued!r}; use commas, tabs or spaces")
     torn = len(fields) == 1 and any(mark in fields[0] for mark in ",;") and '"' not in line
     if torn or any(field[-1:] in (",", ";") and len(field) > 1 for field in fields):
         raise TopologyError(f"{source}: line {number} is separated by commas, other lines are not; use one separator")
@@ -126,6 +145,7 @@ def _check_foreign(lines: Sequence[tuple[int, str]], content: Sequence[tuple[int
                 raise TopologyError(
                     f"{source}: line {number} starts a file of {name}, which is not read; save as .graphml"
                 )
+    _check_lgl(lines, source)
     marks = [place for place, (_, line) in enumerate(lines) if line.strip() == "#"]
     if len(marks) == 1:
         before = [line.split()[0] for _, line in lines[: marks[0]] if not is_comment(line)]
@@ -134,3 +154,17 @@ def _check_foreign(lines: Sequence[tuple[int, str]], content: Sequence[tuple[int
             raise TopologyError(
                 f"{source}: looks like Trivial Graph Format (nodes, '#', edges), which is not read; save as .graphml"
             )
+
+
+def _check_lgl(lines: Sequence[tuple[int, str]], source: str) -> None:
+    """Refuse LGL, in which '# node' stands above the neighbors of each node."""
+    heads = [line.split()[1] for _, line in lines if re.fullmatch(r"\s*#\s+\S+\s*", line)]
+    comments = [is_comment(line) for _, line in lines]
+    if len(heads) < 2 or sum(comments) != len(heads) or not comments[0] or comments[-1]:
+        return
+    rows = [line.split() for _, line in lines if not is_comment(line)]
+    apart = not any(a and b for a, b in itertools.pairwise(comments))
+    if apart and all(len(row) == 1 or (len(row) == 2 and is_number(row[1])) for row in rows):
+        raise TopologyError(
+            f"{source}: looks like a file of LGL ('# node' above its neighbors), which is not read; save as .graphml"
+        )

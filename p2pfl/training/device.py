@@ -25,7 +25,8 @@ def pick_device(wanted: str, index: int, from_file: str = "") -> torch.device:
         return torch.device("cpu")
     kind, _, number = name.partition(":")
     if kind != "cuda" or not (number.isascii() and number.isdecimal()):
-        raise ConfigError(f"{said}: unknown; choose auto, cpu, cuda or cuda:0")
+        hint = ", or drop the topology file's with `topology fix --drop-addresses`" if name == from_file else ""
+        raise ConfigError(f"{said}: unknown; choose auto, cpu, cuda or cuda:0{hint}")
     # Not PyTorch's own check: it keeps the number in eight bits, and quotes cuda:99999 as cuda:-97.
     if len(number) > _MOST_DIGITS or int(number) >= count:
         raise ConfigError(f"{said}: PyTorch sees {count} GPUs here; choose another or cpu")

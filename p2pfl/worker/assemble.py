@@ -228,7 +228,6 @@ def _build_trainer(spec: messages.WorkerSpec, parts: Cast, dataset: data.Dataset
     else:
         make_current(device)
     config = spec.config
-    dataset = data.load(spec.dataset)
     if config.data.augment != "auto":
         dataset = replace(dataset, augment=config.data.augment == "on")
     shards = partition.partition(config.data.partition, dataset.train_labels.numpy(), parts.shards, config.record.seed)

@@ -72,7 +72,7 @@ class Warned(msgspec.Struct, tag=True, frozen=True):
 
 
 class Prepared(msgspec.Struct, tag=True, frozen=True):
-    """Progress of decoding the data set; at the end `path`, notes on the data, and what the run records of them."""
+    """Progress of decoding the data set; at the end `path`, notes on data and model, and what the run records of it."""
 
     what: str
     done: int

@@ -100,15 +100,20 @@ def _restore(
     folder = peer_dir / "checkpoint"
     saved, _ = checkpoint.newest(folder, at_most, origin)
     _, refused = checkpoint.newest(folder, origin=origin)  # also those after a round to which all go back
+    follows = "" if saved is None else f"; goes on from its checkpoint of round {saved.round} instead"
     for line in refused:
-        report(messages.Warned(line))
+        report(messages.Warned(line + follows))
     if saved is None:
         lost = spec.config.record.checkpoint and not spec.restarted and _has_done_rounds(spec, parts, peer_dir, refused)
         if lost:
             _say_lost(spec, parts, folder, report)
+        elif spec.endpoints is not None and not spec.restarted:  # no launcher has said it
+            report(
+                messages.Warned(f"{folder}: no checkpoint; begins at round 1, or joins its neighbors if they are ahead")
+            )
         return Past(origin, lost=lost)
     if saved.settings != spec.settings or saved.layout != trainer.layout.digest:
-        what = "with other settings"
+        what = "with other settings, or on another graph than topology.graphml has now"
         if saved.layout == trainer.layout.digest and _without_data(saved.settings) == _without_data(spec.settings):
             what = f"on other data than --dataset {spec.config.data.dataset} has now"
         raise CheckpointError(f"{folder}: of a run {what}", remedy=_AFRESH, resumable=False)
