@@ -21,7 +21,7 @@ from p2pfl.config import INCIDENTAL, CentralizedConfig, Mode, RunConfig, replace
 from p2pfl.data_record import DataRecord, different_data, read_data_record
 from p2pfl.errors import ConfigError
 from p2pfl.estimate import data_record, estimate
-from p2pfl.launcher import fork_server, interruptible
+from p2pfl.launcher import fork_server
 from p2pfl.roles import cast, topology_of
 from p2pfl.rundir import (
     CONFIG_FILE,
@@ -32,6 +32,7 @@ from p2pfl.rundir import (
     resolve,
     take_away_half_made,
 )
+from p2pfl.signals import interruptible
 from p2pfl.swarm import run
 from p2pfl.topology import Topology
 from p2pfl.training import local_steps

@@ -18,10 +18,10 @@ from p2pfl.config import RunConfig
 from p2pfl.data_record import keep_data_record
 from p2pfl.errors import ConfigError, P2PFLError
 from p2pfl.estimate import check_run, data_record
-from p2pfl.launcher import Interrupts, interruptible
 from p2pfl.prolong import has_other_rounds, prolong
 from p2pfl.roles import cast
 from p2pfl.rundir import create_run_dir, follow_dataset, open_run_dir, resolve, with_own_files
+from p2pfl.signals import Interrupts, interruptible
 from p2pfl.swarm import Interrupted, endpoints_of_peer, how_to_resume
 from p2pfl.text import visible
 from p2pfl.topology import Topology

@@ -6,6 +6,7 @@ import dataclasses
 import platform
 import secrets
 import shlex
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -25,7 +26,7 @@ from p2pfl.prolong import has_other_rounds, prolong
 from p2pfl.records import RoundRecord, read_recorded
 from p2pfl.report import check_drawing, complete_summary, known_facts, summarize, write_report, write_summary
 from p2pfl.resumable import starting_point
-from p2pfl.roles import cast, topology_of
+from p2pfl.roles import Cast, cast, topology_of
 from p2pfl.rundir import (
     check_results,
     create_run_dir,
@@ -36,6 +37,7 @@ from p2pfl.rundir import (
     resolve,
     with_own_files,
 )
+from p2pfl.signals import interruptible
 from p2pfl.sketches import Vector, readable_sketches
 from p2pfl.topology import Topology
 from p2pfl.worker.limits import allow_open_files
@@ -81,7 +83,13 @@ def run(
     `again` is the command that goes on with an interrupted run, if that is not `p2pfl MODE --resume RUN_DIR`.
     `link_delay` holds back every message for so many seconds: the slow link of benchmarks and tests.
     """
-    topology = topology_of(config) or topology
+    with interruptible():
+        return _run(config, topology_of(config) or topology, resume, again, link_delay)
+
+
+def _run(
+    config: RunConfig, topology: Topology | None, resume: Path | None, again: str | None, link_delay: float
+) -> Result:
     if topology is None:
         raise ConfigError(f"a {config.mode} run needs a topology file")
     keyring.refuse_token_file(config.exchange)
@@ -111,30 +119,24 @@ def run(
             if longer:
                 prolong(run_dir, config)
             config = with_own_files(config, run_dir)
-            settings = lasting_fingerprint(parts, config)
-            script = fault_script(config, parts.topology)
-            outcome = _launch(
-                Launch(
-                    parts,
-                    config,
-                    run_dir,
-                    _name(settings),
-                    settings,
-                    going_on,
-                    binds,
-                    link_delay,
-                    script,
-                    _token(config),
-                ),
-                begins,
-            )
-        except (KeyboardInterrupt, P2PFLError):
+            outcome = _launch(_planned(parts, config, run_dir, going_on, binds, link_delay), begins)
+        except (KeyboardInterrupt, P2PFLError) as error:
             if resume is None:  # what was there before stays, whatever it holds
                 forget(run_dir)
+            if isinstance(error, KeyboardInterrupt) and run_dir.exists():
+                raise Interrupted("interrupted", remedy=how_to_resume(config, again)) from None
             raise
         if going_on:
             follow_dataset(run_dir, config)
         return _conclude(run_dir, outcome, how_to_resume(config, again), going_on)
+
+
+def _planned(
+    parts: Cast, config: RunConfig, run_dir: Path, resume: bool, binds: Sequence[str] | None, link_delay: float
+) -> Launch:
+    settings = lasting_fingerprint(parts, config)
+    script = fault_script(config, parts.topology)
+    return Launch(parts, config, run_dir, _name(settings), settings, resume, binds, link_delay, script, _token(config))
 
 
 def how_to_resume(config: RunConfig, command: str) -> str:
@@ -188,10 +190,13 @@ def _recorded(topology: Topology, run_dir: Path, rounds: int) -> list[tuple[int,
 def _conclude(run_dir: Path, outcome: Outcome, go_on: str, resumed: bool) -> Result:
     """Write down what there is, and say how it ended: a result, or the error for it."""
     problem = ""
+    if outcome.status == "usage" and not resumed:
+        forget(run_dir)
+        raise ConfigError(outcome.reason)
     try:
         summary = _write_down(run_dir, outcome)
     except KeyboardInterrupt:
-        raise Interrupted("interrupted before the report was written", remedy=go_on) from None
+        raise _without_report(run_dir, outcome, go_on) from None
     except (P2PFLError, OSError) as error:
         if outcome.status == "complete":
             again = f"p2pfl report {shlex.quote(str(run_dir))}"
@@ -202,12 +207,22 @@ def _conclude(run_dir: Path, outcome: Outcome, go_on: str, resumed: bool) -> Res
     if outcome.status == "interrupted":
         raise Interrupted(f"{outcome.reason}{problem}", remedy=go_on)
     if outcome.status == "usage":
-        if not resumed:
-            forget(run_dir)
         raise ConfigError(outcome.reason)
     raise P2PFLError(
         f"{outcome.reason}{problem}", remedy=go_on if outcome.resumable else None, resumable=outcome.resumable
     )
+
+
+def _without_report(run_dir: Path, outcome: Outcome, go_on: str) -> Interrupted:
+    """The error for an interrupt while the report was made: also says how the run itself had ended."""
+    said = "interrupted before the report was written"
+    if outcome.status == "complete":
+        again = f"p2pfl report {shlex.quote(str(run_dir))}"
+        return Interrupted(f"{said} (the run itself is complete)", remedy=f"make it with: {again}")
+    if outcome.status == "interrupted":
+        return Interrupted(said, remedy=go_on)
+    remedy = go_on if outcome.status == "failed" and outcome.resumable else None
+    return Interrupted(f"{outcome.reason} ({said})", remedy=remedy, resumable=outcome.resumable)
 
 
 def _write_down(run_dir: Path, outcome: Outcome) -> dict[str, Any]:

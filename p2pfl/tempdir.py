@@ -6,6 +6,7 @@ that belong to this user alone, hold the marker file below, and whose lock nobod
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import os
@@ -88,9 +89,11 @@ class TemporaryFolder:
         if is_private(self.path):
             shutil.rmtree(self.path, ignore_errors=True)
         self._release()
+        atexit.unregister(self.close)
 
     def _make(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self._parent))
+        atexit.register(self.close)  # for an interrupt that comes before whoever uses the folder closes it
         try:
             if not is_private(self.path):  # a file system that has no owners or modes
                 raise ConfigError(f"TMPDIR {self._parent}: no folder there is closed to others", remedy=_REMEDY)

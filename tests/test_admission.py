@@ -7,10 +7,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 from live_socket import LAST, LiveSocket, wire_frames
-from raw_zmtp import GREETING, dial, frame, message, open_stranger, reset
+from raw_zmtp import GREETING, dial, frame, greeting, message, open_stranger, reset
 from test_broken_connections import SECRET, login
 
 from p2pfl import wire
@@ -112,6 +113,80 @@ def test_a_neighbor_has_two_connections_at_most_and_who_is_gone_makes_room(victi
         poll_until(victim, lambda events: received(events) == [1])
 
 
+@pytest.mark.parametrize("end", [socket.socket.close, reset])
+def test_a_connection_that_ends_before_its_first_message_makes_room(
+    victim: ZmqTransport, end: Callable[[socket.socket], None]
+) -> None:
+    with contextlib.ExitStack() as kept:
+        for _ in range(20):  # far more than two, and long before a silent one is closed
+            end(open_stranger(victim.endpoint, login(1, 0)))
+        for _ in range(2):
+            last = kept.enter_context(contextlib.closing(open_stranger(victim.endpoint, login(1, 0))))
+            last.sendall(message(*wire_frames(1)))
+        assert received(poll_until(victim, lambda events: len(received(events)) == 2)) == [1, 1]
+        with pytest.raises(ConnectionError):
+            open_stranger(victim.endpoint, login(1, 0))
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="only Linux says which connections were answered")
+def test_strangers_that_say_nothing_do_not_hide_that_a_connection_has_ended(victim: ZmqTransport) -> None:
+    strangers = [dial(victim.endpoint) for _ in range(3)]
+    strangers[1].sendall(greeting(b"PLAIN"))
+    for _ in range(2):
+        open_stranger(victim.endpoint, login(1, 0)).close()
+    last = None
+    while last is None:
+        with contextlib.suppress(ConnectionError):
+            last = open_stranger(victim.endpoint, login(1, 0))
+    for stranger in strangers:
+        stranger.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while stranger.recv(100):
+                pass
+            pytest.fail("the stranger was gone before")
+        stranger.close()
+    last.close()
+
+
+def test_a_burst_of_one_neighbor_gets_two_connections(victim: ZmqTransport) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        opened = list(pool.map(lambda _: _try(victim.endpoint), range(48)))
+    live = [connection for connection in opened if connection is not None]
+    assert len(live) == 2
+    for connection in live:
+        connection.close()
+
+
+def _try(endpoint: str) -> socket.socket | None:
+    with contextlib.suppress(ConnectionError):
+        return open_stranger(endpoint, login(1, 0))
+    return None
+
+
+def test_two_silent_connections_of_a_neighbor_are_its_two(victim: ZmqTransport) -> None:
+    first, second = (open_stranger(victim.endpoint, login(1, 0)) for _ in range(2))
+    with pytest.raises(ConnectionError):
+        open_stranger(victim.endpoint, login(1, 0))
+    first.close()
+    third = open_stranger(victim.endpoint, login(1, 0))
+    with pytest.raises(ConnectionError):
+        open_stranger(victim.endpoint, login(1, 0))
+    for connection in (second, third):
+        connection.sendall(message(*wire_frames(1)))
+        poll_until(victim, lambda events: received(events) == [1])
+        connection.close()
+
+
+def test_strangers_are_closed_before_a_connection_that_was_just_admitted(victim: ZmqTransport) -> None:
+    silent = open_stranger(victim.endpoint, login(1, 0))
+    strangers = [dial(victim.endpoint) for _ in range(STRANGERS + 20)]
+    poll_until(victim, lambda events: len(refused(events)) >= 16)
+    silent.sendall(message(*wire_frames(1)))
+    assert received(poll_until(victim, lambda events: bool(received(events)))) == [1]
+    for connection in (silent, *strangers):
+        connection.close()
+
+
 def test_strangers_without_number_do_not_cut_a_neighbors_connection(victim: ZmqTransport) -> None:
     with ZmqTransport("tcp://127.0.0.1:*", credentials=token(1, 0)) as neighbor:
         victim.connect({1: neighbor.endpoint}, 4)
@@ -175,6 +250,47 @@ def test_a_neighbor_that_was_cut_off_comes_back_before_it_counts_as_lost() -> No
                 victim.poll(0.01)
                 heard = [event for event in neighbor.poll(0.01) if isinstance(event, Lost | Reconnected)]
             assert heard == [Reconnected(0)]
+
+
+SUBSCRIBE = b"\x09SUBSCRIBE"
+ODD = {  # what is sent, and how often
+    "heartbeats with a context": (frame(b"\x04PING\0\0" + b"x" * 16, command=True), 1000),
+    "unasked answers": (frame(b"\x04PONG" + b"x" * 16, command=True), 200_000),
+    "a giant subscription": (frame(SUBSCRIBE + bytes(1 << 20), command=True), 20),
+    "a giant old subscription": (frame(b"\1" + bytes(1 << 20)), 20),
+    "subscriptions within a message": (frame(b"", more=True) + frame(SUBSCRIBE, command=True), 50_000),
+    "a subscription that says more": (frame(SUBSCRIBE, more=True, command=True), 50_000),
+    "empty frames": (frame(b""), 200_000),
+    "empty commands": (frame(b"", command=True), 50_000),
+    "reserved flags": (b"\xf8\1A", 50_000),
+    "a length of everything": (b"\2" + b"\xff" * 8, 1),
+    "a frame without end": (b"\3" + (1 << 20).to_bytes(8, "big") + bytes((1 << 20) - 1), 1),
+}
+
+
+@pytest.mark.processes
+def test_odd_frames_of_neighbors_harm_no_other() -> None:
+    honest = len(ODD) + 1
+    with LiveSocket(token=(SECRET, 0, [*range(1, honest + 1)])) as victim, contextlib.ExitStack() as ends:
+        other = ends.enter_context(open_stranger(victim.endpoint, login(honest, 0)))
+        other.sendall(message(*wire_frames(honest)) * 50)
+        pool = ends.enter_context(ThreadPoolExecutor(len(ODD) + 1))
+        attacks = []
+        for number, (data, times) in enumerate(ODD.values(), start=1):
+            hostile = ends.enter_context(open_stranger(victim.endpoint, login(number, 0)))
+            hostile.settimeout(20.0)  # who reads no answers may find its own pings no longer taken
+            attacks.append(pool.submit(pour, hostile, data * times, len(data) * times))
+
+        def finish() -> None:
+            wait(attacks, 60)
+            other.sendall(message(*wire_frames(honest)) * 50 + message(*wire_frames(honest, LAST)))
+
+        end = pool.submit(finish)
+        found = victim.poll()
+        end.result()
+        assert found["came"]["last"] == 1
+        assert found["came"][f"from {honest}"] == 100
+        assert found["peak"] < MEMORY_BYTES
 
 
 @pytest.mark.processes

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import zmq
+from zmq.utils.monitor import parse_monitor_message
 
 from p2pfl import wire
 from p2pfl.transport import Event, Keys, Received, Reconnected, Refused, ZmqTransport
@@ -72,6 +73,22 @@ def test_neighbors_with_keys_talk(trio: Trio, bind: Callable[[str], str]) -> Non
         b.connect({0: a.endpoint}, 4)
         a.send(1, HELLO)
         assert received(poll_until(b, lambda events: bool(received(events)))) == [HELLO]
+
+
+def test_connections_that_end_before_their_first_message_make_room(trio: Trio, bind: Callable[[str], str]) -> None:
+    with ZmqTransport(bind("b"), credentials=trio.keys(1, 0)) as victim, zmq.Context() as context:
+        for number in range(8):
+            neighbor = context.socket(zmq.DEALER)
+            for option, value in trio.curve(0, 1).items():
+                neighbor.setsockopt(option, value)
+            monitor = neighbor.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+            neighbor.connect(victim.endpoint)
+            assert monitor.poll(30_000)
+            assert parse_monitor_message(monitor.recv_multipart())["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED, number
+            neighbor.disable_monitor()
+            monitor.close(0)
+            neighbor.close(0)
+            poll_until(victim, lambda _: True)
 
 
 def outsiders(trio: Trio) -> dict[str, dict[int, bytes]]:

@@ -109,6 +109,48 @@ def test_a_second_ctrl_c_ends_a_swarm_that_does_not_answer(tmp_path: Path, start
     nobody_left(swarm, family, 1.0)
 
 
+REPORTING = """
+import threading
+from p2pfl import swarm
+from p2pfl.cli import main
+
+def write_report(_):
+    print("writing", flush=True)
+    threading.Event().wait()
+
+if __name__ == "__main__":
+    swarm.write_report = write_report
+    raise SystemExit(main())
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_signal_while_the_report_is_made_says_how_the_run_ended(
+    tmp_path: Path, start: Callable[..., Swarm], fails: bool
+) -> None:
+    script, run_dir = tmp_path / "reporting.py", str(tmp_path / "run")
+    script.write_text(REPORTING)
+    length = LONG if fails else ["--local-steps", "1", "--rounds", "2"]
+    swarm = start(ring(tmp_path), *FAST, *length, "--run-dir", run_dir, program=(sys.executable, str(script)))
+    swarm.until("round 2/")
+    family = swarm.family()
+    if fails:
+        victim = swarm.peers()[1]
+        server_of(swarm).suspend()
+        victim.kill()
+    swarm.until("writing")
+    swarm.process.send_signal(signal.SIGTERM)
+    code, err = swarm.end()
+    assert code == 130, err
+    assert err.count("\n") == 1, err
+    assert "interrupted before the report was written" in err
+    assert f"p2pfl {'gossip --resume' if fails else 'report'} {run_dir}" in err
+    assert ("died (" in err) == fails
+    nobody_left(swarm, family, 5.0)
+    assert list(swarm.temporary.iterdir()) == [], "nothing is left behind"
+
+
 @pytest.mark.processes
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT])
 def test_a_terminal_that_closes_ends_a_run_like_ctrl_c(

@@ -108,18 +108,31 @@ def test_the_data_process_is_quiet_when_nobody_listens(tmp_path: Path) -> None:
     ],
     ids=["run_peers.py", "-m p2pfl", "p2pfl"],
 )
-@pytest.mark.parametrize("module", ["rich", "tyro"])
-def test_ctrl_c_while_the_command_is_imported(tmp_path: Path, program: list[str], module: str) -> None:
+@pytest.mark.parametrize(("module", "number"), [("rich", "SIGINT"), ("tyro", "SIGTERM")])
+def test_a_signal_while_the_command_is_imported(tmp_path: Path, program: list[str], module: str, number: str) -> None:
     # As a library that takes a Ctrl-C amid its import for an import that failed.
     (tmp_path / f"{module}.py").write_text(
         "import os, signal\n"
-        "try:\n    for _ in range(10): os.kill(os.getpid(), signal.SIGINT)\n"
+        f"try:\n    for _ in range(10): os.kill(os.getpid(), signal.{number})\n"
         "except KeyboardInterrupt: raise ImportError('lost') from None\n"
     )
     words = [*program, "topology", "show", RING]
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False, env=environment)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "p2pfl: interrupted\n")
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("number", ["SIGHUP", "SIGQUIT"])
+def test_a_signal_that_a_library_swallows_is_an_interrupt_all_the_same(tmp_path: Path, number: str) -> None:
+    (tmp_path / "matplotlib.py").write_text(
+        f"import os, signal\ntry: os.kill(os.getpid(), signal.{number})\n"
+        "except KeyboardInterrupt: raise ImportError('lost') from None\n"
+    )
+    done = commands.run(
+        "topology", "show", RING, "-o", str(tmp_path / "x.png"), environment={"PYTHONPATH": str(tmp_path)}
+    )
+    assert (done.returncode, done.stderr) == (130, "p2pfl: interrupted\n")
 
 
 @pytest.mark.processes

@@ -14,8 +14,8 @@ from runs import train_record
 
 from p2pfl import make_topology
 from p2pfl.launcher.ends import end
-from p2pfl.launcher.signals import Interrupts
 from p2pfl.launcher.started import Worker
+from p2pfl.signals import Interrupts
 from p2pfl.worker import messages
 
 REPORT = messages.encode(messages.RoundFinished(train_record(make_topology("ring", 3), 0, 1, 1, 8), b""))

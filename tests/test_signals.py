@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from p2pfl.launcher.signals import SAME_INTERRUPT_SECONDS, interruptible
+from p2pfl.signals import SAME_INTERRUPT_SECONDS, interruptible, shielded
 
 ALL = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
 
@@ -81,6 +82,46 @@ def test_what_follows_an_interrupt_at_once_does_not_disturb_its_handling() -> No
             signal.raise_signal(number)
         handled.append("whole")
     assert handled == ["whole"]
+
+
+def test_an_interrupt_falls_between_no_two_that_handle_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, heard = 100.0, []
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    with interruptible() as outer:
+        with interruptible() as inner:
+            assert inner is outer
+            inner.hold(lambda: heard.append("held"))
+            signal.raise_signal(signal.SIGTERM)
+        assert heard == ["held"]
+        signal.raise_signal(signal.SIGHUP)  # belongs to it
+        now += SAME_INTERRUPT_SECONDS + 0.1
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGQUIT)
+        assert outer.came
+
+
+def test_the_outer_of_two_shields_defers_to_its_end() -> None:
+    done = []
+
+    def shield_twice() -> None:
+        with shielded():
+            with shielded():
+                signal.raise_signal(signal.SIGTERM)
+            done.append("whole")
+
+    with interruptible(), pytest.raises(KeyboardInterrupt):
+        shield_twice()
+    assert done == ["whole"]
+
+
+def test_another_thread_has_no_signals_to_handle() -> None:
+    with interruptible() as main, ThreadPoolExecutor(1) as pool:
+
+        def enter() -> bool:
+            with interruptible() as other, shielded():
+                return other is not main
+
+        assert pool.submit(enter).result()
 
 
 def test_the_next_shield_is_free_of_an_interrupt_that_was_heard() -> None:

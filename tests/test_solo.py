@@ -16,7 +16,7 @@ from helpers import small_config, token_file
 from p2pfl import make_topology, solo
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError
-from p2pfl.launcher.signals import SAME_INTERRUPT_SECONDS
+from p2pfl.signals import SAME_INTERRUPT_SECONDS
 from p2pfl.swarm import Interrupted
 from p2pfl.topology import Topology, save_topology
 from p2pfl.worker.control import EXIT_INTERRUPTED, EXIT_OK, Control

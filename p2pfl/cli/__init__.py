@@ -6,20 +6,18 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import signal
 import sys
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from itertools import pairwise
 
-from p2pfl.errors import ConfigError, P2PFLError, unforeseen
+from p2pfl.errors import ConfigError, P2PFLError, UnforeseenError, unforeseen
+from p2pfl.signals import INTERRUPTED, end_at_once, ignore_all, interrupt_from_now_on, interrupted
 from p2pfl.suggest import known_are
 from p2pfl.text import visible
 
-OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-_SAME_INTERRUPT_SECONDS = 2.0
+OK, FAILED, USAGE = 0, 1, 2
 _OPTION = re.compile(r"(?<![\w/.-])--[a-z][a-z0-9-]*")
 
 COMMANDS = {
@@ -43,27 +41,20 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0 done, 1 failed, 2 bad usage or input, 130 interrupted.
 
-    Without `arguments` it is the program itself: it takes those of the command line, and keeps the signal SIGINT.
+    Without `arguments` it is the program itself: it takes those of the command line, and keeps the signals by
+    which a terminal or a service manager ends it: each of them does what Ctrl-C does, from here to the end.
     """
     if arguments is not None:
         return _run(list(arguments))
     for number in range(3):
         _open_if_closed(number)
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        return _run(sys.argv[1:])  # whoever started this, such as nohup, wants no Ctrl-C
+    end_at_once()
     try:
-        # An exception amid an import can get lost or come out as another one, and there is nothing to save yet.
-        signal.signal(signal.SIGINT, _end_at_once)
-        if (quits := signal.getsignal(signal.SIGQUIT)) is signal.SIG_DFL:
-            signal.signal(signal.SIGQUIT, _end_at_once)
-
-        def prepared() -> None:
-            signal.signal(signal.SIGINT, _interrupt_once())
-            signal.signal(signal.SIGQUIT, quits)
-
-        return _run(sys.argv[1:], prepared)
+        return _run(sys.argv[1:], prepared=interrupt_from_now_on)
+    except KeyboardInterrupt:  # while the line for an error was written
+        return INTERRUPTED
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: Python's own end is not to be disturbed
+        ignore_all()
 
 
 def _open_if_closed(number: int) -> None:
@@ -72,25 +63,6 @@ def _open_if_closed(number: int) -> None:
         os.fstat(number)
     except OSError:
         os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # open takes the lowest number that is free
-
-
-def _end_at_once(*_: object) -> None:
-    with contextlib.suppress(OSError):
-        os.write(2, b"p2pfl: interrupted before anything was written\n")
-    os._exit(INTERRUPTED)
-
-
-def _interrupt_once() -> Callable[..., None]:
-    """A handler that takes what follows a Ctrl-C at once, as from an impatient hand, for the same Ctrl-C."""
-    last = -_SAME_INTERRUPT_SECONDS
-
-    def interrupt(*_: object) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _SAME_INTERRUPT_SECONDS:
-            last = time.monotonic()
-            raise KeyboardInterrupt
-
-    return interrupt
 
 
 def _run(words: list[str], prepared: Callable[[], object] = lambda: None) -> int:
@@ -127,10 +99,14 @@ def _explained(words: list[str], prepared: Callable[[], object]) -> int:
     except P2PFLError as error:
         from p2pfl.swarm import Interrupted
 
+        if isinstance(error, UnforeseenError) and interrupted():
+            return _complain(f"interrupted ({error})", INTERRUPTED)
         return _complain(error, INTERRUPTED if isinstance(error, Interrupted) else FAILED)
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)
     except Exception as error:  # a bug, or a machine that has run out of something: one line is promised all the same
+        if interrupted():
+            return _complain("interrupted", INTERRUPTED)
         return _complain(unforeseen(error), FAILED)
 
 

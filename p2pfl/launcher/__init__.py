@@ -3,7 +3,6 @@
 from p2pfl.launcher.launch import launch
 from p2pfl.launcher.observer import Observer
 from p2pfl.launcher.server import fork_server
-from p2pfl.launcher.signals import Interrupts, interruptible
 from p2pfl.launcher.started import Launch, Outcome
 
-__all__ = ["Interrupts", "Launch", "Observer", "Outcome", "fork_server", "interruptible", "launch"]
+__all__ = ["Launch", "Observer", "Outcome", "fork_server", "launch"]

@@ -13,8 +13,8 @@ import numpy as np
 from p2pfl.errors import P2PFLError
 from p2pfl.faults import Kill
 from p2pfl.launcher.observer import Observer
-from p2pfl.launcher.signals import Interrupts
 from p2pfl.launcher.started import Launch, Run, Worker, called, start_worker
+from p2pfl.signals import Interrupts
 from p2pfl.worker import messages
 from p2pfl.worker.sabotage import fired
 

@@ -18,8 +18,8 @@ from p2pfl.launcher.ends import end, is_alone, is_over, on_end
 from p2pfl.launcher.observer import Observer
 from p2pfl.launcher.prepare import prepare_data
 from p2pfl.launcher.server import fork_server
-from p2pfl.launcher.signals import interruptible
 from p2pfl.launcher.started import Launch, Outcome, Run, Worker, called, start_worker
+from p2pfl.signals import interruptible
 from p2pfl.worker import messages
 
 ALONE_SECONDS = 30.0  # what a coordinator gets that has no clients any more; it notices in about ten
@@ -44,6 +44,7 @@ def launch(plan: Launch, observer: Observer) -> Outcome:
                 with interrupts.shielded():  # a process that is started is one that gets ended
                     run.workers.append(start_worker(run, index))
             _watch(run)
+            interrupts.hold(lambda: None)  # no interrupt comes between this and the end of all workers
         except KeyboardInterrupt:
             outcome.status, outcome.reason = "interrupted", "interrupted"
             observer.say("stopping; everything so far is saved")

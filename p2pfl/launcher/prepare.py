@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -10,9 +13,11 @@ from pathlib import Path
 from p2pfl.config import RunConfig
 from p2pfl.data_record import keep_data_record
 from p2pfl.errors import ConfigError, P2PFLError, not_imported
+from p2pfl.launcher.child import Child
 from p2pfl.launcher.observer import Observer
 from p2pfl.launcher.server import ForkServer
 from p2pfl.roles import Cast
+from p2pfl.signals import SIGNALS
 from p2pfl.tempdir import remove_if_abandoned
 from p2pfl.worker import messages
 
@@ -30,47 +35,69 @@ def prepare_data(
 
     Raises ConfigError, or P2PFLError where that process crashed.
     """
-    process, link = server.start("data", _prepare, config, cast, begins, server.folder.path)
+    started: tuple[Child, Connection] | None = None
     try:
-        while True:
-            try:
-                message = messages.receive_report(link)
-            except EOFError:
-                process.join(_END_SECONDS)
-                what = f"--dataset {config.data.dataset}, or trying out --model {config.model.model},"
-                raise P2PFLError(f"decoding {what} crashed ({process.exit_text()})") from None
-            if isinstance(message, messages.Failed):
-                raise (ConfigError if message.usage else P2PFLError)(message.reason)
-            assert isinstance(message, messages.Prepared)
-            if message.path is not None and message.record is not None:
-                keep_data_record(run_dir, message.record)
-                for note in message.notes:
-                    observer.say(f"note: {note}")
-                return Path(message.path)
-            observer.progress(message.what, message.done, message.total)
+        # Not shielded from interrupts: the server may be importing for long. A process that was forked unseen ends
+        # when its link does.
+        started = server.start("data", _prepare, config, cast, begins, server.folder.path)
+        return _prepared(config, run_dir, observer, *started)
     except BaseException:
-        process.kill()  # whoever interrupts this does not want to wait for the data
+        if started is not None:
+            started[0].kill()  # whoever interrupts this does not want to wait for the data
         raise
     finally:
-        link.close()
-        if not process.join(_END_SECONDS):
-            process.kill()
-        process.close()
+        if started is not None:
+            _let_end(*started)
+
+
+def _let_end(process: Child, link: Connection) -> None:
+    link.close()
+    if not process.join(_END_SECONDS):
+        process.kill()
+    process.close()
+
+
+def _prepared(config: RunConfig, run_dir: Path, observer: Observer, process: Child, link: Connection) -> Path:
+    """What the process says, to its end: the file that it has made."""
+    while True:
+        try:
+            message = messages.receive_report(link)
+        except EOFError:
+            process.join(_END_SECONDS)
+            what = f"--dataset {config.data.dataset}, or trying out --model {config.model.model},"
+            raise P2PFLError(f"decoding {what} crashed ({process.exit_text()})") from None
+        if isinstance(message, messages.Failed):
+            raise (ConfigError if message.usage else P2PFLError)(message.reason)
+        assert isinstance(message, messages.Prepared)
+        if message.path is not None and message.record is not None:
+            keep_data_record(run_dir, message.record)
+            for note in message.notes:
+                observer.say(f"note: {note}")
+            return Path(message.path)
+        observer.progress(message.what, message.done, message.total)
 
 
 def _prepare(config: RunConfig, cast: Cast, begins: bool, temporary: Path, link: Connection) -> None:
-    for number in messages.SIGNALS - {signal.SIGTERM}:
+    for number in SIGNALS - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, messages.SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    threading.Thread(target=_end_with, args=(link, temporary), daemon=True).start()
 
     def send(message: messages.FromWorker) -> None:
         link.send_bytes(messages.encode(message))
 
     last = _outcome(config, cast, begins, send)
-    try:
+    with contextlib.suppress(OSError):
         send(last)
-    except OSError:  # the launcher listens no more: it was interrupted, or killed
-        remove_if_abandoned(temporary)
+
+
+def _end_with(link: Connection, temporary: Path) -> None:
+    """End this process when the launcher listens no more: it was interrupted, or killed."""
+    with contextlib.suppress(OSError):
+        link.poll(None)  # a launcher says nothing here: this is the end of the link
+    remove_if_abandoned(temporary)
+    os._exit(0)
 
 
 def _outcome(

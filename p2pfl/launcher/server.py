@@ -18,8 +18,8 @@ from typing import Any
 
 from p2pfl.errors import ConfigError, P2PFLError
 from p2pfl.launcher.child import Child
+from p2pfl.signals import SIGNALS, shielded
 from p2pfl.tempdir import TemporaryFolder
-from p2pfl.worker.messages import SIGNALS
 
 _END_SECONDS = 2.0  # that a helper process gets to end by itself
 
@@ -91,14 +91,19 @@ def fork_server() -> Iterator[ForkServer]:
     if _current is not None:
         yield _current
         return
-    with TemporaryFolder() as folder:
-        try:
-            _current = ForkServer(folder)
-            yield _current
-        finally:
+    folder: TemporaryFolder | None = None
+    try:
+        with shielded():
+            folder = TemporaryFolder()
+        _current = ForkServer(folder)
+        yield _current
+    finally:
+        with shielded():
             _current = None
             stop_server()
             _stop_tracker()
+            if folder is not None:
+                folder.close()
 
 
 def start_server(folder: Path) -> None:

@@ -16,8 +16,8 @@ from p2pfl.faults import FaultScript
 from p2pfl.launcher.child import Child
 from p2pfl.launcher.observer import Observer
 from p2pfl.launcher.server import ForkServer
-from p2pfl.launcher.signals import Interrupts
 from p2pfl.roles import Cast
+from p2pfl.signals import Interrupts
 from p2pfl.topology import Topology
 from p2pfl.worker import messages
 from p2pfl.worker.sabotage import fired

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from p2pfl.errors import ConfigError, one_line, unwritable
 from p2pfl.regular import opener
 from p2pfl.report import style
+from p2pfl.signals import shielded
 from p2pfl.text import visible
 
 if TYPE_CHECKING:
@@ -52,9 +53,9 @@ def draw_plots(plots: Sequence[Plot[Subject]], subject: Subject, folder: Path) -
 def check_drawing() -> None:
     """Draw an empty plot in memory, as a report will. Raises ConfigError where that cannot be done here."""
     try:
-        import jinja2  # noqa: F401  the page's templates need it
+        with shielded(), style.styled():  # an interrupt amid an import may come out as that import's failure
+            import jinja2  # noqa: F401  the page's templates need it
 
-        with style.styled():
             figure = style.new_figure(1.0, 1.0)
             for kind in ("png", "svg"):
                 figure.savefig(io.BytesIO(), format=kind)

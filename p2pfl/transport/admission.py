@@ -14,12 +14,12 @@ import struct
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import Any
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
+from p2pfl.transport.connections import Admitted, Connection, State
 from p2pfl.transport.counters import received
 from p2pfl.transport.credentials import Credentials
 from p2pfl.transport.handles import accepted
@@ -41,48 +41,6 @@ _REFUSALS = {
 }
 
 
-@dataclass(eq=False)
-class Connection:
-    """An accepted connection; `end` is a second handle of it, so that its number cannot come to mean another.
-
-    What follows `user` belongs to the thread that takes the messages.
-    """
-
-    end: socket.socket
-    order: int  # among those accepted and admitted
-    since: float
-    taken: int  # bytes of its finished messages and heartbeats, and those that had come when it was accepted
-    user: str | None = None  # its User-Id, once it has sent a message
-    neighbor: int | None = None
-    proven: bool = False  # a neighbor's, or one that has sent a well-formed message
-    ended: bool = False
-    mark: int | None = None  # bytes that had come when they were measured, until their messages are taken
-    frames: int = 0  # taken since then
-    settled: float = 0.0  # when its heartbeats were accounted for, which is when a message has come
-    finished: bool = False  # a message has come since
-
-
-@dataclass
-class _Admitted:
-    neighbor: int | None
-    order: int
-    since: float
-    connection: Connection | None = None  # once it has sent a message: only this says which it is
-
-
-@dataclass
-class _State:
-    """What both threads know, under a lock."""
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    connections: dict[int, Connection] = field(default_factory=dict)  # by file number
-    admitted: dict[str, _Admitted] = field(default_factory=dict)  # by User-Id
-    barred: dict[int, float] = field(default_factory=dict)  # neighbors, and until when
-    refused: Counter[str] = field(default_factory=Counter)
-    count: int = 0
-    is_blind: bool = False
-
-
 class Admission:
     """Decides who may connect to one socket, and keeps account of the connections."""
 
@@ -100,7 +58,7 @@ class Admission:
         self._barred_seconds = min(BARRED_SECONDS, BARRED_PART * grace)
         self.neighbors = 0 if credentials is None else credentials.size
         self._credentials = credentials
-        self._state = _State()
+        self._state = State()
         self._router = router
         if credentials is not None:
             credentials.secure_server(router)
@@ -227,7 +185,7 @@ class Admission:
             return True
         order = self._next()
         user = f"{'' if neighbor is None else neighbor}.{order}"
-        self._state.admitted[user] = _Admitted(neighbor, order, time.monotonic())
+        self._state.admitted[user] = Admitted(neighbor, order, time.monotonic())
         self._zap.send_multipart([b"1.0", request, b"200", b"OK", user.encode(), b""])
         return True
 
@@ -240,7 +198,7 @@ class Admission:
             return None, self._credentials.refusal
         if self._state.barred.get(neighbor, 0.0) > time.monotonic():
             return None, "barred: a neighbor whose connection was closed a moment ago"
-        if sum(admitted.neighbor == neighbor for admitted in self._state.admitted.values()) >= LIVE:
+        if self._state.live(neighbor, self._credentials.unasked) >= LIVE:
             return None, f"connections: more than {LIVE} of one neighbor"
         return neighbor, ""
 
@@ -249,9 +207,11 @@ class Admission:
         surplus = len(open_) - LIVE * self.neighbors - STRANGERS
         if surplus <= 0:
             return
-        # Whoever has proven nothing goes first, the oldest of these before a newcomer that is about to; of those
-        # that have, which are too many only without credentials, the newest.
-        order = sorted(open_, key=lambda one: (one.proven, -one.order if one.proven else one.order))
+        # Whoever has proven nothing goes first, the oldest of these before a newcomer that is about to, and before one
+        # that may have been admitted and has sent nothing yet; of those that have, which are too many only without
+        # credentials, the newest.
+        last = max((one.order for one in self._state.unknown() if one.neighbor is not None), default=0)
+        order = sorted(open_, key=lambda one: (one.proven, one.order < last, -one.order if one.proven else one.order))
         for connection in order[:surplus]:
             self._shut(connection, "connections: more than a peer's neighbors need")
 
@@ -267,7 +227,10 @@ class Admission:
         if connection is not None:
             connection.ended = True
             connection.end.close()
-            self._state.admitted.pop(connection.user or "", None)
+            if connection.user is None:
+                self._state.forget_unknown()
+            else:
+                self._state.admitted.pop(connection.user, None)
 
     def _next(self) -> int:
         self._state.count += 1

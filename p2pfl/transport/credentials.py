@@ -23,6 +23,8 @@ class Credentials(Protocol):
     """ZMTP's name of the mechanism."""
     sealing: int
     """Bytes that encryption adds to a frame."""
+    unasked: int
+    """Bytes that a server sends at most to a connection before it is admitted or refused."""
     refusal: str
     """Why a connection is refused whose proof is none."""
 
@@ -51,6 +53,7 @@ class Keys:
     mechanism = b"CURVE"
     # The name of the command that carries a frame, a nonce, an authenticator and the frame's flags.
     sealing = 8 + 8 + 16 + 1
+    unasked = 64 + 2 + 168  # greeting and WELCOME
     refusal = "key: no neighbor's"
 
     @property
@@ -82,6 +85,7 @@ class Token:
 
     mechanism = b"PLAIN"
     sealing = 0
+    unasked = 64  # greeting
     refusal = "token: not this run's, or no neighbor's"
 
     @property

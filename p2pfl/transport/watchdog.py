@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 
 from p2pfl import wire
-from p2pfl.transport.admission import Admission, Connection
+from p2pfl.transport.admission import Admission
+from p2pfl.transport.connections import Connection
 from p2pfl.transport.counters import received
 
 # Of a message under way, with its framing. An empty frame takes 2 bytes on the wire and about 64 in memory.

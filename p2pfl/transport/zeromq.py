@@ -22,7 +22,8 @@ import zmq
 from p2pfl import wire
 from p2pfl.errors import ProtocolError, TransportError
 from p2pfl.tempdir import is_private
-from p2pfl.transport.admission import HANDSHAKE_MS, Admission, Connection
+from p2pfl.transport.admission import HANDSHAKE_MS, Admission
+from p2pfl.transport.connections import Connection
 from p2pfl.transport.credentials import Credentials
 from p2pfl.transport.interface import Event, Received, Refused
 from p2pfl.transport.links import AND_MORE, MARKER, NOW, Links

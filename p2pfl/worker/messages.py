@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -17,10 +16,6 @@ from p2pfl.errors import ConfigError, P2PFLError
 from p2pfl.records import RoundRecord
 
 _Message = TypeVar("_Message")
-
-# Signals that a terminal or a service manager sends to a whole process group. Workers are started with them blocked,
-# and handle only SIGTERM: the launcher decides what becomes of the run.
-SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from p2pfl import keyring
 from p2pfl.errors import ConfigError, P2PFLError, is_from_outside, one_line, unwritable
 from p2pfl.regular import opener
 from p2pfl.roles import cast
+from p2pfl.signals import SIGNALS
 from p2pfl.tempdir import remove_if_abandoned
 from p2pfl.topology import Topology, load_topology
 from p2pfl.transport import Credentials, Delayed, Faulty, Keys, Token, Transport, ZmqTransport
@@ -51,10 +52,10 @@ def main(spec: messages.WorkerSpec, link: Connection) -> None:
         report.close()
         sys.exit(EXIT_FAILED)
     control = Control()
-    for number in messages.SIGNALS:  # they reach the whole group; the launcher decides
+    for number in SIGNALS:  # they reach the whole group; the launcher decides
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: control.stop())
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, messages.SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     threading.Thread(target=control.watch_parent, args=(lambda: _clean_up(spec),), daemon=True).start()
     threading.Thread(target=control.listen, args=(link,), daemon=True).start()
     status = run(spec, report, control)
