@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import time
 from dataclasses import dataclass, replace
@@ -75,7 +76,8 @@ class _Probe:
         self._stepped = time.process_time()
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
-        if not module.training:
+        # What tries the model out before the run, in the process that prepares the data, is no peer.
+        if not module.training or multiprocessing.current_process().name == "data":
             return
         number, step = divmod(self._count, self._order.local_steps)
         self._count += 1

@@ -128,7 +128,7 @@ def test_an_interruption_before_the_first_round_takes_back_a_new_run_only(
     resume = create_run_dir(ring, config) if resumed else None
     if resume is not None:
         (resume / "notes.txt").write_text("mine")
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(swarm.Interrupted if resumed else KeyboardInterrupt):
         swarm.run(config, ring, resume=resume)
     assert (tmp_path / "run").exists() == resumed
     if resumed:
