@@ -18,7 +18,10 @@ import warm
 from p2pfl.launcher import fork_server
 from p2pfl.launcher.server import ForkServer
 
-LONGEST = ("test_soak.py", "test_centralized_faults.py", "test_gossip_faults.py", "test_benchmarks.py")
+LONGEST = (
+    *("test_soak.py", "test_centralized_faults.py", "test_gossip_faults.py", "test_benchmarks.py"),
+    *("test_fault_runs.py", "test_strangers.py", "test_curve.py"),  # the longest of those without processes: they wait
+)
 MOST_LOGS, LOG_LINES = 8, 40  # that a failed test shows
 
 # In the background or under nohup these signals are ignored, and so they would be in every process that tests start.

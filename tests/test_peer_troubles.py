@@ -82,7 +82,7 @@ def test_a_death_too_many_ends_the_run_and_is_named() -> None:
 @pytest.mark.parametrize("codec", ["fp32", "bf16"])
 def test_a_restart_within_the_grace_period_leaves_no_trace(kind: tuple[str, int], overlapped: bool, codec: str) -> None:
     with small_chunks(48):
-        for steps in range(0, 400, 67):
+        for steps in range(0, 400, 97):
             network = Troubled(setting(*kind, overlapped, codec), spare=0)
             for _ in range(steps):
                 network.go_on()
