@@ -156,7 +156,8 @@ def test_weights_that_a_peer_lost_come_from_its_neighbors_and_that_is_said(start
     run.until("round 6/")
     kill_all(run)
     before = [record.round for record in run.records("1")]
-    for path in checkpoints(run, "1"):
+    damaged = list(checkpoints(run, "1"))  # three, where it was killed between a save and the removal of the oldest
+    for path in damaged:
         cut_short(path)
     again = start(run)
     code, err = again.end()
@@ -166,7 +167,7 @@ def test_weights_that_a_peer_lost_come_from_its_neighbors_and_that_is_said(start
     assert taken.round > 2
     assert [record.round for record in again.records("1")][: taken.round - 1] == before[: taken.round - 1]
     said = [line for line in again.lines if line.startswith("warning: peer 1: ")]
-    assert sum("not a whole checkpoint" in line for line in said) == 2, said
+    assert sum("not a whole checkpoint" in line for line in said) == len(damaged), said
     assert any(
         "no checkpoint that can be used; takes its neighbors' weights if they are ahead" in line for line in said
     )
