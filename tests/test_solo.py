@@ -80,8 +80,11 @@ def test_a_signal_that_the_caller_ignores_stays_ignored(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: signal.Signals
 ) -> None:
     before = signal.signal(number, signal.SIG_IGN)
-    peer(monkeypatch, tmp_path, lambda: signal.raise_signal(number))
-    signal.signal(number, before)
+    try:
+        peer(monkeypatch, tmp_path, lambda: signal.raise_signal(number))
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
 
 
 class Ended(BaseException):

@@ -14,21 +14,16 @@ import pytest
 from dialects import ABC, DIALECTS, DOTS, GML, XML, Dialect, gexf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from raw_files import check_refused, read
 
 from p2pfl.errors import TopologyError
 from p2pfl.topology import make_topology
-from p2pfl.topology.files import load_topology, read_raw, save_topology
+from p2pfl.topology.files import load_topology, save_topology
 from p2pfl.topology.graph import build_topology
 from p2pfl.topology.raw import RawGraph
 from p2pfl.topology.readers import ENDINGS
 
 same_folder = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-def read(folder: Path, file: str, content: str | bytes) -> RawGraph:
-    path = folder / file
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_raw(path)
 
 
 def shown(raw: RawGraph) -> tuple[list[str], list[str]]:
@@ -157,10 +152,7 @@ REFUSALS = {
 @pytest.mark.parametrize("file", REFUSALS)
 def test_what_may_be_misunderstood_is_refused(tmp_path: Path, file: str) -> None:
     content, message = REFUSALS[file]
-    with pytest.raises(TopologyError, match=message) as caught:
-        read(tmp_path, file, content)
-    assert str(caught.value).startswith(f"{tmp_path / file}: ")
-    assert "\n" not in str(caught.value)
+    check_refused(tmp_path, file, content, message)
 
 
 ENDLESS = {

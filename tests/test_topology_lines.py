@@ -5,16 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from raw_files import check_refused, read
 
-from p2pfl.errors import TopologyError
-from p2pfl.topology.files import read_raw
 from p2pfl.topology.raw import RawGraph
-
-
-def read(folder: Path, file: str, content: str) -> RawGraph:
-    path = folder / file
-    path.write_text(content)
-    return read_raw(path)
 
 
 def edges(raw: RawGraph) -> set[str]:
@@ -105,10 +98,7 @@ REFUSED = {
 @pytest.mark.parametrize("file", REFUSED)
 def test_rows_of_another_kind_are_refused(tmp_path: Path, file: str) -> None:
     content, message = REFUSED[file]
-    with pytest.raises(TopologyError, match=message) as caught:
-        read(tmp_path, file, content)
-    assert str(caught.value).startswith(f"{tmp_path / file}: ")
-    assert "\n" not in str(caught.value)
+    check_refused(tmp_path, file, content, message)
 
 
 def test_columns_that_are_not_used_are_named(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import defusedxml.ElementTree
 from defusedxml import DefusedXmlException
 
 from p2pfl.errors import TopologyError
+from p2pfl.topology.text_files import UTF8_REMEDY, decoded
 
 _DECLARATION = re.compile(r"""\s*<\?xml\s[^>]*?\bencoding\s*=\s*["']([^"'>]*)["']""")
 # Encodings in which ASCII text is the same bytes as in UTF-8.
@@ -48,16 +49,10 @@ def children(element: ElementTree.Element, *names: str) -> Iterator[ElementTree.
 
 def _text(data: bytes, source: str) -> str:
     """The file as text. Raises TopologyError where it is no UTF-8, or says that it is something else."""
-    remedy = "save the file again with UTF-8 encoding"
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise TopologyError(f"{source}: not UTF-8 text", remedy=remedy) from None
-    if "\0" in text:
-        raise TopologyError(f"{source}: not UTF-8 text but, as its null bytes show, UTF-16 or -32", remedy=remedy)
+    text = decoded(data, source)
     declared = _DECLARATION.match(text)
     if declared and not _is_utf8(declared[1], text.isascii()):
-        raise TopologyError(f"{source}: encoding {declared[1][:40]!r} is not accepted", remedy=remedy)
+        raise TopologyError(f"{source}: encoding {declared[1][:40]!r} is not accepted", remedy=UTF8_REMEDY)
     return text
 
 

@@ -6,19 +6,19 @@ import re
 
 from p2pfl.errors import TopologyError
 
+UTF8_REMEDY = "save the file again with UTF-8 encoding"
 MAX_LINE = 2**20  # 4096 neighbors with labels of 200 bytes fit
 _COMMENT = re.compile(r"\s*(#|%|//)")
 
 
 def decoded(data: bytes, source: str) -> str:
     """A file as text. Raises TopologyError where it is no UTF-8."""
-    remedy = "save the file again with UTF-8 encoding"
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise TopologyError(f"{source}: not UTF-8 text", remedy=remedy) from None
+        raise TopologyError(f"{source}: not UTF-8 text", remedy=UTF8_REMEDY) from None
     if "\0" in text:
-        raise TopologyError(f"{source}: not UTF-8 text but, as its null bytes show, UTF-16 or -32", remedy=remedy)
+        raise TopologyError(f"{source}: not UTF-8 text but, as its null bytes show, UTF-16 or -32", remedy=UTF8_REMEDY)
     return text
 
 

@@ -237,7 +237,7 @@ class Links:
             link.connect(endpoint)
         except zmq.ZMQError as error:
             raise TransportError(f"peer {neighbor}: {endpoint} is no endpoint ({error})") from None
-        with contextlib.suppress(zmq.Again):  # refused at once, which the monitor tells: the link is made anew
+        with contextlib.suppress(zmq.Again):  # refused at once, which the monitor tells: the link is made again
             link.send(MARKER, NOW)
 
     def _close(self, link: _Link) -> None:
