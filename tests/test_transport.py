@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -253,6 +255,46 @@ def test_a_vector_with_a_small_last_chunk_is_not_flushed_before_it_is_sent(tmp_p
         for message in chunk(np.zeros(wire.CHUNK_BYTES // 4 + 1, np.float32)):
             transport.send(1, message)
         assert not transport.flushed()
+
+
+SENDERS = """
+import sys, threading
+from pathlib import Path
+from p2pfl import wire
+from p2pfl.transport import ZmqTransport
+
+folder, count = Path(sys.argv[1]), 32
+header = wire.Header(wire.VERSION, "run", "chunk", 0, 1, codec="fp32")
+sys.setswitchinterval(1e-6)
+meet, flushed = threading.Barrier(count), []
+
+def send(number: int) -> None:
+    with ZmqTransport(f"ipc://{folder}/{number}") as receiver, ZmqTransport(f"ipc://{folder}/s{number}") as sender:
+        sender.connect({1: receiver.endpoint}, 4)
+        receiver.poll(0)
+        meet.wait()
+        for message in wire.chunks(header, {"x": memoryview(bytes(4))}):
+            sender.send(1, message)
+        for _ in range(500):
+            sender.poll(0.01)
+            if sender.flushed():
+                flushed.append(number)
+                break
+
+threads = [threading.Thread(target=send, args=(number,)) for number in range(count)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(sorted(flushed) == list(range(count)))
+"""
+
+
+@pytest.mark.processes
+def test_threads_that_send_at_once_hear_that_their_buffers_are_free(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", SENDERS, str(tmp_path)]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.stdout == "True\n", ended.stderr
 
 
 def test_a_socket_whose_file_was_removed_is_bound_again(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import errno
 import math
 import os
 import socket
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -52,6 +53,20 @@ _OPTIONS = {
 }
 
 
+_COLLECTOR = threading.Lock()
+
+
+def _start_collector() -> None:
+    """Start pyzmq's thread that says when a buffer has been sent.
+
+    The first send without a copy would start it. Where the first ones of several threads meet, each makes a socket to
+    that thread, one of them is thrown away with what it carries, and buffers of its owner count as unsent for ever
+    (pyzmq 27, `zmq.utils.garbage`).
+    """
+    with _COLLECTOR:
+        zmq.Frame(b"none", copy=False)
+
+
 @dataclass
 class _Origin:
     """Whose messages have a User-Id; the connection is None where it has ended."""
@@ -82,6 +97,7 @@ class ZmqTransport:
         """
         if bind.startswith("ipc://") and len(bind) - 6 > zmq.IPC_PATH_MAX_LEN:
             raise TransportError(f"{bind}: longer than {zmq.IPC_PATH_MAX_LEN} bytes; set TMPDIR to a shorter folder")
+        _start_collector()
         self._context = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
         self._trackers: list[zmq.MessageTracker] = []
