@@ -2,10 +2,11 @@
 
 `python -m soak.network`. Four peers are started one by one (`run_peers.py peer`), each in a network namespace that
 this process makes (iproute2): over good links, and twice over bad ones, of which one peer's is cut for ten seconds.
-With the usual patience everybody waits, and no bit differs; with little of it the others go on without the one that
-is cut off (patience grows with the slowest round, so there the cut lasts until they do), which comes back. Linux
-makes links bad by itself where it has netem; where it has not, all packets pass through soak/switch.py, which does
-the same to them. Everything happens within namespaces of network, mounts and processes that end with this process.
+With the usual patience everybody waits, and no bit differs; with little of it the others continue without the one
+that is cut off. Patience grows with the slowest round, so there the cut lasts until they do, and everybody trains
+slowly until that peer is back. Linux makes links bad by itself where it has netem; where it has not, all packets pass
+through soak/switch.py, which does the same to them.
+Everything happens within namespaces of network, mounts and processes that end with this process.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ POINTS = 2.0  # that the accuracy may differ by, in percent
 PATIENCE = 300.0  # seconds that the peers may take for a round, and all together for the end
 PORT = 7000
 STEP_SECONDS = 0.05
-FELT_SECONDS = 60.0  # within which somebody must have been given up
+SLOW_SECONDS = 0.5  # a step, while the one that was cut off is on its way back: TCP tries again after 6 s and more
+SLOW_FILE = "P2PFL_SOAK_SLOW"  # names the file that says so
+FELT_SECONDS = 60.0  # within which somebody must have been given up, or be back
 SETTINGS = shlex.split(
     "--dataset digits --model soak.network:model --batch-size 16 --local-steps 4 --lr 0.02 --threads 1 --insecure"
     " --eval-every 1000000"
@@ -61,7 +64,7 @@ class _Slow(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training:
-            time.sleep(STEP_SECONDS)
+            time.sleep(SLOW_SECONDS if os.path.exists(os.environ.get(SLOW_FILE, "")) else STEP_SECONDS)
         return x
 
 
@@ -77,13 +80,15 @@ def _swarm(folder: Path, rounds: int, *options: str) -> Iterator[list[subprocess
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
     peers: list[subprocess.Popen[bytes]] = []
+    environment = {**os.environ, SLOW_FILE: str(folder / "slow")}
     with contextlib.ExitStack() as stack:
         for peer in range(PEERS):
             log = stack.enter_context(open(folder / f"{peer}.txt", "wb"))
             words = [str(folder / "ring.graphml"), "--node", str(peer), *SETTINGS, *options, "--rounds", str(rounds)]
             words += ["--token-file", str(token)]
             program = [sys.executable, str(ROOT / "run_peers.py"), "peer", *words, "--run-dir", str(folder / str(peer))]
-            peers.append(subprocess.Popen(["ip", "netns", "exec", namespace(peer), *program], stdout=log, stderr=log))
+            program = ["ip", "netns", "exec", namespace(peer), *program]
+            peers.append(subprocess.Popen(program, env=environment, stdout=log, stderr=log))
         try:
             yield peers
         finally:
@@ -102,13 +107,12 @@ def _until_round(folder: Path, peers: Sequence[subprocess.Popen[bytes]], round: 
         time.sleep(0.1)
 
 
-def _until_felt(folder: Path, peers: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Wait until both neighbors have given the victim up, or something has ended."""
+def _until_both_say(line: str, folder: Path, peers: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Wait until both of the victim's neighbors have said so, or something has ended."""
     deadline = time.monotonic() + FELT_SECONDS
     waiting = {VICTIM - 1, VICTIM + 1}
     while waiting and time.monotonic() < deadline and all(process.poll() is None for process in peers):
         time.sleep(0.1)
-        line = f"goes on without peer {VICTIM} "
         waiting = {peer for peer in waiting if line not in (folder / f"{peer}.txt").read_text()}
 
 
@@ -161,9 +165,13 @@ def _try(folder: Path, links: Links, rounds: int, cut: float, *options: str, unt
             since = time.monotonic()
             time.sleep(cut)
             if until_felt:
-                _until_felt(folder, peers)
+                _until_both_say(f"goes on without peer {VICTIM} ", folder, peers)
+                (folder / "slow").touch()
             links.cut(VICTIM, False)
             lasted = time.monotonic() - since
+            if until_felt:
+                _until_both_say(f"peer {VICTIM} is back ", folder, peers)
+                (folder / "slow").unlink()
         codes = _end(peers)
     model = folder / "0" / "consensus.safetensors"
     return _Outcome(

@@ -59,7 +59,7 @@ def test_kills(folder: Path) -> None:
 
 
 def test_bad_links_between_network_namespaces(folder: Path) -> None:
-    figures, verdict = soak(folder, "network", "--rounds", "30", "--cut", "8", "--loss", "0.02")
+    figures, verdict = soak(folder, "network", "--rounds", "24", "--cut", "6", "--loss", "0.02")
     assert figures["rounds_without_somebody"]["1"] >= 1
     assert verdict == "the swarm learned on"
 
