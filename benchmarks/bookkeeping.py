@@ -122,7 +122,7 @@ def _serve(link: Connection, settings: Settings, me: int) -> None:
     import torch
 
     from benchmarks.exchange_swarm import Learner
-    from p2pfl.sketches import sketch
+    from p2pfl.model.sketches import sketch
     from p2pfl.training import check_weights
 
     torch.set_num_threads(1)

@@ -183,7 +183,7 @@ def children(target: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -
 
 def _child(target: Callable[..., Any], link: Connection, words: tuple[Any, ...]) -> None:
     try:
-        from p2pfl.worker.process import keep_freed_memory  # not at the top: the parent may do without torch
+        from p2pfl.node.worker import keep_freed_memory  # not at the top: the parent may do without torch
 
         keep_freed_memory()
         link.send(("done", target(link, *words)))

@@ -39,7 +39,7 @@ from benchmarks.common import RESULTS, Bar, Report, Spread, ratios, spread
 from benchmarks.exchange_pair import Swap, Way, layout_of
 from benchmarks.exchange_pool import Cost, Pool, average, pool
 from benchmarks.exchange_swarm import Figures, Swarm
-from p2pfl.wire import Codec
+from p2pfl.payload import Codec
 
 LEAST_SHARE = 0.8  # of the bytes a second of the better bare way
 MOST_COST = 1.25  # times the bare processes' seconds and CPU seconds

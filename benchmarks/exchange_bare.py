@@ -9,7 +9,8 @@ import torch
 import zmq
 from torch import Tensor
 
-from p2pfl.wire import CHUNK_BYTES, ITEM_BYTES, Codec
+from p2pfl.payload import ITEM_BYTES, Codec
+from p2pfl.protocol.wire import CHUNK_BYTES
 
 TIMEOUT_SECONDS = 60.0
 _BLOCK = 1 << 18  # elements; what torch converts at a time should stay in the cache

@@ -12,19 +12,20 @@ import torch
 
 from benchmarks import exchange_bare as bare
 from benchmarks.exchange_pool import Cost, Mark, Place, mean_cost
-from p2pfl import exchange
-from p2pfl.gossip import DPSGD, Chebyshev
-from p2pfl.models import build_vgg
-from p2pfl.parameters import Layout, aligned_vector
-from p2pfl.peer import Peer
+from p2pfl.algorithms import DPSGD, Chebyshev
+from p2pfl.model.networks import build_vgg
+from p2pfl.model.vector import Layout, aligned_vector
+from p2pfl.node.loop import FLUSH_SECONDS, IDLE_SECONDS
+from p2pfl.payload import ITEM_BYTES, Codec
+from p2pfl.protocol import events
+from p2pfl.protocol.peer import Peer
+from p2pfl.protocol.wire import CHUNK_BYTES
 from p2pfl.topology import Neighborhood
 from p2pfl.transport import ZmqTransport
 from p2pfl.transport import interface as transport_events
-from p2pfl.wire import CHUNK_BYTES, ITEM_BYTES, Codec
-from p2pfl.worker.driver import FLUSH_SECONDS, IDLE_SECONDS
 
 Way = Literal["p2pfl", "chunks", "whole", "mixing", "copy"]
-_TIMEOUTS = exchange.Timeouts(start=None, handshake=60.0, first_round=60.0, round=60.0)
+_TIMEOUTS = events.Timeouts(start=None, handshake=60.0, first_round=60.0, round=60.0)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -69,7 +70,7 @@ def _ours(swap: Swap, place: Place) -> list[Mark]:
     me, other = place.me, 1 - place.me
     with ZmqTransport(place.bind(swap.transport)) as transport:
         endpoints = place.meet(transport.endpoint)
-        plan = exchange.Plan(
+        plan = events.Plan(
             me=me,
             names=("0", "1"),
             links=frozenset({other}),
@@ -96,29 +97,29 @@ class _Loop:
 
     def run(self) -> list[Mark]:
         """When each round was done."""
-        self._tell(exchange.Started())
+        self._tell(events.Started())
         while not self._ended:
             for event in self._transport.poll(FLUSH_SECONDS if self._peer.wants_flush else IDLE_SECONDS):
                 if not isinstance(event, transport_events.Received):
                     raise RuntimeError(f"nothing of the kind should happen between two processes: {event}")
-                self._tell(exchange.Received(event.message))
+                self._tell(events.Received(event.message))
             if self._peer.wants_flush and self._transport.flushed():
-                self._tell(exchange.Flushed())
+                self._tell(events.Flushed())
             if time.monotonic() >= self._peer.deadline:
-                self._tell(exchange.Tick())
+                self._tell(events.Tick())
         return self._marks
 
-    def _tell(self, event: exchange.Event) -> None:
-        answers: list[exchange.Event] = []  # told after all actions, as a training thread would
+    def _tell(self, event: events.Event) -> None:
+        answers: list[events.Event] = []  # told after all actions, as a training thread would
         for action in self._peer.handle(event, time.monotonic()):
-            if isinstance(action, exchange.Send):
+            if isinstance(action, events.Send):
                 self._transport.send(action.neighbor, action.message)
-            elif isinstance(action, exchange.Train):
-                answers.append(exchange.Trained())
-            elif isinstance(action, exchange.RoundDone):
+            elif isinstance(action, events.Train):
+                answers.append(events.Trained())
+            elif isinstance(action, events.RoundDone):
                 self._marks.append(Mark.now())
-                answers.append(exchange.Recorded())
-            elif isinstance(action, exchange.Finish):
+                answers.append(events.Recorded())
+            elif isinstance(action, events.Finish):
                 self._ended = True
             else:
                 raise RuntimeError(str(action))

@@ -31,11 +31,12 @@ import tyro
 from torch import Tensor
 
 from benchmarks.common import Bar, Report, children, gather, peak_bytes, ratios, reset_peak, spread
-from p2pfl.exchange import WINDOW, Inbox
-from p2pfl.gossip import DPSGD
-from p2pfl.gossip.dpsgd import DPSGDState
+from p2pfl.algorithms import DPSGD
+from p2pfl.algorithms.dpsgd import DPSGDState
+from p2pfl.payload import ITEM_BYTES
+from p2pfl.protocol.inbox import WINDOW, Inbox
+from p2pfl.protocol.wire import CHUNK_BYTES, VERSION, Header, Message
 from p2pfl.topology import Neighborhood
-from p2pfl.wire import CHUNK_BYTES, ITEM_BYTES, VERSION, Header, Message
 
 Codec = Literal["fp32", "bf16"]
 Frames = list[npt.NDArray[np.uint8]]
@@ -122,8 +123,8 @@ class Result:
 
 def vector_size(model: str, width: float) -> int:
     """Elements of that model's flat vector."""
-    from p2pfl.models import build_model
-    from p2pfl.parameters import Layout
+    from p2pfl.model.networks import build_model
+    from p2pfl.model.vector import Layout
 
     return Layout.of(build_model(model, num_classes=10, batch_norm=True, width=width)).size
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import optimizer
 
 from benchmarks.memory import age, mapping_bytes, private_bytes
-from p2pfl.models import build_model
+from p2pfl.model.networks import build_model
 
 FOLDER = "P2PFL_BENCH"  # environment variable, which reaches every process of a swarm: where the order lies
 _FILE = "order.json"

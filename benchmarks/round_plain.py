@@ -73,7 +73,7 @@ class _Loop:
 
         from benchmarks import probe
         from p2pfl import data
-        from p2pfl.models import build_vgg
+        from p2pfl.model.networks import build_vgg
 
         self._swarm = swarm
         os.environ[probe.FOLDER] = str(folder)

@@ -26,7 +26,7 @@ import tyro
 from benchmarks import step_processes
 from benchmarks.common import Bar, Report, ratios, spread
 from benchmarks.step_loops import BY_HAND, CHAIN, COMPILED, Levers, Turn, Work, can_compile, loop, peer, rounds
-from p2pfl.worker.process import keep_freed_memory
+from p2pfl.node.worker import keep_freed_memory
 
 QUICK_WIDTH = 0.0625
 

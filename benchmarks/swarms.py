@@ -183,12 +183,12 @@ def main() -> None:
     with open(Path(sys.argv[1]) / _LOG, "ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    import p2pfl.swarm
-    from p2pfl.launcher import fork_server
+    import p2pfl.experiment.run
+    from p2pfl.launch import fork_server
 
     with (
         fork_server(),  # one for all runs
-        mock.patch.object(p2pfl.swarm, "write_report"),  # its pictures take seconds, and nobody looks at them
+        mock.patch.object(p2pfl.experiment.run, "write_report"),  # its pictures take seconds, and nobody looks at them
     ):
         for line in sys.stdin:
             _run(**json.loads(line))
@@ -197,7 +197,7 @@ def main() -> None:
 
 def _run(swarm: dict[str, Any], options: dict[str, Any]) -> None:
     from p2pfl.config import RunConfig
-    from p2pfl.swarm import run
+    from p2pfl.experiment.run import run
 
     wanted = Swarm(**swarm)
     config = RunConfig.of("topology.graphml", mode=wanted.mode, **options)
@@ -213,7 +213,7 @@ def topology(kind: Kind, peers: int) -> Any:
 
 
 def _figures(swarm: Swarm, run_dir: Path, stamps: list[list[probe.Stamp]]) -> Figures:
-    from p2pfl.records import RoundRecord, read_rounds
+    from p2pfl.run.records import RoundRecord, read_rounds
 
     assert swarm.rounds >= 3
     middle: list[RoundRecord] = []

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from p2pfl.config import RunConfig as RunConfig
-    from p2pfl.swarm import run_swarm as run_swarm
+    from p2pfl.experiment.run import run_swarm as run_swarm
     from p2pfl.topology import load_topology as load_topology
     from p2pfl.topology import make_topology as make_topology
 
@@ -16,7 +16,7 @@ _HOMES = {
     "RunConfig": "p2pfl.config",
     "load_topology": "p2pfl.topology",
     "make_topology": "p2pfl.topology",
-    "run_swarm": "p2pfl.swarm",
+    "run_swarm": "p2pfl.experiment.run",
 }
 
 

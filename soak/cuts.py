@@ -32,15 +32,16 @@ import psutil
 import torch
 from torch import nn
 
-from p2pfl import RunConfig, checkpoint, data, make_topology
-from p2pfl.agreement import run_fingerprint
-from p2pfl.records import read_rounds
+from p2pfl import RunConfig, data, make_topology
+from p2pfl.node import messages
+from p2pfl.node.control import Control
+from p2pfl.node.worker import run
 from p2pfl.roles import cast
-from p2pfl.rundir import create_run_dir
+from p2pfl.run import checkpoint
+from p2pfl.run.agreement import run_fingerprint
+from p2pfl.run.directory import create_run_dir
+from p2pfl.run.records import read_rounds
 from p2pfl.topology import save_topology
-from p2pfl.worker import messages
-from p2pfl.worker.control import Control
-from p2pfl.worker.process import run
 
 PEERS, ROUNDS = 3, 4
 OPTIONS: dict[str, Any] = {

@@ -32,7 +32,7 @@ import torch
 from torch import nn
 
 from p2pfl import make_topology
-from p2pfl.records import RoundRecord, read_rounds
+from p2pfl.run.records import RoundRecord, read_rounds
 from p2pfl.topology import save_topology
 from soak.links import Links, address, build, namespace
 from soak.sandbox import sandbox

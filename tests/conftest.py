@@ -15,8 +15,8 @@ import pytest
 import torch
 import warm
 
-from p2pfl.launcher import fork_server
-from p2pfl.launcher.server import ForkServer
+from p2pfl.launch import fork_server
+from p2pfl.launch.server import ForkServer
 
 LONGEST = (
     *("test_soak.py", "test_centralized_faults.py", "test_gossip_faults.py", "test_benchmarks.py"),

@@ -17,8 +17,11 @@ import torch
 from peer_network import Flying
 from torch import Tensor
 
-from p2pfl.exchange import (
-    WINDOW,
+from p2pfl.algorithms.fedavg import ServerAverage
+from p2pfl.payload import Codec, Payload
+from p2pfl.protocol.client import Client
+from p2pfl.protocol.coordinator import Coordinator
+from p2pfl.protocol.events import (
     Action,
     Event,
     Fail,
@@ -36,9 +39,8 @@ from p2pfl.exchange import (
     Train,
     Trained,
 )
-from p2pfl.federated import Client, Coordinator, Federation, ServerAverage
-from p2pfl.gossip import Payload
-from p2pfl.wire import Codec
+from p2pfl.protocol.inbox import WINDOW
+from p2pfl.protocol.selection import Federation
 
 Step = tuple[str, int, int]
 NO_END = 1e9

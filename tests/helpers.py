@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from p2pfl.algorithms import Algorithm, Hoods
 from p2pfl.config import RunConfig
 from p2pfl.data import Dataset
-from p2pfl.gossip import Algorithm, Hoods
 from p2pfl.topology import make_topology, mixing_matrix, neighborhood
 
 CPU = torch.device("cpu")

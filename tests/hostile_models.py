@@ -11,10 +11,10 @@ from typing import Any
 from torch import nn
 from user_models import Linear
 
-from p2pfl.federated import Client
-from p2pfl.gossip.attacks import Attacking, build_attack, relabeling, tampering
-from p2pfl.models import build_model
-from p2pfl.peer import Peer
+from p2pfl.algorithms.attacks import Attacking, build_attack, relabeling, tampering
+from p2pfl.model.networks import build_model
+from p2pfl.protocol.client import Client
+from p2pfl.protocol.peer import Peer
 from p2pfl.training import Trainer
 
 VARIABLE = "P2PFL_TEST_ATTACK"

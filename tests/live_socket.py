@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from p2pfl import wire
+from p2pfl.protocol import wire
 from p2pfl.transport import Credentials, Keys, Received, Reconnected, Refused, Token, ZmqTransport
 
 LAST = 2  # the round of the greeting that ends a poll

@@ -6,10 +6,10 @@ import msgspec
 import torch
 from helpers import hoods_of, matrix
 
-from p2pfl.exchange import Action, Fail, Flushed, Note, Plan, Received, RoundDone, Send, Started, Timeouts
-from p2pfl.gossip import DPSGD, Chebyshev
-from p2pfl.peer import Peer
-from p2pfl.wire import VERSION, Header, Message
+from p2pfl.algorithms import DPSGD, Chebyshev
+from p2pfl.protocol.events import Action, Fail, Flushed, Note, Plan, Received, RoundDone, Send, Started, Timeouts
+from p2pfl.protocol.peer import Peer
+from p2pfl.protocol.wire import VERSION, Header, Message
 
 SIZE = 8  # elements
 X = torch.arange(SIZE, dtype=torch.float32)

@@ -18,8 +18,10 @@ import torch
 from helpers import hoods_of, mix
 from torch import Tensor
 
-from p2pfl import wire
-from p2pfl.exchange import (
+from p2pfl.algorithms import Algorithm
+from p2pfl.payload import Codec, Payload
+from p2pfl.protocol import wire
+from p2pfl.protocol.events import (
     Action,
     Event,
     Fail,
@@ -37,8 +39,7 @@ from p2pfl.exchange import (
     Train,
     Trained,
 )
-from p2pfl.gossip import Algorithm, Payload
-from p2pfl.peer import Peer
+from p2pfl.protocol.peer import Peer
 
 WINDOW = 4
 Step = tuple[str, int, int]
@@ -131,7 +132,7 @@ class Watched:
     round: list[int] = field(default_factory=lambda: [0])
 
     @property
-    def codec(self) -> wire.Codec:
+    def codec(self) -> Codec:
         return self.inner.codec
 
     @property

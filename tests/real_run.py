@@ -11,7 +11,7 @@ from pathlib import Path
 import commands
 import psutil
 
-from p2pfl.records import RoundRecord, read_rounds
+from p2pfl.run.records import RoundRecord, read_rounds
 
 
 class Run:

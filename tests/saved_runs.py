@@ -12,14 +12,15 @@ import safetensors.torch
 import torch
 from runs import train_record
 
-from p2pfl import RunConfig, checkpoint, make_topology
-from p2pfl.checkpoint import Checkpoint
-from p2pfl.records import append_round, encode_record
+from p2pfl import RunConfig, make_topology
+from p2pfl.node import messages
+from p2pfl.node.resume import Past, look_back
 from p2pfl.roles import cast, topology_of
-from p2pfl.rundir import create_run_dir
+from p2pfl.run import checkpoint
+from p2pfl.run.checkpoint import Checkpoint
+from p2pfl.run.directory import create_run_dir
+from p2pfl.run.records import append_round, encode_record
 from p2pfl.topology import Topology
-from p2pfl.worker import messages
-from p2pfl.worker.resume import Past, look_back
 
 LAST = 9
 

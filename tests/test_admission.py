@@ -14,7 +14,7 @@ from live_socket import LAST, LiveSocket, wire_frames
 from raw_zmtp import GREETING, dial, frame, greeting, message, open_stranger, reset
 from test_broken_connections import SECRET, login
 
-from p2pfl import wire
+from p2pfl.protocol import wire
 from p2pfl.transport import Event, Lost, Received, Reconnected, Refused, Token, ZmqTransport
 from p2pfl.transport.admission import STRANGERS
 

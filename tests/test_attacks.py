@@ -11,11 +11,11 @@ from helpers import CPU, hoods_of, images, matrix, random_vectors, small_config
 from one_peer import message, sends
 from test_federated_client import CLIENT
 
+from p2pfl.algorithms import DPSGD
+from p2pfl.algorithms.attacks import ATTACKS, Attacking, View, build_attack, flip_labels, relabeling, tampering
 from p2pfl.errors import ConfigError
-from p2pfl.exchange import Flushed, Recorded, Started, Trained
-from p2pfl.federated import Client
-from p2pfl.gossip import DPSGD
-from p2pfl.gossip.attacks import ATTACKS, Attacking, View, build_attack, flip_labels, relabeling, tampering
+from p2pfl.protocol.client import Client
+from p2pfl.protocol.events import Flushed, Recorded, Started, Trained
 from p2pfl.training import Trainer
 
 SIZE = 33

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from real_run import Run
 
-from p2pfl.worker.control import EXIT_FAILED
+from p2pfl.node.control import EXIT_FAILED
 
 FAST = shlex.split(
     "--num-clients 4 --num-selected 4 --dataset digits --model user_models:linear --batch-size 8 --lr 0.01"

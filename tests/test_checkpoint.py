@@ -14,9 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pfl import checkpoint
-from p2pfl.checkpoint import Checkpoint, load, newest, save
 from p2pfl.errors import CheckpointError, UnreadableError
+from p2pfl.run import checkpoint
+from p2pfl.run.checkpoint import Checkpoint, load, newest, save
 
 SHARED = torch.arange(6, dtype=torch.bfloat16)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from p2pfl.launcher.child import Child
+from p2pfl.launch.child import Child
 
 
 def ended(code: int) -> Child:

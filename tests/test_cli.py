@@ -20,7 +20,7 @@ from helpers import token_file
 from p2pfl import RunConfig, make_topology
 from p2pfl.cli import COMMANDS, main
 from p2pfl.errors import ConfigError
-from p2pfl.rundir import create_run_dir
+from p2pfl.run.directory import create_run_dir
 from p2pfl.topology import load_topology, save_topology
 
 pytestmark = pytest.mark.usefixtures("blank_plots")

@@ -15,11 +15,12 @@ import commands
 import pytest
 from test_content import folder
 
-from p2pfl import RunConfig, compare, make_topology
+from p2pfl import RunConfig, make_topology
 from p2pfl.cli import main
 from p2pfl.errors import ConfigError
+from p2pfl.experiment import compare
 from p2pfl.report import read_summary
-from p2pfl.rundir import in_use
+from p2pfl.run.directory import in_use
 from p2pfl.topology import save_topology
 
 pytestmark = pytest.mark.usefixtures("blank_plots")

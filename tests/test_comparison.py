@@ -12,14 +12,7 @@ from runs import make_run as make_gossip_run
 
 from p2pfl.errors import ConfigError
 from p2pfl.report import FIELDS, read_summary
-from p2pfl.report.comparison import (
-    Comparison,
-    Entry,
-    find_mismatches,
-    load_entries,
-    notes,
-    terminal_table,
-)
+from p2pfl.report.comparison import Comparison, Entry, find_mismatches, load_entries, notes, terminal_table
 from p2pfl.report.comparison.curves import curve, final, points
 from p2pfl.report.comparison.numbers import best, cell, statistic
 from p2pfl.topology import make_topology, mixing_bounds, mixing_matrix

@@ -14,7 +14,7 @@ import torch
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from p2pfl import wire
+from p2pfl.protocol import wire
 from p2pfl.transport import Event, Keys, Received, Reconnected, Refused, ZmqTransport
 
 HELLO = wire.Message(wire.Header(wire.VERSION, "run", "hello", 0, 1))

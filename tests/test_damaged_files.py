@@ -22,9 +22,9 @@ from runs import make_centralized, make_run
 from p2pfl import RunConfig, make_topology
 from p2pfl.cli import main
 from p2pfl.config import to_toml
-from p2pfl.keyring import make_keys
 from p2pfl.report import complete_summary, style, summarize, write_summary
 from p2pfl.topology import FORMATS, save_topology
+from p2pfl.transport.keyring import make_keys
 
 DAMAGES = int(os.environ.get("P2PFL_DAMAGES", "2"))
 SEED = int(os.environ.get("P2PFL_DAMAGES_SEED", "0"))

@@ -16,9 +16,9 @@ import pytest
 from test_launcher import FAST, Swarm, nobody_left, ring
 from test_launcher import start as start
 
-from p2pfl import tempdir
-from p2pfl.launcher import fork_server
-from p2pfl.records import read_rounds
+from p2pfl.launch import fork_server
+from p2pfl.run.records import read_rounds
+from p2pfl.util import tempdir
 
 LONG = ["--local-steps", "2", "--rounds", "100000"]
 

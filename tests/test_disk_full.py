@@ -15,11 +15,12 @@ from small_disk import SmallDisk, small_disk
 from test_launcher import FAST, Swarm, nobody_left, ring
 from test_launcher import start as start
 
-from p2pfl import make_topology, records, repair
+from p2pfl import make_topology
 from p2pfl.data.dataset import FORMAT
 from p2pfl.errors import CheckpointError, unwritable
-from p2pfl.sketches import SKETCH_BUCKETS, SKETCHES_FILE, read_sketches
-from p2pfl.worker.process import _close_log, _open_log
+from p2pfl.model.sketches import SKETCH_BUCKETS, SKETCHES_FILE, read_sketches
+from p2pfl.node.worker import _close_log, _open_log
+from p2pfl.run import records, repair
 
 RING = make_topology("ring", 3)
 SKETCH = np.ones(SKETCH_BUCKETS, np.float32)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from runs import STEPS, consensus_record, train_record, vectors_apart
 
-from p2pfl.display import Display, Plan, make_display
-from p2pfl.display.lines import bytes_text, clock_text, count_text
-from p2pfl.display.screen import LAST_ROWS, TABLE_ROWS
-from p2pfl.display.state import Rounds
-from p2pfl.records import RoundRecord
-from p2pfl.sketches import SKETCH_BUCKETS, sketch
+from p2pfl.model.sketches import SKETCH_BUCKETS, sketch
+from p2pfl.run.records import RoundRecord
 from p2pfl.topology import make_topology
+from p2pfl.ui import Display, Plan, make_display
+from p2pfl.ui.lines import bytes_text, clock_text, count_text
+from p2pfl.ui.state import Rounds
+from p2pfl.ui.terminal import LAST_ROWS, TABLE_ROWS
 
 TOPOLOGY = make_topology("ring", 4)
 ROUNDS = 20

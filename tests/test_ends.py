@@ -13,10 +13,10 @@ import pytest
 from runs import train_record
 
 from p2pfl import make_topology
-from p2pfl.launcher.ends import end
-from p2pfl.launcher.started import Worker
-from p2pfl.signals import Interrupts
-from p2pfl.worker import messages
+from p2pfl.launch.started import Worker
+from p2pfl.launch.supervisor import end
+from p2pfl.node import messages
+from p2pfl.util.signals import Interrupts
 
 REPORT = messages.encode(messages.RoundFinished(train_record(make_topology("ring", 3), 0, 1, 1, 8), b""))
 BROKEN = {
@@ -72,7 +72,7 @@ class Watcher:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("p2pfl.launcher.ends.STOP_SECONDS", 0.01)
+    monkeypatch.setattr("p2pfl.launch.supervisor.STOP_SECONDS", 0.01)
 
 
 def workers(n: int) -> tuple[list[Worker], list[Deaf], list[Connection]]:

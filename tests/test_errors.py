@@ -12,7 +12,7 @@ import torch
 from commands import run as command
 from runs import make_run
 
-from p2pfl import RunConfig, checkpoint, make_topology, swarm
+from p2pfl import RunConfig, make_topology
 from p2pfl.cli import main
 from p2pfl.errors import (
     CheckpointError,
@@ -26,12 +26,14 @@ from p2pfl.errors import (
     unreadable,
     unwritable,
 )
-from p2pfl.launcher import Outcome
-from p2pfl.regular import read_if_any
+from p2pfl.experiment import run as swarm
+from p2pfl.experiment.run import Interrupted
+from p2pfl.launch import Outcome
+from p2pfl.node import messages
 from p2pfl.report import style
-from p2pfl.rundir import create_run_dir, in_use
-from p2pfl.swarm import Interrupted
-from p2pfl.worker import messages
+from p2pfl.run import checkpoint
+from p2pfl.run.directory import create_run_dir, in_use
+from p2pfl.util.regular import read_if_any
 
 ROOT = Path(__file__).parent.parent
 RING = str(ROOT / "topologies" / "ring-4.graphml")

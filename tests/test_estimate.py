@@ -14,22 +14,15 @@ from torch import nn
 
 from p2pfl.cli import main
 from p2pfl.cli.describe import describe_run
-from p2pfl.compare import Wanted, check_plan, plan_runs
 from p2pfl.config import RunConfig
 from p2pfl.data import describe
 from p2pfl.errors import ConfigError
-from p2pfl.estimate import Estimate, check, check_run, disk_need, estimate
-from p2pfl.gpus import (
-    BARE_CONTEXT_BYTES,
-    CONTEXT_BYTES,
-    WORKSPACE_BYTES,
-    Activations,
-    GpuUse,
-    gpu_need,
-)
-from p2pfl.parameters import Layout
+from p2pfl.experiment.compare import Wanted, check_plan, plan_runs
+from p2pfl.model.vector import Layout
+from p2pfl.preflight.estimate import Estimate, check, check_run, disk_need, estimate
+from p2pfl.preflight.gpus import BARE_CONTEXT_BYTES, CONTEXT_BYTES, WORKSPACE_BYTES, Activations, GpuUse, gpu_need
 from p2pfl.roles import cast, topology_of
-from p2pfl.rundir import create_run_dir
+from p2pfl.run.directory import create_run_dir
 from p2pfl.topology import consensus_rounds, make_topology
 from p2pfl.training import initial_model
 

@@ -15,8 +15,8 @@ from test_swarm import LIVELY, memory_swarm, saved_vectors, thread_swarm
 
 from p2pfl import RunConfig, make_topology
 from p2pfl.faults import check_faults, load_faults
-from p2pfl.records import read_rounds
 from p2pfl.report import summarize
+from p2pfl.run.records import read_rounds
 from p2pfl.topology import save_topology
 from p2pfl.transport import ZmqTransport
 

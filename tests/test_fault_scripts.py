@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from p2pfl import wire
 from p2pfl.errors import ConfigError
 from p2pfl.faults import FaultScript, check_faults, idle_faults, load_faults
+from p2pfl.faults.injector import Saboteur, fired
+from p2pfl.payload import Codec
+from p2pfl.protocol import wire
 from p2pfl.topology import make_topology
 from p2pfl.transport import Faulty, MemoryHub, MemoryTransport, Received, Refused
-from p2pfl.worker.sabotage import Saboteur, fired
 
 NAMES = [str(peer) for peer in range(8)]
 ROUNDS = 40
@@ -153,7 +154,7 @@ def test_faults_of_edges_that_a_graph_has_not(tmp_path: Path) -> None:
 
 
 def message(kind: wire.Kind, round: int = 5, body: bytes = b"") -> wire.Message:
-    codec: wire.Codec = "fp32" if body else ""
+    codec: Codec = "fp32" if body else ""
     return wire.Message(wire.Header(wire.VERSION, "r", kind, 0, round, codec, "", "x" * bool(body), 0, len(body)), body)
 
 
@@ -222,7 +223,7 @@ CHILD = """
 import sys, threading
 from pathlib import Path
 from p2pfl.faults import check_faults, load_faults
-from p2pfl.worker.sabotage import Saboteur
+from p2pfl.faults.injector import Saboteur
 folder = Path(sys.argv[1])
 script = check_faults(load_faults(folder / "faults.toml", 0), "", list("01234567"), 40, None, False)
 saboteur = Saboteur(script, 3, folder)

@@ -11,9 +11,10 @@ from helpers import THOROUGHNESS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pfl import wire
-from p2pfl.exchange import Fail, Finish
-from p2pfl.federated import select_clients
+from p2pfl.payload import Codec
+from p2pfl.protocol import wire
+from p2pfl.protocol.events import Fail, Finish
+from p2pfl.protocol.selection import select_clients
 
 MAX_STEPS = 20_000
 schedules = st.binary(min_size=1, max_size=40)
@@ -71,7 +72,7 @@ def disturb(network: Network, fault: int) -> None:
 
 @pytest.mark.parametrize(("clients", "selected"), [(1, 1), (4, 3), (7, 7), (7, 2)])
 @pytest.mark.parametrize("codec", ["fp32", "bf16"])
-def test_in_order(clients: int, selected: int, codec: wire.Codec) -> None:
+def test_in_order(clients: int, selected: int, codec: Codec) -> None:
     network = Network(Setting(clients, selected, codec=codec))
     in_order(network)
     network.check()

@@ -10,7 +10,9 @@ import pytest
 import torch
 from one_peer import chunk, message, only_fail, sends
 
-from p2pfl.exchange import (
+from p2pfl.algorithms.fedavg import ServerAverage
+from p2pfl.protocol.coordinator import Coordinator
+from p2pfl.protocol.events import (
     Finish,
     Lost,
     Note,
@@ -23,8 +25,8 @@ from p2pfl.exchange import (
     Tick,
     Timeouts,
 )
-from p2pfl.federated import Coordinator, Federation, ServerAverage, select_clients
-from p2pfl.wire import MAX_ROUND
+from p2pfl.protocol.selection import Federation, select_clients
+from p2pfl.protocol.wire import MAX_ROUND
 
 SIZE = 8
 PLAN = Plan(

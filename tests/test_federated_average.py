@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from p2pfl.federated import ServerAverage
-from p2pfl.gossip import Payload
+from p2pfl.algorithms.fedavg import ServerAverage
+from p2pfl.payload import Payload
 
 W = torch.tensor([1.0, -2.0, 0.5, 4.0])
 UPDATES = [torch.tensor(x) for x in ([1.5, -2.0, 0.0, 3.0], [0.5, -1.0, 1.0, 5.0], [3.0, 0.0, -0.5, 4.5])]

@@ -8,7 +8,8 @@ import pytest
 import torch
 from one_peer import chunk, message, only_fail, sends
 
-from p2pfl.exchange import (
+from p2pfl.protocol.client import Client
+from p2pfl.protocol.events import (
     Finish,
     Flushed,
     Lost,
@@ -23,7 +24,6 @@ from p2pfl.exchange import (
     Train,
     Trained,
 )
-from p2pfl.federated import Client
 
 SIZE = 8
 CLIENT = Plan(

@@ -11,9 +11,9 @@ from helpers import random_vectors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pfl.federated import ServerAverage
-from p2pfl.federated.krum import chosen, krum
-from p2pfl.gossip import Payload
+from p2pfl.algorithms.fedavg import ServerAverage
+from p2pfl.algorithms.krum import chosen, krum
+from p2pfl.payload import Payload
 
 SIZE = 12
 START = torch.linspace(-1, 1, SIZE)

@@ -18,18 +18,19 @@ from test_launcher import start as start
 
 from p2pfl import RunConfig, data, make_topology
 from p2pfl.errors import ProtocolError, TrainingError
-from p2pfl.exchange import Fail, Inbox, Note, Received, Recorded, RoundDone, Train, Trained
-from p2pfl.federated import Federation
-from p2pfl.parameters import is_finite, largest
-from p2pfl.records import read_rounds
-from p2pfl.rundir import create_run_dir
-from p2pfl.sketches import sketch
+from p2pfl.model.sketches import sketch
+from p2pfl.model.vector import is_finite, largest
+from p2pfl.node import messages
+from p2pfl.node.control import Control
+from p2pfl.node.worker import run
+from p2pfl.protocol.events import Fail, Note, Received, Recorded, RoundDone, Train, Trained
+from p2pfl.protocol.inbox import Inbox
+from p2pfl.protocol.selection import Federation
+from p2pfl.protocol.wire import VERSION, Header, Message
+from p2pfl.run.directory import create_run_dir
+from p2pfl.run.records import read_rounds
 from p2pfl.training import check_weights
 from p2pfl.transport import MemoryHub, MemoryTransport
-from p2pfl.wire import VERSION, Header, Message
-from p2pfl.worker import messages
-from p2pfl.worker.control import Control
-from p2pfl.worker.process import run
 
 DTYPES = [torch.float32, torch.bfloat16]
 NOT_FINITE = [math.nan, math.inf, -math.inf]

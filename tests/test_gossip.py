@@ -9,8 +9,9 @@ from helpers import disagreement, exchange, hoods_of, matrix, mix, random_vector
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from p2pfl.algorithms import DPSGD, Chebyshev, build_algorithm
 from p2pfl.config import RunConfig
-from p2pfl.gossip import DPSGD, Chebyshev, Payload, build_algorithm
+from p2pfl.payload import Payload
 from p2pfl.topology import Neighborhood, consensus_rounds, is_symmetric, mixing_rounds, spectral_gap
 
 NETWORKS = [("ring", 6), ("star", 5), ("torus", 9), ("complete", 4), ("exponential", 8), ("path", 2)]

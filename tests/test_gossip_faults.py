@@ -17,9 +17,9 @@ from real_run import Run
 from test_cli import free_ports
 
 from p2pfl import make_topology
-from p2pfl.records import read_rounds
+from p2pfl.node.control import EXIT_FAILED
+from p2pfl.run.records import read_rounds
 from p2pfl.topology import save_topology
-from p2pfl.worker.control import EXIT_FAILED
 
 FAST = shlex.split(
     "--dataset digits --model user_models:linear --batch-size 8 --lr 0.01 --local-steps 20 --eval-every 1000000"

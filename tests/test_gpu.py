@@ -12,10 +12,11 @@ import torch
 from helpers import CPU, images, small_config
 from torch import nn
 
-from p2pfl import RunConfig, data, make_topology, run_swarm, swarm
+from p2pfl import RunConfig, data, make_topology, run_swarm
 from p2pfl.errors import ConfigError, TrainingError
-from p2pfl.gpus import check_gpus, wished_devices
-from p2pfl.parameters import integer_buffers
+from p2pfl.experiment import run as swarm
+from p2pfl.model.vector import integer_buffers
+from p2pfl.preflight.gpus import check_gpus, wished_devices
 from p2pfl.training import Trainer, initial_model
 from p2pfl.training.capture import untouched
 from p2pfl.training.step import CapturedStep

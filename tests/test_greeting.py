@@ -12,29 +12,33 @@ from helpers import images
 from one_peer import PLAN, SIZE, greeted, hello, news, only_fail, peer_zero, sends
 
 from p2pfl import RunConfig, make_topology
+from p2pfl.algorithms.fedavg import ServerAverage
 from p2pfl.errors import ProtocolError
-from p2pfl.exchange import Action, Fail, Greeting, Received, Started, Tick
-from p2pfl.exchange.greeting import (
+from p2pfl.model.vector import Layout
+from p2pfl.node.greeting import greeting_of
+from p2pfl.protocol.client import Client
+from p2pfl.protocol.coordinator import Coordinator
+from p2pfl.protocol.events import Action, Fail, Received, Started, Tick
+from p2pfl.protocol.greeting import (
     MAX_CLASS,
     MAX_CLASSES,
     MAX_ENTRIES,
     MAX_NAME,
     MAX_VALUE,
     Data,
+    Greeting,
     decode,
     describe_data,
     difference,
     encode,
     short,
 )
-from p2pfl.federated import Client, Coordinator, Federation, ServerAverage
-from p2pfl.parameters import Layout
-from p2pfl.peer import Peer
+from p2pfl.protocol.peer import Peer
+from p2pfl.protocol.selection import Federation
+from p2pfl.protocol.wire import GREETING_BYTES, Message
 from p2pfl.roles import cast
 from p2pfl.topology import Topology, build_topology
 from p2pfl.training import initial_model
-from p2pfl.wire import GREETING_BYTES, Message
-from p2pfl.worker.greeting import greeting_of
 
 CLIENT = replace(PLAN, me=1, names=["zero", "one", "two", "three", "four", "five", "coordinator"], links=frozenset({6}))
 RING = make_topology("ring", 3)

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from test_cli import free_ports
 from test_content import folder
 
-from p2pfl import checkpoint, make_topology
-from p2pfl.records import read_rounds
+from p2pfl import make_topology
+from p2pfl.run import checkpoint
+from p2pfl.run.records import read_rounds
 from p2pfl.topology import save_topology
 
 pytestmark = pytest.mark.processes

@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
-from p2pfl import RunConfig, compare, make_topology, rundir, swarm
-from p2pfl.compare import Wanted, plan_runs
+from p2pfl import RunConfig, make_topology
 from p2pfl.errors import ConfigError
-from p2pfl.rundir import create_run_dir, forget, open_run_dir, take_away_half_made
+from p2pfl.experiment import compare
+from p2pfl.experiment import run as swarm
+from p2pfl.experiment.compare import Wanted, plan_runs
+from p2pfl.run import directory as rundir
+from p2pfl.run.directory import create_run_dir, forget, open_run_dir, take_away_half_made
 
 SCRIPT = '[[fault]]\nkind = "kill"\npeer = "1"\nround = 2\n'
 STEPS = [(os, "replace"), (os, "mkdir"), (shutil, "copyfile"), (Path, "write_text"), (Path, "write_bytes")]

@@ -12,9 +12,9 @@ from p2pfl.cli import COMMANDS, main
 from p2pfl.cli.describe import describe_run
 from p2pfl.config import RunConfig, load_toml
 from p2pfl.errors import ConfigError
-from p2pfl.solo import when_back
-from p2pfl.suggest import nearest
+from p2pfl.experiment.single import when_back
 from p2pfl.topology import FORMATS, make_topology
+from p2pfl.util.suggest import nearest
 
 
 def helped(capsys: pytest.CaptureFixture[str], command: str) -> str:

@@ -10,8 +10,8 @@ import pytest
 from test_swarm import memory_swarm
 
 from p2pfl import RunConfig, make_topology
-from p2pfl.records import read_rounds
-from p2pfl.swarm import run
+from p2pfl.experiment.run import run
+from p2pfl.run.records import read_rounds
 
 pytestmark = pytest.mark.usefixtures("blank_plots")
 

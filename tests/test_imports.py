@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 import p2pfl
-from p2pfl import RunConfig, launcher, make_topology
+from p2pfl import RunConfig, make_topology
+from p2pfl import launch as launcher
 from p2pfl.errors import P2PFLError, not_imported
-from p2pfl.launcher.prepare import prepare_data
+from p2pfl.launch.prepare import prepare_data
 from p2pfl.roles import cast
 
 
@@ -35,7 +36,7 @@ def test_what_helps_is_said(error: Exception, remedy: str, monkeypatch: pytest.M
 def without_estimate(target: Any, *arguments: Any) -> None:
     """What a process runs that cannot import one of the modules that need torch."""
     vars(p2pfl).pop("estimate", None)
-    sys.modules["p2pfl.estimate"] = None  # type: ignore[assignment]
+    sys.modules["p2pfl.preflight.estimate"] = None  # type: ignore[assignment]
     target(*arguments)
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from p2pfl.errors import ProtocolError
-from p2pfl.exchange import WINDOW, Inbox
-from p2pfl.gossip import Payload
-from p2pfl.wire import VERSION, Codec, Header, Message
+from p2pfl.payload import Codec, Payload
+from p2pfl.protocol.inbox import WINDOW, Inbox
+from p2pfl.protocol.wire import VERSION, Header, Message
 
 SIZE = 8  # elements
 VECTOR = torch.arange(SIZE, dtype=torch.float32)

@@ -17,16 +17,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from p2pfl import RunConfig, make_topology
-from p2pfl.agreement import run_fingerprint, shared_settings
 from p2pfl.cli import main
-from p2pfl.compare import Wanted, plan_runs
 from p2pfl.errors import ConfigError
-from p2pfl.records import read_rounds
+from p2pfl.experiment.compare import Wanted, plan_runs
+from p2pfl.model.weights import weights_digest
 from p2pfl.roles import cast
-from p2pfl.rundir import create_run_dir, open_run_dir, resolve, with_own_files
+from p2pfl.run.agreement import run_fingerprint, shared_settings
+from p2pfl.run.directory import create_run_dir, open_run_dir, resolve, with_own_files
+from p2pfl.run.records import read_rounds
 from p2pfl.training import initial_model
 from p2pfl.training.initial import load_initial
-from p2pfl.weights import weights_digest
 
 RING = str(Path(__file__).parent.parent / "topologies" / "ring-4.graphml")
 SMALL: dict[str, Any] = {"model": "user_models:linear", "dataset": "digits", "rounds": 2, "local_steps": 2}

@@ -17,13 +17,13 @@ import zmq
 from test_cli import free_ports
 from test_swarm import LIVELY, memory_swarm, saved_vectors
 
-from p2pfl import RunConfig, keyring, make_topology, run_swarm
+from p2pfl import RunConfig, make_topology, run_swarm
 from p2pfl.cli import main
 from p2pfl.errors import ConfigError
+from p2pfl.node.messages import WorkerSpec
+from p2pfl.node.worker import _sockets
 from p2pfl.topology import Topology, load_topology, save_topology
-from p2pfl.transport import Keys, Refused
-from p2pfl.worker.messages import WorkerSpec
-from p2pfl.worker.process import _sockets
+from p2pfl.transport import Keys, Refused, keyring
 
 pytestmark = pytest.mark.usefixtures("blank_plots")
 

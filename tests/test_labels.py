@@ -11,12 +11,12 @@ import pytest
 from runs import make_run
 
 from p2pfl.cli import main
-from p2pfl.display import Plan, make_display
-from p2pfl.display.stream import SafeStream
 from p2pfl.report import style, summarize, write_summary
-from p2pfl.text import visible
 from p2pfl.topology import load_topology, save_topology
 from p2pfl.topology.graph import build_topology
+from p2pfl.ui import Plan, make_display
+from p2pfl.ui.stream import SafeStream
+from p2pfl.util.text import visible
 
 EVIL = "a\u202egnp\u2066.b\u200b\u3164"
 SHOWN = r"a\u202egnp\u2066.b\u200b\u3164"

@@ -19,9 +19,10 @@ import commands
 import psutil
 import pytest
 
-from p2pfl import launcher, make_topology
-from p2pfl.launcher import preload
-from p2pfl.records import read_rounds
+from p2pfl import launch as launcher
+from p2pfl import make_topology
+from p2pfl.launch import preload
+from p2pfl.run.records import read_rounds
 from p2pfl.topology import save_topology
 
 HERE = Path(__file__).parent

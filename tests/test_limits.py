@@ -13,8 +13,8 @@ from live_socket import wire_frames
 from raw_zmtp import answer_hands, message, open_stranger
 
 from p2pfl.errors import P2PFLError
+from p2pfl.node.limits import allow_open_files, files_needed
 from p2pfl.transport import Received, ZmqTransport
-from p2pfl.worker.limits import allow_open_files, files_needed
 
 
 def open_files(neighbors: int) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from p2pfl.errors import ConfigError
-from p2pfl.models import MODELS, build_model, build_vgg
+from p2pfl.model.networks import MODELS, build_model, build_vgg
 
 
 def count(model: nn.Module) -> int:

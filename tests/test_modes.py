@@ -14,10 +14,12 @@ import torch
 from safetensors.torch import load_file
 from saved_runs import other_version
 
-from p2pfl import RunConfig, checkpoint, data, make_topology, partition, run_swarm
-from p2pfl.federated import Federation, select_clients
-from p2pfl.records import RoundRecord, read_rounds
-from p2pfl.swarm import Result, run
+from p2pfl import RunConfig, data, make_topology, run_swarm
+from p2pfl.data import partition
+from p2pfl.experiment.run import Result, run
+from p2pfl.protocol.selection import Federation, select_clients
+from p2pfl.run import checkpoint
+from p2pfl.run.records import RoundRecord, read_rounds
 from p2pfl.topology import Topology, save_topology
 from p2pfl.training import Trainer
 

@@ -16,8 +16,8 @@ from torch import nn
 from p2pfl.config import RunConfig, replace_options
 from p2pfl.data import Dataset, describe, load, prepare
 from p2pfl.errors import DataError
-from p2pfl.estimate import Checked
-from p2pfl.preflight import TriedModel
+from p2pfl.preflight.estimate import Checked
+from p2pfl.preflight.trial import TriedModel
 
 IMAGES = np.arange(6 * 32 * 32 * 3, dtype=np.uint32).reshape(6, 32, 32, 3).astype(np.uint8)
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from p2pfl.errors import ConfigError
-from p2pfl.models import build_vgg
-from p2pfl.parameters import ALIGNMENT, Layout, aligned_vector, integer_buffers
+from p2pfl.model.networks import build_vgg
+from p2pfl.model.vector import ALIGNMENT, Layout, aligned_vector, integer_buffers
 
 
 def seeded() -> nn.Sequential:

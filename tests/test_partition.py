@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2pfl.data.partition import PARTITIONS, partition
 from p2pfl.errors import ConfigError
-from p2pfl.partition import PARTITIONS, partition
 
 
 @given(st.integers(1, 12), st.integers(0, 40), st.integers(0, 2**32))

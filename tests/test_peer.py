@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peer_network import Network, Setting, Snapshot, reference, small_chunks
 
-from p2pfl import wire
-from p2pfl.exchange import Finish
-from p2pfl.gossip import DPSGD, Chebyshev
+from p2pfl.algorithms import DPSGD, Chebyshev
+from p2pfl.payload import ITEM_BYTES
+from p2pfl.protocol import wire
+from p2pfl.protocol.events import Finish
 from p2pfl.topology import is_symmetric, spectral_gap
 
 MAX_STEPS = 20_000
@@ -89,7 +90,7 @@ def test_in_order(network: tuple[str, int], overlapped: bool, codec: str, chunk:
         peers = Network(made)
         in_order(peers)
         check(peers)
-        sizes = [40 * wire.ITEM_BYTES[made.algorithm(round).codec] for round in range(1, made.last_round + 1)]
+        sizes = [40 * ITEM_BYTES[made.algorithm(round).codec] for round in range(1, made.last_round + 1)]
         chunks = sum(map(wire.chunk_count, sizes))
     assert not any(peer.refused for peer in peers.peers)
     for sender, receiver in peers.links:

@@ -10,7 +10,8 @@ import torch
 from helpers import hoods_of, matrix
 from one_peer import PLAN, SIZE, X, chunk, finish_round, greeted, hello, message, peer_zero, sends
 
-from p2pfl.exchange import (
+from p2pfl.algorithms import DPSGD, Chebyshev
+from p2pfl.protocol.events import (
     Finish,
     Flushed,
     Note,
@@ -23,9 +24,8 @@ from p2pfl.exchange import (
     Train,
     Trained,
 )
-from p2pfl.gossip import DPSGD, Chebyshev
-from p2pfl.peer import Peer
-from p2pfl.wire import MAX_ROUND
+from p2pfl.protocol.peer import Peer
+from p2pfl.protocol.wire import MAX_ROUND
 
 W = [float(weight) for weight in matrix("ring", 4)[0]]
 AFTER_ONE_ROUND = W[0] * X + W[1] + W[3]  # the neighbors' vectors are ones

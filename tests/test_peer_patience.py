@@ -8,9 +8,21 @@ from dataclasses import replace
 import pytest
 from one_peer import PLAN, chunk, finish_round, greeted, message, only_fail, peer_zero, sends
 
-from p2pfl.exchange import Action, Fail, Finish, Flushed, Lost, Reconnected, Recorded, RoundDone, Started, Tick, Trained
-from p2pfl.gossip import DPSGD
-from p2pfl.peer import Peer
+from p2pfl.algorithms import DPSGD
+from p2pfl.protocol.events import (
+    Action,
+    Fail,
+    Finish,
+    Flushed,
+    Lost,
+    Reconnected,
+    Recorded,
+    RoundDone,
+    Started,
+    Tick,
+    Trained,
+)
+from p2pfl.protocol.peer import Peer
 
 
 def fails(actions: list[Action]) -> bool:

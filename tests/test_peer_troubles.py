@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from peer_network import Setting, small_chunks
 from troubled_network import Troubled
 
-from p2pfl.exchange import Fail, Finish
-from p2pfl.gossip import DPSGD, Chebyshev
+from p2pfl.algorithms import DPSGD, Chebyshev
+from p2pfl.protocol.events import Fail, Finish
 from p2pfl.topology import is_symmetric, spectral_gap
 
 NETWORKS = [("ring", 4), ("star", 5), ("complete", 6), ("path", 3), ("torus", 9)]

@@ -12,16 +12,16 @@ from safetensors.torch import load_file
 from torch import nn
 
 from p2pfl import make_topology
-from p2pfl.checkpoint import save_tensors
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError
-from p2pfl.estimate import check_disk
-from p2pfl.globalstate import settings_now
-from p2pfl.models import build_model
-from p2pfl.parameters import Layout, aligned_vector
-from p2pfl.preflight import check_model
+from p2pfl.model.globalstate import settings_now
+from p2pfl.model.networks import build_model
+from p2pfl.model.vector import Layout, aligned_vector
+from p2pfl.preflight.estimate import check_disk
+from p2pfl.preflight.trial import check_model
 from p2pfl.report import check_drawing
-from p2pfl.rundir import check_results
+from p2pfl.run.checkpoint import save_tensors
+from p2pfl.run.directory import check_results
 from p2pfl.topology import save_topology
 from p2pfl.training import initial_model
 from p2pfl.training.capture import host_draws

@@ -13,7 +13,7 @@ import pytest
 
 from p2pfl.cli import main
 from p2pfl.errors import CheckpointError
-from p2pfl.worker.profile import RoundProfile
+from p2pfl.node.profile import RoundProfile
 
 FAST = ["--dataset", "digits", "--model", "user_models:linear", "--rounds", "3", "--local-steps", "2", "--threads", "1"]
 

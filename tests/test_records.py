@@ -8,15 +8,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from p2pfl.records import (
-    ROUNDS_FILE,
-    RoundRecord,
-    append_round,
-    decode_record,
-    encode_record,
-    read_rounds,
-)
-from p2pfl.sketches import SKETCH_BUCKETS, read_sketches
+from p2pfl.model.sketches import SKETCH_BUCKETS, read_sketches
+from p2pfl.run.records import ROUNDS_FILE, RoundRecord, append_round, decode_record, encode_record, read_rounds
 
 RECORD = RoundRecord(
     round=1,

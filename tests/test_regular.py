@@ -10,19 +10,20 @@ import pytest
 from commands import run as command
 from runs import make_run
 
-from p2pfl import checkpoint, make_topology
+from p2pfl import make_topology
 from p2pfl.cli import main
 from p2pfl.data import content, dataset
-from p2pfl.durable import replace_file, truncate_file
 from p2pfl.errors import CheckpointError, DataError, P2PFLError, unforeseen
 from p2pfl.faults import load_faults
-from p2pfl.identity import read_run_id, write_run_id
-from p2pfl.records import append_round, read_recorded
-from p2pfl.regular import UnfitError, check_regular, opener, read_file, read_if_any
-from p2pfl.sketches import read_sketches
+from p2pfl.faults.injector import fired
+from p2pfl.model.sketches import read_sketches
+from p2pfl.model.weights import read_weights
+from p2pfl.run import checkpoint
+from p2pfl.run.identity import read_run_id, write_run_id
+from p2pfl.run.records import append_round, read_recorded
 from p2pfl.topology import load_topology, save_topology
-from p2pfl.weights import read_weights
-from p2pfl.worker.sabotage import fired
+from p2pfl.util.durable import replace_file, truncate_file
+from p2pfl.util.regular import UnfitError, check_regular, opener, read_file, read_if_any
 
 RING = make_topology("ring", 3)
 FORMS = ("pipe", "device", "folder")

@@ -12,14 +12,14 @@ from runs import make_centralized, make_local, make_run, make_sgd
 from test_report import CHROMIUM, Page, in_browser
 
 from p2pfl.errors import ConfigError
-from p2pfl.records import ROUNDS_FILE
 from p2pfl.report import load_run, read_summary, style, summarize, write_report, write_summary
-from p2pfl.report.cautions import cautions
 from p2pfl.report.clients import draw_participation, participation, shares
 from p2pfl.report.picture import topology_figure
 from p2pfl.report.plots import PLOTS
 from p2pfl.report.traffic import draw_senders
+from p2pfl.report.warnings import cautions
 from p2pfl.roles import COORDINATOR, cast
+from p2pfl.run.records import ROUNDS_FILE
 from p2pfl.topology import make_topology
 
 # Rounds 1 to 4 draw clients 0 and 1, 2 and 3, 0 and 1, 2 and 3; client 3's first update does not come.

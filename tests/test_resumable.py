@@ -14,12 +14,12 @@ from saved_runs import Made, cut, made, other_version
 from p2pfl.cli import main
 from p2pfl.config import replace_options
 from p2pfl.errors import CheckpointError, TopologyError
-from p2pfl.identity import write_run_id
-from p2pfl.records import ROUNDS_FILE
+from p2pfl.experiment.resumable import starting_point
 from p2pfl.report import load_run
-from p2pfl.resumable import starting_point
 from p2pfl.roles import cast
-from p2pfl.rundir import open_run_dir
+from p2pfl.run.directory import open_run_dir
+from p2pfl.run.identity import write_run_id
+from p2pfl.run.records import ROUNDS_FILE
 
 MODES = ("gossip", "local", "centralized", "sgd")
 

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 from saved_runs import LAST, Made, cut, made, other_version
 
-from p2pfl import checkpoint
-from p2pfl.checkpoint import Origin
 from p2pfl.config import replace_options
 from p2pfl.errors import CheckpointError, UnreadableError
-from p2pfl.identity import RUN_ID_FILE, read_run_id
-from p2pfl.records import ROUNDS_FILE
+from p2pfl.model.sketches import HEADER, SKETCHES_FILE, file_size
+from p2pfl.node.recorder import Keeper
+from p2pfl.node.resume import last_common_round, say_stale_client
 from p2pfl.roles import cast
-from p2pfl.sketches import HEADER, SKETCHES_FILE, file_size
-from p2pfl.worker.keeper import Keeper
-from p2pfl.worker.resume import last_common_round, say_stale_client
+from p2pfl.run import checkpoint
+from p2pfl.run.checkpoint import Origin
+from p2pfl.run.identity import RUN_ID_FILE, read_run_id
+from p2pfl.run.records import ROUNDS_FILE
 
 LOST = "no checkpoint that can be used; takes its neighbors' weights if they are ahead"
 

@@ -12,13 +12,14 @@ from helpers import disagreement, exchange, hoods_of, matrix, mix, random_vector
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from p2pfl.algorithms import DPSGD, Adoption, Algorithm, Chebyshev, build_algorithm, build_consensus
+from p2pfl.algorithms.blockwise import SIDE_BLOCK, Sorter, comparators, distances, side_by_side
+from p2pfl.algorithms.clipped import Clipped, clipping_radius
+from p2pfl.algorithms.median import Median
+from p2pfl.algorithms.robust import Robust
+from p2pfl.algorithms.trimmed_mean import TrimmedMean
 from p2pfl.config import RunConfig
-from p2pfl.gossip import DPSGD, Adoption, Algorithm, Chebyshev, Payload, build_algorithm, build_consensus
-from p2pfl.gossip.blockwise import SIDE_BLOCK, Sorter, comparators, distances, side_by_side
-from p2pfl.gossip.clipped import Clipped, clipping_radius
-from p2pfl.gossip.median import Median
-from p2pfl.gossip.robust import Robust
-from p2pfl.gossip.trimmed_mean import TrimmedMean
+from p2pfl.payload import Payload
 from p2pfl.topology import make_topology, mixing_matrix
 
 SIZE = 33

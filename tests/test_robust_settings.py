@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from p2pfl.algorithms.blockwise import SIDE_BLOCK
 from p2pfl.cli import main
-from p2pfl.compare import Wanted, plan_runs
 from p2pfl.config import RunConfig, check_together, is_robust, least_updates, load_toml, to_toml
 from p2pfl.errors import ConfigError
-from p2pfl.estimate import estimate
-from p2pfl.gossip.blockwise import SIDE_BLOCK
+from p2pfl.experiment.compare import Wanted, plan_runs
+from p2pfl.preflight.estimate import estimate
 from p2pfl.roles import cast, topology_of
 from p2pfl.topology import consensus_rounds, make_topology, mixing_matrix, mixing_rounds
 

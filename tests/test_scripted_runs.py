@@ -15,7 +15,7 @@ from test_fault_scripts import CUT, DROP, fault
 from test_swarm import PLAIN, Reference, assert_close, memory_swarm, saved_vectors
 
 from p2pfl import RunConfig, make_topology
-from p2pfl.records import read_rounds
+from p2pfl.run.records import read_rounds
 from p2pfl.topology import mixing_matrix
 
 TINY = "--dataset digits --model user_models:linear --batch-size 8 --lr 0.01 --local-steps 4 --threads 1"

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from p2pfl.signals import SAME_INTERRUPT_SECONDS, interruptible, shielded
+from p2pfl.util.signals import SAME_INTERRUPT_SECONDS, interruptible, shielded
 
 ALL = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
 

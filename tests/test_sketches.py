@@ -15,10 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import train_record
 
-from p2pfl import data, make_topology, partition
-from p2pfl.parameters import Layout
-from p2pfl.records import append_round
-from p2pfl.sketches import (
+from p2pfl import data, make_topology
+from p2pfl.data import partition
+from p2pfl.model.sketches import (
     HEADER,
     SKETCH_BUCKETS,
     SKETCHES_FILE,
@@ -27,6 +26,8 @@ from p2pfl.sketches import (
     read_sketches,
     sketch,
 )
+from p2pfl.model.vector import Layout
+from p2pfl.run.records import append_round
 from p2pfl.training import Trainer
 
 SPAN = 32 * SKETCH_BUCKETS  # longer vectors are sketched in two stages

@@ -11,13 +11,16 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from p2pfl import wire
-from p2pfl.exchange import (
+from p2pfl.algorithms import DPSGD, Chebyshev
+from p2pfl.algorithms.fedavg import ServerAverage
+from p2pfl.protocol import wire
+from p2pfl.protocol.client import Client
+from p2pfl.protocol.coordinator import Coordinator
+from p2pfl.protocol.events import (
     Action,
     Event,
     Finish,
     Flushed,
-    Logic,
     Plan,
     Received,
     Recorded,
@@ -29,9 +32,9 @@ from p2pfl.exchange import (
     Train,
     Trained,
 )
-from p2pfl.federated import Client, Coordinator, Federation, ServerAverage
-from p2pfl.gossip import DPSGD, Chebyshev
-from p2pfl.peer import Peer
+from p2pfl.protocol.logic import Logic
+from p2pfl.protocol.peer import Peer
+from p2pfl.protocol.selection import Federation
 from p2pfl.topology import make_topology, mixing_matrix, neighborhood
 
 CHUNKS, ROUNDS = 12, 2

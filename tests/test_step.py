@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, TrainingError
-from p2pfl.parameters import integer_buffers
+from p2pfl.model.vector import integer_buffers
 from p2pfl.training import Trainer, make_current
 from p2pfl.training import trainer as trainer_module
 from p2pfl.training.capture import Work, host_draws, untouched

@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw_zmtp import GREETING, dial, frame, open_stranger
 
-from p2pfl import wire
 from p2pfl.errors import ProtocolError
+from p2pfl.protocol import wire
 from p2pfl.transport import Event, Received, Reconnected, Refused, ZmqTransport
 from p2pfl.transport.admission import STRANGERS
 

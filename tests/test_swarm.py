@@ -12,19 +12,21 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from p2pfl import RunConfig, checkpoint, data, make_topology, partition, run_swarm
-from p2pfl.agreement import run_fingerprint
-from p2pfl.models import build_model
-from p2pfl.parameters import Layout, aligned_vector
-from p2pfl.records import read_rounds
+from p2pfl import RunConfig, data, make_topology, run_swarm
+from p2pfl.data import partition
+from p2pfl.model.networks import build_model
+from p2pfl.model.vector import Layout, aligned_vector
+from p2pfl.node import messages
+from p2pfl.node.control import Control
+from p2pfl.node.worker import run
 from p2pfl.roles import cast
-from p2pfl.rundir import create_run_dir
+from p2pfl.run import checkpoint
+from p2pfl.run.agreement import run_fingerprint
+from p2pfl.run.directory import create_run_dir
+from p2pfl.run.records import read_rounds
 from p2pfl.topology import Topology, consensus_rounds, mixing_matrix
 from p2pfl.training import initial_model
 from p2pfl.transport import MemoryHub, MemoryTransport, Transport
-from p2pfl.worker import messages
-from p2pfl.worker.control import Control
-from p2pfl.worker.process import run
 
 pytestmark = pytest.mark.usefixtures("blank_plots")
 

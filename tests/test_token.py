@@ -12,10 +12,10 @@ from p2pfl import make_topology
 from p2pfl.cli import main
 from p2pfl.config import ExchangeConfig
 from p2pfl.errors import ConfigError
-from p2pfl.keyring import own_token
+from p2pfl.node.messages import WorkerSpec
 from p2pfl.topology import save_topology
 from p2pfl.transport import Token
-from p2pfl.worker.messages import WorkerSpec
+from p2pfl.transport.keyring import own_token
 
 RING = str(Path(__file__).parent.parent / "topologies" / "ring-4.graphml")
 

@@ -12,11 +12,11 @@ from helpers import CPU, images, small_config
 from torch import nn
 from torch.nn import functional
 
-from p2pfl import checkpoint
 from p2pfl.config import RunConfig, TrainingConfig
 from p2pfl.data import Batches, evaluation_batches
 from p2pfl.errors import ConfigError, TrainingError
-from p2pfl.parameters import aligned_vector, integer_buffers
+from p2pfl.model.vector import aligned_vector, integer_buffers
+from p2pfl.run import checkpoint
 from p2pfl.training import Stopped, Trainer, build_schedule, initial_model, local_steps
 
 SHARD = np.arange(0, 48, 2)  # 24 samples: 3 batches of 8

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import zmq
 
-from p2pfl import wire
 from p2pfl.errors import TransportError
+from p2pfl.protocol import wire
 from p2pfl.transport import (
     Delayed,
     Lost,

@@ -15,9 +15,10 @@ import psutil
 import pytest
 from real_run import Run
 
-from p2pfl import checkpoint, make_topology
+from p2pfl import make_topology
+from p2pfl.node.control import EXIT_INTERRUPTED
+from p2pfl.run import checkpoint
 from p2pfl.topology import save_topology
-from p2pfl.worker.control import EXIT_INTERRUPTED
 
 FAST = shlex.split(
     "--dataset digits --model half_written:linear --batch-size 8 --lr 0.01 --local-steps 2 --eval-every 1000000"

@@ -11,9 +11,9 @@ from helpers import THOROUGHNESS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pfl import wire
 from p2pfl.errors import ProtocolError
-from p2pfl.wire import (
+from p2pfl.protocol import wire
+from p2pfl.protocol.wire import (
     CHUNK_BYTES,
     GREETING_BYTES,
     HEADER_BYTES,

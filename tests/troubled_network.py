@@ -14,7 +14,8 @@ from helpers import hoods_of
 from peer_network import Flying, Setting, Snapshot, Step, Watched
 from torch import Tensor
 
-from p2pfl.exchange import (
+from p2pfl.payload import Payload
+from p2pfl.protocol.events import (
     Action,
     Discard,
     Event,
@@ -34,8 +35,7 @@ from p2pfl.exchange import (
     Train,
     Trained,
 )
-from p2pfl.gossip import Payload
-from p2pfl.peer import Peer
+from p2pfl.protocol.peer import Peer
 
 GRACE = 5.0
 

@@ -13,9 +13,9 @@ from importlib import import_module
 from itertools import pairwise
 
 from p2pfl.errors import ConfigError, P2PFLError, UnforeseenError, unforeseen
-from p2pfl.signals import INTERRUPTED, end_at_once, ignore_all, interrupt_from_now_on, interrupted
-from p2pfl.suggest import known_are
-from p2pfl.text import visible
+from p2pfl.util.signals import INTERRUPTED, end_at_once, ignore_all, interrupt_from_now_on, interrupted
+from p2pfl.util.suggest import known_are
+from p2pfl.util.text import visible
 
 OK, FAILED, USAGE = 0, 1, 2
 _OPTION = re.compile(r"(?<![\w/.-])--[a-z][a-z0-9-]*")
@@ -26,15 +26,15 @@ COMMANDS = {
     "sgd": ("train:sgd", "train one model in one process on all data: the baseline"),
     "local": ("train:local", "train the peers of a topology file without any exchange"),
     "compare": (
-        "comparing:compare",
+        "compare:compare",
         "matched runs of several topologies and modes, in one report",
     ),
     "peer": ("train:peer", "run one peer of a swarm that is spread over machines"),
-    "keys": ("secrets:keys", "make a key pair for each peer of a topology file: encrypted, authenticated links"),
-    "topology make": ("graphs:make", "write a topology file: ring, path, star, complete, torus, …"),
-    "topology fix": ("graphs:fix", "mend a graph that cannot be a topology, or convert a file to another format"),
-    "topology show": ("graphs:show", "degrees, spectral gap and rounds to consensus of a topology file; a picture"),
-    "report": ("results:report", "tables and plots of recorded runs"),
+    "keys": ("keys:keys", "make a key pair for each peer of a topology file: encrypted, authenticated links"),
+    "topology make": ("topology:make", "write a topology file: ring, path, star, complete, torus, …"),
+    "topology fix": ("topology:fix", "mend a graph that cannot be a topology, or convert a file to another format"),
+    "topology show": ("topology:show", "degrees, spectral gap and rounds to consensus of a topology file; a picture"),
+    "report": ("report:report", "tables and plots of recorded runs"),
 }
 
 
@@ -67,7 +67,7 @@ def _open_if_closed(number: int) -> None:
 
 def _run(words: list[str], prepared: Callable[[], object] = lambda: None) -> int:
     """Run a command whose output may get lost; calls `prepared` when it is imported. A reader may leave, as `head`."""
-    from p2pfl.display.stream import SafeStream
+    from p2pfl.ui.stream import SafeStream
 
     out, err = SafeStream(sys.stdout), SafeStream(sys.stderr)
     try:
@@ -97,7 +97,7 @@ def _explained(words: list[str], prepared: Callable[[], object]) -> int:
     except ConfigError as error:
         return _complain(_with_settings_file(words, str(error)), USAGE)
     except P2PFLError as error:
-        from p2pfl.swarm import Interrupted
+        from p2pfl.experiment.run import Interrupted
 
         if isinstance(error, UnforeseenError) and interrupted():
             return _complain(f"interrupted ({error})", INTERRUPTED)

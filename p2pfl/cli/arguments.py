@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 import tyro
 
 from p2pfl.errors import ConfigError, unusable
-from p2pfl.suggest import did_you_mean
+from p2pfl.util.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from p2pfl.topology import Topology

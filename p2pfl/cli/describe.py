@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from p2pfl.cli.arguments import counted
 from p2pfl.config import RunConfig
+from p2pfl.experiment.run import Result, endpoints_in_file
 from p2pfl.report.absences import spans_text
 from p2pfl.roles import Cast, cast
-from p2pfl.swarm import Result, endpoints_in_file
 from p2pfl.topology import Topology, spectral_gap
 
 if TYPE_CHECKING:
-    from p2pfl.estimate import Estimate
+    from p2pfl.preflight.estimate import Estimate
 
 
 def describe_run(topology: Topology, run: RunConfig, *, index: int | None = None, begins: bool = True) -> str:
@@ -23,8 +23,8 @@ def describe_run(topology: Topology, run: RunConfig, *, index: int | None = None
     `index`: the only peer that runs on this machine, None where all do. `begins`: whether the run is new.
     How far the decoding of an image folder is can be seen where stderr is a terminal.
     """
-    from p2pfl.estimate import estimate
-    from p2pfl.rundir import resolve
+    from p2pfl.preflight.estimate import estimate
+    from p2pfl.run.directory import resolve
 
     parts = cast(run, topology)
     resolve(run, topology, 1)

@@ -12,9 +12,9 @@ from p2pfl.cli.describe import describe_result, describe_run
 from p2pfl.cli.options import Restart, Settled, TopologyFile, Training, settle
 from p2pfl.config import CentralizedConfig, ExchangeConfig, GossipConfig, RobustConfig, ServerConfig
 from p2pfl.errors import ConfigError
-from p2pfl.keyring import check_keys, refuse_token_file
+from p2pfl.experiment.run import endpoints_of_peer, run
 from p2pfl.report import check_drawing
-from p2pfl.swarm import endpoints_of_peer, run
+from p2pfl.transport.keyring import check_keys, refuse_token_file
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,8 @@ def peer(words: list[str]) -> int:
     if arguments.dry_run:
         print(describe_run(topology, settled.config, index=index, begins=arguments.resume is None))
         return 0
-    from p2pfl.solo import run_peer
-    from p2pfl.worker.limits import allow_open_files
+    from p2pfl.experiment.single import run_peer
+    from p2pfl.node.limits import allow_open_files
 
     allow_open_files(1, len(set(nx.all_neighbors(topology.graph, index))))
     run_peer(topology, index, settled.config, resume=arguments.resume)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from p2pfl.data.dataset import IMAGE_SIDE
-from p2pfl.text import some
+from p2pfl.util.text import some
 
 _MOST_GAPS = 100  # that are counted
 _SHAPE = (IMAGE_SIDE, IMAGE_SIDE, 3)

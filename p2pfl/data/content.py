@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from p2pfl.errors import DataError
-from p2pfl.plugins import one_line
-from p2pfl.regular import opener
+from p2pfl.util.plugins import one_line
+from p2pfl.util.regular import opener
 
 _REPORT_EVERY = 256  # files between two reports of progress
 

@@ -11,7 +11,7 @@ from p2pfl.config import PictureOptions
 from p2pfl.data.pictures import Picture
 from p2pfl.data.values import PictureError, Range, ReducedColorError, UnknownRangeError
 from p2pfl.errors import DataError
-from p2pfl.text import some
+from p2pfl.util.text import some
 
 _NARROW = 1 / 4  # of the range that is used: values that fill less of it are noted
 

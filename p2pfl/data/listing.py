@@ -10,7 +10,7 @@ from pathlib import Path
 
 from p2pfl.data.pictures import extensions
 from p2pfl.errors import DataError, unreadable
-from p2pfl.text import some, visible
+from p2pfl.util.text import some, visible
 
 _CLUTTER = frozenset({"__macosx", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
 _WELL_KNOWN = frozenset({".ipynb_checkpoints", ".thumbnails", ".appledouble", ".git", ".svn", ".cache", ".tmp"})

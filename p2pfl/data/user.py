@@ -17,7 +17,7 @@ from p2pfl.data.entries import EntryError, class_names, is_augmented
 from p2pfl.data.listing import lacking_images
 from p2pfl.data.source import Source
 from p2pfl.errors import DataError
-from p2pfl.plugins import load_callable, one_line
+from p2pfl.util.plugins import load_callable, one_line
 
 OPTIONAL = ("classes", "augment")
 

@@ -5,7 +5,7 @@ point of a round, because a kill by the clock never hits the same instant twice.
 `seed` and from where the run is, never from time.
 """
 
-from p2pfl.faults.reading import check_faults, idle_faults, load_faults
+from p2pfl.faults.parser import check_faults, idle_faults, load_faults
 from p2pfl.faults.script import (
     BEFORE_EXCHANGE,
     AttackFault,

@@ -76,7 +76,7 @@ class Corrupt(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="
 class AttackFault(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="attack", forbid_unknown_fields=True
 ):
-    """A peer sends, or learns, something else than it should; see `p2pfl.gossip.attacks`."""
+    """A peer sends, or learns, something else than it should; see `p2pfl.algorithms.attacks`."""
 
     peer: str
     rounds: _Rounds

@@ -7,8 +7,8 @@ from typing import Any
 
 import networkx as nx
 
-from p2pfl.records import RoundRecord
 from p2pfl.report.run import Run
+from p2pfl.run.records import RoundRecord
 
 
 def absences(run: Run) -> list[dict[str, Any]]:

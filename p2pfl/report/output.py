@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from p2pfl.errors import ConfigError, one_line, unwritable
-from p2pfl.regular import opener
 from p2pfl.report import style
-from p2pfl.signals import shielded
-from p2pfl.text import visible
+from p2pfl.util.regular import opener
+from p2pfl.util.signals import shielded
+from p2pfl.util.text import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from p2pfl.config import to_toml
-from p2pfl.records import RoundRecord
-from p2pfl.report.cautions import cautions
 from p2pfl.report.clients import participation
 from p2pfl.report.output import draw_plots, page_text, write_text
 from p2pfl.report.plots import PLOTS
 from p2pfl.report.run import Run, latest_accuracy, load_run, of_phase, repeat_command
 from p2pfl.report.summary import FIELDS, TEXT_FIELDS, known_facts, summarize
 from p2pfl.report.units import MISSING, bytes_text, formats_of, number_text, percent_text, seconds_text, words
+from p2pfl.report.warnings import cautions
+from p2pfl.run.records import RoundRecord
 
 REPORT_FILE = "report.html"
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from p2pfl import records
 from p2pfl.config import Mode, RunConfig, load_run_toml
-from p2pfl.data_record import DataRecord, read_data_record
 from p2pfl.errors import ConfigError
 from p2pfl.faults import FaultScript, load_faults
-from p2pfl.records import RoundRecord
+from p2pfl.model.sketches import consensus_distance, readable_sketches
 from p2pfl.roles import COORDINATOR
-from p2pfl.sketches import consensus_distance, readable_sketches
+from p2pfl.run import records
+from p2pfl.run.data_record import DataRecord, read_data_record
+from p2pfl.run.records import RoundRecord
 from p2pfl.topology import Topology, load_topology
 
 CONFIG_FILE = "config.toml"

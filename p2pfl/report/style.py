@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from p2pfl.errors import ConfigError, unreadable, unwritable
-from p2pfl.regular import read_text
-from p2pfl.text import visible
+from p2pfl.util.regular import read_text
+from p2pfl.util.text import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from p2pfl.text import some
 from p2pfl.topology.raw import RawGraph
+from p2pfl.util.text import some
 
 MAX_LABEL_BYTES = 200  # percent-encoded: a path component is limited to 255 bytes
 _SHOWN = 3

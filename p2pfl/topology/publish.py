@@ -8,12 +8,12 @@ from pathlib import Path
 import networkx as nx
 
 from p2pfl.errors import TopologyError, unreadable
-from p2pfl.regular import read_file
 from p2pfl.topology.files import load_topology, read_raw
 from p2pfl.topology.graph import Topology
 from p2pfl.topology.insert import insert_keys
 from p2pfl.topology.naming import name_nodes
 from p2pfl.topology.rewrite import difference, write_checked
+from p2pfl.util.regular import read_file
 
 _HOLDS_NODES = (".graphml", ".gml", ".gexf", ".json")
 

@@ -8,9 +8,9 @@ import numpy as np
 from torch import Tensor
 
 from p2pfl.errors import TrainingError
-from p2pfl.parameters import is_finite, largest
-from p2pfl.sketches import Vector
-from p2pfl.wire import Codec
+from p2pfl.model.sketches import Vector
+from p2pfl.model.vector import is_finite, largest
+from p2pfl.payload import Codec
 
 # Halfway between the largest bfloat16 and the next power of two: from here on rounding gives infinity.
 BF16_LIMIT = 2.0**128 - 2.0**119

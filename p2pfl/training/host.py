@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from p2pfl.parameters import aligned_vector
+from p2pfl.model.vector import aligned_vector
 
 
 class HostCopy:

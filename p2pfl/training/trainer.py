@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from p2pfl import data, seeding
+from p2pfl.algorithms.attacks import Relabel
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, P2PFLError, TrainingError
-from p2pfl.globalstate import RANDOMNESS
-from p2pfl.gossip.attacks import Relabel
-from p2pfl.parameters import Layout, aligned_vector, integer_buffers, is_finite
-from p2pfl.structure import convert
+from p2pfl.model.globalstate import RANDOMNESS
+from p2pfl.model.structure import convert
+from p2pfl.model.vector import Layout, aligned_vector, integer_buffers, is_finite
 from p2pfl.training.host import HostCopy, sleep_until_done
 from p2pfl.training.initial import initial_model
 from p2pfl.training.memory import on_device

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 
-from p2pfl import wire
+from p2pfl.protocol import wire
 from p2pfl.transport.interface import Event, Transport
 
 

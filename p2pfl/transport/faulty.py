@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from p2pfl import wire
 from p2pfl.faults import Corrupt, Delay, Drop, FaultScript
+from p2pfl.protocol import wire
 from p2pfl.transport.interface import Event, Transport
 
 # What says that a neighbor is there, gone or done: only a broken connection can swallow it, and then it is said again.

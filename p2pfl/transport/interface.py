@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from p2pfl.wire import Message
+from p2pfl.protocol.wire import Message
 
 
 @dataclass(frozen=True)

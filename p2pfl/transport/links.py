@@ -16,8 +16,8 @@ from typing import Any
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from p2pfl import wire
 from p2pfl.errors import TransportError
+from p2pfl.protocol import wire
 from p2pfl.transport.counters import received
 from p2pfl.transport.credentials import Credentials
 from p2pfl.transport.handles import connected

@@ -5,8 +5,8 @@ from __future__ import annotations
 import queue
 from collections.abc import Mapping
 
-from p2pfl import wire
 from p2pfl.errors import ProtocolError
+from p2pfl.protocol import wire
 from p2pfl.transport.interface import Event, Received, Refused
 
 _Queue = queue.SimpleQueue[tuple[bytes, bytes] | None]

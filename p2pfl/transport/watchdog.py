@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from p2pfl import wire
+from p2pfl.protocol import wire
 from p2pfl.transport.admission import Admission
 from p2pfl.transport.connections import Connection
 from p2pfl.transport.counters import received

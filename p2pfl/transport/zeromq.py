@@ -20,15 +20,15 @@ from typing import Any
 
 import zmq
 
-from p2pfl import wire
 from p2pfl.errors import ProtocolError, TransportError
-from p2pfl.tempdir import is_private
+from p2pfl.protocol import wire
 from p2pfl.transport.admission import HANDSHAKE_MS, Admission
 from p2pfl.transport.connections import Connection
 from p2pfl.transport.credentials import Credentials
 from p2pfl.transport.interface import Event, Received, Refused
 from p2pfl.transport.links import AND_MORE, MARKER, NOW, Links
 from p2pfl.transport.watchdog import MESSAGE_FRAMES, WATCH_SECONDS, Watchdog
+from p2pfl.util.tempdir import is_private
 
 LOST_SECONDS = 10.0  # a broken connection that does not come back within this is a lost neighbor
 MANY_TRACKERS = 1024  # that may wait until somebody asks whether they are done

@@ -1,8 +1,8 @@
 """Golden runs: hashes of what a fixed list of small runs leaves, to compare two versions of the code on one machine.
 
-`python tests/e2e/golden.py --out new.json` runs the code of this work tree, `--root TREE --out old.json` that of another
-one, and `--compare old.json new.json` says what differs (exit status 1). Only commands and files are used, no module of
-the project, so one script reads all versions: names of record fields are mapped to those of NAMES. Hashed are the final
+`python tests/e2e/golden.py --out new.json` runs the code of this work tree, `--root TREE --out old.json` that of
+another one, and `--compare old.json new.json` says what differs (exit status 1). Only commands and files are used, no
+module of the project, so one script reads all versions: NAMES maps the field names of records. Hashed are the final
 model's tensors, each peer's sketches, and its records without times and byte counts that depend on repeated messages.
 
 About 30 runs of some seconds each. Bits depend on the machine, its libraries and thread count, so nothing is stored.
@@ -32,14 +32,14 @@ TOPOLOGIES = ROOT / "topologies"
 COMMON = ["--dataset", "digits", "--model", "golden_model:net", "--batch-size", "16", "--local-steps", "3"]
 COMMON += ["--threads", "1", "--device", "cpu", "--eval-every", "2", "--eval-samples", "64", "--seed", "5"]
 COMMON += ["--rounds", "6"]
-MODEL = '''
+MODEL = """
 from torch import nn
 
 
 def net(num_classes):
     body = nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
     return nn.Sequential(body, nn.Linear(256, num_classes))
-'''
+"""
 # Field in records of any version -> its name here; what is not named keeps its name.
 NAMES: Mapping[str, str] = {}
 # Depend on the clock, or on how often something had to be sent again.

@@ -9,9 +9,9 @@ from typing import Any
 
 from p2pfl.config import INCIDENTAL, Mode, RunConfig, options
 from p2pfl.errors import ConfigError
+from p2pfl.model.weights import weights_digest
 from p2pfl.report.run import Run, load_run
 from p2pfl.report.summary import known_facts, summarize
-from p2pfl.weights import weights_digest
 
 _APART = INCIDENTAL | {"seed"}  # runs of one entry may differ in these
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from p2pfl.errors import ConfigError
-from p2pfl.regular import read_text
 from p2pfl.report.comparison.compared import CSV_FILE, JSON_FILE, PAGE_FILE, Comparison
 from p2pfl.report.comparison.entries import Entry, load_entries
 from p2pfl.report.comparison.matching import find_mismatches, notes
@@ -20,6 +19,7 @@ from p2pfl.report.comparison.plots import PLOTS
 from p2pfl.report.output import draw_plots, write_text
 from p2pfl.report.run import CONFIG_FILE, PEERS_FOLDER, repeat_command
 from p2pfl.report.summary import TEXT_FIELDS
+from p2pfl.util.regular import read_text
 
 _ROW_HEADS = ("mode", "seed")  # fields that head a row of the CSV instead
 

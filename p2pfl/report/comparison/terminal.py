@@ -10,7 +10,7 @@ from p2pfl.report.comparison.compared import CSV_FILE, PAGE_FILE, Comparison
 from p2pfl.report.comparison.entries import Entry
 from p2pfl.report.comparison.numbers import Statistic, best, statistic
 from p2pfl.report.units import MISSING, bytes_text
-from p2pfl.text import visible
+from p2pfl.util.text import visible
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -1,0 +1,103 @@
+"""The coordinator's step: from its clients' updates to the next global model.
+
+FedAvg (McMahan et al. 2017, "Communication-efficient learning of deep networks from decentralized data", algorithm 1):
+    w⁺ = Σ_k p_k x_k,  p_k = n_k / Σ_k n_k (or 1/m), over the clients k whose updates x_k came
+FedAvgM (Hsu, Qi & Brown 2019, "Measuring the effects of non-identical data distribution", section 3), lr in front:
+    v⁺ = β v + (Σ_k p_k x_k − w),  w⁺ = w + lr · v⁺
+
+Instead of Σ_k p_k x_k it may be the trimmed mean or the median of each coordinate, or Krum's choice among the updates
+(`trimmed_mean`, `median`, `krum`), which heed no p_k and need all updates at once: memory is as many models as updates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from p2pfl.algorithms.base import add_weighted
+from p2pfl.algorithms.blockwise import Pieces
+from p2pfl.algorithms.krum import krum
+from p2pfl.algorithms.median import median
+from p2pfl.algorithms.trimmed_mean import trimmed_mean
+from p2pfl.payload import Codec, Payload
+
+# Averaging that looks at all updates at once, and bears so many hostile ones.
+_RULES: dict[str, Callable[[Sequence[Pieces], int], Iterator[tuple[slice, Tensor]]]] = {
+    "trimmed-mean": trimmed_mean,
+    "median": lambda updates, byzantine: median(updates),
+    "krum": krum,
+}
+
+
+class ServerAverage:
+    """A round is: outgoing, then fold for each update that came, in client order, then finish.
+
+    `x` is the global model, (size,) float32, and `velocity` its momentum; both are written in place. `statistics` are
+    the ranges of x that are no parameters (batch normalization's running statistics): momentum could make a variance
+    negative, so these always become the plain average. `averaging` and `byzantine` are the options of that name.
+    """
+
+    vectors: tuple[str, ...] = ("x",)
+
+    def __init__(
+        self,
+        x: Tensor,
+        velocity: Tensor,
+        *,
+        momentum: float = 0.0,
+        lr: float = 1.0,
+        codec: Codec = "fp32",
+        averaging: str = "uniform",
+        byzantine: int = 0,
+        statistics: Sequence[slice] = (),
+    ) -> None:
+        self.x = x
+        self.velocity = velocity
+        self.codec: Codec = codec
+        self._momentum = momentum
+        self._lr = lr
+        self._statistics = statistics
+        self._total = torch.empty_like(x)
+        self._rule = _RULES.get(averaging)
+        self._byzantine = byzantine
+        self._gathered: list[Pieces] = []
+        self._weight = 0.0
+        self._sent = x
+
+    def outgoing(self) -> Payload:
+        """Begin a round: the global model as it travels. It does not change even if a client takes it rounds later."""
+        # New memory each round: a client that has stopped reading may still hold the last round's.
+        self._sent = self.x.clone() if self.codec == "fp32" else self.x.bfloat16()
+        self._weight = 0.0
+        self._gathered.clear()
+        return Payload({"x": (self._sent,)})
+
+    def fold(self, payload: Payload, weight: float) -> None:
+        """Add an update with its share p_k; the shares of all that were selected add up to 1."""
+        if self._rule is not None:
+            self._gathered.append(payload.vectors["x"])
+            return
+        add_weighted(self._total, payload.vectors["x"], weight, first=self._weight == 0.0)
+        self._weight += weight
+
+    def finish(self, complete: bool) -> None:
+        """End the round: x becomes the next global model. `complete`: every update that was asked for has come."""
+        target = self._total
+        if self._rule is not None:
+            for here, block in self._rule(self._gathered, self._byzantine):
+                target[here] = block
+            self._gathered.clear()
+        elif not complete:
+            target.div_(self._weight)
+        if self.codec != "fp32":
+            # w + Σ p_k (Q(x_k) − Q(w)), so that rounding the global model for its journey does not wear it away.
+            target.sub_(self._sent.float()).add_(self.x)
+        if self._momentum == 0.0 and self._lr == 1.0:
+            self.x.copy_(target)
+            return
+        self.velocity.mul_(self._momentum).add_(target).sub_(self.x)
+        self.x.add_(self.velocity, alpha=self._lr)
+        for part in self._statistics:
+            self.x[part] = target[part]

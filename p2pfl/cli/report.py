@@ -1,0 +1,73 @@
+"""`report`: results of runs that have been recorded."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from p2pfl.cli.arguments import counted, parse
+from p2pfl.errors import ConfigError
+from p2pfl.experiment.run import versions
+from p2pfl.report import SUMMARY_FILE, complete_summary, known_facts, summarize, write_report, write_summary
+from p2pfl.report.comparison import JSON_FILE, PAGE_FILE, compared_runs, write_comparison
+from p2pfl.run.directory import CONFIG_FILE, open_run_dir, runs_in
+
+
+@dataclass(frozen=True)
+class Report:
+    """Tables and plots from what was recorded, also of a run that was interrupted or is still going on.
+
+    Given the folder of a comparison, it writes that again; of one that was interrupted, name its runs instead.
+    """
+
+    run_dirs: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR...", help_behavior_hint="(required)")
+    ]
+    """Run directories, or folders of comparisons."""
+
+
+def report(words: list[str]) -> int:
+    """Write summary, plots and page of recorded runs again."""
+    run_dirs = parse(Report, words, "report").run_dirs
+    if not run_dirs:
+        raise ConfigError("report: name a run directory, such as one under runs/")
+    for run_dir in run_dirs:
+        if os.path.lexists(run_dir / JSON_FILE) and not os.path.lexists(run_dir / CONFIG_FILE):
+            print(_compare_again(run_dir))
+            continue
+        _refuse_unfinished(run_dir)
+        open_run_dir(run_dir)
+        facts = known_facts(run_dir) if (run_dir / SUMMARY_FILE).exists() else {"versions": versions()}
+        summary = summarize(run_dir, **facts)
+        for line in summary["damaged_records"]:
+            print(f"p2pfl: warning: {line}", file=sys.stderr)
+        write_summary(run_dir, summary)
+        print(write_report(run_dir))
+    return 0
+
+
+def _refuse_unfinished(folder: Path) -> None:
+    """Raises ConfigError for the folder of a comparison that was interrupted, which has no table to write again."""
+    inside = [] if (folder / CONFIG_FILE).exists() else list(folder.glob(f"*/{CONFIG_FILE}"))
+    if not inside:
+        return
+    run_dirs = runs_in(folder)
+    complete = sum(complete_summary(run_dir) is not None for run_dir in run_dirs)
+    how_many = f"none of its {counted(len(run_dirs), 'run')} has" if not complete else f"{complete} of its runs have"
+    raise ConfigError(
+        f"{folder}: no comparison has been written there yet ({how_many} finished)",
+        remedy="finish it with the command that it was started by, or see each run so far with: "
+        + shlex.join(["p2pfl", "report", *map(str, run_dirs)]),
+    )
+
+
+def _compare_again(folder: Path) -> Path:
+    run_dirs, command = compared_runs(folder)
+    write_comparison(folder, run_dirs, allow_mismatch=True, command=command)
+    return folder / PAGE_FILE

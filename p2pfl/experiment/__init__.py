@@ -1,0 +1,1 @@
+"""Runs of every mode, and comparisons of runs."""

@@ -1,0 +1,295 @@
+"""One run from its settings to its results: run directory, launch, summary, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import secrets
+import shlex
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from p2pfl.config import RunConfig
+from p2pfl.errors import ConfigError, P2PFLError, explained
+from p2pfl.experiment.prolong import has_other_rounds, prolong
+from p2pfl.experiment.resumable import starting_point
+from p2pfl.launch import Launch, Outcome, launch
+from p2pfl.model.sketches import Vector, readable_sketches
+from p2pfl.node.limits import allow_open_files
+from p2pfl.report import check_drawing, complete_summary, known_facts, summarize, write_report, write_summary
+from p2pfl.roles import Cast, cast, topology_of
+from p2pfl.run.agreement import lasting_fingerprint
+from p2pfl.run.directory import (
+    check_results,
+    create_run_dir,
+    fault_script,
+    follow_dataset,
+    forget,
+    in_use,
+    resolve,
+    with_own_files,
+)
+from p2pfl.run.records import RoundRecord, read_recorded
+from p2pfl.topology import Topology
+from p2pfl.transport import keyring
+from p2pfl.ui import Plan as DisplayPlan
+from p2pfl.ui import make_display
+from p2pfl.util.signals import interruptible
+
+_PACKAGES = ("p2pfl-swarm", "torch", "torchvision", "pyzmq", "networkx", "numpy")
+
+
+class Interrupted(P2PFLError):
+    """The user ended the run; what was recorded is kept: exit status 130."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run: its folder, and the fields of `summary.json`."""
+
+    run_dir: Path
+    summary: dict[str, Any]
+
+
+def run_swarm(topology: Topology, config: RunConfig | None = None, *, resume: Path | None = None) -> Result:
+    """Train one model over a topology, one process a peer, and return where the results are.
+
+    The same as `p2pfl gossip`, or with a config of mode "local" as `p2pfl local`. `resume` is the run directory of an
+    interrupted run with the same settings, or of any with other `rounds` where its schedule is constant. Scripts must
+    call it under `if __name__ == "__main__":`, because every peer process imports the script.
+
+    Raises ConfigError (bad input), Interrupted (Ctrl-C), P2PFLError (the run failed); what was recorded until then
+    is in the run directory, with a summary and a report.
+    """
+    return run(config or RunConfig(), topology, resume=resume)
+
+
+def run(
+    config: RunConfig,
+    topology: Topology | None = None,
+    *,
+    resume: Path | None = None,
+    again: str | None = None,
+    link_delay: float = 0.0,
+) -> Result:
+    """The same for every mode: `topology` is what a file says, None where the mode needs none.
+
+    `again` is the command that goes on with an interrupted run, if that is not `p2pfl MODE --resume RUN_DIR`.
+    `link_delay` holds back every message for so many seconds: the slow link of benchmarks and tests.
+    """
+    with interruptible():
+        return _run(config, topology_of(config) or topology, resume, again, link_delay)
+
+
+def _run(
+    config: RunConfig, topology: Topology | None, resume: Path | None, again: str | None, link_delay: float
+) -> Result:
+    if topology is None:
+        raise ConfigError(f"a {config.mode} run needs a topology file")
+    keyring.refuse_token_file(config.exchange)
+    parts = cast(config, topology)
+    # Clients that are not selected do nothing: the cores are for those that train at the same time.
+    busy = config.centralized.num_selected if parts.coordinator is not None else parts.shards
+    config = resolve(config, topology, busy)
+    parts = dataclasses.replace(parts, topology=dataclasses.replace(topology, name=config.record.name or topology.name))
+    binds = endpoints_in_file(topology, config)
+    if config.mode == "gossip":
+        keyring.check_keys(topology, config.exchange.keys, config.exchange.insecure, range(topology.n))
+    longer = resume is not None and has_other_rounds(resume, config)
+    complete = None if resume is None or longer else complete_summary(resume)
+    if resume is not None and complete is not None:
+        return Result(resume, complete)
+    check_drawing()
+    if resume is not None:
+        check_results(resume)
+    allow_open_files(parts.topology.n, max(len(links) for links in parts.links))
+    going_on = resume is not None
+    run_dir = resume or create_run_dir(parts.topology, config)
+    command = again
+    again = again or f"p2pfl {config.mode} --resume {shlex.quote(str(run_dir))}"
+    with explained(run_dir), in_use(run_dir):
+        try:
+            begins = starting_point(parts, config, run_dir, command) if going_on else ""
+            if longer:
+                prolong(run_dir, config)
+            config = with_own_files(config, run_dir)
+            outcome = _launch(_planned(parts, config, run_dir, going_on, binds, link_delay), begins)
+        except (KeyboardInterrupt, P2PFLError) as error:
+            if resume is None:  # what was there before stays, whatever it holds
+                forget(run_dir)
+            if isinstance(error, KeyboardInterrupt) and run_dir.exists():
+                raise Interrupted("interrupted", remedy=how_to_resume(config, again)) from None
+            raise
+        if going_on:
+            follow_dataset(run_dir, config)
+        return _conclude(run_dir, outcome, how_to_resume(config, again), going_on)
+
+
+def _planned(
+    parts: Cast, config: RunConfig, run_dir: Path, resume: bool, binds: Sequence[str] | None, link_delay: float
+) -> Launch:
+    settings = lasting_fingerprint(parts, config)
+    script = fault_script(config, parts.topology)
+    return Launch(parts, config, run_dir, _name(settings), settings, resume, binds, link_delay, script, _token(config))
+
+
+def how_to_resume(config: RunConfig, command: str) -> str:
+    """What to do with an interrupted run: without checkpoints it begins again, with the same settings."""
+    return f"{'go on' if config.record.checkpoint else 'start again'} with: {command}"
+
+
+def _name(settings: str) -> str:
+    """What this launch is called on the wire; the second half keeps a stray peer of an earlier one out."""
+    return f"{settings[:16]}-{secrets.token_hex(8)}"
+
+
+def _token(config: RunConfig) -> str | None:
+    """The secret of this launch, by which its processes know each other where they have no keys."""
+    return secrets.token_hex(32) if config.exchange.keys is None else None
+
+
+def _launch(started: Launch, begins: str) -> Outcome:
+    """Start the processes and watch them; `begins` says where a resumed run begins."""
+    config, parts = started.config, started.cast
+    plan = DisplayPlan(
+        mode=config.mode,
+        name=parts.topology.name,
+        peers=parts.topology.names,
+        rounds=config.training.rounds,
+        consensus_rounds=parts.consensus_rounds,
+        run_dir=started.run_dir,
+        batch_size=config.training.batch_size,
+        coordinator=parts.coordinator,
+    )
+    with make_display(plan) as display:
+        if started.resume:
+            display.restore(_recorded(parts.topology, started.run_dir, config.training.rounds))
+            display.say(begins)
+        return launch(started, display)
+
+
+def _recorded(topology: Topology, run_dir: Path, rounds: int) -> list[tuple[int, RoundRecord, Vector]]:
+    """What the processes of an interrupted run have recorded of its training rounds, as far as it can be read."""
+    found = []
+    for peer in range(topology.n):
+        folder = run_dir / "peers" / topology.node_path(peer)
+        recorded, sketches = read_recorded(folder, rounds), readable_sketches(folder)[0]
+        unknown = np.full(sketches.shape[1], np.nan, np.float32)  # coordinators and clients write no sketches
+        for record in recorded.rounds:
+            row = recorded.rows.get(record.round)
+            found.append((peer, record, unknown if row is None else sketches[row]))
+    return found
+
+
+def _conclude(run_dir: Path, outcome: Outcome, go_on: str, resumed: bool) -> Result:
+    """Write down what there is, and say how it ended: a result, or the error for it."""
+    problem = ""
+    if outcome.status == "usage" and not resumed:
+        forget(run_dir)
+        raise ConfigError(outcome.reason)
+    try:
+        summary = _write_down(run_dir, outcome)
+    except KeyboardInterrupt:
+        raise _without_report(run_dir, outcome, go_on) from None
+    except (P2PFLError, OSError) as error:
+        if outcome.status == "complete":
+            again = f"p2pfl report {shlex.quote(str(run_dir))}"
+            raise P2PFLError(f"the run is complete, but not its report: {error}", remedy=f"then: {again}") from None
+        summary, problem = {}, f" (and no report could be written: {error})"
+    if outcome.status == "complete":
+        return Result(run_dir, summary)
+    if outcome.status == "interrupted":
+        raise Interrupted(f"{outcome.reason}{problem}", remedy=go_on)
+    if outcome.status == "usage":
+        raise ConfigError(outcome.reason)
+    raise P2PFLError(
+        f"{outcome.reason}{problem}", remedy=go_on if outcome.resumable else None, resumable=outcome.resumable
+    )
+
+
+def _without_report(run_dir: Path, outcome: Outcome, go_on: str) -> Interrupted:
+    """The error for an interrupt while the report was made: also says how the run itself had ended."""
+    said = "interrupted before the report was written"
+    if outcome.status == "complete":
+        again = f"p2pfl report {shlex.quote(str(run_dir))}"
+        return Interrupted(f"{said} (the run itself is complete)", remedy=f"make it with: {again}")
+    if outcome.status == "interrupted":
+        return Interrupted(said, remedy=go_on)
+    remedy = go_on if outcome.status == "failed" and outcome.resumable else None
+    return Interrupted(f"{outcome.reason} ({said})", remedy=remedy, resumable=outcome.resumable)
+
+
+def _write_down(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
+    """Summary and report; returns the summary."""
+    before = known_facts(run_dir).get("seconds", 0.0)  # the run may have been resumed
+    summary = summarize(
+        run_dir,
+        lost_peers=outcome.lost,
+        restarts=outcome.restarts,
+        versions=versions(),
+        seconds=before + outcome.seconds,
+    )
+    write_summary(run_dir, summary)
+    write_report(run_dir)
+    return summary
+
+
+def endpoints_in_file(topology: Topology, config: RunConfig) -> list[str] | None:
+    """`tcp://host:port` of each peer where the topology file says them; None where sockets are chosen freely.
+
+    Raises ConfigError for hosts beyond this machine without keys and without --insecure.
+    """
+    if config.mode != "gossip":  # the others need no file, or use of a file nothing but its nodes
+        if config.exchange.keys is not None:
+            raise ConfigError(f"--keys {config.exchange.keys}: only a gossip run has a topology file with public keys")
+        return None
+    endpoints = _endpoints(topology, config)
+    if endpoints is not None:
+        keyring.check_encryption(topology, config.exchange)
+    return endpoints
+
+
+def endpoints_of_peer(topology: Topology, index: int, config: RunConfig) -> list[str]:
+    """The same for a peer without a launcher.
+
+    Raises ConfigError for options that need a launcher, or where the file does not say them, or how the peer is to
+    know its neighbors and they it, or messages would not be encrypted and nobody has allowed it.
+    """
+    if config.exchange.faults is not None:
+        raise ConfigError(f"--faults {config.exchange.faults}: a script needs a launcher to play it; use p2pfl gossip")
+    if config.exchange.restart:
+        raise ConfigError(f"--restart {config.exchange.restart}: needs a launcher; start a peer again by --resume")
+    endpoints = _endpoints(topology, config)
+    if endpoints is None:
+        raise ConfigError(f"{topology.source}: every node needs a host and a port (and --transport must not be ipc)")
+    exchange = config.exchange
+    keyring.check_keys(topology, exchange.keys, exchange.insecure, [index])
+    keyring.check_token_file(topology, exchange)
+    keyring.check_encryption(topology, exchange)
+    return endpoints
+
+
+def _endpoints(topology: Topology, config: RunConfig) -> list[str] | None:
+    nodes = [topology.graph.nodes[peer] for peer in range(topology.n)]
+    if config.exchange.transport == "ipc" or not all("host" in node and "port" in node for node in nodes):
+        return None
+    return [f"tcp://{_bracketed(str(node['host']))}:{int(node['port'])}" for node in nodes]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,225 @@
+"""One peer without a launcher, for a swarm that is spread over machines."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import socket
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from p2pfl import data
+from p2pfl.config import RunConfig
+from p2pfl.errors import ConfigError, P2PFLError
+from p2pfl.experiment.prolong import has_other_rounds, prolong
+from p2pfl.experiment.run import Interrupted, endpoints_of_peer, how_to_resume
+from p2pfl.node import messages
+from p2pfl.node.control import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control
+from p2pfl.node.worker import keep_freed_memory, run
+from p2pfl.preflight.estimate import check_run, data_record
+from p2pfl.roles import cast
+from p2pfl.run.agreement import lasting_fingerprint, run_fingerprint
+from p2pfl.run.data_record import keep_data_record
+from p2pfl.run.directory import create_run_dir, follow_dataset, open_run_dir, resolve, with_own_files
+from p2pfl.topology import Topology
+from p2pfl.transport import ZmqTransport, keyring
+from p2pfl.util.signals import Interrupts, interruptible
+from p2pfl.util.text import visible
+
+_MISSED = re.compile(
+    r"lost the connection to peer (.+) in round \d+|no progress for .+? from peer ([^(].*) \(--[a-z-]+\)"
+)
+
+
+def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path | None = None) -> None:
+    """Run peer `index` in this process until the swarm is done.
+
+    The topology file says where each peer listens. All peers must be started with the same file and the same
+    training options, in any order, within --start-timeout. Peers with a common file system may share --run-dir.
+
+    The first peer evaluates and saves the consensus model. Raises ConfigError for bad input, Interrupted after
+    Ctrl-C, SIGTERM, SIGHUP or SIGQUIT (the next of them ends this process), P2PFLError where the peer cannot go on.
+    """
+    config = resolve(config, topology, len(_on_this_host(topology, index)))
+    parts = cast(config, topology)
+    endpoints = endpoints_of_peer(topology, index, config)
+    with interruptible() as interrupts:
+        checked = check_run(parts, config, index, begins=resume is None)
+        keep_freed_memory()
+        dataset = data.prepare(config.data.dataset, config.data.data_dir, _Progress(), config.data.pictures)
+        for note in checked.notes(config, dataset):
+            _say(f"note: {note}")
+        with ZmqTransport(endpoints[index]):  # an address that cannot be had leaves no run directory behind
+            pass
+        run_dir = resume or _join_run_dir(topology, index, config)
+        keep_data_record(run_dir, data_record(config, dataset))
+        if resume is not None:
+            _follow(resume, config)
+        config = with_own_files(config, run_dir)
+        spec = messages.WorkerSpec(
+            config=config,
+            run_dir=run_dir,
+            dataset=dataset,
+            index=index,
+            run=run_fingerprint(parts, config, data.load(dataset).content),
+            settings=lasting_fingerprint(parts, config),
+            bind=endpoints[index],
+            resume=resume is not None,
+            endpoints=dict(enumerate(endpoints)),
+            token=None if config.exchange.token_file is None else keyring.own_token(config.exchange.token_file),
+        )
+        _run(spec, topology, sorted(parts.links[index]), interrupts)
+
+
+def _run(spec: messages.WorkerSpec, topology: Topology, neighbors: list[int], interrupts: Interrupts) -> None:
+    """Run it to its end, say how that went, or raise the error for it."""
+    name, bind, run_dir = topology.names[spec.index], spec.bind, spec.run_dir
+    interrupted = Interrupted("interrupted", remedy=how_to_resume(spec.config, _resume(run_dir, name)))
+    control = Control()
+    interrupts.hold(_Stop(control, str(interrupted)))
+    _say(f"peer {name} at {bind}, records in {run_dir}")
+    report = _LineReport(name, spec.config.training.rounds)
+    status = run(spec, report, control)
+    if status == EXIT_INTERRUPTED:
+        raise interrupted
+    if status != EXIT_OK:
+        where = ""
+        if report.failure.startswith("no greeting"):
+            named = report.failure.partition("from peer ")[2].rpartition(" (")[0].split(", ")
+            silent = [peer for peer in neighbors if topology.names[peer] in named] or neighbors
+            log = run_dir / "peers" / topology.node_path(spec.index) / "log.txt"
+            places = _looked_for(spec.endpoints or {}, silent)
+            where = f"{places}; have all the same file, options, and keys or token? See {log}"
+        if status == EXIT_USAGE:
+            raise ConfigError(f"peer {name}: {report.failure}{where}")
+        go_on = how_to_resume(spec.config, _resume(run_dir, name)) if report.resumable and not where else ""
+        raise P2PFLError(f"peer {name}: {report.failure}{where}", remedy=when_back(report.failure, go_on))
+    if spec.index == 0:
+        _say(f"weights of the consensus model: {run_dir / 'consensus.safetensors'}")
+    _say(f"peer {name}: done; put all peers' folders into one {run_dir}/peers for: p2pfl report {run_dir}")
+
+
+def when_back(failure: str, go_on: str) -> str:
+    """When and how a peer goes on after a failure: where a neighbor was missed, once that is back."""
+    missed = go_on and _MISSED.fullmatch(failure)
+    if not missed:
+        return go_on
+    names = missed[1] or missed[2]
+    return f"once {names} {'are' if ', ' in names else 'is'} back, {go_on}"
+
+
+def _resume(run_dir: str | Path, name: str) -> str:
+    return f"p2pfl peer --resume {shlex.quote(str(run_dir))} --node {shlex.quote(name)}"
+
+
+class _Stop:
+    """What a signal does: the first asks the peer to end, another ends the process at once."""
+
+    def __init__(self, control: Control, line: str) -> None:
+        self._control = control
+        self._line = line
+        self._asked = False
+
+    def __call__(self) -> None:
+        if self._asked:
+            with contextlib.suppress(OSError):  # not `print`, which may be what the signal has interrupted
+                os.write(2, f"p2pfl: {visible(self._line, controls=True)}\n".encode())
+            os._exit(EXIT_INTERRUPTED)
+        self._asked = True
+        self._control.stop()
+
+
+def _follow(run_dir: Path, config: RunConfig) -> None:
+    """Bring what a resumed run has saved in line with where its data are now and with its number of rounds."""
+    follow_dataset(run_dir, config)
+    if has_other_rounds(run_dir, config):
+        prolong(run_dir, config)
+
+
+def _looked_for(endpoints: Mapping[int, str], neighbors: Iterable[int]) -> str:
+    """Where the neighbors should have been, and which of these hosts nobody knows."""
+    places = []
+    for neighbor in sorted(neighbors):
+        host = urlsplit(endpoints[neighbor]).hostname or ""
+        try:
+            socket.getaddrinfo(host, None)
+            places.append(endpoints[neighbor])
+        except OSError as error:
+            places.append(f"{endpoints[neighbor]} (host {host}: {error.strerror})")
+    return f"; looked for at {', '.join(places)}"
+
+
+class _LineReport:
+    """What the peer reports, as lines; and why it failed, if it did."""
+
+    def __init__(self, name: str, rounds: int) -> None:
+        self.failure = "failed"
+        self.resumable = False
+        self._sent = 0
+        self._name = name
+        self._rounds = rounds
+
+    def __call__(self, message: messages.FromWorker) -> None:
+        if isinstance(message, messages.RoundFinished):
+            record = message.record
+            self._sent += record.bytes_sent
+            loss = "" if record.train_loss is None else f"  loss {record.train_loss:.3f}"
+            accuracy = "" if record.test_accuracy is None else f"  accuracy {100 * record.test_accuracy:.1f} %"
+            number = (
+                f"round {record.round}/{self._rounds}"
+                if record.phase == "train"
+                else f"mix {record.round - self._rounds}"
+            )
+            _say(f"peer {self._name}: {number}{loss}{accuracy}  {self._sent / 1e6:,.1f} MB sent")
+        elif isinstance(message, messages.Ready):
+            _say(f"peer {self._name}: ready on {message.device}, waiting for its neighbors")
+        elif isinstance(message, messages.Warned):
+            print(f"p2pfl: warning: {message.text}", file=sys.stderr)
+        elif isinstance(message, messages.Failed):
+            self.failure, self.resumable = message.reason, message.resumable
+
+
+class _Progress:
+    """Progress of decoding the data set, a line every tenth."""
+
+    def __init__(self) -> None:
+        self._shown: tuple[str, int] = ("", -1)
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        tenth = (what, 10 * done // max(total, 1))
+        if tenth != self._shown:
+            self._shown = tenth
+            _say(f"{what}: {10 * tenth[1]} %")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _join_run_dir(topology: Topology, index: int, config: RunConfig) -> Path:
+    """A run directory of its own, or --run-dir if the other peers of this very run use it already."""
+    wanted = config.record.run_dir
+    if wanted is None or not (Path(wanted) / "config.toml").exists():
+        return create_run_dir(topology, config, topology.names[index])
+    there, saved = open_run_dir(Path(wanted))
+    if run_fingerprint(cast(saved, there), saved) != run_fingerprint(cast(config, topology), config):
+        raise ConfigError(
+            f"--run-dir {wanted}: holds a run of another topology or other options",
+            remedy="give each peer of a run the same, or choose another folder",
+        )
+    folder, name = Path(wanted) / "peers" / topology.node_path(index), topology.names[index]
+    if any((folder / kept).exists() for kept in ("rounds.jsonl", "checkpoint")):
+        again = how_to_resume(config, _resume(wanted, name))
+        raise ConfigError(f"--run-dir {wanted}: peer {name} has run there", remedy=f"{again}, or choose another")
+    os.makedirs(folder, exist_ok=True)
+    return Path(wanted)
+
+
+def _on_this_host(topology: Topology, index: int) -> list[int]:
+    """Peers that share this one's host, and with it its cores."""
+    hosts = [topology.graph.nodes[peer].get("host") for peer in range(topology.n)]
+    return [peer for peer in range(topology.n) if hosts[peer] == hosts[index]]

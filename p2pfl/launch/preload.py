@@ -1,0 +1,22 @@
+"""Heavy libraries imported by the fork server, so that workers have them at once; imported only there."""
+
+from __future__ import annotations
+
+import contextlib
+from importlib import import_module
+
+PRELOADED = (
+    "torch",
+    "torchvision",
+    "zmq",
+    "networkx",
+    "safetensors.torch",
+    "p2pfl.node.worker",
+    "p2pfl.preflight.estimate",
+)
+
+for _name in PRELOADED:
+    # The server would print a traceback and die of what is no ImportError, such as of too little memory. The processes
+    # that it forks import the same again, and report what fails.
+    with contextlib.suppress(Exception):
+        import_module(_name)

@@ -1,0 +1,125 @@
+"""The data set, decoded once before the peers start, in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from p2pfl.config import RunConfig
+from p2pfl.errors import ConfigError, P2PFLError, not_imported
+from p2pfl.launch.child import Child
+from p2pfl.launch.observers import Observer
+from p2pfl.launch.server import ForkServer
+from p2pfl.node import messages
+from p2pfl.roles import Cast
+from p2pfl.run.data_record import keep_data_record
+from p2pfl.util.signals import SIGNALS
+from p2pfl.util.tempdir import remove_if_abandoned
+
+_END_SECONDS = 1.0
+
+
+def prepare_data(
+    config: RunConfig, cast: Cast, run_dir: Path, observer: Observer, server: ForkServer, begins: bool = True
+) -> Path:
+    """Decode the data set, once, into the file that all peers map, in a process of its own (it needs torch).
+
+    What data these are is recorded in the run directory, or compared with what stands there. That process also tries
+    the model out, and checks what every peer would refuse, whether the GPUs have room for all, and the disk for a run
+    that begins, so that none has to be started for it.
+
+    Raises ConfigError, or P2PFLError where that process crashed.
+    """
+    started: tuple[Child, Connection] | None = None
+    try:
+        # Not shielded from interrupts: the server may be importing for long. A process that was forked unseen ends
+        # when its link does.
+        started = server.start("data", _prepare, config, cast, begins, server.folder.path)
+        return _prepared(config, run_dir, observer, *started)
+    except BaseException:
+        if started is not None:
+            started[0].kill()  # whoever interrupts this does not want to wait for the data
+        raise
+    finally:
+        if started is not None:
+            _let_end(*started)
+
+
+def _let_end(process: Child, link: Connection) -> None:
+    link.close()
+    if not process.join(_END_SECONDS):
+        process.kill()
+    process.close()
+
+
+def _prepared(config: RunConfig, run_dir: Path, observer: Observer, process: Child, link: Connection) -> Path:
+    """What the process says, to its end: the file that it has made."""
+    while True:
+        try:
+            message = messages.receive_report(link)
+        except EOFError:
+            process.join(_END_SECONDS)
+            what = f"--dataset {config.data.dataset}, or trying out --model {config.model.model},"
+            raise P2PFLError(f"decoding {what} crashed ({process.exit_text()})") from None
+        if isinstance(message, messages.Failed):
+            raise (ConfigError if message.usage else P2PFLError)(message.reason)
+        assert isinstance(message, messages.Prepared)
+        if message.path is not None and message.record is not None:
+            keep_data_record(run_dir, message.record)
+            for note in message.notes:
+                observer.say(f"note: {note}")
+            return Path(message.path)
+        observer.progress(message.what, message.done, message.total)
+
+
+def _prepare(config: RunConfig, cast: Cast, begins: bool, temporary: Path, link: Connection) -> None:
+    for number in SIGNALS - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    threading.Thread(target=_end_with, args=(link, temporary), daemon=True).start()
+
+    def send(message: messages.FromWorker) -> None:
+        link.send_bytes(messages.encode(message))
+
+    last = _outcome(config, cast, begins, send)
+    with contextlib.suppress(OSError):
+        send(last)
+
+
+def _end_with(link: Connection, temporary: Path) -> None:
+    """End this process when the launcher listens no more: it was interrupted, or killed."""
+    with contextlib.suppress(OSError):
+        link.poll(None)  # a launcher says nothing here: this is the end of the link
+    remove_if_abandoned(temporary)
+    os._exit(0)
+
+
+def _outcome(
+    config: RunConfig, cast: Cast, begins: bool, send: Callable[[messages.FromWorker], None]
+) -> messages.FromWorker:
+    """Check and decode everything; returns what is to be reported at the end."""
+    try:
+        from p2pfl import data
+        from p2pfl.preflight.estimate import check_run, data_record
+    except Exception as error:  # such as of a library for which there is no memory
+        return messages.failed(not_imported(error))
+    try:
+        checked = check_run(cast, config, begins=begins)
+        path = data.prepare(
+            config.data.dataset,
+            config.data.data_dir,
+            lambda what, done, total: send(messages.Prepared(what, done, total)),
+            config.data.pictures,
+        )
+        notes, record = checked.notes(config, path), data_record(config, path)
+        return messages.Prepared("", 1, 1, path=str(path), notes=notes, record=record)
+    except P2PFLError as error:
+        return messages.failed(error)
+    except Exception as error:
+        return messages.Failed(f"--dataset {config.data.dataset}: {type(error).__name__}: {error}".splitlines()[0])

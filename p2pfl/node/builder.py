@@ -1,0 +1,263 @@
+"""A peer, client or coordinator put together from its settings: data, model, logic and records."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from p2pfl import algorithms, data
+from p2pfl.algorithms import attacks
+from p2pfl.algorithms.fedavg import ServerAverage
+from p2pfl.config import RunConfig, least_updates
+from p2pfl.data import partition
+from p2pfl.faults import BEFORE_EXCHANGE, FaultScript, Pause, load_faults
+from p2pfl.node import messages
+from p2pfl.node.greeting import greeting_of
+from p2pfl.node.loop import Report
+from p2pfl.node.recorder import Keeper
+from p2pfl.node.resume import last_common_round, look_back, say_stale_client
+from p2pfl.protocol.client import Client
+from p2pfl.protocol.coordinator import Coordinator
+from p2pfl.protocol.events import Plan, Timeouts
+from p2pfl.protocol.logic import Logic
+from p2pfl.protocol.peer import Peer
+from p2pfl.protocol.selection import Federation
+from p2pfl.roles import Cast, cast
+from p2pfl.run.data_record import DIGITS
+from p2pfl.topology import Neighborhood, Topology, is_symmetric, neighborhood, spectral_gap, without_edges
+from p2pfl.training import Trainer, make_current, pick_device
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a driver needs; `steps` are this process's optimizer steps in the whole run, as far as one can know."""
+
+    trainer: Trainer
+    logic: Logic
+    keeper: Keeper
+    steps: int
+    script: FaultScript
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What every role is built from."""
+
+    spec: messages.WorkerSpec
+    cast: Cast
+    plan: Plan
+    trainer: Trainer
+    sizes: list[int]  # samples of every shard
+    samples_before: int
+    script: FaultScript
+
+    @property
+    def config(self) -> RunConfig:
+        return self.spec.config
+
+
+def assemble(
+    spec: messages.WorkerSpec,
+    topology: Topology,
+    peer_dir: Path,
+    report: Report,
+    takes_over: Callable[[], bool] = lambda: False,
+) -> Parts:
+    """Load the data, build the model or restore it, and set up logic and records."""
+    parts = cast(spec.config, topology)
+    script = fault_script(spec, parts.topology)
+    is_coordinator = spec.index == parts.coordinator
+    dataset = data.load(spec.dataset)
+    trainer, sizes = _build_trainer(spec, parts, dataset)
+    spec = replace(spec, settings=f"{spec.settings}-{dataset.content[:DIGITS]}")
+    if is_coordinator:
+        trainer.momentum = torch.zeros_like(trainer.host)  # the server's, which is on the host like all that it does
+    # The very last round is done again, since what follows on it may not have happened any more.
+    redo = spec.config.training.rounds + parts.consensus_rounds - 1
+    last = last_common_round(spec, parts, redo)
+    past = look_back(spec, parts, trainer, peer_dir, redo if last is None else last, report)
+    # Without a checkpoint it may go on in a later round than the first, which its neighbors will say.
+    unknown = spec.resume and last is None and past.saved is None
+    last = last or (0 if past.saved is None else past.saved.round)
+    first_round = max(last + 1, spec.returns_in or 0)
+    sketch_seed = spec.config.record.seed if spec.config.mode in ("gossip", "local") else None
+    kept = None if unknown else past.mend_records(peer_dir, last, sketch_seed)
+    for line in () if kept is None else kept.lines:
+        report(messages.Warned(line))
+    say_stale_client(spec, parts, past, last, report)
+    plan = Plan(
+        me=spec.index,
+        names=topology.names,
+        links=parts.links[spec.index],
+        training_rounds=spec.config.training.rounds,
+        consensus_rounds=parts.consensus_rounds,
+        run=spec.run,
+        layout=trainer.layout.digest,
+        timeouts=_timeouts(spec),
+        first_round=first_round,
+        unsent=past.unsent,
+        life=int(time.time() * 1000),
+        rejoins=spec.restarted,
+        empty=past.saved is None,
+        lost=past.lost and spec.config.mode == "gossip",
+        absent=_absent(spec, parts),
+        spare=_spare(spec.config, topology.n) + len(script.victims() & parts.links[spec.index]),
+        returns={link: script.returns_of(link) for link in parts.links[spec.index] & script.victims()},
+        settles=script.settles([spec.index]),
+        frozen={fault.round: fault.resume for _, fault in script.of(spec.index) if isinstance(fault, Pause)},
+        greeting=greeting_of(spec.config, parts, dataset, trainer.layout),
+    )
+    keeper = Keeper(
+        spec.config,
+        spec.run_dir,
+        peer_dir,
+        evaluates=spec.index in parts.evaluators,
+        chosen=spec.index == parts.model_holder,
+        takes_over=takes_over,
+        sketches=sketch_seed is not None,
+        settings=spec.settings,
+        origin=past.origin,
+        consensus_rounds=parts.consensus_rounds,
+        kept=None if kept is None else kept.rounds,
+    )
+    build = _coordinator if is_coordinator else _client if parts.coordinator is not None else _peer
+    samples_before = kept.rounds[-1].samples if kept is not None and kept.rounds else 0
+    setting = _Setting(spec, parts, plan, trainer, sizes, samples_before, script)
+    _flip_labels(setting)
+    return Parts(trainer, build(setting), keeper, _steps(setting), script)
+
+
+def fault_script(spec: messages.WorkerSpec, topology: Topology) -> FaultScript:
+    """The script that the run directory holds, or an empty one; it has been checked before the run began."""
+    if spec.config.exchange.faults is None:
+        return FaultScript(names=topology.names)
+    found = load_faults(spec.run_dir / "faults.toml", spec.config.record.seed)
+    return FaultScript(found.faults, found.seed, topology.names)
+
+
+def _peer(setting: _Setting) -> Logic:
+    matrix, config = setting.cast.matrix, setting.config
+    contraction = 1.0 - spectral_gap(matrix) if is_symmetric(matrix) else 0.0
+    training, consensus = algorithms.build_algorithm(config), algorithms.build_consensus(config, contraction)
+    for attack, active in _attacks(setting):
+        training, consensus = attacks.Attacking(training, attack, active), attacks.Attacking(consensus, attack, active)
+    return Peer(setting.plan, _hoods(setting), setting.trainer.host, training, consensus)
+
+
+def _hoods(setting: _Setting) -> algorithms.Hoods:
+    """The peer's neighborhood of each round: without the edges that the fault script cuts; alone where it freezes
+    before it has exchanged anything."""
+    me, matrix, script, plan = setting.spec.index, setting.cast.matrix, setting.script, setting.plan
+    pauses = [fault for _, fault in script.of(me) if isinstance(fault, Pause)]
+    alone = {fault.round for fault in pauses if fault.at in BEFORE_EXCHANGE}
+    found: dict[frozenset[tuple[int, int]], Neighborhood] = {}
+
+    def hood(round: int) -> Neighborhood:
+        pairs = frozenset[tuple[int, int]]()
+        if round <= plan.training_rounds:
+            pairs = script.cuts(round)
+            if round in alone:
+                pairs |= {(min(me, link), max(me, link)) for link in plan.links}
+        if pairs not in found:
+            found[pairs] = neighborhood(without_edges(matrix, pairs), me)
+        return found[pairs]
+
+    return hood
+
+
+def _attacks(setting: _Setting) -> Iterator[tuple[attacks.Attack, Callable[[int], bool]]]:
+    """What the fault script has this process send instead of the honest thing, and in which rounds."""
+    for fault in setting.script.attacks_of(setting.spec.index):
+        attack = attacks.build_attack(fault.attack, fault.scale)
+        if attack is not None:
+            yield attack, _within(fault.rounds)
+
+
+def _flip_labels(setting: _Setting) -> None:
+    for fault in setting.script.attacks_of(setting.spec.index):
+        if attacks.build_attack(fault.attack, fault.scale) is None:
+            setting.trainer.relabel = attacks.relabeling(setting.trainer.num_classes, _within(fault.rounds))
+
+
+def _within(rounds: tuple[int, int]) -> Callable[[int], bool]:
+    return lambda round: rounds[0] <= round <= rounds[1]
+
+
+def _client(setting: _Setting) -> Logic:
+    tamper = next((attacks.tampering(attack, active) for attack, active in _attacks(setting)), None)
+    codec = setting.config.exchange.wire_dtype
+    return Client(setting.plan, setting.trainer.host, codec, tamper=tamper)
+
+
+def _coordinator(setting: _Setting) -> Logic:
+    settings, selected, trainer = setting.config.server, setting.config.centralized.num_selected, setting.trainer
+    by_size = settings.averaging == "samples"
+    federation = Federation(
+        sizes=[float(size) if by_size else 1.0 for size in setting.sizes],
+        selected=selected,
+        seed=setting.config.record.seed,
+        min_updates=least_updates(setting.config),
+        deadline=settings.deadline,
+        samples_before=setting.samples_before,
+        away=lambda round: frozenset(c for c in setting.script.victims() if setting.script.away(c, round)),
+        back=lambda round: frozenset(c for c in setting.script.victims() if round in setting.script.returns_of(c)),
+    )
+    server = ServerAverage(
+        trainer.host,
+        trainer.momentum,
+        momentum=settings.server_momentum,
+        lr=settings.server_lr,
+        codec=setting.config.exchange.wire_dtype,
+        averaging=settings.averaging,
+        byzantine=setting.config.robust.byzantine or 0,
+        statistics=[slice(s.offset, s.offset + s.size) for s in trainer.layout.slots if not s.is_parameter],
+    )
+    return Coordinator(setting.plan, federation, server)
+
+
+def _steps(setting: _Setting) -> int:
+    """Optimizer steps of one process in all rounds, the mean of the clients where not all are selected."""
+    steps = setting.trainer.steps_per_round * setting.config.training.rounds
+    if setting.cast.coordinator is None:
+        return steps
+    centralized = setting.config.centralized
+    return max(1, steps * centralized.num_selected // centralized.num_clients)
+
+
+def _build_trainer(spec: messages.WorkerSpec, parts: Cast, dataset: data.Dataset) -> tuple[Trainer, list[int]]:
+    node = parts.topology.graph.nodes[spec.index]
+    device = pick_device(spec.config.compute.device, spec.index, str(node.get("device", "")))
+    if device.type == "cpu":
+        torch.set_num_threads(spec.config.compute.threads or 1)
+    else:
+        make_current(device)
+    config = spec.config
+    if config.data.augment != "auto":
+        dataset = replace(dataset, augment=config.data.augment == "on")
+    shards = partition.partition(config.data.partition, dataset.train_labels.numpy(), parts.shards, config.record.seed)
+    # The coordinator trains nothing; any shard will do for it.
+    indices = shards[min(spec.index, parts.shards - 1)]
+    return Trainer(config, dataset, indices, device, spec.index), [len(shard) for shard in shards]
+
+
+def _absent(spec: messages.WorkerSpec, parts: Cast) -> frozenset[int]:
+    """Neighbors that are known to be gone for good."""
+    known = parts.links[spec.index] if spec.endpoints is None else spec.endpoints.keys()
+    return parts.links[spec.index] - known
+
+
+def _spare(config: RunConfig, peers: int) -> int:
+    """How many neighbors a peer may do without. Where a launcher starts processes again, it is the one that counts."""
+    least = config.gossip.min_peers
+    return peers - 1 if config.exchange.restart else peers - (peers if least is None else least)
+
+
+def _timeouts(spec: messages.WorkerSpec) -> Timeouts:
+    limits = spec.config.exchange
+    # Without a launcher nobody knows when the neighbors start: greeting them is part of the start.
+    start = None if spec.endpoints is None or spec.restarted else limits.start_timeout
+    return Timeouts(start, limits.handshake_timeout, limits.first_round_timeout, limits.round_timeout)

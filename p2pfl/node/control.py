@@ -1,0 +1,107 @@
+"""A worker's two ways to its launcher: reports out, orders in; and what it does when the launcher is gone."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable
+from multiprocessing import connection, parent_process
+
+from p2pfl.errors import TransportError
+from p2pfl.node import messages
+from p2pfl.node.loop import Interrupted
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+_WAITING_REPORTS = 256
+_ORPHAN_SECONDS = 4.0  # a worker whose launcher is gone ends within 5 s, whatever it is doing
+
+
+class LinkReport:
+    """Reports to the launcher from a thread of its own, so that a launcher that does not read delays nobody."""
+
+    def __init__(self, link: connection.Connection) -> None:
+        self._link = link
+        self._waiting: queue.SimpleQueue[messages.FromWorker | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._send, daemon=True)
+        self._thread.start()
+
+    def __call__(self, message: messages.FromWorker) -> None:
+        small = not isinstance(message, messages.Stepped | messages.RoundFinished)
+        if small or self._waiting.qsize() < _WAITING_REPORTS:  # a round is in the peer's own files all the same
+            self._waiting.put(message)
+
+    def close(self) -> None:
+        """Send what is waiting, for two seconds at most."""
+        self._waiting.put(None)
+        self._thread.join(timeout=2.0)
+
+    def _send(self) -> None:
+        try:
+            while (message := self._waiting.get()) is not None:
+                self._link.send_bytes(messages.encode(message))
+        except OSError:
+            return  # a lost link alone changes nothing
+
+
+class Control:
+    """What reaches a worker from outside its swarm: endpoints, and orders to stop."""
+
+    def __init__(self) -> None:
+        self.endpoints: queue.SimpleQueue[dict[int, str] | None] = queue.SimpleQueue()
+        self.holds_model = False  # the launcher has said so since the start
+        self._on_stop: Callable[[], None] | None = None
+        self.is_orphan = False  # the launcher is gone
+        self._stopped = False  # no Event: its lock could be held when a signal handler sets it
+
+    def stop(self) -> None:
+        """Ask the worker to end; from any thread or signal handler."""
+        self._stopped = True
+        self.endpoints.put(None)
+        if self._on_stop is not None:
+            self._on_stop()
+
+    def attach(self, stop: Callable[[], None]) -> None:
+        """From now on `stop` is how the worker is stopped."""
+        self._on_stop = stop
+        if self._stopped:
+            stop()
+
+    def wait_for_endpoints(self, seconds: float) -> dict[int, str]:
+        """What the launcher sends once every peer is ready. Raises Interrupted, TransportError."""
+        try:
+            endpoints = self.endpoints.get(timeout=seconds)
+        except queue.Empty:
+            raise TransportError(f"the other peers were not ready within {seconds:.0f} s (--start-timeout)") from None
+        if endpoints is None:
+            raise Interrupted("stopped")
+        return endpoints
+
+    def listen(self, link: connection.Connection) -> None:
+        """Thread: orders from the launcher. The link's end alone changes nothing."""
+        try:
+            while True:
+                message = messages.receive_order(link)
+                if isinstance(message, messages.Stop):
+                    self.stop()
+                elif isinstance(message, messages.HoldModel):
+                    self.holds_model = True
+                else:
+                    self.endpoints.put(message.endpoints)
+        except EOFError:
+            return
+
+    def watch_parent(self, clean_up: Callable[[], None]) -> None:
+        """Thread: when the launcher's process is gone, stop, and soon end whether or not that worked.
+
+        `clean_up` is called before such an end.
+        """
+        parent = parent_process()
+        if parent is None:
+            return
+        connection.wait([parent.sentinel])
+        self.is_orphan = True
+        self.stop()
+        threading.Event().wait(_ORPHAN_SECONDS)
+        clean_up()
+        os._exit(EXIT_INTERRUPTED)

@@ -1,0 +1,144 @@
+"""What a launcher and its workers tell each other: MessagePack over a pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from p2pfl.config import RunConfig
+from p2pfl.errors import ConfigError, P2PFLError
+from p2pfl.run.data_record import DataRecord
+from p2pfl.run.records import RoundRecord
+
+_Message = TypeVar("_Message")
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """Everything that one worker is started with."""
+
+    config: RunConfig  # resolved: threads are set
+    run_dir: Path
+    dataset: Path  # the decoded data set
+    index: int
+    run: str  # the run's id on the wire
+    settings: str  # digest of the settings that checkpoints must agree with; that of the data set is added to it
+    bind: str
+    resume: bool = False
+    link_delay: float = 0.0  # seconds that every message is held back: the slow link of benchmarks and tests
+    endpoints: dict[int, str] | None = None  # known beforehand: the topology file has hosts and ports, or a restart
+    returns_in: int | None = None  # the round in which a fault script has it take part again
+    token: str | None = field(default=None, repr=False)  # the run's secret, where there are no keys
+    temporary: Path | None = None  # the launcher's folder, which its workers remove if it cannot
+    restarted: bool = False  # the others are at work already; neighbors without an endpoint are gone
+
+
+class Ready(msgspec.Struct, tag=True, frozen=True):
+    """Data loaded, socket bound; `round` is the first that will be run, `steps` how many all rounds have.
+
+    `lost`: it had done rounds, has no weights of them, and waits for its neighbors'.
+    """
+
+    endpoint: str
+    device: str
+    round: int
+    steps: int
+    vector_bytes: int
+    lost: bool = False
+
+
+class Stepped(msgspec.Struct, tag=True, frozen=True):
+    """Optimizer steps done so far."""
+
+    steps: int
+
+
+class RoundFinished(msgspec.Struct, tag=True, frozen=True):
+    """A recorded round; the sketch as little-endian float32."""
+
+    record: RoundRecord
+    sketch: bytes
+
+
+class Warned(msgspec.Struct, tag=True, frozen=True):
+    """Something that the user should see."""
+
+    text: str
+
+
+class Prepared(msgspec.Struct, tag=True, frozen=True):
+    """Progress of decoding the data set; at the end `path`, notes on data and model, and what the run records of it."""
+
+    what: str
+    done: int
+    total: int
+    path: str | None = None
+    notes: tuple[str, ...] = ()
+    record: DataRecord | None = None
+
+
+class Failed(msgspec.Struct, tag=True, frozen=True):
+    """The worker ends; `usage` where the user's input is to blame, `resumable` where the run may be resumed."""
+
+    reason: str
+    usage: bool = False
+    resumable: bool = True
+
+
+def failed(error: P2PFLError) -> Failed:
+    """What a worker says of the error that ends it."""
+    return Failed(str(error), usage=isinstance(error, ConfigError), resumable=error.resumable)
+
+
+class Done(msgspec.Struct, tag=True, frozen=True):
+    """The peer, client or coordinator has finished its last round and said goodbye."""
+
+    refused: dict[str, int] = {}
+
+
+FromWorker = Ready | Stepped | RoundFinished | Warned | Prepared | Failed | Done
+
+
+class Endpoints(msgspec.Struct, tag=True, frozen=True):
+    """Where a worker's neighbors are: peer number → endpoint."""
+
+    endpoints: dict[int, str]
+
+
+class Stop(msgspec.Struct, tag=True, frozen=True):
+    """End now; what was recorded stays."""
+
+
+class HoldModel(msgspec.Struct, tag=True, frozen=True):
+    """From now on it is this peer that evaluates and saves the run's model: whoever was to do so is lost."""
+
+
+ToWorker = Endpoints | Stop | HoldModel
+
+encode = msgspec.msgpack.Encoder().encode
+decode_from_worker: Callable[[bytes], FromWorker] = msgspec.msgpack.Decoder(FromWorker).decode
+decode_to_worker: Callable[[bytes], ToWorker] = msgspec.msgpack.Decoder(ToWorker).decode
+_MAX_BYTES = 1 << 28  # of a message
+
+
+def receive_report(link: Connection) -> FromWorker:
+    """The next message from a worker. Raises EOFError where the link has ended, or nobody can read on."""
+    return _receive(link, decode_from_worker)
+
+
+def receive_order(link: Connection) -> ToWorker:
+    """The next message from the launcher. Raises EOFError where the link has ended, or nobody can read on."""
+    return _receive(link, decode_to_worker)
+
+
+def _receive(link: Connection, decode: Callable[[bytes], _Message]) -> _Message:
+    try:
+        return decode(link.recv_bytes(_MAX_BYTES))
+    except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
+        # Where a read was broken off amid a message, all that follows makes no sense.
+        raise EOFError(str(error)) from None

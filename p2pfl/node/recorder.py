@@ -1,0 +1,145 @@
+"""What one process keeps of its rounds: records, sketches, checkpoints, and at the end the run's model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from p2pfl.config import RunConfig
+from p2pfl.errors import CheckpointError, unwritable
+from p2pfl.model.sketches import Vector
+from p2pfl.model.vector import integer_buffers
+from p2pfl.payload import Payload
+from p2pfl.run import checkpoint, records
+from p2pfl.run.repair import mend, set_aside
+from p2pfl.training import Trainer
+
+
+@dataclass
+class Keeper:
+    """Where and when one process writes.
+
+    `origin`: what its checkpoints say of whose they are. `kept`: the records of earlier lives that it adds to; None
+    where the round in which it goes on is not known yet.
+    `evaluates`: it measures accuracy during the run. `chosen`, or `takes_over` during the run: at the end it has the
+    run's model.
+    `sketches`: its weights are compared with others' by their sketches.
+    """
+
+    config: RunConfig
+    run_dir: Path
+    peer_dir: Path
+    evaluates: bool
+    chosen: bool
+    sketches: bool
+    settings: str
+    origin: checkpoint.Origin
+    consensus_rounds: int
+    kept: list[records.RoundRecord] | None
+    takes_over: Callable[[], bool] = lambda: False
+    _newest: records.RoundRecord | None = None
+    _recorded: int = 0
+
+    def __post_init__(self) -> None:
+        self._follow(self.kept or [])
+
+    @property
+    def elapsed_before(self) -> float:
+        """Seconds of the run that this process resumes."""
+        return self.kept[-1].elapsed if self.kept else 0.0
+
+    @property
+    def holds_model(self) -> bool:
+        """Whether it evaluates and saves the run's model."""
+        return self.chosen or self.takes_over()
+
+    def evaluation_samples(self, round: int) -> int | None:
+        """How many test samples to evaluate on after a round (0: all); None where it is not due."""
+        rounds, record = self.config.training.rounds, self.config.record
+        if not self.evaluates:
+            return None
+        if round == rounds or (self.holds_model and round == rounds + self.consensus_rounds):
+            return 0
+        due = record.eval_every is not None and round < rounds and round % record.eval_every == 0
+        return record.eval_samples if due else None
+
+    def save(self, round: int, trainer: Trainer, sent: Mapping[int, Payload]) -> None:
+        """The checkpoint of a training round."""
+        if round <= self.config.training.rounds and self.config.record.checkpoint:
+            checkpoint.save(self.peer_dir / "checkpoint", self._checkpoint(round, trainer, sent))
+
+    def save_model(self, round: int, trainer: Trainer) -> None:
+        """The run's model, if this process holds it and this is the last round of all."""
+        if self.holds_model and round == self.config.training.rounds + self.consensus_rounds:
+            self._save_model(trainer)
+
+    def begin(self, round: int, trainer: Trainer) -> list[str]:
+        """Before each record: where the process had no checkpoint, cut what it had recorded from its first round on.
+
+        What it had recorded before that stays, and its steps count on from there. With checkpoints saved, there is a
+        copy of what is cut: nothing else is left of these rounds. Returns lines about damage, and where the copy is.
+        """
+        if self.kept is not None:
+            return []
+        lines = self._set_aside(round)
+        mended = mend(self.peer_dir, round - 1, sketched=self.sketches)
+        self.kept = mended.rounds
+        self._follow(self.kept)
+        if self.kept:
+            trainer.steps += self.kept[-1].steps
+        return lines + mended.lines
+
+    def _set_aside(self, round: int) -> list[str]:
+        """Keep what has no checkpoint any longer; one round is what a crash before the first save leaves."""
+        newest = max((own.round for own in records.read_recorded(self.peer_dir, strict=True).rounds), default=0)
+        if newest <= round or not self.config.record.checkpoint or (copy := set_aside(self.peer_dir)) is None:
+            return []
+        path = self.peer_dir / records.ROUNDS_FILE
+        return [f"{path}: begins at round {round} again; its records until round {newest} are kept in {copy}"]
+
+    def record(self, record: records.RoundRecord, sketch: Vector | None) -> None:
+        """Add a round to the peer's files. Raises CheckpointError naming the file that cannot be written."""
+        records.append_round(self.peer_dir, record, sketch, durable=self.config.record.checkpoint)
+        self._newest, self._recorded = record, self._recorded + 1
+
+    def _follow(self, kept: list[records.RoundRecord]) -> None:
+        self._newest, self._recorded = kept[-1] if kept else None, len(kept)
+
+    def _checkpoint(self, round: int, trainer: Trainer, sent: Mapping[int, Payload]) -> checkpoint.Checkpoint:
+        return checkpoint.Checkpoint(
+            round=round,
+            steps=trainer.steps,
+            layout=trainer.layout.digest,
+            settings=self.settings,
+            origin=self.origin,
+            record="" if self._newest is None else records.encode_record(self._newest).decode(),
+            recorded=self._recorded,
+            x=trainer.host,
+            momentum=trainer.momentum,
+            buffers=integer_buffers(trainer.model),
+            sent={n: {k: _whole(v) for k, v in p.vectors.items()} for n, p in sent.items()},
+            scalars={n: p.scalars for n, p in sent.items()},
+        )
+
+    def _save_model(self, trainer: Trainer) -> None:
+        model = self.config.model
+        # One entry: safetensors writes several in a random order, and equal runs should give equal files.
+        about = {"p2pfl": json.dumps({**vars(model), "rounds": self.config.training.rounds})}
+        path = self.run_dir / "consensus.safetensors"
+        try:
+            checkpoint.save_tensors(path, trainer.model.state_dict(), about)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(unwritable(path, error)) from None
+
+
+def _whole(pieces: tuple[Tensor, ...] | list[Tensor] | object) -> Tensor:
+    assert isinstance(pieces, (tuple, list))
+    (vector,) = pieces
+    assert isinstance(vector, torch.Tensor)
+    return vector

@@ -1,0 +1,232 @@
+"""Where a process goes on that has run before: which round, with what weights, and what others may still need of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from p2pfl.errors import CheckpointError, UnreadableError
+from p2pfl.model.sketches import sketch
+from p2pfl.node import messages
+from p2pfl.node.loop import Report
+from p2pfl.payload import Payload
+from p2pfl.roles import Cast
+from p2pfl.run import checkpoint, records
+from p2pfl.run.checkpoint import Checkpoint, Origin
+from p2pfl.run.identity import RUN_ID_FILE, run_id_of, write_run_id
+from p2pfl.run.repair import Backup, Mended, mend
+from p2pfl.training import Trainer
+
+_AFRESH = "start a new run without --resume"
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a process has of its earlier life.
+
+    `saved`: the checkpoint that it goes on from, if any, and `before` that of the round before it. `lost`: it had done
+    rounds, and nothing of their weights can be used.
+    """
+
+    origin: Origin
+    saved: Checkpoint | None = None
+    before: Checkpoint | None = None
+    lost: bool = False
+
+    @property
+    def unsent(self) -> dict[int, dict[int, Payload]]:
+        """By round what went to each neighbor in the last two, for those whose newest checkpoint is older."""
+        return {kept.round: _payloads(kept) for kept in self._kept}
+
+    @property
+    def _kept(self) -> list[Checkpoint]:
+        return [kept for kept in (self.saved, self.before) if kept is not None]
+
+    def mend_records(self, peer_dir: Path, last: int, sketch_seed: int | None) -> Mended:
+        """Cut the records after round `last` and rebuild what is lost of the checkpoints' rounds.
+
+        `sketch_seed`: of the sketches; None where the process writes none.
+        """
+        backups = {kept.round: backup for kept in self._kept if (backup := _backup(kept, sketch_seed)) is not None}
+        expected = self.saved.recorded if self.saved is not None and self.saved.round == last else None
+        return mend(peer_dir, last, backups, expected=expected, sketched=sketch_seed is not None)
+
+
+def _backup(kept: Checkpoint, sketch_seed: int | None) -> Backup | None:
+    try:
+        record = records.decode_record(kept.record.encode())
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):  # it was saved by something that records nothing
+        return None
+    if sketch_seed is None:
+        return Backup(record)
+    return Backup(record, lambda: sketch(kept.x.numpy(), sketch_seed))
+
+
+def look_back(
+    spec: messages.WorkerSpec, parts: Cast, trainer: Trainer, peer_dir: Path, at_most: int, report: Report
+) -> Past:
+    """What a process that may have run before finds of itself; its trainer is set to the newest usable checkpoint.
+
+    `at_most`: the round after which it may go on at the latest.
+
+    Raises CheckpointError where that is of other settings or another version, where a file cannot be read, and where
+    nothing is usable and nobody has the weights.
+    """
+    name = parts.topology.names[spec.index]
+    run = run_id_of(spec.run_dir, peer_dir)
+    origin = Origin(run or "", name, spec.index)
+    past = _restore(spec, parts, trainer, peer_dir, at_most, origin, report) if spec.resume else Past(origin)
+    if run is not None:
+        return past
+    if past.saved is not None:
+        taken = f"{peer_dir / RUN_ID_FILE}: missing or damaged, as in {spec.run_dir}; taken from the newest checkpoint"
+        report(messages.Warned(taken))
+        origin = past.saved.origin
+    run = write_run_id(peer_dir, origin.run or None)
+    return Past(Origin(run, name, spec.index), past.saved, past.before, past.lost)
+
+
+def _restore(
+    spec: messages.WorkerSpec,
+    parts: Cast,
+    trainer: Trainer,
+    peer_dir: Path,
+    at_most: int,
+    origin: Origin,
+    report: Report,
+) -> Past:
+    folder = peer_dir / "checkpoint"
+    saved, _ = checkpoint.newest(folder, at_most, origin)
+    _, refused = checkpoint.newest(folder, origin=origin)  # also those after a round to which all go back
+    follows = "" if saved is None else f"; goes on from its checkpoint of round {saved.round} instead"
+    for line in refused:
+        report(messages.Warned(line + follows))
+    if saved is None:
+        lost = spec.config.record.checkpoint and not spec.restarted and _has_done_rounds(spec, parts, peer_dir, refused)
+        if lost:
+            _say_lost(spec, parts, folder, report)
+        elif spec.endpoints is not None and not spec.restarted:  # no launcher has said it
+            report(
+                messages.Warned(f"{folder}: no checkpoint; begins at round 1, or joins its neighbors if they are ahead")
+            )
+        return Past(origin, lost=lost)
+    if saved.settings != spec.settings or saved.layout != trainer.layout.digest:
+        what = "with other settings, or on another graph than topology.graphml has now"
+        if saved.layout == trainer.layout.digest and _without_data(saved.settings) == _without_data(spec.settings):
+            what = f"on other data than --dataset {spec.config.data.dataset} has now"
+        raise CheckpointError(f"{folder}: of a run {what}", remedy=_AFRESH, resumable=False)
+    trainer.restore(saved.x, saved.momentum, dict(saved.buffers), saved.steps)
+    before = _load_if_usable(folder, saved.round - 1, Origin(saved.origin.run, origin.peer, origin.index))
+    return Past(origin, saved, before if before is not None and before.settings == saved.settings else None)
+
+
+def _load_if_usable(folder: Path, round: int, origin: Origin) -> Checkpoint | None:
+    """The checkpoint of one round, None where there is none that can be used. Raises UnreadableError."""
+    try:
+        return checkpoint.load(folder / checkpoint.file_name(round), origin)
+    except UnreadableError:
+        raise
+    except CheckpointError:
+        return None
+
+
+def _without_data(settings: str) -> str:
+    return settings.partition("-")[0]  # what follows is the digest of the data set
+
+
+def _has_done_rounds(spec: messages.WorkerSpec, parts: Cast, peer_dir: Path, refused: list[str]) -> bool:
+    """Whether a process without a usable checkpoint had saved any, as far as its folder and the others' tell.
+
+    One round alone tells nothing: a process may be stopped after it has recorded its first, before it has saved it.
+    """
+    if refused or any(record.round > 1 for record in records.read_rounds(peer_dir)):
+        return spec.index not in _clients(parts)
+    others = (folder / "checkpoint" for folder in _folders(spec, parts, range(parts.topology.n)))
+    return spec.index not in _clients(parts) and any(checkpoint.latest_number(folder) > 1 for folder in others)
+
+
+def _clients(parts: Cast) -> Iterable[int]:
+    """Those whose weights are the coordinator's, of which each round brings new ones."""
+    return () if parts.coordinator is None else range(parts.coordinator)
+
+
+def _say_lost(spec: messages.WorkerSpec, parts: Cast, folder: Path, report: Report) -> None:
+    """Say what follows on the loss of all checkpoints; raises CheckpointError where that is the end."""
+    if parts.mode == "gossip":
+        follows = "takes its neighbors' weights if they are ahead"
+    elif parts.mode == "local":
+        follows = "begins at round 1 again"
+    else:
+        raise CheckpointError(f"{folder}: no checkpoint that can be used", remedy=_AFRESH, resumable=False)
+    report(messages.Warned(f"{folder}: no checkpoint that can be used; {follows}"))
+
+
+def last_common_round(spec: messages.WorkerSpec, parts: Cast, at_most: int) -> int | None:
+    """The round after which all go on with a resumed centralized run: the newest that its coordinator has saved.
+
+    Unless a client had been stopped before it had saved its part in that round, or what it saved cannot be used: then
+    the one before, if that is kept.
+    """
+    if parts.coordinator is None or not spec.resume:
+        return None
+    saved = _of_coordinator(spec, parts, at_most)
+    if saved is None:
+        return 0
+    if spec.restarted or _clients_have_saved(spec, parts, saved):
+        return saved.round
+    before = _of_coordinator(spec, parts, saved.round - 1)
+    return saved.round if before is None else before.round
+
+
+def _of_coordinator(spec: messages.WorkerSpec, parts: Cast, at_most: int) -> Checkpoint | None:
+    assert parts.coordinator is not None
+    [(folder, origin)] = _places(spec, parts, [parts.coordinator])
+    return checkpoint.newest(folder, at_most, origin)[0]
+
+
+def _clients_have_saved(spec: messages.WorkerSpec, parts: Cast, saved: Checkpoint) -> bool:
+    """Whether all whose updates the coordinator took in a round have a checkpoint of it that can be used."""
+    backup = _backup(saved, None)
+    took_part = [] if backup is None else set(backup.record.selected or ()) - set(backup.record.missing or ())
+    for folder, origin in _places(spec, parts, map(parts.topology.index, took_part)):
+        if _load_if_usable(folder, saved.round, origin) is None:
+            return False
+    return True
+
+
+def _places(spec: messages.WorkerSpec, parts: Cast, indices: Iterable[int]) -> Iterator[tuple[Path, Origin]]:
+    """Where other processes of this run directory have their checkpoints, and what these must say."""
+    indices = list(indices)
+    for index, folder in zip(indices, _folders(spec, parts, indices), strict=True):
+        run = run_id_of(spec.run_dir, folder)
+        yield folder / "checkpoint", Origin(run or "", parts.topology.names[index], index)
+
+
+def _folders(spec: messages.WorkerSpec, parts: Cast, indices: Iterable[int]) -> list[Path]:
+    return [spec.run_dir / "peers" / parts.topology.node_path(index) for index in indices]
+
+
+def say_stale_client(spec: messages.WorkerSpec, parts: Cast, past: Past, last: int, report: Report) -> None:
+    """Warn where a client's own state is older than the round in which the coordinator has taken its update last."""
+    if spec.index not in _clients(parts) or not spec.resume or not spec.config.record.checkpoint:
+        return
+    [coordinator_dir] = _folders(spec, parts, [parts.coordinator or 0])
+    name, known = parts.topology.names[spec.index], records.read_rounds(coordinator_dir)
+    saved = _of_coordinator(spec, parts, last)
+    if saved is not None and (backup := _backup(saved, None)) is not None:
+        known = [*known, backup.record]  # its file may be damaged
+    taken = [r.round for r in known if r.round <= last and name in set(r.selected or ()) - set(r.missing or ())]
+    newest, has = max(taken, default=0), 0 if past.saved is None else past.saved.round
+    if has < newest and not spec.restarted:
+        state = f"that of round {has}" if has else "none"
+        report(messages.Warned(f"its momentum after round {newest} is lost; goes on with {state}, to other bits"))
+
+
+def _payloads(kept: Checkpoint) -> dict[int, Payload]:
+    return {
+        neighbor: Payload({name: (v,) for name, v in vectors.items()}, kept.scalars.get(neighbor, {}))
+        for neighbor, vectors in kept.sent.items()
+    }

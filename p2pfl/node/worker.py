@@ -1,0 +1,230 @@
+"""One peer, client or coordinator from its settings to its end: what a worker process runs."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from io import TextIOWrapper
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from p2pfl.errors import ConfigError, P2PFLError, is_from_outside, one_line, unwritable
+from p2pfl.faults.injector import Saboteur
+from p2pfl.node import messages
+from p2pfl.node.builder import Parts, assemble
+from p2pfl.node.control import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control, LinkReport
+from p2pfl.node.limits import allow_open_files
+from p2pfl.node.loop import Driver, Interrupted, Report
+from p2pfl.node.profile import RoundProfile
+from p2pfl.payload import ITEM_BYTES
+from p2pfl.roles import cast
+from p2pfl.topology import Topology, load_topology
+from p2pfl.transport import Credentials, Delayed, Faulty, Keys, Token, Transport, ZmqTransport, keyring
+from p2pfl.util.regular import opener
+from p2pfl.util.signals import SIGNALS
+from p2pfl.util.tempdir import remove_if_abandoned
+
+LOG_FILE = "log.txt"
+
+# Options of glibc's malloc (malloc.h) and their values: M_ARENA_MAX, M_TRIM_THRESHOLD, M_MMAP_THRESHOLD.
+_MALLOC = {-8: 1, -1: 1 << 30, -3: 1 << 25}
+
+
+def main(spec: messages.WorkerSpec, link: Connection) -> None:
+    """A worker process started by a launcher: talks to it over `link`, writes its own log."""
+    keep_freed_memory()
+    report = LinkReport(link)
+    try:
+        topology = load_topology(spec.run_dir / "topology.graphml", least=1, by_ids=True)
+        peer_dir = spec.run_dir / "peers" / topology.node_path(spec.index)
+        peer_dir.mkdir(parents=True, exist_ok=True)  # somebody may have removed it before the run is resumed
+        _redirect_output(peer_dir / LOG_FILE)
+    except (OSError, P2PFLError) as error:
+        report(_log_trouble(error))
+        report.close()
+        sys.exit(EXIT_FAILED)
+    control = Control()
+    for number in SIGNALS:  # they reach the whole group; the launcher decides
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: control.stop())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    threading.Thread(target=control.watch_parent, args=(lambda: _clean_up(spec),), daemon=True).start()
+    threading.Thread(target=control.listen, args=(link,), daemon=True).start()
+    status = run(spec, report, control)
+    report.close()
+    if control.is_orphan:
+        _clean_up(spec)
+    sys.exit(status)
+
+
+def _clean_up(spec: messages.WorkerSpec) -> None:
+    """Remove the folder of a launcher that cannot: nothing in it serves anybody when its processes end."""
+    if spec.temporary is not None:
+        remove_if_abandoned(spec.temporary)
+
+
+def run(
+    spec: messages.WorkerSpec,
+    report: Report,
+    control: Control,
+    make_transport: Callable[[str], Transport] | None = None,
+) -> int:
+    """Run one process to its end and return the process's exit status; errors are logged and reported."""
+    topology = load_topology(spec.run_dir / "topology.graphml", least=1, by_ids=True)
+    peer_dir = spec.run_dir / "peers" / topology.node_path(spec.index)
+    try:
+        log = _open_log(peer_dir, spec.index)
+    except OSError as error:
+        report(_log_trouble(error))
+        return EXIT_FAILED
+    try:
+        make_transport = make_transport or _sockets(spec, topology)
+        parts = assemble(spec, topology, peer_dir, report, lambda: control.holds_model)
+        _run(spec, parts, report, control, make_transport, log)
+    except Interrupted:
+        log.info("stopped")
+        return EXIT_INTERRUPTED
+    except ConfigError as error:
+        log.error("%s", error)
+        report(messages.failed(error))
+        return EXIT_USAGE
+    except P2PFLError as error:
+        log.exception("cannot go on")
+        report(messages.failed(error))
+        return EXIT_FAILED
+    except Exception as error:
+        log.exception("failed")
+        reason = f"{one_line(error)[:500]}; see {peer_dir / LOG_FILE}"
+        report(messages.Failed(reason, resumable=is_from_outside(error)))
+        return EXIT_FAILED
+    finally:
+        _close_log(log)
+    return EXIT_OK
+
+
+def _run(
+    spec: messages.WorkerSpec,
+    parts: Parts,
+    report: Report,
+    control: Control,
+    make_transport: Callable[[str], Transport],
+    log: logging.Logger,
+) -> None:
+    """Open the socket, meet the neighbors, and run all rounds."""
+    trainer, plan = parts.trainer, parts.logic.plan
+    vector_bytes = trainer.layout.size * ITEM_BYTES["fp32"]
+    allow_open_files(1, len(plan.links))  # the fork server may be from before a run with more neighbors
+    transport = make_transport(spec.bind)
+    if spec.link_delay:
+        transport = Delayed(transport, spec.link_delay)
+    if parts.script.faults:
+        transport = Faulty(transport, parts.script, spec.index, lambda: parts.logic.round)
+    try:
+        name = plan.names[spec.index]
+        profile = RoundProfile.of(spec.config, name, parts.keeper.peer_dir)
+        saboteur = Saboteur(parts.script, spec.index, parts.keeper.peer_dir) if parts.script.faults else None
+        driver = Driver(parts.logic, trainer, transport, parts.keeper, report, log, profile, saboteur)
+        log.info("ready at %s on %s, first round %d", transport.endpoint, trainer.device, plan.first_round)
+        report(
+            messages.Ready(
+                endpoint=transport.endpoint,
+                device=str(trainer.device),
+                round=plan.first_round,
+                steps=parts.steps,
+                vector_bytes=vector_bytes,
+                lost=plan.lost,
+            )
+        )
+        endpoints = spec.endpoints
+        if endpoints is None:
+            endpoints = control.wait_for_endpoints(spec.config.exchange.start_timeout)
+        control.attach(driver.stop)
+        transport.connect({link: endpoints[link] for link in sorted(plan.links - plan.absent)}, vector_bytes)
+        driver.run()
+        if profile.path is not None and not profile.written:
+            before = profile.round < plan.first_round
+            why = "the round was over before this run was resumed" if before else f"{name} had no part in that round"
+            report(messages.Warned(f"--profile {spec.config.record.profile}: {why}"))
+        refused = dict(parts.logic.refused)
+        log.info("done; refused messages: %s", refused or "none")
+        report(messages.Done(refused))
+    finally:
+        transport.close()
+
+
+def _sockets(spec: messages.WorkerSpec, topology: Topology) -> Callable[[str], Transport]:
+    """Sockets as the settings want them. Raises ConfigError where the peer's secret key cannot be used."""
+    exchange = spec.config.exchange
+    credentials: Credentials | None = None
+    if exchange.keys is not None:
+        secret = keyring.own_secret(topology, exchange.keys, spec.index)
+        own = keyring.public_keys(topology)[spec.index]
+        credentials = Keys(own, secret, keyring.neighbors_keys(topology, spec.index))
+    elif spec.token is not None:
+        credentials = Token(spec.token, spec.index, cast(spec.config, topology).links[spec.index])
+    return lambda bind: ZmqTransport(bind, grace=exchange.grace_timeout, credentials=credentials)
+
+
+def _log_trouble(error: OSError | P2PFLError) -> messages.Failed:
+    """Why a process that cannot write its log does not even begin."""
+    if isinstance(error, P2PFLError):
+        return messages.failed(error)
+    return messages.Failed(unwritable(Path(error.filename or LOG_FILE), error))
+
+
+class _Log(logging.FileHandler):
+    """A log that loses lines where it cannot write them; `logging` would print a traceback for each of them."""
+
+    def _open(self) -> TextIOWrapper:
+        return open(self.baseFilename, "a", encoding="utf-8", opener=opener)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Nothing: what matters is reported beside the log."""
+
+
+def _redirect_output(path: Path) -> None:
+    """What libraries and crashes print goes to the peer's log, not into the launcher's live table."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    file = opener(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
+    faulthandler.enable()
+
+
+def keep_freed_memory() -> None:
+    """Let malloc keep what it has got, where it is glibc's.
+
+    By default every training step gives its activations' memory back to the system and faults it in again, some
+    2,000 pages a step of VGG-11 at batch 32, a tenth of its time; so none, for the same peak. One arena, because those
+    of other threads than the first give back whatever the thresholds say.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in _MALLOC.items():
+            mallopt(option, value)
+
+
+def _open_log(peer_dir: Path, index: int) -> logging.Logger:
+    log = logging.getLogger(f"p2pfl.peer.{index}")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    handler = _Log(peer_dir / LOG_FILE, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    return log
+
+
+def _close_log(log: logging.Logger) -> None:
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        with contextlib.suppress(OSError):  # a full disk: what the log could not take is lost
+            handler.close()

@@ -1,0 +1,201 @@
+"""What a run will need in memory, messages and steps, known before it starts."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from p2pfl import data
+from p2pfl.algorithms.blockwise import SIDE_BLOCK
+from p2pfl.config import RunConfig, is_robust
+from p2pfl.errors import ConfigError
+from p2pfl.model.vector import Layout
+from p2pfl.payload import ITEM_BYTES
+from p2pfl.preflight.gpus import GpuUse, check_gpus, count_activations, wished_devices
+from p2pfl.preflight.trial import TriedModel, check_model
+from p2pfl.protocol.inbox import WINDOW
+from p2pfl.roles import Cast
+from p2pfl.run.checkpoint import KEPT
+from p2pfl.run.data_record import DIGITS, DataRecord
+from p2pfl.topology import neighborhood
+from p2pfl.training import local_steps, pick_device
+
+CONSENSUS_VECTORS = 2  # that accelerated averaging keeps besides the model's: the one before and the next
+_MIRRORED = "training images are shifted and mirrored at random; --augment off where left and right matter"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes, samples and steps of a run. Memory is per peer, beyond the libraries and the shared data set."""
+
+    train_samples: int
+    test_samples: int
+    classes: int
+    smallest_shard: int
+    parameters: int
+    vector_bytes: int
+    steps_per_round: int
+    rounds: int
+    weights_memory: int
+    activations_memory: int
+    exchange_memory: int
+    bytes_per_round: int
+    busiest_bytes_per_round: int
+    consensus_rounds: int
+    consensus_bytes: int
+    gpu: GpuUse | None
+    notes: tuple[str, ...]  # what is odd about data and model
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What `check_run` has learned: about the data set, about the model, and the GPUs that will be used."""
+
+    info: data.DatasetInfo
+    tried: TriedModel
+    gpu: GpuUse | None
+
+    def notes(self, config: RunConfig, dataset: Path | None = None) -> tuple[str, ...]:
+        """What is odd about data and model, a line each; `dataset`: the cache file, where it has been decoded."""
+        found = self.info.notes if dataset is None else data.all_notes(self.info, dataset)
+        mirrored = (_MIRRORED,) if self.info.is_mirrored and config.data.augment == "auto" else ()
+        return (*found, *mirrored, *self.tried.notes)
+
+
+def check_run(parts: Cast, config: RunConfig, index: int | None = None, begins: bool = True) -> Checked:
+    """Find out before a run what its processes would find out in the middle of it.
+
+    `index`: the only process that runs on this machine, None where all do: devices and disk are checked for that one.
+    `begins`: whether the run is new; the disk has room already for the checkpoints of one that is resumed.
+    Raises ConfigError naming the option.
+    """
+    info = data.describe(config.data.dataset, config.data.data_dir, config.data.pictures)
+    tried = check(config, parts.shards, info)
+    wished = wished_devices(parts.topology)
+    if index is not None:
+        wished = {index: wished[index]}
+    gpu = check_gpus(config, wished, info.train_samples // parts.shards, tried.model)
+    if begins:
+        check_disk(config, disk_need(parts, config, Layout.of(tried.model), index))
+    return Checked(info, tried, gpu)
+
+
+def check(config: RunConfig, peers: int, info: data.DatasetInfo) -> TriedModel:
+    """What every peer would find wrong with the settings; returns the model and what its trial showed.
+
+    Raises ConfigError naming the option.
+    """
+    pick_device(config.compute.device, 0)
+    if peers > info.train_samples:
+        raise ConfigError(f"--dataset {config.data.dataset}: {info.train_samples} samples for {peers} peers")
+    shard, batch = info.train_samples // peers, config.training.batch_size
+    if batch > shard:
+        raise ConfigError(f"--batch-size {batch}: a peer's shard has {shard} samples; choose 1 to {shard}")
+    return check_model(config, len(info.classes))
+
+
+def disk_need(parts: Cast, config: RunConfig, layout: Layout, process: int | None = None) -> int:
+    """Bytes that a run writes at the least: checkpoints and its model; or what one process of it writes."""
+    training, exchanges = config.training, any(parts.links)
+    whole, coded = layout.size * 4, layout.size * ITEM_BYTES[config.exchange.wire_dtype]
+    # The coordinator and those of its clients that train in the same round have checkpoints; the others may.
+    at_least = parts.topology.n if parts.coordinator is None else config.centralized.num_selected + 1
+    processes = at_least if process is None else 1
+    checkpoints = min(KEPT, training.rounds) * processes + 1  # one that is written before the oldest is removed
+    need = checkpoints * (2 * whole + coded * exchanges) if config.record.checkpoint else 0
+    has_model = parts.model_holder is not None and process in (None, parts.model_holder)
+    return need + (whole if has_model else 0)
+
+
+def check_disk(config: RunConfig, need: int) -> None:
+    """Raises ConfigError where the disk of the run directory, which may not exist yet, has less room than needed."""
+    folder = Path(config.record.run_dir or "runs")
+    there = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path("/"))
+    free = shutil.disk_usage(there).free
+    if free < need:
+        raise ConfigError(
+            f"--run-dir {folder}: the run will write at least {need / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free; "
+            "make room there, choose another, or leave checkpoints out (--no-checkpoint)"
+        )
+
+
+def data_record(config: RunConfig, path: Path) -> DataRecord:
+    """What a run records of its data set, which is in the cache file `path`."""
+    dataset = data.load(path)
+    chosen = config.data.augment
+    augment = dataset.augment if chosen == "auto" else chosen == "on"
+    return DataRecord(config.data.dataset, dataset.content[:DIGITS], augment)
+
+
+def _no_progress(what: str, done: int, total: int) -> None:
+    pass
+
+
+def estimate(
+    parts: Cast,
+    config: RunConfig,
+    progress: data.Progress = _no_progress,
+    index: int | None = None,
+    begins: bool = True,
+) -> Estimate:
+    """Look at settings, topology and data set, after `check_run`, without training or sending anything.
+
+    An image folder is decoded, with `progress`, since only that tells whether its pictures can be used; nothing else
+    is decoded or downloaded. Raises ConfigError for whatever the run itself would refuse.
+    """
+    checked = check_run(parts, config, index, begins)
+    info, model = checked.info, checked.tried.model
+    path = None
+    if info.needs_decoding:
+        path = data.prepare(config.data.dataset, config.data.data_dir, progress, config.data.pictures)
+    shard = info.train_samples // parts.shards
+    steps = local_steps(config.training, shard // config.training.batch_size)
+    layout = Layout.of(model)
+    whole = layout.size * 4
+    coded = layout.size * ITEM_BYTES[config.exchange.wire_dtype]
+    sent, degree = _traffic(parts, config)
+    activations = config.training.batch_size * count_activations(model, config).kept
+    return Estimate(
+        train_samples=info.train_samples,
+        test_samples=info.test_samples,
+        classes=len(info.classes),
+        smallest_shard=shard,
+        parameters=layout.parameter_count,
+        vector_bytes=coded,
+        steps_per_round=steps,
+        rounds=config.training.rounds,
+        weights_memory=3 * whole,  # the model, its gradient, its momentum
+        activations_memory=activations // 2 if config.compute.precision == "bf16" else activations,
+        exchange_memory=_exchange_memory(config, whole, coded, degree),
+        bytes_per_round=sum(sent) * coded,
+        busiest_bytes_per_round=max(sent) * coded,
+        consensus_rounds=parts.consensus_rounds,
+        consensus_bytes=sum(sent) * whole * parts.consensus_rounds,
+        gpu=checked.gpu,
+        notes=checked.notes(config, path),
+    )
+
+
+def _traffic(parts: Cast, config: RunConfig) -> tuple[list[int], int]:
+    """Vectors that each process sends in a round, and how many the one that receives most receives."""
+    if parts.coordinator is not None:
+        selected = config.centralized.num_selected
+        return [1] * selected + [selected], selected
+    hoods = [neighborhood(parts.matrix, peer) for peer in range(parts.shards)]
+    return [len(hood.outgoing) for hood in hoods], max(len(hood.incoming) for hood in hoods)
+
+
+def _exchange_memory(config: RunConfig, whole: int, coded: int, degree: int) -> int:
+    """What was sent, averages, and others' vectors until they are folded, at the time when that is most."""
+    if not degree:
+        return 0
+    waiting = min(degree, WINDOW)
+    if is_robust(config):
+        blocks = (degree + 2) * SIDE_BLOCK * 4
+        if config.mode == "gossip":  # the consensus phase again: every neighbor's vector, and those of the next round
+            return coded + (1 + degree + waiting) * whole + blocks
+        return 2 * whole + (coded if coded != whole else 0) + degree * coded + blocks
+    if config.mode == "gossip":  # the consensus phase, which exchanges float32 while what training sent last is kept
+        return coded + (CONSENSUS_VECTORS + waiting) * whole
+    return 2 * whole + (coded if coded != whole else 0) + waiting * coded

@@ -1,0 +1,123 @@
+"""Memory that the processes of a run need of GPUs, and whether there is so much."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from p2pfl import data
+from p2pfl.config import RunConfig
+from p2pfl.errors import ConfigError
+from p2pfl.model.globalstate import silenced, undisturbed
+from p2pfl.model.vector import Layout
+from p2pfl.topology import Topology
+from p2pfl.training import REMEDIES, pick_device
+from p2pfl.util.plugins import one_line
+
+# What a process takes of a GPU besides its own tensors, as measured on an H200 with CUDA 13 and torch 2.11.
+BARE_CONTEXT_BYTES = 550_000_000  # CUDA's context alone
+CONTEXT_BYTES = 880_000_000  # the same with the kernels that a training step loads
+WORKSPACE_BYTES = 170_000_000  # cuBLAS (32 MiB a thread and stream), cuDNN, and what the allocator rounds up
+
+
+_SAMPLE_BYTES = data.IMAGE_SIDE**2 * 3 + 48  # uint8 image; label, place in the shard, and what an epoch draws
+_LIVE = 3  # activations of the largest kind that are needed at the same time besides those that are kept
+
+_SMALL_BATCH = 32  # images, on which activations are counted
+
+
+@dataclass(frozen=True)
+class GpuUse:
+    """Bytes that one process needs of a GPU; for each GPU that is used its processes and its free bytes."""
+
+    need: int
+    processes: Mapping[str, int]
+    free: Mapping[str, int]
+
+    def check(self) -> None:
+        """Raises ConfigError where a GPU has no room for its processes."""
+        for device, count in self.processes.items():
+            free = self.free[device]
+            if count * self.need > free:
+                each = f" ({self.need / 1e9:.1f} GB each)" if count > 1 else ""
+                raise ConfigError(
+                    f"{device}: {count} process{'es' * (count > 1)} of this run need {count * self.need / 1e9:.1f} GB"
+                    f"{each}, and {free / 1e9:.1f} GB are free, enough for {free // self.need}; choose {REMEDIES}"
+                )
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes in float32: `kept` for the backward pass by one sample, and `largest` of one tensor of one sample."""
+
+    kept: int
+    largest: int
+
+
+def check_gpus(config: RunConfig, wished: Mapping[int, str], shard: int, model: nn.Module) -> GpuUse | None:
+    """What the processes will need of the GPUs, and whether there is so much; None where all run on the CPU.
+
+    `wished`: what the topology file says of each process's device, as in `wished_devices`. `shard`: samples of each.
+    Raises ConfigError for a device that is not there, or has no room for the processes that share it.
+    """
+    devices = [pick_device(config.compute.device, index, name) for index, name in wished.items()]
+    processes = Counter(str(device) for device in devices if device.type == "cuda")
+    if not processes:
+        return None
+    need = gpu_need(config, 4 * Layout.of(model).size, count_activations(model, config), shard)
+    use = GpuUse(need, processes, {device: _free(device) for device in processes})
+    use.check()
+    return use
+
+
+def wished_devices(topology: Topology) -> dict[int, str]:
+    """The device that the topology file names for each process; empty where it names none."""
+    return {index: str(topology.graph.nodes[index].get("device", "")) for index in range(topology.n)}
+
+
+def gpu_need(config: RunConfig, whole: int, activations: Activations, shard: int) -> int:
+    """Bytes of a GPU that one process needs, whose model takes `whole` bytes and whose shard has so many samples.
+
+    A captured step keeps its activations and gradients for good, so that an evaluation needs memory of its own.
+    """
+    bf16 = config.compute.precision == "bf16"
+    vectors = 3 + 2 * (config.server.proximal_mu > 0)  # model, gradient, momentum; FedProx's anchor and difference
+    step = config.training.batch_size * (activations.kept + _LIVE * activations.largest)
+    evaluation = data.EVALUATION_BATCH * _LIVE * activations.largest
+    if bf16:
+        step, evaluation = step // 2 + whole // 2, evaluation // 2  # the weights are cast too
+    # Before the first step a copy of the model and the warm-up's gradients: gone when the first evaluation comes.
+    passing = max(evaluation, 2 * whole)
+    return CONTEXT_BYTES + WORKSPACE_BYTES + vectors * whole + step + passing + shard * _SAMPLE_BYTES
+
+
+def _free(device: str) -> int:
+    """Bytes that a GPU has free for the run. Raises ConfigError where it cannot be used."""
+    try:
+        free, total = torch.cuda.mem_get_info(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device {device}: cannot be used ({one_line(error)}); choose another or cpu") from None
+    # The asking process has a context, too: it is gone by then, or is the peer itself, whose need includes one.
+    return min(free + BARE_CONTEXT_BYTES, total)
+
+
+def count_activations(model: nn.Module, config: RunConfig) -> Activations:
+    """What a training step keeps for its backward pass, counted on a small batch."""
+    kept: dict[int, Tensor] = {}  # by storage: layers share what they keep
+
+    def count(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            kept.setdefault(tensor.untyped_storage()._cdata, tensor)
+        return tensor
+
+    batch = min(config.training.batch_size, _SMALL_BATCH)
+    images = torch.zeros((batch, 3, data.IMAGE_SIDE, data.IMAGE_SIDE))
+    with undisturbed(), silenced(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        model.train()
+        model(images)
+    sizes = [tensor.numel() * tensor.element_size() for tensor in kept.values()]
+    return Activations(kept=-(-sum(sizes) // batch), largest=-(-max(sizes, default=0) // batch))

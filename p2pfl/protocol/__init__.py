@@ -1,0 +1,1 @@
+"""The exchange without I/O: messages, and the state machines of peer, coordinator and client."""

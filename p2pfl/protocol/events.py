@@ -1,0 +1,194 @@
+"""What the logic of a peer, a client or a coordinator is told, and what it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from p2pfl.payload import Payload
+from p2pfl.protocol.greeting import Greeting
+from p2pfl.protocol.wire import Message
+
+# Events: the driver reports what happened.
+
+
+@dataclass(frozen=True)
+class Started:
+    """The links stand; the peer may greet its neighbors."""
+
+
+@dataclass(frozen=True)
+class Received:
+    """A well-formed message came in; whether it belongs to this run is for the peer to say."""
+
+    message: Message
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Bytes came in that were no message."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Trained:
+    """This round's local training is done; x has moved. Mean loss of its steps, and how many samples they took."""
+
+    loss: float = 0.0
+    samples: int = 0
+
+
+@dataclass(frozen=True)
+class Flushed:
+    """No body handed over by `Send` is still being sent, so the buffers behind them may change."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The finished round has been evaluated, recorded and saved."""
+
+
+@dataclass(frozen=True)
+class Reconnected:
+    """A link broke and stands again."""
+
+    neighbor: int
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A link stayed broken."""
+
+    neighbor: int
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time has passed; `Logic.deadline` says when this is worth sending."""
+
+
+Event = Started | Received | Refused | Trained | Flushed | Recorded | Reconnected | Lost | Tick
+
+
+# Actions: the driver carries them out in order.
+
+
+@dataclass(frozen=True)
+class Send:
+    """Give a message to the transport."""
+
+    neighbor: int
+    message: Message
+
+
+@dataclass(frozen=True)
+class Discard:
+    """Throw away what is still on its way to a neighbor, which may never take it, so that buffers get free."""
+
+    neighbor: int
+
+
+@dataclass(frozen=True)
+class Train:
+    """Start this round's local training, and report `Trained`."""
+
+    round: int
+    load: bool = False  # x is not what the last round left in it
+
+
+@dataclass(frozen=True)
+class RoundDone:
+    """x holds the round's result: evaluate if due, record, save, and report `Recorded`. Nothing moves until then.
+
+    A peer says which tensor that is; a client's and a coordinator's always stay the same.
+    """
+
+    round: int
+    x: Tensor | None = field(default=None, compare=False)  # tensors compare element by element
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something for the log; `matters`: and for whoever watches the run."""
+
+    text: str
+    matters: bool = False
+
+
+@dataclass(frozen=True)
+class Finish:
+    """All is done, every neighbor has what it needs, goodbye is said."""
+
+
+@dataclass(frozen=True)
+class Fail:
+    """The run cannot go on; one line says why. `resumable`: whether it may get further when it is resumed.
+
+    `usage`: what the process was started with is to blame.
+    """
+
+    reason: str
+    resumable: bool = True
+    usage: bool = False
+
+
+Action = Send | Discard | Train | RoundDone | Note | Finish | Fail
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Seconds; see the options of the same names in `config.ExchangeConfig`."""
+
+    start: float | None  # None: a launcher has brought the peers together already
+    handshake: float
+    first_round: float
+    round: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one peer (or client, or coordinator) of a run has to know beside its algorithms.
+
+    Rounds are counted from 1: training rounds 1..training_rounds, then the consensus rounds. `first_round` is more
+    than 1 when the run is resumed; `unsent` then holds what went to each neighbor in the last rounds before it, by
+    round, for those that are behind.
+
+    `life` numbers this start of the process: a later one has a larger number. `rejoins`: the others are at work
+    already. `empty`: x holds no more than initial weights. `lost`: it is empty and was not before, so that it waits for
+    neighbors' weights. `absent`: neighbors known to be away for good. `spare`: how many neighbors may be away at once;
+    with more the peer ends. `returns`: rounds in which a neighbor is known to be back, and waited for. `settles`:
+    rounds that end only when all neighbors have acknowledged what they got. `frozen`: rounds in which a fault script
+    freezes the peer, with the round in which it goes on. `greeting`: what neighbors must have been started with too.
+    """
+
+    me: int
+    names: Sequence[str]
+    links: frozenset[int]
+    training_rounds: int
+    consensus_rounds: int
+    run: str
+    layout: str
+    timeouts: Timeouts
+    first_round: int = 1
+    unsent: Mapping[int, Mapping[int, Payload]] = field(default_factory=dict)
+    life: int = 1
+    rejoins: bool = False
+    empty: bool = False
+    lost: bool = False
+    absent: frozenset[int] = frozenset()
+    spare: int = 0
+    returns: Mapping[int, frozenset[int]] = field(default_factory=dict)
+    settles: frozenset[int] = frozenset()
+    frozen: Mapping[int, int] = field(default_factory=dict)
+    greeting: Greeting = field(default_factory=Greeting)
+
+    @property
+    def last_round(self) -> int:
+        return self.training_rounds + self.consensus_rounds
+
+    def name(self, peers: Iterable[int]) -> str:
+        """The labels of some peers, for a message."""
+        return ", ".join(self.names[peer] for peer in sorted(peers))

@@ -1,0 +1,240 @@
+"""What one process receives: leave to send, granted in an order, and vectors put in their place.
+
+At most four vectors are outstanding (granted and not yet folded), so memory does not grow with the degree, and
+rings and tori never wait for leave.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from p2pfl.errors import ProtocolError
+from p2pfl.model.vector import is_finite
+from p2pfl.payload import ITEM_BYTES, Codec, Payload
+from p2pfl.protocol.wire import Buffer, Header, Message
+
+WINDOW = 4
+_NUMBERS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_ITEMS: dict[str, np.dtype[Any]] = {"fp32": np.dtype("<f4"), "bf16": np.dtype("<i2")}  # numpy has no bfloat16
+
+
+@dataclass
+class _Arrival:
+    """One sender's payload of one round, as far as it has come."""
+
+    pieces: dict[str, list[Tensor]] = field(default_factory=dict)
+    bytes: dict[str, int] = field(default_factory=dict)
+    scalars: dict[str, float] = field(default_factory=dict)
+    complete: bool = False
+    begun: bool = False  # a part has been taken
+
+
+class Form(Protocol):
+    """How the vectors of a payload are called and written; every algorithm says so of its own."""
+
+    @property
+    def codec(self) -> Codec:
+        """Their number format on the wire."""
+
+    @property
+    def vectors(self) -> tuple[str, ...]:
+        """Their names."""
+
+
+class Inbox:
+    """Grants and arrivals, keyed by (round, sender): the order in which leave is given.
+
+    `senders` are those that send in a round, `form_of` is what they send in it: vectors of `size` elements.
+    """
+
+    def __init__(
+        self,
+        senders: Callable[[int], Iterable[int]],
+        size: int,
+        form_of: Callable[[int], Form],
+        last_round: int,
+    ) -> None:
+        self._senders = senders
+        self._size = size
+        self._form_of = form_of
+        self._last_round = last_round
+        self._outstanding: dict[tuple[int, int], _Arrival] = {}
+        self._taken: set[tuple[int, int]] = set()
+        self._given_up: set[tuple[int, int]] = set()
+        self._remembered = 0  # the earliest round that may still be in `_taken`
+        self._listed = 0  # the last round whose senders have been put into `_waiting`
+        self._waiting: deque[tuple[int, int]] = deque()  # those that get leave next
+        self._unordered_until = 0  # the last round in which senders that came back may have leave out of order
+
+    def grant(self, round: int) -> list[tuple[int, int]]:
+        """Further (round, sender) that get leave now, in peer order: those of this round, then of the next."""
+        new: list[tuple[int, int]] = []
+        self.forget_before(round - 1)
+        while len(self._outstanding) < WINDOW:
+            if not self._waiting:
+                following = max(self._listed + 1, round)
+                if following > min(round + 1, self._last_round):
+                    break
+                self._listed = following
+                self._waiting.extend((following, sender) for sender in sorted(self._senders(following)))
+                continue
+            key = self._waiting.popleft()
+            if not self.has(*key):
+                self.open(*key)
+                new.append(key)
+        return new + self._grant_next(round)
+
+    def _grant_next(self, round: int) -> list[tuple[int, int]]:
+        """Leave for the sender next in order, if it came back when those after it had taken up the window."""
+        if round > self._unordered_until or len(self._outstanding) < WINDOW:
+            return []
+        for sender in sorted(self._senders(round)):
+            if not self.has(round, sender):
+                self.open(round, sender)
+                return [(round, sender)]
+            if (round, sender) in self._outstanding:
+                break
+        return []
+
+    def open(self, round: int, sender: int) -> None:
+        """From now on this sender may send what it has for a round."""
+        self._outstanding[round, sender] = _Arrival()
+
+    def has(self, round: int, sender: int) -> bool:
+        """Whether this sender may send, or has sent, what it has for a round."""
+        key = (round, sender)
+        return key in self._outstanding or key in self._taken or key in self._given_up
+
+    def is_whole(self, round: int, sender: int) -> bool:
+        """Whether everything that a sender has for a round is here, or has been taken already."""
+        arrival = self._outstanding.get((round, sender))
+        return (round, sender) in self._taken or (arrival is not None and arrival.complete)
+
+    def drop(self, round: int, sender: int) -> None:
+        """Nobody wants this payload any more; what still comes of it is taken and thrown away."""
+        self._outstanding.pop((round, sender), None)
+        self._given_up.add((round, sender))
+
+    def is_given_up(self, round: int, sender: int) -> bool:
+        """Whether nobody wants what a sender has for a round."""
+        return (round, sender) in self._given_up
+
+    def relist(self, sender: int, first: int | None = None) -> None:
+        """Who sends has changed: the sender has no leave before round `first`, or at all, but for what is whole."""
+        for round, other in list(self._outstanding):
+            if other == sender and (first is None or round < first) and not self.is_whole(round, sender):
+                del self._outstanding[round, sender]
+        if first is not None:
+            self._given_up = {(r, s) for r, s in self._given_up if s != sender or r < first}
+        self._waiting.clear()
+        self._listed = 0
+        self._unordered_until = self._remembered + 3
+
+    def forget_before(self, round: int) -> None:
+        """Late duplicates of earlier rounds need no answer any more, and what they brought is not needed."""
+        if round > self._remembered:
+            self._remembered = round
+            self._taken = {key for key in self._taken if key[0] >= round}
+            self._given_up = {key for key in self._given_up if key[0] >= round}
+            for key in [key for key in self._outstanding if key[0] < round]:
+                del self._outstanding[key]
+
+    def granted_to(self, sender: int) -> list[int]:
+        """Rounds for which a sender has leave and has not delivered everything."""
+        return [r for (r, s), arrival in self._outstanding.items() if s == sender and not arrival.complete]
+
+    def taken_from(self, sender: int) -> list[int]:
+        """Rounds of which a sender has delivered everything, as far as they may still be asked about."""
+        whole = {r for (r, s), arrival in self._outstanding.items() if s == sender and arrival.complete}
+        return sorted(whole | {r for r, s in self._taken | self._given_up if s == sender})
+
+    def missing(self, round: int) -> set[int]:
+        """Senders whose payload of this round is not complete."""
+        keys = {(round, sender) for sender in self._senders(round)} - self._taken - self._given_up
+        arrivals = {sender: self._outstanding.get((round, sender)) for _, sender in keys}
+        return {sender for sender, arrival in arrivals.items() if arrival is None or not arrival.complete}
+
+    def add(self, message: Message) -> bool:
+        """Take a chunk; True when its payload is complete, now or already (so that it is acknowledged, again).
+
+        Raises ProtocolError for a chunk without leave, of another size, out of order, or with a number that is not
+        finite, which would spoil every average that it went into.
+        """
+        header = message.header
+        key = (header.round, header.sender)
+        if key in self._taken or key in self._given_up:
+            return self._is_last(header)
+        arrival = self._outstanding.get(key)
+        if arrival is None:
+            raise ProtocolError(f"round: a chunk of round {header.round} without leave")
+        if arrival.complete:
+            return self._is_last(header)
+        self._check(header)
+        have = arrival.bytes.get(header.vector, 0)
+        if header.offset < have:
+            return False  # sent again after a broken connection; a payload does not change, so what is here stays
+        if header.offset > have:
+            raise ProtocolError(f"offset: {header.offset} is not the next chunk")
+        piece = _tensor(message.body, header.codec)
+        if not is_finite(piece):
+            raise ProtocolError("values: not finite")
+        arrival.pieces.setdefault(header.vector, []).append(piece)
+        arrival.bytes[header.vector] = have + header.length
+        arrival.scalars = dict(header.scalars)
+        total = self._size * ITEM_BYTES[header.codec]
+        wanted = self._form_of(header.round).vectors
+        arrival.complete = all(arrival.bytes.get(name) == total for name in wanted)
+        return arrival.complete
+
+    def take(self, round: int, sender: int) -> Payload | None:
+        """A complete payload, once; None as long as it is not."""
+        arrival = self._outstanding.get((round, sender))
+        if arrival is None or not arrival.complete:
+            return None
+        del self._outstanding[round, sender]
+        self._taken.add((round, sender))
+        return Payload(arrival.pieces, arrival.scalars)
+
+    def take_part(self, round: int, sender: int) -> tuple[Payload | None, bool]:
+        """What has come of a payload since this was last asked, if anything, and whether that was the end of it.
+
+        Its scalars come with the first part.
+        """
+        arrival = self._outstanding.get((round, sender))
+        if arrival is None or not arrival.pieces:
+            return None, False
+        part = Payload(arrival.pieces, {} if arrival.begun else arrival.scalars)
+        arrival.pieces, arrival.begun = {}, True
+        if arrival.complete:
+            del self._outstanding[round, sender]
+            self._taken.add((round, sender))
+        return part, arrival.complete
+
+    def _check(self, header: Header) -> None:
+        form = self._form_of(header.round)
+        if header.codec != form.codec:
+            raise ProtocolError(f"codec: {header.codec} instead of {form.codec}")
+        if header.vector not in form.vectors:
+            raise ProtocolError(f"vector: there is no {header.vector!r} here")
+        if header.offset + header.length > self._size * ITEM_BYTES[header.codec]:
+            raise ProtocolError("length: the vector is longer than the model")
+
+    def _is_last(self, header: Header) -> bool:
+        names = self._form_of(header.round).vectors
+        end = header.offset + header.length
+        return header.vector == names[-1] and end == self._size * ITEM_BYTES.get(header.codec, 0)
+
+
+def _tensor(body: Buffer, codec: str) -> Tensor:
+    """Received bytes as a one-dimensional tensor, without a copy unless their address is odd or read-only."""
+    numbers = np.frombuffer(body, _ITEMS[codec])
+    if not (numbers.flags.aligned and numbers.flags.writeable):
+        numbers = numbers.copy()
+    return torch.from_numpy(numbers).view(_NUMBERS[codec])

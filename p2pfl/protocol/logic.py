@@ -1,0 +1,52 @@
+"""What the worker asks of the logic of a peer, a client or a coordinator: a state machine without I/O."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from p2pfl.payload import Payload
+from p2pfl.protocol import events as ev
+
+PATIENCE = 10.0  # others may take this many times as long as was measured
+
+
+def remind_after(patience: float) -> float:
+    """Seconds without any progress after which what is waited for is asked for again: a message may have got lost."""
+    return min(5.0, patience / 4.0)
+
+
+class Logic(Protocol):
+    """Events in, actions out; computes, but touches no socket, file, thread or clock."""
+
+    @property
+    def plan(self) -> ev.Plan:
+        """What it was started with."""
+
+    @property
+    def round(self) -> int:
+        """The round that it is in."""
+
+    @property
+    def refused(self) -> Counter[str]:
+        """How many messages were not taken, by reason."""
+
+    @property
+    def deadline(self) -> float:
+        """When an `ev.Tick` is worth sending; infinity while there is nothing to wait for."""
+
+    @property
+    def wants_flush(self) -> bool:
+        """Whether it could go on if only the transport had let go of its buffers."""
+
+    @property
+    def payloads(self) -> Mapping[int, Payload]:
+        """What went to each neighbor in the round that is being recorded, if a resumed run must send it again."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Fields of the round's record that only it knows."""
+
+    def handle(self, event: ev.Event, now: float) -> list[ev.Action]:
+        """React to one event at time `now` (seconds on any steady clock)."""

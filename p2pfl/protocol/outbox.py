@@ -1,0 +1,88 @@
+"""What one process sends: its payloads of one round, each to a neighbor that has given leave, until acknowledged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from p2pfl.errors import ProtocolError
+from p2pfl.payload import Payload
+
+MOST_LEAVE = 8  # rounds ahead for which a neighbor's leave is kept; it looks one round further than it is
+
+
+class Outbox:
+    """One round's payloads. Buffers behind them may change only when `idle` (and the transport has flushed)."""
+
+    def __init__(self) -> None:
+        self.round = 0
+        self._payloads: dict[int, Payload] = {}  # not acknowledged yet
+        self._sent: set[int] = set()
+        self._leave: dict[int, set[int]] = {}
+        self.asked_again = False  # for something that is still under way, as far as anybody knows here
+
+    @property
+    def idle(self) -> bool:
+        """Whether every neighbor has acknowledged its payload."""
+        return not self._payloads
+
+    @property
+    def waiting_for(self) -> set[int]:
+        """Neighbors that have not acknowledged."""
+        return set(self._payloads)
+
+    def begin(self, round: int, payloads: Iterable[tuple[int, Payload]]) -> list[tuple[int, Payload]]:
+        """Take over a round's payloads; returns those whose receivers have given leave already."""
+        assert self.idle, "the last round's payloads are still needed"
+        self.round, self._payloads, self._sent = round, dict(payloads), set()
+        for neighbor, rounds in self._leave.items():
+            self._leave[neighbor] = {r for r in rounds if r >= round}
+        return [item for neighbor in self._payloads if (item := self._send(neighbor))]
+
+    def add(self, neighbor: int, payload: Payload) -> list[tuple[int, Payload]]:
+        """A neighbor that has begun anew needs this round's payload, again or after all, once it gives leave."""
+        self._payloads[neighbor] = payload
+        self._sent.discard(neighbor)
+        return [item] if (item := self._send(neighbor)) else []
+
+    def forget_leave(self, neighbor: int) -> None:
+        """What a neighbor gave leave for in an earlier episode of the edge holds no longer."""
+        self._leave.pop(neighbor, None)
+
+    def granted(self, neighbor: int, round: int, flushed: bool) -> list[tuple[int, Payload]]:
+        """A neighbor gives leave; returns what goes out now.
+
+        Again, if the leave is repeated, but only where everything sent so far is `flushed`: on a slow link copies of
+        the same would pile up otherwise. Whoever still misses something asks once more.
+
+        Raises ProtocolError where a neighbor gives leave for ever more rounds.
+        """
+        if round < self.round:
+            return []
+        leave = self._leave.setdefault(neighbor, set())
+        if len(leave) > MOST_LEAVE and round not in leave:
+            raise ProtocolError(f"round: leave for round {round} beside too many others")
+        leave.add(round)
+        if round == self.round and neighbor in self._sent and neighbor in self._payloads and not flushed:
+            self.asked_again = True
+            return []
+        item = self._send(neighbor)
+        return [item] if item and round == self.round else []
+
+    def repeat(self, neighbor: int) -> list[tuple[int, Payload]]:
+        """What a neighbor whose connection broke has been sent and has not acknowledged."""
+        return [(neighbor, self._payloads[neighbor])] if neighbor in self._sent & set(self._payloads) else []
+
+    def acknowledged(self, neighbor: int, round: int) -> bool:
+        """A neighbor has all of its payload. False where that is no news."""
+        known = round == self.round and neighbor in self._sent
+        return known and self._payloads.pop(neighbor, None) is not None
+
+    def drop(self, neighbor: int) -> None:
+        """A neighbor has left: it needs nothing more."""
+        self._payloads.pop(neighbor, None)
+
+    def _send(self, neighbor: int) -> tuple[int, Payload] | None:
+        if self.round not in self._leave.get(neighbor, ()) or neighbor not in self._payloads:
+            return None
+        self._sent.add(neighbor)
+        return neighbor, self._payloads[neighbor]

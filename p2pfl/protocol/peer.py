@@ -1,0 +1,291 @@
+"""The state machine of one peer: greeting, rounds, consensus rounds, goodbye.
+
+A peer greets its neighbors, then goes through rounds: train, exchange, mix (or, in the overlapped order, exchange
+while training), then through the consensus rounds, which only mix, and leaves when its neighbors have acknowledged
+its last vector. It waits for its neighbors only; there is no other clock and no center. A neighbor that is lost, or
+silent for too long, is done without until it is back (`neighbors`); a peer that finds the others far ahead goes
+straight to where they are.
+
+`Peer.handle(event, now)` is told what happened and returns what to do. It computes (the algorithms' folds) but
+touches no socket, file, thread or clock, so a process, a test or a simulator can drive it alike.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from p2pfl.algorithms import Algorithm, Hoods
+from p2pfl.errors import ProtocolError
+from p2pfl.payload import Payload
+from p2pfl.protocol import events as ev
+from p2pfl.protocol.greeting import MismatchError
+from p2pfl.protocol.rounds import Rounds
+from p2pfl.protocol.wire import Header, Message
+
+
+class Peer(Rounds):
+    """One peer's progress. `x` is its flat float32 vector, (size,), which the driver trains in place.
+
+    After a round x may be another tensor; `RoundDone` says which.
+    """
+
+    def __init__(
+        self, plan: ev.Plan, hoods: Hoods, x: Tensor, training: Algorithm[Any], consensus: Algorithm[Any]
+    ) -> None:
+        super().__init__(plan, hoods, x, training, consensus)
+        self._handlers: dict[type, Callable[[Any, float], list[ev.Action]]] = {
+            ev.Started: self._on_started,
+            ev.Received: self._on_received,
+            ev.Refused: lambda event, now: self._session.refuse(event.reason),
+            ev.Trained: self._on_trained,
+            ev.Flushed: self._on_flushed,
+            ev.Recorded: self._on_recorded,
+            ev.Reconnected: self._on_reconnected,
+            ev.Lost: self._on_lost,
+            ev.Tick: self._on_tick,
+        }
+
+    def handle(self, event: ev.Event, now: float) -> list[ev.Action]:
+        """React to one event at time `now` (seconds on any steady clock)."""
+        return [] if self.stage == "ended" else self._handlers[type(event)](event, now)
+
+    @property
+    def refused(self) -> Counter[str]:
+        """How many messages were not taken, by reason."""
+        return self._session.refused
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """In whose place stood the peer's own vector in the round being recorded, and whose weights it took over."""
+        replaced = () if self._mix is None else self._mix.replaced
+        taken = self._adoption.senders
+        return {
+            "absent": [self.plan.names[peer] for peer in replaced] or None,
+            "weights_from": [self.plan.names[peer] for peer in taken] or None,
+        }
+
+    @property
+    def payloads(self) -> dict[int, Payload]:
+        """What went to each neighbor in the round that is being recorded, for its checkpoint."""
+        return dict(self._current)
+
+    @property
+    def wants_flush(self) -> bool:
+        """Whether it matters that the transport lets go of its buffers: to go on, or to send something again."""
+        wanted = self._outbox.idle or self._outbox.asked_again
+        return not self._flushed and wanted and self.stage == "working"
+
+    @property
+    def deadline(self) -> float:
+        """When the next `Tick` is due: patience with a neighbor ends, or it is time for a sign of life."""
+        due = self._patience.deadline(self.stage, self.round, self._neighbors)
+        return min(due, self._unlike_until) if self.stage == "greeting" else due
+
+    # Greeting
+
+    def _on_started(self, event: ev.Started, now: float) -> list[ev.Action]:
+        self.stage = "greeting"
+        self._patience.wait(now)
+        self._neighbors.spoken_at = now
+        if not self.plan.links:  # a peer that learns by itself
+            return self._begin_round(now)
+        return [*self._neighbors.greet_all(self.round), *self._begin_if_greeted(now)]
+
+    def _begin_if_greeted(self, now: float) -> list[ev.Action]:
+        """Begin when everybody has greeted; or, where the others are at work already, everybody within reach."""
+        if self.stage != "greeting":
+            return []
+        unheard, target = self._neighbors.unheard, self._ahead()
+        if unheard:
+            # Who cannot be reached is away, if a launcher has waited for all to be there, or others are at work.
+            late = self.plan.rejoins or target > self.round or self.plan.timeouts.start is None
+            spared = self._is_spared(unheard)
+            if not (late and spared and unheard == self._neighbors.unreachable and self._neighbors.heard_any):
+                return []
+        elif self._neighbors.all_left:
+            return self._fail(f"back after all its neighbors had finished: this peer was in round {self.round}")
+        if self.plan.lost and target == self.round and self._neighbors.all_lost:
+            return []  # some peer further away may have weights, and its neighbors will be heard of again
+        actions = self._go_without(unheard, "cannot be reached", now)
+        return [*actions, *self._go_to(target, now)]
+
+    # Work done
+
+    def _on_trained(self, event: ev.Trained, now: float) -> list[ev.Action]:
+        self._patience.trained(now)
+        self._trained = True
+        return self._advance(now)
+
+    def _on_recorded(self, event: ev.Recorded, now: float) -> list[ev.Action]:
+        assert self.stage == "recording"
+        self._patience.recorded(now)
+        if self.round < self.plan.last_round:
+            return self._go_to(self.plan.frozen.get(self.round, max(self.round + 1, self._ahead())), now)
+        self.stage = "ended"
+        goodbyes = [self._session.say("goodbye", link, self.round) for link in sorted(self.plan.links)]
+        return [*goodbyes, ev.Finish()]
+
+    def _on_flushed(self, event: ev.Flushed, now: float) -> list[ev.Action]:
+        self._flushed, self._outbox.asked_again = True, False
+        return self._advance(now)
+
+    # Messages
+
+    def _on_received(self, event: ev.Received, now: float) -> list[ev.Action]:
+        header = event.message.header
+        try:
+            self._session.check(event.message)
+            self._neighbors.heard(header.sender, now)
+            at_work = header.kind in ("chunk", "grant") and self._neighbors.is_at_work(header.sender)
+            begun = self._begin_if_greeted(now) if at_work else []
+            if header.kind == "chunk":
+                return [*begun, *self._on_chunk(event.message, now)]
+            if header.kind == "grant":
+                return [*begun, *self._on_grant(header)]
+        except MismatchError as error:
+            return self._on_mismatch(header.sender, error, now)
+        except ProtocolError as error:
+            refused = self._session.refuse(f"{error}, from {header.sender}")
+            return [*refused, *self._on_bad_chunk(header, str(error), now)]
+        if header.kind == "hello":
+            return self._on_hello(header, now)
+        if header.kind == "drop":
+            return self._on_dropped(header, now)
+        if header.kind == "ack":
+            if self._outbox.acknowledged(header.sender, header.round):
+                self._patience.moved(now)
+        elif header.kind == "goodbye":
+            self._neighbors.leave(header.sender)
+            self._do_without(header.sender)
+        return [*self._begin_if_greeted(now), *self._advance(now)] if header.kind == "goodbye" else self._advance(now)
+
+    def _on_hello(self, header: Header, now: float) -> list[ev.Action]:
+        was_away = header.sender in self._neighbors.away
+        actions, stands = self._neighbors.hello(header, self.round)
+        if not stands:
+            return actions
+        neighbor = header.sender
+        if self._neighbors.has_left(neighbor):
+            self._do_without(neighbor)
+            return [*actions, *self._begin_if_greeted(now), *self._advance(now)]
+        self._inbox.relist(neighbor, self._neighbors.expected_from(neighbor))
+        if self.stage != "greeting":
+            self._outbox.forget_leave(neighbor)
+        if not self._neighbors.serves(neighbor, self._outbox.round):
+            self._outbox.drop(neighbor)
+        if was_away:
+            news = f"peer {self.plan.name([neighbor])} is back from round {self._neighbors.expected_from(neighbor)} on"
+            actions.append(ev.Note(news, matters=True))
+        if self.stage == "greeting":
+            return actions + self._begin_if_greeted(now)
+        again: list[ev.Action] = []
+        again += [self._session.say("grant", neighbor, round) for round in self._inbox.granted_to(neighbor)]
+        payload = self._current.get(neighbor)
+        in_exchange = self._began and self.stage == "working"
+        if in_exchange and payload is not None and self._neighbors.serves(neighbor, self.round):
+            again += self._deliver(self._outbox.add(neighbor, payload))
+        return [*actions, *again, *self._advance(now)]
+
+    def _on_dropped(self, header: Header, now: float) -> list[ev.Action]:
+        """The neighbor has gone on without this peer: until both have agreed anew, so does this peer without it."""
+        actions, was_up = self._neighbors.dropped(header, self.round)
+        if was_up:
+            self._left_behind = True
+            self._do_without(header.sender)
+            actions.append(ev.Note(f"peer {self.plan.name([header.sender])} has gone on without this peer"))
+        return [*actions, *self._advance(now)]
+
+    def _on_chunk(self, message: Message, now: float) -> list[ev.Action]:
+        header = message.header
+        complete = self._inbox.add(message)
+        self._asked_again.discard((header.round, header.sender))
+        self._patience.received(header.sender, header.offset, now)  # a slow link that delivers is no silent neighbor
+        if not complete:
+            # What is next in order is added as it comes, while it is in the cache and more is on its way.
+            return self._fold() if self._is_next(header) else []
+        return [self._session.say("ack", header.sender, header.round), *self._advance(now)]
+
+    def _is_next(self, header: Header) -> bool:
+        """Whether a chunk can be folded now."""
+        folding = self.stage == "working" and self._mix is not None and self._algorithm.streaming
+        return folding and header.round == self.round and self._mix is not None and self._mix.following == header.sender
+
+    def _on_bad_chunk(self, header: Header, problem: str, now: float) -> list[ev.Action]:
+        """After a lost chunk the vector is asked for again; one that must not be averaged is done without."""
+        key = header.round, header.sender
+        if problem.startswith("offset") and key not in self._asked_again:
+            self._asked_again.add(key)
+            return [self._session.say("grant", header.sender, header.round)]
+        if not problem.startswith("values") or not self._inbox.has(*key) or self._inbox.is_whole(*key):
+            return []
+        self._inbox.drop(*key)
+        return [self._session.say("ack", header.sender, header.round), *self._advance(now)]
+
+    def _on_grant(self, header: Header) -> list[ev.Action]:
+        if header.round > self.plan.last_round:
+            raise ProtocolError(f"round: leave for round {header.round}")
+        return self._deliver(self._outbox.granted(header.sender, header.round, self._flushed))
+
+    # Trouble
+
+    def _on_reconnected(self, event: ev.Reconnected, now: float) -> list[ev.Action]:
+        """Say again whatever the broken connection may have swallowed; receivers ignore what they have."""
+        neighbor = event.neighbor
+        greeting = self._neighbors.reconnected(neighbor, self.round)
+        if not greeting:
+            return []
+        return [*greeting, *self._say_again(neighbor), *self._deliver(self._outbox.repeat(neighbor))]
+
+    def _on_lost(self, event: ev.Lost, now: float) -> list[ev.Action]:
+        neighbor = event.neighbor
+        if self.stage in ("new", "greeting"):
+            self._neighbors.lose(neighbor)
+            return self._begin_if_greeted(now)
+        if not self._neighbors.is_up(neighbor):
+            return []
+        if not self._is_spared([neighbor]):
+            return self._fail(f"lost the connection to peer {self.plan.name([neighbor])} in round {self.round}")
+        return self._go_without([neighbor], "connection lost", now)
+
+    def _on_tick(self, event: ev.Tick, now: float) -> list[ev.Action]:
+        if self.stage == "greeting" and now >= self._unlike_until:
+            return self._fail(next(iter(self._unlike.values())), resumable=False, usage=True)
+        waits = self._blocking()
+        actions = self._patience.notices(now, self.stage, self._neighbors)
+        silent = self._patience.exhausted(now, self.stage, self.round, waits, self._neighbors)
+        if silent is None:
+            for neighbor in sorted(waits) if self._patience.reminds(now, self.stage, self.round) else ():
+                if neighbor in self._neighbors.unheard:
+                    actions.append(self._neighbors.greet(neighbor, self.round))
+                actions += self._say_again(neighbor)
+            return actions
+        why = self._patience.complaint(now, self.stage, self.round, silent, self._neighbors)
+        if self.stage == "greeting" and self.plan.lost and not silent:
+            why = "no checkpoint of this peer can be used, nor of its neighbors; start a new run without --resume"
+            return self._fail(why, resumable=False)
+        if not silent or not self._is_spared(silent):
+            return self._fail(why)
+        return [*actions, *self._go_without(silent, why, now), *self._begin_if_greeted(now)]
+
+    def _go_without(self, neighbors: Sequence[int], why: str, now: float) -> list[ev.Action]:
+        """Take edges down: one's own weights stand in for theirs until they are back."""
+        actions: list[ev.Action] = []
+        for neighbor in neighbors:
+            news = f"goes on without peer {self.plan.name([neighbor])} from round {self.round} on ({why})"
+            actions += [ev.Note(news, matters=True), ev.Discard(neighbor), *self._neighbors.drop(neighbor)]
+            self._do_without(neighbor)
+        self._patience.wait(now)
+        return actions + self._advance(now) if neighbors else []
+
+    def _blocking(self) -> set[int]:
+        """Neighbors that this peer waits for."""
+        if self.stage == "greeting":
+            return set(self._neighbors.unheard)
+        if self.stage != "working":
+            return set()
+        missing = self._mix.missing() if self._mix is not None else self._inbox.missing(self.round)
+        return missing | self._outbox.waiting_for

@@ -1,0 +1,133 @@
+"""`Message`, `encode`, `decode`: bytes and values of the exchange; knows no socket and no clock.
+
+A message is exactly two frames: a small MessagePack header and a body. Chunks have one, up to 1 MiB of raw
+little-endian numbers, and greetings: what the sender was started with (`protocol.greeting`). A vector travels as
+consecutive chunks, because whole vectors in one frame let ZeroMQ's heartbeats time out on slow links, and because
+chunks of 1 MiB are more than twice as fast.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import msgspec
+
+from p2pfl.errors import ProtocolError
+from p2pfl.payload import ITEM_BYTES, Codec
+
+VERSION = 3
+CHUNK_BYTES = 1 << 20
+HEADER_BYTES = 2048
+GREETING_BYTES = 1 << 15  # of a greeting's body
+MAX_ROUND = 10**9
+MAX_PEERS = 10**6
+MAX_VECTOR_BYTES = 1 << 40
+MAX_SCALARS = 16
+MAX_TEXT = 160  # characters of a reason that may quote a stranger
+
+assert sys.byteorder == "little", "bodies are sent as they lie in memory"
+
+Kind = Literal["hello", "offer", "grant", "chunk", "ack", "drop", "notice", "goodbye"]
+Buffer = bytes | bytearray | memoryview
+
+_Text = Annotated[str, msgspec.Meta(max_length=64)]
+_Size = Annotated[int, msgspec.Meta(ge=0, le=MAX_VECTOR_BYTES)]
+
+
+class Header(msgspec.Struct, frozen=True, array_like=True):
+    """What every message says of itself. Offset and length count bytes of one vector's body."""
+
+    version: int
+    run: _Text
+    kind: Kind
+    sender: Annotated[int, msgspec.Meta(ge=0, lt=MAX_PEERS)]
+    round: Annotated[int, msgspec.Meta(ge=0, le=MAX_ROUND)]
+    codec: Codec = ""
+    layout: _Text = ""
+    vector: _Text = ""
+    offset: _Size = 0
+    length: _Size = 0
+    scalars: Annotated[dict[_Text, float], msgspec.Meta(max_length=MAX_SCALARS)] = {}
+
+
+@dataclass(frozen=True)
+class Message:
+    """A header and its body: raw bytes of `header.codec` numbers of a chunk, or a greeting; else empty.
+
+    `ends`, which does not travel: it is the last chunk of a vector that is being sent.
+    """
+
+    header: Header
+    body: Buffer = b""
+    ends: bool = field(default=False, compare=False)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the body."""
+        return self.header.length
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Header)
+
+
+def encode(message: Message) -> tuple[bytes, Buffer]:
+    """The two frames of a message; the body is not copied."""
+    return _encoder.encode(message.header), message.body
+
+
+def decode(frames: Sequence[Buffer]) -> Message:
+    """The message in two frames, the body not copied. Raises ProtocolError for anything that is not one."""
+    if len(frames) != 2:
+        raise ProtocolError(f"frames: {len(frames)} instead of 2")
+    head, body = (memoryview(frame).cast("B") for frame in frames)
+    if head.nbytes > HEADER_BYTES:
+        raise ProtocolError(f"header: {head.nbytes} bytes, more than {HEADER_BYTES}")
+    try:
+        header = _decoder.decode(head)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"header: {ascii(str(error))[1 : MAX_TEXT + 1]}") from None  # it may quote the sender
+    if header.version != VERSION:
+        raise ProtocolError(f"version: {header.version} instead of {VERSION}; install the same p2pfl everywhere")
+    if not all(math.isfinite(value) for value in header.scalars.values()):
+        raise ProtocolError("scalars: not finite")
+    if body.nbytes != header.length:
+        raise ProtocolError(f"length: the header says {header.length} bytes, the body has {body.nbytes}")
+    if header.kind == "chunk":
+        _check_chunk(header)
+    elif header.codec or (header.length and header.kind != "hello"):
+        raise ProtocolError(f"length: a {header.kind} has no body")
+    elif header.length > GREETING_BYTES:
+        raise ProtocolError(f"length: a greeting of {header.length} bytes")
+    return Message(header, body)
+
+
+def _check_chunk(header: Header) -> None:
+    if not header.codec:
+        raise ProtocolError("codec: missing")
+    if not 0 < header.length <= CHUNK_BYTES:
+        raise ProtocolError(f"length: a chunk of {header.length} bytes")
+    if header.length % ITEM_BYTES[header.codec] or header.offset % ITEM_BYTES[header.codec]:
+        raise ProtocolError("length: a chunk ends within a number")
+
+
+def chunks(template: Header, vectors: Mapping[str, memoryview]) -> Iterator[Message]:
+    """A payload as messages: each named vector's bytes in chunks, in order, views instead of copies.
+
+    `template` has kind, sender, round, codec, layout and scalars; every chunk repeats them, so that none depends
+    on another.
+    """
+    for name, data in vectors.items():
+        for offset in range(0, data.nbytes, CHUNK_BYTES):
+            body = data[offset : offset + CHUNK_BYTES]
+            fields = {"vector": name, "offset": offset, "length": body.nbytes}
+            yield Message(msgspec.structs.replace(template, **fields), body, ends=offset + body.nbytes == data.nbytes)
+
+
+def chunk_count(vector_bytes: int) -> int:
+    """How many chunks a vector of that many bytes takes."""
+    return -(-vector_bytes // CHUNK_BYTES)

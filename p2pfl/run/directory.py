@@ -1,0 +1,299 @@
+"""The run directory: made, opened, taken back; and the resolved settings that are saved in it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import math
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from p2pfl import config as settings
+from p2pfl.config import RunConfig
+from p2pfl.errors import ConfigError, TopologyError, unreadable, unwritable
+from p2pfl.faults import AttackFault, FaultScript, check_faults, load_faults
+from p2pfl.model.weights import read_weights, weights_digest
+from p2pfl.roles import COORDINATOR
+from p2pfl.run.data_record import DATA_FILE, read_data_record
+from p2pfl.run.identity import RUN_ID_FILE, write_run_id
+from p2pfl.topology import Topology, load_topology, save_topology
+from p2pfl.util.text import some
+
+CONFIG_FILE = "config.toml"
+TOPOLOGY_FILE = "topology.graphml"
+FAULTS_FILE = "faults.toml"
+INIT_FILE = "initial.safetensors"
+MODEL_FILE = "consensus.safetensors"
+_PEERS = "peers"
+_MOST_NAME, _MOST_LABEL = 150, 50  # characters in the name of a run's folder, which has at most 255
+# What a folder may hold that is not a run directory yet; each file also under a temporary name, with a dot before it.
+_BEFORE_SETTINGS = {_PEERS, RUN_ID_FILE, TOPOLOGY_FILE, FAULTS_FILE, INIT_FILE, DATA_FILE}
+_RESULTS = (MODEL_FILE, "summary.json", "report.html")  # that a run writes at its end
+EVALUATIONS = 10  # a run, where --eval-every does not say
+EVAL_SAMPLES = 1000  # of an evaluation of many peers during the run
+
+
+def resolve(config: RunConfig, topology: Topology, processes: int) -> RunConfig:
+    """The settings with everything said that was left to a default of this machine or of another option.
+
+    `processes` share this machine's cores. Raises ConfigError for options that mean nothing in the run's mode.
+    """
+    _refuse_foreign(config)
+    settings.check_together(config)
+    check_profile(config, topology)
+    fault_script(config, topology)
+    if config.training.init is not None:
+        read_weights(config.training.init)
+    least = config.gossip.min_peers
+    if config.mode == "gossip" and least is not None and least > topology.n:
+        raise ConfigError(f"--min-peers {least}: the topology has only {topology.n} peers")
+    training, record = config.training, config.record
+    evaluates_for_all = config.mode in ("centralized", "sgd")
+    eval_every = 1 if config.mode == "centralized" else max(1, math.ceil(training.rounds / EVALUATIONS))
+    eval_samples = 0 if evaluates_for_all else EVAL_SAMPLES
+    chosen: dict[str, Any] = {
+        "name": record.name or topology.name,
+        "dataset": config.data.located,
+        "data_dir": config.data.data_dir and os.path.abspath(os.path.expanduser(config.data.data_dir)),
+        "threads": config.compute.threads or max(1, _cores() // processes),
+        "eval_every": record.eval_every or eval_every,
+        "eval_samples": eval_samples if record.eval_samples is None else record.eval_samples,
+    }
+    if training.local_steps is None and training.local_epochs is None:
+        chosen["local_epochs"] = 1
+    if "exchange" in settings.MODE_SECTIONS[config.mode] and config.exchange.transport == "auto":
+        both = all("host" in node and "port" in node for _, node in topology.graph.nodes(data=True))
+        chosen["transport"] = "tcp" if both else "ipc"
+    if config.mode == "gossip" and config.exchange.keys is not None:
+        if not config.exchange.keys:
+            raise ConfigError("--keys: needs the folder that p2pfl keys wrote (-o)")
+        chosen["keys"] = os.path.abspath(config.exchange.keys)
+    if config.mode == "gossip" and config.exchange.token_file is not None:
+        chosen["token_file"] = os.path.abspath(config.exchange.token_file)
+    return settings.replace_options(config, **chosen)
+
+
+def _refuse_foreign(config: RunConfig) -> None:
+    for name, value in settings.foreign_options(config).items():
+        option = "--" + name.replace("_", "-")
+        raise ConfigError(f"{option} {value}: means nothing in a {config.mode} run; leave it out")
+
+
+def fault_script(config: RunConfig, topology: Topology, path: str | Path | None = None) -> FaultScript:
+    """The run's fault script, or an empty one. Raises ConfigError where it does not fit the run.
+
+    `path`: where it is, if not where the settings say.
+    """
+    where = path or config.exchange.faults
+    if config.exchange.faults is None or where is None:
+        return FaultScript(names=topology.names)
+    script = load_faults(where, config.record.seed)
+    coordinator = COORDINATOR if config.mode == "centralized" else None
+    overlapped = config.mode == "gossip" and config.gossip.order == "overlapped"
+    for number, fault in enumerate(script.faults, 1):
+        if isinstance(fault, AttackFault):
+            from p2pfl.algorithms.attacks import build_attack  # not above: it imports torch
+
+            try:
+                build_attack(fault.attack, fault.scale)
+            except ConfigError as error:
+                raise ConfigError(f"--faults {where}: fault {number} (attack): {error}") from None
+    return check_faults(script, str(where), topology.names, config.training.rounds, coordinator, overlapped)
+
+
+def check_profile(config: RunConfig, topology: Topology) -> None:
+    """Raises ConfigError where --profile asks for a node or a round that the run has not."""
+    asked = config.record.profile
+    if asked is None:
+        return
+    node, _, round = asked.rpartition(":")
+    if node not in topology.names:
+        raise ConfigError(f"--profile {asked}: there is no node {node}; choose one of {some(topology.names, 8)}")
+    if int(round) > config.training.rounds:
+        raise ConfigError(f"--profile {asked}: the run has {config.training.rounds} rounds of training (--rounds)")
+
+
+def _cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def create_run_dir(topology: Topology, config: RunConfig, alone: str | None = None) -> Path:
+    """Make the run directory with the settings and the topology in it.
+
+    `alone`: the label of the one peer that it is for: it is in the name, and that peer's folder holds the lasting id.
+
+    Raises ConfigError if it cannot be used.
+    """
+    if config.record.run_dir is not None:
+        run_dir = Path(config.record.run_dir)
+        if os.path.exists(run_dir) and (not run_dir.is_dir() or any(run_dir.iterdir())):
+            raise ConfigError(f"--run-dir {run_dir}: exists already", remedy=_instead(run_dir))
+    else:
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        kind = config.mode if alone is None else f"peer-{quote(alone, safe='')[:_MOST_LABEL]}"
+        run_dir = Path("runs") / f"{stamp}-{kind}-{quote(topology.name, safe='')[:_MOST_NAME]}"
+        if run_dir.exists():
+            run_dir = run_dir.with_name(f"{run_dir.name}-{secrets.token_hex(2)}")
+    try:
+        for peer in range(topology.n):
+            (run_dir / _PEERS / topology.node_path(peer)).mkdir(parents=True, exist_ok=True)
+        save_topology(topology, run_dir / TOPOLOGY_FILE)
+        if alone is None:
+            write_run_id(run_dir)
+        if config.exchange.faults is not None:
+            shutil.copyfile(config.exchange.faults, run_dir / FAULTS_FILE)
+        if config.training.init is not None:
+            shutil.copyfile(config.training.init, run_dir / INIT_FILE)
+        _write_settings(run_dir, config)  # last and at once: what has settings is a run directory
+    except (TopologyError, KeyboardInterrupt):
+        _take_away(run_dir)
+        raise
+    except OSError as error:
+        _take_away(run_dir)
+        raise ConfigError(f"--run-dir {unwritable(run_dir, error)}, or choose another") from None
+    return run_dir
+
+
+def check_results(run_dir: Path) -> None:
+    """Raises ConfigError where the results of a run that is resumed could not be written into its directory."""
+    for name in _RESULTS:
+        if (run_dir / name).is_dir():
+            raise ConfigError(f"{run_dir / name}: is a folder, where the run will write a file; move it away")
+    probe = run_dir / f".writable-{os.getpid()}"
+    try:
+        with open(probe, "w"):
+            pass
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(unwritable(run_dir, error)) from None
+
+
+def write_settings(run_dir: Path, config: RunConfig) -> None:
+    """Save the settings of a run in its directory, whole or not at all. Raises ConfigError if they cannot be."""
+    try:
+        _write_settings(run_dir, config)
+    except OSError as error:
+        raise ConfigError(unwritable(run_dir / CONFIG_FILE, error)) from None
+
+
+def _write_settings(run_dir: Path, config: RunConfig) -> None:
+    """Without the folder, so that running the saved settings again makes a folder of its own."""
+    faults, init = config.exchange.faults is not None, config.training.init is not None
+    repeatable = settings.replace_options(
+        config, run_dir=None, faults=FAULTS_FILE if faults else None, init=INIT_FILE if init else None
+    )
+    from_file = config.mode in ("gossip", "local")
+    repeatable = dataclasses.replace(repeatable, topology=TOPOLOGY_FILE if from_file else None)
+    temporary = run_dir / f".{CONFIG_FILE}.{os.getpid()}.tmp"  # peers of one folder may write the same at once
+    temporary.write_text(settings.to_toml(repeatable), encoding="utf-8")
+    os.replace(temporary, run_dir / CONFIG_FILE)
+
+
+def follow_dataset(run_dir: Path, config: RunConfig) -> None:
+    """Save where the data set of a resumed run is now, once its content has been found to be the same."""
+    recorded, saved = read_data_record(run_dir), settings.load_toml(run_dir / CONFIG_FILE)
+    if recorded is not None and recorded.dataset == config.data.dataset != saved.data.dataset:
+        write_settings(run_dir, settings.replace_options(saved, dataset=config.data.dataset))
+
+
+def with_own_files(config: RunConfig, run_dir: Path) -> RunConfig:
+    """The settings with the run directory's own copies of the fault script and of the initial weights.
+
+    A run goes on when the files that it was started with are gone. Raises ConfigError for other initial weights.
+    """
+    if config.exchange.faults is not None:
+        config = settings.replace_options(config, faults=str(run_dir / FAULTS_FILE))
+    given = config.training.init
+    if given is None:
+        return config
+    kept = str(run_dir / INIT_FILE)
+    is_kept = os.path.exists(given) and os.path.exists(kept) and os.path.samefile(given, kept)
+    if os.path.exists(given) and not is_kept and weights_digest(given) != weights_digest(kept):
+        raise ConfigError(f"--init {given}: {run_dir} was started with other weights; leave it out to go on with those")
+    return settings.replace_options(config, init=kept)
+
+
+def _instead(run_dir: Path) -> str:
+    """What to do where something is in the way of a run directory: only a run can be resumed."""
+    return "choose another" + (f", or --resume {run_dir}" if (run_dir / CONFIG_FILE).is_file() else "")
+
+
+def _take_away(run_dir: Path) -> None:
+    """Half a run directory would keep the next attempt out; one that is whole another process has made meanwhile."""
+    if not os.path.exists(run_dir / CONFIG_FILE):
+        shutil.rmtree(run_dir, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def in_use(folder: Path) -> Iterator[None]:
+    """While it lasts no other process on this machine can have the folder in use. Raises ConfigError if one has.
+
+    The lock is the operating system's and ends with the process, however that ends.
+    """
+    try:
+        held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise ConfigError(unreadable(folder, error)) from None
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{folder}: in use by another process; wait for it, or choose another folder") from None
+        yield
+    finally:
+        os.close(held)
+
+
+def open_run_dir(run_dir: Path) -> tuple[Topology, RunConfig]:
+    """The topology and settings that a run directory was made with. Raises ConfigError if it is none."""
+    config = settings.load_run_toml(run_dir)
+    topology = load_topology(run_dir / TOPOLOGY_FILE, least=1, by_ids=True)
+    return dataclasses.replace(topology, name=config.record.name or topology.name), config
+
+
+def forget(run_dir: Path) -> None:
+    """Take back a run directory in which nothing has happened; one that holds any result stays."""
+    results = [*run_dir.glob(f"{_PEERS}/*/rounds.jsonl*"), *run_dir.glob(f"{_PEERS}/*/checkpoint/*")]
+    if not any(path.stat().st_size for path in results):
+        with contextlib.suppress(OSError):  # first, so that what is killed amid this is known as half made
+            (run_dir / CONFIG_FILE).unlink()
+        shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def take_away_half_made(run_dir: Path) -> bool:
+    """Remove what was interrupted while it was made into a run directory, or removed; returns whether it was that."""
+    if (run_dir / CONFIG_FILE).exists() or not run_dir.is_dir():
+        return False
+    temporary = tuple(f".{name}." for name in (CONFIG_FILE, *_BEFORE_SETTINGS))
+    names = {path.name for path in run_dir.iterdir()}
+    known = all(name in _BEFORE_SETTINGS or name.startswith(temporary) for name in names)
+    if not known or any(path.is_file() and path.name != "log.txt" for path in run_dir.glob(f"{_PEERS}/**/*")):
+        return False
+    shutil.rmtree(run_dir, ignore_errors=True)
+    return True
+
+
+def comparison_folder(run_dir: str | None, name: str) -> Path:
+    """Where a comparison goes: what --run-dir says, else a folder of its own under runs."""
+    if run_dir is not None:
+        return Path(run_dir)
+    return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-compare-{quote(name, safe='')[:_MOST_NAME]}"
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The run directories in a comparison's folder, oldest first. Raises ConfigError where there are none."""
+    found = sorted(
+        (path.parent for path in folder.glob("*/config.toml")),
+        key=lambda run_dir: ((run_dir / CONFIG_FILE).stat().st_mtime_ns, run_dir.name),
+    )
+    if not found:
+        raise ConfigError(f"{folder}: neither a run directory nor the folder of a comparison")
+    return found

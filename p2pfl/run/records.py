@@ -1,0 +1,224 @@
+"""What a round produced, as JSON lines, and read back.
+
+A peer appends one `RoundRecord` a round to `peers/<id>/rounds.jsonl`, and its sketch to the file beside it.
+Rounds are counted from 1; the rounds of the consensus phase follow on.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from p2pfl.errors import CheckpointError, UnreadableError, unwritable
+from p2pfl.model.sketches import HEADER, SKETCHES_FILE, Vector, readable_sketches, to_bytes
+from p2pfl.util.regular import opener, read_if_any
+
+ROUNDS_FILE = "rounds.jsonl"
+MOST_RECORD_BYTES = 2**31  # of the file: some millions of rounds
+
+
+# What a file may say; far beyond what a run can record, so that sums stay finite and lists short.
+_Round = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+_Number = Annotated[float, msgspec.Meta(ge=-1e100, le=1e100)]
+_Seconds = Annotated[float, msgspec.Meta(ge=-1.0, le=1e12)]  # differences of a clock may be rounded to below 0
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One process's round, of a peer, a client or the coordinator.
+
+    Seconds are wall-clock; bytes are what was handed to the transport, headers included. The parts of a round add up
+    to it: `seconds` = train + evaluate + exchange (busy with messages and mixing while not training) + wait (idle
+    until a neighbor's vector came) + a small remainder of bookkeeping.
+
+    A coordinator takes no steps of its own: its `samples` are those behind all updates that it has averaged, and its
+    `train_loss` is the mean of what the clients say. A client records only the rounds in which it took part.
+    """
+
+    round: _Round
+    phase: Literal["train", "consensus"]
+    steps: _Count  # optimizer steps of this peer so far
+    samples: _Count  # training samples that this peer has processed so far
+    train_loss: _Number | None = None  # mean over this round's local steps
+    lr: _Number | None = None  # learning rate of this round's last step
+    test_accuracy: _Share | None = None  # 0..1, after mixing; None where this round was not evaluated
+    test_loss: _Number | None = None
+    test_samples: _Count | None = None
+    elapsed: _Seconds  # seconds since this peer began its first round; a resumed run counts on
+    seconds: _Seconds
+    train_seconds: _Seconds
+    exchange_seconds: _Seconds
+    wait_seconds: _Seconds
+    evaluate_seconds: _Seconds
+    bytes_sent: _Count
+    bytes_received: _Count
+    sent_to: dict[str, _Count] = {}  # bytes sent in this round, by the neighbor's label
+    selected: list[str] | None = None  # a coordinator's: clients drawn for this round
+    missing: list[str] | None = None  # of these, those whose update did not come in time
+    absent: list[str] | None = None  # a peer's: neighbors in whose place stood its own weights, at least in part
+    weights_from: list[str] | None = None  # a peer's: neighbors whose weights it took in place of its own
+    refused: dict[str, _Count] | None = None  # messages and connections refused since the last record, by reason
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(RoundRecord)
+
+
+def encode_record(record: RoundRecord) -> bytes:
+    """One JSON object without a line end."""
+    return _encoder.encode(record)
+
+
+def decode_record(data: bytes) -> RoundRecord:
+    """The inverse of `encode_record`. Raises msgspec.MsgspecError, or UnicodeDecodeError for a damaged string."""
+    return _decoder.decode(data)
+
+
+def append_round(peer_dir: Path, record: RoundRecord, sketch: Vector | None, durable: bool = True) -> None:
+    """Add a finished round to a peer's files; the sketch, if any, first, so that every recorded round has one.
+
+    Raises CheckpointError naming the file if it cannot be written; it is then as it was, as far as that is possible.
+    `durable` waits for the disk: a checkpoint written later must not survive a power cut that this does not.
+    """
+    if sketch is not None:
+        _append(peer_dir / SKETCHES_FILE, to_bytes(sketch), durable, HEADER)
+    _append(peer_dir / ROUNDS_FILE, encode_record(record) + b"\n", durable)
+
+
+def _append(path: Path, data: bytes, durable: bool, header: bytes = b"") -> None:
+    """Add data at the end of a file; a new one gets the header first."""
+    try:
+        file = opener(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        try:
+            before = os.fstat(file).st_size
+            try:
+                _write(file, data if before else header + data)
+                if durable:
+                    os.fsync(file)
+            except OSError:
+                os.ftruncate(file, before)  # a full disk takes part of it: the next line must not be joined to that
+                raise
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise CheckpointError(unwritable(path, error)) from None
+
+
+def _write(file: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What can be read of a process's rounds, in order of rounds, each once.
+
+    `rows` says at which place of the sketches' file a round's sketch is, as far as that is certain. `problems` has a
+    line for each file that is damaged.
+    """
+
+    rounds: list[RoundRecord] = field(default_factory=list)
+    rows: dict[int, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def read_rounds(peer_dir: Path) -> list[RoundRecord]:
+    """All finished rounds of a peer that can be read, oldest first; see `read_recorded`."""
+    return read_recorded(peer_dir).rounds
+
+
+def read_recorded(
+    peer_dir: Path, last: float = math.inf, complete: bool | None = None, *, strict: bool = False
+) -> Recorded:
+    """Read the records of a peer, whatever has happened to the file.
+
+    A last line cut off by a crash is left out without a word. Lines that are no records, or records of no round up to
+    `last`, are left out; of several of one round the last counts, and all are put in order. That is said in `problems`.
+    `complete`: whether no line is missing, where that is known. `strict`: what cannot be read now is an error.
+
+    Raises UnreadableError, and only if `strict`.
+    """
+    path = peer_dir / ROUNDS_FILE
+    try:
+        lines = read_if_any(path, MOST_RECORD_BYTES).split(b"\n")
+    except UnreadableError as error:
+        if strict:
+            raise
+        return Recorded(problems=[str(error)])
+    found = [_record_in(line, last) for line in lines]
+    if found[-1] is None:  # nothing, or what a crash left of a line
+        found.pop()
+    damage = _damage(found)
+    problems = [f"{path}: {'; '.join(damage)}"] if damage else []
+    found_sketches, why = readable_sketches(peer_dir, strict=strict)
+    sketches = len(found_sketches)
+    problems += [why] if why else []
+    if sketches and sketches < len(found):
+        problems.append(f"{peer_dir / SKETCHES_FILE}: too short, {sketches} sketches for {len(found)} rounds")
+    elif sketches > len(found) + 1:  # a crash leaves one at most
+        problems.append(f"{peer_dir / SKETCHES_FILE}: too long, {sketches} sketches for {len(found)} rounds")
+    rounds = {record.round: record for record in found if record is not None}
+    return Recorded([rounds[number] for number in sorted(rounds)], _rows(found, sketches, complete), problems)
+
+
+def _record_in(line: bytes, last: float) -> RoundRecord | None:
+    """The record in a line; None where there is none that can be of this run."""
+    try:
+        record = decode_record(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    counts = (record.steps, record.samples, record.bytes_sent, record.bytes_received)
+    return record if 1 <= record.round <= last and all(0 <= count < 2**63 for count in counts) else None
+
+
+def _damage(found: Sequence[RoundRecord | None]) -> list[str]:
+    """What is wrong with the lines of a file, in words."""
+    order = [record.round for record in found if record is not None]
+    bad = [number for number, record in enumerate(found, start=1) if record is None]
+    twice = sorted(round for round, count in Counter(order).items() if count > 1)
+    said = []
+    if bad:
+        said.append(f"no round record in line{'s' * (len(bad) > 1)} {spans(bad)}")
+    if twice:
+        said.append(f"more than one record of round{'s' * (len(twice) > 1)} {spans(twice)}")
+    elif order != sorted(order):
+        said.append("rounds out of order")
+    return said
+
+
+def _rows(found: Sequence[RoundRecord | None], sketches: int, complete: bool | None) -> dict[int, int]:
+    """Where the sketches of recorded rounds are, as far as that is certain: they were written with the lines.
+
+    Of a file whose lines are all there, each has its own at the same place. Else, if there is one sketch for every
+    round up to the newest, they are in order of rounds. Else only those before the first gap are certain.
+    """
+    order = [(record.round, place) for place, record in enumerate(found) if record is not None]
+    numbers = [number for number, _ in order]
+    rising = all(a < b for a, b in pairwise(numbers))
+    if rising and (sketches <= len(found) if complete is None else complete):
+        return {number: place for number, place in order if place < sketches}
+    if not (rising and complete is None) and sketches in (max(numbers, default=0), max(numbers, default=0) + 1):
+        return {number: number - 1 for number in numbers if number <= sketches}
+    ranked = enumerate(sorted(set(numbers)))
+    return {number: place for place, number in ranked if number == place + 1 <= sketches}
+
+
+def spans(numbers: Iterable[int]) -> str:
+    """Rising numbers in words, such as 1–3, 7."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and found[-1][1] == number - 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}–{last}" for first, last in found)
