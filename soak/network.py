@@ -108,11 +108,16 @@ def _until_round(folder: Path, peers: Sequence[subprocess.Popen[bytes]], round: 
 
 
 def _until_both_say(line: str, folder: Path, peers: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Wait until both of the victim's neighbors have said so, or something has ended."""
+    """Wait until both of the victim's neighbors have said so, or something has ended.
+
+    Training is slow as soon as anybody continues without somebody: the victim alone would soon be at its last round.
+    """
     deadline = time.monotonic() + FELT_SECONDS
     waiting = {VICTIM - 1, VICTIM + 1}
     while waiting and time.monotonic() < deadline and all(process.poll() is None for process in peers):
-        time.sleep(0.1)
+        time.sleep(0.02)
+        if any("goes on without peer" in (folder / f"{peer}.txt").read_text() for peer in range(PEERS)):
+            (folder / "slow").touch()
         waiting = {peer for peer in waiting if line not in (folder / f"{peer}.txt").read_text()}
 
 
@@ -163,15 +168,14 @@ def _try(folder: Path, links: Links, rounds: int, cut: float, *options: str, unt
             _until_round(folder, peers, max(1, rounds // 3))
             links.cut(VICTIM, True)
             since = time.monotonic()
-            time.sleep(cut)
             if until_felt:
                 _until_both_say(f"goes on without peer {VICTIM} ", folder, peers)
-                (folder / "slow").touch()
+            time.sleep(max(0.0, cut - (time.monotonic() - since)))
             links.cut(VICTIM, False)
             lasted = time.monotonic() - since
             if until_felt:
                 _until_both_say(f"peer {VICTIM} is back ", folder, peers)
-                (folder / "slow").unlink()
+                (folder / "slow").unlink(missing_ok=True)
         codes = _end(peers)
     model = folder / "0" / "consensus.safetensors"
     return _Outcome(
