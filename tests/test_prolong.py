@@ -107,7 +107,7 @@ def test_killed_before_its_settings_are_saved_it_is_still_the_old_run(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(p2pfl.prolong, "write_settings", killed)
+        patched.setattr(p2pfl.experiment.prolong, "write_settings", killed)
         with pytest.raises(KeyboardInterrupt):
             prolong(run_dir, asked)
     assert (run_dir / "config.toml").read_bytes() == before

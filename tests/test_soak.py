@@ -45,7 +45,7 @@ def soak(folder: Path, name: str, *options: str) -> tuple[dict[str, Any], str]:
 
 
 def test_cuts(folder: Path) -> None:
-    figures, verdict = soak(folder, "cuts", "--cuts", "10", "--command-line", "1", "--keep", str(folder))
+    figures, verdict = soak(folder, "cuts", "--cuts", "12", "--command-line", "0", "--keep", str(folder))
     assert sum(part["cuts"] for part in figures.values()) >= 10
     assert figures["threads"]["hits"], "some cuts hit something"
     assert verdict == "every one resumed, none differs"
