@@ -165,7 +165,9 @@ def _recorded(run_dir: Path, round: int) -> bool:
 
 
 def _hashes(run_dir: Path) -> dict[str, str]:
-    found = {"model": _model(run_dir / "consensus.safetensors")}
+    found: dict[str, str] = {}
+    if (path := run_dir / "consensus.safetensors").exists():  # local runs have none
+        found["model"] = _model(path)
     for peer_dir in sorted((run_dir / "peers").iterdir()):
         lines = (peer_dir / "rounds.jsonl").read_text().splitlines()
         found[f"records {peer_dir.name}"] = _hash(json.dumps([record(json.loads(line)) for line in lines]).encode())
@@ -221,13 +223,13 @@ def main() -> int:
     cases = [case for case in CASES if arguments.only in case.name]
     if not cases:
         parser.error(f"--only {arguments.only}: no such case")
-    found = {}
+    found: dict[str, dict[str, str]] = {}
     for case in cases:
         with tempfile.TemporaryDirectory(prefix="g-") as folder:
             found[case.name] = run(case, arguments.root.resolve(), Path(folder))
-        print(f"{case.name}: {found[case.name]['model']}", flush=True)
-    if arguments.out:
-        arguments.out.write_text(json.dumps(found, indent=1))
+        print(f"{case.name}: {_hash(json.dumps(found[case.name]).encode())}", flush=True)
+        if arguments.out:  # after each case: it takes minutes
+            arguments.out.write_text(json.dumps(found, indent=1))
     return 0
 
 
