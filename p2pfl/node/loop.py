@@ -141,7 +141,7 @@ class Driver:
         if isinstance(event, ev.Received):
             self._received += event.size
         elif isinstance(event, ev.Reconnected):
-            self._log.info("%s: connected again", self._logic.plan.names[event.neighbor])
+            self._log.info("%s: connected again", self._logic.context.names[event.neighbor])
 
     def _tell(self, event: ev.Event) -> None:
         for action in self._logic.handle(event, time.monotonic()):
@@ -194,7 +194,7 @@ class Driver:
                 round, lambda steps: self._report(messages.Stepped(steps)), self._between(round)
             )
             self._trainer.to_host()
-            if self._logic.plan.links:  # what goes to nobody is looked at in `_settle`
+            if self._logic.context.links:  # what goes to nobody is looked at in `_settle`
                 self._check_weights(f"after training in round {round}")
         return stats
 
@@ -279,10 +279,10 @@ class Driver:
             self._report(messages.Warned(line))
         now = time.monotonic()
         evaluation, stats, clock = result.evaluation, self._train_stats, self._clock
-        plan = self._logic.plan
+        context = self._logic.context
         record = records.RoundRecord(
             round=self._logic.round,
-            phase="train" if self._logic.round <= plan.training_rounds else "consensus",
+            phase="train" if self._logic.round <= context.training_rounds else "consensus",
             steps=self._trainer.steps,
             samples=self._trainer.samples,
             train_loss=None if stats is None else stats.loss,
@@ -299,13 +299,13 @@ class Driver:
             bytes_sent=self._sent.total(),
             bytes_received=self._received,
             refused=dict(sorted((self._logic.refused - self._refused).items())) or None,
-            sent_to={plan.names[neighbor]: count for neighbor, count in sorted(self._sent.items())},
+            sent_to={context.names[neighbor]: count for neighbor, count in sorted(self._sent.items())},
         )
         record = msgspec.structs.replace(record, **self._logic.facts)
         self._keeper.record(record, result.sketch)
         sketch = b"" if result.sketch is None else sketches.to_bytes(result.sketch)
         self._report(messages.RoundFinished(record, sketch))
-        mixed = record.round - plan.training_rounds
+        mixed = record.round - context.training_rounds
         name = f"round {record.round}" if mixed <= 0 else f"mixing round {mixed}"
         loss = "" if record.train_loss is None else f", loss {record.train_loss:.4f}"
         accuracy = "" if record.test_accuracy is None else f", accuracy {record.test_accuracy:.4f}"
