@@ -18,7 +18,8 @@ from typing import Any
 import psutil
 
 from p2pfl.protocol import wire
-from p2pfl.transport import Credentials, Keys, Received, Reconnected, Refused, Token, ZmqTransport
+from p2pfl.protocol.events import Received, Reconnected, Refused
+from p2pfl.transport import Credentials, Keys, Token, ZmqTransport
 
 LAST = 2  # the round of the greeting that ends a poll
 SECONDS = 30.0

@@ -15,7 +15,8 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from p2pfl.protocol import wire
-from p2pfl.transport import Event, Keys, Received, Reconnected, Refused, ZmqTransport
+from p2pfl.protocol.events import Received, Reconnected, Refused, TransportEvent
+from p2pfl.transport import Keys, ZmqTransport
 
 HELLO = wire.Message(wire.Header(wire.VERSION, "run", "hello", 0, 1))
 NOT_THE_OWNER = "sender: not the owner of the connection"
@@ -51,8 +52,8 @@ def bind(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], str]
     return lambda name: f"ipc://{tmp_path}/{name}" if request.param == "ipc" else "tcp://127.0.0.1:*"
 
 
-def poll_until(transport: ZmqTransport, enough: Callable[[list[Event]], bool]) -> list[Event]:
-    events: list[Event] = []
+def poll_until(transport: ZmqTransport, enough: Callable[[list[TransportEvent]], bool]) -> list[TransportEvent]:
+    events: list[TransportEvent] = []
     deadline = time.monotonic() + 30
     while not enough(events):
         assert time.monotonic() < deadline, events
@@ -60,7 +61,7 @@ def poll_until(transport: ZmqTransport, enough: Callable[[list[Event]], bool]) -
     return events
 
 
-def received(events: list[Event]) -> list[wire.Message]:
+def received(events: list[TransportEvent]) -> list[wire.Message]:
     return [event.message for event in events if isinstance(event, Received)]
 
 
@@ -111,7 +112,7 @@ def test_strangers_are_not_let_in(trio: Trio, bind: Callable[[str], str], name: 
         monitor = stranger.get_monitor_socket(failures)
         stranger.connect(victim.endpoint)
         stranger.send_multipart([bytes(part) for part in wire.encode(HELLO)])
-        events: list[Event] = []
+        events: list[TransportEvent] = []
         deadline = time.monotonic() + 30
         while not monitor.poll(0):
             assert time.monotonic() < deadline, "the connection must fail"
@@ -191,7 +192,7 @@ def test_the_name_of_a_connection_proves_nothing(trio: Trio, bind: Callable[[str
     imposture = [bytes(part) for part in wire.encode(HELLO)]
     with ZmqTransport(bind("b"), credentials=trio.keys(1, 0, 2)) as victim, zmq.Context() as context:
         for me in (0, 2):
-            events: list[Event] = []
+            events: list[TransportEvent] = []
             deadline = time.monotonic() + 60
             while not events:  # a name is taken until the socket has seen its last connection end
                 assert time.monotonic() < deadline

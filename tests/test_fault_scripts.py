@@ -17,9 +17,10 @@ from p2pfl.faults import FaultScript, check_faults, idle_faults, load_faults
 from p2pfl.faults.injector import Saboteur, fired
 from p2pfl.payload import Codec
 from p2pfl.protocol import wire
+from p2pfl.protocol.events import Received, Refused
 from p2pfl.run.paths import FIRED_FILE
 from p2pfl.topology import make_topology
-from p2pfl.transport import Faulty, MemoryHub, MemoryTransport, Received, Refused
+from p2pfl.transport import Faulty, MemoryHub, MemoryTransport
 
 NAMES = [str(peer) for peer in range(8)]
 ROUNDS = 40

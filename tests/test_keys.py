@@ -22,8 +22,9 @@ from p2pfl.cli import main
 from p2pfl.errors import ConfigError
 from p2pfl.node.messages import WorkerSpec
 from p2pfl.node.worker import _sockets
+from p2pfl.protocol.events import Refused
 from p2pfl.topology import Topology, load_topology, save_topology
-from p2pfl.transport import Keys, Refused, keyring
+from p2pfl.transport import Keys, keyring
 
 pytestmark = pytest.mark.usefixtures("blank_plots")
 
