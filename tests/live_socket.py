@@ -108,7 +108,7 @@ def _poll(transport: ZmqTransport) -> dict[str, Any]:
                 header = event.message.header
                 came["last" if header.round == LAST else f"from {header.sender}"] += 1
             elif isinstance(event, Refused):
-                came[event.reason.split(":")[0]] += 1
+                came[event.code] += 1
             elif isinstance(event, Reconnected):
                 came["again"] += 1
         peak = max(peak, psutil.Process().memory_info().rss)

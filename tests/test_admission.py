@@ -47,7 +47,7 @@ def received(events: list[TransportEvent]) -> list[int]:
 
 
 def reasons(events: list[TransportEvent]) -> list[str]:
-    return [event.reason for event in events if isinstance(event, Refused)]
+    return [f"{event.code}: {event.detail}" for event in events if isinstance(event, Refused)]
 
 
 @pytest.mark.parametrize(

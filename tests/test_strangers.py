@@ -40,7 +40,7 @@ def poll_until(transport: ZmqTransport, enough: Callable[[list[TransportEvent]],
 
 
 def reasons(events: list[TransportEvent]) -> list[str]:
-    return [event.reason.split(":")[0] for event in events if isinstance(event, Refused)]
+    return [event.code for event in events if isinstance(event, Refused)]
 
 
 def pour(connection: socket.socket, data: bytes, sent: list[int]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from p2pfl.errors import Refusal
 from p2pfl.payload import Payload
 from p2pfl.protocol.greeting import Greeting
 from p2pfl.protocol.wire import Message
@@ -32,9 +33,10 @@ class Received:
 
 @dataclass(frozen=True)
 class Refused:
-    """Bytes came in that were no message; `reason` says why."""
+    """Bytes came in that were no message, or a connection was refused; `detail` says why, for people."""
 
-    reason: str
+    code: Refusal
+    detail: str
 
 
 @dataclass(frozen=True)

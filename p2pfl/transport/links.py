@@ -16,7 +16,7 @@ from typing import Any
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from p2pfl.errors import TransportError
+from p2pfl.errors import Refusal, TransportError
 from p2pfl.protocol import wire
 from p2pfl.protocol.events import Lost, Reconnected, Refused, TransportEvent
 from p2pfl.transport.counters import received
@@ -167,7 +167,7 @@ class Links:
         bad = [neighbor for neighbor, link in self._links.items() if link.answered_too_much()]
         for neighbor in bad:
             self.renew(neighbor)
-        return [Refused("link: something came where a neighbor only receives")] * len(bad)
+        return [Refused(Refusal.LINK, "something came where a neighbor only receives")] * len(bad)
 
     def try_again(self) -> None:
         now = time.monotonic()

@@ -68,4 +68,4 @@ def _decode(frames: tuple[bytes, bytes]) -> TransportEvent:
     try:
         return Received(wire.decode(frames), len(frames[0]) + len(frames[1]))
     except ProtocolError as error:
-        return Refused(str(error))
+        return Refused(error.code, error.detail)

@@ -20,7 +20,7 @@ from typing import Any
 
 import zmq
 
-from p2pfl.errors import ProtocolError, TransportError
+from p2pfl.errors import ProtocolError, Refusal, TransportError
 from p2pfl.protocol import wire
 from p2pfl.protocol.events import Received, Refused, TransportEvent
 from p2pfl.transport.admission import HANDSHAKE_MS, Admission
@@ -181,7 +181,7 @@ class ZmqTransport:
                     self._wake_reader.recv(4096)
             else:
                 self._links.watch(ready, events)
-        return [*events, *self._refusals(), *self._links.losses()]
+        return [*events, *self._admission.refusals(), *self._links.losses()]
 
     def _bind_again(self) -> None:
         """Bind again where something has removed a local socket's file: who connects from now on needs one.
@@ -197,9 +197,6 @@ class ZmqTransport:
             with contextlib.suppress(zmq.ZMQError):  # removed again; the connections that stand do not need it
                 self._router.bind(self.endpoint)
 
-    def _refusals(self) -> list[TransportEvent]:
-        return [Refused(reason) for reason in self._admission.refusals()]
-
     def _wait(self, seconds: float, events: list[TransportEvent]) -> list[tuple[Any, int]]:
         """What is ready, looking after connections meanwhile."""
         deadline = time.monotonic() + seconds
@@ -212,7 +209,7 @@ class ZmqTransport:
             if ready:
                 return ready
             self._watchdog.judge(drained=True)
-            events += self._refusals()
+            events += self._admission.refusals()
             if events or left <= WATCH_SECONDS:
                 return []
 
@@ -276,10 +273,10 @@ class ZmqTransport:
             try:
                 decoded = wire.decode(frames)
                 if self._speaks_for_itself and origin.neighbor != decoded.header.sender:
-                    raise ProtocolError("sender: not the owner of the connection")
+                    raise ProtocolError(Refusal.SENDER, "not the owner of the connection")
                 event = Received(decoded, frames[0].nbytes + frames[1].nbytes)
             except ProtocolError as error:
-                event = Refused(str(error))
+                event = Refused(error.code, error.detail)
         if origin.connection is not None:
             origin.connection.proven = origin.connection.proven or isinstance(event, Received)
             self._watchdog.took(origin.connection, message.count, message.size)
