@@ -12,10 +12,11 @@ from tests.support.helpers import CPU, hoods_of, images, matrix, random_vectors,
 from tests.support.one_peer import message, sends
 
 from p2pfl.algorithms import DPSGD
-from p2pfl.algorithms.attacks import ATTACKS, Attacking, View, build_attack, flip_labels, relabeling, tampering
+from p2pfl.algorithms.attacks import Attacking, View, build_attack, flip_labels, relabeling, tampering
 from p2pfl.errors import ConfigError
 from p2pfl.protocol.client import Client
 from p2pfl.protocol.events import Flushed, Recorded, Started, Trained
+from p2pfl.registry import ATTACKS
 from p2pfl.training import Trainer
 
 SIZE = 33

@@ -20,10 +20,18 @@ from p2pfl.topology import consensus_rounds, make_topology, mixing_matrix, mixin
 @pytest.mark.parametrize(
     ("mode", "options", "message"),
     [
-        ("gossip", {"algorithm": "clipped"}, "--algorithm clipped: say how many hostile peers it must bear: --byz"),
+        (
+            "gossip",
+            {"algorithm": "clipped"},
+            "--algorithm clipped: say how many malicious peers it has to tolerate: --byz",
+        ),
         ("gossip", {"algorithm": "median"}, "--algorithm median: say how many"),
-        ("gossip", {"byzantine": 1}, "--byzantine 1: means nothing with --algorithm dpsgd, which bears none"),
-        ("centralized", {"averaging": "krum"}, "--averaging krum: say how many hostile peers it must bear: --byzan"),
+        ("gossip", {"byzantine": 1}, "--byzantine 1: means nothing with --algorithm dpsgd, which tolerates none"),
+        (
+            "centralized",
+            {"averaging": "krum"},
+            "--averaging krum: say how many malicious peers it has to tolerate: --byzan",
+        ),
         ("centralized", {"byzantine": 0}, "--byzantine 0: means nothing with --averaging uniform"),
         ("centralized", {"byzantine": 2, "averaging": "samples"}, "--byzantine 2: means nothing with --averaging sam"),
         (

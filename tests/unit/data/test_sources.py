@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from p2pfl.data import DATASETS, Dataset, describe, load, prepare
+from p2pfl.data import Dataset, describe, load, prepare
 from p2pfl.data.cifar import CLASSES
 from p2pfl.data.dataset import FORMAT
 from p2pfl.errors import ConfigError, DataError
@@ -47,8 +47,9 @@ def refused(spec: str, data_dir: Path) -> str:
 
 
 def test_names(tmp_path: Path) -> None:
-    assert list(DATASETS) == ["cifar10", "digits", "imagefolder"]
-    assert "choose cifar10, digits, imagefolder:DIR" in refused("mnist", tmp_path)
+    assert "--dataset mnist: choose one of cifar10, digits, imagefolder:DIR, module:function" in refused(
+        "mnist", tmp_path
+    )
     assert "name the directory" in refused("imagefolder", tmp_path)
     assert "no argument" in refused("digits:3", tmp_path)
     assert "no argument" in refused("cifar10:/data", tmp_path)

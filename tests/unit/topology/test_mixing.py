@@ -9,9 +9,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from p2pfl.errors import ConfigError, TopologyError
+from p2pfl.registry import MIXINGS
 from p2pfl.topology import (
     KINDS,
-    MIXINGS,
     Topology,
     consensus_rounds,
     is_symmetric,
@@ -174,7 +174,7 @@ def test_weights_that_add_up_almost_exactly_leave_nothing_negative() -> None:
 @pytest.mark.parametrize(
     ("network", "mixing", "message"),
     [
-        (make_topology("ring", 4), "magic", "mixing 'magic' is unknown; use one of metropolis-hastings"),
+        (make_topology("ring", 4), "magic", "--mixing magic: choose one of metropolis-hastings"),
         (make_topology("star", 4), "uniform", "needs equal degrees.*; use --mixing metropolis-hastings"),
         (make_topology("exponential", 8), "metropolis-hastings", "undirected graph; use --mixing uniform"),
         (
