@@ -17,7 +17,7 @@ from p2pfl.roles import Cast
 from p2pfl.run.directory import CONFIG_FILE, MODEL_FILE
 from p2pfl.run.identity import run_id_of
 from p2pfl.run.records import read_rounds
-from p2pfl.util.regular import check_regular
+from p2pfl.util.files import check_regular
 
 _NAME = re.compile(r"round-(\d{6,})\.safetensors")
 _NOT_LOST = -1  # there is something, and the process that it belongs to says by name why it cannot be used now

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from p2pfl import seeding
 from p2pfl.errors import ConfigError, UnreadableError
-from p2pfl.util.regular import read_if_any
+from p2pfl.util.files import read_if_any
 
 SKETCHES_FILE = "sketches.f32"
 SKETCH_BUCKETS = 4096

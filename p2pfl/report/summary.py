@@ -18,7 +18,7 @@ from p2pfl.report.output import write_text
 from p2pfl.report.run import Run, load_run, model_record, of_phase, sent_by_process
 from p2pfl.run.records import RoundRecord
 from p2pfl.topology import mixing_matrix, spectral_gap
-from p2pfl.util.regular import read_file, read_text
+from p2pfl.util.files import read_file, read_text
 
 SUMMARY_FILE = "summary.json"
 

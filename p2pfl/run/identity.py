@@ -13,7 +13,7 @@ import secrets
 import zlib
 from pathlib import Path
 
-from p2pfl.util.regular import read_if_any
+from p2pfl.util.files import read_if_any
 
 RUN_ID_FILE = "run.id"
 _RANDOM_BYTES = 12

@@ -19,7 +19,7 @@ import msgspec
 
 from p2pfl.errors import CheckpointError, UnreadableError, unwritable
 from p2pfl.model.sketches import HEADER, SKETCHES_FILE, Vector, readable_sketches, to_bytes
-from p2pfl.util.regular import opener, read_if_any
+from p2pfl.util.files import opener, read_if_any
 
 ROUNDS_FILE = "rounds.jsonl"
 MOST_RECORD_BYTES = 2**31  # of the file: some millions of rounds

@@ -22,8 +22,7 @@ from p2pfl.model.sketches import (
     to_bytes,
 )
 from p2pfl.run.records import MOST_RECORD_BYTES, ROUNDS_FILE, Recorded, RoundRecord, encode_record, read_recorded, spans
-from p2pfl.util.durable import replace_file, truncate_file
-from p2pfl.util.regular import read_if_any
+from p2pfl.util.files import read_if_any, replace_file, truncate_file
 
 _AHEAD = 1000  # rounds that may have been recorded after a checkpoint, by far: what says a later one is no record
 

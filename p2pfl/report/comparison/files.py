@@ -19,7 +19,7 @@ from p2pfl.report.comparison.plots import PLOTS
 from p2pfl.report.output import draw_plots, write_text
 from p2pfl.report.run import CONFIG_FILE, PEERS_FOLDER, repeat_command
 from p2pfl.report.summary import TEXT_FIELDS
-from p2pfl.util.regular import read_text
+from p2pfl.util.files import read_text
 
 _ROW_HEADS = ("mode", "seed")  # fields that head a row of the CSV instead
 
