@@ -18,7 +18,8 @@ from typing import Any
 import psutil
 
 from p2pfl.protocol import wire
-from p2pfl.transport import Credentials, Keys, Received, Reconnected, Refused, Token, ZmqTransport
+from p2pfl.protocol.events import Received, Reconnected, Refused
+from p2pfl.transport import Credentials, Keys, Token, ZmqTransport
 
 LAST = 2  # the round of the greeting that ends a poll
 SECONDS = 30.0
@@ -107,7 +108,7 @@ def _poll(transport: ZmqTransport) -> dict[str, Any]:
                 header = event.message.header
                 came["last" if header.round == LAST else f"from {header.sender}"] += 1
             elif isinstance(event, Refused):
-                came[event.reason.split(":")[0]] += 1
+                came[event.code] += 1
             elif isinstance(event, Reconnected):
                 came["again"] += 1
         peak = max(peak, psutil.Process().memory_info().rss)

@@ -19,6 +19,7 @@ from p2pfl.roles import cast, topology_of
 from p2pfl.run import checkpoint
 from p2pfl.run.checkpoint import Checkpoint
 from p2pfl.run.directory import create_run_dir
+from p2pfl.run.paths import checkpoint_name
 from p2pfl.run.records import append_round, encode_record
 from p2pfl.topology import Topology
 
@@ -37,7 +38,7 @@ class Made:
         return self.folder / "peers" / self.topology.node_path(index)
 
     def path(self, index: int, round: int) -> Path:
-        return self.peer_dir(index) / "checkpoint" / checkpoint.file_name(round)
+        return self.peer_dir(index) / "checkpoint" / checkpoint_name(round)
 
     def spec(self, index: int, **options: Any) -> messages.WorkerSpec:
         return messages.WorkerSpec(

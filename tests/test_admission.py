@@ -15,7 +15,8 @@ from raw_zmtp import GREETING, dial, frame, greeting, message, open_stranger, re
 from test_broken_connections import SECRET, login
 
 from p2pfl.protocol import wire
-from p2pfl.transport import Event, Lost, Received, Reconnected, Refused, Token, ZmqTransport
+from p2pfl.protocol.events import Lost, Received, Reconnected, Refused, TransportEvent
+from p2pfl.transport import Token, ZmqTransport
 from p2pfl.transport.admission import STRANGERS
 
 MEMORY_BYTES = 500 << 20  # of a process that has attackers; an attack without bounds takes gigabytes
@@ -32,8 +33,8 @@ def victim() -> Iterator[ZmqTransport]:
         yield transport
 
 
-def poll_until(transport: ZmqTransport, enough: Callable[[list[Event]], bool]) -> list[Event]:
-    events: list[Event] = []
+def poll_until(transport: ZmqTransport, enough: Callable[[list[TransportEvent]], bool]) -> list[TransportEvent]:
+    events: list[TransportEvent] = []
     deadline = time.monotonic() + 30
     while not enough(events):
         assert time.monotonic() < deadline, events[-5:]
@@ -41,12 +42,12 @@ def poll_until(transport: ZmqTransport, enough: Callable[[list[Event]], bool]) -
     return events
 
 
-def received(events: list[Event]) -> list[int]:
+def received(events: list[TransportEvent]) -> list[int]:
     return [event.message.header.sender for event in events if isinstance(event, Received)]
 
 
-def reasons(events: list[Event]) -> list[str]:
-    return [event.reason for event in events if isinstance(event, Refused)]
+def reasons(events: list[TransportEvent]) -> list[str]:
+    return [f"{event.code}: {event.detail}" for event in events if isinstance(event, Refused)]
 
 
 @pytest.mark.parametrize(
@@ -210,7 +211,7 @@ def test_strangers_without_number_do_not_cut_a_neighbors_connection(victim: ZmqT
             stranger.close()
 
 
-def refused(events: list[Event]) -> list[str]:
+def refused(events: list[TransportEvent]) -> list[str]:
     return [reason for reason in reasons(events) if reason.startswith(("connections", "handshake"))]
 
 
@@ -245,7 +246,7 @@ def test_a_neighbor_that_was_cut_off_comes_back_before_it_counts_as_lost() -> No
         thread.join()
         with ZmqTransport("tcp://127.0.0.1:*", grace, token(1, 0)) as neighbor:
             neighbor.connect({0: victim.endpoint}, 4)
-            heard: list[Event] = []
+            heard: list[TransportEvent] = []
             while not heard:
                 victim.poll(0.01)
                 heard = [event for event in neighbor.poll(0.01) if isinstance(event, Lost | Reconnected)]

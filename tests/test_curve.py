@@ -14,11 +14,13 @@ import torch
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
+from p2pfl.errors import Refusal
 from p2pfl.protocol import wire
-from p2pfl.transport import Event, Keys, Received, Reconnected, Refused, ZmqTransport
+from p2pfl.protocol.events import Received, Reconnected, Refused, TransportEvent
+from p2pfl.transport import Keys, ZmqTransport
 
 HELLO = wire.Message(wire.Header(wire.VERSION, "run", "hello", 0, 1))
-NOT_THE_OWNER = "sender: not the owner of the connection"
+NOT_THE_OWNER = Refused(Refusal.SENDER, "not the owner of the connection")
 
 
 class Trio:
@@ -51,8 +53,8 @@ def bind(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], str]
     return lambda name: f"ipc://{tmp_path}/{name}" if request.param == "ipc" else "tcp://127.0.0.1:*"
 
 
-def poll_until(transport: ZmqTransport, enough: Callable[[list[Event]], bool]) -> list[Event]:
-    events: list[Event] = []
+def poll_until(transport: ZmqTransport, enough: Callable[[list[TransportEvent]], bool]) -> list[TransportEvent]:
+    events: list[TransportEvent] = []
     deadline = time.monotonic() + 30
     while not enough(events):
         assert time.monotonic() < deadline, events
@@ -60,7 +62,7 @@ def poll_until(transport: ZmqTransport, enough: Callable[[list[Event]], bool]) -
     return events
 
 
-def received(events: list[Event]) -> list[wire.Message]:
+def received(events: list[TransportEvent]) -> list[wire.Message]:
     return [event.message for event in events if isinstance(event, Received)]
 
 
@@ -111,7 +113,7 @@ def test_strangers_are_not_let_in(trio: Trio, bind: Callable[[str], str], name: 
         monitor = stranger.get_monitor_socket(failures)
         stranger.connect(victim.endpoint)
         stranger.send_multipart([bytes(part) for part in wire.encode(HELLO)])
-        events: list[Event] = []
+        events: list[TransportEvent] = []
         deadline = time.monotonic() + 30
         while not monitor.poll(0):
             assert time.monotonic() < deadline, "the connection must fail"
@@ -120,7 +122,7 @@ def test_strangers_are_not_let_in(trio: Trio, bind: Callable[[str], str], name: 
         events += poll_until(victim, lambda events: bool(received(events)))
         assert received(events) == [HELLO], "the neighbor's, and nobody else's"
         if name == "a key of its own":
-            assert Refused("key: no neighbor's") in events
+            assert Refused(Refusal.KEY, "no neighbor's") in events
         stranger.disable_monitor()
         monitor.close(0)
         stranger.close(0)
@@ -135,7 +137,7 @@ def test_a_neighbor_cannot_speak_in_anothers_name(trio: Trio, bind: Callable[[st
         neighbor.send(1, wire.Message(wire.Header(wire.VERSION, "run", "hello", 2, 1)))
         neighbor.send(1, HELLO)
         events = poll_until(victim, lambda events: bool(received(events)))
-        assert Refused(NOT_THE_OWNER) in events
+        assert NOT_THE_OWNER in events
         assert received(events) == [HELLO]
 
 
@@ -191,7 +193,7 @@ def test_the_name_of_a_connection_proves_nothing(trio: Trio, bind: Callable[[str
     imposture = [bytes(part) for part in wire.encode(HELLO)]
     with ZmqTransport(bind("b"), credentials=trio.keys(1, 0, 2)) as victim, zmq.Context() as context:
         for me in (0, 2):
-            events: list[Event] = []
+            events: list[TransportEvent] = []
             deadline = time.monotonic() + 60
             while not events:  # a name is taken until the socket has seen its last connection end
                 assert time.monotonic() < deadline
@@ -203,7 +205,7 @@ def test_the_name_of_a_connection_proves_nothing(trio: Trio, bind: Callable[[str
                 link.send_multipart(imposture)
                 events = victim.poll(2.0)
                 link.close(0)
-            assert events == ([Received(HELLO, sum(map(len, imposture)))] if me == 0 else [Refused(NOT_THE_OWNER)])
+            assert events == ([Received(HELLO, sum(map(len, imposture)))] if me == 0 else [NOT_THE_OWNER])
 
 
 def test_a_neighbor_that_is_let_in_later_is_tried_again(trio: Trio, bind: Callable[[str], str]) -> None:
@@ -240,4 +242,4 @@ def test_connections_that_fit_no_keys_are_counted(stranger_has_keys: bool) -> No
         dealer.close()
     # Without keys both ends notice, and if the other is first, it is gone before it has said what it wants.
     allowed = {"handshake"} if stranger_has_keys else {"handshake", "unfinished"}
-    assert {event.reason.split(":")[0] for event in seen if isinstance(event, Refused)} <= allowed
+    assert {event.code for event in seen if isinstance(event, Refused)} <= allowed

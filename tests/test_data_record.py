@@ -10,8 +10,10 @@ from p2pfl import data
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError
 from p2pfl.preflight.estimate import data_record
-from p2pfl.run.data_record import DATA_FILE, DataRecord, keep_data_record, read_data_record
-from p2pfl.run.directory import create_run_dir, follow_dataset, open_run_dir, resolve
+from p2pfl.run.data_record import DataRecord, keep_data_record, read_data_record
+from p2pfl.run.directory import create_run_dir, follow_dataset, open_run_dir
+from p2pfl.run.paths import DATA_FILE
+from p2pfl.run.settings import resolve
 from p2pfl.topology import make_topology
 
 RECORD = DataRecord("imagefolder:/a", "0123456789abcdef", True)

@@ -18,9 +18,11 @@ from test_launcher import start as start
 from p2pfl import make_topology
 from p2pfl.data.dataset import FORMAT
 from p2pfl.errors import CheckpointError, unwritable
-from p2pfl.model.sketches import SKETCH_BUCKETS, SKETCHES_FILE, read_sketches
+from p2pfl.model.sketches import SKETCH_BUCKETS
 from p2pfl.node.worker import _close_log, _open_log
 from p2pfl.run import records, repair
+from p2pfl.run.paths import ROUNDS_FILE, SKETCHES_FILE
+from p2pfl.run.sketch_file import read_sketches
 
 RING = make_topology("ring", 3)
 SKETCH = np.ones(SKETCH_BUCKETS, np.float32)
@@ -53,7 +55,7 @@ def test_a_record_that_finds_no_room_leaves_the_file_as_it_was(disk: SmallDisk, 
     folder.mkdir()
     first, second = (train_record(RING, 0, number, 4, 100) for number in (1, 2))
     records.append_round(folder, first, SKETCH, durable)
-    before = {name: (folder / name).stat().st_size for name in (records.ROUNDS_FILE, SKETCHES_FILE)}
+    before = {name: (folder / name).stat().st_size for name in (ROUNDS_FILE, SKETCHES_FILE)}
     filling = disk.fill()
     with pytest.raises(
         CheckpointError, match=r"sketches\.f32: cannot be written \(No space left on device\); make room"
@@ -77,7 +79,7 @@ def _append_many(folder: Path, written: list[records.RoundRecord]) -> None:
 def test_a_line_of_which_only_a_part_found_room_is_taken_back(disk: SmallDisk) -> None:
     folder = disk.path / "peer"
     folder.mkdir()
-    path = folder / records.ROUNDS_FILE
+    path = folder / ROUNDS_FILE
     written: list[records.RoundRecord] = []
     filling = disk.fill()
     os.truncate(filling, filling.stat().st_size - 2 * os.sysconf("SC_PAGE_SIZE"))  # a page or two: a few lines
@@ -101,7 +103,7 @@ def test_forgetting_rounds_on_a_full_disk_forgets_nothing(disk: SmallDisk) -> No
     with pytest.raises(CheckpointError, match="make room there"):
         repair.mend(folder, 1)
     assert [record.round for record in records.read_rounds(folder)] == [1, 2]
-    assert sorted(path.name for path in folder.iterdir()) == [records.ROUNDS_FILE, SKETCHES_FILE]
+    assert sorted(path.name for path in folder.iterdir()) == [ROUNDS_FILE, SKETCHES_FILE]
 
 
 @pytest.mark.processes

@@ -17,8 +17,10 @@ from p2pfl.faults import FaultScript, check_faults, idle_faults, load_faults
 from p2pfl.faults.injector import Saboteur, fired
 from p2pfl.payload import Codec
 from p2pfl.protocol import wire
+from p2pfl.protocol.events import Received, Refused
+from p2pfl.run.paths import FIRED_FILE
 from p2pfl.topology import make_topology
-from p2pfl.transport import Faulty, MemoryHub, MemoryTransport, Received, Refused
+from p2pfl.transport import Faulty, MemoryHub, MemoryTransport
 
 NAMES = [str(peer) for peer in range(8)]
 ROUNDS = 40
@@ -226,7 +228,7 @@ from p2pfl.faults import check_faults, load_faults
 from p2pfl.faults.injector import Saboteur
 folder = Path(sys.argv[1])
 script = check_faults(load_faults(folder / "faults.toml", 0), "", list("01234567"), 40, None, False)
-saboteur = Saboteur(script, 3, folder)
+saboteur = Saboteur(script, 3, folder / "faults.fired")
 def work():
     for point in ("start", "train", "exchange", "evaluate", "checkpoint"):
         print(point, flush=True)
@@ -247,7 +249,7 @@ def test_a_kill_fires_once_at_its_point_of_its_round(tmp_path: Path) -> None:
     first = child(tmp_path)
     assert first.communicate(timeout=60)[0].split() == ["start", "train", "exchange"]
     assert first.returncode == -signal.SIGKILL
-    assert fired(tmp_path) == [0]
+    assert fired(tmp_path / FIRED_FILE) == [0]
     second = child(tmp_path)
     assert second.communicate(timeout=60)[0].split()[-1] == "checkpoint"
     assert second.returncode == 0
@@ -275,13 +277,13 @@ def test_a_freeze_stops_the_thread_that_reached_it(tmp_path: Path) -> None:
 def test_others_and_other_rounds_are_left_alone(tmp_path: Path) -> None:
     script = read(tmp_path, fault(**KILL))
     for index, round in ((2, 10), (3, 9), (3, 11)):
-        saboteur = Saboteur(script, index, tmp_path)
+        saboteur = Saboteur(script, index, tmp_path / FIRED_FILE)
         saboteur.reach("train", round)
         assert not saboteur.waits_for("train", round)
-    assert Saboteur(script, 3, tmp_path).waits_for("train", 10)
-    assert fired(tmp_path) == []
+    assert Saboteur(script, 3, tmp_path / FIRED_FILE).waits_for("train", 10)
+    assert fired(tmp_path / FIRED_FILE) == []
 
 
 def test_what_is_no_number_among_the_faults_carried_out_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "faults.fired").write_bytes(b"0\n\xff\xfe -1 1e300 x " + b"9" * 5000 + b"\n1\n")
-    assert fired(tmp_path) == [0, 1]
+    assert fired(tmp_path / FIRED_FILE) == [0, 1]

@@ -11,6 +11,7 @@ import torch
 from one_peer import chunk, message, only_fail, sends
 
 from p2pfl.algorithms.fedavg import ServerAverage
+from p2pfl.errors import Refusal
 from p2pfl.protocol.coordinator import Coordinator
 from p2pfl.protocol.events import (
     Finish,
@@ -357,7 +358,7 @@ WRONG = {
     "no leave": (chunk(5, 1), "round: a chunk of round 1 without leave, from 5"),
     "next round": (chunk(1, 2), "round: a chunk of round 2 without leave, from 1"),
     "far future": (chunk(1, MAX_ROUND), "round: a chunk of round 1000000000 without leave, from 1"),
-    "no message": (Refused("header: broken"), "header: broken"),
+    "no message": (Refused(Refusal.HEADER, "broken"), "header: broken"),
 }
 
 

@@ -23,8 +23,9 @@ from p2pfl.experiment.compare import Wanted, plan_runs
 from p2pfl.model.weights import weights_digest
 from p2pfl.roles import cast
 from p2pfl.run.agreement import run_fingerprint, shared_settings
-from p2pfl.run.directory import create_run_dir, open_run_dir, resolve, with_own_files
+from p2pfl.run.directory import create_run_dir, open_run_dir, with_own_files
 from p2pfl.run.records import read_rounds
+from p2pfl.run.settings import resolve
 from p2pfl.training import initial_model
 from p2pfl.training.initial import load_initial
 

@@ -19,11 +19,12 @@ from test_swarm import LIVELY, memory_swarm, saved_vectors
 
 from p2pfl import RunConfig, make_topology, run_swarm
 from p2pfl.cli import main
-from p2pfl.errors import ConfigError
+from p2pfl.errors import ConfigError, Refusal
 from p2pfl.node.messages import WorkerSpec
 from p2pfl.node.worker import _sockets
+from p2pfl.protocol.events import Refused
 from p2pfl.topology import Topology, load_topology, save_topology
-from p2pfl.transport import Keys, Refused, keyring
+from p2pfl.transport import Keys, keyring
 
 pytestmark = pytest.mark.usefixtures("blank_plots")
 
@@ -185,7 +186,7 @@ def test_only_neighbors_are_on_a_peers_list(tmp_path: Path) -> None:
         while not events:
             assert time.monotonic() < deadline, "peer 2 is no neighbor of peer 0 and must be refused"
             events += transport.poll(0.1)
-        assert events == [Refused("key: no neighbor's")]
+        assert events == [Refused(Refusal.KEY, "no neighbor's")]
     finally:
         stranger.close(0)
         context.term()

@@ -14,7 +14,8 @@ from raw_zmtp import answer_hands, message, open_stranger
 
 from p2pfl.errors import P2PFLError
 from p2pfl.node.limits import allow_open_files, files_needed
-from p2pfl.transport import Received, ZmqTransport
+from p2pfl.protocol.events import Received
+from p2pfl.transport import ZmqTransport
 
 
 def open_files(neighbors: int) -> int:

@@ -19,6 +19,7 @@ from p2pfl.data import partition
 from p2pfl.experiment.run import Result, run
 from p2pfl.protocol.selection import Federation, select_clients
 from p2pfl.run import checkpoint
+from p2pfl.run.paths import checkpoint_name
 from p2pfl.run.records import RoundRecord, read_rounds
 from p2pfl.topology import Topology, save_topology
 from p2pfl.training import Trainer
@@ -260,7 +261,7 @@ def test_a_local_peer_whose_checkpoints_are_not_to_be_had(tmp_path: Path) -> Non
     assert f"its records until round 4 are kept in {peer / 'rounds.jsonl.1'}" in again.stdout
     assert [(peer / f"{name}.1").read_bytes() for name in names] == recorded
     assert [record.round for record in read_rounds(peer)] == [1, 2, 3, 4]
-    assert checkpoint.load(peer / "checkpoint" / checkpoint.file_name(4)).round == 4
+    assert checkpoint.load(peer / "checkpoint" / checkpoint_name(4)).round == 4
 
 
 @pytest.mark.processes

@@ -11,6 +11,7 @@ from helpers import hoods_of, matrix
 from one_peer import PLAN, SIZE, X, chunk, finish_round, greeted, hello, message, peer_zero, sends
 
 from p2pfl.algorithms import DPSGD, Chebyshev
+from p2pfl.errors import Refusal
 from p2pfl.protocol.events import (
     Finish,
     Flushed,
@@ -99,7 +100,7 @@ WRONG = {
     "far future": (chunk(1, MAX_ROUND), "round: a chunk of round 1000000000 without leave, from 1"),
     "leave for the far future": (message("grant", 1, MAX_ROUND), "round: leave for round 1000000000, from 1"),
     "leave after the end": (message("grant", 1, 4), "round: leave for round 4, from 1"),
-    "no message": (Refused("header: broken"), "header: broken"),
+    "no message": (Refused(Refusal.HEADER, "broken"), "header: broken"),
 }
 
 

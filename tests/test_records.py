@@ -8,8 +8,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from p2pfl.model.sketches import SKETCH_BUCKETS, read_sketches
-from p2pfl.run.records import ROUNDS_FILE, RoundRecord, append_round, decode_record, encode_record, read_rounds
+from p2pfl.model.sketches import SKETCH_BUCKETS
+from p2pfl.run.paths import ROUNDS_FILE
+from p2pfl.run.records import RoundRecord, append_round, decode_record, encode_record, read_rounds
+from p2pfl.run.sketch_file import read_sketches
 
 RECORD = RoundRecord(
     round=1,

@@ -16,11 +16,11 @@ from p2pfl.data import content, dataset
 from p2pfl.errors import CheckpointError, DataError, P2PFLError, unforeseen
 from p2pfl.faults import load_faults
 from p2pfl.faults.injector import fired
-from p2pfl.model.sketches import read_sketches
 from p2pfl.model.weights import read_weights
 from p2pfl.run import checkpoint
 from p2pfl.run.identity import read_run_id, write_run_id
 from p2pfl.run.records import append_round, read_recorded
+from p2pfl.run.sketch_file import read_sketches
 from p2pfl.topology import load_topology, save_topology
 from p2pfl.util.files import UnfitError, check_regular, opener, read_file, read_if_any, replace_file, truncate_file
 
@@ -44,7 +44,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "run id": ("run.id", lambda path: read_run_id(path.parent)),
     "sketches": ("sketches.f32", lambda path: read_sketches(path.parent)),
     "rounds": ("rounds.jsonl", lambda path: read_recorded(path.parent, strict=True)),
-    "fired faults": ("faults.fired", lambda path: fired(path.parent)),
+    "fired faults": ("faults.fired", lambda path: fired(path)),
     "fault script": ("faults.toml", lambda path: load_faults(path, 0)),
     "initial weights": ("init.safetensors", read_weights),
     "checkpoint": ("round-000001.safetensors", checkpoint.load),

@@ -15,9 +15,11 @@ from runs import train_record
 
 from p2pfl import make_topology
 from p2pfl.errors import CheckpointError, UnreadableError
-from p2pfl.model.sketches import HEADER, SKETCH_BUCKETS, SKETCHES_FILE, read_sketches
-from p2pfl.run.records import ROUNDS_FILE, RoundRecord, append_round, encode_record, read_recorded, read_rounds
+from p2pfl.model.sketches import SKETCH_BUCKETS
+from p2pfl.run.paths import ROUNDS_FILE, SKETCHES_FILE
+from p2pfl.run.records import RoundRecord, append_round, encode_record, read_recorded, read_rounds
 from p2pfl.run.repair import Backup, mend
+from p2pfl.run.sketch_file import HEADER, read_sketches
 
 RING = make_topology("ring", 3)
 ROUNDS = 6

@@ -15,12 +15,12 @@ from runs import HOSTILE, STEPS, hostile_topology, make_run, training_distance
 
 from p2pfl.config import load_toml
 from p2pfl.errors import ConfigError
-from p2pfl.model.sketches import HEADER, SKETCHES_FILE
 from p2pfl.report import load_run, read_summary, summarize, write_report, write_summary
 from p2pfl.report.plots import PLOTS
 from p2pfl.report.units import bytes_text, formats_of
 from p2pfl.report.warnings import cautions
-from p2pfl.run.records import ROUNDS_FILE
+from p2pfl.run.paths import ROUNDS_FILE, SKETCHES_FILE
+from p2pfl.run.sketch_file import HEADER
 from p2pfl.topology import make_topology
 
 DESIGN_FIELDS = """

@@ -19,7 +19,7 @@ from p2pfl.report.plots import PLOTS
 from p2pfl.report.traffic import draw_senders
 from p2pfl.report.warnings import cautions
 from p2pfl.roles import COORDINATOR, cast
-from p2pfl.run.records import ROUNDS_FILE
+from p2pfl.run.paths import ROUNDS_FILE
 from p2pfl.topology import make_topology
 
 # Rounds 1 to 4 draw clients 0 and 1, 2 and 3, 0 and 1, 2 and 3; client 3's first update does not come.

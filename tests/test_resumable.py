@@ -19,7 +19,7 @@ from p2pfl.report import load_run
 from p2pfl.roles import cast
 from p2pfl.run.directory import open_run_dir
 from p2pfl.run.identity import write_run_id
-from p2pfl.run.records import ROUNDS_FILE
+from p2pfl.run.paths import ROUNDS_FILE
 
 MODES = ("gossip", "local", "centralized", "sgd")
 

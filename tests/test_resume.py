@@ -14,14 +14,14 @@ from saved_runs import LAST, Made, cut, made, other_version
 
 from p2pfl.config import replace_options
 from p2pfl.errors import CheckpointError, UnreadableError
-from p2pfl.model.sketches import HEADER, SKETCHES_FILE, file_size
 from p2pfl.node.recorder import Keeper
 from p2pfl.node.resume import last_common_round, say_stale_client
 from p2pfl.roles import cast
 from p2pfl.run import checkpoint
 from p2pfl.run.checkpoint import Origin
-from p2pfl.run.identity import RUN_ID_FILE, read_run_id
-from p2pfl.run.records import ROUNDS_FILE
+from p2pfl.run.identity import read_run_id
+from p2pfl.run.paths import ROUNDS_FILE, RUN_ID_FILE, SKETCHES_FILE
+from p2pfl.run.sketch_file import HEADER, file_size
 
 LOST = "no checkpoint that can be used; takes its neighbors' weights if they are ahead"
 

@@ -17,17 +17,11 @@ from runs import train_record
 
 from p2pfl import data, make_topology
 from p2pfl.data import partition
-from p2pfl.model.sketches import (
-    HEADER,
-    SKETCH_BUCKETS,
-    SKETCHES_FILE,
-    consensus_distance,
-    file_size,
-    read_sketches,
-    sketch,
-)
+from p2pfl.model.sketches import SKETCH_BUCKETS, consensus_distance, sketch
 from p2pfl.model.vector import Layout
+from p2pfl.run.paths import SKETCHES_FILE
 from p2pfl.run.records import append_round
+from p2pfl.run.sketch_file import HEADER, file_size, read_sketches
 from p2pfl.training import Trainer
 
 SPAN = 32 * SKETCH_BUCKETS  # longer vectors are sketched in two stages

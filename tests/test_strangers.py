@@ -22,15 +22,16 @@ from raw_zmtp import GREETING, dial, frame, open_stranger
 
 from p2pfl.errors import ProtocolError
 from p2pfl.protocol import wire
-from p2pfl.transport import Event, Received, Reconnected, Refused, ZmqTransport
+from p2pfl.protocol.events import Received, Reconnected, Refused, TransportEvent
+from p2pfl.transport import ZmqTransport
 from p2pfl.transport.admission import STRANGERS
 
 HELLO = wire.Message(wire.Header(wire.VERSION, "run", "hello", 0, 1))
 MEMORY_BYTES = 600 << 20  # far below what an attack sends or makes the socket keep without a bound
 
 
-def poll_until(transport: ZmqTransport, enough: Callable[[list[Event]], bool]) -> list[Event]:
-    events: list[Event] = []
+def poll_until(transport: ZmqTransport, enough: Callable[[list[TransportEvent]], bool]) -> list[TransportEvent]:
+    events: list[TransportEvent] = []
     deadline = time.monotonic() + 60
     while not enough(events):
         assert time.monotonic() < deadline, f"only {events[-5:]}"
@@ -38,8 +39,8 @@ def poll_until(transport: ZmqTransport, enough: Callable[[list[Event]], bool]) -
     return events
 
 
-def reasons(events: list[Event]) -> list[str]:
-    return [event.reason.split(":")[0] for event in events if isinstance(event, Refused)]
+def reasons(events: list[TransportEvent]) -> list[str]:
+    return [event.code for event in events if isinstance(event, Refused)]
 
 
 def pour(connection: socket.socket, data: bytes, sent: list[int]) -> None:

@@ -16,18 +16,8 @@ import zmq
 
 from p2pfl.errors import TransportError
 from p2pfl.protocol import wire
-from p2pfl.transport import (
-    Delayed,
-    Lost,
-    MemoryHub,
-    MemoryTransport,
-    Received,
-    Reconnected,
-    Refused,
-    Transport,
-    ZmqTransport,
-    links,
-)
+from p2pfl.protocol.events import Lost, Received, Reconnected, Refused
+from p2pfl.transport import Delayed, MemoryHub, MemoryTransport, Transport, ZmqTransport, links
 from p2pfl.transport.zeromq import FILE_SECONDS
 
 HELLO = wire.Message(wire.Header(wire.VERSION, "run", "hello", 0, 1))

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from p2pfl.errors import Refusal
+from p2pfl.protocol.events import Refused
 from p2pfl.transport import watchdog
 from p2pfl.transport.admission import Connection
 from p2pfl.transport.watchdog import HEARTBEAT_BYTES, PART_BYTES, Watchdog
@@ -21,7 +23,7 @@ class Line:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1_000.0
         self.come = 0
-        self.closed = ""
+        self.closed: Refused | None = None
         self._end = socket.socket()
         self._connection = Connection(self._end, 1, self.now, 0, settled=self.now)
         monkeypatch.setattr(watchdog.time, "monotonic", lambda: self.now)
@@ -34,7 +36,7 @@ class Line:
     def close_silent(self) -> None:
         """There is nothing to close."""
 
-    def close_connection(self, _: Connection, reason: str) -> None:
+    def close_connection(self, _: Connection, reason: Refused) -> None:
         self.closed = reason
 
     def step(self, part: int = 0, messages: tuple[int, ...] = (), seconds: float = STEP) -> None:
@@ -81,7 +83,7 @@ def test_heartbeats_beyond_their_rate_are_cut_off(line: Line, message: tuple[int
     while not line.closed:
         line.step(1_000 + sum(message), message, seconds=1.0)
         assert line.come < 2 * PART_BYTES
-    assert line.closed == "flood: a message without end"
+    assert line.closed == Refused(Refusal.FLOOD, "a message without end")
 
 
 def test_silence_saves_up_no_credit_for_an_endless_message(line: Line) -> None:

@@ -340,7 +340,7 @@ def _draw_no_pictures() -> None:
 
 def draw_blanks(plots: Any, subject: Any, folder: Path) -> None:
     """In place of `p2pfl.report.output.draw_plots`."""
-    from p2pfl.report.output import PLOTS_FOLDER
+    from p2pfl.run.paths import PLOTS_FOLDER
 
     (folder / PLOTS_FOLDER).mkdir(parents=True, exist_ok=True)
     for plot in plots:
