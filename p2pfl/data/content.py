@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from p2pfl.errors import DataError
-from p2pfl.util.plugins import one_line
-from p2pfl.util.regular import opener
+from p2pfl.errors import DataError, one_line
+from p2pfl.util.files import opener
 
 _REPORT_EVERY = 256  # files between two reports of progress
 

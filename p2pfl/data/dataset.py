@@ -14,9 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from p2pfl.data.content import arrays_content
-from p2pfl.errors import DataError, unwritable
-from p2pfl.util.plugins import one_line
-from p2pfl.util.regular import check_regular
+from p2pfl.errors import DataError, one_line, unwritable
+from p2pfl.util.files import check_regular
 
 IMAGE_SIDE = 32  # pixels: every data set is brought to what VGG's five poolings reduce to 1×1
 FORMAT = 2  # of the cache file; part of its name, so that a new format never reads an old file

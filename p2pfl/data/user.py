@@ -16,8 +16,8 @@ from p2pfl.data.dataset import TENSORS, Dataset, content_of_arrays, invalid, is_
 from p2pfl.data.entries import EntryError, class_names, is_augmented
 from p2pfl.data.listing import lacking_images
 from p2pfl.data.source import Source
-from p2pfl.errors import DataError
-from p2pfl.util.plugins import load_callable, one_line
+from p2pfl.errors import DataError, one_line
+from p2pfl.registry import load
 
 OPTIONAL = ("classes", "augment")
 
@@ -32,7 +32,7 @@ def user_function(spec: str) -> Source:
     because only its result tells whether it changed.
     Raises ConfigError where it cannot be imported, DataError where it fails or its result cannot be used.
     """
-    function = load_callable(spec, "--dataset")
+    function = load(spec, "--dataset")
     try:
         result = function()
     except Exception as error:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from p2pfl.errors import ConfigError, P2PFLError, TransportError
+from p2pfl.errors import ConfigError, Interrupted, TransportError
 from p2pfl.faults import Point
 from p2pfl.faults.injector import Saboteur
 from p2pfl.model import sketches
@@ -30,10 +30,6 @@ IDLE_SECONDS = 1.0
 FLUSH_SECONDS = 0.001
 
 Report = Callable[[messages.FromWorker], None]
-
-
-class Interrupted(P2PFLError):
-    """The worker was told to stop."""
 
 
 @dataclass(frozen=True)

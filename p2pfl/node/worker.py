@@ -15,13 +15,13 @@ from io import TextIOWrapper
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from p2pfl.errors import ConfigError, P2PFLError, is_from_outside, one_line, unwritable
+from p2pfl.errors import ConfigError, Interrupted, P2PFLError, is_from_outside, one_line, unwritable
 from p2pfl.faults.injector import Saboteur
 from p2pfl.node import messages
 from p2pfl.node.builder import Parts, assemble
 from p2pfl.node.control import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control, LinkReport
 from p2pfl.node.limits import allow_open_files
-from p2pfl.node.loop import Driver, Interrupted, Report
+from p2pfl.node.loop import Driver, Report
 from p2pfl.node.profile import RoundProfile
 from p2pfl.payload import ITEM_BYTES
 from p2pfl.roles import cast
@@ -29,7 +29,7 @@ from p2pfl.run.paths import FIRED_FILE, LOG_FILE, TOPOLOGY_FILE
 from p2pfl.run.paths import peer_dir as peer_dir_of
 from p2pfl.topology import Topology, load_topology
 from p2pfl.transport import Credentials, Delayed, Faulty, Keys, Token, Transport, ZmqTransport, keyring
-from p2pfl.util.regular import opener
+from p2pfl.util.files import opener
 from p2pfl.util.signals import SIGNALS
 from p2pfl.util.tempdir import remove_if_abandoned
 

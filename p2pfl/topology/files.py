@@ -22,7 +22,7 @@ from p2pfl.errors import TopologyError, unreadable, unwritable
 from p2pfl.topology.graph import Topology, topology_from
 from p2pfl.topology.raw import RawGraph
 from p2pfl.topology.readers import ENDINGS, parse
-from p2pfl.util.regular import opener, read_file
+from p2pfl.util.files import opener, read_file
 
 MAX_FILE_BYTES = 64 * 2**20
 

@@ -13,7 +13,7 @@ from p2pfl.topology.graph import Topology
 from p2pfl.topology.insert import insert_keys
 from p2pfl.topology.naming import name_nodes
 from p2pfl.topology.rewrite import difference, write_checked
-from p2pfl.util.regular import read_file
+from p2pfl.util.files import read_file
 
 _HOLDS_NODES = (".graphml", ".gml", ".gexf", ".json")
 

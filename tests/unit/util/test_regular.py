@@ -22,8 +22,7 @@ from p2pfl.run.identity import read_run_id, write_run_id
 from p2pfl.run.records import append_round, read_recorded
 from p2pfl.run.sketch_file import read_sketches
 from p2pfl.topology import load_topology, save_topology
-from p2pfl.util.durable import replace_file, truncate_file
-from p2pfl.util.regular import UnfitError, check_regular, opener, read_file, read_if_any
+from p2pfl.util.files import UnfitError, check_regular, opener, read_file, read_if_any, replace_file, truncate_file
 
 RING = make_topology("ring", 3)
 FORMS = ("pipe", "device", "folder")

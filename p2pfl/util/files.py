@@ -1,7 +1,12 @@
-"""Regular files, opened without waiting and read up to a limit: never a pipe, a device or a folder."""
+"""Files read with bounds and replaced atomically.
+
+Only regular files are opened, without waiting and up to a limit: never a pipe, a device or a folder. A replaced file
+is the old one or the new one after a crash or a power cut, never half of one.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -79,6 +84,37 @@ def read_if_any(path: Path, most: int = MOST_BYTES) -> bytes:
 def read_text(path: str | os.PathLike[str], most: int = MOST_BYTES) -> str:
     """The same as text. Raises what `read_file` does, and UnicodeDecodeError where it is not UTF-8."""
     return read_file(path, most).decode("utf-8")
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Give a file new content, and wait for the disk. Raises OSError; the file is then as it was."""
+    temporary = path.with_name(f"{path.name}.tmp")  # one name, so that a killed process leaves one at most
+    try:
+        with open(temporary, "wb", opener=opener) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    sync_folder(path.parent)
+
+
+def truncate_file(path: Path, size: int) -> None:
+    """Cut a file to so many bytes, and wait for the disk. Raises OSError."""
+    with open(path, "rb+", opener=opener) as file:
+        file.truncate(size)
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk has the names that were given to files in a folder. Raises OSError."""
+    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(held)
+    finally:
+        os.close(held)
 
 
 def _not_regular(path: str | os.PathLike[str]) -> UnfitError:
