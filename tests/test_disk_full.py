@@ -16,7 +16,7 @@ from test_launcher import FAST, Swarm, nobody_left, ring
 from test_launcher import start as start
 
 from p2pfl import make_topology
-from p2pfl.data.dataset import FORMAT
+from p2pfl.data.cache import FORMAT
 from p2pfl.errors import CheckpointError, unwritable
 from p2pfl.model.sketches import SKETCH_BUCKETS
 from p2pfl.node.worker import _close_log, _open_log
