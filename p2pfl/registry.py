@@ -132,9 +132,9 @@ DATASETS: Mapping[str, Entry] = {
         "60,000 photographs of 10 classes, 32×32 in color",
         "Krizhevsky 2009, Learning multiple layers of features from tiny images",
     ),
-    "digits": Entry("p2pfl.data.bundled:digits", "1,797 handwritten digits of 8×8 pixels from scikit-learn"),
+    "digits": Entry("p2pfl.data.digits:digits", "1,797 handwritten digits of 8×8 pixels from scikit-learn"),
     "imagefolder": Entry(
-        "p2pfl.data.folder:image_folder",
+        "p2pfl.data.image_folder:image_folder",
         "your own pictures in DIR/train/CLASS and DIR/test/CLASS",
         argument="DIR",
         options=("image_range", "background"),

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from p2pfl.config import PictureOptions
-from p2pfl.data.content import files_content
-from p2pfl.data.dataset import IMAGE_SIDE, Dataset, is_one_color, statistics
-from p2pfl.data.findings import Findings
-from p2pfl.data.listing import Samples, Split, list_folder
+from p2pfl.data.dataset import IMAGE_SIDE, Dataset, Progress, Source, is_one_color, statistics
+from p2pfl.data.image_findings import Findings
+from p2pfl.data.image_listing import Samples, Split, list_folder
 from p2pfl.data.pictures import quiet, read_picture
-from p2pfl.data.source import Progress, Source
-from p2pfl.data.values import PictureError
-from p2pfl.errors import DataError
+from p2pfl.data.pixel_values import PictureError
+from p2pfl.errors import DataError, one_line
+from p2pfl.util.files import opener
 
-REPORT_EVERY = 256  # images decoded between two reports of progress
+REPORT_EVERY = 256  # files between two reports of progress
 DARK = 32  # levels: what stays below, in all pictures, is rather a mistake of scale than night
 _DECODING = 3  # of the cache key: differs from that of caches whose pictures were decoded in another way
 
@@ -105,3 +105,22 @@ def _digest(directory: Path, samples: Samples, options: PictureOptions) -> str:
         except OSError as error:  # named with all others that cannot be read, when these are decoded
             digest.update(f"\0{name}\0{error.errno}".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]
+
+
+def files_content(directory: Path, samples: Sequence[tuple[str, int]], progress: Progress) -> str:
+    """A digest of files in their order, (path, label) each: relative names, labels and bytes.
+
+    Raises DataError naming a file that cannot be read.
+    """
+    digest = hashlib.sha256()
+    for number, (path, label) in enumerate(samples, start=1):
+        try:
+            with open(path, "rb", opener=opener) as file:
+                one = hashlib.file_digest(file, "sha256").digest()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({one_line(error)})") from error
+        name = Path(path).relative_to(directory).as_posix()
+        digest.update(f"{name}\0{label}\0".encode(errors="surrogateescape") + one)
+        if number % REPORT_EVERY == 0 or number == len(samples):
+            progress("reading image files", number, len(samples))
+    return digest.hexdigest()

@@ -1,7 +1,9 @@
-"""Problems of arrays that a user's function returns, and their remedies."""
+"""Checks of the arrays, class names and options that a user's data function returns, with remedies."""
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
@@ -14,6 +16,12 @@ from p2pfl.util.text import some
 
 _MOST_GAPS = 100  # that are counted
 _SHAPE = (IMAGE_SIDE, IMAGE_SIDE, 3)
+_ORDERLESS = (set, frozenset)
+_TEXTUAL = (str, int, float, np.integer, np.floating)  # whose text is the same in every process
+
+
+class EntryError(Exception):
+    """An entry that cannot be used, what is wrong, and the remedy."""
 
 
 def image_problem(images: npt.NDArray[Any]) -> str:
@@ -71,6 +79,42 @@ def label_problem(labels: torch.Tensor) -> str:
         f"{span}, but no training image has the label {some(gaps)}: number the "
         f"classes 0 to {len(there) - 1} (numpy.unique(labels, return_inverse=True)[1]), {named}"
     )
+
+
+def class_names(given: Any) -> tuple[str, ...]:
+    """The name of each label, from what a function returned as `classes`.
+
+    Raises EntryError for what has no order, such as a set, whose order differs between processes, or can be read once
+    only, and for names that are no text or are equal.
+    """
+    if isinstance(given, np.ndarray | torch.Tensor) and given.ndim == 1 and not isinstance(given, np.ma.MaskedArray):
+        given = given.tolist()
+    if isinstance(given, str | bytes | bytearray) or not isinstance(given, Sequence):
+        kind = type(given).__name__
+        why = ", which has no order" if isinstance(given, _ORDERLESS) else ""
+        raise EntryError(f"classes must be a list of names, the first that of label 0, not a {kind}{why}")
+    names: dict[str, int] = {}
+    for label, value in enumerate(given):
+        if not isinstance(value, _TEXTUAL):
+            raise EntryError(f"classes: the name of label {label} is a {type(value).__name__}, not text or a number")
+        # Two Unicode forms of one text look the same wherever they are shown.
+        name = unicodedata.normalize("NFC", str(value))
+        if not name.strip():
+            raise EntryError(f"classes: the name of label {label} is empty")
+        if name in names:
+            raise EntryError(
+                f"classes: {name!r} names the labels {names[name]} and {label}: give each class another name, or its "
+                "images one label"
+            )
+        names[name] = label
+    return tuple(str(value) for value in given)
+
+
+def is_augmented(given: Any) -> bool:
+    """Whether to augment, from what a function returned as `augment`. Raises EntryError unless it is a bool."""
+    if not isinstance(given, bool | np.bool_):
+        raise EntryError(f"augment must be True or False, not {str(given)[:40]!r} ({type(given).__name__})")
+    return bool(given)
 
 
 def _value_remedy(images: npt.NDArray[Any]) -> str:

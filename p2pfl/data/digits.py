@@ -9,9 +9,7 @@ import numpy as np
 import torch
 
 from p2pfl.config import PictureOptions
-from p2pfl.data.content import arrays_content
-from p2pfl.data.dataset import IMAGE_SIDE, Dataset, statistics
-from p2pfl.data.source import Progress, Source
+from p2pfl.data.dataset import IMAGE_SIDE, Dataset, Progress, Source, arrays_content, statistics
 from p2pfl.errors import DataError
 from p2pfl.seeding import numpy_generator
 

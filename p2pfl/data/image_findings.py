@@ -9,7 +9,7 @@ from pathlib import Path
 
 from p2pfl.config import PictureOptions
 from p2pfl.data.pictures import Picture
-from p2pfl.data.values import PictureError, Range, ReducedColorError, UnknownRangeError
+from p2pfl.data.pixel_values import PictureError, Range, ReducedColorError, UnknownRangeError
 from p2pfl.errors import DataError
 from p2pfl.util.text import some
 
