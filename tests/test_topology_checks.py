@@ -11,7 +11,7 @@ from raw_graphs import raw_graph as raw
 from p2pfl.errors import TopologyError
 from p2pfl.topology import Topology, make_topology
 from p2pfl.topology.checks import MAX_PEERS, examine
-from p2pfl.topology.edge_lists import read_adjacency_list, read_edge_list
+from p2pfl.topology.formats.edge_lists import read_adjacency_list, read_edge_list
 from p2pfl.topology.graph import topology_from
 from p2pfl.topology.links import clean_weight
 from p2pfl.topology.naming import name_nodes, unique_names

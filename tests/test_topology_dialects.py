@@ -19,9 +19,9 @@ from raw_files import check_refused, read
 from p2pfl.errors import TopologyError
 from p2pfl.topology import make_topology
 from p2pfl.topology.files import load_topology, save_topology
+from p2pfl.topology.formats.readers import ENDINGS
 from p2pfl.topology.graph import build_topology
 from p2pfl.topology.raw import RawGraph
-from p2pfl.topology.readers import ENDINGS
 
 same_folder = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -19,9 +19,9 @@ from p2pfl.cli import main
 from p2pfl.errors import TopologyError
 from p2pfl.topology import Topology, load_topology, make_topology, save_topology
 from p2pfl.topology.checks import examine
-from p2pfl.topology.mend import Mending, mend
+from p2pfl.topology.files import difference
+from p2pfl.topology.fix import Mending, mend
 from p2pfl.topology.raw import RawEdge, RawGraph, RawNode
-from p2pfl.topology.rewrite import difference
 
 Value = dict[str, Any]
 MOST = 20  # peers, in place of the thousands that are too many

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from p2pfl.topology.insert import insert_keys
+from p2pfl.topology.public_keys import insert_keys
 
 KEYS = {"n0": 'k&<>"[]{}#0', "n1": "k1"}
 GML = """Creator "a tool [1.0]"  # not a list ]

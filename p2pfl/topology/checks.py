@@ -8,11 +8,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from p2pfl.topology.attributes import attribute_flaws
-from p2pfl.topology.links import Links, links_of
+from p2pfl.topology.endpoints import attribute_flaws
+from p2pfl.topology.links import Adjacency, Links, adjacency_of, components, in_order, largest, links_of, reached
 from p2pfl.topology.naming import MAX_LABEL_BYTES, Naming, few, name_flaw, name_nodes, short, usable_label
 from p2pfl.topology.raw import RawGraph
-from p2pfl.topology.reach import Adjacency, adjacency_of, components, in_order, largest, reached
 
 MAX_PEERS = 4096  # one process a peer; the mixing matrix of more would not fit a laptop either
 OPTIONS = (

@@ -11,8 +11,8 @@ from functools import cached_property
 import networkx as nx
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.attributes import node_attributes
 from p2pfl.topology.checks import MAX_PEERS, examine, fix_command, refusal
+from p2pfl.topology.endpoints import node_attributes
 from p2pfl.topology.links import RECIPROCAL
 from p2pfl.topology.naming import encode, natural
 from p2pfl.topology.raw import NODE_ATTRIBUTES, RawEdge, RawGraph, RawNode

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from p2pfl.errors import ConfigError, TopologyError
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
@@ -66,3 +70,82 @@ def _largest(operator: Callable[[Vector], Vector], n: int) -> float | None:
         beside.append(length)
         basis.append(ahead / length)
     return None
+
+
+def spectral_gap(w: Matrix) -> float:
+    """1 − ‖W − 11ᵀ/n‖₂, between 0 (mixes never) and 1 (one round is enough)."""
+    return max(0.0, 1.0 - contraction(w))
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """How fast a matrix mixes: its spectral gap, and rounds of `mixing_rounds` and of `consensus_rounds`."""
+
+    gap: float
+    plain: int
+    accelerated: int
+
+
+def convergence(w: Matrix, tolerance: float) -> Convergence:
+    """All of it at once, because the eigenvalues of many peers take long. Raises as `mixing_rounds` does."""
+    rate = _rate(w, tolerance)
+    plain = _plain_rounds(rate, tolerance)
+    fast = is_symmetric(w) and rate > 0
+    accelerated = _ceil(_acosh_inverse(tolerance) / _acosh_inverse(rate)) if fast else plain
+    return Convergence(max(0.0, 1.0 - rate), plain, accelerated)
+
+
+def mixing_rounds(w: Matrix, tolerance: float) -> int:
+    """Rounds of plain mixing, ⌈ln ε / ln(1 − gap)⌉, that shrink any disagreement by the factor ε = tolerance.
+
+    Raises ConfigError if the tolerance is not between 0 and 1, TopologyError if W never mixes (gap 0).
+    """
+    return _plain_rounds(_rate(w, tolerance), tolerance)
+
+
+def consensus_rounds(w: Matrix, tolerance: float) -> int:
+    """Rounds that the consensus phase needs: Chebyshev-accelerated where W is symmetric, else plain mixing.
+
+    With λ = ‖W − 11ᵀ/n‖₂ the polynomial T_k(W/λ)/T_k(1/λ) keeps the mean and shrinks disagreement by
+    1/T_k(1/λ) (accelerated gossip, Scaman et al. 2017); k is the smallest number with T_k(1/λ) ≥ 1/ε.
+    Raises as `mixing_rounds` does.
+    """
+    return convergence(w, tolerance).accelerated
+
+
+def mixing_bounds(w: Matrix, rounds: int) -> dict[str, list[float]]:
+    """What k = 0..rounds rounds of mixing leave of any disagreement, at most, by the kind of mixing.
+
+    `plain`: (1 − gap)^k. `chebyshev`, for a symmetric W: 1 / T_k(1 / (1 − gap)) (Scaman et al. 2017, section 4.1).
+    """
+    rate = contraction(w)
+    bounds = {"plain": [rate**k for k in range(rounds + 1)]}
+    if is_symmetric(w) and rate > 0:
+        # cosh of large numbers overflows, its logarithm does not.
+        angles = [k * math.acosh(1 / rate) for k in range(rounds + 1)]
+        bounds["chebyshev"] = [math.exp(math.log(2) - x - math.log1p(math.exp(-2 * x))) for x in angles]
+    return bounds
+
+
+def _plain_rounds(rate: float, tolerance: float) -> int:
+    return 1 if rate == 0 else _ceil(math.log(tolerance) / math.log(rate))
+
+
+def _rate(w: Matrix, tolerance: float) -> float:
+    if not 0 < tolerance < 1:
+        raise ConfigError(f"the consensus tolerance is {tolerance!r}; it must lie between 0 and 1")
+    rate = contraction(w)
+    if rate > 1 - ROUNDING:
+        raise TopologyError(
+            "this mixing matrix never brings the peers together (spectral gap 0); "
+            "leave every peer a positive weight of its own and every edge a positive weight"
+        )
+    return rate
+
+
+def _acosh_inverse(x: float) -> float:
+    return math.log1p(math.sqrt((1 - x) * (1 + x))) - math.log(x)  # acosh(1/x), where 1/x may overflow
+
+
+def _ceil(rounds: float) -> int:
+    return max(1, math.ceil(rounds - 1e-9))  # a whole number must not be rounded up for its rounding error

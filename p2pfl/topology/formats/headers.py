@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.tables import Row, is_number, is_whole
+from p2pfl.topology.formats.tables import Row, is_number, is_whole
 
 # What headers of the two columns with an edge's ends begin with, without spaces and marks: source_id, target_id, …
 _PREFIXES = (

@@ -11,11 +11,22 @@ import defusedxml.ElementTree
 from defusedxml import DefusedXmlException
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.text_files import UTF8_REMEDY, decoded
 
+UTF8_REMEDY = "save the file again with UTF-8 encoding"
 _DECLARATION = re.compile(r"""\s*<\?xml\s[^>]*?\bencoding\s*=\s*["']([^"'>]*)["']""")
 # Encodings in which ASCII text is the same bytes as in UTF-8.
 _LIKE_ASCII = re.compile(r"ascii|iso8859-\d+|cp125\d|koi8-[ru]|mac-\w+")
+
+
+def decoded(data: bytes, source: str) -> str:
+    """A file as text. Raises TopologyError where it is no UTF-8."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise TopologyError(f"{source}: not UTF-8 text", remedy=UTF8_REMEDY) from None
+    if "\0" in text:
+        raise TopologyError(f"{source}: not UTF-8 text but, as its null bytes show, UTF-16 or -32", remedy=UTF8_REMEDY)
+    return text
 
 
 def read_xml(data: bytes, source: str) -> ElementTree.Element:

@@ -8,13 +8,20 @@ from pathlib import Path
 
 from p2pfl.errors import TopologyError
 from p2pfl.topology.checks import examine, fix_command, refusal
-from p2pfl.topology.files import read_raw, topology_bytes
+from p2pfl.topology.files import difference, read_raw, topology_bytes, write_checked
 from p2pfl.topology.graph import Topology, topology_from
-from p2pfl.topology.links import RECIPROCAL, Pair, Weight, links_of
+from p2pfl.topology.links import (
+    RECIPROCAL,
+    Pair,
+    Weight,
+    adjacency_of,
+    components,
+    largest,
+    links_of,
+    strong_components,
+)
 from p2pfl.topology.naming import clean_label, few, name_nodes, unique_names
 from p2pfl.topology.raw import NODE_ATTRIBUTES, RawEdge, RawGraph
-from p2pfl.topology.reach import adjacency_of, components, largest, strong_components
-from p2pfl.topology.rewrite import difference, write_checked
 
 Step = Callable[[RawGraph], tuple[RawGraph, list[str]]]
 

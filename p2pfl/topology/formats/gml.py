@@ -12,9 +12,8 @@ from typing import NamedTuple
 from networkx.readwrite.gml import unescape
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.assemble import make_graph, make_nodes, without_groups
-from p2pfl.topology.raw import NODE_ATTRIBUTES, RawEdge, RawGraph
-from p2pfl.topology.text_files import decoded
+from p2pfl.topology.formats.decoding import decoded
+from p2pfl.topology.raw import NODE_ATTRIBUTES, RawEdge, RawGraph, make_graph, make_nodes, without_groups
 
 TITLE = "GML"
 _TOKEN = re.compile(r'"(?P<string>[^"]*)"|(?P<bracket>[\[\]])|#[^\n]*|(?P<word>[^\s\[\]"]+)|\s+|(?P<open>")')

@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.assemble import make_graph, make_nodes, merge_directions, without_groups
-from p2pfl.topology.json_arrows import DRAWN, STYLED, Way, default_arrows, draws_arrows, way_of
-from p2pfl.topology.raw import RawEdge, RawGraph
-from p2pfl.topology.tables import is_number
-from p2pfl.topology.text_files import decoded
+from p2pfl.topology.formats.decoding import decoded
+from p2pfl.topology.formats.json_directions import DRAWN, STYLED, Way, default_arrows, draws_arrows, way_of
+from p2pfl.topology.formats.tables import is_number
+from p2pfl.topology.raw import RawEdge, RawGraph, make_graph, make_nodes, merge_directions, without_groups
 
 TITLE = "node-link JSON"
 _CYTOSCAPE = "Cytoscape JSON"

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology import dot, edge_lists, gexf, gml, graphml, json_formats, matrix_market, pajek
+from p2pfl.topology.formats import dot, edge_lists, gexf, gml, graphml, json_graphs, matrix_market, pajek
+from p2pfl.topology.formats.decoding import decoded
 from p2pfl.topology.raw import RawGraph
-from p2pfl.topology.text_files import decoded
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Reader:
 GRAPHML = Reader(graphml.TITLE, graphml.read_graphml)
 GEXF = Reader(gexf.TITLE, gexf.read_gexf)
 GML = Reader(gml.TITLE, gml.read_gml)
-JSON = Reader(json_formats.TITLE, json_formats.read_json)
+JSON = Reader(json_graphs.TITLE, json_graphs.read_json)
 EDGES = Reader(edge_lists.TITLE, edge_lists.read_edge_list)
 NEIGHBORS = Reader(edge_lists.ADJACENCY_TITLE, edge_lists.read_adjacency_list)
 LINES = Reader(edge_lists.TITLE, edge_lists.read_lines)

@@ -9,9 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.comments import check_comments, without_comment
-from p2pfl.topology.text_files import is_comment, lines_of
 
+MAX_LINE = 2**20  # 4096 neighbors with labels of 200 bytes fit
+_COMMENT = re.compile(r"\s*(#|%|//)")
+_TRAILING = re.compile(r"(?:^|\s)#(\S*).*", re.DOTALL)
+_GLUED_COMMENT = re.compile(r"\s*(#|%|//)(\w.*)", re.DOTALL)  # no space after the mark: a label may begin so
+_REMEDY = "put the label in quotes, or a space after the mark of a comment"
+Lines = Sequence[tuple[int, str]]
 _SEPARATORS = {"\t": "tabs", ";": "semicolons", ",": "commas"}
 _FIELD = re.compile(r'"((?:[^"]|"")*)"(?=\s|$)|(\S+)')
 _WITH_DATA = re.compile(r"\s*([^\s,;]+)[\s,;]+([^\s,;]+)[\s,;]+(\{.*)")  # networkx's edges: a b {'weight': 0.5}
@@ -168,3 +172,63 @@ def _check_lgl(lines: Sequence[tuple[int, str]], source: str) -> None:
         raise TopologyError(
             f"{source}: looks like a file of LGL ('# node' above its neighbors), which is not read; save as .graphml"
         )
+
+
+def lines_of(text: str, source: str) -> list[tuple[int, str]]:
+    """Lines with content and their numbers. Raises TopologyError where one is longer than that of any list."""
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    for number, line in lines:
+        if len(line) > MAX_LINE:
+            raise TopologyError(f"{source}: line {number} has {len(line)} characters; no topology needs so many")
+    return lines
+
+
+def is_comment(line: str) -> bool:
+    """Whether a line is a comment in one of the usual styles: #, % or //; of a lone ';' too, which separates fields."""
+    return _COMMENT.match(line) is not None or re.match(r"\s*;(\s|;|$)", line) is not None
+
+
+def without_comment(line: str, number: int, source: str) -> str:
+    """A line less the comment at its end; # within a word is a part of it. Raises TopologyError in doubt."""
+    found = _TRAILING.search(line)
+    if found is None:
+        return line
+    if found[1] and line[: found.start()].strip():
+        raise TopologyError(
+            f"{source}: line {number}: '#{found[1][:40]}' may be a label or a comment; save as .csv with labels in "
+            "quotes, or put a space after the # of a comment"
+        )
+    return line[: found.start()]
+
+
+def check_comments(lines: Lines, labels: Sequence[Sequence[str]], separator: str | None, source: str) -> list[str]:
+    """Notes on rows that are commented out. Raises TopologyError where a comment may be a row.
+
+    `labels`: the fields of the rows; `separator`: what stands between them, None for spaces.
+    """
+    known = {field for fields in labels for field in fields}
+    widths = {len(fields) for fields in labels}
+    first = next((number for number, line in lines if not is_comment(line)), None)
+    dropped = 0
+    for number, line in lines:
+        glued = _GLUED_COMMENT.fullmatch(line) if is_comment(line) else None
+        if glued is None or first is None:
+            continue
+        fields = _split(line.strip(), separator)
+        ends = _split(glued[2].strip(), separator)[:2]
+        if len(fields) < 2 or not (len(fields) in widths or known.intersection(fields)):
+            continue
+        if set(ends) <= known and not known.intersection(fields[:1]):
+            dropped += 1
+        elif number > first or known.intersection(fields):
+            raise TopologyError(
+                f"{source}: line {number} ({line.strip()[:40]!r}) may be a row whose label starts with {glued[1]!r}, "
+                f"or a comment; {_REMEDY}"
+            )
+    return [f"{dropped} row{'s are' if dropped > 1 else ' is'} commented out"] if dropped else []
+
+
+def _split(line: str, separator: str | None) -> list[str]:
+    if separator is None:
+        return line.split()
+    return [field.strip() for field in next(csv.reader([line], delimiter=separator))]

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.assemble import make_graph, make_nodes
-from p2pfl.topology.raw import RawEdge, RawGraph
-from p2pfl.topology.text_files import decoded
+from p2pfl.topology.formats.decoding import decoded
+from p2pfl.topology.raw import RawEdge, RawGraph, make_graph, make_nodes
 
 TITLE = "DOT"
 UNDIRECTED = "edges drawn with no arrowhead, or with one at both ends (dir=none, dir=both), are read as undirected"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.assemble import make_graph
-from p2pfl.topology.raw import RawEdge, RawGraph, RawNode
-from p2pfl.topology.tables import is_number, is_whole
-from p2pfl.topology.text_files import decoded
+from p2pfl.topology.formats.decoding import decoded
+from p2pfl.topology.formats.tables import is_number, is_whole
+from p2pfl.topology.raw import RawEdge, RawGraph, RawNode, make_graph
 
 TITLE = "Matrix Market"
 BANNER = "%%matrixmarket"

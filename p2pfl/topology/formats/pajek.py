@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.assemble import as_label, make_graph
-from p2pfl.topology.raw import RawEdge, RawGraph, RawNode
-from p2pfl.topology.tables import is_number, is_whole
-from p2pfl.topology.text_files import decoded
+from p2pfl.topology.formats.decoding import decoded
+from p2pfl.topology.formats.tables import is_number, is_whole
+from p2pfl.topology.raw import RawEdge, RawGraph, RawNode, as_label, make_graph
 
 TITLE = "Pajek"
 _FIELD = re.compile(r'"([^"]*)"|(\S+)')

@@ -11,9 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.assemble import make_graph, make_nodes, without_groups
-from p2pfl.topology.raw import RawEdge, RawGraph
-from p2pfl.topology.safe_xml import children, local_name, read_xml
+from p2pfl.topology.formats.decoding import children, local_name, read_xml
+from p2pfl.topology.raw import RawEdge, RawGraph, make_graph, make_nodes, without_groups
 
 TITLE = "GraphML"
 _WEIGHTS = ("weight", "edge weight")  # the second is NodeXL's

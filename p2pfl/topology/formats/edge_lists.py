@@ -8,14 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, replace
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.ambiguous_rows import check_ambiguous, check_records
-from p2pfl.topology.assemble import make_graph, merge_directions
-from p2pfl.topology.foreign import check_rows
-from p2pfl.topology.headers import Columns, find_count, find_header, may_be_header
+from p2pfl.topology.formats.decoding import decoded
+from p2pfl.topology.formats.headers import Columns, find_count, find_header, may_be_header
+from p2pfl.topology.formats.lookalikes import check_ambiguous, check_records, check_rows
+from p2pfl.topology.formats.tables import Row, Table, is_number, read_neighbors, read_table
 from p2pfl.topology.naming import few
-from p2pfl.topology.raw import RawEdge, RawGraph, RawNode
-from p2pfl.topology.tables import Row, Table, is_number, read_neighbors, read_table
-from p2pfl.topology.text_files import decoded
+from p2pfl.topology.raw import RawEdge, RawGraph, RawNode, make_graph, merge_directions
 
 TITLE = "an edge list"
 ADJACENCY_TITLE = "an adjacency list"

@@ -9,9 +9,8 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.assemble import make_graph, make_nodes, without_groups
-from p2pfl.topology.raw import NODE_ATTRIBUTES, RawEdge, RawGraph
-from p2pfl.topology.safe_xml import children, local_name, read_xml
+from p2pfl.topology.formats.decoding import children, local_name, read_xml
+from p2pfl.topology.raw import NODE_ATTRIBUTES, RawEdge, RawGraph, make_graph, make_nodes, without_groups
 
 TITLE = "GEXF"
 _DIRECTIONS = {"directed": True, "undirected": False, "mutual": False}  # mutual: an edge in both directions
