@@ -18,7 +18,7 @@ from raw_graphs import raw_graph as raw
 from p2pfl.cli import main
 from p2pfl.errors import TopologyError
 from p2pfl.topology import Topology, load_topology, make_topology, save_topology
-from p2pfl.topology.checks import examine
+from p2pfl.topology.checks import check_graph
 from p2pfl.topology.files import difference
 from p2pfl.topology.fix import Mending, mend
 from p2pfl.topology.raw import RawEdge, RawGraph, RawNode
@@ -232,7 +232,7 @@ def test_every_graph_is_mended_by_the_options_that_its_troubles_name(
 ) -> None:
     named = tuple(RawNode(own, node.label) for own, node in zip("abcdef", nodes, strict=True))
     graph = RawGraph(directed, named, tuple(edges))
-    options = {trouble.option for trouble in examine(graph).troubles}
+    options = {problem.option for problem in check_graph(graph).problems}
     if None in options:
         assert not any(edge.source != edge.target for edge in edges)
         return

@@ -1,4 +1,4 @@
-"""Topologies: files, generators, validation, mixing matrices, spectral gap, and each peer's neighborhood."""
+"""Topologies: files, generators, validation, mixing matrices and neighborhoods."""
 
 from p2pfl.topology.files import load_topology, save_topology
 from p2pfl.topology.fix import Mending, fix_file
@@ -7,7 +7,7 @@ from p2pfl.topology.generators import KINDS, make_topology
 from p2pfl.topology.graph import MAX_PEERS, Topology, build_topology
 from p2pfl.topology.mixing import MIXINGS, mean_keeping, mixing_matrix, undirected_command
 from p2pfl.topology.public_keys import check_publishable, publish
-from p2pfl.topology.schedule import Neighborhood, neighborhood, without_edges
+from p2pfl.topology.schedule import Neighborhood, NeighborhoodSchedule, neighborhood, without_edges
 from p2pfl.topology.spectrum import (
     consensus_rounds,
     convergence,
@@ -24,6 +24,7 @@ __all__ = [
     "MIXINGS",
     "Mending",
     "Neighborhood",
+    "NeighborhoodSchedule",
     "Topology",
     "build_topology",
     "check_publishable",

@@ -1,7 +1,7 @@
-"""Topology files in and out.
+"""Topology files: load, save, and replace with a check.
 
-Graphs are read in the dialects of many tools (see `readers`), and written as GraphML, GML, GEXF, node-link JSON, edge
-list or adjacency list through networkx's writers.
+Graphs are read in the dialects of many tools (see `formats.readers`), and written as GraphML, GML, GEXF, node-link
+JSON, edge list or adjacency list through networkx's writers.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ MAX_FILE_BYTES = 64 * 2**20
 
 
 def read_raw(file: Path) -> RawGraph:
-    """What a topology file declares, not checked yet.
+    """Read a topology file without checking the graph.
 
-    Its ending says the format; of .edges, .txt, .csv, .tsv, .net, .dot and others the content does. Raises
+    The ending determines the format; for .edges, .txt, .csv, .tsv, .net, .dot and others the content does. Raises
     TopologyError with one line that names the file and the remedy where it cannot be parsed at all.
     """
     if file.suffix.lower() not in ENDINGS:
         if not os.path.lexists(file) or file.is_dir():
-            _read_bytes(file)  # which says so
+            _read_bytes(file)  # raises
         shown = f"unknown extension {file.suffix!r}" if file.suffix else "no extension"
         raise TopologyError(f"{file}: {shown}; use one of {' '.join(ENDINGS)}")
     return parse(_read_bytes(file), file.suffix.lower(), str(file))
@@ -41,17 +41,17 @@ def read_raw(file: Path) -> RawGraph:
 def load_topology(path: str | os.PathLike[str], least: int = 2, *, by_ids: bool = False) -> Topology:
     """Read and check a topology file (see `read_raw` for the formats).
 
-    A peer's name is its label where every node has one and all differ, else its node id; `by_ids`: its id, as in the
-    files of run directories, which `save_topology` writes. Edge lists and adjacency lists have no way to say
-    directions and are read as undirected; an edge may be given at both its ends.
-    Raises TopologyError with one line that names the file, all its troubles and the command that mends them, also for
+    A peer's name is its label where all nodes have different ones, else its node id; `by_ids`: its id, as in the
+    files of run directories, which `save_topology` writes. Edge lists and adjacency lists cannot express directions
+    and are read as undirected; an edge may be given at both its ends.
+    Raises TopologyError with one line that names the file, all its problems and the command that mends them, also for
     fewer than `least` peers.
     """
     file = Path(path)
     try:
         raw = read_raw(file)
     except TopologyError as error:
-        if not by_ids or isinstance(error.__cause__, OSError):  # whose own remedy fits
+        if not by_ids or isinstance(error.__cause__, OSError):  # its remedy fits
             raise
         raise TopologyError(str(error).partition("; ")[0], remedy="put back the file that the run began with") from None
     if by_ids:
@@ -60,12 +60,12 @@ def load_topology(path: str | os.PathLike[str], least: int = 2, *, by_ids: bool 
 
 
 def save_topology(topology: Topology, path: str | os.PathLike[str]) -> None:
-    """Write a topology in the format that the extension names; directories are not created.
+    """Write a topology in the format of the extension; directories are not created.
 
-    The names are what is written, as ids, and reading the file again gives the same names, edges and attributes, with
+    The names are written as ids, and reading the file again gives the same names, edges and attributes, with
     the limits of the formats: an edge list keeps edge weights but no node attributes; an adjacency list keeps neither;
-    both refuse directed graphs, and names with spaces or '#' or that they would read as something else; GEXF's weights
-    must be numbers.
+    both refuse directed graphs, and names with spaces or '#' or that would be read back as something else; GEXF's
+    weights must be numbers.
     Raises TopologyError if the format cannot hold the topology or the file cannot be written.
     """
     file = Path(path)
@@ -78,7 +78,7 @@ def save_topology(topology: Topology, path: str | os.PathLike[str]) -> None:
 
 
 def topology_bytes(topology: Topology, file: Path) -> bytes:
-    """What `save_topology` writes into this file. Raises TopologyError if its format cannot hold the topology."""
+    """Content of a topology file. Raises TopologyError if its format cannot hold it."""
     form = writable_format(file)
     graph = nx.relabel_nodes(topology.graph, dict(enumerate(topology.names)))
     try:
@@ -104,10 +104,10 @@ def _read_bytes(file: Path) -> bytes:
 
 
 def write_checked(path: Path, data: bytes, flaw: Callable[[Topology], str | None], *, remedy: str) -> Topology:
-    """Replace a topology file at once, or leave it as it was; returns what is read from it.
+    """Replace a topology file atomically, after reading the new content back.
 
-    `flaw`: what the new content lacks, as it is read; None where it is what was meant. Raises TopologyError naming the
-    file, and then the `remedy`.
+    Returns the topology as read back. `flaw`: describes what that lacks, None where it is as intended; the file is
+    then unchanged. Raises TopologyError with the file's name and the `remedy`.
     """
     target = path.resolve()  # a link stays one
     temporary = target.with_name(f".{target.stem[:40]}.{os.getpid()}{target.suffix}")
@@ -136,19 +136,19 @@ def _compared(file: Path, flaw: Callable[[Topology], str | None]) -> tuple[str, 
     return (lacking, None) if lacking else ("", read)
 
 
-def difference(meant: Topology, read: Topology) -> str | None:
-    """What a file does not hold of a topology, for people; None where it holds everything that counts."""
-    if meant.names != read.names:
+def difference(expected: Topology, read: Topology) -> str | None:
+    """First difference between two topologies, for people; None where there is none."""
+    if expected.names != read.names:
         return "these names"
-    if meant.directed != read.directed:
+    if expected.directed != read.directed:
         return "the directions"
-    nodes = [(meant.graph.nodes[i], read.graph.nodes[i]) for i in range(meant.n)]
+    nodes = [(expected.graph.nodes[i], read.graph.nodes[i]) for i in range(expected.n)]
     lost = sorted({key for ours, theirs in nodes for key in ours if theirs.get(key) != ours[key]})
     if lost or any(ours != theirs for ours, theirs in nodes):
         return f"the nodes' {', '.join(lost) or 'attributes'}"
-    if sorted(meant.graph.edges) != sorted(read.graph.edges):
+    if sorted(expected.graph.edges) != sorted(read.graph.edges):
         return "these edges"
     same = all(
-        data.get("weight") == read.graph.edges[u, v].get("weight") for u, v, data in meant.graph.edges(data=True)
+        data.get("weight") == read.graph.edges[u, v].get("weight") for u, v, data in expected.graph.edges(data=True)
     )
     return None if same else "the weights"

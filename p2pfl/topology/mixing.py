@@ -1,4 +1,4 @@
-"""Mixing matrices, how fast they mix, and one peer's view of them."""
+"""Mixing matrices: metropolis-hastings, uniform, or the weights of the file."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from p2pfl.topology.formats.readers import ENDINGS
 from p2pfl.topology.graph import Topology
 from p2pfl.topology.spectrum import Matrix
 
-SUM_TOLERANCE = 1e-6  # how far weights written in a file may be from adding up to 1
+SUM_TOLERANCE = 1e-6  # allowed deviation from 1 of a sum of weights in a file
 
 
 def mixing_matrix(topology: Topology, mixing: str = "metropolis-hastings") -> Matrix:
-    """The (n, n) float64 matrix W whose row i holds the weights with which peer i averages.
+    """Mixing matrix W, (n, n) float64; row i holds the weights of peer i's average.
 
     `metropolis-hastings`: 1/(1 + max(d_i, d_j)) on edges (Xiao, Boyd & Kim 2007). `uniform`: 1/(1 + d) for
-    graphs in which all degrees are equal. `weights`: the file's edge weights. The rest of each row's 1 is
-    on the diagonal. W is doubly stochastic, so mixing preserves the mean.
+    graphs in which all degrees are equal. `weights`: the file's edge weights. The rest of each row's sum
+    of 1 is on the diagonal. W is doubly stochastic, so mixing preserves the mean.
 
     Raises ConfigError for an unknown mixing, TopologyError where W would not be doubly stochastic.
     """
@@ -82,13 +82,13 @@ def _weights(topology: Topology) -> Matrix:
         if total > 1 + SUM_TOLERANCE:
             raise TopologyError(
                 f"{topology.source}: the weights into {topology.names[i]!r} add up to {total:.6g}; at most "
-                "1 is possible, what is left is the peer's own weight"
+                "1 is possible, the rest is the peer's self-weight"
             )
     w = _fill_diagonal(w)
     for j, total in enumerate(w.sum(axis=0)):
         if abs(total - 1) > SUM_TOLERANCE:
             raise TopologyError(
-                f"{topology.source}: what {topology.names[j]!r} keeps and sends has weights that add up to "
+                f"{topology.source}: the self-weight of {topology.names[j]!r} and the weights out of it add up to "
                 f"{total:.6g} instead of 1, so the mean of the peers would drift; make the weights out of "
                 "each peer add up to the weights into it"
             )
@@ -103,7 +103,7 @@ MIXINGS: Mapping[str, Callable[[Topology], Matrix]] = {
 
 
 def undirected_command(topology: Topology) -> str:
-    """The `topology fix` that makes a directed graph undirected; empty where it comes from no file."""
+    """Command `topology fix --undirected` for a topology; empty without a file."""
     is_file = Path(topology.source).suffix.lower() in ENDINGS
     return fix_command(topology.source, ("--undirected",)) if is_file else ""
 
@@ -114,7 +114,7 @@ def _made_undirected(topology: Topology) -> str:
 
 
 def mean_keeping(topology: Topology) -> str | None:
-    """The mixing that is computed from this graph's edges; None where none keeps the mean of the peers."""
+    """Mixing computed from the edges that keeps the mean of the peers; None if none."""
     if not topology.directed:
         return "metropolis-hastings"
     return None if _common_degree(topology) is None else "uniform"
@@ -126,7 +126,7 @@ def _fill_diagonal(w: Matrix) -> Matrix:
 
 
 def _common_degree(topology: Topology) -> int | None:
-    """The degree that all peers have, in and out; None if they differ."""
+    """Degree of all peers, in and out; None if they differ."""
     graph = topology.graph
     views = (graph.in_degree, graph.out_degree) if topology.directed else (graph.degree,)
     degrees = {int(degree) for view in views for _, degree in view()}

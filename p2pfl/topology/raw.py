@@ -1,6 +1,6 @@
-"""A graph as a file declares it, before any check.
+"""Raw graphs: nodes and edges as a file declares them, before any check.
 
-Parallel edges, self-loops and undeclared ends are included. Readers make it; `checks`, `graph` and `mend` use it.
+Parallel edges, self-loops and undeclared ends are included. Readers build it; `checks`, `graph` and `fix` use it.
 """
 
 from __future__ import annotations
@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-# What the program uses of a node; colors, positions, times and all else are dropped.
+# Attributes of nodes that the program uses; colors, positions, times and all others are dropped.
 NODE_ATTRIBUTES = ("host", "port", "device", "public_key")
-# Where tools write the name that people read, the usual place first.
+# Attributes in which tools write the name that people read, the usual one first.
 LABEL_KEYS = ("label", "name", "shared_name", "shared name")
 
 
 @dataclass(frozen=True)
 class RawNode:
-    """A declared node. `attributes`: those of `NODE_ATTRIBUTES`, as given."""
+    """Node as declared. `attributes`: those of `NODE_ATTRIBUTES`, as given."""
 
     id: str
     label: str | None = None
@@ -25,7 +25,10 @@ class RawNode:
 
 @dataclass(frozen=True)
 class RawEdge:
-    """An edge in the file's words. `directed` None: as the graph says; some formats say it edge by edge."""
+    """Edge as declared.
+
+    `directed`: None means as the graph says; some formats say it edge by edge.
+    """
 
     source: str
     target: str
@@ -37,9 +40,9 @@ class RawEdge:
 class RawGraph:
     """Nodes and edges in file order; ids are text.
 
-    `notes`: what the reader recognized and a user must know, such as a line read as a header. `format`: its title for
-    people. `doubt`: what is to be said too where the graph is disconnected. A node that only an edge mentions is among
-    the nodes where the format declares none (edge list, DOT).
+    `notes`: remarks of the reader for the user, such as a line read as a header. `format`: the format's title for
+    people. `disconnected_hint`: a possible cause, told where the graph turns out to be disconnected. Formats that
+    declare no nodes (edge list, DOT) have the ends of edges as nodes.
     """
 
     directed: bool
@@ -47,11 +50,11 @@ class RawGraph:
     edges: tuple[RawEdge, ...]
     notes: tuple[str, ...] = ()
     format: str = ""
-    doubt: str = ""
+    disconnected_hint: str = ""
 
 
 def as_label(value: object) -> str | None:
-    """The text of a label; None where there is nothing to see."""
+    """Text of a label; None where nothing of it is visible."""
     if value is None or isinstance(value, bool | list | dict):
         return None
     text = str(value)
@@ -59,7 +62,10 @@ def as_label(value: object) -> str | None:
 
 
 def make_nodes(found: Sequence[tuple[str, Mapping[str, object]]], keys: Sequence[str] = LABEL_KEYS) -> list[RawNode]:
-    """Nodes from ids and all that the file says of each; the first of `keys` that any node has is the label's."""
+    """Nodes from ids and the attributes of each.
+
+    The first of `keys` that any node has is the key of the labels.
+    """
     fields = [(node, {key.casefold(): value for key, value in data.items()} | dict(data)) for node, data in found]
     key = next((key for key in keys if any(as_label(data.get(key)) for _, data in fields)), keys[0])
     return [
@@ -75,9 +81,9 @@ def make_nodes(found: Sequence[tuple[str, Mapping[str, object]]], keys: Sequence
 def without_groups(
     nodes: Iterable[RawNode], edges: Iterable[RawEdge], groups: Iterable[str]
 ) -> tuple[list[RawNode], list[str]]:
-    """Nodes less the groups of other nodes at which no edge ends, and a note that names these.
+    """Drop groups of nodes at which no edge ends; return the nodes left, and notes.
 
-    A drawing's frame around some nodes is no peer. A group that edges end at is one, as a node like any other.
+    A drawing's frame around some nodes is not a peer. A group at which edges end is a node like any other.
     """
     ends = {end for edge in edges for end in (edge.source, edge.target)}
     containers = set(groups)
@@ -86,13 +92,13 @@ def without_groups(
     linked = [node.label or node.id for node in kept if node.id in containers]
     notes = []
     if frames:
-        notes.append(f"{_few(frames)} only groups other nodes and is no peer")
+        notes.append(f"{_first_of(frames)} only groups other nodes and is not a peer")
     if linked:
-        notes.append(f"{_few(linked)} groups other nodes and has edges, so that it is a peer like them")
+        notes.append(f"{_first_of(linked)} groups other nodes and has edges, so that it is a peer like them")
     return kept, notes
 
 
-def _few(names: Sequence[str]) -> str:
+def _first_of(names: Sequence[str]) -> str:
     more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
     return f"the node {names[0]!r}{more}"
 
@@ -100,23 +106,25 @@ def _few(names: Sequence[str]) -> str:
 def make_graph(
     directed: bool, nodes: Iterable[RawNode], edges: Iterable[RawEdge], notes: Iterable[str], title: str
 ) -> RawGraph:
-    """A graph in which only edges that differ from the others say so: undirected ones of a directed graph.
+    """Build a raw graph; only undirected edges of a directed graph keep a direction.
 
-    It is directed where any edge is, or where it has no edges and says that it is.
+    The graph is directed where any edge is, or where it has no edges and is declared `directed`.
     """
     listed = list(edges)
-    ways = [directed if edge.directed is None else edge.directed for edge in listed]
-    whole = any(ways) if ways else directed
-    settled = (replace(edge, directed=None if way == whole else way) for edge, way in zip(listed, ways, strict=True))
-    return RawGraph(whole, tuple(nodes), tuple(settled), tuple(notes), title)
+    flags = [directed if edge.directed is None else edge.directed for edge in listed]
+    default = any(flags) if flags else directed
+    marked = (
+        replace(edge, directed=None if flag == default else flag) for edge, flag in zip(listed, flags, strict=True)
+    )
+    return RawGraph(default, tuple(nodes), tuple(marked), tuple(notes), title)
 
 
 def merge_directions(edges: Sequence[RawEdge], *, undirected: bool = False) -> tuple[bool, list[RawEdge], list[str]]:
-    """Whether edges that say no direction are directed after all, the edges, and notes.
+    """Merge the two directions of undirected edges; return (directed, edges, notes).
 
-    Edges that say that they are directed stay as they are. Another one given as often in one direction as in the other
-    is undirected, and stays as often as in one of them. Where every edge is given in both and weights differ between
-    them, the graph can only be a directed one, unless the file says that it is `undirected`.
+    Edges declared directed are kept as they are. Another edge that is given as often in one direction as in the other
+    is undirected, and is kept as often as in one of them. Where every edge is given in both directions with different
+    weights, the graph must be directed, unless the file declares it `undirected`.
     """
     free = [edge for edge in edges if not edge.directed]
     weights: dict[tuple[str, str], list[str]] = {}

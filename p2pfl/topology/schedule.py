@@ -1,8 +1,8 @@
-"""Neighborhoods: each peer's row and column of the mixing matrix, by round."""
+"""Neighborhoods of a peer by round: its row and column of the mixing matrix."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from p2pfl.topology.spectrum import Matrix
@@ -10,10 +10,10 @@ from p2pfl.topology.spectrum import Matrix
 
 @dataclass(frozen=True)
 class Neighborhood:
-    """What one peer must know to mix in one round.
+    """Neighbors of one peer in one round, with their mixing weights.
 
-    `incoming[j]` is W[me, j], the weight of what j sends; `outgoing[j]` is W[j, me], what j will weigh this
-    peer's vector with. Both are in ascending peer order, without `me`, and leave out weights of 0.
+    `incoming[j]` is W[me, j], the weight of the vector that j sends; `outgoing[j]` is W[j, me], the weight that j
+    gives to this peer's vector. Both are in ascending peer order, without `me` and without weights of 0.
     """
 
     me: int
@@ -22,8 +22,15 @@ class Neighborhood:
     outgoing: Mapping[int, float]
 
 
+NeighborhoodSchedule = Callable[[int], Neighborhood]
+"""Neighborhood of a peer by round; rounds are counted from 1."""
+
+
 def without_edges(w: Matrix, pairs: Iterable[tuple[int, int]]) -> Matrix:
-    """W with the weights of some pairs of peers moved to both ends' diagonals: symmetric W stay doubly stochastic."""
+    """Mixing matrix without some edges; their weights move to the diagonal.
+
+    A symmetric W stays doubly stochastic.
+    """
     cut = w.copy()
     for a, b in pairs:
         cut[a, a] += cut[a, b]
@@ -33,7 +40,7 @@ def without_edges(w: Matrix, pairs: Iterable[tuple[int, int]]) -> Matrix:
 
 
 def neighborhood(w: Matrix, me: int) -> Neighborhood:
-    """Peer `me`'s row and column of W."""
+    """Neighborhood of peer `me`: its row and column of W."""
     others = [j for j in range(len(w)) if j != me]
     return Neighborhood(
         me=me,

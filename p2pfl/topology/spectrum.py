@@ -1,4 +1,4 @@
-"""Contraction of a mixing matrix: what one round multiplies the peers' disagreement with, at worst."""
+"""Spectral gap of a mixing matrix, and the rounds that consensus takes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ _ACCURACY = 1e-11
 
 
 def is_symmetric(w: Matrix) -> bool:
-    """Whether W equals its transpose up to rounding: the condition for Chebyshev acceleration."""
+    """Return whether W is symmetric, up to rounding; Chebyshev acceleration needs it."""
     return bool(np.allclose(w, w.T, rtol=0.0, atol=ROUNDING))
 
 
 def contraction(w: Matrix) -> float:
-    """‖W − 11ᵀ/n‖₂, of large matrices by Lanczos' method: all eigenvalues of 4000 peers take half a minute."""
+    """Contraction factor of the consensus distance in one round, ‖W − 11ᵀ/n‖₂.
+
+    For large matrices by Lanczos' method: all eigenvalues of 4000 peers take half a minute.
+    """
     symmetric = is_symmetric(w)
     norm = None
     if len(w) > DENSE:
@@ -47,9 +50,10 @@ def contraction(w: Matrix) -> float:
 
 
 def _largest(operator: Callable[[Vector], Vector], n: int) -> float | None:
-    """The largest absolute eigenvalue of a symmetric operator (Lanczos 1950); None where it is not found soon.
+    """Largest absolute eigenvalue of a symmetric operator (Lanczos 1950).
 
-    The vectors are orthogonalized against all before them, without which eigenvalues appear twice.
+    None where it has not converged after `STEPS`. Each vector is orthogonalized against all earlier ones; otherwise
+    eigenvalues would appear twice.
     """
     start = np.random.default_rng(0).standard_normal(n)
     basis = [start / np.linalg.norm(start)]
@@ -73,13 +77,13 @@ def _largest(operator: Callable[[Vector], Vector], n: int) -> float | None:
 
 
 def spectral_gap(w: Matrix) -> float:
-    """1 − ‖W − 11ᵀ/n‖₂, between 0 (mixes never) and 1 (one round is enough)."""
+    """Spectral gap, 1 − ‖W − 11ᵀ/n‖₂: 0 never mixes, 1 mixes in one round."""
     return max(0.0, 1.0 - contraction(w))
 
 
 @dataclass(frozen=True)
 class Convergence:
-    """How fast a matrix mixes: its spectral gap, and rounds of `mixing_rounds` and of `consensus_rounds`."""
+    """Spectral gap, and the results of `mixing_rounds` and `consensus_rounds`."""
 
     gap: float
     plain: int
@@ -87,7 +91,10 @@ class Convergence:
 
 
 def convergence(w: Matrix, tolerance: float) -> Convergence:
-    """All of it at once, because the eigenvalues of many peers take long. Raises as `mixing_rounds` does."""
+    """Compute the convergence of W with its eigenvalues computed only once.
+
+    Raises as `mixing_rounds` does.
+    """
     rate = _rate(w, tolerance)
     plain = _plain_rounds(rate, tolerance)
     fast = is_symmetric(w) and rate > 0
@@ -96,15 +103,16 @@ def convergence(w: Matrix, tolerance: float) -> Convergence:
 
 
 def mixing_rounds(w: Matrix, tolerance: float) -> int:
-    """Rounds of plain mixing, ⌈ln ε / ln(1 − gap)⌉, that shrink any disagreement by the factor ε = tolerance.
+    """Rounds of plain mixing that shrink any disagreement by the factor `tolerance`.
 
+    ⌈ln ε / ln(1 − gap)⌉ with ε = tolerance.
     Raises ConfigError if the tolerance is not between 0 and 1, TopologyError if W never mixes (gap 0).
     """
     return _plain_rounds(_rate(w, tolerance), tolerance)
 
 
 def consensus_rounds(w: Matrix, tolerance: float) -> int:
-    """Rounds that the consensus phase needs: Chebyshev-accelerated where W is symmetric, else plain mixing.
+    """Rounds of the consensus phase: Chebyshev if W is symmetric, else plain mixing.
 
     With λ = ‖W − 11ᵀ/n‖₂ the polynomial T_k(W/λ)/T_k(1/λ) keeps the mean and shrinks disagreement by
     1/T_k(1/λ) (accelerated gossip, Scaman et al. 2017); k is the smallest number with T_k(1/λ) ≥ 1/ε.
@@ -114,7 +122,7 @@ def consensus_rounds(w: Matrix, tolerance: float) -> int:
 
 
 def mixing_bounds(w: Matrix, rounds: int) -> dict[str, list[float]]:
-    """What k = 0..rounds rounds of mixing leave of any disagreement, at most, by the kind of mixing.
+    """Upper bounds of the disagreement left after k = 0..rounds rounds of mixing.
 
     `plain`: (1 − gap)^k. `chebyshev`, for a symmetric W: 1 / T_k(1 / (1 − gap)) (Scaman et al. 2017, section 4.1).
     """
@@ -138,7 +146,7 @@ def _rate(w: Matrix, tolerance: float) -> float:
     if rate > 1 - ROUNDING:
         raise TopologyError(
             "this mixing matrix never brings the peers together (spectral gap 0); "
-            "leave every peer a positive weight of its own and every edge a positive weight"
+            "give every peer a positive self-weight and every edge a positive weight"
         )
     return rate
 

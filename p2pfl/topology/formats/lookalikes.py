@@ -1,4 +1,4 @@
-"""Rows that would pass for edges but belong to other formats, so that these are refused by name."""
+"""Refusal of rows that look like edges: matrices, METIS, triples, records, points."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from p2pfl.errors import TopologyError
 from p2pfl.topology.formats.tables import Row, is_number, is_whole
 
-# What METIS's third number says of a line: its first field (a node's weight is skipped) and the step to the next one.
+# METIS's third number: a line's first field that is a neighbor (after a node's weight), and the step to the next one.
 _METIS = {"": (0, 1), "0": (0, 1), "1": (0, 2), "10": (1, 1), "11": (1, 2)}
 _TUPLE = re.compile(r"[(\[<].*[,;].*[)\]>]")  # (0, 1), as scipy prints an entry's place
 _ARROW = re.compile(r"<?[-=~]+>?|[:|,;&]")
-# What starts the lines of DIMACS, gSpan, g2o, Wavefront and others.
+# First fields of lines of DIMACS, gSpan, g2o, Wavefront and others.
 _RECORDS = re.compile(
     r"[acelnptv]|(vertex|edge|node|arc|link|line|pair|bond|atom)s?([_:].*)?|(add)?(vertex|edge|node|link)",
     re.IGNORECASE,
@@ -21,7 +21,7 @@ _HEADER = "if its rows are edges with weights, begin with the header source,targ
 
 
 def check_rows(rows: Sequence[Row], source: str) -> None:
-    """Raises TopologyError, which names the other format, where rows are of one."""
+    """Refuse rows of another format: raise TopologyError, which names the format."""
     if is_metis(rows):
         raise TopologyError(
             f"{source}: looks like METIS (counts, then a line of neighbors for each node), which is not read; save as "
@@ -49,7 +49,10 @@ def check_rows(rows: Sequence[Row], source: str) -> None:
 
 
 def check_ambiguous(rows: Sequence[Row], source: str) -> None:
-    """Raises TopologyError where rows may be of another kind than edges."""
+    """Refuse rows without a header that may be something else than edges.
+
+    Raises TopologyError for triples, records and coordinates of points.
+    """
     check_records(rows, source)
     ends = [field for row in rows for field in row.fields[:2]]
     if ends and all(map(is_number, ends)) and not all(float(end) == round(float(end), 0) for end in ends):
@@ -60,7 +63,7 @@ def check_ambiguous(rows: Sequence[Row], source: str) -> None:
 
 
 def check_records(rows: Sequence[Row], source: str) -> None:
-    """Raises TopologyError where a relation or a type of record stands among the labels."""
+    """Refuse triples and records: raise TopologyError where one shows in the rows."""
     if _are_triples(rows):
         raise TopologyError(
             f"{source}: looks like triples (node {rows[0].fields[1][:40]} node); write a line an edge with the header "
@@ -74,9 +77,10 @@ def check_records(rows: Sequence[Row], source: str) -> None:
 
 
 def is_metis(rows: Sequence[Row]) -> bool:
-    """Whether rows are METIS's: numbers of nodes and edges, then the neighbors of node 1, of node 2 and so on.
+    """Return whether rows are METIS's.
 
-    The number of nodes alone, and nodes that are counted from 0, are decentralizepy's.
+    First come the numbers of nodes and edges, then the neighbors of node 1, of node 2 and so on. The number of nodes
+    alone, and nodes that are counted from 0, are decentralizepy's.
     """
     if len(rows) < 3 or not all(is_whole(field) for row in rows for field in row.fields):
         return False
@@ -92,7 +96,10 @@ def is_metis(rows: Sequence[Row]) -> bool:
 
 
 def _is_symmetric(listed: Sequence[Sequence[int]], origin: int) -> bool:
-    """Whether each line's node is listed by all that it lists, the first line being that of node `origin`."""
+    """Return whether the neighbors that each line lists have its node as a neighbor.
+
+    The first line is that of node `origin`.
+    """
     lists = [set(row) for row in listed]
     return all(
         0 <= j - origin < len(lists) and j != i and i in lists[j - origin]
@@ -102,7 +109,7 @@ def _is_symmetric(listed: Sequence[Sequence[int]], origin: int) -> bool:
 
 
 def is_labeled_matrix(rows: Sequence[Row]) -> bool:
-    """Whether rows are an adjacency matrix with names of its columns and rows."""
+    """Return whether rows are an adjacency matrix with names of columns and rows."""
     if len(rows) < 3:
         return False
     heads, body = rows[0].fields, rows[1:]
@@ -116,7 +123,7 @@ def is_labeled_matrix(rows: Sequence[Row]) -> bool:
 
 
 def is_matrix(rows: Sequence[Row]) -> bool:
-    """Whether rows are a matrix that is no edge list.
+    """Return whether rows are a matrix and no edge list.
 
     Its diagonal is empty, it is symmetric or triangular, it has fractions where edges have ends, more columns than
     edges have, or only 0, 1 and -1, as an incidence matrix has.
@@ -145,7 +152,7 @@ def is_matrix(rows: Sequence[Row]) -> bool:
 
 
 def _are_triples(rows: Sequence[Row]) -> bool:
-    """Whether words that are no nodes stand between numbers that are."""
+    """Return whether rows are triples: a word between two numbers."""
     if not rows or not all(len(row.fields) > 2 for row in rows):
         return False
     subjects = {row.fields[0] for row in rows}
@@ -160,7 +167,7 @@ def _are_triples(rows: Sequence[Row]) -> bool:
 
 
 def _are_records(rows: Sequence[Row]) -> bool:
-    """Whether a word for a kind of line stands before numbers, or another word that is no node before all edges."""
+    """Return whether rows are records, which start with a word for their type."""
     kinds = {row.fields[0] for row in rows}
     wide = [row for row in rows if len(row.fields) > 2]
     distinct = len(kinds) == len(rows) and len({len(row.fields) for row in rows}) == 1

@@ -1,4 +1,4 @@
-"""Writers of topology files, through networkx."""
+"""Writers of graph files, through networkx."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ EDGES = "edges" if "edges" in inspect.signature(nx.node_link_graph).parameters e
 
 @dataclass(frozen=True)
 class Format:
-    """One file format that is written: its name for people, and graph → bytes."""
+    """Writable file format: title for people, and function from graph to bytes."""
 
     title: str
     write: Callable[[nx.Graph], bytes]
 
 
 def writable_format(path: Path) -> Format:
-    """The format that a file's extension names. Raises TopologyError where none that is written does."""
+    """Writable format of a file's extension. Raises TopologyError if there is none."""
     try:
         return FORMATS[path.suffix.lower()]
     except KeyError:
@@ -50,7 +50,7 @@ def _write_gml(graph: nx.Graph) -> bytes:
 def _write_gexf(graph: nx.Graph) -> bytes:
     for u, v, weight in graph.edges(data="weight"):
         if isinstance(weight, str):
-            raise TopologyError(f"weight {weight!r} of the edge {u!r} – {v!r} is no number, as GEXF needs")
+            raise TopologyError(f"weight {weight!r} of the edge {u!r} – {v!r} is not a number, which GEXF requires")
     buffer = io.BytesIO()
     nx.write_gexf(graph, buffer)
     return buffer.getvalue()
@@ -80,7 +80,10 @@ def _write_lines(generate: Callable[[nx.Graph], Any], ending: str) -> Callable[[
 
 
 def _reads_back(data: bytes, ending: str, graph: nx.Graph) -> bool:
-    """Whether lines mean this graph: a first peer named 'source', say, would be read as a header."""
+    """Return whether lines are read back as this graph.
+
+    A first peer named 'source', say, would be read as a header.
+    """
     try:
         raw = parse(data, ending, ending)
     except TopologyError:
