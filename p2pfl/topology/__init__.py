@@ -5,7 +5,7 @@ from p2pfl.topology.fix import Mending, fix_file
 from p2pfl.topology.formats.writers import FORMATS
 from p2pfl.topology.generators import KINDS, make_topology
 from p2pfl.topology.graph import MAX_PEERS, Topology, build_topology
-from p2pfl.topology.mixing import MIXINGS, mean_keeping, mixing_matrix, undirected_command
+from p2pfl.topology.mixing import mean_keeping, mixing_matrix, undirected_command
 from p2pfl.topology.public_keys import check_publishable, publish
 from p2pfl.topology.schedule import Neighborhood, NeighborhoodSchedule, neighborhood, without_edges
 from p2pfl.topology.spectrum import (
@@ -21,7 +21,6 @@ __all__ = [
     "FORMATS",
     "KINDS",
     "MAX_PEERS",
-    "MIXINGS",
     "Mending",
     "Neighborhood",
     "NeighborhoodSchedule",
