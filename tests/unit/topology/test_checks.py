@@ -1,4 +1,4 @@
-"""From what a file declares to a topology: links, directions, names, and all troubles at once."""
+"""From a raw graph to a topology: links, directions, names, and all problems at once."""
 
 from __future__ import annotations
 

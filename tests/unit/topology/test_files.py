@@ -1,4 +1,4 @@
-"""Topology files: every format there and back, and a message of its own for everything refused."""
+"""Topology files: round trips of every format, and a message for each refusal."""
 
 from __future__ import annotations
 

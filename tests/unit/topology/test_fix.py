@@ -1,4 +1,4 @@
-"""`topology fix`: what each option mends, what it says, and that the command which a refusal names mends the file."""
+"""`topology fix`: each option mends its problem, and so does the command that a refusal names."""
 
 from __future__ import annotations
 
@@ -332,3 +332,21 @@ def test_a_network_map_becomes_a_topology(tmp_path: Path) -> None:
     assert (fixed.returncode, fixed.stderr) == (0, "")
     done = run("gossip", "zoo-fixed.graphml", *training, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [{"host": "human"}, {"port": "Rotterdam"}, {"host": "h", "port": 5}, {"public_key": "a\tb"}, {"host": "two words"}],
+)
+def test_addresses_that_are_none_are_dropped_if_asked(
+    tmp_path: Path, attributes: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    links = [{"source": u, "target": v} for u, v in ("ab", "bc", "ca")]
+    value = {"nodes": [{"id": n, **attributes} for n in "abc"], "links": links}
+    file, new = tmp_path / "a.json", tmp_path / "b.json"
+    file.write_text(json.dumps(value))
+    with pytest.raises(TopologyError, match=r"p2pfl topology fix \S+ -o \S+ --drop-addresses"):
+        load_topology(file)
+    assert main(["topology", "fix", str(file), "-o", str(new), "--drop-addresses"]) == 0
+    assert "dropped " in capsys.readouterr().out
+    assert [load_topology(new).graph.nodes[i] for i in range(3)] == [{}, {}, {}]

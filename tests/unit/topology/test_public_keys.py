@@ -1,4 +1,4 @@
-"""Public keys inserted into files of other tools: all else stays what it was."""
+"""Public keys inserted into files of other tools: all else is kept."""
 
 from __future__ import annotations
 
