@@ -84,7 +84,7 @@ def mend(raw: RawGraph, wanted: Mending, file: Path, new: Path) -> tuple[Topolog
     topology = topology_from(mended, name=new.stem, source=str(file))
     if wanted.labels is None:
         return topology, changes
-    choice = name_nodes(mended).note  # said already
+    choice = name_nodes(mended).note  # `changes` have it already
     return replace(topology, notes=tuple(note for note in topology.notes if note != choice)), changes
 
 
@@ -103,8 +103,8 @@ def _drop_self_loops(raw: RawGraph) -> tuple[RawGraph, list[str]]:
         return raw, ["--drop-self-loops: nothing to do, there are none"]
     edges = tuple(edge for edge in raw.edges if edge.source != edge.target or edge.source not in loops)
     names = _names(raw)
-    changes = f"dropped {_counted(sum(loops.values()), 'self-loop')}: {few(names[node] for node in loops)}"
-    return replace(raw, edges=edges), [changes]
+    change = f"dropped {_counted(sum(loops.values()), 'self-loop')}: {few(names[node] for node in loops)}"
+    return replace(raw, edges=edges), [change]
 
 
 def _merge_parallel(raw: RawGraph) -> tuple[RawGraph, list[str]]:
