@@ -12,15 +12,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.assemble import make_graph, make_nodes
-from p2pfl.topology.raw import RawEdge, RawGraph
-from p2pfl.topology.text_files import decoded
+from p2pfl.topology.formats.decoding import decode
+from p2pfl.topology.raw import RawEdge, RawGraph, make_graph, make_nodes
 
 TITLE = "DOT"
 UNDIRECTED = "edges drawn with no arrowhead, or with one at both ends (dir=none, dir=both), are read as undirected"
 _MAX_BYTES = 2**19  # pydot's grammar takes about a minute for this much
-# What is open until the end of the text matches too, and repetitions are possessive: files of all kinds are tried with
-# these, and must not be searched to their end once a line.
+# Comments and strings left open match up to the end of the text, and repetitions are possessive: these expressions are
+# tried on files of all kinds, and must not search to the end of the file once a line.
 _COMMENTS = re.compile(
     r'"(?:\\.|[^"\\])*+(?:"|\\?\Z)|/\*.*?(?:\*/|\Z)|//[^\n]*|^[ \t]*#[^\n]*', re.DOTALL | re.MULTILINE
 )
@@ -43,13 +42,16 @@ class _Drawing:
 
 
 def looks_like_dot(text: str) -> bool:
-    """Whether a file starts as DOT does, comments aside."""
+    """Return whether a file starts like DOT, after comments."""
     return _beginning(text) is not None
 
 
 def read_dot(data: bytes, source: str) -> RawGraph:
-    """The graph of a DOT file. Raises TopologyError, and ValueError where it is none."""
-    text = decoded(data, source)
+    """Read the graph of a DOT file.
+
+    Raises TopologyError, and ValueError where the file is not DOT.
+    """
+    text = decode(data, source)
     beginning = _beginning(text)
     if beginning is None:
         raise ValueError("it does not start with 'graph {' or 'digraph {'")
@@ -88,18 +90,18 @@ def _parse(text: str, source: str) -> Any:
         raise TopologyError(
             f"{source}: DOT files need pydot, which is not installed", remedy="pip install 'p2pfl-swarm[graphs]'"
         ) from None
-    said = io.StringIO()  # pydot prints where its grammar stops
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    printed = io.StringIO()  # pydot prints where its grammar stops
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         trees = pydot.graph_from_dot_data(text)
     if not trees:
-        raise ValueError(next((line for line in said.getvalue().splitlines()[::-1] if line.strip()), "syntax error"))
+        raise ValueError(next((line for line in printed.getvalue().splitlines()[::-1] if line.strip()), "syntax error"))
     if len(trees) > 1:
         raise TopologyError(f"{source}: holds {len(trees)} graphs; keep one in each file")
     return trees[0]
 
 
 def _check_whole(text: str, directed: bool) -> None:
-    """Refuse what pydot overlooks: text after the graph, and edges of the other kind of graph."""
+    """Refuse text after the graph and edges of the wrong kind, which pydot overlooks."""
     bare = _QUOTED.sub("x", _without_comments(text))
     depth = 0
     for at, character in enumerate(bare):
@@ -116,7 +118,7 @@ def _check_whole(text: str, directed: bool) -> None:
 def _walk(
     graph: Any, directed: bool, drawing: _Drawing, nodes: Mapping[str, object], edges: Mapping[str, object]
 ) -> list[str]:
-    """Add a graph's nodes and edges, with the defaults given around it; returns the nodes in it."""
+    """Add a graph's nodes and edges, with inherited defaults; return its nodes."""
     node_defaults = {**nodes, **_merged(graph.get_node_defaults())}
     edge_defaults = {**edges, **_merged(graph.get_edge_defaults())}
     inside: dict[str, None] = {}
@@ -145,10 +147,10 @@ def _walk(
 def _ends(
     end: Any, directed: bool, drawing: _Drawing, nodes: Mapping[str, object], edges: Mapping[str, object]
 ) -> Iterable[str]:
-    """The nodes at an edge's end: one, or all those of a subgraph."""
+    """Nodes at an edge's end: one, or all nodes of a subgraph."""
     if isinstance(end, str | int | float):
         return [_name(str(end))]
-    if isinstance(end, Mapping):  # what pydot makes of { a b }
+    if isinstance(end, Mapping):  # pydot's form of { a b }
         import pydot
 
         end = pydot.Subgraph(obj_dict=dict(end))
@@ -179,7 +181,7 @@ def _merged(defaults: Iterable[Mapping[str, object]]) -> dict[str, object]:
 
 
 def _name(text: str) -> str:
-    """A node's name without the port at which an edge is drawn, and without quotes."""
+    """Name of a node without quotes, and without the port at which an edge is drawn."""
     return _unquoted(_NAME.match(text.strip())[0])  # type: ignore[index]  # matches anything
 
 
@@ -190,7 +192,7 @@ def _unquoted(text: str) -> str:
 
 
 def _clean(attributes: Mapping[str, object], name: str) -> dict[str, object]:
-    """Attributes without quotes; of labels the text on one line, where it is text."""
+    """Attributes without quotes; labels that are text on one line, others dropped."""
     found: dict[str, object] = {}
     for key, value in attributes.items():
         text = _unquoted(str(value))

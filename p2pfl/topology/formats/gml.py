@@ -1,4 +1,4 @@
-"""GML as networkx, yEd, Gephi, Cytoscape, igraph and the Topology Zoo write it."""
+"""GML, as networkx, yEd, Gephi, Cytoscape, igraph and the Topology Zoo write it."""
 
 # networkx's reader refuses parallel edges, undeclared ends, unquoted text, numbers such as 1e5 and keys with other
 # characters than letters, each with the first one found. So lists of keys and values are read here.
@@ -12,16 +12,15 @@ from typing import NamedTuple
 from networkx.readwrite.gml import unescape
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.assemble import make_graph, make_nodes, without_groups
-from p2pfl.topology.raw import NODE_ATTRIBUTES, RawEdge, RawGraph
-from p2pfl.topology.text_files import decoded
+from p2pfl.topology.formats.decoding import decode
+from p2pfl.topology.raw import NODE_ATTRIBUTES, RawEdge, RawGraph, make_graph, make_nodes, without_groups
 
 TITLE = "GML"
 _TOKEN = re.compile(r'"(?P<string>[^"]*)"|(?P<bracket>[\[\]])|#[^\n]*|(?P<word>[^\s\[\]"]+)|\s+|(?P<open>")')
 _ARROWS = {"arrow", "sourcearrow", "targetarrow", "source_arrow", "target_arrow"}
 UNDIRECTED = "edges drawn with no arrowhead, or with one at both ends, are read as undirected"
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-# Keys that may follow a value in its line. After text without quotes any other word is a part of the text.
+# Keys that may follow a value in its line. After text without quotes, any other word belongs to the text.
 _KEYS = (
     *(
         "id",
@@ -48,18 +47,23 @@ class _Token(NamedTuple):
 
 
 class _List(dict[str, list[object]]):
-    """A list of GML: values by key in lower case, in the order given."""
+    """List of GML: values by key in lower case, in the order given."""
 
     def first(self, key: str) -> object:
+        """First value of a key; None where it has none."""
         return self.get(key, [None])[0]
 
     def lists(self, key: str) -> Iterator[_List]:
+        """Values of a key that are lists."""
         return (value for value in self.get(key, []) if isinstance(value, _List))
 
 
 def read_gml(data: bytes, source: str) -> RawGraph:
-    """The graph of a GML file. Raises TopologyError, and ValueError where it is none."""
-    text = decoded(data, source)
+    """Read the graph of a GML file.
+
+    Raises TopologyError, and ValueError where the file is not GML.
+    """
+    text = decode(data, source)
     graphs = list(_parse(text, source).lists("graph"))
     if len(graphs) != 1:
         raise ValueError(f"it holds {len(graphs)} lists 'graph [ … ]' instead of one")
@@ -89,14 +93,17 @@ def _node(node: _List, number: int, source: str) -> tuple[str, Mapping[str, obje
 
 
 def _draws_arrows(graph: _List, text: str) -> bool:
-    """Whether edges point where they are drawn to: yEd calls every graph directed, other tools mean it."""
+    """Return whether arrows give the directions of edges.
+
+    yEd declares every graph directed; other tools do so for directed graphs only.
+    """
     if re.search(r"^\s*creator\s+\"?yfiles", text[:4096], re.IGNORECASE | re.MULTILINE) or "hierarchic" in graph:
         return True
     return any(_ARROWS & set(drawn) for edge in graph.lists("edge") for drawn in (edge, *edge.lists("graphics")))
 
 
 def _arrows(edge: _List) -> tuple[bool, bool] | None:
-    """Whether an edge is drawn with arrowheads at its source and its target; None where nothing says how."""
+    """Presence of arrowheads at an edge's source and target; None if unspecified."""
     drawn = {key: str(values[0]).lower() for part in (edge, *edge.lists("graphics")) for key, values in part.items()}
     if not _ARROWS & set(drawn) and "graphics" not in edge:
         return None
@@ -114,10 +121,10 @@ def _edge(edge: _List, number: int, drawn: bool, source: str) -> RawEdge:
         if edge.first(end) is None:
             raise TopologyError(f"{source}: edge {number} of the file has no {end}; add it")
     ends, weight = (str(edge.first("source")), str(edge.first("target"))), edge.first("weight")
-    said = {"0": False, "1": True}.get(str(edge.first("directed")))
-    arrows = _arrows(edge) if drawn and said is None else None
+    declared = {"0": False, "1": True}.get(str(edge.first("directed")))
+    arrows = _arrows(edge) if drawn and declared is None else None
     if arrows is None:
-        return RawEdge(*ends, weight, said)
+        return RawEdge(*ends, weight, declared)
     tail, head = arrows
     if tail == head:
         return RawEdge(*ends, weight, False)
@@ -129,20 +136,23 @@ def _has_arrow(edge: _List) -> bool:
 
 
 class _Tokens:
-    """The tokens of a text one by one, with a look at the next."""
+    """Tokens of a text one by one, with one token of lookahead."""
 
     def __init__(self, text: str) -> None:
         self._found = _tokens(text)
         self.following = next(self._found, None)
 
     def take(self) -> _Token | None:
-        """The next token; None at the end."""
+        """Next token; None at the end."""
         token, self.following = self.following, next(self._found, None)
         return token
 
 
 def _parse(text: str, source: str) -> _List:
-    """The outermost list. Nested lists are kept on a stack of our own, because a file may nest deeper than Python."""
+    """Parse the outermost list.
+
+    Nested lists are kept on an explicit stack, because a file may nest deeper than Python's recursion.
+    """
     tokens = _Tokens(text)
     stack = [_List()]
     while (token := tokens.take()) is not None:
@@ -150,7 +160,7 @@ def _parse(text: str, source: str) -> _List:
             stack.pop()
             continue
         if token.kind != "word":
-            raise ValueError(f"line {token.line} has {token.text[:40]!r} where a key is due")
+            raise ValueError(f"line {token.line} has {token.text[:40]!r} where a key is expected")
         value = tokens.following
         if len(stack) == 1 and token.text.lower() != "graph" and (value is None or value.text != "["):
             while tokens.following is not None and tokens.following.line == token.line:
@@ -184,7 +194,7 @@ def _tokens(text: str) -> Iterator[_Token]:
 
 
 def _check_unquoted(value: _Token, following: _Token | None, source: str) -> None:
-    """Raises TopologyError where text without quotes seems to have more than one word."""
+    """Refuse text without quotes that seems to have more than one word."""
     if following is None or following.line != value.line or following.kind == "bracket":
         return
     if following.kind == "string" or following.text.lower() not in _KEYS:
@@ -195,7 +205,7 @@ def _check_unquoted(value: _Token, following: _Token | None, source: str) -> Non
 
 
 def _value(token: _Token) -> object:
-    """A number, or text whose references such as &#228; are resolved."""
+    """Value of a token: a number, or text with references such as &#228; resolved."""
     if token.kind == "word" and re.fullmatch(r"[+-]?\d{1,18}", token.text):
         return int(token.text)
     return str(unescape(token.text))

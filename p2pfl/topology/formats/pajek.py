@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.assemble import as_label, make_graph
-from p2pfl.topology.raw import RawEdge, RawGraph, RawNode
-from p2pfl.topology.tables import is_number, is_whole
-from p2pfl.topology.text_files import decoded
+from p2pfl.topology.formats.decoding import decode
+from p2pfl.topology.formats.tables import is_number, is_whole
+from p2pfl.topology.raw import RawEdge, RawGraph, RawNode, as_label, make_graph
 
 TITLE = "Pajek"
 _FIELD = re.compile(r'"([^"]*)"|(\S+)')
@@ -33,22 +32,25 @@ class _Network:
 
 
 def looks_like_pajek(text: str) -> bool:
-    """Whether a line starts the vertices."""
+    """Return whether a line starts the vertices of a Pajek network."""
     return re.search(r"^[ \t]*\*[ \t]*vertices\b", text, re.IGNORECASE | re.MULTILINE) is not None
 
 
 def read_pajek(data: bytes, source: str) -> RawGraph:
-    """The network of a Pajek file. Raises TopologyError, and ValueError where it is none."""
+    """Read the network of a Pajek file.
+
+    Raises TopologyError, and ValueError where the file is not a Pajek network.
+    """
     network = _Network(source)
     section, skipped = "", set[str]()
-    for number, line in enumerate(decoded(data, source).splitlines(), start=1):
+    for number, line in enumerate(decode(data, source).splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("%"):
             continue
         fields = [match[1] if match[2] is None else match[2] for match in _FIELD.finditer(line)]
         begins = _SECTION.match(line.strip())
         if begins:
             begun = begins[1].lower()
-            if section in _IGNORED and begun == "vertices":  # those that a partition or vector is about
+            if section in _IGNORED and begun == "vertices":  # the vertices of a partition or vector
                 continue
             section = begun
             _begin(section, fields, network)
@@ -66,7 +68,7 @@ def read_pajek(data: bytes, source: str) -> RawGraph:
 
 
 def _begin(section: str, fields: Sequence[str], network: _Network) -> None:
-    """Start a section; that of the vertices says how many there are."""
+    """Start a section; the one of the vertices has their number."""
     if section == "vertices":
         if network.counted is not None:
             raise TopologyError(f"{network.source}: holds several networks (*Vertices twice); keep one in each file")
@@ -77,7 +79,7 @@ def _begin(section: str, fields: Sequence[str], network: _Network) -> None:
     elif section in ("arcs", "arcslist", "matrix"):
         network.directed = True
     elif section not in ("network", "edges", "edgeslist", *_IGNORED):
-        raise ValueError(f"*{section[:40]} is none of its sections")
+        raise ValueError(f"*{section[:40]} is an unknown section")
 
 
 def _read_line(section: str, fields: Sequence[str], number: int, network: _Network) -> None:
@@ -106,7 +108,10 @@ def _read_line(section: str, fields: Sequence[str], number: int, network: _Netwo
 
 
 def _add_vertex(fields: Sequence[str], number: int, network: _Network) -> None:
-    """The label of a vertex; its shape and place are not used. A number given twice stays, to be refused."""
+    """Add a vertex with its label; shape and position are not used.
+
+    A number given twice is kept, to be refused by the checks.
+    """
     vertex = fields[0]
     label = as_label(fields[1]) if len(fields) > 1 else None
     if vertex not in network.labels:

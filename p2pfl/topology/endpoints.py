@@ -1,4 +1,4 @@
-"""Attributes of nodes that mean something here: checked and typed."""
+"""Endpoints of peers: host, port, device and public key, checked and typed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ TEXT_ATTRIBUTES = tuple(name for name in NODE_ATTRIBUTES if name != "port")
 
 
 def node_attributes(given: Mapping[str, object]) -> tuple[dict[str, object], tuple[str, ...]]:
-    """The usable attributes of one node, and for each that is not, what is wrong with it."""
+    """Usable attributes of one node, and a message for each unusable one.
+
+    `{}` in a message stands for the name of the node.
+    """
     kept: dict[str, object] = {}
     flaws = []
     if (value := given.get("port")) is not None:
@@ -37,14 +40,14 @@ def node_attributes(given: Mapping[str, object]) -> tuple[dict[str, object], tup
 
 
 def attribute_flaws(names: Sequence[str], given: Sequence[Mapping[str, object]]) -> list[str]:
-    """What is wrong with the attributes of all nodes, for people."""
+    """Messages on unusable attributes and on incomplete or shared endpoints."""
     flaws: list[str] = []
     kept = []
     for name, attributes in zip(names, given, strict=True):
         good, bad = node_attributes(attributes)
         kept.append(good)
         flaws += [flaw.replace("{}", repr(name), 1) for flaw in bad]
-    if flaws:  # what follows would only repeat them
+    if flaws:  # endpoint flaws would only repeat them
         rest = len(flaws) - 3
         return [*flaws[:3], *([f"{rest} more attributes are unusable"] if rest > 0 else [])]
     return _endpoint_flaws(names, kept)

@@ -1,7 +1,7 @@
-"""GEXF 1.1 to 1.3 as Gephi, networkx and others write it, in any of its namespaces."""
+"""GEXF 1.1 to 1.3, as Gephi, networkx and others write it, in any namespace."""
 
 # networkx's reader knows three of the namespaces, and fails on colors in hexadecimal, on times and on mixed
-# directions. As in graphml.py, what it merges or invents would be gone before it can be checked.
+# directions. It also merges parallel edges and invents nodes; later checks could not see these faults.
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.assemble import make_graph, make_nodes, without_groups
-from p2pfl.topology.raw import NODE_ATTRIBUTES, RawEdge, RawGraph
-from p2pfl.topology.safe_xml import children, local_name, read_xml
+from p2pfl.topology.formats.decoding import children, local_name, read_xml
+from p2pfl.topology.raw import NODE_ATTRIBUTES, RawEdge, RawGraph, make_graph, make_nodes, without_groups
 
 TITLE = "GEXF"
 _DIRECTIONS = {"directed": True, "undirected": False, "mutual": False}  # mutual: an edge in both directions
@@ -19,7 +18,10 @@ _Attributes = tuple[dict[str, str], dict[str, object]]  # names by id, default v
 
 
 def read_gexf(data: bytes, source: str) -> RawGraph:
-    """The graph of a GEXF document. Raises TopologyError, and ValueError or ParseError where it is none."""
+    """Read the graph of a GEXF document.
+
+    Raises TopologyError, and ValueError or ParseError where the file is not GEXF.
+    """
     root = read_xml(data, source)
     if local_name(root) != "gexf":
         raise ValueError(f"its outermost element is <{local_name(root)[:40]}>, not <gexf>")
@@ -81,7 +83,7 @@ def _values(element: ElementTree.Element, attributes: _Attributes, changing: set
 def _nodes(
     graph: ElementTree.Element, source: str, changing: set[str]
 ) -> tuple[list[tuple[str, Mapping[str, object]]], list[str]]:
-    """All nodes, and the ids of those that other nodes are part of (nested, or by `pid` or <parents>)."""
+    """Read all nodes, and the ids of parents (by nesting, `pid` or <parents>)."""
     attributes = _attributes(graph, "node")
     found: list[tuple[str, Mapping[str, object]]] = []
     groups = []

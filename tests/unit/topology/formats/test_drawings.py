@@ -1,17 +1,15 @@
-"""Groups, arrows, hyperedges, weights and addresses of other tools' graphs, and what is said of directed ones."""
+"""Arrows, groups, hyperedges and weights in files of drawing tools."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import networkx as nx
 import pytest
 from tests.support.dialects import XML, gexf
 
-from p2pfl.cli import main
 from p2pfl.errors import TopologyError
-from p2pfl.topology import load_topology, mixing_matrix
+from p2pfl.topology import load_topology
 from p2pfl.topology.files import read_raw
 from p2pfl.topology.raw import RawGraph
 
@@ -129,43 +127,3 @@ def test_weights_in_hexadecimal_are_numbers(tmp_path: Path) -> None:
     )
     graph = load_topology(tmp_path / "a.graphml").graph
     assert [graph.edges[pair]["weight"] for pair in ((0, 1), (1, 2), (0, 2))] == [1.5, -0.25, "0x1p+99999"]
-
-
-@pytest.mark.parametrize(
-    "attributes",
-    [{"host": "human"}, {"port": "Rotterdam"}, {"host": "h", "port": 5}, {"public_key": "a\tb"}, {"host": "two words"}],
-)
-def test_addresses_that_are_none_are_dropped_if_asked(
-    tmp_path: Path, attributes: dict[str, object], capsys: pytest.CaptureFixture[str]
-) -> None:
-    value = {"nodes": [{"id": n, **attributes} for n in "abc"], "links": [{"source": u, "target": v} for u, v in RING]}
-    file, new = tmp_path / "a.json", tmp_path / "b.json"
-    file.write_text(json.dumps(value))
-    with pytest.raises(TopologyError, match=r"p2pfl topology fix \S+ -o \S+ --drop-addresses"):
-        load_topology(file)
-    assert main(["topology", "fix", str(file), "-o", str(new), "--drop-addresses"]) == 0
-    assert "dropped " in capsys.readouterr().out
-    assert [load_topology(new).graph.nodes[i] for i in range(3)] == [{}, {}, {}]
-
-
-def uneven(folder: Path) -> Path:
-    graph = nx.DiGraph([("a", "b"), ("b", "c"), ("c", "a"), ("a", "c")])
-    nx.write_graphml(graph, folder / "a.graphml")
-    return folder / "a.graphml"
-
-
-def test_a_directed_graph_of_unequal_degrees_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file, picture = uneven(tmp_path), tmp_path / "a.png"
-    assert main(["topology", "show", str(file), "-o", str(picture)]) == 0
-    said = capsys.readouterr().out
-    assert "3 peers, 4 edges, directed" in said
-    assert f"p2pfl topology fix {file} -o {tmp_path / 'a-fixed.graphml'} --undirected" in said
-    assert picture.stat().st_size > 0
-    assert main(["topology", "show", str(file), "--mixing", "uniform"]) == 2
-
-
-@pytest.mark.parametrize("mixing", ["uniform", "metropolis-hastings"])
-def test_a_refused_mixing_of_a_directed_graph_names_the_command(tmp_path: Path, mixing: str) -> None:
-    file = uneven(tmp_path)
-    with pytest.raises(TopologyError, match=r"p2pfl topology fix \S+ -o \S+ --undirected"):
-        mixing_matrix(load_topology(file), mixing)

@@ -1,8 +1,11 @@
-"""GraphML in the dialects of networkx, yEd, Gephi, igraph, Neo4j, NodeXL, Cytoscape and the Topology Zoo."""
+"""GraphML, in the dialects of yEd, Gephi, igraph, Neo4j, NodeXL and others.
+
+The others are networkx, Cytoscape and the Topology Zoo.
+"""
 
 # networkx's reader merges parallel edges and nodes of one id, invents nodes that only an edge names, skips all graphs
-# but the first, and refuses mixed directions, unknown types and keys: what must be checked is gone, or never arrives.
-# So the tree that the hardened parser made is read here.
+# but the first, and refuses mixed directions, unknown types and keys; later checks could not see these faults. So the
+# tree of the hardened parser is read here.
 
 from __future__ import annotations
 
@@ -11,9 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.assemble import make_graph, make_nodes, without_groups
-from p2pfl.topology.raw import RawEdge, RawGraph
-from p2pfl.topology.safe_xml import children, local_name, read_xml
+from p2pfl.topology.formats.decoding import children, local_name, read_xml
+from p2pfl.topology.raw import RawEdge, RawGraph, make_graph, make_nodes, without_groups
 
 TITLE = "GraphML"
 _WEIGHTS = ("weight", "edge weight")  # the second is NodeXL's
@@ -23,7 +25,7 @@ _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 @dataclass
 class _Document:
-    """What has been found so far: keys by kind of element, then nodes, edges and groups."""
+    """Content read so far: keys by kind of element, then nodes, edges and groups."""
 
     source: str
     keys: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -36,7 +38,10 @@ class _Document:
 
 
 def read_graphml(data: bytes, source: str) -> RawGraph:
-    """The graph of a GraphML document. Raises TopologyError, and ValueError or ParseError where it is none."""
+    """Read the graph of a GraphML document.
+
+    Raises TopologyError, and ValueError or ParseError where the file is not GraphML.
+    """
     root = read_xml(data, source)
     if local_name(root) != "graphml":
         raise ValueError(f"its outermost element is <{local_name(root)[:40]}>, not <graphml>")
@@ -60,10 +65,10 @@ def read_graphml(data: bytes, source: str) -> RawGraph:
 
 
 def _read_keys(root: ElementTree.Element, document: _Document) -> None:
-    """The names that stand behind the keys of data, and default values."""
+    """Read the names and default values of the keys of data."""
     for key in children(root, "key"):
         kinds = ("node", "edge") if key.get("for", "all") == "all" else (key.get("for", ""),)
-        # A drawing's shapes (yfiles.type) have no name of use; what they say is looked for in the elements.
+        # A drawing's shapes (yfiles.type) have no name of use; their content is looked up in the elements.
         name = (key.get("attr.name") or key.get("yfiles.type") or key.get("id") or "").casefold()
         default = next(children(key, "default"), None)
         for kind in kinds:
@@ -85,7 +90,10 @@ def _default_direction(graph: ElementTree.Element, document: _Document) -> bool:
 
 
 def _read_graph(graph: ElementTree.Element, directed: bool, document: _Document) -> None:
-    """Nodes and edges of a graph and of those nested in its nodes, which are drawings' groups."""
+    """Read nodes and edges of a graph and of the graphs nested in its nodes.
+
+    Nested graphs are groups of a drawing.
+    """
     waiting = [(graph, directed)]  # a list, because nesting may be deeper than Python's stack
     while waiting:
         graph, directed = waiting.pop()
@@ -129,7 +137,8 @@ def _edge(element: ElementTree.Element, default: bool, document: _Document) -> R
     if given is not None:
         if given.strip().lower() not in _FLAGS:
             raise TopologyError(
-                f"{document.source}: directed {given[:40]!r} of the edge {source!r} – {target!r} is no true or false"
+                f"{document.source}: directed {given[:40]!r} of the edge {source!r} – {target!r} is neither true nor "
+                "false"
             )
         return RawEdge(source, target, weight, _FLAGS[given.strip().lower()])
     arrows = next((part for part in element.iter() if local_name(part) == "Arrows"), None)
@@ -143,7 +152,7 @@ def _edge(element: ElementTree.Element, default: bool, document: _Document) -> R
 
 
 def _data(element: ElementTree.Element, kind: str, document: _Document) -> dict[str, str]:
-    """Text of an element's data, by name; a key that was never declared is its own name."""
+    """Text of an element's data by name; the name of an undeclared key is the key."""
     found = {}
     for part in children(element, "data"):
         key = part.get("key", "")
@@ -154,7 +163,7 @@ def _data(element: ElementTree.Element, kind: str, document: _Document) -> dict[
 
 
 def _drawn_labels(element: ElementTree.Element) -> Iterator[str]:
-    """Visible texts of a drawn node: yEd's <y:NodeLabel>, and what yFiles for the web writes."""
+    """Visible texts of a drawn node: those of yEd and of yFiles for the web."""
     for data in children(element, "data"):
         for part in data.iter():
             kind = local_name(part)

@@ -1,4 +1,7 @@
-"""Rows of text files: separators, quotes, comments, and lines that look like the header of another format."""
+"""Rows of text files: separators, quotes and comments.
+
+Files whose first lines belong to other formats are refused by name.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.comments import check_comments, without_comment
-from p2pfl.topology.text_files import is_comment, lines_of
 
+MAX_LINE = 2**20  # 4096 neighbors with labels of 200 bytes fit
+_COMMENT = re.compile(r"\s*(#|%|//)")
+_TRAILING = re.compile(r"(?:^|\s)#(\S*).*", re.DOTALL)
+_GLUED_COMMENT = re.compile(r"\s*(#|%|//)(\w.*)", re.DOTALL)  # no space after the mark: a label may begin so
+_COMMENT_REMEDY = "put the label in quotes, or a space after the mark of a comment"
+Lines = Sequence[tuple[int, str]]
 _SEPARATORS = {"\t": "tabs", ";": "semicolons", ",": "commas"}
 _FIELD = re.compile(r'"((?:[^"]|"")*)"(?=\s|$)|(\S+)')
 _WITH_DATA = re.compile(r"\s*([^\s,;]+)[\s,;]+([^\s,;]+)[\s,;]+(\{.*)")  # networkx's edges: a b {'weight': 0.5}
 _GLUED = ("|", "<->", "->", "=>", "--", ">")  # between two labels without spaces
 _SPACED = ("csv", "tsv")  # endings of tables in which text may have spaces without quotes
-# The first words of files of other kinds that would pass for edges.
+# First words of other formats whose lines would pass for edges.
 _FOREIGN = (
     (re.compile(r"p\s+(edge|edges|col|sp|max|td|tw)\s+\d", re.I), "DIMACS"),
     (re.compile(r"dl\b.*\bn\s*=", re.I), "UCINET DL"),
@@ -30,7 +37,7 @@ _FOREIGN = (
 
 @dataclass(frozen=True)
 class Row:
-    """The fields of a line, and its number for messages."""
+    """Fields of a line, and its number for messages."""
 
     line: int
     fields: tuple[str, ...]
@@ -38,7 +45,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows with content, comments, the separator (an empty one stands for spaces), and notes on what is left out."""
+    """Rows, comments, separator and notes of a file.
+
+    `separator`: empty for spaces. `notes`: remarks on rows that are commented out.
+    """
 
     rows: tuple[Row, ...]
     comments: tuple[str, ...]
@@ -47,12 +57,15 @@ class Table:
 
 
 def read_table(text: str, source: str, ending: str) -> Table:
-    """The rows of a file with this ending. Raises TopologyError where other formats or mixed separators show."""
+    """Read the rows of a file with this ending.
+
+    Raises TopologyError for other formats and mixed separators.
+    """
     lines = lines_of(text, source)
     comments = tuple(line.strip() for _, line in lines if is_comment(line))
     content = [(number, line) for number, line in lines if not is_comment(line)]
     _check_foreign(lines, content, source)
-    given = re.fullmatch(r'"?sep=(.)"?', content[0][1].strip()) if content else None  # what Excel writes
+    given = re.fullmatch(r'"?sep=(.)"?', content[0][1].strip()) if content else None  # Excel's first line
     if given:
         content = content[1:]
     separator = given[1] if given else _separator([line for _, line in content])
@@ -65,7 +78,7 @@ def read_table(text: str, source: str, ending: str) -> Table:
 
 
 def read_neighbors(text: str, source: str) -> Table:
-    """The rows of an adjacency list, between whose labels there are spaces."""
+    """Read the rows of an adjacency list, whose labels are separated by spaces."""
     lines = lines_of(text, source)
     _check_lgl(lines, source)
     content = [(number, line) for number, line in lines if not is_comment(line)]
@@ -75,7 +88,7 @@ def read_neighbors(text: str, source: str) -> Table:
 
 
 def is_number(text: str) -> bool:
-    """Whether a field is a number, nan and infinity included."""
+    """Return whether a field is a number, nan and infinity included."""
     try:
         float(text)
     except ValueError:
@@ -84,12 +97,12 @@ def is_number(text: str) -> bool:
 
 
 def is_whole(text: str) -> bool:
-    """Whether a field is a whole number of a size that counts something."""
+    """Return whether a field is a whole number of up to nine digits."""
     return re.fullmatch(r"[0-9]{1,9}", text) is not None
 
 
 def _separator(lines: Sequence[str]) -> str:
-    """The first separator that stands in every line, a lone number at the start aside."""
+    """First separator that occurs in every line, except in a lone number at the start."""
     body = lines[1:] if len(lines) > 1 and is_whole(lines[0].strip()) else lines
     heads = [_quoted_out(line.partition("{")[0] if _WITH_DATA.fullmatch(line) else line) for line in body]
     return next((mark for mark in _SEPARATORS if heads and all(mark in head for head in heads)), "")
@@ -124,7 +137,10 @@ def _row(number: int, line: str, separator: str, source: str) -> Row:
 
 
 def _check_spaces(content: Sequence[tuple[int, str]], separator: str, source: str, ending: str) -> None:
-    """Refuse spaces within fields where these may separate too: '0 1,0.5' is no edge from '0 1' to '0.5'."""
+    """Refuse spaces within fields that may be separators too.
+
+    '0 1,0.5' is not an edge from '0 1' to '0.5'.
+    """
     for number, line in content[1:] if len(content) > 1 else content:
         if "{" in line:
             continue
@@ -168,3 +184,69 @@ def _check_lgl(lines: Sequence[tuple[int, str]], source: str) -> None:
         raise TopologyError(
             f"{source}: looks like a file of LGL ('# node' above its neighbors), which is not read; save as .graphml"
         )
+
+
+def lines_of(text: str, source: str) -> list[tuple[int, str]]:
+    """Lines with content, and their numbers. Raises TopologyError for overlong lines."""
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    for number, line in lines:
+        if len(line) > MAX_LINE:
+            raise TopologyError(f"{source}: line {number} has {len(line)} characters; no topology needs so many")
+    return lines
+
+
+def is_comment(line: str) -> bool:
+    """Return whether a line is a comment, which starts with #, % or //.
+
+    A lone ';' starts a comment too; otherwise it separates fields.
+    """
+    return _COMMENT.match(line) is not None or re.match(r"\s*;(\s|;|$)", line) is not None
+
+
+def without_comment(line: str, number: int, source: str) -> str:
+    """Line without the comment at its end; # within a word belongs to the word.
+
+    Raises TopologyError in doubt.
+    """
+    found = _TRAILING.search(line)
+    if found is None:
+        return line
+    if found[1] and line[: found.start()].strip():
+        raise TopologyError(
+            f"{source}: line {number}: '#{found[1][:40]}' may be a label or a comment; save as .csv with labels in "
+            "quotes, or put a space after the # of a comment"
+        )
+    return line[: found.start()]
+
+
+def check_comments(lines: Lines, labels: Sequence[Sequence[str]], separator: str | None, source: str) -> list[str]:
+    """Notes on rows that are commented out.
+
+    `labels`: the fields of the rows. `separator`: None for spaces. Raises TopologyError where a comment may be a row.
+    """
+    known = {field for fields in labels for field in fields}
+    widths = {len(fields) for fields in labels}
+    first = next((number for number, line in lines if not is_comment(line)), None)
+    dropped = 0
+    for number, line in lines:
+        glued = _GLUED_COMMENT.fullmatch(line) if is_comment(line) else None
+        if glued is None or first is None:
+            continue
+        fields = _split(line.strip(), separator)
+        ends = _split(glued[2].strip(), separator)[:2]
+        if len(fields) < 2 or not (len(fields) in widths or known.intersection(fields)):
+            continue
+        if set(ends) <= known and not known.intersection(fields[:1]):
+            dropped += 1
+        elif number > first or known.intersection(fields):
+            raise TopologyError(
+                f"{source}: line {number} ({line.strip()[:40]!r}) may be a row whose label starts with {glued[1]!r}, "
+                f"or a comment; {_COMMENT_REMEDY}"
+            )
+    return [f"{dropped} row{'s are' if dropped > 1 else ' is'} commented out"] if dropped else []
+
+
+def _split(line: str, separator: str | None) -> list[str]:
+    if separator is None:
+        return line.split()
+    return [field.strip() for field in next(csv.reader([line], delimiter=separator))]

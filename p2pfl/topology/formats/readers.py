@@ -1,4 +1,4 @@
-"""Readers of topology files by ending, or by content where the ending does not say what a file is."""
+"""Readers of graph files, chosen by ending or by content."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology import dot, edge_lists, gexf, gml, graphml, json_formats, matrix_market, pajek
+from p2pfl.topology.formats import dot, edge_lists, gexf, gml, graphml, json_graphs, json_shapes, matrix_market, pajek
+from p2pfl.topology.formats.decoding import decode
 from p2pfl.topology.raw import RawGraph
-from p2pfl.topology.text_files import decoded
 
 
 @dataclass(frozen=True)
 class Reader:
-    """A format's name for people, and bytes and source → graph."""
+    """Readable file format: title for people, and function from bytes to raw graph."""
 
     title: str
     read: Callable[[bytes, str], RawGraph]
@@ -24,7 +24,7 @@ class Reader:
 GRAPHML = Reader(graphml.TITLE, graphml.read_graphml)
 GEXF = Reader(gexf.TITLE, gexf.read_gexf)
 GML = Reader(gml.TITLE, gml.read_gml)
-JSON = Reader(json_formats.TITLE, json_formats.read_json)
+JSON = Reader(json_shapes.TITLE, json_graphs.read_json)
 EDGES = Reader(edge_lists.TITLE, edge_lists.read_edge_list)
 NEIGHBORS = Reader(edge_lists.ADJACENCY_TITLE, edge_lists.read_adjacency_list)
 LINES = Reader(edge_lists.TITLE, edge_lists.read_lines)
@@ -32,7 +32,7 @@ MATRIX_MARKET = Reader(matrix_market.TITLE, matrix_market.read_matrix_market)
 PAJEK = Reader(pajek.TITLE, pajek.read_pajek)
 DOT = Reader(dot.TITLE, dot.read_dot)
 
-# Endings that name one format. Of the others of ENDINGS the content says what the file is, the format below by default.
+# Endings that name one format. Files of other endings are recognized by content; the default is the format below.
 BY_ENDING: Mapping[str, Reader] = {
     ".graphml": GRAPHML,
     ".gml": GML,
@@ -59,16 +59,19 @@ _LINES = (EDGES, NEIGHBORS, LINES)
 
 
 def parse(data: bytes, ending: str, source: str) -> RawGraph:
-    """The graph in a file's content, not checked yet. Raises TopologyError where it cannot be read at all."""
+    """Parse a file's content, without checks of the graph.
+
+    Raises TopologyError where it cannot be read at all.
+    """
     usual = BY_ENDING.get(ending) or BY_CONTENT[ending]
     reader = usual
     try:
-        with warnings.catch_warnings(action="ignore"):  # Python's parsers, about what is refused or dropped
+        with warnings.catch_warnings(action="ignore"):  # of Python's parsers, on refused or dropped content
             reader = _recognize(data, usual, source)
             graph = reader.read(data, source)
     except TopologyError:
         raise
-    except Exception as error:  # parsers raise whatever they stumble over: ValueError, RecursionError, csv.Error, …
+    except Exception as error:  # parsers raise many errors: ValueError, RecursionError, csv.Error, …
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise TopologyError(f"{source}: not readable as {reader.title}: {reason}") from error
     if reader is usual or (reader in _LINES and usual in _LINES):
@@ -77,15 +80,15 @@ def parse(data: bytes, ending: str, source: str) -> RawGraph:
 
 
 def _recognize(data: bytes, usual: Reader, source: str) -> Reader:
-    """The format that the content shows, else the usual one of the ending."""
+    """Recognize the format by content; the usual one of the ending by default."""
     if usual in (GRAPHML, GEXF) and data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] != b"<":
-        return usual  # the XML parser says what is wrong, with encodings too
+        return usual  # the XML parser names the fault, with encodings too
     if data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<":
         root = re.search(rb"<(?:[\w.-]+:)?(graphml|gexf)[\s>/]", data[:100_000])
         return usual if root is None else GEXF if root[1] == b"gexf" else GRAPHML
     if usual is GML or usual is JSON or usual is NEIGHBORS:
         return usual
-    text = decoded(data, source)
+    text = decode(data, source)
     begin = text.lstrip()
     if begin[:1] in ("{", "["):
         return JSON
@@ -98,5 +101,5 @@ def _recognize(data: bytes, usual: Reader, source: str) -> Reader:
     if re.search(r"^[ \t]*graph\s*\[", text, re.MULTILINE):
         return GML
     if usual is DOT and "{" in text:
-        return DOT  # which says what is wrong with it
+        return DOT  # its parser names the fault
     return usual if usual is EDGES else LINES

@@ -1,4 +1,4 @@
-"""Rows that would pass for edges but belong to other formats, so that these are refused by name."""
+"""Refusal of rows that look like edges: matrices, METIS, triples, records, points."""
 
 from __future__ import annotations
 
@@ -6,16 +6,22 @@ import re
 from collections.abc import Sequence
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.tables import Row, is_number, is_whole
+from p2pfl.topology.formats.tables import Row, is_number, is_whole
 
-# What METIS's third number says of a line: its first field (a node's weight is skipped) and the step to the next one.
+# METIS's third number: a line's first field that is a neighbor (after a node's weight), and the step to the next one.
 _METIS = {"": (0, 1), "0": (0, 1), "1": (0, 2), "10": (1, 1), "11": (1, 2)}
 _TUPLE = re.compile(r"[(\[<].*[,;].*[)\]>]")  # (0, 1), as scipy prints an entry's place
 _ARROW = re.compile(r"<?[-=~]+>?|[:|,;&]")
+# First fields of lines of DIMACS, gSpan, g2o, Wavefront and others.
+_RECORDS = re.compile(
+    r"[acelnptv]|(vertex|edge|node|arc|link|line|pair|bond|atom)s?([_:].*)?|(add)?(vertex|edge|node|link)",
+    re.IGNORECASE,
+)
+_HEADER = "if its rows are edges with weights, begin with the header source,target,weight"
 
 
 def check_rows(rows: Sequence[Row], source: str) -> None:
-    """Raises TopologyError, which names the other format, where rows are of one."""
+    """Refuse rows of another format: raise TopologyError, which names the format."""
     if is_metis(rows):
         raise TopologyError(
             f"{source}: looks like METIS (counts, then a line of neighbors for each node), which is not read; save as "
@@ -42,10 +48,39 @@ def check_rows(rows: Sequence[Row], source: str) -> None:
             )
 
 
-def is_metis(rows: Sequence[Row]) -> bool:
-    """Whether rows are METIS's: numbers of nodes and edges, then the neighbors of node 1, of node 2 and so on.
+def check_ambiguous(rows: Sequence[Row], source: str) -> None:
+    """Refuse rows without a header that may be something else than edges.
 
-    The number of nodes alone, and nodes that are counted from 0, are decentralizepy's.
+    Raises TopologyError for triples, records and coordinates of points.
+    """
+    check_records(rows, source)
+    ends = [field for row in rows for field in row.fields[:2]]
+    if ends and all(map(is_number, ends)) and not all(float(end) == round(float(end), 0) for end in ends):
+        raise TopologyError(
+            f"{source}: its rows may be coordinates of points rather than edges; if they are edges, begin with the "
+            "header source,target"
+        )
+
+
+def check_records(rows: Sequence[Row], source: str) -> None:
+    """Refuse triples and records: raise TopologyError where one shows in the rows."""
+    if _are_triples(rows):
+        raise TopologyError(
+            f"{source}: looks like triples (node {rows[0].fields[1][:40]} node); write a line an edge with the header "
+            f"source,relation,target; {_HEADER}"
+        )
+    if _are_records(rows):
+        raise TopologyError(
+            f"{source}: each line starts with a type of record ({rows[0].fields[0][:40]!r}); write the edges alone; "
+            f"{_HEADER}"
+        )
+
+
+def is_metis(rows: Sequence[Row]) -> bool:
+    """Return whether rows are METIS's.
+
+    First come the numbers of nodes and edges, then the neighbors of node 1, of node 2 and so on. The number of nodes
+    alone, and nodes that are counted from 0, are decentralizepy's.
     """
     if len(rows) < 3 or not all(is_whole(field) for row in rows for field in row.fields):
         return False
@@ -61,7 +96,10 @@ def is_metis(rows: Sequence[Row]) -> bool:
 
 
 def _is_symmetric(listed: Sequence[Sequence[int]], origin: int) -> bool:
-    """Whether each line's node is listed by all that it lists, the first line being that of node `origin`."""
+    """Return whether the neighbors that each line lists have its node as a neighbor.
+
+    The first line is that of node `origin`.
+    """
     lists = [set(row) for row in listed]
     return all(
         0 <= j - origin < len(lists) and j != i and i in lists[j - origin]
@@ -71,7 +109,7 @@ def _is_symmetric(listed: Sequence[Sequence[int]], origin: int) -> bool:
 
 
 def is_labeled_matrix(rows: Sequence[Row]) -> bool:
-    """Whether rows are an adjacency matrix with names of its columns and rows."""
+    """Return whether rows are an adjacency matrix with names of columns and rows."""
     if len(rows) < 3:
         return False
     heads, body = rows[0].fields, rows[1:]
@@ -85,7 +123,7 @@ def is_labeled_matrix(rows: Sequence[Row]) -> bool:
 
 
 def is_matrix(rows: Sequence[Row]) -> bool:
-    """Whether rows are a matrix that is no edge list.
+    """Return whether rows are a matrix and no edge list.
 
     Its diagonal is empty, it is symmetric or triangular, it has fractions where edges have ends, more columns than
     edges have, or only 0, 1 and -1, as an incidence matrix has.
@@ -111,3 +149,35 @@ def is_matrix(rows: Sequence[Row]) -> bool:
         or all(values[j][i] == 0 for i, j in below)
         or any(not value.is_integer() for row in values for value in row[:2])
     )
+
+
+def _are_triples(rows: Sequence[Row]) -> bool:
+    """Return whether rows are triples: a word between two numbers."""
+    if not rows or not all(len(row.fields) > 2 for row in rows):
+        return False
+    subjects = {row.fields[0] for row in rows}
+    return all(
+        is_whole(row.fields[0])
+        and is_whole(row.fields[2])
+        and not is_number(row.fields[1])
+        and not row.fields[1].startswith("{")
+        and row.fields[1] not in subjects
+        for row in rows
+    )
+
+
+def _are_records(rows: Sequence[Row]) -> bool:
+    """Return whether rows are records, which start with a word for their type."""
+    kinds = {row.fields[0] for row in rows}
+    wide = [row for row in rows if len(row.fields) > 2]
+    distinct = len(kinds) == len(rows) and len({len(row.fields) for row in rows}) == 1
+    if len(rows) < 2 or not wide or distinct or any(map(is_number, kinds)):
+        return False
+    seconds = {row.fields[1] for row in rows if len(row.fields) > 1}
+    if kinds & seconds or any(row.fields[2].startswith("{") for row in wide):
+        return False
+    if all(_RECORDS.fullmatch(kind) for kind in kinds):
+        return all(is_whole(row.fields[1]) for row in wide)
+    numbered = all(len(row.fields) > 2 and is_whole(row.fields[1]) and is_whole(row.fields[2]) for row in rows)
+    thirds = {row.fields[2] for row in wide}
+    return numbered and len(kinds) < len(rows) and 2 * len(thirds & seconds) >= len(thirds)

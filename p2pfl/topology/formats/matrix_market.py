@@ -1,23 +1,23 @@
-"""Adjacency matrices in Matrix Market's coordinate format, of which sparse matrices' collections are made."""
+"""Adjacency matrices in the coordinate format of Matrix Market."""
 
 from __future__ import annotations
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.assemble import make_graph
-from p2pfl.topology.raw import RawEdge, RawGraph, RawNode
-from p2pfl.topology.tables import is_number, is_whole
-from p2pfl.topology.text_files import decoded
+from p2pfl.topology.formats.decoding import decode
+from p2pfl.topology.formats.tables import is_number, is_whole
+from p2pfl.topology.raw import RawEdge, RawGraph, RawNode, make_graph
 
 TITLE = "Matrix Market"
 BANNER = "%%matrixmarket"
 
 
 def read_matrix_market(data: bytes, source: str) -> RawGraph:
-    """The graph of a square matrix: an edge from the row to the column of each entry but zeros, its value as weight.
+    """Read the graph of a square matrix.
 
-    Raises TopologyError for other matrices, and ValueError where the file is none.
+    Each entry other than zero is an edge from its row to its column, with its value as weight. Raises TopologyError
+    for other matrices, and ValueError where the file is not a matrix.
     """
-    banner, _, body = decoded(data, source).lstrip().partition("\n")
+    banner, _, body = decode(data, source).lstrip().partition("\n")
     words = banner.lower().split()
     if len(words) < 5 or words[0] != BANNER or words[1] != "matrix":
         raise ValueError("its first line is not '%%MatrixMarket matrix coordinate …'")
@@ -41,10 +41,10 @@ def read_matrix_market(data: bytes, source: str) -> RawGraph:
     if height > 10**6:
         raise TopologyError(f"{source}: {height} nodes; no topology needs so many")
     if any(len(row) != (2 if values == "pattern" else 3) for row in rows[1:]):
-        raise ValueError(f"an entry has not {'two' if values == 'pattern' else 'three'} numbers")
+        raise ValueError(f"an entry does not have {'two' if values == 'pattern' else 'three'} numbers")
     wrong = next((row[2] for row in rows[1:] if len(row) > 2 and not is_number(row[2])), None)
     if wrong is not None:
-        raise ValueError(f"an entry has the value {wrong[:40]!r}, which is no number")
+        raise ValueError(f"an entry has the value {wrong[:40]!r}, which is not a number")
     entries = [row for row in rows[1:] if len(row) < 3 or float(row[2]) != 0]
     edges = [RawEdge(row[0], row[1], row[2] if len(row) > 2 else None) for row in entries]
     zeros = len(rows) - 1 - len(entries)

@@ -1,4 +1,4 @@
-"""Text files of rows: what passes for an edge list but is something else is refused, never read in silence."""
+"""Text files of rows: look-alikes of edge lists are refused, never misread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""First lines of edge lists that are no edges: headers and counts, told from edges or refused where in doubt."""
+"""Headers and counts at the top of edge lists, refused where they may be edges."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.tables import Row, is_number, is_whole
+from p2pfl.topology.formats.tables import Row, is_number, is_whole
 
-# What headers of the two columns with an edge's ends begin with, without spaces and marks: source_id, target_id, …
+# First words of the headers of the columns with an edge's ends, without spaces and marks: source_id, target_id, …
 _PREFIXES = (
     *(("source", "target"), ("source", "dest"), ("source", "destination"), ("source", "sink"), ("src", "dst")),
     *(("src", "dest"), ("src", "target"), ("src", "tgt"), ("from", "to"), ("start", "end"), ("sender", "receiver")),
     *(("origin", "destination"), ("orig", "dest"), ("ego", "alter")),
 )
 _SUFFIXES = (("from", "to"), ("source", "target"), ("src", "dst"))  # node_from, node_to
-# Of two of these in the first two columns, with id or name after them or not, no other line may be about.
+# Words that make a header where two stand in the first two columns, each alone or before id or name.
 _RELATIONS = (
     *("parent", "child", "friend", "buddy", "person", "people", "user", "member", "peer", "neighbor", "neighbour"),
     *("node", "vertex", "device", "name", "id", "contact", "author", "coauthor", "boss", "manager", "employee"),
@@ -25,7 +25,7 @@ _RELATIONS = (
     *("origine", "destinazione", "origen", "destino", "desde", "hasta", "van", "naar"),
 )
 _PAIRS = (("node", "neighbor"), ("node", "neighbour"), ("follower", "followee"))
-# Those that may be labels too: taken for headers above numbers only.
+# Words that may be labels too: read as headers above numbers only.
 _SHORT = (
     *(("u", "v"), ("a", "b"), ("i", "j"), ("s", "t"), ("v", "w"), ("p", "q"), ("start", "end")),
     *(("tail", "head"), ("head", "tail"), ("id", "id"), ("node", "node"), ("row", "col"), ("row", "column")),
@@ -37,7 +37,7 @@ _WEIGHTS = ("weight", "weights", "edgeweight", "w", "wt")
 
 @dataclass(frozen=True)
 class Columns:
-    """Where an edge list has the ends of edges and, if it has them, weights and directions."""
+    """Columns of an edge list: ends of edges and, if present, weights and directions."""
 
     source: int = 0
     target: int = 1
@@ -47,7 +47,10 @@ class Columns:
 
 
 def find_header(rows: Sequence[Row], source: str) -> Columns | None:
-    """The columns that the first row names; None where it is no header. Raises TopologyError where it is in doubt."""
+    """Columns named by the first row; None where it is no header.
+
+    Raises TopologyError in doubt.
+    """
     if not rows:
         return None
     first, rest = rows[0], rows[1:]
@@ -78,7 +81,7 @@ def find_header(rows: Sequence[Row], source: str) -> Columns | None:
 def _check_points(first: Row, words: Sequence[str], rest: Sequence[Row], source: str) -> None:
     """Refuse a header of coordinates above numbers."""
     places = [place for place, word in enumerate(words) if word in _COORDINATES]
-    # Some other line of labels may be about x and y.
+    # In rows of labels, x and y may be labels too.
     if len(places) < 2 or not rest or not all(place < len(row.fields) for row in rest for place in places):
         return
     if all(is_number(row.fields[place]) for row in rest for place in places):
@@ -89,7 +92,7 @@ def _check_points(first: Row, words: Sequence[str], rest: Sequence[Row], source:
 
 
 def _sure_pair(words: Sequence[str]) -> tuple[str, str] | None:
-    """Two words that can only be headers of an edge's ends."""
+    """Pair of words that can only be headers of an edge's ends."""
     known = frozenset(words)  # a line may have a hundred thousand
     for word in words:
         for start, end in _PREFIXES:
@@ -103,7 +106,10 @@ def _sure_pair(words: Sequence[str]) -> tuple[str, str] | None:
 
 
 def _possible_pair(words: Sequence[str], rest: Sequence[Row]) -> tuple[str, str] | None:
-    """Two words that are headers because of the rows below: none of node1 and node2 where a node3 follows."""
+    """Pair of words that are headers because of the rows below.
+
+    'node1' and 'node2' are none where a 'node3' follows.
+    """
     pair = next((pair for pair in _SHORT if words[:2] == list(pair)), None)
     if pair is not None:
         return pair if rest and all(_numbered(row) for row in rest) else None
@@ -118,7 +124,7 @@ def _possible_pair(words: Sequence[str], rest: Sequence[Row]) -> tuple[str, str]
 
 
 def _relation_pair(words: Sequence[str], rest: Sequence[Row]) -> tuple[str, str] | None:
-    """The first two words where both are words for people, things and relations rather than names of them."""
+    """First two words where both are words for people, things and relations."""
     if len(words) > 2 and words[2] not in _WEIGHTS:
         return None  # numbers in a column of another name are refused
     if len(words) < 2 or not rest or words[0] == words[1] or set(words[:2]) == {"id", "name"}:
@@ -171,7 +177,7 @@ def _check_doubtful(first: Row, words: Sequence[str], rest: Sequence[Row], sourc
 
 
 def may_be_header(rows: Sequence[Row], remedy: str = "delete it or write source,target") -> str:
-    """A hint for where the graph turns out to be disconnected: its first row may be a header of unknown words."""
+    """Hint that the first row may be a header, for a graph that is disconnected."""
     if len(rows) < 2 or len(rows[0].fields) < 2 or all(is_number(field) for field in rows[0].fields[:2]):
         return ""
     ends = set(rows[0].fields[:2])
@@ -182,7 +188,10 @@ def may_be_header(rows: Sequence[Row], remedy: str = "delete it or write source,
 
 
 def find_count(rows: Sequence[Row], source: str) -> str | None:
-    """What the first row counts, for a note; None where it is an edge. Raises TopologyError where it is in doubt."""
+    """Note on the counts in the first row; None where it is an edge.
+
+    Raises TopologyError in doubt.
+    """
     if len(rows) < 2 or not all(is_whole(field) for field in rows[0].fields) or len(rows[0].fields) > 3:
         return None
     rest = rows[1:]

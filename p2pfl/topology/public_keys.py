@@ -1,4 +1,4 @@
-"""Public keys inserted into the text of a topology file, of which all else is kept."""
+"""Public keys of peers, written into a topology file; all else in it is kept."""
 
 from __future__ import annotations
 
@@ -6,18 +6,70 @@ import json
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
-from p2pfl.topology.safe_xml import read_xml
+import networkx as nx
 
+from p2pfl.errors import TopologyError, unreadable
+from p2pfl.topology.files import difference, load_topology, read_raw, write_checked
+from p2pfl.topology.formats.decoding import local_name, read_xml
+from p2pfl.topology.graph import Topology
+from p2pfl.topology.naming import name_nodes
+from p2pfl.util.files import read_file
+
+_HOLDS_NODES = (".graphml", ".gml", ".gexf", ".json")
 KEY = "public_key"
 _PREFIXES = re.compile(r"""\bxmlns(?::([\w.-]+))?\s*=\s*["']([^"']+)["']""")
 _GML = re.compile(r'"[^"]*"|#[^\n]*|[\[\]]|[^\s\[\]"#]+')
 
 
-def insert_keys(suffix: str, data: bytes, source: str, public_keys: Mapping[str, str]) -> bytes:
-    """The content of a file with the attribute `public_key` for nodes, by their ids; an old one is replaced.
+def check_publishable(path: Path, renew: bool) -> None:
+    """Check that a file can take public keys.
 
-    Raises TopologyError, ValueError or ParseError where that cannot be done.
+    Raises TopologyError where it cannot, or has some already that are not to be renewed.
+    """
+    if path.suffix.lower() not in _HOLDS_NODES:
+        raise TopologyError(
+            f"{path}: {path.suffix or 'this format'} holds no public keys; write the graph as one of "
+            f"{' '.join(_HOLDS_NODES)} first (p2pfl topology fix)"
+        )
+    topology = load_topology(path)
+    there = [name for peer, name in enumerate(topology.names) if "public_key" in topology.graph.nodes[peer]]
+    if there and not renew:
+        raise TopologyError(f"{path}: has public keys already (node {there[0]!r}); --renew replaces them")
+
+
+def publish(path: Path, public_keys: Mapping[str, str]) -> None:
+    """Set the attribute `public_key` of each node, by its name.
+
+    The file is replaced atomically; all else in it is kept. Raises TopologyError naming the file.
+    """
+    raw, before = read_raw(path), load_topology(path)
+    by_id = {node.id: public_keys[name] for node, name in zip(raw.nodes, name_nodes(raw).names, strict=True)}
+    expected = _with_keys(before, public_keys)
+    remedy = "write it as a plain .graphml first (p2pfl topology fix FILE -o NEW.graphml)"
+    try:
+        data = insert_keys(path.suffix.lower(), read_file(path), str(path), by_id)
+    except OSError as error:
+        raise TopologyError(unreadable(path, error)) from None
+    # A dialect in which keys have no place, or one nested too deep to be written.
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise TopologyError(f"{path}: public keys cannot be inserted into this dialect", remedy=remedy) from error
+    write_checked(path, data, lambda read: difference(expected, read), remedy=remedy)
+
+
+def _with_keys(topology: Topology, public_keys: Mapping[str, str]) -> Topology:
+    """Topology that the file must hold afterwards."""
+    graph: nx.Graph = topology.graph.copy()
+    for i, name in enumerate(topology.names):
+        graph.nodes[i]["public_key"] = public_keys[name]
+    return Topology(graph, topology.names, topology.name, topology.source)
+
+
+def insert_keys(suffix: str, data: bytes, source: str, public_keys: Mapping[str, str]) -> bytes:
+    """Insert the attribute `public_key` of nodes, by their ids, into a file's content.
+
+    Old keys are replaced. Raises TopologyError, ValueError or ParseError where that cannot be done.
     """
     if suffix == ".json":
         return _json(data, public_keys)
@@ -25,7 +77,7 @@ def insert_keys(suffix: str, data: bytes, source: str, public_keys: Mapping[str,
         return _gml(data.decode("utf-8-sig"), public_keys).encode()
     root = read_xml(data, source)
     prefixes = _PREFIXES.findall(data.decode("utf-8-sig"))
-    (_gexf if _local(root) == "gexf" else _graphml)(root, public_keys)
+    (_gexf if local_name(root) == "gexf" else _graphml)(root, public_keys)
     _keep_prefixes(root, prefixes)
     written: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return written + b"\n"
@@ -88,25 +140,28 @@ def _gexf(root: ElementTree.Element, public_keys: Mapping[str, str]) -> None:
 
 
 def _gml(text: str, public_keys: Mapping[str, str]) -> str:
-    """GML is changed in its text: tools write more into it than readers keep."""
-    parts: list[str] = []
+    """Insert keys into the text of a GML file.
+
+    The text itself is changed, because tools write more into it than readers keep.
+    """
+    pieces: list[str] = []
     copied = 0
     for start, end, own, old in _gml_nodes(text):
         if own not in public_keys:
             continue
         escaped = public_keys[own].replace("&", "&amp;").replace('"', "&quot;")
-        parts += [text[copied:start], f' {KEY} "{escaped}"']
+        pieces += [text[copied:start], f' {KEY} "{escaped}"']
         copied = start
         for first, last in old:
-            parts.append(text[copied:first])
+            pieces.append(text[copied:first])
             copied = last
-        parts.append(text[copied:end])
+        pieces.append(text[copied:end])
         copied = end
-    return "".join([*parts, text[copied:]])
+    return "".join([*pieces, text[copied:]])
 
 
 def _gml_nodes(text: str) -> Iterator[tuple[int, int, str, list[tuple[int, int]]]]:
-    """Of each node: where its content begins and ends, its id, and where it has a public key already."""
+    """Nodes of GML: start and end of the content, id, and places of old public keys."""
     open_keys: list[str] = []
     key, key_at, begin, own = "", 0, 0, ""
     old: list[tuple[int, int]] = []
@@ -136,7 +191,7 @@ def _gml_nodes(text: str) -> Iterator[tuple[int, int, str, list[tuple[int, int]]
 
 
 def _keep_prefixes(root: ElementTree.Element, prefixes: list[tuple[str, str]]) -> None:
-    """Write namespaces with the prefixes that the file has for them."""
+    """Register the prefixes of namespaces as in the file, so that they are written."""
     named = all("}" in element.tag for element in root.iter() if isinstance(element.tag, str))
     for prefix, uri in prefixes:
         if (prefix or named) and not re.fullmatch(r"ns\d+|xml", prefix):
@@ -144,11 +199,7 @@ def _keep_prefixes(root: ElementTree.Element, prefixes: list[tuple[str, str]]) -
 
 
 def _named(element: ElementTree.Element, name: str, *, deep: bool = True) -> Iterator[ElementTree.Element]:
-    return (child for child in (element.iter() if deep else element) if _local(child) == name)
-
-
-def _local(element: ElementTree.Element) -> str:
-    return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
+    return (child for child in (element.iter() if deep else element) if local_name(child) == name)
 
 
 def _unused(name: str, taken: set[str]) -> str:

@@ -1,4 +1,7 @@
-"""Edge lists and adjacency lists in the dialects of networkx, KONECT, SNAP, decentralizepy and spreadsheets."""
+"""Edge lists and adjacency lists.
+
+The dialects are those of networkx, KONECT, SNAP, decentralizepy and spreadsheets.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, replace
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.ambiguous_rows import check_ambiguous, check_records
-from p2pfl.topology.assemble import make_graph, merge_directions
-from p2pfl.topology.foreign import check_rows
-from p2pfl.topology.headers import Columns, find_count, find_header, may_be_header
+from p2pfl.topology.formats.decoding import decode
+from p2pfl.topology.formats.headers import Columns, find_count, find_header, may_be_header
+from p2pfl.topology.formats.lookalikes import check_ambiguous, check_records, check_rows
+from p2pfl.topology.formats.tables import Row, Table, is_number, read_neighbors, read_table
 from p2pfl.topology.naming import few
-from p2pfl.topology.raw import RawEdge, RawGraph, RawNode
-from p2pfl.topology.tables import Row, Table, is_number, read_neighbors, read_table
-from p2pfl.topology.text_files import decoded
+from p2pfl.topology.raw import RawEdge, RawGraph, RawNode, make_graph, merge_directions
 
 TITLE = "an edge list"
 ADJACENCY_TITLE = "an adjacency list"
@@ -28,19 +29,22 @@ _AMBIGUOUS = (
 
 
 def read_edge_list(data: bytes, source: str) -> RawGraph:
-    """The graph of a file whose ending says that its lines are edges."""
+    """Read the graph of a file whose ending says that its lines are edges."""
     return _edge_list(_table(data, source), source)
 
 
 def read_adjacency_list(data: bytes, source: str) -> RawGraph:
-    """The graph of a file of which each line lists a node and its neighbors; an edge once, or at both its ends."""
-    table = read_neighbors(decoded(data, source), source)
+    """Read an adjacency list: each line lists a node and its neighbors.
+
+    An edge may be given once, or at both its ends.
+    """
+    table = read_neighbors(decode(data, source), source)
     graph = _adjacency_list(table.rows, source)
     return replace(graph, notes=(*table.notes, *graph.notes))
 
 
 def read_lines(data: bytes, source: str) -> RawGraph:
-    """The graph of a text file whose ending does not say whether its lines are edges or lists of neighbors."""
+    """Read the graph of a text file whose lines are edges or lists of neighbors."""
     table = _table(data, source)
     rows, notes = table.rows, list(table.notes)
     if find_header(rows, source) is not None:
@@ -64,7 +68,7 @@ def read_lines(data: bytes, source: str) -> RawGraph:
 
 
 def _count_of_lists(rows: Sequence[Row]) -> str | None:
-    """What a lone first number counts above lists of neighbors, for a note; None where it is a node."""
+    """Note on a lone first number, a count of nodes; None where it is a node."""
     first, rest = rows[0].fields if rows else (), rows[1:]
     nodes = {field for row in rest for field in row.fields}
     if len(first) != 1 or first[0] in nodes or first[0] != str(len(nodes)):
@@ -74,25 +78,34 @@ def _count_of_lists(rows: Sequence[Row]) -> str | None:
 
 def _table(data: bytes, source: str) -> Table:
     ending = source.rpartition(".")[2].lower()
-    table = read_table(decoded(data, source), source, ending)
+    table = read_table(decode(data, source), source, ending)
     check_rows(table.rows, source)
     return table
 
 
 def _weighted(row: Row) -> bool:
-    """Whether what follows the ends of an edge can be a weight and numbers that are not used, or a dictionary."""
+    """Return whether a row has a weight or a dictionary after the ends of its edge.
+
+    More numbers, which are not used, may follow the weight; the weight may also be missing.
+    """
     tail = row.fields[2:]
     return not tail or tail[0].startswith("{") or all(is_number(field) or not field for field in tail)
 
 
 def _lists_neighbors(rows: Sequence[Row]) -> bool:
-    """Whether rows can be lists of neighbors: no node has two, and none has itself or one neighbor twice."""
+    """Return whether rows can be lists of neighbors.
+
+    No node has two lists, and no list has its node or a neighbor twice.
+    """
     own = [row.fields[0] for row in rows]
     return len(set(own)) == len(own) and all(len(set(row.fields)) == len(row.fields) for row in rows)
 
 
 def _may_list_neighbors(rows: Sequence[Row], columns: int) -> bool:
-    """Whether rows with more than so many columns can be lists of neighbors, because all are labels of nodes."""
+    """Return whether rows of more than so many columns can be lists of neighbors.
+
+    All their fields are labels of nodes.
+    """
     nodes = {field for row in rows for field in row.fields[:2]}
     longest = max((len(row.fields) for row in rows), default=0)
     return longest > columns and _lists_neighbors(rows) and all(set(row.fields) <= nodes for row in rows)
@@ -124,11 +137,12 @@ def _edge_list(table: Table, source: str) -> RawGraph:
     if directed is None and all(edge.directed is None for edge in edges):
         directed, edges, more = merge_directions(edges)
         notes += more
-    return replace(make_graph(directed or False, _mentioned(edges), edges, notes, TITLE), doubt=doubt)
+    graph = make_graph(directed or False, _mentioned(edges), edges, notes, TITLE)
+    return replace(graph, disconnected_hint=doubt)
 
 
 def _third_column(rows: Sequence[Row]) -> list[str]:
-    """A note that the third column, which nothing names, is taken for weights; it may hold times or kinds."""
+    """Note that an unnamed third column is read as weights; it may be something else."""
     unused = max((len(row.fields) for row in rows), default=0) - 3
     if unused > 0:
         return [f"column 3 is read as the weight, and {unused} more not used"]
@@ -141,7 +155,7 @@ def _third_column(rows: Sequence[Row]) -> list[str]:
 
 
 def _declared_direction(comments: Iterable[str], source: str, notes: list[str]) -> bool | None:
-    """What comments say of directions in KONECT's and SNAP's files."""
+    """Direction declared by comments in files of KONECT and SNAP."""
     for comment in comments:
         if re.match(r"%\s*bip(artite)?\b", comment):
             raise TopologyError(
@@ -166,8 +180,8 @@ def _edge(row: Row, columns: Columns, named: bool, source: str) -> RawEdge:
         weight = _from_data(weight, row.line)
     elif not named and not _weighted(row) and not re.fullmatch(r"-?\d+,\d+", fields[2]):
         raise TopologyError(
-            f"{source}: line {row.line} is not an edge: {fields[2][:40]!r} is no weight; write two labels and, if you "
-            "like, a weight, begin with a header such as source,target,type, or name a list of neighbors .adjlist"
+            f"{source}: line {row.line} is not an edge: {fields[2][:40]!r} is not a weight; write two labels and, if "
+            "you like, a weight, begin with a header such as source,target,type, or name a list of neighbors .adjlist"
         )
     if isinstance(weight, str) and re.fullmatch(r"-?\d+,\d+", weight):
         weight = weight.replace(",", ".")  # a spreadsheet's decimal comma, between semicolons
@@ -185,18 +199,18 @@ def _edge(row: Row, columns: Columns, named: bool, source: str) -> RawEdge:
 
 
 def _from_data(text: str, line: int) -> object:
-    """The weight in a dictionary, as networkx writes it."""
+    """Weight in a dictionary, as networkx writes it."""
     try:
         found = ast.literal_eval(text)
     except Exception as error:  # whatever the parser stumbles over, deep nesting included
-        raise ValueError(f"line {line} has a dictionary that is none: {text[:40]!r}") from error
+        raise ValueError(f"line {line} has an invalid dictionary: {text[:40]!r}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"line {line} has {text[:40]!r} where a dictionary is due")
+        raise ValueError(f"line {line} has {text[:40]!r} where a dictionary is expected")
     return found.get("weight")
 
 
 def _mentioned(edges: Iterable[RawEdge]) -> list[RawNode]:
-    """The nodes that edges name, in this order."""
+    """Nodes at the ends of edges, in this order."""
     return [RawNode(node) for node in dict.fromkeys(end for edge in edges for end in (edge.source, edge.target))]
 
 
@@ -215,4 +229,4 @@ def _adjacency_list(rows: Sequence[Row], source: str) -> RawGraph:
         )
     _, edges, notes = merge_directions(listed, undirected=True)
     graph = make_graph(False, nodes, edges, notes, ADJACENCY_TITLE)
-    return replace(graph, doubt=may_be_header(rows, "delete it"))
+    return replace(graph, disconnected_hint=may_be_header(rows, "delete it"))

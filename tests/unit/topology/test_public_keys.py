@@ -1,4 +1,4 @@
-"""Public keys inserted into files of other tools: all else stays what it was."""
+"""Public keys inserted into files of other tools: all else is kept."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from p2pfl.topology.insert import insert_keys
+from p2pfl.topology.public_keys import insert_keys
 
 KEYS = {"n0": 'k&<>"[]{}#0', "n1": "k1"}
 GML = """Creator "a tool [1.0]"  # not a list ]

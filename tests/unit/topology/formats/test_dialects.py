@@ -1,4 +1,4 @@
-"""Topology files as other tools write them: each means what its tool means by it, or is refused by name."""
+"""Files of other tools: read with the meaning of the tool, or refused by name."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from tests.support.raw_files import check_refused, read
 from p2pfl.errors import TopologyError
 from p2pfl.topology import make_topology
 from p2pfl.topology.files import load_topology, save_topology
+from p2pfl.topology.formats.readers import ENDINGS
 from p2pfl.topology.graph import build_topology
 from p2pfl.topology.raw import RawGraph
-from p2pfl.topology.readers import ENDINGS
 
 same_folder = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -104,7 +104,10 @@ REFUSALS = {
     "parent.csv": ("parent,child\nann,bo\nbo,parent\nchild,bo\n", "line 1 may be a header or an edge"),
     "flag.csv": ("source,target,directed\na,b,maybe\n", "line 2 has 'maybe' where 'directed' is to be true or false"),
     "named.tsv": ("id\tname\n1\tann\n2\tbo\n", "header of a table of nodes"),
-    "value.mtx": ("%%MatrixMarket matrix coordinate real general\n2 2 1\n2 1 x\n", "the value 'x', which is no number"),
+    "value.mtx": (
+        "%%MatrixMarket matrix coordinate real general\n2 2 1\n2 1 x\n",
+        "the value 'x', which is not a number",
+    ),
     "header.txt": ("source target\nsource b\nb c\n", "line 1 may be a header or an edge"),
     "unknown.csv": ("person,pet\n1,2\n2,3\n", "looks like a header"),
     "weighed.csv": ("person,friend,cost\na,b,1\nb,a,2\n", "looks like a header"),
@@ -117,8 +120,8 @@ REFUSALS = {
     "multi.adjlist": ("0 1\n1 {}\n1 1\n2 {}\n2 0\n", "looks like a multi-line adjacency list"),
     "long.txt": ("a " * 2**20 + "\n", "line 1 has 2097152 characters"),
     "long.adjlist": ("a " * 2**20 + "\n", "line 1 has 2097152 characters"),
-    "kinds.csv": ("ann,bob,friend\nbob,cy,friend\n", "'friend' is no weight"),
-    "cytoscape.txt": ("a pp b\nb pp c\n", "'b' is no weight"),
+    "kinds.csv": ("ann,bob,friend\nbob,cy,friend\n", "'friend' is not a weight"),
+    "cytoscape.txt": ("a pp b\nb pp c\n", "'b' is not a weight"),
     "prose.txt": ("A graph is a set\nof nodes and edges\n", "line 1 is not an edge"),
     "arrows.txt": ("1 -> 2\n2 -> 3\n", "line 1 has '->' between labels"),
     "colons.adjlist": ("0: 1 2\n1: 2\n", "line 1 has ':' after '0'"),
@@ -129,7 +132,7 @@ REFUSALS = {
     "broken.dot": ("digraph x\n{ a -> b }}\n", "not readable as DOT: '}' follows the end"),
     "arrow.dot": ("graph { a -> b }", "it has '->' in a graph"),
     "ambiguous.txt": ("0 1 2\n1 2 3\n2 3 0\n3 0 1\n", "may be edges with weights or lists of neighbors"),
-    "relation.csv": ("a,b,friend\na,c,boss\n", "'friend' is no weight"),
+    "relation.csv": ("a,b,friend\na,c,boss\n", "'friend' is not a weight"),
     "mixed.txt": ("a,b\nc d\n", "line 1 is separated by commas, other lines"),
     "comma.txt": ("a, b\nc d\n", "separated by commas, other lines are not"),
     "spaces.txt": ("0 2,1\n0 1,0.5\n1 2,0.5\n", "both commas and spaces"),

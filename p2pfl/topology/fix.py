@@ -1,4 +1,4 @@
-"""Mending of a graph, and what was done: the options of `topology fix`."""
+"""Repair of graphs that are no topologies: the options of `topology fix`."""
 
 from __future__ import annotations
 
@@ -7,21 +7,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.checks import examine, fix_command, refusal
-from p2pfl.topology.files import read_raw, topology_bytes
+from p2pfl.topology.checks import check_graph, describe_problems, fix_command
+from p2pfl.topology.files import difference, read_raw, topology_bytes, write_checked
 from p2pfl.topology.graph import Topology, topology_from
-from p2pfl.topology.links import RECIPROCAL, Pair, Weight, links_of
+from p2pfl.topology.links import (
+    RECIPROCAL,
+    Pair,
+    Weight,
+    adjacency_of,
+    components,
+    largest,
+    links_of,
+    strong_components,
+)
 from p2pfl.topology.naming import clean_label, few, name_nodes, unique_names
 from p2pfl.topology.raw import NODE_ATTRIBUTES, RawEdge, RawGraph
-from p2pfl.topology.reach import adjacency_of, components, largest, strong_components
-from p2pfl.topology.rewrite import difference, write_checked
 
 Step = Callable[[RawGraph], tuple[RawGraph, list[str]]]
 
 
 @dataclass(frozen=True)
 class Mending:
-    """What is to be mended; the options of `topology fix`. `labels`: "names", "ids" or None (see `naming`)."""
+    """Options of `topology fix`. `labels`: "names", "ids" or None (see `naming`)."""
 
     drop_addresses: bool = False
     drop_self_loops: bool = False
@@ -31,7 +38,7 @@ class Mending:
     labels: str | None = None
 
     def steps(self) -> list[tuple[str, Step]]:
-        """What was asked for, by the option, in the order in which it is done."""
+        """Requested steps with their options, in the order in which they run."""
         steps: list[tuple[bool, str, Step]] = [
             (self.drop_addresses, "--drop-addresses", _drop_addresses),
             (self.drop_self_loops, "--drop-self-loops", _drop_self_loops),
@@ -45,39 +52,40 @@ class Mending:
 
 
 def fix_file(file: Path, new: Path, wanted: Mending) -> tuple[Topology, list[str]]:
-    """Mend the graph of a file and write it to another, in the format that its extension names.
+    """Mend the graph of a file and write it to another file.
 
-    Returns what `mend` does. Raises TopologyError, and then leaves `new` as it was.
+    The extension of `new` determines its format. Returns the same as `mend`. Raises TopologyError; `new` is then
+    unchanged.
     """
     if new.resolve() == file.resolve():
         raise TopologyError(f"-o {new}: is the file that is to be mended; choose another name")
-    topology, said = mend(read_raw(file), wanted, file, new)
+    topology, changes = mend(read_raw(file), wanted, file, new)
     data = topology_bytes(topology, new)
     write_checked(new, data, lambda read: difference(topology, read), remedy="write it as .graphml")
-    return topology, said
+    return topology, changes
 
 
 def mend(raw: RawGraph, wanted: Mending, file: Path, new: Path) -> tuple[Topology, list[str]]:
-    """Mend the graph of a file; returns the topology that it becomes, and for people what was done, a line each.
+    """Mend the graph of a file; return the topology, and a line for people per change.
 
-    `new`: where it is to be written. Raises TopologyError with all troubles that remain, and the command that mends
-    them too.
+    `new`: the file that will be written. Raises TopologyError with all problems that remain, and the command that
+    mends them too.
     """
-    said: list[str] = []
+    changes: list[str] = []
     mended = raw
     for _, step in wanted.steps():
         mended, lines = step(mended)
-        said += lines
-    found = examine(mended).troubles
+        changes += lines
+    found = check_graph(mended).problems
     if found:
-        more = {trouble.option for trouble in found}
+        more = {problem.option for problem in found}
         command = fix_command(str(file), more | {option for option, _ in wanted.steps()}, new) if any(more) else ""
-        raise TopologyError(refusal(str(file), found, command))
+        raise TopologyError(describe_problems(str(file), found, command))
     topology = topology_from(mended, name=new.stem, source=str(file))
     if wanted.labels is None:
-        return topology, said
-    choice = name_nodes(mended).note  # said already
-    return replace(topology, notes=tuple(note for note in topology.notes if note != choice)), said
+        return topology, changes
+    choice = name_nodes(mended).note  # `changes` have it already
+    return replace(topology, notes=tuple(note for note in topology.notes if note != choice)), changes
 
 
 def _drop_addresses(raw: RawGraph) -> tuple[RawGraph, list[str]]:
@@ -95,12 +103,12 @@ def _drop_self_loops(raw: RawGraph) -> tuple[RawGraph, list[str]]:
         return raw, ["--drop-self-loops: nothing to do, there are none"]
     edges = tuple(edge for edge in raw.edges if edge.source != edge.target or edge.source not in loops)
     names = _names(raw)
-    said = f"dropped {_counted(sum(loops.values()), 'self-loop')}: {few(names[node] for node in loops)}"
-    return replace(raw, edges=edges), [said]
+    change = f"dropped {_counted(sum(loops.values()), 'self-loop')}: {few(names[node] for node in loops)}"
+    return replace(raw, edges=edges), [change]
 
 
 def _merge_parallel(raw: RawGraph) -> tuple[RawGraph, list[str]]:
-    """Each link once, with the first weight that the file gives it."""
+    """Reduce parallel edges to one link, with the first weight that the file gives it."""
     links = links_of(raw)
     if not links.parallel:
         return raw, ["--merge-parallel: nothing to do, there are no parallel edges"]
@@ -111,17 +119,17 @@ def _merge_parallel(raw: RawGraph) -> tuple[RawGraph, list[str]]:
     merged = replace(raw, directed=links.directed, edges=(*kept, *loops, *links.undeclared))
     edges = sum(links.parallel.values())
     shown = few((_link(pair, names, links.directed) for pair in links.parallel), quoted=False)
-    said = [f"merged {edges} parallel edges into {_counted(len(links.parallel), 'link')}: {shown}"]
+    changes = [f"merged {edges} parallel edges into {_counted(len(links.parallel), 'link')}: {shown}"]
     if links.different:
         shown = few((_link(pair, names, links.directed) for pair in links.different), quoted=False)
-        said.append(f"kept the first weight of {shown}, where the file gives different ones")
+        changes.append(f"kept the first weight of {shown}, where the file gives different ones")
     if links.reciprocal:
-        said.append(RECIPROCAL)
-    return merged, said
+        changes.append(RECIPROCAL)
+    return merged, changes
 
 
 def _make_undirected(raw: RawGraph) -> tuple[RawGraph, list[str]]:
-    """Both directions for each link; where they had different weights, with the mean of these."""
+    """Make each link go both ways; different weights are replaced by their mean."""
     links = links_of(raw)
     if not links.directed:
         return raw, ["--undirected: nothing to do, the graph is undirected"]
@@ -143,17 +151,17 @@ def _make_undirected(raw: RawGraph) -> tuple[RawGraph, list[str]]:
     )
     one_way = [pair for pair in links.weights if pair[::-1] not in links.weights]
     both = (len(links.weights) - len(one_way)) // 2
-    said = [
+    changes = [
         f"made the graph undirected: {_counted(len(one_way), 'link')} that went one way, {both} that went both ways"
     ]
     if differing:
         shown = few((_link(pair, names, False) for pair in differing), quoted=False)
-        said.append(f"took the mean of the two directions' weights of {shown}")
-    return replace(raw, directed=False, edges=edges), said
+        changes.append(f"took the mean of the two directions' weights of {shown}")
+    return replace(raw, directed=False, edges=edges), changes
 
 
 def _mean(weight: Weight, back: Weight) -> Weight:
-    """What one link weighs instead of two directions: a weight that is missing or no number says nothing."""
+    """Mean weight of two directions; a missing or non-numeric one is ignored."""
     if isinstance(weight, float) and isinstance(back, float):
         return weight / 2 + back / 2  # their sum might be infinite
     return weight if isinstance(weight, float) or back is None else back
@@ -167,7 +175,7 @@ def _keep_largest_component(raw: RawGraph) -> tuple[RawGraph, list[str]]:
     word = "strongly connected component" if links.directed else "connected component"
     if kept == declared:
         return raw, ["--largest-component: nothing to do, the graph is connected"]
-    if len(kept) < 2:  # one peer is no swarm: what is wrong is something else
+    if len(kept) < 2:  # one peer is no swarm: another problem remains
         return raw, [f"--largest-component: nothing done, no {word} has two peers"]
     names = _names(raw)
     gone = declared - kept
@@ -183,17 +191,17 @@ def _name_by_labels(raw: RawGraph) -> tuple[RawGraph, list[str]]:
     names = unique_names(raw)
     if names == name_nodes(raw).names:
         return raw, ["--labels names: nothing to do, the peers have these names"]
-    said = [f"named the peers by their labels: {few(names)}"]
+    changes = [f"named the peers by their labels: {few(names)}"]
     numbered = [
         name for name, node in zip(names, raw.nodes, strict=True) if name not in (clean_label(node.label), node.id)
     ]
     if numbered:
-        said.append(f"numbered {_counted(len(numbered), 'label')} that another peer has: {few(numbered)}")
+        changes.append(f"numbered {_counted(len(numbered), 'label')} that another peer has: {few(numbered)}")
     without = [name for name, node in zip(names, raw.nodes, strict=True) if clean_label(node.label) != name == node.id]
     if without:
-        said.append(f"named {_counted(len(without), 'peer')} without a usable label by the id: {few(without)}")
+        changes.append(f"named {_counted(len(without), 'peer')} without a usable label by the id: {few(without)}")
     nodes = tuple(replace(node, label=name) for node, name in zip(raw.nodes, names, strict=True))
-    return replace(raw, nodes=nodes), said
+    return replace(raw, nodes=nodes), changes
 
 
 def _name_by_ids(raw: RawGraph) -> tuple[RawGraph, list[str]]:

@@ -11,27 +11,31 @@ from p2pfl.errors import TopologyError
 
 DRAWN = "edges point where their arrows do; those with no arrow, or with one at both ends, are read as undirected"
 STYLED = 'its style draws arrows but no edge says "directed": true, so that edges are read as undirected'
-# What an edge's `type` says of directions in Gephi's words; elsewhere it is a relation.
+# Directions as an edge's `type` in Gephi's words; elsewhere the type is a relation.
 _TYPES = {"directed": True, "undirected": False, "mutual": False}
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 # An edge's `type` in sigma.js and its `style` in old versions of vis.js.
 _ARROW_WORDS = ("arrow", "curvedarrow", "curved-arrow", "curved_arrow", "arrow-center")
-# What draws an arrow at an edge's start and at its end in G6 and React Flow.
+# Fields that draw an arrow at an edge's start and at its end in G6 and React Flow.
 _MARKS = (("startArrow", "endArrow"), ("markerStart", "markerEnd"))
 
 
-class Way(NamedTuple):
-    """An edge's direction, None where the edge does not say; whether it goes from its target; whether arrows say so."""
+class Direction(NamedTuple):
+    """Direction of an edge.
+
+    `directed`: None where the edge does not say. `backwards`: it goes from its target to its source. `drawn`: the
+    direction is that of arrows.
+    """
 
     directed: bool | None = None
     backwards: bool = False
     drawn: bool = False
 
 
-def way_of(edge: Mapping[str, Any], default: object, source: str) -> Way:
-    """The direction of an edge; `default`: vis.js's `arrows` for all edges. Raises TopologyError where it is unclear.
+def direction_of(edge: Mapping[str, Any], default: object, source: str) -> Direction:
+    """Direction of an edge; words outweigh arrows.
 
-    What is said in words outweighs what is drawn.
+    `default`: vis.js's `arrows` for all edges. Raises TopologyError where the direction is unclear.
     """
     for key, meant in (
         ("undirected", False),
@@ -40,25 +44,25 @@ def way_of(edge: Mapping[str, Any], default: object, source: str) -> Way:
     ):  # the first is graphology's
         given = _flag(edge, key, source)
         if given is not None:
-            return Way(given is meant)
-    said = edge.get("type")
-    if isinstance(said, str) and said.strip().lower() in _TYPES:
-        return Way(_TYPES[said.strip().lower()])
+            return Direction(given is meant)
+    declared = edge.get("type")
+    if isinstance(declared, str) and declared.strip().lower() in _TYPES:
+        return Direction(_TYPES[declared.strip().lower()])
     tail, head = _arrows(edge, default, source)
     if not tail and not head:
-        return Way()
-    return Way(tail != head, backwards=tail and not head, drawn=True)
+        return Direction()
+    return Direction(tail != head, backwards=tail and not head, drawn=True)
 
 
 def default_arrows(value: object) -> object:
-    """What a file of vis.js says of the arrows of all edges."""
+    """Arrows of all edges in a file of vis.js; None where it has no such option."""
     for key in ("options", "edges"):
         value = value.get(key) if isinstance(value, dict) else None
     return value.get("arrows") if isinstance(value, dict) else None
 
 
 def draws_arrows(value: object) -> bool:
-    """Whether a style sheet of Cytoscape.js has arrows."""
+    """Return whether a style sheet of Cytoscape.js has arrows."""
     rules = value.get("style") if isinstance(value, dict) else None
     styles = [rule.get("style", rule.get("css")) for rule in rules or () if isinstance(rule, dict)]
     return any(
@@ -80,7 +84,7 @@ def _flag(edge: Mapping[str, Any], key: str, source: str) -> bool | None:
 
 
 def _arrows(edge: Mapping[str, Any], default: object, source: str) -> tuple[bool, bool]:
-    """Whether arrows are drawn at an edge's start and at its end."""
+    """Presence of an arrow at an edge's start and at its end."""
     style = edge.get("style")
     words = [str(word).lower() for word in (edge.get("type"), style) if isinstance(word, str)]
     if any(word in _ARROW_WORDS for word in words):
@@ -96,7 +100,7 @@ def _arrows(edge: Mapping[str, Any], default: object, source: str) -> tuple[bool
 
 
 def _set_ends(ends: dict[str, bool], arrows: object, source: str) -> None:
-    """Take over what `arrows` says: all ends as words, or some of them as an object."""
+    """Update the ends from `arrows`: words set all ends, an object some of them."""
     if isinstance(arrows, list) and all(isinstance(word, str) for word in arrows):
         arrows = " ".join(arrows)
     if arrows is None:
