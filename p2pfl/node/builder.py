@@ -17,7 +17,6 @@ from p2pfl.data import partition
 from p2pfl.faults import BEFORE_EXCHANGE, FaultScript, Pause, load_faults
 from p2pfl.node import messages
 from p2pfl.node.greeting import greeting_of
-from p2pfl.node.loop import Report
 from p2pfl.node.recorder import Keeper
 from p2pfl.node.resume import last_common_round, look_back, say_stale_client
 from p2pfl.protocol.client import Client
@@ -28,6 +27,7 @@ from p2pfl.protocol.peer import Peer
 from p2pfl.protocol.selection import Federation
 from p2pfl.roles import Cast, cast
 from p2pfl.run.data_record import DIGITS
+from p2pfl.run.paths import FAULTS_FILE
 from p2pfl.topology import Neighborhood, Topology, is_symmetric, neighborhood, spectral_gap, without_edges
 from p2pfl.training import Trainer, make_current, pick_device
 
@@ -64,7 +64,7 @@ def assemble(
     spec: messages.WorkerSpec,
     topology: Topology,
     peer_dir: Path,
-    report: Report,
+    report: messages.Report,
     takes_over: Callable[[], bool] = lambda: False,
 ) -> Parts:
     """Load the data, build the model or restore it, and set up logic and records."""
@@ -135,7 +135,7 @@ def fault_script(spec: messages.WorkerSpec, topology: Topology) -> FaultScript:
     """The script that the run directory holds, or an empty one; it has been checked before the run began."""
     if spec.config.exchange.faults is None:
         return FaultScript(names=topology.names)
-    found = load_faults(spec.run_dir / "faults.toml", spec.config.record.seed)
+    found = load_faults(spec.run_dir / FAULTS_FILE, spec.config.record.seed)
     return FaultScript(found.faults, found.seed, topology.names)
 
 

@@ -11,12 +11,12 @@ import msgspec
 from p2pfl.errors import CheckpointError, UnreadableError
 from p2pfl.model.sketches import sketch
 from p2pfl.node import messages
-from p2pfl.node.loop import Report
 from p2pfl.payload import Payload
 from p2pfl.roles import Cast
 from p2pfl.run import checkpoint, records
 from p2pfl.run.checkpoint import Checkpoint, Origin
-from p2pfl.run.identity import RUN_ID_FILE, run_id_of, write_run_id
+from p2pfl.run.identity import run_id_of, write_run_id
+from p2pfl.run.paths import CHECKPOINTS_FOLDER, RUN_ID_FILE, checkpoint_name, peer_dir
 from p2pfl.run.repair import Backup, Mended, mend
 from p2pfl.training import Trainer
 
@@ -66,7 +66,7 @@ def _backup(kept: Checkpoint, sketch_seed: int | None) -> Backup | None:
 
 
 def look_back(
-    spec: messages.WorkerSpec, parts: Cast, trainer: Trainer, peer_dir: Path, at_most: int, report: Report
+    spec: messages.WorkerSpec, parts: Cast, trainer: Trainer, peer_dir: Path, at_most: int, report: messages.Report
 ) -> Past:
     """What a process that may have run before finds of itself; its trainer is set to the newest usable checkpoint.
 
@@ -96,9 +96,9 @@ def _restore(
     peer_dir: Path,
     at_most: int,
     origin: Origin,
-    report: Report,
+    report: messages.Report,
 ) -> Past:
-    folder = peer_dir / "checkpoint"
+    folder = peer_dir / CHECKPOINTS_FOLDER
     saved, _ = checkpoint.newest(folder, at_most, origin)
     _, refused = checkpoint.newest(folder, origin=origin)  # also those after a round to which all go back
     follows = "" if saved is None else f"; goes on from its checkpoint of round {saved.round} instead"
@@ -126,7 +126,7 @@ def _restore(
 def _load_if_usable(folder: Path, round: int, origin: Origin) -> Checkpoint | None:
     """The checkpoint of one round, None where there is none that can be used. Raises UnreadableError."""
     try:
-        return checkpoint.load(folder / checkpoint.file_name(round), origin)
+        return checkpoint.load(folder / checkpoint_name(round), origin)
     except UnreadableError:
         raise
     except CheckpointError:
@@ -144,7 +144,7 @@ def _has_done_rounds(spec: messages.WorkerSpec, parts: Cast, peer_dir: Path, ref
     """
     if refused or any(record.round > 1 for record in records.read_rounds(peer_dir)):
         return spec.index not in _clients(parts)
-    others = (folder / "checkpoint" for folder in _folders(spec, parts, range(parts.topology.n)))
+    others = (folder / CHECKPOINTS_FOLDER for folder in _folders(spec, parts, range(parts.topology.n)))
     return spec.index not in _clients(parts) and any(checkpoint.latest_number(folder) > 1 for folder in others)
 
 
@@ -153,7 +153,7 @@ def _clients(parts: Cast) -> Iterable[int]:
     return () if parts.coordinator is None else range(parts.coordinator)
 
 
-def _say_lost(spec: messages.WorkerSpec, parts: Cast, folder: Path, report: Report) -> None:
+def _say_lost(spec: messages.WorkerSpec, parts: Cast, folder: Path, report: messages.Report) -> None:
     """Say what follows on the loss of all checkpoints; raises CheckpointError where that is the end."""
     if parts.mode == "gossip":
         follows = "takes its neighbors' weights if they are ahead"
@@ -202,14 +202,14 @@ def _places(spec: messages.WorkerSpec, parts: Cast, indices: Iterable[int]) -> I
     indices = list(indices)
     for index, folder in zip(indices, _folders(spec, parts, indices), strict=True):
         run = run_id_of(spec.run_dir, folder)
-        yield folder / "checkpoint", Origin(run or "", parts.topology.names[index], index)
+        yield folder / CHECKPOINTS_FOLDER, Origin(run or "", parts.topology.names[index], index)
 
 
 def _folders(spec: messages.WorkerSpec, parts: Cast, indices: Iterable[int]) -> list[Path]:
-    return [spec.run_dir / "peers" / parts.topology.node_path(index) for index in indices]
+    return [peer_dir(spec.run_dir, parts.topology, index) for index in indices]
 
 
-def say_stale_client(spec: messages.WorkerSpec, parts: Cast, past: Past, last: int, report: Report) -> None:
+def say_stale_client(spec: messages.WorkerSpec, parts: Cast, past: Past, last: int, report: messages.Report) -> None:
     """Warn where a client's own state is older than the round in which the coordinator has taken its update last."""
     if spec.index not in _clients(parts) or not spec.resume or not spec.config.record.checkpoint:
         return
