@@ -34,7 +34,7 @@ from benchmarks.common import Bar, Report, children, gather, peak_bytes, ratios,
 from p2pfl.algorithms import DPSGD
 from p2pfl.algorithms.dpsgd import DPSGDState
 from p2pfl.payload import ITEM_BYTES
-from p2pfl.protocol.inbox import WINDOW, Inbox
+from p2pfl.protocol.inbox import WINDOW, Inbox, Senders
 from p2pfl.protocol.wire import CHUNK_BYTES, VERSION, Header, Message
 from p2pfl.topology import Neighborhood
 
@@ -231,9 +231,9 @@ def _round(
     began = time.perf_counter()
     algorithm.outgoing(state, number)
     seconds.round += time.perf_counter() - began
-    inbox = Inbox(lambda round: state.hood.incoming, work.size, lambda round: algorithm, last_round=number)
+    inbox = Inbox(work.size, lambda round: algorithm, last_round=number)
     for sender in sorted([*state.hood.incoming, state.hood.me]):
-        inbox.grant(number)
+        inbox.grant(number, Senders(list(state.hood.incoming)), Senders())
         if sender == state.hood.me:
             algorithm.fold(state, sender, None)  # does nothing, as its vector goes with a neighbor's
             continue

@@ -8,7 +8,7 @@ still add up to 1, the neighbor's being the peer's own (`W[i,i] += W[i,j]`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from p2pfl.algorithms import Algorithm
@@ -45,6 +45,11 @@ class RoundAggregation:
     def complete(self) -> bool:
         """Whether all are in."""
         return self._folded == len(self._order)
+
+    @property
+    def passed(self) -> Collection[int]:
+        """Senders whose vectors, or what replaces them, are in."""
+        return self._done
 
     @property
     def following(self) -> int | None:
