@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,9 +26,12 @@ from p2pfl.protocol.peer import Peer
 from p2pfl.protocol.selection import Federation
 from p2pfl.roles import Cast, cast
 from p2pfl.run.data_record import DIGITS
+from p2pfl.run.identity import next_incarnation
 from p2pfl.run.paths import FAULTS_FILE
 from p2pfl.topology import Neighborhood, Topology, is_symmetric, neighborhood, spectral_gap, without_edges
 from p2pfl.training import Trainer, make_current, pick_device
+
+_EPOCH_BITS = 18  # edge epochs of one incarnation; numbers stay below 2⁵³, where float64 is exact
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def assemble(
         timeouts=_timeouts(spec),
         first_round=first_round,
         unsent=past.unsent,
-        life=int(time.time() * 1000),
+        life=next_incarnation(peer_dir) << _EPOCH_BITS,
         rejoins=spec.restarted,
         empty=past.saved is None,
         lost=past.lost and spec.config.mode == "gossip",
