@@ -1,4 +1,4 @@
-"""Cache files: a decoded data set in one safetensors file, whose pages all processes of a machine share."""
+"""Cache files: a decoded data set in one safetensors file, shared by processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ FORMAT = 2  # of the cache file; part of its name, so that a new format never re
 
 
 def data_directory(data_dir: str | Path | None) -> Path:
-    """The folder of downloads and cache files: --data-dir, or p2pfl in the user's cache folder."""
+    """Folder of downloads and cache files.
+
+    --data-dir, or p2pfl in the user's cache folder. Raises DataError for the home of an unknown user.
+    """
     if data_dir:
         try:
             return Path(data_dir).expanduser()
@@ -31,12 +34,12 @@ def data_directory(data_dir: str | Path | None) -> Path:
 
 
 def cache_file(source: Source, root: Path) -> Path:
-    """The path of a source's cache file."""
+    """Path of a source's cache file."""
     return root / f"{source.key}-v{FORMAT}.safetensors"
 
 
 def save(dataset: Dataset, path: Path) -> None:
-    """Write the cache file at once or not at all; two processes may do so at the same time.
+    """Write the cache file atomically; two processes may do so at the same time.
 
     Raises DataError where the file cannot be written.
     """
@@ -63,7 +66,7 @@ def save(dataset: Dataset, path: Path) -> None:
 
 
 def load(path: Path) -> Dataset:
-    """Map a cache file: the tensors are views of the file's pages, which all processes share.
+    """Map a cache file into memory; all processes share its pages.
 
     Raises DataError where the file is missing, damaged or of another kind.
     """

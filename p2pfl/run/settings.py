@@ -11,7 +11,7 @@ from p2pfl import config as settings
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError
 from p2pfl.faults import AttackFault, FaultScript, check_faults, load_faults
-from p2pfl.model.weights import read_weights
+from p2pfl.model.weights_file import read_weights
 from p2pfl.roles import COORDINATOR
 from p2pfl.topology import Topology
 from p2pfl.util.text import some
