@@ -15,7 +15,7 @@ from pathlib import Path
 
 ERROR_FILE = "error.txt"
 
-# errno -> what helps, whatever was done with the file. Those that are not here have no remedy that is sure to fit.
+# errno -> remedy, for reading and writing alike. Other errors have none that always fits.
 _REMEDIES = {
     errno.ENOSPC: "make room there",
     errno.EDQUOT: "make room there",
@@ -28,7 +28,7 @@ _REMEDIES = {
     errno.EROFS: "choose a place that can be written",
 }
 _DENIED = (errno.EACCES, errno.EPERM)
-# What libraries say that have their own way with errors: "I/O error: No space left on device (os error 28)".
+# Error texts of libraries that do not raise OSError: "I/O error: No space left on device (os error 28)".
 _OS_ERROR = re.compile(r" \(os error (\d+)\).*", re.DOTALL)
 _BY_WORDS = {os.strerror(number): number for number in (*_REMEDIES, *_DENIED, errno.EISDIR, errno.ENOTDIR)}
 
@@ -96,7 +96,7 @@ class Refusal(StrEnum):
 class ProtocolError(P2PFLError):
     """Refused message of another process: a remote fault, never our own.
 
-    Whoever decides by an error reads its `code`; `detail` is for people.
+    Decisions are made by `code`; `detail` is for people.
     """
 
     def __init__(self, code: Refusal, detail: str) -> None:

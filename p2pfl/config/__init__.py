@@ -1,5 +1,6 @@
 """Settings of a run as frozen dataclasses, one section a concern, and as TOML."""
 
+from p2pfl.config.consistency import check_together, is_robust, least_updates
 from p2pfl.config.pictures import PictureOptions
 from p2pfl.config.run import (
     LOCAL_OPTIONS,
@@ -9,10 +10,7 @@ from p2pfl.config.run import (
     SECTIONS,
     Mode,
     RunConfig,
-    check_together,
     foreign_options,
-    is_robust,
-    least_updates,
     options,
     replace_options,
 )

@@ -26,7 +26,7 @@ def data_directory(data_dir: str | Path | None) -> Path:
     if data_dir:
         try:
             return Path(data_dir).expanduser()
-        except RuntimeError as error:  # a user whom nobody knows
+        except RuntimeError as error:  # an unknown user
             raise DataError(f"--data-dir {data_dir}: {error}; write the whole path") from None
     # The XDG specification has relative paths ignored.
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
@@ -43,7 +43,7 @@ def save(dataset: Dataset, path: Path) -> None:
 
     Raises DataError where the file cannot be written.
     """
-    about = {
+    metadata = {
         "name": dataset.name,
         "classes": dataset.classes,
         "mean": dataset.mean,
@@ -56,7 +56,7 @@ def save(dataset: Dataset, path: Path) -> None:
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, unfinished, metadata={"p2pfl": json.dumps(about)})
+        save_file(tensors, unfinished, metadata={"p2pfl": json.dumps(metadata)})
         os.replace(unfinished, path)
     except (OSError, SafetensorError) as error:
         raise DataError(f"{unwritable(path, error)}, or choose another --data-dir") from error
@@ -73,16 +73,16 @@ def load(path: Path) -> Dataset:
     try:
         check_regular(path)
         with safe_open(path, framework="pt", device="cpu") as file:
-            about = json.loads((file.metadata() or {})["p2pfl"])
+            metadata = json.loads((file.metadata() or {})["p2pfl"])
             tensors = {name: file.get_tensor(name) for name in TENSORS}
         dataset = Dataset(
-            name=str(about["name"]),
-            classes=tuple(about["classes"]),
-            mean=tuple(about["mean"]),
-            std=tuple(about["std"]),
-            augment=bool(about["augment"]),
-            notes=tuple(about.get("notes", ())),
-            content=str(about["content"]),
+            name=str(metadata["name"]),
+            classes=tuple(metadata["classes"]),
+            mean=tuple(metadata["mean"]),
+            std=tuple(metadata["std"]),
+            augment=bool(metadata["augment"]),
+            notes=tuple(metadata.get("notes", ())),
+            content=str(metadata["content"]),
             **tensors,
         )
     except FileNotFoundError as error:

@@ -87,9 +87,9 @@ def is_one_color(images: torch.Tensor) -> bool:
     return all(bool((part == images[0, 0, 0]).all()) for part in parts)
 
 
-def arrays_content(about: Iterable[object], arrays: Iterable[npt.NDArray[np.generic]]) -> str:
-    """Digest of arrays, their types and shapes, and of further metadata (`about`)."""
-    digest = hashlib.sha256(repr(tuple(about)).encode(errors="surrogatepass"))
+def arrays_content(metadata: Iterable[object], arrays: Iterable[npt.NDArray[np.generic]]) -> str:
+    """Digest of arrays, their types and shapes, and of further `metadata`."""
+    digest = hashlib.sha256(repr(tuple(metadata)).encode(errors="surrogatepass"))
     for array in arrays:
         plain = np.ascontiguousarray(array)
         digest.update(f"\0{plain.dtype.str}{plain.shape}".encode())

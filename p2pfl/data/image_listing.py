@@ -66,7 +66,7 @@ def _notes(directory: Path, train: Split, test: Split) -> Iterator[str]:
         )
     hidden = [found for half in ("train", "test") for found in _hidden_pictures(directory, directory / half)]
     if hidden:
-        yield f"pictures in hidden folders are not used: {some(hidden)}; rename these if they are meant"
+        yield f"pictures in hidden folders are not used: {some(hidden)}; rename these to use them"
     others = [
         f"{entry.name}/" for entry in _entries(directory) if entry.is_dir() and entry.name not in ("train", "test")
     ]

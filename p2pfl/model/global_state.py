@@ -26,7 +26,7 @@ def _set_gradient_mode(enabled: bool) -> None:
     torch.set_grad_enabled(enabled)
 
 
-# What training depends on, and no run may inherit from a user's code: name -> how to read it and how to set it.
+# Settings that training depends on and must not inherit from a user's code: name -> getter and setter.
 _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {
     "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "gradient mode": (torch.is_grad_enabled, _set_gradient_mode),

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 INTERRUPTED = 130  # the exit status
-# What ends a process group, such as Ctrl-C. Workers start with these blocked, so that none can hit them unprepared,
+# Signals that end a process group, such as Ctrl-C's. Workers start with these blocked, so that none comes too early,
 # and handle only SIGTERM: the launcher decides what becomes of the run.
 SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 SAME_INTERRUPT_SECONDS = 1.0  # signals this close to an interrupt belong to it, as from an impatient hand

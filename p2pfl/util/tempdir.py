@@ -1,7 +1,7 @@
 """Temporary folder of a launcher, locked while it is in use.
 
 A launcher that is killed cannot remove its folder. Its workers do when they end, or the next launcher. Only folders
-that belong to this user alone, hold the marker file below, and whose lock nobody holds, are ever removed.
+that belong to this user alone, hold the marker file below, and whose lock is free, are ever removed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class TemporaryFolder:
     def ensure(self) -> Path:
         """Make the folder again if it was removed during the run; returns its path.
 
-        It gets another name where the old one is taken meanwhile: what lies there may be anybody's. Raises ConfigError.
+        It gets another name if the old one is taken meanwhile, perhaps by another user. Raises ConfigError.
         """
         with self._explained():
             if not self._is_whole():
@@ -84,7 +84,7 @@ class TemporaryFolder:
         if not is_private(path):
             raise ConfigError(
                 f"{path}: this folder for sockets was removed during the run, and its name is taken",
-                remedy="set TMPDIR to a folder that nobody cleans",
+                remedy="set TMPDIR to a folder that no program cleans",
             )
 
     def close(self) -> None:
@@ -96,7 +96,7 @@ class TemporaryFolder:
 
     def _make(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self._parent))
-        atexit.register(self.close)  # for an interrupt that comes before whoever uses the folder closes it
+        atexit.register(self.close)  # for an interrupt before the folder's user closes it
         try:
             if not is_private(self.path):  # a file system that has no owners or modes
                 raise ConfigError(f"TMPDIR {self._parent}: no folder there is closed to others", remedy=_REMEDY)

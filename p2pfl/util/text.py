@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterable
 from functools import cache
 
-# Characters that show nothing, or change how others are shown, whatever category Unicode puts them in.
+# Characters that show nothing or change how others are shown, in any category of Unicode.
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 _VARIATIONS = ((0x180B, 0x180F), (0xFE00, 0xFE0F), (0xE0100, 0xE01EF))
 _HIDDEN = ("Cf", "Cs", "Co", "Cn", "Zl", "Zp")
@@ -16,7 +16,7 @@ def visible(text: str, *, controls: bool = False) -> str:
     """Escape bidirectional controls and other invisible characters, as \\u202e.
 
     They can make a label look like another one, or turn around what stands beside it. `controls`: those of terminals
-    (ESC, line ends) as well. What is stored keeps them.
+    (ESC, line ends) as well. Stored text keeps them.
     """
     if text.isascii() and not controls:
         return text
