@@ -16,7 +16,7 @@ from urllib.parse import quote
 from p2pfl import config as settings
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, TopologyError, unreadable, unwritable
-from p2pfl.model.weights import weights_digest
+from p2pfl.model.weights_file import weights_digest
 from p2pfl.run.data_record import read_data_record
 from p2pfl.run.identity import write_run_id
 from p2pfl.run.paths import (
