@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import torch
-from helpers import hoods_of, matrix
+from helpers import matrix, schedules_of
 
 from p2pfl.algorithms import DPSGD, Chebyshev
 from p2pfl.protocol.events import Action, Fail, Flushed, Note, Plan, Received, RoundDone, Send, Started, Timeouts
@@ -28,7 +28,7 @@ PLAN = Plan(
 def peer_zero(plan: Plan = PLAN, training: DPSGD | None = None, x: torch.Tensor | None = None) -> Peer:
     """Peer 0 of a ring of 4, whose neighbors are 1 and 3."""
     x = X.clone() if x is None else x
-    return Peer(plan, hoods_of(matrix("ring", 4))[0], x, training or DPSGD(), Chebyshev(1 / 3))
+    return Peer(plan, schedules_of(matrix("ring", 4))[0], x, training or DPSGD(), Chebyshev(1 / 3))
 
 
 def message(kind: str, sender: int, round: int, body: bytes = b"", **fields: object) -> Received:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import hoods_of, matrix
+from helpers import matrix, schedules_of
 from one_peer import PLAN, SIZE, X, chunk, finish_round, greeted, hello, message, peer_zero, sends
 
 from p2pfl.algorithms import DPSGD, Chebyshev
@@ -200,7 +200,7 @@ def test_what_is_next_in_order_is_added_as_it_comes_and_repetitions_are_not() ->
         peer = peer_zero()
         greeted(peer)
         peer.handle(Trained(), 0.0)
-        mixed = peer._state.mixed.zero_()
+        mixed = peer._state.buffers.mixed.zero_()
         assert peer.handle(chunk(3, 1, 0, 4), 0.0) == []
         assert torch.equal(mixed, torch.zeros(SIZE))  # it is peer 1's turn
         assert peer.handle(chunk(1, 1, 0, 4), 0.0) == []
@@ -272,7 +272,7 @@ def test_a_peer_without_weights_takes_over_its_neighbors_however_many_they_are(n
     plan = replace(
         PLAN, names=[str(k) for k in range(n)], links=frozenset(range(1, n)), first_round=2, empty=True, rejoins=True
     )
-    peer = Peer(plan, hoods_of(matrix("complete", n))[0], torch.zeros(SIZE), DPSGD(), Chebyshev(1 / 3))
+    peer = Peer(plan, schedules_of(matrix("complete", n))[0], torch.zeros(SIZE), DPSGD(), Chebyshev(1 / 3))
     waiting, granted, done = peer.handle(Started(), 0.0), Counter[int](), []
     while waiting:
         action, *waiting = waiting

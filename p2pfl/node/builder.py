@@ -11,6 +11,7 @@ import torch
 
 from p2pfl import algorithms, data
 from p2pfl.algorithms import attacks
+from p2pfl.algorithms.base import NeighborhoodSchedule
 from p2pfl.algorithms.fedavg import ServerAverage
 from p2pfl.config import RunConfig, least_updates
 from p2pfl.data import partition
@@ -145,10 +146,10 @@ def _peer(setting: _Setting) -> Logic:
     training, consensus = algorithms.build_algorithm(config), algorithms.build_consensus(config, contraction)
     for attack, active in _attacks(setting):
         training, consensus = attacks.Attacking(training, attack, active), attacks.Attacking(consensus, attack, active)
-    return Peer(setting.plan, _hoods(setting), setting.trainer.host, training, consensus)
+    return Peer(setting.plan, _schedule(setting), setting.trainer.host, training, consensus)
 
 
-def _hoods(setting: _Setting) -> algorithms.Hoods:
+def _schedule(setting: _Setting) -> NeighborhoodSchedule:
     """The peer's neighborhood of each round: without the edges that the fault script cuts; alone where it freezes
     before it has exchanged anything."""
     me, matrix, script, plan = setting.spec.index, setting.cast.matrix, setting.script, setting.plan
@@ -156,7 +157,7 @@ def _hoods(setting: _Setting) -> algorithms.Hoods:
     alone = {fault.round for fault in pauses if fault.at in BEFORE_EXCHANGE}
     found: dict[frozenset[tuple[int, int]], Neighborhood] = {}
 
-    def hood(round: int) -> Neighborhood:
+    def neighborhood_in(round: int) -> Neighborhood:
         pairs = frozenset[tuple[int, int]]()
         if round <= plan.training_rounds:
             pairs = script.cuts(round)
@@ -166,7 +167,7 @@ def _hoods(setting: _Setting) -> algorithms.Hoods:
             found[pairs] = neighborhood(without_edges(matrix, pairs), me)
         return found[pairs]
 
-    return hood
+    return neighborhood_in
 
 
 def _attacks(setting: _Setting) -> Iterator[tuple[attacks.Attack, Callable[[int], bool]]]:
@@ -189,8 +190,7 @@ def _within(rounds: tuple[int, int]) -> Callable[[int], bool]:
 
 def _client(setting: _Setting) -> Logic:
     tamper = next((attacks.tampering(attack, active) for attack, active in _attacks(setting)), None)
-    codec = setting.config.exchange.wire_dtype
-    return Client(setting.plan, setting.trainer.host, codec, tamper=tamper)
+    return Client(setting.plan, setting.trainer.host, setting.config.exchange.wire_dtype, tamper=tamper)
 
 
 def _coordinator(setting: _Setting) -> Logic:
@@ -211,7 +211,7 @@ def _coordinator(setting: _Setting) -> Logic:
         trainer.momentum,
         momentum=settings.server_momentum,
         lr=settings.server_lr,
-        codec=setting.config.exchange.wire_dtype,
+        wire_dtype=setting.config.exchange.wire_dtype,
         averaging=settings.averaging,
         byzantine=setting.config.robust.byzantine or 0,
         statistics=[slice(s.offset, s.offset + s.size) for s in trainer.layout.slots if not s.is_parameter],

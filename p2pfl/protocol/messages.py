@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import msgspec
 import torch
 
-from p2pfl.payload import Codec, Payload
+from p2pfl.payload import Encoding, Payload
 from p2pfl.protocol import greeting
 from p2pfl.protocol.events import Plan
 from p2pfl.protocol.wire import VERSION, Header, Kind, Message, chunks
@@ -21,7 +22,7 @@ def control(plan: Plan, kind: Kind, round: int, about: Mapping[str, float] | Non
     return Message(header, body)
 
 
-def payload(plan: Plan, round: int, codec: Codec, content: Payload) -> Iterator[Message]:
+def payload(plan: Plan, round: int, encodings: Mapping[str, Encoding], content: Payload) -> Iterator[Message]:
     """A payload as chunks that are views of its vectors, each given as one piece."""
     header = Header(
         version=VERSION,
@@ -29,12 +30,9 @@ def payload(plan: Plan, round: int, codec: Codec, content: Payload) -> Iterator[
         kind="chunk",
         sender=plan.me,
         round=round,
-        codec=codec,
         layout=plan.layout,
         scalars=dict(content.scalars),
     )
-    vectors: dict[str, memoryview] = {}
-    for name, pieces in content.vectors.items():
-        (vector,) = pieces
-        vectors[name] = vector.view(torch.uint8).numpy().data
-    return chunks(header, vectors)
+    for name, (vector,) in content.vectors.items():
+        template = msgspec.structs.replace(header, codec=encodings[name].name)
+        yield from chunks(template, {name: vector.view(torch.uint8).numpy().data})

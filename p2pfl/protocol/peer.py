@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
-from p2pfl.algorithms import Algorithm, Hoods
+from p2pfl.algorithms.base import Algorithm, NeighborhoodSchedule
 from p2pfl.errors import ProtocolError
 from p2pfl.payload import Payload
 from p2pfl.protocol import events as ev
@@ -34,9 +34,14 @@ class Peer(Rounds):
     """
 
     def __init__(
-        self, plan: ev.Plan, hoods: Hoods, x: Tensor, training: Algorithm[Any], consensus: Algorithm[Any]
+        self,
+        plan: ev.Plan,
+        schedule: NeighborhoodSchedule,
+        x: Tensor,
+        training: Algorithm[Any],
+        consensus: Algorithm[Any],
     ) -> None:
-        super().__init__(plan, hoods, x, training, consensus)
+        super().__init__(plan, schedule, x, training, consensus)
         self._handlers: dict[type, Callable[[Any, float], list[ev.Action]]] = {
             ev.Started: self._on_started,
             ev.Received: self._on_received,
@@ -62,7 +67,7 @@ class Peer(Rounds):
     def facts(self) -> Mapping[str, Any]:
         """In whose place stood the peer's own vector in the round being recorded, and whose weights it took over."""
         replaced = () if self._mix is None else self._mix.replaced
-        taken = self._adoption.senders
+        taken = self._bootstrap.senders
         return {
             "absent": [self.plan.names[peer] for peer in replaced] or None,
             "weights_from": [self.plan.names[peer] for peer in taken] or None,
@@ -117,7 +122,7 @@ class Peer(Rounds):
 
     def _on_trained(self, event: ev.Trained, now: float) -> list[ev.Action]:
         self._patience.trained(now)
-        self._trained = True
+        self._trained, self._training = True, event
         return self._advance(now)
 
     def _on_recorded(self, event: ev.Recorded, now: float) -> list[ev.Action]:
@@ -157,6 +162,7 @@ class Peer(Rounds):
             return self._on_dropped(header, now)
         if header.kind == "ack":
             if self._outbox.acknowledged(header.sender, header.round):
+                self._settled.add(header.sender)
                 self._patience.moved(now)
         elif header.kind == "goodbye":
             self._neighbors.leave(header.sender)

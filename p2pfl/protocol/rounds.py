@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from p2pfl.algorithms import Adoption, Algorithm, Hoods
+from p2pfl.algorithms.base import Algorithm, NeighborhoodSchedule, RoundContext
+from p2pfl.algorithms.bootstrap import Bootstrap
 from p2pfl.payload import Payload
 from p2pfl.protocol import events as ev
 from p2pfl.protocol.aggregation import Mix
@@ -31,27 +32,34 @@ class Rounds:
     """A peer's state, and how it gets through rounds. What happens to it from outside is `Peer`'s, which calls this."""
 
     def __init__(
-        self, plan: ev.Plan, hoods: Hoods, x: Tensor, training: Algorithm[Any], consensus: Algorithm[Any]
+        self,
+        plan: ev.Plan,
+        schedule: NeighborhoodSchedule,
+        x: Tensor,
+        training: Algorithm[Any],
+        consensus: Algorithm[Any],
     ) -> None:
         self._unsent = dict(plan.unsent)  # rounds before the first whose vectors neighbors may still need
         self.plan = plan = replace(plan, unsent={})  # so that their memory is free soon
         self.round = plan.first_round
         self.stage: Stage = "new"
         self._session = Session(plan)
-        self._hoods = hoods
+        self._schedule = schedule
         self._x = x
         self._algorithms = (training, consensus)
-        self._adopting = plan.empty and plan.first_round > 1  # this round it takes over a neighbor's weights
-        self._adoption = Adoption(training)
+        self._bootstrapping = plan.empty and plan.first_round > 1  # this round it takes its neighbors' weights
+        self._bootstrap = Bootstrap(training.is_robust)
         self._neighbors = Neighbors(plan, self._session, self._standing)
         self._inbox = Inbox(self._senders_in, x.numel(), self._algorithm_of, plan.last_round)
         self._outbox = Outbox()
-        self._state: Any = training.start(x, hoods)
+        self._state: Any = training.init(x, schedule)
         self._mixes = False  # the state is that of the consensus rounds
         self._mix: Mix | None = None
         self._current: dict[int, Payload] = {}
+        self._settled: set[int] = set()  # neighbors whose payload was acknowledged, or counted as undelivered
         self._left_behind = False  # others have gone on without it
         self._began = self._trained = False
+        self._training = ev.Trained()  # result of this round's local training
         self._asked_again: set[tuple[int, int]] = set()  # (round, sender) of vectors of which a chunk was lost
         self._flushed = True
         self._patience = Patience(plan)
@@ -68,28 +76,29 @@ class Rounds:
         if not jumped:
             return self._begin_round(now)
         # Without weights of its own, or where the others only mix any more, it first takes over a neighbor's.
-        self._adopting = empty or round > self.plan.training_rounds + 1
+        self._bootstrapping = empty or round > self.plan.training_rounds + 1
         self._mixes = False
         self._unsent.clear()
         self._outbox = Outbox()
         for neighbor in self.plan.links:
             self._inbox.relist(neighbor, round)
         news = ev.Note(f"goes straight to round {round}, where its neighbors are", matters=True)
-        return [news, *self._neighbors.jump(round, round + self._adopting), *self._begin_round(now)]
+        return [news, *self._neighbors.jump(round, round + self._bootstrapping), *self._begin_round(now)]
 
     def _begin_round(self, now: float) -> list[ev.Action]:
         self.stage, self._mix, self._began, self._left_behind = "working", None, False, False
-        self._adoption = Adoption(self._algorithm)
+        self._bootstrap = Bootstrap(self._algorithm.is_robust)
+        self._training = ev.Trained()
         self._patience.begin(now)
         self._neighbors.spoken_at = now
         actions: list[ev.Action] = []
         for neighbor, rounds in self.plan.returns.items():
             if self.round in rounds:
                 actions += self._neighbors.expect_back(neighbor, self.round)
-        if self.round > self.plan.training_rounds and not self._mixes and not self._adopting:
+        if self.round > self.plan.training_rounds and not self._mixes and not self._bootstrapping:
             self._mixes = True
-            self._state = self._algorithms[1].start(self._x, self._hoods)
-        self._trained = self.round > self.plan.training_rounds or self._adopting
+            self._state = self._algorithms[1].init(self._x, self._schedule)
+        self._trained = self.round > self.plan.training_rounds or self._bootstrapping
         if not self._trained and not self._algorithm.overlapped:
             actions += self._train(now)
         return actions + self._advance(now)
@@ -129,44 +138,55 @@ class Rounds:
 
     def _begin_exchange(self) -> list[ev.Action]:
         self._began = True
-        hood = self._hoods(self.round)
-        if self._adopting:
+        if self._bootstrapping:
             self._current = {}
             return []
-        self._current = dict(self._algorithm.outgoing(self._state, self.round))
-        self._mix = Mix(
-            self._algorithm, self._state, self._inbox, self.round, self.plan.me, list(hood.incoming), self._is_expected
-        )
+        self._settle_payloads()
+        context = self._context()
+        self._current = dict(self._algorithm.outgoing(self._state, context))
+        self._settled.clear()
+        senders = list(context.neighborhood.incoming)
+        self._mix = Mix(self._algorithm, self._state, self._inbox, self.round, self.plan.me, senders, self._is_expected)
         needed = [item for item in self._current.items() if self._neighbors.serves(item[0], self.round)]
         return self._deliver(self._outbox.begin(self.round, needed))
 
     def _fold(self) -> list[ev.Action]:
         if self._mix is None:
-            return self._adopt()
-        own = next(iter(self._current.values()), None)
-        return self._grants() if self._mix.fold(own) else []
+            return self._take_weights()
+        return self._grants() if self._mix.fold() else []
 
-    def _adopt(self) -> list[ev.Action]:
+    def _take_weights(self) -> list[ev.Action]:
         """Take over the neighbors' weights, once nothing more is to come."""
         senders = sorted(self._senders_in(self.round))
         for sender in senders:
             if (payload := self._inbox.take(self.round, sender)) is not None:  # which makes room for others'
-                self._adoption.add(sender, payload)
+                self._bootstrap.add(sender, payload)
         if not all(self._inbox.is_whole(self.round, sender) for sender in senders):
             return self._grants()
-        if not self._adoption:
+        if not self._bootstrap:
             return self._fail(f"no neighbor is left to take weights from in round {self.round}")
-        for here, block in self._adoption.blocks():
+        for here, block in self._bootstrap.blocks():
             self._x[here] = block
-        self.stage, self._adopting = "recording", False
-        names = self.plan.name(self._adoption.senders)
+        self.stage, self._bootstrapping = "recording", False
+        names = self.plan.name(self._bootstrap.senders)
         news = ev.Note(f"takes over the weights of peer {names} in round {self.round}", matters=True)
         return [news, ev.RoundDone(self.round, self._x)]
 
     def _finish_round(self) -> list[ev.Action]:
-        self._x = self._algorithm.finish(self._state)
+        self._settle_payloads()
+        self._x = self._algorithm.finish(self._state, self._context())
         self.stage = "recording"
         return [ev.RoundDone(self.round, self._x)]
+
+    def _context(self) -> RoundContext:
+        done = self._training
+        return RoundContext(self.round, self._schedule(self.round), done.steps, done.samples, done.loss, done.lr)
+
+    def _settle_payloads(self) -> None:
+        """Tell the algorithm of this round's payloads that were not acknowledged and are waited for no longer."""
+        for neighbor in self._current.keys() - self._settled - self._outbox.waiting_for:
+            self._settled.add(neighbor)
+            self._algorithms[self._mixes].undelivered(self._state, neighbor, self._current[neighbor])
 
     def _fail(self, reason: str, resumable: bool = True, usage: bool = False) -> list[ev.Action]:
         self.stage = "ended"
@@ -195,6 +215,8 @@ class Rounds:
         self._inbox.relist(neighbor)
         self._outbox.drop(neighbor)
         self._outbox.forget_leave(neighbor)
+        if not self._bootstrapping:
+            self._algorithms[self._mixes].edge_reset(self._state, neighbor)
 
     # Sending
 
@@ -211,7 +233,7 @@ class Rounds:
     def _deliver(self, items: Sequence[tuple[int, Payload]]) -> list[ev.Action]:
         self._flushed = self._flushed and not items
         round = self._outbox.round
-        return self._session.deliver(round, self._algorithm_of(round).codec, items)
+        return self._session.deliver(round, self._algorithm_of(round).encodings, items)
 
     # What holds now
 
@@ -222,12 +244,12 @@ class Rounds:
             needs = self.round + done
             while self._inbox.is_whole(needs, neighbor):
                 needs += 1  # a neighbor that was a round ahead
-            serves = self.round + (self.stage == "recording" or self._adopting)
+            serves = self.round + (self.stage == "recording" or self._bootstrapping)
             return self._outbox.round if neighbor in self._outbox.waiting_for else serves, needs
         first = self.round
         while neighbor in self._unsent.get(first - 1, ()):
             first -= 1
-        return first + self._adopting, self.round
+        return first + self._bootstrapping, self.round
 
     def _ahead(self) -> int:
         """The round to go on with. Neighbors may be as far apart as there are peers between them, and wait.
@@ -235,10 +257,10 @@ class Rounds:
         So a peer skips rounds only if it is further behind than that, starts, or was left behind while it slept.
         """
         slack = 0 if self._left_behind or self.stage == "greeting" else len(self.plan.names)
-        return self._neighbors.ahead_of(self.round, frozenset(self._hoods(self.round).incoming), slack)
+        return self._neighbors.ahead_of(self.round, frozenset(self._schedule(self.round).incoming), slack)
 
     def _senders_in(self, round: int) -> list[int]:
-        return [n for n in self._hoods(round).incoming if self._neighbors.expects(n, round)]
+        return [n for n in self._schedule(round).incoming if self._neighbors.expects(n, round)]
 
     def _is_expected(self, sender: int) -> bool:
         return self._neighbors.expects(sender, self.round) and not self._inbox.is_given_up(self.round, sender)

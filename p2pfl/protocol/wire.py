@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from p2pfl.errors import ProtocolError
-from p2pfl.payload import ITEM_BYTES, Codec
+from p2pfl.payload import ENCODINGS
 
 VERSION = 3
 CHUNK_BYTES = 1 << 20
@@ -46,7 +46,7 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
     kind: Kind
     sender: Annotated[int, msgspec.Meta(ge=0, lt=MAX_PEERS)]
     round: Annotated[int, msgspec.Meta(ge=0, le=MAX_ROUND)]
-    codec: Codec = ""
+    codec: _Text = ""
     layout: _Text = ""
     vector: _Text = ""
     offset: _Size = 0
@@ -111,7 +111,10 @@ def _check_chunk(header: Header) -> None:
         raise ProtocolError("codec: missing")
     if not 0 < header.length <= CHUNK_BYTES:
         raise ProtocolError(f"length: a chunk of {header.length} bytes")
-    if header.length % ITEM_BYTES[header.codec] or header.offset % ITEM_BYTES[header.codec]:
+    encoding = ENCODINGS.get(header.codec)
+    if encoding is None:
+        raise ProtocolError(f"header: unknown codec {header.codec!a}")
+    if header.length % encoding.item_bytes or header.offset % encoding.item_bytes:
         raise ProtocolError("length: a chunk ends within a number")
 
 
