@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
+from p2pfl import registry
 from p2pfl.algorithms.base import Algorithm, AlgorithmOptions
 from p2pfl.algorithms.chebyshev import Chebyshev
 from p2pfl.algorithms.dpsgd import DPSGD
-from p2pfl.algorithms.robust import Clipped, Median, TrimmedMean
 from p2pfl.config import RunConfig
+from p2pfl.errors import ConfigError
 
 __all__ = ["DPSGD", "Algorithm", "Chebyshev", "build_algorithm", "build_consensus"]
 
-_ALGORITHMS: dict[str, Callable[[AlgorithmOptions], Algorithm[Any]]] = {
-    "dpsgd": DPSGD.of,
-    "clipped": Clipped.of,
-    "trimmed-mean": TrimmedMean.of,
-    "median": Median.of,
-}
-
 
 def build_algorithm(config: RunConfig) -> Algorithm[Any]:
-    """The algorithm of the training rounds, from the run's settings."""
-    options = AlgorithmOptions(
-        overlapped=config.gossip.order == "overlapped",
-        wire_dtype=config.exchange.wire_dtype,
-        byzantine=config.robust.byzantine or 0,
+    """The algorithm of the training rounds, from the run's settings. Raises ConfigError for a user's that is none."""
+    return _build(
+        config.gossip.algorithm,
+        AlgorithmOptions(
+            overlapped=config.gossip.order == "overlapped",
+            wire_dtype=config.exchange.wire_dtype,
+            byzantine=config.robust.byzantine or 0,
+        ),
     )
-    return _ALGORITHMS[config.gossip.algorithm](options)
 
 
 def build_consensus(config: RunConfig, contraction: float) -> Algorithm[Any]:
@@ -36,5 +31,13 @@ def build_consensus(config: RunConfig, contraction: float) -> Algorithm[Any]:
 
     Under a robust algorithm it is the same rule again, since one malicious neighbor would lead plain mixing anywhere.
     """
-    algorithm = _ALGORITHMS[config.gossip.algorithm](AlgorithmOptions(byzantine=config.robust.byzantine or 0))
+    algorithm = _build(config.gossip.algorithm, AlgorithmOptions(byzantine=config.robust.byzantine or 0))
     return algorithm if algorithm.is_robust else Chebyshev(contraction, config.training.rounds + 1)
+
+
+def _build(name: str, options: AlgorithmOptions) -> Algorithm[Any]:
+    found = registry.load(registry.entry_of("algorithm", name) or name, "--algorithm")
+    if not hasattr(found, "of"):
+        raise ConfigError(f"--algorithm {name}: not a class that implements p2pfl.algorithms.base.Algorithm")
+    algorithm: Algorithm[Any] = found.of(options)
+    return algorithm

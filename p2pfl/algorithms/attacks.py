@@ -25,6 +25,7 @@ from p2pfl.algorithms.base import Algorithm, NeighborhoodSchedule, Outgoing, Rou
 from p2pfl.algorithms.blockwise import blocks
 from p2pfl.errors import ConfigError
 from p2pfl.payload import FP32, Encoding, Payload
+from p2pfl.registry import ATTACKS, load
 
 S = TypeVar("S")
 
@@ -49,26 +50,22 @@ Relabel = Callable[[int, Tensor], Tensor]
 """An attacker's labels: round, labels (B,) → labels to train on."""
 
 
-def _sign_flip(scale: float) -> Attack:
+def sign_flip(scale: float = 1.0) -> Attack:
+    """x' = −s x."""
     return lambda view: view.own.mul(-scale)
 
 
-def _a_little_is_enough(scale: float) -> Attack:
+def a_little_is_enough(scale: float = 1.5) -> Attack:
+    """x' = x − s σ."""
     return lambda view: torch.add(view.own, view.spread, alpha=-scale)
 
 
-def _inner_product(scale: float) -> Attack:
+def inner_product(scale: float = 1.0) -> Attack:
+    """x' = c − s m."""
     return lambda view: torch.add(view.start, view.movement, alpha=-scale)
 
 
 LABEL_FLIP = "label-flip"
-# Attacks on sent vectors, by name: builder from a scale, and the default scale.
-_ATTACKS: Mapping[str, tuple[Callable[[float], Attack], float]] = {
-    "sign-flip": (_sign_flip, 1.0),
-    "a-little-is-enough": (_a_little_is_enough, 1.5),
-    "inner-product": (_inner_product, 1.0),
-}
-ATTACKS = (*_ATTACKS, LABEL_FLIP)
 
 
 def build_attack(name: str, scale: float | None = None) -> Attack | None:
@@ -84,8 +81,8 @@ def build_attack(name: str, scale: float | None = None) -> Attack | None:
         if scale is not None:
             raise ConfigError(f"attack {name}: scale {scale}: it has none, leave it out")
         return None
-    build, default = _ATTACKS[name]
-    return build(default if scale is None else scale)
+    build: Callable[..., Attack] = load(ATTACKS[name])
+    return build() if scale is None else build(scale)
 
 
 def flip_labels(labels: Tensor, classes: int) -> Tensor:
