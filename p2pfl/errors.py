@@ -123,6 +123,10 @@ class OtherVersionError(CheckpointError):
     resumable = False
 
 
+class Interrupted(P2PFLError):
+    """A run that was interrupted by its user or stopped by its launcher, and saved: exit status 130."""
+
+
 class TrainingError(P2PFLError):
     """Training that cannot go on, such as a loss that is no longer a number: with the same settings it never can."""
 

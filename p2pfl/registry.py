@@ -8,12 +8,13 @@ Adding an algorithm, averaging rule, attack, mixing, partition, data set or mode
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from p2pfl.errors import ConfigError
-from p2pfl.util.plugins import load_callable
+from p2pfl.errors import ConfigError, one_line
 
 
 @dataclass(frozen=True)
@@ -131,9 +132,9 @@ DATASETS: Mapping[str, Entry] = {
         "60,000 photographs of 10 classes, 32×32 in color",
         "Krizhevsky 2009, Learning multiple layers of features from tiny images",
     ),
-    "digits": Entry("p2pfl.data.bundled:digits", "1,797 handwritten digits of 8×8 pixels from scikit-learn"),
+    "digits": Entry("p2pfl.data.digits:digits", "1,797 handwritten digits of 8×8 pixels from scikit-learn"),
     "imagefolder": Entry(
-        "p2pfl.data.folder:image_folder",
+        "p2pfl.data.image_folder:image_folder",
         "your own pictures in DIR/train/CLASS and DIR/test/CLASS",
         argument="DIR",
         options=("image_range", "background"),
@@ -198,6 +199,29 @@ def load(entry: Entry | str, option: str = "--algorithm") -> Any:
     cannot be imported or has no such callable.
     """
     if isinstance(entry, str):
-        return load_callable(entry, option)
+        return _load_own(entry, option)
     module, _, attribute = entry.target.partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def _load_own(spec: str, option: str) -> Any:
+    """The object that `module:function` names; the current directory is searched as `python -m` does.
+
+    `option` is the command-line option that the user gave, for messages.
+    Raises ConfigError where the module cannot be imported or has no such callable.
+    """
+    module_name, _, attribute = spec.partition(":")
+    if not module_name or not attribute:
+        raise ConfigError(f"{option} {spec}: expected module:function, such as my_code:build")
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise ConfigError(f"{option} {spec}: cannot import {module_name!r}: {one_line(error)}") from error
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        state = "is not callable" if hasattr(module, attribute) else "does not exist"
+        raise ConfigError(f"{option} {spec}: {attribute!r} {state} in {module.__file__ or module_name}")
+    return found

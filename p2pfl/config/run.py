@@ -23,7 +23,7 @@ from p2pfl.config.sections import (
     TrainingConfig,
 )
 from p2pfl.errors import ConfigError
-from p2pfl.util.suggest import known_are
+from p2pfl.util.text import known_are
 
 T = TypeVar("T")
 Mode = Literal["gossip", "centralized", "sgd", "local"]

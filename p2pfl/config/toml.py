@@ -13,8 +13,8 @@ import tomli_w
 
 from p2pfl.config.run import MODE_SECTIONS, SECTION_OF, SECTIONS, Mode, RunConfig, replace_options
 from p2pfl.errors import ConfigError, unreadable
-from p2pfl.util.regular import read_text
-from p2pfl.util.suggest import known_are, nearest
+from p2pfl.util.files import read_text
+from p2pfl.util.text import known_are, nearest
 
 # Mode -> other names of options, under which the mode's own literature knows them.
 ALIASES: dict[str, dict[str, str]] = {

@@ -17,11 +17,9 @@ from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import check_integrity, extract_archive
 
 from p2pfl.config import PictureOptions
-from p2pfl.data.dataset import Dataset, statistics
-from p2pfl.data.source import Progress, Source
-from p2pfl.errors import DataError, unreadable
-from p2pfl.util.plugins import one_line
-from p2pfl.util.regular import check_regular
+from p2pfl.data.dataset import Dataset, Progress, Source, statistics
+from p2pfl.errors import DataError, one_line, unreadable
+from p2pfl.util.files import check_regular
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 TRAIN_SAMPLES, TEST_SAMPLES = 50_000, 10_000

@@ -20,7 +20,7 @@ from p2pfl.report.output import draw_plots, write_text
 from p2pfl.report.run import repeat_command
 from p2pfl.report.summary import TEXT_FIELDS
 from p2pfl.run.paths import COMPARISON_CSV_FILE, COMPARISON_JSON_FILE, CONFIG_FILE, PEERS_FOLDER, REPORT_FILE
-from p2pfl.util.regular import read_text
+from p2pfl.util.files import read_text
 
 _ROW_HEADS = ("mode", "seed")  # fields that head a row of the CSV instead
 

@@ -14,7 +14,7 @@ from tests.support.picture_files import write_png, write_tiff
 from p2pfl.cli.describe import describe_run
 from p2pfl.config import PictureOptions, RunConfig, check_together, replace_options
 from p2pfl.data import Dataset, describe, load, prepare
-from p2pfl.data.listing import list_folder
+from p2pfl.data.image_listing import list_folder
 from p2pfl.errors import ConfigError
 from p2pfl.roles import topology_of
 

@@ -12,7 +12,8 @@ from tests.support.runs import make_run
 
 from p2pfl import make_topology
 from p2pfl.cli import main
-from p2pfl.data import content, dataset
+from p2pfl.data import load as load_cached
+from p2pfl.data.image_folder import files_content
 from p2pfl.errors import CheckpointError, DataError, P2PFLError, unforeseen
 from p2pfl.faults import load_faults
 from p2pfl.faults.injector import fired
@@ -22,8 +23,7 @@ from p2pfl.run.identity import read_run_id, write_run_id
 from p2pfl.run.records import append_round, read_recorded
 from p2pfl.run.sketch_file import read_sketches
 from p2pfl.topology import load_topology, save_topology
-from p2pfl.util.durable import replace_file, truncate_file
-from p2pfl.util.regular import UnfitError, check_regular, opener, read_file, read_if_any
+from p2pfl.util.files import UnfitError, check_regular, opener, read_file, read_if_any, replace_file, truncate_file
 
 RING = make_topology("ring", 3)
 FORMS = ("pipe", "device", "folder")
@@ -51,8 +51,8 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "checkpoint": ("round-000001.safetensors", checkpoint.load),
     "topology": ("ring.graphml", load_topology),
     "topology written": ("new.graphml", lambda path: save_topology(RING, path)),
-    "cached data": ("digits.safetensors", dataset.load),
-    "picture": ("a.png", lambda path: content.files_content(path.parent, [(str(path), 0)], lambda *_: None)),
+    "cached data": ("digits.safetensors", load_cached),
+    "picture": ("a.png", lambda path: files_content(path.parent, [(str(path), 0)], lambda *_: None)),
 }
 
 
