@@ -21,11 +21,12 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from p2pfl.algorithms.base import Algorithm, NeighborhoodSchedule, Outgoing, RoundContext, Saved
+from p2pfl.algorithms.base import Algorithm, Outgoing, RoundContext, Saved
 from p2pfl.algorithms.blockwise import blocks
 from p2pfl.errors import ConfigError
 from p2pfl.payload import FP32, Encoding, Payload
 from p2pfl.registry import ATTACKS, load
+from p2pfl.topology import NeighborhoodSchedule
 
 S = TypeVar("S")
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, Self, TypeVar
 
 from torch import Tensor
 
 from p2pfl.payload import ENCODINGS, FP32, Encoding, Payload
-from p2pfl.topology import Neighborhood
+from p2pfl.topology import Neighborhood, NeighborhoodSchedule
 
 S = TypeVar("S")
-
-NeighborhoodSchedule = Callable[[int], Neighborhood]
-"""The neighborhood of each round; rounds are counted from 1."""
 
 Outgoing = Mapping[int, Payload]
 """What goes to each out-neighbor; the same payload for all, or one each."""

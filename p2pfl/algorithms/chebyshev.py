@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from p2pfl.algorithms.base import Algorithm, NeighborhoodSchedule, Outgoing, RoundContext, Saved
+from p2pfl.algorithms.base import Algorithm, Outgoing, RoundContext, Saved
 from p2pfl.algorithms.blockwise import add_weighted
 from p2pfl.algorithms.buffers import vector_like
 from p2pfl.payload import Payload
-from p2pfl.topology import Neighborhood
+from p2pfl.topology import Neighborhood, NeighborhoodSchedule
 
 
 @dataclass

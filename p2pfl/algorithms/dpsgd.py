@@ -14,11 +14,11 @@ from typing import Self
 
 from torch import Tensor
 
-from p2pfl.algorithms.base import ONLY_X, Algorithm, AlgorithmOptions, NeighborhoodSchedule, Outgoing, RoundContext
+from p2pfl.algorithms.base import ONLY_X, Algorithm, AlgorithmOptions, Outgoing, RoundContext
 from p2pfl.algorithms.blockwise import add_terms, blocks
 from p2pfl.algorithms.buffers import Buffers
 from p2pfl.payload import ENCODINGS, Encoding, Payload
-from p2pfl.topology import Neighborhood
+from p2pfl.topology import Neighborhood, NeighborhoodSchedule
 
 
 @dataclass

@@ -15,12 +15,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from p2pfl.algorithms.base import ONLY_X, Algorithm, AlgorithmOptions, NeighborhoodSchedule, Outgoing, RoundContext
+from p2pfl.algorithms.base import ONLY_X, Algorithm, AlgorithmOptions, Outgoing, RoundContext
 from p2pfl.algorithms.blockwise import Pieces
 from p2pfl.algorithms.buffers import Buffers
 from p2pfl.algorithms.rules import Blocks, clip_and_mix, median, trimmed_mean
 from p2pfl.payload import ENCODINGS, Encoding, Payload
-from p2pfl.topology import Neighborhood
+from p2pfl.topology import Neighborhood, NeighborhoodSchedule
 
 
 class Rule(Protocol):

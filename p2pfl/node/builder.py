@@ -11,7 +11,6 @@ import torch
 
 from p2pfl import algorithms, data
 from p2pfl.algorithms import attacks
-from p2pfl.algorithms.base import NeighborhoodSchedule
 from p2pfl.algorithms.fedavg import ServerAverage
 from p2pfl.config import RunConfig, least_updates
 from p2pfl.data import partition
@@ -29,7 +28,15 @@ from p2pfl.protocol.selection import Federation
 from p2pfl.roles import Cast, cast
 from p2pfl.run.data_record import DIGITS
 from p2pfl.run.paths import FAULTS_FILE
-from p2pfl.topology import Neighborhood, Topology, is_symmetric, neighborhood, spectral_gap, without_edges
+from p2pfl.topology import (
+    Neighborhood,
+    NeighborhoodSchedule,
+    Topology,
+    is_symmetric,
+    neighborhood,
+    spectral_gap,
+    without_edges,
+)
 from p2pfl.training import Trainer, make_current, pick_device
 
 

@@ -18,13 +18,14 @@ from typing import Any
 
 from torch import Tensor
 
-from p2pfl.algorithms.base import Algorithm, NeighborhoodSchedule
+from p2pfl.algorithms.base import Algorithm
 from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.payload import Payload
 from p2pfl.protocol import events as ev
 from p2pfl.protocol.greeting import MismatchError
 from p2pfl.protocol.rounds import Rounds
 from p2pfl.protocol.wire import Header, Message
+from p2pfl.topology import NeighborhoodSchedule
 
 
 class Peer(Rounds):

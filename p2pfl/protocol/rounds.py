@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from p2pfl.algorithms.base import Algorithm, NeighborhoodSchedule, RoundContext
+from p2pfl.algorithms.base import Algorithm, RoundContext
 from p2pfl.algorithms.bootstrap import Bootstrap
 from p2pfl.payload import Payload
 from p2pfl.protocol import events as ev
@@ -20,6 +20,7 @@ from p2pfl.protocol.membership import Neighbors
 from p2pfl.protocol.outbox import Outbox
 from p2pfl.protocol.session import Session
 from p2pfl.protocol.timeouts import Patience
+from p2pfl.topology import NeighborhoodSchedule
 
 # Seconds between the greeting of a neighbor that was started with something else and the end of the peer, in which the
 # neighbor gets this peer's greeting and can say the same.

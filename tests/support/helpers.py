@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from p2pfl.algorithms.base import Algorithm, NeighborhoodSchedule, RoundContext
+from p2pfl.algorithms.base import Algorithm, RoundContext
 from p2pfl.config import RunConfig
 from p2pfl.data import Dataset
 from p2pfl.payload import Payload
-from p2pfl.topology import make_topology, mixing_matrix, neighborhood
+from p2pfl.topology import NeighborhoodSchedule, make_topology, mixing_matrix, neighborhood
 
 CPU = torch.device("cpu")
 THOROUGHNESS = int(os.environ.get("P2PFL_EXAMPLES", "1"))  # of randomized tests: `make soak` runs many more examples
