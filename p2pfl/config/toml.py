@@ -65,20 +65,6 @@ def load_toml(path: str | os.PathLike[str], mode: Mode | None = None) -> RunConf
         raise ConfigError(f"{path}: {error}") from None
 
 
-def load_run_toml(run_dir: Path) -> RunConfig:
-    """The settings in a run directory. Raises ConfigError, which says so where the folder is none."""
-    path = run_dir / "config.toml"
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        raise ConfigError(f"{run_dir}: no run directory (it has no {path.name})") from None
-    except OSError as error:
-        raise ConfigError(unreadable(run_dir, error)) from None
-    except ValueError as error:  # a null byte
-        raise ConfigError(f"{run_dir}: no name of a folder ({error})") from None
-    return load_toml(path)
-
-
 def parse_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file. Raises ConfigError naming it where it cannot be read or is no TOML."""
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from p2pfl.config import PictureOptions
 from p2pfl.data.content import arrays_content
 from p2pfl.data.dataset import IMAGE_SIDE, Dataset, statistics
 from p2pfl.data.source import Progress, Source
@@ -19,7 +20,7 @@ SPLIT_SEED = 0  # fixed: runs with different seeds are tested on the same digits
 BRIGHTEST = 16  # scikit-learn counts dark pixels in 4×4 cells
 
 
-def digits(argument: str, root: Path) -> Source:
+def digits(argument: str, root: Path, options: PictureOptions) -> Source:
     """The digits 0..9 (Alpaydin & Kaynak 1998): 1,797 images of 8×8, in a stratified split of 80 to 20.
 
     Raises DataError where scikit-learn is not installed.

@@ -7,22 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from p2pfl import registry
 from p2pfl.config import PictureOptions
-from p2pfl.data.bundled import digits
-from p2pfl.data.cifar import cifar10
 from p2pfl.data.dataset import FORMAT, IMAGE_SIDE, load, save
-from p2pfl.data.folder import image_folder
 from p2pfl.data.source import Progress, Source
 from p2pfl.data.user import user_function
 from p2pfl.errors import DataError
 
-# Each builder takes what stands after the colon of --dataset, the data directory and how pictures become bytes, and
-# reads no image yet.
-DATASETS: dict[str, Callable[[str, Path, PictureOptions], Source]] = {
-    "cifar10": lambda argument, root, _: cifar10(argument, root),
-    "digits": lambda argument, root, _: digits(argument, root),
-    "imagefolder": image_folder,
-}
+Opener = Callable[[str, Path, PictureOptions], Source]
+"""A data set of the registry: the argument after the colon of --dataset, the data directory and the options of
+pictures in, its source out; it reads no image yet."""
+
 _PLAIN = PictureOptions()
 
 
@@ -92,14 +87,12 @@ def all_notes(info: DatasetInfo, path: Path) -> tuple[str, ...]:
 
 
 def _find(spec: str, root: Path, pictures: PictureOptions) -> Source:
-    name, colon, argument = spec.partition(":")
-    if name in DATASETS:
-        return DATASETS[name](argument, root, pictures)
-    if not colon:
-        raise DataError(
-            f"--dataset {spec}: unknown; choose cifar10, digits, imagefolder:DIR or your own module:function"
-        )
-    return user_function(spec)
+    entry = registry.entry_of("dataset", spec)
+    if entry is None:
+        registry.check("dataset", spec)
+        return user_function(spec)
+    open_source: Opener = registry.load(entry)
+    return open_source(spec.partition(":")[2], root, pictures)
 
 
 def _cache_file(source: Source, root: Path) -> Path:

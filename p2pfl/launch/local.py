@@ -20,6 +20,7 @@ from p2pfl.launch.server import fork_server
 from p2pfl.launch.started import Launch, Outcome, Run, Worker, called, start_worker
 from p2pfl.launch.supervisor import end, is_alone, is_over, on_end
 from p2pfl.node import messages
+from p2pfl.run.paths import CONFIG_FILE
 from p2pfl.util.signals import interruptible
 
 ALONE_SECONDS = 30.0  # what a coordinator gets that has no clients any more; it notices in about ten
@@ -107,7 +108,7 @@ def _read(run: Run, worker: Worker) -> None:
             ready = sum(other.endpoint is not None for other in run.workers)
             observer.progress("processes ready", ready, len(run.workers))
             if all(other.lost_weights for other in run.workers):
-                new = f"p2pfl {plan.config.mode} --config {shlex.quote(str(plan.run_dir / 'config.toml'))}"
+                new = f"p2pfl {plan.config.mode} --config {shlex.quote(str(plan.run_dir / CONFIG_FILE))}"
                 reason = f"no peer has a checkpoint that can be used; start a new run with: {new}"
                 outcome.fail(reason, resumable=False)
             elif ready == len(run.workers):

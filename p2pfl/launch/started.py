@@ -19,6 +19,7 @@ from p2pfl.launch.observers import Observer
 from p2pfl.launch.server import ForkServer
 from p2pfl.node import messages
 from p2pfl.roles import Cast
+from p2pfl.run.paths import FIRED_FILE, peer_dir
 from p2pfl.topology import Topology
 from p2pfl.util.signals import Interrupts
 
@@ -141,9 +142,9 @@ def start_worker(run: Run, index: int, again: bool = False, returns_in: int | No
         temporary=run.server.folder.path,
     )
     name = plan.topology.names[index]
+    done = fired(peer_dir(plan.run_dir, plan.topology, index) / FIRED_FILE)
     process, link = run.server.start(f"p2pfl-{name}", _run_worker, spec)
-    folder = plan.run_dir / "peers" / plan.topology.node_path(index)
-    return Worker(index, name, process, link, heard=time.monotonic(), fired=len(fired(folder)))
+    return Worker(index, name, process, link, heard=time.monotonic(), fired=len(done))
 
 
 def _run_worker(spec: messages.WorkerSpec, link: Connection) -> None:

@@ -16,6 +16,7 @@ from p2pfl.faults.injector import fired
 from p2pfl.launch.observers import Observer
 from p2pfl.launch.started import Launch, Run, Worker, called, start_worker
 from p2pfl.node import messages
+from p2pfl.run.paths import FIRED_FILE, LOG_FILE, peer_dir
 from p2pfl.util.signals import Interrupts
 
 STOP_SECONDS = 5.0  # what workers get to end by themselves when told to
@@ -31,7 +32,7 @@ def on_end(run: Run, worker: Worker) -> None:
     if worker.failure:
         reason = f"{called(plan, worker)}: {worker.failure}"
     else:
-        log = plan.run_dir / "peers" / plan.topology.node_path(worker.index) / "log.txt"
+        log = peer_dir(plan.run_dir, plan.topology, worker.index) / LOG_FILE
         reason = f"{called(plan, worker)} died ({worker.process.exit_text()}); see {log}"
     kill = _scripted_kill(run, worker)
     if kill is not None:
@@ -67,8 +68,7 @@ def _scripted_kill(run: Run, worker: Worker) -> Kill | None:
     """What the fault script has just done to a worker, if that is why it ended."""
     if worker.failure or not run.plan.script.faults:
         return None
-    folder = run.plan.run_dir / "peers" / run.plan.topology.node_path(worker.index)
-    done = fired(folder)
+    done = fired(peer_dir(run.plan.run_dir, run.plan.topology, worker.index) / FIRED_FILE)
     last = run.plan.script.faults[done[-1]] if len(done) > worker.fired else None
     return last if isinstance(last, Kill) else None
 

@@ -4,19 +4,11 @@ from p2pfl.report.fields import FIELDS
 from p2pfl.report.load import RecordedRun, load_run
 from p2pfl.report.output import check_drawing
 from p2pfl.report.page import write_report
-from p2pfl.report.summary import (
-    SUMMARY_FILE,
-    complete_summary,
-    known_facts,
-    read_summary,
-    summarize,
-    write_summary,
-)
+from p2pfl.report.summary import complete_summary, known_facts, read_summary, summarize, write_summary
 from p2pfl.report.topology_plot import draw_topology
 
 __all__ = [
     "FIELDS",
-    "SUMMARY_FILE",
     "RecordedRun",
     "check_drawing",
     "complete_summary",

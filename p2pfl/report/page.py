@@ -14,10 +14,9 @@ from p2pfl.report.participation import participation
 from p2pfl.report.plots import PLOTS
 from p2pfl.report.summary import known_facts, summarize
 from p2pfl.report.warnings import collect_warnings
+from p2pfl.run.paths import REPORT_FILE
 from p2pfl.run.records import RoundRecord
 from p2pfl.util.units import bytes_text, number_text, percent_text, seconds_text
-
-REPORT_FILE = "report.html"
 
 
 def write_report(run_dir: Path) -> Path:

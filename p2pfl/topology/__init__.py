@@ -5,7 +5,6 @@ from p2pfl.topology.generators import KINDS, make_topology
 from p2pfl.topology.graph import MAX_PEERS, Topology, build_topology
 from p2pfl.topology.mend import Mending, fix_file
 from p2pfl.topology.mixing import (
-    MIXINGS,
     Neighborhood,
     consensus_rounds,
     convergence,
@@ -25,7 +24,6 @@ __all__ = [
     "FORMATS",
     "KINDS",
     "MAX_PEERS",
-    "MIXINGS",
     "Mending",
     "Neighborhood",
     "Topology",

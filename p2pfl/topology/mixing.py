@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import networkx as nx
 import numpy as np
 
+from p2pfl import registry
 from p2pfl.errors import ConfigError, TopologyError
 from p2pfl.topology.checks import fix_command
 from p2pfl.topology.graph import Topology
@@ -42,12 +43,13 @@ def mixing_matrix(topology: Topology, mixing: str = "metropolis-hastings") -> Ma
 
     Raises ConfigError for an unknown mixing, TopologyError where W would not be doubly stochastic.
     """
-    if mixing not in MIXINGS:
-        raise ConfigError(f"mixing {mixing!r} is unknown; use one of {', '.join(MIXINGS)}")
-    return MIXINGS[mixing](topology)
+    registry.check("mixing", mixing)
+    matrix: Matrix = registry.load(registry.MIXINGS[mixing])(topology)
+    return matrix
 
 
-def _metropolis_hastings(topology: Topology) -> Matrix:
+def metropolis_hastings(topology: Topology) -> Matrix:
+    """1/(1 + max(d_i, d_j)) on the edge of i and j; see `mixing_matrix`."""
     if topology.directed:
         remedy = (
             "use --mixing uniform, all its degrees are equal"
@@ -62,7 +64,8 @@ def _metropolis_hastings(topology: Topology) -> Matrix:
     return _fill_diagonal(w)
 
 
-def _uniform(topology: Topology) -> Matrix:
+def uniform(topology: Topology) -> Matrix:
+    """1/(1 + d) on every edge; see `mixing_matrix`."""
     degree = _common_degree(topology)
     if degree is None:
         remedy = (
@@ -78,7 +81,8 @@ def _uniform(topology: Topology) -> Matrix:
     return w
 
 
-def _weights(topology: Topology) -> Matrix:
+def file_weights(topology: Topology) -> Matrix:
+    """The edge weights of the topology file; see `mixing_matrix`."""
     w = np.zeros((topology.n, topology.n))
     for sender, receiver, weight in topology.graph.edges(data="weight"):
         edge = f"the edge {topology.names[sender]!r} – {topology.names[receiver]!r}"
@@ -108,13 +112,6 @@ def _weights(topology: Topology) -> Matrix:
                 "each peer add up to the weights into it"
             )
     return w
-
-
-MIXINGS: Mapping[str, Callable[[Topology], Matrix]] = {
-    "metropolis-hastings": _metropolis_hastings,
-    "uniform": _uniform,
-    "weights": _weights,
-}
 
 
 def undirected_command(topology: Topology) -> str:

@@ -1,13 +1,11 @@
 """Comparison of several runs: grouping by seed, matching, table, plots and page."""
 
 from p2pfl.report.compare.group import Entry, load_entries
-from p2pfl.report.compare.matching import JSON_FILE, PAGE_FILE, Comparison, Mismatch, find_mismatches, notes
+from p2pfl.report.compare.matching import Comparison, Mismatch, find_mismatches, notes
 from p2pfl.report.compare.page import read_comparison, write_comparison
 from p2pfl.report.compare.table import terminal_table
 
 __all__ = [
-    "JSON_FILE",
-    "PAGE_FILE",
     "Comparison",
     "Entry",
     "Mismatch",

@@ -85,8 +85,8 @@ def label_ends(axes: Axes, ends: Sequence[LineEnd], height: float) -> None:
     wanted = [(end.y - low) / (high - low) for end in order]
     for end, at in zip(order, spread_positions(wanted, gap), strict=True):
         common: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
-        axes.plot([1.045, 1.115], [at, at], **end.style.of_line(), **common)
-        axes.plot([1.08], [at], **end.style.of_marker(), **common)
+        axes.plot([1.045, 1.115], [at, at], **end.style.line_options(), **common)
+        axes.plot([1.08], [at], **end.style.marker_options(), **common)
         axes.text(1.135, at, end.text, fontsize=_FONT, va="center", transform=axes.transAxes)
         leader = {"arrowstyle": "-", "color": style.GRAY, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 4}
         axes.annotate(

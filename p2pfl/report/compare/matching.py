@@ -14,10 +14,6 @@ from p2pfl.report.compare.group import Entry, augment_of, content_of, dataset_of
 from p2pfl.report.load import RecordedRun
 from p2pfl.util.units import number_text
 
-CSV_FILE = "comparison.csv"
-JSON_FILE = "comparison.json"
-PAGE_FILE = "report.html"
-
 # Option -> its name in sentences. Matched runs agree on all of these.
 MATCHED: dict[str, str] = {
     "model": "model",

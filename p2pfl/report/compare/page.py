@@ -12,12 +12,13 @@ from urllib.parse import quote
 
 from p2pfl.errors import ConfigError
 from p2pfl.report.compare.group import Entry, load_entries
-from p2pfl.report.compare.matching import CSV_FILE, JSON_FILE, PAGE_FILE, Comparison, find_mismatches, notes
+from p2pfl.report.compare.matching import Comparison, find_mismatches, notes
 from p2pfl.report.compare.plots import PLOTS
 from p2pfl.report.compare.table import BETTER, DERIVED, MEANINGS, NUMBER_FIELDS, best, cell, statistic
 from p2pfl.report.fields import FIELDS, TEXT_FIELDS
-from p2pfl.report.load import CONFIG_FILE, PEERS_FOLDER, repeat_command
+from p2pfl.report.load import repeat_command
 from p2pfl.report.output import draw_plots, page_text, write_text
+from p2pfl.run.paths import COMPARISON_CSV_FILE, COMPARISON_JSON_FILE, CONFIG_FILE, PEERS_FOLDER, REPORT_FILE
 from p2pfl.util.regular import read_text
 
 # Field -> heading of the short table at the top.
@@ -52,9 +53,9 @@ def write_comparison(
         raise ConfigError(f"{folder}: is the directory of one run; choose another folder for the comparison")
     comparison = Comparison(folder, tuple(entries), tuple(found), tuple(notes(entries)), command)
     draw_plots(PLOTS, entries, folder)
-    write_text(folder / CSV_FILE, table_csv(comparison))
-    write_text(folder / JSON_FILE, json.dumps(as_json(comparison), indent=2, allow_nan=False) + "\n")
-    write_text(folder / PAGE_FILE, page(comparison))
+    write_text(folder / COMPARISON_CSV_FILE, table_csv(comparison))
+    write_text(folder / COMPARISON_JSON_FILE, json.dumps(as_json(comparison), indent=2, allow_nan=False) + "\n")
+    write_text(folder / REPORT_FILE, page(comparison))
     return comparison
 
 
@@ -64,7 +65,7 @@ def read_comparison(folder: Path) -> tuple[list[Path], str]:
     Runs inside the folder are looked for there, in case it was moved. Raises ConfigError where the file cannot
     be read.
     """
-    path = folder / JSON_FILE
+    path = folder / COMPARISON_JSON_FILE
     try:
         saved = json.loads(read_text(path))
         named = [Path(run) for entry in saved["entries"] for run in entry["runs"]]
@@ -203,7 +204,7 @@ def _run_row(folder: Path, entry: Entry, which: int) -> dict[str, Any]:
     return {
         "seed": entry.seeds[which],
         "path": str(run.path),
-        "link": _link(folder, run.path / "report.html"),
+        "link": _link(folder, run.path / REPORT_FILE),
         "command": repeat_command(run),
     }
 

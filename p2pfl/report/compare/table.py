@@ -8,9 +8,10 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from p2pfl.report.compare.group import Entry
-from p2pfl.report.compare.matching import CSV_FILE, PAGE_FILE, Comparison
+from p2pfl.report.compare.matching import Comparison
 from p2pfl.report.fields import FIELDS, NO_VALUE, TEXT_FIELDS, number_formats, words_text
 from p2pfl.report.load import RecordedRun, sent_by_process
+from p2pfl.run.paths import COMPARISON_CSV_FILE, REPORT_FILE
 from p2pfl.util.text import visible
 from p2pfl.util.units import bytes_text
 
@@ -211,4 +212,4 @@ def _footnotes(comparison: Comparison, omits_columns: bool) -> list[str]:
     spread = f"±: standard deviation over {seeds} seeds; other numbers are means. " if seeds > 1 else ""
     found.append(f"{spread}*: best of the column (for bytes, among runs that send any). Bytes: whole run.")
     more = "All columns and numbers" if omits_columns else "All numbers"
-    return [*found, f"{more}: {comparison.folder / PAGE_FILE}, {comparison.folder / CSV_FILE}"]
+    return [*found, f"{more}: {comparison.folder / REPORT_FILE}, {comparison.folder / COMPARISON_CSV_FILE}"]
