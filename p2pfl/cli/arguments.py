@@ -22,7 +22,7 @@ import tyro
 
 from p2pfl.errors import ConfigError, unusable
 from p2pfl.registry import TABLES, entry_of, summaries_of
-from p2pfl.util.suggest import did_you_mean
+from p2pfl.util.text import did_you_mean
 
 if TYPE_CHECKING:
     from p2pfl.topology import Topology

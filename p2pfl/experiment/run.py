@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from p2pfl.config import RunConfig
-from p2pfl.errors import ConfigError, P2PFLError, explained
+from p2pfl.errors import ConfigError, Interrupted, P2PFLError, explained
 from p2pfl.experiment.prolong import has_other_rounds, prolong
 from p2pfl.experiment.resumable import starting_point
 from p2pfl.launch import Launch, Outcome, launch
@@ -36,10 +36,6 @@ from p2pfl.ui import RunInfo, make_display
 from p2pfl.util.signals import interruptible
 
 _PACKAGES = ("p2pfl-swarm", "torch", "torchvision", "pyzmq", "networkx", "numpy")
-
-
-class Interrupted(P2PFLError):
-    """The user ended the run; what was recorded is kept: exit status 130."""
 
 
 @dataclass(frozen=True)

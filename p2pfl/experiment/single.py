@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 from p2pfl import data
 from p2pfl.config import RunConfig
-from p2pfl.errors import ConfigError, P2PFLError
+from p2pfl.errors import ConfigError, Interrupted, P2PFLError
 from p2pfl.experiment.prolong import has_other_rounds, prolong
-from p2pfl.experiment.run import Interrupted, endpoints_of_peer, how_to_resume
+from p2pfl.experiment.run import endpoints_of_peer, how_to_resume
 from p2pfl.node import messages
 from p2pfl.node.control import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control
 from p2pfl.node.worker import keep_freed_memory, run

@@ -20,7 +20,7 @@ from p2pfl.report.output import write_text
 from p2pfl.run.paths import SUMMARY_FILE
 from p2pfl.run.records import RoundRecord
 from p2pfl.topology import mixing_matrix, spectral_gap
-from p2pfl.util.regular import read_file, read_text
+from p2pfl.util.files import read_file, read_text
 
 # Fields of a swarm that mixes; null in other modes.
 _GOSSIP_ONLY = ("spectral_gap", "final_consensus_distance", "consensus_rounds", "consensus_bytes", "consensus_seconds")

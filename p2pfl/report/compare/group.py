@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from p2pfl.config import INCIDENTAL, Mode, RunConfig, options
+from p2pfl.config import NOT_IN_FINGERPRINT, Mode, RunConfig, options
 from p2pfl.errors import ConfigError
-from p2pfl.model.weights import weights_digest
+from p2pfl.model.weights_file import weights_digest
 from p2pfl.report.load import RecordedRun, load_run
 from p2pfl.report.summary import known_facts, summarize
 
-_MAY_DIFFER = INCIDENTAL | {"seed"}  # options in which runs of one entry may differ
+_MAY_DIFFER = NOT_IN_FINGERPRINT | {"seed"}  # options in which runs of one entry may differ
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from p2pfl.report.fields import FIELDS, TEXT_FIELDS
 from p2pfl.report.load import repeat_command
 from p2pfl.report.output import draw_plots, page_text, write_text
 from p2pfl.run.paths import COMPARISON_CSV_FILE, COMPARISON_JSON_FILE, CONFIG_FILE, PEERS_FOLDER, REPORT_FILE
-from p2pfl.util.regular import read_text
+from p2pfl.util.files import read_text
 
 # Field -> heading of the short table at the top.
 HEADLINE: dict[str, str] = {

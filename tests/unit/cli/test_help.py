@@ -14,7 +14,7 @@ from p2pfl.config import RunConfig, load_toml
 from p2pfl.errors import ConfigError
 from p2pfl.experiment.single import when_back
 from p2pfl.topology import FORMATS, make_topology
-from p2pfl.util.suggest import nearest
+from p2pfl.util.text import nearest
 
 
 def helped(capsys: pytest.CaptureFixture[str], command: str) -> str:
