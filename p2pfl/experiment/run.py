@@ -32,8 +32,7 @@ from p2pfl.run.settings import fault_script, resolve
 from p2pfl.run.sketch_file import readable_sketches
 from p2pfl.topology import Topology
 from p2pfl.transport import keyring
-from p2pfl.ui import Plan as DisplayPlan
-from p2pfl.ui import make_display
+from p2pfl.ui import RunInfo, make_display
 from p2pfl.util.signals import interruptible
 
 _PACKAGES = ("p2pfl-swarm", "torch", "torchvision", "pyzmq", "networkx", "numpy")
@@ -147,7 +146,7 @@ def _token(config: RunConfig) -> str | None:
 def _launch(started: Launch, begins: str) -> Outcome:
     """Start the processes and watch them; `begins` says where a resumed run begins."""
     config, parts = started.config, started.cast
-    plan = DisplayPlan(
+    info = RunInfo(
         mode=config.mode,
         name=parts.topology.name,
         peers=parts.topology.names,
@@ -157,7 +156,7 @@ def _launch(started: Launch, begins: str) -> Outcome:
         batch_size=config.training.batch_size,
         coordinator=parts.coordinator,
     )
-    with make_display(plan) as display:
+    with make_display(info) as display:
         if started.resume:
             display.restore(_recorded(parts.topology, started.run_dir, config.training.rounds))
             display.say(begins)
