@@ -11,6 +11,7 @@ import tempfile
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 ERROR_FILE = "error.txt"
 
@@ -68,6 +69,18 @@ class ProtocolError(P2PFLError):
 
 class TransportError(P2PFLError):
     """A socket that could not be opened, or a neighbor that could not be reached in time."""
+
+
+NeighborCode = Literal["no-greeting", "lost-connection", "no-progress"]
+
+
+class NeighborError(TransportError):
+    """A run that cannot continue because of neighbors. `code`: in which way; `peers`: their numbers, if known."""
+
+    def __init__(self, what: str, code: NeighborCode, peers: tuple[int, ...] = (), *, resumable: bool = True) -> None:
+        super().__init__(what, resumable=resumable)
+        self.code = code
+        self.peers = peers
 
 
 class CheckpointError(P2PFLError):

@@ -16,7 +16,7 @@ import torch
 import warm
 
 from p2pfl.launch import fork_server
-from p2pfl.launch.server import ForkServer
+from p2pfl.launch.fork_server import ForkServer
 
 LONGEST = (
     *("test_soak.py", "test_centralized_faults.py", "test_gossip_faults.py", "test_benchmarks.py"),

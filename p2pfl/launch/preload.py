@@ -16,7 +16,7 @@ PRELOADED = (
 )
 
 for _name in PRELOADED:
-    # The server would print a traceback and die of what is no ImportError, such as of too little memory. The processes
-    # that it forks import the same again, and report what fails.
+    # The server would print a traceback and die of any error but ImportError, such as a lack of memory. The processes
+    # that it forks import the same again, and report the failure.
     with contextlib.suppress(Exception):
         import_module(_name)

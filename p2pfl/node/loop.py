@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from p2pfl.errors import ConfigError, P2PFLError, TransportError
+from p2pfl.errors import ConfigError, NeighborError, P2PFLError, TransportError
 from p2pfl.faults import Point
 from p2pfl.faults.injector import Saboteur
 from p2pfl.model import sketches
@@ -169,6 +169,8 @@ class Driver:
             if action.matters:
                 self._report(messages.Warned(action.text))
         elif isinstance(action, ev.Fail):
+            if action.code is not None:
+                raise NeighborError(action.reason, action.code, action.peers, resumable=action.resumable)
             raise (ConfigError if action.usage else TransportError)(action.reason, resumable=action.resumable)
         else:
             self._ended = True

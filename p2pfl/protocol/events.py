@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from p2pfl.errors import NeighborCode
 from p2pfl.payload import Payload
 from p2pfl.protocol.greeting import Greeting
 from p2pfl.protocol.wire import Message
@@ -127,12 +128,14 @@ class Finish:
 class Fail:
     """The run cannot go on; one line says why. `resumable`: whether it may get further when it is resumed.
 
-    `usage`: what the process was started with is to blame.
+    `usage`: what the process was started with is to blame. `code` and `peers`: in which way which neighbors are.
     """
 
     reason: str
     resumable: bool = True
     usage: bool = False
+    code: NeighborCode | None = None
+    peers: tuple[int, ...] = ()
 
 
 Action = Send | Discard | Train | RoundDone | Note | Finish | Fail

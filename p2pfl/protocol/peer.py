@@ -248,7 +248,8 @@ class Peer(Rounds):
         if not self._neighbors.is_up(neighbor):
             return []
         if not self._is_spared([neighbor]):
-            return self._fail(f"lost the connection to peer {self.plan.name([neighbor])} in round {self.round}")
+            reason = f"lost the connection to peer {self.plan.name([neighbor])} in round {self.round}"
+            return self._fail_by("lost-connection", [neighbor], reason)
         return self._go_without([neighbor], "connection lost", now)
 
     def _on_tick(self, event: ev.Tick, now: float) -> list[ev.Action]:
@@ -268,7 +269,7 @@ class Peer(Rounds):
             why = "no checkpoint of this peer can be used, nor of its neighbors; start a new run without --resume"
             return self._fail(why, resumable=False)
         if not silent or not self._is_spared(silent):
-            return self._fail(why)
+            return self._fail_by("no-greeting" if self.stage == "greeting" else "no-progress", silent, why)
         return [*actions, *self._go_without(silent, why, now), *self._begin_if_greeted(now)]
 
     def _go_without(self, neighbors: Sequence[int], why: str, now: float) -> list[ev.Action]:

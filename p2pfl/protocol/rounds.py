@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from p2pfl.algorithms import Adoption, Algorithm, Hoods
+from p2pfl.errors import NeighborCode
 from p2pfl.payload import Payload
 from p2pfl.protocol import events as ev
 from p2pfl.protocol.aggregation import Mix
@@ -171,6 +172,11 @@ class Rounds:
     def _fail(self, reason: str, resumable: bool = True, usage: bool = False) -> list[ev.Action]:
         self.stage = "ended"
         return [ev.Fail(reason, resumable, usage)]
+
+    def _fail_by(self, code: NeighborCode, peers: Sequence[int], reason: str) -> list[ev.Action]:
+        """End because of neighbors."""
+        self.stage = "ended"
+        return [ev.Fail(reason, code=code, peers=tuple(peers))]
 
     # Neighbors that are of no use
 
