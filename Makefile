@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 
 # More workers than cores: many tests wait for a time limit of what they test.
 WORKERS ?= 3
+RANDOMIZED := tests/protocol/test_peer.py tests/protocol/test_peer_troubles.py tests/protocol/test_federated.py \
+	tests/unit/protocol/test_wire.py tests/unit/transport/test_strangers.py tests/e2e/test_damaged_files.py
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --durations 10
 
 .PHONY: demo test test-fast check soak format clean
@@ -34,8 +36,7 @@ soak: $(VENV)/.installed
 	$(BIN)/python -m soak.cuts --cuts 1000 --command-line 50
 	$(BIN)/python -m soak.mutations --messages 1000000 --rounds 1200
 	$(BIN)/python -m soak.network
-	P2PFL_EXAMPLES=20 P2PFL_DAMAGES=100 $(PYTEST) -m 'not processes' tests/test_peer.py tests/test_peer_troubles.py \
-		tests/test_wire.py tests/test_federated.py tests/test_strangers.py tests/test_damaged_files.py
+	P2PFL_EXAMPLES=20 P2PFL_DAMAGES=100 $(PYTEST) -m 'not processes' $(RANDOMIZED)
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .

@@ -22,7 +22,6 @@ from p2pfl.protocol.peer import Peer
 from p2pfl.protocol.wire import CHUNK_BYTES
 from p2pfl.topology import Neighborhood
 from p2pfl.transport import ZmqTransport
-from p2pfl.transport import interface as transport_events
 
 Way = Literal["p2pfl", "chunks", "whole", "mixing", "copy"]
 _TIMEOUTS = events.Timeouts(start=None, handshake=60.0, first_round=60.0, round=60.0)
@@ -100,9 +99,9 @@ class _Loop:
         self._tell(events.Started())
         while not self._ended:
             for event in self._transport.poll(FLUSH_SECONDS if self._peer.wants_flush else IDLE_SECONDS):
-                if not isinstance(event, transport_events.Received):
+                if not isinstance(event, events.Received):
                     raise RuntimeError(f"nothing of the kind should happen between two processes: {event}")
-                self._tell(events.Received(event.message))
+                self._tell(event)
             if self._peer.wants_flush and self._transport.flushed():
                 self._tell(events.Flushed())
             if time.monotonic() >= self._peer.deadline:

@@ -30,7 +30,8 @@ from benchmarks.common import reset_peak
 from benchmarks.exchange_pool import SECONDS, Cost, Mark, Place, mean_cost
 from p2pfl.model.networks import build_vgg
 from p2pfl.model.vector import Layout, aligned_vector
-from p2pfl.run.records import ROUNDS_FILE, read_rounds
+from p2pfl.run.paths import ROUNDS_FILE
+from p2pfl.run.records import read_rounds
 from p2pfl.topology import make_topology, mixing_matrix, neighborhood, save_topology
 
 BATCH = 2

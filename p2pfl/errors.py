@@ -10,6 +10,7 @@ import resource
 import tempfile
 import traceback
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
@@ -63,8 +64,46 @@ class DataError(ConfigError):
     """A data set that is missing, unreadable or unusable."""
 
 
+class Refusal(StrEnum):
+    """Reason codes of refused messages and connections; the keys of `refused` in the records."""
+
+    FRAMES = "frames"
+    HEADER = "header"
+    VERSION = "version"
+    SCALARS = "scalars"
+    LENGTH = "length"
+    CODEC = "codec"
+    GREETING = "greeting"
+    SETTINGS = "settings"
+    RUN = "run"
+    SENDER = "sender"
+    LAYOUT = "layout"
+    ROUND = "round"
+    OFFSET = "offset"
+    VECTOR = "vector"
+    VALUES = "values"
+    # Of connections
+    LINK = "link"
+    KEY = "key"
+    TOKEN = "token"
+    HANDSHAKE = "handshake"
+    UNFINISHED = "unfinished"
+    SILENT = "silent"
+    FLOOD = "flood"
+    BARRED = "barred"
+    CONNECTIONS = "connections"
+
+
 class ProtocolError(P2PFLError):
-    """Bytes from another peer that are not a well-formed message: a remote fault, never our own."""
+    """A message from another process that must not be used: a remote fault, never our own.
+
+    Whoever decides by an error reads its `code`; `detail` is for people.
+    """
+
+    def __init__(self, code: Refusal, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
 
 
 class TransportError(P2PFLError):
@@ -95,6 +134,10 @@ class OtherVersionError(CheckpointError):
     """A checkpoint of another version of p2pfl: whole, most likely, and of no use to this one."""
 
     resumable = False
+
+
+class Interrupted(P2PFLError):
+    """A run that was interrupted by its user or stopped by its launcher, and saved: exit status 130."""
 
 
 class TrainingError(P2PFLError):

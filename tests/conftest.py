@@ -13,14 +13,21 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
-import warm
+from tests.support import warm
 
 from p2pfl.launch import fork_server
 from p2pfl.launch.fork_server import ForkServer
 
+HERE = Path(__file__).parent
 LONGEST = (
-    *("test_soak.py", "test_centralized_faults.py", "test_gossip_faults.py", "test_benchmarks.py"),
-    *("test_fault_runs.py", "test_strangers.py", "test_curve.py"),  # the longest of those without processes: they wait
+    "e2e/test_soak.py",
+    "processes/test_centralized_faults.py",
+    "processes/test_gossip_faults.py",
+    "e2e/test_benchmarks.py",
+    "processes/test_fault_runs.py",
+    # The longest of those without processes: they wait.
+    "unit/transport/test_strangers.py",
+    "unit/transport/test_curve.py",
 )
 MOST_LOGS, LOG_LINES = 8, 40  # that a failed test shows
 
@@ -50,9 +57,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     pytest-xdist's `worksteal` deals the list out in as many runs of consecutive tests as there are workers.
     """
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    longest = [item for name in LONGEST for item in items if item.path.name == name]
+    files = [HERE / name for name in LONGEST]
+    longest = [item for file in files for item in items if item.path == file]
     starting = {item.path for item in items if item.get_closest_marker("processes")}
-    rest = sorted((item for item in items if item.path.name not in LONGEST), key=lambda item: item.path not in starting)
+    rest = sorted((item for item in items if item.path not in files), key=lambda item: item.path not in starting)
     shares: list[pytest.Item] = []
     for worker in range(workers):
         own = longest[worker::workers]

@@ -14,7 +14,7 @@ its first round, and always as a client), its own movement x − c stands for m,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
@@ -24,6 +24,7 @@ from torch import Tensor
 from p2pfl.algorithms.base import Algorithm, Hoods, blocks
 from p2pfl.errors import ConfigError
 from p2pfl.payload import Codec, Payload
+from p2pfl.registry import ATTACKS, load
 
 S = TypeVar("S")
 
@@ -48,26 +49,22 @@ Relabel = Callable[[int, Tensor], Tensor]
 """The same for what is trained on: round, labels (B,) → labels."""
 
 
-def _sign_flip(scale: float) -> Attack:
+def sign_flip(scale: float = 1.0) -> Attack:
+    """x' = −s x."""
     return lambda view: view.own.mul(-scale)
 
 
-def _a_little_is_enough(scale: float) -> Attack:
+def a_little_is_enough(scale: float = 1.5) -> Attack:
+    """x' = x − s σ."""
     return lambda view: torch.add(view.own, view.spread, alpha=-scale)
 
 
-def _inner_product(scale: float) -> Attack:
+def inner_product(scale: float = 1.0) -> Attack:
+    """x' = c − s m."""
     return lambda view: torch.add(view.start, view.movement, alpha=-scale)
 
 
 LABEL_FLIP = "label-flip"
-# Attacks on what is sent, by name: how one of a given strength is built, and the strength unless something is said.
-_ATTACKS: Mapping[str, tuple[Callable[[float], Attack], float]] = {
-    "sign-flip": (_sign_flip, 1.0),
-    "a-little-is-enough": (_a_little_is_enough, 1.5),
-    "inner-product": (_inner_product, 1.0),
-}
-ATTACKS = (*_ATTACKS, LABEL_FLIP)
 
 
 def build_attack(name: str, scale: float | None = None) -> Attack | None:
@@ -83,8 +80,8 @@ def build_attack(name: str, scale: float | None = None) -> Attack | None:
         if scale is not None:
             raise ConfigError(f"attack {name}: scale {scale}: it has none, leave it out")
         return None
-    build, usual = _ATTACKS[name]
-    return build(usual if scale is None else scale)
+    build: Callable[..., Attack] = load(ATTACKS[name])
+    return build() if scale is None else build(scale)
 
 
 def flip_labels(labels: Tensor, classes: int) -> Tensor:

@@ -12,10 +12,9 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from itertools import pairwise
 
-from p2pfl.errors import ConfigError, P2PFLError, UnforeseenError, unforeseen
+from p2pfl.errors import ConfigError, Interrupted, P2PFLError, UnforeseenError, unforeseen
 from p2pfl.util.signals import INTERRUPTED, end_at_once, ignore_all, interrupt_from_now_on, interrupted
-from p2pfl.util.suggest import known_are
-from p2pfl.util.text import visible
+from p2pfl.util.text import known_are, visible
 
 OK, FAILED, USAGE = 0, 1, 2
 _OPTION = re.compile(r"(?<![\w/.-])--[a-z][a-z0-9-]*")
@@ -97,8 +96,6 @@ def _explained(words: list[str], prepared: Callable[[], object]) -> int:
     except ConfigError as error:
         return _complain(_with_settings_file(words, str(error)), USAGE)
     except P2PFLError as error:
-        from p2pfl.experiment.run import Interrupted
-
         if isinstance(error, UnforeseenError) and interrupted():
             return _complain(f"interrupted ({error})", INTERRUPTED)
         return _complain(error, INTERRUPTED if isinstance(error, Interrupted) else FAILED)

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 import tyro
 
 from p2pfl.errors import ConfigError, unusable
-from p2pfl.util.suggest import did_you_mean
+from p2pfl.registry import TABLES, entry_of, summaries_of
+from p2pfl.util.text import did_you_mean
 
 if TYPE_CHECKING:
     from p2pfl.topology import Topology
@@ -30,7 +31,6 @@ A = TypeVar("A")
 _FOLDERS = {"run_dir", "data_dir", "keys", "resume", "run_dirs", "what"}
 _PATHS = _FOLDERS | {"topology", "token_file", "faults", "init"}
 _POSITIONAL = {"topology", "file", "run_dirs", "what"}
-_IMAGES = "imagefolder:"
 _LONGEST_BELOW = "x" * 250 + "/" + "x" * 100  # longer than what a run directory or a folder of keys has in it
 _STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff)
 
@@ -78,8 +78,10 @@ def check_paths(arguments: object, name: str = "") -> None:
         _check_path(arguments, name)
     elif isinstance(arguments, str) and name in _PATHS:
         _check_path(Path(arguments), name)
-    elif isinstance(arguments, str) and name == "dataset" and arguments.startswith(_IMAGES):
-        _check_path(Path(arguments.removeprefix(_IMAGES)), name)
+    elif isinstance(arguments, str) and name == "dataset":
+        entry, folder = entry_of(name, arguments), arguments.partition(":")[2]
+        if entry is not None and entry.argument and folder:
+            _check_path(Path(folder), name)
 
 
 def _check_path(path: Path, name: str) -> None:
@@ -116,6 +118,8 @@ def join_lines_of_help(kind: type[Any]) -> None:
     for owner in kind.__mro__[:-1]:
         for name, text in _option_docstrings(owner).items():
             item = kind.__dataclass_fields__[name]
+            if name in TABLES:
+                text = f"{text.rstrip('.')}: {summaries_of(name)}."
             item.metadata = MappingProxyType({"help": text})
     for hint in get_type_hints(kind, include_extras=True).values():
         if dataclasses.is_dataclass(_plain_type(hint)):

@@ -30,7 +30,8 @@ from p2pfl.config import (
     replace_options,
 )
 from p2pfl.errors import ConfigError, explained, unwritable
-from p2pfl.run.directory import CONFIG_FILE, comparison_folder, in_use, runs_in
+from p2pfl.run.directory import comparison_folder, in_use, runs_in
+from p2pfl.run.paths import CONFIG_FILE
 from p2pfl.topology import load_topology
 
 _SECTIONS = ("model", "data", "training", "gossip", "server", "robust", "exchange", "compute", "record")

@@ -11,6 +11,7 @@ from p2pfl.config import RunConfig
 from p2pfl.experiment.run import Result, endpoints_in_file
 from p2pfl.report.absences import spans_text
 from p2pfl.roles import Cast, cast
+from p2pfl.run.paths import MODEL_FILE, PEERS_FOLDER, REPORT_FILE
 from p2pfl.topology import Topology, spectral_gap
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def describe_run(topology: Topology, run: RunConfig, *, index: int | None = None
     How far the decoding of an image folder is can be seen where stderr is a terminal.
     """
     from p2pfl.preflight.estimate import estimate
-    from p2pfl.run.directory import resolve
+    from p2pfl.run.settings import resolve
 
     parts = cast(run, topology)
     resolve(run, topology, 1)
@@ -115,10 +116,12 @@ def describe_result(result: Result) -> str:
         there = "none, since who was to save it was lost" if accuracy is None else f"{accuracy:.2%} of the test set"
         lines = [f"{_MODELS[mode]}: {there}{before}"]
         if accuracy is not None:
-            lines.append(f"weights: {result.run_dir / 'consensus.safetensors'}")
+            lines.append(f"weights: {result.run_dir / MODEL_FILE}")
     lines += _troubles(summary)
-    lines += [f"profile: {path} (open it in ui.perfetto.dev)" for path in result.run_dir.glob("peers/*/profile-*")]
-    return "\n".join([*lines, f"report:  {result.run_dir / 'report.html'}"])
+    lines += [
+        f"profile: {path} (open it in ui.perfetto.dev)" for path in result.run_dir.glob(f"{PEERS_FOLDER}/*/profile-*")
+    ]
+    return "\n".join([*lines, f"report:  {result.run_dir / REPORT_FILE}"])
 
 
 def _troubles(summary: Mapping[str, Any]) -> list[str]:

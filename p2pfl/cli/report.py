@@ -14,9 +14,10 @@ import tyro
 from p2pfl.cli.arguments import counted, parse
 from p2pfl.errors import ConfigError
 from p2pfl.experiment.run import versions
-from p2pfl.report import SUMMARY_FILE, complete_summary, known_facts, summarize, write_report, write_summary
-from p2pfl.report.comparison import JSON_FILE, PAGE_FILE, compared_runs, write_comparison
-from p2pfl.run.directory import CONFIG_FILE, open_run_dir, runs_in
+from p2pfl.report import complete_summary, known_facts, summarize, write_report, write_summary
+from p2pfl.report.comparison import compared_runs, write_comparison
+from p2pfl.run.directory import open_run_dir, runs_in
+from p2pfl.run.paths import COMPARISON_JSON_FILE, CONFIG_FILE, REPORT_FILE, SUMMARY_FILE
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def report(words: list[str]) -> int:
     if not run_dirs:
         raise ConfigError("report: name a run directory, such as one under runs/")
     for run_dir in run_dirs:
-        if os.path.lexists(run_dir / JSON_FILE) and not os.path.lexists(run_dir / CONFIG_FILE):
+        if os.path.lexists(run_dir / COMPARISON_JSON_FILE) and not os.path.lexists(run_dir / CONFIG_FILE):
             print(_compare_again(run_dir))
             continue
         _refuse_unfinished(run_dir)
@@ -70,4 +71,4 @@ def _refuse_unfinished(folder: Path) -> None:
 def _compare_again(folder: Path) -> Path:
     run_dirs, command = compared_runs(folder)
     write_comparison(folder, run_dirs, allow_mismatch=True, command=command)
-    return folder / PAGE_FILE
+    return folder / REPORT_FILE

@@ -13,6 +13,7 @@ import tyro
 from p2pfl import topology as topologies
 from p2pfl.cli.arguments import counted, parse, say_notes
 from p2pfl.errors import ConfigError
+from p2pfl.registry import MIXINGS
 from p2pfl.topology import KINDS, Topology
 
 _MANY = 1000  # peers whose spectral gap takes longer
@@ -79,9 +80,9 @@ class Show:
     file: tyro.conf.Positional[Path]
     """Topology file."""
     mixing: Annotated[
-        Literal["metropolis-hastings", "uniform", "weights"] | None,
+        str | None,
         tyro.conf.arg(
-            metavar="{metropolis-hastings,uniform,weights}",
+            metavar=f"{{{','.join(MIXINGS)}}}",
             help_behavior_hint="(default: metropolis-hastings, of a directed file uniform)",
         ),
     ] = None

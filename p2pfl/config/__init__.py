@@ -28,7 +28,7 @@ from p2pfl.config.sections import (
     ServerConfig,
     TrainingConfig,
 )
-from p2pfl.config.toml import ALIASES, load_run_toml, load_toml, to_toml
+from p2pfl.config.toml import ALIASES, load_toml, to_toml
 
 __all__ = [
     "ALIASES",
@@ -54,7 +54,6 @@ __all__ = [
     "foreign_options",
     "is_robust",
     "least_updates",
-    "load_run_toml",
     "load_toml",
     "options",
     "replace_options",

@@ -8,11 +8,17 @@ from typing import Any
 import tyro
 
 from p2pfl.errors import ConfigError
+from p2pfl.registry import names_of
 
 
 def unset(kind: str, default: str) -> Any:
     """How `--help` shows an option that may stay unset: its kind of value, and what then holds."""
     return tyro.conf.arg(metavar=kind, help_behavior_hint=f"(default: {default})")
+
+
+def one_of(option: str) -> Any:
+    """How `--help` shows an option whose values are the names of a registry."""
+    return tyro.conf.arg(metavar=f"{{{','.join(names_of(option))}}}")
 
 
 def check(condition: bool, option: str, value: object, remedy: str) -> None:

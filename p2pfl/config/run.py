@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from p2pfl import registry
 from p2pfl.config.sections import (
     CentralizedConfig,
     ComputeConfig,
@@ -22,7 +23,7 @@ from p2pfl.config.sections import (
     TrainingConfig,
 )
 from p2pfl.errors import ConfigError
-from p2pfl.util.suggest import known_are
+from p2pfl.util.text import known_are
 
 T = TypeVar("T")
 Mode = Literal["gossip", "centralized", "sgd", "local"]
@@ -80,7 +81,6 @@ MODE_SECTIONS: dict[Mode, tuple[str, ...]] = {
     "sgd": _ALWAYS,
     "local": _ALWAYS,
 }
-_PLAIN = ("dpsgd", "uniform", "samples")  # averages that one hostile peer can lead anywhere
 SECTION_OF = {item.name: name for name, kind in SECTIONS.items() for item in dataclasses.fields(kind)}
 
 # A resumed run may differ in these from the run that it goes on with.
@@ -143,9 +143,12 @@ def averaging_rule(config: RunConfig) -> tuple[str, str] | None:
 
 
 def is_robust(config: RunConfig) -> bool:
-    """Whether the run's average is to bear hostile peers, so that --byzantine means something."""
+    """Whether the run's average tolerates --byzantine malicious peers; of the user's own algorithm, if that is set."""
     rule = averaging_rule(config)
-    return rule is not None and rule[1] not in _PLAIN
+    if rule is None:
+        return False
+    entry = registry.entry_of(*rule)
+    return config.robust.byzantine is not None if entry is None else entry.tolerates_byzantine
 
 
 def least_updates(config: RunConfig) -> int:
@@ -155,15 +158,13 @@ def least_updates(config: RunConfig) -> int:
 
 
 def _check_pictures(config: RunConfig) -> None:
-    if config.data.dataset.partition(":")[0] == "imagefolder":
-        return
-    for name, plain in (("image_range", None), ("background", "white")):
-        value = getattr(config.data, name)
-        if value != plain:
-            option = f"--{name.replace('_', '-')} {value}"
-            raise ConfigError(
-                f"{option}: means nothing with --dataset {config.data.dataset}, only with imagefolder:DIR"
-            )
+    chosen, plain = registry.entry_of("dataset", config.data.dataset), DataConfig()
+    for kind, entry in registry.DATASETS.items():
+        for name in entry.options if entry is not chosen else ():
+            value = getattr(config.data, name)
+            if value != getattr(plain, name):
+                option, spelled = f"--{name.replace('_', '-')} {value}", f"{kind}:{entry.argument}"
+                raise ConfigError(f"{option}: means nothing with --dataset {config.data.dataset}, only with {spelled}")
 
 
 def _check_byzantine(config: RunConfig) -> None:
@@ -172,16 +173,19 @@ def _check_byzantine(config: RunConfig) -> None:
         return
     option, value = rule
     if is_robust(config) and byzantine is None:
-        raise ConfigError(f"--{option} {value}: say how many hostile peers it must bear: --byzantine 1, for example")
+        raise ConfigError(
+            f"--{option} {value}: say how many malicious peers it has to tolerate: --byzantine 1, for example"
+        )
     if not is_robust(config) and byzantine is not None:
-        raise ConfigError(f"--byzantine {byzantine}: means nothing with --{option} {value}, which bears none")
+        raise ConfigError(f"--byzantine {byzantine}: means nothing with --{option} {value}, which tolerates none")
 
 
 def _robust_needs(config: RunConfig) -> int:
-    """Updates that a robust average must have for its number of hostile ones; 0 for the others."""
-    if not is_robust(config):
+    """Updates that a robust average needs to tolerate --byzantine malicious ones; 0 for the others."""
+    entry = registry.entry_of("averaging", config.server.averaging)
+    if entry is None or not entry.tolerates_byzantine:
         return 0
-    return 2 * (config.robust.byzantine or 0) + (3 if config.server.averaging == "krum" else 1)
+    return 2 * (config.robust.byzantine or 0) + entry.margin
 
 
 def foreign_options(config: RunConfig) -> dict[str, Any]:

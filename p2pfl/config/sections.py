@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from p2pfl.config.bounds import check, is_count, not_negative, positive, unset
+from p2pfl import registry
+from p2pfl.config.bounds import check, is_count, not_negative, one_of, positive, unset
 from p2pfl.config.pictures import (
     COLOR_REMEDY,
     RANGE_REMEDY,
@@ -28,15 +29,14 @@ MOST_RATE = 1e30  # of learning and decay; float32 ends at 3e38
 MOST_WIDTH = 64
 MOST_SAMPLES = 1_000_000_000
 MOST_SEED = 2**63 - 1  # as TOML has integers
-DATASET_KINDS = ("cifar10", "digits", "imagefolder")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """What is trained."""
 
-    model: str = "vgg11"
-    """Network: vgg11, vgg13, vgg16, vgg19, or your own as module:function."""
+    model: Annotated[str, one_of("model")] = "vgg11"
+    """Network."""
     width: float = 1.0
     """Scale of every channel count, the head's too (0.25: a quarter of the channels)."""
     batch_norm: bool = True
@@ -50,12 +50,12 @@ class ModelConfig:
 class DataConfig:
     """What it is trained on."""
 
-    dataset: str = "cifar10"
-    """Data set: cifar10, digits, imagefolder:DIR (with DIR/train/CLASS and DIR/test/CLASS), or module:function."""
+    dataset: Annotated[str, one_of("dataset")] = "cifar10"
+    """Data set."""
     data_dir: Annotated[str | None, unset("DIR", "p2pfl in your cache folder")] = None
     """Folder of downloads and decoded data sets."""
-    partition: Literal["iid"] = "iid"
-    """How training samples are dealt to the peers: iid (shuffled, equal shards)."""
+    partition: Annotated[str, one_of("partition")] = "iid"
+    """Partition of the training samples among the peers."""
     image_range: Annotated[str | None, unset("LOW,HIGH", "the range of the file's type; none for 32 bits")] = None
     """Values that become black and white in imagefolder pictures with more than 8 bits, such as 0,4095; 32-bit and
     float pictures need it."""
@@ -65,6 +65,7 @@ class DataConfig:
     """Color behind transparent pictures of an imagefolder: a CSS color name or #rrggbb."""
 
     def __post_init__(self) -> None:
+        registry.check("partition", self.partition)
         if self.image_range is not None:
             value_range = parse_range(self.image_range)
             check(value_range is not None, "image_range", self.image_range, RANGE_REMEDY)
@@ -77,18 +78,16 @@ class DataConfig:
     @property
     def kind(self) -> str:
         """The kind of data set, wherever it lies: a name of ours, or "module:function"."""
-        name = self.dataset.partition(":")[0]
-        return name if name in DATASET_KINDS else "module:function"
+        known = registry.entry_of("dataset", self.dataset) is not None
+        return self.dataset.partition(":")[0] if known else registry.OWN["dataset"]
 
     @property
     def located(self) -> str:
         """The data set with an absolute path, if it is a folder: a run may be resumed from anywhere."""
         kind, _, folder = self.dataset.partition(":")
-        return (
-            f"{kind}:{os.path.abspath(os.path.expanduser(folder))}"
-            if kind == "imagefolder" and folder
-            else self.dataset
-        )
+        entry = registry.entry_of("dataset", self.dataset)
+        is_folder = entry is not None and entry.argument == "DIR" and folder != ""
+        return f"{kind}:{os.path.abspath(os.path.expanduser(folder))}" if is_folder else self.dataset
 
     @property
     def pictures(self) -> PictureOptions:
@@ -137,11 +136,10 @@ class TrainingConfig:
 class GossipConfig:
     """How peers average with their neighbors."""
 
-    algorithm: Literal["dpsgd", "clipped", "trimmed-mean", "median"] = "dpsgd"
-    """dpsgd (synchronous decentralized SGD), or robust against --byzantine hostile neighbors: clipped (ClippedGossip),
-    trimmed-mean or median (of each coordinate; they ignore --mixing's weights, so peers' mean is not kept)."""
-    mixing: Literal["metropolis-hastings", "uniform", "weights"] = "metropolis-hastings"
-    """Weights of the average: metropolis-hastings, uniform (equal degrees only), or the file's own weights."""
+    algorithm: Annotated[str, one_of("algorithm")] = "dpsgd"
+    """Gossip algorithm; all but dpsgd are robust against --byzantine malicious neighbors."""
+    mixing: Annotated[str, one_of("mixing")] = "metropolis-hastings"
+    """Mixing matrix, the weights of the average."""
     order: Literal["atc", "overlapped"] = "atc"
     """atc: train, exchange, mix. overlapped: exchange last round's weights while training (needs a smaller --lr)."""
     consensus_tolerance: float = 1e-3
@@ -152,6 +150,8 @@ class GossipConfig:
 
     def __post_init__(self) -> None:
         tolerance = self.consensus_tolerance
+        registry.check("algorithm", self.algorithm)
+        registry.check("mixing", self.mixing)
         positive(self, MOST_PROCESSES, "min_peers")
         check(0 < tolerance < 1, "consensus_tolerance", tolerance, "must lie between 0 and 1, for example 1e-3")
 
@@ -173,9 +173,9 @@ class CentralizedConfig:
 class ServerConfig:
     """What a coordinator does with its clients' updates."""
 
-    averaging: Literal["uniform", "samples", "trimmed-mean", "median", "krum"] = "uniform"
-    """Weights of a coordinator's average: uniform, or in proportion to the clients' shard sizes; or robust against
-    --byzantine hostile clients: trimmed-mean or median of each coordinate, or krum (one of the updates)."""
+    averaging: Annotated[str, one_of("averaging")] = "uniform"
+    """Coordinator's average of the updates; trimmed-mean, median and krum are robust against --byzantine malicious
+    clients."""
     server_momentum: float = 0.0
     """0: FedAvg, the average as it is. More, such as 0.9: FedAvgM, momentum on the coordinator's own steps."""
     server_lr: float = 1.0
@@ -188,6 +188,7 @@ class ServerConfig:
     """Updates that a round needs; with fewer the run ends."""
 
     def __post_init__(self) -> None:
+        registry.check("averaging", self.averaging)
         positive(self, MOST_RATE, "server_lr")
         positive(self, MOST_SECONDS, "deadline")
         positive(self, MOST_PROCESSES, "min_updates")

@@ -13,8 +13,8 @@ import tomli_w
 
 from p2pfl.config.run import MODE_SECTIONS, SECTION_OF, SECTIONS, Mode, RunConfig, replace_options
 from p2pfl.errors import ConfigError, unreadable
-from p2pfl.util.regular import read_text
-from p2pfl.util.suggest import known_are, nearest
+from p2pfl.util.files import read_text
+from p2pfl.util.text import known_are, nearest
 
 # Mode -> other names of options, under which the mode's own literature knows them.
 ALIASES: dict[str, dict[str, str]] = {
@@ -63,20 +63,6 @@ def load_toml(path: str | os.PathLike[str], mode: Mode | None = None) -> RunConf
         return replace_options(RunConfig(topology=topology, mode=found), **flat)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-
-
-def load_run_toml(run_dir: Path) -> RunConfig:
-    """The settings in a run directory. Raises ConfigError, which says so where the folder is none."""
-    path = run_dir / "config.toml"
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        raise ConfigError(f"{run_dir}: no run directory (it has no {path.name})") from None
-    except OSError as error:
-        raise ConfigError(unreadable(run_dir, error)) from None
-    except ValueError as error:  # a null byte
-        raise ConfigError(f"{run_dir}: no name of a folder ({error})") from None
-    return load_toml(path)
 
 
 def parse_toml(path: Path) -> dict[str, Any]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from p2pfl.data.dataset import IMAGE_SIDE, Dataset, load
+from p2pfl.data.cache import load
+from p2pfl.data.dataset import IMAGE_SIDE, Dataset, Progress
 from p2pfl.data.loader import EVALUATION_BATCH, Batches, evaluation_batches
-from p2pfl.data.source import Progress
-from p2pfl.data.sources import DATASETS, DatasetInfo, all_notes, describe, prepare
+from p2pfl.data.sources import DatasetInfo, all_notes, describe, prepare
 
 __all__ = [
-    "DATASETS",
     "EVALUATION_BATCH",
     "IMAGE_SIDE",
     "Batches",

@@ -16,11 +16,10 @@ import torch
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import check_integrity, extract_archive
 
-from p2pfl.data.dataset import Dataset, statistics
-from p2pfl.data.source import Progress, Source
-from p2pfl.errors import DataError, unreadable
-from p2pfl.util.plugins import one_line
-from p2pfl.util.regular import check_regular
+from p2pfl.config import PictureOptions
+from p2pfl.data.dataset import Dataset, Progress, Source, statistics
+from p2pfl.errors import DataError, one_line, unreadable
+from p2pfl.util.files import check_regular
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 TRAIN_SAMPLES, TEST_SAMPLES = 50_000, 10_000
@@ -28,7 +27,7 @@ SILENCE = 20.0  # seconds without a byte from the server after which the downloa
 CHUNK = 1 << 16  # bytes between two reports of progress
 
 
-def cifar10(argument: str, root: Path) -> Source:
+def cifar10(argument: str, root: Path, options: PictureOptions) -> Source:
     """CIFAR-10 (Krizhevsky 2009): 60,000 photographs of 32×32 in ten classes.
 
     `root/cifar-10-batches-py`, the extracted archive, is used where it exists; otherwise it is downloaded.

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from p2pfl import registry
 from p2pfl.errors import ConfigError
 from p2pfl.seeding import numpy_generator
 
@@ -24,7 +25,8 @@ def partition_iid(labels: npt.NDArray[Any], peers: int, seed: int) -> list[Indic
     return [np.sort(shard) for shard in np.array_split(order, peers)]
 
 
-PARTITIONS: dict[str, Callable[[npt.NDArray[Any], int, int], list[Indices]]] = {"iid": partition_iid}
+Partition = Callable[[npt.NDArray[Any], int, int], list[Indices]]
+"""A partition of the registry: labels (N,), number of peers and seed in, each peer's sample numbers out."""
 
 
 def partition(name: str, labels: npt.NDArray[Any], peers: int, seed: int) -> list[Indices]:
@@ -32,8 +34,7 @@ def partition(name: str, labels: npt.NDArray[Any], peers: int, seed: int) -> lis
 
     Raises ConfigError for an unknown name, fewer than one peer, or more peers than samples.
     """
-    if name not in PARTITIONS:
-        raise ConfigError(f"--partition {name}: unknown; choose {', '.join(PARTITIONS)}")
+    registry.check("partition", name)
     if peers < 1:
         raise ConfigError(f"--partition {name}: {peers} peers; at least one is needed")
     if peers > len(labels):
@@ -41,4 +42,5 @@ def partition(name: str, labels: npt.NDArray[Any], peers: int, seed: int) -> lis
             f"--partition {name}: {peers} peers cannot share {len(labels)} training samples; "
             "use a smaller topology or a larger data set"
         )
-    return PARTITIONS[name](labels, peers, seed)
+    split: Partition = registry.load(registry.PARTITIONS[name])
+    return split(labels, peers, seed)

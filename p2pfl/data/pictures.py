@@ -18,7 +18,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from p2pfl.config import PictureOptions
 from p2pfl.data.dataset import IMAGE_SIDE
-from p2pfl.data.values import (
+from p2pfl.data.pixel_values import (
     DeepValues,
     PictureError,
     ReducedColorError,

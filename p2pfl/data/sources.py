@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from p2pfl import registry
 from p2pfl.config import PictureOptions
-from p2pfl.data.bundled import digits
-from p2pfl.data.cifar import cifar10
-from p2pfl.data.dataset import FORMAT, IMAGE_SIDE, load, save
-from p2pfl.data.folder import image_folder
-from p2pfl.data.source import Progress, Source
+from p2pfl.data.cache import cache_file, data_directory, load, save
+from p2pfl.data.dataset import IMAGE_SIDE, Progress, Source
 from p2pfl.data.user import user_function
-from p2pfl.errors import DataError
 
-# Each builder takes what stands after the colon of --dataset, the data directory and how pictures become bytes, and
-# reads no image yet.
-DATASETS: dict[str, Callable[[str, Path, PictureOptions], Source]] = {
-    "cifar10": lambda argument, root, _: cifar10(argument, root),
-    "digits": lambda argument, root, _: digits(argument, root),
-    "imagefolder": image_folder,
-}
+Opener = Callable[[str, Path, PictureOptions], Source]
+"""A data set of the registry: the argument after the colon of --dataset, the data directory and the options of
+pictures in, its source out; it reads no image yet."""
+
 _PLAIN = PictureOptions()
 
 
@@ -53,9 +46,9 @@ def prepare(spec: str, data_dir: str | Path | None, progress: Progress, pictures
     called with what is being done, how much is done, and the total. `pictures` matters to an image folder only.
     Raises ConfigError for a name that cannot be used, DataError for data that cannot.
     """
-    root = _data_directory(data_dir)
+    root = data_directory(data_dir)
     source = _find(spec, root, pictures)
-    path = _cache_file(source, root)
+    path = cache_file(source, root)
     if not path.exists():
         save(source.read(progress), path)
     return path
@@ -66,9 +59,9 @@ def describe(spec: str, data_dir: str | Path | None, pictures: PictureOptions = 
 
     Raises what `prepare` does for a name, directory or function that cannot be used.
     """
-    root = _data_directory(data_dir)
+    root = data_directory(data_dir)
     source = _find(spec, root, pictures)
-    path = _cache_file(source, root)
+    path = cache_file(source, root)
     cached = path.exists()
     notes = list(source.notes)
     if len(source.classes) == 1:
@@ -92,26 +85,9 @@ def all_notes(info: DatasetInfo, path: Path) -> tuple[str, ...]:
 
 
 def _find(spec: str, root: Path, pictures: PictureOptions) -> Source:
-    name, colon, argument = spec.partition(":")
-    if name in DATASETS:
-        return DATASETS[name](argument, root, pictures)
-    if not colon:
-        raise DataError(
-            f"--dataset {spec}: unknown; choose cifar10, digits, imagefolder:DIR or your own module:function"
-        )
-    return user_function(spec)
-
-
-def _cache_file(source: Source, root: Path) -> Path:
-    return root / f"{source.key}-v{FORMAT}.safetensors"
-
-
-def _data_directory(data_dir: str | Path | None) -> Path:
-    if data_dir:
-        try:
-            return Path(data_dir).expanduser()
-        except RuntimeError as error:  # a user whom nobody knows
-            raise DataError(f"--data-dir {data_dir}: {error}; write the whole path") from None
-    # The XDG specification has relative paths ignored.
-    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (cache if cache.is_absolute() else Path.home() / ".cache") / "p2pfl"
+    entry = registry.entry_of("dataset", spec)
+    if entry is None:
+        registry.check("dataset", spec)
+        return user_function(spec)
+    open_source: Opener = registry.load(entry)
+    return open_source(spec.partition(":")[2], root, pictures)

@@ -11,13 +11,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from p2pfl.data.arrays import image_problem, is_masked, label_kind_problem, label_problem, label_values
-from p2pfl.data.dataset import TENSORS, Dataset, content_of_arrays, invalid, is_one_color, statistics
-from p2pfl.data.entries import EntryError, class_names, is_augmented
-from p2pfl.data.listing import lacking_images
-from p2pfl.data.source import Source
-from p2pfl.errors import DataError
-from p2pfl.util.plugins import load_callable, one_line
+from p2pfl.data.dataset import TENSORS, Dataset, Source, content_of_arrays, dataset_problem, is_one_color, statistics
+from p2pfl.data.image_listing import lacking_images
+from p2pfl.data.user_checks import (
+    EntryError,
+    class_names,
+    image_problem,
+    is_augmented,
+    is_masked,
+    label_kind_problem,
+    label_problem,
+    label_values,
+)
+from p2pfl.errors import DataError, one_line
+from p2pfl.registry import load
 
 OPTIONAL = ("classes", "augment")
 
@@ -32,7 +39,7 @@ def user_function(spec: str) -> Source:
     because only its result tells whether it changed.
     Raises ConfigError where it cannot be imported, DataError where it fails or its result cannot be used.
     """
-    function = load_callable(spec, "--dataset")
+    function = load(spec, "--dataset")
     try:
         result = function()
     except Exception as error:
@@ -94,7 +101,7 @@ def _check(spec: str, result: Any) -> Dataset:
         augment=augment,
         **tensors,
     )
-    problem = invalid(dataset)
+    problem = dataset_problem(dataset)
     if problem:
         raise DataError(f"--dataset {spec}: {problem}")
     if is_one_color(dataset.train_images):

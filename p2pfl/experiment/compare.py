@@ -24,15 +24,9 @@ from p2pfl.preflight.estimate import data_record, estimate
 from p2pfl.roles import cast, topology_of
 from p2pfl.run.agreement import run_fingerprint
 from p2pfl.run.data_record import DataRecord, different_data, read_data_record
-from p2pfl.run.directory import (
-    CONFIG_FILE,
-    EVAL_SAMPLES,
-    EVALUATIONS,
-    check_profile,
-    open_run_dir,
-    resolve,
-    take_away_half_made,
-)
+from p2pfl.run.directory import open_run_dir, take_away_half_made
+from p2pfl.run.paths import CONFIG_FILE
+from p2pfl.run.settings import EVAL_SAMPLES, EVALUATIONS, check_profile, resolve
 from p2pfl.topology import Topology
 from p2pfl.training import local_steps
 from p2pfl.transport import keyring

@@ -9,10 +9,10 @@ from p2pfl.config import RunConfig, replace_options
 from p2pfl.errors import ConfigError
 from p2pfl.report import known_facts, summarize, write_summary
 from p2pfl.run.agreement import SCHEDULES_OVER_ALL_ROUNDS
-from p2pfl.run.directory import MODEL_FILE, open_run_dir, write_settings
+from p2pfl.run.directory import open_run_dir, write_settings
+from p2pfl.run.paths import MODEL_FILE, peer_dirs
 from p2pfl.run.records import read_recorded, read_rounds
 from p2pfl.run.repair import mend
-from p2pfl.topology import Topology
 
 _CHECKPOINT = re.compile(r"round-(\d{6,})\.safetensors")
 
@@ -36,7 +36,7 @@ def has_other_rounds(run_dir: Path, config: RunConfig) -> bool:
         )
     if not saved.record.checkpoint:
         raise ConfigError(f"--rounds {asked}: {run_dir} keeps no checkpoints to go on from; leave it out")
-    done = max(_rounds_done(folder) for folder in _folders(run_dir, topology))
+    done = max(_rounds_done(folder) for folder in peer_dirs(run_dir, topology))
     if asked < done:
         raise ConfigError(f"--rounds {asked}: {run_dir} has done {done} rounds; choose {done} or more")
     return True
@@ -53,17 +53,13 @@ def prolong(run_dir: Path, config: RunConfig) -> None:
     """
     topology, saved = open_run_dir(run_dir)
     before = saved.training.rounds
-    for folder in _folders(run_dir, topology):
+    for folder in peer_dirs(run_dir, topology):
         if any(record.round > before for record in read_rounds(folder)):
             mend(folder, before, sketched=saved.mode in ("gossip", "local"))
     write_settings(run_dir, replace_options(saved, rounds=config.training.rounds))
     facts = known_facts(run_dir)
     if facts:  # a launcher has called the run complete, which it is no longer
         write_summary(run_dir, summarize(run_dir, **facts))
-
-
-def _folders(run_dir: Path, topology: Topology) -> list[Path]:
-    return [run_dir / "peers" / topology.node_path(peer) for peer in range(topology.n)]
 
 
 def _rounds_done(folder: Path) -> int:

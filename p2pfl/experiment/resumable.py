@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +13,20 @@ from p2pfl.config import RunConfig
 from p2pfl.errors import CheckpointError, ConfigError
 from p2pfl.report import read_summary
 from p2pfl.roles import Cast
-from p2pfl.run.directory import CONFIG_FILE, MODEL_FILE
 from p2pfl.run.identity import run_id_of
+from p2pfl.run.paths import (
+    CHECKPOINT_NAME,
+    CHECKPOINTS_FOLDER,
+    CONFIG_FILE,
+    MODEL_FILE,
+    PEERS_FOLDER,
+    PLOTS_FOLDER,
+    REPORT_FILE,
+    peer_dirs,
+)
 from p2pfl.run.records import read_rounds
-from p2pfl.util.regular import check_regular
+from p2pfl.util.files import check_regular
 
-_NAME = re.compile(r"round-(\d{6,})\.safetensors")
 _NOT_LOST = -1  # there is something, and the process that it belongs to says by name why it cannot be used now
 
 
@@ -33,14 +40,14 @@ def starting_point(parts: Cast, config: RunConfig, run_dir: Path, again: str | N
     """
     if not config.record.checkpoint:
         return "begins at round 1: the run keeps no checkpoints"
-    folders = [run_dir / "peers" / parts.topology.node_path(index) for index in range(parts.topology.n)]
+    folders = peer_dirs(run_dir, parts.topology)
     holders = range(parts.topology.n) if parts.coordinator is None else [parts.coordinator]
     newest = [_newest_round(run_dir, folders[index], parts.topology.names[index], index) for index in holders]
     if not any(newest):
         if _shows_rounds(run_dir, folders):
             who = "no peer has a" if parts.coordinator is None and parts.topology.n > 1 else "there is no"
             raise CheckpointError(
-                f"{run_dir}: rounds were done, and {who} checkpoint that can be used in {run_dir / 'peers'}",
+                f"{run_dir}: rounds were done, and {who} checkpoint that can be used in {run_dir / PEERS_FOLDER}",
                 remedy=new_run(config, run_dir, again),
                 resumable=False,
             )
@@ -72,10 +79,12 @@ def _newest_round(run_dir: Path, peer_dir: Path, name: str, index: int) -> int:
     try:
         run = run_id_of(run_dir, peer_dir)
         numbered = [
-            (int(m[1]), path) for path in (peer_dir / "checkpoint").iterdir() if (m := _NAME.fullmatch(path.name))
+            (int(m[1]), path)
+            for path in (peer_dir / CHECKPOINTS_FOLDER).iterdir()
+            if (m := CHECKPOINT_NAME.fullmatch(path.name))
         ]
     except (FileNotFoundError, NotADirectoryError):
-        return _NOT_LOST if (peer_dir / "checkpoint").is_symlink() else 0
+        return _NOT_LOST if (peer_dir / CHECKPOINTS_FOLDER).is_symlink() else 0
     except (OSError, CheckpointError):
         return _NOT_LOST
     found = 0
@@ -110,12 +119,12 @@ def _shows_rounds(run_dir: Path, folders: Sequence[Path]) -> bool:
     One recorded round tells nothing: a process may be stopped after it has recorded its first, before it has saved it.
     """
     recorded = max((record.round for folder in folders for record in read_rounds(folder)), default=0)
-    if recorded > 1 or any(any((folder / "checkpoint").glob("round-*.safetensors")) for folder in folders):
+    if recorded > 1 or any(any((folder / CHECKPOINTS_FOLDER).glob("round-*.safetensors")) for folder in folders):
         return True
     if (run_dir / MODEL_FILE).exists():
         return True
     try:
         completed = read_summary(run_dir).get("rounds_completed")
     except ConfigError:
-        return recorded == 0 and any((run_dir / name).exists() for name in ("report.html", "plots"))
+        return recorded == 0 and any((run_dir / name).exists() for name in (REPORT_FILE, PLOTS_FOLDER))
     return isinstance(completed, int) and completed > recorded

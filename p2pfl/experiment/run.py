@@ -16,26 +16,20 @@ from typing import Any
 import numpy as np
 
 from p2pfl.config import RunConfig
-from p2pfl.errors import ConfigError, P2PFLError, explained
+from p2pfl.errors import ConfigError, Interrupted, P2PFLError, explained
 from p2pfl.experiment.prolong import has_other_rounds, prolong
 from p2pfl.experiment.resumable import starting_point
 from p2pfl.launch import LaunchSpec, Outcome, launch
-from p2pfl.model.sketches import Vector, readable_sketches
+from p2pfl.model.sketches import Vector
 from p2pfl.node.limits import allow_open_files
 from p2pfl.report import check_drawing, complete_summary, known_facts, summarize, write_report, write_summary
 from p2pfl.roles import Cast, cast, topology_of
 from p2pfl.run.agreement import lasting_fingerprint
-from p2pfl.run.directory import (
-    check_results,
-    create_run_dir,
-    fault_script,
-    follow_dataset,
-    forget,
-    in_use,
-    resolve,
-    with_own_files,
-)
+from p2pfl.run.directory import check_results, create_run_dir, follow_dataset, forget, in_use, with_own_files
+from p2pfl.run.paths import peer_dir
 from p2pfl.run.records import RoundRecord, read_recorded
+from p2pfl.run.settings import fault_script, resolve
+from p2pfl.run.sketch_file import readable_sketches
 from p2pfl.topology import Topology
 from p2pfl.transport import keyring
 from p2pfl.ui import Plan as DisplayPlan
@@ -43,10 +37,6 @@ from p2pfl.ui import make_display
 from p2pfl.util.signals import interruptible
 
 _PACKAGES = ("p2pfl-swarm", "torch", "torchvision", "pyzmq", "networkx", "numpy")
-
-
-class Interrupted(P2PFLError):
-    """The user ended the run; what was recorded is kept: exit status 130."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +170,7 @@ def _recorded(topology: Topology, run_dir: Path, rounds: int) -> list[tuple[int,
     """What the processes of an interrupted run have recorded of its training rounds, as far as it can be read."""
     found = []
     for peer in range(topology.n):
-        folder = run_dir / "peers" / topology.node_path(peer)
+        folder = peer_dir(run_dir, topology, peer)
         recorded, sketches = read_recorded(folder, rounds), readable_sketches(folder)[0]
         unknown = np.full(sketches.shape[1], np.nan, np.float32)  # coordinators and clients write no sketches
         for record in recorded.rounds:

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 from p2pfl import data
 from p2pfl.config import RunConfig
-from p2pfl.errors import ConfigError, P2PFLError
+from p2pfl.errors import ConfigError, Interrupted, P2PFLError
 from p2pfl.experiment.prolong import has_other_rounds, prolong
-from p2pfl.experiment.run import Interrupted, endpoints_of_peer, how_to_resume
+from p2pfl.experiment.run import endpoints_of_peer, how_to_resume
 from p2pfl.launch.events import StartWorker
 from p2pfl.launch.single import SingleLauncher, SingleWorker
 from p2pfl.node import messages
@@ -26,7 +26,9 @@ from p2pfl.preflight.estimate import check_run, data_record
 from p2pfl.roles import cast
 from p2pfl.run.agreement import lasting_fingerprint, run_fingerprint
 from p2pfl.run.data_record import keep_data_record
-from p2pfl.run.directory import create_run_dir, follow_dataset, open_run_dir, resolve, with_own_files
+from p2pfl.run.directory import create_run_dir, follow_dataset, open_run_dir, with_own_files
+from p2pfl.run.paths import CHECKPOINTS_FOLDER, CONFIG_FILE, LOG_FILE, MODEL_FILE, ROUNDS_FILE, peer_dir
+from p2pfl.run.settings import resolve
 from p2pfl.topology import Topology
 from p2pfl.transport import ZmqTransport, keyring
 from p2pfl.util.signals import Interrupts, interruptible
@@ -88,7 +90,7 @@ def _run(spec: messages.WorkerSpec, topology: Topology, neighbors: list[int], in
     if worker.exitcode != EXIT_OK:
         raise _error(spec, topology, neighbors, worker.exitcode == EXIT_USAGE, report.failure)
     if spec.index == 0:
-        _say(f"weights of the consensus model: {run_dir / 'consensus.safetensors'}")
+        _say(f"weights of the consensus model: {run_dir / MODEL_FILE}")
     _say(f"peer {name}: done; put all peers' folders into one {run_dir}/peers for: p2pfl report {run_dir}")
 
 
@@ -98,7 +100,7 @@ def _error(
     """The error for a peer that failed: its own words, and what helps."""
     name, where = topology.names[spec.index], ""
     if failure.code == "no-greeting":
-        log = spec.run_dir / "peers" / topology.node_path(spec.index) / "log.txt"
+        log = peer_dir(spec.run_dir, topology, spec.index) / LOG_FILE
         places = _looked_for(spec.endpoints or {}, failure.peers or neighbors)
         where = f"{places}; have all the same file, options, and keys or token? See {log}"
     if usage:
@@ -207,7 +209,7 @@ def _say(text: str) -> None:
 def _join_run_dir(topology: Topology, index: int, config: RunConfig) -> Path:
     """A new run directory, or --run-dir if the other peers of this very run use it already."""
     wanted = config.record.run_dir
-    if wanted is None or not (Path(wanted) / "config.toml").exists():
+    if wanted is None or not (Path(wanted) / CONFIG_FILE).exists():
         return create_run_dir(topology, config, topology.names[index])
     there, saved = open_run_dir(Path(wanted))
     if run_fingerprint(cast(saved, there), saved) != run_fingerprint(cast(config, topology), config):
@@ -215,8 +217,8 @@ def _join_run_dir(topology: Topology, index: int, config: RunConfig) -> Path:
             f"--run-dir {wanted}: holds a run of another topology or other options",
             remedy="give each peer of a run the same, or choose another folder",
         )
-    folder, name = Path(wanted) / "peers" / topology.node_path(index), topology.names[index]
-    if any((folder / kept).exists() for kept in ("rounds.jsonl", "checkpoint")):
+    folder, name = peer_dir(Path(wanted), topology, index), topology.names[index]
+    if any((folder / kept).exists() for kept in (ROUNDS_FILE, CHECKPOINTS_FOLDER)):
         again = how_to_resume(config, _resume(wanted, name))
         raise ConfigError(f"--run-dir {wanted}: peer {name} has run there", remedy=f"{again}, or choose another")
     os.makedirs(folder, exist_ok=True)

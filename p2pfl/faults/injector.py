@@ -8,17 +8,14 @@ import threading
 from pathlib import Path
 
 from p2pfl.faults import FaultScript, Kill, Pause, Point
-from p2pfl.util.regular import opener, read_if_any
-
-FIRED_FILE = "faults.fired"
+from p2pfl.util.files import opener, read_if_any
 
 
-def fired(peer_dir: Path) -> list[int]:
-    """Numbers of the faults that have been carried out on a process, also in earlier lives; what is none is skipped.
+def fired(path: Path) -> list[int]:
+    """Numbers of the faults that have been carried out on a process, before restarts too, as its file says.
 
-    Raises UnreadableError.
+    What is no number is skipped. Raises UnreadableError.
     """
-    path = peer_dir / FIRED_FILE
     words = read_if_any(path).split()
     return [int(word) for word in words if word.isdigit() and len(word) < 10]
 
@@ -26,9 +23,9 @@ def fired(peer_dir: Path) -> list[int]:
 class Saboteur:
     """The kills and pauses of one process. Each fires once, whatever is started again or resumed afterwards."""
 
-    def __init__(self, script: FaultScript, index: int, peer_dir: Path) -> None:
-        done = set(fired(peer_dir))
-        self._path = peer_dir / FIRED_FILE
+    def __init__(self, script: FaultScript, index: int, path: Path) -> None:
+        done = set(fired(path))
+        self._path = path
         self._waiting: list[tuple[int, Kill | Pause]] = [item for item in script.of(index) if item[0] not in done]
 
     def reach(self, point: Point, round: int) -> None:

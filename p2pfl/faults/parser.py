@@ -25,7 +25,7 @@ from p2pfl.faults.script import (
     kind_of,
     words,
 )
-from p2pfl.util.regular import read_text
+from p2pfl.util.files import read_text
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

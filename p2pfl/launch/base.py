@@ -14,6 +14,7 @@ from p2pfl.launch.events import StartWorker
 from p2pfl.launch.observers import Observer
 from p2pfl.node.messages import FromWorker, ToWorker
 from p2pfl.roles import Cast
+from p2pfl.run.paths import peer_dir
 from p2pfl.topology import Topology
 
 OnReport = Callable[[int, FromWorker], None]
@@ -100,7 +101,7 @@ class LaunchSpec:
 
     def peer_dir(self, worker: int) -> Path:
         """The folder of a worker in the run directory."""
-        return self.run_dir / "peers" / self.topology.node_path(worker)
+        return peer_dir(self.run_dir, self.topology, worker)
 
     def title(self, worker: int) -> str:
         """How messages call a worker: its role and its label."""

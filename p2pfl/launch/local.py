@@ -20,6 +20,7 @@ from p2pfl.launch.loop import supervise
 from p2pfl.launch.observers import Observer
 from p2pfl.launch.prepare import prepare_data
 from p2pfl.node import messages
+from p2pfl.run.paths import FIRED_FILE
 from p2pfl.util.signals import interruptible, shielded
 
 
@@ -39,13 +40,13 @@ def launch(spec: LaunchSpec, observers: Sequence[Observer]) -> Outcome:
 class LocalWorker:
     """Handle of a worker process: the process, and the link over which it reports and takes orders."""
 
-    def __init__(self, index: int, process: ForkedProcess, link: Connection, peer_dir: Path, fired: int = 0) -> None:
-        """`fired`: how many faults had been carried out on the worker before it was started."""
+    def __init__(self, index: int, process: ForkedProcess, link: Connection, fired_file: Path, before: int = 0) -> None:
+        """`before`: how many faults `fired_file` already listed when the worker was started."""
         self.index = index
         self._process = process
         self._link: Connection | None = link
-        self._peer_dir = peer_dir
-        self._fired = fired
+        self._fired_file = fired_file
+        self._before = before
         self.is_closed = False
 
     def send(self, order: messages.ToWorker) -> None:
@@ -80,7 +81,7 @@ class LocalWorker:
 
     def new_faults(self) -> list[int]:
         """Numbers of the faults that the process recorded as carried out. Raises UnreadableError."""
-        return fired(self._peer_dir)[self._fired :]
+        return fired(self._fired_file)[self._before :]
 
     @property
     def exitcode(self) -> int | None:
@@ -163,10 +164,10 @@ class LocalLauncher:
             token=spec.token,
             temporary=self._server.folder.path,
         )
-        folder = spec.peer_dir(index)
-        before = len(fired(folder))
+        fired_file = spec.peer_dir(index) / FIRED_FILE
+        before = len(fired(fired_file))
         process, link = self._server.start(f"p2pfl-{spec.topology.names[index]}", _run_worker, worker_spec)
-        self._workers[index] = LocalWorker(index, process, link, folder, before)
+        self._workers[index] = LocalWorker(index, process, link, fired_file, before)
         return self._workers[index]
 
     def watch(self, seconds: float, report: OnReport) -> None:

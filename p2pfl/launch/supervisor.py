@@ -15,6 +15,7 @@ from typing import Literal
 from p2pfl.faults import Pause
 from p2pfl.launch import events as ev
 from p2pfl.launch.base import LaunchSpec, Outcome
+from p2pfl.run.paths import CONFIG_FILE, LOG_FILE
 
 ALONE_SECONDS = 30.0  # for a coordinator whose clients are all gone; it notices within about ten
 STOP_SECONDS = 5.0  # for workers to stop when asked to
@@ -132,7 +133,7 @@ class Supervisor:
         ready = sum(other.endpoint is not None for other in self._workers)
         actions: list[ev.Action] = [ev.Progress("processes ready", ready, len(self._workers))]
         if all(other.lost_weights for other in self._workers):
-            config = shlex.quote(str(self._spec.run_dir / "config.toml"))
+            config = shlex.quote(str(self._spec.run_dir / CONFIG_FILE))
             new = f"p2pfl {self._spec.config.mode} --config {config}"
             reason = f"no peer has a checkpoint that can be used; start a new run with: {new}"
             self.outcome.fail(reason, resumable=False)
@@ -183,7 +184,7 @@ class Supervisor:
         elif failure is not None:
             reason = f"{title}: {failure.reason}"
         else:
-            reason = f"{title} died ({event.how}); see {self._spec.peer_dir(event.worker) / 'log.txt'}"
+            reason = f"{title} died ({event.how}); see {self._spec.peer_dir(event.worker) / LOG_FILE}"
         if (
             outcome.restarts.get(self._names[event.worker], 0) < self._spec.config.exchange.restart
             and not outcome.reason

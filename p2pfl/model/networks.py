@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torchvision.models.vgg import cfgs, make_layers
 
-from p2pfl.errors import ConfigError
+from p2pfl.errors import ConfigError, one_line
 from p2pfl.model.structure import lazy_names, structure_problem, wrapper_problem
-from p2pfl.util.plugins import load_callable, one_line
+from p2pfl.registry import MODELS, check, load
 
 CONFIGURATIONS = {11: "A", 13: "B", 16: "D", 19: "E"}  # the columns of table 1 in Simonyan & Zisserman
 _SIDE = 32  # pixels of an image
@@ -53,7 +53,7 @@ def build_vgg(depth: int, *, num_classes: int = 10, batch_norm: bool = True, wid
     return nn.Sequential(OrderedDict(features=features, flatten=nn.Flatten(), classifier=head))
 
 
-MODELS: dict[str, Callable[..., nn.Module]] = {f"vgg{depth}": partial(build_vgg, depth) for depth in CONFIGURATIONS}
+vgg11, vgg13, vgg16, vgg19 = (partial(build_vgg, depth) for depth in CONFIGURATIONS)
 
 
 def build_model(name: str, *, num_classes: int, batch_norm: bool, width: float) -> nn.Module:
@@ -66,9 +66,10 @@ def build_model(name: str, *, num_classes: int, batch_norm: bool, width: float) 
     Raises ConfigError where the name is unknown, the function fails, or the module cannot be trained or saved.
     """
     settings = {"num_classes": num_classes, "batch_norm": batch_norm, "width": width}
-    if name in MODELS:
-        return MODELS[name](**settings)
     function = find_function(name)
+    if name in MODELS:
+        built: nn.Module = function(**settings)
+        return built
     if isinstance(function, nn.Module):
         raise ConfigError(f"--model {name}: is a module; name a function that builds one, so that it follows the seed")
     accepted = _accepted(name, function, settings)
@@ -86,11 +87,9 @@ def build_model(name: str, *, num_classes: int, batch_norm: bool, width: float) 
 
 def find_function(name: str) -> Callable[..., Any]:
     """What builds the model of that name; the user's module is imported. Raises ConfigError where there is none."""
-    if name in MODELS:
-        return MODELS[name]
-    if ":" not in name:
-        raise ConfigError(f"--model {name}: unknown; choose {', '.join(MODELS)} or your own module:function")
-    return load_callable(name, "--model")
+    check("model", name)
+    found: Callable[..., Any] = load(MODELS.get(name, name), "--model")
+    return found
 
 
 def _accepted(name: str, function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,30 +1,18 @@
-"""Count sketches of weight vectors, and the file of a peer's sketches.
-
-A peer appends its sketch of each round to `peers/<id>/sketches.f32`: a header of 16 bytes, then 4,096 little-endian
-float32 a round.
-"""
+"""Count sketches of weight vectors, from which the consensus distance is estimated."""
 
 from __future__ import annotations
 
 import functools
 import math
-import struct
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from p2pfl import seeding
-from p2pfl.errors import ConfigError, UnreadableError
-from p2pfl.util.regular import read_if_any
 
-SKETCHES_FILE = "sketches.f32"
 SKETCH_BUCKETS = 4096
-VERSION = 2  # of the file and of how a sketch is made: those of two versions cannot be compared
-HEADER = struct.pack("<8sII", b"p2pflskt", VERSION, SKETCH_BUCKETS)
-_ROW_BYTES = SKETCH_BUCKETS * 4
-MOST_BYTES = 2**34  # of the file: a million rounds
+VERSION = 2  # of the files and of how a sketch is made: those of two versions cannot be compared
 _SPAN = 32 * SKETCH_BUCKETS  # numbers added at a time to a sum that stays in the cache
 
 Vector = npt.NDArray[np.float32]
@@ -105,38 +93,3 @@ def consensus_distance(sketches: Sequence[Vector] | npt.NDArray[np.float32]) -> 
 def to_bytes(sketch: Vector) -> bytes:
     """A sketch as it stands in the file and travels to the launcher."""
     return sketch.astype("<f4").tobytes()
-
-
-def file_size(rows: int) -> int:
-    """Bytes of a file with so many sketches."""
-    return len(HEADER) + rows * _ROW_BYTES
-
-
-def readable_sketches(peer_dir: Path, *, strict: bool = False) -> tuple[npt.NDArray[np.float32], str]:
-    """The same as `read_sketches`, or none of them and a line that says why.
-
-    `strict`: raises UnreadableError of a file that cannot be read now, which is no damage.
-    """
-    try:
-        return read_sketches(peer_dir), ""
-    except (ConfigError, UnreadableError) as error:
-        if strict and isinstance(error, UnreadableError):
-            raise
-        return np.zeros((0, SKETCH_BUCKETS), np.float32), str(error)
-
-
-def read_sketches(peer_dir: Path) -> npt.NDArray[np.float32]:
-    """The sketches of a peer's finished rounds: (rounds, 4096) float32, in the order of `read_rounds`.
-
-    One that a crash has cut off is left out. Raises ConfigError naming the file if it is of another version, and
-    UnreadableError if it cannot be read.
-    """
-    path = peer_dir / SKETCHES_FILE
-    data = read_if_any(path, MOST_BYTES)
-    if data[: len(HEADER)] != HEADER[: len(data)]:
-        raise ConfigError(
-            f"{path}: not a file of sketches, or of another version of p2pfl than this one, which reads version "
-            f"{VERSION}; the consensus distances of these rounds are not known"
-        )
-    whole = max(len(data) - len(HEADER), 0) // _ROW_BYTES
-    return np.frombuffer(data[len(HEADER) : file_size(whole)], "<f4").reshape(whole, SKETCH_BUCKETS)

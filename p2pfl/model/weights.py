@@ -12,7 +12,7 @@ import numpy.typing as npt
 import safetensors
 
 from p2pfl.errors import ConfigError, unreadable
-from p2pfl.util.regular import check_regular
+from p2pfl.util.files import check_regular
 
 WEIGHTS = "F32"  # the only floating-point type of p2pfl's models
 _WHOLE = {"I64", "I32", "I16", "I8", "U8", "U16", "U32", "U64", "BOOL"}  # of buffers that count

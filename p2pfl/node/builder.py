@@ -28,6 +28,7 @@ from p2pfl.protocol.peer import Peer
 from p2pfl.protocol.selection import Federation
 from p2pfl.roles import Cast, cast
 from p2pfl.run.data_record import DIGITS
+from p2pfl.run.paths import FAULTS_FILE
 from p2pfl.topology import Neighborhood, Topology, is_symmetric, neighborhood, spectral_gap, without_edges
 from p2pfl.training import Trainer, make_current, pick_device
 
@@ -135,7 +136,7 @@ def fault_script(spec: messages.WorkerSpec, topology: Topology) -> FaultScript:
     """The script that the run directory holds, or an empty one; it has been checked before the run began."""
     if spec.config.exchange.faults is None:
         return FaultScript(names=topology.names)
-    found = load_faults(spec.run_dir / "faults.toml", spec.config.record.seed)
+    found = load_faults(spec.run_dir / FAULTS_FILE, spec.config.record.seed)
     return FaultScript(found.faults, found.seed, topology.names)
 
 

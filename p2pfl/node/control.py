@@ -8,9 +8,8 @@ import threading
 from collections.abc import Callable
 from multiprocessing import connection, parent_process
 
-from p2pfl.errors import TransportError
+from p2pfl.errors import Interrupted, TransportError
 from p2pfl.node import messages
-from p2pfl.node.loop import Interrupted
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 _WAITING_REPORTS = 256

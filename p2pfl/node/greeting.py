@@ -6,6 +6,7 @@ from p2pfl import data
 from p2pfl.config import RunConfig
 from p2pfl.model.vector import Layout
 from p2pfl.protocol.greeting import Greeting, describe_data, short
+from p2pfl.registry import DATASETS
 from p2pfl.roles import Cast
 from p2pfl.run.agreement import shown_settings, shown_topology
 
@@ -16,7 +17,7 @@ def greeting_of(config: RunConfig, parts: Cast, dataset: data.Dataset, layout: L
     Paths do not count: a data set in another folder is the same one if it holds the same files.
     """
     kind = config.data.dataset.partition(":")[0]
-    kind = kind if kind in data.DATASETS else "an own function"
+    kind = kind if kind in DATASETS else "an own function"
     about = f"{kind}: {len(dataset.train_images):,} training and {len(dataset.test_images):,} test images"
     return Greeting(
         settings={name: short(value) for name, value in shown_settings(config).items()},

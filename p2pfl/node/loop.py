@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from p2pfl.errors import ConfigError, NeighborError, P2PFLError, TransportError
+from p2pfl.errors import ConfigError, Interrupted, NeighborError, TransportError
 from p2pfl.faults import Point
 from p2pfl.faults.injector import Saboteur
 from p2pfl.model import sketches
@@ -25,16 +25,11 @@ from p2pfl.protocol.logic import Logic
 from p2pfl.run import records
 from p2pfl.training import EvalStats, Stopped, Trainer, TrainStats, check_weights
 from p2pfl.transport import Transport
-from p2pfl.transport import interface as transport_events
 
 IDLE_SECONDS = 1.0
 FLUSH_SECONDS = 0.001
 
 Report = Callable[[messages.FromWorker], None]
-
-
-class Interrupted(P2PFLError):
-    """The worker was told to stop."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +117,8 @@ class Driver:
             raise Interrupted("stopped")
         with self._profile.span("exchange and mix"):
             for event in events:
-                self._tell(self._translate(event))
+                self._account_for(event)
+                self._tell(event)
         writing = self._collect()
         if not self._ended and self._logic.wants_flush and self._transport.flushed():
             self._tell(ev.Flushed())
@@ -136,16 +132,12 @@ class Driver:
             return FLUSH_SECONDS
         return min(IDLE_SECONDS, max(self._logic.deadline - now, 0.0))
 
-    def _translate(self, event: transport_events.Event) -> ev.Event:
-        if isinstance(event, transport_events.Received):
+    def _account_for(self, event: ev.TransportEvent) -> None:
+        """Count received bytes, log connections that stand again."""
+        if isinstance(event, ev.Received):
             self._received += event.size
-            return ev.Received(event.message)
-        if isinstance(event, transport_events.Refused):
-            return ev.Refused(event.reason)
-        if isinstance(event, transport_events.Reconnected):
+        elif isinstance(event, ev.Reconnected):
             self._log.info("%s: connected again", self._logic.plan.names[event.neighbor])
-            return ev.Reconnected(event.neighbor)
-        return ev.Lost(event.neighbor)
 
     def _tell(self, event: ev.Event) -> None:
         for action in self._logic.handle(event, time.monotonic()):

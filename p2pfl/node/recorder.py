@@ -17,6 +17,7 @@ from p2pfl.model.sketches import Vector
 from p2pfl.model.vector import integer_buffers
 from p2pfl.payload import Payload
 from p2pfl.run import checkpoint, records
+from p2pfl.run.paths import CHECKPOINTS_FOLDER, MODEL_FILE, ROUNDS_FILE
 from p2pfl.run.repair import mend, set_aside
 from p2pfl.training import Trainer
 
@@ -72,7 +73,7 @@ class Keeper:
     def save(self, round: int, trainer: Trainer, sent: Mapping[int, Payload]) -> None:
         """The checkpoint of a training round."""
         if round <= self.config.training.rounds and self.config.record.checkpoint:
-            checkpoint.save(self.peer_dir / "checkpoint", self._checkpoint(round, trainer, sent))
+            checkpoint.save(self.peer_dir / CHECKPOINTS_FOLDER, self._checkpoint(round, trainer, sent))
 
     def save_model(self, round: int, trainer: Trainer) -> None:
         """The run's model, if this process holds it and this is the last round of all."""
@@ -100,7 +101,7 @@ class Keeper:
         newest = max((own.round for own in records.read_recorded(self.peer_dir, strict=True).rounds), default=0)
         if newest <= round or not self.config.record.checkpoint or (copy := set_aside(self.peer_dir)) is None:
             return []
-        path = self.peer_dir / records.ROUNDS_FILE
+        path = self.peer_dir / ROUNDS_FILE
         return [f"{path}: begins at round {round} again; its records until round {newest} are kept in {copy}"]
 
     def record(self, record: records.RoundRecord, sketch: Vector | None) -> None:
@@ -131,7 +132,7 @@ class Keeper:
         model = self.config.model
         # One entry: safetensors writes several in a random order, and equal runs should give equal files.
         about = {"p2pfl": json.dumps({**vars(model), "rounds": self.config.training.rounds})}
-        path = self.run_dir / "consensus.safetensors"
+        path = self.run_dir / MODEL_FILE
         try:
             checkpoint.save_tensors(path, trainer.model.state_dict(), about)
         except (OSError, SafetensorError) as error:

@@ -16,7 +16,8 @@ from p2pfl.payload import Payload
 from p2pfl.roles import Cast
 from p2pfl.run import checkpoint, records
 from p2pfl.run.checkpoint import Checkpoint, Origin
-from p2pfl.run.identity import RUN_ID_FILE, run_id_of, write_run_id
+from p2pfl.run.identity import run_id_of, write_run_id
+from p2pfl.run.paths import CHECKPOINTS_FOLDER, RUN_ID_FILE, checkpoint_name, peer_dir
 from p2pfl.run.repair import Backup, Mended, mend
 from p2pfl.training import Trainer
 
@@ -98,7 +99,7 @@ def _restore(
     origin: Origin,
     report: Report,
 ) -> Past:
-    folder = peer_dir / "checkpoint"
+    folder = peer_dir / CHECKPOINTS_FOLDER
     saved, _ = checkpoint.newest(folder, at_most, origin)
     _, refused = checkpoint.newest(folder, origin=origin)  # also those after a round to which all go back
     follows = "" if saved is None else f"; goes on from its checkpoint of round {saved.round} instead"
@@ -126,7 +127,7 @@ def _restore(
 def _load_if_usable(folder: Path, round: int, origin: Origin) -> Checkpoint | None:
     """The checkpoint of one round, None where there is none that can be used. Raises UnreadableError."""
     try:
-        return checkpoint.load(folder / checkpoint.file_name(round), origin)
+        return checkpoint.load(folder / checkpoint_name(round), origin)
     except UnreadableError:
         raise
     except CheckpointError:
@@ -144,7 +145,7 @@ def _has_done_rounds(spec: messages.WorkerSpec, parts: Cast, peer_dir: Path, ref
     """
     if refused or any(record.round > 1 for record in records.read_rounds(peer_dir)):
         return spec.index not in _clients(parts)
-    others = (folder / "checkpoint" for folder in _folders(spec, parts, range(parts.topology.n)))
+    others = (folder / CHECKPOINTS_FOLDER for folder in _folders(spec, parts, range(parts.topology.n)))
     return spec.index not in _clients(parts) and any(checkpoint.latest_number(folder) > 1 for folder in others)
 
 
@@ -202,11 +203,11 @@ def _places(spec: messages.WorkerSpec, parts: Cast, indices: Iterable[int]) -> I
     indices = list(indices)
     for index, folder in zip(indices, _folders(spec, parts, indices), strict=True):
         run = run_id_of(spec.run_dir, folder)
-        yield folder / "checkpoint", Origin(run or "", parts.topology.names[index], index)
+        yield folder / CHECKPOINTS_FOLDER, Origin(run or "", parts.topology.names[index], index)
 
 
 def _folders(spec: messages.WorkerSpec, parts: Cast, indices: Iterable[int]) -> list[Path]:
-    return [spec.run_dir / "peers" / parts.topology.node_path(index) for index in indices]
+    return [peer_dir(spec.run_dir, parts.topology, index) for index in indices]
 
 
 def say_stale_client(spec: messages.WorkerSpec, parts: Cast, past: Past, last: int, report: Report) -> None:

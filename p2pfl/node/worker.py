@@ -15,23 +15,23 @@ from io import TextIOWrapper
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from p2pfl.errors import ConfigError, P2PFLError, is_from_outside, one_line, unwritable
+from p2pfl.errors import ConfigError, Interrupted, P2PFLError, is_from_outside, one_line, unwritable
 from p2pfl.faults.injector import Saboteur
 from p2pfl.node import messages
 from p2pfl.node.builder import Parts, assemble
 from p2pfl.node.control import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control, LinkReport
 from p2pfl.node.limits import allow_open_files
-from p2pfl.node.loop import Driver, Interrupted, Report
+from p2pfl.node.loop import Driver, Report
 from p2pfl.node.profile import RoundProfile
 from p2pfl.payload import ITEM_BYTES
 from p2pfl.roles import cast
+from p2pfl.run.paths import FIRED_FILE, LOG_FILE, TOPOLOGY_FILE
+from p2pfl.run.paths import peer_dir as peer_dir_of
 from p2pfl.topology import Topology, load_topology
 from p2pfl.transport import Credentials, Delayed, Faulty, Keys, Token, Transport, ZmqTransport, keyring
-from p2pfl.util.regular import opener
+from p2pfl.util.files import opener
 from p2pfl.util.signals import SIGNALS
 from p2pfl.util.tempdir import remove_if_abandoned
-
-LOG_FILE = "log.txt"
 
 # Options of glibc's malloc (malloc.h) and their values: M_ARENA_MAX, M_TRIM_THRESHOLD, M_MMAP_THRESHOLD.
 _MALLOC = {-8: 1, -1: 1 << 30, -3: 1 << 25}
@@ -42,8 +42,8 @@ def main(spec: messages.WorkerSpec, link: Connection) -> None:
     keep_freed_memory()
     report = LinkReport(link)
     try:
-        topology = load_topology(spec.run_dir / "topology.graphml", least=1, by_ids=True)
-        peer_dir = spec.run_dir / "peers" / topology.node_path(spec.index)
+        topology = load_topology(spec.run_dir / TOPOLOGY_FILE, least=1, by_ids=True)
+        peer_dir = peer_dir_of(spec.run_dir, topology, spec.index)
         peer_dir.mkdir(parents=True, exist_ok=True)  # somebody may have removed it before the run is resumed
         _redirect_output(peer_dir / LOG_FILE)
     except (OSError, P2PFLError) as error:
@@ -77,8 +77,8 @@ def run(
     make_transport: Callable[[str], Transport] | None = None,
 ) -> int:
     """Run one process to its end and return the process's exit status; errors are logged and reported."""
-    topology = load_topology(spec.run_dir / "topology.graphml", least=1, by_ids=True)
-    peer_dir = spec.run_dir / "peers" / topology.node_path(spec.index)
+    topology = load_topology(spec.run_dir / TOPOLOGY_FILE, least=1, by_ids=True)
+    peer_dir = peer_dir_of(spec.run_dir, topology, spec.index)
     try:
         log = _open_log(peer_dir, spec.index)
     except OSError as error:
@@ -129,7 +129,9 @@ def _run(
     try:
         name = plan.names[spec.index]
         profile = RoundProfile.of(spec.config, name, parts.keeper.peer_dir)
-        saboteur = Saboteur(parts.script, spec.index, parts.keeper.peer_dir) if parts.script.faults else None
+        saboteur = (
+            Saboteur(parts.script, spec.index, parts.keeper.peer_dir / FIRED_FILE) if parts.script.faults else None
+        )
         driver = Driver(parts.logic, trainer, transport, parts.keeper, report, log, profile, saboteur)
         log.info("ready at %s on %s, first round %d", transport.endpoint, trainer.device, plan.first_round)
         report(

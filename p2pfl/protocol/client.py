@@ -21,7 +21,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from p2pfl.algorithms.attacks import Tamper
-from p2pfl.errors import ProtocolError
+from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.payload import Codec, Payload
 from p2pfl.protocol import events as ev
 from p2pfl.protocol.greeting import MismatchError
@@ -70,7 +70,7 @@ class Client:
         self._handlers: dict[type, Callable[[Any, float], list[ev.Action]]] = {
             ev.Started: self._on_started,
             ev.Received: self._on_received,
-            ev.Refused: lambda event, now: self._session.refuse(event.reason),
+            ev.Refused: lambda event, now: self._session.refuse(event.code, event.detail),
             ev.Trained: self._on_trained,
             ev.Flushed: self._on_flushed,
             ev.Recorded: self._on_recorded,
@@ -122,11 +122,11 @@ class Client:
             self._session.check(event.message)
             actions = self._on_chunk(event.message) if header.kind == "chunk" else None
         except MismatchError as error:
-            refused = self._session.refuse(str(error))
-            return self._fail(str(error).partition(": ")[2], usage=True) if self.stage == "greeting" else refused
+            refused = self._session.refuse(error.code, error.detail)
+            return self._fail(error.detail, usage=True) if self.stage == "greeting" else refused
         except ProtocolError as error:
-            refused = self._session.refuse(f"{error}, from the coordinator")
-            return [*refused, *self._on_bad_model(header, str(error))]
+            refused = self._session.refuse(error.code, f"{error.detail}, from the coordinator")
+            return [*refused, *self._on_bad_model(header, error.code)]
         self._moved = now
         if actions is not None:
             return actions
@@ -143,7 +143,7 @@ class Client:
     def _on_chunk(self, message: Message) -> list[ev.Action]:
         round = message.header.round
         if round > self.plan.last_round:  # else nothing older would be taken any more
-            raise ProtocolError(f"round: a model of round {round}, after the last")
+            raise ProtocolError(Refusal.ROUND, f"a model of round {round}, after the last")
         if round > self._newest:
             # Whatever is here of an older round is not wanted any more: a broken connection may have lost the rest.
             for old in self._inbox.granted_to(self._coordinator):
@@ -158,9 +158,9 @@ class Client:
             self._model = (round, payload)
         return [self._say("ack", round), *self._advance()]
 
-    def _on_bad_model(self, header: Header, problem: str) -> list[ev.Action]:
+    def _on_bad_model(self, header: Header, problem: Refusal) -> list[ev.Action]:
         """A model that must not be trained: the coordinator is told that this client is ready for a later one."""
-        if not problem.startswith("values") or header.round not in self._inbox.granted_to(self._coordinator):
+        if problem is not Refusal.VALUES or header.round not in self._inbox.granted_to(self._coordinator):
             return []
         self._inbox.drop(header.round, self._coordinator)
         self._unwanted = header.round

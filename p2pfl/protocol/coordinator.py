@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from p2pfl.algorithms.fedavg import ServerAverage
-from p2pfl.errors import ProtocolError
+from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.payload import Payload
 from p2pfl.protocol import events as ev
 from p2pfl.protocol.coordinator_rounds import Rounds
@@ -30,7 +30,7 @@ class Coordinator(Rounds):
         self._handlers: dict[type, Callable[[Any, float], list[ev.Action]]] = {
             ev.Started: self._on_started,
             ev.Received: self._on_received,
-            ev.Refused: lambda event, now: self._session.refuse(event.reason),
+            ev.Refused: lambda event, now: self._session.refuse(event.code, event.detail),
             ev.Flushed: self._on_flushed,
             ev.Recorded: self._on_recorded,
             ev.Reconnected: self._on_reconnected,
@@ -113,12 +113,12 @@ class Coordinator(Rounds):
             if header.kind == "chunk":
                 return self._on_chunk(event.message, now)
         except MismatchError as error:  # one client must not end the run of all: it is done without, which is said
-            refused = self._session.refuse(str(error))
+            refused = self._session.refuse(error.code, error.detail)
             self._gone |= {header.sender} if self.stage == "greeting" else set()
             return [*refused, *self._begin_if_all_are_known(now)]
         except ProtocolError as error:
-            refused = self._session.refuse(f"{error}, from {header.sender}")
-            return [*refused, *self._on_bad_update(header, str(error), now)]
+            refused = self._session.refuse(error.code, f"{error.detail}, from {header.sender}")
+            return [*refused, *self._on_bad_update(header, error.code, now)]
         if header.kind == "hello":
             return self._on_hello(header, now)
         if header.kind == "grant":
@@ -176,10 +176,10 @@ class Coordinator(Rounds):
             return []
         return [self._session.say("ack", header.sender, header.round), *self._advance(now)]
 
-    def _on_bad_update(self, header: Header, problem: str, now: float) -> list[ev.Action]:
+    def _on_bad_update(self, header: Header, problem: Refusal, now: float) -> list[ev.Action]:
         """An update that must not be averaged is done without at once; its client is free for another round."""
         granted = self._progress.get(header.sender) == "granted" and header.round == self.round
-        if not (granted and problem.startswith("values") and self.stage == "working"):
+        if not (granted and problem is Refusal.VALUES and self.stage == "working"):
             return []
         freed = self._session.say("ack", header.sender, header.round)
         return [freed, *self._give_up([header.sender], now, "its update is not finite")]

@@ -1,4 +1,4 @@
-"""What the logic of a peer, a client or a coordinator is told, and what it asks for."""
+"""Events and actions of the protocol: what a transport or driver reports, and what is asked of it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from p2pfl.errors import NeighborCode
+from p2pfl.errors import NeighborCode, Refusal
 from p2pfl.payload import Payload
 from p2pfl.protocol.greeting import Greeting
 from p2pfl.protocol.wire import Message
 
-# Events: the driver reports what happened.
+# Events: transports and the driver report what happened.
 
 
 @dataclass(frozen=True)
@@ -22,16 +22,21 @@ class Started:
 
 @dataclass(frozen=True)
 class Received:
-    """A well-formed message came in; whether it belongs to this run is for the peer to say."""
+    """A well-formed message came in; whether it belongs to this run is for its receiver to say.
+
+    `size`: bytes of both frames, where they were counted.
+    """
 
     message: Message
+    size: int = 0
 
 
 @dataclass(frozen=True)
 class Refused:
-    """Bytes came in that were no message."""
+    """Bytes came in that were no message, or a connection was refused; `detail` says why, for people."""
 
-    reason: str
+    code: Refusal
+    detail: str
 
 
 @dataclass(frozen=True)
@@ -54,14 +59,14 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Reconnected:
-    """A link broke and stands again."""
+    """The connection to a neighbor broke and stands again; what was under way on it may be lost."""
 
     neighbor: int
 
 
 @dataclass(frozen=True)
 class Lost:
-    """A link stayed broken."""
+    """The connection to a neighbor has been broken for longer than the grace period."""
 
     neighbor: int
 
@@ -71,6 +76,7 @@ class Tick:
     """Time has passed; `Logic.deadline` says when this is worth sending."""
 
 
+TransportEvent = Received | Refused | Reconnected | Lost
 Event = Started | Received | Refused | Trained | Flushed | Recorded | Reconnected | Lost | Tick
 
 

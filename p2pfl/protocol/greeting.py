@@ -12,7 +12,7 @@ from typing import Annotated
 
 import msgspec
 
-from p2pfl.errors import ProtocolError
+from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.protocol.wire import Buffer
 from p2pfl.util.text import visible
 
@@ -71,7 +71,7 @@ def decode(body: Buffer) -> Greeting:
     try:
         return _decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError(f"greeting: {ascii(str(error))[1:81]}") from None
+        raise ProtocolError(Refusal.GREETING, ascii(str(error))[1:81]) from None
 
 
 def short(value: object, limit: int = MAX_VALUE) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from p2pfl.errors import ProtocolError
+from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.model.vector import is_finite
 from p2pfl.payload import ITEM_BYTES, Codec, Payload
 from p2pfl.protocol.wire import Buffer, Header, Message
@@ -173,7 +173,7 @@ class Inbox:
             return self._is_last(header)
         arrival = self._outstanding.get(key)
         if arrival is None:
-            raise ProtocolError(f"round: a chunk of round {header.round} without leave")
+            raise ProtocolError(Refusal.ROUND, f"a chunk of round {header.round} without leave")
         if arrival.complete:
             return self._is_last(header)
         self._check(header)
@@ -181,10 +181,10 @@ class Inbox:
         if header.offset < have:
             return False  # sent again after a broken connection; a payload does not change, so what is here stays
         if header.offset > have:
-            raise ProtocolError(f"offset: {header.offset} is not the next chunk")
+            raise ProtocolError(Refusal.OFFSET, f"{header.offset} is not the next chunk")
         piece = _tensor(message.body, header.codec)
         if not is_finite(piece):
-            raise ProtocolError("values: not finite")
+            raise ProtocolError(Refusal.VALUES, "not finite")
         arrival.pieces.setdefault(header.vector, []).append(piece)
         arrival.bytes[header.vector] = have + header.length
         arrival.scalars = dict(header.scalars)
@@ -220,11 +220,11 @@ class Inbox:
     def _check(self, header: Header) -> None:
         form = self._form_of(header.round)
         if header.codec != form.codec:
-            raise ProtocolError(f"codec: {header.codec} instead of {form.codec}")
+            raise ProtocolError(Refusal.CODEC, f"{header.codec} instead of {form.codec}")
         if header.vector not in form.vectors:
-            raise ProtocolError(f"vector: there is no {header.vector!r} here")
+            raise ProtocolError(Refusal.VECTOR, f"there is no {header.vector!r} here")
         if header.offset + header.length > self._size * ITEM_BYTES[header.codec]:
-            raise ProtocolError("length: the vector is longer than the model")
+            raise ProtocolError(Refusal.LENGTH, "the vector is longer than the model")
 
     def _is_last(self, header: Header) -> bool:
         names = self._form_of(header.round).vectors

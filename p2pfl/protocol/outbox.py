@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from p2pfl.errors import ProtocolError
+from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.payload import Payload
 
 MOST_LEAVE = 8  # rounds ahead for which a neighbor's leave is kept; it looks one round further than it is
@@ -60,7 +60,7 @@ class Outbox:
             return []
         leave = self._leave.setdefault(neighbor, set())
         if len(leave) > MOST_LEAVE and round not in leave:
-            raise ProtocolError(f"round: leave for round {round} beside too many others")
+            raise ProtocolError(Refusal.ROUND, f"leave for round {round} beside too many others")
         leave.add(round)
         if round == self.round and neighbor in self._sent and neighbor in self._payloads and not flushed:
             self.asked_again = True

@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from p2pfl.algorithms import Algorithm, Hoods
-from p2pfl.errors import ProtocolError
+from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.payload import Payload
 from p2pfl.protocol import events as ev
 from p2pfl.protocol.greeting import MismatchError
@@ -40,7 +40,7 @@ class Peer(Rounds):
         self._handlers: dict[type, Callable[[Any, float], list[ev.Action]]] = {
             ev.Started: self._on_started,
             ev.Received: self._on_received,
-            ev.Refused: lambda event, now: self._session.refuse(event.reason),
+            ev.Refused: lambda event, now: self._session.refuse(event.code, event.detail),
             ev.Trained: self._on_trained,
             ev.Flushed: self._on_flushed,
             ev.Recorded: self._on_recorded,
@@ -149,8 +149,8 @@ class Peer(Rounds):
         except MismatchError as error:
             return self._on_mismatch(header.sender, error, now)
         except ProtocolError as error:
-            refused = self._session.refuse(f"{error}, from {header.sender}")
-            return [*refused, *self._on_bad_chunk(header, str(error), now)]
+            refused = self._session.refuse(error.code, f"{error.detail}, from {header.sender}")
+            return [*refused, *self._on_bad_chunk(header, error.code, now)]
         if header.kind == "hello":
             return self._on_hello(header, now)
         if header.kind == "drop":
@@ -214,20 +214,20 @@ class Peer(Rounds):
         folding = self.stage == "working" and self._mix is not None and self._algorithm.streaming
         return folding and header.round == self.round and self._mix is not None and self._mix.following == header.sender
 
-    def _on_bad_chunk(self, header: Header, problem: str, now: float) -> list[ev.Action]:
+    def _on_bad_chunk(self, header: Header, problem: Refusal, now: float) -> list[ev.Action]:
         """After a lost chunk the vector is asked for again; one that must not be averaged is done without."""
         key = header.round, header.sender
-        if problem.startswith("offset") and key not in self._asked_again:
+        if problem is Refusal.OFFSET and key not in self._asked_again:
             self._asked_again.add(key)
             return [self._session.say("grant", header.sender, header.round)]
-        if not problem.startswith("values") or not self._inbox.has(*key) or self._inbox.is_whole(*key):
+        if problem is not Refusal.VALUES or not self._inbox.has(*key) or self._inbox.is_whole(*key):
             return []
         self._inbox.drop(*key)
         return [self._session.say("ack", header.sender, header.round), *self._advance(now)]
 
     def _on_grant(self, header: Header) -> list[ev.Action]:
         if header.round > self.plan.last_round:
-            raise ProtocolError(f"round: leave for round {header.round}")
+            raise ProtocolError(Refusal.ROUND, f"leave for round {header.round}")
         return self._deliver(self._outbox.granted(header.sender, header.round, self._flushed))
 
     # Trouble

@@ -183,8 +183,8 @@ class Rounds:
     def _on_mismatch(self, sender: int, error: MismatchError, now: float) -> list[ev.Action]:
         """A neighbor was started with something else: end soon, unless the peer may begin without it."""
         first = sender not in self._unlike
-        self._unlike.setdefault(sender, str(error).partition(": ")[2])
-        refused = self._session.refuse(str(error))
+        self._unlike.setdefault(sender, error.detail)
+        refused = self._session.refuse(error.code, error.detail)
         if self.stage != "greeting":
             return refused
         answer = [self._neighbors.greet(sender, self.round)] if first else []

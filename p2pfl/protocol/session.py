@@ -5,13 +5,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from p2pfl.errors import ProtocolError
+from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.payload import Codec, Payload
 from p2pfl.protocol import events as ev
 from p2pfl.protocol import greeting
 from p2pfl.protocol import messages as letters
 from p2pfl.protocol.wire import Kind, Message
 from p2pfl.util.text import visible
+
+# A neighbor with other settings or keys is never understood, which somebody should hear of before time is up.
+_LOUD = frozenset(
+    {
+        Refusal.RUN,
+        Refusal.SETTINGS,
+        Refusal.VERSION,
+        Refusal.LAYOUT,
+        Refusal.HANDSHAKE,
+        Refusal.KEY,
+        Refusal.TOKEN,
+    }
+)
 
 
 class Session:
@@ -30,31 +43,28 @@ class Session:
         unlike = self._difference(message) if header.kind == "hello" else None
         if unlike is not None:
             kind = greeting.MismatchError if header.sender in self.plan.links else ProtocolError
-            raise kind(f"settings: {unlike}")
+            raise kind(Refusal.SETTINGS, unlike)
         if header.run != self.plan.run:
-            raise ProtocolError("run: another run, or a swarm with other settings")
+            raise ProtocolError(Refusal.RUN, "another run, or a swarm with other settings")
         if header.sender not in self.plan.links:
-            raise ProtocolError("sender: no neighbor")
+            raise ProtocolError(Refusal.SENDER, "no neighbor")
         if header.kind in ("hello", "chunk") and header.layout != self.plan.layout:
-            raise ProtocolError("layout: another model")
+            raise ProtocolError(Refusal.LAYOUT, "another model")
 
     def _difference(self, hello: Message) -> str | None:
         """What a process that greets was started with and this one was not, after its name."""
         theirs = greeting.decode(hello.body)
         if theirs == greeting.Greeting() != self.plan.greeting:
-            raise ProtocolError("greeting: missing")
+            raise ProtocolError(Refusal.GREETING, "missing")
         found = greeting.difference(self.plan.greeting, theirs)
         names, sender = self.plan.names, hello.header.sender
         name = f"'{visible(names[sender], controls=True)}'" if sender < len(names) else f"number {sender}"
         return None if found is None else f"peer {name} {found}"
 
-    def refuse(self, reason: str) -> list[ev.Action]:
+    def refuse(self, code: Refusal, detail: str) -> list[ev.Action]:
         """Count a message that is not taken; the first of its kind goes to the log."""
-        kind = reason.split(":")[0]
-        self.refused[kind] += 1
-        # A neighbor with other settings or keys is never understood, which somebody should hear of before time is up.
-        matters = kind in ("run", "settings", "version", "layout", "handshake", "key", "token")
-        return [ev.Note(f"refused a message: {reason}", matters)] if self.refused[kind] == 1 else []
+        self.refused[code.value] += 1
+        return [ev.Note(f"refused a message: {code}: {detail}", code in _LOUD)] if self.refused[code] == 1 else []
 
     def say(self, kind: Kind, neighbor: int, round: int, about: Mapping[str, float] | None = None) -> ev.Send:
         """A message without a body; `about` are its scalars."""

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from p2pfl.errors import ProtocolError
+from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.payload import ITEM_BYTES, Codec
 
 VERSION = 3
@@ -83,36 +83,38 @@ def encode(message: Message) -> tuple[bytes, Buffer]:
 def decode(frames: Sequence[Buffer]) -> Message:
     """The message in two frames, the body not copied. Raises ProtocolError for anything that is not one."""
     if len(frames) != 2:
-        raise ProtocolError(f"frames: {len(frames)} instead of 2")
+        raise ProtocolError(Refusal.FRAMES, f"{len(frames)} instead of 2")
     head, body = (memoryview(frame).cast("B") for frame in frames)
     if head.nbytes > HEADER_BYTES:
-        raise ProtocolError(f"header: {head.nbytes} bytes, more than {HEADER_BYTES}")
+        raise ProtocolError(Refusal.HEADER, f"{head.nbytes} bytes, more than {HEADER_BYTES}")
     try:
         header = _decoder.decode(head)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError(f"header: {ascii(str(error))[1 : MAX_TEXT + 1]}") from None  # it may quote the sender
+        raise ProtocolError(Refusal.HEADER, ascii(str(error))[1 : MAX_TEXT + 1]) from None  # it may quote the sender
     if header.version != VERSION:
-        raise ProtocolError(f"version: {header.version} instead of {VERSION}; install the same p2pfl everywhere")
+        raise ProtocolError(
+            Refusal.VERSION, f"{header.version} instead of {VERSION}; install the same p2pfl everywhere"
+        )
     if not all(math.isfinite(value) for value in header.scalars.values()):
-        raise ProtocolError("scalars: not finite")
+        raise ProtocolError(Refusal.SCALARS, "not finite")
     if body.nbytes != header.length:
-        raise ProtocolError(f"length: the header says {header.length} bytes, the body has {body.nbytes}")
+        raise ProtocolError(Refusal.LENGTH, f"the header says {header.length} bytes, the body has {body.nbytes}")
     if header.kind == "chunk":
         _check_chunk(header)
     elif header.codec or (header.length and header.kind != "hello"):
-        raise ProtocolError(f"length: a {header.kind} has no body")
+        raise ProtocolError(Refusal.LENGTH, f"a {header.kind} has no body")
     elif header.length > GREETING_BYTES:
-        raise ProtocolError(f"length: a greeting of {header.length} bytes")
+        raise ProtocolError(Refusal.LENGTH, f"a greeting of {header.length} bytes")
     return Message(header, body)
 
 
 def _check_chunk(header: Header) -> None:
     if not header.codec:
-        raise ProtocolError("codec: missing")
+        raise ProtocolError(Refusal.CODEC, "missing")
     if not 0 < header.length <= CHUNK_BYTES:
-        raise ProtocolError(f"length: a chunk of {header.length} bytes")
+        raise ProtocolError(Refusal.LENGTH, f"a chunk of {header.length} bytes")
     if header.length % ITEM_BYTES[header.codec] or header.offset % ITEM_BYTES[header.codec]:
-        raise ProtocolError("length: a chunk ends within a number")
+        raise ProtocolError(Refusal.LENGTH, "a chunk ends within a number")
 
 
 def chunks(template: Header, vectors: Mapping[str, memoryview]) -> Iterator[Message]:

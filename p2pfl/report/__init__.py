@@ -4,19 +4,10 @@ from p2pfl.report.output import check_drawing
 from p2pfl.report.page import write_report
 from p2pfl.report.picture import draw_topology
 from p2pfl.report.run import Run, load_run
-from p2pfl.report.summary import (
-    FIELDS,
-    SUMMARY_FILE,
-    complete_summary,
-    known_facts,
-    read_summary,
-    summarize,
-    write_summary,
-)
+from p2pfl.report.summary import FIELDS, complete_summary, known_facts, read_summary, summarize, write_summary
 
 __all__ = [
     "FIELDS",
-    "SUMMARY_FILE",
     "Run",
     "check_drawing",
     "complete_summary",

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from p2pfl.errors import ConfigError, one_line, unwritable
 from p2pfl.report import style
-from p2pfl.util.regular import opener
+from p2pfl.run.paths import PLOTS_FOLDER
+from p2pfl.util.files import opener
 from p2pfl.util.signals import shielded
 from p2pfl.util.text import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PLOTS_FOLDER = "plots"
 
 Subject = TypeVar("Subject")  # a run, or the entries of a comparison
 

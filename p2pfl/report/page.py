@@ -14,9 +14,8 @@ from p2pfl.report.run import Run, latest_accuracy, load_run, of_phase, repeat_co
 from p2pfl.report.summary import FIELDS, TEXT_FIELDS, known_facts, summarize
 from p2pfl.report.units import MISSING, bytes_text, formats_of, number_text, percent_text, seconds_text, words
 from p2pfl.report.warnings import cautions
+from p2pfl.run.paths import REPORT_FILE
 from p2pfl.run.records import RoundRecord
-
-REPORT_FILE = "report.html"
 
 
 def write_report(run_dir: Path) -> Path:

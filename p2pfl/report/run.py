@@ -12,19 +12,19 @@ from pathlib import Path
 
 import numpy as np
 
-from p2pfl.config import Mode, RunConfig, load_run_toml
+from p2pfl.config import Mode, RunConfig
 from p2pfl.errors import ConfigError
 from p2pfl.faults import FaultScript, load_faults
-from p2pfl.model.sketches import consensus_distance, readable_sketches
+from p2pfl.model.sketches import consensus_distance
 from p2pfl.roles import COORDINATOR
 from p2pfl.run import records
 from p2pfl.run.data_record import DataRecord, read_data_record
+from p2pfl.run.directory import load_run_settings
+from p2pfl.run.paths import CONFIG_FILE, ROUNDS_FILE, TOPOLOGY_FILE, peer_dirs
 from p2pfl.run.records import RoundRecord
+from p2pfl.run.sketch_file import readable_sketches
 from p2pfl.topology import Topology, load_topology
 
-CONFIG_FILE = "config.toml"
-TOPOLOGY_FILE = "topology.graphml"
-PEERS_FOLDER = "peers"
 _MIXING_LIMIT = 100_000  # more rounds of mixing alone no run has: a record of a later one is none
 
 
@@ -167,18 +167,18 @@ def load_run(run_dir: Path, lost_peers: Sequence[str] = ()) -> Run:
     `lost_peers` are peers' names. Raises ConfigError where the folder or its settings cannot be read; what cannot be
     read of the records is left out, and said in `problems`.
     """
-    config = load_run_toml(run_dir)
+    config = load_run_settings(run_dir)
     topology = load_topology(run_dir / TOPOLOGY_FILE, least=1 if config.mode == "sgd" else 2, by_ids=True)
     if config.mode == "centralized" and topology.names[-1] != COORDINATOR:
         raise ConfigError(f"{run_dir / TOPOLOGY_FILE}: its last node must be the {COORDINATOR!r} of a centralized run")
     unknown = sorted(set(lost_peers) - set(topology.names))
     if unknown:
         raise ConfigError(f"{run_dir}: lost peer {unknown[0]!r} is not in {TOPOLOGY_FILE}")
-    folders = [run_dir / PEERS_FOLDER / topology.node_path(peer) for peer in range(topology.n)]
+    folders = peer_dirs(run_dir, topology)
     read = [records.read_recorded(folder, config.training.rounds + _MIXING_LIMIT) for folder in folders]
     recorded = tuple(_of_this_run(own.rounds, config, topology) for own in read)
     problems = tuple(line for own in read for line in own.problems) + tuple(
-        f"{folder / records.ROUNDS_FILE}: {_counted(len(own.rounds) - len(kept))} not of this run"
+        f"{folder / ROUNDS_FILE}: {_counted(len(own.rounds) - len(kept))} not of this run"
         for folder, own, kept in zip(folders, read, recorded, strict=True)
         if len(kept) < len(own.rounds)
     )

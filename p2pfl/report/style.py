@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from p2pfl.errors import ConfigError, unreadable, unwritable
-from p2pfl.util.regular import read_text
+from p2pfl.util.files import read_text
 from p2pfl.util.text import visible
 
 if TYPE_CHECKING:

@@ -16,11 +16,10 @@ from p2pfl.errors import ConfigError, P2PFLError, unreadable
 from p2pfl.report.absences import absences, parts, weights_from_neighbors
 from p2pfl.report.output import write_text
 from p2pfl.report.run import Run, load_run, model_record, of_phase, sent_by_process
+from p2pfl.run.paths import SUMMARY_FILE
 from p2pfl.run.records import RoundRecord
 from p2pfl.topology import mixing_matrix, spectral_gap
-from p2pfl.util.regular import read_file, read_text
-
-SUMMARY_FILE = "summary.json"
+from p2pfl.util.files import read_file, read_text
 
 # Name -> what it is and its unit, in the order of the file. None (null) where a field has no meaning.
 FIELDS: dict[str, str] = {

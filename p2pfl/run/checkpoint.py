@@ -25,14 +25,13 @@ import torch
 from torch import Tensor
 
 from p2pfl.errors import CheckpointError, OtherVersionError, UnreadableError, is_missing, unreadable, unwritable
-from p2pfl.util.durable import sync_folder
-from p2pfl.util.regular import check_regular, opener
+from p2pfl.run.paths import CHECKPOINT_NAME, checkpoint_name
+from p2pfl.util.files import check_regular, opener, sync_folder
 
 _OTHER_VERSION = "resume with that version, or start a new run without --resume"
 KEPT = 2
 FORMAT = 4
-_NAME = re.compile(r"round-(\d{6,})\.safetensors")
-_UNFINISHED = re.compile(rf"\.{_NAME.pattern}\.\d+")
+_UNFINISHED = re.compile(rf"\.{CHECKPOINT_NAME.pattern}\.\d+")
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         "recorded": checkpoint.recorded,
     }
     about["digest"] = _digest(about, tensors)
-    path = folder / file_name(checkpoint.round)
+    path = folder / checkpoint_name(checkpoint.round)
     try:
         folder.mkdir(exist_ok=True)
         save_tensors(path, tensors, {"p2pfl": json.dumps(about)})
@@ -135,11 +134,6 @@ def _ordinary_mode(path: Path) -> int:
     """The permissions that a new file gets here; safetensors writes files that only their owner can read."""
     with open(path, "wb") as file:
         return os.fstat(file.fileno()).st_mode & 0o777
-
-
-def file_name(round: int) -> str:
-    """The name of the file that holds the checkpoint of a round."""
-    return f"round-{round:06d}.safetensors"
 
 
 def load(path: Path, origin: Origin | None = None) -> Checkpoint:
@@ -204,7 +198,7 @@ def _parsed(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Checkpoi
 
 def _misplaced(found: Checkpoint, path: Path, origin: Origin | None) -> str:
     """Why a whole checkpoint must not be used in this place; nothing if it may."""
-    if _NAME.fullmatch(path.name) and path.name != file_name(found.round):
+    if CHECKPOINT_NAME.fullmatch(path.name) and path.name != checkpoint_name(found.round):
         return f"holds round {found.round}, not the one that its name says"
     if origin is None:
         return ""
@@ -260,7 +254,7 @@ def _numbered(folder: Path) -> list[tuple[int, Path]]:
         if is_missing(folder, error) or isinstance(error, NotADirectoryError):
             return []
         raise
-    matches = (_NAME.fullmatch(name) for name in names)
+    matches = (CHECKPOINT_NAME.fullmatch(name) for name in names)
     return sorted((int(match[1]), folder / match[0]) for match in matches if match)
 
 
@@ -278,7 +272,7 @@ def _origin_in(path: Path) -> Origin | None:
         check_regular(path)
         with safetensors.safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["p2pfl"])
-        mine = about["format"] == FORMAT and file_name(about["round"]) == path.name
+        mine = about["format"] == FORMAT and checkpoint_name(about["round"]) == path.name
         return Origin(about["run"], about["peer"], about["index"]) if mine else None
     except (*_DAMAGED, OSError, RuntimeError):
         return None

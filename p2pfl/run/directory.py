@@ -1,128 +1,46 @@
-"""The run directory: made, opened, taken back; and the resolved settings that are saved in it."""
+"""The run directory: created with its settings, opened, locked, removed when empty."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import fcntl
-import math
 import os
 import secrets
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from p2pfl import config as settings
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, TopologyError, unreadable, unwritable
-from p2pfl.faults import AttackFault, FaultScript, check_faults, load_faults
-from p2pfl.model.weights import read_weights, weights_digest
-from p2pfl.roles import COORDINATOR
-from p2pfl.run.data_record import DATA_FILE, read_data_record
-from p2pfl.run.identity import RUN_ID_FILE, write_run_id
+from p2pfl.model.weights import weights_digest
+from p2pfl.run.data_record import read_data_record
+from p2pfl.run.identity import write_run_id
+from p2pfl.run.paths import (
+    CHECKPOINTS_FOLDER,
+    CONFIG_FILE,
+    DATA_FILE,
+    FAULTS_FILE,
+    INIT_FILE,
+    LOG_FILE,
+    MODEL_FILE,
+    PEERS_FOLDER,
+    REPORT_FILE,
+    ROUNDS_FILE,
+    RUN_ID_FILE,
+    SUMMARY_FILE,
+    TOPOLOGY_FILE,
+    peer_dirs,
+)
 from p2pfl.topology import Topology, load_topology, save_topology
-from p2pfl.util.text import some
 
-CONFIG_FILE = "config.toml"
-TOPOLOGY_FILE = "topology.graphml"
-FAULTS_FILE = "faults.toml"
-INIT_FILE = "initial.safetensors"
-MODEL_FILE = "consensus.safetensors"
-_PEERS = "peers"
 _MOST_NAME, _MOST_LABEL = 150, 50  # characters in the name of a run's folder, which has at most 255
 # What a folder may hold that is not a run directory yet; each file also under a temporary name, with a dot before it.
-_BEFORE_SETTINGS = {_PEERS, RUN_ID_FILE, TOPOLOGY_FILE, FAULTS_FILE, INIT_FILE, DATA_FILE}
-_RESULTS = (MODEL_FILE, "summary.json", "report.html")  # that a run writes at its end
-EVALUATIONS = 10  # a run, where --eval-every does not say
-EVAL_SAMPLES = 1000  # of an evaluation of many peers during the run
-
-
-def resolve(config: RunConfig, topology: Topology, processes: int) -> RunConfig:
-    """The settings with everything said that was left to a default of this machine or of another option.
-
-    `processes` share this machine's cores. Raises ConfigError for options that mean nothing in the run's mode.
-    """
-    _refuse_foreign(config)
-    settings.check_together(config)
-    check_profile(config, topology)
-    fault_script(config, topology)
-    if config.training.init is not None:
-        read_weights(config.training.init)
-    least = config.gossip.min_peers
-    if config.mode == "gossip" and least is not None and least > topology.n:
-        raise ConfigError(f"--min-peers {least}: the topology has only {topology.n} peers")
-    training, record = config.training, config.record
-    evaluates_for_all = config.mode in ("centralized", "sgd")
-    eval_every = 1 if config.mode == "centralized" else max(1, math.ceil(training.rounds / EVALUATIONS))
-    eval_samples = 0 if evaluates_for_all else EVAL_SAMPLES
-    chosen: dict[str, Any] = {
-        "name": record.name or topology.name,
-        "dataset": config.data.located,
-        "data_dir": config.data.data_dir and os.path.abspath(os.path.expanduser(config.data.data_dir)),
-        "threads": config.compute.threads or max(1, _cores() // processes),
-        "eval_every": record.eval_every or eval_every,
-        "eval_samples": eval_samples if record.eval_samples is None else record.eval_samples,
-    }
-    if training.local_steps is None and training.local_epochs is None:
-        chosen["local_epochs"] = 1
-    if "exchange" in settings.MODE_SECTIONS[config.mode] and config.exchange.transport == "auto":
-        both = all("host" in node and "port" in node for _, node in topology.graph.nodes(data=True))
-        chosen["transport"] = "tcp" if both else "ipc"
-    if config.mode == "gossip" and config.exchange.keys is not None:
-        if not config.exchange.keys:
-            raise ConfigError("--keys: needs the folder that p2pfl keys wrote (-o)")
-        chosen["keys"] = os.path.abspath(config.exchange.keys)
-    if config.mode == "gossip" and config.exchange.token_file is not None:
-        chosen["token_file"] = os.path.abspath(config.exchange.token_file)
-    return settings.replace_options(config, **chosen)
-
-
-def _refuse_foreign(config: RunConfig) -> None:
-    for name, value in settings.foreign_options(config).items():
-        option = "--" + name.replace("_", "-")
-        raise ConfigError(f"{option} {value}: means nothing in a {config.mode} run; leave it out")
-
-
-def fault_script(config: RunConfig, topology: Topology, path: str | Path | None = None) -> FaultScript:
-    """The run's fault script, or an empty one. Raises ConfigError where it does not fit the run.
-
-    `path`: where it is, if not where the settings say.
-    """
-    where = path or config.exchange.faults
-    if config.exchange.faults is None or where is None:
-        return FaultScript(names=topology.names)
-    script = load_faults(where, config.record.seed)
-    coordinator = COORDINATOR if config.mode == "centralized" else None
-    overlapped = config.mode == "gossip" and config.gossip.order == "overlapped"
-    for number, fault in enumerate(script.faults, 1):
-        if isinstance(fault, AttackFault):
-            from p2pfl.algorithms.attacks import build_attack  # not above: it imports torch
-
-            try:
-                build_attack(fault.attack, fault.scale)
-            except ConfigError as error:
-                raise ConfigError(f"--faults {where}: fault {number} (attack): {error}") from None
-    return check_faults(script, str(where), topology.names, config.training.rounds, coordinator, overlapped)
-
-
-def check_profile(config: RunConfig, topology: Topology) -> None:
-    """Raises ConfigError where --profile asks for a node or a round that the run has not."""
-    asked = config.record.profile
-    if asked is None:
-        return
-    node, _, round = asked.rpartition(":")
-    if node not in topology.names:
-        raise ConfigError(f"--profile {asked}: there is no node {node}; choose one of {some(topology.names, 8)}")
-    if int(round) > config.training.rounds:
-        raise ConfigError(f"--profile {asked}: the run has {config.training.rounds} rounds of training (--rounds)")
-
-
-def _cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_BEFORE_SETTINGS = {PEERS_FOLDER, RUN_ID_FILE, TOPOLOGY_FILE, FAULTS_FILE, INIT_FILE, DATA_FILE}
+_RESULTS = (MODEL_FILE, SUMMARY_FILE, REPORT_FILE)  # that a run writes at its end
 
 
 def create_run_dir(topology: Topology, config: RunConfig, alone: str | None = None) -> Path:
@@ -143,8 +61,8 @@ def create_run_dir(topology: Topology, config: RunConfig, alone: str | None = No
         if run_dir.exists():
             run_dir = run_dir.with_name(f"{run_dir.name}-{secrets.token_hex(2)}")
     try:
-        for peer in range(topology.n):
-            (run_dir / _PEERS / topology.node_path(peer)).mkdir(parents=True, exist_ok=True)
+        for folder in peer_dirs(run_dir, topology):
+            folder.mkdir(parents=True, exist_ok=True)
         save_topology(topology, run_dir / TOPOLOGY_FILE)
         if alone is None:
             write_run_id(run_dir)
@@ -252,16 +170,33 @@ def in_use(folder: Path) -> Iterator[None]:
         os.close(held)
 
 
+def load_run_settings(run_dir: Path) -> RunConfig:
+    """The settings in a run directory. Raises ConfigError, which says so where the folder is none."""
+    path = run_dir / CONFIG_FILE
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigError(f"{run_dir}: no run directory (it has no {path.name})") from None
+    except OSError as error:
+        raise ConfigError(unreadable(run_dir, error)) from None
+    except ValueError as error:  # a null byte
+        raise ConfigError(f"{run_dir}: no name of a folder ({error})") from None
+    return settings.load_toml(path)
+
+
 def open_run_dir(run_dir: Path) -> tuple[Topology, RunConfig]:
     """The topology and settings that a run directory was made with. Raises ConfigError if it is none."""
-    config = settings.load_run_toml(run_dir)
+    config = load_run_settings(run_dir)
     topology = load_topology(run_dir / TOPOLOGY_FILE, least=1, by_ids=True)
     return dataclasses.replace(topology, name=config.record.name or topology.name), config
 
 
 def forget(run_dir: Path) -> None:
     """Take back a run directory in which nothing has happened; one that holds any result stays."""
-    results = [*run_dir.glob(f"{_PEERS}/*/rounds.jsonl*"), *run_dir.glob(f"{_PEERS}/*/checkpoint/*")]
+    results = [
+        *run_dir.glob(f"{PEERS_FOLDER}/*/{ROUNDS_FILE}*"),
+        *run_dir.glob(f"{PEERS_FOLDER}/*/{CHECKPOINTS_FOLDER}/*"),
+    ]
     if not any(path.stat().st_size for path in results):
         with contextlib.suppress(OSError):  # first, so that what is killed amid this is known as half made
             (run_dir / CONFIG_FILE).unlink()
@@ -275,7 +210,7 @@ def take_away_half_made(run_dir: Path) -> bool:
     temporary = tuple(f".{name}." for name in (CONFIG_FILE, *_BEFORE_SETTINGS))
     names = {path.name for path in run_dir.iterdir()}
     known = all(name in _BEFORE_SETTINGS or name.startswith(temporary) for name in names)
-    if not known or any(path.is_file() and path.name != "log.txt" for path in run_dir.glob(f"{_PEERS}/**/*")):
+    if not known or any(path.is_file() and path.name != LOG_FILE for path in run_dir.glob(f"{PEERS_FOLDER}/**/*")):
         return False
     shutil.rmtree(run_dir, ignore_errors=True)
     return True
@@ -291,7 +226,7 @@ def comparison_folder(run_dir: str | None, name: str) -> Path:
 def runs_in(folder: Path) -> list[Path]:
     """The run directories in a comparison's folder, oldest first. Raises ConfigError where there are none."""
     found = sorted(
-        (path.parent for path in folder.glob("*/config.toml")),
+        (path.parent for path in folder.glob(f"*/{CONFIG_FILE}")),
         key=lambda run_dir: ((run_dir / CONFIG_FILE).stat().st_mtime_ns, run_dir.name),
     )
     if not found:

@@ -13,9 +13,9 @@ import secrets
 import zlib
 from pathlib import Path
 
-from p2pfl.util.regular import read_if_any
+from p2pfl.run.paths import RUN_ID_FILE
+from p2pfl.util.files import read_if_any
 
-RUN_ID_FILE = "run.id"
 _RANDOM_BYTES = 12
 _FORM = re.compile(rf"([0-9a-f]{{{2 * _RANDOM_BYTES}}})-([0-9a-f]{{8}})\n?")
 

@@ -3,22 +3,17 @@
 from p2pfl.transport.credentials import Credentials, Keys, Token
 from p2pfl.transport.delayed import Delayed
 from p2pfl.transport.faulty import Faulty
-from p2pfl.transport.interface import Event, Lost, Received, Reconnected, Refused, Transport
+from p2pfl.transport.interface import Transport
 from p2pfl.transport.memory import MemoryHub, MemoryTransport
 from p2pfl.transport.zeromq import ZmqTransport
 
 __all__ = [
     "Credentials",
     "Delayed",
-    "Event",
     "Faulty",
     "Keys",
-    "Lost",
     "MemoryHub",
     "MemoryTransport",
-    "Received",
-    "Reconnected",
-    "Refused",
     "Token",
     "Transport",
     "ZmqTransport",

@@ -19,6 +19,8 @@ from typing import Any
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
+from p2pfl.errors import Refusal
+from p2pfl.protocol.events import Refused
 from p2pfl.transport.connections import Admitted, Connection, State
 from p2pfl.transport.counters import received
 from p2pfl.transport.credentials import Credentials
@@ -36,8 +38,12 @@ _RESET = struct.pack("ii", 1, 0)  # closing resets the connection: the other end
 _BATCH = 1024  # connections, and news of connections, dealt with at one look
 _LOOKS = 8  # that go by without closing surplus connections while there is more news than one look deals with
 _REFUSALS = {
-    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "handshake: a connection without this run's keys or token, or with others",
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "unfinished: a connection that ended, or said nothing, before it stood",
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: Refused(
+        Refusal.HANDSHAKE, "a connection without this run's keys or token, or with others"
+    ),
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: Refused(
+        Refusal.UNFINISHED, "a connection that ended, or said nothing, before it stood"
+    ),
 }
 
 
@@ -94,13 +100,13 @@ class Admission:
         with self._state.lock:
             return list(self._state.connections.values())
 
-    def refusals(self) -> list[str]:
+    def refusals(self) -> list[Refused]:
         """Why connections have been refused or closed since this was last asked."""
         with self._state.lock:
             refused, self._state.refused = self._state.refused, Counter()
         return list(refused.elements())
 
-    def close_connection(self, connection: Connection, reason: str) -> None:
+    def close_connection(self, connection: Connection, reason: Refused) -> None:
         """Close one because of what it has sent; its neighbor has to wait before it may connect again."""
         with self._state.lock:
             if connection.ended:
@@ -115,7 +121,7 @@ class Admission:
         with self._state.lock:
             for connection in [] if self._state.is_blind else list(self._state.connections.values()):
                 if connection.user is None and connection.since < limit:
-                    self._shut(connection, "silent: a connection that sent nothing")
+                    self._shut(connection, Refused(Refusal.SILENT, "a connection that sent nothing"))
             for user, admitted in list(self._state.admitted.items()):
                 if admitted.connection is None and admitted.since < limit:
                     del self._state.admitted[user]
@@ -189,18 +195,18 @@ class Admission:
         self._zap.send_multipart([b"1.0", request, b"200", b"OK", user.encode(), b""])
         return True
 
-    def _decide(self, mechanism: bytes, proof: list[bytes]) -> tuple[int | None, str]:
+    def _decide(self, mechanism: bytes, proof: list[bytes]) -> tuple[int | None, Refused | None]:
         """The neighbor that asks, or why it is refused."""
         if self._credentials is None:
-            return None, ""
+            return None, None
         neighbor = self._credentials.neighbor(proof) if mechanism == self._credentials.mechanism else None
         if neighbor is None:
             return None, self._credentials.refusal
         if self._state.barred.get(neighbor, 0.0) > time.monotonic():
-            return None, "barred: a neighbor whose connection was closed a moment ago"
+            return None, Refused(Refusal.BARRED, "a neighbor whose connection was closed a moment ago")
         if self._state.live(neighbor, self._credentials.unasked) >= LIVE:
-            return None, f"connections: more than {LIVE} of one neighbor"
-        return neighbor, ""
+            return None, Refused(Refusal.CONNECTIONS, f"more than {LIVE} of one neighbor")
+        return neighbor, None
 
     def _close_surplus(self) -> None:
         open_ = self._state.connections.values()
@@ -213,9 +219,9 @@ class Admission:
         last = max((one.order for one in self._state.unknown() if one.neighbor is not None), default=0)
         order = sorted(open_, key=lambda one: (one.proven, one.order < last, -one.order if one.proven else one.order))
         for connection in order[:surplus]:
-            self._shut(connection, "connections: more than a peer's neighbors need")
+            self._shut(connection, Refused(Refusal.CONNECTIONS, "more than a peer's neighbors need"))
 
-    def _shut(self, connection: Connection, reason: str) -> None:
+    def _shut(self, connection: Connection, reason: Refused) -> None:
         with contextlib.suppress(OSError):  # closed by the other end
             connection.end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             connection.end.shutdown(socket.SHUT_RDWR)

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+from p2pfl.protocol.events import Refused
 from p2pfl.transport.counters import sent_nothing_after
 
 MOST_UNKNOWN = 64  # admissions of one neighbor whose connections have sent nothing, before all count as alive
@@ -54,7 +55,7 @@ class State:
     connections: dict[int, Connection] = field(default_factory=dict)  # by file number
     admitted: dict[str, Admitted] = field(default_factory=dict)  # by User-Id
     barred: dict[int, float] = field(default_factory=dict)  # neighbors, and until when
-    refused: Counter[str] = field(default_factory=Counter)
+    refused: Counter[Refused] = field(default_factory=Counter)
     count: int = 0
     is_blind: bool = False
 

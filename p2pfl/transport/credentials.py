@@ -15,6 +15,9 @@ from typing import Protocol
 import zmq
 from zmq.utils import z85
 
+from p2pfl.errors import Refusal
+from p2pfl.protocol.events import Refused
+
 
 class Credentials(Protocol):
     """What one peer proves itself with, and how it knows its neighbors."""
@@ -25,7 +28,7 @@ class Credentials(Protocol):
     """Bytes that encryption adds to a frame."""
     unasked: int
     """Bytes that a server sends at most to a connection before it is admitted or refused."""
-    refusal: str
+    refusal: Refused
     """Why a connection is refused whose proof is none."""
 
     @property
@@ -54,7 +57,7 @@ class Keys:
     # The name of the command that carries a frame, a nonce, an authenticator and the frame's flags.
     sealing = 8 + 8 + 16 + 1
     unasked = 64 + 2 + 168  # greeting and WELCOME
-    refusal = "key: no neighbor's"
+    refusal = Refused(Refusal.KEY, "no neighbor's")
 
     @property
     def size(self) -> int:
@@ -86,7 +89,7 @@ class Token:
     mechanism = b"PLAIN"
     sealing = 0
     unasked = 64  # greeting
-    refusal = "token: not this run's, or no neighbor's"
+    refusal = Refused(Refusal.TOKEN, "not this run's, or no neighbor's")
 
     @property
     def size(self) -> int:

@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Mapping
 
 from p2pfl.protocol import wire
-from p2pfl.transport.interface import Event, Transport
+from p2pfl.protocol.events import TransportEvent
+from p2pfl.transport.interface import Transport
 
 
 class Delayed:
@@ -36,7 +37,7 @@ class Delayed:
     def flushed(self) -> bool:
         return not any(message.size for _, _, message in self._under_way) and self._transport.flushed()
 
-    def poll(self, seconds: float) -> list[Event]:
+    def poll(self, seconds: float) -> list[TransportEvent]:
         deadline = time.monotonic() + max(seconds, 0.0)
         self._deliver(time.monotonic())
         if self._under_way:

@@ -16,7 +16,8 @@ import msgspec
 
 from p2pfl.faults import Corrupt, Delay, Drop, FaultScript
 from p2pfl.protocol import wire
-from p2pfl.transport.interface import Event, Transport
+from p2pfl.protocol.events import TransportEvent
+from p2pfl.transport.interface import Transport
 
 # What says that a neighbor is there, gone or done: only a broken connection can swallow it, and then it is said again.
 SPARED = frozenset({"hello", "drop", "goodbye"})
@@ -69,7 +70,7 @@ class Faulty:
     def flushed(self) -> bool:
         return not any(message.size for _, _, message in self._under_way) and self._transport.flushed()
 
-    def poll(self, seconds: float) -> list[Event]:
+    def poll(self, seconds: float) -> list[TransportEvent]:
         deadline = time.monotonic() + max(seconds, 0.0)
         self._deliver(time.monotonic())
         if self._under_way:

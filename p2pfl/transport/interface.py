@@ -1,44 +1,12 @@
-"""What a transport is to the worker that drives it."""
+"""Interface of a transport: messages to and from neighbors, and the events that it reports."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
+from p2pfl.protocol.events import TransportEvent
 from p2pfl.protocol.wire import Message
-
-
-@dataclass(frozen=True)
-class Received:
-    """A well-formed message, from whomever its header says; `size` counts the bytes of both frames."""
-
-    message: Message
-    size: int
-
-
-@dataclass(frozen=True)
-class Refused:
-    """Bytes that were no message; `reason` says why."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Reconnected:
-    """The connection to a neighbor broke and stands again; what was under way on it may be lost."""
-
-    neighbor: int
-
-
-@dataclass(frozen=True)
-class Lost:
-    """The connection to a neighbor has been broken for longer than the grace period."""
-
-    neighbor: int
-
-
-Event = Received | Refused | Reconnected | Lost
 
 
 class Transport(Protocol):
@@ -62,7 +30,7 @@ class Transport(Protocol):
     def flushed(self) -> bool:
         """Whether no body handed over is still being sent."""
 
-    def poll(self, seconds: float) -> list[Event]:
+    def poll(self, seconds: float) -> list[TransportEvent]:
         """What has come in; waits up to `seconds` for the first event or for `wake`."""
 
     def wake(self) -> None:

@@ -16,12 +16,12 @@ from typing import Any
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from p2pfl.errors import TransportError
+from p2pfl.errors import Refusal, TransportError
 from p2pfl.protocol import wire
+from p2pfl.protocol.events import Lost, Reconnected, Refused, TransportEvent
 from p2pfl.transport.counters import received
 from p2pfl.transport.credentials import Credentials
 from p2pfl.transport.handles import connected
-from p2pfl.transport.interface import Event, Lost, Reconnected, Refused
 from p2pfl.transport.watchdog import WATCH_SECONDS
 
 HEARTBEAT_MS = 2_000
@@ -128,7 +128,7 @@ class Links:
             self.renew(neighbor)
             self._lost.add(neighbor)  # which is known; when it comes back is what is worth telling
 
-    def watch(self, monitor: Any, events: list[Event]) -> bool:
+    def watch(self, monitor: Any, events: list[TransportEvent]) -> bool:
         """Hear what a monitor has to tell; False if it is none of these links'."""
         link = self._monitors.get(monitor)
         if link is None:
@@ -158,7 +158,7 @@ class Links:
                 self._new.discard(neighbor)
         return True
 
-    def look(self) -> list[Event]:
+    def look(self) -> list[TransportEvent]:
         """Renew the links whose other ends send; looked for so often that nothing of theirs fills any memory."""
         now = time.monotonic()
         if now < self._looked + WATCH_SECONDS / 2:
@@ -167,7 +167,7 @@ class Links:
         bad = [neighbor for neighbor, link in self._links.items() if link.answered_too_much()]
         for neighbor in bad:
             self.renew(neighbor)
-        return [Refused("link: something came where a neighbor only receives")] * len(bad)
+        return [Refused(Refusal.LINK, "something came where a neighbor only receives")] * len(bad)
 
     def try_again(self) -> None:
         now = time.monotonic()
@@ -180,7 +180,7 @@ class Links:
         losses = [since + self._grace for neighbor, since in self._down_since.items() if neighbor not in self._lost]
         return min([*losses, *self._again.values()], default=None)
 
-    def losses(self) -> list[Event]:
+    def losses(self) -> list[TransportEvent]:
         limit = time.monotonic() - self._grace
         gone = [n for n, since in self._down_since.items() if since <= limit and n not in self._lost]
         self._lost.update(gone)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from p2pfl.errors import ProtocolError
 from p2pfl.protocol import wire
-from p2pfl.transport.interface import Event, Received, Refused
+from p2pfl.protocol.events import Received, Refused, TransportEvent
 
 _Queue = queue.SimpleQueue[tuple[bytes, bytes] | None]
 
@@ -46,8 +46,8 @@ class MemoryTransport:
     def flushed(self) -> bool:
         return True
 
-    def poll(self, seconds: float) -> list[Event]:
-        events: list[Event] = []
+    def poll(self, seconds: float) -> list[TransportEvent]:
+        events: list[TransportEvent] = []
         try:
             frames = self._inbox.get(timeout=max(seconds, 0.0)) if seconds > 0 else self._inbox.get_nowait()
             while frames is not None:
@@ -64,8 +64,8 @@ class MemoryTransport:
         self._links.clear()
 
 
-def _decode(frames: tuple[bytes, bytes]) -> Event:
+def _decode(frames: tuple[bytes, bytes]) -> TransportEvent:
     try:
         return Received(wire.decode(frames), len(frames[0]) + len(frames[1]))
     except ProtocolError as error:
-        return Refused(str(error))
+        return Refused(error.code, error.detail)

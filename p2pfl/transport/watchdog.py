@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import time
 
+from p2pfl.errors import Refusal
 from p2pfl.protocol import wire
+from p2pfl.protocol.events import Refused
 from p2pfl.transport.admission import Admission
 from p2pfl.transport.connections import Connection
 from p2pfl.transport.counters import received
@@ -48,7 +50,7 @@ class Watchdog:
 
     def endless(self, connection: Connection) -> None:
         """A message has more frames than any of ours."""
-        self._admission.close_connection(connection, "flood: a message of too many frames")
+        self._admission.close_connection(connection, Refused(Refusal.FLOOD, "a message of too many frames"))
 
     def measure(self) -> None:
         """Ask how much has come. What is judged by this must be taken from the socket only afterwards: else a message
@@ -71,7 +73,7 @@ class Watchdog:
         for connection in self._admission.connections():
             reason = self._verdict(connection, drained)
             if reason:
-                self._admission.close_connection(connection, f"flood: {reason}")
+                self._admission.close_connection(connection, Refused(Refusal.FLOOD, reason))
 
     def _verdict(self, connection: Connection, drained: bool) -> str:
         if connection.mark is None:

@@ -20,12 +20,12 @@ from typing import Any
 
 import zmq
 
-from p2pfl.errors import ProtocolError, TransportError
+from p2pfl.errors import ProtocolError, Refusal, TransportError
 from p2pfl.protocol import wire
+from p2pfl.protocol.events import Received, Refused, TransportEvent
 from p2pfl.transport.admission import HANDSHAKE_MS, Admission
 from p2pfl.transport.connections import Connection
 from p2pfl.transport.credentials import Credentials
-from p2pfl.transport.interface import Event, Received, Refused
 from p2pfl.transport.links import AND_MORE, MARKER, NOW, Links
 from p2pfl.transport.watchdog import MESSAGE_FRAMES, WATCH_SECONDS, Watchdog
 from p2pfl.util.tempdir import is_private
@@ -162,13 +162,13 @@ class ZmqTransport:
         self._trackers = [tracker for tracker in self._trackers if not tracker.done]
         return not self._trackers
 
-    def poll(self, seconds: float) -> list[Event]:
+    def poll(self, seconds: float) -> list[TransportEvent]:
         self._bind_again()
         self._links.try_again()
         deadline = self._links.next_duty()
         if deadline is not None:
             seconds = min(seconds, max(deadline - time.monotonic(), 0.0))
-        events: list[Event] = []
+        events: list[TransportEvent] = []
         if time.monotonic() < self._looked + LOOK_SECONDS:
             self._receive(events)  # asking each neighbor's monitor takes longer than a message
             if events:
@@ -181,7 +181,7 @@ class ZmqTransport:
                     self._wake_reader.recv(4096)
             else:
                 self._links.watch(ready, events)
-        return [*events, *self._refusals(), *self._links.losses()]
+        return [*events, *self._admission.refusals(), *self._links.losses()]
 
     def _bind_again(self) -> None:
         """Bind again where something has removed a local socket's file: who connects from now on needs one.
@@ -197,10 +197,7 @@ class ZmqTransport:
             with contextlib.suppress(zmq.ZMQError):  # removed again; the connections that stand do not need it
                 self._router.bind(self.endpoint)
 
-    def _refusals(self) -> list[Event]:
-        return [Refused(reason) for reason in self._admission.refusals()]
-
-    def _wait(self, seconds: float, events: list[Event]) -> list[tuple[Any, int]]:
+    def _wait(self, seconds: float, events: list[TransportEvent]) -> list[tuple[Any, int]]:
         """What is ready, looking after connections meanwhile."""
         deadline = time.monotonic() + seconds
         while True:
@@ -212,7 +209,7 @@ class ZmqTransport:
             if ready:
                 return ready
             self._watchdog.judge(drained=True)
-            events += self._refusals()
+            events += self._admission.refusals()
             if events or left <= WATCH_SECONDS:
                 return []
 
@@ -228,7 +225,7 @@ class ZmqTransport:
         self._wake_writer.close()
         self._context.term()
 
-    def _receive(self, events: list[Event]) -> bool:
+    def _receive(self, events: list[TransportEvent]) -> bool:
         """Take a batch of messages; True where nothing is left."""
         frames = TURN_FRAMES
         for _ in range(POLL_BATCH):
@@ -268,18 +265,18 @@ class ZmqTransport:
                 return taken
         return most
 
-    def _understand(self, message: _Arriving) -> Event | None:
+    def _understand(self, message: _Arriving) -> TransportEvent | None:
         """What a whole message says; None for what begins and ends a link's messages."""
         origin, frames = message.origin, message.frames
-        event: Event | None = None
+        event: TransportEvent | None = None
         if len(frames) > 1 or frames[0] != MARKER:
             try:
                 decoded = wire.decode(frames)
                 if self._speaks_for_itself and origin.neighbor != decoded.header.sender:
-                    raise ProtocolError("sender: not the owner of the connection")
+                    raise ProtocolError(Refusal.SENDER, "not the owner of the connection")
                 event = Received(decoded, frames[0].nbytes + frames[1].nbytes)
             except ProtocolError as error:
-                event = Refused(str(error))
+                event = Refused(error.code, error.detail)
         if origin.connection is not None:
             origin.connection.proven = origin.connection.proven or isinstance(event, Received)
             self._watchdog.took(origin.connection, message.count, message.size)

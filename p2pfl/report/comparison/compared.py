@@ -8,10 +8,6 @@ from pathlib import Path
 from p2pfl.report.comparison.entries import Entry
 from p2pfl.report.comparison.matching import Mismatch
 
-CSV_FILE = "comparison.csv"
-JSON_FILE = "comparison.json"
-PAGE_FILE = "report.html"
-
 
 @dataclass(frozen=True)
 class Comparison:

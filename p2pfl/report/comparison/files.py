@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from p2pfl.errors import ConfigError
-from p2pfl.report.comparison.compared import CSV_FILE, JSON_FILE, PAGE_FILE, Comparison
+from p2pfl.report.comparison.compared import Comparison
 from p2pfl.report.comparison.entries import Entry, load_entries
 from p2pfl.report.comparison.matching import find_mismatches, notes
 from p2pfl.report.comparison.numbers import DERIVED, MEANINGS, NUMBER_FIELDS, statistic
 from p2pfl.report.comparison.page import page
 from p2pfl.report.comparison.plots import PLOTS
 from p2pfl.report.output import draw_plots, write_text
-from p2pfl.report.run import CONFIG_FILE, PEERS_FOLDER, repeat_command
+from p2pfl.report.run import repeat_command
 from p2pfl.report.summary import TEXT_FIELDS
-from p2pfl.util.regular import read_text
+from p2pfl.run.paths import COMPARISON_CSV_FILE, COMPARISON_JSON_FILE, CONFIG_FILE, PEERS_FOLDER, REPORT_FILE
+from p2pfl.util.files import read_text
 
 _ROW_HEADS = ("mode", "seed")  # fields that head a row of the CSV instead
 
@@ -41,9 +42,9 @@ def write_comparison(
         raise ConfigError(f"{folder}: is the directory of one run; choose another folder for the comparison")
     comparison = Comparison(folder, tuple(entries), tuple(found), tuple(notes(entries)), command)
     draw_plots(PLOTS, entries, folder)
-    write_text(folder / CSV_FILE, table_csv(comparison))
-    write_text(folder / JSON_FILE, json.dumps(as_json(comparison), indent=2, allow_nan=False) + "\n")
-    write_text(folder / PAGE_FILE, page(comparison))
+    write_text(folder / COMPARISON_CSV_FILE, table_csv(comparison))
+    write_text(folder / COMPARISON_JSON_FILE, json.dumps(as_json(comparison), indent=2, allow_nan=False) + "\n")
+    write_text(folder / REPORT_FILE, page(comparison))
     return comparison
 
 
@@ -53,7 +54,7 @@ def compared_runs(folder: Path) -> tuple[list[Path], str]:
     Runs that lay in the folder are looked for there, in case it was moved. Raises ConfigError where the file cannot
     be read.
     """
-    path = folder / JSON_FILE
+    path = folder / COMPARISON_JSON_FILE
     try:
         said = json.loads(read_text(path))
         named = [Path(run) for entry in said["entries"] for run in entry["runs"]]

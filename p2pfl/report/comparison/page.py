@@ -13,6 +13,7 @@ from p2pfl.report.comparison.plots import PLOTS
 from p2pfl.report.output import page_text
 from p2pfl.report.run import repeat_command
 from p2pfl.report.summary import FIELDS
+from p2pfl.run.paths import REPORT_FILE
 
 # Field -> heading of the short table at the top.
 HEADLINE: dict[str, str] = {
@@ -96,7 +97,7 @@ def _run_row(folder: Path, entry: Entry, which: int) -> dict[str, Any]:
     return {
         "seed": entry.seeds[which],
         "path": str(run.path),
-        "link": _link(folder, run.path / "report.html"),
+        "link": _link(folder, run.path / REPORT_FILE),
         "command": repeat_command(run),
     }
 

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from p2pfl.report.comparison.compared import CSV_FILE, PAGE_FILE, Comparison
+from p2pfl.report.comparison.compared import Comparison
 from p2pfl.report.comparison.entries import Entry
 from p2pfl.report.comparison.numbers import Statistic, best, statistic
 from p2pfl.report.units import MISSING, bytes_text
+from p2pfl.run.paths import COMPARISON_CSV_FILE, REPORT_FILE
 from p2pfl.util.text import visible
 
 if TYPE_CHECKING:
@@ -134,4 +135,4 @@ def _footnotes(comparison: Comparison, left_out: bool) -> list[str]:
     spread = f"±: standard deviation over {seeds} seeds; other numbers are means. " if seeds > 1 else ""
     found.append(f"{spread}*: best of the column; of bytes, among those who send any. Bytes: whole run.")
     more = "All columns and numbers" if left_out else "All numbers"
-    return [*found, f"{more}: {comparison.folder / PAGE_FILE}, {comparison.folder / CSV_FILE}"]
+    return [*found, f"{more}: {comparison.folder / REPORT_FILE}, {comparison.folder / COMPARISON_CSV_FILE}"]

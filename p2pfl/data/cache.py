@@ -1,0 +1,94 @@
+"""Cache files: a decoded data set in one safetensors file, whose pages all processes of a machine share."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from p2pfl.data.dataset import TENSORS, Dataset, Source, content_of_arrays, dataset_problem
+from p2pfl.errors import DataError, one_line, unwritable
+from p2pfl.util.files import check_regular
+
+FORMAT = 2  # of the cache file; part of its name, so that a new format never reads an old file
+
+
+def data_directory(data_dir: str | Path | None) -> Path:
+    """The folder of downloads and cache files: --data-dir, or p2pfl in the user's cache folder."""
+    if data_dir:
+        try:
+            return Path(data_dir).expanduser()
+        except RuntimeError as error:  # a user whom nobody knows
+            raise DataError(f"--data-dir {data_dir}: {error}; write the whole path") from None
+    # The XDG specification has relative paths ignored.
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (cache if cache.is_absolute() else Path.home() / ".cache") / "p2pfl"
+
+
+def cache_file(source: Source, root: Path) -> Path:
+    """The path of a source's cache file."""
+    return root / f"{source.key}-v{FORMAT}.safetensors"
+
+
+def save(dataset: Dataset, path: Path) -> None:
+    """Write the cache file at once or not at all; two processes may do so at the same time.
+
+    Raises DataError where the file cannot be written.
+    """
+    about = {
+        "name": dataset.name,
+        "classes": dataset.classes,
+        "mean": dataset.mean,
+        "std": dataset.std,
+        "augment": dataset.augment,
+        "notes": dataset.notes,
+        "content": dataset.content or content_of_arrays(dataset),
+    }
+    tensors = {name: getattr(dataset, name).contiguous() for name in TENSORS}
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, unfinished, metadata={"p2pfl": json.dumps(about)})
+        os.replace(unfinished, path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{unwritable(path, error)}, or choose another --data-dir") from error
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+def load(path: Path) -> Dataset:
+    """Map a cache file: the tensors are views of the file's pages, which all processes share.
+
+    Raises DataError where the file is missing, damaged or of another kind.
+    """
+    try:
+        check_regular(path)
+        with safe_open(path, framework="pt", device="cpu") as file:
+            about = json.loads((file.metadata() or {})["p2pfl"])
+            tensors = {name: file.get_tensor(name) for name in TENSORS}
+        dataset = Dataset(
+            name=str(about["name"]),
+            classes=tuple(about["classes"]),
+            mean=tuple(about["mean"]),
+            std=tuple(about["std"]),
+            augment=bool(about["augment"]),
+            notes=tuple(about.get("notes", ())),
+            content=str(about["content"]),
+            **tensors,
+        )
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such cached data set; prepare it again") from error
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path}: not a cached data set ({one_line(error)}); delete it, and it is made again"
+        ) from error
+    problem = dataset_problem(dataset)
+    if problem:
+        raise DataError(f"{path}: {problem}; delete it, and it is made again")
+    return dataset

@@ -1,0 +1,227 @@
+"""Registries: tables from a name to the object behind it, its summary and its paper, without importing torch.
+
+A table belongs to an option (`TABLES`). `--help`, the checks of settings and their messages, the tables of the
+documentation and the tests over all algorithms read it from here, and `load` imports the object when it is needed.
+Adding an algorithm, averaging rule, attack, mixing, partition, data set or model is one module, one entry and one test.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from p2pfl.errors import ConfigError, one_line
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One name of a table, and what can be known of it without importing anything.
+
+    target: "module:attribute" of the object. summary: what it is, in a phrase. paper: where it was published.
+    argument: placeholder of what follows the name after a colon, as in imagefolder:DIR. options: names of settings
+    that mean something with it only. tolerates_byzantine: whether it averages robustly, for --byzantine malicious
+    inputs B. margin: a robust rule needs 2 B + margin inputs. synchronous: every peer waits for its neighbors' vectors
+    of the round, so that a resumed run ends with the same bits.
+    """
+
+    target: str
+    summary: str
+    paper: str = ""
+    argument: str = ""
+    options: tuple[str, ...] = ()
+    tolerates_byzantine: bool = False
+    margin: int = 0
+    synchronous: bool = True
+
+
+_YIN = "Yin et al. 2018, Byzantine-robust distributed learning: towards optimal statistical rates"
+_VGG = "Simonyan & Zisserman 2015, Very deep convolutional networks for large-scale image recognition"
+_MCMAHAN = "McMahan et al. 2017, Communication-efficient learning of deep networks from decentralized data"
+
+ALGORITHMS: Mapping[str, Entry] = {
+    "dpsgd": Entry(
+        "p2pfl.algorithms.dpsgd:DPSGD",
+        "synchronous decentralized SGD",
+        "Lian et al. 2017, Can decentralized algorithms outperform centralized algorithms?",
+    ),
+    "clipped": Entry(
+        "p2pfl.algorithms.clipped:Clipped",
+        "ClippedGossip: each neighbor moves a peer by a bounded distance",
+        "He, Karimireddy & Jaggi 2022, Byzantine-robust decentralized learning via ClippedGossip",
+        tolerates_byzantine=True,
+        margin=1,
+    ),
+    "trimmed-mean": Entry(
+        "p2pfl.algorithms.trimmed_mean:TrimmedMean",
+        "trimmed mean of each coordinate; ignores the weights of --mixing, so the mean of the peers is not kept",
+        _YIN,
+        tolerates_byzantine=True,
+        margin=1,
+    ),
+    "median": Entry(
+        "p2pfl.algorithms.median:Median",
+        "median of each coordinate; ignores the weights of --mixing, so the mean of the peers is not kept",
+        _YIN,
+        tolerates_byzantine=True,
+        margin=1,
+    ),
+}
+AVERAGINGS: Mapping[str, Entry] = {
+    "uniform": Entry("p2pfl.algorithms.fedavg:ServerAverage", "equal weights", _MCMAHAN),
+    "samples": Entry(
+        "p2pfl.algorithms.fedavg:ServerAverage", "weights in proportion to the clients' shard sizes", _MCMAHAN
+    ),
+    "trimmed-mean": Entry(
+        "p2pfl.algorithms.trimmed_mean:trimmed_mean",
+        "trimmed mean of each coordinate",
+        _YIN,
+        tolerates_byzantine=True,
+        margin=1,
+    ),
+    "median": Entry(
+        "p2pfl.algorithms.median:median", "median of each coordinate", _YIN, tolerates_byzantine=True, margin=1
+    ),
+    "krum": Entry(
+        "p2pfl.algorithms.krum:krum",
+        "the one update that lies closest to the others",
+        "Blanchard et al. 2017, Machine learning with adversaries: Byzantine tolerant gradient descent",
+        tolerates_byzantine=True,
+        margin=3,
+    ),
+}
+ATTACKS: Mapping[str, Entry] = {
+    "sign-flip": Entry(
+        "p2pfl.algorithms.attacks:sign_flip",
+        "sends the negative of its vector",
+        "Li et al. 2019, RSA: Byzantine-robust stochastic aggregation methods for distributed learning",
+        options=("scale",),
+    ),
+    "a-little-is-enough": Entry(
+        "p2pfl.algorithms.attacks:a_little_is_enough",
+        "sends its vector moved by a multiple of the neighbors' standard deviation",
+        "Baruch, Baruch & Goldberg 2019, A little is enough: circumventing defenses for distributed learning",
+        options=("scale",),
+    ),
+    "inner-product": Entry(
+        "p2pfl.algorithms.attacks:inner_product",
+        "sends a step against the neighbors' mean movement",
+        "Xie, Koyejo & Gupta 2020, Fall of empires: breaking Byzantine-tolerant SGD by inner product manipulation",
+        options=("scale",),
+    ),
+    "label-flip": Entry("p2pfl.algorithms.attacks:flip_labels", "trains on mirrored labels and sends the result"),
+}
+MIXINGS: Mapping[str, Entry] = {
+    "metropolis-hastings": Entry(
+        "p2pfl.topology.mixing:metropolis_hastings",
+        "1 / (1 + the larger degree) on each edge; undirected graphs",
+        "Xiao, Boyd & Kim 2007, Distributed average consensus with least-mean-square deviation",
+    ),
+    "uniform": Entry("p2pfl.topology.mixing:uniform", "1 / (1 + degree); equal degrees only"),
+    "weights": Entry("p2pfl.topology.mixing:file_weights", "the edge weights of the topology file"),
+}
+PARTITIONS: Mapping[str, Entry] = {
+    "iid": Entry("p2pfl.data.partition:partition_iid", "shuffled, equal shards", _MCMAHAN),
+}
+DATASETS: Mapping[str, Entry] = {
+    "cifar10": Entry(
+        "p2pfl.data.cifar:cifar10",
+        "60,000 photographs of 10 classes, 32×32 in color",
+        "Krizhevsky 2009, Learning multiple layers of features from tiny images",
+    ),
+    "digits": Entry("p2pfl.data.digits:digits", "1,797 handwritten digits of 8×8 pixels from scikit-learn"),
+    "imagefolder": Entry(
+        "p2pfl.data.image_folder:image_folder",
+        "your own pictures in DIR/train/CLASS and DIR/test/CLASS",
+        argument="DIR",
+        options=("image_range", "background"),
+    ),
+}
+MODELS: Mapping[str, Entry] = {
+    f"vgg{depth}": Entry(f"p2pfl.model.networks:vgg{depth}", f"VGG with {depth} layers", _VGG)
+    for depth in (11, 13, 16, 19)
+}
+
+TABLES: Mapping[str, Mapping[str, Entry]] = {
+    "algorithm": ALGORITHMS,
+    "averaging": AVERAGINGS,
+    "attack": ATTACKS,
+    "mixing": MIXINGS,
+    "partition": PARTITIONS,
+    "dataset": DATASETS,
+    "model": MODELS,
+}
+"""The table of each option, by the option's name (`attack` is a field of fault scripts)."""
+
+OWN: Mapping[str, str] = {"algorithm": "module:Class", "dataset": "module:function", "model": "module:function"}
+"""Options that also take an object of the user's, and how it is written."""
+
+
+def entry_of(option: str, value: str) -> Entry | None:
+    """The entry that an option's value names, with or without an argument; None for anything else."""
+    return TABLES[option].get(value.partition(":")[0])
+
+
+def names_of(option: str) -> list[str]:
+    """Everything that an option takes, as its user writes it: dpsgd, imagefolder:DIR, module:function."""
+    names = [name + (f":{entry.argument}" if entry.argument else "") for name, entry in TABLES[option].items()]
+    return names + ([OWN[option]] if option in OWN else [])
+
+
+def summaries_of(option: str) -> str:
+    """The names of an option with their summaries, for `--help`."""
+    described = [
+        f"{name}{f':{entry.argument}' if entry.argument else ''} ({entry.summary})"
+        for name, entry in TABLES[option].items()
+    ]
+    return ", ".join(described) + (f", or your own as {OWN[option]}" if option in OWN else "")
+
+
+def check(option: str, value: str) -> None:
+    """Raise ConfigError unless an option takes a value; an object of the user's is not imported for it."""
+    entry = entry_of(option, value)
+    has_argument = ":" in value
+    if entry is None and has_argument and option in OWN:
+        return
+    if entry is None:
+        raise ConfigError(f"--{option} {value}: choose one of {', '.join(names_of(option))}")
+    if has_argument and not entry.argument:
+        raise ConfigError(f"--{option} {value}: {value.partition(':')[0]} takes no argument; choose it alone")
+
+
+def load(entry: Entry | str, option: str = "--algorithm") -> Any:
+    """Import the object of an entry, or the user's own "module:attribute", which is searched from here on.
+
+    `option` is the command-line option that named it, for messages. Raises ConfigError where the user's own module
+    cannot be imported or has no such callable.
+    """
+    if isinstance(entry, str):
+        return _load_own(entry, option)
+    module, _, attribute = entry.target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _load_own(spec: str, option: str) -> Any:
+    """The object that `module:function` names; the current directory is searched as `python -m` does.
+
+    `option` is the command-line option that the user gave, for messages.
+    Raises ConfigError where the module cannot be imported or has no such callable.
+    """
+    module_name, _, attribute = spec.partition(":")
+    if not module_name or not attribute:
+        raise ConfigError(f"{option} {spec}: expected module:function, such as my_code:build")
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise ConfigError(f"{option} {spec}: cannot import {module_name!r}: {one_line(error)}") from error
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        state = "is not callable" if hasattr(module, attribute) else "does not exist"
+        raise ConfigError(f"{option} {spec}: {attribute!r} {state} in {module.__file__ or module_name}")
+    return found

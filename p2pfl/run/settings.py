@@ -1,0 +1,105 @@
+"""Settings of a run resolved: defaults that depend on the machine, the topology or the mode, and checks across them."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from p2pfl import config as settings
+from p2pfl.config import RunConfig
+from p2pfl.errors import ConfigError
+from p2pfl.faults import AttackFault, FaultScript, check_faults, load_faults
+from p2pfl.model.weights import read_weights
+from p2pfl.roles import COORDINATOR
+from p2pfl.topology import Topology
+from p2pfl.util.text import some
+
+EVALUATIONS = 10  # a run, where --eval-every does not say
+EVAL_SAMPLES = 1000  # of an evaluation of many peers during the run
+
+
+def resolve(config: RunConfig, topology: Topology, processes: int) -> RunConfig:
+    """The settings with everything said that was left to a default of this machine or of another option.
+
+    `processes` share this machine's cores. Raises ConfigError for options that mean nothing in the run's mode.
+    """
+    _refuse_foreign(config)
+    settings.check_together(config)
+    check_profile(config, topology)
+    fault_script(config, topology)
+    if config.training.init is not None:
+        read_weights(config.training.init)
+    least = config.gossip.min_peers
+    if config.mode == "gossip" and least is not None and least > topology.n:
+        raise ConfigError(f"--min-peers {least}: the topology has only {topology.n} peers")
+    training, record = config.training, config.record
+    evaluates_for_all = config.mode in ("centralized", "sgd")
+    eval_every = 1 if config.mode == "centralized" else max(1, math.ceil(training.rounds / EVALUATIONS))
+    eval_samples = 0 if evaluates_for_all else EVAL_SAMPLES
+    chosen: dict[str, Any] = {
+        "name": record.name or topology.name,
+        "dataset": config.data.located,
+        "data_dir": config.data.data_dir and os.path.abspath(os.path.expanduser(config.data.data_dir)),
+        "threads": config.compute.threads or max(1, _cores() // processes),
+        "eval_every": record.eval_every or eval_every,
+        "eval_samples": eval_samples if record.eval_samples is None else record.eval_samples,
+    }
+    if training.local_steps is None and training.local_epochs is None:
+        chosen["local_epochs"] = 1
+    if "exchange" in settings.MODE_SECTIONS[config.mode] and config.exchange.transport == "auto":
+        both = all("host" in node and "port" in node for _, node in topology.graph.nodes(data=True))
+        chosen["transport"] = "tcp" if both else "ipc"
+    if config.mode == "gossip" and config.exchange.keys is not None:
+        if not config.exchange.keys:
+            raise ConfigError("--keys: needs the folder that p2pfl keys wrote (-o)")
+        chosen["keys"] = os.path.abspath(config.exchange.keys)
+    if config.mode == "gossip" and config.exchange.token_file is not None:
+        chosen["token_file"] = os.path.abspath(config.exchange.token_file)
+    return settings.replace_options(config, **chosen)
+
+
+def _refuse_foreign(config: RunConfig) -> None:
+    for name, value in settings.foreign_options(config).items():
+        option = "--" + name.replace("_", "-")
+        raise ConfigError(f"{option} {value}: means nothing in a {config.mode} run; leave it out")
+
+
+def fault_script(config: RunConfig, topology: Topology, path: str | Path | None = None) -> FaultScript:
+    """The run's fault script, or an empty one. Raises ConfigError where it does not fit the run.
+
+    `path`: where it is, if not where the settings say.
+    """
+    where = path or config.exchange.faults
+    if config.exchange.faults is None or where is None:
+        return FaultScript(names=topology.names)
+    script = load_faults(where, config.record.seed)
+    coordinator = COORDINATOR if config.mode == "centralized" else None
+    overlapped = config.mode == "gossip" and config.gossip.order == "overlapped"
+    for number, fault in enumerate(script.faults, 1):
+        if isinstance(fault, AttackFault):
+            from p2pfl.algorithms.attacks import build_attack  # not above: it imports torch
+
+            try:
+                build_attack(fault.attack, fault.scale)
+            except ConfigError as error:
+                raise ConfigError(f"--faults {where}: fault {number} (attack): {error}") from None
+    return check_faults(script, str(where), topology.names, config.training.rounds, coordinator, overlapped)
+
+
+def check_profile(config: RunConfig, topology: Topology) -> None:
+    """Raises ConfigError where --profile asks for a node or a round that the run has not."""
+    asked = config.record.profile
+    if asked is None:
+        return
+    node, _, round = asked.rpartition(":")
+    if node not in topology.names:
+        raise ConfigError(f"--profile {asked}: there is no node {node}; choose one of {some(topology.names, 8)}")
+    if int(round) > config.training.rounds:
+        raise ConfigError(f"--profile {asked}: the run has {config.training.rounds} rounds of training (--rounds)")
+
+
+def _cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

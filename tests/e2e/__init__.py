@@ -1,0 +1,1 @@
+"""Tests of whole commands, of the documents and of the other programs of the project."""

@@ -1,0 +1,57 @@
+"""What one attacker of eight does to each way of averaging, as a table: `python tests/e2e/attack_table.py`.
+
+VGG-11 at width 0.125 on the digits, 6 rounds of one local epoch; workers as threads over the memory transport. Gossip:
+full mesh, the mean of the honest peers after the last training round. Centralized: eight of eight clients, the global
+model.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from hostile_models import VARIABLE
+from tests.processes.test_hostile import ATTACKER, PLAIN, honest_accuracy
+from tests.processes.test_swarm import memory_swarm
+
+from p2pfl import RunConfig, make_topology
+from p2pfl.roles import topology_of
+from p2pfl.run.records import read_rounds
+
+ATTACKS = ("", "sign-flip:1", "label-flip", "a-little-is-enough:20", "inner-product:10")
+GOSSIP = ("dpsgd", "clipped", "trimmed-mean", "median")
+CENTRALIZED = ("uniform", "trimmed-mean", "median", "krum")
+COMMON = {**PLAIN, "model": "hostile_models:vgg"}
+
+
+def gossip(rule: str, folder: str) -> float:
+    robust = {} if rule == "dpsgd" else {"byzantine": 1}
+    config = RunConfig.of(**COMMON, algorithm=rule, **robust, run_dir=f"{folder}/run")
+    return honest_accuracy(memory_swarm(make_topology("complete", 8), config))[0]
+
+
+def centralized(rule: str, folder: str) -> float:
+    robust = {} if rule == "uniform" else {"byzantine": 1}
+    clients = {"num_clients": 8, "num_selected": 8, "eval_samples": 0, "averaging": rule, **robust}
+    config = RunConfig.of(mode="centralized", **{**COMMON, **clients}, run_dir=f"{folder}/run")
+    topology = topology_of(config)
+    assert topology is not None
+    run_dir = memory_swarm(topology, config)
+    return read_rounds(run_dir / "peers" / "coordinator")[-1].test_accuracy or 0.0
+
+
+def main() -> None:
+    for mode, measure, rules in (("gossip", gossip, GOSSIP), ("centralized", centralized, CENTRALIZED)):
+        print(f"\n| {mode} | " + " | ".join(rules) + " |\n|---|" + "---:|" * len(rules), flush=True)
+        for attack in ATTACKS:
+            os.environ[VARIABLE] = f"{ATTACKER}:{attack}" if attack else ""
+            print(f"| {attack.replace(':', ', scale ') or 'none'} |", end="", flush=True)
+            for rule in rules:
+                with tempfile.TemporaryDirectory() as folder:
+                    print(f" {measure(rule, str(Path(folder))):.1%} |", end="", flush=True)
+            print(flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Every benchmark runs, tiny, and writes what it printed; its figures mean nothing at that size."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from tests.support import commands
+from tests.support.paths import ROOT
+
+NAMES = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if "class Settings" in path.read_text())
+
+
+def test_there_are_seven() -> None:
+    assert NAMES == ["bookkeeping", "exchange", "mix", "round", "scale", "start", "step"]
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("name", NAMES)
+def test_a_benchmark_runs_and_writes_its_rows(name: str, tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    program = (sys.executable, "-m", f"benchmarks.{name}")
+    ended = commands.run("--quick", "--output", str(output), program=program, cwd=ROOT, timeout=240)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    result = json.loads(output.read_text())
+    assert result["benchmark"].split(",")[0] == name  # exchange has two tables, this is of its pairs
+    assert result["rows"]
+    assert result["bars"] == [], "tiny sizes reach no bar and miss none"
+    assert result["machine"]["cores"] >= 1

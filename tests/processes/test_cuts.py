@@ -1,0 +1,90 @@
+"""Connections that break in the middle of vectors, through a proxy that cuts them, change no bit of the result."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from tests.processes.test_swarm import LIVELY, memory_swarm, saved_vectors, thread_swarm
+
+from p2pfl import RunConfig, make_topology
+from p2pfl.transport import ZmqTransport
+
+CUTS = 6
+
+
+class CuttingProxy:
+    """Forwards tcp to one port, and breaks the connection after a random number of bytes, so many times."""
+
+    def __init__(self, target: int, mean_bytes: int, seed: int) -> None:
+        self.cuts = 0
+        self._target = target
+        self._mean = mean_bytes
+        self._random = random.Random(seed)
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._server.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._server.accept()
+                try:
+                    far = socket.create_connection(("127.0.0.1", self._target))
+                except OSError:
+                    near.close()
+                    continue
+                left = self._random.expovariate(1 / self._mean)
+                for ends in ((near, far, left), (far, near, float("inf"))):
+                    threading.Thread(target=self._forward, args=ends, daemon=True).start()
+
+    def _forward(self, source: socket.socket, sink: socket.socket, left: float) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                left -= len(data)
+                if left < 0 and self.cuts < CUTS:
+                    self.cuts += 1
+                    break
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def ports() -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+    found = [int(s.getsockname()[1]) for s in sockets]
+    for s in sockets:
+        s.close()
+    return found
+
+
+@pytest.mark.parametrize("mean_bytes", [600_000, 3_000_000], ids=["every vector", "now and then"])
+def test_broken_connections_change_no_bit(tmp_path: Path, ports: list[int], mean_bytes: int) -> None:
+    topology = make_topology("ring", 3)
+    options = {**LIVELY, "width": 0.25, "rounds": 4}  # vectors of 2.5 MB, three chunks
+    undisturbed = memory_swarm(topology, RunConfig.of(**options, run_dir=str(tmp_path / "memory")))
+    proxies = [CuttingProxy(port, mean_bytes, seed=port) for port in ports]
+    try:
+        disturbed = thread_swarm(
+            topology,
+            RunConfig.of(**options, run_dir=str(tmp_path / "cut")),
+            binds=[f"tcp://127.0.0.1:{port}" for port in ports],
+            endpoints=[f"tcp://127.0.0.1:{proxy.port}" for proxy in proxies],
+            make_transport=ZmqTransport,
+        )
+    finally:
+        for proxy in proxies:
+            proxy.close()
+    assert sum(proxy.cuts for proxy in proxies) >= CUTS, "the proxies must have done their work"
+    assert torch.equal(saved_vectors(disturbed, topology, 4), saved_vectors(undisturbed, topology, 4))
+    assert (disturbed / "consensus.safetensors").read_bytes() == (undisturbed / "consensus.safetensors").read_bytes()

@@ -1,0 +1,213 @@
+"""Fault scripts played: real runs, twice to the same bits, with peers killed, frozen, cut off and hostile."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.processes.test_swarm import LIVELY, memory_swarm, saved_vectors, thread_swarm
+from tests.support.paths import ROOT
+from tests.support.real_run import Run
+
+from p2pfl import RunConfig, make_topology
+from p2pfl.faults import check_faults, load_faults
+from p2pfl.report import summarize
+from p2pfl.run.records import read_rounds
+from p2pfl.topology import save_topology
+from p2pfl.transport import ZmqTransport
+
+NAMES = [str(peer) for peer in range(6)]
+KILL = 'kind = "kill"\npeer = "3"\nround = 4\n'
+
+
+def written(folder: Path, *faults: str, head: str = "") -> Path:
+    path = folder / "faults.toml"
+    path.write_text(head + "".join(f"[[fault]]\n{fault}\n" for fault in faults))
+    return path
+
+
+def test_the_shipped_example_fits_the_shipped_ring() -> None:
+    path = ROOT / "configs" / "faults-ring-8.toml"
+    script = check_faults(load_faults(path, 1), str(path), [str(p) for p in range(8)], 40, None, False)
+    assert script.seed == 7
+    assert script.returns_of(3) == {15}
+    assert [script.away(3, round) for round in (9, 10, 11, 14, 15)] == [False, False, True, True, False]
+    assert script.settles([3]) == {9}
+    assert script.cuts(19) == script.cuts(23) == frozenset()
+    assert {(a, b) for a, b in script.cuts(20) if b == a + 1 or (a, b) == (0, 7)} == {(3, 4), (0, 7)}
+
+
+def run_dir_of(folder: Path, name: str, path: Path, **options: Any) -> RunConfig:
+    return RunConfig.of(**{**LIVELY, **options}, faults=str(path), run_dir=str(folder / name))
+
+
+@pytest.mark.parametrize("kind", ["drop", "corrupt", "delay"])
+def test_a_bad_link_changes_no_bit_of_the_result(tmp_path: Path, kind: str) -> None:
+    topology = make_topology("ring", 3)
+    harm = "seconds = 0.05" if kind == "delay" else "probability = 0.2"
+    path = written(tmp_path, f'kind = "{kind}"\nedge = ["0", "1"]\nrounds = [1, 3]\n{harm}')
+    options = {"rounds": 3, "width": 0.125, "round_timeout": 6.0, "first_round_timeout": 6.0}
+    config = RunConfig.of(**{**LIVELY, **options}, run_dir=str(tmp_path / "plain"))
+    plain = memory_swarm(topology, config)
+    harmed = thread_swarm(
+        topology,
+        run_dir_of(tmp_path, "harmed", path, **options),
+        binds=[f"ipc://{tmp_path}/{peer}" for peer in range(3)],
+        endpoints=[f"ipc://{tmp_path}/{peer}" for peer in range(3)],
+        make_transport=ZmqTransport,
+    )
+    assert torch.equal(saved_vectors(harmed, topology, 3), saved_vectors(plain, topology, 3))
+    if kind == "corrupt":
+        records = [record for peer in "01" for record in read_rounds(harmed / "peers" / peer)]
+        assert any((record.refused or {}).get("version") for record in records)
+
+
+def test_parts_learn_by_themselves_as_long_as_they_are_apart(tmp_path: Path) -> None:
+    topology = make_topology("complete", 4)
+    path = written(tmp_path, 'kind = "partition"\nrounds = [1, 2]\nparts = [["0", "1"], ["2", "3"]]')
+    config = run_dir_of(tmp_path, "apart", path, rounds=3)
+    found = memory_swarm(topology, config)
+    apart, together = saved_vectors(found, topology, 2), saved_vectors(found, topology, 3)
+    assert not torch.allclose(apart[0], apart[2], atol=1e-4)
+    assert torch.allclose(together[0], together[3], atol=1e-6), "a full mesh gives everybody the same"
+    assert summarize(found)["parts"] == [{"rounds": [1, 2], "parts": [["0", "1"], ["2", "3"]]}]
+
+
+# Real processes
+
+FAST = shlex.split(
+    "--dataset digits --model user_models:linear --batch-size 8 --lr 0.01 --local-steps 5 --rounds 14 --threads 1"
+    " --grace-timeout 2 --eval-every 7"
+)
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Callable[..., Run]:
+    save_topology(make_topology("ring", 6), tmp_path / "ring.graphml")
+
+    def go(name: str, path: Path, *options: str, command: str = "gossip") -> Run:
+        (tmp_path / name).mkdir()
+        topology = [str(tmp_path / "ring.graphml")] if command == "gossip" else []
+        run = Run(tmp_path / name, command, *topology, *FAST, "--faults", str(path), *options)
+        try:
+            code, err = run.end()
+        finally:
+            run.kill()
+        assert (code, err) == (0, ""), run.lines
+        return run
+
+    return go
+
+
+def facts(run: Run, name: str) -> list[tuple[Any, ...]]:
+    """What a record says beside times and bytes."""
+    records = run.records(name)
+    return [(r.round, r.steps, r.samples, r.train_loss, r.test_accuracy, r.absent, r.missing) for r in records]
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("at", ["start", "train", "exchange", "evaluate", "checkpoint"])
+def test_a_kill_is_played_twice_to_the_same_bits(tmp_path: Path, play: Callable[..., Run], at: str) -> None:
+    path = written(tmp_path, f'{KILL}at = "{at}"\nrestart = 9')
+    runs = [play(name, path) for name in ("one", "two")]
+    for peer in range(6):
+        assert facts(runs[0], str(peer)) == facts(runs[1], str(peer))
+    weights = [(run.run_dir / "consensus.safetensors").read_bytes() for run in runs]
+    assert weights[0] == weights[1]
+    first = 4 if at in ("start", "train", "exchange") else 5
+    for watcher in ("2", "4"):
+        gone = [record.round for record in runs[0].records(watcher) if record.absent == ["3"]]
+        assert gone == list(range(first, 9))
+    # The round that it died in is done again only if it comes back in it: its checkpoint is that of the one before.
+    assert [record.round for record in runs[0].records("3")][:4] == [1, 2, 3, 9]
+    summary = runs[0].summary()
+    assert summary["status"] == "complete"
+    assert summary["lost_peers"] == []
+    assert summary["faults"] == [f"3 killed in round 4 ({at}), back in round 9"]
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("at", ["train", "checkpoint"])
+def test_a_pause_is_played_twice_to_the_same_bits(tmp_path: Path, play: Callable[..., Run], at: str) -> None:
+    path = written(tmp_path, f'kind = "pause"\npeer = "3"\nround = 4\nresume = 9\nat = "{at}"')
+    runs = [play(name, path, "--round-timeout", "2", "--first-round-timeout", "5") for name in ("one", "two")]
+    for peer in range(6):
+        assert facts(runs[0], str(peer)) == facts(runs[1], str(peer))
+    assert [record.round for record in runs[0].records("3")][:5] == [1, 2, 3, 4, 9]
+    for watcher in ("2", "4"):
+        gone = [record.round for record in runs[0].records(watcher) if record.absent == ["3"]]
+        assert gone == list(range(4 if at == "train" else 5, 9))
+
+
+@pytest.mark.processes
+def test_a_kill_without_restart_is_for_good_and_not_repeated_on_resume(
+    tmp_path: Path, play: Callable[..., Run]
+) -> None:
+    path = written(tmp_path, KILL)
+    run = play("gone", path, "--min-peers", "5")
+    assert run.summary()["lost_peers"] == ["3"]
+    (tmp_path / "needed").mkdir()
+    words = [str(tmp_path / "ring.graphml"), *FAST, "--faults", str(path)]
+    failed = Run(tmp_path / "needed", "gossip", *words)
+    code, err = failed.end()
+    assert code == 1
+    assert "peer 3 was killed, as the fault script says" in err
+    assert "out of memory" not in err
+    again = Run(tmp_path / "needed", "gossip", "--resume", str(failed.run_dir), fresh=False)
+    assert again.end() == (0, "")
+    assert [record.round for record in again.records("3")][:14] == list(range(1, 15))
+    assert json.loads((again.run_dir / "summary.json").read_text())["status"] == "complete"
+
+
+@pytest.mark.processes
+def test_a_client_that_is_killed_is_missing_until_it_is_back(tmp_path: Path, play: Callable[..., Run]) -> None:
+    path = written(tmp_path, f"{KILL}restart = 9")
+    clients = ["--num-clients", "4", "--num-selected", "4", "--deadline", "5"]
+    runs = [play(name, path, *clients, command="centralized") for name in ("one", "two")]
+    for run in runs:
+        missing = [record.missing for record in run.records("coordinator")]
+        assert missing == [[]] * 3 + [["3"]] * 5 + [[]] * 6
+    assert facts(runs[0], "coordinator") == facts(runs[1], "coordinator")
+    assert runs[0].summary()["lost_peers"] == []
+
+
+@pytest.mark.processes
+def test_an_attacker_is_borne_by_a_robust_rule_and_left_out_of_the_mean(
+    tmp_path: Path, play: Callable[..., Run]
+) -> None:
+    save_topology(make_topology("complete", 6), tmp_path / "ring.graphml")
+    path = written(tmp_path, 'kind = "attack"\npeer = "3"\nrounds = [1, 14]\nattack = "sign-flip"\nscale = 8.0')
+    plain = play("plain", path).summary()
+    borne = play("borne", path, "--algorithm", "trimmed-mean", "--byzantine", "1").summary()
+    assert plain["mean_peer_accuracy"] < 0.4  # type: ignore[operator]
+    assert borne["mean_peer_accuracy"] > 0.8  # type: ignore[operator]
+    report = (tmp_path / "borne" / "run" / "report.html").read_text()
+    assert "leave out those who attack: 3" in report
+
+
+@pytest.mark.processes
+def test_a_comparison_plays_the_script_in_every_run_that_has_its_peers(tmp_path: Path) -> None:
+    for kind in ("ring", "complete"):
+        save_topology(make_topology(kind, 4), tmp_path / f"{kind}.graphml")
+    edge = 'kind = "drop"\nedge = ["0", "2"]\nrounds = [2, 3]\nprobability = 0.1'
+    path = written(tmp_path, f"{KILL}restart = 6", edge)
+    topologies = [str(tmp_path / "ring.graphml"), str(tmp_path / "complete.graphml")]
+    options = [word for word in FAST if word != "14"]
+    options.insert(options.index("--rounds") + 1, "8")
+    words = ["compare", *topologies, "--centralized", "--num-selected", "4", "--local", *options]
+    run = Run(tmp_path, *words, "--faults", str(path))
+    try:
+        code, err = run.end(250)
+    finally:
+        run.kill()
+    assert (code, err) == (0, ""), run.lines
+    summaries = {p.parent.name: json.loads(p.read_text()) for p in (tmp_path / "run").glob("*/summary.json")}
+    assert len(summaries) == 4
+    for name, summary in summaries.items():
+        assert bool(summary["faults"]) == ("local" not in name), name
+        assert summary["status"] == "complete", name

@@ -1,0 +1,263 @@
+"""Coordinator and clients, many at once: whatever the order of events, every schedule ends with the same bits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.support.federation import Network, Setting, in_order
+from tests.support.helpers import THOROUGHNESS
+
+from p2pfl.payload import Codec
+from p2pfl.protocol import wire
+from p2pfl.protocol.events import Fail, Finish
+from p2pfl.protocol.selection import select_clients
+
+MAX_STEPS = 20_000
+schedules = st.binary(min_size=1, max_size=40)
+
+
+@st.composite
+def settings_of(draw: st.DrawFn, rounds: int = 3) -> Setting:
+    clients = draw(st.integers(1, 7))
+    selected = draw(st.integers(1, clients))
+    codec = draw(st.sampled_from(["fp32", "bf16"]))
+    sizes = tuple(float(1 + client % 3) for client in range(clients)) if draw(st.booleans()) else ()
+    return Setting(clients, selected, rounds, codec=codec, sizes=sizes, seed=draw(st.integers(0, 3)))
+
+
+def scheduled(
+    network: Network, schedule: bytes, faults: bytes = b"", rounds: int | None = None, steps: int | None = None
+) -> None:
+    """Each byte of the schedule, over and over, picks among the steps that are possible; to the end, or so far.
+
+    Each byte of the faults, once, is a disturbance before one of the first steps: a message delivered again, a link
+    that breaks, a client that is given up, or an end of patience.
+    """
+    for count in range(MAX_STEPS):
+        if count % 3 == 0 and count // 3 < len(faults):
+            disturb(network, faults[count // 3])
+        options = network.options()
+        if not options or count == steps or (rounds is not None and network.coordinator.round > rounds):
+            return
+        network.do(options[schedule[count % len(schedule)] % len(options)])
+    raise AssertionError("they go on for ever")
+
+
+def disturb(network: Network, fault: int) -> None:
+    kind, which = fault % 8, fault // 8
+    client = which % network.hub
+    there, back = (client, network.hub), (network.hub, client)
+    if kind == 0:
+        network.repeat(*there, which=which)
+    elif kind == 1:
+        network.repeat(*back, which=which)
+    elif kind == 2:
+        network.cut(*there, kept=which % 3)
+    elif kind == 3:
+        network.cut(*back, kept=which % 3)
+    elif kind == 4:
+        network.cut(*there, kept=which % 3)
+        network.cut(*back, kept=which % 2)
+    elif kind == 5 and len(network.unhurt(client)) > 0:
+        network.lose(client)
+    elif kind == 6 and network.coordinator.stage == "working" and len(network.in_time()) > 0:
+        network.tick()
+    else:
+        network.repeat(*(back if which % 2 else there), which=-1)
+
+
+@pytest.mark.parametrize(("clients", "selected"), [(1, 1), (4, 3), (7, 7), (7, 2)])
+@pytest.mark.parametrize("codec", ["fp32", "bf16"])
+def test_in_order(clients: int, selected: int, codec: Codec) -> None:
+    network = Network(Setting(clients, selected, codec=codec))
+    in_order(network)
+    network.check()
+    assert not network.notes
+    assert all(done.missing == [] for done in network.done.values())
+    taken = Counter(client for done in network.done.values() for client in done.selected)
+    for client in range(clients):
+        there, back = (
+            Counter(flying.message.header.kind for flying in network.pipes[link].delivered)
+            for link in ((client, network.hub), (network.hub, client))
+        )
+        n = taken[client]
+        # Nothing is said twice. The last leave may come after the coordinator has ended.
+        assert there["grant"] in (n, n + 1)
+        del there["grant"]
+        assert there == +Counter({"hello": 1, "ack": n, "offer": n, "chunk": n})
+        assert back == +Counter({"hello": 1, "chunk": n, "grant": n, "ack": n, "goodbye": 1})
+
+
+@settings(max_examples=50 * THOROUGHNESS)
+@given(setting=settings_of(), schedule=schedules, chunk=st.sampled_from([16, 1 << 20]))
+def test_any_order_of_arrival(setting: Setting, schedule: bytes, chunk: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wire, "CHUNK_BYTES", chunk)
+        network = Network(setting)
+        scheduled(network, schedule)
+    network.check()
+    assert set(network.ended.values()) == {Finish()}
+    assert not network.notes
+    assert all(done.missing == [] for done in network.done.values())
+
+
+@settings(max_examples=50 * THOROUGHNESS)
+@given(setting=settings_of(), schedule=schedules, faults=st.binary(max_size=60), chunk=st.sampled_from([16, 1 << 20]))
+def test_broken_links_and_repeated_messages_change_nothing(
+    setting: Setting, schedule: bytes, faults: bytes, chunk: int
+) -> None:
+    """Links that come back before anybody is lost: nobody is late, so nobody is missing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wire, "CHUNK_BYTES", chunk)
+        network = Network(setting)
+        scheduled(network, schedule, bytes(fault for fault in faults if fault % 8 not in (5, 6)))
+    network.check()
+    assert all(done.missing == [] for done in network.done.values())
+
+
+@settings(max_examples=50 * THOROUGHNESS)
+@given(setting=settings_of(), schedule=schedules, faults=st.binary(max_size=60), chunk=st.sampled_from([16, 1 << 20]))
+def test_messages_lost_on_links_that_stand_are_asked_for_again(
+    setting: Setting, schedule: bytes, faults: bytes, chunk: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wire, "CHUNK_BYTES", chunk)
+        network = Network(setting)
+        for count in range(MAX_STEPS):
+            if count < len(faults):
+                which, client = divmod(faults[count] // 2, network.hub)
+                link = (client, network.hub)
+                network.drop(*(link if faults[count] % 2 else link[::-1]), which=which)
+            if options := network.options():
+                network.do(options[schedule[count % len(schedule)] % len(options)])
+            elif len(network.ended) <= network.hub:
+                network.wait()
+            else:
+                break
+    network.check()
+    assert set(network.ended.values()) == {Finish()}
+    assert all(done.missing == [] for done in network.done.values())
+
+
+def after(steps: int, setting: Setting) -> Network:
+    """A network that has done so many steps in order."""
+    network = Network(setting)
+    left = iter(range(steps))
+    in_order(network, until=lambda network: next(left, None) is None)
+    return network
+
+
+SMALL = Setting(3, 3, rounds=6)
+
+
+@pytest.mark.parametrize("side", ["client's", "coordinator's", "both"])
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_connection_that_breaks_at_any_single_point(monkeypatch: pytest.MonkeyPatch, side: str, kept: int) -> None:
+    monkeypatch.setattr(wire, "CHUNK_BYTES", 16)
+    made = replace(SMALL, rounds=2)
+    for steps in range(10_000):
+        network = after(steps, made)
+        if network.hub in network.ended:
+            assert steps > 80
+            return
+        if side != "coordinator's":
+            network.cut(1, network.hub, kept)
+        if side != "client's":
+            network.cut(network.hub, 1, kept)
+        in_order(network)
+        network.check()
+        assert network.done[1].missing == network.done[2].missing == []
+
+
+def test_a_client_that_stops_at_any_single_point_is_missing_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given up in one round, it goes on two rounds later."""
+    monkeypatch.setattr(wire, "CHUNK_BYTES", 16)
+    for steps in range(5, 10_000):
+        network = after(steps, SMALL)
+        stopped = network.coordinator.round
+        if stopped == 3:
+            return
+        network.frozen.add(1)
+        while network.coordinator.round < stopped + 2:
+            in_order(network, until=lambda network, end=stopped + 2: network.coordinator.round == end)
+            if network.coordinator.round < stopped + 2:
+                network.tick()
+        assert network.done[stopped].missing in ([], [1])  # it may have delivered already
+        assert network.done[stopped + 1].missing == [1]
+        network.frozen.clear()
+        in_order(network)
+        network.check()
+        assert network.done[stopped + 2].missing == []
+        assert network.done[6].missing == []
+
+
+STORM = 3  # rounds
+
+
+@settings(max_examples=50 * THOROUGHNESS)
+@given(
+    setting=settings_of(rounds=STORM + 4),
+    schedule=schedules,
+    faults=st.binary(max_size=100),
+    chunk=st.sampled_from([16, 1 << 20]),
+    dead=st.integers(0, 20),
+)
+def test_whoever_was_late_or_lost_takes_part_again(
+    setting: Setting, schedule: bytes, faults: bytes, chunk: int, dead: int
+) -> None:
+    """After a stormy beginning nobody's patience is needed any more, and nobody is missing but the dead."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wire, "CHUNK_BYTES", chunk)
+        network = Network(replace(setting, selected=setting.clients))
+        scheduled(network, schedule, faults, rounds=STORM)
+        if dead < setting.clients and dead in network.live and setting.clients > 1:
+            network.kill(dead)
+        in_order(network)
+    if isinstance(end := network.ended.get(network.hub), Fail):
+        assert "0 of" in end.reason
+        return
+    network.check()
+    killed = [client for client, end in network.ended.items() if end == Fail("killed")]
+    for round in range(STORM + 3, network.setting.rounds + 1):
+        assert network.done[round].missing == killed
+
+
+@settings(max_examples=50 * THOROUGHNESS)
+@given(
+    setting=settings_of(rounds=4),
+    schedule=schedules,
+    faults=st.binary(max_size=100),
+    chunk=st.sampled_from([16, 1 << 20]),
+    deaths=st.lists(st.integers(0, 6), max_size=2),
+    least=st.integers(1, 4),
+)
+def test_every_schedule_ends(
+    setting: Setting, schedule: bytes, faults: bytes, chunk: int, deaths: list[int], least: int
+) -> None:
+    """Disturbances until the end, dying clients, a minimum: every round averages those in time, or a line says why."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wire, "CHUNK_BYTES", chunk)
+        network = Network(replace(setting, min_updates=min(least, setting.selected)))
+        for death in deaths:
+            scheduled(network, schedule, faults[: 10 * death], steps=40 * (death + 1))
+            if death in network.live:
+                network.kill(death)
+        scheduled(network, schedule, faults)
+    assert len(network.ended) == network.hub + 1
+    end = network.ended[network.hub]
+    if end == Finish():
+        network.check()
+        return
+    assert isinstance(end, Fail)
+    round, least = network.coordinator.round, network.setting.min_updates
+    drawn = select_clients(network.setting.federation, round)
+    came = len(network.server.folded)
+    assert came < least
+    missing = ", ".join(f"c{client}" for client in drawn if client not in network.server.folded)
+    assert end.reason == (
+        f"round {round}: {came} of {len(drawn)} updates came, and --min-updates asks for {least}; missing: {missing}"
+    )

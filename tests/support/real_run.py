@@ -1,0 +1,75 @@
+"""A run as a user starts it, in a process group of its own, whose processes tests kill, freeze and wake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tempfile
+from pathlib import Path
+
+import psutil
+from tests.support import commands
+
+from p2pfl.run.records import RoundRecord, read_rounds
+
+
+class Run:
+    """`run_peers.py …`, with RUN_DIR in a folder of the test's and a TMPDIR of its own."""
+
+    def __init__(self, folder: Path, *words: str, fresh: bool = True) -> None:
+        """`fresh`: it makes its run directory; otherwise the words say which one it goes on with."""
+        self.run_dir = folder / "run"
+        self._folder = tempfile.TemporaryDirectory(prefix="t-")  # a socket's path must be short
+        self.temporary = Path(self._folder.name)
+        where = ["--run-dir", str(self.run_dir)] if fresh else []
+        environment = {"TMPDIR": str(self.temporary)}
+        self.process = commands.start(*words, *where, start_new_session=True, environment=environment)
+        self.lines: list[str] = []
+
+    def until(self, text: str) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if text in line:
+                return
+        raise AssertionError(f"ended before {text!r}: {self.lines} {self.process.stderr.read()}")  # type: ignore[union-attr]
+
+    def signal_in_round(self, name: str, number: signal.Signals, round: int) -> None:
+        """After that round, so in the middle of the next; the process is found beforehand, since rounds are short."""
+        self.until("rounds of training")
+        process = self.worker(name)
+        self.until(f"round {round}/")
+        process.send_signal(number)
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def worker(self, name: str) -> psutil.Process:
+        """The process of a client or of the coordinator: the one that writes its log."""
+        log = str(self.run_dir / "peers" / name / "log.txt")
+        (found,) = [p for p in self.family() if any(file.path == log for file in p.open_files())]
+        return found
+
+    def end(self, seconds: float = 120.0) -> tuple[int, str]:
+        """Exit status and what stands on stderr; nothing of the run is left."""
+        family = self.family()
+        out, err = self.process.communicate(timeout=seconds)
+        self.lines += out.splitlines()
+        _gone, alive = psutil.wait_procs(family, timeout=5.0)
+        assert not alive, f"orphans: {alive}"
+        assert list(self.temporary.glob("p2pfl-*")) == [], "socket files left behind"
+        return self.process.returncode, err
+
+    def records(self, name: str = "coordinator") -> list[RoundRecord]:
+        return read_rounds(self.run_dir / "peers" / name)
+
+    def summary(self) -> dict[str, object]:
+        found: dict[str, object] = json.loads((self.run_dir / "summary.json").read_text())
+        return found
+
+    def kill(self) -> None:
+        """Whatever is left of it."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.communicate()

@@ -1,0 +1,270 @@
+"""What a run needs, foretold: the same numbers as the run's own parts give."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tests.support.helpers import matrix
+from torch import nn
+
+from p2pfl.cli import main
+from p2pfl.cli.describe import describe_run
+from p2pfl.config import RunConfig
+from p2pfl.data import describe
+from p2pfl.errors import ConfigError
+from p2pfl.experiment.compare import Wanted, check_plan, plan_runs
+from p2pfl.model.vector import Layout
+from p2pfl.preflight.estimate import Estimate, check, check_run, disk_need, estimate
+from p2pfl.preflight.gpus import BARE_CONTEXT_BYTES, CONTEXT_BYTES, WORKSPACE_BYTES, Activations, GpuUse, gpu_need
+from p2pfl.roles import cast, topology_of
+from p2pfl.run.directory import create_run_dir
+from p2pfl.topology import consensus_rounds, make_topology
+from p2pfl.training import initial_model
+
+
+def digits(**options: object) -> RunConfig:
+    return RunConfig.of(dataset="digits", width=0.125, **options)
+
+
+def needs(kind: str, n: int, **options: object) -> Estimate:
+    config = digits(**options)
+    return estimate(cast(config, make_topology(kind, n)), config)
+
+
+def test_numbers_are_those_of_the_parts() -> None:
+    w = matrix("star", 5)
+    config = digits(rounds=7, local_epochs=2, wire_dtype="bf16")
+    found = estimate(cast(config, make_topology("star", 5)), config)
+    model = initial_model(config, 10)
+    layout = Layout.of(model)
+    assert found.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert found.vector_bytes == 2 * layout.size
+    assert found.weights_memory == 12 * layout.size
+    assert found.bytes_per_round == 8 * found.vector_bytes  # four edges, both ways
+    assert found.busiest_bytes_per_round == 4 * found.vector_bytes
+    assert found.consensus_rounds == consensus_rounds(w, 1e-3)
+    assert found.consensus_bytes == found.consensus_rounds * 8 * 4 * layout.size
+    assert found.smallest_shard == found.train_samples // 5
+    assert found.steps_per_round == 2 * (found.smallest_shard // 32)
+    assert found.rounds == 7
+    assert found.classes == 10
+
+
+def test_memory_does_not_grow_with_the_degree_but_does_with_the_batch() -> None:
+    few, many = (needs("complete", n) for n in (5, 9))
+    assert few.exchange_memory == many.exchange_memory
+    # What training sent last, two averages besides the model, and the four vectors that may be under way.
+    assert few.exchange_memory == few.vector_bytes + (2 + 4) * few.weights_memory // 3
+    double = needs("complete", 5, batch_size=64)
+    assert few.activations_memory > 32 * 8 * 32 * 32 * 4  # the first convolution's output is kept
+    assert double.activations_memory == pytest.approx(2 * few.activations_memory, rel=0.05)
+
+
+SHARD = 1438 // 4  # samples of a peer of four
+
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 5000}, f"--batch-size 5000: a peer's shard has {SHARD} samples; choose 1 to {SHARD}"),
+        ({"batch_size": SHARD + 1}, f"--batch-size {SHARD + 1}: a peer's shard has {SHARD} samples"),
+        ({"model": "vgg12"}, "--model vgg12"),
+        pytest.param({"device": "cuda"}, "--device cuda: there is no GPU that PyTorch can use", marks=NO_GPU),
+        ({"device": "cuda:99"}, "--device cuda:99: PyTorch sees "),
+        ({"model": "test_estimate:fails_on_images"}, "--model test_estimate:fails_on_images: fails on a training ba"),
+        (
+            {"model": "test_estimate:too_many"},
+            "--model test_estimate:too_many: gives (32, 11) for 32 images in training",
+        ),
+        ({"model": "test_estimate:one_image"}, "--model test_estimate:one_image: gives (10,) for 32 images"),
+    ],
+)
+def test_what_the_run_would_refuse_is_refused_in_one_line(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        needs("ring", 4, **options)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+GB = 1_000_000_000
+
+
+def test_processes_that_share_a_gpu_must_fit() -> None:
+    GpuUse(2 * GB, {"cuda:0": 4, "cuda:1": 3}, {"cuda:0": 8 * GB, "cuda:1": 9 * GB}).check()
+    with pytest.raises(ConfigError) as caught:
+        GpuUse(2 * GB, {"cuda:0": 4, "cuda:1": 3}, {"cuda:0": 8 * GB, "cuda:1": 5 * GB}).check()
+    assert str(caught.value) == (
+        "cuda:1: 3 processes of this run need 6.0 GB (2.0 GB each), and 5.0 GB are free, enough for 2; choose fewer "
+        "peers a GPU, a smaller --batch-size or --width, --precision bf16, or --device cpu"
+    )
+    with pytest.raises(ConfigError, match=r"^cuda:0: 1 process of this run need 2.0 GB, and 1.0 GB are free, enough f"):
+        GpuUse(2 * GB, {"cuda:0": 1}, {"cuda:0": GB}).check()
+
+
+def test_what_a_process_needs_of_a_gpu() -> None:
+    few = Activations(kept=10_000, largest=100)
+    least = CONTEXT_BYTES + WORKSPACE_BYTES
+    whole = 1_000_000
+    base = gpu_need(digits(batch_size=32), whole, few, 0)
+    assert base == least + 3 * whole + 32 * (10_000 + 3 * 100) + 2 * whole
+    assert gpu_need(digits(batch_size=32), whole, few, 1000) == base + 1000 * (3072 + 48)
+    assert gpu_need(digits(batch_size=64), whole, few, 0) == base + 32 * (10_000 + 3 * 100)
+    assert gpu_need(digits(batch_size=32, precision="bf16"), whole, few, 0) == base - 16 * 10_300 + whole // 2
+    assert gpu_need(digits(batch_size=32, proximal_mu=0.1), whole, few, 0) == base + 2 * whole
+    wide = Activations(kept=10_000, largest=5_000)  # an evaluation's batch then needs more than the first step's copies
+    assert gpu_need(digits(batch_size=32), whole, wide, 0) == base - 2 * whole + 32 * 3 * 4_900 + 256 * 3 * 5_000
+
+
+def on_gpus(monkeypatch: pytest.MonkeyPatch, free: dict[str, int]) -> None:
+    """As if this machine had GPUs with so many bytes free."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(free))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device], 100 * GB))
+
+
+def test_peers_are_counted_on_the_gpus_that_they_will_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_gpus(monkeypatch, {"cuda:0": 9 * GB, "cuda:1": 10 * GB})
+    found = needs("ring", 5).gpu
+    assert found is not None
+    assert found.processes == {"cuda:0": 3, "cuda:1": 2}
+    assert found.free == {"cuda:0": 9 * GB + BARE_CONTEXT_BYTES, "cuda:1": 10 * GB + BARE_CONTEXT_BYTES}
+    assert CONTEXT_BYTES + WORKSPACE_BYTES < found.need < 2 * GB
+    topology = make_topology("ring", 3)
+    topology.graph.nodes[1]["device"] = "cpu"
+    topology.graph.nodes[2]["device"] = "cuda:0"
+    placed = estimate(cast(digits(), topology), digits()).gpu
+    assert placed is not None
+    assert placed.processes == {"cuda:0": 2}
+    assert needs("ring", 5, device="cpu").gpu is None
+    with pytest.raises(ConfigError, match=r"^cuda:0: 13 processes of this run need .* GB are free, enough for \d+; "):
+        needs("ring", 25)
+    topology.graph.nodes[1]["device"] = "cuda:7"
+    with pytest.raises(ConfigError, match=r"^device cuda:7 in the topology file: PyTorch sees 2 GPUs here"):
+        estimate(cast(digits(), topology), digits())
+
+
+def test_a_peer_alone_needs_its_own_device_and_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    topology = make_topology("ring", 3)
+    topology.graph.nodes[0]["device"] = "cpu"
+    topology.graph.nodes[1]["device"] = "cuda:7"  # of another machine
+    config = digits(rounds=5, model="user_models:linear")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert "gpu memory" not in describe_run(topology, config, index=0)
+    for index in (None, 1):
+        with pytest.raises(ConfigError, match=r"^device cuda:7 in the topology file: PyTorch sees 0 GPUs here"):
+            describe_run(topology, config, index=index)
+    on_gpus(monkeypatch, {"cuda:0": 9 * GB})
+    found = check_run(cast(config, topology), config, 2).gpu
+    assert found is not None
+    assert found.processes == {"cuda:0": 1}
+    topology.graph.nodes[1]["device"] = "cpu"
+    parts = cast(config, topology)
+    layout = Layout.of(initial_model(config, 10))
+    own, all_peers = (disk_need(parts, config, layout, index) for index in (1, None))
+    free = (own + all_peers) // 2
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    describe_run(topology, config, index=1)
+    with pytest.raises(ConfigError, match=r"^--run-dir runs: the run will write at least"):
+        describe_run(topology, config)
+    describe_run(topology, config, begins=False)
+
+
+def test_a_resumed_run_has_written_already_what_the_disk_needs_room_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ring = make_topology("ring", 3)
+    for peer in range(3):
+        ring.graph.nodes[peer].update(host="127.0.0.1", port=7000 + peer)
+    config = digits(model="user_models:linear", insecure=True, run_dir=str(tmp_path / "run"))
+    run_dir = create_run_dir(ring, config)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
+    for words in (["gossip"], ["peer", "--node", "1"]):
+        assert main([*words, "--resume", str(run_dir), "--dry-run"]) == 0
+        new = [str(run_dir / "topology.graphml"), "--config", str(run_dir / "config.toml"), "--dry-run"]
+        assert main([*words, *new]) == 2
+        assert "the run will write at least" in capsys.readouterr().err
+
+    planned = plan_runs(config, Wanted((ring,), sgd=True))
+    (tmp_path / planned[0].name).mkdir()
+    check_plan(tmp_path, planned, lambda *_: None)
+    with pytest.raises(ConfigError, match="the run will write at least"):
+        check_plan(tmp_path / "new", planned, lambda *_: None)
+
+
+def test_a_gpu_that_cannot_be_asked_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(device: str) -> None:
+        raise RuntimeError("CUDA error: all CUDA-capable devices are busy\nor unavailable")
+
+    on_gpus(monkeypatch, {"cuda:0": GB})
+    monkeypatch.setattr(torch.cuda, "mem_get_info", busy)
+    with pytest.raises(ConfigError, match=r"^device cuda:0: cannot be used \(.* busy or unavailable\); choose another"):
+        needs("ring", 4)
+
+
+def test_a_dry_run_says_what_it_needs_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    topology = make_topology("ring", 4)
+    assert "gpu memory" not in describe_run(topology, digits(device="cpu"))
+    on_gpus(monkeypatch, {"cuda:0": 50 * GB})
+    text = describe_run(topology, digits())
+    assert re.search(
+        r"^gpu memory: +1\.\d GB a process; 4 processes on cuda:0, which has 50\.[56] GB free$", text, re.M
+    )
+
+
+def test_a_batch_may_be_the_whole_shard() -> None:
+    found = needs("ring", 4, batch_size=SHARD)
+    assert found.steps_per_round == 1
+
+
+def test_check_refuses_more_peers_than_samples_and_returns_the_model() -> None:
+    info = describe("digits", None)
+    with pytest.raises(ConfigError, match=f"^--dataset digits: {info.train_samples} samples for 5000 peers$"):
+        check(digits(batch_size=1), 5000, info)
+    model, expected = check(digits(), 4, info).model.state_dict(), initial_model(digits(), 10).state_dict()
+    assert model.keys() == expected.keys()
+    assert all(torch.equal(model[name], expected[name]) for name in expected)
+
+
+class Scores(nn.Module):
+    """Scores of any shape, whatever the images."""
+
+    def __init__(self, per_image: bool, count: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3 * 32 * 32, count)
+        self.per_image = per_image
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.layer(x.flatten(1))
+        return scores if self.per_image else scores[0]
+
+
+def too_many(num_classes: int) -> nn.Module:
+    return Scores(True, num_classes + 1)
+
+
+def one_image(num_classes: int) -> nn.Module:
+    return Scores(False, num_classes)
+
+
+def fails_on_images(num_classes: int) -> nn.Module:
+    return nn.Linear(7, num_classes)
+
+
+def test_what_a_mode_without_a_mesh_needs() -> None:
+    config = RunConfig.of(mode="centralized", num_clients=6, num_selected=2, dataset="digits", width=0.125)
+    star = topology_of(config)
+    assert star is not None
+    found = estimate(cast(config, star), config)
+    assert found.bytes_per_round == 4 * found.vector_bytes  # two models out, two updates back
+    assert found.busiest_bytes_per_round == 2 * found.vector_bytes
+    assert found.consensus_bytes == found.consensus_rounds == 0
+    assert found.smallest_shard == found.train_samples // 6
+    lonely = RunConfig.of(mode="local", dataset="digits", width=0.125)
+    alone = estimate(cast(lonely, make_topology("ring", 4)), lonely)
+    assert alone.bytes_per_round == alone.exchange_memory == alone.consensus_bytes == 0

@@ -1,0 +1,139 @@
+"""Run directories that were interrupted while they were made or removed; what somebody else put there stays."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from p2pfl import RunConfig, make_topology
+from p2pfl.errors import ConfigError, Interrupted
+from p2pfl.experiment import compare
+from p2pfl.experiment import run as swarm
+from p2pfl.experiment.compare import Wanted, plan_runs
+from p2pfl.run import directory as rundir
+from p2pfl.run.directory import create_run_dir, forget, open_run_dir, take_away_half_made
+
+SCRIPT = '[[fault]]\nkind = "kill"\npeer = "1"\nround = 2\n'
+STEPS = [(os, "replace"), (os, "mkdir"), (shutil, "copyfile"), (Path, "write_text"), (Path, "write_bytes")]
+
+
+class Killed(BaseException):
+    """What ends a process here, past every `except Exception`."""
+
+
+def stopped_at(monkeypatch: pytest.MonkeyPatch, step: int, error: type[BaseException]) -> Callable[[], int]:
+    """Files can be made so many times, then the process ends; returns how often one asked for it."""
+    count = 0
+
+    def limited(work: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count > step:
+                raise error
+            return work(*args, **options)
+
+        return call
+
+    for owner, name in STEPS:
+        monkeypatch.setattr(owner, name, limited(getattr(owner, name)))
+    return lambda: count
+
+
+def settings(folder: Path) -> RunConfig:
+    (folder / "script.toml").write_text(SCRIPT)
+    return RunConfig.of(run_dir=str(folder / "run"), dataset="digits", faults=str(folder / "script.toml"))
+
+
+@pytest.mark.parametrize("error", [Killed, KeyboardInterrupt])
+def test_whatever_a_killed_process_has_made_is_made_again(tmp_path: Path, error: type[BaseException]) -> None:
+    config, ring = settings(tmp_path), make_topology("ring", 3)
+    run_dir, left = tmp_path / "run", set[str]()
+    for step in range(100):
+        with pytest.MonkeyPatch.context() as patched:
+            stopped_at(patched, step, error)
+            try:
+                create_run_dir(ring, config)
+                break
+            except error:
+                pass
+        if error is KeyboardInterrupt:
+            assert not run_dir.exists(), "what the user interrupts is taken back at once"
+            continue
+        left |= {path.name for path in run_dir.iterdir()} if run_dir.exists() else set()
+        assert take_away_half_made(run_dir) == run_dir.exists() or not run_dir.exists()
+        assert not run_dir.exists(), step
+    assert step > 6
+    seen = {name for name in ("run.id", "faults.toml", ".config.toml.") if any(one.startswith(name) for one in left)}
+    assert error is KeyboardInterrupt or len(seen) == 3
+    assert not take_away_half_made(run_dir)
+    assert open_run_dir(run_dir)[0].n == 3
+
+
+def test_a_removal_that_was_stopped_in_its_middle_is_finished(tmp_path: Path) -> None:
+    run_dir = create_run_dir(make_topology("ring", 3), settings(tmp_path))
+    (run_dir / "peers" / "0" / "log.txt").write_text("ready")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(shutil, "rmtree", lambda *_, **__: None)
+        forget(run_dir)
+    assert run_dir.exists()
+    assert take_away_half_made(run_dir)
+    assert not run_dir.exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["precious.txt", "peers/0/rounds.jsonl", "peers/0/notes.txt", "peers/0/checkpoint/x", ".hidden", "config.tmp"],
+)
+def test_what_holds_anything_else_stays(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "theirs" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("not ours")
+    assert not take_away_half_made(tmp_path / "theirs")
+    assert path.read_text() == "not ours"
+
+
+def test_a_comparison_makes_a_half_made_run_again_and_refuses_what_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = RunConfig.of(dataset="digits", rounds=1, local_steps=1, batch_size=8, model="vgg11", width=0.0625)
+    (one,) = plan_runs(base, Wanted((make_topology("ring", 3),)))
+    folder = tmp_path / one.name
+    (folder / "peers" / "0").mkdir(parents=True)
+    for name in ("faults.toml", ".config.toml.tmp", ".run.id.4711"):
+        (folder / name).write_text("half")
+    begun: list[dict[str, Any]] = []
+    monkeypatch.setattr(compare, "run", lambda config, topology, **options: begun.append(options))
+    compare.run_all(tmp_path, [one], lambda line: None, again="again")
+    assert begun == [{"again": "again"}], "a new run, none that is resumed"
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "precious.txt").write_text("not ours")
+    with pytest.raises(ConfigError, match="no run directory"):
+        compare.run_all(tmp_path, [one], lambda line: None, again="again")
+    assert (folder / "precious.txt").exists()
+
+
+@pytest.mark.parametrize("resumed", [True, False])
+def test_an_interruption_before_the_first_round_takes_back_a_new_run_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resumed: bool
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(swarm, "launch", interrupted)
+    config, ring = RunConfig.of(run_dir=str(tmp_path / "run"), dataset="digits"), make_topology("ring", 3)
+    resume = create_run_dir(ring, config) if resumed else None
+    if resume is not None:
+        (resume / "notes.txt").write_text("mine")
+    with pytest.raises(Interrupted if resumed else KeyboardInterrupt):
+        swarm.run(config, ring, resume=resume)
+    assert (tmp_path / "run").exists() == resumed
+    if resumed:
+        assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+        assert rundir.open_run_dir(tmp_path / "run")[0].n == 3

@@ -1,0 +1,258 @@
+"""Mixing matrices: doubly stochastic or refused; spectral gaps and predicted rounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import networkx as nx
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from p2pfl.cli import main
+from p2pfl.errors import ConfigError, TopologyError
+from p2pfl.registry import MIXINGS
+from p2pfl.topology import (
+    KINDS,
+    Topology,
+    consensus_rounds,
+    is_symmetric,
+    load_topology,
+    make_topology,
+    mixing_matrix,
+    mixing_rounds,
+    neighborhood,
+    spectral_gap,
+)
+from p2pfl.topology.graph import build_topology
+
+
+def topology(*edges: tuple[object, ...], directed: bool = False) -> Topology:
+    graph = nx.DiGraph() if directed else nx.Graph()
+    for u, v, *weight in edges:
+        graph.add_edge(u, v, **({"weight": weight[0]} if weight else {}))
+    return build_topology(graph, name="t", source="t")
+
+
+@pytest.mark.parametrize(
+    ("kind", "n", "mixing", "gap"),
+    [
+        ("ring", 8, "metropolis-hastings", 0.1953),
+        ("ring", 16, "metropolis-hastings", 0.0507),
+        ("torus", 16, "metropolis-hastings", 0.4),
+        ("hypercube", 8, "metropolis-hastings", 0.5),
+        ("hypercube", 16, "metropolis-hastings", 0.4),
+        ("star", 8, "metropolis-hastings", 0.125),
+        ("complete", 8, "metropolis-hastings", 1.0),
+        ("exponential", 16, "uniform", 0.4),
+    ],
+)
+def test_spectral_gap(kind: str, n: int, mixing: str, gap: float) -> None:
+    assert spectral_gap(mixing_matrix(make_topology(kind, n), mixing)) == pytest.approx(gap, abs=5e-5)
+
+
+def test_spectral_gap_of_the_undirected_exponential_graph() -> None:
+    graph = make_topology("exponential", 16).graph.to_undirected()
+    w = mixing_matrix(build_topology(graph, name="t", source="t"))
+    assert spectral_gap(w) == pytest.approx(0.5)
+
+
+def usable(kind: str, n: int, seed: int) -> Topology:
+    try:
+        return make_topology(kind, n, seed=seed)
+    except TopologyError:
+        assume(False)
+        raise AssertionError from None
+
+
+networks = st.builds(usable, st.sampled_from(sorted(KINDS)), st.integers(2, 20), st.integers(0, 9))
+
+
+def matrix(network: Topology) -> np.ndarray:
+    return mixing_matrix(network, "uniform" if network.directed else "metropolis-hastings")
+
+
+@settings(deadline=None, max_examples=60)
+@given(network=networks)
+def test_mixing_is_doubly_stochastic_and_follows_the_edges(network: Topology) -> None:
+    w = matrix(network)
+    assert w.dtype == np.float64
+    assert w.min() >= 0
+    np.testing.assert_allclose(w.sum(axis=0), 1, atol=1e-12)  # columns: the mean of the peers is preserved
+    np.testing.assert_allclose(w.sum(axis=1), 1, atol=1e-12)
+    assert is_symmetric(w) == (not network.directed or is_symmetric(nx.to_numpy_array(network.graph)))
+    for i in range(network.n):
+        hood = neighborhood(w, i)
+        receives_from = network.graph.predecessors(i) if network.directed else network.graph.neighbors(i)
+        assert list(hood.incoming) == sorted(receives_from)
+        assert list(hood.outgoing) == sorted(network.graph.neighbors(i))
+        assert hood.self_weight + sum(hood.incoming.values()) == pytest.approx(1)
+        assert hood.self_weight + sum(hood.outgoing.values()) == pytest.approx(1)
+
+
+def mixed_plainly(w: np.ndarray, x: np.ndarray, rounds: int) -> np.ndarray:
+    return np.linalg.matrix_power(w, rounds) @ x
+
+
+def mixed_with_chebyshev(w: np.ndarray, x: np.ndarray, rounds: int) -> np.ndarray:
+    """x_k = T_k(W/λ) x / T_k(1/λ), by the three-term recurrence of both."""
+    rate = 1 - spectral_gap(w)
+    if rate == 0:
+        return mixed_plainly(w, x, rounds)
+    before, now = x, w @ x
+    scale_before, scale = 1.0, 1 / rate
+    for _ in range(rounds - 1):
+        scale_next = 2 / rate * scale - scale_before
+        before, now = now, (2 / rate * scale * (w @ now) - scale_before * before) / scale_next
+        scale_before, scale = scale, scale_next
+    return now
+
+
+def shrunk(w: np.ndarray, mix: object, rounds: int) -> float:
+    """The factor by which the worst disagreement has shrunk after these rounds."""
+    x = np.eye(len(w)) - 1 / len(w)
+    return float(np.linalg.norm(mix(w, x, rounds), 2)) if rounds else 1.0  # type: ignore[operator]
+
+
+@settings(deadline=None, max_examples=60)
+@given(network=networks, tolerance=st.sampled_from([0.3, 1e-2, 1e-3, 1e-5]))
+def test_predicted_rounds_are_enough_and_one_less_is_not(network: Topology, tolerance: float) -> None:
+    w = matrix(network)
+    mix = mixed_with_chebyshev if is_symmetric(w) else mixed_plainly
+    rounds, plain = consensus_rounds(w, tolerance), mixing_rounds(w, tolerance)
+    assert rounds <= plain
+    assert shrunk(w, mixed_plainly, plain) <= tolerance * (1 + 1e-6)
+    assert shrunk(w, mix, rounds) <= tolerance * (1 + 1e-6)
+    if is_symmetric(w) and rounds > 1:
+        assert shrunk(w, mixed_plainly, plain - 1) > tolerance * (1 - 1e-6)
+        # T_k is 1 at the end of the spectrum where λ is attained, so the bound is exact there.
+        assert shrunk(w, mix, rounds - 1) > tolerance * (1 - 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "n", "plain", "accelerated"),
+    [("ring", 8, 32, 12), ("ring", 16, 133, 24), ("complete", 4, 1, 1), ("path", 2, 1, 1)],
+)
+def test_rounds(kind: str, n: int, plain: int, accelerated: int) -> None:
+    w = mixing_matrix(make_topology(kind, n))
+    assert (mixing_rounds(w, 1e-3), consensus_rounds(w, 1e-3)) == (plain, accelerated)
+
+
+def test_whole_numbers_of_rounds_are_not_rounded_up() -> None:
+    w = mixing_matrix(make_topology("hypercube", 8))  # shrinks by exactly 1/2
+    assert [mixing_rounds(w, 0.5**k) for k in (1, 2, 3, 10)] == [1, 2, 3, 10]
+
+
+def test_tiny_tolerance_and_bad_tolerance() -> None:
+    w = mixing_matrix(make_topology("ring", 8))
+    assert 0 < consensus_rounds(w, 5e-324) < mixing_rounds(w, 5e-324)
+    for tolerance in (0.0, 1.0, -1.0, float("nan")):
+        with pytest.raises(ConfigError, match="must lie between 0 and 1"):
+            consensus_rounds(w, tolerance)
+
+
+def test_weights_from_the_file() -> None:
+    w = mixing_matrix(topology((0, 1, 0.5), (1, 2, 0.25)), "weights")
+    np.testing.assert_allclose(w, [[0.5, 0.5, 0], [0.5, 0.25, 0.25], [0, 0.25, 0.75]])
+
+
+def test_directed_weights_are_with_the_receiver() -> None:
+    edges = [(0, 1, 0.3), (1, 2, 0.3), (2, 0, 0.3), (0, 2, 0.1), (2, 1, 0.1), (1, 0, 0.1)]
+    w = mixing_matrix(topology(*edges, directed=True), "weights")
+    np.testing.assert_allclose(w, [[0.6, 0.1, 0.3], [0.3, 0.6, 0.1], [0.1, 0.3, 0.6]])
+    assert neighborhood(w, 0).incoming == pytest.approx({1: 0.1, 2: 0.3})
+    assert neighborhood(w, 0).outgoing == pytest.approx({1: 0.3, 2: 0.1})
+    assert consensus_rounds(w, 1e-3) == mixing_rounds(w, 1e-3)  # not symmetric: no acceleration
+
+
+def test_weights_that_add_up_almost_exactly_leave_nothing_negative() -> None:
+    third = 0.3333334
+    w = mixing_matrix(
+        topology((0, 1, third), (1, 2, third), (2, 0, third), (0, 3, third), (1, 3, third), (2, 3, third)),
+        "weights",
+    )
+    assert w.diagonal().min() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("network", "mixing", "message"),
+    [
+        (make_topology("ring", 4), "magic", "--mixing magic: choose one of metropolis-hastings"),
+        (make_topology("star", 4), "uniform", "needs equal degrees.*; use --mixing metropolis-hastings"),
+        (make_topology("exponential", 8), "metropolis-hastings", "undirected graph; use --mixing uniform"),
+        (
+            topology((0, 1), (1, 2), (2, 0), (1, 0), directed=True),
+            "metropolis-hastings",
+            "give all peers equal in- and out-degrees and use --mixing uniform, or make it undirected",
+        ),
+        (
+            topology((0, 1), (1, 2), (2, 0), (1, 0), directed=True),
+            "uniform",
+            "give all peers equal in- and out-degrees, or make it undirected",
+        ),
+        (topology((0, 1, 0.5), (1, 2)), "weights", "the edge '1' – '2' has no weight"),
+        (topology((0, 1, -0.5)), "weights", "weight -0.5 of the edge '0' – '1' must be a finite number"),
+        (topology((0, 1, "heavy")), "weights", "weight 'heavy' of the edge '0' – '1' must be a finite"),
+        (topology((0, 1, True)), "weights", "weight 'True' of the edge"),
+        (topology((0, 1, 0.6), (1, 2, 0.6)), "weights", "the weights into '1' add up to 1.2; at most 1"),
+        (
+            topology((0, 1, 0.5), (1, 2, 0.5), (2, 0, 0.4), directed=True),
+            "weights",
+            "the self-weight of '0' and the weights out of it add up to 1.1 instead of 1",
+        ),
+    ],
+)
+def test_refusals(network: Topology, mixing: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        mixing_matrix(network, mixing)
+
+
+def test_weights_that_never_mix_have_no_number_of_rounds() -> None:
+    w = mixing_matrix(topology((0, 1, 1.0)), "weights")  # the two swap for ever
+    assert spectral_gap(w) == 0.0
+    for rounds in (mixing_rounds, consensus_rounds):
+        with pytest.raises(TopologyError, match="never brings the peers together"):
+            rounds(w, 1e-3)
+
+
+def test_every_mixing_agrees_on_a_regular_graph() -> None:
+    graph = nx.cycle_graph(5)
+    nx.set_edge_attributes(graph, 1 / 3, "weight")
+    network = build_topology(graph, name="t", source="t")
+    for mixing in MIXINGS:
+        np.testing.assert_allclose(mixing_matrix(network, mixing), mixing_matrix(network), atol=1e-12)
+
+
+@pytest.mark.parametrize("directed", [False, True])
+def test_the_gap_of_many_peers_is_that_of_all_eigenvalues(directed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a larger graph it is computed without the others, unless the graph mixes too slowly for that, as a ring."""
+    monkeypatch.setattr("p2pfl.topology.spectrum.DENSE", 10)
+    monkeypatch.setattr("p2pfl.topology.spectrum.STEPS", 40)
+    for jumps in ([1], [1, 7, 20, 31], range(1, 90)):
+        graph = nx.circulant_graph(90, jumps, create_using=nx.DiGraph if directed else nx.Graph)
+        w = mixing_matrix(build_topology(graph, name="t", source="t"), "uniform")
+        assert spectral_gap(w) == pytest.approx(1 - np.linalg.norm(w - 1 / 90, 2), abs=1e-10)
+
+
+def uneven(folder: Path) -> Path:
+    graph = nx.DiGraph([("a", "b"), ("b", "c"), ("c", "a"), ("a", "c")])
+    nx.write_graphml(graph, folder / "a.graphml")
+    return folder / "a.graphml"
+
+
+def test_a_directed_graph_of_unequal_degrees_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, picture = uneven(tmp_path), tmp_path / "a.png"
+    assert main(["topology", "show", str(file), "-o", str(picture)]) == 0
+    printed = capsys.readouterr().out
+    assert "3 peers, 4 edges, directed" in printed
+    assert f"p2pfl topology fix {file} -o {tmp_path / 'a-fixed.graphml'} --undirected" in printed
+    assert picture.stat().st_size > 0
+    assert main(["topology", "show", str(file), "--mixing", "uniform"]) == 2
+
+
+@pytest.mark.parametrize("mixing", ["uniform", "metropolis-hastings"])
+def test_a_refused_mixing_of_a_directed_graph_names_the_command(tmp_path: Path, mixing: str) -> None:
+    file = uneven(tmp_path)
+    with pytest.raises(TopologyError, match=r"p2pfl topology fix \S+ -o \S+ --undirected"):
+        mixing_matrix(load_topology(file), mixing)

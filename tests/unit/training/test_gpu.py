@@ -1,0 +1,266 @@
+"""Training on a GPU, against the CPU and against itself without a captured graph."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.support.helpers import CPU, images, small_config
+from torch import nn
+
+from p2pfl import RunConfig, data, make_topology, run_swarm
+from p2pfl.errors import ConfigError, TrainingError
+from p2pfl.experiment import run as swarm
+from p2pfl.model.vector import integer_buffers
+from p2pfl.preflight.gpus import check_gpus, wished_devices
+from p2pfl.training import Trainer, initial_model
+from p2pfl.training.capture import untouched
+from p2pfl.training.step import CapturedStep
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+GPU = torch.device("cuda", 0)
+DATASET = images()
+SHARD = np.arange(0, 48, 2)  # 24 samples: 3 batches of 8
+
+
+@pytest.fixture(autouse=True)
+def exact() -> Iterator[None]:
+    """Full float32 in convolutions, and sums in the same order every time."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield
+
+
+def trainer(config: RunConfig, device: torch.device = GPU, captured: bool = True) -> Trainer:
+    return Trainer(config, DATASET, SHARD, device, 1, captured)
+
+
+def run(peer: Trainer, *rounds: int) -> list[float]:
+    """The rounds' losses, with an evaluation after each."""
+    losses = []
+    for round in rounds:
+        losses.append(peer.train(round, lambda steps: None, lambda: False).loss)
+        peer.to_host()
+        peer.evaluate(7)
+    return losses
+
+
+def is_captured(peer: Trainer) -> bool:
+    return isinstance(peer._step, CapturedStep) and peer._step._replay is not None
+
+
+def apart(one: Trainer, other: Trainer) -> float:
+    """How far two peers are from each other, as a share of the way that they have come."""
+    start = trainer(one.config, CPU).vector
+    return float((one.host - other.host).norm() / (one.host - start).norm())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"precision": "bf16"}, {"model": "test_training:mixed_net"}, {"proximal_mu": 0.1, "schedule": "cosine"}],
+    ids=["fp32", "bf16", "dropout", "fedprox"],
+)
+def test_a_captured_step_trains_as_an_eager_one(options: dict[str, object], caplog: pytest.LogCaptureFixture) -> None:
+    config = small_config(local_steps=4, **options)
+    captured, eager = trainer(config), trainer(config, captured=False)
+    np.testing.assert_allclose(run(captured, 1, 2, 3), run(eager, 1, 2, 3), rtol=1e-3)
+    assert is_captured(captured), caplog.text
+    assert not caplog.messages
+    assert apart(captured, eager) < 1e-2
+    assert captured.layout.is_bound(captured.model, captured.vector)
+    for name, buffer in integer_buffers(captured.model).items():
+        assert torch.equal(buffer, integer_buffers(eager.model)[name]), name
+
+
+def test_recording_leaves_no_trace() -> None:
+    peer = trainer(small_config(model="test_gpu:dropout_net"))
+    peer.train(1, lambda steps: None, lambda: False)  # so that there is momentum
+    peer.model.train()
+    assert isinstance(peer._step, CapturedStep)
+    again = CapturedStep(peer._eager, [peer.vector], logging.getLogger("p2pfl.peer.1"))
+    buffers = integer_buffers(peer.model)
+    watched = [peer.vector, peer.momentum, peer._step.total, *buffers.values()]
+    before = [tensor.clone() for tensor in watched]
+    states = torch.cuda.get_rng_state(GPU), torch.get_rng_state()
+    again._begin(*peer._batches.batch(0))
+    assert again._replay is not None
+    assert all(torch.equal(tensor, kept) for tensor, kept in zip(watched, before, strict=True))
+    assert torch.equal(torch.cuda.get_rng_state(GPU), states[0])
+    assert torch.equal(torch.get_rng_state(), states[1])
+    again(*peer._batches.batch(0))
+    assert not torch.equal(peer._step.total, before[2])
+
+
+def dropout_net(num_classes: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=4), nn.BatchNorm2d(8), nn.Flatten(), nn.Dropout(0.3), nn.Linear(512, num_classes)
+    )
+
+
+class Waits(nn.Module):
+    """Waits for the GPU in its forward pass, in one of two ways, before it draws random numbers."""
+
+    def __init__(self, num_classes: int, by_item: bool) -> None:
+        super().__init__()
+        self.body = dropout_net(num_classes)
+        self.by_item = by_item
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.by_item:
+            assert x.mean().item() < 100
+        elif x.is_cuda:
+            torch.cuda.synchronize()
+        scores: torch.Tensor = self.body(x)
+        return scores
+
+
+def waits_for_a_number(num_classes: int) -> nn.Module:
+    return Waits(num_classes, True)
+
+
+def waits_for_everything(num_classes: int) -> nn.Module:
+    return Waits(num_classes, False)
+
+
+@pytest.mark.parametrize("network", ["waits_for_a_number", "waits_for_everything"])
+def test_a_model_that_cannot_be_captured_trains_eagerly(network: str, caplog: pytest.LogCaptureFixture) -> None:
+    config = small_config(model=f"test_gpu:{network}")
+    peer, eager = trainer(config), trainer(config, captured=False)
+    np.testing.assert_allclose(run(peer, 1, 2), run(eager, 1, 2), rtol=1e-4)
+    assert not is_captured(peer)
+    [line] = caplog.messages
+    assert line.startswith("the model cannot be captured as a CUDA graph")
+    # A failed recording spoils nothing for another model in this process.
+    another = trainer(small_config(model="test_gpu:dropout_net"))
+    run(another, 1)
+    assert is_captured(another)
+
+
+def test_dropout_draws_in_replays_what_it_draws_eagerly() -> None:
+    # Nothing but dropout tells the steps apart: the weights stand still, and every batch is the whole shard as it is.
+    config = small_config(model="test_gpu:dropout_net", lr=1e-12, weight_decay=0.0, local_steps=3, batch_size=24)
+    peers = [Trainer(config, images(augment=False), SHARD, GPU, 1, captured) for captured in (True, False)]
+    losses = [run(peer, 1, 2) for peer in peers]
+    assert is_captured(peers[0])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+    assert losses[0][0] != pytest.approx(losses[0][1], rel=1e-4)
+
+
+def test_a_restored_peer_goes_on_with_its_captured_step() -> None:
+    config = small_config(rounds=4)
+    straight, restored = trainer(config), trainer(config)
+    run(straight, 1)
+    run(restored, 1, 2)  # captured, and elsewhere
+    buffers = {name: buffer.clone() for name, buffer in integer_buffers(straight.model).items()}
+    restored.restore(straight.vector, straight.momentum, buffers, straight.steps)
+    assert is_captured(restored)
+    x, y = straight._batches.batch(straight.steps)
+    for peer in (straight, restored):
+        peer.model.train()
+        peer._step.total.zero_()
+        peer._step(x, y)
+    torch.testing.assert_close(straight._step.total, restored._step.total)
+    torch.testing.assert_close(straight.vector, restored.vector)  # running statistics have moved
+
+
+def test_the_copy_on_the_host_goes_there_and_back() -> None:
+    peer = trainer(small_config())
+    assert peer.host.is_pinned()
+    assert peer.host.device.type == "cpu"
+    assert torch.equal(peer.host, trainer(small_config(), CPU).vector)
+    run(peer, 1)
+    assert torch.equal(peer.host, peer.vector.cpu())
+    peer.host.mul_(2)
+    peer.to_device()
+    assert torch.equal(peer.host, peer.vector.cpu())
+    before = peer.vector.clone()
+    run(peer, 2)
+    assert not torch.equal(peer.vector, before)
+    assert peer.layout.is_bound(peer.model, peer.vector)
+
+
+def test_a_gpu_trains_as_a_cpu_does() -> None:
+    config = small_config(rounds=2, lr=0.01)
+    ours, reference = trainer(config), trainer(config, CPU)
+    np.testing.assert_allclose(run(ours, 1, 2), run(reference, 1, 2), rtol=1e-3)
+    assert apart(reference, ours) < 2e-2
+    assert ours.evaluate(0).loss == pytest.approx(reference.evaluate(0).loss, rel=1e-2)
+
+
+def test_untouched_brings_back_the_gpus_generator() -> None:
+    before = torch.cuda.get_rng_state(GPU)
+    kept = torch.ones(3, device=GPU)
+    with untouched([kept], GPU):
+        kept.add_(torch.rand(3, device=GPU))
+    assert torch.equal(kept, torch.ones(3, device=GPU))
+    assert torch.equal(torch.cuda.get_rng_state(GPU), before)
+
+
+def test_a_model_or_batch_without_room_ends_in_one_line() -> None:
+    free, total = torch.cuda.mem_get_info(GPU)
+    torch.cuda.set_per_process_memory_fraction(0.002, GPU)
+    try:
+        with pytest.raises((ConfigError, TrainingError), match=r"^cuda:0: out of memory; choose fewer peers a GPU"):
+            run(trainer(small_config(model="vgg19", width=2.0)), 1)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, GPU)
+        torch.cuda.empty_cache()
+    assert total >= free > 0
+
+
+def test_the_estimate_covers_what_a_peer_takes() -> None:
+    config = RunConfig.of(model="vgg11", batch_size=64, rounds=1, local_steps=3, dataset="digits", device="cuda:0")
+    shard = 24
+    use = check_gpus(config, wished_devices(make_topology("complete", 2)), shard, initial_model(config, 4))
+    assert use is not None
+    assert use.processes == {"cuda:0": 2}
+    dataset = images(train=200, test=300)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(GPU)
+    taken = torch.cuda.memory_reserved(GPU)
+    peer = Trainer(config, dataset, np.arange(200), GPU, 0)
+    run(peer, 1)
+    assert is_captured(peer)
+    assert torch.cuda.max_memory_reserved(GPU) - taken < use.need
+
+
+@pytest.mark.parametrize("wire", ["fp32", "bf16"])
+def test_two_peers_on_one_gpu(tmp_path: Path, wire: str) -> None:
+    data.prepare("digits", None, lambda *_: None)
+    config = RunConfig.of(
+        dataset="digits", model="vgg11", width=0.125, rounds=3, local_steps=4, batch_size=16, wire_dtype=wire,
+        device="cuda:0", eval_samples=32, run_dir=str(tmp_path / "run"),
+    )  # fmt: skip
+    result = run_swarm(make_topology("complete", 2), config)
+    assert result.summary["status"] == "complete"
+    assert result.summary["final_consensus_distance"] < 1e-2
+    for log in (tmp_path / "run").glob("peers/*/log.txt"):
+        text = log.read_text()
+        assert "on cuda:0" in text
+        assert "cannot be captured" not in text
+
+
+def test_clients_on_a_gpu_learn_what_they_learn_on_a_cpu(tmp_path: Path) -> None:
+    data.prepare("digits", None, lambda *_: None)
+    found = {}
+    for device in ("cpu", "cuda:0"):
+        config = RunConfig.of(
+            mode="centralized", num_clients=2, num_selected=2, dataset="digits", model="vgg11", width=0.125, rounds=4,
+            local_steps=16, batch_size=32, device=device, eval_samples=0, run_dir=str(tmp_path / device[:3]),
+        )  # fmt: skip
+        found[device] = swarm.run(config).summary
+    assert found["cpu"]["consensus_accuracy"] > 0.5
+    assert found["cuda:0"]["consensus_accuracy"] == pytest.approx(found["cpu"]["consensus_accuracy"], abs=0.1)
+
+
+def test_too_many_peers_are_refused_before_one_starts(tmp_path: Path) -> None:
+    config = RunConfig.of(
+        dataset="digits", model="vgg11", width=0.125, batch_size=3, device="cuda:0", run_dir=str(tmp_path / "run")
+    )
+    with pytest.raises(ConfigError, match=r"^cuda:0: 400 processes of this run need .* GB are free, enough for \d+; "):
+        run_swarm(make_topology("ring", 400), config)
+    assert not (tmp_path / "run").exists()
