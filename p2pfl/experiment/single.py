@@ -1,4 +1,4 @@
-"""The command `peer`: one peer in this process, of a swarm that is spread over machines."""
+"""Single peer: one peer in this process, of a swarm over several machines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contract of launchers: how workers are started, addressed, watched and stopped, and what a launch comes to."""
+"""Contract of launchers: start, address, watch and stop the workers of a run."""
 
 from __future__ import annotations
 

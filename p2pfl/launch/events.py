@@ -1,4 +1,4 @@
-"""Vocabulary of the supervisor: events of the workers, and the actions that follow from them."""
+"""Vocabulary of the supervisor: events of workers, and actions that follow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fork server that workers start from, and handles of the processes forked from it.
+"""Fork server that workers start from, and handles of the forked processes.
 
 The server has only imported the heavy libraries, so a peer forked from it starts in a moment and shares their memory.
 It runs no tensor operation and opens no ZeroMQ context: threads do not survive a fork.

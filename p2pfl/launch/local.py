@@ -1,4 +1,4 @@
-"""Launcher of workers as processes of this machine, forked from one server and reporting over pipes."""
+"""Local launcher: workers as processes of this machine, reporting over pipes."""
 
 from __future__ import annotations
 

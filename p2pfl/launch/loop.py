@@ -1,4 +1,4 @@
-"""Loop that joins the supervisor to a launcher and to the observers, from the first worker to the end of the last."""
+"""Launch loop: joins the supervisor to a launcher and to the observers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Observers of a launch: the terminal, and whatever else is to be told how a run proceeds."""
+"""Observers of a launch, such as the terminal: progress callbacks, as a list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heavy libraries imported by the fork server, so that workers have them at once; imported only there."""
+"""Heavy libraries that the fork server imports for all workers; only it does."""
 
 from __future__ import annotations
 

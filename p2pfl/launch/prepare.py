@@ -1,4 +1,4 @@
-"""Data preparation: the data set is decoded once before the peers start, in a separate process."""
+"""Data preparation: decodes the data set once, in a separate process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Launcher of one peer in this very process, for a swarm that is spread over machines."""
+"""Single launcher: one peer in this process, of a swarm over several machines."""
 
 from __future__ import annotations
 

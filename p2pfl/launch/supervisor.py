@@ -1,6 +1,6 @@
-"""Supervisor of a launch: decides what follows from the workers' events, without processes, files or a clock.
+"""Supervisor of a launch: restart policy and shutdown, as a pure state machine.
 
-Events in, actions out, as in the protocol's state machines; `now` is seconds on the caller's clock. A worker that dies
+No processes, files or clock: events in, actions out; `now` is seconds on the caller's clock. A worker that dies
 is started again (as the fault script says, or within the restart budget), is lost, or ends the run.
 """
 

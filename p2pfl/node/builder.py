@@ -17,7 +17,6 @@ from p2pfl.data import partition
 from p2pfl.faults import BEFORE_EXCHANGE, FaultScript, Pause, load_faults
 from p2pfl.node import messages
 from p2pfl.node.greeting import greeting_of
-from p2pfl.node.loop import Report
 from p2pfl.node.recorder import Keeper
 from p2pfl.node.resume import last_common_round, look_back, say_stale_client
 from p2pfl.protocol.client import Client
@@ -65,7 +64,7 @@ def assemble(
     spec: messages.WorkerSpec,
     topology: Topology,
     peer_dir: Path,
-    report: Report,
+    report: messages.Report,
     takes_over: Callable[[], bool] = lambda: False,
 ) -> Parts:
     """Load the data, build the model or restore it, and set up logic and records."""

@@ -1,4 +1,4 @@
-"""Control of a worker: its reports to the launcher, the launcher's orders, and its end when the launcher is gone."""
+"""Control of a worker: reports to its launcher, and the launcher's orders."""
 
 from __future__ import annotations
 

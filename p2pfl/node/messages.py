@@ -1,4 +1,7 @@
-"""Messages between a launcher and its workers: MessagePack over a pipe; the specification of a worker is pickled."""
+"""Messages between a launcher and its workers: MessagePack over a pipe.
+
+The specification of a worker travels pickled, as the argument of its process.
+"""
 
 from __future__ import annotations
 
@@ -108,6 +111,7 @@ class Done(msgspec.Struct, tag=True, frozen=True):
 
 
 FromWorker = Ready | Stepped | RoundFinished | Warned | Prepared | Failed | Done
+Report = Callable[[FromWorker], None]
 
 
 class Endpoints(msgspec.Struct, tag=True, frozen=True):

@@ -21,8 +21,10 @@ from p2pfl.node import messages
 from p2pfl.node.builder import Parts, assemble
 from p2pfl.node.control import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control, LinkReport
 from p2pfl.node.limits import allow_open_files
-from p2pfl.node.loop import Driver, Report
+from p2pfl.node.loop import Driver
+from p2pfl.node.ports import Ports
 from p2pfl.node.profile import RoundProfile
+from p2pfl.node.system import LogReporter, SystemClock, ThreadCompute
 from p2pfl.payload import ITEM_BYTES
 from p2pfl.roles import cast
 from p2pfl.run.paths import FIRED_FILE, LOG_FILE, TOPOLOGY_FILE
@@ -72,7 +74,7 @@ def _clean_up(spec: messages.WorkerSpec) -> None:
 
 def run(
     spec: messages.WorkerSpec,
-    report: Report,
+    report: messages.Report,
     control: Control,
     make_transport: Callable[[str], Transport] | None = None,
 ) -> int:
@@ -112,7 +114,7 @@ def run(
 def _run(
     spec: messages.WorkerSpec,
     parts: Parts,
-    report: Report,
+    report: messages.Report,
     control: Control,
     make_transport: Callable[[str], Transport],
     log: logging.Logger,
@@ -132,7 +134,9 @@ def _run(
         saboteur = (
             Saboteur(parts.script, spec.index, parts.keeper.peer_dir / FIRED_FILE) if parts.script.faults else None
         )
-        driver = Driver(parts.logic, trainer, transport, parts.keeper, report, log, profile, saboteur)
+        reporter = LogReporter(report, log)
+        ports = Ports(SystemClock(), ThreadCompute(transport.wake), transport, parts.keeper, reporter)
+        driver = Driver(parts.logic, trainer, ports, profile, saboteur)
         log.info("ready at %s on %s, first round %d", transport.endpoint, trainer.device, plan.first_round)
         report(
             messages.Ready(
