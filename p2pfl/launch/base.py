@@ -22,7 +22,7 @@ OnReport = Callable[[int, FromWorker], None]
 
 
 class WorkerHandle(Protocol):
-    """A started worker, wherever it runs: in a process of this machine, in this very process, or elsewhere."""
+    """Handle of a started worker, in another process, in this one, or elsewhere."""
 
     def send(self, order: ToWorker) -> None:
         """Give the worker an order; nothing happens if it has ended."""
@@ -40,11 +40,11 @@ class WorkerHandle(Protocol):
         """Whether the worker has ended and all that it reported has been passed on."""
 
     def new_faults(self) -> Sequence[int]:
-        """Numbers of the faults of the script that the worker has carried out on itself since it was started."""
+        """Numbers of the script's faults that the worker has carried out since its start."""
 
     @property
     def exitcode(self) -> int | None:
-        """The exit status, or minus a signal's number; None where the worker runs or the status is unknown."""
+        """Exit status, or minus a signal's number; None where it runs, or is unknown."""
 
     def exit_text(self) -> str:
         """How the worker ended, in words."""
@@ -66,9 +66,10 @@ class Launcher(Protocol):
         """Start a worker. Raises P2PFLError where there is no room for it."""
 
     def watch(self, seconds: float, report: OnReport) -> None:
-        """Pass on what workers report; return when some have reported or ended, or after so many seconds.
+        """Pass on the workers' reports.
 
-        A launcher whose worker is this very process returns at the end of that.
+        Returns when some have reported or ended, or after so many seconds. A launcher whose worker is this very process
+        returns at the end of that.
         """
 
     def close(self) -> None:
@@ -127,8 +128,9 @@ class LaunchSpec:
 
 @dataclass
 class Outcome:
-    """How a launch ended. `reason` is one line; `lost` names workers that are gone for good, which a run may survive.
+    """End of a launch, and its reason in one line.
 
+    `lost` names workers that are gone for good, which a run may survive.
     `restarts`: how often each of those that died was started again. `resumable`: false where settings are to blame.
     """
 

@@ -56,7 +56,7 @@ class Heard:
 
 @dataclass(frozen=True)
 class Finished:
-    """A worker has finished its last round. `refused`: messages that it refused, by reason."""
+    """A worker has finished its last round, and refused so many messages, by reason."""
 
     worker: int
     refused: Mapping[str, int] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class Exited:
 
 @dataclass(frozen=True)
 class Tick:
-    """All that has happened so far was told: time to look at clocks and at who is left."""
+    """A batch of events is over: time to look at deadlines and at the workers left."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,9 @@ Event = Started | NotStarted | Ready | RoundFinished | Heard | Finished | Failed
 
 @dataclass(frozen=True)
 class StartWorker:
-    """Start a worker, and answer with `Started` or, for one that is started again, `NotStarted`.
+    """Start a worker, and answer with `Started`; a restart may fail: `NotStarted`.
 
-    `again`: it died. `bind`: the endpoint where others look for it. `endpoints`: where its neighbors are, which is
+    `again`: a restart. `bind`: the endpoint where others look for it. `endpoints`: where its neighbors are, which is
     known once the run has begun. `returns_in`: the round in which a fault script has it take part again.
     """
 
@@ -133,7 +133,7 @@ class HoldModel:
 
 @dataclass(frozen=True)
 class Wake:
-    """Wake a worker that a fault script has paused; without effect on one that is awake."""
+    """Wake a worker that a fault script has paused; no effect on one that is awake."""
 
     worker: int
 

@@ -39,7 +39,7 @@ class ForkServer:
     def start(
         self, name: str, target: Callable[..., None], *arguments: Any
     ) -> tuple[ForkedProcess, connection.Connection]:
-        """Start `target(*arguments, link)` in a new process; returns it and this end of the link.
+        """Start `target(*arguments, link)` in a process; returns it and the other end.
 
         Raises P2PFLError where the system has no room for another process, ConfigError where TMPDIR is gone, or too
         long for a socket's path.
@@ -73,7 +73,7 @@ class ForkServer:
 
 
 def _is_broken(error: OSError | EOFError) -> bool:
-    """Whether the fork server was killed (and already reaped), or its socket removed with the folder."""
+    """Whether the fork server was killed, or its socket removed with the folder."""
     return isinstance(error, EOFError | ConnectionError | FileNotFoundError | ChildProcessError)
 
 
@@ -84,9 +84,9 @@ def _no_process(error: OSError | EOFError) -> P2PFLError:
 
 @contextlib.contextmanager
 def fork_server() -> Iterator[ForkServer]:
-    """Provide a fork server, which starts with the first process; within another `fork_server` it is that one's.
+    """Provide a fork server, which starts with the first process.
 
-    So one server serves all runs of a comparison, or all tests of a session. It ends with the outermost use.
+    Within another `fork_server` it is the same server. So one server serves all runs of a comparison, or all tests of a session. It ends with the outermost use.
 
     Raises ConfigError where the temporary folder cannot be written, and in a process that is itself a starting worker,
     which happens when a script calls the API without `if __name__ == "__main__":`.
@@ -113,7 +113,10 @@ def fork_server() -> Iterator[ForkServer]:
 
 
 def start_server(folder: Path) -> None:
-    """Make sure that multiprocessing's fork server runs, with its socket in `folder`. Raises ConfigError, OSError."""
+    """Start multiprocessing's fork server unless it runs, with its socket in `folder`.
+
+    Raises ConfigError, OSError.
+    """
     multiprocessing.get_context("forkserver").set_forkserver_preload(["p2pfl.launch.preload"])
     config: dict[str, Any] = process.current_process()._config  # type: ignore[attr-defined]
     before = config.get("tempdir")
@@ -137,7 +140,10 @@ def start_server(folder: Path) -> None:
 
 
 def stop_server() -> None:
-    """End multiprocessing's fork server; Python can do so, but only in its own tests, and waits without limit."""
+    """End multiprocessing's fork server.
+
+    Python has a function for that, meant for its own tests, which waits without limit.
+    """
     server: Any = forkserver._forkserver
     pid, alive = server._forkserver_pid, server._forkserver_alive_fd
     server._forkserver_pid = server._forkserver_alive_fd = server._forkserver_address = None
@@ -152,7 +158,7 @@ def stop_server() -> None:
 
 
 def _stop_tracker() -> None:
-    """End multiprocessing's resource tracker, which would outlive this process by seconds."""
+    """End multiprocessing's resource tracker, which would outlive this process."""
     tracker: Any = resource_tracker._resource_tracker
     pid, alive = tracker._pid, tracker._fd
     tracker._pid = tracker._fd = None
@@ -180,9 +186,9 @@ def _wait_for(pid: int, seconds: float) -> None:
 
 
 class ForkedProcess:
-    """Handle of a process forked by the fork server, watched and killed without the server's help; `close` it.
+    """Handle of a forked process, watched and killed without the server's help.
 
-    The server, not the launcher, is the parent of these processes, and multiprocessing's knowledge of them comes from
+    Call `close` in the end. The server, not the launcher, is the parent of these processes, and multiprocessing's knowledge of them comes from
     the server. A pidfd (Linux) says whether the process itself is alive, whatever has become of the server.
     """
 
@@ -229,7 +235,7 @@ class ForkedProcess:
 
     @property
     def exitcode(self) -> int | None:
-        """The exit status, or minus a signal's number; None where the process runs or the status is unknown."""
+        """Exit status, or minus a signal's number; None where it runs, or is unknown."""
         if self.is_alive():
             return None
         self._process.join(_STATUS_SECONDS)
@@ -261,7 +267,10 @@ def _name(number: int) -> str:
 
 
 def _perhaps(number: int) -> str:
-    """Why the system may have killed a process by this signal; the limits of this process are its children's."""
+    """Limits that may have made the system kill a process by this signal, as text.
+
+    The limits of this process are its children's.
+    """
     causes = ["out of memory"] if number == signal.SIGKILL else []
     if number in (signal.SIGKILL, signal.SIGXCPU) and (seconds := limited_to(resource.RLIMIT_CPU)) is not None:
         causes.append(f"out of CPU time (ulimit -t is {seconds} s: raise it)")

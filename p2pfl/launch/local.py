@@ -38,10 +38,10 @@ def launch(spec: LaunchSpec, observers: Sequence[Observer]) -> Outcome:
 
 
 class LocalWorker:
-    """Handle of a worker process: the process, and the link over which it reports and takes orders."""
+    """Handle of a worker process and of the link for its reports and orders."""
 
     def __init__(self, index: int, process: ForkedProcess, link: Connection, fired_file: Path, before: int = 0) -> None:
-        """`before`: how many faults `fired_file` already listed when the worker was started."""
+        """`before`: number of faults that `fired_file` listed when the worker was started."""
         self.index = index
         self._process = process
         self._link: Connection | None = link
@@ -50,7 +50,7 @@ class LocalWorker:
         self.is_closed = False
 
     def send(self, order: messages.ToWorker) -> None:
-        """Send an order over the link; without one, Stop becomes SIGTERM, which a worker takes for the same."""
+        """Send an order over the link; without a link, SIGTERM stands for Stop."""
         if self._link is None:
             if isinstance(order, messages.Stop):
                 self._process.signal(signal.SIGTERM)
@@ -80,7 +80,7 @@ class LocalWorker:
             return True
 
     def new_faults(self) -> list[int]:
-        """Numbers of the faults that the process recorded as carried out. Raises UnreadableError."""
+        """Numbers of the faults that it recorded as carried out. Raises UnreadableError."""
         return fired(self._fired_file)[self._before :]
 
     @property
@@ -123,7 +123,10 @@ class LocalWorker:
 
 
 class LocalLauncher:
-    """Starts worker processes from a fork server; they listen in a private folder, or where the topology file says."""
+    """Starts worker processes from a fork server.
+
+    They listen in a private folder, or where the topology file says.
+    """
 
     def __init__(self, spec: LaunchSpec, server: ForkServer) -> None:
         self._spec = spec
@@ -171,7 +174,7 @@ class LocalLauncher:
         return self._workers[index]
 
     def watch(self, seconds: float, report: OnReport) -> None:
-        """Read one report of each worker that has one; return when something was read or has ended, or in time."""
+        """Pass on one report of each worker that has one; wait for the first so long."""
         with contextlib.suppress(ConfigError):  # it matters only to a worker that is started again
             self._ensure_sockets()
         self._workers = {index: worker for index, worker in self._workers.items() if not worker.is_closed}
@@ -189,7 +192,10 @@ class LocalLauncher:
         return self._spec.config.exchange.transport == "tcp"
 
     def _ensure_sockets(self) -> None:
-        """Make the folder of sockets again if something cleans TMPDIR; peers bind there again. Raises ConfigError."""
+        """Restore the folder of sockets if TMPDIR was cleaned; peers bind there again.
+
+        Raises ConfigError.
+        """
         if self._spec.binds is None and not self._uses_tcp():
             self._server.folder.ensure_subfolder(self._sockets)
 

@@ -26,7 +26,7 @@ LOOK_SECONDS = 0.5  # between two looks at the workers at the most
 def supervise(spec: LaunchSpec, launcher: Launcher, observers: Sequence[Observer]) -> Outcome:
     """Run a launch to its end. Ctrl-C and SIGTERM end it early; no worker outlives it.
 
-    Raises P2PFLError for what keeps it from starting.
+    Raises P2PFLError where it cannot start.
     """
     began = time.monotonic()
     told = Observers(observers)
@@ -39,7 +39,7 @@ def supervise(spec: LaunchSpec, launcher: Launcher, observers: Sequence[Observer
 
 
 class _Loop:
-    """Carries out what the supervisor decides, and tells it and the observers what the workers report."""
+    """Carries out the supervisor's actions, and passes on the workers' reports."""
 
     def __init__(self, spec: LaunchSpec, launcher: Launcher, observer: Observer, interrupts: Interrupts) -> None:
         self._spec = spec
@@ -77,10 +77,10 @@ class _Loop:
     def _feed(self, event: ev.Event) -> None:
         self._carry_out(self._supervisor.handle(event, time.monotonic()))
 
-    # What workers report
+    # Reports
 
     def _report(self, index: int, message: messages.FromWorker) -> None:
-        """Take in a report. A run that is ending has its last rounds shown, and nothing else."""
+        """Take in a report. While a run ends, only its last rounds are shown."""
         if isinstance(message, messages.RoundFinished):
             self._observer.round(index, message.record, np.frombuffer(message.sketch, "<f4"))
         elif isinstance(message, messages.Stepped) and not self._supervisor.is_shutting_down:
@@ -99,13 +99,13 @@ class _Loop:
             worker.close()
 
     def _kill_by(self, worker: WorkerHandle) -> Kill | None:
-        """The kill of the fault script that a worker has just carried out on itself, if it was one."""
+        """The scripted kill that ended a worker, if one did."""
         faults = self._spec.script.faults
         fired = worker.new_faults() if faults else ()
         last = faults[fired[-1]] if fired else None
         return last if isinstance(last, Kill) else None
 
-    # What the supervisor decides
+    # Actions
 
     def _carry_out(self, actions: Sequence[ev.Action]) -> None:
         for action in actions:
@@ -147,12 +147,12 @@ class _Loop:
         if index in self._workers:
             self._workers[index].send(order)
 
-    # The end
+    # Shutdown
 
     def _end_workers(self) -> None:
-        """End all workers: ask them, then kill them, at once where the user interrupts again.
+        """Stop all workers, then kill those that are left.
 
-        Reports still under way are read. Every wait has a limit.
+        A further interrupt kills at once. Reports still under way are read. Every wait has a limit.
         """
         self._interrupts.hold(lambda: self._feed(ev.Interrupted()))
         # A worker that was stopped amid a report would be waited for as it is read: hence another thread.
@@ -178,7 +178,7 @@ class _Loop:
 
 
 def _event(worker: int, message: messages.FromWorker) -> ev.Event:
-    """What a report tells the supervisor."""
+    """The supervisor's event for a report."""
     if isinstance(message, messages.Ready):
         return ev.Ready(worker, message.endpoint, message.steps, message.vector_bytes, message.lost)
     if isinstance(message, messages.RoundFinished):

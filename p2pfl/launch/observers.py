@@ -56,6 +56,6 @@ class Observers:
             observer.step(peer, steps)
 
     def round(self, peer: int, record: RoundRecord, sketch: Sketch) -> None:
-        """Note a recorded round, with the sketch of its weights (empty where there is none)."""
+        """Note a recorded round and the sketch of its weights (empty if there is none)."""
         for observer in self._observers:
             observer.round(peer, record, sketch)

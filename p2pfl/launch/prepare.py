@@ -27,9 +27,9 @@ SILENT_SECONDS = 60.0  # without progress, before the user is told that the run 
 def prepare_data(
     config: RunConfig, cast: Cast, run_dir: Path, observer: Observer, server: ForkServer, begins: bool = True
 ) -> Path:
-    """Decode the data set, once, into the file that all peers map, in a separate process (it needs torch).
+    """Decode the data set into the file that all peers map; returns its path.
 
-    The run directory records which data these are, or is compared with them. That process also tries the model out,
+    This happens in a separate process, since it needs torch. The run directory records which data these are, or is compared with them. That process also tries the model out,
     and checks whatever every peer would refuse, whether the GPUs have room for all, and the disk for a run that begins,
     so that no peer has to be started for it.
 

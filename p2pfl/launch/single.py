@@ -15,7 +15,7 @@ from p2pfl.node.worker import run
 
 
 class SingleWorker:
-    """Handle of the peer in this process: orders reach it at once, and it runs while its launcher watches."""
+    """Handle of the peer in this process, which runs while its launcher watches."""
 
     def __init__(self, spec: messages.WorkerSpec) -> None:
         self._spec = spec

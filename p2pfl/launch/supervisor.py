@@ -24,7 +24,7 @@ KILL_SECONDS = 2.0  # within which a killed process is gone, unless it hangs in 
 
 @dataclass
 class _Worker:
-    """A worker as the events tell of it; the failure is what it said itself."""
+    """State of a worker, according to the events; `failure` is its own account."""
 
     index: int
     is_alive: bool = False
@@ -197,7 +197,7 @@ class Supervisor:
         return [ev.Say("stopping; everything so far is saved"), *self.shutdown(now)]
 
     def _handle_while_stopping(self, event: ev.Event, now: float) -> list[ev.Action]:
-        """Wait for the workers to end, kill them when their time is over, and give up on those that hang even then."""
+        """Wait for the workers to end, then kill them, then give up on those that hang."""
         if isinstance(event, ev.Exited):
             self._workers[event.worker].is_alive = False
             self._stage = "stopping" if self._any_alive() else "ended"
@@ -217,7 +217,7 @@ class Supervisor:
         return ev.StartWorker(worker.index, True, worker.endpoint, endpoints, returns_in)
 
     def mark_lost(self, index: int, reason: str) -> list[ev.Action]:
-        """Give a worker up for good. That ends the run, unless the others can continue without it."""
+        """Give a worker up; that ends the run, unless the others can continue without it."""
         outcome, failure = self.outcome, self._workers[index].failure
         self._lose(self._workers[index])
         if self._can_continue_without(index):
@@ -228,14 +228,14 @@ class Supervisor:
         return []
 
     def reassign_model_owner(self) -> list[ev.Action]:
-        """Make the first peer that is left evaluate and save the run's model, if its owner is gone."""
+        """Make the first peer that is left the model's owner, if the owner is gone."""
         if self._spec.config.mode != "gossip":
             return []
         left = [worker.index for worker in self._workers if not worker.is_done and not worker.is_lost]
         return [ev.HoldModel(left[0])] if left and left[0] > 0 and not self._workers[0].is_done else []
 
     def _can_continue_without(self, index: int) -> bool:
-        """Whether the run has begun, and can do without a worker and all that were lost before."""
+        """Whether the run has begun and can lose a worker besides those already lost."""
         if self._stage != "running":
             return False
         if self._spec.config.mode == "gossip":
@@ -264,7 +264,7 @@ class Supervisor:
         return self.shutdown(now)
 
     def _is_complete(self, now: float) -> bool:
-        """Whether all that matter have finished, and the others, which may hang, have had time to hear of it."""
+        """Whether the run has finished, and workers that may hang have had time to end."""
         if not self._any_alive():
             return True
         center = self._spec.cast.coordinator

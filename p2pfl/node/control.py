@@ -17,7 +17,7 @@ _ORPHAN_SECONDS = 4.0  # a worker whose launcher is gone ends within 5 s, whatev
 
 
 class LinkReport:
-    """Reports to the launcher from a separate thread, so that a launcher that does not read delays no worker."""
+    """Reports to the launcher, from a thread: one that does not read delays no worker."""
 
     def __init__(self, link: connection.Connection) -> None:
         self._link = link
@@ -44,7 +44,7 @@ class LinkReport:
 
 
 class Control:
-    """Orders that reach a worker from outside its swarm: endpoints, to hold the model, to stop."""
+    """Orders to a worker from its launcher: endpoints, to hold the model, to stop."""
 
     def __init__(self) -> None:
         self.endpoints: queue.SimpleQueue[dict[int, str] | None] = queue.SimpleQueue()
@@ -67,7 +67,10 @@ class Control:
             stop()
 
     def wait_for_endpoints(self, seconds: float) -> dict[int, str]:
-        """The endpoints that the launcher sends once every peer is ready. Raises Interrupted, TransportError."""
+        """Endpoints of the neighbors, which the launcher sends once every peer is ready.
+
+        Raises Interrupted, TransportError.
+        """
         try:
             endpoints = self.endpoints.get(timeout=seconds)
         except queue.Empty:
@@ -86,7 +89,7 @@ class Control:
             self.endpoints.put(order.endpoints)
 
     def listen(self, link: connection.Connection) -> None:
-        """Obey the launcher's orders, in a separate thread. The link's end alone changes nothing."""
+        """Obey orders from the link, in a separate thread; its end alone changes nothing."""
         try:
             while True:
                 self.obey(messages.receive_order(link))
@@ -94,7 +97,7 @@ class Control:
             return
 
     def watch_parent(self, clean_up: Callable[[], None]) -> None:
-        """Stop when the launcher's process is gone, and soon end whether or not that worked; in a separate thread.
+        """End this process soon after its launcher's; in a separate thread.
 
         `clean_up` is called before such an end.
         """

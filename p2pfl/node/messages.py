@@ -42,9 +42,9 @@ class WorkerSpec:
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
-    """Data loaded, socket bound; `round` is the first that will be run, `steps` how many all rounds have.
+    """The worker has loaded its data and listens at `endpoint`.
 
-    `lost`: it had done rounds, has no weights of them, and waits for its neighbors'.
+    `round` is the first that it will run, `steps` the optimizer steps of all rounds. `lost`: it had done rounds, has no weights of them, and waits for its neighbors'.
     """
 
     endpoint: str
@@ -75,7 +75,10 @@ class Warned(msgspec.Struct, tag=True, frozen=True):
 
 
 class Prepared(msgspec.Struct, tag=True, frozen=True):
-    """Progress of decoding the data set; at the end `path`, notes on data and model, and what the run records of it."""
+    """Progress of decoding the data set.
+
+    The last one has the `path`, notes on data and model, and the record of the data for the run directory.
+    """
 
     what: str
     done: int
@@ -86,9 +89,9 @@ class Prepared(msgspec.Struct, tag=True, frozen=True):
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
-    """The worker ends; `usage` where the user's input is to blame, `resumable` where the run may be resumed.
+    """The worker ends because of an error.
 
-    `code` says whether neighbors are the cause, and in which way; `peers` are their numbers, as far as known.
+    `usage`: the user's input is to blame. `resumable`: the run may be resumed. `code` says whether neighbors are the cause, and in which way; `peers` are their numbers, as far as known.
     """
 
     reason: str
@@ -125,7 +128,7 @@ class Stop(msgspec.Struct, tag=True, frozen=True):
 
 
 class HoldModel(msgspec.Struct, tag=True, frozen=True):
-    """Order to evaluate and save the run's model from now on: the peer that was to do so is lost."""
+    """Order to evaluate and save the run's model: the peer that was to do so is lost."""
 
 
 ToWorker = Endpoints | Stop | HoldModel
@@ -137,12 +140,12 @@ _MAX_BYTES = 1 << 28  # of a message
 
 
 def receive_report(link: Connection) -> FromWorker:
-    """The next message from a worker. Raises EOFError where the link has ended, or cannot be read further."""
+    """The next report of a worker. Raises EOFError at the end of a readable link."""
     return _receive(link, decode_from_worker)
 
 
 def receive_order(link: Connection) -> ToWorker:
-    """The next message from the launcher. Raises EOFError where the link has ended, or cannot be read further."""
+    """The next order of the launcher. Raises EOFError at the end of a readable link."""
     return _receive(link, decode_to_worker)
 
 
