@@ -170,7 +170,7 @@ def _resumed(run_dir: Path, saved: RunConfig, asked: RunConfig) -> Topology:
         if name == "rounds":
             has_other_rounds(run_dir, asked)  # which refuses what the run cannot have
             continue
-        if value != before[name] and name not in settings.FREE_ON_RESUME:
+        if value != before[name] and name not in settings.RESUME_OVERRIDES:
             option = "--" + name.replace("_", "-")
             raise ConfigError(
                 f"{option} {value}: {run_dir} was started with {before[name]}; leave it out to go on with that"

@@ -86,7 +86,8 @@ def _no_process(error: OSError | EOFError) -> P2PFLError:
 def fork_server() -> Iterator[ForkServer]:
     """Provide a fork server, which starts with the first process.
 
-    Within another `fork_server` it is the same server. So one server serves all runs of a comparison, or all tests of a session. It ends with the outermost use.
+    Within another `fork_server` it is the same server. So one server serves all runs of a comparison, or all tests of a
+    session. It ends with the outermost use.
 
     Raises ConfigError where the temporary folder cannot be written, and in a process that is itself a starting worker,
     which happens when a script calls the API without `if __name__ == "__main__":`.
@@ -188,8 +189,9 @@ def _wait_for(pid: int, seconds: float) -> None:
 class ForkedProcess:
     """Handle of a forked process, watched and killed without the server's help.
 
-    Call `close` in the end. The server, not the launcher, is the parent of these processes, and multiprocessing's knowledge of them comes from
-    the server. A pidfd (Linux) says whether the process itself is alive, whatever has become of the server.
+    Call `close` in the end. The server, not the launcher, is the parent of these processes, and multiprocessing's
+    knowledge of them comes from the server. A pidfd (Linux) says whether the process itself is alive, whatever has
+    become of the server.
     """
 
     def __init__(self, started: BaseProcess) -> None:

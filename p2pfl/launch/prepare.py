@@ -29,9 +29,9 @@ def prepare_data(
 ) -> Path:
     """Decode the data set into the file that all peers map; returns its path.
 
-    This happens in a separate process, since it needs torch. The run directory records which data these are, or is compared with them. That process also tries the model out,
-    and checks whatever every peer would refuse, whether the GPUs have room for all, and the disk for a run that begins,
-    so that no peer has to be started for it.
+    This happens in a separate process, since it needs torch. The run directory records which data these are, or is
+    compared with them. That process also tries the model out, and checks whatever every peer would refuse, whether the
+    GPUs have room for all, and the disk for a run that begins, so that no peer has to be started for it.
 
     There is no time limit, because a user's own function may load data for hours; a wait without progress is reported
     once a minute, and an interrupt ends it.

@@ -126,7 +126,7 @@ class Driver:
         if isinstance(event, ev.Received):
             self._account.received += event.size
         elif isinstance(event, ev.Reconnected):
-            self._reporter.info(f"{self._logic.plan.names[event.neighbor]}: connected again")
+            self._reporter.info(f"{self._logic.context.names[event.neighbor]}: connected again")
 
     def _tell(self, event: ev.Event) -> None:
         for action in self._logic.handle(event, self._clock.now()):
@@ -175,7 +175,7 @@ class Driver:
                 round, lambda steps: self._reporter.send(messages.Stepped(steps)), self._between(round)
             )
             self._trainer.to_host()
-            if self._logic.plan.links:  # what goes to nobody is looked at in `_settle`
+            if self._logic.context.links:  # what goes to nobody is looked at in `_settle`
                 self._check_weights(f"after training in round {round}")
         return stats
 
@@ -261,7 +261,7 @@ class Driver:
         self._store.record(record, result.sketch)
         sketch = b"" if result.sketch is None else sketches.to_bytes(result.sketch)
         self._reporter.send(messages.RoundFinished(record, sketch))
-        mixed = record.round - self._logic.plan.training_rounds
+        mixed = record.round - self._logic.context.training_rounds
         name = f"round {record.round}" if mixed <= 0 else f"mixing round {mixed}"
         loss = "" if record.train_loss is None else f", loss {record.train_loss:.4f}"
         accuracy = "" if record.test_accuracy is None else f", accuracy {record.test_accuracy:.4f}"

@@ -44,7 +44,8 @@ class WorkerSpec:
 class Ready(msgspec.Struct, tag=True, frozen=True):
     """The worker has loaded its data and listens at `endpoint`.
 
-    `round` is the first that it will run, `steps` the optimizer steps of all rounds. `lost`: it had done rounds, has no weights of them, and waits for its neighbors'.
+    `round` is the first that it will run, `steps` the optimizer steps of all rounds. `lost`: it had done rounds, has no
+    weights of them, and waits for its neighbors'.
     """
 
     endpoint: str
@@ -91,7 +92,8 @@ class Prepared(msgspec.Struct, tag=True, frozen=True):
 class Failed(msgspec.Struct, tag=True, frozen=True):
     """The worker ends because of an error.
 
-    `usage`: the user's input is to blame. `resumable`: the run may be resumed. `code` says whether neighbors are the cause, and in which way; `peers` are their numbers, as far as known.
+    `usage`: the user's input is to blame. `resumable`: the run may be resumed. `code` says whether neighbors are the
+    cause, and in which way; `peers` are their numbers, as far as known.
     """
 
     reason: str

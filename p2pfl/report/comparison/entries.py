@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from p2pfl.config import INCIDENTAL, Mode, RunConfig, options
+from p2pfl.config import NOT_IN_FINGERPRINT, Mode, RunConfig, options
 from p2pfl.errors import ConfigError
-from p2pfl.model.weights import weights_digest
+from p2pfl.model.weights_file import weights_digest
 from p2pfl.report.run import Run, load_run
 from p2pfl.report.summary import known_facts, summarize
 
-_APART = INCIDENTAL | {"seed"}  # runs of one entry may differ in these
+_APART = NOT_IN_FINGERPRINT | {"seed"}  # runs of one entry may differ in these
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from p2pfl.data.image_folder import files_content
 from p2pfl.errors import CheckpointError, DataError, P2PFLError, unforeseen
 from p2pfl.faults import load_faults
 from p2pfl.faults.injector import fired
-from p2pfl.model.weights import read_weights
+from p2pfl.model.weights_file import read_weights
 from p2pfl.run import checkpoint
 from p2pfl.run.identity import read_run_id, write_run_id
 from p2pfl.run.records import append_round, read_recorded

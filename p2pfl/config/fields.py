@@ -1,4 +1,4 @@
-"""Bounds of options, and the error that names an option whose value is beyond them."""
+"""Fields of settings: their form in `--help` and the bounds of their values."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from p2pfl.registry import names_of
 
 
 def unset(kind: str, default: str) -> Any:
-    """How `--help` shows an option that may stay unset: its kind of value, and what then holds."""
+    """Form of an option that may stay unset, for `--help`: kind of value and default."""
     return tyro.conf.arg(metavar=kind, help_behavior_hint=f"(default: {default})")
 
 
 def one_of(option: str) -> Any:
-    """How `--help` shows an option whose values are the names of a registry."""
+    """Form of an option whose values are the names of a registry, for `--help`."""
     return tyro.conf.arg(metavar=f"{{{','.join(names_of(option))}}}")
 
 
@@ -29,7 +29,7 @@ def check(condition: bool, option: str, value: object, remedy: str) -> None:
 
 
 def positive(section: object, most: float, *names: str) -> None:
-    """Above 0, and at most `most`: what is beyond is a slip of the pen, and would fail later in some other place."""
+    """Check that options are above 0 and at most `most`."""
     for name in names:
         value = getattr(section, name)
         if value is not None:
@@ -38,7 +38,7 @@ def positive(section: object, most: float, *names: str) -> None:
 
 
 def not_negative(section: object, most: float, *names: str) -> None:
-    """From 0 to `most`."""
+    """Check that options are from 0 to `most`."""
     for name in names:
         value = getattr(section, name)
         if value is not None:
@@ -53,5 +53,5 @@ def _check_most(name: str, value: float, most: float) -> None:
 
 
 def is_count(text: str) -> bool:
-    """Whether this is a whole number that a machine may count to; Python itself refuses some thousands of digits."""
+    """Return whether this is a whole number of at most nine digits."""
     return text.isascii() and text.isdecimal() and len(text) <= 9

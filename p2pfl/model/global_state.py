@@ -1,4 +1,4 @@
-"""Global state of Python, numpy and torch that a user's code may change, put back afterwards."""
+"""Global state of Python, numpy and torch: saved, restored, seeded, silenced."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _set_gradient_mode(enabled: bool) -> None:
     torch.set_grad_enabled(enabled)
 
 
-# What training depends on, and no run may inherit from a user's code: name -> how to read it and how to set it.
+# Settings that training depends on and must not inherit from a user's code: name -> getter and setter.
 _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {
     "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "gradient mode": (torch.is_grad_enabled, _set_gradient_mode),
@@ -36,13 +36,13 @@ _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {
 
 
 def settings_now() -> dict[str, Any]:
-    """The settings of torch that hold for the whole process, by name."""
+    """Settings of torch for the whole process, by name."""
     return {name: read() for name, (read, _) in _SETTINGS.items()}
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Whatever is done inside, global random generators and torch's settings are afterwards as they were."""
+    """Restore global random generators and torch's settings afterwards."""
     before = settings_now()
     own, numpys = random.getstate(), np.random.get_state()
     try:
@@ -57,7 +57,7 @@ def undisturbed() -> Iterator[None]:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the global generators of torch, numpy and Python; for use within `undisturbed`."""
+    """Seed the global generators of torch, numpy and Python, within `undisturbed`."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
@@ -65,7 +65,7 @@ def seed_everything(seed: int) -> None:
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Discard what is printed or warned of inside, so that a refusal stays one line."""
+    """Discard output and warnings, so that a refusal stays one line."""
     with open(os.devnull, "w") as sink, redirect_stdout(sink), redirect_stderr(sink), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""Initial weights from a safetensors file: read, checked and digested without torch."""
+"""Initial weights from a safetensors file, read and digested without torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _digests: dict[tuple[int, ...], str] = {}
 
 
 def read_weights(path: str | Path) -> Weights:
-    """The tensors of a file by name; their digest is remembered for `weights_digest`.
+    """Read the tensors of a file by name; `weights_digest` remembers their digest.
 
     Raises ConfigError naming the file where it cannot be read, is no safetensors file, holds nothing, or holds numbers
     that are not float32 or not finite.
@@ -56,7 +56,10 @@ def read_weights(path: str | Path) -> Weights:
 
 
 def weights_digest(path: str | Path) -> str:
-    """10 hexadecimal digits of the file's tensors, whatever else it says. Raises ConfigError as `read_weights`."""
+    """Digest of a file's tensors, 10 hexadecimal digits.
+
+    Metadata does not count. Raises ConfigError as `read_weights`.
+    """
     try:
         known = _digests.get(_identity(os.stat(path)))
     except OSError:  # which reading says in words
@@ -65,7 +68,7 @@ def weights_digest(path: str | Path) -> str:
 
 
 def _identity(found: os.stat_result) -> tuple[int, ...]:
-    """What changes when a file is replaced or written to."""
+    """Identity of a file's content: changes when it is replaced or written to."""
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
