@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from p2pfl.errors import ConfigError, Interrupted, TransportError
+from p2pfl.errors import ConfigError, Interrupted, NeighborError, TransportError
 from p2pfl.faults import Point
 from p2pfl.faults.injector import Saboteur
 from p2pfl.model import sketches
@@ -148,6 +148,8 @@ class Driver:
         elif isinstance(action, ev.Note):
             self._reporter.warn(action.text, action.matters)
         elif isinstance(action, ev.Fail):
+            if action.code is not None:
+                raise NeighborError(action.reason, action.code, action.peers, resumable=action.resumable)
             raise (ConfigError if action.usage else TransportError)(action.reason, resumable=action.resumable)
         else:
             self.has_ended = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from p2pfl.errors import Refusal
+from p2pfl.errors import NeighborCode, Refusal
 from p2pfl.protocol.wire import Message
 
 if TYPE_CHECKING:
@@ -138,12 +138,14 @@ class Finish:
 class Fail:
     """The run cannot go on; one line says why. `resumable`: whether it may get further when it is resumed.
 
-    `usage`: what the process was started with is to blame.
+    `usage`: what the process was started with is to blame. `code` and `peers`: in which way which neighbors are.
     """
 
     reason: str
     resumable: bool = True
     usage: bool = False
+    code: NeighborCode | None = None
+    peers: tuple[int, ...] = ()
 
 
 Action = Send | Discard | Train | RoundDone | Note | Finish | Fail

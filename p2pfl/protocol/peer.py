@@ -271,7 +271,8 @@ class Peer(Rounds):
         if not self._membership.is_in_use(neighbor):
             return []
         if not self._can_spare([neighbor]):
-            return self._fail(f"lost the connection to peer {self.context.name([neighbor])} in round {self.round}")
+            reason = f"lost the connection to peer {self.context.name([neighbor])} in round {self.round}"
+            return self._fail_by("lost-connection", [neighbor], reason)
         return self._take_down([neighbor], "connection lost", now)
 
     def _on_tick(self, event: ev.Tick, now: float) -> list[ev.Action]:
@@ -290,7 +291,7 @@ class Peer(Rounds):
             why = "no checkpoint of this peer can be used, nor of its neighbors; start a new run without --resume"
             return self._fail(why, resumable=False)
         if not silent or not self._can_spare(silent):
-            return self._fail(why)
+            return self._fail_by("no-greeting" if wait == "greeting" else "no-progress", silent, why)
         return [*actions, *self._take_down(silent, why, now), *self._begin_if_greeted(now)]
 
     def _heartbeats(self, now: float) -> list[ev.Action]:

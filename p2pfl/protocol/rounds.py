@@ -11,6 +11,7 @@ from torch import Tensor
 
 from p2pfl.algorithms.base import Algorithm, RoundContext
 from p2pfl.algorithms.bootstrap import Bootstrap
+from p2pfl.errors import NeighborCode
 from p2pfl.payload import Payload
 from p2pfl.protocol import events as ev
 from p2pfl.protocol.aggregation import RoundAggregation
@@ -204,7 +205,12 @@ class Rounds:
         self._enter(Stage.ENDED)
         return [ev.Fail(reason, resumable, usage)]
 
-    # Membership that are of no use
+    def _fail_by(self, code: NeighborCode, peers: Sequence[int], reason: str) -> list[ev.Action]:
+        """End because of neighbors."""
+        self._enter(Stage.ENDED)
+        return [ev.Fail(reason, code=code, peers=tuple(peers))]
+
+    # Neighbors that are of no use
 
     def _on_mismatch(self, sender: int, error: MismatchError, now: float) -> list[ev.Action]:
         """A neighbor was started with something else: end soon, unless the peer may begin without it."""
