@@ -15,7 +15,6 @@ import pytest
 from p2pfl.errors import ConfigError
 from p2pfl.faults import FaultScript, check_faults, idle_faults, load_faults
 from p2pfl.faults.injector import Saboteur, fired
-from p2pfl.payload import Codec
 from p2pfl.protocol import wire
 from p2pfl.protocol.events import Received, Refused
 from p2pfl.run.paths import FIRED_FILE
@@ -41,6 +40,7 @@ def fault(**fields: object) -> str:
 KILL = {"kind": "kill", "peer": "3", "round": 10}
 PAUSE = {"kind": "pause", "peer": "3", "round": 10, "resume": 15}
 DROP = {"kind": "drop", "edge": ["0", "1"], "rounds": [5, 8], "probability": 0.1}
+ATTACK = {"kind": "attack", "peer": "3", "rounds": [5, 8], "attack": "sign-flip"}
 CUT = {"kind": "partition", "rounds": [5, 8], "parts": [["0", "1"], ["2", "3"]]}
 
 REFUSED = {
@@ -84,6 +84,16 @@ REFUSED = {
     "not a number": (fault(**{**DROP, "probability": float("nan")}), "probability: expected 'float' > 0.0"),
     "one part": (fault(**{**CUT, "parts": [["0"]]}), "parts: must be two or more lists"),
     "empty part": (fault(**{**CUT, "parts": [["0"], []]}), "parts: must be two or more lists"),
+    "unknown attack": (
+        fault(**{**ATTACK, "attack": "sign"}),
+        "fault 1 (attack): attack: 'sign' is unknown; choose one of sign-flip, a-little-is-enough",
+    ),
+    "attack of no strength": (fault(**ATTACK, scale=0.0), "scale: 0.0 must be a number above 0"),
+    "attack of no number": (fault(**ATTACK, scale=float("inf")), "scale: inf must be a number above 0"),
+    "labels by a scale": (
+        fault(**{**ATTACK, "attack": "label-flip"}, scale=2.0),
+        "scale: 2.0, but label-flip has none",
+    ),
     "in two parts": (fault(**{**CUT, "parts": [["0"], ["0"]]}), "parts: a node can be in one part only"),
 }
 
@@ -156,7 +166,7 @@ def test_faults_of_edges_that_a_graph_has_not(tmp_path: Path) -> None:
 
 
 def message(kind: wire.Kind, round: int = 5, body: bytes = b"") -> wire.Message:
-    codec: Codec = "fp32" if body else ""
+    codec = "fp32" if body else ""
     return wire.Message(wire.Header(wire.VERSION, "r", kind, 0, round, codec, "", "x" * bool(body), 0, len(body)), body)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pytest
 import torch
 
 from p2pfl.errors import ProtocolError
-from p2pfl.payload import Codec, Payload
+from p2pfl.payload import FP32, Encoding, Payload
 from p2pfl.protocol.inbox import WINDOW, Inbox, Senders
 from p2pfl.protocol.wire import VERSION, Header, Message
 
@@ -21,12 +21,11 @@ Key = tuple[int, int]
 
 @dataclass(frozen=True)
 class Form:
-    codec: Codec = "fp32"
-    vectors: tuple[str, ...] = ("x",)
+    encodings: Mapping[str, Encoding]
 
 
 def inbox(form: Form | None = None, last_round: int = 9) -> Inbox:
-    return Inbox(SIZE, lambda round: form or Form(), last_round)
+    return Inbox(SIZE, lambda round: form or Form({"x": FP32}), last_round)
 
 
 def grant(box: Inbox, round: int, senders: Callable[[int], Sequence[int]] = lambda round: [SENDER]) -> list[Key]:
@@ -102,7 +101,7 @@ def test_scalars_come_with_the_first_part_only() -> None:
 
 
 def test_parts_of_several_vectors() -> None:
-    box = granted(Form(vectors=("x", "y")))
+    box = granted(Form({"x": FP32, "y": FP32}))
     assert not box.add(chunk(0, 8, weight=2.0))  # all of x, but not all of the payload
     part, whole = box.take_part(1, SENDER)
     assert part is not None
