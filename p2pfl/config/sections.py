@@ -43,6 +43,7 @@ class ModelConfig:
     """Batch normalization after every convolution."""
 
     def __post_init__(self) -> None:
+        registry.check("model", self.model)
         positive(self, MOST_WIDTH, "width")
 
 
@@ -65,6 +66,7 @@ class DataConfig:
     """Color behind transparent pictures of an imagefolder: a CSS color name or #rrggbb."""
 
     def __post_init__(self) -> None:
+        registry.check("dataset", self.dataset)
         registry.check("partition", self.partition)
         if self.image_range is not None:
             value_range = parse_range(self.image_range)
