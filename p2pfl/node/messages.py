@@ -102,6 +102,7 @@ class Done(msgspec.Struct, tag=True, frozen=True):
 
 
 FromWorker = Ready | Stepped | RoundFinished | Warned | Prepared | Failed | Done
+Report = Callable[[FromWorker], None]
 
 
 class Endpoints(msgspec.Struct, tag=True, frozen=True):

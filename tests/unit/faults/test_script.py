@@ -202,7 +202,7 @@ def test_what_happens_to_messages_is_drawn_from_where_they_are(tmp_path: Path) -
     assert 150 < count[False] < 270, "and of the others three of ten are damaged: 210, drawn apart"
 
 
-@pytest.mark.parametrize("kind", ["hello", "drop", "goodbye"])
+@pytest.mark.parametrize("kind", ["hello", "edge_down", "goodbye"])
 @pytest.mark.parametrize("harm", ["drop", "corrupt"])
 def test_greetings_and_goodbyes_are_never_lost(tmp_path: Path, kind: wire.Kind, harm: str) -> None:
     script = read(tmp_path, fault(**{**DROP, "kind": harm, "probability": 1.0}))
@@ -211,7 +211,7 @@ def test_greetings_and_goodbyes_are_never_lost(tmp_path: Path, kind: wire.Kind, 
 
 def test_a_damaged_message_is_refused_whatever_it_is(tmp_path: Path) -> None:
     script = read(tmp_path, fault(**{**DROP, "kind": "corrupt", "probability": 1.0}))
-    kinds: list[wire.Kind] = ["offer", "grant", "chunk", "ack", "notice"]
+    kinds: list[wire.Kind] = ["offer", "grant", "chunk", "ack", "heartbeat"]
     assert play(script, kinds) == [False] * 5
 
 
