@@ -109,7 +109,7 @@ def _problem(fault: Fault) -> str:
 
 
 def attack_problem(name: str, scale: float | None) -> str:
-    """Reason why there is no attack of this name and scale, with the remedy; empty if there is."""
+    """Reason why an attack's name or scale is refused; empty if it is not."""
     if name not in ATTACKS:
         return f"attack: {name!r} is unknown; choose one of {', '.join(ATTACKS)}"
     if scale is None:
