@@ -109,7 +109,7 @@ def assemble(
         absent=_absent(spec, parts),
         max_missing=_spare(spec.config, topology.n) + len(script.victims() & parts.links[spec.index]),
         expected_returns={link: script.returns_of(link) for link in parts.links[spec.index] & script.victims()},
-        barrier_rounds=script.settles([spec.index]),
+        barrier_rounds=script.barrier_rounds([spec.index]),
         scripted_pauses={fault.round: fault.resume for _, fault in script.of(spec.index) if isinstance(fault, Pause)},
         greeting=greeting_of(spec.config, parts, dataset, trainer.layout),
     )
