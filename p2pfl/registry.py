@@ -83,7 +83,11 @@ AVERAGINGS: Mapping[str, Entry] = {
         margin=1,
     ),
     "median": Entry(
-        "p2pfl.algorithms.rules:median", "median of each coordinate", _YIN, tolerates_byzantine=True, margin=1
+        "p2pfl.algorithms.fedavg:coordinate_median",
+        "median of each coordinate",
+        _YIN,
+        tolerates_byzantine=True,
+        margin=1,
     ),
     "krum": Entry(
         "p2pfl.algorithms.rules:krum",
