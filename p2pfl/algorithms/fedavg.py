@@ -23,7 +23,7 @@ from p2pfl.payload import ENCODINGS, FP32, Encoding, Payload
 from p2pfl.registry import AVERAGINGS, load
 
 Rule = Callable[[Sequence[Pieces], int], Blocks]
-"""A robust average of the registry: all updates at once and the number of malicious ones in, blocks of the average out."""
+"""Robust average of the registry: all updates and the number of malicious ones in, blocks of the average out."""
 
 
 def coordinate_median(updates: Sequence[Pieces], byzantine: int) -> Blocks:
