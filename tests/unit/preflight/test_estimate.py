@@ -78,12 +78,18 @@ NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
         ({"model": "vgg12"}, "--model vgg12"),
         pytest.param({"device": "cuda"}, "--device cuda: there is no GPU that PyTorch can use", marks=NO_GPU),
         ({"device": "cuda:99"}, "--device cuda:99: PyTorch sees "),
-        ({"model": "test_estimate:fails_on_images"}, "--model test_estimate:fails_on_images: fails on a training ba"),
         (
-            {"model": "test_estimate:too_many"},
-            "--model test_estimate:too_many: gives (32, 11) for 32 images in training",
+            {"model": "tests.unit.preflight.test_estimate:fails_on_images"},
+            "--model tests.unit.preflight.test_estimate:fails_on_images: fails on a training ba",
         ),
-        ({"model": "test_estimate:one_image"}, "--model test_estimate:one_image: gives (10,) for 32 images"),
+        (
+            {"model": "tests.unit.preflight.test_estimate:too_many"},
+            "--model tests.unit.preflight.test_estimate:too_many: gives (32, 11) for 32 images in training",
+        ),
+        (
+            {"model": "tests.unit.preflight.test_estimate:one_image"},
+            "--model tests.unit.preflight.test_estimate:one_image: gives (10,) for 32 images",
+        ),
     ],
 )
 def test_what_the_run_would_refuse_is_refused_in_one_line(options: dict[str, object], message: str) -> None:
