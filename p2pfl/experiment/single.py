@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from p2pfl import data
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, Interrupted, P2PFLError
-from p2pfl.experiment.prolong import has_other_rounds, prolong
+from p2pfl.experiment.resume import has_other_rounds, prolong
 from p2pfl.experiment.run import endpoints_of_peer, how_to_resume
 from p2pfl.launch.events import StartWorker
 from p2pfl.launch.single import SingleLauncher, SingleWorker
@@ -113,7 +113,7 @@ def _error(
 
 
 def when_back(missed: Sequence[str], remedy: str) -> str:
-    """The remedy of a failure, which applies once the neighbors that were missed are back."""
+    """Remedy of a failure, which applies once the missed neighbors are back."""
     if not missed:
         return remedy
     return f"once {', '.join(missed)} {'is' if len(missed) == 1 else 'are'} back, {remedy}"
@@ -124,7 +124,7 @@ def _resume(run_dir: str | Path, name: str) -> str:
 
 
 class _Stop:
-    """Handler of signals: the first asks the peer to stop, another ends the process at once."""
+    """Handler of signals: the first stops the peer, another ends the process at once."""
 
     def __init__(self, worker: SingleWorker, line: str) -> None:
         self._worker = worker
@@ -141,14 +141,14 @@ class _Stop:
 
 
 def _follow(run_dir: Path, config: RunConfig) -> None:
-    """Bring what a resumed run has saved in line with where its data are now and with its number of rounds."""
+    """Update a resumed run's saved settings: where its data are, and its rounds."""
     follow_dataset(run_dir, config)
     if has_other_rounds(run_dir, config):
         prolong(run_dir, config)
 
 
 def _looked_for(endpoints: Mapping[int, str], neighbors: Iterable[int]) -> str:
-    """Endpoints where the neighbors should have been; hosts without an address are marked."""
+    """Endpoints where neighbors should have been; hosts without address are marked."""
     places = []
     for neighbor in sorted(neighbors):
         host = urlsplit(endpoints[neighbor]).hostname or ""
@@ -207,7 +207,7 @@ def _say(text: str) -> None:
 
 
 def _join_run_dir(topology: Topology, index: int, config: RunConfig) -> Path:
-    """A new run directory, or --run-dir if the other peers of this very run use it already."""
+    """A new run directory, or --run-dir if other peers of this run use it already."""
     wanted = config.record.run_dir
     if wanted is None or not (Path(wanted) / CONFIG_FILE).exists():
         return create_run_dir(topology, config, topology.names[index])
