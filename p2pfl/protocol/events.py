@@ -38,10 +38,15 @@ class Refused:
 
 @dataclass(frozen=True)
 class Trained:
-    """This round's local training is done; x has moved. Mean loss of its steps, and how many samples they took."""
+    """This round's local training is done; x has moved.
+
+    loss: mean of its steps. samples, steps: training samples processed, optimizer steps taken. lr: of the last step.
+    """
 
     loss: float = 0.0
     samples: int = 0
+    steps: int = 0
+    lr: float = 0.0
 
 
 @dataclass(frozen=True)
