@@ -210,8 +210,8 @@ def _without_report(run_dir: Path, outcome: Outcome, remedy: str) -> Interrupted
         return Interrupted(f"{said} (the run itself is complete)", remedy=f"make it with: {again}")
     if outcome.status == "interrupted":
         return Interrupted(said, remedy=remedy)
-    remedy = remedy if outcome.status == "failed" and outcome.resumable else None
-    return Interrupted(f"{outcome.reason} ({said})", remedy=remedy, resumable=outcome.resumable)
+    helps = outcome.status == "failed" and outcome.resumable
+    return Interrupted(f"{outcome.reason} ({said})", remedy=remedy if helps else None, resumable=outcome.resumable)
 
 
 def _write_down(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
