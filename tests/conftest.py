@@ -99,9 +99,9 @@ def no_processes_unless_marked(request: pytest.FixtureRequest, monkeypatch: pyte
 def blank_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs that a test starts in this process write reports with blank pictures, as those of the warm server do."""
     from p2pfl.report import page
-    from p2pfl.report.comparison import files
+    from p2pfl.report.compare import page as comparison_page
 
-    for module in (page, files):
+    for module in (page, comparison_page):
         monkeypatch.setattr(module, "draw_plots", warm.draw_blanks)
 
 

@@ -11,8 +11,8 @@ import safetensors
 
 from p2pfl.config import RunConfig, replace_options
 from p2pfl.errors import CheckpointError, ConfigError
+from p2pfl.modes import Roles, mode_of
 from p2pfl.report import known_facts, read_summary, summarize, write_summary
-from p2pfl.roles import Cast
 from p2pfl.run.agreement import SCHEDULES_OVER_ALL_ROUNDS
 from p2pfl.run.directory import open_run_dir, write_settings
 from p2pfl.run.identity import run_id_of
@@ -33,7 +33,7 @@ from p2pfl.util.files import check_regular
 _UNKNOWN = -1  # there is something, and its own process says by name why it cannot be used now
 
 
-def starting_point(parts: Cast, config: RunConfig, run_dir: Path, again: str | None = None) -> str:
+def starting_point(roles: Roles, config: RunConfig, run_dir: Path, again: str | None = None) -> str:
     """Describe in one line where a resumed run starts from, as its directory tells.
 
     `again`: the command that repeats a run of a comparison. Only names and headers of checkpoints are read; each
@@ -43,19 +43,19 @@ def starting_point(parts: Cast, config: RunConfig, run_dir: Path, again: str | N
     """
     if not config.record.checkpoint:
         return "begins at round 1: the run keeps no checkpoints"
-    folders = peer_dirs(run_dir, parts.topology)
-    holders = range(parts.topology.n) if parts.coordinator is None else [parts.coordinator]
-    newest = [_newest_round(run_dir, folders[index], parts.topology.names[index], index) for index in holders]
+    folders = peer_dirs(run_dir, roles.topology)
+    holders = range(roles.topology.n) if roles.coordinator is None else [roles.coordinator]
+    newest = [_newest_round(run_dir, folders[index], roles.topology.names[index], index) for index in holders]
     if not any(newest):
         if _shows_rounds(run_dir, folders):
-            who = "no peer has a" if parts.coordinator is None and parts.topology.n > 1 else "there is no"
+            who = "no peer has a" if roles.coordinator is None and roles.topology.n > 1 else "there is no"
             raise CheckpointError(
                 f"{run_dir}: rounds were done, and {who} checkpoint that can be used in {run_dir / PEERS_FOLDER}",
                 remedy=new_run(config, run_dir, again),
                 resumable=False,
             )
         return "begins at round 1: the run was stopped before it had saved a checkpoint"
-    last = config.training.rounds + parts.consensus_rounds - 1  # the very last round is always done again
+    last = config.training.rounds + roles.consensus_rounds - 1  # the very last round is always done again
     return _text([min(number, last) for number in newest if number > 0])
 
 
@@ -104,7 +104,7 @@ def prolong(run_dir: Path, config: RunConfig) -> None:
     before = saved.training.rounds
     for folder in peer_dirs(run_dir, topology):
         if any(record.round > before for record in read_rounds(folder)):
-            mend(folder, before, sketched=saved.mode in ("gossip", "local"))
+            mend(folder, before, sketched=mode_of(saved).has_peers)
     write_settings(run_dir, replace_options(saved, rounds=config.training.rounds))
     facts = known_facts(run_dir)
     if facts:  # a launcher has called the run complete, which it is no longer

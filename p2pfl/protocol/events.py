@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from p2pfl.errors import NeighborCode, Refusal
 from p2pfl.protocol.wire import Message
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Events: transports and the driver report what happened.
 

@@ -176,7 +176,7 @@ def test_parts_of_a_graph_that_fell_apart_go_on_and_are_named(start: Callable[..
     assert (code, err) == (0, ""), run.lines
     parts = run.summary()["parts"]
     assert parts[-1]["parts"] == [["0", "4"], ["2"]]  # type: ignore[index]
-    assert any(line.startswith("in parts in round") and line.endswith("0, 4 | 2") for line in run.lines)
+    assert any(line.startswith("disconnected in round") and line.endswith("0, 4 | 2") for line in run.lines)
 
 
 def test_peers_on_their_own_start_late_and_come_back(tmp_path: Path) -> None:

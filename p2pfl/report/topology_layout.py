@@ -1,4 +1,4 @@
-"""Where to draw each peer, so that a topology looks like what it is."""
+"""Positions of peers in the plot of a topology, by its shape."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy.typing as npt
 Positions = npt.NDArray[np.float64]
 
 MAX_STRESS = 400  # peers; the layout of irregular graphs compares all pairs
-# One offset a bit: a cube, its shifted copy beside it, the same again above; no two peers of 2^6 coincide.
+# One offset a bit: a cube, a shifted copy beside it, and both again above; no two of 2^6 peers coincide.
 _CUBE = np.array([(1.0, 0.0), (0.0, 1.0), (0.42, 0.37), (2.2, 0.22), (0.24, 2.2), (4.6, 0.5)])
-_RADIAL_TREE = 20  # from so many peers on, a tree grows from the middle outwards instead of downwards
-_RING_LIKE = 0.6  # share of the edges i, i+1 from which a graph is drawn as a circle with chords
+_MAX_DOWNWARD_TREE = 20  # largest number of peers of a tree drawn downwards; larger ones are drawn from the center
+_MIN_RING_SHARE = 0.6  # of the edges i, i+1, for a circle with chords
 
 
-def place(graph: nx.Graph) -> Positions:
-    """Positions (n, 2) of the peers 0..n−1: the first layout that knows this shape; deterministic."""
+def node_positions(graph: nx.Graph) -> Positions:
+    """Positions (n, 2) of the peers, by the first layout that fits; deterministic."""
     if len(graph) == 1:
         return np.zeros((1, 2))
     for layout in LAYOUTS:
@@ -30,7 +30,7 @@ def place(graph: nx.Graph) -> Positions:
 
 
 def _circle(n: int, turn: float = 2 * math.pi) -> Positions:
-    """n points on a circle, clockwise from the top."""
+    """Positions of n points on a circle, clockwise from the top."""
     angle = np.arange(n) * turn / n
     return np.column_stack([np.sin(angle), np.cos(angle)])
 
@@ -90,7 +90,7 @@ def _tree(graph: nx.Graph) -> Positions | None:
         across[i] = np.mean(across[below]) if below else leaves
         leaves += not below
     down = np.array([depth[i] for i in range(n)], float)
-    if n <= _RADIAL_TREE:
+    if n <= _MAX_DOWNWARD_TREE:
         return np.column_stack([across, -down * max(1.0, leaves / (2 * down.max()))])
     angle = across * 2 * math.pi / leaves
     return np.column_stack([down * np.sin(angle), down * np.cos(angle)])
@@ -129,11 +129,14 @@ def _hypercube(graph: nx.Graph) -> Positions | None:
 def _ring_like(graph: nx.Graph) -> Positions | None:
     n = len(graph)
     along = sum(graph.has_edge(i, (i + 1) % n) for i in range(n))
-    return _circle(n) if along >= _RING_LIKE * n or n > MAX_STRESS else None
+    return _circle(n) if along >= _MIN_RING_SHARE * n or n > MAX_STRESS else None
 
 
 def _stress(graph: nx.Graph) -> Positions:
-    """Distances on paper like distances in the graph (Gansner, Koren & North 2005, by majorization)."""
+    """Layout by stress majorization: distances as in the graph.
+
+    Gansner, Koren & North 2005.
+    """
     n = len(graph)
     hops = np.zeros((n, n))
     for i, reached in nx.all_pairs_shortest_path_length(graph.to_undirected(as_view=True)):

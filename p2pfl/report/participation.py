@@ -1,4 +1,4 @@
-"""Which clients of a centralized run took part in which rounds, as numbers and as a plot."""
+"""Participation of clients in the rounds of a centralized run, and its plot."""
 
 from __future__ import annotations
 
@@ -8,25 +8,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from p2pfl.report import style
-from p2pfl.report.run import Run
+from p2pfl.report.load import RecordedRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MAX_ROUNDS, _MAX_CLIENTS = 250, 64  # in a grid of more, a cell would be narrower than the eye
+_MAX_ROUNDS, _MAX_CLIENTS = 250, 64  # in a larger grid cells are too small to be seen
 
 
 @dataclass(frozen=True)
 class Participation:
-    """The finished rounds in which a client's update was averaged, and those in which it was drawn but missing."""
+    """Finished rounds with a client's update, and those for which it was missing.
+
+    An update is missing where the client was drawn and its update did not arrive in time.
+    """
 
     averaged: tuple[int, ...]
     missed: tuple[int, ...]
 
 
-def participation(run: Run) -> tuple[Participation, ...]:
-    """What the coordinator recorded of each client, in client order."""
+def participation(run: RecordedRun) -> tuple[Participation, ...]:
+    """Participation of each client by the coordinator's records, in client order."""
     drawn = [(number, set(row[0].selected or ()), set(row[0].missing or ())) for number, row in run.rounds.items()]
     return tuple(
         Participation(
@@ -37,48 +40,48 @@ def participation(run: Run) -> tuple[Participation, ...]:
     )
 
 
-def shares(run: Run) -> list[float | None]:
-    """The share of the finished rounds in which a client's update was averaged; None for a coordinator, at its place.
+def shares(run: RecordedRun) -> list[float | None]:
+    """Share of the finished rounds with each client's update.
 
-    All None where no round was finished.
+    The last item, None, is for the coordinator. All are None where no round was finished.
     """
     rounds = len(run.rounds)
-    found: list[float | None] = [len(part.averaged) / rounds if rounds else None for part in participation(run)]
-    return [*found, None]
+    by_client = [len(client.averaged) / rounds if rounds else None for client in participation(run)]
+    return [*by_client, None]
 
 
-def draw_participation(run: Run) -> Figure:
-    """Clients over rounds; a bar for each client where so many cells could not be told apart."""
-    parts = participation(run)
-    height = min(0.2 * len(parts) + 1.5, 7.5)
+def draw_participation(run: RecordedRun) -> Figure:
+    """Clients over rounds; one bar a client where cells would be too small."""
+    clients = participation(run)
+    height = min(0.2 * len(clients) + 1.5, 7.5)
     figure = style.new_figure(2 * style.WIDTH, height)
     axes = figure.add_subplot(ylabel="client")
-    if not any(part.averaged or part.missed for part in parts):
-        return style.nothing(figure, axes, "No round was finished.")
-    if len(parts) <= _MAX_CLIENTS and max(run.rounds) <= _MAX_ROUNDS:
-        _draw_cells(axes, run, parts, (height - 1.0) * 72 / len(parts))
+    if not any(own.averaged or own.missed for own in clients):
+        return style.empty_plot(figure, axes, "No round was finished.")
+    if len(clients) <= _MAX_CLIENTS and max(run.rounds) <= _MAX_ROUNDS:
+        _draw_cells(axes, run, clients, (height - 1.0) * 72 / len(clients))
     else:
-        _draw_bars(axes, parts)
-    every = -(-len(parts) // _MAX_CLIENTS)
-    names = [style.plain(_name(run, client), 20) for client in range(0, len(parts), every)]
-    axes.set_yticks(range(0, len(parts), every), names, fontsize=9 if len(parts) <= 24 else 6)
-    axes.set_ylim(len(parts) - 0.4, -0.6)
+        _draw_bars(axes, clients)
+    every = -(-len(clients) // _MAX_CLIENTS)
+    names = [style.plot_text(_name(run, client), 20) for client in range(0, len(clients), every)]
+    axes.set_yticks(range(0, len(clients), every), names, fontsize=9 if len(clients) <= 24 else 6)
+    axes.set_ylim(len(clients) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 
-def _name(run: Run, client: int) -> str:
+def _name(run: RecordedRun, client: int) -> str:
     return run.topology.names[client] + ("" if client in run.survivors else " (lost)")
 
 
-def _draw_cells(axes: Axes, run: Run, parts: tuple[Participation, ...], row_points: float) -> None:
-    """A full cell for an update, a hollow one with a cross for a missing one; nothing where it was not drawn."""
+def _draw_cells(axes: Axes, run: RecordedRun, clients: tuple[Participation, ...], row_points: float) -> None:
+    """Full cells for updates, hollow ones with a cross for missing ones."""
     last = max(max(run.rounds), run.config.training.rounds)
     column_points = 2 * style.WIDTH * 72 * 0.88 / last
     axes.set_xlabel("round")
-    averaged = [(number, client) for client, part in enumerate(parts) for number in part.averaged]
-    missed = [(number, client) for client, part in enumerate(parts) for number in part.missed]
+    averaged = [(number, client) for client, own in enumerate(clients) for number in own.averaged]
+    missed = [(number, client) for client, own in enumerate(clients) for number in own.missed]
     _boxes(axes, averaged, style.BLUE, "none", f"update averaged ({len(averaged):,})")
     if missed:
         _boxes(axes, missed, style.SURFACE, style.INK, "")
@@ -89,7 +92,7 @@ def _draw_cells(axes: Axes, run: Run, parts: tuple[Participation, ...], row_poin
     axes.set_xlim(0.4, last + 0.6)
     axes.locator_params(axis="x", integer=True)
     axes.grid(visible=False, axis="x")
-    for edge in range(1, len(parts)):
+    for edge in range(1, len(clients)):
         axes.axhline(edge - 0.5, color=style.LINE, linewidth=0.5, zorder=0)
 
 
@@ -103,14 +106,14 @@ def _boxes(axes: Axes, cells: list[tuple[int, int]], fill: str, edge: str, label
         axes.plot([], [], marker="s", linestyle="none", color=fill, markersize=7, label=label)
 
 
-def _draw_bars(axes: Axes, parts: tuple[Participation, ...]) -> None:
+def _draw_bars(axes: Axes, clients: tuple[Participation, ...]) -> None:
     axes.set_xlabel("rounds")
-    averaged = [len(part.averaged) for part in parts]
-    missed = [len(part.missed) for part in parts]
+    averaged = [len(own.averaged) for own in clients]
+    missed = [len(own.missed) for own in clients]
     edge: dict[str, Any] = {"edgecolor": style.INK, "linewidth": 0.5, "height": 0.72}
-    axes.barh(range(len(parts)), averaged, color=style.BLUE, label=f"update averaged ({sum(averaged):,})", **edge)
+    axes.barh(range(len(clients)), averaged, color=style.BLUE, label=f"update averaged ({sum(averaged):,})", **edge)
     if any(missed):
         label = f"drawn, but its update was missing ({sum(missed):,})"
         look: dict[str, Any] = {"color": style.SURFACE, "hatch": "xxxx", **edge}
-        axes.barh(range(len(parts)), missed, left=averaged, label=label, **look)
+        axes.barh(range(len(clients)), missed, left=averaged, label=label, **look)
     axes.locator_params(axis="x", integer=True)

@@ -1,4 +1,4 @@
-"""Finished runs read back and put together: those that differ in the seed only are one entry of a comparison."""
+"""Grouping of runs into entries: runs that differ only in the seed are one entry."""
 
 from __future__ import annotations
 
@@ -7,46 +7,47 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from p2pfl.config import NOT_IN_FINGERPRINT, Mode, RunConfig, options
+from p2pfl.config import NOT_IN_FINGERPRINT, RunConfig, options
 from p2pfl.errors import ConfigError
 from p2pfl.model.weights_file import weights_digest
-from p2pfl.report.run import Run, load_run
+from p2pfl.modes import Mode, mode_of
+from p2pfl.report.load import RecordedRun, load_run
 from p2pfl.report.summary import known_facts, summarize
 
-_APART = NOT_IN_FINGERPRINT | {"seed"}  # runs of one entry may differ in these
+_MAY_DIFFER = NOT_IN_FINGERPRINT | {"seed"}  # options in which runs of one entry may differ
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Runs with the same settings and different seeds; all three tuples have one element a run, by seed."""
+    """Runs with the same settings and different seeds; tuples have one item per run."""
 
     label: str
-    runs: tuple[Run, ...]
+    runs: tuple[RecordedRun, ...]
     summaries: tuple[dict[str, Any], ...]
     seeds: tuple[int, ...]
 
     @property
     def config(self) -> RunConfig:
-        """The settings that all its runs share, seed and what concerns one machine only apart."""
+        """Settings shared by its runs, apart from the seed and machine-specific options."""
         return self.runs[0].config
 
     @property
     def mode(self) -> Mode:
-        """How it was trained."""
-        return self.config.mode
+        """Training mode."""
+        return mode_of(self.config)
 
 
 def load_entries(run_dirs: Sequence[Path]) -> list[Entry]:
-    """Read run directories and group them, in the order in which their settings first occur.
+    """Read run directories and group them, ordered by the first run of each group.
 
-    Labels are short and unique: the run's name, or the algorithm's, and where these collide also the options that
+    Labels are short and unique: the name of the run or of the algorithm, and where these collide also the options that
     differ. Incomplete runs are read too. Raises ConfigError where a directory cannot be read, is given twice, or
     two hold the same settings with the same seed.
     """
     if not run_dirs:
         raise ConfigError("there is nothing to compare: name the directories of finished runs")
     _refuse_twice(run_dirs)
-    groups: dict[Hashable, list[tuple[Run, dict[str, Any]]]] = {}
+    groups: dict[Hashable, list[tuple[RecordedRun, dict[str, Any]]]] = {}
     for path in run_dirs:
         summary = _summary(path)
         run = load_run(path, summary["lost_peers"])
@@ -55,39 +56,39 @@ def load_entries(run_dirs: Sequence[Path]) -> list[Entry]:
     return [replace(entry, label=label) for entry, label in zip(entries, _labels(entries), strict=True)]
 
 
-def dataset_of(run: Run) -> str:
-    """The data set: its kind where its content is known, else a folder by its absolute path, however it was named."""
+def dataset_of(run: RecordedRun) -> str:
+    """Data set: its kind where its content is recorded, else also its absolute path."""
     kind, _, folder = run.config.data.dataset.partition(":")
     if run.data is not None:
         return run.config.data.kind
     return f"{kind}:{Path(folder).absolute()}" if kind == "imagefolder" else run.config.data.dataset
 
 
-def content_of(run: Run) -> str:
-    """The first digits of the digest of the data set's content, wherever it lies."""
+def content_of(run: RecordedRun) -> str:
+    """First digits of the digest of the data set's content."""
     return "not recorded" if run.data is None else run.data.content
 
 
-def augment_of(run: Run) -> str:
-    """Whether training images were shifted and mirrored, whatever said so."""
+def augment_of(run: RecordedRun) -> str:
+    """Whether training images were augmented (shifted and mirrored)."""
     return run.config.data.augment if run.data is None else "on" if run.data.augment else "off"
 
 
-def initial_of(run: Run) -> str | None:
-    """The initial weights by what they are, wherever their file is; None where the seed gives them."""
+def initial_of(run: RecordedRun) -> str | None:
+    """Initial weights by the content of their file; None where drawn from the seed."""
     init = run.config.training.init
     if init is None:
         return None
     try:
-        return f"those of a file ({weights_digest(init)})"
-    except ConfigError:  # gone, or damaged since; its path tells runs apart
+        return f"from a file ({weights_digest(init)})"
+    except ConfigError:  # deleted or damaged since; its path distinguishes runs
         return init
 
 
 def shards_of(entry: Entry) -> int | None:
-    """Into how many shards the training set was dealt; None for pooled data."""
+    """Number of shards of the training set; None for pooled data."""
     counts: dict[str, int] = {"centralized": entry.config.centralized.num_clients, "sgd": 0}
-    return counts.get(entry.mode, entry.runs[0].topology.n) or None
+    return counts.get(entry.mode.name, entry.runs[0].topology.n) or None
 
 
 def _refuse_twice(run_dirs: Sequence[Path]) -> None:
@@ -99,27 +100,27 @@ def _refuse_twice(run_dirs: Sequence[Path]) -> None:
 
 
 def _summary(run_dir: Path) -> dict[str, Any]:
-    """What a run's records say, whatever has become of the file that said it before."""
+    """Summary from a run's records, whatever its summary file says."""
     return summarize(run_dir, **known_facts(run_dir))
 
 
-def _settings(run: Run) -> Hashable:
-    """Everything that makes a run what it is, but for its seed."""
-    found = {name: value for name, value in options(run.config).items() if name not in _APART}
+def _settings(run: RecordedRun) -> Hashable:
+    """Everything that determines a run, except its seed."""
+    found = {name: value for name, value in options(run.config).items() if name not in _MAY_DIFFER}
     found |= {"dataset": dataset_of(run), "init": initial_of(run), "augment": augment_of(run)}
     found["content"] = content_of(run)
     return run.config.mode, _shape(run), tuple(sorted(found.items()))
 
 
-def _shape(run: Run) -> Hashable:
+def _shape(run: RecordedRun) -> Hashable:
     graph = run.topology.graph
-    if run.config.mode == "local":
+    if not run.mode.has_common_model:
         return run.topology.names  # the file gave the peers; its edges were not used
     return run.topology.names, graph.is_directed(), tuple(sorted(graph.edges.data("weight", default=1.0)))
 
 
-def _entry(found: Sequence[tuple[Run, dict[str, Any]]]) -> Entry:
-    by_seed: dict[int, tuple[Run, dict[str, Any]]] = {}
+def _entry(found: Sequence[tuple[RecordedRun, dict[str, Any]]]) -> Entry:
+    by_seed: dict[int, tuple[RecordedRun, dict[str, Any]]] = {}
     for run, summary in found:
         first, _ = by_seed.setdefault(run.config.record.seed, (run, summary))
         if first is not run:
@@ -130,13 +131,13 @@ def _entry(found: Sequence[tuple[Run, dict[str, Any]]]) -> Entry:
     return Entry(_name(runs[0]), runs, summaries, seeds)
 
 
-def _federated_name(run: Run) -> str:
+def _federated_name(run: RecordedRun) -> str:
     found = options(run.config)
     kind = f"Fed{'Prox' if found['proximal_mu'] else 'Avg'}{'M' if found['server_momentum'] else ''}"
     return f"{kind} {found['num_selected']}/{found['num_clients']}"
 
 
-_NAMES: dict[Mode, Callable[[Run], str]] = {
+_NAMES: dict[str, Callable[[RecordedRun], str]] = {
     "gossip": lambda run: run.name,
     "centralized": _federated_name,
     "sgd": lambda run: "SGD",
@@ -144,15 +145,15 @@ _NAMES: dict[Mode, Callable[[Run], str]] = {
 }
 
 
-def _name(run: Run) -> str:
-    return _NAMES[run.config.mode](run)
+def _name(run: RecordedRun) -> str:
+    return _NAMES[run.mode.name](run)
 
 
 def _labels(entries: Sequence[Entry]) -> list[str]:
     alike: dict[str, list[Entry]] = {}
     for entry in entries:
         alike.setdefault(entry.label, []).append(entry)
-    labels = [_told_apart(entry, alike[entry.label]) for entry in entries]
+    labels = [_distinct_label(entry, alike[entry.label]) for entry in entries]
     for which in (lambda entry: entry.runs[0].path.name, lambda entry: str(entry.runs[0].path)):
         clash = {label for label in labels if labels.count(label) > 1}
         labels = [
@@ -162,17 +163,17 @@ def _labels(entries: Sequence[Entry]) -> list[str]:
     return labels
 
 
-def _told_apart(entry: Entry, alike: Sequence[Entry]) -> str:
-    """The entry's name and, if others have the same, its mode or the options in which those of its mode differ."""
-    own, same_mode = _options(entry), [_options(other) for other in alike if other.mode == entry.mode]
+def _distinct_label(entry: Entry, alike: Sequence[Entry]) -> str:
+    """Name of an entry, with its mode or differing options if others share it."""
+    own, same_mode = _options(entry), [_options(other) for other in alike if other.mode is entry.mode]
     differ = [name for name, value in own.items() if any(found[name] != value for found in same_mode)]
-    mode = [entry.mode] if len(same_mode) < len(alike) else []
+    mode = [entry.mode.name] if len(same_mode) < len(alike) else []
     return ", ".join([entry.label, *mode, *(_option_text(name, own[name]) for name in differ)])
 
 
 def _options(entry: Entry) -> Mapping[str, Any]:
     found = {"peers": entry.runs[0].topology.n, **options(entry.config)}
-    return {name: value for name, value in found.items() if name not in _APART}
+    return {name: value for name, value in found.items() if name not in _MAY_DIFFER}
 
 
 def _option_text(name: str, value: Any) -> str:

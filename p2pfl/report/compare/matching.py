@@ -1,40 +1,45 @@
-"""Whether runs may be compared at all: what they must share, and what a reader must know where they do not."""
+"""Matching of compared runs: the options they must share, mismatches and notes."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from p2pfl.config import options
-from p2pfl.report.comparison.entries import Entry, augment_of, content_of, dataset_of, initial_of, shards_of
-from p2pfl.report.run import Run
-from p2pfl.report.units import number_text
+from p2pfl.report.compare.group import Entry, augment_of, content_of, dataset_of, initial_of, shards_of
+from p2pfl.report.load import RecordedRun
+from p2pfl.util.units import number_text
 
-# Option -> what it is called. Matched runs agree on all of these.
+# Option -> its name in sentences. Matched runs agree on all of these.
 MATCHED: dict[str, str] = {
     "model": "model",
     "width": "width of the model",
     "batch_norm": "batch normalization",
     "init": "initial weights",
     "dataset": "data set",
-    "image_range": "range of pictures' values",
+    "image_range": "value range of pictures",
     "background": "background of pictures",
     "augment": "augmentation",
     "partition": "partition",
     "batch_size": "batch size",
     "schedule": "schedule",
 }
-# Options whose values are paths, by what the files hold, and one that may be left to the data set.
-_VALUES: dict[str, Callable[[Run], Hashable]] = {"dataset": dataset_of, "augment": augment_of, "init": initial_of}
-# Each mode may be tuned in these for itself; where they differ, the comparison says so.
+# Options compared by the contents of their files, or by the data set's default, rather than by their value.
+_VALUES: dict[str, Callable[[RecordedRun], Hashable]] = {
+    "dataset": dataset_of,
+    "augment": augment_of,
+    "init": initial_of,
+}
+# Options that each mode may tune separately; the comparison notes where they differ.
 NOTED: dict[str, str] = {
     "lr": "learning rate",
     "momentum": "momentum",
     "weight_decay": "weight decay",
-    "reset_momentum": "resetting the momentum",
+    "reset_momentum": "reset of the momentum",
     "precision": "precision",
     "device": "device",
 }
@@ -42,20 +47,40 @@ NOTED: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Mismatch:
-    """A plain sentence, and the labels of the entries that it sets apart from the others."""
+    """A difference in one sentence, and the labels of the entries that deviate."""
 
     sentence: str
     labels: frozenset[str]
 
 
-def find_mismatches(entries: Sequence[Entry]) -> list[Mismatch]:
-    """What sets entries apart that a matched comparison must share.
+@dataclass(frozen=True)
+class Comparison:
+    """Compared entries, their mismatches (none if matched), notes and output folder."""
 
-    These are the model, its width, batch normalization and initial weights, the data set, its content and how its
-    images are decoded and augmented, the partition and its number of shards (pooled SGD has none), batch size,
-    schedule, seeds, and the samples processed in all. FedAvg's rounds are whole, so samples may differ from those of
-    most entries by half of one round of the coarser of the two. Each value is held against that of most entries, the
-    first of them where there is no majority. Runs that are incomplete count as mismatches too.
+    folder: Path
+    entries: tuple[Entry, ...]
+    mismatches: tuple[Mismatch, ...]
+    notes: tuple[str, ...]
+    command: str = ""
+
+    @property
+    def mismatched(self) -> frozenset[str]:
+        """Labels of the entries that do not match the others."""
+        return frozenset(label for mismatch in self.mismatches for label in mismatch.labels)
+
+    def mismatch_numbers(self, label: str) -> str:
+        """Numbers of the mismatches of an entry, such as 1 2; empty if there are none."""
+        return " ".join(str(n) for n, mismatch in enumerate(self.mismatches, 1) if label in mismatch.labels)
+
+
+def find_mismatches(entries: Sequence[Entry]) -> list[Mismatch]:
+    """Mismatches: differences in what a matched comparison must share.
+
+    Matched runs share the model, its width, batch normalization and initial weights, the data set, its content,
+    decoding and augmentation, the partition and its number of shards (pooled SGD has none), batch size, schedule,
+    seeds, and the total number of samples processed. As FedAvg has whole rounds, samples may differ from those of most
+    entries by half a round of the coarser of the two. Each value is compared with that of most entries, or with the
+    first where there is no majority. Incomplete runs count as mismatches too.
     """
     found = [*_incomplete(entries)]
     for name, what in MATCHED.items():
@@ -69,7 +94,7 @@ def find_mismatches(entries: Sequence[Entry]) -> list[Mismatch]:
 
 
 def notes(entries: Sequence[Entry]) -> list[str]:
-    """Where entries differ in what each mode may choose for itself: plain sentences, no reason to refuse."""
+    """Differences that do not prevent a comparison, one sentence each."""
     found = []
     for name, what in NOTED.items():
         values = [options(entry.config)[name] for entry in entries]
@@ -77,7 +102,9 @@ def notes(entries: Sequence[Entry]) -> list[str]:
     versions = [tuple(sorted((entry.summaries[0]["versions"] or {}).items())) for entry in entries]
     found += _differences(entries, versions, "versions", lambda pairs: " ".join(f"{a} {b}" for a, b in pairs) or "none")
     unknown = all(run.data is None for entry in entries for run in entry.runs)
-    unsure = ["no run here records the content of its data: whether it was the same is not known"] if unknown else []
+    unsure = (
+        ["no run has a record of the content of its data, so whether it was the same is unknown"] if unknown else []
+    )
     return [mismatch.sentence for mismatch in found] + unsure
 
 
@@ -103,9 +130,9 @@ def _quoted(label: str) -> str:
 
 
 def _differences(
-    entries: Sequence[Entry], values: Sequence[Hashable], what: str, text: Callable[[Any], str]
+    entries: Sequence[Entry], values: Sequence[Hashable], name: str, text: Callable[[Any], str]
 ) -> list[Mismatch]:
-    """One mismatch that names every value and who has it, or none."""
+    """One mismatch that names every value and its entries, or none."""
     labels: dict[Hashable, list[str]] = {}
     for entry, value in zip(entries, values, strict=True):
         labels.setdefault(value, []).append(entry.label)
@@ -114,7 +141,7 @@ def _differences(
     usual = Counter(values).most_common(1)[0][0]  # of equally frequent values, the first
     sentence = "; ".join(f"{text(value)} in {_listed(names)}" for value, names in labels.items())
     others = frozenset(name for value, names in labels.items() if value != usual for name in names)
-    return [Mismatch(f"different {what}: {sentence}", others)]
+    return [Mismatch(f"different {name}: {sentence}", others)]
 
 
 def _incomplete(entries: Sequence[Entry]) -> list[Mismatch]:
@@ -123,13 +150,13 @@ def _incomplete(entries: Sequence[Entry]) -> list[Mismatch]:
         for run, summary in zip(entry.runs, entry.summaries, strict=True):
             if summary["status"] != "complete":
                 done = f"{summary['rounds_completed']} of {summary['rounds']} rounds"
-                remedy = f"finish it with p2pfl {entry.mode} --resume {run.path}"
+                remedy = f"finish it with p2pfl {entry.mode.name} --resume {run.path}"
                 found.append(Mismatch(f"{run.path} is incomplete ({done}): {remedy}", frozenset({entry.label})))
     return found
 
 
 def _samples(entries: Sequence[Entry]) -> list[Mismatch]:
-    """Incomplete entries are left out: what they lack is said already."""
+    """Mismatches in the number of samples; incomplete entries are reported elsewhere."""
     whole = [entry for entry in entries if all(s["status"] == "complete" for s in entry.summaries)]
     samples = [fmean(s["samples_total"] for s in entry.summaries) for entry in whole]
     if not whole:

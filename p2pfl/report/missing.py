@@ -1,4 +1,4 @@
-"""Who was done without in a run, in which rounds, and into which parts the graph then fell."""
+"""Missing peers by round, and the connected components that remained."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from typing import Any
 
 import networkx as nx
 
-from p2pfl.report.run import Run
+from p2pfl.report.load import RecordedRun
 from p2pfl.run.records import RoundRecord
 
 
-def absences(run: Run) -> list[dict[str, Any]]:
-    """For each peer that some neighbor went on without: `peer`, and `rounds` as [first, last] of each time."""
+def missing_peers(run: RecordedRun) -> list[dict[str, Any]]:
+    """Peers without which some neighbor averaged: `peer`, and spans of `rounds`.
+
+    A span is [first, last].
+    """
     rounds: dict[str, set[int]] = {}
     for own in run.records:
         for record in own:
@@ -25,8 +28,8 @@ def absences(run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def weights_from_neighbors(run: Run) -> list[dict[str, Any]]:
-    """Peers that had no weights to go on with: `peer`, the `round` in which it took over others', and `neighbors`."""
+def bootstrapped_peers(run: RecordedRun) -> list[dict[str, Any]]:
+    """Peers bootstrapped from their neighbors' weights: `peer`, `round`, `neighbors`."""
     return [
         {"peer": name, "round": record.round, "neighbors": record.weights_from}
         for name, own in zip(run.topology.names, run.records, strict=True)
@@ -35,12 +38,13 @@ def weights_from_neighbors(run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def unrecorded(run: Run) -> dict[str, list[list[int]]]:
-    """By peer the rounds, as [first, last], of which a record was lost: others did them, and did not miss the peer.
+def lost_records(run: RecordedRun) -> dict[str, list[list[int]]]:
+    """Rounds whose record was lost, by peer, as spans [first, last].
 
-    Nothing is known of clients, which record only some rounds, and of peers that a fault script stops.
+    In such a round others have records and did not miss the peer. Unknown for clients, which record only some rounds,
+    and for peers that a fault script stops.
     """
-    if run.mode == "centralized":
+    if run.mode.has_coordinator:
         return {}
     names = run.topology.names
     by_round: dict[int, list[RoundRecord]] = {}
@@ -57,21 +61,25 @@ def unrecorded(run: Run) -> dict[str, list[list[int]]]:
     return found
 
 
-def undone(run: Run) -> list[list[int]]:
-    """Rounds that nobody has recorded, as [first, last]: all were away at once, or the records are lost."""
-    if run.mode != "gossip" or not all(run.records):
+def rounds_without_records(run: RecordedRun) -> list[list[int]]:
+    """Rounds that no peer recorded, as spans [first, last].
+
+    Either all peers were away at once, or the records are lost.
+    """
+    if not run.mode.mixes or not all(run.records):
         return []
     done = {record.round for own in run.records for record in own}
     missing = sorted(set(range(1, max(done))) - done)
     return [[first, last] for first, last, _ in _spans((number, "") for number in missing)]
 
 
-def parts(run: Run) -> list[dict[str, Any]]:
-    """Where those at work in a round were not all connected: `rounds` as [first, last], and the `parts` by name.
+def components(run: RecordedRun) -> list[dict[str, Any]]:
+    """Connected components of the active peers, where there are several.
 
-    Edges count as missing over which somebody was done without, and those that a fault script cut.
+    Each item has `rounds` as [first, last] and the components' peers as `parts`. An edge counts as missing if one of
+    its ends averaged without the other, or if a fault script cut it.
     """
-    if run.mode != "gossip":
+    if not run.mode.mixes:
         return []
     names, found = run.topology.names, []
     by_round: dict[int, dict[int, set[str]]] = {}
@@ -89,12 +97,12 @@ def parts(run: Run) -> list[dict[str, Any]]:
                 if a in absent and b in absent and names[b] not in absent[a] and names[a] not in absent[b]
                 if (min(a, b), max(a, b)) not in cut
             )
-            pieces = sorted(tuple(sorted(piece)) for piece in nx.connected_components(graph))
-            if len(pieces) > 1:
-                found.append((number, tuple(pieces)))
+            separate = sorted(tuple(sorted(component)) for component in nx.connected_components(graph))
+            if len(separate) > 1:
+                found.append((number, tuple(separate)))
     return [
-        {"rounds": [first, last], "parts": [[names[peer] for peer in piece] for piece in pieces]}
-        for first, last, pieces in _spans(found)
+        {"rounds": [first, last], "parts": [[names[peer] for peer in component] for component in separate]}
+        for first, last, separate in _spans(found)
     ]
 
 
@@ -107,8 +115,3 @@ def _spans(numbered: Iterable[tuple[int, Any]]) -> list[tuple[int, int, Any]]:
         else:
             spans.append((number, number, value))
     return spans
-
-
-def spans_text(spans: Iterable[list[int]]) -> str:
-    """Such as 3, 7–9."""
-    return ", ".join(str(first) if first == last else f"{first}–{last}" for first, last in spans)

@@ -1,4 +1,4 @@
-"""A picture of a topology: peers, who sends to whom, and a value for each peer as its color."""
+"""Plot of a topology: peers, edges, and a value of each peer as its color."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from p2pfl.report import style
-from p2pfl.report.layout import Positions, place
+from p2pfl.report.topology_layout import Positions, node_positions
 from p2pfl.topology import Topology
 
 if TYPE_CHECKING:
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 MAX_EDGES = 20_000  # more would be a black disk that takes minutes to draw
 MAX_LABELS = 150
 _LABEL_LETTERS = 14
-_ACROSS = 1e-3  # an edge that passes a third peer nearer than this (of the picture's width) is bent around it
-
-Colors = npt.NDArray[np.float64]
+_ACROSS = 1e-3  # share of the width; an edge that passes a third peer more closely is bent around it
 
 
 def draw_topology(
@@ -34,8 +32,8 @@ def draw_topology(
 ) -> None:
     """Draw a topology as PNG or SVG, by the extension of `path`.
 
-    `values` are accuracies in 0..1, one a peer in peer order, shown as colors; None where it is unknown.
-    `title` replaces the topology's name. Raises ConfigError for another extension or an unwritable path.
+    `values` are accuracies in 0..1, one a peer in peer order, shown as colors; None where unknown. `title` replaces
+    the topology's name. Raises ConfigError for another extension or an unwritable path.
     """
     with style.styled():
         figure = topology_figure(topology, values=values, title=topology.name if title is None else title)
@@ -51,12 +49,12 @@ def topology_figure(
     hub: int | None = None,
     edges: bool = True,
 ) -> Figure:
-    """The figure of `draw_topology`; call it within `style.styled()`.
+    """Figure of a topology, for use within `style.styled()`.
 
-    `label` says what the `values` (0..1, shown in percent) are. `hub` is a node that is no peer, such as a
-    coordinator: a box with its name. Without `edges` the peers stand where the topology places them, alone.
+    `label` describes the `values` (0..1, shown in percent). `hub` is a node that is not a peer, such as a coordinator,
+    drawn as a box with its name. `edges` False draws the peers only.
     """
-    positions = normalized(place(topology.graph))
+    positions = normalized(node_positions(topology.graph))
     side = 5.2 if topology.n <= 24 else 7.2
     half_width, half_height = np.maximum(positions.max(axis=0), 0.1) + 0.14
     figure = style.new_figure(
@@ -67,7 +65,7 @@ def topology_figure(
     axes.set_aspect("equal")
     axes.set(xlim=(-half_width, half_width), ylim=(-half_height, half_height))
     if title:
-        axes.set_title(style.plain(title, 60), fontweight="bold", pad=14)
+        axes.set_title(style.plot_text(title, 60), fontweight="bold", pad=14)
     size = node_points(positions, side)
     if edges and topology.graph.number_of_edges():
         draw_edges(axes, topology, positions, size)
@@ -82,20 +80,21 @@ def topology_figure(
 
 
 def normalized(positions: Positions) -> Positions:
-    """Centered, and within −1..1 both ways."""
+    """Positions centered and scaled to −1..1 in both directions."""
     low, high = positions.min(axis=0), positions.max(axis=0)
     scale = 2 / max(float((high - low).max()), 1e-9)
     return np.asarray((positions - (low + high) / 2) * scale)
 
 
 def node_points(positions: Positions, side: float) -> float:
-    """A peer's diameter in points: at most half of the way to the nearest other peer."""
+    """Diameter of a peer in points: at most half the distance to the nearest peer."""
     gap = np.linalg.norm(positions[:, None] - positions[None], axis=2)
-    np.fill_diagonal(gap, 2.0)  # the picture's width: all that a single peer has
+    np.fill_diagonal(gap, 2.0)  # width of the picture, for a single peer
     return float(np.clip(0.5 * np.quantile(gap.min(axis=1), 0.1) * side * 72 / 2.5, 3.0, 26.0))
 
 
 def draw_edges(axes: Axes, topology: Topology, positions: Positions, size: float) -> None:
+    """Draw edges as lines or arrows between peers of a diameter `size` in points."""
     from matplotlib.patches import FancyArrowPatch
 
     edges = np.array(list(topology.graph.edges))
@@ -132,7 +131,7 @@ def draw_edges(axes: Axes, topology: Topology, positions: Positions, size: float
 
 
 def _passes_a_peer(positions: Positions, edges: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Which edges run over a third peer, as a torus's long ones do: (edges,) bool."""
+    """Edges that run across a third peer, such as long ones of a torus: (edges,) bool."""
     bent = np.zeros(len(edges), bool)
     if len(edges) * len(positions) > 5_000_000:
         return bent
@@ -148,7 +147,7 @@ def _passes_a_peer(positions: Positions, edges: npt.NDArray[np.int64]) -> npt.ND
 
 def _draw_hub(axes: Axes, position: npt.NDArray[np.float64], name: str) -> None:
     box = {"boxstyle": "round,pad=0.45", "facecolor": style.ORANGE, "edgecolor": style.INK, "linewidth": 1.6}
-    text = style.plain(name, _LABEL_LETTERS)
+    text = style.plot_text(name, _LABEL_LETTERS)
     x, y = position
     axes.text(x, y, text, ha="center", va="center", fontsize=9, fontweight="bold", color="black", bbox=box, zorder=4)
 
@@ -156,7 +155,7 @@ def _draw_hub(axes: Axes, position: npt.NDArray[np.float64], name: str) -> None:
 def _draw_peers(
     axes: Axes, positions: Positions, size: float, values: Sequence[float | None] | None, label: str
 ) -> list[str]:
-    """Draw the peers; returns the color that text on each of them must have."""
+    """Draw the peers; returns the text color for each of them."""
     common: dict[str, Any] = {"s": size**2, "edgecolors": style.INK, "linewidths": 0.8, "zorder": 2}
     if values is None:
         axes.scatter(positions[:, 0], positions[:, 1], color=style.SKY, **common)
@@ -183,13 +182,13 @@ def _draw_labels(axes: Axes, names: list[str], positions: Positions, size: float
     from matplotlib.patheffects import withStroke
 
     longest = max(len(name) for name in names)
-    font = float(np.clip((size - 3) / (0.72 * max(longest, 1.6)), 0.0, 9.0))  # that fits on a peer
+    font = float(np.clip((size - 3) / (0.72 * max(longest, 1.6)), 0.0, 9.0))  # fits on a peer
     if font >= 4.5:
         for name, (x, y), color in zip(names, positions, colors, strict=True):
             axes.text(
                 x,
                 y,
-                style.plain(name),
+                style.plot_text(name),
                 ha="center",
                 va="center_baseline",
                 fontsize=font,
@@ -202,7 +201,7 @@ def _draw_labels(axes: Axes, names: list[str], positions: Positions, size: float
         # Beside the peer: outwards where peers stand in a circle, else below.
         away = np.array([x, y]) if circle else np.array([0.0, -1.0])
         text = axes.annotate(
-            style.plain(name, _LABEL_LETTERS),
+            style.plot_text(name, _LABEL_LETTERS),
             (x, y),
             xytext=tuple(away * (size / 2 + 3)),
             textcoords="offset points",
