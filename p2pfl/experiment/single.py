@@ -17,8 +17,9 @@ from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, Interrupted, P2PFLError
 from p2pfl.experiment.resume import has_other_rounds, prolong
 from p2pfl.experiment.run import endpoints_of_peer, how_to_resume
+from p2pfl.launch.base import Launcher, WorkerHandle
 from p2pfl.launch.events import StartWorker
-from p2pfl.launch.single import SingleLauncher, SingleWorker
+from p2pfl.launch.single import SingleLauncher
 from p2pfl.modes import assign_roles
 from p2pfl.node import messages
 from p2pfl.node.control import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
@@ -52,7 +53,7 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
         keep_freed_memory()
         dataset = data.prepare(config.data.dataset, config.data.data_dir, _Progress(), config.data.pictures)
         for note in checked.notes(config, dataset):
-            _say(f"note: {note}")
+            _print_line(f"note: {note}")
         with ZmqTransport(endpoints[index]):  # an address that cannot be had leaves no run directory behind
             pass
         run_dir = resume or _join_run_dir(topology, index, config)
@@ -79,10 +80,10 @@ def _run(spec: messages.WorkerSpec, topology: Topology, neighbors: list[int], in
     """Run the peer to its end; print how that went, or raise the error for it."""
     name, bind, run_dir = topology.names[spec.index], spec.bind, spec.run_dir
     interrupted = Interrupted("interrupted", remedy=how_to_resume(spec.config, _resume(run_dir, name)))
-    launcher = SingleLauncher(spec)
+    launcher: Launcher = SingleLauncher(spec)
     worker = launcher.start(StartWorker(spec.index))
     interrupts.hold(_Stop(worker, str(interrupted)))
-    _say(f"peer {name} at {bind}, records in {run_dir}")
+    _print_line(f"peer {name} at {bind}, records in {run_dir}")
     report = _LineReport(name, spec.config.training.rounds)
     launcher.watch(math.inf, report)
     if worker.exitcode == EXIT_INTERRUPTED:
@@ -90,8 +91,8 @@ def _run(spec: messages.WorkerSpec, topology: Topology, neighbors: list[int], in
     if worker.exitcode != EXIT_OK:
         raise _error(spec, topology, neighbors, worker.exitcode == EXIT_USAGE, report.failure)
     if spec.index == 0:
-        _say(f"weights of the consensus model: {run_dir / MODEL_FILE}")
-    _say(f"peer {name}: done; put all peers' folders into one {run_dir}/peers for: p2pfl report {run_dir}")
+        _print_line(f"weights of the consensus model: {run_dir / MODEL_FILE}")
+    _print_line(f"peer {name}: done; put all peers' folders into one {run_dir}/peers for: p2pfl report {run_dir}")
 
 
 def _error(
@@ -126,7 +127,7 @@ def _resume(run_dir: str | Path, name: str) -> str:
 class _Stop:
     """Handler of signals: the first stops the peer, another ends the process at once."""
 
-    def __init__(self, worker: SingleWorker, line: str) -> None:
+    def __init__(self, worker: WorkerHandle, line: str) -> None:
         self._worker = worker
         self._line = line
         self._asked = False
@@ -180,9 +181,9 @@ class _LineReport:
                 if record.phase == "train"
                 else f"mix {record.round - self._rounds}"
             )
-            _say(f"peer {self._name}: {number}{loss}{accuracy}  {self._sent / 1e6:,.1f} MB sent")
+            _print_line(f"peer {self._name}: {number}{loss}{accuracy}  {self._sent / 1e6:,.1f} MB sent")
         elif isinstance(message, messages.Ready):
-            _say(f"peer {self._name}: ready on {message.device}, waiting for its neighbors")
+            _print_line(f"peer {self._name}: ready on {message.device}, waiting for its neighbors")
         elif isinstance(message, messages.Warned):
             print(f"p2pfl: warning: {message.text}", file=sys.stderr)
         elif isinstance(message, messages.Failed):
@@ -199,10 +200,10 @@ class _Progress:
         tenth = (what, 10 * done // max(total, 1))
         if tenth != self._shown:
             self._shown = tenth
-            _say(f"{what}: {10 * tenth[1]} %")
+            _print_line(f"{what}: {10 * tenth[1]} %")
 
 
-def _say(text: str) -> None:
+def _print_line(text: str) -> None:
     print(text, flush=True)
 
 
