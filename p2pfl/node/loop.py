@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from p2pfl.node import messages
 from p2pfl.node.accounting import RoundAccount
 from p2pfl.node.ports import Ports
 from p2pfl.node.profile import RoundProfile
+from p2pfl.payload import Payload
 from p2pfl.protocol import events as ev
 from p2pfl.protocol.logic import Logic
 from p2pfl.training import EvalStats, Stopped, Trainer, TrainStats, check_weights
@@ -48,6 +50,7 @@ class Driver:
     ) -> None:
         self.has_ended = False
         self._logic = logic
+        self._sends = bool(logic.context.links)
         self._trainer = trainer
         self._ports = ports
         self._clock = ports.clock
@@ -175,7 +178,7 @@ class Driver:
                 round, lambda steps: self._reporter.send(messages.Stepped(steps)), self._between(round)
             )
             self._trainer.to_host()
-            if self._logic.context.links:  # what goes to nobody is looked at in `_settle`
+            if self._sends:  # what goes to nobody is looked at in `_settle`
                 self._check_weights(f"after training in round {round}")
         return stats
 
@@ -215,10 +218,10 @@ class Driver:
                 evaluation = self._trainer.evaluate(samples, lambda: self._stopped)
         return _RoundResult(evaluation, sketch)
 
-    def _save(self, round: int) -> None:
+    def _save(self, sent: Mapping[int, Payload], round: int) -> None:
         self._reach("checkpoint", round)
         with self._profile.span("checkpoint"):
-            self._store.save(round, self._trainer, self._logic.payloads)
+            self._store.save(round, self._trainer, sent)
 
     # Back in the calling thread
 
@@ -239,7 +242,7 @@ class Driver:
                 # First the record, then the checkpoint, which holds it too: a resumed peer drops a record too many,
                 # and rebuilds one too few, but without the checkpoint nothing says what a record stood for.
                 self._record(result)
-                self._submit(self._save, self._logic.round)
+                self._submit(functools.partial(self._save, self._logic.payloads), self._logic.round)
             else:
                 began = self._clock.now()
                 self._profile.end(self._logic.round)
