@@ -136,12 +136,13 @@ class Algorithm(Protocol[S]):
         raise NotImplementedError
 
     def state_dict(self, state: S) -> Saved:
-        """What the state holds after a round beside x, for a checkpoint; default: nothing.
+        """The state after a round, without x, for a checkpoint; default: nothing.
 
-        Its tensors stay as they are until the next `outgoing`.
+        A checkpoint is written while the peer handles messages: these tensors are not written in place before the next
+        `outgoing`, not by `undelivered` and `edge_reset` either, which may put others in their place.
         """
         return {}
 
     def load_state_dict(self, state: S, saved: Saved) -> None:
-        """Continue with a saved state; `state` is new from `init` with the checkpoint's x."""
+        """Continue with a saved state, whose tensors it may keep; `state` is new from `init` with the saved x."""
         return

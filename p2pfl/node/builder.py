@@ -11,9 +11,11 @@ import torch
 
 from p2pfl import algorithms, data
 from p2pfl.algorithms import attacks
+from p2pfl.algorithms.base import Saved
 from p2pfl.algorithms.fedavg import ServerAverage
 from p2pfl.config import RunConfig, least_updates
 from p2pfl.data import partition
+from p2pfl.errors import CheckpointError, one_line
 from p2pfl.faults import BEFORE_EXCHANGE, FaultScript, Pause, load_faults
 from p2pfl.node import messages
 from p2pfl.node.greeting import greeting_of
@@ -61,6 +63,7 @@ class _Setting:
     trainer: Trainer
     sizes: list[int]  # samples of every shard
     samples_before: int
+    restored: Saved | None  # state of the algorithm in the checkpoint
     script: FaultScript
 
     @property
@@ -134,7 +137,8 @@ def assemble(
     )
     build = _coordinator if is_coordinator else _client if parts.coordinator is not None else _peer
     samples_before = kept.rounds[-1].samples if kept is not None and kept.rounds else 0
-    setting = _Setting(spec, parts, plan, trainer, sizes, samples_before, script)
+    restored = None if past.saved is None else past.saved.algorithm
+    setting = _Setting(spec, parts, plan, trainer, sizes, samples_before, restored, script)
     _flip_labels(setting)
     return Parts(trainer, build(setting), keeper, _steps(setting), script)
 
@@ -153,7 +157,16 @@ def _peer(setting: _Setting) -> Logic:
     training, consensus = algorithms.build_algorithm(config), algorithms.build_consensus(config, contraction)
     for attack, active in _attacks(setting):
         training, consensus = attacks.Attacking(training, attack, active), attacks.Attacking(consensus, attack, active)
-    return Peer(setting.plan, _schedule(setting), setting.trainer.host, training, consensus)
+    try:
+        return Peer(setting.plan, _schedule(setting), setting.trainer.host, training, consensus, setting.restored)
+    except (KeyError, RuntimeError) as error:  # a user's own, which has been changed since
+        if setting.restored is None:
+            raise
+        raise CheckpointError(
+            f"--algorithm {config.gossip.algorithm}: its state in the checkpoint does not fit: {one_line(error)}",
+            remedy="start a new run without --resume",
+            resumable=False,
+        ) from error
 
 
 def _schedule(setting: _Setting) -> NeighborhoodSchedule:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from p2pfl.algorithms.base import Saved
 from p2pfl.errors import ConfigError, Interrupted, TransportError
 from p2pfl.faults import Point
 from p2pfl.faults.injector import Saboteur
@@ -17,6 +18,7 @@ from p2pfl.node import messages
 from p2pfl.node.accounting import RoundAccount
 from p2pfl.node.ports import Ports
 from p2pfl.node.profile import RoundProfile
+from p2pfl.payload import Payload
 from p2pfl.protocol import events as ev
 from p2pfl.protocol.logic import Logic
 from p2pfl.training import EvalStats, Stopped, Trainer, TrainStats, check_weights
@@ -53,6 +55,7 @@ class Driver:
         self._clock = ports.clock
         self._transport = ports.transport
         self._store = ports.store
+        self._exchanges = bool(logic.plan.links)
         self._reporter = ports.reporter
         self._profile = profile or RoundProfile()
         self._saboteur = saboteur
@@ -159,9 +162,9 @@ class Driver:
 
     # On the compute port
 
-    def _submit(self, work: Callable[[int], Any], round: int) -> None:
+    def _submit(self, work: Callable[..., Any], round: int, *arguments: Any) -> None:
         self._busy = True
-        self._ports.compute.submit(lambda: work(round))
+        self._ports.compute.submit(lambda: work(round, *arguments))
 
     def _load_and_train(self, round: int) -> TrainStats:
         self._trainer.to_device()
@@ -173,7 +176,7 @@ class Driver:
                 round, lambda steps: self._reporter.send(messages.Stepped(steps)), self._between(round)
             )
             self._trainer.to_host()
-            if self._logic.plan.links:  # what goes to nobody is looked at in `_settle`
+            if self._exchanges:  # otherwise the weights are checked in `_settle` only
                 self._check_weights(f"after training in round {round}")
         return stats
 
@@ -213,10 +216,10 @@ class Driver:
                 evaluation = self._trainer.evaluate(samples, lambda: self._stopped)
         return _RoundResult(evaluation, sketch)
 
-    def _save(self, round: int) -> None:
+    def _save(self, round: int, sent: Mapping[int, Payload], state: Saved) -> None:
         self._reach("checkpoint", round)
         with self._profile.span("checkpoint"):
-            self._store.save(round, self._trainer, self._logic.payloads)
+            self._store.save(round, self._trainer, sent, state)
 
     # Back in the calling thread
 
@@ -237,7 +240,9 @@ class Driver:
                 # First the record, then the checkpoint, which holds it too: a resumed peer drops a record too many,
                 # and rebuilds one too few, but without the checkpoint nothing says what a record stood for.
                 self._record(result)
-                self._submit(self._save, self._logic.round)
+                # Payloads and state are taken here, since only this thread touches the protocol; no copies are needed,
+                # because neither is written before the next round's exchange, which waits for the checkpoint.
+                self._submit(self._save, self._logic.round, self._logic.payloads, self._logic.algorithm_state)
             else:
                 began = self._clock.now()
                 self._profile.end(self._logic.round)

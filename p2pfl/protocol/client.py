@@ -21,7 +21,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from p2pfl.algorithms.attacks import Tamper
-from p2pfl.algorithms.base import ONLY_X
+from p2pfl.algorithms.base import ONLY_X, Saved
 from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.payload import Encoding, Payload
 from p2pfl.protocol import events as ev
@@ -95,6 +95,11 @@ class Client:
     @property
     def payloads(self) -> Mapping[int, Payload]:
         """Nothing: a round that was interrupted begins again with the global model."""
+        return {}
+
+    @property
+    def algorithm_state(self) -> Saved:
+        """Nothing: a client's update depends on the global model and its training alone."""
         return {}
 
     @property

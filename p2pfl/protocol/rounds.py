@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from p2pfl.algorithms.base import Algorithm, RoundContext
+from p2pfl.algorithms.base import Algorithm, RoundContext, Saved
 from p2pfl.algorithms.bootstrap import Bootstrap
 from p2pfl.payload import Payload
 from p2pfl.protocol import events as ev
@@ -39,6 +39,7 @@ class Rounds:
         x: Tensor,
         training: Algorithm[Any],
         consensus: Algorithm[Any],
+        restored: Saved | None,
     ) -> None:
         self._unsent = dict(plan.unsent)  # rounds before the first whose vectors neighbors may still need
         self.plan = plan = replace(plan, unsent={})  # so that their memory is free soon
@@ -54,6 +55,8 @@ class Rounds:
         self._inbox = Inbox(self._senders_in, x.numel(), self._algorithm_of, plan.last_round)
         self._outbox = Outbox()
         self._state: Any = training.init(x, schedule)
+        if restored is not None:
+            training.load_state_dict(self._state, restored)
         self._mixes = False  # the state is that of the consensus rounds
         self._mix: Mix | None = None
         self._current: dict[int, Payload] = {}
