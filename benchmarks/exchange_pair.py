@@ -18,13 +18,14 @@ from p2pfl.model.vector import Layout, aligned_vector
 from p2pfl.node.loop import FLUSH_SECONDS, IDLE_SECONDS
 from p2pfl.payload import ITEM_BYTES
 from p2pfl.protocol import events
+from p2pfl.protocol.context import PeerContext, Timeouts
 from p2pfl.protocol.peer import Peer
 from p2pfl.protocol.wire import CHUNK_BYTES
 from p2pfl.topology import Neighborhood
 from p2pfl.transport import ZmqTransport
 
 Way = Literal["p2pfl", "chunks", "whole", "mixing", "copy"]
-_TIMEOUTS = events.Timeouts(start=None, handshake=60.0, first_round=60.0, round=60.0)
+_TIMEOUTS = Timeouts(start=None, handshake=60.0, first_round=60.0, round=60.0)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -69,7 +70,7 @@ def _ours(swap: Swap, place: Place) -> list[Mark]:
     me, other = place.me, 1 - place.me
     with ZmqTransport(place.bind(swap.transport)) as transport:
         endpoints = place.meet(transport.endpoint)
-        plan = events.Plan(
+        context = PeerContext(
             me=me,
             names=("0", "1"),
             links=frozenset({other}),
@@ -80,7 +81,7 @@ def _ours(swap: Swap, place: Place) -> list[Mark]:
             timeouts=_TIMEOUTS,
         )
         neighborhood = Neighborhood(me, 0.5, {other: 0.5}, {other: 0.5})
-        peer = Peer(plan, lambda round: neighborhood, swap.vector(), DPSGD(wire_dtype=swap.codec), Chebyshev(0.0))
+        peer = Peer(context, lambda round: neighborhood, swap.vector(), DPSGD(wire_dtype=swap.codec), Chebyshev(0.0))
         transport.connect({other: endpoints[other]}, swap.size * ITEM_BYTES["fp32"])
         return _Loop(peer, transport).run()
 

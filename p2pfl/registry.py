@@ -1,4 +1,4 @@
-"""Registries: tables from a name to the object behind it, its summary and its paper, without importing torch.
+"""Registries: torch-free tables from a name to its object, summary and paper.
 
 A table belongs to an option (`TABLES`). `--help`, the checks of settings and their messages, the tables of the
 documentation and the tests over all algorithms read it from here, and `load` imports the object when it is needed.
@@ -19,7 +19,7 @@ from p2pfl.errors import ConfigError, one_line
 
 @dataclass(frozen=True)
 class Entry:
-    """One name of a table, and what can be known of it without importing anything.
+    """Entry of a table: a name's object and everything known without importing it.
 
     target: "module:attribute" of the object. summary: what it is, in a phrase. paper: where it was published.
     argument: placeholder of what follows the name after a colon, as in imagefolder:DIR. options: names of settings
@@ -161,18 +161,18 @@ OWN: Mapping[str, str] = {"algorithm": "module:Class", "dataset": "module:functi
 
 
 def entry_of(option: str, value: str) -> Entry | None:
-    """The entry that an option's value names, with or without an argument; None for anything else."""
+    """Entry of an option's value, with or without an argument; None if it has none."""
     return TABLES[option].get(value.partition(":")[0])
 
 
 def names_of(option: str) -> list[str]:
-    """Everything that an option takes, as its user writes it: dpsgd, imagefolder:DIR, module:function."""
+    """Values of an option as its user writes them: dpsgd, imagefolder:DIR, …"""
     names = [name + (f":{entry.argument}" if entry.argument else "") for name, entry in TABLES[option].items()]
     return names + ([OWN[option]] if option in OWN else [])
 
 
 def summaries_of(option: str) -> str:
-    """The names of an option with their summaries, for `--help`."""
+    """Values of an option with their summaries, for `--help`."""
     described = [
         f"{name}{f':{entry.argument}' if entry.argument else ''} ({entry.summary})"
         for name, entry in TABLES[option].items()
@@ -181,7 +181,10 @@ def summaries_of(option: str) -> str:
 
 
 def check(option: str, value: str) -> None:
-    """Raise ConfigError unless an option takes a value; an object of the user's is not imported for it."""
+    """Raise ConfigError unless an option takes a value.
+
+    The user's own object is not imported for it.
+    """
     entry = entry_of(option, value)
     has_argument = ":" in value
     if entry is None and has_argument and option in OWN:
@@ -193,7 +196,7 @@ def check(option: str, value: str) -> None:
 
 
 def load(entry: Entry | str, option: str = "--algorithm") -> Any:
-    """Import the object of an entry, or the user's own "module:attribute", which is searched from here on.
+    """Import the object of an entry, or the user's own "module:attribute".
 
     `option` is the command-line option that named it, for messages. Raises ConfigError where the user's own module
     cannot be imported or has no such callable.
@@ -205,7 +208,7 @@ def load(entry: Entry | str, option: str = "--algorithm") -> Any:
 
 
 def _load_own(spec: str, option: str) -> Any:
-    """The object that `module:function` names; the current directory is searched as `python -m` does.
+    """Import the user's `module:attribute`, also from the current directory.
 
     `option` is the command-line option that the user gave, for messages.
     Raises ConfigError where the module cannot be imported or has no such callable.

@@ -1,4 +1,4 @@
-"""Data sets, the cache file that all peers of a machine map, and the device-resident batch loader."""
+"""Data sets: sources, cache files, partitions, batches."""
 
 from __future__ import annotations
 

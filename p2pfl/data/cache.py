@@ -1,4 +1,4 @@
-"""Cache files: a decoded data set in one safetensors file, whose pages all processes of a machine share."""
+"""Cache files: a decoded data set in one safetensors file, shared by processes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ FORMAT = 2  # of the cache file; part of its name, so that a new format never re
 
 
 def data_directory(data_dir: str | Path | None) -> Path:
-    """The folder of downloads and cache files: --data-dir, or p2pfl in the user's cache folder."""
+    """Folder of downloads and cache files.
+
+    --data-dir, or p2pfl in the user's cache folder. Raises DataError for the home of an unknown user.
+    """
     if data_dir:
         try:
             return Path(data_dir).expanduser()
-        except RuntimeError as error:  # a user whom nobody knows
+        except RuntimeError as error:  # an unknown user
             raise DataError(f"--data-dir {data_dir}: {error}; write the whole path") from None
     # The XDG specification has relative paths ignored.
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
@@ -31,16 +34,16 @@ def data_directory(data_dir: str | Path | None) -> Path:
 
 
 def cache_file(source: Source, root: Path) -> Path:
-    """The path of a source's cache file."""
+    """Path of a source's cache file."""
     return root / f"{source.key}-v{FORMAT}.safetensors"
 
 
 def save(dataset: Dataset, path: Path) -> None:
-    """Write the cache file at once or not at all; two processes may do so at the same time.
+    """Write the cache file atomically; two processes may do so at the same time.
 
     Raises DataError where the file cannot be written.
     """
-    about = {
+    metadata = {
         "name": dataset.name,
         "classes": dataset.classes,
         "mean": dataset.mean,
@@ -53,7 +56,7 @@ def save(dataset: Dataset, path: Path) -> None:
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, unfinished, metadata={"p2pfl": json.dumps(about)})
+        save_file(tensors, unfinished, metadata={"p2pfl": json.dumps(metadata)})
         os.replace(unfinished, path)
     except (OSError, SafetensorError) as error:
         raise DataError(f"{unwritable(path, error)}, or choose another --data-dir") from error
@@ -63,23 +66,23 @@ def save(dataset: Dataset, path: Path) -> None:
 
 
 def load(path: Path) -> Dataset:
-    """Map a cache file: the tensors are views of the file's pages, which all processes share.
+    """Map a cache file into memory; all processes share its pages.
 
     Raises DataError where the file is missing, damaged or of another kind.
     """
     try:
         check_regular(path)
         with safe_open(path, framework="pt", device="cpu") as file:
-            about = json.loads((file.metadata() or {})["p2pfl"])
+            metadata = json.loads((file.metadata() or {})["p2pfl"])
             tensors = {name: file.get_tensor(name) for name in TENSORS}
         dataset = Dataset(
-            name=str(about["name"]),
-            classes=tuple(about["classes"]),
-            mean=tuple(about["mean"]),
-            std=tuple(about["std"]),
-            augment=bool(about["augment"]),
-            notes=tuple(about.get("notes", ())),
-            content=str(about["content"]),
+            name=str(metadata["name"]),
+            classes=tuple(metadata["classes"]),
+            mean=tuple(metadata["mean"]),
+            std=tuple(metadata["std"]),
+            augment=bool(metadata["augment"]),
+            notes=tuple(metadata.get("notes", ())),
+            content=str(metadata["content"]),
             **tensors,
         )
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Data sets: a source that was found and not read yet, the decoded samples, and the digest of their content."""
+"""Data sets: sources not yet read, decoded samples, digests of their content."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Everything about the data that a run needs.
+    """Decoded samples, their classes and statistics.
 
     Images are uint8 (N, 32, 32, 3), labels int64 (N,) in 0..len(classes)-1. `mean` and `std` are those of
     the training images, a channel each, on the scale 0..1. `augment` says whether crop and flip suit the
@@ -46,7 +46,7 @@ class Dataset:
 class Source:
     """A data set that was found, but not read yet; `key` names its cache file.
 
-    The key changes with the source. `notes`: what is odd about it, a line each. `is_judged_by_reading`: whether a dry
+    The key changes with the source. `notes`: oddities, a line each. `is_judged_by_reading`: whether a dry
     run has to decode it, because only that tells whether it can be used. `is_mirrored`: a user's own data
     that are augmented unless `--augment` says otherwise, which is noted.
     """
@@ -63,10 +63,10 @@ class Source:
 
 
 def statistics(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of uint8 images (N, H, W, 3), on the scale 0..1.
+    """Mean and standard deviation of each channel of uint8 images (N, H, W, 3).
 
-    The sums are whole numbers below 2⁵³, so float64 holds them exactly. A constant channel gets a standard
-    deviation of 1, because it is divided by.
+    On the scale 0..1. The sums are whole numbers below 2⁵³, so float64 holds them exactly. A constant channel gets a
+    standard deviation of 1, because it is divided by.
     """
     total = torch.zeros(images.shape[-1], dtype=torch.float64)
     squares = torch.zeros_like(total)
@@ -82,14 +82,14 @@ def statistics(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ..
 
 
 def is_one_color(images: torch.Tensor) -> bool:
-    """Whether all pixels of all images (N, H, W, 3) are the same."""
+    """Return whether all pixels of all images (N, H, W, 3) are the same."""
     parts = (images[start : start + BLOCK] for start in range(0, len(images), BLOCK))
     return all(bool((part == images[0, 0, 0]).all()) for part in parts)
 
 
-def arrays_content(about: Iterable[object], arrays: Iterable[npt.NDArray[np.generic]]) -> str:
-    """A digest of arrays, their types and shapes, and whatever else (`about`) tells data sets apart."""
-    digest = hashlib.sha256(repr(tuple(about)).encode(errors="surrogatepass"))
+def arrays_content(metadata: Iterable[object], arrays: Iterable[npt.NDArray[np.generic]]) -> str:
+    """Digest of arrays, their types and shapes, and of further `metadata`."""
+    digest = hashlib.sha256(repr(tuple(metadata)).encode(errors="surrogatepass"))
     for array in arrays:
         plain = np.ascontiguousarray(array)
         digest.update(f"\0{plain.dtype.str}{plain.shape}".encode())
@@ -98,7 +98,7 @@ def arrays_content(about: Iterable[object], arrays: Iterable[npt.NDArray[np.gene
 
 
 def content_of_arrays(dataset: Dataset) -> str:
-    """The digest of a data set that was made from arrays as they are."""
+    """Digest of a data set that was made from arrays as they are."""
     arrays = (getattr(dataset, name).numpy() for name in TENSORS)
     return arrays_content((dataset.classes, dataset.augment), arrays)
 

@@ -1,4 +1,4 @@
-"""The handwritten digits that scikit-learn brings along, as 32×32 RGB images: no download."""
+"""Handwritten digits of scikit-learn as 32×32 RGB images, without a download."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ BRIGHTEST = 16  # scikit-learn counts dark pixels in 4×4 cells
 
 
 def digits(argument: str, root: Path, options: PictureOptions) -> Source:
-    """The digits 0..9 (Alpaydin & Kaynak 1998): 1,797 images of 8×8, in a stratified split of 80 to 20.
+    """Digits 0..9 (Alpaydin & Kaynak 1998): 1,797 images of 8×8.
 
-    Raises DataError where scikit-learn is not installed.
+    In a stratified split of 80 to 20. Raises DataError where scikit-learn is not installed.
     """
     if argument:
         raise DataError(f"--dataset digits:{argument}: digits takes no argument")
@@ -57,7 +57,7 @@ def _read(progress: Progress) -> Dataset:
 
 
 def _enlarge(small: torch.Tensor) -> torch.Tensor:
-    """(N, 64) in 0..16 to uint8 (N, 32, 32, 3), bilinearly, with equal channels."""
+    """Enlarge (N, 64) in 0..16 to uint8 (N, 32, 32, 3), bilinearly, in equal channels."""
     size = (IMAGE_SIDE, IMAGE_SIDE)
     gray = torch.nn.functional.interpolate(small.view(-1, 1, 8, 8), size, mode="bilinear")
     bytes_ = (gray * (255 / BRIGHTEST)).round_().to(torch.uint8)
@@ -65,7 +65,7 @@ def _enlarge(small: torch.Tensor) -> torch.Tensor:
 
 
 def _split(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted indices of the training and test samples: a fifth of each class is for the test."""
+    """Sorted indices of training and test samples; a fifth of each class is test."""
     test = []
     for digit in range(10):
         members = np.flatnonzero(labels == digit)

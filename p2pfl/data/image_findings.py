@@ -1,4 +1,4 @@
-"""What decoding an image folder finds: refusals and notes that name the pictures."""
+"""Findings of decoding an image folder: refusals and notes that name the pictures."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Findings:
             raise DataError("; ".join(problem for problem in problems if problem))
 
     def notes(self) -> tuple[str, ...]:
-        """What is worth knowing about the pictures that are used, a line each."""
+        """Notes on the pictures that are used, a line each."""
         kinds: Sequence[Callable[[], str]] = (
             self._of_values,
             self._of_width,
@@ -121,7 +121,7 @@ class Findings:
         return f"{_pictures(self.deep)} with more than 8 bits a value: {ranges}"
 
     def _of_width(self) -> str:
-        """A word about values that the range in use fits badly."""
+        """Note on values that the range in use fits badly."""
         if len(self.used) != 1 or self.found is None:
             return ""
         ((low, high),), (lowest, highest) = self.used, self.found

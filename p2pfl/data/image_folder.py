@@ -1,4 +1,4 @@
-"""A folder of images, train/<class>/… and test/<class>/…, as torchvision lays out."""
+"""Image folders, laid out as train/<class>/… and test/<class>/… as in torchvision."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _DECODING = 3  # of the cache key: differs from that of caches whose pictures we
 
 
 def image_folder(argument: str, root: Path, options: PictureOptions) -> Source:
-    """The pictures under a directory, resized to 32×32 RGB (bilinear, antialiased).
+    """Source of the pictures below a directory, resized to 32×32 RGB.
 
-    Lists both halves without opening a picture. Raises DataError where DIR/train or DIR/test is missing or has no
-    class, a training class has no picture, or a test class is not among the training classes.
+    Bilinear and antialiased. Lists both splits without opening a picture. Raises DataError where DIR/train or DIR/test
+    is missing or has no class, a training class has no picture, or a test class is not among the training classes.
     """
     if not argument:
         raise DataError("--dataset imagefolder: name the directory, as in imagefolder:/data/images")
@@ -48,7 +48,7 @@ def image_folder(argument: str, root: Path, options: PictureOptions) -> Source:
 
 
 def _read(directory: Path, train: Split, test: Split, options: PictureOptions, progress: Progress) -> Dataset:
-    """Decode both halves. Raises DataError naming all pictures that cannot be used."""
+    """Decode both splits. Raises DataError naming all pictures that cannot be used."""
     findings = Findings(directory, options)
     with quiet():
         train_images = _decode(train.samples, "decoding training images", findings, progress)
@@ -108,9 +108,9 @@ def _digest(directory: Path, samples: Samples, options: PictureOptions) -> str:
 
 
 def files_content(directory: Path, samples: Sequence[tuple[str, int]], progress: Progress) -> str:
-    """A digest of files in their order, (path, label) each: relative names, labels and bytes.
+    """Digest of files in their order: relative names, labels and bytes.
 
-    Raises DataError naming a file that cannot be read.
+    `samples`: (path, label) of each file. Raises DataError naming a file that cannot be read.
     """
     digest = hashlib.sha256()
     for number, (path, label) in enumerate(samples, start=1):

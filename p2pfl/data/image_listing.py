@@ -1,4 +1,4 @@
-"""The files of an image folder: classes, their pictures, and what is not used."""
+"""Files of an image folder: classes, their pictures, unused files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Samples = list[tuple[str, int]]  # path, label
 
 @dataclass(frozen=True)
 class Split:
-    """One half of an image folder, in the order of torchvision's ImageFolder."""
+    """One split of an image folder, train or test, in the order of torchvision's ImageFolder."""
 
     classes: tuple[str, ...]
     samples: Samples
@@ -29,10 +29,10 @@ class Split:
 
 
 def list_folder(directory: Path) -> tuple[Split, Split, tuple[str, ...]]:
-    """The training and the test half, and notes on what is odd about them.
+    """List the training and the test split, with notes on oddities.
 
-    A class of the training half may lack test images, which is noted. Raises DataError, naming all at once, where
-    a half or its class folders are missing, training classes are empty, or the test half has other classes.
+    A class may lack test images, which is noted. Raises DataError, naming all at once, where a split or its class
+    folders are missing, training classes are empty, or the test split has other classes.
     """
     train_classes, train_loose = _classes(directory, "train")
     test_classes, test_loose = _classes(directory, "test")
@@ -50,34 +50,37 @@ def list_folder(directory: Path) -> tuple[Split, Split, tuple[str, ...]]:
     test = _split(directory / "test", train_classes, test_loose)
     if not test.samples:
         raise DataError(f"{directory / 'test'}: no picture in any class folder; put pictures of each class there")
-    notes = []
+    return train, test, tuple(_notes(directory, train, test))
+
+
+def _notes(directory: Path, train: Split, test: Split) -> Iterator[str]:
+    """Notes on classes without test pictures, and on files and folders that are not used."""
     untested = _lacking(test)
     if untested:
-        notes.append(lacking_images("test", untested))
+        yield lacking_images("test", untested)
     unused = [os.path.relpath(path, directory) for path in (*train.unused, *test.unused)]
     if unused:
-        notes.append(
+        yield (
             f"{_counted(len(unused), 'file is', 'files are')} not used, being no pictures in a class folder "
             f"of a known format: {some(unused)}"
         )
     hidden = [found for half in ("train", "test") for found in _hidden_pictures(directory, directory / half)]
     if hidden:
-        notes.append(f"pictures in hidden folders are not used: {some(hidden)}; rename these if they are meant")
+        yield f"pictures in hidden folders are not used: {some(hidden)}; rename these to use them"
     others = [
         f"{entry.name}/" for entry in _entries(directory) if entry.is_dir() and entry.name not in ("train", "test")
     ]
     if others:
-        notes.append(f"folders beside train/ and test/ are not used: {some(others)}")
-    return train, test, tuple(notes)
+        yield f"folders beside train/ and test/ are not used: {some(others)}"
 
 
 def lacking_images(split: str, classes: Sequence[str]) -> str:
-    """The note that some classes have no image in a half of the data set."""
+    """Note that some classes have no image in a split of the data set."""
     return f"no {split} images of {_classes_text(classes)}"
 
 
 def _classes(directory: Path, split: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Class folders of a half, in alphabetical order, and the files beside them."""
+    """Class folders of a split, in alphabetical order, and the files beside them."""
     folder = directory / split
     if not folder.is_dir():
         others = [entry.name for entry in _entries(directory) if entry.is_dir()] if directory.is_dir() else []
@@ -97,7 +100,10 @@ def _classes(directory: Path, split: str) -> tuple[tuple[str, ...], tuple[str, .
 
 
 def _check_forms(directory: Path, train: tuple[str, ...], test: tuple[str, ...]) -> None:
-    """Raise DataError for class names that look the same and are not: é as one code point, or as e and an accent."""
+    """Raise DataError for class names that differ only in their Unicode form.
+
+    For example é as one code point, and as e and an accent.
+    """
     known: dict[str, str] = {}
     for half, names in (("train", train), ("test", test)):
         for name in names:
@@ -111,7 +117,7 @@ def _check_forms(directory: Path, train: tuple[str, ...], test: tuple[str, ...])
 
 
 def _hidden_pictures(directory: Path, half: Path) -> Iterator[str]:
-    """The hidden folders in a half, and in its class folders, that hold pictures, with their number."""
+    """Hidden folders with pictures in a split, with the number of pictures in each."""
     visible_ones = [Path(entry.path) for entry in _entries(half) if entry.is_dir()]
     for parent in (half, *visible_ones):
         try:
@@ -126,7 +132,7 @@ def _hidden_pictures(directory: Path, half: Path) -> Iterator[str]:
 
 
 def _is_doubtful(name: str) -> bool:
-    """Whether a folder is hidden by its dot and is none that programs create."""
+    """Return whether a folder is hidden by its dot and none that programs create."""
     lower = name.lower()
     return name.startswith(".") and lower not in _WELL_KNOWN and not lower.startswith(_TRASH)
 
@@ -177,7 +183,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether this is a dot file, or what archives and file managers add."""
+    """Return whether this is a dot file or clutter of archives and file managers."""
     return name.startswith(".") or name.lower() in _CLUTTER
 
 

@@ -1,4 +1,4 @@
-"""Gray values of more than 8 bits: the range of their type, mapped to 0..255."""
+"""Gray values of more than 8 bits, mapped from the range of their type to 0..255."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ReducedColorError(PictureError):
 
 @dataclass(frozen=True)
 class ValueType:
-    """What the decoded values of a picture mean.
+    """Type of a picture's values: range, unit and sign.
 
     `range` is that of the file's type, None for 32 bits and floats. A value of the file is `unit` times the decoded
     value plus `offset`: decoders stretch values of 9 to 15 bits to 16. `is_inverted`: the lowest value is white.
@@ -82,7 +82,10 @@ def value_type(image: Image.Image) -> ValueType | None:
 
 
 def is_reduced(image: Image.Image) -> bool:
-    """Whether Pillow reduces this picture, opened and not yet loaded, to 8 bits."""
+    """Return whether Pillow reduces this picture to 8 bits.
+
+    The picture is opened and not yet loaded.
+    """
     if image.mode.startswith(("I", "F")):
         return False
     if image.format == "PPM":
@@ -94,7 +97,7 @@ def is_reduced(image: Image.Image) -> bool:
 
 
 def is_signed_byte(image: Image.Image) -> bool:
-    """Whether a TIFF's 8-bit values are signed, which Pillow ignores."""
+    """Return whether a TIFF's 8-bit values are signed, which Pillow ignores."""
     return image.format == "TIFF" and image.mode == "L" and _tag(image, _SAMPLE_FORMAT, _UNSIGNED) == _SIGNED
 
 
@@ -109,7 +112,7 @@ def key_scale(image: Image.Image) -> float:
 
 
 def tiles(image: Image.Image) -> Iterator[tuple[tuple[slice, slice], npt.NDArray[Any]]]:
-    """The decoded values, rows and columns at a time: what is computed from a large picture needs little memory."""
+    """Decoded values in tiles of rows and columns, to compute in little memory."""
     wide = max(1, min(image.width, _TILE_PIXELS))
     high = max(1, _TILE_PIXELS // wide)
     for top in range(0, image.height, high):
@@ -185,7 +188,7 @@ def _highest_of_ppm(image: Image.Image) -> int | None:
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How Pillow's decoder is told to unpack the file: its name and its raw mode."""
+    """Name and raw mode of Pillow's decoder for the file."""
     tile = _tile(image)
     if not tile:
         return ""

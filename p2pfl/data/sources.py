@@ -1,4 +1,4 @@
-"""The data sets by name: what each would give, and the cache file that is made of it once."""
+"""Data sets by name: description of each, and preparation of its cache file."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _PLAIN = PictureOptions()
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a data set holds, known without decoding it; `cached` tells whether it is decoded already.
+    """Description of a data set, known without decoding it.
 
-    `notes`: what is odd about it, a line each; what only decoding tells is among them where it is decoded.
-    `needs_decoding`: whether only decoding will tell if it can be used. `is_mirrored`: a user's own data that
+    `cached`: whether it is decoded already. `notes`: oddities, a line each, those that only decoding shows if it is
+    decoded. `needs_decoding`: whether only decoding will tell if it can be used. `is_mirrored`: a user's own data that
     are augmented unless `--augment` says otherwise.
     """
 
@@ -40,7 +40,7 @@ class DatasetInfo:
 
 
 def prepare(spec: str, data_dir: str | Path | None, progress: Progress, pictures: PictureOptions = _PLAIN) -> Path:
-    """The cache file of the data set that `--dataset` names, made now unless it exists.
+    """Make the cache file of the data set `--dataset`, unless it exists.
 
     `data_dir` holds downloads and cache files (default: `p2pfl` in the user's cache directory). `progress` is
     called with what is being done, how much is done, and the total. `pictures` matters to an image folder only.
@@ -55,9 +55,10 @@ def prepare(spec: str, data_dir: str | Path | None, progress: Progress, pictures
 
 
 def describe(spec: str, data_dir: str | Path | None, pictures: PictureOptions = _PLAIN) -> DatasetInfo:
-    """What the data set holds; downloads, decodes and writes nothing, but calls a `module:function`.
+    """Describe the data set `--dataset` without downloading, decoding or writing.
 
-    Raises what `prepare` does for a name, directory or function that cannot be used.
+    A `module:function` is called for it. Raises what `prepare` does for a name, directory or function that cannot be
+    used.
     """
     root = data_directory(data_dir)
     source = _find(spec, root, pictures)
@@ -80,7 +81,7 @@ def describe(spec: str, data_dir: str | Path | None, pictures: PictureOptions = 
 
 
 def all_notes(info: DatasetInfo, path: Path) -> tuple[str, ...]:
-    """Notes on a data set that was described, then prepared in the file `path`."""
+    """All notes on a data set: those of its description and of its cache file `path`."""
     return tuple(dict.fromkeys((*info.notes, *load(path).notes)))
 
 

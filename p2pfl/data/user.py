@@ -1,4 +1,4 @@
-"""A data set from the user's own `module:function`."""
+"""Data set from the user's `module:function`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OPTIONAL = ("classes", "augment")
 
 
 def user_function(spec: str) -> Source:
-    """Call `module:function` without arguments and check what it returns.
+    """Call `module:function` without arguments and check its result.
 
     It must return a mapping with `train_images` and `test_images`, uint8 arrays or tensors (N, 32, 32, 3),
     and `train_labels` and `test_labels`, integers (N,) from 0; optional are `classes`, a list with a name for
@@ -59,7 +59,7 @@ def user_function(spec: str) -> Source:
 
 
 def _notes(dataset: Dataset) -> tuple[str, ...]:
-    """What is odd about labels and images that can be used all the same."""
+    """Notes on odd labels and images that can still be used."""
     notes = []
     for split, labels in (("training", dataset.train_labels), ("test", dataset.test_labels)):
         there = set(label_values(labels))
@@ -111,7 +111,7 @@ def _check(spec: str, result: Any) -> Dataset:
 
 
 def _tensor(spec: str, name: str, value: Any) -> torch.Tensor:
-    """An array or tensor as a tensor on the CPU; labels of any integer type become int64."""
+    """Convert an array or tensor to a tensor on the CPU; labels become int64."""
     if is_masked(value):
         raise DataError(
             f"--dataset {spec}: {name} is masked in places: drop those samples, or fill them in by filled()"

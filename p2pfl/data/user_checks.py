@@ -1,4 +1,4 @@
-"""Checks of the arrays, class names and options that a user's data function returns, with remedies."""
+"""Checks of a user's data: arrays, labels, class names, augmentation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class EntryError(Exception):
 
 
 def image_problem(images: npt.NDArray[Any]) -> str:
-    """Why images are not uint8 (N, 32, 32, 3), and the remedy; empty if they are."""
+    """Reason why images are not uint8 (N, 32, 32, 3), and remedy; empty if they are."""
     if images.dtype == np.uint8 and images.shape[1:] == _SHAPE:
         return ""
     remedies = [remedy for remedy in (_value_remedy(images), _shape_remedy(images.shape)) if remedy]
@@ -34,7 +34,7 @@ def image_problem(images: npt.NDArray[Any]) -> str:
 
 
 def label_kind_problem(labels: npt.NDArray[Any]) -> str:
-    """Why labels are not one integer an image, and the remedy; empty if they are."""
+    """Reason why labels are not one integer an image, and remedy; empty if they are."""
     if labels.ndim == 2 and labels.shape[1] > 1 and labels.dtype.kind in "biuf":
         return f"must be integers (N,), not {labels.dtype} {labels.shape}: if they are one-hot, take labels.argmax(1)"
     if labels.ndim == 2 and labels.shape[1] == 1:
@@ -49,20 +49,20 @@ def label_kind_problem(labels: npt.NDArray[Any]) -> str:
 
 
 def is_masked(value: Any) -> bool:
-    """Whether an array, or one of nested lists of arrays, has masked elements, which conversion would show."""
+    """Return whether an array, or one in nested lists, has masked elements."""
     if isinstance(value, list | tuple):
         return any(is_masked(item) for item in value if isinstance(item, np.ma.MaskedArray | list | tuple))
     return bool(np.ma.is_masked(value))
 
 
 def label_values(labels: torch.Tensor) -> list[int]:
-    """The labels that occur, in ascending order."""
+    """Labels that occur, in ascending order."""
     values: list[int] = np.unique(labels.numpy()).tolist()
     return values
 
 
 def label_problem(labels: torch.Tensor) -> str:
-    """Why training labels are not 0, 1, 2, … without a gap; empty if they are.
+    """Reason why training labels are not 0, 1, 2, … without a gap; empty if they are.
 
     A label that only the test set has, and a negative one, are found by other checks.
     """
@@ -82,7 +82,7 @@ def label_problem(labels: torch.Tensor) -> str:
 
 
 def class_names(given: Any) -> tuple[str, ...]:
-    """The name of each label, from what a function returned as `classes`.
+    """Names of the labels, from the entry `classes`.
 
     Raises EntryError for what has no order, such as a set, whose order differs between processes, or can be read once
     only, and for names that are no text or are equal.
@@ -111,14 +111,14 @@ def class_names(given: Any) -> tuple[str, ...]:
 
 
 def is_augmented(given: Any) -> bool:
-    """Whether to augment, from what a function returned as `augment`. Raises EntryError unless it is a bool."""
+    """Value of the entry `augment`. Raises EntryError unless it is a bool."""
     if not isinstance(given, bool | np.bool_):
         raise EntryError(f"augment must be True or False, not {str(given)[:40]!r} ({type(given).__name__})")
     return bool(given)
 
 
 def _value_remedy(images: npt.NDArray[Any]) -> str:
-    """What makes the values uint8 0..255, as far as their type and range tell."""
+    """Remedy that makes the values uint8 0..255, judged by their type and range."""
     if images.dtype == np.uint8 or not images.size or images.dtype.kind not in "biuf":
         return ""
     if images.dtype.kind == "b":
@@ -139,7 +139,7 @@ def _value_remedy(images: npt.NDArray[Any]) -> str:
 
 
 def _shape_remedy(shape: tuple[int, ...]) -> str:
-    """What makes the shape (N, 32, 32, 3), as far as it tells."""
+    """Remedy that makes the shape (N, 32, 32, 3); empty if none is known."""
     side = IMAGE_SIDE
     if shape[1:] == _SHAPE:
         return ""

@@ -34,10 +34,10 @@ class RoundAccount:
 
         `elapsed`: seconds since the process began its first round.
         """
-        plan, stats = logic.plan, self.stats
+        context, stats = logic.context, self.stats
         return RoundRecord(
             round=logic.round,
-            phase="train" if logic.round <= plan.training_rounds else "consensus",
+            phase="train" if logic.round <= context.training_rounds else "consensus",
             steps=trainer.steps,
             samples=trainer.samples,
             train_loss=None if stats is None else stats.loss,
@@ -53,5 +53,5 @@ class RoundAccount:
             evaluate_seconds=0.0 if evaluation is None else evaluation.seconds,
             bytes_sent=self.sent.total(),
             bytes_received=self.received,
-            sent_to={plan.names[neighbor]: count for neighbor, count in sorted(self.sent.items())},
+            sent_to={context.names[neighbor]: count for neighbor, count in sorted(self.sent.items())},
         )

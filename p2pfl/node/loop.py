@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from p2pfl.algorithms.base import Saved
-from p2pfl.errors import ConfigError, Interrupted, TransportError
+from p2pfl.errors import ConfigError, Interrupted, NeighborError, TransportError
 from p2pfl.faults import Point
 from p2pfl.faults.injector import Saboteur
 from p2pfl.model import sketches
@@ -55,7 +55,7 @@ class Driver:
         self._clock = ports.clock
         self._transport = ports.transport
         self._store = ports.store
-        self._exchanges = bool(logic.plan.links)
+        self._exchanges = bool(logic.context.links)
         self._reporter = ports.reporter
         self._profile = profile or RoundProfile()
         self._saboteur = saboteur
@@ -129,7 +129,7 @@ class Driver:
         if isinstance(event, ev.Received):
             self._account.received += event.size
         elif isinstance(event, ev.Reconnected):
-            self._reporter.info(f"{self._logic.plan.names[event.neighbor]}: connected again")
+            self._reporter.info(f"{self._logic.context.names[event.neighbor]}: connected again")
 
     def _tell(self, event: ev.Event) -> None:
         for action in self._logic.handle(event, self._clock.now()):
@@ -151,6 +151,8 @@ class Driver:
         elif isinstance(action, ev.Note):
             self._reporter.warn(action.text, action.matters)
         elif isinstance(action, ev.Fail):
+            if action.code is not None:
+                raise NeighborError(action.reason, action.code, action.peers, resumable=action.resumable)
             raise (ConfigError if action.usage else TransportError)(action.reason, resumable=action.resumable)
         else:
             self.has_ended = True
@@ -264,7 +266,7 @@ class Driver:
         self._store.record(record, result.sketch)
         sketch = b"" if result.sketch is None else sketches.to_bytes(result.sketch)
         self._reporter.send(messages.RoundFinished(record, sketch))
-        mixed = record.round - self._logic.plan.training_rounds
+        mixed = record.round - self._logic.context.training_rounds
         name = f"round {record.round}" if mixed <= 0 else f"mixing round {mixed}"
         loss = "" if record.train_loss is None else f", loss {record.train_loss:.4f}"
         accuracy = "" if record.test_accuracy is None else f", accuracy {record.test_accuracy:.4f}"

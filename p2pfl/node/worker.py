@@ -120,16 +120,16 @@ def _run(
     log: logging.Logger,
 ) -> None:
     """Open the socket, meet the neighbors, and run all rounds."""
-    trainer, plan = parts.trainer, parts.logic.plan
+    trainer, context = parts.trainer, parts.logic.context
     vector_bytes = trainer.layout.size * ITEM_BYTES["fp32"]
-    allow_open_files(1, len(plan.links))  # the fork server may be from before a run with more neighbors
+    allow_open_files(1, len(context.links))  # the fork server may be from before a run with more neighbors
     transport = make_transport(spec.bind)
     if spec.link_delay:
         transport = Delayed(transport, spec.link_delay)
     if parts.script.faults:
         transport = Faulty(transport, parts.script, spec.index, lambda: parts.logic.round)
     try:
-        name = plan.names[spec.index]
+        name = context.names[spec.index]
         profile = RoundProfile.of(spec.config, name, parts.keeper.peer_dir)
         saboteur = (
             Saboteur(parts.script, spec.index, parts.keeper.peer_dir / FIRED_FILE) if parts.script.faults else None
@@ -137,25 +137,25 @@ def _run(
         reporter = LogReporter(report, log)
         ports = Ports(SystemClock(), ThreadCompute(transport.wake), transport, parts.keeper, reporter)
         driver = Driver(parts.logic, trainer, ports, profile, saboteur)
-        log.info("ready at %s on %s, first round %d", transport.endpoint, trainer.device, plan.first_round)
+        log.info("ready at %s on %s, first round %d", transport.endpoint, trainer.device, context.first_round)
         report(
             messages.Ready(
                 endpoint=transport.endpoint,
                 device=str(trainer.device),
-                round=plan.first_round,
+                round=context.first_round,
                 steps=parts.steps,
                 vector_bytes=vector_bytes,
-                lost=plan.lost,
+                lost=context.has_lost_weights,
             )
         )
         endpoints = spec.endpoints
         if endpoints is None:
             endpoints = control.wait_for_endpoints(spec.config.exchange.start_timeout)
         control.attach(driver.stop)
-        transport.connect({link: endpoints[link] for link in sorted(plan.links - plan.absent)}, vector_bytes)
+        transport.connect({link: endpoints[link] for link in sorted(context.links - context.absent)}, vector_bytes)
         driver.run()
         if profile.path is not None and not profile.written:
-            before = profile.round < plan.first_round
+            before = profile.round < context.first_round
             why = "the round was over before this run was resumed" if before else f"{name} had no part in that round"
             report(messages.Warned(f"--profile {spec.config.record.profile}: {why}"))
         refused = dict(parts.logic.refused)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from p2pfl import data
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, one_line
-from p2pfl.model.globalstate import silenced, undisturbed
+from p2pfl.model.global_state import silenced, undisturbed
 from p2pfl.model.vector import Layout
 from p2pfl.topology import Topology
 from p2pfl.training import REMEDIES, pick_device

@@ -15,7 +15,7 @@ from p2pfl.payload import Payload
 from p2pfl.protocol.inbox import Inbox
 
 
-class Mix:
+class RoundAggregation:
     """The vectors of one round. `senders` are the in-neighbors by its mixing matrix; `expects` is asked anew."""
 
     def __init__(

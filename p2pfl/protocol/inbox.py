@@ -158,7 +158,7 @@ class Inbox:
     def add(self, message: Message) -> bool:
         """Take a chunk; True when its payload is complete, now or already (so that it is acknowledged, again).
 
-        Raises ProtocolError for a chunk without leave, of another size, out of order, or with a number that is not
+        Raises ProtocolError for a chunk without credit, of another size, out of order, or with a number that is not
         finite, which would spoil every average that it went into.
         """
         header = message.header
@@ -167,7 +167,7 @@ class Inbox:
             return self._is_last(header)
         arrival = self._outstanding.get(key)
         if arrival is None:
-            raise ProtocolError(Refusal.ROUND, f"a chunk of round {header.round} without leave")
+            raise ProtocolError(Refusal.ROUND, f"a chunk of round {header.round} without credit")
         if arrival.complete:
             return self._is_last(header)
         self._check(header)

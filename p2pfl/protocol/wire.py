@@ -19,7 +19,7 @@ import msgspec
 from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.payload import ENCODINGS
 
-VERSION = 3
+VERSION = 4
 CHUNK_BYTES = 1 << 20
 HEADER_BYTES = 2048
 GREETING_BYTES = 1 << 15  # of a greeting's body
@@ -31,7 +31,7 @@ MAX_TEXT = 160  # characters of a reason that may quote a stranger
 
 assert sys.byteorder == "little", "bodies are sent as they lie in memory"
 
-Kind = Literal["hello", "offer", "grant", "chunk", "ack", "drop", "notice", "goodbye"]
+Kind = Literal["hello", "offer", "grant", "chunk", "ack", "edge_down", "heartbeat", "goodbye"]
 Buffer = bytes | bytearray | memoryview
 
 _Text = Annotated[str, msgspec.Meta(max_length=64)]

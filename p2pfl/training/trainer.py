@@ -20,7 +20,7 @@ from p2pfl import data, seeding
 from p2pfl.algorithms.attacks import Relabel
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, P2PFLError, TrainingError
-from p2pfl.model.globalstate import RANDOMNESS
+from p2pfl.model.global_state import RANDOMNESS
 from p2pfl.model.structure import convert
 from p2pfl.model.vector import Layout, aligned_vector, integer_buffers, is_finite
 from p2pfl.training.host import HostCopy, sleep_until_done

@@ -20,7 +20,7 @@ _NO_OTHER_END = (errno.ENXIO, errno.ENODEV)
 
 
 class UnfitError(OSError):
-    """A file that is there and is not of the kind or size that is wanted; `remedy` says what helps."""
+    """A file of the wrong kind or size; `remedy` says what helps."""
 
     def __init__(self, path: str | os.PathLike[str], why: str, remedy: str) -> None:
         super().__init__(errno.EINVAL, why, os.fspath(path))
@@ -28,7 +28,7 @@ class UnfitError(OSError):
 
 
 def opener(path: str | os.PathLike[str], flags: int) -> int:
-    """Open a regular file without waiting for anybody; an `opener` for the function `open`. Returns its descriptor.
+    """Open a regular file without blocking, as an `opener` for the function `open`.
 
     Opening a pipe might never return, and neither might reading a device. Raises OSError, UnfitError for these.
     """
@@ -53,12 +53,15 @@ def opener(path: str | os.PathLike[str], flags: int) -> int:
 
 
 def check_regular(path: str | os.PathLike[str]) -> None:
-    """Raises what `opener` does; for files that a library opens by name."""
+    """Check a file that a library will open by name. Raises what `opener` does."""
     os.close(opener(path, os.O_RDONLY))
 
 
 def read_file(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
-    """A regular file's content. Raises OSError, UnfitError for other kinds and for more than `most` bytes."""
+    """Read a regular file of at most `most` bytes.
+
+    Raises OSError, and UnfitError for other kinds and for more bytes.
+    """
     with open(path, "rb", opener=opener) as file:
         if os.fstat(file.fileno()).st_size > most:
             raise _too_large(path, most)
@@ -72,7 +75,10 @@ def read_file(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
 
 
 def read_if_any(path: Path, most: int = MOST_BYTES) -> bytes:
-    """A regular file's content, nothing where there is no such file. Raises UnreadableError, also for more bytes."""
+    """Read a regular file; empty if there is no such file.
+
+    Raises UnreadableError, also for more than `most` bytes.
+    """
     try:
         return read_file(path, most)
     except OSError as error:
@@ -82,12 +88,18 @@ def read_if_any(path: Path, most: int = MOST_BYTES) -> bytes:
 
 
 def read_text(path: str | os.PathLike[str], most: int = MOST_BYTES) -> str:
-    """The same as text. Raises what `read_file` does, and UnicodeDecodeError where it is not UTF-8."""
+    """Read a regular file of UTF-8 text.
+
+    Raises what `read_file` does, and UnicodeDecodeError.
+    """
     return read_file(path, most).decode("utf-8")
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Give a file new content, and wait for the disk. Raises OSError; the file is then as it was."""
+    """Replace a file's content atomically, and wait for the disk.
+
+    Raises OSError; the file is then unchanged.
+    """
     temporary = path.with_name(f"{path.name}.tmp")  # one name, so that a killed process leaves one at most
     try:
         with open(temporary, "wb", opener=opener) as file:
@@ -102,14 +114,14 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def truncate_file(path: Path, size: int) -> None:
-    """Cut a file to so many bytes, and wait for the disk. Raises OSError."""
+    """Truncate a file to `size` bytes, and wait for the disk. Raises OSError."""
     with open(path, "rb+", opener=opener) as file:
         file.truncate(size)
         os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the disk has the names that were given to files in a folder. Raises OSError."""
+    """Wait until a folder's entries are on disk. Raises OSError."""
     held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(held)

@@ -1,4 +1,4 @@
-"""Text for people: labels and names that others chose made safe to show, suggestions for misspelled words."""
+"""Text for people: foreign names made safe to show, suggestions for typing errors."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import unicodedata
 from collections.abc import Iterable
 from functools import cache
 
-# Characters that show nothing, or change how others are shown, whatever category Unicode puts them in.
+# Characters that show nothing or change how others are shown, in any category of Unicode.
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 _VARIATIONS = ((0x180B, 0x180F), (0xFE00, 0xFE0F), (0xE0100, 0xE01EF))
 _HIDDEN = ("Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
 def visible(text: str, *, controls: bool = False) -> str:
-    """The text with bidirectional controls and other invisible characters written as escapes, such as \\u202e.
+    """Escape bidirectional controls and other invisible characters, as \\u202e.
 
     They can make a label look like another one, or turn around what stands beside it. `controls`: those of terminals
-    (ESC, line ends) as well. What is stored keeps them.
+    (ESC, line ends) as well. Stored text keeps them.
     """
     if text.isascii() and not controls:
         return text
@@ -24,7 +24,7 @@ def visible(text: str, *, controls: bool = False) -> str:
 
 
 def some(texts: Iterable[str], most: int = 20, *, last: str = ", ") -> str:
-    """The texts on one line, safe to be shown; of more than `most` only so many, and how many more there are.
+    """Join texts on one line, safe to show; at most `most`, and a count of the rest.
 
     `last` stands before the last one where all are shown.
     """
@@ -36,9 +36,10 @@ def some(texts: Iterable[str], most: int = 20, *, last: str = ", ") -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that begins with `word`, is within two or so slips of it, or has it as a part; None if none is.
+    """Known word nearest to a misspelled one; None if none is near.
 
-    Of several the nearest, and of these the shortest. Dashes and underscores are the same.
+    Near are words that begin with `word`, have it as a part, or differ from it in two or so characters. Of several the
+    nearest, and of these the shortest. Dashes and underscores are the same.
     """
     plain = _plain(word)
     if not plain:
@@ -48,13 +49,13 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The same as the end of a message; empty where nothing is near."""
+    """Suggestion at the end of a message; empty if no known word is near."""
     found = nearest(word, known)
     return f"; did you mean {found}?" if found else ""
 
 
 def known_are(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown word: what it may stand for, and all that is known."""
+    """End of a message about an unknown word: a suggestion, and all known words."""
     known = list(known)
     near = did_you_mean(word, known)
     return f"{near} Known are {', '.join(known)}" if near else f"; known are {', '.join(known)}"
@@ -92,7 +93,10 @@ def _rank(word: str, name: str) -> tuple[int, int] | None:
 
 
 def _slips(a: str, b: str) -> int:
-    """Letters left out, added, mistaken or swapped with the next one (optimal string alignment distance)."""
+    """Edit distance: characters left out, added, replaced or swapped with the next.
+
+    Optimal string alignment distance.
+    """
     if abs(len(a) - len(b)) > len(a):
         return max(len(a), len(b))
     before, above = list(range(len(b) + 1)), list(range(len(b) + 1))

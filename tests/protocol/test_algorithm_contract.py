@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 from tests.support.helpers import driven, matrix, random_vectors
-from tests.support.one_peer import PLAN, SIZE, chunk, finish_round, greeted, message, peer_zero
+from tests.support.one_peer import CONTEXT, SIZE, chunk, finish_round, greeted, message, peer_zero
 
 from p2pfl.algorithms import DPSGD
 from p2pfl.algorithms.base import Algorithm, RoundContext
@@ -62,7 +62,7 @@ def test_an_algorithm_hears_of_training_in_the_order_of_its_exchange(overlapped:
 
 def test_a_lost_neighbor_is_missing_from_where_its_vector_ends_and_its_payload_is_undelivered() -> None:
     algorithm = Noting()
-    peer = peer_zero(replace(PLAN, spare=1), algorithm)
+    peer = peer_zero(replace(CONTEXT, max_missing=1), algorithm)
     greeted(peer)
     peer.handle(Trained(), 0.0)
     for sender in (1, 3):
@@ -97,7 +97,7 @@ def test_a_payload_that_was_acknowledged_late_is_not_undelivered() -> None:
 
 def test_a_neighbor_that_is_away_when_a_round_begins_gets_nothing_and_that_is_said() -> None:
     algorithm = Noting()
-    peer = peer_zero(replace(PLAN, spare=1), algorithm)
+    peer = peer_zero(replace(CONTEXT, max_missing=1), algorithm)
     greeted(peer)
     peer.handle(Lost(1), 0.0)
     peer.handle(Trained(), 0.0)

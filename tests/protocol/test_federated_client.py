@@ -9,24 +9,23 @@ import torch
 from tests.support.one_peer import chunk, message, only_fail, sends
 
 from p2pfl.protocol.client import Client
+from p2pfl.protocol.context import PeerContext, Timeouts
 from p2pfl.protocol.events import (
     Finish,
     Flushed,
     Lost,
     Note,
-    Plan,
     Reconnected,
     Recorded,
     RoundDone,
     Started,
     Tick,
-    Timeouts,
     Train,
     Trained,
 )
 
 SIZE = 8
-CLIENT = Plan(
+CLIENT = PeerContext(
     me=2,
     names=["zero", "one", "two", "three", "four", "five", "coordinator"],
     links=frozenset({6}),

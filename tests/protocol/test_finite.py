@@ -135,7 +135,7 @@ def test_a_coordinator_goes_on_at_once_without_an_update_that_is_not_finite() ->
     actions = made.handle(bad_chunk(1, 1, 4, SIZE), 1.0)
     assert ("ack", 1, 1) in sends(actions), "the client is free"
     assert [a.text for a in actions if isinstance(a, Note) and a.matters] == [
-        "round 1 goes on without one: its update is not finite"
+        "round 1 continues without one: its update is not finite"
     ]
     assert made.refused == {"values": 1}
     assert missing(made) == ["one"]

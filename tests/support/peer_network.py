@@ -21,6 +21,7 @@ from torch import Tensor
 from p2pfl.algorithms.base import Algorithm, Outgoing, RoundContext
 from p2pfl.payload import Encoding, Payload
 from p2pfl.protocol import wire
+from p2pfl.protocol.context import PeerContext, Timeouts
 from p2pfl.protocol.events import (
     Action,
     Event,
@@ -28,14 +29,12 @@ from p2pfl.protocol.events import (
     Finish,
     Flushed,
     Lost,
-    Plan,
     Received,
     Reconnected,
     Recorded,
     RoundDone,
     Send,
     Started,
-    Timeouts,
     Train,
     Trained,
 )
@@ -247,7 +246,7 @@ class Network:
             self.links[me, other], self.delivered[me, other] = deque(), []
         if saved is not None:
             self.vectors[me].copy_(saved.x)
-        plan = Plan(
+        context = PeerContext(
             me=me,
             names=[f"p{peer}" for peer in range(self.setting.n)],
             links=links,
@@ -257,13 +256,13 @@ class Network:
             layout="layout",
             timeouts=Timeouts(None, 1e9, 1e9, 1e9),
             first_round=self.first_rounds[me],
-            unsent=self._unsent(me, saved),
+            pending_payloads=self._unsent(me, saved),
         )
         watched = [
             Watched(inner, self.setting.size, self.folds[me], self.parts[me])
             for inner in (self.setting.training, self.setting.consensus)
         ]
-        return Peer(plan, schedule, self.vectors[me], *watched)
+        return Peer(context, schedule, self.vectors[me], *watched)
 
     def _unsent(self, me: int, saved: Snapshot | None) -> Mapping[int, Mapping[int, Payload]]:
         if self.unsent is not None:

@@ -43,16 +43,16 @@ def _always(round: int) -> bool:
 _peer, _client, _trainer = Peer.__init__, Client.__init__, Trainer.__init__
 
 
-def _hostile_peer(self: Peer, plan: Any, schedule: Any, x: Any, training: Any, consensus: Any, **options: Any) -> None:
-    if (found := _attack(plan.me)) is not None and (attack := build_attack(*found)) is not None:
+def _hostile_peer(self: Peer, context: Any, schedule: Any, x: Any, training: Any, consensus: Any, *more: Any) -> None:
+    if (found := _attack(context.me)) is not None and (attack := build_attack(*found)) is not None:
         training, consensus = Attacking(training, attack, _always), Attacking(consensus, attack, _always)
-    _peer(self, plan, schedule, x, training, consensus, **options)
+    _peer(self, context, schedule, x, training, consensus, *more)
 
 
-def _hostile_client(self: Client, plan: Any, x: Any, codec: Any, tamper: Any = None) -> None:
-    found = _attack(plan.me)
+def _hostile_client(self: Client, context: Any, x: Any, codec: Any, tamper: Any = None) -> None:
+    found = _attack(context.me)
     attack = None if found is None else build_attack(*found)
-    _client(self, plan, x, codec, tamper if attack is None else tampering(attack, _always))
+    _client(self, context, x, codec, tamper if attack is None else tampering(attack, _always))
 
 
 def _hostile_trainer(

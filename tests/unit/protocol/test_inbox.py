@@ -164,7 +164,7 @@ def test_a_round_is_remembered_while_its_neighbors_may_be_in_it() -> None:
     take_whole(box, 2, SENDER)
     assert box.grant(3) == [(4, SENDER)]
     assert box.taken_from(SENDER) == [2]
-    with pytest.raises(ProtocolError, match="without leave"):
+    with pytest.raises(ProtocolError, match="without credit"):
         box.add(chunk(0, SIZE))
 
 
@@ -202,7 +202,7 @@ def test_a_payload_taken_whole() -> None:
 @pytest.mark.parametrize("round", [0, 3])
 def test_a_chunk_without_leave_is_refused(round: int) -> None:
     box = granted()
-    with pytest.raises(ProtocolError, match=f"round: a chunk of round {round} without leave"):
+    with pytest.raises(ProtocolError, match=f"round: a chunk of round {round} without credit"):
         box.add(chunk(0, 8, round=round))
     assert box.take_part(round, SENDER) == (None, False)
     assert not box.has(round, SENDER)

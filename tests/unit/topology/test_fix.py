@@ -259,9 +259,7 @@ def test_everything_survives_a_conversion(tmp_path: Path, capsys: pytest.Capture
         new = tmp_path / f"t{number + 1}{extension}"
         assert main(["topology", "fix", str(file), "-o", str(new)]) == 0
         captured = capsys.readouterr()
-        assert captured.out == (
-            f"converted {file}; nothing was asked to be mended\n{new}: 3 peers, 2 edges, undirected\n"
-        )
+        assert captured.out == (f"converted {file}; no repair was requested\n{new}: 3 peers, 2 edges, undirected\n")
         assert captured.err == ""
         assert difference(topology, load_topology(new)) is None
     for extension, lost in ((".edgelist", "device, host, port, public_key"), (".adjlist", "device")):
