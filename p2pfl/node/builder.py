@@ -122,6 +122,7 @@ def assemble(
         expected_returns={link: script.returns_of(link) for link in parts.links[spec.index] & script.victims()},
         barrier_rounds=script.settles([spec.index]),
         scripted_pauses={fault.round: fault.resume for _, fault in script.of(spec.index) if isinstance(fault, Pause)},
+        local_training=algorithms.local_training_of(spec.config),
         greeting=greeting_of(spec.config, parts, dataset, trainer.layout),
     )
     keeper = Keeper(

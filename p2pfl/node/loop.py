@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from p2pfl.algorithms.base import Saved
+from p2pfl.algorithms.base import LocalTraining, Saved
 from p2pfl.errors import ConfigError, Interrupted, NeighborError, TransportError
 from p2pfl.faults import Point
 from p2pfl.faults.injector import Saboteur
@@ -143,7 +143,7 @@ class Driver:
         elif isinstance(action, ev.Train):
             self._profile.begin(action.round)
             self._reach("start", action.round)
-            self._submit(self._load_and_train if action.load else self._train, action.round)
+            self._submit(self._load_and_train if action.load else self._train, action.round, action.request)
         elif isinstance(action, ev.RoundDone):
             if action.x is not None:
                 self._trainer.move_to(action.x)
@@ -168,14 +168,14 @@ class Driver:
         self._busy = True
         self._ports.compute.submit(lambda: work(round, *arguments))
 
-    def _load_and_train(self, round: int) -> TrainStats:
+    def _load_and_train(self, round: int, request: LocalTraining) -> TrainStats:
         self._trainer.to_device()
-        return self._train(round)
+        return self._train(round, request)
 
-    def _train(self, round: int) -> TrainStats:
+    def _train(self, round: int, request: LocalTraining) -> TrainStats:
         with self._profile.span("train"):
             stats = self._trainer.train(
-                round, lambda steps: self._reporter.send(messages.Stepped(steps)), self._between(round)
+                round, lambda steps: self._reporter.send(messages.Stepped(steps)), self._between(round), request
             )
             self._trainer.to_host()
             if self._exchanges:  # otherwise the weights are checked in `_settle` only

@@ -184,7 +184,7 @@ class Client:
         if self._tamper is not None:
             self._global = self._x.clone()
         self._enter(ClientStage.TRAINING)
-        return [ev.Train(self.round, load=True)]
+        return [ev.Train(self.round, load=True, request=self.context.local_training)]
 
     def _on_trained(self, event: ev.Trained, now: float) -> list[ev.Action]:
         self._enter(ClientStage.OFFERING)

@@ -115,7 +115,8 @@ class Rounds:
 
     def _train(self, now: float) -> list[ev.Action]:
         self._detector.begin_training(now)
-        return [ev.Train(self.round)]
+        request = self._algorithm.request(self._state, self._context(), self.context.local_training)
+        return [ev.Train(self.round, request=request)]
 
     def _advance(self, now: float) -> list[ev.Action]:
         """Everything that can be done now: serve who is behind, begin the exchange, fold, give leave, finish."""
