@@ -65,21 +65,15 @@ class GradientTerms:
 
     def add(self) -> None:
         """Add the terms to the gradients of one step."""
+        if self._correction is None and self._anchor is None:
+            return
+        found = [(slot, weight.detach(), weight.grad) for slot, weight in self._parameters if weight.grad is not None]
+        slots, weights, gradients = zip(*found, strict=True)
         if self._correction is not None:
-            terms = [slot.view(self._correction) for slot, weight in self._parameters if weight.grad is not None]
-            torch._foreach_add_(self._gradients, terms)
+            torch._foreach_add_(gradients, [slot.view(self._correction) for slot in slots])
         if self._anchor is not None:
-            found = [
-                (slot.view(self._anchor), weight.detach())
-                for slot, weight in self._parameters
-                if weight.grad is not None
-            ]
-            before, now = zip(*found, strict=True)
-            torch._foreach_add_(self._gradients, torch._foreach_sub(now, before), alpha=self._proximal)
-
-    @property
-    def _gradients(self) -> list[Tensor]:
-        return [weight.grad for _, weight in self._parameters if weight.grad is not None]
+            before = [slot.view(self._anchor) for slot in slots]
+            torch._foreach_add_(gradients, torch._foreach_sub(weights, before), alpha=self._proximal)
 
 
 class CapturedStep:

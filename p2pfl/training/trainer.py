@@ -31,6 +31,7 @@ from p2pfl.training.schedule import build_schedule, local_steps
 from p2pfl.training.step import CapturedStep, GradientTerms, Step
 
 _PROGRESS_SECONDS = 0.5
+PLAIN = LocalTraining()
 
 
 class Stopped(P2PFLError):
@@ -143,7 +144,7 @@ class Trainer:
         round: int,
         progress: Callable[[int], None],
         stopped: Callable[[], bool],
-        request: LocalTraining = LocalTraining(),
+        request: LocalTraining = PLAIN,
     ) -> TrainStats:
         """One round of local steps. `progress` is told the steps done so far, about twice a second.
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from p2pfl import RunConfig, make_topology
+from p2pfl.modes import topology_of
 from p2pfl.registry import ALGORITHMS, ATTACKS, AVERAGINGS
-from p2pfl.roles import topology_of
 from p2pfl.run.paths import MODEL_FILE
 from p2pfl.sim.swarm import Simulation
 from p2pfl.topology import Topology

@@ -87,7 +87,7 @@ def plain_training(config: RunConfig, model: nn.Module, rounds: int) -> list[flo
     return [float(np.mean(losses[2 * i : 2 * i + 2])) for i in range(rounds)]
 
 
-@pytest.mark.parametrize("network", ["vgg11", "test_training:mixed_net"])
+@pytest.mark.parametrize("network", ["vgg11", "tests.unit.training.test_trainer:mixed_net"])
 def test_bound_and_fused_training_equals_plain_torch(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nn.Dropout, "forward", lambda self, x: x)  # its generator is the trainer's own
     config = small_config(model=network, rounds=10)
@@ -127,7 +127,12 @@ def resumed(config: RunConfig, peer: Trainer, folder: Path) -> Trainer:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"model": "test_training:mixed_net"}, {"schedule": "cosine", "local_steps": 5}, {"reset_momentum": True}],
+    [
+        {},
+        {"model": "tests.unit.training.test_trainer:mixed_net"},
+        {"schedule": "cosine", "local_steps": 5},
+        {"reset_momentum": True},
+    ],
     ids=["onecycle", "dropout", "cosine", "reset momentum"],
 )
 def test_a_resumed_round_repeats_the_same_bits(tmp_path: Path, options: dict[str, object]) -> None:
@@ -173,7 +178,7 @@ def test_peers_start_equal_and_see_different_batches() -> None:
 
 
 def test_dropout_differs_by_round_and_peer() -> None:
-    config = small_config(model="test_training:mixed_net", batch_size=24, local_steps=1)
+    config = small_config(model="tests.unit.training.test_trainer:mixed_net", batch_size=24, local_steps=1)
     made = {}
     for peer, round in [(1, 1), (1, 2), (2, 1)]:
         made[peer, round] = trainer(config, peer)
@@ -184,7 +189,7 @@ def test_dropout_differs_by_round_and_peer() -> None:
 
 
 def test_training_leaves_global_randomness_alone() -> None:
-    config = small_config(model="test_training:mixed_net")
+    config = small_config(model="tests.unit.training.test_trainer:mixed_net")
     before = torch.random.get_rng_state()
     run(trainer(config), 1)
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -336,7 +341,7 @@ def test_local_steps() -> None:
 
 
 def test_a_model_of_other_number_formats_is_made_float32() -> None:
-    assert trainer(small_config(model="test_training:double_net")).vector.dtype == torch.float32
+    assert trainer(small_config(model="tests.unit.training.test_trainer:double_net")).vector.dtype == torch.float32
 
 
 def double_net(num_classes: int) -> nn.Module:
