@@ -20,7 +20,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from p2pfl.algorithms.base import Algorithm, Outgoing, RoundContext, Saved
+from p2pfl.algorithms.base import Algorithm, LocalTraining, Outgoing, RoundContext, Saved
 from p2pfl.algorithms.blockwise import blocks
 from p2pfl.errors import ConfigError
 from p2pfl.faults.parser import attack_problem
@@ -159,6 +159,9 @@ class Attacking(Algorithm[AttackState[S]]):
     def init(self, x: Tensor, schedule: NeighborhoodSchedule) -> AttackState[S]:
         zeros = torch.zeros_like(x), torch.zeros_like(x)
         return AttackState(self.inner.init(x, schedule), x.clone(), x.clone(), *zeros)
+
+    def request(self, state: AttackState[S], ctx: RoundContext, asked: LocalTraining) -> LocalTraining:
+        return self.inner.request(state.inner, ctx, asked)
 
     def outgoing(self, state: AttackState[S], ctx: RoundContext) -> Outgoing:
         honest = self.inner.outgoing(state.inner, ctx)

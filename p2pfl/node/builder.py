@@ -10,9 +10,11 @@ import torch
 
 from p2pfl import algorithms, data
 from p2pfl.algorithms import attacks
+from p2pfl.algorithms.base import Saved
 from p2pfl.algorithms.fedavg import ServerAverage
 from p2pfl.config import RunConfig, least_updates
 from p2pfl.data import partition
+from p2pfl.errors import CheckpointError, one_line
 from p2pfl.faults import BEFORE_EXCHANGE, FaultScript, Pause, load_faults
 from p2pfl.modes import Roles, assign_roles
 from p2pfl.node import messages
@@ -63,6 +65,7 @@ class _Setting:
     trainer: Trainer
     sizes: list[int]  # samples of every shard
     samples_before: int
+    restored: Saved | None  # state of the algorithm in the checkpoint
     script: FaultScript
 
     @property
@@ -119,6 +122,7 @@ def assemble(
         expected_returns={link: script.returns_of(link) for link in roles.links[spec.index] & script.victims()},
         barrier_rounds=script.barrier_rounds([spec.index]),
         scripted_pauses={fault.round: fault.resume for _, fault in script.of(spec.index) if isinstance(fault, Pause)},
+        local_training=algorithms.local_training_of(spec.config),
         greeting=greeting_of(spec.config, roles, dataset, trainer.layout),
     )
     keeper = Keeper(
@@ -136,7 +140,8 @@ def assemble(
     )
     build = _coordinator if is_coordinator else _client if roles.coordinator is not None else _peer
     samples_before = kept.rounds[-1].samples if kept is not None and kept.rounds else 0
-    setting = _Setting(spec, roles, context, trainer, sizes, samples_before, script)
+    restored = None if past.saved is None else past.saved.algorithm
+    setting = _Setting(spec, roles, context, trainer, sizes, samples_before, restored, script)
     _flip_labels(setting)
     return Parts(trainer, build(setting), keeper, _steps(setting), script)
 
@@ -155,7 +160,16 @@ def _peer(setting: _Setting) -> Logic:
     training, consensus = algorithms.build_algorithm(config), algorithms.build_consensus(config, contraction)
     for attack, active in _attacks(setting):
         training, consensus = attacks.Attacking(training, attack, active), attacks.Attacking(consensus, attack, active)
-    return Peer(setting.context, _schedule(setting), setting.trainer.host, training, consensus)
+    try:
+        return Peer(setting.context, _schedule(setting), setting.trainer.host, training, consensus, setting.restored)
+    except (KeyError, RuntimeError) as error:  # a user's own, which has been changed since
+        if setting.restored is None:
+            raise
+        raise CheckpointError(
+            f"--algorithm {config.gossip.algorithm}: its state in the checkpoint does not fit: {one_line(error)}",
+            remedy="start a new run without --resume",
+            resumable=False,
+        ) from error
 
 
 def _schedule(setting: _Setting) -> NeighborhoodSchedule:

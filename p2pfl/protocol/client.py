@@ -21,7 +21,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from p2pfl.algorithms.attacks import Tamper
-from p2pfl.algorithms.base import ONLY_X
+from p2pfl.algorithms.base import ONLY_X, Saved
 from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.payload import Encoding, Payload
 from p2pfl.protocol import events as ev
@@ -93,6 +93,11 @@ class Client:
     @property
     def payloads(self) -> Mapping[int, Payload]:
         """Nothing: a round that was interrupted begins again with the global model."""
+        return {}
+
+    @property
+    def algorithm_state(self) -> Saved:
+        """Nothing: a client's update depends on the global model and its training alone."""
         return {}
 
     @property
@@ -179,7 +184,7 @@ class Client:
         if self._tamper is not None:
             self._global = self._x.clone()
         self._enter(ClientStage.TRAINING)
-        return [ev.Train(self.round, load=True)]
+        return [ev.Train(self.round, load=True, request=self.context.local_training)]
 
     def _on_trained(self, event: ev.Trained, now: float) -> list[ev.Action]:
         self._enter(ClientStage.OFFERING)

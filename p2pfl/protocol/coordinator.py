@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from p2pfl.algorithms.base import Saved
 from p2pfl.algorithms.fedavg import ServerAverage
 from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.payload import Payload
@@ -57,6 +58,11 @@ class Coordinator(Rounds):
     @property
     def payloads(self) -> Mapping[int, Payload]:
         """Nothing: a round that was interrupted begins again."""
+        return {}
+
+    @property
+    def algorithm_state(self) -> Saved:
+        """Nothing: the server's momentum is saved as the momentum of its checkpoint."""
         return {}
 
     @property

@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
-from p2pfl.algorithms.base import Algorithm
+from p2pfl.algorithms.base import Algorithm, Saved
 from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.payload import Payload
 from p2pfl.protocol import events as ev
@@ -45,8 +45,10 @@ class Peer(Rounds):
         x: Tensor,
         training: Algorithm[Any],
         consensus: Algorithm[Any],
+        restored: Saved | None = None,
     ) -> None:
-        super().__init__(context, schedule, x, training, consensus)
+        """`restored`: the training algorithm's state in the checkpoint that x is from; None: there is none."""
+        super().__init__(context, schedule, x, training, consensus, restored)
         self._handlers: dict[type, Callable[[Any, float], list[ev.Action]]] = {
             ev.Started: self._on_started,
             ev.Received: self._on_received,
@@ -82,6 +84,11 @@ class Peer(Rounds):
     def payloads(self) -> dict[int, Payload]:
         """What went to each neighbor in the round that is being recorded, for its checkpoint."""
         return dict(self._current)
+
+    @property
+    def algorithm_state(self) -> Saved:
+        """State of the training rounds' algorithm, for a checkpoint; nothing in consensus rounds, which save none."""
+        return {} if self._mixes else self._algorithms[0].state_dict(self._state)
 
     @property
     def wants_flush(self) -> bool:

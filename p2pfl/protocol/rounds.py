@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from p2pfl.algorithms.base import Algorithm, RoundContext
+from p2pfl.algorithms.base import Algorithm, RoundContext, Saved
 from p2pfl.algorithms.bootstrap import Bootstrap
 from p2pfl.errors import NeighborCode
 from p2pfl.payload import Payload
@@ -40,6 +40,7 @@ class Rounds:
         x: Tensor,
         training: Algorithm[Any],
         consensus: Algorithm[Any],
+        restored: Saved | None,
     ) -> None:
         self._pending = dict(context.pending_payloads)  # rounds before the first whose vectors neighbors may still need
         self.context = context = replace(context, pending_payloads={})  # so that their memory is free soon
@@ -56,6 +57,8 @@ class Rounds:
         self._inbox = Inbox(x.numel(), self._algorithm_of, context.last_round)
         self._outbox = Outbox()
         self._state: Any = training.init(x, schedule)
+        if restored is not None:
+            training.load_state_dict(self._state, restored)
         self._mixes = False  # the state is that of the consensus rounds
         self._aggregation: RoundAggregation | None = None
         self._current: dict[int, Payload] = {}
@@ -118,7 +121,8 @@ class Rounds:
 
     def _train(self, now: float) -> list[ev.Action]:
         self._detector.begin_training(now)
-        return [ev.Train(self.round)]
+        request = self._algorithm.request(self._state, self._context(), self.context.local_training)
+        return [ev.Train(self.round, request=request)]
 
     def _advance(self, now: float) -> list[ev.Action]:
         """Everything that can be done now: serve who is behind, begin the exchange, fold, give leave, finish."""

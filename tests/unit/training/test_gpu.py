@@ -13,6 +13,7 @@ from tests.support.helpers import CPU, images, small_config
 from torch import nn
 
 from p2pfl import RunConfig, data, make_topology, run_swarm
+from p2pfl.algorithms import local_training_of
 from p2pfl.errors import ConfigError, TrainingError
 from p2pfl.experiment import run as swarm
 from p2pfl.model.vector import integer_buffers
@@ -43,7 +44,7 @@ def run(peer: Trainer, *rounds: int) -> list[float]:
     """The rounds' losses, with an evaluation after each."""
     losses = []
     for round in rounds:
-        losses.append(peer.train(round, lambda steps: None, lambda: False).loss)
+        losses.append(peer.train(round, lambda steps: None, lambda: False, local_training_of(peer.config)).loss)
         peer.to_host()
         peer.evaluate(7)
     return losses
