@@ -16,7 +16,7 @@ from p2pfl.algorithms import DPSGD, Chebyshev
 from p2pfl.model.networks import build_vgg
 from p2pfl.model.vector import Layout, aligned_vector
 from p2pfl.node.loop import FLUSH_SECONDS, IDLE_SECONDS
-from p2pfl.payload import ITEM_BYTES, Codec
+from p2pfl.payload import ITEM_BYTES
 from p2pfl.protocol import events
 from p2pfl.protocol.context import PeerContext, Timeouts
 from p2pfl.protocol.peer import Peer
@@ -35,7 +35,7 @@ class Swap:
 
     way: Way
     transport: Literal["ipc", "tcp"]
-    codec: Codec
+    codec: str
     size: int
     layout: str
     rounds: int
@@ -80,8 +80,8 @@ def _ours(swap: Swap, place: Place) -> list[Mark]:
             layout=swap.layout,
             timeouts=_TIMEOUTS,
         )
-        hood = Neighborhood(me, 0.5, {other: 0.5}, {other: 0.5})
-        peer = Peer(context, lambda round: hood, swap.vector(), DPSGD(codec=swap.codec), Chebyshev(0.0))
+        neighborhood = Neighborhood(me, 0.5, {other: 0.5}, {other: 0.5})
+        peer = Peer(context, lambda round: neighborhood, swap.vector(), DPSGD(wire_dtype=swap.codec), Chebyshev(0.0))
         transport.connect({other: endpoints[other]}, swap.size * ITEM_BYTES["fp32"])
         return _Loop(peer, transport).run()
 

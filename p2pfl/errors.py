@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
+from typing import Literal
 
 ERROR_FILE = "error.txt"
 
@@ -107,6 +108,18 @@ class ProtocolError(P2PFLError):
 
 class TransportError(P2PFLError):
     """Socket that could not be opened, or neighbor that was not reached in time."""
+
+
+NeighborCode = Literal["no-greeting", "lost-connection", "no-progress"]
+
+
+class NeighborError(TransportError):
+    """A run that cannot continue because of neighbors. `code`: in which way; `peers`: their numbers, if known."""
+
+    def __init__(self, what: str, code: NeighborCode, peers: tuple[int, ...] = (), *, resumable: bool = True) -> None:
+        super().__init__(what, resumable=resumable)
+        self.code = code
+        self.peers = peers
 
 
 class CheckpointError(P2PFLError):

@@ -49,21 +49,21 @@ ALGORITHMS: Mapping[str, Entry] = {
         "Lian et al. 2017, Can decentralized algorithms outperform centralized algorithms?",
     ),
     "clipped": Entry(
-        "p2pfl.algorithms.clipped:Clipped",
+        "p2pfl.algorithms.robust:Clipped",
         "ClippedGossip: each neighbor moves a peer by a bounded distance",
         "He, Karimireddy & Jaggi 2022, Byzantine-robust decentralized learning via ClippedGossip",
         tolerates_byzantine=True,
         margin=1,
     ),
     "trimmed-mean": Entry(
-        "p2pfl.algorithms.trimmed_mean:TrimmedMean",
+        "p2pfl.algorithms.robust:TrimmedMean",
         "trimmed mean of each coordinate; ignores the weights of --mixing, so the mean of the peers is not kept",
         _YIN,
         tolerates_byzantine=True,
         margin=1,
     ),
     "median": Entry(
-        "p2pfl.algorithms.median:Median",
+        "p2pfl.algorithms.robust:Median",
         "median of each coordinate; ignores the weights of --mixing, so the mean of the peers is not kept",
         _YIN,
         tolerates_byzantine=True,
@@ -76,17 +76,17 @@ AVERAGINGS: Mapping[str, Entry] = {
         "p2pfl.algorithms.fedavg:ServerAverage", "weights in proportion to the clients' shard sizes", _MCMAHAN
     ),
     "trimmed-mean": Entry(
-        "p2pfl.algorithms.trimmed_mean:trimmed_mean",
+        "p2pfl.algorithms.rules:trimmed_mean",
         "trimmed mean of each coordinate",
         _YIN,
         tolerates_byzantine=True,
         margin=1,
     ),
     "median": Entry(
-        "p2pfl.algorithms.median:median", "median of each coordinate", _YIN, tolerates_byzantine=True, margin=1
+        "p2pfl.algorithms.rules:median", "median of each coordinate", _YIN, tolerates_byzantine=True, margin=1
     ),
     "krum": Entry(
-        "p2pfl.algorithms.krum:krum",
+        "p2pfl.algorithms.rules:krum",
         "the one update that lies closest to the others",
         "Blanchard et al. 2017, Machine learning with adversaries: Byzantine tolerant gradient descent",
         tolerates_byzantine=True,

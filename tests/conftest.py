@@ -16,7 +16,7 @@ import torch
 from tests.support import warm
 
 from p2pfl.launch import fork_server
-from p2pfl.launch.server import ForkServer
+from p2pfl.launch.fork_server import ForkServer
 
 HERE = Path(__file__).parent
 LONGEST = (

@@ -28,7 +28,15 @@ from p2pfl.roles import Cast, cast
 from p2pfl.run.data_record import DIGITS
 from p2pfl.run.identity import next_incarnation
 from p2pfl.run.paths import FAULTS_FILE
-from p2pfl.topology import Neighborhood, Topology, is_symmetric, neighborhood, spectral_gap, without_edges
+from p2pfl.topology import (
+    Neighborhood,
+    NeighborhoodSchedule,
+    Topology,
+    is_symmetric,
+    neighborhood,
+    spectral_gap,
+    without_edges,
+)
 from p2pfl.training import Trainer, make_current, pick_device
 
 _EPOCH_BITS = 18  # edge epochs of one incarnation; numbers stay below 2⁵³, where float64 is exact
@@ -147,10 +155,10 @@ def _peer(setting: _Setting) -> Logic:
     training, consensus = algorithms.build_algorithm(config), algorithms.build_consensus(config, contraction)
     for attack, active in _attacks(setting):
         training, consensus = attacks.Attacking(training, attack, active), attacks.Attacking(consensus, attack, active)
-    return Peer(setting.context, _hoods(setting), setting.trainer.host, training, consensus)
+    return Peer(setting.context, _schedule(setting), setting.trainer.host, training, consensus)
 
 
-def _hoods(setting: _Setting) -> algorithms.Hoods:
+def _schedule(setting: _Setting) -> NeighborhoodSchedule:
     """The peer's neighborhood of each round: without the edges that the fault script cuts; alone where it freezes
     before it has exchanged anything."""
     me, matrix, script, context = setting.spec.index, setting.cast.matrix, setting.script, setting.context
@@ -158,7 +166,7 @@ def _hoods(setting: _Setting) -> algorithms.Hoods:
     alone = {fault.round for fault in pauses if fault.at in BEFORE_EXCHANGE}
     found: dict[frozenset[tuple[int, int]], Neighborhood] = {}
 
-    def hood(round: int) -> Neighborhood:
+    def neighborhood_in(round: int) -> Neighborhood:
         pairs = frozenset[tuple[int, int]]()
         if round <= context.training_rounds:
             pairs = script.cuts(round)
@@ -168,7 +176,7 @@ def _hoods(setting: _Setting) -> algorithms.Hoods:
             found[pairs] = neighborhood(without_edges(matrix, pairs), me)
         return found[pairs]
 
-    return hood
+    return neighborhood_in
 
 
 def _attacks(setting: _Setting) -> Iterator[tuple[attacks.Attack, Callable[[int], bool]]]:
@@ -191,8 +199,7 @@ def _within(rounds: tuple[int, int]) -> Callable[[int], bool]:
 
 def _client(setting: _Setting) -> Logic:
     tamper = next((attacks.tampering(attack, active) for attack, active in _attacks(setting)), None)
-    codec = setting.config.exchange.wire_dtype
-    return Client(setting.context, setting.trainer.host, codec, tamper=tamper)
+    return Client(setting.context, setting.trainer.host, setting.config.exchange.wire_dtype, tamper=tamper)
 
 
 def _coordinator(setting: _Setting) -> Logic:
@@ -213,7 +220,7 @@ def _coordinator(setting: _Setting) -> Logic:
         trainer.momentum,
         momentum=settings.server_momentum,
         lr=settings.server_lr,
-        codec=setting.config.exchange.wire_dtype,
+        wire_dtype=setting.config.exchange.wire_dtype,
         averaging=settings.averaging,
         byzantine=setting.config.robust.byzantine or 0,
         statistics=[slice(s.offset, s.offset + s.size) for s in trainer.layout.slots if not s.is_parameter],

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from p2pfl.errors import ConfigError, Interrupted, TransportError
+from p2pfl.errors import ConfigError, Interrupted, NeighborError, TransportError
 from p2pfl.faults import Point
 from p2pfl.faults.injector import Saboteur
 from p2pfl.model import sketches
@@ -148,6 +148,8 @@ class Driver:
         elif isinstance(action, ev.Note):
             self._reporter.warn(action.text, action.matters)
         elif isinstance(action, ev.Fail):
+            if action.code is not None:
+                raise NeighborError(action.reason, action.code, action.peers, resumable=action.resumable)
             raise (ConfigError if action.usage else TransportError)(action.reason, resumable=action.resumable)
         else:
             self.has_ended = True
@@ -232,7 +234,7 @@ class Driver:
             if isinstance(result, TrainStats):
                 self._account.trained(result)
                 self._reach("exchange", self._logic.round)
-                self._tell(ev.Trained(result.loss, result.samples))
+                self._tell(ev.Trained(result.loss, result.samples, result.steps, result.lr))
             elif isinstance(result, _RoundResult):
                 # First the record, then the checkpoint, which holds it too: a resumed peer drops a record too many,
                 # and rebuilds one too few, but without the checkpoint nothing says what a record stood for.

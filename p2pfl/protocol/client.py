@@ -21,8 +21,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from p2pfl.algorithms.attacks import Tamper
+from p2pfl.algorithms.base import ONLY_X
 from p2pfl.errors import ProtocolError, Refusal
-from p2pfl.payload import Codec, Payload
+from p2pfl.payload import Encoding, Payload
 from p2pfl.protocol import events as ev
 from p2pfl.protocol.context import PeerContext
 from p2pfl.protocol.greeting import MismatchError
@@ -38,14 +39,13 @@ from p2pfl.protocol.wire import Header, Message
 class _Form:
     """What travels in both directions: the flat vector."""
 
-    codec: Codec
-    vectors: tuple[str, ...] = ("x",)
+    encodings: Mapping[str, Encoding]
 
 
 class Client:
     """One client's progress. `x` is its flat float32 vector, (size,), which the driver trains in place."""
 
-    def __init__(self, context: PeerContext, x: Tensor, codec: Codec, tamper: Tamper | None = None) -> None:
+    def __init__(self, context: PeerContext, x: Tensor, wire_dtype: str, tamper: Tamper | None = None) -> None:
         """`tamper`: what an attacker sends instead of its update."""
         (self._coordinator,) = context.links
         self.context = context
@@ -53,10 +53,9 @@ class Client:
         self.stage = ClientStage.NEW
         self._session = Session(context)
         self._x = x
-        self._codec: Codec = codec
+        self._form = form = _Form(ONLY_X[wire_dtype])
         self._tamper = tamper
         self._global = x  # the global model that is being trained, where somebody wants to know it later
-        form = _Form(codec)
         self._inbox = Inbox(lambda round: context.links, x.numel(), lambda round: form, context.last_round)
         self._outbox = Outbox()
         self._unwanted = 0  # the newest round whose model was refused
@@ -186,7 +185,7 @@ class Client:
         self._enter(ClientStage.OFFERING)
         self._detector.progress(now)
         update = self._x if self._tamper is None else self._tamper(self.round, self._global, self._x)
-        sent = update if self._codec == "fp32" else update.bfloat16()
+        sent = update.to(self._form.encodings["x"].dtype)
         payload = Payload({"x": (sent,)}, {"loss": event.loss, "samples": float(event.samples)})
         waiting = self._outbox.begin(self.round, [(self._coordinator, payload)])
         return [self._say("offer", self.round), *self._deliver(waiting)]
@@ -239,7 +238,7 @@ class Client:
 
     def _deliver(self, items: list[tuple[int, Payload]]) -> list[ev.Action]:
         self._flushed = self._flushed and not items
-        return self._session.deliver(self.round, self._codec, items)
+        return self._session.deliver(self.round, self._form.encodings, items)
 
     def _enter(self, stage: ClientStage) -> None:
         self.stage = CLIENT.check(self.stage, stage)

@@ -84,7 +84,7 @@ class Rounds:
         self._ready.discard(client)
         self._move(client, Progress.SENT)
         self._flushed = False
-        return self._session.deliver(self.round, self._server.codec, [(client, self._model)])
+        return self._session.deliver(self.round, self._server.encodings, [(client, self._model)])
 
     def _advance(self, now: float) -> list[ev.Action]:
         """Everything that can be done now: fold, ask for updates, finish."""
@@ -129,7 +129,7 @@ class Rounds:
 
     def _fold(self, client: int, update: Payload) -> None:
         total = math.fsum(self._federation.sizes[k] for k in self._progress)
-        self._server.fold(update, self._federation.sizes[client] / total)
+        self._server.accumulate(update, self._federation.sizes[client] / total)
         self._losses[client] = min(max(update.scalars.get("loss", 0.0), -MAX_LOSS), MAX_LOSS)
         self._samples += int(min(max(update.scalars.get("samples", 0.0), 0.0), MAX_SAMPLES))
         self._move(client, Progress.FOLDED)

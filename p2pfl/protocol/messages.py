@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import msgspec
 import torch
 
-from p2pfl.payload import Codec, Payload
+from p2pfl.payload import Encoding, Payload
 from p2pfl.protocol import greeting
 from p2pfl.protocol.context import PeerContext
 from p2pfl.protocol.wire import VERSION, Header, Kind, Message, chunks
@@ -23,7 +24,7 @@ def control(context: PeerContext, kind: Kind, round: int, about: Mapping[str, fl
     return Message(header, body)
 
 
-def payload(context: PeerContext, round: int, codec: Codec, content: Payload) -> Iterator[Message]:
+def payload(context: PeerContext, round: int, encodings: Mapping[str, Encoding], content: Payload) -> Iterator[Message]:
     """A payload as chunks that are views of its vectors, each given as one piece."""
     header = Header(
         version=VERSION,
@@ -31,12 +32,9 @@ def payload(context: PeerContext, round: int, codec: Codec, content: Payload) ->
         kind="chunk",
         sender=context.me,
         round=round,
-        codec=codec,
         layout=context.layout,
         scalars=dict(content.scalars),
     )
-    vectors: dict[str, memoryview] = {}
-    for name, pieces in content.vectors.items():
-        (vector,) = pieces
-        vectors[name] = vector.view(torch.uint8).numpy().data
-    return chunks(header, vectors)
+    for name, (vector,) in content.vectors.items():
+        template = msgspec.structs.replace(header, codec=encodings[name].name)
+        yield from chunks(template, {name: vector.view(torch.uint8).numpy().data})

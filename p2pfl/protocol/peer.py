@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
-from p2pfl.algorithms import Algorithm, Hoods
+from p2pfl.algorithms.base import Algorithm
 from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.payload import Payload
 from p2pfl.protocol import events as ev
@@ -29,6 +29,7 @@ from p2pfl.protocol.rounds import Rounds
 from p2pfl.protocol.states import Stage
 from p2pfl.protocol.timeouts import Wait
 from p2pfl.protocol.wire import Header, Message
+from p2pfl.topology import NeighborhoodSchedule
 
 
 class Peer(Rounds):
@@ -38,9 +39,14 @@ class Peer(Rounds):
     """
 
     def __init__(
-        self, context: PeerContext, hoods: Hoods, x: Tensor, training: Algorithm[Any], consensus: Algorithm[Any]
+        self,
+        context: PeerContext,
+        schedule: NeighborhoodSchedule,
+        x: Tensor,
+        training: Algorithm[Any],
+        consensus: Algorithm[Any],
     ) -> None:
-        super().__init__(context, hoods, x, training, consensus)
+        super().__init__(context, schedule, x, training, consensus)
         self._handlers: dict[type, Callable[[Any, float], list[ev.Action]]] = {
             ev.Started: self._on_started,
             ev.Received: self._on_received,
@@ -66,7 +72,7 @@ class Peer(Rounds):
     def facts(self) -> Mapping[str, Any]:
         """In whose place stood the peer's own vector in the round being recorded, and whose weights it took over."""
         replaced = () if self._aggregation is None else self._aggregation.replaced
-        taken = self._bootstrap_average.senders
+        taken = self._bootstrap.senders
         return {
             "absent": [self.context.names[peer] for peer in replaced] or None,
             "weights_from": [self.context.names[peer] for peer in taken] or None,
@@ -126,7 +132,7 @@ class Peer(Rounds):
 
     def _on_trained(self, event: ev.Trained, now: float) -> list[ev.Action]:
         self._detector.end_training(now)
-        self._trained = True
+        self._trained, self._training = True, event
         return self._advance(now)
 
     def _on_recorded(self, event: ev.Recorded, now: float) -> list[ev.Action]:
@@ -166,6 +172,7 @@ class Peer(Rounds):
             return self._on_edge_down(header, now)
         if header.kind == "ack":
             if self._outbox.acknowledged(header.sender, header.round):
+                self._settled.add(header.sender)
                 self._detector.progress(now)
         elif header.kind == "goodbye":
             self._membership.finish(header.sender)
@@ -264,7 +271,8 @@ class Peer(Rounds):
         if not self._membership.is_in_use(neighbor):
             return []
         if not self._can_spare([neighbor]):
-            return self._fail(f"lost the connection to peer {self.context.name([neighbor])} in round {self.round}")
+            reason = f"lost the connection to peer {self.context.name([neighbor])} in round {self.round}"
+            return self._fail_by("lost-connection", [neighbor], reason)
         return self._take_down([neighbor], "connection lost", now)
 
     def _on_tick(self, event: ev.Tick, now: float) -> list[ev.Action]:
@@ -283,7 +291,7 @@ class Peer(Rounds):
             why = "no checkpoint of this peer can be used, nor of its neighbors; start a new run without --resume"
             return self._fail(why, resumable=False)
         if not silent or not self._can_spare(silent):
-            return self._fail(why)
+            return self._fail_by("no-greeting" if wait == "greeting" else "no-progress", silent, why)
         return [*actions, *self._take_down(silent, why, now), *self._begin_if_greeted(now)]
 
     def _heartbeats(self, now: float) -> list[ev.Action]:

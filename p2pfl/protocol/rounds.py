@@ -9,7 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from p2pfl.algorithms import Adoption, Algorithm, Hoods
+from p2pfl.algorithms.base import Algorithm, RoundContext
+from p2pfl.algorithms.bootstrap import Bootstrap
+from p2pfl.errors import NeighborCode
 from p2pfl.payload import Payload
 from p2pfl.protocol import events as ev
 from p2pfl.protocol.aggregation import RoundAggregation
@@ -21,6 +23,7 @@ from p2pfl.protocol.outbox import Outbox
 from p2pfl.protocol.session import Session
 from p2pfl.protocol.states import PEER, Stage
 from p2pfl.protocol.timeouts import FailureDetector
+from p2pfl.topology import NeighborhoodSchedule
 
 # Seconds between the greeting of a neighbor that was started with something else and the end of the peer, in which the
 # neighbor gets this peer's greeting and can say the same.
@@ -31,30 +34,35 @@ class Rounds:
     """A peer's state, and how it gets through rounds. What happens to it from outside is `Peer`'s, which calls this."""
 
     def __init__(
-        self, context: PeerContext, hoods: Hoods, x: Tensor, training: Algorithm[Any], consensus: Algorithm[Any]
+        self,
+        context: PeerContext,
+        schedule: NeighborhoodSchedule,
+        x: Tensor,
+        training: Algorithm[Any],
+        consensus: Algorithm[Any],
     ) -> None:
         self._pending = dict(context.pending_payloads)  # rounds before the first whose vectors neighbors may still need
         self.context = context = replace(context, pending_payloads={})  # so that their memory is free soon
         self.round = context.first_round
         self.stage = Stage.NEW
         self._session = Session(context)
-        self._hoods = hoods
+        self._schedule = schedule
         self._x = x
         self._algorithms = (training, consensus)
-        self._bootstrapping = (
-            context.needs_bootstrap and context.first_round > 1
-        )  # this round it takes over a neighbor's weights
-        self._bootstrap_average = Adoption(training)
+        self._bootstrapping = context.needs_bootstrap and context.first_round > 1  # it takes its neighbors' weights
+        self._bootstrap = Bootstrap(training.is_robust)
         points = {neighbor: self._resume_point(neighbor) for neighbor in context.links}
         self._membership = Membership(context, self._session, points)
         self._inbox = Inbox(self._senders_in, x.numel(), self._algorithm_of, context.last_round)
         self._outbox = Outbox()
-        self._state: Any = training.start(x, hoods)
+        self._state: Any = training.init(x, schedule)
         self._mixes = False  # the state is that of the consensus rounds
         self._aggregation: RoundAggregation | None = None
         self._current: dict[int, Payload] = {}
+        self._settled: set[int] = set()  # neighbors whose payload was acknowledged, or counted as undelivered
         self._left_behind = False  # others have gone on without it
         self._began = self._trained = False
+        self._training = ev.Trained()  # result of this round's local training
         self._asked_again: set[tuple[int, int]] = set()  # (round, sender) of vectors of which a chunk was lost
         self._flushed = True
         self._detector = FailureDetector(context)
@@ -86,7 +94,8 @@ class Rounds:
     def _begin_round(self, now: float) -> list[ev.Action]:
         self._enter(Stage.WORKING)
         self._aggregation, self._began, self._left_behind = None, False, False
-        self._bootstrap_average = Adoption(self._algorithm)
+        self._bootstrap = Bootstrap(self._algorithm.is_robust)
+        self._training = ev.Trained()
         self._detector.begin_round(now)
         self._detector.sent_heartbeats(now)
         actions: list[ev.Action] = []
@@ -95,7 +104,7 @@ class Rounds:
                 actions += self._membership.expect_back(neighbor, self.round, self._resume_point(neighbor))
         if self.round > self.context.training_rounds and not self._mixes and not self._bootstrapping:
             self._mixes = True
-            self._state = self._algorithms[1].start(self._x, self._hoods)
+            self._state = self._algorithms[1].init(self._x, self._schedule)
         self._trained = self.round > self.context.training_rounds or self._bootstrapping
         if not self._trained and not self._algorithm.overlapped:
             actions += self._train(now)
@@ -139,57 +148,69 @@ class Rounds:
 
     def _begin_exchange(self) -> list[ev.Action]:
         self._began = True
-        hood = self._hoods(self.round)
         if self._bootstrapping:
             self._current = {}
             return []
-        self._current = dict(self._algorithm.outgoing(self._state, self.round))
+        self._settle_payloads()
+        context = self._context()
+        self._current = dict(self._algorithm.outgoing(self._state, context))
+        self._settled.clear()
+        senders = list(context.neighborhood.incoming)
         self._aggregation = RoundAggregation(
-            self._algorithm,
-            self._state,
-            self._inbox,
-            self.round,
-            self.context.me,
-            list(hood.incoming),
-            self._is_expected,
+            self._algorithm, self._state, self._inbox, self.round, self.context.me, senders, self._is_expected
         )
         needed = [item for item in self._current.items() if self._membership.serves(item[0], self.round)]
         return self._deliver(self._outbox.begin(self.round, needed))
 
     def _fold(self) -> list[ev.Action]:
         if self._aggregation is None:
-            return self._bootstrap()
-        own = next(iter(self._current.values()), None)
-        return self._grants() if self._aggregation.fold(own) else []
+            return self._take_weights()
+        return self._grants() if self._aggregation.fold() else []
 
-    def _bootstrap(self) -> list[ev.Action]:
+    def _take_weights(self) -> list[ev.Action]:
         """Take over the neighbors' weights, once nothing more is to come."""
         senders = sorted(self._senders_in(self.round))
         for sender in senders:
             if (payload := self._inbox.take(self.round, sender)) is not None:  # which makes room for others'
-                self._bootstrap_average.add(sender, payload)
+                self._bootstrap.add(sender, payload)
         if not all(self._inbox.is_whole(self.round, sender) for sender in senders):
             return self._grants()
-        if not self._bootstrap_average:
+        if not self._bootstrap:
             return self._fail(f"no neighbor is left to take weights from in round {self.round}")
-        for here, block in self._bootstrap_average.blocks():
+        for here, block in self._bootstrap.blocks():
             self._x[here] = block
         self._enter(Stage.RECORDING)
         self._bootstrapping = False
-        names = self.context.name(self._bootstrap_average.senders)
+        names = self.context.name(self._bootstrap.senders)
         news = ev.Note(f"takes over the weights of peer {names} in round {self.round}", matters=True)
         return [news, ev.RoundDone(self.round, self._x)]
 
     def _finish_round(self) -> list[ev.Action]:
-        self._x = self._algorithm.finish(self._state)
+        self._settle_payloads()
+        self._x = self._algorithm.finish(self._state, self._context())
         self._enter(Stage.RECORDING)
         return [ev.RoundDone(self.round, self._x)]
+
+    def _context(self) -> RoundContext:
+        done = self._training
+        return RoundContext(self.round, self._schedule(self.round), done.steps, done.samples, done.loss, done.lr)
+
+    def _settle_payloads(self) -> None:
+        """Tell the algorithm of this round's payloads that were not acknowledged and are waited for no longer."""
+        for neighbor in self._current.keys() - self._settled - self._outbox.waiting_for:
+            self._settled.add(neighbor)
+            self._algorithms[self._mixes].undelivered(self._state, neighbor, self._current[neighbor])
 
     def _fail(self, reason: str, resumable: bool = True, usage: bool = False) -> list[ev.Action]:
         self._enter(Stage.ENDED)
         return [ev.Fail(reason, resumable, usage)]
 
-    # Membership that are of no use
+    def _fail_by(self, code: NeighborCode, peers: Sequence[int], reason: str) -> list[ev.Action]:
+        """End because of neighbors."""
+        self._enter(Stage.ENDED)
+        return [ev.Fail(reason, code=code, peers=tuple(peers))]
+
+    # Neighbors that are of no use
 
     def _on_mismatch(self, sender: int, error: MismatchError, now: float) -> list[ev.Action]:
         """A neighbor was started with something else: end soon, unless the peer may begin without it."""
@@ -212,6 +233,8 @@ class Rounds:
         self._inbox.relist(neighbor)
         self._outbox.drop(neighbor)
         self._outbox.revoke_credit(neighbor)
+        if not self._bootstrapping:
+            self._algorithms[self._mixes].edge_reset(self._state, neighbor)
 
     # Sending
 
@@ -228,7 +251,7 @@ class Rounds:
     def _deliver(self, items: Sequence[tuple[int, Payload]]) -> list[ev.Action]:
         self._flushed = self._flushed and not items
         round = self._outbox.round
-        return self._session.deliver(round, self._algorithm_of(round).codec, items)
+        return self._session.deliver(round, self._algorithm_of(round).encodings, items)
 
     # What holds now
 
@@ -252,10 +275,10 @@ class Rounds:
         So a peer skips rounds only if it is further behind than that, starts, or was left behind while it slept.
         """
         slack = 0 if self._left_behind or self.stage is Stage.GREETING else len(self.context.names)
-        return self._membership.ahead_of(self.round, frozenset(self._hoods(self.round).incoming), slack)
+        return self._membership.ahead_of(self.round, frozenset(self._schedule(self.round).incoming), slack)
 
     def _senders_in(self, round: int) -> list[int]:
-        return [n for n in self._hoods(round).incoming if self._membership.expects(n, round)]
+        return [n for n in self._schedule(round).incoming if self._membership.expects(n, round)]
 
     def _is_expected(self, sender: int) -> bool:
         return self._membership.expects(sender, self.round) and not self._inbox.is_given_up(self.round, sender)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from p2pfl.errors import ProtocolError, Refusal
-from p2pfl.payload import Codec, Payload
+from p2pfl.payload import Encoding, Payload
 from p2pfl.protocol import events as ev
 from p2pfl.protocol import greeting
 from p2pfl.protocol import messages as messages
@@ -71,9 +71,11 @@ class Session:
         """A message without a body; `about` are its scalars."""
         return ev.Send(neighbor, messages.control(self.context, kind, round, about))
 
-    def deliver(self, round: int, codec: Codec, items: Sequence[tuple[int, Payload]]) -> list[ev.Action]:
+    def deliver(
+        self, round: int, encodings: Mapping[str, Encoding], items: Sequence[tuple[int, Payload]]
+    ) -> list[ev.Action]:
         """Payloads of a round in chunks, each to its neighbor."""
         actions: list[ev.Action] = []
         for neighbor, payload in items:
-            actions += [ev.Send(neighbor, m) for m in messages.payload(self.context, round, codec, payload)]
+            actions += [ev.Send(neighbor, m) for m in messages.payload(self.context, round, encodings, payload)]
         return actions

@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from p2pfl.errors import ProtocolError, Refusal
-from p2pfl.payload import ITEM_BYTES, Codec
+from p2pfl.payload import ENCODINGS
 
 VERSION = 4
 CHUNK_BYTES = 1 << 20
@@ -46,7 +46,7 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
     kind: Kind
     sender: Annotated[int, msgspec.Meta(ge=0, lt=MAX_PEERS)]
     round: Annotated[int, msgspec.Meta(ge=0, le=MAX_ROUND)]
-    codec: Codec = ""
+    codec: _Text = ""
     layout: _Text = ""
     vector: _Text = ""
     offset: _Size = 0
@@ -113,7 +113,10 @@ def _check_chunk(header: Header) -> None:
         raise ProtocolError(Refusal.CODEC, "missing")
     if not 0 < header.length <= CHUNK_BYTES:
         raise ProtocolError(Refusal.LENGTH, f"a chunk of {header.length} bytes")
-    if header.length % ITEM_BYTES[header.codec] or header.offset % ITEM_BYTES[header.codec]:
+    encoding = ENCODINGS.get(header.codec)
+    if encoding is None:
+        raise ProtocolError(Refusal.HEADER, f"unknown codec {header.codec!a}")
+    if header.length % encoding.item_bytes or header.offset % encoding.item_bytes:
         raise ProtocolError(Refusal.LENGTH, "a chunk ends within a number")
 
 

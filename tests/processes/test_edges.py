@@ -87,7 +87,7 @@ def test_the_data_process_is_quiet_when_nobody_listens(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from p2pfl import make_topology\n"
         "from p2pfl.config import DataConfig, RunConfig\n"
-        "from p2pfl.launcher.prepare import _prepare\n"
+        "from p2pfl.launch.prepare import _prepare\n"
         "from p2pfl.roles import cast\n"
         "ours, theirs = Pipe()\n"
         "ours.close()\n"

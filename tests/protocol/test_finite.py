@@ -23,6 +23,7 @@ from p2pfl.model.vector import is_finite, largest
 from p2pfl.node import messages
 from p2pfl.node.control import Control
 from p2pfl.node.worker import run
+from p2pfl.payload import ENCODINGS
 from p2pfl.protocol.events import Fail, Note, Received, Recorded, RoundDone, Train, Trained
 from p2pfl.protocol.inbox import Inbox
 from p2pfl.protocol.selection import Federation
@@ -82,10 +83,8 @@ def received(values: torch.Tensor, start: int = 0, round: int = 1, codec: str = 
 
 
 class Form:
-    vectors = ("x",)
-
     def __init__(self, codec: str) -> None:
-        self.codec = codec
+        self.encodings = {"x": ENCODINGS[codec]}
 
 
 @pytest.mark.parametrize("codec", ["fp32", "bf16"])

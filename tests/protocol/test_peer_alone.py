@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.support.helpers import hoods_of, matrix
+from tests.support.helpers import matrix, schedules_of
 from tests.support.one_peer import CONTEXT, SIZE, X, chunk, finish_round, greeted, hello, message, peer_zero, sends
 
 from p2pfl.algorithms import DPSGD, Chebyshev
@@ -202,7 +202,7 @@ def test_what_is_next_in_order_is_added_as_it_comes_and_repetitions_are_not() ->
         peer = peer_zero()
         greeted(peer)
         peer.handle(Trained(), 0.0)
-        mixed = peer._state.mixed.zero_()
+        mixed = peer._state.buffers.mixed.zero_()
         assert peer.handle(chunk(3, 1, 0, 4), 0.0) == []
         assert torch.equal(mixed, torch.zeros(SIZE))  # it is peer 1's turn
         assert peer.handle(chunk(1, 1, 0, 4), 0.0) == []
@@ -279,7 +279,7 @@ def test_a_peer_without_weights_takes_over_its_neighbors_however_many_they_are(n
         needs_bootstrap=True,
         is_rejoining=True,
     )
-    peer = Peer(context, hoods_of(matrix("complete", n))[0], torch.zeros(SIZE), DPSGD(), Chebyshev(1 / 3))
+    peer = Peer(context, schedules_of(matrix("complete", n))[0], torch.zeros(SIZE), DPSGD(), Chebyshev(1 / 3))
     waiting, granted, done = peer.handle(Started(), 0.0), Counter[int](), []
     while waiting:
         action, *waiting = waiting

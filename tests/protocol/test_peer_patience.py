@@ -196,3 +196,19 @@ def test_a_neighbor_that_said_goodbye_may_vanish() -> None:
     assert peer.handle(Lost(3), 2.0) == []
     assert peer.handle(Reconnected(3), 2.0) == []
     assert only_fail(peer.handle(Lost(1), 3.0)) == "lost the connection to peer one in round 1"
+
+
+def test_a_failure_says_by_a_code_and_by_numbers_which_neighbors_are_missed() -> None:
+    def failing(peer: Peer, event: Tick | Lost, now: float) -> tuple[str | None, tuple[int, ...]]:
+        (fail,) = (action for action in peer.handle(event, now) if isinstance(action, Fail))
+        return fail.code, fail.peers
+
+    alone = peer_zero()
+    alone.handle(Started(), 0.0)
+    alone.handle(message("hello", 1, 1), 0.0)
+    assert failing(alone, Tick(), 60.0) == ("no-greeting", (3,))
+    for event, now, code, peers in [(Tick(), 700.0, "no-progress", (1, 3)), (Lost(3), 1.0, "lost-connection", (3,))]:
+        peer = peer_zero()
+        greeted(peer)
+        peer.handle(Trained(), 1.0)
+        assert failing(peer, event, now) == (code, peers)

@@ -18,7 +18,7 @@ from tests.support.peer_network import Flying
 from torch import Tensor
 
 from p2pfl.algorithms.fedavg import ServerAverage
-from p2pfl.payload import Codec, Payload
+from p2pfl.payload import Payload
 from p2pfl.protocol.client import Client
 from p2pfl.protocol.context import PeerContext, Timeouts
 from p2pfl.protocol.coordinator import Coordinator
@@ -53,7 +53,7 @@ class Setting:
     selected: int
     rounds: int = 3
     size: int = 12
-    codec: Codec = "fp32"
+    codec: str = "fp32"
     sizes: tuple[float, ...] = ()
     min_updates: int = 1
     seed: int = 0
@@ -117,17 +117,17 @@ def dense(setting: Setting, before: Tensor, round: int, folded: Sequence[int], s
 class Watched(ServerAverage):
     """Notes who is folded: updates carry their client's number as their loss."""
 
-    def __init__(self, x: Tensor, codec: Codec) -> None:
-        super().__init__(x, torch.zeros_like(x), codec=codec)
+    def __init__(self, x: Tensor, codec: str) -> None:
+        super().__init__(x, torch.zeros_like(x), wire_dtype=codec)
         self.folded: list[int] = []
 
     def outgoing(self) -> Payload:
         self.folded = []
         return super().outgoing()
 
-    def fold(self, payload: Payload, weight: float) -> None:
+    def accumulate(self, payload: Payload, weight: float) -> None:
         self.folded.append(int(payload.scalars["loss"]))
-        super().fold(payload, weight)
+        super().accumulate(payload, weight)
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import torch
-from tests.support.helpers import hoods_of, matrix
+from tests.support.helpers import matrix, schedules_of
 
 from p2pfl.algorithms import DPSGD, Chebyshev
 from p2pfl.protocol.context import PeerContext, Timeouts
@@ -29,7 +29,7 @@ CONTEXT = PeerContext(
 def peer_zero(context: PeerContext = CONTEXT, training: DPSGD | None = None, x: torch.Tensor | None = None) -> Peer:
     """Peer 0 of a ring of 4, whose neighbors are 1 and 3."""
     x = X.clone() if x is None else x
-    return Peer(context, hoods_of(matrix("ring", 4))[0], x, training or DPSGD(), Chebyshev(1 / 3))
+    return Peer(context, schedules_of(matrix("ring", 4))[0], x, training or DPSGD(), Chebyshev(1 / 3))
 
 
 def message(kind: str, sender: int, round: int, body: bytes = b"", **fields: object) -> Received:

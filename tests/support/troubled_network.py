@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 import torch
-from tests.support.helpers import hoods_of
+from tests.support.helpers import schedules_of
 from tests.support.peer_network import Flying, Setting, Snapshot, Step, Watched
 from torch import Tensor
 
@@ -66,8 +66,8 @@ class Troubled:
             self._tell(me, Started())
 
     def links(self, me: int) -> frozenset[int]:
-        hood = hoods_of(self.setting.w)[me](1)
-        return frozenset(hood.incoming) | frozenset(hood.outgoing)
+        around = schedules_of(self.setting.w)[me](1)
+        return frozenset(around.incoming) | frozenset(around.outgoing)
 
     def _make(self, me: int, rejoins: bool, lost: bool = False) -> None:
         number, snapshot = self.saved.get(me, (0, None))
@@ -94,7 +94,7 @@ class Troubled:
             max_missing=self.spare,
         )
         algorithms = [Watched(a, self.setting.size, [], {}) for a in (self.setting.training, self.setting.consensus)]
-        self.peers[me] = Peer(context, hoods_of(self.setting.w)[me], self.vectors[me], *algorithms)
+        self.peers[me] = Peer(context, schedules_of(self.setting.w)[me], self.vectors[me], *algorithms)
         for other in self.links(me):
             self.queues[me, other] = []
 

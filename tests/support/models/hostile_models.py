@@ -43,10 +43,12 @@ def _always(round: int) -> bool:
 _peer, _client, _trainer = Peer.__init__, Client.__init__, Trainer.__init__
 
 
-def _hostile_peer(self: Peer, context: Any, hoods: Any, x: Any, training: Any, consensus: Any) -> None:
+def _hostile_peer(
+    self: Peer, context: Any, schedule: Any, x: Any, training: Any, consensus: Any, **options: Any
+) -> None:
     if (found := _attack(context.me)) is not None and (attack := build_attack(*found)) is not None:
         training, consensus = Attacking(training, attack, _always), Attacking(consensus, attack, _always)
-    _peer(self, context, hoods, x, training, consensus)
+    _peer(self, context, schedule, x, training, consensus, **options)
 
 
 def _hostile_client(self: Client, context: Any, x: Any, codec: Any, tamper: Any = None) -> None:

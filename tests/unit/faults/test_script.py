@@ -15,7 +15,6 @@ import pytest
 from p2pfl.errors import ConfigError
 from p2pfl.faults import FaultScript, check_faults, idle_faults, load_faults
 from p2pfl.faults.injector import Saboteur, fired
-from p2pfl.payload import Codec
 from p2pfl.protocol import wire
 from p2pfl.protocol.events import Received, Refused
 from p2pfl.run.paths import FIRED_FILE
@@ -167,7 +166,7 @@ def test_faults_of_edges_that_a_graph_has_not(tmp_path: Path) -> None:
 
 
 def message(kind: wire.Kind, round: int = 5, body: bytes = b"") -> wire.Message:
-    codec: Codec = "fp32" if body else ""
+    codec = "fp32" if body else ""
     return wire.Message(wire.Header(wire.VERSION, "r", kind, 0, round, codec, "", "x" * bool(body), 0, len(body)), body)
 
 
