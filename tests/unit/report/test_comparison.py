@@ -98,7 +98,7 @@ def test_the_same_run_twice_is_refused(tmp_path: Path) -> None:
         load_entries([once, tmp_path / "again" / ".." / "once"])
     with pytest.raises(ConfigError, match=f"{once} and {again}: the same settings and the same seed"):
         load_entries([once, again])
-    with pytest.raises(ConfigError, match="nothing to compare"):
+    with pytest.raises(ConfigError, match="no runs to compare"):
         load_entries([])
 
 
