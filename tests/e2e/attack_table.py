@@ -16,7 +16,7 @@ from tests.processes.test_hostile import ATTACKER, PLAIN, honest_accuracy
 from tests.processes.test_swarm import memory_swarm
 
 from p2pfl import RunConfig, make_topology
-from p2pfl.roles import topology_of
+from p2pfl.modes import topology_of
 from p2pfl.run.records import read_rounds
 
 ATTACKS = ("", "sign-flip:1", "label-flip", "a-little-is-enough:20", "inner-product:10")

@@ -74,7 +74,7 @@ def deliver(made: Coordinator, *clients: int, now: float = 1.0) -> list[tuple[st
 
 
 def missing(made: Coordinator) -> list[str]:
-    return [made.context.names[client] for client, where in made._progress.items() if where == "missing"]
+    return [made.context.names[client] for client, where in made.progress.items() if where == "missing"]
 
 
 def all_ones(x: torch.Tensor) -> bool:
@@ -214,7 +214,7 @@ def test_a_lost_client_does_not_hold_up_the_round_whatever_it_was_doing(stage: s
         made.handle(message("offer", 4, 1), 1.0)
     if stage == "half":
         made.handle(chunk(4, 1, 0, 4), 1.0)
-    assert made._progress[4] == ("granted" if stage == "half" else stage)
+    assert made.progress[4] == ("granted" if stage == "half" else stage)
     assert made.handle(Lost(4), 2.0)[0] == Note("round 1 continues without four")
     if stage not in ("granted", "half"):
         deliver(made, 0)

@@ -91,8 +91,8 @@ class Form:
 @pytest.mark.parametrize("value", NOT_FINITE)
 def test_an_inbox_takes_no_chunk_that_is_not_finite(codec: str, value: float) -> None:
     dtype = torch.float32 if codec == "fp32" else torch.bfloat16
-    box = Inbox(lambda round: [3], 8, lambda round: Form(codec), 9)  # type: ignore[arg-type, return-value]
-    box.grant(1)
+    box = Inbox(8, lambda round: Form(codec), 9)  # type: ignore[arg-type, return-value]
+    box.open(1, 3)
     good, bad = torch.ones(4, dtype=dtype), torch.ones(4, dtype=dtype)
     bad[2] = value
     assert not box.add(received(good, codec=codec))
@@ -179,7 +179,7 @@ def test_a_client_at_work_asks_for_a_later_model_when_it_is_done() -> None:
 
 def test_a_coordinator_goes_on_at_once_without_a_client_that_refused_its_model() -> None:
     made = greeted()
-    assert made._progress[1] == "sent"
+    assert made.progress[1] == "sent"
     assert made.handle(message("grant", 1, 1), 0.0) == [], "said again over a new connection"
     assert missing(made) == []
     made.handle(message("grant", 1, 2), 0.0)
