@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hostile_models import VARIABLE
 from tests.processes.test_hostile import ATTACKER, PLAIN, honest_accuracy
-from tests.processes.test_swarm import memory_swarm
+from tests.support.swarms import memory_swarm
 
 from p2pfl import RunConfig, make_topology
 from p2pfl.roles import topology_of

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.processes.test_launcher import FAST, Swarm, nobody_left, ring
-from tests.processes.test_launcher import start as start
+from tests.support.launched import FAST, Swarm, nobody_left, ring
+from tests.support.launched import start as start
 
 from p2pfl.launch import fork_server
 from p2pfl.run.records import read_rounds
@@ -80,7 +80,7 @@ def test_a_restart_replaces_a_killed_server(tmp_path: Path, start: Callable[...,
 
 PATIENT = """
 from p2pfl.cli import main
-from p2pfl.launcher import ends
+from p2pfl.launch import ends
 
 if __name__ == "__main__":
     ends.STOP_SECONDS = 100_000.0

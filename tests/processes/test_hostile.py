@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.processes.test_swarm import memory_swarm
+from tests.support.swarms import memory_swarm
 
 from p2pfl import RunConfig, make_topology
 from p2pfl.experiment.run import run

@@ -8,63 +8,24 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.support.one_coordinator import ALL, PLAN, SIZE, a_coordinator, all_ones, greeted, missing, offer
 from tests.support.one_peer import chunk, message, only_fail, sends
 
-from p2pfl.algorithms.fedavg import ServerAverage
 from p2pfl.errors import Refusal
 from p2pfl.protocol.coordinator import Coordinator
 from p2pfl.protocol.events import (
     Finish,
     Lost,
     Note,
-    Plan,
     Reconnected,
     Recorded,
     Refused,
     RoundDone,
     Started,
     Tick,
-    Timeouts,
 )
 from p2pfl.protocol.selection import Federation, select_clients
 from p2pfl.protocol.wire import MAX_ROUND
-
-SIZE = 8
-PLAN = Plan(
-    me=6,
-    names=["zero", "one", "two", "three", "four", "five", "coordinator"],
-    links=frozenset(range(6)),
-    training_rounds=2,
-    consensus_rounds=0,
-    run="run",
-    layout="layout",
-    timeouts=Timeouts(start=None, handshake=60.0, first_round=600.0, round=30.0),
-)
-ALL = Federation(sizes=[1.0] * 6, selected=6, seed=0, min_updates=3)
-
-
-def a_coordinator(federation: Federation = ALL, plan: Plan = PLAN) -> Coordinator:
-    return Coordinator(plan, federation, ServerAverage(torch.zeros(SIZE), torch.zeros(SIZE)))
-
-
-def greeted(federation: Federation = ALL, plan: Plan = PLAN) -> Coordinator:
-    """In round 1, with the model sent to all six clients."""
-    made = a_coordinator(federation, plan)
-    made.handle(Started(), 0.0)
-    for client in range(6):
-        made.handle(message("hello", client, 1), 0.0)
-    for client in range(6):
-        made.handle(message("grant", client, 1), 0.0)
-    return made
-
-
-def offer(made: Coordinator, *clients: int, now: float = 1.0) -> list[tuple[str, int, int]]:
-    """These have trained the model; returns what is said to them."""
-    said = []
-    for client in clients:
-        assert made.handle(message("ack", client, made.round), now) == []
-        said += sends(made.handle(message("offer", client, made.round), now))
-    return said
 
 
 def deliver(made: Coordinator, *clients: int, now: float = 1.0) -> list[tuple[str, int, int]]:
@@ -72,15 +33,6 @@ def deliver(made: Coordinator, *clients: int, now: float = 1.0) -> list[tuple[st
     for client in clients:
         said += sends(made.handle(chunk(client, made.round, scalars={"loss": float(client), "samples": 10.0}), now))
     return said
-
-
-def missing(made: Coordinator) -> list[str]:
-    return [made.plan.names[client] for client, where in made._progress.items() if where == "missing"]
-
-
-def all_ones(x: torch.Tensor) -> bool:
-    """As the mean of vectors of ones is, but for rounding."""
-    return torch.allclose(x, torch.ones(SIZE), rtol=1e-6)
 
 
 def test_a_round_action_by_action() -> None:

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from tests.support.one_client import CLIENT, SIZE, a_client, idle, offering
 from tests.support.one_peer import chunk, message, only_fail, sends
 
 from p2pfl.protocol.client import Client
@@ -14,47 +15,14 @@ from p2pfl.protocol.events import (
     Flushed,
     Lost,
     Note,
-    Plan,
     Reconnected,
     Recorded,
     RoundDone,
     Started,
     Tick,
-    Timeouts,
     Train,
     Trained,
 )
-
-SIZE = 8
-CLIENT = Plan(
-    me=2,
-    names=["zero", "one", "two", "three", "four", "five", "coordinator"],
-    links=frozenset({6}),
-    training_rounds=9,
-    consensus_rounds=0,
-    run="run",
-    layout="layout",
-    timeouts=Timeouts(start=None, handshake=60.0, first_round=600.0, round=30.0),
-)
-
-
-def a_client(codec: str = "fp32") -> Client:
-    made = Client(CLIENT, torch.zeros(SIZE), codec)  # type: ignore[arg-type]
-    assert sends(made.handle(Started(), 0.0)) == [("hello", 6, 1)]
-    return made
-
-
-def idle() -> Client:
-    made = a_client()
-    assert sends(made.handle(message("hello", 6, 1), 0.0)) == [("grant", 6, 1)]
-    return made
-
-
-def offering(round: int = 1) -> Client:
-    made = idle()
-    made.handle(chunk(6, round), 0.0)
-    assert sends(made.handle(Trained(0.5, 32), 1.0)) == [("offer", 6, round)]
-    return made
 
 
 def test_a_clients_round_action_by_action() -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.processes.test_launcher import FAST, Swarm, nobody_left, ring
-from tests.processes.test_launcher import start as start
-from tests.protocol.test_federated_alone import ALL, SIZE, all_ones, greeted, missing, offer
-from tests.protocol.test_federated_client import idle, offering
+from tests.support.launched import FAST, Swarm, nobody_left, ring
+from tests.support.launched import start as start
+from tests.support.one_client import idle, offering
+from tests.support.one_coordinator import ALL, SIZE, all_ones, greeted, missing, offer
 from tests.support.one_peer import X, chunk, message, peer_zero, sends
 from tests.support.one_peer import greeted as network_greeted
 
