@@ -39,7 +39,6 @@ from benchmarks.common import RESULTS, Bar, Report, Spread, ratios, spread
 from benchmarks.exchange_pair import Swap, Way, layout_of
 from benchmarks.exchange_pool import Cost, Pool, average, pool
 from benchmarks.exchange_swarm import Figures, Swarm
-from p2pfl.payload import Codec
 
 LEAST_SHARE = 0.8  # of the bytes a second of the better bare way
 MOST_COST = 1.25  # times the bare processes' seconds and CPU seconds
@@ -56,7 +55,7 @@ class Settings:
     """VGGs whose weights a pair swaps."""
     transports: tuple[Literal["ipc", "tcp"], ...] = ("ipc", "tcp")
     """Sockets of a pair."""
-    codecs: tuple[Codec, ...] = ("fp32", "bf16")
+    codecs: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
     """Number formats of a pair's messages."""
     width: float = 1.0
     """Scale of the models' channels."""

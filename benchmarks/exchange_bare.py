@@ -9,7 +9,7 @@ import torch
 import zmq
 from torch import Tensor
 
-from p2pfl.payload import ITEM_BYTES, Codec
+from p2pfl.payload import ITEM_BYTES
 from p2pfl.protocol.wire import CHUNK_BYTES
 
 TIMEOUT_SECONDS = 60.0
@@ -72,7 +72,7 @@ class Sockets:
 class Sum:
     """A float32 vector to which what comes in is added in place, and how far each sender has come."""
 
-    def __init__(self, total: Tensor, codec: Codec) -> None:
+    def __init__(self, total: Tensor, codec: str) -> None:
         self.total = total
         self.have: dict[int, int] = {}  # elements that a sender has added in this round
         self._item = ITEM_BYTES[codec]
@@ -113,7 +113,7 @@ class Mixer:
     """
 
     def __init__(
-        self, sockets: Sockets, x: Tensor, own_weight: float, weights: Mapping[int, float], codec: Codec = "fp32"
+        self, sockets: Sockets, x: Tensor, own_weight: float, weights: Mapping[int, float], codec: str = "fp32"
     ) -> None:
         self._sockets = sockets
         self._x = x

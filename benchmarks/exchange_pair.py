@@ -16,15 +16,16 @@ from p2pfl.algorithms import DPSGD, Chebyshev
 from p2pfl.model.networks import build_vgg
 from p2pfl.model.vector import Layout, aligned_vector
 from p2pfl.node.loop import FLUSH_SECONDS, IDLE_SECONDS
-from p2pfl.payload import ITEM_BYTES, Codec
+from p2pfl.payload import ITEM_BYTES
 from p2pfl.protocol import events
+from p2pfl.protocol.context import PeerContext, Timeouts
 from p2pfl.protocol.peer import Peer
 from p2pfl.protocol.wire import CHUNK_BYTES
 from p2pfl.topology import Neighborhood
 from p2pfl.transport import ZmqTransport
 
 Way = Literal["p2pfl", "chunks", "whole", "mixing", "copy"]
-_TIMEOUTS = events.Timeouts(start=None, handshake=60.0, first_round=60.0, round=60.0)
+_TIMEOUTS = Timeouts(start=None, handshake=60.0, first_round=60.0, round=60.0)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -34,7 +35,7 @@ class Swap:
 
     way: Way
     transport: Literal["ipc", "tcp"]
-    codec: Codec
+    codec: str
     size: int
     layout: str
     rounds: int
@@ -69,7 +70,7 @@ def _ours(swap: Swap, place: Place) -> list[Mark]:
     me, other = place.me, 1 - place.me
     with ZmqTransport(place.bind(swap.transport)) as transport:
         endpoints = place.meet(transport.endpoint)
-        plan = events.Plan(
+        context = PeerContext(
             me=me,
             names=("0", "1"),
             links=frozenset({other}),
@@ -79,8 +80,8 @@ def _ours(swap: Swap, place: Place) -> list[Mark]:
             layout=swap.layout,
             timeouts=_TIMEOUTS,
         )
-        hood = Neighborhood(me, 0.5, {other: 0.5}, {other: 0.5})
-        peer = Peer(plan, lambda round: hood, swap.vector(), DPSGD(codec=swap.codec), Chebyshev(0.0))
+        neighborhood = Neighborhood(me, 0.5, {other: 0.5}, {other: 0.5})
+        peer = Peer(context, lambda round: neighborhood, swap.vector(), DPSGD(wire_dtype=swap.codec), Chebyshev(0.0))
         transport.connect({other: endpoints[other]}, swap.size * ITEM_BYTES["fp32"])
         return _Loop(peer, transport).run()
 

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from benchmarks.common import Bar, Report, children, gather, peak_bytes, ratios, reset_peak, spread
 from p2pfl.algorithms import DPSGD
+from p2pfl.algorithms.base import RoundContext
 from p2pfl.algorithms.dpsgd import DPSGDState
 from p2pfl.payload import ITEM_BYTES
 from p2pfl.protocol.inbox import WINDOW, Inbox
@@ -82,7 +83,7 @@ class Work:
         return self.size * ITEM_BYTES[self.codec]
 
     @property
-    def hood(self) -> Neighborhood:
+    def neighborhood(self) -> Neighborhood:
         """The peer in the middle of the order; its weights differ, so that none can stand for another."""
         me = (self.degree + 1) // 2
         total = (self.degree + 1) * (self.degree + 2) / 2
@@ -196,22 +197,22 @@ def _mix(work: Work, spare: npt.NDArray[np.uint8] | None) -> Seconds:
 
     In the first one memory is touched for the first time.
     """
-    hood, numbers = work.hood, work.numbers
-    algorithm = DPSGD(codec=work.codec)
+    neighborhood, numbers = work.neighborhood, work.numbers
+    algorithm = DPSGD(wire_dtype=work.codec)
     x = torch.empty(work.size)
-    state = algorithm.start(x, lambda round: hood)
+    state = algorithm.init(x, lambda round: neighborhood)
     window = [_frames(work.vector_bytes) for _ in range(min(WINDOW, work.degree))]
     for number in range(1, 3):
         for chunk, part in enumerate(torch.split(x, len(numbers))):
-            torch.mul(numbers[: len(part)], factor(hood.me, chunk), out=part)
+            torch.mul(numbers[: len(part)], factor(neighborhood.me, chunk), out=part)
         x, seconds = _round(work, algorithm, state, number, window, spare)
-        _check(x, hood, numbers)
+        _check(x, neighborhood, numbers)
     return seconds
 
 
-def _check(x: Tensor, hood: Neighborhood, numbers: Tensor) -> None:
+def _check(x: Tensor, neighborhood: Neighborhood, numbers: Tensor) -> None:
     """All of the average beside the same in float64."""
-    weights = {**hood.incoming, hood.me: hood.self_weight}
+    weights = {**neighborhood.incoming, neighborhood.me: neighborhood.self_weight}
     for chunk, part in enumerate(torch.split(x, len(numbers))):
         mean = sum(weight * factor(peer, chunk) for peer, weight in weights.items())
         pieces = torch.split(part, BLOCK), torch.split(numbers[: len(part)], BLOCK)
@@ -229,13 +230,14 @@ def _round(
 ) -> tuple[Tensor, Seconds]:
     seconds, numbers, buffers = Seconds(), work.numbers, itertools.cycle(window)
     began = time.perf_counter()
-    algorithm.outgoing(state, number)
+    context = RoundContext(number, work.neighborhood)
+    algorithm.outgoing(state, context)
     seconds.round += time.perf_counter() - began
-    inbox = Inbox(lambda round: state.hood.incoming, work.size, lambda round: algorithm, last_round=number)
-    for sender in sorted([*state.hood.incoming, state.hood.me]):
+    inbox = Inbox(lambda round: state.neighborhood.incoming, work.size, lambda round: algorithm, last_round=number)
+    for sender in sorted([*state.neighborhood.incoming, state.neighborhood.me]):
         inbox.grant(number)
-        if sender == state.hood.me:
-            algorithm.fold(state, sender, None)  # does nothing, as its vector goes with a neighbor's
+        if sender == state.neighborhood.me:
+            algorithm.accumulate(state, sender, algorithm.own(state))  # added with a neighbor's
             continue
         frames = next(buffers)
         for chunk, message in enumerate(_messages(work, number, sender, frames, numbers)):
@@ -245,12 +247,13 @@ def _round(
                 seconds.copy += _copy(frames[chunk], chunk, spare)
             began = time.perf_counter()
             payload, _ = inbox.take_part(number, sender)
-            algorithm.fold(state, sender, payload)
+            assert payload is not None
+            algorithm.accumulate(state, sender, payload)
             seconds.fold += time.perf_counter() - began
             if spare is not None and not turn:
                 seconds.copy += _copy(frames[chunk], chunk, spare)
     began = time.perf_counter()
-    x = algorithm.finish(state)
+    x = algorithm.finish(state, context)
     seconds.round += time.perf_counter() - began + seconds.fold
     return x, seconds
 

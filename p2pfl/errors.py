@@ -1,4 +1,4 @@
-"""The errors that p2pfl raises on purpose, their remedies, and what becomes of the errors that nobody foresaw."""
+"""Errors of p2pfl, their remedies, and one-line reports of unforeseen errors."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import traceback
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
+from typing import Literal
 
 ERROR_FILE = "error.txt"
 
-# errno -> what helps, whatever was done with the file. Those that are not here have no remedy that is sure to fit.
+# errno -> remedy, for reading and writing alike. Other errors have none that always fits.
 _REMEDIES = {
     errno.ENOSPC: "make room there",
     errno.EDQUOT: "make room there",
@@ -28,13 +29,13 @@ _REMEDIES = {
     errno.EROFS: "choose a place that can be written",
 }
 _DENIED = (errno.EACCES, errno.EPERM)
-# What libraries say that have their own way with errors: "I/O error: No space left on device (os error 28)".
+# Error texts of libraries that do not raise OSError: "I/O error: No space left on device (os error 28)".
 _OS_ERROR = re.compile(r" \(os error (\d+)\).*", re.DOTALL)
 _BY_WORDS = {os.strerror(number): number for number in (*_REMEDIES, *_DENIED, errno.EISDIR, errno.ENOTDIR)}
 
 
 class P2PFLError(Exception):
-    """Base of every error that the program can explain in one line. The run failed: exit status 1.
+    """Base of every error that is explained in one line: exit status 1.
 
     `remedy`: what helps, with which the message ends. `resumable`: whether the same run, resumed with the same
     settings, can get further once the remedy is applied; not where it would only fail in the same way.
@@ -50,7 +51,7 @@ class P2PFLError(Exception):
 
 
 class ConfigError(P2PFLError):
-    """The user's input cannot be used as it is; the message names the field and the remedy: exit status 2."""
+    """Unusable input; the message names the field and the remedy: exit status 2."""
 
     resumable = False
 
@@ -94,9 +95,9 @@ class Refusal(StrEnum):
 
 
 class ProtocolError(P2PFLError):
-    """A message from another process that must not be used: a remote fault, never our own.
+    """Refused message of another process: a remote fault, never our own.
 
-    Whoever decides by an error reads its `code`; `detail` is for people.
+    Decisions are made by `code`; `detail` is for people.
     """
 
     def __init__(self, code: Refusal, detail: str) -> None:
@@ -106,7 +107,19 @@ class ProtocolError(P2PFLError):
 
 
 class TransportError(P2PFLError):
-    """A socket that could not be opened, or a neighbor that could not be reached in time."""
+    """Socket that could not be opened, or neighbor that was not reached in time."""
+
+
+NeighborCode = Literal["no-greeting", "lost-connection", "no-progress"]
+
+
+class NeighborError(TransportError):
+    """A run that cannot continue because of neighbors. `code`: in which way; `peers`: their numbers, if known."""
+
+    def __init__(self, what: str, code: NeighborCode, peers: tuple[int, ...] = (), *, resumable: bool = True) -> None:
+        super().__init__(what, resumable=resumable)
+        self.code = code
+        self.peers = peers
 
 
 class CheckpointError(P2PFLError):
@@ -114,60 +127,73 @@ class CheckpointError(P2PFLError):
 
 
 class UnreadableError(CheckpointError):
-    """A file of the run that is there and cannot be read now: no damage, and so nothing that may be replaced."""
+    """File of the run that exists and cannot be read now.
+
+    This is no damage, so the file must not be replaced.
+    """
 
 
 class OtherVersionError(CheckpointError):
-    """A checkpoint of another version of p2pfl: whole, most likely, and of no use to this one."""
+    """Checkpoint of another version of p2pfl, which this one cannot use."""
 
     resumable = False
 
 
+class Interrupted(P2PFLError):
+    """Run interrupted by its user or stopped by its launcher: exit status 130."""
+
+
 class TrainingError(P2PFLError):
-    """Training that cannot go on, such as a loss that is no longer a number: with the same settings it never can."""
+    """Training that cannot continue, such as after a loss that is not a number.
+
+    With the same settings it would fail again.
+    """
 
     resumable = False
 
 
 class UnforeseenError(P2PFLError):
-    """An error that nobody foresaw, most likely a bug; its traceback is in a file."""
+    """Unforeseen error, most likely a bug; its traceback is in a file."""
 
     resumable = False
 
 
 def unwritable(path: Path, error: Exception) -> str:
-    """What to say of a file or folder that cannot be written: why, in the system's words, and what helps, if known."""
+    """Message for a file or folder that cannot be written: reason and remedy."""
     return _refused(path, error, "written", os.W_OK)
 
 
 def unreadable(path: Path, error: Exception) -> str:
-    """The same of one that cannot be read."""
+    """Message for a file or folder that cannot be read: reason and remedy."""
     return _refused(path, error, "read", os.R_OK)
 
 
 def unusable(path: Path, error: Exception) -> str:
-    """The same of a path that is not even looked at, such as one with too long a name."""
+    """Message for an unusable path, such as one with too long a name."""
     return _refused(path, error, "used", os.R_OK)
 
 
 def is_missing(path: Path, error: OSError) -> bool:
-    """Whether an error says that there is nothing of that name: not so of a symbolic link to nowhere."""
+    """Return whether there is nothing of that name, not even a dangling link."""
     return isinstance(error, FileNotFoundError) and not os.path.lexists(path)
 
 
 def is_from_outside(error: BaseException) -> bool:
-    """Whether an error comes from the machine rather than from the program, so that it may not come again."""
+    """Return whether an error comes from the machine rather than from the program.
+
+    Such an error may not come again.
+    """
     return isinstance(error, OSError | MemoryError)
 
 
 def one_line(error: BaseException) -> str:
-    """An exception's type and message on one line, for errors that people read."""
+    """Type and message of an exception on one line, for people."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def system_remedy(error: BaseException) -> str | None:
-    """What helps against an error of the operating system, whatever it hit; None where that is not known."""
+    """Remedy for an error of the operating system; None if none is known."""
     number = _number(error, str(error))
     unmapped = isinstance(error, OSError | ImportError) and "failed to map segment" in str(error)  # the linker's words
     lacks_memory = isinstance(error, MemoryError) or number == errno.ENOMEM or unmapped
@@ -177,13 +203,13 @@ def system_remedy(error: BaseException) -> str | None:
 
 
 def limited_to(limit: int) -> int | None:
-    """The soft limit of this process, one of the `resource.RLIMIT` numbers; None where there is none."""
+    """Soft limit of this process, by its `resource.RLIMIT` number; None if unlimited."""
     soft, _ = resource.getrlimit(limit)
     return None if soft == resource.RLIM_INFINITY else soft
 
 
 def not_imported(error: Exception) -> P2PFLError:
-    """One line for libraries that cannot be imported: damaged, missing, or without room in memory."""
+    """Error for libraries that cannot be imported: damaged, missing, or out of memory."""
     text = f"the libraries cannot be imported ({one_line(error)[:500]})"
     return P2PFLError(text, remedy=system_remedy(error) or "check the installation: python -c 'import torch'")
 
@@ -201,7 +227,7 @@ def _refused(path: Path, error: Exception, done: str, access: int) -> str:
 
 
 def _number(error: BaseException, text: str) -> int:
-    """The error's number, as the system counts them; 0 where it has none."""
+    """Error number of the system; 0 if there is none."""
     number = getattr(error, "errno", None)
     if isinstance(number, int):
         return number
@@ -210,7 +236,7 @@ def _number(error: BaseException, text: str) -> int:
 
 
 def _denied(path: Path, access: int) -> str:
-    """Who is to be given permission: the file, or the folder that it is in."""
+    """Remedy of missing permission: of the file, or of the folder that it is in."""
     way = "writable" if access == os.W_OK else "readable"
     if os.path.exists(path) and not os.access(path, access):
         return f"make it {way}"
@@ -219,7 +245,7 @@ def _denied(path: Path, access: int) -> str:
 
 
 def _in_the_way(path: Path, error: Exception, number: int, access: int) -> str | None:
-    """What stands where something else should, or is missing, if that is what the error is about."""
+    """Remedy for something in the way of a path, or missing on it; None if neither."""
     if isinstance(error, OSError) and isinstance(known := getattr(error, "remedy", None), str):
         return known
     link = next((at for at in (path, *path.parents) if os.path.islink(at) and not os.path.exists(at)), None)
@@ -242,7 +268,10 @@ def _in_the_way(path: Path, error: Exception, number: int, access: int) -> str |
 
 @contextlib.contextmanager
 def explained(folder: Path | None = None) -> Iterator[None]:
-    """Turn whatever nobody foresaw into an UnforeseenError whose traceback is in `folder`, else in the temp folder."""
+    """Turn unforeseen exceptions into UnforeseenError.
+
+    Its traceback is written to `folder`, or else to the temporary folder.
+    """
     try:
         yield
     except P2PFLError:
@@ -252,7 +281,7 @@ def explained(folder: Path | None = None) -> Iterator[None]:
 
 
 def unforeseen(error: Exception, folder: Path | None = None) -> UnforeseenError:
-    """One line about an error that nobody foresaw, with the path of its traceback, or why that is not written."""
+    """Error for an unforeseen exception, with the path of its traceback."""
     try:
         where = f"see {_write_traceback(error, folder)}"
     except Exception as trouble:  # the line is what counts

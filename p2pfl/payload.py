@@ -1,25 +1,52 @@
-"""Payloads: the vectors and scalars that travel, and the number formats in which they do."""
+"""Payloads: the named vectors and scalars that travel between peers, and the encodings of vectors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import numpy as np
+import torch
+from torch import Tensor
 
-Codec = Literal["", "fp32", "bf16"]
-ITEM_BYTES = {"fp32": 4, "bf16": 2}
+
+@dataclass(frozen=True)
+class Encoding:
+    """Number format of a vector on the wire.
+
+    `name` stands in messages and settings. `carrier`: NumPy's type of the same size, as which received bytes are read;
+    NumPy has no bfloat16.
+    """
+
+    name: str
+    dtype: torch.dtype
+    carrier: np.dtype[Any]
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of one number."""
+        return self.carrier.itemsize
+
+
+FP32 = Encoding("fp32", torch.float32, np.dtype("<f4"))
+BF16 = Encoding("bf16", torch.bfloat16, np.dtype("<i2"))
+ENCODINGS: Mapping[str, Encoding] = {encoding.name: encoding for encoding in (FP32, BF16)}
+ITEM_BYTES: Mapping[str, int] = {name: encoding.item_bytes for name, encoding in ENCODINGS.items()}
 
 
 @dataclass(frozen=True)
 class Payload:
-    """What one peer tells another in one round: named vectors, and scalars such as push-sum's weight.
+    """Content of one message between two peers: named vectors, and scalars such as push-sum's weight.
 
-    Each vector is given as consecutive one-dimensional pieces, float32 or bfloat16: one piece at the sender, one a
-    chunk at the receiver, which never puts them together.
+    Each vector is given as consecutive one-dimensional pieces in its encoding's number format: one piece at the
+    sender, one a chunk at the receiver, which never puts them together.
     """
 
     vectors: Mapping[str, Sequence[Tensor]]
     scalars: Mapping[str, float] = field(default_factory=dict)
+
+    def rest(self, received: Mapping[str, int]) -> Payload:
+        """The payload without the first `received[name]` elements of each vector, which is given as one piece."""
+        vectors = {name: [piece[received.get(name, 0) :]] for name, (piece,) in self.vectors.items()}
+        return Payload(vectors, self.scalars)

@@ -1,4 +1,4 @@
-"""Registries: tables from a name to the object behind it, its summary and its paper, without importing torch.
+"""Registries: torch-free tables from a name to its object, summary and paper.
 
 A table belongs to an option (`TABLES`). `--help`, the checks of settings and their messages, the tables of the
 documentation and the tests over all algorithms read it from here, and `load` imports the object when it is needed.
@@ -8,17 +8,18 @@ Adding an algorithm, averaging rule, attack, mixing, partition, data set or mode
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from p2pfl.errors import ConfigError
-from p2pfl.util.plugins import load_callable
+from p2pfl.errors import ConfigError, one_line
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One name of a table, and what can be known of it without importing anything.
+    """Entry of a table: a name's object and everything known without importing it.
 
     target: "module:attribute" of the object. summary: what it is, in a phrase. paper: where it was published.
     argument: placeholder of what follows the name after a colon, as in imagefolder:DIR. options: names of settings
@@ -48,21 +49,21 @@ ALGORITHMS: Mapping[str, Entry] = {
         "Lian et al. 2017, Can decentralized algorithms outperform centralized algorithms?",
     ),
     "clipped": Entry(
-        "p2pfl.algorithms.clipped:Clipped",
+        "p2pfl.algorithms.robust:Clipped",
         "ClippedGossip: each neighbor moves a peer by a bounded distance",
         "He, Karimireddy & Jaggi 2022, Byzantine-robust decentralized learning via ClippedGossip",
         tolerates_byzantine=True,
         margin=1,
     ),
     "trimmed-mean": Entry(
-        "p2pfl.algorithms.trimmed_mean:TrimmedMean",
+        "p2pfl.algorithms.robust:TrimmedMean",
         "trimmed mean of each coordinate; ignores the weights of --mixing, so the mean of the peers is not kept",
         _YIN,
         tolerates_byzantine=True,
         margin=1,
     ),
     "median": Entry(
-        "p2pfl.algorithms.median:Median",
+        "p2pfl.algorithms.robust:Median",
         "median of each coordinate; ignores the weights of --mixing, so the mean of the peers is not kept",
         _YIN,
         tolerates_byzantine=True,
@@ -75,17 +76,17 @@ AVERAGINGS: Mapping[str, Entry] = {
         "p2pfl.algorithms.fedavg:ServerAverage", "weights in proportion to the clients' shard sizes", _MCMAHAN
     ),
     "trimmed-mean": Entry(
-        "p2pfl.algorithms.trimmed_mean:trimmed_mean",
+        "p2pfl.algorithms.rules:trimmed_mean",
         "trimmed mean of each coordinate",
         _YIN,
         tolerates_byzantine=True,
         margin=1,
     ),
     "median": Entry(
-        "p2pfl.algorithms.median:median", "median of each coordinate", _YIN, tolerates_byzantine=True, margin=1
+        "p2pfl.algorithms.rules:median", "median of each coordinate", _YIN, tolerates_byzantine=True, margin=1
     ),
     "krum": Entry(
-        "p2pfl.algorithms.krum:krum",
+        "p2pfl.algorithms.rules:krum",
         "the one update that lies closest to the others",
         "Blanchard et al. 2017, Machine learning with adversaries: Byzantine tolerant gradient descent",
         tolerates_byzantine=True,
@@ -131,9 +132,9 @@ DATASETS: Mapping[str, Entry] = {
         "60,000 photographs of 10 classes, 32×32 in color",
         "Krizhevsky 2009, Learning multiple layers of features from tiny images",
     ),
-    "digits": Entry("p2pfl.data.bundled:digits", "1,797 handwritten digits of 8×8 pixels from scikit-learn"),
+    "digits": Entry("p2pfl.data.digits:digits", "1,797 handwritten digits of 8×8 pixels from scikit-learn"),
     "imagefolder": Entry(
-        "p2pfl.data.folder:image_folder",
+        "p2pfl.data.image_folder:image_folder",
         "your own pictures in DIR/train/CLASS and DIR/test/CLASS",
         argument="DIR",
         options=("image_range", "background"),
@@ -160,18 +161,18 @@ OWN: Mapping[str, str] = {"algorithm": "module:Class", "dataset": "module:functi
 
 
 def entry_of(option: str, value: str) -> Entry | None:
-    """The entry that an option's value names, with or without an argument; None for anything else."""
+    """Entry of an option's value, with or without an argument; None if it has none."""
     return TABLES[option].get(value.partition(":")[0])
 
 
 def names_of(option: str) -> list[str]:
-    """Everything that an option takes, as its user writes it: dpsgd, imagefolder:DIR, module:function."""
+    """Values of an option as its user writes them: dpsgd, imagefolder:DIR, …"""
     names = [name + (f":{entry.argument}" if entry.argument else "") for name, entry in TABLES[option].items()]
     return names + ([OWN[option]] if option in OWN else [])
 
 
 def summaries_of(option: str) -> str:
-    """The names of an option with their summaries, for `--help`."""
+    """Values of an option with their summaries, for `--help`."""
     described = [
         f"{name}{f':{entry.argument}' if entry.argument else ''} ({entry.summary})"
         for name, entry in TABLES[option].items()
@@ -180,7 +181,10 @@ def summaries_of(option: str) -> str:
 
 
 def check(option: str, value: str) -> None:
-    """Raise ConfigError unless an option takes a value; an object of the user's is not imported for it."""
+    """Raise ConfigError unless an option takes a value.
+
+    The user's own object is not imported for it.
+    """
     entry = entry_of(option, value)
     has_argument = ":" in value
     if entry is None and has_argument and option in OWN:
@@ -192,12 +196,35 @@ def check(option: str, value: str) -> None:
 
 
 def load(entry: Entry | str, option: str = "--algorithm") -> Any:
-    """Import the object of an entry, or the user's own "module:attribute", which is searched from here on.
+    """Import the object of an entry, or the user's own "module:attribute".
 
     `option` is the command-line option that named it, for messages. Raises ConfigError where the user's own module
     cannot be imported or has no such callable.
     """
     if isinstance(entry, str):
-        return load_callable(entry, option)
+        return _load_own(entry, option)
     module, _, attribute = entry.target.partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def _load_own(spec: str, option: str) -> Any:
+    """Import the user's `module:attribute`, also from the current directory.
+
+    `option` is the command-line option that the user gave, for messages.
+    Raises ConfigError where the module cannot be imported or has no such callable.
+    """
+    module_name, _, attribute = spec.partition(":")
+    if not module_name or not attribute:
+        raise ConfigError(f"{option} {spec}: expected module:function, such as my_code:build")
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise ConfigError(f"{option} {spec}: cannot import {module_name!r}: {one_line(error)}") from error
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        state = "is not callable" if hasattr(module, attribute) else "does not exist"
+        raise ConfigError(f"{option} {spec}: {attribute!r} {state} in {module.__file__ or module_name}")
+    return found

@@ -1,4 +1,4 @@
-"""Random generators derived from (seed, purpose, peer, round); nobody touches global randomness.
+"""Random generators derived from (seed, purpose, peer, round).
 
 Because every generator is a pure function of where it is used, a resumed or repeated round draws the same
 numbers without any generator state being saved.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def derive(seed: int, purpose: str, peer: int = 0, round: int = 0) -> int:
-    """A 63-bit seed from SHA-256 of its arguments, the same on every machine and in every process."""
+    """Derive a 63-bit seed by SHA-256, the same on every machine."""
     text = f"{seed}/{purpose}/{peer}/{round}".encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1
 

@@ -116,7 +116,7 @@ def _until_both_say(line: str, folder: Path, peers: Sequence[subprocess.Popen[by
     waiting = {VICTIM - 1, VICTIM + 1}
     while waiting and time.monotonic() < deadline and all(process.poll() is None for process in peers):
         time.sleep(0.02)
-        if any("goes on without peer" in (folder / f"{peer}.txt").read_text() for peer in range(PEERS)):
+        if any("continues without peer" in (folder / f"{peer}.txt").read_text() for peer in range(PEERS)):
             (folder / "slow").touch()
         waiting = {peer for peer in waiting if line not in (folder / f"{peer}.txt").read_text()}
 
@@ -169,7 +169,7 @@ def _try(folder: Path, links: Links, rounds: int, cut: float, *options: str, unt
             links.cut(VICTIM, True)
             since = time.monotonic()
             if until_felt:
-                _until_both_say(f"goes on without peer {VICTIM} ", folder, peers)
+                _until_both_say(f"continues without peer {VICTIM} ", folder, peers)
             time.sleep(max(0.0, cut - (time.monotonic() - since)))
             links.cut(VICTIM, False)
             lasted = time.monotonic() - since

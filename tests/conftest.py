@@ -16,7 +16,7 @@ import torch
 from tests.support import warm
 
 from p2pfl.launch import fork_server
-from p2pfl.launch.server import ForkServer
+from p2pfl.launch.fork_server import ForkServer
 
 HERE = Path(__file__).parent
 LONGEST = (
@@ -99,9 +99,9 @@ def no_processes_unless_marked(request: pytest.FixtureRequest, monkeypatch: pyte
 def blank_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs that a test starts in this process write reports with blank pictures, as those of the warm server do."""
     from p2pfl.report import page
-    from p2pfl.report.comparison import files
+    from p2pfl.report.compare import page as comparison_page
 
-    for module in (page, files):
+    for module in (page, comparison_page):
         monkeypatch.setattr(module, "draw_plots", warm.draw_blanks)
 
 

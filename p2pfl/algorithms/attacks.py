@@ -1,37 +1,39 @@
-"""Attacks by a peer that holds a valid key: what it sends, or learns, instead of the honest thing.
+"""Attacks by a peer that holds a valid key: it sends, or trains on, something else than it should.
 
     sign-flip           x' = −s x  (Li et al. 2019, "RSA: Byzantine-robust stochastic aggregation methods", section 5)
     a-little-is-enough  x' = x − s σ  (Baruch, Baruch & Goldberg 2019, "A little is enough", section 3.1: μ − z σ)
     inner-product       x' = c − s m  (Xie, Koyejo & Gupta 2020, "Fall of empires", section 4: −ε times the honest mean)
-    label-flip          trains on the labels C − 1 − y, and sends what came of it
+    label-flip          trains on the labels C − 1 − y, and sends the result
 
-An attacker here is a process like any other and knows what it sees: x, the vector that it would honestly send; c, where
-it stood when the round began; and the vectors that its neighbors sent it in the last round, of which m is the mean
-movement away from where it stood then, and σ the standard deviation of each coordinate. As long as it has seen none (in
-its first round, and always as a client), its own movement x − c stands for m, and |x − c| for σ. Nothing is random.
+An attacker here is a process like any other and knows what it sees: x, its honest vector; c, its x when the round
+began; and the vectors that its neighbors sent it in the last round, of which m is the mean movement away from its c of
+then, and σ the standard deviation of each coordinate. As long as it has seen none (in its first round, and always as a
+client), its own movement x − c stands for m, and |x − c| for σ. Nothing is random.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from p2pfl.algorithms.base import Algorithm, Hoods, blocks
+from p2pfl.algorithms.base import Algorithm, Outgoing, RoundContext, Saved
+from p2pfl.algorithms.blockwise import blocks
 from p2pfl.errors import ConfigError
-from p2pfl.payload import Codec, Payload
+from p2pfl.payload import FP32, Encoding, Payload
 from p2pfl.registry import ATTACKS, load
+from p2pfl.topology import NeighborhoodSchedule
 
 S = TypeVar("S")
 
 
 @dataclass(frozen=True)
 class View:
-    """What an attacker knows when it sends, float32 vectors of one length: x, c, m and σ of the module's text."""
+    """An attacker's knowledge when it sends, float32 vectors of one length: x, c, m and σ of the module's text."""
 
     own: Tensor
     start: Tensor
@@ -43,10 +45,10 @@ Attack = Callable[[View], Tensor]
 """The vector that is sent: a new one, float32."""
 
 Tamper = Callable[[int, Tensor, Tensor], Tensor]
-"""The same for a client: round, the global model that it was sent, its honest update → what it sends."""
+"""An attacking client's update: round, the global model that it was sent, its honest update → the update it sends."""
 
 Relabel = Callable[[int, Tensor], Tensor]
-"""The same for what is trained on: round, labels (B,) → labels."""
+"""An attacker's labels: round, labels (B,) → labels to train on."""
 
 
 def sign_flip(scale: float = 1.0) -> Attack:
@@ -68,9 +70,9 @@ LABEL_FLIP = "label-flip"
 
 
 def build_attack(name: str, scale: float | None = None) -> Attack | None:
-    """An attack by name; None for label-flip, which sends honestly what came of its training: `relabeling`.
+    """An attack by name; None for label-flip, which changes labels and sends its vectors honestly: `relabeling`.
 
-    `scale` is s above; None: 1, and 1.5 for a-little-is-enough. Raises ConfigError for what there is not.
+    `scale` is s above; None: 1, and 1.5 for a-little-is-enough. Raises ConfigError for an unknown name or a bad scale.
     """
     if name not in ATTACKS:
         raise ConfigError(f"attack {name!r}: choose one of {', '.join(ATTACKS)}")
@@ -85,7 +87,7 @@ def build_attack(name: str, scale: float | None = None) -> Attack | None:
 
 
 def flip_labels(labels: Tensor, classes: int) -> Tensor:
-    """C − 1 − y."""
+    """Mirrored labels C − 1 − y."""
     return classes - 1 - labels
 
 
@@ -104,17 +106,18 @@ def tampering(attack: Attack, active: Callable[[int], bool]) -> Tamper:
 
 
 def _alone(own: Tensor, start: Tensor) -> View:
-    """What an attacker knows that has seen nobody's vector but its own."""
+    """View of an attacker that has seen no vector but its own."""
     movement = own - start
     return View(own, start, movement, movement.abs())
 
 
 @dataclass
 class AttackState(Generic[S]):
-    """own, start: as in `View`. offset, square: sums over the neighbors' vectors x_j of x_j − own and its square.
+    """own, start: x and c of `View`. offset, square: sums over the neighbors' vectors x_j of x_j − own and its square.
 
-    seen: how many neighbors' vectors these hold. sender, filled: whose vector is being added, and how many elements of
-    it have been. movement, spread: what the last round's vectors came to.
+    me: the peer's number. seen: number of neighbors' vectors in these sums. sender, filled: whose vector is being
+    added, and how many elements of it have been. movement, spread: m and σ of the last round; None before a neighbor's
+    vector has come.
     """
 
     inner: S
@@ -122,18 +125,19 @@ class AttackState(Generic[S]):
     start: Tensor
     offset: Tensor
     square: Tensor
+    me: int = -1
     seen: int = 0
     sender: int | None = None
     filled: int = 0
-    movement: Tensor | None = field(default=None)
-    spread: Tensor | None = field(default=None)
+    movement: Tensor | None = None
+    spread: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class Attacking(Generic[S]):
-    """An algorithm whose peer sends what the attack makes of its vectors in some rounds, and goes on as if it had not.
+class Attacking(Algorithm[AttackState[S]]):
+    """Wrapper of an algorithm whose peer attacks its neighbors in some rounds; its own mix is the honest one.
 
-    For payloads of one vector, x, as all that mix by W or robustly have.
+    For payloads of one vector, x, as all have that mix by W or robustly.
     """
 
     inner: Algorithm[S]
@@ -141,12 +145,8 @@ class Attacking(Generic[S]):
     active: Callable[[int], bool]
 
     @property
-    def codec(self) -> Codec:
-        return self.inner.codec
-
-    @property
-    def vectors(self) -> tuple[str, ...]:
-        return self.inner.vectors
+    def encodings(self) -> Mapping[str, Encoding]:
+        return self.inner.encodings
 
     @property
     def overlapped(self) -> bool:
@@ -156,38 +156,74 @@ class Attacking(Generic[S]):
     def streaming(self) -> bool:
         return self.inner.streaming
 
-    def start(self, x: Tensor, hoods: Hoods) -> AttackState[S]:
-        zeros = torch.zeros_like(x), torch.zeros_like(x)
-        return AttackState(self.inner.start(x, hoods), x.clone(), x.clone(), *zeros)
+    @property
+    def is_robust(self) -> bool:
+        return self.inner.is_robust
 
-    def outgoing(self, state: AttackState[S], round: int) -> list[tuple[int, Payload]]:
-        honest = self.inner.outgoing(state.inner, round)
-        self._look_back(state)
+    def init(self, x: Tensor, schedule: NeighborhoodSchedule) -> AttackState[S]:
+        zeros = torch.zeros_like(x), torch.zeros_like(x)
+        return AttackState(self.inner.init(x, schedule), x.clone(), x.clone(), *zeros)
+
+    def outgoing(self, state: AttackState[S], ctx: RoundContext) -> Outgoing:
+        honest = self.inner.outgoing(state.inner, ctx)
+        state.offset.zero_()
+        state.square.zero_()
+        state.me, state.seen, state.sender = ctx.neighborhood.me, 0, None
         if not honest:
             return honest
-        (vector,) = honest[0][1].vectors["x"]
+        (vector,) = self.inner.own(state.inner).vectors["x"]
         previous = state.own
-        state.own = vector.float() if vector.dtype != torch.float32 else vector.clone()
+        state.own = vector.to(FP32.dtype, copy=True)
         if self.inner.overlapped:
-            state.start = previous  # training has moved x before the last round's `finish` could show where it stood
-        if not self.active(round):
+            state.start = previous  # the c of this round: training has moved x before the last `finish` could take it
+        if not self.active(ctx.round):
             return honest
         sent = self.attack(self._view(state)).to(vector.dtype)
-        return [(neighbor, replace(payload, vectors={"x": (sent,)})) for neighbor, payload in honest]
+        return {neighbor: replace(payload, vectors={"x": (sent,)}) for neighbor, payload in honest.items()}
 
-    def fold(self, state: AttackState[S], sender: int, payload: Payload | None) -> None:
-        if payload is not None:
-            self._look_at(state, sender, payload.vectors["x"])
-        self.inner.fold(state.inner, sender, payload)
+    def own(self, state: AttackState[S]) -> Payload:
+        return self.inner.own(state.inner)
 
-    def finish(self, state: AttackState[S]) -> Tensor:
-        x = self.inner.finish(state.inner)
+    def accumulate(self, state: AttackState[S], sender: int, part: Payload) -> None:
+        if sender != state.me:
+            self._look_at(state, sender, part.vectors["x"])
+        self.inner.accumulate(state.inner, sender, part)
+
+    def missing(self, state: AttackState[S], sender: int, received: Mapping[str, int]) -> None:
+        self.inner.missing(state.inner, sender, received)
+
+    def undelivered(self, state: AttackState[S], neighbor: int, sent: Payload) -> None:
+        self.inner.undelivered(state.inner, neighbor, sent)
+
+    def edge_reset(self, state: AttackState[S], neighbor: int) -> None:
+        self.inner.edge_reset(state.inner, neighbor)
+
+    def finish(self, state: AttackState[S], ctx: RoundContext) -> Tensor:
+        x = self.inner.finish(state.inner, ctx)
         if state.seen:
-            # Still relative to where it stood in this round, before it moves on.
+            # Relative to c of this round, before c moves to the next.
             state.movement = (state.offset / state.seen).add_(state.own).sub_(state.start)
+            count = state.seen + 1  # σ is that of the neighbors' vectors and the peer's own
+            mean = state.offset / count
+            state.spread = (state.square / count).addcmul_(mean, mean, value=-1.0).clamp_(min=0.0).sqrt_()
         if not self.inner.overlapped:
             state.start = x.clone()
         return x
+
+    def state_dict(self, state: AttackState[S]) -> Saved:
+        saved = {f"inner.{name}": value for name, value in self.inner.state_dict(state.inner).items()}
+        if self.inner.overlapped:
+            saved["own"] = state.own
+        if state.movement is not None and state.spread is not None:
+            saved |= {"movement": state.movement, "spread": state.spread}
+        return saved
+
+    def load_state_dict(self, state: AttackState[S], saved: Saved) -> None:
+        inner = {name.removeprefix("inner."): value for name, value in saved.items() if name.startswith("inner.")}
+        self.inner.load_state_dict(state.inner, inner)
+        vectors = {name: value for name, value in saved.items() if isinstance(value, Tensor)}
+        state.own = vectors.get("own", state.own)
+        state.movement, state.spread = vectors.get("movement"), vectors.get("spread")
 
     def _look_at(self, state: AttackState[S], sender: int, pieces: Sequence[Tensor]) -> None:
         if sender != state.sender:
@@ -200,16 +236,6 @@ class Attacking(Generic[S]):
                 state.offset[here] += apart
                 state.square[here].addcmul_(apart, apart)
                 state.filled = here.stop
-
-    def _look_back(self, state: AttackState[S]) -> None:
-        """Make up the spread of the last round's vectors, its own among them, and begin to look anew."""
-        if state.seen:
-            count = state.seen + 1
-            mean = state.offset / count
-            state.spread = (state.square / count).addcmul_(mean, mean, value=-1.0).clamp_(min=0.0).sqrt_()
-        state.offset.zero_()
-        state.square.zero_()
-        state.seen, state.sender = 0, None
 
     def _view(self, state: AttackState[S]) -> View:
         view = _alone(state.own, state.start)

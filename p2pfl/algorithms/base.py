@@ -1,94 +1,147 @@
-"""What an algorithm is to the peer that runs it."""
+"""The contract of a gossip algorithm, and what it is told of the run and of a round."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, Self, TypeVar
 
-import torch
 from torch import Tensor
 
-from p2pfl.payload import Codec, Payload
-from p2pfl.topology import Neighborhood
-
-Hoods = Callable[[int], Neighborhood]
-"""The neighborhood of a round; rounds are counted from 1."""
+from p2pfl.payload import ENCODINGS, FP32, Encoding, Payload
+from p2pfl.topology import Neighborhood, NeighborhoodSchedule
 
 S = TypeVar("S")
 
-# Elements added at a time. torch converts the whole of a bfloat16 operand first: 39 MB of VGG-11 take four times as
-# long as the same in blocks that stay in the cache.
-BLOCK = 1 << 18
+Outgoing = Mapping[int, Payload]
+"""What goes to each out-neighbor; the same payload for all, or one each."""
+
+Saved = Mapping[str, Tensor | float]
+"""An algorithm's state in a checkpoint: tensors and numbers by name."""
+
+ONLY_X: Mapping[str, Mapping[str, Encoding]] = {name: {"x": encoding} for name, encoding in ENCODINGS.items()}
+"""Encodings of a payload of one vector, "x", by the name of its encoding."""
+
+
+@dataclass(frozen=True)
+class AlgorithmOptions:
+    """Settings of a run that an algorithm may heed.
+
+    overlapped: the exchange runs beside training (--order). wire_dtype: name of the encoding (--wire-dtype).
+    byzantine: malicious neighbors to tolerate (--byzantine).
+    """
+
+    overlapped: bool = False
+    wire_dtype: str = "fp32"
+    byzantine: int = 0
+
+
+@dataclass(frozen=True)
+class RoundContext:
+    """One round of one peer: its number, counted from 1, its neighborhood, and what local training did in it.
+
+    steps: optimizer steps taken. samples: training samples processed. loss: their mean. lr: learning rate of the last
+    step. All are 0 where the peer has not trained in this round (yet): in a consensus round, and in `outgoing` of an
+    overlapped algorithm.
+    """
+
+    round: int
+    neighborhood: Neighborhood
+    steps: int = 0
+    samples: int = 0
+    loss: float = 0.0
+    lr: float = 0.0
 
 
 class Algorithm(Protocol[S]):
-    """One gossip algorithm. A round is: outgoing, then fold for each sender (oneself at one's place), then finish.
+    """A gossip algorithm; an implementation names this class as its base and inherits the defaults.
 
-    `x` is the peer's flat float32 vector, (size,). Training moves it in place; `finish` says where the mix is.
+    A round is: `outgoing`, then `accumulate` or `missing` for each in-neighbor and for the peer itself in peer order,
+    then `finish`. An algorithm keeps nothing in itself: everything that changes is in the state.
     """
 
     @property
-    def codec(self) -> Codec:
-        """Number format of this algorithm's vectors on the wire."""
-
-    @property
-    def vectors(self) -> tuple[str, ...]:
-        """Names of the vectors in every payload, each as long as x."""
+    def encodings(self) -> Mapping[str, Encoding]:
+        """Name and encoding of each vector in a payload, each as long as x; default: "x" in float32."""
+        return ONLY_X[FP32.name]
 
     @property
     def overlapped(self) -> bool:
-        """Whether `outgoing` is asked before the round's training (the exchange hides behind it) or after."""
+        """Whether `outgoing` is called before the round's training, so that the exchange hides behind it."""
+        return False
 
     @property
     def streaming(self) -> bool:
-        """Whether `fold` can take a payload in parts, so that adding hides behind receiving."""
+        """Whether `accumulate` takes a payload in parts, so that adding hides behind receiving."""
+        return False
 
-    def start(self, x: Tensor, hoods: Hoods) -> S:
-        """The state before the first round; keeps x itself, not a copy."""
+    @property
+    def is_robust(self) -> bool:
+        """Whether no neighbor's vector is trusted by itself: bootstrap takes the median, consensus rounds the rule."""
+        return False
 
-    def outgoing(self, state: S, round: int) -> list[tuple[int, Payload]]:
-        """Begin a round: what goes to each out-neighbor. The payloads do not change until the next `outgoing`."""
+    @classmethod
+    def of(cls, options: AlgorithmOptions) -> Self:
+        """The algorithm with these options; default: built without arguments."""
+        return cls()
 
-    def fold(self, state: S, sender: int, payload: Payload | None) -> None:
-        """Add one sender's payload to the average; None for one's own vector, at one's place in peer order.
+    def init(self, x: Tensor, schedule: NeighborhoodSchedule) -> S:
+        """The state before the first round.
 
-        Where the algorithm is `streaming`, a payload comes in parts as they arrive, each call's pieces going on where
-        the last call's ended, the scalars with the first; a part need not hold something of every vector. Otherwise
-        it comes whole.
+        `x` is the peer's flat float32 vector, (size,), which training moves in place; the state keeps it, not a copy.
         """
+        raise NotImplementedError
 
-    def finish(self, state: S) -> Tensor:
+    def outgoing(self, state: S, ctx: RoundContext) -> Outgoing:
+        """Begin a round: the payload for each out-neighbor. Payloads do not change until the next `outgoing`."""
+        raise NotImplementedError
+
+    def own(self, state: S) -> Payload:
+        """The peer's own contribution to the round, as it would travel; each vector is one piece."""
+        raise NotImplementedError
+
+    def accumulate(self, state: S, sender: int, part: Payload) -> None:
+        """Add one sender's payload; the peer's own contribution comes at the peer's place in peer order.
+
+        Where the algorithm is `streaming`, a payload comes in parts as they arrive, each continuing where the last
+        ended, the scalars with the first; a part need not hold something of every vector. Otherwise it comes whole.
+        """
+        raise NotImplementedError
+
+    def missing(self, state: S, sender: int, received: Mapping[str, int]) -> None:
+        """A neighbor's payload does not come, or not beyond the first `received` elements of each vector.
+
+        Default: the peer's own contribution stands in for the rest. Then each element's weights still add up to 1,
+        the neighbor's being the peer's own (`W[i,i] += W[i,j]`).
+        """
+        self.accumulate(state, sender, self.own(state).rest(received))
+
+    def undelivered(self, state: S, neighbor: int, sent: Payload) -> None:
+        """A neighbor was lost, or absent, before it acknowledged its payload of the current round; default: nothing.
+
+        Called once per round and neighbor, before the next `outgoing`. It may have the payload nevertheless, if the
+        connection broke between its receipt and the acknowledgment.
+        """
+        return
+
+    def edge_reset(self, state: S, neighbor: int) -> None:
+        """The edge to a neighbor went down: both ends forget what they knew of each other; default: nothing."""
+        return
+
+    def finish(self, state: S, ctx: RoundContext) -> Tensor:
         """End the round. Returns the mix, which is x from now on: the same vector, or another like it.
 
         By returning another one, the old one stays as it is without a copy, while neighbors may still be taking it.
         """
+        raise NotImplementedError
 
+    def state_dict(self, state: S) -> Saved:
+        """What the state holds after a round beside x, for a checkpoint; default: nothing.
 
-def vector_like(x: Tensor) -> Tensor:
-    """An uninitialized vector that `finish` may return in the place of x: pinned for transfers to a GPU if x is."""
-    return torch.empty_like(x, pin_memory=x.is_pinned())
+        Its tensors stay as they are until the next `outgoing`.
+        """
+        return {}
 
-
-def add_weighted(total: Tensor, pieces: Sequence[Tensor], weight: float, first: bool, start: int = 0) -> int:
-    """total[start:…] += weight · pieces; `first` overwrites instead. Returns where the next piece belongs."""
-    for piece in pieces:
-        for block in blocks(piece):
-            add_terms(total[start : start + block.numel()], [(block, weight)], first)
-            start += block.numel()
-    return start
-
-
-def blocks(piece: Tensor) -> Sequence[Tensor]:
-    """A piece in parts of at most BLOCK elements: a float32 chunk of the wire is one, a bfloat16 chunk two."""
-    return (piece,) if piece.numel() <= BLOCK else torch.split(piece, BLOCK)
-
-
-def add_terms(total: Tensor, terms: Sequence[tuple[Tensor, float]], first: bool) -> None:
-    """total += Σ weight · vector, in this order; `first` overwrites total instead. At most BLOCK elements."""
-    for vector, weight in terms:
-        if first:
-            # bfloat16 times a number would be rounded to bfloat16 before it is written.
-            torch.mul(vector if vector.dtype == torch.float32 else vector.float(), weight, out=total)
-        else:
-            total.add_(vector, alpha=weight)
-        first = False
+    def load_state_dict(self, state: S, saved: Saved) -> None:
+        """Continue with a saved state; `state` is new from `init` with the checkpoint's x."""
+        return

@@ -1,30 +1,27 @@
-"""The weights that a peer begins with whose own are lost, or too old to go on with: its neighbors'."""
+"""Bootstrap: a peer whose weights are lost, or too old to continue with, takes its neighbors' weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from torch import Tensor
 
-from p2pfl.algorithms.base import Algorithm
 from p2pfl.algorithms.blockwise import side_by_side
-from p2pfl.algorithms.median import median
-from p2pfl.algorithms.robust import Robust
+from p2pfl.algorithms.rules import median
 from p2pfl.payload import Payload
 
 
-class Adoption:
-    """Collects neighbors' payloads: of the first neighbor, or of all where no neighbor is trusted by itself."""
+class Bootstrap:
+    """Collects neighbors' payloads: the first neighbor's, or all where no neighbor is trusted by itself (`robust`)."""
 
-    def __init__(self, algorithm: Algorithm[Any]) -> None:
-        self._all = isinstance(algorithm, Robust)
+    def __init__(self, robust: bool) -> None:
+        self._robust = robust
         self._found: dict[int, Payload] = {}
 
     def add(self, sender: int, payload: Payload) -> None:
-        """A neighbor's payload is here, in whatever order they come."""
+        """Take a neighbor's payload; they come in any order."""
         self._found[sender] = payload
-        if not self._all:
+        if not self._robust:
             first = min(self._found)
             self._found = {first: self._found[first]}
 
@@ -33,16 +30,16 @@ class Adoption:
 
     @property
     def senders(self) -> list[int]:
-        """Those whose weights are taken."""
+        """Neighbors whose weights are taken."""
         return sorted(self._found)
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Where, and the block that comes there, valid until the next one.
+        """Slices of the new vector with their blocks, each valid until the next.
 
-        The first neighbor's vector; under a robust algorithm the coordinate-wise median of all, which bears as many
-        hostile ones as are less than half of them.
+        The first neighbor's vector; under a robust algorithm the coordinate-wise median of all, which tolerates as many
+        malicious ones as are less than half of them.
         """
         vectors = [payload.vectors["x"] for _, payload in sorted(self._found.items())]
-        if self._all:
+        if self._robust:
             return median(vectors)
         return ((here, block) for here, (block,) in side_by_side(vectors))

@@ -5,8 +5,8 @@ and strongly convex distributed optimization in networks", procedure Accelerated
 
 With λ = ‖W − 11ᵀ/n‖₂ of a symmetric W:  x_{k+1} = ω_{k+1} (W x_k − x_{k−1}) + x_{k−1},
     ω_1 = 1,  ω_2 = 1/(1 − λ²/2),  ω_{k+1} = 1/(1 − λ² ω_k / 4)
-shrinks the disagreement after k rounds to 1/T_k(1/λ) of what it was (T_k: Chebyshev's polynomial) and keeps the
-mean. λ = 0 makes every ω 1: plain mixing x_{k+1} = W x_k, which is also what an unsymmetric W needs.
+shrinks the disagreement after k rounds to 1/T_k(1/λ) of its size (T_k: Chebyshev's polynomial) and keeps the mean.
+λ = 0 makes every ω 1: plain mixing x_{k+1} = W x_k, which is also right for an unsymmetric W.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from p2pfl.algorithms.base import Hoods, add_weighted, vector_like
-from p2pfl.payload import Codec, Payload
-from p2pfl.topology import Neighborhood
+from p2pfl.algorithms.base import Algorithm, Outgoing, RoundContext, Saved
+from p2pfl.algorithms.blockwise import add_weighted
+from p2pfl.algorithms.buffers import vector_like
+from p2pfl.payload import Payload
+from p2pfl.topology import Neighborhood, NeighborhoodSchedule
 
 
 @dataclass
@@ -28,56 +30,64 @@ class ChebyshevState:
     sender, filled: whose vector is being added, and how many elements of it have been.
     """
 
-    hoods: Hoods
     current: Tensor
     previous: Tensor
     mixed: Tensor
-    hood: Neighborhood = field(init=False)
+    neighborhood: Neighborhood = field(init=False)
     omega: float = 0.0
     sender: int | None = None
     filled: int = 0
 
 
 @dataclass(frozen=True)
-class Chebyshev:
-    """Mixing only. The vectors rotate through three buffers, so that the one being sent is never written."""
+class Chebyshev(Algorithm[ChebyshevState]):
+    """Mixing only. The vectors rotate through three buffers, so that the one being sent is never written.
+
+    contraction: λ; 0 for plain mixing. first_round: the round of k = 0; None: the first that is asked for. A peer that
+    comes later continues as if it had been at rest.
+    """
 
     contraction: float
-    """λ; 0 for plain mixing."""
     first_round: int | None = None
-    """The round of k = 0; None: the first that is asked for. Who comes later goes on as if it had been at rest."""
-    overlapped: bool = False
-    codec: Codec = "fp32"
-    vectors: tuple[str, ...] = ("x",)
     streaming: bool = True
 
-    def start(self, x: Tensor, hoods: Hoods) -> ChebyshevState:
-        return ChebyshevState(hoods, x, previous=vector_like(x).zero_(), mixed=torch.empty_like(x))
+    def init(self, x: Tensor, schedule: NeighborhoodSchedule) -> ChebyshevState:
+        return ChebyshevState(x, previous=vector_like(x).zero_(), mixed=torch.empty_like(x))
 
-    def outgoing(self, state: ChebyshevState, round: int) -> list[tuple[int, Payload]]:
-        state.hood = state.hoods(round)
+    def outgoing(self, state: ChebyshevState, ctx: RoundContext) -> Outgoing:
+        state.neighborhood = ctx.neighborhood
         state.sender = None
-        if state.omega == 0.0 and self.first_round is not None and round > self.first_round:
+        if state.omega == 0.0 and self.first_round is not None and ctx.round > self.first_round:
             state.previous.copy_(state.current)
-            for _ in range(round - self.first_round):
+            for _ in range(ctx.round - self.first_round):
                 state.omega = self._next(state.omega)
-        payload = Payload({"x": (state.current,)})
-        return [(neighbor, payload) for neighbor in state.hood.outgoing]
+        return dict.fromkeys(ctx.neighborhood.outgoing, self.own(state))
 
-    def fold(self, state: ChebyshevState, sender: int, payload: Payload | None) -> None:
-        own = payload is None
-        pieces = (state.current,) if payload is None else payload.vectors["x"]
-        weight = state.hood.self_weight if own else state.hood.incoming[sender]
+    def own(self, state: ChebyshevState) -> Payload:
+        return Payload({"x": (state.current,)})
+
+    def accumulate(self, state: ChebyshevState, sender: int, part: Payload) -> None:
+        neighborhood = state.neighborhood
+        weight = neighborhood.self_weight if sender == neighborhood.me else neighborhood.incoming[sender]
         if sender != state.sender:
             state.sender, state.filled = sender, 0
-        first = sender == min([state.hood.me, *state.hood.incoming])
-        state.filled = add_weighted(state.mixed, pieces, weight, first, state.filled)
+        first = sender == min([neighborhood.me, *neighborhood.incoming])
+        state.filled = add_weighted(state.mixed, part.vectors["x"], weight, first, state.filled)
 
-    def finish(self, state: ChebyshevState) -> Tensor:
+    def finish(self, state: ChebyshevState, ctx: RoundContext) -> Tensor:
         state.omega = self._next(state.omega)
         following = state.previous.mul_(1.0 - state.omega).add_(state.mixed, alpha=state.omega)
         state.previous, state.current = state.current, following
         return following
+
+    def state_dict(self, state: ChebyshevState) -> Saved:
+        return {"previous": state.previous, "omega": state.omega}
+
+    def load_state_dict(self, state: ChebyshevState, saved: Saved) -> None:
+        previous = saved["previous"]
+        assert isinstance(previous, Tensor)
+        state.previous.copy_(previous)
+        state.omega = float(saved["omega"])
 
     def _next(self, omega: float) -> float:
         if omega == 0.0:

@@ -8,33 +8,30 @@ Overlapped (Lian et al. 2017, "Can decentralized algorithms outperform centraliz
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
-import torch
 from torch import Tensor
 
-from p2pfl.algorithms.base import Hoods, add_terms, blocks, vector_like
-from p2pfl.payload import Codec, Payload
-from p2pfl.topology import Neighborhood
+from p2pfl.algorithms.base import ONLY_X, Algorithm, AlgorithmOptions, Outgoing, RoundContext
+from p2pfl.algorithms.blockwise import add_terms, blocks
+from p2pfl.algorithms.buffers import Buffers
+from p2pfl.payload import ENCODINGS, Encoding, Payload
+from p2pfl.topology import Neighborhood, NeighborhoodSchedule
 
 
 @dataclass
 class DPSGDState:
-    """x: trained in place. own: x at the exchange. sent: own as it travels. mixed: the average so far.
+    """Vectors of the peer, and how far the average in `buffers.mixed` has come.
 
-    Unless the order is overlapped, nobody trains x while others' vectors come in, so own is x. In float32 x itself is
-    sent then, and trades places with mixed at the end of the round; in bfloat16 the average grows in x.
-    own_terms: what one's own vector adds to the average, as (vector, weight). own_before, own_after: the neighbor
-    with whose vector that is added. fresh: the neighbor whose vector finds nothing of this round in mixed.
+    own_terms: the peer's own share of the average, as (vector, weight). own_before, own_after: the neighbor with
+    whose vector it is added. fresh: the neighbor whose vector finds nothing of this round in the average.
     sender, filled: whose vector is being added, and how many elements of it have been.
     """
 
-    x: Tensor
-    hoods: Hoods
-    own: Tensor
-    sent: Tensor
-    mixed: Tensor
-    hood: Neighborhood = field(init=False)
+    buffers: Buffers
+    neighborhood: Neighborhood = field(init=False)
     own_terms: list[tuple[Tensor, float]] = field(default_factory=list)
     own_before: int | None = None
     own_after: int | None = None
@@ -44,81 +41,78 @@ class DPSGDState:
 
 
 @dataclass(frozen=True)
-class DPSGD:
-    """Mix by the rows of W once a round; all of x's neighbors get the same vector."""
+class DPSGD(Algorithm[DPSGDState]):
+    """Mix by the rows of W once a round; all neighbors get the same vector."""
 
     overlapped: bool = False
-    codec: Codec = "fp32"
-    vectors: tuple[str, ...] = ("x",)
+    wire_dtype: str = "fp32"
     streaming: bool = True
 
-    def start(self, x: Tensor, hoods: Hoods) -> DPSGDState:
-        exact = self.codec == "fp32"
-        if self.overlapped:
-            own, mixed = torch.empty_like(x), torch.empty_like(x)
-        else:
-            own, mixed = x, vector_like(x) if exact else x
-        sent = own if exact else torch.empty_like(x, dtype=torch.bfloat16)
-        return DPSGDState(x, hoods, own, sent, mixed)
+    @property
+    def encodings(self) -> Mapping[str, Encoding]:
+        return ONLY_X[self.wire_dtype]
 
-    def outgoing(self, state: DPSGDState, round: int) -> list[tuple[int, Payload]]:
-        state.hood = state.hoods(round)
-        if state.own is not state.x:
-            state.own.copy_(state.x)
-        if state.sent is not state.own:
-            state.sent.copy_(state.own)
+    @classmethod
+    def of(cls, options: AlgorithmOptions) -> Self:
+        return cls(options.overlapped, options.wire_dtype)
+
+    def init(self, x: Tensor, schedule: NeighborhoodSchedule) -> DPSGDState:
+        return DPSGDState(Buffers.around(x, self.overlapped, ENCODINGS[self.wire_dtype]))
+
+    def outgoing(self, state: DPSGDState, ctx: RoundContext) -> Outgoing:
+        state.neighborhood = ctx.neighborhood
+        state.buffers.begin()
         state.sender = None
-        if state.hood.incoming:
+        if ctx.neighborhood.incoming:
             self._place_own(state)
-        payload = Payload({"x": (state.sent,)})
-        return [(neighbor, payload) for neighbor in state.hood.outgoing]
+        return dict.fromkeys(ctx.neighborhood.outgoing, state.buffers.payload)
+
+    def own(self, state: DPSGDState) -> Payload:
+        return state.buffers.payload
 
     def _place_own(self, state: DPSGDState) -> None:
-        """One's own vector is added block by block together with a neighbor's.
+        """Choose the neighbor with whose vector the peer's own is added, block by block.
 
-        In a pass of its own it takes as long as a neighbor's: the average would go through memory once more.
+        In a pass by itself it takes as long as a neighbor's: the average would go through memory once more.
         """
-        hood, lowest = state.hood, min(state.hood.incoming)
+        neighborhood, buffers = state.neighborhood, state.buffers
+        lowest = min(neighborhood.incoming)
         state.own_before, state.own_after, state.fresh = lowest, None, lowest
-        if self.codec != "fp32":
+        if not buffers.is_exact:
             # x_i + Σ_j W_ij (Q(x_j) − Q(x_i)): what rounding adds to one peer it takes from another, so that the
             # mean over all peers does not drift (the form of CHOCO-Gossip, Koloskova, Stich & Jaggi 2019, algorithm 1).
-            state.own_terms = [(state.sent, -sum(hood.incoming.values()))]
+            state.own_terms = [(buffers.sent, -sum(neighborhood.incoming.values()))]
             if self.overlapped:
-                state.own_terms.insert(0, (state.own, 1.0))
+                state.own_terms.insert(0, (buffers.own, 1.0))
             else:
                 state.fresh = None
             return
         # At its place in peer order, so that a full mesh with equal weights gives everybody the same bits.
-        state.own_before = min((sender for sender in hood.incoming if sender > hood.me), default=None)
+        state.own_before = min((sender for sender in neighborhood.incoming if sender > neighborhood.me), default=None)
         if state.own_before is None:
-            state.own_after = max(hood.incoming)
-        state.own_terms = [(state.own, hood.self_weight)]
+            state.own_after = max(neighborhood.incoming)
+        state.own_terms = [(buffers.own, neighborhood.self_weight)]
 
-    def fold(self, state: DPSGDState, sender: int, payload: Payload | None) -> None:
-        if payload is None:
-            return  # one's own vector goes with a neighbor's: `_place_own`
+    def accumulate(self, state: DPSGDState, sender: int, part: Payload) -> None:
+        if sender == state.neighborhood.me:
+            return  # added together with a neighbor's: `_place_own`
         if sender != state.sender:
             state.sender, state.filled = sender, 0
-        weight = state.hood.incoming[sender]
-        for piece in payload.vectors["x"]:
+        weight, mixed = state.neighborhood.incoming[sender], state.buffers.mixed
+        for piece in part.vectors["x"]:
             for block in blocks(piece):
                 here = slice(state.filled, state.filled + block.numel())
                 terms = [(block, weight)]
                 if sender in (state.own_before, state.own_after):
                     own = [(vector[here], share) for vector, share in state.own_terms]
                     terms = own + terms if sender == state.own_before else terms + own
-                add_terms(state.mixed[here], terms, first=sender == state.fresh)
+                add_terms(mixed[here], terms, first=sender == state.fresh)
                 state.filled = here.stop
 
-    def finish(self, state: DPSGDState) -> Tensor:
-        if not state.hood.incoming:  # nothing has come
-            if not state.hood.outgoing or state.sent is not state.x:
-                return state.x
-            state.mixed.copy_(state.x)
-        if self.overlapped:
-            return state.x.sub_(state.own).add_(state.mixed)
-        if state.mixed is not state.x:
-            state.x, state.mixed = state.mixed, state.x
-            state.own = state.sent = state.x
-        return state.x
+    def finish(self, state: DPSGDState, ctx: RoundContext) -> Tensor:
+        buffers, neighborhood = state.buffers, state.neighborhood
+        if not neighborhood.incoming:  # nothing has come
+            if not neighborhood.outgoing or buffers.sent is not buffers.x:
+                return buffers.x
+            buffers.mixed.copy_(buffers.x)
+        return buffers.finish()

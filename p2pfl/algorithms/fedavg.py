@@ -6,25 +6,23 @@ FedAvgM (Hsu, Qi & Brown 2019, "Measuring the effects of non-identical data dist
     v⁺ = β v + (Σ_k p_k x_k − w),  w⁺ = w + lr · v⁺
 
 Instead of Σ_k p_k x_k it may be the trimmed mean or the median of each coordinate, or Krum's choice among the updates
-(`trimmed_mean`, `median`, `krum`), which heed no p_k and need all updates at once: memory is as many models as updates.
+(`rules`), which heed no p_k and need all updates at once: memory is as many models as updates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from p2pfl.algorithms.base import add_weighted
-from p2pfl.algorithms.blockwise import Pieces
-from p2pfl.algorithms.krum import krum
-from p2pfl.algorithms.median import median
-from p2pfl.algorithms.trimmed_mean import trimmed_mean
-from p2pfl.payload import Codec, Payload
+from p2pfl.algorithms.base import ONLY_X
+from p2pfl.algorithms.blockwise import Pieces, add_weighted
+from p2pfl.algorithms.rules import Blocks, krum, median, trimmed_mean
+from p2pfl.payload import ENCODINGS, FP32, Encoding, Payload
 
-# Averaging that looks at all updates at once, and bears so many hostile ones.
-_RULES: dict[str, Callable[[Sequence[Pieces], int], Iterator[tuple[slice, Tensor]]]] = {
+# Averaging that sees all updates at once, and tolerates that many malicious ones.
+_RULES: dict[str, Callable[[Sequence[Pieces], int], Blocks]] = {
     "trimmed-mean": trimmed_mean,
     "median": lambda updates, byzantine: median(updates),
     "krum": krum,
@@ -32,14 +30,12 @@ _RULES: dict[str, Callable[[Sequence[Pieces], int], Iterator[tuple[slice, Tensor
 
 
 class ServerAverage:
-    """A round is: outgoing, then fold for each update that came, in client order, then finish.
+    """The global model. A round is: outgoing, accumulate for each update that came, in client order, then finish.
 
     `x` is the global model, (size,) float32, and `velocity` its momentum; both are written in place. `statistics` are
     the ranges of x that are no parameters (batch normalization's running statistics): momentum could make a variance
     negative, so these always become the plain average. `averaging` and `byzantine` are the options of that name.
     """
-
-    vectors: tuple[str, ...] = ("x",)
 
     def __init__(
         self,
@@ -48,14 +44,15 @@ class ServerAverage:
         *,
         momentum: float = 0.0,
         lr: float = 1.0,
-        codec: Codec = "fp32",
+        wire_dtype: str = "fp32",
         averaging: str = "uniform",
         byzantine: int = 0,
         statistics: Sequence[slice] = (),
     ) -> None:
         self.x = x
         self.velocity = velocity
-        self.codec: Codec = codec
+        self.encodings: Mapping[str, Encoding] = ONLY_X[wire_dtype]
+        self._encoding = ENCODINGS[wire_dtype]
         self._momentum = momentum
         self._lr = lr
         self._statistics = statistics
@@ -69,12 +66,12 @@ class ServerAverage:
     def outgoing(self) -> Payload:
         """Begin a round: the global model as it travels. It does not change even if a client takes it rounds later."""
         # New memory each round: a client that has stopped reading may still hold the last round's.
-        self._sent = self.x.clone() if self.codec == "fp32" else self.x.bfloat16()
+        self._sent = self.x.to(self._encoding.dtype, copy=True)
         self._weight = 0.0
         self._gathered.clear()
         return Payload({"x": (self._sent,)})
 
-    def fold(self, payload: Payload, weight: float) -> None:
+    def accumulate(self, payload: Payload, weight: float) -> None:
         """Add an update with its share p_k; the shares of all that were selected add up to 1."""
         if self._rule is not None:
             self._gathered.append(payload.vectors["x"])
@@ -91,7 +88,7 @@ class ServerAverage:
             self._gathered.clear()
         elif not complete:
             target.div_(self._weight)
-        if self.codec != "fp32":
+        if self._encoding != FP32:
             # w + Σ p_k (Q(x_k) − Q(w)), so that rounding the global model for its journey does not wear it away.
             target.sub_(self._sent.float()).add_(self.x)
         if self._momentum == 0.0 and self._lr == 1.0:

@@ -1,4 +1,4 @@
-"""Mixing by a rule that looks at all vectors of a round at once, as what is to bear hostile neighbors must.
+"""Gossip by a Byzantine-robust rule: clipped, trimmed mean and median.
 
     x_i⁺ = R(x_j of the neighbors, x_i)                 float32 wire
     x_i⁺ = x_i + R(Q(x_j), Q(x_i)) − Q(x_i)             bfloat16 wire: Q rounds; peers that agree stay where they are
@@ -8,88 +8,115 @@ in both orders, as `dpsgd` has them. A neighbor's vector waits for the others: m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from p2pfl.algorithms.base import Hoods, vector_like
+from p2pfl.algorithms.base import ONLY_X, Algorithm, AlgorithmOptions, Outgoing, RoundContext
 from p2pfl.algorithms.blockwise import Pieces
-from p2pfl.payload import Codec, Payload
-from p2pfl.topology import Neighborhood
+from p2pfl.algorithms.buffers import Buffers
+from p2pfl.algorithms.rules import Blocks, clip_and_mix, median, trimmed_mean
+from p2pfl.payload import ENCODINGS, Encoding, Payload
+from p2pfl.topology import Neighborhood, NeighborhoodSchedule
 
 
 class Rule(Protocol):
-    """How a peer's next vector follows from its own and its neighbors'."""
+    """A peer's next vector from its own and its neighbors'."""
 
-    def __call__(self, hood: Neighborhood, vectors: list[tuple[int, Pieces]]) -> Iterator[tuple[slice, Tensor]]:
-        """Where, and the float32 block that comes there, valid until the next one.
+    def __call__(self, neighborhood: Neighborhood, vectors: list[tuple[int, Pieces]]) -> Blocks:
+        """Blocks of the next vector; `vectors`: (sender, vector) in peer order, the peer's own at its place."""
 
-        `vectors`: (sender, vector) in peer order, one's own at its place.
-        """
+
+@dataclass(frozen=True)
+class Clipped:
+    """Self-centered clipping (`rules.clip_and_mix`) against `byzantine` malicious neighbors; `radius`: a fixed τ."""
+
+    byzantine: int
+    radius: float | None = None
+
+    def __call__(self, neighborhood: Neighborhood, vectors: list[tuple[int, Pieces]]) -> Blocks:
+        return clip_and_mix(neighborhood, vectors, self.byzantine, self.radius)
+
+    @classmethod
+    def of(cls, options: AlgorithmOptions) -> Robust:
+        """Gossip by this rule."""
+        return Robust(cls(options.byzantine), options.overlapped, options.wire_dtype)
+
+
+@dataclass(frozen=True)
+class TrimmedMean:
+    """Coordinate-wise trimmed mean (`rules.trimmed_mean`) against `byzantine` malicious neighbors."""
+
+    byzantine: int
+
+    def __call__(self, neighborhood: Neighborhood, vectors: list[tuple[int, Pieces]]) -> Blocks:
+        return trimmed_mean([pieces for _, pieces in vectors], self.byzantine)
+
+    @classmethod
+    def of(cls, options: AlgorithmOptions) -> Robust:
+        """Gossip by this rule."""
+        return Robust(cls(options.byzantine), options.overlapped, options.wire_dtype)
+
+
+@dataclass(frozen=True)
+class Median:
+    """Coordinate-wise median (`rules.median`); tolerates any number of malicious vectors below half of all."""
+
+    def __call__(self, neighborhood: Neighborhood, vectors: list[tuple[int, Pieces]]) -> Blocks:
+        return median([pieces for _, pieces in vectors])
+
+    @classmethod
+    def of(cls, options: AlgorithmOptions) -> Robust:
+        """Gossip by this rule."""
+        return Robust(cls(), options.overlapped, options.wire_dtype)
 
 
 @dataclass
 class RobustState:
-    """x: trained in place. own: x at the exchange. sent: own as it travels. mixed: where the mix goes.
+    """Vectors of the peer, and `gathered`: this round's vectors in peer order, the peer's own among them."""
 
-    own is x unless the order is overlapped; in float32 x itself is sent then, and trades places with mixed at the end
-    of the round. gathered: what has come, in peer order, one's own vector among it.
-    """
-
-    x: Tensor
-    hoods: Hoods
-    own: Tensor
-    sent: Tensor
-    mixed: Tensor
-    hood: Neighborhood = field(init=False)
+    buffers: Buffers
+    neighborhood: Neighborhood = field(init=False)
     gathered: list[tuple[int, Pieces]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class Robust:
+class Robust(Algorithm[RobustState]):
     """Mix by a rule once a round; all neighbors get the same vector."""
 
     rule: Rule
     overlapped: bool = False
-    codec: Codec = "fp32"
-    vectors: tuple[str, ...] = ("x",)
-    streaming: bool = False
+    wire_dtype: str = "fp32"
+    is_robust: bool = True
 
-    def start(self, x: Tensor, hoods: Hoods) -> RobustState:
-        exact = self.codec == "fp32"
-        if self.overlapped:
-            own, mixed = torch.empty_like(x), torch.empty_like(x)
-        else:
-            own, mixed = x, vector_like(x) if exact else x
-        sent = own if exact else torch.empty_like(x, dtype=torch.bfloat16)
-        return RobustState(x, hoods, own, sent, mixed)
+    @property
+    def encodings(self) -> Mapping[str, Encoding]:
+        return ONLY_X[self.wire_dtype]
 
-    def outgoing(self, state: RobustState, round: int) -> list[tuple[int, Payload]]:
-        state.hood = state.hoods(round)
-        if state.own is not state.x:
-            state.own.copy_(state.x)
-        if state.sent is not state.own:
-            state.sent.copy_(state.own)
+    def init(self, x: Tensor, schedule: NeighborhoodSchedule) -> RobustState:
+        return RobustState(Buffers.around(x, self.overlapped, ENCODINGS[self.wire_dtype]))
+
+    def outgoing(self, state: RobustState, ctx: RoundContext) -> Outgoing:
+        state.neighborhood = ctx.neighborhood
+        state.buffers.begin()
         state.gathered.clear()
-        payload = Payload({"x": (state.sent,)})
-        return [(neighbor, payload) for neighbor in state.hood.outgoing]
+        return dict.fromkeys(ctx.neighborhood.outgoing, state.buffers.payload)
 
-    def fold(self, state: RobustState, sender: int, payload: Payload | None) -> None:
-        state.gathered.append((sender, (state.sent,) if payload is None else payload.vectors["x"]))
+    def own(self, state: RobustState) -> Payload:
+        return state.buffers.payload
 
-    def finish(self, state: RobustState) -> Tensor:
-        for here, block in self.rule(state.hood, state.gathered):
-            if state.sent is state.own:
-                state.mixed[here] = block
+    def accumulate(self, state: RobustState, sender: int, part: Payload) -> None:
+        state.gathered.append((sender, part.vectors["x"]))
+
+    def finish(self, state: RobustState, ctx: RoundContext) -> Tensor:
+        buffers = state.buffers
+        for here, block in self.rule(state.neighborhood, state.gathered):
+            if buffers.is_exact:
+                buffers.mixed[here] = block
             else:
-                torch.add(state.own[here], block.sub_(state.sent[here]), out=state.mixed[here])
+                torch.add(buffers.own[here], block.sub_(buffers.sent[here]), out=buffers.mixed[here])
         state.gathered.clear()
-        if self.overlapped:
-            return state.x.sub_(state.own).add_(state.mixed)
-        if state.mixed is not state.x:
-            state.x, state.mixed = state.mixed, state.x
-            state.own = state.sent = state.x
-        return state.x
+        return buffers.finish()

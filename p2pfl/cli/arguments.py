@@ -1,4 +1,4 @@
-"""Arguments of one command, parsed by tyro from a dataclass; mistakes become one line."""
+"""Parsing of a command's arguments with tyro; mistakes become one line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import tyro
 
 from p2pfl.errors import ConfigError, unusable
 from p2pfl.registry import TABLES, entry_of, summaries_of
-from p2pfl.util.suggest import did_you_mean
+from p2pfl.util.text import did_you_mean
 
 if TYPE_CHECKING:
     from p2pfl.topology import Topology
@@ -31,12 +31,15 @@ A = TypeVar("A")
 _FOLDERS = {"run_dir", "data_dir", "keys", "resume", "run_dirs", "what"}
 _PATHS = _FOLDERS | {"topology", "token_file", "faults", "init"}
 _POSITIONAL = {"topology", "file", "run_dirs", "what"}
-_LONGEST_BELOW = "x" * 250 + "/" + "x" * 100  # longer than what a run directory or a folder of keys has in it
+_LONGEST_INSIDE = "x" * 250 + "/" + "x" * 100  # longer than any path inside a run directory or folder of keys
 _STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff)
 
 
 def parse(kind: type[A], words: Sequence[str], command: str, default: A | None = None) -> A:
-    """Arguments from tyro; its framed complaint becomes one line."""
+    """Parse arguments with tyro; its framed error message becomes one line.
+
+    Raises ConfigError for a mistake.
+    """
 
     def run() -> A:
         options: dict[str, Any] = {} if default is None else {"default": default}
@@ -48,16 +51,16 @@ def parse(kind: type[A], words: Sequence[str], command: str, default: A | None =
         return run()
     captured = io.StringIO()
     columns = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "2000"  # so that tyro breaks no line
+    os.environ["COLUMNS"] = "2000"  # keeps tyro from breaking lines
     try:
         with contextlib.redirect_stderr(captured), contextlib.redirect_stdout(captured):
             found = run()
     except SystemExit:
-        said = _one_line(captured.getvalue())
-        unknown = re.fullmatch(r"Unrecognized options: (-[^\s=,]+).*", said.partition("; did you mean")[0])
+        problem = _one_line(captured.getvalue())
+        unknown = re.fullmatch(r"Unrecognized options: (-[^\s=,]+).*", problem.partition("; did you mean")[0])
         if unknown:
-            said = f"there is no option {unknown[1]}{did_you_mean(unknown[1], option_names(kind))}"
-        raise ConfigError(f"{command}: {said} (see p2pfl {command} --help)") from None
+            problem = f"there is no option {unknown[1]}{did_you_mean(unknown[1], option_names(kind))}"
+        raise ConfigError(f"{command}: {problem} (see p2pfl {command} --help)") from None
     finally:
         os.environ.pop("COLUMNS")
         if columns is not None:
@@ -67,7 +70,10 @@ def parse(kind: type[A], words: Sequence[str], command: str, default: A | None =
 
 
 def check_paths(arguments: object, name: str = "") -> None:
-    """Raises ConfigError where a path among the arguments, or in their sections, is none that a system can use."""
+    """Check the paths among the arguments and their sections.
+
+    Raises ConfigError for a path that the system cannot use.
+    """
     if dataclasses.is_dataclass(arguments):
         for item in dataclasses.fields(arguments):
             check_paths(getattr(arguments, item.name), item.name)
@@ -85,23 +91,23 @@ def check_paths(arguments: object, name: str = "") -> None:
 
 
 def _check_path(path: Path, name: str) -> None:
-    """What is not there is no error here: the file may be one to write."""
-    said = "" if name in _POSITIONAL else f"--{name.replace('_', '-')} "
+    """Check a path; a missing file is no error, as it may be an output."""
+    option = "" if name in _POSITIONAL else f"--{name.replace('_', '-')} "
     try:
-        (path / _LONGEST_BELOW if name in _FOLDERS else path).stat()
+        (path / _LONGEST_INSIDE if name in _FOLDERS else path).stat()
     except (FileNotFoundError, NotADirectoryError) as error:
-        # Else the folder is made, or asked about, in the middle of the run.
+        # Otherwise the folder is created, or a problem reported, in the middle of the run.
         is_in_the_way = isinstance(error, NotADirectoryError) or (path.is_symlink() and not path.exists())
         if name == "data_dir" and is_in_the_way:
-            raise ConfigError(f"{said}{unusable(path, error)}") from None
+            raise ConfigError(f"{option}{unusable(path, error)}") from None
     except OSError as error:
-        raise ConfigError(f"{said}{unusable(path, error)}") from None
+        raise ConfigError(f"{option}{unusable(path, error)}") from None
     except ValueError as error:  # a null byte
-        raise ConfigError(f"{said}{str(path)!a}: no name of a file ({error}); correct it") from None
+        raise ConfigError(f"{option}{str(path)!a}: not a valid file name ({error}); correct it") from None
 
 
 def option_names(kind: type[Any]) -> list[str]:
-    """The options of a command, and of the sections of settings that it takes."""
+    """Options of a command, including those of its sections of settings."""
     found = []
     hints = get_type_hints(kind, include_extras=True)
     for item in dataclasses.fields(kind):
@@ -114,7 +120,7 @@ def option_names(kind: type[Any]) -> list[str]:
 
 
 def join_lines_of_help(kind: type[Any]) -> None:
-    """Have `--help` wrap what the docstrings of options say, whose own line breaks tyro would keep."""
+    """Join the lines of options' docstrings, whose line breaks `--help` would keep."""
     for owner in kind.__mro__[:-1]:
         for name, text in _option_docstrings(owner).items():
             item = kind.__dataclass_fields__[name]
@@ -132,7 +138,7 @@ def _plain_type(hint: Any) -> Any:
 
 @cache
 def _option_docstrings(kind: type[Any]) -> dict[str, str]:
-    """The docstrings below a dataclass's own fields, each on one line."""
+    """Docstrings of a dataclass's fields, each on one line."""
     [definition] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     assert isinstance(definition, ast.ClassDef)
     found = {}
@@ -143,18 +149,18 @@ def _option_docstrings(kind: type[Any]) -> dict[str, str]:
 
 
 def _one_line(framed: str) -> str:
-    """tyro's complaint without its frame: a title, then parts set apart by rules."""
-    parts: list[list[str]] = [[]]
+    """tyro's error message without its frame: a title, then blocks between rules."""
+    blocks: list[list[str]] = [[]]
     for line in framed.splitlines():
         text = line.strip("│| ")
         if set(text) <= set("─-╭╮╰╯+"):
-            parts.append([])
+            blocks.append([])
         elif not text.startswith(("╭", "╰", "+")):
-            parts[-1].append(text)
-    said = [part for part in parts if part]
+            blocks[-1].append(text)
+    said = [block for block in blocks if block]
     titled = len(said) > 1 and len(said[0]) == 1 and not framed.startswith("╭")
     message = " ".join(said[1 if titled else 0]) if said else "cannot be understood"
-    meant = [part[1].split()[0] for part in said if part[0].startswith("Perhaps you meant") and len(part) > 1]
+    meant = [block[1].split()[0] for block in said if block[0].startswith("Perhaps you meant") and len(block) > 1]
     return _plain(message.rstrip(".")) + (f"; did you mean {meant[0]}?" if meant else "")
 
 
@@ -172,9 +178,9 @@ _PLAINER = (
 
 
 def _plain(message: str) -> str:
-    """tyro's and Python's words as one would say them to a person."""
+    """A message of tyro or Python in plainer words."""
     if message.startswith("Missing from"):
-        # Of each argument the first word: its option, or where it has none, what it is.
+        # First word of each argument: its option, or its placeholder if it has none.
         first_words = r"(?::|\(required\)) (-\w|--[\w-]{2,}|[A-Z]{2,}|\{[^}]*\}) "
         return "missing: " + ", ".join(re.findall(first_words, message) or [message])
     for pattern, text in _PLAINER:
@@ -182,12 +188,7 @@ def _plain(message: str) -> str:
     return message
 
 
-def counted(count: int, what: str) -> str:
-    """Such as 1 round, or 2 rounds."""
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
-
-
-def say_notes(topology: Topology) -> None:
-    """What a user must know of how a topology file was read, a line each on standard error."""
+def print_notes(topology: Topology) -> None:
+    """Print the notes about the reading of a topology file to standard error."""
     for note in topology.notes:
         print(f"p2pfl: note: {topology.source}: {' '.join(note.split())}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What a run will need, and what came of it, in a few lines."""
+"""Text of a dry run's requirements and of a run's result."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from p2pfl.cli.arguments import counted
 from p2pfl.config import RunConfig
 from p2pfl.experiment.run import Result, endpoints_in_file
-from p2pfl.report.absences import spans_text
+from p2pfl.report.fields import spans_text
 from p2pfl.roles import Cast, cast
 from p2pfl.run.paths import MODEL_FILE, PEERS_FOLDER, REPORT_FILE
 from p2pfl.topology import Topology, spectral_gap
+from p2pfl.util.units import counted
 
 if TYPE_CHECKING:
     from p2pfl.preflight.estimate import Estimate
 
 
 def describe_run(topology: Topology, run: RunConfig, *, index: int | None = None, begins: bool = True) -> str:
-    """What `--dry-run` says. Raises ConfigError for whatever the run itself would refuse.
+    """Output of `--dry-run`. Raises ConfigError where the run itself would.
 
-    `index`: the only peer that runs on this machine, None where all do. `begins`: whether the run is new.
-    How far the decoding of an image folder is can be seen where stderr is a terminal.
+    `index`: the only peer on this machine, None for all. `begins`: whether the run is new. Progress in decoding an
+    image folder is shown where stderr is a terminal.
     """
     from p2pfl.preflight.estimate import estimate
     from p2pfl.run.settings import resolve
@@ -33,13 +33,13 @@ def describe_run(topology: Topology, run: RunConfig, *, index: int | None = None
     need = estimate(parts, run, show_decoding, index=index, begins=begins)
     memory = need.weights_memory + need.activations_memory + need.exchange_memory
     rows = {
-        "who": _who(parts, run),
+        "processes": _processes(parts, run),
         "data": f"{run.data.dataset}: {need.train_samples:,} training and {need.test_samples:,} test samples, "
         f"{need.classes} classes" + (f"; {need.smallest_shard:,} {_each(run)}" if parts.shards > 1 else ""),
         "model": f"{run.model.model}: {need.parameters:,} parameters",
         "training": f"{counted(need.rounds, 'round')} of {counted(need.steps_per_round, 'step')} "
         f"of {counted(run.training.batch_size, 'sample')}" + (f" {_each(run)}" if parts.shards > 1 else ""),
-        "memory": f"{_mb(memory)} a process beyond libraries and data, {_mb(memory * parts.topology.n)} in all: "
+        "memory": f"{_mb(memory)} per process besides libraries and data, {_mb(memory * parts.topology.n)} in total: "
         f"weights, gradient and momentum {_mb(need.weights_memory)}, activations {_mb(need.activations_memory)}, "
         f"exchange {_mb(need.exchange_memory)}",
         **_gpus(need),
@@ -50,25 +50,25 @@ def describe_run(topology: Topology, run: RunConfig, *, index: int | None = None
 
 
 def show_decoding(what: str, done: int, total: int) -> None:
-    """How far decoding is, on one line of a terminal; nothing where stderr is none."""
+    """Show the progress of decoding on one line, if stderr is a terminal."""
     if sys.stderr.isatty():
         end = "\r" if done < total else "\n"
         print(f"{what}: {done:,} of {total:,}", end=end, file=sys.stderr, flush=True)
 
 
-def _who(parts: Cast, run: RunConfig) -> str:
+def _processes(parts: Cast, run: RunConfig) -> str:
     if parts.coordinator is not None:
         selected = run.centralized.num_selected
         return f"a coordinator and {counted(parts.shards, 'client')}, of which {selected} train in a round"
     if run.mode == "sgd":
         return "one process with all data"
-    exchange = f"spectral gap {spectral_gap(parts.matrix):.4f}" if run.mode == "gossip" else "which exchange nothing"
+    exchange = f"spectral gap {spectral_gap(parts.matrix):.4f}" if run.mode == "gossip" else "without any exchange"
     named = "" if run.record.name in (None, parts.topology.name) else f" (run {run.record.name})"
     return f"{parts.topology.name}{named}: {counted(parts.shards, 'peer')}, {exchange}"
 
 
 def _each(run: RunConfig) -> str:
-    return "a client" if run.mode == "centralized" else "a peer"
+    return "per client" if run.mode == "centralized" else "per peer"
 
 
 def _gpus(need: Estimate) -> dict[str, str]:
@@ -78,14 +78,14 @@ def _gpus(need: Estimate) -> dict[str, str]:
         f"{count:,} process{'es' * (count > 1)} on {device}, which has {need.gpu.free[device] / 1e9:.1f} GB free"
         for device, count in need.gpu.processes.items()
     )
-    return {"gpu memory": f"{need.gpu.need / 1e9:.1f} GB a process; {'; '.join(shared)}"}
+    return {"gpu memory": f"{need.gpu.need / 1e9:.1f} GB per process; {'; '.join(shared)}"}
 
 
 def _traffic(need: Estimate) -> dict[str, str]:
     if not need.bytes_per_round:
         return {"bytes sent": "none"}
     rows = {
-        "bytes sent": f"{_mb(need.bytes_per_round)} a round by all, {_mb(need.busiest_bytes_per_round)} by the "
+        "bytes sent": f"{_mb(need.bytes_per_round)} per round by all, {_mb(need.busiest_bytes_per_round)} by the "
         f"busiest; {_mb(need.bytes_per_round * need.rounds)} in all rounds"
     }
     if need.consensus_rounds:
@@ -102,46 +102,50 @@ _MODELS = {"gossip": "consensus model", "centralized": "global model", "sgd": "m
 
 
 def describe_result(result: Result) -> str:
-    """What a finished run came to and where it is."""
+    """Results of a finished run, and the paths of its files."""
     summary = result.summary
     mode = summary["mode"]
     peers = ""
     if summary["mean_peer_accuracy"] is not None:
         peers = f"mean {summary['mean_peer_accuracy']:.2%}, worst {summary['worst_peer_accuracy']:.2%}"
     if mode not in _MODELS:
-        lines = [f"peers: {peers} of the test set (each has a model of its own)"]
+        lines = [f"peers: {peers} of the test set (each has its own model)"]
     else:
         before = f" (peers before the consensus phase: {peers})" if peers else ""
         accuracy = summary["consensus_accuracy"]
-        there = "none, since who was to save it was lost" if accuracy is None else f"{accuracy:.2%} of the test set"
-        lines = [f"{_MODELS[mode]}: {there}{before}"]
+        model = (
+            "none, because the process that saves it was lost"
+            if accuracy is None
+            else f"{accuracy:.2%} of the test set"
+        )
+        lines = [f"{_MODELS[mode]}: {model}{before}"]
         if accuracy is not None:
             lines.append(f"weights: {result.run_dir / MODEL_FILE}")
-    lines += _troubles(summary)
+    lines += _incidents(summary)
     lines += [
         f"profile: {path} (open it in ui.perfetto.dev)" for path in result.run_dir.glob(f"{PEERS_FOLDER}/*/profile-*")
     ]
     return "\n".join([*lines, f"report:  {result.run_dir / REPORT_FILE}"])
 
 
-def _troubles(summary: Mapping[str, Any]) -> list[str]:
-    """What happened on the way, a line each; none where nothing did."""
+def _incidents(summary: Mapping[str, Any]) -> list[str]:
+    """Losses, restarts and missing peers of a run, one line each."""
     lines = []
     if summary["lost_peers"]:
-        lines.append(f"lost on the way: {', '.join(summary['lost_peers'])}")
+        lines.append(f"lost: {', '.join(summary['lost_peers'])}")
     if summary["restarts"]:
-        lines.append("started again: " + ", ".join(f"{name} ({n} times)" for name, n in summary["restarts"].items()))
+        lines.append("restarted: " + ", ".join(f"{name} ({n} times)" for name, n in summary["restarts"].items()))
     if summary["weights_from_neighbors"]:
         taken = (
             f"{i['peer']} in round {i['round']} (from {', '.join(i['neighbors'])})"
             for i in summary["weights_from_neighbors"]
         )
-        lines.append("took over neighbors' weights: " + "; ".join(taken))
+        lines.append("bootstrapped from neighbors: " + "; ".join(taken))
     lines += [f"damaged: {line}" for line in summary["damaged_records"]]
     if summary["absences"]:
         away = (f"{item['peer']} in round {spans_text(item['rounds'])}" for item in summary["absences"])
-        lines.append("done without: " + "; ".join(away))
+        lines.append("missing: " + "; ".join(away))
     for item in summary["parts"] or ():
         together = " | ".join(", ".join(part) for part in item["parts"])
-        lines.append(f"in parts in round {spans_text([item['rounds']])}: {together}")
+        lines.append(f"disconnected in round {spans_text([item['rounds']])}: {together}")
     return lines

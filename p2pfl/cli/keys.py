@@ -1,4 +1,4 @@
-"""`keys`: a key pair for each peer of a topology file."""
+"""`keys`: key pairs for the peers of a topology file."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import Annotated
 
 import tyro
 
-from p2pfl.cli.arguments import counted, parse, say_notes
+from p2pfl.cli.arguments import parse, print_notes
 from p2pfl.topology import load_topology
 from p2pfl.transport.keyring import make_keys
+from p2pfl.util.units import counted
 
 
 @dataclass(frozen=True)
 class Keys:
-    """Make a key pair for each peer, so that every link of the swarm is encrypted and nobody else can take part.
+    """Generate a key pair for each peer, for encrypted and authenticated links.
 
-    Public keys go into the topology file, which everybody gets. Secret keys go into a folder, a file for each peer that
-    only you can read: give each machine its own, and start with --keys FOLDER.
+    Public keys are written to the topology file, which all machines get. Secret keys are written to a folder, one file
+    per peer, readable by you only: give each machine its own, and start with --keys FOLDER.
     """
 
     file: tyro.conf.Positional[Path]
@@ -26,16 +27,16 @@ class Keys:
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")]
     """Folder for the secret keys."""
     renew: bool = False
-    """Replace the public keys that the file has: an old secret key opens no new run (a resumed one keeps its keys)."""
+    """Replace the file's public keys. Old secret keys are invalid in new runs; a resumed run keeps its keys."""
 
 
 def keys(words: list[str]) -> int:
-    """Make the keys and say where they are."""
+    """Generate keys and print their paths."""
     arguments = parse(Keys, words, "keys")
     paths = make_keys(arguments.file, arguments.output, renew=arguments.renew)
     print(f"{counted(len(paths), 'secret key')} in {arguments.output}, public keys in {arguments.file}")
     topology = load_topology(arguments.file)
-    say_notes(topology)
+    print_notes(topology)
     spread = all("host" in node and "port" in node for node in topology.graph.nodes.values())
     command = f"peer {arguments.file} --node LABEL" if spread else f"gossip {arguments.file}"
     print(f"start with: p2pfl {command} --keys {arguments.output}")

@@ -1,4 +1,4 @@
-"""The options of a command that trains: those on the command line, over those of --config or --resume."""
+"""Options of a training command, from the command line and --config or --resume."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 
 from p2pfl import config as settings
-from p2pfl.cli.arguments import parse, say_notes
+from p2pfl.cli.arguments import parse, print_notes
 from p2pfl.config import ComputeConfig, DataConfig, Mode, ModelConfig, RecordConfig, RunConfig, TrainingConfig
 from p2pfl.errors import ConfigError
 from p2pfl.experiment.prolong import has_other_rounds
@@ -33,7 +33,7 @@ TopologyFile = Annotated[
 
 @dataclass(frozen=True)
 class Training:
-    """What every command that trains takes."""
+    """Options of every training command."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -41,82 +41,82 @@ class Training:
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
     config: OptionalFile = None
-    """TOML file with any of these options; what stands on the command line wins."""
+    """TOML file with any of these options; options on the command line take precedence."""
     resume: OptionalFolder = None
-    """Run directory of an interrupted run, to go on with the settings saved there; with more --rounds also of one
-    that is finished, if its --schedule is constant. Where its data have moved, --dataset says where they are."""
+    """Run directory of an interrupted run, to be continued with its saved settings; with more --rounds also of a
+    finished run whose --schedule is constant. If its data have moved, --dataset gives their new path."""
     dry_run: bool = False
-    """Say what the run will need (memory a process, bytes, rounds) and what is odd about the data, try its model out,
-    and stop. The pictures of an imagefolder are decoded for it, as for the run."""
+    """Report the run's requirements (memory per process, bytes, rounds) and anomalies in the data, try its model,
+    and stop. This decodes the pictures of an imagefolder, as the run does."""
 
 
-# Options of the exchange that not every command takes that has one.
-_OF_SOME_COMMANDS = ("token_file", "restart")
+# Options of the exchange that only some commands have.
+_SPECIAL_OPTIONS = ("token_file", "restart")
 
 A = TypeVar("A", bound=Training)
 
 
 @dataclass(frozen=True)
-class Settled(Generic[A]):
-    """The arguments, and the settings and the topology that they and the files they name come to."""
+class Resolved(Generic[A]):
+    """Parsed arguments, with the settings and topology that they and their files give."""
 
     arguments: A
     config: RunConfig
     topology: Topology
 
 
-def settle(kind: type[A], words: Sequence[str], command: str, mode: Mode) -> Settled[A]:
-    """Read the command line of a command that trains. Raises ConfigError with one line."""
+def resolve_options(kind: type[A], words: Sequence[str], command: str, mode: Mode) -> Resolved[A]:
+    """Resolve the command line of a training command. Raises ConfigError."""
     base = base_config(words, mode)
-    asked_for = {"topology": base.topology, **{name: getattr(base.exchange, name) for name in _OF_SOME_COMMANDS}}
-    named: dict[str, Any] = {
-        item.name: asked_for[item.name] for item in dataclasses.fields(kind) if item.name in asked_for
+    base_values = {"topology": base.topology, **{name: getattr(base.exchange, name) for name in _SPECIAL_OPTIONS}}
+    defaults: dict[str, Any] = {
+        item.name: base_values[item.name] for item in dataclasses.fields(kind) if item.name in base_values
     }
-    arguments = parse(kind, words, command, kind(**sections(base), **named))
+    arguments = parse(kind, words, command, kind(**sections(base), **defaults))
     config = RunConfig(topology=getattr(arguments, "topology", None), mode=mode, **sections_of(arguments, mode))
-    own = {name: vars(arguments)[name] for name in _OF_SOME_COMMANDS if name in named}
+    own = {name: vars(arguments)[name] for name in _SPECIAL_OPTIONS if name in defaults}
     config = settings.replace_options(config, **own)
     config = _with_aliases(config, arguments, words)
     if arguments.resume is not None:
-        return Settled(arguments, config, _resumed(arguments.resume, base, config))
+        return Resolved(arguments, config, _resumed(arguments.resume, base, config))
     topology = topology_of(config)
     if topology is None and config.topology is None:
         raise ConfigError(f"{command}: name a topology file, for example topologies/ring-4.graphml")
     if topology is None:
         topology = load_topology(str(config.topology))
-        say_notes(topology)
-    return Settled(arguments, config, topology)
+        print_notes(topology)
+    return Resolved(arguments, config, topology)
 
 
 def base_config(words: Sequence[str], mode: Mode | None) -> RunConfig:
-    """The settings that options on the command line change: those of --resume or --config, or the defaults."""
+    """Settings below the command line: those of --resume or --config, or the defaults."""
     resume, config = _value(words, "--resume"), _value(words, "--config")
     if resume is not None:
         if config is not None:
-            raise ConfigError("--resume takes its settings from the run directory: leave --config out")
+            raise ConfigError("--resume takes its settings from the run directory; omit --config")
         saved = open_run_dir(Path(resume))[1]
         if saved.mode != mode:
             raise ConfigError(
-                f"--resume {resume}: a {saved.mode} run; go on with: p2pfl {saved.mode} --resume {resume}"
+                f"--resume {resume}: a {saved.mode} run; resume it with: p2pfl {saved.mode} --resume {resume}"
             )
         return saved
     if config is None:
         return RunConfig() if mode is None else RunConfig(mode=mode)
-    return _give_way(settings.load_toml(config, mode), words)
+    return _without_overridden(settings.load_toml(config, mode), words)
 
 
 def sections(base: RunConfig) -> dict[str, Any]:
-    """The sections of settings that mean something in their mode."""
+    """Sections of settings that apply to their mode."""
     return {name: getattr(base, name) for name in settings.MODE_SECTIONS[base.mode]}
 
 
 def sections_of(arguments: object, mode: Mode) -> dict[str, Any]:
-    """The same from parsed arguments."""
+    """Sections of settings of a mode, from parsed arguments."""
     return {name: getattr(arguments, name) for name in settings.MODE_SECTIONS[mode]}
 
 
-def _give_way(base: RunConfig, words: Sequence[str]) -> RunConfig:
-    """--local-steps on the command line wins over local_epochs in the file, and the other way round."""
+def _without_overridden(base: RunConfig, words: Sequence[str]) -> RunConfig:
+    """Settings without local_epochs where --local-steps overrides it, and vice versa."""
     names = {"local_steps": {"local_steps"}, "local_epochs": {"local_epochs"}}
     for alias, option in settings.ALIASES.get(base.mode, {}).items():
         names.get(option, set()).add(alias)
@@ -127,14 +127,16 @@ def _give_way(base: RunConfig, words: Sequence[str]) -> RunConfig:
 
 
 def _with_aliases(config: RunConfig, arguments: Training, words: Sequence[str]) -> RunConfig:
-    """Options that were given by the name under which the mode's own literature knows them."""
+    """Settings with options given by the names of the mode's literature."""
     for alias, option in settings.ALIASES.get(config.mode, {}).items():
         value = getattr(arguments, alias)
         if value is None:
             continue
         spelled = f"--{alias.replace('_', '-')} {value}"
         if _given(words, option):
-            raise ConfigError(f"{spelled}: the same as --{option.replace('_', '-')}, which is given too; choose one")
+            raise ConfigError(
+                f"{spelled}: another name of --{option.replace('_', '-')}, which is given too; choose one"
+            )
         if value < 1:
             raise ConfigError(f"{spelled}: must be greater than 0")
         config = settings.replace_options(config, **{option: value})
@@ -163,17 +165,17 @@ def _resumed(run_dir: Path, saved: RunConfig, asked: RunConfig) -> Topology:
             if contents[0] == contents[1]:
                 continue
         if name == "init" and None not in (value, before[name]):
-            with_own_files(asked, run_dir)  # which refuses other weights
+            with_own_files(asked, run_dir)  # refuses other weights
             continue
         if name == "dataset" and saved.data.kind == asked.data.kind:
-            continue  # it may lie elsewhere by now: its content counts, which is compared once it is known
+            continue  # it may have moved: its content is compared once it is known
         if name == "rounds":
-            has_other_rounds(run_dir, asked)  # which refuses what the run cannot have
+            has_other_rounds(run_dir, asked)  # refuses impossible numbers of rounds
             continue
-        if value != before[name] and name not in settings.FREE_ON_RESUME:
+        if value != before[name] and name not in settings.RESUME_OVERRIDES:
             option = "--" + name.replace("_", "-")
             raise ConfigError(
-                f"{option} {value}: {run_dir} was started with {before[name]}; leave it out to go on with that"
+                f"{option} {value}: {run_dir} was started with {before[name]}; omit the option to keep that"
             )
     if asked.topology not in (None, saved.topology):
         other = load_topology(str(asked.topology))

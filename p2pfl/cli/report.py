@@ -1,4 +1,4 @@
-"""`report`: results of runs that have been recorded."""
+"""`report`: tables and plots of recorded runs."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from typing import Annotated
 
 import tyro
 
-from p2pfl.cli.arguments import counted, parse
+from p2pfl.cli.arguments import parse
 from p2pfl.errors import ConfigError
 from p2pfl.experiment.run import versions
 from p2pfl.report import complete_summary, known_facts, summarize, write_report, write_summary
-from p2pfl.report.comparison import compared_runs, write_comparison
+from p2pfl.report.compare import read_comparison, write_comparison
 from p2pfl.run.directory import open_run_dir, runs_in
 from p2pfl.run.paths import COMPARISON_JSON_FILE, CONFIG_FILE, REPORT_FILE, SUMMARY_FILE
+from p2pfl.util.units import counted
 
 
 @dataclass(frozen=True)
 class Report:
-    """Tables and plots from what was recorded, also of a run that was interrupted or is still going on.
+    """Write tables and plots of recorded runs.
 
-    Given the folder of a comparison, it writes that again; of one that was interrupted, name its runs instead.
+    These may be interrupted or still running. Given the folder of a finished comparison, it rewrites the comparison;
+    for an interrupted one, name its runs instead.
     """
 
     run_dirs: Annotated[
@@ -34,13 +36,13 @@ class Report:
 
 
 def report(words: list[str]) -> int:
-    """Write summary, plots and page of recorded runs again."""
+    """Rewrite summary, plots and page of recorded runs."""
     run_dirs = parse(Report, words, "report").run_dirs
     if not run_dirs:
         raise ConfigError("report: name a run directory, such as one under runs/")
     for run_dir in run_dirs:
         if os.path.lexists(run_dir / COMPARISON_JSON_FILE) and not os.path.lexists(run_dir / CONFIG_FILE):
-            print(_compare_again(run_dir))
+            print(_rewrite_comparison(run_dir))
             continue
         _refuse_unfinished(run_dir)
         open_run_dir(run_dir)
@@ -54,7 +56,7 @@ def report(words: list[str]) -> int:
 
 
 def _refuse_unfinished(folder: Path) -> None:
-    """Raises ConfigError for the folder of a comparison that was interrupted, which has no table to write again."""
+    """Refuse the folder of an interrupted comparison, which has no table."""
     inside = [] if (folder / CONFIG_FILE).exists() else list(folder.glob(f"*/{CONFIG_FILE}"))
     if not inside:
         return
@@ -62,13 +64,13 @@ def _refuse_unfinished(folder: Path) -> None:
     complete = sum(complete_summary(run_dir) is not None for run_dir in run_dirs)
     how_many = f"none of its {counted(len(run_dirs), 'run')} has" if not complete else f"{complete} of its runs have"
     raise ConfigError(
-        f"{folder}: no comparison has been written there yet ({how_many} finished)",
-        remedy="finish it with the command that it was started by, or see each run so far with: "
+        f"{folder}: contains no finished comparison ({how_many} finished)",
+        remedy="finish it with the command that started it, or report its runs with: "
         + shlex.join(["p2pfl", "report", *map(str, run_dirs)]),
     )
 
 
-def _compare_again(folder: Path) -> Path:
-    run_dirs, command = compared_runs(folder)
+def _rewrite_comparison(folder: Path) -> Path:
+    run_dirs, command = read_comparison(folder)
     write_comparison(folder, run_dirs, allow_mismatch=True, command=command)
     return folder / REPORT_FILE

@@ -11,13 +11,14 @@ from typing import Annotated, Literal
 import tyro
 
 from p2pfl import topology as topologies
-from p2pfl.cli.arguments import counted, parse, say_notes
+from p2pfl.cli.arguments import parse, print_notes
 from p2pfl.errors import ConfigError
 from p2pfl.registry import MIXINGS
 from p2pfl.topology import KINDS, Topology
+from p2pfl.util.units import counted
 
-_MANY = 1000  # peers whose spectral gap takes longer
-_MANY_DEGREES = 10  # different ones, too many to list
+_MANY = 1000  # peers from which the spectral gap takes long
+_MANY_DEGREES = 10  # different degrees from which only their range is printed
 _KINDS = Literal[tuple(KINDS)]  # type: ignore[valid-type]
 
 
@@ -38,44 +39,45 @@ class Make:
     probability: Annotated[
         float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: 0.1, and 2 ln n / n)")
     ] = None
-    """Of rewiring an edge (small-world), and of having an edge (erdos-renyi)."""
+    """Probability of rewiring an edge (small-world), or of an edge (erdos-renyi)."""
 
 
 @dataclass(frozen=True)
 class Fix:
-    """Mend a graph that cannot be a topology, or convert a topology file to another format, and say what was done.
+    """Repair a graph that is not a valid topology, or convert it to another format.
 
-    Options are applied in the order addresses, self-loops, parallel edges, direction, component, names. Weights and,
-    unless dropped, hosts, ports, devices and public keys are kept; colors, positions and the like are not.
+    Prints all changes. Options are applied in the order addresses, self-loops, parallel edges, direction, component,
+    names. Weights and, unless dropped, hosts, ports, devices and public keys are kept; other attributes, such as
+    colors and positions, are not.
     """
 
     file: tyro.conf.Positional[Path]
-    """Topology file to read; it stays as it is."""
+    """Topology file to read; it is not changed."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="NEW")]
     """File to write; its extension gives the format: .graphml .gml .gexf .json .edgelist .adjlist."""
     undirected: bool = False
-    """Make links go both ways; the weight is the mean of the two directions' weights, where both are given."""
+    """Make edges undirected; an edge's weight is the mean over both directions, where both have one."""
     merge_parallel: bool = False
-    """Keep one of the edges that join the same two peers, with the first weight that the file gives."""
+    """Keep one of several edges between the same two peers, with the first weight in the file."""
     largest_component: bool = False
-    """Keep the most peers that can all reach each other (of equally many, those with the file's first node)."""
+    """Keep the largest connected component (of equally large ones, that with the file's first node)."""
     labels: Annotated[
         Literal["ids", "names"] | None,
         tyro.conf.arg(
             metavar="{ids,names}",
-            help_behavior_hint="(default: names where every node has one and all differ, else ids)",
+            help_behavior_hint="(default: names if all nodes have one and all differ, else ids)",
         ),
     ] = None
     """Name the peers by the nodes' ids, or by their labels (names), numbering equal ones: 'x', 'x (2)'."""
     drop_self_loops: bool = False
     """Drop edges from a peer to itself."""
     drop_addresses: bool = False
-    """Drop host, port, device and public_key of all nodes, where these words mean something else in the file."""
+    """Drop host, port, device and public_key of all nodes, for files where these have another meaning."""
 
 
 @dataclass(frozen=True)
 class Show:
-    """Degrees, spectral gap and rounds to consensus of a topology file, and with -o a picture of it."""
+    """Show degrees, spectral gap and rounds to consensus of a topology; -o draws it."""
 
     file: tyro.conf.Positional[Path]
     """Topology file."""
@@ -86,9 +88,9 @@ class Show:
             help_behavior_hint="(default: metropolis-hastings, of a directed file uniform)",
         ),
     ] = None
-    """Weights of the average."""
+    """Weights of the mixing matrix."""
     tolerance: float = 1e-3
-    """Fraction to which the rounds to consensus shrink the peers' disagreement."""
+    """Fraction of the initial disagreement of peers at which they count as in consensus."""
     output: Annotated[
         Path | None,
         tyro.conf.arg(aliases=["-o"], metavar="FILE", help_behavior_hint="(default: no picture)"),
@@ -112,7 +114,7 @@ def make(words: list[str]) -> int:
 
 
 def fix(words: list[str]) -> int:
-    """Mend a graph and write it to another file."""
+    """Repair a graph and write it to another file."""
     arguments = parse(Fix, words, "topology fix")
     wanted = topologies.Mending(
         drop_addresses=arguments.drop_addresses,
@@ -122,9 +124,9 @@ def fix(words: list[str]) -> int:
         largest_component=arguments.largest_component,
         labels=arguments.labels,
     )
-    topology, said = topologies.fix_file(arguments.file, arguments.output, wanted)
-    say_notes(topology)
-    for line in said or [f"converted {arguments.file}; nothing was asked to be mended"]:
+    topology, changes = topologies.fix_file(arguments.file, arguments.output, wanted)
+    print_notes(topology)
+    for line in changes or [f"converted {arguments.file}; no repair was requested"]:
         print(line)
     kind = "directed" if topology.directed else "undirected"
     print(f"{arguments.output}: {topology.n} peers, {counted(topology.graph.number_of_edges(), 'edge')}, {kind}")
@@ -135,7 +137,7 @@ def show(words: list[str]) -> int:
     """Describe a topology, and draw it if asked."""
     arguments = parse(Show, words, "topology show")
     topology = topologies.load_topology(arguments.file)
-    say_notes(topology)
+    print_notes(topology)
     print(_describe(topology, arguments.mixing, arguments.tolerance))
     if arguments.output is not None:
         _draw(topology, arguments.output)
@@ -176,16 +178,16 @@ def _mixed(topology: Topology, mixing: str, tolerance: float) -> dict[str, str]:
     weights = "the file's weights" if mixing == "weights" else f"{mixing} weights"
     return {
         "spectral gap": f"{found.gap:.4f} with {weights}",
-        "consensus": f"disagreement shrinks to {tolerance:g} in {counted(found.plain, 'round')} of plain mixing, "
+        "consensus": f"disagreement reduced to {tolerance:g} in {counted(found.plain, 'round')} of plain mixing, "
         f"{found.accelerated} in the consensus phase of a run",
     }
 
 
 def _unmixed(topology: Topology) -> dict[str, str]:
-    """What to do with a directed graph of unequal degrees, on which a run cannot start as it is."""
-    weighted = "--mixing weights takes the file's, if those into and out of each peer add up to the same"
+    """Remedies for a directed graph of unequal degrees, on which no run can start."""
+    weighted = "--mixing weights uses the file's weights, if those into and out of each peer have the same sum"
     return {
-        "mixing": "uniform weights would let the mean of the peers drift, because their degrees are unequal; "
+        "mixing": "uniform weights would not preserve the mean of the peers, because their degrees are unequal; "
         + weighted,
         "undirected": topologies.undirected_command(topology),
     }

@@ -1,4 +1,4 @@
-"""`gossip`, `centralized`, `sgd`, `local` and `peer`: the commands that train one model."""
+"""Training commands: `gossip`, `centralized`, `sgd`, `local` and `peer`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import networkx as nx
 import tyro
 
 from p2pfl.cli.describe import describe_result, describe_run
-from p2pfl.cli.options import Restart, Settled, TopologyFile, Training, settle
+from p2pfl.cli.options import Resolved, Restart, TopologyFile, Training, resolve_options
 from p2pfl.config import CentralizedConfig, ExchangeConfig, GossipConfig, RobustConfig, ServerConfig
 from p2pfl.errors import ConfigError
 from p2pfl.experiment.run import endpoints_of_peer, run
@@ -19,7 +19,7 @@ from p2pfl.transport.keyring import check_keys, refuse_token_file
 
 @dataclass(frozen=True)
 class Swarm(Training):
-    """Options of a swarm over a topology, wherever its peers run."""
+    """Options of a swarm over a topology, on one machine or several."""
 
     topology: TopologyFile = None
     """Topology file: .graphml .gml .gexf .json .edgelist .adjlist .csv .txt .net .dot …"""
@@ -30,23 +30,27 @@ class Swarm(Training):
 
 @dataclass(frozen=True)
 class Gossip(Swarm):
-    """Train one model over a topology: one process a peer, ZeroMQ between neighbors, no server."""
+    """Train one model over a topology: one process per peer, no server.
+
+    Neighbors communicate over ZeroMQ.
+    """
 
     restart: Restart = 0
-    """How many times the launcher starts a process that dies again, from its checkpoint or a neighbor's weights."""
+    """Number of times that a dead process is restarted, from its checkpoint or its neighbors' weights."""
 
 
 @dataclass(frozen=True)
 class OnePeer(Swarm):
-    """Run one peer. Start the others with the same file and options, on their own machines, in any order.
+    """Run one peer of a swarm distributed over machines.
 
-    The first node of the file evaluates and saves the consensus model. The file needs a host and a port on every node.
+    Start the other peers on their machines with the same file and options, in any order. The first node of the file
+    evaluates and saves the consensus model. Every node of the file needs a host and a port.
     """
 
     node: Annotated[str | None, tyro.conf.arg(metavar="LABEL", help_behavior_hint="(required)")] = None
-    """Label of the node to run here."""
+    """Label of the node to run."""
     token_file: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
-    """File with the secret that all peers share where there are no keys: nobody else can connect."""
+    """File with a secret shared by all peers, for runs without keys: only its holders can connect."""
 
 
 _Alias = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(optional)")]
@@ -54,7 +58,10 @@ _Alias = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="
 
 @dataclass(frozen=True)
 class Centralized(Training):
-    """Train one model with a coordinator (FedAvg): each round some clients train it, and it averages their updates."""
+    """Train one model with a coordinator and clients (FedAvg).
+
+    In each round some clients train the model, and the coordinator averages their updates.
+    """
 
     num_rounds: _Alias = None
     """Another name of --rounds."""
@@ -65,76 +72,76 @@ class Centralized(Training):
     robust: RobustConfig = field(default_factory=RobustConfig)
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
     restart: Restart = 0
-    """How many times the launcher starts a process that dies again, from its checkpoint."""
+    """Number of times that a dead process is restarted, from its checkpoint."""
 
 
 @dataclass(frozen=True)
 class Sgd(Training):
-    """Train one model in one process on all data: the baseline for everything else.
+    """Train one model in one process on all data, as a baseline.
 
-    A round is a pass over the training set, unless --local-steps says otherwise.
+    A round is a pass over the training set, unless --local-steps is given.
     """
 
     epochs: _Alias = None
-    """Passes over the training set: another name of --rounds."""
+    """Passes over the training set; another name of --rounds."""
 
 
 @dataclass(frozen=True)
 class Local(Training):
-    """Train the peers of a topology file without any exchange, each alone on its shard: what an exchange must beat."""
+    """Train the peers of a topology without any exchange, each on its own shard."""
 
     topology: TopologyFile = None
-    """Topology file; only its nodes count."""
+    """Topology file; only its nodes are used."""
 
 
 def gossip(words: list[str]) -> int:
-    """A swarm on this machine, one process a peer."""
-    return _train(settle(Gossip, words, "gossip", "gossip"))
+    """Run a swarm on this machine, one process per peer."""
+    return _train(resolve_options(Gossip, words, "gossip", "gossip"))
 
 
 def centralized(words: list[str]) -> int:
-    """A coordinator and its clients on this machine, one process each."""
-    return _train(settle(Centralized, words, "centralized", "centralized"))
+    """Run a coordinator and its clients on this machine, one process each."""
+    return _train(resolve_options(Centralized, words, "centralized", "centralized"))
 
 
 def sgd(words: list[str]) -> int:
-    """One process with all data."""
-    return _train(settle(Sgd, words, "sgd", "sgd"))
+    """Train in one process with all data."""
+    return _train(resolve_options(Sgd, words, "sgd", "sgd"))
 
 
 def local(words: list[str]) -> int:
-    """Peers that never exchange anything."""
-    return _train(settle(Local, words, "local", "local"))
+    """Train peers without any exchange."""
+    return _train(resolve_options(Local, words, "local", "local"))
 
 
-def _train(settled: Settled[Gossip] | Settled[Centralized] | Settled[Sgd] | Settled[Local]) -> int:
-    if settled.arguments.dry_run:
+def _train(resolved: Resolved[Gossip] | Resolved[Centralized] | Resolved[Sgd] | Resolved[Local]) -> int:
+    if resolved.arguments.dry_run:
         check_drawing()
-        refuse_token_file(settled.config.exchange)
-        if settled.config.mode == "gossip":
-            exchange, topology = settled.config.exchange, settled.topology
+        refuse_token_file(resolved.config.exchange)
+        if resolved.config.mode == "gossip":
+            exchange, topology = resolved.config.exchange, resolved.topology
             check_keys(topology, exchange.keys, exchange.insecure, range(topology.n))
-        print(describe_run(settled.topology, settled.config, begins=settled.arguments.resume is None))
+        print(describe_run(resolved.topology, resolved.config, begins=resolved.arguments.resume is None))
         return 0
-    result = run(settled.config, settled.topology, resume=settled.arguments.resume)
+    result = run(resolved.config, resolved.topology, resume=resolved.arguments.resume)
     print(describe_result(result))
     return 0
 
 
 def peer(words: list[str]) -> int:
-    """One peer of a swarm that is spread over machines."""
-    settled = settle(OnePeer, words, "peer", "gossip")
-    arguments, topology = settled.arguments, settled.topology
+    """Run one peer of a distributed swarm."""
+    resolved = resolve_options(OnePeer, words, "peer", "gossip")
+    arguments, topology = resolved.arguments, resolved.topology
     if arguments.node is None:
-        raise ConfigError(f"peer: say which node to run here: --node {topology.names[0]}, for example")
+        raise ConfigError(f"peer: name the node to run, for example --node {topology.names[0]}")
     index = topology.index(arguments.node)
-    endpoints_of_peer(topology, index, settled.config)
+    endpoints_of_peer(topology, index, resolved.config)
     if arguments.dry_run:
-        print(describe_run(topology, settled.config, index=index, begins=arguments.resume is None))
+        print(describe_run(topology, resolved.config, index=index, begins=arguments.resume is None))
         return 0
     from p2pfl.experiment.single import run_peer
     from p2pfl.node.limits import allow_open_files
 
     allow_open_files(1, len(set(nx.all_neighbors(topology.graph, index))))
-    run_peer(topology, index, settled.config, resume=arguments.resume)
+    run_peer(topology, index, resolved.config, resume=arguments.resume)
     return 0

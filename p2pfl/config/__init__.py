@@ -1,18 +1,16 @@
-"""Every setting of a run as frozen dataclasses, one small section a concern; TOML in, TOML out."""
+"""Settings of a run as frozen dataclasses, one section a concern, and as TOML."""
 
+from p2pfl.config.consistency import check_together, is_robust, least_updates
 from p2pfl.config.pictures import PictureOptions
 from p2pfl.config.run import (
-    FREE_ON_RESUME,
-    INCIDENTAL,
+    LOCAL_OPTIONS,
     MODE_SECTIONS,
-    PRIVATE,
+    NOT_IN_FINGERPRINT,
+    RESUME_OVERRIDES,
     SECTIONS,
     Mode,
     RunConfig,
-    check_together,
     foreign_options,
-    is_robust,
-    least_updates,
     options,
     replace_options,
 )
@@ -32,10 +30,10 @@ from p2pfl.config.toml import ALIASES, load_toml, to_toml
 
 __all__ = [
     "ALIASES",
-    "FREE_ON_RESUME",
-    "INCIDENTAL",
+    "LOCAL_OPTIONS",
     "MODE_SECTIONS",
-    "PRIVATE",
+    "NOT_IN_FINGERPRINT",
+    "RESUME_OVERRIDES",
     "SECTIONS",
     "CentralizedConfig",
     "ComputeConfig",

@@ -1,4 +1,4 @@
-"""How pictures become bytes: the values of --image-range and --background."""
+"""Options of decoding pictures: the values of --image-range and --background."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HEXADECIMAL = re.compile(r"#[0-9a-fA-F]{6}")
 
 @dataclass(frozen=True)
 class PictureOptions:
-    """Options of decoding: the range of deep values, and red, green, blue of a ground."""
+    """Range of values of more than 8 bits, and background color (red, green, blue)."""
 
     value_range: tuple[float, float] | None = None
     background: tuple[int, int, int] = _WHITE

@@ -1,4 +1,4 @@
-"""The sections of a run's settings: frozen dataclasses, one small one a concern, checked when they are made."""
+"""Sections of settings: frozen dataclasses, checked when they are made."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from p2pfl import registry
-from p2pfl.config.bounds import check, is_count, not_negative, one_of, positive, unset
+from p2pfl.config.fields import check, is_count, not_negative, one_of, positive, unset
 from p2pfl.config.pictures import (
     COLOR_REMEDY,
     RANGE_REMEDY,
@@ -33,7 +33,7 @@ MOST_SEED = 2**63 - 1  # as TOML has integers
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What is trained."""
+    """Network that is trained."""
 
     model: Annotated[str, one_of("model")] = "vgg11"
     """Network."""
@@ -48,7 +48,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What it is trained on."""
+    """Data set, its partition and its augmentation."""
 
     dataset: Annotated[str, one_of("dataset")] = "cifar10"
     """Data set."""
@@ -69,7 +69,7 @@ class DataConfig:
         if self.image_range is not None:
             value_range = parse_range(self.image_range)
             check(value_range is not None, "image_range", self.image_range, RANGE_REMEDY)
-            # One spelling of equal values, since processes and runs are told apart by the text of their settings.
+            # One spelling of equal values, since settings of processes and runs are compared as text.
             object.__setattr__(self, "image_range", value_range and range_text(value_range))
         color = parse_color(self.background)
         check(color is not None, "background", self.background, COLOR_REMEDY)
@@ -77,13 +77,13 @@ class DataConfig:
 
     @property
     def kind(self) -> str:
-        """The kind of data set, wherever it lies: a name of ours, or "module:function"."""
+        """Name of the data set without its location, or "module:function"."""
         known = registry.entry_of("dataset", self.dataset) is not None
         return self.dataset.partition(":")[0] if known else registry.OWN["dataset"]
 
     @property
     def located(self) -> str:
-        """The data set with an absolute path, if it is a folder: a run may be resumed from anywhere."""
+        """Data set with an absolute path, if it is a folder, to resume from any directory."""
         kind, _, folder = self.dataset.partition(":")
         entry = registry.entry_of("dataset", self.dataset)
         is_folder = entry is not None and entry.argument == "DIR" and folder != ""
@@ -91,23 +91,23 @@ class DataConfig:
 
     @property
     def pictures(self) -> PictureOptions:
-        """What the decoder of an image folder is told."""
+        """Options of decoding an image folder."""
         value_range = None if self.image_range is None else parse_range(self.image_range)
         return PictureOptions(value_range, parse_color(self.background) or PictureOptions().background)
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How one process trains."""
+    """Local training of one process."""
 
     rounds: int = 40
     """Rounds: local training, then the exchange that the mode has. Of sgd: passes over the training set."""
     local_epochs: Annotated[int | None, unset("INT", "1")] = None
-    """Passes over a process's own samples in a round."""
+    """Local epochs: passes over a process's own samples in a round."""
     local_steps: Annotated[int | None, unset("INT", "as --local-epochs says")] = None
-    """Optimizer steps in a round, instead of whole epochs."""
+    """Local steps: optimizer steps in a round, instead of whole epochs."""
     batch_size: int = 32
-    """Samples in an optimizer step of one process."""
+    """Batch size: samples in an optimizer step of one process."""
     lr: float = 0.02
     """Learning rate (the peak of the schedule)."""
     momentum: float = 0.9
@@ -117,9 +117,9 @@ class TrainingConfig:
     schedule: Literal["onecycle", "cosine", "constant"] = "onecycle"
     """Learning rate over the run: onecycle (rises for the first fifth), cosine, or constant."""
     reset_momentum: bool = False
-    """Forget the optimizer's momentum at the start of every round."""
+    """Reset the optimizer's momentum to zero at the start of every round."""
     init: Annotated[str | None, unset("FILE", "drawn from --seed")] = None
-    """Safetensors file of the weights that everybody starts from, such as the consensus.safetensors of a run."""
+    """Safetensors file of the initial weights of all processes, such as the consensus.safetensors of a run."""
 
     def __post_init__(self) -> None:
         positive(self, MOST_ROUNDS, "rounds")
@@ -134,19 +134,20 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class GossipConfig:
-    """How peers average with their neighbors."""
+    """Gossip averaging of peers with their neighbors."""
 
     algorithm: Annotated[str, one_of("algorithm")] = "dpsgd"
     """Gossip algorithm; all but dpsgd are robust against --byzantine malicious neighbors."""
     mixing: Annotated[str, one_of("mixing")] = "metropolis-hastings"
     """Mixing matrix, the weights of the average."""
     order: Literal["atc", "overlapped"] = "atc"
-    """atc: train, exchange, mix. overlapped: exchange last round's weights while training (needs a smaller --lr)."""
+    """Order of a round. atc: train, exchange, mix. overlapped: exchange last round's weights while training (needs a
+    smaller --lr)."""
     consensus_tolerance: float = 1e-3
-    """After the last round peers only mix, until their disagreement has shrunk to this fraction; without a promise for
-    robust algorithms."""
+    """Consensus phase: after the last round peers only mix, until their disagreement has shrunk to this fraction (not
+    guaranteed with robust algorithms)."""
     min_peers: Annotated[int | None, unset("INT", "all")] = None
-    """Peers that must live: the others go on without those that are lost, unless fewer than this are left."""
+    """Least number of peers: the others continue without peers that are lost, unless fewer than this remain."""
 
     def __post_init__(self) -> None:
         tolerance = self.consensus_tolerance
@@ -158,7 +159,7 @@ class GossipConfig:
 
 @dataclass(frozen=True)
 class CentralizedConfig:
-    """Who takes part in federated learning with a coordinator."""
+    """Clients of federated learning with a coordinator."""
 
     num_clients: int = 20
     """Clients, one process each with its own shard."""
@@ -171,21 +172,21 @@ class CentralizedConfig:
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """What a coordinator does with its clients' updates."""
+    """Coordinator's averaging of its clients' updates."""
 
     averaging: Annotated[str, one_of("averaging")] = "uniform"
     """Coordinator's average of the updates; trimmed-mean, median and krum are robust against --byzantine malicious
     clients."""
     server_momentum: float = 0.0
-    """0: FedAvg, the average as it is. More, such as 0.9: FedAvgM, momentum on the coordinator's own steps."""
+    """Server momentum. 0: FedAvg, the plain average. More, such as 0.9: FedAvgM."""
     server_lr: float = 1.0
-    """Length of the coordinator's step from the global model towards the average; 1 goes all the way."""
+    """Server learning rate: step from the global model towards the average; 1 replaces the model by the average."""
     proximal_mu: float = 0.0
-    """FedProx: pull of a client's weights towards the global model while it trains; 0: none."""
+    """FedProx: strength of the proximal term, which pulls a client's weights towards the global model; 0: none."""
     deadline: Annotated[float | None, unset("FLOAT", "as --first-round-timeout and --round-timeout")] = None
-    """Seconds that a round's clients have for training; the round goes on without those that take longer."""
+    """Seconds that a round's clients have for training; the round continues without those that take longer."""
     min_updates: Annotated[int | None, unset("INT", "half of the selected clients")] = None
-    """Updates that a round needs; with fewer the run ends."""
+    """Least number of updates in a round; with fewer the run ends."""
 
     def __post_init__(self) -> None:
         registry.check("averaging", self.averaging)
@@ -198,10 +199,10 @@ class ServerConfig:
 
 @dataclass(frozen=True)
 class RobustConfig:
-    """What robust averaging (--algorithm, --averaging) has to bear."""
+    """Malicious peers that robust averaging (--algorithm, --averaging) tolerates."""
 
     byzantine: Annotated[int | None, unset("INT", "none; robust averaging needs it")] = None
-    """Hostile neighbors of a peer, or updates of a round, that robust averaging bears at most."""
+    """Malicious neighbors of a peer, or malicious updates in a round, that robust averaging tolerates."""
 
     def __post_init__(self) -> None:
         not_negative(self, MOST_PROCESSES, "byzantine")
@@ -209,33 +210,33 @@ class RobustConfig:
 
 @dataclass(frozen=True)
 class ExchangeConfig:
-    """How weights travel, and for how long one waits for them."""
+    """Transport of weights, timeouts, fault scripts."""
 
     wire_dtype: Literal["fp32", "bf16"] = "fp32"
     """Number format of weights in messages of the training rounds; bf16 halves the bytes."""
     transport: Literal["auto", "ipc", "tcp"] = "auto"
     """Sockets: ipc on one machine, tcp; auto: tcp where the topology file has hosts and ports, else ipc."""
     insecure: bool = False
-    """Allow messages that are not encrypted: beyond this machine, or in spite of keys in the file. A peer needs keys or
-    a token all the same, unless all hosts of its file are this machine."""
+    """Allow messages that are not encrypted: beyond this machine, or despite keys in the file. A peer still needs keys
+    or a token, unless all hosts of its file are this machine."""
     keys: Annotated[str | None, unset("DIR", "none")] = None
-    """Folder with the secret keys that p2pfl keys made: every link is encrypted and authenticated (gossip and peer)."""
+    """Folder of secret keys made by p2pfl keys; every link is then encrypted and authenticated (gossip and peer)."""
     token_file: Annotated[str | None, tyro.conf.Fixed, tyro.conf.Suppress] = None
-    """File with the secret that all peers share where there are no keys; an option of p2pfl peer only."""
+    """File with the secret shared by all peers where there are no keys; an option of p2pfl peer only."""
     start_timeout: float = 600.0
-    """Seconds until every process has loaded its data and opened its socket."""
+    """Seconds for every process to load its data and open its socket."""
     handshake_timeout: float = 60.0
-    """Seconds from then until all neighbors have greeted each other."""
+    """Seconds after the start for all neighbors to greet each other."""
     first_round_timeout: float = 600.0
     """Seconds to wait for others in the first round, or ten times a peer's own first training, if longer."""
     round_timeout: float = 60.0
     """Seconds to wait for others in later rounds, or ten times the longest round so far, if longer."""
     grace_timeout: float = 10.0
-    """Seconds that a broken connection has to come back before its neighbor counts as lost; at least 2."""
+    """Seconds for a broken connection to come back before its neighbor counts as lost; at least 2."""
     faults: Annotated[str | None, unset("FILE", "none")] = None
-    """Fault script to play: who is killed, frozen or cut off in which round, and what happens to messages (TOML)."""
+    """Fault script (TOML): processes that are killed, paused or cut off in a round, and faults of messages."""
     restart: Annotated[int, tyro.conf.Fixed, tyro.conf.Suppress] = 0
-    """How many times the launcher starts a process that dies again; no option of p2pfl peer, which has no launcher."""
+    """Restarts of a process that dies, at most; no option of p2pfl peer, which has no launcher."""
 
     def __post_init__(self) -> None:
         timeouts = ("start_timeout", "handshake_timeout", "first_round_timeout", "round_timeout", "grace_timeout")
@@ -246,12 +247,12 @@ class ExchangeConfig:
 
 @dataclass(frozen=True)
 class ComputeConfig:
-    """What it runs on."""
+    """Device, precision and threads."""
 
     device: str = "auto"
     """auto (spread over the visible GPUs, else CPU), cpu, cuda, or one such as cuda:0."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: autocast to bfloat16; weights stay float32."""
+    """Precision of training; bf16: autocast to bfloat16, weights stay float32."""
     threads: Annotated[int | None, unset("INT", "its share of the cores")] = None
     """CPU threads of a process."""
 
@@ -266,7 +267,7 @@ class ComputeConfig:
 
 @dataclass(frozen=True)
 class RecordConfig:
-    """What is measured and where it is kept."""
+    """Evaluation, records and checkpoints."""
 
     seed: int = 0
     """Seed of everything random: initial weights, shards, batches, augmentation."""
@@ -281,7 +282,7 @@ class RecordConfig:
     checkpoint: bool = True
     """Save a checkpoint of every process after each round, so that the run can be resumed."""
     profile: Annotated[str | None, unset("NODE:ROUND", "none")] = None
-    """Write a profiler's trace of one process's round into its folder in peers/, to look at in ui.perfetto.dev."""
+    """Write a profiler trace of one process's round into its folder in peers/, for ui.perfetto.dev."""
 
     def __post_init__(self) -> None:
         positive(self, MOST_ROUNDS, "eval_every")

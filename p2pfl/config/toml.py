@@ -1,4 +1,4 @@
-"""Settings as TOML, out and in."""
+"""Settings read from and written as TOML."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import tomli_w
 
 from p2pfl.config.run import MODE_SECTIONS, SECTION_OF, SECTIONS, Mode, RunConfig, replace_options
 from p2pfl.errors import ConfigError, unreadable
-from p2pfl.util.regular import read_text
-from p2pfl.util.suggest import known_are, nearest
+from p2pfl.util.files import read_text
+from p2pfl.util.text import known_are, nearest
 
 # Mode -> other names of options, under which the mode's own literature knows them.
 ALIASES: dict[str, dict[str, str]] = {
@@ -24,7 +24,7 @@ ALIASES: dict[str, dict[str, str]] = {
 
 
 def to_toml(config: RunConfig) -> str:
-    """The settings that mean something in the run's mode, as TOML; options that are not set are left out."""
+    """Write the settings of the run's mode as TOML, without options that are not set."""
     plain = dataclasses.asdict(config)
     tables = {
         name: {key: value for key, value in plain[name].items() if value is not None}
@@ -36,11 +36,11 @@ def to_toml(config: RunConfig) -> str:
 
 
 def load_toml(path: str | os.PathLike[str], mode: Mode | None = None) -> RunConfig:
-    """Settings from a TOML file; what it leaves out keeps its default.
+    """Read settings from a TOML file; options that it leaves out keep their defaults.
 
-    Options may stand in their section or, more simply, at the top of the file. The paths of a topology, a fault
-    script and initial weights start at the TOML file's own folder. `mode` is what the file is wanted
-    for, if not for what it says itself. Raises ConfigError naming the file and the field.
+    Options may stand in their section or at the top of the file. The paths of a topology, a fault script and initial
+    weights are relative to the TOML file's folder. `mode` is the mode of the command that reads the file; None: that
+    of the file. Raises ConfigError naming the file and the field.
     """
     plain = parse_toml(Path(path))
     said = plain.pop("mode", None)
@@ -66,7 +66,10 @@ def load_toml(path: str | os.PathLike[str], mode: Mode | None = None) -> RunConf
 
 
 def parse_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file. Raises ConfigError naming it where it cannot be read or is no TOML."""
+    """Read the tables of a TOML file.
+
+    Raises ConfigError naming the file if it cannot be read or is no TOML.
+    """
     try:
         return tomllib.loads(read_text(path))
     except IsADirectoryError:
@@ -80,7 +83,7 @@ def parse_toml(path: Path) -> dict[str, Any]:
 
 
 def _instead(section: str, option: str) -> str:
-    """What to do about an option that a section has not."""
+    """Remedy for an option that a section does not have."""
     if option in SECTION_OF:
         return f"it belongs in [{SECTION_OF[option]}]"
     own = [item.name for item in dataclasses.fields(SECTIONS[section])]
@@ -90,7 +93,7 @@ def _instead(section: str, option: str) -> str:
 
 
 def _flat(plain: Mapping[str, Any], path: str | os.PathLike[str], aliases: Mapping[str, str]) -> dict[str, Any]:
-    """Options by name, whether they stand at the top of the file or in their sections."""
+    """Options by name, from the top of the file and from its sections."""
     flat: dict[str, Any] = {}
     for key, value in plain.items():
         if isinstance(value, dict) and key not in SECTIONS:

@@ -1,10 +1,10 @@
-"""Data sets, the cache file that all peers of a machine map, and the device-resident batch loader."""
+"""Data sets: sources, cache files, partitions, batches."""
 
 from __future__ import annotations
 
-from p2pfl.data.dataset import IMAGE_SIDE, Dataset, load
+from p2pfl.data.cache import load
+from p2pfl.data.dataset import IMAGE_SIDE, Dataset, Progress
 from p2pfl.data.loader import EVALUATION_BATCH, Batches, evaluation_batches
-from p2pfl.data.source import Progress
 from p2pfl.data.sources import DatasetInfo, all_notes, describe, prepare
 
 __all__ = [

@@ -17,11 +17,9 @@ from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import check_integrity, extract_archive
 
 from p2pfl.config import PictureOptions
-from p2pfl.data.dataset import Dataset, statistics
-from p2pfl.data.source import Progress, Source
-from p2pfl.errors import DataError, unreadable
-from p2pfl.util.plugins import one_line
-from p2pfl.util.regular import check_regular
+from p2pfl.data.dataset import Dataset, Progress, Source, statistics
+from p2pfl.errors import DataError, one_line, unreadable
+from p2pfl.util.files import check_regular
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 TRAIN_SAMPLES, TEST_SAMPLES = 50_000, 10_000
@@ -45,7 +43,7 @@ def cifar10(argument: str, root: Path, options: PictureOptions) -> Source:
 
 
 def _read(root: Path, progress: Progress) -> Dataset:
-    """Both halves by torchvision, which checks every file's MD5 sum before it opens it."""
+    """Read both splits by torchvision, which checks every file's MD5 sum first."""
     progress("reading CIFAR-10", 0, 2)
     try:
         train = CIFAR10(str(root), train=True)
@@ -77,7 +75,7 @@ def _contiguous(images: np.ndarray) -> torch.Tensor:
 
 
 def _provide(root: Path, progress: Progress) -> None:
-    """See that the extracted archive lies under `root`; an existing one is neither changed nor replaced."""
+    """Download and extract the archive below `root`, unless it is there already."""
     folder = root / CIFAR10.base_folder
     archive = root / CIFAR10.filename
     try:
@@ -129,7 +127,7 @@ def _unreachable(reason: str, root: Path) -> str:
 
 
 def _extract(archive: Path, folder: Path) -> None:
-    """Extract beside and rename, so that an interrupted or second process leaves no half folder."""
+    """Extract into a temporary folder and rename it, so that none is ever incomplete."""
     beside = Path(tempfile.mkdtemp(prefix=".extract-", dir=folder.parent))
     try:
         extract_archive(str(archive), str(beside))

@@ -1,32 +1,26 @@
-"""A decoded data set, and the one safetensors file from which every CPU peer maps the same pages."""
+"""Data sets: sources not yet read, decoded samples, digests of their content."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import secrets
+import hashlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-
-from p2pfl.data.content import arrays_content
-from p2pfl.errors import DataError, unwritable
-from p2pfl.util.plugins import one_line
-from p2pfl.util.regular import check_regular
 
 IMAGE_SIDE = 32  # pixels: every data set is brought to what VGG's five poolings reduce to 1×1
-FORMAT = 2  # of the cache file; part of its name, so that a new format never reads an old file
 TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
 BLOCK = 1024  # images converted at once while statistics are computed
+
+Progress = Callable[[str, int, int], None]
+"""A report of progress: what is being done, how much of it is done, and the total."""
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Everything about the data that a run needs.
+    """Decoded samples, their classes and statistics.
 
     Images are uint8 (N, 32, 32, 3), labels int64 (N,) in 0..len(classes)-1. `mean` and `std` are those of
     the training images, a channel each, on the scale 0..1. `augment` says whether crop and flip suit the
@@ -48,11 +42,31 @@ class Dataset:
     content: str = ""
 
 
-def statistics(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of uint8 images (N, H, W, 3), on the scale 0..1.
+@dataclass(frozen=True)
+class Source:
+    """A data set that was found, but not read yet; `key` names its cache file.
 
-    The sums are whole numbers below 2⁵³, so float64 holds them exactly. A constant channel gets a standard
-    deviation of 1, because it is divided by.
+    The key changes with the source. `notes`: oddities, a line each. `is_judged_by_reading`: whether a dry
+    run has to decode it, because only that tells whether it can be used. `is_mirrored`: a user's own data
+    that are augmented unless `--augment` says otherwise, which is noted.
+    """
+
+    name: str
+    key: str
+    train_samples: int
+    test_samples: int
+    classes: tuple[str, ...]
+    read: Callable[[Progress], Dataset]
+    notes: tuple[str, ...] = ()
+    is_judged_by_reading: bool = False
+    is_mirrored: bool = False
+
+
+def statistics(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of uint8 images (N, H, W, 3).
+
+    On the scale 0..1. The sums are whole numbers below 2⁵³, so float64 holds them exactly. A constant channel gets a
+    standard deviation of 1, because it is divided by.
     """
     total = torch.zeros(images.shape[-1], dtype=torch.float64)
     squares = torch.zeros_like(total)
@@ -68,78 +82,29 @@ def statistics(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ..
 
 
 def is_one_color(images: torch.Tensor) -> bool:
-    """Whether all pixels of all images (N, H, W, 3) are the same."""
+    """Return whether all pixels of all images (N, H, W, 3) are the same."""
     parts = (images[start : start + BLOCK] for start in range(0, len(images), BLOCK))
     return all(bool((part == images[0, 0, 0]).all()) for part in parts)
 
 
-def save(dataset: Dataset, path: Path) -> None:
-    """Write the cache file at once or not at all; two processes may do so at the same time.
-
-    Raises DataError where the file cannot be written.
-    """
-    about = {
-        "name": dataset.name,
-        "classes": dataset.classes,
-        "mean": dataset.mean,
-        "std": dataset.std,
-        "augment": dataset.augment,
-        "notes": dataset.notes,
-        "content": dataset.content or content_of_arrays(dataset),
-    }
-    tensors = {name: getattr(dataset, name).contiguous() for name in TENSORS}
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, unfinished, metadata={"p2pfl": json.dumps(about)})
-        os.replace(unfinished, path)
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{unwritable(path, error)}, or choose another --data-dir") from error
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
-
-
-def load(path: Path) -> Dataset:
-    """Map a cache file: the tensors are views of the file's pages, which all processes share.
-
-    Raises DataError where the file is missing, damaged or of another kind.
-    """
-    try:
-        check_regular(path)
-        with safe_open(path, framework="pt", device="cpu") as file:
-            about = json.loads((file.metadata() or {})["p2pfl"])
-            tensors = {name: file.get_tensor(name) for name in TENSORS}
-        dataset = Dataset(
-            name=str(about["name"]),
-            classes=tuple(about["classes"]),
-            mean=tuple(about["mean"]),
-            std=tuple(about["std"]),
-            augment=bool(about["augment"]),
-            notes=tuple(about.get("notes", ())),
-            content=str(about["content"]),
-            **tensors,
-        )
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such cached data set; prepare it again") from error
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{path}: not a cached data set ({one_line(error)}); delete it, and it is made again"
-        ) from error
-    problem = invalid(dataset)
-    if problem:
-        raise DataError(f"{path}: {problem}; delete it, and it is made again")
-    return dataset
+def arrays_content(metadata: Iterable[object], arrays: Iterable[npt.NDArray[np.generic]]) -> str:
+    """Digest of arrays, their types and shapes, and of further `metadata`."""
+    digest = hashlib.sha256(repr(tuple(metadata)).encode(errors="surrogatepass"))
+    for array in arrays:
+        plain = np.ascontiguousarray(array)
+        digest.update(f"\0{plain.dtype.str}{plain.shape}".encode())
+        digest.update(plain.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def content_of_arrays(dataset: Dataset) -> str:
-    """The digest of a data set that was made from arrays as they are."""
+    """Digest of a data set that was made from arrays as they are."""
     arrays = (getattr(dataset, name).numpy() for name in TENSORS)
     return arrays_content((dataset.classes, dataset.augment), arrays)
 
 
-def invalid(dataset: Dataset) -> str:
-    """What is wrong with a data set, in words, or an empty string."""
+def dataset_problem(dataset: Dataset) -> str:
+    """Reason why a data set cannot be used, in words; empty if it can."""
     for split in ("train", "test"):
         images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
         if images.dtype != torch.uint8 or images.shape[1:] != (IMAGE_SIDE, IMAGE_SIDE, 3):

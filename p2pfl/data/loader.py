@@ -1,4 +1,4 @@
-"""Batches of one peer's shard: uint8 on the device, one gather for shuffle, crop and flip."""
+"""Batches of one peer's shard, shuffled, cropped and flipped in one gather."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EVALUATION_BATCH = 256  # images
 
 @dataclass(frozen=True, eq=False)
 class _Epoch:
-    """What one epoch draws, by position in its order: (n,) tensors on the device."""
+    """Random draws of one epoch, by position in its order: (n,) tensors on the device."""
 
     number: int
     order: torch.Tensor  # positions in the shard
@@ -30,10 +30,11 @@ class _Epoch:
 
 
 class Batches:
-    """The training batches of one peer, each a pure function of its step: resuming needs no state.
+    """Training batches of one peer, each a pure function of its step.
 
-    On the CPU images stay in the mapped file, whose pages all peers share; on another device the shard (not
-    the whole set) is moved there as uint8 once. Of each epoch the last, incomplete batch is dropped.
+    So resuming needs no state. On the CPU images stay in the mapped file, whose pages all peers share; on another
+    device the shard (not the whole set) is moved there as uint8 once. Of each epoch the last, incomplete batch is
+    dropped.
     """
 
     def __init__(
@@ -45,7 +46,10 @@ class Batches:
         seed: int,
         peer: int,
     ) -> None:
-        """`indices` (n,) are the shard. Raises ConfigError where it does not fill one batch."""
+        """Make the batches of a shard, `indices` (n,).
+
+        Raises ConfigError if the shard does not fill one batch.
+        """
         if batch_size < 1 or batch_size > len(indices):
             raise ConfigError(
                 f"--batch-size {batch_size}: peer {peer} has a shard of {len(indices)} samples; "
@@ -72,11 +76,11 @@ class Batches:
         self._epoch = self._draw(0)
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Batch `step`, counted from the start of the run: epoch `step // steps_per_epoch`.
+        """Batch of a step, counted from the start of the run.
 
-        Returns images, float32 (B, 3, 32, 32) in channels_last, normalized, and labels, int64 (B,), both on
-        the device. Training images are cropped from a reflected border of 4 and flipped with probability ½,
-        each drawn for itself, where the data set says so.
+        Its epoch is `step // steps_per_epoch`. Returns images, float32 (B, 3, 32, 32) in channels_last, normalized, and
+        labels, int64 (B,), both on the device. Training images are cropped from a reflected border of 4 and flipped
+        with probability ½, each drawn for itself, where the data set says so.
         """
         number, position = divmod(step, self.steps_per_epoch)
         if number != self._epoch.number:
@@ -85,7 +89,7 @@ class Batches:
         return self._normalize(self._gather(here)), self._labels[self._epoch.order[here]]
 
     def _draw(self, number: int) -> _Epoch:
-        """The order and augmentation of an epoch, drawn on the CPU the same for every device."""
+        """Draw an epoch's order and augmentation, on the CPU for every device alike."""
         generator = torch_generator(self._seed, "order", self._peer, number)
         order = torch.randperm(self._samples, generator=generator)
         generator = torch_generator(self._seed, "augment", self._peer, number)
@@ -95,7 +99,7 @@ class Batches:
         return _Epoch(number, order.to(self._device), top, left, flip.to(self._device))
 
     def _gather(self, here: slice) -> torch.Tensor:
-        """Images as uint8 (B, H, W, 3) for these positions of the epoch's order, cropped and flipped."""
+        """Images, uint8 (B, H, W, 3), at positions of the order, cropped and flipped."""
         rows = self._rows[self._epoch.order[here]]
         if not self._augment:
             return self._images.index_select(0, rows)
@@ -112,7 +116,10 @@ class Batches:
 
 
 class _Normalization:
-    """uint8 (B, H, W, 3) to float32 (B, 3, H, W): (value / 255 - mean) / std, seen as channels_last."""
+    """Normalization: uint8 (B, H, W, 3) to float32 (B, 3, H, W) in channels_last.
+
+    (value / 255 - mean) / std.
+    """
 
     def __init__(self, dataset: Dataset, device: torch.device) -> None:
         std = torch.tensor(dataset.std, dtype=torch.float64)
@@ -128,7 +135,7 @@ class _Normalization:
 
 
 def _reflection(side: int, device: torch.device) -> torch.Tensor:
-    """(side + 8,): the row or column of the image that a row or column of its reflected padding shows."""
+    """Indices of reflected padding: (side + 8,) rows or columns of the image."""
     inside = torch.arange(side, device=device)
     before = inside[1 : PADDING + 1].flip(0)
     after = inside[side - PADDING - 1 : side - 1].flip(0)
@@ -138,10 +145,10 @@ def _reflection(side: int, device: torch.device) -> torch.Tensor:
 def evaluation_batches(
     dataset: Dataset, device: torch.device, samples: int, seed: int, batch_size: int = EVALUATION_BATCH
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The test set in batches as `Batches.batch` gives them, unaugmented, the last one maybe smaller.
+    """Batches of the test set, unaugmented, in the form of `Batches.batch`.
 
-    `samples` 0, or more than there are, means the whole test set; otherwise that many, drawn from `seed`
-    alone and so the same in every peer and round. Raises ConfigError for a negative number.
+    The last one may be smaller. `samples` 0, or more than there are, means the whole test set; otherwise that many,
+    drawn from `seed` alone and so the same in every peer and round. Raises ConfigError for a negative number.
     """
     total = len(dataset.test_images)
     if samples < 0:

@@ -1,4 +1,4 @@
-"""Which training samples each peer holds: labels in, one list of indices a peer out."""
+"""Partitions of the training samples into one shard a peer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Partition = Callable[[npt.NDArray[Any], int, int], list[Indices]]
 
 
 def partition(name: str, labels: npt.NDArray[Any], peers: int, seed: int) -> list[Indices]:
-    """The shards of the named partition for samples with these labels (N,).
+    """Shards of the named partition for samples with these labels (N,).
 
     Raises ConfigError for an unknown name, fewer than one peer, or more peers than samples.
     """

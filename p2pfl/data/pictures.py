@@ -1,4 +1,4 @@
-"""One picture file as 32×32 RGB bytes: value range, transparency, orientation."""
+"""Decoding of a picture to 32×32 RGB: value range, transparency, orientation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from p2pfl.config import PictureOptions
 from p2pfl.data.dataset import IMAGE_SIDE
-from p2pfl.data.values import (
+from p2pfl.data.pixel_values import (
     DeepValues,
     PictureError,
     ReducedColorError,
@@ -158,7 +158,7 @@ def _read(image: Image.Image, options: PictureOptions) -> Picture:
 
 
 def _levels(colors: Image.Image, alpha: Image.Image | None) -> tuple[int, int]:
-    """The lowest and the highest level of all channels, where anything can be seen; 0 and 255 where nothing can."""
+    """Lowest and highest level of all visible pixels; 0 and 255 if none is visible."""
     mask = None if alpha is None else alpha.point([0] + [255] * 255)
     counts = np.reshape(colors.histogram(mask), (-1, 256)).sum(0)
     found = np.flatnonzero(counts)
@@ -197,14 +197,17 @@ def _color_key(image: Image.Image, scale: float) -> Image.Image | None:
 
 
 def _frame(image: Image.Image) -> tuple[int, int, int, int] | None:
-    """Where the first frame of a GIF, opened and not yet loaded, lies in its canvas; None where it fills that."""
+    """Box of a GIF's first frame in its canvas; None if it fills that.
+
+    The GIF is opened and not yet loaded.
+    """
     tile = getattr(image, "tile", None)
     box = tile[0][1] if image.format == "GIF" and tile else None
     return None if box is None or tuple(box) == (0, 0, *image.size) else tuple(box)
 
 
 def _only(box: tuple[int, int, int, int] | None, size: tuple[int, int]) -> Image.Image | None:
-    """The alpha channel of a picture that is transparent outside a box, as browsers show what no frame covers."""
+    """Alpha channel that is transparent outside a box, as in browsers."""
     if box is None:
         return None
     alpha = Image.new("L", size)

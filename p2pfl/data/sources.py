@@ -1,18 +1,16 @@
-"""The data sets by name: what each would give, and the cache file that is made of it once."""
+"""Data sets by name: description of each, and preparation of its cache file."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from p2pfl import registry
 from p2pfl.config import PictureOptions
-from p2pfl.data.dataset import FORMAT, IMAGE_SIDE, load, save
-from p2pfl.data.source import Progress, Source
+from p2pfl.data.cache import cache_file, data_directory, load, save
+from p2pfl.data.dataset import IMAGE_SIDE, Progress, Source
 from p2pfl.data.user import user_function
-from p2pfl.errors import DataError
 
 Opener = Callable[[str, Path, PictureOptions], Source]
 """A data set of the registry: the argument after the colon of --dataset, the data directory and the options of
@@ -23,10 +21,10 @@ _PLAIN = PictureOptions()
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a data set holds, known without decoding it; `cached` tells whether it is decoded already.
+    """Description of a data set, known without decoding it.
 
-    `notes`: what is odd about it, a line each; what only decoding tells is among them where it is decoded.
-    `needs_decoding`: whether only decoding will tell if it can be used. `is_mirrored`: a user's own data that
+    `cached`: whether it is decoded already. `notes`: oddities, a line each, those that only decoding shows if it is
+    decoded. `needs_decoding`: whether only decoding will tell if it can be used. `is_mirrored`: a user's own data that
     are augmented unless `--augment` says otherwise.
     """
 
@@ -42,28 +40,29 @@ class DatasetInfo:
 
 
 def prepare(spec: str, data_dir: str | Path | None, progress: Progress, pictures: PictureOptions = _PLAIN) -> Path:
-    """The cache file of the data set that `--dataset` names, made now unless it exists.
+    """Make the cache file of the data set `--dataset`, unless it exists.
 
     `data_dir` holds downloads and cache files (default: `p2pfl` in the user's cache directory). `progress` is
     called with what is being done, how much is done, and the total. `pictures` matters to an image folder only.
     Raises ConfigError for a name that cannot be used, DataError for data that cannot.
     """
-    root = _data_directory(data_dir)
+    root = data_directory(data_dir)
     source = _find(spec, root, pictures)
-    path = _cache_file(source, root)
+    path = cache_file(source, root)
     if not path.exists():
         save(source.read(progress), path)
     return path
 
 
 def describe(spec: str, data_dir: str | Path | None, pictures: PictureOptions = _PLAIN) -> DatasetInfo:
-    """What the data set holds; downloads, decodes and writes nothing, but calls a `module:function`.
+    """Describe the data set `--dataset` without downloading, decoding or writing.
 
-    Raises what `prepare` does for a name, directory or function that cannot be used.
+    A `module:function` is called for it. Raises what `prepare` does for a name, directory or function that cannot be
+    used.
     """
-    root = _data_directory(data_dir)
+    root = data_directory(data_dir)
     source = _find(spec, root, pictures)
-    path = _cache_file(source, root)
+    path = cache_file(source, root)
     cached = path.exists()
     notes = list(source.notes)
     if len(source.classes) == 1:
@@ -82,7 +81,7 @@ def describe(spec: str, data_dir: str | Path | None, pictures: PictureOptions = 
 
 
 def all_notes(info: DatasetInfo, path: Path) -> tuple[str, ...]:
-    """Notes on a data set that was described, then prepared in the file `path`."""
+    """All notes on a data set: those of its description and of its cache file `path`."""
     return tuple(dict.fromkeys((*info.notes, *load(path).notes)))
 
 
@@ -93,18 +92,3 @@ def _find(spec: str, root: Path, pictures: PictureOptions) -> Source:
         return user_function(spec)
     open_source: Opener = registry.load(entry)
     return open_source(spec.partition(":")[2], root, pictures)
-
-
-def _cache_file(source: Source, root: Path) -> Path:
-    return root / f"{source.key}-v{FORMAT}.safetensors"
-
-
-def _data_directory(data_dir: str | Path | None) -> Path:
-    if data_dir:
-        try:
-            return Path(data_dir).expanduser()
-        except RuntimeError as error:  # a user whom nobody knows
-            raise DataError(f"--data-dir {data_dir}: {error}; write the whole path") from None
-    # The XDG specification has relative paths ignored.
-    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (cache if cache.is_absolute() else Path.home() / ".cache") / "p2pfl"

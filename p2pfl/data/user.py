@@ -1,4 +1,4 @@
-"""A data set from the user's own `module:function`."""
+"""Data set from the user's `module:function`."""
 
 from __future__ import annotations
 
@@ -11,19 +11,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from p2pfl.data.arrays import image_problem, is_masked, label_kind_problem, label_problem, label_values
-from p2pfl.data.dataset import TENSORS, Dataset, content_of_arrays, invalid, is_one_color, statistics
-from p2pfl.data.entries import EntryError, class_names, is_augmented
-from p2pfl.data.listing import lacking_images
-from p2pfl.data.source import Source
-from p2pfl.errors import DataError
-from p2pfl.util.plugins import load_callable, one_line
+from p2pfl.data.dataset import TENSORS, Dataset, Source, content_of_arrays, dataset_problem, is_one_color, statistics
+from p2pfl.data.image_listing import lacking_images
+from p2pfl.data.user_checks import (
+    EntryError,
+    class_names,
+    image_problem,
+    is_augmented,
+    is_masked,
+    label_kind_problem,
+    label_problem,
+    label_values,
+)
+from p2pfl.errors import DataError, one_line
+from p2pfl.registry import load
 
 OPTIONAL = ("classes", "augment")
 
 
 def user_function(spec: str) -> Source:
-    """Call `module:function` without arguments and check what it returns.
+    """Call `module:function` without arguments and check its result.
 
     It must return a mapping with `train_images` and `test_images`, uint8 arrays or tensors (N, 32, 32, 3),
     and `train_labels` and `test_labels`, integers (N,) from 0; optional are `classes`, a list with a name for
@@ -32,7 +39,7 @@ def user_function(spec: str) -> Source:
     because only its result tells whether it changed.
     Raises ConfigError where it cannot be imported, DataError where it fails or its result cannot be used.
     """
-    function = load_callable(spec, "--dataset")
+    function = load(spec, "--dataset")
     try:
         result = function()
     except Exception as error:
@@ -52,7 +59,7 @@ def user_function(spec: str) -> Source:
 
 
 def _notes(dataset: Dataset) -> tuple[str, ...]:
-    """What is odd about labels and images that can be used all the same."""
+    """Notes on odd labels and images that can still be used."""
     notes = []
     for split, labels in (("training", dataset.train_labels), ("test", dataset.test_labels)):
         there = set(label_values(labels))
@@ -94,7 +101,7 @@ def _check(spec: str, result: Any) -> Dataset:
         augment=augment,
         **tensors,
     )
-    problem = invalid(dataset)
+    problem = dataset_problem(dataset)
     if problem:
         raise DataError(f"--dataset {spec}: {problem}")
     if is_one_color(dataset.train_images):
@@ -104,7 +111,7 @@ def _check(spec: str, result: Any) -> Dataset:
 
 
 def _tensor(spec: str, name: str, value: Any) -> torch.Tensor:
-    """An array or tensor as a tensor on the CPU; labels of any integer type become int64."""
+    """Convert an array or tensor to a tensor on the CPU; labels become int64."""
     if is_masked(value):
         raise DataError(
             f"--dataset {spec}: {name} is masked in places: drop those samples, or fill them in by filled()"

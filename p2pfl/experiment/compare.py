@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from p2pfl import config as settings
 from p2pfl import data, report
-from p2pfl.config import INCIDENTAL, CentralizedConfig, Mode, RunConfig, replace_options
+from p2pfl.config import NOT_IN_FINGERPRINT, CentralizedConfig, Mode, RunConfig, replace_options
 from p2pfl.errors import ConfigError
 from p2pfl.experiment.run import run
 from p2pfl.launch import fork_server
@@ -260,7 +260,7 @@ def _state(run_dir: Path, planned: Planned) -> str:
             continue  # a copy of the file has another path; what it says is compared below, as the graph is
         if name == "dataset" and config.data.kind == saved.data.kind:
             continue  # its content counts, which `_check_data` compares
-        if name not in INCIDENTAL and before.get(name) != value:
+        if name not in NOT_IN_FINGERPRINT and before.get(name) != value:
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(
                 f"{run_dir}: was made with {option} {before.get(name)}, not {value}; choose another --run-dir"

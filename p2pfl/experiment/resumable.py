@@ -25,7 +25,7 @@ from p2pfl.run.paths import (
     peer_dirs,
 )
 from p2pfl.run.records import read_rounds
-from p2pfl.util.regular import check_regular
+from p2pfl.util.files import check_regular
 
 _NOT_LOST = -1  # there is something, and the process that it belongs to says by name why it cannot be used now
 

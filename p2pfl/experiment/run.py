@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from p2pfl.config import RunConfig
-from p2pfl.errors import ConfigError, P2PFLError, explained
+from p2pfl.errors import ConfigError, Interrupted, P2PFLError, explained
 from p2pfl.experiment.prolong import has_other_rounds, prolong
 from p2pfl.experiment.resumable import starting_point
-from p2pfl.launch import Launch, Outcome, launch
+from p2pfl.launch import LaunchSpec, Outcome, launch
 from p2pfl.model.sketches import Vector
 from p2pfl.node.limits import allow_open_files
 from p2pfl.report import check_drawing, complete_summary, known_facts, summarize, write_report, write_summary
@@ -32,15 +32,10 @@ from p2pfl.run.settings import fault_script, resolve
 from p2pfl.run.sketch_file import readable_sketches
 from p2pfl.topology import Topology
 from p2pfl.transport import keyring
-from p2pfl.ui import Plan as DisplayPlan
-from p2pfl.ui import make_display
+from p2pfl.ui import RunInfo, make_display
 from p2pfl.util.signals import interruptible
 
 _PACKAGES = ("p2pfl-swarm", "torch", "torchvision", "pyzmq", "networkx", "numpy")
-
-
-class Interrupted(P2PFLError):
-    """The user ended the run; what was recorded is kept: exit status 130."""
 
 
 @dataclass(frozen=True)
@@ -127,10 +122,12 @@ def _run(
 
 def _planned(
     parts: Cast, config: RunConfig, run_dir: Path, resume: bool, binds: Sequence[str] | None, link_delay: float
-) -> Launch:
+) -> LaunchSpec:
     settings = lasting_fingerprint(parts, config)
     script = fault_script(config, parts.topology)
-    return Launch(parts, config, run_dir, _name(settings), settings, resume, binds, link_delay, script, _token(config))
+    return LaunchSpec(
+        parts, config, run_dir, _name(settings), settings, resume, binds, link_delay, script, _token(config)
+    )
 
 
 def how_to_resume(config: RunConfig, command: str) -> str:
@@ -148,24 +145,24 @@ def _token(config: RunConfig) -> str | None:
     return secrets.token_hex(32) if config.exchange.keys is None else None
 
 
-def _launch(started: Launch, begins: str) -> Outcome:
+def _launch(spec: LaunchSpec, begins: str) -> Outcome:
     """Start the processes and watch them; `begins` says where a resumed run begins."""
-    config, parts = started.config, started.cast
-    plan = DisplayPlan(
+    config, parts = spec.config, spec.cast
+    info = RunInfo(
         mode=config.mode,
         name=parts.topology.name,
         peers=parts.topology.names,
         rounds=config.training.rounds,
         consensus_rounds=parts.consensus_rounds,
-        run_dir=started.run_dir,
+        run_dir=spec.run_dir,
         batch_size=config.training.batch_size,
         coordinator=parts.coordinator,
     )
-    with make_display(plan) as display:
-        if started.resume:
-            display.restore(_recorded(parts.topology, started.run_dir, config.training.rounds))
+    with make_display(info) as display:
+        if spec.resume:
+            display.restore(_recorded(parts.topology, spec.run_dir, config.training.rounds))
             display.say(begins)
-        return launch(started, display)
+        return launch(spec, [display])
 
 
 def _recorded(topology: Topology, run_dir: Path, rounds: int) -> list[tuple[int, RoundRecord, Vector]]:

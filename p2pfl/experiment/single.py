@@ -1,25 +1,27 @@
-"""One peer without a launcher, for a swarm that is spread over machines."""
+"""Single peer: one peer in this process, of a swarm over several machines."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-import re
 import shlex
 import socket
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from p2pfl import data
 from p2pfl.config import RunConfig
-from p2pfl.errors import ConfigError, P2PFLError
+from p2pfl.errors import ConfigError, Interrupted, P2PFLError
 from p2pfl.experiment.prolong import has_other_rounds, prolong
-from p2pfl.experiment.run import Interrupted, endpoints_of_peer, how_to_resume
+from p2pfl.experiment.run import endpoints_of_peer, how_to_resume
+from p2pfl.launch.events import StartWorker
+from p2pfl.launch.single import SingleLauncher, SingleWorker
 from p2pfl.node import messages
-from p2pfl.node.control import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control
-from p2pfl.node.worker import keep_freed_memory, run
+from p2pfl.node.control import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from p2pfl.node.worker import keep_freed_memory
 from p2pfl.preflight.estimate import check_run, data_record
 from p2pfl.roles import cast
 from p2pfl.run.agreement import lasting_fingerprint, run_fingerprint
@@ -32,10 +34,6 @@ from p2pfl.transport import ZmqTransport, keyring
 from p2pfl.util.signals import Interrupts, interruptible
 from p2pfl.util.text import visible
 
-_MISSED = re.compile(
-    r"lost the connection to peer (.+) in round \d+|no progress for .+? from peer ([^(].*) \(--[a-z-]+\)"
-)
-
 
 def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path | None = None) -> None:
     """Run peer `index` in this process until the swarm is done.
@@ -44,7 +42,7 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
     training options, in any order, within --start-timeout. Peers with a common file system may share --run-dir.
 
     The first peer evaluates and saves the consensus model. Raises ConfigError for bad input, Interrupted after
-    Ctrl-C, SIGTERM, SIGHUP or SIGQUIT (the next of them ends this process), P2PFLError where the peer cannot go on.
+    Ctrl-C, SIGTERM, SIGHUP or SIGQUIT (the next of them ends this process), P2PFLError where the peer cannot continue.
     """
     config = resolve(config, topology, len(_on_this_host(topology, index)))
     parts = cast(config, topology)
@@ -78,40 +76,47 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
 
 
 def _run(spec: messages.WorkerSpec, topology: Topology, neighbors: list[int], interrupts: Interrupts) -> None:
-    """Run it to its end, say how that went, or raise the error for it."""
+    """Run the peer to its end; print how that went, or raise the error for it."""
     name, bind, run_dir = topology.names[spec.index], spec.bind, spec.run_dir
     interrupted = Interrupted("interrupted", remedy=how_to_resume(spec.config, _resume(run_dir, name)))
-    control = Control()
-    interrupts.hold(_Stop(control, str(interrupted)))
+    launcher = SingleLauncher(spec)
+    worker = launcher.start(StartWorker(spec.index))
+    interrupts.hold(_Stop(worker, str(interrupted)))
     _say(f"peer {name} at {bind}, records in {run_dir}")
     report = _LineReport(name, spec.config.training.rounds)
-    status = run(spec, report, control)
-    if status == EXIT_INTERRUPTED:
+    launcher.watch(math.inf, report)
+    if worker.exitcode == EXIT_INTERRUPTED:
         raise interrupted
-    if status != EXIT_OK:
-        where = ""
-        if report.failure.startswith("no greeting"):
-            named = report.failure.partition("from peer ")[2].rpartition(" (")[0].split(", ")
-            silent = [peer for peer in neighbors if topology.names[peer] in named] or neighbors
-            log = peer_dir(run_dir, topology, spec.index) / LOG_FILE
-            places = _looked_for(spec.endpoints or {}, silent)
-            where = f"{places}; have all the same file, options, and keys or token? See {log}"
-        if status == EXIT_USAGE:
-            raise ConfigError(f"peer {name}: {report.failure}{where}")
-        go_on = how_to_resume(spec.config, _resume(run_dir, name)) if report.resumable and not where else ""
-        raise P2PFLError(f"peer {name}: {report.failure}{where}", remedy=when_back(report.failure, go_on))
+    if worker.exitcode != EXIT_OK:
+        raise _error(spec, topology, neighbors, worker.exitcode == EXIT_USAGE, report.failure)
     if spec.index == 0:
         _say(f"weights of the consensus model: {run_dir / MODEL_FILE}")
     _say(f"peer {name}: done; put all peers' folders into one {run_dir}/peers for: p2pfl report {run_dir}")
 
 
-def when_back(failure: str, go_on: str) -> str:
-    """When and how a peer goes on after a failure: where a neighbor was missed, once that is back."""
-    missed = go_on and _MISSED.fullmatch(failure)
+def _error(
+    spec: messages.WorkerSpec, topology: Topology, neighbors: Sequence[int], usage: bool, failure: messages.Failed
+) -> P2PFLError:
+    """The error for a peer that failed: its own words, and what helps."""
+    name, where = topology.names[spec.index], ""
+    if failure.code == "no-greeting":
+        log = peer_dir(spec.run_dir, topology, spec.index) / LOG_FILE
+        places = _looked_for(spec.endpoints or {}, failure.peers or neighbors)
+        where = f"{places}; have all the same file, options, and keys or token? See {log}"
+    if usage:
+        return ConfigError(f"peer {name}: {failure.reason}{where}")
+    remedy = ""
+    if failure.resumable and not where:
+        missed = [topology.names[peer] for peer in failure.peers]
+        remedy = when_back(missed, how_to_resume(spec.config, _resume(spec.run_dir, name)))
+    return P2PFLError(f"peer {name}: {failure.reason}{where}", remedy=remedy)
+
+
+def when_back(missed: Sequence[str], remedy: str) -> str:
+    """The remedy of a failure, which applies once the neighbors that were missed are back."""
     if not missed:
-        return go_on
-    names = missed[1] or missed[2]
-    return f"once {names} {'are' if ', ' in names else 'is'} back, {go_on}"
+        return remedy
+    return f"once {', '.join(missed)} {'is' if len(missed) == 1 else 'are'} back, {remedy}"
 
 
 def _resume(run_dir: str | Path, name: str) -> str:
@@ -119,10 +124,10 @@ def _resume(run_dir: str | Path, name: str) -> str:
 
 
 class _Stop:
-    """What a signal does: the first asks the peer to end, another ends the process at once."""
+    """Handler of signals: the first asks the peer to stop, another ends the process at once."""
 
-    def __init__(self, control: Control, line: str) -> None:
-        self._control = control
+    def __init__(self, worker: SingleWorker, line: str) -> None:
+        self._worker = worker
         self._line = line
         self._asked = False
 
@@ -130,9 +135,9 @@ class _Stop:
         if self._asked:
             with contextlib.suppress(OSError):  # not `print`, which may be what the signal has interrupted
                 os.write(2, f"p2pfl: {visible(self._line, controls=True)}\n".encode())
-            os._exit(EXIT_INTERRUPTED)
+            self._worker.kill()
         self._asked = True
-        self._control.stop()
+        self._worker.send(messages.Stop())
 
 
 def _follow(run_dir: Path, config: RunConfig) -> None:
@@ -143,7 +148,7 @@ def _follow(run_dir: Path, config: RunConfig) -> None:
 
 
 def _looked_for(endpoints: Mapping[int, str], neighbors: Iterable[int]) -> str:
-    """Where the neighbors should have been, and which of these hosts nobody knows."""
+    """Endpoints where the neighbors should have been; hosts without an address are marked."""
     places = []
     for neighbor in sorted(neighbors):
         host = urlsplit(endpoints[neighbor]).hostname or ""
@@ -156,16 +161,15 @@ def _looked_for(endpoints: Mapping[int, str], neighbors: Iterable[int]) -> str:
 
 
 class _LineReport:
-    """What the peer reports, as lines; and why it failed, if it did."""
+    """Prints the peer's reports as lines, and keeps why it failed, if it did."""
 
     def __init__(self, name: str, rounds: int) -> None:
-        self.failure = "failed"
-        self.resumable = False
+        self.failure = messages.Failed("failed", resumable=False)
         self._sent = 0
         self._name = name
         self._rounds = rounds
 
-    def __call__(self, message: messages.FromWorker) -> None:
+    def __call__(self, _worker: int, message: messages.FromWorker) -> None:
         if isinstance(message, messages.RoundFinished):
             record = message.record
             self._sent += record.bytes_sent
@@ -182,7 +186,7 @@ class _LineReport:
         elif isinstance(message, messages.Warned):
             print(f"p2pfl: warning: {message.text}", file=sys.stderr)
         elif isinstance(message, messages.Failed):
-            self.failure, self.resumable = message.reason, message.resumable
+            self.failure = message
 
 
 class _Progress:
@@ -203,7 +207,7 @@ def _say(text: str) -> None:
 
 
 def _join_run_dir(topology: Topology, index: int, config: RunConfig) -> Path:
-    """A run directory of its own, or --run-dir if the other peers of this very run use it already."""
+    """A new run directory, or --run-dir if the other peers of this very run use it already."""
     wanted = config.record.run_dir
     if wanted is None or not (Path(wanted) / CONFIG_FILE).exists():
         return create_run_dir(topology, config, topology.names[index])

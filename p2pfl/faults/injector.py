@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 from p2pfl.faults import FaultScript, Kill, Pause, Point
-from p2pfl.util.regular import opener, read_if_any
+from p2pfl.util.files import opener, read_if_any
 
 
 def fired(path: Path) -> list[int]:

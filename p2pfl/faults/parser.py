@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -25,7 +26,8 @@ from p2pfl.faults.script import (
     kind_of,
     words,
 )
-from p2pfl.util.regular import read_text
+from p2pfl.registry import ATTACKS
+from p2pfl.util.files import read_text
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -103,7 +105,18 @@ def _problem(fault: Fault) -> str:
             return "parts: a node can be in one part only"
     if isinstance(fault, Delay | Drop | Corrupt) and fault.edge[0] == fault.edge[1]:
         return "edge: must be two different nodes"
-    return ""
+    return attack_problem(fault.attack, fault.scale) if isinstance(fault, AttackFault) else ""
+
+
+def attack_problem(name: str, scale: float | None) -> str:
+    """Reason why there is no attack of this name and scale, with the remedy; empty if there is."""
+    if name not in ATTACKS:
+        return f"attack: {name!r} is unknown; choose one of {', '.join(ATTACKS)}"
+    if scale is None:
+        return ""
+    if "scale" not in ATTACKS[name].options:
+        return f"scale: {scale}, but {name} has none; leave it out"
+    return "" if math.isfinite(scale) and scale > 0 else f"scale: {scale} must be a number above 0"
 
 
 def _unreachable(faults: Sequence[Fault]) -> list[tuple[int, str]]:

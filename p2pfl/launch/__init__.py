@@ -1,8 +1,8 @@
-"""Starts workers, tells them each other's endpoints, watches them, and ends them."""
+"""Launchers: start workers, introduce neighbors, watch, restart and stop them."""
 
+from p2pfl.launch.base import LaunchSpec, Outcome
+from p2pfl.launch.fork_server import fork_server
 from p2pfl.launch.local import launch
 from p2pfl.launch.observers import Observer
-from p2pfl.launch.server import fork_server
-from p2pfl.launch.started import Launch, Outcome
 
-__all__ = ["Launch", "Observer", "Outcome", "fork_server", "launch"]
+__all__ = ["LaunchSpec", "Observer", "Outcome", "fork_server", "launch"]

@@ -1,163 +1,210 @@
-"""One run on this machine, from the first process to the last."""
+"""Local launcher: workers as processes of this machine, reporting over pipes."""
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing.connection
-import shlex
 import shutil
 import signal
-import time
+import sys
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 
-import numpy as np
-
-from p2pfl.errors import ConfigError
-from p2pfl.faults import Pause
+from p2pfl.errors import ConfigError, not_imported
+from p2pfl.faults.injector import fired
+from p2pfl.launch.base import LaunchSpec, OnReport, Outcome
+from p2pfl.launch.events import StartWorker
+from p2pfl.launch.fork_server import ForkedProcess, ForkServer, fork_server
+from p2pfl.launch.loop import supervise
 from p2pfl.launch.observers import Observer
 from p2pfl.launch.prepare import prepare_data
-from p2pfl.launch.server import fork_server
-from p2pfl.launch.started import Launch, Outcome, Run, Worker, called, start_worker
-from p2pfl.launch.supervisor import end, is_alone, is_over, on_end
 from p2pfl.node import messages
-from p2pfl.run.paths import CONFIG_FILE
-from p2pfl.util.signals import interruptible
-
-ALONE_SECONDS = 30.0  # what a coordinator gets that has no clients any more; it notices in about ten
-LOOK_SECONDS = 0.5
+from p2pfl.run.paths import FIRED_FILE
+from p2pfl.util.signals import interruptible, shielded
 
 
-def launch(plan: Launch, observer: Observer) -> Outcome:
-    """Run it to its end: decode the data, start the processes, watch them. Ctrl-C and SIGTERM end it early.
+def launch(spec: LaunchSpec, observers: Sequence[Observer]) -> Outcome:
+    """Run a launch on this machine to its end. Ctrl-C and SIGTERM end it early.
 
     Raises ConfigError for unusable data or a TMPDIR that has no room. Leaves no process and no socket file behind.
     """
-    began = time.monotonic()
-    outcome = Outcome()
-    with interruptible() as interrupts, fork_server() as server:
-        sockets = server.folder.subfolder()  # mode 0700: nobody else can connect
-        run = Run(plan, observer, interrupts, server, sockets, outcome)
+    with interruptible(), fork_server() as server:
+        launcher = LocalLauncher(spec, server)
         try:
-            run.dataset = prepare_data(plan.config, plan.cast, plan.run_dir, observer, server, begins=not plan.resume)
-            observer.say(f"results in {plan.run_dir}")
-            observer.say(f"starting {plan.topology.n} process{'es' * (plan.topology.n > 1)}")
-            for index in range(plan.topology.n):
-                with interrupts.shielded():  # a process that is started is one that gets ended
-                    run.workers.append(start_worker(run, index))
-            _watch(run)
-            interrupts.hold(lambda: None)  # no interrupt comes between this and the end of all workers
-        except KeyboardInterrupt:
-            outcome.status, outcome.reason = "interrupted", "interrupted"
-            observer.say("stopping; everything so far is saved")
+            return supervise(spec, launcher, observers)
         finally:
-            try:
-                end(run.workers, observer, interrupts)
-            finally:
-                shutil.rmtree(sockets, ignore_errors=True)
-    outcome.seconds = time.monotonic() - began
-    if outcome.refused:
-        observer.warn("messages refused: " + ", ".join(f"{n} ({why})" for why, n in sorted(outcome.refused.items())))
-    return outcome
+            launcher.close()
 
 
-def _watch(run: Run) -> None:
-    """Until everybody has ended, or the run cannot go on; then the others are ended too."""
-    plan, outcome = run.plan, run.outcome
-    deadline = time.monotonic() + plan.config.exchange.start_timeout
-    alone_since: float | None = None
-    while any(worker.process.is_alive() or worker.link for worker in run.workers):
-        with contextlib.suppress(ConfigError):  # which matters only to a worker that is started again
-            run.ensure_sockets()
-        by_link = {worker.link: worker for worker in run.workers if worker.link}
-        sentinels = [worker.process.sentinel for worker in run.workers if worker.process.is_alive()]
-        for ready in multiprocessing.connection.wait([*by_link, *sentinels], LOOK_SECONDS):
-            if isinstance(ready, Connection) and by_link[ready].link:
-                with run.interrupts.shielded():
-                    _read(run, by_link[ready])
-        for worker in run.workers:
-            ended = not worker.process.is_alive() and worker.link is None and not worker.done
-            if ended and worker.name not in outcome.lost:
-                on_end(run, worker)
-        if not run.begun and time.monotonic() > deadline:
-            late = ", ".join(called(plan, worker) for worker in run.workers if worker.endpoint is None)
-            outcome.fail(f"{late} not ready in time (--start-timeout)")
-        alone_since = (alone_since or time.monotonic()) if is_alone(plan, run.workers) else None
-        if alone_since is not None and time.monotonic() > alone_since + ALONE_SECONDS:
-            outcome.fail("all clients are gone, and the coordinator does not answer")
-        if outcome.reason:
-            return
-        if is_over(run):
-            silent = [worker.name for worker in run.workers if not worker.done and worker.name not in outcome.lost]
-            outcome.lost += silent
-            return
+class LocalWorker:
+    """Handle of a worker process and of the link for its reports and orders."""
 
+    def __init__(self, index: int, process: ForkedProcess, link: Connection, fired_file: Path, before: int = 0) -> None:
+        """`before`: number of faults that `fired_file` listed when the worker was started."""
+        self.index = index
+        self._process = process
+        self._link: Connection | None = link
+        self._fired_file = fired_file
+        self._before = before
+        self.is_closed = False
 
-def _read(run: Run, worker: Worker) -> None:
-    assert worker.link is not None
-    plan, observer, outcome = run.plan, run.observer, run.outcome
-    try:
-        message = messages.receive_report(worker.link)
-    except EOFError:
-        worker.link.close()
-        worker.link = None
-        return
-    worker.heard = time.monotonic()
-    if isinstance(message, messages.Ready):
-        if not run.begun:
-            worker.endpoint, worker.lost_weights = message.endpoint, message.lost
-            ready = sum(other.endpoint is not None for other in run.workers)
-            observer.progress("processes ready", ready, len(run.workers))
-            if all(other.lost_weights for other in run.workers):
-                new = f"p2pfl {plan.config.mode} --config {shlex.quote(str(plan.run_dir / CONFIG_FILE))}"
-                reason = f"no peer has a checkpoint that can be used; start a new run with: {new}"
-                outcome.fail(reason, resumable=False)
-            elif ready == len(run.workers):
-                observer.expect(message.steps)
-                observer.say(_forecast(plan, message))
-                _introduce(run)
-    elif isinstance(message, messages.Stepped):
-        observer.step(worker.index, message.steps)
-    elif isinstance(message, messages.RoundFinished):
-        observer.round(worker.index, message.record, np.frombuffer(message.sketch, "<f4"))
-        _wake(run, worker, message.record.round)
-    elif isinstance(message, messages.Warned):
-        observer.warn(f"{called(plan, worker)}: {message.text}")
-    elif isinstance(message, messages.Done):
-        worker.done_since = time.monotonic()
-        for reason, count in message.refused.items():
-            outcome.refused[reason] = outcome.refused.get(reason, 0) + count
-    elif isinstance(message, messages.Failed):
-        worker.failure, worker.usage, worker.resumable = message.reason, message.usage, message.resumable
-
-
-def _forecast(plan: Launch, ready: messages.Ready) -> str:
-    """What lies ahead, said before anything has begun."""
-    rounds, mixing_only = plan.config.training.rounds, plan.cast.consensus_rounds
-    training = f"{rounds} round{'s' * (rounds > 1)} of training"
-    if plan.cast.coordinator is not None:
-        centralized = plan.config.centralized
-        return f"{training}, each with {centralized.num_selected} of {centralized.num_clients} clients"
-    if not mixing_only:
-        return training
-    sent = mixing_only * plan.cast.channels * ready.vector_bytes
-    return (
-        f"{training}, then {mixing_only} of mixing only ({sent / 1e6:,.1f} MB), "
-        f"which shrink the peers' disagreement to {plan.config.gossip.consensus_tolerance:g}"
-    )
-
-
-def _introduce(run: Run) -> None:
-    """Tell everybody where its own neighbors are, and nobody else."""
-    run.begun = True
-    for worker in run.workers:
-        if worker.link is not None:
+    def send(self, order: messages.ToWorker) -> None:
+        """Send an order over the link; without a link, SIGTERM stands for Stop."""
+        if self._link is None:
+            if isinstance(order, messages.Stop):
+                self._process.signal(signal.SIGTERM)
+        elif self._process.is_alive():
             with contextlib.suppress(OSError):
-                worker.link.send_bytes(messages.encode(messages.Endpoints(run.neighbors_of(worker.index))))
+                self._link.send_bytes(messages.encode(order))
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the process a signal."""
+        self._process.signal(number)
+
+    def kill(self) -> None:
+        """Kill the process."""
+        self._process.kill()
+
+    def join(self, seconds: float) -> bool:
+        """Wait for the end of the process."""
+        return self._process.join(seconds)
+
+    def has_ended(self) -> bool:
+        """Whether the process has ended and its link is read to the end."""
+        if self._process.is_alive():
+            return False
+        try:
+            return self._link is None or not self._link.poll()
+        except OSError:
+            return True
+
+    def new_faults(self) -> list[int]:
+        """Numbers of the faults that it recorded as carried out. Raises UnreadableError."""
+        return fired(self._fired_file)[self._before :]
+
+    @property
+    def exitcode(self) -> int | None:
+        """The process's exit status, or minus a signal's number."""
+        return self._process.exitcode
+
+    def exit_text(self) -> str:
+        """How the process ended, in words."""
+        return self._process.exit_text()
+
+    def close(self) -> None:
+        """Close the link and the handle of the process."""
+        self._end_link()
+        self._process.close()
+        self.is_closed = True
+
+    # For the launcher
+
+    def sources(self) -> list[Connection | int]:
+        """What becomes readable when the worker has reported or ended."""
+        link = [] if self._link is None else [self._link]
+        return [*link, self._process.sentinel] if self._process.is_alive() else [*link]
+
+    def read(self, report: OnReport) -> None:
+        """Pass on one report; a link that has ended, or makes no sense, is closed."""
+        if self._link is None:
+            return
+        try:
+            message = messages.receive_report(self._link)
+        except EOFError:
+            self._end_link()
+            return
+        report(self.index, message)
+
+    def _end_link(self) -> None:
+        if self._link is not None:
+            self._link.close()
+            self._link = None
 
 
-def _wake(run: Run, worker: Worker, round: int) -> None:
-    """A worker has done a round: neighbors of its that are frozen until the next one go on."""
-    for neighbor in run.plan.cast.links[worker.index]:
-        for _, fault in run.plan.script.of(neighbor):
-            if isinstance(fault, Pause) and round >= fault.resume - 1:
-                run.workers[neighbor].process.signal(signal.SIGCONT)  # nothing to one that is awake
+class LocalLauncher:
+    """Starts worker processes from a fork server.
+
+    They listen in a private folder, or where the topology file says.
+    """
+
+    def __init__(self, spec: LaunchSpec, server: ForkServer) -> None:
+        self._spec = spec
+        self._server = server
+        self._sockets = server.folder.subfolder()  # mode 0700: closed to other users
+        self._dataset = Path()
+        self._workers: dict[int, LocalWorker] = {}
+
+    def prepare(self, observer: Observer) -> None:
+        """Decode the data set and check the run. Raises ConfigError, P2PFLError."""
+        spec = self._spec
+        begins = not spec.resume
+        self._dataset = prepare_data(spec.config, spec.cast, spec.run_dir, observer, self._server, begins=begins)
+
+    def address(self, worker: int) -> str:
+        """Where a worker is to listen."""
+        if self._spec.binds is not None:
+            return self._spec.binds[worker]
+        return "tcp://127.0.0.1:*" if self._uses_tcp() else f"ipc://{self._sockets}/{worker}"
+
+    def start(self, order: StartWorker) -> LocalWorker:
+        """Start a worker process. Raises P2PFLError where the system has no room for it."""
+        spec, index = self._spec, order.worker
+        self._ensure_sockets()
+        worker_spec = messages.WorkerSpec(
+            config=spec.config,
+            run_dir=spec.run_dir,
+            dataset=self._dataset,
+            index=index,
+            run=spec.run,
+            settings=spec.settings,
+            bind=order.bind or self.address(index),
+            resume=spec.resume or order.again,
+            link_delay=spec.link_delay,
+            endpoints=order.endpoints,
+            restarted=order.again and order.endpoints is not None,
+            returns_in=order.returns_in,
+            token=spec.token,
+            temporary=self._server.folder.path,
+        )
+        fired_file = spec.peer_dir(index) / FIRED_FILE
+        before = len(fired(fired_file))
+        process, link = self._server.start(f"p2pfl-{spec.topology.names[index]}", _run_worker, worker_spec)
+        self._workers[index] = LocalWorker(index, process, link, fired_file, before)
+        return self._workers[index]
+
+    def watch(self, seconds: float, report: OnReport) -> None:
+        """Pass on one report of each worker that has one; wait for the first so long."""
+        with contextlib.suppress(ConfigError):  # it matters only to a worker that is started again
+            self._ensure_sockets()
+        self._workers = {index: worker for index, worker in self._workers.items() if not worker.is_closed}
+        by_source = {source: worker for worker in self._workers.values() for source in worker.sources()}
+        for ready in multiprocessing.connection.wait(list(by_source), seconds):
+            if isinstance(ready, Connection):
+                with shielded():  # half a message read is a stream that cannot be read further
+                    by_source[ready].read(report)
+
+    def close(self) -> None:
+        """Remove the folder of sockets."""
+        shutil.rmtree(self._sockets, ignore_errors=True)
+
+    def _uses_tcp(self) -> bool:
+        return self._spec.config.exchange.transport == "tcp"
+
+    def _ensure_sockets(self) -> None:
+        """Restore the folder of sockets if TMPDIR was cleaned; peers bind there again.
+
+        Raises ConfigError.
+        """
+        if self._spec.binds is None and not self._uses_tcp():
+            self._server.folder.ensure_subfolder(self._sockets)
+
+
+def _run_worker(spec: messages.WorkerSpec, link: Connection) -> None:
+    """Run a worker in the process that was forked for it."""
+    try:
+        from p2pfl.node import worker  # not above: it imports torch, which a launcher does not need
+    except Exception as error:  # such as of a library for which there is no memory
+        link.send_bytes(messages.encode(messages.failed(not_imported(error))))
+        sys.exit(1)
+    worker.main(spec, link)

@@ -1,4 +1,4 @@
-"""Heavy libraries imported by the fork server, so that workers have them at once; imported only there."""
+"""Heavy libraries that the fork server imports for all workers; only it does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PRELOADED = (
 )
 
 for _name in PRELOADED:
-    # The server would print a traceback and die of what is no ImportError, such as of too little memory. The processes
-    # that it forks import the same again, and report what fails.
+    # The server would print a traceback and die of any error but ImportError, such as a lack of memory. The processes
+    # that it forks import the same again, and report the failure.
     with contextlib.suppress(Exception):
         import_module(_name)

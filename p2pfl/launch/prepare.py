@@ -1,4 +1,4 @@
-"""The data set, decoded once before the peers start, in a process of its own."""
+"""Data preparation: decodes the data set once, in a separate process."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from pathlib import Path
 
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, P2PFLError, not_imported
-from p2pfl.launch.child import Child
+from p2pfl.launch.fork_server import ForkedProcess, ForkServer
 from p2pfl.launch.observers import Observer
-from p2pfl.launch.server import ForkServer
 from p2pfl.node import messages
 from p2pfl.roles import Cast
 from p2pfl.run.data_record import keep_data_record
@@ -22,20 +21,24 @@ from p2pfl.util.signals import SIGNALS
 from p2pfl.util.tempdir import remove_if_abandoned
 
 _END_SECONDS = 1.0
+SILENT_SECONDS = 60.0  # without progress, before the user is told that the run still waits
 
 
 def prepare_data(
     config: RunConfig, cast: Cast, run_dir: Path, observer: Observer, server: ForkServer, begins: bool = True
 ) -> Path:
-    """Decode the data set, once, into the file that all peers map, in a process of its own (it needs torch).
+    """Decode the data set into the file that all peers map; returns its path.
 
-    What data these are is recorded in the run directory, or compared with what stands there. That process also tries
-    the model out, and checks what every peer would refuse, whether the GPUs have room for all, and the disk for a run
-    that begins, so that none has to be started for it.
+    This happens in a separate process, since it needs torch. The run directory records which data these are, or is
+    compared with them. That process also tries the model out, and checks whatever every peer would refuse, whether the
+    GPUs have room for all, and the disk for a run that begins, so that no peer has to be started for it.
+
+    There is no time limit, because a user's own function may load data for hours; a wait without progress is reported
+    once a minute, and an interrupt ends it.
 
     Raises ConfigError, or P2PFLError where that process crashed.
     """
-    started: tuple[Child, Connection] | None = None
+    started: tuple[ForkedProcess, Connection] | None = None
     try:
         # Not shielded from interrupts: the server may be importing for long. A process that was forked unseen ends
         # when its link does.
@@ -43,29 +46,35 @@ def prepare_data(
         return _prepared(config, run_dir, observer, *started)
     except BaseException:
         if started is not None:
-            started[0].kill()  # whoever interrupts this does not want to wait for the data
+            started[0].kill()  # an interrupt does not wait for the data
         raise
     finally:
         if started is not None:
             _let_end(*started)
 
 
-def _let_end(process: Child, link: Connection) -> None:
+def _let_end(process: ForkedProcess, link: Connection) -> None:
     link.close()
     if not process.join(_END_SECONDS):
         process.kill()
     process.close()
 
 
-def _prepared(config: RunConfig, run_dir: Path, observer: Observer, process: Child, link: Connection) -> Path:
-    """What the process says, to its end: the file that it has made."""
+def _prepared(config: RunConfig, run_dir: Path, observer: Observer, process: ForkedProcess, link: Connection) -> Path:
+    """Show the progress of the process to its end; returns the file that it has made."""
+    task = f"decoding --dataset {config.data.dataset}, or trying out --model {config.model.model},"
+    silent = 0.0
     while True:
+        if not link.poll(SILENT_SECONDS):
+            silent += SILENT_SECONDS
+            observer.say(f"{task} still runs, without progress for {silent:.0f} s; Ctrl-C stops it")
+            continue
+        silent = 0.0
         try:
             message = messages.receive_report(link)
         except EOFError:
             process.join(_END_SECONDS)
-            what = f"--dataset {config.data.dataset}, or trying out --model {config.model.model},"
-            raise P2PFLError(f"decoding {what} crashed ({process.exit_text()})") from None
+            raise P2PFLError(f"{task} crashed ({process.exit_text()})") from None
         if isinstance(message, messages.Failed):
             raise (ConfigError if message.usage else P2PFLError)(message.reason)
         assert isinstance(message, messages.Prepared)
@@ -93,9 +102,9 @@ def _prepare(config: RunConfig, cast: Cast, begins: bool, temporary: Path, link:
 
 
 def _end_with(link: Connection, temporary: Path) -> None:
-    """End this process when the launcher listens no more: it was interrupted, or killed."""
+    """End this process with the link: the launcher was interrupted, or killed."""
     with contextlib.suppress(OSError):
-        link.poll(None)  # a launcher says nothing here: this is the end of the link
+        link.poll(None)  # a launcher sends nothing here: this is the end of the link; no limit, in a daemon thread
     remove_if_abandoned(temporary)
     os._exit(0)
 
@@ -103,7 +112,7 @@ def _end_with(link: Connection, temporary: Path) -> None:
 def _outcome(
     config: RunConfig, cast: Cast, begins: bool, send: Callable[[messages.FromWorker], None]
 ) -> messages.FromWorker:
-    """Check and decode everything; returns what is to be reported at the end."""
+    """Check and decode everything; returns the last report."""
     try:
         from p2pfl import data
         from p2pfl.preflight.estimate import check_run, data_record

@@ -1,182 +1,298 @@
-"""Workers that end before the run does: started again, done without, or the end of the run."""
+"""Supervisor of a launch: restart policy and shutdown, as a pure state machine.
+
+No processes, files or clock: events in, actions out; `now` is seconds on the caller's clock. A worker that dies
+is started again (as the fault script says, or within the restart budget), is lost, or ends the run.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing.connection
-import signal
-import threading
-import time
+import math
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
-import numpy as np
+from p2pfl.faults import Pause
+from p2pfl.launch import events as ev
+from p2pfl.launch.base import LaunchSpec, Outcome
+from p2pfl.run.paths import CONFIG_FILE, LOG_FILE
 
-from p2pfl.errors import P2PFLError
-from p2pfl.faults import Kill
-from p2pfl.faults.injector import fired
-from p2pfl.launch.observers import Observer
-from p2pfl.launch.started import Launch, Run, Worker, called, start_worker
-from p2pfl.node import messages
-from p2pfl.run.paths import FIRED_FILE, LOG_FILE, peer_dir
-from p2pfl.util.signals import Interrupts
-
-STOP_SECONDS = 5.0  # what workers get to end by themselves when told to
+ALONE_SECONDS = 30.0  # for a coordinator whose clients are all gone; it notices within about ten
+STOP_SECONDS = 5.0  # for workers to stop when asked to
 KILL_SECONDS = 2.0  # within which a killed process is gone, unless it hangs in the system
 
 
-def on_end(run: Run, worker: Worker) -> None:
-    """A worker has ended without having finished: start it again, or do without it, or end the run."""
-    plan, outcome = run.plan, run.outcome
-    if worker.process.exitcode == 0:  # it had finished, and could not say so any more
-        worker.done_since = time.monotonic()
-        return
-    if worker.failure:
-        reason = f"{called(plan, worker)}: {worker.failure}"
-    else:
-        log = peer_dir(plan.run_dir, plan.topology, worker.index) / LOG_FILE
-        reason = f"{called(plan, worker)} died ({worker.process.exit_text()}); see {log}"
-    kill = _scripted_kill(run, worker)
-    if kill is not None:
-        reason = f"{called(plan, worker)} was killed, as the fault script says"
-    if worker.usage:
-        outcome.lost.append(worker.name)
-        outcome.fail(reason, "usage")
-    elif kill is not None and kill.restart is not None:
-        _start_again(run, worker, reason, f", to be back in round {kill.restart}", kill.restart)
-    elif outcome.restarts.get(worker.name, 0) < plan.config.exchange.restart and not outcome.reason:
-        if _start_again(run, worker, reason, "; started again"):
-            outcome.restarts[worker.name] = outcome.restarts.get(worker.name, 0) + 1
-    else:
-        _lose(run, worker, reason)
+@dataclass
+class _Worker:
+    """State of a worker, according to the events; `failure` is its own account."""
+
+    index: int
+    is_alive: bool = False
+    is_lost: bool = False
+    endpoint: str | None = None
+    lost_weights: bool = False
+    done_since: float | None = None
+    heard: float = 0.0
+    failure: ev.Failed | None = None
+
+    @property
+    def is_done(self) -> bool:
+        return self.done_since is not None
 
 
-def _start_again(run: Run, worker: Worker, reason: str, how: str, returns_in: int | None = None) -> bool:
-    """Start a worker again; where the system has no room for it, it is lost."""
-    try:
-        with run.interrupts.shielded():
-            started = start_worker(run, worker.index, True, returns_in)
-            started.endpoint = worker.endpoint if run.begun else None
-            run.workers[worker.index] = started
-    except P2PFLError as error:
-        _lose(run, worker, f"{reason}, and cannot be started again: {error}")
-        return False
-    worker.process.close()
-    run.observer.warn(f"{reason}{how}")
-    return True
+class Supervisor:
+    """Restart policy and end of one launch.
 
-
-def _scripted_kill(run: Run, worker: Worker) -> Kill | None:
-    """What the fault script has just done to a worker, if that is why it ended."""
-    if worker.failure or not run.plan.script.faults:
-        return None
-    done = fired(peer_dir(run.plan.run_dir, run.plan.topology, worker.index) / FIRED_FILE)
-    last = run.plan.script.faults[done[-1]] if len(done) > worker.fired else None
-    return last if isinstance(last, Kill) else None
-
-
-def _lose(run: Run, worker: Worker, reason: str) -> None:
-    """A worker is gone for good. That is the end of the run, unless the others can do without it."""
-    plan, outcome = run.plan, run.outcome
-    outcome.lost.append(worker.name)
-    can_spare = run.begun and plan.cast.coordinator not in (None, worker.index)
-    if plan.config.mode == "gossip":
-        least = plan.config.gossip.min_peers
-        can_spare = run.begun and plan.topology.n - len(outcome.lost) >= (plan.topology.n if least is None else least)
-    if can_spare:
-        run.observer.warn(reason)
-        outcome.first_loss = outcome.first_loss or reason
-        _pass_on_the_model(run)
-    else:
-        first = f" (first: {outcome.first_loss})" if outcome.first_loss else ""
-        outcome.fail(reason + first, resumable=worker.resumable)
-
-
-def _pass_on_the_model(run: Run) -> None:
-    """If whoever was to evaluate and save the run's model is gone, the first that is left does it."""
-    if run.plan.config.mode != "gossip":
-        return
-    left = [worker for worker in run.workers if worker.name not in run.outcome.lost and not worker.done]
-    if left and left[0].index > 0 and left[0].link is not None and not run.workers[0].done:
-        with contextlib.suppress(OSError):
-            left[0].link.send_bytes(messages.encode(messages.HoldModel()))
-
-
-def is_alone(plan: Launch, workers: list[Worker]) -> bool:
-    """Whether there is a coordinator that has not finished, and no client any more."""
-    center = plan.cast.coordinator
-    if center is None or workers[center].done:
-        return False
-    return not any(worker.process.is_alive() for worker in workers if worker.index != center)
-
-
-def is_over(run: Run) -> bool:
-    """Whether all that matters have finished, and the others, which may hang, have had time to hear of it."""
-    now, center = time.monotonic(), run.plan.cast.coordinator
-    if center is not None:
-        done_since = run.workers[center].done_since
-        return done_since is not None and now > done_since + STOP_SECONDS
-    rest = [worker for worker in run.workers if not worker.done and worker.name not in run.outcome.lost]
-    if not rest or not any(worker.done for worker in run.workers):
-        return False
-    # Peers that were cut off may still be at work; one that reports nothing for so long is frozen.
-    patience = max(run.plan.config.exchange.round_timeout, STOP_SECONDS)
-    return all(now > worker.heard + patience for worker in rest)
-
-
-def end(workers: list[Worker], observer: Observer, interrupts: Interrupts) -> None:
-    """End all workers: ask them, then kill them, at once where the user interrupts again.
-
-    Reports still under way are read. Every wait has a limit.
+    Call `begin`, then `handle` for each event, with a `Tick` after each batch; carry out the actions in order. From
+    `Shutdown` on `is_shutting_down` holds; when `is_finished` holds too, workers that are left may be abandoned.
     """
 
-    def kill() -> None:
-        for worker in workers:
-            worker.process.kill()
+    def __init__(self, spec: LaunchSpec) -> None:
+        self.outcome = Outcome()
+        self._spec = spec
+        self._names = spec.topology.names
+        self._workers = [_Worker(index) for index in range(spec.topology.n)]
+        self._stage: Literal["starting", "running", "stopping", "ended"] = "starting"
+        self._restarting: dict[int, tuple[str, int | None]] = {}  # ordered: the reason, the round of a scripted return
+        self._ready_by = math.inf
+        self._clients_gone_since: float | None = None
+        self._stop_by = self._gone_by = math.inf
+        self._handlers: dict[type[ev.Event], Callable[..., list[ev.Action]]] = {
+            ev.Started: self._on_started,
+            ev.NotStarted: self._on_not_started,
+            ev.Ready: self._on_ready,
+            ev.RoundFinished: self._on_round,
+            ev.Finished: self._on_finished,
+            ev.Failed: self._on_failed,
+            ev.Exited: self._on_exited,
+            ev.Tick: self._look,
+            ev.Interrupted: self._on_interrupted,
+        }
 
-    interrupts.hold(kill)
-    # A worker that was stopped in the middle of a report would be waited for as it is read: hence another thread.
-    last_resort = threading.Timer(STOP_SECONDS + KILL_SECONDS, kill)
-    last_resort.daemon = True
-    last_resort.start()
-    try:
-        _ask_to_end(workers, observer)
-        kill()
-        for worker in workers:
-            worker.process.join(KILL_SECONDS)
-            _drain(worker, observer)
-    finally:  # whatever has failed, no worker outlives this
-        kill()
-        last_resort.cancel()
-        last_resort.join()
-        for worker in workers:
-            worker.process.join(KILL_SECONDS)
-            if worker.link is not None:
-                worker.link.close()
-            worker.process.close()
+    @property
+    def is_shutting_down(self) -> bool:
+        """Whether the run has ended, and its workers are to end too."""
+        return self._stage in ("stopping", "ended")
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to wait for."""
+        return self._stage == "ended"
 
-def _ask_to_end(workers: list[Worker], observer: Observer) -> None:
-    for worker in workers:
-        if worker.link is None:
-            worker.process.signal(signal.SIGTERM)  # what a worker takes for the same order
-        elif worker.process.is_alive():
-            with contextlib.suppress(OSError):
-                worker.link.send_bytes(messages.encode(messages.Stop()))
-    deadline = time.monotonic() + STOP_SECONDS
-    while any(worker.process.is_alive() for worker in workers) and time.monotonic() < deadline:
-        sentinels = [worker.process.sentinel for worker in workers if worker.process.is_alive()]
-        links = [worker.link for worker in workers if worker.link]
-        multiprocessing.connection.wait([*links, *sentinels], max(deadline - time.monotonic(), 0.0))
-        for worker in workers:
-            _drain(worker, observer)
+    @property
+    def deadline(self) -> float:
+        """When a `Tick` is due at the latest."""
+        return min(self._stop_by, self._gone_by)
 
+    def begin(self) -> list[ev.Action]:
+        """Start all workers."""
+        return [ev.StartWorker(worker.index) for worker in self._workers]
 
-def _drain(worker: Worker, observer: Observer) -> None:
-    try:
-        while worker.link is not None and worker.link.poll():
-            message = messages.receive_report(worker.link)
-            if isinstance(message, messages.RoundFinished):
-                observer.round(worker.index, message.record, np.frombuffer(message.sketch, "<f4"))
-    except EOFError:
-        assert worker.link is not None
-        worker.link.close()
-        worker.link = None
+    def handle(self, event: ev.Event, now: float) -> list[ev.Action]:
+        """Take in an event; returns what is to be done."""
+        if self.is_shutting_down:
+            return self._handle_while_stopping(event, now)
+        if isinstance(event, ev.Ready | ev.RoundFinished | ev.Heard | ev.Finished | ev.Failed):
+            self._workers[event.worker].heard = now
+        handler = self._handlers.get(type(event))
+        return [] if handler is None else handler(event, now)
+
+    def shutdown(self, now: float) -> list[ev.Action]:
+        """End the run now, whatever its state; without effect once it is ending."""
+        if self.is_shutting_down:
+            return []
+        self._stage, self._stop_by = "stopping" if self._any_alive() else "ended", now + STOP_SECONDS
+        return [ev.Shutdown()]
+
+    # Events
+
+    def _on_started(self, event: ev.Started, now: float) -> list[ev.Action]:
+        before = self._workers[event.worker]
+        endpoint = before.endpoint if self._stage == "running" else None
+        self._workers[event.worker] = _Worker(event.worker, is_alive=True, endpoint=endpoint, heard=now)
+        restart = self._restarting.pop(event.worker, None)
+        if restart is None:
+            self._ready_by = now + self._spec.config.exchange.start_timeout
+            return []
+        reason, returns_in = restart
+        if returns_in is not None:
+            return [ev.Say(f"{reason}, to be back in round {returns_in}", warns=True)]
+        name = self._names[event.worker]
+        self.outcome.restarts[name] = self.outcome.restarts.get(name, 0) + 1
+        return [ev.Say(f"{reason}; started again", warns=True)]
+
+    def _on_not_started(self, event: ev.NotStarted, now: float) -> list[ev.Action]:
+        reason, _ = self._restarting.pop(event.worker)
+        return self.mark_lost(event.worker, f"{reason}, and cannot be started again: {event.reason}")
+
+    def _on_ready(self, event: ev.Ready, now: float) -> list[ev.Action]:
+        if self._stage != "starting":
+            return []
+        worker = self._workers[event.worker]
+        worker.endpoint, worker.lost_weights = event.endpoint, event.lost_weights
+        ready = sum(other.endpoint is not None for other in self._workers)
+        actions: list[ev.Action] = [ev.Progress("processes ready", ready, len(self._workers))]
+        if all(other.lost_weights for other in self._workers):
+            config = shlex.quote(str(self._spec.run_dir / CONFIG_FILE))
+            new = f"p2pfl {self._spec.config.mode} --config {config}"
+            reason = f"no peer has a checkpoint that can be used; start a new run with: {new}"
+            self.outcome.fail(reason, resumable=False)
+        elif ready == len(self._workers):
+            self._stage = "running"
+            actions += [ev.ExpectSteps(event.steps), ev.Say(self._spec.forecast(event.vector_bytes))]
+            actions += [ev.SendEndpoints(other.index, self._endpoints_for(other.index)) for other in self._workers]
+        return actions
+
+    def _on_round(self, event: ev.RoundFinished, now: float) -> list[ev.Action]:
+        """Wake those neighbors that are paused until this worker has done that round."""
+        if not self._spec.script.faults:
+            return []
+        return [
+            ev.Wake(neighbor)
+            for neighbor in sorted(self._spec.cast.links[event.worker])
+            for _, fault in self._spec.script.of(neighbor)
+            if isinstance(fault, Pause) and event.round >= fault.resume - 1
+        ]
+
+    def _on_finished(self, event: ev.Finished, now: float) -> list[ev.Action]:
+        self._workers[event.worker].done_since = now
+        for reason, count in event.refused.items():
+            self.outcome.refused[reason] = self.outcome.refused.get(reason, 0) + count
+        return []
+
+    def _on_failed(self, event: ev.Failed, now: float) -> list[ev.Action]:
+        self._workers[event.worker].failure = event
+        return []
+
+    def _on_exited(self, event: ev.Exited, now: float) -> list[ev.Action]:
+        """Start a worker again that has not finished, or mark it lost, or end the run."""
+        worker, outcome = self._workers[event.worker], self.outcome
+        worker.is_alive = False
+        if event.code == 0 and not worker.is_done:  # it had finished, and could not say so
+            worker.done_since = now
+        if worker.is_done:
+            return []
+        title, failure = self._spec.title(event.worker), worker.failure
+        if failure is not None and failure.usage:
+            self._lose(worker)
+            outcome.fail(f"{title}: {failure.reason}", "usage")
+            return []
+        if failure is None and event.kill is not None:
+            reason = f"{title} was killed, as the fault script says"
+            if event.kill.restart is not None:
+                return [self._restart(worker, reason, event.kill.restart)]
+        elif failure is not None:
+            reason = f"{title}: {failure.reason}"
+        else:
+            reason = f"{title} died ({event.how}); see {self._spec.peer_dir(event.worker) / LOG_FILE}"
+        if (
+            outcome.restarts.get(self._names[event.worker], 0) < self._spec.config.exchange.restart
+            and not outcome.reason
+        ):
+            return [self._restart(worker, reason)]
+        return self.mark_lost(event.worker, reason)
+
+    def _on_interrupted(self, event: ev.Interrupted, now: float) -> list[ev.Action]:
+        self.outcome.status, self.outcome.reason = "interrupted", "interrupted"
+        return [ev.Say("stopping; everything so far is saved"), *self.shutdown(now)]
+
+    def _handle_while_stopping(self, event: ev.Event, now: float) -> list[ev.Action]:
+        """Wait for the workers to end, then kill them, then give up on those that hang."""
+        if isinstance(event, ev.Exited):
+            self._workers[event.worker].is_alive = False
+            self._stage = "stopping" if self._any_alive() else "ended"
+        late = isinstance(event, ev.Tick) and now >= self._stop_by
+        if late or (isinstance(event, ev.Interrupted) and self._stop_by < math.inf):
+            self._stop_by, self._gone_by = math.inf, now + KILL_SECONDS
+            return [ev.KillAll()]
+        if isinstance(event, ev.Tick) and now >= self._gone_by:
+            self._stage = "ended"
+        return []
+
+    # Decisions
+
+    def _restart(self, worker: _Worker, reason: str, returns_in: int | None = None) -> ev.StartWorker:
+        self._restarting[worker.index] = (reason, returns_in)
+        endpoints = self._endpoints_for(worker.index) if self._stage == "running" else None
+        return ev.StartWorker(worker.index, True, worker.endpoint, endpoints, returns_in)
+
+    def mark_lost(self, index: int, reason: str) -> list[ev.Action]:
+        """Give a worker up; that ends the run, unless the others can continue without it."""
+        outcome, failure = self.outcome, self._workers[index].failure
+        self._lose(self._workers[index])
+        if self._can_continue_without(index):
+            outcome.first_loss = outcome.first_loss or reason
+            return [ev.Say(reason, warns=True), *self.reassign_model_owner()]
+        first = f" (first: {outcome.first_loss})" if outcome.first_loss else ""
+        outcome.fail(reason + first, resumable=failure is None or failure.resumable)
+        return []
+
+    def reassign_model_owner(self) -> list[ev.Action]:
+        """Make the first peer that is left the model's owner, if the owner is gone."""
+        if self._spec.config.mode != "gossip":
+            return []
+        left = [worker.index for worker in self._workers if not worker.is_done and not worker.is_lost]
+        return [ev.HoldModel(left[0])] if left and left[0] > 0 and not self._workers[0].is_done else []
+
+    def _can_continue_without(self, index: int) -> bool:
+        """Whether the run has begun and can lose a worker besides those already lost."""
+        if self._stage != "running":
+            return False
+        if self._spec.config.mode == "gossip":
+            n, least = self._spec.topology.n, self._spec.config.gossip.min_peers
+            return n - len(self.outcome.lost) >= (n if least is None else least)
+        return self._spec.cast.coordinator not in (None, index)
+
+    def _look(self, event: ev.Tick, now: float) -> list[ev.Action]:
+        """End the run where it failed, is complete, or makes no progress."""
+        if self._stage == "starting" and now > self._ready_by:
+            late = ", ".join(self._spec.title(worker.index) for worker in self._workers if worker.endpoint is None)
+            self.outcome.fail(f"{late} not ready in time (--start-timeout)")
+        if not self._clients_gone():
+            self._clients_gone_since = None
+        elif self._clients_gone_since is None:
+            self._clients_gone_since = now
+        elif now > self._clients_gone_since + ALONE_SECONDS:
+            self.outcome.fail("all clients are gone, and the coordinator does not answer")
+        if self.outcome.reason:
+            return self.shutdown(now)
+        if not self._is_complete(now):
+            return []
+        for worker in self._workers:
+            if not worker.is_done and not worker.is_lost:
+                self._lose(worker)
+        return self.shutdown(now)
+
+    def _is_complete(self, now: float) -> bool:
+        """Whether the run has finished, and workers that may hang have had time to end."""
+        if not self._any_alive():
+            return True
+        center = self._spec.cast.coordinator
+        if center is not None:
+            done_since = self._workers[center].done_since
+            return done_since is not None and now > done_since + STOP_SECONDS
+        if not any(worker.is_done for worker in self._workers):
+            return False
+        rest = [worker for worker in self._workers if not worker.is_done and not worker.is_lost]
+        # Peers that were cut off may still be at work; one that reports nothing for so long is frozen.
+        patience = max(self._spec.config.exchange.round_timeout, STOP_SECONDS)
+        return all(now > worker.heard + patience for worker in rest or self._workers)
+
+    def _clients_gone(self) -> bool:
+        """Whether there is a coordinator that has not finished, and no client is alive."""
+        center = self._spec.cast.coordinator
+        if center is None or self._workers[center].is_done:
+            return False
+        return not any(worker.is_alive for worker in self._workers if worker.index != center)
+
+    def _endpoints_for(self, index: int) -> dict[int, str]:
+        """Where those neighbors of a worker listen that are neither lost nor finished."""
+        here = (self._workers[neighbor] for neighbor in sorted(self._spec.cast.links[index]))
+        return {w.index: str(w.endpoint) for w in here if not w.is_done and not w.is_lost}
+
+    def _lose(self, worker: _Worker) -> None:
+        worker.is_lost = True
+        self.outcome.lost.append(self._names[worker.index])
+
+    def _any_alive(self) -> bool:
+        return any(worker.is_alive for worker in self._workers)

@@ -1,4 +1,4 @@
-"""The networks that peers train: VGG for 32×32 images, or the user's own by `module:function`."""
+"""Networks: VGG for 32×32 images, or the user's own by `module:function`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ LAST_CHANNELS = 512  # five poolings leave 1×1 of a 32×32 image, so this is al
 
 
 def build_vgg(depth: int, *, num_classes: int = 10, batch_norm: bool = True, width: float = 1.0) -> nn.Module:
-    """VGG-11, 13, 16 or 19 (Simonyan & Zisserman 2015, table 1) for images (B, 3, 32, 32) in float.
+    """VGG-11, 13, 16 or 19 (Simonyan & Zisserman 2015, table 1) for 32×32 images.
 
-    The head is Linear(512, 512), ReLU, Linear(512, 512), ReLU, Linear(512, classes), without dropout; the
-    output (B, num_classes) holds logits. `width` scales every channel, the head's too, to at least one.
-    Weights are PyTorch's default initialization, drawn from torch's global generator: the caller seeds it.
-    Raises ConfigError for another depth, or a width or number of classes that is not positive.
+    Images are (B, 3, 32, 32) in float. The head is Linear(512, 512), ReLU, Linear(512, 512), ReLU, Linear(512,
+    classes), without dropout; the output (B, num_classes) holds logits. `width` scales every channel, the head's too,
+    to at least one. Weights are PyTorch's default initialization, drawn from torch's global generator: the caller seeds
+    it. Raises ConfigError for another depth, or a width or number of classes that is not positive.
     """
     if depth not in CONFIGURATIONS:
         raise ConfigError(f"--model vgg{depth}: there is vgg11, vgg13, vgg16 and vgg19")
@@ -57,7 +57,7 @@ vgg11, vgg13, vgg16, vgg19 = (partial(build_vgg, depth) for depth in CONFIGURATI
 
 
 def build_model(name: str, *, num_classes: int, batch_norm: bool, width: float) -> nn.Module:
-    """The model of that name: one of MODELS, or `module:function`.
+    """Build the model of a name of the registry, or of `module:function`.
 
     The user's function is called with those of the keyword arguments `num_classes`, `batch_norm` and
     `width` that its signature accepts; it maps images (B, 3, 32, 32) to logits (B, num_classes) and needs at
@@ -86,14 +86,20 @@ def build_model(name: str, *, num_classes: int, batch_norm: bool, width: float) 
 
 
 def find_function(name: str) -> Callable[..., Any]:
-    """What builds the model of that name; the user's module is imported. Raises ConfigError where there is none."""
+    """Function that builds the model of a name; the user's module is imported.
+
+    Raises ConfigError if there is none.
+    """
     check("model", name)
     found: Callable[..., Any] = load(MODELS.get(name, name), "--model")
     return found
 
 
 def _accepted(name: str, function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those settings that the function takes by keyword. Raises ConfigError where it needs others."""
+    """Settings that the function takes by keyword.
+
+    Raises ConfigError if it needs others.
+    """
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError) as error:
@@ -113,9 +119,10 @@ def _accepted(name: str, function: Callable[..., Any], settings: Mapping[str, An
 
 
 def _give_shapes(model: nn.Module) -> str:
-    """Give lazy layers their shapes by one forward pass in evaluation mode; returns what is wrong, or nothing.
+    """Initialize lazy layers by one forward pass in evaluation mode.
 
-    Nothing else changes: no gradients, no statistics, and each module's mode and buffers are put back.
+    Returns a problem in words, or an empty string. Nothing else changes: no gradients, no statistics, and each module's
+    mode and buffers are put back.
     """
     if not lazy_names(model):
         return ""

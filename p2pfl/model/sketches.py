@@ -1,4 +1,4 @@
-"""Count sketches of weight vectors, from which the consensus distance is estimated."""
+"""Count sketches of weight vectors, which estimate the consensus distance."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ Vector = npt.NDArray[np.float32]
 
 
 def sketch(vector: Vector, seed: int) -> Vector:
-    """The count sketch of a weight vector: (4096,) float32 (Charikar, Chen, Farach-Colton 2002).
+    """Count sketch of a weight vector, (4096,) float32.
 
-    Every element gets a random sign and is added to a bucket. Sketches are linear, and the squared distance of two
-    sketches is an unbiased estimate of the squared distance of the vectors, wherever in them the difference lies, with
-    a relative standard deviation of at most sqrt(2 (1/4096 + 1/131072)) = 2.3 %. So a distance is known to about 1.1 %.
-    All peers of a run must use the same seed.
+    Charikar, Chen & Farach-Colton 2002, Finding frequent items in data streams. Every element gets a random sign and is
+    added to a bucket. Sketches are linear, and the squared distance of two sketches is an unbiased estimate of the
+    squared distance of the vectors, wherever in them the difference lies, with a relative standard deviation of at most
+    sqrt(2 (1/4096 + 1/131072)) = 2.3 %. So a distance is known to about 1.1 %. All peers of a run must use the same
+    seed.
 
     There are two stages, since the first is a pass over the whole model in every round: it adds up spans of 131,072
     elements, the second blocks of 4,096 of that sum. Each span or block is rotated by a random offset, so that two
@@ -39,7 +40,10 @@ def sketch(vector: Vector, seed: int) -> Vector:
 
 
 def _folded(vector: Vector, seed: int) -> Vector:
-    """The signed sum of a vector's spans: at most (131072,) float32. A shorter vector is returned as it is."""
+    """Signed sum of a vector's spans: at most (131072,) float32.
+
+    A shorter vector is returned as it is.
+    """
     if vector.size <= _SPAN:
         return vector
     signs = _signs(seed)
@@ -58,13 +62,16 @@ def _folded(vector: Vector, seed: int) -> Vector:
 
 @functools.lru_cache(maxsize=1)
 def _signs(seed: int) -> Vector:
-    """(262144,) random signs. Each span uses a window of them, at a random place, and a random sign for the whole."""
+    """Random signs, (262144,), of which each span uses a window.
+
+    At a random place, and with a random sign for the whole window.
+    """
     words = seeding.numpy_generator(seed, "sketch/signs").integers(0, 2**64, 2 * _SPAN // 64, dtype=np.uint64)
     return 1 - 2 * np.unpackbits(words.view(np.uint8)).astype(np.float32)
 
 
 def _into_buckets(vector: Vector, seed: int) -> Vector:
-    """The count sketch of a vector by blocks of 4,096, each with its own random signs and offset."""
+    """Count sketch by blocks of 4,096, each with random signs and an offset."""
     rng = seeding.numpy_generator(seed, "sketch")
     buckets = np.zeros(SKETCH_BUCKETS, np.float64)
     # Sixteen blocks at once and signs flipped as bits: a third of the time of a multiplication for each block.
@@ -84,12 +91,15 @@ def _into_buckets(vector: Vector, seed: int) -> Vector:
 
 
 def consensus_distance(sketches: Sequence[Vector] | npt.NDArray[np.float32]) -> float:
-    """sqrt(mean_i ‖x_i − x̄‖²) estimated from one sketch a peer: n arrays of (4096,)."""
+    """Consensus distance, estimated from one sketch a peer: n arrays of (4096,).
+
+    sqrt(mean_i ‖x_i − x̄‖²).
+    """
     stacked = np.asarray(sketches, np.float64)
     centred = stacked - stacked.mean(axis=0)
     return math.sqrt(float((centred**2).sum(axis=1).mean()))
 
 
 def to_bytes(sketch: Vector) -> bytes:
-    """A sketch as it stands in the file and travels to the launcher."""
+    """Bytes of a sketch in its file and in messages to the launcher."""
     return sketch.astype("<f4").tobytes()

@@ -1,4 +1,4 @@
-"""Structure of a user's model: what a flat vector, a checkpoint and a state dict can hold of it."""
+"""Structure of a user's model: tensors that cannot be kept in a flat vector."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _EXTRA_STATE = "_extra_state"
 
 
 def wrapper_problem(model: nn.Module) -> str:
-    """What is wrong where the model or a part of it is wrapped or compiled; empty where nothing is."""
+    """Problem of a model that is wrapped or compiled in part; empty if it is not."""
     for name, module in model.named_modules():
         kinds = {kind.__name__ for kind in type(module).__mro__}
         how = next((text for kind, text in _WRAPPERS.items() if kind in kinds), "")
@@ -32,12 +32,12 @@ def wrapper_problem(model: nn.Module) -> str:
 
 
 def lazy_names(model: nn.Module) -> list[str]:
-    """Names of the parameters and buffers that have no shape yet."""
+    """Names of lazy parameters and buffers, which have no shape yet."""
     return [name for name, tensor in named_tensors(model) if is_lazy(tensor)]
 
 
 def structure_problem(model: nn.Module) -> str:
-    """What is wrong with a model whose tensors all have a shape, in words; empty where nothing is."""
+    """Problem of a model whose tensors all have a shape, in words; empty if none."""
     for name, tensor in named_tensors(model):
         if problem := _tensor_problem(tensor):
             return f"{name} {problem}"
@@ -57,7 +57,7 @@ def structure_problem(model: nn.Module) -> str:
 
 
 def _tensor_problem(tensor: Tensor) -> str:
-    """What is wrong with one parameter or buffer."""
+    """Problem of one parameter or buffer; empty if none."""
     kind = str(tensor.dtype).removeprefix("torch.")
     if tensor.is_meta:
         return "is on the meta device and has no values; build the model on the CPU"
@@ -73,7 +73,7 @@ def _tensor_problem(tensor: Tensor) -> str:
 
 
 def _state_problem(model: nn.Module) -> str:
-    """What is wrong with the model's state dict."""
+    """Problem of the model's state dict; empty if none."""
     try:
         state = model.state_dict()
     except Exception as error:
@@ -90,7 +90,10 @@ def _state_problem(model: nn.Module) -> str:
 
 
 def places(model: nn.Module) -> list[list[str]]:
-    """Names under which each parameter and each buffer is found, in the model's order: two or more where it is tied."""
+    """Names of each parameter and each buffer, in the model's order.
+
+    Two or more for a tied one.
+    """
     found: dict[int, list[str]] = {}
     for name, tensor in named_tensors(model):
         found.setdefault(id(tensor), []).append(name)
@@ -98,13 +101,13 @@ def places(model: nn.Module) -> list[list[str]]:
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """All parameters and buffers, those that have several names under each of them."""
+    """All parameters and buffers, tied ones under each of their names."""
     yield from model.named_parameters(remove_duplicate=False)
     yield from model.named_buffers(remove_duplicate=False)
 
 
 def convert(model: nn.Module, change: Callable[[nn.Module], object]) -> None:
-    """Change all tensors by `change`, such as `nn.Module.float`, so that tied buffers stay tied.
+    """Convert a model by `change`, such as `nn.Module.float`; tied buffers stay tied.
 
     It changes parameters in place, but makes a new tensor of each place of a buffer.
     """
@@ -120,7 +123,7 @@ def convert(model: nn.Module, change: Callable[[nn.Module], object]) -> None:
 
 
 def shared_memory(model: nn.Module) -> tuple[str, str] | None:
-    """Names of two tensors, not one object, that have elements in common; None where there are none."""
+    """Names of two distinct tensors that share memory; None if there are none."""
     seen: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in named_tensors(model):
         if tensor.numel():
@@ -144,14 +147,14 @@ def _have_common_elements(one: Tensor, other: Tensor) -> bool:
 
 
 def _span(tensor: Tensor) -> tuple[int, int]:
-    """First byte in its storage, and the one after the last."""
+    """Range of bytes in the storage: the first, and the one after the last."""
     reach = sum((size - 1) * int(stride) for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     start = int(tensor.storage_offset()) * tensor.element_size()
     return start, start + (reach + 1) * tensor.element_size()
 
 
 def _offsets(tensor: Tensor) -> Tensor:
-    """Where in its storage each element lies."""
+    """Position of each element in the storage."""
     found = torch.tensor(tensor.storage_offset(), device="cpu")
     for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
         found = found.unsqueeze(-1) + torch.arange(size, device="cpu") * stride
@@ -159,7 +162,7 @@ def _offsets(tensor: Tensor) -> Tensor:
 
 
 def _overlaps_itself(tensor: Tensor) -> bool:
-    """Whether two elements may lie at the same place: exact where strides are as views make them."""
+    """Return whether two elements share a place; exact for strides of views."""
     reach = 0
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1 and stride <= reach:

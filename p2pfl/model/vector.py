@@ -1,4 +1,4 @@
-"""`Layout`: a model as one flat float32 vector whose views are the model's parameters, and its digest.
+"""Flat layout: a model as one float32 vector whose views are its parameters.
 
 What is averaged is the whole vector: parameters and floating-point buffers (such as batch normalization's running
 statistics). Integer buffers (`num_batches_tracked`) stay local.
@@ -21,7 +21,7 @@ ALIGNMENT = 16  # float32 elements: every view starts on a 64-byte boundary, a c
 
 @dataclass(frozen=True)
 class Slot:
-    """Where one tensor of the model lives in the vector."""
+    """Place of one tensor of the model in the vector."""
 
     name: str
     shape: tuple[int, ...]
@@ -47,14 +47,20 @@ class Slot:
 
 @dataclass(frozen=True)
 class Layout:
-    """The order of a model's tensors in the vector: `size` float32 elements, padding (always zero) included."""
+    """Order of a model's tensors in the vector.
+
+    `size` counts float32 elements, padding (always zero) included.
+    """
 
     slots: tuple[Slot, ...]
     size: int
 
     @classmethod
     def of(cls, model: nn.Module) -> Layout:
-        """The layout of a model with float32 parameters. Raises ConfigError for other floating-point types."""
+        """Layout of a model with float32 parameters.
+
+        Raises ConfigError for other floating-point types.
+        """
         slots: list[Slot] = []
         offset = 0
         for name, tensor, is_parameter in _tensors(model):
@@ -66,7 +72,7 @@ class Layout:
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits that differ if names, shapes, their order or the element order differ."""
+        """Digest of names, shapes and order: 16 hexadecimal digits."""
         text = "channels-last/" + "/".join(f"{slot.name}:{slot.shape}:{slot.offset}" for slot in self.slots)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -76,7 +82,7 @@ class Layout:
         return sum(slot.size for slot in self.slots if slot.is_parameter)
 
     def bind(self, model: nn.Module, vector: Tensor) -> Binding:
-        """Copy the model's tensors into `vector` ((size,) float32) and make them views of it.
+        """Copy the model's tensors into a (size,) float32 vector and make them its views.
 
         Returns the binding, which can move the model to another vector. The model must already be on the vector's
         device. Convert nothing afterwards: `.to(...)` would silently replace the views.
@@ -91,7 +97,7 @@ class Layout:
         return binding
 
     def is_bound(self, model: nn.Module, vector: Tensor) -> bool:
-        """Whether every parameter and buffer still is its view of the vector."""
+        """Return whether every parameter and buffer still is its view of the vector."""
         tensors = (tensor for _, tensor, _ in _tensors(model))
         return all(
             tensor.data_ptr() == slot.view(vector).data_ptr()
@@ -101,7 +107,7 @@ class Layout:
 
 
 class Binding:
-    """A model's tensors, which are views of one vector or another."""
+    """Tensors of a model, bound as views to one of several vectors."""
 
     def __init__(self, slots: Sequence[Slot], tensors: Sequence[Tensor]) -> None:
         """`tensors` in the order of `slots`."""
@@ -110,7 +116,7 @@ class Binding:
         self._last: list[tuple[Tensor, list[Tensor]]] = []  # the last two vectors and their views
 
     def move_to(self, vector: Tensor) -> None:
-        """Make the tensors views of a vector like that of `bind`, whose values are the model's from now on.
+        """Make the tensors views of another vector, whose values become the model's.
 
         A peer's model changes between the same two vectors round after round; their views are made once.
         """
@@ -123,14 +129,17 @@ class Binding:
 
 
 def aligned_vector(size: int, pin: bool = False) -> Tensor:
-    """A zero (size,) float32 vector on the CPU that starts on a 64-byte boundary (torch's own allocator does)."""
+    """Zero (size,) float32 vector on the CPU, aligned to 64 bytes.
+
+    torch's allocator aligns so.
+    """
     vector = torch.zeros(size, dtype=torch.float32, pin_memory=pin)
     assert vector.data_ptr() % 64 == 0
     return vector
 
 
 def is_finite(vector: Tensor) -> bool:
-    """Whether all numbers, float32 or bfloat16, are finite.
+    """Return whether all numbers, float32 or bfloat16, are finite.
 
     A sum that is finite has only finite terms; one that is not may just have overflowed, and then extremes tell. It
     takes about a third as long as adding the vector to another; `torch.isfinite` takes nine times as long as the sum.
@@ -139,13 +148,13 @@ def is_finite(vector: Tensor) -> bool:
 
 
 def largest(vector: Tensor) -> float:
-    """The largest magnitude of any number: NaN or infinite where one is not finite."""
+    """Largest magnitude; NaN or infinite if a number is not finite."""
     low, high = (float(extreme) for extreme in torch.aminmax(vector)) if vector.numel() else (0.0, 0.0)
     return math.nan if math.isnan(low) or math.isnan(high) else max(-low, high)
 
 
 def integer_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """The buffers that are not averaged, by name."""
+    """Integer buffers, which are not averaged, by name."""
     return {name: buffer for name, buffer in model.named_buffers() if not buffer.is_floating_point()}
 
 

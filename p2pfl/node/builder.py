@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,20 +16,30 @@ from p2pfl.data import partition
 from p2pfl.faults import BEFORE_EXCHANGE, FaultScript, Pause, load_faults
 from p2pfl.node import messages
 from p2pfl.node.greeting import greeting_of
-from p2pfl.node.loop import Report
 from p2pfl.node.recorder import Keeper
 from p2pfl.node.resume import last_common_round, look_back, say_stale_client
 from p2pfl.protocol.client import Client
+from p2pfl.protocol.context import PeerContext, Timeouts
 from p2pfl.protocol.coordinator import Coordinator
-from p2pfl.protocol.events import Plan, Timeouts
 from p2pfl.protocol.logic import Logic
 from p2pfl.protocol.peer import Peer
 from p2pfl.protocol.selection import Federation
 from p2pfl.roles import Cast, cast
 from p2pfl.run.data_record import DIGITS
+from p2pfl.run.identity import next_incarnation
 from p2pfl.run.paths import FAULTS_FILE
-from p2pfl.topology import Neighborhood, Topology, is_symmetric, neighborhood, spectral_gap, without_edges
+from p2pfl.topology import (
+    Neighborhood,
+    NeighborhoodSchedule,
+    Topology,
+    is_symmetric,
+    neighborhood,
+    spectral_gap,
+    without_edges,
+)
 from p2pfl.training import Trainer, make_current, pick_device
+
+_EPOCH_BITS = 18  # edge epochs of one incarnation; numbers stay below 2⁵³, where float64 is exact
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,7 @@ class _Setting:
 
     spec: messages.WorkerSpec
     cast: Cast
-    plan: Plan
+    context: PeerContext
     trainer: Trainer
     sizes: list[int]  # samples of every shard
     samples_before: int
@@ -65,7 +74,7 @@ def assemble(
     spec: messages.WorkerSpec,
     topology: Topology,
     peer_dir: Path,
-    report: Report,
+    report: messages.Report,
     takes_over: Callable[[], bool] = lambda: False,
 ) -> Parts:
     """Load the data, build the model or restore it, and set up logic and records."""
@@ -90,7 +99,7 @@ def assemble(
     for line in () if kept is None else kept.lines:
         report(messages.Warned(line))
     say_stale_client(spec, parts, past, last, report)
-    plan = Plan(
+    context = PeerContext(
         me=spec.index,
         names=topology.names,
         links=parts.links[spec.index],
@@ -100,16 +109,16 @@ def assemble(
         layout=trainer.layout.digest,
         timeouts=_timeouts(spec),
         first_round=first_round,
-        unsent=past.unsent,
-        life=int(time.time() * 1000),
-        rejoins=spec.restarted,
-        empty=past.saved is None,
-        lost=past.lost and spec.config.mode == "gossip",
+        pending_payloads=past.unsent,
+        incarnation=next_incarnation(peer_dir) << _EPOCH_BITS,
+        is_rejoining=spec.restarted,
+        needs_bootstrap=past.saved is None,
+        has_lost_weights=past.lost and spec.config.mode == "gossip",
         absent=_absent(spec, parts),
-        spare=_spare(spec.config, topology.n) + len(script.victims() & parts.links[spec.index]),
-        returns={link: script.returns_of(link) for link in parts.links[spec.index] & script.victims()},
-        settles=script.settles([spec.index]),
-        frozen={fault.round: fault.resume for _, fault in script.of(spec.index) if isinstance(fault, Pause)},
+        max_missing=_spare(spec.config, topology.n) + len(script.victims() & parts.links[spec.index]),
+        expected_returns={link: script.returns_of(link) for link in parts.links[spec.index] & script.victims()},
+        barrier_rounds=script.settles([spec.index]),
+        scripted_pauses={fault.round: fault.resume for _, fault in script.of(spec.index) if isinstance(fault, Pause)},
         greeting=greeting_of(spec.config, parts, dataset, trainer.layout),
     )
     keeper = Keeper(
@@ -127,7 +136,7 @@ def assemble(
     )
     build = _coordinator if is_coordinator else _client if parts.coordinator is not None else _peer
     samples_before = kept.rounds[-1].samples if kept is not None and kept.rounds else 0
-    setting = _Setting(spec, parts, plan, trainer, sizes, samples_before, script)
+    setting = _Setting(spec, parts, context, trainer, sizes, samples_before, script)
     _flip_labels(setting)
     return Parts(trainer, build(setting), keeper, _steps(setting), script)
 
@@ -146,28 +155,28 @@ def _peer(setting: _Setting) -> Logic:
     training, consensus = algorithms.build_algorithm(config), algorithms.build_consensus(config, contraction)
     for attack, active in _attacks(setting):
         training, consensus = attacks.Attacking(training, attack, active), attacks.Attacking(consensus, attack, active)
-    return Peer(setting.plan, _hoods(setting), setting.trainer.host, training, consensus)
+    return Peer(setting.context, _schedule(setting), setting.trainer.host, training, consensus)
 
 
-def _hoods(setting: _Setting) -> algorithms.Hoods:
+def _schedule(setting: _Setting) -> NeighborhoodSchedule:
     """The peer's neighborhood of each round: without the edges that the fault script cuts; alone where it freezes
     before it has exchanged anything."""
-    me, matrix, script, plan = setting.spec.index, setting.cast.matrix, setting.script, setting.plan
+    me, matrix, script, context = setting.spec.index, setting.cast.matrix, setting.script, setting.context
     pauses = [fault for _, fault in script.of(me) if isinstance(fault, Pause)]
     alone = {fault.round for fault in pauses if fault.at in BEFORE_EXCHANGE}
     found: dict[frozenset[tuple[int, int]], Neighborhood] = {}
 
-    def hood(round: int) -> Neighborhood:
+    def neighborhood_in(round: int) -> Neighborhood:
         pairs = frozenset[tuple[int, int]]()
-        if round <= plan.training_rounds:
+        if round <= context.training_rounds:
             pairs = script.cuts(round)
             if round in alone:
-                pairs |= {(min(me, link), max(me, link)) for link in plan.links}
+                pairs |= {(min(me, link), max(me, link)) for link in context.links}
         if pairs not in found:
             found[pairs] = neighborhood(without_edges(matrix, pairs), me)
         return found[pairs]
 
-    return hood
+    return neighborhood_in
 
 
 def _attacks(setting: _Setting) -> Iterator[tuple[attacks.Attack, Callable[[int], bool]]]:
@@ -190,8 +199,7 @@ def _within(rounds: tuple[int, int]) -> Callable[[int], bool]:
 
 def _client(setting: _Setting) -> Logic:
     tamper = next((attacks.tampering(attack, active) for attack, active in _attacks(setting)), None)
-    codec = setting.config.exchange.wire_dtype
-    return Client(setting.plan, setting.trainer.host, codec, tamper=tamper)
+    return Client(setting.context, setting.trainer.host, setting.config.exchange.wire_dtype, tamper=tamper)
 
 
 def _coordinator(setting: _Setting) -> Logic:
@@ -212,12 +220,12 @@ def _coordinator(setting: _Setting) -> Logic:
         trainer.momentum,
         momentum=settings.server_momentum,
         lr=settings.server_lr,
-        codec=setting.config.exchange.wire_dtype,
+        wire_dtype=setting.config.exchange.wire_dtype,
         averaging=settings.averaging,
         byzantine=setting.config.robust.byzantine or 0,
         statistics=[slice(s.offset, s.offset + s.size) for s in trainer.layout.slots if not s.is_parameter],
     )
-    return Coordinator(setting.plan, federation, server)
+    return Coordinator(setting.context, federation, server)
 
 
 def _steps(setting: _Setting) -> int:

@@ -1,4 +1,4 @@
-"""A worker's two ways to its launcher: reports out, orders in; and what it does when the launcher is gone."""
+"""Control of a worker: reports to its launcher, and the launcher's orders."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import threading
 from collections.abc import Callable
 from multiprocessing import connection, parent_process
 
-from p2pfl.errors import TransportError
+from p2pfl.errors import Interrupted, TransportError
 from p2pfl.node import messages
-from p2pfl.node.loop import Interrupted
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 _WAITING_REPORTS = 256
@@ -18,7 +17,7 @@ _ORPHAN_SECONDS = 4.0  # a worker whose launcher is gone ends within 5 s, whatev
 
 
 class LinkReport:
-    """Reports to the launcher from a thread of its own, so that a launcher that does not read delays nobody."""
+    """Reports to the launcher, from a thread: one that does not read delays no worker."""
 
     def __init__(self, link: connection.Connection) -> None:
         self._link = link
@@ -32,7 +31,7 @@ class LinkReport:
             self._waiting.put(message)
 
     def close(self) -> None:
-        """Send what is waiting, for two seconds at most."""
+        """Send the reports that are waiting, for two seconds at most."""
         self._waiting.put(None)
         self._thread.join(timeout=2.0)
 
@@ -45,11 +44,11 @@ class LinkReport:
 
 
 class Control:
-    """What reaches a worker from outside its swarm: endpoints, and orders to stop."""
+    """Orders to a worker from its launcher: endpoints, to hold the model, to stop."""
 
     def __init__(self) -> None:
         self.endpoints: queue.SimpleQueue[dict[int, str] | None] = queue.SimpleQueue()
-        self.holds_model = False  # the launcher has said so since the start
+        self.holds_model = False  # ordered by the launcher since the start
         self._on_stop: Callable[[], None] | None = None
         self.is_orphan = False  # the launcher is gone
         self._stopped = False  # no Event: its lock could be held when a signal handler sets it
@@ -62,13 +61,16 @@ class Control:
             self._on_stop()
 
     def attach(self, stop: Callable[[], None]) -> None:
-        """From now on `stop` is how the worker is stopped."""
+        """Let `stop` stop the worker from now on."""
         self._on_stop = stop
         if self._stopped:
             stop()
 
     def wait_for_endpoints(self, seconds: float) -> dict[int, str]:
-        """What the launcher sends once every peer is ready. Raises Interrupted, TransportError."""
+        """Endpoints of the neighbors, which the launcher sends once every peer is ready.
+
+        Raises Interrupted, TransportError.
+        """
         try:
             endpoints = self.endpoints.get(timeout=seconds)
         except queue.Empty:
@@ -77,22 +79,25 @@ class Control:
             raise Interrupted("stopped")
         return endpoints
 
+    def obey(self, order: messages.ToWorker) -> None:
+        """Carry out an order of the launcher; from any thread or signal handler."""
+        if isinstance(order, messages.Stop):
+            self.stop()
+        elif isinstance(order, messages.HoldModel):
+            self.holds_model = True
+        else:
+            self.endpoints.put(order.endpoints)
+
     def listen(self, link: connection.Connection) -> None:
-        """Thread: orders from the launcher. The link's end alone changes nothing."""
+        """Obey orders from the link, in a separate thread; its end alone changes nothing."""
         try:
             while True:
-                message = messages.receive_order(link)
-                if isinstance(message, messages.Stop):
-                    self.stop()
-                elif isinstance(message, messages.HoldModel):
-                    self.holds_model = True
-                else:
-                    self.endpoints.put(message.endpoints)
+                self.obey(messages.receive_order(link))
         except EOFError:
             return
 
     def watch_parent(self, clean_up: Callable[[], None]) -> None:
-        """Thread: when the launcher's process is gone, stop, and soon end whether or not that worked.
+        """End this process soon after its launcher's; in a separate thread.
 
         `clean_up` is called before such an end.
         """

@@ -1,39 +1,28 @@
-"""The loop that joins one process's logic to its sockets, its training thread and its records."""
+"""The driver's loop: joins one process's protocol to its transport, its training and its records, over ports."""
 
 from __future__ import annotations
 
-import logging
-import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
 from typing import Any
 
 import msgspec
 
-from p2pfl.errors import ConfigError, P2PFLError, TransportError
+from p2pfl.errors import ConfigError, Interrupted, NeighborError, TransportError
 from p2pfl.faults import Point
 from p2pfl.faults.injector import Saboteur
 from p2pfl.model import sketches
 from p2pfl.node import messages
+from p2pfl.node.accounting import RoundAccount
+from p2pfl.node.ports import Ports
 from p2pfl.node.profile import RoundProfile
-from p2pfl.node.recorder import Keeper
 from p2pfl.protocol import events as ev
 from p2pfl.protocol.logic import Logic
-from p2pfl.run import records
 from p2pfl.training import EvalStats, Stopped, Trainer, TrainStats, check_weights
-from p2pfl.transport import Transport
 
 IDLE_SECONDS = 1.0
 FLUSH_SECONDS = 0.001
-
-Report = Callable[[messages.FromWorker], None]
-
-
-class Interrupted(P2PFLError):
-    """The worker was told to stop."""
 
 
 @dataclass(frozen=True)
@@ -42,54 +31,36 @@ class _RoundResult:
     sketch: sketches.Vector | None
 
 
-@dataclass
-class _Clock:
-    """Where this round's time went, in seconds."""
-
-    began: float
-    train: float = 0.0
-    evaluate: float = 0.0
-    exchange: float = 0.0
-    wait: float = 0.0
-
-
 class Driver:
     """Runs one peer, client or coordinator to its end.
 
-    The calling thread does the exchange; one other thread trains, evaluates and saves, so that receiving goes on
-    meanwhile. Only the calling thread touches the transport and the peer's logic.
+    The calling thread does the exchange; training, evaluation and saving are the compute port's, so that receiving
+    continues meanwhile. Only the calling thread touches the transport and the protocol.
     """
 
     def __init__(
         self,
         logic: Logic,
         trainer: Trainer,
-        transport: Transport,
-        keeper: Keeper,
-        report: Report,
-        log: logging.Logger,
+        ports: Ports,
         profile: RoundProfile | None = None,
         saboteur: Saboteur | None = None,
     ) -> None:
+        self.has_ended = False
         self._logic = logic
         self._trainer = trainer
-        self._transport = transport
-        self._keeper = keeper
-        self._report = report
-        self._log = log
+        self._ports = ports
+        self._clock = ports.clock
+        self._transport = ports.transport
+        self._store = ports.store
+        self._reporter = ports.reporter
         self._profile = profile or RoundProfile()
         self._saboteur = saboteur
         self._stopped = False  # no Event: its lock could be held when a signal handler sets it
-        self._results: SimpleQueue[Future[Any]] = SimpleQueue()
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="trainer")
-        self._busy = False  # the training thread has work
-        self._ended = False
-        self._sent: Counter[int] = Counter()
-        self._received = 0
+        self._busy = False  # the compute port has work
         self._refused: Counter[str] = Counter()  # all that the records say so far
-        self._train_stats: TrainStats | None = None
-        self._clock = _Clock(time.monotonic())
-        self._start = self._clock.began
+        self._account = RoundAccount(self._clock.now())
+        self._start = self._account.began
 
     def stop(self) -> None:
         """End soon; from any thread or signal handler."""
@@ -98,25 +69,34 @@ class Driver:
 
     def run(self) -> None:
         """All rounds. Raises Interrupted after `stop`, TransportError where neighbors fail, TrainingError."""
-        self._clock = _Clock(time.monotonic())  # what came before was waiting for others to be ready
-        self._start = self._clock.began
         try:
-            self._profile.begin(self._logic.round)
-            self._tell(ev.Started())
-            while not self._ended:
-                self._turn()
+            self.start()
+            while not self.has_ended:
+                self.turn()
         finally:
-            self._stopped = True  # a training still under way ends at its next step
-            self._executor.shutdown(cancel_futures=True)
-            self._profile.close()
+            self.close()
 
-    def _turn(self) -> None:
-        before = time.monotonic()
+    def start(self) -> None:
+        """Begin the first round; time before that was waiting for others to be ready."""
+        self._account = RoundAccount(self._clock.now())
+        self._start = self._account.began
+        self._profile.begin(self._logic.round)
+        self._tell(ev.Started())
+
+    def close(self) -> None:
+        """End a training that is still under way at its next step, and let go of the compute port."""
+        self._stopped = True
+        self._ports.compute.close()
+        self._profile.close()
+
+    def turn(self) -> None:
+        """Wait for the next messages or results, and react to them. Raises as `run` does."""
+        before = self._clock.now()
         with self._profile.span("wait for messages"):
             events = self._transport.poll(self._patience(before))
-        after = time.monotonic()
+        after = self._clock.now()
         if not self._busy:
-            self._clock.wait += after - before
+            self._account.wait += after - before
         if self._stopped:
             raise Interrupted("stopped")
         with self._profile.span("exchange and mix"):
@@ -124,12 +104,17 @@ class Driver:
                 self._account_for(event)
                 self._tell(event)
         writing = self._collect()
-        if not self._ended and self._logic.wants_flush and self._transport.flushed():
+        if not self.has_ended and self._logic.wants_flush and self._transport.flushed():
             self._tell(ev.Flushed())
-        if time.monotonic() >= self._logic.deadline:
+        if self._clock.now() >= self._logic.deadline:
             self._tell(ev.Tick())
         if not self._busy:
-            self._clock.exchange += time.monotonic() - after - writing
+            self._account.exchange += self._clock.now() - after - writing
+
+    @property
+    def deadline(self) -> float:
+        """When the protocol wants a turn even if nothing has come, on the driver's clock."""
+        return self._clock.now() if self._logic.wants_flush else self._logic.deadline
 
     def _patience(self, now: float) -> float:
         if self._logic.wants_flush:
@@ -139,17 +124,17 @@ class Driver:
     def _account_for(self, event: ev.TransportEvent) -> None:
         """Count received bytes, log connections that stand again."""
         if isinstance(event, ev.Received):
-            self._received += event.size
+            self._account.received += event.size
         elif isinstance(event, ev.Reconnected):
-            self._log.info("%s: connected again", self._logic.plan.names[event.neighbor])
+            self._reporter.info(f"{self._logic.context.names[event.neighbor]}: connected again")
 
     def _tell(self, event: ev.Event) -> None:
-        for action in self._logic.handle(event, time.monotonic()):
+        for action in self._logic.handle(event, self._clock.now()):
             self._do(action)
 
     def _do(self, action: ev.Action) -> None:
         if isinstance(action, ev.Send):
-            self._sent[action.neighbor] += self._transport.send(action.neighbor, action.message)
+            self._account.sent[action.neighbor] += self._transport.send(action.neighbor, action.message)
         elif isinstance(action, ev.Discard):
             self._transport.discard(action.neighbor)
         elif isinstance(action, ev.Train):
@@ -161,28 +146,24 @@ class Driver:
                 self._trainer.move_to(action.x)
             self._submit(self._settle, action.round)
         elif isinstance(action, ev.Note):
-            self._log.warning("%s", action.text)
-            if action.matters:
-                self._report(messages.Warned(action.text))
+            self._reporter.warn(action.text, action.matters)
         elif isinstance(action, ev.Fail):
+            if action.code is not None:
+                raise NeighborError(action.reason, action.code, action.peers, resumable=action.resumable)
             raise (ConfigError if action.usage else TransportError)(action.reason, resumable=action.resumable)
         else:
-            self._ended = True
+            self.has_ended = True
 
     def _reach(self, point: Point, round: int) -> None:
         """A point of a round at which a fault script may have something happen to this process."""
         if self._saboteur is not None:
             self._saboteur.reach(point, round)
 
-    # In the training thread
+    # On the compute port
 
     def _submit(self, work: Callable[[int], Any], round: int) -> None:
         self._busy = True
-        self._executor.submit(work, round).add_done_callback(self._finished)
-
-    def _finished(self, future: Future[Any]) -> None:
-        self._results.put(future)
-        self._transport.wake()
+        self._ports.compute.submit(lambda: work(round))
 
     def _load_and_train(self, round: int) -> TrainStats:
         self._trainer.to_device()
@@ -191,10 +172,10 @@ class Driver:
     def _train(self, round: int) -> TrainStats:
         with self._profile.span("train"):
             stats = self._trainer.train(
-                round, lambda steps: self._report(messages.Stepped(steps)), self._between(round)
+                round, lambda steps: self._reporter.send(messages.Stepped(steps)), self._between(round)
             )
             self._trainer.to_host()
-            if self._logic.plan.links:  # what goes to nobody is looked at in `_settle`
+            if self._logic.context.links:  # what goes to nobody is looked at in `_settle`
                 self._check_weights(f"after training in round {round}")
         return stats
 
@@ -215,20 +196,20 @@ class Driver:
 
     def _check_weights(self, when: str, sketch: sketches.Vector | None = None) -> None:
         """What is not finite is neither sent nor saved. Raises TrainingError."""
-        check_weights(self._trainer.host, self._keeper.config.exchange.wire_dtype, when, sketch)
+        check_weights(self._trainer.host, self._store.config.exchange.wire_dtype, when, sketch)
 
     def _settle(self, round: int) -> _RoundResult:
         """After mixing: sketch, save the run's model at the end (before its record, which says so), evaluate if due."""
         self._reach("evaluate", round)
         sketch = None
-        if self._keeper.sketches:
+        if self._store.sketches:
             with self._profile.span("sketch"):
                 sketch = sketches.sketch(self._trainer.host.numpy(), self._trainer.config.record.seed)
         self._check_weights(f"at the end of round {round}", sketch)
         self._trainer.to_device()
-        self._keeper.save_model(round, self._trainer)
+        self._store.save_model(round, self._trainer)
         evaluation = None
-        samples = self._keeper.evaluation_samples(round)
+        samples = self._store.evaluation_samples(round)
         if samples is not None:
             with self._profile.span("evaluate"):
                 evaluation = self._trainer.evaluate(samples, lambda: self._stopped)
@@ -237,81 +218,53 @@ class Driver:
     def _save(self, round: int) -> None:
         self._reach("checkpoint", round)
         with self._profile.span("checkpoint"):
-            self._keeper.save(round, self._trainer, self._logic.payloads)
+            self._store.save(round, self._trainer, self._logic.payloads)
 
     # Back in the calling thread
 
     def _collect(self) -> float:
         """Take what the training thread has done. Returns the seconds in which a trace was written."""
         writing = 0.0
-        while not self._ended:
-            try:
-                future = self._results.get_nowait()
-            except Empty:
-                break
+        for future in self._ports.compute.finished():
             self._busy = False
             try:
                 result = future.result()
             except Stopped as error:
                 raise Interrupted(str(error)) from None
             if isinstance(result, TrainStats):
-                self._train_stats = result
-                self._clock.train += result.seconds
+                self._account.trained(result)
                 self._reach("exchange", self._logic.round)
-                self._tell(ev.Trained(result.loss, result.samples))
+                self._tell(ev.Trained(result.loss, result.samples, result.steps, result.lr))
             elif isinstance(result, _RoundResult):
                 # First the record, then the checkpoint, which holds it too: a resumed peer drops a record too many,
                 # and rebuilds one too few, but without the checkpoint nothing says what a record stood for.
                 self._record(result)
                 self._submit(self._save, self._logic.round)
             else:
-                began = time.monotonic()
+                began = self._clock.now()
                 self._profile.end(self._logic.round)
-                written = time.monotonic() - began  # the trace is no part of the next round
-                self._clock.began += written
+                written = self._clock.now() - began  # the trace is no part of the next round
+                self._account.began += written
                 writing += written
                 self._profile.begin(self._logic.round + 1)
                 self._tell(ev.Recorded())
         return writing
 
     def _record(self, result: _RoundResult) -> None:
-        for line in self._keeper.begin(self._logic.round, self._trainer):
-            self._report(messages.Warned(line))
-        now = time.monotonic()
-        evaluation, stats, clock = result.evaluation, self._train_stats, self._clock
-        plan = self._logic.plan
-        record = records.RoundRecord(
-            round=self._logic.round,
-            phase="train" if self._logic.round <= plan.training_rounds else "consensus",
-            steps=self._trainer.steps,
-            samples=self._trainer.samples,
-            train_loss=None if stats is None else stats.loss,
-            lr=None if stats is None else stats.lr,
-            test_accuracy=None if evaluation is None else evaluation.accuracy,
-            test_loss=None if evaluation is None else evaluation.loss,
-            test_samples=None if evaluation is None else evaluation.samples,
-            elapsed=self._keeper.elapsed_before + now - self._start,
-            seconds=now - clock.began,
-            train_seconds=clock.train,
-            exchange_seconds=clock.exchange,
-            wait_seconds=clock.wait,
-            evaluate_seconds=0.0 if evaluation is None else evaluation.seconds,
-            bytes_sent=self._sent.total(),
-            bytes_received=self._received,
-            refused=dict(sorted((self._logic.refused - self._refused).items())) or None,
-            sent_to={plan.names[neighbor]: count for neighbor, count in sorted(self._sent.items())},
-        )
-        record = msgspec.structs.replace(record, **self._logic.facts)
-        self._keeper.record(record, result.sketch)
+        for line in self._store.begin(self._logic.round, self._trainer):
+            self._reporter.send(messages.Warned(line))
+        now = self._clock.now()
+        elapsed = self._store.elapsed_before + now - self._start
+        record = self._account.record(self._logic, self._trainer, result.evaluation, now, elapsed)
+        refused = dict(sorted((self._logic.refused - self._refused).items())) or None
+        record = msgspec.structs.replace(record, refused=refused, **self._logic.facts)
+        self._store.record(record, result.sketch)
         sketch = b"" if result.sketch is None else sketches.to_bytes(result.sketch)
-        self._report(messages.RoundFinished(record, sketch))
-        mixed = record.round - plan.training_rounds
+        self._reporter.send(messages.RoundFinished(record, sketch))
+        mixed = record.round - self._logic.context.training_rounds
         name = f"round {record.round}" if mixed <= 0 else f"mixing round {mixed}"
         loss = "" if record.train_loss is None else f", loss {record.train_loss:.4f}"
         accuracy = "" if record.test_accuracy is None else f", accuracy {record.test_accuracy:.4f}"
-        self._log.info("%s done%s%s", name, loss, accuracy)
-        self._sent.clear()
+        self._reporter.info(f"{name} done{loss}{accuracy}")
         self._refused = self._logic.refused.copy()
-        self._received = 0
-        self._train_stats = None
-        self._clock = _Clock(now)
+        self._account = RoundAccount(now)

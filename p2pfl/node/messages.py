@@ -1,4 +1,7 @@
-"""What a launcher and its workers tell each other: MessagePack over a pipe."""
+"""Messages between a launcher and its workers: MessagePack over a pipe.
+
+The specification of a worker travels pickled, as the argument of its process.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from p2pfl.config import RunConfig
-from p2pfl.errors import ConfigError, P2PFLError
+from p2pfl.errors import ConfigError, NeighborCode, NeighborError, P2PFLError
 from p2pfl.run.data_record import DataRecord
 from p2pfl.run.records import RoundRecord
 
@@ -20,7 +23,7 @@ _Message = TypeVar("_Message")
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """Everything that one worker is started with."""
+    """Specification of one worker: everything that it is started with."""
 
     config: RunConfig  # resolved: threads are set
     run_dir: Path
@@ -39,9 +42,10 @@ class WorkerSpec:
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
-    """Data loaded, socket bound; `round` is the first that will be run, `steps` how many all rounds have.
+    """The worker has loaded its data and listens at `endpoint`.
 
-    `lost`: it had done rounds, has no weights of them, and waits for its neighbors'.
+    `round` is the first that it will run, `steps` the optimizer steps of all rounds. `lost`: it had done rounds, has no
+    weights of them, and waits for its neighbors'.
     """
 
     endpoint: str
@@ -66,13 +70,16 @@ class RoundFinished(msgspec.Struct, tag=True, frozen=True):
 
 
 class Warned(msgspec.Struct, tag=True, frozen=True):
-    """Something that the user should see."""
+    """A warning for the user."""
 
     text: str
 
 
 class Prepared(msgspec.Struct, tag=True, frozen=True):
-    """Progress of decoding the data set; at the end `path`, notes on data and model, and what the run records of it."""
+    """Progress of decoding the data set.
+
+    The last one has the `path`, notes on data and model, and the record of the data for the run directory.
+    """
 
     what: str
     done: int
@@ -83,16 +90,23 @@ class Prepared(msgspec.Struct, tag=True, frozen=True):
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
-    """The worker ends; `usage` where the user's input is to blame, `resumable` where the run may be resumed."""
+    """The worker ends because of an error.
+
+    `usage`: the user's input is to blame. `resumable`: the run may be resumed. `code` says whether neighbors are the
+    cause, and in which way; `peers` are their numbers, as far as known.
+    """
 
     reason: str
     usage: bool = False
     resumable: bool = True
+    code: NeighborCode | None = None
+    peers: tuple[int, ...] = ()
 
 
 def failed(error: P2PFLError) -> Failed:
-    """What a worker says of the error that ends it."""
-    return Failed(str(error), usage=isinstance(error, ConfigError), resumable=error.resumable)
+    """The report of the error that ends a worker."""
+    code, peers = (error.code, error.peers) if isinstance(error, NeighborError) else (None, ())
+    return Failed(str(error), isinstance(error, ConfigError), error.resumable, code, peers)
 
 
 class Done(msgspec.Struct, tag=True, frozen=True):
@@ -102,20 +116,21 @@ class Done(msgspec.Struct, tag=True, frozen=True):
 
 
 FromWorker = Ready | Stepped | RoundFinished | Warned | Prepared | Failed | Done
+Report = Callable[[FromWorker], None]
 
 
 class Endpoints(msgspec.Struct, tag=True, frozen=True):
-    """Where a worker's neighbors are: peer number → endpoint."""
+    """Endpoints of a worker's neighbors, by peer number."""
 
     endpoints: dict[int, str]
 
 
 class Stop(msgspec.Struct, tag=True, frozen=True):
-    """End now; what was recorded stays."""
+    """Order to stop now; the records so far stay."""
 
 
 class HoldModel(msgspec.Struct, tag=True, frozen=True):
-    """From now on it is this peer that evaluates and saves the run's model: whoever was to do so is lost."""
+    """Order to evaluate and save the run's model: the peer that was to do so is lost."""
 
 
 ToWorker = Endpoints | Stop | HoldModel
@@ -127,12 +142,12 @@ _MAX_BYTES = 1 << 28  # of a message
 
 
 def receive_report(link: Connection) -> FromWorker:
-    """The next message from a worker. Raises EOFError where the link has ended, or nobody can read on."""
+    """The next report of a worker. Raises EOFError at the end of a readable link."""
     return _receive(link, decode_from_worker)
 
 
 def receive_order(link: Connection) -> ToWorker:
-    """The next message from the launcher. Raises EOFError where the link has ended, or nobody can read on."""
+    """The next order of the launcher. Raises EOFError at the end of a readable link."""
     return _receive(link, decode_to_worker)
 
 

@@ -11,7 +11,6 @@ import msgspec
 from p2pfl.errors import CheckpointError, UnreadableError
 from p2pfl.model.sketches import sketch
 from p2pfl.node import messages
-from p2pfl.node.loop import Report
 from p2pfl.payload import Payload
 from p2pfl.roles import Cast
 from p2pfl.run import checkpoint, records
@@ -67,7 +66,7 @@ def _backup(kept: Checkpoint, sketch_seed: int | None) -> Backup | None:
 
 
 def look_back(
-    spec: messages.WorkerSpec, parts: Cast, trainer: Trainer, peer_dir: Path, at_most: int, report: Report
+    spec: messages.WorkerSpec, parts: Cast, trainer: Trainer, peer_dir: Path, at_most: int, report: messages.Report
 ) -> Past:
     """What a process that may have run before finds of itself; its trainer is set to the newest usable checkpoint.
 
@@ -97,7 +96,7 @@ def _restore(
     peer_dir: Path,
     at_most: int,
     origin: Origin,
-    report: Report,
+    report: messages.Report,
 ) -> Past:
     folder = peer_dir / CHECKPOINTS_FOLDER
     saved, _ = checkpoint.newest(folder, at_most, origin)
@@ -154,7 +153,7 @@ def _clients(parts: Cast) -> Iterable[int]:
     return () if parts.coordinator is None else range(parts.coordinator)
 
 
-def _say_lost(spec: messages.WorkerSpec, parts: Cast, folder: Path, report: Report) -> None:
+def _say_lost(spec: messages.WorkerSpec, parts: Cast, folder: Path, report: messages.Report) -> None:
     """Say what follows on the loss of all checkpoints; raises CheckpointError where that is the end."""
     if parts.mode == "gossip":
         follows = "takes its neighbors' weights if they are ahead"
@@ -210,7 +209,7 @@ def _folders(spec: messages.WorkerSpec, parts: Cast, indices: Iterable[int]) -> 
     return [peer_dir(spec.run_dir, parts.topology, index) for index in indices]
 
 
-def say_stale_client(spec: messages.WorkerSpec, parts: Cast, past: Past, last: int, report: Report) -> None:
+def say_stale_client(spec: messages.WorkerSpec, parts: Cast, past: Past, last: int, report: messages.Report) -> None:
     """Warn where a client's own state is older than the round in which the coordinator has taken its update last."""
     if spec.index not in _clients(parts) or not spec.resume or not spec.config.record.checkpoint:
         return

@@ -15,21 +15,23 @@ from io import TextIOWrapper
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from p2pfl.errors import ConfigError, P2PFLError, is_from_outside, one_line, unwritable
+from p2pfl.errors import ConfigError, Interrupted, P2PFLError, is_from_outside, one_line, unwritable
 from p2pfl.faults.injector import Saboteur
 from p2pfl.node import messages
 from p2pfl.node.builder import Parts, assemble
 from p2pfl.node.control import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control, LinkReport
 from p2pfl.node.limits import allow_open_files
-from p2pfl.node.loop import Driver, Interrupted, Report
+from p2pfl.node.loop import Driver
+from p2pfl.node.ports import Ports
 from p2pfl.node.profile import RoundProfile
+from p2pfl.node.system import LogReporter, SystemClock, ThreadCompute
 from p2pfl.payload import ITEM_BYTES
 from p2pfl.roles import cast
 from p2pfl.run.paths import FIRED_FILE, LOG_FILE, TOPOLOGY_FILE
 from p2pfl.run.paths import peer_dir as peer_dir_of
 from p2pfl.topology import Topology, load_topology
 from p2pfl.transport import Credentials, Delayed, Faulty, Keys, Token, Transport, ZmqTransport, keyring
-from p2pfl.util.regular import opener
+from p2pfl.util.files import opener
 from p2pfl.util.signals import SIGNALS
 from p2pfl.util.tempdir import remove_if_abandoned
 
@@ -72,7 +74,7 @@ def _clean_up(spec: messages.WorkerSpec) -> None:
 
 def run(
     spec: messages.WorkerSpec,
-    report: Report,
+    report: messages.Report,
     control: Control,
     make_transport: Callable[[str], Transport] | None = None,
 ) -> int:
@@ -112,46 +114,48 @@ def run(
 def _run(
     spec: messages.WorkerSpec,
     parts: Parts,
-    report: Report,
+    report: messages.Report,
     control: Control,
     make_transport: Callable[[str], Transport],
     log: logging.Logger,
 ) -> None:
     """Open the socket, meet the neighbors, and run all rounds."""
-    trainer, plan = parts.trainer, parts.logic.plan
+    trainer, context = parts.trainer, parts.logic.context
     vector_bytes = trainer.layout.size * ITEM_BYTES["fp32"]
-    allow_open_files(1, len(plan.links))  # the fork server may be from before a run with more neighbors
+    allow_open_files(1, len(context.links))  # the fork server may be from before a run with more neighbors
     transport = make_transport(spec.bind)
     if spec.link_delay:
         transport = Delayed(transport, spec.link_delay)
     if parts.script.faults:
         transport = Faulty(transport, parts.script, spec.index, lambda: parts.logic.round)
     try:
-        name = plan.names[spec.index]
+        name = context.names[spec.index]
         profile = RoundProfile.of(spec.config, name, parts.keeper.peer_dir)
         saboteur = (
             Saboteur(parts.script, spec.index, parts.keeper.peer_dir / FIRED_FILE) if parts.script.faults else None
         )
-        driver = Driver(parts.logic, trainer, transport, parts.keeper, report, log, profile, saboteur)
-        log.info("ready at %s on %s, first round %d", transport.endpoint, trainer.device, plan.first_round)
+        reporter = LogReporter(report, log)
+        ports = Ports(SystemClock(), ThreadCompute(transport.wake), transport, parts.keeper, reporter)
+        driver = Driver(parts.logic, trainer, ports, profile, saboteur)
+        log.info("ready at %s on %s, first round %d", transport.endpoint, trainer.device, context.first_round)
         report(
             messages.Ready(
                 endpoint=transport.endpoint,
                 device=str(trainer.device),
-                round=plan.first_round,
+                round=context.first_round,
                 steps=parts.steps,
                 vector_bytes=vector_bytes,
-                lost=plan.lost,
+                lost=context.has_lost_weights,
             )
         )
         endpoints = spec.endpoints
         if endpoints is None:
             endpoints = control.wait_for_endpoints(spec.config.exchange.start_timeout)
         control.attach(driver.stop)
-        transport.connect({link: endpoints[link] for link in sorted(plan.links - plan.absent)}, vector_bytes)
+        transport.connect({link: endpoints[link] for link in sorted(context.links - context.absent)}, vector_bytes)
         driver.run()
         if profile.path is not None and not profile.written:
-            before = profile.round < plan.first_round
+            before = profile.round < context.first_round
             why = "the round was over before this run was resumed" if before else f"{name} had no part in that round"
             report(messages.Warned(f"--profile {spec.config.record.profile}: {why}"))
         refused = dict(parts.logic.refused)

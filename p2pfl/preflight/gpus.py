@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from p2pfl import data
 from p2pfl.config import RunConfig
-from p2pfl.errors import ConfigError
-from p2pfl.model.globalstate import silenced, undisturbed
+from p2pfl.errors import ConfigError, one_line
+from p2pfl.model.global_state import silenced, undisturbed
 from p2pfl.model.vector import Layout
 from p2pfl.topology import Topology
 from p2pfl.training import REMEDIES, pick_device
-from p2pfl.util.plugins import one_line
 
 # What a process takes of a GPU besides its own tensors, as measured on an H200 with CUDA 13 and torch 2.11.
 BARE_CONTEXT_BYTES = 550_000_000  # CUDA's context alone

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from p2pfl.model.globalstate import seed_everything
+from p2pfl.model.global_state import seed_everything
 from p2pfl.preflight.noise import varied_images
 
 IMAGES = 3  # images, besides a single one: an evaluation's last batch has as many as are left

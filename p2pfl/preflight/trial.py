@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from p2pfl.config import RunConfig, replace_options
 from p2pfl.errors import ConfigError, P2PFLError, TrainingError, one_line
-from p2pfl.model.globalstate import settings_now, silenced, undisturbed
+from p2pfl.model.global_state import settings_now, silenced, undisturbed
 from p2pfl.model.structure import named_tensors, places
 from p2pfl.model.vector import Layout, aligned_vector, is_finite
 from p2pfl.preflight.noise import noise_dataset

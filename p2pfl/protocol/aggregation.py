@@ -1,8 +1,7 @@
-"""One round's average as it grows: whose vector is next, how much of it is in, and what stands in for who is missing.
+"""One round's average as it grows: whose vector is next, and how much of it is in.
 
-Vectors are folded in peer order, one's own at its place. A neighbor that is not expected, or lost while its vector
-comes in, is replaced by the peer's own vector, for the rest of what is missing of its own: then each element's weights
-still add up to 1, the neighbor's being the peer's own (`W[i,i] += W[i,j]`).
+Vectors are accumulated in peer order, the peer's own at its place. Of a neighbor that is not expected, or lost while
+its vector comes in, the algorithm is told (`Algorithm.missing`) how much is in; it decides on the substitute.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from p2pfl.payload import Payload
 from p2pfl.protocol.inbox import Inbox
 
 
-class Mix:
+class RoundAggregation:
     """The vectors of one round. `senders` are the in-neighbors by its mixing matrix; `expects` is asked anew."""
 
     def __init__(
@@ -29,7 +28,7 @@ class Mix:
         senders: Sequence[int],
         expects: Callable[[int], bool],
     ) -> None:
-        self.replaced: list[int] = []  # senders in whose place stood one's own vector, at least in part
+        self.replaced: list[int] = []  # senders whose vector was missing, at least in part
         self._algorithm = algorithm
         self._state = state
         self._inbox = inbox
@@ -61,32 +60,31 @@ class Mix:
             sender for sender in self._order if sender != self._me and self._expects(sender) and not self.has(sender)
         }
 
-    def fold(self, own: Payload | None) -> int:
-        """Add everything that can be added, `own` in the place of who is missing. Returns how many became whole."""
+    def fold(self) -> int:
+        """Add everything that can be added, without the missing. Returns how many became whole."""
         before = self._folded
         while (sender := self.following) is not None:
-            if not self._add(sender, own):
+            if not self._add(sender):
                 break
             self._folded += 1
             self._done.add(sender)
             self._filled.clear()
         return self._folded - before
 
-    def _add(self, sender: int, own: Payload | None) -> bool:
+    def _add(self, sender: int) -> bool:
         """Add what there is of a sender; whether that was all of it."""
         if sender == self._me:
-            self._algorithm.fold(self._state, sender, None)
+            self._algorithm.accumulate(self._state, sender, self._algorithm.own(self._state))
             return True
         if not self._expects(sender) and not self._inbox.is_whole(self._round, sender):
-            assert own is not None, "a peer that has nothing to send mixes with nobody"
             self.replaced.append(sender)
-            self._algorithm.fold(self._state, sender, self._rest_of(own))
+            self._algorithm.missing(self._state, sender, self._filled)
             return True
         payload, whole = self._next_of(sender)
         if payload is not None:
             for name, pieces in payload.vectors.items():
                 self._filled[name] += sum(piece.numel() for piece in pieces)
-            self._algorithm.fold(self._state, sender, payload)
+            self._algorithm.accumulate(self._state, sender, payload)
         return whole
 
     def _next_of(self, sender: int) -> tuple[Payload | None, bool]:
@@ -94,7 +92,3 @@ class Mix:
             return self._inbox.take_part(self._round, sender)
         payload = self._inbox.take(self._round, sender)
         return payload, payload is not None
-
-    def _rest_of(self, own: Payload) -> Payload:
-        """One's own vectors from where the missing sender's end."""
-        return Payload({name: [pieces[0][self._filled[name] :]] for name, pieces in own.vectors.items()}, own.scalars)

@@ -21,14 +21,17 @@ from typing import Any, Literal
 from torch import Tensor
 
 from p2pfl.algorithms.attacks import Tamper
+from p2pfl.algorithms.base import ONLY_X
 from p2pfl.errors import ProtocolError, Refusal
-from p2pfl.payload import Codec, Payload
+from p2pfl.payload import Encoding, Payload
 from p2pfl.protocol import events as ev
+from p2pfl.protocol.context import PeerContext
 from p2pfl.protocol.greeting import MismatchError
 from p2pfl.protocol.inbox import Inbox
-from p2pfl.protocol.logic import remind_after
 from p2pfl.protocol.outbox import Outbox
 from p2pfl.protocol.session import Session
+from p2pfl.protocol.states import CLIENT, ClientStage
+from p2pfl.protocol.timeouts import FailureDetector
 from p2pfl.protocol.wire import Header, Message
 
 
@@ -36,37 +39,31 @@ from p2pfl.protocol.wire import Header, Message
 class _Form:
     """What travels in both directions: the flat vector."""
 
-    codec: Codec
-    vectors: tuple[str, ...] = ("x",)
-
-
-Stage = Literal["new", "greeting", "idle", "training", "offering", "recording", "ended"]
+    encodings: Mapping[str, Encoding]
 
 
 class Client:
     """One client's progress. `x` is its flat float32 vector, (size,), which the driver trains in place."""
 
-    def __init__(self, plan: ev.Plan, x: Tensor, codec: Codec, tamper: Tamper | None = None) -> None:
+    def __init__(self, context: PeerContext, x: Tensor, wire_dtype: str, tamper: Tamper | None = None) -> None:
         """`tamper`: what an attacker sends instead of its update."""
-        (self._coordinator,) = plan.links
-        self.plan = plan
-        self.round = plan.first_round - 1  # the one that it took part in last
-        self.stage: Stage = "new"
-        self._session = Session(plan)
+        (self._coordinator,) = context.links
+        self.context = context
+        self.round = context.first_round - 1  # the one that it took part in last
+        self.stage = ClientStage.NEW
+        self._session = Session(context)
         self._x = x
-        self._codec: Codec = codec
+        self._form = form = _Form(ONLY_X[wire_dtype])
         self._tamper = tamper
         self._global = x  # the global model that is being trained, where somebody wants to know it later
-        form = _Form(codec)
-        self._inbox = Inbox(lambda round: plan.links, x.numel(), lambda round: form, plan.last_round)
+        self._inbox = Inbox(lambda round: context.links, x.numel(), lambda round: form, context.last_round)
         self._outbox = Outbox()
         self._unwanted = 0  # the newest round whose model was refused
         self._newest = self.round  # the newest round whose model has begun to come
         self._model: tuple[int, Payload] | None = None  # a whole one, as long as it cannot be trained yet
         self._flushed = True
         self._dismissed = False
-        self._since = 0.0  # when it began to greet
-        self._moved = 0.0  # when anything that it waits for came, or was asked for
+        self._detector = FailureDetector(context)
         self._handlers: dict[type, Callable[[Any, float], list[ev.Action]]] = {
             ev.Started: self._on_started,
             ev.Received: self._on_received,
@@ -81,7 +78,7 @@ class Client:
 
     def handle(self, event: ev.Event, now: float) -> list[ev.Action]:
         """React to one event at time `now` (seconds on any steady clock)."""
-        return [] if self.stage == "ended" else self._handlers[type(event)](event, now)
+        return [] if self.stage is ClientStage.ENDED else self._handlers[type(event)](event, now)
 
     @property
     def refused(self) -> Counter[str]:
@@ -101,20 +98,21 @@ class Client:
     @property
     def wants_flush(self) -> bool:
         """Whether it matters that the transport lets go of the last update: to go on, or to send it again."""
-        trains = self.stage == "idle" and self._model is not None
-        return not self._flushed and (trains or (self.stage == "offering" and self._outbox.asked_again))
+        trains = self.stage is ClientStage.IDLE and self._model is not None
+        return not self._flushed and (trains or (self.stage is ClientStage.OFFERING and self._outbox.asked_again))
 
     @property
     def deadline(self) -> float:
         """The end of the greeting, and then reminders: the coordinator decides how long a client waits."""
-        if self.stage == "greeting":
-            return self._since + self.plan.timeouts.handshake
-        waits = self.stage == "offering" or (self.stage == "idle" and self._model is None)
-        return self._moved + remind_after(self.plan.timeouts.round) if waits else math.inf
+        if self.stage is ClientStage.GREETING:
+            return self._detector.waiting_since + self._detector.timeout("greeting", self.round)
+        waits = self.stage is ClientStage.OFFERING or (self.stage is ClientStage.IDLE and self._model is None)
+        return self._detector.retry_due("round", self.round) if waits else math.inf
 
     def _on_started(self, event: ev.Started, now: float) -> list[ev.Action]:
-        self.stage, self._since = "greeting", now
-        return [self._say("hello", self.plan.first_round)]
+        self._enter(ClientStage.GREETING)
+        self._detector.begin_wait(now)
+        return [self._say("hello", self.context.first_round)]
 
     def _on_received(self, event: ev.Received, now: float) -> list[ev.Action]:
         header = event.message.header
@@ -123,26 +121,27 @@ class Client:
             actions = self._on_chunk(event.message) if header.kind == "chunk" else None
         except MismatchError as error:
             refused = self._session.refuse(error.code, error.detail)
-            return self._fail(error.detail, usage=True) if self.stage == "greeting" else refused
+            return self._fail(error.detail, usage=True) if self.stage is ClientStage.GREETING else refused
         except ProtocolError as error:
             refused = self._session.refuse(error.code, f"{error.detail}, from the coordinator")
             return [*refused, *self._on_bad_model(header, error.code)]
-        self._moved = now
+        self._detector.progress(now)
         if actions is not None:
             return actions
         if header.kind == "hello":  # said again if the coordinator's connection broke, which lost what it said before
-            self.stage = "idle" if self.stage == "greeting" else self.stage
+            if self.stage is ClientStage.GREETING:
+                self._enter(ClientStage.IDLE)
             return [*self._say_where_it_stands(), *self._advance()]
         if header.kind == "goodbye":
             self._dismissed = True
-            return [] if self.stage == "recording" else self._finish()
-        if header.kind == "grant" and self.stage == "offering":
+            return [] if self.stage is ClientStage.RECORDING else self._finish()
+        if header.kind == "grant" and self.stage is ClientStage.OFFERING:
             return self._deliver(self._outbox.granted(self._coordinator, header.round, self._flushed))
         return self._on_acknowledged(header) if header.kind == "ack" else []
 
     def _on_chunk(self, message: Message) -> list[ev.Action]:
         round = message.header.round
-        if round > self.plan.last_round:  # else nothing older would be taken any more
+        if round > self.context.last_round:  # else nothing older would be taken any more
             raise ProtocolError(Refusal.ROUND, f"a model of round {round}, after the last")
         if round > self._newest:
             # Whatever is here of an older round is not wanted any more: a broken connection may have lost the rest.
@@ -165,11 +164,11 @@ class Client:
         self._inbox.drop(header.round, self._coordinator)
         self._unwanted = header.round
         news = ev.Note(f"refused the global model of round {header.round}: it is not finite", matters=True)
-        return [news, *(self._say_where_it_stands() if self.stage == "idle" else [])]
+        return [news, *(self._say_where_it_stands() if self.stage is ClientStage.IDLE else [])]
 
     def _advance(self) -> list[ev.Action]:
         """Begin to train the model that has come, if there is one and nothing else is to be done."""
-        if self.stage != "idle" or self._model is None or not self._flushed:
+        if self.stage is not ClientStage.IDLE or self._model is None or not self._flushed:
             return []
         self.round, payload = self._model
         self._model = None
@@ -179,29 +178,29 @@ class Client:
             start += piece.numel()
         if self._tamper is not None:
             self._global = self._x.clone()
-        self.stage = "training"
+        self._enter(ClientStage.TRAINING)
         return [ev.Train(self.round, load=True)]
 
     def _on_trained(self, event: ev.Trained, now: float) -> list[ev.Action]:
-        self.stage = "offering"
-        self._moved = now
+        self._enter(ClientStage.OFFERING)
+        self._detector.progress(now)
         update = self._x if self._tamper is None else self._tamper(self.round, self._global, self._x)
-        sent = update if self._codec == "fp32" else update.bfloat16()
+        sent = update.to(self._form.encodings["x"].dtype)
         payload = Payload({"x": (sent,)}, {"loss": event.loss, "samples": float(event.samples)})
         waiting = self._outbox.begin(self.round, [(self._coordinator, payload)])
         return [self._say("offer", self.round), *self._deliver(waiting)]
 
     def _on_acknowledged(self, header: Header) -> list[ev.Action]:
         """The coordinator has this round's update, or does not want it any more."""
-        if self.stage != "offering" or header.round != self.round:
+        if self.stage is not ClientStage.OFFERING or header.round != self.round:
             return []
         self._outbox.drop(self._coordinator)
-        self.stage = "recording"
+        self._enter(ClientStage.RECORDING)
         return [*self._say_where_it_stands(), ev.RoundDone(self.round)]
 
     def _on_recorded(self, event: ev.Recorded, now: float) -> list[ev.Action]:
-        self.stage = "idle"
-        self._moved = now
+        self._enter(ClientStage.IDLE)
+        self._detector.progress(now)
         return self._finish() if self._dismissed else self._advance()
 
     def _on_flushed(self, event: ev.Flushed, now: float) -> list[ev.Action]:
@@ -210,7 +209,7 @@ class Client:
 
     def _on_reconnected(self, event: ev.Reconnected, now: float) -> list[ev.Action]:
         """Say again whatever the broken connection may have swallowed; the coordinator ignores what it has."""
-        again: list[ev.Action] = [self._say("hello", self.plan.first_round)]
+        again: list[ev.Action] = [self._say("hello", self.context.first_round)]
         again += [self._say("ack", round) for round in self._inbox.taken_from(self._coordinator)]
         return [*again, *self._say_where_it_stands(), *self._deliver(self._outbox.repeat(self._coordinator))]
 
@@ -220,17 +219,17 @@ class Client:
     def _on_tick(self, event: ev.Tick, now: float) -> list[ev.Action]:
         if now < self.deadline:
             return []
-        if self.stage != "greeting":
-            self._moved = now
+        if self.stage is not ClientStage.GREETING:
+            self._detector.retried(now)
             return self._say_where_it_stands()
-        seconds = now - self._since
+        seconds = now - self._detector.waiting_since
         return self._fail(f"no greeting for {seconds:.0f} s from the coordinator (--handshake-timeout)")
 
     def _say_where_it_stands(self) -> list[ev.Action]:
         """Ready for a model, or with an update to offer; nothing while it has a model to train."""
-        if self.stage == "offering":
+        if self.stage is ClientStage.OFFERING:
             return [self._say("offer", self.round)]
-        if self.stage != "training" and self._model is None:
+        if self.stage is not ClientStage.TRAINING and self._model is None:
             return [self._say("grant", max(self.round, self._unwanted) + 1)]
         return []
 
@@ -239,12 +238,15 @@ class Client:
 
     def _deliver(self, items: list[tuple[int, Payload]]) -> list[ev.Action]:
         self._flushed = self._flushed and not items
-        return self._session.deliver(self.round, self._codec, items)
+        return self._session.deliver(self.round, self._form.encodings, items)
+
+    def _enter(self, stage: ClientStage) -> None:
+        self.stage = CLIENT.check(self.stage, stage)
 
     def _finish(self) -> list[ev.Action]:
-        self.stage = "ended"
+        self._enter(ClientStage.ENDED)
         return [ev.Finish()]
 
     def _fail(self, reason: str, usage: bool = False) -> list[ev.Action]:
-        self.stage = "ended"
+        self._enter(ClientStage.ENDED)
         return [ev.Fail(reason, resumable=not usage, usage=usage)]

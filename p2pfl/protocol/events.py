@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from p2pfl.errors import Refusal
-from p2pfl.payload import Payload
-from p2pfl.protocol.greeting import Greeting
+from p2pfl.errors import NeighborCode, Refusal
 from p2pfl.protocol.wire import Message
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Events: transports and the driver report what happened.
 
@@ -41,10 +40,15 @@ class Refused:
 
 @dataclass(frozen=True)
 class Trained:
-    """This round's local training is done; x has moved. Mean loss of its steps, and how many samples they took."""
+    """This round's local training is done; x has moved.
+
+    loss: mean of its steps. samples, steps: training samples processed, optimizer steps taken. lr: of the last step.
+    """
 
     loss: float = 0.0
     samples: int = 0
+    steps: int = 0
+    lr: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -134,68 +138,14 @@ class Finish:
 class Fail:
     """The run cannot go on; one line says why. `resumable`: whether it may get further when it is resumed.
 
-    `usage`: what the process was started with is to blame.
+    `usage`: what the process was started with is to blame. `code` and `peers`: in which way which neighbors are.
     """
 
     reason: str
     resumable: bool = True
     usage: bool = False
+    code: NeighborCode | None = None
+    peers: tuple[int, ...] = ()
 
 
 Action = Send | Discard | Train | RoundDone | Note | Finish | Fail
-
-
-@dataclass(frozen=True)
-class Timeouts:
-    """Seconds; see the options of the same names in `config.ExchangeConfig`."""
-
-    start: float | None  # None: a launcher has brought the peers together already
-    handshake: float
-    first_round: float
-    round: float
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What one peer (or client, or coordinator) of a run has to know beside its algorithms.
-
-    Rounds are counted from 1: training rounds 1..training_rounds, then the consensus rounds. `first_round` is more
-    than 1 when the run is resumed; `unsent` then holds what went to each neighbor in the last rounds before it, by
-    round, for those that are behind.
-
-    `life` numbers this start of the process: a later one has a larger number. `rejoins`: the others are at work
-    already. `empty`: x holds no more than initial weights. `lost`: it is empty and was not before, so that it waits for
-    neighbors' weights. `absent`: neighbors known to be away for good. `spare`: how many neighbors may be away at once;
-    with more the peer ends. `returns`: rounds in which a neighbor is known to be back, and waited for. `settles`:
-    rounds that end only when all neighbors have acknowledged what they got. `frozen`: rounds in which a fault script
-    freezes the peer, with the round in which it goes on. `greeting`: what neighbors must have been started with too.
-    """
-
-    me: int
-    names: Sequence[str]
-    links: frozenset[int]
-    training_rounds: int
-    consensus_rounds: int
-    run: str
-    layout: str
-    timeouts: Timeouts
-    first_round: int = 1
-    unsent: Mapping[int, Mapping[int, Payload]] = field(default_factory=dict)
-    life: int = 1
-    rejoins: bool = False
-    empty: bool = False
-    lost: bool = False
-    absent: frozenset[int] = frozenset()
-    spare: int = 0
-    returns: Mapping[int, frozenset[int]] = field(default_factory=dict)
-    settles: frozenset[int] = frozenset()
-    frozen: Mapping[int, int] = field(default_factory=dict)
-    greeting: Greeting = field(default_factory=Greeting)
-
-    @property
-    def last_round(self) -> int:
-        return self.training_rounds + self.consensus_rounds
-
-    def name(self, peers: Iterable[int]) -> str:
-        """The labels of some peers, for a message."""
-        return ", ".join(self.names[peer] for peer in sorted(peers))

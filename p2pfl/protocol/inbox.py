@@ -7,9 +7,9 @@ rings and tori never wait for leave.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,12 +17,10 @@ from torch import Tensor
 
 from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.model.vector import is_finite
-from p2pfl.payload import ITEM_BYTES, Codec, Payload
+from p2pfl.payload import ENCODINGS, Encoding, Payload
 from p2pfl.protocol.wire import Buffer, Header, Message
 
 WINDOW = 4
-_NUMBERS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_ITEMS: dict[str, np.dtype[Any]] = {"fp32": np.dtype("<f4"), "bf16": np.dtype("<i2")}  # numpy has no bfloat16
 
 
 @dataclass
@@ -37,15 +35,11 @@ class _Arrival:
 
 
 class Form(Protocol):
-    """How the vectors of a payload are called and written; every algorithm says so of its own."""
+    """Names and encodings of a payload's vectors; each algorithm has its own."""
 
     @property
-    def codec(self) -> Codec:
-        """Their number format on the wire."""
-
-    @property
-    def vectors(self) -> tuple[str, ...]:
-        """Their names."""
+    def encodings(self) -> Mapping[str, Encoding]:
+        """Encoding of each vector, in the order in which they travel."""
 
 
 class Inbox:
@@ -164,7 +158,7 @@ class Inbox:
     def add(self, message: Message) -> bool:
         """Take a chunk; True when its payload is complete, now or already (so that it is acknowledged, again).
 
-        Raises ProtocolError for a chunk without leave, of another size, out of order, or with a number that is not
+        Raises ProtocolError for a chunk without credit, of another size, out of order, or with a number that is not
         finite, which would spoil every average that it went into.
         """
         header = message.header
@@ -173,7 +167,7 @@ class Inbox:
             return self._is_last(header)
         arrival = self._outstanding.get(key)
         if arrival is None:
-            raise ProtocolError(Refusal.ROUND, f"a chunk of round {header.round} without leave")
+            raise ProtocolError(Refusal.ROUND, f"a chunk of round {header.round} without credit")
         if arrival.complete:
             return self._is_last(header)
         self._check(header)
@@ -182,15 +176,14 @@ class Inbox:
             return False  # sent again after a broken connection; a payload does not change, so what is here stays
         if header.offset > have:
             raise ProtocolError(Refusal.OFFSET, f"{header.offset} is not the next chunk")
-        piece = _tensor(message.body, header.codec)
+        piece = _tensor(message.body, ENCODINGS[header.codec])
         if not is_finite(piece):
             raise ProtocolError(Refusal.VALUES, "not finite")
         arrival.pieces.setdefault(header.vector, []).append(piece)
         arrival.bytes[header.vector] = have + header.length
         arrival.scalars = dict(header.scalars)
-        total = self._size * ITEM_BYTES[header.codec]
-        wanted = self._form_of(header.round).vectors
-        arrival.complete = all(arrival.bytes.get(name) == total for name in wanted)
+        wanted = self._form_of(header.round).encodings
+        arrival.complete = all(arrival.bytes.get(name) == self._bytes_of(form) for name, form in wanted.items())
         return arrival.complete
 
     def take(self, round: int, sender: int) -> Payload | None:
@@ -218,23 +211,25 @@ class Inbox:
         return part, arrival.complete
 
     def _check(self, header: Header) -> None:
-        form = self._form_of(header.round)
-        if header.codec != form.codec:
-            raise ProtocolError(Refusal.CODEC, f"{header.codec} instead of {form.codec}")
-        if header.vector not in form.vectors:
+        encoding = self._form_of(header.round).encodings.get(header.vector)
+        if encoding is None:
             raise ProtocolError(Refusal.VECTOR, f"there is no {header.vector!r} here")
-        if header.offset + header.length > self._size * ITEM_BYTES[header.codec]:
+        if header.codec != encoding.name:
+            raise ProtocolError(Refusal.CODEC, f"{header.codec} instead of {encoding.name}")
+        if header.offset + header.length > self._bytes_of(encoding):
             raise ProtocolError(Refusal.LENGTH, "the vector is longer than the model")
 
     def _is_last(self, header: Header) -> bool:
-        names = self._form_of(header.round).vectors
-        end = header.offset + header.length
-        return header.vector == names[-1] and end == self._size * ITEM_BYTES.get(header.codec, 0)
+        last, encoding = list(self._form_of(header.round).encodings.items())[-1]
+        return header.vector == last and header.offset + header.length == self._bytes_of(encoding)
+
+    def _bytes_of(self, encoding: Encoding) -> int:
+        return self._size * encoding.item_bytes
 
 
-def _tensor(body: Buffer, codec: str) -> Tensor:
+def _tensor(body: Buffer, encoding: Encoding) -> Tensor:
     """Received bytes as a one-dimensional tensor, without a copy unless their address is odd or read-only."""
-    numbers = np.frombuffer(body, _ITEMS[codec])
+    numbers = np.frombuffer(body, encoding.carrier)
     if not (numbers.flags.aligned and numbers.flags.writeable):
         numbers = numbers.copy()
-    return torch.from_numpy(numbers).view(_NUMBERS[codec])
+    return torch.from_numpy(numbers).view(encoding.dtype)

@@ -1,4 +1,4 @@
-"""What the worker asks of the logic of a peer, a client or a coordinator: a state machine without I/O."""
+"""Interface of a protocol state machine, which a driver runs: a peer, a client or a coordinator."""
 
 from __future__ import annotations
 
@@ -8,21 +8,15 @@ from typing import Any, Protocol
 
 from p2pfl.payload import Payload
 from p2pfl.protocol import events as ev
-
-PATIENCE = 10.0  # others may take this many times as long as was measured
-
-
-def remind_after(patience: float) -> float:
-    """Seconds without any progress after which what is waited for is asked for again: a message may have got lost."""
-    return min(5.0, patience / 4.0)
+from p2pfl.protocol.context import PeerContext
 
 
 class Logic(Protocol):
     """Events in, actions out; computes, but touches no socket, file, thread or clock."""
 
     @property
-    def plan(self) -> ev.Plan:
-        """What it was started with."""
+    def context(self) -> PeerContext:
+        """Context that it was started with."""
 
     @property
     def round(self) -> int:
@@ -38,7 +32,7 @@ class Logic(Protocol):
 
     @property
     def wants_flush(self) -> bool:
-        """Whether it could go on if only the transport had let go of its buffers."""
+        """Whether it could continue if only the transport had let go of its buffers."""
 
     @property
     def payloads(self) -> Mapping[int, Payload]:

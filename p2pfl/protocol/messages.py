@@ -4,37 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import msgspec
 import torch
 
-from p2pfl.payload import Codec, Payload
+from p2pfl.payload import Encoding, Payload
 from p2pfl.protocol import greeting
-from p2pfl.protocol.events import Plan
+from p2pfl.protocol.context import PeerContext
 from p2pfl.protocol.wire import VERSION, Header, Kind, Message, chunks
 
 
-def control(plan: Plan, kind: Kind, round: int, about: Mapping[str, float] | None = None) -> Message:
+def control(context: PeerContext, kind: Kind, round: int, about: Mapping[str, float] | None = None) -> Message:
     """A message without numbers; `about` are its scalars. Only a greeting has a body."""
     greets = kind == "hello"
-    body = greeting.encode(plan.greeting) if greets else b""
-    layout = plan.layout if greets else ""
-    header = Header(VERSION, plan.run, kind, plan.me, round, layout=layout, length=len(body), scalars=dict(about or {}))
+    body = greeting.encode(context.greeting) if greets else b""
+    layout = context.layout if greets else ""
+    header = Header(
+        VERSION, context.run, kind, context.me, round, layout=layout, length=len(body), scalars=dict(about or {})
+    )
     return Message(header, body)
 
 
-def payload(plan: Plan, round: int, codec: Codec, content: Payload) -> Iterator[Message]:
+def payload(context: PeerContext, round: int, encodings: Mapping[str, Encoding], content: Payload) -> Iterator[Message]:
     """A payload as chunks that are views of its vectors, each given as one piece."""
     header = Header(
         version=VERSION,
-        run=plan.run,
+        run=context.run,
         kind="chunk",
-        sender=plan.me,
+        sender=context.me,
         round=round,
-        codec=codec,
-        layout=plan.layout,
+        layout=context.layout,
         scalars=dict(content.scalars),
     )
-    vectors: dict[str, memoryview] = {}
-    for name, pieces in content.vectors.items():
-        (vector,) = pieces
-        vectors[name] = vector.view(torch.uint8).numpy().data
-    return chunks(header, vectors)
+    for name, (vector,) in content.vectors.items():
+        template = msgspec.structs.replace(header, codec=encodings[name].name)
+        yield from chunks(template, {name: vector.view(torch.uint8).numpy().data})

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.payload import Payload
 
-MOST_LEAVE = 8  # rounds ahead for which a neighbor's leave is kept; it looks one round further than it is
+MAX_CREDIT = 8  # rounds ahead for which a neighbor's leave is kept; it looks one round further than it is
 
 
 class Outbox:
@@ -17,7 +17,7 @@ class Outbox:
         self.round = 0
         self._payloads: dict[int, Payload] = {}  # not acknowledged yet
         self._sent: set[int] = set()
-        self._leave: dict[int, set[int]] = {}
+        self._credit: dict[int, set[int]] = {}
         self.asked_again = False  # for something that is still under way, as far as anybody knows here
 
     @property
@@ -27,15 +27,15 @@ class Outbox:
 
     @property
     def waiting_for(self) -> set[int]:
-        """Neighbors that have not acknowledged."""
+        """Membership that have not acknowledged."""
         return set(self._payloads)
 
     def begin(self, round: int, payloads: Iterable[tuple[int, Payload]]) -> list[tuple[int, Payload]]:
         """Take over a round's payloads; returns those whose receivers have given leave already."""
         assert self.idle, "the last round's payloads are still needed"
         self.round, self._payloads, self._sent = round, dict(payloads), set()
-        for neighbor, rounds in self._leave.items():
-            self._leave[neighbor] = {r for r in rounds if r >= round}
+        for neighbor, rounds in self._credit.items():
+            self._credit[neighbor] = {r for r in rounds if r >= round}
         return [item for neighbor in self._payloads if (item := self._send(neighbor))]
 
     def add(self, neighbor: int, payload: Payload) -> list[tuple[int, Payload]]:
@@ -44,9 +44,9 @@ class Outbox:
         self._sent.discard(neighbor)
         return [item] if (item := self._send(neighbor)) else []
 
-    def forget_leave(self, neighbor: int) -> None:
-        """What a neighbor gave leave for in an earlier episode of the edge holds no longer."""
-        self._leave.pop(neighbor, None)
+    def revoke_credit(self, neighbor: int) -> None:
+        """What a neighbor gave leave for in an earlier epoch of the edge holds no longer."""
+        self._credit.pop(neighbor, None)
 
     def granted(self, neighbor: int, round: int, flushed: bool) -> list[tuple[int, Payload]]:
         """A neighbor gives leave; returns what goes out now.
@@ -58,10 +58,10 @@ class Outbox:
         """
         if round < self.round:
             return []
-        leave = self._leave.setdefault(neighbor, set())
-        if len(leave) > MOST_LEAVE and round not in leave:
-            raise ProtocolError(Refusal.ROUND, f"leave for round {round} beside too many others")
-        leave.add(round)
+        credit = self._credit.setdefault(neighbor, set())
+        if len(credit) > MAX_CREDIT and round not in credit:
+            raise ProtocolError(Refusal.ROUND, f"credit for round {round} beside too many others")
+        credit.add(round)
         if round == self.round and neighbor in self._sent and neighbor in self._payloads and not flushed:
             self.asked_again = True
             return []
@@ -82,7 +82,7 @@ class Outbox:
         self._payloads.pop(neighbor, None)
 
     def _send(self, neighbor: int) -> tuple[int, Payload] | None:
-        if self.round not in self._leave.get(neighbor, ()) or neighbor not in self._payloads:
+        if self.round not in self._credit.get(neighbor, ()) or neighbor not in self._payloads:
             return None
         self._sent.add(neighbor)
         return neighbor, self._payloads[neighbor]

@@ -16,7 +16,7 @@ class Federation:
     selected: int
     seed: int
     min_updates: int
-    deadline: float | None = None  # seconds; None: as long as clients have been seen to take, times PATIENCE
+    deadline: float | None = None  # seconds; None: as long as clients have been seen to take, times TIMEOUT_FACTOR
     samples_before: int = 0  # of the run that this one resumes
     away: Callable[[int], frozenset[int]] = lambda round: frozenset()  # clients known to be away in a round
     back: Callable[[int], frozenset[int]] = lambda round: frozenset()  # those known to be back in it

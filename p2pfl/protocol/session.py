@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from p2pfl.errors import ProtocolError, Refusal
-from p2pfl.payload import Codec, Payload
+from p2pfl.payload import Encoding, Payload
 from p2pfl.protocol import events as ev
 from p2pfl.protocol import greeting
-from p2pfl.protocol import messages as letters
+from p2pfl.protocol import messages as messages
+from p2pfl.protocol.context import PeerContext
 from p2pfl.protocol.wire import Kind, Message
 from p2pfl.util.text import visible
 
@@ -30,8 +31,8 @@ _LOUD = frozenset(
 class Session:
     """One process's side of the conversation with its neighbors in one run."""
 
-    def __init__(self, plan: ev.Plan) -> None:
-        self.plan = plan
+    def __init__(self, context: PeerContext) -> None:
+        self.context = context
         self.refused: Counter[str] = Counter()
 
     def check(self, message: Message) -> None:
@@ -42,22 +43,22 @@ class Session:
         header = message.header
         unlike = self._difference(message) if header.kind == "hello" else None
         if unlike is not None:
-            kind = greeting.MismatchError if header.sender in self.plan.links else ProtocolError
+            kind = greeting.MismatchError if header.sender in self.context.links else ProtocolError
             raise kind(Refusal.SETTINGS, unlike)
-        if header.run != self.plan.run:
+        if header.run != self.context.run:
             raise ProtocolError(Refusal.RUN, "another run, or a swarm with other settings")
-        if header.sender not in self.plan.links:
+        if header.sender not in self.context.links:
             raise ProtocolError(Refusal.SENDER, "no neighbor")
-        if header.kind in ("hello", "chunk") and header.layout != self.plan.layout:
+        if header.kind in ("hello", "chunk") and header.layout != self.context.layout:
             raise ProtocolError(Refusal.LAYOUT, "another model")
 
     def _difference(self, hello: Message) -> str | None:
         """What a process that greets was started with and this one was not, after its name."""
         theirs = greeting.decode(hello.body)
-        if theirs == greeting.Greeting() != self.plan.greeting:
+        if theirs == greeting.Greeting() != self.context.greeting:
             raise ProtocolError(Refusal.GREETING, "missing")
-        found = greeting.difference(self.plan.greeting, theirs)
-        names, sender = self.plan.names, hello.header.sender
+        found = greeting.difference(self.context.greeting, theirs)
+        names, sender = self.context.names, hello.header.sender
         name = f"'{visible(names[sender], controls=True)}'" if sender < len(names) else f"number {sender}"
         return None if found is None else f"peer {name} {found}"
 
@@ -68,11 +69,13 @@ class Session:
 
     def say(self, kind: Kind, neighbor: int, round: int, about: Mapping[str, float] | None = None) -> ev.Send:
         """A message without a body; `about` are its scalars."""
-        return ev.Send(neighbor, letters.control(self.plan, kind, round, about))
+        return ev.Send(neighbor, messages.control(self.context, kind, round, about))
 
-    def deliver(self, round: int, codec: Codec, items: Sequence[tuple[int, Payload]]) -> list[ev.Action]:
+    def deliver(
+        self, round: int, encodings: Mapping[str, Encoding], items: Sequence[tuple[int, Payload]]
+    ) -> list[ev.Action]:
         """Payloads of a round in chunks, each to its neighbor."""
         actions: list[ev.Action] = []
         for neighbor, payload in items:
-            actions += [ev.Send(neighbor, m) for m in letters.payload(self.plan, round, codec, payload)]
+            actions += [ev.Send(neighbor, m) for m in messages.payload(self.context, round, encodings, payload)]
         return actions

@@ -1,134 +1,153 @@
-"""How long a peer waits for its neighbors, and when it gives a sign of life or asks again.
+"""Failure detection by adaptive timeouts, for peers, coordinator and clients alike.
 
-Patience adapts to what was measured: ten times the slowest round so far, or the option if that is longer. It counts
-from the neighbor's last message. A peer that is alive says so about once a second, so one that trains for long, or
-waits itself for somebody who froze, is not given up with the culprit; but nobody waits longer than four times that
-without any progress.
+A timeout is ten times the slowest round so far, or the option if that is longer, and counts from a neighbor's last
+message. Peers send a heartbeat about once a second, so that one that trains for long, or waits itself for one that
+has stopped, is not suspected with the culprit; but no wait lasts longer than four timeouts without any progress.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from typing import Literal
 
-from p2pfl.protocol import events as ev
-from p2pfl.protocol.logic import PATIENCE, remind_after
-from p2pfl.protocol.membership import Neighbors
+from p2pfl.protocol.context import PeerContext
 
-STALLED = 4.0  # times patience without a vector or an acknowledgement is the end, whatever signs of life there are
-NOTICE_SECONDS = 1.0
-SLOWER = 3.0  # times the slowest chunk so far, before one is missed
+TIMEOUT_FACTOR = 10.0  # others may take this many times as long as was measured
+STALL_FACTOR = 4.0  # timeouts without a vector or an acknowledgement are the end, whatever heartbeats there are
+HEARTBEAT_SECONDS = 1.0
+SLOW_CHUNK_FACTOR = 3.0  # times the slowest chunk so far, before one is missed
+RETRY_SECONDS = 5.0
+
+Wait = Literal["greeting", "round"]
 
 
-class Patience:
-    """The clock of one peer's waiting. Times are seconds on the clock of `Peer.handle`."""
+class FailureDetector:
+    """Clock of one process's waiting, and its verdict on who has failed. Times are seconds on any steady clock."""
 
-    def __init__(self, plan: ev.Plan) -> None:
-        self._plan = plan
+    def __init__(self, context: PeerContext, fixed: float | None = None) -> None:
+        """`fixed`: the timeout of every round, in place of what was measured."""
+        self._context = context
+        self._fixed = fixed
+        self.waiting_since = self.progress_at = 0.0
+        self._retried_at = 0.0
+        self._heartbeat_at = math.inf  # when the last heartbeats were sent
         self._training_since: float | None = None
-        self._round_since = self._since = self._moved = self._reminded = 0.0
+        self._round_since = 0.0
+        self._heard_at: dict[int, float] = {}
         self._chunk_at: dict[int, float] = {}  # by sender
-        self._gap = 0.0  # the longest time between two chunks of a vector so far
+        self._slowest_chunk = 0.0  # the longest time between two chunks of a vector so far
         self._slowest = 0.0
 
-    # What happens
+    # Observations
 
-    def wait(self, now: float) -> None:
+    def begin_wait(self, now: float) -> None:
         """A wait begins."""
-        self._since = self._moved = self._reminded = now
+        self.waiting_since = self.progress_at = self._retried_at = now
 
-    def begin(self, now: float) -> None:
+    def begin_round(self, now: float) -> None:
         """A round begins."""
         self._round_since = now
-        self.wait(now)
+        self.begin_wait(now)
 
-    def train(self, now: float) -> None:
-        """The peer trains, and waits for nobody."""
+    def end_round(self, now: float) -> None:
+        """The round is over; others may take as long as it took, times TIMEOUT_FACTOR."""
+        self._slowest = max(self._slowest, now - self._round_since)
+
+    def begin_training(self, now: float) -> None:
+        """The process trains, and waits for nobody."""
         self._training_since = now
 
-    def trained(self, now: float) -> None:
+    def end_training(self, now: float) -> None:
         """It has trained, and waits from now on."""
         assert self._training_since is not None
         self._slowest = max(self._slowest, now - self._training_since)
         self._training_since = None
-        self.wait(now)
+        self.begin_wait(now)
 
-    def recorded(self, now: float) -> None:
-        """The round is over."""
-        self._slowest = max(self._slowest, now - self._round_since)
-
-    def moved(self, now: float) -> None:
+    def progress(self, now: float) -> None:
         """Something that was waited for came."""
-        self._moved = now
+        self.progress_at = now
 
-    def received(self, sender: int, offset: int, now: float) -> None:
+    def heard(self, neighbor: int, now: float) -> None:
+        """A message came from a neighbor."""
+        self._heard_at[neighbor] = now
+
+    def chunk(self, sender: int, offset: int, now: float) -> None:
         """A chunk came; how long the next one takes may be guessed from that."""
         if offset > 0 and sender in self._chunk_at:
-            self._gap = max(self._gap, now - self._chunk_at[sender])
-        self._chunk_at[sender] = self._moved = now
+            self._slowest_chunk = max(self._slowest_chunk, now - self._chunk_at[sender])
+        self._chunk_at[sender] = self.progress_at = now
 
-    # What follows
+    def sent_heartbeats(self, now: float) -> None:
+        """All neighbors have been sent something."""
+        self._heartbeat_at = now
 
-    def deadline(self, stage: str, round: int, neighbors: Neighbors) -> float:
-        """When it is time to look again: with the next sign of life, since asking who is silent takes longer."""
-        due = self._notice_due(stage, neighbors)
-        if stage != "greeting":
-            return due
-        return min(due, self._moved + self._seconds(stage, round), self._reminded + NOTICE_SECONDS)
+    # Verdicts
 
-    def exhausted(
-        self, now: float, stage: str, round: int, waits: Collection[int], neighbors: Neighbors
-    ) -> list[int] | None:
-        """Those that have been silent for too long; empty where it is not neighbors that hold things up."""
-        if not self._is_waiting(stage):
-            return None
-        seconds = self._seconds(stage, round)
-        if stage == "greeting" or not waits:
-            return sorted(waits) if now >= self._moved + seconds else None
-        if now >= self._moved + STALLED * seconds:
+    @property
+    def is_training(self) -> bool:
+        """Whether the process itself is at work."""
+        return self._training_since is not None
+
+    @property
+    def heartbeat_due(self) -> float:
+        """When the next heartbeats are due."""
+        return self._heartbeat_at + min(HEARTBEAT_SECONDS, self._context.timeouts.round / STALL_FACTOR)
+
+    def timeout(self, wait: Wait, round: int) -> float:
+        """Seconds that others may be silent while they are waited for."""
+        limits = self._context.timeouts
+        if wait == "greeting":
+            return limits.handshake if limits.start is None else limits.start
+        if self._fixed is not None:
+            return self._fixed
+        least = limits.first_round if round == self._context.first_round else limits.round
+        return max(least, TIMEOUT_FACTOR * self._slowest)
+
+    def retry_due(self, wait: Wait, round: int) -> float:
+        """When to ask again for what is waited for, since a message may have got lost."""
+        if wait == "greeting":
+            return self._retried_at + HEARTBEAT_SECONDS
+        seconds = max(retry_after(self.timeout(wait, round)), SLOW_CHUNK_FACTOR * self._slowest_chunk)
+        return max(self.progress_at, self._retried_at) + seconds
+
+    def retried(self, now: float) -> None:
+        """What is waited for has been asked for again."""
+        self._retried_at = now
+
+    def suspects(self, now: float, wait: Wait, round: int, waits: Collection[int]) -> list[int] | None:
+        """Neighbors silent for too long, of those waited for; empty where it is not neighbors that hold things up.
+
+        None while there is still time.
+        """
+        seconds = self.timeout(wait, round)
+        if wait == "greeting" or not waits:
+            return sorted(waits) if now >= self.progress_at + seconds else None
+        if self._is_stalled(now, seconds):
             return sorted(waits)
-        return [n for n in sorted(waits) if now >= neighbors.silent_since(n, self._since) + seconds] or None
+        return [n for n in sorted(waits) if now >= self._silent_since(n) + seconds] or None
 
-    def complaint(self, now: float, stage: str, round: int, silent: Collection[int], neighbors: Neighbors) -> str:
-        """One line about those."""
-        names = self._plan.name(silent) or "(none: messages are not going out)"
-        limits = self._plan.timeouts
-        if stage == "greeting":
-            option = "--handshake-timeout" if limits.start is None else "--start-timeout"
-            return f"no greeting for {now - self._since:.0f} s from peer {names} ({option})"
-        option = "--first-round-timeout" if round == self._plan.first_round else "--round-timeout"
-        since = min((neighbors.silent_since(n, self._since) for n in silent), default=self._since)
-        if now >= self._moved + STALLED * self._seconds(stage, round):  # signs of life, but nothing else
-            since = self._moved
+    def complaint(self, now: float, wait: Wait, round: int, suspects: Collection[int]) -> str:
+        """One line about the suspects, with the option that sets the limit."""
+        names = self._context.name(suspects) or "(none: messages are not going out)"
+        if wait == "greeting":
+            option = "--handshake-timeout" if self._context.timeouts.start is None else "--start-timeout"
+            return f"no greeting for {now - self.waiting_since:.0f} s from peer {names} ({option})"
+        option = "--first-round-timeout" if round == self._context.first_round else "--round-timeout"
+        since = min((self._silent_since(n) for n in suspects), default=self.waiting_since)
+        if self._is_stalled(now, self.timeout(wait, round)):  # heartbeats came, but nothing else
+            since = self.progress_at
         return f"no progress for {now - since:.0f} s in round {round} from peer {names} ({option})"
 
-    def notices(self, now: float, stage: str, neighbors: Neighbors) -> list[ev.Action]:
-        """A sign of life, if one is due."""
-        return neighbors.notices(now) if now >= self._notice_due(stage, neighbors) else []
+    def _is_stalled(self, now: float, seconds: float) -> bool:
+        return now >= self.progress_at + STALL_FACTOR * seconds
 
-    def reminds(self, now: float, stage: str, round: int) -> bool:
-        """Whether to ask again for what is waited for."""
-        seconds = self._seconds(stage, round)
-        due = self._reminded + NOTICE_SECONDS if stage == "greeting" else self._remind_due(seconds)
-        if not self._is_waiting(stage) or now < due:
-            return False
-        self._reminded = now
-        return True
+    def _silent_since(self, neighbor: int) -> float:
+        """When the neighbor was last heard, or the wait for it began."""
+        return max(self.waiting_since, self._heard_at.get(neighbor, self.waiting_since))
 
-    def _is_waiting(self, stage: str) -> bool:
-        return stage == "greeting" or (stage == "working" and self._training_since is None)
 
-    def _seconds(self, stage: str, round: int) -> float:
-        limits = self._plan.timeouts
-        if stage == "greeting":
-            return limits.handshake if limits.start is None else limits.start
-        least = limits.first_round if round == self._plan.first_round else limits.round
-        return max(least, PATIENCE * self._slowest)
-
-    def _notice_due(self, stage: str, neighbors: Neighbors) -> float:
-        if stage not in ("greeting", "working", "recording"):
-            return math.inf
-        return neighbors.spoken_at + min(NOTICE_SECONDS, self._plan.timeouts.round / STALLED)
-
-    def _remind_due(self, seconds: float) -> float:
-        return max(self._moved, self._reminded) + max(remind_after(seconds), SLOWER * self._gap)
+def retry_after(timeout: float) -> float:
+    """Seconds without any progress after which what is waited for is asked for again."""
+    return min(RETRY_SECONDS, timeout / 4.0)

@@ -17,9 +17,9 @@ from typing import Annotated, Literal
 import msgspec
 
 from p2pfl.errors import ProtocolError, Refusal
-from p2pfl.payload import ITEM_BYTES, Codec
+from p2pfl.payload import ENCODINGS
 
-VERSION = 3
+VERSION = 4
 CHUNK_BYTES = 1 << 20
 HEADER_BYTES = 2048
 GREETING_BYTES = 1 << 15  # of a greeting's body
@@ -31,7 +31,7 @@ MAX_TEXT = 160  # characters of a reason that may quote a stranger
 
 assert sys.byteorder == "little", "bodies are sent as they lie in memory"
 
-Kind = Literal["hello", "offer", "grant", "chunk", "ack", "drop", "notice", "goodbye"]
+Kind = Literal["hello", "offer", "grant", "chunk", "ack", "edge_down", "heartbeat", "goodbye"]
 Buffer = bytes | bytearray | memoryview
 
 _Text = Annotated[str, msgspec.Meta(max_length=64)]
@@ -46,7 +46,7 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
     kind: Kind
     sender: Annotated[int, msgspec.Meta(ge=0, lt=MAX_PEERS)]
     round: Annotated[int, msgspec.Meta(ge=0, le=MAX_ROUND)]
-    codec: Codec = ""
+    codec: _Text = ""
     layout: _Text = ""
     vector: _Text = ""
     offset: _Size = 0
@@ -113,7 +113,10 @@ def _check_chunk(header: Header) -> None:
         raise ProtocolError(Refusal.CODEC, "missing")
     if not 0 < header.length <= CHUNK_BYTES:
         raise ProtocolError(Refusal.LENGTH, f"a chunk of {header.length} bytes")
-    if header.length % ITEM_BYTES[header.codec] or header.offset % ITEM_BYTES[header.codec]:
+    encoding = ENCODINGS.get(header.codec)
+    if encoding is None:
+        raise ProtocolError(Refusal.HEADER, f"unknown codec {header.codec!a}")
+    if header.length % encoding.item_bytes or header.offset % encoding.item_bytes:
         raise ProtocolError(Refusal.LENGTH, "a chunk ends within a number")
 
 

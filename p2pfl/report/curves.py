@@ -1,4 +1,4 @@
-"""Plots of how training went: accuracy, training loss and consensus distance over the rounds of one run."""
+"""Plots of accuracy, training loss and consensus distance of one run."""
 
 from __future__ import annotations
 
@@ -10,40 +10,43 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from p2pfl.report import style
-from p2pfl.report.run import Run, mixing_distances, model_record, training_distances
-from p2pfl.report.units import byte_unit
+from p2pfl.report.load import RecordedRun, mixing_distances, model_record, training_distances
 from p2pfl.topology import mixing_bounds, mixing_matrix
+from p2pfl.util.units import byte_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Mode -> what its one model is called; local peers have none in common.
+# Mode -> name of its common model; local peers have none.
 MODEL_NAMES: dict[str, str] = {"gossip": "consensus model", "centralized": "global model", "sgd": "model"}
-# Kind of `mixing_bounds` -> its line.
+# Kind of `mixing_bounds` -> style of its line.
 _BOUNDS: dict[str, dict[str, Any]] = {
     "plain": {"label": "bound for plain mixing, (1 − gap)$^k$", "linestyle": "--"},
     "chebyshev": {"label": "bound for Chebyshev, 1 / T$_k$(1 / (1 − gap))", "linestyle": ":", "linewidth": 2.4},
 }
 _CROWDED = 40  # points from which dots are smaller
-# Mode -> whose training loss a line is.
+# Mode -> label of the line of training loss.
 _LOSS_OF: dict[str, str] = {"centralized": "mean of the clients' updates", "sgd": "model"}
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What accuracy is drawn against: where a finished round stands on it, or None for its own number."""
+    """Horizontal axis of an accuracy plot: label and position of a finished round.
+
+    `place` None stands for the number of the round.
+    """
 
     label: str
-    place: Callable[[Run, int], float] | None = None
+    place: Callable[[RecordedRun, int], float] | None = None
     of_bytes: bool = False
 
-    def at(self, run: Run, number: int) -> float:
-        """The place of a round."""
+    def at(self, run: RecordedRun, number: int) -> float:
+        """Position of a round."""
         return number if self.place is None else self.place(run, number)
 
 
-def draw_accuracy(run: Run, axis: Axis) -> Figure:
+def draw_accuracy(run: RecordedRun, axis: Axis) -> Figure:
     """Test accuracy of each evaluated round against `axis`."""
     figure = style.new_figure(style.WIDTH, style.HEIGHT)
     axes = figure.add_subplot()
@@ -55,9 +58,9 @@ def draw_accuracy(run: Run, axis: Axis) -> Figure:
     rows = {number: _accuracies(run, number) for number in run.finished("train")}
     seen = {number: row for number, row in rows.items() if row}
     if not seen:
-        return style.nothing(figure, axes, "No finished round was evaluated.")
+        return style.empty_plot(figure, axes, "No finished round was evaluated.")
     x = [axis.at(run, number) / unit for number in seen]
-    if run.own_models:
+    if run.has_peer_models:
         _draw_spread(axes, x, list(seen.values()))
     else:
         axes.plot(x, [fmean(row) for row in seen.values()], color=style.BLUE, label=MODEL_NAMES[run.mode])
@@ -73,8 +76,8 @@ def draw_accuracy(run: Run, axis: Axis) -> Figure:
     return figure
 
 
-def _accuracies(run: Run, number: int) -> list[float]:
-    """The accuracies of a round in percent; none unless all of its records have one."""
+def _accuracies(run: RecordedRun, number: int) -> list[float]:
+    """Accuracies of a round in percent; empty unless all of its records have one."""
     row = [100 * r.test_accuracy for r in run.rounds[number] if r.test_accuracy is not None]
     return row if len(row) == len(run.rounds[number]) else []
 
@@ -86,8 +89,8 @@ def _draw_spread(axes: Axes, x: Sequence[float], rows: Sequence[Sequence[float]]
     axes.plot(x, mean, color=style.BLUE, label="mean of the peers")
 
 
-def _mark_evaluations(axes: Axes, run: Run, rounds: list[int], x: list[float], y: list[float]) -> None:
-    """Full dots where the whole test set was used, hollow ones where only a part of it was."""
+def _mark_evaluations(axes: Axes, run: RecordedRun, rounds: list[int], x: list[float], y: list[float]) -> None:
+    """Full dots for the whole test set, hollow ones for a part of it."""
     sizes = np.array([run.rounds[number][0].test_samples or 0 for number in rounds])
     whole = sizes == sizes.max()
     places, values = np.array(x), np.array(y)
@@ -99,7 +102,7 @@ def _mark_evaluations(axes: Axes, run: Run, rounds: list[int], x: list[float], y
         axes.plot(places[~whole], values[~whole], markerfacecolor=style.SURFACE, label=label, **look)
 
 
-def _mark_model(axes: Axes, run: Run, place: Callable[[int], float]) -> None:
+def _mark_model(axes: Axes, run: RecordedRun, place: Callable[[int], float]) -> None:
     model = model_record(run)
     if model is None or model.test_accuracy is None:
         return
@@ -109,16 +112,16 @@ def _mark_model(axes: Axes, run: Run, place: Callable[[int], float]) -> None:
     axes.plot([place(model.round)], [value], linestyle="none", label=f"{name}, {value:.2f} %", clip_on=False, **look)
 
 
-def draw_loss(run: Run) -> Figure:
+def draw_loss(run: RecordedRun) -> Figure:
     """Training loss by round."""
     figure = style.new_figure(style.WIDTH, style.HEIGHT)
     axes = figure.add_subplot(xlabel="round", ylabel="training loss")
     rows = {n: [r.train_loss for r in run.rounds[n] if r.train_loss is not None] for n in run.finished("train")}
     seen = {number: row for number, row in rows.items() if row}
     if not seen:
-        return style.nothing(figure, axes, "No finished round has a training loss.")
+        return style.empty_plot(figure, axes, "No finished round has a training loss.")
     low, mean, high = ([f(row) for row in seen.values()] for f in (min, fmean, max))
-    if run.own_models:
+    if run.has_peer_models:
         band: dict[str, Any] = {"color": style.ORANGE, "alpha": 0.3, "linewidth": 0}
         axes.fill_between(list(seen), low, high, label="lowest to highest peer", **band)
     label = _LOSS_OF.get(run.mode, "mean of the peers")
@@ -130,40 +133,45 @@ def draw_loss(run: Run) -> Figure:
     return figure
 
 
-def draw_distance(run: Run) -> Figure:
-    """Consensus distance of peers that mix: while training, and beside its bounds in the consensus phase."""
+def draw_distance(run: RecordedRun) -> Figure:
+    """Consensus distance of peers that mix: in training, and in the consensus phase.
+
+    The bounds of mixing are drawn beside the latter.
+    """
     figure = style.new_figure(2 * style.WIDTH, style.HEIGHT)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-    left.set_title("while training")
-    right.set(xlabel="round of mixing alone", title="consensus phase")
+    left.set_title("during training")
+    right.set(xlabel="round of the consensus phase", title="consensus phase")
     trained = training_distances(run)
     if not trained:
-        style.nothing(figure, right, "")
-        return style.nothing(figure, left, why_no_distance(run))
+        style.empty_plot(figure, right, "")
+        return style.empty_plot(figure, left, no_distance_reason(run))
     _draw_training_distances(left, trained)
     if mixed := mixing_distances(run):
         _consensus_phase(run, right, mixed)
     else:
         there = run.config.training.rounds in run.distances
-        style.nothing(figure, right, why_no_distance(run) if there else "The run did not get there.")
+        style.empty_plot(
+            figure, right, no_distance_reason(run) if there else "The run did not reach the consensus phase."
+        )
     left.legend(loc="best")
     return figure
 
 
-def why_no_distance(run: Run) -> str:
-    """Why there is nothing to draw on a log axis: nothing was recorded, or all peers agreed exactly."""
+def no_distance_reason(run: RecordedRun) -> str:
+    """Reason for an empty distance plot: no records, or exact agreement of all peers."""
     if run.distances:
         return "All peers had the same weights after every round: the distance is 0."
     return "No finished round has a consensus distance."
 
 
-def draw_drift(run: Run) -> Figure:
+def draw_drift(run: RecordedRun) -> Figure:
     """Consensus distance of peers that never exchange."""
     figure = style.new_figure(2 * style.WIDTH, style.HEIGHT)
     axes = figure.add_subplot()
     trained = training_distances(run)
     if not trained:
-        return style.nothing(figure, axes, why_no_distance(run))
+        return style.empty_plot(figure, axes, no_distance_reason(run))
     _draw_training_distances(axes, trained)
     axes.legend(loc="best")
     return figure
@@ -176,7 +184,7 @@ def _draw_training_distances(axes: Axes, trained: Mapping[int, float]) -> None:
     axes.locator_params(axis="x", integer=True)
 
 
-def _consensus_phase(run: Run, axes: Axes, measured: Mapping[int, float]) -> None:
+def _consensus_phase(run: RecordedRun, axes: Axes, measured: Mapping[int, float]) -> None:
     draw_bounds(axes, run, measured[0], max(measured) or 10)
     axes.plot(*_xy(measured), color=style.BLUE, linestyle="-", marker="s", label="measured")
     axes.set_xlim(right=max(*measured, 1) + 0.2)  # round 1 is seen even where it reached the mean exactly
@@ -184,8 +192,8 @@ def _consensus_phase(run: Run, axes: Axes, measured: Mapping[int, float]) -> Non
     axes.legend(loc="best")
 
 
-def draw_bounds(axes: Axes, run: Run, start: float, rounds: int) -> None:
-    """What the spectral gap promises of `rounds` rounds of mixing alone that begin at a consensus distance."""
+def draw_bounds(axes: Axes, run: RecordedRun, start: float, rounds: int) -> None:
+    """Bounds by the spectral gap for `rounds` rounds of mixing from distance `start`."""
     bounds = mixing_bounds(mixing_matrix(run.topology, run.config.gossip.mixing), rounds)
     for kind, shares in bounds.items():
         above = {k: start * share for k, share in enumerate(shares) if share > 0}
@@ -197,7 +205,7 @@ def draw_bounds(axes: Axes, run: Run, start: float, rounds: int) -> None:
 
 
 def _every(points: Sized) -> int:
-    """So that a line carries about twenty markers at most."""
+    """Interval of markers, for about twenty on a line at most."""
     return -(-len(points) // 20)
 
 

@@ -1,4 +1,4 @@
-"""How results are written: plots to a folder, pages from templates, and text files whole or not at all."""
+"""Output files: plots, pages from templates, and atomically written text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from p2pfl.errors import ConfigError, one_line, unwritable
 from p2pfl.report import style
 from p2pfl.run.paths import PLOTS_FOLDER
-from p2pfl.util.regular import opener
+from p2pfl.util.files import opener
 from p2pfl.util.signals import shielded
 from p2pfl.util.text import visible
 
@@ -26,7 +26,7 @@ Subject = TypeVar("Subject")  # a run, or the entries of a comparison
 
 @dataclass(frozen=True)
 class Plot(Generic[Subject]):
-    """One plot: the stem of its files, what it is called, how to read it, and how it is drawn."""
+    """One plot: file name without extension, title, caption, and drawing function."""
 
     name: str
     title: str
@@ -36,7 +36,10 @@ class Plot(Generic[Subject]):
 
 
 def draw_plots(plots: Sequence[Plot[Subject]], subject: Subject, folder: Path) -> None:
-    """Write plots as PNG and SVG to `plots/` in a folder. Raises ConfigError where they cannot be written."""
+    """Write plots as PNG and SVG to a folder's `plots/`.
+
+    Raises ConfigError where they cannot be written.
+    """
     target = folder / PLOTS_FOLDER
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -51,7 +54,10 @@ def draw_plots(plots: Sequence[Plot[Subject]], subject: Subject, folder: Path) -
 
 
 def check_drawing() -> None:
-    """Draw an empty plot in memory, as a report will. Raises ConfigError where that cannot be done here."""
+    """Check that plots and pages can be made on this machine.
+
+    Draws an empty plot in memory. Raises ConfigError where that fails.
+    """
     try:
         with shielded(), style.styled():  # an interrupt amid an import may come out as that import's failure
             import jinja2  # noqa: F401  the page's templates need it
@@ -67,9 +73,9 @@ def check_drawing() -> None:
 
 
 def page_text(template: str, plots: Sequence[Plot[Any]], folder: Path, **values: Any) -> str:
-    """A page's HTML from a template beside this module, with the plots that `draw_plots` has written to `folder`.
+    """HTML of a page, from a template in this package and the plots in `folder`.
 
-    Invisible characters of labels and settings are shown as escapes.
+    `draw_plots` must have written the plots before. Invisible characters of labels and settings are shown as escapes.
     """
     import jinja2
     from markupsafe import Markup
@@ -84,7 +90,10 @@ def page_text(template: str, plots: Sequence[Plot[Any]], folder: Path, **values:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file, whole or not at all. Raises ConfigError where it cannot be written."""
+    """Write a UTF-8 text file atomically.
+
+    Raises ConfigError where it cannot be written.
+    """
     temporary = path.with_name(path.name + ".tmp")
     try:
         with open(temporary, "w", encoding="utf-8", opener=opener) as file:

@@ -1,4 +1,4 @@
-"""The report page: one HTML file that needs nothing but a browser."""
+"""Report page of a run: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from p2pfl.config import to_toml
-from p2pfl.report.clients import participation
+from p2pfl.report.fields import FIELDS, NO_VALUE, value_text
+from p2pfl.report.load import RecordedRun, latest_accuracy, load_run, of_phase, repeat_command
 from p2pfl.report.output import draw_plots, page_text, write_text
+from p2pfl.report.participation import participation
 from p2pfl.report.plots import PLOTS
-from p2pfl.report.run import Run, latest_accuracy, load_run, of_phase, repeat_command
-from p2pfl.report.summary import FIELDS, TEXT_FIELDS, known_facts, summarize
-from p2pfl.report.units import MISSING, bytes_text, formats_of, number_text, percent_text, seconds_text, words
-from p2pfl.report.warnings import cautions
+from p2pfl.report.summary import known_facts, summarize
+from p2pfl.report.warnings import collect_warnings
 from p2pfl.run.paths import REPORT_FILE
 from p2pfl.run.records import RoundRecord
+from p2pfl.util.units import bytes_text, number_text, percent_text, seconds_text
 
 
 def write_report(run_dir: Path) -> Path:
-    """Draw the plots and write `report.html`, from what the peers recorded; returns its path.
+    """Draw the plots and write `report.html` from the records; returns its path.
 
-    Works for an interrupted run too, and for one that finished no round. From an existing `summary.json` it
-    takes what the peers could not record: lost peers, versions and the launcher's seconds. Raises
-    ConfigError where the run directory cannot be read or written.
+    Works for an interrupted run too, and for one that finished no round. Facts that peers do not record (lost peers,
+    versions and the launcher's seconds) come from an existing `summary.json`. Raises ConfigError where the run
+    directory cannot be read or written.
     """
     summary = summarize(run_dir, **known_facts(run_dir))
     run = load_run(run_dir, summary["lost_peers"])
@@ -33,7 +34,7 @@ def write_report(run_dir: Path) -> Path:
     return path
 
 
-def _page(run: Run, summary: Mapping[str, Any]) -> str:
+def _page(run: RecordedRun, summary: Mapping[str, Any]) -> str:
     return page_text(
         "page.html",
         PLOTS[run.mode],
@@ -42,35 +43,29 @@ def _page(run: Run, summary: Mapping[str, Any]) -> str:
         subtitle=_subtitle(run, summary),
         summary=summary,
         tiles=_tiles(run, summary),
-        warnings=cautions(run, summary),
-        rows=[(name, meaning, _value_text(name, summary[name])) for name, meaning in FIELDS.items()],
-        people=_PEOPLE[run.mode],
+        warnings=collect_warnings(run, summary),
+        rows=[(name, meaning, value_text(name, summary[name])) for name, meaning in FIELDS.items()],
+        table=_PROCESS_TABLE[run.mode],
         columns=_columns(run),
-        peers=_people(run),
+        processes=_process_rows(run),
         command=repeat_command(run),
         settings=to_toml(run.config),
     )
 
 
-def _subtitle(run: Run, summary: Mapping[str, Any]) -> str:
+def _subtitle(run: RecordedRun, summary: Mapping[str, Any]) -> str:
     settings = run.config
     task = f"{settings.model.model} on {settings.data.dataset}"
     rounds = f"{summary['rounds_completed']} of {summary['rounds']} rounds"
     drawn = settings.centralized.num_selected
-    crew = {
+    processes = {
         "centralized": f"{summary['peers']} clients, of which {drawn} are drawn for a round",
         "sgd": "one process with all the data",
     }.get(run.mode, f"{summary['peers']} peers")
-    return f"{task}, {crew}, {rounds}, seed {summary['seed']}"
+    return f"{task}, {processes}, {rounds}, seed {summary['seed']}"
 
 
-def _value_text(name: str, value: Any) -> str:
-    if name in TEXT_FIELDS:
-        return words(value)
-    return MISSING if value is None else formats_of(name)[0](value)
-
-
-# Mode -> fields to see first and what they are called; time, speed and bytes follow.
+# Mode -> headline fields and their labels; time, speed and bytes follow.
 _TILES: dict[str, dict[str, str]] = {
     "gossip": {
         "consensus_accuracy": "consensus model",
@@ -83,31 +78,31 @@ _TILES: dict[str, dict[str, str]] = {
 }
 
 
-def _tiles(run: Run, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The few numbers to see first."""
+def _tiles(run: RecordedRun, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Headline numbers: label and text."""
     names = {**_TILES[run.mode], "seconds": "time", "samples_per_second": "samples/s"}
-    tiles = [(label, _value_text(name, summary[name])) for name, label in names.items()]
+    tiles = [(label, value_text(name, summary[name])) for name, label in names.items()]
     if run.mode in ("gossip", "centralized"):
-        tiles.append(("sent in all", bytes_text(summary["bytes_sent_total"] + (summary["consensus_bytes"] or 0))))
+        tiles.append(("sent in total", bytes_text(summary["bytes_sent_total"] + (summary["consensus_bytes"] or 0))))
     if run.coordinator is not None:
         tiles.append(
-            (f"of it by {summary['busiest_peer'] or 'one process'}", bytes_text(summary["bytes_sent_max_peer"]))
+            (f"of which by {summary['busiest_peer'] or 'one process'}", bytes_text(summary["bytes_sent_max_peer"]))
         )
     return tiles
 
 
-# Mode -> heading of the table of processes, and what a reader must know of it.
-_PEOPLE: dict[str, tuple[str, str]] = {
+# Mode -> heading of the table of processes, and its explanation.
+_PROCESS_TABLE: dict[str, tuple[str, str]] = {
     "gossip": (
         "Peers",
-        "Training rounds only; the accuracy is the latest that was measured before the consensus phase.",
+        "Training rounds only; the accuracy is the latest one measured before the consensus phase.",
     ),
-    "local": ("Peers", "The accuracy is the latest that was measured."),
-    "sgd": ("The process", "It trains on the data of all peers; the accuracy is the latest that was measured."),
+    "local": ("Peers", "The accuracy is the latest one measured."),
+    "sgd": ("The process", "It trains on the data of all peers; the accuracy is the latest one measured."),
     "centralized": (
         "Clients and coordinator",
         "A client's rounds are those in which it trained; missed are those for which it was drawn but its update did "
-        "not come in time. The coordinator's samples are those behind the updates that it averaged.",
+        "not arrive in time. The coordinator's samples are those of the updates that it averaged.",
     ),
 }
 
@@ -118,14 +113,14 @@ def _sum(field: str) -> Callable[[list[RoundRecord]], float]:
 
 def _accuracy_text(own: list[RoundRecord]) -> str:
     latest = latest_accuracy(own)
-    return MISSING if latest is None else percent_text(latest)
+    return NO_VALUE if latest is None else percent_text(latest)
 
 
 def _loss_text(own: list[RoundRecord]) -> str:
-    return MISSING if not own or own[-1].train_loss is None else number_text(own[-1].train_loss)
+    return NO_VALUE if not own or own[-1].train_loss is None else number_text(own[-1].train_loss)
 
 
-# Key -> heading, and the cell's text from a peer's records of the training rounds.
+# Key -> heading, and cell text from a process's records of the training rounds.
 PEER_COLUMNS: dict[str, tuple[str, Callable[[list[RoundRecord]], str]]] = {
     "rounds": ("rounds", lambda own: str(len(own))),
     "accuracy": ("test accuracy", _accuracy_text),
@@ -141,23 +136,23 @@ PEER_COLUMNS: dict[str, tuple[str, Callable[[list[RoundRecord]], str]]] = {
 }
 
 
-def _columns(run: Run) -> list[str]:
-    """The table's headings: the columns of `PEER_COLUMNS`, and for clients the rounds that they missed."""
+def _columns(run: RecordedRun) -> list[str]:
+    """Headings of the table of processes; with clients, also their missed rounds."""
     headings = [heading for heading, _ in PEER_COLUMNS.values()]
     return headings if run.coordinator is None else [headings[0], "missed", *headings[1:]]
 
 
-def _people(run: Run) -> list[tuple[str, bool, dict[str, str]]]:
-    """A row for each process: its name, whether it was lost, and its cells by column."""
+def _process_rows(run: RecordedRun) -> list[tuple[str, bool, dict[str, str]]]:
+    """One row for each process: name, whether it was lost, and cells by column."""
     rows = []
-    parts = participation(run) if run.coordinator is not None else ()
+    clients = participation(run) if run.coordinator is not None else ()
     for process, name in enumerate(run.topology.names):
         own = of_phase(run.records[process], "train")
         cells = {key: text(own) for key, (_, text) in PEER_COLUMNS.items()}
         if process == run.coordinator:
-            cells = {"rounds": cells.pop("rounds"), "missed": MISSING, **cells, "steps": MISSING, "train": MISSING}
-        elif parts:
-            missed = str(len(parts[process].missed))
-            cells = {"rounds": cells.pop("rounds"), "missed": missed, **cells, "evaluate": MISSING}
+            cells = {"rounds": cells.pop("rounds"), "missed": NO_VALUE, **cells, "steps": NO_VALUE, "train": NO_VALUE}
+        elif clients:
+            missed = str(len(clients[process].missed))
+            cells = {"rounds": cells.pop("rounds"), "missed": missed, **cells, "evaluate": NO_VALUE}
         rows.append((name, process not in run.survivors, cells))
     return rows

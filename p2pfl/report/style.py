@@ -1,4 +1,4 @@
-"""How plots look and how they are written: the same bytes for the same run, in PNG and SVG."""
+"""Plot style and picture files: the same bytes for the same run, as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from p2pfl.errors import ConfigError, unreadable, unwritable
-from p2pfl.util.regular import read_text
+from p2pfl.util.files import read_text
 from p2pfl.util.text import visible
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ INK = "#1d2530"
 SURFACE = "#fefefe"
 LINE = "#d5d9e0"
 
-# Okabe & Ito's palette keeps apart for color-blind readers; line styles, markers and hatches do the rest.
+# Okabe & Ito's palette, which color-blind readers can tell apart; line styles, markers and hatches help.
 BLUE = "#0072b2"
 ORANGE = "#e69f00"
 GREEN = "#009e73"
@@ -63,7 +63,7 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Within: matplotlib's defaults plus this style, whatever the user's own matplotlibrc says."""
+    """Context with matplotlib's defaults and this style, without a user's matplotlibrc."""
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
@@ -74,7 +74,7 @@ def styled() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure in inches, drawn without a window and without pyplot's global state."""
+    """Empty figure of a size in inches, without a window or pyplot's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -84,14 +84,17 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def lay_out(figure: Figure) -> None:
-    """Compute the layout of a drawn figure once, instead of at each save, where it takes 40 % of the time."""
+    """Compute the layout of a drawn figure once.
+
+    Otherwise each save computes it again, which takes 40 % of the time.
+    """
     engine = figure.get_layout_engine()
     if engine is not None:
         engine.execute(figure)
         figure.set_layout_engine("none")
 
 
-def nothing(figure: Figure, axes: Axes, why: str) -> Figure:
+def empty_plot(figure: Figure, axes: Axes, why: str) -> Figure:
     """The figure with a sentence in place of a plot."""
     axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", style="italic")
     axes.set(xticks=[], yticks=[])
@@ -99,7 +102,10 @@ def nothing(figure: Figure, axes: Axes, why: str) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG or SVG, by extension. Raises ConfigError for others or an unwritable path."""
+    """Write a figure as PNG or SVG, by extension.
+
+    Raises ConfigError for other extensions or an unwritable path.
+    """
     kind = path.suffix.lower().lstrip(".")
     if kind not in ("png", "svg"):
         raise ConfigError(f"{path}: pictures are written as .png or .svg; choose one of these extensions")
@@ -111,10 +117,10 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def inline_svg(path: Path, name: str) -> str:
-    """An SVG file's element for a page: ids of its own, as wide as its place, colors from the page.
+    """SVG element for a page: unique ids, full width, colors of the page.
 
-    `name` (letters and dashes) keeps the ids of several pictures on one page apart. Raises ConfigError for an
-    unreadable path.
+    `name` (letters and dashes) prefixes the ids, so that those of several pictures do not collide. Raises
+    ConfigError for an unreadable path.
     """
     try:
         text = read_text(path)
@@ -129,10 +135,10 @@ def inline_svg(path: Path, name: str) -> str:
     return text
 
 
-def plain(text: str, limit: int = 0) -> str:
-    """Text for matplotlib, which would else read `$` as mathematics; shortened to `limit` if given.
+def plot_text(text: str, limit: int = 0) -> str:
+    """Text for matplotlib: `$` escaped, shortened to `limit` if given.
 
-    Invisible characters become escapes.
+    matplotlib would read `$` as mathematics. Invisible characters become escapes.
     """
     text = visible(text)
     if limit and len(text) > limit:

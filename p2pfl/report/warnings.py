@@ -1,4 +1,4 @@
-"""What a reader must know before believing a run's numbers, in plain sentences."""
+"""Warnings about a run: caveats for the reader of its numbers, one sentence each."""
 
 from __future__ import annotations
 
@@ -6,35 +6,37 @@ from collections.abc import Mapping
 from typing import Any
 
 from p2pfl.faults import idle_faults
-from p2pfl.report.absences import spans_text, undone, unrecorded
-from p2pfl.report.clients import participation
-from p2pfl.report.run import Run, of_phase
+from p2pfl.report.fields import spans_text
+from p2pfl.report.load import RecordedRun, of_phase
+from p2pfl.report.missing import lost_records, rounds_without_records
+from p2pfl.report.participation import participation
+from p2pfl.util.units import counted
 
-_MUCH_WAITING = 0.3  # share of the time
-_FAR_BEHIND = 0.05  # accuracy of the worst peer below the mean
-_NAMED = 8  # clients that a sentence names; more are counted
+_HIGH_WAIT_SHARE = 0.3  # of the time of the training rounds
+_LARGE_GAP = 0.05  # between the accuracies of the mean and the worst peer
+_MAX_LISTED = 8  # items that a sentence lists; the rest are counted
 
-# Mode -> who must have finished a round, and what is missing without the last one.
-_WHO: dict[str, tuple[str, str]] = {
+# Mode -> the process that must have finished a round, and the consequence where the last one is missing.
+_INCOMPLETE: dict[str, tuple[str, str]] = {
     "gossip": ("every peer", " There is no consensus model."),
     "centralized": ("the coordinator", " There is no final global model."),
     "sgd": ("the process", " There is no final model."),
     "local": ("every peer", ""),
 }
-# Mode -> what the loss of a process means for the numbers.
-_WITHOUT: dict[str, str] = {
-    "centralized": "Rounds went on without them; means of times and steps are those of the other clients.",
+# Mode -> effect of a lost process on the numbers.
+_AFTER_LOSS: dict[str, str] = {
+    "centralized": "The rounds continued without them; means of times and steps are those of the other clients.",
     "sgd": "",
 }
 
 
-def cautions(run: Run, summary: Mapping[str, Any]) -> list[str]:
-    """The sentences, the gravest first; none where all went well."""
+def collect_warnings(run: RecordedRun, summary: Mapping[str, Any]) -> list[str]:
+    """Warnings of a run, the most serious first; empty where all went well."""
     return [
         *_unfinished(run, summary),
         *_losses(run, summary),
         *_scripted(run),
-        *_absences(run, summary),
+        *_missing(run, summary),
         *_damage(run, summary),
         *_participation(run),
         *_training(run),
@@ -43,110 +45,106 @@ def cautions(run: Run, summary: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _unfinished(run: Run, summary: Mapping[str, Any]) -> list[str]:
-    who, without = _WHO[run.mode]
+def _unfinished(run: RecordedRun, summary: Mapping[str, Any]) -> list[str]:
+    who, consequence = _INCOMPLETE[run.mode]
     if summary["rounds_completed"] < summary["rounds"]:
         done = f"{summary['rounds_completed']} of {summary['rounds']}"
-        return [f"The run is incomplete: {who} has finished {done} rounds.{without}"]
+        return [f"The run is incomplete: {who} has finished {done} rounds.{consequence}"]
     if summary["status"] != "complete":
         return ["The consensus phase was not finished, so there is no consensus model."]
     return []
 
 
-def _losses(run: Run, summary: Mapping[str, Any]) -> list[str]:
+def _losses(run: RecordedRun, summary: Mapping[str, Any]) -> list[str]:
     if not summary["lost_peers"]:
         return []
     usual = "Means, accuracies and distances are those of the other peers."
-    return [f"Lost on the way: {', '.join(summary['lost_peers'])}. {_WITHOUT.get(run.mode, usual)}".rstrip()]
+    return [f"Lost during the run: {', '.join(summary['lost_peers'])}. {_AFTER_LOSS.get(run.mode, usual)}".rstrip()]
 
 
-def _scripted(run: Run) -> list[str]:
-    """What a fault script did, and what did not exist in this run's graph to do it to."""
+def _scripted(run: RecordedRun) -> list[str]:
+    """Faults of the fault script, and those without an edge in this run's graph."""
     if run.script is None:
         return []
-    found = [f"A fault script was played: {_listed(run.script.described())}."]
+    found = [f"A fault script was applied: {_listed(run.script.described())}."]
     idle = idle_faults(run.script, run.topology.graph.has_edge)
     if idle:
-        found.append(f"Of it, this changed nothing here, where there is no such edge: {_listed(idle)}.")
-    if run.script.attackers and run.own_models:
-        found.append(f"Peers' accuracies leave out those who attack: {_listed(run.script.attackers)}.")
+        found.append(f"Without effect, because this graph has no such edge: {_listed(idle)}.")
+    if run.script.attackers and run.has_peer_models:
+        found.append(f"Peers' accuracies exclude the attackers: {_listed(run.script.attackers)}.")
     return found
 
 
-def _absences(run: Run, summary: Mapping[str, Any]) -> list[str]:
+def _missing(run: RecordedRun, summary: Mapping[str, Any]) -> list[str]:
     found = []
-    if spans := undone(run):
-        found.append(f"Round {spans_text(spans)} was recorded by nobody: all were away, or the records are lost.")
+    if spans := rounds_without_records(run):
+        found.append(f"No peer completed round {spans_text(spans)}: all were away, or the records are lost.")
     if summary.get("restarts"):
-        found.append(f"Died and started again: {_listed([f'{n} ({c}×)' for n, c in summary['restarts'].items()])}.")
+        found.append(f"Restarted after a crash: {_listed([f'{n} ({c}×)' for n, c in summary['restarts'].items()])}.")
     if summary.get("absences"):
         away = [f"{item['peer']} (round {spans_text(item['rounds'])})" for item in summary["absences"]]
-        found.append(f"Neighbors went on without: {_listed(away)}. Their own weights stood in its place.")
-    for item in (summary.get("parts") or [])[:_NAMED]:
+        found.append(f"Missing peers: {_listed(away)}. Their neighbors used their own weights instead.")
+    for item in (summary.get("parts") or [])[:_MAX_LISTED]:
         together = "; ".join(_listed(list(part)) for part in item["parts"])
-        found.append(f"In round {spans_text([item['rounds']])} the graph had fallen apart: {together}.")
+        found.append(f"In round {spans_text([item['rounds']])} the graph was disconnected; its components: {together}.")
     return found
 
 
-def _damage(run: Run, summary: Mapping[str, Any]) -> list[str]:
+def _damage(run: RecordedRun, summary: Mapping[str, Any]) -> list[str]:
     found = []
     if taken := summary.get("weights_from_neighbors"):
         who = [f"{item['peer']} in round {item['round']} (from {', '.join(item['neighbors'])})" for item in taken]
-        found.append(f"Without weights of their own, or too far behind, these took over neighbors': {_listed(who)}.")
-    if lost := [f"{name} (round {spans_text(spans)})" for name, spans in unrecorded(run).items()]:
-        found.append(f"Records are lost, and the numbers are without them: {_listed(lost)}.")
+        found.append(f"Bootstrapped from neighbors, as their own weights were lost or too old: {_listed(who)}.")
+    if lost := [f"{name} (round {spans_text(spans)})" for name, spans in lost_records(run).items()]:
+        found.append(f"Records are lost and not included in the numbers: {_listed(lost)}.")
     if run.problems:
-        found.append(f"Files of records are damaged: {_listed(list(run.problems))}.")
+        found.append(f"Record files are damaged: {_listed(list(run.problems))}.")
     return found
 
 
-def _participation(run: Run) -> list[str]:
+def _participation(run: RecordedRun) -> list[str]:
     if run.coordinator is None or not run.rounds:
         return []
     found = []
     names = run.topology.names
-    parts = participation(run)
-    missed = {names[client]: len(part.missed) for client, part in enumerate(parts) if part.missed}
+    clients = participation(run)
+    missed = {names[client]: len(own.missed) for client, own in enumerate(clients) if own.missed}
     if missed:
-        rounds = len({number for part in parts for number in part.missed})
+        rounds = len({number for own in clients for number in own.missed})
         worst = sorted(missed.items(), key=lambda item: -item[1])
-        clients = _listed([f"{name} ({_counted(count, 'round')})" for name, count in worst])
-        found.append(f"In {_counted(rounds, 'round')} updates were missing: client {clients}.")
-    absent = [names[client] for client, part in enumerate(parts) if not part.averaged]
+        listed = _listed([f"{name} ({counted(count, 'round')})" for name, count in worst])
+        found.append(f"In {counted(rounds, 'round')} updates were missing: client {listed}.")
+    absent = [names[client] for client, own in enumerate(clients) if not own.averaged]
     if absent:
-        found.append(f"Without any update in the global model, which has not seen its data: client {_listed(absent)}.")
+        found.append(f"The global model has no update from, and has not seen the data of: client {_listed(absent)}.")
     return found
 
 
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
-
-
 def _listed(items: list[str]) -> str:
-    more = f" and {len(items) - _NAMED} more" if len(items) > _NAMED else ""
-    return ", ".join(items[:_NAMED]) + more
+    more = f" and {len(items) - _MAX_LISTED} more" if len(items) > _MAX_LISTED else ""
+    return ", ".join(items[:_MAX_LISTED]) + more
 
 
-def _training(run: Run) -> list[str]:
+def _training(run: RecordedRun) -> list[str]:
     trained = (record for peer in run.trainers for record in of_phase(run.records[peer], "train"))
     if any(record.train_loss is None and record.train_seconds > 0 for record in trained):
-        return ["In some rounds the training loss was not a number: training diverged. Try a smaller --lr."]
+        return ["In some rounds the training loss was not a number: training diverged; try a smaller --lr."]
     return []
 
 
-def _waiting(run: Run, summary: Mapping[str, Any]) -> list[str]:
-    """Only of peers: clients wait while the coordinator averages and evaluates, whatever their neighbors' speed."""
-    parts = {name: summary[f"{name}_seconds"] or 0.0 for name in ("train", "exchange", "wait", "evaluate")}
-    if run.mode == "gossip" and parts["wait"] > _MUCH_WAITING * sum(parts.values()) > 0:
-        share = parts["wait"] / sum(parts.values())
+def _waiting(run: RecordedRun, summary: Mapping[str, Any]) -> list[str]:
+    """Waiting time of peers; clients always wait for their coordinator."""
+    shares = {name: summary[f"{name}_seconds"] or 0.0 for name in ("train", "exchange", "wait", "evaluate")}
+    if run.mode == "gossip" and shares["wait"] > _HIGH_WAIT_SHARE * sum(shares.values()) > 0:
+        share = shares["wait"] / sum(shares.values())
         return [f"Peers spent {share:.0%} of the training rounds waiting for slower neighbors."]
     return []
 
 
-def _outcome(run: Run, summary: Mapping[str, Any]) -> list[str]:
+def _outcome(run: RecordedRun, summary: Mapping[str, Any]) -> list[str]:
     found = []
     mean, worst = summary["mean_peer_accuracy"], summary["worst_peer_accuracy"]
-    if mean is not None and mean - worst > _FAR_BEHIND:
+    if mean is not None and mean - worst > _LARGE_GAP:
         found.append(f"The worst peer is {100 * (mean - worst):.1f} points below the mean of the peers.")
     model = summary["consensus_accuracy"]
     if model is not None and mean is not None and model < mean - 0.01:
@@ -154,5 +152,7 @@ def _outcome(run: Run, summary: Mapping[str, Any]) -> list[str]:
     start, end = summary["consensus_distance"], summary["final_consensus_distance"]
     wanted = run.config.gossip.consensus_tolerance
     if start and end is not None and end > 1.1 * wanted * start:
-        found.append(f"The consensus phase shrank disagreement to {end / start:.2g} of its start, not to {wanted:g}.")
+        found.append(
+            f"The consensus phase reduced the disagreement to {end / start:.2g} of its start, not to {wanted:g}."
+        )
     return found

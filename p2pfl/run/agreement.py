@@ -11,7 +11,7 @@ import numpy as np
 from p2pfl import config as settings
 from p2pfl.config import RunConfig
 from p2pfl.faults import load_faults
-from p2pfl.model.weights import weights_digest
+from p2pfl.model.weights_file import weights_digest
 from p2pfl.roles import Cast
 
 # These schedules spread the learning rate over all rounds; with any other a run may get more rounds later.
@@ -25,7 +25,7 @@ def shared_settings(config: RunConfig) -> dict[str, Any]:
 
     Without the data set: its path may differ between machines, and what it holds is known once it is decoded.
     """
-    known = {name: value for name, value in settings.options(config).items() if name not in settings.INCIDENTAL}
+    known = {name: value for name, value in settings.options(config).items() if name not in settings.NOT_IN_FINGERPRINT}
     for name in _TOLD_BY_CONTENT:
         known.pop(name, None)
     if config.exchange.faults is not None:

@@ -26,8 +26,7 @@ from torch import Tensor
 
 from p2pfl.errors import CheckpointError, OtherVersionError, UnreadableError, is_missing, unreadable, unwritable
 from p2pfl.run.paths import CHECKPOINT_NAME, checkpoint_name
-from p2pfl.util.durable import sync_folder
-from p2pfl.util.regular import check_regular, opener
+from p2pfl.util.files import check_regular, opener, sync_folder
 
 _OTHER_VERSION = "resume with that version, or start a new run without --resume"
 KEPT = 2

@@ -9,8 +9,7 @@ import msgspec
 
 from p2pfl.errors import ConfigError, unwritable
 from p2pfl.run.paths import DATA_FILE
-from p2pfl.util.durable import replace_file
-from p2pfl.util.regular import read_if_any
+from p2pfl.util.files import read_if_any, replace_file
 
 DIGITS = 16  # of the digest, as in checkpoints
 

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from p2pfl import config as settings
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, TopologyError, unreadable, unwritable
-from p2pfl.model.weights import weights_digest
+from p2pfl.model.weights_file import weights_digest
 from p2pfl.run.data_record import read_data_record
 from p2pfl.run.identity import write_run_id
 from p2pfl.run.paths import (
@@ -24,6 +24,7 @@ from p2pfl.run.paths import (
     CONFIG_FILE,
     DATA_FILE,
     FAULTS_FILE,
+    INCARNATION_FILE,
     INIT_FILE,
     LOG_FILE,
     MODEL_FILE,
@@ -40,6 +41,7 @@ from p2pfl.topology import Topology, load_topology, save_topology
 _MOST_NAME, _MOST_LABEL = 150, 50  # characters in the name of a run's folder, which has at most 255
 # What a folder may hold that is not a run directory yet; each file also under a temporary name, with a dot before it.
 _BEFORE_SETTINGS = {PEERS_FOLDER, RUN_ID_FILE, TOPOLOGY_FILE, FAULTS_FILE, INIT_FILE, DATA_FILE}
+_BEFORE_ROUNDS = {LOG_FILE, INCARNATION_FILE}  # in the folder of a process that has done no round
 _RESULTS = (MODEL_FILE, SUMMARY_FILE, REPORT_FILE)  # that a run writes at its end
 
 
@@ -210,7 +212,8 @@ def take_away_half_made(run_dir: Path) -> bool:
     temporary = tuple(f".{name}." for name in (CONFIG_FILE, *_BEFORE_SETTINGS))
     names = {path.name for path in run_dir.iterdir()}
     known = all(name in _BEFORE_SETTINGS or name.startswith(temporary) for name in names)
-    if not known or any(path.is_file() and path.name != LOG_FILE for path in run_dir.glob(f"{PEERS_FOLDER}/**/*")):
+    files = (path for path in run_dir.glob(f"{PEERS_FOLDER}/**/*") if path.is_file())
+    if not known or any(path.name not in _BEFORE_ROUNDS for path in files):
         return False
     shutil.rmtree(run_dir, ignore_errors=True)
     return True

@@ -1,4 +1,6 @@
-"""The lasting id of a run: made with its directory, the same over all resumes, and said by each of its checkpoints.
+"""Identities: the lasting id of a run, and the incarnation of a process.
+
+A run's id is made with its directory, stays the same over all resumes, and stands in each of its checkpoints.
 
 A launcher's run directory holds one id for all its processes. Where each peer runs by itself (`p2pfl peer`), the id
 lies in the peer's own folder, so that folders from several machines stay usable when they are put into one directory.
@@ -10,13 +12,16 @@ import contextlib
 import os
 import re
 import secrets
+import time
 import zlib
 from pathlib import Path
 
-from p2pfl.run.paths import RUN_ID_FILE
-from p2pfl.util.regular import read_if_any
+from p2pfl.errors import CheckpointError, unwritable
+from p2pfl.run.paths import INCARNATION_FILE, RUN_ID_FILE
+from p2pfl.util.files import read_if_any, replace_file
 
 _RANDOM_BYTES = 12
+_MOST_DIGITS = 11  # of an incarnation: edge epochs are counted from it, exactly in a float64
 _FORM = re.compile(rf"([0-9a-f]{{{2 * _RANDOM_BYTES}}})-([0-9a-f]{{8}})\n?")
 
 
@@ -42,6 +47,24 @@ def read_run_id(folder: Path) -> str | None:
 def run_id_of(run_dir: Path, peer_dir: Path) -> str | None:
     """The id that a peer's checkpoints must have: that of the run directory, or else of the peer's own folder."""
     return read_run_id(run_dir) or read_run_id(peer_dir)
+
+
+def next_incarnation(peer_dir: Path) -> int:
+    """The number of this start of a process: one more than that of its last start, saved before it is used.
+
+    Where none is known, as in the first start or after its folder was lost, it is the time in seconds, so that it is
+    larger than any before: neighbors take what a smaller number says for stale.
+
+    Raises CheckpointError where it cannot be saved, UnreadableError.
+    """
+    path = peer_dir / INCARNATION_FILE
+    text = read_if_any(path).decode("ascii", "replace").strip()
+    number = int(text) + 1 if text.isdigit() and len(text) < _MOST_DIGITS else int(time.time())
+    try:
+        replace_file(path, f"{number}\n".encode())
+    except OSError as error:
+        raise CheckpointError(unwritable(path, error)) from None
+    return number
 
 
 def _signed(random: str) -> str:

@@ -25,6 +25,7 @@ LOG_FILE = "log.txt"
 ROUNDS_FILE = "rounds.jsonl"
 SKETCHES_FILE = "sketches.f32"
 FIRED_FILE = "faults.fired"
+INCARNATION_FILE = "incarnation"
 CHECKPOINTS_FOLDER = "checkpoint"
 
 # In the folder of a comparison, beside REPORT_FILE.

@@ -21,7 +21,7 @@ from p2pfl.errors import CheckpointError, UnreadableError, unwritable
 from p2pfl.model.sketches import Vector, to_bytes
 from p2pfl.run.paths import ROUNDS_FILE, SKETCHES_FILE
 from p2pfl.run.sketch_file import HEADER, readable_sketches
-from p2pfl.util.regular import opener, read_if_any
+from p2pfl.util.files import opener, read_if_any
 
 MOST_RECORD_BYTES = 2**31  # of the file: some millions of rounds
 

@@ -15,8 +15,7 @@ from p2pfl.model.sketches import SKETCH_BUCKETS, Vector, to_bytes
 from p2pfl.run.paths import ROUNDS_FILE, SKETCHES_FILE
 from p2pfl.run.records import MOST_RECORD_BYTES, Recorded, RoundRecord, encode_record, read_recorded, spans
 from p2pfl.run.sketch_file import HEADER, MOST_BYTES, file_size, readable_sketches
-from p2pfl.util.durable import replace_file, truncate_file
-from p2pfl.util.regular import read_if_any
+from p2pfl.util.files import read_if_any, replace_file, truncate_file
 
 _AHEAD = 1000  # rounds that may have been recorded after a checkpoint, by far: what says a later one is no record
 

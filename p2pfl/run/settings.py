@@ -10,8 +10,8 @@ from typing import Any
 from p2pfl import config as settings
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError
-from p2pfl.faults import AttackFault, FaultScript, check_faults, load_faults
-from p2pfl.model.weights import read_weights
+from p2pfl.faults import FaultScript, check_faults, load_faults
+from p2pfl.model.weights_file import read_weights
 from p2pfl.roles import COORDINATOR
 from p2pfl.topology import Topology
 from p2pfl.util.text import some
@@ -77,14 +77,6 @@ def fault_script(config: RunConfig, topology: Topology, path: str | Path | None 
     script = load_faults(where, config.record.seed)
     coordinator = COORDINATOR if config.mode == "centralized" else None
     overlapped = config.mode == "gossip" and config.gossip.order == "overlapped"
-    for number, fault in enumerate(script.faults, 1):
-        if isinstance(fault, AttackFault):
-            from p2pfl.algorithms.attacks import build_attack  # not above: it imports torch
-
-            try:
-                build_attack(fault.attack, fault.scale)
-            except ConfigError as error:
-                raise ConfigError(f"--faults {where}: fault {number} (attack): {error}") from None
     return check_faults(script, str(where), topology.names, config.training.rounds, coordinator, overlapped)
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from p2pfl.errors import ConfigError, UnreadableError
 from p2pfl.model.sketches import SKETCH_BUCKETS, VERSION
 from p2pfl.run.paths import SKETCHES_FILE
-from p2pfl.util.regular import read_if_any
+from p2pfl.util.files import read_if_any
 
 HEADER = struct.pack("<8sII", b"p2pflskt", VERSION, SKETCH_BUCKETS)
 _ROW_BYTES = SKETCH_BUCKETS * 4

@@ -1,24 +1,21 @@
-"""Topologies: files, generators, validation, mixing matrices, spectral gap, and each peer's neighborhood."""
+"""Topologies: files, generators, validation, mixing matrices and neighborhoods."""
 
-from p2pfl.topology.files import FORMATS, load_topology, save_topology
+from p2pfl.topology.files import load_topology, save_topology
+from p2pfl.topology.fix import Mending, fix_file
+from p2pfl.topology.formats.writers import FORMATS
 from p2pfl.topology.generators import KINDS, make_topology
 from p2pfl.topology.graph import MAX_PEERS, Topology, build_topology
-from p2pfl.topology.mend import Mending, fix_file
-from p2pfl.topology.mixing import (
-    Neighborhood,
+from p2pfl.topology.mixing import mean_keeping, mixing_matrix, undirected_command
+from p2pfl.topology.public_keys import check_publishable, publish
+from p2pfl.topology.schedule import Neighborhood, NeighborhoodSchedule, neighborhood, without_edges
+from p2pfl.topology.spectrum import (
     consensus_rounds,
     convergence,
-    mean_keeping,
+    is_symmetric,
     mixing_bounds,
-    mixing_matrix,
     mixing_rounds,
-    neighborhood,
     spectral_gap,
-    undirected_command,
-    without_edges,
 )
-from p2pfl.topology.publish import check_publishable, publish
-from p2pfl.topology.spectrum import is_symmetric
 
 __all__ = [
     "FORMATS",
@@ -26,6 +23,7 @@ __all__ = [
     "MAX_PEERS",
     "Mending",
     "Neighborhood",
+    "NeighborhoodSchedule",
     "Topology",
     "build_topology",
     "check_publishable",

@@ -1,4 +1,4 @@
-"""All troubles of a graph at once, and what mends each of them."""
+"""Validation of a raw graph: all problems at once, each with its remedy."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from p2pfl.topology.attributes import attribute_flaws
-from p2pfl.topology.links import Links, links_of
-from p2pfl.topology.naming import MAX_LABEL_BYTES, Naming, few, name_flaw, name_nodes, short, usable_label
+from p2pfl.topology.endpoints import attribute_flaws
+from p2pfl.topology.links import Adjacency, Links, adjacency_of, components, in_order, largest, links_of, reachable
+from p2pfl.topology.naming import MAX_LABEL_BYTES, Naming, few, name_flaw, name_nodes, shorten, usable_label
 from p2pfl.topology.raw import RawGraph
-from p2pfl.topology.reach import Adjacency, adjacency_of, components, in_order, largest, reached
 
 MAX_PEERS = 4096  # one process a peer; the mixing matrix of more would not fit a laptop either
 OPTIONS = (
@@ -27,10 +26,10 @@ OPTIONS = (
 
 
 @dataclass(frozen=True)
-class Trouble:
-    """One thing that is wrong, for people.
+class Problem:
+    """One problem of a graph, described for people.
 
-    `option`: that of `topology fix` which mends it; None: `text` says what to do by hand.
+    `option`: the option of `topology fix` that mends it; None: `text` says what to do by hand.
     """
 
     text: str
@@ -38,47 +37,50 @@ class Trouble:
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What there is to know of a graph: names, links and troubles; none where it is a topology."""
+class CheckedGraph:
+    """Names, links and problems of a graph; a topology has no problems."""
 
     naming: Naming
     links: Links
-    troubles: tuple[Trouble, ...]
+    problems: tuple[Problem, ...]
 
 
-def examine(raw: RawGraph, least: int = 2) -> Findings:
-    """Find everything that is wrong with a graph that is to have at least `least` peers."""
+def check_graph(raw: RawGraph, least: int = 2) -> CheckedGraph:
+    """Find all problems of a graph that must have at least `least` peers."""
     naming, links = name_nodes(raw), links_of(raw)
     if not raw.nodes:
-        return Findings(naming, links, (Trouble("the graph is empty; a swarm needs at least 2 peers"),))
-    shown = [short(name) for name in naming.names]
+        return CheckedGraph(naming, links, (Problem("the graph is empty; a swarm needs at least 2 peers"),))
+    shown = [shorten(name) for name in naming.names]
     names = dict(zip((node.id for node in raw.nodes), shown, strict=True))
     found = (
         *_duplicate_ids(raw),
         *([] if naming.by_labels else _unusable_names(raw)),
         *(
-            Trouble(flaw, "--drop-addresses")
+            Problem(flaw, "--drop-addresses")
             for flaw in attribute_flaws(shown, [node.attributes for node in raw.nodes])
         ),
-        *_edge_troubles(links, names),
-        *_size_troubles(adjacency_of(names, links), names, least, raw.doubt),
+        *_edge_problems(links, names),
+        *_size_problems(adjacency_of(names, links), names, least, raw.disconnected_hint),
     )
-    return Findings(naming, links, found)
+    return CheckedGraph(naming, links, found)
 
 
-def refusal(source: str, found: Sequence[Trouble], command: str = "") -> str:
-    """One line that says all troubles of a graph and, if given, the command that mends those that an option mends."""
-    said = f"{source}: {'; '.join(trouble.text for trouble in found)}"
+def describe_problems(source: str, found: Sequence[Problem], command: str = "") -> str:
+    """Message of one line: all problems, and the command, if any, that mends them."""
+    message = f"{source}: {'; '.join(problem.text for problem in found)}"
     if not command:
-        return said
+        return message
     if "--drop-addresses" in command:
-        said += "; if these are no addresses of peers, drop every host, port, device and public key"
-    by_hand = any(trouble.option is None for trouble in found)
-    return f"{said}; {'correct by hand what no option mends, then mend' if by_hand else 'mend'} with: {command}"
+        message += "; if these are no addresses of peers, drop every host, port, device and public key"
+    by_hand = any(problem.option is None for problem in found)
+    return f"{message}; {'correct by hand what no option mends, then mend' if by_hand else 'mend'} with: {command}"
 
 
 def fix_command(source: str, options: Collection[str | None], new: Path | None = None) -> str:
-    """The `topology fix` with these options, for a shell; empty where there are none. `new`: the file to write."""
+    """Shell command `topology fix` with these options; empty where there are none.
+
+    `new`: the file to write, by default next to the source.
+    """
     asked = [option for option in OPTIONS if option in options]
     if "--labels names" in asked and "--labels ids" in asked:
         asked.remove("--labels ids")  # some of them cannot be names
@@ -90,18 +92,18 @@ def fix_command(source: str, options: Collection[str | None], new: Path | None =
     return f"p2pfl topology fix {shlex.quote(source)} -o {shlex.quote(str(output))} {' '.join(asked)}"
 
 
-def _duplicate_ids(raw: RawGraph) -> list[Trouble]:
+def _duplicate_ids(raw: RawGraph) -> list[Problem]:
     repeated = [(own, count) for own, count in Counter(node.id for node in raw.nodes).items() if count > 1]
     if not repeated:
         return []
     own, count = repeated[0]
     others = [other for other, _ in repeated[1:]]
     more = f" (and others {few(others)})" if others else ""
-    return [Trouble(f"duplicate label: {count} nodes have the id {short(own)!r}{more}: give each its own")]
+    return [Problem(f"duplicate label: {count} nodes have the id {shorten(own)!r}{more}: give each its own")]
 
 
-def _unusable_names(raw: RawGraph) -> list[Trouble]:
-    """Ids that cannot be names, where the names are not the labels: a label may do instead."""
+def _unusable_names(raw: RawGraph) -> list[Problem]:
+    """Problems of ids that are to be names; the labels may serve instead."""
     remedies = {
         "is empty": "give every peer a visible one",
         "contains control characters": "use printable text",
@@ -120,33 +122,33 @@ def _unusable_names(raw: RawGraph) -> list[Trouble]:
         more = f" ({len(ids) - 1} more too)" if len(ids) > 1 else ""
         what = "a node has an empty label" if flaw == "is empty" else f"the label {shown} {flaw}"
         option = "--labels names" if mendable[flaw] else None
-        found.append(Trouble(f"{what}{more}: {remedies[flaw]}", option))
+        found.append(Problem(f"{what}{more}: {remedies[flaw]}", option))
     return found
 
 
-def _edge_troubles(links: Links, names: dict[str, str]) -> list[Trouble]:
+def _edge_problems(links: Links, names: dict[str, str]) -> list[Problem]:
     found = []
     if links.undeclared:
         edge = links.undeclared[0]
         unknown = edge.target if edge.source in names else edge.source
         more = f" ({len(links.undeclared) - 1} more such edges)" if len(links.undeclared) > 1 else ""
         found.append(
-            Trouble(
-                f"the edge {short(edge.source)!r} – {short(edge.target)!r} ends at {short(unknown)!r}, which is not "
-                f"among the nodes{more}: declare it or correct the edge"
+            Problem(
+                f"the edge {shorten(edge.source)!r} – {shorten(edge.target)!r} ends at {shorten(unknown)!r}, which is "
+                f"not among the nodes{more}: declare it or correct the edge"
             )
         )
     if links.loops:
         which = f"self-loop{'s' * (len(links.loops) > 1)} on node{'s' * (len(links.loops) > 1)}"
         found.append(
-            Trouble(
+            Problem(
                 f"{which} {few(names[node] for node in links.loops)} (a peer's own weight is in the mixing matrix "
                 "already)",
                 "--drop-self-loops",
             )
         )
     if links.parallel:
-        found.append(Trouble(_parallel_text(links, names), "--merge-parallel"))
+        found.append(Problem(_parallel_text(links, names), "--merge-parallel"))
     return found
 
 
@@ -159,39 +161,42 @@ def _parallel_text(links: Links, names: dict[str, str]) -> str:
     return f"parallel edges: {names[u]!r} {arrow} {names[v]!r} is given {count} times{differ}{more}"
 
 
-def _size_troubles(graph: Adjacency, names: dict[str, str], least: int, doubt: str) -> list[Trouble]:
-    """Too few or too many peers, and peers that cannot reach each other."""
+def _size_problems(graph: Adjacency, names: dict[str, str], least: int, hint: str) -> list[Problem]:
+    """Problems of the number of peers and of connectivity."""
     n = len(names)
     if n < least:
-        return [Trouble("the graph has only one node; a swarm needs at least 2 peers")]
-    parts = components(graph)
-    main = largest(parts)
+        return [Problem("the graph has only one node; a swarm needs at least 2 peers")]
+    found_components = components(graph)
+    main = largest(found_components)
     found = []
     if n > MAX_PEERS:
         text = f"the graph has {n} nodes; at most {MAX_PEERS} peers are supported"
-        if len(main) <= MAX_PEERS and len(parts) > 1:
-            found.append(Trouble(text, "--largest-component"))
+        if len(main) <= MAX_PEERS and len(found_components) > 1:
+            found.append(Problem(text, "--largest-component"))
         else:
-            found.append(Trouble(f"{text}: take a part of it"))
+            found.append(Problem(f"{text}: take a subgraph"))
     members = in_order(main, graph)
     if len(main) < 2 <= n:
-        found.append(Trouble("the graph is disconnected: no edge joins two nodes; add edges"))
-    elif len(parts) > 1:
+        found.append(Problem("the graph is disconnected: no edge joins two nodes; add edges"))
+    elif len(found_components) > 1:
+        remark = f" ({hint})" if hint else ""
         text = _unreached([node for node in names if node not in main], members[0], names)
-        hint = f" ({doubt})" if doubt else ""
-        found.append(Trouble(f"the graph is disconnected: {text}{hint}", "--largest-component"))
+        found.append(Problem(f"the graph is disconnected: {text}{remark}", "--largest-component"))
     if graph.directed and (text := _one_way(graph, members, names)):
-        found.append(Trouble(f"the graph is not strongly connected: {text}", "--undirected"))
+        found.append(Problem(f"the graph is not strongly connected: {text}", "--undirected"))
     return found
 
 
 def _one_way(graph: Adjacency, members: Sequence[str], names: dict[str, str]) -> str:
-    """Which peers of a connected part get nothing from its first, or give it nothing; empty where there are none."""
+    """Peers of a weak component that its first cannot reach, or that cannot reach it.
+
+    Empty where the component is strongly connected.
+    """
     first = members[0]
-    there = reached(first, graph.forth)
+    there = reachable(first, graph.successors)
     if len(there) < len(members):
         return _unreached([node for node in members if node not in there], first, names)
-    back = reached(first, graph.back)
+    back = reachable(first, graph.predecessors)
     if len(back) < len(members):
         lost = [node for node in members if node not in back]
         return f"{names[first]!r} cannot be reached from {names[lost[0]]!r}{_nor(lost)}"

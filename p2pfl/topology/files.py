@@ -1,52 +1,38 @@
-"""Topology files in and out.
+"""Topology files: load, save, and replace with a check.
 
-Graphs are read in the dialects of many tools (see `readers`), and written as GraphML, GML, GEXF, node-link JSON, edge
-list or adjacency list through networkx's writers.
+Graphs are read in the dialects of many tools (see `formats.readers`), and written as GraphML, GML, GEXF, node-link
+JSON, edge list or adjacency list through networkx's writers.
 """
 
 from __future__ import annotations
 
-import inspect
-import io
-import json
+import contextlib
 import os
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import networkx as nx
 
 from p2pfl.errors import TopologyError, unreadable, unwritable
+from p2pfl.topology.formats.readers import ENDINGS, parse
+from p2pfl.topology.formats.writers import writable_format
 from p2pfl.topology.graph import Topology, topology_from
 from p2pfl.topology.raw import RawGraph
-from p2pfl.topology.readers import ENDINGS, parse
-from p2pfl.util.regular import opener, read_file
+from p2pfl.util.files import opener, read_file
 
 MAX_FILE_BYTES = 64 * 2**20
 
-# networkx 3.4 renamed this argument.
-EDGES = "edges" if "edges" in inspect.signature(nx.node_link_graph).parameters else "link"
-
-
-@dataclass(frozen=True)
-class Format:
-    """One file format that is written: its name for people, and graph → bytes."""
-
-    title: str
-    write: Callable[[nx.Graph], bytes]
-
 
 def read_raw(file: Path) -> RawGraph:
-    """What a topology file declares, not checked yet.
+    """Read a topology file without checking the graph.
 
-    Its ending says the format; of .edges, .txt, .csv, .tsv, .net, .dot and others the content does. Raises
+    The ending determines the format; for .edges, .txt, .csv, .tsv, .net, .dot and others the content does. Raises
     TopologyError with one line that names the file and the remedy where it cannot be parsed at all.
     """
     if file.suffix.lower() not in ENDINGS:
         if not os.path.lexists(file) or file.is_dir():
-            _read_bytes(file)  # which says so
+            _read_bytes(file)  # raises
         shown = f"unknown extension {file.suffix!r}" if file.suffix else "no extension"
         raise TopologyError(f"{file}: {shown}; use one of {' '.join(ENDINGS)}")
     return parse(_read_bytes(file), file.suffix.lower(), str(file))
@@ -55,17 +41,17 @@ def read_raw(file: Path) -> RawGraph:
 def load_topology(path: str | os.PathLike[str], least: int = 2, *, by_ids: bool = False) -> Topology:
     """Read and check a topology file (see `read_raw` for the formats).
 
-    A peer's name is its label where every node has one and all differ, else its node id; `by_ids`: its id, as in the
-    files of run directories, which `save_topology` writes. Edge lists and adjacency lists have no way to say
-    directions and are read as undirected; an edge may be given at both its ends.
-    Raises TopologyError with one line that names the file, all its troubles and the command that mends them, also for
+    A peer's name is its label where all nodes have different ones, else its node id; `by_ids`: its id, as in the
+    files of run directories, which `save_topology` writes. Edge lists and adjacency lists cannot express directions
+    and are read as undirected; an edge may be given at both its ends.
+    Raises TopologyError with one line that names the file, all its problems and the command that mends them, also for
     fewer than `least` peers.
     """
     file = Path(path)
     try:
         raw = read_raw(file)
     except TopologyError as error:
-        if not by_ids or isinstance(error.__cause__, OSError):  # whose own remedy fits
+        if not by_ids or isinstance(error.__cause__, OSError):  # its remedy fits
             raise
         raise TopologyError(str(error).partition("; ")[0], remedy="put back the file that the run began with") from None
     if by_ids:
@@ -73,22 +59,13 @@ def load_topology(path: str | os.PathLike[str], least: int = 2, *, by_ids: bool 
     return topology_from(raw, name=file.stem, source=str(file), least=least, mendable=True)
 
 
-def writable_format(path: Path) -> Format:
-    """The format that a file's extension names. Raises TopologyError where none that is written does."""
-    try:
-        return FORMATS[path.suffix.lower()]
-    except KeyError:
-        shown = f"unknown extension {path.suffix!r}" if path.suffix else "no extension"
-        raise TopologyError(f"{path}: {shown}; use one of {' '.join(FORMATS)}") from None
-
-
 def save_topology(topology: Topology, path: str | os.PathLike[str]) -> None:
-    """Write a topology in the format that the extension names; directories are not created.
+    """Write a topology in the format of the extension; directories are not created.
 
-    The names are what is written, as ids, and reading the file again gives the same names, edges and attributes, with
+    The names are written as ids, and reading the file again gives the same names, edges and attributes, with
     the limits of the formats: an edge list keeps edge weights but no node attributes; an adjacency list keeps neither;
-    both refuse directed graphs, and names with spaces or '#' or that they would read as something else; GEXF's weights
-    must be numbers.
+    both refuse directed graphs, and names with spaces or '#' or that would be read back as something else; GEXF's
+    weights must be numbers.
     Raises TopologyError if the format cannot hold the topology or the file cannot be written.
     """
     file = Path(path)
@@ -101,7 +78,7 @@ def save_topology(topology: Topology, path: str | os.PathLike[str]) -> None:
 
 
 def topology_bytes(topology: Topology, file: Path) -> bytes:
-    """What `save_topology` writes into this file. Raises TopologyError if its format cannot hold the topology."""
+    """Content of a topology file. Raises TopologyError if its format cannot hold it."""
     form = writable_format(file)
     graph = nx.relabel_nodes(topology.graph, dict(enumerate(topology.names)))
     try:
@@ -126,67 +103,52 @@ def _read_bytes(file: Path) -> bytes:
     return data
 
 
-def _write_graphml(graph: nx.Graph) -> bytes:
-    buffer = io.BytesIO()
-    nx.write_graphml_xml(graph, buffer)  # not write_graphml, whose output depends on lxml being installed
-    return buffer.getvalue()
+def write_checked(path: Path, data: bytes, flaw: Callable[[Topology], str | None], *, remedy: str) -> Topology:
+    """Replace a topology file atomically, after reading the new content back.
 
-
-def _write_gml(graph: nx.Graph) -> bytes:
-    return ("\n".join(nx.generate_gml(graph)) + "\n").encode("ascii")
-
-
-def _write_gexf(graph: nx.Graph) -> bytes:
-    for u, v, weight in graph.edges(data="weight"):
-        if isinstance(weight, str):
-            raise TopologyError(f"weight {weight!r} of the edge {u!r} – {v!r} is no number, as GEXF needs")
-    buffer = io.BytesIO()
-    nx.write_gexf(graph, buffer)
-    return buffer.getvalue()
-
-
-def _write_json(graph: nx.Graph) -> bytes:
-    data = nx.node_link_data(graph, **{EDGES: "edges"})
-    return (json.dumps(data, indent=2) + "\n").encode()
-
-
-def _write_lines(generate: Callable[[nx.Graph], Any], ending: str) -> Callable[[nx.Graph], bytes]:
-    def write(graph: nx.Graph) -> bytes:
-        if graph.is_directed():
-            raise TopologyError("this format has no directions; write a directed graph as .graphml")
-        for label in graph:
-            if "#" in label or any(c.isspace() for c in label):
-                raise TopologyError(f"the label {label!r} has a space or '#'; write it as .graphml")
-        data = ("\n".join(generate(graph)) + "\n").encode()
-        if not _reads_back(data, ending, graph):
-            raise TopologyError(
-                "its labels have quotation marks, commas or words that mean something else in this format; write it as "
-                ".graphml"
-            )
-        return data
-
-    return write
-
-
-def _reads_back(data: bytes, ending: str, graph: nx.Graph) -> bool:
-    """Whether lines mean this graph: a first peer named 'source', say, would be read as a header."""
+    Returns the topology as read back. `flaw`: describes what that lacks, None where it is as intended; the file is
+    then unchanged. Raises TopologyError with the file's name and the `remedy`.
+    """
+    target = path.resolve()  # a link stays one
+    temporary = target.with_name(f".{target.stem[:40]}.{os.getpid()}{target.suffix}")
     try:
-        raw = parse(data, ending, ending)
+        temporary.write_bytes(data)
+        lacking, read = _compared(temporary, flaw)
+        if read is None:
+            raise TopologyError(f"{path}: {path.suffix} cannot hold {lacking}", remedy=remedy)
+        if target.exists():
+            os.chmod(temporary, target.stat().st_mode & 0o777)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise TopologyError(unwritable(path, error)) from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return read
+
+
+def _compared(file: Path, flaw: Callable[[Topology], str | None]) -> tuple[str, Topology | None]:
+    try:
+        read = load_topology(file)
     except TopologyError:
-        return False
-    edges = Counter(frozenset((edge.source, edge.target)) for edge in raw.edges)
-    return edges == Counter(frozenset(edge) for edge in graph.edges) and {node.id for node in raw.nodes} == set(graph)
+        return "this graph", None
+    lacking = flaw(read)
+    return (lacking, None) if lacking else ("", read)
 
 
-def _edge_lines(graph: nx.Graph) -> Any:
-    return nx.generate_edgelist(graph, data=any(weight is not None for *_, weight in graph.edges(data="weight")))
-
-
-FORMATS: Mapping[str, Format] = {
-    ".graphml": Format("GraphML", _write_graphml),
-    ".gml": Format("GML", _write_gml),
-    ".gexf": Format("GEXF", _write_gexf),
-    ".json": Format("node-link JSON", _write_json),
-    ".edgelist": Format("an edge list", _write_lines(_edge_lines, ".edgelist")),
-    ".adjlist": Format("an adjacency list", _write_lines(nx.generate_adjlist, ".adjlist")),
-}
+def difference(expected: Topology, read: Topology) -> str | None:
+    """First difference between two topologies, for people; None where there is none."""
+    if expected.names != read.names:
+        return "these names"
+    if expected.directed != read.directed:
+        return "the directions"
+    nodes = [(expected.graph.nodes[i], read.graph.nodes[i]) for i in range(expected.n)]
+    lost = sorted({key for ours, theirs in nodes for key in ours if theirs.get(key) != ours[key]})
+    if lost or any(ours != theirs for ours, theirs in nodes):
+        return f"the nodes' {', '.join(lost) or 'attributes'}"
+    if sorted(expected.graph.edges) != sorted(read.graph.edges):
+        return "these edges"
+    same = all(
+        data.get("weight") == read.graph.edges[u, v].get("weight") for u, v, data in expected.graph.edges(data=True)
+    )
+    return None if same else "the weights"

@@ -1,4 +1,4 @@
-"""Generators of the usual topologies: from a kind and a number of peers to a checked graph."""
+"""Generators of common topologies, from a kind and a number of peers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from p2pfl.errors import TopologyError
 from p2pfl.seeding import derive
 from p2pfl.topology.graph import MAX_PEERS, Topology, build_topology
 
-TRIES = 100  # draws of a random graph before one gives up on a connected one
+TRIES = 100  # draws of a random graph until one is connected
 SMALLEST_TORUS_SIDE = 3  # with 2, a peer's two neighbors on that side would be the same one
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a generator is asked for; `probability` None means the kind's own default."""
+class Parameters:
+    """Parameters of a generator; `probability` None means the default of the kind."""
 
     n: int
     seed: int
@@ -27,12 +27,12 @@ class Wanted:
 
 
 def make_topology(kind: str, n: int, *, seed: int = 0, degree: int = 4, probability: float | None = None) -> Topology:
-    """A topology of exactly n peers; `kind` is one of KINDS.
+    """Generate a topology of exactly n peers; `kind` is one of KINDS.
 
     `degree` (neighbors a peer) is for random-regular and small-world. `probability` is small-world's chance
     that an edge is rewired (default 0.1) and erdos-renyi's chance of each edge (default 2 ln n / n, twice the
-    threshold of connectivity). Random kinds are drawn from `seed` and are connected. Raises TopologyError,
-    naming what would be possible, where n or an option does not fit the kind.
+    threshold of connectivity). Random kinds are drawn from `seed` and are connected. Raises TopologyError
+    where n or an option does not fit the kind, and names a possible value.
     """
     if kind not in KINDS:
         raise TopologyError(f"topology kind {kind!r} is unknown; use one of {', '.join(KINDS)}")
@@ -40,70 +40,70 @@ def make_topology(kind: str, n: int, *, seed: int = 0, degree: int = 4, probabil
         raise TopologyError(f"{kind}: n is {n}; it must be from 2 to {MAX_PEERS} peers")
     if probability is not None and not 0 <= probability <= 1:
         raise TopologyError(f"{kind}: probability is {probability}; it must be from 0 to 1")
-    graph = KINDS[kind](Wanted(n, seed, degree, probability))
+    graph = KINDS[kind](Parameters(n, seed, degree, probability))
     return build_topology(graph, name=f"{kind}-{n}", source=f"{kind}-{n}")
 
 
-def _ring(wanted: Wanted) -> nx.Graph:
-    if wanted.n < 3:
-        raise TopologyError(f"ring: needs at least 3 peers, not {wanted.n}; use path for 2")
-    return nx.cycle_graph(wanted.n)
+def _ring(params: Parameters) -> nx.Graph:
+    if params.n < 3:
+        raise TopologyError(f"ring: needs at least 3 peers, not {params.n}; use path for 2")
+    return nx.cycle_graph(params.n)
 
 
-def _path(wanted: Wanted) -> nx.Graph:
-    return nx.path_graph(wanted.n)
+def _path(params: Parameters) -> nx.Graph:
+    return nx.path_graph(params.n)
 
 
-def _star(wanted: Wanted) -> nx.Graph:
-    return nx.star_graph(wanted.n - 1)  # peer 0 is the center
+def _star(params: Parameters) -> nx.Graph:
+    return nx.star_graph(params.n - 1)  # peer 0 is the center
 
 
-def _complete(wanted: Wanted) -> nx.Graph:
-    return nx.complete_graph(wanted.n)
+def _complete(params: Parameters) -> nx.Graph:
+    return nx.complete_graph(params.n)
 
 
 def _torus_sides(n: int) -> tuple[int, int] | None:
-    """The most square rows × columns = n."""
+    """Most square factorization, rows × columns = n."""
     for rows in range(math.isqrt(n), SMALLEST_TORUS_SIDE - 1, -1):
         if n % rows == 0:
             return rows, n // rows
     return None
 
 
-def _torus(wanted: Wanted) -> nx.Graph:
-    sides = _torus_sides(wanted.n)
+def _torus(params: Parameters) -> nx.Graph:
+    sides = _torus_sides(params.n)
     if sides is None:
-        nearest = _nearest(wanted.n, lambda n: _torus_sides(n) is not None)
+        nearest = _nearest(params.n, lambda n: _torus_sides(n) is not None)
         raise TopologyError(
-            f"torus: {wanted.n} is not rows × columns with both at least {SMALLEST_TORUS_SIDE}; nearest n: {nearest}"
+            f"torus: {params.n} is not rows × columns with both at least {SMALLEST_TORUS_SIDE}; nearest n: {nearest}"
         )
     rows, columns = sides
     grid = nx.grid_2d_graph(rows, columns, periodic=True)
     return nx.relabel_nodes(grid, {(r, c): r * columns + c for r, c in grid})
 
 
-def _hypercube(wanted: Wanted) -> nx.Graph:
-    n = wanted.n
+def _hypercube(params: Parameters) -> nx.Graph:
+    n = params.n
     if not _power_of_two(n):
         raise TopologyError(f"hypercube: needs a power of two, not {n}; nearest n: {_nearest(n, _power_of_two)}")
     bits = [1 << k for k in range(n.bit_length() - 1)]
     return nx.Graph((i, i ^ bit) for i in range(n) for bit in bits if i < i ^ bit)
 
 
-def _exponential(wanted: Wanted) -> nx.DiGraph:
-    """i → i + 2^k (mod n): the static exponential graph (Ying et al. 2021)."""
-    n = wanted.n
+def _exponential(params: Parameters) -> nx.DiGraph:
+    """Static exponential graph, i → i + 2^k mod n (Ying et al. 2021)."""
+    n = params.n
     hops = [1 << k for k in range((n - 1).bit_length())]
     return nx.DiGraph((i, (i + hop) % n) for i in range(n) for hop in hops)
 
 
-def _tree(wanted: Wanted) -> nx.Graph:
-    """The balanced binary tree: the parent of i is (i − 1) // 2."""
-    return nx.Graph(((i - 1) // 2, i) for i in range(1, wanted.n))
+def _tree(params: Parameters) -> nx.Graph:
+    """Balanced binary tree: the parent of i is (i − 1) // 2."""
+    return nx.Graph(((i - 1) // 2, i) for i in range(1, params.n))
 
 
-def _random_regular(wanted: Wanted) -> nx.Graph:
-    n, degree = wanted.n, wanted.degree
+def _random_regular(params: Parameters) -> nx.Graph:
+    n, degree = params.n, params.degree
     if not 1 <= degree < n:
         raise TopologyError(f"random-regular: degree is {degree}; with {n} peers it must be from 1 to {n - 1}")
     if n * degree % 2:
@@ -112,32 +112,32 @@ def _random_regular(wanted: Wanted) -> nx.Graph:
         )
     return _connected(
         "random-regular",
-        lambda draw: nx.random_regular_graph(degree, n, seed=derive(wanted.seed, "random-regular", round=draw)),
+        lambda draw: nx.random_regular_graph(degree, n, seed=derive(params.seed, "random-regular", round=draw)),
         "a larger degree",
     )
 
 
-def _small_world(wanted: Wanted) -> nx.Graph:
-    """Watts & Strogatz 1998, drawn until connected."""
-    n, degree = wanted.n, wanted.degree
+def _small_world(params: Parameters) -> nx.Graph:
+    """Small-world graph (Watts & Strogatz 1998), drawn until connected."""
+    n, degree = params.n, params.degree
     if degree % 2 or not 2 <= degree < n:
         raise TopologyError(f"small-world: degree is {degree}; with {n} peers it must be even and from 2 to {n - 1}")
-    probability = 0.1 if wanted.probability is None else wanted.probability
+    probability = 0.1 if params.probability is None else params.probability
     return _connected(
         "small-world",
         lambda draw: nx.watts_strogatz_graph(
-            n, degree, probability, seed=derive(wanted.seed, "small-world", round=draw)
+            n, degree, probability, seed=derive(params.seed, "small-world", round=draw)
         ),
         "a larger degree or a smaller probability",
     )
 
 
-def _erdos_renyi(wanted: Wanted) -> nx.Graph:
-    n = wanted.n
-    probability = min(1.0, 2 * math.log(n) / n) if wanted.probability is None else wanted.probability
+def _erdos_renyi(params: Parameters) -> nx.Graph:
+    n = params.n
+    probability = min(1.0, 2 * math.log(n) / n) if params.probability is None else params.probability
     return _connected(
         "erdos-renyi",
-        lambda draw: nx.gnp_random_graph(n, probability, seed=derive(wanted.seed, "erdos-renyi", round=draw)),
+        lambda draw: nx.gnp_random_graph(n, probability, seed=derive(params.seed, "erdos-renyi", round=draw)),
         f"a larger probability than {probability:.3g}: connected graphs are likely above ln n / n = "
         f"{math.log(n) / n:.2g}",
     )
@@ -161,7 +161,7 @@ def _nearest(n: int, valid: Callable[[int], bool]) -> str:
     return " or ".join(str(m) for m in (below, above) if m is not None)
 
 
-KINDS: Mapping[str, Callable[[Wanted], nx.Graph]] = {
+KINDS: Mapping[str, Callable[[Parameters], nx.Graph]] = {
     "ring": _ring,
     "path": _path,
     "star": _star,

@@ -1,4 +1,4 @@
-"""`Topology`: a connected graph of named peers 0..n−1, checked when it is built."""
+"""`Topology`: a connected graph of named peers 0..n−1, checked when built."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from functools import cached_property
 import networkx as nx
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.attributes import node_attributes
-from p2pfl.topology.checks import MAX_PEERS, examine, fix_command, refusal
+from p2pfl.topology.checks import MAX_PEERS, check_graph, describe_problems, fix_command
+from p2pfl.topology.endpoints import node_attributes
 from p2pfl.topology.links import RECIPROCAL
-from p2pfl.topology.naming import encode, natural
+from p2pfl.topology.naming import natural_key, percent_encode
 from p2pfl.topology.raw import NODE_ATTRIBUTES, RawEdge, RawGraph, RawNode
 
 __all__ = ["MAX_PEERS", "Topology", "build_topology", "topology_from"]
@@ -22,13 +22,13 @@ __all__ = ["MAX_PEERS", "Topology", "build_topology", "topology_from"]
 
 @dataclass(frozen=True, eq=False)
 class Topology:
-    """Who talks to whom.
+    """Communication graph of named peers.
 
-    `graph` has the peers 0..n−1 as nodes, in peer order, with the attributes `host`, `port`, `device` and
-    `public_key` where the file gave them, and `weight` on edges; an edge j → i of a directed graph means that
-    j sends to i. `names[i]` is peer i's name: the label that the file gives it, or its id. `name` is the file's
-    stem, or for a generated topology its kind and size, such as ring-8; `source` is the file's path, or the same
-    as the name, and starts every message about it. `notes`: what a user must know of how the file was read.
+    `graph`: the peers 0..n−1 as nodes, in peer order, with the attributes `host`, `port`, `device` and `public_key`
+    where the file gave them, and `weight` on edges; an edge j → i of a directed graph means that j sends to i.
+    `names[i]`: peer i's label in the file, or its id. `name`: the file's stem, or a generated topology's kind and
+    size, such as ring-8. `source`: the file's path, or the same as the name; it starts every message about the
+    topology. `notes`: remarks for the user on how the file was read.
     """
 
     graph: nx.Graph | nx.DiGraph
@@ -39,20 +39,20 @@ class Topology:
 
     @property
     def n(self) -> int:
-        """The number of peers."""
+        """Number of peers."""
         return len(self.names)
 
     @property
     def directed(self) -> bool:
-        """Whether an edge carries vectors one way only."""
+        """True where edges carry vectors one way only."""
         return bool(self.graph.is_directed())
 
     @cached_property
     def _lowered(self) -> Counter[str]:
-        return Counter(encode(name).lower() for name in self.names)
+        return Counter(percent_encode(name).lower() for name in self.names)
 
     def index(self, label: str) -> int:
-        """The peer with this label; TopologyError, naming labels that look alike, if there is none."""
+        """Peer of this label. Raises TopologyError, which names similar labels."""
         if label in self.names:
             return self.names.index(label)
         near = difflib.get_close_matches(label, self.names, n=3, cutoff=0.5) or self.names[:3]
@@ -60,8 +60,8 @@ class Topology:
         raise TopologyError(f"{self.source}: no peer is labeled {label!r}; did you mean one of {hint}?")
 
     def node_path(self, i: int) -> str:
-        """Peer i's label percent-encoded, usable as a file name and different from every other peer's."""
-        path = encode(self.names[i])
+        """File name of peer i: its label percent-encoded, unique among the peers."""
+        path = percent_encode(self.names[i])
         # Labels that differ only in case would share a directory where file systems ignore case, as on macOS.
         if self._lowered[path.lower()] > 1:
             path = re.sub(r"%..|[A-Z]", lambda m: m[0] if len(m[0]) > 1 else f"%{ord(m[0]):02X}", path)
@@ -69,7 +69,7 @@ class Topology:
 
 
 def build_topology(graph: nx.Graph, *, name: str, source: str, least: int = 2) -> Topology:
-    """The topology of a networkx graph, whose nodes, as text, are the peers' names.
+    """Topology of a networkx graph; its nodes, as text, are the names of the peers.
 
     `source` (what was to be generated) starts every message. Raises TopologyError as `topology_from` does.
     """
@@ -82,17 +82,18 @@ def build_topology(graph: nx.Graph, *, name: str, source: str, least: int = 2) -
 
 
 def topology_from(raw: RawGraph, *, name: str, source: str, least: int = 2, mendable: bool = False) -> Topology:
-    """Check a graph and number its nodes 0..n−1 in peer order: the names in natural order, '10' after '2'.
+    """Check a raw graph and number its nodes 0..n−1 in peer order.
 
-    `source` starts every message. Raises TopologyError with all troubles (see `checks`) on one line, which ends with
-    the command that mends them where `source` is a `mendable` file.
+    Peer order is the natural order of the names, '10' after '2'. `source` starts every message. Raises TopologyError
+    with all problems (see `checks`) on one line, which ends with the `topology fix` command that mends them where
+    `source` is a `mendable` file.
     """
-    findings = examine(raw, least)
-    if findings.troubles:
-        command = fix_command(source, {trouble.option for trouble in findings.troubles}) if mendable else ""
-        raise TopologyError(refusal(source, findings.troubles, command))
+    findings = check_graph(raw, least)
+    if findings.problems:
+        command = fix_command(source, {problem.option for problem in findings.problems}) if mendable else ""
+        raise TopologyError(describe_problems(source, findings.problems, command))
     naming, links = findings.naming, findings.links
-    ordered = sorted(range(len(raw.nodes)), key=lambda node: natural(naming.names[node]))
+    ordered = sorted(range(len(raw.nodes)), key=lambda node: natural_key(naming.names[node]))
     position = {raw.nodes[node].id: i for i, node in enumerate(ordered)}
     graph = nx.DiGraph() if links.directed else nx.Graph()
     for i, node in enumerate(ordered):

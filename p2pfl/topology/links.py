@@ -1,12 +1,14 @@
-"""Links of a raw graph, with repeated edges, self-loops and the like set aside."""
+"""Links of a raw graph, and its connected components."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+
+import networkx as nx
 
 from p2pfl.topology.naming import unprintable
 from p2pfl.topology.raw import RawEdge, RawGraph
@@ -19,11 +21,12 @@ RECIPROCAL = "every link goes both ways with the same weight: the graph is treat
 
 @dataclass(frozen=True)
 class Links:
-    """The edges of a graph by their ends' ids, in file order, with the first weight given.
+    """Edges of a simple graph by node ids in file order, with the first weight given.
 
-    `directed`: whether a link carries vectors one way only; otherwise each pair of nodes stands here once. `parallel`:
-    how often a link is given, where that is too often. `loops`: how often each node has one. `undeclared`: edges with
-    an end that is no node. `reciprocal`: a directed graph whose links all go both ways with the same weight.
+    `directed`: a link carries vectors one way only; otherwise each pair of nodes is listed once. `parallel`: links
+    that are repeated, with their counts. `different`: those of them whose weights differ. `loops`: nodes with
+    self-loops, with their counts. `undeclared`: edges with an undeclared end. `reciprocal`: the graph was
+    declared directed, and all its links go both ways with the same weight.
     """
 
     directed: bool
@@ -36,12 +39,12 @@ class Links:
 
 
 def is_directed(raw: RawGraph, edge: RawEdge) -> bool:
-    """Whether an edge goes one way only."""
+    """Return whether an edge goes one way only."""
     return raw.directed if edge.directed is None else edge.directed
 
 
 def links_of(raw: RawGraph) -> Links:
-    """Sort the edges of a graph: links, repeated ones, self-loops, and those that end nowhere.
+    """Sort edges into links, parallel edges, self-loops and edges without a node.
 
     Both directions of an undirected edge, with the same weight, are one link. Of an undirected edge in a directed graph
     each direction is a link.
@@ -72,7 +75,7 @@ def links_of(raw: RawGraph) -> Links:
 
 
 def _one_way(first: Mapping[Pair, Weight]) -> dict[Pair, Weight]:
-    """Each pair of nodes once, as it is given first."""
+    """Links with each pair of nodes once, as it is given first."""
     once: dict[Pair, Weight] = {}
     for (u, v), weight in first.items():
         if (v, u) not in once:
@@ -83,7 +86,7 @@ def _one_way(first: Mapping[Pair, Weight]) -> dict[Pair, Weight]:
 
 
 def _repeated(given: Mapping[Pair, list[Weight]], *, one_way: bool) -> tuple[dict[Pair, int], tuple[Pair, ...]]:
-    """Links that are given too often, and those among them that are given with different weights."""
+    """Parallel links with their counts, and those of them whose weights differ."""
     parallel: dict[Pair, int] = {}
     different = []
     for (u, v), weights in given.items():
@@ -99,11 +102,14 @@ def _repeated(given: Mapping[Pair, list[Weight]], *, one_way: bool) -> tuple[dic
 
 
 def clean_weight(value: object) -> Weight:
-    """A finite number as float; anything else as its text, to be refused only if weights are asked for."""
+    """Weight as a finite float; anything else as text.
+
+    Such text is refused only where the mixing uses weights.
+    """
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     try:
-        if isinstance(value, str) and _HEXADECIMAL.match(value.strip()):  # what graph-tool writes
+        if isinstance(value, str) and _HEXADECIMAL.match(value.strip()):  # as graph-tool writes
             number = float.fromhex(value.strip())
         else:
             number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
@@ -113,3 +119,70 @@ def clean_weight(value: object) -> Weight:
         return number
     text = str(value)[:100]
     return "?" if unprintable(text) else text
+
+
+@dataclass(frozen=True)
+class Adjacency:
+    """Successors and predecessors of each node, in file order."""
+
+    directed: bool
+    successors: Mapping[str, list[str]]
+    predecessors: Mapping[str, list[str]]
+
+
+def adjacency_of(nodes: Iterable[str], links: Links) -> Adjacency:
+    """Adjacency lists of the links.
+
+    A networkx graph of a large file takes twenty times the memory.
+    """
+    successors: dict[str, list[str]] = {node: [] for node in nodes}
+    predecessors: dict[str, list[str]] = {node: [] for node in successors}
+    for u, v in links.weights:
+        successors[u].append(v)
+        predecessors[v].append(u)
+    return Adjacency(links.directed, successors, predecessors)
+
+
+def reachable(start: str, *ways: Mapping[str, list[str]]) -> set[str]:
+    """Nodes that can be reached from one, itself included, along any of the `ways`."""
+    found = {start}
+    ahead = [start]
+    while ahead:
+        node = ahead.pop()
+        for way in ways:
+            for other in way[node]:
+                if other not in found:
+                    found.add(other)
+                    ahead.append(other)
+    return found
+
+
+def components(graph: Adjacency) -> list[set[str]]:
+    """Weakly connected components, in the order of their first nodes."""
+    seen: set[str] = set()
+    found = []
+    for node in graph.successors:
+        if node not in seen:
+            component = reachable(node, graph.successors, graph.predecessors)
+            seen |= component
+            found.append(component)
+    return found
+
+
+def strong_components(graph: Adjacency) -> list[set[str]]:
+    """Strongly connected components, in the order of their first nodes."""
+    directed = nx.DiGraph()
+    directed.add_nodes_from(graph.successors)
+    directed.add_edges_from((u, v) for u, others in graph.successors.items() for v in others)
+    place = {node: i for i, node in enumerate(graph.successors)}
+    return sorted(nx.strongly_connected_components(directed), key=lambda found: min(place[node] for node in found))
+
+
+def largest(found: Iterable[set[str]]) -> set[str]:
+    """Component with the most nodes; the first of several."""
+    return max(found, key=len)
+
+
+def in_order(component: Collection[str], graph: Adjacency) -> list[str]:
+    """Nodes of a component in file order."""
+    return [node for node in graph.successors if node in component]

@@ -1,11 +1,15 @@
-"""Contraction of a mixing matrix: what one round multiplies the peers' disagreement with, at worst."""
+"""Spectral gap of a mixing matrix, and the rounds that consensus takes."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from p2pfl.errors import ConfigError, TopologyError
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
@@ -17,12 +21,15 @@ _ACCURACY = 1e-11
 
 
 def is_symmetric(w: Matrix) -> bool:
-    """Whether W equals its transpose up to rounding: the condition for Chebyshev acceleration."""
+    """Return whether W is symmetric, up to rounding; Chebyshev acceleration needs it."""
     return bool(np.allclose(w, w.T, rtol=0.0, atol=ROUNDING))
 
 
 def contraction(w: Matrix) -> float:
-    """‖W − 11ᵀ/n‖₂, of large matrices by Lanczos' method: all eigenvalues of 4000 peers take half a minute."""
+    """Contraction factor of the consensus distance in one round, ‖W − 11ᵀ/n‖₂.
+
+    For large matrices by Lanczos' method: all eigenvalues of 4000 peers take half a minute.
+    """
     symmetric = is_symmetric(w)
     norm = None
     if len(w) > DENSE:
@@ -43,9 +50,10 @@ def contraction(w: Matrix) -> float:
 
 
 def _largest(operator: Callable[[Vector], Vector], n: int) -> float | None:
-    """The largest absolute eigenvalue of a symmetric operator (Lanczos 1950); None where it is not found soon.
+    """Largest absolute eigenvalue of a symmetric operator (Lanczos 1950).
 
-    The vectors are orthogonalized against all before them, without which eigenvalues appear twice.
+    None where it has not converged after `STEPS`. Each vector is orthogonalized against all earlier ones; otherwise
+    eigenvalues would appear twice.
     """
     start = np.random.default_rng(0).standard_normal(n)
     basis = [start / np.linalg.norm(start)]
@@ -66,3 +74,86 @@ def _largest(operator: Callable[[Vector], Vector], n: int) -> float | None:
         beside.append(length)
         basis.append(ahead / length)
     return None
+
+
+def spectral_gap(w: Matrix) -> float:
+    """Spectral gap, 1 − ‖W − 11ᵀ/n‖₂: 0 never mixes, 1 mixes in one round."""
+    return max(0.0, 1.0 - contraction(w))
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """Spectral gap, and the results of `mixing_rounds` and `consensus_rounds`."""
+
+    gap: float
+    plain: int
+    accelerated: int
+
+
+def convergence(w: Matrix, tolerance: float) -> Convergence:
+    """Compute the convergence of W with its eigenvalues computed only once.
+
+    Raises as `mixing_rounds` does.
+    """
+    rate = _rate(w, tolerance)
+    plain = _plain_rounds(rate, tolerance)
+    fast = is_symmetric(w) and rate > 0
+    accelerated = _ceil(_acosh_inverse(tolerance) / _acosh_inverse(rate)) if fast else plain
+    return Convergence(max(0.0, 1.0 - rate), plain, accelerated)
+
+
+def mixing_rounds(w: Matrix, tolerance: float) -> int:
+    """Rounds of plain mixing that shrink any disagreement by the factor `tolerance`.
+
+    ⌈ln ε / ln(1 − gap)⌉ with ε = tolerance.
+    Raises ConfigError if the tolerance is not between 0 and 1, TopologyError if W never mixes (gap 0).
+    """
+    return _plain_rounds(_rate(w, tolerance), tolerance)
+
+
+def consensus_rounds(w: Matrix, tolerance: float) -> int:
+    """Rounds of the consensus phase: Chebyshev if W is symmetric, else plain mixing.
+
+    With λ = ‖W − 11ᵀ/n‖₂ the polynomial T_k(W/λ)/T_k(1/λ) keeps the mean and shrinks disagreement by
+    1/T_k(1/λ) (accelerated gossip, Scaman et al. 2017); k is the smallest number with T_k(1/λ) ≥ 1/ε.
+    Raises as `mixing_rounds` does.
+    """
+    return convergence(w, tolerance).accelerated
+
+
+def mixing_bounds(w: Matrix, rounds: int) -> dict[str, list[float]]:
+    """Upper bounds of the disagreement left after k = 0..rounds rounds of mixing.
+
+    `plain`: (1 − gap)^k. `chebyshev`, for a symmetric W: 1 / T_k(1 / (1 − gap)) (Scaman et al. 2017, section 4.1).
+    """
+    rate = contraction(w)
+    bounds = {"plain": [rate**k for k in range(rounds + 1)]}
+    if is_symmetric(w) and rate > 0:
+        # cosh of large numbers overflows, its logarithm does not.
+        angles = [k * math.acosh(1 / rate) for k in range(rounds + 1)]
+        bounds["chebyshev"] = [math.exp(math.log(2) - x - math.log1p(math.exp(-2 * x))) for x in angles]
+    return bounds
+
+
+def _plain_rounds(rate: float, tolerance: float) -> int:
+    return 1 if rate == 0 else _ceil(math.log(tolerance) / math.log(rate))
+
+
+def _rate(w: Matrix, tolerance: float) -> float:
+    if not 0 < tolerance < 1:
+        raise ConfigError(f"the consensus tolerance is {tolerance!r}; it must lie between 0 and 1")
+    rate = contraction(w)
+    if rate > 1 - ROUNDING:
+        raise TopologyError(
+            "this mixing matrix never brings the peers together (spectral gap 0); "
+            "give every peer a positive self-weight and every edge a positive weight"
+        )
+    return rate
+
+
+def _acosh_inverse(x: float) -> float:
+    return math.log1p(math.sqrt((1 - x) * (1 + x))) - math.log(x)  # acosh(1/x), where 1/x may overflow
+
+
+def _ceil(rounds: float) -> int:
+    return max(1, math.ceil(rounds - 1e-9))  # a whole number must not be rounded up for its rounding error

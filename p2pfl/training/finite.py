@@ -10,19 +10,18 @@ from torch import Tensor
 from p2pfl.errors import TrainingError
 from p2pfl.model.sketches import Vector
 from p2pfl.model.vector import is_finite, largest
-from p2pfl.payload import Codec
 
 # Halfway between the largest bfloat16 and the next power of two: from here on rounding gives infinity.
 BF16_LIMIT = 2.0**128 - 2.0**119
 
 
-def check_weights(weights: Tensor, codec: Codec, when: str, sketch: Vector | None = None) -> None:
+def check_weights(weights: Tensor, wire_dtype: str, when: str, sketch: Vector | None = None) -> None:
     """Raises TrainingError where weights are not finite, or would not be in the format in which they travel.
 
     `sketch`: that of these weights, if there is one. A finite one tells that they are finite without a pass over them;
     one that is not may just have overflowed. It tells nothing of their size, since opposite numbers cancel in it.
     """
-    if codec == "bf16":
+    if wire_dtype == "bf16":
         size = largest(weights)
         finite = math.isfinite(size)
     else:

@@ -9,12 +9,11 @@ from torch import nn
 
 from p2pfl import seeding
 from p2pfl.config import RunConfig
-from p2pfl.errors import ConfigError
-from p2pfl.model.globalstate import RANDOMNESS, seed_everything, undisturbed
+from p2pfl.errors import ConfigError, one_line
+from p2pfl.model.global_state import RANDOMNESS, seed_everything, undisturbed
 from p2pfl.model.networks import build_model, find_function
 from p2pfl.model.structure import convert
-from p2pfl.model.weights import read_weights
-from p2pfl.util.plugins import one_line
+from p2pfl.model.weights_file import read_weights
 
 
 def initial_model(config: RunConfig, num_classes: int) -> nn.Module:

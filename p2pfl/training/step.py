@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from p2pfl.errors import one_line
 from p2pfl.model.vector import integer_buffers
 from p2pfl.training.capture import Work, capture, host_draws, untouched
 from p2pfl.training.memory import is_out_of_memory
-from p2pfl.util.plugins import one_line
 
 
 class Step:

@@ -20,7 +20,7 @@ from p2pfl import data, seeding
 from p2pfl.algorithms.attacks import Relabel
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, P2PFLError, TrainingError
-from p2pfl.model.globalstate import RANDOMNESS
+from p2pfl.model.global_state import RANDOMNESS
 from p2pfl.model.structure import convert
 from p2pfl.model.vector import Layout, aligned_vector, integer_buffers, is_finite
 from p2pfl.training.host import HostCopy, sleep_until_done
@@ -38,11 +38,12 @@ class Stopped(P2PFLError):
 
 @dataclass(frozen=True)
 class TrainStats:
-    """One round of local training: mean loss over its steps, the last step's rate, samples, wall seconds."""
+    """One round of local training: mean loss over its steps, the last step's rate, samples, steps, wall seconds."""
 
     loss: float
     lr: float
     samples: int
+    steps: int
     seconds: float
 
 
@@ -152,7 +153,7 @@ class Trainer:
         if not math.isfinite(loss):
             raise TrainingError(f"the training loss is {loss} in round {round}", remedy="lower --lr")
         samples = self.steps_per_round * self.config.training.batch_size
-        return TrainStats(loss, self._lr, samples, time.monotonic() - began)
+        return TrainStats(loss, self._lr, samples, self.steps_per_round, time.monotonic() - began)
 
     def _train(self, round: int, progress: Callable[[int], None], stopped: Callable[[], bool]) -> float:
         """A round's steps; returns the sum of their losses."""

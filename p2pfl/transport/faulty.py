@@ -20,7 +20,7 @@ from p2pfl.protocol.events import TransportEvent
 from p2pfl.transport.interface import Transport
 
 # What says that a neighbor is there, gone or done: only a broken connection can swallow it, and then it is said again.
-SPARED = frozenset({"hello", "drop", "goodbye"})
+SPARED = frozenset({"hello", "edge_down", "goodbye"})
 
 
 class Faulty:

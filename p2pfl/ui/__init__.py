@@ -1,6 +1,6 @@
-"""What a run shows while it goes on: a live table on a terminal, plain lines elsewhere."""
+"""Display of a running launch: a live table on a terminal, plain lines elsewhere."""
 
-from p2pfl.ui.state import Plan
+from p2pfl.ui.state import RunInfo
 from p2pfl.ui.terminal import Display, make_display
 
-__all__ = ["Display", "Plan", "make_display"]
+__all__ = ["Display", "RunInfo", "make_display"]

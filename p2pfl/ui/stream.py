@@ -1,4 +1,4 @@
-"""A text stream that a closed pipe silences instead of ending the run."""
+"""Text stream that survives a closed pipe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from p2pfl.util.text import visible
 
 
 class SafeStream:
-    """Passes text on to a stream for as long as there is one; `error` says what went wrong with it, if anything."""
+    """Wrapper of a stream whose failure does not end the run; `error` is that failure."""
 
     def __init__(self, stream: IO[str] | None) -> None:
         self.error: Exception | None = None
@@ -18,7 +18,10 @@ class SafeStream:
         self.encoding = getattr(stream, "encoding", None) or "utf-8"
 
     def write(self, text: str) -> int:
-        """Write what the encoding can hold, invisible characters as escapes; nothing once the stream is gone."""
+        """Write text as far as the encoding allows; ignored once the stream has failed.
+
+        Invisible characters are written as escapes.
+        """
         shown = visible(text)
         if self._stream is not None and self.error is None:
             try:
@@ -31,7 +34,7 @@ class SafeStream:
         return len(text)
 
     def flush(self) -> None:
-        """Flush unless the stream is gone."""
+        """Flush, unless the stream has failed."""
         if self._stream is not None and self.error is None:
             try:
                 self._stream.flush()
@@ -39,7 +42,7 @@ class SafeStream:
                 self.error = error
 
     def isatty(self) -> bool:
-        """Whether a person is looking."""
+        """Whether the stream is a terminal."""
         try:
             return self._stream is not None and self._stream.isatty()
         except (OSError, ValueError) as error:
@@ -47,16 +50,16 @@ class SafeStream:
             return False
 
     def shows(self, stream: IO[str]) -> bool:
-        """Whether text goes on to just this stream."""
+        """Whether this wraps just this stream."""
         return self._stream is stream
 
-    def full(self) -> bool:
-        """Whether text got lost that somebody wants: not where the reader has left, as `head` does."""
+    def has_lost_text(self) -> bool:
+        """Whether text was lost, except by a reader that left, such as `head`."""
         self.flush()
         return self.error is not None and not isinstance(self.error, BrokenPipeError)
 
     def discard(self) -> None:
-        """Send what a broken stream still holds nowhere, so that Python does not complain about it at its exit."""
+        """Discard the buffer of a failed stream, which would cause an error at exit."""
         self.flush()
         if self._stream is not None and isinstance(self.error, OSError):
             with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:

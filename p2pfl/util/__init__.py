@@ -1,1 +1,1 @@
-"""What every other package may use: texts, files, signals, temporary folders, plugins."""
+"""Helpers without dependencies: text, files, signals, temporary folders."""

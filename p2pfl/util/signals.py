@@ -1,4 +1,4 @@
-"""Interruptions: Ctrl-C, and the other signals by which a terminal or a service manager ends a command."""
+"""Interruptions: Ctrl-C and other signals of a terminal or a service manager."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 INTERRUPTED = 130  # the exit status
-# What ends a process group, such as Ctrl-C. Workers start with these blocked, so that none can hit them unprepared,
+# Signals that end a process group, such as Ctrl-C's. Workers start with these blocked, so that none comes too early,
 # and handle only SIGTERM: the launcher decides what becomes of the run.
 SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 SAME_INTERRUPT_SECONDS = 1.0  # signals this close to an interrupt belong to it, as from an impatient hand
@@ -22,7 +22,7 @@ _current: Interrupts | None = None
 
 
 class Interrupts:
-    """Handles SIGTERM, SIGHUP and SIGQUIT as Ctrl-C, and none of them in the middle of what must stay whole."""
+    """Handlers of SIGTERM, SIGHUP and SIGQUIT as Ctrl-C, deferred in shielded parts."""
 
     def __init__(self) -> None:
         self.came = False  # whether an interrupt has been raised
@@ -33,7 +33,10 @@ class Interrupts:
         self._interrupted = -math.inf  # when the last one came
 
     def install(self) -> None:
-        """Handle the signals from now on, in the main thread only. Those that the caller ignores stay ignored."""
+        """Handle the signals from now on, in the main thread only.
+
+        Those that the caller ignores stay ignored.
+        """
         for number in sorted(SIGNALS):
             before = signal.getsignal(number)
             if before is signal.SIG_IGN or before is None:  # nohup, say
@@ -64,9 +67,10 @@ class Interrupts:
 
     @contextlib.contextmanager
     def shielded(self) -> Iterator[None]:
-        """Defer an interrupt to the end of this: half a message read is a stream that nobody can read on.
+        """Defer an interrupt to the end of the block.
 
-        A second one that does not belong to the first does not wait, in case this never ends.
+        An interrupt within a message would make the rest of the stream unreadable. A second one that does not belong to
+        the first does not wait, in case this never ends.
         """
         self._shields += 1
         try:
@@ -80,15 +84,18 @@ class Interrupts:
             pending()
 
     def hold(self, on_signal: Callable[[], object]) -> None:
-        """Interrupt nothing from now on: a signal calls `on_signal`, unless it belongs to the one before."""
+        """Call `on_signal` for a signal instead of interrupting.
+
+        A signal that belongs to the one before is ignored.
+        """
         self._held = on_signal
 
     def release(self) -> None:
-        """Interrupt again."""
+        """End `hold`: signals interrupt again."""
         self._held = None
 
     def restore(self) -> None:
-        """Put the caller's handlers back."""
+        """Restore the caller's handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -99,9 +106,10 @@ def _interrupt(*_: object) -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Interrupts]:
-    """Let SIGTERM, SIGHUP and SIGQUIT end what is done within as Ctrl-C does. Signals reach the main thread only.
+    """Let SIGTERM, SIGHUP and SIGQUIT interrupt the block as Ctrl-C does.
 
-    Within another `interruptible` it is that one's, so that no signal falls between two of them.
+    Signals reach the main thread only. Within another `interruptible` it is that one's, so that no signal falls between
+    two of them.
     """
     global _current
     if threading.current_thread() is not threading.main_thread():
@@ -124,26 +132,29 @@ def interruptible() -> Iterator[Interrupts]:
 
 
 def shielded() -> contextlib.AbstractContextManager[None]:
-    """Defer an interrupt to the end of this, where interrupts are handled at all; see `Interrupts.shielded`."""
+    """Defer an interrupt to the end of the block; see `Interrupts.shielded`."""
     if _current is None or threading.current_thread() is not threading.main_thread():
         return contextlib.nullcontext()
     return _current.shielded()
 
 
 def interrupt_from_now_on() -> None:
-    """Let the signals interrupt until the end of this process, which is a command."""
+    """Let the signals interrupt until this process, a command, ends."""
     global _current
     _current = Interrupts()
     _current.install()
 
 
 def interrupted() -> bool:
-    """Whether an interrupt has been raised, which may have come out of a library as another exception."""
+    """Return whether an interrupt has been raised.
+
+    A library may have turned it into another exception.
+    """
     return _current is not None and _current.came
 
 
 def end_at_once() -> None:
-    """Let each of the signals end this process in one line, while there is nothing to save: amid imports, say.
+    """End this process on a signal with one line, while there is nothing to save.
 
     An exception that is raised amid an import can get lost, or come out as another one.
     """
@@ -159,7 +170,7 @@ def _end(*_: object) -> None:
 
 
 def ignore_all() -> None:
-    """Ignore the signals from now on: all is done, and Python's own end is not to be disturbed."""
+    """Ignore the signals from now on, while Python exits."""
     global _current
     _current = None
     for number in SIGNALS:

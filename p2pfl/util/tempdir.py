@@ -1,7 +1,7 @@
-"""Temporary folder of a launcher, with a lock that tells whether it is still in use.
+"""Temporary folder of a launcher, locked while it is in use.
 
 A launcher that is killed cannot remove its folder. Its workers do when they end, or the next launcher. Only folders
-that belong to this user alone, hold the marker file below, and whose lock nobody holds, are ever removed.
+that belong to this user alone, hold the marker file below, and whose lock is free, are ever removed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MARK = b"temporary folder of a p2pfl launcher\n"
 
 
 class TemporaryFolder:
-    """Folder of mode 0700 in the system's temporary folder; use as a context manager, or call `close`."""
+    """Folder of mode 0700 in the system's temporary folder; a context manager."""
 
     def __init__(self) -> None:
         """Remove what killed launchers left behind, then make the folder and lock it.
@@ -48,9 +48,9 @@ class TemporaryFolder:
         self.close()
 
     def ensure(self) -> Path:
-        """Make the folder again if something has removed it during the run; returns it.
+        """Make the folder again if it was removed during the run; returns its path.
 
-        It gets another name where the old one is taken meanwhile: what lies there may be anybody's. Raises ConfigError.
+        It gets another name if the old one is taken meanwhile, perhaps by another user. Raises ConfigError.
         """
         with self._explained():
             if not self._is_whole():
@@ -70,7 +70,10 @@ class TemporaryFolder:
             return Path(tempfile.mkdtemp(prefix="", dir=within))
 
     def ensure_subfolder(self, path: Path) -> None:
-        """Make such a folder again where something has removed it. Raises ConfigError, also if it is lost for good."""
+        """Make a subfolder again if it was removed.
+
+        Raises ConfigError, also if its name is taken meanwhile.
+        """
         if is_private(path) and self._is_whole():
             return
         within = self.ensure()
@@ -81,11 +84,11 @@ class TemporaryFolder:
         if not is_private(path):
             raise ConfigError(
                 f"{path}: this folder for sockets was removed during the run, and its name is taken",
-                remedy="set TMPDIR to a folder that nobody cleans",
+                remedy="set TMPDIR to a folder that no program cleans",
             )
 
     def close(self) -> None:
-        """Remove the folder; whatever hinders that is no failure of the run."""
+        """Remove the folder; errors are ignored, since they are no failure of the run."""
         if is_private(self.path):
             shutil.rmtree(self.path, ignore_errors=True)
         self._release()
@@ -93,7 +96,7 @@ class TemporaryFolder:
 
     def _make(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self._parent))
-        atexit.register(self.close)  # for an interrupt that comes before whoever uses the folder closes it
+        atexit.register(self.close)  # for an interrupt before the folder's user closes it
         try:
             if not is_private(self.path):  # a file system that has no owners or modes
                 raise ConfigError(f"TMPDIR {self._parent}: no folder there is closed to others", remedy=_REMEDY)
@@ -103,7 +106,7 @@ class TemporaryFolder:
             raise
 
     def _is_whole(self) -> bool:
-        """Whether the folder and its marker file are still those that were made."""
+        """Return whether the folder and its marker file are still those that were made."""
         if self._lock is None or not is_private(self.path):
             return False
         try:
@@ -112,7 +115,10 @@ class TemporaryFolder:
             return False
 
     def _hold(self) -> None:
-        """Lock the marker file before it gets its name: whoever finds one that is not locked may remove the folder."""
+        """Lock the marker file before it gets its name.
+
+        A folder whose marker file is not locked may be removed.
+        """
         self._release()
         self._lock, unnamed = tempfile.mkstemp(prefix=f".{MARKER_FILE}-", dir=self.path)  # never a file that exists
         try:
@@ -140,7 +146,7 @@ class TemporaryFolder:
 
 
 def is_private(path: Path) -> bool:
-    """Whether a path is a folder, no symbolic link, that is this user's and closed to all others."""
+    """Return whether a path is a folder of this user that is closed to all others."""
     try:
         found = os.lstat(path)
     except OSError:
@@ -149,14 +155,14 @@ def is_private(path: Path) -> bool:
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Remove the folders of launchers that no longer exist from a temporary folder."""
+    """Remove the folders of launchers that no longer exist."""
     with contextlib.suppress(OSError):
         for path in sorted(parent.glob(f"{PREFIX}*")):
             remove_if_abandoned(path)
 
 
 def remove_if_abandoned(path: Path) -> None:
-    """Remove one folder, if it is a launcher's of this user and nobody holds its lock."""
+    """Remove one folder if it is an unlocked launcher's folder of this user."""
     if not is_private(path):
         return
     with contextlib.suppress(OSError), _unheld_marker(path) as unheld:
@@ -166,7 +172,7 @@ def remove_if_abandoned(path: Path) -> None:
 
 @contextlib.contextmanager
 def _unheld_marker(path: Path) -> Iterator[bool]:
-    """Hold the lock of a folder's marker file meanwhile; False where it is another's or there is no such file."""
+    """Hold the lock of a folder's marker file; False if it is held or not ours."""
     marker = os.open(path / MARKER_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         ours = os.fstat(marker).st_uid == os.geteuid() and os.read(marker, len(_MARK) + 1) == _MARK

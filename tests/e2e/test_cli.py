@@ -92,7 +92,7 @@ def failing(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["peer", RING, "--node", "0"], "host and a port"),
         (["peer", RING, "--node", "0", "--dry-run"], "host and a port"),
         (["centralized", "--num-selected", "30", "--dry-run"], "--num-selected 30: there are only 20 clients"),
-        (["centralized", "--num-rounds", "3", "--rounds", "3"], "--num-rounds 3: the same as --rounds, which is given"),
+        (["centralized", "--num-rounds", "3", "--rounds", "3"], "--num-rounds 3: another name of --rounds"),
         (["centralized", "--epochs", "0"], "--epochs 0: must be greater than 0"),
         (["centralized", RING], "centralized:"),
         (["centralized", "--min-updates", "7", "--dry-run"], "--min-updates 7: only 6 clients"),
@@ -213,7 +213,7 @@ def test_dry_run_says_what_a_run_needs_and_writes_nothing(
         "9,756,426 parameters",
         "5 rounds of 11 steps of 32",
         "memory:",
-        "312.4 MB a round",
+        "312.4 MB per round",
     ):
         assert expected in text
     assert list(tmp_path.iterdir()) == []

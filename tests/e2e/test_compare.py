@@ -103,8 +103,8 @@ def test_what_a_coordinator_needs_fits_its_own_number_of_clients() -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("[centralized]\nnum_selected = 3", "num_selected: the clients are the topology's peers"),
-        ('mode = "centralized"', "holds settings of p2pfl centralized"),
+        ("[centralized]\nnum_selected = 3", "num_selected: not allowed here; the clients are the topology's peers"),
+        ('mode = "centralized"', "has settings of p2pfl centralized"),
     ],
 )
 def test_settings_that_it_would_not_heed_are_refused(
@@ -220,7 +220,7 @@ def test_a_comparison_from_start_to_report_and_again(tmp_path: Path, ring: str) 
     finish(begin(*some))
     assert len(json.loads((tmp_path / "some" / "comparison.json").read_text())["entries"]) == 2
     _, err = finish(begin(*some, "--rounds", "5"), status=2)
-    assert "--rounds: means nothing where runs are compared that are there already" in err
+    assert "--rounds: has no effect where existing runs are compared" in err
 
 
 @pytest.mark.processes
@@ -310,13 +310,13 @@ def test_runs_that_do_not_match_are_refused_unless_allowed(tmp_path: Path, ring:
     ("words", "named"),
     [
         ([], "compare: name topology files"),
-        (["RING", "--num-selected", "2"], "--num-selected 2: means nothing without --centralized"),
+        (["RING", "--num-selected", "2"], "--num-selected 2: has no effect without --centralized"),
         (["RING", "--centralized", "--num-selected", "two"], "--num-selected two: must be whole numbers"),
         (["RING", "--centralized", "--num-selected", "9"], "--num-selected 9: choose 1 to 3"),
         (["RING", "--seeds", "0,00"], "--seeds 0,00: names a number twice"),
         (["RING", "--seeds", "0,0"], "--seeds 0,0: names a number twice"),
         (["RING", "--seeds", "1,2", "--seed", "3"], "--seed is given too"),
-        (["RING", "--server-momentum", "0.9"], "--server-momentum: means nothing without --centralized"),
+        (["RING", "--server-momentum", "0.9"], "--server-momentum: has no effect without --centralized"),
         (["nowhere.graphml"], "nowhere.graphml: no such file"),
         (["."], "neither a run directory nor the folder of a comparison"),
         (["RING", "--batch-size", "1000"], "--batch-size 1000"),

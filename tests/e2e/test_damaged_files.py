@@ -208,8 +208,8 @@ def test_a_complete_run_is_told_from_its_records_whatever_its_summary_lacks(
 
 RECORDS = {
     '"round":2,': ('"round":1,', "more than one record of round 1"),
-    '"round":3,"phase":"consensus"': ('"round":3,"phase":"train"', "1 record is not of this run"),
-    '"sent_to":{"0"': ('"sent_to":{"z"', "1 record is not of this run"),
+    '"round":3,"phase":"consensus"': ('"round":3,"phase":"train"', "1 record does not belong to this run"),
+    '"sent_to":{"0"': ('"sent_to":{"z"', "1 record does not belong to this run"),
     '"seconds":3.0': ('"seconds":1e300', "no round record in line"),
     '"bytes_sent":2000000': ('"bytes_sent":-1', "no round record in line"),
     '"phase":"train"': ('"phase":' + "[" * 100_000, "no round record in line"),

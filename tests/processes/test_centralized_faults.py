@@ -66,9 +66,9 @@ def test_a_killed_client_is_missing_from_then_on_and_the_run_completes(start: Ca
     assert err == ""
     assert any("client 1 died (killed by SIGKILL" in line for line in run.lines)
     log = (run.run_dir / "peers" / "coordinator" / "log.txt").read_text()
-    assert f"round {died + 1} goes on without 1" in log
+    assert f"round {died + 1} continues without 1" in log
     # Until its connection counts as lost each round waits for it; later ones begin without it.
-    assert log.count("goes on without 1") < 40 - died
+    assert log.count("continues without 1") < 40 - died
 
 
 def test_a_killed_client_ends_a_run_that_needs_all(start: Callable[..., Run]) -> None:

@@ -80,10 +80,10 @@ def test_a_restart_replaces_a_killed_server(tmp_path: Path, start: Callable[...,
 
 PATIENT = """
 from p2pfl.cli import main
-from p2pfl.launch import ends
+from p2pfl.launch import supervisor
 
 if __name__ == "__main__":
-    ends.STOP_SECONDS = 100_000.0
+    supervisor.STOP_SECONDS = 100_000.0
     raise SystemExit(main())
 """
 
@@ -111,7 +111,7 @@ def test_a_second_ctrl_c_ends_a_swarm_that_does_not_answer(tmp_path: Path, start
 
 REPORTING = """
 import threading
-from p2pfl import swarm
+from p2pfl.experiment import run
 from p2pfl.cli import main
 
 def write_report(_):
@@ -119,7 +119,7 @@ def write_report(_):
     threading.Event().wait()
 
 if __name__ == "__main__":
-    swarm.write_report = write_report
+    run.write_report = write_report
     raise SystemExit(main())
 """
 

@@ -16,7 +16,7 @@ from tests.support.runs import train_record
 from tests.support.small_disk import SmallDisk, small_disk
 
 from p2pfl import make_topology
-from p2pfl.data.dataset import FORMAT
+from p2pfl.data.cache import FORMAT
 from p2pfl.errors import CheckpointError, unwritable
 from p2pfl.model.sketches import SKETCH_BUCKETS
 from p2pfl.node.worker import _close_log, _open_log

@@ -187,7 +187,7 @@ def test_an_attacker_is_borne_by_a_robust_rule_and_left_out_of_the_mean(
     assert plain["mean_peer_accuracy"] < 0.4  # type: ignore[operator]
     assert borne["mean_peer_accuracy"] > 0.8  # type: ignore[operator]
     report = (tmp_path / "borne" / "run" / "report.html").read_text()
-    assert "leave out those who attack: 3" in report
+    assert "exclude the attackers: 3" in report
 
 
 @pytest.mark.processes

@@ -72,7 +72,7 @@ def test_the_others_go_on_without_a_peer_that_died(start: Callable[..., Run]) ->
     assert absence["peer"] == "2"  # type: ignore[index]
     assert isinstance(summary["consensus_accuracy"], float)
     assert any("peer 2 died (killed by SIGKILL" in line for line in run.lines)
-    assert any("goes on without peer 2 from round" in line for line in run.lines)
+    assert any("continues without peer 2 from round" in line for line in run.lines)
 
 
 def test_a_death_ends_the_run_where_all_must_live_and_it_can_be_resumed(start: Callable[..., Run]) -> None:
@@ -140,8 +140,8 @@ def test_a_frozen_peer_is_done_without_and_catches_up(start: Callable[..., Run])
     frozen = run.worker("2")
     run.until("round 5/")
     frozen.suspend()
-    run.until("goes on without peer 2")
-    run.until("goes on without peer 2")
+    run.until("continues without peer 2")
+    run.until("continues without peer 2")
     frozen.resume()
     run.until("peer 2 is back from round")
     code, err = run.end()
@@ -175,7 +175,7 @@ def test_parts_of_a_graph_that_fell_apart_go_on_and_are_named(start: Callable[..
     assert (code, err) == (0, ""), run.lines
     parts = run.summary()["parts"]
     assert parts[-1]["parts"] == [["0", "4"], ["2"]]  # type: ignore[index]
-    assert any(line.startswith("in parts in round") and line.endswith("0, 4 | 2") for line in run.lines)
+    assert any(line.startswith("disconnected in round") and line.endswith("0, 4 | 2") for line in run.lines)
 
 
 def test_peers_on_their_own_start_late_and_come_back(tmp_path: Path) -> None:

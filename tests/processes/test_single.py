@@ -15,9 +15,8 @@ from tests.support.helpers import small_config, token_file
 
 from p2pfl import make_topology
 from p2pfl.config import RunConfig
-from p2pfl.errors import ConfigError
-from p2pfl.experiment import single as solo
-from p2pfl.experiment.run import Interrupted
+from p2pfl.errors import ConfigError, Interrupted
+from p2pfl.experiment.single import run_peer
 from p2pfl.node.control import EXIT_INTERRUPTED, EXIT_OK, Control
 from p2pfl.topology import Topology, save_topology
 from p2pfl.util.signals import SAME_INTERRUPT_SECONDS
@@ -58,8 +57,8 @@ def peer(monkeypatch: pytest.MonkeyPatch, folder: Path, during: Callable[[], obj
         during()
         return EXIT_INTERRUPTED if asked else EXIT_OK
 
-    monkeypatch.setattr(solo, "run", rounds)
-    solo.run_peer(lan(), 1, settings(folder, **options))
+    monkeypatch.setattr("p2pfl.launch.single.run", rounds)
+    run_peer(lan(), 1, settings(folder, **options))
 
 
 @pytest.mark.parametrize("number", ALL)

@@ -176,7 +176,7 @@ def test_weights_that_a_peer_lost_come_from_its_neighbors_and_that_is_said(start
     summary = again.summary()
     assert summary["weights_from_neighbors"] == [{"peer": "1", "round": taken.round, "neighbors": ["0"]}]
     assert f"1 in round {taken.round} (from 0)" in (again.run_dir / "report.html").read_text()
-    assert f"took over neighbors' weights: 1 in round {taken.round} (from 0)" in again.lines
+    assert f"bootstrapped from neighbors: 1 in round {taken.round} (from 0)" in again.lines
 
 
 def test_damage_that_leaves_a_checkpoint_changes_no_bit(start: Start, peace: bytes) -> None:

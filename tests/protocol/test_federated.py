@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from tests.support.federation import Network, Setting, in_order
 from tests.support.helpers import THOROUGHNESS
 
-from p2pfl.payload import Codec
 from p2pfl.protocol import wire
 from p2pfl.protocol.events import Fail, Finish
 from p2pfl.protocol.selection import select_clients
@@ -72,7 +71,7 @@ def disturb(network: Network, fault: int) -> None:
 
 @pytest.mark.parametrize(("clients", "selected"), [(1, 1), (4, 3), (7, 7), (7, 2)])
 @pytest.mark.parametrize("codec", ["fp32", "bf16"])
-def test_in_order(clients: int, selected: int, codec: Codec) -> None:
+def test_in_order(clients: int, selected: int, codec: str) -> None:
     network = Network(Setting(clients, selected, codec=codec))
     in_order(network)
     network.check()

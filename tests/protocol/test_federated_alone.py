@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.support.one_coordinator import ALL, PLAN, SIZE, a_coordinator, all_ones, greeted, missing, offer
+from tests.support.one_coordinator import ALL, CONTEXT, SIZE, a_coordinator, all_ones, greeted, missing, offer
 from tests.support.one_peer import chunk, message, only_fail, sends
 
 from p2pfl.errors import Refusal
@@ -65,7 +65,7 @@ def test_a_round_action_by_action() -> None:
 
 
 def test_the_end_is_said_to_all() -> None:
-    made = greeted(plan=replace(PLAN, training_rounds=1))
+    made = greeted(context=replace(CONTEXT, training_rounds=1))
     offer(made, *range(6))
     deliver(made, *range(6))
     end = made.handle(Recorded(), 2.0)
@@ -90,7 +90,7 @@ def test_after_the_deadline_the_round_ends_with_the_others_and_names_who_is_miss
     assert made.deadline == 20.0
     assert made.handle(Tick(), 19.9) == []
     actions = made.handle(Tick(), 20.0)
-    assert actions[0] == Note("round 1 goes on without two")
+    assert actions[0] == Note("round 1 continues without two")
     assert sends(actions) == []  # 4 and 5 are among the first four and have leave already
     assert made.deadline == 40.0  # what is granted now has a deadline of its own
     assert deliver(made, 4, 5, now=39.0) == [("ack", 4, 1), ("ack", 5, 1)]
@@ -107,12 +107,12 @@ def test_updates_that_were_offered_in_time_are_waited_for_as_long_as_they_move()
         made.handle(chunk(0, 1, 0, 2), now)
         assert made.deadline == now + 20.0
     actions = made.handle(Tick(), 80.0)
-    assert actions[0] == Note("round 1 goes on without zero, one, two, three")
+    assert actions[0] == Note("round 1 continues without zero, one, two, three")
     assert sends(actions) == [("grant", 4, 1), ("grant", 5, 1)]
     assert sends(made.handle(chunk(0, 1, 2, 8), 81.0)) == [("ack", 0, 1)]  # taken and thrown away
     deliver(made, 4, now=81.0)
     failed = made.handle(Tick(), 101.0)
-    assert failed[0] == Note("round 1 goes on without five")
+    assert failed[0] == Note("round 1 continues without five")
     assert only_fail(failed[1:]) == (
         "round 1: 1 of 6 updates came, and --min-updates asks for 3; missing: zero, one, two, three, five"
     )
@@ -139,7 +139,7 @@ def test_a_round_needs_its_minimum(least: int) -> None:
     offer(made, 0, 2, 4)
     deliver(made, 0, 2, 4)
     actions = made.handle(Tick(), 20.0)
-    assert actions[0] == Note("round 1 goes on without one, three, five")
+    assert actions[0] == Note("round 1 continues without one, three, five")
     if least == 3:
         assert actions[1:] == [RoundDone(1)]
     else:
@@ -150,7 +150,7 @@ def test_a_round_needs_its_minimum(least: int) -> None:
 
 @pytest.mark.parametrize("stage", ["sent", "training", "offering", "granted", "half", "waiting"])
 def test_a_lost_client_does_not_hold_up_the_round_whatever_it_was_doing(stage: str) -> None:
-    made = greeted(plan=replace(PLAN, training_rounds=1)) if stage != "waiting" else a_coordinator()
+    made = greeted(context=replace(CONTEXT, training_rounds=1)) if stage != "waiting" else a_coordinator()
     if stage == "waiting":
         made.handle(Started(), 0.0)
         for client in range(6):
@@ -168,7 +168,7 @@ def test_a_lost_client_does_not_hold_up_the_round_whatever_it_was_doing(stage: s
     if stage == "half":
         made.handle(chunk(4, 1, 0, 4), 1.0)
     assert made._progress[4] == ("granted" if stage == "half" else stage)
-    assert made.handle(Lost(4), 2.0)[0] == Note("round 1 goes on without four")
+    assert made.handle(Lost(4), 2.0)[0] == Note("round 1 continues without four")
     if stage not in ("granted", "half"):
         deliver(made, 0)
     offer(made, 5)
@@ -195,7 +195,7 @@ def test_what_a_lost_client_has_delivered_counts() -> None:
 
 def test_a_client_that_was_late_is_freed_and_its_update_goes_nowhere() -> None:
     """Given up in round 1, done in round 3, whatever of its update was under way."""
-    made = greeted(replace(ALL, deadline=20.0), replace(PLAN, training_rounds=4))
+    made = greeted(replace(ALL, deadline=20.0), replace(CONTEXT, training_rounds=4))
     for round in (1, 2):
         others = (0, 1, 2, 3, 4)
         offer(made, *others)
@@ -307,9 +307,9 @@ WRONG = {
     "other vector": (chunk(1, 1, vector="y"), "vector: there is no 'y' here, from 1"),
     "too long": (chunk(1, 1, stop=SIZE + 1), "length: the vector is longer than the model, from 1"),
     "gap": (chunk(1, 1, start=4), "offset: 16 is not the next chunk, from 1"),
-    "no leave": (chunk(5, 1), "round: a chunk of round 1 without leave, from 5"),
-    "next round": (chunk(1, 2), "round: a chunk of round 2 without leave, from 1"),
-    "far future": (chunk(1, MAX_ROUND), "round: a chunk of round 1000000000 without leave, from 1"),
+    "no leave": (chunk(5, 1), "round: a chunk of round 1 without credit, from 5"),
+    "next round": (chunk(1, 2), "round: a chunk of round 2 without credit, from 1"),
+    "far future": (chunk(1, MAX_ROUND), "round: a chunk of round 1000000000 without credit, from 1"),
     "no message": (Refused(Refusal.HEADER, "broken"), "header: broken"),
 }
 

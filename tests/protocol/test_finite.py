@@ -23,6 +23,7 @@ from p2pfl.model.vector import is_finite, largest
 from p2pfl.node import messages
 from p2pfl.node.control import Control
 from p2pfl.node.worker import run
+from p2pfl.payload import ENCODINGS
 from p2pfl.protocol.events import Fail, Note, Received, Recorded, RoundDone, Train, Trained
 from p2pfl.protocol.inbox import Inbox
 from p2pfl.protocol.selection import Federation
@@ -82,10 +83,8 @@ def received(values: torch.Tensor, start: int = 0, round: int = 1, codec: str = 
 
 
 class Form:
-    vectors = ("x",)
-
     def __init__(self, codec: str) -> None:
-        self.codec = codec
+        self.encodings = {"x": ENCODINGS[codec]}
 
 
 @pytest.mark.parametrize("codec", ["fp32", "bf16"])
@@ -136,7 +135,7 @@ def test_a_coordinator_goes_on_at_once_without_an_update_that_is_not_finite() ->
     actions = made.handle(bad_chunk(1, 1, 4, SIZE), 1.0)
     assert ("ack", 1, 1) in sends(actions), "the client is free"
     assert [a.text for a in actions if isinstance(a, Note) and a.matters] == [
-        "round 1 goes on without one: its update is not finite"
+        "round 1 continues without one: its update is not finite"
     ]
     assert made.refused == {"values": 1}
     assert missing(made) == ["one"]

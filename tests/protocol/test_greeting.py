@@ -9,7 +9,7 @@ import networkx as nx
 import pytest
 import torch
 from tests.support.helpers import images
-from tests.support.one_peer import PLAN, SIZE, greeted, hello, news, only_fail, peer_zero, sends
+from tests.support.one_peer import CONTEXT, SIZE, greeted, hello, news, only_fail, peer_zero, sends
 
 from p2pfl import RunConfig, make_topology
 from p2pfl.algorithms.fedavg import ServerAverage
@@ -40,7 +40,9 @@ from p2pfl.roles import cast
 from p2pfl.topology import Topology, build_topology
 from p2pfl.training import initial_model
 
-CLIENT = replace(PLAN, me=1, names=["zero", "one", "two", "three", "four", "five", "coordinator"], links=frozenset({6}))
+CLIENT = replace(
+    CONTEXT, me=1, names=["zero", "one", "two", "three", "four", "five", "coordinator"], links=frozenset({6})
+)
 RING = make_topology("ring", 3)
 DATA = describe_data("folder: 8 images", (32, 32, 3), ("cat", "dog"), "0123456789abcdef")
 OURS = Greeting(
@@ -186,14 +188,14 @@ def test_links_and_labels_of_a_topology_count_and_neither_its_path_nor_their_ord
 
 def greets(sender: int, greeting: Greeting, run: str = "another") -> Received:
     """A greeting of another run, since the run's id depends on all that is in it, unless that is said."""
-    told = hello(sender, 1, episode=1).message
+    told = hello(sender, 1, epoch=1).message
     body = encode(greeting)
     header = msgspec.structs.replace(told.header, run=run, length=len(body))
     return Received(Message(header, body))
 
 
 def started(spare: int = 0) -> Peer:
-    peer = peer_zero(replace(PLAN, greeting=OURS, spare=spare))
+    peer = peer_zero(replace(CONTEXT, greeting=OURS, max_missing=spare))
     peer.handle(Started(), 0.0)
     return peer
 
@@ -243,7 +245,7 @@ def test_a_stranger_with_other_settings_is_named_and_ends_nothing() -> None:
 
 def test_a_greeting_without_settings_is_none() -> None:
     peer = started()
-    peer.handle(hello(1, 1, episode=1), 1.0)
+    peer.handle(hello(1, 1, epoch=1), 1.0)
     assert peer.refused == {"greeting": 1}
     assert peer.stage == "greeting"
 
@@ -256,9 +258,9 @@ def test_a_client_ends_where_its_coordinator_has_other_settings() -> None:
 
 
 def test_a_coordinator_begins_without_a_client_that_has_other_settings() -> None:
-    plan = replace(CLIENT, me=6, links=frozenset(range(6)), greeting=OURS)
+    context = replace(CLIENT, me=6, links=frozenset(range(6)), greeting=OURS)
     server = ServerAverage(torch.zeros(SIZE), torch.zeros(SIZE))
-    coordinator = Coordinator(plan, Federation(sizes=[1.0] * 6, selected=6, seed=0, min_updates=3), server)
+    coordinator = Coordinator(context, Federation(sizes=[1.0] * 6, selected=6, seed=0, min_updates=3), server)
     coordinator.handle(Started(), 0.0)
     for client in (0, 2, 3, 4, 5):
         coordinator.handle(greets(client, OURS, run="run"), 1.0)

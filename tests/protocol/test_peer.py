@@ -14,7 +14,6 @@ from tests.support.helpers import THOROUGHNESS, matrix
 from tests.support.peer_network import Network, Setting, Snapshot, reference, small_chunks
 
 from p2pfl.algorithms import DPSGD, Chebyshev
-from p2pfl.payload import ITEM_BYTES
 from p2pfl.protocol import wire
 from p2pfl.protocol.events import Finish
 from p2pfl.topology import is_symmetric, spectral_gap
@@ -90,7 +89,7 @@ def test_in_order(network: tuple[str, int], overlapped: bool, codec: str, chunk:
         peers = Network(made)
         in_order(peers)
         check(peers)
-        sizes = [40 * ITEM_BYTES[made.algorithm(round).codec] for round in range(1, made.last_round + 1)]
+        sizes = [40 * made.algorithm(round).encodings["x"].item_bytes for round in range(1, made.last_round + 1)]
         chunks = sum(map(wire.chunk_count, sizes))
     assert not any(peer.refused for peer in peers.peers)
     for sender, receiver in peers.links:

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.support.helpers import hoods_of, matrix
-from tests.support.one_peer import PLAN, SIZE, X, chunk, finish_round, greeted, hello, message, peer_zero, sends
+from tests.support.helpers import matrix, schedules_of
+from tests.support.one_peer import CONTEXT, SIZE, X, chunk, finish_round, greeted, hello, message, peer_zero, sends
 
 from p2pfl.algorithms import DPSGD, Chebyshev
 from p2pfl.errors import Refusal
@@ -95,11 +95,11 @@ WRONG = {
     "beyond the end": (chunk(1, 1, offset=4), "length: the vector is longer than the model, from 1"),
     "too long": (chunk(1, 1, stop=SIZE + 1), "length: the vector is longer than the model, from 1"),
     "gap": (chunk(1, 1, start=4), "offset: 16 is not the next chunk, from 1"),
-    "no leave yet": (chunk(1, 3), "round: a chunk of round 3 without leave, from 1"),
-    "stale round": (chunk(1, 0), "round: a chunk of round 0 without leave, from 1"),
-    "far future": (chunk(1, MAX_ROUND), "round: a chunk of round 1000000000 without leave, from 1"),
-    "leave for the far future": (message("grant", 1, MAX_ROUND), "round: leave for round 1000000000, from 1"),
-    "leave after the end": (message("grant", 1, 4), "round: leave for round 4, from 1"),
+    "no leave yet": (chunk(1, 3), "round: a chunk of round 3 without credit, from 1"),
+    "stale round": (chunk(1, 0), "round: a chunk of round 0 without credit, from 1"),
+    "far future": (chunk(1, MAX_ROUND), "round: a chunk of round 1000000000 without credit, from 1"),
+    "leave for the far future": (message("grant", 1, MAX_ROUND), "round: credit for round 1000000000, from 1"),
+    "leave after the end": (message("grant", 1, 4), "round: credit for round 4, from 1"),
     "no message": (Refused(Refusal.HEADER, "broken"), "header: broken"),
 }
 
@@ -142,7 +142,8 @@ def test_chunks_before_the_greeting_are_refused_and_nothing_is_lost() -> None:
     peer.handle(Started(), 0.0)
     assert peer.handle(chunk(1, 1), 0.0) != []
     assert peer.refused == {"round": 1}
-    greeted(peer)
+    for sender in (1, 3):
+        peer.handle(message("hello", sender, 1), 0.0)
     peer.handle(Trained(), 0.0)
     finish_round(peer, 1, 1.0)
 
@@ -174,13 +175,13 @@ def test_a_vector_that_waits_for_its_turn_is_safe_from_repetitions() -> None:
 
 
 def test_leave_is_kept_for_some_rounds_ahead_and_no_further() -> None:
-    peer = peer_zero(replace(PLAN, training_rounds=99))
+    peer = peer_zero(replace(CONTEXT, training_rounds=99))
     greeted(peer)
     for round in range(1, 10):  # after a partition a neighbor may be far ahead, and gives leave for where it waits
         assert peer.handle(message("grant", 1, round), 0.0) == []
     for round in (5, 9):
         assert peer.handle(message("grant", 1, round), 0.0) == []
-    refused = "refused a message: round: leave for round 10 beside too many others, from 1"
+    refused = "refused a message: round: credit for round 10 beside too many others, from 1"
     assert peer.handle(message("grant", 1, 10), 0.0) == [Note(refused)]
     assert peer.handle(message("grant", 3, 10), 0.0) == []
 
@@ -201,7 +202,7 @@ def test_what_is_next_in_order_is_added_as_it_comes_and_repetitions_are_not() ->
         peer = peer_zero()
         greeted(peer)
         peer.handle(Trained(), 0.0)
-        mixed = peer._state.mixed.zero_()
+        mixed = peer._state.buffers.mixed.zero_()
         assert peer.handle(chunk(3, 1, 0, 4), 0.0) == []
         assert torch.equal(mixed, torch.zeros(SIZE))  # it is peer 1's turn
         assert peer.handle(chunk(1, 1, 0, 4), 0.0) == []
@@ -240,7 +241,7 @@ def test_a_neighbor_one_round_behind_gets_what_it_missed() -> None:
     greeted(donor)
     donor.handle(Trained(), 0.0)
     finish_round(donor, 1, 1.0)
-    peer = peer_zero(replace(PLAN, first_round=2, unsent={1: donor.payloads}))
+    peer = peer_zero(replace(CONTEXT, first_round=2, pending_payloads={1: donor.payloads}))
     assert sends(peer.handle(Started(), 0.0)) == [("hello", 1, 1), ("hello", 3, 1)]  # from round 1 on, if need be
     peer.handle(hello(1, 1, needs=1), 0.0)
     peer.handle(message("grant", 1, 1), 0.0)
@@ -270,16 +271,21 @@ def test_a_neighbor_one_round_ahead_is_not_waited_for() -> None:
 def test_a_peer_without_weights_takes_over_its_neighbors_however_many_they_are(neighbors: int) -> None:
     """Only four vectors may be outstanding: each that has come makes room for another."""
     n = neighbors + 1
-    plan = replace(
-        PLAN, names=[str(k) for k in range(n)], links=frozenset(range(1, n)), first_round=2, empty=True, rejoins=True
+    context = replace(
+        CONTEXT,
+        names=[str(k) for k in range(n)],
+        links=frozenset(range(1, n)),
+        first_round=2,
+        needs_bootstrap=True,
+        is_rejoining=True,
     )
-    peer = Peer(plan, hoods_of(matrix("complete", n))[0], torch.zeros(SIZE), DPSGD(), Chebyshev(1 / 3))
+    peer = Peer(context, schedules_of(matrix("complete", n))[0], torch.zeros(SIZE), DPSGD(), Chebyshev(1 / 3))
     waiting, granted, done = peer.handle(Started(), 0.0), Counter[int](), []
     while waiting:
         action, *waiting = waiting
         if isinstance(action, Send) and action.message.header.kind == "hello":
-            heard = action.message.header.scalars["episode"]
-            waiting += peer.handle(hello(action.neighbor, 2, episode=1, heard=heard, needs=3, round=2), 0.0)
+            heard = action.message.header.scalars["epoch"]
+            waiting += peer.handle(hello(action.neighbor, 2, epoch=1, heard=heard, needs=3, round=2), 0.0)
         elif isinstance(action, Send) and (action.message.header.kind, action.message.header.round) == ("grant", 2):
             granted[action.neighbor] += 1
             waiting += peer.handle(chunk(action.neighbor, 2), 0.0)

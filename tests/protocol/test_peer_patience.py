@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from tests.support.one_peer import PLAN, chunk, finish_round, greeted, message, only_fail, peer_zero, sends
+from tests.support.one_peer import CONTEXT, chunk, finish_round, greeted, message, only_fail, peer_zero, sends
 
 from p2pfl.algorithms import DPSGD
 from p2pfl.protocol.events import (
@@ -41,7 +41,7 @@ def test_handshake_deadline_names_who_did_not_greet() -> None:
     peer.handle(message("hello", 1, 1), 120.0)
     assert peer.deadline == 101.0
     said = sends(peer.handle(Tick(), 121.0))
-    assert said == [("notice", 1, 0), ("hello", 3, 1)]  # the first may have got lost
+    assert said == [("heartbeat", 1, 0), ("hello", 3, 1)]  # the first may have got lost
     assert peer.deadline == 122.0
     assert not fails(peer.handle(Tick(), 159.9))
     reason = only_fail(peer.handle(Tick(), 160.0))
@@ -56,7 +56,7 @@ def test_first_round_deadline_counts_from_a_neighbors_last_message() -> None:
     peer.handle(chunk(1, 1), 60.0)
     peer.handle(message("grant", 1, 1), 60.0)
     peer.handle(message("ack", 1, 1), 60.0)
-    peer.handle(message("notice", 3, 0), 70.0)  # it is alive
+    peer.handle(message("heartbeat", 3, 0), 70.0)  # it is alive
     assert not fails(peer.handle(Tick(), 669.0))
     reason = failure(peer.handle(Tick(), 670.0))
     assert reason == "no progress for 600 s in round 1 from peer three (--first-round-timeout)"
@@ -68,7 +68,7 @@ def test_signs_of_life_do_not_keep_a_peer_waiting_for_ever() -> None:
     peer.handle(Trained(), 50.0)
     for second in range(100, 2450, 100):
         for sender in (1, 3):
-            assert peer.handle(message("notice", sender, 0), float(second)) == []
+            assert peer.handle(message("heartbeat", sender, 0), float(second)) == []
         assert not fails(peer.handle(Tick(), float(second)))
     assert failure(peer.handle(Tick(), 2450.0)).endswith("in round 1 from peer one, three (--first-round-timeout)")
 
@@ -103,21 +103,21 @@ def test_while_it_is_alive_it_says_so_about_once_a_second() -> None:
     greeted(peer, 10.0)
     assert peer.deadline == 11.0
     assert peer.handle(Tick(), 10.9) == []
-    assert sends(peer.handle(Tick(), 11.0)) == [("notice", 1, 0), ("notice", 3, 0)]
+    assert sends(peer.handle(Tick(), 11.0)) == [("heartbeat", 1, 0), ("heartbeat", 3, 0)]
     assert peer.handle(Tick(), 11.5) == []
     assert peer.deadline == 12.0
 
 
 def test_what_may_have_got_lost_is_asked_for_again() -> None:
-    peer = peer_zero(replace(PLAN, timeouts=replace(PLAN.timeouts, first_round=100.0)))
+    peer = peer_zero(replace(CONTEXT, timeouts=replace(CONTEXT.timeouts, first_round=100.0)))
     greeted(peer)
     peer.handle(message("grant", 1, 1), 0.0)
     peer.handle(Trained(), 0.0)
     peer.handle(message("ack", 1, 1), 0.0)
     peer.handle(chunk(1, 1), 2.0)
-    said = [said for said in sends(peer.handle(Tick(), 7.0)) if said[0] != "notice"]
+    said = [said for said in sends(peer.handle(Tick(), 7.0)) if said[0] != "heartbeat"]
     assert said == [("grant", 3, 1), ("grant", 3, 2)]
-    assert [said for said in sends(peer.handle(Tick(), 8.0)) if said[0] != "notice"] == []
+    assert [said for said in sends(peer.handle(Tick(), 8.0)) if said[0] != "heartbeat"] == []
 
 
 def test_a_vector_goes_out_again_only_when_the_last_copy_is_gone() -> None:
@@ -135,7 +135,7 @@ def test_a_vector_goes_out_again_only_when_the_last_copy_is_gone() -> None:
 
 
 def test_slow_chunks_are_given_their_time() -> None:
-    peer = peer_zero(replace(PLAN, timeouts=replace(PLAN.timeouts, first_round=100.0)))
+    peer = peer_zero(replace(CONTEXT, timeouts=replace(CONTEXT.timeouts, first_round=100.0)))
     greeted(peer)
     peer.handle(Trained(), 0.0)
     peer.handle(chunk(1, 1, 0, 2), 1.0)
@@ -148,10 +148,10 @@ def test_slow_chunks_are_given_their_time() -> None:
 def test_no_neighbor_is_given_up_while_the_peer_trains_or_records(overlapped: bool) -> None:
     peer = peer_zero(training=DPSGD(overlapped))
     greeted(peer)
-    assert {kind for kind, _, _ in sends(peer.handle(Tick(), 1e6))} == {"notice"}
+    assert {kind for kind, _, _ in sends(peer.handle(Tick(), 1e6))} == {"heartbeat"}
     peer.handle(Trained(), 1e6 + 1)
     finish_round(peer, 1, 1e6 + 2)
-    assert {kind for kind, _, _ in sends(peer.handle(Tick(), 1e9))} == {"notice"}
+    assert {kind for kind, _, _ in sends(peer.handle(Tick(), 1e9))} == {"heartbeat"}
 
 
 def in_the_last_round(peer: Peer) -> None:
@@ -165,14 +165,14 @@ def in_the_last_round(peer: Peer) -> None:
 
 
 def test_the_last_round_waits_for_the_last_acknowledgement() -> None:
-    peer = peer_zero(replace(PLAN, training_rounds=0, consensus_rounds=1))
+    peer = peer_zero(replace(CONTEXT, training_rounds=0, consensus_rounds=1))
     in_the_last_round(peer)
     reason = only_fail(peer.handle(Tick(), 602.0))
     assert reason == "no progress for 601 s in round 1 from peer three (--first-round-timeout)"
 
 
 def test_goodbye_stands_for_a_lost_acknowledgement() -> None:
-    peer = peer_zero(replace(PLAN, training_rounds=0, consensus_rounds=1))
+    peer = peer_zero(replace(CONTEXT, training_rounds=0, consensus_rounds=1))
     in_the_last_round(peer)
     assert peer.handle(message("goodbye", 3, 1), 2.0)[-1] == RoundDone(1)
     assert peer.handle(Recorded(), 2.0)[-1] == Finish()
@@ -189,10 +189,26 @@ def test_a_lost_neighbor_ends_the_run_and_is_named() -> None:
 
 
 def test_a_neighbor_that_said_goodbye_may_vanish() -> None:
-    peer = peer_zero(replace(PLAN, training_rounds=0, consensus_rounds=1))
+    peer = peer_zero(replace(CONTEXT, training_rounds=0, consensus_rounds=1))
     greeted(peer)
     peer.handle(chunk(3, 1), 1.0)
     peer.handle(message("goodbye", 3, 1), 1.0)
     assert peer.handle(Lost(3), 2.0) == []
     assert peer.handle(Reconnected(3), 2.0) == []
     assert only_fail(peer.handle(Lost(1), 3.0)) == "lost the connection to peer one in round 1"
+
+
+def test_a_failure_says_by_a_code_and_by_numbers_which_neighbors_are_missed() -> None:
+    def failing(peer: Peer, event: Tick | Lost, now: float) -> tuple[str | None, tuple[int, ...]]:
+        (fail,) = (action for action in peer.handle(event, now) if isinstance(action, Fail))
+        return fail.code, fail.peers
+
+    alone = peer_zero()
+    alone.handle(Started(), 0.0)
+    alone.handle(message("hello", 1, 1), 0.0)
+    assert failing(alone, Tick(), 60.0) == ("no-greeting", (3,))
+    for event, now, code, peers in [(Tick(), 700.0, "no-progress", (1, 3)), (Lost(3), 1.0, "lost-connection", (3,))]:
+        peer = peer_zero()
+        greeted(peer)
+        peer.handle(Trained(), 1.0)
+        assert failing(peer, event, now) == (code, peers)

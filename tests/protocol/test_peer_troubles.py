@@ -167,7 +167,7 @@ def test_a_frozen_peer_is_given_up_and_catches_up_when_it_wakes() -> None:
     network.frozen.discard(1)
     network.run()
     finished(network)
-    given_up = {text for _, text in network.news if "goes on without" in text}
+    given_up = {text for _, text in network.news if "continues without" in text}
     assert all("peer p1" in text for text in given_up), "those who waited for the frozen one are not given up"
     assert not any(absent != ["p1"] for me in (0, 2) for _, absent in network.absent[me])
 

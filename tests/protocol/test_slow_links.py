@@ -15,20 +15,19 @@ from p2pfl.algorithms import DPSGD, Chebyshev
 from p2pfl.algorithms.fedavg import ServerAverage
 from p2pfl.protocol import wire
 from p2pfl.protocol.client import Client
+from p2pfl.protocol.context import PeerContext, Timeouts
 from p2pfl.protocol.coordinator import Coordinator
 from p2pfl.protocol.events import (
     Action,
     Event,
     Finish,
     Flushed,
-    Plan,
     Received,
     Recorded,
     RoundDone,
     Send,
     Started,
     Tick,
-    Timeouts,
     Train,
     Trained,
 )
@@ -42,25 +41,27 @@ SIZE = 4 * CHUNKS  # elements, of chunks of 16 bytes
 SECONDS = 8.4  # that a chunk of 1 MiB takes on a link of 1 Mbit/s; other messages take no time
 
 
-def plan(me: int, consensus: int) -> Plan:
+def context(me: int, consensus: int) -> PeerContext:
     timeouts = Timeouts(start=None, handshake=60.0, first_round=600.0, round=60.0)
-    return Plan(me, ["zero", "one"], frozenset({1 - me}), ROUNDS, consensus, "run", "layout", timeouts, life=1)
+    return PeerContext(
+        me, ["zero", "one"], frozenset({1 - me}), ROUNDS, consensus, "run", "layout", timeouts, incarnation=1
+    )
 
 
 def peers() -> Mapping[int, Logic]:
     matrix = mixing_matrix(make_topology("complete", 2), "metropolis-hastings")
     hoods = [neighborhood(matrix, me) for me in (0, 1)]
     return {
-        me: Peer(plan(me, 1), lambda round, me=me: hoods[me], torch.zeros(SIZE), DPSGD(), Chebyshev(0.5))
+        me: Peer(context(me, 1), lambda round, me=me: hoods[me], torch.zeros(SIZE), DPSGD(), Chebyshev(0.5))
         for me in (0, 1)
     }
 
 
 def client_and_coordinator() -> Mapping[int, Logic]:
     x = torch.zeros(SIZE)
-    server = ServerAverage(x, torch.zeros_like(x), codec="fp32")
-    client = Client(plan(0, 0), torch.zeros(SIZE), "fp32")
-    return {0: client, 1: Coordinator(plan(1, 0), Federation((1.0,), 1, 0, 1, None), server)}
+    server = ServerAverage(x, torch.zeros_like(x), wire_dtype="fp32")
+    client = Client(context(0, 0), torch.zeros(SIZE), "fp32")
+    return {0: client, 1: Coordinator(context(1, 0), Federation((1.0,), 1, 0, 1, None), server)}
 
 
 class Links:

@@ -18,8 +18,9 @@ from tests.support.peer_network import Flying
 from torch import Tensor
 
 from p2pfl.algorithms.fedavg import ServerAverage
-from p2pfl.payload import Codec, Payload
+from p2pfl.payload import Payload
 from p2pfl.protocol.client import Client
+from p2pfl.protocol.context import PeerContext, Timeouts
 from p2pfl.protocol.coordinator import Coordinator
 from p2pfl.protocol.events import (
     Action,
@@ -28,14 +29,12 @@ from p2pfl.protocol.events import (
     Finish,
     Flushed,
     Lost,
-    Plan,
     Reconnected,
     Recorded,
     RoundDone,
     Send,
     Started,
     Tick,
-    Timeouts,
     Train,
     Trained,
 )
@@ -54,7 +53,7 @@ class Setting:
     selected: int
     rounds: int = 3
     size: int = 12
-    codec: Codec = "fp32"
+    codec: str = "fp32"
     sizes: tuple[float, ...] = ()
     min_updates: int = 1
     seed: int = 0
@@ -68,9 +67,9 @@ class Setting:
     def initial(self) -> Tensor:
         return torch.linspace(-1, 1, self.size)
 
-    def plan(self, me: int) -> Plan:
+    def context(self, me: int) -> PeerContext:
         star = frozenset({self.clients}) if me < self.clients else frozenset(range(self.clients))
-        return Plan(
+        return PeerContext(
             me=me,
             names=[*(f"c{client}" for client in range(self.clients)), "coordinator"],
             links=star,
@@ -118,17 +117,17 @@ def dense(setting: Setting, before: Tensor, round: int, folded: Sequence[int], s
 class Watched(ServerAverage):
     """Notes who is folded: updates carry their client's number as their loss."""
 
-    def __init__(self, x: Tensor, codec: Codec) -> None:
-        super().__init__(x, torch.zeros_like(x), codec=codec)
+    def __init__(self, x: Tensor, codec: str) -> None:
+        super().__init__(x, torch.zeros_like(x), wire_dtype=codec)
         self.folded: list[int] = []
 
     def outgoing(self) -> Payload:
         self.folded = []
         return super().outgoing()
 
-    def fold(self, payload: Payload, weight: float) -> None:
+    def accumulate(self, payload: Payload, weight: float) -> None:
         self.folded.append(int(payload.scalars["loss"]))
-        super().fold(payload, weight)
+        super().accumulate(payload, weight)
 
 
 @dataclass
@@ -153,9 +152,9 @@ class Network:
         self.frozen: set[int] = set()  # clients that do nothing for now; what is sent to them waits
         self.now = 0.0
         self.server = Watched(setting.initial(), setting.codec)
-        self.coordinator = Coordinator(setting.plan(self.hub), setting.federation, self.server)
+        self.coordinator = Coordinator(setting.context(self.hub), setting.federation, self.server)
         self.vectors = [setting.initial() for _ in range(setting.clients)]
-        self.clients = [Client(setting.plan(me), x, setting.codec) for me, x in enumerate(self.vectors)]
+        self.clients = [Client(setting.context(me), x, setting.codec) for me, x in enumerate(self.vectors)]
         ends = [(me, self.hub) for me in range(setting.clients)]
         self.pipes = {(a, b): Pipe() for end in ends for a, b in (end, end[::-1])}
         self.work: dict[int, Action] = {}
@@ -235,7 +234,7 @@ class Network:
 
     def _note_round(self, round: int) -> None:
         facts = self.coordinator.facts
-        number = {name: index for index, name in enumerate(self.coordinator.plan.names)}
+        number = {name: index for index, name in enumerate(self.coordinator.context.names)}
         selected, missing = ([number[name] for name in facts[key]] for key in ("selected", "missing"))
         self.done[round] = Done(self.server.x.clone(), selected, missing, facts["samples"])
         assert self.server.folded == [client for client in selected if client not in missing]

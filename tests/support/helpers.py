@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from p2pfl.algorithms import Algorithm, Hoods
+from p2pfl.algorithms.base import Algorithm, RoundContext
 from p2pfl.config import RunConfig
 from p2pfl.data import Dataset
-from p2pfl.topology import make_topology, mixing_matrix, neighborhood
+from p2pfl.payload import Payload
+from p2pfl.topology import NeighborhoodSchedule, make_topology, mixing_matrix, neighborhood
 
 CPU = torch.device("cpu")
 THOROUGHNESS = int(os.environ.get("P2PFL_EXAMPLES", "1"))  # of randomized tests: `make soak` runs many more examples
@@ -25,10 +27,10 @@ def matrix(kind: str, n: int) -> np.ndarray:
     return mixing_matrix(topology, "uniform" if topology.directed else "metropolis-hastings")
 
 
-def hoods_of(w: np.ndarray) -> list[Hoods]:
+def schedules_of(w: np.ndarray) -> list[NeighborhoodSchedule]:
     """For each peer its neighborhood, the same in every round."""
-    hoods = [neighborhood(w, peer) for peer in range(len(w))]
-    return [lambda round, hood=hood: hood for hood in hoods]  # type: ignore[misc]
+    found = [neighborhood(w, peer) for peer in range(len(w))]
+    return [lambda round, mine=mine: mine for mine in found]  # type: ignore[misc]
 
 
 def random_vectors(n: int, size: int, seed: int = 0) -> list[torch.Tensor]:
@@ -36,20 +38,47 @@ def random_vectors(n: int, size: int, seed: int = 0) -> list[torch.Tensor]:
     return [torch.randn(size, generator=generator) for _ in range(n)]
 
 
-def exchange(algorithm: Algorithm, states: list, round: int, vectors: list[torch.Tensor]) -> None:
-    """One round's exchange among all peers' states, driven directly: outgoing, fold in peer order, finish.
+@dataclass
+class Driven:
+    """One peer's algorithm and its state, driven directly, without a peer or messages."""
 
-    `vectors` gets each peer's x, which may be another tensor than before.
-    """
-    sent = [dict(algorithm.outgoing(state, round)) for state in states]
-    mix(algorithm, states, sent, round, vectors)
+    algorithm: Algorithm
+    schedule: NeighborhoodSchedule
+    state: object
+
+    def outgoing(self, round: int) -> dict[int, Payload]:
+        return dict(self.algorithm.outgoing(self.state, self.context(round)))
+
+    def accumulate(self, sender: int, part: Payload) -> None:
+        self.algorithm.accumulate(self.state, sender, part)
+
+    def finish(self, round: int) -> torch.Tensor:
+        return self.algorithm.finish(self.state, self.context(round))
+
+    def context(self, round: int) -> RoundContext:
+        return RoundContext(round, self.schedule(round))
+
+    def mix(self, sent: list[dict[int, Payload]], round: int) -> torch.Tensor:
+        """Everything after `outgoing`: vectors in peer order, then finish."""
+        me = self.schedule(round).me
+        for sender in sorted([*self.schedule(round).incoming, me]):
+            self.accumulate(sender, self.algorithm.own(self.state) if sender == me else sent[sender][me])
+        return self.finish(round)
 
 
-def mix(algorithm: Algorithm, states: list, sent: list[dict], round: int, vectors: list[torch.Tensor]) -> None:
-    for me, state in enumerate(states):
-        for sender in sorted([*state.hoods(round).incoming, me]):
-            algorithm.fold(state, sender, None if sender == me else sent[sender][me])
-    vectors[:] = [algorithm.finish(state) for state in states]
+def driven(algorithm: Algorithm, w: np.ndarray, vectors: list[torch.Tensor]) -> list[Driven]:
+    """All peers of a network with mixing matrix w, each at its vector."""
+    peers = zip(schedules_of(w), vectors, strict=True)
+    return [Driven(algorithm, schedule, algorithm.init(x, schedule)) for schedule, x in peers]
+
+
+def exchange(peers: list[Driven], round: int, vectors: list[torch.Tensor]) -> None:
+    """One round's exchange among all peers. `vectors` gets each peer's x, which may be another tensor than before."""
+    mix(peers, [peer.outgoing(round) for peer in peers], round, vectors)
+
+
+def mix(peers: list[Driven], sent: list[dict[int, Payload]], round: int, vectors: list[torch.Tensor]) -> None:
+    vectors[:] = [peer.mix(sent, round) for peer in peers]
 
 
 def disagreement(x: np.ndarray) -> float:

@@ -6,15 +6,14 @@ import torch
 from tests.support.one_peer import chunk, message, sends
 
 from p2pfl.protocol.client import Client
+from p2pfl.protocol.context import PeerContext, Timeouts
 from p2pfl.protocol.events import (
-    Plan,
     Started,
-    Timeouts,
     Trained,
 )
 
 SIZE = 8
-CLIENT = Plan(
+CLIENT = PeerContext(
     me=2,
     names=["zero", "one", "two", "three", "four", "five", "coordinator"],
     links=frozenset({6}),

@@ -6,16 +6,15 @@ import torch
 from tests.support.one_peer import message, sends
 
 from p2pfl.algorithms.fedavg import ServerAverage
+from p2pfl.protocol.context import PeerContext, Timeouts
 from p2pfl.protocol.coordinator import Coordinator
 from p2pfl.protocol.events import (
-    Plan,
     Started,
-    Timeouts,
 )
 from p2pfl.protocol.selection import Federation
 
 SIZE = 8
-PLAN = Plan(
+CONTEXT = PeerContext(
     me=6,
     names=["zero", "one", "two", "three", "four", "five", "coordinator"],
     links=frozenset(range(6)),
@@ -28,13 +27,13 @@ PLAN = Plan(
 ALL = Federation(sizes=[1.0] * 6, selected=6, seed=0, min_updates=3)
 
 
-def a_coordinator(federation: Federation = ALL, plan: Plan = PLAN) -> Coordinator:
-    return Coordinator(plan, federation, ServerAverage(torch.zeros(SIZE), torch.zeros(SIZE)))
+def a_coordinator(federation: Federation = ALL, context: PeerContext = CONTEXT) -> Coordinator:
+    return Coordinator(context, federation, ServerAverage(torch.zeros(SIZE), torch.zeros(SIZE)))
 
 
-def greeted(federation: Federation = ALL, plan: Plan = PLAN) -> Coordinator:
+def greeted(federation: Federation = ALL, context: PeerContext = CONTEXT) -> Coordinator:
     """In round 1, with the model sent to all six clients."""
-    made = a_coordinator(federation, plan)
+    made = a_coordinator(federation, context)
     made.handle(Started(), 0.0)
     for client in range(6):
         made.handle(message("hello", client, 1), 0.0)
@@ -53,7 +52,7 @@ def offer(made: Coordinator, *clients: int, now: float = 1.0) -> list[tuple[str,
 
 
 def missing(made: Coordinator) -> list[str]:
-    return [made.plan.names[client] for client, where in made._progress.items() if where == "missing"]
+    return [made.context.names[client] for client, where in made._progress.items() if where == "missing"]
 
 
 def all_ones(x: torch.Tensor) -> bool:

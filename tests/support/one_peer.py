@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import msgspec
 import torch
-from tests.support.helpers import hoods_of, matrix
+from tests.support.helpers import matrix, schedules_of
 
 from p2pfl.algorithms import DPSGD, Chebyshev
-from p2pfl.protocol.events import Action, Fail, Flushed, Note, Plan, Received, RoundDone, Send, Started, Timeouts
+from p2pfl.protocol.context import PeerContext, Timeouts
+from p2pfl.protocol.events import Action, Fail, Flushed, Note, Received, RoundDone, Send, Started
 from p2pfl.protocol.peer import Peer
 from p2pfl.protocol.wire import VERSION, Header, Message
 
 SIZE = 8  # elements
 X = torch.arange(SIZE, dtype=torch.float32)
-PLAN = Plan(
+CONTEXT = PeerContext(
     me=0,
     names=["zero", "one", "two", "three"],
     links=frozenset({1, 3}),
@@ -25,10 +26,10 @@ PLAN = Plan(
 )
 
 
-def peer_zero(plan: Plan = PLAN, training: DPSGD | None = None, x: torch.Tensor | None = None) -> Peer:
+def peer_zero(context: PeerContext = CONTEXT, training: DPSGD | None = None, x: torch.Tensor | None = None) -> Peer:
     """Peer 0 of a ring of 4, whose neighbors are 1 and 3."""
     x = X.clone() if x is None else x
-    return Peer(plan, hoods_of(matrix("ring", 4))[0], x, training or DPSGD(), Chebyshev(1 / 3))
+    return Peer(context, schedules_of(matrix("ring", 4))[0], x, training or DPSGD(), Chebyshev(1 / 3))
 
 
 def message(kind: str, sender: int, round: int, body: bytes = b"", **fields: object) -> Received:
@@ -42,8 +43,8 @@ def hello(sender: int, serves: int, **about: float) -> Received:
     return message("hello", sender, serves, scalars={name: float(value) for name, value in about.items()})
 
 
-def drop(sender: int, episode: int = 1) -> Received:
-    return message("drop", sender, 0, scalars={"episode": float(episode)})
+def edge_down(sender: int, epoch: int = 1) -> Received:
+    return message("edge_down", sender, 0, scalars={"epoch": float(epoch)})
 
 
 def chunk(sender: int, round: int, start: int = 0, stop: int = SIZE, **fields: object) -> Received:

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import torch
-from tests.support.helpers import hoods_of, mix
+from tests.support.helpers import driven, mix, schedules_of
 from torch import Tensor
 
-from p2pfl.algorithms import Algorithm
-from p2pfl.payload import Codec, Payload
+from p2pfl.algorithms.base import Algorithm, Outgoing, RoundContext
+from p2pfl.payload import Encoding, Payload
 from p2pfl.protocol import wire
+from p2pfl.protocol.context import PeerContext, Timeouts
 from p2pfl.protocol.events import (
     Action,
     Event,
@@ -28,14 +29,12 @@ from p2pfl.protocol.events import (
     Finish,
     Flushed,
     Lost,
-    Plan,
     Received,
     Reconnected,
     Recorded,
     RoundDone,
     Send,
     Started,
-    Timeouts,
     Train,
     Trained,
 )
@@ -94,20 +93,20 @@ class Snapshot:
 
 def reference(setting: Setting) -> dict[int, list[Tensor]]:
     """x of all peers after each round, the algorithms driven in step, without peers or messages."""
-    vectors, hoods = setting.initial(), hoods_of(setting.w)
-    states = [setting.training.start(x, hood) for x, hood in zip(vectors, hoods, strict=True)]
+    vectors = setting.initial()
+    peers = driven(setting.training, setting.w, vectors)
     results = {}
     for round in range(1, setting.last_round + 1):
         algorithm = setting.algorithm(round)
         if round == setting.training_rounds + 1:
-            states = [algorithm.start(x, hood) for x, hood in zip(vectors, hoods, strict=True)]
+            peers = driven(algorithm, setting.w, vectors)
         trains = round <= setting.training_rounds
         if trains and not algorithm.overlapped:
             train_all(vectors, round)
-        sent = [dict(algorithm.outgoing(state, round)) for state in states]
+        sent = [peer.outgoing(round) for peer in peers]
         if trains and algorithm.overlapped:
             train_all(vectors, round)
-        mix(algorithm, states, sent, round, vectors)
+        mix(peers, sent, round, vectors)
         results[round] = [x.clone() for x in vectors]
     return results
 
@@ -130,14 +129,11 @@ class Watched:
     log: list[tuple[int, int]]
     parts: dict[tuple[int, int], int]
     round: list[int] = field(default_factory=lambda: [0])
+    me: list[int] = field(default_factory=lambda: [0])
 
     @property
-    def codec(self) -> Codec:
-        return self.inner.codec
-
-    @property
-    def vectors(self) -> tuple[str, ...]:
-        return self.inner.vectors
+    def encodings(self) -> Mapping[str, Encoding]:
+        return self.inner.encodings
 
     @property
     def overlapped(self) -> bool:
@@ -147,31 +143,51 @@ class Watched:
     def streaming(self) -> bool:
         return self.inner.streaming
 
-    def start(self, x: Tensor, hoods: Callable) -> object:
-        return self.inner.start(x, hoods)
+    @property
+    def is_robust(self) -> bool:
+        return self.inner.is_robust
 
-    def outgoing(self, state: object, round: int) -> list[tuple[int, Payload]]:
-        self.round[0] = round
-        return self.inner.outgoing(state, round)
+    def init(self, x: Tensor, schedule: Callable) -> object:
+        return self.inner.init(x, schedule)
 
-    def fold(self, state: object, sender: int, payload: Payload | None) -> None:
+    def outgoing(self, state: object, ctx: RoundContext) -> Outgoing:
+        self.round[0], self.me[0] = ctx.round, ctx.neighborhood.me
+        return self.inner.outgoing(state, ctx)
+
+    def own(self, state: object) -> Payload:
+        return self.inner.own(state)
+
+    def accumulate(self, state: object, sender: int, part: Payload) -> None:
+        self._note(sender, None if sender == self.me[0] else part)
+        self.inner.accumulate(state, sender, part)
+
+    def missing(self, state: object, sender: int, received: Mapping[str, int]) -> None:
+        self._note(sender, self.inner.own(state).rest(received))
+        self.inner.missing(state, sender, received)
+
+    def undelivered(self, state: object, neighbor: int, sent: Payload) -> None:
+        self.inner.undelivered(state, neighbor, sent)
+
+    def edge_reset(self, state: object, neighbor: int) -> None:
+        self.inner.edge_reset(state, neighbor)
+
+    def _note(self, sender: int, payload: Payload | None) -> None:
         key = (self.round[0], sender)
         assert key not in self.log, "folded again"
         assert self.parts.keys() <= {key}, "another sender's vector before the last is whole"
         if payload is not None:
             new = sum(piece.numel() for pieces in payload.vectors.values() for piece in pieces)
-            have, total = self.parts.pop(key, 0) + new, self.size * len(self.vectors)
+            have, total = self.parts.pop(key, 0) + new, self.size * len(self.encodings)
             assert new > 0
             assert have <= total, "more than the vector has"
             if have < total:
                 self.parts[key] = have
         if key not in self.parts:
             self.log.append(key)
-        self.inner.fold(state, sender, payload)
 
-    def finish(self, state: object) -> Tensor:
+    def finish(self, state: object, ctx: RoundContext) -> Tensor:
         assert not self.parts, "the round ends within a vector"
-        return self.inner.finish(state)
+        return self.inner.finish(state, ctx)
 
 
 @dataclass
@@ -224,13 +240,13 @@ class Network:
             self._tell(me, Started())
 
     def _peer(self, me: int, saved: Snapshot | None) -> Peer:
-        hoods = hoods_of(self.setting.w)[me]
-        links = frozenset(hoods(1).incoming) | frozenset(hoods(1).outgoing)
+        schedule = schedules_of(self.setting.w)[me]
+        links = frozenset(schedule(1).incoming) | frozenset(schedule(1).outgoing)
         for other in links:
             self.links[me, other], self.delivered[me, other] = deque(), []
         if saved is not None:
             self.vectors[me].copy_(saved.x)
-        plan = Plan(
+        context = PeerContext(
             me=me,
             names=[f"p{peer}" for peer in range(self.setting.n)],
             links=links,
@@ -240,13 +256,13 @@ class Network:
             layout="layout",
             timeouts=Timeouts(None, 1e9, 1e9, 1e9),
             first_round=self.first_rounds[me],
-            unsent=self._unsent(me, saved),
+            pending_payloads=self._unsent(me, saved),
         )
         watched = [
             Watched(inner, self.setting.size, self.folds[me], self.parts[me])
             for inner in (self.setting.training, self.setting.consensus)
         ]
-        return Peer(plan, hoods, self.vectors[me], *watched)
+        return Peer(context, schedule, self.vectors[me], *watched)
 
     def _unsent(self, me: int, saved: Snapshot | None) -> Mapping[int, Mapping[int, Payload]]:
         if self.unsent is not None:

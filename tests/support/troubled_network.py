@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 
 import torch
-from tests.support.helpers import hoods_of
+from tests.support.helpers import schedules_of
 from tests.support.peer_network import Flying, Setting, Snapshot, Step, Watched
 from torch import Tensor
 
 from p2pfl.payload import Payload
+from p2pfl.protocol.context import PeerContext, Timeouts
 from p2pfl.protocol.events import (
     Action,
     Discard,
@@ -24,14 +25,12 @@ from p2pfl.protocol.events import (
     Flushed,
     Lost,
     Note,
-    Plan,
     Reconnected,
     Recorded,
     RoundDone,
     Send,
     Started,
     Tick,
-    Timeouts,
     Train,
     Trained,
 )
@@ -67,8 +66,8 @@ class Troubled:
             self._tell(me, Started())
 
     def links(self, me: int) -> frozenset[int]:
-        hood = hoods_of(self.setting.w)[me](1)
-        return frozenset(hood.incoming) | frozenset(hood.outgoing)
+        around = schedules_of(self.setting.w)[me](1)
+        return frozenset(around.incoming) | frozenset(around.outgoing)
 
     def _make(self, me: int, rejoins: bool, lost: bool = False) -> None:
         number, snapshot = self.saved.get(me, (0, None))
@@ -77,7 +76,7 @@ class Troubled:
         else:
             self.vectors[me] = self.start_vector.clone()
         self.lives[me] += 1000
-        plan = Plan(
+        context = PeerContext(
             me=me,
             names=[f"p{peer}" for peer in range(self.setting.n)],
             links=self.links(me),
@@ -87,15 +86,15 @@ class Troubled:
             layout="layout",
             timeouts=Timeouts(None, 60.0, 40.0, 40.0),
             first_round=number + 1,
-            unsent={} if snapshot is None else {number: snapshot.sent},
-            life=self.lives[me],
-            rejoins=rejoins,
-            empty=snapshot is None,
-            lost=lost,
-            spare=self.spare,
+            pending_payloads={} if snapshot is None else {number: snapshot.sent},
+            incarnation=self.lives[me],
+            is_rejoining=rejoins,
+            needs_bootstrap=snapshot is None,
+            has_lost_weights=lost,
+            max_missing=self.spare,
         )
         algorithms = [Watched(a, self.setting.size, [], {}) for a in (self.setting.training, self.setting.consensus)]
-        self.peers[me] = Peer(plan, hoods_of(self.setting.w)[me], self.vectors[me], *algorithms)
+        self.peers[me] = Peer(context, schedules_of(self.setting.w)[me], self.vectors[me], *algorithms)
         for other in self.links(me):
             self.queues[me, other] = []
 

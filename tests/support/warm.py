@@ -333,9 +333,9 @@ def _fork_instead_of_exec() -> None:
 def _draw_no_pictures() -> None:
     """Save a blank picture in place of each plot of a report: drawing them takes longer than a small run."""
     from p2pfl.report import page
-    from p2pfl.report.comparison import files
+    from p2pfl.report.compare import page as comparison_page
 
-    page.draw_plots = files.draw_plots = draw_blanks  # type: ignore[assignment]
+    page.draw_plots = comparison_page.draw_plots = draw_blanks  # type: ignore[assignment]
 
 
 def draw_blanks(plots: Any, subject: Any, folder: Path) -> None:

@@ -18,6 +18,7 @@ from p2pfl.cli import main
 from p2pfl.errors import (
     CheckpointError,
     ConfigError,
+    Interrupted,
     P2PFLError,
     TrainingError,
     TransportError,
@@ -28,13 +29,12 @@ from p2pfl.errors import (
     unwritable,
 )
 from p2pfl.experiment import run as swarm
-from p2pfl.experiment.run import Interrupted
 from p2pfl.launch import Outcome
 from p2pfl.node import messages
 from p2pfl.report import style
 from p2pfl.run import checkpoint
 from p2pfl.run.directory import create_run_dir, in_use
-from p2pfl.util.regular import read_if_any
+from p2pfl.util.files import read_if_any
 
 RING = str(ROOT / "topologies" / "ring-4.graphml")
 

@@ -7,13 +7,15 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from tests.support.helpers import CPU, hoods_of, images, matrix, random_vectors, small_config
+from tests.support.helpers import CPU, Driven, driven, images, matrix, random_vectors, small_config
 from tests.support.one_client import CLIENT
 from tests.support.one_peer import message, sends
 
 from p2pfl.algorithms import DPSGD
 from p2pfl.algorithms.attacks import Attacking, View, build_attack, flip_labels, relabeling, tampering
+from p2pfl.algorithms.robust import Median, Robust
 from p2pfl.errors import ConfigError
+from p2pfl.payload import BF16
 from p2pfl.protocol.client import Client
 from p2pfl.protocol.events import Flushed, Recorded, Started, Trained
 from p2pfl.registry import ATTACKS
@@ -64,37 +66,36 @@ def test_what_is_no_attack_is_refused(name: str, scale: float | None, message: s
     assert str(caught.value).startswith(message)
 
 
-def swarm(inner: Callable[[], DPSGD], name: str, active: Callable[[int], bool]) -> tuple[list, list, list]:
-    """Peers of a ring of 4, of which peer 2 attacks: algorithms, states, vectors."""
+def swarm(inner: DPSGD, name: str, active: Callable[[int], bool]) -> tuple[list[Driven], list[torch.Tensor]]:
+    """Peers of a ring of 4, of which peer 2 attacks, and their vectors."""
     attack = build_attack(name, 2.0)
     assert attack is not None
-    algorithms = [Attacking(inner(), attack, active) if peer == 2 else inner() for peer in range(4)]
     vectors = random_vectors(4, SIZE)
-    hoods = hoods_of(matrix("ring", 4))
-    states = [algorithm.start(x, hood) for algorithm, x, hood in zip(algorithms, vectors, hoods, strict=True)]
-    return algorithms, states, vectors
+    peers = driven(inner, matrix("ring", 4), vectors)
+    hostile = Attacking(inner, attack, active)
+    peers[2] = Driven(hostile, peers[2].schedule, hostile.init(vectors[2], peers[2].schedule))
+    return peers, vectors
 
 
-def one_round(algorithms: list, states: list, vectors: list, round: int, parts: int = 1) -> list[torch.Tensor]:
+def one_round(peers: list[Driven], vectors: list[torch.Tensor], round: int, parts: int = 1) -> list[torch.Tensor]:
     """Returns what each peer sent."""
-    sent = [dict(algorithm.outgoing(state, round)) for algorithm, state in zip(algorithms, states, strict=True)]
-    for me, (algorithm, state) in enumerate(zip(algorithms, states, strict=True)):
-        hood = hoods_of(matrix("ring", 4))[me](round)
-        for sender in sorted([*hood.incoming, me]):
+    sent = [peer.outgoing(round) for peer in peers]
+    for me, peer in enumerate(peers):
+        for sender in sorted([*peer.schedule(round).incoming, me]):
             if sender == me:
-                algorithm.fold(state, me, None)
+                peer.accumulate(me, peer.algorithm.own(peer.state))
                 continue
             payload = sent[sender][me]
             for piece in payload.vectors["x"][0].tensor_split(parts):
-                algorithm.fold(state, sender, type(payload)({"x": (piece,)}))
-    vectors[:] = [algorithm.finish(state) for algorithm, state in zip(algorithms, states, strict=True)]
+                peer.accumulate(sender, type(payload)({"x": (piece,)}))
+    vectors[:] = [peer.finish(round) for peer in peers]
     return [next(iter(payloads.values())).vectors["x"][0].float() for payloads in sent]
 
 
 @pytest.mark.parametrize("codec", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", SENT)
 def test_an_attacker_knows_what_it_was_sent_in_the_last_round(name: str, codec: str) -> None:
-    algorithms, states, vectors = swarm(lambda: DPSGD(codec=codec), name, always)
+    peers, vectors = swarm(DPSGD(wire_dtype=codec), name, always)
     attack = build_attack(name, 2.0)
     assert attack is not None
     start = vectors[2].clone()
@@ -109,7 +110,7 @@ def test_an_attacker_knows_what_it_was_sent_in_the_last_round(name: str, codec: 
             own_before, start_before = before
             movement = torch.stack(seen).mean(dim=0) - start_before
             spread = torch.stack([*seen, own_before]).std(dim=0, unbiased=False)
-        sent = one_round(algorithms, states, vectors, round, parts=round)
+        sent = one_round(peers, vectors, round, parts=round)
         expected = attack(View(own, start, movement, spread))
         torch.testing.assert_close(
             sent[2], expected, rtol=1e-2 if codec == "bf16" else 1e-4, atol=1e-2 if codec == "bf16" else 1e-5
@@ -121,15 +122,14 @@ def test_an_attacker_knows_what_it_was_sent_in_the_last_round(name: str, codec: 
 @pytest.mark.parametrize("codec", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", SENT)
 def test_it_attacks_only_in_its_rounds_and_mixes_as_if_it_did_not(name: str, codec: str, overlapped: bool) -> None:
-    honest = [DPSGD(overlapped, codec) for _ in range(4)]
     plain = random_vectors(4, SIZE)
-    plain_states = [a.start(x, hood) for a, x, hood in zip(honest, plain, hoods_of(matrix("ring", 4)), strict=True)]
-    algorithms, states, vectors = swarm(lambda: DPSGD(overlapped, codec), name, lambda round: round == 3)
+    honest = driven(DPSGD(overlapped, codec), matrix("ring", 4), plain)
+    peers, vectors = swarm(DPSGD(overlapped, codec), name, lambda round: round == 3)
     for round in range(1, 4):
         for x in (*plain, *vectors):
             x.mul_(0.9)
-        expected = one_round(honest, plain_states, plain, round)
-        sent = one_round(algorithms, states, vectors, round)
+        expected = one_round(honest, plain, round)
+        sent = one_round(peers, vectors, round)
         assert all(torch.equal(sent[peer], expected[peer]) for peer in (0, 1, 3))
         assert torch.equal(sent[2], expected[2]) == (round < 3)
         assert torch.equal(vectors[2], plain[2]), "its own average is an honest one"
@@ -138,11 +138,13 @@ def test_it_attacks_only_in_its_rounds_and_mixes_as_if_it_did_not(name: str, cod
 
 
 def test_an_attackers_algorithm_is_the_same_to_those_that_ask() -> None:
-    inner = DPSGD(overlapped=True, codec="bf16")
+    inner = DPSGD(overlapped=True, wire_dtype="bf16")
     attack = build_attack("sign-flip")
     assert attack is not None
     made = Attacking(inner, attack, always)
-    assert (made.codec, made.vectors, made.overlapped, made.streaming) == ("bf16", ("x",), True, True)
+    assert (made.encodings, made.overlapped, made.streaming) == ({"x": BF16}, True, True)
+    assert not made.is_robust
+    assert Attacking(Robust(Median()), attack, always).is_robust
 
 
 @pytest.mark.parametrize("codec", ["fp32", "bf16"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.helpers import disagreement, exchange, hoods_of, matrix, mix, random_vectors
+from tests.support.helpers import Driven, disagreement, driven, exchange, matrix, mix, random_vectors
 
 from p2pfl.algorithms import DPSGD, Chebyshev, build_algorithm
 from p2pfl.config import RunConfig
@@ -20,10 +20,6 @@ SIZE = 33
 networks = st.sampled_from(NETWORKS)
 
 
-def started(algorithm: DPSGD | Chebyshev, w: np.ndarray, vectors: list[torch.Tensor]) -> list:
-    return [algorithm.start(x, hood) for x, hood in zip(vectors, hoods_of(w), strict=True)]
-
-
 def dense(vectors: list[torch.Tensor]) -> np.ndarray:
     return np.stack([x.numpy() for x in vectors]).astype(np.float64)
 
@@ -32,41 +28,41 @@ def dense(vectors: list[torch.Tensor]) -> np.ndarray:
 def test_rounds_are_the_mixing_matrix(network: tuple[str, int]) -> None:
     w = matrix(*network)
     vectors = random_vectors(len(w), SIZE)
-    states, expected = started(DPSGD(), w, vectors), dense(vectors)
+    peers, expected = driven(DPSGD(), w, vectors), dense(vectors)
     gradients = dense(random_vectors(len(w), SIZE, seed=1))
     for round in range(1, 4):
         for x, gradient in zip(vectors, gradients, strict=True):
             x.sub_(torch.from_numpy(gradient).float(), alpha=0.5 / round)
         expected = w @ (expected - 0.5 / round * gradients)
-        exchange(DPSGD(), states, round, vectors)
+        exchange(peers, round, vectors)
         np.testing.assert_allclose(dense(vectors), expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("codec", ["fp32", "bf16"])
 def test_overlapped_is_its_formula(codec: str) -> None:
     w = matrix("star", 5)
-    algorithm = DPSGD(overlapped=True, codec=codec)
+    algorithm = DPSGD(overlapped=True, wire_dtype=codec)
     vectors = random_vectors(5, SIZE)
     if codec == "bf16":  # numbers that bf16 holds exactly in the first round, so that the same formula counts
         vectors = [x.bfloat16().float() for x in vectors]
-    states, before = started(algorithm, w, vectors), dense(vectors)
+    peers, before = driven(algorithm, w, vectors), dense(vectors)
     deltas = random_vectors(5, SIZE, seed=1)
-    sent = [dict(algorithm.outgoing(state, 1)) for state in states]
+    sent = [peer.outgoing(1) for peer in peers]
     for x, delta in zip(vectors, deltas, strict=True):
         x.add_(delta)  # training, while the exchange is under way
-    mix(algorithm, states, sent, 1, vectors)
+    mix(peers, sent, 1, vectors)
     np.testing.assert_allclose(dense(vectors), w @ before + dense(deltas), atol=2e-6)
 
 
 @pytest.mark.parametrize(
     "algorithm",
-    [DPSGD(), DPSGD(codec="bf16"), DPSGD(overlapped=True), DPSGD(True, "bf16"), Chebyshev(0.5)],
+    [DPSGD(), DPSGD(wire_dtype="bf16"), DPSGD(overlapped=True), DPSGD(True, "bf16"), Chebyshev(0.5)],
     ids=str,
 )
 def test_what_is_sent_does_not_change_until_the_next_round(algorithm: DPSGD | Chebyshev) -> None:
     w = matrix("ring", 4)
     vectors = random_vectors(4, SIZE)
-    states = started(algorithm, w, vectors)
+    peers = driven(algorithm, w, vectors)
     payloads: list[torch.Tensor] = []
     values: list[torch.Tensor] = []
 
@@ -78,12 +74,12 @@ def test_what_is_sent_does_not_change_until_the_next_round(algorithm: DPSGD | Ch
         if isinstance(algorithm, DPSGD) and not algorithm.overlapped:
             train()
         assert all(torch.equal(a, b) for a, b in zip(payloads, values, strict=True))
-        sent = [dict(algorithm.outgoing(state, round)) for state in states]
+        sent = [peer.outgoing(round) for peer in peers]
         payloads = [payload.vectors["x"][0] for peer in sent for payload in peer.values()]
         values = [payload.clone() for payload in payloads]
         if algorithm.overlapped:
             train()
-        mix(algorithm, states, sent, round, vectors)
+        mix(peers, sent, round, vectors)
         assert all(torch.equal(a, b) for a, b in zip(payloads, values, strict=True))
         assert len({payload.data_ptr() for payload in payloads}) == 4, "one send buffer for all neighbors"
 
@@ -96,9 +92,9 @@ def test_float32_mixing_keeps_the_mean(network: tuple[str, int], seed: int, scal
     w = matrix(*network)
     vectors = [x.mul_(scale) for x in random_vectors(len(w), SIZE, seed)]
     for algorithm in (DPSGD(), Chebyshev(1 - spectral_gap(w) if is_symmetric(w) else 0.0)):
-        states, mean = started(algorithm, w, vectors), dense(vectors).mean(axis=0)
+        peers, mean = driven(algorithm, w, vectors), dense(vectors).mean(axis=0)
         for round in range(1, rounds + 1):
-            exchange(algorithm, states, round, vectors)
+            exchange(peers, round, vectors)
         np.testing.assert_allclose(dense(vectors).mean(axis=0), mean, atol=2e-6 * scale * rounds)
 
 
@@ -115,9 +111,9 @@ def test_bf16_wire_keeps_the_mean_where_plain_rounding_drifts(
     # Near 1 bf16 has steps of 1/128, and 1.003 is always rounded down: the worst case for the mean.
     vectors = [1.003 + 1e-4 * x for x in random_vectors(len(w), SIZE, seed)]
     plain, mean = dense(vectors), dense(vectors).mean(axis=0)
-    states = started(DPSGD(overlapped, "bf16"), w, vectors)
+    peers = driven(DPSGD(overlapped, "bf16"), w, vectors)
     for round in range(1, 21):
-        exchange(DPSGD(overlapped, "bf16"), states, round, vectors)
+        exchange(peers, round, vectors)
         plain = w @ quantized(plain)
     assert np.abs(dense(vectors).mean(axis=0) - mean).max() < 1e-5
     assert np.abs(plain.mean(axis=0) - mean).max() > 1e-3
@@ -126,9 +122,9 @@ def test_bf16_wire_keeps_the_mean_where_plain_rounding_drifts(
 def test_bf16_wire_brings_peers_together() -> None:
     w = matrix("ring", 8)
     vectors = random_vectors(8, SIZE)
-    states, before = started(DPSGD(codec="bf16"), w, vectors), disagreement(dense(vectors))
+    peers, before = driven(DPSGD(wire_dtype="bf16"), w, vectors), disagreement(dense(vectors))
     for round in range(1, 41):
-        exchange(DPSGD(codec="bf16"), states, round, vectors)
+        exchange(peers, round, vectors)
     assert disagreement(dense(vectors)) < 0.02 * before
 
 
@@ -146,9 +142,9 @@ def test_consensus_phase_takes_the_predicted_rounds(kind: str, n: int, tolerance
         torch.from_numpy(row).float() for row in np.hstack([dense(random_vectors(n, SIZE)), np.linalg.svd(w)[2].T])
     ]
     before = dense(vectors)
-    states = started(algorithm, w, vectors)
+    peers = driven(algorithm, w, vectors)
     for round in range(1, consensus_rounds(w, tolerance) + 1):
-        exchange(algorithm, states, 40 + round, vectors)  # the consensus phase follows on the training rounds
+        exchange(peers, 40 + round, vectors)  # the consensus phase follows on the training rounds
     after = dense(vectors)
     shrunk = np.linalg.norm(after - after.mean(axis=0), axis=0) / np.linalg.norm(
         before - before.mean(axis=0), axis=0
@@ -164,9 +160,9 @@ def test_acceleration_matters() -> None:
     results = []
     for algorithm in (Chebyshev(1 - spectral_gap(w)), Chebyshev(0.0)):
         vectors = random_vectors(16, SIZE)
-        states = started(algorithm, w, vectors)
+        peers = driven(algorithm, w, vectors)
         for round in range(1, rounds + 1):
-            exchange(algorithm, states, round, vectors)
+            exchange(peers, round, vectors)
         results.append(disagreement(dense(vectors)))
     accelerated, plain = results
     assert accelerated < plain / 20
@@ -174,18 +170,18 @@ def test_acceleration_matters() -> None:
 
 def test_consensus_starts_from_what_training_left() -> None:
     x = torch.arange(4.0)
-    state = Chebyshev(0.3).start(x, hoods_of(matrix("path", 2))[0])
-    payload = dict(Chebyshev(0.3).outgoing(state, 1))[1]
+    first, _ = driven(Chebyshev(0.3), matrix("path", 2), [x, x.clone()])
+    payload = first.outgoing(1)[1]
     assert payload.vectors["x"][0] is x
 
 
 @pytest.mark.parametrize("receivers", [{}, {1: 0.5}], ids=["alone", "only sending"])
 def test_nothing_comes_and_what_is_sent_does_not_change(receivers: dict[int, float]) -> None:
     x = torch.arange(4.0)
-    state = DPSGD().start(x, lambda round: Neighborhood(0, 1.0, {}, receivers))
-    sent = dict(DPSGD().outgoing(state, 1))
-    DPSGD().fold(state, 0, None)
-    mixed = DPSGD().finish(state)
+    schedule = lambda round: Neighborhood(0, 1.0, {}, receivers)  # noqa: E731
+    peer = Driven(DPSGD(), schedule, DPSGD().init(x, schedule))
+    sent = peer.outgoing(1)
+    mixed = peer.mix([sent], 1)
     assert torch.equal(mixed, torch.arange(4.0))
     assert (mixed is x) == (not receivers), "nothing is copied for nobody"
     mixed.add_(1.0)  # training
@@ -193,7 +189,7 @@ def test_nothing_comes_and_what_is_sent_does_not_change(receivers: dict[int, flo
 
 
 def test_settings_choose_order_and_codec() -> None:
-    assert build_algorithm(RunConfig()) == DPSGD(overlapped=False, codec="fp32")
+    assert build_algorithm(RunConfig()) == DPSGD(overlapped=False, wire_dtype="fp32")
     assert build_algorithm(RunConfig.of(order="overlapped", wire_dtype="bf16")) == DPSGD(True, "bf16")
 
 
@@ -202,13 +198,13 @@ def test_pieces_of_any_length_fold_to_the_same_bits() -> None:
     results = []
     for cuts in ([SIZE], [1, SIZE - 1], [16, 16, SIZE - 32]):
         vectors = random_vectors(4, SIZE)
-        algorithm = DPSGD(codec="bf16")
-        states = started(algorithm, w, vectors)
-        sent = [dict(algorithm.outgoing(state, 1)) for state in states]
+        algorithm = DPSGD(wire_dtype="bf16")
+        peers = driven(algorithm, w, vectors)
+        sent = [peer.outgoing(1) for peer in peers]
         for payloads in sent:
             for neighbor, payload in payloads.items():
                 payloads[neighbor] = type(payload)({"x": list(payload.vectors["x"][0].split(cuts))})
-        mix(algorithm, states, sent, 1, vectors)
+        mix(peers, sent, 1, vectors)
         results.append(torch.cat(vectors))
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
@@ -216,7 +212,7 @@ def test_pieces_of_any_length_fold_to_the_same_bits() -> None:
 
 @pytest.mark.parametrize(
     "algorithm",
-    [DPSGD(), DPSGD(codec="bf16"), DPSGD(overlapped=True), DPSGD(True, "bf16"), Chebyshev(0.5)],
+    [DPSGD(), DPSGD(wire_dtype="bf16"), DPSGD(overlapped=True), DPSGD(True, "bf16"), Chebyshev(0.5)],
     ids=str,
 )
 @given(cuts=st.lists(st.integers(1, SIZE - 1), max_size=5, unique=True))
@@ -225,19 +221,19 @@ def test_a_payload_in_parts_folds_to_the_same_bits(algorithm: DPSGD | Chebyshev,
     """A part is folded as it comes; three peers in a line have one's own vector first, between and last."""
     w = matrix("path", 3)
     whole, parts = random_vectors(3, SIZE), random_vectors(3, SIZE)
-    exchange(algorithm, started(algorithm, w, whole), 1, whole)
+    exchange(driven(algorithm, w, whole), 1, whole)
 
-    states = started(algorithm, w, parts)
-    sent = [dict(algorithm.outgoing(state, 1)) for state in states]
-    for me, state in enumerate(states):
-        for sender in sorted([*state.hoods(1).incoming, me]):
+    peers = driven(algorithm, w, parts)
+    sent = [peer.outgoing(1) for peer in peers]
+    for me, peer in enumerate(peers):
+        for sender in sorted([*peer.schedule(1).incoming, me]):
             if sender == me:
-                algorithm.fold(state, sender, None)
+                peer.accumulate(sender, algorithm.own(peer.state))
                 continue
             (vector,) = sent[sender][me].vectors["x"]
             for part in torch.tensor_split(vector, sorted(cuts)):
-                algorithm.fold(state, sender, Payload({"x": (part,)}))
-    parts = [algorithm.finish(state) for state in states]
+                peer.accumulate(sender, Payload({"x": (part,)}))
+    parts = [peer.finish(1) for peer in peers]
     for one, other in zip(whole, parts, strict=True):
         assert torch.equal(one, other)
 
@@ -245,5 +241,5 @@ def test_a_payload_in_parts_folds_to_the_same_bits(algorithm: DPSGD | Chebyshev,
 def test_a_full_mesh_with_equal_weights_gives_everybody_the_same_bits() -> None:
     w = matrix("complete", 5)
     vectors = random_vectors(5, SIZE)
-    exchange(DPSGD(), started(DPSGD(), w, vectors), 1, vectors)
+    exchange(driven(DPSGD(), w, vectors), 1, vectors)
     assert all(torch.equal(vectors[0], x) for x in vectors[1:]), "one's own vector is added at its place"

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from p2pfl.algorithms.fedavg import ServerAverage
-from p2pfl.payload import Payload
+from p2pfl.payload import FP32, Payload
 
 W = torch.tensor([1.0, -2.0, 0.5, 4.0])
 UPDATES = [torch.tensor(x) for x in ([1.5, -2.0, 0.0, 3.0], [0.5, -1.0, 1.0, 5.0], [3.0, 0.0, -0.5, 4.5])]
 
 
 def server(codec: str = "fp32", **options: object) -> ServerAverage:
-    return ServerAverage(W.clone(), torch.zeros(4), codec=codec, **options)  # type: ignore[arg-type]
+    return ServerAverage(W.clone(), torch.zeros(4), wire_dtype=codec, **options)  # type: ignore[arg-type]
 
 
 def step(made: ServerAverage, updates: list[torch.Tensor | None], shares: list[float]) -> None:
@@ -22,8 +22,8 @@ def step(made: ServerAverage, updates: list[torch.Tensor | None], shares: list[f
     made.outgoing()
     for update, share in zip(updates, shares, strict=True):
         if update is not None:
-            pieces = update if made.codec == "fp32" else update.bfloat16()
-            made.fold(Payload({"x": (pieces[:3], pieces[3:])}), share)  # as it comes, in chunks
+            pieces = update if made.encodings["x"] == FP32 else update.bfloat16()
+            made.accumulate(Payload({"x": (pieces[:3], pieces[3:])}), share)  # as it comes, in chunks
     made.finish(complete=None not in updates)
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tests.support.helpers import random_vectors
 
 from p2pfl.algorithms.fedavg import ServerAverage
-from p2pfl.algorithms.krum import chosen, krum
-from p2pfl.payload import Payload
+from p2pfl.algorithms.rules import krum, krum_index
+from p2pfl.payload import FP32, Payload
 
 SIZE = 12
 START = torch.linspace(-1, 1, SIZE)
@@ -21,16 +21,16 @@ START = torch.linspace(-1, 1, SIZE)
 
 def server(averaging: str, byzantine: int, codec: str = "fp32", **options: object) -> ServerAverage:
     return ServerAverage(
-        START.clone(), torch.zeros(SIZE), codec=codec, averaging=averaging, byzantine=byzantine, **options
+        START.clone(), torch.zeros(SIZE), wire_dtype=codec, averaging=averaging, byzantine=byzantine, **options
     )  # type: ignore[arg-type]
 
 
 def step(made: ServerAverage, updates: list[torch.Tensor], missing: bool = False) -> torch.Tensor:
     made.outgoing()
     for number, update in enumerate(updates):
-        sent = update if made.codec == "fp32" else update.bfloat16()
+        sent = update if made.encodings["x"] == FP32 else update.bfloat16()
         # Shares by shard size would differ; a robust average heeds none.
-        made.fold(Payload({"x": (sent[:5], sent[5:])}), 0.1 * (number + 1))
+        made.accumulate(Payload({"x": (sent[:5], sent[5:])}), 0.1 * (number + 1))
     made.finish(complete=not missing)
     return made.x
 
@@ -52,7 +52,7 @@ def test_krum_picks_an_honest_update(seed: int, byzantine: int, value: float, da
     updates = close_by(count, seed)
     for k in hostile:  # all of them at the same place: as near to each other as can be
         updates[k] = torch.full((SIZE,), value)
-    pick = chosen([(update,) for update in updates], byzantine)
+    pick = krum_index([(update,) for update in updates], byzantine)
     assert pick not in hostile
     found = step(server("krum", byzantine), updates)
     assert torch.equal(found, updates[pick])
@@ -64,20 +64,20 @@ def test_krum_by_its_definition() -> None:
         squares = [[float(((a - b).double() ** 2).sum()) for b in updates] for a in updates]
         scores = [sum(sorted(row[:i] + row[i + 1 :])[: count - byzantine - 2]) for i, row in enumerate(squares)]
         assert len(set(scores)) == count
-        assert chosen([(x[:4], x[4:]) for x in updates], byzantine) == int(np.argmin(scores))
+        assert krum_index([(x[:4], x[4:]) for x in updates], byzantine) == int(np.argmin(scores))
         order = list(reversed(range(count)))
-        assert order[chosen([(updates[k],) for k in order], byzantine)] == int(np.argmin(scores))
+        assert order[krum_index([(updates[k],) for k in order], byzantine)] == int(np.argmin(scores))
 
 
 def test_krum_looks_at_as_many_neighbors_as_it_says() -> None:
     """With one neighbor less or more it would be another of the three that are close together."""
     updates = [torch.full((SIZE,), value) for value in (0.0, 5.0, 10.0, 10.1, 10.2)]
-    assert chosen([(update,) for update in updates], 1) == 3
+    assert krum_index([(update,) for update in updates], 1) == 3
 
 
 def test_of_equal_scores_krum_takes_the_first_and_leaves_the_updates_alone() -> None:
     updates = [torch.full((SIZE,), value) for value in (9.0, 1.0, 1.0, 1.0, 1.0)]
-    assert chosen([(x,) for x in updates], 1) == 1
+    assert krum_index([(x,) for x in updates], 1) == 1
     blocks = list(krum([(x,) for x in updates], 1))
     assert torch.equal(blocks[0][1], updates[1])
 

@@ -10,14 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.helpers import disagreement, exchange, hoods_of, matrix, mix, random_vectors
+from tests.support.helpers import disagreement, driven, exchange, matrix, mix, random_vectors
 
-from p2pfl.algorithms import DPSGD, Adoption, Algorithm, Chebyshev, build_algorithm, build_consensus
+from p2pfl.algorithms import DPSGD, Algorithm, Chebyshev, build_algorithm, build_consensus
 from p2pfl.algorithms.blockwise import SIDE_BLOCK, Sorter, comparators, distances, side_by_side
-from p2pfl.algorithms.clipped import Clipped, clipping_radius
-from p2pfl.algorithms.median import Median
-from p2pfl.algorithms.robust import Robust
-from p2pfl.algorithms.trimmed_mean import TrimmedMean
+from p2pfl.algorithms.bootstrap import Bootstrap
+from p2pfl.algorithms.robust import Clipped, Median, Robust, TrimmedMean
+from p2pfl.algorithms.rules import clipping_radius
 from p2pfl.config import RunConfig
 from p2pfl.payload import Payload
 from p2pfl.topology import make_topology, mixing_matrix
@@ -28,21 +27,17 @@ RULES = [Clipped(1), TrimmedMean(1), Median()]
 WAYS = list(itertools.product([False, True], ["fp32", "bf16"]))  # overlapped, codec
 
 
-def started(algorithm: Algorithm, w: np.ndarray, vectors: list[torch.Tensor]) -> list:
-    return [algorithm.start(x, hood) for x, hood in zip(vectors, hoods_of(w), strict=True)]
-
-
 def after(algorithm: Algorithm, w: np.ndarray, vectors: list[torch.Tensor], rounds: int = 1) -> list[torch.Tensor]:
     """What mixing makes of copies of these vectors, with some training in each round."""
     vectors = [x.clone() for x in vectors]
-    states = started(algorithm, w, vectors)
+    peers = driven(algorithm, w, vectors)
     for round in range(1, rounds + 1):
         if not algorithm.overlapped:
             train(vectors, round)
-        sent = [dict(algorithm.outgoing(state, round)) for state in states]
+        sent = [peer.outgoing(round) for peer in peers]
         if algorithm.overlapped:
             train(vectors, round)
-        mix(algorithm, states, sent, round, vectors)
+        mix(peers, sent, round, vectors)
     return vectors
 
 
@@ -110,7 +105,7 @@ def test_median_and_trimmed_mean_against_numpy(data: st.DataObject, count: int, 
         (Median(), np.median(dense, axis=0)),
     ):
         found = list(vectors)
-        exchange(Robust(rule), started(Robust(rule), w, [x.clone() for x in vectors]), 1, found)
+        exchange(driven(Robust(rule), w, [x.clone() for x in vectors]), 1, found)
         for x in found:
             np.testing.assert_allclose(x, expected, atol=1e-6)
 
@@ -121,7 +116,7 @@ def test_clipping_against_its_formula() -> None:
     dense = np.stack([x.double().numpy() for x in vectors])
     for rule in (Clipped(1), Clipped(2), Clipped(0, 3.0)):
         found = [x.clone() for x in vectors]
-        exchange(Robust(rule), started(Robust(rule), w, found), 1, found)
+        exchange(driven(Robust(rule), w, found), 1, found)
         for i in range(5):
             others = [j for j in range(5) if j != i and w[i, j] > 0]
             apart = {j: np.linalg.norm(dense[j] - dense[i]) for j in others}
@@ -146,9 +141,9 @@ def test_nine_of_a_kind_agree_at_once_and_for_good() -> None:
     for rule, (overlapped, codec) in itertools.product(RULES, WAYS):
         vectors = [one.clone() for _ in range(9)]
         algorithm = Robust(rule, overlapped, codec)
-        states = started(algorithm, w, vectors)
+        peers = driven(algorithm, w, vectors)
         for round in range(1, 4):
-            exchange(algorithm, states, round, vectors)
+            exchange(peers, round, vectors)
         for x in vectors:
             torch.testing.assert_close(x, one, rtol=1e-6, atol=1e-7)
 
@@ -171,7 +166,7 @@ def test_nobody_moves_further_than_the_radius(tau: float, seed: int, value: floa
     vectors[1] = torch.full((SIZE,), value)
     found = [x.clone() for x in vectors]
     algorithm = Robust(Clipped(1, tau), *way)
-    exchange(algorithm, started(algorithm, w, found), 1, found)
+    exchange(driven(algorithm, w, found), 1, found)
     for me in (0, 2, 3, 4):
         moved = float((found[me] - vectors[me]).double().norm())
         assert moved <= tau * (1 + 1e-5) + 1e-5
@@ -189,7 +184,7 @@ def test_as_many_outliers_as_are_trimmed_stay_within_the_honest_range(
     stack = torch.stack([x for peer, x in enumerate(honest) if peer not in hostile])
     for rule in (TrimmedMean(len(hostile)), Median()):
         found = [x.clone() for x in vectors]
-        exchange(Robust(rule), started(Robust(rule), np.full((count, count), 1 / count), found), 1, found)
+        exchange(driven(Robust(rule), np.full((count, count), 1 / count), found), 1, found)
         assert (found[0] <= stack.amax(dim=0) + 1e-6).all()
         assert (found[0] >= stack.amin(dim=0) - 1e-6).all()
 
@@ -199,7 +194,7 @@ def test_how_far_out_an_outlier_is_makes_no_difference(rule: TrimmedMean | Media
     results = []
     for value in (1e3, 1e30):
         vectors = [*random_vectors(4, SIZE), torch.full((SIZE,), value)]
-        exchange(Robust(rule), started(Robust(rule), matrix("complete", 5), vectors), 1, vectors)
+        exchange(driven(Robust(rule), matrix("complete", 5), vectors), 1, vectors)
         results.append(vectors[0])
     assert torch.equal(*results)
 
@@ -211,7 +206,7 @@ def test_who_sends_what_makes_no_difference(rule: TrimmedMean | Median, order: l
     vectors = random_vectors(6, SIZE)
     shuffled = [vectors[peer].clone() for peer in order]
     for some in (vectors, shuffled):
-        exchange(Robust(rule), started(Robust(rule), matrix("complete", 6), some), 1, some)
+        exchange(driven(Robust(rule), matrix("complete", 6), some), 1, some)
     assert all(torch.equal(vectors[0], x) for x in (*vectors, *shuffled)), "the same bits for everybody"
 
 
@@ -221,7 +216,7 @@ def test_clipping_does_not_care_who_sends_what_but_for_rounding() -> None:
     order = [0, 5, 4, 3, 2, 1]
     shuffled = [vectors[peer].clone() for peer in order]
     for some in (vectors, shuffled):
-        exchange(Robust(Clipped(1)), started(Robust(Clipped(1)), matrix("complete", 6), some), 1, some)
+        exchange(driven(Robust(Clipped(1)), matrix("complete", 6), some), 1, some)
     torch.testing.assert_close(vectors[0], shuffled[0])
 
 
@@ -232,11 +227,11 @@ def test_honest_peers_agree_in_spite_of_one_that_does_not(rule: Clipped | Trimme
     for algorithm, agree in ((Robust(rule), True), (DPSGD(), False)):
         vectors = random_vectors(8, SIZE)
         honest = np.stack(vectors[:7])
-        states = started(algorithm, w, vectors)
+        peers = driven(algorithm, w, vectors)
         for round in range(1, 11):
             vectors[7].fill_(1e3)
-            states[7] = algorithm.start(vectors[7], hoods_of(w)[7])
-            exchange(algorithm, states, round, vectors)
+            peers[7].state = algorithm.init(vectors[7], peers[7].schedule)
+            exchange(peers, round, vectors)
         found = np.stack(vectors[:7])
         near = np.abs(found - honest.mean(axis=0)).max() < 2.0
         assert near == agree
@@ -252,20 +247,20 @@ def test_what_is_sent_does_not_change_until_the_next_round(rule: Clipped, overla
     w = matrix("ring", 4)
     vectors = random_vectors(4, SIZE)
     algorithm = Robust(rule, overlapped, codec)
-    states = started(algorithm, w, vectors)
+    peers = driven(algorithm, w, vectors)
     payloads: list[torch.Tensor] = []
     values: list[torch.Tensor] = []
     for round in range(1, 5):
         if not overlapped:
             train(vectors, round)
         assert all(torch.equal(a, b) for a, b in zip(payloads, values, strict=True))
-        sent = [dict(algorithm.outgoing(state, round)) for state in states]
+        sent = [peer.outgoing(round) for peer in peers]
         payloads = [payload.vectors["x"][0] for peer in sent for payload in peer.values()]
         values = [payload.clone() for payload in payloads]
         assert {payload.dtype for payload in payloads} == {torch.bfloat16 if codec == "bf16" else torch.float32}
         if overlapped:
             train(vectors, round)
-        mix(algorithm, states, sent, round, vectors)
+        mix(peers, sent, round, vectors)
         assert all(torch.equal(a, b) for a, b in zip(payloads, values, strict=True))
 
 
@@ -277,34 +272,36 @@ def test_a_missing_neighbor_counts_as_ones_own_vector(rule: Clipped, overlapped:
     rounded = gone[0] if codec == "fp32" else gone[0].bfloat16().float()
     there[2] = rounded.clone()  # as if peer 2 happened to say what peer 0 says
     algorithm = Robust(rule, overlapped, codec)
-    exchange(algorithm, started(algorithm, w, there), 1, there)
-    states = started(algorithm, w, gone)
-    sent = [dict(algorithm.outgoing(state, 1)) for state in states]
+    exchange(driven(algorithm, w, there), 1, there)
+    peers = driven(algorithm, w, gone)
+    sent = [peer.outgoing(1) for peer in peers]
     for sender in range(4):
-        own = sent[0][1]
-        algorithm.fold(states[0], sender, None if sender == 0 else own if sender == 2 else sent[sender][0])
-    torch.testing.assert_close(algorithm.finish(states[0]), there[0], rtol=1e-6, atol=1e-6)
+        if sender == 2:
+            algorithm.missing(peers[0].state, sender, {})
+        else:
+            peers[0].accumulate(sender, algorithm.own(peers[0].state) if sender == 0 else sent[sender][0])
+    torch.testing.assert_close(peers[0].finish(1), there[0], rtol=1e-6, atol=1e-6)
 
 
 def test_vectors_of_several_blocks_however_they_are_cut() -> None:
     size = 3 * SIDE_BLOCK + 17
     w = matrix("complete", 4)
     for rule, codec in itertools.product(RULES, ("fp32", "bf16")):
-        algorithm = Robust(rule, codec=codec)
+        algorithm = Robust(rule, wire_dtype=codec)
         results = []
         for cut in ([size], [1, SIDE_BLOCK, size - SIDE_BLOCK - 1], [size - 5, 0, 5]):
             vectors = random_vectors(4, size)
-            states = started(algorithm, w, vectors)
-            sent = [dict(algorithm.outgoing(state, 1)) for state in states]
+            peers = driven(algorithm, w, vectors)
+            sent = [peer.outgoing(1) for peer in peers]
             for neighbor, payload in sent[1].items():
                 sent[1][neighbor] = Payload({"x": list(payload.vectors["x"][0].split(cut))})
-            mix(algorithm, states, sent, 1, vectors)
+            mix(peers, sent, 1, vectors)
             results.append(vectors[0])
         for other in results[1:]:
             torch.testing.assert_close(other, results[0])
         few = [x[-40:].clone() for x in random_vectors(4, size)]
         if not isinstance(rule, Clipped):
-            exchange(algorithm, started(algorithm, w, few), 1, few)
+            exchange(driven(algorithm, w, few), 1, few)
             assert torch.equal(results[0][-40:], few[0])
 
 
@@ -346,7 +343,7 @@ def test_a_sorter_writes_to_nobodys_vector_and_can_be_asked_again() -> None:
 def test_settings_choose_the_rule_for_training_and_for_the_consensus_phase() -> None:
     for name, rule in (("clipped", Clipped(2)), ("trimmed-mean", TrimmedMean(2)), ("median", Median())):
         config = RunConfig.of(algorithm=name, byzantine=2, order="overlapped", wire_dtype="bf16")
-        assert build_algorithm(config) == Robust(rule, overlapped=True, codec="bf16")
+        assert build_algorithm(config) == Robust(rule, overlapped=True, wire_dtype="bf16")
         assert build_consensus(config, 0.5) == Robust(rule)
     assert build_consensus(RunConfig.of(rounds=40), 0.5) == Chebyshev(0.5, first_round=41)
 
@@ -370,9 +367,9 @@ def test_a_peer_without_weights_trusts_no_single_neighbor_where_the_rule_does_no
         (Robust(Clipped(1)), 2.0),
         (Robust(Median()), 2.0),
     ):
-        adoption, x = Adoption(algorithm), torch.empty(4)
+        bootstrap, x = Bootstrap(algorithm.is_robust), torch.empty(4)
         for sender in (2, 0, 1):  # in whatever order they come
-            adoption.add(sender, found[sender])
-        for here, block in adoption.blocks():
+            bootstrap.add(sender, found[sender])
+        for here, block in bootstrap.blocks():
             x[here] = block
         assert x.tolist() == [expected] * 4

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tests.support.paths import ROOT
 
 from p2pfl.config import (
-    FREE_ON_RESUME,
-    PRIVATE,
+    LOCAL_OPTIONS,
+    RESUME_OVERRIDES,
     SECTIONS,
     RunConfig,
     check_together,
@@ -80,7 +80,7 @@ def test_promised_options_exist_and_have_help() -> None:
     assert (lengths.local_epochs, lengths.local_steps) == (None, None), "1 epoch where neither is given"
     names = [item.name for kind in SECTIONS.values() for item in dataclasses.fields(kind)]
     assert len(names) == len(set(names)), "an option's name must be unique: the command line has no sections"
-    assert set(names) >= FREE_ON_RESUME | PRIVATE
+    assert set(names) >= RESUME_OVERRIDES | LOCAL_OPTIONS
 
 
 def test_options_may_stand_at_the_top_of_the_file(tmp_path: Path) -> None:

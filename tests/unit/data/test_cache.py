@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from p2pfl.data import Batches, Dataset, load
-from p2pfl.data.dataset import save, statistics
+from p2pfl.data.cache import save
+from p2pfl.data.dataset import statistics
 from p2pfl.errors import DataError
 
 

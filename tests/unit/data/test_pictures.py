@@ -17,7 +17,7 @@ from tests.support.picture_files import write_pgm, write_png, write_tiff
 
 from p2pfl.config import PictureOptions
 from p2pfl.data.pictures import Picture, extensions, read_picture
-from p2pfl.data.values import PictureError, ReducedColorError, UnknownRangeError
+from p2pfl.data.pixel_values import PictureError, ReducedColorError, UnknownRangeError
 
 Array = npt.NDArray[Any]
 

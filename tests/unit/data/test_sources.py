@@ -16,8 +16,8 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from p2pfl.data import Dataset, describe, load, prepare
+from p2pfl.data.cache import FORMAT
 from p2pfl.data.cifar import CLASSES
-from p2pfl.data.dataset import FORMAT
 from p2pfl.errors import ConfigError, DataError
 
 

@@ -143,7 +143,7 @@ def test_a_comparison_of_which_nothing_is_written_yet_says_so(
     shutil.copytree(templates["sgd"].folder, folder / "sgd-seed-0")
     assert main(["report", str(folder)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"{folder}: no comparison has been written there yet (none of its 1 run has finished); finish it" in line
+    assert f"{folder}: contains no finished comparison (none of its 1 run has finished); finish it" in line
     assert line.endswith(f"p2pfl report {folder / 'sgd-seed-0'}")
 
 

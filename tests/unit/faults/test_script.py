@@ -16,7 +16,6 @@ from tests.support.fault_scripts import CUT, DROP, fault
 from p2pfl.errors import ConfigError
 from p2pfl.faults import FaultScript, check_faults, idle_faults, load_faults
 from p2pfl.faults.injector import Saboteur, fired
-from p2pfl.payload import Codec
 from p2pfl.protocol import wire
 from p2pfl.protocol.events import Received, Refused
 from p2pfl.run.paths import FIRED_FILE
@@ -36,6 +35,7 @@ def read(folder: Path, text: str, names: list[str] | None = None, coordinator: s
 
 KILL = {"kind": "kill", "peer": "3", "round": 10}
 PAUSE = {"kind": "pause", "peer": "3", "round": 10, "resume": 15}
+ATTACK = {"kind": "attack", "peer": "3", "rounds": [5, 8], "attack": "sign-flip"}
 
 REFUSED = {
     "nothing": ("", "missing required field 'fault'"),
@@ -78,6 +78,16 @@ REFUSED = {
     "not a number": (fault(**{**DROP, "probability": float("nan")}), "probability: expected 'float' > 0.0"),
     "one part": (fault(**{**CUT, "parts": [["0"]]}), "parts: must be two or more lists"),
     "empty part": (fault(**{**CUT, "parts": [["0"], []]}), "parts: must be two or more lists"),
+    "unknown attack": (
+        fault(**{**ATTACK, "attack": "sign"}),
+        "fault 1 (attack): attack: 'sign' is unknown; choose one of sign-flip, a-little-is-enough",
+    ),
+    "attack of no strength": (fault(**ATTACK, scale=0.0), "scale: 0.0 must be a number above 0"),
+    "attack of no number": (fault(**ATTACK, scale=float("inf")), "scale: inf must be a number above 0"),
+    "labels by a scale": (
+        fault(**{**ATTACK, "attack": "label-flip"}, scale=2.0),
+        "scale: 2.0, but label-flip has none",
+    ),
     "in two parts": (fault(**{**CUT, "parts": [["0"], ["0"]]}), "parts: a node can be in one part only"),
 }
 
@@ -150,7 +160,7 @@ def test_faults_of_edges_that_a_graph_has_not(tmp_path: Path) -> None:
 
 
 def message(kind: wire.Kind, round: int = 5, body: bytes = b"") -> wire.Message:
-    codec: Codec = "fp32" if body else ""
+    codec = "fp32" if body else ""
     return wire.Message(wire.Header(wire.VERSION, "r", kind, 0, round, codec, "", "x" * bool(body), 0, len(body)), body)
 
 
@@ -185,7 +195,7 @@ def test_what_happens_to_messages_is_drawn_from_where_they_are(tmp_path: Path) -
     assert 150 < count[False] < 270, "and of the others three of ten are damaged: 210, drawn apart"
 
 
-@pytest.mark.parametrize("kind", ["hello", "drop", "goodbye"])
+@pytest.mark.parametrize("kind", ["hello", "edge_down", "goodbye"])
 @pytest.mark.parametrize("harm", ["drop", "corrupt"])
 def test_greetings_and_goodbyes_are_never_lost(tmp_path: Path, kind: wire.Kind, harm: str) -> None:
     script = read(tmp_path, fault(**{**DROP, "kind": harm, "probability": 1.0}))
@@ -194,7 +204,7 @@ def test_greetings_and_goodbyes_are_never_lost(tmp_path: Path, kind: wire.Kind, 
 
 def test_a_damaged_message_is_refused_whatever_it_is(tmp_path: Path) -> None:
     script = read(tmp_path, fault(**{**DROP, "kind": "corrupt", "probability": 1.0}))
-    kinds: list[wire.Kind] = ["offer", "grant", "chunk", "ack", "notice"]
+    kinds: list[wire.Kind] = ["offer", "grant", "chunk", "ack", "heartbeat"]
     assert play(script, kinds) == [False] * 5
 
 

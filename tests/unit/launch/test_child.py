@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from p2pfl.launch.child import Child
+from p2pfl.launch.fork_server import ForkedProcess
 
 
-def ended(code: int) -> Child:
+def ended(code: int) -> ForkedProcess:
     process: Any = SimpleNamespace(pid=1 << 23, exitcode=code, is_alive=lambda: False, join=lambda _seconds: None)
-    return Child(process)  # no process has that number: its end was seen before it could be watched
+    return ForkedProcess(process)  # no process has that number: its end was seen before it could be watched
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ def test_a_dry_run_says_what_it_needs_of_a_gpu(monkeypatch: pytest.MonkeyPatch) 
     on_gpus(monkeypatch, {"cuda:0": 50 * GB})
     text = describe_run(topology, digits())
     assert re.search(
-        r"^gpu memory: +1\.\d GB a process; 4 processes on cuda:0, which has 50\.[56] GB free$", text, re.M
+        r"^gpu memory: +1\.\d GB per process; 4 processes on cuda:0, which has 50\.[56] GB free$", text, re.M
     )
 
 

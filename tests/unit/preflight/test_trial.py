@@ -14,7 +14,7 @@ from torch import nn
 from p2pfl import make_topology
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError
-from p2pfl.model.globalstate import settings_now
+from p2pfl.model.global_state import settings_now
 from p2pfl.model.networks import build_model
 from p2pfl.model.vector import Layout, aligned_vector
 from p2pfl.preflight.estimate import check_disk

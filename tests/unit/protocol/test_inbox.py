@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import pytest
 import torch
 
 from p2pfl.errors import ProtocolError
-from p2pfl.payload import Codec, Payload
+from p2pfl.payload import FP32, Encoding, Payload
 from p2pfl.protocol.inbox import WINDOW, Inbox
 from p2pfl.protocol.wire import VERSION, Header, Message
 
@@ -20,14 +20,13 @@ SENDER = 3
 
 @dataclass(frozen=True)
 class Form:
-    codec: Codec = "fp32"
-    vectors: tuple[str, ...] = ("x",)
+    encodings: Mapping[str, Encoding]
 
 
 def inbox(
     senders: Callable[[int], Iterable[int]] = lambda round: [SENDER], form: Form | None = None, last_round: int = 9
 ) -> Inbox:
-    return Inbox(senders, SIZE, lambda round: form or Form(), last_round)
+    return Inbox(senders, SIZE, lambda round: form or Form({"x": FP32}), last_round)
 
 
 def granted(form: Form | None = None) -> Inbox:
@@ -98,7 +97,7 @@ def test_scalars_come_with_the_first_part_only() -> None:
 
 
 def test_parts_of_several_vectors() -> None:
-    box = granted(Form(vectors=("x", "y")))
+    box = granted(Form({"x": FP32, "y": FP32}))
     assert not box.add(chunk(0, 8, weight=2.0))  # all of x, but not all of the payload
     part, whole = box.take_part(1, SENDER)
     assert part is not None
@@ -165,7 +164,7 @@ def test_a_round_is_remembered_while_its_neighbors_may_be_in_it() -> None:
     take_whole(box, 2, SENDER)
     assert box.grant(3) == [(4, SENDER)]
     assert box.taken_from(SENDER) == [2]
-    with pytest.raises(ProtocolError, match="without leave"):
+    with pytest.raises(ProtocolError, match="without credit"):
         box.add(chunk(0, SIZE))
 
 
@@ -203,7 +202,7 @@ def test_a_payload_taken_whole() -> None:
 @pytest.mark.parametrize("round", [0, 3])
 def test_a_chunk_without_leave_is_refused(round: int) -> None:
     box = granted()
-    with pytest.raises(ProtocolError, match=f"round: a chunk of round {round} without leave"):
+    with pytest.raises(ProtocolError, match=f"round: a chunk of round {round} without credit"):
         box.add(chunk(0, 8, round=round))
     assert box.take_part(round, SENDER) == (None, False)
     assert not box.has(round, SENDER)

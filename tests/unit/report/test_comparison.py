@@ -12,9 +12,9 @@ from tests.support.runs import make_run as make_gossip_run
 
 from p2pfl.errors import ConfigError
 from p2pfl.report import FIELDS, read_summary
-from p2pfl.report.comparison import Comparison, Entry, find_mismatches, load_entries, notes, terminal_table
-from p2pfl.report.comparison.curves import curve, final, points
-from p2pfl.report.comparison.numbers import best, cell, statistic
+from p2pfl.report.compare import Comparison, Entry, find_mismatches, load_entries, notes, terminal_table
+from p2pfl.report.compare.accuracy import curve, mean_final_point, points
+from p2pfl.report.compare.table import best, cell, statistic
 from p2pfl.topology import make_topology, mixing_bounds, mixing_matrix
 
 
@@ -121,7 +121,7 @@ def test_each_mismatch_names_option_values_and_runs(tmp_path: Path, option: str,
     [
         ({"content": "fedcba9876543210"}, "content of the data set: 0123456789abcdef in ring-4 and local; fedcba98"),
         ({"content": None}, "content of the data set: 0123456789abcdef in ring-4 and local; not recorded in SGD"),
-        ({"image_range": "0,4095"}, "range of pictures' values (--image-range): unset in ring-4 and local; 0,4095 in"),
+        ({"image_range": "0,4095"}, "value range of pictures (--image-range): unset in ring-4 and local; 0,4095 in"),
         ({"background": "black"}, "background of pictures (--background): white in ring-4 and local; #000000 in SGD"),
         ({"augmented": True}, "augmentation (--augment): off in ring-4 and local; on in SGD"),
     ],
@@ -189,7 +189,7 @@ def test_a_folder_of_images_is_the_same_however_it_is_named(tmp_path: Path, monk
     kinds = [{**kind, "content": None} for kind in kinds]  # where it is recorded, that counts
     entries = entries_of(tmp_path, *kinds)
     assert sentences(entries) == []
-    assert notes(entries) == ["no run here records the content of its data: whether it was the same is not known"]
+    assert notes(entries) == ["no run has a record of the content of its data, so whether it was the same is unknown"]
 
 
 # Numbers
@@ -218,7 +218,7 @@ def test_bytes_of_the_whole_run_include_the_consensus_phase(tmp_path: Path) -> N
 def test_best_is_the_best_of_those_that_match(tmp_path: Path) -> None:
     entries = load_entries(matched(tmp_path))
     assert best(entries, "consensus_accuracy") == {"SGD"}
-    assert best(entries, "consensus_accuracy", apart=frozenset({"SGD"})) == {"FedAvg 4/4"}
+    assert best(entries, "consensus_accuracy", mismatched=frozenset({"SGD"})) == {"FedAvg 4/4"}
     assert best(entries, "bytes_sent_whole_run") == {"FedAvg 3/4"}, "SGD and local send nothing"
     assert best(entries, "seconds") == set(labels(entries)), "all are equally fast"
     assert best(entries, "rounds") == set()
@@ -231,18 +231,18 @@ def test_best_is_the_best_of_those_that_match(tmp_path: Path) -> None:
 def test_curves_hold_where_each_run_was(tmp_path: Path) -> None:
     ring, fed, sgd = entries_of(tmp_path, {}, {**FEDERATED, "num_selected": 2}, {"mode": "sgd"})
     line = curve(ring)
-    assert line.place["rounds"].tolist() == [1, 2, 3, 4]
-    assert line.place["samples"].tolist() == [1280, 2560, 3840, 5120]
-    assert line.place["bytes"].tolist() == [8 * n * MESSAGE for n in (1, 2, 3, 4)]
+    assert line.position["rounds"].tolist() == [1, 2, 3, 4]
+    assert line.position["samples"].tolist() == [1280, 2560, 3840, 5120]
+    assert line.position["bytes"].tolist() == [8 * n * MESSAGE for n in (1, 2, 3, 4)]
     assert line.mean[-1] == pytest.approx(0.8 - 0.01 * (4 + 3 + 2 + 1) / 4)
     assert (line.low[-1], line.high[-1]) == (pytest.approx(0.76), pytest.approx(0.79))
     line = curve(fed)
-    assert line.place["samples"].tolist() == [2 * STEPS * BATCH * n for n in (1, 2, 3, 4)]
-    assert line.place["bytes"].tolist() == [2 * 2 * n * MESSAGE for n in (1, 2, 3, 4)]
-    assert curve(sgd).place["bytes"].tolist() == [0, 0, 0, 0]
-    end = final(ring)
+    assert line.position["samples"].tolist() == [2 * STEPS * BATCH * n for n in (1, 2, 3, 4)]
+    assert line.position["bytes"].tolist() == [2 * 2 * n * MESSAGE for n in (1, 2, 3, 4)]
+    assert curve(sgd).position["bytes"].tolist() == [0, 0, 0, 0]
+    end = mean_final_point(ring)
     assert end is not None
-    assert (end.mean, end.place[0], end.place[3]) == (0.8, 4 + CONSENSUS, 8 * (4 + CONSENSUS) * MESSAGE)
+    assert (end.mean, end.position[0], end.position[3]) == (0.8, 4 + CONSENSUS, 8 * (4 + CONSENSUS) * MESSAGE)
 
 
 def test_the_band_over_seeds_is_one_standard_deviation(tmp_path: Path) -> None:
@@ -250,12 +250,12 @@ def test_the_band_over_seeds_is_one_standard_deviation(tmp_path: Path) -> None:
     line = curve(entry)
     assert line.mean[-1] == pytest.approx(0.7)
     assert line.high[-1] - line.mean[-1] == pytest.approx(0.1 * 2**0.5)
-    assert final(entry) is not None
+    assert mean_final_point(entry) is not None
 
 
 def test_local_peers_have_no_common_model(tmp_path: Path) -> None:
     (entry,) = entries_of(tmp_path, {"mode": "local"})
-    assert final(entry) is None
+    assert mean_final_point(entry) is None
     assert len(points(entry.runs[0])) == 4
 
 
@@ -323,7 +323,7 @@ def test_mismatched_runs_are_marked_and_never_best(tmp_path: Path) -> None:
 
 @pytest.mark.processes
 def test_importing_imports_neither_torch_nor_matplotlib() -> None:
-    code = "import sys, p2pfl.report.comparison; print({'torch', 'matplotlib', 'jinja2'} & set(sys.modules))"
+    code = "import sys, p2pfl.report.compare; print({'torch', 'matplotlib', 'jinja2'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "set()"
 

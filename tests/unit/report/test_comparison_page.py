@@ -19,10 +19,10 @@ from tests.support.runs import HOSTILE, hostile_topology
 
 from p2pfl.errors import ConfigError
 from p2pfl.report import FIELDS, read_summary
-from p2pfl.report.comparison import Comparison, load_entries, write_comparison
-from p2pfl.report.comparison.files import as_json, table_csv
-from p2pfl.report.comparison.looks import look, spread
-from p2pfl.report.comparison.plots import PLOTS
+from p2pfl.report.compare import Comparison, load_entries, write_comparison
+from p2pfl.report.compare.line_styles import line_style, spread_positions
+from p2pfl.report.compare.page import as_json, table_csv
+from p2pfl.report.compare.plots import PLOTS
 from p2pfl.topology import make_topology
 
 COMMAND = "python run_peers.py compare topologies/ring-4.graphml --local --sgd --seeds 0,1"
@@ -156,11 +156,11 @@ def test_interrupted_and_mismatched_runs_are_compared_when_asked_for(tmp_path: P
         make_run(tmp_path / "cut", topology=make_topology("star", 5), finished=2, model="vgg13"),
     ]
     comparison = write_comparison(tmp_path / "out", runs, allow_mismatch=True)
-    assert comparison.apart == {"star-5", "SGD"}
+    assert comparison.mismatched == {"star-5", "SGD"}
     page = Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
     assert {mismatch.sentence for mismatch in comparison.mismatches} <= set(page.texts)
     assert "Not a matched comparison." in page.texts
-    assert not {entry for entry, _ in page.best} & comparison.apart
+    assert not {entry for entry, _ in page.best} & comparison.mismatched
 
 
 def test_mismatched_runs_are_refused_in_one_line(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_one_seed_leaves_the_deviation_empty(tmp_path: Path) -> None:
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=9).map(sorted), st.floats(0.01, 0.2))
 def test_labels_keep_their_order_and_their_distance(wanted: list[float], gap: float) -> None:
-    places = spread(wanted, gap)
+    places = spread_positions(wanted, gap)
     assert all(b - a >= gap - 1e-9 for a, b in pairwise(places))
     if all(b - a >= gap for a, b in pairwise(wanted)):
         assert places == pytest.approx(wanted, abs=1e-9)
@@ -203,7 +203,7 @@ def test_labels_keep_their_order_and_their_distance(wanted: list[float], gap: fl
 
 
 def test_every_entry_looks_like_no_other() -> None:
-    looks = [look(place) for place in range(60)]
+    looks = [line_style(place) for place in range(60)]
     assert len({(own.color, str(own.line), own.marker) for own in looks}) == 60
     first = looks[:5]
     assert (

@@ -14,7 +14,7 @@ from p2pfl.cli import main
 from p2pfl.report import style, summarize, write_summary
 from p2pfl.topology import load_topology, save_topology
 from p2pfl.topology.graph import build_topology
-from p2pfl.ui import Plan, make_display
+from p2pfl.ui import RunInfo, make_display
 from p2pfl.ui.stream import SafeStream
 from p2pfl.util.text import visible
 
@@ -78,8 +78,8 @@ def test_error_lines_and_the_display_show_escapes(tmp_path: Path, capfd: pytest.
     assert SHOWN in capfd.readouterr().err
     for terminal in (False, True):
         stream = io.StringIO()
-        plan = Plan("gossip", EVIL, (EVIL, "b"), 1, 0, tmp_path, 8)
-        with make_display(plan, stream, terminal=terminal) as display:
+        info = RunInfo("gossip", EVIL, (EVIL, "b"), 1, 0, tmp_path, 8)
+        with make_display(info, stream, terminal=terminal) as display:
             display.warn(f"peer {EVIL}: lost\x1b[2J")
         assert SHOWN in stream.getvalue()
         assert "\u202e" not in stream.getvalue()

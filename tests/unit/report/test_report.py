@@ -15,9 +15,9 @@ from tests.support.runs import HOSTILE, STEPS, hostile_topology, make_run, train
 from p2pfl.config import load_toml
 from p2pfl.errors import ConfigError
 from p2pfl.report import load_run, read_summary, summarize, write_report, write_summary
+from p2pfl.report.fields import number_formats
 from p2pfl.report.plots import PLOTS
-from p2pfl.report.units import bytes_text, formats_of
-from p2pfl.report.warnings import cautions
+from p2pfl.report.warnings import collect_warnings
 from p2pfl.run.paths import ROUNDS_FILE, SKETCHES_FILE
 from p2pfl.run.sketch_file import HEADER
 from p2pfl.topology import make_topology
@@ -137,7 +137,7 @@ def test_a_round_that_nobody_did_is_said_and_does_not_make_a_run_incomplete(tmp_
     summary = summarize(run_dir)
     assert (summary["status"], summary["rounds_completed"]) == ("complete", 4)
     assert summary["absences"] == []
-    assert "Round 2 was recorded by nobody: all were away, or the records are lost." in cautions(
+    assert "No peer completed round 2: all were away, or the records are lost." in collect_warnings(
         load_run(run_dir), summary
     )
 
@@ -216,14 +216,12 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def test_numbers_have_their_units() -> None:
-    counts = (0, 999, 999_600, 12_345_678, 5e15)
-    assert [bytes_text(count) for count in counts] == ["0 B", "999 B", "1 MB", "12.3 MB", "5,000 TB"]
-    assert [formats_of(name)[0](1.0) for name in ("mean_peer_accuracy", "seconds", "test_loss")] == [
+    assert [number_formats(name)[0](1.0) for name in ("mean_peer_accuracy", "seconds", "test_loss")] == [
         "100.00 %",
         "1 s",
         "1",
     ]
-    assert formats_of("bytes_sent_total")[1](2_000_000.0, 100_000.0) == "2 ± 0.1 MB"
+    assert number_formats("bytes_sent_total")[1](2_000_000.0, 100_000.0) == "2 ± 0.1 MB"
 
 
 def test_page_holds_every_number_of_the_summary(ring_run: Path) -> None:
@@ -309,7 +307,7 @@ def test_waiting_and_lost_peers_are_warned_of(tmp_path: Path) -> None:
         path.write_bytes(re.sub(rb'"wait_seconds":[0-9.]+', b'"wait_seconds":4.5', path.read_bytes()))
     write_summary(run_dir, summarize(run_dir, lost_peers=["2"]))
     page = Page(write_report(run_dir).read_text(encoding="utf-8"))
-    assert any(text.startswith("Lost on the way: 2.") for text in page.texts)
+    assert any(text.startswith("Lost during the run: 2.") for text in page.texts)
     assert any("waiting for slower neighbors" in text for text in page.texts)
 
 

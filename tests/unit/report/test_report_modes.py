@@ -13,11 +13,11 @@ from tests.support.runs import make_centralized, make_local, make_run, make_sgd
 
 from p2pfl.errors import ConfigError
 from p2pfl.report import load_run, read_summary, style, summarize, write_report, write_summary
-from p2pfl.report.clients import draw_participation, participation, shares
-from p2pfl.report.picture import topology_figure
+from p2pfl.report.participation import draw_participation, participation, shares
 from p2pfl.report.plots import PLOTS
+from p2pfl.report.topology_plot import topology_figure
 from p2pfl.report.traffic import draw_senders
-from p2pfl.report.warnings import cautions
+from p2pfl.report.warnings import collect_warnings
 from p2pfl.roles import COORDINATOR, cast
 from p2pfl.run.paths import ROUNDS_FILE
 from p2pfl.topology import make_topology
@@ -46,7 +46,7 @@ def found(run_dir: Path, expected: dict[str, Any], **facts: Any) -> dict[str, An
 
 def warnings_of(run_dir: Path, **facts: Any) -> list[str]:
     summary = summarize(run_dir, **facts)
-    return cautions(load_run(run_dir, summary["lost_peers"]), summary)
+    return collect_warnings(load_run(run_dir, summary["lost_peers"]), summary)
 
 
 def test_summary_of_a_centralized_run(tmp_path: Path) -> None:
@@ -90,7 +90,8 @@ def test_a_lost_client_leaves_a_centralized_run_complete(tmp_path: Path) -> None
         "lost_peers": ["3"],
     }
     assert found(run_dir, expected, lost_peers=["3"]) == expected
-    assert warnings_of(run_dir, lost_peers=["3"])[0].startswith("Lost on the way: 3. Rounds went on without them")
+    first = warnings_of(run_dir, lost_peers=["3"])[0]
+    assert first.startswith("Lost during the run: 3. The rounds continued without them")
 
 
 def test_summary_of_plain_sgd(tmp_path: Path) -> None:
@@ -214,7 +215,7 @@ def test_missing_updates_are_warned_of(tmp_path: Path) -> None:
     gone = {1: ("1",), 2: ("2", "3"), 3: ("1",)}
     assert warnings_of(make_centralized(tmp_path / "run", missing=gone)) == [
         "In 3 rounds updates were missing: client 1 (2 rounds), 2 (1 round), 3 (1 round).",
-        "Without any update in the global model, which has not seen its data: client 1.",
+        "The global model has no update from, and has not seen the data of: client 1.",
     ]
     assert warnings_of(make_centralized(tmp_path / "good")) == []
 
@@ -272,7 +273,7 @@ def test_the_busiest_process_is_named(tmp_path: Path) -> None:
         even = draw_senders(load_run(make_run(tmp_path / "even", make_topology("ring", 4))))
     title = hot.axes[0].get_title("left")
     assert title == "Busiest: the coordinator with 20 MB, 5 times the mean of the others"
-    assert even.axes[0].get_title("left") == "No hot spot: all 4 sent within 1 % of 8 MB"
+    assert even.axes[0].get_title("left") == "No hot spot: all 4 sent 8 MB within 1 %"
 
 
 @pytest.mark.parametrize("clients", [1, 2, 3, 30])

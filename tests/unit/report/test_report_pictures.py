@@ -11,7 +11,7 @@ from tests.support.runs import hostile_topology
 
 from p2pfl.errors import ConfigError
 from p2pfl.report import draw_topology
-from p2pfl.report.layout import place
+from p2pfl.report.topology_layout import node_positions
 from p2pfl.topology import make_topology
 
 
@@ -31,7 +31,7 @@ random-regular-20 small-world-20 erdos-renyi-20
 @pytest.mark.parametrize("shape", SHAPES.split())
 def test_layouts_keep_peers_apart(shape: str) -> None:
     kind, n = shape.rsplit("-", 1)[0], int(shape.rsplit("-", 1)[1])
-    positions = place(make_topology(kind, n).graph)
+    positions = node_positions(make_topology(kind, n).graph)
     assert positions.shape == (n, 2)
     gap = np.linalg.norm(positions[:, None] - positions[None], axis=2) + np.eye(n) * 1e9
     assert gap.min() > 0.02 * np.ptp(positions)
@@ -39,12 +39,12 @@ def test_layouts_keep_peers_apart(shape: str) -> None:
 
 def test_a_ring_looks_like_a_ring_whatever_its_order() -> None:
     graph = nx.cycle_graph(6)
-    positions = place(nx.relabel_nodes(graph, dict(enumerate([3, 0, 5, 1, 4, 2]))))
+    positions = node_positions(nx.relabel_nodes(graph, dict(enumerate([3, 0, 5, 1, 4, 2]))))
     assert np.linalg.norm(positions, axis=1) == pytest.approx(np.ones(6))
 
 
 def test_a_torus_looks_like_a_grid() -> None:
-    assert place(make_topology("torus", 12).graph).tolist() == [[i % 4, -(i // 4)] for i in range(12)]
+    assert node_positions(make_topology("torus", 12).graph).tolist() == [[i % 4, -(i // 4)] for i in range(12)]
 
 
 def test_draw_topology_writes_pictures(tmp_path: Path) -> None:

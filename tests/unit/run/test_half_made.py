@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from p2pfl import RunConfig, make_topology
-from p2pfl.errors import ConfigError
+from p2pfl.errors import ConfigError, Interrupted
 from p2pfl.experiment import compare
 from p2pfl.experiment import run as swarm
 from p2pfl.experiment.compare import Wanted, plan_runs
@@ -131,7 +131,7 @@ def test_an_interruption_before_the_first_round_takes_back_a_new_run_only(
     resume = create_run_dir(ring, config) if resumed else None
     if resume is not None:
         (resume / "notes.txt").write_text("mine")
-    with pytest.raises(swarm.Interrupted if resumed else KeyboardInterrupt):
+    with pytest.raises(Interrupted if resumed else KeyboardInterrupt):
         swarm.run(config, ring, resume=resume)
     assert (tmp_path / "run").exists() == resumed
     if resumed:

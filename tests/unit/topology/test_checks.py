@@ -1,4 +1,4 @@
-"""From what a file declares to a topology: links, directions, names, and all troubles at once."""
+"""From a raw graph to a topology: links, directions, names, and all problems at once."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tests.support.raw_graphs import raw_graph as raw
 
 from p2pfl.errors import TopologyError
 from p2pfl.topology import Topology, make_topology
-from p2pfl.topology.checks import MAX_PEERS, examine
-from p2pfl.topology.edge_lists import read_adjacency_list, read_edge_list
+from p2pfl.topology.checks import MAX_PEERS, check_graph
+from p2pfl.topology.formats.edge_lists import read_adjacency_list, read_edge_list
 from p2pfl.topology.graph import topology_from
 from p2pfl.topology.links import clean_weight
 from p2pfl.topology.naming import name_nodes, unique_names
@@ -66,7 +66,7 @@ def test_directions(graph: RawGraph, edges: list[tuple[object, ...]], directed: 
     ],
 )
 def test_parallel_edges(graph: RawGraph, parallel: str) -> None:
-    assert [(trouble.text, trouble.option) for trouble in examine(graph).troubles] == [
+    assert [(problem.text, problem.option) for problem in check_graph(graph).problems] == [
         (f"parallel edges: {parallel}", "--merge-parallel")
     ]
 
@@ -91,7 +91,7 @@ def test_all_troubles_are_named_at_once() -> None:
     ],
 )
 def test_what_mends_a_graph_that_is_not_connected(graph: RawGraph, options: set[str | None]) -> None:
-    assert {trouble.option for trouble in examine(graph).troubles} == options
+    assert {problem.option for problem in check_graph(graph).problems} == options
 
 
 def test_a_first_line_that_joins_no_other_may_be_a_header() -> None:
@@ -99,11 +99,11 @@ def test_a_first_line_that_joins_no_other_may_be_a_header() -> None:
         r"line 1 \('Alpha Beta'\) names two nodes that no other line has: if it is a header, delete it or write source"
     )
     for lines in ("Alpha Beta\nann bo\nbo cy\n", "ann bo\nbo cy\nAlpha Beta\n", "1 2\n3 4\n"):
-        texts = " ".join(trouble.text for trouble in examine(read_edge_list(lines.encode(), "t")).troubles)
+        texts = " ".join(problem.text for problem in check_graph(read_edge_list(lines.encode(), "t")).problems)
         assert "disconnected" in texts
         assert bool(re.search(hint, texts)) == lines.startswith("Alpha")
     listed = read_adjacency_list(b"node neighbors\nann bo cy\n", "t")
-    assert "line 1 ('node neighbors') names two nodes that no other line has" in examine(listed).troubles[0].text
+    assert "line 1 ('node neighbors') names two nodes that no other line has" in check_graph(listed).problems[0].text
 
 
 def test_an_empty_weight_is_none() -> None:
@@ -113,11 +113,13 @@ def test_an_empty_weight_is_none() -> None:
 def test_too_many_nodes_are_mended_if_the_largest_component_is_small_enough() -> None:
     alone = tuple(RawNode(f"n{i}") for i in range(MAX_PEERS))
     small = raw("ab bc")
-    assert {t.option for t in examine(replace(small, nodes=small.nodes + alone)).troubles} == {"--largest-component"}
+    assert {t.option for t in check_graph(replace(small, nodes=small.nodes + alone)).problems} == {
+        "--largest-component"
+    }
     nodes = tuple(RawNode(str(i)) for i in range(MAX_PEERS + 1))
     path = tuple(RawEdge(str(i), str(i + 1)) for i in range(MAX_PEERS))
-    assert [t.option for t in examine(RawGraph(False, nodes, path)).troubles] == [None]
-    assert examine(RawGraph(False, nodes[:-1], path[:-1])).troubles == ()
+    assert [t.option for t in check_graph(RawGraph(False, nodes, path)).problems] == [None]
+    assert check_graph(RawGraph(False, nodes[:-1], path[:-1])).problems == ()
 
 
 # Names

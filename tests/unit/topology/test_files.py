@@ -1,4 +1,4 @@
-"""Topology files: every format there and back, and a message of its own for everything refused."""
+"""Topology files: round trips of every format, and a message for each refusal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from p2pfl.errors import TopologyError
 from p2pfl.topology import FORMATS, Topology, load_topology, make_topology, mixing_matrix, save_topology
 from p2pfl.topology.graph import build_topology
-from p2pfl.topology.publish import publish
+from p2pfl.topology.public_keys import publish
 
 LINES = (".edgelist", ".adjlist")
 RICH = [extension for extension in FORMATS if extension not in LINES]

@@ -1,4 +1,4 @@
-"""`topology fix`: what each option mends, what it says, and that the command which a refusal names mends the file."""
+"""`topology fix`: each option mends its problem, and so does the command that a refusal names."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tests.support.raw_graphs import raw_graph as raw
 from p2pfl.cli import main
 from p2pfl.errors import TopologyError
 from p2pfl.topology import Topology, load_topology, make_topology, save_topology
-from p2pfl.topology.checks import examine
-from p2pfl.topology.mend import Mending, mend
+from p2pfl.topology.checks import check_graph
+from p2pfl.topology.files import difference
+from p2pfl.topology.fix import Mending, mend
 from p2pfl.topology.raw import RawEdge, RawGraph, RawNode
-from p2pfl.topology.rewrite import difference
 
 Value = dict[str, Any]
 MOST = 20  # peers, in place of the thousands that are too many
@@ -232,7 +232,7 @@ def test_every_graph_is_mended_by_the_options_that_its_troubles_name(
 ) -> None:
     named = tuple(RawNode(own, node.label) for own, node in zip("abcdef", nodes, strict=True))
     graph = RawGraph(directed, named, tuple(edges))
-    options = {trouble.option for trouble in examine(graph).troubles}
+    options = {problem.option for problem in check_graph(graph).problems}
     if None in options:
         assert not any(edge.source != edge.target for edge in edges)
         return
@@ -259,9 +259,7 @@ def test_everything_survives_a_conversion(tmp_path: Path, capsys: pytest.Capture
         new = tmp_path / f"t{number + 1}{extension}"
         assert main(["topology", "fix", str(file), "-o", str(new)]) == 0
         captured = capsys.readouterr()
-        assert captured.out == (
-            f"converted {file}; nothing was asked to be mended\n{new}: 3 peers, 2 edges, undirected\n"
-        )
+        assert captured.out == (f"converted {file}; no repair was requested\n{new}: 3 peers, 2 edges, undirected\n")
         assert captured.err == ""
         assert difference(topology, load_topology(new)) is None
     for extension, lost in ((".edgelist", "device, host, port, public_key"), (".adjlist", "device")):
@@ -332,3 +330,21 @@ def test_a_network_map_becomes_a_topology(tmp_path: Path) -> None:
     assert (fixed.returncode, fixed.stderr) == (0, "")
     done = run("gossip", "zoo-fixed.graphml", *training, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [{"host": "human"}, {"port": "Rotterdam"}, {"host": "h", "port": 5}, {"public_key": "a\tb"}, {"host": "two words"}],
+)
+def test_addresses_that_are_none_are_dropped_if_asked(
+    tmp_path: Path, attributes: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    links = [{"source": u, "target": v} for u, v in ("ab", "bc", "ca")]
+    value = {"nodes": [{"id": n, **attributes} for n in "abc"], "links": links}
+    file, new = tmp_path / "a.json", tmp_path / "b.json"
+    file.write_text(json.dumps(value))
+    with pytest.raises(TopologyError, match=r"p2pfl topology fix \S+ -o \S+ --drop-addresses"):
+        load_topology(file)
+    assert main(["topology", "fix", str(file), "-o", str(new), "--drop-addresses"]) == 0
+    assert "dropped " in capsys.readouterr().out
+    assert [load_topology(new).graph.nodes[i] for i in range(3)] == [{}, {}, {}]

@@ -1,4 +1,4 @@
-"""Generators: exactly n peers, connected, seeded, and refusals that name what would be possible."""
+"""Generators: exactly n peers, connected, seeded; refusals name a possible value."""
 
 from __future__ import annotations
 

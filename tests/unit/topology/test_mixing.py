@@ -1,6 +1,8 @@
-"""Mixing matrices: doubly stochastic or refused; spectral gaps and predicted rounds that are true."""
+"""Mixing matrices: doubly stochastic or refused; spectral gaps and predicted rounds."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import networkx as nx
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from p2pfl.cli import main
 from p2pfl.errors import ConfigError, TopologyError
 from p2pfl.registry import MIXINGS
 from p2pfl.topology import (
@@ -15,6 +18,7 @@ from p2pfl.topology import (
     Topology,
     consensus_rounds,
     is_symmetric,
+    load_topology,
     make_topology,
     mixing_matrix,
     mixing_rounds,
@@ -195,7 +199,7 @@ def test_weights_that_add_up_almost_exactly_leave_nothing_negative() -> None:
         (
             topology((0, 1, 0.5), (1, 2, 0.5), (2, 0, 0.4), directed=True),
             "weights",
-            "'0' keeps and sends has weights that add up to 1.1 instead of 1",
+            "the self-weight of '0' and the weights out of it add up to 1.1 instead of 1",
         ),
     ],
 )
@@ -229,3 +233,26 @@ def test_the_gap_of_many_peers_is_that_of_all_eigenvalues(directed: bool, monkey
         graph = nx.circulant_graph(90, jumps, create_using=nx.DiGraph if directed else nx.Graph)
         w = mixing_matrix(build_topology(graph, name="t", source="t"), "uniform")
         assert spectral_gap(w) == pytest.approx(1 - np.linalg.norm(w - 1 / 90, 2), abs=1e-10)
+
+
+def uneven(folder: Path) -> Path:
+    graph = nx.DiGraph([("a", "b"), ("b", "c"), ("c", "a"), ("a", "c")])
+    nx.write_graphml(graph, folder / "a.graphml")
+    return folder / "a.graphml"
+
+
+def test_a_directed_graph_of_unequal_degrees_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, picture = uneven(tmp_path), tmp_path / "a.png"
+    assert main(["topology", "show", str(file), "-o", str(picture)]) == 0
+    printed = capsys.readouterr().out
+    assert "3 peers, 4 edges, directed" in printed
+    assert f"p2pfl topology fix {file} -o {tmp_path / 'a-fixed.graphml'} --undirected" in printed
+    assert picture.stat().st_size > 0
+    assert main(["topology", "show", str(file), "--mixing", "uniform"]) == 2
+
+
+@pytest.mark.parametrize("mixing", ["uniform", "metropolis-hastings"])
+def test_a_refused_mixing_of_a_directed_graph_names_the_command(tmp_path: Path, mixing: str) -> None:
+    file = uneven(tmp_path)
+    with pytest.raises(TopologyError, match=r"p2pfl topology fix \S+ -o \S+ --undirected"):
+        mixing_matrix(load_topology(file), mixing)

@@ -21,7 +21,7 @@ from p2pfl import RunConfig, make_topology
 from p2pfl.cli import main
 from p2pfl.errors import ConfigError
 from p2pfl.experiment.compare import Wanted, plan_runs
-from p2pfl.model.weights import weights_digest
+from p2pfl.model.weights_file import weights_digest
 from p2pfl.roles import cast
 from p2pfl.run.agreement import run_fingerprint, shared_settings
 from p2pfl.run.directory import create_run_dir, open_run_dir, with_own_files

@@ -8,19 +8,20 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from rich.console import Console
 from tests.support.runs import STEPS, consensus_record, train_record, vectors_apart
 
 from p2pfl.model.sketches import SKETCH_BUCKETS, sketch
 from p2pfl.run.records import RoundRecord
 from p2pfl.topology import make_topology
-from p2pfl.ui import Display, Plan, make_display
-from p2pfl.ui.lines import bytes_text, clock_text, count_text
-from p2pfl.ui.state import Rounds
+from p2pfl.ui import Display, RunInfo, make_display
+from p2pfl.ui.state import RoundCollector, count_text
 from p2pfl.ui.terminal import LAST_ROWS, TABLE_ROWS
+from p2pfl.util.units import bytes_text
 
 TOPOLOGY = make_topology("ring", 4)
 ROUNDS = 20
-PLAN = Plan(
+INFO = RunInfo(
     mode="gossip",
     name="ring-4",
     peers=TOPOLOGY.names,
@@ -60,9 +61,9 @@ def finish(display: Display, number: int, peers: range = range(4), sketches: lis
         display.round(peer, record, sketches[peer] if sketches else EMPTY)
 
 
-def plain(clock: Clock | None = None, plan: Plan = PLAN) -> tuple[Display, io.StringIO]:
+def plain(clock: Clock | None = None, info: RunInfo = INFO) -> tuple[Display, io.StringIO]:
     stream = io.StringIO()
-    return make_display(plan, stream, clock=clock or Clock()), stream
+    return make_display(info, stream, clock=clock or Clock()), stream
 
 
 def test_a_round_becomes_one_line_when_all_peers_have_finished_it() -> None:
@@ -76,7 +77,7 @@ def test_a_round_becomes_one_line_when_all_peers_have_finished_it() -> None:
     assert line.startswith("round 2/20  loss 1.806  accuracy 46.8 % (worst 46.0 %)")
     distance = float(line.split("consensus distance ")[1].split()[0])
     assert distance == pytest.approx(0.5, rel=0.07)
-    assert "8.0 MB sent" in line
+    assert "8 MB sent" in line
 
 
 def test_a_round_is_told_without_those_whom_others_did_without() -> None:
@@ -89,7 +90,7 @@ def test_a_round_is_told_without_those_whom_others_did_without() -> None:
                 display.round(peer, msgspec.structs.replace(record, absent=absent), EMPTY)
                 assert (f"round {number}/20" in stream.getvalue()) == (peer == 3)
             finish(display, number, range(1, 2))  # it was not so far away after all, and what it sent counts
-    assert "14.0 MB sent" in stream.getvalue()
+    assert "14 MB sent" in stream.getvalue()
     assert stream.getvalue().count("round 2/20") == stream.getvalue().count("round 3/20") == 1
 
 
@@ -100,7 +101,7 @@ def test_a_peer_that_only_one_other_misses_is_waited_for() -> None:
             assert stream.getvalue() == ""
             record = train_record(TOPOLOGY, peer, 2, ROUNDS, 1_000_000)
             display.round(peer, msgspec.structs.replace(record, absent=absent), EMPTY)
-    assert "8.0 MB sent" in stream.getvalue()
+    assert "8 MB sent" in stream.getvalue()
 
 
 def test_rounds_that_somebody_did_late_are_told_in_their_order() -> None:
@@ -119,8 +120,8 @@ def test_throughput_and_bytes_are_those_of_the_swarm() -> None:
     speed = f"{round(4 * 32 * STEPS / 3.0):,} samples/s"
     assert speed in first
     assert speed in second
-    assert "8.0 MB sent" in first
-    assert "16.0 MB sent" in second
+    assert "8 MB sent" in first
+    assert "16 MB sent" in second
 
 
 def test_resumed_rounds_start_later() -> None:
@@ -144,8 +145,8 @@ def test_time_left_follows_the_speed_since_the_start() -> None:
 
 def test_total_steps_are_learned_from_the_first_round() -> None:
     clock = Clock()
-    plan = Plan("gossip", "ring-4", TOPOLOGY.names, ROUNDS, 3, Path("x"), 32)
-    display, stream = plain(clock, plan)
+    info = RunInfo("gossip", "ring-4", TOPOLOGY.names, ROUNDS, 3, Path("x"), 32)
+    display, stream = plain(clock, info)
     for peer in range(4):
         display.step(peer, 0)
     clock.now += 10.0
@@ -153,7 +154,7 @@ def test_total_steps_are_learned_from_the_first_round() -> None:
     assert stream.getvalue().rstrip().endswith("3:10 left")
 
 
-def test_expected_steps_overrule_the_plan() -> None:
+def test_expected_steps_override_the_estimate() -> None:
     clock = Clock()
     display, stream = plain(clock)
     display.expect(2 * STEPS)
@@ -206,14 +207,15 @@ def test_a_long_round_is_not_silent() -> None:
 
 
 def test_sketches_are_forgotten_even_when_a_peer_is_lost() -> None:
-    display, stream = plain()
+    rounds = RoundCollector(INFO)
+    rows = []
     for number in range(1, 200):
-        finish(display, number, range(3))
-    open_rounds = display._rounds.open
-    assert len(open_rounds) <= 64
-    assert len(stream.getvalue().splitlines()) == 199 - len(open_rounds)
-    finish(display, 1, range(3, 4))
-    assert 1 not in display._rounds.open
+        for peer in range(3):
+            rows += rounds.add(peer, train_record(TOPOLOGY, peer, number, ROUNDS, 1_000_000), EMPTY)
+    assert len(rounds.open) <= 64
+    assert [row.round for row in rows] == list(range(1, 200 - len(rounds.open)))
+    assert rounds.add(3, train_record(TOPOLOGY, 3, 1, ROUNDS, 1_000_000), EMPTY) == []
+    assert 1 not in rounds.open
 
 
 def test_diverged_numbers_do_not_raise() -> None:
@@ -224,7 +226,7 @@ def test_diverged_numbers_do_not_raise() -> None:
 
 def live() -> tuple[Display, Terminal, Clock]:
     stream, clock = Terminal(), Clock()
-    return make_display(PLAN, stream, terminal=True, clock=clock), stream, clock
+    return make_display(INFO, stream, terminal=True, clock=clock), stream, clock
 
 
 @pytest.fixture
@@ -234,15 +236,16 @@ def good_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def picture(display: Display) -> str:
-    """What the live part shows now, without its refreshing thread."""
-    with display._console.capture() as captured:
-        display._console.print(display._picture())
+    """Content of the live part, without its refreshing thread."""
+    console = Console(file=io.StringIO(), force_terminal=True, highlight=False, markup=False)
+    with console.capture() as captured:
+        console.print(display.render())
     return captured.get()
 
 
-def rows_of(text: str, plan: Plan = PLAN) -> list[str]:
+def rows_of(text: str, info: RunInfo = INFO) -> list[str]:
     """First cells of the table's rows: such as 3/20, or mix 2/3."""
-    return re.findall(rf"^ *(mix \d+/\d+|\d+/{plan.rounds}) ", text, flags=re.MULTILINE)
+    return re.findall(rf"^ *(mix \d+/\d+|\d+/{info.rounds}) ", text, flags=re.MULTILINE)
 
 
 def numbered(first: int, last: int) -> list[str]:
@@ -287,13 +290,13 @@ def test_live_table_is_as_long_as_the_window_allows(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.usefixtures("good_terminal")
 def test_table_that_stays_ends_somewhere() -> None:
-    plan = dataclasses.replace(PLAN, rounds=LAST_ROWS + 5, steps_per_peer=None)
+    info = dataclasses.replace(INFO, rounds=LAST_ROWS + 5, steps_per_peer=None)
     stream = Terminal()
-    with make_display(plan, stream, terminal=True, clock=Clock()) as display:
-        for number in range(1, plan.rounds + 1):
+    with make_display(info, stream, terminal=True, clock=Clock()) as display:
+        for number in range(1, info.rounds + 1):
             finish(display, number)
     final = stream.getvalue()[stream.getvalue().rindex("gossip, ring-4") :]
-    assert rows_of(final, plan) == [f"{number}/{plan.rounds}" for number in range(6, plan.rounds + 1)]
+    assert rows_of(final, info) == [f"{number}/{info.rounds}" for number in range(6, info.rounds + 1)]
 
 
 @pytest.mark.usefixtures("good_terminal")
@@ -336,22 +339,22 @@ def test_restored_rounds_count_but_are_not_said_again() -> None:
     display, stream = plain(clock)
     one_ahead = (2, train_record(TOPOLOGY, 2, 6, ROUNDS, 1_000_000), EMPTY)
     display.restore([*recorded(5), one_ahead])
-    assert stream.getvalue() == "recorded before: rounds up to 5\n"
+    assert stream.getvalue() == "already recorded: rounds up to 5\n"
     for peer in range(4):
         display.step(peer, 5 * STEPS)
     clock.now += 10.0
     finish(display, 6)
     (line,) = stream.getvalue().splitlines()[1:]
     assert line.startswith("round 6/20 ")
-    assert "48.0 MB sent" in line
+    assert "48 MB sent" in line
     assert f"{round(4 * 32 * STEPS / 3.0):,} samples/s" in line
     assert line.endswith("2:20 left")  # what was done before took no time here
 
 
 def test_many_rounds_are_restored_whatever_their_order() -> None:
-    display, stream = plain(plan=dataclasses.replace(PLAN, rounds=200))
+    display, stream = plain(info=dataclasses.replace(INFO, rounds=200))
     display.restore(reversed(recorded(150)))
-    assert stream.getvalue() == "recorded before: rounds up to 150\n"
+    assert stream.getvalue() == "already recorded: rounds up to 150\n"
     finish(display, 151)
     assert f"{bytes_text(151 * 8_000_000)} sent" in stream.getvalue()
 
@@ -371,11 +374,11 @@ def test_restored_rounds_are_rows_of_the_live_table() -> None:
         display.restore(iter(recorded(3, sketches)))
         finish(display, 4)
     text = stream.getvalue()
-    assert "recorded before: rounds up to 3" in text
+    assert "already recorded: rounds up to 3" in text
     final = text[text.rindex("gossip, ring-4") :]
     assert rows_of(final) == numbered(1, 4)
     sent = [line.split()[-2] for line in final.splitlines() if rows_of(line)]
-    assert sent == ["8.0", "16.0", "24.0", "32.0"]
+    assert sent == ["8", "16", "24", "32"]
     assert re.search(r"^ *3/20 .* 0\.[45]\d+ ", final, flags=re.MULTILINE)
 
 
@@ -399,7 +402,7 @@ def test_terminal_is_recognized_and_a_dumb_one_gets_lines(monkeypatch: pytest.Mo
     for term, table in (("xterm", True), ("dumb", False)):
         monkeypatch.setenv("TERM", term)
         stream = Terminal()
-        with make_display(PLAN, stream) as display:
+        with make_display(INFO, stream) as display:
             finish(display, 1)
         assert ("gossip, ring-4, 4 peers" in stream.getvalue()) == table
         assert ("round 1/20" in stream.getvalue()) != table
@@ -415,7 +418,7 @@ def closed_stream() -> io.StringIO:
 @pytest.mark.parametrize("stream", [BrokenPipe(), closed_stream()], ids=["broken pipe", "closed"])
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_reader_that_went_away_never_ends_the_run(stream: io.StringIO, terminal: bool) -> None:
-    with make_display(PLAN, stream, terminal=terminal) as display:
+    with make_display(INFO, stream, terminal=terminal) as display:
         display.say("hello")
         display.progress("starting peers", 1, 4)
         display.step(0, 1)
@@ -426,7 +429,7 @@ def test_a_reader_that_went_away_never_ends_the_run(stream: io.StringIO, termina
 
 def test_text_that_the_stream_cannot_encode_is_replaced() -> None:
     raw = io.BytesIO()
-    display = make_display(PLAN, io.TextIOWrapper(raw, encoding="ascii"))
+    display = make_display(INFO, io.TextIOWrapper(raw, encoding="ascii"))
     display.say("São Paulo …")
     display.say("next")
     assert raw.getvalue() == b"S?o Paulo ?\nnext\n"
@@ -445,25 +448,13 @@ def test_every_method_may_come_before_the_start_and_after_the_end() -> None:
     assert stream.getvalue().count("before or after") == 2
 
 
-@pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1_500, "1.5 kB"), (12_340_000, "12.3 MB"), (10**12, "1.0 TB")]
-)
-def test_bytes_text(count: int, text: str) -> None:
-    assert bytes_text(count) == text
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (151, "2:31"), (3751, "1:02:31")])
-def test_clock_text(seconds: float, text: str) -> None:
-    assert clock_text(seconds) == text
-
-
 @pytest.mark.parametrize(("done", "total", "text"), [(3, 8, "3/8"), (5, 0, ""), (25_000, 100_000, "25 %")])
 def test_count_text(done: int, total: int, text: str) -> None:
     assert count_text(done, total) == text
 
 
 def test_a_resumed_run_whose_sketches_are_cut_shows_its_rounds_without_a_distance(tmp_path: Path) -> None:
-    rounds = Rounds(Plan("gossip", "net", ("0", "1"), 2, 0, tmp_path, 8))
+    rounds = RoundCollector(RunInfo("gossip", "net", ("0", "1"), 2, 0, tmp_path, 8))
     record = train_record(make_topology("path", 2), 0, 1, 2, 100)
     assert rounds.add(0, record, np.zeros(4096, np.float32)) == []
     (row,) = rounds.add(1, record, np.zeros(0, np.float32))

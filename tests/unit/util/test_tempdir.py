@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from p2pfl.errors import ConfigError
-from p2pfl.launch.server import ForkServer
+from p2pfl.launch.fork_server import ForkServer
 from p2pfl.util import tempdir
 
 
@@ -152,7 +152,7 @@ def test_a_fork_server_is_not_blamed_for_a_folder_that_is_gone(
     folder: tempdir.TemporaryFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped: list[str] = []
-    monkeypatch.setattr("p2pfl.launch.server.stop_server", lambda: stopped.append("stopped"))
+    monkeypatch.setattr("p2pfl.launch.fork_server.stop_server", lambda: stopped.append("stopped"))
     shutil.rmtree(folder.path.parent)
     with pytest.raises(ConfigError, match=GONE):
         ForkServer(folder).start("probe", print)

@@ -1,0 +1,72 @@
+"""Vectors of one peer that mixes once a round: its own, what it sends, and the mix.
+
+In both orders and encodings nothing that is being sent is written, and as little is copied as that allows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from p2pfl.payload import FP32, Encoding, Payload
+
+
+@dataclass
+class Buffers:
+    """Flat vectors, each (size,).
+
+    x: trained in place. own: x at the exchange. sent: own in its encoding. mixed: destination of the mix.
+
+    Unless the exchange is overlapped, nobody trains x while neighbors' vectors come in, so own is x. In float32 x
+    itself is sent then, and trades places with mixed at the end of the round; in another encoding the mix goes to x.
+    """
+
+    x: Tensor
+    own: Tensor
+    sent: Tensor
+    mixed: Tensor
+    overlapped: bool
+
+    @classmethod
+    def around(cls, x: Tensor, overlapped: bool, encoding: Encoding) -> Buffers:
+        """Buffers for a peer's x, which is kept itself, not a copy."""
+        exact = encoding == FP32
+        if overlapped:
+            own, mixed = torch.empty_like(x), torch.empty_like(x)
+        else:
+            own, mixed = x, vector_like(x) if exact else x
+        sent = own if exact else torch.empty_like(x, dtype=encoding.dtype)
+        return cls(x, own, sent, mixed, overlapped)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the vector travels as it is, in float32."""
+        return self.sent is self.own
+
+    @property
+    def payload(self) -> Payload:
+        """The peer's vector of this round as it travels."""
+        return Payload({"x": (self.sent,)})
+
+    def begin(self) -> None:
+        """Take x as it is now for this round's exchange."""
+        if self.own is not self.x:
+            self.own.copy_(self.x)
+        if self.sent is not self.own:
+            self.sent.copy_(self.own)
+
+    def finish(self) -> Tensor:
+        """End the round with the complete mix; returns the next x. Overlapped training is added to the mix."""
+        if self.overlapped:
+            return self.x.sub_(self.own).add_(self.mixed)
+        if self.mixed is not self.x:
+            self.x, self.mixed = self.mixed, self.x
+            self.own = self.sent = self.x
+        return self.x
+
+
+def vector_like(x: Tensor) -> Tensor:
+    """An uninitialized vector that may take the place of x: pinned for transfers to a GPU if x is."""
+    return torch.empty_like(x, pin_memory=x.is_pinned())

@@ -1,0 +1,94 @@
+"""Consistency of settings across sections, and robust averaging as several sections define it."""
+
+from __future__ import annotations
+
+from p2pfl import registry
+from p2pfl.config.run import RunConfig
+from p2pfl.config.sections import DataConfig
+from p2pfl.errors import ConfigError
+
+
+def check_together(config: RunConfig) -> None:
+    """Check settings across sections.
+
+    Not part of making them, since those of a file and of the command line are combined one by one. Raises ConfigError
+    naming an option that does not fit the others.
+    """
+    _check_pictures(config)
+    _check_byzantine(config)
+    if config.mode != "centralized":
+        return
+    clients, selected = config.centralized.num_clients, config.centralized.num_selected
+    if selected > clients:
+        raise ConfigError(f"--num-selected {selected}: there are only {clients} clients (--num-clients)")
+    least = config.server.min_updates
+    if least is not None and least > selected:
+        raise ConfigError(f"--min-updates {least}: only {selected} clients train in a round (--num-selected)")
+    needed, averaging = _robust_needs(config), config.server.averaging
+    if selected < needed:
+        raise ConfigError(
+            f"--byzantine {config.robust.byzantine}: {averaging} then needs {needed} updates a round, "
+            f"and --num-selected is {selected}"
+        )
+    if least is not None and least < needed:
+        raise ConfigError(
+            f"--min-updates {least}: {averaging} needs {needed} with --byzantine {config.robust.byzantine}"
+        )
+
+
+def averaging_rule(config: RunConfig) -> tuple[str, str] | None:
+    """Option that names the averaging, and its value; None for sgd and local."""
+    rules = {"gossip": ("algorithm", config.gossip.algorithm), "centralized": ("averaging", config.server.averaging)}
+    return rules.get(config.mode)
+
+
+def is_robust(config: RunConfig) -> bool:
+    """Return whether the run averages robustly, so that --byzantine applies.
+
+    An algorithm of the user's is taken as robust if --byzantine is set.
+    """
+    rule = averaging_rule(config)
+    if rule is None:
+        return False
+    entry = registry.entry_of(*rule)
+    return config.robust.byzantine is not None if entry is None else entry.tolerates_byzantine
+
+
+def least_updates(config: RunConfig) -> int:
+    """Least number of updates in a round of a centralized run.
+
+    --min-updates, or by default half of the selected clients, and what a robust average needs.
+    """
+    least = config.server.min_updates
+    return max(-(-config.centralized.num_selected // 2), _robust_needs(config)) if least is None else least
+
+
+def _check_pictures(config: RunConfig) -> None:
+    chosen, plain = registry.entry_of("dataset", config.data.dataset), DataConfig()
+    for kind, entry in registry.DATASETS.items():
+        for name in entry.options if entry is not chosen else ():
+            value = getattr(config.data, name)
+            if value != getattr(plain, name):
+                option, spelled = f"--{name.replace('_', '-')} {value}", f"{kind}:{entry.argument}"
+                raise ConfigError(f"{option}: means nothing with --dataset {config.data.dataset}, only with {spelled}")
+
+
+def _check_byzantine(config: RunConfig) -> None:
+    rule, byzantine = averaging_rule(config), config.robust.byzantine
+    if rule is None:
+        return
+    option, value = rule
+    if is_robust(config) and byzantine is None:
+        raise ConfigError(
+            f"--{option} {value}: say how many malicious peers it has to tolerate: --byzantine 1, for example"
+        )
+    if not is_robust(config) and byzantine is not None:
+        raise ConfigError(f"--byzantine {byzantine}: means nothing with --{option} {value}, which tolerates none")
+
+
+def _robust_needs(config: RunConfig) -> int:
+    """Least number of updates that a robust average needs; 0 for others."""
+    entry = registry.entry_of("averaging", config.server.averaging)
+    if entry is None or not entry.tolerates_byzantine:
+        return 0
+    return 2 * (config.robust.byzantine or 0) + entry.margin

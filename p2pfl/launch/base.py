@@ -1,0 +1,149 @@
+"""Contract of launchers: start, address, watch and stop the workers of a run."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from p2pfl.config import RunConfig
+from p2pfl.faults import FaultScript
+from p2pfl.launch.events import StartWorker
+from p2pfl.launch.observers import Observer
+from p2pfl.node.messages import FromWorker, ToWorker
+from p2pfl.roles import Cast
+from p2pfl.run.paths import peer_dir
+from p2pfl.topology import Topology
+
+OnReport = Callable[[int, FromWorker], None]
+"""Called with a worker's number and its report; a worker in this process may report from any of its threads."""
+
+
+class WorkerHandle(Protocol):
+    """Handle of a started worker, in another process, in this one, or elsewhere."""
+
+    def send(self, order: ToWorker) -> None:
+        """Give the worker an order; nothing happens if it has ended."""
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the worker a signal; nothing happens if it has ended."""
+
+    def kill(self) -> None:
+        """End the worker at once."""
+
+    def join(self, seconds: float) -> bool:
+        """Wait for the end of the worker; False where it has not come by then."""
+
+    def has_ended(self) -> bool:
+        """Whether the worker has ended and all that it reported has been passed on."""
+
+    def new_faults(self) -> Sequence[int]:
+        """Numbers of the script's faults that the worker has carried out since its start."""
+
+    @property
+    def exitcode(self) -> int | None:
+        """Exit status, or minus a signal's number; None where it runs, or is unknown."""
+
+    def exit_text(self) -> str:
+        """How the worker ended, in words."""
+
+    def close(self) -> None:
+        """Release what watching the worker takes."""
+
+
+class Launcher(Protocol):
+    """Starts the workers of one run. Its methods are called from one thread."""
+
+    def prepare(self, observer: Observer) -> None:
+        """Make ready what all workers need, such as the data set. Raises P2PFLError."""
+
+    def address(self, worker: int) -> str:
+        """Where a worker is to listen."""
+
+    def start(self, order: StartWorker) -> WorkerHandle:
+        """Start a worker. Raises P2PFLError where there is no room for it."""
+
+    def watch(self, seconds: float, report: OnReport) -> None:
+        """Pass on the workers' reports.
+
+        Returns when some have reported or ended, or after so many seconds. A launcher whose worker is this very process
+        returns at the end of that.
+        """
+
+    def close(self) -> None:
+        """Remove what the launcher made for the run, once its workers have ended."""
+
+
+@dataclass(frozen=True)
+class LaunchSpec:
+    """Everything that a launch is started with: one worker for each of the cast.
+
+    `binds` are set where the topology file names the endpoints. `token` is the secret by which workers know each
+    other; it is never written to a file.
+    """
+
+    cast: Cast
+    config: RunConfig
+    run_dir: Path
+    run: str
+    settings: str
+    resume: bool = False
+    binds: Sequence[str] | None = None
+    link_delay: float = 0.0
+    script: FaultScript = field(default_factory=FaultScript)
+    token: str | None = field(default=None, repr=False)
+
+    @property
+    def topology(self) -> Topology:
+        """The topology, with a node for each worker."""
+        return self.cast.topology
+
+    def peer_dir(self, worker: int) -> Path:
+        """The folder of a worker in the run directory."""
+        return peer_dir(self.run_dir, self.topology, worker)
+
+    def title(self, worker: int) -> str:
+        """How messages call a worker: its role and its label."""
+        if self.cast.coordinator is None:
+            return f"peer {self.topology.names[worker]}"
+        return "the coordinator" if worker == self.cast.coordinator else f"client {self.topology.names[worker]}"
+
+    def forecast(self, vector_bytes: int) -> str:
+        """One line about the rounds to come, for vectors of so many bytes."""
+        rounds, mixing_only = self.config.training.rounds, self.cast.consensus_rounds
+        training = f"{rounds} round{'s' * (rounds > 1)} of training"
+        if self.cast.coordinator is not None:
+            centralized = self.config.centralized
+            return f"{training}, each with {centralized.num_selected} of {centralized.num_clients} clients"
+        if not mixing_only:
+            return training
+        sent = mixing_only * self.cast.channels * vector_bytes
+        return (
+            f"{training}, then {mixing_only} of mixing only ({sent / 1e6:,.1f} MB), "
+            f"which shrink the peers' disagreement to {self.config.gossip.consensus_tolerance:g}"
+        )
+
+
+@dataclass
+class Outcome:
+    """End of a launch, and its reason in one line.
+
+    `lost` names workers that are gone for good, which a run may survive.
+    `restarts`: how often each of those that died was started again. `resumable`: false where settings are to blame.
+    """
+
+    status: Literal["complete", "failed", "usage", "interrupted"] = "complete"
+    reason: str = ""
+    lost: list[str] = field(default_factory=list)
+    first_loss: str = ""
+    restarts: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    resumable: bool = True
+
+    def fail(self, reason: str, status: Literal["failed", "usage"] = "failed", resumable: bool = True) -> None:
+        """End the run; only the first reason counts."""
+        if not self.reason:
+            self.status, self.reason, self.resumable = status, reason, resumable

@@ -1,0 +1,91 @@
+"""Ports of the driver: clock, compute, transport, store and reporter, as protocols.
+
+The loop that drives a peer knows nothing else of its surroundings. A process has system time, a training thread,
+sockets and files; the simulator (`p2pfl.sim`) has virtual time and computes in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from p2pfl.config import RunConfig
+from p2pfl.model.sketches import Vector
+from p2pfl.node import messages
+from p2pfl.payload import Payload
+from p2pfl.run.records import RoundRecord
+from p2pfl.training import Trainer
+from p2pfl.transport import Transport
+
+
+class Clock(Protocol):
+    """Steady time."""
+
+    def now(self) -> float:
+        """Seconds since some fixed moment."""
+
+
+class Compute(Protocol):
+    """Training, evaluation and saving beside the exchange, one piece of work at a time."""
+
+    def submit(self, work: Callable[[], Any]) -> None:
+        """Begin a piece of work; the one before has finished."""
+
+    def finished(self) -> list[Future[Any]]:
+        """Work that has finished since this was last asked."""
+
+    def close(self) -> None:
+        """Wait for what is under way, and begin nothing more."""
+
+
+class Store(Protocol):
+    """Records, checkpoints and the model of one process."""
+
+    config: RunConfig
+    sketches: bool
+    """Whether sketches of the weights are recorded."""
+
+    @property
+    def elapsed_before(self) -> float:
+        """Seconds of the run that this process resumes."""
+
+    def evaluation_samples(self, round: int) -> int | None:
+        """Test samples to evaluate on after a round (0: all); None where no evaluation is due."""
+
+    def begin(self, round: int, trainer: Trainer) -> list[str]:
+        """Prepare the records before a round is added; returns lines about damage."""
+
+    def record(self, record: RoundRecord, sketch: Vector | None) -> None:
+        """Add a round. Raises CheckpointError naming the file that cannot be written."""
+
+    def save(self, round: int, trainer: Trainer, sent: Mapping[int, Payload]) -> None:
+        """Save the checkpoint of a training round."""
+
+    def save_model(self, round: int, trainer: Trainer) -> None:
+        """Save the run's model, if this process owns it and the round is the last."""
+
+
+class Reporter(Protocol):
+    """Progress and warnings of one process, for its launcher and its log. Any thread may call it."""
+
+    def send(self, message: messages.FromWorker) -> None:
+        """Tell the launcher."""
+
+    def info(self, text: str) -> None:
+        """Add a line to the log."""
+
+    def warn(self, text: str, matters: bool = True) -> None:
+        """Add a warning to the log, and tell the launcher if it matters to the user."""
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The surroundings of one driver."""
+
+    clock: Clock
+    compute: Compute
+    transport: Transport
+    store: Store
+    reporter: Reporter

@@ -1,0 +1,69 @@
+"""Context of one process in a run: its links, rounds, limits and what it knows of earlier incarnations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from p2pfl.payload import Payload
+from p2pfl.protocol.greeting import Greeting
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Limits in seconds, from the options `start_timeout`, `handshake_timeout` and so on of `ExchangeConfig`."""
+
+    start: float | None  # None: a launcher has brought the peers together already
+    handshake: float
+    first_round: float
+    round: float
+
+
+@dataclass(frozen=True)
+class PeerContext:
+    """Everything that one peer, client or coordinator has to know beside its algorithms.
+
+    Rounds are counted from 1: training rounds 1..training_rounds, then the consensus rounds. `first_round` is more
+    than 1 when the run is resumed; `pending_payloads` then holds what went to each neighbor in the last rounds before
+    it, by round, for those that are behind.
+    """
+
+    me: int
+    names: Sequence[str]
+    links: frozenset[int]
+    training_rounds: int
+    consensus_rounds: int
+    run: str
+    layout: str
+    timeouts: Timeouts
+    first_round: int = 1
+    pending_payloads: Mapping[int, Mapping[int, Payload]] = field(default_factory=dict)
+    incarnation: int = 1
+    """Number of this start of the process; a later start has a larger one."""
+    is_rejoining: bool = False
+    """Whether the other peers are at work already."""
+    needs_bootstrap: bool = False
+    """Whether x holds no more than initial weights."""
+    has_lost_weights: bool = False
+    """Whether it needs a bootstrap because a checkpoint was lost, so that it waits for neighbors' weights."""
+    absent: frozenset[int] = frozenset()
+    """Neighbors that are known to be away for good."""
+    max_missing: int = 0
+    """How many neighbors may be missing at once; with more the peer ends."""
+    expected_returns: Mapping[int, frozenset[int]] = field(default_factory=dict)
+    """For each neighbor, rounds in which it is known to be back, and is waited for."""
+    barrier_rounds: frozenset[int] = frozenset()
+    """Rounds that end only when all neighbors have acknowledged what they got."""
+    scripted_pauses: Mapping[int, int] = field(default_factory=dict)
+    """Rounds in which a fault script pauses the peer, each with the round in which it continues."""
+    greeting: Greeting = field(default_factory=Greeting)
+    """What neighbors must have been started with too."""
+
+    @property
+    def last_round(self) -> int:
+        """The last consensus round, or the last training round where there are none."""
+        return self.training_rounds + self.consensus_rounds
+
+    def name(self, peers: Iterable[int]) -> str:
+        """Labels of some peers, for a message."""
+        return ", ".join(self.names[peer] for peer in sorted(peers))

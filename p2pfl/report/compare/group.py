@@ -1,0 +1,180 @@
+"""Grouping of runs into entries: runs that differ only in the seed are one entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from p2pfl.config import NOT_IN_FINGERPRINT, Mode, RunConfig, options
+from p2pfl.errors import ConfigError
+from p2pfl.model.weights_file import weights_digest
+from p2pfl.report.load import RecordedRun, load_run
+from p2pfl.report.summary import known_facts, summarize
+
+_MAY_DIFFER = NOT_IN_FINGERPRINT | {"seed"}  # options in which runs of one entry may differ
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Runs with the same settings and different seeds; tuples have one item per run."""
+
+    label: str
+    runs: tuple[RecordedRun, ...]
+    summaries: tuple[dict[str, Any], ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def config(self) -> RunConfig:
+        """Settings shared by its runs, apart from the seed and machine-specific options."""
+        return self.runs[0].config
+
+    @property
+    def mode(self) -> Mode:
+        """Training mode."""
+        return self.config.mode
+
+
+def load_entries(run_dirs: Sequence[Path]) -> list[Entry]:
+    """Read run directories and group them, ordered by the first run of each group.
+
+    Labels are short and unique: the name of the run or of the algorithm, and where these collide also the options that
+    differ. Incomplete runs are read too. Raises ConfigError where a directory cannot be read, is given twice, or
+    two hold the same settings with the same seed.
+    """
+    if not run_dirs:
+        raise ConfigError("there is nothing to compare: name the directories of finished runs")
+    _refuse_twice(run_dirs)
+    groups: dict[Hashable, list[tuple[RecordedRun, dict[str, Any]]]] = {}
+    for path in run_dirs:
+        summary = _summary(path)
+        run = load_run(path, summary["lost_peers"])
+        groups.setdefault(_settings(run), []).append((run, summary))
+    entries = [_entry(found) for found in groups.values()]
+    return [replace(entry, label=label) for entry, label in zip(entries, _labels(entries), strict=True)]
+
+
+def dataset_of(run: RecordedRun) -> str:
+    """Data set: its kind where its content is recorded, else also its absolute path."""
+    kind, _, folder = run.config.data.dataset.partition(":")
+    if run.data is not None:
+        return run.config.data.kind
+    return f"{kind}:{Path(folder).absolute()}" if kind == "imagefolder" else run.config.data.dataset
+
+
+def content_of(run: RecordedRun) -> str:
+    """First digits of the digest of the data set's content."""
+    return "not recorded" if run.data is None else run.data.content
+
+
+def augment_of(run: RecordedRun) -> str:
+    """Whether training images were augmented (shifted and mirrored)."""
+    return run.config.data.augment if run.data is None else "on" if run.data.augment else "off"
+
+
+def initial_of(run: RecordedRun) -> str | None:
+    """Initial weights by the content of their file; None where drawn from the seed."""
+    init = run.config.training.init
+    if init is None:
+        return None
+    try:
+        return f"from a file ({weights_digest(init)})"
+    except ConfigError:  # deleted or damaged since; its path distinguishes runs
+        return init
+
+
+def shards_of(entry: Entry) -> int | None:
+    """Number of shards of the training set; None for pooled data."""
+    counts: dict[str, int] = {"centralized": entry.config.centralized.num_clients, "sgd": 0}
+    return counts.get(entry.mode, entry.runs[0].topology.n) or None
+
+
+def _refuse_twice(run_dirs: Sequence[Path]) -> None:
+    seen: dict[Path, Path] = {}
+    for path in run_dirs:
+        first = seen.setdefault(path.resolve(), path)
+        if first is not path:
+            raise ConfigError(f"{path}: is given twice; name each run directory once")
+
+
+def _summary(run_dir: Path) -> dict[str, Any]:
+    """Summary from a run's records, whatever its summary file says."""
+    return summarize(run_dir, **known_facts(run_dir))
+
+
+def _settings(run: RecordedRun) -> Hashable:
+    """Everything that determines a run, except its seed."""
+    found = {name: value for name, value in options(run.config).items() if name not in _MAY_DIFFER}
+    found |= {"dataset": dataset_of(run), "init": initial_of(run), "augment": augment_of(run)}
+    found["content"] = content_of(run)
+    return run.config.mode, _shape(run), tuple(sorted(found.items()))
+
+
+def _shape(run: RecordedRun) -> Hashable:
+    graph = run.topology.graph
+    if run.config.mode == "local":
+        return run.topology.names  # the file gave the peers; its edges were not used
+    return run.topology.names, graph.is_directed(), tuple(sorted(graph.edges.data("weight", default=1.0)))
+
+
+def _entry(found: Sequence[tuple[RecordedRun, dict[str, Any]]]) -> Entry:
+    by_seed: dict[int, tuple[RecordedRun, dict[str, Any]]] = {}
+    for run, summary in found:
+        first, _ = by_seed.setdefault(run.config.record.seed, (run, summary))
+        if first is not run:
+            same = f"{first.path} and {run.path}"
+            raise ConfigError(f"{same}: the same settings and the same seed ({run.config.record.seed}); leave one out")
+    seeds = tuple(sorted(by_seed))
+    runs, summaries = zip(*(by_seed[seed] for seed in seeds), strict=True)
+    return Entry(_name(runs[0]), runs, summaries, seeds)
+
+
+def _federated_name(run: RecordedRun) -> str:
+    found = options(run.config)
+    kind = f"Fed{'Prox' if found['proximal_mu'] else 'Avg'}{'M' if found['server_momentum'] else ''}"
+    return f"{kind} {found['num_selected']}/{found['num_clients']}"
+
+
+_NAMES: dict[Mode, Callable[[RecordedRun], str]] = {
+    "gossip": lambda run: run.name,
+    "centralized": _federated_name,
+    "sgd": lambda run: "SGD",
+    "local": lambda run: "local",
+}
+
+
+def _name(run: RecordedRun) -> str:
+    return _NAMES[run.config.mode](run)
+
+
+def _labels(entries: Sequence[Entry]) -> list[str]:
+    alike: dict[str, list[Entry]] = {}
+    for entry in entries:
+        alike.setdefault(entry.label, []).append(entry)
+    labels = [_distinct_label(entry, alike[entry.label]) for entry in entries]
+    for which in (lambda entry: entry.runs[0].path.name, lambda entry: str(entry.runs[0].path)):
+        clash = {label for label in labels if labels.count(label) > 1}
+        labels = [
+            f"{entry.label}, {which(entry)}" if label in clash else label
+            for entry, label in zip(entries, labels, strict=True)
+        ]
+    return labels
+
+
+def _distinct_label(entry: Entry, alike: Sequence[Entry]) -> str:
+    """Name of an entry, with its mode or differing options if others share it."""
+    own, same_mode = _options(entry), [_options(other) for other in alike if other.mode == entry.mode]
+    differ = [name for name, value in own.items() if any(found[name] != value for found in same_mode)]
+    mode = [entry.mode] if len(same_mode) < len(alike) else []
+    return ", ".join([entry.label, *mode, *(_option_text(name, own[name]) for name in differ)])
+
+
+def _options(entry: Entry) -> Mapping[str, Any]:
+    found = {"peers": entry.runs[0].topology.n, **options(entry.config)}
+    return {name: value for name, value in found.items() if name not in _MAY_DIFFER}
+
+
+def _option_text(name: str, value: Any) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{text} peers" if name == "peers" else f"{name.replace('_', '-')} {text}"

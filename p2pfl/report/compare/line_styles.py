@@ -1,0 +1,110 @@
+"""Line styles of entries, the same in every plot, and labels at the ends of lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from p2pfl.report import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLORS = (style.BLUE, style.VERMILION, style.GREEN, style.ORANGE, "#cc79a7", style.INK, style.SKY)
+_LINES: tuple[Any, ...] = (
+    "-",
+    (0, (5, 1.6)),
+    (0, (5, 1.4, 1.2, 1.4)),
+    (0, (1.3, 1.3)),
+    (0, (8, 2.2, 1.2, 2.2, 1.2, 2.2)),
+)
+_MARKERS = "osD^vPXph<>"
+_MAX_CHARACTERS = 30
+_FONT = 8.0
+_GAP = 1.55  # between labels, in font sizes
+
+
+@dataclass(frozen=True)
+class LineStyle:
+    """Color, dashes and marker of an entry.
+
+    Each alone distinguishes at least five entries, all three together all of them.
+    """
+
+    color: str
+    line: Any
+    marker: str
+
+    def line_options(self) -> dict[str, Any]:
+        """Keyword arguments of matplotlib for a line."""
+        return {"color": self.color, "linestyle": self.line}
+
+    def marker_options(self) -> dict[str, Any]:
+        """Keyword arguments of matplotlib for markers without a line."""
+        return {
+            "color": self.color,
+            "marker": self.marker,
+            "linestyle": "none",
+            "markeredgecolor": style.INK,
+            "markeredgewidth": 0.6,
+        }
+
+
+def line_style(index: int) -> LineStyle:
+    """Style of the entry at an index of the comparison."""
+    # The lengths of the lists have no common factor.
+    return LineStyle(_COLORS[index % len(_COLORS)], _LINES[index % len(_LINES)], _MARKERS[index % len(_MARKERS)])
+
+
+@dataclass(frozen=True)
+class LineEnd:
+    """End of a line in data coordinates, with its style and label."""
+
+    x: float
+    y: float
+    style: LineStyle
+    text: str
+
+
+def short_label(label: str) -> str:
+    """Label for matplotlib, shortened if too long."""
+    return style.plot_text(label, _MAX_CHARACTERS)
+
+
+def label_ends(axes: Axes, ends: Sequence[LineEnd], height: float) -> None:
+    """Label lines at the right edge of axes of `height` inches, without overlaps.
+
+    Each label has a sample of the line and a thin leader to its end. The limits of the axes must be final.
+    """
+    low, high = axes.get_ylim()
+    gap = _FONT * _GAP / (72 * height)
+    order = sorted(ends, key=lambda end: end.y)
+    wanted = [(end.y - low) / (high - low) for end in order]
+    for end, at in zip(order, spread_positions(wanted, gap), strict=True):
+        common: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
+        axes.plot([1.045, 1.115], [at, at], **end.style.line_options(), **common)
+        axes.plot([1.08], [at], **end.style.marker_options(), **common)
+        axes.text(1.135, at, end.text, fontsize=_FONT, va="center", transform=axes.transAxes)
+        leader = {"arrowstyle": "-", "color": style.GRAY, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 4}
+        axes.annotate(
+            "", (end.x, end.y), xytext=(1.04, at), textcoords="axes fraction", arrowprops=leader, annotation_clip=False
+        )
+
+
+def spread_positions(wanted: Sequence[float], gap: float) -> list[float]:
+    """Positions at least `gap` apart, closest (least squares) to the wanted ones.
+
+    `wanted` rises. Pool adjacent violators: positions that overlap are merged to a block around the mean of the wanted
+    ones.
+    """
+    blocks: list[list[float]] = []  # wanted positions, each less its offset in the final order
+    for index, value in enumerate(wanted):
+        blocks.append([value - index * gap])
+        while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
+            above = blocks.pop()
+            blocks[-1].extend(above)
+    levels = [float(np.mean(block)) for block in blocks for _ in block]
+    return [level + index * gap for index, level in enumerate(levels)]

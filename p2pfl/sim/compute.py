@@ -1,0 +1,52 @@
+"""Virtual compute: work is done in place, and takes as much virtual time as the simulation says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any
+
+from p2pfl.sim.clock import VirtualClock
+from p2pfl.training import EvalStats, TrainStats
+
+
+class VirtualCompute:
+    """The compute port of one simulated process. Work runs when it is submitted; its result comes later."""
+
+    def __init__(self, clock: VirtualClock, train_seconds: float = 0.0) -> None:
+        """`train_seconds`: virtual time that a round's training takes; everything else takes none."""
+        self._clock = clock
+        self._train_seconds = train_seconds
+        self._waiting: list[tuple[float, Future[Any]]] = []
+
+    @property
+    def next_result(self) -> float:
+        """When the next result is there; infinity where nothing was submitted."""
+        return min((when for when, _ in self._waiting), default=math.inf)
+
+    def submit(self, work: Callable[[], Any]) -> None:
+        future: Future[Any] = Future()
+        seconds = 0.0
+        try:
+            result = work()
+        except Exception as error:
+            future.set_exception(error)
+        else:
+            if isinstance(result, TrainStats):
+                seconds = self._train_seconds
+                result = replace(result, seconds=seconds)
+            elif isinstance(evaluation := getattr(result, "evaluation", None), EvalStats):
+                result = replace(result, evaluation=replace(evaluation, seconds=0.0))
+            future.set_result(result)
+        self._waiting.append((self._clock.now() + seconds, future))
+
+    def finished(self) -> list[Future[Any]]:
+        now = self._clock.now()
+        due = [future for when, future in self._waiting if when <= now]
+        self._waiting = [(when, future) for when, future in self._waiting if when > now]
+        return due
+
+    def close(self) -> None:
+        self._waiting.clear()

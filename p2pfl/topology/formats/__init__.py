@@ -1,0 +1,1 @@
+"""File formats of graphs: a reader for each, and the writers."""
