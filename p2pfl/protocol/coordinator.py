@@ -50,6 +50,11 @@ class Coordinator(Rounds):
         return self._session.refused
 
     @property
+    def progress(self) -> Mapping[int, Progress]:
+        """Progress of each client of this round, in client order."""
+        return self._progress
+
+    @property
     def wants_flush(self) -> bool:
         """Only to send a model again: it is a snapshot, so a client that stopped reading holds up nothing."""
         return not self._flushed and self._asked_again

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.support.one_coordinator import ALL, CONTEXT, SIZE, a_coordinator, all_ones, greeted, missing, offer
+from tests.support.one_coordinator import ALL, CONTEXT, SIZE, a_coordinator, all_ones, greeted, missing, model, offer
 from tests.support.one_peer import chunk, message, only_fail, sends
 
 from p2pfl.errors import Refusal
@@ -167,7 +167,7 @@ def test_a_lost_client_does_not_hold_up_the_round_whatever_it_was_doing(stage: s
         made.handle(message("offer", 4, 1), 1.0)
     if stage == "half":
         made.handle(chunk(4, 1, 0, 4), 1.0)
-    assert made._progress[4] == ("granted" if stage == "half" else stage)
+    assert made.progress[4] == ("granted" if stage == "half" else stage)
     assert made.handle(Lost(4), 2.0)[0] == Note("round 1 continues without four")
     if stage not in ("granted", "half"):
         deliver(made, 0)
@@ -175,7 +175,7 @@ def test_a_lost_client_does_not_hold_up_the_round_whatever_it_was_doing(stage: s
     deliver(made, 5)
     assert made.stage == "recording"
     assert made.facts["missing"] == ["four"]
-    assert all_ones(made._server.x)
+    assert all_ones(model(made))
     assert not made.refused
 
 
@@ -216,7 +216,7 @@ def test_a_client_that_was_late_is_freed_and_its_update_goes_nowhere() -> None:
     offer(made, *range(6))
     deliver(made, *range(6))
     assert missing(made) == []
-    assert all_ones(made._server.x)
+    assert all_ones(model(made))
     assert not made.refused
 
 
@@ -246,7 +246,7 @@ def test_what_is_said_twice_counts_once(times: int) -> None:
         for _ in range(times):
             assert ("ack", client, 1) in sends(made.handle(chunk(client, 1, 5, 8), 1.0))
     assert made.stage == "recording"
-    assert all_ones(made._server.x)
+    assert all_ones(model(made))
 
 
 # Greeting
@@ -325,7 +325,7 @@ def test_what_is_wrong_is_refused_counted_and_changes_nothing(name: str) -> None
     assert made.refused == {reason.split(":")[0]: 2}
     deliver(made, *range(6))
     assert made.stage == "recording"
-    assert all_ones(made._server.x)
+    assert all_ones(model(made))
 
 
 # The selection

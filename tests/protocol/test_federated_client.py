@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from tests.support.one_client import CLIENT, SIZE, a_client, idle, offering
+from tests.support.one_client import CLIENT, SIZE, a_client, idle, offering, vector
 from tests.support.one_peer import chunk, message, only_fail, sends
 
 from p2pfl.protocol.client import Client
@@ -31,9 +31,9 @@ def test_a_clients_round_action_by_action() -> None:
     actions = made.handle(chunk(6, 4, 3, 8), 0.0)
     assert sends(actions) == [("ack", 6, 4)]
     assert actions[-1] == Train(4, load=True)
-    assert torch.equal(made._x, torch.ones(SIZE))
+    assert torch.equal(vector(made), torch.ones(SIZE))
     assert made.deadline == math.inf  # while it trains
-    made._x.fill_(2.0)
+    vector(made).fill_(2.0)
     assert sends(made.handle(Trained(0.5, 32), 1.0)) == [("offer", 6, 4)]
     assert made.handle(message("grant", 6, 3), 1.0) == []  # leave for a round that is over
     (sent,) = made.handle(message("grant", 6, 4), 1.0)
@@ -46,9 +46,9 @@ def test_a_clients_round_action_by_action() -> None:
     assert made.round == 4
     assert made.handle(Recorded(), 2.0) == []
     assert made.wants_flush
-    assert torch.equal(made._x, torch.full((SIZE,), 2.0))  # still under way
+    assert torch.equal(vector(made), torch.full((SIZE,), 2.0))  # still under way
     assert made.handle(Flushed(), 2.0) == [Train(6, load=True)]
-    assert torch.equal(made._x, torch.ones(SIZE))
+    assert torch.equal(vector(made), torch.ones(SIZE))
     assert not made.wants_flush
     assert not made.refused
 
@@ -155,17 +155,18 @@ def test_a_client_refuses_what_is_no_model() -> None:
 
 
 def test_bf16_models_and_updates() -> None:
-    made = Client(CLIENT, torch.zeros(SIZE), "bf16")
+    x = torch.zeros(SIZE)
+    made = Client(CLIENT, x, "bf16")
     made.handle(Started(), 0.0)
     made.handle(message("hello", 6, 1), 0.0)
     body = torch.full((SIZE,), 1.5).bfloat16().view(torch.int16).numpy().tobytes()
     made.handle(message("chunk", 6, 1, body, codec="bf16", vector="x"), 0.0)
-    assert torch.equal(made._x, torch.full((SIZE,), 1.5))
-    made._x.fill_(1.0009765625)
+    assert torch.equal(x, torch.full((SIZE,), 1.5))
+    x.fill_(1.0009765625)
     made.handle(Trained(), 1.0)
     (sent,) = made.handle(message("grant", 6, 1), 1.0)
     assert sent.message.body == torch.ones(SIZE).bfloat16().view(torch.int16).numpy().tobytes()
-    assert made._x[0] != 1.0, "the client's own stays as it is"
+    assert x[0] != 1.0, "the client's own stays as it is"
 
 
 def test_a_model_of_a_round_after_the_last_is_refused_and_does_not_shut_out_the_next() -> None:

@@ -12,7 +12,7 @@ import torch
 from tests.support.launched import FAST, Swarm, nobody_left, ring
 from tests.support.launched import start as start
 from tests.support.one_client import idle, offering
-from tests.support.one_coordinator import ALL, SIZE, all_ones, greeted, missing, offer
+from tests.support.one_coordinator import ALL, SIZE, all_ones, greeted, missing, model, offer
 from tests.support.one_peer import X, chunk, message, peer_zero, sends
 from tests.support.one_peer import greeted as network_greeted
 
@@ -142,7 +142,7 @@ def test_a_coordinator_goes_on_at_once_without_an_update_that_is_not_finite() ->
     for client in (0, 2, 3, 4, 5):
         last = made.handle(chunk(client, 1), 1.0)
     assert last[-1] == RoundDone(1)
-    assert all_ones(made._server.x)
+    assert all_ones(model(made))
 
 
 def test_updates_that_are_not_finite_do_not_count_towards_the_minimum() -> None:
@@ -179,7 +179,7 @@ def test_a_client_at_work_asks_for_a_later_model_when_it_is_done() -> None:
 
 def test_a_coordinator_goes_on_at_once_without_a_client_that_refused_its_model() -> None:
     made = greeted()
-    assert made._progress[1] == "sent"
+    assert made.progress[1] == "sent"
     assert made.handle(message("grant", 1, 1), 0.0) == [], "said again over a new connection"
     assert missing(made) == []
     made.handle(message("grant", 1, 2), 0.0)

@@ -40,6 +40,7 @@ from p2pfl.protocol.events import (
 )
 from p2pfl.protocol.inbox import WINDOW
 from p2pfl.protocol.selection import Federation
+from p2pfl.protocol.states import Progress
 
 Step = tuple[str, int, int]
 NO_END = 1e9
@@ -173,12 +174,12 @@ class Network:
 
     def unhurt(self, *without: int) -> list[int]:
         """Clients of this round that are not given up."""
-        progress = self.coordinator._progress
+        progress = self.coordinator.progress
         return [client for client, where in progress.items() if where != "missing" and client not in without]
 
     def in_time(self) -> list[int]:
         """Clients of this round that have nothing to fear from the deadline."""
-        return [c for c in self.unhurt() if self.coordinator._progress[c] in ("offering", "granted", "folded")]
+        return [c for c in self.unhurt() if self.coordinator.progress[c] in ("offering", "granted", "folded")]
 
     def logic(self, me: int) -> Client | Coordinator:
         return self.coordinator if me == self.hub else self.clients[me]
@@ -329,8 +330,8 @@ class Network:
     def _check_window(self) -> None:
         """At most four updates are granted and not folded, and none beyond the fourth that is still owed."""
         coordinator = self.coordinator
-        assert len(coordinator._inbox._outstanding) <= WINDOW
-        owed = [c for c, where in coordinator._progress.items() if where not in ("folded", "missing")]
+        assert list(coordinator.progress.values()).count(Progress.GRANTED) <= WINDOW
+        owed = [c for c, where in coordinator.progress.items() if where not in ("folded", "missing")]
         granted = [c for c in owed if (coordinator.round, c) in self.granted]
         assert set(granted) <= set(owed[:WINDOW])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import torch
 from tests.support.one_peer import chunk, message, sends
 
@@ -25,10 +27,20 @@ CLIENT = PeerContext(
 )
 
 
+_vectors: WeakKeyDictionary[Client, torch.Tensor] = WeakKeyDictionary()
+
+
 def a_client(codec: str = "fp32") -> Client:
-    made = Client(CLIENT, torch.zeros(SIZE), codec)  # type: ignore[arg-type]
+    x = torch.zeros(SIZE)
+    made = Client(CLIENT, x, codec)
+    _vectors[made] = x
     assert sends(made.handle(Started(), 0.0)) == [("hello", 6, 1)]
     return made
+
+
+def vector(made: Client) -> torch.Tensor:
+    """The vector of a client that was made here, which both it and its training change in place."""
+    return _vectors[made]
 
 
 def idle() -> Client:

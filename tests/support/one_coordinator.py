@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import torch
 from tests.support.one_peer import message, sends
 
@@ -24,11 +26,20 @@ CONTEXT = PeerContext(
     layout="layout",
     timeouts=Timeouts(start=None, handshake=60.0, first_round=600.0, round=30.0),
 )
+_models: WeakKeyDictionary[Coordinator, torch.Tensor] = WeakKeyDictionary()
 ALL = Federation(sizes=[1.0] * 6, selected=6, seed=0, min_updates=3)
 
 
 def a_coordinator(federation: Federation = ALL, context: PeerContext = CONTEXT) -> Coordinator:
-    return Coordinator(context, federation, ServerAverage(torch.zeros(SIZE), torch.zeros(SIZE)))
+    server = ServerAverage(torch.zeros(SIZE), torch.zeros(SIZE))
+    made = Coordinator(context, federation, server)
+    _models[made] = server.x
+    return made
+
+
+def model(made: Coordinator) -> torch.Tensor:
+    """The global model of a coordinator that was made here, which it changes in place."""
+    return _models[made]
 
 
 def greeted(federation: Federation = ALL, context: PeerContext = CONTEXT) -> Coordinator:
@@ -52,7 +63,7 @@ def offer(made: Coordinator, *clients: int, now: float = 1.0) -> list[tuple[str,
 
 
 def missing(made: Coordinator) -> list[str]:
-    return [made.context.names[client] for client, where in made._progress.items() if where == "missing"]
+    return [made.context.names[client] for client, where in made.progress.items() if where == "missing"]
 
 
 def all_ones(x: torch.Tensor) -> bool:
