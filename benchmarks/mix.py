@@ -35,7 +35,7 @@ from p2pfl.algorithms import DPSGD
 from p2pfl.algorithms.base import RoundContext
 from p2pfl.algorithms.dpsgd import DPSGDState
 from p2pfl.payload import ITEM_BYTES
-from p2pfl.protocol.inbox import WINDOW, Inbox
+from p2pfl.protocol.inbox import WINDOW, Inbox, Senders
 from p2pfl.protocol.wire import CHUNK_BYTES, VERSION, Header, Message
 from p2pfl.topology import Neighborhood
 
@@ -233,9 +233,9 @@ def _round(
     context = RoundContext(number, work.neighborhood)
     algorithm.outgoing(state, context)
     seconds.round += time.perf_counter() - began
-    inbox = Inbox(lambda round: state.neighborhood.incoming, work.size, lambda round: algorithm, last_round=number)
+    inbox = Inbox(work.size, lambda round: algorithm, last_round=number)
     for sender in sorted([*state.neighborhood.incoming, state.neighborhood.me]):
-        inbox.grant(number)
+        inbox.grant(number, Senders(list(state.neighborhood.incoming)), Senders())
         if sender == state.neighborhood.me:
             algorithm.accumulate(state, sender, algorithm.own(state))  # added with a neighbor's
             continue

@@ -30,6 +30,7 @@ from p2pfl.config import (
     replace_options,
 )
 from p2pfl.errors import ConfigError, explained, unwritable
+from p2pfl.modes import mode_of
 from p2pfl.run.directory import comparison_folder, in_use, runs_in
 from p2pfl.run.paths import CONFIG_FILE
 from p2pfl.topology import load_topology
@@ -220,7 +221,7 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
 
 def _refuse_foreign_base(base: RunConfig, arguments: Compare) -> None:
     """Refuse settings of a file that a comparison would ignore."""
-    if base.mode != "gossip":
+    if not mode_of(base).mixes:
         raise ConfigError(
             f"{arguments.config}: has settings of p2pfl {base.mode}; compare needs settings of p2pfl gossip"
         )

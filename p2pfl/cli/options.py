@@ -17,7 +17,7 @@ from p2pfl.config import ComputeConfig, DataConfig, Mode, ModelConfig, RecordCon
 from p2pfl.errors import ConfigError
 from p2pfl.experiment.prolong import has_other_rounds
 from p2pfl.faults import load_faults
-from p2pfl.roles import topology_of
+from p2pfl.modes import topology_of
 from p2pfl.run.directory import open_run_dir, with_own_files
 from p2pfl.topology import Topology, load_topology
 

@@ -20,8 +20,8 @@ from p2pfl.config import NOT_IN_FINGERPRINT, CentralizedConfig, Mode, RunConfig,
 from p2pfl.errors import ConfigError
 from p2pfl.experiment.run import run
 from p2pfl.launch import fork_server
+from p2pfl.modes import MODES, assign_roles, topology_of
 from p2pfl.preflight.estimate import data_record, estimate
-from p2pfl.roles import cast, topology_of
 from p2pfl.run.agreement import run_fingerprint
 from p2pfl.run.data_record import DataRecord, different_data, read_data_record
 from p2pfl.run.directory import open_run_dir, take_away_half_made
@@ -110,7 +110,7 @@ def _check_kinds(kinds: Sequence[_Kind]) -> None:
     seen: dict[str, Topology] = {}
     for _, config, topology in kinds:
         settings.check_together(config)
-        fingerprint = run_fingerprint(cast(config, topology), config)
+        fingerprint = run_fingerprint(assign_roles(config, topology), config)
         if fingerprint in seen:
             raise ConfigError(f"{seen[fingerprint].source} and {topology.source}: the same graph; leave one out")
         seen[fingerprint] = topology
@@ -169,7 +169,7 @@ def _of_mode(base: RunConfig, mode: Mode, rounds: int) -> RunConfig:
     made = RunConfig(mode=mode, **kept)
     if not settings.is_robust(made):  # the run beside it that bears hostile peers has its own
         made = replace_options(made, byzantine=None)
-    if mode != "gossip":  # they have no file with public keys
+    if not MODES[mode].mixes:  # they have no file with public keys
         made = replace_options(made, keys=None)
     return replace_options(made, rounds=rounds, eval_every=max(1, chosen), eval_samples=samples, name=None)
 
@@ -195,7 +195,7 @@ def check_plan(folder: Path, planned: Sequence[Planned], progress: data.Progress
     report.check_drawing()
     resolve(first.config, first.topology, 1)
     begins = not (folder / first.name).exists()
-    return estimate(cast(first.config, first.topology), first.config, progress, begins=begins).notes
+    return estimate(assign_roles(first.config, first.topology), first.config, progress, begins=begins).notes
 
 
 def run_all(
@@ -265,7 +265,9 @@ def _state(run_dir: Path, planned: Planned) -> str:
             raise ConfigError(
                 f"{run_dir}: was made with {option} {before.get(name)}, not {value}; choose another --run-dir"
             )
-    if run_fingerprint(cast(saved, topology), saved) != run_fingerprint(cast(config, planned.topology), config):
+    if run_fingerprint(assign_roles(saved, topology), saved) != run_fingerprint(
+        assign_roles(config, planned.topology), config
+    ):
         raise ConfigError(
             f"{run_dir}: was made with another topology, other weights, faults or --init; choose another --run-dir"
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from p2pfl.config import RunConfig, replace_options
 from p2pfl.errors import ConfigError
+from p2pfl.modes import mode_of
 from p2pfl.report import known_facts, summarize, write_summary
 from p2pfl.run.agreement import SCHEDULES_OVER_ALL_ROUNDS
 from p2pfl.run.directory import open_run_dir, write_settings
@@ -55,7 +56,7 @@ def prolong(run_dir: Path, config: RunConfig) -> None:
     before = saved.training.rounds
     for folder in peer_dirs(run_dir, topology):
         if any(record.round > before for record in read_rounds(folder)):
-            mend(folder, before, sketched=saved.mode in ("gossip", "local"))
+            mend(folder, before, sketched=mode_of(saved).has_peers)
     write_settings(run_dir, replace_options(saved, rounds=config.training.rounds))
     facts = known_facts(run_dir)
     if facts:  # a launcher has called the run complete, which it is no longer

@@ -11,8 +11,8 @@ import safetensors
 
 from p2pfl.config import RunConfig
 from p2pfl.errors import CheckpointError, ConfigError
+from p2pfl.modes import Roles
 from p2pfl.report import read_summary
-from p2pfl.roles import Cast
 from p2pfl.run.identity import run_id_of
 from p2pfl.run.paths import (
     CHECKPOINT_NAME,
@@ -30,7 +30,7 @@ from p2pfl.util.files import check_regular
 _NOT_LOST = -1  # there is something, and the process that it belongs to says by name why it cannot be used now
 
 
-def starting_point(parts: Cast, config: RunConfig, run_dir: Path, again: str | None = None) -> str:
+def starting_point(roles: Roles, config: RunConfig, run_dir: Path, again: str | None = None) -> str:
     """One line that says after which round a resumed run goes on, as its directory tells.
 
     `again`: the command that a run of a comparison is repeated by. Only names and headers of checkpoints are read; the
@@ -40,19 +40,19 @@ def starting_point(parts: Cast, config: RunConfig, run_dir: Path, again: str | N
     """
     if not config.record.checkpoint:
         return "begins at round 1: the run keeps no checkpoints"
-    folders = peer_dirs(run_dir, parts.topology)
-    holders = range(parts.topology.n) if parts.coordinator is None else [parts.coordinator]
-    newest = [_newest_round(run_dir, folders[index], parts.topology.names[index], index) for index in holders]
+    folders = peer_dirs(run_dir, roles.topology)
+    holders = range(roles.topology.n) if roles.coordinator is None else [roles.coordinator]
+    newest = [_newest_round(run_dir, folders[index], roles.topology.names[index], index) for index in holders]
     if not any(newest):
         if _shows_rounds(run_dir, folders):
-            who = "no peer has a" if parts.coordinator is None and parts.topology.n > 1 else "there is no"
+            who = "no peer has a" if roles.coordinator is None and roles.topology.n > 1 else "there is no"
             raise CheckpointError(
                 f"{run_dir}: rounds were done, and {who} checkpoint that can be used in {run_dir / PEERS_FOLDER}",
                 remedy=new_run(config, run_dir, again),
                 resumable=False,
             )
         return "begins at round 1: the run was stopped before it had saved a checkpoint"
-    last = config.training.rounds + parts.consensus_rounds - 1  # the very last round is always done again
+    last = config.training.rounds + roles.consensus_rounds - 1  # the very last round is always done again
     return _text([min(number, last) for number in newest if number > 0])
 
 

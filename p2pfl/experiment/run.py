@@ -21,9 +21,9 @@ from p2pfl.experiment.prolong import has_other_rounds, prolong
 from p2pfl.experiment.resumable import starting_point
 from p2pfl.launch import LaunchSpec, Outcome, launch
 from p2pfl.model.sketches import Vector
+from p2pfl.modes import Roles, assign_roles, mode_of, topology_of
 from p2pfl.node.limits import allow_open_files
 from p2pfl.report import check_drawing, complete_summary, known_facts, summarize, write_report, write_summary
-from p2pfl.roles import Cast, cast, topology_of
 from p2pfl.run.agreement import lasting_fingerprint
 from p2pfl.run.directory import check_results, create_run_dir, follow_dataset, forget, in_use, with_own_files
 from p2pfl.run.paths import peer_dir
@@ -82,13 +82,13 @@ def _run(
     if topology is None:
         raise ConfigError(f"a {config.mode} run needs a topology file")
     keyring.refuse_token_file(config.exchange)
-    parts = cast(config, topology)
+    roles = assign_roles(config, topology)
     # Clients that are not selected do nothing: the cores are for those that train at the same time.
-    busy = config.centralized.num_selected if parts.coordinator is not None else parts.shards
+    busy = config.centralized.num_selected if roles.coordinator is not None else roles.shards
     config = resolve(config, topology, busy)
-    parts = dataclasses.replace(parts, topology=dataclasses.replace(topology, name=config.record.name or topology.name))
+    roles = dataclasses.replace(roles, topology=dataclasses.replace(topology, name=config.record.name or topology.name))
     binds = endpoints_in_file(topology, config)
-    if config.mode == "gossip":
+    if mode_of(config).mixes:
         keyring.check_keys(topology, config.exchange.keys, config.exchange.insecure, range(topology.n))
     longer = resume is not None and has_other_rounds(resume, config)
     complete = None if resume is None or longer else complete_summary(resume)
@@ -97,18 +97,18 @@ def _run(
     check_drawing()
     if resume is not None:
         check_results(resume)
-    allow_open_files(parts.topology.n, max(len(links) for links in parts.links))
+    allow_open_files(roles.topology.n, max(len(links) for links in roles.links))
     going_on = resume is not None
-    run_dir = resume or create_run_dir(parts.topology, config)
+    run_dir = resume or create_run_dir(roles.topology, config)
     command = again
     again = again or f"p2pfl {config.mode} --resume {shlex.quote(str(run_dir))}"
     with explained(run_dir), in_use(run_dir):
         try:
-            begins = starting_point(parts, config, run_dir, command) if going_on else ""
+            begins = starting_point(roles, config, run_dir, command) if going_on else ""
             if longer:
                 prolong(run_dir, config)
             config = with_own_files(config, run_dir)
-            outcome = _launch(_planned(parts, config, run_dir, going_on, binds, link_delay), begins)
+            outcome = _launch(_planned(roles, config, run_dir, going_on, binds, link_delay), begins)
         except (KeyboardInterrupt, P2PFLError) as error:
             if resume is None:  # what was there before stays, whatever it holds
                 forget(run_dir)
@@ -121,12 +121,12 @@ def _run(
 
 
 def _planned(
-    parts: Cast, config: RunConfig, run_dir: Path, resume: bool, binds: Sequence[str] | None, link_delay: float
+    roles: Roles, config: RunConfig, run_dir: Path, resume: bool, binds: Sequence[str] | None, link_delay: float
 ) -> LaunchSpec:
-    settings = lasting_fingerprint(parts, config)
-    script = fault_script(config, parts.topology)
+    settings = lasting_fingerprint(roles, config)
+    script = fault_script(config, roles.topology)
     return LaunchSpec(
-        parts, config, run_dir, _name(settings), settings, resume, binds, link_delay, script, _token(config)
+        roles, config, run_dir, _name(settings), settings, resume, binds, link_delay, script, _token(config)
     )
 
 
@@ -147,20 +147,20 @@ def _token(config: RunConfig) -> str | None:
 
 def _launch(spec: LaunchSpec, begins: str) -> Outcome:
     """Start the processes and watch them; `begins` says where a resumed run begins."""
-    config, parts = spec.config, spec.cast
+    config, roles = spec.config, spec.roles
     info = RunInfo(
         mode=config.mode,
-        name=parts.topology.name,
-        peers=parts.topology.names,
+        name=roles.topology.name,
+        peers=roles.topology.names,
         rounds=config.training.rounds,
-        consensus_rounds=parts.consensus_rounds,
+        consensus_rounds=roles.consensus_rounds,
         run_dir=spec.run_dir,
         batch_size=config.training.batch_size,
-        coordinator=parts.coordinator,
+        coordinator=roles.coordinator,
     )
     with make_display(info) as display:
         if spec.resume:
-            display.restore(_recorded(parts.topology, spec.run_dir, config.training.rounds))
+            display.restore(_recorded(roles.topology, spec.run_dir, config.training.rounds))
             display.say(begins)
         return launch(spec, [display])
 
@@ -236,7 +236,7 @@ def endpoints_in_file(topology: Topology, config: RunConfig) -> list[str] | None
 
     Raises ConfigError for hosts beyond this machine without keys and without --insecure.
     """
-    if config.mode != "gossip":  # the others need no file, or use of a file nothing but its nodes
+    if not mode_of(config).mixes:  # the others need no file, or use of a file nothing but its nodes
         if config.exchange.keys is not None:
             raise ConfigError(f"--keys {config.exchange.keys}: only a gossip run has a topology file with public keys")
         return None

@@ -19,11 +19,11 @@ from p2pfl.experiment.prolong import has_other_rounds, prolong
 from p2pfl.experiment.run import endpoints_of_peer, how_to_resume
 from p2pfl.launch.events import StartWorker
 from p2pfl.launch.single import SingleLauncher, SingleWorker
+from p2pfl.modes import assign_roles
 from p2pfl.node import messages
 from p2pfl.node.control import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from p2pfl.node.worker import keep_freed_memory
 from p2pfl.preflight.estimate import check_run, data_record
-from p2pfl.roles import cast
 from p2pfl.run.agreement import lasting_fingerprint, run_fingerprint
 from p2pfl.run.data_record import keep_data_record
 from p2pfl.run.directory import create_run_dir, follow_dataset, open_run_dir, with_own_files
@@ -45,10 +45,10 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
     Ctrl-C, SIGTERM, SIGHUP or SIGQUIT (the next of them ends this process), P2PFLError where the peer cannot continue.
     """
     config = resolve(config, topology, len(_on_this_host(topology, index)))
-    parts = cast(config, topology)
+    roles = assign_roles(config, topology)
     endpoints = endpoints_of_peer(topology, index, config)
     with interruptible() as interrupts:
-        checked = check_run(parts, config, index, begins=resume is None)
+        checked = check_run(roles, config, index, begins=resume is None)
         keep_freed_memory()
         dataset = data.prepare(config.data.dataset, config.data.data_dir, _Progress(), config.data.pictures)
         for note in checked.notes(config, dataset):
@@ -65,14 +65,14 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
             run_dir=run_dir,
             dataset=dataset,
             index=index,
-            run=run_fingerprint(parts, config, data.load(dataset).content),
-            settings=lasting_fingerprint(parts, config),
+            run=run_fingerprint(roles, config, data.load(dataset).content),
+            settings=lasting_fingerprint(roles, config),
             bind=endpoints[index],
             resume=resume is not None,
             endpoints=dict(enumerate(endpoints)),
             token=None if config.exchange.token_file is None else keyring.own_token(config.exchange.token_file),
         )
-        _run(spec, topology, sorted(parts.links[index]), interrupts)
+        _run(spec, topology, sorted(roles.links[index]), interrupts)
 
 
 def _run(spec: messages.WorkerSpec, topology: Topology, neighbors: list[int], interrupts: Interrupts) -> None:
@@ -212,7 +212,7 @@ def _join_run_dir(topology: Topology, index: int, config: RunConfig) -> Path:
     if wanted is None or not (Path(wanted) / CONFIG_FILE).exists():
         return create_run_dir(topology, config, topology.names[index])
     there, saved = open_run_dir(Path(wanted))
-    if run_fingerprint(cast(saved, there), saved) != run_fingerprint(cast(config, topology), config):
+    if run_fingerprint(assign_roles(saved, there), saved) != run_fingerprint(assign_roles(config, topology), config):
         raise ConfigError(
             f"--run-dir {wanted}: holds a run of another topology or other options",
             remedy="give each peer of a run the same, or choose another folder",

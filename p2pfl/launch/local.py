@@ -139,7 +139,7 @@ class LocalLauncher:
         """Decode the data set and check the run. Raises ConfigError, P2PFLError."""
         spec = self._spec
         begins = not spec.resume
-        self._dataset = prepare_data(spec.config, spec.cast, spec.run_dir, observer, self._server, begins=begins)
+        self._dataset = prepare_data(spec.config, spec.roles, spec.run_dir, observer, self._server, begins=begins)
 
     def address(self, worker: int) -> str:
         """Where a worker is to listen."""

@@ -7,7 +7,7 @@ its vector comes in, the algorithm is told (`Algorithm.missing`) how much is in;
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from p2pfl.algorithms import Algorithm
@@ -44,6 +44,11 @@ class RoundAggregation:
     def complete(self) -> bool:
         """Whether all are in."""
         return self._folded == len(self._order)
+
+    @property
+    def passed(self) -> Collection[int]:
+        """Senders whose vectors, or what replaces them, are in."""
+        return self._done
 
     @property
     def following(self) -> int | None:

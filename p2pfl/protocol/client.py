@@ -56,7 +56,7 @@ class Client:
         self._form = form = _Form(ONLY_X[wire_dtype])
         self._tamper = tamper
         self._global = x  # the global model that is being trained, where somebody wants to know it later
-        self._inbox = Inbox(lambda round: context.links, x.numel(), lambda round: form, context.last_round)
+        self._inbox = Inbox(x.numel(), lambda round: form, context.last_round)
         self._outbox = Outbox()
         self._unwanted = 0  # the newest round whose model was refused
         self._newest = self.round  # the newest round whose model has begun to come

@@ -50,11 +50,6 @@ class Coordinator(Rounds):
         return self._session.refused
 
     @property
-    def progress(self) -> Mapping[int, Progress]:
-        """Progress of each client of this round, in client order."""
-        return self._progress
-
-    @property
     def wants_flush(self) -> bool:
         """Only to send a model again: it is a snapshot, so a client that stopped reading holds up nothing."""
         return not self._flushed and self._asked_again
@@ -137,13 +132,13 @@ class Coordinator(Rounds):
             return self._on_ready(header, now)
         if header.kind == "offer":
             return self._on_offer(header, now)
-        if header.kind == "ack" and header.round == self.round and self._progress.get(header.sender) == "sent":
+        if header.kind == "ack" and header.round == self.round and self.progress.get(header.sender) == "sent":
             self._move(header.sender, Progress.TRAINING)
         return []
 
     def _on_ready(self, header: Header, now: float) -> list[ev.Action]:
         client = header.sender
-        where = self._progress.get(client)
+        where = self.progress.get(client)
         if self.stage is Stage.WORKING and where is Progress.WAITING:
             return self._send_model(client)
         if self.stage is Stage.WORKING and where is Progress.TRAINING:
@@ -166,7 +161,7 @@ class Coordinator(Rounds):
         return []
 
     def _on_offer(self, header: Header, now: float) -> list[ev.Action]:
-        where = self._progress.get(header.sender)
+        where = self.progress.get(header.sender)
         if header.round == self.round and where in (Progress.SENT, Progress.TRAINING):
             self._move(header.sender, Progress.OFFERING)
             self._detector.progress(now)
@@ -184,7 +179,7 @@ class Coordinator(Rounds):
         if header.round < self.round and not self._inbox.has(header.round, header.sender):
             self._inbox.drop(header.round, header.sender)  # of a round that went on without it
         complete = self._inbox.add(message)
-        if self._progress.get(header.sender) is Progress.GRANTED and header.round == self.round:
+        if self.progress.get(header.sender) is Progress.GRANTED and header.round == self.round:
             self._detector.progress(now)
         if not complete:
             return []
@@ -192,7 +187,7 @@ class Coordinator(Rounds):
 
     def _on_bad_update(self, header: Header, problem: Refusal, now: float) -> list[ev.Action]:
         """An update that must not be averaged is done without at once; its client is free for another round."""
-        granted = self._progress.get(header.sender) is Progress.GRANTED and header.round == self.round
+        granted = self.progress.get(header.sender) is Progress.GRANTED and header.round == self.round
         if not (granted and problem is Refusal.VALUES and self.stage is Stage.WORKING):
             return []
         freed = self._session.say("ack", header.sender, header.round)
@@ -212,7 +207,7 @@ class Coordinator(Rounds):
         client = event.neighbor
         again: list[ev.Action] = [self._session.say("hello", client, self.context.first_round)]
         again += [self._session.say("ack", client, round) for round in self._inbox.taken_from(client)]
-        where = self._progress.get(client)
+        where = self.progress.get(client)
         if self.stage is Stage.WORKING and where is Progress.SENT:
             again += self._send_model(client)
         elif self.stage is Stage.WORKING and where is Progress.GRANTED:
@@ -225,6 +220,5 @@ class Coordinator(Rounds):
             return []
         if self.stage is Stage.GREETING:
             return self._begin_without(self.context.links - self._greeted, now)
-        silent = self._inbox.missing(self.round)
-        stuck = [client for client in self._in(Progress.GRANTED) if client in silent]
+        stuck = sorted(self._inbox.missing(self.round, self._in(Progress.GRANTED)))
         return self._give_up(self._in(Progress.WAITING, Progress.SENT, Progress.TRAINING) or stuck, now)

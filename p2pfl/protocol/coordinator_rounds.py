@@ -31,17 +31,22 @@ class Rounds:
         self._federation = federation
         self._server = server
         self._session = Session(context)
-        self._inbox = Inbox(self._selected_in, server.x.numel(), lambda round: server, context.last_round)
+        self._inbox = Inbox(server.x.numel(), lambda round: server, context.last_round)
         self._greeted: set[int] = set()
         self._ready: set[int] = set()  # clients that have asked for a model and got none
         self._gone: set[int] = set()
-        self._progress: dict[int, Progress] = {}  # of this round's clients, in client order
+        self.progress: dict[int, Progress] = {}  # of this round's clients, in client order
         self._flushed = True
         self._asked_again = False  # for a model that is still under way, as far as anybody knows here
         self._model = Payload({})
         self._losses: dict[int, float] = {}
         self._samples = federation.samples_before
         self._detector = FailureDetector(context, federation.deadline)
+
+    @property
+    def outstanding(self) -> int:
+        """How many updates have credit and are not folded."""
+        return self._inbox.outstanding
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -52,7 +57,7 @@ class Rounds:
         return {
             "train_loss": math.fsum(w * loss for w, loss in zip(weights, losses, strict=True)) / math.fsum(weights),
             "samples": self._samples,
-            "selected": [self.context.names[client] for client in self._progress],
+            "selected": [self.context.names[client] for client in self.progress],
             "missing": [self.context.names[client] for client in self._in(Progress.MISSING)],
         }
 
@@ -60,7 +65,7 @@ class Rounds:
         return select_clients(self._federation, round)
 
     def _in(self, *progress: Progress) -> list[int]:
-        return [client for client, where in self._progress.items() if where in progress]
+        return [client for client, where in self.progress.items() if where in progress]
 
     # Rounds
 
@@ -70,9 +75,9 @@ class Rounds:
         self._inbox.forget_before(self.round - 1)
         self._losses.clear()
         self._model = self._server.outgoing()
-        self._progress = dict.fromkeys(self._selected_in(self.round), Progress.WAITING)
+        self.progress = dict.fromkeys(self._selected_in(self.round), Progress.WAITING)
         gone = (self._gone - self._federation.back(self.round)) | self._federation.away(self.round)
-        for client in gone & self._progress.keys():
+        for client in gone & self.progress.keys():
             self._move(client, Progress.MISSING)
         actions: list[ev.Action] = []
         for client in self._in(Progress.WAITING):
@@ -97,7 +102,7 @@ class Rounds:
         if came < self._federation.min_updates:
             names = self.context.name(missing) if missing else ""
             return actions + self._fail(
-                f"round {self.round}: {came} of {len(self._progress)} updates came, and --min-updates asks for "
+                f"round {self.round}: {came} of {len(self.progress)} updates came, and --min-updates asks for "
                 f"{self._federation.min_updates}; missing: {names}"
             )
         if not missing:
@@ -111,7 +116,7 @@ class Rounds:
         actions: list[ev.Action] = []
         first = True  # nobody before this client is still owed
         window = WINDOW
-        for client, where in self._progress.items():
+        for client, where in self.progress.items():
             if where in (Progress.FOLDED, Progress.MISSING):
                 continue
             if first and where is Progress.GRANTED and (update := self._inbox.take(self.round, client)) is not None:
@@ -128,7 +133,7 @@ class Rounds:
         return actions
 
     def _fold(self, client: int, update: Payload) -> None:
-        total = math.fsum(self._federation.sizes[k] for k in self._progress)
+        total = math.fsum(self._federation.sizes[k] for k in self.progress)
         self._server.accumulate(update, self._federation.sizes[client] / total)
         self._losses[client] = min(max(update.scalars.get("loss", 0.0), -MAX_LOSS), MAX_LOSS)
         self._samples += int(min(max(update.scalars.get("samples", 0.0), 0.0), MAX_SAMPLES))
@@ -148,12 +153,12 @@ class Rounds:
         self.stage = PEER.check(self.stage, stage)
 
     def _move(self, client: int, progress: Progress) -> None:
-        self._progress[client] = PROGRESS.check(self._progress[client], progress)
+        self.progress[client] = PROGRESS.check(self.progress[client], progress)
 
     def _is_owed(self, client: int) -> bool:
         """Whether this round waits for a client, whose update is not here."""
-        waits = self._progress.get(client) in OWED
-        return waits and client in self._inbox.missing(self.round)
+        waits = self.progress.get(client) in OWED
+        return waits and client in self._inbox.missing(self.round, [client])
 
     def _fail(self, reason: str) -> list[ev.Action]:
         self._enter(Stage.ENDED)

@@ -1,13 +1,14 @@
-"""What one process receives: leave to send, granted in an order, and vectors put in their place.
+"""Receiving side of credit-based flow control: grants credit in peer order, and assembles the vectors that arrive.
 
-At most four vectors are outstanding (granted and not yet folded), so memory does not grow with the degree, and
-rings and tori never wait for leave.
+At most WINDOW vectors are outstanding (granted and not yet folded), so that memory does not grow with the degree, and
+rings and tori never wait for credit. Vectors are folded in peer order, so the last place is not given to a vector
+before which another would be folded whose sender is away and may come back.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -42,20 +43,19 @@ class Form(Protocol):
         """Encoding of each vector, in the order in which they travel."""
 
 
+@dataclass(frozen=True)
+class Senders:
+    """Senders of one round: those that are expected, and those away that may still come back for it."""
+
+    expected: Sequence[int] = ()
+    away: Collection[int] = ()
+
+
 class Inbox:
-    """Grants and arrivals, keyed by (round, sender): the order in which leave is given.
+    """Grants and arrivals, keyed by (round, sender)."""
 
-    `senders` are those that send in a round, `form_of` is what they send in it: vectors of `size` elements.
-    """
-
-    def __init__(
-        self,
-        senders: Callable[[int], Iterable[int]],
-        size: int,
-        form_of: Callable[[int], Form],
-        last_round: int,
-    ) -> None:
-        self._senders = senders
+    def __init__(self, size: int, form_of: Callable[[int], Form], last_round: int) -> None:
+        """Vectors have `size` elements; `form_of` says what is sent in a round."""
         self._size = size
         self._form_of = form_of
         self._last_round = last_round
@@ -64,42 +64,80 @@ class Inbox:
         self._given_up: set[tuple[int, int]] = set()
         self._remembered = 0  # the earliest round that may still be in `_taken`
         self._listed = 0  # the last round whose senders have been put into `_waiting`
-        self._waiting: deque[tuple[int, int]] = deque()  # those that get leave next
-        self._unordered_until = 0  # the last round in which senders that came back may have leave out of order
+        self._waiting: deque[tuple[int, int]] = deque()  # those that get credit next
 
-    def grant(self, round: int) -> list[tuple[int, int]]:
-        """Further (round, sender) that get leave now, in peer order: those of this round, then of the next."""
+    # Credit
+
+    def grant(self, round: int, current: Senders, following: Senders) -> list[tuple[int, int]]:
+        """Grant further (round, sender) credit, in peer order: `current` senders of this round, then of the next."""
         new: list[tuple[int, int]] = []
         self.forget_before(round - 1)
         while len(self._outstanding) < WINDOW:
             if not self._waiting:
-                following = max(self._listed + 1, round)
-                if following > min(round + 1, self._last_round):
+                listed = max(self._listed + 1, round)
+                if listed > min(round + 1, self._last_round):
                     break
-                self._listed = following
-                self._waiting.extend((following, sender) for sender in sorted(self._senders(following)))
+                self._listed = listed
+                senders = current if listed == round else following
+                self._waiting.extend((listed, sender) for sender in sorted(senders.expected))
                 continue
-            key = self._waiting.popleft()
+            key = self._waiting[0]
             if not self.has(*key):
+                if self.outstanding == WINDOW - 1 and self._is_preceded(key, round, current, following):
+                    break
                 self.open(*key)
                 new.append(key)
-        return new + self._grant_next(round)
+            self._waiting.popleft()
+        return new
 
-    def _grant_next(self, round: int) -> list[tuple[int, int]]:
-        """Leave for the sender next in order, if it came back when those after it had taken up the window."""
-        if round > self._unordered_until or len(self._outstanding) < WINDOW:
-            return []
-        for sender in sorted(self._senders(round)):
-            if not self.has(round, sender):
-                self.open(round, sender)
-                return [(round, sender)]
-            if (round, sender) in self._outstanding:
-                break
-        return []
+    @staticmethod
+    def _is_preceded(key: tuple[int, int], round: int, current: Senders, following: Senders) -> bool:
+        """Whether a sender that is away would be folded before this one if it came back."""
+        if key[0] > round and current.away:
+            return True
+        away = following.away if key[0] > round else current.away
+        return any(sender < key[1] for sender in away)
+
+    @property
+    def outstanding(self) -> int:
+        """How many payloads have credit and have not been taken."""
+        return len(self._outstanding)
 
     def open(self, round: int, sender: int) -> None:
-        """From now on this sender may send what it has for a round."""
+        """Take what this sender has for a round from now on."""
         self._outstanding[round, sender] = _Arrival()
+
+    def relist(self, sender: int, first: int | None = None) -> None:
+        """Revoke a sender's credit before round `first`, or all, but for what is whole, and list senders again."""
+        for round, other in list(self._outstanding):
+            if other == sender and (first is None or round < first) and not self.is_whole(round, sender):
+                del self._outstanding[round, sender]
+        if first is not None:
+            self._given_up = {(r, s) for r, s in self._given_up if s != sender or r < first}
+        self._waiting.clear()
+        self._listed = 0
+
+    def skip_to(self, round: int) -> None:
+        """Throw away what is here of earlier rounds; what was whole is acknowledged again if it comes again."""
+        for key in [key for key in self._outstanding if key[0] < round]:
+            if self._outstanding.pop(key).complete:
+                self._taken.add(key)
+
+    def drop(self, round: int, sender: int) -> None:
+        """Give a payload up; what still comes of it is taken and thrown away."""
+        self._outstanding.pop((round, sender), None)
+        self._given_up.add((round, sender))
+
+    def forget_before(self, round: int) -> None:
+        """Forget earlier rounds: late duplicates of these need no answer, and what they brought is not needed."""
+        if round > self._remembered:
+            self._remembered = round
+            self._taken = {key for key in self._taken if key[0] >= round}
+            self._given_up = {key for key in self._given_up if key[0] >= round}
+            for key in [key for key in self._outstanding if key[0] < round]:
+                del self._outstanding[key]
+
+    # Questions
 
     def has(self, round: int, sender: int) -> bool:
         """Whether this sender may send, or has sent, what it has for a round."""
@@ -111,37 +149,12 @@ class Inbox:
         arrival = self._outstanding.get((round, sender))
         return (round, sender) in self._taken or (arrival is not None and arrival.complete)
 
-    def drop(self, round: int, sender: int) -> None:
-        """Nobody wants this payload any more; what still comes of it is taken and thrown away."""
-        self._outstanding.pop((round, sender), None)
-        self._given_up.add((round, sender))
-
     def is_given_up(self, round: int, sender: int) -> bool:
-        """Whether nobody wants what a sender has for a round."""
+        """Whether a sender's payload of a round has been given up."""
         return (round, sender) in self._given_up
 
-    def relist(self, sender: int, first: int | None = None) -> None:
-        """Who sends has changed: the sender has no leave before round `first`, or at all, but for what is whole."""
-        for round, other in list(self._outstanding):
-            if other == sender and (first is None or round < first) and not self.is_whole(round, sender):
-                del self._outstanding[round, sender]
-        if first is not None:
-            self._given_up = {(r, s) for r, s in self._given_up if s != sender or r < first}
-        self._waiting.clear()
-        self._listed = 0
-        self._unordered_until = self._remembered + 3
-
-    def forget_before(self, round: int) -> None:
-        """Late duplicates of earlier rounds need no answer any more, and what they brought is not needed."""
-        if round > self._remembered:
-            self._remembered = round
-            self._taken = {key for key in self._taken if key[0] >= round}
-            self._given_up = {key for key in self._given_up if key[0] >= round}
-            for key in [key for key in self._outstanding if key[0] < round]:
-                del self._outstanding[key]
-
     def granted_to(self, sender: int) -> list[int]:
-        """Rounds for which a sender has leave and has not delivered everything."""
+        """Rounds for which a sender has credit and has not delivered everything."""
         return [r for (r, s), arrival in self._outstanding.items() if s == sender and not arrival.complete]
 
     def taken_from(self, sender: int) -> list[int]:
@@ -149,11 +162,11 @@ class Inbox:
         whole = {r for (r, s), arrival in self._outstanding.items() if s == sender and arrival.complete}
         return sorted(whole | {r for r, s in self._taken | self._given_up if s == sender})
 
-    def missing(self, round: int) -> set[int]:
-        """Senders whose payload of this round is not complete."""
-        keys = {(round, sender) for sender in self._senders(round)} - self._taken - self._given_up
-        arrivals = {sender: self._outstanding.get((round, sender)) for _, sender in keys}
-        return {sender for sender, arrival in arrivals.items() if arrival is None or not arrival.complete}
+    def missing(self, round: int, senders: Collection[int]) -> set[int]:
+        """Those of a round's senders whose payload is neither complete nor given up."""
+        return {s for s in senders if not self.is_whole(round, s) and not self.is_given_up(round, s)}
+
+    # Vectors
 
     def add(self, message: Message) -> bool:
         """Take a chunk; True when its payload is complete, now or already (so that it is acknowledged, again).
@@ -187,7 +200,7 @@ class Inbox:
         return arrival.complete
 
     def take(self, round: int, sender: int) -> Payload | None:
-        """A complete payload, once; None as long as it is not."""
+        """Take a complete payload, once; None as long as it is not."""
         arrival = self._outstanding.get((round, sender))
         if arrival is None or not arrival.complete:
             return None
@@ -196,7 +209,7 @@ class Inbox:
         return Payload(arrival.pieces, arrival.scalars)
 
     def take_part(self, round: int, sender: int) -> tuple[Payload | None, bool]:
-        """What has come of a payload since this was last asked, if anything, and whether that was the end of it.
+        """Take what has come of a payload since the last call, if anything, and whether that was the end of it.
 
         Its scalars come with the first part.
         """

@@ -98,6 +98,10 @@ class Membership:
         """Whether the edge is up, or offered."""
         return self._edges[neighbor].in_use
 
+    def is_up(self, neighbor: int) -> bool:
+        """Whether the edge is up."""
+        return self._edges[neighbor].state is EdgeState.UP
+
     def has_finished(self, neighbor: int) -> bool:
         """Whether the neighbor has done its last round."""
         return self._edges[neighbor].state is EdgeState.FINISHED

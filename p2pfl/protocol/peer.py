@@ -329,5 +329,8 @@ class Peer(Rounds):
             return set(self._membership.ungreeted)
         if self.stage is not Stage.WORKING:
             return set()
-        missing = self._aggregation.missing() if self._aggregation is not None else self._inbox.missing(self.round)
+        if self._aggregation is not None:
+            missing = self._aggregation.missing()
+        else:
+            missing = self._inbox.missing(self.round, self._senders_in(self.round))
         return missing | self._outbox.waiting_for

@@ -17,7 +17,7 @@ from p2pfl.protocol import events as ev
 from p2pfl.protocol.aggregation import RoundAggregation
 from p2pfl.protocol.context import PeerContext
 from p2pfl.protocol.greeting import MismatchError
-from p2pfl.protocol.inbox import Inbox
+from p2pfl.protocol.inbox import Inbox, Senders
 from p2pfl.protocol.membership import Membership, ResumePoint
 from p2pfl.protocol.outbox import Outbox
 from p2pfl.protocol.session import Session
@@ -53,7 +53,7 @@ class Rounds:
         self._bootstrap = Bootstrap(training.is_robust)
         points = {neighbor: self._resume_point(neighbor) for neighbor in context.links}
         self._membership = Membership(context, self._session, points)
-        self._inbox = Inbox(self._senders_in, x.numel(), self._algorithm_of, context.last_round)
+        self._inbox = Inbox(x.numel(), self._algorithm_of, context.last_round)
         self._outbox = Outbox()
         self._state: Any = training.init(x, schedule)
         self._mixes = False  # the state is that of the consensus rounds
@@ -68,6 +68,11 @@ class Rounds:
         self._detector = FailureDetector(context)
         self._unlike: dict[int, str] = {}  # how neighbors differ that were started with something else
         self._unlike_until = math.inf  # then the peer ends, if it cannot begin without them
+
+    @property
+    def outstanding(self) -> int:
+        """How many vectors have credit and are not folded."""
+        return self._inbox.outstanding
 
     def _enter(self, stage: Stage) -> None:
         self.stage = PEER.check(self.stage, stage)
@@ -88,6 +93,7 @@ class Rounds:
         self._outbox = Outbox()
         for neighbor in self.context.links:
             self._inbox.relist(neighbor, round)
+        self._inbox.skip_to(round)
         news = ev.Note(f"goes straight to round {round}, where its neighbors are", matters=True)
         return [news, *self._membership.jump(round, round + self._bootstrapping), *self._begin_round(now)]
 
@@ -246,7 +252,8 @@ class Rounds:
     def _grants(self) -> list[ev.Action]:
         if self.stage is not Stage.WORKING:
             return []
-        return [self._session.say("grant", sender, round) for round, sender in self._inbox.grant(self.round)]
+        granted = self._inbox.grant(self.round, self._senders(self.round), self._senders(self.round + 1))
+        return [self._session.say("grant", sender, round) for round, sender in granted]
 
     def _deliver(self, items: Sequence[tuple[int, Payload]]) -> list[ev.Action]:
         self._flushed = self._flushed and not items
@@ -279,6 +286,21 @@ class Rounds:
 
     def _senders_in(self, round: int) -> list[int]:
         return [n for n in self._schedule(round).incoming if self._membership.expects(n, round)]
+
+    def _senders(self, round: int) -> Senders:
+        """The senders of a round that are expected, and those that may still come back for it."""
+        if round > self.context.last_round:
+            return Senders()
+        passed = self._aggregation.passed if self._aggregation is not None and round == self.round else frozenset()
+        expected, away = [], []
+        for n in self._schedule(round).incoming:
+            is_expected = self._membership.expects(n, round)
+            if is_expected:
+                expected.append(n)
+            granted = self._inbox.has(round, n) and not self._inbox.is_given_up(round, n)
+            if not granted and n not in passed and not (is_expected and self._membership.is_up(n)):
+                away.append(n)
+        return Senders(expected, away)
 
     def _is_expected(self, sender: int) -> bool:
         return self._membership.expects(sender, self.round) and not self._inbox.is_given_up(self.round, sender)

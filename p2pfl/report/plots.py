@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def _topology(run: RecordedRun) -> Figure:
     values = [latest_accuracy(own) for own in run.records]
-    return topology_figure(run.topology, values=values, title="", edges=run.mode == "gossip")
+    return topology_figure(run.topology, values=values, title="", edges=run.mode.mixes)
 
 
 def _clients(run: RecordedRun) -> Figure:

@@ -102,7 +102,7 @@ def _busiest_text(run: RecordedRun, sent: list[int], busiest: list[int]) -> str:
         return f"No hot spot: all {len(sent)} sent {bytes_text(max(sent))} within 1 %"
     mean = (sum(sent) - sum(sent[peer] for peer in busiest)) / others
     names = [style.plot_text(run.topology.names[peer], 20) for peer in busiest[:3]]
-    who = {"gossip": "peer", "centralized": "client"}.get(run.mode, "process")
+    who = {"gossip": "peer", "centralized": "client"}.get(run.mode.name, "process")
     if busiest == [run.coordinator]:
         who = "the"
     shown = f"{who} {', '.join(names)}" + (f" and {len(busiest) - 3} more" if len(busiest) > 3 else "")

@@ -14,7 +14,7 @@ from tests.support.attacked import PLAIN, attack_script, honest_accuracy
 from tests.support.swarms import memory_swarm
 
 from p2pfl import RunConfig, make_topology
-from p2pfl.roles import topology_of
+from p2pfl.modes import topology_of
 from p2pfl.run.records import read_rounds
 
 ATTACKS = ("", "sign-flip:1", "label-flip", "a-little-is-enough:20", "inner-product:10")

@@ -91,8 +91,8 @@ class Form:
 @pytest.mark.parametrize("value", NOT_FINITE)
 def test_an_inbox_takes_no_chunk_that_is_not_finite(codec: str, value: float) -> None:
     dtype = torch.float32 if codec == "fp32" else torch.bfloat16
-    box = Inbox(lambda round: [3], 8, lambda round: Form(codec), 9)  # type: ignore[arg-type, return-value]
-    box.grant(1)
+    box = Inbox(8, lambda round: Form(codec), 9)  # type: ignore[arg-type, return-value]
+    box.open(1, 3)
     good, bad = torch.ones(4, dtype=dtype), torch.ones(4, dtype=dtype)
     bad[2] = value
     assert not box.add(received(good, codec=codec))

@@ -11,8 +11,8 @@ import numpy as np
 
 from p2pfl.config import Mode, RunConfig, to_toml
 from p2pfl.model.sketches import SKETCH_BUCKETS
+from p2pfl.modes import COORDINATOR, topology_of
 from p2pfl.report import summarize, write_summary
-from p2pfl.roles import COORDINATOR, topology_of
 from p2pfl.run.data_record import DataRecord, keep_data_record
 from p2pfl.run.records import RoundRecord, append_round
 from p2pfl.topology import Topology, make_topology, mixing_matrix, save_topology, spectral_gap

@@ -40,7 +40,6 @@ from p2pfl.protocol.events import (
 )
 from p2pfl.protocol.inbox import WINDOW
 from p2pfl.protocol.selection import Federation
-from p2pfl.protocol.states import Progress
 
 Step = tuple[str, int, int]
 NO_END = 1e9
@@ -330,7 +329,7 @@ class Network:
     def _check_window(self) -> None:
         """At most four updates are granted and not folded, and none beyond the fourth that is still owed."""
         coordinator = self.coordinator
-        assert list(coordinator.progress.values()).count(Progress.GRANTED) <= WINDOW
+        assert coordinator.outstanding <= WINDOW
         owed = [c for c, where in coordinator.progress.items() if where not in ("folded", "missing")]
         granted = [c for c in owed if (coordinator.round, c) in self.granted]
         assert set(granted) <= set(owed[:WINDOW])

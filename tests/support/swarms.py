@@ -12,10 +12,10 @@ from torch.nn import functional
 from p2pfl import RunConfig, data
 from p2pfl.data import partition
 from p2pfl.model.vector import Layout, aligned_vector
+from p2pfl.modes import assign_roles
 from p2pfl.node import messages
 from p2pfl.node.control import Control
 from p2pfl.node.worker import run
-from p2pfl.roles import cast
 from p2pfl.run import checkpoint
 from p2pfl.run.agreement import run_fingerprint
 from p2pfl.run.directory import create_run_dir
@@ -107,7 +107,7 @@ def thread_swarm(
     """Workers as threads of this process; each neighbor is reached at its endpoint."""
     run_dir = create_run_dir(topology, config)
     dataset = data.prepare(config.data.dataset, None, lambda *_: None)
-    fingerprint = run_fingerprint(cast(config, topology), config)
+    fingerprint = run_fingerprint(assign_roles(config, topology), config)
     codes: dict[int, int] = {}
     controls = [Control() for _ in range(topology.n)]
 

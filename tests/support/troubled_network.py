@@ -34,6 +34,7 @@ from p2pfl.protocol.events import (
     Train,
     Trained,
 )
+from p2pfl.protocol.inbox import WINDOW
 from p2pfl.protocol.peer import Peer
 
 GRACE = 5.0
@@ -227,7 +228,9 @@ class Troubled:
     def _tell(self, me: int, event: Event) -> None:
         peer = self.peers[me]
         assert peer is not None
-        for action in peer.handle(event, self.now):
+        actions = peer.handle(event, self.now)
+        assert peer.outstanding <= WINDOW
+        for action in actions:
             if isinstance(action, Send):
                 gone = action.neighbor in self.ended or frozenset({me, action.neighbor}) in self.cut
                 if not gone and self.peers[action.neighbor] is not None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from p2pfl.config import NOT_IN_FINGERPRINT, Mode, RunConfig, options
+from p2pfl.config import NOT_IN_FINGERPRINT, RunConfig, options
 from p2pfl.errors import ConfigError
 from p2pfl.model.weights_file import weights_digest
+from p2pfl.modes import Mode, mode_of
 from p2pfl.report.load import RecordedRun, load_run
 from p2pfl.report.summary import known_facts, summarize
 
@@ -33,7 +34,7 @@ class Entry:
     @property
     def mode(self) -> Mode:
         """Training mode."""
-        return self.config.mode
+        return mode_of(self.config)
 
 
 def load_entries(run_dirs: Sequence[Path]) -> list[Entry]:
@@ -87,7 +88,7 @@ def initial_of(run: RecordedRun) -> str | None:
 def shards_of(entry: Entry) -> int | None:
     """Number of shards of the training set; None for pooled data."""
     counts: dict[str, int] = {"centralized": entry.config.centralized.num_clients, "sgd": 0}
-    return counts.get(entry.mode, entry.runs[0].topology.n) or None
+    return counts.get(entry.mode.name, entry.runs[0].topology.n) or None
 
 
 def _refuse_twice(run_dirs: Sequence[Path]) -> None:
@@ -113,7 +114,7 @@ def _settings(run: RecordedRun) -> Hashable:
 
 def _shape(run: RecordedRun) -> Hashable:
     graph = run.topology.graph
-    if run.config.mode == "local":
+    if not run.mode.has_common_model:
         return run.topology.names  # the file gave the peers; its edges were not used
     return run.topology.names, graph.is_directed(), tuple(sorted(graph.edges.data("weight", default=1.0)))
 
@@ -136,7 +137,7 @@ def _federated_name(run: RecordedRun) -> str:
     return f"{kind} {found['num_selected']}/{found['num_clients']}"
 
 
-_NAMES: dict[Mode, Callable[[RecordedRun], str]] = {
+_NAMES: dict[str, Callable[[RecordedRun], str]] = {
     "gossip": lambda run: run.name,
     "centralized": _federated_name,
     "sgd": lambda run: "SGD",
@@ -145,7 +146,7 @@ _NAMES: dict[Mode, Callable[[RecordedRun], str]] = {
 
 
 def _name(run: RecordedRun) -> str:
-    return _NAMES[run.config.mode](run)
+    return _NAMES[run.mode.name](run)
 
 
 def _labels(entries: Sequence[Entry]) -> list[str]:
@@ -164,9 +165,9 @@ def _labels(entries: Sequence[Entry]) -> list[str]:
 
 def _distinct_label(entry: Entry, alike: Sequence[Entry]) -> str:
     """Name of an entry, with its mode or differing options if others share it."""
-    own, same_mode = _options(entry), [_options(other) for other in alike if other.mode == entry.mode]
+    own, same_mode = _options(entry), [_options(other) for other in alike if other.mode is entry.mode]
     differ = [name for name, value in own.items() if any(found[name] != value for found in same_mode)]
-    mode = [entry.mode] if len(same_mode) < len(alike) else []
+    mode = [entry.mode.name] if len(same_mode) < len(alike) else []
     return ", ".join([entry.label, *mode, *(_option_text(name, own[name]) for name in differ)])
 
 

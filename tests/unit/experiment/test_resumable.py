@@ -15,8 +15,8 @@ from p2pfl.cli import main
 from p2pfl.config import replace_options
 from p2pfl.errors import CheckpointError, TopologyError
 from p2pfl.experiment.resumable import starting_point
+from p2pfl.modes import assign_roles
 from p2pfl.report import load_run
-from p2pfl.roles import cast
 from p2pfl.run.directory import open_run_dir
 from p2pfl.run.identity import write_run_id
 from p2pfl.run.paths import ROUNDS_FILE
@@ -39,7 +39,7 @@ def saved(request: pytest.FixtureRequest, templates: dict[str, Made], tmp_path: 
 
 
 def looked(run: Made, again: str | None = None) -> str:
-    return starting_point(cast(run.config, run.topology), run.config, run.folder, again)
+    return starting_point(assign_roles(run.config, run.topology), run.config, run.folder, again)
 
 
 def each(change: Callable[[Path], object]) -> Callable[[Made], None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -10,12 +10,13 @@ import torch
 
 from p2pfl.errors import ProtocolError
 from p2pfl.payload import FP32, Encoding, Payload
-from p2pfl.protocol.inbox import WINDOW, Inbox
+from p2pfl.protocol.inbox import WINDOW, Inbox, Senders
 from p2pfl.protocol.wire import VERSION, Header, Message
 
 SIZE = 8  # elements
 VECTOR = torch.arange(SIZE, dtype=torch.float32)
 SENDER = 3
+Key = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,18 @@ class Form:
     encodings: Mapping[str, Encoding]
 
 
-def inbox(
-    senders: Callable[[int], Iterable[int]] = lambda round: [SENDER], form: Form | None = None, last_round: int = 9
-) -> Inbox:
-    return Inbox(senders, SIZE, lambda round: form or Form({"x": FP32}), last_round)
+def inbox(form: Form | None = None, last_round: int = 9) -> Inbox:
+    return Inbox(SIZE, lambda round: form or Form({"x": FP32}), last_round)
+
+
+def grant(box: Inbox, round: int, senders: Callable[[int], Sequence[int]] = lambda round: [SENDER]) -> list[Key]:
+    """Those that get credit where all the senders of this round and the next are expected."""
+    return box.grant(round, Senders(senders(round)), Senders(senders(round + 1)))
 
 
 def granted(form: Form | None = None) -> Inbox:
     made = inbox(form=form)
-    assert made.grant(1) == [(1, SENDER), (2, SENDER)]
+    assert grant(made, 1) == [(1, SENDER), (2, SENDER)]
     return made
 
 
@@ -68,13 +72,13 @@ def test_parts_follow_each_other_and_end_once() -> None:
     assert not box.add(chunk(4, 6))
     part, whole = box.take_part(1, SENDER)  # two chunks at once
     assert (values(part), whole) == ([3, 4, 5], False)
-    assert box.missing(1) == {SENDER}
+    assert box.missing(1, [SENDER]) == {SENDER}
     assert box.granted_to(SENDER) == [1, 2]
     assert box.add(chunk(6, 8))
     part, whole = box.take_part(1, SENDER)
     assert (values(part), whole) == ([6, 7], True)
     holds_nothing(box)
-    assert box.missing(1) == set()
+    assert box.missing(1, [SENDER]) == set()
 
 
 def test_a_payload_that_was_complete_before_is_one_part() -> None:
@@ -158,11 +162,11 @@ def test_the_end_is_acknowledged_again_and_nothing_is_stored() -> None:
 def test_a_round_is_remembered_while_its_neighbors_may_be_in_it() -> None:
     box = granted()
     take_whole(box, 1, SENDER)
-    assert box.grant(2) == [(3, SENDER)]
+    assert grant(box, 2) == [(3, SENDER)]
     assert box.add(chunk(0, SIZE))  # the sender may not have heard that it is here
     holds_nothing(box)
     take_whole(box, 2, SENDER)
-    assert box.grant(3) == [(4, SENDER)]
+    assert grant(box, 3) == [(4, SENDER)]
     assert box.taken_from(SENDER) == [2]
     with pytest.raises(ProtocolError, match="without credit"):
         box.add(chunk(0, SIZE))
@@ -200,7 +204,7 @@ def test_a_payload_taken_whole() -> None:
 
 
 @pytest.mark.parametrize("round", [0, 3])
-def test_a_chunk_without_leave_is_refused(round: int) -> None:
+def test_a_chunk_without_credit_is_refused(round: int) -> None:
     box = granted()
     with pytest.raises(ProtocolError, match=f"round: a chunk of round {round} without credit"):
         box.add(chunk(0, 8, round=round))
@@ -213,63 +217,82 @@ def take_whole(box: Inbox, round: int, sender: int) -> None:
     assert box.take_part(round, sender)[1]
 
 
-def test_leave_is_given_in_peer_order_to_as_many_as_the_window_has_places() -> None:
-    box = inbox(lambda round: [11, 2, 7, 5, 3, 13], last_round=2)
+def test_credit_is_granted_in_peer_order_to_as_many_as_the_window_has_places() -> None:
+    box = inbox(last_round=2)
+
+    def senders(round: int) -> Sequence[int]:
+        return [11, 2, 7, 5, 3, 13]
+
     order = [(round, sender) for round in (1, 2) for sender in (2, 3, 5, 7, 11, 13)]
-    assert box.grant(1) == order[:WINDOW]
-    assert box.grant(1) == []
+    assert grant(box, 1, senders) == order[:WINDOW]
+    assert grant(box, 1, senders) == []
     for count, key in enumerate(order):
-        assert box.grant(key[0]) == []
+        assert grant(box, key[0], senders) == []
         box.add(chunk(0, 4, *key))
         box.take_part(*key)  # a part frees no place
-        assert box.grant(key[0]) == []
+        assert grant(box, key[0], senders) == []
         box.add(chunk(4, 8, *key))
-        assert box.grant(key[0]) == []  # nor does one that nobody has taken
+        assert grant(box, key[0], senders) == []  # nor does one that nobody has taken
         assert box.take_part(*key)[1]
-        assert box.grant(key[0]) == order[WINDOW + count : WINDOW + count + 1]
-    assert box.grant(2) == []
+        assert grant(box, key[0], senders) == order[WINDOW + count : WINDOW + count + 1]
+    assert grant(box, 2, senders) == []
 
 
-def test_leave_goes_one_round_ahead_and_not_past_the_last() -> None:
+def test_credit_goes_one_round_ahead_and_not_past_the_last() -> None:
     box = inbox(last_round=3)
-    assert box.grant(1) == [(1, SENDER), (2, SENDER)]  # two places stay free
+    assert grant(box, 1) == [(1, SENDER), (2, SENDER)]  # two places stay free
     take_whole(box, 1, SENDER)
-    assert box.grant(1) == []
-    assert box.grant(2) == [(3, SENDER)]
+    assert grant(box, 1) == []
+    assert grant(box, 2) == [(3, SENDER)]
     take_whole(box, 2, SENDER)
-    assert box.grant(2) == box.grant(3) == []
+    assert grant(box, 2) == grant(box, 3) == []
     take_whole(box, 3, SENDER)
-    assert box.grant(3) == []
+    assert grant(box, 3) == []
 
 
-def test_leave_begins_at_the_first_round() -> None:
-    box = inbox(lambda round: [4, 1, 8], last_round=9)
-    assert box.grant(5) == [(5, 1), (5, 4), (5, 8), (6, 1)]
+def test_credit_begins_at_the_first_round() -> None:
+    box = inbox(last_round=9)
+
+    def senders(round: int) -> Sequence[int]:
+        return [4, 1, 8]
+
+    assert grant(box, 5, senders) == [(5, 1), (5, 4), (5, 8), (6, 1)]
     assert not box.has(4, 1)
     for sender in (1, 4, 8):
         take_whole(box, 5, sender)
-    assert box.grant(5) == [(6, 4), (6, 8)]
-    assert box.grant(6) == [(7, 1)]
+    assert grant(box, 5, senders) == [(6, 4), (6, 8)]
+    assert grant(box, 6, senders) == [(7, 1)]
 
 
 def test_nobody_sends() -> None:
-    box = inbox(lambda round: [], last_round=3)
-    assert [box.grant(round) for round in (1, 2, 3)] == [[], [], []]
-    assert box.missing(1) == set()
+    box = inbox(last_round=3)
+
+    def senders(round: int) -> Sequence[int]:
+        return []
+
+    assert [grant(box, round, senders) for round in (1, 2, 3)] == [[], [], []]
 
 
 def test_senders_differ_from_round_to_round() -> None:
-    box = inbox(lambda round: {1: [2], 2: [], 3: [9, 1], 4: [5]}[round], last_round=4)
-    assert box.grant(1) == [(1, 2)]
+    box = inbox(last_round=4)
+
+    def senders(round: int) -> Sequence[int]:
+        return {1: [2], 3: [9, 1], 4: [5]}.get(round, [])
+
+    assert grant(box, 1, senders) == [(1, 2)]
     take_whole(box, 1, 2)
-    assert box.grant(2) == [(3, 1), (3, 9)]
-    assert box.grant(3) == [(4, 5)]
+    assert grant(box, 2, senders) == [(3, 1), (3, 9)]
+    assert grant(box, 3, senders) == [(4, 5)]
 
 
-def test_who_has_leave_or_was_dropped_gets_none() -> None:
-    box = inbox(lambda round: [1, 2, 3], last_round=1)
+def test_who_has_credit_or_was_dropped_gets_none() -> None:
+    box = inbox(last_round=1)
+
+    def senders(round: int) -> Sequence[int]:
+        return [1, 2, 3]
+
     box.open(1, 2)
     box.drop(1, 3)
-    assert box.grant(1) == [(1, 1)]
+    assert grant(box, 1, senders) == [(1, 1)]
     box.drop(1, 2)
-    assert box.missing(1) == {1}
+    assert box.missing(1, senders(1)) == {1}

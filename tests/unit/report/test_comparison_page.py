@@ -94,7 +94,7 @@ def test_the_page_says_how_to_repeat_every_run(written: Comparison, page: Page) 
     assert COMMAND in page.texts
     for entry in written.entries:
         for run in entry.runs:
-            assert f"python run_peers.py {entry.mode} --config '{run.path}/config.toml'" in page.texts
+            assert f"python run_peers.py {entry.mode.name} --config '{run.path}/config.toml'" in page.texts
     assert "runs/ring-0/report.html" in page.targets
     assert not any("ring-1" in target for target in page.targets), "it has no report to link to"
 
@@ -129,7 +129,7 @@ def test_csv_and_json_hold_means_and_deviations_in_full(written: Comparison) -> 
     for entry, plain in zip(written.entries, found["entries"], strict=True):
         assert plain["summaries"] == [read_summary(run.path) for run in entry.runs]
         row = rows[entry.label]
-        assert (row["mode"], row["seeds"]) == (entry.mode, "0 1")
+        assert (row["mode"], row["seeds"]) == (entry.mode.name, "0 1")
         for field in ("consensus_accuracy", "worst_peer_accuracy", "seconds", "consensus_bytes"):
             values = [summary[field] for summary in plain["summaries"]]
             mean, std = (None, None) if None in values else (fmean(values), stdev(values))

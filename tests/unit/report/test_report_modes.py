@@ -12,13 +12,13 @@ from tests.support.browser import CHROMIUM, Page, in_browser
 from tests.support.runs import make_centralized, make_local, make_run, make_sgd
 
 from p2pfl.errors import ConfigError
+from p2pfl.modes import COORDINATOR, assign_roles
 from p2pfl.report import load_run, read_summary, style, summarize, write_report, write_summary
 from p2pfl.report.participation import draw_participation, participation, shares
 from p2pfl.report.plots import PLOTS
 from p2pfl.report.topology_plot import topology_figure
 from p2pfl.report.traffic import draw_senders
 from p2pfl.report.warnings import collect_warnings
-from p2pfl.roles import COORDINATOR, cast
 from p2pfl.run.paths import ROUNDS_FILE
 from p2pfl.topology import make_topology
 
@@ -184,7 +184,7 @@ def test_samples_and_bytes_add_up_round_by_round(tmp_path: Path) -> None:
 
 def test_a_run_has_the_crew_of_its_mode(tmp_path: Path) -> None:
     run = load_run(make_centralized(tmp_path / "run", clients=11))
-    said = cast(run.config, run.topology)
+    said = assign_roles(run.config, run.topology)
     assert run.topology.names == (*map(str, range(11)), COORDINATOR)
     assert (run.coordinator, len(run.trainers)) == (said.coordinator, said.shards) == (11, 11)
     alone = load_run(make_sgd(tmp_path / "sgd"))
