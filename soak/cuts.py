@@ -33,10 +33,10 @@ import torch
 from torch import nn
 
 from p2pfl import RunConfig, data, make_topology
+from p2pfl.modes import assign_roles
 from p2pfl.node import messages
 from p2pfl.node.control import Control
 from p2pfl.node.worker import run
-from p2pfl.roles import cast
 from p2pfl.run import checkpoint
 from p2pfl.run.agreement import run_fingerprint
 from p2pfl.run.directory import create_run_dir
@@ -96,7 +96,7 @@ def _swarm(config: RunConfig, run_dir: Path, dataset: Path, resume: bool) -> Non
     """In a process of its own: all peers as threads; exit status 0 if all have finished."""
     os.setsid()
     topology = make_topology("ring", PEERS)
-    fingerprint = run_fingerprint(cast(config, topology), config)
+    fingerprint = run_fingerprint(assign_roles(config, topology), config)
     sockets = Path(tempfile.mkdtemp(prefix="p2pfl-", dir=run_dir.parent))
     endpoints = {peer: f"ipc://{sockets}/{peer}" for peer in range(PEERS)}
     codes: dict[int, int] = {}

@@ -28,11 +28,11 @@ import zmq
 
 from p2pfl import RunConfig, data, make_topology
 from p2pfl.errors import ProtocolError
+from p2pfl.modes import assign_roles
 from p2pfl.node import messages
 from p2pfl.node.control import Control
 from p2pfl.node.worker import run
 from p2pfl.protocol import wire
-from p2pfl.roles import cast
 from p2pfl.run import checkpoint
 from p2pfl.run.agreement import run_fingerprint
 from p2pfl.run.directory import create_run_dir
@@ -181,7 +181,7 @@ def _swarm(folder: Path, rounds: int, seed: int, recording: bool, count: int) ->
     options |= {"eval_samples": 32, "threads": 1, "transport": "tcp", "rounds": rounds, "lr": 0.02}
     config = RunConfig.of(**options, run_dir=str(folder / ("peace" if recording else "attacked")))
     topology = make_topology("ring", PEERS)
-    run_dir, run_id = create_run_dir(topology, config), run_fingerprint(cast(config, topology), config)
+    run_dir, run_id = create_run_dir(topology, config), run_fingerprint(assign_roles(config, topology), config)
     dataset = data.prepare("digits", None, lambda *_: None)
     endpoints = [f"tcp://127.0.0.1:{port}" for port in _free_ports(PEERS)]
     context = multiprocessing.get_context("spawn")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from p2pfl import registry
-from p2pfl.algorithms.base import Algorithm, AlgorithmOptions
+from p2pfl.algorithms.base import Algorithm, AlgorithmOptions, LocalTraining
 from p2pfl.algorithms.chebyshev import Chebyshev
 from p2pfl.algorithms.dpsgd import DPSGD
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError
 
-__all__ = ["DPSGD", "Algorithm", "Chebyshev", "build_algorithm", "build_consensus"]
+__all__ = ["DPSGD", "Algorithm", "Chebyshev", "build_algorithm", "build_consensus", "local_training_of"]
 
 
 def build_algorithm(config: RunConfig) -> Algorithm[Any]:
@@ -33,6 +33,11 @@ def build_consensus(config: RunConfig, contraction: float) -> Algorithm[Any]:
     """
     algorithm = _build(config.gossip.algorithm, AlgorithmOptions(byzantine=config.robust.byzantine or 0))
     return algorithm if algorithm.is_robust else Chebyshev(contraction, config.training.rounds + 1)
+
+
+def local_training_of(config: RunConfig) -> LocalTraining:
+    """The request to local training that the run's settings make: --reset-momentum and --proximal-mu."""
+    return LocalTraining("reset" if config.training.reset_momentum else "local", proximal=config.server.proximal_mu)
 
 
 def _build(name: str, options: AlgorithmOptions) -> Algorithm[Any]:

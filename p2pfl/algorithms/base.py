@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, Self, TypeVar
+from typing import Literal, Protocol, Self, TypeVar
 
 from torch import Tensor
 
@@ -34,6 +34,22 @@ class AlgorithmOptions:
     overlapped: bool = False
     wire_dtype: str = "fp32"
     byzantine: int = 0
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """Request to one round of local training.
+
+    Tensors are flat float32 vectors, (size,), laid out like x; nobody writes them before the training is over.
+    """
+
+    momentum: Literal["local", "reset"] | Tensor = "local"
+    """Place of the optimizer's momentum: kept locally from round to round, reset to 0 before each round, or given by
+    the algorithm: then every step of the round starts from this vector, as in quasi-global momentum."""
+    correction: Tensor | None = None
+    """Vector added to each step's gradient, as in gradient tracking."""
+    proximal: float = 0.0
+    """μ of the pull μ (w − w_before) added to each step's gradient: FedProx (Li et al. 2020, algorithm 2)."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +108,10 @@ class Algorithm(Protocol[S]):
         """
         raise NotImplementedError
 
+    def request(self, state: S, ctx: RoundContext, asked: LocalTraining) -> LocalTraining:
+        """The request to this round's local training, from the one that the run's settings ask for; default: that."""
+        return asked
+
     def outgoing(self, state: S, ctx: RoundContext) -> Outgoing:
         """Begin a round: the payload for each out-neighbor. Payloads do not change until the next `outgoing`."""
         raise NotImplementedError
@@ -136,12 +156,13 @@ class Algorithm(Protocol[S]):
         raise NotImplementedError
 
     def state_dict(self, state: S) -> Saved:
-        """What the state holds after a round beside x, for a checkpoint; default: nothing.
+        """The state after a round, without x, for a checkpoint; default: nothing.
 
-        Its tensors stay as they are until the next `outgoing`.
+        A checkpoint is written while the peer handles messages: these tensors are not written in place before the next
+        `outgoing`, not by `undelivered` and `edge_reset` either, which may put others in their place.
         """
         return {}
 
     def load_state_dict(self, state: S, saved: Saved) -> None:
-        """Continue with a saved state; `state` is new from `init` with the checkpoint's x."""
+        """Continue with a saved state, whose tensors it may keep; `state` is new from `init` with the saved x."""
         return

@@ -30,6 +30,7 @@ from p2pfl.config import (
     replace_options,
 )
 from p2pfl.errors import ConfigError, explained, unwritable
+from p2pfl.modes import mode_of
 from p2pfl.run.directory import comparison_folder, in_use, runs_in
 from p2pfl.run.paths import CONFIG_FILE
 from p2pfl.topology import load_topology
@@ -195,7 +196,7 @@ def _selected(arguments: Compare, peers: int) -> tuple[int, ...]:
         return (peers,) if arguments.centralized else ()
     if not arguments.centralized:
         raise ConfigError(
-            f"--num-selected {arguments.num_selected}: has no effect without --centralized; add it, or leave this out"
+            f"--num-selected {arguments.num_selected}: has no effect without --centralized; add that option"
         )
     return _numbers("--num-selected", arguments.num_selected)
 
@@ -220,7 +221,7 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
 
 def _refuse_foreign_base(base: RunConfig, arguments: Compare) -> None:
     """Refuse settings of a file that a comparison would ignore."""
-    if base.mode != "gossip":
+    if not mode_of(base).mixes:
         raise ConfigError(
             f"{arguments.config}: has settings of p2pfl {base.mode}; compare needs settings of p2pfl gossip"
         )
@@ -243,4 +244,4 @@ def _refuse_idle_options(arguments: Compare, asked: RunConfig) -> None:
         flags += [name for name in now if now[name] != default[name] and name not in _REPORT_OPTIONS]
     if flags:
         option = "--" + flags[0].replace("_", "-")
-        raise ConfigError(f"{option}: has no effect where existing runs are compared; leave it out")
+        raise ConfigError(f"{option}: has no effect where existing runs are compared; omit it")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from p2pfl.config import RunConfig
 from p2pfl.experiment.run import Result, endpoints_in_file
+from p2pfl.modes import Roles, assign_roles, mode_of
 from p2pfl.report.fields import spans_text
-from p2pfl.roles import Cast, cast
 from p2pfl.run.paths import MODEL_FILE, PEERS_FOLDER, REPORT_FILE
 from p2pfl.topology import Topology, spectral_gap
 from p2pfl.util.units import counted
@@ -27,19 +27,19 @@ def describe_run(topology: Topology, run: RunConfig, *, index: int | None = None
     from p2pfl.preflight.estimate import estimate
     from p2pfl.run.settings import resolve
 
-    parts = cast(run, topology)
+    roles = assign_roles(run, topology)
     resolve(run, topology, 1)
     endpoints_in_file(topology, run)
-    need = estimate(parts, run, show_decoding, index=index, begins=begins)
+    need = estimate(roles, run, show_decoding, index=index, begins=begins)
     memory = need.weights_memory + need.activations_memory + need.exchange_memory
     rows = {
-        "processes": _processes(parts, run),
+        "processes": _processes(roles, run),
         "data": f"{run.data.dataset}: {need.train_samples:,} training and {need.test_samples:,} test samples, "
-        f"{need.classes} classes" + (f"; {need.smallest_shard:,} {_each(run)}" if parts.shards > 1 else ""),
+        f"{need.classes} classes" + (f"; {need.smallest_shard:,} {_each(run)}" if roles.shards > 1 else ""),
         "model": f"{run.model.model}: {need.parameters:,} parameters",
         "training": f"{counted(need.rounds, 'round')} of {counted(need.steps_per_round, 'step')} "
-        f"of {counted(run.training.batch_size, 'sample')}" + (f" {_each(run)}" if parts.shards > 1 else ""),
-        "memory": f"{_mb(memory)} per process besides libraries and data, {_mb(memory * parts.topology.n)} in total: "
+        f"of {counted(run.training.batch_size, 'sample')}" + (f" {_each(run)}" if roles.shards > 1 else ""),
+        "memory": f"{_mb(memory)} per process besides libraries and data, {_mb(memory * roles.topology.n)} in total: "
         f"weights, gradient and momentum {_mb(need.weights_memory)}, activations {_mb(need.activations_memory)}, "
         f"exchange {_mb(need.exchange_memory)}",
         **_gpus(need),
@@ -56,19 +56,19 @@ def show_decoding(what: str, done: int, total: int) -> None:
         print(f"{what}: {done:,} of {total:,}", end=end, file=sys.stderr, flush=True)
 
 
-def _processes(parts: Cast, run: RunConfig) -> str:
-    if parts.coordinator is not None:
+def _processes(roles: Roles, run: RunConfig) -> str:
+    if roles.coordinator is not None:
         selected = run.centralized.num_selected
-        return f"a coordinator and {counted(parts.shards, 'client')}, of which {selected} train in a round"
-    if run.mode == "sgd":
+        return f"a coordinator and {counted(roles.shards, 'client')}, of which {selected} train in a round"
+    if not mode_of(run).has_peers:
         return "one process with all data"
-    exchange = f"spectral gap {spectral_gap(parts.matrix):.4f}" if run.mode == "gossip" else "without any exchange"
-    named = "" if run.record.name in (None, parts.topology.name) else f" (run {run.record.name})"
-    return f"{parts.topology.name}{named}: {counted(parts.shards, 'peer')}, {exchange}"
+    exchange = f"spectral gap {spectral_gap(roles.matrix):.4f}" if mode_of(run).mixes else "without any exchange"
+    named = "" if run.record.name in (None, roles.topology.name) else f" (run {run.record.name})"
+    return f"{roles.topology.name}{named}: {counted(roles.shards, 'peer')}, {exchange}"
 
 
 def _each(run: RunConfig) -> str:
-    return "per client" if run.mode == "centralized" else "per peer"
+    return "per client" if mode_of(run).has_coordinator else "per peer"
 
 
 def _gpus(need: Estimate) -> dict[str, str]:

@@ -13,6 +13,7 @@ from p2pfl.cli.options import Resolved, Restart, TopologyFile, Training, resolve
 from p2pfl.config import CentralizedConfig, ExchangeConfig, GossipConfig, RobustConfig, ServerConfig
 from p2pfl.errors import ConfigError
 from p2pfl.experiment.run import endpoints_of_peer, run
+from p2pfl.modes import mode_of
 from p2pfl.report import check_drawing
 from p2pfl.transport.keyring import check_keys, refuse_token_file
 
@@ -118,7 +119,7 @@ def _train(resolved: Resolved[Gossip] | Resolved[Centralized] | Resolved[Sgd] | 
     if resolved.arguments.dry_run:
         check_drawing()
         refuse_token_file(resolved.config.exchange)
-        if resolved.config.mode == "gossip":
+        if mode_of(resolved.config).mixes:
             exchange, topology = resolved.config.exchange, resolved.topology
             check_keys(topology, exchange.keys, exchange.insecure, range(topology.n))
         print(describe_run(resolved.topology, resolved.config, begins=resolved.arguments.resume is None))

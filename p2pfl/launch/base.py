@@ -12,8 +12,8 @@ from p2pfl.config import RunConfig
 from p2pfl.faults import FaultScript
 from p2pfl.launch.events import StartWorker
 from p2pfl.launch.observers import Observer
+from p2pfl.modes import Roles
 from p2pfl.node.messages import FromWorker, ToWorker
-from p2pfl.roles import Cast
 from p2pfl.run.paths import peer_dir
 from p2pfl.topology import Topology
 
@@ -50,17 +50,17 @@ class WorkerHandle(Protocol):
         """How the worker ended, in words."""
 
     def close(self) -> None:
-        """Release what watching the worker takes."""
+        """Release the resources that watch the worker."""
 
 
 class Launcher(Protocol):
     """Starts the workers of one run. Its methods are called from one thread."""
 
     def prepare(self, observer: Observer) -> None:
-        """Make ready what all workers need, such as the data set. Raises P2PFLError."""
+        """Prepare for all workers, such as by decoding the data set. Raises P2PFLError."""
 
     def address(self, worker: int) -> str:
-        """Where a worker is to listen."""
+        """Endpoint at which a worker is to listen."""
 
     def start(self, order: StartWorker) -> WorkerHandle:
         """Start a worker. Raises P2PFLError where there is no room for it."""
@@ -73,18 +73,18 @@ class Launcher(Protocol):
         """
 
     def close(self) -> None:
-        """Remove what the launcher made for the run, once its workers have ended."""
+        """Remove the launcher's files of the run, once its workers have ended."""
 
 
 @dataclass(frozen=True)
 class LaunchSpec:
-    """Everything that a launch is started with: one worker for each of the cast.
+    """Everything that a launch is started with: one worker for each process of its roles.
 
     `binds` are set where the topology file names the endpoints. `token` is the secret by which workers know each
     other; it is never written to a file.
     """
 
-    cast: Cast
+    roles: Roles
     config: RunConfig
     run_dir: Path
     run: str
@@ -98,7 +98,7 @@ class LaunchSpec:
     @property
     def topology(self) -> Topology:
         """The topology, with a node for each worker."""
-        return self.cast.topology
+        return self.roles.topology
 
     def peer_dir(self, worker: int) -> Path:
         """The folder of a worker in the run directory."""
@@ -106,20 +106,20 @@ class LaunchSpec:
 
     def title(self, worker: int) -> str:
         """How messages call a worker: its role and its label."""
-        if self.cast.coordinator is None:
+        if self.roles.coordinator is None:
             return f"peer {self.topology.names[worker]}"
-        return "the coordinator" if worker == self.cast.coordinator else f"client {self.topology.names[worker]}"
+        return "the coordinator" if worker == self.roles.coordinator else f"client {self.topology.names[worker]}"
 
     def forecast(self, vector_bytes: int) -> str:
         """One line about the rounds to come, for vectors of so many bytes."""
-        rounds, mixing_only = self.config.training.rounds, self.cast.consensus_rounds
+        rounds, mixing_only = self.config.training.rounds, self.roles.consensus_rounds
         training = f"{rounds} round{'s' * (rounds > 1)} of training"
-        if self.cast.coordinator is not None:
+        if self.roles.coordinator is not None:
             centralized = self.config.centralized
             return f"{training}, each with {centralized.num_selected} of {centralized.num_clients} clients"
         if not mixing_only:
             return training
-        sent = mixing_only * self.cast.channels * vector_bytes
+        sent = mixing_only * self.roles.channels * vector_bytes
         return (
             f"{training}, then {mixing_only} of mixing only ({sent / 1e6:,.1f} MB), "
             f"which shrink the peers' disagreement to {self.config.gossip.consensus_tolerance:g}"

@@ -14,8 +14,8 @@ from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, P2PFLError, not_imported
 from p2pfl.launch.fork_server import ForkedProcess, ForkServer
 from p2pfl.launch.observers import Observer
+from p2pfl.modes import Roles
 from p2pfl.node import messages
-from p2pfl.roles import Cast
 from p2pfl.run.data_record import keep_data_record
 from p2pfl.util.signals import SIGNALS
 from p2pfl.util.tempdir import remove_if_abandoned
@@ -25,7 +25,7 @@ SILENT_SECONDS = 60.0  # without progress, before the user is told that the run 
 
 
 def prepare_data(
-    config: RunConfig, cast: Cast, run_dir: Path, observer: Observer, server: ForkServer, begins: bool = True
+    config: RunConfig, roles: Roles, run_dir: Path, observer: Observer, server: ForkServer, begins: bool = True
 ) -> Path:
     """Decode the data set into the file that all peers map; returns its path.
 
@@ -42,7 +42,7 @@ def prepare_data(
     try:
         # Not shielded from interrupts: the server may be importing for long. A process that was forked unseen ends
         # when its link does.
-        started = server.start("data", _prepare, config, cast, begins, server.folder.path)
+        started = server.start("data", _prepare, config, roles, begins, server.folder.path)
         return _prepared(config, run_dir, observer, *started)
     except BaseException:
         if started is not None:
@@ -86,7 +86,7 @@ def _prepared(config: RunConfig, run_dir: Path, observer: Observer, process: For
         observer.progress(message.what, message.done, message.total)
 
 
-def _prepare(config: RunConfig, cast: Cast, begins: bool, temporary: Path, link: Connection) -> None:
+def _prepare(config: RunConfig, roles: Roles, begins: bool, temporary: Path, link: Connection) -> None:
     for number in SIGNALS - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -96,7 +96,7 @@ def _prepare(config: RunConfig, cast: Cast, begins: bool, temporary: Path, link:
     def send(message: messages.FromWorker) -> None:
         link.send_bytes(messages.encode(message))
 
-    last = _outcome(config, cast, begins, send)
+    last = _outcome(config, roles, begins, send)
     with contextlib.suppress(OSError):
         send(last)
 
@@ -110,7 +110,7 @@ def _end_with(link: Connection, temporary: Path) -> None:
 
 
 def _outcome(
-    config: RunConfig, cast: Cast, begins: bool, send: Callable[[messages.FromWorker], None]
+    config: RunConfig, roles: Roles, begins: bool, send: Callable[[messages.FromWorker], None]
 ) -> messages.FromWorker:
     """Check and decode everything; returns the last report."""
     try:
@@ -119,7 +119,7 @@ def _outcome(
     except Exception as error:  # such as of a library for which there is no memory
         return messages.failed(not_imported(error))
     try:
-        checked = check_run(cast, config, begins=begins)
+        checked = check_run(roles, config, begins=begins)
         path = data.prepare(
             config.data.dataset,
             config.data.data_dir,

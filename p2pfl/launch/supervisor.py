@@ -81,7 +81,7 @@ class Supervisor:
 
     @property
     def deadline(self) -> float:
-        """When a `Tick` is due at the latest."""
+        """Time at which a `Tick` is due at the latest."""
         return min(self._stop_by, self._gone_by)
 
     def begin(self) -> list[ev.Action]:
@@ -149,7 +149,7 @@ class Supervisor:
             return []
         return [
             ev.Wake(neighbor)
-            for neighbor in sorted(self._spec.cast.links[event.worker])
+            for neighbor in sorted(self._spec.roles.links[event.worker])
             for _, fault in self._spec.script.of(neighbor)
             if isinstance(fault, Pause) and event.round >= fault.resume - 1
         ]
@@ -229,7 +229,7 @@ class Supervisor:
 
     def reassign_model_owner(self) -> list[ev.Action]:
         """Make the first peer that is left the model's owner, if the owner is gone."""
-        if self._spec.config.mode != "gossip":
+        if not self._spec.roles.mode.mixes:
             return []
         left = [worker.index for worker in self._workers if not worker.is_done and not worker.is_lost]
         return [ev.HoldModel(left[0])] if left and left[0] > 0 and not self._workers[0].is_done else []
@@ -238,10 +238,10 @@ class Supervisor:
         """Whether the run has begun and can lose a worker besides those already lost."""
         if self._stage != "running":
             return False
-        if self._spec.config.mode == "gossip":
+        if self._spec.roles.mode.mixes:
             n, least = self._spec.topology.n, self._spec.config.gossip.min_peers
             return n - len(self.outcome.lost) >= (n if least is None else least)
-        return self._spec.cast.coordinator not in (None, index)
+        return self._spec.roles.coordinator not in (None, index)
 
     def _look(self, event: ev.Tick, now: float) -> list[ev.Action]:
         """End the run where it failed, is complete, or makes no progress."""
@@ -267,7 +267,7 @@ class Supervisor:
         """Whether the run has finished, and workers that may hang have had time to end."""
         if not self._any_alive():
             return True
-        center = self._spec.cast.coordinator
+        center = self._spec.roles.coordinator
         if center is not None:
             done_since = self._workers[center].done_since
             return done_since is not None and now > done_since + STOP_SECONDS
@@ -280,14 +280,14 @@ class Supervisor:
 
     def _clients_gone(self) -> bool:
         """Whether there is a coordinator that has not finished, and no client is alive."""
-        center = self._spec.cast.coordinator
+        center = self._spec.roles.coordinator
         if center is None or self._workers[center].is_done:
             return False
         return not any(worker.is_alive for worker in self._workers if worker.index != center)
 
     def _endpoints_for(self, index: int) -> dict[int, str]:
-        """Where those neighbors of a worker listen that are neither lost nor finished."""
-        here = (self._workers[neighbor] for neighbor in sorted(self._spec.cast.links[index]))
+        """Endpoints of a worker's neighbors that are neither lost nor finished."""
+        here = (self._workers[neighbor] for neighbor in sorted(self._spec.roles.links[index]))
         return {w.index: str(w.endpoint) for w in here if not w.is_done and not w.is_lost}
 
     def _lose(self, worker: _Worker) -> None:

@@ -10,10 +10,13 @@ import torch
 
 from p2pfl import algorithms, data
 from p2pfl.algorithms import attacks
+from p2pfl.algorithms.base import Saved
 from p2pfl.algorithms.fedavg import ServerAverage
 from p2pfl.config import RunConfig, least_updates
 from p2pfl.data import partition
+from p2pfl.errors import CheckpointError, one_line
 from p2pfl.faults import BEFORE_EXCHANGE, FaultScript, Pause, load_faults
+from p2pfl.modes import Roles, assign_roles
 from p2pfl.node import messages
 from p2pfl.node.greeting import greeting_of
 from p2pfl.node.recorder import Keeper
@@ -24,7 +27,6 @@ from p2pfl.protocol.coordinator import Coordinator
 from p2pfl.protocol.logic import Logic
 from p2pfl.protocol.peer import Peer
 from p2pfl.protocol.server_exchange import Federation
-from p2pfl.roles import Cast, cast
 from p2pfl.run.data_record import DIGITS
 from p2pfl.run.identity import next_incarnation
 from p2pfl.run.paths import FAULTS_FILE
@@ -58,11 +60,12 @@ class _Setting:
     """What every role is built from."""
 
     spec: messages.WorkerSpec
-    cast: Cast
+    roles: Roles
     context: PeerContext
     trainer: Trainer
     sizes: list[int]  # samples of every shard
     samples_before: int
+    restored: Saved | None  # state of the algorithm in the checkpoint
     script: FaultScript
 
     @property
@@ -78,33 +81,33 @@ def assemble(
     takes_over: Callable[[], bool] = lambda: False,
 ) -> Parts:
     """Load the data, build the model or restore it, and set up logic and records."""
-    parts = cast(spec.config, topology)
-    script = fault_script(spec, parts.topology)
-    is_coordinator = spec.index == parts.coordinator
+    roles = assign_roles(spec.config, topology)
+    script = fault_script(spec, roles.topology)
+    is_coordinator = spec.index == roles.coordinator
     dataset = data.load(spec.dataset)
-    trainer, sizes = _build_trainer(spec, parts, dataset)
+    trainer, sizes = _build_trainer(spec, roles, dataset)
     spec = replace(spec, settings=f"{spec.settings}-{dataset.content[:DIGITS]}")
     if is_coordinator:
         trainer.momentum = torch.zeros_like(trainer.host)  # the server's, which is on the host like all that it does
     # The very last round is done again, since what follows on it may not have happened any more.
-    redo = spec.config.training.rounds + parts.consensus_rounds - 1
-    last = last_common_round(spec, parts, redo)
-    past = look_back(spec, parts, trainer, peer_dir, redo if last is None else last, report)
+    redo = spec.config.training.rounds + roles.consensus_rounds - 1
+    last = last_common_round(spec, roles, redo)
+    past = look_back(spec, roles, trainer, peer_dir, redo if last is None else last, report)
     # Without a checkpoint it may go on in a later round than the first, which its neighbors will say.
     unknown = spec.resume and last is None and past.saved is None
     last = last or (0 if past.saved is None else past.saved.round)
     first_round = max(last + 1, spec.returns_in or 0)
-    sketch_seed = spec.config.record.seed if spec.config.mode in ("gossip", "local") else None
+    sketch_seed = spec.config.record.seed if roles.mode.has_peers else None
     kept = None if unknown else past.mend_records(peer_dir, last, sketch_seed)
     for line in () if kept is None else kept.lines:
         report(messages.Warned(line))
-    say_stale_client(spec, parts, past, last, report)
+    say_stale_client(spec, roles, past, last, report)
     context = PeerContext(
         me=spec.index,
         names=topology.names,
-        links=parts.links[spec.index],
+        links=roles.links[spec.index],
         training_rounds=spec.config.training.rounds,
-        consensus_rounds=parts.consensus_rounds,
+        consensus_rounds=roles.consensus_rounds,
         run=spec.run,
         layout=trainer.layout.digest,
         timeouts=_timeouts(spec),
@@ -113,30 +116,32 @@ def assemble(
         incarnation=next_incarnation(peer_dir) << _EPOCH_BITS,
         is_rejoining=spec.restarted,
         needs_bootstrap=past.saved is None,
-        has_lost_weights=past.lost and spec.config.mode == "gossip",
-        absent=_absent(spec, parts),
-        max_missing=_spare(spec.config, topology.n) + len(script.victims() & parts.links[spec.index]),
-        expected_returns={link: script.returns_of(link) for link in parts.links[spec.index] & script.victims()},
-        barrier_rounds=script.settles([spec.index]),
+        has_lost_weights=past.lost and roles.mode.mixes,
+        absent=_absent(spec, roles),
+        max_missing=_spare(spec.config, topology.n) + len(script.victims() & roles.links[spec.index]),
+        expected_returns={link: script.returns_of(link) for link in roles.links[spec.index] & script.victims()},
+        barrier_rounds=script.barrier_rounds([spec.index]),
         scripted_pauses={fault.round: fault.resume for _, fault in script.of(spec.index) if isinstance(fault, Pause)},
-        greeting=greeting_of(spec.config, parts, dataset, trainer.layout),
+        local_training=algorithms.local_training_of(spec.config),
+        greeting=greeting_of(spec.config, roles, dataset, trainer.layout),
     )
     keeper = Keeper(
         spec.config,
         spec.run_dir,
         peer_dir,
-        evaluates=spec.index in parts.evaluators,
-        chosen=spec.index == parts.model_holder,
+        evaluates=spec.index in roles.evaluators,
+        chosen=spec.index == roles.model_owner,
         takes_over=takes_over,
         sketches=sketch_seed is not None,
         settings=spec.settings,
         origin=past.origin,
-        consensus_rounds=parts.consensus_rounds,
+        consensus_rounds=roles.consensus_rounds,
         kept=None if kept is None else kept.rounds,
     )
-    build = _coordinator if is_coordinator else _client if parts.coordinator is not None else _peer
+    build = _coordinator if is_coordinator else _client if roles.coordinator is not None else _peer
     samples_before = kept.rounds[-1].samples if kept is not None and kept.rounds else 0
-    setting = _Setting(spec, parts, context, trainer, sizes, samples_before, script)
+    restored = None if past.saved is None else past.saved.algorithm
+    setting = _Setting(spec, roles, context, trainer, sizes, samples_before, restored, script)
     _flip_labels(setting)
     return Parts(trainer, build(setting), keeper, _steps(setting), script)
 
@@ -150,18 +155,27 @@ def fault_script(spec: messages.WorkerSpec, topology: Topology) -> FaultScript:
 
 
 def _peer(setting: _Setting) -> Logic:
-    matrix, config = setting.cast.matrix, setting.config
+    matrix, config = setting.roles.matrix, setting.config
     contraction = 1.0 - spectral_gap(matrix) if is_symmetric(matrix) else 0.0
     training, consensus = algorithms.build_algorithm(config), algorithms.build_consensus(config, contraction)
     for attack, active in _attacks(setting):
         training, consensus = attacks.Attacking(training, attack, active), attacks.Attacking(consensus, attack, active)
-    return Peer(setting.context, _schedule(setting), setting.trainer.host, training, consensus)
+    try:
+        return Peer(setting.context, _schedule(setting), setting.trainer.host, training, consensus, setting.restored)
+    except (KeyError, RuntimeError) as error:  # a user's own, which has been changed since
+        if setting.restored is None:
+            raise
+        raise CheckpointError(
+            f"--algorithm {config.gossip.algorithm}: its state in the checkpoint does not fit: {one_line(error)}",
+            remedy="start a new run without --resume",
+            resumable=False,
+        ) from error
 
 
 def _schedule(setting: _Setting) -> NeighborhoodSchedule:
     """The peer's neighborhood of each round: without the edges that the fault script cuts; alone where it freezes
     before it has exchanged anything."""
-    me, matrix, script, context = setting.spec.index, setting.cast.matrix, setting.script, setting.context
+    me, matrix, script, context = setting.spec.index, setting.roles.matrix, setting.script, setting.context
     pauses = [fault for _, fault in script.of(me) if isinstance(fault, Pause)]
     alone = {fault.round for fault in pauses if fault.at in BEFORE_EXCHANGE}
     found: dict[frozenset[tuple[int, int]], Neighborhood] = {}
@@ -231,14 +245,14 @@ def _coordinator(setting: _Setting) -> Logic:
 def _steps(setting: _Setting) -> int:
     """Optimizer steps of one process in all rounds, the mean of the clients where not all are selected."""
     steps = setting.trainer.steps_per_round * setting.config.training.rounds
-    if setting.cast.coordinator is None:
+    if setting.roles.coordinator is None:
         return steps
     centralized = setting.config.centralized
     return max(1, steps * centralized.num_selected // centralized.num_clients)
 
 
-def _build_trainer(spec: messages.WorkerSpec, parts: Cast, dataset: data.Dataset) -> tuple[Trainer, list[int]]:
-    node = parts.topology.graph.nodes[spec.index]
+def _build_trainer(spec: messages.WorkerSpec, roles: Roles, dataset: data.Dataset) -> tuple[Trainer, list[int]]:
+    node = roles.topology.graph.nodes[spec.index]
     device = pick_device(spec.config.compute.device, spec.index, str(node.get("device", "")))
     if device.type == "cpu":
         torch.set_num_threads(spec.config.compute.threads or 1)
@@ -247,16 +261,16 @@ def _build_trainer(spec: messages.WorkerSpec, parts: Cast, dataset: data.Dataset
     config = spec.config
     if config.data.augment != "auto":
         dataset = replace(dataset, augment=config.data.augment == "on")
-    shards = partition.partition(config.data.partition, dataset.train_labels.numpy(), parts.shards, config.record.seed)
+    shards = partition.partition(config.data.partition, dataset.train_labels.numpy(), roles.shards, config.record.seed)
     # The coordinator trains nothing; any shard will do for it.
-    indices = shards[min(spec.index, parts.shards - 1)]
+    indices = shards[min(spec.index, roles.shards - 1)]
     return Trainer(config, dataset, indices, device, spec.index), [len(shard) for shard in shards]
 
 
-def _absent(spec: messages.WorkerSpec, parts: Cast) -> frozenset[int]:
+def _absent(spec: messages.WorkerSpec, roles: Roles) -> frozenset[int]:
     """Neighbors that are known to be gone for good."""
-    known = parts.links[spec.index] if spec.endpoints is None else spec.endpoints.keys()
-    return parts.links[spec.index] - known
+    known = roles.links[spec.index] if spec.endpoints is None else spec.endpoints.keys()
+    return roles.links[spec.index] - known
 
 
 def _spare(config: RunConfig, peers: int) -> int:

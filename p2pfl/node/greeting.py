@@ -5,13 +5,13 @@ from __future__ import annotations
 from p2pfl import data
 from p2pfl.config import RunConfig
 from p2pfl.model.vector import Layout
+from p2pfl.modes import Roles
 from p2pfl.protocol.greeting import Greeting, describe_data, short
 from p2pfl.registry import DATASETS
-from p2pfl.roles import Cast
 from p2pfl.run.agreement import shown_settings, shown_topology
 
 
-def greeting_of(config: RunConfig, parts: Cast, dataset: data.Dataset, layout: Layout) -> Greeting:
+def greeting_of(config: RunConfig, roles: Roles, dataset: data.Dataset, layout: Layout) -> Greeting:
     """The greeting of a process. All train on one data set, so that its content has to be the same everywhere.
 
     Paths do not count: a data set in another folder is the same one if it holds the same files.
@@ -21,7 +21,7 @@ def greeting_of(config: RunConfig, parts: Cast, dataset: data.Dataset, layout: L
     about = f"{kind}: {len(dataset.train_images):,} training and {len(dataset.test_images):,} test images"
     return Greeting(
         settings={name: short(value) for name, value in shown_settings(config).items()},
-        topology={name: short(value) for name, value in shown_topology(parts).items()},
+        topology={name: short(value) for name, value in shown_topology(roles).items()},
         data=describe_data(about, dataset.train_images.shape[1:], dataset.classes, dataset.content),
         model=short(f"{layout.parameter_count:,} parameters (layout {layout.digest})"),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,9 +9,10 @@ from typing import Any
 
 import msgspec
 
+from p2pfl.algorithms.base import LocalTraining, Saved
 from p2pfl.errors import ConfigError, Interrupted, NeighborError, TransportError
 from p2pfl.faults import Point
-from p2pfl.faults.injector import Saboteur
+from p2pfl.faults.injector import FaultInjector
 from p2pfl.model import sketches
 from p2pfl.node import messages
 from p2pfl.node.accounting import RoundAccount
@@ -46,19 +46,19 @@ class Driver:
         trainer: Trainer,
         ports: Ports,
         profile: RoundProfile | None = None,
-        saboteur: Saboteur | None = None,
+        injector: FaultInjector | None = None,
     ) -> None:
         self.has_ended = False
         self._logic = logic
-        self._sends = bool(logic.context.links)
         self._trainer = trainer
         self._ports = ports
         self._clock = ports.clock
         self._transport = ports.transport
         self._store = ports.store
+        self._exchanges = bool(logic.context.links)
         self._reporter = ports.reporter
         self._profile = profile or RoundProfile()
-        self._saboteur = saboteur
+        self._injector = injector
         self._stopped = False  # no Event: its lock could be held when a signal handler sets it
         self._busy = False  # the compute port has work
         self._refused: Counter[str] = Counter()  # all that the records say so far
@@ -143,7 +143,7 @@ class Driver:
         elif isinstance(action, ev.Train):
             self._profile.begin(action.round)
             self._reach("start", action.round)
-            self._submit(self._load_and_train if action.load else self._train, action.round)
+            self._submit(self._load_and_train if action.load else self._train, action.round, action.request)
         elif isinstance(action, ev.RoundDone):
             if action.x is not None:
                 self._trainer.move_to(action.x)
@@ -159,32 +159,32 @@ class Driver:
 
     def _reach(self, point: Point, round: int) -> None:
         """A point of a round at which a fault script may have something happen to this process."""
-        if self._saboteur is not None:
-            self._saboteur.reach(point, round)
+        if self._injector is not None:
+            self._injector.reach(point, round)
 
     # On the compute port
 
-    def _submit(self, work: Callable[[int], Any], round: int) -> None:
+    def _submit(self, work: Callable[..., Any], round: int, *arguments: Any) -> None:
         self._busy = True
-        self._ports.compute.submit(lambda: work(round))
+        self._ports.compute.submit(lambda: work(round, *arguments))
 
-    def _load_and_train(self, round: int) -> TrainStats:
+    def _load_and_train(self, round: int, request: LocalTraining) -> TrainStats:
         self._trainer.to_device()
-        return self._train(round)
+        return self._train(round, request)
 
-    def _train(self, round: int) -> TrainStats:
+    def _train(self, round: int, request: LocalTraining) -> TrainStats:
         with self._profile.span("train"):
             stats = self._trainer.train(
-                round, lambda steps: self._reporter.send(messages.Stepped(steps)), self._between(round)
+                round, lambda steps: self._reporter.send(messages.Stepped(steps)), self._between(round), request
             )
             self._trainer.to_host()
-            if self._sends:  # what goes to nobody is looked at in `_settle`
+            if self._exchanges:  # otherwise the weights are checked in `_settle` only
                 self._check_weights(f"after training in round {round}")
         return stats
 
     def _between(self, round: int) -> Callable[[], bool]:
         """What is asked between two steps of a training: whether to stop."""
-        if self._saboteur is None or not self._saboteur.waits_for("train", round):
+        if self._injector is None or not self._injector.waits_for("train", round):
             return lambda: self._stopped
         left = max(1, self._trainer.steps_per_round // 2)
 
@@ -218,10 +218,10 @@ class Driver:
                 evaluation = self._trainer.evaluate(samples, lambda: self._stopped)
         return _RoundResult(evaluation, sketch)
 
-    def _save(self, sent: Mapping[int, Payload], round: int) -> None:
+    def _save(self, round: int, sent: Mapping[int, Payload], state: Saved) -> None:
         self._reach("checkpoint", round)
         with self._profile.span("checkpoint"):
-            self._store.save(round, self._trainer, sent)
+            self._store.save(round, self._trainer, sent, state)
 
     # Back in the calling thread
 
@@ -242,7 +242,9 @@ class Driver:
                 # First the record, then the checkpoint, which holds it too: a resumed peer drops a record too many,
                 # and rebuilds one too few, but without the checkpoint nothing says what a record stood for.
                 self._record(result)
-                self._submit(functools.partial(self._save, self._logic.payloads), self._logic.round)
+                # Payloads and state are taken here, since only this thread touches the protocol; no copies are needed,
+                # because neither is written before the next round's exchange, which waits for the checkpoint.
+                self._submit(self._save, self._logic.round, self._logic.payloads, self._logic.algorithm_state)
             else:
                 began = self._clock.now()
                 self._profile.end(self._logic.round)

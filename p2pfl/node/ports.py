@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from p2pfl.algorithms.base import Saved
 from p2pfl.config import RunConfig
 from p2pfl.model.sketches import Vector
 from p2pfl.node import messages
@@ -60,8 +61,8 @@ class Store(Protocol):
     def record(self, record: RoundRecord, sketch: Vector | None) -> None:
         """Add a round. Raises CheckpointError naming the file that cannot be written."""
 
-    def save(self, round: int, trainer: Trainer, sent: Mapping[int, Payload]) -> None:
-        """Save the checkpoint of a training round."""
+    def save(self, round: int, trainer: Trainer, sent: Mapping[int, Payload], state: Saved) -> None:
+        """Save the checkpoint of a training round, with what was sent in it and the algorithm's state after it."""
 
     def save_model(self, round: int, trainer: Trainer) -> None:
         """Save the run's model, if this process owns it and the round is the last."""

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from p2pfl.algorithms.base import Saved
 from p2pfl.config import RunConfig
 from p2pfl.errors import CheckpointError, unwritable
 from p2pfl.model.sketches import Vector
@@ -70,10 +71,10 @@ class Keeper:
         due = record.eval_every is not None and round < rounds and round % record.eval_every == 0
         return record.eval_samples if due else None
 
-    def save(self, round: int, trainer: Trainer, sent: Mapping[int, Payload]) -> None:
-        """The checkpoint of a training round."""
+    def save(self, round: int, trainer: Trainer, sent: Mapping[int, Payload], state: Saved) -> None:
+        """Save the checkpoint of a training round, with what was sent in it and the algorithm's state after it."""
         if round <= self.config.training.rounds and self.config.record.checkpoint:
-            checkpoint.save(self.peer_dir / CHECKPOINTS_FOLDER, self._checkpoint(round, trainer, sent))
+            checkpoint.save(self.peer_dir / CHECKPOINTS_FOLDER, self._checkpoint(round, trainer, sent, state))
 
     def save_model(self, round: int, trainer: Trainer) -> None:
         """The run's model, if this process holds it and this is the last round of all."""
@@ -112,7 +113,9 @@ class Keeper:
     def _follow(self, kept: list[records.RoundRecord]) -> None:
         self._newest, self._recorded = kept[-1] if kept else None, len(kept)
 
-    def _checkpoint(self, round: int, trainer: Trainer, sent: Mapping[int, Payload]) -> checkpoint.Checkpoint:
+    def _checkpoint(
+        self, round: int, trainer: Trainer, sent: Mapping[int, Payload], state: Saved
+    ) -> checkpoint.Checkpoint:
         return checkpoint.Checkpoint(
             round=round,
             steps=trainer.steps,
@@ -126,6 +129,7 @@ class Keeper:
             buffers=integer_buffers(trainer.model),
             sent={n: {k: _whole(v) for k, v in p.vectors.items()} for n, p in sent.items()},
             scalars={n: p.scalars for n, p in sent.items()},
+            algorithm=state,
         )
 
     def _save_model(self, trainer: Trainer) -> None:

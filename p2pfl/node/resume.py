@@ -10,9 +10,9 @@ import msgspec
 
 from p2pfl.errors import CheckpointError, UnreadableError
 from p2pfl.model.sketches import sketch
+from p2pfl.modes import Roles
 from p2pfl.node import messages
 from p2pfl.payload import Payload
-from p2pfl.roles import Cast
 from p2pfl.run import checkpoint, records
 from p2pfl.run.checkpoint import Checkpoint, Origin
 from p2pfl.run.identity import run_id_of, write_run_id
@@ -66,7 +66,7 @@ def _backup(kept: Checkpoint, sketch_seed: int | None) -> Backup | None:
 
 
 def look_back(
-    spec: messages.WorkerSpec, parts: Cast, trainer: Trainer, peer_dir: Path, at_most: int, report: messages.Report
+    spec: messages.WorkerSpec, roles: Roles, trainer: Trainer, peer_dir: Path, at_most: int, report: messages.Report
 ) -> Past:
     """What a process that may have run before finds of itself; its trainer is set to the newest usable checkpoint.
 
@@ -75,10 +75,10 @@ def look_back(
     Raises CheckpointError where that is of other settings or another version, where a file cannot be read, and where
     nothing is usable and nobody has the weights.
     """
-    name = parts.topology.names[spec.index]
+    name = roles.topology.names[spec.index]
     run = run_id_of(spec.run_dir, peer_dir)
     origin = Origin(run or "", name, spec.index)
-    past = _restore(spec, parts, trainer, peer_dir, at_most, origin, report) if spec.resume else Past(origin)
+    past = _restore(spec, roles, trainer, peer_dir, at_most, origin, report) if spec.resume else Past(origin)
     if run is not None:
         return past
     if past.saved is not None:
@@ -91,7 +91,7 @@ def look_back(
 
 def _restore(
     spec: messages.WorkerSpec,
-    parts: Cast,
+    roles: Roles,
     trainer: Trainer,
     peer_dir: Path,
     at_most: int,
@@ -105,9 +105,9 @@ def _restore(
     for line in refused:
         report(messages.Warned(line + follows))
     if saved is None:
-        lost = spec.config.record.checkpoint and not spec.restarted and _has_done_rounds(spec, parts, peer_dir, refused)
+        lost = spec.config.record.checkpoint and not spec.restarted and _has_done_rounds(spec, roles, peer_dir, refused)
         if lost:
-            _say_lost(spec, parts, folder, report)
+            _say_lost(spec, roles, folder, report)
         elif spec.endpoints is not None and not spec.restarted:  # no launcher has said it
             report(
                 messages.Warned(f"{folder}: no checkpoint; begins at round 1, or joins its neighbors if they are ahead")
@@ -137,85 +137,85 @@ def _without_data(settings: str) -> str:
     return settings.partition("-")[0]  # what follows is the digest of the data set
 
 
-def _has_done_rounds(spec: messages.WorkerSpec, parts: Cast, peer_dir: Path, refused: list[str]) -> bool:
+def _has_done_rounds(spec: messages.WorkerSpec, roles: Roles, peer_dir: Path, refused: list[str]) -> bool:
     """Whether a process without a usable checkpoint had saved any, as far as its folder and the others' tell.
 
     One round alone tells nothing: a process may be stopped after it has recorded its first, before it has saved it.
     """
     if refused or any(record.round > 1 for record in records.read_rounds(peer_dir)):
-        return spec.index not in _clients(parts)
-    others = (folder / CHECKPOINTS_FOLDER for folder in _folders(spec, parts, range(parts.topology.n)))
-    return spec.index not in _clients(parts) and any(checkpoint.latest_number(folder) > 1 for folder in others)
+        return spec.index not in _clients(roles)
+    others = (folder / CHECKPOINTS_FOLDER for folder in _folders(spec, roles, range(roles.topology.n)))
+    return spec.index not in _clients(roles) and any(checkpoint.latest_number(folder) > 1 for folder in others)
 
 
-def _clients(parts: Cast) -> Iterable[int]:
+def _clients(roles: Roles) -> Iterable[int]:
     """Those whose weights are the coordinator's, of which each round brings new ones."""
-    return () if parts.coordinator is None else range(parts.coordinator)
+    return () if roles.coordinator is None else range(roles.coordinator)
 
 
-def _say_lost(spec: messages.WorkerSpec, parts: Cast, folder: Path, report: messages.Report) -> None:
+def _say_lost(spec: messages.WorkerSpec, roles: Roles, folder: Path, report: messages.Report) -> None:
     """Say what follows on the loss of all checkpoints; raises CheckpointError where that is the end."""
-    if parts.mode == "gossip":
+    if roles.mode.mixes:
         follows = "takes its neighbors' weights if they are ahead"
-    elif parts.mode == "local":
+    elif not roles.mode.has_common_model:
         follows = "begins at round 1 again"
     else:
         raise CheckpointError(f"{folder}: no checkpoint that can be used", remedy=_AFRESH, resumable=False)
     report(messages.Warned(f"{folder}: no checkpoint that can be used; {follows}"))
 
 
-def last_common_round(spec: messages.WorkerSpec, parts: Cast, at_most: int) -> int | None:
+def last_common_round(spec: messages.WorkerSpec, roles: Roles, at_most: int) -> int | None:
     """The round after which all go on with a resumed centralized run: the newest that its coordinator has saved.
 
     Unless a client had been stopped before it had saved its part in that round, or what it saved cannot be used: then
     the one before, if that is kept.
     """
-    if parts.coordinator is None or not spec.resume:
+    if roles.coordinator is None or not spec.resume:
         return None
-    saved = _of_coordinator(spec, parts, at_most)
+    saved = _of_coordinator(spec, roles, at_most)
     if saved is None:
         return 0
-    if spec.restarted or _clients_have_saved(spec, parts, saved):
+    if spec.restarted or _clients_have_saved(spec, roles, saved):
         return saved.round
-    before = _of_coordinator(spec, parts, saved.round - 1)
+    before = _of_coordinator(spec, roles, saved.round - 1)
     return saved.round if before is None else before.round
 
 
-def _of_coordinator(spec: messages.WorkerSpec, parts: Cast, at_most: int) -> Checkpoint | None:
-    assert parts.coordinator is not None
-    [(folder, origin)] = _places(spec, parts, [parts.coordinator])
+def _of_coordinator(spec: messages.WorkerSpec, roles: Roles, at_most: int) -> Checkpoint | None:
+    assert roles.coordinator is not None
+    [(folder, origin)] = _places(spec, roles, [roles.coordinator])
     return checkpoint.newest(folder, at_most, origin)[0]
 
 
-def _clients_have_saved(spec: messages.WorkerSpec, parts: Cast, saved: Checkpoint) -> bool:
+def _clients_have_saved(spec: messages.WorkerSpec, roles: Roles, saved: Checkpoint) -> bool:
     """Whether all whose updates the coordinator took in a round have a checkpoint of it that can be used."""
     backup = _backup(saved, None)
     took_part = [] if backup is None else set(backup.record.selected or ()) - set(backup.record.missing or ())
-    for folder, origin in _places(spec, parts, map(parts.topology.index, took_part)):
+    for folder, origin in _places(spec, roles, map(roles.topology.index, took_part)):
         if _load_if_usable(folder, saved.round, origin) is None:
             return False
     return True
 
 
-def _places(spec: messages.WorkerSpec, parts: Cast, indices: Iterable[int]) -> Iterator[tuple[Path, Origin]]:
+def _places(spec: messages.WorkerSpec, roles: Roles, indices: Iterable[int]) -> Iterator[tuple[Path, Origin]]:
     """Where other processes of this run directory have their checkpoints, and what these must say."""
     indices = list(indices)
-    for index, folder in zip(indices, _folders(spec, parts, indices), strict=True):
+    for index, folder in zip(indices, _folders(spec, roles, indices), strict=True):
         run = run_id_of(spec.run_dir, folder)
-        yield folder / CHECKPOINTS_FOLDER, Origin(run or "", parts.topology.names[index], index)
+        yield folder / CHECKPOINTS_FOLDER, Origin(run or "", roles.topology.names[index], index)
 
 
-def _folders(spec: messages.WorkerSpec, parts: Cast, indices: Iterable[int]) -> list[Path]:
-    return [peer_dir(spec.run_dir, parts.topology, index) for index in indices]
+def _folders(spec: messages.WorkerSpec, roles: Roles, indices: Iterable[int]) -> list[Path]:
+    return [peer_dir(spec.run_dir, roles.topology, index) for index in indices]
 
 
-def say_stale_client(spec: messages.WorkerSpec, parts: Cast, past: Past, last: int, report: messages.Report) -> None:
+def say_stale_client(spec: messages.WorkerSpec, roles: Roles, past: Past, last: int, report: messages.Report) -> None:
     """Warn where a client's own state is older than the round in which the coordinator has taken its update last."""
-    if spec.index not in _clients(parts) or not spec.resume or not spec.config.record.checkpoint:
+    if spec.index not in _clients(roles) or not spec.resume or not spec.config.record.checkpoint:
         return
-    [coordinator_dir] = _folders(spec, parts, [parts.coordinator or 0])
-    name, known = parts.topology.names[spec.index], records.read_rounds(coordinator_dir)
-    saved = _of_coordinator(spec, parts, last)
+    [coordinator_dir] = _folders(spec, roles, [roles.coordinator or 0])
+    name, known = roles.topology.names[spec.index], records.read_rounds(coordinator_dir)
+    saved = _of_coordinator(spec, roles, last)
     if saved is not None and (backup := _backup(saved, None)) is not None:
         known = [*known, backup.record]  # its file may be damaged
     taken = [r.round for r in known if r.round <= last and name in set(r.selected or ()) - set(r.missing or ())]

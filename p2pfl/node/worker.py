@@ -16,7 +16,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from p2pfl.errors import ConfigError, Interrupted, P2PFLError, is_from_outside, one_line, unwritable
-from p2pfl.faults.injector import Saboteur
+from p2pfl.faults.injector import FaultInjector
+from p2pfl.modes import assign_roles
 from p2pfl.node import messages
 from p2pfl.node.builder import Parts, assemble
 from p2pfl.node.control import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control, LinkReport
@@ -26,7 +27,6 @@ from p2pfl.node.ports import Ports
 from p2pfl.node.profile import RoundProfile
 from p2pfl.node.system import LogReporter, SystemClock, ThreadCompute
 from p2pfl.payload import ITEM_BYTES
-from p2pfl.roles import cast
 from p2pfl.run.paths import FIRED_FILE, LOG_FILE, TOPOLOGY_FILE
 from p2pfl.run.paths import peer_dir as peer_dir_of
 from p2pfl.topology import Topology, load_topology
@@ -131,12 +131,12 @@ def _run(
     try:
         name = context.names[spec.index]
         profile = RoundProfile.of(spec.config, name, parts.keeper.peer_dir)
-        saboteur = (
-            Saboteur(parts.script, spec.index, parts.keeper.peer_dir / FIRED_FILE) if parts.script.faults else None
+        injector = (
+            FaultInjector(parts.script, spec.index, parts.keeper.peer_dir / FIRED_FILE) if parts.script.faults else None
         )
         reporter = LogReporter(report, log)
         ports = Ports(SystemClock(), ThreadCompute(transport.wake), transport, parts.keeper, reporter)
-        driver = Driver(parts.logic, trainer, ports, profile, saboteur)
+        driver = Driver(parts.logic, trainer, ports, profile, injector)
         log.info("ready at %s on %s, first round %d", transport.endpoint, trainer.device, context.first_round)
         report(
             messages.Ready(
@@ -174,7 +174,7 @@ def _sockets(spec: messages.WorkerSpec, topology: Topology) -> Callable[[str], T
         own = keyring.public_keys(topology)[spec.index]
         credentials = Keys(own, secret, keyring.neighbors_keys(topology, spec.index))
     elif spec.token is not None:
-        credentials = Token(spec.token, spec.index, cast(spec.config, topology).links[spec.index])
+        credentials = Token(spec.token, spec.index, assign_roles(spec.config, topology).links[spec.index])
     return lambda bind: ZmqTransport(bind, grace=exchange.grace_timeout, credentials=credentials)
 
 

@@ -11,11 +11,11 @@ from p2pfl.algorithms.blockwise import SIDE_BLOCK
 from p2pfl.config import RunConfig, is_robust
 from p2pfl.errors import ConfigError
 from p2pfl.model.vector import Layout
+from p2pfl.modes import Roles, mode_of
 from p2pfl.payload import ITEM_BYTES
 from p2pfl.preflight.gpus import GpuUse, check_gpus, count_activations, wished_devices
 from p2pfl.preflight.trial import TriedModel, check_model
 from p2pfl.protocol.inbox import WINDOW
-from p2pfl.roles import Cast
 from p2pfl.run.checkpoint import KEPT
 from p2pfl.run.data_record import DIGITS, DataRecord
 from p2pfl.topology import neighborhood
@@ -63,7 +63,7 @@ class Checked:
         return (*found, *mirrored, *self.tried.notes)
 
 
-def check_run(parts: Cast, config: RunConfig, index: int | None = None, begins: bool = True) -> Checked:
+def check_run(roles: Roles, config: RunConfig, index: int | None = None, begins: bool = True) -> Checked:
     """Find out before a run what its processes would find out in the middle of it.
 
     `index`: the only process that runs on this machine, None where all do: devices and disk are checked for that one.
@@ -71,13 +71,13 @@ def check_run(parts: Cast, config: RunConfig, index: int | None = None, begins: 
     Raises ConfigError naming the option.
     """
     info = data.describe(config.data.dataset, config.data.data_dir, config.data.pictures)
-    tried = check(config, parts.shards, info)
-    wished = wished_devices(parts.topology)
+    tried = check(config, roles.shards, info)
+    wished = wished_devices(roles.topology)
     if index is not None:
         wished = {index: wished[index]}
-    gpu = check_gpus(config, wished, info.train_samples // parts.shards, tried.model)
+    gpu = check_gpus(config, wished, info.train_samples // roles.shards, tried.model)
     if begins:
-        check_disk(config, disk_need(parts, config, Layout.of(tried.model), index))
+        check_disk(config, disk_need(roles, config, Layout.of(tried.model), index))
     return Checked(info, tried, gpu)
 
 
@@ -95,16 +95,16 @@ def check(config: RunConfig, peers: int, info: data.DatasetInfo) -> TriedModel:
     return check_model(config, len(info.classes))
 
 
-def disk_need(parts: Cast, config: RunConfig, layout: Layout, process: int | None = None) -> int:
+def disk_need(roles: Roles, config: RunConfig, layout: Layout, process: int | None = None) -> int:
     """Bytes that a run writes at the least: checkpoints and its model; or what one process of it writes."""
-    training, exchanges = config.training, any(parts.links)
+    training, exchanges = config.training, any(roles.links)
     whole, coded = layout.size * 4, layout.size * ITEM_BYTES[config.exchange.wire_dtype]
     # The coordinator and those of its clients that train in the same round have checkpoints; the others may.
-    at_least = parts.topology.n if parts.coordinator is None else config.centralized.num_selected + 1
+    at_least = roles.topology.n if roles.coordinator is None else config.centralized.num_selected + 1
     processes = at_least if process is None else 1
     checkpoints = min(KEPT, training.rounds) * processes + 1  # one that is written before the oldest is removed
     need = checkpoints * (2 * whole + coded * exchanges) if config.record.checkpoint else 0
-    has_model = parts.model_holder is not None and process in (None, parts.model_holder)
+    has_model = roles.model_owner is not None and process in (None, roles.model_owner)
     return need + (whole if has_model else 0)
 
 
@@ -133,7 +133,7 @@ def _no_progress(what: str, done: int, total: int) -> None:
 
 
 def estimate(
-    parts: Cast,
+    roles: Roles,
     config: RunConfig,
     progress: data.Progress = _no_progress,
     index: int | None = None,
@@ -144,17 +144,17 @@ def estimate(
     An image folder is decoded, with `progress`, since only that tells whether its pictures can be used; nothing else
     is decoded or downloaded. Raises ConfigError for whatever the run itself would refuse.
     """
-    checked = check_run(parts, config, index, begins)
+    checked = check_run(roles, config, index, begins)
     info, model = checked.info, checked.tried.model
     path = None
     if info.needs_decoding:
         path = data.prepare(config.data.dataset, config.data.data_dir, progress, config.data.pictures)
-    shard = info.train_samples // parts.shards
+    shard = info.train_samples // roles.shards
     steps = local_steps(config.training, shard // config.training.batch_size)
     layout = Layout.of(model)
     whole = layout.size * 4
     coded = layout.size * ITEM_BYTES[config.exchange.wire_dtype]
-    sent, degree = _traffic(parts, config)
+    sent, degree = _traffic(roles, config)
     activations = config.training.batch_size * count_activations(model, config).kept
     return Estimate(
         train_samples=info.train_samples,
@@ -170,19 +170,19 @@ def estimate(
         exchange_memory=_exchange_memory(config, whole, coded, degree),
         bytes_per_round=sum(sent) * coded,
         busiest_bytes_per_round=max(sent) * coded,
-        consensus_rounds=parts.consensus_rounds,
-        consensus_bytes=sum(sent) * whole * parts.consensus_rounds,
+        consensus_rounds=roles.consensus_rounds,
+        consensus_bytes=sum(sent) * whole * roles.consensus_rounds,
         gpu=checked.gpu,
         notes=checked.notes(config, path),
     )
 
 
-def _traffic(parts: Cast, config: RunConfig) -> tuple[list[int], int]:
+def _traffic(roles: Roles, config: RunConfig) -> tuple[list[int], int]:
     """Vectors that each process sends in a round, and how many the one that receives most receives."""
-    if parts.coordinator is not None:
+    if roles.coordinator is not None:
         selected = config.centralized.num_selected
         return [1] * selected + [selected], selected
-    hoods = [neighborhood(parts.matrix, peer) for peer in range(parts.shards)]
+    hoods = [neighborhood(roles.matrix, peer) for peer in range(roles.shards)]
     return [len(hood.outgoing) for hood in hoods], max(len(hood.incoming) for hood in hoods)
 
 
@@ -193,9 +193,9 @@ def _exchange_memory(config: RunConfig, whole: int, coded: int, degree: int) -> 
     waiting = min(degree, WINDOW)
     if is_robust(config):
         blocks = (degree + 2) * SIDE_BLOCK * 4
-        if config.mode == "gossip":  # the consensus phase again: every neighbor's vector, and those of the next round
+        if mode_of(config).mixes:  # the consensus phase again: every neighbor's vector, and those of the next round
             return coded + (1 + degree + waiting) * whole + blocks
         return 2 * whole + (coded if coded != whole else 0) + degree * coded + blocks
-    if config.mode == "gossip":  # the consensus phase, which exchanges float32 while what training sent last is kept
+    if mode_of(config).mixes:  # the consensus phase, which exchanges float32 while what training sent last is kept
         return coded + (CONSENSUS_VECTORS + waiting) * whole
     return 2 * whole + (coded if coded != whole else 0) + waiting * coded

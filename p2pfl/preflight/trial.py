@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from p2pfl.algorithms import local_training_of
 from p2pfl.config import RunConfig, replace_options
 from p2pfl.errors import ConfigError, P2PFLError, TrainingError, one_line
 from p2pfl.model.global_state import settings_now, silenced, undisturbed
@@ -142,7 +143,7 @@ class _Trial:
         count = trainer.config.training.batch_size
         before = dict(named_tensors(trainer.model))
         with self._named(f"fails on a training batch of {count} image{'s' * (count > 1)}"), self._judged(trainer.model):
-            trainer.train(1, lambda steps: None, lambda: False)
+            trainer.train(1, lambda steps: None, lambda: False, local_training_of(trainer.config))
         notes = self._check_gradients(trainer.model)
         self._check_places(trainer, before)
         if not is_finite(trainer.vector):

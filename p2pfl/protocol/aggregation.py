@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from p2pfl.algorithms.base import Algorithm, RoundContext
+from p2pfl.algorithms.base import Algorithm, LocalTraining, RoundContext, Saved
 from p2pfl.payload import Payload
 from p2pfl.protocol.inbox import Inbox
 from p2pfl.topology import NeighborhoodSchedule
@@ -35,26 +35,39 @@ class Phases:
 class Mixer:
     """One peer's algorithm and its state over the rounds. `x` is the flat vector, which `finish` replaces."""
 
-    def __init__(self, phases: Phases, x: Tensor, schedule: NeighborhoodSchedule) -> None:
+    def __init__(
+        self, phases: Phases, x: Tensor, schedule: NeighborhoodSchedule, restored: Saved | None = None
+    ) -> None:
+        """`restored`: the training algorithm's state in the checkpoint that x is from; None: there is none."""
         self.x = x
         self.payloads: dict[int, Payload] = {}  # this round's, by neighbor
-        self._phases = phases
+        self.phases = phases
         self._schedule = schedule
         self._algorithm = phases.training
         self._state: Any = self._algorithm.init(x, schedule)
+        if restored is not None:
+            self._algorithm.load_state_dict(self._state, restored)
         self._is_consensus = False  # the state is that of the consensus rounds
         self._settled: set[int] = set()  # neighbors whose payload was acknowledged, or counted as undelivered
 
     def enter(self, round: int) -> None:
         """Begin a round: the first consensus round begins with a state of its algorithm."""
-        if round > self._phases.training_rounds and not self._is_consensus:
+        if round > self.phases.training_rounds and not self._is_consensus:
             self._is_consensus = True
-            self._algorithm = self._phases.consensus
+            self._algorithm = self.phases.consensus
             self._state = self._algorithm.init(self.x, self._schedule)
 
     def reset(self) -> None:
         """Forget the state of consensus rounds, whose x is about to change."""
-        self._is_consensus, self._algorithm = False, self._phases.training
+        self._is_consensus, self._algorithm = False, self.phases.training
+
+    def request(self, ctx: RoundContext, base: LocalTraining) -> LocalTraining:
+        """The algorithm's request to a round's local training, where the run's settings request `base`."""
+        return self._algorithm.request(self._state, ctx, base)
+
+    def state_dict(self) -> Saved:
+        """State of the training rounds' algorithm, for a checkpoint; nothing in consensus rounds, which save none."""
+        return {} if self._is_consensus else self._algorithm.state_dict(self._state)
 
     def offer(self, ctx: RoundContext, unacknowledged: Collection[int]) -> None:
         """Make this round's payloads; those of the last that are still `unacknowledged` are not settled."""

@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from p2pfl.algorithms.attacks import Tamper
-from p2pfl.algorithms.base import ONLY_X
+from p2pfl.algorithms.base import ONLY_X, Saved
 from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.payload import Encoding, Payload
 from p2pfl.protocol import events as ev
@@ -143,7 +143,7 @@ class Client:
         if self._tamper is not None:
             self._global = self.x.clone()
         self._enter(ClientStage.TRAINING)
-        return [ev.Train(self.round, load=True)]
+        return [ev.Train(self.round, load=True, request=self.context.local_training)]
 
     # 3. Offer the update, and send it when the coordinator grants that
 
@@ -265,6 +265,11 @@ class Client:
     @property
     def payloads(self) -> Mapping[int, Payload]:
         """Nothing: a round that was interrupted begins again with the global model."""
+        return {}
+
+    @property
+    def algorithm_state(self) -> Saved:
+        """Nothing: a client's update depends on the global model and its training alone."""
         return {}
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from p2pfl.algorithms.base import LocalTraining
 from p2pfl.payload import Payload
 from p2pfl.protocol.greeting import Greeting
 
@@ -56,6 +57,8 @@ class PeerContext:
     """Rounds that end only when all neighbors have acknowledged what they got."""
     scripted_pauses: Mapping[int, int] = field(default_factory=dict)
     """Rounds in which a fault script pauses the peer, each with the round in which it continues."""
+    local_training: LocalTraining = field(default_factory=LocalTraining)
+    """The request to local training that the run's settings make."""
     greeting: Greeting = field(default_factory=Greeting)
     """What neighbors must have been started with too."""
 

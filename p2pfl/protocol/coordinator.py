@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from p2pfl.algorithms.base import Saved
 from p2pfl.algorithms.fedavg import ServerAverage
 from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.payload import Payload
@@ -24,13 +25,12 @@ from p2pfl.protocol.wire import Header, Message
 
 
 class Coordinator:
-    """The coordinator's progress. The global model is the `x` of its `server`, which averages updates."""
+    """The coordinator's progress. The global model is the `x` of its `server`."""
 
     def __init__(self, context: PeerContext, federation: Federation, server: ServerAverage) -> None:
         self.context = context
         self.stage = Stage.NEW
         self._exchange = ServerExchange(context, federation, server)
-        self.server = server
         self.channel = self._exchange.channel
         self.refused = self.channel.refused
         self._federation = federation
@@ -220,6 +220,11 @@ class Coordinator:
     @property
     def payloads(self) -> Mapping[int, Payload]:
         """Nothing: a round that was interrupted begins again."""
+        return {}
+
+    @property
+    def algorithm_state(self) -> Saved:
+        """Nothing: the server's momentum is saved as the momentum of its checkpoint."""
         return {}
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from p2pfl.algorithms.base import LocalTraining
 from p2pfl.errors import NeighborCode, Refusal
 from p2pfl.protocol.wire import Message
 
@@ -104,10 +105,11 @@ class Discard:
 
 @dataclass(frozen=True)
 class Train:
-    """Start this round's local training, and report `Trained`."""
+    """Start this round's local training, and report `Trained`. `load`: x has been written since the last round."""
 
     round: int
-    load: bool = False  # x is not what the last round left in it
+    load: bool = False
+    request: LocalTraining = field(default_factory=LocalTraining, compare=False)  # it may hold tensors
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from p2pfl.algorithms.base import Algorithm, RoundContext
+from p2pfl.algorithms.base import Algorithm, LocalTraining, RoundContext
 from p2pfl.algorithms.bootstrap import Bootstrap
 from p2pfl.errors import Refusal
 from p2pfl.protocol import events as ev
-from p2pfl.protocol.aggregation import Mixer, Phases, RoundAggregation
+from p2pfl.protocol.aggregation import Mixer, RoundAggregation
 from p2pfl.protocol.channel import Channel
 from p2pfl.protocol.context import PeerContext
 from p2pfl.protocol.edge import ResumePoint
@@ -28,19 +28,18 @@ from p2pfl.topology import NeighborhoodSchedule
 class Exchange:
     """One peer's vectors out and in."""
 
-    def __init__(self, context: PeerContext, schedule: NeighborhoodSchedule, x: Tensor, phases: Phases) -> None:
+    def __init__(self, context: PeerContext, schedule: NeighborhoodSchedule, mixer: Mixer) -> None:
         self._pending = dict(context.pending_payloads)  # rounds before the first whose vectors neighbors may still need
         self._context = context = replace(context, pending_payloads={})  # so that their memory is free soon
         self._schedule = schedule
-        self._phases = phases
-        self.mixer = Mixer(phases, x, schedule)
+        self.mixer = mixer
         self.round = context.first_round
         self.in_round = False  # between `begin_round` and `finish`
         self.has_begun = False  # the round's payloads are on offer
         self.is_bootstrapping = context.needs_bootstrap and context.first_round > 1
-        self.bootstrap = Bootstrap(phases.training.is_robust)
+        self.bootstrap = Bootstrap(self.algorithm.is_robust)
         self.aggregation: RoundAggregation | None = None
-        self.channel = Channel(context, x.numel(), phases.at)
+        self.channel = Channel(context, mixer.x.numel(), mixer.phases.at)
         self._is_started = False
         self.membership = Membership(context, self.channel, {n: self._resume_point(n) for n in context.links})
         self._left_behind = False  # a neighbor continues without this peer
@@ -48,7 +47,7 @@ class Exchange:
     @property
     def algorithm(self) -> Algorithm[Any]:
         """The algorithm of this round."""
-        return self._phases.at(self.round)
+        return self.mixer.phases.at(self.round)
 
     # Expectation
 
@@ -62,14 +61,9 @@ class Exchange:
             return Senders()
         inbox, expected = self.channel.inbox, self._expected_in(round)
         passed = self.aggregation.passed if self.aggregation is not None and round == self.round else ()
-        away = [
-            n
-            for n in self._schedule(round).incoming
-            if n not in passed
-            and (inbox.is_given_up(round, n) or not inbox.has(round, n))
-            and not (n in expected and self.membership.is_up(n) and not inbox.is_given_up(round, n))
-        ]
-        return Senders(expected, away)
+        here = {n for n in expected if self.membership.is_up(n) and not inbox.is_given_up(round, n)}
+        others = [n for n in self._schedule(round).incoming if n not in here and n not in passed]
+        return Senders(expected, [n for n in others if not inbox.is_granted(round, n)])
 
     def _expectation_changed(self) -> None:
         """Tell the aggregation who is expected; to be called whenever an edge or a payload's use has changed."""
@@ -80,9 +74,8 @@ class Exchange:
     def waits_for(self) -> set[int]:
         """Neighbors whose vector or acknowledgement is waited for."""
         if self.aggregation is not None:
-            missing = self.aggregation.waits_for()
-        else:
-            missing = self.channel.inbox.missing(self.round, self._expected_in(self.round))
+            return self.aggregation.waits_for() | self.channel.outbox.waiting_for
+        missing = self.channel.inbox.missing(self.round, self._expected_in(self.round))
         return missing | self.channel.outbox.waiting_for
 
     def ahead(self) -> int:
@@ -111,17 +104,12 @@ class Exchange:
     # A round
 
     def jump(self, round: int, is_empty: bool) -> list[ev.Action]:
-        """Go to a later round than the next: all edges have a new epoch, and what is here of others is void.
-
-        Without weights of its own (`is_empty`), or where the others only mix, the peer first takes its neighbors'.
-        """
+        """Go to a later round than the next. A peer without weights takes its neighbors', or where they only mix."""
         self.round = round
         self.is_bootstrapping = is_empty or round > self._context.training_rounds + 1
         self.mixer.reset()
         self._pending.clear()
         self.channel.outbox = Outbox()
-        for neighbor in self._context.links:
-            self.channel.inbox.relist(neighbor, round)
         self.channel.inbox.skip_to(round)
         return self.membership.jump(round, round + self.is_bootstrapping)
 
@@ -178,11 +166,9 @@ class Exchange:
 
     @property
     def may_finish(self) -> bool:
-        """Whether the average is complete, and all who must have this peer's vector have it.
-
-        The last round of a phase also waits until every neighbor has its vector: bytes are counted in their phase,
-        and a peer ends only when its vector is needed no longer.
-        """
+        """Whether the average is complete, and all who must have this peer's vector have it."""
+        # The last round of a phase also waits until every neighbor has its vector: bytes are counted in their phase,
+        # and a peer ends only when its vector is needed no longer.
         context = self._context
         is_barrier = self.round in (context.training_rounds, context.last_round, *context.barrier_rounds)
         is_complete = self.aggregation is not None and self.aggregation.is_complete
@@ -192,6 +178,10 @@ class Exchange:
         """Mix; returns x, which holds the round's average."""
         self.in_round = False
         return self.mixer.finish(self._round_context(training), self.channel.outbox.waiting_for)
+
+    def request(self, training: ev.Trained) -> LocalTraining:
+        """The algorithm's request to this round's local training."""
+        return self.mixer.request(self._round_context(training), self._context.local_training)
 
     def _round_context(self, done: ev.Trained) -> RoundContext:
         return RoundContext(self.round, self._schedule(self.round), done.steps, done.samples, done.loss, done.lr)
@@ -273,11 +263,10 @@ class Exchange:
         """Say again whatever the broken connection may have swallowed; receivers ignore what they have."""
         actions = self.membership.reconnected(neighbor, self.round, self._resume_point(neighbor))
         self._expectation_changed()
-        if not actions:
-            return []
-        channel = self.channel
-        repeated = channel.deliver(channel.outbox.round, channel.outbox.repeat(neighbor))
-        return [*actions, *channel.say_again(neighbor), *repeated]
+        if actions:
+            outbox = self.channel.outbox
+            actions += self.channel.say_again(neighbor) + self.channel.deliver(outbox.round, outbox.repeat(neighbor))
+        return actions
 
     def _release(self, neighbor: int) -> None:
         self.channel.inbox.relist(neighbor)
@@ -305,7 +294,7 @@ class Exchange:
 
     def acknowledged(self, header: Header) -> bool:
         """Note an acknowledgement. False where that is no news."""
-        is_news = self.channel.outbox.acknowledged(header.sender, header.round)
-        if is_news:
-            self.mixer.acknowledged(header.sender)
-        return is_news
+        if not self.channel.outbox.acknowledged(header.sender, header.round):
+            return False
+        self.mixer.acknowledged(header.sender)
+        return True

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from p2pfl.algorithms.base import Saved
 from p2pfl.payload import Payload
 from p2pfl.protocol import events as ev
 from p2pfl.protocol.context import PeerContext
@@ -36,6 +37,10 @@ class Logic(Protocol):
     @property
     def payloads(self) -> Mapping[int, Payload]:
         """What went to each neighbor in the round that is being recorded, if a resumed run must send it again."""
+
+    @property
+    def algorithm_state(self) -> Saved:
+        """State of the algorithm after the round that is being recorded, for its checkpoint."""
 
     @property
     def facts(self) -> Mapping[str, Any]:

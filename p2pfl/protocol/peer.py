@@ -11,29 +11,25 @@ no socket, file, thread or clock, so a process, a test or a simulator can drive 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from p2pfl.algorithms.base import Algorithm
-from p2pfl.errors import NeighborCode, ProtocolError
+from p2pfl.algorithms.base import Algorithm, Saved
+from p2pfl.errors import ProtocolError
 from p2pfl.payload import Payload
 from p2pfl.protocol import events as ev
-from p2pfl.protocol.aggregation import Phases
+from p2pfl.protocol.aggregation import Mixer, Phases
 from p2pfl.protocol.context import PeerContext
 from p2pfl.protocol.exchange import Exchange
 from p2pfl.protocol.greeting import MismatchError
 from p2pfl.protocol.states import PEER, Stage
-from p2pfl.protocol.timeouts import FailureDetector, Wait
+from p2pfl.protocol.timeouts import FailureDetector
+from p2pfl.protocol.watch import Verdict, Watch
 from p2pfl.protocol.wire import Message
 from p2pfl.topology import NeighborhoodSchedule
-
-# Seconds between the greeting of a neighbor that was started with something else and the end of the peer, in which the
-# neighbor gets this peer's greeting and can say the same.
-MISMATCH_SECONDS = 2.0
 
 
 class Peer:
@@ -49,17 +45,19 @@ class Peer:
         x: Tensor,
         training: Algorithm[Any],
         consensus: Algorithm[Any],
+        restored: Saved | None = None,
     ) -> None:
-        self._exchange = Exchange(context, schedule, x, Phases(training, consensus, context.training_rounds))
+        """`restored`: the training algorithm's state in the checkpoint that x is from; None: there is none."""
+        phases = Phases(training, consensus, context.training_rounds)
+        self._exchange = Exchange(context, schedule, Mixer(phases, x, schedule, restored))
         self.channel, self._membership = self._exchange.channel, self._exchange.membership
         self.refused = self.channel.refused
         self.context = replace(context, pending_payloads={})  # so that their memory is free soon
         self.stage = Stage.NEW
-        self._detector = FailureDetector(context)
+        self._detector = FailureDetector(self.context)
+        self._watch = Watch(self.context, self._exchange, self._detector)
         self._is_trained = False
         self._training = ev.Trained()  # result of this round's local training
-        self._mismatches: dict[int, str] = {}  # how neighbors differ that were started with something else
-        self._mismatch_ends_at = math.inf  # then the peer ends, if it cannot begin without them
 
     def handle(self, event: ev.Event, now: float) -> list[ev.Action]:
         """React to one event at time `now` (seconds on any steady clock)."""
@@ -84,7 +82,7 @@ class Peer:
             case ev.Lost(neighbor):
                 return self._on_lost(neighbor, now)
             case ev.Tick():
-                return self._on_tick(now)
+                return self._accept(self._watch.look(self.stage, now), now)
 
     # 1. Greet the neighbors
 
@@ -109,19 +107,6 @@ class Peer:
         actions = self._take_down(self._membership.ungreeted, "cannot be reached", now)
         return [*actions, *self._go_to(target, now)]
 
-    def _on_mismatch(self, sender: int, error: MismatchError, now: float) -> list[ev.Action]:
-        """End soon, unless the peer may begin without this neighbor, which was started with something else."""
-        is_first = sender not in self._mismatches
-        self._mismatches.setdefault(sender, error.detail)
-        refused = self.channel.refuse(error.code, error.detail)
-        if self.stage is not Stage.GREETING:
-            return refused
-        answer = [self._membership.greet(sender, self.round)] if is_first else []
-        if self._membership.can_spare(self._mismatches):
-            return [*refused, *answer]
-        self._mismatch_ends_at = min(self._mismatch_ends_at, now + MISMATCH_SECONDS)
-        return [*(ev.Note(note.text) for note in refused if isinstance(note, ev.Note)), *answer]  # its end will say it
-
     # 2. Begin a round, and train
 
     def _go_to(self, round: int, now: float) -> list[ev.Action]:
@@ -145,7 +130,7 @@ class Peer:
 
     def _train(self, now: float) -> list[ev.Action]:
         self._detector.begin_training(now)
-        return [ev.Train(self.round)]
+        return [ev.Train(self.round, request=self._exchange.request(self._training))]
 
     def _on_trained(self, event: ev.Trained, now: float) -> list[ev.Action]:
         self._detector.end_training(now)
@@ -211,7 +196,7 @@ class Peer:
             if header.kind == "grant":
                 return [*begun, *self.channel.granted(header)]
         except MismatchError as error:
-            return self._on_mismatch(header.sender, error, now)
+            return self._watch.mismatch(header.sender, error, self.stage, now)
         except ProtocolError as error:
             refused = self.channel.refuse(error.code, f"{error.detail}, from {header.sender}")
             answer = exchange.bad_chunk(header, error.code) if header.kind == "chunk" else []
@@ -243,39 +228,16 @@ class Peer:
         if self.stage in (Stage.NEW, Stage.GREETING):
             self._membership.lose(neighbor)
             return self._begin_if_greeted(now)
-        if not self._membership.is_in_use(neighbor):
-            return []
-        if not self._membership.can_spare([neighbor]):
-            reason = f"lost the connection to peer {self.context.name([neighbor])} in round {self.round}"
-            return self._fail(ev.Fail(reason, code="lost-connection", peers=(neighbor,)))
-        return self._take_down([neighbor], "connection lost", now)
+        return self._accept(self._watch.lost(neighbor), now)
 
-    def _on_tick(self, now: float) -> list[ev.Action]:
-        if self.stage is Stage.GREETING and now >= self._mismatch_ends_at:
-            return self._fail(ev.Fail(next(iter(self._mismatches.values())), resumable=False, usage=True))
-        actions: list[ev.Action] = []
-        if now >= self._detector.heartbeat_due:
-            self._detector.sent_heartbeats(now)
-            actions += self._membership.heartbeats()
-        if self.stage not in (Stage.GREETING, Stage.WORKING) or self._detector.is_training:
-            return actions
-        is_greeting = self.stage is Stage.GREETING
-        wait: Wait = "greeting" if is_greeting else "round"
-        waits = set(self._membership.ungreeted) if is_greeting else self._exchange.waits_for()
-        suspects = self._detector.suspects(now, wait, self.round, waits)
-        if suspects is None:
-            if now >= self._detector.retry_due(wait, self.round):
-                self._detector.retried(now)
-                actions += self._membership.ask_again(waits, self.round)
-            return actions
-        why = self._detector.complaint(now, wait, self.round, suspects)
-        if is_greeting and self.context.has_lost_weights and not suspects:
-            why = "no checkpoint of this peer can be used, nor of its neighbors; start a new run without --resume"
-            return self._fail(ev.Fail(why, resumable=False))
-        if not suspects or not self._membership.can_spare(suspects):
-            code: NeighborCode = "no-greeting" if is_greeting else "no-progress"
-            return self._fail(ev.Fail(why, code=code, peers=tuple(suspects)))
-        return [*actions, *self._take_down(suspects, why, now), *self._begin_if_greeted(now)]
+    def _accept(self, verdict: Verdict, now: float) -> list[ev.Action]:
+        """End, or continue without those that have failed."""
+        if verdict.failure is not None:
+            return self._fail(verdict.failure)
+        if not verdict.suspects:
+            return verdict.actions
+        actions = [*verdict.actions, *self._take_down(verdict.suspects, verdict.why, now)]
+        return [*actions, *self._begin_if_greeted(now)]
 
     def _take_down(self, neighbors: Sequence[int], why: str, now: float) -> list[ev.Action]:
         """Continue without neighbors until they are back."""
@@ -316,6 +278,11 @@ class Peer:
         return dict(self._exchange.mixer.payloads)
 
     @property
+    def algorithm_state(self) -> Saved:
+        """State of the training rounds' algorithm, for a checkpoint; nothing in consensus rounds, which save none."""
+        return self._exchange.mixer.state_dict()
+
+    @property
     def wants_flush(self) -> bool:
         """Whether it matters that the transport lets go of its buffers: to continue, or to send something again."""
         wanted = self.channel.outbox.idle or self.channel.outbox.asked_again
@@ -324,7 +291,4 @@ class Peer:
     @property
     def deadline(self) -> float:
         """When the next `Tick` is due: a timeout, a retry or the next heartbeats."""
-        if self.stage is Stage.GREETING:
-            return min(self._detector.deadline("greeting", self.round), self._mismatch_ends_at)
-        is_at_work = self.stage in (Stage.WORKING, Stage.RECORDING)
-        return self._detector.deadline("round", self.round) if is_at_work else math.inf
+        return self._watch.deadline(self.stage)

@@ -63,7 +63,7 @@ def draw_accuracy(run: RecordedRun, axis: Axis) -> Figure:
     if run.has_peer_models:
         _draw_spread(axes, x, list(seen.values()))
     else:
-        axes.plot(x, [fmean(row) for row in seen.values()], color=style.BLUE, label=MODEL_NAMES[run.mode])
+        axes.plot(x, [fmean(row) for row in seen.values()], color=style.BLUE, label=MODEL_NAMES[run.mode.name])
     _mark_evaluations(axes, run, list(seen), x, [fmean(row) for row in seen.values()])
     _mark_model(axes, run, lambda number: axis.at(run, number) / unit)
     axes.margins(y=0.12)
@@ -107,7 +107,7 @@ def _mark_model(axes: Axes, run: RecordedRun, place: Callable[[int], float]) -> 
     if model is None or model.test_accuracy is None:
         return
     value = 100 * model.test_accuracy
-    name = MODEL_NAMES[run.mode] if run.mode == "gossip" else f"final {MODEL_NAMES[run.mode]}"
+    name = MODEL_NAMES[run.mode.name] if run.mode.mixes else f"final {MODEL_NAMES[run.mode.name]}"
     look: dict[str, Any] = {"marker": "*", "markersize": 13, "color": style.VERMILION, "markeredgecolor": style.INK}
     axes.plot([place(model.round)], [value], linestyle="none", label=f"{name}, {value:.2f} %", clip_on=False, **look)
 
@@ -124,7 +124,7 @@ def draw_loss(run: RecordedRun) -> Figure:
     if run.has_peer_models:
         band: dict[str, Any] = {"color": style.ORANGE, "alpha": 0.3, "linewidth": 0}
         axes.fill_between(list(seen), low, high, label="lowest to highest peer", **band)
-    label = _LOSS_OF.get(run.mode, "mean of the peers")
+    label = _LOSS_OF.get(run.mode.name, "mean of the peers")
     axes.plot(list(seen), mean, color=style.VERMILION, marker="o", markevery=_every(seen), label=label)
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from p2pfl.config import Mode, RunConfig
+from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError
 from p2pfl.faults import FaultScript, load_faults
 from p2pfl.model.sketches import consensus_distance
-from p2pfl.roles import COORDINATOR
+from p2pfl.modes import COORDINATOR, Mode, mode_of
 from p2pfl.run import records
 from p2pfl.run.data_record import DataRecord, read_data_record
 from p2pfl.run.directory import load_run_settings
@@ -56,12 +56,12 @@ class RecordedRun:
     @property
     def mode(self) -> Mode:
         """Training mode."""
-        return self.config.mode
+        return mode_of(self.config)
 
     @property
     def coordinator(self) -> int | None:
         """Number of the coordinator, which is the last process; None without one."""
-        return self.topology.n - 1 if self.mode == "centralized" else None
+        return self.topology.n - 1 if self.mode.has_coordinator else None
 
     @property
     def trainers(self) -> range:
@@ -77,7 +77,7 @@ class RecordedRun:
     @property
     def has_peer_models(self) -> bool:
         """Whether each peer has its own model, so that peers have a spread and a distance."""
-        return self.mode in ("gossip", "local")
+        return self.mode.has_peers
 
     def finished(self, phase: str) -> list[int]:
         """Finished rounds of a phase, in order."""
@@ -152,7 +152,7 @@ def mixing_distances(run: RecordedRun) -> dict[int, float]:
 
 def repeat_command(run: RecordedRun) -> str:
     """Command that repeats a run."""
-    return shlex.join(["python", "run_peers.py", run.mode, "--config", str(run.path / CONFIG_FILE)])
+    return shlex.join(["python", "run_peers.py", run.mode.name, "--config", str(run.path / CONFIG_FILE)])
 
 
 def model_record(run: RecordedRun) -> RoundRecord | None:
@@ -161,10 +161,10 @@ def model_record(run: RecordedRun) -> RoundRecord | None:
     The final model is the consensus model in gossip mode, the coordinator's global model, or the model of plain SGD;
     local peers have no common one.
     """
-    if run.mode == "local":
+    if not run.mode.has_common_model:
         return None
     mixed = run.finished("consensus")
-    last = (mixed[-1] if mixed else 0) if run.mode == "gossip" else run.config.training.rounds
+    last = (mixed[-1] if mixed else 0) if run.mode.mixes else run.config.training.rounds
     return next((record for record in run.rounds.get(last, ()) if record.test_accuracy is not None), None)
 
 
@@ -175,8 +175,8 @@ def load_run(run_dir: Path, lost_peers: Sequence[str] = ()) -> RecordedRun:
     records are left out and reported in `problems`.
     """
     config = load_run_settings(run_dir)
-    topology = load_topology(run_dir / TOPOLOGY_FILE, least=1 if config.mode == "sgd" else 2, by_ids=True)
-    if config.mode == "centralized" and topology.names[-1] != COORDINATOR:
+    topology = load_topology(run_dir / TOPOLOGY_FILE, least=mode_of(config).least_nodes, by_ids=True)
+    if mode_of(config).has_coordinator and topology.names[-1] != COORDINATOR:
         raise ConfigError(f"{run_dir / TOPOLOGY_FILE}: its last node must be the {COORDINATOR!r} of a centralized run")
     unknown = sorted(set(lost_peers) - set(topology.names))
     if unknown:
@@ -196,13 +196,13 @@ def load_run(run_dir: Path, lost_peers: Sequence[str] = ()) -> RecordedRun:
         found = load_faults(config.exchange.faults, config.record.seed)
         script = FaultScript(found.faults, found.seed, topology.names)
     data = read_data_record(run_dir)
-    if config.mode == "centralized":
+    if mode_of(config).has_coordinator:
         return RecordedRun(
             run_dir, config, topology, recorded, survivors, _finished(recorded[-1:]), script, {}, problems, data
         )
     rounds = _finished([recorded[peer] for peer in survivors])
     distances = {}
-    if config.mode != "sgd":
+    if mode_of(config).has_peers:
         distances = _distances([folders[p] for p in survivors], [read[p].rows for p in survivors], rounds)
     return RecordedRun(run_dir, config, topology, recorded, survivors, rounds, script, distances, problems, data)
 

@@ -44,7 +44,7 @@ def lost_records(run: RecordedRun) -> dict[str, list[list[int]]]:
     In such a round others have records and did not miss the peer. Unknown for clients, which record only some rounds,
     and for peers that a fault script stops.
     """
-    if run.mode == "centralized":
+    if run.mode.has_coordinator:
         return {}
     names = run.topology.names
     by_round: dict[int, list[RoundRecord]] = {}
@@ -66,7 +66,7 @@ def rounds_without_records(run: RecordedRun) -> list[list[int]]:
 
     Either all peers were away at once, or the records are lost.
     """
-    if run.mode != "gossip" or not all(run.records):
+    if not run.mode.mixes or not all(run.records):
         return []
     done = {record.round for own in run.records for record in own}
     missing = sorted(set(range(1, max(done))) - done)
@@ -79,7 +79,7 @@ def components(run: RecordedRun) -> list[dict[str, Any]]:
     Each item has `rounds` as [first, last] and the components' peers as `parts`. An edge counts as missing if one of
     its ends averaged without the other, or if a fault script cut it.
     """
-    if run.mode != "gossip":
+    if not run.mode.mixes:
         return []
     names, found = run.topology.names, []
     by_round: dict[int, dict[int, set[str]]] = {}

@@ -29,7 +29,7 @@ def write_report(run_dir: Path) -> Path:
     summary = summarize(run_dir, **known_facts(run_dir))
     run = load_run(run_dir, summary["lost_peers"])
     path = run_dir / REPORT_FILE
-    draw_plots(PLOTS[run.mode], run, run_dir)
+    draw_plots(PLOTS[run.mode.name], run, run_dir)
     write_text(path, _page(run, summary))
     return path
 
@@ -37,15 +37,15 @@ def write_report(run_dir: Path) -> Path:
 def _page(run: RecordedRun, summary: Mapping[str, Any]) -> str:
     return page_text(
         "page.html",
-        PLOTS[run.mode],
+        PLOTS[run.mode.name],
         run.path,
-        title=run.name if run.name == run.mode else f"{run.name}, {run.mode}",
+        title=run.name if run.name == run.mode.name else f"{run.name}, {run.mode.name}",
         subtitle=_subtitle(run, summary),
         summary=summary,
         tiles=_tiles(run, summary),
         warnings=collect_warnings(run, summary),
         rows=[(name, meaning, value_text(name, summary[name])) for name, meaning in FIELDS.items()],
-        table=_PROCESS_TABLE[run.mode],
+        table=_PROCESS_TABLE[run.mode.name],
         columns=_columns(run),
         processes=_process_rows(run),
         command=repeat_command(run),
@@ -61,7 +61,7 @@ def _subtitle(run: RecordedRun, summary: Mapping[str, Any]) -> str:
     processes = {
         "centralized": f"{summary['peers']} clients, of which {drawn} are drawn for a round",
         "sgd": "one process with all the data",
-    }.get(run.mode, f"{summary['peers']} peers")
+    }.get(run.mode.name, f"{summary['peers']} peers")
     return f"{task}, {processes}, {rounds}, seed {summary['seed']}"
 
 
@@ -80,9 +80,9 @@ _TILES: dict[str, dict[str, str]] = {
 
 def _tiles(run: RecordedRun, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Headline numbers: label and text."""
-    names = {**_TILES[run.mode], "seconds": "time", "samples_per_second": "samples/s"}
+    names = {**_TILES[run.mode.name], "seconds": "time", "samples_per_second": "samples/s"}
     tiles = [(label, value_text(name, summary[name])) for name, label in names.items()]
-    if run.mode in ("gossip", "centralized"):
+    if run.mode.exchanges:
         tiles.append(("sent in total", bytes_text(summary["bytes_sent_total"] + (summary["consensus_bytes"] or 0))))
     if run.coordinator is not None:
         tiles.append(

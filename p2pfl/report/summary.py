@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import msgspec
 
 from p2pfl.errors import ConfigError, P2PFLError, unreadable
+from p2pfl.modes import MODES
 from p2pfl.report.fields import FIELDS
 from p2pfl.report.load import RecordedRun, load_run, model_record, of_phase, sent_by_process
 from p2pfl.report.missing import bootstrapped_peers, components, missing_peers
@@ -48,11 +49,11 @@ def summarize(
     """
     run = load_run(run_dir, lost_peers)
     values = {
-        "mode": run.mode,
+        "mode": run.mode.name,
         "topology": run.name,
         "peers": len(run.trainers),
         "rounds": run.config.training.rounds,
-        "spectral_gap": _gap(run) if run.mode == "gossip" else None,
+        "spectral_gap": _gap(run) if run.mode.mixes else None,
         "seconds": seconds if seconds is not None else _longest(run, run.records),
         "lost_peers": list(lost_peers),
         "absences": missing_peers(run),
@@ -69,7 +70,7 @@ def summarize(
         **_work(run),
         **_traffic(run),
     }
-    if run.mode != "gossip":
+    if not run.mode.mixes:
         values |= dict.fromkeys(_GOSSIP_ONLY)
     values["status"] = _status(values)
     return {name: _finite(values[name]) for name in FIELDS}
@@ -77,7 +78,7 @@ def summarize(
 
 def _status(values: Mapping[str, Any]) -> str:
     at_end = values["rounds_completed"] == values["rounds"]
-    agreed = values["mode"] != "gossip" or values["consensus_accuracy"] is not None
+    agreed = not MODES[values["mode"]].mixes or values["consensus_accuracy"] is not None
     return "complete" if at_end and agreed else "incomplete"
 
 

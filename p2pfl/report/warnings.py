@@ -46,10 +46,10 @@ def collect_warnings(run: RecordedRun, summary: Mapping[str, Any]) -> list[str]:
 
 
 def _unfinished(run: RecordedRun, summary: Mapping[str, Any]) -> list[str]:
-    who, consequence = _INCOMPLETE[run.mode]
+    process, consequence = _INCOMPLETE[run.mode.name]
     if summary["rounds_completed"] < summary["rounds"]:
         done = f"{summary['rounds_completed']} of {summary['rounds']}"
-        return [f"The run is incomplete: {who} has finished {done} rounds.{consequence}"]
+        return [f"The run is incomplete: {process} has finished {done} rounds.{consequence}"]
     if summary["status"] != "complete":
         return ["The consensus phase was not finished, so there is no consensus model."]
     return []
@@ -59,7 +59,9 @@ def _losses(run: RecordedRun, summary: Mapping[str, Any]) -> list[str]:
     if not summary["lost_peers"]:
         return []
     usual = "Means, accuracies and distances are those of the other peers."
-    return [f"Lost during the run: {', '.join(summary['lost_peers'])}. {_AFTER_LOSS.get(run.mode, usual)}".rstrip()]
+    return [
+        f"Lost during the run: {', '.join(summary['lost_peers'])}. {_AFTER_LOSS.get(run.mode.name, usual)}".rstrip()
+    ]
 
 
 def _scripted(run: RecordedRun) -> list[str]:
@@ -93,8 +95,8 @@ def _missing(run: RecordedRun, summary: Mapping[str, Any]) -> list[str]:
 def _damage(run: RecordedRun, summary: Mapping[str, Any]) -> list[str]:
     found = []
     if taken := summary.get("weights_from_neighbors"):
-        who = [f"{item['peer']} in round {item['round']} (from {', '.join(item['neighbors'])})" for item in taken]
-        found.append(f"Bootstrapped from neighbors, as their own weights were lost or too old: {_listed(who)}.")
+        peers = [f"{item['peer']} in round {item['round']} (from {', '.join(item['neighbors'])})" for item in taken]
+        found.append(f"Bootstrapped from neighbors, as their own weights were lost or too old: {_listed(peers)}.")
     if lost := [f"{name} (round {spans_text(spans)})" for name, spans in lost_records(run).items()]:
         found.append(f"Records are lost and not included in the numbers: {_listed(lost)}.")
     if run.problems:
@@ -135,7 +137,7 @@ def _training(run: RecordedRun) -> list[str]:
 def _waiting(run: RecordedRun, summary: Mapping[str, Any]) -> list[str]:
     """Waiting time of peers; clients always wait for their coordinator."""
     shares = {name: summary[f"{name}_seconds"] or 0.0 for name in ("train", "exchange", "wait", "evaluate")}
-    if run.mode == "gossip" and shares["wait"] > _HIGH_WAIT_SHARE * sum(shares.values()) > 0:
+    if run.mode.mixes and shares["wait"] > _HIGH_WAIT_SHARE * sum(shares.values()) > 0:
         share = shares["wait"] / sum(shares.values())
         return [f"Peers spent {share:.0%} of the training rounds waiting for slower neighbors."]
     return []

@@ -12,7 +12,7 @@ from p2pfl import config as settings
 from p2pfl.config import RunConfig
 from p2pfl.faults import load_faults
 from p2pfl.model.weights_file import weights_digest
-from p2pfl.roles import Cast
+from p2pfl.modes import Roles
 
 # These schedules spread the learning rate over all rounds; with any other a run may get more rounds later.
 SCHEDULES_OVER_ALL_ROUNDS = frozenset({"onecycle", "cosine"})
@@ -35,25 +35,25 @@ def shared_settings(config: RunConfig) -> dict[str, Any]:
     return known
 
 
-def run_fingerprint(parts: Cast, config: RunConfig, content: str = "") -> str:
+def run_fingerprint(roles: Roles, config: RunConfig, content: str = "") -> str:
     """A digest of everything that all processes of a run must agree on, names, edges and weights included.
 
     `content`: the digest of the data set.
     """
-    return _fingerprint(parts, config, shared_settings(config), content)
+    return _fingerprint(roles, config, shared_settings(config), content)
 
 
-def lasting_fingerprint(parts: Cast, config: RunConfig) -> str:
+def lasting_fingerprint(roles: Roles, config: RunConfig) -> str:
     """The same of what must not change while a run is resumed: the rounds may, unless the schedule hangs on them."""
     shared = shared_settings(config)
     if config.training.schedule not in SCHEDULES_OVER_ALL_ROUNDS:
         del shared["rounds"]
-    return _fingerprint(parts, config, shared, "")
+    return _fingerprint(roles, config, shared, "")
 
 
-def _fingerprint(parts: Cast, config: RunConfig, shared: dict[str, Any], content: str) -> str:
-    matrix = np.round(parts.matrix, 12).tolist()
-    text = json.dumps([config.mode, shared, parts.topology.names, matrix, content], sort_keys=True)
+def _fingerprint(roles: Roles, config: RunConfig, shared: dict[str, Any], content: str) -> str:
+    matrix = np.round(roles.matrix, 12).tolist()
+    text = json.dumps([config.mode, shared, roles.topology.names, matrix, content], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -63,9 +63,9 @@ def shown_settings(config: RunConfig) -> dict[str, str]:
     return {"--" + name.replace("_", "-"): "unset" if v is None else str(v) for name, v in known.items()}
 
 
-def shown_topology(parts: Cast) -> dict[str, str]:
+def shown_topology(roles: Roles) -> dict[str, str]:
     """The topology as short texts: nodes in their order, edges, and the weights of the mixing matrix."""
-    names, matrix = parts.topology.names, np.round(parts.matrix, 12)
+    names, matrix = roles.topology.names, np.round(roles.matrix, 12)
     edges = [(int(i), int(j)) for i, j in zip(*np.nonzero(matrix - np.diag(np.diag(matrix))), strict=True)]
     return {
         "nodes": f"{len(names)} ({', '.join(names[:6])}{', …' if len(names) > 6 else ''}; {_short(repr(names))})",

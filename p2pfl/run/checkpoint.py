@@ -1,9 +1,10 @@
-"""What a peer saves after each round, as safetensors with a checksum, written atomically; never pickle.
+"""Checkpoints of a peer, one after each training round: safetensors with a checksum, written atomically; never pickle.
 
-A checkpoint says of which run, peer and round it is, and is refused anywhere else. It also holds what the peer sent in
-its last round, so that after a stop of the whole swarm, when peers may be one round apart, those ahead can send it
-again to those behind; and the record of its round, from which a lost one is rebuilt. The two newest are kept, and what
-else lies in the folder, such as checkpoints of others.
+A checkpoint says of which run, peer and round it is, and is refused anywhere else. It holds everything that changes the
+rest of the run: weights, momentum, integer buffers and the state of the algorithm. It also holds the payloads of its
+round, so that after a stop of the whole swarm, when peers may be one round apart, those ahead can send them again to
+those behind; and the record of its round, from which a lost one is rebuilt. The two newest are kept, and whatever else
+lies in the folder, such as checkpoints of others.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from p2pfl.util.files import check_regular, opener, sync_folder
 
 _OTHER_VERSION = "resume with that version, or start a new run without --resume"
 KEPT = 2
-FORMAT = 4
+FORMAT = 5
 _UNFINISHED = re.compile(rf"\.{CHECKPOINT_NAME.pattern}\.\d+")
 
 
@@ -47,7 +48,8 @@ class Origin:
 class Checkpoint:
     """A peer after `round` rounds. Vectors are (size,) as in the run's layout; `sent` is by name and neighbor.
 
-    `record` is the round's record as JSON, and `recorded` the number of records that the peer has up to it.
+    `algorithm` is the state of the gossip algorithm, tensors of any shape and numbers by name. `record` is the round's
+    record as JSON, and `recorded` the number of records that the peer has up to it.
     """
 
     round: int
@@ -59,6 +61,7 @@ class Checkpoint:
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
     sent: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
     scalars: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    algorithm: Mapping[str, Tensor | float] = field(default_factory=dict)
     origin: Origin = Origin()
     record: str = ""
     recorded: int = 0
@@ -71,6 +74,8 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     """
     tensors: dict[str, Tensor] = {"x": checkpoint.x, "momentum": checkpoint.momentum}
     tensors |= {f"buffer/{name}": buffer for name, buffer in checkpoint.buffers.items()}
+    state = checkpoint.algorithm.items()
+    tensors |= {f"algorithm/{name}": value for name, value in state if isinstance(value, Tensor)}
     stored: dict[tuple[int, str], str] = {}  # neighbors that were sent the same tensor share one copy
     sent: dict[str, dict[str, str]] = {}
     for neighbor, vectors in checkpoint.sent.items():
@@ -87,6 +92,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         "settings": checkpoint.settings,
         "sent": sent,
         "scalars": {str(neighbor): dict(values) for neighbor, values in checkpoint.scalars.items()},
+        "algorithm": {name: float(value) for name, value in state if not isinstance(value, Tensor)},
         "record": checkpoint.record,
         "recorded": checkpoint.recorded,
     }
@@ -187,13 +193,18 @@ def _parsed(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Checkpoi
         settings=str(about["settings"]),
         x=tensors["x"],
         momentum=tensors["momentum"],
-        buffers={n.removeprefix("buffer/"): t for n, t in tensors.items() if n.startswith("buffer/")},
+        buffers=_below("buffer/", tensors),
         sent={int(k): {n: tensors[key] for n, key in v.items()} for k, v in about["sent"].items()},
         scalars={int(k): dict(v) for k, v in about["scalars"].items()},
+        algorithm={**_below("algorithm/", tensors), **{n: float(v) for n, v in about["algorithm"].items()}},
         origin=Origin(str(about["run"]), str(about["peer"]), int(about["index"])),
         record=str(about["record"]),
         recorded=int(about["recorded"]),
     )
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _misplaced(found: Checkpoint, path: Path, origin: Origin | None) -> str:

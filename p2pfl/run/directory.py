@@ -17,6 +17,7 @@ from p2pfl import config as settings
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, TopologyError, unreadable, unwritable
 from p2pfl.model.weights_file import weights_digest
+from p2pfl.modes import mode_of
 from p2pfl.run.data_record import read_data_record
 from p2pfl.run.identity import write_run_id
 from p2pfl.run.paths import (
@@ -110,7 +111,7 @@ def _write_settings(run_dir: Path, config: RunConfig) -> None:
     repeatable = settings.replace_options(
         config, run_dir=None, faults=FAULTS_FILE if faults else None, init=INIT_FILE if init else None
     )
-    from_file = config.mode in ("gossip", "local")
+    from_file = mode_of(config).has_topology_file
     repeatable = dataclasses.replace(repeatable, topology=TOPOLOGY_FILE if from_file else None)
     temporary = run_dir / f".{CONFIG_FILE}.{os.getpid()}.tmp"  # peers of one folder may write the same at once
     temporary.write_text(settings.to_toml(repeatable), encoding="utf-8")

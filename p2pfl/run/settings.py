@@ -12,7 +12,7 @@ from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError
 from p2pfl.faults import FaultScript, check_faults, load_faults
 from p2pfl.model.weights_file import read_weights
-from p2pfl.roles import COORDINATOR
+from p2pfl.modes import COORDINATOR, mode_of
 from p2pfl.topology import Topology
 from p2pfl.util.text import some
 
@@ -31,13 +31,12 @@ def resolve(config: RunConfig, topology: Topology, processes: int) -> RunConfig:
     fault_script(config, topology)
     if config.training.init is not None:
         read_weights(config.training.init)
-    least = config.gossip.min_peers
-    if config.mode == "gossip" and least is not None and least > topology.n:
+    mode, least = mode_of(config), config.gossip.min_peers
+    if mode.mixes and least is not None and least > topology.n:
         raise ConfigError(f"--min-peers {least}: the topology has only {topology.n} peers")
     training, record = config.training, config.record
-    evaluates_for_all = config.mode in ("centralized", "sgd")
-    eval_every = 1 if config.mode == "centralized" else max(1, math.ceil(training.rounds / EVALUATIONS))
-    eval_samples = 0 if evaluates_for_all else EVAL_SAMPLES
+    eval_every = 1 if mode.evaluates_each_round else max(1, math.ceil(training.rounds / EVALUATIONS))
+    eval_samples = 0 if mode.evaluates_fully else EVAL_SAMPLES
     chosen: dict[str, Any] = {
         "name": record.name or topology.name,
         "dataset": config.data.located,
@@ -51,11 +50,11 @@ def resolve(config: RunConfig, topology: Topology, processes: int) -> RunConfig:
     if "exchange" in settings.MODE_SECTIONS[config.mode] and config.exchange.transport == "auto":
         both = all("host" in node and "port" in node for _, node in topology.graph.nodes(data=True))
         chosen["transport"] = "tcp" if both else "ipc"
-    if config.mode == "gossip" and config.exchange.keys is not None:
+    if mode.mixes and config.exchange.keys is not None:
         if not config.exchange.keys:
             raise ConfigError("--keys: needs the folder that p2pfl keys wrote (-o)")
         chosen["keys"] = os.path.abspath(config.exchange.keys)
-    if config.mode == "gossip" and config.exchange.token_file is not None:
+    if mode.mixes and config.exchange.token_file is not None:
         chosen["token_file"] = os.path.abspath(config.exchange.token_file)
     return settings.replace_options(config, **chosen)
 
@@ -75,8 +74,8 @@ def fault_script(config: RunConfig, topology: Topology, path: str | Path | None 
     if config.exchange.faults is None or where is None:
         return FaultScript(names=topology.names)
     script = load_faults(where, config.record.seed)
-    coordinator = COORDINATOR if config.mode == "centralized" else None
-    overlapped = config.mode == "gossip" and config.gossip.order == "overlapped"
+    coordinator = COORDINATOR if mode_of(config).has_coordinator else None
+    overlapped = mode_of(config).mixes and config.gossip.order == "overlapped"
     return check_faults(script, str(where), topology.names, config.training.rounds, coordinator, overlapped)
 
 

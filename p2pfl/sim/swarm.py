@@ -10,11 +10,11 @@ from p2pfl import data
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, TransportError
 from p2pfl.faults import AttackFault, Partition
+from p2pfl.modes import assign_roles
 from p2pfl.node import messages
 from p2pfl.node.builder import assemble
 from p2pfl.node.loop import Driver
 from p2pfl.node.ports import Ports
-from p2pfl.roles import cast
 from p2pfl.run.agreement import run_fingerprint
 from p2pfl.run.directory import create_run_dir
 from p2pfl.run.paths import peer_dir
@@ -81,7 +81,7 @@ class Simulation:
         _check_faults(config, topology)
         self.run_dir = create_run_dir(topology, config) if resume is None else resume
         self._topology, self._config = topology, config
-        self._fingerprint = run_fingerprint(cast(config, topology), config)
+        self._fingerprint = run_fingerprint(assign_roles(config, topology), config)
         self._dataset = data.prepare(config.data.dataset, config.data.data_dir, lambda *_: None)
         self.nodes = [self._node(index, train_seconds, resume is not None) for index in range(topology.n)]
         for node in self.nodes:

@@ -1,4 +1,4 @@
-"""The part of a training step that a GPU can repeat by itself: forward, loss and backward of one batch."""
+"""One training step: forward, loss and backward of a batch, captured on a GPU; terms added to its gradients."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from p2pfl.algorithms.base import LocalTraining
 from p2pfl.errors import one_line
-from p2pfl.model.vector import integer_buffers
+from p2pfl.model.vector import Slot, integer_buffers
 from p2pfl.training.capture import Work, capture, host_draws, untouched
 from p2pfl.training.memory import is_out_of_memory
 
@@ -43,8 +44,40 @@ class Step:
         self.total += loss.detach()
 
 
+class GradientTerms:
+    """Terms that a round's request adds to each gradient, after forward and backward: correction and proximal pull.
+
+    They are added outside of what a GPU has captured, to gradients whose places are fixed there.
+    """
+
+    def __init__(self, parameters: Sequence[tuple[Slot, Tensor]]) -> None:
+        """`parameters`: each parameter with its place in a flat vector."""
+        self._parameters = parameters
+        self._correction: Tensor | None = None
+        self._anchor: Tensor | None = None
+        self._proximal = 0.0
+
+    def begin(self, request: LocalTraining, vector: Tensor) -> None:
+        """Take up a round's request; `vector` is the model, (size,) on its device, before the round's training."""
+        self._proximal = request.proximal
+        self._anchor = vector.clone() if request.proximal else None
+        self._correction = None if request.correction is None else request.correction.to(vector.device)
+
+    def add(self) -> None:
+        """Add the terms to the gradients of one step."""
+        if self._correction is None and self._anchor is None:
+            return
+        found = [(slot, weight.detach(), weight.grad) for slot, weight in self._parameters if weight.grad is not None]
+        slots, weights, gradients = zip(*found, strict=True)
+        if self._correction is not None:
+            torch._foreach_add_(gradients, [slot.view(self._correction) for slot in slots])
+        if self._anchor is not None:
+            before = [slot.view(self._anchor) for slot in slots]
+            torch._foreach_add_(gradients, torch._foreach_sub(weights, before), alpha=self._proximal)
+
+
 class CapturedStep:
-    """The same, captured on the first batch and replayed for all: one launch instead of some hundred.
+    """The same step, captured on the first batch and replayed for all: one launch instead of some hundred.
 
     The optimizer's step is none of it: the schedule moves learning rate and momentum, which a captured kernel would
     keep. Captured addresses stay right, because on a GPU the model's tensors are views of one vector that is only ever

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from p2pfl import data, seeding
 from p2pfl.algorithms.attacks import Relabel
+from p2pfl.algorithms.base import LocalTraining
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, P2PFLError, TrainingError
 from p2pfl.model.global_state import RANDOMNESS
@@ -27,9 +28,10 @@ from p2pfl.training.host import HostCopy, sleep_until_done
 from p2pfl.training.initial import initial_model
 from p2pfl.training.memory import on_device
 from p2pfl.training.schedule import build_schedule, local_steps
-from p2pfl.training.step import CapturedStep, Step
+from p2pfl.training.step import CapturedStep, GradientTerms, Step
 
 _PROGRESS_SECONDS = 0.5
+PLAIN = LocalTraining()
 
 
 class Stopped(P2PFLError):
@@ -86,7 +88,7 @@ class Trainer:
         self._dataset = dataset
         self._lr = math.nan  # of the last step
         self._scheduled = 0  # steps that the schedule has been moved on by
-        self._anchor: Tensor | None = None  # the weights that FedProx pulls back to: those before this round's training
+        self._given_momentum: Tensor | None = None  # by this round's request
         self.model = initial_model(config, len(dataset.classes))
         self.layout = Layout.of(self.model)
         with on_device(device, ConfigError):
@@ -120,6 +122,7 @@ class Trainer:
         self.momentum = torch.zeros_like(self.vector)
         named = dict(self.model.named_parameters())
         self._parameters = [(slot, named[slot.name]) for slot in self.layout.slots if slot.is_parameter]
+        self._terms = GradientTerms(self._parameters)
 
     @property
     def host(self) -> Tensor:
@@ -136,33 +139,42 @@ class Trainer:
         """Training samples processed so far."""
         return self.steps * self.config.training.batch_size
 
-    def train(self, round: int, progress: Callable[[int], None], stopped: Callable[[], bool]) -> TrainStats:
+    def train(
+        self,
+        round: int,
+        progress: Callable[[int], None],
+        stopped: Callable[[], bool],
+        request: LocalTraining = PLAIN,
+    ) -> TrainStats:
         """One round of local steps. `progress` is told the steps done so far, about twice a second.
 
         The schedule follows the run's rounds, not this peer's own steps, since a client does not train in every one.
-        With --proximal-mu the loss has FedProx's term μ/2 ‖w − w_before‖² (Li et al. 2020, algorithm 2), which is not
-        in the loss that is returned.
+        The loss that is returned is that of the model, without the terms of the request. Without momentum in the
+        settings, a given one has no effect.
 
         Raises Stopped between two steps, TrainingError where the loss is no longer a finite number, or where the GPU
         has no memory left.
         """
         began = time.monotonic()
         with on_device(self.device):
-            loss = self._train(round, progress, stopped) / self.steps_per_round
+            loss = self._train(round, progress, stopped, request) / self.steps_per_round
         progress(self.steps)
         if not math.isfinite(loss):
             raise TrainingError(f"the training loss is {loss} in round {round}", remedy="lower --lr")
         samples = self.steps_per_round * self.config.training.batch_size
         return TrainStats(loss, self._lr, samples, self.steps_per_round, time.monotonic() - began)
 
-    def _train(self, round: int, progress: Callable[[int], None], stopped: Callable[[], bool]) -> float:
+    def _train(
+        self, round: int, progress: Callable[[int], None], stopped: Callable[[], bool], request: LocalTraining
+    ) -> float:
         """A round's steps; returns the sum of their losses."""
         self.model.train()
-        if self.config.training.reset_momentum:
+        given = request.momentum if isinstance(request.momentum, Tensor) else None
+        self._given_momentum = None if given is None else given.to(self.device)
+        if given is None and request.momentum == "reset":
             self.momentum.zero_()
         self._seek_schedule((round - 1) * self.steps_per_round)
-        if self._proximal_mu:
-            self._anchor = self.vector.clone()
+        self._terms.begin(request, self.vector)
         self._step.total.zero_()
         reported = time.monotonic()
         with self._seeded(round):
@@ -235,22 +247,13 @@ class Trainer:
     def _take_step(self, round: int) -> None:
         images, labels = self._batches.batch(self.steps)
         self._step(images, labels if self.relabel is None else self.relabel(round, labels))
-        if self._anchor is not None:
-            self._pull(self._anchor)
+        self._terms.add()
+        if self._given_momentum is not None:
+            self.momentum.copy_(self._given_momentum)
         self._lr = float(self._optimizer.param_groups[0]["lr"])
         self._optimizer.step()
         self.steps += 1
         self._advance_schedule()
-
-    @property
-    def _proximal_mu(self) -> float:
-        return self.config.server.proximal_mu
-
-    def _pull(self, anchor: Tensor) -> None:
-        """Add the gradient of FedProx's term, μ (w − w_before)."""
-        found = [(slot.view(anchor), weight, weight.grad) for slot, weight in self._parameters]
-        before, now, gradients = zip(*((a, w.detach(), g) for a, w, g in found if g is not None), strict=True)
-        torch._foreach_add_(gradients, torch._foreach_sub(now, before), alpha=self._proximal_mu)
 
     def _advance_schedule(self) -> None:
         self._scheduled += 1

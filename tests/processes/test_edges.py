@@ -12,10 +12,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.processes.test_launcher import FAST, Swarm, nobody_left, ring
-from tests.processes.test_launcher import start as start  # a fixture
 from tests.support import commands
 from tests.support.helpers import token_file
+from tests.support.launched import FAST, Swarm, nobody_left, ring
+from tests.support.launched import start as start  # a fixture
 from tests.support.paths import MODELS, ROOT
 
 from p2pfl import make_topology
@@ -88,11 +88,11 @@ def test_the_data_process_is_quiet_when_nobody_listens(tmp_path: Path) -> None:
         "from p2pfl import make_topology\n"
         "from p2pfl.config import DataConfig, RunConfig\n"
         "from p2pfl.launch.prepare import _prepare\n"
-        "from p2pfl.roles import cast\n"
+        "from p2pfl.modes import assign_roles\n"
         "ours, theirs = Pipe()\n"
         "ours.close()\n"
         f"config = RunConfig(data=DataConfig(dataset='digits', data_dir={str(tmp_path)!r}))\n"
-        f"_prepare(config, cast(config, make_topology('ring', 3)), True, Path({str(tmp_path)!r}), theirs)\n"
+        f"_prepare(config, assign_roles(config, make_topology('ring', 3)), True, Path({str(tmp_path)!r}), theirs)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -183,7 +183,7 @@ def test_a_reader_that_leaves_does_not_end_a_run(tmp_path: Path, start: Callable
 
 @pytest.mark.processes
 def test_a_reader_that_leaves_does_not_end_a_peer(tmp_path: Path) -> None:
-    from tests.e2e.test_cli import free_ports
+    from tests.support.helpers import free_ports
 
     topology = make_topology("path", 2)
     for peer, port in enumerate(free_ports(2)):

@@ -10,7 +10,7 @@ import torch
 
 from p2pfl import RunConfig, make_topology
 from p2pfl.experiment.run import run
-from p2pfl.roles import topology_of
+from p2pfl.modes import topology_of
 from p2pfl.run import checkpoint
 from p2pfl.run.paths import CHECKPOINTS_FOLDER, MODEL_FILE, peer_dirs
 from p2pfl.sim.swarm import Simulation

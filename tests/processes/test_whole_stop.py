@@ -30,9 +30,9 @@ pytestmark = pytest.mark.processes
 Start = Callable[..., Run]
 
 
-def started(folder: Path, resume: Run | None = None) -> Run:
+def started(folder: Path, resume: Run | None = None, *options: str) -> Run:
     save_topology(make_topology("ring", 3), folder / "ring.graphml")
-    words = ["--resume", str(resume.run_dir)] if resume else [str(folder / "ring.graphml"), *FAST]
+    words = ["--resume", str(resume.run_dir)] if resume else [str(folder / "ring.graphml"), *FAST, *options]
     return Run(folder, "gossip", *words, fresh=resume is None)
 
 
@@ -40,8 +40,8 @@ def started(folder: Path, resume: Run | None = None) -> Run:
 def start(tmp_path: Path) -> Iterator[Start]:
     runs: list[Run] = []
 
-    def begin(resume: Run | None = None) -> Run:
-        runs.append(started(tmp_path, resume))
+    def begin(resume: Run | None = None, *options: str) -> Run:
+        runs.append(started(tmp_path, resume, *options))
         return runs[-1]
 
     yield begin
@@ -235,3 +235,20 @@ def test_cut_again_and_again(start: Start, peace: bytes) -> None:
         assert checkpoint.newest(run.run_dir / "peers" / "0" / "checkpoint")[0] is not None
         run = start(run)
     ends_as_in_peace(run, peace)
+
+
+def test_an_attack_continues_with_the_vectors_that_were_seen_before_the_stop(start: Start, tmp_path: Path) -> None:
+    script = tmp_path / "faults.toml"
+    script.write_text('[[fault]]\nkind = "attack"\npeer = "1"\nattack = "inner-product"\nrounds = [2, 12]\n')
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    undisturbed = started(whole, None, "--faults", str(script))
+    try:
+        code, err = undisturbed.end()
+        assert code == 0, err
+    finally:
+        undisturbed.kill()
+    run = start(None, "--faults", str(script))
+    run.until("round 6/")
+    kill_all(run)
+    ends_as_in_peace(start(run), (undisturbed.run_dir / "consensus.safetensors").read_bytes())

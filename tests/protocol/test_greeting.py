@@ -15,6 +15,7 @@ from p2pfl import RunConfig, make_topology
 from p2pfl.algorithms.fedavg import ServerAverage
 from p2pfl.errors import ProtocolError
 from p2pfl.model.vector import Layout
+from p2pfl.modes import assign_roles
 from p2pfl.node.greeting import greeting_of
 from p2pfl.protocol.client import Client
 from p2pfl.protocol.coordinator import Coordinator
@@ -36,7 +37,6 @@ from p2pfl.protocol.greeting import (
 from p2pfl.protocol.peer import Peer
 from p2pfl.protocol.server_exchange import Federation
 from p2pfl.protocol.wire import GREETING_BYTES, Message
-from p2pfl.roles import cast
 from p2pfl.topology import Topology, build_topology
 from p2pfl.training import initial_model
 
@@ -154,7 +154,7 @@ def test_the_longest_greeting_fits_its_message() -> None:
 def said(topology: Topology = RING, **options: object) -> Greeting:
     config = RunConfig.of(**{"width": 0.0625, "dataset": "imagefolder:/a", **options})
     layout = Layout.of(initial_model(config, 4))
-    return greeting_of(config, cast(config, topology), replace(images(), content="c"), layout)
+    return greeting_of(config, assign_roles(config, topology), replace(images(), content="c"), layout)
 
 
 def named(labels: str, *edges: str, source: str = "a.gml") -> Topology:

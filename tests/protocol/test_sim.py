@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from p2pfl import RunConfig, make_topology
 from p2pfl.errors import ConfigError, TransportError
-from p2pfl.roles import topology_of
+from p2pfl.modes import topology_of
 from p2pfl.run.paths import MODEL_FILE, peer_dirs
 from p2pfl.run.records import read_rounds
 from p2pfl.sim.network import LinkSpeed

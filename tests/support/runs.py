@@ -12,7 +12,7 @@ import numpy as np
 
 from p2pfl.config import RunConfig, to_toml
 from p2pfl.model.sketches import sketch
-from p2pfl.roles import COORDINATOR, topology_of
+from p2pfl.modes import COORDINATOR, topology_of
 from p2pfl.run.records import RoundRecord, append_round
 from p2pfl.topology import Topology, is_symmetric, mixing_matrix, save_topology, spectral_gap
 from p2pfl.topology.graph import build_topology

@@ -13,9 +13,9 @@ import torch
 from tests.support.runs import train_record
 
 from p2pfl import RunConfig, make_topology
+from p2pfl.modes import assign_roles, topology_of
 from p2pfl.node import messages
 from p2pfl.node.resume import Past, look_back
-from p2pfl.roles import cast, topology_of
 from p2pfl.run import checkpoint
 from p2pfl.run.checkpoint import Checkpoint
 from p2pfl.run.directory import create_run_dir
@@ -61,7 +61,7 @@ class Made:
             said.append(message.text)
 
         trainer: Any = SimpleNamespace(layout=SimpleNamespace(digest="layout"), restore=lambda *state: None)
-        parts = cast(self.config, self.topology)
+        parts = assign_roles(self.config, self.topology)
         return look_back(self.spec(index, **options), parts, trainer, self.peer_dir(index), LAST, report), said
 
 
@@ -79,7 +79,7 @@ def made(folder: Path, mode: Any = "gossip", alone: str | None = None) -> Made:
 def fill(run: Made, index: int) -> None:
     past = look_back(
         replace(run.spec(index), resume=False),
-        cast(run.config, run.topology),
+        assign_roles(run.config, run.topology),
         None,
         run.peer_dir(index),
         0,

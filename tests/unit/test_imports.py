@@ -15,7 +15,7 @@ from p2pfl import RunConfig, make_topology
 from p2pfl import launch as launcher
 from p2pfl.errors import P2PFLError, not_imported
 from p2pfl.launch.prepare import prepare_data
-from p2pfl.roles import cast
+from p2pfl.modes import assign_roles
 
 
 @pytest.mark.parametrize(
@@ -51,5 +51,5 @@ def test_the_data_process_reports_it_instead_of_a_traceback(tmp_path: Path, capf
 
         server: Any = SimpleNamespace(start=start, folder=processes.folder)
         with pytest.raises(P2PFLError, match=r"^the libraries cannot be imported \(.*estimate"):
-            prepare_data(config, cast(config, make_topology("ring", 3)), tmp_path, observer, server)
+            prepare_data(config, assign_roles(config, make_topology("ring", 3)), tmp_path, observer, server)
     assert "Traceback" not in capfd.readouterr().err

@@ -64,7 +64,7 @@ def _plain_ticks(axes: Axes) -> None:
 
 def draw_phases(entries: Sequence[Entry]) -> Figure:
     """Consensus phase of each gossip entry, beside the bounds by its spectral gap."""
-    mixing = [(i, entry) for i, entry in enumerate(entries) if entry.mode == "gossip"]
+    mixing = [(i, entry) for i, entry in enumerate(entries) if entry.mode.mixes]
     columns = min(max(len(mixing), 1), _COLUMNS)
     rows = -(-max(len(mixing), 1) // columns)
     figure = style.new_figure(2 * style.WIDTH if columns > 1 else _WIDTH, 3.0 * rows + 0.5)
@@ -148,7 +148,7 @@ def _draw_nodes(axes: Axes, entry: Entry, percent: Sequence[float | None], norm:
     axes.set_aspect("equal")
     axes.set(xlim=(-1.25, 1.25), ylim=(-1.25, 1.25))
     axes.set_title(short_label(entry.label), fontweight="bold")
-    if entry.mode != "local" and topology.graph.number_of_edges():
+    if entry.mode.has_common_model and topology.graph.number_of_edges():
         topology_plot.draw_edges(axes, topology, positions, size)
     common: dict[str, Any] = {"edgecolors": style.INK, "linewidths": 0.8, "zorder": 2}
     hub = entry.runs[0].coordinator

@@ -123,7 +123,7 @@ def draw_time(entries: Sequence[Entry]) -> Figure:
 
 def _mean(entry: Entry, field: str) -> float:
     mean = fmean(float(value or 0.0) for value in statistic(entry, field).values)
-    if field == "wait_seconds" and entry.mode == "centralized":
+    if field == "wait_seconds" and entry.mode.has_coordinator:
         # The coordinator evaluates while its clients wait, and this is the time of a client.
         return max(mean - _mean(entry, "evaluate_seconds"), 0.0)
     return mean

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from p2pfl.config import NOT_IN_FINGERPRINT, Mode, RunConfig, options
+from p2pfl.config import NOT_IN_FINGERPRINT, RunConfig, options
 from p2pfl.errors import ConfigError
 from p2pfl.model.weights_file import weights_digest
+from p2pfl.modes import Mode, mode_of
 from p2pfl.report.load import RecordedRun, load_run
 from p2pfl.report.summary import known_facts, summarize
 
@@ -33,7 +34,7 @@ class Entry:
     @property
     def mode(self) -> Mode:
         """Training mode."""
-        return self.config.mode
+        return mode_of(self.config)
 
 
 def load_entries(run_dirs: Sequence[Path]) -> list[Entry]:
@@ -44,7 +45,7 @@ def load_entries(run_dirs: Sequence[Path]) -> list[Entry]:
     two hold the same settings with the same seed.
     """
     if not run_dirs:
-        raise ConfigError("there is nothing to compare: name the directories of finished runs")
+        raise ConfigError("no runs to compare; name the directories of finished runs")
     _refuse_twice(run_dirs)
     groups: dict[Hashable, list[tuple[RecordedRun, dict[str, Any]]]] = {}
     for path in run_dirs:
@@ -87,7 +88,7 @@ def initial_of(run: RecordedRun) -> str | None:
 def shards_of(entry: Entry) -> int | None:
     """Number of shards of the training set; None for pooled data."""
     counts: dict[str, int] = {"centralized": entry.config.centralized.num_clients, "sgd": 0}
-    return counts.get(entry.mode, entry.runs[0].topology.n) or None
+    return counts.get(entry.mode.name, entry.runs[0].topology.n) or None
 
 
 def _refuse_twice(run_dirs: Sequence[Path]) -> None:
@@ -95,7 +96,7 @@ def _refuse_twice(run_dirs: Sequence[Path]) -> None:
     for path in run_dirs:
         first = seen.setdefault(path.resolve(), path)
         if first is not path:
-            raise ConfigError(f"{path}: is given twice; name each run directory once")
+            raise ConfigError(f"{path}: given twice; name each run directory once")
 
 
 def _summary(run_dir: Path) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def _settings(run: RecordedRun) -> Hashable:
 
 def _shape(run: RecordedRun) -> Hashable:
     graph = run.topology.graph
-    if run.config.mode == "local":
+    if not run.mode.has_common_model:
         return run.topology.names  # the file gave the peers; its edges were not used
     return run.topology.names, graph.is_directed(), tuple(sorted(graph.edges.data("weight", default=1.0)))
 
@@ -124,7 +125,9 @@ def _entry(found: Sequence[tuple[RecordedRun, dict[str, Any]]]) -> Entry:
         first, _ = by_seed.setdefault(run.config.record.seed, (run, summary))
         if first is not run:
             same = f"{first.path} and {run.path}"
-            raise ConfigError(f"{same}: the same settings and the same seed ({run.config.record.seed}); leave one out")
+            raise ConfigError(
+                f"{same}: the same settings and the same seed ({run.config.record.seed}); omit one of them"
+            )
     seeds = tuple(sorted(by_seed))
     runs, summaries = zip(*(by_seed[seed] for seed in seeds), strict=True)
     return Entry(_name(runs[0]), runs, summaries, seeds)
@@ -136,7 +139,7 @@ def _federated_name(run: RecordedRun) -> str:
     return f"{kind} {found['num_selected']}/{found['num_clients']}"
 
 
-_NAMES: dict[Mode, Callable[[RecordedRun], str]] = {
+_NAMES: dict[str, Callable[[RecordedRun], str]] = {
     "gossip": lambda run: run.name,
     "centralized": _federated_name,
     "sgd": lambda run: "SGD",
@@ -145,7 +148,7 @@ _NAMES: dict[Mode, Callable[[RecordedRun], str]] = {
 
 
 def _name(run: RecordedRun) -> str:
-    return _NAMES[run.config.mode](run)
+    return _NAMES[run.mode.name](run)
 
 
 def _labels(entries: Sequence[Entry]) -> list[str]:
@@ -164,9 +167,9 @@ def _labels(entries: Sequence[Entry]) -> list[str]:
 
 def _distinct_label(entry: Entry, alike: Sequence[Entry]) -> str:
     """Name of an entry, with its mode or differing options if others share it."""
-    own, same_mode = _options(entry), [_options(other) for other in alike if other.mode == entry.mode]
+    own, same_mode = _options(entry), [_options(other) for other in alike if other.mode is entry.mode]
     differ = [name for name, value in own.items() if any(found[name] != value for found in same_mode)]
-    mode = [entry.mode] if len(same_mode) < len(alike) else []
+    mode = [entry.mode.name] if len(same_mode) < len(alike) else []
     return ", ".join([entry.label, *mode, *(_option_text(name, own[name]) for name in differ)])
 
 

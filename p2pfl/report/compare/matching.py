@@ -150,7 +150,7 @@ def _incomplete(entries: Sequence[Entry]) -> list[Mismatch]:
         for run, summary in zip(entry.runs, entry.summaries, strict=True):
             if summary["status"] != "complete":
                 done = f"{summary['rounds_completed']} of {summary['rounds']} rounds"
-                remedy = f"finish it with p2pfl {entry.mode} --resume {run.path}"
+                remedy = f"finish it with p2pfl {entry.mode.name} --resume {run.path}"
                 found.append(Mismatch(f"{run.path} is incomplete ({done}): {remedy}", frozenset({entry.label})))
     return found
 

@@ -89,7 +89,7 @@ def table_csv(comparison: Comparison) -> str:
     for entry in comparison.entries:
         sentences = " | ".join(m.sentence for m in comparison.mismatches if entry.label in m.labels)
         cells = [cell for name in columns for cell in _csv_cells(entry, name)]
-        writer.writerow([entry.label, entry.mode, " ".join(map(str, entry.seeds)), sentences, *cells])
+        writer.writerow([entry.label, entry.mode.name, " ".join(map(str, entry.seeds)), sentences, *cells])
     return text.getvalue()
 
 
@@ -122,7 +122,7 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
     found = {field: statistic(entry, field) for field in MEANINGS}
     return {
         "label": entry.label,
-        "mode": entry.mode,
+        "mode": entry.mode.name,
         "seeds": list(entry.seeds),
         "runs": [str(run.path) for run in entry.runs],
         "commands": [repeat_command(run) for run in entry.runs],

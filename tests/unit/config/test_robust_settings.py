@@ -12,8 +12,8 @@ from p2pfl.cli import main
 from p2pfl.config import RunConfig, check_together, is_robust, least_updates, load_toml, to_toml
 from p2pfl.errors import ConfigError
 from p2pfl.experiment.compare import Wanted, plan_runs
+from p2pfl.modes import assign_roles, topology_of
 from p2pfl.preflight.estimate import estimate
-from p2pfl.roles import cast, topology_of
 from p2pfl.topology import consensus_rounds, make_topology, mixing_matrix, mixing_rounds
 
 
@@ -75,17 +75,17 @@ def test_too_many_for_some_peer_is_refused_with_its_name(kind: str, n: int, byza
     topology = make_topology(kind, n)
     for algorithm in ("clipped", "trimmed-mean", "median"):
         with pytest.raises(ConfigError) as caught:
-            cast(RunConfig.of(algorithm=algorithm, byzantine=byzantine), topology)
+            assign_roles(RunConfig.of(algorithm=algorithm, byzantine=byzantine), topology)
         assert str(caught.value).startswith(message)
         assert "\n" not in str(caught.value)
-    cast(RunConfig.of(algorithm="median", byzantine=int(message.split("at most ")[1][0])), topology)
+    assign_roles(RunConfig.of(algorithm="median", byzantine=int(message.split("at most ")[1][0])), topology)
 
 
 def test_the_consensus_phase_takes_as_long_as_plain_mixing() -> None:
     ring = make_topology("ring", 8)
     w = mixing_matrix(ring)
-    assert cast(RunConfig(), ring).consensus_rounds == consensus_rounds(w, 1e-3)
-    robust = cast(RunConfig.of(algorithm="median", byzantine=1), ring)
+    assert assign_roles(RunConfig(), ring).consensus_rounds == consensus_rounds(w, 1e-3)
+    robust = assign_roles(RunConfig.of(algorithm="median", byzantine=1), ring)
     assert robust.consensus_rounds == mixing_rounds(w, 1e-3) > 2 * consensus_rounds(w, 1e-3)
 
 
@@ -131,7 +131,7 @@ def test_a_robust_coordinator_asks_for_as_many_updates_as_it_needs() -> None:
 def needed(kind: str, n: int, **options: object) -> tuple[int, int, int]:
     """Bytes of the exchange, of one float32 vector, of one on the wire."""
     config = RunConfig.of(dataset="digits", width=0.125, **options)
-    found = estimate(cast(config, make_topology(kind, n)), config)
+    found = estimate(assign_roles(config, make_topology(kind, n)), config)
     return found.exchange_memory, found.weights_memory // 3, found.vector_bytes
 
 
@@ -152,7 +152,7 @@ def test_a_coordinators_memory_grows_with_the_selected() -> None:
         config = RunConfig.of(mode="centralized", dataset="digits", width=0.125, **options)
         star = topology_of(config)
         assert star is not None
-        need = estimate(cast(config, star), config)
+        need = estimate(assign_roles(config, star), config)
         found[averaging] = need.exchange_memory
         whole = need.weights_memory // 3
     assert found["uniform"] == (2 + 4) * whole

@@ -16,7 +16,7 @@ from p2pfl.config import PictureOptions, RunConfig, check_together, replace_opti
 from p2pfl.data import Dataset, describe, load, prepare
 from p2pfl.data.image_listing import list_folder
 from p2pfl.errors import ConfigError
-from p2pfl.roles import topology_of
+from p2pfl.modes import topology_of
 
 RAMP = np.linspace(0, 65535, 1024).round().astype(np.uint16).reshape(32, 32)
 

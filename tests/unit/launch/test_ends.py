@@ -19,8 +19,8 @@ from p2pfl import make_topology
 from p2pfl.launch.base import LaunchSpec, Outcome
 from p2pfl.launch.local import LocalLauncher
 from p2pfl.launch.loop import supervise
+from p2pfl.modes import assign_roles
 from p2pfl.node import messages
-from p2pfl.roles import cast
 
 REPORT = messages.encode(messages.RoundFinished(train_record(make_topology("ring", 3), 0, 1, 1, 8), b""))
 BROKEN = {
@@ -98,7 +98,7 @@ class Swarm:
         places: Any = SimpleNamespace(path=folder, subfolder=lambda: sockets, ensure_subfolder=lambda _: None)
         self._server: Any = SimpleNamespace(folder=places, start=self._start)
         config = small_config(start_timeout=1e-9)
-        self._spec = LaunchSpec(cast(config, make_topology("ring", n)), config, folder, "run", "settings")
+        self._spec = LaunchSpec(assign_roles(config, make_topology("ring", n)), config, folder, "run", "settings")
 
     def _start(self, *_: object) -> tuple[Deaf, Connection]:
         here, there = Pipe()

@@ -12,8 +12,8 @@ import pytest
 from p2pfl import RunConfig, make_topology
 from p2pfl.errors import ConfigError, P2PFLError
 from p2pfl.launch.prepare import SILENT_SECONDS, prepare_data
+from p2pfl.modes import assign_roles
 from p2pfl.node import messages
-from p2pfl.roles import cast
 
 
 class Link:
@@ -48,7 +48,7 @@ def prepare(folder: Path, link: Link) -> tuple[list[str], Any]:
     observer: Any = SimpleNamespace(say=said.append, progress=lambda *step: said.append("{} {}/{}".format(*step)))
     config = RunConfig.of(dataset="digits", model="vgg11")
     with pytest.raises(P2PFLError) as caught:
-        prepare_data(config, cast(config, make_topology("ring", 3)), folder, observer, server)
+        prepare_data(config, assign_roles(config, make_topology("ring", 3)), folder, observer, server)
     assert link.is_closed
     return said, caught.value
 

@@ -13,7 +13,7 @@ from p2pfl.faults import FaultScript, Kill, Pause
 from p2pfl.launch import events as ev
 from p2pfl.launch.base import LaunchSpec
 from p2pfl.launch.supervisor import ALONE_SECONDS, KILL_SECONDS, STOP_SECONDS, Supervisor
-from p2pfl.roles import cast, topology_of
+from p2pfl.modes import assign_roles, topology_of
 
 DIED = "killed by SIGKILL"
 PLACE = "/run/peers"
@@ -27,7 +27,7 @@ class Case:
     def __init__(self, config: RunConfig, n: int = 4, faults: Sequence[Any] = ()) -> None:
         topology = topology_of(config) or make_topology("ring", n)
         script = FaultScript(tuple(faults), names=tuple(topology.names))
-        self.spec = LaunchSpec(cast(config, topology), config, Path("/run"), "run", "settings", script=script)
+        self.spec = LaunchSpec(assign_roles(config, topology), config, Path("/run"), "run", "settings", script=script)
         self.supervisor = Supervisor(self.spec)
         self.now = 100.0
         self.n = topology.n
@@ -315,7 +315,9 @@ def test_a_shutdown_that_was_ordered_happens_once() -> None:
 
 def test_a_launch_interrupted_before_its_first_worker_is_over_at_once() -> None:
     config = gossip()
-    supervisor = Supervisor(LaunchSpec(cast(config, make_topology("ring", 3)), config, Path("/run"), "run", "settings"))
+    supervisor = Supervisor(
+        LaunchSpec(assign_roles(config, make_topology("ring", 3)), config, Path("/run"), "run", "settings")
+    )
     assert supervisor.begin() == [ev.StartWorker(worker) for worker in range(3)]
     supervisor.handle(ev.Interrupted(), 1.0)
     assert supervisor.is_finished

@@ -14,9 +14,9 @@ from tests.support.saved_runs import LAST, Made, cut, made, other_version
 
 from p2pfl.config import replace_options
 from p2pfl.errors import CheckpointError, UnreadableError
+from p2pfl.modes import assign_roles
 from p2pfl.node.recorder import Keeper
 from p2pfl.node.resume import last_common_round, say_stale_client
-from p2pfl.roles import cast
 from p2pfl.run import checkpoint
 from p2pfl.run.checkpoint import Origin
 from p2pfl.run.identity import read_run_id
@@ -226,7 +226,7 @@ def test_all_of_a_centralized_run_go_back_to_the_same_round(centralized: Made, t
     shutil.copytree(centralized.folder, run.folder)
     change, round = COMMON[kind]
     change(run)
-    parts = cast(run.config, run.topology)
+    parts = assign_roles(run.config, run.topology)
     assert [last_common_round(run.spec(index), parts, LAST) for index in range(4)] == [round] * 4
 
 
@@ -244,7 +244,7 @@ def test_a_client_whose_own_state_is_too_old_says_so(
     past, said = run.look_back(0)
     assert len(said) == len(rounds)
     said.clear()
-    parts = cast(run.config, run.topology)
+    parts = assign_roles(run.config, run.topology)
     assert last_common_round(run.spec(0), parts, LAST) == 5
     say_stale_client(run.spec(0), parts, past, 5, lambda message: said.append(message.text))  # type: ignore[union-attr]
     assert said == [f"its momentum after round 5 is lost; goes on with {state}, to other bits"]
@@ -353,7 +353,7 @@ def test_all_of_a_centralized_run_end_where_one_file_cannot_be_read(centralized:
     shutil.copytree(centralized.folder, run.folder)
     to_itself(run.path(0, 5))
     with pytest.raises(UnreadableError, match=str(run.path(0, 5))):
-        last_common_round(run.spec(3), cast(run.config, run.topology), LAST)
+        last_common_round(run.spec(3), assign_roles(run.config, run.topology), LAST)
 
 
 def keeper(run: Made, **options: Any) -> Keeper:

@@ -19,9 +19,9 @@ from p2pfl.data import describe
 from p2pfl.errors import ConfigError
 from p2pfl.experiment.compare import Wanted, check_plan, plan_runs
 from p2pfl.model.vector import Layout
+from p2pfl.modes import assign_roles, topology_of
 from p2pfl.preflight.estimate import Estimate, check, check_run, disk_need, estimate
 from p2pfl.preflight.gpus import BARE_CONTEXT_BYTES, CONTEXT_BYTES, WORKSPACE_BYTES, Activations, GpuUse, gpu_need
-from p2pfl.roles import cast, topology_of
 from p2pfl.run.directory import create_run_dir
 from p2pfl.topology import consensus_rounds, make_topology
 from p2pfl.training import initial_model
@@ -33,13 +33,13 @@ def digits(**options: object) -> RunConfig:
 
 def needs(kind: str, n: int, **options: object) -> Estimate:
     config = digits(**options)
-    return estimate(cast(config, make_topology(kind, n)), config)
+    return estimate(assign_roles(config, make_topology(kind, n)), config)
 
 
 def test_numbers_are_those_of_the_parts() -> None:
     w = matrix("star", 5)
     config = digits(rounds=7, local_epochs=2, wire_dtype="bf16")
-    found = estimate(cast(config, make_topology("star", 5)), config)
+    found = estimate(assign_roles(config, make_topology("star", 5)), config)
     model = initial_model(config, 10)
     layout = Layout.of(model)
     assert found.parameters == sum(parameter.numel() for parameter in model.parameters())
@@ -78,12 +78,18 @@ NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
         ({"model": "vgg12"}, "--model vgg12"),
         pytest.param({"device": "cuda"}, "--device cuda: there is no GPU that PyTorch can use", marks=NO_GPU),
         ({"device": "cuda:99"}, "--device cuda:99: PyTorch sees "),
-        ({"model": "test_estimate:fails_on_images"}, "--model test_estimate:fails_on_images: fails on a training ba"),
         (
-            {"model": "test_estimate:too_many"},
-            "--model test_estimate:too_many: gives (32, 11) for 32 images in training",
+            {"model": "tests.unit.preflight.test_estimate:fails_on_images"},
+            "--model tests.unit.preflight.test_estimate:fails_on_images: fails on a training ba",
         ),
-        ({"model": "test_estimate:one_image"}, "--model test_estimate:one_image: gives (10,) for 32 images"),
+        (
+            {"model": "tests.unit.preflight.test_estimate:too_many"},
+            "--model tests.unit.preflight.test_estimate:too_many: gives (32, 11) for 32 images in training",
+        ),
+        (
+            {"model": "tests.unit.preflight.test_estimate:one_image"},
+            "--model tests.unit.preflight.test_estimate:one_image: gives (10,) for 32 images",
+        ),
     ],
 )
 def test_what_the_run_would_refuse_is_refused_in_one_line(options: dict[str, object], message: str) -> None:
@@ -138,7 +144,7 @@ def test_peers_are_counted_on_the_gpus_that_they_will_use(monkeypatch: pytest.Mo
     topology = make_topology("ring", 3)
     topology.graph.nodes[1]["device"] = "cpu"
     topology.graph.nodes[2]["device"] = "cuda:0"
-    placed = estimate(cast(digits(), topology), digits()).gpu
+    placed = estimate(assign_roles(digits(), topology), digits()).gpu
     assert placed is not None
     assert placed.processes == {"cuda:0": 2}
     assert needs("ring", 5, device="cpu").gpu is None
@@ -146,7 +152,7 @@ def test_peers_are_counted_on_the_gpus_that_they_will_use(monkeypatch: pytest.Mo
         needs("ring", 25)
     topology.graph.nodes[1]["device"] = "cuda:7"
     with pytest.raises(ConfigError, match=r"^device cuda:7 in the topology file: PyTorch sees 2 GPUs here"):
-        estimate(cast(digits(), topology), digits())
+        estimate(assign_roles(digits(), topology), digits())
 
 
 def test_a_peer_alone_needs_its_own_device_and_disk(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,11 +166,11 @@ def test_a_peer_alone_needs_its_own_device_and_disk(monkeypatch: pytest.MonkeyPa
         with pytest.raises(ConfigError, match=r"^device cuda:7 in the topology file: PyTorch sees 0 GPUs here"):
             describe_run(topology, config, index=index)
     on_gpus(monkeypatch, {"cuda:0": 9 * GB})
-    found = check_run(cast(config, topology), config, 2).gpu
+    found = check_run(assign_roles(config, topology), config, 2).gpu
     assert found is not None
     assert found.processes == {"cuda:0": 1}
     topology.graph.nodes[1]["device"] = "cpu"
-    parts = cast(config, topology)
+    parts = assign_roles(config, topology)
     layout = Layout.of(initial_model(config, 10))
     own, all_peers = (disk_need(parts, config, layout, index) for index in (1, None))
     free = (own + all_peers) // 2
@@ -260,11 +266,11 @@ def test_what_a_mode_without_a_mesh_needs() -> None:
     config = RunConfig.of(mode="centralized", num_clients=6, num_selected=2, dataset="digits", width=0.125)
     star = topology_of(config)
     assert star is not None
-    found = estimate(cast(config, star), config)
+    found = estimate(assign_roles(config, star), config)
     assert found.bytes_per_round == 4 * found.vector_bytes  # two models out, two updates back
     assert found.busiest_bytes_per_round == 2 * found.vector_bytes
     assert found.consensus_bytes == found.consensus_rounds == 0
     assert found.smallest_shard == found.train_samples // 6
     lonely = RunConfig.of(mode="local", dataset="digits", width=0.125)
-    alone = estimate(cast(lonely, make_topology("ring", 4)), lonely)
+    alone = estimate(assign_roles(lonely, make_topology("ring", 4)), lonely)
     assert alone.bytes_per_round == alone.exchange_memory == alone.consensus_bytes == 0

@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.comparison_runs import make_run
+from tests.support.comparison_runs import make_run, matched
 from tests.support.runs import HOSTILE, hostile_topology
-from tests.unit.report.test_comparison import matched
 
 from p2pfl.errors import ConfigError
 from p2pfl.report import FIELDS, read_summary
@@ -91,11 +90,11 @@ def test_the_page_marks_the_best(page: Page) -> None:
 
 
 @pytest.mark.processes
-def test_the_page_says_how_to_repeat_every_run(written: Comparison, page: Page) -> None:
+def test_the_page_has_the_command_of_every_run(written: Comparison, page: Page) -> None:
     assert COMMAND in page.texts
     for entry in written.entries:
         for run in entry.runs:
-            assert f"python run_peers.py {entry.mode} --config '{run.path}/config.toml'" in page.texts
+            assert f"python run_peers.py {entry.mode.name} --config '{run.path}/config.toml'" in page.texts
     assert "runs/ring-0/report.html" in page.targets
     assert not any("ring-1" in target for target in page.targets), "it has no report to link to"
 
@@ -130,7 +129,7 @@ def test_csv_and_json_hold_means_and_deviations_in_full(written: Comparison) -> 
     for entry, plain in zip(written.entries, found["entries"], strict=True):
         assert plain["summaries"] == [read_summary(run.path) for run in entry.runs]
         row = rows[entry.label]
-        assert (row["mode"], row["seeds"]) == (entry.mode, "0 1")
+        assert (row["mode"], row["seeds"]) == (entry.mode.name, "0 1")
         for field in ("consensus_accuracy", "worst_peer_accuracy", "seconds", "consensus_bytes"):
             values = [summary[field] for summary in plain["summaries"]]
             mean, std = (None, None) if None in values else (fmean(values), stdev(values))

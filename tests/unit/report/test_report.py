@@ -3,14 +3,13 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.support.browser import CHROMIUM, Page, in_browser
 from tests.support.runs import HOSTILE, STEPS, hostile_topology, make_run, training_distance
 
 from p2pfl.config import load_toml
@@ -29,28 +28,6 @@ consensus_distance final_consensus_distance consensus_rounds test_loss seconds t
 exchange_seconds wait_seconds evaluate_seconds samples_per_second samples_total bytes_sent_total
 bytes_sent_max_peer consensus_bytes optimizer_steps_per_peer lost_peers seed versions
 """
-
-
-class Page(HTMLParser):
-    """What a browser would find on the page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.values: dict[str, object] = {}
-        self.texts: list[str] = []
-        self.tags: list[str] = []
-        self.targets: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
-        self.tags.append(tag)
-        if "data-field" in found:
-            self.values[str(found["data-field"])] = json.loads(str(found["data-value"]))
-        self.targets += [str(found[k]) for k in ("src", "href", "xlink:href", "action", "data") if k in found]
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +131,7 @@ def without_round(run_dir: Path, number: int) -> None:
         path.write_bytes(b"".join(line for line in lines if f'"round":{number},'.encode() not in line))
 
 
-def test_a_round_that_nobody_did_is_said_and_does_not_make_a_run_incomplete(tmp_path: Path) -> None:
+def test_a_round_without_records_is_a_warning_and_leaves_the_run_complete(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run", make_topology("ring", 4), rounds=4)
     without_round(run_dir, 2)
     summary = summarize(run_dir)
@@ -255,7 +232,7 @@ def test_page_holds_every_number_of_the_summary(ring_run: Path) -> None:
     assert {"91.25 %", "1 min 40 s", "32 MB", "48 MB", "0.6667", "p2pfl 0.1.0"} <= shown
 
 
-def test_page_says_how_to_repeat_the_run(ring_run: Path) -> None:
+def test_page_has_the_command_of_the_run(ring_run: Path) -> None:
     page = Page((ring_run / "report.html").read_text(encoding="utf-8"))
     command = next(text for text in page.texts if text.startswith("python run_peers.py"))
     assert command == f"python run_peers.py gossip --config '{ring_run}/config.toml'"
@@ -308,7 +285,7 @@ def test_names_are_shown_as_text_and_never_as_markup(hostile_run: Path) -> None:
     assert {"$x^$ $\\foo$", "a&b", '"q"'} <= set(page.texts)
 
 
-def test_page_of_an_interrupted_run_says_so(hostile_run: Path) -> None:
+def test_page_of_an_interrupted_run_warns_of_it(hostile_run: Path) -> None:
     page = Page((hostile_run / "report.html").read_text(encoding="utf-8"))
     warnings = [text for text in page.texts if "The run is incomplete" in text]
     assert len(warnings) == 1
@@ -324,7 +301,7 @@ def test_report_without_a_finished_round(tmp_path: Path) -> None:
     assert page.tags.count("svg") == len(PLOTS["gossip"])
 
 
-def test_waiting_and_lost_peers_are_warned_of(tmp_path: Path) -> None:
+def test_waiting_and_lost_peers_are_warnings(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run", make_topology("ring", 4), rounds=2)
     for path in run_dir.glob(f"peers/*/{ROUNDS_FILE}"):
         path.write_bytes(re.sub(rb'"wait_seconds":[0-9.]+', b'"wait_seconds":4.5', path.read_bytes()))
@@ -339,18 +316,6 @@ def test_importing_the_report_imports_neither_torch_nor_matplotlib() -> None:
     code = "import sys, p2pfl.report; print([m for m in ('torch', 'matplotlib', 'jinja2') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
-
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-def in_browser(page: Path, profile: Path) -> tuple[Page, str]:
-    """The page as a browser has it after loading, and what the browser complained of."""
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    flags += " --disable-component-update --disable-sync --enable-logging=stderr --v=0 --dump-dom"
-    command = [str(CHROMIUM), *flags.split(), f"--user-data-dir={profile}", page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    return Page(done.stdout), done.stderr
 
 
 @pytest.mark.processes

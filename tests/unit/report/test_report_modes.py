@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.browser import CHROMIUM, Page, in_browser
 from tests.support.runs import make_centralized, make_local, make_run, make_sgd
-from tests.unit.report.test_report import CHROMIUM, Page, in_browser
 
 from p2pfl.errors import ConfigError
+from p2pfl.modes import COORDINATOR, assign_roles
 from p2pfl.report import load_run, read_summary, style, summarize, write_report, write_summary
 from p2pfl.report.participation import draw_participation, participation, shares
 from p2pfl.report.plots import PLOTS
 from p2pfl.report.topology_plot import topology_figure
 from p2pfl.report.traffic import draw_senders
 from p2pfl.report.warnings import collect_warnings
-from p2pfl.roles import COORDINATOR, cast
 from p2pfl.run.paths import ROUNDS_FILE
 from p2pfl.topology import make_topology
 
@@ -182,9 +182,9 @@ def test_samples_and_bytes_add_up_round_by_round(tmp_path: Path) -> None:
     assert [swarm.bytes_sent(number) for number in (4, 5)] == [32_000_000, 48_000_000]
 
 
-def test_a_run_has_the_crew_of_its_mode(tmp_path: Path) -> None:
+def test_a_run_has_the_processes_of_its_mode(tmp_path: Path) -> None:
     run = load_run(make_centralized(tmp_path / "run", clients=11))
-    said = cast(run.config, run.topology)
+    said = assign_roles(run.config, run.topology)
     assert run.topology.names == (*map(str, range(11)), COORDINATOR)
     assert (run.coordinator, len(run.trainers)) == (said.coordinator, said.shards) == (11, 11)
     alone = load_run(make_sgd(tmp_path / "sgd"))
@@ -211,7 +211,7 @@ def test_participation(tmp_path: Path) -> None:
     assert shares(empty) == [None] * 5
 
 
-def test_missing_updates_are_warned_of(tmp_path: Path) -> None:
+def test_missing_updates_are_warnings(tmp_path: Path) -> None:
     gone = {1: ("1",), 2: ("2", "3"), 3: ("1",)}
     assert warnings_of(make_centralized(tmp_path / "run", missing=gone)) == [
         "In 3 rounds updates were missing: client 1 (2 rounds), 2 (1 round), 3 (1 round).",

@@ -39,10 +39,16 @@ def made(round: int = 3, **changes: object) -> Checkpoint:
 def assert_same(a: Checkpoint, b: Checkpoint) -> None:
     assert (a.round, a.steps, a.layout, a.settings) == (b.round, b.steps, b.layout, b.settings)
     assert a.scalars == b.scalars
+    assert a.algorithm.keys() == b.algorithm.keys()
     assert a.sent.keys() == b.sent.keys()
     pairs = [(a.x, b.x), (a.momentum, b.momentum)]
     pairs += [(a.buffers[name], b.buffers[name]) for name in a.buffers.keys() | b.buffers.keys()]
     pairs += [(a.sent[k][name], b.sent[k][name]) for k in a.sent for name in a.sent[k].keys() | b.sent[k].keys()]
+    for name, value in a.algorithm.items():
+        if isinstance(value, torch.Tensor):
+            pairs.append((value, b.algorithm[name]))  # type: ignore[arg-type]
+        else:
+            assert value == b.algorithm[name]
     for mine, theirs in pairs:
         assert mine.dtype == theirs.dtype
         assert torch.equal(mine, theirs)
@@ -55,6 +61,9 @@ CASES = {
         sent={1: {"x": torch.ones(6)}, 2: {"x": torch.zeros(6)}}, scalars={1: {}, 2: {}}
     ),
     "several vectors": made(sent={1: {"x": torch.ones(6), "y": torch.zeros(6)}}, scalars={1: {"weight": 0.1 + 0.2}}),
+    "state of an algorithm": made(
+        algorithm={"inner.weight": 0.1 + 0.2, "never": float("inf"), "y": torch.ones(2, 3), "none": torch.zeros(0)}
+    ),
     "own vector sent": made(x=SHARED.float(), sent={1: {"x": SHARED}}, scalars={1: {}}),
 }
 

@@ -13,6 +13,7 @@ from tests.support.helpers import CPU, images, small_config
 from torch import nn
 
 from p2pfl import RunConfig, data, make_topology, run_swarm
+from p2pfl.algorithms import local_training_of
 from p2pfl.errors import ConfigError, TrainingError
 from p2pfl.experiment import run as swarm
 from p2pfl.model.vector import integer_buffers
@@ -43,7 +44,7 @@ def run(peer: Trainer, *rounds: int) -> list[float]:
     """The rounds' losses, with an evaluation after each."""
     losses = []
     for round in rounds:
-        losses.append(peer.train(round, lambda steps: None, lambda: False).loss)
+        losses.append(peer.train(round, lambda steps: None, lambda: False, local_training_of(peer.config)).loss)
         peer.to_host()
         peer.evaluate(7)
     return losses
@@ -61,7 +62,12 @@ def apart(one: Trainer, other: Trainer) -> float:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"precision": "bf16"}, {"model": "test_training:mixed_net"}, {"proximal_mu": 0.1, "schedule": "cosine"}],
+    [
+        {},
+        {"precision": "bf16"},
+        {"model": "tests.unit.training.test_trainer:mixed_net"},
+        {"proximal_mu": 0.1, "schedule": "cosine"},
+    ],
     ids=["fp32", "bf16", "dropout", "fedprox"],
 )
 def test_a_captured_step_trains_as_an_eager_one(options: dict[str, object], caplog: pytest.LogCaptureFixture) -> None:
@@ -77,7 +83,7 @@ def test_a_captured_step_trains_as_an_eager_one(options: dict[str, object], capl
 
 
 def test_recording_leaves_no_trace() -> None:
-    peer = trainer(small_config(model="test_gpu:dropout_net"))
+    peer = trainer(small_config(model="tests.unit.training.test_gpu:dropout_net"))
     peer.train(1, lambda steps: None, lambda: False)  # so that there is momentum
     peer.model.train()
     assert isinstance(peer._step, CapturedStep)
@@ -128,21 +134,23 @@ def waits_for_everything(num_classes: int) -> nn.Module:
 
 @pytest.mark.parametrize("network", ["waits_for_a_number", "waits_for_everything"])
 def test_a_model_that_cannot_be_captured_trains_eagerly(network: str, caplog: pytest.LogCaptureFixture) -> None:
-    config = small_config(model=f"test_gpu:{network}")
+    config = small_config(model=f"tests.unit.training.test_gpu:{network}")
     peer, eager = trainer(config), trainer(config, captured=False)
     np.testing.assert_allclose(run(peer, 1, 2), run(eager, 1, 2), rtol=1e-4)
     assert not is_captured(peer)
     [line] = caplog.messages
     assert line.startswith("the model cannot be captured as a CUDA graph")
     # A failed recording spoils nothing for another model in this process.
-    another = trainer(small_config(model="test_gpu:dropout_net"))
+    another = trainer(small_config(model="tests.unit.training.test_gpu:dropout_net"))
     run(another, 1)
     assert is_captured(another)
 
 
 def test_dropout_draws_in_replays_what_it_draws_eagerly() -> None:
     # Nothing but dropout tells the steps apart: the weights stand still, and every batch is the whole shard as it is.
-    config = small_config(model="test_gpu:dropout_net", lr=1e-12, weight_decay=0.0, local_steps=3, batch_size=24)
+    config = small_config(
+        model="tests.unit.training.test_gpu:dropout_net", lr=1e-12, weight_decay=0.0, local_steps=3, batch_size=24
+    )
     peers = [Trainer(config, images(augment=False), SHARD, GPU, 1, captured) for captured in (True, False)]
     losses = [run(peer, 1, 2) for peer in peers]
     assert is_captured(peers[0])

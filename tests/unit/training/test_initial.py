@@ -22,7 +22,7 @@ from p2pfl.cli import main
 from p2pfl.errors import ConfigError
 from p2pfl.experiment.compare import Wanted, plan_runs
 from p2pfl.model.weights_file import weights_digest
-from p2pfl.roles import cast
+from p2pfl.modes import assign_roles
 from p2pfl.run.agreement import run_fingerprint, shared_settings
 from p2pfl.run.directory import create_run_dir, open_run_dir, with_own_files
 from p2pfl.run.records import read_rounds
@@ -116,7 +116,7 @@ def test_the_content_of_the_file_counts_and_neither_its_path_nor_what_else_it_sa
     found = []
     for name in ("a", "b", "c", None):
         config = RunConfig.of(**SMALL, init=name and str(tmp_path / f"{name}.safetensors"))
-        found.append(run_fingerprint(cast(config, topology), config))
+        found.append(run_fingerprint(assign_roles(config, topology), config))
     assert found[0] == found[1]
     assert len(set(found)) == 3
 
@@ -129,11 +129,11 @@ def test_a_run_directory_keeps_a_copy_with_which_it_is_resumed_and_repeated(tmp_
     config = resolve(config, topology, 1)
     run_dir = create_run_dir(topology, config)
     assert 'init = "initial.safetensors"' in (run_dir / "config.toml").read_text()
-    before = run_fingerprint(cast(config, topology), config)
+    before = run_fingerprint(assign_roles(config, topology), config)
     (tmp_path / "w.safetensors").unlink()
     for saved in (open_run_dir(run_dir)[1], with_own_files(config, run_dir)):
         assert saved.training.init == str(run_dir / "initial.safetensors")
-        assert run_fingerprint(cast(saved, topology), saved) == before
+        assert run_fingerprint(assign_roles(saved, topology), saved) == before
     with pytest.raises(ConfigError, match="was started with other weights; leave it out to go on with those"):
         with_own_files(RunConfig.of(init=str(tmp_path / "other.safetensors")), run_dir)
 

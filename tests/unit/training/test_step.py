@@ -11,6 +11,7 @@ import torch
 from tests.support.helpers import CPU, images, small_config
 from torch import Tensor, nn
 
+from p2pfl.algorithms import local_training_of
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, TrainingError
 from p2pfl.model.vector import integer_buffers
@@ -56,7 +57,7 @@ def trainer(config: RunConfig, recorder: Recorder | None = None) -> Trainer:
 def run(peer: Trainer, *rounds: int) -> list[float]:
     losses = []
     for round in rounds:
-        losses.append(peer.train(round, lambda steps: None, lambda: False).loss)
+        losses.append(peer.train(round, lambda steps: None, lambda: False, local_training_of(peer.config)).loss)
         losses.append(peer.evaluate(7).loss)
     return losses
 
@@ -78,7 +79,7 @@ def test_a_replayed_step_trains_the_same_bits() -> None:
     assert (recorder.asked, recorder.replayed) == (1, captured.steps)
 
 
-@pytest.mark.parametrize("network", ["vgg11", "test_training:mixed_net"])
+@pytest.mark.parametrize("network", ["vgg11", "tests.unit.training.test_trainer:mixed_net"])
 def test_a_model_that_cannot_be_captured_trains_the_same_and_says_so_once(
     network: str, caplog: pytest.LogCaptureFixture
 ) -> None:

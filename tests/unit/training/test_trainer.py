@@ -12,6 +12,8 @@ from tests.support.helpers import CPU, images, small_config
 from torch import nn
 from torch.nn import functional
 
+from p2pfl.algorithms import local_training_of
+from p2pfl.algorithms.base import LocalTraining
 from p2pfl.config import RunConfig, TrainingConfig
 from p2pfl.data import Batches, evaluation_batches
 from p2pfl.errors import ConfigError, TrainingError
@@ -57,7 +59,8 @@ def trainer(config: RunConfig, peer: int = 1) -> Trainer:
 
 
 def run(trainer: Trainer, *rounds: int) -> list[float]:
-    return [trainer.train(round, lambda steps: None, lambda: False).loss for round in rounds]
+    request = local_training_of(trainer.config)
+    return [trainer.train(round, lambda steps: None, lambda: False, request).loss for round in rounds]
 
 
 def plain_training(config: RunConfig, model: nn.Module, rounds: int) -> list[float]:
@@ -84,7 +87,7 @@ def plain_training(config: RunConfig, model: nn.Module, rounds: int) -> list[flo
     return [float(np.mean(losses[2 * i : 2 * i + 2])) for i in range(rounds)]
 
 
-@pytest.mark.parametrize("network", ["vgg11", "test_training:mixed_net"])
+@pytest.mark.parametrize("network", ["vgg11", "tests.unit.training.test_trainer:mixed_net"])
 def test_bound_and_fused_training_equals_plain_torch(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nn.Dropout, "forward", lambda self, x: x)  # its generator is the trainer's own
     config = small_config(model=network, rounds=10)
@@ -124,7 +127,12 @@ def resumed(config: RunConfig, peer: Trainer, folder: Path) -> Trainer:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"model": "test_training:mixed_net"}, {"schedule": "cosine", "local_steps": 5}, {"reset_momentum": True}],
+    [
+        {},
+        {"model": "tests.unit.training.test_trainer:mixed_net"},
+        {"schedule": "cosine", "local_steps": 5},
+        {"reset_momentum": True},
+    ],
     ids=["onecycle", "dropout", "cosine", "reset momentum"],
 )
 def test_a_resumed_round_repeats_the_same_bits(tmp_path: Path, options: dict[str, object]) -> None:
@@ -170,7 +178,7 @@ def test_peers_start_equal_and_see_different_batches() -> None:
 
 
 def test_dropout_differs_by_round_and_peer() -> None:
-    config = small_config(model="test_training:mixed_net", batch_size=24, local_steps=1)
+    config = small_config(model="tests.unit.training.test_trainer:mixed_net", batch_size=24, local_steps=1)
     made = {}
     for peer, round in [(1, 1), (1, 2), (2, 1)]:
         made[peer, round] = trainer(config, peer)
@@ -181,7 +189,7 @@ def test_dropout_differs_by_round_and_peer() -> None:
 
 
 def test_training_leaves_global_randomness_alone() -> None:
-    config = small_config(model="test_training:mixed_net")
+    config = small_config(model="tests.unit.training.test_trainer:mixed_net")
     before = torch.random.get_rng_state()
     run(trainer(config), 1)
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -199,6 +207,37 @@ def test_reset_momentum_forgets_at_the_start_of_every_round() -> None:
     run(kept, 3)
     run(reset, 3)
     assert not torch.equal(kept.vector, reset.vector)
+
+
+def test_a_correction_is_added_to_every_gradient() -> None:
+    """Plain SGD with one step: the correction moves each parameter by −lr times itself, and no buffer."""
+    config = small_config(momentum=0.0, weight_decay=0.0, schedule="constant", local_steps=1, lr=0.5)
+    plain, corrected = trainer(config), trainer(config)
+    correction = torch.linspace(-1, 1, plain.layout.size)
+    plain.train(1, lambda steps: None, lambda: False)
+    corrected.train(1, lambda steps: None, lambda: False, LocalTraining(correction=correction))
+    for slot in plain.layout.slots:
+        found = slot.view(corrected.vector) - slot.view(plain.vector)
+        expected = -0.5 * slot.view(correction) if slot.is_parameter else torch.zeros(slot.shape)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    corrected.vector.copy_(plain.vector)
+    for peer in (plain, corrected):
+        peer.train(2, lambda steps: None, lambda: False)
+    assert torch.equal(plain.vector, corrected.vector), "the next round has no correction any longer"
+
+
+def test_given_momentum_starts_every_step() -> None:
+    """Two steps from a given buffer m are two rounds of one step, whose buffer is set to m before each."""
+    config = small_config(schedule="constant", local_steps=2)
+    given = trainer(config)
+    momentum = torch.linspace(-0.1, 0.1, given.layout.size)
+    given.train(1, lambda steps: None, lambda: False, LocalTraining(momentum=momentum))
+    steps = trainer(small_config(schedule="constant", local_steps=1))
+    for round in (1, 2):
+        steps.momentum.copy_(momentum)
+        steps.train(round, lambda steps: None, lambda: False)
+    assert torch.equal(given.vector, steps.vector)
+    assert torch.equal(momentum, torch.linspace(-0.1, 0.1, given.layout.size))
 
 
 @pytest.mark.parametrize("samples", [0, 7])
@@ -302,7 +341,7 @@ def test_local_steps() -> None:
 
 
 def test_a_model_of_other_number_formats_is_made_float32() -> None:
-    assert trainer(small_config(model="test_training:double_net")).vector.dtype == torch.float32
+    assert trainer(small_config(model="tests.unit.training.test_trainer:double_net")).vector.dtype == torch.float32
 
 
 def double_net(num_classes: int) -> nn.Module:

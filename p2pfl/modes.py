@@ -1,0 +1,173 @@
+"""Modes of a run as objects, and the roles of its processes in each.
+
+A mode says who takes part, who exchanges weights with whom, and what of a run depends on that. Everything else asks
+its attributes; no other module tests for a mode's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import networkx as nx
+import numpy as np
+
+from p2pfl.config import Mode as ModeName
+from p2pfl.config import RunConfig, is_robust
+from p2pfl.errors import ConfigError
+from p2pfl.topology import Topology, build_topology, consensus_rounds, mixing_matrix, mixing_rounds, neighborhood
+from p2pfl.topology.spectrum import Matrix
+
+COORDINATOR = "coordinator"
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One mode of a run.
+
+    `assign_roles`: the processes of a run. `make_topology`: its topology, where no file gives one.
+    `has_topology_file`: a file gives the nodes. `least_nodes`: of a topology.
+    `mixes`: peers mix with their neighbors, and a consensus phase follows. `has_coordinator`: clients train for a
+    coordinator, whose weights are the run's. `exchanges`: weights travel at all.
+    `has_peers`: processes with weights of their own, whose consensus distance is recorded as sketches.
+    `has_common_model`: one model stands for the run at its end.
+    `evaluates_fully`: evaluations during the run use all test samples by default, since few processes evaluate.
+    `evaluates_each_round`: by default.
+    """
+
+    name: ModeName
+    assign_roles: Callable[[RunConfig, Topology], Roles]
+    make_topology: Callable[[RunConfig], Topology] | None = None
+    least_nodes: int = 2
+    mixes: bool = False
+    has_coordinator: bool = False
+    has_peers: bool = False
+    has_common_model: bool = True
+    evaluates_fully: bool = False
+    evaluates_each_round: bool = False
+
+    @property
+    def has_topology_file(self) -> bool:
+        return self.make_topology is None
+
+    @property
+    def exchanges(self) -> bool:
+        return self.mixes or self.has_coordinator
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The processes of a run: one for each node of the topology, in its order.
+
+    `matrix` is the (n, n) mixing matrix; the identity where nobody mixes. `links[i]` are those that process i talks
+    to. The first `shards` processes train, each on the shard of its number; with a coordinator, the last one is it.
+    `consensus_rounds` of mixing only follow on the training rounds.
+    """
+
+    mode: Mode
+    topology: Topology
+    matrix: Matrix
+    links: tuple[frozenset[int], ...]
+    shards: int
+    consensus_rounds: int = 0
+
+    @property
+    def channels(self) -> int:
+        """How many vectors a round of mixing sends: one for each ordered pair that W gives a weight."""
+        return int(np.count_nonzero(self.matrix - np.diag(np.diag(self.matrix))))
+
+    @property
+    def coordinator(self) -> int | None:
+        """The coordinator's number, if there is one."""
+        return self.shards if self.mode.has_coordinator else None
+
+    @property
+    def evaluators(self) -> frozenset[int]:
+        """Those that evaluate during the run: the coordinator where there is one, else everybody."""
+        return frozenset(range(self.shards)) if self.coordinator is None else frozenset({self.coordinator})
+
+    @property
+    def model_owner(self) -> int | None:
+        """The process that saves the run's model at the end; None where there is no common model."""
+        if not self.mode.has_common_model:
+            return None
+        return 0 if self.coordinator is None else self.coordinator
+
+
+def mode_of(config: RunConfig) -> Mode:
+    """The mode of a run with these settings."""
+    return MODES[config.mode]
+
+
+def assign_roles(config: RunConfig, topology: Topology) -> Roles:
+    """The processes of a run with these settings.
+
+    Raises TopologyError where W would not keep the mean, ConfigError where malicious neighbors could be too many.
+    """
+    return mode_of(config).assign_roles(config, topology)
+
+
+def topology_of(config: RunConfig) -> Topology | None:
+    """The topology of a mode that needs no file; None where a file gives it."""
+    make = mode_of(config).make_topology
+    return None if make is None else make(config)
+
+
+def _one_node(config: RunConfig) -> Topology:
+    alone = nx.Graph()
+    alone.add_node("0")
+    return build_topology(alone, name="all-data", source="sgd", least=1)
+
+
+def _star(config: RunConfig) -> Topology:
+    clients = config.centralized.num_clients
+    star = nx.Graph((str(client), COORDINATOR) for client in range(clients))
+    return build_topology(star, name=f"star-{clients}-clients", source="--num-clients")
+
+
+def _gossip(config: RunConfig, topology: Topology) -> Roles:
+    matrix = mixing_matrix(topology, config.gossip.mixing)
+    neighborhoods = [neighborhood(matrix, peer) for peer in range(topology.n)]
+    if is_robust(config):
+        _check_byzantine(config.robust.byzantine or 0, topology, [len(one.incoming) for one in neighborhoods])
+    # Robust rules are not accelerated; what they let pass mixes like W, so that is the best guess there is.
+    count = mixing_rounds if is_robust(config) else consensus_rounds
+    return Roles(
+        mode=MODES["gossip"],
+        topology=topology,
+        matrix=matrix,
+        links=tuple(frozenset({*one.incoming, *one.outgoing}) for one in neighborhoods),
+        shards=topology.n,
+        consensus_rounds=count(matrix, config.gossip.consensus_tolerance),
+    )
+
+
+def _check_byzantine(byzantine: int, topology: Topology, degrees: list[int]) -> None:
+    """Raises ConfigError where hostile neighbors could be half of all the vectors that a peer averages."""
+    peer = min(range(topology.n), key=degrees.__getitem__)
+    if 2 * byzantine >= degrees[peer] + 1:
+        raise ConfigError(
+            f"--byzantine {byzantine}: peer {topology.names[peer]} has {degrees[peer]} neighbors, and its own vector "
+            f"and theirs bear at most {degrees[peer] // 2}; give it more neighbors or choose a smaller number"
+        )
+
+
+def _alone(config: RunConfig, topology: Topology) -> Roles:
+    n = topology.n
+    return Roles(mode_of(config), topology, np.eye(n), links=(frozenset[int](),) * n, shards=n)
+
+
+def _centralized(config: RunConfig, topology: Topology) -> Roles:
+    clients = topology.n - 1
+    links = (frozenset({clients}),) * clients + (frozenset(range(clients)),)
+    return Roles(MODES["centralized"], topology, np.eye(topology.n), links, shards=clients)
+
+
+MODES: dict[ModeName, Mode] = {
+    "gossip": Mode("gossip", _gossip, mixes=True, has_peers=True),
+    "centralized": Mode(
+        "centralized", _centralized, _star, has_coordinator=True, evaluates_fully=True, evaluates_each_round=True
+    ),
+    "sgd": Mode("sgd", _alone, _one_node, least_nodes=1, evaluates_fully=True),
+    "local": Mode("local", _alone, has_peers=True, has_common_model=False),
+}

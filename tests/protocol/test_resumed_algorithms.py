@@ -1,0 +1,86 @@
+"""Synchronous algorithms and attacks of the registry: a swarm that stops and resumes ends with the same bits."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from p2pfl import RunConfig, make_topology
+from p2pfl.modes import topology_of
+from p2pfl.registry import ALGORITHMS, ATTACKS, AVERAGINGS
+from p2pfl.run.paths import MODEL_FILE
+from p2pfl.sim.swarm import Simulation
+from p2pfl.topology import Topology
+
+PEERS, ROUNDS = 3, 4
+PLAIN = {
+    "dataset": "digits",
+    "model": "user_models:linear",
+    "rounds": ROUNDS,
+    "batch_size": 16,
+    "local_steps": 2,
+    "lr": 0.02,
+    "threads": 1,
+    "eval_samples": 16,
+    "eval_every": ROUNDS,
+}
+SYNCHRONOUS = [name for name, entry in ALGORITHMS.items() if entry.synchronous]
+WAYS = [(order, wire) for order in ("atc", "overlapped") for wire in ("fp32", "bf16")]
+CASES = [
+    *((algorithm, *way, attack) for algorithm in SYNCHRONOUS for way in WAYS[:1] for attack in ("", *ATTACKS)),
+    *((algorithm, *way, "inner-product") for algorithm in SYNCHRONOUS for way in WAYS[1:]),
+]
+
+
+def script(folder: Path, attack: str, attacker: str) -> dict[str, object]:
+    if not attack:
+        return {}
+    path = folder / "faults.toml"
+    path.write_text(f'[[fault]]\nkind = "attack"\npeer = "{attacker}"\nattack = "{attack}"\nrounds = [2, {ROUNDS}]\n')
+    return {"faults": str(path)}
+
+
+def stop(simulation: Simulation, at: int) -> None:
+    """Halt a swarm for good as soon as any process has saved round `at`; others may be a round behind."""
+    checkpoints = f"peers/*/checkpoint/round-{at:06d}.safetensors"
+    while not list(simulation.run_dir.glob(checkpoints)):
+        assert simulation.step()
+    for node in simulation.nodes:
+        node.driver.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No power cut is simulated: nothing waits for the disk."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+def check(topology: Topology, options: dict[str, object], folder: Path) -> None:
+    """A run that is stopped in the middle of an attack ends with the model of a run that is not."""
+    whole = Simulation(topology, RunConfig.of(**options, run_dir=str(folder / "whole"), checkpoint=False))
+    whole.run()
+    config = RunConfig.of(**options, run_dir=str(folder / "stopped"))
+    simulation = Simulation(topology, config)
+    stop(simulation, 3)
+    Simulation(topology, config, resume=simulation.run_dir).run()
+    assert (simulation.run_dir / MODEL_FILE).read_bytes() == (whole.run_dir / MODEL_FILE).read_bytes()
+
+
+@pytest.mark.parametrize("averaging", AVERAGINGS)
+@pytest.mark.parametrize("attack", ["", "inner-product"])
+def test_centralized(tmp_path: Path, averaging: str, attack: str) -> None:
+    robust = {"byzantine": 1} if AVERAGINGS[averaging].tolerates_byzantine else {}
+    clients = {"num_clients": 5, "num_selected": 5, "averaging": averaging, "server_momentum": 0.5}
+    options = {**PLAIN, "mode": "centralized", **clients, **robust, **script(tmp_path, attack, "1")}
+    topology = topology_of(RunConfig.of(**options))
+    assert topology is not None
+    check(topology, options, tmp_path)
+
+
+@pytest.mark.parametrize(("algorithm", "order", "wire", "attack"), CASES)
+def test_gossip(tmp_path: Path, algorithm: str, order: str, wire: str, attack: str) -> None:
+    robust = {"byzantine": 1} if ALGORITHMS[algorithm].tolerates_byzantine else {}
+    options = {"algorithm": algorithm, "order": order, "wire_dtype": wire, **robust, **script(tmp_path, attack, "1")}
+    check(make_topology("complete", PEERS), {**PLAIN, **options}, tmp_path)
