@@ -2,7 +2,7 @@
 # make test   the test suite: ten minutes on two cores
 # make test-fast   the tests that start no processes: a minute and a half
 # make check  format, lint, types, layers
-# make soak   what is promised, tried at length: takes an hour and a half
+# make soak   long tests of the guarantees: an hour and a half
 
 PYTHON ?= python3
 VENV := .venv

@@ -65,7 +65,7 @@ class DataError(ConfigError):
 
 
 class Refusal(StrEnum):
-    """Reason codes of refused messages and connections; the keys of `refused` in the records."""
+    """Codes of refused messages and connections; keys of `refused` in the records."""
 
     FRAMES = "frames"
     HEADER = "header"

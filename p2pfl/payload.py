@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:  # the command line reads encodings' names without torch
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -20,8 +23,16 @@ class Encoding:
     """
 
     name: str
-    dtype: torch.dtype
+    torch_name: str
     carrier: np.dtype[Any]
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """PyTorch's type."""
+        import torch
+
+        dtype: torch.dtype = getattr(torch, self.torch_name)
+        return dtype
 
     @property
     def item_bytes(self) -> int:
@@ -29,8 +40,8 @@ class Encoding:
         return self.carrier.itemsize
 
 
-FP32 = Encoding("fp32", torch.float32, np.dtype("<f4"))
-BF16 = Encoding("bf16", torch.bfloat16, np.dtype("<i2"))
+FP32 = Encoding("fp32", "float32", np.dtype("<f4"))
+BF16 = Encoding("bf16", "bfloat16", np.dtype("<i2"))
 ENCODINGS: Mapping[str, Encoding] = {encoding.name: encoding for encoding in (FP32, BF16)}
 ITEM_BYTES: Mapping[str, int] = {name: encoding.item_bytes for name, encoding in ENCODINGS.items()}
 

@@ -50,21 +50,21 @@ ALGORITHMS: Mapping[str, Entry] = {
     ),
     "clipped": Entry(
         "p2pfl.algorithms.robust:Clipped",
-        "ClippedGossip: each neighbor moves a peer by a bounded distance",
+        "ClippedGossip, which bounds how far a neighbor moves a peer",
         "He, Karimireddy & Jaggi 2022, Byzantine-robust decentralized learning via ClippedGossip",
         tolerates_byzantine=True,
         margin=1,
     ),
     "trimmed-mean": Entry(
         "p2pfl.algorithms.robust:TrimmedMean",
-        "trimmed mean of each coordinate; ignores the weights of --mixing, so the mean of the peers is not kept",
+        "trimmed mean of each coordinate, without the weights of --mixing: the mean of the peers is not kept",
         _YIN,
         tolerates_byzantine=True,
         margin=1,
     ),
     "median": Entry(
         "p2pfl.algorithms.robust:Median",
-        "median of each coordinate; ignores the weights of --mixing, so the mean of the peers is not kept",
+        "median of each coordinate, without the weights of --mixing: the mean of the peers is not kept",
         _YIN,
         tolerates_byzantine=True,
         margin=1,
@@ -83,7 +83,11 @@ AVERAGINGS: Mapping[str, Entry] = {
         margin=1,
     ),
     "median": Entry(
-        "p2pfl.algorithms.rules:median", "median of each coordinate", _YIN, tolerates_byzantine=True, margin=1
+        "p2pfl.algorithms.fedavg:coordinate_median",
+        "median of each coordinate",
+        _YIN,
+        tolerates_byzantine=True,
+        margin=1,
     ),
     "krum": Entry(
         "p2pfl.algorithms.rules:krum",
@@ -174,7 +178,8 @@ def names_of(option: str) -> list[str]:
 def summaries_of(option: str) -> str:
     """Values of an option with their summaries, for `--help`."""
     described = [
-        f"{name}{f':{entry.argument}' if entry.argument else ''} ({entry.summary})"
+        f"{name}{f':{entry.argument}' if entry.argument else ''} "
+        f"({entry.summary}{'; Byzantine-robust' if entry.tolerates_byzantine else ''})"
         for name, entry in TABLES[option].items()
     ]
     return ", ".join(described) + (f", or your own as {OWN[option]}" if option in OWN else "")

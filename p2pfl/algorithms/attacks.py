@@ -13,7 +13,6 @@ client), its own movement x − c stands for m, and |x − c| for σ. Nothing is
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
@@ -24,6 +23,7 @@ from torch import Tensor
 from p2pfl.algorithms.base import Algorithm, LocalTraining, Outgoing, RoundContext, Saved
 from p2pfl.algorithms.blockwise import blocks
 from p2pfl.errors import ConfigError
+from p2pfl.faults.parser import attack_problem
 from p2pfl.payload import FP32, Encoding, Payload
 from p2pfl.registry import ATTACKS, load
 from p2pfl.topology import NeighborhoodSchedule
@@ -74,13 +74,9 @@ def build_attack(name: str, scale: float | None = None) -> Attack | None:
 
     `scale` is s above; None: 1, and 1.5 for a-little-is-enough. Raises ConfigError for an unknown name or a bad scale.
     """
-    if name not in ATTACKS:
-        raise ConfigError(f"attack {name!r}: choose one of {', '.join(ATTACKS)}")
-    if scale is not None and not (math.isfinite(scale) and scale > 0):
-        raise ConfigError(f"attack {name}: scale {scale}: must be a number above 0")
+    if problem := attack_problem(name, scale):
+        raise ConfigError(problem)
     if name == LABEL_FLIP:
-        if scale is not None:
-            raise ConfigError(f"attack {name}: scale {scale}: it has none, leave it out")
         return None
     build: Callable[..., Attack] = load(ATTACKS[name])
     return build() if scale is None else build(scale)

@@ -18,15 +18,17 @@ from torch import Tensor
 
 from p2pfl.algorithms.base import ONLY_X
 from p2pfl.algorithms.blockwise import Pieces, add_weighted
-from p2pfl.algorithms.rules import Blocks, krum, median, trimmed_mean
+from p2pfl.algorithms.rules import Blocks, median
 from p2pfl.payload import ENCODINGS, FP32, Encoding, Payload
+from p2pfl.registry import AVERAGINGS, load
 
-# Averaging that sees all updates at once, and tolerates that many malicious ones.
-_RULES: dict[str, Callable[[Sequence[Pieces], int], Blocks]] = {
-    "trimmed-mean": trimmed_mean,
-    "median": lambda updates, byzantine: median(updates),
-    "krum": krum,
-}
+Rule = Callable[[Sequence[Pieces], int], Blocks]
+"""Robust average of the registry: all updates and the number of malicious ones in, blocks of the average out."""
+
+
+def coordinate_median(updates: Sequence[Pieces], byzantine: int) -> Blocks:
+    """Median of each coordinate, which tolerates any minority of malicious updates."""
+    return median(updates)
 
 
 class ServerAverage:
@@ -57,7 +59,8 @@ class ServerAverage:
         self._lr = lr
         self._statistics = statistics
         self._total = torch.empty_like(x)
-        self._rule = _RULES.get(averaging)
+        entry = AVERAGINGS[averaging]
+        self._rule: Rule | None = load(entry) if entry.tolerates_byzantine else None
         self._byzantine = byzantine
         self._gathered: list[Pieces] = []
         self._weight = 0.0

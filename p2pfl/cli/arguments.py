@@ -157,11 +157,13 @@ def _one_line(framed: str) -> str:
             blocks.append([])
         elif not text.startswith(("╭", "╰", "+")):
             blocks[-1].append(text)
-    said = [block for block in blocks if block]
-    titled = len(said) > 1 and len(said[0]) == 1 and not framed.startswith("╭")
-    message = " ".join(said[1 if titled else 0]) if said else "cannot be understood"
-    meant = [block[1].split()[0] for block in said if block[0].startswith("Perhaps you meant") and len(block) > 1]
-    return _plain(message.rstrip(".")) + (f"; did you mean {meant[0]}?" if meant else "")
+    messages = [block for block in blocks if block]
+    titled = len(messages) > 1 and len(messages[0]) == 1 and not framed.startswith("╭")
+    message = " ".join(messages[1 if titled else 0]) if messages else "cannot be understood"
+    suggested = [
+        block[1].split()[0] for block in messages if block[0].startswith("Perhaps you meant") and len(block) > 1
+    ]
+    return _plain(message.rstrip(".")) + (f"; did you mean {suggested[0]}?" if suggested else "")
 
 
 _PLAINER = (

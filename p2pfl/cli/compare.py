@@ -196,7 +196,7 @@ def _selected(arguments: Compare, peers: int) -> tuple[int, ...]:
         return (peers,) if arguments.centralized else ()
     if not arguments.centralized:
         raise ConfigError(
-            f"--num-selected {arguments.num_selected}: has no effect without --centralized; add it, or leave this out"
+            f"--num-selected {arguments.num_selected}: has no effect without --centralized; add that option"
         )
     return _numbers("--num-selected", arguments.num_selected)
 
@@ -244,4 +244,4 @@ def _refuse_idle_options(arguments: Compare, asked: RunConfig) -> None:
         flags += [name for name in now if now[name] != default[name] and name not in _REPORT_OPTIONS]
     if flags:
         option = "--" + flags[0].replace("_", "-")
-        raise ConfigError(f"{option}: has no effect where existing runs are compared; leave it out")
+        raise ConfigError(f"{option}: has no effect where existing runs are compared; omit it")

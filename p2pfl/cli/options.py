@@ -15,7 +15,7 @@ from p2pfl import config as settings
 from p2pfl.cli.arguments import parse, print_notes
 from p2pfl.config import ComputeConfig, DataConfig, Mode, ModelConfig, RecordConfig, RunConfig, TrainingConfig
 from p2pfl.errors import ConfigError
-from p2pfl.experiment.prolong import has_other_rounds
+from p2pfl.experiment.resume import has_other_rounds
 from p2pfl.faults import load_faults
 from p2pfl.modes import topology_of
 from p2pfl.run.directory import open_run_dir, with_own_files

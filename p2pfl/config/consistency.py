@@ -1,4 +1,4 @@
-"""Consistency of settings across sections, and robust averaging as several sections define it."""
+"""Consistency of settings across sections, such as of robust averaging."""
 
 from __future__ import annotations
 

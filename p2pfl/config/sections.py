@@ -43,6 +43,7 @@ class ModelConfig:
     """Batch normalization after every convolution."""
 
     def __post_init__(self) -> None:
+        registry.check("model", self.model)
         positive(self, MOST_WIDTH, "width")
 
 
@@ -65,6 +66,7 @@ class DataConfig:
     """Color behind transparent pictures of an imagefolder: a CSS color name or #rrggbb."""
 
     def __post_init__(self) -> None:
+        registry.check("dataset", self.dataset)
         registry.check("partition", self.partition)
         if self.image_range is not None:
             value_range = parse_range(self.image_range)
@@ -137,7 +139,7 @@ class GossipConfig:
     """Gossip averaging of peers with their neighbors."""
 
     algorithm: Annotated[str, one_of("algorithm")] = "dpsgd"
-    """Gossip algorithm; all but dpsgd are robust against --byzantine malicious neighbors."""
+    """Gossip algorithm; Byzantine-robust ones tolerate --byzantine malicious neighbors."""
     mixing: Annotated[str, one_of("mixing")] = "metropolis-hastings"
     """Mixing matrix, the weights of the average."""
     order: Literal["atc", "overlapped"] = "atc"
@@ -175,8 +177,7 @@ class ServerConfig:
     """Coordinator's averaging of its clients' updates."""
 
     averaging: Annotated[str, one_of("averaging")] = "uniform"
-    """Coordinator's average of the updates; trimmed-mean, median and krum are robust against --byzantine malicious
-    clients."""
+    """Coordinator's average of the updates; Byzantine-robust ones tolerate --byzantine malicious clients."""
     server_momentum: float = 0.0
     """Server momentum. 0: FedAvg, the plain average. More, such as 0.9: FedAvgM."""
     server_lr: float = 1.0
@@ -280,7 +281,7 @@ class RecordConfig:
     run_dir: Annotated[str | None, unset("DIR", "runs/TIME-MODE-NAME")] = None
     """Folder of the results."""
     checkpoint: bool = True
-    """Save a checkpoint of every process after each round, so that the run can be resumed."""
+    """Save a checkpoint of every process after each training round, for --resume."""
     profile: Annotated[str | None, unset("NODE:ROUND", "none")] = None
     """Write a profiler trace of one process's round into its folder in peers/, for ui.perfetto.dev."""
 

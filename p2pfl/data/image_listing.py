@@ -21,7 +21,7 @@ Samples = list[tuple[str, int]]  # path, label
 
 @dataclass(frozen=True)
 class Split:
-    """One split of an image folder, train or test, in the order of torchvision's ImageFolder."""
+    """Split of an image folder, train or test, in the order of torchvision."""
 
     classes: tuple[str, ...]
     samples: Samples
@@ -54,7 +54,7 @@ def list_folder(directory: Path) -> tuple[Split, Split, tuple[str, ...]]:
 
 
 def _notes(directory: Path, train: Split, test: Split) -> Iterator[str]:
-    """Notes on classes without test pictures, and on files and folders that are not used."""
+    """Notes on classes without test pictures, and on unused files and folders."""
     untested = _lacking(test)
     if untested:
         yield lacking_images("test", untested)

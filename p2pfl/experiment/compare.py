@@ -1,4 +1,4 @@
-"""Matched runs, one after the other: what each must be so that all process the same samples, and running them.
+"""Matched comparison: plans runs that process the same samples, and runs them.
 
 Matched means: the same initial weights, shards, batch size, schedule and seeds, and the same number of samples
 processed by the whole system. With n peers that take R rounds of S steps, plain SGD takes R rounds of n·S steps, and
@@ -35,7 +35,7 @@ from p2pfl.util.signals import interruptible
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be compared. `num_selected`: clients drawn in a round, one FedAvg run for each number."""
+    """Runs to be compared; `num_selected`: clients per round, one FedAvg run each."""
 
     topologies: tuple[Topology, ...]
     num_selected: tuple[int, ...] = ()
@@ -61,7 +61,7 @@ class Planned:
 
 
 def plan_runs(base: RunConfig, wanted: Wanted) -> list[Planned]:
-    """The matched runs, in the order in which they are run: mode by mode, seed by seed.
+    """Plan the matched runs in the order of running: mode by mode, seed by seed.
 
     `base` holds the settings of the gossip runs; those of other modes follow from them. Raises ConfigError where
     topologies have different numbers of peers, or the settings do not fit the data set.
@@ -91,7 +91,7 @@ _Kind = tuple[str, RunConfig, Topology]
 
 
 def _profiled(kinds: list[_Kind]) -> list[_Kind]:
-    """--profile only for the runs that have its node and round. Raises ConfigError where none has."""
+    """Keep --profile where its node and round exist; ConfigError if none has them."""
     fitting, problem = 0, None
     for place, (name, config, topology) in enumerate(kinds):
         try:
@@ -106,7 +106,7 @@ def _profiled(kinds: list[_Kind]) -> list[_Kind]:
 
 
 def _check_kinds(kinds: Sequence[_Kind]) -> None:
-    """Raises ConfigError for settings that do not fit together, and where two would be the same run."""
+    """Check settings and that no two runs are the same. Raises ConfigError."""
     seen: dict[str, Topology] = {}
     for _, config, topology in kinds:
         settings.check_together(config)
@@ -161,13 +161,13 @@ def _alone(base: RunConfig, wanted: Wanted, n: int) -> Iterator[_Kind]:
 
 
 def _of_mode(base: RunConfig, mode: Mode, rounds: int) -> RunConfig:
-    """The settings in another mode, whose rounds are evaluated as often as those of `base` over the whole run."""
+    """The settings in another mode, evaluated as often as `base` over the whole run."""
     kept = {name: getattr(base, name) for name in settings.MODE_SECTIONS[mode]}
     every = base.record.eval_every
     chosen = round(every * rounds / base.training.rounds) if every else math.ceil(rounds / EVALUATIONS)
     samples = EVAL_SAMPLES if base.record.eval_samples is None else base.record.eval_samples
     made = RunConfig(mode=mode, **kept)
-    if not settings.is_robust(made):  # the run beside it that bears hostile peers has its own
+    if not settings.is_robust(made):  # only the Byzantine-robust run has it
         made = replace_options(made, byzantine=None)
     if not MODES[mode].mixes:  # they have no file with public keys
         made = replace_options(made, keys=None)
@@ -186,7 +186,7 @@ def describe_plan(planned: Sequence[Planned]) -> str:
 
 
 def check_plan(folder: Path, planned: Sequence[Planned], progress: data.Progress) -> tuple[str, ...]:
-    """Look at the first run, and try out the model that all have; returns notes on data and model, a line each.
+    """Check the first run and try out the model; returns notes, a line each.
 
     `folder` is where the runs will be, or are already. An image folder is decoded, with `progress`.
     Raises ConfigError for what that run would refuse.
@@ -206,9 +206,9 @@ def run_all(
     *,
     again: str,
 ) -> list[Path]:
-    """Run what is not complete yet, each in its own folder below `folder`; returns the run directories.
+    """Run all that are not complete, each in a folder below `folder`; returns these.
 
-    An incomplete one goes on where it was interrupted. `again` is the command that goes on with the comparison.
+    An incomplete one is resumed. `again` is the command that resumes the comparison.
 
     Raises ConfigError where a folder holds another run, or the data set's content is not that of the runs so far;
     Interrupted and P2PFLError as `run` does.
@@ -237,7 +237,7 @@ def run_all(
 
 
 def _check_data(recorded: Mapping[Path, DataRecord], config: RunConfig, progress: data.Progress) -> None:
-    """Raises ConfigError where the data set is not the one that runs of this comparison were trained on."""
+    """Check that the data set is that of the runs so far. Raises ConfigError."""
     if not recorded:
         return
     path = data.prepare(config.data.dataset, config.data.data_dir, progress, config.data.pictures)
@@ -248,7 +248,10 @@ def _check_data(recorded: Mapping[Path, DataRecord], config: RunConfig, progress
 
 
 def _state(run_dir: Path, planned: Planned) -> str:
-    """What is in a run's folder: nothing, "complete already", or "goes on". Raises ConfigError if another run is."""
+    """State of a run's folder: "", "complete already", or "to be resumed".
+
+    Raises ConfigError where it holds another run.
+    """
     if not run_dir.exists() or take_away_half_made(run_dir):
         return ""
     topology, saved = open_run_dir(run_dir)
@@ -271,4 +274,4 @@ def _state(run_dir: Path, planned: Planned) -> str:
         raise ConfigError(
             f"{run_dir}: was made with another topology, other weights, faults or --init; choose another --run-dir"
         )
-    return "goes on" if report.complete_summary(run_dir) is None else "complete already"
+    return "to be resumed" if report.complete_summary(run_dir) is None else "complete already"

@@ -1,4 +1,4 @@
-"""One run from its settings to its results: run directory, launch, summary, report."""
+"""One run of any mode: run directory, launch, summary, report."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ import numpy as np
 
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, Interrupted, P2PFLError, explained
-from p2pfl.experiment.prolong import has_other_rounds, prolong
-from p2pfl.experiment.resumable import starting_point
+from p2pfl.experiment.resume import has_other_rounds, prolong, starting_point
 from p2pfl.launch import LaunchSpec, Outcome, launch
 from p2pfl.model.sketches import Vector
 from p2pfl.modes import Roles, assign_roles, mode_of, topology_of
@@ -47,7 +46,7 @@ class Result:
 
 
 def run_swarm(topology: Topology, config: RunConfig | None = None, *, resume: Path | None = None) -> Result:
-    """Train one model over a topology, one process a peer, and return where the results are.
+    """Train one model over a topology, with a process for each peer.
 
     The same as `p2pfl gossip`, or with a config of mode "local" as `p2pfl local`. `resume` is the run directory of an
     interrupted run with the same settings, or of any with other `rounds` where its schedule is constant. Scripts must
@@ -67,9 +66,9 @@ def run(
     again: str | None = None,
     link_delay: float = 0.0,
 ) -> Result:
-    """The same for every mode: `topology` is what a file says, None where the mode needs none.
+    """Run any mode; `topology` is None where the mode needs no topology file.
 
-    `again` is the command that goes on with an interrupted run, if that is not `p2pfl MODE --resume RUN_DIR`.
+    `again` is the command that resumes an interrupted run, if that is not `p2pfl MODE --resume RUN_DIR`.
     `link_delay` holds back every message for so many seconds: the slow link of benchmarks and tests.
     """
     with interruptible():
@@ -98,26 +97,24 @@ def _run(
     if resume is not None:
         check_results(resume)
     allow_open_files(roles.topology.n, max(len(links) for links in roles.links))
-    going_on = resume is not None
     run_dir = resume or create_run_dir(roles.topology, config)
-    command = again
-    again = again or f"p2pfl {config.mode} --resume {shlex.quote(str(run_dir))}"
+    remedy = how_to_resume(config, again or f"p2pfl {config.mode} --resume {shlex.quote(str(run_dir))}")
     with explained(run_dir), in_use(run_dir):
         try:
-            begins = starting_point(roles, config, run_dir, command) if going_on else ""
+            begins = "" if resume is None else starting_point(roles, config, run_dir, again)
             if longer:
                 prolong(run_dir, config)
             config = with_own_files(config, run_dir)
-            outcome = _launch(_planned(roles, config, run_dir, going_on, binds, link_delay), begins)
+            outcome = _launch(_planned(roles, config, run_dir, resume is not None, binds, link_delay), begins)
         except (KeyboardInterrupt, P2PFLError) as error:
             if resume is None:  # what was there before stays, whatever it holds
                 forget(run_dir)
             if isinstance(error, KeyboardInterrupt) and run_dir.exists():
-                raise Interrupted("interrupted", remedy=how_to_resume(config, again)) from None
+                raise Interrupted("interrupted", remedy=remedy) from None
             raise
-        if going_on:
+        if resume is not None:
             follow_dataset(run_dir, config)
-        return _conclude(run_dir, outcome, how_to_resume(config, again), going_on)
+        return _conclude(run_dir, outcome, remedy, resume is not None)
 
 
 def _planned(
@@ -131,17 +128,17 @@ def _planned(
 
 
 def how_to_resume(config: RunConfig, command: str) -> str:
-    """What to do with an interrupted run: without checkpoints it begins again, with the same settings."""
-    return f"{'go on' if config.record.checkpoint else 'start again'} with: {command}"
+    """Remedy for an interrupted run, which begins again if it has no checkpoints."""
+    return f"{'resume' if config.record.checkpoint else 'start again'} with: {command}"
 
 
 def _name(settings: str) -> str:
-    """What this launch is called on the wire; the second half keeps a stray peer of an earlier one out."""
+    """Id of this launch on the wire; its second half keeps out earlier peers."""
     return f"{settings[:16]}-{secrets.token_hex(8)}"
 
 
 def _token(config: RunConfig) -> str | None:
-    """The secret of this launch, by which its processes know each other where they have no keys."""
+    """Secret of this launch, by which its processes know each other without keys."""
     return secrets.token_hex(32) if config.exchange.keys is None else None
 
 
@@ -166,7 +163,7 @@ def _launch(spec: LaunchSpec, begins: str) -> Outcome:
 
 
 def _recorded(topology: Topology, run_dir: Path, rounds: int) -> list[tuple[int, RoundRecord, Vector]]:
-    """What the processes of an interrupted run have recorded of its training rounds, as far as it can be read."""
+    """Readable records of the training rounds of an interrupted run."""
     found = []
     for peer in range(topology.n):
         folder = peer_dir(run_dir, topology, peer)
@@ -178,8 +175,8 @@ def _recorded(topology: Topology, run_dir: Path, rounds: int) -> list[tuple[int,
     return found
 
 
-def _conclude(run_dir: Path, outcome: Outcome, go_on: str, resumed: bool) -> Result:
-    """Write down what there is, and say how it ended: a result, or the error for it."""
+def _conclude(run_dir: Path, outcome: Outcome, remedy: str, resumed: bool) -> Result:
+    """Write summary and report; return the result, or raise the outcome's error."""
     problem = ""
     if outcome.status == "usage" and not resumed:
         forget(run_dir)
@@ -187,7 +184,7 @@ def _conclude(run_dir: Path, outcome: Outcome, go_on: str, resumed: bool) -> Res
     try:
         summary = _write_down(run_dir, outcome)
     except KeyboardInterrupt:
-        raise _without_report(run_dir, outcome, go_on) from None
+        raise _without_report(run_dir, outcome, remedy) from None
     except (P2PFLError, OSError) as error:
         if outcome.status == "complete":
             again = f"p2pfl report {shlex.quote(str(run_dir))}"
@@ -196,24 +193,24 @@ def _conclude(run_dir: Path, outcome: Outcome, go_on: str, resumed: bool) -> Res
     if outcome.status == "complete":
         return Result(run_dir, summary)
     if outcome.status == "interrupted":
-        raise Interrupted(f"{outcome.reason}{problem}", remedy=go_on)
+        raise Interrupted(f"{outcome.reason}{problem}", remedy=remedy)
     if outcome.status == "usage":
         raise ConfigError(outcome.reason)
     raise P2PFLError(
-        f"{outcome.reason}{problem}", remedy=go_on if outcome.resumable else None, resumable=outcome.resumable
+        f"{outcome.reason}{problem}", remedy=remedy if outcome.resumable else None, resumable=outcome.resumable
     )
 
 
-def _without_report(run_dir: Path, outcome: Outcome, go_on: str) -> Interrupted:
-    """The error for an interrupt while the report was made: also says how the run itself had ended."""
+def _without_report(run_dir: Path, outcome: Outcome, remedy: str) -> Interrupted:
+    """Error for an interrupt while the report was made; it tells the outcome, too."""
     said = "interrupted before the report was written"
     if outcome.status == "complete":
         again = f"p2pfl report {shlex.quote(str(run_dir))}"
         return Interrupted(f"{said} (the run itself is complete)", remedy=f"make it with: {again}")
     if outcome.status == "interrupted":
-        return Interrupted(said, remedy=go_on)
-    remedy = go_on if outcome.status == "failed" and outcome.resumable else None
-    return Interrupted(f"{outcome.reason} ({said})", remedy=remedy, resumable=outcome.resumable)
+        return Interrupted(said, remedy=remedy)
+    helps = outcome.status == "failed" and outcome.resumable
+    return Interrupted(f"{outcome.reason} ({said})", remedy=remedy if helps else None, resumable=outcome.resumable)
 
 
 def _write_down(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
@@ -232,7 +229,7 @@ def _write_down(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
 
 
 def endpoints_in_file(topology: Topology, config: RunConfig) -> list[str] | None:
-    """`tcp://host:port` of each peer where the topology file says them; None where sockets are chosen freely.
+    """Endpoints of all peers from the topology file; None where chosen freely.
 
     Raises ConfigError for hosts beyond this machine without keys and without --insecure.
     """
@@ -247,10 +244,10 @@ def endpoints_in_file(topology: Topology, config: RunConfig) -> list[str] | None
 
 
 def endpoints_of_peer(topology: Topology, index: int, config: RunConfig) -> list[str]:
-    """The same for a peer without a launcher.
+    """Endpoints of all peers from the topology file, for a single peer.
 
-    Raises ConfigError for options that need a launcher, or where the file does not say them, or how the peer is to
-    know its neighbors and they it, or messages would not be encrypted and nobody has allowed it.
+    Raises ConfigError for options that need a launcher, or where the file has no endpoints, or no means by which the
+    peer and its neighbors know each other, or messages would not be encrypted without --insecure.
     """
     if config.exchange.faults is not None:
         raise ConfigError(f"--faults {config.exchange.faults}: a script needs a launcher to play it; use p2pfl gossip")

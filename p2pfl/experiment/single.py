@@ -15,10 +15,11 @@ from urllib.parse import urlsplit
 from p2pfl import data
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, Interrupted, P2PFLError
-from p2pfl.experiment.prolong import has_other_rounds, prolong
+from p2pfl.experiment.resume import has_other_rounds, prolong
 from p2pfl.experiment.run import endpoints_of_peer, how_to_resume
+from p2pfl.launch.base import Launcher, WorkerHandle
 from p2pfl.launch.events import StartWorker
-from p2pfl.launch.single import SingleLauncher, SingleWorker
+from p2pfl.launch.single import SingleLauncher
 from p2pfl.modes import assign_roles
 from p2pfl.node import messages
 from p2pfl.node.control import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
@@ -52,7 +53,7 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
         keep_freed_memory()
         dataset = data.prepare(config.data.dataset, config.data.data_dir, _Progress(), config.data.pictures)
         for note in checked.notes(config, dataset):
-            _say(f"note: {note}")
+            _print_line(f"note: {note}")
         with ZmqTransport(endpoints[index]):  # an address that cannot be had leaves no run directory behind
             pass
         run_dir = resume or _join_run_dir(topology, index, config)
@@ -79,10 +80,10 @@ def _run(spec: messages.WorkerSpec, topology: Topology, neighbors: list[int], in
     """Run the peer to its end; print how that went, or raise the error for it."""
     name, bind, run_dir = topology.names[spec.index], spec.bind, spec.run_dir
     interrupted = Interrupted("interrupted", remedy=how_to_resume(spec.config, _resume(run_dir, name)))
-    launcher = SingleLauncher(spec)
+    launcher: Launcher = SingleLauncher(spec)
     worker = launcher.start(StartWorker(spec.index))
     interrupts.hold(_Stop(worker, str(interrupted)))
-    _say(f"peer {name} at {bind}, records in {run_dir}")
+    _print_line(f"peer {name} at {bind}, records in {run_dir}")
     report = _LineReport(name, spec.config.training.rounds)
     launcher.watch(math.inf, report)
     if worker.exitcode == EXIT_INTERRUPTED:
@@ -90,8 +91,8 @@ def _run(spec: messages.WorkerSpec, topology: Topology, neighbors: list[int], in
     if worker.exitcode != EXIT_OK:
         raise _error(spec, topology, neighbors, worker.exitcode == EXIT_USAGE, report.failure)
     if spec.index == 0:
-        _say(f"weights of the consensus model: {run_dir / MODEL_FILE}")
-    _say(f"peer {name}: done; put all peers' folders into one {run_dir}/peers for: p2pfl report {run_dir}")
+        _print_line(f"weights of the consensus model: {run_dir / MODEL_FILE}")
+    _print_line(f"peer {name}: done; put all peers' folders into one {run_dir}/peers for: p2pfl report {run_dir}")
 
 
 def _error(
@@ -113,7 +114,7 @@ def _error(
 
 
 def when_back(missed: Sequence[str], remedy: str) -> str:
-    """The remedy of a failure, which applies once the neighbors that were missed are back."""
+    """Remedy of a failure, which applies once the missed neighbors are back."""
     if not missed:
         return remedy
     return f"once {', '.join(missed)} {'is' if len(missed) == 1 else 'are'} back, {remedy}"
@@ -124,9 +125,9 @@ def _resume(run_dir: str | Path, name: str) -> str:
 
 
 class _Stop:
-    """Handler of signals: the first asks the peer to stop, another ends the process at once."""
+    """Handler of signals: the first stops the peer, another ends the process at once."""
 
-    def __init__(self, worker: SingleWorker, line: str) -> None:
+    def __init__(self, worker: WorkerHandle, line: str) -> None:
         self._worker = worker
         self._line = line
         self._asked = False
@@ -141,14 +142,14 @@ class _Stop:
 
 
 def _follow(run_dir: Path, config: RunConfig) -> None:
-    """Bring what a resumed run has saved in line with where its data are now and with its number of rounds."""
+    """Update a resumed run's saved settings: where its data are, and its rounds."""
     follow_dataset(run_dir, config)
     if has_other_rounds(run_dir, config):
         prolong(run_dir, config)
 
 
 def _looked_for(endpoints: Mapping[int, str], neighbors: Iterable[int]) -> str:
-    """Endpoints where the neighbors should have been; hosts without an address are marked."""
+    """Endpoints where neighbors should have been; hosts without address are marked."""
     places = []
     for neighbor in sorted(neighbors):
         host = urlsplit(endpoints[neighbor]).hostname or ""
@@ -180,9 +181,9 @@ class _LineReport:
                 if record.phase == "train"
                 else f"mix {record.round - self._rounds}"
             )
-            _say(f"peer {self._name}: {number}{loss}{accuracy}  {self._sent / 1e6:,.1f} MB sent")
+            _print_line(f"peer {self._name}: {number}{loss}{accuracy}  {self._sent / 1e6:,.1f} MB sent")
         elif isinstance(message, messages.Ready):
-            _say(f"peer {self._name}: ready on {message.device}, waiting for its neighbors")
+            _print_line(f"peer {self._name}: ready on {message.device}, waiting for its neighbors")
         elif isinstance(message, messages.Warned):
             print(f"p2pfl: warning: {message.text}", file=sys.stderr)
         elif isinstance(message, messages.Failed):
@@ -199,15 +200,15 @@ class _Progress:
         tenth = (what, 10 * done // max(total, 1))
         if tenth != self._shown:
             self._shown = tenth
-            _say(f"{what}: {10 * tenth[1]} %")
+            _print_line(f"{what}: {10 * tenth[1]} %")
 
 
-def _say(text: str) -> None:
+def _print_line(text: str) -> None:
     print(text, flush=True)
 
 
 def _join_run_dir(topology: Topology, index: int, config: RunConfig) -> Path:
-    """A new run directory, or --run-dir if the other peers of this very run use it already."""
+    """A new run directory, or --run-dir if other peers of this run use it already."""
     wanted = config.record.run_dir
     if wanted is None or not (Path(wanted) / CONFIG_FILE).exists():
         return create_run_dir(topology, config, topology.names[index])

@@ -1,8 +1,8 @@
-"""Fault scripts: what is to go wrong in a run, in which round and where, so that it can be played again.
+"""Fault scripts: reproducible faults of processes and messages, round by round.
 
 A script is a TOML file of `[[fault]]` tables. Every fault is carried out by the process that it happens to, at a named
-point of a round, because a kill by the clock never hits the same instant twice. What is random in it is drawn from its
-`seed` and from where the run is, never from time.
+point of a round, because a kill by the clock never hits the same instant twice. Random choices are drawn from the
+script's `seed` and the position in the run, never from time.
 """
 
 from p2pfl.faults.parser import check_faults, idle_faults, load_faults

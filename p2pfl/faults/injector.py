@@ -1,4 +1,4 @@
-"""Carries out on its own process what a fault script says: kills and freezes it at named points of its rounds."""
+"""Fault injection into the own process: kills and pauses at points of rounds."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from p2pfl.util.files import opener, read_if_any
 
 
 def fired(path: Path) -> list[int]:
-    """Numbers of the faults that have been carried out on a process, before restarts too, as its file says.
+    """Numbers of the faults that were carried out on a process, from its file.
 
-    What is no number is skipped. Raises UnreadableError.
+    Those before a restart are among them. Words that are no numbers are skipped. Raises UnreadableError.
     """
     words = read_if_any(path).split()
     return [int(word) for word in words if word.isdigit() and len(word) < 10]
 
 
-class Saboteur:
-    """The kills and pauses of one process. Each fires once, whatever is started again or resumed afterwards."""
+class FaultInjector:
+    """Kills and pauses of one process, each of which fires once, restarts included."""
 
     def __init__(self, script: FaultScript, index: int, path: Path) -> None:
         done = set(fired(path))
@@ -29,7 +29,7 @@ class Saboteur:
         self._waiting: list[tuple[int, Kill | Pause]] = [item for item in script.of(index) if item[0] not in done]
 
     def reach(self, point: Point, round: int) -> None:
-        """The process is at this point; it may not come back from here, or much later."""
+        """Carry out the faults of this point, from which the process may not return."""
         for item in list(self._waiting):
             number, fault = item
             if (fault.at, fault.round) == (point, round):
@@ -38,10 +38,10 @@ class Saboteur:
                     file.write(f"{number}\n")
                     file.flush()
                     os.fsync(file.fileno())
-                # To this thread, which goes no step further then; one to the process may reach another thread first.
+                # To this thread, which then stops at once; a signal to the process may reach another thread first.
                 number_of = signal.SIGKILL if isinstance(fault, Kill) else signal.SIGSTOP
                 signal.pthread_kill(threading.get_ident(), number_of)
 
     def waits_for(self, point: Point, round: int) -> bool:
-        """Whether something is to happen at this point."""
+        """Return whether a fault is due at this point."""
         return any((fault.at, fault.round) == (point, round) for _, fault in self._waiting)

@@ -1,4 +1,4 @@
-"""Reads a fault script from its file, and says in one line what is wrong with it or does not fit the run."""
+"""Parser of fault scripts, and checks that a script fits the run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load_faults(path: str | Path, seed: int) -> FaultScript:
-    """Read a script; `seed` is the run's, for a script without one. Raises ConfigError naming file, fault and field."""
+    """Read a fault script; `seed` is the run's, for a script without one.
+
+    Raises ConfigError naming file, fault and field.
+    """
     try:
         plain = tomllib.loads(read_text(path))
     except OSError as error:
@@ -65,7 +68,10 @@ def load_faults(path: str | Path, seed: int) -> FaultScript:
 def check_faults(
     script: FaultScript, path: str, names: Sequence[str], rounds: int, coordinator: str | None, overlapped: bool
 ) -> FaultScript:
-    """The script for a run with these processes, in their order. Raises ConfigError naming file, fault and remedy."""
+    """Check a script against a run, and give it the names of the run's processes.
+
+    Raises ConfigError naming file, fault and remedy.
+    """
     for number, fault in enumerate(script.faults, 1):
         problem = _unknown(fault, names) or _misplaced(fault, rounds, coordinator, overlapped)
         if problem:
@@ -74,7 +80,7 @@ def check_faults(
 
 
 def idle_faults(script: FaultScript, has_edge: Callable[[int, int], bool]) -> list[str]:
-    """Faults that change nothing in a run, in plain words: their edges do not exist in its graph."""
+    """Faults whose edges do not exist in the run's graph, in plain words."""
     place = {name: peer for peer, name in enumerate(script.names)}
     idle = []
     for fault in script.faults:
@@ -90,11 +96,11 @@ def idle_faults(script: FaultScript, has_edge: Callable[[int, int], bool]) -> li
 
 
 def _problem(fault: Fault) -> str:
-    """What is wrong with a fault by itself."""
+    """Problem of a fault by itself; empty if none."""
     if isinstance(fault, Kill) and fault.restart is not None and fault.restart <= fault.round:
         return f"restart: {fault.restart} must be a later round than {fault.round}"
     if isinstance(fault, Pause) and fault.resume <= fault.round + 1:
-        return f"resume: {fault.resume} must be at least two rounds after {fault.round}, for others to go on without it"
+        return f"resume: {fault.resume} must be at least two rounds after {fault.round}, for others to continue"
     if not isinstance(fault, Kill | Pause) and fault.rounds[0] > fault.rounds[1]:
         return f"rounds: {list(fault.rounds)} must be [first, last]"
     if isinstance(fault, Partition):
@@ -109,7 +115,7 @@ def _problem(fault: Fault) -> str:
 
 
 def attack_problem(name: str, scale: float | None) -> str:
-    """Reason why there is no attack of this name and scale, with the remedy; empty if there is."""
+    """Reason why an attack's name or scale is refused; empty if it is not."""
     if name not in ATTACKS:
         return f"attack: {name!r} is unknown; choose one of {', '.join(ATTACKS)}"
     if scale is None:
@@ -120,7 +126,7 @@ def attack_problem(name: str, scale: float | None) -> str:
 
 
 def _unreachable(faults: Sequence[Fault]) -> list[tuple[int, str]]:
-    """Kills and pauses that could never fire, since their peer is away by an earlier one; by number in the script."""
+    """Kills and pauses of a peer that is away at that time, by number in the script."""
     ordered = sorted(
         ((fault.round, number, fault) for number, fault in enumerate(faults, 1) if isinstance(fault, Kill | Pause)),
         key=lambda item: item[:2],
@@ -158,7 +164,7 @@ def _misplaced(fault: Fault, rounds: int, coordinator: str | None, overlapped: b
             if round is not None and round > rounds:
                 return f"{field}: {round}, but the run has {rounds} rounds of training (--rounds)"
         if overlapped:
-            return "needs --order atc: in the overlapped order nobody knows who has what when it fires"
+            return "needs --order atc: in the overlapped order messages may be in flight when it fires"
         if fault.peer == coordinator and (isinstance(fault, Pause) or fault.at in BEFORE_EXCHANGE or fault.restart):
             return 'a coordinator can only be killed, for good, at = "evaluate" or "checkpoint"'
         if coordinator is not None and isinstance(fault, Pause):
@@ -171,7 +177,7 @@ def _misplaced(fault: Fault, rounds: int, coordinator: str | None, overlapped: b
 
 
 def _place(where: str, plain: Any) -> str:
-    """msgspec's path, such as $.fault[2].round, in words."""
+    """Path of msgspec, such as $.fault[2].round, in words."""
     if "[" not in where:
         return f"{where.removeprefix('$.')}: " if where.startswith("$.") else ""
     index, _, field = where.partition("[")[2].partition("]")
@@ -182,7 +188,7 @@ def _place(where: str, plain: Any) -> str:
 
 
 def _choices(where: str) -> str:
-    """What there is to choose from, where msgspec only says that something else was said."""
+    """Choices of a field that msgspec refuses without naming them."""
     field = where.strip("`").rpartition(".")[2]
     names = {"kind": [kind_of(kind) for kind in get_args(Fault)], "at": get_args(Point)}.get(field, [])
     return f"; choose one of {', '.join(names)}" if names else ""

@@ -1,4 +1,4 @@
-"""The kinds of faults, and a script of them: who is killed, frozen, cut off or hostile in which round."""
+"""Kinds of faults, and scripts of them: kills, pauses, partitions, links, attacks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import msgspec
 from p2pfl.seeding import derive
 
 Point = Literal["start", "train", "exchange", "evaluate", "checkpoint"]
-"""Where in a round: as it begins; amid its steps; trained, nothing sent; mixed, not evaluated; recorded, not saved."""
+"""Point of a round: its begin; amid its steps; trained, nothing sent; mixed, not evaluated; recorded, not saved."""
 
 _Round = Annotated[int, msgspec.Meta(ge=1)]
 _Rounds = tuple[_Round, _Round]
@@ -23,7 +23,7 @@ BEFORE_EXCHANGE = ("start", "train", "exchange")
 
 
 class Kill(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="kill", forbid_unknown_fields=True):
-    """SIGKILL; it takes part again in round `restart`, if given."""
+    """Kill of a peer (SIGKILL), which takes part again in round `restart`, if given."""
 
     peer: str
     round: _Round
@@ -32,7 +32,10 @@ class Kill(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="kil
 
 
 class Pause(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="pause", forbid_unknown_fields=True):
-    """SIGSTOP until a neighbor has done the round before `resume`, in which it takes part again."""
+    """Pause of a peer (SIGSTOP), which takes part again in round `resume`.
+
+    It is woken when a neighbor has completed the round before.
+    """
 
     peer: str
     round: _Round
@@ -43,14 +46,17 @@ class Pause(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="pa
 class Partition(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="partition", forbid_unknown_fields=True
 ):
-    """Edges between different `parts` carry nothing in these rounds, both ends included."""
+    """Partition of the network: no messages between different `parts` in these rounds.
+
+    The first and the last round are included.
+    """
 
     rounds: _Rounds
     parts: list[list[str]]
 
 
 class Delay(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="delay", forbid_unknown_fields=True):
-    """Every message on an edge is under way for so many seconds."""
+    """Delay of every message on an edge, in seconds."""
 
     edge: tuple[str, str]
     rounds: _Rounds
@@ -58,7 +64,7 @@ class Delay(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="de
 
 
 class Drop(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="drop", forbid_unknown_fields=True):
-    """Some messages on an edge get lost."""
+    """Loss of messages on an edge, at random."""
 
     edge: tuple[str, str]
     rounds: _Rounds
@@ -66,7 +72,7 @@ class Drop(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="dro
 
 
 class Corrupt(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="corrupt", forbid_unknown_fields=True):
-    """Some messages on an edge arrive damaged, so that they are refused."""
+    """Damage of messages on an edge, at random, so that they are refused."""
 
     edge: tuple[str, str]
     rounds: _Rounds
@@ -76,7 +82,7 @@ class Corrupt(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="
 class AttackFault(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="attack", forbid_unknown_fields=True
 ):
-    """A peer sends, or learns, something else than it should; see `p2pfl.algorithms.attacks`."""
+    """Attack by a peer; see `p2pfl.algorithms.attacks`."""
 
     peer: str
     rounds: _Rounds
@@ -89,50 +95,50 @@ Fault = Kill | Pause | Partition | Delay | Drop | Corrupt | AttackFault
 
 @dataclass(frozen=True)
 class FaultScript:
-    """The faults of a file, in its order; `names` are the processes of the run that plays them, by number."""
+    """Faults of a file, in its order; `names` are the processes of the run, by number."""
 
     faults: tuple[Fault, ...] = ()
     seed: int = 0
     names: tuple[str, ...] = ()
 
     def of(self, peer: int) -> list[tuple[int, Kill | Pause]]:
-        """The kills and pauses of one process, with their numbers in the script."""
+        """Kills and pauses of one process, with their numbers in the script."""
         own = self.names[peer]
         return [(n, f) for n, f in enumerate(self.faults) if isinstance(f, Kill | Pause) and f.peer == own]
 
     def attacks_of(self, peer: int) -> list[AttackFault]:
-        """The attacks of one process."""
+        """Attacks of one process."""
         return [f for f in self.faults if isinstance(f, AttackFault) and f.peer == self.names[peer]]
 
     @property
     def attackers(self) -> list[str]:
-        """The names of all that attack."""
+        """Names of all attackers."""
         return sorted({fault.peer for fault in self.faults if isinstance(fault, AttackFault)})
 
     def victims(self) -> frozenset[int]:
-        """All that are killed or paused at some time."""
+        """Processes that are killed or paused in some round."""
         return frozenset(peer for peer in range(len(self.names)) if self.of(peer))
 
     def returns_of(self, peer: int) -> frozenset[int]:
-        """The rounds in which a process takes part again."""
+        """Rounds in which a process takes part again."""
         rounds = (f.restart if isinstance(f, Kill) else f.resume for _, f in self.of(peer))
         return frozenset(round for round in rounds if round is not None)
 
     def away(self, peer: int, round: int) -> bool:
-        """Whether a process is known to be away in a round after the one in which it was killed or paused."""
+        """Return whether a process is away in a round, killed or paused in an earlier one."""
         for _, fault in self.of(peer):
             back = fault.restart if isinstance(fault, Kill) else fault.resume
             if fault.round < round and (back is None or round < back):
                 return True
         return False
 
-    def settles(self, peers: Iterable[int]) -> frozenset[int]:
-        """Rounds after which it must be known who has what, since one of these is about to be killed or paused."""
+    def barrier_rounds(self, peers: Iterable[int]) -> frozenset[int]:
+        """Rounds that these peers complete together, before one is killed or paused."""
         found = (fault for peer in peers for _, fault in self.of(peer))
         return frozenset(fault.round - (fault.at in BEFORE_EXCHANGE) for fault in found)
 
     def cuts(self, round: int) -> frozenset[tuple[int, int]]:
-        """Pairs (a, b) with a < b between which nothing travels in a round."""
+        """Pairs (a, b), a < b, without messages between them in a round."""
         pairs: set[tuple[int, int]] = set()
         for fault in self.faults:
             if isinstance(fault, Partition) and fault.rounds[0] <= round <= fault.rounds[1]:
@@ -140,22 +146,22 @@ class FaultScript:
         return frozenset(pairs)
 
     def parted(self, fault: Partition) -> set[tuple[int, int]]:
-        """Pairs (a, b) with a < b that one partition has in different parts."""
+        """Pairs (a, b), a < b, in different parts of one partition."""
         part = {name: number for number, names in enumerate(fault.parts) for name in names}
         known = [peer for peer, name in enumerate(self.names) if name in part]
         return {(a, b) for a in known for b in known if a < b and part[self.names[a]] != part[self.names[b]]}
 
     def on_edge(self, sender: int, receiver: int) -> list[Delay | Drop | Corrupt]:
-        """What happens to messages between two processes."""
+        """Faults of messages between two processes."""
         ends = {self.names[sender], self.names[receiver]}
         return [f for f in self.faults if isinstance(f, Delay | Drop | Corrupt) and set(f.edge) == ends]
 
     def draw(self, sender: int, receiver: int, round: int, number: int) -> random.Random:
-        """The generator for what happens to one message: the `number`th from a sender to a receiver in a round."""
+        """Random generator for one message: the `number`th of a round to a receiver."""
         return random.Random(derive(self.seed, "fault", sender * len(self.names) + receiver, round * 2**20 + number))
 
     def text(self) -> str:
-        """Its content as one line, the same for the same faults: a part of what a run is."""
+        """Content as one line, the same for the same faults, to compare runs by."""
         return json.dumps([self.seed, msgspec.to_builtins(self.faults)], sort_keys=True)
 
     def described(self) -> list[str]:
@@ -164,7 +170,7 @@ class FaultScript:
 
 
 def kind_of(fault: Fault | type) -> str:
-    """What a fault, or a class of faults, is called in a file."""
+    """Name of a fault, or of a class of faults, in files."""
     kind = fault if isinstance(fault, type) else type(fault)
     return str(kind.__struct_config__.tag)  # type: ignore[attr-defined]
 
@@ -175,7 +181,7 @@ def words(fault: Fault) -> str:
         back = "" if fault.restart is None else f", back in round {fault.restart}"
         return f"{fault.peer} killed in round {fault.round} ({fault.at}){back}"
     if isinstance(fault, Pause):
-        return f"{fault.peer} frozen in round {fault.round} ({fault.at}), back in round {fault.resume}"
+        return f"{fault.peer} paused in round {fault.round} ({fault.at}), back in round {fault.resume}"
     span = f"round {fault.rounds[0]}" + (f"–{fault.rounds[1]}" if fault.rounds[1] > fault.rounds[0] else "")
     if isinstance(fault, Partition):
         return f"{span}: parts " + " | ".join(", ".join(part) for part in fault.parts)

@@ -50,17 +50,17 @@ class WorkerHandle(Protocol):
         """How the worker ended, in words."""
 
     def close(self) -> None:
-        """Release what watching the worker takes."""
+        """Release the resources that watch the worker."""
 
 
 class Launcher(Protocol):
     """Starts the workers of one run. Its methods are called from one thread."""
 
     def prepare(self, observer: Observer) -> None:
-        """Make ready what all workers need, such as the data set. Raises P2PFLError."""
+        """Prepare for all workers, such as by decoding the data set. Raises P2PFLError."""
 
     def address(self, worker: int) -> str:
-        """Where a worker is to listen."""
+        """Endpoint at which a worker is to listen."""
 
     def start(self, order: StartWorker) -> WorkerHandle:
         """Start a worker. Raises P2PFLError where there is no room for it."""
@@ -73,7 +73,7 @@ class Launcher(Protocol):
         """
 
     def close(self) -> None:
-        """Remove what the launcher made for the run, once its workers have ended."""
+        """Remove the launcher's files of the run, once its workers have ended."""
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ class LocalWorker:
     # For the launcher
 
     def sources(self) -> list[Connection | int]:
-        """What becomes readable when the worker has reported or ended."""
+        """Descriptors that become readable when the worker has reported or ended."""
         link = [] if self._link is None else [self._link]
         return [*link, self._process.sentinel] if self._process.is_alive() else [*link]
 
@@ -142,7 +142,7 @@ class LocalLauncher:
         self._dataset = prepare_data(spec.config, spec.roles, spec.run_dir, observer, self._server, begins=begins)
 
     def address(self, worker: int) -> str:
-        """Where a worker is to listen."""
+        """Endpoint at which a worker is to listen."""
         if self._spec.binds is not None:
             return self._spec.binds[worker]
         return "tcp://127.0.0.1:*" if self._uses_tcp() else f"ipc://{self._sockets}/{worker}"

@@ -75,7 +75,7 @@ class SingleLauncher:
         """Nothing is left to prepare: the worker's specification names the data set."""
 
     def address(self, worker: int) -> str:
-        """Where the peer listens."""
+        """Endpoint at which the peer listens."""
         return self._spec.bind
 
     def start(self, order: StartWorker) -> SingleWorker:

@@ -81,7 +81,7 @@ class Supervisor:
 
     @property
     def deadline(self) -> float:
-        """When a `Tick` is due at the latest."""
+        """Time at which a `Tick` is due at the latest."""
         return min(self._stop_by, self._gone_by)
 
     def begin(self) -> list[ev.Action]:
@@ -286,7 +286,7 @@ class Supervisor:
         return not any(worker.is_alive for worker in self._workers if worker.index != center)
 
     def _endpoints_for(self, index: int) -> dict[int, str]:
-        """Where those neighbors of a worker listen that are neither lost nor finished."""
+        """Endpoints of a worker's neighbors that are neither lost nor finished."""
         here = (self._workers[neighbor] for neighbor in sorted(self._spec.roles.links[index]))
         return {w.index: str(w.endpoint) for w in here if not w.is_done and not w.is_lost}
 

@@ -120,7 +120,7 @@ def assemble(
         absent=_absent(spec, roles),
         max_missing=_spare(spec.config, topology.n) + len(script.victims() & roles.links[spec.index]),
         expected_returns={link: script.returns_of(link) for link in roles.links[spec.index] & script.victims()},
-        barrier_rounds=script.settles([spec.index]),
+        barrier_rounds=script.barrier_rounds([spec.index]),
         scripted_pauses={fault.round: fault.resume for _, fault in script.of(spec.index) if isinstance(fault, Pause)},
         local_training=algorithms.local_training_of(spec.config),
         greeting=greeting_of(spec.config, roles, dataset, trainer.layout),

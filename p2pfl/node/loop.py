@@ -12,7 +12,7 @@ import msgspec
 from p2pfl.algorithms.base import LocalTraining, Saved
 from p2pfl.errors import ConfigError, Interrupted, NeighborError, TransportError
 from p2pfl.faults import Point
-from p2pfl.faults.injector import Saboteur
+from p2pfl.faults.injector import FaultInjector
 from p2pfl.model import sketches
 from p2pfl.node import messages
 from p2pfl.node.accounting import RoundAccount
@@ -46,7 +46,7 @@ class Driver:
         trainer: Trainer,
         ports: Ports,
         profile: RoundProfile | None = None,
-        saboteur: Saboteur | None = None,
+        injector: FaultInjector | None = None,
     ) -> None:
         self.has_ended = False
         self._logic = logic
@@ -58,7 +58,7 @@ class Driver:
         self._exchanges = bool(logic.context.links)
         self._reporter = ports.reporter
         self._profile = profile or RoundProfile()
-        self._saboteur = saboteur
+        self._injector = injector
         self._stopped = False  # no Event: its lock could be held when a signal handler sets it
         self._busy = False  # the compute port has work
         self._refused: Counter[str] = Counter()  # all that the records say so far
@@ -159,8 +159,8 @@ class Driver:
 
     def _reach(self, point: Point, round: int) -> None:
         """A point of a round at which a fault script may have something happen to this process."""
-        if self._saboteur is not None:
-            self._saboteur.reach(point, round)
+        if self._injector is not None:
+            self._injector.reach(point, round)
 
     # On the compute port
 
@@ -184,7 +184,7 @@ class Driver:
 
     def _between(self, round: int) -> Callable[[], bool]:
         """What is asked between two steps of a training: whether to stop."""
-        if self._saboteur is None or not self._saboteur.waits_for("train", round):
+        if self._injector is None or not self._injector.waits_for("train", round):
             return lambda: self._stopped
         left = max(1, self._trainer.steps_per_round // 2)
 

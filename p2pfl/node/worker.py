@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from p2pfl.errors import ConfigError, Interrupted, P2PFLError, is_from_outside, one_line, unwritable
-from p2pfl.faults.injector import Saboteur
+from p2pfl.faults.injector import FaultInjector
 from p2pfl.modes import assign_roles
 from p2pfl.node import messages
 from p2pfl.node.builder import Parts, assemble
@@ -131,12 +131,12 @@ def _run(
     try:
         name = context.names[spec.index]
         profile = RoundProfile.of(spec.config, name, parts.keeper.peer_dir)
-        saboteur = (
-            Saboteur(parts.script, spec.index, parts.keeper.peer_dir / FIRED_FILE) if parts.script.faults else None
+        injector = (
+            FaultInjector(parts.script, spec.index, parts.keeper.peer_dir / FIRED_FILE) if parts.script.faults else None
         )
         reporter = LogReporter(report, log)
         ports = Ports(SystemClock(), ThreadCompute(transport.wake), transport, parts.keeper, reporter)
-        driver = Driver(parts.logic, trainer, ports, profile, saboteur)
+        driver = Driver(parts.logic, trainer, ports, profile, injector)
         log.info("ready at %s on %s, first round %d", transport.endpoint, trainer.device, context.first_round)
         report(
             messages.Ready(

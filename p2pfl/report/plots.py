@@ -148,8 +148,8 @@ PLOTS: dict[Mode, tuple[Plot[RecordedRun], ...]] = {
         ),
         replace(
             _time,
-            caption="Seconds of the rounds that a process recorded: all of them for the coordinator, those with its "
-            "participation for a client. Only the coordinator evaluates.",
+            caption="Seconds of the rounds that a process recorded: all rounds for the coordinator, and those in which "
+            "it took part for a client. Only the coordinator evaluates.",
         ),
     ),
 }

@@ -63,7 +63,7 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Context with matplotlib's defaults and this style, without a user's matplotlibrc."""
+    """Context with this style on matplotlib's defaults; ignores any matplotlibrc."""
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():

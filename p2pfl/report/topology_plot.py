@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MAX_EDGES = 20_000  # more would be a black disk that takes minutes to draw
 MAX_LABELS = 150
-_LABEL_LETTERS = 14
+_LABEL_CHARACTERS = 14
 _ACROSS = 1e-3  # share of the width; an edge that passes a third peer more closely is bent around it
 
 
@@ -147,7 +147,7 @@ def _passes_a_peer(positions: Positions, edges: npt.NDArray[np.int64]) -> npt.ND
 
 def _draw_hub(axes: Axes, position: npt.NDArray[np.float64], name: str) -> None:
     box = {"boxstyle": "round,pad=0.45", "facecolor": style.ORANGE, "edgecolor": style.INK, "linewidth": 1.6}
-    text = style.plot_text(name, _LABEL_LETTERS)
+    text = style.plot_text(name, _LABEL_CHARACTERS)
     x, y = position
     axes.text(x, y, text, ha="center", va="center", fontsize=9, fontweight="bold", color="black", bbox=box, zorder=4)
 
@@ -201,7 +201,7 @@ def _draw_labels(axes: Axes, names: list[str], positions: Positions, size: float
         # Beside the peer: outwards where peers stand in a circle, else below.
         away = np.array([x, y]) if circle else np.array([0.0, -1.0])
         text = axes.annotate(
-            style.plot_text(name, _LABEL_LETTERS),
+            style.plot_text(name, _LABEL_CHARACTERS),
             (x, y),
             xytext=tuple(away * (size / 2 + 3)),
             textcoords="offset points",

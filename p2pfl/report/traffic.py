@@ -41,7 +41,7 @@ def draw_edges(run: RecordedRun) -> Figure:
     axes = figure.add_subplot(xlabel="receiver", ylabel="sender")
     edges = edge_bytes(run)
     if not edges:
-        return style.empty_plot(figure, axes, "Nothing was sent.")
+        return style.empty_plot(figure, axes, "No bytes were sent.")
     unit, name = byte_unit(max(count for *_, count in edges))
     cells = np.full((n, n), np.nan)
     for sender, receiver, count in edges:
@@ -76,7 +76,7 @@ def draw_senders(run: RecordedRun) -> Figure:
     figure = style.new_figure(2 * style.WIDTH, 0.78 * style.HEIGHT)
     axes = figure.add_subplot()
     if not most:
-        return style.empty_plot(figure, axes, "Nothing was sent.")
+        return style.empty_plot(figure, axes, "No bytes were sent.")
     unit, name = byte_unit(most)
     busiest = [peer for peer in range(n) if sent[peer] >= _EQUAL * most]
     others = [peer for peer in range(n) if peer not in busiest]
@@ -102,10 +102,10 @@ def _busiest_text(run: RecordedRun, sent: list[int], busiest: list[int]) -> str:
         return f"No hot spot: all {len(sent)} sent {bytes_text(max(sent))} within 1 %"
     mean = (sum(sent) - sum(sent[peer] for peer in busiest)) / others
     names = [style.plot_text(run.topology.names[peer], 20) for peer in busiest[:3]]
-    who = {"gossip": "peer", "centralized": "client"}.get(run.mode.name, "process")
+    kind = {"gossip": "peer", "centralized": "client"}.get(run.mode.name, "process")
     if busiest == [run.coordinator]:
-        who = "the"
-    shown = f"{who} {', '.join(names)}" + (f" and {len(busiest) - 3} more" if len(busiest) > 3 else "")
+        kind = "the"
+    shown = f"{kind} {', '.join(names)}" + (f" and {len(busiest) - 3} more" if len(busiest) > 3 else "")
     times = f", {max(sent) / mean:.3g} times the mean of the others" if mean else ""
     return f"Busiest: {shown} with {bytes_text(max(sent))}{' each' if len(busiest) > 1 else ''}{times}"
 

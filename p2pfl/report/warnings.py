@@ -46,10 +46,10 @@ def collect_warnings(run: RecordedRun, summary: Mapping[str, Any]) -> list[str]:
 
 
 def _unfinished(run: RecordedRun, summary: Mapping[str, Any]) -> list[str]:
-    who, consequence = _INCOMPLETE[run.mode.name]
+    process, consequence = _INCOMPLETE[run.mode.name]
     if summary["rounds_completed"] < summary["rounds"]:
         done = f"{summary['rounds_completed']} of {summary['rounds']}"
-        return [f"The run is incomplete: {who} has finished {done} rounds.{consequence}"]
+        return [f"The run is incomplete: {process} has finished {done} rounds.{consequence}"]
     if summary["status"] != "complete":
         return ["The consensus phase was not finished, so there is no consensus model."]
     return []
@@ -95,8 +95,8 @@ def _missing(run: RecordedRun, summary: Mapping[str, Any]) -> list[str]:
 def _damage(run: RecordedRun, summary: Mapping[str, Any]) -> list[str]:
     found = []
     if taken := summary.get("weights_from_neighbors"):
-        who = [f"{item['peer']} in round {item['round']} (from {', '.join(item['neighbors'])})" for item in taken]
-        found.append(f"Bootstrapped from neighbors, as their own weights were lost or too old: {_listed(who)}.")
+        peers = [f"{item['peer']} in round {item['round']} (from {', '.join(item['neighbors'])})" for item in taken]
+        found.append(f"Bootstrapped from neighbors, as their own weights were lost or too old: {_listed(peers)}.")
     if lost := [f"{name} (round {spans_text(spans)})" for name, spans in lost_records(run).items()]:
         found.append(f"Records are lost and not included in the numbers: {_listed(lost)}.")
     if run.problems:

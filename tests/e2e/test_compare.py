@@ -235,13 +235,13 @@ def test_an_interrupted_comparison_goes_on(tmp_path: Path, ring: str) -> None:
     assert any("round 3/" in line for line in started.stdout)
     started.send_signal(signal.SIGINT)
     _, err = finish(started, status=130)
-    assert "go on with: p2pfl compare" in err
+    assert "resume with: p2pfl compare" in err
     first = times(folder)
     assert read_summary(folder / "local-seed-0")["status"] == "incomplete"
     out, _ = finish(begin(*words))
     assert "gossip-ring-3-seed-0 (complete already)" in out
-    assert "local-seed-0 (goes on)" in out
-    assert "going on after round" in out
+    assert "local-seed-0 (to be resumed)" in out
+    assert "resuming after round" in out
     assert read_summary(folder / "local-seed-0")["status"] == "complete"
     assert times(folder)["gossip-ring-3-seed-0"] == first["gossip-ring-3-seed-0"]
 

@@ -66,7 +66,7 @@ def test_every_signal_that_ends_a_run_ends_a_peer(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: signal.Signals
 ) -> None:
     run = tmp_path / "run"
-    with pytest.raises(Interrupted, match=f"interrupted; go on with: p2pfl peer --resume {run} --node 1$"):
+    with pytest.raises(Interrupted, match=f"interrupted; resume with: p2pfl peer --resume {run} --node 1$"):
         peer(monkeypatch, tmp_path, lambda: signal.raise_signal(number))
 
 
@@ -113,7 +113,7 @@ def test_a_second_signal_ends_the_process_unless_it_belongs_to_the_first(
     with pytest.raises(Ended):
         peer(monkeypatch, tmp_path, during)
     assert done == [130]
-    assert capfd.readouterr().err == f"p2pfl: interrupted; go on with: p2pfl peer --resume {tmp_path}/run --node 1\n"
+    assert capfd.readouterr().err == f"p2pfl: interrupted; resume with: p2pfl peer --resume {tmp_path}/run --node 1\n"
 
 
 def test_a_folder_that_peers_share_is_for_one_run_and_each_peer_once(
@@ -128,7 +128,7 @@ def test_a_folder_that_peers_share_is_for_one_run_and_each_peer_once(
         again(lr=0.5)
     (tmp_path / "run" / "peers" / "1" / "rounds.jsonl").write_text("")
     with pytest.raises(
-        ConfigError, match=r"peer 1 has run there; go on with: p2pfl peer --resume \S+/run --node 1, or"
+        ConfigError, match=r"peer 1 has run there; resume with: p2pfl peer --resume \S+/run --node 1, or"
     ):
         again()
 
@@ -146,4 +146,4 @@ def test_a_peer_whose_terminal_closes_says_how_to_go_on(tmp_path: Path) -> None:
                 process.send_signal(signal.SIGTERM)  # as a service manager does
         err = process.communicate(timeout=60)[1]
     assert process.returncode == 130, err
-    assert err == f"p2pfl: interrupted; go on with: p2pfl peer --resume {tmp_path}/run --node 2\n"
+    assert err == f"p2pfl: interrupted; resume with: p2pfl peer --resume {tmp_path}/run --node 2\n"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.support.helpers import hoods_of, matrix
+from tests.support.helpers import matrix, schedules_of
 from tests.support.one_peer import CONTEXT, SIZE, chunk, hello, message, sends
 
 from p2pfl.algorithms import DPSGD, Chebyshev
@@ -24,7 +24,7 @@ class Watched:
         context = replace(
             CONTEXT, names=[str(peer) for peer in range(7)], links=frozenset(NEIGHBORS), max_missing=len(NEIGHBORS)
         )
-        self.peer = Peer(context, hoods_of(matrix("complete", 7))[0], torch.zeros(SIZE), DPSGD(), Chebyshev(0.0))
+        self.peer = Peer(context, schedules_of(matrix("complete", 7))[0], torch.zeros(SIZE), DPSGD(), Chebyshev(0.0))
         self.granted: list[tuple[int, int]] = []  # (round, sender), in order
         self.epochs = dict.fromkeys(NEIGHBORS, 1)
         self.tell(Started())

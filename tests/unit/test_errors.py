@@ -128,7 +128,7 @@ def test_what_settings_cause_is_not_resumable_and_says_so_to_the_launcher() -> N
 
 
 KILLED, NOT_A_NUMBER = "peer 1: killed", "peer 1: nan; lower --lr"
-GO_ON = "; go on with: p2pfl gossip --resume"
+GO_ON = "; resume with: p2pfl gossip --resume"
 ENDS: dict[str, tuple[Outcome, dict[str, bool], type[P2PFLError], str]] = {
     "resumable": (Outcome("failed", KILLED), {}, P2PFLError, KILLED + GO_ON),
     "settings": (Outcome("failed", NOT_A_NUMBER, resumable=False), {}, P2PFLError, NOT_A_NUMBER),

@@ -45,7 +45,7 @@ def load_entries(run_dirs: Sequence[Path]) -> list[Entry]:
     two hold the same settings with the same seed.
     """
     if not run_dirs:
-        raise ConfigError("there is nothing to compare: name the directories of finished runs")
+        raise ConfigError("no runs to compare; name the directories of finished runs")
     _refuse_twice(run_dirs)
     groups: dict[Hashable, list[tuple[RecordedRun, dict[str, Any]]]] = {}
     for path in run_dirs:
@@ -96,7 +96,7 @@ def _refuse_twice(run_dirs: Sequence[Path]) -> None:
     for path in run_dirs:
         first = seen.setdefault(path.resolve(), path)
         if first is not path:
-            raise ConfigError(f"{path}: is given twice; name each run directory once")
+            raise ConfigError(f"{path}: given twice; name each run directory once")
 
 
 def _summary(run_dir: Path) -> dict[str, Any]:
@@ -125,7 +125,9 @@ def _entry(found: Sequence[tuple[RecordedRun, dict[str, Any]]]) -> Entry:
         first, _ = by_seed.setdefault(run.config.record.seed, (run, summary))
         if first is not run:
             same = f"{first.path} and {run.path}"
-            raise ConfigError(f"{same}: the same settings and the same seed ({run.config.record.seed}); leave one out")
+            raise ConfigError(
+                f"{same}: the same settings and the same seed ({run.config.record.seed}); omit one of them"
+            )
     seeds = tuple(sorted(by_seed))
     runs, summaries = zip(*(by_seed[seed] for seed in seeds), strict=True)
     return Entry(_name(runs[0]), runs, summaries, seeds)

@@ -53,11 +53,15 @@ def test_attacks_are_their_formulas(name: str, scale: float | None, expected: to
 @pytest.mark.parametrize(
     ("name", "scale", "message"),
     [
-        ("sign", None, "attack 'sign': choose one of sign-flip, a-little-is-enough, inner-product, label-flip"),
-        ("sign-flip", 0.0, "attack sign-flip: scale 0.0: must be a number above 0"),
-        ("sign-flip", float("inf"), "attack sign-flip: scale inf: must be"),
-        ("inner-product", float("nan"), "attack inner-product: scale nan: must be"),
-        ("label-flip", 2.0, "attack label-flip: scale 2.0: it has none"),
+        (
+            "sign",
+            None,
+            "attack: 'sign' is unknown; choose one of sign-flip, a-little-is-enough, inner-product, label-flip",
+        ),
+        ("sign-flip", 0.0, "scale: 0.0 must be a number above 0"),
+        ("sign-flip", float("inf"), "scale: inf must be"),
+        ("inner-product", float("nan"), "scale: nan must be"),
+        ("label-flip", 2.0, "scale: 2.0, but label-flip has none"),
     ],
 )
 def test_what_is_no_attack_is_refused(name: str, scale: float | None, message: str) -> None:

@@ -109,4 +109,4 @@ def test_a_dry_run_of_saved_settings_names_the_run() -> None:
     ],
 )
 def test_a_peer_that_missed_neighbors_says_when_it_can_go_on(missed: list[str], when: str) -> None:
-    assert when_back(missed, "go on with: p2pfl peer") == f"{when}go on with: p2pfl peer"
+    assert when_back(missed, "resume with: p2pfl peer") == f"{when}resume with: p2pfl peer"

@@ -14,7 +14,7 @@ from tests.support.runs import train_record
 from p2pfl import RunConfig, make_topology
 from p2pfl.config import Mode, replace_options
 from p2pfl.errors import ConfigError
-from p2pfl.experiment.prolong import has_other_rounds, prolong
+from p2pfl.experiment.resume import has_other_rounds, prolong
 from p2pfl.modes import assign_roles
 from p2pfl.run.agreement import lasting_fingerprint
 from p2pfl.run.directory import create_run_dir, open_run_dir
@@ -97,7 +97,7 @@ def test_the_directory_of_a_finished_run_becomes_that_of_an_interrupted_one(tmp_
 def test_killed_before_its_settings_are_saved_it_is_still_the_old_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import p2pfl.experiment.prolong
+    import p2pfl.experiment.resume
 
     run_dir = made(tmp_path / "run", 3, 8)
     before = (run_dir / "config.toml").read_bytes()
@@ -107,7 +107,7 @@ def test_killed_before_its_settings_are_saved_it_is_still_the_old_run(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(p2pfl.experiment.prolong, "write_settings", killed)
+        patched.setattr(p2pfl.experiment.resume, "write_settings", killed)
         with pytest.raises(KeyboardInterrupt):
             prolong(run_dir, asked)
     assert (run_dir / "config.toml").read_bytes() == before

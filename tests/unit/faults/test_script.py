@@ -14,7 +14,7 @@ import pytest
 
 from p2pfl.errors import ConfigError
 from p2pfl.faults import FaultScript, check_faults, idle_faults, load_faults
-from p2pfl.faults.injector import Saboteur, fired
+from p2pfl.faults.injector import FaultInjector, fired
 from p2pfl.protocol import wire
 from p2pfl.protocol.events import Received, Refused
 from p2pfl.run.paths import FIRED_FILE
@@ -141,7 +141,7 @@ def test_what_a_script_answers(tmp_path: Path) -> None:
     assert script.victims() == {3}
     assert script.returns_of(3) == {15}
     assert script.returns_of(2) == frozenset()
-    assert script.settles([3]) == {9, 20}, "the round before one that it dies in before its exchange"
+    assert script.barrier_rounds([3]) == {9, 20}, "the round before one that it dies in before its exchange"
     assert [round for round in range(1, 41) if script.away(3, round)] == [*range(11, 15), *range(21, 41)]
     assert script.cuts(4) == frozenset()
     assert script.cuts(5) == {(0, 2), (0, 3), (1, 2), (1, 3)}, "peers in no part keep all their edges"
@@ -235,14 +235,14 @@ CHILD = """
 import sys, threading
 from pathlib import Path
 from p2pfl.faults import check_faults, load_faults
-from p2pfl.faults.injector import Saboteur
+from p2pfl.faults.injector import FaultInjector
 folder = Path(sys.argv[1])
 script = check_faults(load_faults(folder / "faults.toml", 0), "", list("01234567"), 40, None, False)
-saboteur = Saboteur(script, 3, folder / "faults.fired")
+injector = FaultInjector(script, 3, folder / "faults.fired")
 def work():
     for point in ("start", "train", "exchange", "evaluate", "checkpoint"):
         print(point, flush=True)
-        saboteur.reach(point, 10)
+        injector.reach(point, 10)
 thread = threading.Thread(target=work)
 thread.start()
 thread.join()
@@ -287,10 +287,10 @@ def test_a_freeze_stops_the_thread_that_reached_it(tmp_path: Path) -> None:
 def test_others_and_other_rounds_are_left_alone(tmp_path: Path) -> None:
     script = read(tmp_path, fault(**KILL))
     for index, round in ((2, 10), (3, 9), (3, 11)):
-        saboteur = Saboteur(script, index, tmp_path / FIRED_FILE)
-        saboteur.reach("train", round)
-        assert not saboteur.waits_for("train", round)
-    assert Saboteur(script, 3, tmp_path / FIRED_FILE).waits_for("train", 10)
+        injector = FaultInjector(script, index, tmp_path / FIRED_FILE)
+        injector.reach("train", round)
+        assert not injector.waits_for("train", round)
+    assert FaultInjector(script, 3, tmp_path / FIRED_FILE).waits_for("train", 10)
     assert fired(tmp_path / FIRED_FILE) == []
 
 

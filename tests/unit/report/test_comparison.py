@@ -61,7 +61,7 @@ def test_runs_that_differ_in_the_seed_only_are_one_entry(tmp_path: Path) -> None
     assert entries[0].summaries[1] == read_summary(tmp_path / "ring-2")
 
 
-def test_what_concerns_one_machine_does_not_part_runs(tmp_path: Path) -> None:
+def test_machine_specific_options_do_not_separate_runs(tmp_path: Path) -> None:
     kinds = [{"seed": 0, "device": "cpu", "threads": 1}, {"seed": 1, "device": "auto", "data_dir": "elsewhere"}]
     assert [entry.seeds for entry in entries_of(tmp_path, *kinds)] == [(0, 1)]
 
@@ -94,11 +94,11 @@ def test_how_often_a_run_was_evaluated_does_not_part_seeds(tmp_path: Path) -> No
 
 def test_the_same_run_twice_is_refused(tmp_path: Path) -> None:
     once, again = make_run(tmp_path / "once"), make_run(tmp_path / "again")
-    with pytest.raises(ConfigError, match="is given twice"):
+    with pytest.raises(ConfigError, match="given twice"):
         load_entries([once, tmp_path / "again" / ".." / "once"])
     with pytest.raises(ConfigError, match=f"{once} and {again}: the same settings and the same seed"):
         load_entries([once, again])
-    with pytest.raises(ConfigError, match="nothing to compare"):
+    with pytest.raises(ConfigError, match="no runs to compare"):
         load_entries([])
 
 
@@ -160,7 +160,7 @@ def test_seeds_on_other_data_are_no_repetitions(tmp_path: Path) -> None:
     assert any("content of the data set" in one for one in sentences(entries))
 
 
-def test_what_was_done_counts_and_not_how_it_was_said(tmp_path: Path) -> None:
+def test_runs_match_by_their_work_however_it_was_specified(tmp_path: Path) -> None:
     kinds = [{"dataset": "imagefolder:/a", "augment": "auto"}, {"dataset": "imagefolder:/b", "augment": "on"}]
     spelled = [{"background": "white", "image_range": "0, 9"}, {"background": "#FFFFFF", "image_range": "0.0,9"}]
     both = [
@@ -196,7 +196,7 @@ def test_tuning_is_noted_and_not_refused(tmp_path: Path) -> None:
     ]
 
 
-def test_an_incomplete_run_is_said_with_its_remedy(tmp_path: Path) -> None:
+def test_an_incomplete_run_is_a_mismatch_with_a_remedy(tmp_path: Path) -> None:
     entries = entries_of(tmp_path, {}, {"mode": "local", "finished": 3})
     path = tmp_path / "run-1"
     assert sentences(entries) == [f"{path} is incomplete (3 of 4 rounds): finish it with p2pfl local --resume {path}"]
@@ -358,7 +358,7 @@ def test_summaries_are_computed_where_the_file_is_missing_or_old(tmp_path: Path)
 
 
 @pytest.mark.processes
-def test_comparing_what_is_there_never_imports_torch(tmp_path: Path) -> None:
+def test_comparing_existing_runs_never_imports_torch(tmp_path: Path) -> None:
     ring = make_gossip_run(tmp_path / "ring", make_topology("ring", 4))
     mesh = make_gossip_run(tmp_path / "mesh", make_topology("complete", 4))
     words = ["compare", str(ring), str(mesh), "--run-dir", str(tmp_path / "both")]

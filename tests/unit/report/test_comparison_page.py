@@ -91,7 +91,7 @@ def test_the_page_marks_the_best(page: Page) -> None:
 
 
 @pytest.mark.processes
-def test_the_page_says_how_to_repeat_every_run(written: Comparison, page: Page) -> None:
+def test_the_page_has_the_command_of_every_run(written: Comparison, page: Page) -> None:
     assert COMMAND in page.texts
     for entry in written.entries:
         for run in entry.runs:

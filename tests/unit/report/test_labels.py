@@ -25,7 +25,7 @@ HIDDEN = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u06
 HIDDEN += "\U000e0041\ufe0f\U000e0100\u180b\u115f\u1160\u3164\uffa0\u2800\u034f\u17b4\ue000\u2028\u2029\ufff9\x85\x9b"
 
 
-def test_what_cannot_be_seen_is_escaped_and_nothing_else() -> None:
+def test_only_invisible_characters_are_escaped() -> None:
     for character in HIDDEN:
         assert visible(character) == character.encode("unicode_escape").decode()
     plain = "abc äöü ñ 漢字 עברית العربية e\u0301 🙂 \\u202e \x1b[31m\r\n\t"
@@ -89,7 +89,7 @@ def test_error_lines_and_the_display_show_escapes(tmp_path: Path, capfd: pytest.
     assert stream.getvalue() == f"{SHOWN}\n"
 
 
-def test_the_label_stays_what_it_is_in_every_format_of_topology(tmp_path: Path) -> None:
+def test_labels_are_preserved_in_every_topology_format(tmp_path: Path) -> None:
     topology = build_topology(nx.path_graph([EVIL, "b"]), name="t", source="t")
     for extension in (".graphml", ".gml", ".gexf", ".json", ".edgelist", ".adjlist"):
         save_topology(topology, tmp_path / f"t{extension}")

@@ -154,7 +154,7 @@ def without_round(run_dir: Path, number: int) -> None:
         path.write_bytes(b"".join(line for line in lines if f'"round":{number},'.encode() not in line))
 
 
-def test_a_round_that_nobody_did_is_said_and_does_not_make_a_run_incomplete(tmp_path: Path) -> None:
+def test_a_round_without_records_is_a_warning_and_leaves_the_run_complete(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run", make_topology("ring", 4), rounds=4)
     without_round(run_dir, 2)
     summary = summarize(run_dir)
@@ -255,7 +255,7 @@ def test_page_holds_every_number_of_the_summary(ring_run: Path) -> None:
     assert {"91.25 %", "1 min 40 s", "32 MB", "48 MB", "0.6667", "p2pfl 0.1.0"} <= shown
 
 
-def test_page_says_how_to_repeat_the_run(ring_run: Path) -> None:
+def test_page_has_the_command_of_the_run(ring_run: Path) -> None:
     page = Page((ring_run / "report.html").read_text(encoding="utf-8"))
     command = next(text for text in page.texts if text.startswith("python run_peers.py"))
     assert command == f"python run_peers.py gossip --config '{ring_run}/config.toml'"
@@ -308,7 +308,7 @@ def test_names_are_shown_as_text_and_never_as_markup(hostile_run: Path) -> None:
     assert {"$x^$ $\\foo$", "a&b", '"q"'} <= set(page.texts)
 
 
-def test_page_of_an_interrupted_run_says_so(hostile_run: Path) -> None:
+def test_page_of_an_interrupted_run_warns_of_it(hostile_run: Path) -> None:
     page = Page((hostile_run / "report.html").read_text(encoding="utf-8"))
     warnings = [text for text in page.texts if "The run is incomplete" in text]
     assert len(warnings) == 1
@@ -324,7 +324,7 @@ def test_report_without_a_finished_round(tmp_path: Path) -> None:
     assert page.tags.count("svg") == len(PLOTS["gossip"])
 
 
-def test_waiting_and_lost_peers_are_warned_of(tmp_path: Path) -> None:
+def test_waiting_and_lost_peers_are_warnings(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run", make_topology("ring", 4), rounds=2)
     for path in run_dir.glob(f"peers/*/{ROUNDS_FILE}"):
         path.write_bytes(re.sub(rb'"wait_seconds":[0-9.]+', b'"wait_seconds":4.5', path.read_bytes()))

@@ -182,7 +182,7 @@ def test_samples_and_bytes_add_up_round_by_round(tmp_path: Path) -> None:
     assert [swarm.bytes_sent(number) for number in (4, 5)] == [32_000_000, 48_000_000]
 
 
-def test_a_run_has_the_crew_of_its_mode(tmp_path: Path) -> None:
+def test_a_run_has_the_processes_of_its_mode(tmp_path: Path) -> None:
     run = load_run(make_centralized(tmp_path / "run", clients=11))
     said = assign_roles(run.config, run.topology)
     assert run.topology.names == (*map(str, range(11)), COORDINATOR)
@@ -211,7 +211,7 @@ def test_participation(tmp_path: Path) -> None:
     assert shares(empty) == [None] * 5
 
 
-def test_missing_updates_are_warned_of(tmp_path: Path) -> None:
+def test_missing_updates_are_warnings(tmp_path: Path) -> None:
     gone = {1: ("1",), 2: ("2", "3"), 3: ("1",)}
     assert warnings_of(make_centralized(tmp_path / "run", missing=gone)) == [
         "In 3 rounds updates were missing: client 1 (2 rounds), 2 (1 round), 3 (1 round).",

@@ -37,7 +37,7 @@ def test_layouts_keep_peers_apart(shape: str) -> None:
     assert gap.min() > 0.02 * np.ptp(positions)
 
 
-def test_a_ring_looks_like_a_ring_whatever_its_order() -> None:
+def test_a_ring_is_drawn_as_a_circle_in_any_node_order() -> None:
     graph = nx.cycle_graph(6)
     positions = node_positions(nx.relabel_nodes(graph, dict(enumerate([3, 0, 5, 1, 4, 2]))))
     assert np.linalg.norm(positions, axis=1) == pytest.approx(np.ones(6))

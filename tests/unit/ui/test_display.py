@@ -80,7 +80,7 @@ def test_a_round_becomes_one_line_when_all_peers_have_finished_it() -> None:
     assert "8 MB sent" in line
 
 
-def test_a_round_is_told_without_those_whom_others_did_without() -> None:
+def test_a_round_is_complete_without_its_missing_peers() -> None:
     display, stream = plain()
     with display:
         for number in (2, 3):
@@ -104,7 +104,7 @@ def test_a_peer_that_only_one_other_misses_is_waited_for() -> None:
     assert "8 MB sent" in stream.getvalue()
 
 
-def test_rounds_that_somebody_did_late_are_told_in_their_order() -> None:
+def test_late_rounds_are_shown_in_order() -> None:
     display, stream = plain()
     with display:
         finish(display, 2, range(3))
@@ -175,7 +175,7 @@ def test_consensus_phase_is_its_own_stage() -> None:
     assert "samples/s" not in lines[2]
 
 
-def test_preparation_is_throttled_and_its_end_said_once() -> None:
+def test_preparation_is_throttled_and_its_end_printed_once() -> None:
     clock = Clock()
     display, stream = plain(clock)
     for done in range(9):
@@ -334,7 +334,7 @@ def recorded(rounds: int, sketches: list[np.ndarray] | None = None) -> list[tupl
     ]
 
 
-def test_restored_rounds_count_but_are_not_said_again() -> None:
+def test_restored_rounds_count_but_are_not_printed_again() -> None:
     clock = Clock()
     display, stream = plain(clock)
     one_ahead = (2, train_record(TOPOLOGY, 2, 6, ROUNDS, 1_000_000), EMPTY)
@@ -351,7 +351,7 @@ def test_restored_rounds_count_but_are_not_said_again() -> None:
     assert line.endswith("2:20 left")  # what was done before took no time here
 
 
-def test_many_rounds_are_restored_whatever_their_order() -> None:
+def test_many_rounds_are_restored_in_any_order() -> None:
     display, stream = plain(info=dataclasses.replace(INFO, rounds=200))
     display.restore(reversed(recorded(150)))
     assert stream.getvalue() == "already recorded: rounds up to 150\n"
@@ -359,7 +359,7 @@ def test_many_rounds_are_restored_whatever_their_order() -> None:
     assert f"{bytes_text(151 * 8_000_000)} sent" in stream.getvalue()
 
 
-def test_restoring_nothing_says_nothing() -> None:
+def test_restoring_no_rounds_prints_nothing() -> None:
     display, stream = plain()
     display.restore([])
     display.restore(recorded(1)[:3])

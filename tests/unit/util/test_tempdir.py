@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -152,7 +153,7 @@ def test_a_fork_server_is_not_blamed_for_a_folder_that_is_gone(
     folder: tempdir.TemporaryFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped: list[str] = []
-    monkeypatch.setattr("p2pfl.launch.fork_server.stop_server", lambda: stopped.append("stopped"))
+    monkeypatch.setattr(import_module("p2pfl.launch.fork_server"), "stop_server", lambda: stopped.append("stopped"))
     shutil.rmtree(folder.path.parent)
     with pytest.raises(ConfigError, match=GONE):
         ForkServer(folder).start("probe", print)

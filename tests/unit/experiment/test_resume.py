@@ -1,4 +1,4 @@
-"""What a run that is to be resumed can go on from: said, or refused, before a process is started."""
+"""Where a resumed run starts from: told, or refused, before a process is started."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.saved_runs import Made, cut, made, other_version
 from p2pfl.cli import main
 from p2pfl.config import replace_options
 from p2pfl.errors import CheckpointError, TopologyError
-from p2pfl.experiment.resumable import starting_point
+from p2pfl.experiment.resume import starting_point
 from p2pfl.modes import assign_roles
 from p2pfl.report import load_run
 from p2pfl.run.directory import open_run_dir
@@ -92,27 +92,27 @@ def test_a_run_of_whose_rounds_nobody_has_weights_is_not_resumed(saved: Made, lo
 
 
 def test_what_somebody_has_is_gone_on_from(saved: Made) -> None:
-    assert looked(saved) == "going on after round 5"
+    assert looked(saved) == "resuming after round 5"
     index = saved.topology.n - 1  # where there is a coordinator, it is the last
     cut(saved.path(index, 5))
     several = saved.config.mode in ("gossip", "local")
     assert looked(saved) == (
-        "going on after round 4 to 5, each peer from its own newest checkpoint" if several else "going on after round 4"
+        "resuming after round 4 to 5, each peer from its own newest checkpoint" if several else "resuming after round 4"
     )
     if several:
         shutil.rmtree(saved.peer_dir(index))
-        assert looked(saved) == "going on after round 5"
+        assert looked(saved) == "resuming after round 5"
 
 
 def test_what_may_be_used_by_others_or_later_is_no_loss(saved: Made) -> None:
     """The process that finds it says what is the matter."""
     for path in saved.folder.glob("peers/*/checkpoint/*"):
         other_version(path)
-    assert looked(saved) == "looking for what the run can go on from"
+    assert looked(saved) == "looking for checkpoints to resume from"
     for path in list(saved.folder.glob("peers/*/checkpoint")):
         shutil.rmtree(path)
         path.symlink_to("not-mounted")
-    assert looked(saved) == "looking for what the run can go on from"
+    assert looked(saved) == "looking for checkpoints to resume from"
 
 
 @pytest.mark.parametrize("recorded", [0, 1])

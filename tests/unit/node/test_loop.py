@@ -1,0 +1,94 @@
+"""The driver with a scripted protocol: which thread touches what."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from tests.support.one_peer import CONTEXT
+
+from p2pfl.config import RunConfig
+from p2pfl.node import messages
+from p2pfl.node.loop import Driver
+from p2pfl.node.ports import Ports
+from p2pfl.node.system import SystemClock, ThreadCompute
+from p2pfl.payload import Payload
+from p2pfl.protocol import events as ev
+from p2pfl.training import TrainStats
+from p2pfl.transport import MemoryHub, MemoryTransport
+
+
+class OneRound:
+    """A protocol of one round that notes the threads that touch it."""
+
+    def __init__(self) -> None:
+        self.threads: set[int] = set()
+        self.refused: Counter[str] = Counter()
+        self._touch = lambda: self.threads.add(threading.get_ident())
+        self._steps: Mapping[type, list[ev.Action]] = {
+            ev.Started: [ev.Train(1)],
+            ev.Trained: [ev.RoundDone(1)],
+            ev.Recorded: [ev.Finish()],
+        }
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("_") and name != "threads":
+            object.__getattribute__(self, "_touch")()
+        return object.__getattribute__(self, name)
+
+    context = CONTEXT
+    round = 1
+    deadline = float("inf")
+    wants_flush = False
+    payloads: Mapping[int, Payload] = {3: Payload({})}
+    facts: Mapping[str, Any] = {}
+
+    def handle(self, event: ev.Event, now: float) -> list[ev.Action]:
+        return self._steps.get(type(event), [])
+
+
+class Trainer:
+    """As much of a trainer as a driver uses; nothing is trained."""
+
+    host = torch.zeros(4)
+    steps = samples = steps_per_round = 1
+
+    def train(self, round: int, report: Callable[[int], None], stopped: Callable[[], bool]) -> TrainStats:
+        return TrainStats(loss=0.5, lr=0.1, samples=1, steps=1, seconds=0.0)
+
+    def to_host(self) -> None: ...
+
+    def to_device(self) -> None: ...
+
+
+class Store:
+    """A store that keeps in memory what it is given."""
+
+    config = RunConfig()
+    sketches = False
+    elapsed_before = 0.0
+
+    def __init__(self) -> None:
+        self.saved: list[tuple[int, Mapping[int, Payload], int]] = []
+        self.begin = lambda round, trainer: []
+        self.record = self.save_model = lambda round, trainer: None
+        self.evaluation_samples = lambda round: None
+
+    def save(self, round: int, trainer: Trainer, sent: Mapping[int, Payload]) -> None:
+        self.saved.append((round, sent, threading.get_ident()))
+
+
+def test_only_the_calling_thread_touches_the_protocol() -> None:
+    protocol, store, told = OneRound(), Store(), list[messages.FromWorker]()
+    transport = MemoryTransport(MemoryHub(), "a")
+    reporter = SimpleNamespace(send=told.append, info=lambda text: None, warn=lambda text, matters=True: None)
+    ports = Ports(SystemClock(), ThreadCompute(transport.wake), transport, store, reporter)  # type: ignore[arg-type]
+    Driver(protocol, Trainer(), ports).run()  # type: ignore[arg-type]
+    assert protocol.threads == {threading.get_ident()}
+    ((round, sent, saver),) = store.saved
+    assert (round, sent) == (1, OneRound.payloads)
+    assert saver != threading.get_ident(), "the other thread has worked"
