@@ -14,6 +14,9 @@ from tests.support.helpers import driven, exchange, matrix, random_vectors
 from p2pfl.algorithms import Chebyshev, build_algorithm, build_consensus
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError
+from p2pfl.modes import assign_roles
+from p2pfl.preflight.estimate import estimate
+from p2pfl.topology import make_topology
 
 ROOT = Path(__file__).parents[3]
 
@@ -56,3 +59,9 @@ def test_anything_else_is_refused_in_one_line(name: str, message: str) -> None:
     assert str(caught.value).startswith(f"--algorithm {name}: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_it_is_looked_for_before_a_run_begins() -> None:
+    config = RunConfig.of(dataset="digits", algorithm="toy_algorithm:Nothing")
+    with pytest.raises(ConfigError, match=r"^--algorithm toy_algorithm:Nothing: .*does not exist"):
+        estimate(assign_roles(config, make_topology("ring", 3)), config)
