@@ -1,4 +1,4 @@
-"""The contract of a gossip algorithm, and what it is told of the run and of a round."""
+"""Contract of a gossip algorithm, with its view of the run and of a round."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from p2pfl.topology import Neighborhood, NeighborhoodSchedule
 S = TypeVar("S")
 
 Outgoing = Mapping[int, Payload]
-"""What goes to each out-neighbor; the same payload for all, or one each."""
+"""Payload for each out-neighbor: the same for all, or one each."""
 
 Saved = Mapping[str, Tensor | float]
 """An algorithm's state in a checkpoint: tensors and numbers by name."""
@@ -40,7 +40,7 @@ class AlgorithmOptions:
 class LocalTraining:
     """Request to one round of local training.
 
-    Tensors are flat float32 vectors, (size,), laid out like x; nobody writes them before the training is over.
+    Tensors are flat float32 vectors, (size,), laid out like x; they are not written before the training is over.
     """
 
     momentum: Literal["local", "reset"] | Tensor = "local"
@@ -54,7 +54,7 @@ class LocalTraining:
 
 @dataclass(frozen=True)
 class RoundContext:
-    """One round of one peer: its number, counted from 1, its neighborhood, and what local training did in it.
+    """One round of one peer: its number, counted from 1, its neighborhood, and the result of its local training.
 
     steps: optimizer steps taken. samples: training samples processed. loss: their mean. lr: learning rate of the last
     step. All are 0 where the peer has not trained in this round (yet): in a consensus round, and in `outgoing` of an

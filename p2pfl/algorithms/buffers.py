@@ -19,7 +19,7 @@ class Buffers:
 
     x: trained in place. own: x at the exchange. sent: own in its encoding. mixed: destination of the mix.
 
-    Unless the exchange is overlapped, nobody trains x while neighbors' vectors come in, so own is x. In float32 x
+    Unless the exchange is overlapped, x is not trained while neighbors' vectors come in, so own is x. In float32 x
     itself is sent then, and trades places with mixed at the end of the round; in another encoding the mix goes to x.
     """
 

@@ -3,7 +3,7 @@
     x_i⁺ = R(x_j of the neighbors, x_i)                 float32 wire
     x_i⁺ = x_i + R(Q(x_j), Q(x_i)) − Q(x_i)             bfloat16 wire: Q rounds; peers that agree stay where they are
 
-in both orders, as `dpsgd` has them. A neighbor's vector waits for the others: memory is as many models as neighbors.
+in both orders, as in `dpsgd`. A neighbor's vector waits for the others: memory is as many models as neighbors.
 """
 
 from __future__ import annotations

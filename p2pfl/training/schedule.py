@@ -1,6 +1,8 @@
-"""How many optimizer steps a round has, and the learning rate over the whole run."""
+"""Local steps of a round, and the schedule of learning rate and momentum over the whole run."""
 
 from __future__ import annotations
+
+import warnings
 
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
@@ -17,6 +19,27 @@ def local_steps(training: TrainingConfig, steps_per_epoch: int) -> int:
     if steps_per_epoch < 1:
         raise ConfigError(f"--batch-size {training.batch_size}: larger than a peer's shard; lower it")
     return training.local_steps or (training.local_epochs or 1) * steps_per_epoch
+
+
+class StepSchedule:
+    """The schedule of an optimizer, moved on step by step; it may be ahead of the steps that were taken."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, training: TrainingConfig, total_steps: int) -> None:
+        self._schedule = build_schedule(optimizer, training, total_steps)
+        self._steps = 0  # that it has been moved on by
+
+    def advance(self) -> None:
+        """Move on by one step."""
+        self._steps += 1
+        if self._schedule is not None:
+            self._schedule.step()
+
+    def seek(self, steps: int) -> None:
+        """Move on to the place of a run after so many steps."""
+        with warnings.catch_warnings():  # torch warns of schedule steps that follow no optimizer step
+            warnings.simplefilter("ignore", UserWarning)
+            while self._steps < steps:
+                self.advance()
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, training: TrainingConfig, total_steps: int) -> LRScheduler | None:

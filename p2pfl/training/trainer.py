@@ -1,11 +1,10 @@
-"""One model on one device: its local steps and its evaluation."""
+"""Trainer of one process: local steps and evaluation of one model on one device."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,11 +23,10 @@ from p2pfl.errors import ConfigError, P2PFLError, TrainingError
 from p2pfl.model.global_state import RANDOMNESS
 from p2pfl.model.structure import convert
 from p2pfl.model.vector import Layout, aligned_vector, integer_buffers, is_finite
-from p2pfl.training.host import HostCopy, sleep_until_done
-from p2pfl.training.initial import initial_model
-from p2pfl.training.memory import on_device
-from p2pfl.training.schedule import build_schedule, local_steps
+from p2pfl.training.device import HostCopy, on_device, sleep_until_done
+from p2pfl.training.schedule import StepSchedule, local_steps
 from p2pfl.training.step import CapturedStep, GradientTerms, Step
+from p2pfl.training.weights import initial_model
 
 _PROGRESS_SECONDS = 0.5
 PLAIN = LocalTraining()
@@ -60,7 +58,7 @@ class EvalStats:
 
 
 class Trainer:
-    """One peer's model, optimizer and shard.
+    """Model, optimizer and shard of one peer.
 
     `vector` is the model: (layout.size,) float32 on the device; its views are the parameters. `host` is the same on
     the CPU: the very same tensor there, a pinned copy for a GPU, kept equal by `to_host` and `to_device`. `move_to`
@@ -83,11 +81,10 @@ class Trainer:
         self.config = config
         self.device = device
         self.steps = 0
-        self.relabel: Relabel | None = None  # an attacker's labels instead of its own
+        self.relabel: Relabel | None = None  # labels of an attacker, in place of the data set's
         self._peer = peer
         self._dataset = dataset
         self._lr = math.nan  # of the last step
-        self._scheduled = 0  # steps that the schedule has been moved on by
         self._given_momentum: Tensor | None = None  # by this round's request
         self.model = initial_model(config, len(dataset.classes))
         self.layout = Layout.of(self.model)
@@ -96,7 +93,7 @@ class Trainer:
             self._batches = data.Batches(dataset, indices, config.training.batch_size, device, config.record.seed, peer)
         self.steps_per_round = local_steps(config.training, self._batches.steps_per_epoch)
         self._optimizer = self._build_optimizer()
-        self._schedule = build_schedule(self._optimizer, config.training, self.steps_per_round * config.training.rounds)
+        self._schedule = StepSchedule(self._optimizer, config.training, self.steps_per_round * config.training.rounds)
         self._eager = Step(self.model, device, config.compute.precision)
         self._step = CapturedStep(self._eager, [self.vector], self._log) if captured and self._on_gpu else self._eager
 
@@ -173,7 +170,7 @@ class Trainer:
         self._given_momentum = None if given is None else given.to(self.device)
         if given is None and request.momentum == "reset":
             self.momentum.zero_()
-        self._seek_schedule((round - 1) * self.steps_per_round)
+        self._schedule.seek((round - 1) * self.steps_per_round)
         self._terms.begin(request, self.vector)
         self._step.total.zero_()
         reported = time.monotonic()
@@ -236,7 +233,7 @@ class Trainer:
             self._host_copy.push()
 
     def restore(self, x: Tensor, momentum: Tensor, buffers: dict[str, Tensor], steps: int) -> None:
-        """Go on from a checkpoint: tensors as `Layout` and `integer_buffers` describe them."""
+        """Continue from a checkpoint: tensors as `Layout` and `integer_buffers` describe them."""
         self.vector.copy_(x)
         self.to_host()
         self.momentum.copy_(momentum)
@@ -253,19 +250,7 @@ class Trainer:
         self._lr = float(self._optimizer.param_groups[0]["lr"])
         self._optimizer.step()
         self.steps += 1
-        self._advance_schedule()
-
-    def _advance_schedule(self) -> None:
-        self._scheduled += 1
-        if self._schedule is not None:
-            self._schedule.step()
-
-    def _seek_schedule(self, steps: int) -> None:
-        """Move the schedule on to where the run is after so many steps."""
-        with warnings.catch_warnings():  # torch warns of schedule steps that follow no optimizer step
-            warnings.simplefilter("ignore", UserWarning)
-            while self._scheduled < steps:
-                self._advance_schedule()
+        self._schedule.advance()
 
     def _build_optimizer(self) -> torch.optim.SGD:
         training = self.config.training
