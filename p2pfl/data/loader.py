@@ -66,10 +66,10 @@ class Batches:
         shard = torch.tensor(indices, dtype=torch.int64)
         self._labels = dataset.train_labels[shard].to(device)
         if device.type == "cpu":
-            self._images = dataset.train_images
+            self.images = dataset.train_images
             self._rows = shard  # position in the shard -> row of the images
         else:
-            self._images = dataset.train_images[shard].to(device)
+            self.images = dataset.train_images[shard].to(device)
             self._rows = torch.arange(len(shard), device=device)
         self._normalize = _Normalization(dataset, device)
         self._mirror = _reflection(dataset.train_images.shape[1], device)
@@ -102,8 +102,8 @@ class Batches:
         """Images, uint8 (B, H, W, 3), at positions of the order, cropped and flipped."""
         rows = self._rows[self._epoch.order[here]]
         if not self._augment:
-            return self._images.index_select(0, rows)
-        _, height, width, _ = self._images.shape
+            return self.images.index_select(0, rows)
+        _, height, width, _ = self.images.shape
         down = torch.arange(height, device=self._device)
         right = torch.arange(width, device=self._device)
         right = torch.where(self._epoch.flip[here, None], width - 1 - right, right)  # (B, W)
@@ -111,7 +111,7 @@ class Batches:
         x = self._mirror[self._epoch.left[here, None] + right]
         # One index a pixel: gathering triples from flat pixels is over twice as fast as images[n, y, x].
         pixels = (rows[:, None, None] * height + y[:, :, None]) * width + x[:, None, :]
-        chosen = self._images.view(-1, CHANNELS).index_select(0, pixels.view(-1))
+        chosen = self.images.view(-1, CHANNELS).index_select(0, pixels.view(-1))
         return chosen.view(-1, height, width, CHANNELS)
 
 

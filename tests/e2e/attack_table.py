@@ -7,13 +7,11 @@ model.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
-from hostile_models import VARIABLE
-from tests.processes.test_hostile import ATTACKER, PLAIN, honest_accuracy
-from tests.processes.test_swarm import memory_swarm
+from tests.support.attacked import PLAIN, attack_script, honest_accuracy
+from tests.support.swarms import memory_swarm
 
 from p2pfl import RunConfig, make_topology
 from p2pfl.modes import topology_of
@@ -22,19 +20,19 @@ from p2pfl.run.records import read_rounds
 ATTACKS = ("", "sign-flip:1", "label-flip", "a-little-is-enough:20", "inner-product:10")
 GOSSIP = ("dpsgd", "clipped", "trimmed-mean", "median")
 CENTRALIZED = ("uniform", "trimmed-mean", "median", "krum")
-COMMON = {**PLAIN, "model": "hostile_models:vgg"}
+COMMON = {**PLAIN, "model": "vgg11", "width": 0.125}
 
 
-def gossip(rule: str, folder: str) -> float:
+def gossip(rule: str, folder: str, faults: str | None) -> float:
     robust = {} if rule == "dpsgd" else {"byzantine": 1}
-    config = RunConfig.of(**COMMON, algorithm=rule, **robust, run_dir=f"{folder}/run")
+    config = RunConfig.of(**COMMON, algorithm=rule, **robust, faults=faults, run_dir=f"{folder}/run")
     return honest_accuracy(memory_swarm(make_topology("complete", 8), config))[0]
 
 
-def centralized(rule: str, folder: str) -> float:
+def centralized(rule: str, folder: str, faults: str | None) -> float:
     robust = {} if rule == "uniform" else {"byzantine": 1}
     clients = {"num_clients": 8, "num_selected": 8, "eval_samples": 0, "averaging": rule, **robust}
-    config = RunConfig.of(mode="centralized", **{**COMMON, **clients}, run_dir=f"{folder}/run")
+    config = RunConfig.of(mode="centralized", **{**COMMON, **clients}, faults=faults, run_dir=f"{folder}/run")
     topology = topology_of(config)
     assert topology is not None
     run_dir = memory_swarm(topology, config)
@@ -45,11 +43,11 @@ def main() -> None:
     for mode, measure, rules in (("gossip", gossip, GOSSIP), ("centralized", centralized, CENTRALIZED)):
         print(f"\n| {mode} | " + " | ".join(rules) + " |\n|---|" + "---:|" * len(rules), flush=True)
         for attack in ATTACKS:
-            os.environ[VARIABLE] = f"{ATTACKER}:{attack}" if attack else ""
             print(f"| {attack.replace(':', ', scale ') or 'none'} |", end="", flush=True)
             for rule in rules:
                 with tempfile.TemporaryDirectory() as folder:
-                    print(f" {measure(rule, str(Path(folder))):.1%} |", end="", flush=True)
+                    script = attack_script(Path(folder), attack) if attack else None
+                    print(f" {measure(rule, folder, script):.1%} |", end="", flush=True)
             print(flush=True)
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.support import commands
-from tests.support.helpers import token_file
+from tests.support.helpers import free_ports, token_file
 from tests.support.paths import MODELS, ROOT
 
 from p2pfl import RunConfig, make_topology
@@ -308,14 +307,6 @@ def swarm_options(folder: Path) -> list[str]:
 
 def start(*words: str) -> subprocess.Popen[str]:
     return commands.start(*words)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(s.getsockname()[1]) for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 @pytest.mark.processes

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.support import commands
-from tests.unit.data.test_content import folder
+from tests.support.picture_files import folder
 
 from p2pfl import RunConfig, make_topology
 from p2pfl.cli import main

@@ -8,17 +8,10 @@ import threading
 
 import pytest
 import zmq
-from tests.support.live_socket import LAST, LiveSocket, wire_frames
+from tests.support.live_socket import LAST, SECRET, LiveSocket, login, wire_frames
 from tests.support.raw_zmtp import PING, answer_hands, dial, message, open_stranger, reset, wait_until_read
 
-from p2pfl.transport import Token
-
-SECRET = "0123456789abcdef0123456789abcdef"
 MANY = 500  # messages, far more than fit a queue of 64
-
-
-def login(sender: int, receiver: int) -> tuple[str, str]:
-    return str(sender), Token(SECRET, sender, frozenset()).password(sender, receiver)
 
 
 class Cable:

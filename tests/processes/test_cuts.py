@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.processes.test_swarm import LIVELY, memory_swarm, saved_vectors, thread_swarm
+from tests.support.swarms import LIVELY, memory_swarm, saved_vectors, thread_swarm
 
 from p2pfl import RunConfig, make_topology
 from p2pfl.transport import ZmqTransport

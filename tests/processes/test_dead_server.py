@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.processes.test_launcher import FAST, Swarm, nobody_left, ring
-from tests.processes.test_launcher import start as start
+from tests.support.launched import FAST, Swarm, nobody_left, ring
+from tests.support.launched import start as start
 
 from p2pfl.launch import fork_server
 from p2pfl.run.records import read_rounds

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.processes.test_launcher import FAST, Swarm, nobody_left, ring
-from tests.processes.test_launcher import start as start
 from tests.support import commands
+from tests.support.launched import FAST, Swarm, nobody_left, ring
+from tests.support.launched import start as start
 from tests.support.runs import train_record
 from tests.support.small_disk import SmallDisk, small_disk
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.processes.test_launcher import FAST, Swarm, nobody_left, ring
-from tests.processes.test_launcher import start as start  # a fixture
 from tests.support import commands
 from tests.support.helpers import token_file
+from tests.support.launched import FAST, Swarm, nobody_left, ring
+from tests.support.launched import start as start  # a fixture
 from tests.support.paths import MODELS, ROOT
 
 from p2pfl import make_topology
@@ -183,7 +183,7 @@ def test_a_reader_that_leaves_does_not_end_a_run(tmp_path: Path, start: Callable
 
 @pytest.mark.processes
 def test_a_reader_that_leaves_does_not_end_a_peer(tmp_path: Path) -> None:
-    from tests.e2e.test_cli import free_ports
+    from tests.support.helpers import free_ports
 
     topology = make_topology("path", 2)
     for peer, port in enumerate(free_ports(2)):

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.processes.test_swarm import LIVELY, memory_swarm, saved_vectors, thread_swarm
 from tests.support.paths import ROOT
 from tests.support.real_run import Run
+from tests.support.swarms import LIVELY, memory_swarm, saved_vectors, thread_swarm
 
 from p2pfl import RunConfig, make_topology
 from p2pfl.faults import check_faults, load_faults

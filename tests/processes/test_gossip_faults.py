@@ -11,9 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.e2e.test_cli import free_ports
 from tests.support import commands
-from tests.support.helpers import token_file
+from tests.support.helpers import free_ports, token_file
 from tests.support.real_run import Run
 
 from p2pfl import make_topology

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.e2e.test_cli import free_ports
 from tests.support import commands
-from tests.support.helpers import token_file
-from tests.unit.data.test_content import folder
+from tests.support.helpers import free_ports, token_file
+from tests.support.picture_files import folder
 
 from p2pfl import make_topology
 from p2pfl.run import checkpoint

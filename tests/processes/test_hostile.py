@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.processes.test_swarm import memory_swarm
+from tests.support.attacked import PLAIN, attack_script, honest_accuracy
+from tests.support.swarms import memory_swarm
 
 from p2pfl import RunConfig, make_topology
 from p2pfl.experiment.run import run
-from p2pfl.run.records import read_rounds
 
 pytestmark = pytest.mark.usefixtures("blank_plots")
 
-ATTACKER = 3
-OTHERS = [peer for peer in range(8) if peer != ATTACKER]
-# Ten classes: chance is 10 %.
-PLAIN = {
-    "dataset": "digits",
-    "model": "hostile_models:linear",
-    "rounds": 6,
-    "batch_size": 16,
-    "lr": 0.02,
-    "threads": 1,
-    "checkpoint": False,
-    "eval_samples": 32,
-}
 FLIP = "sign-flip:8"
 LITTLE = "a-little-is-enough:400"
 INNER = "inner-product:40"
@@ -35,31 +20,18 @@ LABELS = "label-flip"
 
 
 @pytest.fixture
-def attack(request: pytest.FixtureRequest) -> Iterator[str]:
-    """For processes that are started meanwhile."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("P2PFL_TEST_ATTACK", f"{ATTACKER}:{request.param}")
-        yield request.param
-    assert "P2PFL_TEST_ATTACK" not in os.environ
-
-
-def honest_accuracy(run_dir: Path) -> tuple[float, float]:
-    """Of the honest peers the mean after training, and peer 0's after the consensus phase; on the whole test set."""
-    records = [read_rounds(run_dir / "peers" / str(peer)) for peer in OTHERS]
-    trained = [next(r for r in reversed(found) if r.phase == "train").test_accuracy for found in records]
-    consensus = records[0][-1]
-    assert consensus.phase == "consensus"
-    return sum(accuracy or 0.0 for accuracy in trained) / len(trained), consensus.test_accuracy or 0.0
+def script(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return attack_script(tmp_path, request.param)
 
 
 def gossip_options(algorithm: str) -> dict[str, object]:
     return {"algorithm": algorithm, **({} if algorithm == "dpsgd" else {"byzantine": 1})}
 
 
-@pytest.mark.parametrize("attack", [FLIP, INNER], indirect=True)
+@pytest.mark.parametrize("script", [FLIP, INNER], indirect=True)
 @pytest.mark.parametrize("algorithm", ["dpsgd", "clipped", "trimmed-mean", "median"])
-def test_over_the_memory_transport(tmp_path: Path, attack: str, algorithm: str) -> None:
-    config = RunConfig.of(**PLAIN, **gossip_options(algorithm), run_dir=str(tmp_path / "run"))
+def test_over_the_memory_transport(tmp_path: Path, script: str, algorithm: str) -> None:
+    config = RunConfig.of(**PLAIN, **gossip_options(algorithm), faults=script, run_dir=str(tmp_path / "run"))
     trained, consensus = honest_accuracy(memory_swarm(make_topology("complete", 8), config))
     if algorithm == "dpsgd":
         assert trained < 0.3
@@ -69,11 +41,11 @@ def test_over_the_memory_transport(tmp_path: Path, attack: str, algorithm: str) 
         assert consensus > 0.85
 
 
-@pytest.mark.parametrize("attack", [FLIP], indirect=True)
+@pytest.mark.parametrize("script", [FLIP], indirect=True)
 @pytest.mark.parametrize("algorithm", ["clipped", "trimmed-mean", "median"])
-def test_overlapped_with_a_bfloat16_wire(tmp_path: Path, attack: str, algorithm: str) -> None:
+def test_overlapped_with_a_bfloat16_wire(tmp_path: Path, script: str, algorithm: str) -> None:
     ways = {"order": "overlapped", "wire_dtype": "bf16"}
-    config = RunConfig.of(**PLAIN, **gossip_options(algorithm), **ways, run_dir=str(tmp_path / "run"))
+    config = RunConfig.of(**PLAIN, **gossip_options(algorithm), **ways, faults=script, run_dir=str(tmp_path / "run"))
     trained, consensus = honest_accuracy(memory_swarm(make_topology("complete", 8), config))
     assert trained > 0.85
     assert consensus > 0.85
@@ -81,7 +53,7 @@ def test_overlapped_with_a_bfloat16_wire(tmp_path: Path, attack: str, algorithm:
 
 @pytest.mark.processes
 @pytest.mark.parametrize(
-    ("attack", "algorithm", "learns"),
+    ("script", "algorithm", "learns"),
     [
         (FLIP, "dpsgd", False),
         (LITTLE, "dpsgd", False),
@@ -91,10 +63,10 @@ def test_overlapped_with_a_bfloat16_wire(tmp_path: Path, attack: str, algorithm:
         (INNER, "median", True),
         (LABELS, "clipped", True),
     ],
-    indirect=["attack"],
+    indirect=["script"],
 )
-def test_real_processes_on_the_full_mesh(tmp_path: Path, attack: str, algorithm: str, learns: bool) -> None:
-    config = RunConfig.of(**PLAIN, **gossip_options(algorithm), run_dir=str(tmp_path / "run"))
+def test_real_processes_on_the_full_mesh(tmp_path: Path, script: str, algorithm: str, learns: bool) -> None:
+    config = RunConfig.of(**PLAIN, **gossip_options(algorithm), faults=script, run_dir=str(tmp_path / "run"))
     result = run(config, make_topology("complete", 8))
     trained, consensus = honest_accuracy(result.run_dir)
     assert result.summary["consensus_accuracy"] == pytest.approx(consensus)
@@ -104,7 +76,7 @@ def test_real_processes_on_the_full_mesh(tmp_path: Path, attack: str, algorithm:
 
 @pytest.mark.processes
 @pytest.mark.parametrize(
-    ("attack", "averaging", "learns"),
+    ("script", "averaging", "learns"),
     [
         (FLIP, "uniform", False),
         (INNER, "uniform", False),
@@ -113,9 +85,9 @@ def test_real_processes_on_the_full_mesh(tmp_path: Path, attack: str, algorithm:
         (LITTLE, "median", True),
         (LABELS, "krum", True),
     ],
-    indirect=["attack"],
+    indirect=["script"],
 )
-def test_real_processes_with_a_coordinator(tmp_path: Path, attack: str, averaging: str, learns: bool) -> None:
+def test_real_processes_with_a_coordinator(tmp_path: Path, script: str, averaging: str, learns: bool) -> None:
     robust = {} if averaging == "uniform" else {"byzantine": 1}
     config = RunConfig.of(
         mode="centralized",
@@ -124,6 +96,7 @@ def test_real_processes_with_a_coordinator(tmp_path: Path, attack: str, averagin
         num_selected=8,
         averaging=averaging,
         **robust,
+        faults=script,
         run_dir=str(tmp_path / "run"),
     )
     accuracy = run(config).summary["consensus_accuracy"]

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.processes.test_launcher import FAST, Swarm, nobody_left, ring
-from tests.processes.test_launcher import start as start
 from tests.support import commands
 from tests.support.helpers import token_file
+from tests.support.launched import FAST, Swarm, nobody_left, ring
+from tests.support.launched import start as start
 
 from p2pfl import make_topology
 from p2pfl.errors import ConfigError, TrainingError, TransportError

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.processes.test_swarm import PLAIN, Reference, assert_close, memory_swarm, saved_vectors
 from tests.support import commands
+from tests.support.fault_scripts import CUT, DROP, fault
 from tests.support.real_run import Run
-from tests.unit.faults.test_script import CUT, DROP, fault
+from tests.support.swarms import PLAIN, Reference, assert_close, memory_swarm, saved_vectors
 
 from p2pfl import RunConfig, make_topology
 from p2pfl.run.records import read_rounds

@@ -8,11 +8,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.support.one_coordinator import ALL, CONTEXT, SIZE, a_coordinator, all_ones, greeted, missing, model, offer
 from tests.support.one_peer import chunk, message, only_fail, sends
 
-from p2pfl.algorithms.fedavg import ServerAverage
 from p2pfl.errors import Refusal
-from p2pfl.protocol.context import PeerContext, Timeouts
 from p2pfl.protocol.coordinator import Coordinator
 from p2pfl.protocol.events import (
     Finish,
@@ -28,58 +27,12 @@ from p2pfl.protocol.events import (
 from p2pfl.protocol.selection import Federation, select_clients
 from p2pfl.protocol.wire import MAX_ROUND
 
-SIZE = 8
-CONTEXT = PeerContext(
-    me=6,
-    names=["zero", "one", "two", "three", "four", "five", "coordinator"],
-    links=frozenset(range(6)),
-    training_rounds=2,
-    consensus_rounds=0,
-    run="run",
-    layout="layout",
-    timeouts=Timeouts(start=None, handshake=60.0, first_round=600.0, round=30.0),
-)
-ALL = Federation(sizes=[1.0] * 6, selected=6, seed=0, min_updates=3)
-
-
-def a_coordinator(federation: Federation = ALL, context: PeerContext = CONTEXT) -> Coordinator:
-    return Coordinator(context, federation, ServerAverage(torch.zeros(SIZE), torch.zeros(SIZE)))
-
-
-def greeted(federation: Federation = ALL, context: PeerContext = CONTEXT) -> Coordinator:
-    """In round 1, with the model sent to all six clients."""
-    made = a_coordinator(federation, context)
-    made.handle(Started(), 0.0)
-    for client in range(6):
-        made.handle(message("hello", client, 1), 0.0)
-    for client in range(6):
-        made.handle(message("grant", client, 1), 0.0)
-    return made
-
-
-def offer(made: Coordinator, *clients: int, now: float = 1.0) -> list[tuple[str, int, int]]:
-    """These have trained the model; returns what is said to them."""
-    said = []
-    for client in clients:
-        assert made.handle(message("ack", client, made.round), now) == []
-        said += sends(made.handle(message("offer", client, made.round), now))
-    return said
-
 
 def deliver(made: Coordinator, *clients: int, now: float = 1.0) -> list[tuple[str, int, int]]:
     said = []
     for client in clients:
         said += sends(made.handle(chunk(client, made.round, scalars={"loss": float(client), "samples": 10.0}), now))
     return said
-
-
-def missing(made: Coordinator) -> list[str]:
-    return [made.context.names[client] for client, where in made.progress.items() if where == "missing"]
-
-
-def all_ones(x: torch.Tensor) -> bool:
-    """As the mean of vectors of ones is, but for rounding."""
-    return torch.allclose(x, torch.ones(SIZE), rtol=1e-6)
 
 
 def test_a_round_action_by_action() -> None:
@@ -222,7 +175,7 @@ def test_a_lost_client_does_not_hold_up_the_round_whatever_it_was_doing(stage: s
     deliver(made, 5)
     assert made.stage == "recording"
     assert made.facts["missing"] == ["four"]
-    assert all_ones(made._server.x)
+    assert all_ones(model(made))
     assert not made.refused
 
 
@@ -263,7 +216,7 @@ def test_a_client_that_was_late_is_freed_and_its_update_goes_nowhere() -> None:
     offer(made, *range(6))
     deliver(made, *range(6))
     assert missing(made) == []
-    assert all_ones(made._server.x)
+    assert all_ones(model(made))
     assert not made.refused
 
 
@@ -293,7 +246,7 @@ def test_what_is_said_twice_counts_once(times: int) -> None:
         for _ in range(times):
             assert ("ack", client, 1) in sends(made.handle(chunk(client, 1, 5, 8), 1.0))
     assert made.stage == "recording"
-    assert all_ones(made._server.x)
+    assert all_ones(model(made))
 
 
 # Greeting
@@ -372,7 +325,7 @@ def test_what_is_wrong_is_refused_counted_and_changes_nothing(name: str) -> None
     assert made.refused == {reason.split(":")[0]: 2}
     deliver(made, *range(6))
     assert made.stage == "recording"
-    assert all_ones(made._server.x)
+    assert all_ones(model(made))
 
 
 # The selection

@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
+from tests.support.one_client import CLIENT, SIZE, a_client, idle, offering, vector
 from tests.support.one_peer import chunk, message, only_fail, sends
 
 from p2pfl.protocol.client import Client
-from p2pfl.protocol.context import PeerContext, Timeouts
 from p2pfl.protocol.events import (
     Finish,
     Flushed,
@@ -24,37 +24,6 @@ from p2pfl.protocol.events import (
     Trained,
 )
 
-SIZE = 8
-CLIENT = PeerContext(
-    me=2,
-    names=["zero", "one", "two", "three", "four", "five", "coordinator"],
-    links=frozenset({6}),
-    training_rounds=9,
-    consensus_rounds=0,
-    run="run",
-    layout="layout",
-    timeouts=Timeouts(start=None, handshake=60.0, first_round=600.0, round=30.0),
-)
-
-
-def a_client(codec: str = "fp32") -> Client:
-    made = Client(CLIENT, torch.zeros(SIZE), codec)  # type: ignore[arg-type]
-    assert sends(made.handle(Started(), 0.0)) == [("hello", 6, 1)]
-    return made
-
-
-def idle() -> Client:
-    made = a_client()
-    assert sends(made.handle(message("hello", 6, 1), 0.0)) == [("grant", 6, 1)]
-    return made
-
-
-def offering(round: int = 1) -> Client:
-    made = idle()
-    made.handle(chunk(6, round), 0.0)
-    assert sends(made.handle(Trained(0.5, 32), 1.0)) == [("offer", 6, round)]
-    return made
-
 
 def test_a_clients_round_action_by_action() -> None:
     made = idle()
@@ -62,9 +31,9 @@ def test_a_clients_round_action_by_action() -> None:
     actions = made.handle(chunk(6, 4, 3, 8), 0.0)
     assert sends(actions) == [("ack", 6, 4)]
     assert actions[-1] == Train(4, load=True)
-    assert torch.equal(made._x, torch.ones(SIZE))
+    assert torch.equal(vector(made), torch.ones(SIZE))
     assert made.deadline == math.inf  # while it trains
-    made._x.fill_(2.0)
+    vector(made).fill_(2.0)
     assert sends(made.handle(Trained(0.5, 32), 1.0)) == [("offer", 6, 4)]
     assert made.handle(message("grant", 6, 3), 1.0) == []  # leave for a round that is over
     (sent,) = made.handle(message("grant", 6, 4), 1.0)
@@ -77,9 +46,9 @@ def test_a_clients_round_action_by_action() -> None:
     assert made.round == 4
     assert made.handle(Recorded(), 2.0) == []
     assert made.wants_flush
-    assert torch.equal(made._x, torch.full((SIZE,), 2.0))  # still under way
+    assert torch.equal(vector(made), torch.full((SIZE,), 2.0))  # still under way
     assert made.handle(Flushed(), 2.0) == [Train(6, load=True)]
-    assert torch.equal(made._x, torch.ones(SIZE))
+    assert torch.equal(vector(made), torch.ones(SIZE))
     assert not made.wants_flush
     assert not made.refused
 
@@ -186,17 +155,18 @@ def test_a_client_refuses_what_is_no_model() -> None:
 
 
 def test_bf16_models_and_updates() -> None:
-    made = Client(CLIENT, torch.zeros(SIZE), "bf16")
+    x = torch.zeros(SIZE)
+    made = Client(CLIENT, x, "bf16")
     made.handle(Started(), 0.0)
     made.handle(message("hello", 6, 1), 0.0)
     body = torch.full((SIZE,), 1.5).bfloat16().view(torch.int16).numpy().tobytes()
     made.handle(message("chunk", 6, 1, body, codec="bf16", vector="x"), 0.0)
-    assert torch.equal(made._x, torch.full((SIZE,), 1.5))
-    made._x.fill_(1.0009765625)
+    assert torch.equal(x, torch.full((SIZE,), 1.5))
+    x.fill_(1.0009765625)
     made.handle(Trained(), 1.0)
     (sent,) = made.handle(message("grant", 6, 1), 1.0)
     assert sent.message.body == torch.ones(SIZE).bfloat16().view(torch.int16).numpy().tobytes()
-    assert made._x[0] != 1.0, "the client's own stays as it is"
+    assert x[0] != 1.0, "the client's own stays as it is"
 
 
 def test_a_model_of_a_round_after_the_last_is_refused_and_does_not_shut_out_the_next() -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.processes.test_launcher import FAST, Swarm, nobody_left, ring
-from tests.processes.test_launcher import start as start
-from tests.protocol.test_federated_alone import ALL, SIZE, all_ones, greeted, missing, offer
-from tests.protocol.test_federated_client import idle, offering
+from tests.support.launched import FAST, Swarm, nobody_left, ring
+from tests.support.launched import start as start
+from tests.support.one_client import idle, offering
+from tests.support.one_coordinator import ALL, SIZE, all_ones, greeted, missing, model, offer
 from tests.support.one_peer import X, chunk, message, peer_zero, sends
 from tests.support.one_peer import greeted as network_greeted
 
@@ -142,7 +142,7 @@ def test_a_coordinator_goes_on_at_once_without_an_update_that_is_not_finite() ->
     for client in (0, 2, 3, 4, 5):
         last = made.handle(chunk(client, 1), 1.0)
     assert last[-1] == RoundDone(1)
-    assert all_ones(made._server.x)
+    assert all_ones(model(made))
 
 
 def test_updates_that_are_not_finite_do_not_count_towards_the_minimum() -> None:

@@ -279,7 +279,8 @@ def test_a_peer_without_weights_takes_over_its_neighbors_however_many_they_are(n
         needs_bootstrap=True,
         is_rejoining=True,
     )
-    peer = Peer(context, schedules_of(matrix("complete", n))[0], torch.zeros(SIZE), DPSGD(), Chebyshev(1 / 3))
+    x = torch.zeros(SIZE)
+    peer = Peer(context, schedules_of(matrix("complete", n))[0], x, DPSGD(), Chebyshev(1 / 3))
     waiting, granted, done = peer.handle(Started(), 0.0), Counter[int](), []
     while waiting:
         action, *waiting = waiting
@@ -293,4 +294,4 @@ def test_a_peer_without_weights_takes_over_its_neighbors_however_many_they_are(n
             done.append(action.round)
     assert done == [2]
     assert set(granted) == set(range(1, n))
-    assert torch.equal(peer._x, torch.ones(SIZE))
+    assert torch.equal(x, torch.ones(SIZE))

@@ -183,3 +183,23 @@ def _federated(run_dir: Path, recipe: Recipe) -> None:
 
 
 _MAKERS = {"gossip": _peers, "local": _peers, "sgd": _pooled, "centralized": _federated}
+
+
+FEDERATED: dict[str, Any] = {"mode": "centralized", "num_clients": 4, "num_selected": 4}
+
+
+def matched(tmp_path: Path, seeds: tuple[int, ...] = (0,)) -> list[Path]:
+    """ring-4, complete-4, FedAvg 4/4 and 3/4, local and SGD, all of 4 rounds on 4 shards, or as many samples."""
+    runs = []
+    for seed in seeds:
+        apart = 0.01 * seed
+        for name, kind in {
+            "ring": {"topology": make_topology("ring", 4), "accuracy": 0.7 + apart},
+            "mesh": {"topology": make_topology("complete", 4), "accuracy": 0.69},
+            "all": {**FEDERATED, "accuracy": 0.72},
+            "some": {**FEDERATED, "num_selected": 3, "rounds": 5, "accuracy": 0.71},
+            "local": {"mode": "local", "accuracy": 0.6},
+            "sgd": {"mode": "sgd", "accuracy": 0.8 + apart},
+        }.items():
+            runs.append(make_run(tmp_path / f"{name}-{seed}", seed=seed, seconds=60.0 + seed, **kind))
+    return runs

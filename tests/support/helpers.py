@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,3 +120,11 @@ def small_config(**options: object) -> RunConfig:
     """Few steps of the smallest VGG."""
     defaults = {"model": "vgg11", "width": 0.0625, "rounds": 3, "local_steps": 2, "batch_size": 8, "lr": 0.05}
     return RunConfig.of(**{**defaults, **options})
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(s.getsockname()[1]) for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports

@@ -138,3 +138,10 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+SECRET = "0123456789abcdef0123456789abcdef"
+
+
+def login(sender: int, receiver: int) -> tuple[str, str]:
+    return str(sender), Token(SECRET, sender, frozenset()).password(sender, receiver)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 Array = npt.NDArray[Any]
 
@@ -94,4 +95,14 @@ def write_pgm(path: Path, values: Array, highest: int, plain: bool = False) -> P
         else values.astype(">u2" if highest > 255 else "u1").tobytes()
     )
     path.write_bytes(head + body + b"\n")
+    return path
+
+
+def folder(path: Path) -> Path:
+    for split, count in (("train", 3), ("test", 1)):
+        for kind, classname in enumerate(("cat", "dog")):
+            (path / split / classname).mkdir(parents=True)
+            for number in range(count):
+                shade = np.full((32, 32, 3), 60 * kind + 10 * number + 100 * (split == "test"), np.uint8)
+                Image.fromarray(shade).save(path / split / classname / f"{number}.png")
     return path

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from tests.protocol.test_federated_client import CLIENT
 from tests.support.helpers import CPU, Driven, driven, images, matrix, random_vectors, small_config
+from tests.support.one_client import CLIENT
 from tests.support.one_peer import message, sends
 
 from p2pfl.algorithms import DPSGD

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 
 import numpy as np
 import pytest
@@ -111,7 +112,21 @@ def test_a_missing_update_is_left_out_and_rounds_do_not_mix(averaging: str) -> N
     step(made, close_by(6, seed=1))
     found = step(made, close_by(5, seed=2), missing=True).clone()
     assert torch.equal(found, step(server(averaging, 1), close_by(5, seed=2)))
-    assert not made._gathered, "updates are not kept longer than they are needed"
+
+
+@pytest.mark.parametrize("averaging", ["trimmed-mean", "median", "krum"])
+def test_updates_are_not_kept_longer_than_they_are_needed(averaging: str) -> None:
+    made = server(averaging, 1)
+    made.outgoing()
+    kept = []
+    for update in close_by(6):
+        pieces = (update[:5], update[5:])
+        kept += [weakref.ref(piece) for piece in pieces]
+        made.accumulate(Payload({"x": pieces}), 1.0)
+    del pieces
+    assert [piece for piece in kept if piece() is None] == []
+    made.finish(complete=True)
+    assert [piece for piece in kept if piece() is not None] == []
 
 
 def test_the_servers_momentum_takes_the_robust_average_for_its_target() -> None:

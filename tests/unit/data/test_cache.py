@@ -66,7 +66,7 @@ def test_images_are_pages_of_the_file_and_stay_so_in_training(tmp_path: Path) ->
     batches = Batches(dataset, np.arange(1000), 50, torch.device("cpu"), seed=0, peer=0)
     for step in range(20):
         batches.batch(step)
-    assert batches._images.data_ptr() == dataset.train_images.data_ptr()
+    assert batches.images.data_ptr() == dataset.train_images.data_ptr()
     sizes = mapping(path)
     assert sizes["Rss"] > 2900  # all 3 MB were read through the mapping
     assert sizes["Anonymous"] == 0  # none was copied

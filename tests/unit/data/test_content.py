@@ -6,21 +6,11 @@ import os
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
+from tests.support.picture_files import folder
 
 from p2pfl import data
-
-
-def folder(path: Path) -> Path:
-    for split, count in (("train", 3), ("test", 1)):
-        for kind, classname in enumerate(("cat", "dog")):
-            (path / split / classname).mkdir(parents=True)
-            for number in range(count):
-                shade = np.full((32, 32, 3), 60 * kind + 10 * number + 100 * (split == "test"), np.uint8)
-                Image.fromarray(shade).save(path / split / classname / f"{number}.png")
-    return path
 
 
 def content(path: Path, cache: Path) -> str:

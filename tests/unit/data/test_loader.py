@@ -165,7 +165,7 @@ def test_another_device_holds_only_the_shard() -> None:
     x, y = batches.batch(4)
     assert (x.device.type, y.device.type) == ("meta", "meta")
     assert x.is_contiguous(memory_format=torch.channels_last)
-    assert (batches._images.shape[0], batches._images.dtype) == (len(SHARD), torch.uint8)
+    assert (batches.images.shape[0], batches.images.dtype) == (len(SHARD), torch.uint8)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -177,8 +177,8 @@ def test_a_gpu_gets_the_same_batches_and_only_its_shard() -> None:
             assert other.device.type == "cuda"
             assert other.stride() == one.stride()
             torch.testing.assert_close(other.cpu(), one, rtol=1e-6, atol=1e-6)
-    assert there._images.shape[0] == len(SHARD)
-    assert there._images.dtype == torch.uint8
+    assert there.images.shape[0] == len(SHARD)
+    assert there.images.dtype == torch.uint8
     for one, other in zip(evaluation_batches(dataset, CPU, 0, 0), evaluation_batches(dataset, gpu, 0, 0), strict=True):
         torch.testing.assert_close(other[0].cpu(), one[0], rtol=1e-6, atol=1e-6)
         assert torch.equal(other[1].cpu(), one[1])

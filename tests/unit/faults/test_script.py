@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from tests.support.fault_scripts import CUT, DROP, fault
 
 from p2pfl.errors import ConfigError
 from p2pfl.faults import FaultScript, check_faults, idle_faults, load_faults
@@ -32,16 +33,9 @@ def read(folder: Path, text: str, names: list[str] | None = None, coordinator: s
     return check_faults(script, str(path), names or NAMES, ROUNDS, coordinator, overlapped=False)
 
 
-def fault(**fields: object) -> str:
-    """One table of a script; strings and lists are written alike in Python and TOML."""
-    return "[[fault]]\n" + "\n".join(f"{name} = {value!r}" for name, value in fields.items()) + "\n"
-
-
 KILL = {"kind": "kill", "peer": "3", "round": 10}
 PAUSE = {"kind": "pause", "peer": "3", "round": 10, "resume": 15}
-DROP = {"kind": "drop", "edge": ["0", "1"], "rounds": [5, 8], "probability": 0.1}
 ATTACK = {"kind": "attack", "peer": "3", "rounds": [5, 8], "attack": "sign-flip"}
-CUT = {"kind": "partition", "rounds": [5, 8], "parts": [["0", "1"], ["2", "3"]]}
 
 REFUSED = {
     "nothing": ("", "missing required field 'fault'"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.comparison_runs import BATCH, CONSENSUS, MESSAGE, STEPS, make_run
+from tests.support.comparison_runs import BATCH, CONSENSUS, FEDERATED, MESSAGE, STEPS, make_run, matched
 from tests.support.runs import make_run as make_gossip_run
 
 from p2pfl.errors import ConfigError
@@ -28,26 +28,6 @@ def labels(entries: list[Entry]) -> list[str]:
 
 def sentences(entries: list[Entry]) -> list[str]:
     return [mismatch.sentence for mismatch in find_mismatches(entries)]
-
-
-FEDERATED: dict[str, Any] = {"mode": "centralized", "num_clients": 4, "num_selected": 4}
-
-
-def matched(tmp_path: Path, seeds: tuple[int, ...] = (0,)) -> list[Path]:
-    """ring-4, complete-4, FedAvg 4/4 and 3/4, local and SGD, all of 4 rounds on 4 shards, or as many samples."""
-    runs = []
-    for seed in seeds:
-        apart = 0.01 * seed
-        for name, kind in {
-            "ring": {"topology": make_topology("ring", 4), "accuracy": 0.7 + apart},
-            "mesh": {"topology": make_topology("complete", 4), "accuracy": 0.69},
-            "all": {**FEDERATED, "accuracy": 0.72},
-            "some": {**FEDERATED, "num_selected": 3, "rounds": 5, "accuracy": 0.71},
-            "local": {"mode": "local", "accuracy": 0.6},
-            "sgd": {"mode": "sgd", "accuracy": 0.8 + apart},
-        }.items():
-            runs.append(make_run(tmp_path / f"{name}-{seed}", seed=seed, seconds=60.0 + seed, **kind))
-    return runs
 
 
 # Entries and labels

@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.comparison_runs import make_run
+from tests.support.comparison_runs import make_run, matched
 from tests.support.runs import HOSTILE, hostile_topology
-from tests.unit.report.test_comparison import matched
 
 from p2pfl.errors import ConfigError
 from p2pfl.report import FIELDS, read_summary

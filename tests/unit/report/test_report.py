@@ -3,14 +3,13 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.support.browser import CHROMIUM, Page, in_browser
 from tests.support.runs import HOSTILE, STEPS, hostile_topology, make_run, training_distance
 
 from p2pfl.config import load_toml
@@ -29,28 +28,6 @@ consensus_distance final_consensus_distance consensus_rounds test_loss seconds t
 exchange_seconds wait_seconds evaluate_seconds samples_per_second samples_total bytes_sent_total
 bytes_sent_max_peer consensus_bytes optimizer_steps_per_peer lost_peers seed versions
 """
-
-
-class Page(HTMLParser):
-    """What a browser would find on the page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.values: dict[str, object] = {}
-        self.texts: list[str] = []
-        self.tags: list[str] = []
-        self.targets: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
-        self.tags.append(tag)
-        if "data-field" in found:
-            self.values[str(found["data-field"])] = json.loads(str(found["data-value"]))
-        self.targets += [str(found[k]) for k in ("src", "href", "xlink:href", "action", "data") if k in found]
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
 
 
 @pytest.fixture(scope="module")
@@ -339,18 +316,6 @@ def test_importing_the_report_imports_neither_torch_nor_matplotlib() -> None:
     code = "import sys, p2pfl.report; print([m for m in ('torch', 'matplotlib', 'jinja2') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
-
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-def in_browser(page: Path, profile: Path) -> tuple[Page, str]:
-    """The page as a browser has it after loading, and what the browser complained of."""
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    flags += " --disable-component-update --disable-sync --enable-logging=stderr --v=0 --dump-dom"
-    command = [str(CHROMIUM), *flags.split(), f"--user-data-dir={profile}", page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    return Page(done.stdout), done.stderr
 
 
 @pytest.mark.processes

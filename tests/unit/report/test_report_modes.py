@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.browser import CHROMIUM, Page, in_browser
 from tests.support.runs import make_centralized, make_local, make_run, make_sgd
-from tests.unit.report.test_report import CHROMIUM, Page, in_browser
 
 from p2pfl.errors import ConfigError
 from p2pfl.modes import COORDINATOR, assign_roles

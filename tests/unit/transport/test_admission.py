@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
-from tests.processes.test_broken_connections import SECRET, login
-from tests.support.live_socket import LAST, LiveSocket, wire_frames
+from tests.support.live_socket import LAST, SECRET, LiveSocket, login, wire_frames
 from tests.support.raw_zmtp import GREETING, dial, frame, greeting, message, open_stranger, reset
 
 from p2pfl.protocol import wire

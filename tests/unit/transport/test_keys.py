@@ -13,9 +13,9 @@ import networkx as nx
 import pytest
 import torch
 import zmq
-from tests.e2e.test_cli import free_ports
-from tests.processes.test_swarm import LIVELY, memory_swarm, saved_vectors
 from tests.support import commands
+from tests.support.helpers import free_ports
+from tests.support.swarms import LIVELY, memory_swarm, saved_vectors
 
 from p2pfl import RunConfig, make_topology, run_swarm
 from p2pfl.cli import main
