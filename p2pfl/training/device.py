@@ -1,4 +1,4 @@
-"""Devices of training: choice, memory errors with their remedies, and the host's copy of a GPU's weights."""
+"""Devices of training: choice, memory errors, host copies of a GPU's model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _MOST_DIGITS = 9  # Python itself refuses to read some thousands of them
 
 
 def pick_device(wanted: str, index: int, from_file: str = "") -> torch.device:
-    """The device of one peer: the topology file's, or auto: GPUs in turn, else CPU. Raises ConfigError."""
+    """The device of one peer: the topology file's, or auto: GPUs in turn, else CPU.
+
+    Raises ConfigError.
+    """
     name, said = wanted, f"--device {wanted}"
     if wanted == "auto" and from_file:
         name, said = from_file, f"device {from_file} in the topology file"
@@ -41,7 +44,10 @@ def pick_device(wanted: str, index: int, from_file: str = "") -> torch.device:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU had no memory left: PyTorch's allocator has a class for that, CUDA and its libraries only words."""
+    """Whether a GPU had no memory left.
+
+    PyTorch's allocator has a class for that, CUDA and its libraries only words.
+    """
     words = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(word in str(error) for word in words)
@@ -57,7 +63,9 @@ def is_out_of_host_memory(error: BaseException) -> bool:
 
 @contextmanager
 def on_device(device: torch.device, refusal: type[P2PFLError] = TrainingError) -> Iterator[None]:
-    """Compute on this device. Raises `refusal`, naming the remedies, where it or the host has no memory left.
+    """Compute on this device.
+
+    Raises `refusal`, naming the remedies, where it or the host has no memory left.
 
     Which GPU is the current one is a thread's own setting, and what does not name a device goes to the current one.
     """
@@ -66,7 +74,10 @@ def on_device(device: torch.device, refusal: type[P2PFLError] = TrainingError) -
 
 
 def make_current(device: torch.device) -> None:
-    """Compute on this GPU from now on, in this thread. Raises ConfigError where it has no room for a context."""
+    """Compute on this GPU from now on, in this thread.
+
+    Raises ConfigError where it has no room for a context.
+    """
     with _enough_memory(device, ConfigError):
         torch.cuda.set_device(device)
 
@@ -84,7 +95,9 @@ def _enough_memory(device: torch.device, refusal: type[P2PFLError]) -> Iterator[
 
 
 class HostCopy:
-    """A GPU's vector on the host: `host`, in pinned memory. It may be set to another such vector.
+    """A GPU's vector on the host: `host`, in pinned memory.
+
+    It may be set to another such vector.
 
     The wire's bfloat16 numbers are not made on the GPU, since that gains nothing: on the host the cast of VGG-11's
     9.8 million numbers takes 3.2 ms, and merely copying them from where the GPU had left them 2.2 ms, to which comes
@@ -105,7 +118,7 @@ class HostCopy:
         self._copy(self._vector, self.host)
 
     def _copy(self, target: Tensor, source: Tensor) -> None:
-        """Returns when it is done, since what comes next on the host reads `host`, or may write it."""
+        """Copy, and return when it is done: the host reads or writes `host` next."""
         self._stream.wait_stream(torch.cuda.current_stream(self._vector.device))
         with torch.cuda.stream(self._stream):
             target.copy_(source, non_blocking=True)
@@ -113,7 +126,10 @@ class HostCopy:
 
 
 def sleep_until_done() -> None:
-    """Wait for the current stream without keeping a core busy, as CUDA does by default: peers share the cores."""
+    """Wait for the current stream without keeping a core busy.
+
+    CUDA does keep one busy by default, and peers share the cores.
+    """
     done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
     done.record()
     done.synchronize()

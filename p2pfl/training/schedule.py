@@ -1,4 +1,4 @@
-"""Local steps of a round, and the schedule of learning rate and momentum over the whole run."""
+"""Local steps of a round, and the learning rate schedule of the whole run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def local_steps(training: TrainingConfig, steps_per_epoch: int) -> int:
 
 
 class StepSchedule:
-    """The schedule of an optimizer, moved on step by step; it may be ahead of the steps that were taken."""
+    """The schedule of an optimizer, moved on step by step.
+
+    It may be ahead of the steps that were taken.
+    """
 
     def __init__(self, optimizer: torch.optim.Optimizer, training: TrainingConfig, total_steps: int) -> None:
         self._schedule = build_schedule(optimizer, training, total_steps)
@@ -43,7 +46,9 @@ class StepSchedule:
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, training: TrainingConfig, total_steps: int) -> LRScheduler | None:
-    """The learning rate (and momentum) over the whole run, a step at a time; None where it stays constant.
+    """The learning rate (and momentum) over the whole run, a step at a time.
+
+    None where it stays constant.
 
     onecycle is Smith & Topin 2018 as in torch's OneCycleLR: up for a fifth of the run, then down to almost nothing.
     """

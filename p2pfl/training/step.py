@@ -1,4 +1,4 @@
-"""One training step: forward, loss and backward of a batch, terms added to its gradients, and its CUDA graph."""
+"""One training step: forward, loss, backward, added terms, and its CUDA graph."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ _CAPTURING = threading.Lock()  # a process can capture only one graph at a time
 
 
 def capture(work: Work, device: torch.device) -> Work:
-    """Run `work` a few times on this GPU, then record it; returns what replays the recording.
+    """Run `work` a few times on this GPU, then record it.
+
+    Returns what replays the recording.
 
     Raises RuntimeError where it cannot be recorded, because it waits for the GPU (such as `.item()` does).
     """
@@ -58,7 +60,9 @@ def capture(work: Work, device: torch.device) -> Work:
 
 @contextmanager
 def _waiting_refused() -> Iterator[None]:
-    """Operations that wait for the GPU raise RuntimeError, before one can spoil a capture that has begun.
+    """Context in which operations that wait for the GPU raise RuntimeError.
+
+    They do so before one can spoil a capture that has begun.
 
     For the whole process: during the warm-up nothing else in it may use the GPU, which only the training thread does.
     """
@@ -95,7 +99,10 @@ def host_draws() -> bytes:
 
 
 class Step:
-    """Operation by operation. A call leaves the gradients in `.grad` and adds the batch's mean loss to `total`."""
+    """Operation by operation.
+
+    A call leaves the gradients in `.grad` and adds the batch's mean loss to `total`.
+    """
 
     def __init__(self, model: nn.Module, device: torch.device, precision: str) -> None:
         self.total = torch.zeros((), device=device)
@@ -123,7 +130,9 @@ class Step:
 
 
 class GradientTerms:
-    """Terms that a round's request adds to each gradient, after forward and backward: correction and proximal pull.
+    """Terms that a round's request adds to each gradient.
+
+    Correction and proximal pull, after forward and backward.
 
     They are added outside of what a GPU has captured, to gradients whose places are fixed there.
     """
@@ -136,7 +145,10 @@ class GradientTerms:
         self._proximal = 0.0
 
     def begin(self, request: LocalTraining, vector: Tensor) -> None:
-        """Take up a round's request; `vector` is the model, (size,) on its device, before the round's training."""
+        """Take up a round's request.
+
+        `vector` is the model, (size,) on its device, before the round's training.
+        """
         self._proximal = request.proximal
         self._anchor = vector.clone() if request.proximal else None
         self._correction = None if request.correction is None else request.correction.to(vector.device)
@@ -155,7 +167,9 @@ class GradientTerms:
 
 
 class CapturedStep:
-    """The same step, captured on the first batch and replayed for all: one launch instead of some hundred.
+    """A step that is captured on the first batch and replayed for all.
+
+    One launch takes the place of some hundred.
 
     The optimizer's step is none of it: the schedule moves learning rate and momentum, which a captured kernel would
     keep. Captured addresses stay right, because on a GPU the model's tensors are views of one vector that is only ever
@@ -170,7 +184,9 @@ class CapturedStep:
         log: logging.Logger,
         record: Callable[[Work, torch.device], Work] = capture,
     ) -> None:
-        """`touched`: what forward and backward write, besides the model's integer buffers and the loss.
+        """Prepare a step; it is captured with its first batch.
+
+        `touched`: tensors that forward and backward write, besides the model's integer buffers and the loss.
 
         `record` makes the recording and returns what replays it.
         """

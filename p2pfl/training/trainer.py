@@ -38,7 +38,10 @@ class Stopped(P2PFLError):
 
 @dataclass(frozen=True)
 class TrainStats:
-    """One round of local training: mean loss over its steps, the last step's rate, samples, steps, wall seconds."""
+    """Result of one round of local training.
+
+    loss: mean over its steps. lr: of the last step. seconds: wall time.
+    """
 
     loss: float
     lr: float
@@ -74,7 +77,9 @@ class Trainer:
         peer: int,
         captured: bool = True,
     ) -> None:
-        """`captured`: a GPU replays each step as a CUDA graph; without it, it trains as a CPU does.
+        """`captured`: a GPU replays each step as a CUDA graph.
+
+        Without it, it trains as a CPU does.
 
         Raises ConfigError for a batch that the shard does not fill, or a model for which the GPU has no memory.
         """
@@ -143,7 +148,9 @@ class Trainer:
         stopped: Callable[[], bool],
         request: LocalTraining = PLAIN,
     ) -> TrainStats:
-        """One round of local steps. `progress` is told the steps done so far, about twice a second.
+        """One round of local steps.
+
+        `progress` is told the steps done so far, about twice a second.
 
         The schedule follows the run's rounds, not this peer's own steps, since a client does not train in every one.
         The loss that is returned is that of the model, without the terms of the request. Without momentum in the
@@ -188,7 +195,10 @@ class Trainer:
         return float(self._step.total)
 
     def evaluate(self, samples: int, stopped: Callable[[], bool] = lambda: False) -> EvalStats:
-        """Accuracy and loss on the test set, or on a fixed subset of it (0: all). Moves no statistics."""
+        """Accuracy and loss on the test set, or on a fixed subset of it (0: all).
+
+        Moves no statistics.
+        """
         began = time.monotonic()
         self.model.eval()
         with on_device(self.device), torch.no_grad():
@@ -211,7 +221,9 @@ class Trainer:
         return int(correct), float(loss), count
 
     def move_to(self, host: Tensor) -> None:
-        """`host`, (layout.size,) float32 and pinned for a GPU, holds the weights from now on.
+        """Hold the weights in another vector from now on.
+
+        `host`: (layout.size,) float32, pinned for a GPU.
 
         On the CPU they are the model's at once; for a GPU, `to_device` brings them there. So that the mix of a round
         need not be copied back to where the model was: that took 7 ms of VGG-11's 42 ms a swap.
@@ -233,7 +245,10 @@ class Trainer:
             self._host_copy.push()
 
     def restore(self, x: Tensor, momentum: Tensor, buffers: dict[str, Tensor], steps: int) -> None:
-        """Continue from a checkpoint: tensors as `Layout` and `integer_buffers` describe them."""
+        """Continue from a checkpoint.
+
+        Tensors as `Layout` and `integer_buffers` describe them.
+        """
         self.vector.copy_(x)
         self.to_host()
         self.momentum.copy_(momentum)
@@ -270,7 +285,10 @@ class Trainer:
 
     @contextmanager
     def _seeded(self, round: int) -> Iterator[None]:
-        """Randomness inside the model (dropout in a user's own) is drawn from this round's own seed."""
+        """Context in which the model draws from this round's own seed.
+
+        Such as dropout in a user's model.
+        """
         devices = [self.device] if self._on_gpu else []
         forked = torch.random.fork_rng(devices=devices)
         with RANDOMNESS:

@@ -1,4 +1,4 @@
-"""Weights of a run: the initial ones, the same in every peer, and the check that all stay finite."""
+"""Weights of a run: the same initial ones in every peer, checked to stay finite."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from p2pfl.model.weights_file import read_weights
 
 
 def initial_model(config: RunConfig, num_classes: int) -> nn.Module:
-    """Build the model in float32 on the CPU, with its initial weights, from the seed or --init.
+    """Build the model, with its initial weights from the seed or --init.
+
+    In float32 on the CPU; every peer gets the same.
 
     Raises ConfigError for a model that cannot be built, trained or saved.
     """
@@ -44,7 +46,9 @@ def initial_model(config: RunConfig, num_classes: int) -> nn.Module:
 
 
 def load_initial(model: nn.Module, path: str) -> None:
-    """Give a model the weights in a safetensors file, which must hold every key of its state dict and nothing else.
+    """Load the weights of a safetensors file into a model.
+
+    The file must hold every key of its state dict and nothing else.
 
     Raises ConfigError naming the file and the first keys that do not fit.
     """
@@ -84,7 +88,9 @@ BF16_LIMIT = 2.0**128 - 2.0**119
 
 
 def check_weights(weights: Tensor, wire_dtype: str, when: str, sketch: Vector | None = None) -> None:
-    """Raises TrainingError where weights are not finite, or would not be in the format in which they travel.
+    """Check that weights are finite and fit the encoding in which they travel.
+
+    Raises TrainingError where they do not.
 
     `sketch`: that of these weights, if there is one. A finite one tells that they are finite without a pass over them;
     one that is not may just have overflowed. It tells nothing of their size, since opposite numbers cancel in it.
