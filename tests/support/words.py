@@ -24,6 +24,7 @@ CLEAN: tuple[str, ...] = (
     "p2pfl/node/messages.py",
     "p2pfl/registry.py",
     "p2pfl/seeding.py",
+    "p2pfl/transport",
     "p2pfl/ui",
     "p2pfl/util",
     "run_peers.py",
