@@ -57,7 +57,9 @@ class Trainer:
     host = torch.zeros(4)
     steps = samples = steps_per_round = 1
 
-    def train(self, round: int, report: Callable[[int], None], stopped: Callable[[], bool]) -> TrainStats:
+    def train(
+        self, round: int, report: Callable[[int], None], stopped: Callable[[], bool], request: object
+    ) -> TrainStats:
         return TrainStats(loss=0.5, lr=0.1, samples=1, steps=1, seconds=0.0)
 
     def to_host(self) -> None: ...

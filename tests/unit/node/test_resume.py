@@ -15,7 +15,7 @@ from tests.support.saved_runs import LAST, Made, cut, made, other_version
 from p2pfl.config import replace_options
 from p2pfl.errors import CheckpointError, UnreadableError
 from p2pfl.modes import assign_roles
-from p2pfl.node.recorder import Keeper
+from p2pfl.node.recorder import Recorder
 from p2pfl.node.resume import last_common_round, say_stale_client
 from p2pfl.run import checkpoint
 from p2pfl.run.checkpoint import Origin
@@ -138,7 +138,7 @@ def test_the_newest_checkpoint_of_ones_own_is_used_and_others_are_refused_by_nam
     if past.saved is not None:
         assert past.origin.run == past.saved.origin.run
         refused = [line for line in said if RUN_ID_FILE not in line]
-        assert all(line.endswith(f"; goes on from its checkpoint of round {round} instead") for line in refused)
+        assert all(line.endswith(f"; continues from its checkpoint of round {round} instead") for line in refused)
         assert set(past.unsent) == {n for n in (round, 4) if n and run.path(1, n).exists()}
         again, quiet = run.look_back(1)
         assert (again.saved or past.saved).round == round
@@ -247,7 +247,7 @@ def test_a_client_whose_own_state_is_too_old_says_so(
     parts = assign_roles(run.config, run.topology)
     assert last_common_round(run.spec(0), parts, LAST) == 5
     say_stale_client(run.spec(0), parts, past, 5, lambda message: said.append(message.text))  # type: ignore[union-attr]
-    assert said == [f"its momentum after round 5 is lost; goes on with {state}, to other bits"]
+    assert said == [f"its momentum after round 5 is lost; continues with {state}, to other bits"]
 
 
 def test_an_origin_is_checked_where_it_is_known(pair: tuple[Made, Made]) -> None:
@@ -356,14 +356,13 @@ def test_all_of_a_centralized_run_end_where_one_file_cannot_be_read(centralized:
         last_common_round(run.spec(3), assign_roles(run.config, run.topology), LAST)
 
 
-def keeper(run: Made, **options: Any) -> Keeper:
+def recorder(run: Made, **options: Any) -> Recorder:
     config = replace_options(run.config, **options)
-    return Keeper(
+    return Recorder(
         config,
         run.folder,
         run.peer_dir(1),
         evaluates=False,
-        chosen=False,
         sketches=True,
         settings="settings",
         origin=Origin(),
@@ -379,7 +378,7 @@ def test_records_that_no_checkpoint_stands_behind_are_kept(tmp_path: Path) -> No
     (folder / SKETCHES_FILE).write_bytes(HEADER + bytes(file_size(5) - file_size(0)))
     before = [(folder / name).read_bytes() for name in names]
     for number in ("1", "2"):
-        (line,) = keeper(run).begin(1, trainer)  # type: ignore[arg-type]
+        (line,) = recorder(run).begin(1, trainer)  # type: ignore[arg-type]
         assert line == (
             f"{folder / ROUNDS_FILE}: begins at round 1 again; its records until round 5 are kept in "
             f"{folder / ROUNDS_FILE}.{number}"
@@ -394,5 +393,5 @@ def test_records_that_no_checkpoint_stands_behind_are_kept(tmp_path: Path) -> No
 def test_no_copy_where_nothing_is_lost_that_was_to_be_kept(tmp_path: Path, round: int, options: dict[str, Any]) -> None:
     """One round may have been recorded and not saved; and without checkpoints a run begins again, as is said."""
     run = made(tmp_path / "run", "local")
-    keeper(run, **options).begin(round, SimpleNamespace(steps=0))  # type: ignore[arg-type]
+    recorder(run, **options).begin(round, SimpleNamespace(steps=0))  # type: ignore[arg-type]
     assert list(run.peer_dir(1).glob(f"{ROUNDS_FILE}.*")) == []
