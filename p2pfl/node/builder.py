@@ -26,7 +26,7 @@ from p2pfl.protocol.context import PeerContext, Timeouts
 from p2pfl.protocol.coordinator import Coordinator
 from p2pfl.protocol.logic import Logic
 from p2pfl.protocol.peer import Peer
-from p2pfl.protocol.selection import Federation
+from p2pfl.protocol.server_exchange import Federation
 from p2pfl.run import records
 from p2pfl.run.data_record import DIGITS
 from p2pfl.run.identity import next_incarnation

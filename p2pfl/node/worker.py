@@ -30,7 +30,17 @@ from p2pfl.payload import ITEM_BYTES
 from p2pfl.run.paths import FIRED_FILE, LOG_FILE, TOPOLOGY_FILE
 from p2pfl.run.paths import peer_dir as peer_dir_of
 from p2pfl.topology import Topology, load_topology
-from p2pfl.transport import Credentials, Delayed, Faulty, Keys, Token, Transport, ZmqTransport, keyring
+from p2pfl.transport import (
+    Conditioner,
+    Credentials,
+    Keys,
+    ScriptedFaults,
+    Token,
+    Transport,
+    ZmqTransport,
+    constant_delay,
+    keyring,
+)
 from p2pfl.util.files import opener
 from p2pfl.util.signals import SIGNALS
 from p2pfl.util.tempdir import remove_if_abandoned
@@ -125,9 +135,9 @@ def _run(
     allow_open_files(1, len(context.links))  # the fork server may be from before a run with more neighbors
     transport = make_transport(spec.bind)
     if spec.link_delay:
-        transport = Delayed(transport, spec.link_delay)
+        transport = Conditioner(transport, constant_delay(spec.link_delay))
     if parts.script.faults:
-        transport = Faulty(transport, parts.script, spec.index, lambda: parts.logic.round)
+        transport = Conditioner(transport, ScriptedFaults(parts.script, spec.index, lambda: parts.logic.round))
     try:
         name = context.names[spec.index]
         profile = RoundProfile.of(spec.config, name, parts.recorder.peer_dir)
