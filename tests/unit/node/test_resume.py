@@ -1,4 +1,7 @@
-"""Which checkpoint a resumed process goes on from, whatever lies in its folder; and what it says of the others."""
+"""Which checkpoint a resumed process goes on from, whatever lies in its folder.
+
+And what it says of the others.
+"""
 
 from __future__ import annotations
 
@@ -262,7 +265,10 @@ def test_an_origin_is_checked_where_it_is_known(pair: tuple[Made, Made]) -> None
 
 
 def test_a_save_after_a_refusal_keeps_what_can_be_gone_on_with(pair: tuple[Made, Made]) -> None:
-    """Checkpoints of others with higher numbers lie in the folder; the peer goes on from its own."""
+    """Checkpoints of others with higher numbers lie in the folder.
+
+    The peer goes on from its own.
+    """
     run, other = pair
     foreign = [run.path(1, 100), run.path(1, 101), run.path(1, 3)]
     for source, path in zip((run.path(2, 5), other.path(1, 5), other.path(1, 4)), foreign, strict=True):
@@ -391,7 +397,10 @@ def test_records_that_no_checkpoint_stands_behind_are_kept(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("round", "options"), [(5, {}), (6, {}), (1, {"checkpoint": False})])
 def test_no_copy_where_nothing_is_lost_that_was_to_be_kept(tmp_path: Path, round: int, options: dict[str, Any]) -> None:
-    """One round may have been recorded and not saved; and without checkpoints a run begins again, as is said."""
+    """One round may have been recorded and not saved.
+
+    And without checkpoints a run begins again, as is said.
+    """
     run = made(tmp_path / "run", "local")
     recorder(run, **options).begin(round, SimpleNamespace(steps=0))  # type: ignore[arg-type]
     assert list(run.peer_dir(1).glob(f"{ROUNDS_FILE}.*")) == []
