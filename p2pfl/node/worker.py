@@ -140,12 +140,14 @@ def _run(
         transport = Conditioner(transport, ScriptedFaults(parts.script, spec.index, lambda: parts.logic.round))
     try:
         name = context.names[spec.index]
-        profile = RoundProfile.of(spec.config, name, parts.keeper.peer_dir)
+        profile = RoundProfile.of(spec.config, name, parts.recorder.peer_dir)
         injector = (
-            FaultInjector(parts.script, spec.index, parts.keeper.peer_dir / FIRED_FILE) if parts.script.faults else None
+            FaultInjector(parts.script, spec.index, parts.recorder.peer_dir / FIRED_FILE)
+            if parts.script.faults
+            else None
         )
         reporter = LogReporter(report, log)
-        ports = Ports(SystemClock(), ThreadCompute(transport.wake), transport, parts.keeper, reporter)
+        ports = Ports(SystemClock(), ThreadCompute(transport.wake), transport, parts.recorder, reporter)
         driver = Driver(parts.logic, trainer, ports, profile, injector)
         log.info("ready at %s on %s, first round %d", transport.endpoint, trainer.device, context.first_round)
         report(
