@@ -245,7 +245,7 @@ class ForkedProcess:
         return None if code == _UNKNOWN else code  # no worker ends with 255
 
     def exit_text(self) -> str:
-        """How the process ended, in words."""
+        """Description of how the process ended."""
         code = self.exitcode
         if code is None:
             return "exit status unknown, since the fork server was killed"

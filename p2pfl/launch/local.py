@@ -89,7 +89,7 @@ class LocalWorker:
         return self._process.exitcode
 
     def exit_text(self) -> str:
-        """How the process ended, in words."""
+        """Description of how the process ended."""
         return self._process.exit_text()
 
     def close(self) -> None:
