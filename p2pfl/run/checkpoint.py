@@ -37,7 +37,7 @@ _UNFINISHED = re.compile(rf"\.{CHECKPOINT_NAME.pattern}\.\d+")
 
 @dataclass(frozen=True)
 class Origin:
-    """Whose checkpoint it is: the run's lasting id, the peer's label and its number. An empty `run` is not known."""
+    """Owner of a checkpoint: the run's lasting id, the peer's label and number. An empty `run` is not known."""
 
     run: str = ""
     peer: str = ""
@@ -119,7 +119,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
-        with contextlib.suppress(OSError):  # such as of a folder that is none any more, which has been said already
+        with contextlib.suppress(OSError):  # such as of a folder that was replaced by a file, which has been reported
             temporary.unlink()
     sync_folder(path.parent)
 
@@ -270,7 +270,7 @@ def _numbered(folder: Path) -> list[tuple[int, Path]]:
 
 
 def _outdated(folder: Path, checkpoint: Checkpoint) -> list[Path]:
-    """Which ones are not needed after a save: those of this origin and an earlier round, but for the newest of them."""
+    """Checkpoints not needed after a save: those of this origin and an earlier round, but for the newest of them."""
     before = [path for number, path in _numbered(folder) if number < checkpoint.round]
     if len(before) < KEPT:
         return []
@@ -278,7 +278,7 @@ def _outdated(folder: Path, checkpoint: Checkpoint) -> list[Path]:
 
 
 def _origin_in(path: Path) -> Origin | None:
-    """Whose checkpoint it is, from its header alone; None where that does not say, or says another round."""
+    """Origin of a checkpoint, from its header alone; None where that does not say, or says another round."""
     try:
         check_regular(path)
         with safetensors.safe_open(path, framework="pt") as file:
@@ -290,7 +290,7 @@ def _origin_in(path: Path) -> Origin | None:
 
 
 def _unfinished(folder: Path) -> list[Path]:
-    """What is left of checkpoints in whose middle the process was killed; only one at a time writes into a folder."""
+    """Remains of checkpoints in whose middle the process was killed; only one at a time writes into a folder."""
     return [path for path in folder.iterdir() if _UNFINISHED.fullmatch(path.name)]
 
 

@@ -1,4 +1,4 @@
-"""Accepted connections of a socket, admissions, and which connection each of these may be of."""
+"""Table of a socket's accepted connections and admissions, and how they match."""
 
 from __future__ import annotations
 
@@ -10,81 +10,82 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from p2pfl.protocol.events import Refused
-from p2pfl.transport.counters import sent_nothing_after
+from p2pfl.transport.kernel_sockets import has_sent_at_most
 
-MOST_UNKNOWN = 64  # admissions of one neighbor whose connections have sent nothing, before all count as alive
-ANSWER_SECONDS = 0.2  # within which the answer to an admission is on its way
+MAX_UNMATCHED = 64  # admissions of one neighbor without a known connection, before all count as open
+ANSWER_SECONDS = 0.2  # after which the answer to an admission has been sent
 
 
 @dataclass(eq=False)
 class Connection:
-    """An accepted connection; `end` is a second handle of it, so that its number cannot come to mean another.
+    """An accepted connection.
 
-    What follows `user` belongs to the thread that takes the messages.
+    `end` is a second handle of it, so that its file number cannot come to mean another. The fields after `user` belong
+    to the thread that receives the messages.
     """
 
     end: socket.socket
-    order: int  # among those accepted and admitted
+    order: int  # among accepted and admitted ones
     since: float
-    taken: int  # bytes of its finished messages and heartbeats, and those that had come when it was accepted
+    taken: int  # bytes of its whole messages and heartbeats, and those received before it was accepted
     user: str | None = None  # its User-Id, once it has sent a message
     neighbor: int | None = None
-    proven: bool = False  # a neighbor's, or one that has sent a well-formed message
+    proven: bool = False  # is a neighbor's, or has sent a well-formed message
     ended: bool = False
-    mark: int | None = None  # bytes that had come when they were measured, until their messages are taken
+    mark: int | None = None  # bytes received at the last measurement, until their messages are taken
     frames: int = 0  # taken since then
-    settled: float = 0.0  # when its heartbeats were accounted for, which is when a message has come
-    finished: bool = False  # a message has come since
+    settled: float = 0.0  # time of the last message, up to which its heartbeats are accounted for
+    finished: bool = False  # has a message been taken since then
 
 
 @dataclass
 class Admitted:
-    """An admission, and whose it is."""
+    """Admission of a neighbor, or of an unauthenticated peer (None)."""
 
     neighbor: int | None
     order: int
     since: float
-    connection: Connection | None = None  # once it has sent a message: only this says which it is
+    connection: Connection | None = None  # known from its first message on
 
 
 @dataclass
-class State:
-    """What both threads know, under a lock."""
+class ConnectionTable:
+    """Connections and admissions, shared by two threads under a lock."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     connections: dict[int, Connection] = field(default_factory=dict)  # by file number
     admitted: dict[str, Admitted] = field(default_factory=dict)  # by User-Id
-    barred: dict[int, float] = field(default_factory=dict)  # neighbors, and until when
+    barred: dict[int, float] = field(default_factory=dict)  # neighbor -> end of its time
     refused: Counter[Refused] = field(default_factory=Counter)
     count: int = 0
-    is_blind: bool = False
+    is_blind: bool = False  # the system does not tell the file numbers of messages
 
-    def live(self, neighbor: int, unasked: int) -> int:
-        """How many connections a neighbor has at most.
+    def count_open(self, neighbor: int, unasked: int) -> int:
+        """Count a neighbor's open connections, or an upper bound of them.
 
-        Of one that has sent nothing nobody says which it is, but only that it was accepted before it was admitted, and
-        was answered then: with more bytes than the `unasked` that everybody gets.
+        The connection of an admission is unmatched until its first message. It was accepted before it was admitted, and
+        was answered then: with more bytes than the `unasked` that every connection gets.
         """
         admitted = [one for one in self.admitted.values() if one.neighbor == neighbor]
-        unknown = [one for one in admitted if one.connection is None]
-        if not unknown or len(unknown) > MOST_UNKNOWN:
+        unmatched = [one for one in admitted if one.connection is None]
+        if not unmatched or len(unmatched) > MAX_UNMATCHED:
             return len(admitted)
-        silent = self._silent(unknown[-1].order)
-        if unknown[-1].since < time.monotonic() - ANSWER_SECONDS:
-            silent = [one for one in silent if not sent_nothing_after(one.end, unasked)]
-        return len(admitted) - len(unknown) + min(len(unknown), len(silent))
+        silent = self._silent(unmatched[-1].order)
+        if unmatched[-1].since < time.monotonic() - ANSWER_SECONDS:
+            silent = [one for one in silent if not has_sent_at_most(one.end, unasked)]
+        return len(admitted) - len(unmatched) + min(len(unmatched), len(silent))
 
-    def unknown(self) -> list[Admitted]:
-        """Admissions of which nobody knows the connection yet."""
+    def unmatched(self) -> list[Admitted]:
+        """Admissions whose connection is not known yet."""
         return [one for one in self.admitted.values() if one.connection is None]
 
     def _silent(self, before: int) -> list[Connection]:
-        """Connections that have sent nothing and were accepted before something else was, or was admitted."""
+        """Connections that have sent nothing and are older than an order number."""
         open_ = self.connections.values()
         return [connection for connection in open_ if connection.user is None and connection.order < before]
 
-    def forget_unknown(self) -> None:
-        """Let go of admissions whose connection has certainly ended: none that has sent nothing is as old."""
+    def forget_ended(self) -> None:
+        """Forget admissions whose connection must have ended: all silent ones are younger."""
         first = min((one.order for one in self._silent(self.count + 1)), default=math.inf)
         for user, admitted in list(self.admitted.items()):
             if admitted.connection is None and admitted.order < first:

@@ -1,8 +1,8 @@
 """Credentials of connections: the token of a run (PLAIN) or key pairs (CurveZMQ).
 
-Either way who connects names itself and proves it before the first message: with the secret key of a neighbor, which
-also encrypts the link, or with a password made of the token, its own number and the number of whom it connects to, so
-that a password overheard or received is of no use in another's name, or against another peer.
+Either way the connecting peer proves its identity before the first message: with its secret key, which also encrypts
+the link, or with a password derived from the token, its own number and its neighbor's number, so that a password that
+is overheard or received cannot be used in another peer's name, or against another peer.
 """
 
 from __future__ import annotations
@@ -20,41 +20,44 @@ from p2pfl.protocol.events import Refused
 
 
 class Credentials(Protocol):
-    """What one peer proves itself with, and how it knows its neighbors."""
+    """Proof of one peer's identity, and the check of its neighbors' proofs."""
 
     mechanism: bytes
-    """ZMTP's name of the mechanism."""
+    """Name of the mechanism in ZMTP."""
     sealing: int
     """Bytes that encryption adds to a frame."""
     unasked: int
-    """Bytes that a server sends at most to a connection before it is admitted or refused."""
+    """Bytes at most that a server sends to a connection before it is admitted or refused."""
     refusal: Refused
-    """Why a connection is refused whose proof is none."""
+    """Refusal of a connection without a valid proof."""
 
     @property
     def size(self) -> int:
-        """How many neighbors there are."""
+        """Number of neighbors."""
 
     def secure_server(self, socket: zmq.Socket[bytes]) -> None:
-        """Before `socket` is bound."""
+        """Set the options of a socket that is not bound yet."""
 
     def secure_client(self, socket: zmq.Socket[bytes], neighbor: int) -> None:
-        """Before `socket` connects to a neighbor."""
+        """Set the options of a socket that is to connect to a neighbor."""
 
     def neighbor(self, proof: Sequence[bytes]) -> int | None:
-        """The neighbor that a connection's proof is of; None where it is nobody's."""
+        """Number of the neighbor with this proof; None if it is no neighbor's."""
 
 
 @dataclass(frozen=True)
 class Keys:
-    """One peer's key pair, and its neighbors' public keys by peer number; all in Z85 (CurveZMQ, RFC 26)."""
+    """CurveZMQ keys (RFC 26) of one peer: its key pair and its neighbors' public keys.
+
+    All are in Z85; `neighbors` is by peer number.
+    """
 
     public: str
     secret: str = field(repr=False)
     neighbors: Mapping[int, str]
 
     mechanism = b"CURVE"
-    # The name of the command that carries a frame, a nonce, an authenticator and the frame's flags.
+    # Name of the command that carries a frame, nonce, authenticator and flags of the frame.
     sealing = 8 + 8 + 16 + 1
     unasked = 64 + 2 + 168  # greeting and WELCOME
     refusal = Refused(Refusal.KEY, "no neighbor's")
@@ -68,7 +71,7 @@ class Keys:
         socket.setsockopt(zmq.CURVE_SECRETKEY, self.secret.encode())
 
     def secure_client(self, socket: zmq.Socket[bytes], neighbor: int) -> None:
-        """The neighbor must hold the secret key to its public one."""
+        """As in the interface; the neighbor must hold the secret key to its public one."""
         socket.setsockopt(zmq.CURVE_PUBLICKEY, self.public.encode())
         socket.setsockopt(zmq.CURVE_SECRETKEY, self.secret.encode())
         socket.setsockopt(zmq.CURVE_SERVERKEY, self.neighbors[neighbor].encode())
@@ -80,7 +83,7 @@ class Keys:
 
 @dataclass(frozen=True)
 class Token:
-    """The secret that all peers of a run share, with this peer's number and those of its neighbors."""
+    """Secret that all peers of a run share, with peer numbers for passwords."""
 
     secret: str = field(repr=False)
     me: int
@@ -96,7 +99,7 @@ class Token:
         return len(self.neighbors)
 
     def password(self, sender: int, receiver: int) -> str:
-        """What `sender` shows when it connects to `receiver`."""
+        """Password with which `sender` connects to `receiver`."""
         return hmac.new(self.secret.encode(), f"{sender}|{receiver}".encode(), "sha256").hexdigest()
 
     def secure_server(self, socket: zmq.Socket[bytes]) -> None:

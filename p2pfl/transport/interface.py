@@ -1,4 +1,4 @@
-"""Interface of a transport: messages to and from neighbors, and the events that it reports."""
+"""Transport interface: messages to and from neighbors, and events."""
 
 from __future__ import annotations
 
@@ -10,31 +10,35 @@ from p2pfl.protocol.wire import Message
 
 
 class Transport(Protocol):
-    """Messages to neighbors by peer number. All methods but `wake` belong to one thread."""
+    """Exchange of messages with neighbors, which are known by peer number.
+
+    All methods but `wake` belong to one thread.
+    """
 
     endpoint: str
-    """Where neighbors reach this peer."""
+    """Address at which neighbors reach this peer."""
 
     def connect(self, endpoints: Mapping[int, str], vector_bytes: int) -> None:
-        """Open a link to each neighbor; payload vectors will have at most `vector_bytes`."""
+        """Open a link to each neighbor, for payload vectors of at most `vector_bytes`."""
 
     def send(self, neighbor: int, message: Message) -> int:
-        """Hand over a message and return its bytes; its body must not change until `flushed`.
+        """Hand over a message and return its size in bytes.
 
-        A link that is full, since the neighbor takes nothing any more, counts as broken: 0 bytes were sent.
+        Its body must not change until `flushed`. A full link, whose neighbor no longer takes anything, counts as
+        broken: 0 bytes are sent.
         """
 
     def discard(self, neighbor: int) -> None:
-        """Throw away what was handed over for a neighbor and has not left; the link is then made anew."""
+        """Throw away a neighbor's unsent messages, and replace the link."""
 
     def flushed(self) -> bool:
-        """Whether no body handed over is still being sent."""
+        """Return whether all bodies that were handed over have been sent."""
 
     def poll(self, seconds: float) -> list[TransportEvent]:
-        """What has come in; waits up to `seconds` for the first event or for `wake`."""
+        """Wait up to `seconds` for events, or for `wake`, and return them."""
 
     def wake(self) -> None:
-        """End a `poll` that another thread is waiting in."""
+        """End the `poll` in which another thread waits."""
 
     def close(self) -> None:
-        """Deliver what was handed over (for a second at most) and close."""
+        """Send what was handed over, for a second at most, and close."""

@@ -1,7 +1,7 @@
-"""Key pairs and tokens of a swarm: made, and read and checked before their use.
+"""Key pairs and tokens of a swarm: generation, reading and checks.
 
-Public keys stand in the topology file, secret keys in one file a peer that only its owner can read, and each peer's own
-is checked. Keys are CurveZMQ's (Curve25519), written as 40 characters of Z85. A token is what peers without keys share.
+Public keys are in the topology file; each peer's secret key is in a file that only its owner can read. Keys are
+CurveZMQ's (Curve25519), written as 40 characters of Z85. Peers without keys share a token.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ from p2pfl.topology import Topology, check_publishable, load_topology, publish
 
 _KEY_CHARACTERS = 40
 _TOKEN_CHARACTERS = (32, 1024)  # at least and at most
-_TOKEN_VARIETY = 8  # different ones; 32 random hexadecimal digits have fewer once in ten million times
-_MOST_BYTES = 4096  # of a file that are looked at
+_TOKEN_VARIETY = 8  # distinct characters; 32 random hexadecimal digits have fewer once in ten million times
+_MAX_BYTES = 4096  # read of a file
 _MAKE_TOKEN = "python -c 'import secrets; print(secrets.token_hex(32))' > FILE; chmod 600 FILE"
 
 
 def make_keys(topology_file: Path, folder: Path, *, renew: bool = False) -> list[Path]:
-    """A key pair for each peer: public keys into the topology file, secret keys into files of mode 0600 in `folder`.
+    """Make a key pair for each peer, and return the paths of the secret keys.
 
-    `renew`: public keys that are there already are replaced, so that the old secret ones open nothing any more. Raises
-    ConfigError, and then leaves everything as it was.
+    Public keys are written to the topology file, secret keys to files of mode 0600 in `folder`. `renew`: existing
+    public keys are replaced, so that the old secret keys no longer work. Raises ConfigError, and then leaves everything
+    as it was.
     """
     check_publishable(topology_file, renew)
     topology = load_topology(topology_file)
@@ -67,7 +68,7 @@ def make_keys(topology_file: Path, folder: Path, *, renew: bool = False) -> list
 
 
 def _make_private(folder: Path) -> bool:
-    """A folder that nobody else can look into; says whether it is new."""
+    """Make a folder that only its owner can enter, or check it; True if it is new."""
     try:
         folder.mkdir(mode=0o700, parents=True)
         return True
@@ -86,40 +87,40 @@ def _is_published(topology_file: Path, public: Mapping[str, str]) -> bool:
 
 
 def _remove(made: Sequence[Path]) -> None:
-    """What was made, the last first: a folder goes after its files."""
+    """Remove what was made, in reverse order: a folder after its files."""
     for path in reversed(made):
         with contextlib.suppress(OSError):
             path.rmdir() if path.is_dir() else path.unlink()
 
 
 def key_file(folder: Path, topology: Topology, peer: int) -> Path:
-    """Where a peer's secret key is."""
+    """Path of a peer's secret key."""
     return folder / f"{topology.node_path(peer)}.key"
 
 
 def public_keys(topology: Topology) -> dict[int, str]:
-    """By peer what the topology file says."""
+    """Public keys in the topology file, by peer."""
     nodes = topology.graph.nodes
     return {peer: str(nodes[peer]["public_key"]) for peer in range(topology.n) if "public_key" in nodes[peer]}
 
 
 def neighbors_keys(topology: Topology, peer: int) -> dict[int, str]:
-    """The public keys of those that a peer has links with, by peer."""
+    """Public keys of a peer's neighbors, by peer."""
     public = public_keys(topology)
     return {other: public[other] for other in sorted({*nx.all_neighbors(topology.graph, peer)})}
 
 
 def check_keys(topology: Topology, folder: str | None, insecure: bool, peers: Iterable[int]) -> None:
-    """Find out before anything starts whether these peers can use their keys.
+    """Check the keys of these peers before a run starts.
 
-    Raises ConfigError naming file and remedy: keys that are missing on either side, files that others can read, keys
-    that are none or do not belong together.
+    Raises ConfigError naming file and remedy: missing or malformed keys, files that others can read, and secret keys
+    that do not match the public ones.
     """
     public = public_keys(topology)
     if folder is None:
         if public and not insecure:
             raise ConfigError(
-                f"{topology.source}: has public keys; say where the secret ones are (--keys DIR), or go without "
+                f"{topology.source}: has public keys; say where the secret ones are (--keys DIR), or run without "
                 "encryption (--insecure)"
             )
         return
@@ -127,18 +128,18 @@ def check_keys(topology: Topology, folder: str | None, insecure: bool, peers: It
         if peer not in public:
             raise ConfigError(
                 f"{topology.source}: node {name!r} has no public_key, and --keys {folder} asks for encryption; "
-                "p2pfl keys makes them"
+                "make keys (p2pfl keys)"
             )
         if not _is_key(public[peer]):
-            raise ConfigError(f"{topology.source}: public_key of node {name!r} is no key; p2pfl keys makes them")
+            raise ConfigError(f"{topology.source}: public_key of node {name!r} is no key; make keys (p2pfl keys)")
     if len(set(public.values())) < topology.n:
-        raise ConfigError(f"{topology.source}: two nodes have the same public_key; p2pfl keys makes them anew")
+        raise ConfigError(f"{topology.source}: two nodes have the same public_key; make new keys (p2pfl keys --renew)")
     for peer in peers:
         own_secret(topology, folder, peer)
 
 
 def own_secret(topology: Topology, folder: str, peer: int) -> str:
-    """A peer's secret key, from its file. Raises ConfigError naming the file."""
+    """Read a peer's secret key from its file. Raises ConfigError naming the file."""
     path = key_file(Path(folder), topology, peer)
     text = _read_secret("--keys", path, "give the folder that p2pfl keys wrote (-o)")
     if not _is_key(text):
@@ -151,7 +152,7 @@ def own_secret(topology: Topology, folder: str, peer: int) -> str:
 
 
 def own_token(path: str) -> str:
-    """The token in a file. Raises ConfigError naming the file and the remedy."""
+    """Read the token in a file. Raises ConfigError naming the file and the remedy."""
     text = _read_secret("--token-file", Path(path), f"make one: {_MAKE_TOKEN}")
     least, most = _TOKEN_CHARACTERS
     problem = ""
@@ -167,9 +168,9 @@ def own_token(path: str) -> str:
 
 
 def check_encryption(topology: Topology, config: ExchangeConfig) -> None:
-    """For peers that have keys or a token: whether they may send over tcp to the hosts in the file.
+    """Check that messages over tcp to other machines are encrypted, or need not be.
 
-    Raises ConfigError for hosts beyond this machine without keys and without --insecure.
+    Raises ConfigError for hosts beyond this machine with neither --keys nor --insecure.
     """
     peer = _beyond_this_machine(topology)
     if peer is None or config.keys is not None or config.insecure:
@@ -185,10 +186,10 @@ def check_encryption(topology: Topology, config: ExchangeConfig) -> None:
 
 
 def check_token_file(topology: Topology, config: ExchangeConfig) -> None:
-    """For a single peer: find out before it starts how it will know its neighbors.
+    """Check before a single peer starts how it will authenticate its neighbors.
 
-    Raises ConfigError where there are neither keys nor a token, and --insecure cannot replace them because there are
-    hosts beyond this machine; where a token is beside keys; and where a file holds none.
+    Raises ConfigError where there are neither keys nor a token, and --insecure cannot replace them because of hosts
+    beyond this machine; where a token is given beside keys; and where a file holds no token.
     """
     if config.token_file is not None:
         if config.keys is not None:
@@ -202,12 +203,12 @@ def check_token_file(topology: Topology, config: ExchangeConfig) -> None:
         raise ConfigError(
             "peer: anybody who reaches its port could speak for its neighbors; give all peers the same secret "
             f"(--token-file FILE, made by: {_MAKE_TOKEN}){'' if peer is None else allow}, or keys (p2pfl keys, then "
-            f"--keys DIR){', or go without (--insecure)' if peer is None else ''}"
+            f"--keys DIR){', or run without (--insecure)' if peer is None else ''}"
         )
 
 
 def refuse_token_file(config: ExchangeConfig) -> None:
-    """Raises ConfigError for a launcher's run with a token file."""
+    """Raise ConfigError for a token file in a launcher's run."""
     if config.token_file is not None:
         raise ConfigError(
             f"token_file {config.token_file}: only for p2pfl peer; a launcher makes a token itself: take it out of the "
@@ -216,7 +217,7 @@ def refuse_token_file(config: ExchangeConfig) -> None:
 
 
 def _beyond_this_machine(topology: Topology) -> int | None:
-    """The first peer whose host is not this machine's loopback address."""
+    """First peer whose host is not a loopback address; None if there is none."""
     nodes = topology.graph.nodes
     return next((peer for peer in range(topology.n) if not _is_loopback(str(nodes[peer].get("host", "::1")))), None)
 
@@ -229,7 +230,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _read_secret(option: str, path: Path, remedy: str) -> str:
-    """The text of a file that only its owner can read; empty where it is none."""
+    """Text of a file that only its owner can read; empty if it is not ASCII."""
     try:
         # Opening a pipe, or reading it, might never end.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
@@ -240,7 +241,7 @@ def _read_secret(option: str, path: Path, remedy: str) -> str:
                 raise ConfigError(
                     f"{option} {path}: others can read it (mode {stat.S_IMODE(mode):04o}); chmod 600 {path}"
                 )
-            return file.read(_MOST_BYTES).decode("ascii").strip()
+            return file.read(_MAX_BYTES).decode("ascii").strip()
     except OSError as error:
         raise ConfigError(f"{option} {path}: cannot be read ({error.strerror}); {remedy}") from None
     except UnicodeDecodeError:
@@ -250,5 +251,5 @@ def _read_secret(option: str, path: Path, remedy: str) -> str:
 def _is_key(text: str) -> bool:
     try:
         return len(text) == _KEY_CHARACTERS and len(z85.decode(text.encode("ascii"))) == 32
-    except (ValueError, KeyError, struct.error):  # z85 says it in three ways
+    except (ValueError, KeyError, struct.error):  # z85 raises three kinds
         return False

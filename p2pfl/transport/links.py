@@ -1,7 +1,7 @@
-"""Links to neighbors: a DEALER each, renewed when its connection breaks.
+"""Outgoing links: one DEALER per neighbor, renewed when its connection breaks.
 
-A link only sends. What its other end may send are heartbeats; a hostile one could send more, so whatever comes is
-taken and the link renewed, before it fills any memory.
+A link only sends, and its other end may send only heartbeats. A hostile one could send more, so such a link is renewed
+before this fills memory.
 """
 
 from __future__ import annotations
@@ -19,22 +19,21 @@ from zmq.utils.monitor import parse_monitor_message
 from p2pfl.errors import Refusal, TransportError
 from p2pfl.protocol import wire
 from p2pfl.protocol.events import Lost, Reconnected, Refused, TransportEvent
-from p2pfl.transport.counters import received
 from p2pfl.transport.credentials import Credentials
-from p2pfl.transport.handles import connected
+from p2pfl.transport.kernel_sockets import bytes_received, duplicate_connected
 from p2pfl.transport.watchdog import WATCH_SECONDS
 
 HEARTBEAT_MS = 2_000
 HEARTBEAT_TIMEOUT_MS = 30_000  # a chunk of 1 MiB passes a link of 0.3 Mbit/s in this time
 RECONNECT_MS = 50
 RECONNECT_MAX_MS = 1_000
-AGAIN_SECONDS = 1.0  # until a link is made anew that was refused: ZeroMQ gives up where a key is not accepted
+RETRY_SECONDS = 1.0  # until a refused link is replaced: ZeroMQ gives up where a key is not accepted
 LINGER_SECONDS = 1.0
 POLL_SECONDS = 0.01
-CONTROL_MESSAGES = 256  # hello, grants, acknowledgements, notices and goodbye that may wait in one link
-ANSWER_BYTES = 16 << 10  # that a handshake may take
-ANSWER_RATE = 64  # bytes a second of heartbeats, with encryption
-MARKER = b"p2pfl"  # a message of this frame alone begins and ends what a link carries: no connection is silent
+CONTROL_MESSAGES = 256  # hello, grants, acknowledgements, heartbeats and goodbye that may wait in one link
+ANSWER_BYTES = 16 << 10  # at most of the other end's handshake
+ANSWER_RATE = 64  # bytes a second at most of its heartbeats, with encryption
+MARKER = b"p2pfl"  # a message of this frame alone is a link's first and last: no connection is silent
 NOW, AND_MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)  # joining the enums takes longer than a send
 _OPTIONS = {
     zmq.HEARTBEAT_IVL: HEARTBEAT_MS,
@@ -51,14 +50,16 @@ _OPTIONS = {
 
 @dataclass(eq=False)
 class _Link:
+    """One neighbor's DEALER, its monitor, and a second handle of its connection."""
+
     neighbor: int
     sender: zmq.Socket[bytes]
     monitor: Any
-    connection: socket.socket | None = None  # a second handle of it
+    connection: socket.socket | None = None
     since: float = 0.0
 
     def answered_too_much(self) -> bool:
-        """Whether the other end has sent what it must not: a message, or more bytes than heartbeats have."""
+        """Return whether the other end has sent a message, or more than heartbeats."""
         try:
             self.sender.recv(NOW, copy=False)
             return True
@@ -66,7 +67,7 @@ class _Link:
             pass
         if self.connection is None:
             return False
-        return received(self.connection) > ANSWER_BYTES + ANSWER_RATE * (time.monotonic() - self.since)
+        return bytes_received(self.connection) > ANSWER_BYTES + ANSWER_RATE * (time.monotonic() - self.since)
 
     def close_handle(self) -> None:
         if self.connection is not None:
@@ -75,7 +76,7 @@ class _Link:
 
 
 class Links:
-    """All links of one peer, on one thread."""
+    """Outgoing links of one peer, on one thread."""
 
     def __init__(
         self,
@@ -84,7 +85,10 @@ class Links:
         grace: float,
         credentials: Credentials | None,
     ) -> None:
-        """Their monitors are registered with `poller`. `grace`: seconds after which a broken one counts as lost."""
+        """Register the links' monitors with `poller`.
+
+        `grace`: seconds after which a neighbor with a broken link counts as lost.
+        """
         self._context = context
         self._poller = poller
         self._grace = grace
@@ -94,20 +98,20 @@ class Links:
         self._links: dict[int, _Link] = {}
         self._monitors: dict[Any, _Link] = {}
         self._down_since: dict[int, float] = {}
-        self._new: set[int] = set()  # of these, those that have never been connected
+        self._new: set[int] = set()  # of these, those never connected so far
         self._lost: set[int] = set()
-        self._looked = 0.0  # when it was last looked for what comes over links
-        self._again: dict[int, float] = {}  # when to try again where a connection ended before it stood
+        self._looked = 0.0  # time of the last look for answers
+        self._retry_at: dict[int, float] = {}  # neighbors whose handshake failed, and when to try again
 
     def __contains__(self, neighbor: object) -> bool:
         return neighbor in self._links
 
     def __getitem__(self, neighbor: int) -> zmq.Socket[bytes]:
-        """The socket that sends to a neighbor."""
+        """Socket that sends to a neighbor."""
         return self._links[neighbor].sender
 
     def connect(self, endpoints: Mapping[int, str], vector_bytes: int) -> None:
-        # Grants bound what waits in a link to one payload, or two after a broken connection.
+        # Credit bounds what waits in a link to one payload, or two after a broken connection.
         self._mark = 2 * wire.chunk_count(vector_bytes) + CONTROL_MESSAGES
         self._endpoints = dict(endpoints)
         now = time.monotonic()
@@ -117,19 +121,19 @@ class Links:
             self._open(neighbor)
 
     def renew(self, neighbor: int) -> None:
-        """A new link, because the old one keeps what was not sent yet."""
+        """Replace a link, which throws away its unsent messages."""
         self._down_since.setdefault(neighbor, time.monotonic())
-        self._again.pop(neighbor, None)
+        self._retry_at.pop(neighbor, None)
         self._close(self._links[neighbor])
         self._open(neighbor)
 
     def discard(self, neighbor: int) -> None:
         if neighbor in self._links:
             self.renew(neighbor)
-            self._lost.add(neighbor)  # which is known; when it comes back is what is worth telling
+            self._lost.add(neighbor)  # known to the caller; only its return is news
 
     def watch(self, monitor: Any, events: list[TransportEvent]) -> bool:
-        """Hear what a monitor has to tell; False if it is none of these links'."""
+        """Read a monitor's events; False if it is none of these links' monitors."""
         link = self._monitors.get(monitor)
         if link is None:
             return False
@@ -141,16 +145,16 @@ class Links:
                 link.close_handle()
                 link.since = time.monotonic()
                 with contextlib.suppress(OSError):  # gone already
-                    link.connection = connected(event["value"], event["endpoint"].decode())
+                    link.connection = duplicate_connected(event["value"], event["endpoint"].decode())
                 continue
             if kind == zmq.EVENT_DISCONNECTED:
                 link.close_handle()
                 if neighbor not in self._down_since:
-                    self.renew(neighbor)  # the peer will say it all again
+                    self.renew(neighbor)  # the peer will send it all again
                     return True
-                self._again.setdefault(neighbor, time.monotonic() + AGAIN_SECONDS)
+                self._retry_at.setdefault(neighbor, time.monotonic() + RETRY_SECONDS)
             elif neighbor in self._down_since:
-                self._again.pop(neighbor, None)
+                self._retry_at.pop(neighbor, None)
                 del self._down_since[neighbor]
                 self._lost.discard(neighbor)
                 if neighbor not in self._new:
@@ -159,39 +163,44 @@ class Links:
         return True
 
     def look(self) -> list[TransportEvent]:
-        """Renew the links whose other ends send; looked for so often that nothing of theirs fills any memory."""
+        """Renew links whose other ends send more than they may.
+
+        It looks often enough that nothing of theirs fills memory.
+        """
         now = time.monotonic()
         if now < self._looked + WATCH_SECONDS / 2:
-            return []  # it asks the system about every neighbor
+            return []  # the system is asked about every neighbor
         self._looked = now
         bad = [neighbor for neighbor, link in self._links.items() if link.answered_too_much()]
         for neighbor in bad:
             self.renew(neighbor)
-        return [Refused(Refusal.LINK, "something came where a neighbor only receives")] * len(bad)
+        return [Refused(Refusal.LINK, "data came over a link on which a neighbor only receives")] * len(bad)
 
-    def try_again(self) -> None:
+    def retry(self) -> None:
+        """Renew the links that were refused a while ago."""
         now = time.monotonic()
-        for neighbor in [neighbor for neighbor, due in self._again.items() if due <= now]:
+        for neighbor in [neighbor for neighbor, due in self._retry_at.items() if due <= now]:
             self.renew(neighbor)
-            self._new.discard(neighbor)  # what waited in the old link is lost, and must be said again
+            self._new.discard(neighbor)  # what waited in the old link is lost, and must be sent again
 
-    def next_duty(self) -> float | None:
-        """When a neighbor will be lost, or a link is to be tried again."""
+    def next_deadline(self) -> float | None:
+        """Time at which the next neighbor is lost or link retried; None if there is none."""
         losses = [since + self._grace for neighbor, since in self._down_since.items() if neighbor not in self._lost]
-        return min([*losses, *self._again.values()], default=None)
+        return min([*losses, *self._retry_at.values()], default=None)
 
     def losses(self) -> list[TransportEvent]:
+        """Events of neighbors whose grace has passed."""
         limit = time.monotonic() - self._grace
         gone = [n for n, since in self._down_since.items() if since <= limit and n not in self._lost]
         self._lost.update(gone)
-        self._new.difference_update(gone)  # should it come about after all, that is worth telling
+        self._new.difference_update(gone)  # a connection after all is news
         return [Lost(neighbor) for neighbor in gone]
 
     def close(self) -> None:
         """Wait until all has been sent, for a second at most, and close.
 
-        ZeroMQ's own lingering would not do: a socket that lingers takes nothing more in, and aborts where its
-        heartbeat comes due when the other end has sent something and reset the connection.
+        ZeroMQ's lingering is not used: a socket that lingers reads nothing, and aborts where its heartbeat is due
+        after the other end has sent something and reset the connection.
         """
         for link in list(self._links.values()):
             self.watch(link.monitor, [])
@@ -214,7 +223,7 @@ class Links:
                     tracker.wait(POLL_SECONDS)
 
     def _has_ended(self, monitor: Any) -> bool:
-        """Whether a link has lost its connection since its monitor was heard last."""
+        """Return whether a link has lost its connection since its monitor was last read."""
         while monitor.poll(0):
             if parse_monitor_message(monitor.recv_multipart())["event"] == zmq.EVENT_DISCONNECTED:
                 return True

@@ -1,4 +1,4 @@
-"""The in-process twin of the ZeroMQ transport, for tests: messages are still encoded, copied and decoded."""
+"""In-process transport for tests: messages are encoded, copied and decoded."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _Queue = queue.SimpleQueue[tuple[bytes, bytes] | None]
 
 
 class MemoryHub:
-    """Where the transports of one process find each other."""
+    """Message queues of all memory transports of one process, by endpoint."""
 
     def __init__(self) -> None:
         self._queues: dict[str, _Queue] = {}
 
     def queue(self, endpoint: str) -> _Queue:
-        """Where messages to an endpoint wait, also before anyone is there to receive them, as in ZeroMQ."""
+        """Queue of an endpoint; it exists before its receiver does, as in ZeroMQ."""
         return self._queues.setdefault(endpoint, queue.SimpleQueue())
 
 
 class MemoryTransport:
-    """One peer's end; its endpoint is a name in the hub."""
+    """Transport of one peer; its endpoint is a name in the hub."""
 
     def __init__(self, hub: MemoryHub, endpoint: str) -> None:
         self.endpoint = endpoint
@@ -41,7 +41,7 @@ class MemoryTransport:
         return len(header) + message.size
 
     def discard(self, neighbor: int) -> None:
-        """Nothing: everything has left at once."""
+        """Do nothing: messages are sent at once."""
 
     def flushed(self) -> bool:
         return True

@@ -39,6 +39,7 @@ CLEAN: tuple[str, ...] = (
     "p2pfl/report",
     "p2pfl/seeding.py",
     "p2pfl/topology",
+    "p2pfl/transport",
     "p2pfl/ui",
     "p2pfl/util",
     "run_peers.py",

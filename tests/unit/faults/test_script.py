@@ -20,7 +20,7 @@ from p2pfl.protocol import wire
 from p2pfl.protocol.events import Received, Refused
 from p2pfl.run.paths import FIRED_FILE
 from p2pfl.topology import make_topology
-from p2pfl.transport import Faulty, MemoryHub, MemoryTransport
+from p2pfl.transport import Conditioner, MemoryHub, MemoryTransport, ScriptedFaults
 
 NAMES = [str(peer) for peer in range(8)]
 ROUNDS = 40
@@ -168,7 +168,7 @@ def play(script: FaultScript, kinds: list[wire.Kind], round: int = 5) -> list[bo
     """What became of messages from peer 0 to peer 1: True: came, False: refused, None: lost."""
     hub = MemoryHub()
     near, far = MemoryTransport(hub, "near"), MemoryTransport(hub, "far")
-    faulty = Faulty(near, script, 0, lambda: round)
+    faulty = Conditioner(near, ScriptedFaults(script, 0, lambda: round))
     faulty.connect({1: "far"}, 64)
     fates: list[bool | None] = []
     for kind in kinds:
@@ -213,7 +213,8 @@ def test_delayed_messages_keep_their_order(tmp_path: Path) -> None:
     near, far = MemoryTransport(hub, "near"), MemoryTransport(hub, "far")
     rounds = iter([5, 8, 9, 9])  # the last two are sent when the delay is over
     delay = {"kind": "delay", "edge": ["1", "0"], "rounds": [5, 8], "seconds": 0.05}
-    faulty = Faulty(near, read(tmp_path, fault(**delay)), 0, lambda: next(rounds))
+    script = read(tmp_path, fault(**delay))
+    faulty = Conditioner(near, ScriptedFaults(script, 0, lambda: next(rounds)))
     faulty.connect({1: "far"}, 64)
     for number in range(1, 5):
         faulty.send(1, message("ack", number))

@@ -27,7 +27,7 @@ class Line:
         self._end = socket.socket()
         self._connection = Connection(self._end, 1, self.now, 0, settled=self.now)
         monkeypatch.setattr(watchdog.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(watchdog, "received", lambda _: self.come)
+        monkeypatch.setattr(watchdog, "bytes_received", lambda _: self.come)
         self._watchdog = Watchdog(self)  # type: ignore[arg-type]
 
     def connections(self) -> list[Connection]:

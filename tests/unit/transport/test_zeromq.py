@@ -17,7 +17,15 @@ import zmq
 from p2pfl.errors import TransportError
 from p2pfl.protocol import wire
 from p2pfl.protocol.events import Lost, Received, Reconnected, Refused
-from p2pfl.transport import Delayed, MemoryHub, MemoryTransport, Transport, ZmqTransport, links
+from p2pfl.transport import (
+    Conditioner,
+    MemoryHub,
+    MemoryTransport,
+    Transport,
+    ZmqTransport,
+    constant_delay,
+    links,
+)
 from p2pfl.transport.zeromq import FILE_SECONDS
 
 HELLO = wire.Message(wire.Header(wire.VERSION, "run", "hello", 0, 1))
@@ -115,7 +123,7 @@ def test_links_are_looked_at_by_the_clock_and_not_at_every_turn(pair: Pair, monk
     sender.send(1, HELLO)
     collect(receiver, lambda events: bool(events))
     looks = []
-    monkeypatch.setattr(links, "received", lambda end: looks.append(end) or 0)
+    monkeypatch.setattr(links, "bytes_received", lambda end: looks.append(end) or 0)
     collect(sender, lambda _: bool(looks) or isinstance(sender, MemoryTransport))
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)
@@ -214,7 +222,7 @@ def test_endpoints_that_cannot_be_opened_are_named(tmp_path: Path) -> None:
 
 def test_a_delayed_message_comes_later_whole_and_in_order() -> None:
     hub = MemoryHub()
-    sender, receiver = Delayed(MemoryTransport(hub, "a"), 0.05), MemoryTransport(hub, "b")
+    sender, receiver = Conditioner(MemoryTransport(hub, "a"), constant_delay(0.05)), MemoryTransport(hub, "b")
     sender.connect({1: "b"}, 4)
     began = time.monotonic()
     sizes = [sender.send(1, message) for message in (HELLO, *chunk(np.ones(1, np.float32)))]
@@ -232,7 +240,7 @@ def test_a_delayed_message_comes_later_whole_and_in_order() -> None:
 
 def test_closing_delivers_what_was_held_back() -> None:
     hub = MemoryHub()
-    sender, receiver = Delayed(MemoryTransport(hub, "a"), 1000.0), MemoryTransport(hub, "b")
+    sender, receiver = Conditioner(MemoryTransport(hub, "a"), constant_delay(1000.0)), MemoryTransport(hub, "b")
     sender.connect({1: "b"}, 4)
     sender.send(1, HELLO)
     sender.close()

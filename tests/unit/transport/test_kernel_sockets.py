@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import zmq
 
+from p2pfl.errors import Refusal
 from p2pfl.transport.admission import STRANGERS, Admission
-from p2pfl.transport.handles import accepted, connected
+from p2pfl.transport.kernel_sockets import duplicate_accepted, duplicate_connected
 
 
 @pytest.fixture
@@ -49,14 +50,14 @@ def test_a_handle_is_of_the_connection_that_is_meant_or_there_is_none(
 ) -> None:
     server, endpoint = listening(stack, tmp_path, kind)
     client, inside = dialled(stack, server)
-    for handle, end in ((accepted, inside), (connected, client)):
+    for handle, end in ((duplicate_accepted, inside), (duplicate_connected, client)):
         with handle(end.fileno(), endpoint) as copy:
             assert copy.getsockname() == end.getsockname()
     pipe = os.pipe()
     gone = os.dup(0)
     os.close(gone)
     before = open_files()
-    for handle, other in ((accepted, client), (connected, inside)):
+    for handle, other in ((duplicate_accepted, client), (duplicate_connected, inside)):
         for number in (other.fileno(), pipe[0], gone):
             with pytest.raises(OSError, match=r"\w"):
                 handle(number, endpoint)
@@ -109,12 +110,12 @@ def test_connections_that_have_ended_are_not_surplus_however_much_news_there_is(
         say(zmq.EVENT_DISCONNECTED, inside.fileno())
     say(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, 0)
     admission = Admission(context, FakeRouter(monitor), None, 10.0)  # type: ignore[arg-type]
-    refused: list[str] = []
+    refused: list[Refusal] = []
     deadline = time.monotonic() + 20
-    while not any(reason.startswith("unfinished") for reason in refused):
+    while Refusal.UNFINISHED not in refused:
         assert time.monotonic() < deadline
-        refused += admission.refusals()
-    assert [reason for reason in refused if reason.startswith("connections")] == []
+        refused += [refusal.code for refusal in admission.refusals()]
+    assert Refusal.CONNECTIONS not in refused
     assert len(admission.connections()) == 1
     news.close()
     context.term()
