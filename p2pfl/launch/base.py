@@ -47,11 +47,7 @@ class WorkerHandle(Protocol):
         """Exit status, or minus a signal's number; None where it runs, or is unknown."""
 
     def exit_text(self) -> str:
-<<<<<<< HEAD
-        """Description of how the worker ended."""
-=======
         """The end of the worker, in words."""
->>>>>>> main
 
     def close(self) -> None:
         """Release the resources that watch the worker."""
@@ -82,11 +78,7 @@ class Launcher(Protocol):
 
 @dataclass(frozen=True)
 class LaunchSpec:
-<<<<<<< HEAD
-    """Specification of a launch, with one worker for each process of its roles.
-=======
     """Specification of a launch: one worker for each process of its roles.
->>>>>>> main
 
     `binds` are set where the topology file names the endpoints. `token` is the secret by which workers know each
     other; it is never written to a file.
@@ -113,11 +105,7 @@ class LaunchSpec:
         return peer_dir(self.run_dir, self.topology, worker)
 
     def title(self, worker: int) -> str:
-<<<<<<< HEAD
-        """Name of a worker in messages: its role and its label."""
-=======
         """Title of a worker in messages: its role and its label."""
->>>>>>> main
         if self.roles.coordinator is None:
             return f"peer {self.topology.names[worker]}"
         return "the coordinator" if worker == self.roles.coordinator else f"client {self.topology.names[worker]}"

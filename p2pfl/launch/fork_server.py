@@ -245,11 +245,7 @@ class ForkedProcess:
         return None if code == _UNKNOWN else code  # no worker ends with 255
 
     def exit_text(self) -> str:
-<<<<<<< HEAD
-        """Description of how the process ended."""
-=======
         """The end of the process, in words."""
->>>>>>> main
         code = self.exitcode
         if code is None:
             return "exit status unknown, since the fork server was killed"

@@ -89,11 +89,7 @@ class LocalWorker:
         return self._process.exitcode
 
     def exit_text(self) -> str:
-<<<<<<< HEAD
-        """Description of how the process ended."""
-=======
         """The end of the process, in words."""
->>>>>>> main
         return self._process.exit_text()
 
     def close(self) -> None:

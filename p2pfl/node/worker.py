@@ -170,47 +170,8 @@ def _open_transport(spec: messages.WorkerSpec, parts: Parts, make: Callable[[str
     if spec.link_delay:
         transport = Conditioner(transport, constant_delay(spec.link_delay))
     if parts.script.faults:
-<<<<<<< HEAD
-        transport = Faulty(transport, parts.script, spec.index, lambda: parts.logic.round)
-    return transport
-=======
         transport = Conditioner(transport, ScriptedFaults(parts.script, spec.index, lambda: parts.logic.round))
-    try:
-        name = context.names[spec.index]
-        profile = RoundProfile.of(spec.config, name, parts.keeper.peer_dir)
-        injector = (
-            FaultInjector(parts.script, spec.index, parts.keeper.peer_dir / FIRED_FILE) if parts.script.faults else None
-        )
-        reporter = LogReporter(report, log)
-        ports = Ports(SystemClock(), ThreadCompute(transport.wake), transport, parts.keeper, reporter)
-        driver = Driver(parts.logic, trainer, ports, profile, injector)
-        log.info("ready at %s on %s, first round %d", transport.endpoint, trainer.device, context.first_round)
-        report(
-            messages.Ready(
-                endpoint=transport.endpoint,
-                device=str(trainer.device),
-                round=context.first_round,
-                steps=parts.steps,
-                vector_bytes=vector_bytes,
-                lost=context.has_lost_weights,
-            )
-        )
-        endpoints = spec.endpoints
-        if endpoints is None:
-            endpoints = control.wait_for_endpoints(spec.config.exchange.start_timeout)
-        control.attach(driver.stop)
-        transport.connect({link: endpoints[link] for link in sorted(context.links - context.absent)}, vector_bytes)
-        driver.run()
-        if profile.path is not None and not profile.written:
-            before = profile.round < context.first_round
-            why = "the round was over before this run was resumed" if before else f"{name} had no part in that round"
-            report(messages.Warned(f"--profile {spec.config.record.profile}: {why}"))
-        refused = dict(parts.logic.refused)
-        log.info("done; refused messages: %s", refused or "none")
-        report(messages.Done(refused))
-    finally:
-        transport.close()
->>>>>>> main
+    return transport
 
 
 def _sockets(spec: messages.WorkerSpec, topology: Topology) -> Callable[[str], Transport]:
