@@ -168,8 +168,7 @@ class Exchange:
     @property
     def may_finish(self) -> bool:
         """Whether the average is complete, and this peer's vector where it must be."""
-        # The last round of a phase also waits until every neighbor has its vector: bytes are counted in their phase,
-        # and a peer ends only when its vector is needed no longer.
+        # A phase ends when every neighbor has its vector: bytes are counted in their phase, and a peer may end then.
         context = self._context
         is_barrier = self.round in (context.training_rounds, context.last_round, *context.barrier_rounds)
         is_complete = self.aggregation is not None and self.aggregation.is_complete
