@@ -15,8 +15,8 @@ from p2pfl.node import messages
 from p2pfl.node.builder import assemble
 from p2pfl.node.loop import Driver
 from p2pfl.node.ports import Ports
-from p2pfl.run.agreement import run_fingerprint
 from p2pfl.run.directory import create_run_dir
+from p2pfl.run.fingerprint import run_fingerprint
 from p2pfl.run.paths import peer_dir
 from p2pfl.run.settings import fault_script, resolve
 from p2pfl.sim.clock import VirtualClock

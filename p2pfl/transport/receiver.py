@@ -25,7 +25,7 @@ BATCH_FRAMES = 1_000  # and frames
 
 @dataclass
 class _Origin:
-    """Origin of the messages with one User-Id; the connection is None once it has ended."""
+    """Origin of the messages with one User-Id; `connection` is None once it ended."""
 
     neighbor: int | None
     connection: Connection | None

@@ -18,7 +18,9 @@ from tests.support.paths import ROOT
 CLEAN: tuple[str, ...] = (
     "p2pfl/__main__.py",
     "p2pfl/model",
+    "p2pfl/preflight",
     "p2pfl/registry.py",
+    "p2pfl/run",
     "p2pfl/seeding.py",
     "p2pfl/transport",
     "p2pfl/ui",

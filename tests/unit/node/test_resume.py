@@ -63,7 +63,7 @@ KINDS: dict[str, tuple[Callable[[Made, Made], object], int | None, list[str]]] =
     "of a later round of another peer": (
         lambda run, other: shutil.copy(run.path(2, 5), run.path(1, 7)),
         5,
-        ["holds round 5, not the one that its name says"],
+        ["holds round 5, not the one in its name"],
     ),
     "of the same peer in an equal run": (
         lambda run, other: shutil.copy(other.path(1, 5), run.path(1, 5)),
@@ -82,7 +82,7 @@ KINDS: dict[str, tuple[Callable[[Made, Made], object], int | None, list[str]]] =
     "of the round before": (
         lambda run, other: shutil.copy(run.path(1, 4), run.path(1, 5)),
         4,
-        ["holds round 4, not the one that its name says"],
+        ["holds round 4, not the one in its name"],
     ),
     "a name with more digits": (
         lambda run, other: misnamed(run.path(1, 5), "round-0000005.safetensors"),

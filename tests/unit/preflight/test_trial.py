@@ -20,8 +20,8 @@ from p2pfl.model.vector import Layout, aligned_vector
 from p2pfl.preflight.estimate import check_disk
 from p2pfl.preflight.trial import check_model
 from p2pfl.report import check_drawing
-from p2pfl.run.checkpoint import save_tensors
 from p2pfl.run.directory import check_results
+from p2pfl.run.tensor_file import save_tensors
 from p2pfl.topology import save_topology
 from p2pfl.training import initial_model
 from p2pfl.training.capture import host_draws
