@@ -1,1 +1,4 @@
-"""What p2pfl costs. Each module is one command (`python -m benchmarks.exchange`): a table, bars, and JSON."""
+"""Benchmarks of p2pfl, one command each, such as `python -m benchmarks.exchange`.
+
+Each prints a table and its bars, and writes JSON.
+"""

@@ -1,4 +1,4 @@
-"""CPU that a round costs a peer beside its training step, without an exchange.
+"""CPU time of a peer's round beside its training step, without an exchange.
 
 `python -m benchmarks.bookkeeping`. Peers of a real run in mode local take one step of batch 2 a round (VGG-11 at full
 width, no checkpoints), so that what every round costs whatever it trains is seen: the checks that weights are finite,
@@ -36,7 +36,7 @@ _WARM_STEPS = 3
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured."""
+    """Cost of a round without an exchange."""
 
     quick: bool = False
     """Tiny, to see that everything works; figures mean nothing, and there are no bars."""
@@ -54,7 +54,7 @@ class Settings:
     """Where the JSON goes; default: benchmarks/results/bookkeeping.json."""
 
     def shrunk(self) -> Settings:
-        """These, or the tiny ones of --quick."""
+        """These settings, or the tiny ones of --quick."""
         return replace(self, repeats=1, peers=2, rounds=2, width=0.125) if self.quick else self
 
     def swarm(self) -> Swarm:
@@ -118,7 +118,7 @@ def _together(links: Sequence[Connection]) -> list[Costs]:
 
 
 def _serve(link: Connection, settings: Settings, me: int) -> None:
-    """A plain process: measures whenever it is told to."""
+    """Plain process: measures on request."""
     import torch
 
     from benchmarks.exchange_swarm import Learner

@@ -1,4 +1,4 @@
-"""What all benchmarks share: repeats and their spread, child processes, bars, the table and the JSON file."""
+"""Tools of all benchmarks: repeats, child processes, bars, table and JSON file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of some repeats, and the lowest and highest of them."""
+    """Median of some repeats, with the lowest and the highest."""
 
     median: float
     low: float
@@ -40,18 +40,21 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Of at least one value."""
+    """Spread of at least one value."""
     return Spread(statistics.median(values), min(values), max(values))
 
 
 def ratios(values: Sequence[float], references: Sequence[float]) -> Spread:
-    """Of repeats that were measured in turns, value and reference next to each other on the same noisy machine."""
+    """Ratios of values to references that were measured in turns.
+
+    Each pair was measured close together in time, as the machine is noisy.
+    """
     return spread([value / reference for value, reference in zip(values, references, strict=True)])
 
 
 @dataclass(frozen=True)
 class Bar:
-    """What a figure should reach: `at_least` or `at_most` the limit."""
+    """Target of a figure: `at_least` or `at_most` the limit."""
 
     name: str
     value: float
@@ -70,7 +73,10 @@ class Bar:
 
 @dataclass
 class Report:
-    """One benchmark's figures. `rows` are one flat mapping a line of the table; a Spread counts as one cell."""
+    """Figures of one benchmark.
+
+    `rows`: one flat mapping for each line of the table; a Spread is one cell.
+    """
 
     name: str
     settings: dict[str, Any]
@@ -79,7 +85,10 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
     def finish(self, output: Path | None = None) -> Path:
-        """Print the table and the bars, write JSON (to `results/NAME.json` unless told), and return its path."""
+        """Print the table and the bars, and write the figures as JSON.
+
+        Returns the path of the JSON file: `output`, or `results/NAME.json`.
+        """
         path = output or RESULTS / f"{self.name}.json"
         console = Console(width=None if os.isatty(1) else 160, highlight=False, markup=False)
         console.print(_table(self))
@@ -116,7 +125,7 @@ def _plain(value: object) -> object:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Description of the machine that the figures were measured on."""
     about: dict[str, Any] = {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -145,7 +154,10 @@ def cpu_seconds() -> float:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has had resident since `reset_peak`, or since it began; Linux only."""
+    """Peak of this process's resident memory since `reset_peak` or its start.
+
+    Linux only.
+    """
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) * 1024
@@ -159,10 +171,10 @@ def reset_peak() -> None:
 
 @contextlib.contextmanager
 def children(target: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[list[Connection]]:
-    """Processes that run `target(link, *arguments[k])`, and the links to them; none outlives this.
+    """Run `target(link, *arguments[k])` in child processes; yields the links to them.
 
-    They have a worker's malloc settings, so that a reference gives no memory back that a peer would keep. What
-    a target returns is sent over its link as the last thing; `gather` reads it.
+    No child outlives the context. They have a worker's malloc settings, so that a reference gives no memory back that a
+    peer would keep. A target's return value is the last item sent over its link; `gather` reads it.
     """
     context = multiprocessing.get_context("spawn")
     processes, links = [], []
@@ -183,7 +195,7 @@ def children(target: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -
 
 def _child(target: Callable[..., Any], link: Connection, words: tuple[Any, ...]) -> None:
     try:
-        from p2pfl.node.worker import keep_freed_memory  # not at the top: the parent may do without torch
+        from p2pfl.node.worker import keep_freed_memory  # not at the top: the parent may not need torch
 
         keep_freed_memory()
         link.send(("done", target(link, *words)))
@@ -192,7 +204,10 @@ def _child(target: Callable[..., Any], link: Connection, words: tuple[Any, ...])
 
 
 def gather(links: Sequence[Connection], seconds: float = 600.0) -> list[Any]:
-    """What every child returned. Raises RuntimeError with the child's traceback, TimeoutError."""
+    """Return values of all children.
+
+    Raises RuntimeError with a failed child's traceback, and TimeoutError.
+    """
     deadline = time.monotonic() + seconds
     results = []
     for link in links:

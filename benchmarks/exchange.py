@@ -1,11 +1,11 @@
-"""What it costs to exchange weights through p2pfl, beside bare sockets that carry the same bytes.
+"""Cost of exchanging weights through p2pfl and through bare sockets, side by side.
 
 Pair: two processes swap the weights of a VGG, both directions at once, round after round. p2pfl is the real `Peer` with
-D-PSGD (adapt-then-combine) on `ZmqTransport`, driven by a loop without training and records: greeting, leave to send,
+D-PSGD (adapt-then-combine) on `ZmqTransport`, driven by a loop without training and records: greeting, credit,
 headers, checks, conversion, weighted average, acknowledgement. The bare version is what one would write with pyzmq
 alone: one ROUTER bound, one DEALER connected, the same buffer sent again and again with `copy=False`, whole or in
 chunks of 1 MiB, and what comes in added into a float32 array in place (bfloat16 converted in the cache first). Both end
-a swap at the same point: all of the other's vector is added, and ZeroMQ has let go of one's own. The bare version sends
+a swap at the same point: all of the other's vector is added, and ZeroMQ has released its own. The bare version sends
 a vector that never changes, and has no weights. Its better way of sending is the reference. Beside it, without a bar,
 stand the same bare sockets with what an exchange of changing weights needs ("mixing": a copy or conversion and a
 weighted average a round, in place), and one memory copy of the vector. All ways have the same malloc settings, a
@@ -47,7 +47,7 @@ _WAYS: tuple[Way, ...] = ("p2pfl", "chunks", "whole", "mixing", "copy")
 
 @dataclass(frozen=True)
 class Settings:
-    """What an exchange of weights costs."""
+    """Cost of exchanging weights."""
 
     parts: tuple[Literal["swarm", "pair"], ...] = ("swarm", "pair")
     """Swarms, pairs, or both."""
@@ -80,13 +80,16 @@ class Settings:
 
 
 def quick(settings: Settings) -> Settings:
-    """The same with tiny sizes; two processes are enough for a pair and for a swarm."""
+    """These settings with tiny sizes, and two processes for a swarm."""
     tiny: dict[str, Any] = {"width": 0.125, "swaps": 2, "repeats": 1, "rounds": 20, "swarm_repeats": 1, "warm": 1}
     return dataclasses.replace(settings, **tiny, depths=(11,), topologies=("path",), peers=2)
 
 
 def main(settings: Settings) -> None:
-    """All that was asked for. The swarms come first: then the bare processes' memory is their own."""
+    """Measure the swarms and pairs that were asked for.
+
+    The swarms come first, while the bare processes still hold no memory of pairs.
+    """
     settings = quick(settings) if settings.quick else settings
     output = settings.output or RESULTS / "exchange.json"
     reports = []

@@ -1,4 +1,4 @@
-"""The bare version of the exchange: pyzmq sockets, raw bytes and averaging in place, with nothing around them."""
+"""Bare version of the exchange: pyzmq sockets, raw bytes, averaging in place."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Sockets:
-    """One bound ROUTER, and a DEALER connected to each neighbor, with ZeroMQ's own defaults; a context manager."""
+    """Bound ROUTER, and a DEALER connected to each neighbor; a context manager.
+
+    Their options are ZeroMQ's defaults.
+    """
 
     def __init__(self, bind: str, me: int) -> None:
         self._context = zmq.Context()
@@ -47,7 +50,10 @@ class Sockets:
             self._links[neighbor] = link
 
     def send(self, neighbor: int, vector: Tensor, frame_bytes: int) -> None:
-        """Hand over a vector's bytes in frames of that size; it must not change until `flush` returns."""
+        """Queue a vector for sending, in frames of `frame_bytes`.
+
+        The vector must not change until `flush` returns.
+        """
         data = vector.view(torch.uint8).numpy().data
         link = self._links[neighbor]
         for start in range(0, data.nbytes, frame_bytes):
@@ -58,19 +64,19 @@ class Sockets:
                 self._trackers.append(tracker)
 
     def flush(self) -> None:
-        """Wait until ZeroMQ has let go of all that was handed over."""
+        """Wait until ZeroMQ has released all queued vectors."""
         for tracker in self._trackers:
             tracker.wait(TIMEOUT_SECONDS)
         self._trackers.clear()
 
     def receive(self) -> tuple[int, memoryview]:
-        """The next frame, and from whom."""
+        """Next frame, and its sender."""
         sender = self._router.recv()[0] - 1
         return sender, self._router.recv(copy=False).buffer
 
 
 class Sum:
-    """A float32 vector to which what comes in is added in place, and how far each sender has come."""
+    """Sum of received vectors, in place and as float32, and each sender's progress."""
 
     def __init__(self, total: Tensor, codec: str) -> None:
         self.total = total
@@ -97,7 +103,10 @@ class Sum:
 
 
 def swap(sockets: Sockets, other: int, vector: Tensor, total: Sum, frame_bytes: int) -> None:
-    """Send a vector, add the other's to the total, and wait until the vector may change."""
+    """Send a vector and add the other's to the total.
+
+    Returns when the vector may change.
+    """
     sockets.send(other, vector, frame_bytes)
     total.have = {other: 0}
     while not total.is_whole(other):
@@ -106,10 +115,10 @@ def swap(sockets: Sockets, other: int, vector: Tensor, total: Sum, frame_bytes: 
 
 
 class Mixer:
-    """One process's averaging with its neighbors by a row of W: x becomes w_own · x + Σ_j w_j x_j, in place.
+    """Averaging with neighbors by a row of W: x ← w_own · x + Σ_j w_j x_j, in place.
 
-    "In place" costs a copy of what is sent, as p2pfl's own way, two vectors that take turns, does not. With bfloat16
-    messages Q it becomes x + Σ_j w_j (Q(x_j) − Q(x)), as p2pfl's own.
+    In-place averaging costs a copy of the sent vector; p2pfl needs none, since it alternates between two vectors. With
+    bfloat16 messages Q the result is x + Σ_j w_j (Q(x_j) − Q(x)), as in p2pfl.
     """
 
     def __init__(
@@ -124,7 +133,10 @@ class Mixer:
         self._early: dict[int, deque[memoryview]] = {neighbor: deque() for neighbor in weights}
 
     def mix(self) -> None:
-        """One round. A neighbor may be one round ahead: what it sends too early waits for the next."""
+        """Do one round.
+
+        A neighbor may be one round ahead; its early frames wait for the next call.
+        """
         self._sockets.flush()
         self._sent.copy_(self._x)
         for neighbor in self._weights:

@@ -1,4 +1,7 @@
-"""Two processes that swap weight vectors: through p2pfl, through bare sockets, and what one memory copy takes."""
+"""Pair of processes that swap weights, through p2pfl or bare sockets.
+
+The time of one memory copy stands beside them.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,10 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Swap:
-    """Swap vectors of `size` numbers: `rounds` times, after `warm` and before one more that are not measured."""
+    """Swap of vectors of `size` numbers in `rounds` measured rounds.
+
+    `warm` rounds before them and one after them are not measured.
+    """
 
     way: Way
     transport: Literal["ipc", "tcp"]
@@ -43,12 +49,12 @@ class Swap:
 
     @property
     def total(self) -> int:
-        """All rounds."""
+        """Number of all rounds."""
         return self.warm + self.rounds + 1
 
     @property
     def bytes(self) -> int:
-        """Of one vector, as it travels."""
+        """Bytes of one vector on the wire."""
         return self.size * ITEM_BYTES[self.codec]
 
     def run(self, place: Place) -> Cost:
@@ -56,12 +62,12 @@ class Swap:
         return mean_cost(marks[self.warm - 1 : self.warm + self.rounds])
 
     def vector(self) -> torch.Tensor:
-        """Weights of a usual size."""
+        """Weights of a usual magnitude."""
         return aligned_vector(self.size).normal_()
 
 
 def layout_of(depth: int, width: float) -> Layout:
-    """That of p2pfl's VGG, for which no weights are needed."""
+    """Layout of p2pfl's VGG, without its weights."""
     with torch.device("meta"):
         return Layout.of(build_vgg(depth, width=width))
 
@@ -87,7 +93,7 @@ def _ours(swap: Swap, place: Place) -> list[Mark]:
 
 
 class _Loop:
-    """The worker's loop without training, evaluation and records: a round is an exchange and nothing else."""
+    """Worker loop that only exchanges: no training, evaluation or records."""
 
     def __init__(self, peer: Peer, transport: ZmqTransport) -> None:
         self._peer = peer
@@ -96,7 +102,7 @@ class _Loop:
         self._ended = False
 
     def run(self) -> list[Mark]:
-        """When each round was done."""
+        """Run all rounds; returns the moments at which they ended."""
         self._tell(events.Started())
         while not self._ended:
             for event in self._transport.poll(FLUSH_SECONDS if self._peer.wants_flush else IDLE_SECONDS):

@@ -1,4 +1,4 @@
-"""Processes that wait for work, so that a measurement does not begin with seconds of importing torch."""
+"""Pool of waiting processes, which have imported torch before a measurement."""
 
 from __future__ import annotations
 
@@ -22,38 +22,41 @@ T_co = TypeVar("T_co", covariant=True)
 
 @dataclass(frozen=True)
 class Place:
-    """Where one of several processes that work together is: its number, and the folder that they share."""
+    """Place of one process in a group: its number, and the folder of the group."""
 
     me: int
     folder: str
     link: Connection
 
     def bind(self, transport: Literal["ipc", "tcp"]) -> str:
-        """What to bind a socket to."""
+        """Address to bind a socket to."""
         return f"ipc://{self.folder}/{self.me}" if transport == "ipc" else "tcp://127.0.0.1:*"
 
     def meet(self, endpoint: str) -> list[str]:
-        """Say where one can be reached; returns where all can, once the last of them has said so."""
+        """Announce this process's endpoint; returns all endpoints once all are known."""
         self.link.send(("done", endpoint))
         endpoints: list[str] = self.link.recv()
         return endpoints
 
 
 class Work(Protocol[T_co]):
-    """What processes are to do together. Each must call `meet` once."""
+    """Work of a group of processes. Each must call `meet` once."""
 
     def run(self, place: Place) -> T_co:
-        """One process's part."""
+        """Part of one process."""
 
 
 class Pool(Generic[T]):
-    """The links to some waiting processes."""
+    """Links to some waiting processes."""
 
     def __init__(self, links: Sequence[Connection]) -> None:
         self.links = links
 
     def do(self, work: Work[T]) -> list[T]:
-        """What each process returns. Raises RuntimeError, TimeoutError where one fails."""
+        """Do the work; return the result of each process.
+
+        Raises RuntimeError or TimeoutError if one fails.
+        """
         with tempfile.TemporaryDirectory(prefix="p2pfl-") as folder:
             for me, link in enumerate(self.links):
                 link.send((work, me, folder))
@@ -65,7 +68,7 @@ class Pool(Generic[T]):
 
 @contextlib.contextmanager
 def pool(processes: int) -> Iterator[Pool[object]]:
-    """Processes that live until the end of it."""
+    """Pool of processes that end with the context."""
     with children(_serve, [()] * processes) as links:
         yield Pool(links)
 
@@ -80,7 +83,7 @@ def _serve(link: Connection) -> None:
 
 @dataclass(frozen=True)
 class Mark:
-    """A moment in one process: wall clock, and CPU seconds of all its threads until then."""
+    """Moment in one process: wall clock, and CPU seconds of all threads until then."""
 
     wall: float
     cpu: float
@@ -92,19 +95,19 @@ class Mark:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds and CPU seconds that a round takes one process."""
+    """Seconds and CPU seconds of a round in one process."""
 
     seconds: float
     cpu: float
 
 
 def mean_cost(marks: Sequence[Mark]) -> Cost:
-    """Of the rounds between marks."""
+    """Mean cost of the rounds between marks."""
     rounds = len(marks) - 1
     return Cost((marks[-1].wall - marks[0].wall) / rounds, (marks[-1].cpu - marks[0].cpu) / rounds)
 
 
 def average(costs: Sequence[Cost]) -> Cost:
-    """Over the processes that worked together."""
+    """Mean cost over processes that worked together."""
     count = len(costs)
     return Cost(sum(cost.seconds for cost in costs) / count, sum(cost.cpu for cost in costs) / count)

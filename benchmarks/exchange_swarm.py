@@ -1,8 +1,9 @@
-"""A swarm of p2pfl as its command starts it, and bare processes that do the same training and the same traffic.
+"""Swarm of p2pfl, and bare processes with the same training and traffic.
 
-CPU and memory of p2pfl are its workers' only. What the launcher does (it shows the run) costs them time, which counts,
-but its own CPU seconds do not. The peaks differ in method: a worker's is since its fork, a bare process's since
-`reset_peak` at the beginning of its turn. The bare processes have the same malloc settings (`common.children`).
+The swarm is started by its command. CPU and memory of p2pfl are its workers' only. The launcher, which shows the run,
+costs them time, which counts, but its CPU seconds do not. The peaks differ in method: a worker's is since its fork, a
+bare process's since `reset_peak` at the beginning of its turn. The bare processes have the same malloc settings
+(`common.children`).
 """
 
 from __future__ import annotations
@@ -44,14 +45,17 @@ LOOK_SECONDS = 0.02  # between looks at their records
 
 @dataclass(frozen=True)
 class Figures:
-    """What a round costs a process (median of the rounds' seconds, mean of their CPU), and its most memory."""
+    """Cost of a round for a process, and its peak of memory.
+
+    Seconds are the median of the rounds, CPU seconds their mean.
+    """
 
     cost: Cost
     peak: float
 
     @classmethod
     def mean(cls, figures: Sequence[Figures]) -> Figures:
-        """Over the processes of a swarm."""
+        """Mean over the processes of a swarm."""
         seconds = statistics.fmean(one.cost.seconds for one in figures)
         cpu = statistics.fmean(one.cost.cpu for one in figures)
         return cls(Cost(seconds, cpu), statistics.fmean(one.peak for one in figures))
@@ -59,30 +63,33 @@ class Figures:
 
 @dataclass(frozen=True)
 class Swarm:
-    """`peers` of VGG-11 that take one step of batch 2 a round; rounds up to `warm` and the last are not measured."""
+    """Swarm of `peers` of VGG-11 that take one step of batch 2 a round.
+
+    The rounds up to `warm` and the last one are not measured.
+    """
 
     kind: str
     peers: int
     width: float
     rounds: int
     warm: int
-    train: bool = True  # only the bare processes can do without
+    train: bool = True  # False is possible for the bare processes only
 
     @property
     def total(self) -> int:
-        """All training rounds."""
+        """Number of training rounds."""
         return self.warm + self.rounds + 1
 
     def run(self, place: Place) -> Figures:
-        """The bare version in one of its processes."""
+        """Bare version, in one of its processes."""
         reset_peak()
         learner = Learner(self.width, place.me)
-        hood = neighborhood(mixing_matrix(make_topology(self.kind, self.peers)), place.me)
+        neighbors = neighborhood(mixing_matrix(make_topology(self.kind, self.peers)), place.me)
         marks = []
         with bare.Sockets(place.bind("ipc"), place.me) as sockets:
-            mixer = bare.Mixer(sockets, learner.x, hood.self_weight, hood.incoming)
+            mixer = bare.Mixer(sockets, learner.x, neighbors.self_weight, neighbors.incoming)
             endpoints = place.meet(sockets.endpoint)
-            sockets.connect({neighbor: endpoints[neighbor] for neighbor in hood.outgoing})
+            sockets.connect({neighbor: endpoints[neighbor] for neighbor in neighbors.outgoing})
             for _ in range(self.total):
                 if self.train:
                     learner.step()
@@ -94,7 +101,7 @@ class Swarm:
         return Figures(Cost(statistics.median(seconds), mean_cost(marks).cpu), _peak(os.getpid()))
 
     def through_p2pfl(self, checkpoint: bool = False) -> Figures:
-        """The real thing, in a process of its own that starts the peers."""
+        """Figures of p2pfl, whose peers are started by a separate process."""
         with tempfile.TemporaryDirectory(prefix="p2pfl-") as folder:
             command = self._command(Path(folder), checkpoint)
             output = Path(folder) / "output.txt"
@@ -135,7 +142,7 @@ class Swarm:
 
 
 def random_images() -> dict[str, Any]:
-    """A data set: random images, and a test set so small that evaluating on it at the end takes no time."""
+    """Data set of random images; its test set is too small to take time."""
     draw = np.random.default_rng(0)
     entries: dict[str, Any] = {"classes": [str(label) for label in range(CLASSES)]}
     for split, count in (("train", SAMPLES), ("test", CLASSES)):
@@ -145,7 +152,7 @@ def random_images() -> dict[str, Any]:
 
 
 class Learner:
-    """One peer's training in plain PyTorch, with what p2pfl's trainer also uses: channels last, fused Nesterov.
+    """Training of one peer in plain PyTorch: channels-last, fused Nesterov SGD.
 
     `x` is the model as one float32 vector, of which its tensors are views.
     """
@@ -178,7 +185,7 @@ class Learner:
 
 
 class _Watch:
-    """Looks at a swarm's processes and records while it runs."""
+    """Watch over a running swarm's processes and records."""
 
     def __init__(self, swarm: Swarm, run_dir: Path, process: subprocess.Popen[bytes]) -> None:
         self._swarm = swarm
@@ -189,7 +196,10 @@ class _Watch:
         self._peak: dict[Path, int] = {}
 
     def figures(self) -> Figures:
-        """Returns when the measured rounds are over. Raises RuntimeError, TimeoutError."""
+        """Figures of the measured rounds, once they are over.
+
+        Raises RuntimeError, TimeoutError.
+        """
         first, last = self._swarm.warm, self._swarm.warm + self._swarm.rounds
         workers: dict[Path, psutil.Process] = {}
         while not all(max(self._cpu[peer], default=0) >= last for peer in self._peers):
@@ -205,7 +215,7 @@ class _Watch:
         return Figures.mean([self._of_peer(peer, first, last) for peer in self._peers])
 
     def _find(self) -> dict[Path, psutil.Process]:
-        """The worker of each peer: its standard output is the peer's log."""
+        """Worker of each peer, found by its standard output, which is the peer's log."""
         found = {}
         for process in psutil.Process(self._process.pid).children(recursive=True):
             try:
@@ -236,9 +246,9 @@ class _Watch:
 
 
 def _peak(pid: int) -> int:
-    """The most memory that a process has had resident, mapped files (imported libraries, data) not counted.
+    """Peak of a process's resident memory without mapped files (libraries, data).
 
-    They are what they are now, also then: Linux keeps no peak of each kind.
+    The mapped files are taken to have been the same size then as now: Linux keeps no peak of each kind.
     """
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     kib = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.endswith(" kB")}

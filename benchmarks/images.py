@@ -1,4 +1,4 @@
-"""A data set of random images for swarms that are measured: no download, any size."""
+"""Data set of random images for measured swarms: no download, any size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ CLASSES = 10
 
 
 def random() -> dict[str, Any]:
-    """`--dataset benchmarks.images:random`: uint8 images of 32 × 32 pixels, cropped and flipped as photographs are."""
+    """Data set of random 32×32 uint8 images: `--dataset benchmarks.images:random`.
+
+    They are cropped and flipped as photographs are.
+    """
     order, draw = read_order(), np.random.default_rng(0)
     entries: dict[str, Any] = {"classes": [str(label) for label in range(CLASSES)], "augment": True}
     for split, count in (("train", order.train_samples), ("test", order.test_samples)):

@@ -1,4 +1,4 @@
-"""What Linux says about this process: its age, its own pages, and those of a file that it has mapped."""
+"""Age and memory of this process on Linux: private pages and mapped files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def age() -> float:
 
 
 def private_bytes() -> int:
-    """Pages that no other process has: the unique set size."""
+    """Bytes of pages that no other process has: the unique set size."""
     return _total(Path("/proc/self/smaps_rollup").read_text().splitlines(), *_PRIVATE)
 
 
 def mapping_bytes(suffix: str) -> dict[str, int]:
-    """Of the mapped files whose name ends so.
+    """Bytes of the mapped files whose names end with a suffix.
 
     `data_copied`: pages that this process has changed, and so holds a copy of. `data_alone`: the file's own pages,
     which only this process has mapped at the moment. `data_share`: of every page the part that falls to this process.

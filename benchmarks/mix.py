@@ -1,14 +1,14 @@
-"""Folding neighbors' vectors into one's own average, beside a memory copy of the same bytes, and the memory it takes.
+"""Speed and memory of folding neighbors' vectors, beside a memory copy.
 
-Each degree and wire format is measured in a process of its own, which does what a peer does between its sockets and its
-training: the real inbox grants leave and takes chunks of 1 MiB, each in a buffer of its own as frames are received, and
-the real D-PSGD folds each chunk as it comes, neighbor after neighbor in peer order. One's own vector has its place in
-the middle of that order and is added inside a neighbor's fold, so `fold` has it. The reference copies every neighbor's
-bytes, from the same buffers into another array: it reads as many bytes of neighbors as folding does. The two take
-turns, chunk by chunk, each first every other time. A chunk is written just before, so that both find it in the cache
-where that is large enough, into a buffer of one of four reused vectors, as many as a peer lets be outstanding; neither
-time counts that. `fold` counts what a peer does with a chunk that it has: take it out of the inbox, and fold it.
-`round` adds what the algorithm does once: bfloat16 is made at the beginning. All of the result is compared with the
+Each degree and wire format is measured in a separate process, which works as a peer does between its sockets and its
+training: the real inbox grants credit and takes chunks of 1 MiB, each in a separate buffer like a received frame, and
+the real D-PSGD folds each chunk as it comes, neighbor after neighbor in peer order. The peer's own vector has its place
+in the middle of that order and is added inside a neighbor's fold, so `fold` includes it. The reference copies every
+neighbor's bytes, from the same buffers into another array: it reads as many bytes of neighbors as folding does. The two
+take turns, chunk by chunk, each first every other time. A chunk is written just before, so that both find it in the
+cache where that is large enough, into a buffer of one of four reused vectors, as many as a peer lets be outstanding;
+neither time counts that. `fold` counts what a peer does with a chunk that it has: take it out of the inbox, and fold
+it. `round` adds what the algorithm does once: bfloat16 is made at the beginning. All of the result is compared with the
 average in float64. The peak of memory is of rounds before all others, without the reference.
 """
 
@@ -49,7 +49,7 @@ CHILD_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class Settings:
-    """What mixing costs."""
+    """Cost of mixing."""
 
     degrees: tuple[int, ...] = (2, 4, 8, 16, 32, 63)
     """Neighbors of a peer; the least and the greatest from 4 on are compared for the bar."""
@@ -69,7 +69,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Work:
-    """What one child measures."""
+    """Measurement of one child."""
 
     size: int
     degree: int
@@ -79,12 +79,15 @@ class Work:
 
     @property
     def vector_bytes(self) -> int:
-        """Of one vector on the wire."""
+        """Bytes of one vector on the wire."""
         return self.size * ITEM_BYTES[self.codec]
 
     @property
     def neighborhood(self) -> Neighborhood:
-        """The peer in the middle of the order; its weights differ, so that none can stand for another."""
+        """Neighborhood of the peer in the middle of the order.
+
+        Its weights all differ, so that a confusion of two would show.
+        """
         me = (self.degree + 1) // 2
         total = (self.degree + 1) * (self.degree + 2) / 2
         weights = {peer: (peer + 1) / total for peer in range(self.degree + 1) if peer != me}
@@ -92,20 +95,23 @@ class Work:
 
     @property
     def numbers(self) -> Tensor:
-        """Whole numbers, one chunk of them; what peers send are their multiples, which bfloat16 holds exactly."""
+        """One chunk of whole numbers.
+
+        Peers send multiples of them, which bfloat16 represents exactly.
+        """
         count = CHUNK_BYTES // ITEM_BYTES[self.codec]
         generator = torch.Generator().manual_seed(0)
         return torch.randint(1, 8, (count,), dtype=DTYPES[self.codec], generator=generator)
 
 
 def factor(peer: int, chunk: int) -> int:
-    """By which a peer multiplies the numbers in one of its chunks."""
+    """Factor by which a peer multiplies the numbers in one of its chunks."""
     return (1 + chunk % 7) << peer % 4
 
 
 @dataclass
 class Seconds:
-    """Of one round: folding all neighbors, copying their bytes, and all that the algorithm does in it."""
+    """Seconds of one round: folding, copying the same bytes, and the whole algorithm."""
 
     fold: float = 0.0
     copy: float = 0.0
@@ -123,7 +129,7 @@ class Result:
 
 
 def vector_size(model: str, width: float) -> int:
-    """Elements of that model's flat vector."""
+    """Number of elements of a model's flat vector."""
     from p2pfl.model.networks import build_model
     from p2pfl.model.vector import Layout
 
@@ -131,7 +137,7 @@ def vector_size(model: str, width: float) -> int:
 
 
 def main(settings: Settings) -> Report:
-    """The table of all degrees and formats."""
+    """Measure all degrees and wire formats, and report."""
     if settings.quick:
         settings = dataclasses.replace(settings, degrees=(5,), width=0.25, repeats=2)
     size = vector_size(settings.model, settings.width)
@@ -171,7 +177,7 @@ def _row(work: Work, result: Result) -> dict[str, object]:
 
 
 def _flatness(codec: Codec, results: dict[int, Result]) -> list[Bar]:
-    """Vectors' memory at the greatest degree beside the least that fills the window."""
+    """Ratio of memory at the greatest degree to that at the first full window."""
     full = sorted(degree for degree in results if degree >= WINDOW)
     if len(full) < 2:
         return []
@@ -181,7 +187,7 @@ def _flatness(codec: Codec, results: dict[int, Result]) -> list[Bar]:
 
 
 def _measure(link: Connection, work: Work) -> Result:
-    """In a fresh process: one round for its memory, then rounds for time."""
+    """Measure in a fresh process: one round for memory, then rounds for time."""
     torch.set_num_threads(work.threads)
     _mix(Work(100_000, work.degree, work.codec, work.threads, 1), None)  # torch's own buffers and code
     reset_peak()
@@ -193,9 +199,9 @@ def _measure(link: Connection, work: Work) -> Result:
 
 
 def _mix(work: Work, spare: npt.NDArray[np.uint8] | None) -> Seconds:
-    """One peer's round, checked; with `spare`, what is folded is also copied there. Timed is the second of two rounds.
+    """Time and check a peer's round; with `spare`, also copy there what is folded.
 
-    In the first one memory is touched for the first time.
+    The second of two rounds is timed, as the first one touches memory for the first time.
     """
     neighborhood, numbers = work.neighborhood, work.numbers
     algorithm = DPSGD(wire_dtype=work.codec)
@@ -211,7 +217,7 @@ def _mix(work: Work, spare: npt.NDArray[np.uint8] | None) -> Seconds:
 
 
 def _check(x: Tensor, neighborhood: Neighborhood, numbers: Tensor) -> None:
-    """All of the average beside the same in float64."""
+    """Compare the whole average with that in float64."""
     weights = {**neighborhood.incoming, neighborhood.me: neighborhood.self_weight}
     for chunk, part in enumerate(torch.split(x, len(numbers))):
         mean = sum(weight * factor(peer, chunk) for peer, weight in weights.items())
@@ -270,7 +276,7 @@ def _frames(size: int) -> Frames:
 
 
 def _messages(work: Work, number: int, sender: int, frames: Frames, numbers: Tensor) -> Iterator[Message]:
-    """What a neighbor sends, as it is received into these buffers."""
+    """Messages of a neighbor, as they are received into these buffers."""
     for chunk, frame in enumerate(frames):
         body = torch.from_numpy(frame).view(DTYPES[work.codec])
         torch.mul(numbers[: len(body)], factor(sender, chunk), out=body)

@@ -1,4 +1,4 @@
-"""VGG-11 that writes down when each of its rounds begins, and what its process has used until then."""
+"""VGG-11 that records the start of each round, and its process's use until then."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ _FILE = "order.json"
 
 @dataclass(frozen=True)
 class Order:
-    """What the processes of a swarm are to do for a benchmark: a model or data set of one's own gets no arguments."""
+    """Instructions of a benchmark for the processes of a swarm.
+
+    They come from the environment, since a user's model or data set gets no arguments.
+    """
 
     stamps: str  # folder to write to
     local_steps: int
@@ -32,7 +35,7 @@ class Order:
 
 
 def write_order(folder: Path, order: Order) -> None:
-    """For the next swarm whose processes have `folder` in their environment."""
+    """Write the order for the next swarm with `folder` in its environment."""
     (folder / _FILE).write_text(json.dumps(vars(order)))
 
 
@@ -42,7 +45,7 @@ def read_order() -> Order:
 
 @dataclass(frozen=True)
 class Stamp:
-    """The beginning of a round's first training step in one process; -1 where nobody looked."""
+    """Start of a round's first training step in one process; -1 if not measured."""
 
     process: int
     round: int
@@ -59,7 +62,10 @@ class Stamp:
 
 
 def model(num_classes: int, batch_norm: bool, width: float) -> nn.Module:
-    """`--model benchmarks.probe:model`: vgg11 as it is; a hook looks at the clock before a round's first step."""
+    """VGG-11 with a hook that reads the clock before a round's first step.
+
+    For `--model benchmarks.probe:model`.
+    """
     vgg = build_model("vgg11", num_classes=num_classes, batch_norm=batch_norm, width=width)
     vgg.register_forward_pre_hook(_Probe(read_order()))
     return vgg
@@ -99,5 +105,5 @@ class _Probe:
 
 
 def read_stamps(folder: Path) -> list[list[Stamp]]:
-    """Of every process its rounds, oldest first."""
+    """Stamps of each process's rounds, oldest first."""
     return [[Stamp(**json.loads(line)) for line in path.read_text().splitlines()] for path in sorted(folder.iterdir())]

@@ -1,11 +1,11 @@
-"""A swarm's samples per second beside one process with all cores, where its rounds go, and what overlap hides.
+"""Samples per second of a swarm, beside one process with all cores.
 
-`python -m benchmarks.round`. Every swarm is a real run of p2pfl with its records, sketches and checkpoints; of its
-rounds those between the first (start) and the last (evaluation, shown apart) are measured. The reference is the
-fastest plain loop that PyTorch allows one process: the same model, precision, batch and augmentation, uint8 images in
-memory, channels last, fused SGD, the same malloc settings, and the number of threads with which that is fastest; it is
-measured before and after every swarm. It evaluates nothing, records nothing and saves nothing, and it needs no second
-process.
+`python -m benchmarks.round`. It also shows how a round's time is spent, and how much of a slow link overlap hides.
+Every swarm is a real run of p2pfl with its records, sketches and checkpoints; of its rounds those between the first
+(start) and the last (evaluation, shown apart) are measured. The reference is the fastest plain loop that PyTorch allows
+one process: the same model, precision, batch and augmentation, uint8 images in memory, channels last, fused SGD, the
+same malloc settings, and the number of threads with which that is fastest; it is measured before and after every swarm.
+It evaluates nothing, records nothing and saves nothing, and it needs no second process.
 
 A full mesh of many peers moves so many bytes that traffic itself costs CPU. There the CPU seconds of a peer's threads
 that do not train, beyond those of the same peers in mode local (no exchange), are compared with what the same traffic
@@ -40,7 +40,7 @@ OVERLAPPED_AT_MOST = 1.10
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured."""
+    """Speed of a swarm's rounds."""
 
     quick: bool = False
     """Tiny, to see that everything works; figures mean nothing, and there are no bars."""
@@ -66,7 +66,7 @@ class Settings:
     """Where the JSON goes; default: benchmarks/results/round.json."""
 
     def shrunk(self) -> Settings:
-        """These, or the tiny ones of --quick."""
+        """These settings, or the tiny ones of --quick."""
         if not self.quick:
             return self
         return replace(self, repeats=1, peers=(2,), local_steps=1, batch_size=8, width=0.125, samples=1, seconds=0.1)
@@ -78,7 +78,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Turn:
-    """A swarm's figures and what the plain loop did just before and after it."""
+    """Figures of a swarm, and of the plain loop just before and after it."""
 
     figures: Figures
     plain: float
@@ -129,7 +129,7 @@ def _called(swarm: Swarm) -> str:
 
 
 def _tell(report: Report, settings: Settings, turns: dict[Swarm, list[Turn]], traffic: dict[int, list[float]]) -> None:
-    """A row for each swarm, and the bars."""
+    """Add a row for each swarm, and the bars."""
     for swarm, measured in turns.items():
         alone = turns[replace(settings.swarm("ring", swarm.peers), mode="local")]
         share = ratios([turn.figures.samples_per_second for turn in measured], [turn.plain for turn in measured])
@@ -182,7 +182,7 @@ def _row(name: str, swarm: Swarm, measured: Sequence[Figures]) -> dict[str, Any]
 
 
 def _overlap(report: Report, settings: Settings, runs: Launcher) -> None:
-    """The ring in both orders, on a link without delay and on a slow one."""
+    """Measure the ring in both orders, on a link without delay and on a slow one."""
     fast = settings.swarm("ring", settings.peers[0])
     training = 0.05 if settings.quick else runs.measure(fast).train
     slow = replace(fast, link_delay=settings.delay * training)

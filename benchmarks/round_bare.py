@@ -1,7 +1,7 @@
-"""A round of a full mesh without p2pfl: the same training, bare sockets, raw chunks of 1 MiB, averaging in place.
+"""Round of a full mesh without p2pfl: bare sockets and averaging in place.
 
-What counts is the CPU that the traffic takes. It is measured between trainings like p2pfl's, since traffic that finds
-its vectors and its code in the cache takes half as long.
+Training is the same, and chunks are raw and of 1 MiB. The figure is the CPU time that the traffic takes. It is measured
+between trainings like p2pfl's, since traffic that finds its vectors and its code in the cache takes half as long.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ SECONDS = 120.0  # that one answer may take
 
 @dataclass(frozen=True)
 class Bare:
-    """Processes of which each trains one model and averages it with those of all others."""
+    """Processes that each train a model and average it with all the others'."""
 
     links: Sequence[Connection]
 
     def wait(self) -> None:
-        """Until all have imported what they need; once, before the first measurement."""
+        """Wait until all have imported their modules; once, before the first measurement."""
         gather(self.links, SECONDS)
 
     def cpu(self, swarm: Swarm, rounds: int) -> float:
-        """CPU seconds a round a process beside training, where the peers of that full mesh swap their weights."""
+        """CPU seconds a round a process beside training, in that full mesh."""
         links = self.links[: swarm.peers]
         with tempfile.TemporaryDirectory(prefix="p2pfl-") as folder:
             for link in links:
@@ -48,7 +48,7 @@ class Bare:
 
 @contextlib.contextmanager
 def bare(most: int) -> Iterator[Bare]:
-    """The processes for meshes of up to so many."""
+    """Bare processes for meshes of at most that size."""
     with children(_serve, [(me,) for me in range(most)]) as links:
         yield Bare(links)
 

@@ -1,4 +1,4 @@
-"""One process that trains as fast as plain PyTorch goes: what a whole swarm on the same machine is compared with."""
+"""Reference of a swarm: the fastest training of one process in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -20,19 +20,22 @@ _WARM_STEPS = 3
 
 @dataclass(frozen=True)
 class Plain:
-    """The process, and the number of threads that it uses."""
+    """Process with the plain loop, and the number of its threads."""
 
     link: Connection
     threads: int = 1
 
     def rate(self, seconds: float, threads: int | None = None) -> float:
-        """Samples per second, measured for so long."""
+        """Samples per second, measured over `seconds`."""
         self.link.send((threads or self.threads, seconds))
         [rate] = gather([self.link], SECONDS)
         return float(rate)
 
     def fastest(self, seconds: float) -> tuple[Plain, dict[int, float]]:
-        """The same with the best number of threads, and the samples per second with each: twice tried."""
+        """Find the best number of threads, trying each twice.
+
+        Returns the loop with that number, and the samples per second with each.
+        """
         rates: dict[int, float] = {}
         for threads in _thread_counts() * 2:
             rates[threads] = max(rates.get(threads, 0.0), self.rate(seconds, threads))
@@ -41,19 +44,19 @@ class Plain:
 
 @contextlib.contextmanager
 def plain(swarm: Swarm) -> Iterator[Plain]:
-    """The process, with the model and batch of that swarm."""
+    """Start the process with the model and batch of a swarm."""
     with tempfile.TemporaryDirectory(prefix="p2pfl-bench-") as name, children(_serve, [(swarm, Path(name))]) as [link]:
         yield Plain(link)
 
 
 def _thread_counts() -> list[int]:
-    """1, 2, 4, … and all cores."""
+    """Numbers of threads to try: 1, 2, 4, … and all cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return sorted({cores, *(1 << k for k in range(cores.bit_length()) if 1 << k <= cores)})
 
 
 def _serve(link: Connection, swarm: Swarm, folder: Path) -> None:
-    """The process: measures whenever it is told to."""
+    """Process with the plain loop: measures on request."""
     import torch
 
     loop = _Loop(swarm, folder)
@@ -65,7 +68,10 @@ def _serve(link: Connection, swarm: Swarm, folder: Path) -> None:
 
 
 class _Loop:
-    """Channels-last model, bf16 autocast, fused SGD, and batches from uint8 images in memory, as a peer has them."""
+    """Training loop with a peer's means: channels-last, bf16 autocast, fused SGD.
+
+    Batches come from uint8 images in memory.
+    """
 
     def __init__(self, swarm: Swarm, folder: Path) -> None:
         import numpy as np

@@ -1,10 +1,10 @@
-"""What a round costs a peer in swarms of 2 to 64 peers: seconds, CPU seconds and bytes, by topology.
+"""Cost of a round for a peer in swarms of 2 to 64 peers, by topology.
 
-`python -m benchmarks.scale`. Every swarm is a real run of p2pfl with a small model and few local steps, so that the
-exchange is not lost beside training. More peers than cores share the cores: seconds a round grow with the peers even
-where nothing is lost. So the figure to look at is the CPU seconds that a round costs one peer: on the ring, where
-every peer has two neighbors however many there are, it should stay flat. All rounds between the first and the last
-count; the sizes are measured in turns.
+`python -m benchmarks.scale`. The figures are seconds, CPU seconds and bytes. Every swarm is a real run of p2pfl with a
+small model and few local steps, so that the exchange is not lost beside training. More peers than cores share the
+cores: seconds a round grow with the peers even where nothing is lost. So the figure to look at is the CPU seconds that
+a round costs one peer: on the ring, where every peer has two neighbors however many there are, it should stay flat. All
+rounds between the first and the last count; the sizes are measured in turns.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NAMES = {"ring": "ring", "exponential": "exponential", "mesh": "full mesh"}
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured."""
+    """Cost of a round in swarms of many sizes."""
 
     quick: bool = False
     """Tiny, to see that everything works; figures mean nothing, and there are no bars."""
@@ -49,13 +49,13 @@ class Settings:
     """Where the JSON goes; default: benchmarks/results/scale.json."""
 
     def shrunk(self) -> Settings:
-        """These, or the tiny ones of --quick."""
+        """These settings, or the tiny ones of --quick."""
         if not self.quick:
             return self
         return replace(self, repeats=1, peers=(2, 4), mesh_peers=2, rounds=1, local_steps=1, batch_size=4)
 
     def swarms(self) -> list[Swarm]:
-        """The topologies of one size next to each other; of two peers all are the same."""
+        """Swarms to measure, ordered by size; with two peers all topologies are the same."""
         found = []
         for peers in self.peers:
             rounds = max(1 if self.quick else 4, self.rounds // peers)

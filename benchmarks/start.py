@@ -1,4 +1,4 @@
-"""How long a swarm takes to begin, and what a peer holds in memory before it has trained.
+"""Start time of a swarm, and memory of a peer before its first training step.
 
 `python -m benchmarks.start`. Each swarm is the real command, `python run_peers.py gossip …`, with a data set that has
 been decoded before. The clock runs from the launch of the command to the moment at which the last peer is about to
@@ -36,7 +36,7 @@ MB = 1e6
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured."""
+    """Start time and memory of swarms."""
 
     quick: bool = False
     """Tiny, to see that everything works; figures mean nothing, and there are no bars."""
@@ -52,7 +52,7 @@ class Settings:
     """Where the JSON goes; default: benchmarks/results/start.json."""
 
     def shrunk(self) -> Settings:
-        """These, or the tiny ones of --quick."""
+        """These settings, or the tiny ones of --quick."""
         return replace(self, repeats=0, peers=(4,), width=0.125) if self.quick else self
 
     def swarm(self, peers: int) -> Swarm:
@@ -61,7 +61,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Start:
-    """Seconds from the launch of the command."""
+    """Moments of a start, in seconds from the launch of the command."""
 
     forked: float  # the first peer's process is there
     all_forked: float
@@ -72,7 +72,7 @@ class Start:
 
 
 def main(settings: Settings) -> None:
-    """Time in turns, look at memory once, and report."""
+    """Time in turns, measure memory once, and report."""
     end_cleanly()
     settings = settings.shrunk()
     report = Report("start", asdict(settings))
@@ -98,7 +98,10 @@ def main(settings: Settings) -> None:
 
 
 def _run(swarm: Swarm, folder: Path, first: Literal["age", "memory"]) -> tuple[Start, list[probe.Stamp]]:
-    """The command, from its launch to its end, and what its peers saw before their first step."""
+    """Run the command; return its start times, and its peers' stamps.
+
+    A peer stamps the moment before its first step.
+    """
     from p2pfl.topology import save_topology
 
     with tempfile.TemporaryDirectory(dir=folder) as name:
@@ -144,7 +147,10 @@ def _times(starts: list[Start]) -> dict[str, Any]:
 
 
 def _overhead(stamp: probe.Stamp) -> float:
-    """Bytes of a peer's own beyond its model, its momentum and the data; gradients are not there yet."""
+    """Private bytes of a peer beyond its model, its momentum and the data.
+
+    There are no gradients yet.
+    """
     return stamp.private - 2 * stamp.model - stamp.data_alone
 
 

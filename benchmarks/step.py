@@ -1,4 +1,4 @@
-"""One peer's training step beside the tutorial's, and what each lever between the two gives.
+"""Speed of a peer's training step beside the tutorial's, lever by lever.
 
 The reference is the loop of the classic CIFAR-10 tutorials: float32, NCHW, eager, `torch.optim.SGD` as it comes, and a
 DataLoader (in the process on the CPU; two workers and pinned memory for a GPU) over PIL images that torchvision's
@@ -33,7 +33,7 @@ QUICK_WIDTH = 0.0625
 
 @dataclass(frozen=True)
 class Settings:
-    """What one peer's training step costs."""
+    """Speed of one peer's training step."""
 
     model: str = "vgg11"
     """Network of the levers' table."""
@@ -73,7 +73,7 @@ class Settings:
 
 
 def quick(settings: Settings) -> Settings:
-    """The same with tiny sizes."""
+    """These settings with tiny sizes."""
     tiny: dict[str, Any] = {
         "widths": (QUICK_WIDTH,),
         "batch_size": 8,
@@ -85,7 +85,7 @@ def quick(settings: Settings) -> Settings:
 
 
 def main(settings: Settings) -> Report:
-    """All tables."""
+    """Measure, and report all tables."""
     if settings.quick:
         settings = quick(settings)
     keep_freed_memory()  # as a worker does: for the tutorial's loop as well as for the trainer
@@ -104,7 +104,7 @@ def main(settings: Settings) -> Report:
 
 
 def _levers(settings: Settings, width: float, report: Report) -> None:
-    """One model: every loop in turns."""
+    """Measure every loop on one model, in turns."""
     title = f"{settings.model} ×{width:g}"
     work = _calibrated(settings, width)
     print(f"{title}: {work.samples} samples a turn", file=sys.stderr)
@@ -146,7 +146,10 @@ def _turns(settings: Settings, work: Work) -> dict[tuple[str, int], Turn]:
 
 
 def _calibrated(settings: Settings, width: float) -> Work:
-    """Work whose turns take the tutorial's loop about `seconds`, a whole number of steps of every batch size."""
+    """Work that takes the tutorial's loop about `seconds` a turn.
+
+    A turn is a whole number of steps of every batch size.
+    """
     one = Work(settings.model, width, settings.batch_size, 1, settings.place, settings.threads)
     samples = _per_second(one) * settings.seconds
     unit = math.lcm(settings.batch_size, *settings.batch_sizes)
@@ -154,7 +157,7 @@ def _calibrated(settings: Settings, width: float) -> Work:
 
 
 def _per_second(one: Work) -> float:
-    """Samples a second of the tutorial's loop, roughly; `one` has one step a turn."""
+    """Rough samples a second of the tutorial's loop; `one` has one step a turn."""
     turn = loop(one, Levers())
     turn()
     count, began = 0, time.perf_counter()
@@ -178,7 +181,7 @@ def _in_turns(turns: Mapping[tuple[str, int], Turn], repeats: int, title: str) -
 
 
 def _processes(settings: Settings, report: Report) -> None:
-    """Many peers on one device."""
+    """Measure many peers on one device."""
     width = QUICK_WIDTH if settings.quick else 1.0
     title = f"{settings.process_model} ×{width:g}"
     size, steps = settings.batch_size, settings.process_steps

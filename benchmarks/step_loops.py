@@ -1,4 +1,4 @@
-"""The loops that `step` compares: the tutorial's, the same with one lever after the other, and p2pfl's own trainer."""
+"""Training loops to compare: the tutorial's, with added levers, and p2pfl's."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ ROUNDS = 10**6  # as long as the schedule that a trainer is given: more than any
 
 @dataclass(frozen=True)
 class Work:
-    """What is trained: `steps` of `batch_size` in one turn, on images that are random, since CI has no data set."""
+    """Training of one turn: `steps` of `batch_size`.
+
+    Images are random, since CI has no data set.
+    """
 
     model: str
     width: float
@@ -40,7 +43,7 @@ class Work:
 
     @property
     def samples(self) -> int:
-        """In one turn."""
+        """Samples in one turn."""
         return self.steps * self.batch_size
 
     def config(self, precision: str) -> RunConfig:
@@ -52,7 +55,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Levers:
-    """What is done to the tutorial's loop."""
+    """Changes to the tutorial's loop."""
 
     resident: bool = False
     channels_last: bool = False
@@ -91,20 +94,23 @@ def dataset(images: int) -> Dataset:
 
 
 def peer(work: Work, precision: str = "bf16", index: int = 0, captured: bool = True) -> Trainer:
-    """The trainer of a real peer; on a GPU its step is a CUDA graph unless not `captured`."""
+    """Trainer of a real peer.
+
+    On a GPU its step is a CUDA graph, unless `captured` is False.
+    """
     torch.set_num_threads(work.threads)
     shard = np.arange(work.images)
     return Trainer(work.config(precision), dataset(work.images), shard, torch.device(work.device), index, captured)
 
 
 def rounds(trainer: Trainer) -> Turn:
-    """Its rounds, one a turn."""
+    """Rounds of a trainer, one a turn."""
     numbers = iter(range(1, ROUNDS))
     return lambda: trainer.train(next(numbers), lambda steps: None, lambda: False)
 
 
 def loop(work: Work, levers: Levers) -> Turn:
-    """The tutorial's loop with some levers; the optimizer's settings are those of a peer."""
+    """Tutorial's loop with some levers and a peer's optimizer settings."""
     device = torch.device(work.device)
     model = initial_model(work.config("fp32"), 10).to(device).train()
     if levers.channels_last:
@@ -150,7 +156,7 @@ def _step_function(
 
 
 def _resident(work: Work, device: torch.device, channels_last: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches as a peer makes them, and in a plain loop's memory format unless it is channels_last."""
+    """Batches made as a peer makes them; contiguous unless `channels_last`."""
     batches = Batches(dataset(work.images), np.arange(work.images), work.batch_size, device, seed=0, peer=0)
     for step in range(ROUNDS):
         images, labels = batches.batch(step)
@@ -158,7 +164,7 @@ def _resident(work: Work, device: torch.device, channels_last: bool) -> Iterator
 
 
 class _Photos(torch.utils.data.Dataset[tuple[Any, int]]):
-    """torchvision's CIFAR10 with its data in memory: PIL images through transforms, one at a time."""
+    """In-memory twin of torchvision's CIFAR10: PIL images transformed one at a time."""
 
     def __init__(self, images: npt.NDArray[np.uint8], labels: list[int], transform: Callable[[Any], Tensor]) -> None:
         self._images = images

@@ -1,4 +1,4 @@
-"""Several peers that train on one device at once, beside one alone and the tutorial's loop."""
+"""Speed of several peers on one device, beside one peer and the tutorial's loop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LEAD_SECONDS = 0.2  # between saying when they start and that moment
 
 @dataclass(frozen=True)
 class Shared:
-    """Samples a second in turns: of the tutorial's loop, of one peer alone, of all peers together."""
+    """Samples a second by turn: the tutorial's loop, one peer alone, all peers."""
 
     tutorial: list[float]
     alone: list[float]
@@ -36,7 +36,7 @@ class Shared:
         return ratios(self.together, self.alone)
 
     def rows(self, title: str, work: Work, processes: int) -> list[dict[str, object]]:
-        """Of the table."""
+        """Rows of the table."""
         made: list[dict[str, object]] = []
         for name, rates, count in (
             ("tutorial", self.tutorial, 1),
@@ -51,7 +51,10 @@ class Shared:
 
 
 def measure(work: Work, processes: int, repeats: int, seconds: float) -> Shared:
-    """Each repeat: the tutorial's loop, then one peer, then all at once, for `seconds` each; the others wait."""
+    """Time the tutorial's loop, one peer, and all peers at once, in each repeat.
+
+    Each takes `seconds`, while the others wait.
+    """
     torch.set_num_threads(work.threads)
     with children(_peer, [(work, index) for index in range(processes)]) as links:
         tutorial = loop(work, Levers())
@@ -79,7 +82,7 @@ def _ask(links: Sequence[Connection], seconds: float) -> list[float]:
 
 
 def _peer(link: Connection, work: Work, index: int) -> None:
-    """One child: says that it is ready, then trains whenever it is asked to, until it is ended."""
+    """Child process: reports that it is ready, then trains on request."""
     turn = rounds(peer(work, index=index))
     turn()
     link.send(("done", None))
@@ -90,7 +93,7 @@ def _peer(link: Connection, work: Work, index: int) -> None:
 
 
 def _rate(turn: Turn, samples: int, start: float, seconds: float) -> float:
-    """Samples a second from `start` on; of the turn that the end cuts, the share before it counts."""
+    """Samples a second from `start`; the last turn counts up to the end."""
     end = start + seconds
     done = 0.0
     before = start

@@ -1,4 +1,4 @@
-"""Real swarms for the benchmarks: a launcher runs one after the other, and what they recorded is read."""
+"""Real swarms for the benchmarks, run one after the other, and their records."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ Order = Literal["atc", "overlapped"]
 
 @dataclass(frozen=True)
 class Swarm:
-    """What is run. The first round starts it and the last one evaluates: those between them are measured."""
+    """Swarm to run.
+
+    The first round starts it and the last one evaluates; the rounds between are measured.
+    """
 
     kind: Kind
     peers: int
@@ -49,12 +52,12 @@ class Swarm:
 
     @property
     def samples(self) -> int:
-        """Of one peer in one round."""
+        """Samples of one peer in one round."""
         return self.local_steps * self.batch_size
 
     @property
     def degree(self) -> int:
-        """Neighbors to which a peer sends."""
+        """Number of neighbors to which a peer sends."""
         if self.kind == "mesh" or self.peers == 2:
             return self.peers - 1
         return 2 if self.kind == "ring" else (self.peers - 1).bit_length()
@@ -81,14 +84,14 @@ class Swarm:
         }
 
     def orders(self, stamps: Path, first: Literal["clock", "age", "memory"] = "clock") -> probe.Order:
-        """What the model and the data set of this run go by."""
+        """Instructions for the model and the data set of this run."""
         stamps.mkdir()
         return probe.Order(str(stamps), self.local_steps, self.train_samples, self.test_samples, first)
 
 
 @dataclass(frozen=True)
 class Figures:
-    """A measured round: means over the peers and over the rounds between the first and the last."""
+    """Mean costs of a round, over the peers and the measured rounds."""
 
     seconds: float
     cpu: float  # seconds a peer, all threads
@@ -105,9 +108,9 @@ class Figures:
 
 
 class Launcher:
-    """A process that runs one swarm after the other, and the folder where they leave their records.
+    """Process that runs swarms one after the other, and the folder of their records.
 
-    A fork server of one's own for each swarm would import torch again, which takes seconds and is `start`'s business.
+    A separate fork server for each swarm would import torch again: that takes seconds, and `start` measures it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -126,7 +129,10 @@ class Launcher:
         )
 
     def measure(self, swarm: Swarm) -> Figures:
-        """Run it, and return what its middle rounds took. Raises RuntimeError, with its output, where it fails."""
+        """Run a swarm; return the costs of its measured rounds.
+
+        Raises RuntimeError, with its output, if it fails.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._runs += 1
@@ -145,7 +151,7 @@ class Launcher:
         return figures
 
     def close(self) -> None:
-        """End it and all that it has started."""
+        """End the process and its children."""
         if self._busy:
             self._process.terminate()
         try:
@@ -157,7 +163,7 @@ class Launcher:
 
 @contextlib.contextmanager
 def launcher() -> Iterator[Launcher]:
-    """A launcher with a folder of its own; both are gone afterwards."""
+    """Launcher with a new temporary folder; both end with the context."""
     with tempfile.TemporaryDirectory(prefix="p2pfl-bench-") as name:
         started = Launcher(Path(name))
         try:
@@ -167,18 +173,18 @@ def launcher() -> Iterator[Launcher]:
 
 
 def end_cleanly() -> None:
-    """Let SIGTERM end this process as an error would: with what it has started."""
+    """Let SIGTERM end this process as an error would, together with its children."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """That of a swarm whose order lies in `folder`."""
+    """Environment of a swarm whose order lies in `folder`."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), probe.FOLDER: str(folder)}
 
 
 def main() -> None:
-    """The launcher's process: a run for each line that comes in, and an answer when it is done."""
+    """Process of the launcher: runs a swarm for each input line, and answers."""
     answers = os.fdopen(os.dup(1), "w")
     with open(Path(sys.argv[1]) / _LOG, "ab") as log:
         os.dup2(log.fileno(), 1)
@@ -205,7 +211,7 @@ def _run(swarm: dict[str, Any], options: dict[str, Any]) -> None:
 
 
 def topology(kind: Kind, peers: int) -> Any:
-    """The graph; of two peers all are the same."""
+    """Graph of the swarm; with two peers all kinds are the same."""
     from p2pfl.topology import make_topology
 
     names = {"ring": "ring", "exponential": "exponential", "mesh": "complete"}

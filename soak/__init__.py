@@ -1,1 +1,1 @@
-"""Long trials of what the README promises: not part of the tests."""
+"""Soak tests: long trials of the README's guarantees, beside the test suite."""

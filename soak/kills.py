@@ -1,8 +1,9 @@
-"""Random kills and restarts over a run: it ends, nobody hangs, nothing is left, and it learns what a run in peace does.
+"""Random kills and restarts during a run, which must end as an undisturbed one.
 
-`python -m soak.kills --kills 200`. A ring of eight peers trains on the bundled digits, once in peace and once while
-this process sends SIGKILL to a random worker again and again (seeded; in training, exchange, evaluation, saving,
-starting: wherever it is). The launcher starts the victims again.
+`python -m soak.kills --kills 200`. No process may hang or be left over, and the accuracy must be that of a run without
+kills. A ring of eight peers trains on the bundled digits, once undisturbed and once while this process sends SIGKILL to
+a random worker again and again (seeded; in training, exchange, evaluation, saving or starting). The launcher starts the
+victims again.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ SETTINGS = shlex.split(
 
 
 class _Watched:
-    """A run whose lines are read by a thread of its own."""
+    """Run whose lines a separate thread reads."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.run_dir = folder / "run"
@@ -57,7 +58,7 @@ class _Watched:
             self.heard = time.monotonic()
 
     def workers(self) -> dict[str, psutil.Process]:
-        """By peer the processes that write the peers' logs."""
+        """Worker processes by peer: those that write the peers' logs."""
         found = {}
         with contextlib.suppress(psutil.Error):
             for process in psutil.Process(self.process.pid).children(recursive=True):
@@ -76,7 +77,7 @@ class _Watched:
 
 
 def soak(kills: int, rounds: int, seed: int, every: float | None) -> dict[str, Any]:
-    """Both runs; returns figures and the checks' outcomes."""
+    """Do both runs; returns figures and the outcomes of the checks."""
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="p2pfl-soak-") as name:
         folder = Path(name)
@@ -118,7 +119,10 @@ def soak(kills: int, rounds: int, seed: int, every: float | None) -> dict[str, A
 
 
 def _attack(run: _Watched, kills: int, rng: random.Random, every: float) -> tuple[int, bool]:
-    """Kill until it is enough, or the run has ended; how many, and whether the run hangs."""
+    """Kill workers `kills` times, or until the run ends.
+
+    Returns the number of kills, and whether the run hangs.
+    """
     done = 0
     while run.is_running() and done < kills:
         time.sleep(rng.expovariate(1 / every))

@@ -1,4 +1,4 @@
-"""Network namespaces, one for each peer, on links that can be made bad and cut."""
+"""Network namespaces, one for each peer, with links that can be worsened and cut."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from soak.switch import Switch
 
 
 class Links(Protocol):
-    """What connects the namespaces."""
+    """Network that connects the namespaces."""
 
     def plug(self, peer: int) -> str:
         """Put a device into a peer's namespace; returns its name."""
 
     def worsen(self, seconds: float, loss: float) -> None:
-        """From now on each packet takes so long, and is lost with that probability."""
+        """Delay each packet from now on, and lose it with the given probability."""
 
     def cut(self, peer: int, cut: bool) -> None:
-        """Nothing goes to that peer or comes from it any more, or again."""
+        """Cut a peer off, or connect it again."""
 
 
 class Netem:
-    """Virtual cables to a bridge; the kernel delays and loses."""
+    """Virtual cables to a bridge; the kernel delays and drops packets."""
 
     def __init__(self, peers: int) -> None:
         self._peers = peers
@@ -45,7 +45,7 @@ class Netem:
 
 
 class Taps:
-    """Devices whose packets this process passes on."""
+    """Devices whose packets this process forwards."""
 
     def __init__(self, seed: int) -> None:
         self._switch = Switch(random.Random(seed))
@@ -85,7 +85,7 @@ def _has_netem() -> bool:
 
 
 def build(peers: int, seed: int) -> Links:
-    """The namespaces and the links between them."""
+    """Make the namespaces and the links between them."""
     _run("mount", "-t", "tmpfs", "tmpfs", "/run")  # where iproute2 keeps its namespaces; only this process sees it
     links: Links = Netem(peers) if _has_netem() else Taps(seed)
     for peer in range(peers):

@@ -1,9 +1,9 @@
-"""Mutated messages against a live swarm: nobody crashes, memory stays bounded, the weights are those of a run in peace.
+"""Mutated messages against a live swarm, which must end with the same weights.
 
-`python -m soak.mutations --messages 1000000`. One run records its messages and its weights; then the same run is
-repeated while attackers send mutations of these messages to every peer. They have been admitted: each holds the run's
-token and a number that its victims count among their neighbors. A mutation that is still a message of this run from
-a peer gets the number of somebody else as its sender.
+`python -m soak.mutations --messages 1000000`. No peer may crash, and memory must stay bounded. One run records its
+messages and its weights; then the same run is repeated while attackers send mutations of these messages to every peer.
+The attackers have been admitted: each holds the run's token and the number of a neighbor of its victims. A mutation
+that is still a message of this run from that peer gets another number as its sender.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -37,30 +38,44 @@ from p2pfl.run import checkpoint
 from p2pfl.run.directory import create_run_dir
 from p2pfl.run.fingerprint import run_fingerprint
 from p2pfl.run.records import read_rounds
-from p2pfl.transport import Token, ZmqTransport
+from p2pfl.transport import Token, Transport, ZmqTransport
 
 PEERS = 3
 ATTACKERS = 3  # processes, which number themselves after the peers
 RATE = 8_000  # messages a second of each
 SECRET = secrets.token_hex(32)
-GROWTH_BYTES = 768 << 20  # that an attacked peer may take beside what it takes in peace
+GROWTH_BYTES = 768 << 20  # that an attacked peer may take beyond that of the undisturbed run
 KEPT = 40  # recorded messages of each kind
 WHOLE_BODIES = 0.01  # of the mutated chunks; the others' bodies are cut, for speed
+OPTIONS: dict[str, Any] = {
+    "dataset": "digits",
+    "model": "vgg11",
+    "width": 0.125,
+    "local_steps": 1,
+    "batch_size": 16,
+    "eval_samples": 32,
+    "threads": 1,
+    "transport": "tcp",
+    "lr": 0.02,
+}
 Frames = list[bytes]
 
 
-class _Recorder(ZmqTransport):
-    """A transport that keeps the first messages of each kind."""
+class _Recorder:
+    """Transport that records the first messages of each kind before it sends them."""
 
-    def __init__(self, bind: str, credentials: Token) -> None:
-        super().__init__(bind, credentials=credentials)
+    def __init__(self, transport: Transport) -> None:
+        self.endpoint = transport.endpoint
         self.kept: dict[str, list[Frames]] = {}
+        self._transport = transport
+        self.connect, self.discard, self.flushed = transport.connect, transport.discard, transport.flushed
+        self.poll, self.wake, self.close = transport.poll, transport.wake, transport.close
 
     def send(self, neighbor: int, message: wire.Message) -> int:
         kept = self.kept.setdefault(message.header.kind, [])
         if len(kept) < KEPT:
             kept.append([bytes(frame) for frame in wire.encode(message)])
-        return super().send(neighbor, message)
+        return self._transport.send(neighbor, message)
 
 
 def _work(spec: messages.WorkerSpec, recording: Path | None, secret: str) -> None:
@@ -68,11 +83,11 @@ def _work(spec: messages.WorkerSpec, recording: Path | None, secret: str) -> Non
     everybody = frozenset(range(PEERS + ATTACKERS))
     made: list[_Recorder] = []
 
-    def make(bind: str) -> ZmqTransport:
-        credentials = Token(secret, spec.index, everybody)
+    def make(bind: str) -> Transport:
+        transport = ZmqTransport(bind, credentials=Token(secret, spec.index, everybody))
         if not recording:
-            return ZmqTransport(bind, credentials=credentials)
-        made.append(_Recorder(bind, credentials))
+            return transport
+        made.append(_Recorder(transport))
         return made[0]
 
     code = run(spec, lambda message: None, Control(), make)
@@ -82,7 +97,7 @@ def _work(spec: messages.WorkerSpec, recording: Path | None, secret: str) -> Non
 
 
 def mutate(frames: Frames, rng: random.Random, run_id: str) -> Frames:
-    """A changed message, never one that a peer of this run could have sent."""
+    """Mutated message, never one that a peer of this run could have sent."""
     head, body = frames
     if body and rng.random() > WHOLE_BODIES:
         body = body[: rng.randrange(64)]
@@ -132,10 +147,11 @@ def _estranged(frames: Frames, rng: random.Random, run_id: str) -> Frames:
     return [msgspec.msgpack.encode(header), frames[1]]
 
 
+# More than 6 parameters: they travel one by one to a new process.
 def _attack(
     endpoints: list[str], folder: Path, count: int, seed: int, run_id: str, credentials: Token, sent: Any
 ) -> None:
-    """Send mutations of what was recorded in `folder`, about as fast as they are taken."""
+    """Send mutations of the recorded messages, at about the rate of receipt."""
     samples = [frames for path in folder.glob("*.sent") for frames in msgspec.msgpack.decode(path.read_bytes())]
     rng, context = random.Random(seed), zmq.Context()
 
@@ -170,20 +186,12 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _swarm(folder: Path, rounds: int, seed: int, recording: bool, count: int) -> dict[str, Any]:
-    """One run, attacked with what the first one recorded unless this is the first."""
-    options: dict[str, Any] = {
-        "dataset": "digits",
-        "model": "vgg11",
-        "width": 0.125,
-        "local_steps": 1,
-        "batch_size": 16,
-    }
-    options |= {"eval_samples": 32, "threads": 1, "transport": "tcp", "rounds": rounds, "lr": 0.02}
-    config = RunConfig.of(**options, run_dir=str(folder / ("peace" if recording else "attacked")))
+    """Run the swarm, attacked with the first run's messages unless this is the first."""
+    config = RunConfig.of(**OPTIONS, rounds=rounds, run_dir=str(folder / ("peace" if recording else "attacked")))
     topology = make_topology("ring", PEERS)
     run_dir, run_id = create_run_dir(topology, config), run_fingerprint(assign_roles(config, topology), config)
-    dataset = data.prepare("digits", None, lambda *_: None)
     endpoints = [f"tcp://127.0.0.1:{port}" for port in _free_ports(PEERS)]
+    dataset = data.prepare("digits", None, lambda *_: None)
     context = multiprocessing.get_context("spawn")
     workers = []
     for index, bind in enumerate(endpoints):
@@ -203,28 +211,40 @@ def _swarm(folder: Path, rounds: int, seed: int, recording: bool, count: int) ->
         share = (endpoints, folder, -(-count // ATTACKERS), seed + number, run_id, proof, sent)
         attackers.append(context.Process(target=_attack, args=share, daemon=True))
         attackers[-1].start()
+    watched = _watch(workers, counts, count)
+    for attacker in attackers:
+        attacker.terminate()
+        attacker.join()
+    return {
+        "codes": [worker.exitcode for worker in workers],
+        **watched,
+        **_results([run_dir / "peers" / topology.node_path(index) for index in range(PEERS)]),
+    }
+
+
+def _watch(workers: list[Any], counts: list[Any], count: int) -> dict[str, Any]:
+    """Wait for all workers; returns their peak of memory, seconds, and messages sent."""
     began, peak, done_at = time.monotonic(), 0, None
     while any(worker.is_alive() for worker in workers):
         peak = max([peak, *(_memory(worker.pid) for worker in workers)])
         if done_at is None and sum(sent.value for sent in counts) >= count > 0:
             done_at = time.monotonic() - began
         workers[0].join(0.2)
-    for attacker in attackers:
-        attacker.terminate()
-        attacker.join()
-    folders = [run_dir / "peers" / topology.node_path(index) for index in range(PEERS)]
+    seconds, sent = time.monotonic() - began, sum(sent.value for sent in counts)
+    return {"peak": peak, "seconds": seconds, "sent": sent, "sent_after": done_at}
+
+
+def _results(folders: list[Path]) -> dict[str, Any]:
+    """Weights, accuracies and refused messages that the peers recorded."""
     rounds_of = [read_rounds(path) for path in folders]
-    refused: dict[str, int] = {}
+    refused: Counter[str] = Counter()
     for record in (record for records in rounds_of for record in records):
-        for reason, number in (record.refused or {}).items():
-            refused[reason] = refused.get(reason, 0) + number
+        refused.update(record.refused or {})
     return {
-        "codes": [worker.exitcode for worker in workers],
         "weights": [checkpoint.load(max(path.glob("checkpoint/round-*.safetensors"))).x for path in folders],
         "accuracy": [records[-1].test_accuracy for records in rounds_of],
-        "peak": peak, "sent": sum(sent.value for sent in counts), "sent_after": done_at,
-        "seconds": time.monotonic() - began, "refused": refused,
-    }  # fmt: skip
+        "refused": dict(refused),
+    }
 
 
 def _memory(pid: int | None) -> int:
@@ -235,7 +255,7 @@ def _memory(pid: int | None) -> int:
 
 
 def main() -> int:
-    """Both runs and the verdict; returns the exit status."""
+    """Do both runs and print the verdict; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--messages", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=600, help="enough that learning outlasts the messages")

@@ -1,10 +1,10 @@
-"""Peers in network namespaces of their own, over links that delay, lose and break: the swarm learns on.
+"""Peers in separate network namespaces, over links that delay, lose and break.
 
 `python -m soak.network`. Four peers are started one by one (`run_peers.py peer`), each in a network namespace that
 this process makes (iproute2): over good links, and twice over bad ones, of which one peer's is cut for ten seconds.
-With the usual patience everybody waits, and no bit differs; with little of it the others continue without the one
-that is cut off. Patience grows with the slowest round, so there the cut lasts until they do, and everybody trains
-slowly until that peer is back. Linux makes links bad by itself where it has netem; where it has not, all packets pass
+With the usual timeouts all peers wait, and no bit differs; with short ones the others continue without the one that
+is cut off. Timeouts grow with the slowest round, so there the cut lasts until they continue, and all train slowly
+until that peer is back. Linux makes links bad by itself where it has netem; where it has not, all packets pass
 through soak/switch.py, which does the same to them.
 Everything happens within namespaces of network, mounts and processes that end with this process.
 """
@@ -41,7 +41,7 @@ ROOT = Path(__file__).parent.parent
 PEERS = 4  # on a ring
 VICTIM = 2  # whose link is cut
 POINTS = 2.0  # that the accuracy may differ by, in percent
-PATIENCE = 300.0  # seconds that the peers may take for a round, and all together for the end
+TIMEOUT = 300.0  # seconds that the peers may take for a round, and all together for the end
 PORT = 7000
 STEP_SECONDS = 0.05
 SLOW_SECONDS = 0.5  # a step, while the one that was cut off is on its way back: TCP tries again after 6 s and more
@@ -51,16 +51,21 @@ SETTINGS = shlex.split(
     "--dataset digits --model soak.network:model --batch-size 16 --local-steps 4 --lr 0.02 --threads 1 --insecure"
     " --eval-every 1000000"
 )
-IMPATIENT = shlex.split("--grace-timeout 2 --round-timeout 4 --min-peers 2")  # one that is cut off loses two neighbors
+SHORT_TIMEOUTS = shlex.split(
+    "--grace-timeout 2 --round-timeout 4 --min-peers 2"
+)  # one that is cut off loses two neighbors
 
 
 def model(num_classes: int) -> nn.Module:
-    """Small enough for a link on which packets get lost, and it learns."""
+    """Model small enough for a lossy link that still learns."""
     return nn.Sequential(_Slow(), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(192, num_classes))
 
 
 class _Slow(nn.Module):
-    """Trains no faster than a model would that is worth it, so that who is cut off is not done before the others."""
+    """Model that trains as slowly as a large one.
+
+    Otherwise the peer that is cut off would finish before the others.
+    """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training:
@@ -70,7 +75,7 @@ class _Slow(nn.Module):
 
 @contextlib.contextmanager
 def _swarm(folder: Path, rounds: int, *options: str) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """The peers, each in its namespace; none outlives this."""
+    """Peers, each in its namespace; none outlives the context."""
     topology = make_topology("ring", PEERS)
     for peer in range(PEERS):
         topology.graph.nodes[peer].update(host=address(peer), port=PORT)
@@ -98,8 +103,8 @@ def _swarm(folder: Path, rounds: int, *options: str) -> Iterator[list[subprocess
 
 
 def _until_round(folder: Path, peers: Sequence[subprocess.Popen[bytes]], round: int) -> None:
-    """Wait until the victim has come that far, or something has ended."""
-    deadline = time.monotonic() + PATIENCE
+    """Wait until the victim has reached that round, or a process has ended."""
+    deadline = time.monotonic() + TIMEOUT
     line = f": round {round}/"
     while line not in (folder / f"{VICTIM}.txt").read_text():
         if time.monotonic() > deadline or any(process.poll() is not None for process in peers):
@@ -108,9 +113,9 @@ def _until_round(folder: Path, peers: Sequence[subprocess.Popen[bytes]], round: 
 
 
 def _until_both_say(line: str, folder: Path, peers: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Wait until both of the victim's neighbors have said so, or something has ended.
+    """Wait until both neighbors of the victim log a line, or a process has ended.
 
-    Training is slow as soon as anybody continues without somebody: the victim alone would soon be at its last round.
+    Training slows down as soon as a peer continues without another: the victim alone would soon be at its last round.
     """
     deadline = time.monotonic() + FELT_SECONDS
     waiting = {VICTIM - 1, VICTIM + 1}
@@ -122,8 +127,8 @@ def _until_both_say(line: str, folder: Path, peers: Sequence[subprocess.Popen[by
 
 
 def _end(peers: Sequence[subprocess.Popen[bytes]]) -> list[int | None]:
-    """Everybody's exit status; None for those that go on for too long."""
-    deadline = time.monotonic() + PATIENCE
+    """Exit status of each peer; None for those that exceed the timeout."""
+    deadline = time.monotonic() + TIMEOUT
     for process in peers:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, deadline - time.monotonic()))
@@ -132,7 +137,7 @@ def _end(peers: Sequence[subprocess.Popen[bytes]]) -> list[int | None]:
 
 @dataclass
 class _Outcome:
-    """Of one run: exit statuses, and what is recorded."""
+    """Outcome of one run: exit statuses and records."""
 
     codes: list[int | None]
     seconds: float
@@ -147,21 +152,24 @@ class _Outcome:
 
     @property
     def accuracy(self) -> float:
-        """Of the consensus model, in percent."""
+        """Accuracy of the consensus model, in percent."""
         return 100 * ((self.records[0][-1].test_accuracy if self.records[0] else None) or 0.0)
 
     @property
     def rounds_without(self) -> dict[int, int]:
-        """How many rounds each peer did without somebody."""
+        """Number of rounds in which each peer lacked a neighbor."""
         return {peer: sum(r.absent is not None for r in records) for peer, records in enumerate(self.records)}
 
     def is_back(self) -> bool:
-        """Nobody is done without at the end."""
+        """Whether no peer lacks a neighbor at the end."""
         return all(records and records[-1].absent is None for records in self.records)
 
 
 def _try(folder: Path, links: Links, rounds: int, cut: float, *options: str, until_felt: bool = False) -> _Outcome:
-    """One run, of which the victim is cut off for so many seconds, or more, after a third of the rounds."""
+    """Run the swarm, and cut the victim off after a third of the rounds.
+
+    The cut lasts `cut` seconds, or until the others continue without the victim if `until_felt`.
+    """
     began, lasted = time.monotonic(), 0.0
     with _swarm(folder, rounds, *options) as peers:
         if cut:
@@ -189,12 +197,12 @@ def _try(folder: Path, links: Links, rounds: int, cut: float, *options: str, unt
 
 
 def soak(folder: Path, rounds: int, cut: float, seconds: float, loss: float, seed: int) -> dict[str, Any]:
-    """All runs, within the namespaces; returns figures and the checks' outcomes."""
+    """Do all runs within the namespaces; returns figures and outcomes of checks."""
     links = build(PEERS, seed)
     good = _try(folder / "good", links, rounds, 0.0)
     links.worsen(seconds, loss)
     bad = _try(folder / "bad", links, rounds, cut)
-    hasty = _try(folder / "hasty", links, rounds, cut, *IMPATIENT, until_felt=True)
+    hasty = _try(folder / "hasty", links, rounds, cut, *SHORT_TIMEOUTS, until_felt=True)
     runs = {"good": good, "bad": bad, "hasty": hasty}
     without = hasty.rounds_without
     return {
@@ -207,7 +215,7 @@ def soak(folder: Path, rounds: int, cut: float, seconds: float, loss: float, see
         "failed": {name: run.last_lines for name, run in runs.items() if not run.ended},
         "checks": {
             "all end": all(run.ended for run in runs.values()),
-            "patience loses no bit": bool(bad.model) and bad.model == good.model,
+            "long timeouts change no bit": bool(bad.model) and bad.model == good.model,
             "the cut is felt without": bool(without[VICTIM - 1] and without[VICTIM + 1]),
             "who was cut off comes back": hasty.is_back(),
             "it learns": min(bad.accuracy, hasty.accuracy) >= good.accuracy - POINTS,
@@ -216,7 +224,7 @@ def soak(folder: Path, rounds: int, cut: float, seconds: float, loss: float, see
 
 
 def _enter(folder: str) -> int:
-    """Do it all in the sandbox; returns the exit status."""
+    """Run this command in the sandbox; returns the exit status."""
     words, reason = sandbox()
     if not words:
         print(f"skipped: {reason}")
@@ -235,13 +243,13 @@ def _enter(folder: str) -> int:
 
 
 def _end_with_parent() -> None:
-    """Nothing ever comes on stdin but its end; and with this process all end that are in the sandbox."""
+    """End this process, and thereby the sandbox, when stdin ends."""
     os.read(0, 1)  # a buffered one would hold a lock that the interpreter needs at its own end
     os._exit(1)
 
 
 def main() -> int:
-    """The verdict; returns the exit status."""
+    """Print the verdict; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=120, help="rounds of each run (default: 120)")
     parser.add_argument("--cut", type=float, default=10.0, help="seconds that one peer is cut off (default: 10)")

@@ -1,4 +1,4 @@
-"""Namespaces of network, mounts and processes of one's own, if this machine allows them."""
+"""Sandbox of separate network, mount and process namespaces, if allowed here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 
 
 def sandbox() -> tuple[list[str], str]:
-    """What gives a process namespaces of its own, in which it is root; or nothing, and the reason."""
+    """Command prefix that enters new namespaces as root, or nothing and the reason."""
     for tool in ("unshare", "ip", "tc"):
         if shutil.which(tool) is None:
             return [], f"{tool} is not installed (packages util-linux and iproute2)"

@@ -1,4 +1,4 @@
-"""A network switch in a thread: passes packets between virtual devices, late, and not all of them."""
+"""Network switch in a thread, between virtual devices, with delay and loss."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ _IDLE_SECONDS = 0.2
 
 
 class Switch:
-    """`seconds` every packet takes; `loss`: probability that it never comes; `cut`: devices by number that are silent.
+    """Network switch between virtual devices.
 
+    `seconds`: delay of every packet; `loss`: probability of its loss; `cut`: numbers of the devices that are cut off.
     All three may be changed at any time. The thread ends with the process.
     """
 
@@ -34,7 +35,7 @@ class Switch:
         threading.Thread(target=self._work, daemon=True).start()
 
     def add(self, name: str) -> None:
-        """Make a device of that name in the network namespace that this process is in. Raises OSError."""
+        """Make a device in the network namespace of this process. Raises OSError."""
         file = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
         fcntl.ioctl(file, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI))
         self._files.append(file)
@@ -50,7 +51,7 @@ class Switch:
                 self._write(device, packet)
 
     def _take(self, device: int) -> None:
-        """One packet; it goes to whoever has its address, or to all where nobody is known to."""
+        """Pass one packet to the device with its address, or to all if that is unknown."""
         try:
             packet = os.read(self._files[device], _LARGEST)
         except OSError:  # none after all, or the device is down

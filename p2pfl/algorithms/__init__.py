@@ -1,4 +1,7 @@
-"""Gossip algorithms behind one contract (`base.Algorithm`), server averaging, and attacks; no I/O and no clock."""
+"""Gossip algorithms behind one contract, server averaging and attacks.
+
+No I/O and no clock. The contract is `base.Algorithm`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ __all__ = ["DPSGD", "Algorithm", "Chebyshev", "build_algorithm", "build_consensu
 
 
 def build_algorithm(config: RunConfig) -> Algorithm[Any]:
-    """The algorithm of the training rounds, from the run's settings. Raises ConfigError for a user's that is none."""
+    """The algorithm of the training rounds, from the run's settings.
+
+    Raises ConfigError for a user's that is none.
+    """
     return _build(
         config.gossip.algorithm,
         AlgorithmOptions(
@@ -27,7 +33,9 @@ def build_algorithm(config: RunConfig) -> Algorithm[Any]:
 
 
 def build_consensus(config: RunConfig, contraction: float) -> Algorithm[Any]:
-    """The algorithm of the consensus rounds: Chebyshev's mixing with λ = `contraction`, in float32.
+    """Algorithm of the consensus rounds, in float32: Chebyshev's mixing with λ.
+
+    λ = `contraction`.
 
     Under a robust algorithm it is the same rule again, since one malicious neighbor would lead plain mixing anywhere.
     """
@@ -36,7 +44,7 @@ def build_consensus(config: RunConfig, contraction: float) -> Algorithm[Any]:
 
 
 def local_training_of(config: RunConfig) -> LocalTraining:
-    """The request to local training that the run's settings make: --reset-momentum and --proximal-mu."""
+    """Request to local training from the settings --reset-momentum and --proximal-mu."""
     return LocalTraining("reset" if config.training.reset_momentum else "local", proximal=config.server.proximal_mu)
 
 

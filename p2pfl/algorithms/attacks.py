@@ -1,4 +1,4 @@
-"""Attacks by a peer that holds a valid key: it sends, or trains on, something else than it should.
+"""Attacks by a peer that holds a valid key, on what it sends or trains on.
 
     sign-flip           x' = −s x  (Li et al. 2019, "RSA: Byzantine-robust stochastic aggregation methods", section 5)
     a-little-is-enough  x' = x − s σ  (Baruch, Baruch & Goldberg 2019, "A little is enough", section 3.1: μ − z σ)
@@ -33,7 +33,10 @@ S = TypeVar("S")
 
 @dataclass(frozen=True)
 class View:
-    """An attacker's knowledge when it sends, float32 vectors of one length: x, c, m and σ of the module's text."""
+    """An attacker's knowledge when it sends.
+
+    Float32 vectors of one length: x, c, m and σ of the module's text.
+    """
 
     own: Tensor
     start: Tensor
@@ -70,7 +73,9 @@ LABEL_FLIP = "label-flip"
 
 
 def build_attack(name: str, scale: float | None = None) -> Attack | None:
-    """An attack by name; None for label-flip, which changes labels and sends its vectors honestly: `relabeling`.
+    """An attack by name.
+
+    None for label-flip, which changes labels and sends its vectors honestly: `relabeling`.
 
     `scale` is s above; None: 1, and 1.5 for a-little-is-enough. Raises ConfigError for an unknown name or a bad scale.
     """
@@ -109,7 +114,9 @@ def _alone(own: Tensor, start: Tensor) -> View:
 
 @dataclass
 class AttackState(Generic[S]):
-    """own, start: x and c of `View`. offset, square: sums over the neighbors' vectors x_j of x_j − own and its square.
+    """own, start: x and c of `View`.
+
+    offset, square: sums over the neighbors' vectors x_j of x_j − own and its square.
 
     me: the peer's number. seen: number of neighbors' vectors in these sums. sender, filled: whose vector is being
     added, and how many elements of it have been. movement, spread: m and σ of the last round; None before a neighbor's
@@ -131,7 +138,9 @@ class AttackState(Generic[S]):
 
 @dataclass(frozen=True)
 class Attacking(Algorithm[AttackState[S]]):
-    """Wrapper of an algorithm whose peer attacks its neighbors in some rounds; its own mix is the honest one.
+    """Wrapper of an algorithm whose peer attacks its neighbors in some rounds.
+
+    Its own mix is the honest one.
 
     For payloads of one vector, x, as all have that mix by W or robustly.
     """

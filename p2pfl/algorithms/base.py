@@ -1,4 +1,4 @@
-"""The contract of a gossip algorithm, and what it is told of the run and of a round."""
+"""Contract of a gossip algorithm, with its view of the run and of a round."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from p2pfl.topology import Neighborhood, NeighborhoodSchedule
 S = TypeVar("S")
 
 Outgoing = Mapping[int, Payload]
-"""What goes to each out-neighbor; the same payload for all, or one each."""
+"""Payload for each out-neighbor: the same for all, or one each."""
 
 Saved = Mapping[str, Tensor | float]
 """An algorithm's state in a checkpoint: tensors and numbers by name."""
@@ -40,7 +40,7 @@ class AlgorithmOptions:
 class LocalTraining:
     """Request to one round of local training.
 
-    Tensors are flat float32 vectors, (size,), laid out like x; nobody writes them before the training is over.
+    Tensors are flat float32 vectors, (size,), laid out like x; they are not written before the training is over.
     """
 
     momentum: Literal["local", "reset"] | Tensor = "local"
@@ -54,7 +54,9 @@ class LocalTraining:
 
 @dataclass(frozen=True)
 class RoundContext:
-    """One round of one peer: its number, counted from 1, its neighborhood, and what local training did in it.
+    """One round of one peer: number, neighborhood, result of its local training.
+
+    round: counted from 1.
 
     steps: optimizer steps taken. samples: training samples processed. loss: their mean. lr: learning rate of the last
     step. All are 0 where the peer has not trained in this round (yet): in a consensus round, and in `outgoing` of an
@@ -70,7 +72,9 @@ class RoundContext:
 
 
 class Algorithm(Protocol[S]):
-    """A gossip algorithm; an implementation names this class as its base and inherits the defaults.
+    """A gossip algorithm.
+
+    An implementation names this class as its base and inherits the defaults.
 
     A round is: `outgoing`, then `accumulate` or `missing` for each in-neighbor and for the peer itself in peer order,
     then `finish`. An algorithm keeps nothing in itself: everything that changes is in the state.
@@ -78,22 +82,28 @@ class Algorithm(Protocol[S]):
 
     @property
     def encodings(self) -> Mapping[str, Encoding]:
-        """Name and encoding of each vector in a payload, each as long as x; default: "x" in float32."""
+        """Name and encoding of each vector in a payload, each as long as x.
+
+        Default: "x" in float32.
+        """
         return ONLY_X[FP32.name]
 
     @property
     def overlapped(self) -> bool:
-        """Whether `outgoing` is called before the round's training, so that the exchange hides behind it."""
+        """Whether the exchange runs beside training: `outgoing` is called before it."""
         return False
 
     @property
     def streaming(self) -> bool:
-        """Whether `accumulate` takes a payload in parts, so that adding hides behind receiving."""
+        """Whether `accumulate` takes a payload in parts, while it is received."""
         return False
 
     @property
     def is_robust(self) -> bool:
-        """Whether no neighbor's vector is trusted by itself: bootstrap takes the median, consensus rounds the rule."""
+        """Whether no neighbor's vector is trusted by itself.
+
+        Then bootstrap takes the median, and consensus rounds use the same algorithm.
+        """
         return False
 
     @classmethod
@@ -109,19 +119,30 @@ class Algorithm(Protocol[S]):
         raise NotImplementedError
 
     def request(self, state: S, ctx: RoundContext, asked: LocalTraining) -> LocalTraining:
-        """The request to this round's local training, from the one that the run's settings ask for; default: that."""
+        """Request to this round's local training; default: that of the run's settings.
+
+        `asked`: the request that the settings make.
+        """
         return asked
 
     def outgoing(self, state: S, ctx: RoundContext) -> Outgoing:
-        """Begin a round: the payload for each out-neighbor. Payloads do not change until the next `outgoing`."""
+        """Begin a round: the payload for each out-neighbor.
+
+        Payloads do not change until the next `outgoing`.
+        """
         raise NotImplementedError
 
     def own(self, state: S) -> Payload:
-        """The peer's own contribution to the round, as it would travel; each vector is one piece."""
+        """The peer's own contribution to the round, as it would travel.
+
+        Each vector is one piece.
+        """
         raise NotImplementedError
 
     def accumulate(self, state: S, sender: int, part: Payload) -> None:
-        """Add one sender's payload; the peer's own contribution comes at the peer's place in peer order.
+        """Add one sender's payload.
+
+        The peer's own contribution comes at the peer's place in peer order.
 
         Where the algorithm is `streaming`, a payload comes in parts as they arrive, each continuing where the last
         ended, the scalars with the first; a part need not hold something of every vector. Otherwise it comes whole.
@@ -129,7 +150,9 @@ class Algorithm(Protocol[S]):
         raise NotImplementedError
 
     def missing(self, state: S, sender: int, received: Mapping[str, int]) -> None:
-        """A neighbor's payload does not come, or not beyond the first `received` elements of each vector.
+        """Fill the place of a payload that does not come, or not to its end.
+
+        `received`: elements of each vector that have come.
 
         Default: the peer's own contribution stands in for the rest. Then each element's weights still add up to 1,
         the neighbor's being the peer's own (`W[i,i] += W[i,j]`).
@@ -137,7 +160,9 @@ class Algorithm(Protocol[S]):
         self.accumulate(state, sender, self.own(state).rest(received))
 
     def undelivered(self, state: S, neighbor: int, sent: Payload) -> None:
-        """A neighbor was lost, or absent, before it acknowledged its payload of the current round; default: nothing.
+        """Take note of a payload that a neighbor has not acknowledged; default: nothing.
+
+        The neighbor was lost, or absent, in the current round.
 
         Called once per round and neighbor, before the next `outgoing`. It may have the payload nevertheless, if the
         connection broke between its receipt and the acknowledgment.
@@ -145,11 +170,16 @@ class Algorithm(Protocol[S]):
         return
 
     def edge_reset(self, state: S, neighbor: int) -> None:
-        """The edge to a neighbor went down: both ends forget what they knew of each other; default: nothing."""
+        """The edge to a neighbor went down: both ends forget what they knew of each other.
+
+        Default: nothing.
+        """
         return
 
     def finish(self, state: S, ctx: RoundContext) -> Tensor:
-        """End the round. Returns the mix, which is x from now on: the same vector, or another like it.
+        """End the round and return the mix, which is x from now on.
+
+        The mix is the same vector, or another like it.
 
         By returning another one, the old one stays as it is without a copy, while neighbors may still be taking it.
         """
@@ -164,5 +194,8 @@ class Algorithm(Protocol[S]):
         return {}
 
     def load_state_dict(self, state: S, saved: Saved) -> None:
-        """Continue with a saved state, whose tensors it may keep; `state` is new from `init` with the saved x."""
+        """Continue with a saved state, whose tensors it may keep.
+
+        `state` is new from `init` with the saved x.
+        """
         return

@@ -1,4 +1,7 @@
-"""Arithmetic on long vectors in blocks that stay in the cache: weighted sums, distances, sorting by coordinate."""
+"""Arithmetic on long vectors in blocks that stay in the cache.
+
+Weighted sums, distances, sorting by coordinate.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ SIDE_BLOCK = 1 << 16
 
 
 def add_weighted(total: Tensor, pieces: Pieces, weight: float, first: bool, start: int = 0) -> int:
-    """total[start:…] += weight · pieces; `first` overwrites instead. Returns where the next piece belongs."""
+    """total[start:…] += weight · pieces.
+
+    `first` overwrites instead. Returns where the next piece belongs.
+    """
     for piece in pieces:
         for block in blocks(piece):
             add_terms(total[start : start + block.numel()], [(block, weight)], first)
@@ -30,12 +36,18 @@ def add_weighted(total: Tensor, pieces: Pieces, weight: float, first: bool, star
 
 
 def blocks(piece: Tensor) -> Sequence[Tensor]:
-    """A piece cut into blocks of at most BLOCK elements: a float32 chunk of the wire is one, a bfloat16 chunk two."""
+    """A piece cut into blocks of at most BLOCK elements.
+
+    A float32 chunk of the wire is one block, a bfloat16 chunk two.
+    """
     return (piece,) if piece.numel() <= BLOCK else torch.split(piece, BLOCK)
 
 
 def add_terms(total: Tensor, terms: Sequence[tuple[Tensor, float]], first: bool) -> None:
-    """total += Σ weight · vector, in this order; `first` overwrites total instead. At most BLOCK elements."""
+    """total += Σ weight · vector, in this order.
+
+    `first` overwrites total instead. At most BLOCK elements.
+    """
     for vector, weight in terms:
         if first:
             # bfloat16 times a number would be rounded to bfloat16 before it is written.
@@ -46,7 +58,10 @@ def add_terms(total: Tensor, terms: Sequence[tuple[Tensor, float]], first: bool)
 
 
 def side_by_side(vectors: Sequence[Pieces]) -> Iterator[tuple[slice, list[Tensor]]]:
-    """Positions, and the float32 block of each vector there; all vectors are equally long, however they are cut."""
+    """Positions, and the float32 block of each vector there.
+
+    All vectors are equally long, however they are cut.
+    """
     queues = [deque(piece for piece in pieces if piece.numel()) for pieces in vectors]
     start = 0
     while queues[0]:
@@ -84,7 +99,10 @@ class Sorter:
         self._memory = torch.empty(count + 1, SIDE_BLOCK)
 
     def __call__(self, blocks: Sequence[Tensor]) -> list[Tensor]:
-        """The smallest numbers of each coordinate, the second smallest, and so on; valid until the next call."""
+        """The smallest numbers of each coordinate, the second smallest, and so on.
+
+        Valid until the next call.
+        """
         length = blocks[0].numel()
         *rows, spare = [row[:length] for row in self._memory]
         for row, block in zip(rows, blocks, strict=True):
@@ -98,7 +116,10 @@ class Sorter:
 
 @cache
 def comparators(count: int) -> tuple[tuple[int, int], ...]:
-    """Pairs (low, high) of places which, put in order one after the other, sort any `count` numbers."""
+    """Pairs of places (low, high) of a sorting network for `count` numbers.
+
+    Put in order one after the other, they sort any numbers.
+    """
     pairs = []
     run = 1  # how long the sorted runs are that are merged two by two
     while run < count:

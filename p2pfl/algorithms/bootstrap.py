@@ -1,4 +1,4 @@
-"""Bootstrap: a peer whose weights are lost, or too old to continue with, takes its neighbors' weights."""
+"""Bootstrap of a peer whose weights are lost or outdated from its neighbors'."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from p2pfl.payload import Payload
 
 
 class Bootstrap:
-    """Collects neighbors' payloads: the first neighbor's, or all where no neighbor is trusted by itself (`robust`)."""
+    """Neighbors' payloads for a bootstrap.
+
+    `robust`: all are kept, since no neighbor is trusted by itself; otherwise that of the first neighbor.
+    """
 
     def __init__(self, robust: bool) -> None:
         self._robust = robust

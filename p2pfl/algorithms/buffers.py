@@ -1,4 +1,4 @@
-"""Vectors of one peer that mixes once a round: its own, what it sends, and the mix.
+"""Buffers of a peer that mixes once a round: own vector, sent vector, mix.
 
 In both orders and encodings nothing that is being sent is written, and as little is copied as that allows.
 """
@@ -19,7 +19,7 @@ class Buffers:
 
     x: trained in place. own: x at the exchange. sent: own in its encoding. mixed: destination of the mix.
 
-    Unless the exchange is overlapped, nobody trains x while neighbors' vectors come in, so own is x. In float32 x
+    Unless the exchange is overlapped, x is not trained while neighbors' vectors come in, so own is x. In float32 x
     itself is sent then, and trades places with mixed at the end of the round; in another encoding the mix goes to x.
     """
 
@@ -58,7 +58,10 @@ class Buffers:
             self.sent.copy_(self.own)
 
     def finish(self) -> Tensor:
-        """End the round with the complete mix; returns the next x. Overlapped training is added to the mix."""
+        """End the round with the complete mix.
+
+        Returns the next x. Overlapped training is added to the mix.
+        """
         if self.overlapped:
             return self.x.sub_(self.own).add_(self.mixed)
         if self.mixed is not self.x:
@@ -68,5 +71,8 @@ class Buffers:
 
 
 def vector_like(x: Tensor) -> Tensor:
-    """An uninitialized vector that may take the place of x: pinned for transfers to a GPU if x is."""
+    """An uninitialized vector that may take the place of x.
+
+    Pinned for transfers to a GPU if x is.
+    """
     return torch.empty_like(x, pin_memory=x.is_pinned())

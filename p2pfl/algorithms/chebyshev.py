@@ -41,7 +41,9 @@ class ChebyshevState:
 
 @dataclass(frozen=True)
 class Chebyshev(Algorithm[ChebyshevState]):
-    """Mixing only. The vectors rotate through three buffers, so that the one being sent is never written.
+    """Mixing without training.
+
+    The vectors rotate through three buffers, so that the one being sent is never written.
 
     contraction: λ; 0 for plain mixing. first_round: the round of k = 0; None: the first that is asked for. A peer that
     comes later continues as if it had been at rest.

@@ -32,7 +32,9 @@ def coordinate_median(updates: Sequence[Pieces], byzantine: int) -> Blocks:
 
 
 class ServerAverage:
-    """The global model. A round is: outgoing, accumulate for each update that came, in client order, then finish.
+    """The global model.
+
+    A round is: outgoing, accumulate for each update that came, in client order, then finish.
 
     `x` is the global model, (size,) float32, and `velocity` its momentum; both are written in place. `statistics` are
     the ranges of x that are no parameters (batch normalization's running statistics): momentum could make a variance
@@ -67,7 +69,10 @@ class ServerAverage:
         self._sent = x
 
     def outgoing(self) -> Payload:
-        """Begin a round: the global model as it travels. It does not change even if a client takes it rounds later."""
+        """Begin a round: the global model as it travels.
+
+        It does not change even if a client takes it rounds later.
+        """
         # New memory each round: a client that has stopped reading may still hold the last round's.
         self._sent = self.x.to(self._encoding.dtype, copy=True)
         self._weight = 0.0
@@ -75,7 +80,10 @@ class ServerAverage:
         return Payload({"x": (self._sent,)})
 
     def accumulate(self, payload: Payload, weight: float) -> None:
-        """Add an update with its share p_k; the shares of all that were selected add up to 1."""
+        """Add an update with its share p_k.
+
+        The shares of all that were selected add up to 1.
+        """
         if self._rule is not None:
             self._gathered.append(payload.vectors["x"])
             return
@@ -83,7 +91,10 @@ class ServerAverage:
         self._weight += weight
 
     def finish(self, complete: bool) -> None:
-        """End the round: x becomes the next global model. `complete`: every update that was asked for has come."""
+        """End the round: x becomes the next global model.
+
+        `complete`: every update that was asked for has come.
+        """
         target = self._total
         if self._rule is not None:
             for here, block in self._rule(self._gathered, self._byzantine):

@@ -3,7 +3,7 @@
     x_i⁺ = R(x_j of the neighbors, x_i)                 float32 wire
     x_i⁺ = x_i + R(Q(x_j), Q(x_i)) − Q(x_i)             bfloat16 wire: Q rounds; peers that agree stay where they are
 
-in both orders, as `dpsgd` has them. A neighbor's vector waits for the others: memory is as many models as neighbors.
+in both orders, as in `dpsgd`. A neighbor's vector waits for the others: memory is as many models as neighbors.
 """
 
 from __future__ import annotations
@@ -27,12 +27,18 @@ class Rule(Protocol):
     """A peer's next vector from its own and its neighbors'."""
 
     def __call__(self, neighborhood: Neighborhood, vectors: list[tuple[int, Pieces]]) -> Blocks:
-        """Blocks of the next vector; `vectors`: (sender, vector) in peer order, the peer's own at its place."""
+        """Blocks of the next vector.
+
+        `vectors`: (sender, vector) in peer order, the peer's own at its place.
+        """
 
 
 @dataclass(frozen=True)
 class Clipped:
-    """Self-centered clipping (`rules.clip_and_mix`) against `byzantine` malicious neighbors; `radius`: a fixed τ."""
+    """Self-centered clipping against `byzantine` malicious neighbors.
+
+    See `rules.clip_and_mix`. `radius`: a fixed τ.
+    """
 
     byzantine: int
     radius: float | None = None
@@ -48,7 +54,10 @@ class Clipped:
 
 @dataclass(frozen=True)
 class TrimmedMean:
-    """Coordinate-wise trimmed mean (`rules.trimmed_mean`) against `byzantine` malicious neighbors."""
+    """Coordinate-wise trimmed mean against `byzantine` malicious neighbors.
+
+    See `rules.trimmed_mean`.
+    """
 
     byzantine: int
 
@@ -63,7 +72,10 @@ class TrimmedMean:
 
 @dataclass(frozen=True)
 class Median:
-    """Coordinate-wise median (`rules.median`); tolerates any number of malicious vectors below half of all."""
+    """Coordinate-wise median (`rules.median`).
+
+    Tolerates any number of malicious vectors below half of all.
+    """
 
     def __call__(self, neighborhood: Neighborhood, vectors: list[tuple[int, Pieces]]) -> Blocks:
         return median([pieces for _, pieces in vectors])
@@ -76,7 +88,10 @@ class Median:
 
 @dataclass
 class RobustState:
-    """Vectors of the peer, and `gathered`: this round's vectors in peer order, the peer's own among them."""
+    """Vectors of the peer and of this round.
+
+    gathered: (sender, vector) in peer order, the peer's own among them.
+    """
 
     buffers: Buffers
     neighborhood: Neighborhood = field(init=False)

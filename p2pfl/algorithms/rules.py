@@ -1,4 +1,4 @@
-"""Byzantine-robust rules of averaging: trimmed mean, median, self-centered clipping, Krum.
+"""Byzantine-robust rules: trimmed mean, median, clipping, Krum.
 
 A rule sees all vectors of a round side by side and yields the result block by block: (slice of the vector, float32
 block), each block valid until the next. The weights of W count in `clip_and_mix` only: for the others all vectors are
@@ -21,7 +21,9 @@ Blocks = Iterator[tuple[slice, Tensor]]
 
 
 def trimmed_mean(vectors: Sequence[Pieces], trim: int) -> Blocks:
-    """Coordinate-wise mean without the `trim` largest and smallest numbers of each coordinate.
+    """Coordinate-wise trimmed mean.
+
+    The `trim` largest and smallest numbers of each coordinate do not count.
 
     Yin et al. 2018, "Byzantine-robust distributed learning: towards optimal statistical rates", definition 2:
         (x⁺)_k = 1/(m − 2B) Σ of the middle m − 2B of the m numbers (x_j)_k
@@ -77,7 +79,9 @@ def krum_index(vectors: Sequence[Pieces], byzantine: int) -> int:
 def clip_and_mix(
     neighborhood: Neighborhood, vectors: Sequence[tuple[int, Pieces]], byzantine: int, radius: float | None = None
 ) -> Blocks:
-    """Mix by W with each neighbor's difference to the peer's own vector clipped: it moves the peer by a radius at most.
+    """Mix by W, each neighbor's difference to the peer's own vector clipped.
+
+    So a neighbor moves the peer by a radius at most.
 
     ClippedGossip (He, Karimireddy & Jaggi 2022, "Byzantine-robust decentralized learning via ClippedGossip",
     algorithm 1):
@@ -107,7 +111,9 @@ def clip_and_mix(
 
 
 def clipping_radius(apart: Sequence[float], weights: Sequence[float], byzantine: int) -> float:
-    """The radius τ_i that follows from the neighbors' distances and weights; infinite for B = 0: plain mixing.
+    """The radius τ_i that follows from the neighbors' distances and weights.
+
+    Infinite for B = 0: plain mixing.
 
         τ_i² = 1/δ_i Σ_{j ∈ S_i} W_ij ‖x_j − x_i‖²
     In the paper's theory S_i are the honest neighbors and δ_i the weight of the malicious ones, which no peer can tell.

@@ -37,7 +37,7 @@ def starting_point(roles: Roles, config: RunConfig, run_dir: Path, again: str | 
     """Describe in one line where a resumed run starts from, as its directory tells.
 
     `again`: the command that repeats a run of a comparison. Only names and headers of checkpoints are read; each
-    process checks the rest of its own.
+    process checks the rest of the checkpoint that it loads.
 
     Raises CheckpointError where rounds were done and no checkpoint of them can be used.
     """

@@ -47,7 +47,7 @@ class WorkerHandle(Protocol):
         """Exit status, or minus a signal's number; None where it runs, or is unknown."""
 
     def exit_text(self) -> str:
-        """How the worker ended, in words."""
+        """The end of the worker, in words."""
 
     def close(self) -> None:
         """Release the resources that watch the worker."""
@@ -78,7 +78,7 @@ class Launcher(Protocol):
 
 @dataclass(frozen=True)
 class LaunchSpec:
-    """Everything that a launch is started with: one worker for each process of its roles.
+    """Specification of a launch: one worker for each process of its roles.
 
     `binds` are set where the topology file names the endpoints. `token` is the secret by which workers know each
     other; it is never written to a file.
@@ -105,7 +105,7 @@ class LaunchSpec:
         return peer_dir(self.run_dir, self.topology, worker)
 
     def title(self, worker: int) -> str:
-        """How messages call a worker: its role and its label."""
+        """Title of a worker in messages: its role and its label."""
         if self.roles.coordinator is None:
             return f"peer {self.topology.names[worker]}"
         return "the coordinator" if worker == self.roles.coordinator else f"client {self.topology.names[worker]}"

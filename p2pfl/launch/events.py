@@ -158,7 +158,7 @@ class Say:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the observers are to see a preparation."""
+    """Progress of a preparation, for the observers."""
 
     what: str
     done: int

@@ -246,7 +246,7 @@ class ForkedProcess:
         return None if code == _UNKNOWN else code  # no worker ends with 255
 
     def exit_text(self) -> str:
-        """How the process ended, in words."""
+        """The end of the process, in words."""
         code = self.exitcode
         if code is None:
             return "exit status unknown, since the fork server was killed"

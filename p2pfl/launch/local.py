@@ -89,7 +89,7 @@ class LocalWorker:
         return self._process.exitcode
 
     def exit_text(self) -> str:
-        """How the process ended, in words."""
+        """The end of the process, in words."""
         return self._process.exit_text()
 
     def close(self) -> None:

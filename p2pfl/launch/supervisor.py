@@ -275,8 +275,8 @@ class Supervisor:
             return False
         rest = [worker for worker in self._workers if not worker.is_done and not worker.is_lost]
         # Peers that were cut off may still be at work; one that reports nothing for so long is frozen.
-        patience = max(self._spec.config.exchange.round_timeout, STOP_SECONDS)
-        return all(now > worker.heard + patience for worker in rest or self._workers)
+        timeout = max(self._spec.config.exchange.round_timeout, STOP_SECONDS)
+        return all(now > worker.heard + timeout for worker in rest or self._workers)
 
     def _clients_gone(self) -> bool:
         """Whether there is a coordinator that has not finished, and no client is alive."""

@@ -1,4 +1,4 @@
-"""A peer, client or coordinator put together from its settings: data, model, logic and records."""
+"""Builder of a peer, client or coordinator: data, model, protocol, records."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from p2pfl.protocol.context import PeerContext, Timeouts
 from p2pfl.protocol.coordinator import Coordinator
 from p2pfl.protocol.logic import Logic
 from p2pfl.protocol.peer import Peer
-from p2pfl.protocol.selection import Federation
+from p2pfl.protocol.server_exchange import Federation
 from p2pfl.run.data_record import DIGITS
 from p2pfl.run.identity import next_incarnation
 from p2pfl.run.paths import FAULTS_FILE
@@ -46,7 +46,10 @@ _EPOCH_BITS = 18  # edge epochs of one incarnation; numbers stay below 2⁵³, w
 
 @dataclass(frozen=True)
 class Parts:
-    """What a driver needs; `steps` are this process's optimizer steps in the whole run, as far as one can know."""
+    """What a driver needs.
+
+    `steps` are this process's optimizer steps in the whole run, as far as one can know.
+    """
 
     trainer: Trainer
     logic: Logic
@@ -57,7 +60,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class _Setting:
-    """What every role is built from."""
+    """Parts from which every role is built."""
 
     spec: messages.WorkerSpec
     roles: Roles
@@ -147,7 +150,10 @@ def assemble(
 
 
 def fault_script(spec: messages.WorkerSpec, topology: Topology) -> FaultScript:
-    """The script that the run directory holds, or an empty one; it has been checked before the run began."""
+    """The script that the run directory holds, or an empty one.
+
+    It has been checked before the run began.
+    """
     if spec.config.exchange.faults is None:
         return FaultScript(names=topology.names)
     found = load_faults(spec.run_dir / FAULTS_FILE, spec.config.record.seed)
@@ -194,7 +200,7 @@ def _schedule(setting: _Setting) -> NeighborhoodSchedule:
 
 
 def _attacks(setting: _Setting) -> Iterator[tuple[attacks.Attack, Callable[[int], bool]]]:
-    """What the fault script has this process send instead of the honest thing, and in which rounds."""
+    """Attacks of this process by the fault script, with their rounds."""
     for fault in setting.script.attacks_of(setting.spec.index):
         attack = attacks.build_attack(fault.attack, fault.scale)
         if attack is not None:
@@ -243,7 +249,10 @@ def _coordinator(setting: _Setting) -> Logic:
 
 
 def _steps(setting: _Setting) -> int:
-    """Optimizer steps of one process in all rounds, the mean of the clients where not all are selected."""
+    """Optimizer steps of one process in all rounds.
+
+    The mean of the clients, where not all are selected.
+    """
     steps = setting.trainer.steps_per_round * setting.config.training.rounds
     if setting.roles.coordinator is None:
         return steps
@@ -274,7 +283,12 @@ def _absent(spec: messages.WorkerSpec, roles: Roles) -> frozenset[int]:
 
 
 def _spare(config: RunConfig, peers: int) -> int:
-    """How many neighbors a peer may do without. Where a launcher starts processes again, it is the one that counts."""
+    """Neighbors that may be missing at once.
+
+    Where a launcher restarts processes, it is the one that counts.
+
+    Where a launcher starts processes again, it is the one that counts.
+    """
     least = config.gossip.min_peers
     return peers - 1 if config.exchange.restart else peers - (peers if least is None else least)
 

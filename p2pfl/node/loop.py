@@ -1,4 +1,4 @@
-"""The driver's loop: joins one process's protocol to its transport, its training and its records, over ports."""
+"""Driver of one process: its loop over protocol, transport, training and store."""
 
 from __future__ import annotations
 
@@ -71,7 +71,10 @@ class Driver:
         self._transport.wake()
 
     def run(self) -> None:
-        """All rounds. Raises Interrupted after `stop`, TransportError where neighbors fail, TrainingError."""
+        """Run all rounds.
+
+        Raises Interrupted after `stop`, TransportError where neighbors fail, TrainingError.
+        """
         try:
             self.start()
             while not self.has_ended:
@@ -87,7 +90,7 @@ class Driver:
         self._tell(ev.Started())
 
     def close(self) -> None:
-        """End a training that is still under way at its next step, and let go of the compute port."""
+        """Close the compute port; training under way ends at its next step."""
         self._stopped = True
         self._ports.compute.close()
         self._profile.close()
@@ -158,7 +161,7 @@ class Driver:
             self.has_ended = True
 
     def _reach(self, point: Point, round: int) -> None:
-        """A point of a round at which a fault script may have something happen to this process."""
+        """Pass a point of a round at which a fault script may act on this process."""
         if self._injector is not None:
             self._injector.reach(point, round)
 
@@ -183,7 +186,7 @@ class Driver:
         return stats
 
     def _between(self, round: int) -> Callable[[], bool]:
-        """What is asked between two steps of a training: whether to stop."""
+        """Whether to stop, asked between two steps of a training."""
         if self._injector is None or not self._injector.waits_for("train", round):
             return lambda: self._stopped
         left = max(1, self._trainer.steps_per_round // 2)
@@ -198,11 +201,17 @@ class Driver:
         return stopped
 
     def _check_weights(self, when: str, sketch: sketches.Vector | None = None) -> None:
-        """What is not finite is neither sent nor saved. Raises TrainingError."""
+        """Check that the weights are finite before they are sent or saved.
+
+        Raises TrainingError.
+        """
         check_weights(self._trainer.host, self._store.config.exchange.wire_dtype, when, sketch)
 
     def _settle(self, round: int) -> _RoundResult:
-        """After mixing: sketch, save the run's model at the end (before its record, which says so), evaluate if due."""
+        """Complete a round after mixing: sketch, model, evaluation.
+
+        The run's model is saved at the end, before its record, which says so; evaluated is where it is due.
+        """
         self._reach("evaluate", round)
         sketch = None
         if self._store.sketches:
@@ -226,7 +235,10 @@ class Driver:
     # Back in the calling thread
 
     def _collect(self) -> float:
-        """Take what the training thread has done. Returns the seconds in which a trace was written."""
+        """Take what the training thread has done.
+
+        Returns the seconds in which a trace was written.
+        """
         writing = 0.0
         for future in self._ports.compute.finished():
             self._busy = False

@@ -1,4 +1,4 @@
-"""What one process keeps of its rounds: records, sketches, checkpoints, and at the end the run's model."""
+"""Recorder of one process: records, sketches, checkpoints, the run's model."""
 
 from __future__ import annotations
 
@@ -62,7 +62,10 @@ class Keeper:
         return self.chosen or self.takes_over()
 
     def evaluation_samples(self, round: int) -> int | None:
-        """How many test samples to evaluate on after a round (0: all); None where it is not due."""
+        """Test samples to evaluate on after a round (0: all); None where not due.
+
+        None where it is not due.
+        """
         rounds, record = self.config.training.rounds, self.config.record
         if not self.evaluates:
             return None
@@ -72,7 +75,10 @@ class Keeper:
         return record.eval_samples if due else None
 
     def save(self, round: int, trainer: Trainer, sent: Mapping[int, Payload], state: Saved) -> None:
-        """Save the checkpoint of a training round, with what was sent in it and the algorithm's state after it."""
+        """Save the checkpoint of a training round.
+
+        `sent`: payloads of the round by neighbor. `state`: of the algorithm after it.
+        """
         if round <= self.config.training.rounds and self.config.record.checkpoint:
             checkpoint.save(self.peer_dir / CHECKPOINTS_FOLDER, self._checkpoint(round, trainer, sent, state))
 
@@ -82,7 +88,9 @@ class Keeper:
             self._save_model(trainer)
 
     def begin(self, round: int, trainer: Trainer) -> list[str]:
-        """Before each record: where the process had no checkpoint, cut what it had recorded from its first round on.
+        """Prepare the records before a round is added; returns lines about damage.
+
+        Where the process had no checkpoint, its records from its first round on are cut.
 
         What it had recorded before that stays, and its steps count on from there. With checkpoints saved, there is a
         copy of what is cut: nothing else is left of these rounds. Returns lines about damage, and where the copy is.
@@ -98,7 +106,10 @@ class Keeper:
         return lines + mended.lines
 
     def _set_aside(self, round: int) -> list[str]:
-        """Keep what has no checkpoint any longer; one round is what a crash before the first save leaves."""
+        """Keep what has no checkpoint any longer.
+
+        One round is what a crash before the first save leaves.
+        """
         newest = max((own.round for own in records.read_recorded(self.peer_dir, strict=True).rounds), default=0)
         if newest <= round or not self.config.record.checkpoint or (copy := set_aside(self.peer_dir)) is None:
             return []
@@ -106,7 +117,10 @@ class Keeper:
         return [f"{path}: begins at round {round} again; its records until round {newest} are kept in {copy}"]
 
     def record(self, record: records.RoundRecord, sketch: Vector | None) -> None:
-        """Add a round to the peer's files. Raises CheckpointError naming the file that cannot be written."""
+        """Add a round to the peer's files.
+
+        Raises CheckpointError naming the file that cannot be written.
+        """
         records.append_round(self.peer_dir, record, sketch, durable=self.config.record.checkpoint)
         self._newest, self._recorded = record, self._recorded + 1
 

@@ -1,4 +1,4 @@
-"""Where a process goes on that has run before: which round, with what weights, and what others may still need of it."""
+"""Resumption of a process: its round, its weights, and what neighbors may need."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _AFRESH = "start a new run without --resume"
 
 @dataclass(frozen=True)
 class Past:
-    """What a process has of its earlier life.
+    """State of a process from its earlier incarnations.
 
     `saved`: the checkpoint that it goes on from, if any, and `before` that of the round before it. `lost`: it had done
     rounds, and nothing of their weights can be used.
@@ -38,7 +38,10 @@ class Past:
 
     @property
     def unsent(self) -> dict[int, dict[int, Payload]]:
-        """By round what went to each neighbor in the last two, for those whose newest checkpoint is older."""
+        """Payloads of the last two rounds, by round and neighbor.
+
+        For neighbors whose newest checkpoint is older.
+        """
         return {kept.round: _payloads(kept) for kept in self._kept}
 
     @property
@@ -46,7 +49,9 @@ class Past:
         return [kept for kept in (self.saved, self.before) if kept is not None]
 
     def mend_records(self, peer_dir: Path, last: int, sketch_seed: int | None) -> Mended:
-        """Cut the records after round `last` and rebuild what is lost of the checkpoints' rounds.
+        """Cut the records after round `last` and rebuild those that are lost.
+
+        Rebuilt are those of the checkpoints' rounds.
 
         `sketch_seed`: of the sketches; None where the process writes none.
         """
@@ -68,7 +73,11 @@ def _backup(kept: Checkpoint, sketch_seed: int | None) -> Backup | None:
 def look_back(
     spec: messages.WorkerSpec, roles: Roles, trainer: Trainer, peer_dir: Path, at_most: int, report: messages.Report
 ) -> Past:
-    """What a process that may have run before finds of itself; its trainer is set to the newest usable checkpoint.
+    """Find the state of a process that may have run before.
+
+    Its trainer is set to the newest usable checkpoint.
+
+    Its trainer is set to the newest usable checkpoint.
 
     `at_most`: the round after which it may go on at the latest.
 
@@ -124,7 +133,10 @@ def _restore(
 
 
 def _load_if_usable(folder: Path, round: int, origin: Origin) -> Checkpoint | None:
-    """The checkpoint of one round, None where there is none that can be used. Raises UnreadableError."""
+    """The checkpoint of one round, None where there is none that can be used.
+
+    Raises UnreadableError.
+    """
     try:
         return checkpoint.load(folder / checkpoint_name(round), origin)
     except UnreadableError:
@@ -138,7 +150,9 @@ def _without_data(settings: str) -> str:
 
 
 def _has_done_rounds(spec: messages.WorkerSpec, roles: Roles, peer_dir: Path, refused: list[str]) -> bool:
-    """Whether a process without a usable checkpoint had saved any, as far as its folder and the others' tell.
+    """Whether a process without a usable checkpoint had saved any.
+
+    Its folder and those of the others tell, as far as they can.
 
     One round alone tells nothing: a process may be stopped after it has recorded its first, before it has saved it.
     """
@@ -154,7 +168,10 @@ def _clients(roles: Roles) -> Iterable[int]:
 
 
 def _say_lost(spec: messages.WorkerSpec, roles: Roles, folder: Path, report: messages.Report) -> None:
-    """Say what follows on the loss of all checkpoints; raises CheckpointError where that is the end."""
+    """Say what follows on the loss of all checkpoints.
+
+    Raises CheckpointError where that is the end.
+    """
     if roles.mode.mixes:
         follows = "takes its neighbors' weights if they are ahead"
     elif not roles.mode.has_common_model:
@@ -165,7 +182,9 @@ def _say_lost(spec: messages.WorkerSpec, roles: Roles, folder: Path, report: mes
 
 
 def last_common_round(spec: messages.WorkerSpec, roles: Roles, at_most: int) -> int | None:
-    """The round after which all go on with a resumed centralized run: the newest that its coordinator has saved.
+    """Round after which a resumed centralized run continues.
+
+    It is the newest that the coordinator has saved.
 
     Unless a client had been stopped before it had saved its part in that round, or what it saved cannot be used: then
     the one before, if that is kept.
@@ -188,7 +207,7 @@ def _of_coordinator(spec: messages.WorkerSpec, roles: Roles, at_most: int) -> Ch
 
 
 def _clients_have_saved(spec: messages.WorkerSpec, roles: Roles, saved: Checkpoint) -> bool:
-    """Whether all whose updates the coordinator took in a round have a checkpoint of it that can be used."""
+    """Whether all clients with an update in a round have a checkpoint of it."""
     backup = _backup(saved, None)
     took_part = [] if backup is None else set(backup.record.selected or ()) - set(backup.record.missing or ())
     for folder, origin in _places(spec, roles, map(roles.topology.index, took_part)):
@@ -198,7 +217,7 @@ def _clients_have_saved(spec: messages.WorkerSpec, roles: Roles, saved: Checkpoi
 
 
 def _places(spec: messages.WorkerSpec, roles: Roles, indices: Iterable[int]) -> Iterator[tuple[Path, Origin]]:
-    """Where other processes of this run directory have their checkpoints, and what these must say."""
+    """Checkpoint folders of other processes, each with the origin to expect there."""
     indices = list(indices)
     for index, folder in zip(indices, _folders(spec, roles, indices), strict=True):
         run = run_id_of(spec.run_dir, folder)
@@ -210,7 +229,10 @@ def _folders(spec: messages.WorkerSpec, roles: Roles, indices: Iterable[int]) ->
 
 
 def say_stale_client(spec: messages.WorkerSpec, roles: Roles, past: Past, last: int, report: messages.Report) -> None:
-    """Warn where a client's own state is older than the round in which the coordinator has taken its update last."""
+    """Warn where a client's state is older than its newest update.
+
+    The coordinator has taken that update.
+    """
     if spec.index not in _clients(roles) or not spec.resume or not spec.config.record.checkpoint:
         return
     [coordinator_dir] = _folders(spec, roles, [roles.coordinator or 0])

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from p2pfl import data
+from p2pfl.algorithms import build_algorithm
 from p2pfl.algorithms.blockwise import SIDE_BLOCK
 from p2pfl.config import RunConfig, is_robust
 from p2pfl.errors import ConfigError
@@ -94,6 +95,8 @@ def check_settings(config: RunConfig, peers: int, info: data.DatasetInfo) -> Tri
     Raises ConfigError naming the option.
     """
     pick_device(config.compute.device, 0)
+    if mode_of(config).mixes:
+        build_algorithm(config)  # of the user's own
     if peers > info.train_samples:
         raise ConfigError(f"--dataset {config.data.dataset}: {info.train_samples} samples for {peers} peers")
     shard, batch = info.train_samples // peers, config.training.batch_size

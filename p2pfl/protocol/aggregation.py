@@ -1,4 +1,4 @@
-"""One round's average as it grows: whose vector is next, and how much of it is in.
+"""Aggregation: the run's algorithms with their state, and one round's average as it grows.
 
 Vectors are accumulated in peer order, the peer's own at its place. Of a neighbor that is not expected, or lost while
 its vector comes in, the algorithm is told (`Algorithm.missing`) how much is in; it decides on the substitute.
@@ -7,41 +7,121 @@ its vector comes in, the algorithm is told (`Algorithm.missing`) how much is in;
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from p2pfl.algorithms import Algorithm
+from torch import Tensor
+
+from p2pfl.algorithms.base import Algorithm, LocalTraining, RoundContext, Saved
 from p2pfl.payload import Payload
 from p2pfl.protocol.inbox import Inbox
+from p2pfl.topology import NeighborhoodSchedule
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Algorithms of the training rounds and of the consensus rounds that follow."""
+
+    training: Algorithm[Any]
+    consensus: Algorithm[Any]
+    training_rounds: int
+
+    def at(self, round: int) -> Algorithm[Any]:
+        """The algorithm of a round."""
+        return self.training if round <= self.training_rounds else self.consensus
+
+
+class Mixer:
+    """One peer's algorithm and its state over the rounds. `x` is the flat vector, which `finish` replaces."""
+
+    def __init__(
+        self, phases: Phases, x: Tensor, schedule: NeighborhoodSchedule, restored: Saved | None = None
+    ) -> None:
+        """`restored`: the training algorithm's state in the checkpoint that x is from; None: there is none."""
+        self.x = x
+        self.payloads: dict[int, Payload] = {}  # this round's, by neighbor
+        self.phases = phases
+        self._schedule = schedule
+        self._algorithm = phases.training
+        self._state: Any = self._algorithm.init(x, schedule)
+        if restored is not None:
+            self._algorithm.load_state_dict(self._state, restored)
+        self._is_consensus = False  # the state is that of the consensus rounds
+        self._settled: set[int] = set()  # neighbors whose payload was acknowledged, or counted as undelivered
+
+    def enter(self, round: int) -> None:
+        """Begin a round: the first consensus round begins with a state of its algorithm."""
+        if round > self.phases.training_rounds and not self._is_consensus:
+            self._is_consensus = True
+            self._algorithm = self.phases.consensus
+            self._state = self._algorithm.init(self.x, self._schedule)
+
+    def reset(self) -> None:
+        """Forget the state of consensus rounds, whose x is about to change."""
+        self._is_consensus, self._algorithm = False, self.phases.training
+
+    def request(self, ctx: RoundContext, base: LocalTraining) -> LocalTraining:
+        """The algorithm's request to a round's local training, where the run's settings request `base`."""
+        return self._algorithm.request(self._state, ctx, base)
+
+    def state_dict(self) -> Saved:
+        """State of the training rounds' algorithm, for a checkpoint; nothing in consensus rounds, which save none."""
+        return {} if self._is_consensus else self._algorithm.state_dict(self._state)
+
+    def offer(self, ctx: RoundContext, unacknowledged: Collection[int]) -> None:
+        """Make this round's payloads; those of the last that are still `unacknowledged` are not settled."""
+        self.settle(unacknowledged)
+        self.payloads = dict(self._algorithm.outgoing(self._state, ctx))
+        self._settled.clear()
+
+    def aggregation(self, inbox: Inbox, me: int, ctx: RoundContext) -> RoundAggregation:
+        """The aggregation of this round."""
+        senders = list(ctx.neighborhood.incoming)
+        return RoundAggregation(self._algorithm, self._state, inbox, ctx.round, me, senders)
+
+    def finish(self, ctx: RoundContext, unacknowledged: Collection[int]) -> Tensor:
+        """Mix: x is the round's average from now on."""
+        self.settle(unacknowledged)
+        self.x = self._algorithm.finish(self._state, ctx)
+        return self.x
+
+    def acknowledged(self, neighbor: int) -> None:
+        """Note that a neighbor has its payload."""
+        self._settled.add(neighbor)
+
+    def settle(self, unacknowledged: Collection[int]) -> None:
+        """Tell the algorithm of payloads that were not acknowledged and are waited for no longer."""
+        for neighbor in self.payloads.keys() - self._settled - set(unacknowledged):
+            self._settled.add(neighbor)
+            self._algorithm.undelivered(self._state, neighbor, self.payloads[neighbor])
+
+    def edge_reset(self, neighbor: int) -> None:
+        """Tell the algorithm that the edge to a neighbor went down."""
+        self._algorithm.edge_reset(self._state, neighbor)
 
 
 class RoundAggregation:
-    """The vectors of one round. `senders` are the in-neighbors by its mixing matrix; `expects` is asked anew."""
+    """The vectors of one round, from its in-neighbors by the mixing matrix and from the peer itself."""
 
     def __init__(
-        self,
-        algorithm: Algorithm[Any],
-        state: Any,
-        inbox: Inbox,
-        round: int,
-        me: int,
-        senders: Sequence[int],
-        expects: Callable[[int], bool],
+        self, algorithm: Algorithm[Any], state: Any, inbox: Inbox, round: int, me: int, senders: Sequence[int]
     ) -> None:
         self.replaced: list[int] = []  # senders whose vector was missing, at least in part
+        self.expected: Collection[int] = ()
+        """Senders whose vector is waited for; kept up to date by the exchange."""
         self._algorithm = algorithm
         self._state = state
         self._inbox = inbox
         self._round = round
         self._me = me
         self._order = sorted([*senders, me])
-        self._expects = expects
         self._folded = 0
         self._done: set[int] = set()
         self._filled: Counter[str] = Counter()  # elements of the next sender's vectors that are in
 
     @property
-    def complete(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether all are in."""
         return self._folded == len(self._order)
 
@@ -52,18 +132,20 @@ class RoundAggregation:
 
     @property
     def following(self) -> int | None:
-        """Whose vector is next."""
-        return None if self.complete else self._order[self._folded]
+        """The sender whose vector is next."""
+        return None if self.is_complete else self._order[self._folded]
 
     def has(self, sender: int) -> bool:
-        """Whether nothing is needed of a sender any more."""
+        """Whether nothing more is needed of a sender."""
         return sender in self._done or self._inbox.is_whole(self._round, sender)
 
-    def missing(self) -> set[int]:
-        """Senders that are waited for."""
-        return {
-            sender for sender in self._order if sender != self._me and self._expects(sender) and not self.has(sender)
-        }
+    def waits_for(self) -> set[int]:
+        """Senders whose vector is expected and not whole."""
+        return {n for n in self._order if n != self._me and n in self.expected and not self.has(n)}
+
+    def takes_part_of(self, sender: int, round: int) -> bool:
+        """Whether a part of this sender's vector can be folded now."""
+        return round == self._round and self._algorithm.streaming and self.following == sender
 
     def fold(self) -> int:
         """Add everything that can be added, without the missing. Returns how many became whole."""
@@ -81,7 +163,7 @@ class RoundAggregation:
         if sender == self._me:
             self._algorithm.accumulate(self._state, sender, self._algorithm.own(self._state))
             return True
-        if not self._expects(sender) and not self._inbox.is_whole(self._round, sender):
+        if sender not in self.expected and not self._inbox.is_whole(self._round, sender):
             self.replaced.append(sender)
             self._algorithm.missing(self._state, sender, self._filled)
             return True

@@ -1,22 +1,21 @@
-"""The state machine of one client: takes the global model, trains it on its shard, sends back what came out.
+"""State machine of one client. Read from top to bottom, it is a client's part in a round.
 
 A client says when it is ready for a model (`grant`), acknowledges it, trains, offers its update (`offer`), sends it
 when the coordinator grants that, and is ready again once the coordinator has acknowledged it, or has said by the same
-acknowledgement that it went on without. Between two rounds it waits for as long as the connection stands.
+acknowledgement that it continued without.
 
-Connections break, and what the coordinator had given up may still come. So a newer model always takes the place of an
-older one, and every greeting is answered with where the client stands: neither side can wait for the other in vain.
-A message may also get lost on a connection that stands: a client that has waited for some seconds without any progress
-says again where it stands.
+Connections break, and a message may get lost on a connection that stands. So a newer model always takes the place of
+an older one, every greeting is answered with where the client stands, and a client that has waited for some seconds
+says so again: neither side can wait for the other in vain. The coordinator answers that, at least by a heartbeat, so
+that a client whose reminders stay unanswered for STALL_FACTOR times the round timeout knows that it has failed.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -25,19 +24,17 @@ from p2pfl.algorithms.base import ONLY_X, Saved
 from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.payload import Encoding, Payload
 from p2pfl.protocol import events as ev
+from p2pfl.protocol.channel import Channel
 from p2pfl.protocol.context import PeerContext
 from p2pfl.protocol.greeting import MismatchError
-from p2pfl.protocol.inbox import Inbox
-from p2pfl.protocol.outbox import Outbox
-from p2pfl.protocol.session import Session
 from p2pfl.protocol.states import CLIENT, ClientStage
-from p2pfl.protocol.timeouts import FailureDetector
-from p2pfl.protocol.wire import Header, Message
+from p2pfl.protocol.timeouts import STALL_FACTOR, FailureDetector, retry_after
+from p2pfl.protocol.wire import Header, Kind, Message
 
 
 @dataclass(frozen=True)
 class _Form:
-    """What travels in both directions: the flat vector."""
+    """Content of payloads in both directions: the flat vector."""
 
     encodings: Mapping[str, Encoding]
 
@@ -51,39 +48,214 @@ class Client:
         self.context = context
         self.round = context.first_round - 1  # the one that it took part in last
         self.stage = ClientStage.NEW
-        self._session = Session(context)
-        self._x = x
+        self.x = x
         self._form = form = _Form(ONLY_X[wire_dtype])
         self._tamper = tamper
-        self._global = x  # the global model that is being trained, where somebody wants to know it later
-        self._inbox = Inbox(x.numel(), lambda round: form, context.last_round)
-        self._outbox = Outbox()
+        self._global = x  # the global model that is being trained, where an attack needs it later
+        self.channel = Channel(context, x.numel(), lambda round: form)
+        self.refused = self.channel.refused
         self._unwanted = 0  # the newest round whose model was refused
         self._newest = self.round  # the newest round whose model has begun to come
         self._model: tuple[int, Payload] | None = None  # a whole one, as long as it cannot be trained yet
-        self._flushed = True
-        self._dismissed = False
-        self._detector = FailureDetector(context)
-        self._handlers: dict[type, Callable[[Any, float], list[ev.Action]]] = {
-            ev.Started: self._on_started,
-            ev.Received: self._on_received,
-            ev.Refused: lambda event, now: self._session.refuse(event.code, event.detail),
-            ev.Trained: self._on_trained,
-            ev.Flushed: self._on_flushed,
-            ev.Recorded: self._on_recorded,
-            ev.Reconnected: self._on_reconnected,
-            ev.Lost: self._on_lost,
-            ev.Tick: self._on_tick,
-        }
+        self._is_dismissed = False
+        self._detector = FailureDetector(context, fixed=context.timeouts.round)
+        self._unanswered = 0  # reminders since the coordinator was heard last
+        self._heard_at = 0.0
 
     def handle(self, event: ev.Event, now: float) -> list[ev.Action]:
         """React to one event at time `now` (seconds on any steady clock)."""
-        return [] if self.stage is ClientStage.ENDED else self._handlers[type(event)](event, now)
+        if self.stage is ClientStage.ENDED:
+            return []
+        match event:
+            case ev.Received(message):
+                return self._on_received(message, now)
+            case ev.Refused(code, detail):
+                return self.channel.refuse(code, detail)
+            case ev.Started():
+                return self._on_started(now)
+            case ev.Trained():
+                return self._on_trained(event, now)
+            case ev.Flushed():
+                self.channel.on_flushed()
+                return self._train_if_ready()
+            case ev.Recorded():
+                return self._on_recorded(now)
+            case ev.Reconnected():
+                return self._on_reconnected()
+            case ev.Lost():
+                return [] if self._is_dismissed else self._fail("lost the connection to the coordinator")
+            case ev.Tick():
+                return self._on_tick(now)
+
+    # 1. Greet the coordinator
+
+    def _on_started(self, now: float) -> list[ev.Action]:
+        self._enter(ClientStage.GREETING)
+        self._begin_wait(now)
+        return [self._say("hello", self.context.first_round)]
+
+    def _on_hello(self) -> list[ev.Action]:
+        """Answer a greeting, which comes again if the coordinator's connection broke and lost what it said before."""
+        if self.stage is ClientStage.GREETING:
+            self._enter(ClientStage.IDLE)
+        return [*self._say_where_it_stands(), *self._train_if_ready()]
+
+    # 2. Take the global model, and train it
+
+    def _on_chunk(self, message: Message) -> list[ev.Action]:
+        round, inbox = message.header.round, self.channel.inbox
+        if round > self.context.last_round:  # else nothing older would be taken again
+            raise ProtocolError(Refusal.ROUND, f"a model of round {round}, after the last")
+        if round > self._newest:
+            # Parts of older rounds are not wanted any longer: a broken connection may have lost the rest.
+            for old in inbox.granted_to(self._coordinator):
+                inbox.drop(old, self._coordinator)
+            inbox.forget_before(self.round)
+            inbox.open(round, self._coordinator)
+            self._newest = round
+        if not inbox.add(message):
+            return []
+        payload = inbox.take(round, self._coordinator)
+        if payload is not None:
+            self._model = (round, payload)
+        return [self._say("ack", round), *self._train_if_ready()]
+
+    def _on_bad_model(self, header: Header, problem: Refusal) -> list[ev.Action]:
+        """Refuse a model that must not be trained: the client is ready for a later one."""
+        inbox = self.channel.inbox
+        if problem is not Refusal.VALUES or header.round not in inbox.granted_to(self._coordinator):
+            return []
+        inbox.drop(header.round, self._coordinator)
+        self._unwanted = header.round
+        news = ev.Note(f"refused the global model of round {header.round}: it is not finite", matters=True)
+        return [news, *(self._say_where_it_stands() if self.stage is ClientStage.IDLE else [])]
+
+    def _train_if_ready(self) -> list[ev.Action]:
+        """Begin to train the model that has come, if there is one and nothing else is to be done."""
+        if self.stage is not ClientStage.IDLE or self._model is None or not self.channel.flushed:
+            return []
+        self.round, payload = self._model
+        self._model = None
+        start = 0
+        for piece in payload.vectors["x"]:
+            self.x[start : start + piece.numel()] = piece  # from bfloat16 too
+            start += piece.numel()
+        if self._tamper is not None:
+            self._global = self.x.clone()
+        self._enter(ClientStage.TRAINING)
+        return [ev.Train(self.round, load=True, request=self.context.local_training)]
+
+    # 3. Offer the update, and send it when the coordinator grants that
+
+    def _on_trained(self, event: ev.Trained, now: float) -> list[ev.Action]:
+        self._enter(ClientStage.OFFERING)
+        self._begin_wait(now)
+        update = self.x if self._tamper is None else self._tamper(self.round, self._global, self.x)
+        sent = update.to(self._form.encodings["x"].dtype)
+        payload = Payload({"x": (sent,)}, {"loss": event.loss, "samples": float(event.samples)})
+        waiting = self.channel.outbox.begin(self.round, [(self._coordinator, payload)])
+        return [self._say("offer", self.round), *self.channel.deliver(self.round, waiting)]
+
+    def _on_acknowledged(self, header: Header) -> list[ev.Action]:
+        """Record the round: the coordinator has its update, or continued without it."""
+        if self.stage is not ClientStage.OFFERING or header.round != self.round:
+            return []
+        self.channel.outbox.drop(self._coordinator)
+        self._enter(ClientStage.RECORDING)
+        return [*self._say_where_it_stands(), ev.RoundDone(self.round)]
+
+    def _on_recorded(self, now: float) -> list[ev.Action]:
+        self._enter(ClientStage.IDLE)
+        self._begin_wait(now)
+        return self._finish() if self._is_dismissed else self._train_if_ready()
+
+    # Messages
+
+    def _on_received(self, message: Message, now: float) -> list[ev.Action]:
+        header = message.header
+        try:
+            self.channel.check(message)
+            actions = self._on_chunk(message) if header.kind == "chunk" else None
+        except MismatchError as error:
+            refused = self.channel.refuse(error.code, error.detail)
+            return self._fail(error.detail, usage=True) if self.stage is ClientStage.GREETING else refused
+        except ProtocolError as error:
+            refused = self.channel.refuse(error.code, f"{error.detail}, from the coordinator")
+            return [*refused, *self._on_bad_model(header, error.code)]
+        self._unanswered, self._heard_at = 0, now
+        if header.kind == "heartbeat":
+            return []
+        self._detector.progress(now)
+        if actions is not None:
+            return actions
+        if header.kind == "hello":
+            return self._on_hello()
+        if header.kind == "goodbye":
+            self._is_dismissed = True
+            return [] if self.stage is ClientStage.RECORDING else self._finish()
+        if header.kind == "grant" and self.stage is ClientStage.OFFERING:
+            return self.channel.granted(header)
+        return self._on_acknowledged(header) if header.kind == "ack" else []
+
+    def _say_where_it_stands(self) -> list[ev.Action]:
+        """Say that it is ready for a model, or has an update to offer; nothing while it has a model to train."""
+        if self.stage is ClientStage.OFFERING:
+            return [self._say("offer", self.round)]
+        if self.stage is not ClientStage.TRAINING and self._model is None:
+            return [self._say("grant", max(self.round, self._unwanted) + 1)]
+        return []
+
+    def _say(self, kind: Kind, round: int) -> ev.Send:
+        return self.channel.say(kind, self._coordinator, round)
+
+    # Failures
+
+    def _on_reconnected(self) -> list[ev.Action]:
+        """Say again whatever the broken connection may have swallowed; the coordinator ignores what it has."""
+        outbox = self.channel.outbox
+        again: list[ev.Action] = [self._say("hello", self.context.first_round)]
+        again += [self._say("ack", round) for round in self.channel.inbox.taken_from(self._coordinator)]
+        repeated = self.channel.deliver(self.round, outbox.repeat(self._coordinator))
+        return [*again, *self._say_where_it_stands(), *repeated]
+
+    def _on_tick(self, now: float) -> list[ev.Action]:
+        if now < self.deadline:
+            return []
+        if self.stage is ClientStage.GREETING:
+            seconds = now - self._detector.waiting_since
+            return self._fail(f"no greeting for {seconds:.0f} s from the coordinator (--handshake-timeout)")
+        if self._unanswered >= self._reminders:
+            seconds = now - self._heard_at
+            return self._fail(f"no message for {seconds:.0f} s from the coordinator (--round-timeout)")
+        self._unanswered += 1
+        self._detector.retried(now)
+        return self._say_where_it_stands()
 
     @property
-    def refused(self) -> Counter[str]:
-        """How many messages were not taken, by reason."""
-        return self._session.refused
+    def _reminders(self) -> int:
+        """Reminders without an answer after which the coordinator counts as failed.
+
+        They are counted, not timed, so that a client that was stopped itself gives the coordinator time to answer.
+        """
+        timeout = self.context.timeouts.round
+        return math.ceil(STALL_FACTOR * timeout / retry_after(timeout))
+
+    def _begin_wait(self, now: float) -> None:
+        self._detector.begin_wait(now)
+        self._unanswered, self._heard_at = 0, now
+
+    def _finish(self) -> list[ev.Action]:
+        self._enter(ClientStage.ENDED)
+        return [ev.Finish()]
+
+    def _fail(self, reason: str, usage: bool = False) -> list[ev.Action]:
+        self._enter(ClientStage.ENDED)
+        return [ev.Fail(reason, resumable=not usage, usage=usage)]
+
+    def _enter(self, stage: ClientStage) -> None:
+        self.stage = CLIENT.check(self.stage, stage)
+
+    # For the driver
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -102,156 +274,17 @@ class Client:
 
     @property
     def wants_flush(self) -> bool:
-        """Whether it matters that the transport lets go of the last update: to go on, or to send it again."""
+        """Whether it matters that the transport lets go of the last update: to continue, or to send it again."""
         trains = self.stage is ClientStage.IDLE and self._model is not None
-        return not self._flushed and (trains or (self.stage is ClientStage.OFFERING and self._outbox.asked_again))
+        asked_again = self.stage is ClientStage.OFFERING and self.channel.outbox.asked_again
+        return not self.channel.flushed and (trains or asked_again)
 
     @property
     def deadline(self) -> float:
-        """The end of the greeting, and then reminders: the coordinator decides how long a client waits."""
+        """When the greeting ends, and then when the coordinator is reminded."""
         if self.stage is ClientStage.GREETING:
             return self._detector.waiting_since + self._detector.timeout("greeting", self.round)
-        waits = self.stage is ClientStage.OFFERING or (self.stage is ClientStage.IDLE and self._model is None)
-        return self._detector.retry_due("round", self.round) if waits else math.inf
-
-    def _on_started(self, event: ev.Started, now: float) -> list[ev.Action]:
-        self._enter(ClientStage.GREETING)
-        self._detector.begin_wait(now)
-        return [self._say("hello", self.context.first_round)]
-
-    def _on_received(self, event: ev.Received, now: float) -> list[ev.Action]:
-        header = event.message.header
-        try:
-            self._session.check(event.message)
-            actions = self._on_chunk(event.message) if header.kind == "chunk" else None
-        except MismatchError as error:
-            refused = self._session.refuse(error.code, error.detail)
-            return self._fail(error.detail, usage=True) if self.stage is ClientStage.GREETING else refused
-        except ProtocolError as error:
-            refused = self._session.refuse(error.code, f"{error.detail}, from the coordinator")
-            return [*refused, *self._on_bad_model(header, error.code)]
-        self._detector.progress(now)
-        if actions is not None:
-            return actions
-        if header.kind == "hello":  # said again if the coordinator's connection broke, which lost what it said before
-            if self.stage is ClientStage.GREETING:
-                self._enter(ClientStage.IDLE)
-            return [*self._say_where_it_stands(), *self._advance()]
-        if header.kind == "goodbye":
-            self._dismissed = True
-            return [] if self.stage is ClientStage.RECORDING else self._finish()
-        if header.kind == "grant" and self.stage is ClientStage.OFFERING:
-            return self._deliver(self._outbox.granted(self._coordinator, header.round, self._flushed))
-        return self._on_acknowledged(header) if header.kind == "ack" else []
-
-    def _on_chunk(self, message: Message) -> list[ev.Action]:
-        round = message.header.round
-        if round > self.context.last_round:  # else nothing older would be taken any more
-            raise ProtocolError(Refusal.ROUND, f"a model of round {round}, after the last")
-        if round > self._newest:
-            # Whatever is here of an older round is not wanted any more: a broken connection may have lost the rest.
-            for old in self._inbox.granted_to(self._coordinator):
-                self._inbox.drop(old, self._coordinator)
-            self._inbox.forget_before(self.round)
-            self._inbox.open(round, self._coordinator)
-            self._newest = round
-        if not self._inbox.add(message):
-            return []
-        payload = self._inbox.take(round, self._coordinator)
-        if payload is not None:
-            self._model = (round, payload)
-        return [self._say("ack", round), *self._advance()]
-
-    def _on_bad_model(self, header: Header, problem: Refusal) -> list[ev.Action]:
-        """A model that must not be trained: the coordinator is told that this client is ready for a later one."""
-        if problem is not Refusal.VALUES or header.round not in self._inbox.granted_to(self._coordinator):
-            return []
-        self._inbox.drop(header.round, self._coordinator)
-        self._unwanted = header.round
-        news = ev.Note(f"refused the global model of round {header.round}: it is not finite", matters=True)
-        return [news, *(self._say_where_it_stands() if self.stage is ClientStage.IDLE else [])]
-
-    def _advance(self) -> list[ev.Action]:
-        """Begin to train the model that has come, if there is one and nothing else is to be done."""
-        if self.stage is not ClientStage.IDLE or self._model is None or not self._flushed:
-            return []
-        self.round, payload = self._model
-        self._model = None
-        start = 0
-        for piece in payload.vectors["x"]:
-            self._x[start : start + piece.numel()] = piece  # from bfloat16 too
-            start += piece.numel()
-        if self._tamper is not None:
-            self._global = self._x.clone()
-        self._enter(ClientStage.TRAINING)
-        return [ev.Train(self.round, load=True, request=self.context.local_training)]
-
-    def _on_trained(self, event: ev.Trained, now: float) -> list[ev.Action]:
-        self._enter(ClientStage.OFFERING)
-        self._detector.progress(now)
-        update = self._x if self._tamper is None else self._tamper(self.round, self._global, self._x)
-        sent = update.to(self._form.encodings["x"].dtype)
-        payload = Payload({"x": (sent,)}, {"loss": event.loss, "samples": float(event.samples)})
-        waiting = self._outbox.begin(self.round, [(self._coordinator, payload)])
-        return [self._say("offer", self.round), *self._deliver(waiting)]
-
-    def _on_acknowledged(self, header: Header) -> list[ev.Action]:
-        """The coordinator has this round's update, or does not want it any more."""
-        if self.stage is not ClientStage.OFFERING or header.round != self.round:
-            return []
-        self._outbox.drop(self._coordinator)
-        self._enter(ClientStage.RECORDING)
-        return [*self._say_where_it_stands(), ev.RoundDone(self.round)]
-
-    def _on_recorded(self, event: ev.Recorded, now: float) -> list[ev.Action]:
-        self._enter(ClientStage.IDLE)
-        self._detector.progress(now)
-        return self._finish() if self._dismissed else self._advance()
-
-    def _on_flushed(self, event: ev.Flushed, now: float) -> list[ev.Action]:
-        self._flushed, self._outbox.asked_again = True, False
-        return self._advance()
-
-    def _on_reconnected(self, event: ev.Reconnected, now: float) -> list[ev.Action]:
-        """Say again whatever the broken connection may have swallowed; the coordinator ignores what it has."""
-        again: list[ev.Action] = [self._say("hello", self.context.first_round)]
-        again += [self._say("ack", round) for round in self._inbox.taken_from(self._coordinator)]
-        return [*again, *self._say_where_it_stands(), *self._deliver(self._outbox.repeat(self._coordinator))]
-
-    def _on_lost(self, event: ev.Lost, now: float) -> list[ev.Action]:
-        return [] if self._dismissed else self._fail("lost the connection to the coordinator")
-
-    def _on_tick(self, event: ev.Tick, now: float) -> list[ev.Action]:
-        if now < self.deadline:
-            return []
-        if self.stage is not ClientStage.GREETING:
-            self._detector.retried(now)
-            return self._say_where_it_stands()
-        seconds = now - self._detector.waiting_since
-        return self._fail(f"no greeting for {seconds:.0f} s from the coordinator (--handshake-timeout)")
-
-    def _say_where_it_stands(self) -> list[ev.Action]:
-        """Ready for a model, or with an update to offer; nothing while it has a model to train."""
-        if self.stage is ClientStage.OFFERING:
-            return [self._say("offer", self.round)]
-        if self.stage is not ClientStage.TRAINING and self._model is None:
-            return [self._say("grant", max(self.round, self._unwanted) + 1)]
-        return []
-
-    def _say(self, kind: Literal["hello", "grant", "ack", "offer"], round: int) -> ev.Send:
-        return self._session.say(kind, self._coordinator, round)
-
-    def _deliver(self, items: list[tuple[int, Payload]]) -> list[ev.Action]:
-        self._flushed = self._flushed and not items
-        return self._session.deliver(self.round, self._form.encodings, items)
-
-    def _enter(self, stage: ClientStage) -> None:
-        self.stage = CLIENT.check(self.stage, stage)
-
-    def _finish(self) -> list[ev.Action]:
-        self._enter(ClientStage.ENDED)
-        return [ev.Finish()]
-
-    def _fail(self, reason: str, usage: bool = False) -> list[ev.Action]:
-        self._enter(ClientStage.ENDED)
-        return [ev.Fail(reason, resumable=not usage, usage=usage)]
+        is_idle = self.stage is ClientStage.IDLE and self._model is None
+        if not is_idle and self.stage is not ClientStage.OFFERING:
+            return math.inf
+        return self._detector.retry_due("round", self.round)

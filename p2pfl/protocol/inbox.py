@@ -118,7 +118,13 @@ class Inbox:
         self._listed = 0
 
     def skip_to(self, round: int) -> None:
-        """Throw away what is here of earlier rounds; what was whole is acknowledged again if it comes again."""
+        """Throw away what is here of earlier rounds, and list senders again.
+
+        A payload that was whole is acknowledged again if it comes again.
+        """
+        self._given_up = {key for key in self._given_up if key[0] < round}
+        self._waiting.clear()
+        self._listed = 0
         for key in [key for key in self._outstanding if key[0] < round]:
             if self._outstanding.pop(key).complete:
                 self._taken.add(key)
@@ -143,6 +149,10 @@ class Inbox:
         """Whether this sender may send, or has sent, what it has for a round."""
         key = (round, sender)
         return key in self._outstanding or key in self._taken or key in self._given_up
+
+    def is_granted(self, round: int, sender: int) -> bool:
+        """Whether this sender has credit for a round, or has delivered what it had."""
+        return (round, sender) in self._outstanding or (round, sender) in self._taken
 
     def is_whole(self, round: int, sender: int) -> bool:
         """Whether everything that a sender has for a round is here, or has been taken already."""

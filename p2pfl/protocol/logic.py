@@ -23,9 +23,8 @@ class Logic(Protocol):
     def round(self) -> int:
         """The round that it is in."""
 
-    @property
-    def refused(self) -> Counter[str]:
-        """How many messages were not taken, by reason."""
+    refused: Counter[str]
+    """Messages that were not taken, by reason."""
 
     @property
     def deadline(self) -> float:

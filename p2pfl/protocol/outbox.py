@@ -1,4 +1,4 @@
-"""What one process sends: its payloads of one round, each to a neighbor that has given leave, until acknowledged."""
+"""Sending side of credit-based flow control: a round's payloads, kept until their receivers acknowledge them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.payload import Payload
 
-MAX_CREDIT = 8  # rounds ahead for which a neighbor's leave is kept; it looks one round further than it is
+MAX_CREDIT = 8  # rounds ahead for which a neighbor's credit is kept; it looks one round further than it is
 
 
 class Outbox:
@@ -17,8 +17,8 @@ class Outbox:
         self.round = 0
         self._payloads: dict[int, Payload] = {}  # not acknowledged yet
         self._sent: set[int] = set()
-        self._credit: dict[int, set[int]] = {}
-        self.asked_again = False  # for something that is still under way, as far as anybody knows here
+        self._credit: dict[int, set[int]] = {}  # rounds, by neighbor
+        self.asked_again = False  # for something that is still under way, as far as is known here
 
     @property
     def idle(self) -> bool:
@@ -27,11 +27,11 @@ class Outbox:
 
     @property
     def waiting_for(self) -> set[int]:
-        """Membership that have not acknowledged."""
+        """Neighbors that have not acknowledged."""
         return set(self._payloads)
 
     def begin(self, round: int, payloads: Iterable[tuple[int, Payload]]) -> list[tuple[int, Payload]]:
-        """Take over a round's payloads; returns those whose receivers have given leave already."""
+        """Take over a round's payloads; returns those whose receivers have granted credit already."""
         assert self.idle, "the last round's payloads are still needed"
         self.round, self._payloads, self._sent = round, dict(payloads), set()
         for neighbor, rounds in self._credit.items():
@@ -39,22 +39,22 @@ class Outbox:
         return [item for neighbor in self._payloads if (item := self._send(neighbor))]
 
     def add(self, neighbor: int, payload: Payload) -> list[tuple[int, Payload]]:
-        """A neighbor that has begun anew needs this round's payload, again or after all, once it gives leave."""
+        """Add this round's payload for a neighbor whose edge has a new epoch; it goes out on credit."""
         self._payloads[neighbor] = payload
         self._sent.discard(neighbor)
         return [item] if (item := self._send(neighbor)) else []
 
     def revoke_credit(self, neighbor: int) -> None:
-        """What a neighbor gave leave for in an earlier epoch of the edge holds no longer."""
+        """Forget the credit of an earlier epoch of the edge."""
         self._credit.pop(neighbor, None)
 
     def granted(self, neighbor: int, round: int, flushed: bool) -> list[tuple[int, Payload]]:
-        """A neighbor gives leave; returns what goes out now.
+        """Take a neighbor's credit; returns what goes out now.
 
-        Again, if the leave is repeated, but only where everything sent so far is `flushed`: on a slow link copies of
-        the same would pile up otherwise. Whoever still misses something asks once more.
+        Again, if the credit is repeated, but only where everything sent so far is `flushed`: on a slow link copies of
+        the same would pile up otherwise. A neighbor that still misses something asks once more.
 
-        Raises ProtocolError where a neighbor gives leave for ever more rounds.
+        Raises ProtocolError where a neighbor grants credit for ever more rounds.
         """
         if round < self.round:
             return []
@@ -73,12 +73,12 @@ class Outbox:
         return [(neighbor, self._payloads[neighbor])] if neighbor in self._sent & set(self._payloads) else []
 
     def acknowledged(self, neighbor: int, round: int) -> bool:
-        """A neighbor has all of its payload. False where that is no news."""
+        """Note that a neighbor has all of its payload. False where that is no news."""
         known = round == self.round and neighbor in self._sent
         return known and self._payloads.pop(neighbor, None) is not None
 
     def drop(self, neighbor: int) -> None:
-        """A neighbor has left: it needs nothing more."""
+        """Forget the payload of a neighbor that needs nothing more."""
         self._payloads.pop(neighbor, None)
 
     def _send(self, neighbor: int) -> tuple[int, Payload] | None:

@@ -105,6 +105,12 @@ class FailureDetector:
         least = limits.first_round if round == self._context.first_round else limits.round
         return max(least, TIMEOUT_FACTOR * self._slowest)
 
+    def deadline(self, wait: Wait, round: int) -> float:
+        """When a peer has to look again. Heartbeats come before a round's timeout, and often enough to ask again."""
+        if wait == "round":
+            return self.heartbeat_due
+        return min(self.heartbeat_due, self.progress_at + self.timeout(wait, round), self.retry_due(wait, round))
+
     def retry_due(self, wait: Wait, round: int) -> float:
         """When to ask again for what is waited for, since a message may have got lost."""
         if wait == "greeting":

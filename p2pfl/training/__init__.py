@@ -1,11 +1,9 @@
 """Local steps and evaluation of one model on one device."""
 
-from p2pfl.training.device import pick_device
-from p2pfl.training.finite import check_weights
-from p2pfl.training.initial import initial_model
-from p2pfl.training.memory import REMEDIES, make_current
+from p2pfl.training.device import REMEDIES, make_current, pick_device
 from p2pfl.training.schedule import MOMENTUM_SWING, RISE, build_schedule, local_steps
 from p2pfl.training.trainer import EvalStats, Stopped, Trainer, TrainStats
+from p2pfl.training.weights import check_weights, initial_model
 
 __all__ = [
     "MOMENTUM_SWING",

@@ -1,6 +1,8 @@
-"""How many optimizer steps a round has, and the learning rate over the whole run."""
+"""Local steps of a round, and the learning rate schedule of the whole run."""
 
 from __future__ import annotations
+
+import warnings
 
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
@@ -19,8 +21,34 @@ def local_steps(training: TrainingConfig, steps_per_epoch: int) -> int:
     return training.local_steps or (training.local_epochs or 1) * steps_per_epoch
 
 
+class StepSchedule:
+    """The schedule of an optimizer, moved on step by step.
+
+    It may be ahead of the steps that were taken.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, training: TrainingConfig, total_steps: int) -> None:
+        self._schedule = build_schedule(optimizer, training, total_steps)
+        self._steps = 0  # that it has been moved on by
+
+    def advance(self) -> None:
+        """Move on by one step."""
+        self._steps += 1
+        if self._schedule is not None:
+            self._schedule.step()
+
+    def seek(self, steps: int) -> None:
+        """Move on to the place of a run after so many steps."""
+        with warnings.catch_warnings():  # torch warns of schedule steps that follow no optimizer step
+            warnings.simplefilter("ignore", UserWarning)
+            while self._steps < steps:
+                self.advance()
+
+
 def build_schedule(optimizer: torch.optim.Optimizer, training: TrainingConfig, total_steps: int) -> LRScheduler | None:
-    """The learning rate (and momentum) over the whole run, a step at a time; None where it stays constant.
+    """The learning rate (and momentum) over the whole run, a step at a time.
+
+    None where it stays constant.
 
     onecycle is Smith & Topin 2018 as in torch's OneCycleLR: up for a fifth of the run, then down to almost nothing.
     """

@@ -1,10 +1,15 @@
-"""One training step: forward, loss and backward of a batch, captured on a GPU; terms added to its gradients."""
+"""One training step: forward, loss, backward, added terms, and its CUDA graph."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import random
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -12,12 +17,92 @@ from torch.nn import functional
 from p2pfl.algorithms.base import LocalTraining
 from p2pfl.errors import one_line
 from p2pfl.model.vector import Slot, integer_buffers
-from p2pfl.training.capture import Work, capture, host_draws, untouched
-from p2pfl.training.memory import is_out_of_memory
+from p2pfl.training.device import is_out_of_memory
+
+Work = Callable[[], None]
+
+WARM_UPS = 3  # runs before the capture, in which libraries choose their kernels and allocate: PyTorch's own number
+_CAPTURING = threading.Lock()  # a process can capture only one graph at a time
+
+
+def capture(work: Work, device: torch.device) -> Work:
+    """Run `work` a few times on this GPU, then record it.
+
+    Returns what replays the recording.
+
+    Raises RuntimeError where it cannot be recorded, because it waits for the GPU (such as `.item()` does).
+    """
+    graph = torch.cuda.CUDAGraph()
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    with _CAPTURING, torch.cuda.device(device):
+        before = torch.cuda.current_stream()
+        stream.wait_stream(before)
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        unspoiled = generator.clone_state()
+        try:
+            # The outer one, because a failed capture does not set the stream back.
+            with torch.cuda.stream(stream):
+                with _waiting_refused():
+                    for _ in range(WARM_UPS):
+                        work()
+                # Another thread may well use the GPU meanwhile: it is not the one that is recorded.
+                with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                    work()
+        except BaseException:
+            # In some versions of PyTorch a generator stays in a capture that failed, and draws no more.
+            generator.graphsafe_set_state(unspoiled)
+            raise
+        finally:
+            before.wait_stream(stream)
+        torch.cuda.empty_cache()  # what only the warm-up needed
+    return graph.replay
+
+
+@contextmanager
+def _waiting_refused() -> Iterator[None]:
+    """Context in which operations that wait for the GPU raise RuntimeError.
+
+    They do so before one can spoil a capture that has begun.
+
+    For the whole process: during the warm-up nothing else in it may use the GPU, which only the training thread does.
+    """
+    mode = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that it may miss some, which the capture itself then finds
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+
+
+@contextmanager
+def untouched(tensors: Sequence[Tensor], device: torch.device) -> Iterator[None]:
+    """Context that restores these tensors and all random generators at its end."""
+    kept = [tensor.clone() for tensor in tensors]
+    own, numpys = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            random.setstate(own)
+            np.random.set_state(numpys)
+            for tensor, before in zip(tensors, kept, strict=True):
+                tensor.copy_(before)
+
+
+def host_draws() -> bytes:
+    """State of the random generators on the host, which every draw changes."""
+    _, keys, *rest = np.random.get_state(legacy=True)
+    parts = (random.getstate(), np.asarray(keys).tobytes(), rest, torch.random.get_rng_state().numpy().tobytes())
+    return repr(parts).encode()
 
 
 class Step:
-    """Operation by operation. A call leaves the gradients in `.grad` and adds the batch's mean loss to `total`."""
+    """Operation by operation.
+
+    A call leaves the gradients in `.grad` and adds the batch's mean loss to `total`.
+    """
 
     def __init__(self, model: nn.Module, device: torch.device, precision: str) -> None:
         self.total = torch.zeros((), device=device)
@@ -45,7 +130,9 @@ class Step:
 
 
 class GradientTerms:
-    """Terms that a round's request adds to each gradient, after forward and backward: correction and proximal pull.
+    """Terms that a round's request adds to each gradient.
+
+    Correction and proximal pull, after forward and backward.
 
     They are added outside of what a GPU has captured, to gradients whose places are fixed there.
     """
@@ -58,7 +145,10 @@ class GradientTerms:
         self._proximal = 0.0
 
     def begin(self, request: LocalTraining, vector: Tensor) -> None:
-        """Take up a round's request; `vector` is the model, (size,) on its device, before the round's training."""
+        """Take up a round's request.
+
+        `vector` is the model, (size,) on its device, before the round's training.
+        """
         self._proximal = request.proximal
         self._anchor = vector.clone() if request.proximal else None
         self._correction = None if request.correction is None else request.correction.to(vector.device)
@@ -77,7 +167,9 @@ class GradientTerms:
 
 
 class CapturedStep:
-    """The same step, captured on the first batch and replayed for all: one launch instead of some hundred.
+    """A step that is captured on the first batch and replayed for all.
+
+    One launch takes the place of some hundred.
 
     The optimizer's step is none of it: the schedule moves learning rate and momentum, which a captured kernel would
     keep. Captured addresses stay right, because on a GPU the model's tensors are views of one vector that is only ever
@@ -92,7 +184,9 @@ class CapturedStep:
         log: logging.Logger,
         record: Callable[[Work, torch.device], Work] = capture,
     ) -> None:
-        """`touched`: what forward and backward write, besides the model's integer buffers and the loss.
+        """Prepare a step; it is captured with its first batch.
+
+        `touched`: tensors that forward and backward write, besides the model's integer buffers and the loss.
 
         `record` makes the recording and returns what replays it.
         """

@@ -1,11 +1,10 @@
-"""One model on one device: its local steps and its evaluation."""
+"""Trainer of one process: local steps and evaluation of one model on one device."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,11 +23,10 @@ from p2pfl.errors import ConfigError, P2PFLError, TrainingError
 from p2pfl.model.global_state import RANDOMNESS
 from p2pfl.model.structure import convert
 from p2pfl.model.vector import Layout, aligned_vector, integer_buffers, is_finite
-from p2pfl.training.host import HostCopy, sleep_until_done
-from p2pfl.training.initial import initial_model
-from p2pfl.training.memory import on_device
-from p2pfl.training.schedule import build_schedule, local_steps
+from p2pfl.training.device import HostCopy, on_device, sleep_until_done
+from p2pfl.training.schedule import StepSchedule, local_steps
 from p2pfl.training.step import CapturedStep, GradientTerms, Step
+from p2pfl.training.weights import initial_model
 
 _PROGRESS_SECONDS = 0.5
 PLAIN = LocalTraining()
@@ -40,7 +38,10 @@ class Stopped(P2PFLError):
 
 @dataclass(frozen=True)
 class TrainStats:
-    """One round of local training: mean loss over its steps, the last step's rate, samples, steps, wall seconds."""
+    """Result of one round of local training.
+
+    loss: mean over its steps. lr: of the last step. seconds: wall time.
+    """
 
     loss: float
     lr: float
@@ -60,7 +61,7 @@ class EvalStats:
 
 
 class Trainer:
-    """One peer's model, optimizer and shard.
+    """Model, optimizer and shard of one peer.
 
     `vector` is the model: (layout.size,) float32 on the device; its views are the parameters. `host` is the same on
     the CPU: the very same tensor there, a pinned copy for a GPU, kept equal by `to_host` and `to_device`. `move_to`
@@ -76,18 +77,19 @@ class Trainer:
         peer: int,
         captured: bool = True,
     ) -> None:
-        """`captured`: a GPU replays each step as a CUDA graph; without it, it trains as a CPU does.
+        """`captured`: a GPU replays each step as a CUDA graph.
+
+        Without it, it trains as a CPU does.
 
         Raises ConfigError for a batch that the shard does not fill, or a model for which the GPU has no memory.
         """
         self.config = config
         self.device = device
         self.steps = 0
-        self.relabel: Relabel | None = None  # an attacker's labels instead of its own
+        self.relabel: Relabel | None = None  # labels of an attacker, in place of the data set's
         self._peer = peer
         self._dataset = dataset
         self._lr = math.nan  # of the last step
-        self._scheduled = 0  # steps that the schedule has been moved on by
         self._given_momentum: Tensor | None = None  # by this round's request
         self.model = initial_model(config, len(dataset.classes))
         self.layout = Layout.of(self.model)
@@ -96,7 +98,7 @@ class Trainer:
             self._batches = data.Batches(dataset, indices, config.training.batch_size, device, config.record.seed, peer)
         self.steps_per_round = local_steps(config.training, self._batches.steps_per_epoch)
         self._optimizer = self._build_optimizer()
-        self._schedule = build_schedule(self._optimizer, config.training, self.steps_per_round * config.training.rounds)
+        self._schedule = StepSchedule(self._optimizer, config.training, self.steps_per_round * config.training.rounds)
         self._eager = Step(self.model, device, config.compute.precision)
         self._step = CapturedStep(self._eager, [self.vector], self._log) if captured and self._on_gpu else self._eager
 
@@ -146,7 +148,9 @@ class Trainer:
         stopped: Callable[[], bool],
         request: LocalTraining = PLAIN,
     ) -> TrainStats:
-        """One round of local steps. `progress` is told the steps done so far, about twice a second.
+        """One round of local steps.
+
+        `progress` is told the steps done so far, about twice a second.
 
         The schedule follows the run's rounds, not this peer's own steps, since a client does not train in every one.
         The loss that is returned is that of the model, without the terms of the request. Without momentum in the
@@ -173,7 +177,7 @@ class Trainer:
         self._given_momentum = None if given is None else given.to(self.device)
         if given is None and request.momentum == "reset":
             self.momentum.zero_()
-        self._seek_schedule((round - 1) * self.steps_per_round)
+        self._schedule.seek((round - 1) * self.steps_per_round)
         self._terms.begin(request, self.vector)
         self._step.total.zero_()
         reported = time.monotonic()
@@ -191,7 +195,10 @@ class Trainer:
         return float(self._step.total)
 
     def evaluate(self, samples: int, stopped: Callable[[], bool] = lambda: False) -> EvalStats:
-        """Accuracy and loss on the test set, or on a fixed subset of it (0: all). Moves no statistics."""
+        """Accuracy and loss on the test set, or on a fixed subset of it (0: all).
+
+        Moves no statistics.
+        """
         began = time.monotonic()
         self.model.eval()
         with on_device(self.device), torch.no_grad():
@@ -214,7 +221,9 @@ class Trainer:
         return int(correct), float(loss), count
 
     def move_to(self, host: Tensor) -> None:
-        """`host`, (layout.size,) float32 and pinned for a GPU, holds the weights from now on.
+        """Hold the weights in another vector from now on.
+
+        `host`: (layout.size,) float32, pinned for a GPU.
 
         On the CPU they are the model's at once; for a GPU, `to_device` brings them there. So that the mix of a round
         need not be copied back to where the model was: that took 7 ms of VGG-11's 42 ms a swap.
@@ -236,7 +245,10 @@ class Trainer:
             self._host_copy.push()
 
     def restore(self, x: Tensor, momentum: Tensor, buffers: dict[str, Tensor], steps: int) -> None:
-        """Go on from a checkpoint: tensors as `Layout` and `integer_buffers` describe them."""
+        """Continue from a checkpoint.
+
+        Tensors as `Layout` and `integer_buffers` describe them.
+        """
         self.vector.copy_(x)
         self.to_host()
         self.momentum.copy_(momentum)
@@ -253,19 +265,7 @@ class Trainer:
         self._lr = float(self._optimizer.param_groups[0]["lr"])
         self._optimizer.step()
         self.steps += 1
-        self._advance_schedule()
-
-    def _advance_schedule(self) -> None:
-        self._scheduled += 1
-        if self._schedule is not None:
-            self._schedule.step()
-
-    def _seek_schedule(self, steps: int) -> None:
-        """Move the schedule on to where the run is after so many steps."""
-        with warnings.catch_warnings():  # torch warns of schedule steps that follow no optimizer step
-            warnings.simplefilter("ignore", UserWarning)
-            while self._scheduled < steps:
-                self._advance_schedule()
+        self._schedule.advance()
 
     def _build_optimizer(self) -> torch.optim.SGD:
         training = self.config.training
@@ -285,7 +285,10 @@ class Trainer:
 
     @contextmanager
     def _seeded(self, round: int) -> Iterator[None]:
-        """Randomness inside the model (dropout in a user's own) is drawn from this round's own seed."""
+        """Context in which the model draws from this round's own seed.
+
+        Such as dropout in a user's model.
+        """
         devices = [self.device] if self._on_gpu else []
         forked = torch.random.fork_rng(devices=devices)
         with RANDOMNESS:

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.support.launched import FAST, Swarm, nobody_left, ring
+from tests.support.launched import start as start
 
 from p2pfl import launch as launcher
 from p2pfl.launch import preload

@@ -17,7 +17,7 @@ from tests.support.saved_runs import other_version
 from p2pfl import RunConfig, data, make_topology, run_swarm
 from p2pfl.data import partition
 from p2pfl.experiment.run import Result, run
-from p2pfl.protocol.selection import Federation, select_clients
+from p2pfl.protocol.server_exchange import Federation, select_clients
 from p2pfl.run import checkpoint
 from p2pfl.run.paths import checkpoint_name
 from p2pfl.run.records import RoundRecord, read_rounds

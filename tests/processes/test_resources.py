@@ -17,7 +17,7 @@ from tests.support.launched import start as start
 from p2pfl import make_topology
 from p2pfl.errors import ConfigError, TrainingError, TransportError
 from p2pfl.topology import save_topology
-from p2pfl.training.memory import on_device
+from p2pfl.training.device import on_device
 from p2pfl.transport import ZmqTransport
 
 SOON = ["--start-timeout", "5", "--handshake-timeout", "5"]

@@ -36,7 +36,7 @@ class Watched:
         for kind, neighbor, round in sends(actions):
             if kind == "grant" and (round, neighbor) not in self.granted:
                 self.granted.append((round, neighbor))
-        assert self.peer.outstanding <= WINDOW
+        assert self.peer.channel.inbox.outstanding <= WINDOW
         return actions
 
     def deliver(self, sender: int) -> None:

@@ -13,7 +13,7 @@ from tests.support.helpers import THOROUGHNESS
 
 from p2pfl.protocol import wire
 from p2pfl.protocol.events import Fail, Finish
-from p2pfl.protocol.selection import select_clients
+from p2pfl.protocol.server_exchange import select_clients
 
 MAX_STEPS = 20_000
 schedules = st.binary(min_size=1, max_size=40)

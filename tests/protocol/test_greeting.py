@@ -35,7 +35,7 @@ from p2pfl.protocol.greeting import (
     short,
 )
 from p2pfl.protocol.peer import Peer
-from p2pfl.protocol.selection import Federation
+from p2pfl.protocol.server_exchange import Federation
 from p2pfl.protocol.wire import GREETING_BYTES, Message
 from p2pfl.topology import Topology, build_topology
 from p2pfl.training import initial_model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -196,13 +197,19 @@ def test_a_vector_that_starts_again_in_the_middle_is_put_together_from_the_secon
     torch.testing.assert_close(finish_round(peer, 1, 1.0), AFTER_ONE_ROUND)
 
 
-def test_what_is_next_in_order_is_added_as_it_comes_and_repetitions_are_not() -> None:
-    results = []
+def test_what_is_next_in_order_is_added_as_it_comes_and_repetitions_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    results, states, init = [], [], DPSGD.init
+
+    def kept(*args: Any) -> Any:
+        states.append(init(*args))
+        return states[-1]
+
+    monkeypatch.setattr(DPSGD, "init", kept)
     for repeated in (False, True):
         peer = peer_zero()
         greeted(peer)
         peer.handle(Trained(), 0.0)
-        mixed = peer._state.buffers.mixed.zero_()
+        mixed = states[-1].buffers.mixed.zero_()
         assert peer.handle(chunk(3, 1, 0, 4), 0.0) == []
         assert torch.equal(mixed, torch.zeros(SIZE))  # it is peer 1's turn
         assert peer.handle(chunk(1, 1, 0, 4), 0.0) == []

@@ -9,7 +9,7 @@ import pytest
 
 from p2pfl import RunConfig, make_topology
 from p2pfl.modes import topology_of
-from p2pfl.registry import ALGORITHMS, ATTACKS, AVERAGINGS
+from p2pfl.registry import ALGORITHMS, ATTACKS, AVERAGINGS, entry_of
 from p2pfl.run.paths import MODEL_FILE
 from p2pfl.sim.swarm import Simulation
 from p2pfl.topology import Topology
@@ -31,6 +31,7 @@ WAYS = [(order, wire) for order in ("atc", "overlapped") for wire in ("fp32", "b
 CASES = [
     *((algorithm, *way, attack) for algorithm in SYNCHRONOUS for way in WAYS[:1] for attack in ("", *ATTACKS)),
     *((algorithm, *way, "inner-product") for algorithm in SYNCHRONOUS for way in WAYS[1:]),
+    *(("toy_algorithm:HeavyBall", *WAYS[0], attack) for attack in ("", "inner-product")),
 ]
 
 
@@ -81,6 +82,7 @@ def test_centralized(tmp_path: Path, averaging: str, attack: str) -> None:
 
 @pytest.mark.parametrize(("algorithm", "order", "wire", "attack"), CASES)
 def test_gossip(tmp_path: Path, algorithm: str, order: str, wire: str, attack: str) -> None:
-    robust = {"byzantine": 1} if ALGORITHMS[algorithm].tolerates_byzantine else {}
+    entry = entry_of("algorithm", algorithm)
+    robust = {"byzantine": 1} if entry is not None and entry.tolerates_byzantine else {}
     options = {"algorithm": algorithm, "order": order, "wire_dtype": wire, **robust, **script(tmp_path, attack, "1")}
     check(make_topology("complete", PEERS), {**PLAIN, **options}, tmp_path)

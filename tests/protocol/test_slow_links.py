@@ -33,7 +33,7 @@ from p2pfl.protocol.events import (
 )
 from p2pfl.protocol.logic import Logic
 from p2pfl.protocol.peer import Peer
-from p2pfl.protocol.selection import Federation
+from p2pfl.protocol.server_exchange import Federation
 from p2pfl.topology import make_topology, mixing_matrix, neighborhood
 
 CHUNKS, ROUNDS = 12, 2

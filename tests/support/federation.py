@@ -39,7 +39,7 @@ from p2pfl.protocol.events import (
     Trained,
 )
 from p2pfl.protocol.inbox import WINDOW
-from p2pfl.protocol.selection import Federation
+from p2pfl.protocol.server_exchange import Federation
 
 Step = tuple[str, int, int]
 NO_END = 1e9
@@ -329,7 +329,7 @@ class Network:
     def _check_window(self) -> None:
         """At most four updates are granted and not folded, and none beyond the fourth that is still owed."""
         coordinator = self.coordinator
-        assert coordinator.outstanding <= WINDOW
+        assert coordinator.channel.inbox.outstanding <= WINDOW
         owed = [c for c, where in coordinator.progress.items() if where not in ("folded", "missing")]
         granted = [c for c in owed if (coordinator.round, c) in self.granted]
         assert set(granted) <= set(owed[:WINDOW])

@@ -13,7 +13,7 @@ from p2pfl.protocol.coordinator import Coordinator
 from p2pfl.protocol.events import (
     Started,
 )
-from p2pfl.protocol.selection import Federation
+from p2pfl.protocol.server_exchange import Federation
 
 SIZE = 8
 CONTEXT = PeerContext(

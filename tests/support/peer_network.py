@@ -18,7 +18,7 @@ import torch
 from tests.support.helpers import driven, mix, schedules_of
 from torch import Tensor
 
-from p2pfl.algorithms.base import Algorithm, Outgoing, RoundContext
+from p2pfl.algorithms.base import Algorithm, LocalTraining, Outgoing, RoundContext
 from p2pfl.payload import Encoding, Payload
 from p2pfl.protocol import wire
 from p2pfl.protocol.context import PeerContext, Timeouts
@@ -149,6 +149,9 @@ class Watched:
 
     def init(self, x: Tensor, schedule: Callable) -> object:
         return self.inner.init(x, schedule)
+
+    def request(self, state: object, ctx: RoundContext, settings: LocalTraining) -> LocalTraining:
+        return self.inner.request(state, ctx, settings)
 
     def outgoing(self, state: object, ctx: RoundContext) -> Outgoing:
         self.round[0], self.me[0] = ctx.round, ctx.neighborhood.me

@@ -229,7 +229,7 @@ class Troubled:
         peer = self.peers[me]
         assert peer is not None
         actions = peer.handle(event, self.now)
-        assert peer.outstanding <= WINDOW
+        assert peer.channel.inbox.outstanding <= WINDOW
         for action in actions:
             if isinstance(action, Send):
                 gone = action.neighbor in self.ended or frozenset({me, action.neighbor}) in self.cut

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -45,6 +45,7 @@ class OneRound:
     deadline = float("inf")
     wants_flush = False
     payloads: Mapping[int, Payload] = {3: Payload({})}
+    algorithm_state: Mapping[str, Any] = {"spread": 2.0}
     facts: Mapping[str, Any] = {}
 
     def handle(self, event: ev.Event, now: float) -> list[ev.Action]:
@@ -57,7 +58,7 @@ class Trainer:
     host = torch.zeros(4)
     steps = samples = steps_per_round = 1
 
-    def train(self, round: int, report: Callable[[int], None], stopped: Callable[[], bool]) -> TrainStats:
+    def train(self, *_: object) -> TrainStats:
         return TrainStats(loss=0.5, lr=0.1, samples=1, steps=1, seconds=0.0)
 
     def to_host(self) -> None: ...
@@ -73,13 +74,13 @@ class Store:
     elapsed_before = 0.0
 
     def __init__(self) -> None:
-        self.saved: list[tuple[int, Mapping[int, Payload], int]] = []
+        self.saved: list[tuple[int, Mapping[int, Payload], Mapping[str, Any], int]] = []
         self.begin = lambda round, trainer: []
         self.record = self.save_model = lambda round, trainer: None
         self.evaluation_samples = lambda round: None
 
-    def save(self, round: int, trainer: Trainer, sent: Mapping[int, Payload]) -> None:
-        self.saved.append((round, sent, threading.get_ident()))
+    def save(self, round: int, trainer: Trainer, sent: Mapping[int, Payload], state: Mapping[str, Any]) -> None:
+        self.saved.append((round, sent, state, threading.get_ident()))
 
 
 def test_only_the_calling_thread_touches_the_protocol() -> None:
@@ -89,6 +90,6 @@ def test_only_the_calling_thread_touches_the_protocol() -> None:
     ports = Ports(SystemClock(), ThreadCompute(transport.wake), transport, store, reporter)  # type: ignore[arg-type]
     Driver(protocol, Trainer(), ports).run()  # type: ignore[arg-type]
     assert protocol.threads == {threading.get_ident()}
-    ((round, sent, saver),) = store.saved
-    assert (round, sent) == (1, OneRound.payloads)
+    ((round, sent, state, saver),) = store.saved
+    assert (round, sent, state) == (1, OneRound.payloads, OneRound.algorithm_state)
     assert saver != threading.get_ident(), "the other thread has worked"

@@ -24,7 +24,7 @@ from p2pfl.run.directory import check_results
 from p2pfl.run.tensor_file import save_tensors
 from p2pfl.topology import save_topology
 from p2pfl.training import initial_model
-from p2pfl.training.capture import host_draws
+from p2pfl.training.step import host_draws
 
 CLASSES = 10
 

@@ -19,8 +19,7 @@ from p2pfl.experiment import run as swarm
 from p2pfl.model.vector import integer_buffers
 from p2pfl.preflight.gpus import check_gpus, requested_devices
 from p2pfl.training import Trainer, initial_model
-from p2pfl.training.capture import untouched
-from p2pfl.training.step import CapturedStep
+from p2pfl.training.step import CapturedStep, untouched
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

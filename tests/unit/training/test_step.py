@@ -17,9 +17,8 @@ from p2pfl.errors import ConfigError, TrainingError
 from p2pfl.model.vector import integer_buffers
 from p2pfl.training import Trainer, make_current
 from p2pfl.training import trainer as trainer_module
-from p2pfl.training.capture import Work, host_draws, untouched
-from p2pfl.training.memory import is_out_of_memory, on_device
-from p2pfl.training.step import CapturedStep
+from p2pfl.training.device import is_out_of_memory, on_device
+from p2pfl.training.step import CapturedStep, Work, host_draws, untouched
 
 DATASET = images()
 SHARD = np.arange(24)

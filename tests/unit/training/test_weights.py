@@ -28,7 +28,7 @@ from p2pfl.run.fingerprint import run_fingerprint, shared_settings
 from p2pfl.run.records import read_rounds
 from p2pfl.run.settings import resolve
 from p2pfl.training import initial_model
-from p2pfl.training.initial import load_initial
+from p2pfl.training.weights import load_initial
 
 RING = str(ROOT / "topologies" / "ring-4.graphml")
 SMALL: dict[str, Any] = {"model": "user_models:linear", "dataset": "digits", "rounds": 2, "local_steps": 2}

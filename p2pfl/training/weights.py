@@ -1,24 +1,29 @@
-"""Initial model of a run: the same weights in every peer, from the run's seed or from a file."""
+"""Weights of a run: the same initial ones in every peer, checked to stay finite."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from p2pfl import seeding
 from p2pfl.config import RunConfig
-from p2pfl.errors import ConfigError, one_line
+from p2pfl.errors import ConfigError, TrainingError, one_line
 from p2pfl.model.global_state import RANDOMNESS, seed_everything, undisturbed
 from p2pfl.model.networks import build_model, find_function
+from p2pfl.model.sketches import Vector
 from p2pfl.model.structure import convert
+from p2pfl.model.vector import is_finite, largest
 from p2pfl.model.weights_file import read_weights
 
 
 def initial_model(config: RunConfig, num_classes: int) -> nn.Module:
-    """Build the model in float32 on the CPU, with the initial weights that the seed or --init gives: the same in every
-    peer.
+    """Build the model, with its initial weights from the seed or --init.
+
+    In float32 on the CPU; every peer gets the same.
 
     Raises ConfigError for a model that cannot be built, trained or saved.
     """
@@ -41,7 +46,9 @@ def initial_model(config: RunConfig, num_classes: int) -> nn.Module:
 
 
 def load_initial(model: nn.Module, path: str) -> None:
-    """Give a model the weights in a safetensors file, which must hold every key of its state dict and nothing else.
+    """Load the weights of a safetensors file into a model.
+
+    The file must hold every key of its state dict and nothing else.
 
     Raises ConfigError naming the file and the first keys that do not fit.
     """
@@ -74,3 +81,27 @@ def _named(what: str, names: Sequence[str]) -> str:
     """Such as: lacks 'a.weight' and 3 more."""
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return f"{what} {names[0][:120]!a}{more}"
+
+
+# Halfway between the largest bfloat16 and the next power of two: from here on rounding gives infinity.
+BF16_LIMIT = 2.0**128 - 2.0**119
+
+
+def check_weights(weights: Tensor, wire_dtype: str, when: str, sketch: Vector | None = None) -> None:
+    """Check that weights are finite and fit the encoding in which they travel.
+
+    Raises TrainingError where they do not.
+
+    `sketch`: that of these weights, if there is one. A finite one tells that they are finite without a pass over them;
+    one that is not may just have overflowed. It tells nothing of their size, since opposite numbers cancel in it.
+    """
+    if wire_dtype == "bf16":
+        size = largest(weights)
+        finite = math.isfinite(size)
+    else:
+        size = 0.0
+        finite = (sketch is not None and bool(np.isfinite(sketch).all())) or is_finite(weights)
+    if not finite:
+        raise TrainingError(f"the weights are not finite {when}", remedy="lower --lr")
+    if size >= BF16_LIMIT:
+        raise TrainingError(f"a weight of {size:.3g} {when} is too large for --wire-dtype bf16", remedy="lower --lr")

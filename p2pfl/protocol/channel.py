@@ -1,0 +1,155 @@
+"""Channel of one process to its neighbors: what is received and sent, with checks, refusals, credit and repetition."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import msgspec
+import torch
+
+from p2pfl.errors import ProtocolError, Refusal
+from p2pfl.payload import Encoding, Payload
+from p2pfl.protocol import events as ev
+from p2pfl.protocol import greeting
+from p2pfl.protocol.context import PeerContext
+from p2pfl.protocol.inbox import Form, Inbox
+from p2pfl.protocol.outbox import Outbox
+from p2pfl.protocol.wire import VERSION, Header, Kind, Message, chunks
+from p2pfl.util.text import visible
+
+# A neighbor with other settings or keys is never understood, which the user should know before time is up.
+_LOUD = frozenset(
+    {
+        Refusal.RUN,
+        Refusal.SETTINGS,
+        Refusal.VERSION,
+        Refusal.LAYOUT,
+        Refusal.HANDSHAKE,
+        Refusal.KEY,
+        Refusal.TOKEN,
+    }
+)
+
+
+class Channel:
+    """One process's side of the conversation with its neighbors in one run.
+
+    `inbox` grants credit and assembles vectors, `outbox` keeps one round's payloads until they are acknowledged.
+    """
+
+    def __init__(self, context: PeerContext, size: int, form_of: Callable[[int], Form]) -> None:
+        """Vectors have `size` elements; `form_of` says what is sent in a round."""
+        self.inbox = Inbox(size, form_of, context.last_round)
+        self.outbox = Outbox()
+        self.flushed = True  # the transport has let go of all bodies
+        self.refused: Counter[str] = Counter()
+        self._context = context
+        self._form_of = form_of
+        self._asked_again: set[tuple[int, int]] = set()  # (round, sender) of vectors of which a chunk was lost
+
+    # Received
+
+    def check(self, message: Message) -> None:
+        """Check whose message it is. Raises ProtocolError for one of another run, of a stranger or about another model.
+
+        MismatchError, which names it, where a neighbor greets that was started with something else.
+        """
+        header, context = message.header, self._context
+        unlike = self._difference(message) if header.kind == "hello" else None
+        if unlike is not None:
+            kind = greeting.MismatchError if header.sender in context.links else ProtocolError
+            raise kind(Refusal.SETTINGS, unlike)
+        if header.run != context.run:
+            raise ProtocolError(Refusal.RUN, "another run, or a swarm with other settings")
+        if header.sender not in context.links:
+            raise ProtocolError(Refusal.SENDER, "no neighbor")
+        if header.kind in ("hello", "chunk") and header.layout != context.layout:
+            raise ProtocolError(Refusal.LAYOUT, "another model")
+
+    def _difference(self, hello: Message) -> str | None:
+        """How a process that greets was started with something else than this one, after its name."""
+        theirs = greeting.decode(hello.body)
+        if theirs == greeting.Greeting() != self._context.greeting:
+            raise ProtocolError(Refusal.GREETING, "missing")
+        found = greeting.difference(self._context.greeting, theirs)
+        names, sender = self._context.names, hello.header.sender
+        name = f"'{visible(names[sender], controls=True)}'" if sender < len(names) else f"number {sender}"
+        return None if found is None else f"peer {name} {found}"
+
+    def refuse(self, code: Refusal, detail: str) -> list[ev.Action]:
+        """Count a message that is not taken; the first of its kind goes to the log."""
+        self.refused[code.value] += 1
+        return [ev.Note(f"refused a message: {code}: {detail}", code in _LOUD)] if self.refused[code] == 1 else []
+
+    def take_chunk(self, message: Message) -> bool:
+        """Take a chunk; whether its vector is whole. Raises ProtocolError."""
+        is_whole = self.inbox.add(message)
+        self._asked_again.discard((message.header.round, message.header.sender))
+        return is_whole
+
+    def bad_chunk(self, header: Header, problem: Refusal) -> list[ev.Action]:
+        """Ask for a vector again of which a chunk was lost, and give one up that must not be averaged."""
+        key = header.round, header.sender
+        if problem is Refusal.OFFSET and key not in self._asked_again:
+            self._asked_again.add(key)
+            return [self.say("grant", header.sender, header.round)]
+        if problem is not Refusal.VALUES or not self.inbox.has(*key) or self.inbox.is_whole(*key):
+            return []
+        self.inbox.drop(*key)
+        return [self.say("ack", header.sender, header.round)]
+
+    def granted(self, header: Header) -> list[ev.Action]:
+        """Use a neighbor's credit. Raises ProtocolError for a round that does not exist."""
+        if header.round > self._context.last_round:
+            raise ProtocolError(Refusal.ROUND, f"credit for round {header.round}")
+        return self.deliver(self.outbox.round, self.outbox.granted(header.sender, header.round, self.flushed))
+
+    # Sent
+
+    def say(self, kind: Kind, neighbor: int, round: int, about: Mapping[str, float] | None = None) -> ev.Send:
+        """Send a message without numbers; `about` are its scalars. Only a greeting has a body."""
+        context, greets = self._context, kind == "hello"
+        body = greeting.encode(context.greeting) if greets else b""
+        header = Header(
+            VERSION,
+            context.run,
+            kind,
+            context.me,
+            round,
+            layout=context.layout if greets else "",
+            length=len(body),
+            scalars=dict(about or {}),
+        )
+        return ev.Send(neighbor, Message(header, body))
+
+    def say_again(self, neighbor: int) -> list[ev.Action]:
+        """Repeat the grants and acknowledgements that a neighbor may have missed; it ignores what it has."""
+        again: list[ev.Action] = [self.say("grant", neighbor, round) for round in self.inbox.granted_to(neighbor)]
+        return again + [self.say("ack", neighbor, round) for round in self.inbox.taken_from(neighbor)]
+
+    def deliver(self, round: int, items: Sequence[tuple[int, Payload]]) -> list[ev.Action]:
+        """Send payloads of a round in chunks, each to its neighbor."""
+        self.flushed = self.flushed and not items
+        encodings = self._form_of(round).encodings
+        return [ev.Send(n, message) for n, payload in items for message in self._chunks(round, encodings, payload)]
+
+    def _chunks(self, round: int, encodings: Mapping[str, Encoding], payload: Payload) -> Iterator[Message]:
+        """A payload as chunks that are views of its vectors, each given as one piece."""
+        context = self._context
+        header = Header(
+            version=VERSION,
+            run=context.run,
+            kind="chunk",
+            sender=context.me,
+            round=round,
+            layout=context.layout,
+            scalars=dict(payload.scalars),
+        )
+        for name, (vector,) in payload.vectors.items():
+            template = msgspec.structs.replace(header, codec=encodings[name].name)
+            yield from chunks(template, {name: vector.view(torch.uint8).numpy().data})
+
+    def on_flushed(self) -> None:
+        """Note that the transport has let go of all bodies; a neighbor that misses something asks once more."""
+        self.flushed, self.outbox.asked_again = True, False

@@ -1,0 +1,300 @@
+"""Exchange of one peer with its neighbors, round by round: a channel, the membership and a round's aggregation.
+
+It owns the question who is expected in which round, and keeps its parts informed of the answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from p2pfl.algorithms.base import Algorithm, LocalTraining, RoundContext
+from p2pfl.algorithms.bootstrap import Bootstrap
+from p2pfl.errors import Refusal
+from p2pfl.protocol import events as ev
+from p2pfl.protocol.aggregation import Mixer, RoundAggregation
+from p2pfl.protocol.channel import Channel
+from p2pfl.protocol.context import PeerContext
+from p2pfl.protocol.edge import ResumePoint
+from p2pfl.protocol.inbox import Senders
+from p2pfl.protocol.membership import Membership
+from p2pfl.protocol.outbox import Outbox
+from p2pfl.protocol.wire import Header, Message
+from p2pfl.topology import NeighborhoodSchedule
+
+
+class Exchange:
+    """One peer's vectors out and in."""
+
+    def __init__(self, context: PeerContext, schedule: NeighborhoodSchedule, mixer: Mixer) -> None:
+        self._pending = dict(context.pending_payloads)  # rounds before the first whose vectors neighbors may still need
+        self._context = context = replace(context, pending_payloads={})  # so that their memory is free soon
+        self._schedule = schedule
+        self.mixer = mixer
+        self.round = context.first_round
+        self.in_round = False  # between `begin_round` and `finish`
+        self.has_begun = False  # the round's payloads are on offer
+        self.is_bootstrapping = context.needs_bootstrap and context.first_round > 1
+        self.bootstrap = Bootstrap(self.algorithm.is_robust)
+        self.aggregation: RoundAggregation | None = None
+        self.channel = Channel(context, mixer.x.numel(), mixer.phases.at)
+        self._is_started = False
+        self.membership = Membership(context, self.channel, {n: self._resume_point(n) for n in context.links})
+        self._left_behind = False  # a neighbor continues without this peer
+
+    @property
+    def algorithm(self) -> Algorithm[Any]:
+        """The algorithm of this round."""
+        return self.mixer.phases.at(self.round)
+
+    # Expectation
+
+    def _expected_in(self, round: int) -> list[int]:
+        """In-neighbors whose vector of a round is waited for."""
+        return [n for n in self._schedule(round).incoming if self.membership.expects(n, round)]
+
+    def _senders(self, round: int) -> Senders:
+        """The senders of a round that are expected, and those that may still come back for it."""
+        if round > self._context.last_round:
+            return Senders()
+        inbox, expected = self.channel.inbox, self._expected_in(round)
+        passed = self.aggregation.passed if self.aggregation is not None and round == self.round else ()
+        here = {n for n in expected if self.membership.is_up(n) and not inbox.is_given_up(round, n)}
+        others = [n for n in self._schedule(round).incoming if n not in here and n not in passed]
+        return Senders(expected, [n for n in others if not inbox.is_granted(round, n)])
+
+    def _expectation_changed(self) -> None:
+        """Tell the aggregation who is expected; to be called whenever an edge or a payload's use has changed."""
+        if self.aggregation is not None:
+            given_up = self.channel.inbox.is_given_up
+            self.aggregation.expected = {n for n in self._expected_in(self.round) if not given_up(self.round, n)}
+
+    def waits_for(self) -> set[int]:
+        """Neighbors whose vector or acknowledgement is waited for."""
+        if self.aggregation is not None:
+            return self.aggregation.waits_for() | self.channel.outbox.waiting_for
+        missing = self.channel.inbox.missing(self.round, self._expected_in(self.round))
+        return missing | self.channel.outbox.waiting_for
+
+    def ahead(self) -> int:
+        """The round to continue with. Neighbors may be as far apart as there are peers between them, and wait.
+
+        So a peer skips rounds only if it is further behind than that, starts, or was left behind while it slept.
+        """
+        slack = 0 if self._left_behind or not self._is_started else len(self._context.names)
+        return self.membership.ahead_of(self.round, frozenset(self._schedule(self.round).incoming), slack)
+
+    def _resume_point(self, neighbor: int) -> ResumePoint:
+        """The first round that this peer can serve a neighbor now, and the first that it needs of it."""
+        if self._is_started:
+            is_over, outbox = not self.in_round, self.channel.outbox
+            has_it = is_over or (self.aggregation is not None and self.aggregation.has(neighbor))
+            needs = self.round + has_it
+            while self.channel.inbox.is_whole(needs, neighbor):
+                needs += 1  # a neighbor that was a round ahead
+            serves = self.round + (is_over or self.is_bootstrapping)
+            return ResumePoint(outbox.round if neighbor in outbox.waiting_for else serves, needs)
+        first = self.round
+        while neighbor in self._pending.get(first - 1, ()):
+            first -= 1
+        return ResumePoint(first + self.is_bootstrapping, self.round)
+
+    # A round
+
+    def jump(self, round: int, is_empty: bool) -> list[ev.Action]:
+        """Go to a later round than the next. A peer without weights takes its neighbors', or where they only mix."""
+        self.round = round
+        self.is_bootstrapping = is_empty or round > self._context.training_rounds + 1
+        self.mixer.reset()
+        self._pending.clear()
+        self.channel.outbox = Outbox()
+        self.channel.inbox.skip_to(round)
+        return self.membership.jump(round, round + self.is_bootstrapping)
+
+    def begin_round(self, round: int) -> list[ev.Action]:
+        """Begin a round, and wait for neighbors that are known to be back in it."""
+        self.round, self.in_round, self._is_started = round, True, True
+        self.aggregation, self.has_begun, self._left_behind = None, False, False
+        self.bootstrap = Bootstrap(self.algorithm.is_robust)
+        actions: list[ev.Action] = []
+        for neighbor, rounds in self._context.expected_returns.items():
+            if round in rounds:
+                actions += self.membership.expect_back(neighbor, round, self._resume_point(neighbor))
+        if not self.is_bootstrapping:
+            self.mixer.enter(round)
+        return actions
+
+    def serve_those_behind(self) -> list[ev.Action]:
+        """Send vectors of earlier rounds, from the checkpoint that this peer resumes, to neighbors without them."""
+        actions: list[ev.Action] = []
+        while self._pending and self.channel.outbox.idle:
+            round = min(self._pending)
+            items = [item for item in self._pending.pop(round).items() if self.membership.serves(item[0], round)]
+            actions += self.channel.deliver(round, self.channel.outbox.begin(round, items))
+        return actions
+
+    @property
+    def can_begin(self) -> bool:
+        """Whether nothing of the rounds before is still being sent."""
+        return not self.has_begun and self.channel.outbox.idle and self.channel.flushed and not self._pending
+
+    def begin(self, training: ev.Trained) -> list[ev.Action]:
+        """Offer this round's payloads; a peer that bootstraps has none."""
+        self.has_begun = True
+        if self.is_bootstrapping:
+            self.mixer.payloads = {}
+            return []
+        ctx, outbox = self._round_context(training), self.channel.outbox
+        self.mixer.offer(ctx, outbox.waiting_for)
+        self.aggregation = self.mixer.aggregation(self.channel.inbox, self._context.me, ctx)
+        self._expectation_changed()
+        needed = [item for item in self.mixer.payloads.items() if self.membership.serves(item[0], self.round)]
+        return self.channel.deliver(self.round, outbox.begin(self.round, needed))
+
+    def grant_credit(self) -> list[ev.Action]:
+        """Grant credit to the next senders, as far as the window has places."""
+        if not self.in_round:
+            return []
+        granted = self.channel.inbox.grant(self.round, self._senders(self.round), self._senders(self.round + 1))
+        return [self.channel.say("grant", sender, round) for round, sender in granted]
+
+    def fold(self) -> list[ev.Action]:
+        """Add to the average what can be added, and grant the credit that this makes room for."""
+        return self.grant_credit() if self.aggregation is not None and self.aggregation.fold() else []
+
+    @property
+    def may_finish(self) -> bool:
+        """Whether the average is complete, and all who must have this peer's vector have it."""
+        # The last round of a phase also waits until every neighbor has its vector: bytes are counted in their phase,
+        # and a peer ends only when its vector is needed no longer.
+        context = self._context
+        is_barrier = self.round in (context.training_rounds, context.last_round, *context.barrier_rounds)
+        is_complete = self.aggregation is not None and self.aggregation.is_complete
+        return is_complete and (self.channel.outbox.idle or not is_barrier)
+
+    def finish(self, training: ev.Trained) -> Tensor:
+        """Mix; returns x, which holds the round's average."""
+        self.in_round = False
+        return self.mixer.finish(self._round_context(training), self.channel.outbox.waiting_for)
+
+    def request(self, training: ev.Trained) -> LocalTraining:
+        """The algorithm's request to this round's local training."""
+        return self.mixer.request(self._round_context(training), self._context.local_training)
+
+    def _round_context(self, done: ev.Trained) -> RoundContext:
+        return RoundContext(self.round, self._schedule(self.round), done.steps, done.samples, done.loss, done.lr)
+
+    # Bootstrap
+
+    def take_weights(self) -> bool:
+        """Collect the neighbors' weights; whether all that were expected are here."""
+        senders, inbox = sorted(self._expected_in(self.round)), self.channel.inbox
+        for sender in senders:
+            if (payload := inbox.take(self.round, sender)) is not None:  # which makes room for others'
+                self.bootstrap.add(sender, payload)
+        return all(inbox.is_whole(self.round, sender) for sender in senders)
+
+    def finish_bootstrap(self) -> Tensor:
+        """Write the collected weights into x."""
+        for here, block in self.bootstrap.blocks():
+            self.mixer.x[here] = block
+        self.in_round = self.is_bootstrapping = False
+        return self.mixer.x
+
+    # Edges
+
+    def hello(self, header: Header) -> tuple[list[ev.Action], bool]:
+        """Take a greeting; whether the edge has a new epoch that stands now, or the neighbor has finished."""
+        neighbor, was_missing = header.sender, header.sender in self.membership.missing
+        actions, stands = self.membership.hello(header, self.round, self._resume_point(neighbor))
+        if stands and self.membership.has_finished(neighbor):
+            self._release(neighbor)
+        elif stands:
+            actions += self._resume(neighbor, was_missing)
+        self._expectation_changed()
+        return actions, stands
+
+    def _resume(self, neighbor: int, was_missing: bool) -> list[ev.Action]:
+        """Continue with a neighbor in a new epoch of the edge."""
+        actions: list[ev.Action] = []
+        channel, first = self.channel, self.membership.expected_from(neighbor)
+        channel.inbox.relist(neighbor, first)
+        if self._is_started:
+            channel.outbox.revoke_credit(neighbor)
+        if not self.membership.serves(neighbor, channel.outbox.round):
+            channel.outbox.drop(neighbor)
+        if was_missing:
+            actions.append(ev.Note(f"peer {self._context.name([neighbor])} is back from round {first} on", True))
+        if not self._is_started:
+            return actions
+        actions += [channel.say("grant", neighbor, round) for round in channel.inbox.granted_to(neighbor)]
+        payload = self.mixer.payloads.get(neighbor) if self.in_round and self.has_begun else None
+        if payload is not None and self.membership.serves(neighbor, self.round):
+            actions += channel.deliver(channel.outbox.round, channel.outbox.add(neighbor, payload))
+        return actions
+
+    def edge_down(self, header: Header) -> list[ev.Action]:
+        """Continue without a neighbor that continues without this peer, until both have agreed on a new epoch."""
+        neighbor = header.sender
+        actions, was_in_use = self.membership.edge_down(header, self.round, self._resume_point(neighbor))
+        if was_in_use:
+            self._left_behind = True
+            self._release(neighbor)
+            actions.append(ev.Note(f"peer {self._context.name([neighbor])} continues without this peer"))
+        self._expectation_changed()
+        return actions
+
+    def take_down(self, neighbor: int) -> list[ev.Action]:
+        """Continue without a neighbor until it is back."""
+        actions = [ev.Discard(neighbor), *self.membership.take_down(neighbor)]
+        self._release(neighbor)
+        self._expectation_changed()
+        return actions
+
+    def finish_edge(self, neighbor: int) -> None:
+        """Note that a neighbor has done its last round."""
+        self.membership.finish(neighbor)
+        self._release(neighbor)
+        self._expectation_changed()
+
+    def reconnected(self, neighbor: int) -> list[ev.Action]:
+        """Say again whatever the broken connection may have swallowed; receivers ignore what they have."""
+        actions = self.membership.reconnected(neighbor, self.round, self._resume_point(neighbor))
+        self._expectation_changed()
+        if actions:
+            outbox = self.channel.outbox
+            actions += self.channel.say_again(neighbor) + self.channel.deliver(outbox.round, outbox.repeat(neighbor))
+        return actions
+
+    def _release(self, neighbor: int) -> None:
+        self.channel.inbox.relist(neighbor)
+        self.channel.outbox.drop(neighbor)
+        self.channel.outbox.revoke_credit(neighbor)
+        if not self.is_bootstrapping:
+            self.mixer.edge_reset(neighbor)
+
+    # Vectors
+
+    def chunk(self, message: Message) -> tuple[list[ev.Action], bool]:
+        """Take a chunk; whether its vector is whole. Raises ProtocolError."""
+        header = message.header
+        if self.channel.take_chunk(message):
+            return [self.channel.say("ack", header.sender, header.round)], True
+        # What is next in order is added as it comes, while it is in the cache and more is on its way.
+        is_next = self.aggregation is not None and self.aggregation.takes_part_of(header.sender, header.round)
+        return (self.fold() if is_next else []), False
+
+    def bad_chunk(self, header: Header, problem: Refusal) -> list[ev.Action]:
+        """React to a refused chunk: its vector is asked for again, or given up."""
+        actions = self.channel.bad_chunk(header, problem)
+        self._expectation_changed()
+        return actions
+
+    def acknowledged(self, header: Header) -> bool:
+        """Note an acknowledgement. False where that is no news."""
+        if not self.channel.outbox.acknowledged(header.sender, header.round):
+            return False
+        self.mixer.acknowledged(header.sender)
+        return True

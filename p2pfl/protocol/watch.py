@@ -1,0 +1,102 @@
+"""Watch of one peer over its neighbors: heartbeats, repeated requests, and who counts as failed or does not fit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from p2pfl.errors import NeighborCode
+from p2pfl.protocol import events as ev
+from p2pfl.protocol.context import PeerContext
+from p2pfl.protocol.exchange import Exchange
+from p2pfl.protocol.greeting import MismatchError
+from p2pfl.protocol.states import Stage
+from p2pfl.protocol.timeouts import FailureDetector, Wait
+
+# Seconds between the greeting of a neighbor that was started with something else and the end of the peer, in which the
+# neighbor gets this peer's greeting and can say the same.
+MISMATCH_SECONDS = 2.0
+
+
+@dataclass
+class Verdict:
+    """Outcome of a look at the neighbors: the end of the peer, or `suspects` without whom it continues."""
+
+    actions: list[ev.Action] = field(default_factory=list)
+    failure: ev.Fail | None = None
+    suspects: list[int] = field(default_factory=list)
+    why: str = ""
+
+
+class Watch:
+    """One peer's watch, by the clock of its failure detector."""
+
+    def __init__(self, context: PeerContext, exchange: Exchange, detector: FailureDetector) -> None:
+        self._context = context
+        self._exchange = exchange
+        self._detector = detector
+        self._mismatches: dict[int, str] = {}  # how neighbors differ that were started with something else
+        self._mismatch_ends_at = math.inf  # then the peer ends, if it cannot begin without them
+
+    def deadline(self, stage: Stage) -> float:
+        """When to look: a timeout, a retry or the next heartbeats."""
+        round = self._exchange.round
+        if stage is Stage.GREETING:
+            return min(self._detector.deadline("greeting", round), self._mismatch_ends_at)
+        return self._detector.deadline("round", round) if stage in (Stage.WORKING, Stage.RECORDING) else math.inf
+
+    def mismatch(self, sender: int, error: MismatchError, stage: Stage, now: float) -> list[ev.Action]:
+        """End the peer soon, unless it may begin without this neighbor, which was started with something else."""
+        is_first = sender not in self._mismatches
+        self._mismatches.setdefault(sender, error.detail)
+        refused = self._exchange.channel.refuse(error.code, error.detail)
+        if stage is not Stage.GREETING:
+            return refused
+        answer = [self._exchange.membership.greet(sender, self._exchange.round)] if is_first else []
+        if self._exchange.membership.can_spare(self._mismatches):
+            return [*refused, *answer]
+        self._mismatch_ends_at = min(self._mismatch_ends_at, now + MISMATCH_SECONDS)
+        return [*(ev.Note(note.text) for note in refused if isinstance(note, ev.Note)), *answer]  # its end will say it
+
+    def lost(self, neighbor: int) -> Verdict:
+        """Judge a neighbor whose connection is lost."""
+        if not self._exchange.membership.is_in_use(neighbor):
+            return Verdict()
+        if self._exchange.membership.can_spare([neighbor]):
+            return Verdict(suspects=[neighbor], why="connection lost")
+        name, round = self._context.name([neighbor]), self._exchange.round
+        reason = f"lost the connection to peer {name} in round {round}"
+        return Verdict(failure=ev.Fail(reason, code="lost-connection", peers=(neighbor,)))
+
+    def look(self, stage: Stage, now: float) -> Verdict:
+        """Send heartbeats, ask again for what is waited for, and judge those that have been silent for too long."""
+        if stage is Stage.GREETING and now >= self._mismatch_ends_at:
+            return Verdict(failure=ev.Fail(next(iter(self._mismatches.values())), resumable=False, usage=True))
+        membership, verdict = self._exchange.membership, Verdict()
+        if now >= self._detector.heartbeat_due:
+            self._detector.sent_heartbeats(now)
+            verdict.actions += membership.heartbeats()
+        if stage not in (Stage.GREETING, Stage.WORKING) or self._detector.is_training:
+            return verdict
+        wait: Wait = "greeting" if stage is Stage.GREETING else "round"
+        self._judge(wait, now, verdict)
+        return verdict
+
+    def _judge(self, wait: Wait, now: float, verdict: Verdict) -> None:
+        membership, round = self._exchange.membership, self._exchange.round
+        waits = set(membership.ungreeted) if wait == "greeting" else self._exchange.waits_for()
+        suspects = self._detector.suspects(now, wait, round, waits)
+        if suspects is None:
+            if now >= self._detector.retry_due(wait, round):
+                self._detector.retried(now)
+                verdict.actions += membership.ask_again(waits, round)
+            return
+        why = self._detector.complaint(now, wait, round, suspects)
+        if wait == "greeting" and self._context.has_lost_weights and not suspects:
+            why = "no checkpoint of this peer can be used, nor of its neighbors; start a new run without --resume"
+            verdict.failure = ev.Fail(why, resumable=False)
+        elif not suspects or not membership.can_spare(suspects):
+            code: NeighborCode = "no-greeting" if wait == "greeting" else "no-progress"
+            verdict.failure = ev.Fail(why, code=code, peers=tuple(suspects))
+        else:
+            verdict.suspects, verdict.why = suspects, why
