@@ -92,7 +92,7 @@ def _in_the_way(path: Path, error: Exception, number: int, access: int) -> str |
         return "it is a folder: move it away" if folder == path else f"move the folder {folder} away"
     if number in (errno.ENOTDIR, errno.EEXIST):
         file = next((at for at in (*path.parents, path) if os.path.exists(at) and not os.path.isdir(at)), None)
-        return f"{file} is a file and no folder: move it away" if file else None
+        return f"{file} is a file, not a folder: move it away" if file else None
     if number == errno.ENOENT and not os.path.exists(path.parent):
         return f"make the folder {path.parent}"
     return None

@@ -116,14 +116,14 @@ def output_problem(output: object, count: int, classes: int, training: bool) -> 
         kind = type(output).__name__
         many = f" of {len(output)}" if isinstance(output, Sequence | dict) else ""
         return (
-            f"gives a {kind}{many} {mode}, not one tensor ({count}, {classes}); switch auxiliary outputs off "
+            f"returns a {kind}{many} {mode}, not one tensor ({count}, {classes}); switch auxiliary outputs off "
             "(such as aux_logits=False), or wrap it in a module that returns the first alone"
         )
     if tuple(output.shape) != (count, classes):
         images = f"{count} image{'s' * (count > 1)}"
-        return f"gives {tuple(output.shape)} for {images} {mode}, not ({count}, {classes})"
+        return f"returns {tuple(output.shape)} for {images} {mode}, not ({count}, {classes})"
     if not output.is_floating_point() or output.layout != torch.strided:
-        return f"gives a tensor of {str(output.dtype).removeprefix('torch.')} {mode}, not of floating-point scores"
+        return f"returns a tensor of {str(output.dtype).removeprefix('torch.')} {mode}, not of floating-point numbers"
     return ""
 
 
@@ -151,17 +151,17 @@ def evaluation_problem(model: nn.Module, outputs: Tensor, bf16: bool) -> str:
     scale = float(batch.abs().max())
     if not _is_close(_evaluated(model, images, bf16), batch, CLOSE * scale):
         return (
-            "gives other outputs when the same images are evaluated again; switch randomness off in evaluation mode "
-            "(F.dropout(x, training=self.training)), and keep nothing from one batch for the next"
+            "returns different outputs when the same images are evaluated again; switch randomness off in evaluation "
+            "mode (F.dropout(x, training=self.training)), and keep nothing from one batch for the next"
         )
     alone = torch.cat([outputs[IMAGES:], *(_evaluated(model, image[None], bf16) for image in images[1:])])
     if not _is_close(alone, batch, (_CLOSE_IN_BF16 if bf16 else CLOSE) * scale):
         return (
-            "gives an image other outputs alone than in a batch, in evaluation mode; let nothing there depend on the "
-            "batch (no mean over dimension 0, no BatchNorm without running statistics)"
+            "returns different outputs for an image alone and in a batch, in evaluation mode; make nothing there "
+            "depend on the batch (no mean over dimension 0, no BatchNorm without running statistics)"
         )
     if batch.shape[1] > 1 and _are_same(batch) and (not bf16 or _are_same(_evaluated(model, images, False))):
-        return "gives the same outputs for different images in evaluation mode, after one training step"
+        return "returns the same outputs for different images in evaluation mode, after one training step"
     return ""
 
 
@@ -178,7 +178,7 @@ def training_problem(model: nn.Module, count: int) -> tuple[str, str]:
     if output.shape[1] == 1:
         return "", ""
     if len(output) > 1 and _are_same(output.detach()):
-        return "gives the same outputs for different images in training mode, after one training step", ""
+        return "returns the same outputs for different images in training mode, after one training step", ""
     return "", _oddity(output)
 
 
@@ -187,7 +187,7 @@ def probability_note(outputs: Tensor) -> str:
     sums = outputs.detach().float().sum(1)
     if outputs.shape[1] == 1 or float(outputs.min()) < 0 or float((sums - 1).abs().max()) > _SUM_ERROR:
         return ""
-    return "its scores are probabilities (each row sums to 1), of which cross-entropy takes the softmax once more"
+    return "its outputs are probabilities (each row sums to 1), to which cross-entropy applies a softmax again"
 
 
 def _oddity(output: Tensor) -> str:
@@ -197,11 +197,11 @@ def _oddity(output: Tensor) -> str:
     while node is not None:
         kind = node.name().partition("Backward")[0]
         if kind in _BOUNDED:
-            return f"its scores come out of {_BOUNDED[kind]}, which bounds them"
+            return f"its outputs come from {_BOUNDED[kind]}, which bounds them"
         node = node.next_functions[0][0] if kind in _TRANSPARENT else None
     values = output.detach()
     if float(values.min()) == 0.0 < float(values.max()):
-        return "none of its scores is below 0, and some are 0"
+        return "none of its outputs is below 0, and some are 0"
     return ""
 
 

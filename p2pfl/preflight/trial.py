@@ -124,10 +124,12 @@ class _Trial:
         if len(
             {id(tensor) for _, tensor in named_tensors(first)} & {id(tensor) for _, tensor in named_tensors(second)}
         ):
-            raise self._refusal("two calls of the function give the same tensors; build all of it inside the function")
+            raise self._refusal(
+                "two calls of the function return the same tensors; build all of it inside the function"
+            )
         if Layout.of(first) != trainer.layout or places(first) != places(second):
             raise self._refusal(
-                "two calls with the same seed give different layers, shapes or ties; peers would differ"
+                "two calls with the same seed return different layers, shapes or ties; peers would differ"
             )
         theirs = dict(named_tensors(second))
         for name, tensor in named_tensors(first):
@@ -216,7 +218,7 @@ class _Trial:
         if problem:
             raise self._refusal(problem)
         odd = odd or probability_note(outputs)
-        return (self._note(f"{odd}; return the logits that go into it"),) if odd else ()
+        return (self._note(f"{odd}; return the logits before it"),) if odd else ()
 
     def find_plain_state(self, model: nn.Module, before: Mapping[str, object]) -> tuple[str, ...]:
         """Note on plain attributes that changed, which checkpoints do not hold."""
@@ -240,15 +242,15 @@ class _Trial:
         loaded = _values(other)
         for name, value in _values(trainer.model).items():
             if name not in loaded or not torch.equal(value, loaded[name]):
-                raise self._refusal(f"its state dict does not bring back {name}; register it as persistent")
+                raise self._refusal(f"its state dict does not restore {name}; register it as persistent")
         layout = Layout.of(other)
         layout.bind(other, aligned_vector(layout.size))  # memory formats decide on the order of sums
         with self._named("fails after its state dict is loaded"):
             again = self._outputs(other)
         if not torch.allclose(outputs, again, rtol=CLOSE, atol=CLOSE * float(outputs.abs().max())):
             raise self._refusal(
-                "gives other outputs after its state dict is saved and loaded; all that training changes or the seed "
-                "draws must be parameters or buffers, and no other tensor may be a view of one"
+                "returns different outputs after its state dict is saved and loaded; all that training changes or the "
+                "seed draws must be parameters or buffers, and no other tensor may be a view of one"
             )
 
     def try_large_batches(self, model: nn.Module) -> None:

@@ -131,7 +131,7 @@ def load(path: Path, origin: Origin | None = None) -> Checkpoint:
             raise CheckpointError(f"{path}: altered since it was written (checksum differs)")
         found = _parsed(about, tensors)
     except _DAMAGED as error:
-        raise CheckpointError(f"{path}: not a whole checkpoint ({error})") from None
+        raise CheckpointError(f"{path}: not an intact checkpoint ({error})") from None
     except (OSError, MemoryError, RuntimeError) as error:  # RuntimeError: PyTorch's, as of too many open files
         raise UnreadableError(unreadable(path, error)) from None
     if why := _misplaced(found, path, origin):

@@ -184,11 +184,11 @@ def load_run_settings(run_dir: Path) -> RunConfig:
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
-        raise ConfigError(f"{run_dir}: no run directory (it has no {path.name})") from None
+        raise ConfigError(f"{run_dir}: not a run directory (it has no {path.name})") from None
     except OSError as error:
         raise ConfigError(unreadable(run_dir, error)) from None
     except ValueError as error:  # a null byte
-        raise ConfigError(f"{run_dir}: no name of a folder ({error})") from None
+        raise ConfigError(f"{run_dir}: not a valid folder name ({error})") from None
     return settings.load_toml(path)
 
 

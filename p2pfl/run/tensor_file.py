@@ -65,7 +65,7 @@ def check_readable(path: Path) -> None:
                 pass
     except OSError as error:
         if is_missing(path, error) or isinstance(error, (IsADirectoryError, NotADirectoryError)):
-            raise CheckpointError(f"{path}: not a whole checkpoint ({error.strerror})") from None
+            raise CheckpointError(f"{path}: not an intact checkpoint ({error.strerror})") from None
         raise UnreadableError(unreadable(path, error)) from None
 
 

@@ -245,7 +245,7 @@ class Links:
         try:
             link.connect(endpoint)
         except zmq.ZMQError as error:
-            raise TransportError(f"peer {neighbor}: {endpoint} is no endpoint ({error})") from None
+            raise TransportError(f"peer {neighbor}: {endpoint} is not an endpoint ({error})") from None
         with contextlib.suppress(zmq.Again):  # refused at once, which the monitor tells: the link is made again
             link.send(MARKER, NOW)
 

@@ -56,7 +56,7 @@ def _loop(at: Path) -> Path:
 
 REAL: dict[str, tuple[Callable[[Path], Path], str]] = {
     "folder in the place": (_folder_there, "it is a folder: move it away"),
-    "file as a folder": (_file_above, "file is a file and no folder: move it away"),
+    "file as a folder": (_file_above, "file is a file, not a folder: move it away"),
     "no folder": (lambda at: at / "none" / "file", "make the folder "),
     "long name": (lambda at: at / ("x" * 300), "choose a shorter name"),
     "links in a circle": (_loop, "correct the symbolic links"),
@@ -158,7 +158,7 @@ def test_only_a_run_directory_is_to_be_resumed(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="exists already; choose another") as error:
             create_run_dir(make_topology("ring", 3), RunConfig.of(run_dir=str(there)))
         assert ("--resume" in str(error.value)) == (there == run)
-    with pytest.raises(ConfigError, match=r"file is a file and no folder: move it away"):
+    with pytest.raises(ConfigError, match=r"file is a file, not a folder: move it away"):
         create_run_dir(make_topology("ring", 3), RunConfig.of(run_dir=str(tmp_path / "file" / "run")))
     with pytest.raises(ConfigError, match="nowhere: cannot be read"), locked(tmp_path / "nowhere"):
         pass

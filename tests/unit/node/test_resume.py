@@ -53,7 +53,7 @@ def files_for_folder(path: Path) -> None:
 # What happens to peer 1 -> the round that it goes on from (None: it has lost its weights), and what is said in turn.
 KINDS: dict[str, tuple[Callable[[Made, Made], object], int | None, list[str]]] = {
     "nothing": (lambda run, other: None, 5, []),
-    "newest cut": (lambda run, other: cut(run.path(1, 5)), 4, ["not a whole checkpoint"]),
+    "newest cut": (lambda run, other: cut(run.path(1, 5)), 4, ["not an intact checkpoint"]),
     "of another version": (lambda run, other: other_version(run.path(1, 5)), 4, ["written by another version"]),
     "of another peer": (
         lambda run, other: shutil.copy(run.path(2, 5), run.path(1, 5)),

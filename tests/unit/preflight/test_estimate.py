@@ -84,11 +84,11 @@ NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
         ),
         (
             {"model": "tests.unit.preflight.test_estimate:too_many"},
-            "--model tests.unit.preflight.test_estimate:too_many: gives (32, 11) for 32 images in training",
+            "--model tests.unit.preflight.test_estimate:too_many: returns (32, 11) for 32 images in training",
         ),
         (
             {"model": "tests.unit.preflight.test_estimate:one_image"},
-            "--model tests.unit.preflight.test_estimate:one_image: gives (10,) for 32 images",
+            "--model tests.unit.preflight.test_estimate:one_image: returns (10,) for 32 images",
         ),
     ],
 )

@@ -225,5 +225,5 @@ def test_dry_run_and_run_refuse_by_the_same_line_and_leave_nothing(tmp_path: Pat
         lines.add(done.stderr.partition(": ")[2])
     assert len(lines) == 1, lines
     line = lines.pop()
-    assert "gives a tuple of 1 in evaluation mode" in line
+    assert "returns a tuple of 1 in evaluation mode" in line
     assert line.count("\n") == 1

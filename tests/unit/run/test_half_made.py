@@ -114,7 +114,7 @@ def test_a_comparison_makes_a_half_made_run_again_and_refuses_what_is_none(
     assert not folder.exists()
     folder.mkdir()
     (folder / "precious.txt").write_text("not ours")
-    with pytest.raises(ConfigError, match="no run directory"):
+    with pytest.raises(ConfigError, match="not a run directory"):
         compare.run_all(tmp_path, [one], lambda line: None, again="again")
     assert (folder / "precious.txt").exists()
 
