@@ -1,4 +1,4 @@
-"""Account of one round: where its time went, bytes sent and received, and the record made of that."""
+"""Account of one round: times, bytes sent and received, and its record."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from p2pfl.training import EvalStats, Trainer, TrainStats
 
 @dataclass
 class RoundAccount:
-    """What the driver measures of a round. Times are seconds; `began` is on the driver's clock."""
+    """Measurements of one round by the driver.
+
+    Times are in seconds; `began` is on the driver's clock.
+    """
 
     began: float
     train: float = 0.0
@@ -30,7 +33,7 @@ class RoundAccount:
     def record(
         self, logic: Logic, trainer: Trainer, evaluation: EvalStats | None, now: float, elapsed: float
     ) -> RoundRecord:
-        """The round's record at time `now`, without the facts that only the protocol knows.
+        """Record of the round at time `now`, without what only the protocol knows.
 
         `elapsed`: seconds since the process began its first round.
         """

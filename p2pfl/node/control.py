@@ -17,7 +17,7 @@ _ORPHAN_SECONDS = 4.0  # a worker whose launcher is gone ends within 5 s, whatev
 
 
 class LinkReport:
-    """Reports to the launcher, from a thread: one that does not read delays no worker."""
+    """Reports to the launcher from a thread, so that a slow launcher delays no worker."""
 
     def __init__(self, link: connection.Connection) -> None:
         self._link = link

@@ -1,4 +1,4 @@
-"""What one process says in its greeting of the settings, topology, data and model that it was started with."""
+"""Greeting of a process: its settings, topology, data and model, for comparison."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from p2pfl.run.fingerprint import describe_settings, describe_topology
 
 
 def greeting_of(config: RunConfig, roles: Roles, dataset: data.Dataset, layout: Layout) -> Greeting:
-    """The greeting of a process. All train on one data set, so that its content has to be the same everywhere.
+    """Greeting of a process.
 
-    Paths do not count: a data set in another folder is the same one if it holds the same files.
+    All processes train on one data set, so its content has to be the same everywhere. Paths do not count: a data set in
+    another folder is the same one if it holds the same files.
     """
     kind = config.data.dataset.partition(":")[0]
     kind = kind if kind in DATASETS else "an own function"

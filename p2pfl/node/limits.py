@@ -1,4 +1,4 @@
-"""The system's limit of open files, raised as far as a run needs it before it starts."""
+"""Limit of open files, raised before a run as far as the run needs."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ _FILES_PER_STRANGER = 2
 
 
 def files_needed(processes: int, neighbors: int) -> int:
-    """Open files of a launcher of so many processes, or of a process with so many neighbors, whichever has more."""
+    """Number of open files that the launcher or one of its processes needs at most.
+
+    A launcher needs some for each process, a process some for each neighbor.
+    """
     return _BARE_FILES + max(_FILES_PER_WORKER * processes, _FILES_PER_NEIGHBOR * neighbors)
 
 
 def allow_open_files(processes: int, neighbors: int) -> None:
-    """Raise the soft limit to what a launcher of so many processes, or one with so many neighbors, needs at most.
+    """Raise the soft limit to the open files of that many processes and neighbors.
 
-    Where the hard limit allows it there is room for strangers, and for all connections to be made a second time before
-    the first ones are gone. Raises P2PFLError where it does not allow even what is needed: libraries that run out of
-    files in the middle of a run abort, or print what nobody understands.
+    Where the hard limit permits, it also allows for strangers, and for a second set of connections before the first one
+    is closed. Raises P2PFLError where the hard limit is below `files_needed`: libraries that run out of files in the
+    middle of a run abort, or print messages that are hard to understand.
     """
     needed = files_needed(processes, neighbors)
     wished = files_needed(processes, 2 * neighbors) + _FILES_PER_STRANGER * STRANGERS

@@ -42,7 +42,7 @@ class WorkerSpec:
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
-    """The worker has loaded its data and listens at `endpoint`.
+    """Report that the worker has loaded its data and listens at `endpoint`.
 
     `round` is the first that it will run, `steps` the optimizer steps of all rounds. `lost`: it had done rounds, has no
     weights of them, and waits for its neighbors'.
@@ -57,20 +57,20 @@ class Ready(msgspec.Struct, tag=True, frozen=True):
 
 
 class Stepped(msgspec.Struct, tag=True, frozen=True):
-    """Optimizer steps done so far."""
+    """Number of optimizer steps done so far."""
 
     steps: int
 
 
 class RoundFinished(msgspec.Struct, tag=True, frozen=True):
-    """A recorded round; the sketch as little-endian float32."""
+    """Recorded round; the sketch is little-endian float32."""
 
     record: RoundRecord
     sketch: bytes
 
 
 class Warned(msgspec.Struct, tag=True, frozen=True):
-    """A warning for the user."""
+    """Warning for the user."""
 
     text: str
 
@@ -90,7 +90,7 @@ class Prepared(msgspec.Struct, tag=True, frozen=True):
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
-    """The worker ends because of an error.
+    """Report of an error that ends the worker.
 
     `usage`: the user's input is to blame. `resumable`: the run may be resumed. `code` says whether neighbors are the
     cause, and in which way; `peers` are their numbers, as far as known.
@@ -104,13 +104,13 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
 
 
 def failed(error: P2PFLError) -> Failed:
-    """The report of the error that ends a worker."""
+    """Report of the error that ends a worker."""
     code, peers = (error.code, error.peers) if isinstance(error, NeighborError) else (None, ())
     return Failed(str(error), isinstance(error, ConfigError), error.resumable, code, peers)
 
 
 class Done(msgspec.Struct, tag=True, frozen=True):
-    """The peer, client or coordinator has finished its last round and said goodbye."""
+    """Report that the process has finished its last round and said goodbye."""
 
     refused: dict[str, int] = {}
 
@@ -142,12 +142,12 @@ _MAX_BYTES = 1 << 28  # of a message
 
 
 def receive_report(link: Connection) -> FromWorker:
-    """The next report of a worker. Raises EOFError at the end of a readable link."""
+    """Next report of a worker. Raises EOFError at the end of a readable link."""
     return _receive(link, decode_from_worker)
 
 
 def receive_order(link: Connection) -> ToWorker:
-    """The next order of the launcher. Raises EOFError at the end of a readable link."""
+    """Next order of the launcher. Raises EOFError at the end of a readable link."""
     return _receive(link, decode_to_worker)
 
 

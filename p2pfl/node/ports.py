@@ -1,7 +1,7 @@
-"""Ports of the driver: clock, compute, transport, store and reporter, as protocols.
+"""Ports of the driver: clock, compute, transport, store and reporter.
 
-The loop that drives a peer knows nothing else of its surroundings. A process has system time, a training thread,
-sockets and files; the simulator (`p2pfl.sim`) has virtual time and computes in place.
+The loop that drives a peer knows its surroundings by these interfaces only. A process has system time, a training
+thread, sockets and files; the simulator (`p2pfl.sim`) has virtual time and computes in place.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ class Clock(Protocol):
 
 
 class Compute(Protocol):
-    """Training, evaluation and saving beside the exchange, one piece of work at a time."""
+    """Training, evaluation and saving during the exchange, one task at a time."""
 
     def submit(self, work: Callable[[], Any]) -> None:
-        """Begin a piece of work; the one before has finished."""
+        """Start a task; the previous one has finished."""
 
     def finished(self) -> list[Future[Any]]:
-        """Work that has finished since this was last asked."""
+        """Tasks that have finished since the last call."""
 
     def close(self) -> None:
-        """Wait for what is under way, and begin nothing more."""
+        """Wait for the running task, and start no other."""
 
 
 class Store(Protocol):
@@ -53,7 +53,7 @@ class Store(Protocol):
         """Seconds of the run that this process resumes."""
 
     def evaluation_samples(self, round: int) -> int | None:
-        """Test samples to evaluate on after a round (0: all); None where no evaluation is due."""
+        """Test samples to evaluate on after a round: 0 for all, None for no evaluation."""
 
     def begin(self, round: int, trainer: Trainer) -> list[str]:
         """Prepare the records before a round is added; returns lines about damage."""
@@ -62,17 +62,23 @@ class Store(Protocol):
         """Add a round. Raises CheckpointError naming the file that cannot be written."""
 
     def save(self, round: int, trainer: Trainer, sent: Mapping[int, Payload], state: Saved) -> None:
-        """Save the checkpoint of a training round, with what was sent in it and the algorithm's state after it."""
+        """Save the checkpoint of a training round.
+
+        It holds the payloads `sent` in the round, and the algorithm's state after it.
+        """
 
     def save_model(self, round: int, trainer: Trainer) -> None:
         """Save the run's model, if this process owns it and the round is the last."""
 
 
 class Reporter(Protocol):
-    """Progress and warnings of one process, for its launcher and its log. Any thread may call it."""
+    """Progress and warnings of one process, for its launcher and its log.
+
+    Any thread may call it.
+    """
 
     def send(self, message: messages.FromWorker) -> None:
-        """Tell the launcher."""
+        """Send a message to the launcher."""
 
     def info(self, text: str) -> None:
         """Add a line to the log."""

@@ -1,4 +1,4 @@
-"""The profile of one process's round, as a trace for Perfetto or chrome://tracing."""
+"""Profile of one round of a process, as a trace for Perfetto or chrome://tracing."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from p2pfl.errors import CheckpointError, unwritable
 
 
 class RoundProfile:
-    """Watches both threads of a worker from the beginning of one round until it is recorded and saved.
+    """Profiler of both threads of a worker, from the start of a round to its saving.
 
-    `path` is where the trace goes, None where nothing is asked for: then everything here costs nothing.
+    `path`: file of the trace; None if no profile was asked for, and then nothing here costs anything.
     """
 
     def __init__(self, path: Path | None = None, round: int = 0) -> None:
@@ -28,12 +28,12 @@ class RoundProfile:
 
     @classmethod
     def of(cls, config: RunConfig, name: str, peer_dir: Path) -> RoundProfile:
-        """What --profile asks of the process called `name`."""
+        """Profile that --profile asks of the process called `name`."""
         peer, _, round = (config.record.profile or "").rpartition(":")
         return cls(peer_dir / f"profile-round-{int(round)}.json.gz", int(round)) if round and peer == name else cls()
 
     def begin(self, round: int) -> None:
-        """A round is about to begin; rounds may be left out."""
+        """Start profiling if this is the round; rounds may be skipped."""
         if self.path is None or self.written:
             return
         if round == self.round and self._profiler is None:
@@ -43,16 +43,19 @@ class RoundProfile:
             self.close()
 
     def end(self, round: int) -> None:
-        """A round is over. Raises CheckpointError where the trace cannot be written."""
+        """Write the trace if this was the round.
+
+        Raises CheckpointError where it cannot be written.
+        """
         if self._profiler is None or round != self.round:
             return
-        profiler, self._profiler = self._profiler, None  # whatever happens, it is not stopped again
+        profiler, self._profiler = self._profiler, None  # even after an error it is not stopped twice
         profiler.stop()
         assert self.path is not None
         unfinished = self.path.with_name(f".{self.path.name}")
         try:
             profiler.export_chrome_trace(str(unfinished))
-            os.replace(unfinished, self.path)  # a resumed run takes what is there for whole
+            os.replace(unfinished, self.path)  # a resumed run assumes that an existing file is complete
         except (OSError, RuntimeError) as error:
             with contextlib.suppress(OSError):
                 unfinished.unlink()
@@ -60,20 +63,20 @@ class RoundProfile:
         self.written = True
 
     def close(self) -> None:
-        """Stop watching, if the round did not come to its end."""
+        """Stop profiling a round that did not end."""
         if self._profiler is not None:
             self._profiler.stop()
             self._profiler = None
 
     def span(self, name: str) -> AbstractContextManager[object]:
-        """What is done within shows under this name in the trace."""
+        """Context whose work appears under `name` in the trace."""
         return nullcontext() if self._profiler is None else record_function(name)
 
 
 def _profiler() -> profile:
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
     try:
-        # By default only the thread that starts the profiler is watched, and training has its own.
+        # By default only the thread that starts the profiler is profiled; training runs in another one.
         everything = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)
     except TypeError:  # torch before 2.7
         everything = None

@@ -1,4 +1,4 @@
-"""Ports of a real process: system time, a training thread, the launcher's pipe with a log file."""
+"""Ports of a real process: system time, training thread, pipe and log file."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class SystemClock:
 
 
 class ThreadCompute:
-    """One thread that computes while the calling thread exchanges messages."""
+    """Thread that computes while the calling thread exchanges messages."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
-        """`wake` is called in the thread when a piece of work has finished."""
+        """`wake` is called in the thread when a task has finished."""
         self._wake = wake
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="trainer")
         self._results: SimpleQueue[Future[Any]] = SimpleQueue()
@@ -48,7 +48,7 @@ class ThreadCompute:
 
 
 class LogReporter:
-    """Reports to a launcher, with a log beside."""
+    """Reports to a launcher and a log."""
 
     def __init__(self, report: messages.Report, log: logging.Logger) -> None:
         self._report = report

@@ -1,4 +1,4 @@
-"""One peer, client or coordinator from its settings to its end: what a worker process runs."""
+"""Worker process: one peer, client or coordinator, from its settings to its end."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ _MALLOC = {-8: 1, -1: 1 << 30, -3: 1 << 25}
 
 
 def main(spec: messages.WorkerSpec, link: Connection) -> None:
-    """A worker process started by a launcher: talks to it over `link`, writes its own log."""
+    """Entry point of a worker process, which reports to its launcher over `link`."""
     keep_freed_memory()
     report = LinkReport(link)
     try:
         topology = load_topology(spec.run_dir / TOPOLOGY_FILE, least=1, by_ids=True)
         peer_dir = peer_dir_of(spec.run_dir, topology, spec.index)
-        peer_dir.mkdir(parents=True, exist_ok=True)  # somebody may have removed it before the run is resumed
+        peer_dir.mkdir(parents=True, exist_ok=True)  # it may have been removed before the run is resumed
         _redirect_output(peer_dir / LOG_FILE)
     except (OSError, P2PFLError) as error:
         report(_log_trouble(error))
@@ -77,7 +77,7 @@ def main(spec: messages.WorkerSpec, link: Connection) -> None:
 
 
 def _clean_up(spec: messages.WorkerSpec) -> None:
-    """Remove the folder of a launcher that cannot: nothing in it serves anybody when its processes end."""
+    """Remove the temporary folder of a launcher that is gone, unless it is in use."""
     if spec.temporary is not None:
         remove_if_abandoned(spec.temporary)
 
@@ -88,7 +88,10 @@ def run(
     control: Control,
     make_transport: Callable[[str], Transport] | None = None,
 ) -> int:
-    """Run one process to its end and return the process's exit status; errors are logged and reported."""
+    """Run one peer, client or coordinator to its end; returns the exit status.
+
+    Errors are logged and reported.
+    """
     topology = load_topology(spec.run_dir / TOPOLOGY_FILE, least=1, by_ids=True)
     peer_dir = peer_dir_of(spec.run_dir, topology, spec.index)
     try:
@@ -99,7 +102,8 @@ def run(
     try:
         make_transport = make_transport or _sockets(spec, topology)
         parts = assemble(spec, topology, peer_dir, report, lambda: control.holds_model)
-        _run(spec, parts, report, control, make_transport, log)
+        with contextlib.closing(_open_transport(spec, parts, make_transport)) as transport:
+            _run(spec, parts, report, control, transport)
     except Interrupted:
         log.info("stopped")
         return EXIT_INTERRUPTED
@@ -108,7 +112,7 @@ def run(
         report(messages.failed(error))
         return EXIT_USAGE
     except P2PFLError as error:
-        log.exception("cannot go on")
+        log.exception("cannot continue")
         report(messages.failed(error))
         return EXIT_FAILED
     except Exception as error:
@@ -122,61 +126,59 @@ def run(
 
 
 def _run(
-    spec: messages.WorkerSpec,
-    parts: Parts,
-    report: messages.Report,
-    control: Control,
-    make_transport: Callable[[str], Transport],
-    log: logging.Logger,
+    spec: messages.WorkerSpec, parts: Parts, report: messages.Report, control: Control, transport: Transport
 ) -> None:
-    """Open the socket, meet the neighbors, and run all rounds."""
+    """Meet the neighbors, and run all rounds."""
     trainer, context = parts.trainer, parts.logic.context
     vector_bytes = trainer.layout.size * ITEM_BYTES["fp32"]
-    allow_open_files(1, len(context.links))  # the fork server may be from before a run with more neighbors
-    transport = make_transport(spec.bind)
+    name, log = context.names[spec.index], _log_of(spec.index)
+    profile = RoundProfile.of(spec.config, name, parts.recorder.peer_dir)
+    fired = parts.recorder.peer_dir / FIRED_FILE
+    injector = FaultInjector(parts.script, spec.index, fired) if parts.script.faults else None
+    ports = Ports(SystemClock(), ThreadCompute(transport.wake), transport, parts.recorder, LogReporter(report, log))
+    driver = Driver(parts.logic, trainer, ports, profile, injector)
+    log.info("ready at %s on %s, first round %d", transport.endpoint, trainer.device, context.first_round)
+    report(
+        messages.Ready(
+            endpoint=transport.endpoint,
+            device=str(trainer.device),
+            round=context.first_round,
+            steps=parts.steps,
+            vector_bytes=vector_bytes,
+            lost=context.has_lost_weights,
+        )
+    )
+    endpoints = spec.endpoints
+    if endpoints is None:
+        endpoints = control.wait_for_endpoints(spec.config.exchange.start_timeout)
+    control.attach(driver.stop)
+    transport.connect({link: endpoints[link] for link in sorted(context.links - context.absent)}, vector_bytes)
+    driver.run()
+    if profile.path is not None and not profile.written:
+        before = profile.round < context.first_round
+        why = "the round was over before this run was resumed" if before else f"{name} had no part in that round"
+        report(messages.Warned(f"--profile {spec.config.record.profile}: {why}"))
+    refused = dict(parts.logic.refused)
+    log.info("done; refused messages: %s", refused or "none")
+    report(messages.Done(refused))
+
+
+def _open_transport(spec: messages.WorkerSpec, parts: Parts, make: Callable[[str], Transport]) -> Transport:
+    """Transport of a worker, with the delay and the faults that it is to have."""
+    allow_open_files(1, len(parts.logic.context.links))  # the fork server may be from before a run with more neighbors
+    transport = make(spec.bind)
     if spec.link_delay:
         transport = Conditioner(transport, constant_delay(spec.link_delay))
     if parts.script.faults:
         transport = Conditioner(transport, ScriptedFaults(parts.script, spec.index, lambda: parts.logic.round))
-    try:
-        name = context.names[spec.index]
-        profile = RoundProfile.of(spec.config, name, parts.keeper.peer_dir)
-        injector = (
-            FaultInjector(parts.script, spec.index, parts.keeper.peer_dir / FIRED_FILE) if parts.script.faults else None
-        )
-        reporter = LogReporter(report, log)
-        ports = Ports(SystemClock(), ThreadCompute(transport.wake), transport, parts.keeper, reporter)
-        driver = Driver(parts.logic, trainer, ports, profile, injector)
-        log.info("ready at %s on %s, first round %d", transport.endpoint, trainer.device, context.first_round)
-        report(
-            messages.Ready(
-                endpoint=transport.endpoint,
-                device=str(trainer.device),
-                round=context.first_round,
-                steps=parts.steps,
-                vector_bytes=vector_bytes,
-                lost=context.has_lost_weights,
-            )
-        )
-        endpoints = spec.endpoints
-        if endpoints is None:
-            endpoints = control.wait_for_endpoints(spec.config.exchange.start_timeout)
-        control.attach(driver.stop)
-        transport.connect({link: endpoints[link] for link in sorted(context.links - context.absent)}, vector_bytes)
-        driver.run()
-        if profile.path is not None and not profile.written:
-            before = profile.round < context.first_round
-            why = "the round was over before this run was resumed" if before else f"{name} had no part in that round"
-            report(messages.Warned(f"--profile {spec.config.record.profile}: {why}"))
-        refused = dict(parts.logic.refused)
-        log.info("done; refused messages: %s", refused or "none")
-        report(messages.Done(refused))
-    finally:
-        transport.close()
+    return transport
 
 
 def _sockets(spec: messages.WorkerSpec, topology: Topology) -> Callable[[str], Transport]:
-    """Sockets as the settings want them. Raises ConfigError where the peer's secret key cannot be used."""
+    """Maker of the sockets that the settings ask for.
+
+    Raises ConfigError where the peer's secret key cannot be used.
+    """
     exchange = spec.config.exchange
     credentials: Credentials | None = None
     if exchange.keys is not None:
@@ -189,24 +191,30 @@ def _sockets(spec: messages.WorkerSpec, topology: Topology) -> Callable[[str], T
 
 
 def _log_trouble(error: OSError | P2PFLError) -> messages.Failed:
-    """Why a process that cannot write its log does not even begin."""
+    """Report of a process that cannot start, since it cannot write its log."""
     if isinstance(error, P2PFLError):
         return messages.failed(error)
     return messages.Failed(unwritable(Path(error.filename or LOG_FILE), error))
 
 
 class _Log(logging.FileHandler):
-    """A log that loses lines where it cannot write them; `logging` would print a traceback for each of them."""
+    """Log file that drops the lines it cannot write.
+
+    `logging` would print a traceback for each of them.
+    """
 
     def _open(self) -> TextIOWrapper:
         return open(self.baseFilename, "a", encoding="utf-8", opener=opener)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Nothing: what matters is reported beside the log."""
+        """Ignore the error: the launcher gets what matters by other means."""
 
 
 def _redirect_output(path: Path) -> None:
-    """What libraries and crashes print goes to the peer's log, not into the launcher's live table."""
+    """Redirect the output of libraries and crashes to the peer's log.
+
+    It would disturb the launcher's live table.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     file = opener(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -217,11 +225,11 @@ def _redirect_output(path: Path) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let malloc keep what it has got, where it is glibc's.
+    """Make glibc's malloc keep freed memory; without effect elsewhere.
 
-    By default every training step gives its activations' memory back to the system and faults it in again, some
-    2,000 pages a step of VGG-11 at batch 32, a tenth of its time; so none, for the same peak. One arena, because those
-    of other threads than the first give back whatever the thresholds say.
+    By default every training step returns its activations' memory to the system and faults it in again: some 2,000
+    pages a step of VGG-11 at batch 32, a tenth of its time. With these options it faults in none, for the same peak.
+    One arena, because those of threads other than the first return memory whatever the thresholds say.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -229,8 +237,12 @@ def keep_freed_memory() -> None:
             mallopt(option, value)
 
 
+def _log_of(index: int) -> logging.Logger:
+    return logging.getLogger(f"p2pfl.peer.{index}")
+
+
 def _open_log(peer_dir: Path, index: int) -> logging.Logger:
-    log = logging.getLogger(f"p2pfl.peer.{index}")
+    log = _log_of(index)
     log.setLevel(logging.INFO)
     log.propagate = False
     handler = _Log(peer_dir / LOG_FILE, encoding="utf-8")

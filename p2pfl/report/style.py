@@ -119,7 +119,7 @@ def save(figure: Figure, path: Path) -> None:
 def inline_svg(path: Path, name: str) -> str:
     """SVG element for a page: unique ids, full width, colors of the page.
 
-    `name` (letters and dashes) prefixes the ids, so that those of several pictures do not collide. Raises
+    `name` (a-z and dashes) prefixes the ids, so that those of several pictures do not collide. Raises
     ConfigError for an unreadable path.
     """
     try:

@@ -1,7 +1,7 @@
 """GML, as networkx, yEd, Gephi, Cytoscape, igraph and the Topology Zoo write it."""
 
-# networkx's reader refuses parallel edges, undeclared ends, unquoted text, numbers such as 1e5 and keys with other
-# characters than letters, each with the first one found. So lists of keys and values are read here.
+# networkx's reader refuses parallel edges, undeclared ends, unquoted text, numbers such as 1e5 and non-alphabetic
+# keys, each with the first one found. So lists of keys and values are read here.
 
 from __future__ import annotations
 
