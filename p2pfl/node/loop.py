@@ -99,7 +99,7 @@ class Driver:
         """Wait for the next messages or results, and react to them. Raises as `run` does."""
         before = self._clock.now()
         with self._profile.span("wait for messages"):
-            events = self._transport.poll(self._patience(before))
+            events = self._transport.poll(self._poll_seconds(before))
         after = self._clock.now()
         if not self._busy:
             self._account.wait += after - before
@@ -122,7 +122,7 @@ class Driver:
         """When the protocol wants a turn even if nothing has come, on the driver's clock."""
         return self._clock.now() if self._logic.wants_flush else self._logic.deadline
 
-    def _patience(self, now: float) -> float:
+    def _poll_seconds(self, now: float) -> float:
         if self._logic.wants_flush:
             return FLUSH_SECONDS
         return min(IDLE_SECONDS, max(self._logic.deadline - now, 0.0))

@@ -24,13 +24,14 @@ from p2pfl.training import Trainer
 
 
 @dataclass
-class Keeper:
-    """Where and when one process writes.
+class Recorder:
+    """Recorder of one process: its records, sketches and checkpoints.
 
-    `origin`: what its checkpoints say of whose they are. `kept`: the records of earlier lives that it adds to; None
-    where the round in which it goes on is not known yet.
-    `evaluates`: it measures accuracy during the run. `chosen`, or `takes_over` during the run: at the end it has the
-    run's model.
+    It also saves the run's model, if the process owns that.
+
+    `origin`: the owner that its checkpoints name. `kept`: records of earlier incarnations that it adds to; None as long
+    as the round in which it continues is not known. `evaluates`: it measures accuracy during the run.
+    `is_model_owner`: asked whenever it matters, since the launcher may reassign the run's model.
     `sketches`: its weights are compared with others' by their sketches.
     """
 
@@ -38,13 +39,12 @@ class Keeper:
     run_dir: Path
     peer_dir: Path
     evaluates: bool
-    chosen: bool
     sketches: bool
     settings: str
     origin: checkpoint.Origin
     consensus_rounds: int
     kept: list[records.RoundRecord] | None
-    takes_over: Callable[[], bool] = lambda: False
+    is_model_owner: Callable[[], bool] = lambda: False
     _newest: records.RoundRecord | None = None
     _recorded: int = 0
 
@@ -56,11 +56,6 @@ class Keeper:
         """Seconds of the run that this process resumes."""
         return self.kept[-1].elapsed if self.kept else 0.0
 
-    @property
-    def holds_model(self) -> bool:
-        """Whether it evaluates and saves the run's model."""
-        return self.chosen or self.takes_over()
-
     def evaluation_samples(self, round: int) -> int | None:
         """Test samples to evaluate on after a round (0: all); None where not due.
 
@@ -69,7 +64,7 @@ class Keeper:
         rounds, record = self.config.training.rounds, self.config.record
         if not self.evaluates:
             return None
-        if round == rounds or (self.holds_model and round == rounds + self.consensus_rounds):
+        if round == rounds or (self.is_model_owner() and round == rounds + self.consensus_rounds):
             return 0
         due = record.eval_every is not None and round < rounds and round % record.eval_every == 0
         return record.eval_samples if due else None
@@ -83,8 +78,8 @@ class Keeper:
             checkpoint.save(self.peer_dir / CHECKPOINTS_FOLDER, self._checkpoint(round, trainer, sent, state))
 
     def save_model(self, round: int, trainer: Trainer) -> None:
-        """The run's model, if this process holds it and this is the last round of all."""
-        if self.holds_model and round == self.config.training.rounds + self.consensus_rounds:
+        """Save the run's model, if this process owns it and the round is the last."""
+        if self.is_model_owner() and round == self.config.training.rounds + self.consensus_rounds:
             self._save_model(trainer)
 
     def begin(self, round: int, trainer: Trainer) -> list[str]:

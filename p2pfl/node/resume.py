@@ -27,8 +27,8 @@ _AFRESH = "start a new run without --resume"
 class Past:
     """State of a process from its earlier incarnations.
 
-    `saved`: the checkpoint that it goes on from, if any, and `before` that of the round before it. `lost`: it had done
-    rounds, and nothing of their weights can be used.
+    `saved`: the checkpoint that it continues from, if any, and `before` that of the round before it. `lost`: its rounds
+    have left no weights that can be used.
     """
 
     origin: Origin
@@ -79,10 +79,10 @@ def look_back(
 
     Its trainer is set to the newest usable checkpoint.
 
-    `at_most`: the round after which it may go on at the latest.
+    `at_most`: the round after which it may continue at the latest.
 
     Raises CheckpointError where that is of other settings or another version, where a file cannot be read, and where
-    nothing is usable and nobody has the weights.
+    nothing is usable and no process has the weights.
     """
     name = roles.topology.names[spec.index]
     run = run_id_of(spec.run_dir, peer_dir)
@@ -110,7 +110,7 @@ def _restore(
     folder = peer_dir / CHECKPOINTS_FOLDER
     saved, _ = checkpoint.newest(folder, at_most, origin)
     _, refused = checkpoint.newest(folder, origin=origin)  # also those after a round to which all go back
-    follows = "" if saved is None else f"; goes on from its checkpoint of round {saved.round} instead"
+    follows = "" if saved is None else f"; continues from its checkpoint of round {saved.round} instead"
     for line in refused:
         report(messages.Warned(line + follows))
     if saved is None:
@@ -244,7 +244,7 @@ def say_stale_client(spec: messages.WorkerSpec, roles: Roles, past: Past, last: 
     newest, has = max(taken, default=0), 0 if past.saved is None else past.saved.round
     if has < newest and not spec.restarted:
         state = f"that of round {has}" if has else "none"
-        report(messages.Warned(f"its momentum after round {newest} is lost; goes on with {state}, to other bits"))
+        report(messages.Warned(f"its momentum after round {newest} is lost; continues with {state}, to other bits"))
 
 
 def _payloads(kept: Checkpoint) -> dict[int, Payload]:

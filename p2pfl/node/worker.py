@@ -132,10 +132,10 @@ def _run(
     trainer, context = parts.trainer, parts.logic.context
     vector_bytes = trainer.layout.size * ITEM_BYTES["fp32"]
     name, log = context.names[spec.index], _log_of(spec.index)
-    profile = RoundProfile.of(spec.config, name, parts.keeper.peer_dir)
-    fired = parts.keeper.peer_dir / FIRED_FILE
+    profile = RoundProfile.of(spec.config, name, parts.recorder.peer_dir)
+    fired = parts.recorder.peer_dir / FIRED_FILE
     injector = FaultInjector(parts.script, spec.index, fired) if parts.script.faults else None
-    ports = Ports(SystemClock(), ThreadCompute(transport.wake), transport, parts.keeper, LogReporter(report, log))
+    ports = Ports(SystemClock(), ThreadCompute(transport.wake), transport, parts.recorder, LogReporter(report, log))
     driver = Driver(parts.logic, trainer, ports, profile, injector)
     log.info("ready at %s on %s, first round %d", transport.endpoint, trainer.device, context.first_round)
     report(

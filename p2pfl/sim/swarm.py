@@ -127,7 +127,7 @@ class Simulation:
         )
         parts = assemble(spec, self._topology, folder, reporter.send)
         compute = VirtualCompute(self.clock, train_seconds)
-        ports = Ports(self.clock, compute, self.network.transport(index), parts.keeper, reporter)
+        ports = Ports(self.clock, compute, self.network.transport(index), parts.recorder, reporter)
         return SimNode(index, Driver(parts.logic, parts.trainer, ports), compute, reporter)
 
 

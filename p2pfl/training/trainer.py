@@ -148,9 +148,7 @@ class Trainer:
         stopped: Callable[[], bool],
         request: LocalTraining = PLAIN,
     ) -> TrainStats:
-        """One round of local steps.
-
-        `progress` is told the steps done so far, about twice a second.
+        """Take one round of local steps; `progress` is told about twice a second.
 
         The schedule follows the run's rounds, not this peer's own steps, since a client does not train in every one.
         The loss that is returned is that of the model, without the terms of the request. Without momentum in the

@@ -1,4 +1,7 @@
-"""The contract between a peer and its algorithm: what is told of missing neighbors, lost payloads and training."""
+"""Contract between a peer and its algorithm.
+
+What the algorithm hears of missing neighbors, lost payloads and training.
+"""
 
 from __future__ import annotations
 

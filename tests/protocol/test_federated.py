@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -260,3 +261,36 @@ def test_every_schedule_ends(
     assert end.reason == (
         f"round {round}: {came} of {len(drawn)} updates came, and --min-updates asks for {least}; missing: {missing}"
     )
+
+
+def test_clients_end_when_their_coordinator_stays_silent_on_connections_that_stand() -> None:
+    network = Network(Setting(clients=3, selected=2, round_timeout=30.0))
+    in_order(network, until=lambda network: network.coordinator.round == 2)
+    network.frozen.add(network.hub)
+    since = network.now
+    while network.live:
+        in_order(network)
+        if network.live:
+            network.wait()
+        assert network.now < since + 300.0
+    assert network.now >= since + 4 * 30.0
+    for client in range(3):
+        end = network.ended[client]
+        assert isinstance(end, Fail)
+        assert end.resumable
+        assert re.fullmatch(r"no message for 1\d\d s from the coordinator \(--round-timeout\)", end.reason)
+
+
+def test_a_client_waits_for_ever_for_a_coordinator_that_answers() -> None:
+    network = Network(Setting(clients=2, selected=1, rounds=1, round_timeout=30.0))
+    in_order(network, until=lambda network: bool(network.coordinator.progress))
+    (selected,) = network.coordinator.progress
+    network.frozen.add(selected)
+    for _ in range(500):
+        in_order(network)
+        network.wait()
+    assert network.now > 1000.0
+    assert not network.ended
+    network.frozen.clear()
+    in_order(network)
+    network.check()

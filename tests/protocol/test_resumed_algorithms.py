@@ -1,4 +1,7 @@
-"""Synchronous algorithms and attacks of the registry: a swarm that stops and resumes ends with the same bits."""
+"""Stopped and resumed swarms end with the same bits, for the whole registry.
+
+Every synchronous algorithm, under every attack of the registry, in the simulator.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,10 @@ def script(folder: Path, attack: str, attacker: str) -> dict[str, object]:
 
 
 def stop(simulation: Simulation, at: int) -> None:
-    """Halt a swarm for good as soon as any process has saved round `at`; others may be a round behind."""
+    """Halt a swarm for good as soon as any process has saved round `at`.
+
+    Others may be a round behind.
+    """
     checkpoints = f"peers/*/checkpoint/round-{at:06d}.safetensors"
     while not list(simulation.run_dir.glob(checkpoints)):
         assert simulation.step()
@@ -59,7 +65,7 @@ def _no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def check(topology: Topology, options: dict[str, object], folder: Path) -> None:
-    """A run that is stopped in the middle of an attack ends with the model of a run that is not."""
+    """A run that is stopped during an attack ends with the model of one that is not."""
     whole = Simulation(topology, RunConfig.of(**options, run_dir=str(folder / "whole"), checkpoint=False))
     whole.run()
     config = RunConfig.of(**options, run_dir=str(folder / "stopped"))

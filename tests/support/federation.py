@@ -58,6 +58,7 @@ class Setting:
     min_updates: int = 1
     seed: int = 0
     deadline: float | None = NO_END
+    round_timeout: float = NO_END
 
     @property
     def federation(self) -> Federation:
@@ -77,7 +78,7 @@ class Setting:
             consensus_rounds=0,
             run="run",
             layout="layout",
-            timeouts=Timeouts(None, NO_END, NO_END, NO_END),
+            timeouts=Timeouts(None, NO_END, NO_END, self.round_timeout),
         )
 
 
@@ -149,7 +150,7 @@ class Network:
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
         self.hub = setting.clients
-        self.frozen: set[int] = set()  # clients that do nothing for now; what is sent to them waits
+        self.frozen: set[int] = set()  # processes that do nothing for now; what is sent to them waits
         self.now = 0.0
         self.server = Watched(setting.initial(), setting.codec)
         self.coordinator = Coordinator(setting.context(self.hub), setting.federation, self.server)
@@ -254,7 +255,7 @@ class Network:
 
     def wait(self) -> None:
         """Time passes until somebody's next deadline."""
-        machines = [me for me in range(self.hub + 1) if me not in self.ended]
+        machines = [me for me in range(self.hub + 1) if me not in self.ended and me not in self.frozen]
         self.now = max(self.now, min(self.logic(me).deadline for me in machines))
         for me in machines:
             self.tell(me, Tick())

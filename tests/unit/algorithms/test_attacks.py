@@ -1,4 +1,4 @@
-"""What attackers send: their formulas, in the rounds that they attack in, and nothing else changed."""
+"""Attacks: their formulas, in their rounds, and nothing else changed."""
 
 from __future__ import annotations
 

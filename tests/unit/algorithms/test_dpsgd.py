@@ -218,7 +218,10 @@ def test_pieces_of_any_length_fold_to_the_same_bits() -> None:
 @given(cuts=st.lists(st.integers(1, SIZE - 1), max_size=5, unique=True))
 @settings(max_examples=15, deadline=None)
 def test_a_payload_in_parts_folds_to_the_same_bits(algorithm: DPSGD | Chebyshev, cuts: list[int]) -> None:
-    """A part is folded as it comes; three peers in a line have one's own vector first, between and last."""
+    """A part is folded as it comes.
+
+    Three peers in a line have one's own vector first, between and last.
+    """
     w = matrix("path", 3)
     whole, parts = random_vectors(3, SIZE), random_vectors(3, SIZE)
     exchange(driven(algorithm, w, whole), 1, whole)

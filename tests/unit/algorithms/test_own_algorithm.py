@@ -1,4 +1,7 @@
-"""An algorithm of the user's own, --algorithm module:Class; `test_resumed_algorithms` stops and resumes it."""
+"""An algorithm of the user's own, --algorithm module:Class.
+
+`test_resumed_algorithms` stops and resumes it.
+"""
 
 from __future__ import annotations
 

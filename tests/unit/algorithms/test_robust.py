@@ -135,7 +135,10 @@ def test_the_radius_leaves_out_the_farthest_and_doubts_the_heaviest() -> None:
 
 
 def test_nine_of_a_kind_agree_at_once_and_for_good() -> None:
-    """All distances 0: nothing may be divided by them, and nobody moves; not even through bfloat16."""
+    """All distances 0: nothing may be divided by them, and nobody moves.
+
+    Not even through bfloat16.
+    """
     w = matrix("torus", 9)
     one = random_vectors(1, SIZE)[0] * 1.003
     for rule, (overlapped, codec) in itertools.product(RULES, WAYS):

@@ -1,4 +1,7 @@
-"""Which checkpoint a resumed process goes on from, whatever lies in its folder; and what it says of the others."""
+"""Which checkpoint a resumed process goes on from, whatever lies in its folder.
+
+And what it says of the others.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from tests.support.saved_runs import LAST, Made, cut, made, other_version
 from p2pfl.config import replace_options
 from p2pfl.errors import CheckpointError, UnreadableError
 from p2pfl.modes import assign_roles
-from p2pfl.node.recorder import Keeper
+from p2pfl.node.recorder import Recorder
 from p2pfl.node.resume import last_common_round, say_stale_client
 from p2pfl.run import checkpoint
 from p2pfl.run.checkpoint import Origin
@@ -138,7 +141,7 @@ def test_the_newest_checkpoint_of_ones_own_is_used_and_others_are_refused_by_nam
     if past.saved is not None:
         assert past.origin.run == past.saved.origin.run
         refused = [line for line in said if RUN_ID_FILE not in line]
-        assert all(line.endswith(f"; goes on from its checkpoint of round {round} instead") for line in refused)
+        assert all(line.endswith(f"; continues from its checkpoint of round {round} instead") for line in refused)
         assert set(past.unsent) == {n for n in (round, 4) if n and run.path(1, n).exists()}
         again, quiet = run.look_back(1)
         assert (again.saved or past.saved).round == round
@@ -247,7 +250,7 @@ def test_a_client_whose_own_state_is_too_old_says_so(
     parts = assign_roles(run.config, run.topology)
     assert last_common_round(run.spec(0), parts, LAST) == 5
     say_stale_client(run.spec(0), parts, past, 5, lambda message: said.append(message.text))  # type: ignore[union-attr]
-    assert said == [f"its momentum after round 5 is lost; goes on with {state}, to other bits"]
+    assert said == [f"its momentum after round 5 is lost; continues with {state}, to other bits"]
 
 
 def test_an_origin_is_checked_where_it_is_known(pair: tuple[Made, Made]) -> None:
@@ -262,7 +265,10 @@ def test_an_origin_is_checked_where_it_is_known(pair: tuple[Made, Made]) -> None
 
 
 def test_a_save_after_a_refusal_keeps_what_can_be_gone_on_with(pair: tuple[Made, Made]) -> None:
-    """Checkpoints of others with higher numbers lie in the folder; the peer goes on from its own."""
+    """Checkpoints of others with higher numbers lie in the folder.
+
+    The peer goes on from its own.
+    """
     run, other = pair
     foreign = [run.path(1, 100), run.path(1, 101), run.path(1, 3)]
     for source, path in zip((run.path(2, 5), other.path(1, 5), other.path(1, 4)), foreign, strict=True):
@@ -356,14 +362,13 @@ def test_all_of_a_centralized_run_end_where_one_file_cannot_be_read(centralized:
         last_common_round(run.spec(3), assign_roles(run.config, run.topology), LAST)
 
 
-def keeper(run: Made, **options: Any) -> Keeper:
+def recorder(run: Made, **options: Any) -> Recorder:
     config = replace_options(run.config, **options)
-    return Keeper(
+    return Recorder(
         config,
         run.folder,
         run.peer_dir(1),
         evaluates=False,
-        chosen=False,
         sketches=True,
         settings="settings",
         origin=Origin(),
@@ -379,7 +384,7 @@ def test_records_that_no_checkpoint_stands_behind_are_kept(tmp_path: Path) -> No
     (folder / SKETCHES_FILE).write_bytes(HEADER + bytes(file_size(5) - file_size(0)))
     before = [(folder / name).read_bytes() for name in names]
     for number in ("1", "2"):
-        (line,) = keeper(run).begin(1, trainer)  # type: ignore[arg-type]
+        (line,) = recorder(run).begin(1, trainer)  # type: ignore[arg-type]
         assert line == (
             f"{folder / ROUNDS_FILE}: begins at round 1 again; its records until round 5 are kept in "
             f"{folder / ROUNDS_FILE}.{number}"
@@ -392,7 +397,10 @@ def test_records_that_no_checkpoint_stands_behind_are_kept(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("round", "options"), [(5, {}), (6, {}), (1, {"checkpoint": False})])
 def test_no_copy_where_nothing_is_lost_that_was_to_be_kept(tmp_path: Path, round: int, options: dict[str, Any]) -> None:
-    """One round may have been recorded and not saved; and without checkpoints a run begins again, as is said."""
+    """One round may have been recorded and not saved.
+
+    And without checkpoints a run begins again, as is said.
+    """
     run = made(tmp_path / "run", "local")
-    keeper(run, **options).begin(round, SimpleNamespace(steps=0))  # type: ignore[arg-type]
+    recorder(run, **options).begin(round, SimpleNamespace(steps=0))  # type: ignore[arg-type]
     assert list(run.peer_dir(1).glob(f"{ROUNDS_FILE}.*")) == []
