@@ -1,4 +1,4 @@
-"""p2pfl: one model trained over many machines that keep their data to themselves."""
+"""p2pfl: one model trained over many machines that exchange weights, not data."""
 
 from __future__ import annotations
 
