@@ -41,7 +41,7 @@ class ServerAverage:
     negative, so these always become the plain average. `averaging` and `byzantine` are the options of that name.
     """
 
-    def __init__(
+    def __init__(  # the options of the server, each with its default
         self,
         x: Tensor,
         velocity: Tensor,

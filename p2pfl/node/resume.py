@@ -77,8 +77,6 @@ def look_back(
 
     Its trainer is set to the newest usable checkpoint.
 
-    Its trainer is set to the newest usable checkpoint.
-
     `at_most`: the round after which it may continue at the latest.
 
     Raises CheckpointError where that is of other settings or another version, where a file cannot be read, and where
@@ -98,7 +96,7 @@ def look_back(
     return Past(Origin(run, name, spec.index), past.saved, past.before, past.lost)
 
 
-def _restore(
+def _restore(  # all that `look_back` knows, and the origin that it has found
     spec: messages.WorkerSpec,
     roles: Roles,
     trainer: Trainer,

@@ -82,7 +82,7 @@ def _clean_up(spec: messages.WorkerSpec) -> None:
         remove_if_abandoned(spec.temporary)
 
 
-def run(
+def run(  # one exit status for each kind of error
     spec: messages.WorkerSpec,
     report: messages.Report,
     control: Control,

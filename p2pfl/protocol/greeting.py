@@ -29,7 +29,7 @@ _ClassName = Annotated[str, msgspec.Meta(max_length=MAX_CLASS)]
 
 
 class Data(msgspec.Struct, frozen=True, array_like=True):
-    """What a process trains on. `about` describes it to people and is not compared.
+    """Training data of a process. `about` describes it to people and is not compared.
 
     `content` is a digest of the data set. It has to agree, as have the classes and the shape of images.
     """

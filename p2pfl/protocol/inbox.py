@@ -100,7 +100,7 @@ class Inbox:
 
     @property
     def outstanding(self) -> int:
-        """How many payloads have credit and have not been taken."""
+        """Number of payloads that have credit and have not been taken."""
         return len(self._outstanding)
 
     def open(self, round: int, sender: int) -> None:

@@ -57,7 +57,7 @@ class Outbox:
         Again, if the credit is repeated, but only where everything sent so far is `flushed`: on a slow link copies of
         the same would pile up otherwise. A neighbor that still misses something asks once more.
 
-        Raises ProtocolError where a neighbor grants credit for ever more rounds.
+        Raises ProtocolError where a neighbor keeps granting credit for further rounds.
         """
         if round < self.round:
             return []
@@ -72,7 +72,7 @@ class Outbox:
         return [item] if item and round == self.round else []
 
     def repeat(self, neighbor: int) -> list[tuple[int, Payload]]:
-        """What a neighbor whose connection broke has been sent and has not acknowledged."""
+        """The payload that a neighbor whose connection broke was sent and has not acknowledged."""
         return [(neighbor, self._payloads[neighbor])] if neighbor in self._sent & set(self._payloads) else []
 
     def acknowledged(self, neighbor: int, round: int) -> bool:

@@ -119,7 +119,7 @@ class FailureDetector:
         return max(self.progress_at, self._retried_at) + seconds
 
     def retried(self, now: float) -> None:
-        """What is waited for has been asked for again."""
+        """Note that what is waited for has been asked for again."""
         self._retried_at = now
 
     def suspects(self, now: float, wait: Wait, round: int, waits: Collection[int]) -> list[int] | None:

@@ -134,5 +134,5 @@ def chunks(template: Header, vectors: Mapping[str, memoryview]) -> Iterator[Mess
 
 
 def chunk_count(vector_bytes: int) -> int:
-    """How many chunks a vector of that many bytes takes."""
+    """Number of chunks of a vector of that many bytes."""
     return -(-vector_bytes // CHUNK_BYTES)
