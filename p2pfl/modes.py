@@ -1,7 +1,7 @@
 """Modes of a run as objects, and the roles of its processes in each.
 
-A mode says who takes part, who exchanges weights with whom, and what of a run depends on that. Everything else asks
-its attributes; no other module tests for a mode's name.
+A mode defines the processes of a run, their links, and the properties that depend on these. Other modules ask for its
+attributes and never test for its name.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Mode:
     """One mode of a run.
 
     `assign_roles`: the processes of a run. `make_topology`: its topology, where no file gives one.
-    `has_topology_file`: a file gives the nodes. `least_nodes`: of a topology.
+    `has_topology_file`: a file gives the nodes. `least_nodes`: of its topology.
     `mixes`: peers mix with their neighbors, and a consensus phase follows. `has_coordinator`: clients train for a
-    coordinator, whose weights are the run's. `exchanges`: weights travel at all.
-    `has_peers`: processes with weights of their own, whose consensus distance is recorded as sketches.
-    `has_common_model`: one model stands for the run at its end.
+    coordinator, whose weights are the run's. `exchanges`: processes send weights.
+    `has_peers`: each process has its own weights, and their consensus distance is recorded as sketches.
+    `has_common_model`: the run ends with one model.
     `evaluates_fully`: evaluations during the run use all test samples by default, since few processes evaluate.
     `evaluates_each_round`: by default.
     """
@@ -57,11 +57,11 @@ class Mode:
 
 @dataclass(frozen=True)
 class Roles:
-    """The processes of a run: one for each node of the topology, in its order.
+    """Processes of a run: one for each node of the topology, in its order.
 
-    `matrix` is the (n, n) mixing matrix; the identity where nobody mixes. `links[i]` are those that process i talks
-    to. The first `shards` processes train, each on the shard of its number; with a coordinator, the last one is it.
-    `consensus_rounds` of mixing only follow on the training rounds.
+    `matrix`: the (n, n) mixing matrix, the identity where no weights are mixed. `links[i]`: the processes with which
+    process i exchanges messages. `shards`: the first so many processes train, each on the shard of its number; a
+    coordinator comes last. `consensus_rounds`: rounds of mixing only, after the training rounds.
     """
 
     mode: Mode
@@ -72,43 +72,43 @@ class Roles:
     consensus_rounds: int = 0
 
     @property
-    def channels(self) -> int:
-        """How many vectors a round of mixing sends: one for each ordered pair that W gives a weight."""
+    def vectors_per_round(self) -> int:
+        """Vectors sent in a round of mixing: one for each nonzero weight off W's diagonal."""
         return int(np.count_nonzero(self.matrix - np.diag(np.diag(self.matrix))))
 
     @property
     def coordinator(self) -> int | None:
-        """The coordinator's number, if there is one."""
+        """Number of the coordinator, if there is one."""
         return self.shards if self.mode.has_coordinator else None
 
     @property
     def evaluators(self) -> frozenset[int]:
-        """Those that evaluate during the run: the coordinator where there is one, else everybody."""
+        """Processes that evaluate during the run: the coordinator, or else all."""
         return frozenset(range(self.shards)) if self.coordinator is None else frozenset({self.coordinator})
 
     @property
     def model_owner(self) -> int | None:
-        """The process that saves the run's model at the end; None where there is no common model."""
+        """Process that saves the run's model at the end; None without a common model."""
         if not self.mode.has_common_model:
             return None
         return 0 if self.coordinator is None else self.coordinator
 
 
 def mode_of(config: RunConfig) -> Mode:
-    """The mode of a run with these settings."""
+    """Mode of a run with these settings."""
     return MODES[config.mode]
 
 
 def assign_roles(config: RunConfig, topology: Topology) -> Roles:
-    """The processes of a run with these settings.
+    """Assign the processes of a run with these settings.
 
-    Raises TopologyError where W would not keep the mean, ConfigError where malicious neighbors could be too many.
+    Raises TopologyError where W does not keep the mean, ConfigError where malicious neighbors could be too many.
     """
     return mode_of(config).assign_roles(config, topology)
 
 
 def topology_of(config: RunConfig) -> Topology | None:
-    """The topology of a mode that needs no file; None where a file gives it."""
+    """Topology of a mode that needs no file; None where a file gives it."""
     make = mode_of(config).make_topology
     return None if make is None else make(config)
 
@@ -130,7 +130,7 @@ def _gossip(config: RunConfig, topology: Topology) -> Roles:
     neighborhoods = [neighborhood(matrix, peer) for peer in range(topology.n)]
     if is_robust(config):
         _check_byzantine(config.robust.byzantine or 0, topology, [len(one.incoming) for one in neighborhoods])
-    # Robust rules are not accelerated; what they let pass mixes like W, so that is the best guess there is.
+    # Robust rules are not accelerated; the vectors that they accept mix like W, which is the best estimate.
     count = mixing_rounds if is_robust(config) else consensus_rounds
     return Roles(
         mode=MODES["gossip"],
@@ -143,12 +143,12 @@ def _gossip(config: RunConfig, topology: Topology) -> Roles:
 
 
 def _check_byzantine(byzantine: int, topology: Topology, degrees: list[int]) -> None:
-    """Raises ConfigError where hostile neighbors could be half of all the vectors that a peer averages."""
+    """Raise ConfigError if malicious vectors could be half of those a peer averages."""
     peer = min(range(topology.n), key=degrees.__getitem__)
     if 2 * byzantine >= degrees[peer] + 1:
         raise ConfigError(
-            f"--byzantine {byzantine}: peer {topology.names[peer]} has {degrees[peer]} neighbors, and its own vector "
-            f"and theirs bear at most {degrees[peer] // 2}; give it more neighbors or choose a smaller number"
+            f"--byzantine {byzantine}: peer {topology.names[peer]} has {degrees[peer]} neighbors and tolerates at "
+            f"most {degrees[peer] // 2} malicious ones; give it more neighbors or choose a smaller number"
         )
 
 

@@ -1,4 +1,4 @@
-"""Payloads: the named vectors and scalars that travel between peers, and the encodings of vectors."""
+"""Payloads: named vectors and scalars sent between peers, and vector encodings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # the command line reads encodings' names without torch
 class Encoding:
     """Number format of a vector on the wire.
 
-    `name` stands in messages and settings. `carrier`: NumPy's type of the same size, as which received bytes are read;
+    `name` is used in messages and settings. `carrier`: NumPy's type of the same size, as which received bytes are read;
     NumPy has no bfloat16.
     """
 
@@ -28,7 +28,7 @@ class Encoding:
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """PyTorch's type."""
+        """PyTorch data type."""
         import torch
 
         dtype: torch.dtype = getattr(torch, self.torch_name)
@@ -48,16 +48,19 @@ ITEM_BYTES: Mapping[str, int] = {name: encoding.item_bytes for name, encoding in
 
 @dataclass(frozen=True)
 class Payload:
-    """Content of one message between two peers: named vectors, and scalars such as push-sum's weight.
+    """Payload of a peer for a neighbor: named vectors and scalars.
 
-    Each vector is given as consecutive one-dimensional pieces in its encoding's number format: one piece at the
-    sender, one a chunk at the receiver, which never puts them together.
+    A scalar is for example push-sum's weight. Each vector is given as consecutive one-dimensional pieces in
+    its encoding's number format: one piece at the sender, one a chunk at the receiver, which never joins them.
     """
 
     vectors: Mapping[str, Sequence[Tensor]]
     scalars: Mapping[str, float] = field(default_factory=dict)
 
     def rest(self, received: Mapping[str, int]) -> Payload:
-        """The payload without the first `received[name]` elements of each vector, which is given as one piece."""
+        """Rest of the payload, without the first `received[name]` elements of each vector.
+
+        Each vector must be given as one piece.
+        """
         vectors = {name: [piece[received.get(name, 0) :]] for name, (piece,) in self.vectors.items()}
         return Payload(vectors, self.scalars)

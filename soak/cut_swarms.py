@@ -24,8 +24,8 @@ from p2pfl.modes import assign_roles
 from p2pfl.node import messages
 from p2pfl.node.control import Control
 from p2pfl.node.worker import run
-from p2pfl.run.agreement import run_fingerprint
 from p2pfl.run.directory import create_run_dir
+from p2pfl.run.fingerprint import run_fingerprint
 from p2pfl.topology import save_topology
 
 PEERS, ROUNDS = 3, 4

@@ -35,8 +35,8 @@ from p2pfl.node.control import Control
 from p2pfl.node.worker import run
 from p2pfl.protocol import wire
 from p2pfl.run import checkpoint
-from p2pfl.run.agreement import run_fingerprint
 from p2pfl.run.directory import create_run_dir
+from p2pfl.run.fingerprint import run_fingerprint
 from p2pfl.run.records import read_rounds
 from p2pfl.transport import Token, Transport, ZmqTransport
 

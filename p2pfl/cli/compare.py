@@ -31,7 +31,7 @@ from p2pfl.config import (
 )
 from p2pfl.errors import ConfigError, explained, unwritable
 from p2pfl.modes import mode_of
-from p2pfl.run.directory import comparison_folder, in_use, runs_in
+from p2pfl.run.directory import comparison_folder, locked, runs_in
 from p2pfl.run.paths import CONFIG_FILE
 from p2pfl.topology import load_topology
 
@@ -148,7 +148,7 @@ def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path]
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--run-dir {unwritable(folder, error)}") from None
-    with explained(folder), in_use(folder):
+    with explained(folder), locked(folder):
         try:
             made = run_all(folder, planned, _print_line, show_decoding, again=shlex.join(["p2pfl", *command]))
             # They were planned to match; the report shows where a lost client has changed that.

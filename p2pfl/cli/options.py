@@ -18,7 +18,7 @@ from p2pfl.errors import ConfigError
 from p2pfl.experiment.resume import has_other_rounds
 from p2pfl.faults import load_faults
 from p2pfl.modes import topology_of
-from p2pfl.run.directory import open_run_dir, with_own_files
+from p2pfl.run.directory import open_run_dir, with_kept_files
 from p2pfl.topology import Topology, load_topology
 
 OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(optional)")]
@@ -165,7 +165,7 @@ def _resumed(run_dir: Path, saved: RunConfig, asked: RunConfig) -> Topology:
             if contents[0] == contents[1]:
                 continue
         if name == "init" and None not in (value, before[name]):
-            with_own_files(asked, run_dir)  # refuses other weights
+            with_kept_files(asked, run_dir)  # refuses other weights
             continue
         if name == "dataset" and saved.data.kind == asked.data.kind:
             continue  # it may have moved: its content is compared once it is known

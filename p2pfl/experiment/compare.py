@@ -22,9 +22,9 @@ from p2pfl.experiment.run import run
 from p2pfl.launch import fork_server
 from p2pfl.modes import MODES, assign_roles, topology_of
 from p2pfl.preflight.estimate import data_record, estimate
-from p2pfl.run.agreement import run_fingerprint
 from p2pfl.run.data_record import DataRecord, different_data, read_data_record
-from p2pfl.run.directory import open_run_dir, take_away_half_made
+from p2pfl.run.directory import open_run_dir, remove_incomplete
+from p2pfl.run.fingerprint import run_fingerprint
 from p2pfl.run.paths import CONFIG_FILE
 from p2pfl.run.settings import EVAL_SAMPLES, EVALUATIONS, check_profile, resolve
 from p2pfl.topology import Topology
@@ -252,7 +252,7 @@ def _state(run_dir: Path, planned: Planned) -> str:
 
     Raises ConfigError where it holds another run.
     """
-    if not run_dir.exists() or take_away_half_made(run_dir):
+    if not run_dir.exists() or remove_incomplete(run_dir):
         return ""
     topology, saved = open_run_dir(run_dir)
     config = resolve(planned.config, planned.topology, 1)

@@ -13,8 +13,8 @@ from p2pfl.config import RunConfig, replace_options
 from p2pfl.errors import CheckpointError, ConfigError
 from p2pfl.modes import Roles, mode_of
 from p2pfl.report import known_facts, read_summary, summarize, write_summary
-from p2pfl.run.agreement import SCHEDULES_OVER_ALL_ROUNDS
 from p2pfl.run.directory import open_run_dir, write_settings
+from p2pfl.run.fingerprint import SCHEDULES_OVER_ALL_ROUNDS
 from p2pfl.run.identity import run_id_of
 from p2pfl.run.paths import (
     CHECKPOINT_NAME,

@@ -23,8 +23,8 @@ from p2pfl.model.sketches import Vector
 from p2pfl.modes import Roles, assign_roles, mode_of, topology_of
 from p2pfl.node.limits import allow_open_files
 from p2pfl.report import check_drawing, complete_summary, known_facts, summarize, write_report, write_summary
-from p2pfl.run.agreement import lasting_fingerprint
-from p2pfl.run.directory import check_results, create_run_dir, follow_dataset, forget, in_use, with_own_files
+from p2pfl.run.directory import check_results, create_run_dir, locked, remove_unused, update_dataset, with_kept_files
+from p2pfl.run.fingerprint import resume_fingerprint
 from p2pfl.run.paths import peer_dir
 from p2pfl.run.records import RoundRecord, read_recorded
 from p2pfl.run.settings import fault_script, resolve
@@ -99,28 +99,28 @@ def _run(
     allow_open_files(roles.topology.n, max(len(links) for links in roles.links))
     run_dir = resume or create_run_dir(roles.topology, config)
     remedy = how_to_resume(config, again or f"p2pfl {config.mode} --resume {shlex.quote(str(run_dir))}")
-    with explained(run_dir), in_use(run_dir):
+    with explained(run_dir), locked(run_dir):
         try:
             begins = "" if resume is None else starting_point(roles, config, run_dir, again)
             if longer:
                 prolong(run_dir, config)
-            config = with_own_files(config, run_dir)
+            config = with_kept_files(config, run_dir)
             outcome = _launch(_planned(roles, config, run_dir, resume is not None, binds, link_delay), begins)
         except (KeyboardInterrupt, P2PFLError) as error:
             if resume is None:  # what was there before stays, whatever it holds
-                forget(run_dir)
+                remove_unused(run_dir)
             if isinstance(error, KeyboardInterrupt) and run_dir.exists():
                 raise Interrupted("interrupted", remedy=remedy) from None
             raise
         if resume is not None:
-            follow_dataset(run_dir, config)
+            update_dataset(run_dir, config)
         return _conclude(run_dir, outcome, remedy, resume is not None)
 
 
 def _planned(
     roles: Roles, config: RunConfig, run_dir: Path, resume: bool, binds: Sequence[str] | None, link_delay: float
 ) -> LaunchSpec:
-    settings = lasting_fingerprint(roles, config)
+    settings = resume_fingerprint(roles, config)
     script = fault_script(config, roles.topology)
     return LaunchSpec(
         roles, config, run_dir, _name(settings), settings, resume, binds, link_delay, script, _token(config)
@@ -179,7 +179,7 @@ def _conclude(run_dir: Path, outcome: Outcome, remedy: str, resumed: bool) -> Re
     """Write summary and report; return the result, or raise the outcome's error."""
     problem = ""
     if outcome.status == "usage" and not resumed:
-        forget(run_dir)
+        remove_unused(run_dir)
         raise ConfigError(outcome.reason)
     try:
         summary = _write_down(run_dir, outcome)

@@ -25,9 +25,9 @@ from p2pfl.node import messages
 from p2pfl.node.control import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from p2pfl.node.worker import keep_freed_memory
 from p2pfl.preflight.estimate import check_run, data_record
-from p2pfl.run.agreement import lasting_fingerprint, run_fingerprint
 from p2pfl.run.data_record import keep_data_record
-from p2pfl.run.directory import create_run_dir, follow_dataset, open_run_dir, with_own_files
+from p2pfl.run.directory import create_run_dir, open_run_dir, update_dataset, with_kept_files
+from p2pfl.run.fingerprint import resume_fingerprint, run_fingerprint
 from p2pfl.run.paths import CHECKPOINTS_FOLDER, CONFIG_FILE, LOG_FILE, MODEL_FILE, ROUNDS_FILE, peer_dir
 from p2pfl.run.settings import resolve
 from p2pfl.topology import Topology
@@ -60,14 +60,14 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
         keep_data_record(run_dir, data_record(config, dataset))
         if resume is not None:
             _follow(resume, config)
-        config = with_own_files(config, run_dir)
+        config = with_kept_files(config, run_dir)
         spec = messages.WorkerSpec(
             config=config,
             run_dir=run_dir,
             dataset=dataset,
             index=index,
             run=run_fingerprint(roles, config, data.load(dataset).content),
-            settings=lasting_fingerprint(roles, config),
+            settings=resume_fingerprint(roles, config),
             bind=endpoints[index],
             resume=resume is not None,
             endpoints=dict(enumerate(endpoints)),
@@ -143,7 +143,7 @@ class _Stop:
 
 def _follow(run_dir: Path, config: RunConfig) -> None:
     """Update a resumed run's saved settings: where its data are, and its rounds."""
-    follow_dataset(run_dir, config)
+    update_dataset(run_dir, config)
     if has_other_rounds(run_dir, config):
         prolong(run_dir, config)
 

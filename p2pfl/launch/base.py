@@ -119,7 +119,7 @@ class LaunchSpec:
             return f"{training}, each with {centralized.num_selected} of {centralized.num_clients} clients"
         if not mixing_only:
             return training
-        sent = mixing_only * self.roles.channels * vector_bytes
+        sent = mixing_only * self.roles.vectors_per_round * vector_bytes
         return (
             f"{training}, then {mixing_only} of mixing only ({sent / 1e6:,.1f} MB), "
             f"which shrink the peers' disagreement to {self.config.gossip.consensus_tolerance:g}"

@@ -18,7 +18,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from p2pfl.errors import ConfigError, P2PFLError, limited_to
+from p2pfl.errors import ConfigError, P2PFLError
+from p2pfl.os_errors import limited_to
 from p2pfl.util.signals import SIGNALS, shielded
 from p2pfl.util.tempdir import TemporaryFolder
 

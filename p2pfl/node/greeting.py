@@ -8,7 +8,7 @@ from p2pfl.model.vector import Layout
 from p2pfl.modes import Roles
 from p2pfl.protocol.greeting import Greeting, describe_data, short
 from p2pfl.registry import DATASETS
-from p2pfl.run.agreement import shown_settings, shown_topology
+from p2pfl.run.fingerprint import describe_settings, describe_topology
 
 
 def greeting_of(config: RunConfig, roles: Roles, dataset: data.Dataset, layout: Layout) -> Greeting:
@@ -21,8 +21,8 @@ def greeting_of(config: RunConfig, roles: Roles, dataset: data.Dataset, layout: 
     kind = kind if kind in DATASETS else "an own function"
     about = f"{kind}: {len(dataset.train_images):,} training and {len(dataset.test_images):,} test images"
     return Greeting(
-        settings={name: short(value) for name, value in shown_settings(config).items()},
-        topology={name: short(value) for name, value in shown_topology(roles).items()},
+        settings={name: short(value) for name, value in describe_settings(config).items()},
+        topology={name: short(value) for name, value in describe_topology(roles).items()},
         data=describe_data(about, dataset.train_images.shape[1:], dataset.classes, dataset.content),
         model=short(f"{layout.parameter_count:,} parameters (layout {layout.digest})"),
     )

@@ -1,1 +1,1 @@
-"""What a run will need, and whether its model can be trained, before any process starts."""
+"""Preflight: a run's needs, and a trial of its model, before any process starts."""

@@ -1,10 +1,12 @@
-"""What a run will need in memory, messages and steps, known before it starts."""
+"""Estimate of a run's memory, messages and steps, before it starts."""
 
 from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+
+from torch import nn
 
 from p2pfl import data
 from p2pfl.algorithms import build_algorithm
@@ -14,7 +16,7 @@ from p2pfl.errors import ConfigError
 from p2pfl.model.vector import Layout
 from p2pfl.modes import Roles, mode_of
 from p2pfl.payload import ITEM_BYTES
-from p2pfl.preflight.gpus import GpuUse, check_gpus, count_activations, wished_devices
+from p2pfl.preflight.gpus import GpuUse, check_gpus, count_activations, requested_devices
 from p2pfl.preflight.trial import TriedModel, check_model
 from p2pfl.protocol.inbox import WINDOW
 from p2pfl.run.checkpoint import KEPT
@@ -22,13 +24,16 @@ from p2pfl.run.data_record import DIGITS, DataRecord
 from p2pfl.topology import neighborhood
 from p2pfl.training import local_steps, pick_device
 
-CONSENSUS_VECTORS = 2  # that accelerated averaging keeps besides the model's: the one before and the next
+CONSENSUS_VECTORS = 2  # kept by accelerated averaging besides the model's: the previous and the next
 _MIRRORED = "training images are shifted and mirrored at random; --augment off where left and right matter"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes, samples and steps of a run. Memory is per peer, beyond the libraries and the shared data set."""
+    """Bytes, samples and steps of a run.
+
+    Memory is per peer, without the libraries and the shared data set.
+    """
 
     train_samples: int
     test_samples: int
@@ -46,44 +51,46 @@ class Estimate:
     consensus_rounds: int
     consensus_bytes: int
     gpu: GpuUse | None
-    notes: tuple[str, ...]  # what is odd about data and model
+    notes: tuple[str, ...]  # oddities of data and model
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What `check_run` has learned: about the data set, about the model, and the GPUs that will be used."""
+class CheckedRun:
+    """Result of `check_run`: the data set, the tried model and the GPUs in use."""
 
     info: data.DatasetInfo
     tried: TriedModel
     gpu: GpuUse | None
 
     def notes(self, config: RunConfig, dataset: Path | None = None) -> tuple[str, ...]:
-        """What is odd about data and model, a line each; `dataset`: the cache file, where it has been decoded."""
+        """Oddities of data and model, a line each.
+
+        `dataset`: the cache file, if the data set has been decoded.
+        """
         found = self.info.notes if dataset is None else data.all_notes(self.info, dataset)
         mirrored = (_MIRRORED,) if self.info.is_mirrored and config.data.augment == "auto" else ()
         return (*found, *mirrored, *self.tried.notes)
 
 
-def check_run(roles: Roles, config: RunConfig, index: int | None = None, begins: bool = True) -> Checked:
-    """Find out before a run what its processes would find out in the middle of it.
+def check_run(roles: Roles, config: RunConfig, index: int | None = None, begins: bool = True) -> CheckedRun:
+    """Check settings, data set, model, devices and disk before a run.
 
-    `index`: the only process that runs on this machine, None where all do: devices and disk are checked for that one.
-    `begins`: whether the run is new; the disk has room already for the checkpoints of one that is resumed.
-    Raises ConfigError naming the option.
+    `index`: the only process on this machine, for which devices and disk are checked; None if all run here. `begins`:
+    whether the run is new; a resumed one has its checkpoints on disk already. Raises ConfigError naming the option.
     """
     info = data.describe(config.data.dataset, config.data.data_dir, config.data.pictures)
-    tried = check(config, roles.shards, info)
-    wished = wished_devices(roles.topology)
+    tried = check_settings(config, roles.shards, info)
+    requested = requested_devices(roles.topology)
     if index is not None:
-        wished = {index: wished[index]}
-    gpu = check_gpus(config, wished, info.train_samples // roles.shards, tried.model)
+        requested = {index: requested[index]}
+    gpu = check_gpus(config, requested, info.train_samples // roles.shards, tried.model)
     if begins:
-        check_disk(config, disk_need(roles, config, Layout.of(tried.model), index))
-    return Checked(info, tried, gpu)
+        check_disk(config, disk_space_needed(roles, config, Layout.of(tried.model), index))
+    return CheckedRun(info, tried, gpu)
 
 
-def check(config: RunConfig, peers: int, info: data.DatasetInfo) -> TriedModel:
-    """What every peer would find wrong with the settings; returns the model and what its trial showed.
+def check_settings(config: RunConfig, peers: int, info: data.DatasetInfo) -> TriedModel:
+    """Check settings and model as every peer would, and return the tried model.
 
     Raises ConfigError naming the option.
     """
@@ -98,21 +105,24 @@ def check(config: RunConfig, peers: int, info: data.DatasetInfo) -> TriedModel:
     return check_model(config, len(info.classes))
 
 
-def disk_need(roles: Roles, config: RunConfig, layout: Layout, process: int | None = None) -> int:
-    """Bytes that a run writes at the least: checkpoints and its model; or what one process of it writes."""
+def disk_space_needed(roles: Roles, config: RunConfig, layout: Layout, process: int | None = None) -> int:
+    """Bytes at least that a run, or one process of it, writes: checkpoints and model."""
     training, exchanges = config.training, any(roles.links)
     whole, coded = layout.size * 4, layout.size * ITEM_BYTES[config.exchange.wire_dtype]
-    # The coordinator and those of its clients that train in the same round have checkpoints; the others may.
+    # The coordinator and the clients of one round have checkpoints; other clients may.
     at_least = roles.topology.n if roles.coordinator is None else config.centralized.num_selected + 1
     processes = at_least if process is None else 1
-    checkpoints = min(KEPT, training.rounds) * processes + 1  # one that is written before the oldest is removed
+    checkpoints = min(KEPT, training.rounds) * processes + 1  # one more is written before the oldest is removed
     need = checkpoints * (2 * whole + coded * exchanges) if config.record.checkpoint else 0
     has_model = roles.model_owner is not None and process in (None, roles.model_owner)
     return need + (whole if has_model else 0)
 
 
 def check_disk(config: RunConfig, need: int) -> None:
-    """Raises ConfigError where the disk of the run directory, which may not exist yet, has less room than needed."""
+    """Raise ConfigError if the disk of the run directory has less room than needed.
+
+    The directory need not exist yet.
+    """
     folder = Path(config.record.run_dir or "runs")
     there = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path("/"))
     free = shutil.disk_usage(there).free
@@ -124,7 +134,7 @@ def check_disk(config: RunConfig, need: int) -> None:
 
 
 def data_record(config: RunConfig, path: Path) -> DataRecord:
-    """What a run records of its data set, which is in the cache file `path`."""
+    """Record of a run's data set, which is in the cache file `path`."""
     dataset = data.load(path)
     chosen = config.data.augment
     augment = dataset.augment if chosen == "auto" else chosen == "on"
@@ -142,23 +152,20 @@ def estimate(
     index: int | None = None,
     begins: bool = True,
 ) -> Estimate:
-    """Look at settings, topology and data set, after `check_run`, without training or sending anything.
+    """Estimate a run's needs from settings, topology and data set, after `check_run`.
 
-    An image folder is decoded, with `progress`, since only that tells whether its pictures can be used; nothing else
-    is decoded or downloaded. Raises ConfigError for whatever the run itself would refuse.
+    Nothing is trained or sent. An image folder is decoded, with `progress`, to check its pictures; nothing else is
+    decoded or downloaded. Raises ConfigError for anything that the run itself would refuse.
     """
     checked = check_run(roles, config, index, begins)
     info, model = checked.info, checked.tried.model
-    path = None
-    if info.needs_decoding:
-        path = data.prepare(config.data.dataset, config.data.data_dir, progress, config.data.pictures)
+    arguments = (config.data.dataset, config.data.data_dir, progress, config.data.pictures)
+    dataset = data.prepare(*arguments) if info.needs_decoding else None
     shard = info.train_samples // roles.shards
     steps = local_steps(config.training, shard // config.training.batch_size)
     layout = Layout.of(model)
-    whole = layout.size * 4
-    coded = layout.size * ITEM_BYTES[config.exchange.wire_dtype]
+    whole, coded = layout.size * 4, layout.size * ITEM_BYTES[config.exchange.wire_dtype]
     sent, degree = _traffic(roles, config)
-    activations = config.training.batch_size * count_activations(model, config).kept
     return Estimate(
         train_samples=info.train_samples,
         test_samples=info.test_samples,
@@ -169,28 +176,34 @@ def estimate(
         steps_per_round=steps,
         rounds=config.training.rounds,
         weights_memory=3 * whole,  # the model, its gradient, its momentum
-        activations_memory=activations // 2 if config.compute.precision == "bf16" else activations,
+        activations_memory=_activations_memory(model, config),
         exchange_memory=_exchange_memory(config, whole, coded, degree),
         bytes_per_round=sum(sent) * coded,
         busiest_bytes_per_round=max(sent) * coded,
         consensus_rounds=roles.consensus_rounds,
         consensus_bytes=sum(sent) * whole * roles.consensus_rounds,
         gpu=checked.gpu,
-        notes=checked.notes(config, path),
+        notes=checked.notes(config, dataset),
     )
 
 
+def _activations_memory(model: nn.Module, config: RunConfig) -> int:
+    """Bytes that a training step keeps for its backward pass."""
+    activations = config.training.batch_size * count_activations(model, config).kept
+    return activations // 2 if config.compute.precision == "bf16" else activations
+
+
 def _traffic(roles: Roles, config: RunConfig) -> tuple[list[int], int]:
-    """Vectors that each process sends in a round, and how many the one that receives most receives."""
+    """Vectors that each process sends in a round, and the most that one receives."""
     if roles.coordinator is not None:
         selected = config.centralized.num_selected
         return [1] * selected + [selected], selected
-    hoods = [neighborhood(roles.matrix, peer) for peer in range(roles.shards)]
-    return [len(hood.outgoing) for hood in hoods], max(len(hood.incoming) for hood in hoods)
+    neighborhoods = [neighborhood(roles.matrix, peer) for peer in range(roles.shards)]
+    return [len(one.outgoing) for one in neighborhoods], max(len(one.incoming) for one in neighborhoods)
 
 
 def _exchange_memory(config: RunConfig, whole: int, coded: int, degree: int) -> int:
-    """What was sent, averages, and others' vectors until they are folded, at the time when that is most."""
+    """Peak bytes of sent vectors, averages, and received vectors not yet folded."""
     if not degree:
         return 0
     waiting = min(degree, WINDOW)

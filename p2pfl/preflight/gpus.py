@@ -1,4 +1,4 @@
-"""Memory that the processes of a run need of GPUs, and whether there is so much."""
+"""GPU memory that the processes of a run need, checked against the free memory."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from p2pfl.model.vector import Layout
 from p2pfl.topology import Topology
 from p2pfl.training import REMEDIES, pick_device
 
-# What a process takes of a GPU besides its own tensors, as measured on an H200 with CUDA 13 and torch 2.11.
-BARE_CONTEXT_BYTES = 550_000_000  # CUDA's context alone
+# Memory of a process on a GPU besides its tensors, as measured on an H200 with CUDA 13 and torch 2.11.
+BARE_CONTEXT_BYTES = 550_000_000  # CUDA context alone
 CONTEXT_BYTES = 880_000_000  # the same with the kernels that a training step loads
-WORKSPACE_BYTES = 170_000_000  # cuBLAS (32 MiB a thread and stream), cuDNN, and what the allocator rounds up
-
-
-_SAMPLE_BYTES = data.IMAGE_SIDE**2 * 3 + 48  # uint8 image; label, place in the shard, and what an epoch draws
-_LIVE = 3  # activations of the largest kind that are needed at the same time besides those that are kept
-
-_SMALL_BATCH = 32  # images, on which activations are counted
+WORKSPACE_BYTES = 170_000_000  # cuBLAS (32 MiB a thread and stream), cuDNN, rounding by the allocator
+_SAMPLE_BYTES = data.IMAGE_SIDE**2 * 3 + 48  # uint8 image; label, place in the shard, an epoch's draws
+_LIVE = 3  # activations of the largest size that are needed at once, besides those that are kept
+_SMALL_BATCH = 32  # images on which activations are counted
 
 
 @dataclass(frozen=True)
 class GpuUse:
-    """Bytes that one process needs of a GPU; for each GPU that is used its processes and its free bytes."""
+    """GPU memory of a run.
+
+    `need`: bytes that one process needs. `processes`, `free`: the processes on each GPU, and its free bytes.
+    """
 
     need: int
     processes: Mapping[str, int]
     free: Mapping[str, int]
 
     def check(self) -> None:
-        """Raises ConfigError where a GPU has no room for its processes."""
+        """Raise ConfigError if a GPU has no room for its processes."""
         for device, count in self.processes.items():
             free = self.free[device]
             if count * self.need > free:
@@ -51,19 +51,22 @@ class GpuUse:
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes in float32: `kept` for the backward pass by one sample, and `largest` of one tensor of one sample."""
+    """Bytes of activations per sample in float32.
+
+    `kept`: for the backward pass; `largest`: of the largest tensor.
+    """
 
     kept: int
     largest: int
 
 
-def check_gpus(config: RunConfig, wished: Mapping[int, str], shard: int, model: nn.Module) -> GpuUse | None:
-    """What the processes will need of the GPUs, and whether there is so much; None where all run on the CPU.
+def check_gpus(config: RunConfig, requested: Mapping[int, str], shard: int, model: nn.Module) -> GpuUse | None:
+    """Check the GPU memory that the processes will need; None if all run on the CPU.
 
-    `wished`: what the topology file says of each process's device, as in `wished_devices`. `shard`: samples of each.
-    Raises ConfigError for a device that is not there, or has no room for the processes that share it.
+    `requested`: each process's device in the topology file, as in `requested_devices`. `shard`: samples of each. Raises
+    ConfigError for a missing device, and for one without room for the processes that share it.
     """
-    devices = [pick_device(config.compute.device, index, name) for index, name in wished.items()]
+    devices = [pick_device(config.compute.device, index, name) for index, name in requested.items()]
     processes = Counter(str(device) for device in devices if device.type == "cuda")
     if not processes:
         return None
@@ -73,15 +76,16 @@ def check_gpus(config: RunConfig, wished: Mapping[int, str], shard: int, model: 
     return use
 
 
-def wished_devices(topology: Topology) -> dict[int, str]:
-    """The device that the topology file names for each process; empty where it names none."""
+def requested_devices(topology: Topology) -> dict[int, str]:
+    """Device that the topology file names for each process; empty if it names none."""
     return {index: str(topology.graph.nodes[index].get("device", "")) for index in range(topology.n)}
 
 
 def gpu_need(config: RunConfig, whole: int, activations: Activations, shard: int) -> int:
-    """Bytes of a GPU that one process needs, whose model takes `whole` bytes and whose shard has so many samples.
+    """Bytes of GPU memory that one process needs.
 
-    A captured step keeps its activations and gradients for good, so that an evaluation needs memory of its own.
+    `whole`: bytes of its model; `shard`: samples of its shard. A captured step keeps its activations and gradients, so
+    an evaluation needs further memory.
     """
     bf16 = config.compute.precision == "bf16"
     vectors = 3 + 2 * (config.server.proximal_mu > 0)  # model, gradient, momentum; FedProx's anchor and difference
@@ -89,23 +93,23 @@ def gpu_need(config: RunConfig, whole: int, activations: Activations, shard: int
     evaluation = data.EVALUATION_BATCH * _LIVE * activations.largest
     if bf16:
         step, evaluation = step // 2 + whole // 2, evaluation // 2  # the weights are cast too
-    # Before the first step a copy of the model and the warm-up's gradients: gone when the first evaluation comes.
+    # Before the first step a copy of the model and the warm-up's gradients exist, which are freed before evaluations.
     passing = max(evaluation, 2 * whole)
     return CONTEXT_BYTES + WORKSPACE_BYTES + vectors * whole + step + passing + shard * _SAMPLE_BYTES
 
 
 def _free(device: str) -> int:
-    """Bytes that a GPU has free for the run. Raises ConfigError where it cannot be used."""
+    """Free bytes of a GPU. Raises ConfigError if it cannot be used."""
     try:
         free, total = torch.cuda.mem_get_info(device)
     except RuntimeError as error:
         raise ConfigError(f"device {device}: cannot be used ({one_line(error)}); choose another or cpu") from None
-    # The asking process has a context, too: it is gone by then, or is the peer itself, whose need includes one.
+    # This process has a context, too: it is gone by then, or is the peer itself, whose need includes one.
     return min(free + BARE_CONTEXT_BYTES, total)
 
 
 def count_activations(model: nn.Module, config: RunConfig) -> Activations:
-    """What a training step keeps for its backward pass, counted on a small batch."""
+    """Count the activations that a training step keeps, on a small batch."""
     kept: dict[int, Tensor] = {}  # by storage: layers share what they keep
 
     def count(tensor: Tensor) -> Tensor:

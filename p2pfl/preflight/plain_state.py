@@ -1,4 +1,4 @@
-"""State that a model keeps outside of its parameters and buffers, in plain attributes."""
+"""State of a model in plain attributes, outside of parameters and buffers."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-_OWN = frozenset(vars(nn.Module()))  # what every module has
+_OWN = frozenset(vars(nn.Module()))  # attributes of every module
 _LIBRARIES = frozenset({"torch", "torchvision", "p2pfl"}) | sys.stdlib_module_names
-_DEEPEST = 5
-_MOST_ITEMS = 1000  # of a container that are looked at
-_MOST_ELEMENTS = 1 << 22  # of a tensor or array that are looked at
+_MAX_DEPTH = 5
+_MAX_ITEMS = 1000  # of a container that are compared
+_MAX_ELEMENTS = 1 << 22  # of a tensor or array that are compared
 _PLAIN = (
     bool,
     int,
@@ -40,9 +40,10 @@ _COMPUTED = ("_orig", "_g")  # of parameters, from which torch's weight and spec
 
 
 def plain_state(model: nn.Module) -> dict[str, object]:
-    """What stands in attributes of the modules, of their classes, and in globals of these, by name, to be compared.
+    """Comparable marks of a model's plain attributes and globals, by name.
 
-    Tensors and modules that are registered are passed over, and so is what torch itself keeps.
+    They are attributes of the modules and of their classes, and globals of the classes' Python modules. Registered
+    tensors and modules are skipped, and so is state of torch itself.
     """
     kinds = dict.fromkeys(itertools.chain.from_iterable(type(module).__mro__ for module in model.modules()))
     classes = [kind for kind in kinds if kind.__module__.partition(".")[0] not in _LIBRARIES]
@@ -63,7 +64,7 @@ def plain_state(model: nn.Module) -> dict[str, object]:
 
 
 def changed(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
-    """Names of what differs."""
+    """Names of differing entries."""
     return [name for name in {**before, **after} if before.get(name) != after.get(name)]
 
 
@@ -75,7 +76,7 @@ def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 class _Marker:
-    """Comparable marks of values; what is registered in the model has the same mark always."""
+    """Comparable marks of values; anything registered in the model has a fixed mark."""
 
     def __init__(self, model: nn.Module, classes: list[type]) -> None:
         self._packages = {kind.__module__.partition(".")[0] for kind in classes}
@@ -89,12 +90,12 @@ class _Marker:
         if isinstance(value, Tensor):
             return self._of_tensor(value)
         if isinstance(value, np.ndarray):
-            small = value.size <= _MOST_ELEMENTS and not value.dtype.hasobject
+            small = value.size <= _MAX_ELEMENTS and not value.dtype.hasobject
             return value.shape, hash(value.tobytes()) if small else id(value)
-        if isinstance(value, _CODE) or id(value) in self._modules or depth > _DEEPEST:
+        if isinstance(value, _CODE) or id(value) in self._modules or depth > _MAX_DEPTH:
             return type(value).__name__
         if isinstance(value, set | frozenset):
-            return frozenset(map(repr, itertools.islice(value, _MOST_ITEMS)))
+            return frozenset(map(repr, itertools.islice(value, _MAX_ITEMS)))
         if isinstance(value, Mapping):
             return self._of_items(itertools.chain.from_iterable(value.items()), len(value), depth)
         if isinstance(value, list | tuple | deque):
@@ -109,19 +110,19 @@ class _Marker:
         return self.mark(vars(value), depth + 1) if is_own and hasattr(value, "__dict__") else type(value).__name__
 
     def _of_items(self, items: Any, count: int, depth: int) -> object:
-        return count, tuple(self.mark(item, depth + 1) for item in itertools.islice(items, _MOST_ITEMS))
+        return count, tuple(self.mark(item, depth + 1) for item in itertools.islice(items, _MAX_ITEMS))
 
     def _of_tensor(self, tensor: Tensor) -> object:
         if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
             return str(tensor.layout), tuple(tensor.shape)
-        if _storage(tensor) in self._storages or tensor.numel() > _MOST_ELEMENTS:
+        if _storage(tensor) in self._storages or tensor.numel() > _MAX_ELEMENTS:
             return "", tuple(tensor.shape)
         content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         return tuple(tensor.shape), str(tensor.dtype), hash(content.numpy().tobytes())
 
 
 def _storage(tensor: Tensor) -> int:
-    """Where a tensor's storage lies; 0 where that cannot be told."""
+    """Address of a tensor's storage; 0 if it has none."""
     try:
         return tensor.untyped_storage().data_ptr()
     except (RuntimeError, NotImplementedError):  # of sparse ones, which have none

@@ -1,4 +1,4 @@
-"""Trial of a model before a run: build, train, evaluate, save and load it, as every peer will."""
+"""Trial of a model before a run: build, train, evaluate, save, load."""
 
 from __future__ import annotations
 
@@ -17,41 +17,40 @@ from p2pfl.errors import ConfigError, P2PFLError, TrainingError, one_line
 from p2pfl.model.global_state import settings_now, silenced, undisturbed
 from p2pfl.model.structure import named_tensors, places
 from p2pfl.model.vector import Layout, aligned_vector, is_finite
-from p2pfl.preflight.noise import noise_dataset
-from p2pfl.preflight.outputs import large_batch_problem, output_problem
-from p2pfl.preflight.plain_state import changed, plain_state
-from p2pfl.preflight.scores import (
+from p2pfl.preflight.outputs import (
     CLOSE,
     IMAGES,
     batch_and_single,
     evaluation_problem,
+    large_batch_problem,
+    noise_dataset,
+    output_problem,
     probability_note,
     training_problem,
 )
-from p2pfl.run.checkpoint import separated
+from p2pfl.preflight.plain_state import changed, plain_state
+from p2pfl.run.tensor_file import separated
 from p2pfl.training import Trainer, initial_model
 
-MOST_IMAGES = 32  # of the trial's batch, so that the trial takes a second or two; more are tried by shapes alone
-_TRIAL_LR = 1e-3  # a step that no weight can overflow in, whatever --lr is
+MAX_IMAGES = 32  # in the trial's batch, so that it takes a second or two; larger batches are tried by shape only
+_TRIAL_LR = 1e-3  # with it no weight overflows in a step, whatever --lr is
 _DISTURBANCE = 0.1
-
-
 _NAMED = 3  # parameters that a note names
 
 
 @dataclass(frozen=True)
 class TriedModel:
-    """An initial model, not yet trained, that has passed its trial, and what is odd about it, a line each."""
+    """Initial, untrained model that has passed its trial, and notes, a line each."""
 
     model: nn.Module
     notes: tuple[str, ...]
 
 
 def check_model(config: RunConfig, classes: int) -> TriedModel:
-    """Try out everything that a run will do with its model.
+    """Try everything that a run will do with its model.
 
-    Global random generators and settings are afterwards as they were, and what the user's code prints is discarded.
-    Raises ConfigError naming the model, what is wrong with it, and a remedy where one is known.
+    Global random generators and settings are restored, and output of the user's code is discarded. Raises ConfigError
+    naming the model, its problem, and a remedy where one is known.
     """
     with silenced(), undisturbed():
         first = initial_model(config, classes)
@@ -70,8 +69,8 @@ def check_model(config: RunConfig, classes: int) -> TriedModel:
 
 
 def _trainer(config: RunConfig, classes: int) -> Trainer:
-    """A peer's trainer with one batch of noise for its data, which takes one step a round."""
-    batch = min(config.training.batch_size, MOST_IMAGES)
+    """Trainer of a peer with one batch of noise as its data, and one step per round."""
+    batch = min(config.training.batch_size, MAX_IMAGES)
     changes = {"batch_size": batch, "local_steps": 1, "local_epochs": None, "rounds": 1}
     config = replace_options(config, **changes, lr=min(config.training.lr, _TRIAL_LR))
     return Trainer(
@@ -80,7 +79,7 @@ def _trainer(config: RunConfig, classes: int) -> Trainer:
 
 
 def _disturb(trainer: Trainer) -> None:
-    """Change all parameters in the vector, as an exchange does: by a tenth, which outputs must show."""
+    """Change all parameters in the vector by a tenth, as an exchange does."""
     generator = torch.Generator().manual_seed(0)
     for slot in trainer.layout.slots:
         if slot.is_parameter:
@@ -89,7 +88,7 @@ def _disturb(trainer: Trainer) -> None:
 
 
 class _Trial:
-    """The steps of a trial; each raises ConfigError for what it finds."""
+    """Steps of a trial; each raises ConfigError for a problem."""
 
     def __init__(self, config: RunConfig, classes: int) -> None:
         self._config = config
@@ -101,17 +100,17 @@ class _Trial:
 
     @contextmanager
     def _named(self, doing: str) -> Iterator[None]:
-        """Whatever the user's code raises becomes a refusal that says in doing what."""
+        """Turn any exception of the user's code into a refusal that names the step."""
         try:
             yield
             self._check_settings()
-        except TrainingError as error:  # a loss, for which --lr is not to blame here; or memory that is used up
+        except TrainingError as error:  # a loss, not because of --lr here; or lack of memory
             said = "the loss of its first step, on noise images, is not finite" if error.remedy else str(error)
             raise self._refusal(said) from error
         except P2PFLError:
             raise
         except (Exception, SystemExit) as error:
-            self._check_settings()  # which may be why
+            self._check_settings()  # which may be the cause
             raise self._refusal(f"{doing}: {one_line(error)}") from error
 
     def _check_settings(self) -> None:
@@ -120,15 +119,17 @@ class _Trial:
             raise self._refusal(f"changes torch's {changed[0]} in its forward pass; put it back there")
 
     def compare(self, first: nn.Module, trainer: Trainer) -> None:
-        """Two models of one seed must be alike and have nothing in common: peers build theirs alone."""
+        """Check that two models of one seed are equal and share nothing."""
         second = trainer.model
         if len(
             {id(tensor) for _, tensor in named_tensors(first)} & {id(tensor) for _, tensor in named_tensors(second)}
         ):
-            raise self._refusal("two calls of the function give the same tensors; build all of it inside the function")
+            raise self._refusal(
+                "two calls of the function return the same tensors; build all of it inside the function"
+            )
         if Layout.of(first) != trainer.layout or places(first) != places(second):
             raise self._refusal(
-                "two calls with the same seed give different layers, shapes or ties; peers would differ"
+                "two calls with the same seed return different layers, shapes or ties; peers would differ"
             )
         theirs = dict(named_tensors(second))
         for name, tensor in named_tensors(first):
@@ -139,7 +140,7 @@ class _Trial:
                 )
 
     def train(self, trainer: Trainer) -> tuple[str, ...]:
-        """One training step as in a run: forward, loss, backward, optimizer. Returns notes on the gradients."""
+        """Take one training step as in a run, and return notes on the gradients."""
         count = trainer.config.training.batch_size
         before = dict(named_tensors(trainer.model))
         with self._named(f"fails on a training batch of {count} image{'s' * (count > 1)}"), self._judged(trainer.model):
@@ -151,7 +152,7 @@ class _Trial:
         return notes
 
     def _check_gradients(self, model: nn.Module) -> tuple[str, ...]:
-        """The loss must depend on the parameters; returns a note where it does not depend on some of them."""
+        """Check that the loss depends on the parameters; note those on which it does not."""
         trained = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
         gradients = {name: gradient for name, gradient in trained.items() if gradient is not None}
         for name, gradient in gradients.items():
@@ -178,7 +179,7 @@ class _Trial:
         )
 
     def _check_places(self, trainer: Trainer, before: dict[str, Tensor]) -> None:
-        """Parameters and buffers must still be the tensors that are averaged and saved."""
+        """Check that parameters and buffers are still the tensors that are averaged."""
         now = dict(named_tensors(trainer.model))
         views = {slot.name: slot.view(trainer.vector) for slot in trainer.layout.slots if slot.size}
         for name in {**before, **now}:
@@ -190,7 +191,10 @@ class _Trial:
                 )
 
     def evaluate(self, trainer: Trainer) -> Tensor:
-        """Evaluate a batch and a single image; returns the outputs, which depend on the weights alone."""
+        """Evaluate a batch and a single image, and return the outputs.
+
+        They must depend on weights and image alone.
+        """
         model, before = trainer.model, _values(trainer.model)
         tensors = dict(named_tensors(model))
         with self._named(f"fails in an evaluation of {IMAGES} images, or of one"), self._judged(model):
@@ -209,15 +213,15 @@ class _Trial:
         return outputs
 
     def judge_training(self, trainer: Trainer, outputs: Tensor) -> tuple[str, ...]:
-        """Outputs must depend on the image in training mode, too; returns a note where their range is bounded."""
+        """Check that outputs depend on the image in training mode; note a bounded range."""
         problem, odd = training_problem(trainer.model, min(IMAGES, trainer.config.training.batch_size))
         if problem:
             raise self._refusal(problem)
         odd = odd or probability_note(outputs)
-        return (self._note(f"{odd}; return the logits that go into it"),) if odd else ()
+        return (self._note(f"{odd}; return the logits before it"),) if odd else ()
 
     def find_plain_state(self, model: nn.Module, before: Mapping[str, object]) -> tuple[str, ...]:
-        """A note where the trial has changed plain attributes, which checkpoints do not hold."""
+        """Note on plain attributes that changed, which checkpoints do not hold."""
         model.train()
         names = changed(before, plain_state(model))
         said = (
@@ -229,7 +233,7 @@ class _Trial:
         return f"--model {self._config.model.model}: {said}"
 
     def save_and_load(self, trainer: Trainer, outputs: Tensor) -> None:
-        """The state dict must bring the trained model back, into one that was built from another seed."""
+        """Check that the state dict restores the trained model in one of another seed."""
         with self._named("its state dict cannot be saved"):
             saved = safetensors.torch.save(separated(trainer.model.state_dict()), {"p2pfl": ""})
         other = initial_model(replace_options(self._config, seed=int(self._config.record.seed == 0)), self._classes)
@@ -238,23 +242,23 @@ class _Trial:
         loaded = _values(other)
         for name, value in _values(trainer.model).items():
             if name not in loaded or not torch.equal(value, loaded[name]):
-                raise self._refusal(f"its state dict does not bring back {name}; register it as persistent")
+                raise self._refusal(f"its state dict does not restore {name}; register it as persistent")
         layout = Layout.of(other)
         layout.bind(other, aligned_vector(layout.size))  # memory formats decide on the order of sums
         with self._named("fails after its state dict is loaded"):
             again = self._outputs(other)
         if not torch.allclose(outputs, again, rtol=CLOSE, atol=CLOSE * float(outputs.abs().max())):
             raise self._refusal(
-                "gives other outputs after its state dict is saved and loaded; all that training changes or the seed "
-                "draws must be parameters or buffers, and no other tensor may be a view of one"
+                "returns different outputs after its state dict is saved and loaded; all that training changes or the "
+                "seed draws must be parameters or buffers, and no other tensor may be a view of one"
             )
 
     def try_large_batches(self, model: nn.Module) -> None:
-        """Batches as large as the run's, by shapes alone; p2pfl's own models take any."""
+        """Try batches as large as the run's by shape; p2pfl's own models take any."""
         if ":" not in self._config.model.model:
             return
         batch = self._config.training.batch_size
-        if problem := large_batch_problem(model, self._classes, (MOST_IMAGES, batch), IMAGES):
+        if problem := large_batch_problem(model, self._classes, (MAX_IMAGES, batch), IMAGES):
             raise self._refusal(problem)
 
     def _outputs(self, model: nn.Module) -> Tensor:
@@ -262,7 +266,7 @@ class _Trial:
 
     @contextmanager
     def _judged(self, model: nn.Module) -> Iterator[None]:
-        """Every output of the model must be one floating-point tensor (images, classes)."""
+        """Check that every output of the model is one float tensor (images, classes)."""
 
         def judge(module: nn.Module, images: Sequence[Tensor], output: object) -> None:
             if problem := output_problem(output, len(images[0]), self._classes, model.training):

@@ -1,1 +1,1 @@
-"""The exchange without I/O: messages, and the state machines of peer, coordinator and client."""
+"""Protocol without I/O: messages, and state machines of all processes of a run."""

@@ -1,4 +1,4 @@
-"""Aggregation: the run's algorithms with their state, and one round's average as it grows.
+"""Aggregation: a run's algorithms with their state, and a round's average.
 
 Vectors are accumulated in peer order, the peer's own at its place. Of a neighbor that is not expected, or lost while
 its vector comes in, the algorithm is told (`Algorithm.missing`) how much is in; it decides on the substitute.
@@ -33,12 +33,12 @@ class Phases:
 
 
 class Mixer:
-    """One peer's algorithm and its state over the rounds. `x` is the flat vector, which `finish` replaces."""
+    """Algorithm and state of one peer over the rounds; `finish` replaces its vector `x"""
 
     def __init__(
         self, phases: Phases, x: Tensor, schedule: NeighborhoodSchedule, restored: Saved | None = None
     ) -> None:
-        """`restored`: the training algorithm's state in the checkpoint that x is from; None: there is none."""
+        """`restored`: the training algorithm's state from x's checkpoint, if there is one."""
         self.x = x
         self.payloads: dict[int, Payload] = {}  # this round's, by neighbor
         self.phases = phases
@@ -62,15 +62,15 @@ class Mixer:
         self._is_consensus, self._algorithm = False, self.phases.training
 
     def request(self, ctx: RoundContext, base: LocalTraining) -> LocalTraining:
-        """The algorithm's request to a round's local training, where the run's settings request `base`."""
+        """Request to a round's local training, where the run's settings request `base`."""
         return self._algorithm.request(self._state, ctx, base)
 
     def state_dict(self) -> Saved:
-        """State of the training rounds' algorithm, for a checkpoint; nothing in consensus rounds, which save none."""
+        """State of the training rounds' algorithm; nothing in consensus rounds."""
         return {} if self._is_consensus else self._algorithm.state_dict(self._state)
 
     def offer(self, ctx: RoundContext, unacknowledged: Collection[int]) -> None:
-        """Make this round's payloads; those of the last that are still `unacknowledged` are not settled."""
+        """Make this round's payloads; the last ones still `unacknowledged` stay open."""
         self.settle(unacknowledged)
         self.payloads = dict(self._algorithm.outgoing(self._state, ctx))
         self._settled.clear()
@@ -91,7 +91,7 @@ class Mixer:
         self._settled.add(neighbor)
 
     def settle(self, unacknowledged: Collection[int]) -> None:
-        """Tell the algorithm of payloads that were not acknowledged and are waited for no longer."""
+        """Tell the algorithm of payloads whose acknowledgement is given up."""
         for neighbor in self.payloads.keys() - self._settled - set(unacknowledged):
             self._settled.add(neighbor)
             self._algorithm.undelivered(self._state, neighbor, self.payloads[neighbor])
@@ -102,7 +102,7 @@ class Mixer:
 
 
 class RoundAggregation:
-    """The vectors of one round, from its in-neighbors by the mixing matrix and from the peer itself."""
+    """Vectors of one round, from the in-neighbors and from the peer itself."""
 
     def __init__(
         self, algorithm: Algorithm[Any], state: Any, inbox: Inbox, round: int, me: int, senders: Sequence[int]
@@ -148,7 +148,7 @@ class RoundAggregation:
         return round == self._round and self._algorithm.streaming and self.following == sender
 
     def fold(self) -> int:
-        """Add everything that can be added, without the missing. Returns how many became whole."""
+        """Add what can be added, in order. Returns how many vectors became whole."""
         before = self._folded
         while (sender := self.following) is not None:
             if not self._add(sender):

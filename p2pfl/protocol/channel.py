@@ -1,4 +1,4 @@
-"""Channel of one process to its neighbors: what is received and sent, with checks, refusals, credit and repetition."""
+"""Channel of one process to its neighbors: checks, refusals, credit, repetition."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Channel:
     # Received
 
     def check(self, message: Message) -> None:
-        """Check whose message it is. Raises ProtocolError for one of another run, of a stranger or about another model.
+        """Refuse (ProtocolError) messages of another run, a stranger or another model.
 
         MismatchError, which names it, where a neighbor greets that was started with something else.
         """
@@ -68,7 +68,7 @@ class Channel:
             raise ProtocolError(Refusal.LAYOUT, "another model")
 
     def _difference(self, hello: Message) -> str | None:
-        """How a process that greets was started with something else than this one, after its name."""
+        """Difference of a greeting process from this one, after its name; or None."""
         theirs = greeting.decode(hello.body)
         if theirs == greeting.Greeting() != self._context.greeting:
             raise ProtocolError(Refusal.GREETING, "missing")
@@ -89,7 +89,7 @@ class Channel:
         return is_whole
 
     def bad_chunk(self, header: Header, problem: Refusal) -> list[ev.Action]:
-        """Ask for a vector again of which a chunk was lost, and give one up that must not be averaged."""
+        """Ask again for a vector that lost a chunk; give up one that is not finite."""
         key = header.round, header.sender
         if problem is Refusal.OFFSET and key not in self._asked_again:
             self._asked_again.add(key)
@@ -108,7 +108,7 @@ class Channel:
     # Sent
 
     def say(self, kind: Kind, neighbor: int, round: int, about: Mapping[str, float] | None = None) -> ev.Send:
-        """Send a message without numbers; `about` are its scalars. Only a greeting has a body."""
+        """Send a control message; `about` are its scalars. Only a greeting has a body."""
         context, greets = self._context, kind == "hello"
         body = greeting.encode(context.greeting) if greets else b""
         header = Header(
@@ -124,7 +124,7 @@ class Channel:
         return ev.Send(neighbor, Message(header, body))
 
     def say_again(self, neighbor: int) -> list[ev.Action]:
-        """Repeat the grants and acknowledgements that a neighbor may have missed; it ignores what it has."""
+        """Repeat grants and acknowledgements; a neighbor ignores what it has."""
         again: list[ev.Action] = [self.say("grant", neighbor, round) for round in self.inbox.granted_to(neighbor)]
         return again + [self.say("ack", neighbor, round) for round in self.inbox.taken_from(neighbor)]
 
@@ -151,5 +151,5 @@ class Channel:
             yield from chunks(template, {name: vector.view(torch.uint8).numpy().data})
 
     def on_flushed(self) -> None:
-        """Note that the transport has let go of all bodies; a neighbor that misses something asks once more."""
+        """Note that no body is being sent; a neighbor that misses something asks again."""
         self.flushed, self.outbox.asked_again = True, False

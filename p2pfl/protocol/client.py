@@ -1,4 +1,4 @@
-"""State machine of one client. Read from top to bottom, it is a client's part in a round.
+"""State machine of one client; from top to bottom, its part in a round.
 
 A client says when it is ready for a model (`grant`), acknowledges it, trains, offers its update (`offer`), sends it
 when the coordinator grants that, and is ready again once the coordinator has acknowledged it, or has said by the same
@@ -40,7 +40,7 @@ class _Form:
 
 
 class Client:
-    """One client's progress. `x` is its flat float32 vector, (size,), which the driver trains in place."""
+    """Progress of one client; the driver trains `x`, flat float32 (size,), in place."""
 
     def __init__(self, context: PeerContext, x: Tensor, wire_dtype: str, tamper: Tamper | None = None) -> None:
         """`tamper`: what an attacker sends instead of its update."""
@@ -95,7 +95,7 @@ class Client:
         return [self._say("hello", self.context.first_round)]
 
     def _on_hello(self) -> list[ev.Action]:
-        """Answer a greeting, which comes again if the coordinator's connection broke and lost what it said before."""
+        """Answer a greeting; it comes again after the coordinator's connection broke."""
         if self.stage is ClientStage.GREETING:
             self._enter(ClientStage.IDLE)
         return [*self._say_where_it_stands(), *self._train_if_ready()]
@@ -131,7 +131,7 @@ class Client:
         return [news, *(self._say_where_it_stands() if self.stage is ClientStage.IDLE else [])]
 
     def _train_if_ready(self) -> list[ev.Action]:
-        """Begin to train the model that has come, if there is one and nothing else is to be done."""
+        """Train the model that has come, if there is one and nothing else to do."""
         if self.stage is not ClientStage.IDLE or self._model is None or not self.channel.flushed:
             return []
         self.round, payload = self._model
@@ -198,7 +198,7 @@ class Client:
         return self._on_acknowledged(header) if header.kind == "ack" else []
 
     def _say_where_it_stands(self) -> list[ev.Action]:
-        """Say that it is ready for a model, or has an update to offer; nothing while it has a model to train."""
+        """Say that it is ready for a model, or offers its update; else nothing."""
         if self.stage is ClientStage.OFFERING:
             return [self._say("offer", self.round)]
         if self.stage is not ClientStage.TRAINING and self._model is None:
@@ -211,7 +211,7 @@ class Client:
     # Failures
 
     def _on_reconnected(self) -> list[ev.Action]:
-        """Say again whatever the broken connection may have swallowed; the coordinator ignores what it has."""
+        """Say again what the broken connection may have swallowed."""
         outbox = self.channel.outbox
         again: list[ev.Action] = [self._say("hello", self.context.first_round)]
         again += [self._say("ack", round) for round in self.channel.inbox.taken_from(self._coordinator)]
@@ -274,7 +274,7 @@ class Client:
 
     @property
     def wants_flush(self) -> bool:
-        """Whether it matters that the transport lets go of the last update: to continue, or to send it again."""
+        """Whether the last update must be flushed: to continue, or to send it again."""
         trains = self.stage is ClientStage.IDLE and self._model is not None
         asked_again = self.stage is ClientStage.OFFERING and self.channel.outbox.asked_again
         return not self.channel.flushed and (trains or asked_again)

@@ -1,4 +1,4 @@
-"""Context of one process in a run: its links, rounds, limits and what it knows of earlier incarnations."""
+"""Context of one process in a run: links, rounds, limits, earlier incarnations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from p2pfl.protocol.greeting import Greeting
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Limits in seconds, from the options `start_timeout`, `handshake_timeout` and so on of `ExchangeConfig`."""
+    """Limits in seconds, from `start_timeout` and so on of `ExchangeConfig`."""
 
     start: float | None  # None: a launcher has brought the peers together already
     handshake: float
@@ -22,7 +22,7 @@ class Timeouts:
 
 @dataclass(frozen=True)
 class PeerContext:
-    """Everything that one peer, client or coordinator has to know beside its algorithms.
+    """Settings of one peer, client or coordinator, beside its algorithms.
 
     Rounds are counted from 1: training rounds 1..training_rounds, then the consensus rounds. `first_round` is more
     than 1 when the run is resumed; `pending_payloads` then holds what went to each neighbor in the last rounds before

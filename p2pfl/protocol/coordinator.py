@@ -1,4 +1,4 @@
-"""State machine of the coordinator of federated learning. Read from top to bottom, it is the algorithm of a round.
+"""State machine of the coordinator; from top to bottom, a federated round.
 
 Each round it draws clients, sends them the global model, and asks for their updates in client order, as
 `server_exchange` has it. A client that has not offered its update before the deadline, or whose connection is lost,
@@ -85,7 +85,7 @@ class Coordinator:
         return self._begin_without(frozenset(), now) if are_known and self.stage is Stage.GREETING else []
 
     def _begin_without(self, silent: frozenset[int], now: float) -> list[ev.Action]:
-        """Begin without the clients that have not greeted or are lost, unless too few are left."""
+        """Begin without silent and lost clients, unless too few are left."""
         self._gone |= silent
         names, least = self.context.name(self._gone), self._federation.min_updates
         if len(self.context.links - self._gone) < least:
@@ -102,7 +102,7 @@ class Coordinator:
     # 3. Fold their updates, and 4. make them the global model
 
     def _advance(self, now: float) -> list[ev.Action]:
-        """Do everything that can be done now: fold, ask for updates, finish the round when nothing more is expected."""
+        """Do what can be done now: fold, ask for updates, finish the round."""
         if self.stage is not Stage.WORKING:
             return []
         actions = self._exchange.fold_and_grant()
@@ -163,7 +163,7 @@ class Coordinator:
         return actions + self._advance(now) if is_whole else actions
 
     def _on_bad_update(self, header: Header, problem: Refusal, now: float) -> list[ev.Action]:
-        """Continue without an update that must not be averaged; its client is free for another round."""
+        """Continue without an update that is not finite, and free its client."""
         if self.stage is not Stage.WORKING or not self._exchange.spoils(header, problem):
             return []
         freed = self.channel.say("ack", header.sender, header.round)
@@ -186,7 +186,7 @@ class Coordinator:
         return self._give_up(self._exchange.stalled(), now)
 
     def _give_up(self, clients: Sequence[int], now: float, why: str = "") -> list[ev.Action]:
-        """Continue in this round without some of its clients; a reason is news for the user."""
+        """Continue this round without some clients; a reason is news for the user."""
         self._exchange.give_up(clients)
         self._detector.progress(now)
         names = self.context.name(set(clients))
@@ -214,7 +214,7 @@ class Coordinator:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """Fields of the round's record: the updates' loss and samples, the selected and the missing clients."""
+        """Fields of the round's record: loss, samples, selected and missing clients."""
         return self._exchange.facts
 
     @property
@@ -229,12 +229,12 @@ class Coordinator:
 
     @property
     def wants_flush(self) -> bool:
-        """Only to send a model again: it is a snapshot, so a client that stopped reading holds up nothing."""
+        """Whether a model is to be sent again; it is a snapshot and holds up nothing."""
         return not self.channel.flushed and self._exchange.asked_again
 
     @property
     def deadline(self) -> float:
-        """When its timeout ends: with the greeting, then with training, then with updates that were granted."""
+        """When its timeout ends: greeting, then training, then granted updates."""
         if self.stage is Stage.GREETING:
             return self._detector.waiting_since + self._detector.timeout("greeting", self.round)
         if self.stage is not Stage.WORKING:

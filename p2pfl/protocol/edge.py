@@ -1,4 +1,4 @@
-"""One edge as one of its ends sees it: its epochs, and the handshake by which both ends agree on a first round.
+"""Edge of one peer: epochs, and the handshake that agrees on a first round.
 
 Each end numbers its epochs, and says `hello` once in each: the first round that it can serve, the first that it needs,
 and which epoch of the other's it has heard of. Both ends compute the same from that: a direction is in use from the
@@ -19,14 +19,14 @@ from p2pfl.protocol.wire import Header
 
 
 class ResumePoint(NamedTuple):
-    """Where an edge's use may begin: the first round that one end can serve the other, and the first that it needs."""
+    """First round that one end can serve the other, and first that it needs."""
 
     serves: int
     needs: int
 
 
 class Reply(NamedTuple):
-    """What follows from a greeting: whether it is answered, and whether the edge has a new epoch that stands now."""
+    """Outcome of a greeting: whether it is answered, and the new epoch stands."""
 
     is_answered: bool
     stands: bool
@@ -34,7 +34,7 @@ class Reply(NamedTuple):
 
 @dataclass
 class Edge:
-    """State of an edge: `serves` and `needs` are what this end has said, `their_*` what the other has."""
+    """State of an edge: what this end has said, and in `their_*` what the other has."""
 
     epoch: int
     serves: int
@@ -73,7 +73,10 @@ class Edge:
         }
 
     def offer(self, point: ResumePoint, is_answer: bool = False) -> None:
-        """Begin an epoch. Until it is answered no round that was named may pass: it must be one still to do."""
+        """Begin an epoch.
+
+        Until it is answered no round that was named may pass: it must be one still to do.
+        """
         self._enter(EdgeState.OFFERED)
         self.epoch += 1
         self.serves, self.needs = point
@@ -117,7 +120,7 @@ class Edge:
         return Reply(not (knows or is_first), True)
 
     def down(self, header: Header, point: ResumePoint) -> bool:
-        """Take the news that the other end has taken the edge down, and offer it again. False where that is stale."""
+        """Offer the edge again that the other end has taken down. False if stale."""
         epoch = int(header.scalars.get("epoch", 1))
         if epoch < self.their_epoch or self.state is EdgeState.FINISHED:
             return False

@@ -1,4 +1,4 @@
-"""Events and actions of the protocol: what a transport or driver reports, and what is asked of it."""
+"""Events that transports and drivers report, and actions that they carry out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Received:
-    """A well-formed message came in; whether it belongs to this run is for its receiver to say.
+    """A well-formed message came in; its receiver judges whose it is.
 
     `size`: bytes of both frames, where they were counted.
     """
@@ -33,7 +33,7 @@ class Received:
 
 @dataclass(frozen=True)
 class Refused:
-    """Bytes came in that were no message, or a connection was refused; `detail` says why, for people."""
+    """Bytes were no message, or a connection was refused; `detail` is for people."""
 
     code: Refusal
     detail: str
@@ -54,7 +54,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Flushed:
-    """No body handed over by `Send` is still being sent, so the buffers behind them may change."""
+    """No body of a `Send` is still being sent: buffers behind them may change."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Reconnected:
-    """The connection to a neighbor broke and stands again; what was under way on it may be lost."""
+    """The connection to a neighbor broke, maybe lost messages, and stands again."""
 
     neighbor: int
 
@@ -98,14 +98,14 @@ class Send:
 
 @dataclass(frozen=True)
 class Discard:
-    """Throw away what is still on its way to a neighbor, which may never take it, so that buffers get free."""
+    """Throw away what is on its way to a neighbor, so that buffers get free."""
 
     neighbor: int
 
 
 @dataclass(frozen=True)
 class Train:
-    """Start this round's local training, and report `Trained`. `load`: x has been written since the last round."""
+    """Start local training, and report `Trained`. `load`: x was written meanwhile."""
 
     round: int
     load: bool = False
@@ -114,7 +114,7 @@ class Train:
 
 @dataclass(frozen=True)
 class RoundDone:
-    """x holds the round's result: evaluate if due, record, save, and report `Recorded`. Nothing moves until then.
+    """Evaluate if due, record and save x, the round's result; report `Recorded`.
 
     A peer says which tensor that is; a client's and a coordinator's always stay the same.
     """
@@ -138,7 +138,9 @@ class Finish:
 
 @dataclass(frozen=True)
 class Fail:
-    """The run cannot go on; one line says why. `resumable`: whether it may get further when it is resumed.
+    """The run cannot continue; one line says why.
+
+    `resumable`: whether it may get further when it is resumed.
 
     `usage`: what the process was started with is to blame. `code` and `peers`: in which way which neighbors are.
     """

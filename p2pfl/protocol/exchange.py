@@ -1,4 +1,4 @@
-"""Exchange of one peer with its neighbors, round by round: a channel, the membership and a round's aggregation.
+"""Exchange of one peer: channel, membership and aggregation, round by round.
 
 It owns the question who is expected in which round, and keeps its parts informed of the answer.
 """
@@ -56,7 +56,7 @@ class Exchange:
         return [n for n in self._schedule(round).incoming if self.membership.expects(n, round)]
 
     def _senders(self, round: int) -> Senders:
-        """The senders of a round that are expected, and those that may still come back for it."""
+        """Senders of a round: the expected, and those that may come back for it."""
         if round > self._context.last_round:
             return Senders()
         inbox, expected = self.channel.inbox, self._expected_in(round)
@@ -66,7 +66,7 @@ class Exchange:
         return Senders(expected, [n for n in others if not inbox.is_granted(round, n)])
 
     def _expectation_changed(self) -> None:
-        """Tell the aggregation who is expected; to be called whenever an edge or a payload's use has changed."""
+        """Tell the aggregation who is expected, after any change of an edge or payload."""
         if self.aggregation is not None:
             given_up = self.channel.inbox.is_given_up
             self.aggregation.expected = {n for n in self._expected_in(self.round) if not given_up(self.round, n)}
@@ -79,15 +79,16 @@ class Exchange:
         return missing | self.channel.outbox.waiting_for
 
     def ahead(self) -> int:
-        """The round to continue with. Neighbors may be as far apart as there are peers between them, and wait.
+        """Round to continue with: a later one than the next where others are far ahead.
 
-        So a peer skips rounds only if it is further behind than that, starts, or was left behind while it slept.
+        Neighbors may be as far apart as there are peers between them, and wait. So a peer skips rounds only if it is
+        further behind than that, starts, or was left behind while it slept.
         """
         slack = 0 if self._left_behind or not self._is_started else len(self._context.names)
         return self.membership.ahead_of(self.round, frozenset(self._schedule(self.round).incoming), slack)
 
     def _resume_point(self, neighbor: int) -> ResumePoint:
-        """The first round that this peer can serve a neighbor now, and the first that it needs of it."""
+        """First round that this peer can serve a neighbor, and first that it needs."""
         if self._is_started:
             is_over, outbox = not self.in_round, self.channel.outbox
             has_it = is_over or (self.aggregation is not None and self.aggregation.has(neighbor))
@@ -104,7 +105,7 @@ class Exchange:
     # A round
 
     def jump(self, round: int, is_empty: bool) -> list[ev.Action]:
-        """Go to a later round than the next. A peer without weights takes its neighbors', or where they only mix."""
+        """Go to a later round; bootstrap if this peer `is_empty` or others only mix."""
         self.round = round
         self.is_bootstrapping = is_empty or round > self._context.training_rounds + 1
         self.mixer.reset()
@@ -127,7 +128,7 @@ class Exchange:
         return actions
 
     def serve_those_behind(self) -> list[ev.Action]:
-        """Send vectors of earlier rounds, from the checkpoint that this peer resumes, to neighbors without them."""
+        """Send vectors of rounds before the checkpoint to neighbors without them."""
         actions: list[ev.Action] = []
         while self._pending and self.channel.outbox.idle:
             round = min(self._pending)
@@ -161,14 +162,13 @@ class Exchange:
         return [self.channel.say("grant", sender, round) for round, sender in granted]
 
     def fold(self) -> list[ev.Action]:
-        """Add to the average what can be added, and grant the credit that this makes room for."""
+        """Add what can be added, and grant the credit that this makes room for."""
         return self.grant_credit() if self.aggregation is not None and self.aggregation.fold() else []
 
     @property
     def may_finish(self) -> bool:
-        """Whether the average is complete, and all who must have this peer's vector have it."""
-        # The last round of a phase also waits until every neighbor has its vector: bytes are counted in their phase,
-        # and a peer ends only when its vector is needed no longer.
+        """Whether the average is complete, and this peer's vector where it must be."""
+        # A phase ends when every neighbor has its vector: bytes are counted in their phase, and a peer may end then.
         context = self._context
         is_barrier = self.round in (context.training_rounds, context.last_round, *context.barrier_rounds)
         is_complete = self.aggregation is not None and self.aggregation.is_complete
@@ -206,7 +206,7 @@ class Exchange:
     # Edges
 
     def hello(self, header: Header) -> tuple[list[ev.Action], bool]:
-        """Take a greeting; whether the edge has a new epoch that stands now, or the neighbor has finished."""
+        """Take a greeting; whether a new epoch stands now, or the neighbor has finished."""
         neighbor, was_missing = header.sender, header.sender in self.membership.missing
         actions, stands = self.membership.hello(header, self.round, self._resume_point(neighbor))
         if stands and self.membership.has_finished(neighbor):
@@ -236,7 +236,7 @@ class Exchange:
         return actions
 
     def edge_down(self, header: Header) -> list[ev.Action]:
-        """Continue without a neighbor that continues without this peer, until both have agreed on a new epoch."""
+        """Continue without a neighbor that does so too, until a new epoch stands."""
         neighbor = header.sender
         actions, was_in_use = self.membership.edge_down(header, self.round, self._resume_point(neighbor))
         if was_in_use:
@@ -260,7 +260,7 @@ class Exchange:
         self._expectation_changed()
 
     def reconnected(self, neighbor: int) -> list[ev.Action]:
-        """Say again whatever the broken connection may have swallowed; receivers ignore what they have."""
+        """Say again what the broken connection may have swallowed."""
         actions = self.membership.reconnected(neighbor, self.round, self._resume_point(neighbor))
         self._expectation_changed()
         if actions:

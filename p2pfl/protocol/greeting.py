@@ -1,4 +1,4 @@
-"""The greeting's body: what a process was started with, and how that differs from its neighbor's.
+"""Greeting: settings of a process, and how its neighbor's differ.
 
 A digest of settings can only say that something differs. The greeting names it: short texts of the settings that all
 processes must share, of the topology and of the data. Nothing in it is taken over; it is compared and quoted.
@@ -43,7 +43,7 @@ class Data(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Greeting(msgspec.Struct, frozen=True, array_like=True):
-    """What a process was started with; `settings` and `topology` by name, in the order in which they are quoted."""
+    """Settings, topology, data and model of a process, in the order of quotation."""
 
     settings: Annotated[dict[_Name, _Value], msgspec.Meta(max_length=MAX_ENTRIES)] = {}
     topology: Annotated[dict[_Name, _Value], msgspec.Meta(max_length=MAX_ENTRIES)] = {}
@@ -52,7 +52,7 @@ class Greeting(msgspec.Struct, frozen=True, array_like=True):
 
 
 class MismatchError(ProtocolError):
-    """A neighbor was started with something else than this process: one line that names it."""
+    """A neighbor was started with other settings; one line names the difference."""
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -65,7 +65,10 @@ def encode(greeting: Greeting) -> bytes:
 
 
 def decode(body: Buffer) -> Greeting:
-    """The greeting in a body; an empty one greets with nothing. Raises ProtocolError for anything else."""
+    """Decode a greeting's body; an empty one is an empty greeting.
+
+    Raises ProtocolError for anything else.
+    """
     if not memoryview(body).nbytes:
         return Greeting()
     try:
@@ -75,7 +78,7 @@ def decode(body: Buffer) -> Greeting:
 
 
 def short(value: object, limit: int = MAX_VALUE) -> str:
-    """A value as text of at most `limit` characters; longer ones end with a digest, so that they still differ."""
+    """Shorten a value's text to `limit` characters, the last of them a digest."""
     text = str(value)
     if len(text) <= limit:
         return text
@@ -83,7 +86,7 @@ def short(value: object, limit: int = MAX_VALUE) -> str:
 
 
 def describe_data(about: str, shape: Sequence[int], classes: Sequence[str], content: str) -> Data:
-    """What a greeting says of a data set with these classes, images of `shape` and a digest of its content."""
+    """Describe a data set with these classes, images of `shape` and content digest."""
     digest = hashlib.sha256("\0".join(classes).encode(errors="surrogatepass")).hexdigest()
     return Data(
         about=short(_encodable(about)),
@@ -96,7 +99,7 @@ def describe_data(about: str, shape: Sequence[int], classes: Sequence[str], cont
 
 
 def difference(ours: Greeting, theirs: Greeting) -> str | None:
-    """How a neighbor's greeting differs, as the end of a line that begins with its name; None where it does not.
+    """Difference of a neighbor's greeting, to stand after its name; None if equal.
 
     The most telling difference alone: other classes make other models, and other files of other classes follow.
     """
@@ -170,5 +173,5 @@ def _shown(text: str) -> str:
 
 
 def _encodable(text: str) -> str:
-    """Names of files may hold bytes that are no UTF-8, which Python writes as lone surrogates."""
+    """Escape lone surrogates, by which Python writes file names that are not UTF-8."""
     return text.encode("utf-8", errors="backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""Receiving side of credit-based flow control: grants credit in peer order, and assembles the vectors that arrive.
+"""Receiving side of credit-based flow control, where vectors are assembled.
 
 At most WINDOW vectors are outstanding (granted and not yet folded), so that memory does not grow with the degree, and
 rings and tori never wait for credit. Vectors are folded in peer order, so the last place is not given to a vector
@@ -45,7 +45,7 @@ class Form(Protocol):
 
 @dataclass(frozen=True)
 class Senders:
-    """Senders of one round: those that are expected, and those away that may still come back for it."""
+    """Senders of one round: the expected, and those that may come back for it."""
 
     expected: Sequence[int] = ()
     away: Collection[int] = ()
@@ -69,7 +69,7 @@ class Inbox:
     # Credit
 
     def grant(self, round: int, current: Senders, following: Senders) -> list[tuple[int, int]]:
-        """Grant further (round, sender) credit, in peer order: `current` senders of this round, then of the next."""
+        """Grant credit in peer order, to this round's senders and then to the next's."""
         new: list[tuple[int, int]] = []
         self.forget_before(round - 1)
         while len(self._outstanding) < WINDOW:
@@ -108,7 +108,7 @@ class Inbox:
         self._outstanding[round, sender] = _Arrival()
 
     def relist(self, sender: int, first: int | None = None) -> None:
-        """Revoke a sender's credit before round `first`, or all, but for what is whole, and list senders again."""
+        """Revoke a sender's credit before round `first`, or all, but for what is whole."""
         for round, other in list(self._outstanding):
             if other == sender and (first is None or round < first) and not self.is_whole(round, sender):
                 del self._outstanding[round, sender]
@@ -135,7 +135,7 @@ class Inbox:
         self._given_up.add((round, sender))
 
     def forget_before(self, round: int) -> None:
-        """Forget earlier rounds: late duplicates of these need no answer, and what they brought is not needed."""
+        """Forget earlier rounds: late duplicates of these need no answer."""
         if round > self._remembered:
             self._remembered = round
             self._taken = {key for key in self._taken if key[0] >= round}
@@ -155,7 +155,7 @@ class Inbox:
         return (round, sender) in self._outstanding or (round, sender) in self._taken
 
     def is_whole(self, round: int, sender: int) -> bool:
-        """Whether everything that a sender has for a round is here, or has been taken already."""
+        """Whether a sender's payload of a round is complete here, or has been taken."""
         arrival = self._outstanding.get((round, sender))
         return (round, sender) in self._taken or (arrival is not None and arrival.complete)
 
@@ -168,7 +168,7 @@ class Inbox:
         return [r for (r, s), arrival in self._outstanding.items() if s == sender and not arrival.complete]
 
     def taken_from(self, sender: int) -> list[int]:
-        """Rounds of which a sender has delivered everything, as far as they may still be asked about."""
+        """Rounds of which a sender has delivered everything, recent ones only."""
         whole = {r for (r, s), arrival in self._outstanding.items() if s == sender and arrival.complete}
         return sorted(whole | {r for r, s in self._taken | self._given_up if s == sender})
 
@@ -179,7 +179,7 @@ class Inbox:
     # Vectors
 
     def add(self, message: Message) -> bool:
-        """Take a chunk; True when its payload is complete, now or already (so that it is acknowledged, again).
+        """Take a chunk; True when its payload is to be acknowledged, perhaps again.
 
         Raises ProtocolError for a chunk without credit, of another size, out of order, or with a number that is not
         finite, which would spoil every average that it went into.
@@ -219,7 +219,7 @@ class Inbox:
         return Payload(arrival.pieces, arrival.scalars)
 
     def take_part(self, round: int, sender: int) -> tuple[Payload | None, bool]:
-        """Take what has come of a payload since the last call, if anything, and whether that was the end of it.
+        """Take what has come of a payload since the last call; whether that is the end.
 
         Its scalars come with the first part.
         """
@@ -251,7 +251,7 @@ class Inbox:
 
 
 def _tensor(body: Buffer, encoding: Encoding) -> Tensor:
-    """Received bytes as a one-dimensional tensor, without a copy unless their address is odd or read-only."""
+    """View received bytes as a tensor; copied where they are odd or read-only."""
     numbers = np.frombuffer(body, encoding.carrier)
     if not (numbers.flags.aligned and numbers.flags.writeable):
         numbers = numbers.copy()

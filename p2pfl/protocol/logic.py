@@ -1,4 +1,4 @@
-"""Interface of a protocol state machine, which a driver runs: a peer, a client or a coordinator."""
+"""Interface of a state machine that a driver runs: peer, client, coordinator."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Logic(Protocol):
 
     @property
     def payloads(self) -> Mapping[int, Payload]:
-        """What went to each neighbor in the round that is being recorded, if a resumed run must send it again."""
+        """Payloads of the round that is being recorded, as a resumed run must send them."""
 
     @property
     def algorithm_state(self) -> Saved:
-        """State of the algorithm after the round that is being recorded, for its checkpoint."""
+        """State of the algorithm after the recorded round, for its checkpoint."""
 
     @property
     def facts(self) -> Mapping[str, Any]:

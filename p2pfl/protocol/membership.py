@@ -1,4 +1,4 @@
-"""Membership of one peer's neighborhood: which neighbors are there, finished or missing, and since which round.
+"""Membership of a neighborhood: who is there, who is missing, who has finished.
 
 An edge goes down when a neighbor is lost or silent for too long; `edge_down` tells the other end, which may be alive.
 How an edge comes up again, and from which round on it is used, is `edge`'s.
@@ -17,7 +17,7 @@ from p2pfl.protocol.wire import Header
 
 
 class Membership:
-    """The edges of one peer. The methods that may begin an epoch are given this end's resume point at that moment."""
+    """Edges of one peer; what may begin an epoch is given this end's resume point."""
 
     def __init__(self, context: PeerContext, channel: Channel, points: Mapping[int, ResumePoint]) -> None:
         """`points`: this end's resume point for each neighbor at the start."""
@@ -87,7 +87,7 @@ class Membership:
         return len(self.missing | set(neighbors)) <= self._context.max_missing
 
     def may_begin(self, is_behind: bool) -> bool:
-        """Whether no more greetings need be waited for; `is_behind`: others are rounds ahead.
+        """Whether no greeting is waited for; `is_behind`: others are rounds ahead.
 
         Unreachable neighbors are away, if a launcher has waited for all to be there, or others are at work.
         """
@@ -101,7 +101,7 @@ class Membership:
         return not (self._context.has_lost_weights and not is_behind and self.all_lost_weights)
 
     def ahead_of(self, round: int, senders: frozenset[int], slack: int) -> int:
-        """The round to jump to, if some of the `senders` are more than `slack` rounds further: the least of theirs."""
+        """Round to jump to: the least of `senders` more than `slack` rounds ahead."""
         limit = round + 1 + slack
         edges = [edge for n, edge in self._edges.items() if n in senders and edge.in_use]
         return max(round, min((edge.expects_from for edge in edges if edge.their_round > limit), default=round))
@@ -122,7 +122,7 @@ class Membership:
         return [self._channel.say("heartbeat", n, 0) for n in self.up]
 
     def ask_again(self, neighbors: Collection[int], round: int) -> list[ev.Action]:
-        """Repeat what neighbors that are waited for may have missed: greeting, grants and acknowledgements."""
+        """Repeat greeting, grants and acknowledgements that may have got lost."""
         actions: list[ev.Action] = []
         for n in sorted(neighbors):
             if self._edges[n].state is EdgeState.OFFERED:
@@ -131,7 +131,7 @@ class Membership:
         return actions
 
     def reconnected(self, neighbor: int, round: int, point: ResumePoint) -> list[ev.Action]:
-        """Offer an edge that was down, or confirm one that is up, now that there is a connection (again)."""
+        """Offer an edge that was down, or confirm one that is up."""
         edge = self._edges[neighbor]
         self._unreachable.discard(neighbor)
         if edge.state is EdgeState.FINISHED:
@@ -149,7 +149,7 @@ class Membership:
         return [self.greet(neighbor, round)]
 
     def jump(self, round: int, serves: int) -> list[ev.Action]:
-        """Begin an epoch of every edge: this peer jumps to a later round, and can serve others from `serves` on."""
+        """Begin an epoch of every edge: this peer jumps, and serves from `serves` on."""
         actions: list[ev.Action] = []
         self._has_lost_weights = False
         for n, edge in self._edges.items():
@@ -170,7 +170,7 @@ class Membership:
     # The other ends' messages
 
     def hello(self, header: Header, round: int, point: ResumePoint) -> tuple[list[ev.Action], bool]:
-        """Take a greeting: the answer, and whether the edge has a new epoch that stands now, or has finished."""
+        """Take a greeting: the answer, and whether a new epoch or the end stands."""
         edge = self._edges[header.sender]
         if header.round > self._context.last_round and edge.state is not EdgeState.FINISHED:
             edge.finish()
@@ -181,7 +181,7 @@ class Membership:
         return ([self.greet(header.sender, round)] if reply.is_answered else []), reply.stands
 
     def edge_down(self, header: Header, round: int, point: ResumePoint) -> tuple[list[ev.Action], bool]:
-        """Offer an edge again that the other end has taken down, since there is a connection; whether it was in use."""
+        """Offer an edge again that the other end took down; whether it was in use."""
         edge = self._edges[header.sender]
         was_in_use = edge.in_use
         if not edge.down(header, point):
@@ -189,7 +189,7 @@ class Membership:
         return [self.greet(header.sender, round)], was_in_use
 
     def is_at_work(self, neighbor: int) -> bool:
-        """Note that the neighbor is in a round; whether that is news of one that had lost its weights."""
+        """Note that a neighbor is in a round; True if it had lost its weights."""
         edge = self._edges[neighbor]
         was, edge.has_lost_weights = edge.has_lost_weights, False
         return was

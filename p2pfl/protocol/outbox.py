@@ -1,4 +1,4 @@
-"""Sending side of credit-based flow control: a round's payloads, kept until their receivers acknowledge them."""
+"""Sending side of credit-based flow control: payloads until acknowledged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ MAX_CREDIT = 8  # rounds ahead for which a neighbor's credit is kept; it looks o
 
 
 class Outbox:
-    """One round's payloads. Buffers behind them may change only when `idle` (and the transport has flushed)."""
+    """Payloads of one round.
+
+    Buffers behind them may change only when it is `idle` and the transport has flushed.
+    """
 
     def __init__(self) -> None:
         self.round = 0
@@ -31,7 +34,7 @@ class Outbox:
         return set(self._payloads)
 
     def begin(self, round: int, payloads: Iterable[tuple[int, Payload]]) -> list[tuple[int, Payload]]:
-        """Take over a round's payloads; returns those whose receivers have granted credit already."""
+        """Take over a round's payloads; returns those that have credit already."""
         assert self.idle, "the last round's payloads are still needed"
         self.round, self._payloads, self._sent = round, dict(payloads), set()
         for neighbor, rounds in self._credit.items():
@@ -39,7 +42,7 @@ class Outbox:
         return [item for neighbor in self._payloads if (item := self._send(neighbor))]
 
     def add(self, neighbor: int, payload: Payload) -> list[tuple[int, Payload]]:
-        """Add this round's payload for a neighbor whose edge has a new epoch; it goes out on credit."""
+        """Add this round's payload for a neighbor in a new epoch; it needs credit."""
         self._payloads[neighbor] = payload
         self._sent.discard(neighbor)
         return [item] if (item := self._send(neighbor)) else []

@@ -1,4 +1,4 @@
-"""State machine of one peer. Read from top to bottom, it is the algorithm of a round.
+"""State machine of one peer; from top to bottom, the algorithm of a round.
 
 A peer greets its neighbors, then goes through rounds: train, exchange, mix, record, next (in the overlapped order it
 exchanges while it trains). Consensus rounds only mix. It ends when its neighbors have acknowledged its last vector.
@@ -33,7 +33,7 @@ from p2pfl.topology import NeighborhoodSchedule
 
 
 class Peer:
-    """One peer's progress. `x` is its flat float32 vector, (size,), which the driver trains in place.
+    """Progress of one peer; the driver trains `x`, flat float32 (size,), in place.
 
     After a round x may be another tensor; `RoundDone` says which.
     """
@@ -47,7 +47,7 @@ class Peer:
         consensus: Algorithm[Any],
         restored: Saved | None = None,
     ) -> None:
-        """`restored`: the training algorithm's state in the checkpoint that x is from; None: there is none."""
+        """`restored`: the training algorithm's state from x's checkpoint, if there is one."""
         phases = Phases(training, consensus, context.training_rounds)
         self._exchange = Exchange(context, schedule, Mixer(phases, x, schedule, restored))
         self.channel, self._membership = self._exchange.channel, self._exchange.membership
@@ -95,7 +95,7 @@ class Peer:
         return [*self._membership.greet_all(self.round), *self._begin_if_greeted(now)]
 
     def _begin_if_greeted(self, now: float) -> list[ev.Action]:
-        """Begin when all have greeted; or, where the others are at work already, all within reach."""
+        """Begin when all have greeted, or all within reach of those at work already."""
         if self.stage is not Stage.GREETING:
             return []
         target = self._exchange.ahead()
@@ -140,7 +140,7 @@ class Peer:
     # 3. Exchange, and 4. mix
 
     def _advance(self, now: float) -> list[ev.Action]:
-        """Do everything that can be done now: grant credit, send, fold what has come, mix when all is in."""
+        """Do what can be done now: grant credit, send, fold, mix when all is in."""
         if self.stage is not Stage.WORKING:
             return []
         exchange = self._exchange
@@ -160,7 +160,7 @@ class Peer:
         return actions
 
     def _take_weights(self) -> list[ev.Action]:
-        """Bootstrap: take the neighbors' weights in place of this round, once nothing more is to come."""
+        """Bootstrap: take the neighbors' weights in place of this round."""
         if not self._exchange.take_weights():
             return self._exchange.grant_credit()
         if not self._exchange.bootstrap:
@@ -264,7 +264,7 @@ class Peer:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """Missing peers of the round being recorded, and those whose weights this peer took over."""
+        """Missing peers of the round being recorded, and the sources of a bootstrap."""
         replaced = () if self._exchange.aggregation is None else self._exchange.aggregation.replaced
         taken = self._exchange.bootstrap.senders
         return {
@@ -274,17 +274,17 @@ class Peer:
 
     @property
     def payloads(self) -> dict[int, Payload]:
-        """What went to each neighbor in the round that is being recorded, for its checkpoint."""
+        """Payloads of the round that is being recorded, by neighbor, for a checkpoint."""
         return dict(self._exchange.mixer.payloads)
 
     @property
     def algorithm_state(self) -> Saved:
-        """State of the training rounds' algorithm, for a checkpoint; nothing in consensus rounds, which save none."""
+        """State of the training rounds' algorithm; nothing in consensus rounds."""
         return self._exchange.mixer.state_dict()
 
     @property
     def wants_flush(self) -> bool:
-        """Whether it matters that the transport lets go of its buffers: to continue, or to send something again."""
+        """Whether a flush matters: to continue, or to send something again."""
         wanted = self.channel.outbox.idle or self.channel.outbox.asked_again
         return not self.channel.flushed and wanted and self.stage is Stage.WORKING
 

@@ -1,4 +1,4 @@
-"""Exchange of a coordinator with the clients of a round: the global model out, updates in, folded in client order.
+"""Exchange of a coordinator with a round's clients: model out, updates in.
 
 At most WINDOW updates are outstanding, so that memory does not grow with the number of clients and sums have one order.
 It owns the question which client is still expected to send something in this round.
@@ -29,7 +29,7 @@ EXPECTED = (Progress.WAITING, Progress.SENT, Progress.TRAINING, Progress.OFFERIN
 
 @dataclass(frozen=True)
 class Federation:
-    """Settings that only the coordinator needs. `sizes` weigh the clients' updates, (clients,), in any unit."""
+    """Settings of the coordinator; `sizes` (clients,) weigh the clients' updates."""
 
     sizes: Sequence[float]
     selected: int
@@ -47,14 +47,14 @@ class Federation:
 
 
 def select_clients(federation: Federation, round: int) -> tuple[int, ...]:
-    """Draw the clients of a round without replacement, in ascending order, the same whenever it is asked."""
+    """Draw a round's clients without replacement, ascending, always the same."""
     rng = seeding.numpy_generator(federation.seed, "selection", round=round)
     drawn = rng.choice(federation.clients, federation.selected, replace=False)
     return tuple(sorted(int(client) for client in drawn))
 
 
 class ServerExchange:
-    """One round at a time: the progress of its clients, and the updates that are folded into the global model."""
+    """One round at a time: its clients' progress, and updates folded in their order."""
 
     def __init__(self, context: PeerContext, federation: Federation, server: ServerAverage) -> None:
         self.round = context.first_round
@@ -79,13 +79,13 @@ class ServerExchange:
         return expects and bool(inbox.missing(self.round, [client]))
 
     def stalled(self) -> list[int]:
-        """Clients that the round waits for: those without an update, or else those whose update stays incomplete."""
+        """Clients that hold up the round: without an update, or with an incomplete one."""
         early = self.clients(Progress.WAITING, Progress.SENT, Progress.TRAINING)
         return early or sorted(self.channel.inbox.missing(self.round, self.clients(Progress.GRANTED)))
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """Fields of the round's record: the updates' loss and samples, the selected and the missing clients."""
+        """Fields of the round's record: loss, samples, selected and missing clients."""
         folded, names = self.clients(Progress.FOLDED), self._context.names
         weights = [self._federation.sizes[client] for client in folded]
         losses = [self._losses[client] for client in folded]
@@ -99,7 +99,7 @@ class ServerExchange:
     # A round
 
     def begin_round(self, round: int, gone: set[int]) -> list[ev.Action]:
-        """Select clients, and send the model to those that are ready; those that are `gone` are missing."""
+        """Select clients, and send the model to the ready; the `gone` are missing."""
         self.round = round
         self.channel.inbox.forget_before(round - 1)
         self._losses.clear()
@@ -121,7 +121,7 @@ class ServerExchange:
         return self.channel.deliver(self.round, [(client, self._model)])
 
     def fold_and_grant(self) -> list[ev.Action]:
-        """In client order, fold what has come, and grant credit to those next that have something to send."""
+        """In client order, fold what has come, and grant credit to those next."""
         actions: list[ev.Action] = []
         is_first = True  # no client before this one is still expected
         window = WINDOW
@@ -181,7 +181,7 @@ class ServerExchange:
     # Messages
 
     def ready(self, header: Header, is_working: bool) -> tuple[list[ev.Action], bool]:
-        """A client asks for a model; whether it is given up in this round, since the model did not arrive well."""
+        """Answer a client that asks for a model; whether it has refused this round's."""
         client, where = header.sender, self.progress.get(header.sender)
         if is_working and where in (Progress.WAITING, Progress.TRAINING):
             # One in training has restarted without the model; one that has it ignores this.
@@ -197,7 +197,7 @@ class ServerExchange:
         return [self.channel.say("heartbeat", client, self.round)], False
 
     def _heartbeat_if_repeated(self, client: int) -> list[ev.Action]:
-        """Note that a client is ready; one that asks again must hear that the coordinator is alive."""
+        """Note that a client is ready; answer by a heartbeat if it asks again."""
         was_ready = client in self._ready
         self._ready.add(client)
         return [self.channel.say("heartbeat", client, self.round)] if was_ready else []
@@ -238,7 +238,7 @@ class ServerExchange:
         return self.is_awaited(header) and problem is Refusal.VALUES
 
     def reconnected(self, client: int, is_working: bool) -> list[ev.Action]:
-        """Say again whatever the broken connection may have swallowed; clients ignore what they have."""
+        """Say again what the broken connection may have swallowed."""
         again: list[ev.Action] = [self.channel.say("hello", client, self._context.first_round)]
         again += [self.channel.say("ack", client, round) for round in self.channel.inbox.taken_from(client)]
         where = self.progress.get(client) if is_working else None

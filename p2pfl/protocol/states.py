@@ -1,4 +1,4 @@
-"""States and transitions of peers, clients, coordinators and edges, as tables that every transition is checked by."""
+"""Tables of states and transitions, by which every transition is checked."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ S = TypeVar("S", bound=StrEnum)
 
 @dataclass(frozen=True)
 class Transitions(Generic[S]):
-    """Allowed transitions of one kind of state: for each state, its successors and what leads to them."""
+    """Transitions of one kind of state: successors, and what leads to them."""
 
     title: str
     initial: tuple[S, ...]
     table: Mapping[S, Mapping[S, str]]
 
     def check(self, old: S, new: S) -> S:
-        """Return the new state. Raises RuntimeError, since an illegal transition is an error of ours."""
+        """Return the new state. Raises RuntimeError: an illegal one is our error."""
         if new not in self.table[old]:
             raise RuntimeError(f"{self.title}: no transition from {old} to {new}")
         return new

@@ -1,4 +1,4 @@
-"""Failure detection by adaptive timeouts, for peers, coordinator and clients alike.
+"""Failure detection by adaptive timeouts, for peers, coordinator and clients.
 
 A timeout is ten times the slowest round so far, or the option if that is longer, and counts from a neighbor's last
 message. Peers send a heartbeat about once a second, so that one that trains for long, or waits itself for one that
@@ -23,7 +23,7 @@ Wait = Literal["greeting", "round"]
 
 
 class FailureDetector:
-    """Clock of one process's waiting, and its verdict on who has failed. Times are seconds on any steady clock."""
+    """Adaptive timeouts of one process's waiting; times are steady seconds."""
 
     def __init__(self, context: PeerContext, fixed: float | None = None) -> None:
         """`fixed`: the timeout of every round, in place of what was measured."""
@@ -55,7 +55,7 @@ class FailureDetector:
         self._slowest = max(self._slowest, now - self._round_since)
 
     def begin_training(self, now: float) -> None:
-        """The process trains, and waits for nobody."""
+        """The process trains, and waits for no neighbor."""
         self._training_since = now
 
     def end_training(self, now: float) -> None:
@@ -106,7 +106,7 @@ class FailureDetector:
         return max(least, TIMEOUT_FACTOR * self._slowest)
 
     def deadline(self, wait: Wait, round: int) -> float:
-        """When a peer has to look again. Heartbeats come before a round's timeout, and often enough to ask again."""
+        """Time of the next look: heartbeats come before any timeout or retry of a round."""
         if wait == "round":
             return self.heartbeat_due
         return min(self.heartbeat_due, self.progress_at + self.timeout(wait, round), self.retry_due(wait, round))
@@ -123,9 +123,9 @@ class FailureDetector:
         self._retried_at = now
 
     def suspects(self, now: float, wait: Wait, round: int, waits: Collection[int]) -> list[int] | None:
-        """Neighbors silent for too long, of those waited for; empty where it is not neighbors that hold things up.
+        """Neighbors of those waited for that have been silent for too long.
 
-        None while there is still time.
+        Empty where it is not neighbors that hold things up, None while there is still time.
         """
         seconds = self.timeout(wait, round)
         if wait == "greeting" or not waits:

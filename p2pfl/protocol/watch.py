@@ -1,4 +1,4 @@
-"""Watch of one peer over its neighbors: heartbeats, repeated requests, and who counts as failed or does not fit."""
+"""Watch of one peer over its neighbors: heartbeats, retries, failures, mismatches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MISMATCH_SECONDS = 2.0
 
 @dataclass
 class Verdict:
-    """Outcome of a look at the neighbors: the end of the peer, or `suspects` without whom it continues."""
+    """Outcome of a look: the end of the peer, or suspects to continue without."""
 
     actions: list[ev.Action] = field(default_factory=list)
     failure: ev.Fail | None = None
@@ -46,7 +46,7 @@ class Watch:
         return self._detector.deadline("round", round) if stage in (Stage.WORKING, Stage.RECORDING) else math.inf
 
     def mismatch(self, sender: int, error: MismatchError, stage: Stage, now: float) -> list[ev.Action]:
-        """End the peer soon, unless it may begin without this neighbor, which was started with something else."""
+        """End the peer soon, unless it may begin without this mismatched neighbor."""
         is_first = sender not in self._mismatches
         self._mismatches.setdefault(sender, error.detail)
         refused = self._exchange.channel.refuse(error.code, error.detail)
@@ -69,7 +69,7 @@ class Watch:
         return Verdict(failure=ev.Fail(reason, code="lost-connection", peers=(neighbor,)))
 
     def look(self, stage: Stage, now: float) -> Verdict:
-        """Send heartbeats, ask again for what is waited for, and judge those that have been silent for too long."""
+        """Send heartbeats, ask again, and judge those that have been silent too long."""
         if stage is Stage.GREETING and now >= self._mismatch_ends_at:
             return Verdict(failure=ev.Fail(next(iter(self._mismatches.values())), resumable=False, usage=True))
         membership, verdict = self._exchange.membership, Verdict()

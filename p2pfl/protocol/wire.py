@@ -1,4 +1,4 @@
-"""`Message`, `encode`, `decode`: bytes and values of the exchange; knows no socket and no clock.
+"""Wire format: messages as two frames, their encoding, limits and checks.
 
 A message is exactly two frames: a small MessagePack header and a body. Chunks have one, up to 1 MiB of raw
 little-endian numbers, and greetings: what the sender was started with (`protocol.greeting`). A vector travels as
@@ -39,7 +39,7 @@ _Size = Annotated[int, msgspec.Meta(ge=0, le=MAX_VECTOR_BYTES)]
 
 
 class Header(msgspec.Struct, frozen=True, array_like=True):
-    """What every message says of itself. Offset and length count bytes of one vector's body."""
+    """Header of every message; offset and length count bytes of a vector's body."""
 
     version: int
     run: _Text
@@ -56,7 +56,7 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
 
 @dataclass(frozen=True)
 class Message:
-    """A header and its body: raw bytes of `header.codec` numbers of a chunk, or a greeting; else empty.
+    """A header and its body: a chunk's numbers, a greeting, or nothing.
 
     `ends`, which does not travel: it is the last chunk of a vector that is being sent.
     """
@@ -81,7 +81,7 @@ def encode(message: Message) -> tuple[bytes, Buffer]:
 
 
 def decode(frames: Sequence[Buffer]) -> Message:
-    """The message in two frames, the body not copied. Raises ProtocolError for anything that is not one."""
+    """Decode two frames, without a copy of the body. Raises ProtocolError."""
     if len(frames) != 2:
         raise ProtocolError(Refusal.FRAMES, f"{len(frames)} instead of 2")
     head, body = (memoryview(frame).cast("B") for frame in frames)
@@ -121,7 +121,7 @@ def _check_chunk(header: Header) -> None:
 
 
 def chunks(template: Header, vectors: Mapping[str, memoryview]) -> Iterator[Message]:
-    """A payload as messages: each named vector's bytes in chunks, in order, views instead of copies.
+    """Split a payload into messages: chunks of each vector in order, as views.
 
     `template` has kind, sender, round, codec, layout and scalars; every chunk repeats them, so that none depends
     on another.

@@ -1,10 +1,10 @@
-"""Checkpoints of a peer, one after each training round: safetensors with a checksum, written atomically; never pickle.
+"""Checkpoints of a peer, one after each training round, as safetensors files.
 
-A checkpoint says of which run, peer and round it is, and is refused anywhere else. It holds everything that changes the
-rest of the run: weights, momentum, integer buffers and the state of the algorithm. It also holds the payloads of its
-round, so that after a stop of the whole swarm, when peers may be one round apart, those ahead can send them again to
-those behind; and the record of its round, from which a lost one is rebuilt. The two newest are kept, and whatever else
-lies in the folder, such as checkpoints of others.
+A checkpoint states its run, peer and round, and is refused anywhere else. It holds everything that changes the rest of
+the run: weights, momentum, integer buffers and the state of the algorithm. It also holds the payloads of its round, so
+that after a stop of the whole swarm, when peers may be one round apart, those ahead can send them again to those
+behind; and the record of its round, from which a lost one is rebuilt. A peer's two newest are kept; other files in the
+folder, such as checkpoints of other peers, stay. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -14,20 +14,19 @@ import json
 import math
 import os
 import re
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import safetensors
-import safetensors.torch
-import torch
 from torch import Tensor
 
 from p2pfl.errors import CheckpointError, OtherVersionError, UnreadableError, is_missing, unreadable, unwritable
 from p2pfl.run.paths import CHECKPOINT_NAME, checkpoint_name
-from p2pfl.util.files import check_regular, opener, sync_folder
+from p2pfl.run.tensor_file import check_readable, checksum
+from p2pfl.run.tensor_file import save_tensors as save_tensors
+from p2pfl.util.files import check_regular
 
 _OTHER_VERSION = "resume with that version, or start a new run without --resume"
 KEPT = 2
@@ -37,7 +36,10 @@ _UNFINISHED = re.compile(rf"\.{CHECKPOINT_NAME.pattern}\.\d+")
 
 @dataclass(frozen=True)
 class Origin:
-    """Owner of a checkpoint: the run's lasting id, the peer's label and number. An empty `run` is not known."""
+    """Origin of a checkpoint: the run's id, the peer's label and its number.
+
+    The id is the same over all resumes; it is empty where it is not known.
+    """
 
     run: str = ""
     peer: str = ""
@@ -46,10 +48,11 @@ class Origin:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A peer after `round` rounds. Vectors are (size,) as in the run's layout; `sent` is by name and neighbor.
+    """State of a peer after `round` rounds.
 
-    `algorithm` is the state of the gossip algorithm, tensors of any shape and numbers by name. `record` is the round's
-    record as JSON, and `recorded` the number of records that the peer has up to it.
+    Vectors are (size,) as in the run's layout. `sent` and `scalars` are the payloads by neighbor and name. `algorithm`
+    is the state of the gossip algorithm by name: tensors of any shape, and numbers. `record` is the round's record as
+    JSON, and `recorded` the number of the peer's records up to it.
     """
 
     round: int
@@ -68,9 +71,10 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint and forget those of the same origin before the last. Raises CheckpointError naming the file.
+    """Write a checkpoint, and remove those of the same origin before the last.
 
-    Later rounds are left alone, too: a process that begins again may have nothing else of them.
+    Those of later rounds stay: a process that begins again may have nothing else of them. Raises CheckpointError naming
+    the file.
     """
     tensors: dict[str, Tensor] = {"x": checkpoint.x, "momentum": checkpoint.momentum}
     tensors |= {f"buffer/{name}": buffer for name, buffer in checkpoint.buffers.items()}
@@ -96,7 +100,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         "record": checkpoint.record,
         "recorded": checkpoint.recorded,
     }
-    about["digest"] = _digest(about, tensors)
+    about["digest"] = checksum(about, tensors)
     path = folder / checkpoint_name(checkpoint.round)
     try:
         folder.mkdir(exist_ok=True)
@@ -108,48 +112,14 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     return path
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
-    """Write a safetensors file so that after a crash there is the old file or the new one, never half of one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        mode = _ordinary_mode(temporary)
-        safetensors.torch.save_file(separated(tensors), temporary, metadata=dict(about))
-        os.chmod(temporary, mode)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):  # such as of a folder that was replaced by a file, which has been reported
-            temporary.unlink()
-    sync_folder(path.parent)
-
-
-def separated(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors as safetensors takes them: contiguous on the CPU, and no two in the same memory, as tied ones are."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    end = 0
-    for name, tensor in sorted(plain.items(), key=lambda item: item[1].data_ptr()):
-        start, size = tensor.data_ptr(), tensor.numel() * tensor.element_size()
-        if size and start < end:
-            plain[name] = tensor.clone()
-        end = max(end, start + size)
-    return plain
-
-
-def _ordinary_mode(path: Path) -> int:
-    """The permissions that a new file gets here; safetensors writes files that only their owner can read."""
-    with open(path, "wb") as file:
-        return os.fstat(file.fileno()).st_mode & 0o777
-
-
 def load(path: Path, origin: Origin | None = None) -> Checkpoint:
-    """Read one checkpoint; `origin` says whose it must be.
+    """Read one checkpoint, which must have this origin if one is given.
 
-    Raises CheckpointError naming the file if it is truncated, altered or none at all, or of another run, peer or round
-    than it stands for. What says nothing of its content has errors of its kind: UnreadableError where the system does
-    not let it be read, and OtherVersionError.
+    Raises CheckpointError naming the file if it is missing, truncated or altered, or of another run, peer or round.
+    Two subclasses say nothing about its content: UnreadableError for one that cannot be read now, and
+    OtherVersionError.
     """
-    _check_readable(path)
+    check_readable(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["p2pfl"])
@@ -157,12 +127,12 @@ def load(path: Path, origin: Origin | None = None) -> Checkpoint:
         digest = about.pop("digest")
         if about.get("format") != FORMAT:
             raise OtherVersionError(f"{path}: written by another version of p2pfl")
-        if _digest(about, tensors) != digest:
+        if checksum(about, tensors) != digest:
             raise CheckpointError(f"{path}: altered since it was written (checksum differs)")
         found = _parsed(about, tensors)
     except _DAMAGED as error:
-        raise CheckpointError(f"{path}: not a whole checkpoint ({error})") from None
-    except (OSError, MemoryError, RuntimeError) as error:  # RuntimeError is PyTorch's, such as of too many open files
+        raise CheckpointError(f"{path}: not an intact checkpoint ({error})") from None
+    except (OSError, MemoryError, RuntimeError) as error:  # RuntimeError: PyTorch's, as of too many open files
         raise UnreadableError(unreadable(path, error)) from None
     if why := _misplaced(found, path, origin):
         raise CheckpointError(f"{path}: {why}")
@@ -170,19 +140,6 @@ def load(path: Path, origin: Origin | None = None) -> Checkpoint:
 
 
 _DAMAGED = (safetensors.SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError)
-
-
-def _check_readable(path: Path) -> None:
-    """Read a file through: what maps it into memory hides the system's errors, or dies of them."""
-    try:
-        with open(path, "rb", buffering=0, opener=opener) as file:
-            buffer = bytearray(1 << 20)
-            while file.readinto(buffer):
-                pass
-    except OSError as error:
-        if is_missing(path, error) or isinstance(error, (IsADirectoryError, NotADirectoryError)):
-            raise CheckpointError(f"{path}: not a whole checkpoint ({error.strerror})") from None
-        raise UnreadableError(unreadable(path, error)) from None
 
 
 def _parsed(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Checkpoint:
@@ -208,9 +165,9 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _misplaced(found: Checkpoint, path: Path, origin: Origin | None) -> str:
-    """Why a whole checkpoint must not be used in this place; nothing if it may."""
+    """Reason not to use an intact checkpoint here; empty if there is none."""
     if CHECKPOINT_NAME.fullmatch(path.name) and path.name != checkpoint_name(found.round):
-        return f"holds round {found.round}, not the one that its name says"
+        return f"holds round {found.round}, not the one in its name"
     if origin is None:
         return ""
     if (found.origin.peer, found.origin.index) != (origin.peer, origin.index):
@@ -224,11 +181,11 @@ def _misplaced(found: Checkpoint, path: Path, origin: Origin | None) -> str:
 def newest(
     folder: Path, at_most: float = math.inf, origin: Origin | None = None
 ) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint of at most that round that can be used, if any, and a line about each newer one that
-    cannot. `origin` says whose they must be.
+    """Find the newest usable checkpoint, up to round `at_most` and of this origin.
 
-    Raises UnreadableError where one that may be the newest cannot be read now, and OtherVersionError where there are
-    some of another version and none that can be used: neither is lost.
+    Returns None if there is none, and a line about each newer one that cannot be used. Raises UnreadableError where one
+    that may be the newest cannot be read now, and OtherVersionError where some are of another version and none is
+    usable: in both cases nothing is lost.
     """
     refused: list[str] = []
     foreign: OtherVersionError | None = None
@@ -252,7 +209,7 @@ def newest(
 
 
 def latest_number(folder: Path) -> int:
-    """The newest round of which there is a file, whole or not; 0 where there is none."""
+    """Newest round with a file, intact or not; 0 if there is none."""
     with contextlib.suppress(OSError):
         return max((number for number, _ in _numbered(folder)), default=0)
     return 0
@@ -270,7 +227,10 @@ def _numbered(folder: Path) -> list[tuple[int, Path]]:
 
 
 def _outdated(folder: Path, checkpoint: Checkpoint) -> list[Path]:
-    """Checkpoints not needed after a save: those of this origin and an earlier round, but for the newest of them."""
+    """Checkpoints to remove after a save.
+
+    Those are of the same origin and of earlier rounds, except the newest ones of these.
+    """
     before = [path for number, path in _numbered(folder) if number < checkpoint.round]
     if len(before) < KEPT:
         return []
@@ -278,7 +238,7 @@ def _outdated(folder: Path, checkpoint: Checkpoint) -> list[Path]:
 
 
 def _origin_in(path: Path) -> Origin | None:
-    """Origin of a checkpoint, from its header alone; None where that does not say, or says another round."""
+    """Origin in a checkpoint's header; None if that is damaged or of another round."""
     try:
         check_regular(path)
         with safetensors.safe_open(path, framework="pt") as file:
@@ -290,15 +250,5 @@ def _origin_in(path: Path) -> Origin | None:
 
 
 def _unfinished(folder: Path) -> list[Path]:
-    """Remains of checkpoints in whose middle the process was killed; only one at a time writes into a folder."""
+    """Temporary files of killed processes; only one process at a time writes here."""
     return [path for path in folder.iterdir() if _UNFINISHED.fullmatch(path.name)]
-
-
-def _digest(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """CRC-32 of everything: against accidents, which are all that it can be against, at twice the speed of SHA-256."""
-    digest = zlib.crc32(json.dumps(about, sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest = zlib.crc32(f"{name}/{tensor.dtype}/{tuple(tensor.shape)}/".encode(), digest)
-        digest = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, digest)
-    return f"{digest:08x}"

@@ -1,4 +1,4 @@
-"""The data set that a run is trained on, as its run directory records it."""
+"""Record of a run's data set in its run directory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ DIGITS = 16  # of the digest, as in checkpoints
 
 
 class DataRecord(msgspec.Struct, frozen=True):
-    """What --dataset said, the first digits of its content's digest, and whether training images are augmented."""
+    """Data set of a run: its --dataset, its content and its augmentation.
+
+    `content`: the first digits of the content's digest. `augment`: whether training images are augmented.
+    """
 
     dataset: str
     content: str
@@ -23,7 +26,10 @@ class DataRecord(msgspec.Struct, frozen=True):
 
 
 def read_data_record(run_dir: Path) -> DataRecord | None:
-    """The record in a run directory; None where there is none yet, or a damaged one. Raises UnreadableError."""
+    """Read the record in a run directory; None if it is missing or damaged.
+
+    Raises UnreadableError.
+    """
     try:
         return msgspec.json.decode(read_if_any(run_dir / DATA_FILE), type=DataRecord)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -31,9 +37,10 @@ def read_data_record(run_dir: Path) -> DataRecord | None:
 
 
 def keep_data_record(run_dir: Path, found: DataRecord) -> None:
-    """Record the data set of a run that begins; one that is resumed must have the same content, wherever it lies.
+    """Record the data set of a new run, or check that of a resumed one.
 
-    Raises ConfigError where it has other content, or the file cannot be written.
+    A resumed run's data set must have the same content, in whatever place. Raises ConfigError for other content, and
+    where the file cannot be written.
     """
     before = read_data_record(run_dir)
     if before is not None and before.content != found.content:
@@ -48,8 +55,8 @@ def keep_data_record(run_dir: Path, found: DataRecord) -> None:
 
 
 def different_data(run_dir: Path, before: DataRecord, now: DataRecord) -> str:
-    """That a data set is not the one that a run was trained on, and the remedy."""
+    """Message about a data set that differs from the one in training, with remedy."""
     return (
         f"--dataset {now.dataset}: {run_dir} was trained on other data (content {before.content}, now {now.content}); "
-        "bring those back, or start a new run in another --run-dir"
+        "restore those, or start a new run in another --run-dir"
     )

@@ -1,4 +1,4 @@
-"""The run directory: created with its settings, opened, locked, removed when empty."""
+"""Run directory: creation with its settings, opening, lock, removal when unused."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from p2pfl.run.paths import (
 )
 from p2pfl.topology import Topology, load_topology, save_topology
 
-_MOST_NAME, _MOST_LABEL = 150, 50  # characters in the name of a run's folder, which has at most 255
-# What a folder may hold that is not a run directory yet; each file also under a temporary name, with a dot before it.
+_MAX_NAME, _MAX_LABEL = 150, 50  # characters in the name of a run's folder, which has at most 255
+# Content of a folder that is not a run directory yet; each file also under a temporary name, with a dot before it.
 _BEFORE_SETTINGS = {PEERS_FOLDER, RUN_ID_FILE, TOPOLOGY_FILE, FAULTS_FILE, INIT_FILE, DATA_FILE}
 _BEFORE_ROUNDS = {LOG_FILE, INCARNATION_FILE}  # in the folder of a process that has done no round
 _RESULTS = (MODEL_FILE, SUMMARY_FILE, REPORT_FILE)  # that a run writes at its end
@@ -49,18 +49,17 @@ _RESULTS = (MODEL_FILE, SUMMARY_FILE, REPORT_FILE)  # that a run writes at its e
 def create_run_dir(topology: Topology, config: RunConfig, alone: str | None = None) -> Path:
     """Make the run directory with the settings and the topology in it.
 
-    `alone`: the label of the one peer that it is for: it is in the name, and that peer's folder holds the lasting id.
-
-    Raises ConfigError if it cannot be used.
+    `alone`: label of the only peer that it is for; its name then holds the label, and that peer's folder the run's id.
+    Raises ConfigError if it cannot be made.
     """
     if config.record.run_dir is not None:
         run_dir = Path(config.record.run_dir)
         if os.path.exists(run_dir) and (not run_dir.is_dir() or any(run_dir.iterdir())):
-            raise ConfigError(f"--run-dir {run_dir}: exists already", remedy=_instead(run_dir))
+            raise ConfigError(f"--run-dir {run_dir}: exists already", remedy=_alternative(run_dir))
     else:
         stamp = time.strftime("%Y%m%d-%H%M%S")
-        kind = config.mode if alone is None else f"peer-{quote(alone, safe='')[:_MOST_LABEL]}"
-        run_dir = Path("runs") / f"{stamp}-{kind}-{quote(topology.name, safe='')[:_MOST_NAME]}"
+        kind = config.mode if alone is None else f"peer-{quote(alone, safe='')[:_MAX_LABEL]}"
+        run_dir = Path("runs") / f"{stamp}-{kind}-{quote(topology.name, safe='')[:_MAX_NAME]}"
         if run_dir.exists():
             run_dir = run_dir.with_name(f"{run_dir.name}-{secrets.token_hex(2)}")
     try:
@@ -73,18 +72,18 @@ def create_run_dir(topology: Topology, config: RunConfig, alone: str | None = No
             shutil.copyfile(config.exchange.faults, run_dir / FAULTS_FILE)
         if config.training.init is not None:
             shutil.copyfile(config.training.init, run_dir / INIT_FILE)
-        _write_settings(run_dir, config)  # last and at once: what has settings is a run directory
+        _write_settings(run_dir, config)  # last and atomically: a folder with settings is a run directory
     except (TopologyError, KeyboardInterrupt):
-        _take_away(run_dir)
+        _remove_incomplete(run_dir)
         raise
     except OSError as error:
-        _take_away(run_dir)
+        _remove_incomplete(run_dir)
         raise ConfigError(f"--run-dir {unwritable(run_dir, error)}, or choose another") from None
     return run_dir
 
 
 def check_results(run_dir: Path) -> None:
-    """Raises ConfigError where the results of a run that is resumed could not be written into its directory."""
+    """Raise ConfigError if a resumed run could not write its results."""
     for name in _RESULTS:
         if (run_dir / name).is_dir():
             raise ConfigError(f"{run_dir / name}: is a folder, where the run will write a file; move it away")
@@ -98,7 +97,7 @@ def check_results(run_dir: Path) -> None:
 
 
 def write_settings(run_dir: Path, config: RunConfig) -> None:
-    """Save the settings of a run in its directory, whole or not at all. Raises ConfigError if they cannot be."""
+    """Save the settings of a run in its directory, atomically. Raises ConfigError."""
     try:
         _write_settings(run_dir, config)
     except OSError as error:
@@ -106,7 +105,7 @@ def write_settings(run_dir: Path, config: RunConfig) -> None:
 
 
 def _write_settings(run_dir: Path, config: RunConfig) -> None:
-    """Without the folder, so that running the saved settings again makes a folder of its own."""
+    """Save the settings without the folder, so that a run with them makes a new one."""
     faults, init = config.exchange.faults is not None, config.training.init is not None
     repeatable = settings.replace_options(
         config, run_dir=None, faults=FAULTS_FILE if faults else None, init=INIT_FILE if init else None
@@ -118,17 +117,17 @@ def _write_settings(run_dir: Path, config: RunConfig) -> None:
     os.replace(temporary, run_dir / CONFIG_FILE)
 
 
-def follow_dataset(run_dir: Path, config: RunConfig) -> None:
-    """Save where the data set of a resumed run is now, once its content has been found to be the same."""
+def update_dataset(run_dir: Path, config: RunConfig) -> None:
+    """Save the new path of a resumed run's data set, once its content is verified."""
     recorded, saved = read_data_record(run_dir), settings.load_toml(run_dir / CONFIG_FILE)
     if recorded is not None and recorded.dataset == config.data.dataset != saved.data.dataset:
         write_settings(run_dir, settings.replace_options(saved, dataset=config.data.dataset))
 
 
-def with_own_files(config: RunConfig, run_dir: Path) -> RunConfig:
-    """The settings with the run directory's own copies of the fault script and of the initial weights.
+def with_kept_files(config: RunConfig, run_dir: Path) -> RunConfig:
+    """Replace fault script and initial weights by the copies in the run directory.
 
-    A run goes on when the files that it was started with are gone. Raises ConfigError for other initial weights.
+    So a run can be resumed when the original files are gone. Raises ConfigError for other initial weights.
     """
     if config.exchange.faults is not None:
         config = settings.replace_options(config, faults=str(run_dir / FAULTS_FILE))
@@ -138,26 +137,32 @@ def with_own_files(config: RunConfig, run_dir: Path) -> RunConfig:
     kept = str(run_dir / INIT_FILE)
     is_kept = os.path.exists(given) and os.path.exists(kept) and os.path.samefile(given, kept)
     if os.path.exists(given) and not is_kept and weights_digest(given) != weights_digest(kept):
-        raise ConfigError(f"--init {given}: {run_dir} was started with other weights; leave it out to go on with those")
+        raise ConfigError(
+            f"--init {given}: {run_dir} was started with other weights; leave it out to continue with those"
+        )
     return settings.replace_options(config, init=kept)
 
 
-def _instead(run_dir: Path) -> str:
-    """What to do where something is in the way of a run directory: only a run can be resumed."""
+def _alternative(run_dir: Path) -> str:
+    """Remedy for a path that exists already: another, or --resume if it is a run."""
     return "choose another" + (f", or --resume {run_dir}" if (run_dir / CONFIG_FILE).is_file() else "")
 
 
-def _take_away(run_dir: Path) -> None:
-    """Half a run directory would keep the next attempt out; one that is whole another process has made meanwhile."""
+def _remove_incomplete(run_dir: Path) -> None:
+    """Remove a directory without settings, which would block the next attempt.
+
+    One with settings was made by another process meanwhile.
+    """
     if not os.path.exists(run_dir / CONFIG_FILE):
         shutil.rmtree(run_dir, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def in_use(folder: Path) -> Iterator[None]:
-    """While it lasts no other process on this machine can have the folder in use. Raises ConfigError if one has.
+def locked(folder: Path) -> Iterator[None]:
+    """Lock a folder against other processes on this machine.
 
-    The lock is the operating system's and ends with the process, however that ends.
+    The operating system releases the lock when the process ends in any way. Raises ConfigError if another process holds
+    it.
     """
     try:
         held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -174,40 +179,40 @@ def in_use(folder: Path) -> Iterator[None]:
 
 
 def load_run_settings(run_dir: Path) -> RunConfig:
-    """The settings in a run directory. Raises ConfigError, which says so where the folder is none."""
+    """Read the settings in a run directory. Raises ConfigError."""
     path = run_dir / CONFIG_FILE
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
-        raise ConfigError(f"{run_dir}: no run directory (it has no {path.name})") from None
+        raise ConfigError(f"{run_dir}: not a run directory (it has no {path.name})") from None
     except OSError as error:
         raise ConfigError(unreadable(run_dir, error)) from None
     except ValueError as error:  # a null byte
-        raise ConfigError(f"{run_dir}: no name of a folder ({error})") from None
+        raise ConfigError(f"{run_dir}: not a valid folder name ({error})") from None
     return settings.load_toml(path)
 
 
 def open_run_dir(run_dir: Path) -> tuple[Topology, RunConfig]:
-    """The topology and settings that a run directory was made with. Raises ConfigError if it is none."""
+    """Read the topology and settings of a run directory. Raises ConfigError."""
     config = load_run_settings(run_dir)
     topology = load_topology(run_dir / TOPOLOGY_FILE, least=1, by_ids=True)
     return dataclasses.replace(topology, name=config.record.name or topology.name), config
 
 
-def forget(run_dir: Path) -> None:
-    """Take back a run directory in which nothing has happened; one that holds any result stays."""
+def remove_unused(run_dir: Path) -> None:
+    """Remove a run directory that holds no results."""
     results = [
         *run_dir.glob(f"{PEERS_FOLDER}/*/{ROUNDS_FILE}*"),
         *run_dir.glob(f"{PEERS_FOLDER}/*/{CHECKPOINTS_FOLDER}/*"),
     ]
     if not any(path.stat().st_size for path in results):
-        with contextlib.suppress(OSError):  # first, so that what is killed amid this is known as half made
+        with contextlib.suppress(OSError):  # first: if killed now, the rest is known as incomplete
             (run_dir / CONFIG_FILE).unlink()
         shutil.rmtree(run_dir, ignore_errors=True)
 
 
-def take_away_half_made(run_dir: Path) -> bool:
-    """Remove what was interrupted while it was made into a run directory, or removed; returns whether it was that."""
+def remove_incomplete(run_dir: Path) -> bool:
+    """Remove a directory whose creation or removal was interrupted; True if so."""
     if (run_dir / CONFIG_FILE).exists() or not run_dir.is_dir():
         return False
     temporary = tuple(f".{name}." for name in (CONFIG_FILE, *_BEFORE_SETTINGS))
@@ -221,14 +226,17 @@ def take_away_half_made(run_dir: Path) -> bool:
 
 
 def comparison_folder(run_dir: str | None, name: str) -> Path:
-    """Where a comparison goes: what --run-dir says, else a folder of its own under runs."""
+    """Folder of a comparison: --run-dir, or a new one under runs."""
     if run_dir is not None:
         return Path(run_dir)
-    return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-compare-{quote(name, safe='')[:_MOST_NAME]}"
+    return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-compare-{quote(name, safe='')[:_MAX_NAME]}"
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """The run directories in a comparison's folder, oldest first. Raises ConfigError where there are none."""
+    """Run directories in a comparison's folder, oldest first.
+
+    Raises ConfigError if there are none.
+    """
     found = sorted(
         (path.parent for path in folder.glob(f"*/{CONFIG_FILE}")),
         key=lambda run_dir: ((run_dir / CONFIG_FILE).stat().st_mtime_ns, run_dir.name),

@@ -1,6 +1,6 @@
 """Identities: the lasting id of a run, and the incarnation of a process.
 
-A run's id is made with its directory, stays the same over all resumes, and stands in each of its checkpoints.
+A run's id is made with its directory, stays the same over all resumes, and is in each of its checkpoints.
 
 A launcher's run directory holds one id for all its processes. Where each peer runs by itself (`p2pfl peer`), the id
 lies in the peer's own folder, so that folders from several machines stay usable when they are put into one directory.
@@ -26,7 +26,10 @@ _FORM = re.compile(rf"([0-9a-f]{{{2 * _RANDOM_BYTES}}})-([0-9a-f]{{8}})\n?")
 
 
 def write_run_id(folder: Path, run_id: str | None = None) -> str:
-    """Save an id in a folder, a new one unless it is given, whole or not at all. Returns it; raises OSError."""
+    """Save an id, by default a new one, in a folder, atomically; return it.
+
+    Raises OSError.
+    """
     run_id = run_id or _signed(secrets.token_hex(_RANDOM_BYTES))
     temporary = folder / f".{RUN_ID_FILE}.{os.getpid()}"
     try:
@@ -39,23 +42,25 @@ def write_run_id(folder: Path, run_id: str | None = None) -> str:
 
 
 def read_run_id(folder: Path) -> str | None:
-    """The id in a folder; None where there is none, or one that was altered. Raises UnreadableError."""
+    """Read the id in a folder; None if it is missing or damaged.
+
+    Raises UnreadableError.
+    """
     form = _FORM.fullmatch(read_if_any(folder / RUN_ID_FILE).decode("ascii", "replace"))
     return _signed(form[1]) if form and _signed(form[1]) == f"{form[1]}-{form[2]}" else None
 
 
 def run_id_of(run_dir: Path, peer_dir: Path) -> str | None:
-    """The id that a peer's checkpoints must have: that of the run directory, or else of the peer's own folder."""
+    """Id in the run directory, or else in the peer's folder; its checkpoints have it."""
     return read_run_id(run_dir) or read_run_id(peer_dir)
 
 
 def next_incarnation(peer_dir: Path) -> int:
-    """The number of this start of a process: one more than that of its last start, saved before it is used.
+    """Incarnation of this start of a process: the last one plus 1, saved before use.
 
-    Where none is known, as in the first start or after its folder was lost, it is the time in seconds, so that it is
-    larger than any before: neighbors take what a smaller number says for stale.
-
-    Raises CheckpointError where it cannot be saved, UnreadableError.
+    Where none is known, as at the first start or after its folder was lost, it is the time in seconds, so that it is
+    larger than any before: neighbors ignore messages of smaller ones as stale. Raises CheckpointError where it cannot
+    be saved, and UnreadableError.
     """
     path = peer_dir / INCARNATION_FILE
     text = read_if_any(path).decode("ascii", "replace").strip()
@@ -68,5 +73,5 @@ def next_incarnation(peer_dir: Path) -> int:
 
 
 def _signed(random: str) -> str:
-    """With a checksum: an id with a wrong digit would refuse every checkpoint of its run."""
+    """Append a checksum: with a wrong digit every checkpoint would be refused."""
     return f"{random}-{zlib.crc32(random.encode()):08x}"

@@ -36,15 +36,15 @@ CHECKPOINT_NAME = re.compile(r"round-(\d{6,})\.safetensors")
 
 
 def peer_dir(run_dir: Path, topology: Topology, index: int) -> Path:
-    """The folder of one process: of a peer, a client or the coordinator."""
+    """Folder of one process: a peer, a client or the coordinator."""
     return run_dir / PEERS_FOLDER / topology.node_path(index)
 
 
 def peer_dirs(run_dir: Path, topology: Topology) -> list[Path]:
-    """The folders of all processes, by index."""
+    """Folders of all processes, by index."""
     return [peer_dir(run_dir, topology, index) for index in range(topology.n)]
 
 
 def checkpoint_name(round: int) -> str:
-    """The name of the file that holds the checkpoint of a round."""
+    """File name of a round's checkpoint."""
     return f"round-{round:06d}.safetensors"

@@ -1,7 +1,7 @@
-"""What a round produced, as JSON lines, and read back.
+"""Round records of a process, as JSON lines.
 
 A peer appends one `RoundRecord` a round to `peers/<id>/rounds.jsonl`, and its sketch to the file beside it.
-Rounds are counted from 1; the rounds of the consensus phase follow on.
+Rounds are counted from 1; those of the consensus phase follow the training rounds.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from p2pfl.run.paths import ROUNDS_FILE, SKETCHES_FILE
 from p2pfl.run.sketch_file import HEADER, readable_sketches
 from p2pfl.util.files import opener, read_if_any
 
-MOST_RECORD_BYTES = 2**31  # of the file: some millions of rounds
+MAX_RECORD_BYTES = 2**31  # of the file: some millions of rounds
 
 
-# What a file may say; far beyond what a run can record, so that sums stay finite and lists short.
+# Limits of the values in a file, far beyond those of any run, so that sums stay finite and lists short.
 _Round = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 _Number = Annotated[float, msgspec.Meta(ge=-1e100, le=1e100)]
@@ -35,14 +35,14 @@ _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One process's round, of a peer, a client or the coordinator.
+    """Record of one round of a process: a peer, a client or the coordinator.
 
-    Seconds are wall-clock; bytes are what was handed to the transport, headers included. The parts of a round add up
-    to it: `seconds` = train + evaluate + exchange (busy with messages and mixing while not training) + wait (idle
-    until a neighbor's vector came) + a small remainder of bookkeeping.
+    Seconds are wall-clock; bytes are those handed to the transport, headers included. `seconds` is the sum of training,
+    evaluation, exchange (busy with messages and mixing while not training), wait (idle until a neighbor's vector came)
+    and a small remainder of bookkeeping.
 
-    A coordinator takes no steps of its own: its `samples` are those behind all updates that it has averaged, and its
-    `train_loss` is the mean of what the clients say. A client records only the rounds in which it took part.
+    A coordinator takes no steps itself: its `samples` are those behind all updates that it has averaged, and its
+    `train_loss` is the mean of the clients' losses. A client records only the rounds in which it took part.
     """
 
     round: _Round
@@ -54,7 +54,7 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
     test_accuracy: _Share | None = None  # 0..1, after mixing; None where this round was not evaluated
     test_loss: _Number | None = None
     test_samples: _Count | None = None
-    elapsed: _Seconds  # seconds since this peer began its first round; a resumed run counts on
+    elapsed: _Seconds  # seconds since this peer began its first round; a resumed run continues the count
     seconds: _Seconds
     train_seconds: _Seconds
     exchange_seconds: _Seconds
@@ -65,8 +65,8 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
     sent_to: dict[str, _Count] = {}  # bytes sent in this round, by the neighbor's label
     selected: list[str] | None = None  # a coordinator's: clients drawn for this round
     missing: list[str] | None = None  # of these, those whose update did not come in time
-    absent: list[str] | None = None  # a peer's: neighbors in whose place stood its own weights, at least in part
-    weights_from: list[str] | None = None  # a peer's: neighbors whose weights it took in place of its own
+    absent: list[str] | None = None  # a peer's: neighbors that its own weights replaced, at least in part
+    weights_from: list[str] | None = None  # a peer's: neighbors whose weights replaced its own
     refused: dict[str, _Count] | None = None  # messages and connections refused since the last record, by reason
 
 
@@ -75,20 +75,24 @@ _decoder = msgspec.json.Decoder(RoundRecord)
 
 
 def encode_record(record: RoundRecord) -> bytes:
-    """One JSON object without a line end."""
+    """Encode a record as one JSON object, without a line end."""
     return _encoder.encode(record)
 
 
 def decode_record(data: bytes) -> RoundRecord:
-    """The inverse of `encode_record`. Raises msgspec.MsgspecError, or UnicodeDecodeError for a damaged string."""
+    """Decode a record, the inverse of `encode_record`.
+
+    Raises msgspec.MsgspecError, or UnicodeDecodeError for a damaged string.
+    """
     return _decoder.decode(data)
 
 
 def append_round(peer_dir: Path, record: RoundRecord, sketch: Vector | None, durable: bool = True) -> None:
-    """Add a finished round to a peer's files; the sketch, if any, first, so that every recorded round has one.
+    """Append a finished round to a peer's files.
 
-    Raises CheckpointError naming the file if it cannot be written; it is then as it was, as far as that is possible.
-    `durable` waits for the disk: a checkpoint written later must not survive a power cut that this does not.
+    The sketch, if any, is written first, so that every recorded round has one. `durable`: wait for the disk, since a
+    checkpoint that is written later must not survive a power cut without this record. Raises CheckpointError naming the
+    file if it cannot be written; it is then as it was, as far as possible.
     """
     if sketch is not None:
         _append(peer_dir / SKETCHES_FILE, to_bytes(sketch), durable, HEADER)
@@ -96,7 +100,7 @@ def append_round(peer_dir: Path, record: RoundRecord, sketch: Vector | None, dur
 
 
 def _append(path: Path, data: bytes, durable: bool, header: bytes = b"") -> None:
-    """Add data at the end of a file; a new one gets the header first."""
+    """Append data to a file; a new one gets the header first."""
     try:
         file = opener(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
@@ -106,7 +110,7 @@ def _append(path: Path, data: bytes, durable: bool, header: bytes = b"") -> None
                 if durable:
                     os.fsync(file)
             except OSError:
-                os.ftruncate(file, before)  # a full disk takes part of it: the next line must not be joined to that
+                os.ftruncate(file, before)  # a full disk takes part of it, which must not join the next line
                 raise
         finally:
             os.close(file)
@@ -122,10 +126,10 @@ def _write(file: int, data: bytes) -> None:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What can be read of a process's rounds, in order of rounds, each once.
+    """Readable records of a process, in order of rounds, each round once.
 
-    `rows` says at which place of the sketches' file a round's sketch is, as far as that is certain. `problems` has a
-    line for each file that is damaged.
+    `rows`: index of a round's sketch in the sketches' file, where that is certain. `problems`: a line for each damaged
+    file.
     """
 
     rounds: list[RoundRecord] = field(default_factory=list)
@@ -134,24 +138,22 @@ class Recorded:
 
 
 def read_rounds(peer_dir: Path) -> list[RoundRecord]:
-    """All finished rounds of a peer that can be read, oldest first; see `read_recorded`."""
+    """Readable records of a peer's finished rounds, oldest first."""
     return read_recorded(peer_dir).rounds
 
 
 def read_recorded(
     peer_dir: Path, last: float = math.inf, complete: bool | None = None, *, strict: bool = False
 ) -> Recorded:
-    """Read the records of a peer, whatever has happened to the file.
+    """Read the records of a peer, also from a damaged file.
 
-    A last line cut off by a crash is left out without a word. Lines that are no records, or records of no round up to
-    `last`, are left out; of several of one round the last counts, and all are put in order. That is said in `problems`.
-    `complete`: whether no line is missing, where that is known. `strict`: what cannot be read now is an error.
-
-    Raises UnreadableError, and only if `strict`.
+    A last line cut off by a crash is ignored. Lines that are no records, or of rounds after `last`, are skipped, of
+    several of one round the last counts, and all are sorted; `problems` tells this. `complete`: whether no line is
+    missing, where that is known. `strict`: raise UnreadableError for a file that cannot be read now.
     """
     path = peer_dir / ROUNDS_FILE
     try:
-        lines = read_if_any(path, MOST_RECORD_BYTES).split(b"\n")
+        lines = read_if_any(path, MAX_RECORD_BYTES).split(b"\n")
     except UnreadableError as error:
         if strict:
             raise
@@ -173,7 +175,7 @@ def read_recorded(
 
 
 def _record_in(line: bytes, last: float) -> RoundRecord | None:
-    """The record in a line; None where there is none that can be of this run."""
+    """Record in a line; None if it cannot be of this run."""
     try:
         record = decode_record(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -183,7 +185,7 @@ def _record_in(line: bytes, last: float) -> RoundRecord | None:
 
 
 def _damage(found: Sequence[RoundRecord | None]) -> list[str]:
-    """What is wrong with the lines of a file, in words."""
+    """Problems of a file's lines, in words."""
     order = [record.round for record in found if record is not None]
     bad = [number for number, record in enumerate(found, start=1) if record is None]
     twice = sorted(round for round, count in Counter(order).items() if count > 1)
@@ -198,10 +200,11 @@ def _damage(found: Sequence[RoundRecord | None]) -> list[str]:
 
 
 def _rows(found: Sequence[RoundRecord | None], sketches: int, complete: bool | None) -> dict[int, int]:
-    """Where the sketches of recorded rounds are, as far as that is certain: they were written with the lines.
+    """Indices of the recorded rounds' sketches, where they are certain.
 
-    Of a file whose lines are all there, each has its own at the same place. Else, if there is one sketch for every
-    round up to the newest, they are in order of rounds. Else only those before the first gap are certain.
+    Sketches are written with the lines, so if no line is missing, a sketch has its line's index. Else, if there is one
+    sketch for every round up to the newest, they are in order of rounds. Else only those before the first gap are
+    certain.
     """
     order = [(record.round, place) for place, record in enumerate(found) if record is not None]
     numbers = [number for number, _ in order]
@@ -215,7 +218,7 @@ def _rows(found: Sequence[RoundRecord | None], sketches: int, complete: bool | N
 
 
 def spans(numbers: Iterable[int]) -> str:
-    """Rising numbers in words, such as 1–3, 7."""
+    """Ascending numbers in words, such as 1–3, 7."""
     found: list[list[int]] = []
     for number in numbers:
         if found and found[-1][1] == number - 1:

@@ -1,4 +1,4 @@
-"""Records of a process that is resumed, made to agree with its checkpoint: cut, put in order, rebuilt."""
+"""Repair of a resumed process's records, to agree with its checkpoint."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import numpy as np
 from p2pfl.errors import CheckpointError, unwritable
 from p2pfl.model.sketches import SKETCH_BUCKETS, Vector, to_bytes
 from p2pfl.run.paths import ROUNDS_FILE, SKETCHES_FILE
-from p2pfl.run.records import MOST_RECORD_BYTES, Recorded, RoundRecord, encode_record, read_recorded, spans
-from p2pfl.run.sketch_file import HEADER, MOST_BYTES, file_size, readable_sketches
+from p2pfl.run.records import MAX_RECORD_BYTES, Recorded, RoundRecord, encode_record, read_recorded, spans
+from p2pfl.run.sketch_file import HEADER, MAX_BYTES, file_size, readable_sketches
 from p2pfl.util.files import read_if_any, replace_file, truncate_file
 
-_AHEAD = 1000  # rounds that may have been recorded after a checkpoint, by far: what says a later one is no record
+_AHEAD = 1000  # rounds after a checkpoint, far more than are ever recorded; beyond it a line is no record
 
 
 @dataclass(frozen=True)
 class Backup:
-    """What a checkpoint holds of its round: the record, and how to get its sketch again (None: it has none)."""
+    """Record in a checkpoint, and a function that computes its sketch, if it has one."""
 
     record: RoundRecord
     sketch: Callable[[], Vector] | None = None
@@ -30,7 +30,7 @@ class Backup:
 
 @dataclass(frozen=True)
 class Mended:
-    """The records as they are now, and a line for whoever watches about each file in which something was wrong."""
+    """Repaired records, and a line for the user about each file with a problem."""
 
     rounds: list[RoundRecord]
     lines: list[str]
@@ -44,14 +44,14 @@ def mend(
     expected: int | None = None,
     sketched: bool = True,
 ) -> Mended:
-    """Cut a peer's records and sketches after round `last`, and mend what is damaged before it.
+    """Cut a peer's records and sketches after round `last`, and repair the others.
 
-    Records that differ from those in checkpoints (`backups`, by round) are replaced by these. `expected` is how many
-    records there should be. Where a sketch is lost, its place is filled with NaN, so that each record keeps its own.
-    `sketched`: the process writes sketches at all.
+    Records that differ from those in checkpoints (`backups`, by round) are replaced by these. `expected`: the number of
+    records that there should be. A lost sketch is replaced by NaN, so that each record keeps its own. `sketched`:
+    whether the process writes sketches.
 
     Raises CheckpointError naming the folder if it cannot be written, and UnreadableError, before anything is changed,
-    naming the file that cannot be read: what is in it is not lost.
+    naming the file that cannot be read: its content is not lost.
     """
     found, backups = read_recorded(peer_dir, last + _AHEAD, strict=True), backups or {}
     if expected is not None:
@@ -79,7 +79,7 @@ def mend(
 
 
 def _said(peer_dir: Path, found: Recorded, rebuilt: list[int], expected: int | None, kept: int) -> list[str]:
-    """One line about the records' file, unless all is well; what is wrong with sketches is said by round."""
+    """One line about the records' file, or none; sketches are reported by round."""
     path = peer_dir / ROUNDS_FILE
     said = [line.removeprefix(f"{path}: ") for line in found.problems if line.startswith(f"{path}: ")]
     if rebuilt:
@@ -97,12 +97,12 @@ def _write(
     resketched: Mapping[int, Vector],
     sketched: bool,
 ) -> None:
-    """Replace either file where it is to be another; each is whole or as it was, whatever comes in between.
+    """Replace either file if its content changes, each atomically.
 
-    Records first: fewer lines than sketches never make a sketch another round's (see `read_recorded`).
+    Records come first: with fewer lines than sketches no sketch is taken for another round's (see `read_recorded`).
     """
     text = b"".join(encode_record(record) + b"\n" for record in rounds)
-    if read_if_any(peer_dir / ROUNDS_FILE, MOST_RECORD_BYTES) != text:
+    if read_if_any(peer_dir / ROUNDS_FILE, MAX_RECORD_BYTES) != text:
         replace_file(peer_dir / ROUNDS_FILE, text)
     if not sketched:
         return
@@ -119,15 +119,16 @@ def _write(
 
 
 def set_aside(peer_dir: Path) -> Path | None:
-    """Keep a copy of a peer's records and sketches beside them; returns where the records are, if there are any.
+    """Copy a peer's records and sketches to numbered files beside them.
 
-    Raises CheckpointError naming the folder where it cannot be written, or the file where it cannot be read.
+    Returns the path of the copied records, or None if there are none. Raises CheckpointError naming the folder that
+    cannot be written, or the file that cannot be read.
     """
     free = next(n for n in count(1) if not any(os.path.lexists(path) for path in _aside(peer_dir, n)))
     kept = None
     try:
         for name, path in zip((SKETCHES_FILE, ROUNDS_FILE), _aside(peer_dir, free), strict=True):
-            if data := read_if_any(peer_dir / name, MOST_BYTES):
+            if data := read_if_any(peer_dir / name, MAX_BYTES):
                 replace_file(path, data)
                 kept = path
     except OSError as error:

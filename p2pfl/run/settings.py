@@ -1,4 +1,4 @@
-"""Settings of a run resolved: defaults that depend on the machine, the topology or the mode, and checks across them."""
+"""Resolution of a run's settings: defaults of machine, topology and mode, checks."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from p2pfl.modes import COORDINATOR, mode_of
 from p2pfl.topology import Topology
 from p2pfl.util.text import some
 
-EVALUATIONS = 10  # a run, where --eval-every does not say
-EVAL_SAMPLES = 1000  # of an evaluation of many peers during the run
+EVALUATIONS = 10  # in a run, unless --eval-every is given
+EVAL_SAMPLES = 1000  # in an evaluation of many peers during the run
 
 
 def resolve(config: RunConfig, topology: Topology, processes: int) -> RunConfig:
-    """The settings with everything said that was left to a default of this machine or of another option.
+    """Fill in defaults that depend on this machine, the topology or other options.
 
-    `processes` share this machine's cores. Raises ConfigError for options that mean nothing in the run's mode.
+    `processes`: how many share this machine's cores. Raises ConfigError for options that mean nothing in the run's
+    mode, or do not fit together.
     """
     _refuse_foreign(config)
     settings.check_together(config)
@@ -66,9 +67,9 @@ def _refuse_foreign(config: RunConfig) -> None:
 
 
 def fault_script(config: RunConfig, topology: Topology, path: str | Path | None = None) -> FaultScript:
-    """The run's fault script, or an empty one. Raises ConfigError where it does not fit the run.
+    """Read and check the run's fault script, or return an empty one.
 
-    `path`: where it is, if not where the settings say.
+    `path`: of the script, if not the one in the settings. Raises ConfigError where it does not fit the run.
     """
     where = path or config.exchange.faults
     if config.exchange.faults is None or where is None:
@@ -80,7 +81,7 @@ def fault_script(config: RunConfig, topology: Topology, path: str | Path | None 
 
 
 def check_profile(config: RunConfig, topology: Topology) -> None:
-    """Raises ConfigError where --profile asks for a node or a round that the run has not."""
+    """Raise ConfigError if --profile names a node or a round that does not exist."""
     asked = config.record.profile
     if asked is None:
         return
@@ -92,5 +93,5 @@ def check_profile(config: RunConfig, topology: Topology) -> None:
 
 
 def _cores() -> int:
-    """CPU cores that this process may use."""
+    """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""The file of a peer's sketches, one a round.
+"""File of a peer's sketches, one for each round.
 
 `peers/<id>/sketches.f32`: a header of 16 bytes, then 4,096 little-endian float32 a round.
 """
@@ -18,18 +18,18 @@ from p2pfl.util.files import read_if_any
 
 HEADER = struct.pack("<8sII", b"p2pflskt", VERSION, SKETCH_BUCKETS)
 _ROW_BYTES = SKETCH_BUCKETS * 4
-MOST_BYTES = 2**34  # of the file: a million rounds
+MAX_BYTES = 2**34  # of the file: a million rounds
 
 
 def file_size(rows: int) -> int:
-    """Bytes of a file with so many sketches."""
+    """Size in bytes of a file with so many sketches."""
     return len(HEADER) + rows * _ROW_BYTES
 
 
 def readable_sketches(peer_dir: Path, *, strict: bool = False) -> tuple[npt.NDArray[np.float32], str]:
-    """The same as `read_sketches`, or none of them and a line that says why.
+    """Read the sketches as `read_sketches` does; on an error none, and its message.
 
-    `strict`: raises UnreadableError of a file that cannot be read now, which is no damage.
+    `strict`: raise UnreadableError for a file that cannot be read now, which is no damage.
     """
     try:
         return read_sketches(peer_dir), ""
@@ -40,13 +40,13 @@ def readable_sketches(peer_dir: Path, *, strict: bool = False) -> tuple[npt.NDAr
 
 
 def read_sketches(peer_dir: Path) -> npt.NDArray[np.float32]:
-    """The sketches of a peer's finished rounds: (rounds, 4096) float32, in the order of `read_rounds`.
+    """Read the sketches of a peer's finished rounds: (rounds, 4096) float32.
 
-    One that a crash has cut off is left out. Raises ConfigError naming the file if it is of another version, and
-    UnreadableError if it cannot be read.
+    They are in the order of `read_rounds`; one that a crash has cut off is left out. Raises
+    ConfigError naming the file if it is of another version, and UnreadableError if it cannot be read.
     """
     path = peer_dir / SKETCHES_FILE
-    data = read_if_any(path, MOST_BYTES)
+    data = read_if_any(path, MAX_BYTES)
     if data[: len(HEADER)] != HEADER[: len(data)]:
         raise ConfigError(
             f"{path}: not a file of sketches, or of another version of p2pfl than this one, which reads version "

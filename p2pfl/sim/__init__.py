@@ -1,1 +1,1 @@
-"""Simulator: a whole swarm in one process, on virtual time and a virtual network, deterministic."""
+"""Simulator: a swarm in one process, on virtual time, deterministic."""

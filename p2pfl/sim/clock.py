@@ -1,10 +1,10 @@
-"""Virtual time."""
+"""Virtual clock of a simulation."""
 
 from __future__ import annotations
 
 
 class VirtualClock:
-    """A clock that moves only when the simulator says so. Seconds, from 0."""
+    """Clock that only the simulator moves. Seconds, from 0."""
 
     def __init__(self) -> None:
         self._now = 0.0
@@ -13,5 +13,5 @@ class VirtualClock:
         return self._now
 
     def advance(self, to: float) -> None:
-        """Move to a later moment; an earlier one changes nothing."""
+        """Move to a later time; an earlier one changes nothing."""
         self._now = max(self._now, to)

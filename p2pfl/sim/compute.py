@@ -1,4 +1,4 @@
-"""Virtual compute: work is done in place, and takes as much virtual time as the simulation says."""
+"""Virtual compute: real work that takes virtual time."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from p2pfl.training import EvalStats, TrainStats
 
 
 class VirtualCompute:
-    """The compute port of one simulated process. Work runs when it is submitted; its result comes later."""
+    """Compute port of a simulated process.
+
+    Work runs when it is submitted; its result is available later.
+    """
 
     def __init__(self, clock: VirtualClock, train_seconds: float = 0.0) -> None:
-        """`train_seconds`: virtual time that a round's training takes; everything else takes none."""
+        """`train_seconds`: virtual time of a round's training; other work takes none."""
         self._clock = clock
         self._train_seconds = train_seconds
         self._waiting: list[tuple[float, Future[Any]]] = []
 
     @property
     def next_result(self) -> float:
-        """When the next result is there; infinity where nothing was submitted."""
+        """Time of the next result; infinity if nothing was submitted."""
         return min((when for when, _ in self._waiting), default=math.inf)
 
     def submit(self, work: Callable[[], Any]) -> None:

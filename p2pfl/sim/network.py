@@ -1,7 +1,7 @@
-"""Virtual network: links with latency and bandwidth, that can be cut, and the transports at their ends.
+"""Virtual network: links with latency and bandwidth that can be cut.
 
-Messages are encoded, copied and decoded as on real sockets. A link keeps its order and loses nothing while it stands;
-what is under way when it is cut is lost, as with a broken connection.
+Messages are encoded, copied and decoded as on real sockets. A link keeps the order of messages and loses none until it
+is cut; those under way are then lost, as with a broken connection.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from p2pfl.sim.clock import VirtualClock
 
 @dataclass(frozen=True)
 class LinkSpeed:
-    """Speed of every link, in each direction: seconds that a message is under way, and bytes a second."""
+    """Latency (seconds) and bandwidth (bytes a second) of a link, in each direction."""
 
     latency: float = 0.0
     bandwidth: float = math.inf
@@ -27,55 +27,58 @@ class LinkSpeed:
 
 @dataclass(frozen=True)
 class _Message:
-    """The two frames of a message under way."""
+    """Frames of a message under way."""
 
     header: bytes
     body: bytes
 
 
 class VirtualNetwork:
-    """All links of a swarm. Deterministic: a peer takes what has arrived in the order of its senders' numbers."""
+    """All links of a swarm.
+
+    Deterministic: a peer receives arrived messages in the order of its senders' numbers.
+    """
 
     def __init__(self, clock: VirtualClock, speed: LinkSpeed | None = None, grace: float = 10.0) -> None:
-        """`grace`: seconds after which both ends of a link that is cut are told that it is lost."""
+        """`grace`: seconds after which both ends of a cut link learn that it is lost."""
         self._clock = clock
         self._speed = speed or LinkSpeed()
         self._grace = grace
-        # By receiver and sender: what is under way, with the time of its arrival.
+        # By receiver and sender: messages under way, with the times of their arrival.
         self._under_way: dict[int, dict[int, deque[tuple[float, _Message]]]] = defaultdict(lambda: defaultdict(deque))
-        self._news: dict[int, list[tuple[float, Lost | Reconnected]]] = defaultdict(list)
-        self._free: dict[tuple[int, int], float] = {}  # when a link has sent what it was given
+        self._link_events: dict[int, list[tuple[float, Lost | Reconnected]]] = defaultdict(list)
+        self._free: dict[tuple[int, int], float] = {}  # time at which a link has sent all so far
         self._cut: set[frozenset[int]] = set()
 
     def transport(self, peer: int) -> VirtualTransport:
-        """The end of one peer."""
+        """Transport of one peer."""
         return VirtualTransport(self, peer)
 
     def next_arrival(self, peer: int) -> float:
-        """When the next message or event arrives at a peer; infinity where none is under way."""
+        """Time of a peer's next message or event; infinity if there is none."""
         heads = [waiting[0][0] for waiting in self._under_way[peer].values() if waiting]
-        return min([*heads, *(when for when, _ in self._news[peer])], default=math.inf)
+        return min([*heads, *(when for when, _ in self._link_events[peer])], default=math.inf)
 
     def cut(self, a: int, b: int) -> None:
-        """Break the link of two peers; what is under way on it is lost."""
+        """Break the link of two peers; messages under way on it are lost."""
         if frozenset({a, b}) in self._cut:
             return
         self._cut.add(frozenset({a, b}))
         for peer, other in ((a, b), (b, a)):
             self.discard(other, peer)
-            self._news[peer].append((self._clock.now() + self._grace, Lost(other)))
+            self._link_events[peer].append((self._clock.now() + self._grace, Lost(other)))
 
     def heal(self, a: int, b: int) -> None:
-        """Restore a link that was cut; both ends are told at once."""
+        """Restore a link that was cut; both ends learn it at once."""
         if frozenset({a, b}) not in self._cut:
             return
         self._cut.remove(frozenset({a, b}))
         for peer, other in ((a, b), (b, a)):
-            self._news[peer] = [(when, what) for when, what in self._news[peer] if what != Lost(other)]
-            self._news[peer].append((self._clock.now(), Reconnected(other)))
+            self._link_events[peer] = [(when, what) for when, what in self._link_events[peer] if what != Lost(other)]
+            self._link_events[peer].append((self._clock.now(), Reconnected(other)))
 
     def send(self, sender: int, receiver: int, message: wire.Message) -> int:
-        """Send a message; returns its bytes, 0 where the link is cut."""
+        """Send a message and return its bytes, 0 if the link is cut."""
         if frozenset({sender, receiver}) in self._cut:
             return 0
         header, body = wire.encode(message)
@@ -86,14 +89,14 @@ class VirtualNetwork:
         return size
 
     def discard(self, sender: int, receiver: int) -> None:
-        """Throw away what is under way from one peer to another."""
+        """Throw away messages under way from one peer to another."""
         self._under_way[receiver][sender].clear()
 
     def receive(self, peer: int) -> list[TransportEvent]:
-        """What has arrived at a peer by now."""
+        """Take the messages and events that have arrived at a peer."""
         now = self._clock.now()
-        due: list[TransportEvent] = [what for when, what in self._news[peer] if when <= now]
-        self._news[peer] = [(when, what) for when, what in self._news[peer] if when > now]
+        due: list[TransportEvent] = [what for when, what in self._link_events[peer] if when <= now]
+        self._link_events[peer] = [(when, what) for when, what in self._link_events[peer] if when > now]
         for _, waiting in sorted(self._under_way[peer].items()):
             while waiting and waiting[0][0] <= now:
                 due.append(_decoded(waiting.popleft()[1]))
@@ -101,7 +104,7 @@ class VirtualNetwork:
 
 
 class VirtualTransport:
-    """One peer's end of a virtual network: a Transport that never waits."""
+    """Transport of one peer on a virtual network, which never waits."""
 
     def __init__(self, network: VirtualNetwork, peer: int) -> None:
         self.endpoint = f"sim://{peer}"
@@ -109,7 +112,7 @@ class VirtualTransport:
         self._peer = peer
 
     def connect(self, endpoints: Mapping[int, str], vector_bytes: int) -> None:
-        """Nothing: all links stand from the beginning."""
+        """Do nothing: all links exist from the beginning."""
 
     def send(self, neighbor: int, message: wire.Message) -> int:
         return self._network.send(self._peer, neighbor, message)
@@ -124,10 +127,10 @@ class VirtualTransport:
         return self._network.receive(self._peer)
 
     def wake(self) -> None:
-        """Nothing: `poll` never waits."""
+        """Do nothing: `poll` never waits."""
 
     def close(self) -> None:
-        """Nothing: what was sent is under way."""
+        """Do nothing: sent messages are under way."""
 
 
 def _decoded(message: _Message) -> TransportEvent:

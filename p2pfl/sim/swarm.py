@@ -1,4 +1,4 @@
-"""Simulated swarm: every process of a run in this one, driven by the same loop as real processes."""
+"""Simulated swarm: all processes of a run in one, driven by the same loop."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from p2pfl.node import messages
 from p2pfl.node.builder import assemble
 from p2pfl.node.loop import Driver
 from p2pfl.node.ports import Ports
-from p2pfl.run.agreement import run_fingerprint
 from p2pfl.run.directory import create_run_dir
+from p2pfl.run.fingerprint import run_fingerprint
 from p2pfl.run.paths import peer_dir
 from p2pfl.run.settings import fault_script, resolve
 from p2pfl.sim.clock import VirtualClock
@@ -27,7 +27,7 @@ from p2pfl.topology import Topology
 
 @dataclass
 class SimReporter:
-    """Reports of one simulated process, kept in memory."""
+    """Reporter of one simulated process, which keeps reports in memory."""
 
     sent: list[messages.FromWorker] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
@@ -46,7 +46,7 @@ class SimReporter:
 
 @dataclass
 class SimNode:
-    """One simulated process."""
+    """One simulated process of a run."""
 
     index: int
     driver: Driver
@@ -55,7 +55,9 @@ class SimNode:
 
 
 class Simulation:
-    """A swarm on virtual time. `run` takes it to its end; `step` lets the next process take one turn.
+    """Swarm on virtual time.
+
+    `run` runs it to its end; `step` lets one process take a turn.
 
     Training is real, on this process's CPU, so that a synchronous run ends with the same bits as on real processes
     with the same settings and thread count. Only time and network are virtual: a round's training takes
@@ -74,7 +76,7 @@ class Simulation:
         train_seconds: float = 1.0,
         resume: Path | None = None,
     ) -> None:
-        """`resume`: the run directory of a simulated run to continue, with these settings."""
+        """`resume`: run directory of a simulated run to continue, with these settings."""
         self.clock = VirtualClock()
         self.network = VirtualNetwork(self.clock, speed, config.exchange.grace_timeout)
         config = resolve(config, topology, processes=1)
@@ -88,18 +90,21 @@ class Simulation:
             node.driver.start()
 
     def run(self) -> None:
-        """Take all processes to their end. Raises what one of them fails with."""
+        """Run all processes to their end. Raises the first error of one of them."""
         while self.step():
             pass
 
     def step(self) -> bool:
-        """One turn of the process that is due next, the lowest index first; False when all have ended."""
+        """Let the process that is due next take a turn; False when all have ended.
+
+        Of several the one with the lowest index is first.
+        """
         due = [(self._due(node), node.index) for node in self.nodes if not node.driver.has_ended]
         if not due:
             return False
         when, index = min(due)
         if math.isinf(when):
-            raise TransportError("the simulated swarm waits for nothing")
+            raise TransportError("no process of the simulated swarm has anything to wait for")
         self.clock.advance(when)
         node = self.nodes[index]
         node.driver.turn()

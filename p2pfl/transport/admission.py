@@ -58,8 +58,8 @@ class Admission:
     ) -> None:
         """Prepare a socket that is not bound yet.
 
-        `router`: the only socket of its context that will be bound. `grace`: seconds after which a broken connection
-        counts as lost.
+        `router`: the only socket of its context that will be bound.
+        `grace`: seconds after which a broken connection counts as lost.
         """
         self._barred_seconds = min(BARRED_SECONDS, BARRED_PART * grace)
         self.neighbors = 0 if credentials is None else credentials.size

@@ -77,7 +77,7 @@ def _make_private(folder: Path) -> bool:
     if not folder.is_dir():
         raise ConfigError(f"-o {folder}: is a file; choose a folder")
     if mode & 0o077:
-        raise ConfigError(f"-o {folder}: others can get in (mode {mode:04o}); chmod 700 it, or choose another folder")
+        raise ConfigError(f"-o {folder}: others can enter it (mode {mode:04o}); chmod 700 it, or choose another folder")
     return False
 
 
@@ -131,7 +131,7 @@ def check_keys(topology: Topology, folder: str | None, insecure: bool, peers: It
                 "make keys (p2pfl keys)"
             )
         if not _is_key(public[peer]):
-            raise ConfigError(f"{topology.source}: public_key of node {name!r} is no key; make keys (p2pfl keys)")
+            raise ConfigError(f"{topology.source}: public_key of node {name!r} is not a key; make keys (p2pfl keys)")
     if len(set(public.values())) < topology.n:
         raise ConfigError(f"{topology.source}: two nodes have the same public_key; make new keys (p2pfl keys --renew)")
     for peer in peers:
@@ -143,7 +143,7 @@ def own_secret(topology: Topology, folder: str, peer: int) -> str:
     path = key_file(Path(folder), topology, peer)
     text = _read_secret("--keys", path, "give the folder that p2pfl keys wrote (-o)")
     if not _is_key(text):
-        raise ConfigError(f"--keys {path}: no secret key (40 characters that p2pfl keys writes)")
+        raise ConfigError(f"--keys {path}: not a secret key (40 characters that p2pfl keys writes)")
     if zmq.curve_public(text.encode()).decode() != public_keys(topology).get(peer):
         raise ConfigError(
             f"--keys {path}: does not belong to the public_key of node {topology.names[peer]!r} in {topology.source}"
@@ -157,9 +157,9 @@ def own_token(path: str) -> str:
     least, most = _TOKEN_CHARACTERS
     problem = ""
     if len(text) < least:
-        problem = f"{len(text)} characters, and a token has at least {least}" if text else "holds no token"
+        problem = f"{len(text)} characters; a token has at least {least}" if text else "holds no token"
     elif len(text) > most or not text.isprintable() or " " in text:
-        problem = f"no token (one line of {least} to {most} characters, without spaces)"
+        problem = f"not a token (one line of {least} to {most} characters, without spaces)"
     elif len(set(text)) < _TOKEN_VARIETY:
         problem = "easily guessed; a token is random"
     if problem:
@@ -236,7 +236,7 @@ def _read_secret(option: str, path: Path, remedy: str) -> str:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             if not stat.S_ISREG(mode):
-                raise ConfigError(f"{option} {path}: is no file; {remedy}")
+                raise ConfigError(f"{option} {path}: is not a file; {remedy}")
             if stat.S_IMODE(mode) & 0o077:
                 raise ConfigError(
                     f"{option} {path}: others can read it (mode {stat.S_IMODE(mode):04o}); chmod 600 {path}"

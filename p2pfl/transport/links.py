@@ -1,6 +1,6 @@
 """Outgoing links: one DEALER per neighbor, renewed when its connection breaks.
 
-A link only sends, and its other end may send only heartbeats. A hostile one could send more, so such a link is renewed
+A link only sends, and its other end may send only heartbeats. A malicious one could send more: such a link is renewed
 before this fills memory.
 """
 
@@ -132,7 +132,7 @@ class Links:
             self.renew(neighbor)
             self._lost.add(neighbor)  # known to the caller; only its return is news
 
-    def watch(self, monitor: Any, events: list[TransportEvent]) -> bool:
+    def read_monitor(self, monitor: Any, events: list[TransportEvent]) -> bool:
         """Read a monitor's events; False if it is none of these links' monitors."""
         link = self._monitors.get(monitor)
         if link is None:
@@ -162,7 +162,7 @@ class Links:
                 self._new.discard(neighbor)
         return True
 
-    def look(self) -> list[TransportEvent]:
+    def check_answers(self) -> list[TransportEvent]:
         """Renew links whose other ends send more than they may.
 
         It looks often enough that nothing of theirs fills memory.
@@ -203,7 +203,7 @@ class Links:
         after the other end has sent something and reset the connection.
         """
         for link in list(self._links.values()):
-            self.watch(link.monitor, [])
+            self.read_monitor(link.monitor, [])
         ended = {neighbor for neighbor in self._down_since if neighbor not in self._new}
         self._wait_until_sent([link for link in self._links.values() if link.neighbor not in ended | self._lost])
         for link in list(self._links.values()):
@@ -245,7 +245,7 @@ class Links:
         try:
             link.connect(endpoint)
         except zmq.ZMQError as error:
-            raise TransportError(f"peer {neighbor}: {endpoint} is no endpoint ({error})") from None
+            raise TransportError(f"peer {neighbor}: {endpoint} is not an endpoint ({error})") from None
         with contextlib.suppress(zmq.Again):  # refused at once, which the monitor tells: the link is made again
             link.send(MARKER, NOW)
 

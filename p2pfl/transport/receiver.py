@@ -25,7 +25,7 @@ BATCH_FRAMES = 1_000  # and frames
 
 @dataclass
 class _Origin:
-    """Origin of the messages with one User-Id; the connection is None once it has ended."""
+    """Origin of the messages with one User-Id; `connection` is None once it ended."""
 
     neighbor: int | None
     connection: Connection | None
@@ -76,7 +76,7 @@ class Receiver:
             frames -= self._take(message, frames)
             if not message.is_whole:
                 if message.count > MESSAGE_FRAMES and message.origin.connection is not None:
-                    self._watchdog.endless(message.origin.connection)
+                    self._watchdog.close_endless(message.origin.connection)
                 return False
             self._arriving = None
             event = self._decode(message)
@@ -115,7 +115,7 @@ class Receiver:
                 event = Refused(error.code, error.detail)
         if origin.connection is not None:
             origin.connection.proven = origin.connection.proven or isinstance(event, Received)
-            self._watchdog.took(origin.connection, message.count, message.size)
+            self._watchdog.count_message(origin.connection, message.count, message.size)
         return event
 
     def _new_origin(self, user: str, identity: zmq.Frame) -> _Origin:

@@ -34,21 +34,21 @@ class Watchdog:
         self._admission = admission
         self._measured = 0.0
         self._is_due = False
-        self.expect(0)
+        self.set_limits(0)
 
-    def expect(self, vector_bytes: int) -> None:
+    def set_limits(self, vector_bytes: int) -> None:
         """Set the limits for vectors of at most so many bytes."""
         messages = _VECTORS * wire.chunk_count(vector_bytes) + _CONTROL_MESSAGES
         self._waiting_frames = _FRAMES + 2 * messages
         self._waiting_bytes = _VECTORS * vector_bytes + messages * (wire.HEADER_BYTES + 256) + PART_BYTES
 
-    def took(self, connection: Connection, frames: int, size: int) -> None:
+    def count_message(self, connection: Connection, frames: int, size: int) -> None:
         """Account for a whole message: its frames, and its bytes on the wire."""
         connection.taken += size
         connection.finished = True
         connection.frames += frames
 
-    def endless(self, connection: Connection) -> None:
+    def close_endless(self, connection: Connection) -> None:
         """Close a connection whose message has more frames than any regular one."""
         self._admission.close_connection(connection, Refused(Refusal.FLOOD, "a message of too many frames"))
 
@@ -66,7 +66,7 @@ class Watchdog:
             if connection.mark is None:
                 connection.mark, connection.frames = bytes_received(connection.end), 0
 
-    def judge(self, drained: bool) -> None:
+    def enforce(self, drained: bool) -> None:
         """Close connections beyond their limits.
 
         `drained`: since the measurement all whole messages have been taken.

@@ -110,7 +110,7 @@ class ZmqTransport:
 
     def connect(self, endpoints: Mapping[int, str], vector_bytes: int) -> None:
         self._admission.neighbors = max(self._admission.neighbors, len(endpoints))
-        self._watchdog.expect(vector_bytes)
+        self._watchdog.set_limits(vector_bytes)
         self._links.connect(endpoints, vector_bytes)
 
     def send(self, neighbor: int, message: wire.Message) -> int:
@@ -151,12 +151,12 @@ class ZmqTransport:
                 return events
         for ready, _ in self._wait(max(seconds, 0.0), events):
             if ready is self._router:
-                self._watchdog.judge(self._receiver.receive(events))
+                self._watchdog.enforce(self._receiver.receive(events))
             elif ready == self._wake_reader.fileno():
                 with contextlib.suppress(BlockingIOError):
                     self._wake_reader.recv(4096)
             else:
-                self._links.watch(ready, events)
+                self._links.read_monitor(ready, events)
         return [*events, *self._admission.refusals(), *self._links.losses()]
 
     def _bind_again(self) -> None:
@@ -181,10 +181,10 @@ class ZmqTransport:
             left = max(deadline - self._looked, 0.0)
             self._watchdog.measure()
             ready = self._poller.poll(math.ceil(min(left, WATCH_SECONDS) * 1000))
-            events += self._links.look()
+            events += self._links.check_answers()
             if ready:
                 return ready
-            self._watchdog.judge(drained=True)
+            self._watchdog.enforce(drained=True)
             events += self._admission.refusals()
             if events or left <= WATCH_SECONDS:
                 return []

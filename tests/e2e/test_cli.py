@@ -65,7 +65,7 @@ def failing(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["gossip", RING, "--order", "sideways"], "--order sideways: choose one of 'atc', 'overlapped'"),
         (["gossip", RING, "--device", "tpu"], "--device tpu"),
         (["gossip", RING, "--config", "nowhere.toml"], "nowhere.toml: cannot be read"),
-        (["gossip", "--resume", "nowhere"], "nowhere: no run directory"),
+        (["gossip", "--resume", "nowhere"], "nowhere: not a run directory"),
         (["gossip", RING, "--mixing", "weights", "--dry-run", "--dataset", "digits"], "weight"),
         (["gossip", RING, "--dataset", "imagefolder:/nowhere", "--dry-run"], "/nowhere"),
         (["gossip", RING, "--dataset", "mnist", "--dry-run"], "mnist"),
@@ -110,7 +110,7 @@ def failing(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["topology", "fix", RING, "-o", "none/x.gml"], "make the folder none"),
         (["topology", "fix", RING, "-o", "x.gml", "--labels", "both"], "--labels both: choose one of"),
         (["report"], "report: name a run directory"),
-        (["report", "nowhere"], "nowhere: no run directory"),
+        (["report", "nowhere"], "nowhere: not a run directory"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(

@@ -20,7 +20,7 @@ from p2pfl.cli import main
 from p2pfl.errors import ConfigError
 from p2pfl.experiment import compare
 from p2pfl.report import read_summary
-from p2pfl.run.directory import in_use
+from p2pfl.run.directory import locked
 from p2pfl.topology import save_topology
 
 pytestmark = pytest.mark.usefixtures("blank_plots")
@@ -284,10 +284,10 @@ def test_two_processes_never_share_a_folder(capsys: pytest.CaptureFixture[str], 
     folder = tmp_path / "all"
     words = [ring, "--rounds", "1", *TINY, "--model", "vgg11", "--run-dir", str(folder)]
     folder.mkdir()
-    with in_use(folder):
+    with locked(folder):
         assert main(["compare", *words]) == 2
     assert f"{folder}: in use by another process" in capsys.readouterr().err
-    with in_use(folder):
+    with locked(folder):
         pass  # free again as soon as it was given back
 
 

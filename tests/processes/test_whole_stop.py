@@ -168,7 +168,7 @@ def test_weights_that_a_peer_lost_come_from_its_neighbors_and_that_is_said(start
     assert taken.round > 2
     assert [record.round for record in again.records("1")][: taken.round - 1] == before[: taken.round - 1]
     said = [line for line in again.lines if line.startswith("warning: peer 1: ")]
-    assert sum("not a whole checkpoint" in line for line in said) == len(damaged), said
+    assert sum("not an intact checkpoint" in line for line in said) == len(damaged), said
     assert any(
         "no checkpoint that can be used; takes its neighbors' weights if they are ahead" in line for line in said
     )

@@ -17,8 +17,8 @@ from p2pfl.node import messages
 from p2pfl.node.control import Control
 from p2pfl.node.worker import run
 from p2pfl.run import checkpoint
-from p2pfl.run.agreement import run_fingerprint
 from p2pfl.run.directory import create_run_dir
+from p2pfl.run.fingerprint import run_fingerprint
 from p2pfl.topology import Topology
 from p2pfl.training import initial_model
 from p2pfl.transport import MemoryHub, MemoryTransport, Transport

@@ -33,7 +33,7 @@ from p2pfl.launch import Outcome
 from p2pfl.node import messages
 from p2pfl.report import style
 from p2pfl.run import checkpoint
-from p2pfl.run.directory import create_run_dir, in_use
+from p2pfl.run.directory import create_run_dir, locked
 from p2pfl.util.files import read_if_any
 
 RING = str(ROOT / "topologies" / "ring-4.graphml")
@@ -56,7 +56,7 @@ def _loop(at: Path) -> Path:
 
 REAL: dict[str, tuple[Callable[[Path], Path], str]] = {
     "folder in the place": (_folder_there, "it is a folder: move it away"),
-    "file as a folder": (_file_above, "file is a file and no folder: move it away"),
+    "file as a folder": (_file_above, "file is a file, not a folder: move it away"),
     "no folder": (lambda at: at / "none" / "file", "make the folder "),
     "long name": (lambda at: at / ("x" * 300), "choose a shorter name"),
     "links in a circle": (_loop, "correct the symbolic links"),
@@ -158,9 +158,9 @@ def test_only_a_run_directory_is_to_be_resumed(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="exists already; choose another") as error:
             create_run_dir(make_topology("ring", 3), RunConfig.of(run_dir=str(there)))
         assert ("--resume" in str(error.value)) == (there == run)
-    with pytest.raises(ConfigError, match=r"file is a file and no folder: move it away"):
+    with pytest.raises(ConfigError, match=r"file is a file, not a folder: move it away"):
         create_run_dir(make_topology("ring", 3), RunConfig.of(run_dir=str(tmp_path / "file" / "run")))
-    with pytest.raises(ConfigError, match="nowhere: cannot be read"), in_use(tmp_path / "nowhere"):
+    with pytest.raises(ConfigError, match="nowhere: cannot be read"), locked(tmp_path / "nowhere"):
         pass
 
 

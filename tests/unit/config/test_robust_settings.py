@@ -66,9 +66,9 @@ def test_a_negative_number_is_refused() -> None:
 @pytest.mark.parametrize(
     ("kind", "n", "byzantine", "message"),
     [
-        ("ring", 6, 2, "--byzantine 2: peer 0 has 2 neighbors, and its own vector and theirs bear at most 1; "),
-        ("star", 5, 1, "--byzantine 1: peer 1 has 1 neighbors, and its own vector and theirs bear at most 0; "),
-        ("complete", 8, 4, "--byzantine 4: peer 0 has 7 neighbors, and its own vector and theirs bear at most 3; "),
+        ("ring", 6, 2, "--byzantine 2: peer 0 has 2 neighbors and tolerates at most 1 malicious ones; "),
+        ("star", 5, 1, "--byzantine 1: peer 1 has 1 neighbors and tolerates at most 0 malicious ones; "),
+        ("complete", 8, 4, "--byzantine 4: peer 0 has 7 neighbors and tolerates at most 3 malicious ones; "),
     ],
 )
 def test_too_many_for_some_peer_is_refused_with_its_name(kind: str, n: int, byzantine: int, message: str) -> None:

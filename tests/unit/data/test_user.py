@@ -16,7 +16,7 @@ from torch import nn
 from p2pfl.config import RunConfig, replace_options
 from p2pfl.data import Dataset, describe, load, prepare
 from p2pfl.errors import DataError
-from p2pfl.preflight.estimate import Checked
+from p2pfl.preflight.estimate import CheckedRun
 from p2pfl.preflight.trial import TriedModel
 
 IMAGES = np.arange(6 * 32 * 32 * 3, dtype=np.uint32).reshape(6, 32, 32, 3).astype(np.uint8)
@@ -122,7 +122,7 @@ def test_augment_is_true_or_false_and_nothing_else(value: Any, monkeypatch: pyte
 def test_mirroring_that_the_function_asks_for_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for augment, noted in ((True, True), (np.True_, True), (False, False)):
         config = RunConfig.of(dataset=given(monkeypatch, augment=augment), data_dir=str(tmp_path), batch_size=2)
-        checked = Checked(describe(config.data.dataset, tmp_path), TriedModel(nn.Identity(), ()), None)
+        checked = CheckedRun(describe(config.data.dataset, tmp_path), TriedModel(nn.Identity(), ()), None)
         path = prepare(config.data.dataset, tmp_path, lambda *_: None)
         assert any("mirrored" in note for note in checked.notes(config, path)) is noted
         assert load(path).augment is noted

@@ -16,8 +16,8 @@ from p2pfl.config import Mode, replace_options
 from p2pfl.errors import ConfigError
 from p2pfl.experiment.resume import has_other_rounds, prolong
 from p2pfl.modes import assign_roles
-from p2pfl.run.agreement import lasting_fingerprint
 from p2pfl.run.directory import create_run_dir, open_run_dir
+from p2pfl.run.fingerprint import resume_fingerprint
 from p2pfl.run.records import append_round, read_rounds
 from p2pfl.topology import Topology
 
@@ -120,7 +120,7 @@ def test_killed_before_its_settings_are_saved_it_is_still_the_old_run(
 def test_rounds_are_no_part_of_what_lasts_unless_the_schedule_hangs_on_them() -> None:
     def lasting(rounds: int, schedule: str) -> str:
         config = RunConfig.of(rounds=rounds, schedule=schedule)
-        return lasting_fingerprint(assign_roles(config, RING), config)
+        return resume_fingerprint(assign_roles(config, RING), config)
 
     assert lasting(3, "constant") == lasting(5, "constant")
     assert lasting(3, "onecycle") != lasting(5, "onecycle")

@@ -56,7 +56,7 @@ def files_for_folder(path: Path) -> None:
 # What happens to peer 1 -> the round that it goes on from (None: it has lost its weights), and what is said in turn.
 KINDS: dict[str, tuple[Callable[[Made, Made], object], int | None, list[str]]] = {
     "nothing": (lambda run, other: None, 5, []),
-    "newest cut": (lambda run, other: cut(run.path(1, 5)), 4, ["not a whole checkpoint"]),
+    "newest cut": (lambda run, other: cut(run.path(1, 5)), 4, ["not an intact checkpoint"]),
     "of another version": (lambda run, other: other_version(run.path(1, 5)), 4, ["written by another version"]),
     "of another peer": (
         lambda run, other: shutil.copy(run.path(2, 5), run.path(1, 5)),
@@ -66,7 +66,7 @@ KINDS: dict[str, tuple[Callable[[Made, Made], object], int | None, list[str]]] =
     "of a later round of another peer": (
         lambda run, other: shutil.copy(run.path(2, 5), run.path(1, 7)),
         5,
-        ["holds round 5, not the one that its name says"],
+        ["holds round 5, not the one in its name"],
     ),
     "of the same peer in an equal run": (
         lambda run, other: shutil.copy(other.path(1, 5), run.path(1, 5)),
@@ -85,7 +85,7 @@ KINDS: dict[str, tuple[Callable[[Made, Made], object], int | None, list[str]]] =
     "of the round before": (
         lambda run, other: shutil.copy(run.path(1, 4), run.path(1, 5)),
         4,
-        ["holds round 4, not the one that its name says"],
+        ["holds round 4, not the one in its name"],
     ),
     "a name with more digits": (
         lambda run, other: misnamed(run.path(1, 5), "round-0000005.safetensors"),

@@ -20,7 +20,7 @@ from p2pfl.errors import ConfigError
 from p2pfl.experiment.compare import Wanted, check_plan, plan_runs
 from p2pfl.model.vector import Layout
 from p2pfl.modes import assign_roles, topology_of
-from p2pfl.preflight.estimate import Estimate, check, check_run, disk_need, estimate
+from p2pfl.preflight.estimate import Estimate, check_run, check_settings, disk_space_needed, estimate
 from p2pfl.preflight.gpus import BARE_CONTEXT_BYTES, CONTEXT_BYTES, WORKSPACE_BYTES, Activations, GpuUse, gpu_need
 from p2pfl.run.directory import create_run_dir
 from p2pfl.topology import consensus_rounds, make_topology
@@ -84,11 +84,11 @@ NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
         ),
         (
             {"model": "tests.unit.preflight.test_estimate:too_many"},
-            "--model tests.unit.preflight.test_estimate:too_many: gives (32, 11) for 32 images in training",
+            "--model tests.unit.preflight.test_estimate:too_many: returns (32, 11) for 32 images in training",
         ),
         (
             {"model": "tests.unit.preflight.test_estimate:one_image"},
-            "--model tests.unit.preflight.test_estimate:one_image: gives (10,) for 32 images",
+            "--model tests.unit.preflight.test_estimate:one_image: returns (10,) for 32 images",
         ),
     ],
 )
@@ -172,7 +172,7 @@ def test_a_peer_alone_needs_its_own_device_and_disk(monkeypatch: pytest.MonkeyPa
     topology.graph.nodes[1]["device"] = "cpu"
     parts = assign_roles(config, topology)
     layout = Layout.of(initial_model(config, 10))
-    own, all_peers = (disk_need(parts, config, layout, index) for index in (1, None))
+    own, all_peers = (disk_space_needed(parts, config, layout, index) for index in (1, None))
     free = (own + all_peers) // 2
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
     describe_run(topology, config, index=1)
@@ -231,8 +231,8 @@ def test_a_batch_may_be_the_whole_shard() -> None:
 def test_check_refuses_more_peers_than_samples_and_returns_the_model() -> None:
     info = describe("digits", None)
     with pytest.raises(ConfigError, match=f"^--dataset digits: {info.train_samples} samples for 5000 peers$"):
-        check(digits(batch_size=1), 5000, info)
-    model, expected = check(digits(), 4, info).model.state_dict(), initial_model(digits(), 10).state_dict()
+        check_settings(digits(batch_size=1), 5000, info)
+    model, expected = check_settings(digits(), 4, info).model.state_dict(), initial_model(digits(), 10).state_dict()
     assert model.keys() == expected.keys()
     assert all(torch.equal(model[name], expected[name]) for name in expected)
 

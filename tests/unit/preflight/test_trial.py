@@ -20,8 +20,8 @@ from p2pfl.model.vector import Layout, aligned_vector
 from p2pfl.preflight.estimate import check_disk
 from p2pfl.preflight.trial import check_model
 from p2pfl.report import check_drawing
-from p2pfl.run.checkpoint import save_tensors
 from p2pfl.run.directory import check_results
+from p2pfl.run.tensor_file import save_tensors
 from p2pfl.topology import save_topology
 from p2pfl.training import initial_model
 from p2pfl.training.step import host_draws
@@ -225,5 +225,5 @@ def test_dry_run_and_run_refuse_by_the_same_line_and_leave_nothing(tmp_path: Pat
         lines.add(done.stderr.partition(": ")[2])
     assert len(lines) == 1, lines
     line = lines.pop()
-    assert "gives a tuple of 1 in evaluation mode" in line
+    assert "returns a tuple of 1 in evaluation mode" in line
     assert line.count("\n") == 1

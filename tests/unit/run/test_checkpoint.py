@@ -210,7 +210,7 @@ def test_other_files_are_refused(tmp_path: Path, data: bytes) -> None:
 def test_safetensors_of_others_are_refused(tmp_path: Path) -> None:
     for about in (None, {"p2pfl": "[]"}, {"p2pfl": '"digest"'}, {"p2pfl": "{}"}, {"p2pfl": "nothing"}, {"other": "{}"}):
         safetensors.torch.save_file({"x": torch.ones(2)}, tmp_path / "round-000003.safetensors", metadata=about)
-        with pytest.raises(CheckpointError, match=r"round-000003\.safetensors: not a whole checkpoint"):
+        with pytest.raises(CheckpointError, match=r"round-000003\.safetensors: not an intact checkpoint"):
             load(tmp_path / "round-000003.safetensors")
 
 
@@ -229,7 +229,7 @@ def test_the_one_before_a_damaged_one_is_used(tmp_path: Path) -> None:
     assert found is not None
     assert_same(found, made(round=1))
     assert len(lines) == 1
-    assert lines[0].startswith(f"{newer}: not a whole checkpoint")
+    assert lines[0].startswith(f"{newer}: not an intact checkpoint")
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError
 from p2pfl.preflight.estimate import data_record
 from p2pfl.run.data_record import DataRecord, keep_data_record, read_data_record
-from p2pfl.run.directory import create_run_dir, follow_dataset, open_run_dir
+from p2pfl.run.directory import create_run_dir, open_run_dir, update_dataset
 from p2pfl.run.paths import DATA_FILE
 from p2pfl.run.settings import resolve
 from p2pfl.topology import make_topology
@@ -59,8 +59,8 @@ def test_settings_say_where_data_are_from_anywhere_and_follow_them(
     assert resolve(RunConfig.of(dataset="mod:function"), topology, 1).data.dataset == "mod:function"
     run_dir = create_run_dir(topology, config)
     moved = RunConfig.of(dataset="imagefolder:/b")
-    follow_dataset(run_dir, moved)  # nobody has looked at its content yet
+    update_dataset(run_dir, moved)  # nobody has looked at its content yet
     assert open_run_dir(run_dir)[1].data.dataset == config.data.dataset
     keep_data_record(run_dir, DataRecord("imagefolder:/b", "0", True))
-    follow_dataset(run_dir, moved)
+    update_dataset(run_dir, moved)
     assert open_run_dir(run_dir)[1].data.dataset == "imagefolder:/b"

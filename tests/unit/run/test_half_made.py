@@ -16,7 +16,7 @@ from p2pfl.experiment import compare
 from p2pfl.experiment import run as swarm
 from p2pfl.experiment.compare import Wanted, plan_runs
 from p2pfl.run import directory as rundir
-from p2pfl.run.directory import create_run_dir, forget, open_run_dir, take_away_half_made
+from p2pfl.run.directory import create_run_dir, open_run_dir, remove_incomplete, remove_unused
 
 SCRIPT = '[[fault]]\nkind = "kill"\npeer = "1"\nround = 2\n'
 STEPS = [(os, "replace"), (os, "mkdir"), (shutil, "copyfile"), (Path, "write_text"), (Path, "write_bytes")]
@@ -66,12 +66,12 @@ def test_whatever_a_killed_process_has_made_is_made_again(tmp_path: Path, error:
             assert not run_dir.exists(), "what the user interrupts is taken back at once"
             continue
         left |= {path.name for path in run_dir.iterdir()} if run_dir.exists() else set()
-        assert take_away_half_made(run_dir) == run_dir.exists() or not run_dir.exists()
+        assert remove_incomplete(run_dir) == run_dir.exists() or not run_dir.exists()
         assert not run_dir.exists(), step
     assert step > 6
     seen = {name for name in ("run.id", "faults.toml", ".config.toml.") if any(one.startswith(name) for one in left)}
     assert error is KeyboardInterrupt or len(seen) == 3
-    assert not take_away_half_made(run_dir)
+    assert not remove_incomplete(run_dir)
     assert open_run_dir(run_dir)[0].n == 3
 
 
@@ -80,9 +80,9 @@ def test_a_removal_that_was_stopped_in_its_middle_is_finished(tmp_path: Path) ->
     (run_dir / "peers" / "0" / "log.txt").write_text("ready")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(shutil, "rmtree", lambda *_, **__: None)
-        forget(run_dir)
+        remove_unused(run_dir)
     assert run_dir.exists()
-    assert take_away_half_made(run_dir)
+    assert remove_incomplete(run_dir)
     assert not run_dir.exists()
 
 
@@ -94,7 +94,7 @@ def test_what_holds_anything_else_stays(tmp_path: Path, name: str) -> None:
     path = tmp_path / "theirs" / name
     path.parent.mkdir(parents=True)
     path.write_text("not ours")
-    assert not take_away_half_made(tmp_path / "theirs")
+    assert not remove_incomplete(tmp_path / "theirs")
     assert path.read_text() == "not ours"
 
 
@@ -114,7 +114,7 @@ def test_a_comparison_makes_a_half_made_run_again_and_refuses_what_is_none(
     assert not folder.exists()
     folder.mkdir()
     (folder / "precious.txt").write_text("not ours")
-    with pytest.raises(ConfigError, match="no run directory"):
+    with pytest.raises(ConfigError, match="not a run directory"):
         compare.run_all(tmp_path, [one], lambda line: None, again="again")
     assert (folder / "precious.txt").exists()
 

@@ -17,7 +17,7 @@ from p2pfl.algorithms import local_training_of
 from p2pfl.errors import ConfigError, TrainingError
 from p2pfl.experiment import run as swarm
 from p2pfl.model.vector import integer_buffers
-from p2pfl.preflight.gpus import check_gpus, wished_devices
+from p2pfl.preflight.gpus import check_gpus, requested_devices
 from p2pfl.training import Trainer, initial_model
 from p2pfl.training.step import CapturedStep, untouched
 
@@ -222,7 +222,7 @@ def test_a_model_or_batch_without_room_ends_in_one_line() -> None:
 def test_the_estimate_covers_what_a_peer_takes() -> None:
     config = RunConfig.of(model="vgg11", batch_size=64, rounds=1, local_steps=3, dataset="digits", device="cuda:0")
     shard = 24
-    use = check_gpus(config, wished_devices(make_topology("complete", 2)), shard, initial_model(config, 4))
+    use = check_gpus(config, requested_devices(make_topology("complete", 2)), shard, initial_model(config, 4))
     assert use is not None
     assert use.processes == {"cuda:0": 2}
     dataset = images(train=200, test=300)

@@ -23,8 +23,8 @@ from p2pfl.errors import ConfigError
 from p2pfl.experiment.compare import Wanted, plan_runs
 from p2pfl.model.weights_file import weights_digest
 from p2pfl.modes import assign_roles
-from p2pfl.run.agreement import run_fingerprint, shared_settings
-from p2pfl.run.directory import create_run_dir, open_run_dir, with_own_files
+from p2pfl.run.directory import create_run_dir, open_run_dir, with_kept_files
+from p2pfl.run.fingerprint import run_fingerprint, shared_settings
 from p2pfl.run.records import read_rounds
 from p2pfl.run.settings import resolve
 from p2pfl.training import initial_model
@@ -131,11 +131,11 @@ def test_a_run_directory_keeps_a_copy_with_which_it_is_resumed_and_repeated(tmp_
     assert 'init = "initial.safetensors"' in (run_dir / "config.toml").read_text()
     before = run_fingerprint(assign_roles(config, topology), config)
     (tmp_path / "w.safetensors").unlink()
-    for saved in (open_run_dir(run_dir)[1], with_own_files(config, run_dir)):
+    for saved in (open_run_dir(run_dir)[1], with_kept_files(config, run_dir)):
         assert saved.training.init == str(run_dir / "initial.safetensors")
         assert run_fingerprint(assign_roles(saved, topology), saved) == before
-    with pytest.raises(ConfigError, match="was started with other weights; leave it out to go on with those"):
-        with_own_files(RunConfig.of(init=str(tmp_path / "other.safetensors")), run_dir)
+    with pytest.raises(ConfigError, match="was started with other weights; leave it out to continue with those"):
+        with_kept_files(RunConfig.of(init=str(tmp_path / "other.safetensors")), run_dir)
 
 
 def test_a_process_reads_the_initial_weights_of_a_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +152,7 @@ def test_a_process_reads_the_initial_weights_of_a_run_once(tmp_path: Path, monke
 
     monkeypatch.setattr("safetensors.safe_open", counted)
     saved = open_run_dir(run_dir)[1]
-    config = with_own_files(resolve(saved, topology, 1), run_dir)
+    config = with_kept_files(resolve(saved, topology, 1), run_dir)
     digests = {shared_settings(config)["init"] for _ in range(3)}
     assert read == [str(run_dir / "initial.safetensors")]
     save_file({"x": torch.zeros(3)}, tmp_path / "w.safetensors")

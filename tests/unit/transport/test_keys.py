@@ -112,7 +112,7 @@ def test_a_folder_that_others_can_look_into_is_refused(tmp_path: Path, capsys: p
     (tmp_path / "open").chmod(0o750)
     (tmp_path / "file").touch()
     words = ["keys", str(tmp_path / "ring.graphml"), "-o"]
-    assert "others can get in (mode 0750); chmod 700" in refused([*words, str(tmp_path / "open")], capsys)
+    assert "others can enter it (mode 0750); chmod 700" in refused([*words, str(tmp_path / "open")], capsys)
     assert "is a file; choose a folder" in refused([*words, str(tmp_path / "file")], capsys)
     assert list((tmp_path / "open").iterdir()) == []
     assert keyring.public_keys(load_topology(tmp_path / "ring.graphml")) == {}
@@ -207,10 +207,10 @@ def pipe(path: Path) -> None:
 BAD = {
     "missing": (lambda folder: (folder / "1.key").unlink(), "1.key: cannot be read"),
     "readable": (lambda folder: (folder / "1.key").chmod(0o640), "others can read it (mode 0640); chmod 600"),
-    "a pipe": (lambda folder: pipe(folder / "1.key"), "1.key: is no file"),
-    "no key": (lambda folder: (folder / "1.key").write_text("x" * 39), "1.key: no secret key"),
-    "too large": (lambda folder: (folder / "1.key").write_text("#" * 40), "1.key: no secret key"),
-    "not text": (lambda folder: (folder / "1.key").write_bytes(b"\xff" * 40), "1.key: no secret key"),
+    "a pipe": (lambda folder: pipe(folder / "1.key"), "1.key: is not a file"),
+    "no key": (lambda folder: (folder / "1.key").write_text("x" * 39), "1.key: not a secret key"),
+    "too large": (lambda folder: (folder / "1.key").write_text("#" * 40), "1.key: not a secret key"),
+    "not text": (lambda folder: (folder / "1.key").write_bytes(b"\xff" * 40), "1.key: not a secret key"),
     "of another": (
         lambda folder: (folder / "1.key").write_bytes((folder / "2.key").read_bytes()),
         "does not belong to the public_key of node '1'",

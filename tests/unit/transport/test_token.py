@@ -40,12 +40,12 @@ def test_a_token_is_read_from_a_file_that_only_its_owner_can_read(tmp_path: Path
     [
         ("", "holds no token"),
         (" \n\n", "holds no token"),
-        ("x" * 31, "31 characters, and a token has at least 32"),
+        ("x" * 31, "31 characters; a token has at least 32"),
         ("ab" * 40, "easily guessed"),
-        ("0123456789abcdef\n" * 3, "no token"),
-        ("0123456789abcdef" * 100, "no token"),
+        ("0123456789abcdef\n" * 3, "not a token"),
+        ("0123456789abcdef" * 100, "not a token"),
         (bytes(range(128, 228)), "holds no token"),
-        (bytes(range(100)), "no token"),
+        (bytes(range(100)), "not a token"),
     ],
     ids=["empty", "blank", "short", "monotonous", "lines", "long", "binary", "control"],
 )

@@ -45,8 +45,8 @@ class Line:
         self.come += part
         self._watchdog.measure()
         for size in messages:
-            self._watchdog.took(self._connection, 2, size)
-        self._watchdog.judge(drained=True)
+            self._watchdog.count_message(self._connection, 2, size)
+        self._watchdog.enforce(drained=True)
 
     def close(self) -> None:
         self._end.close()

@@ -1,4 +1,4 @@
-"""What all processes of a run must agree on: settings and topology, as a digest and as short texts."""
+"""Fingerprint of a run: the settings and topology on which all processes agree."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from p2pfl.faults import load_faults
 from p2pfl.model.weights_file import weights_digest
 from p2pfl.modes import Roles
 
-# These schedules spread the learning rate over all rounds; with any other a run may get more rounds later.
+# Schedules of the learning rate over all rounds; with any other a run may get more rounds later.
 SCHEDULES_OVER_ALL_ROUNDS = frozenset({"onecycle", "cosine"})
-# Options of the data set: how it is named, which may differ between machines. Its content counts instead.
-_TOLD_BY_CONTENT = frozenset({"dataset"})
+# Name of the data set, which may differ between machines; its content counts instead.
+_COVERED_BY_CONTENT = frozenset({"dataset"})
 
 
 def shared_settings(config: RunConfig) -> dict[str, Any]:
-    """The options on which all processes of a run must agree, by name; of files the digest of their content.
+    """Options on which all processes of a run must agree, by name.
 
-    Without the data set: its path may differ between machines, and what it holds is known once it is decoded.
+    A file stands here by the digest of its content. The data set does not: its path may differ between machines, and
+    its content is known only once it is decoded.
     """
     known = {name: value for name, value in settings.options(config).items() if name not in settings.NOT_IN_FINGERPRINT}
-    for name in _TOLD_BY_CONTENT:
+    for name in _COVERED_BY_CONTENT:
         known.pop(name, None)
     if config.exchange.faults is not None:
         known["faults"] = _short(load_faults(config.exchange.faults, config.record.seed).text())
@@ -36,15 +37,18 @@ def shared_settings(config: RunConfig) -> dict[str, Any]:
 
 
 def run_fingerprint(roles: Roles, config: RunConfig, content: str = "") -> str:
-    """A digest of everything that all processes of a run must agree on, names, edges and weights included.
+    """Digest of everything on which all processes of a run must agree.
 
-    `content`: the digest of the data set.
+    It includes the topology's names, edges and weights. `content`: the digest of the data set.
     """
     return _fingerprint(roles, config, shared_settings(config), content)
 
 
-def lasting_fingerprint(roles: Roles, config: RunConfig) -> str:
-    """The same of what must not change while a run is resumed: the rounds may, unless the schedule hangs on them."""
+def resume_fingerprint(roles: Roles, config: RunConfig) -> str:
+    """Digest of the settings that must not change when a run is resumed.
+
+    The number of rounds may change, unless the schedule depends on it.
+    """
     shared = shared_settings(config)
     if config.training.schedule not in SCHEDULES_OVER_ALL_ROUNDS:
         del shared["rounds"]
@@ -57,14 +61,14 @@ def _fingerprint(roles: Roles, config: RunConfig, shared: dict[str, Any], conten
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def shown_settings(config: RunConfig) -> dict[str, str]:
-    """The shared options as people write them: option with its dashes → value, or "unset"."""
+def describe_settings(config: RunConfig) -> dict[str, str]:
+    """Shared options as users write them: option with its dashes → value, or "unset"."""
     known = shared_settings(config)
     return {"--" + name.replace("_", "-"): "unset" if v is None else str(v) for name, v in known.items()}
 
 
-def shown_topology(roles: Roles) -> dict[str, str]:
-    """The topology as short texts: nodes in their order, edges, and the weights of the mixing matrix."""
+def describe_topology(roles: Roles) -> dict[str, str]:
+    """Topology as short texts: ordered nodes, edges, weights of the mixing matrix."""
     names, matrix = roles.topology.names, np.round(roles.matrix, 12)
     edges = [(int(i), int(j)) for i, j in zip(*np.nonzero(matrix - np.diag(np.diag(matrix))), strict=True)]
     return {
