@@ -88,10 +88,7 @@ def run(  # one exit status for each kind of error
     control: Control,
     make_transport: Callable[[str], Transport] | None = None,
 ) -> int:
-    """Run one peer, client or coordinator to its end; returns the exit status.
-
-    Errors are logged and reported.
-    """
+    """Run one process to its end; returns its exit status. Logs and reports errors."""
     topology = load_topology(spec.run_dir / TOPOLOGY_FILE, least=1, by_ids=True)
     peer_dir = peer_dir_of(spec.run_dir, topology, spec.index)
     try:
