@@ -72,7 +72,7 @@ class Outbox:
         return [item] if item and round == self.round else []
 
     def repeat(self, neighbor: int) -> list[tuple[int, Payload]]:
-        """The payload that a neighbor whose connection broke was sent and has not acknowledged."""
+        """Unacknowledged payload of a neighbor whose connection broke."""
         return [(neighbor, self._payloads[neighbor])] if neighbor in self._sent & set(self._payloads) else []
 
     def acknowledged(self, neighbor: int, round: int) -> bool:
