@@ -1,11 +1,11 @@
-"""Payloads: named vectors and scalars sent between peers, and vector encodings."""
+"""Values that algorithms pass on: payloads to neighbors, requests to local training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -64,3 +64,19 @@ class Payload:
         """
         vectors = {name: [piece[received.get(name, 0) :]] for name, (piece,) in self.vectors.items()}
         return Payload(vectors, self.scalars)
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """Request to one round of local training.
+
+    Tensors are flat float32 vectors, (size,), laid out like x; they are not written before the training is over.
+    """
+
+    momentum: Literal["local", "reset"] | Tensor = "local"
+    """Place of the optimizer's momentum: kept locally from round to round, reset to 0 before each round, or given by
+    the algorithm: then every step of the round starts from this vector, as in quasi-global momentum."""
+    correction: Tensor | None = None
+    """Vector added to each step's gradient, as in gradient tracking."""
+    proximal: float = 0.0
+    """μ of the pull μ (w − w_before) added to each step's gradient: FedProx (Li et al. 2020, algorithm 2)."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from p2pfl import registry
-from p2pfl.algorithms.base import Algorithm, AlgorithmOptions, LocalTraining
+from p2pfl.algorithms.base import Algorithm, AlgorithmOptions
 from p2pfl.algorithms.chebyshev import Chebyshev
 from p2pfl.algorithms.dpsgd import DPSGD
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError
+from p2pfl.payload import LocalTraining
 
 __all__ = ["DPSGD", "Algorithm", "Chebyshev", "build_algorithm", "build_consensus", "local_training_of"]
 

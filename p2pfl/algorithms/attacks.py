@@ -20,11 +20,11 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from p2pfl.algorithms.base import Algorithm, LocalTraining, Outgoing, RoundContext, Saved
+from p2pfl.algorithms.base import Algorithm, Outgoing, RoundContext, Saved
 from p2pfl.algorithms.blockwise import blocks
 from p2pfl.errors import ConfigError
 from p2pfl.faults.parser import attack_problem
-from p2pfl.payload import FP32, Encoding, Payload
+from p2pfl.payload import FP32, Encoding, LocalTraining, Payload
 from p2pfl.registry import ATTACKS, load
 from p2pfl.topology import NeighborhoodSchedule
 

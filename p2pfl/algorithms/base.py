@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from torch import Tensor
 
-from p2pfl.payload import ENCODINGS, FP32, Encoding, Payload
+from p2pfl.payload import ENCODINGS, FP32, Encoding, LocalTraining, Payload
 from p2pfl.topology import Neighborhood, NeighborhoodSchedule
 
 S = TypeVar("S")
@@ -34,22 +34,6 @@ class AlgorithmOptions:
     overlapped: bool = False
     wire_dtype: str = "fp32"
     byzantine: int = 0
-
-
-@dataclass(frozen=True)
-class LocalTraining:
-    """Request to one round of local training.
-
-    Tensors are flat float32 vectors, (size,), laid out like x; they are not written before the training is over.
-    """
-
-    momentum: Literal["local", "reset"] | Tensor = "local"
-    """Place of the optimizer's momentum: kept locally from round to round, reset to 0 before each round, or given by
-    the algorithm: then every step of the round starts from this vector, as in quasi-global momentum."""
-    correction: Tensor | None = None
-    """Vector added to each step's gradient, as in gradient tracking."""
-    proximal: float = 0.0
-    """μ of the pull μ (w − w_before) added to each step's gradient: FedProx (Li et al. 2020, algorithm 2)."""
 
 
 @dataclass(frozen=True)

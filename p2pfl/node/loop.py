@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from p2pfl.algorithms.base import LocalTraining, Saved
+from p2pfl.algorithms.base import Saved
 from p2pfl.errors import ConfigError, Interrupted, NeighborError, TransportError
 from p2pfl.faults import Point
 from p2pfl.faults.injector import FaultInjector
@@ -18,7 +18,7 @@ from p2pfl.node import messages
 from p2pfl.node.accounting import RoundAccount
 from p2pfl.node.ports import Ports
 from p2pfl.node.profile import RoundProfile
-from p2pfl.payload import Payload
+from p2pfl.payload import LocalTraining, Payload
 from p2pfl.protocol import events as ev
 from p2pfl.protocol.logic import Logic
 from p2pfl.training import EvalStats, Stopped, Trainer, TrainStats, check_weights

@@ -20,6 +20,7 @@ from p2pfl.payload import Payload
 from p2pfl.run import checkpoint, records
 from p2pfl.run.paths import CHECKPOINTS_FOLDER, MODEL_FILE, ROUNDS_FILE
 from p2pfl.run.repair import mend, set_aside
+from p2pfl.run.tensor_file import save_tensors
 from p2pfl.training import Trainer
 
 
@@ -147,7 +148,7 @@ class Recorder:
         about = {"p2pfl": json.dumps({**vars(model), "rounds": self.config.training.rounds})}
         path = self.run_dir / MODEL_FILE
         try:
-            checkpoint.save_tensors(path, trainer.model.state_dict(), about)
+            save_tensors(path, trainer.model.state_dict(), about)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(unwritable(path, error)) from None
 

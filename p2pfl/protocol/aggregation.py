@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from p2pfl.algorithms.base import Algorithm, LocalTraining, RoundContext, Saved
-from p2pfl.payload import Payload
+from p2pfl.algorithms.base import Algorithm, RoundContext, Saved
+from p2pfl.payload import LocalTraining, Payload
 from p2pfl.protocol.inbox import Inbox
 from p2pfl.topology import NeighborhoodSchedule
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from p2pfl.algorithms.base import LocalTraining
-from p2pfl.payload import Payload
+from p2pfl.payload import LocalTraining, Payload
 from p2pfl.protocol.greeting import Greeting
 
 

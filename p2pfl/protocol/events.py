@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from p2pfl.algorithms.base import LocalTraining
 from p2pfl.errors import NeighborCode, Refusal
+from p2pfl.payload import LocalTraining
 from p2pfl.protocol.wire import Message
 
 if TYPE_CHECKING:

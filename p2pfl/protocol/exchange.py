@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from p2pfl.algorithms.base import Algorithm, LocalTraining, RoundContext
+from p2pfl.algorithms.base import Algorithm, RoundContext
 from p2pfl.algorithms.bootstrap import Bootstrap
 from p2pfl.errors import Refusal
+from p2pfl.payload import LocalTraining
 from p2pfl.protocol import events as ev
 from p2pfl.protocol.aggregation import Mixer, RoundAggregation
 from p2pfl.protocol.channel import Channel

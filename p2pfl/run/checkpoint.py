@@ -24,8 +24,7 @@ from torch import Tensor
 
 from p2pfl.errors import CheckpointError, OtherVersionError, UnreadableError, is_missing, unreadable, unwritable
 from p2pfl.run.paths import CHECKPOINT_NAME, checkpoint_name
-from p2pfl.run.tensor_file import check_readable, checksum
-from p2pfl.run.tensor_file import save_tensors as save_tensors
+from p2pfl.run.tensor_file import check_readable, checksum, save_tensors
 from p2pfl.util.files import check_regular
 
 _OTHER_VERSION = "resume with that version, or start a new run without --resume"

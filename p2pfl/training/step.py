@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from p2pfl.algorithms.base import LocalTraining
 from p2pfl.errors import one_line
 from p2pfl.model.vector import Slot, integer_buffers
+from p2pfl.payload import LocalTraining
 from p2pfl.training.device import is_out_of_memory
 
 Work = Callable[[], None]

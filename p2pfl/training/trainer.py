@@ -17,12 +17,12 @@ from torch.nn import functional
 
 from p2pfl import data, seeding
 from p2pfl.algorithms.attacks import Relabel
-from p2pfl.algorithms.base import LocalTraining
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, P2PFLError, TrainingError
 from p2pfl.model.global_state import RANDOMNESS
 from p2pfl.model.structure import convert
 from p2pfl.model.vector import Layout, aligned_vector, integer_buffers, is_finite
+from p2pfl.payload import LocalTraining
 from p2pfl.training.device import HostCopy, on_device, sleep_until_done
 from p2pfl.training.schedule import StepSchedule, local_steps
 from p2pfl.training.step import CapturedStep, GradientTerms, Step

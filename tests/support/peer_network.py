@@ -18,8 +18,8 @@ import torch
 from tests.support.helpers import driven, mix, schedules_of
 from torch import Tensor
 
-from p2pfl.algorithms.base import Algorithm, LocalTraining, Outgoing, RoundContext
-from p2pfl.payload import Encoding, Payload
+from p2pfl.algorithms.base import Algorithm, Outgoing, RoundContext
+from p2pfl.payload import Encoding, LocalTraining, Payload
 from p2pfl.protocol import wire
 from p2pfl.protocol.context import PeerContext, Timeouts
 from p2pfl.protocol.events import (

@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn import functional
 
 from p2pfl.algorithms import local_training_of
-from p2pfl.algorithms.base import LocalTraining
 from p2pfl.config import RunConfig, TrainingConfig
 from p2pfl.data import Batches, evaluation_batches
 from p2pfl.errors import ConfigError, TrainingError
 from p2pfl.model.vector import aligned_vector, integer_buffers
+from p2pfl.payload import LocalTraining
 from p2pfl.run import checkpoint
 from p2pfl.training import Stopped, Trainer, build_schedule, initial_model, local_steps
 
