@@ -1,4 +1,4 @@
-"""Values that algorithms pass on: payloads to neighbors, requests to local training."""
+"""Values that algorithms pass on: payloads, and requests to local training."""
 
 from __future__ import annotations
 
