@@ -252,7 +252,7 @@ def test_a_local_peer_whose_checkpoints_are_not_to_be_had(tmp_path: Path) -> Non
     assert refused.returncode == 1
     (line,) = refused.stderr.splitlines()
     assert f"{min(saved)}: written by another version of p2pfl; resume with that version, or start a new run" in line
-    assert "resume with" not in line
+    assert "resume with:" not in line
     assert [(peer / name).read_bytes() for name in names] == recorded
     shutil.rmtree(peer / "checkpoint")
     again = commands.run("local", "--resume", str(tmp_path / "run"))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from tests.support import commands
 from tests.support.fault_scripts import CUT, DROP, fault
+from tests.support.paths import ROOT
 from tests.support.real_run import Run
 from tests.support.swarms import PLAIN, Reference, assert_close, memory_swarm, saved_vectors
 
@@ -19,7 +20,7 @@ from p2pfl.run.records import read_rounds
 from p2pfl.topology import mixing_matrix
 
 TINY = "--dataset digits --model user_models:linear --batch-size 8 --lr 0.01 --local-steps 4 --threads 1"
-RING = shlex.split(f"gossip ../topologies/ring-4.graphml --rounds 8 {TINY}")
+RING = shlex.split(f"gossip {ROOT}/topologies/ring-4.graphml --rounds 8 {TINY}")
 CLIENTS = shlex.split(f"centralized --num-clients 3 --num-selected 3 --num-rounds 8 {TINY}")
 
 
@@ -145,8 +146,8 @@ def test_compare_plays_a_script_in_every_run_and_goes_on_with_it(tmp_path: Path)
     script = fault(kind="kill", peer="2", round=3, restart=5) + fault(**{**DROP, "edge": ["0", "2"], "rounds": [2, 2]})
     (tmp_path / "script.toml").write_text(script)
     command = shlex.split(
-        f"compare ../topologies/ring-4.graphml ../topologies/mesh-4.graphml --centralized --local --rounds 6 {TINY}"
-        f" --faults {tmp_path / 'script.toml'} --run-dir {tmp_path / 'runs'}"
+        f"compare {ROOT}/topologies/ring-4.graphml {ROOT}/topologies/mesh-4.graphml --centralized --local --rounds 6"
+        f" {TINY} --faults {tmp_path / 'script.toml'} --run-dir {tmp_path / 'runs'}"
     )
     for lines in ("run 1 of", "complete already"):
         found = commands.run(*command, timeout=300)

@@ -258,7 +258,7 @@ def test_a_vector_with_a_small_last_chunk_is_not_flushed_before_it_is_sent(tmp_p
 SENDERS = """
 import sys, threading
 from pathlib import Path
-from p2pfl import wire
+from p2pfl.protocol import wire
 from p2pfl.transport import ZmqTransport
 
 folder, count = Path(sys.argv[1]), 32
