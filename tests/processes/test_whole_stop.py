@@ -152,7 +152,7 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_used(
 
 
 def test_weights_that_a_peer_lost_come_from_its_neighbors_and_that_is_said(start: Start) -> None:
-    """All its checkpoints are damaged; what it had recorded stays."""
+    """All its checkpoints are damaged; what it had recorded stays. Which neighbors it hears from first is theirs."""
     run = start()
     run.until("round 6/")
     kill_all(run)
@@ -164,19 +164,20 @@ def test_weights_that_a_peer_lost_come_from_its_neighbors_and_that_is_said(start
     code, err = again.end()
     assert code == 0, err
     (taken,) = [record for record in again.records("1") if record.weights_from]
-    assert taken.weights_from == ["0"]
+    assert taken.weights_from in (["0"], ["2"])
     assert taken.round > 2
+    (source,) = taken.weights_from
     assert [record.round for record in again.records("1")][: taken.round - 1] == before[: taken.round - 1]
     said = [line for line in again.lines if line.startswith("warning: peer 1: ")]
     assert sum("not an intact checkpoint" in line for line in said) == len(damaged), said
     assert any(
         "no checkpoint that can be used; takes its neighbors' weights if they are ahead" in line for line in said
     )
-    assert any(f"takes over the weights of peer 0 in round {taken.round}" in line for line in said)
+    assert any(f"takes over the weights of peer {source} in round {taken.round}" in line for line in said)
     summary = again.summary()
-    assert summary["weights_from_neighbors"] == [{"peer": "1", "round": taken.round, "neighbors": ["0"]}]
-    assert f"1 in round {taken.round} (from 0)" in (again.run_dir / "report.html").read_text()
-    assert f"bootstrapped from neighbors: 1 in round {taken.round} (from 0)" in again.lines
+    assert summary["weights_from_neighbors"] == [{"peer": "1", "round": taken.round, "neighbors": taken.weights_from}]
+    assert f"1 in round {taken.round} (from {source})" in (again.run_dir / "report.html").read_text()
+    assert f"bootstrapped from neighbors: 1 in round {taken.round} (from {source})" in again.lines
 
 
 def test_damage_that_leaves_a_checkpoint_changes_no_bit(start: Start, peace: bytes) -> None:
