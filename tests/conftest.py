@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import coverage
 import hypothesis
 import pytest
 import torch
@@ -68,6 +69,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         shares += own + rest[:take]
         rest = rest[take:]
     items[:] = shares
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """A randomized test is not measured: coverage by chance would differ from run to run."""
+    measured = coverage.Coverage.current()
+    if measured is None or item.get_closest_marker("hypothesis") is None:
+        return (yield)
+    measured.stop()
+    try:
+        return (yield)
+    finally:
+        measured.start()
 
 
 @pytest.hookimpl(wrapper=True)
