@@ -29,7 +29,7 @@ OPTIONS = (
 class Problem:
     """One problem of a graph, described for people.
 
-    `option`: the option of `topology fix` that mends it; None: `text` says what to do by hand.
+    `option`: the option of `topology fix` that fixes it; None: `text` says what to do by hand.
     """
 
     text: str
@@ -66,14 +66,14 @@ def check_graph(raw: RawGraph, least: int = 2) -> CheckedGraph:
 
 
 def describe_problems(source: str, found: Sequence[Problem], command: str = "") -> str:
-    """Message of one line: all problems, and the command, if any, that mends them."""
+    """Message of one line: all problems, and the command, if any, that fixes them."""
     message = f"{source}: {'; '.join(problem.text for problem in found)}"
     if not command:
         return message
     if "--drop-addresses" in command:
         message += "; if these are no addresses of peers, drop every host, port, device and public key"
     by_hand = any(problem.option is None for problem in found)
-    return f"{message}; {'correct by hand what no option mends, then mend' if by_hand else 'mend'} with: {command}"
+    return f"{message}; {'correct by hand what no option fixes, then fix' if by_hand else 'fix'} with: {command}"
 
 
 def fix_command(source: str, options: Collection[str | None], new: Path | None = None) -> str:

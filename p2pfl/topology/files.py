@@ -44,7 +44,7 @@ def load_topology(path: str | os.PathLike[str], least: int = 2, *, by_ids: bool 
     A peer's name is its label where all nodes have different ones, else its node id; `by_ids`: its id, as in the
     files of run directories, which `save_topology` writes. Edge lists and adjacency lists cannot express directions
     and are read as undirected; an edge may be given at both its ends.
-    Raises TopologyError with one line that names the file, all its problems and the command that mends them, also for
+    Raises TopologyError with one line that names the file, all its problems and the command that fixes them, also for
     fewer than `least` peers.
     """
     file = Path(path)

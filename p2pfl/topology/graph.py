@@ -85,7 +85,7 @@ def topology_from(raw: RawGraph, *, name: str, source: str, least: int = 2, mend
     """Check a raw graph and number its nodes 0..n−1 in peer order.
 
     Peer order is the natural order of the names, '10' after '2'. `source` starts every message. Raises TopologyError
-    with all problems (see `checks`) on one line, which ends with the `topology fix` command that mends them where
+    with all problems (see `checks`) on one line, which ends with the `topology fix` command that fixes them where
     `source` is a `mendable` file.
     """
     findings = check_graph(raw, least)

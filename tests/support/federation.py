@@ -99,7 +99,7 @@ class Done:
 
 def dense(setting: Setting, before: Tensor, round: int, folded: Sequence[int], selected: Sequence[int]) -> Tensor:
     """The next global model, Σ p_k x_k in client order, p_k shares of those selected; no messages, no machines."""
-    sizes = setting.federation.sizes
+    sizes = setting.federation.weights
     sent = before if setting.codec == "fp32" else before.bfloat16().float()
     total = torch.zeros_like(before)
     share = 0.0
