@@ -118,7 +118,7 @@ class StartWorker:
 
 @dataclass(frozen=True)
 class SendEndpoints:
-    """ShowLine a worker where its neighbors are, upon which it begins."""
+    """Send a worker the endpoints of its neighbors, upon which it begins."""
 
     worker: int
     endpoints: dict[int, str]

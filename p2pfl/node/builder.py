@@ -269,8 +269,6 @@ def _max_missing(config: RunConfig, peers: int) -> int:
     """Neighbors that may be missing at once.
 
     Where a launcher restarts processes, it is the one that counts.
-
-    Where a launcher starts processes again, it is the one that counts.
     """
     least = config.gossip.min_peers
     return peers - 1 if config.exchange.restart else peers - (peers if least is None else least)

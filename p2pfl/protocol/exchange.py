@@ -1,4 +1,4 @@
-"""Exchange of one peer: channel, membership, aggregation, and who is expected in which round."""
+"""Exchange of one peer: channel, membership, aggregation; who is expected when."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _GOSSIP_ONLY = ("spectral_gap", "final_consensus_distance", "consensus_rounds", 
 
 
 # Longer than 40 lines: the fields' values in one place.
-def summarize(  # one table of values, and what they mean
+def summarize(
     run_dir: Path,
     *,
     lost_peers: Sequence[str] = (),

@@ -110,18 +110,18 @@ def _unusable_names(raw: RawGraph) -> list[Problem]:
         "is too long": f"keep it under {MAX_LABEL_BYTES} bytes when percent-encoded, because it names a directory",
     }
     flawed: dict[str, list[str]] = {}
-    mendable: dict[str, bool] = {}
+    is_fixable: dict[str, bool] = {}
     for node in raw.nodes:
         flaw = name_flaw(node.id)
         if flaw is not None:
             flawed.setdefault(flaw, []).append(node.id)
-            mendable[flaw] = mendable.get(flaw, True) and usable_label(node.label) is not None
+            is_fixable[flaw] = is_fixable.get(flaw, True) and usable_label(node.label) is not None
     found = []
     for flaw, ids in flawed.items():
         shown = ascii(ids[0][:20]) + ("…" if len(ids[0]) > 20 else "")
         more = f" ({len(ids) - 1} more too)" if len(ids) > 1 else ""
         what = "a node has an empty label" if flaw == "is empty" else f"the label {shown} {flaw}"
-        option = "--labels names" if mendable[flaw] else None
+        option = "--labels names" if is_fixable[flaw] else None
         found.append(Problem(f"{what}{more}: {remedies[flaw]}", option))
     return found
 

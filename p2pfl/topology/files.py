@@ -56,7 +56,7 @@ def load_topology(path: str | os.PathLike[str], least: int = 2, *, by_ids: bool 
         raise TopologyError(str(error).partition("; ")[0], remedy="put back the file that the run began with") from None
     if by_ids:
         raw = replace(raw, nodes=tuple(replace(node, label=None) for node in raw.nodes))
-    return topology_from(raw, name=file.stem, source=str(file), least=least, mendable=True)
+    return topology_from(raw, name=file.stem, source=str(file), least=least, is_fixable=True)
 
 
 def save_topology(topology: Topology, path: str | os.PathLike[str]) -> None:

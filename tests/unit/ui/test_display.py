@@ -419,7 +419,7 @@ def closed_stream() -> io.StringIO:
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_reader_that_went_away_never_ends_the_run(stream: io.StringIO, terminal: bool) -> None:
     with make_display(INFO, stream, terminal=terminal) as display:
-        display.message("hello")
+        display.info("hello")
         display.progress("starting peers", 1, 4)
         display.step(0, 1)
         finish(display, 1)
