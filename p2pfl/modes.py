@@ -30,7 +30,7 @@ class Mode:
     `mixes`: peers mix with their neighbors, and a consensus phase follows. `has_coordinator`: clients train for a
     coordinator, whose weights are the run's. `exchanges`: processes send weights.
     `has_peers`: each process has its own weights, and their consensus distance is recorded as sketches.
-    `has_common_model`: the run ends with one model.
+    `model_name`: of the one model with which the run ends, in texts; empty without one.
     `evaluates_fully`: evaluations during the run use all test samples by default, since few processes evaluate.
     `evaluates_each_round`: by default.
     """
@@ -42,13 +42,17 @@ class Mode:
     mixes: bool = False
     has_coordinator: bool = False
     has_peers: bool = False
-    has_common_model: bool = True
+    model_name: str = ""
     evaluates_fully: bool = False
     evaluates_each_round: bool = False
 
     @property
     def has_topology_file(self) -> bool:
         return self.make_topology is None
+
+    @property
+    def has_common_model(self) -> bool:
+        return self.model_name != ""
 
     @property
     def exchanges(self) -> bool:
@@ -164,10 +168,16 @@ def _centralized(config: RunConfig, topology: Topology) -> Roles:
 
 
 MODES: dict[ModeName, Mode] = {
-    "gossip": Mode("gossip", _gossip, mixes=True, has_peers=True),
+    "gossip": Mode("gossip", _gossip, model_name="consensus model", mixes=True, has_peers=True),
     "centralized": Mode(
-        "centralized", _centralized, _star, has_coordinator=True, evaluates_fully=True, evaluates_each_round=True
+        "centralized",
+        _centralized,
+        _star,
+        model_name="global model",
+        has_coordinator=True,
+        evaluates_fully=True,
+        evaluates_each_round=True,
     ),
-    "sgd": Mode("sgd", _alone, _one_node, least_nodes=1, evaluates_fully=True),
-    "local": Mode("local", _alone, has_peers=True, has_common_model=False),
+    "sgd": Mode("sgd", _alone, _one_node, least_nodes=1, model_name="model", evaluates_fully=True),
+    "local": Mode("local", _alone, has_peers=True),
 }

@@ -26,6 +26,7 @@ class Entry:
     that mean something with it only. tolerates_byzantine: whether it averages robustly, for --byzantine malicious
     inputs B. margin: a robust rule needs 2 B + margin inputs. synchronous: every peer waits for its neighbors' vectors
     of the round, so that a resumed run ends with the same bits.
+    weighs_by_samples: clients count in proportion to the sizes of their shards.
     """
 
     target: str
@@ -36,6 +37,7 @@ class Entry:
     tolerates_byzantine: bool = False
     margin: int = 0
     synchronous: bool = True
+    weighs_by_samples: bool = False
 
 
 _YIN = "Yin et al. 2018, Byzantine-robust distributed learning: towards optimal statistical rates"
@@ -73,7 +75,10 @@ ALGORITHMS: Mapping[str, Entry] = {
 AVERAGINGS: Mapping[str, Entry] = {
     "uniform": Entry("p2pfl.algorithms.fedavg:ServerAverage", "equal weights", _MCMAHAN),
     "samples": Entry(
-        "p2pfl.algorithms.fedavg:ServerAverage", "weights in proportion to the clients' shard sizes", _MCMAHAN
+        "p2pfl.algorithms.fedavg:ServerAverage",
+        "weights in proportion to the clients' shard sizes",
+        _MCMAHAN,
+        weighs_by_samples=True,
     ),
     "trimmed-mean": Entry(
         "p2pfl.algorithms.rules:trimmed_mean",

@@ -31,6 +31,14 @@ def coordinate_median(updates: Sequence[Pieces], byzantine: int) -> Blocks:
     return median(updates)
 
 
+def client_weights(averaging: str, sizes: Sequence[int]) -> list[float]:
+    """Weights of the clients' updates, not normalized.
+
+    Sizes of their shards (McMahan et al. 2017, section 2), or 1 each, as `averaging` has it.
+    """
+    return [float(size) if AVERAGINGS[averaging].weighs_by_samples else 1.0 for size in sizes]
+
+
 class ServerAverage:
     """The global model.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from p2pfl.config import RunConfig
 from p2pfl.experiment.run import Result, endpoints_in_file
-from p2pfl.modes import Roles, assign_roles, mode_of
+from p2pfl.modes import MODES, Roles, assign_roles, mode_of
 from p2pfl.report.fields import spans_text
 from p2pfl.run.paths import MODEL_FILE, PEERS_FOLDER, REPORT_FILE
 from p2pfl.topology import Topology, spectral_gap
@@ -98,17 +98,14 @@ def _mb(count: int) -> str:
     return f"{count / 1e6:,.1f} MB"
 
 
-_MODELS = {"gossip": "consensus model", "centralized": "global model", "sgd": "model"}
-
-
 def describe_result(result: Result) -> str:
     """Results of a finished run, and the paths of its files."""
     summary = result.summary
-    mode = summary["mode"]
+    mode = MODES[summary["mode"]]
     peers = ""
     if summary["mean_peer_accuracy"] is not None:
         peers = f"mean {summary['mean_peer_accuracy']:.2%}, worst {summary['worst_peer_accuracy']:.2%}"
-    if mode not in _MODELS:
+    if not mode.has_common_model:
         lines = [f"peers: {peers} of the test set (each has its own model)"]
     else:
         before = f" (peers before the consensus phase: {peers})" if peers else ""
@@ -118,7 +115,7 @@ def describe_result(result: Result) -> str:
             if accuracy is None
             else f"{accuracy:.2%} of the test set"
         )
-        lines = [f"{_MODELS[mode]}: {model}{before}"]
+        lines = [f"{mode.model_name}: {model}{before}"]
         if accuracy is not None:
             lines.append(f"weights: {result.run_dir / MODEL_FILE}")
     lines += _incidents(summary)

@@ -116,7 +116,7 @@ def make(words: list[str]) -> int:
 def fix(words: list[str]) -> int:
     """Repair a graph and write it to another file."""
     arguments = parse(Fix, words, "topology fix")
-    wanted = topologies.Mending(
+    wanted = topologies.FixOptions(
         drop_addresses=arguments.drop_addresses,
         drop_self_loops=arguments.drop_self_loops,
         merge_parallel=arguments.merge_parallel,

@@ -27,7 +27,7 @@ from p2pfl.run.paths import (
     peer_dirs,
 )
 from p2pfl.run.records import read_recorded, read_rounds
-from p2pfl.run.repair import mend
+from p2pfl.run.repair import repair
 from p2pfl.util.files import check_regular
 
 _UNKNOWN = -1  # there is something, and its own process says by name why it cannot be used now
@@ -104,7 +104,7 @@ def prolong(run_dir: Path, config: RunConfig) -> None:
     before = saved.training.rounds
     for folder in peer_dirs(run_dir, topology):
         if any(record.round > before for record in read_rounds(folder)):
-            mend(folder, before, sketched=mode_of(saved).has_peers)
+            repair(folder, before, sketched=mode_of(saved).has_peers)
     write_settings(run_dir, replace_options(saved, rounds=config.training.rounds))
     facts = known_facts(run_dir)
     if facts:  # a launcher has called the run complete, which it is no longer

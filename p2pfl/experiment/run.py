@@ -158,7 +158,7 @@ def _launch(spec: LaunchSpec, begins: str) -> Outcome:
     with make_display(info) as display:
         if spec.resume:
             display.restore(_recorded(roles.topology, spec.run_dir, config.training.rounds))
-            display.say(begins)
+            display.info(begins)
         return launch(spec, [display])
 
 

@@ -118,7 +118,7 @@ class StartWorker:
 
 @dataclass(frozen=True)
 class SendEndpoints:
-    """Tell a worker where its neighbors are, upon which it begins."""
+    """Send a worker the endpoints of its neighbors, upon which it begins."""
 
     worker: int
     endpoints: dict[int, str]
@@ -149,7 +149,7 @@ class KillAll:
 
 
 @dataclass(frozen=True)
-class Say:
+class ShowLine:
     """A line for the observers; `warns`: one that stands out."""
 
     text: str
@@ -172,4 +172,4 @@ class ExpectSteps:
     steps: int
 
 
-Action = StartWorker | SendEndpoints | HoldModel | Wake | Shutdown | KillAll | Say | Progress | ExpectSteps
+Action = StartWorker | SendEndpoints | HoldModel | Wake | Shutdown | KillAll | ShowLine | Progress | ExpectSteps

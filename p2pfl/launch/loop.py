@@ -53,8 +53,8 @@ class _Loop:
         spec, supervisor = self._spec, self._supervisor
         try:
             self._launcher.prepare(self._observer)
-            self._observer.say(f"results in {spec.run_dir}")
-            self._observer.say(f"starting {spec.topology.n} process{'es' * (spec.topology.n > 1)}")
+            self._observer.info(f"results in {spec.run_dir}")
+            self._observer.info(f"starting {spec.topology.n} process{'es' * (spec.topology.n > 1)}")
             self._carry_out(supervisor.begin())
             while not supervisor.is_shutting_down:
                 self._turn()
@@ -126,8 +126,8 @@ class _Loop:
                 self._send(index, messages.Stop())
         elif isinstance(action, ev.KillAll):
             self._kill_all()
-        elif isinstance(action, ev.Say):
-            (self._observer.warn if action.warns else self._observer.say)(action.text)
+        elif isinstance(action, ev.ShowLine):
+            (self._observer.warn if action.warns else self._observer.info)(action.text)
         elif isinstance(action, ev.Progress):
             self._observer.progress(action.what, action.done, action.total)
         else:

@@ -16,7 +16,7 @@ Sketch = npt.NDArray[np.float32]
 class Observer(Protocol):
     """Progress callbacks of a launch, called in any order; they return at once."""
 
-    def say(self, text: str) -> None: ...
+    def info(self, text: str) -> None: ...
     def warn(self, text: str) -> None: ...
     def progress(self, what: str, done: int, total: int) -> None: ...
     def expect(self, steps_per_peer: int) -> None: ...
@@ -30,10 +30,10 @@ class Observers:
     def __init__(self, observers: Sequence[Observer]) -> None:
         self._observers = tuple(observers)
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """Show a line."""
         for observer in self._observers:
-            observer.say(text)
+            observer.info(text)
 
     def warn(self, text: str) -> None:
         """Show a line that stands out."""

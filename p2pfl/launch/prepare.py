@@ -67,7 +67,7 @@ def _prepared(config: RunConfig, run_dir: Path, observer: Observer, process: For
     while True:
         if not link.poll(SILENT_SECONDS):
             silent += SILENT_SECONDS
-            observer.say(f"{task} still runs, without progress for {silent:.0f} s; Ctrl-C stops it")
+            observer.info(f"{task} still runs, without progress for {silent:.0f} s; Ctrl-C stops it")
             continue
         silent = 0.0
         try:
@@ -81,7 +81,7 @@ def _prepared(config: RunConfig, run_dir: Path, observer: Observer, process: For
         if message.path is not None and message.record is not None:
             keep_data_record(run_dir, message.record)
             for note in message.notes:
-                observer.say(f"note: {note}")
+                observer.info(f"note: {note}")
             return Path(message.path)
         observer.progress(message.what, message.done, message.total)
 

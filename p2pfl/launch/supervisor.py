@@ -116,10 +116,10 @@ class Supervisor:
             return []
         reason, returns_in = restart
         if returns_in is not None:
-            return [ev.Say(f"{reason}, to be back in round {returns_in}", warns=True)]
+            return [ev.ShowLine(f"{reason}, to be back in round {returns_in}", warns=True)]
         name = self._names[event.worker]
         self.outcome.restarts[name] = self.outcome.restarts.get(name, 0) + 1
-        return [ev.Say(f"{reason}; started again", warns=True)]
+        return [ev.ShowLine(f"{reason}; started again", warns=True)]
 
     def _on_not_started(self, event: ev.NotStarted, now: float) -> list[ev.Action]:
         reason, _ = self._restarting.pop(event.worker)
@@ -139,7 +139,7 @@ class Supervisor:
             self.outcome.fail(reason, resumable=False)
         elif ready == len(self._workers):
             self._stage = "running"
-            actions += [ev.ExpectSteps(event.steps), ev.Say(self._spec.forecast(event.vector_bytes))]
+            actions += [ev.ExpectSteps(event.steps), ev.ShowLine(self._spec.forecast(event.vector_bytes))]
             actions += [ev.SendEndpoints(other.index, self._endpoints_for(other.index)) for other in self._workers]
         return actions
 
@@ -194,7 +194,7 @@ class Supervisor:
 
     def _on_interrupted(self, event: ev.Interrupted, now: float) -> list[ev.Action]:
         self.outcome.status, self.outcome.reason = "interrupted", "interrupted"
-        return [ev.Say("stopping; everything so far is saved"), *self.shutdown(now)]
+        return [ev.ShowLine("stopping; everything so far is saved"), *self.shutdown(now)]
 
     def _handle_while_stopping(self, event: ev.Event, now: float) -> list[ev.Action]:
         """Wait for the workers to end, then kill them, then give up on those that hang."""
@@ -222,7 +222,7 @@ class Supervisor:
         self._lose(self._workers[index])
         if self._can_continue_without(index):
             outcome.first_loss = outcome.first_loss or reason
-            return [ev.Say(reason, warns=True), *self.reassign_model_owner()]
+            return [ev.ShowLine(reason, warns=True), *self.reassign_model_owner()]
         first = f" (first: {outcome.first_loss})" if outcome.first_loss else ""
         outcome.fail(reason + first, resumable=failure is None or failure.resumable)
         return []

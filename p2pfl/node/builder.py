@@ -10,7 +10,7 @@ import torch
 
 from p2pfl import algorithms, data
 from p2pfl.algorithms import attacks
-from p2pfl.algorithms.fedavg import ServerAverage
+from p2pfl.algorithms.fedavg import ServerAverage, client_weights
 from p2pfl.config import RunConfig, least_updates
 from p2pfl.data import partition
 from p2pfl.errors import CheckpointError, one_line
@@ -19,7 +19,7 @@ from p2pfl.modes import Roles, assign_roles
 from p2pfl.node import messages
 from p2pfl.node.greeting import greeting_of
 from p2pfl.node.recorder import Recorder
-from p2pfl.node.resume import Past, last_common_round, look_back, say_stale_client
+from p2pfl.node.resume import Past, last_common_round, look_back, report_stale_client
 from p2pfl.node.scripted import attacks_of, flip_labels, schedule_of
 from p2pfl.protocol.client import Client
 from p2pfl.protocol.context import PeerContext, Timeouts
@@ -125,11 +125,11 @@ def _setting(spec: messages.WorkerSpec, roles: Roles, peer_dir: Path, report: me
     last = last or (0 if past.saved is None else past.saved.round)
     kept = None
     if is_known:
-        mended = past.mend_records(peer_dir, last, spec.config.record.seed if roles.mode.has_peers else None)
-        kept = mended.rounds
-        for line in mended.lines:
+        repaired = past.repair_records(peer_dir, last, spec.config.record.seed if roles.mode.has_peers else None)
+        kept = repaired.rounds
+        for line in repaired.lines:
             report(messages.Warned(line))
-    say_stale_client(spec, roles, past, last, report)
+    report_stale_client(spec, roles, past, last, report)
     script = fault_script(spec, roles.topology)
     return _Setting(spec, peer_dir, roles, script, dataset, trainer, sizes, past, last, kept)
 
@@ -208,9 +208,8 @@ def _client(setting: _Setting, context: PeerContext) -> Logic:
 
 def _coordinator(setting: _Setting, context: PeerContext) -> Logic:
     settings, selected, trainer = setting.config.server, setting.config.centralized.num_selected, setting.trainer
-    by_size = settings.averaging == "samples"
     federation = Federation(
-        sizes=[float(size) if by_size else 1.0 for size in setting.sizes],
+        weights=client_weights(settings.averaging, setting.sizes),
         selected=selected,
         seed=setting.config.record.seed,
         min_updates=least_updates(setting.config),
@@ -270,8 +269,6 @@ def _max_missing(config: RunConfig, peers: int) -> int:
     """Neighbors that may be missing at once.
 
     Where a launcher restarts processes, it is the one that counts.
-
-    Where a launcher starts processes again, it is the one that counts.
     """
     least = config.gossip.min_peers
     return peers - 1 if config.exchange.restart else peers - (peers if least is None else least)

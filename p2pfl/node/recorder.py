@@ -19,7 +19,7 @@ from p2pfl.model.vector import integer_buffers
 from p2pfl.payload import Payload
 from p2pfl.run import checkpoint, records
 from p2pfl.run.paths import CHECKPOINTS_FOLDER, MODEL_FILE, ROUNDS_FILE
-from p2pfl.run.repair import mend, set_aside
+from p2pfl.run.repair import repair, set_aside
 from p2pfl.run.tensor_file import save_tensors
 from p2pfl.training import Trainer
 
@@ -94,12 +94,12 @@ class Recorder:
         if self.kept is not None:
             return []
         lines = self._set_aside(round)
-        mended = mend(self.peer_dir, round - 1, sketched=self.sketches)
-        self.kept = mended.rounds
+        repaired = repair(self.peer_dir, round - 1, sketched=self.sketches)
+        self.kept = repaired.rounds
         self._follow(self.kept)
         if self.kept:
             trainer.steps += self.kept[-1].steps
-        return lines + mended.lines
+        return lines + repaired.lines
 
     def _set_aside(self, round: int) -> list[str]:
         """Keep what has no checkpoint any longer.

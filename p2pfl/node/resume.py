@@ -17,7 +17,7 @@ from p2pfl.run import checkpoint, records
 from p2pfl.run.checkpoint import Checkpoint, Origin
 from p2pfl.run.identity import run_id_of, write_run_id
 from p2pfl.run.paths import CHECKPOINTS_FOLDER, RUN_ID_FILE, checkpoint_name, peer_dir
-from p2pfl.run.repair import Backup, Mended, mend
+from p2pfl.run.repair import RecordBackup, RepairedRecords, repair
 from p2pfl.training import Trainer
 
 _AFRESH = "start a new run without --resume"
@@ -48,7 +48,7 @@ class Past:
     def _kept(self) -> list[Checkpoint]:
         return [kept for kept in (self.saved, self.before) if kept is not None]
 
-    def mend_records(self, peer_dir: Path, last: int, sketch_seed: int | None) -> Mended:
+    def repair_records(self, peer_dir: Path, last: int, sketch_seed: int | None) -> RepairedRecords:
         """Cut the records after round `last` and rebuild those that are lost.
 
         Rebuilt are those of the checkpoints' rounds.
@@ -57,17 +57,17 @@ class Past:
         """
         backups = {kept.round: backup for kept in self._kept if (backup := _backup(kept, sketch_seed)) is not None}
         expected = self.saved.recorded if self.saved is not None and self.saved.round == last else None
-        return mend(peer_dir, last, backups, expected=expected, sketched=sketch_seed is not None)
+        return repair(peer_dir, last, backups, expected=expected, sketched=sketch_seed is not None)
 
 
-def _backup(kept: Checkpoint, sketch_seed: int | None) -> Backup | None:
+def _backup(kept: Checkpoint, sketch_seed: int | None) -> RecordBackup | None:
     try:
         record = records.decode_record(kept.record.encode())
     except (msgspec.MsgspecError, UnicodeError, RecursionError):  # it was saved by something that records nothing
         return None
     if sketch_seed is None:
-        return Backup(record)
-    return Backup(record, lambda: sketch(kept.x.numpy(), sketch_seed))
+        return RecordBackup(record)
+    return RecordBackup(record, lambda: sketch(kept.x.numpy(), sketch_seed))
 
 
 def look_back(
@@ -166,7 +166,7 @@ def _clients(roles: Roles) -> Iterable[int]:
 
 
 def _say_lost(spec: messages.WorkerSpec, roles: Roles, folder: Path, report: messages.Report) -> None:
-    """Say what follows on the loss of all checkpoints.
+    """Report what follows from the loss of all checkpoints.
 
     Raises CheckpointError where that is the end.
     """
@@ -226,7 +226,9 @@ def _folders(spec: messages.WorkerSpec, roles: Roles, indices: Iterable[int]) ->
     return [peer_dir(spec.run_dir, roles.topology, index) for index in indices]
 
 
-def say_stale_client(spec: messages.WorkerSpec, roles: Roles, past: Past, last: int, report: messages.Report) -> None:
+def report_stale_client(
+    spec: messages.WorkerSpec, roles: Roles, past: Past, last: int, report: messages.Report
+) -> None:
     """Warn where a client's state is older than its newest update.
 
     The coordinator has taken that update.

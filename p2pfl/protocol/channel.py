@@ -93,11 +93,11 @@ class Channel:
         key = header.round, header.sender
         if problem is Refusal.OFFSET and key not in self._asked_again:
             self._asked_again.add(key)
-            return [self.say("grant", header.sender, header.round)]
+            return [self.message("grant", header.sender, header.round)]
         if problem is not Refusal.VALUES or not self.inbox.has(*key) or self.inbox.is_whole(*key):
             return []
         self.inbox.drop(*key)
-        return [self.say("ack", header.sender, header.round)]
+        return [self.message("ack", header.sender, header.round)]
 
     def granted(self, header: Header) -> list[ev.Action]:
         """Use a neighbor's credit. Raises ProtocolError for a round that does not exist."""
@@ -107,7 +107,7 @@ class Channel:
 
     # Sent
 
-    def say(self, kind: Kind, neighbor: int, round: int, about: Mapping[str, float] | None = None) -> ev.Send:
+    def message(self, kind: Kind, neighbor: int, round: int, about: Mapping[str, float] | None = None) -> ev.Send:
         """Send a control message; `about` are its scalars. Only a greeting has a body."""
         context, greets = self._context, kind == "hello"
         body = greeting.encode(context.greeting) if greets else b""
@@ -123,10 +123,10 @@ class Channel:
         )
         return ev.Send(neighbor, Message(header, body))
 
-    def say_again(self, neighbor: int) -> list[ev.Action]:
+    def resend(self, neighbor: int) -> list[ev.Action]:
         """Repeat grants and acknowledgements; a neighbor ignores what it has."""
-        again: list[ev.Action] = [self.say("grant", neighbor, round) for round in self.inbox.granted_to(neighbor)]
-        return again + [self.say("ack", neighbor, round) for round in self.inbox.taken_from(neighbor)]
+        again: list[ev.Action] = [self.message("grant", neighbor, round) for round in self.inbox.granted_to(neighbor)]
+        return again + [self.message("ack", neighbor, round) for round in self.inbox.taken_from(neighbor)]
 
     def deliver(self, round: int, items: Sequence[tuple[int, Payload]]) -> list[ev.Action]:
         """Send payloads of a round in chunks, each to its neighbor."""

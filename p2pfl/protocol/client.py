@@ -198,7 +198,7 @@ class Client:
         return self._on_acknowledged(header) if header.kind == "ack" else []
 
     def _say_where_it_stands(self) -> list[ev.Action]:
-        """Say that it is ready for a model, or offers its update; else nothing."""
+        """Announce that it is ready for a model, or offers its update; else nothing."""
         if self.stage is ClientStage.OFFERING:
             return [self._say("offer", self.round)]
         if self.stage is not ClientStage.TRAINING and self._model is None:
@@ -206,12 +206,12 @@ class Client:
         return []
 
     def _say(self, kind: Kind, round: int) -> ev.Send:
-        return self.channel.say(kind, self._coordinator, round)
+        return self.channel.message(kind, self._coordinator, round)
 
     # Failures
 
     def _on_reconnected(self) -> list[ev.Action]:
-        """Say again what the broken connection may have swallowed."""
+        """Repeat the messages that the broken connection may have lost."""
         outbox = self.channel.outbox
         again: list[ev.Action] = [self._say("hello", self.context.first_round)]
         again += [self._say("ack", round) for round in self.channel.inbox.taken_from(self._coordinator)]

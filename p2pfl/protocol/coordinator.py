@@ -70,7 +70,7 @@ class Coordinator:
     def _on_started(self, now: float) -> list[ev.Action]:
         self._enter(Stage.GREETING)
         self._detector.begin_wait(now)
-        return [self.channel.say("hello", client, self.round) for client in sorted(self.context.links)]
+        return [self.channel.message("hello", client, self.round) for client in sorted(self.context.links)]
 
     def _on_hello(self, header: Header, now: float) -> list[ev.Action]:
         self._greeted.add(header.sender)
@@ -123,7 +123,7 @@ class Coordinator:
             return self._begin_round(self.round + 1, now)
         self._enter(Stage.ENDED)
         links = sorted(self.context.links)
-        return [*(self.channel.say("goodbye", client, self.round) for client in links), ev.Finish()]
+        return [*(self.channel.message("goodbye", client, self.round) for client in links), ev.Finish()]
 
     # Messages
 
@@ -166,7 +166,7 @@ class Coordinator:
         """Continue without an update that is not finite, and free its client."""
         if self.stage is not Stage.WORKING or not self._exchange.spoils(header, problem):
             return []
-        freed = self.channel.say("ack", header.sender, header.round)
+        freed = self.channel.message("ack", header.sender, header.round)
         return [freed, *self._give_up([header.sender], now, "its update is not finite")]
 
     # Failures

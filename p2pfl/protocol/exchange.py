@@ -1,7 +1,4 @@
-"""Exchange of one peer: channel, membership and aggregation, round by round.
-
-It owns the question who is expected in which round, and keeps its parts informed of the answer.
-"""
+"""Exchange of one peer: channel, membership, aggregation; who is expected when."""
 
 from __future__ import annotations
 
@@ -160,7 +157,7 @@ class Exchange:
         if not self.in_round:
             return []
         granted = self.channel.inbox.grant(self.round, self._senders(self.round), self._senders(self.round + 1))
-        return [self.channel.say("grant", sender, round) for round, sender in granted]
+        return [self.channel.message("grant", sender, round) for round, sender in granted]
 
     def fold(self) -> list[ev.Action]:
         """Add what can be added, and grant the credit that this makes room for."""
@@ -230,7 +227,7 @@ class Exchange:
             actions.append(ev.Note(f"peer {self._context.name([neighbor])} is back from round {first} on", True))
         if not self._is_started:
             return actions
-        actions += [channel.say("grant", neighbor, round) for round in channel.inbox.granted_to(neighbor)]
+        actions += [channel.message("grant", neighbor, round) for round in channel.inbox.granted_to(neighbor)]
         payload = self.mixer.payloads.get(neighbor) if self.in_round and self.has_begun else None
         if payload is not None and self.membership.serves(neighbor, self.round):
             actions += channel.deliver(channel.outbox.round, channel.outbox.add(neighbor, payload))
@@ -261,12 +258,12 @@ class Exchange:
         self._expectation_changed()
 
     def reconnected(self, neighbor: int) -> list[ev.Action]:
-        """Say again what the broken connection may have swallowed."""
+        """Repeat the messages that the broken connection may have lost."""
         actions = self.membership.reconnected(neighbor, self.round, self._resume_point(neighbor))
         self._expectation_changed()
         if actions:
-            outbox = self.channel.outbox
-            actions += self.channel.say_again(neighbor) + self.channel.deliver(outbox.round, outbox.repeat(neighbor))
+            resent = self.channel.outbox.repeat(neighbor)
+            actions += self.channel.resend(neighbor) + self.channel.deliver(self.channel.outbox.round, resent)
         return actions
 
     def _release(self, neighbor: int) -> None:
@@ -282,7 +279,7 @@ class Exchange:
         """Take a chunk; whether its vector is whole. Raises ProtocolError."""
         header = message.header
         if self.channel.take_chunk(message):
-            return [self.channel.say("ack", header.sender, header.round)], True
+            return [self.channel.message("ack", header.sender, header.round)], True
         # What is next in order is added as it comes, while it is in the cache and more is on its way.
         is_next = self.aggregation is not None and self.aggregation.takes_part_of(header.sender, header.round)
         return (self.fold() if is_next else []), False
@@ -294,7 +291,7 @@ class Exchange:
         return actions
 
     def acknowledged(self, header: Header) -> bool:
-        """Note an acknowledgement. False where that is no news."""
+        """Note an acknowledgement. False if it was known."""
         if not self.channel.outbox.acknowledged(header.sender, header.round):
             return False
         self.mixer.acknowledged(header.sender)

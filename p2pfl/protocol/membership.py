@@ -109,17 +109,17 @@ class Membership:
     # This end's messages
 
     def greet(self, neighbor: int, round: int) -> ev.Send:
-        """Say (again) how this end's epoch stands."""
+        """Greet a neighbor with the epoch of this end's edge."""
         edge = self._edges[neighbor]
-        return self._channel.say("hello", neighbor, edge.serves, edge.greeting(round, self._has_lost_weights))
+        return self._channel.message("hello", neighbor, edge.serves, edge.greeting(round, self._has_lost_weights))
 
     def greet_all(self, round: int) -> list[ev.Action]:
-        """Say the greeting with which a peer begins."""
+        """Greet all neighbors, as a peer begins."""
         return [self.greet(n, round) for n, edge in self._edges.items() if edge.in_use]
 
     def heartbeats(self) -> list[ev.Action]:
         """Send a heartbeat to every neighbor whose edge is up."""
-        return [self._channel.say("heartbeat", n, 0) for n in self.up]
+        return [self._channel.message("heartbeat", n, 0) for n in self.up]
 
     def ask_again(self, neighbors: Collection[int], round: int) -> list[ev.Action]:
         """Repeat greeting, grants and acknowledgements that may have got lost."""
@@ -127,7 +127,7 @@ class Membership:
         for n in sorted(neighbors):
             if self._edges[n].state is EdgeState.OFFERED:
                 actions.append(self.greet(n, round))
-            actions += self._channel.say_again(n)
+            actions += self._channel.resend(n)
         return actions
 
     def reconnected(self, neighbor: int, round: int, point: ResumePoint) -> list[ev.Action]:
@@ -165,7 +165,7 @@ class Membership:
         if not edge.in_use:
             return []
         edge.take_down()
-        return [self._channel.say("edge_down", neighbor, 0, {"epoch": float(edge.epoch)})]
+        return [self._channel.message("edge_down", neighbor, 0, {"epoch": float(edge.epoch)})]
 
     # The other ends' messages
 

@@ -180,7 +180,7 @@ class Peer:
             return self._go_to(self.context.scripted_pauses.get(self.round, following), now)
         self._enter(Stage.ENDED)
         links = sorted(self.context.links)
-        return [*(self.channel.say("goodbye", link, self.round) for link in links), ev.Finish()]
+        return [*(self.channel.message("goodbye", link, self.round) for link in links), ev.Finish()]
 
     # Messages
 

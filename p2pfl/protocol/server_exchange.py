@@ -29,9 +29,12 @@ EXPECTED = (Progress.WAITING, Progress.SENT, Progress.TRAINING, Progress.OFFERIN
 
 @dataclass(frozen=True)
 class Federation:
-    """Settings of the coordinator; `sizes` (clients,) weigh the clients' updates."""
+    """Settings of the coordinator.
 
-    sizes: Sequence[float]
+    `weights` (clients,): of the clients' updates, not normalized.
+    """
+
+    weights: Sequence[float]
     selected: int
     seed: int
     min_updates: int
@@ -43,7 +46,7 @@ class Federation:
     @property
     def clients(self) -> int:
         """Number of clients, selected or not."""
-        return len(self.sizes)
+        return len(self.weights)
 
 
 def select_clients(federation: Federation, round: int) -> tuple[int, ...]:
@@ -87,7 +90,7 @@ class ServerExchange:
     def facts(self) -> Mapping[str, Any]:
         """Fields of the round's record: loss, samples, selected and missing clients."""
         folded, names = self.clients(Progress.FOLDED), self._context.names
-        weights = [self._federation.sizes[client] for client in folded]
+        weights = [self._federation.weights[client] for client in folded]
         losses = [self._losses[client] for client in folded]
         return {
             "train_loss": math.fsum(w * loss for w, loss in zip(weights, losses, strict=True)) / math.fsum(weights),
@@ -138,14 +141,14 @@ class ServerExchange:
             if where is Progress.OFFERING:
                 self._move(client, Progress.GRANTED)
                 self.channel.inbox.open(self.round, client)
-                actions.append(self.channel.say("grant", client, self.round))
+                actions.append(self.channel.message("grant", client, self.round))
             if window == 0:
                 break
         return actions
 
     def _fold(self, client: int, update: Payload) -> None:
-        total = math.fsum(self._federation.sizes[k] for k in self.progress)
-        self._server.accumulate(update, self._federation.sizes[client] / total)
+        total = math.fsum(self._federation.weights[k] for k in self.progress)
+        self._server.accumulate(update, self._federation.weights[client] / total)
         self._losses[client] = min(max(update.scalars.get("loss", 0.0), -MAX_LOSS), MAX_LOSS)
         self._samples += int(min(max(update.scalars.get("samples", 0.0), 0.0), MAX_SAMPLES))
         self._move(client, Progress.FOLDED)
@@ -194,13 +197,13 @@ class ServerExchange:
         if is_working and self.channel.flushed:
             return self.send_model(client), False
         self.asked_again = True  # on a slow link copies of the same would pile up
-        return [self.channel.say("heartbeat", client, self.round)], False
+        return [self.channel.message("heartbeat", client, self.round)], False
 
     def _heartbeat_if_repeated(self, client: int) -> list[ev.Action]:
         """Note that a client is ready; answer by a heartbeat if it asks again."""
         was_ready = client in self._ready
         self._ready.add(client)
-        return [self.channel.say("heartbeat", client, self.round)] if was_ready else []
+        return [self.channel.message("heartbeat", client, self.round)] if was_ready else []
 
     def acknowledged(self, header: Header) -> None:
         """A client has the model."""
@@ -215,11 +218,13 @@ class ServerExchange:
             return [], True
         if header.round == self.round and where in (Progress.OFFERING, Progress.GRANTED):
             if self.channel.inbox.is_whole(self.round, client):
-                return [self.channel.say("ack", client, self.round)], False
+                return [self.channel.message("ack", client, self.round)], False
             # Said again after a broken connection, or since the grant, or some of the update, got lost.
-            return [self.channel.say("grant" if where is Progress.GRANTED else "heartbeat", client, self.round)], False
+            return [
+                self.channel.message("grant" if where is Progress.GRANTED else "heartbeat", client, self.round)
+            ], False
         # Too late, or folded already: by this acknowledgement the client is free for another round.
-        return [self.channel.say("ack", client, header.round)], False
+        return [self.channel.message("ack", client, header.round)], False
 
     def chunk(self, message: Message) -> tuple[list[ev.Action], bool]:
         """Take a chunk of an update; whether that is whole now. Raises ProtocolError."""
@@ -227,7 +232,7 @@ class ServerExchange:
         if header.round < self.round and not inbox.has(header.round, header.sender):
             inbox.drop(header.round, header.sender)  # of a round that continued without it
         is_whole = inbox.add(message)
-        return ([self.channel.say("ack", header.sender, header.round)] if is_whole else []), is_whole
+        return ([self.channel.message("ack", header.sender, header.round)] if is_whole else []), is_whole
 
     def is_awaited(self, header: Header) -> bool:
         """Whether a chunk belongs to an update that this round has asked for."""
@@ -238,14 +243,14 @@ class ServerExchange:
         return self.is_awaited(header) and problem is Refusal.VALUES
 
     def reconnected(self, client: int, is_working: bool) -> list[ev.Action]:
-        """Say again what the broken connection may have swallowed."""
-        again: list[ev.Action] = [self.channel.say("hello", client, self._context.first_round)]
-        again += [self.channel.say("ack", client, round) for round in self.channel.inbox.taken_from(client)]
+        """Repeat the messages that the broken connection may have lost."""
+        again: list[ev.Action] = [self.channel.message("hello", client, self._context.first_round)]
+        again += [self.channel.message("ack", client, round) for round in self.channel.inbox.taken_from(client)]
         where = self.progress.get(client) if is_working else None
         if where is Progress.SENT:
             again += self.send_model(client)
         elif where is Progress.GRANTED:
-            again.append(self.channel.say("grant", client, self.round))
+            again.append(self.channel.message("grant", client, self.round))
         return again
 
     def _move(self, client: int, progress: Progress) -> None:

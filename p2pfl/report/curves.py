@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Mode -> name of its common model; local peers have none.
-MODEL_NAMES: dict[str, str] = {"gossip": "consensus model", "centralized": "global model", "sgd": "model"}
 # Kind of `mixing_bounds` -> style of its line.
 _BOUNDS: dict[str, dict[str, Any]] = {
     "plain": {"label": "bound for plain mixing, (1 − gap)$^k$", "linestyle": "--"},
@@ -63,7 +61,7 @@ def draw_accuracy(run: RecordedRun, axis: Axis) -> Figure:
     if run.has_peer_models:
         _draw_spread(axes, x, list(seen.values()))
     else:
-        axes.plot(x, [fmean(row) for row in seen.values()], color=style.BLUE, label=MODEL_NAMES[run.mode.name])
+        axes.plot(x, [fmean(row) for row in seen.values()], color=style.BLUE, label=run.mode.model_name)
     _mark_evaluations(axes, run, list(seen), x, [fmean(row) for row in seen.values()])
     _mark_model(axes, run, lambda number: axis.at(run, number) / unit)
     axes.margins(y=0.12)
@@ -107,7 +105,7 @@ def _mark_model(axes: Axes, run: RecordedRun, place: Callable[[int], float]) -> 
     if model is None or model.test_accuracy is None:
         return
     value = 100 * model.test_accuracy
-    name = MODEL_NAMES[run.mode.name] if run.mode.mixes else f"final {MODEL_NAMES[run.mode.name]}"
+    name = run.mode.model_name if run.mode.mixes else f"final {run.mode.model_name}"
     look: dict[str, Any] = {"marker": "*", "markersize": 13, "color": style.VERMILION, "markeredgecolor": style.INK}
     axes.plot([place(model.round)], [value], linestyle="none", label=f"{name}, {value:.2f} %", clip_on=False, **look)
 

@@ -21,7 +21,7 @@ _AHEAD = 1000  # rounds after a checkpoint, far more than are ever recorded; bey
 
 
 @dataclass(frozen=True)
-class Backup:
+class RecordBackup:
     """Record in a checkpoint, and a function that computes its sketch, if it has one."""
 
     record: RoundRecord
@@ -29,21 +29,21 @@ class Backup:
 
 
 @dataclass(frozen=True)
-class Mended:
+class RepairedRecords:
     """Repaired records, and a line for the user about each file with a problem."""
 
     rounds: list[RoundRecord]
     lines: list[str]
 
 
-def mend(
+def repair(
     peer_dir: Path,
     last: int,
-    backups: Mapping[int, Backup] | None = None,
+    backups: Mapping[int, RecordBackup] | None = None,
     *,
     expected: int | None = None,
     sketched: bool = True,
-) -> Mended:
+) -> RepairedRecords:
     """Cut a peer's records and sketches after round `last`, and repair the others.
 
     Records that differ from those in checkpoints (`backups`, by round) are replaced by these. `expected`: the number of
@@ -75,7 +75,7 @@ def mend(
         _write(peer_dir, rounds, found.rows, resketched, sketched)
     except OSError as error:
         raise CheckpointError(unwritable(peer_dir, error)) from None
-    return Mended(rounds, lines)
+    return RepairedRecords(rounds, lines)
 
 
 def _said(peer_dir: Path, found: Recorded, rebuilt: list[int], expected: int | None, kept: int) -> list[str]:

@@ -1,7 +1,7 @@
 """Topologies: files, generators, validation, mixing matrices and neighborhoods."""
 
 from p2pfl.topology.files import load_topology, save_topology
-from p2pfl.topology.fix import Mending, fix_file
+from p2pfl.topology.fix import FixOptions, fix_file
 from p2pfl.topology.formats.writers import FORMATS
 from p2pfl.topology.generators import KINDS, make_topology
 from p2pfl.topology.graph import MAX_PEERS, Topology, build_topology
@@ -21,7 +21,7 @@ __all__ = [
     "FORMATS",
     "KINDS",
     "MAX_PEERS",
-    "Mending",
+    "FixOptions",
     "Neighborhood",
     "NeighborhoodSchedule",
     "Topology",

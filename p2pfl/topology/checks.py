@@ -29,7 +29,7 @@ OPTIONS = (
 class Problem:
     """One problem of a graph, described for people.
 
-    `option`: the option of `topology fix` that mends it; None: `text` says what to do by hand.
+    `option`: the option of `topology fix` that fixes it; None: `text` says what to do by hand.
     """
 
     text: str
@@ -66,14 +66,14 @@ def check_graph(raw: RawGraph, least: int = 2) -> CheckedGraph:
 
 
 def describe_problems(source: str, found: Sequence[Problem], command: str = "") -> str:
-    """Message of one line: all problems, and the command, if any, that mends them."""
+    """Message of one line: all problems, and the command, if any, that fixes them."""
     message = f"{source}: {'; '.join(problem.text for problem in found)}"
     if not command:
         return message
     if "--drop-addresses" in command:
         message += "; if these are no addresses of peers, drop every host, port, device and public key"
     by_hand = any(problem.option is None for problem in found)
-    return f"{message}; {'correct by hand what no option mends, then mend' if by_hand else 'mend'} with: {command}"
+    return f"{message}; {'correct by hand what no option fixes, then fix' if by_hand else 'fix'} with: {command}"
 
 
 def fix_command(source: str, options: Collection[str | None], new: Path | None = None) -> str:
@@ -110,18 +110,18 @@ def _unusable_names(raw: RawGraph) -> list[Problem]:
         "is too long": f"keep it under {MAX_LABEL_BYTES} bytes when percent-encoded, because it names a directory",
     }
     flawed: dict[str, list[str]] = {}
-    mendable: dict[str, bool] = {}
+    is_fixable: dict[str, bool] = {}
     for node in raw.nodes:
         flaw = name_flaw(node.id)
         if flaw is not None:
             flawed.setdefault(flaw, []).append(node.id)
-            mendable[flaw] = mendable.get(flaw, True) and usable_label(node.label) is not None
+            is_fixable[flaw] = is_fixable.get(flaw, True) and usable_label(node.label) is not None
     found = []
     for flaw, ids in flawed.items():
         shown = ascii(ids[0][:20]) + ("…" if len(ids[0]) > 20 else "")
         more = f" ({len(ids) - 1} more too)" if len(ids) > 1 else ""
         what = "a node has an empty label" if flaw == "is empty" else f"the label {shown} {flaw}"
-        option = "--labels names" if mendable[flaw] else None
+        option = "--labels names" if is_fixable[flaw] else None
         found.append(Problem(f"{what}{more}: {remedies[flaw]}", option))
     return found
 

@@ -44,7 +44,7 @@ def load_topology(path: str | os.PathLike[str], least: int = 2, *, by_ids: bool 
     A peer's name is its label where all nodes have different ones, else its node id; `by_ids`: its id, as in the
     files of run directories, which `save_topology` writes. Edge lists and adjacency lists cannot express directions
     and are read as undirected; an edge may be given at both its ends.
-    Raises TopologyError with one line that names the file, all its problems and the command that mends them, also for
+    Raises TopologyError with one line that names the file, all its problems and the command that fixes them, also for
     fewer than `least` peers.
     """
     file = Path(path)
@@ -56,7 +56,7 @@ def load_topology(path: str | os.PathLike[str], least: int = 2, *, by_ids: bool 
         raise TopologyError(str(error).partition("; ")[0], remedy="put back the file that the run began with") from None
     if by_ids:
         raw = replace(raw, nodes=tuple(replace(node, label=None) for node in raw.nodes))
-    return topology_from(raw, name=file.stem, source=str(file), least=least, mendable=True)
+    return topology_from(raw, name=file.stem, source=str(file), least=least, is_fixable=True)
 
 
 def save_topology(topology: Topology, path: str | os.PathLike[str]) -> None:

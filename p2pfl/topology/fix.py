@@ -27,7 +27,7 @@ Step = Callable[[RawGraph], tuple[RawGraph, list[str]]]
 
 
 @dataclass(frozen=True)
-class Mending:
+class FixOptions:
     """Options of `topology fix`. `labels`: "names", "ids" or None (see `naming`)."""
 
     drop_addresses: bool = False
@@ -51,40 +51,40 @@ class Mending:
         return [(option, step) for asked, option, step in steps if asked]
 
 
-def fix_file(file: Path, new: Path, wanted: Mending) -> tuple[Topology, list[str]]:
-    """Mend the graph of a file and write it to another file.
+def fix_file(file: Path, new: Path, wanted: FixOptions) -> tuple[Topology, list[str]]:
+    """Fix the graph of a file and write it to another file.
 
-    The extension of `new` determines its format. Returns the same as `mend`. Raises TopologyError; `new` is then
+    The extension of `new` determines its format. Returns the same as `fix`. Raises TopologyError; `new` is then
     unchanged.
     """
     if new.resolve() == file.resolve():
-        raise TopologyError(f"-o {new}: is the file that is to be mended; choose another name")
-    topology, changes = mend(read_raw(file), wanted, file, new)
+        raise TopologyError(f"-o {new}: is the file that is to be fixed; choose another name")
+    topology, changes = fix(read_raw(file), wanted, file, new)
     data = topology_bytes(topology, new)
     write_checked(new, data, lambda read: difference(topology, read), remedy="write it as .graphml")
     return topology, changes
 
 
-def mend(raw: RawGraph, wanted: Mending, file: Path, new: Path) -> tuple[Topology, list[str]]:
-    """Mend the graph of a file; return the topology, and a line for people per change.
+def fix(raw: RawGraph, wanted: FixOptions, file: Path, new: Path) -> tuple[Topology, list[str]]:
+    """Fix the graph of a file; return the topology, and a line for people per change.
 
     `new`: the file that will be written. Raises TopologyError with all problems that remain, and the command that
-    mends them too.
+    fixes them too.
     """
     changes: list[str] = []
-    mended = raw
+    fixed = raw
     for _, step in wanted.steps():
-        mended, lines = step(mended)
+        fixed, lines = step(fixed)
         changes += lines
-    found = check_graph(mended).problems
+    found = check_graph(fixed).problems
     if found:
         more = {problem.option for problem in found}
         command = fix_command(str(file), more | {option for option, _ in wanted.steps()}, new) if any(more) else ""
         raise TopologyError(describe_problems(str(file), found, command))
-    topology = topology_from(mended, name=new.stem, source=str(file))
+    topology = topology_from(fixed, name=new.stem, source=str(file))
     if wanted.labels is None:
         return topology, changes
-    choice = name_nodes(mended).note  # `changes` have it already
+    choice = name_nodes(fixed).note  # `changes` have it already
     return replace(topology, notes=tuple(note for note in topology.notes if note != choice)), changes
 
 

@@ -81,16 +81,16 @@ def build_topology(graph: nx.Graph, *, name: str, source: str, least: int = 2) -
     return topology_from(RawGraph(graph.is_directed(), nodes, edges), name=name, source=source, least=least)
 
 
-def topology_from(raw: RawGraph, *, name: str, source: str, least: int = 2, mendable: bool = False) -> Topology:
+def topology_from(raw: RawGraph, *, name: str, source: str, least: int = 2, is_fixable: bool = False) -> Topology:
     """Check a raw graph and number its nodes 0..n−1 in peer order.
 
     Peer order is the natural order of the names, '10' after '2'. `source` starts every message. Raises TopologyError
-    with all problems (see `checks`) on one line, which ends with the `topology fix` command that mends them where
-    `source` is a `mendable` file.
+    with all problems (see `checks`) on one line, which ends with the `topology fix` command that fixes them where
+    `source` is a `is_fixable` file.
     """
     findings = check_graph(raw, least)
     if findings.problems:
-        command = fix_command(source, {problem.option for problem in findings.problems}) if mendable else ""
+        command = fix_command(source, {problem.option for problem in findings.problems}) if is_fixable else ""
         raise TopologyError(describe_problems(source, findings.problems, command))
     naming, links = findings.naming, findings.links
     ordered = sorted(range(len(raw.nodes)), key=lambda node: natural_key(naming.names[node]))

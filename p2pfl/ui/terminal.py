@@ -89,7 +89,7 @@ class Display:
             self._live.stop()
         self._live = None
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """Print a line that stays."""
         self._line(text)
 

@@ -105,7 +105,7 @@ def failing(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["topology", "make", "rong", "-n", "4", "-o", "x.gml"], "rong"),
         (["topology", "show", "nowhere.gml"], "nowhere.gml"),
         (["topology", "fix", RING], "-o"),
-        (["topology", "fix", RING, "-o", RING], "is the file that is to be mended"),
+        (["topology", "fix", RING, "-o", RING], "is the file that is to be fixed"),
         (["topology", "fix", RING, "-o", "x.doc"], "x.doc: unknown extension"),
         (["topology", "fix", RING, "-o", "none/x.gml"], "make the folder none"),
         (["topology", "fix", RING, "-o", "x.gml", "--labels", "both"], "--labels both: choose one of"),

@@ -101,7 +101,7 @@ def test_forgetting_rounds_on_a_full_disk_forgets_nothing(disk: SmallDisk) -> No
         records.append_round(folder, train_record(RING, 0, number, 4, 100), SKETCH)
     disk.fill()
     with pytest.raises(CheckpointError, match="make room there"):
-        repair.mend(folder, 1)
+        repair.repair(folder, 1)
     assert [record.round for record in records.read_rounds(folder)] == [1, 2]
     assert sorted(path.name for path in folder.iterdir()) == [ROUNDS_FILE, SKETCHES_FILE]
 

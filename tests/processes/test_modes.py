@@ -103,7 +103,7 @@ def test_a_repeated_run_draws_the_same_clients_and_ends_with_the_same_bits(
     second = train(tmp_path / "second", "centralized", **sizes, transport="tcp")
     ours, theirs = model_of(first), model_of(second)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    federation = Federation(sizes=[1.0] * 5, selected=2, seed=0, min_updates=1)
+    federation = Federation(weights=[1.0] * 5, selected=2, seed=0, min_updates=1)
     drawn = [[str(client) for client in select_clients(federation, number)] for number in range(1, 5)]
     for result in (first, second):
         records = coordinator_records(result.run_dir)

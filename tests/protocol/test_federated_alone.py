@@ -75,7 +75,7 @@ def test_the_end_is_said_to_all() -> None:
 
 
 def test_losses_are_weighed_like_the_updates() -> None:
-    made = greeted(replace(ALL, sizes=[1.0, 1.0, 1.0, 1.0, 1.0, 5.0], samples_before=100))
+    made = greeted(replace(ALL, weights=[1.0, 1.0, 1.0, 1.0, 1.0, 5.0], samples_before=100))
     offer(made, *range(6))
     deliver(made, *range(6))
     assert made.facts["train_loss"] == pytest.approx((0 + 1 + 2 + 3 + 4 + 5 * 5) / 10)
@@ -340,7 +340,7 @@ def test_the_selection_is_the_same_whenever_it_is_asked_and_differs_by_round_and
     assert len(set(drawn)) > 35
     assert drawn != [select_clients(replace(federation, seed=4), round) for round in range(1, 40)]
     # Whom it draws depends on nothing else.
-    other = replace(federation, sizes=[float(k + 1) for k in range(20)], min_updates=6, deadline=1.0)
+    other = replace(federation, weights=[float(k + 1) for k in range(20)], min_updates=6, deadline=1.0)
     assert drawn == [select_clients(other, round) for round in range(1, 40)]
 
 

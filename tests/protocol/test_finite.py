@@ -146,7 +146,7 @@ def test_a_coordinator_goes_on_at_once_without_an_update_that_is_not_finite() ->
 
 
 def test_updates_that_are_not_finite_do_not_count_towards_the_minimum() -> None:
-    made = greeted(Federation(ALL.sizes, ALL.selected, ALL.seed, min_updates=ALL.selected))
+    made = greeted(Federation(ALL.weights, ALL.selected, ALL.seed, min_updates=ALL.selected))
     offer(made, *range(6))
     made.handle(bad_chunk(0, 1), 1.0)
     for client in range(1, 6):

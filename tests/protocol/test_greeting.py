@@ -260,7 +260,7 @@ def test_a_client_ends_where_its_coordinator_has_other_settings() -> None:
 def test_a_coordinator_begins_without_a_client_that_has_other_settings() -> None:
     context = replace(CLIENT, me=6, links=frozenset(range(6)), greeting=OURS)
     server = ServerAverage(torch.zeros(SIZE), torch.zeros(SIZE))
-    coordinator = Coordinator(context, Federation(sizes=[1.0] * 6, selected=6, seed=0, min_updates=3), server)
+    coordinator = Coordinator(context, Federation(weights=[1.0] * 6, selected=6, seed=0, min_updates=3), server)
     coordinator.handle(Started(), 0.0)
     for client in (0, 2, 3, 4, 5):
         coordinator.handle(greets(client, OURS, run="run"), 1.0)

@@ -99,7 +99,7 @@ class Done:
 
 def dense(setting: Setting, before: Tensor, round: int, folded: Sequence[int], selected: Sequence[int]) -> Tensor:
     """The next global model, Σ p_k x_k in client order, p_k shares of those selected; no messages, no machines."""
-    sizes = setting.federation.sizes
+    weights = setting.federation.weights
     sent = before if setting.codec == "fp32" else before.bfloat16().float()
     total = torch.zeros_like(before)
     share = 0.0
@@ -107,7 +107,7 @@ def dense(setting: Setting, before: Tensor, round: int, folded: Sequence[int], s
         x = sent.clone()
         train(x, client, round)
         train(x, client, round)
-        p = sizes[client] / math.fsum(sizes[k] for k in selected)
+        p = weights[client] / math.fsum(weights[k] for k in selected)
         share += p
         total.add_(x if setting.codec == "fp32" else x.bfloat16().float(), alpha=p)
     if len(folded) < len(selected):

@@ -27,7 +27,7 @@ CONTEXT = PeerContext(
     timeouts=Timeouts(start=None, handshake=60.0, first_round=600.0, round=30.0),
 )
 _models: WeakKeyDictionary[Coordinator, torch.Tensor] = WeakKeyDictionary()
-ALL = Federation(sizes=[1.0] * 6, selected=6, seed=0, min_updates=3)
+ALL = Federation(weights=[1.0] * 6, selected=6, seed=0, min_updates=3)
 
 
 def a_coordinator(federation: Federation = ALL, context: PeerContext = CONTEXT) -> Coordinator:

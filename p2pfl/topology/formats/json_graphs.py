@@ -64,10 +64,10 @@ def _whole_ids(graph: JsonGraph) -> JsonGraph:
         return graph
     keys = ("id", "source", "target", "from", "to", "parent", "parentId", "parentNode")
 
-    def mended(entries: list[Entry]) -> list[Entry]:
+    def fixed(entries: list[Entry]) -> list[Entry]:
         return [{**entry, **{key: _whole(entry[key]) for key in keys if key in entry}} for entry in entries]
 
-    return replace(graph, nodes=mended(graph.nodes), edges=mended(graph.edges))
+    return replace(graph, nodes=fixed(graph.nodes), edges=fixed(graph.edges))
 
 
 def _whole(value: object) -> object:

@@ -76,7 +76,7 @@ class Watcher:
     def hear(self, *_: object) -> None:
         """Everything else that observers are told."""
 
-    say = warn = progress = expect = step = hear
+    info = warn = progress = expect = step = hear
 
 
 @pytest.fixture(autouse=True)

@@ -76,7 +76,7 @@ class Memory:
         self.all: list[Worker] = []
 
     def prepare(self, observer: Observer) -> None:
-        observer.say("prepared")
+        observer.info("prepared")
 
     def address(self, worker: int) -> str:
         return f"memory://{worker}"
@@ -155,7 +155,7 @@ def test_a_run_is_told_to_all_observers_in_their_order() -> None:
     assert launcher.orders == [StartWorker(worker) for worker in range(3)]
     assert launcher.workers[0].orders == [messages.Endpoints({1: "memory://1", 2: "memory://2"})]
     kinds = [words[0] for words in first.told]
-    assert kinds == ["say"] * 3 + ["progress"] * 3 + ["expect", "say", "step", "warn", "round"]
+    assert kinds == ["info"] * 3 + ["progress"] * 3 + ["expect", "info", "step", "warn", "round"]
     assert ("warn", "peer 1: a warning") in first.told
     assert [words[:3] for words in second.told if words[0] != "round"] == [
         words[:3] for words in first.told if words[0] != "round"
@@ -213,5 +213,5 @@ def test_an_interrupt_stops_the_workers() -> None:
     launcher = Memory(interrupt)
     outcome = launch(launcher, listener)
     assert (outcome.status, outcome.reason, outcome.lost) == ("interrupted", "interrupted", [])
-    assert listener.lines("say")[-1] == "stopping; everything so far is saved"
+    assert listener.lines("info")[-1] == "stopping; everything so far is saved"
     assert all(worker.orders[-1] == messages.Stop() for worker in launcher.workers)

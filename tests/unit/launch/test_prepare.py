@@ -45,7 +45,7 @@ def prepare(folder: Path, link: Link) -> tuple[list[str], Any]:
     said: list[str] = []
     process = SimpleNamespace(join=lambda _: True, close=lambda: None, kill=lambda: None, exit_text=lambda: "killed")
     server: Any = SimpleNamespace(start=lambda *_: (process, link), folder=SimpleNamespace(path=folder))
-    observer: Any = SimpleNamespace(say=said.append, progress=lambda *step: said.append("{} {}/{}".format(*step)))
+    observer: Any = SimpleNamespace(info=said.append, progress=lambda *step: said.append("{} {}/{}".format(*step)))
     config = RunConfig.of(dataset="digits", model="vgg11")
     with pytest.raises(P2PFLError) as caught:
         prepare_data(config, assign_roles(config, make_topology("ring", 3)), folder, observer, server)

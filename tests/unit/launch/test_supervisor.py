@@ -68,11 +68,11 @@ def federated(**options: object) -> RunConfig:
 
 
 def told(actions: Sequence[ev.Action]) -> list[str]:
-    return [action.text for action in actions if isinstance(action, ev.Say) and action.warns]
+    return [action.text for action in actions if isinstance(action, ev.ShowLine) and action.warns]
 
 
 def without_words(actions: Sequence[ev.Action]) -> list[ev.Action]:
-    return [action for action in actions if not isinstance(action, ev.Say)]
+    return [action for action in actions if not isinstance(action, ev.ShowLine)]
 
 
 def test_all_are_started_and_introduced_to_their_neighbors_once_all_are_ready() -> None:
@@ -82,7 +82,7 @@ def test_all_are_started_and_introduced_to_their_neighbors_once_all_are_ready() 
         assert case.tell(ev.Ready(worker, f"ipc://{worker}")) == [ev.Progress("processes ready", worker + 1, 4)]
     actions = case.tell(ev.Ready(3, "ipc://3", steps=60, vector_bytes=4))
     assert actions[:2] == [ev.Progress("processes ready", 4, 4), ev.ExpectSteps(60)]
-    assert actions[2] == ev.Say(case.spec.forecast(4))
+    assert actions[2] == ev.ShowLine(case.spec.forecast(4))
     neighbors = {0: (1, 3), 1: (0, 2), 2: (1, 3), 3: (0, 2)}
     assert actions[3:] == [ev.SendEndpoints(w, {n: f"ipc://{n}" for n in near}) for w, near in neighbors.items()]
     assert not case.supervisor.is_shutting_down
@@ -286,7 +286,7 @@ def test_clients_have_time_to_hear_that_the_coordinator_has_finished() -> None:
 
 def test_an_interrupt_stops_the_workers_and_a_second_kills_them() -> None:
     case = Case(gossip()).begin()
-    assert case.tell(ev.Interrupted()) == [ev.Say("stopping; everything so far is saved"), ev.Shutdown()]
+    assert case.tell(ev.Interrupted()) == [ev.ShowLine("stopping; everything so far is saved"), ev.Shutdown()]
     assert case.failed() == "interrupted"
     assert case.supervisor.outcome.status == "interrupted"
     assert case.tell(ev.Interrupted()) == [ev.KillAll()]

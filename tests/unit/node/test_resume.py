@@ -19,7 +19,7 @@ from p2pfl.config import replace_options
 from p2pfl.errors import CheckpointError, UnreadableError
 from p2pfl.modes import assign_roles
 from p2pfl.node.recorder import Recorder
-from p2pfl.node.resume import last_common_round, say_stale_client
+from p2pfl.node.resume import last_common_round, report_stale_client
 from p2pfl.run import checkpoint
 from p2pfl.run.checkpoint import Origin
 from p2pfl.run.identity import read_run_id
@@ -249,7 +249,7 @@ def test_a_client_whose_own_state_is_too_old_says_so(
     said.clear()
     parts = assign_roles(run.config, run.topology)
     assert last_common_round(run.spec(0), parts, LAST) == 5
-    say_stale_client(run.spec(0), parts, past, 5, lambda message: said.append(message.text))  # type: ignore[union-attr]
+    report_stale_client(run.spec(0), parts, past, 5, lambda message: said.append(message.text))  # type: ignore[union-attr]
     assert said == [f"its momentum after round 5 is lost; continues with {state}, to other bits"]
 
 

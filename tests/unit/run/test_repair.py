@@ -1,4 +1,4 @@
-"""Records that were damaged are read as far as they go, and mended from checkpoints, whatever has happened to them."""
+"""Damaged records are read as far as they are intact, and repaired from checkpoints, whatever the damage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from p2pfl.errors import CheckpointError, UnreadableError
 from p2pfl.model.sketches import SKETCH_BUCKETS
 from p2pfl.run.paths import ROUNDS_FILE, SKETCHES_FILE
 from p2pfl.run.records import RoundRecord, append_round, encode_record, read_recorded, read_rounds
-from p2pfl.run.repair import Backup, mend
+from p2pfl.run.repair import RecordBackup, repair
 from p2pfl.run.sketch_file import HEADER, read_sketches
 
 RING = make_topology("ring", 3)
@@ -40,7 +40,7 @@ def filled(folder: Path, rounds: list[int] | None = None) -> list[RoundRecord]:
     return made
 
 
-BACKUPS = {n: Backup(record(n), lambda n=n: sketch_of(n)) for n in (ROUNDS - 1, ROUNDS)}  # type: ignore[misc]
+BACKUPS = {n: RecordBackup(record(n), lambda n=n: sketch_of(n)) for n in (ROUNDS - 1, ROUNDS)}  # type: ignore[misc]
 
 
 def lines(change: Callable[[list[bytes]], list[bytes]]) -> Callable[[Path], None]:
@@ -117,19 +117,19 @@ def test_damaged_records_are_mended_and_that_is_said_in_one_line(tmp_path: Path,
     filled(tmp_path)
     damage(tmp_path)
     read_rounds(tmp_path)  # as a report does, which nothing may stop
-    mended = mend(tmp_path, ROUNDS, BACKUPS, expected=ROUNDS)
-    assert len(mended.lines) == 1, mended.lines
-    assert said in mended.lines[0]
-    assert mended.lines[0].startswith(str(tmp_path))
-    assert mended.rounds == read_rounds(tmp_path) == [record(number) for number in sorted(recorded)]
+    repaired = repair(tmp_path, ROUNDS, BACKUPS, expected=ROUNDS)
+    assert len(repaired.lines) == 1, repaired.lines
+    assert said in repaired.lines[0]
+    assert repaired.lines[0].startswith(str(tmp_path))
+    assert repaired.rounds == read_rounds(tmp_path) == [record(number) for number in sorted(recorded)]
     append_round(tmp_path, record(ROUNDS + 1), sketch_of(ROUNDS + 1))
     rows, now = read_sketches(tmp_path), read_recorded(tmp_path)
     assert now.problems == []
     found = {number: rows[row] for number, row in now.rows.items() if not np.isnan(rows[row]).any()}
     assert set(found) == sketched | {ROUNDS + 1}
     assert all(np.array_equal(row, sketch_of(number)) for number, row in found.items()), "each has its own sketch"
-    again = mend(tmp_path, ROUNDS, BACKUPS, expected=len(recorded))
-    assert again.lines == [], "what was mended is not said again"
+    again = repair(tmp_path, ROUNDS, BACKUPS, expected=len(recorded))
+    assert again.lines == [], "what was repaired is not said again"
 
 
 @pytest.mark.parametrize("kept", [0, 2, 6, 9])
@@ -139,8 +139,8 @@ def test_what_a_crash_leaves_is_cut_without_a_word(tmp_path: Path, kept: int) ->
         file.write(b'{"round": 7, "pha')
     with open(tmp_path / SKETCHES_FILE, "ab") as file:
         file.write(b"\1" * (ROW + 7))
-    mended = mend(tmp_path, kept, {}, expected=min(kept, ROUNDS))
-    assert (mended.rounds, mended.lines) == (made[:kept], [])
+    repaired = repair(tmp_path, kept, {}, expected=min(kept, ROUNDS))
+    assert (repaired.rounds, repaired.lines) == (made[:kept], [])
     assert read_rounds(tmp_path) == made[:kept]
     assert read_sketches(tmp_path)[:, 0].tolist() == [own.round for own in made[:kept]]
     append_round(tmp_path, record(kept + 1), sketch_of(7))
@@ -160,8 +160,8 @@ def test_a_peer_that_was_away_keeps_its_sketches(tmp_path: Path, crash: bool) ->
     if crash:
         with open(tmp_path / SKETCHES_FILE, "ab") as file:
             file.write(sketch_of(7).tobytes())
-    mended = mend(tmp_path, ROUNDS, BACKUPS, expected=4)
-    assert (mended.rounds, mended.lines) == (made, [])
+    repaired = repair(tmp_path, ROUNDS, BACKUPS, expected=4)
+    assert (repaired.rounds, repaired.lines) == (made, [])
     np.testing.assert_array_equal(read_sketches(tmp_path), [sketch_of(own.round) for own in made])
 
 
@@ -180,10 +180,10 @@ def test_nothing_that_stands_in_the_file_stops_a_reader(tmp_path: Path) -> None:
         (folder / ROUNDS_FILE).write_bytes(data)
         found = read_recorded(folder, last=ROUNDS)
         assert [own.round for own in found.rounds] == sorted({own.round for own in found.rounds})
-        mended = mend(folder, ROUNDS, BACKUPS, expected=ROUNDS)
-        assert mended.rounds[-2:] == [made[ROUNDS - 1], made[ROUNDS]]
-        assert read_rounds(folder) == mended.rounds
-        assert len(read_sketches(folder)) == len(mended.rounds)
+        repaired = repair(folder, ROUNDS, BACKUPS, expected=ROUNDS)
+        assert repaired.rounds[-2:] == [made[ROUNDS - 1], made[ROUNDS]]
+        assert read_rounds(folder) == repaired.rounds
+        assert len(read_sketches(folder)) == len(repaired.rounds)
 
 
 def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
@@ -204,18 +204,18 @@ def test_what_cannot_be_read_now_is_never_replaced(tmp_path: Path, name: str, ta
     before = {file: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
     for last in (0, ROUNDS):
         with pytest.raises(UnreadableError, match=rf"^{path}: cannot be read \("):
-            mend(tmp_path, last, BACKUPS, expected=last)
+            repair(tmp_path, last, BACKUPS, expected=last)
     assert {file: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == before
     path.unlink()
     kept.rename(path)
-    assert mend(tmp_path, ROUNDS, BACKUPS, expected=ROUNDS).lines == []
+    assert repair(tmp_path, ROUNDS, BACKUPS, expected=ROUNDS).lines == []
 
 
 def test_what_is_whole_is_not_written(tmp_path: Path) -> None:
     filled(tmp_path)
     paths = [tmp_path / name for name in (ROUNDS_FILE, SKETCHES_FILE)]
     before = [(path.stat().st_ino, path.stat().st_mtime_ns) for path in paths]
-    mend(tmp_path, ROUNDS, BACKUPS, expected=ROUNDS)
+    repair(tmp_path, ROUNDS, BACKUPS, expected=ROUNDS)
     assert [(path.stat().st_ino, path.stat().st_mtime_ns) for path in paths] == before
 
 
@@ -238,7 +238,7 @@ def test_a_file_is_on_the_disk_before_it_takes_its_place(
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "replace", replaced)
-    mend(tmp_path, ROUNDS, BACKUPS, expected=ROUNDS)
+    repair(tmp_path, ROUNDS, BACKUPS, expected=ROUNDS)
     places = [place for place, (what, _) in enumerate(done) if what == "replace"]
     assert places
     for place in places:
@@ -264,7 +264,7 @@ def test_stopped_between_the_two_files_no_sketch_becomes_another_rounds(
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", once)
         with contextlib.suppress(CheckpointError):
-            mend(tmp_path, ROUNDS, BACKUPS, expected=expected)
-    mended = mend(tmp_path, ROUNDS, BACKUPS, expected=expected)
-    for own, row in zip(mended.rounds, read_sketches(tmp_path), strict=True):
+            repair(tmp_path, ROUNDS, BACKUPS, expected=expected)
+    repaired = repair(tmp_path, ROUNDS, BACKUPS, expected=expected)
+    for own, row in zip(repaired.rounds, read_sketches(tmp_path), strict=True):
         assert np.isnan(row).all() or np.array_equal(row, sketch_of(own.round)), own.round

@@ -183,7 +183,7 @@ REFUSALS = {
         GML_TWICE.format("edge [ source 0 target 1 ]").replace("graph [", "graph [ multigraph 1"),
         "parallel edges: 'a' -- 'b'",
     ),
-    "twice.edgelist": ("a b\na b\n", "parallel edges.*; mend with: p2pfl topology fix .* --merge-parallel$"),
+    "twice.edgelist": ("a b\na b\n", "parallel edges.*; fix with: p2pfl topology fix .* --merge-parallel$"),
     "twice.adjlist": ("a b b\n", "parallel edges"),
     "directed.adjlist": ("a b\nb a c\nc a\n", "'b' lists 'c' but not the other way round"),
     "word.edgelist": ("a b\nc\n", "line 2 is not an edge"),

@@ -1,4 +1,4 @@
-"""`topology fix`: each option mends its problem, and so does the command that a refusal names."""
+"""`topology fix`: each option fixes its problem, and so does the command that a refusal names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from p2pfl.errors import TopologyError
 from p2pfl.topology import Topology, load_topology, make_topology, save_topology
 from p2pfl.topology.checks import check_graph
 from p2pfl.topology.files import difference
-from p2pfl.topology.fix import Mending, mend
+from p2pfl.topology.fix import FixOptions, fix
 from p2pfl.topology.raw import RawEdge, RawGraph, RawNode
 
 Value = dict[str, Any]
@@ -111,7 +111,7 @@ def test_the_command_that_a_refusal_names_mends_the_file(
     file.write_text(json.dumps(value))
     with pytest.raises(TopologyError) as caught:
         load_topology(file)
-    command = str(caught.value).partition("; mend with: ")[2]
+    command = str(caught.value).partition("; fix with: ")[2]
     words = shlex.split(command)
     assert words[:3] == ["p2pfl", "topology", "fix"]
     before = file.read_bytes()
@@ -130,91 +130,91 @@ def test_what_no_option_mends_is_named_and_nothing_written(
     MENDABLE[kind](value)
     file, new = tmp_path / "t.json", tmp_path / "new.gml"
     file.write_text(json.dumps(value))
-    with pytest.raises(TopologyError, match="; correct by hand what no option mends, then mend with: p2pfl topology"):
+    with pytest.raises(TopologyError, match="; correct by hand what no option fixes, then fix with: p2pfl topology"):
         load_topology(file)
     words = ["topology", "fix", str(file), "-o", str(new), "--drop-self-loops", "--largest-component"]
     assert main(words) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith(f"p2pfl: {file}: ")
     assert captured.err.count("\n") == 1
-    assert "mend with" not in captured.err, "options that mend nothing more"
+    assert "fix with" not in captured.err, "options that fix nothing more"
     assert captured.out == ""
     assert sorted(tmp_path.iterdir()) == [file]
 
 
-def mended(graph: RawGraph, **options: Any) -> tuple[Topology, str]:
-    topology, said = mend(graph, Mending(**options), Path("t.gml"), Path("new.gml"))
+def fixed(graph: RawGraph, **options: Any) -> tuple[Topology, str]:
+    topology, said = fix(graph, FixOptions(**options), Path("t.gml"), Path("new.gml"))
     return topology, "\n".join(said)
 
 
 def test_loops() -> None:
-    topology, said = mended(raw("ab aa:2 bb aa"), drop_self_loops=True)
+    topology, said = fixed(raw("ab aa:2 bb aa"), drop_self_loops=True)
     assert list(topology.graph.edges) == [(0, 1)]
     assert said == "dropped 3 self-loops: 'a' and 'b'"
 
 
 def test_parallel_edges_keep_the_first_weight() -> None:
-    topology, said = mended(raw("ab ab:2 ba:3 bc"), merge_parallel=True)
+    topology, said = fixed(raw("ab ab:2 ba:3 bc"), merge_parallel=True)
     assert list(topology.graph.edges(data="weight")) == [(0, 1, 2.0), (1, 2, None)]
     assert "merged 3 parallel edges into 1 link: 'a' – 'b'" in said
     assert "kept the first weight of 'a' – 'b'" in said
-    topology, said = mended(raw("ab:1 ab:2 bc:3 ca:4 a-c", directed=True), merge_parallel=True)
+    topology, said = fixed(raw("ab:1 ab:2 bc:3 ca:4 a-c", directed=True), merge_parallel=True)
     assert topology.directed
     assert list(topology.graph.edges(data="weight")) == [(0, 1, 1.0), (0, 2, None), (1, 2, 3.0), (2, 0, 4.0)]
     assert "'a' -> 'b'" in said
 
 
 def test_undirected_takes_the_mean_of_two_weights() -> None:
-    topology, said = mended(raw("ab:1 ba:2 bc:5 cd dc:7", directed=True), undirected=True)
+    topology, said = fixed(raw("ab:1 ba:2 bc:5 cd dc:7", directed=True), undirected=True)
     assert not topology.directed
     assert list(topology.graph.edges(data="weight")) == [(0, 1, 1.5), (1, 2, 5.0), (2, 3, 7.0)]
     assert "made the graph undirected: 1 link that went one way, 2 that went both ways" in said
     assert "took the mean of the two directions' weights of 'a' – 'b' and 'c' – 'd'" in said
-    assert mended(raw("a-b bc", directed=True), undirected=True)[0].n == 3
+    assert fixed(raw("a-b bc", directed=True), undirected=True)[0].n == 3
 
 
 def test_the_largest_component() -> None:
-    topology, said = mended(raw("ab cd ce", nodes="abcdef"), largest_component=True)
+    topology, said = fixed(raw("ab cd ce", nodes="abcdef"), largest_component=True)
     assert topology.names == ("c", "d", "e")
     assert said == "kept the largest connected component, 3 peers; dropped 3: 'a', 'b' and 'f'"
-    topology, said = mended(raw("ab ba:2 bc cd dc:2", directed=True, nodes="dcba"), largest_component=True)
+    topology, said = fixed(raw("ab ba:2 bc cd dc:2", directed=True, nodes="dcba"), largest_component=True)
     assert topology.names == ("c", "d"), "of equally large ones that of the first node in the file"
     assert "strongly connected component, 2 peers; dropped 2" in said
-    with pytest.raises(TopologyError, match=r"mend with: .* --undirected --largest-component$"):
-        mended(raw("ab bc", directed=True), largest_component=True)
+    with pytest.raises(TopologyError, match=r"fix with: .* --undirected --largest-component$"):
+        fixed(raw("ab bc", directed=True), largest_component=True)
 
 
 def test_labels() -> None:
     graph = raw("ab bc", a="x", b="x", c="y")
-    topology, said = mended(graph, labels="names")
+    topology, said = fixed(graph, labels="names")
     assert topology.names == ("x", "x (2)", "y")
     assert topology.notes == ()
     assert "named the peers by their labels: 'x', 'x (2)' and 'y'" in said
     assert "numbered 1 label that another peer has: 'x (2)'" in said
-    topology, said = mended(raw("ab bc", a="x", b="y", c="z"), labels="ids")
+    topology, said = fixed(raw("ab bc", a="x", b="y", c="z"), labels="ids")
     assert (topology.names, topology.notes) == (("a", "b", "c"), ())
     assert said == "named the peers by their ids: 'a', 'b' and 'c'"
-    assert mended(graph)[0].names == ("a", "b", "c")
+    assert fixed(graph)[0].names == ("a", "b", "c")
 
 
 def test_what_has_nothing_to_do_says_so() -> None:
-    every = Mending(True, True, True, True, True, "names")
-    _, said = mend(raw("ab"), every, Path("t.gml"), Path("new.gml"))
+    every = FixOptions(True, True, True, True, True, "names")
+    _, said = fix(raw("ab"), every, Path("t.gml"), Path("new.gml"))
     options = ["--drop-addresses", "--drop-self-loops", "--merge-parallel", "--undirected", "--largest-component"]
     options.append("--labels names")
     assert [line.partition(":")[0] for line in said] == options
     assert all("nothing to do" in line for line in said)
-    assert mended(raw("ab"), labels="ids")[1].startswith("--labels ids: nothing to do")
+    assert fixed(raw("ab"), labels="ids")[1].startswith("--labels ids: nothing to do")
 
 
 def test_what_remains_is_named_with_all_options_that_it_takes() -> None:
     graph = raw("aa ab ab", nodes="abc")
     with pytest.raises(TopologyError) as caught:
-        mended(graph, merge_parallel=True)
+        fixed(graph, merge_parallel=True)
     text = str(caught.value)
-    assert "parallel" not in text.partition("; mend")[0]
+    assert "parallel" not in text.partition("; fix")[0]
     options = "--drop-self-loops --merge-parallel --largest-component"
-    assert text.endswith(f"mend with: p2pfl topology fix t.gml -o new.gml {options}")
+    assert text.endswith(f"fix with: p2pfl topology fix t.gml -o new.gml {options}")
 
 
 letters = st.sampled_from("abcdef")
@@ -237,7 +237,7 @@ def test_every_graph_is_mended_by_the_options_that_its_troubles_name(
         assert not any(edge.source != edge.target for edge in edges)
         return
     wanted = {str(option)[2:].replace("-", "_"): True for option in options}
-    topology, said = mended(graph, **wanted)
+    topology, said = fixed(graph, **wanted)
     assert "nothing" not in said
     assert 2 <= topology.n <= 6
     save_topology(topology, tmp_path / "t.graphml")
@@ -317,7 +317,7 @@ def test_a_network_map_becomes_a_topology(tmp_path: Path) -> None:
     training = ["--dataset", "digits", "--model", "vgg11", "--width", "0.125", "--dry-run"]
     refused = run("gossip", "zoo.gml", *training, cwd=tmp_path)
     assert refused.returncode == 2
-    command = refused.stderr.rstrip("\n").partition("mend with: p2pfl ")[2]
+    command = refused.stderr.rstrip("\n").partition("fix with: p2pfl ")[2]
     assert command == "topology fix zoo.gml -o zoo-fixed.graphml --merge-parallel --largest-component"
     fixed = run(*command.split(), "--labels", "names", cwd=tmp_path)
     assert fixed.stdout.splitlines() == [

@@ -263,7 +263,7 @@ def mix(display: Display, *numbers: int) -> None:
 def test_live_table_shows_the_last_rounds_and_all_of_them_at_the_end() -> None:
     display, stream, clock = live()
     with display:
-        display.say("[bold]kept as it is[/bold]")
+        display.info("[bold]kept as it is[/bold]")
         for number in range(1, 16):
             clock.now += 1.0
             finish(display, number)
@@ -419,7 +419,7 @@ def closed_stream() -> io.StringIO:
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_reader_that_went_away_never_ends_the_run(stream: io.StringIO, terminal: bool) -> None:
     with make_display(INFO, stream, terminal=terminal) as display:
-        display.say("hello")
+        display.info("hello")
         display.progress("starting peers", 1, 4)
         display.step(0, 1)
         finish(display, 1)
@@ -430,8 +430,8 @@ def test_a_reader_that_went_away_never_ends_the_run(stream: io.StringIO, termina
 def test_text_that_the_stream_cannot_encode_is_replaced() -> None:
     raw = io.BytesIO()
     display = make_display(INFO, io.TextIOWrapper(raw, encoding="ascii"))
-    display.say("São Paulo …")
-    display.say("next")
+    display.info("São Paulo …")
+    display.info("next")
     assert raw.getvalue() == b"S?o Paulo ?\nnext\n"
 
 
@@ -442,7 +442,7 @@ def test_every_method_may_come_before_the_start_and_after_the_end() -> None:
         display.step(1, 5)
         display.progress("preparing", 1, 2)
         finish(display, 1)
-        display.say("before or after")
+        display.info("before or after")
         with display:
             pass
     assert stream.getvalue().count("before or after") == 2
