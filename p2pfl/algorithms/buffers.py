@@ -30,7 +30,7 @@ class Buffers:
     overlapped: bool
 
     @classmethod
-    def around(cls, x: Tensor, overlapped: bool, encoding: Encoding) -> Buffers:
+    def of_vector(cls, x: Tensor, overlapped: bool, encoding: Encoding) -> Buffers:
         """Buffers for a peer's x, which is kept itself, not a copy."""
         exact = encoding == FP32
         if overlapped:

@@ -57,7 +57,7 @@ class DPSGD(Algorithm[DPSGDState]):
         return cls(options.overlapped, options.wire_dtype)
 
     def init(self, x: Tensor, schedule: NeighborhoodSchedule) -> DPSGDState:
-        return DPSGDState(Buffers.around(x, self.overlapped, ENCODINGS[self.wire_dtype]))
+        return DPSGDState(Buffers.of_vector(x, self.overlapped, ENCODINGS[self.wire_dtype]))
 
     def outgoing(self, state: DPSGDState, ctx: RoundContext) -> Outgoing:
         state.neighborhood = ctx.neighborhood

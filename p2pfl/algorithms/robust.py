@@ -112,7 +112,7 @@ class Robust(Algorithm[RobustState]):
         return ONLY_X[self.wire_dtype]
 
     def init(self, x: Tensor, schedule: NeighborhoodSchedule) -> RobustState:
-        return RobustState(Buffers.around(x, self.overlapped, ENCODINGS[self.wire_dtype]))
+        return RobustState(Buffers.of_vector(x, self.overlapped, ENCODINGS[self.wire_dtype]))
 
     def outgoing(self, state: RobustState, ctx: RoundContext) -> Outgoing:
         state.neighborhood = ctx.neighborhood

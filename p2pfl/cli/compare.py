@@ -120,12 +120,12 @@ def _runs_and_files(what: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path], words: list[str]) -> int:
-    from p2pfl.experiment.compare import Wanted, check_plan, describe_plan, plan_runs, run_all
+    from p2pfl.experiment.compare import CompareOptions, check_plan, describe_plan, plan_runs, run_all
 
     topologies = tuple(load_topology(path) for path in files)
     for topology in topologies:
         print_notes(topology)
-    wanted = Wanted(
+    wanted = CompareOptions(
         topologies=topologies,
         num_selected=_selected(arguments, topologies[0].n),
         sgd=arguments.sgd,

@@ -34,7 +34,7 @@ from p2pfl.util.signals import interruptible
 
 
 @dataclass(frozen=True)
-class Wanted:
+class CompareOptions:
     """Runs to be compared; `num_selected`: clients per round, one FedAvg run each."""
 
     topologies: tuple[Topology, ...]
@@ -60,7 +60,7 @@ class Planned:
         return training.rounds * (training.local_steps or 0) * training.batch_size * at_once
 
 
-def plan_runs(base: RunConfig, wanted: Wanted) -> list[Planned]:
+def plan_runs(base: RunConfig, wanted: CompareOptions) -> list[Planned]:
     """Plan the matched runs in the order of running: mode by mode, seed by seed.
 
     `base` holds the settings of the gossip runs; those of other modes follow from them. Raises ConfigError where
@@ -127,7 +127,7 @@ def _common_size(topologies: Sequence[Topology]) -> int:
     return first.n
 
 
-def _gossip(base: RunConfig, wanted: Wanted) -> Iterator[_Kind]:
+def _gossip(base: RunConfig, wanted: CompareOptions) -> Iterator[_Kind]:
     taken: set[str] = set()
     for topology in wanted.topologies:
         plain = name = f"gossip-{quote(topology.name, safe='')[:150]}"
@@ -139,7 +139,7 @@ def _gossip(base: RunConfig, wanted: Wanted) -> Iterator[_Kind]:
         yield name, _of_mode(base, "gossip", base.training.rounds), topology
 
 
-def _centralized(base: RunConfig, wanted: Wanted, n: int) -> Iterator[_Kind]:
+def _centralized(base: RunConfig, wanted: CompareOptions, n: int) -> Iterator[_Kind]:
     for selected in wanted.num_selected:
         rounds = max(1, round(base.training.rounds * n / selected))
         clients = CentralizedConfig(num_clients=n, num_selected=selected)
@@ -149,7 +149,7 @@ def _centralized(base: RunConfig, wanted: Wanted, n: int) -> Iterator[_Kind]:
         yield f"centralized-{selected}-of-{n}", config, topology
 
 
-def _alone(base: RunConfig, wanted: Wanted, n: int) -> Iterator[_Kind]:
+def _alone(base: RunConfig, wanted: CompareOptions, n: int) -> Iterator[_Kind]:
     rounds = base.training.rounds
     if wanted.local:
         yield "local", _of_mode(base, "local", rounds), wanted.topologies[0]

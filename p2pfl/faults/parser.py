@@ -87,7 +87,7 @@ def idle_faults(script: FaultScript, has_edge: Callable[[int, int], bool]) -> li
         if isinstance(fault, Delay | Drop | Corrupt):
             used = has_edge(place[fault.edge[0]], place[fault.edge[1]])
         elif isinstance(fault, Partition):
-            used = any(has_edge(a, b) for a, b in script.parted(fault))
+            used = any(has_edge(a, b) for a, b in script.partitioned_edges(fault))
         else:
             used = True
         if not used:

@@ -124,7 +124,7 @@ class FaultScript:
         rounds = (f.restart if isinstance(f, Kill) else f.resume for _, f in self.of(peer))
         return frozenset(round for round in rounds if round is not None)
 
-    def away(self, peer: int, round: int) -> bool:
+    def is_absent(self, peer: int, round: int) -> bool:
         """Return whether a process is away in a round, killed or paused in an earlier one."""
         for _, fault in self.of(peer):
             back = fault.restart if isinstance(fault, Kill) else fault.resume
@@ -142,10 +142,10 @@ class FaultScript:
         pairs: set[tuple[int, int]] = set()
         for fault in self.faults:
             if isinstance(fault, Partition) and fault.rounds[0] <= round <= fault.rounds[1]:
-                pairs |= self.parted(fault)
+                pairs |= self.partitioned_edges(fault)
         return frozenset(pairs)
 
-    def parted(self, fault: Partition) -> set[tuple[int, int]]:
+    def partitioned_edges(self, fault: Partition) -> set[tuple[int, int]]:
         """Pairs (a, b), a < b, in different parts of one partition."""
         part = {name: number for number, names in enumerate(fault.parts) for name in names}
         known = [peer for peer, name in enumerate(self.names) if name in part]

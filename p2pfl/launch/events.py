@@ -48,7 +48,7 @@ class RoundFinished:
 
 
 @dataclass(frozen=True)
-class Heard:
+class MessageReceived:
     """A worker has reported anything else, and so is alive."""
 
     worker: int
@@ -95,7 +95,7 @@ class Interrupted:
     """The user wants the run to stop; a second time, at once."""
 
 
-Event = Started | NotStarted | Ready | RoundFinished | Heard | Finished | Failed | Exited | Tick | Interrupted
+Event = Started | NotStarted | Ready | RoundFinished | MessageReceived | Finished | Failed | Exited | Tick | Interrupted
 
 
 # Actions

@@ -187,4 +187,4 @@ def _event(worker: int, message: messages.FromWorker) -> ev.Event:
         return ev.Finished(worker, message.refused)
     if isinstance(message, messages.Failed):
         return ev.Failed(worker, message.reason, message.usage, message.resumable)
-    return ev.Heard(worker)
+    return ev.MessageReceived(worker)

@@ -92,7 +92,7 @@ class Supervisor:
         """Take in an event; returns what is to be done."""
         if self.is_shutting_down:
             return self._handle_while_stopping(event, now)
-        if isinstance(event, ev.Ready | ev.RoundFinished | ev.Heard | ev.Finished | ev.Failed):
+        if isinstance(event, ev.Ready | ev.RoundFinished | ev.MessageReceived | ev.Finished | ev.Failed):
             self._workers[event.worker].heard = now
         handler = self._handlers.get(type(event))
         return [] if handler is None else handler(event, now)

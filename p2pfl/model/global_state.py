@@ -41,7 +41,7 @@ def settings_now() -> dict[str, Any]:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def preserved_global_state() -> Iterator[None]:
     """Restore global random generators and torch's settings afterwards."""
     before = settings_now()
     own, numpys = random.getstate(), np.random.get_state()
@@ -57,7 +57,10 @@ def undisturbed() -> Iterator[None]:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the global generators of torch, numpy and Python, within `undisturbed`."""
+    """Seed the global generators of torch, numpy and Python.
+
+    Use it within `preserved_global_state`.
+    """
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)

@@ -19,7 +19,7 @@ from p2pfl.modes import Roles, assign_roles
 from p2pfl.node import messages
 from p2pfl.node.greeting import greeting_of
 from p2pfl.node.recorder import Recorder
-from p2pfl.node.resume import Past, last_common_round, look_back, report_stale_client
+from p2pfl.node.resume import SavedState, find_resume_point, last_common_round, report_stale_client
 from p2pfl.node.scripted import attacks_of, flip_labels, schedule_of
 from p2pfl.protocol.client import Client
 from p2pfl.protocol.context import PeerContext, Timeouts
@@ -42,7 +42,7 @@ _EPOCH_BITS = 18  # edge epochs of one incarnation; numbers stay below 2⁵³, w
 
 
 @dataclass(frozen=True)
-class Parts:
+class Assembly:
     """Everything that a driver runs.
 
     `steps` are this process's optimizer steps in the whole run, as far as one can know.
@@ -70,7 +70,7 @@ class _Setting:
     dataset: data.Dataset
     trainer: Trainer
     sizes: list[int]
-    past: Past
+    past: SavedState
     last: int
     kept: list[records.RoundRecord] | None
 
@@ -85,7 +85,7 @@ def assemble(
     peer_dir: Path,
     report: messages.Report,
     reassigned: Callable[[], bool] = lambda: False,
-) -> Parts:
+) -> Assembly:
     """Load the data, build the model or restore it, and set up protocol and records.
 
     `reassigned`: whether the run's model has become this process's during the run.
@@ -106,7 +106,7 @@ def assemble(
     )
     build = _coordinator if spec.index == roles.coordinator else _client if roles.coordinator is not None else _peer
     flip_labels(trainer, spec.index, setting.script)
-    return Parts(trainer, build(setting, context), recorder, _steps(setting), setting.script)
+    return Assembly(trainer, build(setting, context), recorder, _steps(setting), setting.script)
 
 
 def _setting(spec: messages.WorkerSpec, roles: Roles, peer_dir: Path, report: messages.Report) -> _Setting:
@@ -119,7 +119,7 @@ def _setting(spec: messages.WorkerSpec, roles: Roles, peer_dir: Path, report: me
     # The very last round is done again, since the work after it may not have happened.
     redo = spec.config.training.rounds + roles.consensus_rounds - 1
     last = last_common_round(spec, roles, redo)
-    past = look_back(spec, roles, trainer, peer_dir, redo if last is None else last, report)
+    past = find_resume_point(spec, roles, trainer, peer_dir, redo if last is None else last, report)
     # Without a checkpoint it may continue in a later round than the first, which its neighbors will say.
     is_known = not spec.resume or last is not None or past.saved is not None
     last = last or (0 if past.saved is None else past.saved.round)
@@ -215,7 +215,7 @@ def _coordinator(setting: _Setting, context: PeerContext) -> Logic:
         min_updates=least_updates(setting.config),
         deadline=settings.deadline,
         samples_before=setting.kept[-1].samples if setting.kept else 0,
-        away=lambda round: frozenset(c for c in setting.script.victims() if setting.script.away(c, round)),
+        away=lambda round: frozenset(c for c in setting.script.victims() if setting.script.is_absent(c, round)),
         back=lambda round: frozenset(c for c in setting.script.victims() if round in setting.script.returns_of(c)),
     )
     server = ServerAverage(

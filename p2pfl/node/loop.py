@@ -150,7 +150,7 @@ class Driver:
         elif isinstance(action, ev.RoundDone):
             if action.x is not None:
                 self._trainer.move_to(action.x)
-            self._submit(self._settle, action.round)
+            self._submit(self._complete_round, action.round)
         elif isinstance(action, ev.Note):
             self._reporter.warn(action.text, action.matters)
         elif isinstance(action, ev.Fail):
@@ -181,7 +181,7 @@ class Driver:
                 round, lambda steps: self._reporter.send(messages.Stepped(steps)), self._between(round), request
             )
             self._trainer.to_host()
-            if self._exchanges:  # otherwise the weights are checked in `_settle` only
+            if self._exchanges:  # otherwise the weights are checked in `_complete_round` only
                 self._check_weights(f"after training in round {round}")
         return stats
 
@@ -207,7 +207,7 @@ class Driver:
         """
         check_weights(self._trainer.host, self._store.config.exchange.wire_dtype, when, sketch)
 
-    def _settle(self, round: int) -> _RoundResult:
+    def _complete_round(self, round: int) -> _RoundResult:
         """Complete a round after mixing: sketch, model, evaluation.
 
         The run's model is saved at the end, before its record, which says so; evaluated is where it is due.

@@ -24,7 +24,7 @@ _AFRESH = "start a new run without --resume"
 
 
 @dataclass(frozen=True)
-class Past:
+class SavedState:
     """State of a process from its earlier incarnations.
 
     `saved`: the checkpoint that it continues from, if any, and `before` that of the round before it. `lost`: its rounds
@@ -70,9 +70,9 @@ def _backup(kept: Checkpoint, sketch_seed: int | None) -> RecordBackup | None:
     return RecordBackup(record, lambda: sketch(kept.x.numpy(), sketch_seed))
 
 
-def look_back(
+def find_resume_point(
     spec: messages.WorkerSpec, roles: Roles, trainer: Trainer, peer_dir: Path, at_most: int, report: messages.Report
-) -> Past:
+) -> SavedState:
     """Find the state of a process that may have run before.
 
     Its trainer is set to the newest usable checkpoint.
@@ -85,7 +85,7 @@ def look_back(
     name = roles.topology.names[spec.index]
     run = run_id_of(spec.run_dir, peer_dir)
     origin = Origin(run or "", name, spec.index)
-    past = _restore(spec, roles, trainer, peer_dir, at_most, origin, report) if spec.resume else Past(origin)
+    past = _restore(spec, roles, trainer, peer_dir, at_most, origin, report) if spec.resume else SavedState(origin)
     if run is not None:
         return past
     if past.saved is not None:
@@ -93,10 +93,10 @@ def look_back(
         report(messages.Warned(taken))
         origin = past.saved.origin
     run = write_run_id(peer_dir, origin.run or None)
-    return Past(Origin(run, name, spec.index), past.saved, past.before, past.lost)
+    return SavedState(Origin(run, name, spec.index), past.saved, past.before, past.lost)
 
 
-def _restore(  # all that `look_back` knows, and the origin that it has found
+def _restore(  # all that `find_resume_point` knows, and the origin that it has found
     spec: messages.WorkerSpec,
     roles: Roles,
     trainer: Trainer,
@@ -104,7 +104,7 @@ def _restore(  # all that `look_back` knows, and the origin that it has found
     at_most: int,
     origin: Origin,
     report: messages.Report,
-) -> Past:
+) -> SavedState:
     folder = peer_dir / CHECKPOINTS_FOLDER
     saved, _ = checkpoint.newest(folder, at_most, origin)
     _, refused = checkpoint.newest(folder, origin=origin)  # also those after a round to which all go back
@@ -119,7 +119,7 @@ def _restore(  # all that `look_back` knows, and the origin that it has found
             report(
                 messages.Warned(f"{folder}: no checkpoint; begins at round 1, or joins its neighbors if they are ahead")
             )
-        return Past(origin, lost=lost)
+        return SavedState(origin, lost=lost)
     if saved.settings != spec.settings or saved.layout != trainer.layout.digest:
         what = "with other settings, or on another graph than topology.graphml has now"
         if saved.layout == trainer.layout.digest and _without_data(saved.settings) == _without_data(spec.settings):
@@ -127,7 +127,7 @@ def _restore(  # all that `look_back` knows, and the origin that it has found
         raise CheckpointError(f"{folder}: of a run {what}", remedy=_AFRESH, resumable=False)
     trainer.restore(saved.x, saved.momentum, dict(saved.buffers), saved.steps)
     before = _load_if_usable(folder, saved.round - 1, Origin(saved.origin.run, origin.peer, origin.index))
-    return Past(origin, saved, before if before is not None and before.settings == saved.settings else None)
+    return SavedState(origin, saved, before if before is not None and before.settings == saved.settings else None)
 
 
 def _load_if_usable(folder: Path, round: int, origin: Origin) -> Checkpoint | None:
@@ -227,7 +227,7 @@ def _folders(spec: messages.WorkerSpec, roles: Roles, indices: Iterable[int]) ->
 
 
 def report_stale_client(
-    spec: messages.WorkerSpec, roles: Roles, past: Past, last: int, report: messages.Report
+    spec: messages.WorkerSpec, roles: Roles, past: SavedState, last: int, report: messages.Report
 ) -> None:
     """Warn where a client's state is older than its newest update.
 

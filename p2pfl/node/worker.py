@@ -19,7 +19,7 @@ from p2pfl.errors import ConfigError, Interrupted, P2PFLError, is_from_outside, 
 from p2pfl.faults.injector import FaultInjector
 from p2pfl.modes import assign_roles
 from p2pfl.node import messages
-from p2pfl.node.builder import Parts, assemble
+from p2pfl.node.builder import Assembly, assemble
 from p2pfl.node.control import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control, LinkReport
 from p2pfl.node.limits import allow_open_files
 from p2pfl.node.loop import Driver
@@ -123,7 +123,7 @@ def run(  # one exit status for each kind of error
 
 
 def _run(
-    spec: messages.WorkerSpec, parts: Parts, report: messages.Report, control: Control, transport: Transport
+    spec: messages.WorkerSpec, parts: Assembly, report: messages.Report, control: Control, transport: Transport
 ) -> None:
     """Meet the neighbors, and run all rounds."""
     trainer, context = parts.trainer, parts.logic.context
@@ -160,7 +160,7 @@ def _run(
     report(messages.Done(refused))
 
 
-def _open_transport(spec: messages.WorkerSpec, parts: Parts, make: Callable[[str], Transport]) -> Transport:
+def _open_transport(spec: messages.WorkerSpec, parts: Assembly, make: Callable[[str], Transport]) -> Transport:
     """Transport of a worker, with the delay and the faults that it is to have."""
     allow_open_files(1, len(parts.logic.context.links))  # the fork server may be from before a run with more neighbors
     transport = make(spec.bind)

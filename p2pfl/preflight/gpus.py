@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from p2pfl import data
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, one_line
-from p2pfl.model.global_state import silenced, undisturbed
+from p2pfl.model.global_state import preserved_global_state, silenced
 from p2pfl.model.vector import Layout
 from p2pfl.topology import Topology
 from p2pfl.training import REMEDIES, pick_device
@@ -119,7 +119,7 @@ def count_activations(model: nn.Module, config: RunConfig) -> Activations:
 
     batch = min(config.training.batch_size, _SMALL_BATCH)
     images = torch.zeros((batch, 3, data.IMAGE_SIDE, data.IMAGE_SIDE))
-    with undisturbed(), silenced(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+    with preserved_global_state(), silenced(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         model.train()
         model(images)
     sizes = [tensor.numel() * tensor.element_size() for tensor in kept.values()]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from p2pfl.algorithms import local_training_of
 from p2pfl.config import RunConfig, replace_options
 from p2pfl.errors import ConfigError, P2PFLError, TrainingError, one_line
-from p2pfl.model.global_state import settings_now, silenced, undisturbed
+from p2pfl.model.global_state import preserved_global_state, settings_now, silenced
 from p2pfl.model.structure import named_tensors, places
 from p2pfl.model.vector import Layout, aligned_vector, is_finite
 from p2pfl.preflight.outputs import (
@@ -52,7 +52,7 @@ def check_model(config: RunConfig, classes: int) -> TriedModel:
     Global random generators and settings are restored, and output of the user's code is discarded. Raises ConfigError
     naming the model, its problem, and a remedy where one is known.
     """
-    with silenced(), undisturbed():
+    with silenced(), preserved_global_state():
         first = initial_model(config, classes)
         trainer = _trainer(config, classes)
         trial = _Trial(config, classes)

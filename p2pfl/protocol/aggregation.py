@@ -48,7 +48,7 @@ class Mixer:
         if restored is not None:
             self._algorithm.load_state_dict(self._state, restored)
         self._is_consensus = False  # the state is that of the consensus rounds
-        self._settled: set[int] = set()  # neighbors whose payload was acknowledged, or counted as undelivered
+        self._accounted: set[int] = set()  # neighbors whose payload was acknowledged, or counted as undelivered
 
     def enter(self, round: int) -> None:
         """Begin a round: the first consensus round begins with a state of its algorithm."""
@@ -71,9 +71,9 @@ class Mixer:
 
     def offer(self, ctx: RoundContext, unacknowledged: Collection[int]) -> None:
         """Make this round's payloads; the last ones still `unacknowledged` stay open."""
-        self.settle(unacknowledged)
+        self.report_undelivered(unacknowledged)
         self.payloads = dict(self._algorithm.outgoing(self._state, ctx))
-        self._settled.clear()
+        self._accounted.clear()
 
     def aggregation(self, inbox: Inbox, me: int, ctx: RoundContext) -> RoundAggregation:
         """The aggregation of this round."""
@@ -82,18 +82,18 @@ class Mixer:
 
     def finish(self, ctx: RoundContext, unacknowledged: Collection[int]) -> Tensor:
         """Mix: x is the round's average from now on."""
-        self.settle(unacknowledged)
+        self.report_undelivered(unacknowledged)
         self.x = self._algorithm.finish(self._state, ctx)
         return self.x
 
     def acknowledged(self, neighbor: int) -> None:
         """Note that a neighbor has its payload."""
-        self._settled.add(neighbor)
+        self._accounted.add(neighbor)
 
-    def settle(self, unacknowledged: Collection[int]) -> None:
+    def report_undelivered(self, unacknowledged: Collection[int]) -> None:
         """Tell the algorithm of payloads whose acknowledgement is given up."""
-        for neighbor in self.payloads.keys() - self._settled - set(unacknowledged):
-            self._settled.add(neighbor)
+        for neighbor in self.payloads.keys() - self._accounted - set(unacknowledged):
+            self._accounted.add(neighbor)
             self._algorithm.undelivered(self._state, neighbor, self.payloads[neighbor])
 
     def edge_reset(self, neighbor: int) -> None:

@@ -164,7 +164,7 @@ class Coordinator:
 
     def _on_bad_update(self, header: Header, problem: Refusal, now: float) -> list[ev.Action]:
         """Continue without an update that is not finite, and free its client."""
-        if self.stage is not Stage.WORKING or not self._exchange.spoils(header, problem):
+        if self.stage is not Stage.WORKING or not self._exchange.rejects_update(header, problem):
             return []
         freed = self.channel.message("ack", header.sender, header.round)
         return [freed, *self._give_up([header.sender], now, "its update is not finite")]

@@ -218,7 +218,7 @@ class Exchange:
         """Continue with a neighbor in a new epoch of the edge."""
         actions: list[ev.Action] = []
         channel, first = self.channel, self.membership.expected_from(neighbor)
-        channel.inbox.relist(neighbor, first)
+        channel.inbox.reorder(neighbor, first)
         if self._is_started:
             channel.outbox.revoke_credit(neighbor)
         if not self.membership.serves(neighbor, channel.outbox.round):
@@ -267,7 +267,7 @@ class Exchange:
         return actions
 
     def _release(self, neighbor: int) -> None:
-        self.channel.inbox.relist(neighbor)
+        self.channel.inbox.reorder(neighbor)
         self.channel.outbox.drop(neighbor)
         self.channel.outbox.revoke_credit(neighbor)
         if not self.is_bootstrapping:

@@ -107,7 +107,7 @@ class Inbox:
         """Take what this sender has for a round from now on."""
         self._outstanding[round, sender] = _Arrival()
 
-    def relist(self, sender: int, first: int | None = None) -> None:
+    def reorder(self, sender: int, first: int | None = None) -> None:
         """Revoke a sender's credit before round `first`, or all, but for what is whole."""
         for round, other in list(self._outstanding):
             if other == sender and (first is None or round < first) and not self.is_whole(round, sender):

@@ -82,7 +82,7 @@ class Peer:
             case ev.Lost(neighbor):
                 return self._on_lost(neighbor, now)
             case ev.Tick():
-                return self._accept(self._watch.look(self.stage, now), now)
+                return self._accept(self._watch.check(self.stage, now), now)
 
     # 1. Greet the neighbors
 

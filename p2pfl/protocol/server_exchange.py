@@ -238,7 +238,7 @@ class ServerExchange:
         """Whether a chunk belongs to an update that this round has asked for."""
         return self.progress.get(header.sender) is Progress.GRANTED and header.round == self.round
 
-    def spoils(self, header: Header, problem: Refusal) -> bool:
+    def rejects_update(self, header: Header, problem: Refusal) -> bool:
         """Whether a refused chunk means that an update must not be averaged."""
         return self.is_awaited(header) and problem is Refusal.VALUES
 

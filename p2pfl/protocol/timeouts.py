@@ -134,7 +134,7 @@ class FailureDetector:
             return sorted(waits)
         return [n for n in sorted(waits) if now >= self._silent_since(n) + seconds] or None
 
-    def complaint(self, now: float, wait: Wait, round: int, suspects: Collection[int]) -> str:
+    def timeout_text(self, now: float, wait: Wait, round: int, suspects: Collection[int]) -> str:
         """One line about the suspects, with the option that sets the limit."""
         names = self._context.name(suspects) or "(none: messages are not going out)"
         if wait == "greeting":

@@ -68,7 +68,7 @@ class Watch:
         reason = f"lost the connection to peer {name} in round {round}"
         return Verdict(failure=ev.Fail(reason, code="lost-connection", peers=(neighbor,)))
 
-    def look(self, stage: Stage, now: float) -> Verdict:
+    def check(self, stage: Stage, now: float) -> Verdict:
         """Send heartbeats, ask again, and judge those that have been silent too long."""
         if stage is Stage.GREETING and now >= self._mismatch_ends_at:
             return Verdict(failure=ev.Fail(next(iter(self._mismatches.values())), resumable=False, usage=True))
@@ -91,7 +91,7 @@ class Watch:
                 self._detector.retried(now)
                 verdict.actions += membership.ask_again(waits, round)
             return
-        why = self._detector.complaint(now, wait, round, suspects)
+        why = self._detector.timeout_text(now, wait, round, suspects)
         if wait == "greeting" and self._context.has_lost_weights and not suspects:
             why = "no checkpoint of this peer can be used, nor of its neighbors; start a new run without --resume"
             verdict.failure = ev.Fail(why, resumable=False)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from p2pfl import seeding
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, TrainingError, one_line
-from p2pfl.model.global_state import RANDOMNESS, seed_everything, undisturbed
+from p2pfl.model.global_state import RANDOMNESS, preserved_global_state, seed_everything
 from p2pfl.model.networks import build_model, find_function
 from p2pfl.model.sketches import Vector
 from p2pfl.model.structure import convert
@@ -28,9 +28,9 @@ def initial_model(config: RunConfig, num_classes: int) -> nn.Module:
     Raises ConfigError for a model that cannot be built, trained or saved.
     """
     name = config.model.model
-    with RANDOMNESS, undisturbed():
+    with RANDOMNESS, preserved_global_state():
         find_function(name)  # a user's module may draw while it is imported, which happens only once in a process
-    with RANDOMNESS, undisturbed():
+    with RANDOMNESS, preserved_global_state():
         seed_everything(seeding.derive(config.record.seed, "init"))
         try:
             model = build_model(

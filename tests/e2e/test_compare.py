@@ -31,7 +31,7 @@ DIGITS = 1438  # training samples of the digits
 def planned(*, seeds: tuple[int, ...] = (0,), selected: tuple[int, ...] = (4, 3), **options: object) -> dict:
     base = RunConfig.of(**{"dataset": "digits", "rounds": 12, "local_steps": 5, "batch_size": 8, **options})
     topologies = (make_topology("ring", 4), make_topology("complete", 4))
-    wanted = compare.Wanted(topologies, num_selected=selected, sgd=True, local=True, seeds=seeds)
+    wanted = compare.CompareOptions(topologies, num_selected=selected, sgd=True, local=True, seeds=seeds)
     return {one.name: one for one in compare.plan_runs(base, wanted)}
 
 
@@ -80,14 +80,14 @@ def test_topologies_of_one_name_get_folders_of_their_own() -> None:
     same = [dataclasses.replace(make_topology(kind, 4), name="mine") for kind in ("ring", "complete")]
     taken = dataclasses.replace(make_topology("star", 4), name="mine-2")
     base = RunConfig.of(dataset="digits", local_steps=1)
-    names = [one.name for one in compare.plan_runs(base, compare.Wanted((same[0], taken, same[1])))]
+    names = [one.name for one in compare.plan_runs(base, compare.CompareOptions((same[0], taken, same[1])))]
     assert names == ["gossip-mine-seed-0", "gossip-mine-2-seed-0", "gossip-mine-3-seed-0"]
     with pytest.raises(ConfigError, match="the same graph; leave one out"):
-        compare.plan_runs(base, compare.Wanted((same[0], same[0])))
+        compare.plan_runs(base, compare.CompareOptions((same[0], same[0])))
 
 
 def test_shards_must_be_the_same() -> None:
-    wanted = compare.Wanted((make_topology("ring", 4), make_topology("ring", 5)))
+    wanted = compare.CompareOptions((make_topology("ring", 4), make_topology("ring", 5)))
     with pytest.raises(ConfigError, match="ring-4 has 4 peers and ring-5 has 5: their shards would differ"):
         compare.plan_runs(RunConfig.of(dataset="digits"), wanted)
     with pytest.raises(ConfigError, match="--num-selected 5: choose 1 to 4"):

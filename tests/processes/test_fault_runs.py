@@ -36,7 +36,7 @@ def test_the_shipped_example_fits_the_shipped_ring() -> None:
     script = check_faults(load_faults(path, 1), str(path), [str(p) for p in range(8)], 40, None, False)
     assert script.seed == 7
     assert script.returns_of(3) == {15}
-    assert [script.away(3, round) for round in (9, 10, 11, 14, 15)] == [False, False, True, True, False]
+    assert [script.is_absent(3, round) for round in (9, 10, 11, 14, 15)] == [False, False, True, True, False]
     assert script.barrier_rounds([3]) == {9}
     assert script.cuts(19) == script.cuts(23) == frozenset()
     assert {(a, b) for a, b in script.cuts(20) if b == a + 1 or (a, b) == (0, 7)} == {(3, 4), (0, 7)}

@@ -15,7 +15,7 @@ from tests.support.runs import train_record
 from p2pfl import RunConfig, make_topology
 from p2pfl.modes import assign_roles, topology_of
 from p2pfl.node import messages
-from p2pfl.node.resume import Past, look_back
+from p2pfl.node.resume import SavedState, find_resume_point
 from p2pfl.run import checkpoint
 from p2pfl.run.checkpoint import Checkpoint
 from p2pfl.run.directory import create_run_dir
@@ -53,7 +53,7 @@ class Made:
             **options,
         )
 
-    def look_back(self, index: int, **options: Any) -> tuple[Past, list[str]]:
+    def find_resume_point(self, index: int, **options: Any) -> tuple[SavedState, list[str]]:
         said: list[str] = []
 
         def report(message: messages.FromWorker) -> None:
@@ -62,7 +62,7 @@ class Made:
 
         trainer: Any = SimpleNamespace(layout=SimpleNamespace(digest="layout"), restore=lambda *state: None)
         parts = assign_roles(self.config, self.topology)
-        return look_back(self.spec(index, **options), parts, trainer, self.peer_dir(index), LAST, report), said
+        return find_resume_point(self.spec(index, **options), parts, trainer, self.peer_dir(index), LAST, report), said
 
 
 def made(folder: Path, mode: Any = "gossip", alone: str | None = None) -> Made:
@@ -77,7 +77,7 @@ def made(folder: Path, mode: Any = "gossip", alone: str | None = None) -> Made:
 
 
 def fill(run: Made, index: int) -> None:
-    past = look_back(
+    past = find_resume_point(
         replace(run.spec(index), resume=False),
         assign_roles(run.config, run.topology),
         None,

@@ -11,7 +11,7 @@ from p2pfl.algorithms.blockwise import SIDE_BLOCK
 from p2pfl.cli import main
 from p2pfl.config import RunConfig, check_together, is_robust, least_updates, load_toml, to_toml
 from p2pfl.errors import ConfigError
-from p2pfl.experiment.compare import Wanted, plan_runs
+from p2pfl.experiment.compare import CompareOptions, plan_runs
 from p2pfl.modes import assign_roles, topology_of
 from p2pfl.preflight.estimate import estimate
 from p2pfl.topology import consensus_rounds, make_topology, mixing_matrix, mixing_rounds
@@ -160,7 +160,7 @@ def test_a_coordinators_memory_grows_with_the_selected() -> None:
 
 
 def test_a_comparison_gives_it_to_the_runs_that_bear_hostile_peers() -> None:
-    wanted = Wanted((make_topology("complete", 8),), num_selected=(8,), sgd=True, local=True)
+    wanted = CompareOptions((make_topology("complete", 8),), num_selected=(8,), sgd=True, local=True)
     for options, with_it in (
         ({"algorithm": "median"}, {"gossip"}),
         ({"averaging": "krum"}, {"centralized"}),
@@ -174,5 +174,6 @@ def test_a_comparison_gives_it_to_the_runs_that_bear_hostile_peers() -> None:
         plan_runs(RunConfig.of(dataset="digits", byzantine=1), wanted)
     with pytest.raises(ConfigError, match=r"^--byzantine 1: no run here"):  # there is no coordinator
         plan_runs(
-            RunConfig.of(dataset="digits", byzantine=1, averaging="krum"), Wanted((make_topology("complete", 8),))
+            RunConfig.of(dataset="digits", byzantine=1, averaging="krum"),
+            CompareOptions((make_topology("complete", 8),)),
         )

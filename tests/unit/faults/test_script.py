@@ -136,7 +136,7 @@ def test_what_a_script_answers(tmp_path: Path) -> None:
     assert script.returns_of(3) == {15}
     assert script.returns_of(2) == frozenset()
     assert script.barrier_rounds([3]) == {9, 20}, "the round before one that it dies in before its exchange"
-    assert [round for round in range(1, 41) if script.away(3, round)] == [*range(11, 15), *range(21, 41)]
+    assert [round for round in range(1, 41) if script.is_absent(3, round)] == [*range(11, 15), *range(21, 41)]
     assert script.cuts(4) == frozenset()
     assert script.cuts(5) == {(0, 2), (0, 3), (1, 2), (1, 3)}, "peers in no part keep all their edges"
     assert script.cuts(8) == {(0, 2), (0, 3), (1, 2), (1, 3), (6, 7)}

@@ -245,7 +245,7 @@ def test_a_model_that_is_saved_keeps_its_owner() -> None:
 def test_peers_that_are_silent_after_others_have_finished_are_lost() -> None:
     case = Case(gossip(round_timeout=30.0)).begin()
     case.tell(*(ev.Finished(worker) for worker in range(3)), then=20.0)
-    case.tell(ev.Heard(3), then=30.0)
+    case.tell(ev.MessageReceived(3), then=30.0)
     assert not case.supervisor.is_shutting_down, "it was heard meanwhile"
     case.tell(then=0.1)
     assert case.done[-1] == ev.Shutdown()

@@ -131,7 +131,7 @@ def test_the_newest_checkpoint_of_ones_own_is_used_and_others_are_refused_by_nam
     run, other = pair
     change, round, expected = KINDS[kind]
     change(run, other)
-    past, said = run.look_back(1)
+    past, said = run.find_resume_point(1)
     assert (past.saved.round if past.saved else None) == round
     assert past.lost == (round is None)
     assert len(said) == len(expected), said
@@ -143,7 +143,7 @@ def test_the_newest_checkpoint_of_ones_own_is_used_and_others_are_refused_by_nam
         refused = [line for line in said if RUN_ID_FILE not in line]
         assert all(line.endswith(f"; continues from its checkpoint of round {round} instead") for line in refused)
         assert set(past.unsent) == {n for n in (round, 4) if n and run.path(1, n).exists()}
-        again, quiet = run.look_back(1)
+        again, quiet = run.find_resume_point(1)
         assert (again.saved or past.saved).round == round
         assert not any("run.id" in line for line in quiet), "an id that was lost is there again"
 
@@ -157,11 +157,11 @@ def test_folders_of_several_machines_stay_usable_in_one_directory(tmp_path: Path
     for index in (1, 2):
         shutil.copytree(runs[index].peer_dir(index), runs[0].peer_dir(index), dirs_exist_ok=True)
     for index in range(3):
-        past, said = runs[0].look_back(index)
+        past, said = runs[0].find_resume_point(index)
         assert past.saved is not None
         assert (past.saved.round, said) == (5, [])
     shutil.copy(runs[0].path(2, 5), runs[0].path(1, 5))
-    assert runs[0].look_back(1)[0].saved.round == 4  # type: ignore[union-attr]
+    assert runs[0].find_resume_point(1)[0].saved.round == 4  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("mode", ["sgd", "centralized"])
@@ -172,14 +172,14 @@ def test_the_end_where_nobody_else_has_the_weights(tmp_path: Path, mode: str, go
     for number in (4, 5):
         run.path(index, number).unlink() if gone else cut(run.path(index, number))
     with pytest.raises(CheckpointError, match=r"no checkpoint that can be used; start a new run without --resume$"):
-        run.look_back(index)
+        run.find_resume_point(index)
 
 
 def test_a_local_peer_begins_again(tmp_path: Path) -> None:
     run = made(tmp_path / "run", "local")
     shutil.rmtree(run.peer_dir(1))
     run.peer_dir(1).mkdir()
-    past, said = run.look_back(1)
+    past, said = run.find_resume_point(1)
     assert past.saved is None
     assert said == [f"{run.peer_dir(1) / 'checkpoint'}: no checkpoint that can be used; begins at round 1 again"]
 
@@ -192,7 +192,7 @@ def test_other_settings_are_no_damage(pair: tuple[Made, Made]) -> None:
         CheckpointError,
         match=r"of a run with other settings, or on another graph than topology.graphml has now; start a new",
     ):
-        run.look_back(1)
+        run.find_resume_point(1)
 
 
 def test_a_run_that_saved_nothing_begins_at_its_first_round(pair: tuple[Made, Made]) -> None:
@@ -200,7 +200,7 @@ def test_a_run_that_saved_nothing_begins_at_its_first_round(pair: tuple[Made, Ma
     for index in range(3):
         shutil.rmtree(run.peer_dir(index) / "checkpoint")
         (run.peer_dir(index) / ROUNDS_FILE).unlink()
-    past, said = run.look_back(1)
+    past, said = run.find_resume_point(1)
     assert (past.saved, past.lost, said) == (None, False, [])
 
 
@@ -244,7 +244,7 @@ def test_a_client_whose_own_state_is_too_old_says_so(
     (run.peer_dir(3) / ROUNDS_FILE).unlink()
     for number in rounds:
         cut(run.path(0, number))
-    past, said = run.look_back(0)
+    past, said = run.find_resume_point(0)
     assert len(said) == len(rounds)
     said.clear()
     parts = assign_roles(run.config, run.topology)
@@ -274,7 +274,7 @@ def test_a_save_after_a_refusal_keeps_what_can_be_gone_on_with(pair: tuple[Made,
     for source, path in zip((run.path(2, 5), other.path(1, 5), other.path(1, 4)), foreign, strict=True):
         shutil.copy(source, path)
     for number in (6, 7, 8):
-        past, _ = run.look_back(1)
+        past, _ = run.find_resume_point(1)
         assert past.saved is not None
         assert past.saved.round == number - 1
         checkpoint.save(run.peer_dir(1) / "checkpoint", replace(past.saved, round=number))
@@ -290,7 +290,7 @@ def test_a_peer_that_begins_again_keeps_what_it_saves(tmp_path: Path) -> None:
         cut(run.path(1, number))
     for number in (1, 2, 3):
         checkpoint.save(run.peer_dir(1) / "checkpoint", replace(saved, round=number))
-    past, _ = run.look_back(1)
+    past, _ = run.find_resume_point(1)
     assert past.saved is not None
     assert (past.saved.round, set(past.unsent)) == (3, {2, 3})
     assert not run.path(1, 1).exists()
@@ -311,7 +311,7 @@ def test_checkpoints_of_another_version_are_refused_and_stay(tmp_path: Path, mod
     with pytest.raises(
         CheckpointError, match=rf"^{run.path(index, 5)}: written by another version of p2pfl; {remedy}"
     ) as it:
-        run.look_back(index)
+        run.find_resume_point(index)
     assert not it.value.resumable
     assert contents(run) == before
 
@@ -348,7 +348,7 @@ def test_what_cannot_be_read_now_is_no_damage(
     cause(path)
     before = contents(run)
     with pytest.raises(UnreadableError, match=rf"^{path}: cannot be read \(") as caught:
-        run.look_back(index)
+        run.find_resume_point(index)
     assert caught.value.resumable
     assert contents(run) == before
 

@@ -14,7 +14,7 @@ from p2pfl import RunConfig, make_topology
 from p2pfl.errors import ConfigError, Interrupted
 from p2pfl.experiment import compare
 from p2pfl.experiment import run as swarm
-from p2pfl.experiment.compare import Wanted, plan_runs
+from p2pfl.experiment.compare import CompareOptions, plan_runs
 from p2pfl.run import directory as rundir
 from p2pfl.run.directory import create_run_dir, open_run_dir, remove_incomplete, remove_unused
 
@@ -102,7 +102,7 @@ def test_a_comparison_makes_a_half_made_run_again_and_refuses_what_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = RunConfig.of(dataset="digits", rounds=1, local_steps=1, batch_size=8, model="vgg11", width=0.0625)
-    (one,) = plan_runs(base, Wanted((make_topology("ring", 3),)))
+    (one,) = plan_runs(base, CompareOptions((make_topology("ring", 3),)))
     folder = tmp_path / one.name
     (folder / "peers" / "0").mkdir(parents=True)
     for name in ("faults.toml", ".config.toml.tmp", ".run.id.4711"):

@@ -20,7 +20,7 @@ from torch import nn
 from p2pfl import RunConfig, make_topology
 from p2pfl.cli import main
 from p2pfl.errors import ConfigError
-from p2pfl.experiment.compare import Wanted, plan_runs
+from p2pfl.experiment.compare import CompareOptions, plan_runs
 from p2pfl.model.weights_file import weights_digest
 from p2pfl.modes import assign_roles
 from p2pfl.run.directory import create_run_dir, open_run_dir, with_kept_files
@@ -163,7 +163,7 @@ def test_a_process_reads_the_initial_weights_of_a_run_once(tmp_path: Path, monke
 def test_all_modes_of_a_comparison_start_from_the_file(tmp_path: Path) -> None:
     path = str(tmp_path / "w.safetensors")
     save_file({"x": torch.ones(3)}, path)
-    wanted = Wanted((make_topology("ring", 3),), num_selected=(2,), sgd=True, local=True)
+    wanted = CompareOptions((make_topology("ring", 3),), num_selected=(2,), sgd=True, local=True)
     planned = plan_runs(RunConfig.of(**{**SMALL, "init": path, "batch_size": 8}), wanted)
     assert {one.config.mode for one in planned} == {"gossip", "centralized", "sgd", "local"}
     assert {one.config.training.init for one in planned} == {path}
