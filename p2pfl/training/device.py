@@ -125,6 +125,11 @@ class HostCopy:
             sleep_until_done()
 
 
+def host_copy_of(vector: Tensor) -> HostCopy | None:
+    """Copy of a vector on the host, for a GPU's; None for a vector that is there already."""
+    return HostCopy(vector) if vector.is_cuda else None
+
+
 def sleep_until_done() -> None:
     """Wait for the current stream without keeping a core busy.
 

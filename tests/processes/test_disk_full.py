@@ -19,7 +19,7 @@ from p2pfl import make_topology
 from p2pfl.data.cache import FORMAT
 from p2pfl.errors import CheckpointError, unwritable
 from p2pfl.model.sketches import SKETCH_BUCKETS
-from p2pfl.node.worker import _close_log, _open_log
+from p2pfl.node.log import close_log, open_log
 from p2pfl.run import records, repair
 from p2pfl.run.paths import ROUNDS_FILE, SKETCHES_FILE
 from p2pfl.run.sketch_file import read_sketches
@@ -110,12 +110,12 @@ def test_forgetting_rounds_on_a_full_disk_forgets_nothing(disk: SmallDisk) -> No
 def test_a_log_that_finds_no_room_loses_lines_and_says_nothing(
     disk: SmallDisk, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    log = _open_log(disk.path, 1234)
+    log = open_log(disk.path, 1234)
     disk.fill()
     for _ in range(3):
         log.info("a line")
     log.info("a line that is longer than what waits to be written, %s", "x" * 10_000)
-    _close_log(log)
+    close_log(log)
     assert log.handlers == []
     captured = capfd.readouterr()
     assert captured.err == captured.out == ""
