@@ -59,3 +59,26 @@ class Hungry(Linear):
 
 def hungry(num_classes: int) -> nn.Module:
     return Hungry(num_classes)
+
+
+def mixed_net(num_classes: int) -> nn.Module:
+    """Model with what VGG lacks.
+
+    One input channel, 1×1 kernels, groups, shared weights, a frozen parameter, dropout.
+    """
+    shared = nn.Conv2d(6, 6, 1, bias=False)
+    frozen = nn.Conv2d(6, 6, 3, padding=1, groups=6)
+    frozen.weight.requires_grad_(False)
+    return nn.Sequential(
+        nn.Conv2d(3, 1, 3, stride=4),
+        nn.Conv2d(1, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        shared,
+        nn.ReLU(),
+        frozen,
+        shared,
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.Linear(6, num_classes),
+    )

@@ -77,7 +77,7 @@ def apart(one: Trainer, other: Trainer) -> float:
     [
         {},
         {"precision": "bf16"},
-        {"model": "tests.unit.training.test_trainer:mixed_net"},
+        {"model": "user_models:mixed_net"},
         {"proximal_mu": 0.1, "schedule": "cosine"},
     ],
     ids=["fp32", "bf16", "dropout", "fedprox"],

@@ -75,7 +75,7 @@ def test_a_replayed_step_trains_the_same_bits() -> None:
     assert (capture.calls, capture.replays) == (1, captured.steps)
 
 
-@pytest.mark.parametrize("network", ["vgg11", "tests.unit.training.test_trainer:mixed_net"])
+@pytest.mark.parametrize("network", ["vgg11", "user_models:mixed_net"])
 def test_a_model_that_cannot_be_captured_trains_the_same_and_says_so_once(
     network: str, caplog: pytest.LogCaptureFixture
 ) -> None:

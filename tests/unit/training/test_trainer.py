@@ -34,26 +34,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def mixed_net(num_classes: int) -> nn.Module:
-    """What vgg lacks: one input channel, 1×1 kernels, groups, shared weights, a frozen parameter, dropout."""
-    shared = nn.Conv2d(6, 6, 1, bias=False)
-    frozen = nn.Conv2d(6, 6, 3, padding=1, groups=6)
-    frozen.weight.requires_grad_(False)
-    return nn.Sequential(
-        nn.Conv2d(3, 1, 3, stride=4),
-        nn.Conv2d(1, 6, 3, padding=1),
-        nn.BatchNorm2d(6),
-        shared,
-        nn.ReLU(),
-        frozen,
-        shared,
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Dropout(0.3),
-        nn.Linear(6, num_classes),
-    )
-
-
 def trainer(config: RunConfig, peer: int = 1) -> Trainer:
     return Trainer(config, DATASET, SHARD, CPU, peer)
 
@@ -87,7 +67,7 @@ def plain_training(config: RunConfig, model: nn.Module, rounds: int) -> list[flo
     return [float(np.mean(losses[2 * i : 2 * i + 2])) for i in range(rounds)]
 
 
-@pytest.mark.parametrize("network", ["vgg11", "tests.unit.training.test_trainer:mixed_net"])
+@pytest.mark.parametrize("network", ["vgg11", "user_models:mixed_net"])
 def test_bound_and_fused_training_equals_plain_torch(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nn.Dropout, "forward", lambda self, x: x)  # its generator is the trainer's own
     config = small_config(model=network, rounds=10)
@@ -129,7 +109,7 @@ def resumed(config: RunConfig, peer: Trainer, folder: Path) -> Trainer:
     "options",
     [
         {},
-        {"model": "tests.unit.training.test_trainer:mixed_net"},
+        {"model": "user_models:mixed_net"},
         {"schedule": "cosine", "local_steps": 5},
         {"reset_momentum": True},
     ],
@@ -178,7 +158,7 @@ def test_peers_start_equal_and_see_different_batches() -> None:
 
 
 def test_dropout_differs_by_round_and_peer() -> None:
-    config = small_config(model="tests.unit.training.test_trainer:mixed_net", batch_size=24, local_steps=1)
+    config = small_config(model="user_models:mixed_net", batch_size=24, local_steps=1)
     made = {}
     for peer, round in [(1, 1), (1, 2), (2, 1)]:
         made[peer, round] = trainer(config, peer)
@@ -189,7 +169,7 @@ def test_dropout_differs_by_round_and_peer() -> None:
 
 
 def test_training_leaves_global_randomness_alone() -> None:
-    config = small_config(model="tests.unit.training.test_trainer:mixed_net")
+    config = small_config(model="user_models:mixed_net")
     before = torch.random.get_rng_state()
     run(trainer(config), 1)
     assert torch.equal(torch.random.get_rng_state(), before)
