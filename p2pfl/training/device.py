@@ -126,7 +126,7 @@ class HostCopy:
 
 
 def host_copy_of(vector: Tensor) -> HostCopy | None:
-    """Copy of a vector on the host, for a GPU's; None for a vector that is there already."""
+    """Host copy of a GPU's vector; None for a vector that is on the host."""
     return HostCopy(vector) if vector.is_cuda else None
 
 

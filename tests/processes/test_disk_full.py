@@ -1,4 +1,7 @@
-"""Full disks and files that cannot be written: one line each, no process left, and what is recorded stays readable."""
+"""Full disks and unwritable files: one line each, and records stay readable.
+
+No process is left.
+"""
 
 from __future__ import annotations
 
@@ -140,7 +143,7 @@ SIZES = {"records": "24k", "checkpoints": "1m", "report": "3m"}
 
 @pytest.mark.processes
 @pytest.mark.parametrize("stage", SIZES)
-def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_when_there_is_room(
+def test_a_full_disk_ends_the_run_in_one_line_and_it_resumes_when_there_is_space(
     tmp_path: Path, disk: SmallDisk, start: Callable[..., Swarm], stage: str
 ) -> None:
     disk.resize("64m")
@@ -170,7 +173,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_when_there_is_room(
 
 
 @pytest.mark.processes
-def test_a_run_whose_files_cannot_be_written_any_more_ends_in_one_line(
+def test_a_run_whose_files_can_no_longer_be_written_ends_in_one_line(
     tmp_path: Path, start: Callable[..., Swarm]
 ) -> None:
     run_dir = tmp_path / "run"

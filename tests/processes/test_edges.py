@@ -1,4 +1,4 @@
-"""Impatient hands, closed and full outputs, and a folder too deep for sockets, with real processes."""
+"""Repeated signals, closed or full outputs, and too deep folders in real runs."""
 
 from __future__ import annotations
 

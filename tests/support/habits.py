@@ -93,7 +93,7 @@ def _strings(tree: ast.Module, module: str) -> Iterator[tuple[int, str]]:
 
 
 def _own_names(tree: ast.Module) -> set[str]:
-    """Names that classes of a module define: methods, and attributes that are assigned."""
+    """Names that a module's classes define: methods and assigned attributes."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -126,7 +126,7 @@ def _name_of(function: ast.expr) -> str:
 
 
 def _root_of(expression: ast.expr) -> str:
-    """The name that a chain of attributes, calls and subscripts begins with, or nothing."""
+    """First name of a chain of attributes, calls and subscripts, or nothing."""
     while isinstance(expression, ast.Attribute | ast.Call | ast.Subscript):
         expression = expression.func if isinstance(expression, ast.Call) else expression.value
     return expression.id if isinstance(expression, ast.Name) else ""

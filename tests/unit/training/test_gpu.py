@@ -127,7 +127,10 @@ def dropout_net(num_classes: int) -> nn.Module:
 
 
 class Waits(nn.Module):
-    """Waits for the GPU in its forward pass, in one of two ways, before it draws random numbers."""
+    """Model that waits for the GPU in its forward pass, in one of two ways.
+
+    It does so before it draws random numbers.
+    """
 
     def __init__(self, num_classes: int, by_item: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Local training against plain torch, resumed to the same bits, and evaluated without moving anything."""
+"""Local training: equal to plain torch, resumed to the same bits, evaluated."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DATASET = images()
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Several threads on a busy machine wait for each other longer than these small models take."""
+    """One thread: on a busy machine several would wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -96,7 +96,7 @@ def test_no_momentum_is_plain_sgd() -> None:
 
 
 def resumed(config: RunConfig, peer: Trainer, folder: Path) -> Trainer:
-    """A new trainer that goes on from another one's checkpoint, through a file."""
+    """New trainer that continues from another one's checkpoint, through a file."""
     buffers = integer_buffers(peer.model)
     saved = checkpoint.Checkpoint(1, peer.steps, peer.layout.digest, "", peer.host, peer.momentum, buffers)
     found = checkpoint.load(checkpoint.save(folder, saved))
@@ -190,7 +190,10 @@ def test_reset_momentum_forgets_at_the_start_of_every_round() -> None:
 
 
 def test_a_correction_is_added_to_every_gradient() -> None:
-    """Plain SGD with one step: the correction moves each parameter by −lr times itself, and no buffer."""
+    """With plain SGD, the correction moves each parameter by −lr times itself.
+
+    It moves no buffer.
+    """
     config = small_config(momentum=0.0, weight_decay=0.0, schedule="constant", local_steps=1, lr=0.5)
     plain, corrected = trainer(config), trainer(config)
     correction = torch.linspace(-1, 1, plain.layout.size)
@@ -207,7 +210,10 @@ def test_a_correction_is_added_to_every_gradient() -> None:
 
 
 def test_given_momentum_starts_every_step() -> None:
-    """Two steps from a given buffer m are two rounds of one step, whose buffer is set to m before each."""
+    """Two steps from a given buffer m equal two rounds of one step each.
+
+    Their buffer is set to m before each.
+    """
     config = small_config(schedule="constant", local_steps=2)
     given = trainer(config)
     momentum = torch.linspace(-0.1, 0.1, given.layout.size)

@@ -218,9 +218,7 @@ BAD = {
 }
 
 
-def test_keys_are_renewed_and_the_old_ones_open_nothing_any_more(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_renewed_keys_replace_the_old_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, folder = keyed_ring(tmp_path)
     graph, others = str(tmp_path / "ring.graphml"), tmp_path / "others"
     assert main(["keys", graph, "-o", str(others), "--renew"]) == 0
