@@ -17,7 +17,7 @@ from torchvision import transforms
 
 from p2pfl.config import RunConfig
 from p2pfl.data import Batches, Dataset
-from p2pfl.training import Trainer, initial_model
+from p2pfl.training import Trainer, capture_for, initial_model
 
 Turn = Callable[[], object]
 """A fixed number of optimizer steps, done when it returns, also on a GPU."""
@@ -100,7 +100,9 @@ def peer(work: Work, precision: str = "bf16", index: int = 0, captured: bool = T
     """
     torch.set_num_threads(work.threads)
     shard = np.arange(work.images)
-    return Trainer(work.config(precision), dataset(work.images), shard, torch.device(work.device), index, captured)
+    device = torch.device(work.device)
+    capture = capture_for(device) if captured else None
+    return Trainer(work.config(precision), dataset(work.images), shard, device, index, capture)
 
 
 def rounds(trainer: Trainer) -> Turn:

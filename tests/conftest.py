@@ -1,4 +1,7 @@
-"""Shared by all tests: a cache folder of the test session's own, one thread for torch, patient hypothesis."""
+"""Fixtures and hooks of all tests.
+
+A cache folder for each session, one thread for torch, no deadline for hypothesis.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ hypothesis.settings.load_profile("shared-machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start the warm server of all processes of the session, before there are others than this one."""
+    """Start the warm server of the session's processes, before other processes start."""
     if warm.ADDRESS not in os.environ:
         folder = Path(tempfile.mkdtemp(prefix="t-"))  # a socket's path must be short
         server = warm.start_server(folder)
@@ -53,7 +56,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each worker of the session a share of the longest files to begin with: none begins one at the end.
+    """Give each worker of the session its share of the longest files first.
+
+    Otherwise a worker may begin one of them last.
 
     pytest-xdist's `worksteal` deals the list out in as many runs of consecutive tests as there are workers.
     """
@@ -73,7 +78,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """A randomized test is not measured: coverage by chance would differ from run to run."""
+    """Exclude randomized tests from coverage, which would differ from run to run."""
     measured = coverage.Coverage.current()
     if measured is None or item.get_closest_marker("hypothesis") is None:
         return (yield)
@@ -111,7 +116,7 @@ def no_processes_unless_marked(request: pytest.FixtureRequest, monkeypatch: pyte
 
 @pytest.fixture
 def blank_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs that a test starts in this process write reports with blank pictures, as those of the warm server do."""
+    """Blank pictures in reports of runs in this process, as in the warm server's."""
     from p2pfl.report import page
     from p2pfl.report.compare import page as comparison_page
 
@@ -121,7 +126,7 @@ def blank_plots(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Decoded data sets go to a folder that the session makes, not to the user's cache."""
+    """Cache of decoded data sets in a folder of the session instead of the user's."""
     import matplotlib.font_manager  # noqa: F401  it asks a program for the fonts where it has not cached them
 
     torch.set_num_threads(1)
@@ -130,6 +135,9 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_fork_server(own_cache: None) -> Iterator[None]:
-    """One fork server for all runs that the tests of this process start themselves; it starts with the first."""
+    """One fork server for all runs that tests of this process start.
+
+    It starts with the first.
+    """
     with fork_server():
         yield

@@ -42,7 +42,7 @@ def prepare_data(
     try:
         # Not shielded from interrupts: the server may be importing for long. A process that was forked unseen ends
         # when its link does.
-        started = server.start("data", _prepare, config, roles, begins, server.folder.path)
+        started = server.start("data", data_process, config, roles, begins, server.folder.path)
         return _prepared(config, run_dir, observer, *started)
     except BaseException:
         if started is not None:
@@ -86,7 +86,8 @@ def _prepared(config: RunConfig, run_dir: Path, observer: Observer, process: For
         observer.progress(message.what, message.done, message.total)
 
 
-def _prepare(config: RunConfig, roles: Roles, begins: bool, temporary: Path, link: Connection) -> None:
+def data_process(config: RunConfig, roles: Roles, begins: bool, temporary: Path, link: Connection) -> None:
+    """Entry point of the data process, which reports over `link` and ends with it."""
     for number in SIGNALS - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -36,7 +36,7 @@ from p2pfl.topology import (
     is_symmetric,
     spectral_gap,
 )
-from p2pfl.training import Trainer, make_current, pick_device
+from p2pfl.training import Trainer, capture_for, make_current, pick_device
 
 _EPOCH_BITS = 18  # edge epochs of one incarnation; numbers stay below 2⁵³, where float64 is exact
 
@@ -256,7 +256,7 @@ def _build_trainer(spec: messages.WorkerSpec, roles: Roles, dataset: data.Datase
     shards = partition.partition(config.data.partition, dataset.train_labels.numpy(), roles.shards, config.record.seed)
     # The coordinator trains nothing; any shard will do for it.
     indices = shards[min(spec.index, roles.shards - 1)]
-    return Trainer(config, dataset, indices, device, spec.index), [len(shard) for shard in shards]
+    return Trainer(config, dataset, indices, device, spec.index, capture_for(device)), [len(shard) for shard in shards]
 
 
 def _absent(spec: messages.WorkerSpec, roles: Roles) -> frozenset[int]:

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import faulthandler
-import logging
-import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
-from io import TextIOWrapper
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -22,6 +18,7 @@ from p2pfl.node import messages
 from p2pfl.node.builder import Assembly, assemble
 from p2pfl.node.control import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control, LinkReport
 from p2pfl.node.limits import allow_open_files
+from p2pfl.node.log import close_log, log_of, open_log, redirect_output
 from p2pfl.node.loop import Driver
 from p2pfl.node.ports import Ports
 from p2pfl.node.profile import RoundProfile
@@ -41,7 +38,6 @@ from p2pfl.transport import (
     constant_delay,
     keyring,
 )
-from p2pfl.util.files import opener
 from p2pfl.util.signals import SIGNALS
 from p2pfl.util.tempdir import remove_if_abandoned
 
@@ -57,7 +53,7 @@ def main(spec: messages.WorkerSpec, link: Connection) -> None:
         topology = load_topology(spec.run_dir / TOPOLOGY_FILE, least=1, by_ids=True)
         peer_dir = peer_dir_of(spec.run_dir, topology, spec.index)
         peer_dir.mkdir(parents=True, exist_ok=True)  # it may have been removed before the run is resumed
-        _redirect_output(peer_dir / LOG_FILE)
+        redirect_output(peer_dir / LOG_FILE)
     except (OSError, P2PFLError) as error:
         report(_log_trouble(error))
         report.close()
@@ -92,12 +88,12 @@ def run(  # one exit status for each kind of error
     topology = load_topology(spec.run_dir / TOPOLOGY_FILE, least=1, by_ids=True)
     peer_dir = peer_dir_of(spec.run_dir, topology, spec.index)
     try:
-        log = _open_log(peer_dir, spec.index)
+        log = open_log(peer_dir, spec.index)
     except OSError as error:
         report(_log_trouble(error))
         return EXIT_FAILED
     try:
-        make_transport = make_transport or _sockets(spec, topology)
+        make_transport = make_transport or zeromq_maker(spec, topology)
         parts = assemble(spec, topology, peer_dir, report, lambda: control.holds_model)
         with contextlib.closing(_open_transport(spec, parts, make_transport)) as transport:
             _run(spec, parts, report, control, transport)
@@ -118,7 +114,7 @@ def run(  # one exit status for each kind of error
         report(messages.Failed(reason, resumable=is_from_outside(error)))
         return EXIT_FAILED
     finally:
-        _close_log(log)
+        close_log(log)
     return EXIT_OK
 
 
@@ -128,7 +124,7 @@ def _run(
     """Meet the neighbors, and run all rounds."""
     trainer, context = parts.trainer, parts.logic.context
     vector_bytes = trainer.layout.size * ITEM_BYTES["fp32"]
-    name, log = context.names[spec.index], _log_of(spec.index)
+    name, log = context.names[spec.index], log_of(spec.index)
     profile = RoundProfile.of(spec.config, name, parts.recorder.peer_dir)
     fired = parts.recorder.peer_dir / FIRED_FILE
     injector = FaultInjector(parts.script, spec.index, fired) if parts.script.faults else None
@@ -171,8 +167,8 @@ def _open_transport(spec: messages.WorkerSpec, parts: Assembly, make: Callable[[
     return transport
 
 
-def _sockets(spec: messages.WorkerSpec, topology: Topology) -> Callable[[str], Transport]:
-    """Maker of the sockets that the settings ask for.
+def zeromq_maker(spec: messages.WorkerSpec, topology: Topology) -> Callable[[str], Transport]:
+    """Maker of a worker's ZeroMQ transport, with the credentials of its settings.
 
     Raises ConfigError where the peer's secret key cannot be used.
     """
@@ -194,33 +190,6 @@ def _log_trouble(error: OSError | P2PFLError) -> messages.Failed:
     return messages.Failed(unwritable(Path(error.filename or LOG_FILE), error))
 
 
-class _Log(logging.FileHandler):
-    """Log file that drops the lines it cannot write.
-
-    `logging` would print a traceback for each of them.
-    """
-
-    def _open(self) -> TextIOWrapper:
-        return open(self.baseFilename, "a", encoding="utf-8", opener=opener)
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Ignore the error: the launcher gets what matters by other means."""
-
-
-def _redirect_output(path: Path) -> None:
-    """Redirect the output of libraries and crashes to the peer's log.
-
-    It would disturb the launcher's live table.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    file = opener(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    os.close(file)
-    faulthandler.enable()
-
-
 def keep_freed_memory() -> None:
     """Make glibc's malloc keep freed memory; without effect elsewhere.
 
@@ -232,24 +201,3 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         for option, value in _MALLOC.items():
             mallopt(option, value)
-
-
-def _log_of(index: int) -> logging.Logger:
-    return logging.getLogger(f"p2pfl.peer.{index}")
-
-
-def _open_log(peer_dir: Path, index: int) -> logging.Logger:
-    log = _log_of(index)
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    handler = _Log(peer_dir / LOG_FILE, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    return log
-
-
-def _close_log(log: logging.Logger) -> None:
-    for handler in list(log.handlers):
-        log.removeHandler(handler)
-        with contextlib.suppress(OSError):  # a full disk: what the log could not take is lost
-            handler.close()

@@ -73,9 +73,7 @@ def _trainer(config: RunConfig, classes: int) -> Trainer:
     batch = min(config.training.batch_size, MAX_IMAGES)
     changes = {"batch_size": batch, "local_steps": 1, "local_epochs": None, "rounds": 1}
     config = replace_options(config, **changes, lr=min(config.training.lr, _TRIAL_LR))
-    return Trainer(
-        config, noise_dataset(batch, classes, IMAGES), np.arange(batch), torch.device("cpu"), 0, captured=False
-    )
+    return Trainer(config, noise_dataset(batch, classes, IMAGES), np.arange(batch), torch.device("cpu"), 0)
 
 
 def _disturb(trainer: Trainer) -> None:

@@ -2,6 +2,7 @@
 
 from p2pfl.training.device import REMEDIES, make_current, pick_device
 from p2pfl.training.schedule import MOMENTUM_SWING, RISE, build_schedule, local_steps
+from p2pfl.training.step import capture_for
 from p2pfl.training.trainer import EvalStats, Stopped, Trainer, TrainStats
 from p2pfl.training.weights import check_weights, initial_model
 
@@ -14,6 +15,7 @@ __all__ = [
     "TrainStats",
     "Trainer",
     "build_schedule",
+    "capture_for",
     "check_weights",
     "initial_model",
     "local_steps",

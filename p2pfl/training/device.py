@@ -125,6 +125,11 @@ class HostCopy:
             sleep_until_done()
 
 
+def host_copy_of(vector: Tensor) -> HostCopy | None:
+    """Host copy of a GPU's vector; None for a vector that is on the host."""
+    return HostCopy(vector) if vector.is_cuda else None
+
+
 def sleep_until_done() -> None:
     """Wait for the current stream without keeping a core busy.
 

@@ -20,6 +20,7 @@ from p2pfl.payload import LocalTraining
 from p2pfl.training.device import is_out_of_memory
 
 Work = Callable[[], None]
+Capture = Callable[[Work, torch.device], Work]  # captures work on a device; returns its replay
 
 WARM_UPS = 3  # runs before the capture, in which libraries choose their kernels and allocate: PyTorch's own number
 _CAPTURING = threading.Lock()  # a process can capture only one graph at a time
@@ -56,6 +57,11 @@ def capture(work: Work, device: torch.device) -> Work:
             before.wait_stream(stream)
         torch.cuda.empty_cache()  # what only the warm-up needed
     return graph.replay
+
+
+def capture_for(device: torch.device) -> Capture | None:
+    """Capture of steps on a device: as a CUDA graph on a GPU, none on the CPU."""
+    return capture if device.type == "cuda" else None
 
 
 @contextmanager
@@ -182,18 +188,18 @@ class CapturedStep:
         step: Step,
         touched: Sequence[Tensor],
         log: logging.Logger,
-        record: Callable[[Work, torch.device], Work] = capture,
+        capture: Capture,
     ) -> None:
         """Prepare a step; it is captured with its first batch.
 
         `touched`: tensors that forward and backward write, besides the model's integer buffers and the loss.
 
-        `record` makes the recording and returns what replays it.
+        `capture` captures a step and returns what replays it.
         """
         self._step = step
         self._touched = [*touched, *integer_buffers(step.model).values(), step.total]
         self._log = log
-        self._record = record
+        self._capture = capture
         self._x = self._y = torch.empty(0)
         self._replay: Work | None = None
         self._possible = True
@@ -219,7 +225,7 @@ class CapturedStep:
         problem = ""
         with untouched(self._touched, self._step.device):
             try:
-                self._replay = self._record(lambda: self._step(self._x, self._y), self._step.device)
+                self._replay = self._capture(lambda: self._step(self._x, self._y), self._step.device)
             except Exception as error:  # if the model itself is wrong, it says so again without a capture
                 if is_out_of_memory(error):
                     raise

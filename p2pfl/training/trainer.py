@@ -23,9 +23,9 @@ from p2pfl.model.global_state import RANDOMNESS
 from p2pfl.model.structure import convert
 from p2pfl.model.vector import Layout, aligned_vector, integer_buffers, is_finite
 from p2pfl.payload import LocalTraining
-from p2pfl.training.device import HostCopy, on_device, sleep_until_done
+from p2pfl.training.device import host_copy_of, on_device, sleep_until_done
 from p2pfl.training.schedule import StepSchedule, local_steps
-from p2pfl.training.step import CapturedStep, GradientTerms, Step
+from p2pfl.training.step import Capture, CapturedStep, GradientTerms, Step
 from p2pfl.training.weights import initial_model
 
 _PROGRESS_SECONDS = 0.5
@@ -75,11 +75,11 @@ class Trainer:
         indices: npt.NDArray[np.int64],
         device: torch.device,
         peer: int,
-        captured: bool = True,
+        capture: Capture | None = None,
     ) -> None:
-        """`captured`: a GPU replays each step as a CUDA graph.
+        """Build the model on its device, with its shard's batches.
 
-        Without it, it trains as a CPU does.
+        `capture`: how the step is captured to be replayed (`capture_for`); without it, it runs operation by operation.
 
         Raises ConfigError for a batch that the shard does not fill, or a model for which the GPU has no memory.
         """
@@ -100,7 +100,7 @@ class Trainer:
         self._optimizer = self._build_optimizer()
         self._schedule = StepSchedule(self._optimizer, config.training, self.steps_per_round * config.training.rounds)
         self._eager = Step(self.model, device, config.compute.precision)
-        self._step = CapturedStep(self._eager, [self.vector], self._log) if captured and self._on_gpu else self._eager
+        self._step = self._eager if capture is None else CapturedStep(self._eager, [self.vector], self._log, capture)
 
     @property
     def _on_gpu(self) -> bool:
@@ -119,7 +119,7 @@ class Trainer:
         self._binding = self.layout.bind(self.model, self.vector)
         if not is_finite(self.vector):
             raise ConfigError(f"--model {self.config.model.model}: its initial weights are not finite")
-        self._host_copy = HostCopy(self.vector) if self._on_gpu else None
+        self._host_copy = host_copy_of(self.vector)
         self.to_host()  # a coordinator sends what stands there before anybody has trained
         self.momentum = torch.zeros_like(self.vector)
         named = dict(self.model.named_parameters())

@@ -1,1 +1,1 @@
-"""Tests of whole commands, of the documents and of the other programs of the project."""
+"""End-to-end tests: whole commands, documents, and the project's other programs."""

@@ -1,4 +1,6 @@
-"""What one attacker of eight does to each way of averaging, as a table: `python tests/e2e/attack_table.py`.
+"""Table of accuracies under one attacker of eight, for each rule of averaging.
+
+`python tests/e2e/attack_table.py`
 
 VGG-11 at width 0.125 on the digits, 6 rounds of one local epoch; workers as threads over the memory transport. Gossip:
 full mesh, the mean of the honest peers after the last training round. Centralized: eight of eight clients, the global

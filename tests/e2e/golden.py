@@ -1,4 +1,6 @@
-"""Golden runs: hashes of what a fixed list of small runs leaves, to compare two versions of the code on one machine.
+"""Golden runs: hashes of small runs, to compare two versions of the code.
+
+Both versions run on the same machine.
 
 `python tests/e2e/golden.py --out new.json` runs the code of this work tree, `--root TREE --out old.json` that of
 another one, and `--compare old.json new.json` says what differs (exit status 1). Only commands and files are used, no
@@ -44,12 +46,15 @@ def net(num_classes):
 NAMES: Mapping[str, str] = {}
 # Depend on the clock, or on how often something had to be sent again.
 LEFT_OUT = {"elapsed", "bytes_sent", "bytes_received", "sent_to", "refused"}
-PATIENCE = 240.0  # seconds that a run may take
+TIME_LIMIT = 240.0  # seconds that a run may take
 
 
 @dataclass(frozen=True)
 class Case:
-    """One run: a command and its options; `script` is the text of a fault script, `kill` a round to be killed after."""
+    """One run: a command and its options.
+
+    `script`: text of a fault script. `kill`: the round after which all processes are killed.
+    """
 
     name: str
     command: str
@@ -59,7 +64,7 @@ class Case:
     kill: int = 0
 
     def words(self, folder: Path) -> list[str]:
-        """What follows on `p2pfl` for its first start."""
+        """Words of the command line for the first start, after `p2pfl`."""
         words = [self.command, *([str(TOPOLOGIES / self.topology)] if self.topology else []), *COMMON]
         if self.script:
             (folder / "faults.toml").write_text(self.script)
@@ -126,7 +131,10 @@ CASES = [
 
 
 def run(case: Case, root: Path, folder: Path) -> dict[str, str]:
-    """Run a case with the code of `root`; returns hashes by name. Raises RuntimeError with the output of a failure."""
+    """Run a case with the code of `root`; returns hashes by name.
+
+    Raises RuntimeError with the output of a failure.
+    """
     (folder / "golden_model.py").write_text(MODEL)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(folder)]), "NO_COLOR": "1"}
     program, run_dir = [sys.executable, "-m", "p2pfl"], folder / "run"
@@ -141,12 +149,15 @@ def run(case: Case, root: Path, folder: Path) -> dict[str, str]:
 
 
 def _go(words: list[str], environment: Mapping[str, str], run_dir: Path, kill: int) -> tuple[int, str]:
-    """Exit status and output; everything that was started is killed once some process has recorded round `kill`."""
+    """Exit status and output of a command.
+
+    Every process that it started is killed once one has recorded round `kill`.
+    """
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
             words, env=environment, cwd=run_dir.parent, stdout=output, stderr=output, start_new_session=True
         )
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIME_LIMIT
         try:
             while process.poll() is None and time.monotonic() < deadline and not (kill and _recorded(run_dir, kill)):
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -177,7 +188,10 @@ def _hashes(run_dir: Path) -> dict[str, str]:
 
 
 def record(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """A record's fields that must not differ, by their names here; without those that say nothing."""
+    """Fields of a record that must be equal, by their names here.
+
+    Fields without a value are left out.
+    """
     named = {NAMES.get(name, name): value for name, value in fields.items()}
     kept = {name for name in named if name not in LEFT_OUT and "seconds" not in name}
     return {name: named[name] for name in sorted(kept) if named[name] is not None}

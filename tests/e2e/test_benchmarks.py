@@ -1,4 +1,4 @@
-"""Every benchmark runs, tiny, and writes what it printed; its figures mean nothing at that size."""
+"""Every benchmark runs at a tiny size and writes what it printed."""
 
 from __future__ import annotations
 

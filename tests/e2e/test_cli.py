@@ -138,7 +138,7 @@ def test_bad_input_found_by_a_worker_leaves_nothing_behind(
 def test_a_host_beyond_this_machine_needs_two_answers_and_no_flag_gives_both(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, host: str
 ) -> None:
-    """Who is admitted, by keys or a token, and whether messages may go unencrypted, by --insecure."""
+    """Admission by keys or a token, and unencrypted messages by --insecure."""
     topology = make_topology("ring", 3)
     for peer in range(3):
         topology.graph.nodes[peer].update(host="127.0.0.1" if peer else host, port=7000 + peer)

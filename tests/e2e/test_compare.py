@@ -1,4 +1,4 @@
-"""`compare`: what matched runs are, going on with an interrupted comparison, and comparing what is there already."""
+"""`compare`: matched runs, interrupted comparisons, and runs that exist already."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_every_run_is_repeated_with_every_seed() -> None:
     assert len(runs) == 8
 
 
-def test_topologies_of_one_name_get_folders_of_their_own() -> None:
+def test_topologies_with_the_same_name_get_separate_folders() -> None:
     same = [dataclasses.replace(make_topology(kind, 4), name="mine") for kind in ("ring", "complete")]
     taken = dataclasses.replace(make_topology("star", 4), name="mine-2")
     base = RunConfig.of(dataset="digits", local_steps=1)
@@ -224,7 +224,7 @@ def test_a_comparison_from_start_to_report_and_again(tmp_path: Path, ring: str) 
 
 
 @pytest.mark.processes
-def test_an_interrupted_comparison_goes_on(tmp_path: Path, ring: str) -> None:
+def test_an_interrupted_comparison_continues(tmp_path: Path, ring: str) -> None:
     folder = tmp_path / "all"
     words = [ring, "--local", "--rounds", "60", *TINY, "--eval-every", "1000", "--run-dir", str(folder)]
     started = begin(*words)
@@ -261,7 +261,7 @@ def test_a_dry_run_shows_how_far_decoding_is(
 
 @pytest.mark.processes
 def test_a_comparison_never_mixes_data(tmp_path: Path, ring: str) -> None:
-    """Not while it goes on, and not of runs that are there: their data's content has to be the same."""
+    """Resumed and finished runs are only compared where their data sets are equal."""
     picture = folder(tmp_path / "images") / "train" / "dog" / "1.png"
     words = ["--dataset", f"imagefolder:{tmp_path / 'images'}", "--data-dir", str(tmp_path / "cache"), "--rounds", "1"]
     words = [ring, "--local", *words, "--model", "user_models:linear", "--batch-size", "1", "--threads", "1"]

@@ -1,4 +1,4 @@
-"""Every file that p2pfl reads, damaged at random, through the real commands: one line and no traceback.
+"""Every file that p2pfl reads, damaged at random: one line and no traceback.
 
 More of them: P2PFL_DAMAGES=1000 pytest tests/e2e/test_damaged_files.py, for so many damages of each file.
 """
@@ -77,7 +77,10 @@ READ_ONLY = {
 
 @dataclass(frozen=True)
 class Case:
-    """A file to damage and the commands that read it. `given`: the user names it, and so must the line about it."""
+    """A file to damage, and the commands that read it.
+
+    `given`: the user names the file, so an error must name it.
+    """
 
     file: str
     commands: tuple[tuple[str, ...], ...]
@@ -137,7 +140,10 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder with everything, as the current one. Plots are put together, but not rendered, which takes seconds."""
+    """Working directory with every kind of file.
+
+    Plots are put together but not rendered, which takes seconds.
+    """
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(style, "save", lambda figure, path: path.write_text("<svg></svg>"))
@@ -154,7 +160,7 @@ def _clean() -> None:
 
 
 def _problem(case: Case, status: int, err: str) -> str:
-    """What a command did that it must not; nothing where all is well."""
+    """Problem with a command's status or output; empty where there is none."""
     lines = err.splitlines()
     said = [line for line in lines if not line.startswith(("p2pfl: warning: ", "p2pfl: note: "))]
     if status not in (0, 2):

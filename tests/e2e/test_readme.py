@@ -1,4 +1,4 @@
-"""The README's tree names every module, with the first sentence that the module says of itself."""
+"""README's tree names every module with the first line of its docstring."""
 
 from __future__ import annotations
 

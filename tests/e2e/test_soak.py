@@ -1,4 +1,4 @@
-"""What `make soak` does at length, in small: random cuts, kills, and bad links between network namespaces."""
+"""Small versions of `make soak`: random cuts, kills, and bad links."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.processes
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A short one: the paths of the sockets in it may have only so many letters."""
+    """Folder with a short path, since paths of sockets are limited to some 100 bytes."""
     with tempfile.TemporaryDirectory(prefix="t-") as name:
         yield Path(name)
 

@@ -1,4 +1,7 @@
-"""Commands forked from the warm server against the same commands in new interpreters: same status, output and bits."""
+"""Commands forked from the warm server match those of new interpreters.
+
+Compared are status, output and bits.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +91,7 @@ def test_a_forked_process_ends_as_a_new_one(tmp_path: Path, code: str, status: i
     assert forked.stderr.splitlines()[-1:] == new.stderr.splitlines()[-1:]
 
 
-def test_a_forked_process_has_a_terminal_of_its_own(tmp_path: Path) -> None:
+def test_a_forked_process_has_its_own_terminal(tmp_path: Path) -> None:
     script = tmp_path / "terminal.py"
     script.write_text(
         "import os, sys\nprint(os.isatty(1), os.get_terminal_size().columns, sys.stdout.line_buffering)\n"
@@ -108,7 +111,7 @@ def test_a_forked_process_has_a_terminal_of_its_own(tmp_path: Path) -> None:
 
 
 def test_the_same_commands_forked_and_in_new_interpreters(tmp_path: Path) -> None:
-    """Status, output and bits, of what is right, wrong and interrupted; plots included."""
+    """Commands that succeed, fail and are interrupted: status, output, bits, plots."""
     save_topology(make_topology("ring", 3), tmp_path / "ring.graphml")
     ring, drawn = str(tmp_path / "ring.graphml"), {"P2PFL_TEST_PICTURES": "1"}
     for words in (["--version"], ["gossip", "--help"], ["gossip", ring, "--lr", "x"], ["gossip", ring, "--dry-run"]):

@@ -1,4 +1,4 @@
-"""The check of words: what it finds, where, and what it does not take for one of them."""
+"""Check of words: banned words and long first lines are found, others pass."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.paths import ROOT
-from tests.support.words import CLEAN, main, problems_of_docstrings, problems_of_words
+from tests.support.words import CLEAN, EXCLUDED, main, problems_of_docstrings, problems_of_words
 
 
 @pytest.mark.parametrize(
@@ -33,12 +33,12 @@ def test_docstrings_are_read_by_their_first_line(docstring: str, lines: list[int
     assert [line for line, _ in problems_of_docstrings(text)] == lines
 
 
-def test_problems_are_told_with_file_and_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_problems_are_printed_with_file_and_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.md").write_text("good\nIt goes on.\n")
     (tmp_path / "a.bin").write_bytes(b"goes on \xff")
     assert main([str(tmp_path)]) == 1
     assert capsys.readouterr().out == f"{tmp_path / 'a.md'}:2: 'goes on': say 'continue'\nproblems: 1\n"
 
 
-def test_what_is_named_clean_exists() -> None:
-    assert [name for name in CLEAN if not (ROOT / name).exists()] == []
+def test_paths_of_the_check_exist() -> None:
+    assert [name for name in (*CLEAN, *EXCLUDED) if not (ROOT / name).exists()] == []

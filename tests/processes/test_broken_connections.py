@@ -1,4 +1,4 @@
-"""Connections that end with messages waiting, each in each way: the peer that receives them does not crash."""
+"""Connections that end with messages waiting do not crash the receiving peer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ MANY = 500  # messages, far more than fit a queue of 64
 
 
 class Cable:
-    """A proxy between a client and an endpoint, which ends the connection in either way when the client has gone."""
+    """Proxy between a client and an endpoint.
+
+    It closes or resets the connection when the client has gone.
+    """
 
     def __init__(self, endpoint: str, resets: bool) -> None:
         self._server = socket.create_server(("127.0.0.1", 0))
@@ -68,7 +71,7 @@ def test_a_raw_client_ends_with_heartbeats_behind_a_full_queue(who: str, ends: s
 
 @pytest.mark.processes
 @pytest.mark.parametrize("ends", ["close", "reset"])
-def test_a_link_whose_other_end_sends_is_made_anew(ends: str) -> None:
+def test_a_link_is_reconnected_while_its_other_end_sends(ends: str) -> None:
     with LiveSocket() as victim, socket.create_server(("127.0.0.1", 0)) as hostile:
         victim.connect(1, f"tcp://127.0.0.1:{hostile.getsockname()[1]}")
         connection, _ = hostile.accept()

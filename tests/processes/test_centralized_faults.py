@@ -1,4 +1,4 @@
-"""Clients that die or stop, as real processes: the rounds go on without them, and what is written down says so."""
+"""Clients that crash or freeze, as real processes: rounds finish without them."""
 
 from __future__ import annotations
 
@@ -132,8 +132,11 @@ def test_without_its_coordinator_a_run_ends_and_says_so(start: Callable[..., Run
     assert run.summary()["status"] == "incomplete"
 
 
-def test_a_frozen_coordinator_does_not_hold_up_the_launcher_for_ever(start: Callable[..., Run]) -> None:
-    """Its clients take it for lost after heartbeats (30 s) and a grace period (10 s); it never ends by itself."""
+def test_a_frozen_coordinator_does_not_block_the_launcher(start: Callable[..., Run]) -> None:
+    """Its clients give it up after heartbeats (30 s) and a grace period (10 s).
+
+    The coordinator never ends by itself.
+    """
     run = start("--num-rounds", "100000")
     run.signal_in_round("coordinator", signal.SIGSTOP, 3)
     family = run.family()

@@ -1,4 +1,4 @@
-"""Connections that break in the middle of vectors, through a proxy that cuts them, change no bit of the result."""
+"""Connections cut in the middle of vectors change no bit of the result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ CUTS = 6
 
 
 class CuttingProxy:
-    """Forwards tcp to one port, and breaks the connection after a random number of bytes, so many times."""
+    """Proxy that forwards tcp to one port.
+
+    It breaks the connection after a random number of bytes, a given number of times.
+    """
 
     def __init__(self, target: int, mean_bytes: int, seed: int) -> None:
         self.cuts = 0

@@ -1,4 +1,7 @@
-"""Launchers whose fork server is killed, and what signals and a cleaned temporary folder do to them."""
+"""Launchers whose fork server is killed.
+
+Also with signals, and with their temporary folder removed.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Full disks and files that cannot be written: one line each, no process left, and what is recorded stays readable."""
+"""Full disks and unwritable files: one line each, and records stay readable.
+
+No process is left.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from p2pfl import make_topology
 from p2pfl.data.cache import FORMAT
 from p2pfl.errors import CheckpointError, unwritable
 from p2pfl.model.sketches import SKETCH_BUCKETS
-from p2pfl.node.worker import _close_log, _open_log
+from p2pfl.node.log import close_log, open_log
 from p2pfl.run import records, repair
 from p2pfl.run.paths import ROUNDS_FILE, SKETCHES_FILE
 from p2pfl.run.sketch_file import read_sketches
@@ -110,12 +113,12 @@ def test_forgetting_rounds_on_a_full_disk_forgets_nothing(disk: SmallDisk) -> No
 def test_a_log_that_finds_no_room_loses_lines_and_says_nothing(
     disk: SmallDisk, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    log = _open_log(disk.path, 1234)
+    log = open_log(disk.path, 1234)
     disk.fill()
     for _ in range(3):
         log.info("a line")
     log.info("a line that is longer than what waits to be written, %s", "x" * 10_000)
-    _close_log(log)
+    close_log(log)
     assert log.handlers == []
     captured = capfd.readouterr()
     assert captured.err == captured.out == ""
@@ -140,7 +143,7 @@ SIZES = {"records": "24k", "checkpoints": "1m", "report": "3m"}
 
 @pytest.mark.processes
 @pytest.mark.parametrize("stage", SIZES)
-def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_when_there_is_room(
+def test_a_full_disk_ends_the_run_in_one_line_and_it_resumes_when_there_is_space(
     tmp_path: Path, disk: SmallDisk, start: Callable[..., Swarm], stage: str
 ) -> None:
     disk.resize("64m")
@@ -170,7 +173,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_when_there_is_room(
 
 
 @pytest.mark.processes
-def test_a_run_whose_files_cannot_be_written_any_more_ends_in_one_line(
+def test_a_run_whose_files_can_no_longer_be_written_ends_in_one_line(
     tmp_path: Path, start: Callable[..., Swarm]
 ) -> None:
     run_dir = tmp_path / "run"

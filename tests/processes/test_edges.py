@@ -1,4 +1,4 @@
-"""Impatient hands, closed and full outputs, and a folder too deep for sockets, with real processes."""
+"""Repeated signals, closed or full outputs, and too deep folders in real runs."""
 
 from __future__ import annotations
 
@@ -87,12 +87,12 @@ def test_the_data_process_is_quiet_when_nobody_listens(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from p2pfl import make_topology\n"
         "from p2pfl.config import DataConfig, RunConfig\n"
-        "from p2pfl.launch.prepare import _prepare\n"
+        "from p2pfl.launch.prepare import data_process\n"
         "from p2pfl.modes import assign_roles\n"
         "ours, theirs = Pipe()\n"
         "ours.close()\n"
         f"config = RunConfig(data=DataConfig(dataset='digits', data_dir={str(tmp_path)!r}))\n"
-        f"_prepare(config, assign_roles(config, make_topology('ring', 3)), True, Path({str(tmp_path)!r}), theirs)\n"
+        f"data_process(config, assign_roles(config, make_topology('ring', 3)), True, Path({str(tmp_path)!r}), theirs)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
     assert (done.returncode, done.stderr) == (0, "")

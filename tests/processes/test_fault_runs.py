@@ -1,4 +1,7 @@
-"""Fault scripts played: real runs, twice to the same bits, with peers killed, frozen, cut off and hostile."""
+"""Fault scripts in real runs: peers killed, frozen, cut off and hostile.
+
+Each is played twice, to the same bits.
+"""
 
 from __future__ import annotations
 
@@ -105,7 +108,7 @@ def play(tmp_path: Path) -> Callable[..., Run]:
 
 
 def facts(run: Run, name: str) -> list[tuple[Any, ...]]:
-    """What a record says beside times and bytes."""
+    """Fields of a peer's records except times and bytes."""
     records = run.records(name)
     return [(r.round, r.steps, r.samples, r.train_loss, r.test_accuracy, r.absent, r.missing) for r in records]
 
@@ -177,16 +180,16 @@ def test_a_client_that_is_killed_is_missing_until_it_is_back(tmp_path: Path, pla
 
 
 @pytest.mark.processes
-def test_an_attacker_is_borne_by_a_robust_rule_and_left_out_of_the_mean(
+def test_a_robust_rule_tolerates_an_attacker_that_reported_means_exclude(
     tmp_path: Path, play: Callable[..., Run]
 ) -> None:
     save_topology(make_topology("complete", 6), tmp_path / "ring.graphml")
     path = written(tmp_path, 'kind = "attack"\npeer = "3"\nrounds = [1, 14]\nattack = "sign-flip"\nscale = 8.0')
     plain = play("plain", path).summary()
-    borne = play("borne", path, "--algorithm", "trimmed-mean", "--byzantine", "1").summary()
+    robust = play("robust", path, "--algorithm", "trimmed-mean", "--byzantine", "1").summary()
     assert plain["mean_peer_accuracy"] < 0.4  # type: ignore[operator]
-    assert borne["mean_peer_accuracy"] > 0.8  # type: ignore[operator]
-    report = (tmp_path / "borne" / "run" / "report.html").read_text()
+    assert robust["mean_peer_accuracy"] > 0.8  # type: ignore[operator]
+    report = (tmp_path / "robust" / "run" / "report.html").read_text()
     assert "exclude the attackers: 3" in report
 
 

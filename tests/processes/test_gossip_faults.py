@@ -1,4 +1,7 @@
-"""Peers that die, freeze, wake and come back, as real processes: the swarm goes on, and the records say so."""
+"""Peers that crash, freeze, wake and rejoin, as real processes.
+
+The others continue, and the records say so.
+"""
 
 from __future__ import annotations
 
@@ -51,11 +54,11 @@ def away(run: Run, watcher: str, who: str) -> list[int]:
 
 
 def spans(rounds: list[int]) -> int:
-    """How many times it was away."""
+    """Number of times that a peer was missing."""
     return sum(round - 1 not in rounds for round in rounds)
 
 
-def test_the_others_go_on_without_a_peer_that_died(start: Callable[..., Run]) -> None:
+def test_the_others_continue_without_a_peer_that_crashed(start: Callable[..., Run]) -> None:
     run = start("--rounds", "60", "--min-peers", "4")
     run.signal_in_round("2", signal.SIGKILL, 5)
     code, err = run.end()
@@ -68,8 +71,8 @@ def test_the_others_go_on_without_a_peer_that_died(start: Callable[..., Run]) ->
     assert all(record.absent is None for record in run.records("0"))
     summary = run.summary()
     assert (summary["status"], summary["lost_peers"], summary["parts"]) == ("complete", ["2"], [])
-    (absence,) = summary["absences"]  # type: ignore[misc]
-    assert absence["peer"] == "2"  # type: ignore[index]
+    (missing,) = summary["absences"]  # type: ignore[misc]
+    assert missing["peer"] == "2"  # type: ignore[index]
     assert isinstance(summary["consensus_accuracy"], float)
     assert any("peer 2 died (killed by SIGKILL" in line for line in run.lines)
     assert any("continues without peer 2 from round" in line for line in run.lines)
@@ -118,7 +121,7 @@ def test_fewer_than_must_live_end_the_run(start: Callable[..., Run]) -> None:
 
 
 @pytest.mark.parametrize("checkpoints", [True, False])
-def test_a_peer_that_is_started_again_goes_on(start: Callable[..., Run], checkpoints: bool) -> None:
+def test_a_restarted_peer_continues(start: Callable[..., Run], checkpoints: bool) -> None:
     run = start("--rounds", "150", "--restart", "1", *([] if checkpoints else ["--no-checkpoint"]))
     run.signal_in_round("2", signal.SIGKILL, 5)
     code, err = run.end()
@@ -134,7 +137,7 @@ def test_a_peer_that_is_started_again_goes_on(start: Callable[..., Run], checkpo
     assert (run.run_dir / "consensus.safetensors").exists()
 
 
-def test_a_frozen_peer_is_done_without_and_catches_up(start: Callable[..., Run]) -> None:
+def test_a_frozen_peer_is_skipped_and_catches_up(start: Callable[..., Run]) -> None:
     run = start("--rounds", "300", "--min-peers", "4", "--round-timeout", "2")
     run.until("rounds of training")
     frozen = run.worker("2")
@@ -164,7 +167,7 @@ def test_a_peer_that_stays_frozen_is_lost_at_the_end(start: Callable[..., Run]) 
     assert run.summary()["status"] == "complete"
 
 
-def test_parts_of_a_graph_that_fell_apart_go_on_and_are_named(start: Callable[..., Run]) -> None:
+def test_connected_components_of_a_split_graph_continue_and_are_named(start: Callable[..., Run]) -> None:
     run = start("--rounds", "40", "--min-peers", "3", "--no-checkpoint")
     run.until("rounds of training")
     first, second = run.worker("1"), run.worker("3")

@@ -1,4 +1,4 @@
-"""Peers on several machines: what they were started with is compared before any of them trains."""
+"""Peers on several machines compare their settings before any of them trains."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.processes
 
 
 class Pair:
-    """Two peers, each with its own folder for data, cache and results, as on two machines."""
+    """Two peers with separate folders for data, cache and results, as on two machines."""
 
     def __init__(self, here: Path) -> None:
         self.here = here
@@ -33,7 +33,7 @@ class Pair:
         self.token = token_file(here)
 
     def run(self, *own: list[str]) -> list[subprocess.CompletedProcess[str]]:
-        """Start both with words of their own and run them to their ends."""
+        """Start both with their own words and run them to their ends."""
         started = [
             commands.start("peer", *words, "--node", node, "--token-file", self.token)
             for node, words in zip("01", own, strict=True)

@@ -1,4 +1,4 @@
-"""One attacker of eight on the full mesh: plain averaging fails, and the robust rules learn."""
+"""One attacker of eight on the full mesh: the mean fails, robust rules learn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Starting, watching and ending real processes: Ctrl-C, crashes, orphans, and going on afterwards."""
+"""Launcher of real processes: Ctrl-C, crashes, orphans, and resumed runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from p2pfl.run.records import read_rounds
 
 @pytest.mark.processes
 @pytest.mark.parametrize("whole_group", [False, True], ids=["launcher alone", "whole group"])
-def test_ctrl_c_ends_everything_and_the_run_can_go_on(
+def test_ctrl_c_ends_everything_and_the_run_can_be_resumed(
     tmp_path: Path, start: Callable[..., Swarm], whole_group: bool
 ) -> None:
     options = [ring(tmp_path), *FAST, "--local-steps", "2", "--rounds", "100"]

@@ -1,4 +1,4 @@
-"""Centralized, plain SGD and local runs of real processes, each held against another mode that must give the same."""
+"""Centralized, SGD and local runs match other modes that must give the same."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def coordinator_records(run_dir: Path) -> list[RoundRecord]:
 
 
 def averaged(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What is averaged; `num_batches_tracked` stays local."""
+    """Tensors that are averaged; `num_batches_tracked` stays local."""
     return {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
 
 
@@ -118,7 +118,7 @@ def test_a_repeated_run_draws_the_same_clients_and_ends_with_the_same_bits(
 
 @pytest.mark.processes
 def test_options_change_the_model(tmp_path: Path) -> None:
-    """Momentum, the proximal term, the server's rate and the number of clients: none of them does nothing."""
+    """Momentum, proximal term, server's rate and number of clients have an effect."""
     variants = [{}, {"server_momentum": 0.5}, {"server_lr": 0.5}, {"proximal_mu": 1.0}, {"num_selected": 1}]
     variants.append({"averaging": "samples"})  # the digits' shards are of 480, 479 and 479 samples
     models = []
@@ -176,8 +176,8 @@ FAST = shlex.split(
 
 @pytest.mark.processes
 @pytest.mark.parametrize("in_time", [True, False])
-def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path, in_time: bool) -> None:
-    """Also where a client was stopped before it had saved the round that the coordinator has saved."""
+def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path: Path, in_time: bool) -> None:
+    """Also where a client stopped before saving the round that the coordinator saved."""
     whole = commands.run("centralized", *FAST, "--run-dir", str(tmp_path / "whole"))
     assert whole.returncode == 0
     started = commands.start("centralized", *FAST, "--run-dir", str(tmp_path / "cut"))
@@ -235,7 +235,10 @@ def test_a_run_cut_off_at_its_very_end_does_its_last_round_again(
 
 @pytest.mark.processes
 def test_a_local_peer_whose_checkpoints_are_not_to_be_had(tmp_path: Path) -> None:
-    """Of another version: the run ends as it was. Gone: the peer begins again, and what it had recorded is kept."""
+    """Checkpoints of another version end the run; missing ones restart the peer.
+
+    What it had recorded is kept.
+    """
     save_topology(make_topology("ring", 3), tmp_path / "ring.graphml")
     words = ["--dataset", "digits", "--model", "user_models:linear", "--batch-size", "8", "--threads", "1"]
     words += ["--local-steps", "2", "--rounds", "4", "--run-dir", str(tmp_path / "run")]

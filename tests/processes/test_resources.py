@@ -1,4 +1,4 @@
-"""Ports in use, hosts that nobody can reach, memory that is used up: one line each, and no process left."""
+"""Ports in use, unreachable hosts, exhausted memory: one line, no process left."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_socket_at_another_machines_address_is_explained() -> None:
 
 @pytest.mark.processes
 def test_hosts_that_cannot_be_reached_end_a_peer_in_one_line_that_says_where_they_should_be(tmp_path: Path) -> None:
-    """One whose port refuses, one that accepts and says nothing, and one whose name nobody knows."""
+    """Hosts that refuse, that accept and stay silent, and that have no address."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         own, refused = free_ports(2)
         heard = silent.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Runs that play fault scripts, as real processes: what happens is what the script says, the same every time."""
+"""Fault scripts in real processes: the same events every time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def play(tmp_path: Path) -> Iterator[Callable[..., Run]]:
 
 
 def told(run: Run) -> dict[str, list[tuple[object, ...]]]:
-    """What the records of all processes say, but for times and bytes."""
+    """Facts in the records of all processes, except times and bytes."""
     return {
         folder.name: [
             (r.round, r.steps, r.samples, r.train_loss, r.test_accuracy, r.absent, r.missing)
@@ -95,7 +95,9 @@ def test_a_client_behind_a_bad_link_takes_part_as_if_it_were_a_good_one(play: Ca
 
 
 @pytest.mark.processes
-def test_a_coordinator_that_is_killed_ends_the_run_which_can_go_on(play: Callable[..., Run], tmp_path: Path) -> None:
+def test_a_coordinator_that_is_killed_ends_the_run_which_can_be_resumed(
+    play: Callable[..., Run], tmp_path: Path
+) -> None:
     run = play(fault(kind="kill", peer="coordinator", round=3, at="checkpoint"), *CLIENTS)
     code, err = run.end()
     assert code == 1
@@ -142,7 +144,7 @@ def test_a_partition_equals_the_dense_formula_with_the_cut_matrix(tmp_path: Path
 
 
 @pytest.mark.processes
-def test_compare_plays_a_script_in_every_run_and_goes_on_with_it(tmp_path: Path) -> None:
+def test_compare_plays_a_script_in_every_run_and_resumes_it(tmp_path: Path) -> None:
     script = fault(kind="kill", peer="2", round=3, restart=5) + fault(**{**DROP, "edge": ["0", "2"], "rounds": [2, 2]})
     (tmp_path / "script.toml").write_text(script)
     command = shlex.split(

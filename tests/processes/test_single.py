@@ -1,4 +1,4 @@
-"""One peer without a launcher: the signals that end it, and the folder that it shares with other peers."""
+"""One peer without a launcher: signals, and a folder shared with other peers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,10 @@ def settings(folder: Path, **options: object) -> RunConfig:
 
 
 def peer(monkeypatch: pytest.MonkeyPatch, folder: Path, during: Callable[[], object], **options: object) -> None:
-    """Run one whose rounds are `during`, and which ends as interrupted if it is asked to end meanwhile."""
+    """Run a peer whose rounds are `during`.
+
+    It ends as interrupted if it is asked to end meanwhile.
+    """
 
     def rounds(_spec: object, _report: object, control: Control) -> int:
         asked: list[str] = []
@@ -134,7 +137,7 @@ def test_a_folder_that_peers_share_is_for_one_run_and_each_peer_once(
 
 
 @pytest.mark.processes
-def test_a_peer_whose_terminal_closes_says_how_to_go_on(tmp_path: Path) -> None:
+def test_a_peer_whose_terminal_closes_says_how_to_resume(tmp_path: Path) -> None:
     save_topology(lan(), tmp_path / "lan.gml")
     words = ["--dataset", "digits", "--model", "user_models:linear", "--rounds", "3", "--threads", "1"]
     words += ["--token-file", token_file(tmp_path), "--run-dir", str(tmp_path / "run")]

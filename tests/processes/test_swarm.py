@@ -1,4 +1,4 @@
-"""Whole swarms of real processes and real sockets, against references that know nothing of them."""
+"""Swarms of real processes and sockets match independent references."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def process_swarm(topology: Topology, config: RunConfig) -> Path:
 @pytest.mark.processes
 @pytest.mark.parametrize("wire_dtype", ["fp32", "bf16"])
 def test_same_seed_same_bits_whatever_carries_them(tmp_path: Path, wire_dtype: str) -> None:
-    # A star of six: the middle peer has five neighbors, more than it grants leave at once.
+    # A star of six: the middle peer has five neighbors, more than it grants credit at once.
     topology = make_topology("star", 6)
     ways: dict[str, tuple[Callable[[Topology, RunConfig], Path], str]] = {
         "memory": (memory_swarm, "ipc"),

@@ -1,4 +1,4 @@
-"""The whole swarm stops at the worst moments, or what it saved is damaged: it ends with the bits of a run in peace."""
+"""Whole swarms stopped, or their files damaged: same bits as undisturbed runs."""
 
 from __future__ import annotations
 
@@ -138,7 +138,10 @@ def test_stopped_in_the_middle_of_writing_a_checkpoint(
 def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_used(
     start: Start, peace: bytes, damage: Callable[[Path], None]
 ) -> None:
-    """The peer falls back a round, and may then be two behind its neighbors, who still have what it needs."""
+    """The peer falls back a round, and may be two rounds behind its neighbors.
+
+    They still have what it needs.
+    """
     run = start()
     run.until("round 6/")
     kill_all(run)
@@ -152,7 +155,7 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_used(
 
 
 def test_weights_that_a_peer_lost_come_from_its_neighbors_and_that_is_said(start: Start) -> None:
-    """All its checkpoints are damaged; what it had recorded stays. Which neighbors it hears from first is theirs."""
+    """Its checkpoints are damaged, its records stay, and any neighbor may serve it."""
     run = start()
     run.until("round 6/")
     kill_all(run)
@@ -181,7 +184,7 @@ def test_weights_that_a_peer_lost_come_from_its_neighbors_and_that_is_said(start
 
 
 def test_damage_that_leaves_a_checkpoint_changes_no_bit(start: Start, peace: bytes) -> None:
-    """Something else in each peer's folder: records are rebuilt or cut, and a foreign checkpoint is refused."""
+    """One kind of damage per peer: records rebuilt or cut, foreign checkpoint refused."""
     run = start()
     run.until("round 6/")
     kill_all(run)

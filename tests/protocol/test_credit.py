@@ -1,4 +1,7 @@
-"""Credit of one peer: at most four vectors are outstanding, whoever goes down and comes back meanwhile."""
+"""Credit of one peer: at most four vectors are outstanding.
+
+Also when neighbors fail and rejoin meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ NEIGHBORS = (1, 2, 3, 4, 5, 6)
 
 
 class Watched:
-    """Peer 0 of a complete graph of seven, in training in its first round, and the credit that it has granted."""
+    """Peer 0 of a complete graph of seven, in its first round.
+
+    It is in training; watched is the credit that it has granted.
+    """
 
     def __init__(self) -> None:
         context = replace(
@@ -48,14 +54,14 @@ class Watched:
         self.granted = [key for key in self.granted if key[1] != neighbor]
 
     def come_back(self, neighbor: int) -> None:
-        """The connection stands again, and the neighbor answers the greeting that this brings."""
+        """Reconnect a neighbor, which answers the greeting that this brings."""
         greeting = [send for send in self.tell(Reconnected(neighbor)) if ("hello", neighbor) == sends([send])[0][:2]]
         (heard,) = (send.message.header.scalars["epoch"] for send in greeting)  # type: ignore[union-attr]
         self.epochs[neighbor] += 1
         self.tell(hello(neighbor, 1, epoch=self.epochs[neighbor], heard=heard, needs=1))
 
     def finish(self) -> None:
-        """The peer has trained, and everybody acknowledges and delivers what it has credit for."""
+        """Finish training; every neighbor acknowledges, and sends what it has credit for."""
         self.tell(Trained())
         for neighbor in NEIGHBORS:
             self.tell(message("grant", neighbor, 1))

@@ -1,4 +1,4 @@
-"""A coordinator by itself: what it says when, how long it waits, whom it names, and what it refuses."""
+"""One coordinator by itself: messages, deadlines, missing clients, refusals."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ def test_after_the_deadline_the_round_ends_with_the_others_and_names_who_is_miss
     assert made.handle(Tick(), 19.9) == []
     actions = made.handle(Tick(), 20.0)
     assert actions[0] == Note("round 1 continues without two")
-    assert sends(actions) == []  # 4 and 5 are among the first four and have leave already
-    assert made.deadline == 40.0  # what is granted now has a deadline of its own
+    assert sends(actions) == []  # 4 and 5 are among the first four and hold credit already
+    assert made.deadline == 40.0  # new credit has its own deadline
     assert deliver(made, 4, 5, now=39.0) == [("ack", 4, 1), ("ack", 5, 1)]
     assert made.stage == "recording"
     assert made.facts["missing"] == ["two"]
@@ -119,7 +119,7 @@ def test_updates_that_were_offered_in_time_are_waited_for_as_long_as_they_move()
     assert made.handle(Tick(), 1e9) == []
 
 
-def test_without_a_deadline_patience_grows_with_the_slowest_complete_round() -> None:
+def test_without_a_deadline_the_timeout_grows_with_the_slowest_complete_round() -> None:
     made = greeted()
     assert made.deadline == 600.0
     offer(made, *range(6), now=100.0)

@@ -79,7 +79,7 @@ def test_an_update_that_is_not_wanted_frees_the_client() -> None:
 
 def test_a_newer_model_takes_the_place_of_one_that_nobody_waits_for() -> None:
     made = idle()
-    assert made.handle(chunk(6, 1, 0, 3), 0.0) == []  # the rest got lost, and the coordinator went on
+    assert made.handle(chunk(6, 1, 0, 3), 0.0) == []  # the rest got lost, and the coordinator continued
     assert made.handle(chunk(6, 3, 0, 4), 0.0) == []
     assert Train(3, load=True) not in made.handle(chunk(6, 1, 3, 8), 0.0)
     assert Train(3, load=True) in made.handle(chunk(6, 3, 4, 8), 0.0)

@@ -1,4 +1,7 @@
-"""Weights that are not finite: seen at once, never sent, never averaged, and said in one line."""
+"""Weights that are not finite: found at once, never sent, never averaged.
+
+The error is one line.
+"""
 
 from __future__ import annotations
 
@@ -111,7 +114,7 @@ def test_a_peer_puts_its_own_vector_in_the_place_of_one_that_is_not_finite() -> 
     network_greeted(made)
     made.handle(Trained(), 1.0)
     actions = made.handle(bad_chunk(1, 1), 1.0)
-    assert ("ack", 1, 1) in sends(actions), "the neighbor may go on"
+    assert ("ack", 1, 1) in sends(actions), "the neighbor may continue"
     for sender in (1, 3):
         made.handle(message("grant", sender, 1), 1.0)
         made.handle(message("ack", sender, 1), 1.0)
@@ -128,7 +131,7 @@ def bad_chunk(sender: int, round: int, start: int = 0, stop: int = SIZE) -> Rece
     return message("chunk", sender, round, values.numpy().tobytes(), codec="fp32", vector="x", offset=4 * start)
 
 
-def test_a_coordinator_goes_on_at_once_without_an_update_that_is_not_finite() -> None:
+def test_a_coordinator_continues_at_once_without_an_update_that_is_not_finite() -> None:
     made = greeted()
     offer(made, *range(6))
     made.handle(chunk(1, 1, 0, 4), 1.0)
@@ -177,7 +180,7 @@ def test_a_client_at_work_asks_for_a_later_model_when_it_is_done() -> None:
     assert made.stage == "idle"
 
 
-def test_a_coordinator_goes_on_at_once_without_a_client_that_refused_its_model() -> None:
+def test_a_coordinator_continues_at_once_without_a_client_that_refused_its_model() -> None:
     made = greeted()
     assert made.progress[1] == "sent"
     assert sends(made.handle(message("grant", 1, 1), 0.0)) == [("heartbeat", 1, 1)], "said again"
@@ -278,7 +281,7 @@ def test_a_peer_whose_weights_overflow_ends_the_run_in_one_line(
 def test_a_peer_that_sends_nothing_looks_at_its_weights_before_they_are_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker of mode local, in this process: nothing of the round is recorded, evaluated or saved."""
+    """Worker of mode local in this process: the round is not recorded or saved."""
     monkeypatch.setenv("USER_MODEL_OVERFLOWS_TO", "inf")
     options = {"dataset": "digits", "model": "user_models:overflowing", "batch_size": 8, "local_steps": 2, "rounds": 3}
     config = RunConfig.of(mode="local", run_dir=str(tmp_path / "run"), threads=1, **options)

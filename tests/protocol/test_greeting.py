@@ -1,4 +1,4 @@
-"""What neighbors were started with: compared when they greet, and named where it differs."""
+"""Greetings: neighbors compare their settings, and name the differences."""
 
 from __future__ import annotations
 
@@ -187,7 +187,10 @@ def test_links_and_labels_of_a_topology_count_and_neither_its_path_nor_their_ord
 
 
 def greets(sender: int, greeting: Greeting, run: str = "another") -> Received:
-    """A greeting of another run, since the run's id depends on all that is in it, unless that is said."""
+    """Greeting of another run, unless its id is given.
+
+    The id of a run depends on all that is in a greeting.
+    """
     told = hello(sender, 1, epoch=1).message
     body = encode(greeting)
     header = msgspec.structs.replace(told.header, run=run, length=len(body))

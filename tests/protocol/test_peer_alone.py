@@ -178,7 +178,9 @@ def test_a_vector_that_waits_for_its_turn_is_safe_from_repetitions() -> None:
 def test_leave_is_kept_for_some_rounds_ahead_and_no_further() -> None:
     peer = peer_zero(replace(CONTEXT, training_rounds=99))
     greeted(peer)
-    for round in range(1, 10):  # after a partition a neighbor may be far ahead, and gives leave for where it waits
+    for round in range(
+        1, 10
+    ):  # after a partition a neighbor may be far ahead, and grants credit for the round where it waits
         assert peer.handle(message("grant", 1, round), 0.0) == []
     for round in (5, 9):
         assert peer.handle(message("grant", 1, round), 0.0) == []

@@ -1,4 +1,4 @@
-"""One peer by itself: how long it waits, whom it names when it gives up, and when a neighbor may vanish."""
+"""Timeouts of one peer: how long it waits, whom it names, who may vanish."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def failure(actions: list[Action]) -> str:
 
 def test_handshake_deadline_names_who_did_not_greet() -> None:
     peer = peer_zero()
-    assert peer.deadline == math.inf  # not started: the start has a deadline of its own
+    assert peer.deadline == math.inf  # not started: the start has its own deadline
     peer.handle(Started(), 100.0)
     peer.handle(message("hello", 1, 1), 120.0)
     assert peer.deadline == 101.0
@@ -62,7 +62,7 @@ def test_first_round_deadline_counts_from_a_neighbors_last_message() -> None:
     assert reason == "no progress for 600 s in round 1 from peer three (--first-round-timeout)"
 
 
-def test_signs_of_life_do_not_keep_a_peer_waiting_for_ever() -> None:
+def test_heartbeats_do_not_keep_a_peer_waiting_indefinitely() -> None:
     peer = peer_zero()
     greeted(peer)
     peer.handle(Trained(), 50.0)

@@ -1,4 +1,4 @@
-"""Links so slow that a chunk takes longer than a reminder: nothing is lost, so nothing is sent twice."""
+"""Links on which a chunk takes longer than a reminder: nothing is sent twice."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def context(me: int, consensus: int) -> PeerContext:
 
 def peers() -> Mapping[int, Logic]:
     matrix = mixing_matrix(make_topology("complete", 2), "metropolis-hastings")
-    hoods = [neighborhood(matrix, me) for me in (0, 1)]
+    neighborhoods = [neighborhood(matrix, me) for me in (0, 1)]
     return {
-        me: Peer(context(me, 1), lambda round, me=me: hoods[me], torch.zeros(SIZE), DPSGD(), Chebyshev(0.5))
+        me: Peer(context(me, 1), lambda round, me=me: neighborhoods[me], torch.zeros(SIZE), DPSGD(), Chebyshev(0.5))
         for me in (0, 1)
     }
 
@@ -65,7 +65,10 @@ def client_and_coordinator() -> Mapping[int, Logic]:
 
 
 class Links:
-    """Both directions carry one chunk after the other; a machine hears of a flush when its last one has arrived."""
+    """Links that carry one chunk after the other in both directions.
+
+    A machine hears of a flush when its last chunk has arrived.
+    """
 
     def __init__(self, machines: Mapping[int, Logic]) -> None:
         self.machines = machines
@@ -97,7 +100,7 @@ class Links:
 
     def go(self) -> None:
         while len(self.ended) < 2:
-            assert self.now < 1e5, "they go on for ever"
+            assert self.now < 1e5, "they continue without end"
             live = [me for me in self.machines if me not in self.ended]
             flushes = [(max(self.free[me], self.now), me) for me in live if self.machines[me].wants_flush]
             ticks = [(max(self.machines[me].deadline, self.now + 1e-6), me) for me in live]

@@ -1,4 +1,4 @@
-"""Runs of eight with one attacker, by a fault script, and how well the others learn."""
+"""Runs of eight with one scripted attacker, and the accuracy of the others."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ def attack_script(folder: Path, attack: str) -> str:
 
 
 def honest_accuracy(run_dir: Path) -> tuple[float, float]:
-    """Of the honest peers the mean after training, and peer 0's after the consensus phase; on the whole test set."""
+    """Honest peers' accuracy on the whole test set.
+
+    Their mean after training, and peer 0's after the consensus phase.
+    """
     records = [read_rounds(run_dir / "peers" / str(peer)) for peer in OTHERS]
     trained = [next(r for r in reversed(found) if r.phase == "train").test_accuracy for found in records]
     consensus = records[0][-1]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 class Page(HTMLParser):
-    """What a browser would find on the page."""
+    """Elements, links and text of a page, as a browser finds them."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

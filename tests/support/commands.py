@@ -1,4 +1,4 @@
-"""The p2pfl command as a user starts it, for tests: real argv, pipes, session and signals."""
+"""Start of the p2pfl command as by a user: argv, pipes, session, signals."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ def start(
     program: tuple[str, ...] = PROGRAM,
     **options: Any,
 ) -> subprocess.Popen[str]:
-    """Start `run_peers.py WORDS`; `environment` is added to the test's own, `options` are those of Popen.
+    """Start `run_peers.py WORDS`.
 
-    It runs in the folder of the tests, and its output and error output are pipes, unless `options` say otherwise.
-    `cold`: in a new interpreter, instead of a fork of the session's warm server (see `warm`).
+    `environment` is added to the test's own, `options` are those of Popen. It runs in the folder of the tests, and its
+    output and error output are pipes, unless `options` say otherwise. `cold`: in a new interpreter, instead of a fork
+    of the session's warm server (see `warm`).
     """
     settings: dict[str, Any] = {"cwd": MODELS, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     settings |= {"env": {**os.environ, **(environment or {})}, **options}
@@ -33,7 +34,10 @@ def start(
 
 
 def run(*words: str, timeout: float = 200.0, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run `run_peers.py WORDS` to its end; options as for `start`. Raises TimeoutExpired, and then kills it."""
+    """Run `run_peers.py WORDS` to its end; options as for `start`.
+
+    Raises TimeoutExpired after killing the process.
+    """
     with start(*words, **options) as process:
         try:
             out, err = process.communicate(timeout=timeout)

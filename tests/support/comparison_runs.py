@@ -1,4 +1,4 @@
-"""Run directories of every mode, made up without any training, for the tests of what compares them."""
+"""Run directories of every mode, made up without training, for comparisons."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONSENSUS = 3  # rounds
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the records of a run say."""
+    """Contents of a made-up run's records."""
 
     topology: Topology
     config: RunConfig
@@ -46,9 +46,10 @@ def make_run(
     augmented: bool = False,
     **options: Any,
 ) -> Path:
-    """A run directory with its summary; `accuracy` is the final model's. `finished` rounds only make it incomplete.
+    """Make a run directory with its summary.
 
-    `content`: what it records of its data set's; None: nothing.
+    `accuracy` is the final model's. `finished` rounds only make it incomplete. `content`: what it records of its data
+    set's; None: nothing.
     """
     options = {"dataset": "digits", "rounds": 4, "batch_size": BATCH, **options}
     config = RunConfig.of("topology.graphml", mode, **options)
@@ -100,7 +101,10 @@ def _curve(recipe: Recipe, number: int) -> float:
 
 
 def _measured(recipe: Recipe, number: int, lead: float = 0.0) -> dict[str, Any]:
-    """Every fourth round and the last one; that of the last is the final accuracy plus `lead`."""
+    """Measurements of every fourth round and of the last one.
+
+    The last accuracy is the final one plus `lead`.
+    """
     rounds = recipe.config.training.rounds
     if number % max(rounds // 10, 1) and number != rounds:
         return {}
@@ -189,7 +193,10 @@ FEDERATED: dict[str, Any] = {"mode": "centralized", "num_clients": 4, "num_selec
 
 
 def matched(tmp_path: Path, seeds: tuple[int, ...] = (0,)) -> list[Path]:
-    """ring-4, complete-4, FedAvg 4/4 and 3/4, local and SGD, all of 4 rounds on 4 shards, or as many samples."""
+    """Matched runs: two topologies, FedAvg 4/4 and 3/4, local and SGD.
+
+    All of 4 rounds on 4 shards, or as many samples.
+    """
     runs = []
     for seed in seeds:
         apart = 0.01 * seed

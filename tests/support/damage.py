@@ -1,4 +1,7 @@
-"""Damages done to files, drawn from a seed: cuts, overwritten bytes, values of other kinds, structures without end."""
+"""Damages of files, drawn from a seed.
+
+Cuts, overwritten bytes, values of other kinds, structures without end.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +81,7 @@ def other_token(data: bytes, rng: random.Random) -> bytes:
 
 
 def other_value(data: bytes, rng: random.Random) -> bytes:
-    """What stands at some place of a TOML or JSON file, or of one of its lines, is gone or of another kind."""
+    """Remove or replace a value in a TOML or JSON file, or in one of its lines."""
     with contextlib.suppress(ValueError, RecursionError, TypeError):
         return _write_toml(_changed(tomllib.loads(data.decode()), rng))
     with contextlib.suppress(ValueError, RecursionError, TypeError):

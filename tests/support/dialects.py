@@ -1,4 +1,4 @@
-"""Small graphs in the words of the tools that write them, and what each of them means."""
+"""Small graphs in the words of the tools that write them, with their meaning."""
 
 # ruff: noqa: E501  (lines as long as the tools make them)
 
@@ -10,7 +10,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Dialect:
-    """A file, and its graph: nodes by label where they have one, edges as 'a-b', or 'a>b' where they are directed."""
+    """A file and its graph.
+
+    Nodes by label where they have one; edges as 'a-b', or 'a>b' where they are directed.
+    """
 
     file: str
     content: str

@@ -1,4 +1,4 @@
-"""Small things that several tests need: networks with their weights, and a data set of random images."""
+"""Helpers of several tests: networks with weights, data sets of random images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ THOROUGHNESS = int(os.environ.get("P2PFL_EXAMPLES", "1"))  # of randomized tests
 
 
 def matrix(kind: str, n: int) -> np.ndarray:
-    """The (n, n) mixing matrix of a generated topology; uniform weights where it is directed."""
+    """Mixing matrix (n, n) of a generated topology; uniform weights where directed."""
     topology = make_topology(kind, n)
     return mixing_matrix(topology, "uniform" if topology.directed else "metropolis-hastings")
 
@@ -73,7 +73,10 @@ def driven(algorithm: Algorithm, w: np.ndarray, vectors: list[torch.Tensor]) -> 
 
 
 def exchange(peers: list[Driven], round: int, vectors: list[torch.Tensor]) -> None:
-    """One round's exchange among all peers. `vectors` gets each peer's x, which may be another tensor than before."""
+    """One round's exchange among all peers.
+
+    `vectors` gets each peer's x, which may be another tensor than before.
+    """
     mix(peers, [peer.outgoing(round) for peer in peers], round, vectors)
 
 

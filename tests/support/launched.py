@@ -22,7 +22,7 @@ FAST = shlex.split(
 
 
 class Swarm:
-    """`run_peers.py gossip` as a user starts it, in a process group of its own."""
+    """`run_peers.py gossip` as a user starts it, in its own process group."""
 
     def __init__(self, folder: Path, *options: str, program: tuple[str, ...], **environment: str) -> None:
         self.run_dir = folder / "run"

@@ -1,4 +1,4 @@
-"""A peer's socket in a process of its own, which a test can break: told what to do and asked line by line.
+"""A peer's socket in its own process, which a test tells line by line what to do.
 
 `python live_socket.py`: reads a JSON object with the arguments of `credentials`, prints its endpoint, then obeys
 lines: `connect NEIGHBOR ENDPOINT`, `send NEIGHBOR COUNT`, `poll` (until a hello of round 2 comes; prints what came).
@@ -78,7 +78,10 @@ class LiveSocket:
         self._hear()
 
     def poll(self) -> dict[str, Any]:
-        """Let it poll until the last greeting; `came` counts greetings by sender, refusals and the rest by name."""
+        """Let it poll until the last greeting.
+
+        `came` counts greetings by sender, refusals and the rest by name.
+        """
         self._say("poll")
         return dict(json.loads(self._hear()))
 
@@ -95,7 +98,7 @@ class LiveSocket:
 
 
 def _poll(transport: ZmqTransport) -> dict[str, Any]:
-    """Until the last greeting has come; how long the longest turn took and how much memory at most."""
+    """Poll until the last greeting; returns the longest turn and the peak memory."""
     came: Counter[str] = Counter()
     peak = turn = 0.0
     deadline = time.monotonic() + SECONDS

@@ -39,7 +39,7 @@ def a_client(codec: str = "fp32") -> Client:
 
 
 def vector(made: Client) -> torch.Tensor:
-    """The vector of a client that was made here, which both it and its training change in place."""
+    """The vector that a client and its training change in place."""
     return _vectors[made]
 
 

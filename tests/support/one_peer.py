@@ -39,7 +39,10 @@ def message(kind: str, sender: int, round: int, body: bytes = b"", **fields: obj
 
 
 def hello(sender: int, serves: int, **about: float) -> Received:
-    """A greeting: its sender can serve from round `serves` on; `about` are its other terms."""
+    """Greeting of a peer that serves rounds from `serves` on.
+
+    `about` are its other terms.
+    """
     return message("hello", sender, serves, scalars={name: float(value) for name, value in about.items()})
 
 
@@ -71,12 +74,15 @@ def only_fail(actions: list[Action]) -> str:
 
 
 def news(actions: list[Action]) -> list[str]:
-    """What whoever watches the run is told."""
+    """Notes for the user among the actions."""
     return [action.text for action in actions if isinstance(action, Note) and action.matters]
 
 
 def finish_round(peer: Peer, round: int, now: float) -> torch.Tensor:
-    """Everything that peers 1 and 3 do in a round, after peer 0's training; returns x after it."""
+    """Messages of peers 1 and 3 in a round, after peer 0's training.
+
+    Returns x after it.
+    """
     actions: list[Action] = []
     for sender in (1, 3):
         actions += peer.handle(message("grant", sender, round), now)

@@ -1,4 +1,7 @@
-"""Picture files as cameras and instruments write them, made byte by byte where Pillow does not write their kind."""
+"""Picture files as cameras and instruments write them.
+
+They are made byte by byte where Pillow does not write their kind.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ Array = npt.NDArray[Any]
 def write_png(
     path: Path, values: Array, color: int, depth: int = 16, chunks: Sequence[tuple[bytes, bytes]] = ()
 ) -> Path:
-    """A PNG of (H, W) or (H, W, channels); `depth` bits a value, `color` as the format counts its color types."""
+    """PNG of (H, W) or (H, W, channels).
+
+    `depth` bits a value, `color` as the format counts its color types.
+    """
     height, width = values.shape[:2]
     if depth < 8:
         bits = (values[..., None] >> np.arange(depth - 1, -1, -1)) & 1
@@ -44,7 +50,10 @@ def write_tiff(
     order: str = "<",
     alpha: int | None = None,
 ) -> Path:
-    """An uncompressed TIFF of (H, W) or (H, W, channels) in the array's type; `bits` 12 packs two in three bytes."""
+    """Uncompressed TIFF of (H, W) or (H, W, channels) in the array's type.
+
+    `bits` 12 packs two values in three bytes.
+    """
     height, width = values.shape[:2]
     channels = 1 if values.ndim == 2 else values.shape[2]
     if bits == 12:
@@ -85,7 +94,10 @@ def write_tiff(
 
 
 def write_pgm(path: Path, values: Array, highest: int, plain: bool = False) -> Path:
-    """A PGM (H, W) or PPM (H, W, 3) with its own highest value, in bytes or, `plain`, in figures."""
+    """PGM (H, W) or PPM (H, W, 3) with a given highest value.
+
+    In bytes or, if `plain`, in figures.
+    """
     color = values.ndim == 3
     magic = {(False, False): "P5", (False, True): "P2", (True, False): "P6", (True, True): "P3"}[color, plain]
     head = f"{magic}\n{values.shape[1]} {values.shape[0]}\n{highest}\n".encode()

@@ -19,7 +19,7 @@ def read(folder: Path, file: str, content: str | bytes) -> RawGraph:
 
 
 def check_refused(folder: Path, file: str, content: str | bytes, message: str) -> None:
-    """The file is refused in one line that begins with its path and matches the message."""
+    """Check that a file is refused in one line with its path and the message."""
     with pytest.raises(TopologyError, match=message) as caught:
         read(folder, file, content)
     assert str(caught.value).startswith(f"{folder / file}: ")

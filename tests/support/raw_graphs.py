@@ -1,4 +1,4 @@
-"""Raw graphs for tests, from a few letters."""
+"""Raw graphs for tests, from a short notation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from p2pfl.topology.raw import RawEdge, RawGraph, RawNode
 
 
 def raw_graph(edges: str, *, directed: bool = False, nodes: str = "", **labels: str) -> RawGraph:
-    """A graph of one-letter nodes; an edge may have a weight, as in ab:0.5, and say its direction: a>b, a-b."""
+    """Graph of nodes named by one character.
+
+    An edge may have a weight, as in ab:0.5, and say its direction: a>b, a-b.
+    """
     read = []
     for text in edges.split():
         pair, _, weight = text.partition(":")

@@ -1,4 +1,7 @@
-"""A client that speaks ZMTP 3.0 over a plain socket: what no ZeroMQ library would send."""
+"""Client that speaks ZMTP 3.0 over a plain socket.
+
+It sends what no ZeroMQ library would send.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,10 @@ PING = frame(b"\x04PING\0\0", command=True)
 
 
 def shake_hands(connection: socket.socket, login: tuple[str, str] | None = None) -> None:
-    """Greet as a DEALER, with a user and a password or without security. Raises ConnectionError where refused."""
+    """Greet as a DEALER, with a user and a password or without security.
+
+    Raises ConnectionError where refused.
+    """
     connection.sendall(GREETING if login is None else greeting(b"PLAIN"))
     _read(connection, len(GREETING))
     kind, name = b"DEALER", b"Socket-Type"
@@ -78,7 +84,7 @@ def reset(connection: socket.socket) -> None:
 
 
 def wait_until_read(connection: socket.socket) -> None:
-    """Wait until all that was sent is taken by the other end, which its answer to a heartbeat shows."""
+    """Wait until the other end has taken all bytes, as its heartbeat's answer shows."""
     connection.sendall(frame(b"\x04PING\0\0last", command=True))
     answer = b""
     with contextlib.suppress(TimeoutError):  # the other end reads no more, which is a state to test as well

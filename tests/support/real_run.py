@@ -1,4 +1,7 @@
-"""A run as a user starts it, in a process group of its own, whose processes tests kill, freeze and wake."""
+"""A run as a user starts it, in its own process group.
+
+Tests kill, freeze and wake its processes.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,13 @@ from p2pfl.run.records import RoundRecord, read_rounds
 
 
 class Run:
-    """`run_peers.py …`, with RUN_DIR in a folder of the test's and a TMPDIR of its own."""
+    """`run_peers.py …` with RUN_DIR in the test's folder and its own TMPDIR."""
 
     def __init__(self, folder: Path, *words: str, fresh: bool = True) -> None:
-        """`fresh`: it makes its run directory; otherwise the words say which one it goes on with."""
+        """Start a run.
+
+        `fresh`: it makes its run directory; otherwise the words name the one that it resumes.
+        """
         self.run_dir = folder / "run"
         self._folder = tempfile.TemporaryDirectory(prefix="t-")  # a socket's path must be short
         self.temporary = Path(self._folder.name)
@@ -36,7 +42,10 @@ class Run:
         raise AssertionError(f"ended before {text!r}: {self.lines} {self.process.stderr.read()}")  # type: ignore[union-attr]
 
     def signal_in_round(self, name: str, number: signal.Signals, round: int) -> None:
-        """After that round, so in the middle of the next; the process is found beforehand, since rounds are short."""
+        """Send a signal after a round, so in the middle of the next.
+
+        The process is found beforehand, since rounds are short.
+        """
         self.until("rounds of training")
         process = self.worker(name)
         self.until(f"round {round}/")
@@ -69,7 +78,7 @@ class Run:
         return found
 
     def kill(self) -> None:
-        """Whatever is left of it."""
+        """Kill all processes that are left."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.communicate()

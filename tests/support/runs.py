@@ -1,4 +1,4 @@
-"""Run directories of every mode, made up from small vectors, for the tests of what reads them."""
+"""Run directories of every mode, made up from small vectors, for their readers."""
 
 from __future__ import annotations
 
@@ -99,7 +99,10 @@ def make_run(
     consensus: int = 3,
     message: int = 1_000_000,
 ) -> Path:
-    """A run of which every peer finished `finished` rounds (default: all, and then the consensus phase)."""
+    """Make a run in which every peer finished `finished` rounds.
+
+    By default all of them, and then the consensus phase.
+    """
     config = RunConfig.of("topology.graphml", rounds=rounds, dataset="digits", seed=7, name=topology.name)
     folders = _begin(run_dir, config, topology)
     done = rounds if finished is None else finished
@@ -162,7 +165,9 @@ def make_centralized(
     missing: Mapping[int, Sequence[str]] | None = None,
     message: int = 1_000_000,
 ) -> Path:
-    """A coordinator that draws the clients in turn (round 1: the first `selected`, and so on).
+    """Make a centralized run.
+
+    Its coordinator draws the clients in turn (round 1: the first `selected`, and so on).
 
     `missing`: round -> the clients whose update does not come; they do not record it. A client's n-th training takes
     2 s, and a tenth more for each client before it.
@@ -232,7 +237,7 @@ def _coordinator_record(number: int, drawn: list[int], gone: list[int], samples:
 
 
 def _consensus_phase(folders: list[Path], topology: Topology, rounds: int, consensus: int, message: int) -> None:
-    """Chebyshev-accelerated mixing where the matrix is symmetric, as the swarm does it."""
+    """Consensus phase of a run, Chebyshev-accelerated where the matrix is symmetric."""
     w = mixing_matrix(topology, "metropolis-hastings" if not topology.directed else "uniform")
     rate = max(1 - spectral_gap(w), 1e-9)
     previous = vectors_apart(topology.n, training_distance(rounds), seed=rounds).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Run directories as processes that have saved some rounds leave them, and damages of their checkpoints."""
+"""Run directories with a few saved rounds, and damages of their checkpoints."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LAST = 9
 
 @dataclass
 class Made:
-    """A run directory in which each process has two checkpoints, of rounds 4 and 5, and a record of each round."""
+    """Run directory with checkpoints of rounds 4 and 5 and a record of each round."""
 
     folder: Path
     config: RunConfig

@@ -1,4 +1,7 @@
-"""A file system of a few kilobytes, so that it can be full; where none can be mounted, its tests are skipped."""
+"""File system of a few kilobytes, to be filled.
+
+Where none can be mounted, its tests are skipped.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Swarms whose workers are threads of the test, and plain references of their training."""
+"""Swarms whose workers are threads, and plain references of their training."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def saved_vectors(run_dir: Path, topology: Topology, rounds: int) -> torch.Tenso
 
 
 class Reference:
-    """The same training written down plainly: one process, dense matrices, no sockets, own gradient step."""
+    """Reference of the training: one process, dense matrices, own gradient step."""
 
     def __init__(self, topology: Topology, config: RunConfig) -> None:
         dataset = data.load(data.prepare("digits", None, lambda *_: None))
@@ -79,7 +79,10 @@ class Reference:
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor, start: torch.Tensor) -> None:
-    """1e-5 relative to the weights, and the movement itself agrees: weights that stood still would not pass."""
+    """Assert equality within 1e-5 of the weights and of their movement.
+
+    Weights that stood still would not pass.
+    """
     moved = (expected - start).norm(dim=-1).max()
     error = (found - expected).norm(dim=-1).max()
     assert error <= 1e-5 * expected.norm(dim=-1).max()

@@ -1,4 +1,6 @@
-"""Warm start of the p2pfl command for tests: processes forked from one that has imported everything.
+"""Warm start of the p2pfl command in tests.
+
+Processes are forked from one that has imported everything.
 
 Most of the time of a short command is the import of torch. The server below imports it once for a whole test session.
 For each command it forks a process that gets what a new process would have: arguments, environment, working directory,
@@ -43,7 +45,10 @@ _STATUS_BYTES = 4
 
 
 def can_serve(environment: dict[str, str]) -> bool:
-    """Whether a command with this environment may be forked: nothing that it would read at its start differs."""
+    """Whether a command with this environment may be forked.
+
+    Nothing that it would read at its start may differ.
+    """
     names = {name for name in {*environment, *os.environ} if name.startswith(READ_AT_START) and name != _SEARCH_PATH}
     if any(environment.get(name) != os.environ.get(name) for name in names):
         return False
@@ -54,7 +59,10 @@ def can_serve(environment: dict[str, str]) -> bool:
 
 
 class WarmPopen(subprocess.Popen[str]):
-    """A Popen whose process is forked from the server. Its first word must be the interpreter, the second a script."""
+    """Popen whose process is forked from the server.
+
+    Its first word must be the interpreter, the second a script.
+    """
 
     def _execute_child(self, *given: Any) -> None:
         args, _executable, preexec_fn, _close_fds, pass_fds, cwd, env, _info, _flags, shell, *ends = given
@@ -124,7 +132,10 @@ def _read(connection: socket.socket, size: int) -> bytes:
 
 
 def serve(listener: socket.socket) -> None:
-    """Fork a process for each request, and tell its exit status, until the parent is gone."""
+    """Fork a process for each request and report its exit status.
+
+    Ends with the parent.
+    """
     parent = os.getppid()
     selector = selectors.DefaultSelector()
     wake_reader, wake_writer = socket.socketpair()
@@ -280,7 +291,10 @@ def _close_all_but(kept: set[int]) -> None:
 
 
 def _open_standard_streams() -> None:
-    """As an interpreter does when it starts, with the encodings that it found for this process."""
+    """Open the standard streams as an interpreter does at its start.
+
+    With the encodings that it found for this process.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         stream: Any = None
         with contextlib.suppress(OSError):
@@ -295,7 +309,10 @@ def _open_standard_streams() -> None:
 
 
 def _search_path(script: str) -> None:
-    """As it would be in a new interpreter: the script's folder, PYTHONPATH, and what the installation has."""
+    """Set the search path of a new interpreter.
+
+    It holds the script's folder, PYTHONPATH, and the installation's paths.
+    """
     before = os.environ.get(_SEARCH_PATH, "")
     first = "" if script == "-c" else os.getcwd() if script == "-m" else str(Path(script).resolve().parent)
     sys.path[:] = [first, *[os.path.abspath(entry) for entry in before.split(os.pathsep) if entry], *INSTALLED]
@@ -303,7 +320,10 @@ def _search_path(script: str) -> None:
 
 
 def _fork_instead_of_exec() -> None:
-    """multiprocessing starts its fork server and resource tracker as new interpreters; here they are forks."""
+    """Fork multiprocessing's servers instead of starting new interpreters.
+
+    That is its fork server and its resource tracker.
+    """
     from multiprocessing import process, util
 
     def spawnv_passfds(path: Any, words: Any, passed: Any) -> int:
@@ -331,7 +351,10 @@ def _fork_instead_of_exec() -> None:
 
 
 def _draw_no_pictures() -> None:
-    """Save a blank picture in place of each plot of a report: drawing them takes longer than a small run."""
+    """Save a blank picture in place of each plot of a report.
+
+    Drawing them takes longer than a small run.
+    """
     from p2pfl.report import page
     from p2pfl.report.compare import page as comparison_page
 
@@ -350,7 +373,7 @@ def draw_blanks(plots: Any, subject: Any, folder: Path) -> None:
 
 
 def _name_process(name: str) -> None:
-    """What `ps` shows, where the system lets a process say so."""
+    """Set the name that `ps` shows, where the system allows it."""
     with contextlib.suppress(OSError):
         Path("/proc/self/comm").write_text(name)
 

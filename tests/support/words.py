@@ -25,17 +25,35 @@ CLEAN: tuple[str, ...] = (
     "p2pfl",
     "run_peers.py",
     "soak",
+    "tests",
     "topologies",
+)
+# Files below these paths that are not searched: they hold the words themselves, or are being rewritten.
+EXCLUDED: frozenset[str] = frozenset(
+    (
+        "tests/e2e/test_words.py",
+        "tests/support/words.py",
+        # Until their rewriting is done:
+        "tests/protocol/test_federated.py",
+        "tests/protocol/test_peer.py",
+        "tests/protocol/test_peer_troubles.py",
+        "tests/protocol/test_sim.py",
+        "tests/support/federation.py",
+        "tests/support/peer_network.py",
+        "tests/support/troubled_network.py",
+    )
 )
 # A banned word that a file uses in another sense: (file, word in small letters).
 ALLOWED: frozenset[tuple[str, str]] = frozenset(
-    (file, "absences")  # a field of summary.json
-    for file in (
-        "README.md",
-        "p2pfl/cli/describe.py",
-        "p2pfl/report/fields.py",
-        "p2pfl/report/summary.py",
-        "p2pfl/report/warnings.py",
+    (
+        ("README.md", "absences"),  # a field of summary.json
+        ("p2pfl/cli/describe.py", "absences"),
+        ("p2pfl/report/fields.py", "absences"),
+        ("p2pfl/report/summary.py", "absences"),
+        ("p2pfl/report/warnings.py", "absences"),
+        ("tests/processes/test_gossip_faults.py", "absences"),
+        ("tests/unit/report/test_report.py", "absences"),
+        ("tests/unit/topology/test_files.py", "letters"),  # string.ascii_letters
     )
 )
 
@@ -107,8 +125,10 @@ def problems_of_file(path: Path) -> list[str]:
 def main(words: list[str]) -> int:
     """Print the problems of all files at and below some paths; the exit status."""
     paths = [Path(word).resolve() for word in words] if words else [ROOT / name for name in CLEAN]
-    files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
-    problems = [problem for file in files if file.suffix in SEARCHED for problem in problems_of_file(file)]
+    found = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
+    excluded = {ROOT / name for name in EXCLUDED}
+    files = [file for file in found if file.suffix in SEARCHED and file not in excluded]
+    problems = [problem for file in files for problem in problems_of_file(file)]
     print("\n".join([*problems, f"problems: {len(problems)}"] if problems else []), end="\n" if problems else "")
     return 1 if problems else 0
 

@@ -1,4 +1,4 @@
-"""Errors say what helps, and only what helps: by the kind of the failure, not by the place that prints it."""
+"""Remedies in errors: by kind of failure, not by the place that prints it."""
 
 from __future__ import annotations
 
@@ -128,11 +128,11 @@ def test_what_settings_cause_is_not_resumable_and_says_so_to_the_launcher() -> N
 
 
 KILLED, NOT_A_NUMBER = "peer 1: killed", "peer 1: nan; lower --lr"
-GO_ON = "; resume with: p2pfl gossip --resume"
+RESUME = "; resume with: p2pfl gossip --resume"
 ENDS: dict[str, tuple[Outcome, dict[str, bool], type[P2PFLError], str]] = {
-    "resumable": (Outcome("failed", KILLED), {}, P2PFLError, KILLED + GO_ON),
+    "resumable": (Outcome("failed", KILLED), {}, P2PFLError, KILLED + RESUME),
     "settings": (Outcome("failed", NOT_A_NUMBER, resumable=False), {}, P2PFLError, NOT_A_NUMBER),
-    "interrupted": (Outcome("interrupted", "interrupted"), {}, Interrupted, "interrupted" + GO_ON),
+    "interrupted": (Outcome("interrupted", "interrupted"), {}, Interrupted, "interrupted" + RESUME),
     "no checkpoints": (Outcome("failed", KILLED), {"checkpoint": False}, P2PFLError, "killed; start again with: "),
 }
 

@@ -34,7 +34,7 @@ def test_what_helps_is_said(error: Exception, remedy: str, monkeypatch: pytest.M
 
 
 def without_estimate(target: Any, *arguments: Any) -> None:
-    """What a process runs that cannot import one of the modules that need torch."""
+    """Run a process that cannot import one of the modules that need torch."""
     vars(p2pfl).pop("estimate", None)
     sys.modules["p2pfl.preflight.estimate"] = None  # type: ignore[assignment]
     target(*arguments)

@@ -1,4 +1,7 @@
-"""Registries: every name leads to an object, what options take is told without torch, and the rest is refused."""
+"""Registries: names lead to objects, options are known without torch.
+
+Everything else is refused.
+"""
 
 from __future__ import annotations
 

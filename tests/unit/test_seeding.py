@@ -1,4 +1,4 @@
-"""Generators are pure functions of seed, purpose, peer and round, the same everywhere."""
+"""Generators: pure functions of seed, purpose, peer and round on every platform."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A model whose module makes one peer stand still in the middle of a checkpoint, if P2PFL_TEST_HALF=NAME:ROUND says so.
+"""Model whose module stops one peer in the middle of a checkpoint.
+
+Which one: P2PFL_TEST_HALF=NAME:ROUND.
 
 Every worker imports the module of a user's model before it saves anything, and so it works in real processes.
 """

@@ -1,4 +1,4 @@
-"""Models of kinds that users bring, sound and broken ones; named as odd_models:FUNCTION by tests."""
+"""Models of kinds that users bring, sound and broken: odd_models:FUNCTION."""
 
 from __future__ import annotations
 
@@ -320,7 +320,10 @@ class Extra(Small):
 
 
 class Listed(Small):
-    """Layers in a plain list are no part of the model: they are never trained, and the seed draws them."""
+    """Layers in a plain list, which are no part of the model.
+
+    They are never trained, and the seed draws them.
+    """
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes, lambda self, x: self.layers[0](x))
@@ -340,7 +343,7 @@ class OptimizedModule(nn.Module):
 
 
 class Counting(Small):
-    """State that is no part of the state dict, in each of the places where it may be kept."""
+    """State outside the state dict, in each of the places where it may be kept."""
 
     shared = 0
 

@@ -1,4 +1,7 @@
-"""A user's own gossip algorithm, `--algorithm toy_algorithm:HeavyBall`; CONTRIBUTING.md shows it."""
+"""A user's gossip algorithm, `--algorithm toy_algorithm:HeavyBall`.
+
+CONTRIBUTING.md shows it.
+"""
 
 from __future__ import annotations
 

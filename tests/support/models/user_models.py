@@ -1,4 +1,4 @@
-"""Models that a user might bring, among them broken ones; named as user_models:FUNCTION by tests."""
+"""Models that a user might bring, some of them broken: user_models:FUNCTION."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from torch import nn
 
 
 class Linear(nn.Module):
-    """Fast and small; fails or freezes at a given training step if the environment says so."""
+    """Small linear model.
+
+    Fails or freezes at a given training step if the environment says so.
+    """
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -31,7 +34,10 @@ def linear(num_classes: int) -> nn.Module:
 
 
 class Overflowing(Linear):
-    """Learns like `linear`, and at step 5 writes what the environment says into a buffer that no loss depends on."""
+    """Linear model that writes a value from the environment into a buffer.
+
+    It does so at step 5, and no loss depends on that buffer.
+    """
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes)
@@ -49,7 +55,10 @@ def overflowing(num_classes: int) -> nn.Module:
 
 
 class Hungry(Linear):
-    """Wants more memory than any machine has, from its second step on: the trial before a run takes one."""
+    """Linear model that wants more memory than any machine has.
+
+    From its second step on: the trial before a run takes one.
+    """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training and self.steps == 1:
@@ -59,3 +68,26 @@ class Hungry(Linear):
 
 def hungry(num_classes: int) -> nn.Module:
     return Hungry(num_classes)
+
+
+def mixed_net(num_classes: int) -> nn.Module:
+    """Model with what VGG lacks.
+
+    One input channel, 1×1 kernels, groups, shared weights, a frozen parameter, dropout.
+    """
+    shared = nn.Conv2d(6, 6, 1, bias=False)
+    frozen = nn.Conv2d(6, 6, 3, padding=1, groups=6)
+    frozen.weight.requires_grad_(False)
+    return nn.Sequential(
+        nn.Conv2d(3, 1, 3, stride=4),
+        nn.Conv2d(1, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        shared,
+        nn.ReLU(),
+        frozen,
+        shared,
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.Linear(6, num_classes),
+    )

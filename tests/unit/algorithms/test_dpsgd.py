@@ -1,4 +1,7 @@
-"""The algorithms against dense matrices: X ← W X, the mean kept, the consensus phase as fast as predicted."""
+"""Gossip algorithms match dense matrices.
+
+X ← W X, the mean is kept, and the consensus phase is as fast as predicted.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The coordinator's step against plain formulas in float64, and what momentum must not touch."""
+"""Server step against formulas in float64, and what momentum leaves unchanged."""
 
 from __future__ import annotations
 
@@ -106,7 +106,10 @@ def test_bf16_with_momentum_and_a_missing_update() -> None:
 
 @pytest.mark.parametrize("codec", ["fp32", "bf16"])
 def test_what_was_sent_stays_when_the_model_moves(codec: str) -> None:
-    """A client may take a model rounds later: the message must not have changed, nor the clients' updates."""
+    """A message stays as it was sent, since a client may take it rounds later.
+
+    So do the clients' updates.
+    """
     made = server(codec)
     (first,) = made.outgoing().vectors["x"]
     kept, updates = first.clone(), [u.clone() for u in UPDATES]

@@ -1,4 +1,4 @@
-"""The coordinator's robust averages: whom Krum picks, and what hostile updates cannot move."""
+"""Robust averages of the coordinator: Krum's choice, and hostile updates."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_krum_by_its_definition() -> None:
 
 
 def test_krum_looks_at_as_many_neighbors_as_it_says() -> None:
-    """With one neighbor less or more it would be another of the three that are close together."""
+    """With one neighbor less or more, Krum would choose another update."""
     updates = [torch.full((SIZE,), value) for value in (0.0, 5.0, 10.0, 10.1, 10.2)]
     assert krum_index([(update,) for update in updates], 1) == 3
 

@@ -1,4 +1,4 @@
-"""Robust mixing: what each rule is, what it becomes without hostile peers, and what a hostile one cannot move."""
+"""Robust mixing: definitions, limits without attackers, bounds under attack."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WAYS = list(itertools.product([False, True], ["fp32", "bf16"]))  # overlapped, c
 
 
 def after(algorithm: Algorithm, w: np.ndarray, vectors: list[torch.Tensor], rounds: int = 1) -> list[torch.Tensor]:
-    """What mixing makes of copies of these vectors, with some training in each round."""
+    """Vectors after rounds of some training and mixing, from copies."""
     vectors = [x.clone() for x in vectors]
     peers = driven(algorithm, w, vectors)
     for round in range(1, rounds + 1):
@@ -225,7 +225,7 @@ def test_clipping_does_not_care_who_sends_what_but_for_rounding() -> None:
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_honest_peers_agree_in_spite_of_one_that_does_not(rule: Clipped | TrimmedMean | Median) -> None:
-    """The consensus phase: what plain mixing does with a peer that says the same whatever it hears."""
+    """Consensus phase with a peer that sends the same whatever it receives."""
     w = matrix("complete", 8)
     for algorithm, agree in ((Robust(rule), True), (DPSGD(), False)):
         vectors = random_vectors(8, SIZE)

@@ -1,4 +1,4 @@
-"""What the commands say of themselves, and what they suggest for a misspelled word."""
+"""Help of the commands, and suggestions for misspelled words."""
 
 from __future__ import annotations
 
@@ -108,5 +108,5 @@ def test_a_dry_run_of_saved_settings_names_the_run() -> None:
         (["a", "b"], "once a, b are back, "),
     ],
 )
-def test_a_peer_that_missed_neighbors_says_when_it_can_go_on(missed: list[str], when: str) -> None:
+def test_a_peer_that_missed_neighbors_says_when_it_can_continue(missed: list[str], when: str) -> None:
     assert when_back(missed, "resume with: p2pfl peer") == f"{when}resume with: p2pfl peer"

@@ -1,4 +1,4 @@
-"""--byzantine: where it is needed, where it means nothing, how many it can be, and what robust averaging costs."""
+"""--byzantine: where it is required, its limits, and the cost of robust averages."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_a_coordinators_memory_grows_with_the_selected() -> None:
     assert found["krum"] == (2 + 8) * whole + (8 + 2) * SIDE_BLOCK * 4
 
 
-def test_a_comparison_gives_it_to_the_runs_that_bear_hostile_peers() -> None:
+def test_a_comparison_gives_it_to_the_runs_that_tolerate_malicious_peers() -> None:
     wanted = CompareOptions((make_topology("complete", 8),), num_selected=(8,), sgd=True, local=True)
     for options, with_it in (
         ({"algorithm": "median"}, {"gossip"}),

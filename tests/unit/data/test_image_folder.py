@@ -1,4 +1,4 @@
-"""Folders of pictures: which files are used, what is said about the others, and refusals that name all at once."""
+"""Folders of pictures: files used, notes on the others, refusals in one line."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def made(folder: Path, pictures: PictureOptions | None = None) -> Dataset:
 
 
 def notes(folder: Path, pictures: PictureOptions | None = None) -> str:
-    """What is said about the folder before anything is decoded, and after that."""
+    """Notes on a folder before and after decoding."""
     options = pictures or PictureOptions()
     before = describe(f"imagefolder:{folder}", folder.parent / "cache", options)
     made(folder, options)
@@ -204,7 +204,10 @@ def test_notes_on_values(folder: Path) -> None:
 def test_color_of_16_bits_is_counted_by_itself_and_its_range_is_looked_at(
     folder: Path, shift: int, narrow: str
 ) -> None:
-    """Transparent pixels count for nothing: a white ground would hide how dark the rest is."""
+    """Transparent pixels are not counted.
+
+    A white background would hide how dark the rest is.
+    """
     color = np.repeat(RAMP[..., None] >> shift, 3, 2)
     clear = np.dstack([color, np.full_like(RAMP, 65535)])
     clear[0] = (65535, 65535, 65535, 0)
@@ -288,7 +291,7 @@ def test_a_dry_run_says_what_is_odd_and_refuses_what_the_run_refuses(folder: Pat
 
 
 def halves(folder: Path) -> None:
-    """Pictures of 16 bits whose left or right half is brighter, and the class says which."""
+    """Pictures of 16 bits, in classes by the brighter half."""
     draws = np.random.default_rng(1)
     for split, count in (("train", 48), ("test", 16)):
         for name, half in (("left", slice(0, 16)), ("right", slice(16, 32))):

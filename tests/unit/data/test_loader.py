@@ -1,4 +1,4 @@
-"""Batches: a pure function of the step, and crop, flip and normalization exactly as torchvision has them."""
+"""Batches: a function of the step; crop, flip and normalization as torchvision's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHARD = np.array([1, 2, 4, 7, 8, 10, 11, 12, 15, 19])
 
 
 def make(augment: bool = True, plain: bool = True) -> Dataset:
-    """Twenty random images whose label is their row; `plain` leaves value / 255 as it is."""
+    """Twenty random images labeled by row; `plain` keeps value / 255."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (20, 32, 32, 3), dtype=torch.uint8, generator=generator)
     return Dataset(

@@ -1,4 +1,7 @@
-"""How a picture becomes bytes, checked against numpy: more than 8 bits, transparency, orientation, frames, damage."""
+"""Decoding of pictures against numpy.
+
+More than 8 bits, transparency, orientation, frames, damage.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ def read(path: Path, low_high: tuple[float, float] | None = None, ground: tuple[
 
 
 def levels(values: Array, low: float, high: float) -> Array:
-    """What gray values become: LOW 0 and HIGH 255, all between in proportion, in three equal channels."""
+    """Gray values scaled from LOW..HIGH to 0..255, in three equal channels."""
     scaled = (np.clip(values.astype(np.float64), low, high) - low) / (high - low) * 255
     return np.repeat(np.rint(scaled).astype(np.uint8)[..., None], 3, 2)
 
@@ -320,7 +323,7 @@ def test_damage_of_every_kind_is_a_reason_and_never_a_line_on_the_terminal(
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
     (tmp_path / "folder.png").mkdir()
-    os.mkfifo(tmp_path / "pipe.png")  # nobody writes to it: opening would wait for ever
+    os.mkfifo(tmp_path / "pipe.png")  # nobody writes to it: opening would wait indefinitely
     bomb = write_png(tmp_path / "bomb.png", np.zeros((1, 1), np.uint8), 0, 8)
     content = bytearray(bomb.read_bytes())
     content[16:24] = (60000).to_bytes(4, "big") * 2

@@ -268,7 +268,7 @@ def test_own_function_refusals(own: str, tmp_path: Path, function: str, words: s
 
 
 def write_cifar(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiny batches in the layout of the real ones, whose MD5 sums torchvision is told to expect."""
+    """Write tiny batches in CIFAR's layout, whose MD5 sums torchvision expects."""
     directory.mkdir(parents=True)
     sums = {}
 

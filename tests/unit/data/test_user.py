@@ -1,4 +1,4 @@
-"""Arrays of a user's own function: labels with gaps or from 1, and other types and shapes, named with what helps."""
+"""Arrays of a user's function: labels, types and shapes, refusals with a remedy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ IMAGES = np.arange(6 * 32 * 32 * 3, dtype=np.uint32).reshape(6, 32, 32, 3).astyp
 
 
 def given(monkeypatch: pytest.MonkeyPatch, **entries: Any) -> str:
-    """A module whose function returns six training and two test images, with some entries replaced."""
+    """Module whose function returns six training and two test images.
+
+    Some entries are replaced.
+    """
     plain = {"train_images": IMAGES, "train_labels": [0, 1, 2] * 2, "test_images": IMAGES[:2], "test_labels": [0, 1]}
     module = ModuleType("own_arrays")
     module.data = lambda: plain | entries  # type: ignore[attr-defined]

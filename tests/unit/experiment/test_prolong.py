@@ -1,4 +1,4 @@
-"""More rounds for a run that is there: to the same bits as if it had had them from the start, or refused."""
+"""Prolonged runs: same bits as runs with more rounds from the start, or refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ RING = make_topology("ring", 3)
 
 
 def made(folder: Path, rounds: int, done: int, topology: Topology = RING, **options: Any) -> Path:
-    """A run directory of `rounds` whose peers have done so many; beyond the last they only mix."""
+    """Run directory of `rounds` of which peers have finished some.
+
+    Beyond the last they only mix.
+    """
     config = RunConfig.of(**{"dataset": "digits", "schedule": "constant", **options}, rounds=rounds)
     run_dir = create_run_dir(topology, replace_options(config, run_dir=str(folder)))
     for peer in range(topology.n):
@@ -76,7 +79,7 @@ def test_fewer_rounds_than_are_done_are_refused_and_others_are_not(tmp_path: Pat
     assert asks(run_dir, 5)
 
 
-def test_a_run_without_checkpoints_has_nothing_to_go_on_from(tmp_path: Path) -> None:
+def test_a_run_without_checkpoints_has_nothing_to_resume_from(tmp_path: Path) -> None:
     assert "keeps no checkpoints" in refused(made(tmp_path / "run", 3, 3, checkpoint=False), 5)
 
 
@@ -133,7 +136,7 @@ def records_of(run_dir: Path) -> list[list[tuple[int, str, float | None]]]:
 
 @pytest.mark.processes
 @pytest.mark.parametrize("mode", ["gossip", "centralized"])
-def test_a_finished_run_goes_on_to_the_bits_of_a_longer_one(tmp_path: Path, mode: Mode) -> None:
+def test_a_prolonged_run_has_the_bits_of_a_longer_one(tmp_path: Path, mode: Mode) -> None:
     sizes = ["--num-clients", "3", "--num-selected", "2", "--server-momentum", "0.5"]
     words = [str(ROOT / "topologies" / "ring-4.graphml")] if mode == "gossip" else sizes
     words += ["--dataset", "digits", "--model", "user_models:linear", "--local-steps", "2", "--threads", "1"]

@@ -1,4 +1,4 @@
-"""Where a resumed run starts from: told, or refused, before a process is started."""
+"""First round of a resumed run: reported or refused before a process starts."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_run_of_whose_rounds_nobody_has_weights_is_not_resumed(saved: Made, lo
         looked(saved, "p2pfl compare x")
 
 
-def test_what_somebody_has_is_gone_on_from(saved: Made) -> None:
+def test_a_run_resumes_from_a_checkpoint_that_some_peer_has(saved: Made) -> None:
     assert looked(saved) == "resuming after round 5"
     index = saved.topology.n - 1  # where there is a coordinator, it is the last
     cut(saved.path(index, 5))

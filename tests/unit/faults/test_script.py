@@ -1,4 +1,4 @@
-"""Fault scripts: what is refused and how, what they answer, what is drawn, and what a process does to itself."""
+"""Fault scripts: refusals, queries, random draws, faults of the own process."""
 
 from __future__ import annotations
 
@@ -165,7 +165,10 @@ def message(kind: wire.Kind, round: int = 5, body: bytes = b"") -> wire.Message:
 
 
 def play(script: FaultScript, kinds: list[wire.Kind], round: int = 5) -> list[bool | None]:
-    """What became of messages from peer 0 to peer 1: True: came, False: refused, None: lost."""
+    """Fate of messages from peer 0 to peer 1.
+
+    True: delivered, False: refused, None: lost.
+    """
     hub = MemoryHub()
     near, far = MemoryTransport(hub, "near"), MemoryTransport(hub, "far")
     faulty = Conditioner(near, ScriptedFaults(script, 0, lambda: round))

@@ -1,4 +1,4 @@
-"""How a process that the fork server has started ended, in words."""
+"""Description of how a process of the fork server ended."""
 
 from __future__ import annotations
 

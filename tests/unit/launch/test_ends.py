@@ -1,4 +1,4 @@
-"""The end of a launch in memory: whatever comes over a link or fails meanwhile, no worker outlives it."""
+"""End of a launch in memory: no worker outlives it, whatever fails meanwhile."""
 
 from __future__ import annotations
 
@@ -86,7 +86,10 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Swarm:
-    """Peers that never become ready, so that a launch ends them at once; the test has the other ends of their links."""
+    """Peers that never become ready, so that a launch ends them at once.
+
+    The test has the other ends of their links.
+    """
 
     def __init__(self, folder: Path, n: int) -> None:
         self.processes: list[Deaf] = []

@@ -1,4 +1,4 @@
-"""A launch over a launcher that exists in memory only: the loop needs nothing but the contract."""
+"""Launch over a launcher in memory: the loop needs only the contract."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ Step = Callable[["Memory", OnReport], object]
 
 
 class Memory:
-    """A launcher whose workers do what the steps say, one step each time they are watched."""
+    """Launcher in memory whose workers take one scripted step at each watch."""
 
     def __init__(self, *steps: Step, room: int = 99, ready: bool = True) -> None:
         self._steps = [*([be_ready] if ready else []), *steps]

@@ -17,7 +17,10 @@ from p2pfl.node import messages
 
 
 class Link:
-    """A link on which some messages come, each after so many minutes of silence (None: its end)."""
+    """Link with scripted messages, each after some minutes of silence.
+
+    None is its end.
+    """
 
     def __init__(self, *reports: tuple[int, messages.FromWorker | None]) -> None:
         self._steps: Iterator[messages.FromWorker | str | None] = iter(
@@ -41,7 +44,7 @@ class Link:
 
 
 def prepare(folder: Path, link: Link) -> tuple[list[str], Any]:
-    """What is said meanwhile, and the error that ends it."""
+    """Lines shown during a preparation, and the error that ends it."""
     said: list[str] = []
     process = SimpleNamespace(join=lambda _: True, close=lambda: None, kill=lambda: None, exit_text=lambda: "killed")
     server: Any = SimpleNamespace(start=lambda *_: (process, link), folder=SimpleNamespace(path=folder))

@@ -1,4 +1,4 @@
-"""The supervisor alone: what it decides for events of workers, as plain values at plain times."""
+"""Supervisor alone: decisions for workers' events at given times."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ def test_peers_that_are_silent_after_others_have_finished_are_lost() -> None:
     assert case.supervisor.outcome.status == "complete"
 
 
-def test_a_run_can_do_without_clients_and_not_without_its_coordinator() -> None:
+def test_a_run_survives_the_loss_of_clients_but_not_of_its_coordinator() -> None:
     case = Case(federated()).begin()
     assert told(case.die(0)) == [f"client 0 died ({DIED}); see {PLACE}/0/log.txt"]
     assert without_words(case.done[-1:]) == []

@@ -1,4 +1,7 @@
-"""Sketches estimate the consensus distance with the error that is promised, wherever in the vectors peers differ."""
+"""Sketches estimate the consensus distance within the promised error.
+
+Wherever in the vectors peers differ.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +90,10 @@ def test_distances_far_below_the_vectors_are_still_seen() -> None:
 
 @pytest.fixture(scope="module")
 def trained() -> Iterator[tuple[Layout, np.ndarray]]:
-    """VGG-11 after three steps of each of four peers on their own digits: the layout, and (4, size) float32."""
+    """VGG-11 after three steps of each of four peers on their own digits.
+
+    The layout, and (4, size) float32.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     config = small_config(dataset="digits", width=0.25, local_steps=3)

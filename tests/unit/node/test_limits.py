@@ -1,4 +1,4 @@
-"""The limit of open files: what a neighbor really takes, and what is raised or refused."""
+"""Limit of open files: a neighbor's real need, raised limits, refusals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from p2pfl.transport import ZmqTransport
 
 
 def open_files(neighbors: int) -> int:
-    """Files that a peer has open when it has so many neighbors, connected in both directions."""
+    """Open files of a peer with so many neighbors, connected in both directions."""
     before = len(os.listdir("/dev/fd"))
     with ExitStack() as stack:
         server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=neighbors))

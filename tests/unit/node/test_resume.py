@@ -1,6 +1,6 @@
-"""Which checkpoint a resumed process goes on from, whatever lies in its folder.
+"""Choice of the checkpoint from which a process resumes.
 
-And what it says of the others.
+Whatever lies in its folder, and what it says of the other checkpoints.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def files_for_folder(path: Path) -> None:
     path.write_text("a file")
 
 
-# What happens to peer 1 -> the round that it goes on from (None: it has lost its weights), and what is said in turn.
+# What happens to peer 1 -> the round that it resumes from (None: it has lost its weights), and what is said in turn.
 KINDS: dict[str, tuple[Callable[[Made, Made], object], int | None, list[str]]] = {
     "nothing": (lambda run, other: None, 5, []),
     "newest cut": (lambda run, other: cut(run.path(1, 5)), 4, ["not an intact checkpoint"]),
@@ -149,7 +149,7 @@ def test_the_newest_checkpoint_of_ones_own_is_used_and_others_are_refused_by_nam
 
 
 def test_folders_of_several_machines_stay_usable_in_one_directory(tmp_path: Path) -> None:
-    """Each peer that runs by itself has a run directory of its own, and its id in its own folder."""
+    """Peers that run alone have separate run directories, with their id in each."""
     runs = [made(tmp_path / name, alone=name) for name in ("0", "1", "2")]
     ids = {read_run_id(run.peer_dir(index)) for index, run in enumerate(runs)}
     assert len(ids) == 3
@@ -204,7 +204,7 @@ def test_a_run_that_saved_nothing_begins_at_its_first_round(pair: tuple[Made, Ma
     assert (past.saved, past.lost, said) == (None, False, [])
 
 
-# All go on together with a coordinator.
+# All continue together with a coordinator.
 COMMON: dict[str, tuple[Callable[[Made], object], int]] = {
     "nothing": (lambda run: None, 5),
     "coordinator's records missing": (lambda run: (run.peer_dir(3) / ROUNDS_FILE).unlink(), 5),
@@ -237,7 +237,7 @@ def test_all_of_a_centralized_run_go_back_to_the_same_round(centralized: Made, t
 def test_a_client_whose_own_state_is_too_old_says_so(
     centralized: Made, tmp_path: Path, rounds: tuple[int, ...], state: str
 ) -> None:
-    """The coordinator goes on from round 5, since it has nothing older: the client's momentum is not what it was."""
+    """The coordinator resumes from round 5, its oldest: the client's momentum differs."""
     run = replace(centralized, folder=tmp_path / "run")
     shutil.copytree(centralized.folder, run.folder)
     run.path(3, 4).unlink()
@@ -264,10 +264,10 @@ def test_an_origin_is_checked_where_it_is_known(pair: tuple[Made, Made]) -> None
             checkpoint.load(path, wrong)
 
 
-def test_a_save_after_a_refusal_keeps_what_can_be_gone_on_with(pair: tuple[Made, Made]) -> None:
-    """Checkpoints of others with higher numbers lie in the folder.
+def test_a_save_after_a_refusal_keeps_what_can_be_resumed(pair: tuple[Made, Made]) -> None:
+    """Checkpoints of others with higher numbers are in the folder.
 
-    The peer goes on from its own.
+    The peer resumes from its own.
     """
     run, other = pair
     foreign = [run.path(1, 100), run.path(1, 101), run.path(1, 3)]
@@ -283,7 +283,7 @@ def test_a_save_after_a_refusal_keeps_what_can_be_gone_on_with(pair: tuple[Made,
 
 
 def test_a_peer_that_begins_again_keeps_what_it_saves(tmp_path: Path) -> None:
-    """What could not be used has higher numbers."""
+    """Checkpoints that could not be used have higher numbers."""
     run = made(tmp_path / "run", "local")
     saved = checkpoint.load(run.path(1, 5))
     for number in (4, 5):

@@ -1,4 +1,4 @@
-"""What a run needs, foretold: the same numbers as the run's own parts give."""
+"""Estimate of a run's needs: the same numbers as the run's own modules give."""
 
 from __future__ import annotations
 

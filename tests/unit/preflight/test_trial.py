@@ -1,4 +1,4 @@
-"""Trial of a model: what a run could not use or save is refused before it starts, and what it can is not."""
+"""Trial of a model: refuses what a run could not use or save, accepts the rest."""
 
 from __future__ import annotations
 

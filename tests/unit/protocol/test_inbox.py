@@ -1,4 +1,4 @@
-"""What one process receives: leave in its order, chunks in their place, payloads taken whole or in parts."""
+"""Inbox of one process: order of credit, chunks in place, payloads by chunk."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def inbox(form: Form | None = None, last_round: int = 9) -> Inbox:
 
 
 def grant(box: Inbox, round: int, senders: Callable[[int], Sequence[int]] = lambda round: [SENDER]) -> list[Key]:
-    """Those that get credit where all the senders of this round and the next are expected."""
+    """Senders that get credit where all of this round and the next are expected."""
     return box.grant(round, Senders(senders(round)), Senders(senders(round + 1)))
 
 

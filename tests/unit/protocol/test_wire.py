@@ -1,4 +1,7 @@
-"""Bytes and values: every message there and back; hostile bytes raise ProtocolError and cost no memory."""
+"""Wire format: every message round-trips; hostile bytes raise ProtocolError.
+
+They cost no memory.
+"""
 
 from __future__ import annotations
 
@@ -108,7 +111,7 @@ def test_refusals(name: str) -> None:
 
 
 def accepted(frames: list[bytes]) -> bool:
-    """Decode; anything but a message that keeps every limit, or a ProtocolError, fails the test."""
+    """Decode frames; only a message within every limit or ProtocolError passes."""
     try:
         message = decode(frames)
     except ProtocolError:

@@ -155,7 +155,7 @@ def test_shards_are_compared_where_data_is_dealt(tmp_path: Path) -> None:
 
 
 def test_samples_may_differ_by_half_of_a_round_and_no_more(tmp_path: Path) -> None:
-    """FedAvg 3/4: a round is 960 samples, so of the 5,120 of ring-4 only 5 rounds come near enough."""
+    """FedAvg 3/4: 960 samples a round, so 5 or 6 rounds are near ring-4's 5,120."""
     per_round = 3 * STEPS * BATCH
     for rounds, near in ((4, False), (5, True), (6, True), (7, False)):
         entries = entries_of(tmp_path / str(rounds), {}, {**FEDERATED, "num_selected": 3, "rounds": rounds})
@@ -296,7 +296,7 @@ def test_the_table_fits_100_columns_and_marks_the_best(tmp_path: Path, seeds: tu
     assert ("71.0 ±1.0" in rows["ring-4"]) is (len(seeds) == 3)
 
 
-def test_a_narrow_terminal_loses_columns_and_never_letters(tmp_path: Path) -> None:
+def test_a_narrow_terminal_loses_columns_and_never_characters(tmp_path: Path) -> None:
     long = "a-ring-named-by-24-chars"
     entries = load_entries([*matched(tmp_path), make_run(tmp_path / "long", name=long, lr=0.5)])
     comparison = Comparison(tmp_path, tuple(entries), (), ())

@@ -30,7 +30,7 @@ SEEDS = (0, 1)
 
 
 class Page(HTMLParser):
-    """What a browser would find on the page."""
+    """Elements, links and text of a page, as a browser finds them."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -59,7 +59,10 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
-    """All modes, two seeds; run directories below the comparison's own, one of them with a report."""
+    """Comparison of all modes with two seeds.
+
+    Run directories below the comparison's own, one of them with a report.
+    """
     folder = tmp_path_factory.mktemp("comparison") / "a folder"
     runs = matched(folder / "runs", SEEDS)
     (folder / "runs" / "ring-0" / "report.html").write_text("the run's own")

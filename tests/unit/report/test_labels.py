@@ -1,4 +1,7 @@
-"""Labels with bidirectional controls and invisible characters: escaped wherever they are shown, kept where stored."""
+"""Labels with bidirectional controls and invisible characters.
+
+They are escaped where they are shown, and kept where they are stored.
+"""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ def test_the_coordinator_decides_which_rounds_are_finished(tmp_path: Path) -> No
 
 
 def test_samples_and_bytes_add_up_round_by_round(tmp_path: Path) -> None:
-    """Clients record only the rounds in which they took part; what they processed counts, averaged or not."""
+    """Clients record only rounds of theirs; processed samples count, averaged or not."""
     run_dir = make_centralized(tmp_path / "run", missing=GONE)
     run = load_run(run_dir)
     assert [run.samples(number) for number in range(5)] == [0, 640, 960, 1600, 2240]

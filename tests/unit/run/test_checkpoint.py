@@ -175,7 +175,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def refused(folder: Path, data: bytes) -> bool:
-    """Whether a file is refused with one line that names it; if not, it must say what was saved."""
+    """Whether a file is refused in one line that names it.
+
+    Otherwise it must hold what was saved.
+    """
     path = folder / "round-000003.safetensors"
     path.write_bytes(data)
     try:
@@ -253,7 +256,10 @@ def descriptors_left(free: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("free", [0, 1])
 def test_too_many_open_files_are_no_damage(tmp_path: Path, free: int) -> None:
-    """Wherever in reading the limit is met: reading takes two at a time, and libraries call that a missing file."""
+    """The limit may be met anywhere in reading, which takes two files at a time.
+
+    Libraries report it as a missing file.
+    """
     path = save(tmp_path, made())
     with descriptors_left(free), pytest.raises(UnreadableError) as caught:
         load(path)

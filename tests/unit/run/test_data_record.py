@@ -1,4 +1,4 @@
-"""What a run directory records of the data set, and what it is held against."""
+"""Record of the data set in a run directory, and its comparison."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Run directories that were interrupted while they were made or removed; what somebody else put there stays."""
+"""Run directories whose making or removal was interrupted.
+
+Files that somebody else put there stay.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,11 @@ STEPS = [(os, "replace"), (os, "mkdir"), (shutil, "copyfile"), (Path, "write_tex
 
 
 class Killed(BaseException):
-    """What ends a process here, past every `except Exception`."""
+    """End of a process that no `except Exception` catches."""
 
 
 def stopped_at(monkeypatch: pytest.MonkeyPatch, step: int, error: type[BaseException]) -> Callable[[], int]:
-    """Files can be made so many times, then the process ends; returns how often one asked for it."""
+    """Let a process make some files, then end it; returns the number of attempts."""
     count = 0
 
     def limited(work: Callable[..., Any]) -> Callable[..., Any]:

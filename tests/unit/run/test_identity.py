@@ -1,4 +1,4 @@
-"""Incarnations of a process: each larger than all before, whatever has happened to the file."""
+"""Incarnations: each is larger than all before, whatever happens to the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Damaged records are read as far as they are intact, and repaired from checkpoints, whatever the damage."""
+"""Damaged records: read as far as possible, and repaired from checkpoints."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_a_last_record_without_its_line_end_counts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("crash", [False, True])
 def test_a_peer_that_was_away_keeps_its_sketches(tmp_path: Path, crash: bool) -> None:
-    """A gap in the rounds is no damage, if as many records are there as the checkpoint says."""
+    """A gap in the rounds is no damage where the checkpoint has as many records."""
     made = filled(tmp_path, [1, 2, 5, 6])
     if crash:
         with open(tmp_path / SKETCHES_FILE, "ab") as file:
@@ -166,7 +166,10 @@ def test_a_peer_that_was_away_keeps_its_sketches(tmp_path: Path, crash: bool) ->
 
 
 def test_nothing_that_stands_in_the_file_stops_a_reader(tmp_path: Path) -> None:
-    """Random bytes, cuts, copies and swaps: what is read are records that were written, in order of rounds."""
+    """Readers of random bytes, cuts, copies and swaps return only written records.
+
+    In order of rounds.
+    """
     draw = random.Random(0)
     for number in range(60):
         folder = tmp_path / str(number)

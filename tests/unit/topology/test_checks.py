@@ -1,4 +1,4 @@
-"""From a raw graph to a topology: links, directions, names, and all problems at once."""
+"""Topologies from raw graphs: links, directions, names, all problems at once."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_all_troubles_are_named_at_once() -> None:
     text = said(raw("aa ab ab cc de", nodes="abcd"))
     for part in ("self-loops on nodes 'a' and 'c'", "'a' -- 'b' is given 2 times", "ends at 'e'", "is disconnected"):
         assert part in text
-    many = raw(" ".join(f"{letter}{letter}" for letter in "abcdef") + " ab bc cd de ef")
+    many = raw(" ".join(f"{node}{node}" for node in "abcdef") + " ab bc cd de ef")
     assert "self-loops on nodes 'a', 'b', 'c' and 3 more" in said(many)
 
 

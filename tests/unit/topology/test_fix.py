@@ -1,4 +1,4 @@
-"""`topology fix`: each option fixes its problem, and so does the command that a refusal names."""
+"""`topology fix`: each option fixes its problem, as does a refusal's command."""
 
 from __future__ import annotations
 
@@ -217,9 +217,9 @@ def test_what_remains_is_named_with_all_options_that_it_takes() -> None:
     assert text.endswith(f"fix with: p2pfl topology fix t.gml -o new.gml {options}")
 
 
-letters = st.sampled_from("abcdef")
+nodes = st.sampled_from("abcdef")
 raw_edges = st.builds(
-    RawEdge, letters, letters, st.sampled_from([None, 0.5, "0.25", "heavy"]), st.sampled_from([None, None, True, False])
+    RawEdge, nodes, nodes, st.sampled_from([None, 0.5, "0.25", "heavy"]), st.sampled_from([None, None, True, False])
 )
 labels = st.sampled_from([None, "x", "y", "z", "a", "\a"])
 raw_nodes = st.builds(RawNode, st.just(""), labels, st.just({}))

@@ -1,4 +1,4 @@
-"""Mixing matrices: doubly stochastic or refused; spectral gaps and predicted rounds."""
+"""Mixing matrices: doubly stochastic or refused; spectral gap, predicted rounds."""
 
 from __future__ import annotations
 
@@ -83,12 +83,12 @@ def test_mixing_is_doubly_stochastic_and_follows_the_edges(network: Topology) ->
     np.testing.assert_allclose(w.sum(axis=1), 1, atol=1e-12)
     assert is_symmetric(w) == (not network.directed or is_symmetric(nx.to_numpy_array(network.graph)))
     for i in range(network.n):
-        hood = neighborhood(w, i)
+        local = neighborhood(w, i)
         receives_from = network.graph.predecessors(i) if network.directed else network.graph.neighbors(i)
-        assert list(hood.incoming) == sorted(receives_from)
-        assert list(hood.outgoing) == sorted(network.graph.neighbors(i))
-        assert hood.self_weight + sum(hood.incoming.values()) == pytest.approx(1)
-        assert hood.self_weight + sum(hood.outgoing.values()) == pytest.approx(1)
+        assert list(local.incoming) == sorted(receives_from)
+        assert list(local.outgoing) == sorted(network.graph.neighbors(i))
+        assert local.self_weight + sum(local.incoming.values()) == pytest.approx(1)
+        assert local.self_weight + sum(local.outgoing.values()) == pytest.approx(1)
 
 
 def mixed_plainly(w: np.ndarray, x: np.ndarray, rounds: int) -> np.ndarray:
@@ -209,7 +209,7 @@ def test_refusals(network: Topology, mixing: str, message: str) -> None:
 
 
 def test_weights_that_never_mix_have_no_number_of_rounds() -> None:
-    w = mixing_matrix(topology((0, 1, 1.0)), "weights")  # the two swap for ever
+    w = mixing_matrix(topology((0, 1, 1.0)), "weights")  # the two swap without end
     assert spectral_gap(w) == 0.0
     for rounds in (mixing_rounds, consensus_rounds):
         with pytest.raises(TopologyError, match="never brings the peers together"):
@@ -226,7 +226,10 @@ def test_every_mixing_agrees_on_a_regular_graph() -> None:
 
 @pytest.mark.parametrize("directed", [False, True])
 def test_the_gap_of_many_peers_is_that_of_all_eigenvalues(directed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a larger graph it is computed without the others, unless the graph mixes too slowly for that, as a ring."""
+    """The gap of a larger graph is computed without the other eigenvalues.
+
+    Unless the graph mixes too slowly for that, as a ring.
+    """
     monkeypatch.setattr("p2pfl.topology.spectrum.DENSE", 10)
     monkeypatch.setattr("p2pfl.topology.spectrum.STEPS", 40)
     for jumps in ([1], [1, 7, 20, 31], range(1, 90)):

@@ -19,7 +19,7 @@ from p2pfl.experiment import run as swarm
 from p2pfl.model.vector import integer_buffers
 from p2pfl.preflight.gpus import check_gpus, requested_devices
 from p2pfl.training import Trainer, initial_model
-from p2pfl.training.step import CapturedStep, untouched
+from p2pfl.training.step import Capture, CapturedStep, Step, Work, capture, untouched
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -35,8 +35,25 @@ def exact() -> Iterator[None]:
         yield
 
 
-def trainer(config: RunConfig, device: torch.device = GPU, captured: bool = True) -> Trainer:
-    return Trainer(config, DATASET, SHARD, device, 1, captured)
+class CountingCapture:
+    """Capture as a CUDA graph that counts its replays."""
+
+    def __init__(self) -> None:
+        self.replays = 0
+
+    def __call__(self, work: Work, device: torch.device) -> Work:
+        replay = capture(work, device)
+
+        def counted() -> None:
+            self.replays += 1
+            replay()
+
+        return counted
+
+
+def trainer(config: RunConfig, device: torch.device = GPU, capture: Capture | None = None) -> Trainer:
+    """Trainer that captures its steps, where it is given how."""
+    return Trainer(config, DATASET, SHARD, device, 1, capture)
 
 
 def run(peer: Trainer, *rounds: int) -> list[float]:
@@ -49,12 +66,8 @@ def run(peer: Trainer, *rounds: int) -> list[float]:
     return losses
 
 
-def is_captured(peer: Trainer) -> bool:
-    return isinstance(peer._step, CapturedStep) and peer._step._replay is not None
-
-
 def apart(one: Trainer, other: Trainer) -> float:
-    """How far two peers are from each other, as a share of the way that they have come."""
+    """Distance of two peers, relative to the distance from their initial weights."""
     start = trainer(one.config, CPU).vector
     return float((one.host - other.host).norm() / (one.host - start).norm())
 
@@ -64,16 +77,17 @@ def apart(one: Trainer, other: Trainer) -> float:
     [
         {},
         {"precision": "bf16"},
-        {"model": "tests.unit.training.test_trainer:mixed_net"},
+        {"model": "user_models:mixed_net"},
         {"proximal_mu": 0.1, "schedule": "cosine"},
     ],
     ids=["fp32", "bf16", "dropout", "fedprox"],
 )
 def test_a_captured_step_trains_as_an_eager_one(options: dict[str, object], caplog: pytest.LogCaptureFixture) -> None:
     config = small_config(local_steps=4, **options)
-    captured, eager = trainer(config), trainer(config, captured=False)
+    counting = CountingCapture()
+    captured, eager = trainer(config, capture=counting), trainer(config)
     np.testing.assert_allclose(run(captured, 1, 2, 3), run(eager, 1, 2, 3), rtol=1e-3)
-    assert is_captured(captured), caplog.text
+    assert counting.replays == captured.steps, caplog.text
     assert not caplog.messages
     assert apart(captured, eager) < 1e-2
     assert captured.layout.is_bound(captured.model, captured.vector)
@@ -81,23 +95,29 @@ def test_a_captured_step_trains_as_an_eager_one(options: dict[str, object], capl
         assert torch.equal(buffer, integer_buffers(eager.model)[name]), name
 
 
-def test_recording_leaves_no_trace() -> None:
-    peer = trainer(small_config(model="tests.unit.training.test_gpu:dropout_net"))
+def test_a_capture_changes_no_tensor_and_no_random_generator() -> None:
+    peer = trainer(small_config(model="tests.unit.training.test_gpu:dropout_net"), capture=capture)
     peer.train(1, lambda steps: None, lambda: False)  # so that there is momentum
     peer.model.train()
-    assert isinstance(peer._step, CapturedStep)
-    again = CapturedStep(peer._eager, [peer.vector], logging.getLogger("p2pfl.peer.1"))
-    buffers = integer_buffers(peer.model)
-    watched = [peer.vector, peer.momentum, peer._step.total, *buffers.values()]
+    x, y = data.Batches(DATASET, SHARD, 8, GPU, seed=0, peer=1).batch(0)
+    step = Step(peer.model, GPU, "fp32")
+    replays: list[Work] = []
+
+    def capture_only(work: Work, device: torch.device) -> Work:
+        replays.append(capture(work, device))
+        return lambda: None
+
+    captured = CapturedStep(step, [peer.vector], logging.getLogger("p2pfl.peer.1"), capture_only)
+    watched = [peer.vector, peer.momentum, step.total, *integer_buffers(peer.model).values()]
     before = [tensor.clone() for tensor in watched]
     states = torch.cuda.get_rng_state(GPU), torch.get_rng_state()
-    again._begin(*peer._batches.batch(0))
-    assert again._replay is not None
+    captured(x, y)
     assert all(torch.equal(tensor, kept) for tensor, kept in zip(watched, before, strict=True))
     assert torch.equal(torch.cuda.get_rng_state(GPU), states[0])
     assert torch.equal(torch.get_rng_state(), states[1])
-    again(*peer._batches.batch(0))
-    assert not torch.equal(peer._step.total, before[2])
+    [replay] = replays
+    replay()
+    assert not torch.equal(step.total, before[2])
 
 
 def dropout_net(num_classes: int) -> nn.Module:
@@ -107,7 +127,10 @@ def dropout_net(num_classes: int) -> nn.Module:
 
 
 class Waits(nn.Module):
-    """Waits for the GPU in its forward pass, in one of two ways, before it draws random numbers."""
+    """Model that waits for the GPU in its forward pass, in one of two ways.
+
+    It does so before it draws random numbers.
+    """
 
     def __init__(self, num_classes: int, by_item: bool) -> None:
         super().__init__()
@@ -134,15 +157,16 @@ def waits_for_everything(num_classes: int) -> nn.Module:
 @pytest.mark.parametrize("network", ["waits_for_a_number", "waits_for_everything"])
 def test_a_model_that_cannot_be_captured_trains_eagerly(network: str, caplog: pytest.LogCaptureFixture) -> None:
     config = small_config(model=f"tests.unit.training.test_gpu:{network}")
-    peer, eager = trainer(config), trainer(config, captured=False)
+    counting = CountingCapture()
+    peer, eager = trainer(config, capture=counting), trainer(config)
     np.testing.assert_allclose(run(peer, 1, 2), run(eager, 1, 2), rtol=1e-4)
-    assert not is_captured(peer)
+    assert counting.replays == 0
     [line] = caplog.messages
     assert line.startswith("the model cannot be captured as a CUDA graph")
-    # A failed recording spoils nothing for another model in this process.
-    another = trainer(small_config(model="tests.unit.training.test_gpu:dropout_net"))
+    # A failed capture has no effect on another model in this process.
+    another = trainer(small_config(model="tests.unit.training.test_gpu:dropout_net"), capture=counting)
     run(another, 1)
-    assert is_captured(another)
+    assert counting.replays == another.steps
 
 
 def test_dropout_draws_in_replays_what_it_draws_eagerly() -> None:
@@ -150,32 +174,29 @@ def test_dropout_draws_in_replays_what_it_draws_eagerly() -> None:
     config = small_config(
         model="tests.unit.training.test_gpu:dropout_net", lr=1e-12, weight_decay=0.0, local_steps=3, batch_size=24
     )
-    peers = [Trainer(config, images(augment=False), SHARD, GPU, 1, captured) for captured in (True, False)]
+    counting = CountingCapture()
+    peers = [Trainer(config, images(augment=False), SHARD, GPU, 1, capture) for capture in (counting, None)]
     losses = [run(peer, 1, 2) for peer in peers]
-    assert is_captured(peers[0])
+    assert counting.replays == peers[0].steps
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
     assert losses[0][0] != pytest.approx(losses[0][1], rel=1e-4)
 
 
-def test_a_restored_peer_goes_on_with_its_captured_step() -> None:
-    config = small_config(rounds=4)
-    straight, restored = trainer(config), trainer(config)
+def test_a_restored_peer_continues_with_its_captured_step() -> None:
+    config = small_config(rounds=4, local_steps=1, schedule="constant")
+    captures = CountingCapture(), CountingCapture()
+    straight, restored = (trainer(config, capture=capture) for capture in captures)
     run(straight, 1)
-    run(restored, 1, 2)  # captured, and elsewhere
+    run(restored, 1, 2, 3)
     buffers = {name: buffer.clone() for name, buffer in integer_buffers(straight.model).items()}
     restored.restore(straight.vector, straight.momentum, buffers, straight.steps)
-    assert is_captured(restored)
-    x, y = straight._batches.batch(straight.steps)
-    for peer in (straight, restored):
-        peer.model.train()
-        peer._step.total.zero_()
-        peer._step(x, y)
-    torch.testing.assert_close(straight._step.total, restored._step.total)
-    torch.testing.assert_close(straight.vector, restored.vector)  # running statistics have moved
+    np.testing.assert_allclose(run(straight, 2), run(restored, 2), rtol=1e-6)
+    torch.testing.assert_close(straight.vector, restored.vector)
+    assert [capture.replays for capture in captures] == [2, 4]
 
 
 def test_the_copy_on_the_host_goes_there_and_back() -> None:
-    peer = trainer(small_config())
+    peer = trainer(small_config(), capture=capture)
     assert peer.host.is_pinned()
     assert peer.host.device.type == "cpu"
     assert torch.equal(peer.host, trainer(small_config(), CPU).vector)
@@ -192,7 +213,7 @@ def test_the_copy_on_the_host_goes_there_and_back() -> None:
 
 def test_a_gpu_trains_as_a_cpu_does() -> None:
     config = small_config(rounds=2, lr=0.01)
-    ours, reference = trainer(config), trainer(config, CPU)
+    ours, reference = trainer(config, capture=capture), trainer(config, CPU)
     np.testing.assert_allclose(run(ours, 1, 2), run(reference, 1, 2), rtol=1e-3)
     assert apart(reference, ours) < 2e-2
     assert ours.evaluate(0).loss == pytest.approx(reference.evaluate(0).loss, rel=1e-2)
@@ -212,7 +233,7 @@ def test_a_model_or_batch_without_room_ends_in_one_line() -> None:
     torch.cuda.set_per_process_memory_fraction(0.002, GPU)
     try:
         with pytest.raises((ConfigError, TrainingError), match=r"^cuda:0: out of memory; choose fewer peers a GPU"):
-            run(trainer(small_config(model="vgg19", width=2.0)), 1)
+            run(trainer(small_config(model="vgg19", width=2.0), capture=capture), 1)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, GPU)
         torch.cuda.empty_cache()
@@ -229,9 +250,10 @@ def test_the_estimate_covers_what_a_peer_takes() -> None:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(GPU)
     taken = torch.cuda.memory_reserved(GPU)
-    peer = Trainer(config, dataset, np.arange(200), GPU, 0)
+    counting = CountingCapture()
+    peer = Trainer(config, dataset, np.arange(200), GPU, 0, counting)
     run(peer, 1)
-    assert is_captured(peer)
+    assert counting.replays == peer.steps
     assert torch.cuda.max_memory_reserved(GPU) - taken < use.need
 
 

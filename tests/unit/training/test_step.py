@@ -1,8 +1,7 @@
-"""What surrounds a captured step, on the CPU: the recording leaves no trace, is fed, or is done without."""
+"""Captured steps on the CPU: same bits as eager steps, no side effects, fallback."""
 
 from __future__ import annotations
 
-import logging
 import random
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from tests.support.helpers import CPU, images, small_config
 from torch import Tensor, nn
 
+from p2pfl import data
 from p2pfl.algorithms import local_training_of
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, TrainingError
@@ -18,39 +18,36 @@ from p2pfl.model.vector import integer_buffers
 from p2pfl.training import Trainer, make_current
 from p2pfl.training import trainer as trainer_module
 from p2pfl.training.device import is_out_of_memory, on_device
-from p2pfl.training.step import CapturedStep, Work, host_draws, untouched
+from p2pfl.training.step import Work, host_draws, untouched
 
 DATASET = images()
 SHARD = np.arange(24)
 
 
-class Recorder:
-    """Stands in for a CUDA graph: runs the work as often as a warm-up does, and repeats it when replayed."""
+class FakeCapture:
+    """Stand-in for a CUDA graph: runs the work three times, and once at each replay."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
-        self.asked = 0
-        self.replayed = 0
+        self.calls = 0
+        self.replays = 0
 
     def __call__(self, work: Work, device: torch.device) -> Work:
-        self.asked += 1
+        self.calls += 1
         for _ in range(3):
             work()
         if self.error is not None:
             raise self.error
 
         def replay() -> None:
-            self.replayed += 1
+            self.replays += 1
             work()
 
         return replay
 
 
-def trainer(config: RunConfig, recorder: Recorder | None = None) -> Trainer:
-    peer = Trainer(config, DATASET, SHARD, CPU, peer=1)
-    if recorder is not None:
-        peer._step = CapturedStep(peer._eager, [peer.vector], logging.getLogger("p2pfl.peer.1"), recorder)
-    return peer
+def trainer(config: RunConfig, capture: FakeCapture | None = None) -> Trainer:
+    return Trainer(config, DATASET, SHARD, CPU, 1, capture)
 
 
 def run(peer: Trainer, *rounds: int) -> list[float]:
@@ -69,33 +66,33 @@ def assert_same(one: Trainer, other: Trainer) -> None:
 
 
 def test_a_replayed_step_trains_the_same_bits() -> None:
-    recorder = Recorder()
-    plain, captured = trainer(small_config()), trainer(small_config(), recorder)
+    capture = FakeCapture()
+    plain, captured = trainer(small_config()), trainer(small_config(), capture)
     assert run(plain, 1, 2) == run(captured, 1, 2)
     captured.restore(plain.vector, plain.momentum, dict(integer_buffers(plain.model)), plain.steps)
     assert run(plain, 3) == run(captured, 3)
     assert_same(plain, captured)
-    assert (recorder.asked, recorder.replayed) == (1, captured.steps)
+    assert (capture.calls, capture.replays) == (1, captured.steps)
 
 
-@pytest.mark.parametrize("network", ["vgg11", "tests.unit.training.test_trainer:mixed_net"])
+@pytest.mark.parametrize("network", ["vgg11", "user_models:mixed_net"])
 def test_a_model_that_cannot_be_captured_trains_the_same_and_says_so_once(
     network: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = small_config(model=network)
     # The other network has dropout, which on the CPU draws on the host.
-    recorder = Recorder(RuntimeError("called a synchronizing\nCUDA operation") if network == "vgg11" else None)
-    plain, captured = trainer(config), trainer(config, recorder)
+    capture = FakeCapture(RuntimeError("called a synchronizing\nCUDA operation") if network == "vgg11" else None)
+    plain, captured = trainer(config), trainer(config, capture)
     assert run(plain, 1, 2) == run(captured, 1, 2)
     assert_same(plain, captured)
-    assert (recorder.asked, recorder.replayed) == (1, 0)
+    assert (capture.calls, capture.replays) == (1, 0)
     [line] = caplog.messages
     assert line.startswith("the model cannot be captured as a CUDA graph and trains slower: ")
     assert "synchronizing CUDA operation" in line or "draws random numbers on the host" in line
 
 
 def test_memory_that_is_used_up_while_capturing_ends_the_run(caplog: pytest.LogCaptureFixture) -> None:
-    peer = trainer(small_config(), Recorder(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")))
+    peer = trainer(small_config(), FakeCapture(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")))
     with pytest.raises(TrainingError, match=r"^cpu: out of memory; choose fewer peers a GPU, a smaller --batch-size"):
         run(peer, 1)
     assert not caplog.messages
@@ -153,9 +150,8 @@ class Copy:
 
 def test_a_copy_on_the_host_has_the_initial_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = trainer(small_config())
-    monkeypatch.setattr(Trainer, "_on_gpu", property(lambda self: True))
-    monkeypatch.setattr(trainer_module, "HostCopy", Copy)
-    peer = Trainer(small_config(), DATASET, SHARD, CPU, 1, captured=False)
+    monkeypatch.setattr(trainer_module, "host_copy_of", Copy)
+    peer = trainer(small_config())
     assert peer.host is not peer.vector
     assert torch.equal(peer.host, plain.vector)  # which a coordinator sends before anybody has trained
 
@@ -199,9 +195,9 @@ def test_memory_that_is_used_up_by_the_model_or_an_evaluation(monkeypatch: pytes
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     peer = trainer(small_config())
-    monkeypatch.setattr(peer, "_score", full)
+    monkeypatch.setattr(data, "evaluation_batches", full)
     with pytest.raises(TrainingError, match="out of memory"):
         peer.evaluate(0)
-    monkeypatch.setattr(Trainer, "_settle_in", full)
+    monkeypatch.setattr(trainer_module, "convert", full)
     with pytest.raises(ConfigError, match="out of memory"):
         trainer(small_config())

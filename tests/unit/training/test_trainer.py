@@ -1,4 +1,4 @@
-"""Local training against plain torch, resumed to the same bits, and evaluated without moving anything."""
+"""Local training: equal to plain torch, resumed to the same bits, evaluated."""
 
 from __future__ import annotations
 
@@ -27,31 +27,11 @@ DATASET = images()
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Several threads on a busy machine wait for each other longer than these small models take."""
+    """One thread: on a busy machine several would wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def mixed_net(num_classes: int) -> nn.Module:
-    """What vgg lacks: one input channel, 1×1 kernels, groups, shared weights, a frozen parameter, dropout."""
-    shared = nn.Conv2d(6, 6, 1, bias=False)
-    frozen = nn.Conv2d(6, 6, 3, padding=1, groups=6)
-    frozen.weight.requires_grad_(False)
-    return nn.Sequential(
-        nn.Conv2d(3, 1, 3, stride=4),
-        nn.Conv2d(1, 6, 3, padding=1),
-        nn.BatchNorm2d(6),
-        shared,
-        nn.ReLU(),
-        frozen,
-        shared,
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Dropout(0.3),
-        nn.Linear(6, num_classes),
-    )
 
 
 def trainer(config: RunConfig, peer: int = 1) -> Trainer:
@@ -87,7 +67,7 @@ def plain_training(config: RunConfig, model: nn.Module, rounds: int) -> list[flo
     return [float(np.mean(losses[2 * i : 2 * i + 2])) for i in range(rounds)]
 
 
-@pytest.mark.parametrize("network", ["vgg11", "tests.unit.training.test_trainer:mixed_net"])
+@pytest.mark.parametrize("network", ["vgg11", "user_models:mixed_net"])
 def test_bound_and_fused_training_equals_plain_torch(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nn.Dropout, "forward", lambda self, x: x)  # its generator is the trainer's own
     config = small_config(model=network, rounds=10)
@@ -116,7 +96,7 @@ def test_no_momentum_is_plain_sgd() -> None:
 
 
 def resumed(config: RunConfig, peer: Trainer, folder: Path) -> Trainer:
-    """A new trainer that goes on from another one's checkpoint, through a file."""
+    """New trainer that continues from another one's checkpoint, through a file."""
     buffers = integer_buffers(peer.model)
     saved = checkpoint.Checkpoint(1, peer.steps, peer.layout.digest, "", peer.host, peer.momentum, buffers)
     found = checkpoint.load(checkpoint.save(folder, saved))
@@ -129,7 +109,7 @@ def resumed(config: RunConfig, peer: Trainer, folder: Path) -> Trainer:
     "options",
     [
         {},
-        {"model": "tests.unit.training.test_trainer:mixed_net"},
+        {"model": "user_models:mixed_net"},
         {"schedule": "cosine", "local_steps": 5},
         {"reset_momentum": True},
     ],
@@ -178,7 +158,7 @@ def test_peers_start_equal_and_see_different_batches() -> None:
 
 
 def test_dropout_differs_by_round_and_peer() -> None:
-    config = small_config(model="tests.unit.training.test_trainer:mixed_net", batch_size=24, local_steps=1)
+    config = small_config(model="user_models:mixed_net", batch_size=24, local_steps=1)
     made = {}
     for peer, round in [(1, 1), (1, 2), (2, 1)]:
         made[peer, round] = trainer(config, peer)
@@ -189,7 +169,7 @@ def test_dropout_differs_by_round_and_peer() -> None:
 
 
 def test_training_leaves_global_randomness_alone() -> None:
-    config = small_config(model="tests.unit.training.test_trainer:mixed_net")
+    config = small_config(model="user_models:mixed_net")
     before = torch.random.get_rng_state()
     run(trainer(config), 1)
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -210,7 +190,10 @@ def test_reset_momentum_forgets_at_the_start_of_every_round() -> None:
 
 
 def test_a_correction_is_added_to_every_gradient() -> None:
-    """Plain SGD with one step: the correction moves each parameter by −lr times itself, and no buffer."""
+    """With plain SGD, the correction moves each parameter by −lr times itself.
+
+    It moves no buffer.
+    """
     config = small_config(momentum=0.0, weight_decay=0.0, schedule="constant", local_steps=1, lr=0.5)
     plain, corrected = trainer(config), trainer(config)
     correction = torch.linspace(-1, 1, plain.layout.size)
@@ -227,7 +210,10 @@ def test_a_correction_is_added_to_every_gradient() -> None:
 
 
 def test_given_momentum_starts_every_step() -> None:
-    """Two steps from a given buffer m are two rounds of one step, whose buffer is set to m before each."""
+    """Two steps from a given buffer m equal two rounds of one step each.
+
+    Their buffer is set to m before each.
+    """
     config = small_config(schedule="constant", local_steps=2)
     given = trainer(config)
     momentum = torch.linspace(-0.1, 0.1, given.layout.size)

@@ -1,4 +1,4 @@
-"""Initial weights from a file (--init): what is refused, and that everybody starts from them."""
+"""Initial weights from a file (--init): refusals, and all peers start from them."""
 
 from __future__ import annotations
 

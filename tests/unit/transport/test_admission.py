@@ -1,4 +1,7 @@
-"""Admission to a peer's socket by the run's token, and what those can do that have been admitted: raw ZMTP."""
+"""Admission to a peer's socket by the run's token, in raw ZMTP.
+
+Also what admitted connections may do.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encrypted links: who is let in, who is believed, and what somebody on the way can read; real sockets."""
+"""Encrypted links on real sockets: admission, identity, confidentiality."""
 
 from __future__ import annotations
 
@@ -94,11 +94,11 @@ def test_connections_that_end_before_their_first_message_make_room(trio: Trio, b
 
 
 def outsiders(trio: Trio) -> dict[str, dict[int, bytes]]:
-    """What strangers set on their sockets: nothing, a key of their own, or a right key for the wrong server."""
-    return {"no key": {}, "a key of its own": trio.curve(2, 1), "another server's key": trio.curve(0, 2)}
+    """CURVE options of strangers: no key, their own, or one for another server."""
+    return {"no key": {}, "its own key": trio.curve(2, 1), "another server's key": trio.curve(0, 2)}
 
 
-@pytest.mark.parametrize("name", ["no key", "a key of its own", "another server's key"])
+@pytest.mark.parametrize("name", ["no key", "its own key", "another server's key"])
 def test_strangers_are_not_let_in(trio: Trio, bind: Callable[[str], str], name: str) -> None:
     with (
         ZmqTransport(bind("b"), credentials=trio.keys(1, 0)) as victim,
@@ -121,7 +121,7 @@ def test_strangers_are_not_let_in(trio: Trio, bind: Callable[[str], str], name: 
         neighbor.send(1, HELLO)
         events += poll_until(victim, lambda events: bool(received(events)))
         assert received(events) == [HELLO], "the neighbor's, and nobody else's"
-        if name == "a key of its own":
+        if name == "its own key":
             assert Refused(Refusal.KEY, "no neighbor's") in events
         stranger.disable_monitor()
         monitor.close(0)

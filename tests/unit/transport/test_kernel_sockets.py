@@ -1,4 +1,4 @@
-"""Second handles of connections, where a file number means another file by the time that it is heard of."""
+"""Second handles of connections whose file number is in use by another file."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class FakeRouter:
 def test_connections_that_have_ended_are_not_surplus_however_much_news_there_is(
     stack: ExitStack, tmp_path: Path
 ) -> None:
-    """What was accepted has ended, but the news of it comes after thousands of others, and the numbers live on."""
+    """An accepted connection ended, its event comes late, and its number is reused."""
     server, endpoint = listening(stack, tmp_path, "ipc")
     pairs = [dialled(stack, server) for _ in range(STRANGERS + 9)]
     context = zmq.Context()

@@ -21,7 +21,7 @@ from p2pfl import RunConfig, make_topology, run_swarm
 from p2pfl.cli import main
 from p2pfl.errors import ConfigError, Refusal
 from p2pfl.node.messages import WorkerSpec
-from p2pfl.node.worker import _sockets
+from p2pfl.node.worker import zeromq_maker
 from p2pfl.protocol.events import Refused
 from p2pfl.topology import Topology, load_topology, save_topology
 from p2pfl.transport import Keys, keyring
@@ -173,7 +173,7 @@ def test_only_neighbors_are_on_a_peers_list(tmp_path: Path) -> None:
     assert keyring.neighbors_keys(topology, 1) == {0: public[0], 2: public[2]}
     config = RunConfig.of(keys=str(tmp_path / "secret"))
     spec = WorkerSpec(config, tmp_path, tmp_path, index=0, run="", settings="", bind="tcp://127.0.0.1:*")
-    transport = _sockets(spec, topology)(spec.bind)
+    transport = zeromq_maker(spec, topology)(spec.bind)
     context = zmq.Context()
     stranger = context.socket(zmq.DEALER)
     try:
@@ -218,9 +218,7 @@ BAD = {
 }
 
 
-def test_keys_are_renewed_and_the_old_ones_open_nothing_any_more(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_renewed_keys_replace_the_old_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, folder = keyed_ring(tmp_path)
     graph, others = str(tmp_path / "ring.graphml"), tmp_path / "others"
     assert main(["keys", graph, "-o", str(others), "--renew"]) == 0

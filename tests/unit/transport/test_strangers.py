@@ -1,4 +1,7 @@
-"""Strangers' bytes against a live socket: refused, counted, bounded in memory, and neighbors do not notice."""
+"""Strangers' bytes at a live socket: refused, counted, bounded in memory.
+
+Neighbors do not notice.
+"""
 
 from __future__ import annotations
 

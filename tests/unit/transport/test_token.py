@@ -1,4 +1,4 @@
-"""The token of peers without keys: who needs one, what it must be, and that it is written nowhere."""
+"""Token of peers without keys: requirement, checks, never written anywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The watchdog over an admitted connection, on a clock and with byte counts that the test makes."""
+"""Watchdog of an admitted connection, on a test's clock and byte counts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Line:
         self.closed = reason
 
     def step(self, part: int = 0, messages: tuple[int, ...] = (), seconds: float = STEP) -> None:
-        """Bytes come, of which some make whole messages that are taken, and a verdict is given."""
+        """Receive bytes, of which some make whole messages that are taken, and judge."""
         self.now += seconds
         self.come += part
         self._watchdog.measure()
@@ -61,7 +61,7 @@ def line(monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
 
 @pytest.mark.parametrize("seconds_between_messages", [1.0, 3_600.0])
 def test_heartbeats_are_accounted_for_however_rarely_messages_come(line: Line, seconds_between_messages: float) -> None:
-    """At 60 bytes a second, ten times what encrypted heartbeats take at most beside notices, for half a day."""
+    """Half a day at 60 bytes a second, ten times the rate of encrypted heartbeats."""
     steps = round(seconds_between_messages / STEP)
     for number in range(1, 160_000):
         whole = number % steps == 0
@@ -87,7 +87,7 @@ def test_heartbeats_beyond_their_rate_are_cut_off(line: Line, message: tuple[int
 
 
 def test_silence_saves_up_no_credit_for_an_endless_message(line: Line) -> None:
-    """After each day of silence a longer message is begun together with a small one, and then finished."""
+    """A longer message begins after each day of silence, and ends after a small one."""
     size = 0
     while not line.closed:
         size += HEARTBEAT_BYTES

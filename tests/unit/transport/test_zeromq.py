@@ -1,4 +1,4 @@
-"""The transports: one real ZeroMQ test for each behaviour, and the in-memory twin beside it."""
+"""Transports: one test on ZeroMQ for each behavior, and its twin in memory."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_broken_connection_is_reported_when_it_stands_again(tmp_path: Path) ->
 
 
 def test_links_are_looked_at_by_the_clock_and_not_at_every_turn(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A peer takes some thousand turns a second while weights travel, and each look asks the system."""
+    """Each look at the links costs a system call; a peer takes thousands of turns."""
     sender, receiver = pair
     sender.send(1, HELLO)
     collect(receiver, lambda events: bool(events))
@@ -181,7 +181,9 @@ def test_a_neighbor_that_takes_nothing_is_a_broken_link_not_endless_memory(tmp_p
         full = sent.index(0)
         assert 2 < full < 1000
         with ZmqTransport(f"ipc://{tmp_path}/b") as b:
-            waited = 1000 - (full + 1) * (1000 // (full + 1))  # what was handed over since the link was last made anew
+            waited = 1000 - (full + 1) * (
+                1000 // (full + 1)
+            )  # what was handed over since the link was last reconnected
             assert len(collect(b, lambda events: len(events) >= waited)) == waited
 
 

@@ -1,4 +1,4 @@
-"""Whatever p2pfl reads or appends to is a regular file of bounded size: pipes and devices are refused at once."""
+"""Files that p2pfl reads or appends to: regular and bounded, or refused at once."""
 
 from __future__ import annotations
 

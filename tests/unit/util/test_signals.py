@@ -1,4 +1,4 @@
-"""What Ctrl-C and other signals do to a launch: an end at once, but never within what must stay whole."""
+"""Signals during a launch: end at once, but never in a critical section."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _interrupted(number: signal.Signals, shield: bool, done: list[str]) -> None:
                 done.append("whole")
         else:
             signal.raise_signal(number)
-        done.append("went on")
+        done.append("continued")
 
 
 @pytest.mark.parametrize("number", ALL)
@@ -66,7 +66,7 @@ def test_a_second_interrupt_does_not_wait_unless_it_belongs_to_the_first(
             now += later
             signal.raise_signal(second)
             did.append("whole")
-        did.append("went on")
+        did.append("continued")
 
     with interruptible() as interrupts, pytest.raises(KeyboardInterrupt):
         twice()

@@ -1,4 +1,4 @@
-"""The temporary folder of a launcher: cleaned during a run, taken by somebody else, left behind."""
+"""Temporary folder of a launcher: removed, replaced, or left during a run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tempdir.
 
 
 def cleaned(folder: tempdir.TemporaryFolder) -> Path:
-    """Its path, at which nothing is any more."""
+    """Path of the folder after its removal."""
     shutil.rmtree(folder.path)
     return folder.path
 

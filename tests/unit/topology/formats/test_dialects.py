@@ -27,7 +27,7 @@ same_folder = settings(max_examples=5, deadline=None, suppress_health_check=[Hea
 
 
 def shown(raw: RawGraph) -> tuple[list[str], list[str]]:
-    """Nodes and edges in the words of `Dialect`, with the ends of undirected edges in order."""
+    """Nodes and edges in the words of `Dialect`; ends of undirected edges in order."""
     names = {node.id: (node.label or node.id).replace(" ", "_") for node in raw.nodes}
     edges = []
     for edge in raw.edges:
@@ -209,7 +209,10 @@ def _gexf(graph: nx.Graph, version: str) -> bytes:
 
 @st.composite
 def graphs(draw: st.DrawFn, *, any_kind: bool) -> nx.Graph:
-    """A graph of any kind with 2 to 6 named nodes of degree 1 and more, weights and attributes of no use."""
+    """Graph of any kind with 2 to 6 named nodes of degree 1 and more.
+
+    With weights and attributes of no use.
+    """
     n = draw(st.integers(2, 6))
     kinds = (nx.Graph, nx.DiGraph, nx.MultiGraph, nx.MultiDiGraph) if any_kind else (nx.Graph,)
     graph = draw(st.sampled_from(kinds))()
