@@ -26,8 +26,8 @@ class LinkReport:
         self._thread.start()
 
     def __call__(self, message: messages.FromWorker) -> None:
-        small = not isinstance(message, messages.Stepped | messages.RoundFinished)
-        if small or self._waiting.qsize() < _WAITING_REPORTS:  # a round is in the peer's own files all the same
+        is_kept = not isinstance(message, messages.Stepped | messages.Evaluating | messages.RoundFinished)
+        if is_kept or self._waiting.qsize() < _WAITING_REPORTS:  # a round is in the peer's own files all the same
             self._waiting.put(message)
 
     def close(self) -> None:

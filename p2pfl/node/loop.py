@@ -200,6 +200,14 @@ class Driver:
 
         return stopped
 
+    def _between_batches(self) -> bool:
+        """Report that an evaluation proceeds, and return whether to stop it.
+
+        The owner of the run's model evaluates it when the others have finished, and may take longer than any round.
+        """
+        self._reporter.send(messages.Evaluating())
+        return self._stopped
+
     def _check_weights(self, when: str, sketch: sketches.Vector | None = None) -> None:
         """Check that the weights are finite before they are sent or saved.
 
@@ -224,7 +232,7 @@ class Driver:
         samples = self._store.evaluation_samples(round)
         if samples is not None:
             with self._profile.span("evaluate"):
-                evaluation = self._trainer.evaluate(samples, lambda: self._stopped)
+                evaluation = self._trainer.evaluate(samples, self._between_batches)
         return _RoundResult(evaluation, sketch)
 
     def _save(self, round: int, sent: Mapping[int, Payload], state: Saved) -> None:

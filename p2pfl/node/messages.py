@@ -62,6 +62,10 @@ class Stepped(msgspec.Struct, tag=True, frozen=True):
     steps: int
 
 
+class Evaluating(msgspec.Struct, tag=True, frozen=True):
+    """Progress of an evaluation: another batch is scored."""
+
+
 class RoundFinished(msgspec.Struct, tag=True, frozen=True):
     """Recorded round; the sketch is little-endian float32."""
 
@@ -115,7 +119,7 @@ class Done(msgspec.Struct, tag=True, frozen=True):
     refused: dict[str, int] = {}
 
 
-FromWorker = Ready | Stepped | RoundFinished | Warned | Prepared | Failed | Done
+FromWorker = Ready | Stepped | Evaluating | RoundFinished | Warned | Prepared | Failed | Done
 Report = Callable[[FromWorker], None]
 
 

@@ -20,6 +20,7 @@ from tests.support.launched import start as start
 
 from p2pfl import launch as launcher
 from p2pfl.launch import preload
+from p2pfl.launch.supervisor import STOP_SECONDS
 from p2pfl.run.records import read_rounds
 
 
@@ -176,3 +177,19 @@ def test_workers_start_with_everything_imported_and_the_server_has_one_thread() 
         assert len(servers) == 1
         assert servers[0].num_threads() == 1, "a tensor operation or a ZeroMQ context ran in the fork server"
     assert set(preload.PRELOADED) <= set(loaded)
+
+
+@pytest.mark.processes
+def test_an_evaluation_may_last_longer_than_the_round_timeout(
+    tmp_path: Path, start: Callable[..., Swarm], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner of the model evaluates it when all others have finished, and is not lost meanwhile."""
+    monkeypatch.setenv("EVALUATION_SECONDS", str(0.6 * STOP_SECONDS))  # a batch; there are two
+    options = ["--model", "slow_evaluation:linear", "--round-timeout", str(STOP_SECONDS), "--rounds", "1", "--local-steps", "2"]
+    swarm = start(ring(tmp_path), *FAST, *options, "--run-dir", str(tmp_path / "run"))
+    code, err = swarm.end()
+    assert (code, err) == (0, "")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["lost_peers"] == []
+    assert summary["consensus_accuracy"] is not None
+    assert summary["status"] == "complete"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +18,7 @@ from p2pfl.node.ports import Ports
 from p2pfl.node.system import SystemClock, ThreadCompute
 from p2pfl.payload import Payload
 from p2pfl.protocol import events as ev
-from p2pfl.training import TrainStats
+from p2pfl.training import EvalStats, TrainStats
 from p2pfl.transport import MemoryHub, MemoryTransport
 
 
@@ -83,13 +83,33 @@ class Store:
         self.saved.append((round, sent, state, threading.get_ident()))
 
 
-def test_only_the_calling_thread_touches_the_protocol() -> None:
-    protocol, store, told = OneRound(), Store(), list[messages.FromWorker]()
+def run_driver(protocol: OneRound, store: Store, told: list[messages.FromWorker], trainer: Trainer) -> None:
+    """Run a driver to its end; `told` gets its reports."""
     transport = MemoryTransport(MemoryHub(), "a")
     reporter = SimpleNamespace(send=told.append, info=lambda text: None, warn=lambda text, matters=True: None)
     ports = Ports(SystemClock(), ThreadCompute(transport.wake), transport, store, reporter)  # type: ignore[arg-type]
-    Driver(protocol, Trainer(), ports).run()  # type: ignore[arg-type]
+    Driver(protocol, trainer, ports).run()  # type: ignore[arg-type]
+
+
+def test_only_the_calling_thread_touches_the_protocol() -> None:
+    protocol, store, told = OneRound(), Store(), list[messages.FromWorker]()
+    run_driver(protocol, store, told, Trainer())
     assert protocol.threads == {threading.get_ident()}
     ((round, sent, state, saver),) = store.saved
     assert (round, sent, state) == (1, OneRound.payloads, OneRound.algorithm_state)
     assert saver != threading.get_ident(), "the other thread has worked"
+
+
+def test_an_evaluation_reports_each_batch_to_the_launcher() -> None:
+    """A launcher that hears nothing for the round timeout, when others have finished, takes a process for frozen."""
+    told, store = list[messages.FromWorker](), Store()
+    store.evaluation_samples = lambda round: 0
+
+    class Evaluating(Trainer):
+        def evaluate(self, samples: int, stopped: Callable[[], bool]) -> EvalStats:
+            assert [stopped() for _ in range(3)] == [False] * 3
+            return EvalStats(accuracy=0.5, loss=0.5, samples=3, seconds=0.0)
+
+    run_driver(OneRound(), store, told, Evaluating())
+    assert told.count(messages.Evaluating()) == 3
+    assert isinstance(told[-1], messages.RoundFinished)
