@@ -33,6 +33,7 @@ class _Worker:
     lost_weights: bool = False
     done_since: float | None = None
     heard: float = 0.0
+    round_began: float = 0.0
     failure: ev.Failed | None = None
 
     @property
@@ -55,6 +56,7 @@ class Supervisor:
         self._stage: Literal["starting", "running", "stopping", "ended"] = "starting"
         self._restarting: dict[int, tuple[str, int | None]] = {}  # ordered: the reason, the round of a scripted return
         self._ready_by = math.inf
+        self._longest_round = 0.0  # seconds
         self._clients_gone_since: float | None = None
         self._stop_by = self._gone_by = math.inf
         self._handlers: dict[type[ev.Event], Callable[..., list[ev.Action]]] = {
@@ -109,7 +111,7 @@ class Supervisor:
     def _on_started(self, event: ev.Started, now: float) -> list[ev.Action]:
         before = self._workers[event.worker]
         endpoint = before.endpoint if self._stage == "running" else None
-        self._workers[event.worker] = _Worker(event.worker, is_alive=True, endpoint=endpoint, heard=now)
+        self._workers[event.worker] = _Worker(event.worker, True, endpoint=endpoint, heard=now, round_began=now)
         restart = self._restarting.pop(event.worker, None)
         if restart is None:
             self._ready_by = now + self._spec.config.exchange.start_timeout
@@ -134,9 +136,8 @@ class Supervisor:
         actions: list[ev.Action] = [ev.Progress("processes ready", ready, len(self._workers))]
         if all(other.lost_weights for other in self._workers):
             config = shlex.quote(str(self._spec.run_dir / CONFIG_FILE))
-            new = f"p2pfl {self._spec.config.mode} --config {config}"
-            reason = f"no peer has a checkpoint that can be used; start a new run with: {new}"
-            self.outcome.fail(reason, resumable=False)
+            new = f"start a new run with: p2pfl {self._spec.config.mode} --config {config}"
+            self.outcome.fail(f"no peer has a checkpoint that can be used; {new}", resumable=False)
         elif ready == len(self._workers):
             self._stage = "running"
             actions += [ev.ExpectSteps(event.steps), ev.ShowLine(self._spec.forecast(event.vector_bytes))]
@@ -144,12 +145,14 @@ class Supervisor:
         return actions
 
     def _on_round(self, event: ev.RoundFinished, now: float) -> list[ev.Action]:
-        """Wake those neighbors that are paused until this worker has done that round."""
-        if not self._spec.script.faults:
-            return []
+        """Measure the round, and wake those neighbors that are paused until this worker has done it."""
+        worker = self._workers[event.worker]
+        self._longest_round = max(self._longest_round, now - worker.round_began)
+        worker.round_began = now
+        neighbors = sorted(self._spec.roles.links[event.worker]) if self._spec.script.faults else []
         return [
             ev.Wake(neighbor)
-            for neighbor in sorted(self._spec.roles.links[event.worker])
+            for neighbor in neighbors
             for _, fault in self._spec.script.of(neighbor)
             if isinstance(fault, Pause) and event.round >= fault.resume - 1
         ]
@@ -185,10 +188,8 @@ class Supervisor:
             reason = f"{title}: {failure.reason}"
         else:
             reason = f"{title} died ({event.how}); see {self._spec.peer_dir(event.worker) / LOG_FILE}"
-        if (
-            outcome.restarts.get(self._names[event.worker], 0) < self._spec.config.exchange.restart
-            and not outcome.reason
-        ):
+        restarts = outcome.restarts.get(self._names[event.worker], 0)
+        if restarts < self._spec.config.exchange.restart and not outcome.reason:
             return [self._restart(worker, reason)]
         return self.mark_lost(event.worker, reason)
 
@@ -231,8 +232,8 @@ class Supervisor:
         """Make the first peer that is left the model's owner, if the owner is gone."""
         if not self._spec.roles.mode.mixes:
             return []
-        left = [worker.index for worker in self._workers if not worker.is_done and not worker.is_lost]
-        return [ev.HoldModel(left[0])] if left and left[0] > 0 and not self._workers[0].is_done else []
+        left = self._unfinished()
+        return [ev.HoldModel(left[0].index)] if left and left[0].index > 0 and not self._workers[0].is_done else []
 
     def _can_continue_without(self, index: int) -> bool:
         """Whether the run has begun and can lose a worker besides those already lost."""
@@ -258,9 +259,8 @@ class Supervisor:
             return self.shutdown(now)
         if not self._is_complete(now):
             return []
-        for worker in self._workers:
-            if not worker.is_done and not worker.is_lost:
-                self._lose(worker)
+        for worker in self._unfinished():
+            self._lose(worker)
         return self.shutdown(now)
 
     def _is_complete(self, now: float) -> bool:
@@ -273,10 +273,9 @@ class Supervisor:
             return done_since is not None and now > done_since + STOP_SECONDS
         if not any(worker.is_done for worker in self._workers):
             return False
-        rest = [worker for worker in self._workers if not worker.is_done and not worker.is_lost]
-        # Peers that were cut off may still be at work; one that reports nothing for so long is frozen.
-        timeout = max(self._spec.config.exchange.round_timeout, STOP_SECONDS)
-        return all(now > worker.heard + timeout for worker in rest or self._workers)
+        # Others may train, evaluate, or wait for vectors over slow links; after so long a silence they are frozen.
+        timeout = max(self._spec.config.exchange.round_timeout, STOP_SECONDS, 2 * self._longest_round)
+        return all(now > worker.heard + timeout for worker in self._unfinished() or self._workers)
 
     def _clients_gone(self) -> bool:
         """Whether there is a coordinator that has not finished, and no client is alive."""
@@ -293,6 +292,9 @@ class Supervisor:
     def _lose(self, worker: _Worker) -> None:
         worker.is_lost = True
         self.outcome.lost.append(self._names[worker.index])
+
+    def _unfinished(self) -> list[_Worker]:
+        return [worker for worker in self._workers if not worker.is_done and not worker.is_lost]
 
     def _any_alive(self) -> bool:
         return any(worker.is_alive for worker in self._workers)

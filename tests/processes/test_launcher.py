@@ -185,7 +185,16 @@ def test_an_evaluation_may_last_longer_than_the_round_timeout(
 ) -> None:
     """The owner of the model evaluates it when all others have finished, and is not lost meanwhile."""
     monkeypatch.setenv("EVALUATION_SECONDS", str(0.6 * STOP_SECONDS))  # a batch; there are two
-    options = ["--model", "slow_evaluation:linear", "--round-timeout", str(STOP_SECONDS), "--rounds", "1", "--local-steps", "2"]
+    options = [
+        "--model",
+        "slow_evaluation:linear",
+        "--round-timeout",
+        str(STOP_SECONDS),
+        "--rounds",
+        "1",
+        "--local-steps",
+        "2",
+    ]
     swarm = start(ring(tmp_path), *FAST, *options, "--run-dir", str(tmp_path / "run"))
     code, err = swarm.end()
     assert (code, err) == (0, "")

@@ -253,6 +253,28 @@ def test_peers_that_are_silent_after_others_have_finished_are_lost() -> None:
     assert case.supervisor.outcome.status == "complete"
 
 
+def test_a_peer_may_be_silent_for_twice_the_longest_round() -> None:
+    """Rounds over slow links are longer than the round timeout, and the last one is over for some peers first."""
+    case = Case(gossip(round_timeout=30.0)).begin()
+    case.tell(then=50.0)
+    case.tell(*(ev.RoundFinished(worker, 1) for worker in range(4)), then=50.0)
+    case.tell(*(ev.Finished(worker) for worker in range(3)), then=50.0)
+    assert not case.supervisor.is_shutting_down, "it is in its second round, and has been for 100 s"
+    case.tell(then=0.1)
+    assert case.done[-1] == ev.Shutdown()
+    assert case.supervisor.outcome.lost == ["3"]
+
+
+def test_the_time_before_a_restart_is_no_round() -> None:
+    case = Case(gossip(round_timeout=30.0, restart=1)).begin()
+    case.tell(then=1000.0)
+    case.die(3)
+    case.tell(ev.Started(3), ev.Ready(3, "ipc://3", steps=60, vector_bytes=4), then=10.0)
+    case.tell(ev.RoundFinished(3, 1), *(ev.Finished(worker) for worker in range(3)), then=30.1)
+    assert case.done[-1] == ev.Shutdown()
+    assert case.supervisor.outcome.lost == ["3"]
+
+
 def test_a_run_survives_the_loss_of_clients_but_not_of_its_coordinator() -> None:
     case = Case(federated()).begin()
     assert told(case.die(0)) == [f"client 0 died ({DIED}); see {PLACE}/0/log.txt"]
