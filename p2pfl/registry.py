@@ -22,7 +22,7 @@ class Entry:
     """Entry of a table: a name's object and everything known without importing it.
 
     target: "module:attribute" of the object. summary: what it is, in a phrase. paper: where it was published.
-    argument: placeholder of what follows the name after a colon, as in imagefolder:DIR. options: names of settings
+    argument: metavar of what follows the name after a colon, as in imagefolder:DIR. options: names of settings
     that mean something with it only. tolerates_byzantine: whether it averages robustly, for --byzantine malicious
     inputs B. margin: a robust rule needs 2 B + margin inputs. synchronous: every peer waits for its neighbors' vectors
     of the round, so that a resumed run ends with the same bits.

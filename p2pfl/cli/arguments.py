@@ -182,7 +182,7 @@ _PLAINER = (
 def _plain(message: str) -> str:
     """A message of tyro or Python in plainer words."""
     if message.startswith("Missing from"):
-        # First word of each argument: its option, or its placeholder if it has none.
+        # First word of each argument: its option, or its metavar if it has none.
         first_words = r"(?::|\(required\)) (-\w|--[\w-]{2,}|[A-Z]{2,}|\{[^}]*\}) "
         return "missing: " + ", ".join(re.findall(first_words, message) or [message])
     for pattern, text in _PLAINER:

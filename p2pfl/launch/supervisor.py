@@ -145,7 +145,7 @@ class Supervisor:
         return actions
 
     def _on_round(self, event: ev.RoundFinished, now: float) -> list[ev.Action]:
-        """Measure the round, and wake those neighbors that are paused until this worker has done it."""
+        """Measure the round, and wake neighbors that pause until it is done."""
         worker = self._workers[event.worker]
         self._longest_round = max(self._longest_round, now - worker.round_began)
         worker.round_began = now

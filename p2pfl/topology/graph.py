@@ -86,7 +86,7 @@ def topology_from(raw: RawGraph, *, name: str, source: str, least: int = 2, is_f
 
     Peer order is the natural order of the names, '10' after '2'. `source` starts every message. Raises TopologyError
     with all problems (see `checks`) on one line, which ends with the `topology fix` command that fixes them where
-    `source` is a `is_fixable` file.
+    `source` is a file (`is_fixable`).
     """
     findings = check_graph(raw, least)
     if findings.problems:

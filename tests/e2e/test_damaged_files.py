@@ -194,8 +194,7 @@ def test_a_damaged_file_is_one_line(case: Case, whole: Path, capfd: pytest.Captu
             if not p.exists() or p.read_bytes() != before:
                 p.write_bytes(before)
         _clean()
-    if found:
-        pytest.fail("\n\n".join(found.values()), pytrace=False)
+    assert not found, "\n\n".join(found.values())
 
 
 def test_a_complete_run_is_told_from_its_records_whatever_its_summary_lacks(

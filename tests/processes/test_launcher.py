@@ -183,7 +183,7 @@ def test_workers_start_with_everything_imported_and_the_server_has_one_thread() 
 def test_an_evaluation_may_last_longer_than_the_round_timeout(
     tmp_path: Path, start: Callable[..., Swarm], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The owner of the model evaluates it when all others have finished, and is not lost meanwhile."""
+    """The model's owner evaluates it when the others have finished, and is not lost."""
     monkeypatch.setenv("EVALUATION_SECONDS", str(0.6 * STOP_SECONDS))  # a batch; there are two
     options = [
         "--model",

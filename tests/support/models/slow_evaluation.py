@@ -1,4 +1,4 @@
-"""Linear model whose evaluation lasts EVALUATION_SECONDS for batches that are larger than those of training."""
+"""Linear model that takes EVALUATION_SECONDS for a batch of the test set."""
 
 from __future__ import annotations
 

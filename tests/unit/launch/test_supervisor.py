@@ -254,7 +254,7 @@ def test_peers_that_are_silent_after_others_have_finished_are_lost() -> None:
 
 
 def test_a_peer_may_be_silent_for_twice_the_longest_round() -> None:
-    """Rounds over slow links are longer than the round timeout, and the last one is over for some peers first."""
+    """Over slow links rounds are longer than the timeout, and end at different times."""
     case = Case(gossip(round_timeout=30.0)).begin()
     case.tell(then=50.0)
     case.tell(*(ev.RoundFinished(worker, 1) for worker in range(4)), then=50.0)

@@ -101,7 +101,7 @@ def test_only_the_calling_thread_touches_the_protocol() -> None:
 
 
 def test_an_evaluation_reports_each_batch_to_the_launcher() -> None:
-    """A launcher that hears nothing for the round timeout, when others have finished, takes a process for frozen."""
+    """A process that reports nothing for the round timeout may be taken for frozen."""
     told, store = list[messages.FromWorker](), Store()
     store.evaluation_samples = lambda round: 0
 

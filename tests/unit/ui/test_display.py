@@ -48,7 +48,14 @@ class Terminal(io.StringIO):
 
 
 class BrokenPipe(io.StringIO):
+    """A stream whose reader is gone; it counts the attempts to write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attempts = 0
+
     def write(self, text: str) -> int:
+        self.attempts += 1
         raise BrokenPipeError
 
     def isatty(self) -> bool:
@@ -425,6 +432,7 @@ def test_a_reader_that_went_away_never_ends_the_run(stream: io.StringIO, termina
         finish(display, 1)
         display.warn("odd")
     display.close()
+    assert stream.closed or stream.attempts > 0, "it was written to"  # type: ignore[attr-defined]
 
 
 def test_text_that_the_stream_cannot_encode_is_replaced() -> None:
