@@ -98,7 +98,7 @@ def test_two_senders_that_come_back_find_places_one_after_the_other() -> None:
     assert (1, 1) in watched.granted
     assert (1, 2) not in watched.granted, "its place comes when that of the first is folded"
     watched.finish()
-    assert watched.peer.facts["absent"] == []
+    assert watched.peer.facts["absent"] is None
 
 
 def test_a_sender_that_stays_away_holds_up_nobody() -> None:
