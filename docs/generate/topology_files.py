@@ -1,0 +1,41 @@
+"""Formats of topology files, and the graphs that `topology make` generates."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+
+from docs.generate.markdown import code, prose, sentence, table
+from p2pfl.topology import FORMATS, KINDS
+from p2pfl.topology.formats.readers import BY_CONTENT, BY_ENDING, Reader
+
+
+def formats() -> str:
+    """Endings that are read and written, with the dialects of each format."""
+    readers = {**BY_ENDING, **BY_CONTENT}
+    rows = []
+    for ending, reader in readers.items():
+        by = "ending" if ending in BY_ENDING else "content"
+        rows.append((code(ending), prose(_about(reader)), by, "yes" if ending in FORMATS else ""))
+    return table(("ending", "format", "recognized by", "written"), rows)
+
+
+def _about(reader: Reader) -> str:
+    """First sentence of a reader's module, or of its function where the module reads several formats."""
+    module = sys.modules[reader.read.__module__]
+    several = sum(name.startswith("read_") for name, _ in inspect.getmembers(module, inspect.isfunction)) > 1
+    text = inspect.getdoc(reader.read if several else module)
+    if not text:
+        raise KeyError(f"{reader.title}: its reader has no docstring")
+    return sentence(text.splitlines()[0])
+
+
+def kinds() -> str:
+    """Generated graphs, each with the sentence of its function."""
+    rows = []
+    for name, function in KINDS.items():
+        text = inspect.getdoc(function)
+        if not text:
+            raise KeyError(f"topology make {name}: its function {function.__name__} has no docstring")
+        rows.append((code(name), prose(sentence(" ".join(text.split("\n\n")[0].split())))))
+    return table(("kind", "graph"), rows)
