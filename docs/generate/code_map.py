@@ -1,4 +1,4 @@
-"""Map of the package: its modules by layer, each with the first line of its docstring."""
+"""Map of the package: modules by layer, each with its docstring's first line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ PACKAGE = ROOT / "p2pfl"
 
 
 def tree() -> str:
-    """Layers from the top down, as the linter of imports holds them; each with its modules.
+    """Layers from the top down, each with its modules.
+
+    The layers are those of the linter of imports.
 
     Raises KeyError for a module without a docstring.
     """

@@ -1,4 +1,4 @@
-"""Commands and their options, from the dataclasses that the command line is parsed by."""
+"""Commands and their options, from the dataclasses of the command line."""
 
 from __future__ import annotations
 
@@ -66,7 +66,9 @@ def _command(name: str, kind: type[Any], shared: dict[type[Any], None]) -> str:
     shared.update(dict.fromkeys(sections))
     own = [item for item in items if not dataclasses.is_dataclass(_plain(item.hint))]
     places = [item for item in own if _is_positional(item)]
-    usage = " ".join(["p2pfl", name, *(_metavar(item) for item in places), "[OPTIONS]" if len(own) > len(places) else ""])
+    usage = " ".join(
+        ["p2pfl", name, *(_metavar(item) for item in places), "[OPTIONS]" if len(own) > len(places) else ""]
+    )
     parts = [f"## p2pfl {name}", f"```text\n{usage.strip()}\n```", _documentation(kind)]
     if places:
         parts.append(table(("argument", "", "meaning"), [_place(item) for item in places]))

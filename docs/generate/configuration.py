@@ -39,7 +39,5 @@ def _default(item: Described) -> str:
 
 def aliases() -> str:
     """Other names of keys, by which the literature of a mode knows them."""
-    rows = [
-        (mode, code(alias), code(option)) for mode, names in ALIASES.items() for alias, option in names.items()
-    ]
+    rows = [(mode, code(alias), code(option)) for mode, names in ALIASES.items() for alias, option in names.items()]
     return table(("mode", "other name", "key"), rows)

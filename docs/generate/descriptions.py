@@ -19,7 +19,7 @@ from docs.generate.markdown import code
 
 @dataclass(frozen=True)
 class Described:
-    """Field of a class: its annotation with all marks, its default, and its description.
+    """Field of a class: annotation with all marks, default, and description.
 
     default: `dataclasses.MISSING` where there is none.
     """
@@ -104,7 +104,7 @@ _NAMES = {str: "string", int: "integer", float: "number", bool: "true or false",
 
 
 def type_text(hint: Any, *, bounds: bool = False) -> str:
-    """Type of a field in words, as JSON, TOML and MessagePack know types; with `bounds` also its limits."""
+    """Type of a field in the words of JSON and TOML; with `bounds` also its limits."""
     if get_origin(hint) is Annotated:
         of, *marks = get_args(hint)
         limits = [_limits(mark) for mark in marks if isinstance(mark, msgspec.Meta)]

@@ -25,7 +25,7 @@ def code(text: object) -> str:
 
 
 def prose(text: str) -> str:
-    """Text of a docstring as Markdown: characters with a meaning there are escaped, options are code."""
+    """Markdown of a docstring's text: escaped, and with options as code."""
     pieces = re.split(r"(`[^`]*`)", text)
     return "".join(piece if piece.startswith("`") else _escaped(piece) for piece in pieces)
 
@@ -36,6 +36,6 @@ def _escaped(text: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """Text that begins with a capital letter and ends with a full stop."""
+    """Text that begins with a capital and ends with a full stop."""
     text = text.strip()
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "…")) else ".")

@@ -17,7 +17,9 @@ def table_of(option: str) -> str:
     robust = any(entry.tolerates_byzantine for entry in entries.values())
     rows = [_row(option, name, entry, robust) for name, entry in entries.items()]
     if option in OWN:
-        rows.append((code(OWN[option]), "Your own, imported from the current folder or the search path.", *[""] * (1 + robust)))
+        rows.append(
+            (code(OWN[option]), "Your own, imported from the current folder or the search path.", *[""] * (1 + robust))
+        )
     return table(("name", "meaning", *(["inputs"] if robust else []), "paper"), rows)
 
 
@@ -27,4 +29,3 @@ def _row(option: str, name: str, entry: Entry, robust: bool) -> tuple[str, ...]:
     shown = name + (f":{entry.argument}" if entry.argument else "")
     needs = f"at least 2 B + {entry.margin}" if entry.tolerates_byzantine else ""
     return (code(shown), prose(sentence(entry.summary)), *([needs] if robust else []), prose(entry.paper))
-

@@ -1,4 +1,4 @@
-"""State diagrams as SVG, drawn from the tables by which every transition is checked.
+"""State diagrams as SVG, drawn from the tables that transitions are checked by.
 
 States stand in a column, in the order of the table. Transitions to the next state are arrows between them; those that
 skip states run beside the column, forward at its right and backward at its left. Transitions with the same reason and
@@ -27,7 +27,10 @@ _RADIUS = 6
 
 @dataclass(frozen=True)
 class _Line:
-    """Transitions of one reason to one state: `sources` and `end` are places in the column."""
+    """Transitions of one reason to one state.
+
+    `sources` and `end`: places in the column.
+    """
 
     sources: tuple[int, ...]
     end: int
@@ -48,7 +51,7 @@ class _Line:
 
 
 def diagram(name: str) -> str:
-    """SVG of one table, and a sentence on its states. Raises KeyError for an unknown name."""
+    """SVG of one table. Raises KeyError for an unknown name."""
     if name not in DIAGRAMS:
         raise KeyError(f"there is no state diagram {name}; known are {', '.join(DIAGRAMS)}")
     transitions = DIAGRAMS[name]
@@ -139,7 +142,7 @@ class _Drawing:
         )
 
     def _initial(self) -> str:
-        """Dots from which arrows lead into the initial states: from above, or from the left."""
+        """Dots, from which arrows lead down into the initial states."""
         found = []
         for state in self._transitions.initial:
             place = self._states.index(state)
@@ -160,7 +163,7 @@ class _Drawing:
         )
 
     def _beside(self, side: str, number: int, line: _Line) -> str:
-        """Line at one side of the column, with an arrow at its end and its reason at its first source."""
+        """Line at one side of the column, with its reason at each source."""
         sign = 1 if side == "right" else -1
         edge = self._x + (_BOX_WIDTH if side == "right" else 0)
         lane = edge + sign * (self._margin[side] + _LANE * number)
@@ -173,10 +176,10 @@ class _Drawing:
         path.append(f"M{lane} {end_y}H{edge}")
         if is_loop:
             path = [f"M{edge} {self._y(side, number, line.end)}H{lane}V{end_y}H{edge}"]
-        label_y = self._y(side, number, line.sources[0]) - 5
         anchor = "" if side == "right" else ' class="left"'
         lines = "".join(f'<path class="line" d="{one}"/>' for one in path[:-1])
-        return (
-            f'{lines}<path d="{path[-1]}"/>'
-            f'<text{anchor} x="{edge + sign * 10}" y="{label_y}">{escape(line.reason)}</text>'
+        labels = (
+            f'<text{anchor} x="{edge + sign * 10}" y="{self._y(side, number, source) - 5}">{escape(line.reason)}</text>'
+            for source in line.sources
         )
+        return f'{lines}<path d="{path[-1]}"/>{"".join(labels)}'

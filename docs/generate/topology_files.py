@@ -21,7 +21,7 @@ def formats() -> str:
 
 
 def _about(reader: Reader) -> str:
-    """First sentence of a reader's module, or of its function where the module reads several formats."""
+    """First sentence of a reader's module, or of its function if there are several."""
     module = sys.modules[reader.read.__module__]
     several = sum(name.startswith("read_") for name, _ in inspect.getmembers(module, inspect.isfunction)) > 1
     text = inspect.getdoc(reader.read if several else module)

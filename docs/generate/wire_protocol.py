@@ -19,7 +19,12 @@ def kinds() -> str:
 def header() -> str:
     """Fields of a header, in the order in which they are encoded."""
     rows = [
-        (str(place), code(item.name), ", ".join(map(code, get_args(wire.Kind))) if item.name == "kind" else _type(item.hint), prose(item.text))
+        (
+            str(place),
+            code(item.name),
+            ", ".join(map(code, get_args(wire.Kind))) if item.name == "kind" else _type(item.hint),
+            prose(item.text),
+        )
         for place, item in enumerate(fields_of(wire.Header))
     ]
     return table(("", "field", "type", "meaning"), rows)

@@ -33,6 +33,11 @@ def make_topology(kind: str, n: int, *, seed: int = 0, degree: int = 4, probabil
     that an edge is rewired (default 0.1) and erdos-renyi's chance of each edge (default 2 ln n / n, twice the
     threshold of connectivity). Random kinds are drawn from `seed` and are connected. Raises TopologyError
     where n or an option does not fit the kind, and names a possible value.
+
+    Examples:
+        >>> ring = make_topology("ring", 8)
+        >>> ring.name, ring.n, sorted(ring.graph.neighbors(0))
+        ('ring-8', 8, [1, 7])
     """
     if kind not in KINDS:
         raise TopologyError(f"topology kind {kind!r} is unknown; use one of {', '.join(KINDS)}")
