@@ -1,4 +1,4 @@
-"""Documentation: the site is built strictly, needs no network, and all links lead somewhere."""
+"""Documentation: a strict build, a site that needs no network, links that work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generated parts of the documentation are complete, and refuse what lacks a description."""
+"""Generated parts of the documentation are complete, or refused."""
 
 from __future__ import annotations
 
