@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 from pathlib import Path
 
 from docs.generate.markdown import code, prose, table
@@ -25,7 +24,5 @@ def commands(folder: str) -> str:
         text = ast.get_docstring(ast.parse(source))
         if not text:
             raise KeyError(f"{path.relative_to(ROOT)} has no docstring")
-        first, _, rest = text.partition("\n\n")
-        rest = re.sub(r"^`[^`]*`\.\s*", "", rest.split("\n\n")[0])
-        rows.append((code(f"python -m {folder}.{path.stem}"), prose(" ".join(f"{first} {rest}".split()))))
+        rows.append((code(f"python -m {folder}.{path.stem}"), prose(text.splitlines()[0])))
     return table(("command", "content"), rows)

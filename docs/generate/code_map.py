@@ -32,13 +32,13 @@ def tree() -> str:
 def _layer(name: str, level: int) -> str:
     folder = PACKAGE / name
     if not folder.is_dir():
-        return f"## {name}\n\nLayer {level}. {prose(_sentence(PACKAGE / f'{name}.py'))}"
+        return f"## `{name}`\n\nLayer {level}. {prose(_sentence(PACKAGE / f'{name}.py'))}"
     rows = [
         (code(path.relative_to(folder).as_posix()), prose(_sentence(path)))
         for path in sorted(folder.rglob("*.py"), key=lambda path: (len(path.relative_to(folder).parts), path))
         if path != folder / "__init__.py" and not (path.name == "__init__.py" and not ast.parse(path.read_text()).body)
     ]
-    return f"## {name}/\n\nLayer {level}. {prose(_sentence(folder / '__init__.py'))}\n\n" + table(
+    return f"## `{name}/`\n\nLayer {level}. {prose(_sentence(folder / '__init__.py'))}\n\n" + table(
         ("module", "content"), rows
     )
 

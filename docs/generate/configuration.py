@@ -20,8 +20,11 @@ def _section(name: str, kind: type[Any]) -> str:
     modes = [mode for mode, names in MODE_SECTIONS.items() if name in names]
     of = "all modes" if len(modes) == len(MODE_SECTIONS) else ", ".join(modes)
     summary = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
+    head: tuple[str, ...] = ("key", "type", "default", "meaning", "free")
     rows = [_row(item) for item in fields_of(kind)]
-    return f"## [{name}]\n\n{summary} Read by {of}.\n\n" + table(("key", "type", "default", "meaning", ""), rows)
+    if not any(row[-1] for row in rows):
+        head, rows = head[:-1], [row[:-1] for row in rows]
+    return f"## [{name}]\n\n{summary} Read by {of}.\n\n" + table(head, rows)
 
 
 def _row(item: Described) -> tuple[str, ...]:

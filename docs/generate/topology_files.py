@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections import Counter
 
 from docs.generate.markdown import code, prose, sentence, table
 from p2pfl.topology import FORMATS, KINDS
@@ -13,18 +14,24 @@ from p2pfl.topology.formats.readers import BY_CONTENT, BY_ENDING, Reader
 def formats() -> str:
     """Endings that are read and written, with the dialects of each format."""
     readers = {**BY_ENDING, **BY_CONTENT}
+    modules = Counter(reader.read.__module__ for reader in dict.fromkeys(readers.values()))
     rows = []
     for ending, reader in readers.items():
         by = "ending" if ending in BY_ENDING else "content"
-        rows.append((code(ending), prose(_about(reader)), by, "yes" if ending in FORMATS else ""))
+        rows.append(
+            (
+                code(ending),
+                prose(_about(reader, modules[reader.read.__module__])),
+                by,
+                "yes" if ending in FORMATS else "",
+            )
+        )
     return table(("ending", "format", "recognized by", "written"), rows)
 
 
-def _about(reader: Reader) -> str:
+def _about(reader: Reader, formats_of_module: int) -> str:
     """First sentence of a reader's module, or of its function if there are several."""
-    module = sys.modules[reader.read.__module__]
-    several = sum(name.startswith("read_") for name, _ in inspect.getmembers(module, inspect.isfunction)) > 1
-    text = inspect.getdoc(reader.read if several else module)
+    text = inspect.getdoc(reader.read if formats_of_module > 1 else sys.modules[reader.read.__module__])
     if not text:
         raise KeyError(f"{reader.title}: its reader has no docstring")
     return sentence(text.splitlines()[0])

@@ -61,7 +61,7 @@ class RunConfig:
         Raises ConfigError naming an unknown option or a bad value.
 
         Examples:
-            >>> config = RunConfig.of(dataset="digits", model="vgg11", width=0.25, rounds=5)
+            >>> config = RunConfig.of(dataset="digits", width=0.25, rounds=5)
             >>> config.training.rounds, config.gossip.algorithm
             (5, 'dpsgd')
         """

@@ -56,8 +56,9 @@ def run_swarm(topology: Topology, config: RunConfig | None = None, *, resume: Pa
     is in the run directory, with a summary and a report.
 
     Examples:
-        >>> config = RunConfig.of(dataset="digits", model="vgg11", width=0.25, rounds=3)
-        >>> result = run_swarm(load_topology("topologies/ring-4.graphml"), config)  # doctest: +SKIP
+        >>> ring = load_topology("topologies/ring-4.graphml")  # doctest: +SKIP
+        >>> config = RunConfig.of(dataset="digits", width=0.25, rounds=3)
+        >>> result = run_swarm(ring, config)  # doctest: +SKIP
         >>> result.summary["consensus_accuracy"]  # doctest: +SKIP
     """
     return run(config or RunConfig(), topology, resume=resume)
@@ -77,7 +78,7 @@ def run(
     `link_delay` holds back every message for so many seconds: the slow link of benchmarks and tests.
 
     Examples:
-        >>> config = RunConfig.of(mode="centralized", num_clients=4, num_selected=2, dataset="digits")
+        >>> config = RunConfig.of(mode="centralized", num_clients=4, num_selected=2)
         >>> result = run(config)  # doctest: +SKIP
     """
     with interruptible():

@@ -14,7 +14,7 @@ from p2pfl.seeding import derive
 
 Point = Literal["start", "train", "exchange", "evaluate", "checkpoint"]
 POINTS: Mapping[Point, str] = {
-    "start": "at the begin of the round",
+    "start": "at the beginning of the round",
     "train": "amid its training steps",
     "exchange": "trained, nothing sent yet",
     "evaluate": "mixed, not evaluated yet",

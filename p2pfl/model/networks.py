@@ -66,7 +66,8 @@ def build_model(name: str, *, num_classes: int, batch_norm: bool, width: float) 
     Raises ConfigError where the name is unknown, the function fails, or the module cannot be trained or saved.
 
     Examples:
-        >>> model = build_model("vgg11", num_classes=10, batch_norm=True, width=0.25)
+        >>> shape = {"num_classes": 10, "batch_norm": True, "width": 0.25}
+        >>> model = build_model("vgg11", **shape)
         >>> sum(parameter.numel() for parameter in model.parameters())
         612810
     """

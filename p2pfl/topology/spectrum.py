@@ -81,7 +81,8 @@ def spectral_gap(w: Matrix) -> float:
 
     Examples:
         >>> from p2pfl.topology import make_topology, mixing_matrix
-        >>> [round(spectral_gap(mixing_matrix(make_topology(kind, 16))), 4) for kind in ("ring", "torus", "complete")]
+        >>> graphs = [make_topology(kind, 16) for kind in ("ring", "torus", "complete")]
+        >>> [round(spectral_gap(mixing_matrix(graph)), 4) for graph in graphs]
         [0.0507, 0.4, 1.0]
     """
     return max(0.0, 1.0 - contraction(w))
