@@ -31,6 +31,7 @@ GENERATORS: Mapping[str, Callable[..., str]] = {
     "configuration-aliases": configuration.aliases,
     "faults": fault_scripts.kinds,
     "fault-points": fault_scripts.points,
+    "graph-attributes": topology_files.attributes,
     "graph-formats": topology_files.formats,
     "graph-kinds": topology_files.kinds,
     "include": include.root_file,

@@ -9,6 +9,7 @@ from collections import Counter
 from docs.generate.markdown import code, prose, sentence, table
 from p2pfl.topology import FORMATS, KINDS
 from p2pfl.topology.formats.readers import BY_CONTENT, BY_ENDING, Reader
+from p2pfl.topology.raw import LABEL_KEYS, NODE_ATTRIBUTES
 
 
 def formats() -> str:
@@ -35,6 +36,15 @@ def _about(reader: Reader, formats_of_module: int) -> str:
     if not text:
         raise KeyError(f"{reader.title}: its reader has no docstring")
     return sentence(text.splitlines()[0])
+
+
+def attributes() -> str:
+    """Attributes of nodes and edges that are used."""
+    labels = ", ".join(map(code, LABEL_KEYS))
+    rows = [(labels, "node", "Name of the peer, where every node has one and all differ; else its id.")]
+    rows += [(code(name), "node", prose(text)) for name, text in NODE_ATTRIBUTES.items()]
+    rows.append((code("weight"), "edge", "Weight of the edge in the mixing matrix, for `--mixing weights`."))
+    return table(("attribute", "of", "meaning"), rows)
 
 
 def kinds() -> str:
