@@ -29,6 +29,7 @@ class Mode:
     `has_topology_file`: a file gives the nodes. `least_nodes`: of its topology.
     `mixes`: peers mix with their neighbors, and a consensus phase follows. `has_coordinator`: clients train for a
     coordinator, whose weights are the run's. `exchanges`: processes send weights.
+    `pools_data`: one process trains on all samples, and nothing is partitioned.
     `has_peers`: each process has its own weights, and their consensus distance is recorded as sketches.
     `model_name`: of the one model with which the run ends, in texts; empty without one.
     `evaluates_fully`: evaluations during the run use all test samples by default, since few processes evaluate.
@@ -42,6 +43,7 @@ class Mode:
     mixes: bool = False
     has_coordinator: bool = False
     has_peers: bool = False
+    pools_data: bool = False
     model_name: str = ""
     evaluates_fully: bool = False
     evaluates_each_round: bool = False
@@ -178,6 +180,6 @@ MODES: dict[ModeName, Mode] = {
         evaluates_fully=True,
         evaluates_each_round=True,
     ),
-    "sgd": Mode("sgd", _alone, _one_node, least_nodes=1, model_name="model", evaluates_fully=True),
+    "sgd": Mode("sgd", _alone, _one_node, least_nodes=1, pools_data=True, model_name="model", evaluates_fully=True),
     "local": Mode("local", _alone, has_peers=True),
 }

@@ -12,7 +12,6 @@ from p2pfl import algorithms, data
 from p2pfl.algorithms import attacks
 from p2pfl.algorithms.fedavg import ServerAverage, client_weights
 from p2pfl.config import RunConfig, least_updates
-from p2pfl.data import partition
 from p2pfl.errors import CheckpointError, one_line
 from p2pfl.faults import FaultScript, Pause, load_faults
 from p2pfl.modes import Roles, assign_roles
@@ -36,7 +35,7 @@ from p2pfl.topology import (
     is_symmetric,
     spectral_gap,
 )
-from p2pfl.training import Trainer, capture_for, make_current, pick_device
+from p2pfl.training import Trainer, capture_for, make_current, pick_device, split_of_run, with_common_steps
 
 _EPOCH_BITS = 18  # edge epochs of one incarnation; numbers stay below 2⁵³, where float64 is exact
 
@@ -253,10 +252,11 @@ def _build_trainer(spec: messages.WorkerSpec, roles: Roles, dataset: data.Datase
     config = spec.config
     if config.data.augment != "auto":
         dataset = replace(dataset, augment=config.data.augment == "on")
-    shards = partition.partition(config.data.partition, dataset.train_labels.numpy(), roles.shards, config.record.seed)
+    split = split_of_run(config, roles, dataset)
+    config = with_common_steps(config, split.mean_size)
     # The coordinator trains nothing; any shard will do for it.
-    indices = shards[min(spec.index, roles.shards - 1)]
-    return Trainer(config, dataset, indices, device, spec.index, capture_for(device)), [len(shard) for shard in shards]
+    indices = split.shards[min(spec.index, roles.shards - 1)]
+    return Trainer(config, dataset, indices, device, spec.index, capture_for(device)), split.sizes
 
 
 def _absent(spec: messages.WorkerSpec, roles: Roles) -> frozenset[int]:

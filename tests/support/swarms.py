@@ -10,7 +10,6 @@ import torch
 from torch.nn import functional
 
 from p2pfl import RunConfig, data
-from p2pfl.data import partition
 from p2pfl.model.vector import Layout, aligned_vector
 from p2pfl.modes import assign_roles
 from p2pfl.node import messages
@@ -54,7 +53,7 @@ class Reference:
         dataset = data.load(data.prepare("digits", None, lambda *_: None))
         labels = dataset.train_labels.numpy()
         seed, batch = config.record.seed, config.training.batch_size
-        shards = partition.partition("iid", labels, topology.n, seed)
+        shards = data.partition(data.Request("iid", labels, tuple(topology.names), seed, 10)).shards
         cpu = torch.device("cpu")
         self.batches = [data.Batches(dataset, shard, batch, cpu, seed, peer) for peer, shard in enumerate(shards)]
         self.model = initial_model(config, len(dataset.classes))
