@@ -133,6 +133,13 @@ MIXINGS: Mapping[str, Entry] = {
     ),
     "uniform": Entry("p2pfl.topology.mixing:uniform", "1 / (1 + degree); equal degrees only"),
     "weights": Entry("p2pfl.topology.mixing:file_weights", "the edge weights of the topology file"),
+    "samples": Entry(
+        "p2pfl.topology.mixing:by_samples",
+        "metropolis-hastings with peers that count by their samples, so that the model minimizes the loss over all "
+        "samples; the others count peers equally, with a bias towards the samples of small shards",
+        "Hastings 1970, Monte Carlo sampling methods using Markov chains and their applications",
+        weighs_by_samples=True,
+    ),
 }
 _NIID_BENCH = "Li, Diao, Chen & He 2022, Federated learning on non-IID data silos: an experimental study"
 _TUTORIAL = "tutorial series Preserving data privacy in deep learning, part 2"

@@ -33,6 +33,7 @@ def describe_run(topology: Topology, run: RunConfig, *, index: int | None = None
     resolve(run, topology, 1)
     endpoints_in_file(topology, run)
     need = estimate(roles, run, show_decoding, index=index, begins=begins)
+    roles = need.roles
     memory = need.weights_memory + need.activations_memory + need.exchange_memory
     rows = {
         "processes": _processes(roles, run),

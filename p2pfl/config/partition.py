@@ -15,7 +15,8 @@ _WHOLE = ("K", "S")  # metavars of whole numbers
 def checked_partition(value: str) -> str:
     """Check a partition and return it in its one spelling.
 
-    Settings are compared as text. Raises ConfigError for an unknown name, and for an argument that is missing, not wanted or out of range.
+    Settings are compared as text. Raises ConfigError for an unknown name, and for an argument that is missing, not
+    wanted or out of range.
     """
     registry.check("partition", value)
     name, colon, argument = value.partition(":")

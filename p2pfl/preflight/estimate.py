@@ -14,7 +14,7 @@ from p2pfl.algorithms.blockwise import SIDE_BLOCK
 from p2pfl.config import RunConfig, is_robust
 from p2pfl.errors import ConfigError
 from p2pfl.model.vector import Layout
-from p2pfl.modes import Roles, mode_of
+from p2pfl.modes import Roles, assign_roles, mode_of
 from p2pfl.payload import ITEM_BYTES
 from p2pfl.preflight.gpus import GpuUse, check_gpus, count_activations, requested_devices
 from p2pfl.preflight.trial import TriedModel, check_model
@@ -54,6 +54,7 @@ class Estimate:
     busiest_bytes_per_round: int
     consensus_rounds: int
     consensus_bytes: int
+    roles: Roles  # with the mixing matrix of the shards' sizes
     gpu: GpuUse | None
     notes: tuple[str, ...]  # oddities of data and model
 
@@ -80,7 +81,9 @@ class CheckedRun:
         mirrored = (_MIRRORED,) if self.info.is_mirrored and config.data.augment == "auto" else ()
         return (*found, *mirrored, *self.tried.notes)
 
-    def check_split(self, roles: Roles, config: RunConfig, dataset: data.Dataset, index: int | None) -> CheckedSplit:
+    def check_split(
+        self, roles: Roles, config: RunConfig, dataset: data.Dataset, index: int | None = None
+    ) -> CheckedSplit:
         """Split the decoded data set as the run will, and check batch size and GPU memory.
 
         Raises ConfigError.
@@ -163,12 +166,12 @@ def check_disk(config: RunConfig, need: int) -> None:
         )
 
 
-def data_record(config: RunConfig, path: Path) -> DataRecord:
-    """Record of a run's data set, which is in the cache file `path`."""
+def data_record(config: RunConfig, path: Path, split: data.Split | None = None) -> DataRecord:
+    """Record of a run's data set, which is in the cache file `path`, and of its split."""
     dataset = data.load(path)
     chosen = config.data.augment
     augment = dataset.augment if chosen == "auto" else chosen == "on"
-    return DataRecord(config.data.dataset, dataset.content[:DIGITS], augment)
+    return DataRecord(config.data.dataset, dataset.content[:DIGITS], augment, "" if split is None else split.digest)
 
 
 def _no_progress(what: str, done: int, total: int) -> None:
@@ -194,6 +197,8 @@ def estimate(
     path = data.prepare(*arguments) if info.needs_decoding or (is_split and not info.needs_download) else None
     split = checked.check_split(roles, config, data.load(path), index) if is_split and path is not None else None
     shards = _shards(info.train_samples, roles.shards, split)
+    if roles.awaits_sizes and (split is not None or not is_split):
+        roles = assign_roles(config, roles.topology, shards.sizes)
     steps = [_steps_per_round(config, size, shards.mean) for size in (shards.smallest, shards.largest)]
     layout = Layout.of(model)
     whole, coded = layout.size * 4, layout.size * ITEM_BYTES[config.exchange.wire_dtype]
@@ -217,6 +222,7 @@ def estimate(
         busiest_bytes_per_round=max(sent) * coded,
         consensus_rounds=roles.consensus_rounds,
         consensus_bytes=sum(sent) * whole * roles.consensus_rounds,
+        roles=roles,
         gpu=checked.gpu,
         notes=(*checked.notes(config, path), *_split_notes(config, is_split, split)),
     )
@@ -224,18 +230,25 @@ def estimate(
 
 @dataclass(frozen=True)
 class _Shards:
-    smallest: int
-    largest: int
+    sizes: tuple[int, ...]
     mean: int
     class_counts: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def smallest(self) -> int:
+        return min(self.sizes)
+
+    @property
+    def largest(self) -> int:
+        return max(self.sizes)
 
 
 def _shards(samples: int, peers: int, split: CheckedSplit | None) -> _Shards:
     """Sizes of the shards; those of equal ones where there is no split yet."""
     if split is None:
-        return _Shards(samples // peers, -(-samples // peers), samples // peers)
+        return _Shards(tuple((samples + peers - 1 - peer) // peers for peer in range(peers)), samples // peers)
     counts = tuple(map(tuple, split.class_counts))
-    return _Shards(min(split.split.sizes), max(split.split.sizes), split.split.mean_size, counts)
+    return _Shards(tuple(split.split.sizes), split.split.mean_size, counts)
 
 
 def _steps_per_round(config: RunConfig, shard: int, mean: int) -> int:

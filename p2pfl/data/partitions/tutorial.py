@@ -13,7 +13,7 @@ LIGHTEST, HEAVIEST = 10, 100  # weights of which the sizes of classes-pc are mad
 
 
 def real_world(request: Request) -> Split:
-    """A random number of classes for each client, in pieces that nobody shares.
+    """A random number of classes for each client, in exclusive pieces.
 
     Client i wants k_i classes, drawn from 1 to one less than there are. Σ k_i is broken into a random number of pieces
     for each class, one at least; the class with most pieces comes first. Each class is cut into its pieces, as equal
@@ -54,7 +54,7 @@ def _pieces(request: Request, generator: np.random.Generator) -> Counts | None:
 
 
 def classes_pc(request: Request) -> Split:
-    """About K classes for each client, in random sizes; the last gets the rest.
+    """About K classes for each client in random sizes; the last gets the rest.
 
     All clients but the last draw a weight from 10 to 100; their sizes are in proportion to these, rounded down, and the
     last client gets what rounding has left: a handful of samples. --min-samples mends that at the expense of the
