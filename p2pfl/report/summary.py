@@ -20,7 +20,7 @@ from p2pfl.report.missing import bootstrapped_peers, components, missing_peers
 from p2pfl.report.output import write_text
 from p2pfl.run.paths import SUMMARY_FILE
 from p2pfl.run.records import RoundRecord
-from p2pfl.topology import mixing_matrix, spectral_gap
+from p2pfl.topology import spectral_gap
 from p2pfl.util.files import read_file, read_text
 
 # Fields of a swarm that mixes; null in other modes.
@@ -151,8 +151,8 @@ def _mean(values: Sequence[float]) -> float | None:
     return fmean(values) if values else None
 
 
-def _gap(run: RecordedRun) -> float:
-    return spectral_gap(mixing_matrix(run.topology, run.config.gossip.mixing))
+def _gap(run: RecordedRun) -> float | None:
+    return None if run.matrix is None else spectral_gap(run.matrix)
 
 
 def _longest(run: RecordedRun, recorded: Sequence[Sequence[RoundRecord]]) -> float | None:

@@ -11,10 +11,12 @@ from p2pfl.topology.schedule import Neighborhood, NeighborhoodSchedule, neighbor
 from p2pfl.topology.spectrum import (
     consensus_rounds,
     convergence,
+    is_reversible,
     is_symmetric,
     mixing_bounds,
     mixing_rounds,
     spectral_gap,
+    stationary,
 )
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "consensus_rounds",
     "convergence",
     "fix_file",
+    "is_reversible",
     "is_symmetric",
     "load_topology",
     "make_topology",
@@ -41,6 +44,7 @@ __all__ = [
     "publish",
     "save_topology",
     "spectral_gap",
+    "stationary",
     "undirected_command",
     "without_edges",
 ]
