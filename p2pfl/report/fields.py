@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from p2pfl.util.units import byte_unit, bytes_text, number_text, percent_text, seconds_text
 
@@ -48,6 +48,51 @@ FIELDS: dict[str, str] = {
     "status": "complete or incomplete",
     "rounds_completed": "last training round that every peer, or the coordinator, has finished",
 }
+
+
+class MissingPeer(TypedDict):
+    """Item of `absences`: a label, and spans [first, last] of rounds."""
+
+    peer: str
+    rounds: list[tuple[int, int]]
+
+
+class Disconnected(TypedDict):
+    """Item of `parts`: a span [first, last], and the labels of each component."""
+
+    rounds: tuple[int, int]
+    parts: list[list[str]]
+
+
+class Bootstrapped(TypedDict):
+    """Item of `weights_from_neighbors`: a label, a round, and the neighbors' labels."""
+
+    peer: str
+    round: int
+    neighbors: list[str]
+
+
+# Type of a field in the file; a number that is not known, or has no meaning in the mode, is null.
+_NUMBER = float | None
+_TYPES: dict[str, Any] = {
+    "mode": str,
+    "topology": str,
+    **dict.fromkeys(("peers", "rounds", "samples_total", "bytes_sent_total", "bytes_sent_max_peer", "seed"), int),
+    "consensus_rounds": int | None,
+    "consensus_bytes": int | None,
+    "rounds_completed": int,
+    "busiest_peer": str | None,
+    "lost_peers": list[str],
+    "absences": list[MissingPeer],
+    "parts": list[Disconnected],
+    "faults": list[str],
+    "restarts": dict[str, int],
+    "weights_from_neighbors": list[Bootstrapped],
+    "damaged_records": list[str],
+    "versions": dict[str, str],
+    "status": Literal["complete", "incomplete"],
+}
+TYPES: dict[str, Any] = {name: _TYPES.get(name, _NUMBER) for name in FIELDS}
 # Fields that are words or labels, not numbers to add up.
 _ABOUT_PEERS = ("busiest_peer", "lost_peers", "absences", "parts", "faults", "restarts")
 _DAMAGE = ("weights_from_neighbors", "damaged_records")

@@ -26,6 +26,11 @@ def mixing_matrix(topology: Topology, mixing: str = "metropolis-hastings") -> Ma
     of 1 is on the diagonal. W is doubly stochastic, so mixing preserves the mean.
 
     Raises ConfigError for an unknown mixing, TopologyError where W would not be doubly stochastic.
+
+    Examples:
+        >>> from p2pfl import make_topology
+        >>> mixing_matrix(make_topology("ring", 4)).round(3).tolist()[0]
+        [0.333, 0.333, 0.0, 0.333]
     """
     registry.check("mixing", mixing)
     matrix: Matrix = registry.load(registry.MIXINGS[mixing])(topology)
