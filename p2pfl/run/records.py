@@ -43,6 +43,9 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     A coordinator takes no steps itself: its `samples` are those behind all updates that it has averaged, and its
     `train_loss` is the mean of the clients' losses. A client records only the rounds in which it took part.
+
+    `own_accuracy` weighs the accuracy of each class by the class's share of the peer's samples, as far as the test set
+    has the class. `class_accuracy` is that of each class, in the order of the data set.
     """
 
     round: _Round
@@ -54,6 +57,8 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
     test_accuracy: _Share | None = None  # 0..1, after mixing; None where this round was not evaluated
     test_loss: _Number | None = None
     test_samples: _Count | None = None
+    own_accuracy: _Share | None = None  # of a peer after its training, on its own mix of classes
+    class_accuracy: list[_Share | None] | None = None  # on the whole test set; None for a class that it lacks
     elapsed: _Seconds  # seconds since this peer began its first round; a resumed run continues the count
     seconds: _Seconds
     train_seconds: _Seconds
