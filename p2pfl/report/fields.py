@@ -19,6 +19,10 @@ FIELDS: dict[str, str] = {
     "consensus_accuracy": "test accuracy of the final model (consensus or global), whole test set",
     "mean_peer_accuracy": "test accuracy after the last training round, mean of the peers",
     "worst_peer_accuracy": "test accuracy after the last training round, worst peer",
+    "mean_own_accuracy": "test accuracy of each peer on its own mix of classes after the last training round, mean; "
+    "of the global model, where there is one",
+    "worst_own_accuracy": "test accuracy on a peer's own mix of classes, worst peer, likewise",
+    "class_accuracy": "test accuracy of the final model on each class",
     "consensus_distance": "sqrt(mean ‖x_i − x̄‖²) after the last training round",
     "final_consensus_distance": "consensus distance after the consensus phase",
     "consensus_rounds": "rounds of the consensus phase (mixing only)",
@@ -96,7 +100,7 @@ TYPES: dict[str, Any] = {name: _TYPES.get(name, _NUMBER) for name in FIELDS}
 # Fields that are words or labels, not numbers to add up.
 _ABOUT_PEERS = ("busiest_peer", "lost_peers", "absences", "parts", "faults", "restarts")
 _DAMAGE = ("weights_from_neighbors", "damaged_records")
-TEXT_FIELDS = ("mode", "topology", *_ABOUT_PEERS, *_DAMAGE, "seed", "versions", "status")
+TEXT_FIELDS = ("mode", "topology", "class_accuracy", *_ABOUT_PEERS, *_DAMAGE, "seed", "versions", "status")
 
 
 def number_formats(field: str) -> tuple[Callable[[float], str], Callable[[float, float], str]]:
@@ -131,6 +135,8 @@ def _number_spread(mean: float, std: float) -> str:
 
 def value_text(field: str, value: Any) -> str:
     """A summary field's value as text."""
+    if field == "class_accuracy" and value is not None:
+        return ", ".join(f"{name} {NO_VALUE if of is None else percent_text(of)}" for name, of in value.items())
     if field in TEXT_FIELDS:
         return words_text(value)
     return NO_VALUE if value is None else number_formats(field)[0](value)

@@ -7,6 +7,7 @@ from typing import Any
 
 from p2pfl.faults import idle_faults
 from p2pfl.report.fields import spans_text
+from p2pfl.report.labels import class_cautions
 from p2pfl.report.load import RecordedRun, of_phase
 from p2pfl.report.missing import lost_records, rounds_without_records
 from p2pfl.report.participation import participation
@@ -39,6 +40,7 @@ def collect_warnings(run: RecordedRun, summary: Mapping[str, Any]) -> list[str]:
         *_missing(run, summary),
         *_damage(run, summary),
         *_participation(run),
+        *_classes(run),
         *_training(run),
         *_waiting(run, summary),
         *_outcome(run, summary),
@@ -125,6 +127,18 @@ def _participation(run: RecordedRun) -> list[str]:
 def _listed(items: list[str]) -> str:
     more = f" and {len(items) - _MAX_LISTED} more" if len(items) > _MAX_LISTED else ""
     return ", ".join(items[:_MAX_LISTED]) + more
+
+
+def _classes(run: RecordedRun) -> list[str]:
+    """Classes that training has not seen, or that depend on one peer."""
+    nobody, single = class_cautions(run)
+    found = []
+    if nobody:
+        found.append(f"Nobody has training samples of class {_listed(nobody)}: no model can learn them.")
+    if single:
+        peers = [f"{label} (only {name})" for label, name in single]
+        found.append(f"A single peer has all training samples of class {_listed(peers)}: without it they are lost.")
+    return found
 
 
 def _training(run: RecordedRun) -> list[str]:

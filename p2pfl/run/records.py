@@ -43,6 +43,9 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     A coordinator takes no steps itself: its `samples` are those behind all updates that it has averaged, and its
     `train_loss` is the mean of the clients' losses. A client records only the rounds in which it took part.
+
+    `own_accuracy` weighs the accuracy of each class by the class's share of the peer's samples, as far as the test set
+    has the class. `class_accuracy` is that of each class, in the order of the data set.
     """
 
     round: _Round
@@ -63,6 +66,10 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Test loss after mixing."""
     test_samples: _Count | None = None
     """Test samples of this evaluation."""
+    own_accuracy: _Share | None = None
+    """Of a peer after its training: test accuracy on its own mix of classes, 0 to 1."""
+    class_accuracy: list[_Share | None] | None = None
+    """Accuracy of each class on the whole test set; null for a class that the test set lacks."""
     elapsed: _Seconds
     """Seconds since this process began its first round; a resumed run continues the count."""
     seconds: _Seconds

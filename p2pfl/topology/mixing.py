@@ -1,4 +1,4 @@
-"""Mixing matrices: metropolis-hastings, uniform, by samples, or the file's weights."""
+"""Mixing matrices: metropolis-hastings, uniform, samples, or the file's weights."""
 
 from __future__ import annotations
 

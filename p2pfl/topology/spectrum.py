@@ -52,7 +52,7 @@ def is_reversible(w: Matrix) -> bool:
 
 
 def _symmetrized(w: Matrix, pi: Vector) -> Matrix:
-    """D W D⁻¹ with D = diag(√π): W in the norm weighted by π; W where all weights are equal."""
+    """D W D⁻¹ with D = diag(√π), or W itself where all weights are equal."""
     root = np.sqrt(pi / pi[0])
     return w if bool((root == 1.0).all()) else np.asarray(root[:, None] * w / root[None, :])
 
