@@ -1,4 +1,4 @@
-"""Pictures of the documentation, made from real runs: `python -m docs.make_pictures`.
+"""Pictures of the documentation, from real runs: `python -m docs.make_pictures`.
 
 A ring of eight peers on digits and a comparison of a ring with a full mesh run in a temporary folder; a headless
 Chromium takes pictures of their reports. Each picture is a PNG of few colors, so that the files stay small.

@@ -40,8 +40,8 @@ FIELDS: dict[str, str] = {
     "consensus_bytes": "bytes sent by all peers in the consensus phase",
     "optimizer_steps_per_peer": "optimizer steps of a peer, mean of the peers or clients",
     "lost_peers": "peers or clients that were lost permanently",
-    "absences": "missing peers, and the rounds [first, last] in which neighbors averaged without them",
-    "parts": "connected components that remained, and the rounds [first, last] in which the graph was disconnected",
+    "missing_peers": "missing peers, and the rounds [first, last] in which neighbors averaged without them",
+    "components": "connected components that remained, and the rounds [first, last] in which the graph was disconnected",
     "faults": "faults of the fault script",
     "restarts": "number of restarts of each process that died",
     "weights_from_neighbors": "peers bootstrapped from their neighbors' weights: peer, round, neighbors",
@@ -55,17 +55,17 @@ FIELDS: dict[str, str] = {
 
 
 class MissingPeer(TypedDict):
-    """Item of `absences`: a label, and spans [first, last] of rounds."""
+    """Item of `missing_peers`: a label, and spans [first, last] of rounds."""
 
     peer: str
     rounds: list[tuple[int, int]]
 
 
 class Disconnected(TypedDict):
-    """Item of `parts`: a span [first, last], and the labels of each component."""
+    """Item of `components`: a span [first, last], and the labels of each component."""
 
     rounds: tuple[int, int]
-    parts: list[list[str]]
+    components: list[list[str]]
 
 
 class Bootstrapped(TypedDict):
@@ -87,8 +87,8 @@ _TYPES: dict[str, Any] = {
     "rounds_completed": int,
     "busiest_peer": str | None,
     "lost_peers": list[str],
-    "absences": list[MissingPeer],
-    "parts": list[Disconnected],
+    "missing_peers": list[MissingPeer],
+    "components": list[Disconnected],
     "faults": list[str],
     "restarts": dict[str, int],
     "weights_from_neighbors": list[Bootstrapped],
@@ -98,7 +98,7 @@ _TYPES: dict[str, Any] = {
 }
 TYPES: dict[str, Any] = {name: _TYPES.get(name, _NUMBER) for name in FIELDS}
 # Fields that are words or labels, not numbers to add up.
-_ABOUT_PEERS = ("busiest_peer", "lost_peers", "absences", "parts", "faults", "restarts")
+_ABOUT_PEERS = ("busiest_peer", "lost_peers", "missing_peers", "components", "faults", "restarts")
 _DAMAGE = ("weights_from_neighbors", "damaged_records")
 TEXT_FIELDS = ("mode", "topology", "class_accuracy", *_ABOUT_PEERS, *_DAMAGE, "seed", "versions", "status")
 

@@ -85,11 +85,11 @@ def _missing(run: RecordedRun, summary: Mapping[str, Any]) -> list[str]:
         found.append(f"No peer completed round {spans_text(spans)}: all were away, or the records are lost.")
     if summary.get("restarts"):
         found.append(f"Restarted after a crash: {_listed([f'{n} ({c}×)' for n, c in summary['restarts'].items()])}.")
-    if summary.get("absences"):
-        away = [f"{item['peer']} (round {spans_text(item['rounds'])})" for item in summary["absences"]]
+    if summary.get("missing_peers"):
+        away = [f"{item['peer']} (round {spans_text(item['rounds'])})" for item in summary["missing_peers"]]
         found.append(f"Missing peers: {_listed(away)}. Their neighbors used their own weights instead.")
-    for item in (summary.get("parts") or [])[:_MAX_LISTED]:
-        together = "; ".join(_listed(list(part)) for part in item["parts"])
+    for item in (summary.get("components") or [])[:_MAX_LISTED]:
+        together = "; ".join(_listed(list(part)) for part in item["components"])
         found.append(f"In round {spans_text([item['rounds']])} the graph was disconnected; its components: {together}.")
     return found
 
