@@ -41,7 +41,7 @@ FIELDS: dict[str, str] = {
     "optimizer_steps_per_peer": "optimizer steps of a peer, mean of the peers or clients",
     "lost_peers": "peers or clients that were lost permanently",
     "missing_peers": "missing peers, and the rounds [first, last] in which neighbors averaged without them",
-    "components": "connected components that remained, and the rounds [first, last] in which the graph was disconnected",
+    "components": "connected components, and the rounds [first, last] in which the graph was disconnected",
     "faults": "faults of the fault script",
     "restarts": "number of restarts of each process that died",
     "weights_from_neighbors": "peers bootstrapped from their neighbors' weights: peer, round, neighbors",
