@@ -1,4 +1,4 @@
-"""Rounds and bytes that a topology needs for consensus, measured on simulated swarms.
+"""Rounds and bytes to consensus, by topology, on simulated swarms.
 
 `python -m benchmarks.topologies`. Every peer starts with a random vector, and the swarm only mixes: local training has
 no effect. Each swarm runs in the simulator, with the protocol, wire format and records of real processes. The figures
@@ -103,7 +103,7 @@ def model(num_classes: int) -> nn.Module:
 
 
 def data() -> dict[str, Any]:
-    """Data set of a sample a class and split for up to 64 peers: `--dataset benchmarks.topologies:data`."""
+    """Data set for up to 64 peers: `--dataset benchmarks.topologies:data`."""
     draw = np.random.default_rng(0)
     entries: dict[str, Any] = {}
     for split, count in (("train", 640), ("test", CLASSES)):
@@ -114,7 +114,10 @@ def data() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Measured:
-    """Rounds until the distance has shrunk, and vectors sent until then: by a peer, mean and busiest."""
+    """Rounds until the distance has shrunk.
+
+    Vectors sent by a peer until then: mean, and busiest peer.
+    """
 
     rounds: int
     vectors: float
@@ -145,7 +148,7 @@ def _mixing(topology: Topology) -> str:
 
 
 def _measure(topology: Topology, settings: Settings, plain: int) -> Measured:
-    """Run one swarm: so many rounds of plain mixing, or with 0 the consensus phase alone."""
+    """Run one swarm: `plain` rounds of plain mixing; 0: the consensus phase alone."""
     with tempfile.TemporaryDirectory() as folder:
         config = RunConfig.of(
             model="benchmarks.topologies:model",
