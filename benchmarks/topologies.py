@@ -126,6 +126,7 @@ class Measured:
 
 def main(settings: Settings) -> None:
     """Simulate all swarms, and report."""
+    torch.set_num_threads(1)  # vectors are short
     settings = settings.shrunk()
     report = Report("topologies", asdict(settings))
     within = []
@@ -137,7 +138,7 @@ def main(settings: Settings) -> None:
             phase = _measure(topology, settings, 0)
             report.rows.append(_row(kind, topology, bound, plain, phase))
             within.append((plain is None or plain.rounds <= bound.plain) and phase.rounds <= bound.accelerated)
-            print(f"{kind} of {peers}: {phase.rounds} rounds of the phase", file=sys.stderr, flush=True)
+            print(f"{kind} of {peers}: {plain and plain.rounds}, {phase.rounds} rounds", file=sys.stderr, flush=True)
     if not settings.quick:
         report.bars.append(Bar("topologies whose rounds are within their bounds", sum(within), at_least=len(within)))
     report.finish(settings.output)
