@@ -22,8 +22,8 @@ SECONDS = 600
 
 # Picture -> its height in pixels, and the command whose report it shows.
 PICTURES: dict[str, tuple[int, str]] = {
-    "report.png": (1290, "gossip topologies/ring-8.graphml --rounds 12 --eval-every 1"),
-    "comparison.png": (1130, "compare topologies/ring-8.graphml topologies/mesh-8.graphml --rounds 8"),
+    "report.png": (712, "gossip topologies/ring-8.graphml --rounds 12 --eval-every 1"),
+    "comparison.png": (892, "compare topologies/ring-8.graphml topologies/mesh-8.graphml --rounds 8"),
 }
 SETTINGS = "--dataset digits --model vgg11 --width 0.25 --lr 0.02 --threads 1"
 
