@@ -1,4 +1,4 @@
-"""Rounds and bytes to consensus by topology, measured on simulated swarms.
+"""Rounds and bytes to consensus, by topology, on simulated swarms.
 
 `python -m benchmarks.topologies`. Every peer starts with a random vector, and the swarm only mixes: local training has
 no effect. Each swarm runs in the simulator, with the protocol, wire format and records of real processes. The figures
@@ -114,7 +114,10 @@ def data() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Measured:
-    """Rounds until the distance has shrunk; vectors a peer sent (mean, busiest)."""
+    """Rounds until the distance has shrunk.
+
+    Vectors sent by a peer until then: mean, and busiest peer.
+    """
 
     rounds: int
     vectors: float
@@ -123,6 +126,7 @@ class Measured:
 
 def main(settings: Settings) -> None:
     """Simulate all swarms, and report."""
+    torch.set_num_threads(1)  # vectors are short
     settings = settings.shrunk()
     report = Report("topologies", asdict(settings))
     within = []
@@ -134,7 +138,7 @@ def main(settings: Settings) -> None:
             phase = _measure(topology, settings, 0)
             report.rows.append(_row(kind, topology, bound, plain, phase))
             within.append((plain is None or plain.rounds <= bound.plain) and phase.rounds <= bound.accelerated)
-            print(f"{kind} of {peers}: {phase.rounds} rounds of the phase", file=sys.stderr, flush=True)
+            print(f"{kind} of {peers}: {plain and plain.rounds}, {phase.rounds} rounds", file=sys.stderr, flush=True)
     if not settings.quick:
         report.bars.append(Bar("topologies whose rounds are within their bounds", sum(within), at_least=len(within)))
     report.finish(settings.output)
@@ -145,7 +149,7 @@ def _mixing(topology: Topology) -> str:
 
 
 def _measure(topology: Topology, settings: Settings, plain: int) -> Measured:
-    """Run one swarm: `plain` rounds of mixing; 0: the consensus phase alone."""
+    """Run one swarm: `plain` rounds of plain mixing; 0: the consensus phase alone."""
     with tempfile.TemporaryDirectory() as folder:
         config = RunConfig.of(
             model="benchmarks.topologies:model",

@@ -1,6 +1,6 @@
-"""Pictures of the documentation, from real runs: `python -m docs.make_pictures`.
+"""Pictures of the documentation, made from real runs.
 
-A ring of eight peers on digits and a comparison of a ring with a full mesh run in a temporary folder; a headless
+`python -m docs.make_pictures`: a ring of eight peers on digits and a comparison of a ring with a full mesh run in a temporary folder; a headless
 Chromium takes pictures of their reports. Each picture is a PNG of few colors, so that the files stay small.
 """
 
@@ -17,13 +17,13 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "img"
 WIDTH = 1240  # pixels
-COLORS = 48
+COLORS = 200
 SECONDS = 600
 
 # Picture -> its height in pixels, and the command whose report it shows.
 PICTURES: dict[str, tuple[int, str]] = {
-    "report.png": (1290, "gossip topologies/ring-8.graphml --rounds 12 --eval-every 1"),
-    "comparison.png": (1130, "compare topologies/ring-8.graphml topologies/mesh-8.graphml --rounds 8"),
+    "report.png": (712, "gossip topologies/ring-8.graphml --rounds 12 --eval-every 1"),
+    "comparison.png": (892, "compare topologies/ring-8.graphml topologies/mesh-8.graphml --rounds 8"),
 }
 SETTINGS = "--dataset digits --model vgg11 --width 0.25 --lr 0.02 --threads 1"
 
