@@ -1,7 +1,8 @@
 """Wire format: messages as two frames, their encoding, limits and checks.
 
 A message is exactly two frames: a small MessagePack header and a body. Chunks have one, up to 1 MiB of raw
-little-endian numbers, and greetings: what the sender was started with (`protocol.greeting`). A vector travels as
+little-endian numbers, greetings: what the sender was started with (`protocol.greeting`), and introductions: what a
+peer's own data are like (`protocol.introduction`). A vector travels as
 consecutive chunks, because whole vectors in one frame let ZeroMQ's heartbeats time out on slow links, and because
 chunks of 1 MiB are more than twice as fast.
 """
@@ -19,7 +20,7 @@ import msgspec
 from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.payload import ENCODINGS
 
-VERSION = 4
+VERSION = 5
 CHUNK_BYTES = 1 << 20
 HEADER_BYTES = 2048
 GREETING_BYTES = 1 << 15  # of a greeting's body
@@ -31,7 +32,8 @@ MAX_TEXT = 160  # characters of a reason that may quote a stranger
 
 assert sys.byteorder == "little", "bodies are sent as they lie in memory"
 
-Kind = Literal["hello", "offer", "grant", "chunk", "ack", "edge_down", "heartbeat", "goodbye"]
+Kind = Literal["hello", "offer", "grant", "chunk", "ack", "edge_down", "heartbeat", "goodbye", "introduction"]
+_WITH_BODY = frozenset({"hello", "introduction"})
 Buffer = bytes | bytearray | memoryview
 
 _Text = Annotated[str, msgspec.Meta(max_length=64)]
@@ -101,7 +103,7 @@ def decode(frames: Sequence[Buffer]) -> Message:
         raise ProtocolError(Refusal.LENGTH, f"the header says {header.length} bytes, the body has {body.nbytes}")
     if header.kind == "chunk":
         _check_chunk(header)
-    elif header.codec or (header.length and header.kind != "hello"):
+    elif header.codec or (header.length and header.kind not in _WITH_BODY):
         raise ProtocolError(Refusal.LENGTH, f"a {header.kind} has no body")
     elif header.length > GREETING_BYTES:
         raise ProtocolError(Refusal.LENGTH, f"a greeting of {header.length} bytes")

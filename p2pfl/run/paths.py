@@ -13,6 +13,7 @@ TOPOLOGY_FILE = "topology.graphml"
 FAULTS_FILE = "faults.toml"
 INIT_FILE = "initial.safetensors"  # the weights given by --init
 DATA_FILE = "data.json"
+PARTITION_STEM = "partition"  # .json or .csv: the file of --partition file:PATH
 RUN_ID_FILE = "run.id"  # also in the folder of a peer that was started alone
 MODEL_FILE = "consensus.safetensors"
 SUMMARY_FILE = "summary.json"
@@ -27,6 +28,7 @@ SKETCHES_FILE = "sketches.f32"
 SHARD_FILE = "shard.json"
 FIRED_FILE = "faults.fired"
 INCARNATION_FILE = "incarnation"
+INTRODUCTIONS_FILE = "introductions.json"
 CHECKPOINTS_FOLDER = "checkpoint"
 
 # In the folder of a comparison, beside REPORT_FILE.
