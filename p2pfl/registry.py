@@ -26,8 +26,7 @@ class Entry:
     that mean something with it only. tolerates_byzantine: whether it averages robustly, for --byzantine malicious
     inputs B. margin: a robust rule needs 2 B + margin inputs. synchronous: every peer waits for its neighbors' vectors
     of the round, so that a resumed run ends with the same bits.
-    weighs_by_samples: clients count in proportion to the sizes of their shards. covers: a partition that uses every
-    sample.
+    weighs_by_samples: clients count by the sizes of their shards. covers: a partition uses every sample.
     """
 
     target: str
@@ -188,6 +187,10 @@ PARTITIONS: Mapping[str, Entry] = {
         argument="K",
         options=_DRAWN,
     ),
+    "file": Entry(
+        "p2pfl.data.partitions.given:from_file", "your own, from a .json or .csv file", argument="PATH", covers=False
+    ),
+    "own": Entry("p2pfl.data.partitions.given:own", "nothing is dealt out: each peer has its own data", covers=False),
 }
 DATASETS: Mapping[str, Entry] = {
     "cifar10": Entry(
@@ -219,7 +222,10 @@ TABLES: Mapping[str, Mapping[str, Entry]] = {
 }
 """The table of each option, by the option's name (`attack` is a field of fault scripts)."""
 
-OWN: Mapping[str, str] = {"algorithm": "module:Class", "dataset": "module:function", "model": "module:function"}
+OWN: Mapping[str, str] = {
+    "algorithm": "module:Class",
+    **dict.fromkeys(("partition", "dataset", "model"), "module:function"),
+}
 """Options that also take an object of the user's, and how it is written."""
 
 

@@ -84,6 +84,8 @@ def check_paths(arguments: object, name: str = "") -> None:
         _check_path(arguments, name)
     elif isinstance(arguments, str) and name in _PATHS:
         _check_path(Path(arguments), name)
+    elif isinstance(arguments, str) and name == "partition" and arguments.startswith("file:"):
+        _check_path(Path(arguments.removeprefix("file:")), name)
     elif isinstance(arguments, str) and name == "dataset":
         entry, folder = entry_of(name, arguments), arguments.partition(":")[2]
         if entry is not None and entry.argument and folder:

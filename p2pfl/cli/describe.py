@@ -73,7 +73,9 @@ def _steps(need: Estimate) -> str:
 def _shards(need: Estimate, roles: Roles) -> dict[str, str]:
     """Size and classes of each shard; of many, those of the first."""
     rows = {}
-    for name, counts in list(zip(roles.topology.names, need.class_counts, strict=False))[:_LISTED_SHARDS]:
+    all_here = len(need.class_counts) == roles.shards
+    names = roles.topology.names if all_here else ("of this peer",)
+    for name, counts in list(zip(names, need.class_counts, strict=False))[:_LISTED_SHARDS]:
         held = sorted(((count, label) for label, count in enumerate(counts) if count), key=lambda item: -item[0])
         listed = ", ".join(f"{count:,} of {need.class_names[label]}" for count, label in held[:_LISTED_CLASSES])
         more = f" and {len(held) - _LISTED_CLASSES} classes more" if len(held) > _LISTED_CLASSES else ""

@@ -164,6 +164,9 @@ def _resumed(run_dir: Path, saved: RunConfig, asked: RunConfig) -> Topology:
             contents = [load_faults(path, saved.record.seed).text() for path in (value, before[name])]
             if contents[0] == contents[1]:
                 continue
+        if name == "partition" and None not in (asked.data.partition_file, saved.data.partition_file):
+            with_kept_files(asked, run_dir)  # refuses another content
+            continue
         if name == "init" and None not in (value, before[name]):
             with_kept_files(asked, run_dir)  # refuses other weights
             continue

@@ -73,4 +73,11 @@ class DataConfig:
     def pictures(self) -> PictureOptions:
         """Options of decoding an image folder."""
         value_range = None if self.image_range is None else parse_range(self.image_range)
-        return PictureOptions(value_range, parse_color(self.background) or PictureOptions().background)
+        background = parse_color(self.background) or PictureOptions().background
+        return PictureOptions(value_range, background, by_peer=self.partition == "own")
+
+    @property
+    def partition_file(self) -> str | None:
+        """Path of the file that the partition is read from, if it is."""
+        is_file = registry.entry_of("partition", self.partition) is registry.PARTITIONS["file"]
+        return self.partition.partition(":")[2] if is_file else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 RANGE_REMEDY = "must be two numbers LOW,HIGH with LOW below HIGH, such as 0,4095"
 COLOR_REMEDY = "must be a CSS color name or #rrggbb, such as black or #808080"
@@ -14,10 +14,14 @@ _HEXADECIMAL = re.compile(r"#[0-9a-fA-F]{6}")
 
 @dataclass(frozen=True)
 class PictureOptions:
-    """Range of values of more than 8 bits, and background color (red, green, blue)."""
+    """Range of values of more than 8 bits, and background color (red, green, blue).
+
+    `by_peer`: the folder holds one folder for each peer, with its own pictures.
+    """
 
     value_range: tuple[float, float] | None = None
     background: tuple[int, int, int] = _WHITE
+    by_peer: bool = field(default=False, repr=False)  # no part of how a picture is decoded, which names cache files
 
 
 def parse_range(text: str) -> tuple[float, float] | None:

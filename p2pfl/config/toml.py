@@ -38,9 +38,9 @@ def to_toml(config: RunConfig) -> str:
 def load_toml(path: str | os.PathLike[str], mode: Mode | None = None) -> RunConfig:
     """Read settings from a TOML file; options that it leaves out keep their defaults.
 
-    Options may stand in their section or at the top of the file. The paths of a topology, a fault script and initial
-    weights are relative to the TOML file's folder. `mode` is the mode of the command that reads the file; None: that
-    of the file. Raises ConfigError naming the file and the field.
+    Options may stand in their section or at the top of the file. The paths of a topology, a fault script, initial
+    weights and a partition are relative to the TOML file's folder. `mode` is the mode of the command that reads the
+    file; None: that of the file. Raises ConfigError naming the file and the field.
     """
     plain = parse_toml(Path(path))
     said = plain.pop("mode", None)
@@ -59,6 +59,9 @@ def load_toml(path: str | os.PathLike[str], mode: Mode | None = None) -> RunConf
     for name in ("faults", "init"):  # like the topology's, their paths start at the TOML file's own folder
         if isinstance(flat.get(name), str):
             flat[name] = str(Path(path).parent / flat[name])
+    partition = flat.get("partition")
+    if isinstance(partition, str) and partition.startswith("file:") and partition != "file:":
+        flat["partition"] = f"file:{Path(path).parent / partition.removeprefix('file:')}"
     try:
         return replace_options(RunConfig(topology=topology, mode=found), **flat)
     except ConfigError as error:

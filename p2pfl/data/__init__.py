@@ -5,7 +5,7 @@ from __future__ import annotations
 from p2pfl.data.cache import load
 from p2pfl.data.dataset import IMAGE_SIDE, Dataset, Progress
 from p2pfl.data.loader import EVALUATION_BATCH, Batches, evaluation_batches
-from p2pfl.data.partition import Request, Split, partition, pooled
+from p2pfl.data.partition import Request, Split, own_split, partition, pooled
 from p2pfl.data.sources import DatasetInfo, all_notes, describe, prepare
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "describe",
     "evaluation_batches",
     "load",
+    "own_split",
     "partition",
     "pooled",
     "prepare",

@@ -51,8 +51,11 @@ def save(dataset: Dataset, path: Path) -> None:
         "augment": dataset.augment,
         "notes": dataset.notes,
         "content": dataset.content or content_of_arrays(dataset),
+        "owners": dataset.owners,
     }
     tensors = {name: getattr(dataset, name).contiguous() for name in TENSORS}
+    if dataset.train_owners is not None:
+        tensors["train_owners"] = dataset.train_owners
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +77,8 @@ def load(path: Path) -> Dataset:
         check_regular(path)
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = json.loads((file.metadata() or {})["p2pfl"])
-            tensors = {name: file.get_tensor(name) for name in TENSORS}
+            owned = ("train_owners",) if metadata.get("owners") else ()
+            tensors = {name: file.get_tensor(name) for name in (*TENSORS, *owned)}
         dataset = Dataset(
             name=str(metadata["name"]),
             classes=tuple(metadata["classes"]),
@@ -83,6 +87,7 @@ def load(path: Path) -> Dataset:
             augment=bool(metadata["augment"]),
             notes=tuple(metadata.get("notes", ())),
             content=str(metadata["content"]),
+            owners=tuple(metadata.get("owners", ())),
             **tensors,
         )
     except FileNotFoundError as error:

@@ -26,7 +26,8 @@ class Dataset:
     the training images, a channel each, on the scale 0..1. `augment` says whether crop and flip suit the
     data: they do for photographs and hurt digits. `notes`: what decoding found worth knowing, a line each.
     `content` is a digest of what the data were made from, by which peers on other machines tell whether theirs is the
-    same; empty until `save` takes it from the arrays.
+    same; empty until `save` takes it from the arrays. `owners`: labels of the peers whose the samples are, where the
+    data say so, and `train_owners` the place of each sample's, int64 (N,).
     """
 
     name: str
@@ -40,6 +41,8 @@ class Dataset:
     augment: bool
     notes: tuple[str, ...] = ()
     content: str = ""
+    owners: tuple[str, ...] = ()
+    train_owners: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,11 @@ def arrays_content(metadata: Iterable[object], arrays: Iterable[npt.NDArray[np.g
 
 def content_of_arrays(dataset: Dataset) -> str:
     """Digest of a data set that was made from arrays as they are."""
-    arrays = (getattr(dataset, name).numpy() for name in TENSORS)
-    return arrays_content((dataset.classes, dataset.augment), arrays)
+    arrays = [getattr(dataset, name).numpy() for name in TENSORS]
+    about: tuple[object, ...] = (dataset.classes, dataset.augment)
+    if dataset.train_owners is not None:
+        arrays, about = [*arrays, dataset.train_owners.numpy()], (*about, dataset.owners)
+    return arrays_content(about, arrays)
 
 
 def dataset_problem(dataset: Dataset) -> str:

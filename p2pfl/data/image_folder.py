@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from p2pfl.config import PictureOptions
 from p2pfl.data.dataset import IMAGE_SIDE, Dataset, Progress, Source, is_one_color, statistics
 from p2pfl.data.image_findings import Findings
 from p2pfl.data.image_listing import Samples, Split, list_folder
+from p2pfl.data.peer_folders import list_peer_folders
 from p2pfl.data.pictures import quiet, read_picture
 from p2pfl.data.pixel_values import PictureError
 from p2pfl.errors import DataError, one_line
@@ -33,6 +35,8 @@ def image_folder(argument: str, root: Path, options: PictureOptions) -> Source:
     if not argument:
         raise DataError("--dataset imagefolder: name the directory, as in imagefolder:/data/images")
     directory = Path(argument).expanduser().resolve()
+    if options.by_peer:
+        return _by_peer(directory, options)
     train, test, notes = list_folder(directory)
     return Source(
         name=f"imagefolder:{directory}",
@@ -42,6 +46,28 @@ def image_folder(argument: str, root: Path, options: PictureOptions) -> Source:
         classes=train.classes,
         read=lambda progress: _read(directory, train, test, options, progress),
         notes=notes,
+        is_judged_by_reading=True,
+        is_mirrored=True,
+    )
+
+
+def _by_peer(directory: Path, options: PictureOptions) -> Source:
+    """Source of the peers' own pictures, in a folder for each of them."""
+    found = list_peer_folders(directory)
+    train, test = (Split(found.classes, samples, ()) for samples in (found.train, found.test))
+
+    def read(progress: Progress) -> Dataset:
+        dataset = _read(directory, train, test, options, progress)
+        return replace(dataset, owners=found.owners, train_owners=torch.tensor(found.places))
+
+    return Source(
+        name=f"imagefolder:{directory}",
+        key=f"imagefolder-by-peer-{_digest(directory, train.samples + test.samples, options)}",
+        train_samples=len(found.train),
+        test_samples=len(found.test),
+        classes=found.classes,
+        read=read,
+        notes=found.notes,
         is_judged_by_reading=True,
         is_mirrored=True,
     )

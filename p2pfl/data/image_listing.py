@@ -36,7 +36,7 @@ def list_folder(directory: Path) -> tuple[Split, Split, tuple[str, ...]]:
     """
     train_classes, train_loose = _classes(directory, "train")
     test_classes, test_loose = _classes(directory, "test")
-    _check_forms(directory, train_classes, test_classes)
+    check_forms(directory, train_classes, test_classes)
     foreign = sorted(set(test_classes) - set(train_classes))
     train = _split(directory / "train", train_classes, train_loose)
     empty = _lacking(train)
@@ -58,12 +58,7 @@ def _notes(directory: Path, train: Split, test: Split) -> Iterator[str]:
     untested = _lacking(test)
     if untested:
         yield lacking_images("test", untested)
-    unused = [os.path.relpath(path, directory) for path in (*train.unused, *test.unused)]
-    if unused:
-        yield (
-            f"{_counted(len(unused), 'file is', 'files are')} not used, being no pictures in a class folder "
-            f"of a known format: {some(unused)}"
-        )
+    yield from unlisted_text(directory, (*train.unused, *test.unused))
     hidden = [found for half in ("train", "test") for found in _hidden_pictures(directory, directory / half)]
     if hidden:
         yield f"pictures in hidden folders are not used: {some(hidden)}; rename these to use them"
@@ -72,6 +67,33 @@ def _notes(directory: Path, train: Split, test: Split) -> Iterator[str]:
     ]
     if others:
         yield f"folders beside train/ and test/ are not used: {some(others)}"
+
+
+def unlisted_text(directory: Path, paths: Sequence[str]) -> list[str]:
+    """Note on files that are no pictures in a class folder, if there are any."""
+    unused = [os.path.relpath(path, directory) for path in paths]
+    if not unused:
+        return []
+    return [
+        f"{_counted(len(unused), 'file is', 'files are')} not used, being no pictures in a class folder "
+        f"of a known format: {some(unused)}"
+    ]
+
+
+def folders_in(directory: Path) -> list[str]:
+    """Names of the folders in a directory, in alphabetical order. Raises DataError."""
+    return [entry.name for entry in _entries(directory) if entry.is_dir()]
+
+
+def classes_of(directory: Path, split: str) -> tuple[str, ...]:
+    """Class folders of a split. Raises DataError where there are none."""
+    return _classes(directory, split)[0]
+
+
+def samples_of(folder: Path, classes: tuple[str, ...]) -> tuple[Samples, list[str]]:
+    """Pictures of the classes below a folder, and other files. Raises DataError."""
+    found = _split(folder, classes, _classes(folder.parent, folder.name)[1])
+    return found.samples, list(found.unused)
 
 
 def lacking_images(split: str, classes: Sequence[str]) -> str:
@@ -99,7 +121,7 @@ def _classes(directory: Path, split: str) -> tuple[tuple[str, ...], tuple[str, .
     return classes, loose
 
 
-def _check_forms(directory: Path, train: tuple[str, ...], test: tuple[str, ...]) -> None:
+def check_forms(directory: Path, train: tuple[str, ...], test: tuple[str, ...]) -> None:
     """Raise DataError for class names that differ only in their Unicode form.
 
     For example é as one code point, and as e and an accent.

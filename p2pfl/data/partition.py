@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from p2pfl import registry
+from p2pfl.data.partitions import given
 from p2pfl.data.partitions.request import Request, Split
 
-__all__ = ["Request", "Split", "partition", "pooled"]
+__all__ = ["Request", "Split", "own_split", "partition", "pooled"]
 
 Rule = Callable[[Request], Split]
 """A partition of the registry: it gives every peer at least one sample, and no sample to two."""
@@ -28,10 +29,22 @@ def partition(request: Request) -> Split:
             f"{request.peers} peers cannot share {len(request.labels)} training samples; "
             "use a smaller topology or a larger data set"
         )
-    rule: Rule = registry.load(registry.PARTITIONS[request.spec.partition(":")[0]], "--partition")
+    entry = registry.entry_of("partition", request.spec)
+    rule: Rule = given.from_function if entry is None else registry.load(entry)
     return rule(request)
 
 
-def pooled(samples: int) -> Split:
-    """All samples in one shard, for training on pooled data."""
-    return Split((np.arange(samples, dtype=np.int64),))
+def own_split(sizes: Sequence[int], peer: int) -> Split:
+    """Split of data that are each peer's own, as one of them sees it.
+
+    All samples that it has are its own; the shards of the others are empty here, and only their sizes are known.
+    """
+    shards = tuple(np.arange(size if other == peer else 0, dtype=np.int64) for other, size in enumerate(sizes))
+    return Split(shards, known_sizes=tuple(sizes))
+
+
+def pooled(request: Request) -> Split:
+    """One shard of all samples, or of all that a file gives to anybody."""
+    if registry.entry_of("partition", request.spec) is registry.PARTITIONS["file"]:
+        return given.pooled_file(request)
+    return Split((np.arange(len(request.labels), dtype=np.int64),))

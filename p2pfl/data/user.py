@@ -26,7 +26,7 @@ from p2pfl.data.user_checks import (
 from p2pfl.errors import DataError, one_line
 from p2pfl.registry import load
 
-OPTIONAL = ("classes", "augment")
+OPTIONAL = ("classes", "augment", "train_peers")
 
 
 def user_function(spec: str) -> Source:
@@ -35,7 +35,8 @@ def user_function(spec: str) -> Source:
     It must return a mapping with `train_images` and `test_images`, uint8 arrays or tensors (N, 32, 32, 3),
     and `train_labels` and `test_labels`, integers (N,) from 0; optional are `classes`, a list with a name for
     each label (default: '0', '1', …), and `augment`, True or False (default), which turns crop and flip on. Without
-    `classes` every label from 0 to the highest must occur among the training labels. It is called on every start,
+    `classes` every label from 0 to the highest must occur among the training labels. For --partition own there may be
+    `train_peers`, the label of the peer whose each training sample is. It is called on every start,
     because only its result tells whether it changed.
     Raises ConfigError where it cannot be imported, DataError where it fails or its result cannot be used.
     """
@@ -93,8 +94,11 @@ def _check(spec: str, result: Any) -> Dataset:
         augment = is_augmented(result.get("augment", False))
     except EntryError as error:
         raise DataError(f"--dataset {spec}: {error}") from error
+    owners, train_owners = _owners(spec, result.get("train_peers"), len(tensors["train_images"]))
     dataset = Dataset(
         name=spec,
+        owners=owners,
+        train_owners=train_owners,
         classes=names,
         mean=(),
         std=(),
@@ -108,6 +112,18 @@ def _check(spec: str, result: Any) -> Dataset:
         raise DataError(f"--dataset {spec}: every training image is of one and the same color; check the function")
     mean, std = statistics(dataset.train_images)
     return replace(dataset, mean=mean, std=std, content=content_of_arrays(dataset))
+
+
+def _owners(spec: str, given: Any, samples: int) -> tuple[tuple[str, ...], torch.Tensor | None]:
+    """Labels of the owners in order, and the place of each sample's owner."""
+    if given is None:
+        return (), None
+    labels = [str(label) for label in given] if isinstance(given, (list, tuple, np.ndarray)) else []
+    if len(labels) != samples:
+        raise DataError(f"--dataset {spec}: train_peers must be a list with a peer's label for each training image")
+    owners = tuple(sorted(set(labels)))
+    places = {label: place for place, label in enumerate(owners)}
+    return owners, torch.tensor([places[label] for label in labels])
 
 
 def _tensor(spec: str, name: str, value: Any) -> torch.Tensor:

@@ -270,7 +270,7 @@ def _state(run_dir: Path, planned: Planned) -> str:
     now, before = settings.options(config), settings.options(saved)
     for name, value in now.items():
         both = value is not None and before.get(name) is not None
-        if name in ("faults", "init") and both:
+        if (name in ("faults", "init") and both) or (name == "partition" and config.data.partition_file is not None):
             continue  # a copy of the file has another path; what it says is compared below, as the graph is
         if name == "dataset" and config.data.kind == saved.data.kind:
             continue  # its content counts, which `_check_data` compares
@@ -283,6 +283,6 @@ def _state(run_dir: Path, planned: Planned) -> str:
         assign_roles(config, planned.topology), config
     ):
         raise ConfigError(
-            f"{run_dir}: was made with another topology, other weights, faults or --init; choose another --run-dir"
+            f"{run_dir}: was made with another topology, partition, weights, faults or --init; choose another --run-dir"
         )
     return "to be resumed" if report.complete_summary(run_dir) is None else "complete already"

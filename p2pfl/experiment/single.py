@@ -25,6 +25,7 @@ from p2pfl.node import messages
 from p2pfl.node.control import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from p2pfl.node.worker import keep_freed_memory
 from p2pfl.preflight.estimate import check_run, data_record
+from p2pfl.preflight.shards import is_own_alone, pictures_of
 from p2pfl.run.data_record import keep_data_record
 from p2pfl.run.directory import create_run_dir, open_run_dir, update_dataset, with_kept_files
 from p2pfl.run.fingerprint import resume_fingerprint, run_fingerprint
@@ -51,14 +52,16 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
     with interruptible() as interrupts:
         checked = check_run(roles, config, index, begins=resume is None)
         keep_freed_memory()
-        dataset = data.prepare(config.data.dataset, config.data.data_dir, _Progress(), config.data.pictures)
+        dataset = data.prepare(config.data.dataset, config.data.data_dir, _Progress(), pictures_of(config, index))
         split = checked.check_split(roles, config, data.load(dataset), index).split
         for note in (*checked.notes(config, dataset), *split.notes):
             _print_line(f"note: {note}")
         with ZmqTransport(endpoints[index]):  # an address that cannot be had leaves no run directory behind
             pass
         run_dir = resume or _join_run_dir(topology, index, config)
-        keep_data_record(run_dir, data_record(config, dataset, split))
+        is_own = is_own_alone(config, index)
+        kept_in = peer_dir(run_dir, topology, index) if is_own else run_dir  # peers may share the run directory
+        keep_data_record(kept_in, data_record(config, dataset, split))
         if resume is not None:
             _follow(resume, config)
         config = with_kept_files(config, run_dir)
@@ -67,11 +70,12 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
             run_dir=run_dir,
             dataset=dataset,
             index=index,
-            run=run_fingerprint(roles, config, data.load(dataset).content),
+            run=run_fingerprint(roles, config, "" if is_own else data.load(dataset).content),
             settings=resume_fingerprint(roles, config),
             bind=endpoints[index],
             resume=resume is not None,
             endpoints=dict(enumerate(endpoints)),
+            introduces=is_own,
             token=None if config.exchange.token_file is None else keyring.own_token(config.exchange.token_file),
         )
         _run(spec, topology, sorted(roles.links[index]), interrupts)

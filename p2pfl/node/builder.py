@@ -17,12 +17,14 @@ from p2pfl.faults import FaultScript, Pause, load_faults
 from p2pfl.modes import Roles, assign_roles
 from p2pfl.node import messages
 from p2pfl.node.greeting import greeting_of
+from p2pfl.node.introduction import Known, united
 from p2pfl.node.recorder import Recorder
 from p2pfl.node.resume import SavedState, find_resume_point, last_common_round, report_stale_client
 from p2pfl.node.scripted import attacks_of, flip_labels, schedule_of
 from p2pfl.protocol.client import Client
 from p2pfl.protocol.context import PeerContext, Timeouts
 from p2pfl.protocol.coordinator import Coordinator
+from p2pfl.protocol.introduction import digest_of
 from p2pfl.protocol.logic import Logic
 from p2pfl.protocol.peer import Peer
 from p2pfl.protocol.server_exchange import Federation
@@ -59,7 +61,7 @@ class Assembly:
 class _Setting:
     """Parts from which every role is built.
 
-    sizes: samples of every shard. last: the round after which the process continues; 0 at the start of a run.
+    split: the shards of all. last: the round after which the process continues; 0 at the start of a run.
     kept: its records until then; None as long as that round is not known.
     """
 
@@ -69,7 +71,7 @@ class _Setting:
     script: FaultScript
     dataset: data.Dataset
     trainer: Trainer
-    sizes: list[int]
+    split: data.Split
     past: SavedState
     last: int
     kept: list[records.RoundRecord] | None
@@ -85,12 +87,14 @@ def assemble(
     peer_dir: Path,
     report: messages.Report,
     reassigned: Callable[[], bool] = lambda: False,
+    known: Known | None = None,
 ) -> Assembly:
     """Load the data, build the model or restore it, and set up protocol and records.
 
-    `reassigned`: whether the run's model has become this process's during the run.
+    `reassigned`: whether the run's model has become this process's during the run. `known`: what all peers have said
+    about their own data, where nothing is dealt out.
     """
-    setting = _setting(spec, assign_roles(spec.config, topology), peer_dir, report)
+    setting = _setting(spec, assign_roles(spec.config, topology), peer_dir, report, known)
     roles, trainer, context = setting.roles, setting.trainer, _context(setting)
     recorder = Recorder(
         spec.config,
@@ -109,10 +113,17 @@ def assemble(
     return Assembly(trainer, build(setting, context), recorder, _steps(setting), setting.script)
 
 
-def _setting(spec: messages.WorkerSpec, roles: Roles, peer_dir: Path, report: messages.Report) -> _Setting:
+def _setting(
+    spec: messages.WorkerSpec, roles: Roles, peer_dir: Path, report: messages.Report, known: Known | None
+) -> _Setting:
     """Load the data, build the model, and find out where the process continues."""
     dataset = data.load(spec.dataset)
-    split = split_of_run(spec.config, roles, dataset)
+    content = dataset.content
+    if known is None:
+        split = split_of_run(spec.config, roles, dataset)
+    else:
+        dataset = replace(united(dataset, known), content=digest_of(known))
+        split = data.own_split([known[peer].samples for peer in sorted(known)], spec.index)
     if roles.awaits_sizes:
         roles = assign_roles(spec.config, roles.topology, split.sizes)
     trainer = _build_trainer(spec, roles, dataset, split)
@@ -120,7 +131,7 @@ def _setting(spec: messages.WorkerSpec, roles: Roles, peer_dir: Path, report: me
         write_shard_record(peer_dir, ShardRecord(list(dataset.classes), trainer.class_counts))
     else:
         trainer.class_counts = []
-    spec = replace(spec, settings=f"{spec.settings}-{dataset.content[:DIGITS]}")
+    spec = replace(spec, settings=f"{spec.settings}-{content[:DIGITS]}")
     if spec.index == roles.coordinator:
         trainer.momentum = torch.zeros_like(trainer.host)  # the server's, on the host like all that it computes
     # The very last round is done again, since the work after it may not have happened.
@@ -138,7 +149,7 @@ def _setting(spec: messages.WorkerSpec, roles: Roles, peer_dir: Path, report: me
             report(messages.Warned(line))
     report_stale_client(spec, roles, past, last, report)
     script = fault_script(spec, roles.topology)
-    return _Setting(spec, peer_dir, roles, script, dataset, trainer, split.sizes, past, last, kept)
+    return _Setting(spec, peer_dir, roles, script, dataset, trainer, split, past, last, kept)
 
 
 def _context(setting: _Setting) -> PeerContext:
@@ -165,7 +176,7 @@ def _context(setting: _Setting) -> PeerContext:
         barrier_rounds=script.barrier_rounds([me]),
         scripted_pauses={fault.round: fault.resume for _, fault in script.of(me) if isinstance(fault, Pause)},
         local_training=algorithms.local_training_of(spec.config),
-        greeting=greeting_of(spec.config, roles, setting.dataset, setting.trainer.layout),
+        greeting=greeting_of(spec.config, roles, setting.dataset, setting.trainer.layout, setting.split.digest),
     )
 
 
@@ -216,7 +227,7 @@ def _client(setting: _Setting, context: PeerContext) -> Logic:
 def _coordinator(setting: _Setting, context: PeerContext) -> Logic:
     settings, selected, trainer = setting.config.server, setting.config.centralized.num_selected, setting.trainer
     federation = Federation(
-        weights=client_weights(settings.averaging, setting.sizes),
+        weights=client_weights(settings.averaging, setting.split.sizes),
         selected=selected,
         seed=setting.config.record.seed,
         min_updates=least_updates(setting.config),

@@ -38,6 +38,7 @@ class WorkerSpec:
     returns_in: int | None = None  # the round in which a fault script has it take part again
     token: str | None = field(default=None, repr=False)  # the run's secret, where there are no keys
     temporary: Path | None = None  # the launcher's folder, which its workers remove if it cannot
+    introduces: bool = False  # its data are its own, and the peers agree on their classes first
     restarted: bool = False  # the others are at work already; neighbors without an endpoint are gone
 
 

@@ -17,6 +17,7 @@ from p2pfl.modes import assign_roles
 from p2pfl.node import messages
 from p2pfl.node.builder import Assembly, assemble
 from p2pfl.node.control import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control, LinkReport
+from p2pfl.node.introduction import introduce
 from p2pfl.node.limits import allow_open_files
 from p2pfl.node.log import close_log, log_of, open_log, redirect_output
 from p2pfl.node.loop import Driver
@@ -94,7 +95,8 @@ def run(  # one exit status for each kind of error
         return EXIT_FAILED
     try:
         make_transport = make_transport or zeromq_maker(spec, topology)
-        parts = assemble(spec, topology, peer_dir, report, lambda: control.holds_model)
+        known = introduce(spec, topology, peer_dir, make_transport, control) if spec.introduces else None
+        parts = assemble(spec, topology, peer_dir, report, lambda: control.holds_model, known)
         with contextlib.closing(_open_transport(spec, parts, make_transport)) as transport:
             _run(spec, parts, report, control, transport)
     except Interrupted:

@@ -17,12 +17,20 @@ from p2pfl.model.vector import Layout
 from p2pfl.modes import Roles, assign_roles, mode_of
 from p2pfl.payload import ITEM_BYTES
 from p2pfl.preflight.gpus import GpuUse, check_gpus, count_activations, requested_devices
+from p2pfl.preflight.shards import (
+    CheckedSplit,
+    is_own_alone,
+    pictures_of,
+    shard_sizes,
+    split_notes,
+    steps_of_shard,
+)
 from p2pfl.preflight.trial import TriedModel, check_model
 from p2pfl.protocol.inbox import WINDOW
 from p2pfl.run.checkpoint import KEPT
 from p2pfl.run.data_record import DIGITS, DataRecord
 from p2pfl.topology import neighborhood
-from p2pfl.training import local_steps, pick_device, split_of_run, with_common_steps
+from p2pfl.training import pick_device, split_of_run, with_common_steps
 
 CONSENSUS_VECTORS = 2  # kept by accelerated averaging besides the model's: the previous and the next
 PLAIN_PARTITION = "iid"
@@ -88,7 +96,10 @@ class CheckedRun:
 
         Raises ConfigError.
         """
-        split = split_of_run(config, roles, dataset)
+        if is_own_alone(config, index):
+            split = data.own_split([len(dataset.train_labels)], 0)
+        else:
+            split = split_of_run(config, roles, dataset)
         with_common_steps(config, split.mean_size)
         requested = requested_devices(roles.topology)
         if index is not None:
@@ -97,26 +108,19 @@ class CheckedRun:
         return CheckedSplit(split, split.class_counts(dataset.train_labels.numpy(), len(dataset.classes)))
 
 
-@dataclass(frozen=True)
-class CheckedSplit:
-    """A run's split and the samples of each shard by class."""
-
-    split: data.Split
-    class_counts: list[list[int]]
-
-
 def check_run(roles: Roles, config: RunConfig, index: int | None = None, begins: bool = True) -> CheckedRun:
     """Check settings, data set, model, devices and disk before a run.
 
     `index`: the only process on this machine, for which devices and disk are checked; None if all run here. `begins`:
     whether the run is new; a resumed one has its checkpoints on disk already. Raises ConfigError naming the option.
     """
-    info = data.describe(config.data.dataset, config.data.data_dir, config.data.pictures)
-    tried = check_settings(config, roles.shards, info)
+    info = data.describe(config.data.dataset, config.data.data_dir, pictures_of(config, index))
+    peers = 1 if is_own_alone(config, index) else roles.shards
+    tried = check_settings(config, peers, info)
     requested = requested_devices(roles.topology)
     if index is not None:
         requested = {index: requested[index]}
-    gpu = check_gpus(config, requested, info.train_samples // roles.shards, tried.model)
+    gpu = check_gpus(config, requested, info.train_samples // peers, tried.model)
     if begins:
         check_disk(config, disk_space_needed(roles, config, Layout.of(tried.model), index))
     return CheckedRun(info, tried, gpu)
@@ -192,14 +196,14 @@ def estimate(
     """
     checked = check_run(roles, config, index, begins)
     info, model = checked.info, checked.tried.model
-    arguments = (config.data.dataset, config.data.data_dir, progress, config.data.pictures)
+    arguments = (config.data.dataset, config.data.data_dir, progress, pictures_of(config, index))
     is_split = config.data.partition != PLAIN_PARTITION and not roles.mode.pools_data
     path = data.prepare(*arguments) if info.needs_decoding or (is_split and not info.needs_download) else None
     split = checked.check_split(roles, config, data.load(path), index) if is_split and path is not None else None
-    shards = _shards(info.train_samples, roles.shards, split)
-    if roles.awaits_sizes and (split is not None or not is_split):
+    shards = shard_sizes(info.train_samples, 1 if is_own_alone(config, index) else roles.shards, split)
+    if roles.awaits_sizes and len(shards.sizes) == roles.shards and (split is not None or not is_split):
         roles = assign_roles(config, roles.topology, shards.sizes)
-    steps = [_steps_per_round(config, size, shards.mean) for size in (shards.smallest, shards.largest)]
+    steps = [steps_of_shard(config, size, shards.mean) for size in (shards.smallest, shards.largest)]
     layout = Layout.of(model)
     whole, coded = layout.size * 4, layout.size * ITEM_BYTES[config.exchange.wire_dtype]
     sent, degree = _traffic(roles, config)
@@ -224,43 +228,8 @@ def estimate(
         consensus_bytes=sum(sent) * whole * roles.consensus_rounds,
         roles=roles,
         gpu=checked.gpu,
-        notes=(*checked.notes(config, path), *_split_notes(config, is_split, split)),
+        notes=(*checked.notes(config, path), *split_notes(config, is_split, split)),
     )
-
-
-@dataclass(frozen=True)
-class _Shards:
-    sizes: tuple[int, ...]
-    mean: int
-    class_counts: tuple[tuple[int, ...], ...] = ()
-
-    @property
-    def smallest(self) -> int:
-        return min(self.sizes)
-
-    @property
-    def largest(self) -> int:
-        return max(self.sizes)
-
-
-def _shards(samples: int, peers: int, split: CheckedSplit | None) -> _Shards:
-    """Sizes of the shards; those of equal ones where there is no split yet."""
-    if split is None:
-        return _Shards(tuple((samples + peers - 1 - peer) // peers for peer in range(peers)), samples // peers)
-    counts = tuple(map(tuple, split.class_counts))
-    return _Shards(tuple(split.split.sizes), split.split.mean_size, counts)
-
-
-def _steps_per_round(config: RunConfig, shard: int, mean: int) -> int:
-    """Steps of a shard of this size in a round, where the shards have this mean."""
-    training = with_common_steps(config, mean).training
-    return local_steps(training, max(1, shard // training.batch_size))
-
-
-def _split_notes(config: RunConfig, is_split: bool, split: CheckedSplit | None) -> tuple[str, ...]:
-    if is_split and split is None:
-        return (f"--partition {config.data.partition}: sizes and classes are known once the data set is downloaded",)
-    return () if split is None else split.split.notes
 
 
 def _activations_memory(model: nn.Module, config: RunConfig) -> int:

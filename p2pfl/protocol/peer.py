@@ -186,6 +186,9 @@ class Peer:
 
     def _on_received(self, message: Message, now: float) -> list[ev.Action]:
         header, exchange = message.header, self._exchange
+        if header.kind == "introduction":  # of a neighbor that does not know yet that this peer knows all
+            is_ours = header.run == self.context.run and header.sender in self.context.links
+            return [self._membership.greet(header.sender, self.round)] if is_ours else []
         try:
             self.channel.check(message)
             self._detector.heard(header.sender, now)

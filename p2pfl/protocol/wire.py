@@ -1,7 +1,8 @@
 """Wire format: messages as two frames, their encoding, limits and checks.
 
 A message is exactly two frames: a small MessagePack header and a body. Chunks have one, up to 1 MiB of raw
-little-endian numbers, and greetings: what the sender was started with (`protocol.greeting`). A vector travels as
+little-endian numbers, greetings: what the sender was started with (`protocol.greeting`), and introductions: what a
+peer's own data are like (`protocol.introduction`). A vector travels as
 consecutive chunks, because whole vectors in one frame let ZeroMQ's heartbeats time out on slow links, and because
 chunks of 1 MiB are more than twice as fast.
 """
@@ -19,7 +20,7 @@ import msgspec
 from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.payload import ENCODINGS
 
-VERSION = 4
+VERSION = 5
 CHUNK_BYTES = 1 << 20
 HEADER_BYTES = 2048
 GREETING_BYTES = 1 << 15  # of a greeting's body
@@ -31,7 +32,7 @@ MAX_TEXT = 160  # characters of a reason that may quote a stranger
 
 assert sys.byteorder == "little", "bodies are sent as they lie in memory"
 
-Kind = Literal["hello", "offer", "grant", "chunk", "ack", "edge_down", "heartbeat", "goodbye"]
+Kind = Literal["hello", "offer", "grant", "chunk", "ack", "edge_down", "heartbeat", "goodbye", "introduction"]
 KINDS: Mapping[Kind, str] = {
     "hello": "Greeting of a new edge epoch: first round that the sender can serve, and what it was started with.",
     "offer": "A client has trained in this round and offers its update to the coordinator.",
@@ -41,8 +42,10 @@ KINDS: Mapping[Kind, str] = {
     "edge_down": "The sender continues without this neighbor: the edge goes down at both ends.",
     "heartbeat": "The sender is at work, though it has nothing else to say.",
     "goodbye": "The sender has finished its last round; a coordinator dismisses its clients.",
+    "introduction": "Description of a peer's own data (--partition own), whose number stands in the place of the round.",
 }
 """Meaning of each kind of message."""
+_WITH_BODY = frozenset({"hello", "introduction"})
 Buffer = bytes | bytearray | memoryview
 
 _Text = Annotated[str, msgspec.Meta(max_length=64)]
@@ -123,7 +126,7 @@ def decode(frames: Sequence[Buffer]) -> Message:
         raise ProtocolError(Refusal.LENGTH, f"the header says {header.length} bytes, the body has {body.nbytes}")
     if header.kind == "chunk":
         _check_chunk(header)
-    elif header.codec or (header.length and header.kind != "hello"):
+    elif header.codec or (header.length and header.kind not in _WITH_BODY):
         raise ProtocolError(Refusal.LENGTH, f"a {header.kind} has no body")
     elif header.length > GREETING_BYTES:
         raise ProtocolError(Refusal.LENGTH, f"a greeting of {header.length} bytes")

@@ -20,6 +20,7 @@ from p2pfl.model.weights_file import weights_digest
 from p2pfl.modes import mode_of
 from p2pfl.run.data_record import read_data_record
 from p2pfl.run.identity import write_run_id
+from p2pfl.run.partition_file import kept_name, partition_bytes, with_kept_partition
 from p2pfl.run.paths import (
     CHECKPOINTS_FOLDER,
     CONFIG_FILE,
@@ -27,8 +28,10 @@ from p2pfl.run.paths import (
     FAULTS_FILE,
     INCARNATION_FILE,
     INIT_FILE,
+    INTRODUCTIONS_FILE,
     LOG_FILE,
     MODEL_FILE,
+    PARTITION_STEM,
     PEERS_FOLDER,
     REPORT_FILE,
     ROUNDS_FILE,
@@ -42,8 +45,16 @@ from p2pfl.topology import Topology, load_topology, save_topology
 
 _MAX_NAME, _MAX_LABEL = 150, 50  # characters in the name of a run's folder, which has at most 255
 # Content of a folder that is not a run directory yet; each file also under a temporary name, with a dot before it.
-_BEFORE_SETTINGS = {PEERS_FOLDER, RUN_ID_FILE, TOPOLOGY_FILE, FAULTS_FILE, INIT_FILE, DATA_FILE}
-_BEFORE_ROUNDS = {LOG_FILE, INCARNATION_FILE, SHARD_FILE}  # in the folder of a process that has done no round
+_BEFORE_SETTINGS = {PEERS_FOLDER, RUN_ID_FILE, TOPOLOGY_FILE, FAULTS_FILE, INIT_FILE, DATA_FILE} | {
+    f"{PARTITION_STEM}.{ending}" for ending in ("json", "csv")
+}
+_BEFORE_ROUNDS = {
+    LOG_FILE,
+    INCARNATION_FILE,
+    SHARD_FILE,
+    INTRODUCTIONS_FILE,
+    DATA_FILE,
+}  # in the folder of a process that has done no round
 _RESULTS = (MODEL_FILE, SUMMARY_FILE, REPORT_FILE)  # that a run writes at its end
 
 
@@ -73,8 +84,10 @@ def create_run_dir(topology: Topology, config: RunConfig, alone: str | None = No
             shutil.copyfile(config.exchange.faults, run_dir / FAULTS_FILE)
         if config.training.init is not None:
             shutil.copyfile(config.training.init, run_dir / INIT_FILE)
+        if config.data.partition_file is not None:
+            (run_dir / kept_name(config.data.partition_file)).write_bytes(partition_bytes(config.data.partition_file))
         _write_settings(run_dir, config)  # last and atomically: a folder with settings is a run directory
-    except (TopologyError, KeyboardInterrupt):
+    except (TopologyError, ConfigError, KeyboardInterrupt):
         _remove_incomplete(run_dir)
         raise
     except OSError as error:
@@ -111,6 +124,9 @@ def _write_settings(run_dir: Path, config: RunConfig) -> None:
     repeatable = settings.replace_options(
         config, run_dir=None, faults=FAULTS_FILE if faults else None, init=INIT_FILE if init else None
     )
+    given = config.data.partition_file
+    if given is not None:
+        repeatable = settings.replace_options(repeatable, partition=f"file:{kept_name(given)}")
     from_file = mode_of(config).has_topology_file
     repeatable = dataclasses.replace(repeatable, topology=TOPOLOGY_FILE if from_file else None)
     temporary = run_dir / f".{CONFIG_FILE}.{os.getpid()}.tmp"  # peers of one folder may write the same at once
@@ -126,10 +142,12 @@ def update_dataset(run_dir: Path, config: RunConfig) -> None:
 
 
 def with_kept_files(config: RunConfig, run_dir: Path) -> RunConfig:
-    """Replace fault script and initial weights by the copies in the run directory.
+    """Replace fault script, initial weights and partition by the run's copies.
 
-    So a run can be resumed when the original files are gone. Raises ConfigError for other initial weights.
+    So a run can be resumed when the original files are gone. Raises ConfigError for other initial weights or another
+    partition.
     """
+    config = with_kept_partition(config, run_dir)
     if config.exchange.faults is not None:
         config = settings.replace_options(config, faults=str(run_dir / FAULTS_FILE))
     given = config.training.init

@@ -13,6 +13,7 @@ from p2pfl.config import RunConfig
 from p2pfl.faults import load_faults
 from p2pfl.model.weights_file import weights_digest
 from p2pfl.modes import Roles
+from p2pfl.run.partition_file import partition_digest
 
 # Schedules of the learning rate over all rounds; with any other a run may get more rounds later.
 SCHEDULES_OVER_ALL_ROUNDS = frozenset({"onecycle", "cosine"})
@@ -31,6 +32,8 @@ def shared_settings(config: RunConfig) -> dict[str, Any]:
         known.pop(name, None)
     if config.exchange.faults is not None:
         known["faults"] = _short(load_faults(config.exchange.faults, config.record.seed).text())
+    if config.data.partition_file is not None:
+        known["partition"] = f"file:{partition_digest(config.data.partition_file)}"
     if config.training.init is not None:
         known["init"] = weights_digest(config.training.init)
     return known

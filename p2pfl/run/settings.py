@@ -13,6 +13,7 @@ from p2pfl.errors import ConfigError
 from p2pfl.faults import FaultScript, check_faults, load_faults
 from p2pfl.model.weights_file import read_weights
 from p2pfl.modes import COORDINATOR, mode_of
+from p2pfl.run.partition_file import partition_bytes
 from p2pfl.topology import Topology
 from p2pfl.util.text import some
 
@@ -32,6 +33,8 @@ def resolve(config: RunConfig, topology: Topology, processes: int) -> RunConfig:
     fault_script(config, topology)
     if config.training.init is not None:
         read_weights(config.training.init)
+    if config.data.partition_file is not None:
+        partition_bytes(config.data.partition_file)
     mode, least = mode_of(config), config.gossip.min_peers
     if mode.mixes and least is not None and least > topology.n:
         raise ConfigError(f"--min-peers {least}: the topology has only {topology.n} peers")

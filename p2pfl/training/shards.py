@@ -12,15 +12,14 @@ def split_of_run(config: RunConfig, roles: Roles, dataset: data.Dataset) -> data
 
     Every process computes the split of all. Raises ConfigError where --partition does not fit the data set.
     """
-    if roles.mode.pools_data:
-        return data.pooled(len(dataset.train_labels))
-    return data.partition(
-        data.Request(
-            spec=config.data.partition,
-            labels=dataset.train_labels.numpy(),
-            names=tuple(roles.topology.names[: roles.shards]),
-            seed=config.record.seed,
-            classes=len(dataset.classes),
-            min_samples=config.data.min_samples,
-        )
+    request = data.Request(
+        spec=config.data.partition,
+        labels=dataset.train_labels.numpy(),
+        names=tuple(roles.topology.names[: roles.shards]),
+        seed=config.record.seed,
+        classes=len(dataset.classes),
+        min_samples=config.data.min_samples,
+        owners=None if dataset.train_owners is None else dataset.train_owners.numpy(),
+        owner_names=dataset.owners,
     )
+    return data.pooled(request) if roles.mode.pools_data else data.partition(request)

@@ -75,6 +75,14 @@ def test_epochs_of_unequal_shards_are_matched_in_the_sum_of_their_steps() -> Non
     assert same["sgd-seed-0"].config.training.local_steps == 4 * 2 * (DIGITS // 4 // 32), "as long as a mean shard"
 
 
+def test_a_file_that_uses_few_samples_makes_short_rounds(tmp_path: Path) -> None:
+    rows = [f"{sample},{sample % 4}" for sample in range(256)]
+    (tmp_path / "split.csv").write_text("\n".join(["sample,peer", *rows]))
+    runs = planned(local_steps=None, local_epochs=1, batch_size=32, partition=f"file:{tmp_path / 'split.csv'}")
+    assert runs["gossip-ring-4-seed-0"].config.training.local_steps == 2
+    assert runs["sgd-seed-0"].config.training.local_steps == 8
+
+
 def test_evaluations_are_as_many_in_every_mode() -> None:
     runs = planned(eval_every=3)
     counts = {name: one.config.training.rounds // one.config.record.eval_every for name, one in runs.items()}

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -71,16 +72,37 @@ def results(run_dir: Path, config: RunConfig) -> list[bytes]:
     return [path.read_bytes()[-10_000:] for path in (*kept, run_dir / MODEL_FILE) if path.exists()]
 
 
+def by_label(labels: np.ndarray, peers: int, seed: int) -> list[np.ndarray]:
+    """Partition of a user: each peer gets classes, the last one two thirds of all."""
+    rank = np.minimum(labels, peers - 1)
+    return [np.flatnonzero(rank == peer) for peer in range(peers)]
+
+
+def owned() -> dict[str, Any]:
+    """Digits that belong to somebody."""
+    digits = data.load(data.prepare("digits", None, lambda *_: None))
+    arrays = {name: getattr(digits, name) for name in ("train_images", "train_labels", "test_images", "test_labels")}
+    return {**arrays, "train_peers": [str(min(int(label), PEERS - 1)) for label in digits.train_labels]}
+
+
+HERE = "tests.protocol.test_splits"
 CASES: list[dict[str, Any]] = [{"partition": spec} for spec in SPECS]
 CASES += [{"mode": mode, "round_length": how} for mode in ("centralized", "local") for how in ("steps", "epochs")]
 CASES += [{"partition": "quantity:square", "round_length": "epochs"}, {"mode": "sgd"}]
 CASES += [{"mixing": "samples", "wire_dtype": wire} for wire in ("fp32", "bf16")]
 CASES += [{"mode": "centralized", "averaging": "samples"}]
+CASES += [{"partition": f"{HERE}:by_label"}]
+CASES += [{"partition": "own", "dataset": f"{HERE}:owned", "mode": mode} for mode in ("gossip", "centralized", "sgd")]
+CASES += [{"partition": "file:split.csv", "mode": mode} for mode in ("gossip", "centralized", "sgd")]
 
 
 @pytest.mark.parametrize("chosen", CASES, ids=lambda chosen: "-".join(chosen.values()))
 def test_a_stopped_run_ends_with_the_same_bits(tmp_path: Path, chosen: dict[str, Any]) -> None:
     options = {"partition": "dirichlet:0.2", **chosen}
+    if options["partition"] == "file:split.csv":
+        rows = [f"{sample},{min(sample % 7, PEERS - 1)}" for sample in range(1000)]
+        (tmp_path / "split.csv").write_text("\n".join(["sample,peer", *rows]))
+        options["partition"] = f"file:{tmp_path / 'split.csv'}"
     run(tmp_path / "whole", **options)
     config = config_of(tmp_path / "stopped", **options)
     stopped = Simulation(topology_for(config), config)

@@ -66,16 +66,18 @@ class Request:
 class Split:
     """Shards of all peers: sorted, disjoint arrays of sample numbers.
 
-    notes: what the reader of the results should know, a line each.
+    notes: what the reader of the results should know, a line each. known_sizes: of the shards, where those of other
+    peers are not here.
     """
 
     shards: tuple[Indices, ...]
     notes: tuple[str, ...] = ()
+    known_sizes: tuple[int, ...] = ()
 
     @property
     def sizes(self) -> list[int]:
         """Samples of each shard."""
-        return [len(shard) for shard in self.shards]
+        return list(self.known_sizes) or [len(shard) for shard in self.shards]
 
     @property
     def mean_size(self) -> int:

@@ -13,6 +13,7 @@ from p2pfl.model.weights_file import weights_digest
 from p2pfl.modes import Mode, mode_of
 from p2pfl.report.load import RecordedRun, load_run
 from p2pfl.report.summary import known_facts, summarize
+from p2pfl.run.partition_file import partition_digest
 
 _MAY_DIFFER = NOT_IN_FINGERPRINT | {"seed"}  # options in which runs of one entry may differ
 
@@ -85,6 +86,17 @@ def initial_of(run: RecordedRun) -> str | None:
         return init
 
 
+def partition_of(run: RecordedRun) -> str:
+    """Partition; that of a file by its content."""
+    path = run.config.data.partition_file
+    if path is None:
+        return run.config.data.partition
+    try:
+        return f"file ({partition_digest(path)})"
+    except ConfigError:  # deleted since; its path distinguishes runs
+        return run.config.data.partition
+
+
 def shards_of(entry: Entry) -> int | None:
     """Number of shards of the training set; None for pooled data."""
     counts: dict[str, int] = {"centralized": entry.config.centralized.num_clients, "sgd": 0}
@@ -108,6 +120,7 @@ def _settings(run: RecordedRun) -> Hashable:
     """Everything that determines a run, except its seed."""
     found = {name: value for name, value in options(run.config).items() if name not in _MAY_DIFFER}
     found |= {"dataset": dataset_of(run), "init": initial_of(run), "augment": augment_of(run)}
+    found["partition"] = partition_of(run)
     found["content"] = content_of(run)
     return run.config.mode, _shape(run), tuple(sorted(found.items()))
 

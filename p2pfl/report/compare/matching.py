@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from p2pfl.config import options
-from p2pfl.report.compare.group import Entry, augment_of, content_of, dataset_of, initial_of, shards_of
+from p2pfl.report.compare.group import Entry, augment_of, content_of, dataset_of, initial_of, partition_of, shards_of
 from p2pfl.report.load import RecordedRun
 from p2pfl.util.units import number_text
 
@@ -33,6 +33,7 @@ _VALUES: dict[str, Callable[[RecordedRun], Hashable]] = {
     "dataset": dataset_of,
     "augment": augment_of,
     "init": initial_of,
+    "partition": partition_of,
 }
 # Options that each mode may tune separately; the comparison notes where they differ.
 NOTED: dict[str, str] = {
