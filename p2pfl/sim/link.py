@@ -77,6 +77,7 @@ class Link:
 
     def __init__(self, speed: LinkSpeed, keeps_history: bool) -> None:
         self.is_up = True
+        self.reads_stranded_first = False  # those of an earlier incarnation of the sender
         self.under_way: deque[Parcel] = deque()
         self.stranded: deque[Parcel] = deque()
         self.sent: Counter[str] = Counter()
@@ -118,7 +119,7 @@ class Link:
 
         The first `kept` messages under way have arrived, the next `lost` (None: all others) are lost.
         """
-        self.is_up = False
+        self.is_up = self.reads_stranded_first = False
         for _ in range(min(kept, len(self.under_way))):
             self.under_way[0].leave()
             self.stranded.append(self.under_way.popleft())
@@ -216,13 +217,21 @@ class Links:
                 self._learn(sender, now + (self._grace or 0.0), Lost(process))
 
     def reopen(self, process: int, now: float) -> None:
-        """Restore the links of a process that is started again; the others learn it."""
+        """Restore the links of a process that is started again; the others learn it.
+
+        A start takes longer than reading the last messages of its earlier incarnation, which come first.
+        """
         self._gone.discard(process)
         for receiver, link in self._from[process].items():
+            link.reads_stranded_first = True
             if receiver not in self._gone:
                 link.heal(now)
         for sender in sorted(self._to[process]):
             self.heal(sender, process, now)
+
+    def forget(self, sender: int, event: LinkEvent) -> None:
+        """Note that a sender has learned the first such event."""
+        self.events[sender].remove(next(item for item in self.events[sender] if item[1] == event))
 
     def is_gone(self, process: int) -> bool:
         """Whether a process's links have ended."""
