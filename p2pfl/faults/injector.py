@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from p2pfl.faults import FaultScript, Kill, Pause, Point
@@ -23,8 +24,16 @@ def fired(path: Path) -> list[int]:
 class FaultInjector:
     """Kills and pauses of one process, each of which fires once, restarts included."""
 
-    def __init__(self, script: FaultScript, index: int, path: Path) -> None:
+    def __init__(
+        self,
+        script: FaultScript,
+        index: int,
+        path: Path,
+        strike: Callable[[Kill | Pause], None] | None = None,
+    ) -> None:
+        """`strike` kills or pauses the process, by default with a signal."""
         done = set(fired(path))
+        self._strike = strike or _signal_this_thread
         self._path = path
         self._waiting: list[tuple[int, Kill | Pause]] = [item for item in script.of(index) if item[0] not in done]
 
@@ -38,10 +47,16 @@ class FaultInjector:
                     file.write(f"{number}\n")
                     file.flush()
                     os.fsync(file.fileno())
-                # To this thread, which then stops at once; a signal to the process may reach another thread first.
-                number_of = signal.SIGKILL if isinstance(fault, Kill) else signal.SIGSTOP
-                signal.pthread_kill(threading.get_ident(), number_of)
+                self._strike(fault)
 
     def waits_for(self, point: Point, round: int) -> bool:
         """Return whether a fault is due at this point."""
         return any((fault.at, fault.round) == (point, round) for _, fault in self._waiting)
+
+
+def _signal_this_thread(fault: Kill | Pause) -> None:
+    """Signal this thread, which stops at once.
+
+    A signal to the process may reach another thread first.
+    """
+    signal.pthread_kill(threading.get_ident(), signal.SIGKILL if isinstance(fault, Kill) else signal.SIGSTOP)

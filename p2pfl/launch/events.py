@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from p2pfl.faults import Kill
+from p2pfl.node import messages
 
 # Events. `worker` is the worker's number.
 
@@ -96,6 +97,19 @@ class Interrupted:
 
 
 Event = Started | NotStarted | Ready | RoundFinished | MessageReceived | Finished | Failed | Exited | Tick | Interrupted
+
+
+def event_of(worker: int, message: messages.FromWorker) -> Event:
+    """The supervisor's event for a report."""
+    if isinstance(message, messages.Ready):
+        return Ready(worker, message.endpoint, message.steps, message.vector_bytes, message.lost)
+    if isinstance(message, messages.RoundFinished):
+        return RoundFinished(worker, message.record.round)
+    if isinstance(message, messages.Done):
+        return Finished(worker, message.refused)
+    if isinstance(message, messages.Failed):
+        return Failed(worker, message.reason, message.usage, message.resumable)
+    return MessageReceived(worker)
 
 
 # Actions

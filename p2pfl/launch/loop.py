@@ -87,7 +87,7 @@ class _Loop:
             self._observer.step(index, message.steps)
         elif isinstance(message, messages.Warned) and not self._supervisor.is_shutting_down:
             self._observer.warn(f"{self._spec.title(index)}: {message.text}")
-        self._feed(_event(index, message))
+        self._feed(ev.event_of(index, message))
 
     def _exited(self, index: int, worker: WorkerHandle) -> None:
         try:
@@ -175,16 +175,3 @@ class _Loop:
         for worker in list(self._workers.values()):
             with contextlib.suppress(OSError):
                 worker.kill()
-
-
-def _event(worker: int, message: messages.FromWorker) -> ev.Event:
-    """The supervisor's event for a report."""
-    if isinstance(message, messages.Ready):
-        return ev.Ready(worker, message.endpoint, message.steps, message.vector_bytes, message.lost)
-    if isinstance(message, messages.RoundFinished):
-        return ev.RoundFinished(worker, message.record.round)
-    if isinstance(message, messages.Done):
-        return ev.Finished(worker, message.refused)
-    if isinstance(message, messages.Failed):
-        return ev.Failed(worker, message.reason, message.usage, message.resumable)
-    return ev.MessageReceived(worker)

@@ -120,7 +120,8 @@ class Driver:
     @property
     def deadline(self) -> float:
         """When the protocol wants a turn even if nothing has come, on the driver's clock."""
-        return self._clock.now() if self._logic.wants_flush else self._logic.deadline
+        is_flushed = self._logic.wants_flush and self._transport.flushed()
+        return self._clock.now() if is_flushed else self._logic.deadline
 
     def _poll_seconds(self, now: float) -> float:
         if self._logic.wants_flush:

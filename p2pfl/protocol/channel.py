@@ -128,6 +128,16 @@ class Channel:
         again: list[ev.Action] = [self.message("grant", neighbor, round) for round in self.inbox.granted_to(neighbor)]
         return again + [self.message("ack", neighbor, round) for round in self.inbox.taken_from(neighbor)]
 
+    def remind(self, neighbor: int) -> list[ev.Action]:
+        """Repeat grants and acknowledgements once everything sent before has left.
+
+        Behind a vector on a slow link they would come so late that the neighbor sends again what is here by then.
+        """
+        if not self.flushed and self.outbox.is_sending:
+            self.outbox.asked_again = True  # so that a flush is noticed; the next reminder follows it
+            return []
+        return self.resend(neighbor)
+
     def deliver(self, round: int, items: Sequence[tuple[int, Payload]]) -> list[ev.Action]:
         """Send payloads of a round in chunks, each to its neighbor."""
         self.flushed = self.flushed and not items

@@ -127,7 +127,7 @@ class Membership:
         for n in sorted(neighbors):
             if self._edges[n].state is EdgeState.OFFERED:
                 actions.append(self.greet(n, round))
-            actions += self._channel.resend(n)
+            actions += self._channel.remind(n)
         return actions
 
     def reconnected(self, neighbor: int, round: int, point: ResumePoint) -> list[ev.Action]:

@@ -29,6 +29,11 @@ class Outbox:
         return not self._payloads
 
     @property
+    def is_sending(self) -> bool:
+        """Whether a payload was sent that no one has acknowledged yet."""
+        return not self._sent.isdisjoint(self._payloads)
+
+    @property
     def waiting_for(self) -> set[int]:
         """Neighbors that have not acknowledged."""
         return set(self._payloads)

@@ -12,6 +12,17 @@ from p2pfl.sim.clock import VirtualClock
 from p2pfl.training import EvalStats, TrainStats
 
 
+class Killed(BaseException):
+    """A simulated process is killed, so many seconds after the work began that it did.
+
+    It derives from BaseException because it is no error that anything but the simulator may handle.
+    """
+
+    def __init__(self, after: float = 0.0) -> None:
+        super().__init__("killed")
+        self.after = after
+
+
 class VirtualCompute:
     """Compute port of a simulated process.
 
@@ -36,6 +47,9 @@ class VirtualCompute:
             result = work()
         except Exception as error:
             future.set_exception(error)
+        except Killed as end:
+            future.set_exception(end)
+            seconds = end.after
         else:
             if isinstance(result, TrainStats):
                 seconds = self._train_seconds
@@ -50,6 +64,10 @@ class VirtualCompute:
         due = [future for when, future in self._waiting if when <= now]
         self._waiting = [(when, future) for when, future in self._waiting if when > now]
         return due
+
+    def postpone(self, seconds: float) -> None:
+        """Delay all results, since the process has not run for so long."""
+        self._waiting = [(when + seconds, future) for when, future in self._waiting]
 
     def close(self) -> None:
         self._waiting.clear()

@@ -1,36 +1,14 @@
-"""Virtual network: links with latency and bandwidth that can be cut.
-
-Messages are encoded, copied and decoded as on real sockets. A link keeps the order of messages and loses none until it
-is cut; those under way are then lost, as with a broken connection.
-"""
+"""Virtual network: links with latency and bandwidth that can be cut."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict, deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
-from p2pfl.errors import ProtocolError
 from p2pfl.protocol import wire
-from p2pfl.protocol.events import Lost, Received, Reconnected, Refused, TransportEvent
+from p2pfl.protocol.events import TransportEvent
 from p2pfl.sim.clock import VirtualClock
-
-
-@dataclass(frozen=True)
-class LinkSpeed:
-    """Latency (seconds) and bandwidth (bytes a second) of a link, in each direction."""
-
-    latency: float = 0.0
-    bandwidth: float = math.inf
-
-
-@dataclass(frozen=True)
-class _Message:
-    """Frames of a message under way."""
-
-    header: bytes
-    body: bytes
+from p2pfl.sim.link import Links, LinkSpeed
 
 
 class VirtualNetwork:
@@ -42,99 +20,100 @@ class VirtualNetwork:
     def __init__(self, clock: VirtualClock, speed: LinkSpeed | None = None, grace: float = 10.0) -> None:
         """`grace`: seconds after which both ends of a cut link learn that it is lost."""
         self._clock = clock
-        self._speed = speed or LinkSpeed()
-        self._grace = grace
-        # By receiver and sender: messages under way, with the times of their arrival.
-        self._under_way: dict[int, dict[int, deque[tuple[float, _Message]]]] = defaultdict(lambda: defaultdict(deque))
-        self._link_events: dict[int, list[tuple[float, Lost | Reconnected]]] = defaultdict(list)
-        self._free: dict[tuple[int, int], float] = {}  # time at which a link has sent all so far
-        self._cut: set[frozenset[int]] = set()
+        self._links = Links(speed, grace)
+        self._transports: dict[int, VirtualTransport] = {}
 
-    def transport(self, peer: int) -> VirtualTransport:
-        """Transport of one peer."""
-        return VirtualTransport(self, peer)
+    def transport(self, peer: int, is_paused: Callable[[], bool] = lambda: False) -> VirtualTransport:
+        """Transport of one peer, which may have been there before.
 
-    def next_arrival(self, peer: int) -> float:
+        `is_paused`: whether it cannot send now; messages wait for `release`.
+        """
+        if self._links.is_gone(peer):
+            self._links.reopen(peer, self._clock.now())
+        self._transports[peer] = VirtualTransport(self._clock, self._links, peer, is_paused)
+        return self._transports[peer]
+
+    def release(self, peer: int) -> None:
+        """Send what a peer was about to send when it was paused."""
+        self._transports[peer].release()
+
+    def next_event(self, peer: int) -> float:
         """Time of a peer's next message or event; infinity if there is none."""
-        heads = [waiting[0][0] for waiting in self._under_way[peer].values() if waiting]
-        return min([*heads, *(when for when, _ in self._link_events[peer])], default=math.inf)
+        now, links = self._clock.now(), self._links
+        arrivals = [queue[0].arrives for link in links.to(peer) for queue in (link.stranded, link.under_way) if queue]
+        learned = [when for when, _ in links.events[peer]]
+        leaving = [parcel.leaves for parcel in links.sent_by(peer) if parcel.leaves > now]
+        return min([*arrivals, *learned, *leaving], default=math.inf)
 
     def cut(self, a: int, b: int) -> None:
-        """Break the link of two peers; messages under way on it are lost."""
-        if frozenset({a, b}) in self._cut:
-            return
-        self._cut.add(frozenset({a, b}))
-        for peer, other in ((a, b), (b, a)):
-            self.discard(other, peer)
-            self._link_events[peer].append((self._clock.now() + self._grace, Lost(other)))
+        """Break the link of two peers, in both directions; messages under way are lost."""
+        now = self._clock.now()
+        for sender, receiver in ((a, b), (b, a)):
+            self._links.cut(sender, receiver, now, kept=self._links.between(sender, receiver).arrived_by(now))
 
     def heal(self, a: int, b: int) -> None:
         """Restore a link that was cut; both ends learn it at once."""
-        if frozenset({a, b}) not in self._cut:
-            return
-        self._cut.remove(frozenset({a, b}))
-        for peer, other in ((a, b), (b, a)):
-            self._link_events[peer] = [(when, what) for when, what in self._link_events[peer] if what != Lost(other)]
-            self._link_events[peer].append((self._clock.now(), Reconnected(other)))
+        for sender, receiver in ((a, b), (b, a)):
+            self._links.heal(sender, receiver, self._clock.now())
 
-    def send(self, sender: int, receiver: int, message: wire.Message) -> int:
-        """Send a message and return its bytes, 0 if the link is cut."""
-        if frozenset({sender, receiver}) in self._cut:
-            return 0
-        header, body = wire.encode(message)
-        size = len(header) + message.size
-        left = max(self._clock.now(), self._free.get((sender, receiver), 0.0)) + size / self._speed.bandwidth
-        self._free[sender, receiver] = left
-        self._under_way[receiver][sender].append((left + self._speed.latency, _Message(header, bytes(body))))
-        return size
-
-    def discard(self, sender: int, receiver: int) -> None:
-        """Throw away messages under way from one peer to another."""
-        self._under_way[receiver][sender].clear()
-
-    def receive(self, peer: int) -> list[TransportEvent]:
-        """Take the messages and events that have arrived at a peer."""
-        now = self._clock.now()
-        due: list[TransportEvent] = [what for when, what in self._link_events[peer] if when <= now]
-        self._link_events[peer] = [(when, what) for when, what in self._link_events[peer] if when > now]
-        for _, waiting in sorted(self._under_way[peer].items()):
-            while waiting and waiting[0][0] <= now:
-                due.append(_decoded(waiting.popleft()[1]))
-        return due
+    def remove(self, peer: int) -> None:
+        """End a peer's links, because its process has ended; what has left still arrives."""
+        self._links.close(peer, self._clock.now())
 
 
 class VirtualTransport:
     """Transport of one peer on a virtual network, which never waits."""
 
-    def __init__(self, network: VirtualNetwork, peer: int) -> None:
+    def __init__(self, clock: VirtualClock, links: Links, peer: int, is_paused: Callable[[], bool]) -> None:
         self.endpoint = f"sim://{peer}"
-        self._network = network
+        self._is_paused = is_paused
+        self._held: list[tuple[int, wire.Message]] = []  # until the peer is woken
+        self._clock = clock
+        self._links = links
         self._peer = peer
 
     def connect(self, endpoints: Mapping[int, str], vector_bytes: int) -> None:
-        """Do nothing: all links exist from the beginning."""
+        self._links.open_to(self._peer, endpoints, self._clock.now())
 
     def send(self, neighbor: int, message: wire.Message) -> int:
-        return self._network.send(self._peer, neighbor, message)
+        if self._is_paused():
+            self._held.append((neighbor, message))
+            return len(wire.encode(message)[0]) + message.size
+        return self._links.between(self._peer, neighbor).send(message, self._clock.now())
+
+    def release(self) -> None:
+        """Send what was held back while the peer was paused."""
+        held, self._held = self._held, []
+        for neighbor, message in held:
+            self.send(neighbor, message)
 
     def discard(self, neighbor: int) -> None:
-        self._network.discard(self._peer, neighbor)
+        self._links.between(self._peer, neighbor).under_way.clear()
 
     def flushed(self) -> bool:
-        return True  # bodies are copied when they are sent
+        """Whether all vectors have left; a buffer must not change before."""
+        now, is_flushed = self._clock.now(), True
+        for parcel in self._links.sent_by(self._peer):
+            if parcel.leaves <= now:
+                parcel.leave()
+            elif parcel.has_vector:
+                is_flushed = False
+        return is_flushed
 
     def poll(self, seconds: float) -> list[TransportEvent]:
-        return self._network.receive(self._peer)
+        """Take the messages and events that have arrived."""
+        now, events = self._clock.now(), self._links.events[self._peer]
+        due: list[TransportEvent] = [what for when, what in events if when <= now]
+        self._links.events[self._peer] = [(when, what) for when, what in events if when > now]
+        for link in self._links.to(self._peer):
+            while link.stranded and link.stranded[0].arrives <= now:
+                due.append(link.take(is_stranded=True))
+            while link.under_way and link.under_way[0].arrives <= now:
+                due.append(link.take())
+        return due
 
     def wake(self) -> None:
         """Do nothing: `poll` never waits."""
 
     def close(self) -> None:
         """Do nothing: sent messages are under way."""
-
-
-def _decoded(message: _Message) -> TransportEvent:
-    try:
-        return Received(wire.decode((message.header, message.body)), len(message.header) + len(message.body))
-    except ProtocolError as error:
-        return Refused(error.code, error.detail)

@@ -3,55 +3,31 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from p2pfl import data
 from p2pfl.config import RunConfig
-from p2pfl.errors import ConfigError, TransportError
-from p2pfl.faults import AttackFault, Partition
+from p2pfl.errors import ConfigError, P2PFLError, TransportError
+from p2pfl.faults import Kill
+from p2pfl.launch import LaunchSpec, Outcome
+from p2pfl.launch import events as ev
+from p2pfl.launch.supervisor import Supervisor
 from p2pfl.modes import assign_roles
 from p2pfl.node import messages
-from p2pfl.node.builder import assemble
-from p2pfl.node.loop import Driver
-from p2pfl.node.ports import Ports
 from p2pfl.run.directory import create_run_dir
 from p2pfl.run.fingerprint import run_fingerprint
-from p2pfl.run.paths import peer_dir
 from p2pfl.run.settings import fault_script, resolve
 from p2pfl.sim.clock import VirtualClock
-from p2pfl.sim.compute import VirtualCompute
-from p2pfl.sim.network import LinkSpeed, VirtualNetwork
+from p2pfl.sim.link import LinkSpeed
+from p2pfl.sim.network import VirtualNetwork
+from p2pfl.sim.worker import SimWorker, World
 from p2pfl.topology import Topology
 
-
-@dataclass
-class SimReporter:
-    """Reporter of one simulated process, which keeps reports in memory."""
-
-    sent: list[messages.FromWorker] = field(default_factory=list)
-    lines: list[str] = field(default_factory=list)
-
-    def send(self, message: messages.FromWorker) -> None:
-        self.sent.append(message)
-
-    def info(self, text: str) -> None:
-        self.lines.append(text)
-
-    def warn(self, text: str, matters: bool = True) -> None:
-        self.lines.append(text)
-        if matters:
-            self.sent.append(messages.Warned(text))
-
-
-@dataclass
-class SimNode:
-    """One simulated process of a run."""
-
-    index: int
-    driver: Driver
-    compute: VirtualCompute
-    reporter: SimReporter
+LOOK_SECONDS = 0.5  # between two looks of the supervisor at the most, as on real processes
+IDLE_SECONDS = 86_400.0  # of the supervisor's looks alone, after which a simulation has hung
 
 
 class Simulation:
@@ -61,10 +37,10 @@ class Simulation:
 
     Training is real, on this process's CPU, so that a synchronous run ends with the same bits as on real processes
     with the same settings and thread count. Only time and network are virtual: a round's training takes
-    `train_seconds`, messages travel with `speed`.
+    `train_seconds`, messages travel with `speed`, and a process starts at once. Kills, pauses and all other faults of a
+    script are played; the launcher's supervisor decides what follows.
 
-    Raises ConfigError for settings that no run could be started with, and for faults that need real processes or links
-    (kill, pause, delay, drop, corrupt).
+    Raises ConfigError for settings that no run could be started with.
     """
 
     def __init__(
@@ -80,67 +56,134 @@ class Simulation:
         self.clock = VirtualClock()
         self.network = VirtualNetwork(self.clock, speed, config.exchange.grace_timeout)
         config = resolve(config, topology, processes=1)
-        _check_faults(config, topology)
+        roles = assign_roles(config, topology)
         self.run_dir = create_run_dir(topology, config) if resume is None else resume
-        self._topology, self._config = topology, config
-        self._fingerprint = run_fingerprint(assign_roles(config, topology), config)
+        self.workers: dict[int, SimWorker] = {}  # the newest of each process
+        self.lines: list[str] = []  # shown by the supervisor and the processes
+        self._world = World(self.clock, self.network, topology, train_seconds)
         self._dataset = data.prepare(config.data.dataset, config.data.data_dir, lambda *_: None)
-        self.nodes = [self._node(index, train_seconds, resume is not None) for index in range(topology.n)]
-        for node in self.nodes:
-            node.driver.start()
+        run = run_fingerprint(roles, config)
+        script = fault_script(config, topology)
+        self._spec = LaunchSpec(roles, config, self.run_dir, run, run, resume is not None, script=script)
+        self._supervisor = Supervisor(self._spec)
+        self._running: set[int] = set()
+        self._reports: deque[tuple[int, messages.FromWorker]] = deque()  # not passed on yet
+        self._looked = self._acted = 0.0
+        self._carry_out(self._supervisor.begin())
+        self._settle()
 
-    def run(self) -> None:
-        """Run all processes to their end. Raises the first error of one of them."""
+    @property
+    def outcome(self) -> Outcome:
+        """The end of the run, as far as it is known."""
+        return self._supervisor.outcome
+
+    def run(self) -> Outcome:
+        """Run all processes to their end. Raises P2PFLError where the run fails."""
         while self.step():
             pass
+        if self.outcome.status != "complete":
+            self._fail()
+        return self.outcome
 
     def step(self) -> bool:
-        """Let the process that is due next take a turn; False when all have ended.
+        """Let the process that is due next take a turn; False when the run has ended.
 
         Of several the one with the lowest index is first.
         """
-        due = [(self._due(node), node.index) for node in self.nodes if not node.driver.has_ended]
-        if not due:
+        if self._supervisor.is_finished:
             return False
-        when, index = min(due)
-        if math.isinf(when):
+        when, index = min(((self.workers[index].due, index) for index in self._running), default=(math.inf, -1))
+        if when > self._looked + LOOK_SECONDS:
+            self._look(self._looked + LOOK_SECONDS)
+        else:
+            self.clock.advance(when)
+            self._acted = when
+            self.workers[index].turn()
+        self._settle()
+        return not self._supervisor.is_finished
+
+    def close(self) -> None:
+        """Stop all processes where they are."""
+        for index in self._running:
+            self.workers[index].kill()
+        self._running.clear()
+
+    def _fail(self) -> NoReturn:
+        outcome = self.outcome
+        if outcome.status == "usage":
+            raise ConfigError(outcome.reason)
+        raise P2PFLError(outcome.reason, resumable=outcome.resumable)
+
+    # Supervision
+
+    def _look(self, now: float) -> None:
+        """Let the supervisor look at the processes when nothing else happens."""
+        if now > self._acted + IDLE_SECONDS:
             raise TransportError("no process of the simulated swarm has anything to wait for")
-        self.clock.advance(when)
-        node = self.nodes[index]
-        node.driver.turn()
-        if node.driver.has_ended:
-            node.driver.close()
-        return True
+        self.clock.advance(now)
+        self._feed(ev.Tick())
 
-    def _due(self, node: SimNode) -> float:
-        now = self.clock.now()
-        event = min(self.network.next_arrival(node.index), node.compute.next_result)
-        return max(now, min(event, node.driver.deadline))
+    def _feed(self, event: ev.Event) -> None:
+        if isinstance(event, ev.Tick):
+            self._looked = self.clock.now()
+        self._carry_out(self._supervisor.handle(event, self.clock.now()))
 
-    def _node(self, index: int, train_seconds: float, resume: bool) -> SimNode:
-        folder = peer_dir(self.run_dir, self._topology, index)
-        reporter = SimReporter()
-        spec = messages.WorkerSpec(
-            config=self._config,
+    def _settle(self) -> None:
+        """Tell the supervisor all that processes have reported, and which have ended."""
+        while True:
+            while self._reports:
+                index, message = self._reports.popleft()
+                if isinstance(message, messages.Warned):
+                    self.lines.append(f"{self._spec.title(index)}: {message.text}")
+                self._feed(ev.event_of(index, message))
+            ended = [index for index in sorted(self._running) if self.workers[index].exitcode is not None]
+            if not ended:
+                return
+            for index in ended:
+                self._running.discard(index)
+                self._feed(self._exit_of(self.workers[index]))
+            self._feed(ev.Tick())
+
+    @staticmethod
+    def _exit_of(worker: SimWorker) -> ev.Exited:
+        last = worker.strikes[-1] if worker.strikes else None
+        return ev.Exited(worker.index, worker.exitcode, worker.exit_text, last if isinstance(last, Kill) else None)
+
+    def _carry_out(self, actions: Sequence[ev.Action]) -> None:
+        for action in actions:
+            if isinstance(action, ev.StartWorker):
+                self._start(action)
+            elif isinstance(action, ev.SendEndpoints):
+                self.workers[action.worker].begin(action.endpoints)
+            elif isinstance(action, ev.HoldModel):
+                self.workers[action.worker].holds_model = True
+            elif isinstance(action, ev.Wake):
+                self.workers[action.worker].wake()
+            elif isinstance(action, ev.Shutdown | ev.KillAll):
+                for index in self._running:
+                    self.workers[index].stop()
+            elif isinstance(action, ev.ShowLine):
+                self.lines.append(action.text)
+
+    def _start(self, order: ev.StartWorker) -> None:
+        spec, index = self._spec, order.worker
+        worker_spec = messages.WorkerSpec(
+            config=spec.config,
             run_dir=self.run_dir,
             dataset=self._dataset,
             index=index,
-            run=self._fingerprint,
-            settings=self._fingerprint,
+            run=spec.run,
+            settings=spec.settings,
             bind=f"sim://{index}",
-            resume=resume,
+            resume=spec.resume or order.again,
+            endpoints=order.endpoints,
+            restarted=order.again and order.endpoints is not None,
+            returns_in=order.returns_in,
         )
-        parts = assemble(spec, self._topology, folder, reporter.send)
-        compute = VirtualCompute(self.clock, train_seconds)
-        ports = Ports(self.clock, compute, self.network.transport(index), parts.recorder, reporter)
-        return SimNode(index, Driver(parts.logic, parts.trainer, ports), compute, reporter)
-
-
-def _check_faults(config: RunConfig, topology: Topology) -> None:
-    for number, fault in enumerate(fault_script(config, topology).faults, 1):
-        if not isinstance(fault, AttackFault | Partition):
-            kind = type(fault).__name__.lower()
-            raise ConfigError(
-                f"--faults {config.exchange.faults}: fault {number} ({kind}): needs real processes and links; "
-                "the simulator plays attack and partition"
-            )
+        self._running.add(index)
+        self.workers[index] = SimWorker(
+            worker_spec, self._world, lambda message: self._reports.append((index, message))
+        )
+        self._feed(ev.Started(index))
+        if order.endpoints is not None:
+            self.workers[index].begin(order.endpoints)

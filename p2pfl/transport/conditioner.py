@@ -5,6 +5,7 @@ Two conditions exist: a constant delay, the slow link of benchmarks and tests, a
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -73,7 +74,7 @@ class ScriptedFaults:
             if isinstance(fault, Drop):
                 return None
             assert isinstance(fault, Corrupt)
-            message = _corrupted(message)
+            message = corrupted(message)
         return Delivery(message, seconds)
 
 
@@ -83,10 +84,12 @@ class Conditioner:
     Each neighbor's messages keep their order. Delayed ones are sent during `poll`.
     """
 
-    def __init__(self, transport: Transport, condition: Condition) -> None:
+    def __init__(self, transport: Transport, condition: Condition, now: Callable[[], float] = time.monotonic) -> None:
+        """`now`: the clock by which messages are delayed, in seconds."""
         self.endpoint = transport.endpoint
         self._transport = transport
         self._condition = condition
+        self._now = now
         self._delayed: deque[tuple[float, int, wire.Message]] = deque()  # with the time at which it is due
 
     def connect(self, endpoints: Mapping[int, str], vector_bytes: int) -> None:
@@ -96,10 +99,11 @@ class Conditioner:
         delivery = self._condition(neighbor, message)
         if delivery is None:
             return 0
-        is_queued = any(other == neighbor for _, other, _ in self._delayed)
-        if delivery.seconds == 0.0 and not is_queued:  # delayed messages must not be overtaken
+        queued = [due for due, other, _ in self._delayed if other == neighbor]
+        if delivery.seconds == 0.0 and not queued:
             return self._transport.send(neighbor, delivery.message)
-        self._delayed.append((time.monotonic() + delivery.seconds, neighbor, delivery.message))
+        due = max([self._now() + delivery.seconds, *queued])  # delayed messages must not be overtaken
+        self._delayed.append((due, neighbor, delivery.message))
         return len(wire.encode(delivery.message)[0]) + len(delivery.message.body)
 
     def discard(self, neighbor: int) -> None:
@@ -110,13 +114,17 @@ class Conditioner:
         return not any(message.size for _, _, message in self._delayed) and self._transport.flushed()
 
     def poll(self, seconds: float) -> list[TransportEvent]:
-        deadline = time.monotonic() + max(seconds, 0.0)
-        self._send_due(time.monotonic())
-        if self._delayed:
-            deadline = min(deadline, min(due for due, _, _ in self._delayed))
-        events = self._transport.poll(deadline - time.monotonic())
-        self._send_due(time.monotonic())
+        deadline = self._now() + max(seconds, 0.0)
+        self._send_due(self._now())
+        deadline = min(deadline, self.next_due)
+        events = self._transport.poll(deadline - self._now())
+        self._send_due(self._now())
         return events
+
+    @property
+    def next_due(self) -> float:
+        """Time at which the next delayed message is sent; infinity if there is none."""
+        return min((due for due, _, _ in self._delayed), default=math.inf)
 
     def wake(self) -> None:
         self._transport.wake()
@@ -127,18 +135,13 @@ class Conditioner:
 
     def _send_due(self, now: float) -> None:
         """Send the messages that are due, each neighbor's in their order."""
-        blocked: set[int] = set()  # neighbors of whom an earlier message is not due yet
-        waiting: deque[tuple[float, int, wire.Message]] = deque()
-        for due, neighbor, message in self._delayed:
-            if due <= now and neighbor not in blocked:
-                self._transport.send(neighbor, message)
-            else:
-                blocked.add(neighbor)
-                waiting.append((due, neighbor, message))
-        self._delayed = waiting
+        due = [item for item in self._delayed if item[0] <= now]
+        self._delayed = deque(item for item in self._delayed if item[0] > now)
+        for _, neighbor, message in due:
+            self._transport.send(neighbor, message)
 
 
-def _corrupted(message: wire.Message) -> wire.Message:
+def corrupted(message: wire.Message) -> wire.Message:
     """Copy of a message with another version and no body, which is refused."""
     header = msgspec.structs.replace(message.header, version=message.header.version ^ 0x55)
     return wire.Message(header, b"", ends=False)

@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from tests.support.fault_scripts import fault
 
 from p2pfl import RunConfig, make_topology
 from p2pfl.experiment.run import run
 from p2pfl.modes import topology_of
 from p2pfl.run import checkpoint
 from p2pfl.run.paths import CHECKPOINTS_FOLDER, MODEL_FILE, peer_dirs
+from p2pfl.run.records import read_rounds
 from p2pfl.sim.swarm import Simulation
+from p2pfl.topology import Topology
 
 pytestmark = pytest.mark.processes
 
@@ -38,11 +41,39 @@ def test_same_settings_same_bits(tmp_path: Path, mode: str) -> None:
     run(real, None if mode == "centralized" else topology)
     simulated = Simulation(topology, RunConfig.of(**OPTIONS, **own, mode=mode, run_dir=str(tmp_path / "simulated")))
     simulated.run()
-    assert (tmp_path / "real" / MODEL_FILE).read_bytes() == (simulated.run_dir / MODEL_FILE).read_bytes()
-    pairs = zip(peer_dirs(tmp_path / "real", topology), peer_dirs(simulated.run_dir, topology), strict=True)
-    for there, here in pairs:
+    check(tmp_path / "real", simulated.run_dir, topology)
+
+
+def check(real: Path, simulated: Path, topology: Topology) -> None:
+    """Assert the same model, checkpoints, and records but for times and bytes."""
+    assert (real / MODEL_FILE).read_bytes() == (simulated / MODEL_FILE).read_bytes()
+    for there, here in zip(peer_dirs(real, topology), peer_dirs(simulated, topology), strict=True):
+        assert facts(there) == facts(here)
         (one, _), (other, _) = (checkpoint.newest(folder / CHECKPOINTS_FOLDER) for folder in (there, here))
         assert (one is None) == (other is None)
         if one is not None and other is not None:
             assert torch.equal(one.x, other.x)
             assert torch.equal(one.momentum, other.momentum)
+
+
+def facts(folder: Path) -> list[tuple[object, ...]]:
+    return [
+        (r.round, r.steps, r.samples, r.train_loss, r.test_accuracy, r.absent, r.missing, r.weights_from)
+        for r in read_rounds(folder)
+    ]
+
+
+def test_a_kill_and_a_pause_end_with_the_same_records_and_bits(tmp_path: Path) -> None:
+    script = fault(kind="kill", peer="3", round=2, restart=5) + fault(kind="pause", peer="1", round=3, resume=5)
+    (tmp_path / "faults.toml").write_text(script)
+    topology = make_topology("ring", 5)
+    faulty: dict[str, Any] = {**OPTIONS, "model": "user_models:linear", "rounds": 6, "round_timeout": 2.0}
+    configs = [
+        RunConfig.of(**faulty, faults=str(tmp_path / "faults.toml"), run_dir=str(tmp_path / name))
+        for name in ("real", "simulated")
+    ]
+    run(configs[0], topology)
+    simulated = Simulation(topology, configs[1])
+    simulated.run()
+    check(tmp_path / "real", simulated.run_dir, topology)
+    assert [record.round for record in read_rounds(peer_dirs(simulated.run_dir, topology)[3])][:3] == [1, 5, 6]

@@ -1,4 +1,4 @@
-"""Many state machines amid crashes, freezes and cuts: who lives finishes, and equal weights stay equal."""
+"""Peers amid crashes, pauses and cuts: the living finish with equal weights."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from tests.support.gossip_scenario import Setting, Steady, small_chunks
 from tests.support.helpers import THOROUGHNESS, matrix
-from tests.support.peer_network import Setting, small_chunks
-from tests.support.troubled_network import Troubled
 
 from p2pfl.algorithms import DPSGD, Chebyshev
 from p2pfl.protocol.events import Fail, Finish
+from p2pfl.sim.interleaving import Interleaving
 from p2pfl.topology import is_symmetric, spectral_gap
 
 NETWORKS = [("ring", 4), ("star", 5), ("complete", 6), ("path", 3), ("torus", 9)]
@@ -26,54 +26,77 @@ def setting(kind: str, n: int, overlapped: bool = False, codec: str = "fp32", ro
     return Setting(w, DPSGD(overlapped, codec), Chebyshev(contraction, first_round=rounds + 1), training_rounds=rounds)
 
 
-def until(network: Troubled, condition) -> None:  # type: ignore[no-untyped-def]
-    """Go on until something holds."""
-    for _ in range(5000):
-        if condition():
-            return
-        assert network.go_on(), "nothing happens any more"
-    raise AssertionError("never came true")
+GRACE = 5.0
 
 
-def in_round(network: Troubled, peer: int, round: int) -> bool:
-    machine = network.peers[peer]
-    return machine is not None and machine.round >= round
+class Swarm:
+    """Peers with the same weights under a clock, and what happens to them."""
 
+    def __init__(self, made: Setting, spare: int) -> None:
+        self.peers = Steady(made, spare)
+        self.run = Interleaving(self.peers, GRACE)
 
-def in_training(network: Troubled, peer: int) -> bool:
-    machine = network.peers[peer]
-    return machine is not None and machine.round <= network.setting.training_rounds
+    @property
+    def news(self) -> list[tuple[int, str]]:
+        return [(me, note.text) for me, note in self.run.notes if note.matters]
 
+    def until(self, *peers: int, round: int) -> None:
+        """Continue until some peers are in a round."""
+        for _ in range(5000):
+            if all(peer in self.run.logics and self.run.logics[peer].round >= round for peer in peers):
+                return
+            assert self.run.advance(), "nothing is left to happen"
+        raise AssertionError("never came true")
 
-def finished(network: Troubled, but: set[int] = frozenset()) -> None:  # type: ignore[assignment]
-    for peer in range(network.setting.n):
-        if peer not in but:
-            assert network.ended.get(peer) == Finish(), (peer, network.ended.get(peer), network.news)
+    def to_the_end(self) -> None:
+        for _ in range(100_000):
+            if not self.run.advance():
+                return
+        raise AssertionError(f"the peers continue without end: {self.news[-20:]}")
+
+    def stop_and_resume(self, lost: set[int], initial: float = 77.0) -> None:
+        """Stop all at once, and start them again; some have lost what they had saved.
+
+        `initial`: factor of the weights of a peer without any.
+        """
+        for me in lost:
+            self.peers.saved.pop(me, None)
+        self.peers.lost_weights, self.peers.start_scale = frozenset(lost), initial
+        self.run = Interleaving(self.peers, GRACE)
+        self.peers.start_scale = 1.0
+
+    def rounds_without(self, me: int, other: str) -> list[int]:
+        return [round for round, absent in self.peers.absent[me] if absent == [other]]
+
+    def check_finished(self, but: int | None = None) -> None:
+        for peer in range(self.peers.processes):
+            if peer != but:
+                assert self.run.ended.get(peer) == Finish(), (peer, self.run.ended.get(peer), self.news)
 
 
 @pytest.mark.parametrize("kind", NETWORKS, ids=str)
 @pytest.mark.parametrize("overlapped", [False, True])
 @pytest.mark.parametrize("codec", ["fp32", "bf16"])
-def test_a_peer_that_dies_is_done_without(kind: tuple[str, int], overlapped: bool, codec: str) -> None:
+def test_the_others_continue_without_a_peer_that_died(kind: tuple[str, int], overlapped: bool, codec: str) -> None:
     with small_chunks(48):
-        network = Troubled(setting(*kind, overlapped, codec), spare=kind[1])
-        until(network, lambda: in_round(network, 1, 3))
-        network.crash(1)
-        network.run()
-    finished(network, but={1})
-    for other in network.links(1):
-        rounds = [round for round, absent in network.absent[other] if absent == ["p1"]]
+        swarm = Swarm(setting(*kind, overlapped, codec), spare=kind[1])
+        swarm.until(1, round=3)
+        swarm.run.kill(1)
+        swarm.to_the_end()
+    swarm.check_finished(but=1)
+    for other in swarm.peers.links(1):
+        rounds = swarm.rounds_without(other, "p1")
         assert rounds
-        assert rounds == list(range(rounds[0], network.setting.last_round + 1))
+        assert rounds == list(range(rounds[0], swarm.peers.setting.last_round + 1))
         assert 2 <= rounds[0] <= 4  # what was under way is lost with it
 
 
 def test_a_death_too_many_ends_the_run_and_is_named() -> None:
-    network = Troubled(setting("ring", 4), spare=0)
-    until(network, lambda: in_round(network, 1, 3))
-    network.crash(1)
-    network.run()
-    reasons = {peer: end.reason for peer, end in network.ended.items() if isinstance(end, Fail)}
+    swarm = Swarm(setting("ring", 4), spare=0)
+    swarm.until(1, round=3)
+    swarm.run.kill(1)
+    swarm.to_the_end()
+    reasons = {peer: end.reason for peer, end in swarm.run.ended.items() if isinstance(end, Fail)}
     assert "lost the connection to peer p1 in round" in reasons[0] + reasons.get(2, "")
 
 
@@ -83,51 +106,50 @@ def test_a_death_too_many_ends_the_run_and_is_named() -> None:
 def test_a_restart_within_the_grace_period_costs_the_others_nothing(
     kind: tuple[str, int], overlapped: bool, codec: str
 ) -> None:
-    """It repeats its last round; vectors that it lost and its neighbors no longer have are missing in that one only."""
+    """It repeats its last round; vectors that nobody has are missing in that one only."""
     with small_chunks(48):
         for steps in range(0, 400, 97):
-            network = Troubled(setting(*kind, overlapped, codec), spare=0)
+            swarm = Swarm(setting(*kind, overlapped, codec), spare=0)
             for _ in range(steps):
-                network.go_on()
-            if not in_training(network, 1):
+                swarm.run.advance()
+            if swarm.peers.peers[1].round > swarm.peers.setting.training_rounds:
                 return
-            repeated = network.saved[1][0] + 1 if 1 in network.saved else 1
-            network.crash(1)
-            network.restart(1)
-            network.run()
-            finished(network)
-            assert not any(missing for peer, missing in network.absent.items() if peer != 1)
-            assert {round for round, _ in network.absent[1]} <= {repeated}
+            repeated = swarm.peers.saved[1][0] + 1 if 1 in swarm.peers.saved else 1
+            swarm.run.kill(1)
+            swarm.run.restart(1)
+            swarm.to_the_end()
+            swarm.check_finished()
+            assert not any(missing for peer, missing in swarm.peers.absent.items() if peer != 1)
+            assert {round for round, _ in swarm.peers.absent[1]} <= {repeated}
 
 
 def test_a_peer_that_comes_back_late_goes_to_where_the_others_are() -> None:
-    network = Troubled(setting("ring", 4, rounds=12), spare=3)
-    until(network, lambda: in_round(network, 1, 3))
-    network.crash(1)
-    until(network, lambda: in_round(network, 0, 7) and in_round(network, 2, 7))
-    network.restart(1)
-    network.run()
-    finished(network)
+    swarm = Swarm(setting("ring", 4, rounds=12), spare=3)
+    swarm.until(1, round=3)
+    swarm.run.kill(1)
+    swarm.until(0, 2, round=7)
+    swarm.run.restart(1)
+    swarm.to_the_end()
+    swarm.check_finished()
     for other in (0, 2):
-        gone = [round for round, absent in network.absent[other] if absent == ["p1"]]
+        gone = swarm.rounds_without(other, "p1")
         assert gone == list(range(gone[0], gone[-1] + 1))
         assert gone[-1] <= 9
-    assert any("goes straight to round" in text for me, text in network.news if me == 1)
-    assert any("is back from round" in text for me, text in network.news if me == 0)
+    assert any("goes straight to round" in text for me, text in swarm.news if me == 1)
+    assert any("is back from round" in text for me, text in swarm.news if me == 0)
 
 
 def test_a_peer_without_a_checkpoint_takes_over_a_neighbors_weights() -> None:
-    network = Troubled(setting("ring", 4, rounds=12), spare=3)
-    until(network, lambda: in_round(network, 1, 2))
-    network.crash(1)
-    until(network, lambda: in_round(network, 0, 7) and in_round(network, 2, 7))
-    network.saved.pop(1)
-    network.start_vector, honest = network.start_vector * 0 + 77.0, network.start_vector  # what a new life starts with
-    network.restart(1)
-    network.start_vector = honest
-    network.run()
-    finished(network)  # and the weights of all were checked after every round
-    assert {me for me, text in network.news if "takes over the weights of peer" in text} == {1}
+    swarm = Swarm(setting("ring", 4, rounds=12), spare=3)
+    swarm.until(1, round=2)
+    swarm.run.kill(1)
+    swarm.until(0, 2, round=7)
+    swarm.peers.saved.pop(1)
+    swarm.peers.start_scale = 77.0  # of the weights that it starts with
+    swarm.run.restart(1)
+    swarm.to_the_end()
+    swarm.check_finished()  # and the weights of all were checked after every round
+    assert {me for me, text in swarm.news if "takes over the weights of peer" in text} == {1}
 
 
 @pytest.mark.parametrize(
@@ -136,74 +158,77 @@ def test_a_peer_without_a_checkpoint_takes_over_a_neighbors_weights() -> None:
     ids=str,
 )
 def test_peers_that_lost_their_weights_get_them_from_whoever_has_some(kind: tuple[str, int], lost: set[int]) -> None:
-    """Also where all neighbors have lost theirs: nobody goes on from initial weights while others are ahead."""
-    network = Troubled(setting(*kind, rounds=14), spare=0)
-    until(network, lambda: all(in_round(network, peer, 6) for peer in range(kind[1])))
-    network.resume_all(lost)
-    network.run()
-    finished(network)  # and the weights of all were checked after every round
-    told = {me for me, text in network.news if "takes over the weights of peer" in text}
+    """Nobody continues from initial weights while others are ahead.
+
+    Also where all neighbors have lost theirs.
+    """
+    swarm = Swarm(setting(*kind, rounds=14), spare=0)
+    swarm.until(*range(kind[1]), round=6)
+    swarm.stop_and_resume(lost)
+    swarm.to_the_end()
+    swarm.check_finished()  # and the weights of all were checked after every round
+    told = {me for me, text in swarm.news if "takes over the weights of peer" in text}
     assert told == lost
 
 
 def test_where_all_have_lost_their_weights_the_run_ends() -> None:
-    network = Troubled(setting("ring", 4, rounds=12), spare=0)
-    until(network, lambda: all(in_round(network, peer, 4) for peer in range(4)))
-    network.resume_all({0, 1, 2, 3})
-    network.run()
-    for end in network.ended.values():
+    swarm = Swarm(setting("ring", 4, rounds=12), spare=0)
+    swarm.until(*range(4), round=4)
+    swarm.stop_and_resume({0, 1, 2, 3})
+    swarm.to_the_end()
+    for end in swarm.run.ended.values():
         assert isinstance(end, Fail)
-    reasons = {end.reason for end in network.ended.values() if isinstance(end, Fail)}
+    reasons = {end.reason for end in swarm.run.ended.values() if isinstance(end, Fail)}
     assert any(reason.endswith("start a new run without --resume") for reason in reasons)
 
 
 def test_a_peer_that_lost_its_first_round_does_it_again_with_those_who_are_there() -> None:
-    """Its neighbors had not saved that round: they are no further, so nothing is lost but time."""
-    network = Troubled(setting("path", 3, rounds=6), spare=0)
-    network.resume_all({0, 1}, initial=1.0)
-    network.run()
-    finished(network)
-    assert not any("takes over" in text for _, text in network.news)
+    """Its neighbors had not saved that round: nothing is lost but time."""
+    swarm = Swarm(setting("path", 3, rounds=6), spare=0)
+    swarm.stop_and_resume({0, 1}, initial=1.0)
+    swarm.to_the_end()
+    swarm.check_finished()
+    assert not any("takes over" in text for _, text in swarm.news)
 
 
-def test_a_frozen_peer_is_given_up_and_catches_up_when_it_wakes() -> None:
-    network = Troubled(setting("ring", 8, rounds=12), spare=7)
-    until(network, lambda: in_round(network, 1, 3))
-    network.frozen.add(1)
-    until(network, lambda: all(in_round(network, peer, 8) for peer in (0, 2)))
-    network.frozen.discard(1)
-    network.run()
-    finished(network)
-    given_up = {text for _, text in network.news if "continues without" in text}
-    assert all("peer p1" in text for text in given_up), "those who waited for the frozen one are not given up"
-    assert not any(absent != ["p1"] for me in (0, 2) for _, absent in network.absent[me])
+def test_a_paused_peer_is_given_up_and_catches_up_when_it_wakes() -> None:
+    swarm = Swarm(setting("ring", 8, rounds=12), spare=7)
+    swarm.until(1, round=3)
+    swarm.run.pause(1)
+    swarm.until(0, 2, round=8)
+    swarm.run.wake(1)
+    swarm.to_the_end()
+    swarm.check_finished()
+    given_up = {text for _, text in swarm.news if "continues without" in text}
+    assert all("peer p1" in text for text in given_up), "those who waited for the paused one are not given up"
+    assert not any(absent != ["p1"] for me in (0, 2) for _, absent in swarm.peers.absent[me])
 
 
 def test_a_late_starter_joins() -> None:
-    network = Troubled(setting("ring", 5, rounds=12), spare=4)
-    network.crash(4)  # before anything came of it
-    until(network, lambda: in_round(network, 0, 3))
-    network.restart(4)
-    network.run()
-    finished(network)
-    assert network.lives[4] == 2000
+    swarm = Swarm(setting("ring", 5, rounds=12), spare=4)
+    swarm.run.kill(4)  # before anything came of it
+    swarm.until(0, round=3)
+    swarm.run.restart(4)
+    swarm.to_the_end()
+    swarm.check_finished()
+    assert swarm.peers.incarnations[4] == 2000
 
 
-def test_parts_go_on_and_come_together_again() -> None:
-    network = Troubled(setting("path", 4, rounds=12), spare=3)
-    until(network, lambda: in_round(network, 1, 3))
-    network.break_link(1, 2)
-    until(network, lambda: in_round(network, 1, 6) and in_round(network, 2, 6))
-    network.mend_link(1, 2)
-    network.run()
-    finished(network)
+def test_parts_continue_and_come_together_again() -> None:
+    swarm = Swarm(setting("path", 4, rounds=12), spare=3)
+    swarm.until(1, round=3)
+    swarm.run.cut_both(1, 2)
+    swarm.until(1, 2, round=6)
+    swarm.run.heal_both(1, 2)
+    swarm.to_the_end()
+    swarm.check_finished()
     for me, other in ((1, "p2"), (2, "p1")):
-        gone = [round for round, absent in network.absent[me] if absent == [other]]
+        gone = swarm.rounds_without(me, other)
         assert gone
         assert gone[-1] < 12
 
 
-TROUBLES = ["crash", "restart", "freeze", "wake", "break", "mend"]
+TROUBLES = ["kill", "restart", "pause", "wake", "cut_both", "heal_both"]
 
 
 @settings(max_examples=60 * THOROUGHNESS, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
@@ -226,35 +251,30 @@ def test_whatever_happens_the_living_finish_with_equal_weights(
     troubles: list[tuple[int, str, int, int]],
 ) -> None:
     with small_chunks(chunk):
-        network = Troubled(setting(*kind, overlapped, codec), spare=kind[1])
-        count = 0
+        swarm = Swarm(setting(*kind, overlapped, codec), spare=kind[1])
+        run, count = swarm.run, 0
         for wait, trouble, one, two in troubles:
             for _ in range(wait):
-                network.go_on(schedule[count % len(schedule)])
+                run.advance(schedule[count % len(schedule)])
                 count += 1
-            me = one % network.setting.n
-            other = sorted(network.links(me))[two % len(network.links(me))]
-            if trouble == "crash":
-                network.crash(me)
-            elif trouble == "restart":
-                network.restart(me)
-            elif trouble == "freeze" and network.peers[me] is not None:
-                network.frozen.add(me)
-            elif trouble == "wake":
-                network.frozen.discard(me)
-            elif trouble == "break":
-                network.break_link(me, other)
-            elif trouble == "mend":
-                network.mend_link(me, other)
-        network.frozen.clear()
-        for link in list(network.cut):
-            network.mend_link(*sorted(link))
-        network.run()
-    for me in range(network.setting.n):
-        if network.peers[me] is not None:
-            end = network.ended.get(me)
-            late = isinstance(end, Fail) and (
-                "had finished" in end.reason or "no neighbor is left" in end.reason or "no greeting" in end.reason
-            )
-            assert end == Finish() or late, (me, end, network.news)
-    assert np.isfinite(network.vectors[0].numpy()).all()
+            me = one % swarm.peers.processes
+            others = sorted(swarm.peers.links(me))
+            other = others[two % len(others)]
+            if trouble == "kill":
+                run.kill(me, kept=two % 5)
+            elif trouble in ("restart", "pause", "wake"):
+                getattr(run, trouble)(me)
+            else:
+                getattr(run, trouble)(me, other)
+        for me in list(run.paused):
+            run.wake(me)
+        for me, other, _ in run.links.all():
+            run.heal(me, other)
+        swarm.to_the_end()
+    for me in run.logics:
+        end = run.ended.get(me)
+        late = isinstance(end, Fail) and (
+            "had finished" in end.reason or "no neighbor is left" in end.reason or "no greeting" in end.reason
+        )
+        assert end == Finish() or late, (me, end, swarm.news)
+    assert np.isfinite(swarm.peers.vectors[0].numpy()).all()

@@ -54,8 +54,7 @@ def stop(simulation: Simulation, at: int) -> None:
     checkpoints = f"peers/*/checkpoint/round-{at:06d}.safetensors"
     while not list(simulation.run_dir.glob(checkpoints)):
         assert simulation.step()
-    for node in simulation.nodes:
-        node.driver.close()
+    simulation.close()
 
 
 @pytest.fixture(autouse=True)
