@@ -12,10 +12,21 @@ from dataclasses import dataclass
 import networkx as nx
 import numpy as np
 
+from p2pfl import registry
 from p2pfl.config import Mode as ModeName
 from p2pfl.config import RunConfig, is_robust
-from p2pfl.errors import ConfigError
-from p2pfl.topology import Topology, build_topology, consensus_rounds, mixing_matrix, mixing_rounds, neighborhood
+from p2pfl.errors import ConfigError, TopologyError
+from p2pfl.topology import (
+    Topology,
+    build_topology,
+    consensus_rounds,
+    is_symmetric,
+    lazy,
+    mixing_matrix,
+    mixing_rounds,
+    neighborhood,
+    smallest_eigenvalue,
+)
 from p2pfl.topology.spectrum import Matrix
 
 COORDINATOR = "coordinator"
@@ -130,7 +141,7 @@ def _star(config: RunConfig) -> Topology:
 
 
 def _gossip(config: RunConfig, topology: Topology) -> Roles:
-    matrix = mixing_matrix(topology, config.gossip.mixing)
+    matrix = mixing_matrix_of(config, topology)
     neighborhoods = [neighborhood(matrix, peer) for peer in range(topology.n)]
     if is_robust(config):
         _check_byzantine(config.robust.byzantine or 0, topology, [len(one.incoming) for one in neighborhoods])
@@ -143,6 +154,37 @@ def _gossip(config: RunConfig, topology: Topology) -> Roles:
         links=tuple(frozenset({*one.incoming, *one.outgoing}) for one in neighborhoods),
         shards=topology.n,
         consensus_rounds=count(matrix, config.gossip.consensus_tolerance),
+    )
+
+
+def mixing_matrix_of(config: RunConfig, topology: Topology) -> Matrix:
+    """Mixing matrix of a gossip run: that of --mixing, or (I + W) / 2 where the algorithm needs it.
+
+    Raises TopologyError where the algorithm needs a symmetric one.
+    """
+    matrix = mixing_matrix(topology, config.gossip.mixing)
+    entry = registry.entry_of("algorithm", config.gossip.algorithm)
+    if entry is None or entry.least_eigenvalue is None:
+        return matrix
+    name = config.gossip.algorithm
+    if not is_symmetric(matrix):
+        raise TopologyError(
+            f"{topology.source}: --algorithm {name} needs a symmetric mixing matrix, and --mixing "
+            f"{config.gossip.mixing} gives another one here; make the graph undirected or choose another --algorithm"
+        )
+    return lazy(matrix) if smallest_eigenvalue(matrix) <= entry.least_eigenvalue else matrix
+
+
+def mixing_note(config: RunConfig, topology: Topology) -> str | None:
+    """Line that tells of a mixing matrix other than that of --mixing; None without one."""
+    if not mode_of(config).mixes:
+        return None
+    plain = mixing_matrix(topology, config.gossip.mixing)
+    if np.array_equal(mixing_matrix_of(config, topology), plain):
+        return None
+    return (
+        f"mixes with (I + W) / 2: the smallest eigenvalue of W is {smallest_eigenvalue(plain):.4f}, and "
+        f"{config.gossip.algorithm} needs one above -1/3"
     )
 
 

@@ -26,7 +26,10 @@ class Entry:
     that mean something with it only. tolerates_byzantine: whether it averages robustly, for --byzantine malicious
     inputs B. margin: a robust rule needs 2 B + margin inputs. synchronous: every peer waits for its neighbors' vectors
     of the round, so that a resumed run ends with the same bits.
-    weighs_by_samples: clients count in proportion to the sizes of their shards.
+    weighs_by_samples: clients count in proportion to the sizes of their shards. orders: values of --order that a gossip
+    algorithm has. needs_momentum: it needs --momentum above 0. least_eigenvalue: of a symmetric mixing matrix, which the
+    algorithm needs; where the smallest one is not above it, (I + W) / 2 is used. vectors: vectors as long as the model
+    that travel in a round. kept_vectors: those that a peer keeps beside what D-PSGD keeps.
     """
 
     target: str
@@ -38,6 +41,11 @@ class Entry:
     margin: int = 0
     synchronous: bool = True
     weighs_by_samples: bool = False
+    orders: tuple[str, ...] = ("atc", "overlapped")
+    needs_momentum: bool = False
+    least_eigenvalue: float | None = None
+    vectors: int = 1
+    kept_vectors: int = 0
 
 
 _YIN = "Yin et al. 2018, Byzantine-robust distributed learning: towards optimal statistical rates"
@@ -49,6 +57,36 @@ ALGORITHMS: Mapping[str, Entry] = {
         "p2pfl.algorithms.dpsgd:DPSGD",
         "synchronous decentralized SGD",
         "Lian et al. 2017, Can decentralized algorithms outperform centralized algorithms?",
+    ),
+    "quasi-global": Entry(
+        "p2pfl.algorithms.quasi_global:QuasiGlobal",
+        "D-PSGD with momentum of the mixed model, for different data on the peers (QG-DSGDm-N)",
+        "Lin et al. 2021, Quasi-global momentum: accelerating decentralized deep learning on heterogeneous data",
+        orders=("atc",),
+        needs_momentum=True,
+        kept_vectors=2,
+    ),
+    "exact-diffusion": Entry(
+        "p2pfl.algorithms.exact_diffusion:ExactDiffusion",
+        "D-PSGD corrected for different data on the peers (D²); symmetric mixing matrix",
+        "Yuan et al. 2019, Exact diffusion for distributed optimization and learning",
+        orders=("atc",),
+        least_eigenvalue=-1 / 3 + 1e-6,
+        kept_vectors=2,
+    ),
+    "gradient-tracking": Entry(
+        "p2pfl.algorithms.gradient_tracking:GradientTracking",
+        "local steps along an estimate of all peers' mean gradient; twice the bytes",
+        "Liu et al. 2024, Decentralized gradient tracking with local steps",
+        orders=("atc",),
+        vectors=2,
+        kept_vectors=4,
+    ),
+    "adaptive-consensus": Entry(
+        "p2pfl.algorithms.adaptive_consensus:AdaptiveConsensus",
+        "D-PSGD that mixes less where the learning rate is low (DSGD-AC)",
+        "Wang & Johansson 2026, Decentralized SGD with controlled disagreement finds flatter minima",
+        kept_vectors=1,
     ),
     "clipped": Entry(
         "p2pfl.algorithms.robust:Clipped",

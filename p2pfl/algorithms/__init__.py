@@ -18,8 +18,10 @@ from p2pfl.payload import LocalTraining
 __all__ = ["DPSGD", "Algorithm", "Chebyshev", "build_algorithm", "build_consensus", "local_training_of"]
 
 
-def build_algorithm(config: RunConfig) -> Algorithm[Any]:
+def build_algorithm(config: RunConfig, buffers: tuple[slice, ...] = ()) -> Algorithm[Any]:
     """The algorithm of the training rounds, from the run's settings.
+
+    `buffers`: places of the model's floating-point buffers in its flat vector.
 
     Raises ConfigError for a user's that is none.
     """
@@ -29,6 +31,10 @@ def build_algorithm(config: RunConfig) -> Algorithm[Any]:
             overlapped=config.gossip.order == "overlapped",
             wire_dtype=config.exchange.wire_dtype,
             byzantine=config.robust.byzantine or 0,
+            momentum=config.training.momentum,
+            max_lr=config.training.lr,
+            peak_round=config.training.peak_round,
+            buffers=buffers,
         ),
     )
 

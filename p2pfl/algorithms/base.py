@@ -28,12 +28,19 @@ class AlgorithmOptions:
     """Settings of a run that an algorithm may heed.
 
     overlapped: the exchange runs beside training (--order). wire_dtype: name of the encoding (--wire-dtype).
-    byzantine: malicious neighbors to tolerate (--byzantine).
+    byzantine: malicious neighbors to tolerate (--byzantine). momentum: of the local optimizer (--momentum).
+    max_lr: peak of the learning rate schedule (--lr). peak_round: round in which the schedule reaches it.
+    buffers: places in x of floating-point buffers, such as running statistics of batch normalization. They are mixed
+    plainly: momentum, tracking or extrapolation could make a variance negative.
     """
 
     overlapped: bool = False
     wire_dtype: str = "fp32"
     byzantine: int = 0
+    momentum: float = 0.9
+    max_lr: float = 1.0
+    peak_round: int = 1
+    buffers: tuple[slice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,8 +50,8 @@ class RoundContext:
     round: counted from 1.
 
     steps: optimizer steps taken. samples: training samples processed. loss: their mean. lr: learning rate of the last
-    step. All are 0 where the peer has not trained in this round (yet): in a consensus round, and in `outgoing` of an
-    overlapped algorithm.
+    step. lr_sum: sum of the learning rates of all steps. All are 0 where the peer has not trained in this round (yet):
+    in a consensus round, and in `outgoing` of an overlapped algorithm.
     """
 
     round: int
@@ -53,6 +60,7 @@ class RoundContext:
     samples: int = 0
     loss: float = 0.0
     lr: float = 0.0
+    lr_sum: float = 0.0
 
 
 class Algorithm(Protocol[S]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -29,6 +30,7 @@ MOST_RATE = 1e30  # of learning and decay; float32 ends at 3e38
 MOST_WIDTH = 64
 MOST_SAMPLES = 1_000_000_000
 MOST_SEED = 2**63 - 1  # as TOML has integers
+RISE = 0.2  # share of the run in which the one-cycle schedule rises
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,11 @@ class TrainingConfig:
         check(self.momentum < 1, "momentum", self.momentum, "must be below 1")
         both = self.local_epochs is not None and self.local_steps is not None
         check(not both, "local_epochs", self.local_epochs, f"--local-steps {self.local_steps} is set too; choose one")
+
+    @property
+    def peak_round(self) -> int:
+        """Round in which the learning rate reaches its peak, --lr."""
+        return math.ceil(RISE * self.rounds) if self.schedule == "onecycle" else 1
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from p2pfl.report import style
 from p2pfl.report.load import RecordedRun, mixing_distances, model_record, training_distances
-from p2pfl.topology import mixing_bounds, mixing_matrix
+from p2pfl.topology import mixing_bounds
 from p2pfl.util.units import byte_unit
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def _consensus_phase(run: RecordedRun, axes: Axes, measured: Mapping[int, float]
 
 def draw_bounds(axes: Axes, run: RecordedRun, start: float, rounds: int) -> None:
     """Bounds by the spectral gap for `rounds` rounds of mixing from distance `start`."""
-    bounds = mixing_bounds(mixing_matrix(run.topology, run.config.gossip.mixing), rounds)
+    bounds = mixing_bounds(mixing_matrix_of(run.config, run.topology), rounds)
     for kind, shares in bounds.items():
         above = {k: start * share for k, share in enumerate(shares) if share > 0}
         if len(above) > 1:

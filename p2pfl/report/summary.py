@@ -13,14 +13,14 @@ from typing import Annotated, Any
 import msgspec
 
 from p2pfl.errors import ConfigError, P2PFLError, unreadable
-from p2pfl.modes import MODES
+from p2pfl.modes import MODES, mixing_matrix_of
 from p2pfl.report.fields import FIELDS
 from p2pfl.report.load import RecordedRun, load_run, model_record, of_phase, sent_by_process
 from p2pfl.report.missing import bootstrapped_peers, components, missing_peers
 from p2pfl.report.output import write_text
 from p2pfl.run.paths import SUMMARY_FILE
 from p2pfl.run.records import RoundRecord
-from p2pfl.topology import mixing_matrix, spectral_gap
+from p2pfl.topology import spectral_gap
 from p2pfl.util.files import read_file, read_text
 
 # Fields of a swarm that mixes; null in other modes.
@@ -152,7 +152,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _gap(run: RecordedRun) -> float:
-    return spectral_gap(mixing_matrix(run.topology, run.config.gossip.mixing))
+    return spectral_gap(mixing_matrix_of(run.config, run.topology))
 
 
 def _longest(run: RecordedRun, recorded: Sequence[Sequence[RoundRecord]]) -> float | None:

@@ -12,8 +12,10 @@ from p2pfl.topology.spectrum import (
     consensus_rounds,
     convergence,
     is_symmetric,
+    lazy,
     mixing_bounds,
     mixing_rounds,
+    smallest_eigenvalue,
     spectral_gap,
 )
 
@@ -31,6 +33,7 @@ __all__ = [
     "convergence",
     "fix_file",
     "is_symmetric",
+    "lazy",
     "load_topology",
     "make_topology",
     "mean_keeping",
@@ -40,6 +43,7 @@ __all__ = [
     "neighborhood",
     "publish",
     "save_topology",
+    "smallest_eigenvalue",
     "spectral_gap",
     "undirected_command",
     "without_edges",
