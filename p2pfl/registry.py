@@ -27,9 +27,9 @@ class Entry:
     inputs B. margin: a robust rule needs 2 B + margin inputs. synchronous: every peer waits for its neighbors' vectors
     of the round, so that a resumed run ends with the same bits.
     weighs_by_samples: clients count in proportion to the sizes of their shards. orders: values of --order that a gossip
-    algorithm has. needs_momentum: it needs --momentum above 0. least_eigenvalue: of a symmetric mixing matrix, which the
-    algorithm needs; where the smallest one is not above it, (I + W) / 2 is used. vectors: vectors as long as the model
-    that travel in a round. kept_vectors: those that a peer keeps beside what D-PSGD keeps.
+    algorithm has. needs_momentum: it needs --momentum above 0. least_eigenvalue: the algorithm needs a symmetric mixing
+    matrix W; where no eigenvalue may be this small and one is, (I + W) / 2 takes the place of W. kept_vectors: vectors
+    as long as the model that a peer keeps beside those of D-PSGD.
     """
 
     target: str
@@ -44,7 +44,6 @@ class Entry:
     orders: tuple[str, ...] = ("atc", "overlapped")
     needs_momentum: bool = False
     least_eigenvalue: float | None = None
-    vectors: int = 1
     kept_vectors: int = 0
 
 
@@ -72,14 +71,13 @@ ALGORITHMS: Mapping[str, Entry] = {
         "Yuan et al. 2019, Exact diffusion for distributed optimization and learning",
         orders=("atc",),
         least_eigenvalue=-1 / 3 + 1e-6,
-        kept_vectors=2,
+        kept_vectors=1,
     ),
     "gradient-tracking": Entry(
         "p2pfl.algorithms.gradient_tracking:GradientTracking",
         "local steps along an estimate of all peers' mean gradient; twice the bytes",
         "Liu et al. 2024, Decentralized gradient tracking with local steps",
         orders=("atc",),
-        vectors=2,
         kept_vectors=4,
     ),
     "adaptive-consensus": Entry(

@@ -1,17 +1,18 @@
 """Adaptive consensus, which lets peers disagree while the learning rate is low.
 
-DSGD-AC (Wang & Johansson 2026, "Decentralized SGD with controlled disagreement finds flatter minima", arXiv 2602.02899):
+DSGD-AC (Wang & Johansson 2026, arXiv 2602.02899, "Decentralized SGD with controlled disagreement finds flatter
+minima"):
     x_i⁺ = (1 − γ_t) x_i + γ_t Σ_j W_ij x_j − η_t u_i
 with γ_t = 1 until the learning rate has reached its peak and (η_t / η_max)^p afterwards, p = 3; u_i: the update of the
-local optimizer at x_i. That is the overlapped order. Adapt-then-combine (a rule of ours) takes the same share of the way
-from the trained x_i to the average of the trained ones. With K local steps η_t is their mean learning rate.
+local optimizer at x_i. That is the overlapped order. Adapt-then-combine (a rule of ours) takes the same share of the
+way from the trained x_i to the average of the trained ones. With K local steps η_t is their mean learning rate.
 Peers do not agree at the end: the consensus phase is part of the method. Buffers are mixed with γ = 1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import torch
@@ -40,7 +41,7 @@ class AdaptiveConsensus(Algorithm[AdaptiveConsensusState]):
     max_lr: η_max. peak_round: round in which the learning rate reaches it; γ is 1 until then.
     """
 
-    dpsgd: DPSGD = DPSGD()
+    dpsgd: DPSGD = field(default_factory=DPSGD)
     max_lr: float = 1.0
     peak_round: int = 1
     buffers: tuple[slice, ...] = ()
@@ -87,4 +88,4 @@ class AdaptiveConsensus(Algorithm[AdaptiveConsensusState]):
         """γ of a round: the share of the way to the average that a peer moves."""
         if ctx.round <= self.peak_round or ctx.steps == 0:
             return 1.0
-        return min(1.0, ctx.lr_sum / ctx.steps / self.max_lr) ** POWER
+        return float(min(1.0, ctx.lr_sum / ctx.steps / self.max_lr) ** POWER)

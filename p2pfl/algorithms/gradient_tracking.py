@@ -14,7 +14,7 @@ is applied by each peer and not tracked.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
@@ -39,7 +39,7 @@ class GradientTrackingState:
 class GradientTracking(Algorithm[GradientTrackingState]):
     """Local steps along an estimate of the mean gradient of all peers (adapt-then-combine)."""
 
-    dpsgd: DPSGD = DPSGD()
+    dpsgd: DPSGD = field(default_factory=DPSGD)
     streaming: bool = True
 
     @property

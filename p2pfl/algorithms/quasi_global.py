@@ -13,7 +13,7 @@ rates (the authors' code: ητ for τ equal steps). β in the last line is --mom
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
@@ -39,7 +39,7 @@ class QuasiGlobal(Algorithm[QuasiGlobalState]):
     """D-PSGD whose momentum follows the mixed model (adapt-then-combine)."""
 
     beta: float = 0.9
-    dpsgd: DPSGD = DPSGD()
+    dpsgd: DPSGD = field(default_factory=DPSGD)
     buffers: tuple[slice, ...] = ()
     streaming: bool = True
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from p2pfl.modes import mixing_matrix_of
 from p2pfl.report import style
 from p2pfl.report.load import RecordedRun, mixing_distances, model_record, training_distances
 from p2pfl.topology import mixing_bounds

@@ -1,7 +1,7 @@
 """Local steps and evaluation of one model on one device."""
 
 from p2pfl.training.device import REMEDIES, make_current, pick_device
-from p2pfl.training.schedule import MOMENTUM_SWING, RISE, build_schedule, local_steps
+from p2pfl.training.schedule import MOMENTUM_SWING, build_schedule, local_steps
 from p2pfl.training.step import capture_for
 from p2pfl.training.trainer import EvalStats, Stopped, Trainer, TrainStats
 from p2pfl.training.weights import check_weights, initial_model
@@ -9,7 +9,6 @@ from p2pfl.training.weights import check_weights, initial_model
 __all__ = [
     "MOMENTUM_SWING",
     "REMEDIES",
-    "RISE",
     "EvalStats",
     "Stopped",
     "TrainStats",

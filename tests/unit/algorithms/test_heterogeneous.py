@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tests.support.helpers import disagreement, matrix
-from tests.support.quadratics import SIZE, QuadraticSwarm, Quadratics
+from tests.support.quadratics import SIZE, Quadratics, QuadraticSwarm
 
 from p2pfl.algorithms import DPSGD, build_algorithm
 from p2pfl.algorithms.adaptive_consensus import AdaptiveConsensus
