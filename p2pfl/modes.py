@@ -20,12 +20,14 @@ from p2pfl.topology import (
     Topology,
     build_topology,
     consensus_rounds,
+    diameter,
     is_symmetric,
     lazy,
     mixing_matrix,
     mixing_rounds,
     neighborhood,
     smallest_eigenvalue,
+    spanning_tree,
 )
 from p2pfl.topology.spectrum import Matrix
 
@@ -145,28 +147,34 @@ def _gossip(config: RunConfig, topology: Topology) -> Roles:
     neighborhoods = [neighborhood(matrix, peer) for peer in range(topology.n)]
     if is_robust(config):
         _check_byzantine(config.robust.byzantine or 0, topology, [len(one.incoming) for one in neighborhoods])
-    # Robust rules are not accelerated; the vectors that they accept mix like W, which is the best estimate.
-    count = mixing_rounds if is_robust(config) else consensus_rounds
+    entry = registry.entry_of("algorithm", config.gossip.algorithm)
+    if entry is not None and entry.uses_tree:
+        last_rounds = diameter(spanning_tree(topology))
+    else:
+        # Robust rules are not accelerated; the vectors that they accept mix like W, which is the best estimate.
+        count = mixing_rounds if is_robust(config) else consensus_rounds
+        last_rounds = count(matrix, config.gossip.consensus_tolerance)
     return Roles(
         mode=MODES["gossip"],
         topology=topology,
         matrix=matrix,
         links=tuple(frozenset({*one.incoming, *one.outgoing}) for one in neighborhoods),
         shards=topology.n,
-        consensus_rounds=count(matrix, config.gossip.consensus_tolerance),
+        consensus_rounds=last_rounds,
     )
 
 
 def mixing_matrix_of(config: RunConfig, topology: Topology) -> Matrix:
-    """Mixing matrix of a gossip run: that of --mixing, or (I + W) / 2 where the algorithm needs it.
+    """Mixing matrix of a gossip run: that of --mixing, or another that the algorithm needs.
 
-    Raises TopologyError where the algorithm needs a symmetric one.
+    (I + W) / 2, or that of a spanning tree. Raises TopologyError where the algorithm needs a symmetric one.
     """
+    entry, name = registry.entry_of("algorithm", config.gossip.algorithm), config.gossip.algorithm
+    if entry is not None and entry.uses_tree:
+        return mixing_matrix(spanning_tree(topology))
     matrix = mixing_matrix(topology, config.gossip.mixing)
-    entry = registry.entry_of("algorithm", config.gossip.algorithm)
     if entry is None or entry.least_eigenvalue is None:
         return matrix
-    name = config.gossip.algorithm
     if not is_symmetric(matrix):
         raise TopologyError(
             f"{topology.source}: --algorithm {name} needs a symmetric mixing matrix, and --mixing "
@@ -177,8 +185,13 @@ def mixing_matrix_of(config: RunConfig, topology: Topology) -> Matrix:
 
 def mixing_note(config: RunConfig, topology: Topology) -> str | None:
     """Line that tells of a mixing matrix other than that of --mixing; None without one."""
-    if not mode_of(config).mixes:
+    entry = registry.entry_of("algorithm", config.gossip.algorithm)
+    if not mode_of(config).mixes or entry is None:
         return None
+    if entry.uses_tree:
+        tree = spanning_tree(topology)
+        count = f"{tree.graph.number_of_edges()} of {topology.graph.number_of_edges()} edges"
+        return f"weights travel along a spanning tree of {count} and diameter {diameter(tree)}"
     plain = mixing_matrix(topology, config.gossip.mixing)
     if np.array_equal(mixing_matrix_of(config, topology), plain):
         return None

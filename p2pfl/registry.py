@@ -29,7 +29,9 @@ class Entry:
     weighs_by_samples: clients count in proportion to the sizes of their shards. orders: values of --order that a gossip
     algorithm has. needs_momentum: it needs --momentum above 0. least_eigenvalue: the algorithm needs a symmetric mixing
     matrix W; where no eigenvalue may be this small and one is, (I + W) / 2 takes the place of W. kept_vectors: vectors
-    as long as the model that a peer keeps beside those of D-PSGD.
+    as long as the model that a peer keeps beside those of D-PSGD. uses_tree: weights travel along a spanning tree of
+    the topology only, and the final merge is exact after as many rounds as its diameter. wire_dtypes: values of
+    --wire-dtype that it has.
     """
 
     target: str
@@ -45,6 +47,8 @@ class Entry:
     needs_momentum: bool = False
     least_eigenvalue: float | None = None
     kept_vectors: int = 0
+    uses_tree: bool = False
+    wire_dtypes: tuple[str, ...] = ("fp32", "bf16")
 
 
 _YIN = "Yin et al. 2018, Byzantine-robust distributed learning: towards optimal statistical rates"
@@ -79,6 +83,15 @@ ALGORITHMS: Mapping[str, Entry] = {
         "Liu et al. 2024, Decentralized gradient tracking with local steps",
         orders=("atc",),
         kept_vectors=4,
+    ),
+    "relay-sum": Entry(
+        "p2pfl.algorithms.relay_sum:RelaySum",
+        "sums relayed along a spanning tree, which average exactly after as many rounds as its diameter (RelaySGD)",
+        "Vogels et al. 2021, RelaySum for decentralized deep learning on heterogeneous data",
+        orders=("atc",),
+        kept_vectors=4,
+        uses_tree=True,
+        wire_dtypes=("fp32",),
     ),
     "adaptive-consensus": Entry(
         "p2pfl.algorithms.adaptive_consensus:AdaptiveConsensus",

@@ -18,10 +18,10 @@ from p2pfl.payload import LocalTraining
 __all__ = ["DPSGD", "Algorithm", "Chebyshev", "build_algorithm", "build_consensus", "local_training_of"]
 
 
-def build_algorithm(config: RunConfig, buffers: tuple[slice, ...] = ()) -> Algorithm[Any]:
+def build_algorithm(config: RunConfig, peers: int = 1, buffers: tuple[slice, ...] = ()) -> Algorithm[Any]:
     """The algorithm of the training rounds, from the run's settings.
 
-    `buffers`: places of the model's floating-point buffers in its flat vector.
+    `peers`: their number. `buffers`: places of the model's floating-point buffers in its flat vector.
 
     Raises ConfigError for a user's that is none.
     """
@@ -34,20 +34,20 @@ def build_algorithm(config: RunConfig, buffers: tuple[slice, ...] = ()) -> Algor
             momentum=config.training.momentum,
             max_lr=config.training.lr,
             peak_round=config.training.peak_round,
+            peers=peers,
             buffers=buffers,
         ),
     )
 
 
-def build_consensus(config: RunConfig, contraction: float) -> Algorithm[Any]:
-    """Algorithm of the consensus rounds, in float32: Chebyshev's mixing with λ.
+def build_consensus(config: RunConfig, contraction: float, peers: int = 1) -> Algorithm[Any]:
+    """Algorithm of the consensus rounds, in float32: the algorithm's own, or Chebyshev's mixing with λ.
 
-    λ = `contraction`.
-
-    Under a robust algorithm it is the same rule again, since one malicious neighbor would lead plain mixing anywhere.
+    λ = `contraction`. `peers`: their number.
     """
-    algorithm = _build(config.gossip.algorithm, AlgorithmOptions(byzantine=config.robust.byzantine or 0))
-    return algorithm if algorithm.is_robust else Chebyshev(contraction, config.training.rounds + 1)
+    options = AlgorithmOptions(byzantine=config.robust.byzantine or 0, peers=peers)
+    own = _build(config.gossip.algorithm, options).merge()
+    return Chebyshev(contraction, config.training.rounds + 1) if own is None else own
 
 
 def local_training_of(config: RunConfig) -> LocalTraining:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from torch import Tensor
 
@@ -30,6 +30,7 @@ class AlgorithmOptions:
     overlapped: the exchange runs beside training (--order). wire_dtype: name of the encoding (--wire-dtype).
     byzantine: malicious neighbors to tolerate (--byzantine). momentum: of the local optimizer (--momentum).
     max_lr: peak of the learning rate schedule (--lr). peak_round: round in which the schedule reaches it.
+    peers: number of peers in the run.
     buffers: places in x of floating-point buffers, such as running statistics of batch normalization. They are mixed
     plainly: momentum, tracking or extrapolation could make a variance negative.
     """
@@ -40,6 +41,7 @@ class AlgorithmOptions:
     momentum: float = 0.9
     max_lr: float = 1.0
     peak_round: int = 1
+    peers: int = 1
     buffers: tuple[slice, ...] = ()
 
 
@@ -102,6 +104,13 @@ class Algorithm(Protocol[S]):
     def of(cls, options: AlgorithmOptions) -> Self:
         """The algorithm with these options; default: built without arguments."""
         return cls()
+
+    def merge(self) -> Algorithm[Any] | None:
+        """The algorithm of the consensus rounds; None, the default: mixing by Chebyshev's recurrence.
+
+        A robust algorithm itself, since one malicious neighbor would lead plain mixing anywhere.
+        """
+        return self if self.is_robust else None
 
     def init(self, x: Tensor, schedule: NeighborhoodSchedule) -> S:
         """The state before the first round.

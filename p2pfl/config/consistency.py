@@ -94,6 +94,11 @@ def _check_algorithm(config: RunConfig) -> None:
     name, order = config.gossip.algorithm, config.gossip.order
     if order not in entry.orders:
         raise ConfigError(f"--order {order}: {name} has only --order {' or '.join(entry.orders)}")
+    if (dtype := config.exchange.wire_dtype) not in entry.wire_dtypes:
+        raise ConfigError(
+            f"--wire-dtype {dtype}: the rounded sums of {name} would not keep the mean of the peers; "
+            f"use {' or '.join(entry.wire_dtypes)}"
+        )
     if entry.needs_momentum and config.training.momentum == 0:
         raise ConfigError(f"--momentum 0: {name} is a kind of momentum; choose one above 0 or --algorithm dpsgd")
     if entry.needs_momentum and config.training.reset_momentum:

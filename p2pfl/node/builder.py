@@ -177,8 +177,9 @@ def _peer(setting: _Setting, context: PeerContext) -> Logic:
     matrix, config = setting.roles.matrix, setting.config
     restored = None if setting.past.saved is None else setting.past.saved.algorithm
     contraction = 1.0 - spectral_gap(matrix) if is_symmetric(matrix) else 0.0
-    training = algorithms.build_algorithm(config, setting.trainer.layout.buffers)
-    consensus = algorithms.build_consensus(config, contraction)
+    peers = setting.roles.topology.n
+    training = algorithms.build_algorithm(config, peers, setting.trainer.layout.buffers)
+    consensus = algorithms.build_consensus(config, contraction, peers)
     for attack, active in attacks_of(context.me, setting.script):
         training, consensus = attacks.Attacking(training, attack, active), attacks.Attacking(consensus, attack, active)
     try:

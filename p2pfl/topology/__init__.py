@@ -18,6 +18,7 @@ from p2pfl.topology.spectrum import (
     smallest_eigenvalue,
     spectral_gap,
 )
+from p2pfl.topology.tree import diameter, spanning_tree
 
 __all__ = [
     "FORMATS",
@@ -31,6 +32,7 @@ __all__ = [
     "check_publishable",
     "consensus_rounds",
     "convergence",
+    "diameter",
     "fix_file",
     "is_symmetric",
     "lazy",
@@ -44,6 +46,7 @@ __all__ = [
     "publish",
     "save_topology",
     "smallest_eigenvalue",
+    "spanning_tree",
     "spectral_gap",
     "undirected_command",
     "without_edges",

@@ -37,7 +37,7 @@ CASES = [
         (algorithm, order, wire, "inner-product")
         for algorithm in SYNCHRONOUS
         for order, wire in WAYS[1:]
-        if order in ALGORITHMS[algorithm].orders
+        if order in ALGORITHMS[algorithm].orders and wire in ALGORITHMS[algorithm].wire_dtypes
     ),
     *(("toy_algorithm:HeavyBall", *WAYS[0], attack) for attack in ("", "inner-product")),
 ]
