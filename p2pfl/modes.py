@@ -147,8 +147,7 @@ def _gossip(config: RunConfig, topology: Topology) -> Roles:
     neighborhoods = [neighborhood(matrix, peer) for peer in range(topology.n)]
     if is_robust(config):
         _check_byzantine(config.robust.byzantine or 0, topology, [len(one.incoming) for one in neighborhoods])
-    entry = registry.entry_of("algorithm", config.gossip.algorithm)
-    if entry is not None and entry.uses_tree:
+    if uses_tree(config):
         last_rounds = diameter(spanning_tree(topology))
     else:
         # Robust rules are not accelerated; the vectors that they accept mix like W, which is the best estimate.
@@ -164,13 +163,19 @@ def _gossip(config: RunConfig, topology: Topology) -> Roles:
     )
 
 
+def uses_tree(config: RunConfig) -> bool:
+    """Whether sums are relayed along a spanning tree, so that no spectral gap applies."""
+    entry = registry.entry_of("algorithm", config.gossip.algorithm)
+    return mode_of(config).mixes and entry is not None and entry.uses_tree
+
+
 def mixing_matrix_of(config: RunConfig, topology: Topology) -> Matrix:
     """Mixing matrix of a gossip run: that of --mixing, or another that the algorithm needs.
 
     (I + W) / 2, or that of a spanning tree. Raises TopologyError where the algorithm needs a symmetric one.
     """
     entry, name = registry.entry_of("algorithm", config.gossip.algorithm), config.gossip.algorithm
-    if entry is not None and entry.uses_tree:
+    if uses_tree(config):
         return mixing_matrix(spanning_tree(topology))
     matrix = mixing_matrix(topology, config.gossip.mixing)
     if entry is None or entry.least_eigenvalue is None:
@@ -185,10 +190,9 @@ def mixing_matrix_of(config: RunConfig, topology: Topology) -> Matrix:
 
 def mixing_note(config: RunConfig, topology: Topology) -> str | None:
     """Line that tells of a mixing matrix other than that of --mixing; None without one."""
-    entry = registry.entry_of("algorithm", config.gossip.algorithm)
-    if not mode_of(config).mixes or entry is None:
+    if not mode_of(config).mixes:
         return None
-    if entry.uses_tree:
+    if uses_tree(config):
         tree = spanning_tree(topology)
         count = f"{tree.graph.number_of_edges()} of {topology.graph.number_of_edges()} edges"
         return f"weights travel along a spanning tree of {count} and diameter {diameter(tree)}"
