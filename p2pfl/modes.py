@@ -6,7 +6,7 @@ attributes and never test for its name.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import networkx as nx
@@ -32,6 +32,7 @@ from p2pfl.topology import (
 from p2pfl.topology.spectrum import Matrix
 
 COORDINATOR = "coordinator"
+Sizes = Sequence[int] | None
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Mode:
     `has_topology_file`: a file gives the nodes. `least_nodes`: of its topology.
     `mixes`: peers mix with their neighbors, and a consensus phase follows. `has_coordinator`: clients train for a
     coordinator, whose weights are the run's. `exchanges`: processes send weights.
+    `pools_data`: one process trains on all samples, and nothing is partitioned.
     `has_peers`: each process has its own weights, and their consensus distance is recorded as sketches.
     `model_name`: of the one model with which the run ends, in texts; empty without one.
     `evaluates_fully`: evaluations during the run use all test samples by default, since few processes evaluate.
@@ -49,12 +51,13 @@ class Mode:
     """
 
     name: ModeName
-    assign_roles: Callable[[RunConfig, Topology], Roles]
+    assign_roles: Callable[[RunConfig, Topology, Sizes], Roles]
     make_topology: Callable[[RunConfig], Topology] | None = None
     least_nodes: int = 2
     mixes: bool = False
     has_coordinator: bool = False
     has_peers: bool = False
+    pools_data: bool = False
     model_name: str = ""
     evaluates_fully: bool = False
     evaluates_each_round: bool = False
@@ -78,7 +81,8 @@ class Roles:
 
     `matrix`: the (n, n) mixing matrix, the identity where no weights are mixed. `links[i]`: the processes with which
     process i exchanges messages. `shards`: the first so many processes train, each on the shard of its number; a
-    coordinator comes last. `consensus_rounds`: rounds of mixing only, after the training rounds.
+    coordinator comes last. `consensus_rounds`: rounds of mixing only, after the training rounds. `awaits_sizes`: peers
+    count by their samples, and as these are not known yet, matrix and consensus rounds are those of equal shards.
     """
 
     mode: Mode
@@ -87,6 +91,7 @@ class Roles:
     links: tuple[frozenset[int], ...]
     shards: int
     consensus_rounds: int = 0
+    awaits_sizes: bool = False
 
     @property
     def vectors_per_round(self) -> int:
@@ -116,12 +121,14 @@ def mode_of(config: RunConfig) -> Mode:
     return MODES[config.mode]
 
 
-def assign_roles(config: RunConfig, topology: Topology) -> Roles:
+def assign_roles(config: RunConfig, topology: Topology, sizes: Sizes = None) -> Roles:
     """Assign the processes of a run with these settings.
+
+    `sizes`: samples of the shards, once they are known; they matter to --mixing samples only.
 
     Raises TopologyError where W does not keep the mean, ConfigError where malicious neighbors could be too many.
     """
-    return mode_of(config).assign_roles(config, topology)
+    return mode_of(config).assign_roles(config, topology, sizes)
 
 
 def topology_of(config: RunConfig) -> Topology | None:
@@ -142,8 +149,8 @@ def _star(config: RunConfig) -> Topology:
     return build_topology(star, name=f"star-{clients}-clients", source="--num-clients")
 
 
-def _gossip(config: RunConfig, topology: Topology) -> Roles:
-    matrix = mixing_matrix_of(config, topology)
+def _gossip(config: RunConfig, topology: Topology, sizes: Sizes) -> Roles:
+    matrix = mixing_matrix_of(config, topology, sizes)
     neighborhoods = [neighborhood(matrix, peer) for peer in range(topology.n)]
     if is_robust(config):
         _check_byzantine(config.robust.byzantine or 0, topology, [len(one.incoming) for one in neighborhoods])
@@ -160,6 +167,7 @@ def _gossip(config: RunConfig, topology: Topology) -> Roles:
         links=tuple(frozenset({*one.incoming, *one.outgoing}) for one in neighborhoods),
         shards=topology.n,
         consensus_rounds=last_rounds,
+        awaits_sizes=sizes is None and registry.MIXINGS[config.gossip.mixing].weighs_by_samples,
     )
 
 
@@ -169,15 +177,16 @@ def uses_tree(config: RunConfig) -> bool:
     return mode_of(config).mixes and entry is not None and entry.uses_tree
 
 
-def mixing_matrix_of(config: RunConfig, topology: Topology) -> Matrix:
+def mixing_matrix_of(config: RunConfig, topology: Topology, sizes: Sizes = None) -> Matrix:
     """Mixing matrix of a gossip run: that of --mixing, or another that the algorithm needs.
 
-    (I + W) / 2, or that of a spanning tree. Raises TopologyError where the algorithm needs a symmetric one.
+    (I + W) / 2, or that of a spanning tree. `sizes`: samples of the shards, for --mixing samples. Raises TopologyError
+    where the algorithm needs a symmetric one.
     """
     entry, name = registry.entry_of("algorithm", config.gossip.algorithm), config.gossip.algorithm
     if uses_tree(config):
         return mixing_matrix(spanning_tree(topology))
-    matrix = mixing_matrix(topology, config.gossip.mixing)
+    matrix = mixing_matrix(topology, config.gossip.mixing, sizes)
     if entry is None or entry.least_eigenvalue is None:
         return matrix
     if not is_symmetric(matrix):
@@ -196,8 +205,11 @@ def mixing_note(config: RunConfig, topology: Topology) -> str | None:
         tree = spanning_tree(topology)
         count = f"{tree.graph.number_of_edges()} of {topology.graph.number_of_edges()} edges"
         return f"weights travel along a spanning tree of {count} and diameter {diameter(tree)}"
+    entry = registry.entry_of("algorithm", config.gossip.algorithm)
+    if entry is None or entry.least_eigenvalue is None:
+        return None
     plain = mixing_matrix(topology, config.gossip.mixing)
-    if np.array_equal(mixing_matrix_of(config, topology), plain):
+    if smallest_eigenvalue(plain) > entry.least_eigenvalue:
         return None
     return (
         f"mixes with (I + W) / 2: the smallest eigenvalue of W is {smallest_eigenvalue(plain):.4f}, and "
@@ -215,12 +227,12 @@ def _check_byzantine(byzantine: int, topology: Topology, degrees: list[int]) -> 
         )
 
 
-def _alone(config: RunConfig, topology: Topology) -> Roles:
+def _alone(config: RunConfig, topology: Topology, sizes: Sizes) -> Roles:
     n = topology.n
     return Roles(mode_of(config), topology, np.eye(n), links=(frozenset[int](),) * n, shards=n)
 
 
-def _centralized(config: RunConfig, topology: Topology) -> Roles:
+def _centralized(config: RunConfig, topology: Topology, sizes: Sizes) -> Roles:
     clients = topology.n - 1
     links = (frozenset({clients}),) * clients + (frozenset(range(clients)),)
     return Roles(MODES["centralized"], topology, np.eye(topology.n), links, shards=clients)
@@ -237,6 +249,6 @@ MODES: dict[ModeName, Mode] = {
         evaluates_fully=True,
         evaluates_each_round=True,
     ),
-    "sgd": Mode("sgd", _alone, _one_node, least_nodes=1, model_name="model", evaluates_fully=True),
+    "sgd": Mode("sgd", _alone, _one_node, least_nodes=1, pools_data=True, model_name="model", evaluates_fully=True),
     "local": Mode("local", _alone, has_peers=True),
 }

@@ -19,36 +19,41 @@ from p2pfl.errors import ConfigError, one_line
 
 @dataclass(frozen=True)
 class Entry:
-    """Entry of a table: a name's object and everything known without importing it.
-
-    target: "module:attribute" of the object. summary: what it is, in a phrase. paper: where it was published.
-    argument: metavar of what follows the name after a colon, as in imagefolder:DIR. options: names of settings
-    that mean something with it only. tolerates_byzantine: whether it averages robustly, for --byzantine malicious
-    inputs B. margin: a robust rule needs 2 B + margin inputs. synchronous: every peer waits for its neighbors' vectors
-    of the round, so that a resumed run ends with the same bits.
-    weighs_by_samples: clients count in proportion to the sizes of their shards. orders: values of --order that a gossip
-    algorithm has. needs_momentum: it needs --momentum above 0. least_eigenvalue: the algorithm needs a symmetric mixing
-    matrix W; where no eigenvalue may be this small and one is, (I + W) / 2 takes the place of W. kept_vectors: vectors
-    as long as the model that a peer keeps beside those of D-PSGD. uses_tree: weights travel along a spanning tree of
-    the topology only, and the final merge is exact after as many rounds as its diameter. wire_dtypes: values of
-    --wire-dtype that it has.
-    """
+    """Entry of a table: a name's object and everything known without importing it."""
 
     target: str
+    """"module:attribute" of the object."""
     summary: str
+    """Its meaning, in a phrase."""
     paper: str = ""
+    """Where it was published."""
     argument: str = ""
+    """Metavar of what follows the name after a colon, as in imagefolder:DIR."""
     options: tuple[str, ...] = ()
+    """Names of settings that mean something with it only."""
     tolerates_byzantine: bool = False
+    """Whether it averages robustly, for --byzantine malicious inputs B."""
     margin: int = 0
+    """A robust rule needs 2 B + margin inputs."""
     synchronous: bool = True
+    """Every peer waits for its neighbors' vectors of the round, so that a resumed run ends with the same bits."""
     weighs_by_samples: bool = False
+    """Clients or peers count in proportion to the sizes of their shards."""
+    covers: bool = True
+    """A partition that uses every sample."""
     orders: tuple[str, ...] = ("atc", "overlapped")
-    needs_momentum: bool = False
-    least_eigenvalue: float | None = None
-    kept_vectors: int = 0
-    uses_tree: bool = False
+    """Values of --order that a gossip algorithm has."""
     wire_dtypes: tuple[str, ...] = ("fp32", "bf16")
+    """Values of --wire-dtype that a gossip algorithm has."""
+    needs_momentum: bool = False
+    """It needs --momentum above 0."""
+    least_eigenvalue: float | None = None
+    """It needs a symmetric mixing matrix W with all eigenvalues above this; otherwise (I + W) / 2 takes its place."""
+    uses_tree: bool = False
+    """Weights travel along a spanning tree of the topology only, and the final merge is exact after as many rounds as
+    the tree's diameter."""
+    kept_vectors: int = 0
+    """Vectors as long as the model that a peer keeps beside those of D-PSGD."""
 
 
 _YIN = "Yin et al. 2018, Byzantine-robust distributed learning: towards optimal statistical rates"
@@ -180,9 +185,61 @@ MIXINGS: Mapping[str, Entry] = {
     ),
     "uniform": Entry("p2pfl.topology.mixing:uniform", "1 / (1 + degree); equal degrees only"),
     "weights": Entry("p2pfl.topology.mixing:file_weights", "the edge weights of the topology file"),
+    "samples": Entry(
+        "p2pfl.topology.mixing:by_samples",
+        "metropolis-hastings with peers that count by their samples, so that the model minimizes the loss over all "
+        "samples; the others count peers equally, with a bias towards the samples of small shards",
+        "Hastings 1970, Monte Carlo sampling methods using Markov chains and their applications",
+        weighs_by_samples=True,
+    ),
 }
+_NIID_BENCH = "Li, Diao, Chen & He 2022, Federated learning on non-IID data silos: an experimental study"
+_TUTORIAL = "tutorial series Preserving data privacy in deep learning, part 2"
+_DRAWN = ("min_samples",)
+
 PARTITIONS: Mapping[str, Entry] = {
-    "iid": Entry("p2pfl.data.partition:partition_iid", "shuffled, equal shards", _MCMAHAN),
+    "iid": Entry("p2pfl.data.partitions.by_size:iid", "shuffled, equal shards", _MCMAHAN),
+    "dirichlet": Entry(
+        "p2pfl.data.partitions.by_label:dirichlet",
+        "each class's shares drawn for the peers; the smaller ALPHA, the fewer classes a peer has; sizes vary",
+        "Yurochkin et al. 2019, Bayesian nonparametric federated learning of neural networks",
+        argument="ALPHA",
+        options=_DRAWN,
+    ),
+    "dirichlet-balanced": Entry(
+        "p2pfl.data.partitions.by_label:dirichlet_balanced",
+        "each peer's mix of classes drawn, equal sizes",
+        "Hsu, Qi & Brown 2019, Measuring the effects of non-identical data distribution",
+        argument="ALPHA",
+    ),
+    "classes": Entry("p2pfl.data.partitions.by_label:classes", "K classes for each peer", _NIID_BENCH, argument="K"),
+    "shards": Entry(
+        "p2pfl.data.partitions.by_label:shards",
+        "S pieces of the samples sorted by class for each peer",
+        _MCMAHAN,
+        argument="S",
+    ),
+    "quantity": Entry(
+        "p2pfl.data.partitions.by_size:quantity",
+        "the same mix of classes in unequal sizes, drawn with ALPHA or growing from peer to peer",
+        _NIID_BENCH,
+        argument="ALPHA|linear|square|exponential",
+        options=_DRAWN,
+    ),
+    "real-world": Entry(
+        "p2pfl.data.partitions.tutorial:real_world",
+        "the tutorial's: a random number of classes for each client, dealt out in pieces",
+        _TUTORIAL,
+        options=_DRAWN,
+    ),
+    "classes-pc": Entry(
+        "p2pfl.data.partitions.tutorial:classes_pc",
+        "the tutorial's: random sizes and about K classes a client; as there, the last client gets only what rounding "
+        "has left, a handful of samples, which --min-samples mends",
+        _TUTORIAL,
+        argument="K",
+        options=_DRAWN,
+    ),
 }
 DATASETS: Mapping[str, Entry] = {
     "cifar10": Entry(

@@ -14,6 +14,8 @@ from p2pfl.run.paths import MODEL_FILE, PEERS_FOLDER, REPORT_FILE
 from p2pfl.topology import Topology, spectral_gap
 from p2pfl.util.units import counted
 
+_LISTED_SHARDS, _LISTED_CLASSES = 32, 10
+
 if TYPE_CHECKING:
     from p2pfl.preflight.estimate import Estimate
 
@@ -31,13 +33,15 @@ def describe_run(topology: Topology, run: RunConfig, *, index: int | None = None
     resolve(run, topology, 1)
     endpoints_in_file(topology, run)
     need = estimate(roles, run, show_decoding, index=index, begins=begins)
+    roles = need.roles
     memory = need.weights_memory + need.activations_memory + need.exchange_memory
     rows = {
         "processes": _processes(roles, run),
         "data": f"{run.data.dataset}: {need.train_samples:,} training and {need.test_samples:,} test samples, "
-        f"{need.classes} classes" + (f"; {need.smallest_shard:,} {_each(run)}" if roles.shards > 1 else ""),
+        f"{need.classes} classes" + (f"; {_shard_sizes(need)} {_each(run)}" if roles.shards > 1 else ""),
+        **_shards(need, roles),
         "model": f"{run.model.model}: {need.parameters:,} parameters",
-        "training": f"{counted(need.rounds, 'round')} of {counted(need.steps_per_round, 'step')} "
+        "training": f"{counted(need.rounds, 'round')} of {_steps(need)} "
         f"of {counted(run.training.batch_size, 'sample')}" + (f" {_each(run)}" if roles.shards > 1 else ""),
         "memory": f"{_mb(memory)} per process besides libraries and data, {_mb(memory * roles.topology.n)} in total: "
         f"weights, gradient and momentum {_mb(need.weights_memory)}, activations {_mb(need.activations_memory)}, "
@@ -47,6 +51,35 @@ def describe_run(topology: Topology, run: RunConfig, *, index: int | None = None
     }
     lines = [*rows.items(), *(("note", note) for note in need.notes)]
     return "\n".join(f"{name + ':':<12} {text}" for name, text in lines)
+
+
+def _shard_sizes(need: Estimate) -> str:
+    """Size of a shard; those of classes and sizes that differ are spans."""
+    if not need.class_counts:
+        return f"{need.smallest_shard:,}"
+    return _span(need.smallest_shard, need.largest_shard)
+
+
+def _span(least: int, most: int) -> str:
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+
+
+def _steps(need: Estimate) -> str:
+    if need.steps_per_round == need.most_steps_per_round:
+        return counted(need.steps_per_round, "step")
+    return f"{_span(need.steps_per_round, need.most_steps_per_round)} steps"
+
+
+def _shards(need: Estimate, roles: Roles) -> dict[str, str]:
+    """Size and classes of each shard; of many, those of the first."""
+    rows = {}
+    for name, counts in list(zip(roles.topology.names, need.class_counts, strict=False))[:_LISTED_SHARDS]:
+        held = sorted(((count, label) for label, count in enumerate(counts) if count), key=lambda item: -item[0])
+        listed = ", ".join(f"{count:,} of {need.class_names[label]}" for count, label in held[:_LISTED_CLASSES])
+        more = f" and {len(held) - _LISTED_CLASSES} classes more" if len(held) > _LISTED_CLASSES else ""
+        rows[f"shard {name}"] = f"{counted(sum(counts), 'sample')}: {listed}{more}"
+    left = len(need.class_counts) - len(rows)
+    return rows | ({"shards": f"{left:,} more"} if left > 0 else {})
 
 
 def show_decoding(what: str, done: int, total: int) -> None:

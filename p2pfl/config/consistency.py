@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from p2pfl import registry
+from p2pfl.config.data import DataConfig
 from p2pfl.config.run import RunConfig
-from p2pfl.config.sections import DataConfig
 from p2pfl.errors import ConfigError
 
 
@@ -14,7 +14,7 @@ def check_together(config: RunConfig) -> None:
     Not part of making them, since those of a file and of the command line are combined one by one. Raises ConfigError
     naming an option that does not fit the others.
     """
-    _check_pictures(config)
+    _check_data(config)
     _check_byzantine(config)
     _check_algorithm(config)
     if config.mode != "centralized":
@@ -64,14 +64,21 @@ def least_updates(config: RunConfig) -> int:
     return max(-(-config.centralized.num_selected // 2), _robust_needs(config)) if least is None else least
 
 
-def _check_pictures(config: RunConfig) -> None:
-    chosen, plain = registry.entry_of("dataset", config.data.dataset), DataConfig()
-    for kind, entry in registry.DATASETS.items():
-        for name in entry.options if entry is not chosen else ():
-            value = getattr(config.data, name)
-            if value != getattr(plain, name):
-                option, spelled = f"--{name.replace('_', '-')} {value}", f"{kind}:{entry.argument}"
-                raise ConfigError(f"{option}: means nothing with --dataset {config.data.dataset}, only with {spelled}")
+def _check_data(config: RunConfig) -> None:
+    """Raise ConfigError for an option that belongs to another data set or partition."""
+    plain = DataConfig()
+    for option in ("dataset", "partition"):
+        chosen = registry.entry_of(option, getattr(config.data, option))
+        wanted: dict[str, list[str]] = {}
+        for name, entry in registry.TABLES[option].items():
+            for setting in entry.options:
+                wanted.setdefault(setting, []).append(name + (f":{entry.argument}" if entry.argument else ""))
+        for setting, names in wanted.items():
+            value = getattr(config.data, setting)
+            if value != getattr(plain, setting) and setting not in (() if chosen is None else chosen.options):
+                given = f"--{setting.replace('_', '-')} {value}"
+                chosen_one = f"--{option} {getattr(config.data, option)}"
+                raise ConfigError(f"{given}: means nothing with {chosen_one}, only with {' or '.join(names)}")
 
 
 def _check_byzantine(config: RunConfig) -> None:
@@ -99,6 +106,8 @@ def _check_algorithm(config: RunConfig) -> None:
             f"--wire-dtype {dtype}: the rounded sums of {name} would not keep the mean of the peers; "
             f"use {' or '.join(entry.wire_dtypes)}"
         )
+    if entry.uses_tree and registry.MIXINGS[config.gossip.mixing].weighs_by_samples:
+        raise ConfigError(f"--mixing {config.gossip.mixing}: {name} counts all peers alike; leave it out")
     if entry.needs_momentum and config.training.momentum == 0:
         raise ConfigError(f"--momentum 0: {name} is a kind of momentum; choose one above 0 or --algorithm dpsgd")
     if entry.needs_momentum and config.training.reset_momentum:

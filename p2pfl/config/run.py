@@ -9,10 +9,10 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from p2pfl.config.data import DataConfig
 from p2pfl.config.sections import (
     CentralizedConfig,
     ComputeConfig,
-    DataConfig,
     ExchangeConfig,
     GossipConfig,
     ModelConfig,

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import tyro
 
 from p2pfl import registry
+from p2pfl.config.data import MOST_SAMPLES
 from p2pfl.config.fields import check, is_count, not_negative, one_of, positive, unset
-from p2pfl.config.pictures import (
-    COLOR_REMEDY,
-    RANGE_REMEDY,
-    PictureOptions,
-    color_text,
-    parse_color,
-    parse_range,
-    range_text,
-)
 
 MOST_ROUNDS = 10_000_000
 MOST_STEPS = 100_000_000  # of a round; with the rounds above they still can be counted in 64 bits
@@ -28,7 +19,6 @@ MOST_PROCESSES = 4096  # as topologies have peers at most
 MOST_SECONDS = 1_000_000  # eleven days; sockets count milliseconds in 31 bits
 MOST_RATE = 1e30  # of learning and decay; float32 ends at 3e38
 MOST_WIDTH = 64
-MOST_SAMPLES = 1_000_000_000
 MOST_SEED = 2**63 - 1  # as TOML has integers
 RISE = 0.2  # share of the run in which the one-cycle schedule rises
 
@@ -50,57 +40,6 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """Data set, its partition and its augmentation."""
-
-    dataset: Annotated[str, one_of("dataset")] = "cifar10"
-    """Data set."""
-    data_dir: Annotated[str | None, unset("DIR", "p2pfl in your cache folder")] = None
-    """Folder of downloads and decoded data sets."""
-    partition: Annotated[str, one_of("partition")] = "iid"
-    """Partition of the training samples among the peers."""
-    image_range: Annotated[str | None, unset("LOW,HIGH", "the range of the file's type; none for 32 bits")] = None
-    """Values that become black and white in imagefolder pictures with more than 8 bits, such as 0,4095; 32-bit and
-    float pictures need it."""
-    augment: Literal["auto", "on", "off"] = "auto"
-    """Shift and mirror training images at random: auto (as suits the data set; imagefolder: on), on, or off."""
-    background: str = "white"
-    """Color behind transparent pictures of an imagefolder: a CSS color name or #rrggbb."""
-
-    def __post_init__(self) -> None:
-        registry.check("dataset", self.dataset)
-        registry.check("partition", self.partition)
-        if self.image_range is not None:
-            value_range = parse_range(self.image_range)
-            check(value_range is not None, "image_range", self.image_range, RANGE_REMEDY)
-            # One spelling of equal values, since settings of processes and runs are compared as text.
-            object.__setattr__(self, "image_range", value_range and range_text(value_range))
-        color = parse_color(self.background)
-        check(color is not None, "background", self.background, COLOR_REMEDY)
-        object.__setattr__(self, "background", color and color_text(color))
-
-    @property
-    def kind(self) -> str:
-        """Name of the data set without its location, or "module:function"."""
-        known = registry.entry_of("dataset", self.dataset) is not None
-        return self.dataset.partition(":")[0] if known else registry.OWN["dataset"]
-
-    @property
-    def located(self) -> str:
-        """Data set with an absolute path, if it is a folder, to resume from any directory."""
-        kind, _, folder = self.dataset.partition(":")
-        entry = registry.entry_of("dataset", self.dataset)
-        is_folder = entry is not None and entry.argument == "DIR" and folder != ""
-        return f"{kind}:{os.path.abspath(os.path.expanduser(folder))}" if is_folder else self.dataset
-
-    @property
-    def pictures(self) -> PictureOptions:
-        """Options of decoding an image folder."""
-        value_range = None if self.image_range is None else parse_range(self.image_range)
-        return PictureOptions(value_range, parse_color(self.background) or PictureOptions().background)
-
-
-@dataclass(frozen=True)
 class TrainingConfig:
     """Local training of one process."""
 
@@ -110,6 +49,10 @@ class TrainingConfig:
     """Local epochs: passes over a process's own samples in a round."""
     local_steps: Annotated[int | None, unset("INT", "as --local-epochs says")] = None
     """Local steps: optimizer steps in a round, instead of whole epochs."""
+    round_length: Literal["steps", "epochs"] = "steps"
+    """Round of peers with unequal shards. steps: the same number of steps for all, as many as --local-epochs of a mean
+    shard have; a peer's samples are drawn in a new order each time that they are used up. epochs: --local-epochs
+    passes over the peer's own samples, so that large shards take more steps."""
     batch_size: int = 32
     """Batch size: samples in an optimizer step of one process."""
     lr: float = 0.02
@@ -134,6 +77,8 @@ class TrainingConfig:
         check(self.momentum < 1, "momentum", self.momentum, "must be below 1")
         both = self.local_epochs is not None and self.local_steps is not None
         check(not both, "local_epochs", self.local_epochs, f"--local-steps {self.local_steps} is set too; choose one")
+        whole = self.round_length == "epochs" and self.local_steps is not None
+        check(not whole, "round_length", self.round_length, f"--local-steps {self.local_steps} is set too; choose one")
 
     @property
     def peak_round(self) -> int:

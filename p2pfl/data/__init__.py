@@ -5,6 +5,7 @@ from __future__ import annotations
 from p2pfl.data.cache import load
 from p2pfl.data.dataset import IMAGE_SIDE, Dataset, Progress
 from p2pfl.data.loader import EVALUATION_BATCH, Batches, evaluation_batches
+from p2pfl.data.partition import Request, Split, partition, pooled
 from p2pfl.data.sources import DatasetInfo, all_notes, describe, prepare
 
 __all__ = [
@@ -14,9 +15,13 @@ __all__ = [
     "Dataset",
     "DatasetInfo",
     "Progress",
+    "Request",
+    "Split",
     "all_notes",
     "describe",
     "evaluation_batches",
     "load",
+    "partition",
+    "pooled",
     "prepare",
 ]

@@ -39,7 +39,8 @@ def cifar10(argument: str, root: Path, options: PictureOptions) -> Source:
         _provide(root, progress)
         return _read(root, progress)
 
-    return Source("cifar10", "cifar10", TRAIN_SAMPLES, TEST_SAMPLES, CLASSES, read)
+    missing = not any((root / name).exists() for name in (CIFAR10.base_folder, CIFAR10.filename))
+    return Source("cifar10", "cifar10", TRAIN_SAMPLES, TEST_SAMPLES, CLASSES, read, needs_download=missing)
 
 
 def _read(root: Path, progress: Progress) -> Dataset:

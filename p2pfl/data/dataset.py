@@ -48,7 +48,8 @@ class Source:
 
     The key changes with the source. `notes`: oddities, a line each. `is_judged_by_reading`: whether a dry
     run has to decode it, because only that tells whether it can be used. `is_mirrored`: a user's own data
-    that are augmented unless `--augment` says otherwise, which is noted.
+    that are augmented unless `--augment` says otherwise, which is noted. `needs_download`: its files are not on this
+    machine yet.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Source:
     notes: tuple[str, ...] = ()
     is_judged_by_reading: bool = False
     is_mirrored: bool = False
+    needs_download: bool = False
 
 
 def statistics(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

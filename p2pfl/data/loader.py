@@ -33,8 +33,9 @@ class Batches:
     """Training batches of one peer, each a pure function of its step.
 
     So resuming needs no state. On the CPU images stay in the mapped file, whose pages all peers share; on another
-    device the shard (not the whole set) is moved there as uint8 once. Of each epoch the last, incomplete batch is
-    dropped.
+    device the shard (not the whole set) is moved there as uint8 once. Each epoch has its own order, and its last,
+    incomplete batch is dropped. An epoch of a shard that is smaller than a batch is one batch, in which all samples
+    occur equally often, give or take one.
     """
 
     def __init__(
@@ -48,15 +49,13 @@ class Batches:
     ) -> None:
         """Make the batches of a shard, `indices` (n,).
 
-        Raises ConfigError if the shard does not fill one batch.
+        Raises ConfigError for a batch without a sample, and a shard without any.
         """
-        if batch_size < 1 or batch_size > len(indices):
-            raise ConfigError(
-                f"--batch-size {batch_size}: peer {peer} has a shard of {len(indices)} samples; "
-                f"choose 1 to {len(indices)}"
-            )
-        self.steps_per_epoch = len(indices) // batch_size
+        if batch_size < 1 or not len(indices):
+            raise ConfigError(f"--batch-size {batch_size}: peer {peer} has a shard of {len(indices)} samples")
+        self.steps_per_epoch = max(1, len(indices) // batch_size)
         self._samples = len(indices)
+        self._drawn = max(batch_size, len(indices))  # of an epoch
         self._batch_size = batch_size
         self._device = device
         self._seed = seed
@@ -91,10 +90,12 @@ class Batches:
     def _draw(self, number: int) -> _Epoch:
         """Draw an epoch's order and augmentation, on the CPU for every device alike."""
         generator = torch_generator(self._seed, "order", self._peer, number)
-        order = torch.randperm(self._samples, generator=generator)
+        passes = -(-self._drawn // self._samples)
+        orders = [torch.randperm(self._samples, generator=generator) for _ in range(passes)]
+        order = torch.cat(orders)[: self._drawn]
         generator = torch_generator(self._seed, "augment", self._peer, number)
-        corner = torch.randint(0, 2 * PADDING + 1, (2, self._samples), generator=generator)
-        flip = torch.rand(self._samples, generator=generator) < 0.5
+        corner = torch.randint(0, 2 * PADDING + 1, (2, self._drawn), generator=generator)
+        flip = torch.rand(self._drawn, generator=generator) < 0.5
         top, left = corner.to(self._device)
         return _Epoch(number, order.to(self._device), top, left, flip.to(self._device))
 

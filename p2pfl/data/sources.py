@@ -25,7 +25,7 @@ class DatasetInfo:
 
     `cached`: whether it is decoded already. `notes`: oddities, a line each, those that only decoding shows if it is
     decoded. `needs_decoding`: whether only decoding will tell if it can be used. `is_mirrored`: a user's own data that
-    are augmented unless `--augment` says otherwise.
+    are augmented unless `--augment` says otherwise. `needs_download`: before it can be decoded.
     """
 
     name: str
@@ -37,6 +37,7 @@ class DatasetInfo:
     notes: tuple[str, ...] = ()
     needs_decoding: bool = False
     is_mirrored: bool = False
+    needs_download: bool = False
 
 
 def prepare(spec: str, data_dir: str | Path | None, progress: Progress, pictures: PictureOptions = _PLAIN) -> Path:
@@ -77,6 +78,7 @@ def describe(spec: str, data_dir: str | Path | None, pictures: PictureOptions = 
         notes=(*notes, *(load(path).notes if cached else ())),
         needs_decoding=source.is_judged_by_reading and not cached,
         is_mirrored=source.is_mirrored,
+        needs_download=source.needs_download and not cached,
     )
 
 

@@ -2,7 +2,8 @@
 
 Matched means: the same initial weights, shards, batch size, schedule and seeds, and the same number of samples
 processed by the whole system. With n peers that take R rounds of S steps, plain SGD takes R rounds of n·S steps, and
-FedAvg with m of n clients takes R·n/m rounds (to the nearest whole one) of S steps.
+FedAvg with m of n clients takes R·n/m rounds (to the nearest whole one) of S steps. With --round-length epochs S is the
+mean of the peers, and FedAvg matches in the mean over the clients that may be drawn.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from p2pfl import data, report
 from p2pfl.config import NOT_IN_FINGERPRINT, CentralizedConfig, Mode, RunConfig, replace_options
 from p2pfl.errors import ConfigError
 from p2pfl.experiment.run import run
+from p2pfl.experiment.steps import steps_by_peer
 from p2pfl.launch import fork_server
 from p2pfl.modes import MODES, assign_roles, topology_of
 from p2pfl.preflight.estimate import data_record, estimate
@@ -28,7 +30,6 @@ from p2pfl.run.fingerprint import run_fingerprint
 from p2pfl.run.paths import CONFIG_FILE
 from p2pfl.run.settings import EVAL_SAMPLES, EVALUATIONS, check_profile, resolve
 from p2pfl.topology import Topology
-from p2pfl.training import local_steps
 from p2pfl.transport import keyring
 from p2pfl.util.signals import interruptible
 
@@ -46,18 +47,22 @@ class CompareOptions:
 
 @dataclass(frozen=True)
 class Planned:
-    """One run of a comparison: the name of its folder, and what it is run with."""
+    """One run of a comparison: the name of its folder, and what it is run with.
+
+    `steps`: of a process in a round; the mean where they differ.
+    """
 
     name: str
     config: RunConfig
     topology: Topology
+    steps: float
 
     @property
     def samples(self) -> int:
         """Training samples that all processes together will have processed."""
         training = self.config.training
         at_once = {"sgd": 1, "centralized": self.config.centralized.num_selected}.get(self.config.mode, self.topology.n)
-        return training.rounds * (training.local_steps or 0) * training.batch_size * at_once
+        return round(training.rounds * self.steps * training.batch_size * at_once)
 
 
 def plan_runs(base: RunConfig, wanted: CompareOptions) -> list[Planned]:
@@ -73,15 +78,20 @@ def plan_runs(base: RunConfig, wanted: CompareOptions) -> list[Planned]:
     for selected in wanted.num_selected:
         if not 1 <= selected <= n:
             raise ConfigError(f"--num-selected {selected}: choose 1 to {n}, the number of peers")
-    info = data.describe(base.data.dataset, base.data.data_dir, base.data.pictures)
-    steps = local_steps(base.training, info.train_samples // n // base.training.batch_size)
-    base = replace_options(base, local_epochs=None, local_steps=steps)
-    kinds = _profiled([*_gossip(base, wanted), *_centralized(base, wanted, n), *_alone(base, wanted, n)])
+    steps = steps_by_peer(base, wanted.topologies[0])
+    if base.training.round_length == "steps":
+        base = replace_options(base, local_epochs=None, local_steps=steps[0])
+    kinds = _profiled([*_gossip(base, wanted), *_centralized(base, wanted, n), *_alone(base, wanted, sum(steps))])
     _check_kinds(kinds)
     if base.robust.byzantine is not None and not any(settings.is_robust(config) for _, config, _ in kinds):
         raise ConfigError(f"--byzantine {base.robust.byzantine}: no run here has a robust --algorithm or --averaging")
     return [
-        Planned(f"{name}-seed-{seed}", replace_options(config, seed=seed), topology)
+        Planned(
+            f"{name}-seed-{seed}",
+            replace_options(config, seed=seed),
+            topology,
+            sum(steps) if MODES[config.mode].pools_data else sum(steps) / n,
+        )
         for name, config, topology in kinds
         for seed in wanted.seeds
     ]
@@ -149,12 +159,13 @@ def _centralized(base: RunConfig, wanted: CompareOptions, n: int) -> Iterator[_K
         yield f"centralized-{selected}-of-{n}", config, topology
 
 
-def _alone(base: RunConfig, wanted: CompareOptions, n: int) -> Iterator[_Kind]:
+def _alone(base: RunConfig, wanted: CompareOptions, steps: int) -> Iterator[_Kind]:
     rounds = base.training.rounds
     if wanted.local:
         yield "local", _of_mode(base, "local", rounds), wanted.topologies[0]
     if wanted.sgd:
-        config = replace_options(_of_mode(base, "sgd", rounds), local_steps=n * (base.training.local_steps or 0))
+        pooled = replace_options(base, round_length="steps", local_epochs=None, local_steps=steps)
+        config = _of_mode(pooled, "sgd", rounds)
         topology = topology_of(config)
         assert topology is not None
         yield "sgd", config, topology
@@ -178,7 +189,7 @@ def describe_plan(planned: Sequence[Planned]) -> str:
     """The runs and how much each processes, as lines for people."""
     wide = max(len(one.name) for one in planned)
     lines = [
-        f"{one.name:<{wide}}  {one.config.training.rounds:>6,} rounds of {one.config.training.local_steps:,} steps"
+        f"{one.name:<{wide}}  {one.config.training.rounds:>6,} rounds of {one.steps:,.10g} steps"
         f"  {one.samples:>11,} samples in all"
         for one in planned
     ]

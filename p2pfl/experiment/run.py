@@ -28,6 +28,7 @@ from p2pfl.run.fingerprint import resume_fingerprint
 from p2pfl.run.paths import peer_dir
 from p2pfl.run.records import RoundRecord, read_recorded
 from p2pfl.run.settings import fault_script, resolve
+from p2pfl.run.shard_record import recorded_sizes
 from p2pfl.run.sketch_file import readable_sketches
 from p2pfl.topology import Topology
 from p2pfl.transport import keyring
@@ -101,7 +102,9 @@ def _run(
     remedy = how_to_resume(config, again or f"p2pfl {config.mode} --resume {shlex.quote(str(run_dir))}")
     with explained(run_dir), locked(run_dir):
         try:
-            begins = "" if resume is None else starting_point(roles, config, run_dir, again)
+            begins = (
+                "" if resume is None else starting_point(_with_sizes(roles, config, run_dir), config, run_dir, again)
+            )
             if longer:
                 prolong(run_dir, config)
             config = with_kept_files(config, run_dir)
@@ -127,6 +130,12 @@ def _planned(
     )
 
 
+def _with_sizes(roles: Roles, config: RunConfig, run_dir: Path) -> Roles:
+    """Roles with the mixing matrix of the shards' sizes, where these are recorded."""
+    sizes = recorded_sizes(run_dir, roles.topology, roles.shards) if roles.awaits_sizes else None
+    return roles if sizes is None else assign_roles(config, roles.topology, sizes)
+
+
 def how_to_resume(config: RunConfig, command: str) -> str:
     """Remedy for an interrupted run, which begins again if it has no checkpoints."""
     return f"{'resume' if config.record.checkpoint else 'start again'} with: {command}"
@@ -144,13 +153,13 @@ def _token(config: RunConfig) -> str | None:
 
 def _launch(spec: LaunchSpec, begins: str) -> Outcome:
     """Start the processes and watch them; `begins` says where a resumed run begins."""
-    config, roles = spec.config, spec.roles
+    config, roles = spec.config, _with_sizes(spec.roles, spec.config, spec.run_dir)
     info = RunInfo(
         mode=config.mode,
         name=roles.topology.name,
         peers=roles.topology.names,
         rounds=config.training.rounds,
-        consensus_rounds=roles.consensus_rounds,
+        consensus_rounds=0 if roles.awaits_sizes else roles.consensus_rounds,
         run_dir=spec.run_dir,
         batch_size=config.training.batch_size,
         coordinator=roles.coordinator,

@@ -52,12 +52,13 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
         checked = check_run(roles, config, index, begins=resume is None)
         keep_freed_memory()
         dataset = data.prepare(config.data.dataset, config.data.data_dir, _Progress(), config.data.pictures)
-        for note in checked.notes(config, dataset):
+        split = checked.check_split(roles, config, data.load(dataset), index).split
+        for note in (*checked.notes(config, dataset), *split.notes):
             _print_line(f"note: {note}")
         with ZmqTransport(endpoints[index]):  # an address that cannot be had leaves no run directory behind
             pass
         run_dir = resume or _join_run_dir(topology, index, config)
-        keep_data_record(run_dir, data_record(config, dataset))
+        keep_data_record(run_dir, data_record(config, dataset, split))
         if resume is not None:
             _follow(resume, config)
         config = with_kept_files(config, run_dir)

@@ -119,11 +119,14 @@ class LaunchSpec:
             return f"{training}, each with {centralized.num_selected} of {centralized.num_clients} clients"
         if not mixing_only:
             return training
+        if self.roles.awaits_sizes:  # the workers know how many
+            return f"{training}, then rounds of mixing only, {self._shrink}"
         sent = mixing_only * self.roles.vectors_per_round * vector_bytes
-        return (
-            f"{training}, then {mixing_only} of mixing only ({sent / 1e6:,.1f} MB), "
-            f"which shrink the peers' disagreement to {self.config.gossip.consensus_tolerance:g}"
-        )
+        return f"{training}, then {mixing_only} of mixing only ({sent / 1e6:,.1f} MB), {self._shrink}"
+
+    @property
+    def _shrink(self) -> str:
+        return f"which shrink the peers' disagreement to {self.config.gossip.consensus_tolerance:g}"
 
 
 @dataclass

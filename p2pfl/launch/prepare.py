@@ -127,7 +127,9 @@ def _outcome(
             lambda what, done, total: send(messages.Prepared(what, done, total)),
             config.data.pictures,
         )
-        notes, record = checked.notes(config, path), data_record(config, path)
+        checked_split = checked.check_split(roles, config, data.load(path))
+        notes = (*checked.notes(config, path), *checked_split.split.notes)
+        record = data_record(config, path, checked_split.split)
         return messages.Prepared("", 1, 1, path=str(path), notes=notes, record=record)
     except P2PFLError as error:
         return messages.failed(error)

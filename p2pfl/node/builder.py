@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from p2pfl import algorithms, data
 from p2pfl.algorithms import attacks
 from p2pfl.algorithms.fedavg import ServerAverage, client_weights
 from p2pfl.config import RunConfig, least_updates
-from p2pfl.data import partition
 from p2pfl.errors import CheckpointError, one_line
 from p2pfl.faults import FaultScript, Pause, load_faults
 from p2pfl.modes import Roles, assign_roles
@@ -31,12 +31,13 @@ from p2pfl.run import records
 from p2pfl.run.data_record import DIGITS
 from p2pfl.run.identity import next_incarnation
 from p2pfl.run.paths import FAULTS_FILE
+from p2pfl.run.shard_record import ShardRecord, write_shard_record
 from p2pfl.topology import (
     Topology,
-    is_symmetric,
+    is_reversible,
     spectral_gap,
 )
-from p2pfl.training import Trainer, capture_for, make_current, pick_device
+from p2pfl.training import Trainer, capture_for, make_current, pick_device, split_of_run, with_common_steps
 
 _EPOCH_BITS = 18  # edge epochs of one incarnation; numbers stay below 2⁵³, where float64 is exact
 
@@ -112,7 +113,13 @@ def assemble(
 def _setting(spec: messages.WorkerSpec, roles: Roles, peer_dir: Path, report: messages.Report) -> _Setting:
     """Load the data, build the model, and find out where the process continues."""
     dataset = data.load(spec.dataset)
-    trainer, sizes = _build_trainer(spec, roles, dataset)
+    split = split_of_run(spec.config, roles, dataset)
+    if roles.awaits_sizes:
+        roles = assign_roles(spec.config, roles.topology, split.sizes)
+    trainer = _build_trainer(spec, roles, dataset, split)
+    if spec.index < roles.shards:
+        counts = np.bincount(dataset.train_labels.numpy()[split.shards[spec.index]], minlength=len(dataset.classes))
+        write_shard_record(peer_dir, ShardRecord(list(dataset.classes), counts.tolist()))
     spec = replace(spec, settings=f"{spec.settings}-{dataset.content[:DIGITS]}")
     if spec.index == roles.coordinator:
         trainer.momentum = torch.zeros_like(trainer.host)  # the server's, on the host like all that it computes
@@ -131,7 +138,7 @@ def _setting(spec: messages.WorkerSpec, roles: Roles, peer_dir: Path, report: me
             report(messages.Warned(line))
     report_stale_client(spec, roles, past, last, report)
     script = fault_script(spec, roles.topology)
-    return _Setting(spec, peer_dir, roles, script, dataset, trainer, sizes, past, last, kept)
+    return _Setting(spec, peer_dir, roles, script, dataset, trainer, split.sizes, past, last, kept)
 
 
 def _context(setting: _Setting) -> PeerContext:
@@ -176,7 +183,7 @@ def fault_script(spec: messages.WorkerSpec, topology: Topology) -> FaultScript:
 def _peer(setting: _Setting, context: PeerContext) -> Logic:
     matrix, config = setting.roles.matrix, setting.config
     restored = None if setting.past.saved is None else setting.past.saved.algorithm
-    contraction = 1.0 - spectral_gap(matrix) if is_symmetric(matrix) else 0.0
+    contraction = 1.0 - spectral_gap(matrix) if is_reversible(matrix) else 0.0
     peers = setting.roles.topology.n
     training = algorithms.build_algorithm(config, peers, setting.trainer.layout.buffers)
     consensus = algorithms.build_consensus(config, contraction, peers)
@@ -245,7 +252,7 @@ def _steps(setting: _Setting) -> int:
     return max(1, steps * centralized.num_selected // centralized.num_clients)
 
 
-def _build_trainer(spec: messages.WorkerSpec, roles: Roles, dataset: data.Dataset) -> tuple[Trainer, list[int]]:
+def _build_trainer(spec: messages.WorkerSpec, roles: Roles, dataset: data.Dataset, split: data.Split) -> Trainer:
     node = roles.topology.graph.nodes[spec.index]
     device = pick_device(spec.config.compute.device, spec.index, str(node.get("device", "")))
     if device.type == "cpu":
@@ -255,10 +262,10 @@ def _build_trainer(spec: messages.WorkerSpec, roles: Roles, dataset: data.Datase
     config = spec.config
     if config.data.augment != "auto":
         dataset = replace(dataset, augment=config.data.augment == "on")
-    shards = partition.partition(config.data.partition, dataset.train_labels.numpy(), roles.shards, config.record.seed)
+    config = with_common_steps(config, split.mean_size)
     # The coordinator trains nothing; any shard will do for it.
-    indices = shards[min(spec.index, roles.shards - 1)]
-    return Trainer(config, dataset, indices, device, spec.index, capture_for(device)), [len(shard) for shard in shards]
+    indices = split.shards[min(spec.index, roles.shards - 1)]
+    return Trainer(config, dataset, indices, device, spec.index, capture_for(device))
 
 
 def _absent(spec: messages.WorkerSpec, roles: Roles) -> frozenset[int]:

@@ -14,7 +14,7 @@ from p2pfl.algorithms.blockwise import SIDE_BLOCK
 from p2pfl.config import RunConfig, is_robust
 from p2pfl.errors import ConfigError
 from p2pfl.model.vector import Layout
-from p2pfl.modes import Roles, mixing_note, mode_of
+from p2pfl.modes import Roles, assign_roles, mixing_note, mode_of
 from p2pfl.payload import ITEM_BYTES
 from p2pfl.preflight.gpus import GpuUse, check_gpus, count_activations, requested_devices
 from p2pfl.preflight.trial import TriedModel, check_model
@@ -22,9 +22,10 @@ from p2pfl.protocol.inbox import WINDOW
 from p2pfl.run.checkpoint import KEPT
 from p2pfl.run.data_record import DIGITS, DataRecord
 from p2pfl.topology import neighborhood
-from p2pfl.training import local_steps, pick_device
+from p2pfl.training import local_steps, pick_device, split_of_run, with_common_steps
 
 CONSENSUS_VECTORS = 2  # kept by accelerated averaging besides the model's: the previous and the next
+PLAIN_PARTITION = "iid"
 _MIRRORED = "training images are shifted and mirrored at random; --augment off where left and right matter"
 
 
@@ -37,11 +38,14 @@ class Estimate:
 
     train_samples: int
     test_samples: int
-    classes: int
+    class_names: tuple[str, ...]
     smallest_shard: int
+    largest_shard: int
+    class_counts: tuple[tuple[int, ...], ...]  # by shard and class; empty for iid, or before the data are decoded
     parameters: int
     vector_bytes: int
     steps_per_round: int
+    most_steps_per_round: int  # of the largest shard, where a round is an epoch
     rounds: int
     weights_memory: int
     activations_memory: int
@@ -50,8 +54,14 @@ class Estimate:
     busiest_bytes_per_round: int
     consensus_rounds: int
     consensus_bytes: int
+    roles: Roles  # with the mixing matrix of the shards' sizes
     gpu: GpuUse | None
     notes: tuple[str, ...]  # oddities of data and model
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,29 @@ class CheckedRun:
         mirrored = (_MIRRORED,) if self.info.is_mirrored and config.data.augment == "auto" else ()
         mixing = () if self.mixing is None else (self.mixing,)
         return (*found, *mirrored, *self.tried.notes, *mixing)
+
+    def check_split(
+        self, roles: Roles, config: RunConfig, dataset: data.Dataset, index: int | None = None
+    ) -> CheckedSplit:
+        """Split the decoded data set as the run will, and check batch size and GPU memory.
+
+        Raises ConfigError.
+        """
+        split = split_of_run(config, roles, dataset)
+        with_common_steps(config, split.mean_size)
+        requested = requested_devices(roles.topology)
+        if index is not None:
+            requested = {index: requested[index]}
+        check_gpus(config, requested, max(split.sizes), self.tried.model)
+        return CheckedSplit(split, split.class_counts(dataset.train_labels.numpy(), len(dataset.classes)))
+
+
+@dataclass(frozen=True)
+class CheckedSplit:
+    """A run's split and the samples of each shard by class."""
+
+    split: data.Split
+    class_counts: list[list[int]]
 
 
 def check_run(roles: Roles, config: RunConfig, index: int | None = None, begins: bool = True) -> CheckedRun:
@@ -142,12 +175,12 @@ def check_disk(config: RunConfig, need: int) -> None:
         )
 
 
-def data_record(config: RunConfig, path: Path) -> DataRecord:
-    """Record of a run's data set, which is in the cache file `path`."""
+def data_record(config: RunConfig, path: Path, split: data.Split | None = None) -> DataRecord:
+    """Record of a run's data set, which is in the cache file `path`, and of its split."""
     dataset = data.load(path)
     chosen = config.data.augment
     augment = dataset.augment if chosen == "auto" else chosen == "on"
-    return DataRecord(config.data.dataset, dataset.content[:DIGITS], augment)
+    return DataRecord(config.data.dataset, dataset.content[:DIGITS], augment, "" if split is None else split.digest)
 
 
 def _no_progress(what: str, done: int, total: int) -> None:
@@ -169,20 +202,27 @@ def estimate(
     checked = check_run(roles, config, index, begins)
     info, model = checked.info, checked.tried.model
     arguments = (config.data.dataset, config.data.data_dir, progress, config.data.pictures)
-    dataset = data.prepare(*arguments) if info.needs_decoding else None
-    shard = info.train_samples // roles.shards
-    steps = local_steps(config.training, shard // config.training.batch_size)
+    is_split = config.data.partition != PLAIN_PARTITION and not roles.mode.pools_data
+    path = data.prepare(*arguments) if info.needs_decoding or (is_split and not info.needs_download) else None
+    split = checked.check_split(roles, config, data.load(path), index) if is_split and path is not None else None
+    shards = _shards(info.train_samples, roles.shards, split)
+    if roles.awaits_sizes and (split is not None or not is_split):
+        roles = assign_roles(config, roles.topology, shards.sizes)
+    steps = [_steps_per_round(config, size, shards.mean) for size in (shards.smallest, shards.largest)]
     layout = Layout.of(model)
     whole, coded = layout.size * 4, layout.size * _number_bytes(config)
     sent, degree = _traffic(roles, config)
     return Estimate(
         train_samples=info.train_samples,
         test_samples=info.test_samples,
-        classes=len(info.classes),
-        smallest_shard=shard,
+        class_names=info.classes,
+        smallest_shard=shards.smallest,
+        largest_shard=shards.largest,
+        class_counts=shards.class_counts,
         parameters=layout.parameter_count,
         vector_bytes=coded,
-        steps_per_round=steps,
+        steps_per_round=steps[0],
+        most_steps_per_round=steps[1],
         rounds=config.training.rounds,
         weights_memory=3 * whole,  # the model, its gradient, its momentum
         activations_memory=_activations_memory(model, config),
@@ -191,9 +231,45 @@ def estimate(
         busiest_bytes_per_round=max(sent) * coded,
         consensus_rounds=roles.consensus_rounds,
         consensus_bytes=sum(sent) * whole * roles.consensus_rounds,
+        roles=roles,
         gpu=checked.gpu,
-        notes=checked.notes(config, dataset),
+        notes=(*checked.notes(config, path), *_split_notes(config, is_split, split)),
     )
+
+
+@dataclass(frozen=True)
+class _Shards:
+    sizes: tuple[int, ...]
+    mean: int
+    class_counts: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def smallest(self) -> int:
+        return min(self.sizes)
+
+    @property
+    def largest(self) -> int:
+        return max(self.sizes)
+
+
+def _shards(samples: int, peers: int, split: CheckedSplit | None) -> _Shards:
+    """Sizes of the shards; those of equal ones where there is no split yet."""
+    if split is None:
+        return _Shards(tuple((samples + peers - 1 - peer) // peers for peer in range(peers)), samples // peers)
+    counts = tuple(map(tuple, split.class_counts))
+    return _Shards(tuple(split.split.sizes), split.split.mean_size, counts)
+
+
+def _steps_per_round(config: RunConfig, shard: int, mean: int) -> int:
+    """Steps of a shard of this size in a round, where the shards have this mean."""
+    training = with_common_steps(config, mean).training
+    return local_steps(training, max(1, shard // training.batch_size))
+
+
+def _split_notes(config: RunConfig, is_split: bool, split: CheckedSplit | None) -> tuple[str, ...]:
+    if is_split and split is None:
+        return (f"--partition {config.data.partition}: sizes and classes are known once the data set is downloaded",)
+    return () if split is None else split.split.notes
 
 
 def _activations_memory(model: nn.Module, config: RunConfig) -> int:

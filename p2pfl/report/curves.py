@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from p2pfl.modes import mixing_matrix_of, uses_tree
 from p2pfl.report import style
 from p2pfl.report.load import RecordedRun, mixing_distances, model_record, training_distances
 from p2pfl.topology import mixing_bounds
@@ -192,10 +191,10 @@ def _consensus_phase(run: RecordedRun, axes: Axes, measured: Mapping[int, float]
 
 
 def draw_bounds(axes: Axes, run: RecordedRun, start: float, rounds: int) -> None:
-    """Bounds by the spectral gap for `rounds` rounds of mixing from distance `start`; none for relayed sums."""
-    if uses_tree(run.config):
+    """Bounds by the spectral gap for `rounds` rounds of mixing from distance `start`."""
+    if run.matrix is None:
         return
-    bounds = mixing_bounds(mixing_matrix_of(run.config, run.topology), rounds)
+    bounds = mixing_bounds(run.matrix, rounds)
     for kind, shares in bounds.items():
         above = {k: start * share for k, share in enumerate(shares) if share > 0}
         if len(above) > 1:

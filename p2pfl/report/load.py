@@ -16,14 +16,17 @@ from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError
 from p2pfl.faults import FaultScript, load_faults
 from p2pfl.model.sketches import consensus_distance
-from p2pfl.modes import COORDINATOR, Mode, mode_of
+from p2pfl.modes import COORDINATOR, Mode, mixing_matrix_of, mode_of, uses_tree
+from p2pfl.registry import MIXINGS
 from p2pfl.run import records
 from p2pfl.run.data_record import DataRecord, read_data_record
 from p2pfl.run.directory import load_run_settings
 from p2pfl.run.paths import CONFIG_FILE, ROUNDS_FILE, TOPOLOGY_FILE, peer_dirs
 from p2pfl.run.records import RoundRecord
+from p2pfl.run.shard_record import ShardRecord, read_shard_record, sizes_of
 from p2pfl.run.sketch_file import readable_sketches
 from p2pfl.topology import Topology, load_topology
+from p2pfl.topology.spectrum import Matrix
 
 _MIXING_LIMIT = 100_000  # of consensus rounds; a record of a later one is damaged
 
@@ -47,6 +50,7 @@ class RecordedRun:
     distances: Mapping[int, float]  # finished round -> consensus distance of the survivors, estimated
     problems: tuple[str, ...] = ()  # one line for each damaged record file
     data: DataRecord | None = None  # description of its data; None in old runs without one
+    shards: tuple[ShardRecord | None, ...] = ()  # by process that trains; None where it was not recorded
 
     @property
     def name(self) -> str:
@@ -78,6 +82,17 @@ class RecordedRun:
     def has_peer_models(self) -> bool:
         """Whether each peer has its own model, so that peers have a spread and a distance."""
         return self.mode.has_peers
+
+    @property
+    def matrix(self) -> Matrix | None:
+        """Mixing matrix of the training rounds.
+
+        None where sums are relayed instead, or where it depends on sizes of shards that are not recorded.
+        """
+        mixing, sizes = self.config.gossip.mixing, sizes_of(self.shards)
+        if uses_tree(self.config) or (MIXINGS[mixing].weighs_by_samples and sizes is None):
+            return None
+        return mixing_matrix_of(self.config, self.topology, sizes)
 
     def finished(self, phase: str) -> list[int]:
         """Finished rounds of a phase, in order."""
@@ -196,15 +211,18 @@ def load_run(run_dir: Path, lost_peers: Sequence[str] = ()) -> RecordedRun:
         found = load_faults(config.exchange.faults, config.record.seed)
         script = FaultScript(found.faults, found.seed, topology.names)
     data = read_data_record(run_dir)
-    if mode_of(config).has_coordinator:
-        return RecordedRun(
-            run_dir, config, topology, recorded, survivors, _finished(recorded[-1:]), script, {}, problems, data
-        )
+    has_coordinator = mode_of(config).has_coordinator
+    shards = tuple(read_shard_record(folder) for folder in (folders[:-1] if has_coordinator else folders))
+    if has_coordinator:
+        finished = _finished(recorded[-1:])
+        return RecordedRun(run_dir, config, topology, recorded, survivors, finished, script, {}, problems, data, shards)
     rounds = _finished([recorded[peer] for peer in survivors])
     distances = {}
     if mode_of(config).has_peers:
         distances = _distances([folders[p] for p in survivors], [read[p].rows for p in survivors], rounds)
-    return RecordedRun(run_dir, config, topology, recorded, survivors, rounds, script, distances, problems, data)
+    return RecordedRun(
+        run_dir, config, topology, recorded, survivors, rounds, script, distances, problems, data, shards
+    )
 
 
 def _foreign_text(count: int) -> str:

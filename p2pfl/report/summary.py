@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import msgspec
 
 from p2pfl.errors import ConfigError, P2PFLError, unreadable
-from p2pfl.modes import MODES, mixing_matrix_of, uses_tree
+from p2pfl.modes import MODES
 from p2pfl.report.fields import FIELDS
 from p2pfl.report.load import RecordedRun, load_run, model_record, of_phase, sent_by_process
 from p2pfl.report.missing import bootstrapped_peers, components, missing_peers
@@ -152,7 +152,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _gap(run: RecordedRun) -> float | None:
-    return None if uses_tree(run.config) else spectral_gap(mixing_matrix_of(run.config, run.topology))
+    return None if run.matrix is None else spectral_gap(run.matrix)
 
 
 def _longest(run: RecordedRun, recorded: Sequence[Sequence[RoundRecord]]) -> float | None:

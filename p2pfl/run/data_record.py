@@ -15,14 +15,16 @@ DIGITS = 16  # of the digest, as in checkpoints
 
 
 class DataRecord(msgspec.Struct, frozen=True):
-    """Data set of a run: its --dataset, its content and its augmentation.
+    """Data set of a run: its --dataset, its content, its augmentation and its shards.
 
-    `content`: the first digits of the content's digest. `augment`: whether training images are augmented.
+    `content`: the first digits of the content's digest. `augment`: whether training images are augmented. `shards`:
+    digest of the samples of each shard; empty where it was not recorded.
     """
 
     dataset: str
     content: str
     augment: bool
+    shards: str = ""
 
 
 def read_data_record(run_dir: Path) -> DataRecord | None:
@@ -45,6 +47,11 @@ def keep_data_record(run_dir: Path, found: DataRecord) -> None:
     before = read_data_record(run_dir)
     if before is not None and before.content != found.content:
         raise ConfigError(different_data(run_dir, before, found))
+    if before is not None and before.shards != found.shards and "" not in (before.shards, found.shards):
+        raise ConfigError(
+            f"--partition: {run_dir} was trained on other shards of the same data ({before.shards}, now "
+            f"{found.shards}); restore the file or function that deals them, or start a new run in another --run-dir"
+        )
     if before == found:
         return
     path = run_dir / DATA_FILE

@@ -33,6 +33,7 @@ from p2pfl.run.paths import (
     REPORT_FILE,
     ROUNDS_FILE,
     RUN_ID_FILE,
+    SHARD_FILE,
     SUMMARY_FILE,
     TOPOLOGY_FILE,
     peer_dirs,
@@ -42,7 +43,7 @@ from p2pfl.topology import Topology, load_topology, save_topology
 _MAX_NAME, _MAX_LABEL = 150, 50  # characters in the name of a run's folder, which has at most 255
 # Content of a folder that is not a run directory yet; each file also under a temporary name, with a dot before it.
 _BEFORE_SETTINGS = {PEERS_FOLDER, RUN_ID_FILE, TOPOLOGY_FILE, FAULTS_FILE, INIT_FILE, DATA_FILE}
-_BEFORE_ROUNDS = {LOG_FILE, INCARNATION_FILE}  # in the folder of a process that has done no round
+_BEFORE_ROUNDS = {LOG_FILE, INCARNATION_FILE, SHARD_FILE}  # in the folder of a process that has done no round
 _RESULTS = (MODEL_FILE, SUMMARY_FILE, REPORT_FILE)  # that a run writes at its end
 
 

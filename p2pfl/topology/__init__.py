@@ -11,12 +11,14 @@ from p2pfl.topology.schedule import Neighborhood, NeighborhoodSchedule, neighbor
 from p2pfl.topology.spectrum import (
     consensus_rounds,
     convergence,
+    is_reversible,
     is_symmetric,
     lazy,
     mixing_bounds,
     mixing_rounds,
     smallest_eigenvalue,
     spectral_gap,
+    stationary,
 )
 from p2pfl.topology.tree import diameter, spanning_tree
 
@@ -34,6 +36,7 @@ __all__ = [
     "convergence",
     "diameter",
     "fix_file",
+    "is_reversible",
     "is_symmetric",
     "lazy",
     "load_topology",
@@ -48,6 +51,7 @@ __all__ = [
     "smallest_eigenvalue",
     "spanning_tree",
     "spectral_gap",
+    "stationary",
     "undirected_command",
     "without_edges",
 ]

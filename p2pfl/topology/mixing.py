@@ -1,8 +1,9 @@
-"""Mixing matrices: metropolis-hastings, uniform, or the weights of the file."""
+"""Mixing matrices: metropolis-hastings, uniform, by samples, or the file's weights."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import networkx as nx
@@ -18,17 +19,24 @@ from p2pfl.topology.spectrum import Matrix
 SUM_TOLERANCE = 1e-6  # allowed deviation from 1 of a sum of weights in a file
 
 
-def mixing_matrix(topology: Topology, mixing: str = "metropolis-hastings") -> Matrix:
+def mixing_matrix(
+    topology: Topology, mixing: str = "metropolis-hastings", sizes: Sequence[int] | None = None
+) -> Matrix:
     """Mixing matrix W, (n, n) float64; row i holds the weights of peer i's average.
 
     `metropolis-hastings`: 1/(1 + max(d_i, d_j)) on edges (Xiao, Boyd & Kim 2007). `uniform`: 1/(1 + d) for
     graphs in which all degrees are equal. `weights`: the file's edge weights. The rest of each row's sum
     of 1 is on the diagonal. W is doubly stochastic, so mixing preserves the mean.
 
+    `samples` weighs peers by `sizes`, the samples of their shards (by default all the same): W is row-stochastic and
+    preserves Σ n_i x_i / Σ n_i, with which all peers agree in the end.
+
     Raises ConfigError for an unknown mixing, TopologyError where W would not be doubly stochastic.
     """
     registry.check("mixing", mixing)
-    matrix: Matrix = registry.load(registry.MIXINGS[mixing])(topology)
+    entry = registry.MIXINGS[mixing]
+    arguments = [[1] * topology.n if sizes is None else sizes] if entry.weighs_by_samples else []
+    matrix: Matrix = registry.load(entry)(topology, *arguments)
     return matrix
 
 
@@ -45,6 +53,22 @@ def metropolis_hastings(topology: Topology) -> Matrix:
     w = np.zeros((topology.n, topology.n))
     for i, j in topology.graph.edges:
         w[i, j] = w[j, i] = 1.0 / (1 + max(degree[i], degree[j]))
+    return _fill_diagonal(w)
+
+
+def by_samples(topology: Topology, sizes: Sequence[int]) -> Matrix:
+    """Metropolis–Hastings weights with the peers' shares of the samples as target.
+
+    W_ij = min(1 / (1 + d_i), n_j / n_i / (1 + d_j)) on edges (Hastings 1970): n_i W_ij is symmetric, so that Wᵀn = n.
+    With equal sizes it is `metropolis_hastings`.
+    """
+    if topology.directed:
+        raise TopologyError(f"{topology.source}: samples needs an undirected graph; {_made_undirected(topology)}")
+    degree = dict(topology.graph.degree())
+    w = np.zeros((topology.n, topology.n))
+    for i, j in topology.graph.edges:
+        flow = min(sizes[i] / (1 + degree[i]), sizes[j] / (1 + degree[j]))
+        w[i, j], w[j, i] = flow / sizes[i], flow / sizes[j]
     return _fill_diagonal(w)
 
 

@@ -35,26 +35,69 @@ def lazy(w: Matrix) -> Matrix:
     return (np.eye(len(w)) + w) / 2.0
 
 
+def stationary(w: Matrix) -> Vector:
+    """Weights of the mean that mixing preserves, (n,): πᵀW = πᵀ, with sum 1.
+
+    1/n where W is doubly stochastic. Otherwise W has to be reversible, with π_i W_ij symmetric, as the mixing by
+    samples is: the ratio of two neighbors' weights is that of W_ji and W_ij.
+    """
+    n = len(w)
+    if np.allclose(w.sum(axis=0), 1.0, rtol=0.0, atol=2e-6):  # as exact as a file's weights have to be
+        return np.full(n, 1.0 / n)
+    pi = np.zeros(n)
+    for start in range(n):  # one pass, unless the graph is disconnected
+        if pi[start]:
+            continue
+        pi[start], found = 1.0, [start]
+        for i in found:
+            for j in np.flatnonzero((w[i] > 0) & (w[:, i] > 0) & (pi == 0)):
+                pi[j] = pi[i] * w[i, j] / w[j, i]
+                found.append(int(j))
+    return np.asarray(pi / pi.sum())
+
+
+def is_reversible(w: Matrix) -> bool:
+    """Return whether π_i W_ij is symmetric; Chebyshev acceleration needs it."""
+    return is_symmetric(_symmetrized(w, stationary(w)))
+
+
+def _symmetrized(w: Matrix, pi: Vector) -> Matrix:
+    """D W D⁻¹ with D = diag(√π): W in the norm weighted by π; W where all weights are equal."""
+    root = np.sqrt(pi / pi[0])
+    return w if bool((root == 1.0).all()) else np.asarray(root[:, None] * w / root[None, :])
+
+
+def _norm_ratio(pi: Vector) -> float:
+    """Most by which the plain disagreement exceeds the bound of the weighted one.
+
+    √(max π / min π), by which the weights distort the norm; 1 where they are equal.
+    """
+    return float(np.sqrt(pi.max() / pi.min()))
+
+
 def contraction(w: Matrix) -> float:
     """Contraction factor of the consensus distance in one round, ‖W − 11ᵀ/n‖₂.
 
-    For large matrices by Lanczos' method: all eigenvalues of 4000 peers take half a minute.
+    Of a W that preserves a weighted mean, in the norm with these weights: ‖D W D⁻¹ − √π√πᵀ‖₂. For large matrices by
+    Lanczos' method: all eigenvalues of 4000 peers take half a minute.
     """
+    pi = stationary(w)
+    w, root = _symmetrized(w, pi), np.sqrt(pi)
     symmetric = is_symmetric(w)
     norm = None
     if len(w) > DENSE:
 
         def rest(x: Vector) -> Vector:
-            return np.asarray(w @ x - x.mean())
+            return np.asarray(w @ x - root * (root @ x))
 
         def squared(x: Vector) -> Vector:
             y = rest(x)
-            return np.asarray(w.T @ y - y.mean())
+            return np.asarray(w.T @ y - root * (root @ y))
 
         found = _largest(rest if symmetric else squared, len(w))
         norm = found if found is None or symmetric else found**0.5
     if norm is None:
-        dense = w - 1.0 / len(w)
+        dense = w - np.outer(root, root)
         norm = np.abs(np.linalg.eigvalsh(dense)).max() if symmetric else np.linalg.norm(dense, 2)
     return 0.0 if norm < ROUNDING else float(norm)
 
@@ -105,9 +148,10 @@ def convergence(w: Matrix, tolerance: float) -> Convergence:
 
     Raises as `mixing_rounds` does.
     """
-    rate = _rate(w, tolerance)
+    rate, ratio = _rate(w, tolerance), _norm_ratio(stationary(w))
+    tolerance = tolerance / ratio
     plain = _plain_rounds(rate, tolerance)
-    fast = is_symmetric(w) and rate > 0
+    fast = is_reversible(w) and rate > 0
     accelerated = _ceil(_acosh_inverse(tolerance) / _acosh_inverse(rate)) if fast else plain
     return Convergence(max(0.0, 1.0 - rate), plain, accelerated)
 
@@ -118,11 +162,11 @@ def mixing_rounds(w: Matrix, tolerance: float) -> int:
     ⌈ln ε / ln(1 − gap)⌉ with ε = tolerance.
     Raises ConfigError if the tolerance is not between 0 and 1, TopologyError if W never mixes (gap 0).
     """
-    return _plain_rounds(_rate(w, tolerance), tolerance)
+    return _plain_rounds(_rate(w, tolerance), tolerance / _norm_ratio(stationary(w)))
 
 
 def consensus_rounds(w: Matrix, tolerance: float) -> int:
-    """Rounds of the consensus phase: Chebyshev if W is symmetric, else plain mixing.
+    """Rounds of the consensus phase: Chebyshev if W is reversible, else plain mixing.
 
     With λ = ‖W − 11ᵀ/n‖₂ the polynomial T_k(W/λ)/T_k(1/λ) keeps the mean and shrinks disagreement by
     1/T_k(1/λ) (accelerated gossip, Scaman et al. 2017); k is the smallest number with T_k(1/λ) ≥ 1/ε.
@@ -134,14 +178,15 @@ def consensus_rounds(w: Matrix, tolerance: float) -> int:
 def mixing_bounds(w: Matrix, rounds: int) -> dict[str, list[float]]:
     """Upper bounds of the disagreement left after k = 0..rounds rounds of mixing.
 
-    `plain`: (1 − gap)^k. `chebyshev`, for a symmetric W: 1 / T_k(1 / (1 − gap)) (Scaman et al. 2017, section 4.1).
+    `plain`: (1 − gap)^k. `chebyshev`, for a reversible W: 1 / T_k(1 / (1 − gap)) (Scaman et al. 2017, section 4.1).
+    Both are larger by a constant factor where W preserves a weighted mean.
     """
-    rate = contraction(w)
-    bounds = {"plain": [rate**k for k in range(rounds + 1)]}
-    if is_symmetric(w) and rate > 0:
+    rate, ratio = contraction(w), _norm_ratio(stationary(w))
+    bounds = {"plain": [ratio * rate**k for k in range(rounds + 1)]}
+    if is_reversible(w) and rate > 0:
         # cosh of large numbers overflows, its logarithm does not.
         angles = [k * math.acosh(1 / rate) for k in range(rounds + 1)]
-        bounds["chebyshev"] = [math.exp(math.log(2) - x - math.log1p(math.exp(-2 * x))) for x in angles]
+        bounds["chebyshev"] = [ratio * math.exp(math.log(2) - x - math.log1p(math.exp(-2 * x))) for x in angles]
     return bounds
 
 

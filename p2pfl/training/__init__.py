@@ -1,7 +1,8 @@
 """Local steps and evaluation of one model on one device."""
 
 from p2pfl.training.device import REMEDIES, make_current, pick_device
-from p2pfl.training.schedule import MOMENTUM_SWING, build_schedule, local_steps
+from p2pfl.training.schedule import MOMENTUM_SWING, build_schedule, local_steps, with_common_steps
+from p2pfl.training.shards import split_of_run
 from p2pfl.training.step import capture_for
 from p2pfl.training.trainer import EvalStats, Stopped, Trainer, TrainStats
 from p2pfl.training.weights import check_weights, initial_model
@@ -20,4 +21,6 @@ __all__ = [
     "local_steps",
     "make_current",
     "pick_device",
+    "split_of_run",
+    "with_common_steps",
 ]

@@ -7,11 +7,24 @@ import warnings
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
-from p2pfl.config import TrainingConfig
+from p2pfl.config import RunConfig, TrainingConfig, replace_options
 from p2pfl.config.sections import RISE
 from p2pfl.errors import ConfigError
 
 MOMENTUM_SWING = 0.05  # the one-cycle schedule moves momentum this far to both sides
+
+
+def with_common_steps(config: RunConfig, mean_shard: int) -> RunConfig:
+    """Settings of which every peer takes the same number of steps in a round.
+
+    As many as the local epochs of a shard of `mean_shard` samples have. With --round-length epochs, or a given number
+    of steps, the settings stay as they are. Raises ConfigError where that shard fills no batch.
+    """
+    training = config.training
+    steps = local_steps(training, mean_shard // training.batch_size)
+    if training.round_length == "epochs" or training.local_steps is not None:
+        return config
+    return replace_options(config, local_epochs=None, local_steps=steps)
 
 
 def local_steps(training: TrainingConfig, steps_per_epoch: int) -> int:

@@ -25,7 +25,7 @@ class RunInfo:
     name: str
     peers: tuple[str, ...]
     rounds: int
-    consensus_rounds: int
+    consensus_rounds: int  # 0: none, or not known yet
     run_dir: Path
     batch_size: int
     coordinator: int | None = None  # its rounds are the rows, if there is one
@@ -165,7 +165,8 @@ def count_text(done: int, total: int) -> str:
 def row_cells(info: RunInfo, row: RoundRow) -> dict[str, str]:
     """Text of a round by column; empty where it has no such number."""
     mixing = row.phase == "consensus"
-    number = f"mix {row.round - info.rounds}/{info.consensus_rounds}" if mixing else f"{row.round}/{info.rounds}"
+    total = f"/{info.consensus_rounds}" if info.consensus_rounds else ""
+    number = f"mix {row.round - info.rounds}{total}" if mixing else f"{row.round}/{info.rounds}"
     return {
         "round": number,
         "loss": "" if row.loss is None else f"{row.loss:.3f}",

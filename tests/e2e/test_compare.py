@@ -63,6 +63,18 @@ def test_epochs_become_steps_that_every_mode_shares() -> None:
     assert {one.config.training.local_epochs for one in runs.values()} == {None}
 
 
+def test_epochs_of_unequal_shards_are_matched_in_the_sum_of_their_steps() -> None:
+    options = {"local_steps": None, "local_epochs": 2, "batch_size": 32, "partition": "quantity:linear"}
+    runs = planned(**options, round_length="epochs")
+    shards = [143, 288, 431, 576]  # of 1438 samples, as 1, 2, 3, 4
+    steps = [2 * (size // 32) for size in shards]
+    assert runs["gossip-ring-4-seed-0"].config.training.local_epochs == 2
+    assert runs["sgd-seed-0"].config.training.local_steps == sum(steps)
+    assert {one.samples for one in runs.values()} == {12 * sum(steps) * 32}
+    same = planned(**options)
+    assert same["sgd-seed-0"].config.training.local_steps == 4 * 2 * (DIGITS // 4 // 32), "as long as a mean shard"
+
+
 def test_evaluations_are_as_many_in_every_mode() -> None:
     runs = planned(eval_every=3)
     counts = {name: one.config.training.rounds // one.config.record.eval_every for name, one in runs.items()}

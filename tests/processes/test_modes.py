@@ -15,7 +15,6 @@ from tests.support import commands
 from tests.support.saved_runs import other_version
 
 from p2pfl import RunConfig, data, make_topology, run_swarm
-from p2pfl.data import partition
 from p2pfl.experiment.run import Result, run
 from p2pfl.protocol.server_exchange import Federation, select_clients
 from p2pfl.run import checkpoint
@@ -155,7 +154,7 @@ def test_local_peers_are_trainers_that_nobody_talks_to(tmp_path: Path) -> None:
     config = RunConfig.of(mode="local", **LIVELY, run_dir=str(tmp_path / "local"))
     local = run(config, ring)
     dataset = data.load(data.prepare("digits", None, lambda *_: None))
-    shards = partition.partition("iid", dataset.train_labels.numpy(), 3, 0)
+    shards = data.partition(data.Request("iid", dataset.train_labels.numpy(), tuple("012"), 0, 10)).shards
     for peer, found in enumerate(vectors_of(local, ring, 3)):
         trainer = Trainer(config, dataset, shards[peer], torch.device("cpu"), peer)
         for number in (1, 2, 3):

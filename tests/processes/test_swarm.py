@@ -15,7 +15,7 @@ from p2pfl import RunConfig, make_topology, run_swarm
 from p2pfl.model.networks import build_model
 from p2pfl.model.vector import Layout, aligned_vector
 from p2pfl.run.records import read_rounds
-from p2pfl.topology import Topology, consensus_rounds, mixing_matrix
+from p2pfl.topology import Topology, consensus_rounds, mixing_matrix, spectral_gap
 
 pytestmark = pytest.mark.usefixtures("blank_plots")
 
@@ -54,6 +54,33 @@ def test_ring_equals_the_dense_formula(tmp_path: Path, order: str) -> None:
         xs = w @ (xs + moves) if order == "atc" else w @ xs + moves
     assert (xs[0] - xs[1]).norm() > 0, "the peers of a ring must differ for this to test anything"
     assert_close(saved_vectors(tmp_path / "run", topology, ROUNDS), xs, reference.start)
+
+
+@pytest.mark.processes
+def test_mixing_by_samples_reaches_the_weighted_mean(tmp_path: Path) -> None:
+    topology = make_topology("path", 4)
+    split = {"partition": "quantity:square", "mixing": "samples", "consensus_tolerance": 1e-4}
+    config = RunConfig.of(**PLAIN, **split, run_dir=str(tmp_path / "run"))
+    result = run_swarm(topology, config)
+    reference = Reference(topology, config)
+    shares = torch.tensor(reference.sizes) / sum(reference.sizes)
+    assert shares.max() > 10 * shares.min()
+    matrix = mixing_matrix(topology, "samples", reference.sizes)
+    w = torch.from_numpy(matrix).float()
+    xs = reference.start.repeat(4, 1)
+    for step in range(ROUNDS):
+        xs = w @ (xs - reference.lr * reference.gradients(xs, step))
+    found = saved_vectors(tmp_path / "run", topology, ROUNDS)
+    assert_close(found, xs, reference.start)
+    weighted, plain = shares @ found, found.mean(dim=0)
+    model = build_model("vgg11", num_classes=10, batch_norm=False, width=0.125)
+    model.load_state_dict(load_file(result.run_dir / "consensus.safetensors"))
+    layout = Layout.of(model)
+    consensus = aligned_vector(layout.size)
+    layout.bind(model, consensus)
+    assert (consensus - weighted).norm() < 0.01 * (weighted - plain).norm(), "the mean by samples, not the plain one"
+    assert result.summary["consensus_rounds"] == consensus_rounds(matrix, 1e-4)
+    assert result.summary["spectral_gap"] == pytest.approx(spectral_gap(matrix))
 
 
 def process_swarm(topology: Topology, config: RunConfig) -> Path:

@@ -10,7 +10,6 @@ import torch
 from torch.nn import functional
 
 from p2pfl import RunConfig, data
-from p2pfl.data import partition
 from p2pfl.model.vector import Layout, aligned_vector
 from p2pfl.modes import assign_roles
 from p2pfl.node import messages
@@ -20,7 +19,7 @@ from p2pfl.run import checkpoint
 from p2pfl.run.directory import create_run_dir
 from p2pfl.run.fingerprint import run_fingerprint
 from p2pfl.topology import Topology
-from p2pfl.training import initial_model
+from p2pfl.training import initial_model, split_of_run
 from p2pfl.transport import MemoryHub, MemoryTransport, Transport
 
 ROUNDS = 3
@@ -52,9 +51,9 @@ class Reference:
 
     def __init__(self, topology: Topology, config: RunConfig) -> None:
         dataset = data.load(data.prepare("digits", None, lambda *_: None))
-        labels = dataset.train_labels.numpy()
         seed, batch = config.record.seed, config.training.batch_size
-        shards = partition.partition("iid", labels, topology.n, seed)
+        split = split_of_run(config, assign_roles(config, topology), dataset)
+        self.sizes, shards = split.sizes, split.shards
         cpu = torch.device("cpu")
         self.batches = [data.Batches(dataset, shard, batch, cpu, seed, peer) for peer, shard in enumerate(shards)]
         self.model = initial_model(config, len(dataset.classes))

@@ -37,11 +37,15 @@ def test_a_rule_that_tolerates_malicious_inputs_needs_more_of_them_than_of_the_o
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("algorithm", "dpsdg", "--algorithm dpsdg: choose one of dpsgd, clipped, trimmed-mean, median, module:Class"),
+        ("algorithm", "dpsdg", "--algorithm dpsdg: choose one of dpsgd, quasi-global, "),
         ("algorithm", "dpsgd:fast", "--algorithm dpsgd:fast: dpsgd takes no argument"),
         ("averaging", "mine:Average", "--averaging mine:Average: choose one of uniform, samples"),
         ("mixing", "lazy", "--mixing lazy: choose one of metropolis-hastings, uniform, weights"),
-        ("partition", "dirichlet", "--partition dirichlet: choose one of iid"),
+        (
+            "partition",
+            "dirichle",
+            "--partition dirichle: choose one of iid, dirichlet:ALPHA, dirichlet-balanced:ALPHA, ",
+        ),
     ],
 )
 def test_other_values_are_refused_in_one_line(option: str, value: str, message: str) -> None:

@@ -17,6 +17,8 @@ from p2pfl.topology import make_topology, mixing_matrix, smallest_eigenvalue
         ({"algorithm": "quasi-global", "order": "overlapped"}, "--order overlapped: quasi-global has only --order atc"),
         ({"algorithm": "quasi-global", "momentum": 0.0}, "--momentum 0: quasi-global is a kind of momentum"),
         ({"algorithm": "quasi-global", "reset_momentum": True}, "--reset-momentum: quasi-global sets the momentum"),
+        ({"algorithm": "relay-sum", "wire_dtype": "bf16"}, "--wire-dtype bf16: the rounded sums of relay-sum"),
+        ({"algorithm": "relay-sum", "mixing": "samples"}, "--mixing samples: relay-sum counts all peers alike"),
         ({"algorithm": "exact-diffusion", "order": "overlapped"}, "--order overlapped: exact-diffusion has only"),
         ({"algorithm": "gradient-tracking", "order": "overlapped"}, "--order overlapped: gradient-tracking has only"),
     ],

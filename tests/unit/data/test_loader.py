@@ -132,10 +132,22 @@ def test_the_data_set_stays_as_it_was() -> None:
     assert torch.equal(dataset.test_images, untouched.test_images)
 
 
-@pytest.mark.parametrize("batch_size", [0, 11])
-def test_a_shard_that_fills_no_batch_is_refused(batch_size: int) -> None:
-    with pytest.raises(ConfigError, match=rf"--batch-size {batch_size}: peer 6 has a shard of 10 samples"):
-        Batches(make(), SHARD, batch_size, CPU, seed=0, peer=6)
+@pytest.mark.parametrize(("batch_size", "shard"), [(0, SHARD), (1, SHARD[:0])])
+def test_batches_and_shards_have_samples(batch_size: int, shard: np.ndarray) -> None:
+    with pytest.raises(ConfigError, match=rf"--batch-size {batch_size}: peer 6 has a shard of {len(shard)} samples"):
+        Batches(make(), shard, batch_size, CPU, seed=0, peer=6)
+
+
+@pytest.mark.parametrize("batch_size", [11, 20, 33])
+def test_a_shard_smaller_than_a_batch_is_drawn_from_in_new_orders(batch_size: int) -> None:
+    batches = Batches(make(), SHARD, batch_size, CPU, seed=0, peer=0)
+    assert batches.steps_per_epoch == 1
+    found = [batches.batch(step)[1] for step in range(3)]
+    for labels in found:
+        occurrences = labels.bincount(minlength=20)[SHARD]  # a sample's label is its number
+        assert len(labels) == batch_size
+        assert occurrences.max() - occurrences.min() <= 1, "each sample equally often, give or take once"
+    assert not torch.equal(found[0], found[1])
 
 
 def test_evaluation_sees_the_whole_test_set_once() -> None:

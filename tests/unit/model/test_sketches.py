@@ -19,7 +19,6 @@ from tests.support.helpers import CPU, disagreement, small_config
 from tests.support.runs import train_record
 
 from p2pfl import data, make_topology
-from p2pfl.data import partition
 from p2pfl.model.sketches import SKETCH_BUCKETS, consensus_distance, sketch
 from p2pfl.model.vector import Layout
 from p2pfl.run.paths import SKETCHES_FILE
@@ -98,7 +97,7 @@ def trained() -> Iterator[tuple[Layout, np.ndarray]]:
     torch.set_num_threads(1)
     config = small_config(dataset="digits", width=0.25, local_steps=3)
     dataset = data.load(data.prepare("digits", None, lambda *_: None))
-    shards = partition.partition("iid", dataset.train_labels.numpy(), 4, 0)
+    shards = data.partition(data.Request("iid", dataset.train_labels.numpy(), tuple("abcd"), 0, 10)).shards
     trainers = [Trainer(config, dataset, shard, CPU, peer) for peer, shard in enumerate(shards)]
     for trainer in trainers:
         trainer.train(1, lambda steps: None, lambda: False)

@@ -17,13 +17,17 @@ from p2pfl.topology import (
     KINDS,
     Topology,
     consensus_rounds,
+    is_reversible,
     is_symmetric,
     load_topology,
     make_topology,
+    mixing_bounds,
     mixing_matrix,
     mixing_rounds,
     neighborhood,
     spectral_gap,
+    stationary,
+    without_edges,
 )
 from p2pfl.topology.graph import build_topology
 
@@ -128,6 +132,54 @@ def test_predicted_rounds_are_enough_and_one_less_is_not(network: Topology, tole
         assert shrunk(w, mixed_plainly, plain - 1) > tolerance * (1 - 1e-6)
         # T_k is 1 at the end of the spectrum where λ is attained, so the bound is exact there.
         assert shrunk(w, mix, rounds - 1) > tolerance * (1 - 1e-6)
+
+
+undirected = networks.filter(lambda network: not network.directed)
+
+
+@settings(deadline=None, max_examples=60)
+@given(network=undirected, seed=st.integers(0, 99), tolerance=st.sampled_from([0.3, 1e-2, 1e-3]))
+def test_mixing_by_samples_preserves_the_weighted_mean(network: Topology, seed: int, tolerance: float) -> None:
+    sizes = np.random.default_rng(seed).integers(1, 400, network.n)
+    w, shares = mixing_matrix(network, "samples", sizes.tolist()), sizes / sizes.sum()
+    assert w.min() >= 0
+    np.testing.assert_allclose(w.sum(axis=1), 1, atol=1e-12)
+    np.testing.assert_allclose(shares @ w, shares, atol=1e-12)
+    np.testing.assert_allclose(stationary(w), shares, rtol=1e-6)
+    assert is_reversible(w)
+    edges = {(i, j) for i, j in network.graph.edges} | {(j, i) for i, j in network.graph.edges}
+    assert {(int(i), int(j)) for i, j in zip(*np.nonzero(w), strict=True) if i != j} == edges
+    # The second eigenvalue of W itself, whose eigenvalues are those of the symmetrized matrix.
+    second = sorted(np.abs(np.linalg.eigvals(w)))[-2] if network.n > 1 else 0.0
+    assert spectral_gap(w) == pytest.approx(1 - second, abs=1e-7)
+    rounds, plain = consensus_rounds(w, tolerance), mixing_rounds(w, tolerance)
+    assert rounds <= plain
+    for mix, number in ((mixed_plainly, plain), (mixed_with_chebyshev, rounds)):
+        apart = mix(w, np.eye(network.n) - 1 / network.n, number)
+        assert np.linalg.norm(apart - apart.mean(axis=0), 2) <= tolerance * (1 + 1e-6)
+    bounds = mixing_bounds(w, rounds)
+    assert bounds["plain"][0] >= 1
+    if "chebyshev" in bounds:
+        assert bounds["chebyshev"][-1] <= tolerance * max(bounds["plain"][0], 1) * (1 + 1e-6)
+
+
+@settings(deadline=None, max_examples=20)
+@given(network=undirected, size=st.integers(1, 50))
+def test_equal_shards_mix_as_without_weights(network: Topology, size: int) -> None:
+    plain = mixing_matrix(network, "metropolis-hastings")
+    for sizes in (None, [size] * network.n):
+        np.testing.assert_allclose(mixing_matrix(network, "samples", sizes), plain, atol=1e-12)
+
+
+def test_edges_that_are_cut_keep_the_weighted_mean() -> None:
+    sizes = [3, 50, 7, 100]
+    w = without_edges(mixing_matrix(make_topology("complete", 4), "samples", sizes), [(0, 1), (2, 3)])
+    np.testing.assert_allclose(np.array(sizes) @ w, sizes)
+
+
+def test_mixing_by_samples_needs_an_undirected_graph() -> None:
+    with pytest.raises(TopologyError, match="samples needs an undirected graph"):
+        mixing_matrix(make_topology("exponential", 8), "samples", [1] * 8)
 
 
 @pytest.mark.parametrize(

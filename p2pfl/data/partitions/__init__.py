@@ -1,0 +1,1 @@
+"""Rules of partitioning training samples among peers."""
