@@ -2,7 +2,9 @@
 # make test   the test suite: ten minutes on two cores
 # make test-fast   the tests that start no processes: a minute and a half
 # make coverage   the test suite, with the branches that it reaches; fails below the threshold in pyproject.toml
-# make check  format, lint, types, layers, spelling, words
+# make check  format, lint, types, layers, spelling, words, documentation
+# make docs   the documentation as a site that needs no network: build/site/index.html
+# make build  wheel and source distribution: dist/
 # make soak   long tests of the guarantees: an hour and a half
 
 PYTHON ?= python3
@@ -14,9 +16,11 @@ WORKERS ?= 3
 RANDOMIZED := tests/protocol/test_peer.py tests/protocol/test_peer_troubles.py tests/protocol/test_federated.py \
 	tests/unit/protocol/test_wire.py tests/unit/transport/test_strangers.py tests/e2e/test_damaged_files.py
 PYTEST_OPTIONS := --numprocesses $(WORKERS) --dist worksteal --durations 10
+# The variable silences an advertisement of the theme.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 PYTEST := $(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
-.PHONY: demo test test-fast coverage check soak format clean
+.PHONY: demo test test-fast coverage check docs build soak format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python run_peers.py gossip --config configs/demo.toml
@@ -41,6 +45,16 @@ check: $(VENV)/.installed
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/codespell
 	$(BIN)/python -m tests.support.words
+	$(MKDOCS)
+
+docs: $(VENV)/.installed
+	$(MKDOCS)
+	@echo "documentation: build/site/index.html"
+
+# Without isolation: setuptools is installed, and nothing has to be downloaded.
+build: $(VENV)/.installed
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
 
 soak: $(VENV)/.installed
 	$(BIN)/python -m soak.kills --kills 200
@@ -62,4 +76,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .coverage *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .coverage build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -6,7 +6,7 @@ import contextlib
 import os
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
@@ -14,6 +14,7 @@ from typing import Literal
 from p2pfl.os_errors import failure, system_remedy
 
 ERROR_FILE = "error.txt"
+"""Tracebacks of unforeseen errors, if there were any."""
 
 
 class P2PFLError(Exception):
@@ -74,6 +75,35 @@ class Refusal(StrEnum):
     FLOOD = "flood"
     BARRED = "barred"
     CONNECTIONS = "connections"
+
+
+REFUSALS: Mapping[Refusal, str] = {
+    Refusal.FRAMES: "A message of other than two frames.",
+    Refusal.HEADER: "A header that is too large, cannot be decoded, or names an unknown number format.",
+    Refusal.VERSION: "Another version of the wire format.",
+    Refusal.SCALARS: "A scalar that is not finite.",
+    Refusal.LENGTH: "A body of another length than its header says, or than its kind allows.",
+    Refusal.CODEC: "A chunk without a number format.",
+    Refusal.GREETING: "A greeting that is missing or cannot be decoded.",
+    Refusal.SETTINGS: "A greeting of a process that was started with other settings, topology, data or model.",
+    Refusal.RUN: "A message of another run.",
+    Refusal.SENDER: "A sender that is no neighbor, or that does not own the connection.",
+    Refusal.LAYOUT: "A vector of another model.",
+    Refusal.ROUND: "A chunk without credit, or credit for a round that does not exist.",
+    Refusal.OFFSET: "A chunk that is not the next of its vector; the vector is requested again.",
+    Refusal.VECTOR: "A vector that the algorithm of the run does not have.",
+    Refusal.VALUES: "A vector with a number that is not finite.",
+    Refusal.LINK: "Data over a link on which the neighbor only receives.",
+    Refusal.KEY: "A connection with a key that is no neighbor's.",
+    Refusal.TOKEN: "A connection with a token that is not this run's.",
+    Refusal.HANDSHAKE: "A connection without this run's keys or token.",
+    Refusal.UNFINISHED: "A connection that ended, or stayed silent, during its handshake.",
+    Refusal.SILENT: "A connection that sent nothing.",
+    Refusal.FLOOD: "A connection with more unread bytes, frames or messages than credit allows.",
+    Refusal.BARRED: "A connection of a neighbor whose last one was closed a moment ago.",
+    Refusal.CONNECTIONS: "More connections than the neighbors need.",
+}
+"""Meaning of each code."""
 
 
 class ProtocolError(P2PFLError):

@@ -61,6 +61,11 @@ class Payload:
         """Rest of the payload, without the first `received[name]` elements of each vector.
 
         Each vector must be given as one piece.
+
+        Examples:
+            >>> import torch
+            >>> Payload({"x": [torch.arange(3.0)]}).rest({"x": 1}).vectors["x"]
+            [tensor([1., 2.])]
         """
         vectors = {name: [piece[received.get(name, 0) :]] for name, (piece,) in self.vectors.items()}
         return Payload(vectors, self.scalars)

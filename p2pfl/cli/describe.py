@@ -174,10 +174,10 @@ def _incidents(summary: Mapping[str, Any]) -> list[str]:
         )
         lines.append("bootstrapped from neighbors: " + "; ".join(taken))
     lines += [f"damaged: {line}" for line in summary["damaged_records"]]
-    if summary["absences"]:
-        away = (f"{item['peer']} in round {spans_text(item['rounds'])}" for item in summary["absences"])
+    if summary["missing_peers"]:
+        away = (f"{item['peer']} in round {spans_text(item['rounds'])}" for item in summary["missing_peers"])
         lines.append("missing: " + "; ".join(away))
-    for item in summary["parts"] or ():
-        together = " | ".join(", ".join(part) for part in item["parts"])
+    for item in summary["components"] or ():
+        together = " | ".join(", ".join(part) for part in item["components"])
         lines.append(f"disconnected in round {spans_text([item['rounds']])}: {together}")
     return lines

@@ -59,6 +59,11 @@ class RunConfig:
         """Make settings from option names.
 
         Raises ConfigError naming an unknown option or a bad value.
+
+        Examples:
+            >>> config = RunConfig.of(dataset="digits", width=0.25, rounds=5)
+            >>> config.training.rounds, config.gossip.algorithm
+            (5, 'dpsgd')
         """
         return replace_options(cls(topology=topology, mode=mode), **options)
 

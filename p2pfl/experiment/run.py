@@ -55,6 +55,12 @@ def run_swarm(topology: Topology, config: RunConfig | None = None, *, resume: Pa
 
     Raises ConfigError (bad input), Interrupted (Ctrl-C), P2PFLError (the run failed); what was recorded until then
     is in the run directory, with a summary and a report.
+
+    Examples:
+        >>> ring = load_topology("topologies/ring-4.graphml")  # doctest: +SKIP
+        >>> config = RunConfig.of(dataset="digits", width=0.25, rounds=3)
+        >>> result = run_swarm(ring, config)  # doctest: +SKIP
+        >>> result.summary["consensus_accuracy"]  # doctest: +SKIP
     """
     return run(config or RunConfig(), topology, resume=resume)
 
@@ -71,6 +77,10 @@ def run(
 
     `again` is the command that resumes an interrupted run, if that is not `p2pfl MODE --resume RUN_DIR`.
     `link_delay` holds back every message for so many seconds: the slow link of benchmarks and tests.
+
+    Examples:
+        >>> config = RunConfig.of(mode="centralized", num_clients=4, num_selected=2)
+        >>> result = run(config)  # doctest: +SKIP
     """
     with interruptible():
         return _run(config, topology_of(config) or topology, resume, again, link_delay)

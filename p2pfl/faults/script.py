@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -13,7 +13,14 @@ import msgspec
 from p2pfl.seeding import derive
 
 Point = Literal["start", "train", "exchange", "evaluate", "checkpoint"]
-"""Point of a round: its begin; amid its steps; trained, nothing sent; mixed, not evaluated; recorded, not saved."""
+POINTS: Mapping[Point, str] = {
+    "start": "at the beginning of the round",
+    "train": "amid its training steps",
+    "exchange": "trained, nothing sent yet",
+    "evaluate": "mixed, not evaluated yet",
+    "checkpoint": "recorded, not saved yet",
+}
+"""Points of a round at which a process can be killed or stopped."""
 
 _Round = Annotated[int, msgspec.Meta(ge=1)]
 _Rounds = tuple[_Round, _Round]
@@ -26,9 +33,13 @@ class Kill(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="kil
     """Kill of a peer (SIGKILL), which takes part again in round `restart`, if given."""
 
     peer: str
+    """Label of the process."""
     round: _Round
+    """Round in which it is killed."""
     at: Point = "train"
+    """Point of the round."""
     restart: _Round | None = None
+    """Round in which it takes part again; without it, it stays away."""
 
 
 class Pause(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="pause", forbid_unknown_fields=True):
@@ -38,9 +49,13 @@ class Pause(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="pa
     """
 
     peer: str
+    """Label of the process."""
     round: _Round
+    """Round in which it is stopped."""
     resume: _Round
+    """Round in which it takes part again, at least two after `round`."""
     at: Point = "train"
+    """Point of the round."""
 
 
 class Partition(
@@ -52,31 +67,42 @@ class Partition(
     """
 
     rounds: _Rounds
+    """First and last round."""
     parts: list[list[str]]
+    """Two or more lists of labels; nodes in none of them keep all their edges."""
 
 
 class Delay(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="delay", forbid_unknown_fields=True):
     """Delay of every message on an edge, in seconds."""
 
     edge: tuple[str, str]
+    """Labels of the edge's ends; messages in both directions are delayed."""
     rounds: _Rounds
+    """First and last round."""
     seconds: _Seconds
+    """Seconds by which each message is late."""
 
 
 class Drop(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="drop", forbid_unknown_fields=True):
     """Loss of messages on an edge, at random."""
 
     edge: tuple[str, str]
+    """Labels of the edge's ends; messages in both directions may be lost."""
     rounds: _Rounds
+    """First and last round."""
     probability: _Share
+    """Share of the messages that are lost."""
 
 
 class Corrupt(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="corrupt", forbid_unknown_fields=True):
     """Damage of messages on an edge, at random, so that they are refused."""
 
     edge: tuple[str, str]
+    """Labels of the edge's ends; messages in both directions may be damaged."""
     rounds: _Rounds
+    """First and last round."""
     probability: _Share
+    """Share of the messages that are damaged."""
 
 
 class AttackFault(
@@ -85,9 +111,13 @@ class AttackFault(
     """Attack by a peer; see `p2pfl.algorithms.attacks`."""
 
     peer: str
+    """Label of the attacker."""
     rounds: _Rounds
+    """First and last round."""
     attack: str
+    """Name of the attack."""
     scale: float | None = None
+    """Strength of the attack, above 0, for attacks that have one; each has its own default."""
 
 
 Fault = Kill | Pause | Partition | Delay | Drop | Corrupt | AttackFault

@@ -64,6 +64,12 @@ def build_model(name: str, *, num_classes: int, batch_norm: bool, width: float) 
     least one floating-point parameter that requires gradients. Lazy layers get their shapes by one forward pass.
     Weights come from torch's global generator: the caller seeds it.
     Raises ConfigError where the name is unknown, the function fails, or the module cannot be trained or saved.
+
+    Examples:
+        >>> shape = {"num_classes": 10, "batch_norm": True, "width": 0.25}
+        >>> model = build_model("vgg11", **shape)
+        >>> sum(parameter.numel() for parameter in model.parameters())
+        612810
     """
     settings = {"num_classes": num_classes, "batch_norm": batch_norm, "width": width}
     function = find_function(name)

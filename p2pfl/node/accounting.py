@@ -38,9 +38,10 @@ class RoundAccount:
         `elapsed`: seconds since the process began its first round.
         """
         context, stats = logic.context, self.stats
+        trained = logic.round <= context.training_rounds
         return RoundRecord(
             round=logic.round,
-            phase="train" if logic.round <= context.training_rounds else "consensus",
+            phase="train" if trained else "consensus",
             steps=trainer.steps,
             samples=trainer.samples,
             train_loss=None if stats is None else stats.loss,
@@ -48,6 +49,8 @@ class RoundAccount:
             test_accuracy=None if evaluation is None else evaluation.accuracy,
             test_loss=None if evaluation is None else evaluation.loss,
             test_samples=None if evaluation is None else evaluation.samples,
+            own_accuracy=None if evaluation is None or not trained else evaluation.own_accuracy,
+            class_accuracy=None if evaluation is None or not evaluation.is_whole else evaluation.class_accuracy,
             elapsed=elapsed,
             seconds=now - self.began,
             train_seconds=self.train,

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from p2pfl import algorithms, data
@@ -118,8 +117,9 @@ def _setting(spec: messages.WorkerSpec, roles: Roles, peer_dir: Path, report: me
         roles = assign_roles(spec.config, roles.topology, split.sizes)
     trainer = _build_trainer(spec, roles, dataset, split)
     if spec.index < roles.shards:
-        counts = np.bincount(dataset.train_labels.numpy()[split.shards[spec.index]], minlength=len(dataset.classes))
-        write_shard_record(peer_dir, ShardRecord(list(dataset.classes), counts.tolist()))
+        write_shard_record(peer_dir, ShardRecord(list(dataset.classes), trainer.class_counts))
+    else:
+        trainer.class_counts = []
     spec = replace(spec, settings=f"{spec.settings}-{dataset.content[:DIGITS]}")
     if spec.index == roles.coordinator:
         trainer.momentum = torch.zeros_like(trainer.host)  # the server's, on the host like all that it computes

@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from p2pfl.config import RunConfig
 from p2pfl.errors import CheckpointError, unwritable
+from p2pfl.run.paths import PROFILE_FILE
 
 
 class RoundProfile:
@@ -30,7 +31,9 @@ class RoundProfile:
     def of(cls, config: RunConfig, name: str, peer_dir: Path) -> RoundProfile:
         """Profile that --profile asks of the process called `name`."""
         peer, _, round = (config.record.profile or "").rpartition(":")
-        return cls(peer_dir / f"profile-round-{int(round)}.json.gz", int(round)) if round and peer == name else cls()
+        if not round or peer != name:
+            return cls()
+        return cls(peer_dir / PROFILE_FILE.format(round=int(round)), int(round))
 
     def begin(self, round: int) -> None:
         """Start profiling if this is the round; rounds may be skipped."""

@@ -32,6 +32,17 @@ MAX_TEXT = 160  # characters of a reason that may quote a stranger
 assert sys.byteorder == "little", "bodies are sent as they lie in memory"
 
 Kind = Literal["hello", "offer", "grant", "chunk", "ack", "edge_down", "heartbeat", "goodbye"]
+KINDS: Mapping[Kind, str] = {
+    "hello": "Greeting of a new edge epoch: first round that the sender can serve, and what it was started with.",
+    "offer": "A client has trained in this round and offers its update to the coordinator.",
+    "grant": "Credit for this round's payload: its vectors may be sent. A client asks so for the model of this round.",
+    "chunk": "Part of a vector of this round's payload, at most 1 MiB.",
+    "ack": "Acknowledgment of this round's payload, which the sender of the message has as a whole.",
+    "edge_down": "The sender continues without this neighbor: the edge goes down at both ends.",
+    "heartbeat": "The sender is at work, though it has nothing else to say.",
+    "goodbye": "The sender has finished its last round; a coordinator dismisses its clients.",
+}
+"""Meaning of each kind of message."""
 Buffer = bytes | bytearray | memoryview
 
 _Text = Annotated[str, msgspec.Meta(max_length=64)]
@@ -42,16 +53,27 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
     """Header of every message; offset and length count bytes of a vector's body."""
 
     version: int
+    """Version of this format."""
     run: _Text
+    """Id of the run; messages of other runs are refused."""
     kind: Kind
+    """Kind of the message."""
     sender: Annotated[int, msgspec.Meta(ge=0, lt=MAX_PEERS)]
+    """Number of the sending process, in peer order."""
     round: Annotated[int, msgspec.Meta(ge=0, le=MAX_ROUND)]
+    """Round that the message is about; 0 where it is about none."""
     codec: _Text = ""
+    """Number format of a chunk: fp32 or bf16."""
     layout: _Text = ""
+    """Digest of the model's layout as a flat vector, in greetings and chunks."""
     vector: _Text = ""
+    """Name of a chunk's vector in its payload; x is the model."""
     offset: _Size = 0
+    """Bytes of the vector before this chunk."""
     length: _Size = 0
+    """Bytes of the body."""
     scalars: Annotated[dict[_Text, float], msgspec.Meta(max_length=MAX_SCALARS)] = {}
+    """Numbers by name: of a greeting the epochs and rounds of its edge, of a chunk the payload's scalars."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from p2pfl.util.units import byte_unit, bytes_text, number_text, percent_text, seconds_text
 
@@ -19,6 +19,10 @@ FIELDS: dict[str, str] = {
     "consensus_accuracy": "test accuracy of the final model (consensus or global), whole test set",
     "mean_peer_accuracy": "test accuracy after the last training round, mean of the peers",
     "worst_peer_accuracy": "test accuracy after the last training round, worst peer",
+    "mean_own_accuracy": "test accuracy of each peer on its own mix of classes after the last training round, mean; "
+    "of the global model, where there is one",
+    "worst_own_accuracy": "test accuracy on a peer's own mix of classes, worst peer, likewise",
+    "class_accuracy": "test accuracy of the final model on each class",
     "consensus_distance": "sqrt(mean ‖x_i − x̄‖²) after the last training round",
     "final_consensus_distance": "consensus distance after the consensus phase",
     "consensus_rounds": "rounds of the consensus phase (mixing only)",
@@ -36,8 +40,8 @@ FIELDS: dict[str, str] = {
     "consensus_bytes": "bytes sent by all peers in the consensus phase",
     "optimizer_steps_per_peer": "optimizer steps of a peer, mean of the peers or clients",
     "lost_peers": "peers or clients that were lost permanently",
-    "absences": "missing peers, and the rounds [first, last] in which neighbors averaged without them",
-    "parts": "connected components that remained, and the rounds [first, last] in which the graph was disconnected",
+    "missing_peers": "missing peers, and the rounds [first, last] in which neighbors averaged without them",
+    "components": "connected components, and the rounds [first, last] in which the graph was disconnected",
     "faults": "faults of the fault script",
     "restarts": "number of restarts of each process that died",
     "weights_from_neighbors": "peers bootstrapped from their neighbors' weights: peer, round, neighbors",
@@ -48,10 +52,55 @@ FIELDS: dict[str, str] = {
     "status": "complete or incomplete",
     "rounds_completed": "last training round that every peer, or the coordinator, has finished",
 }
+
+
+class MissingPeer(TypedDict):
+    """Item of `missing_peers`: a label, and spans [first, last] of rounds."""
+
+    peer: str
+    rounds: list[tuple[int, int]]
+
+
+class Disconnected(TypedDict):
+    """Item of `components`: a span [first, last], and the labels of each component."""
+
+    rounds: tuple[int, int]
+    components: list[list[str]]
+
+
+class Bootstrapped(TypedDict):
+    """Item of `weights_from_neighbors`: a label, a round, and the neighbors' labels."""
+
+    peer: str
+    round: int
+    neighbors: list[str]
+
+
+# Type of a field in the file; a number that is not known, or has no meaning in the mode, is null.
+_NUMBER = float | None
+_TYPES: dict[str, Any] = {
+    "mode": str,
+    "topology": str,
+    **dict.fromkeys(("peers", "rounds", "samples_total", "bytes_sent_total", "bytes_sent_max_peer", "seed"), int),
+    "consensus_rounds": int | None,
+    "consensus_bytes": int | None,
+    "rounds_completed": int,
+    "busiest_peer": str | None,
+    "lost_peers": list[str],
+    "missing_peers": list[MissingPeer],
+    "components": list[Disconnected],
+    "faults": list[str],
+    "restarts": dict[str, int],
+    "weights_from_neighbors": list[Bootstrapped],
+    "damaged_records": list[str],
+    "versions": dict[str, str],
+    "status": Literal["complete", "incomplete"],
+}
+TYPES: dict[str, Any] = {name: _TYPES.get(name, _NUMBER) for name in FIELDS}
 # Fields that are words or labels, not numbers to add up.
-_ABOUT_PEERS = ("busiest_peer", "lost_peers", "absences", "parts", "faults", "restarts")
+_ABOUT_PEERS = ("busiest_peer", "lost_peers", "missing_peers", "components", "faults", "restarts")
 _DAMAGE = ("weights_from_neighbors", "damaged_records")
-TEXT_FIELDS = ("mode", "topology", *_ABOUT_PEERS, *_DAMAGE, "seed", "versions", "status")
+TEXT_FIELDS = ("mode", "topology", "class_accuracy", *_ABOUT_PEERS, *_DAMAGE, "seed", "versions", "status")
 
 
 def number_formats(field: str) -> tuple[Callable[[float], str], Callable[[float, float], str]]:
@@ -86,6 +135,8 @@ def _number_spread(mean: float, std: float) -> str:
 
 def value_text(field: str, value: Any) -> str:
     """A summary field's value as text."""
+    if field == "class_accuracy" and value is not None:
+        return ", ".join(f"{name} {NO_VALUE if of is None else percent_text(of)}" for name, of in value.items())
     if field in TEXT_FIELDS:
         return words_text(value)
     return NO_VALUE if value is None else number_formats(field)[0](value)

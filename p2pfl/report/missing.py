@@ -76,7 +76,7 @@ def rounds_without_records(run: RecordedRun) -> list[list[int]]:
 def components(run: RecordedRun) -> list[dict[str, Any]]:
     """Connected components of the active peers, where there are several.
 
-    Each item has `rounds` as [first, last] and the components' peers as `parts`. An edge counts as missing if one of
+    Each item has `rounds` as [first, last] and the peers of each in `components`. An edge counts as missing if one of
     its ends averaged without the other, or if a fault script cut it.
     """
     if not run.mode.mixes:
@@ -101,7 +101,7 @@ def components(run: RecordedRun) -> list[dict[str, Any]]:
             if len(separate) > 1:
                 found.append((number, tuple(separate)))
     return [
-        {"rounds": [first, last], "parts": [[names[peer] for peer in component] for component in separate]}
+        {"rounds": [first, last], "components": [[names[peer] for peer in component] for component in separate]}
         for first, last, separate in _spans(found)
     ]
 

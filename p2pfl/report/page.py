@@ -95,9 +95,13 @@ def _tiles(run: RecordedRun, summary: Mapping[str, Any]) -> list[tuple[str, str]
 _PROCESS_TABLE: dict[str, tuple[str, str]] = {
     "gossip": (
         "Peers",
-        "Training rounds only; the accuracy is the latest one measured before the consensus phase.",
+        "Training rounds only; the accuracy is the latest one measured before the consensus phase. Own classes: the "
+        "accuracy on the peer's own mix of classes.",
     ),
-    "local": ("Peers", "The accuracy is the latest one measured."),
+    "local": (
+        "Peers",
+        "The accuracy is the latest one measured. Own classes: the accuracy on the peer's own mix of classes.",
+    ),
     "sgd": ("The process", "It trains on the data of all peers; the accuracy is the latest one measured."),
     "centralized": (
         "Clients and coordinator",
@@ -116,6 +120,11 @@ def _accuracy_text(own: list[RoundRecord]) -> str:
     return NO_VALUE if latest is None else percent_text(latest)
 
 
+def _own_accuracy_text(own: list[RoundRecord]) -> str:
+    latest = next((record.own_accuracy for record in reversed(own) if record.own_accuracy is not None), None)
+    return NO_VALUE if latest is None else percent_text(latest)
+
+
 def _loss_text(own: list[RoundRecord]) -> str:
     return NO_VALUE if not own or own[-1].train_loss is None else number_text(own[-1].train_loss)
 
@@ -124,6 +133,7 @@ def _loss_text(own: list[RoundRecord]) -> str:
 PEER_COLUMNS: dict[str, tuple[str, Callable[[list[RoundRecord]], str]]] = {
     "rounds": ("rounds", lambda own: str(len(own))),
     "accuracy": ("test accuracy", _accuracy_text),
+    "own": ("own classes", _own_accuracy_text),
     "loss": ("training loss", _loss_text),
     "samples": ("samples", lambda own: number_text(own[-1].samples if own else 0)),
     "steps": ("steps", lambda own: number_text(own[-1].steps if own else 0)),

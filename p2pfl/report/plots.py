@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from p2pfl.config import Mode
 from p2pfl.report.curves import Axis, draw_accuracy, draw_distance, draw_drift, draw_loss
+from p2pfl.report.labels import draw_class_accuracy, draw_shards
 from p2pfl.report.load import RecordedRun, latest_accuracy
 from p2pfl.report.output import Plot
 from p2pfl.report.participation import draw_participation, shares
@@ -71,6 +72,20 @@ _picture = Plot(
     _topology,
 )
 
+_shards = Plot(
+    "shards",
+    "Samples by peer and class",
+    "Training samples of each class that a peer has, and all its samples.",
+    draw_shards,
+    wide=True,
+)
+_classes = Plot(
+    "class-accuracy",
+    "Test accuracy by class",
+    "Of the consensus model, on the whole test set.",
+    draw_class_accuracy,
+)
+
 PLOTS: dict[Mode, tuple[Plot[RecordedRun], ...]] = {
     "gossip": (
         _accuracy("rounds", "round", _PEERS + "star: consensus model.", _ROUND),
@@ -87,6 +102,8 @@ PLOTS: dict[Mode, tuple[Plot[RecordedRun], ...]] = {
             wide=True,
         ),
         _picture,
+        _classes,
+        _shards,
         _edges,
         _senders,
         _time,
@@ -108,12 +125,14 @@ PLOTS: dict[Mode, tuple[Plot[RecordedRun], ...]] = {
             draw_drift,
             wide=True,
         ),
+        _shards,
         replace(_time, caption="Seconds of each peer in the training rounds; no peer waits for another."),
     ),
     "sgd": (
         _accuracy("rounds", "round", f"{_ALONE}.", _ROUND),
         replace(_loss, caption="Mean over each round's steps."),
         _accuracy("seconds", "time", f"{_ALONE}.", _TIME),
+        replace(_classes, caption="Of the final model, on the whole test set."),
         replace(_time, caption="Seconds of the single process.", wide=False),
     ),
     "centralized": (
@@ -139,6 +158,10 @@ PLOTS: dict[Mode, tuple[Plot[RecordedRun], ...]] = {
             title="Coordinator and clients",
             caption="Color: share of the rounds with the client's update.",
             draw=_clients,
+        ),
+        replace(_classes, caption="Of the global model, on the whole test set."),
+        replace(
+            _shards, title="Samples by client and class", caption="Training samples of each class that a client has."
         ),
         replace(_edges, caption="Sent by the process of the row to the process of the column over the whole run."),
         replace(

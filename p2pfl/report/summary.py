@@ -22,6 +22,7 @@ from p2pfl.run.paths import SUMMARY_FILE
 from p2pfl.run.records import RoundRecord
 from p2pfl.topology import spectral_gap
 from p2pfl.util.files import read_file, read_text
+from p2pfl.util.means import weighted_mean
 
 # Fields of a swarm that mixes; null in other modes.
 _GOSSIP_ONLY = ("spectral_gap", "final_consensus_distance", "consensus_rounds", "consensus_bytes", "consensus_seconds")
@@ -56,8 +57,8 @@ def summarize(
         "spectral_gap": _gap(run) if run.mode.mixes else None,
         "seconds": seconds if seconds is not None else _longest(run, run.records),
         "lost_peers": list(lost_peers),
-        "absences": missing_peers(run),
-        "parts": components(run),
+        "missing_peers": missing_peers(run),
+        "components": components(run),
         "faults": [] if run.script is None else run.script.described(),
         "restarts": dict(restarts or {}),
         "weights_from_neighbors": bootstrapped_peers(run),
@@ -172,7 +173,29 @@ def _accuracies(run: RecordedRun) -> dict[str, Any]:
         "consensus_accuracy": model.test_accuracy if model else None,
         "mean_peer_accuracy": fmean(peers) if measured else None,
         "worst_peer_accuracy": min(peers) if measured else None,
+        **_own_accuracies(run, last, model),
         "test_loss": model.test_loss if model else None,
+    }
+
+
+def _own_accuracies(run: RecordedRun, last: Sequence[RoundRecord], model: RoundRecord | None) -> dict[str, Any]:
+    """Accuracies on the peers' own mixes of classes, and of each class.
+
+    `last`: the records of the peers' own models. Where there is only a global model, it is measured on the mixes.
+    """
+    known = [shard for shard in run.shards if shard is not None]
+    by_class = None if model is None else model.class_accuracy
+    named = known and by_class is not None and len(known[0].classes) == len(by_class)
+    if run.has_peer_models:
+        own = [record.own_accuracy for record in last]
+    else:
+        own = [weighted_mean(by_class, shard.counts) for shard in known] if named and by_class is not None else []
+    values = [value for value in own if value is not None]
+    measured = len(values) == len(own) > 0
+    return {
+        "mean_own_accuracy": fmean(values) if measured else None,
+        "worst_own_accuracy": min(values) if measured else None,
+        "class_accuracy": dict(zip(known[0].classes, by_class or (), strict=True)) if named else None,
     }
 
 

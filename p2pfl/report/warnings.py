@@ -7,6 +7,7 @@ from typing import Any
 
 from p2pfl.faults import idle_faults
 from p2pfl.report.fields import spans_text
+from p2pfl.report.labels import class_cautions
 from p2pfl.report.load import RecordedRun, of_phase
 from p2pfl.report.missing import lost_records, rounds_without_records
 from p2pfl.report.participation import participation
@@ -39,6 +40,7 @@ def collect_warnings(run: RecordedRun, summary: Mapping[str, Any]) -> list[str]:
         *_missing(run, summary),
         *_damage(run, summary),
         *_participation(run),
+        *_classes(run),
         *_training(run),
         *_waiting(run, summary),
         *_outcome(run, summary),
@@ -83,11 +85,11 @@ def _missing(run: RecordedRun, summary: Mapping[str, Any]) -> list[str]:
         found.append(f"No peer completed round {spans_text(spans)}: all were away, or the records are lost.")
     if summary.get("restarts"):
         found.append(f"Restarted after a crash: {_listed([f'{n} ({c}×)' for n, c in summary['restarts'].items()])}.")
-    if summary.get("absences"):
-        away = [f"{item['peer']} (round {spans_text(item['rounds'])})" for item in summary["absences"]]
+    if summary.get("missing_peers"):
+        away = [f"{item['peer']} (round {spans_text(item['rounds'])})" for item in summary["missing_peers"]]
         found.append(f"Missing peers: {_listed(away)}. Their neighbors used their own weights instead.")
-    for item in (summary.get("parts") or [])[:_MAX_LISTED]:
-        together = "; ".join(_listed(list(part)) for part in item["parts"])
+    for item in (summary.get("components") or [])[:_MAX_LISTED]:
+        together = "; ".join(_listed(list(part)) for part in item["components"])
         found.append(f"In round {spans_text([item['rounds']])} the graph was disconnected; its components: {together}.")
     return found
 
@@ -125,6 +127,18 @@ def _participation(run: RecordedRun) -> list[str]:
 def _listed(items: list[str]) -> str:
     more = f" and {len(items) - _MAX_LISTED} more" if len(items) > _MAX_LISTED else ""
     return ", ".join(items[:_MAX_LISTED]) + more
+
+
+def _classes(run: RecordedRun) -> list[str]:
+    """Classes that training has not seen, or that depend on one peer."""
+    nobody, single = class_cautions(run)
+    found = []
+    if nobody:
+        found.append(f"Nobody has training samples of class {_listed(nobody)}: no model can learn them.")
+    if single:
+        peers = [f"{label} (only {name})" for label, name in single]
+        found.append(f"A single peer has all training samples of class {_listed(peers)}: without it they are lost.")
+    return found
 
 
 def _training(run: RecordedRun) -> list[str]:

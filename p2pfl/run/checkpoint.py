@@ -29,7 +29,7 @@ from p2pfl.util.files import check_regular
 
 _OTHER_VERSION = "resume with that version, or start a new run without --resume"
 KEPT = 2
-FORMAT = 5
+FORMAT = 6
 _UNFINISHED = re.compile(rf"\.{CHECKPOINT_NAME.pattern}\.\d+")
 
 

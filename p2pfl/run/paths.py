@@ -9,29 +9,52 @@ from p2pfl.topology import Topology
 
 # In the run directory.
 CONFIG_FILE = "config.toml"
+"""All settings; a run with --config of this file repeats the run."""
 TOPOLOGY_FILE = "topology.graphml"
+"""Graph of the run; of a centralized run the star around its coordinator."""
 FAULTS_FILE = "faults.toml"
-INIT_FILE = "initial.safetensors"  # the weights given by --init
+"""Fault script of the run, if any."""
+INIT_FILE = "initial.safetensors"
+"""Initial weights, if --init named a file."""
 DATA_FILE = "data.json"
-RUN_ID_FILE = "run.id"  # also in the folder of a peer that was started alone
+"""Digest of the data set's content, and whether its images are augmented."""
+RUN_ID_FILE = "run.id"
+"""Permanent id of the run, also in its checkpoints; of `peer` in the peer's own folder."""
 MODEL_FILE = "consensus.safetensors"
+"""Final model of the run, a plain state dict; a local run has none."""
 SUMMARY_FILE = "summary.json"
-REPORT_FILE = "report.html"  # of a comparison, too
+"""Numbers of the run."""
+REPORT_FILE = "report.html"
+"""Report of these numbers, in one page that needs no network; of a comparison, too."""
 PLOTS_FOLDER = "plots"
+"""Plots of the report, as SVG and PNG."""
 PEERS_FOLDER = "peers"
+"""One folder for each process, named as its label (percent-encoded)."""
 
-# In the folder of one process below PEERS_FOLDER.
-LOG_FILE = "log.txt"
+# In the folder of one process below `peers`.
 ROUNDS_FILE = "rounds.jsonl"
+"""Records of the process, one line a round. Records of rounds that had to be repeated without a checkpoint are kept in
+`rounds.jsonl.1`, with their sketches beside them."""
 SKETCHES_FILE = "sketches.f32"
+"""4,096 numbers a round, from which the consensus distance is estimated to 1.1 % (gossip and local)."""
+LOG_FILE = "log.txt"
+"""Log of the process, with the tracebacks of its errors."""
 SHARD_FILE = "shard.json"
-FIRED_FILE = "faults.fired"
-INCARNATION_FILE = "incarnation"
+"""Labels of the training samples in the shard of the process, and its number of samples."""
 CHECKPOINTS_FOLDER = "checkpoint"
+"""The two newest checkpoints of the process, one after each training round."""
+FIRED_FILE = "faults.fired"
+"""Faults of the script that this process has already caused to itself, so that none happens twice."""
+INCARNATION_FILE = "incarnation"
+"""Number of the process's last start, by which neighbors tell old messages from new ones."""
+PROFILE_FILE = "profile-round-{round}.json.gz"
+"""Trace of that round, with --profile."""
 
-# In the folder of a comparison, beside REPORT_FILE.
+# In the folder of a comparison, beside `report.html`.
 COMPARISON_CSV_FILE = "comparison.csv"
+"""Table of the comparison, one row a group of runs."""
 COMPARISON_JSON_FILE = "comparison.json"
+"""The same with the value of every single run, and the runs' directories."""
 
 CHECKPOINT_NAME = re.compile(r"round-(\d{6,})\.safetensors")
 

@@ -43,31 +43,61 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     A coordinator takes no steps itself: its `samples` are those behind all updates that it has averaged, and its
     `train_loss` is the mean of the clients' losses. A client records only the rounds in which it took part.
+
+    `own_accuracy` weighs the accuracy of each class by the class's share of the peer's samples, as far as the test set
+    has the class. `class_accuracy` is that of each class, in the order of the data set.
     """
 
     round: _Round
+    """Number of the round, from 1."""
     phase: Literal["train", "consensus"]
-    steps: _Count  # optimizer steps of this peer so far
-    samples: _Count  # training samples that this peer has processed so far
-    train_loss: _Number | None = None  # mean over this round's local steps
-    lr: _Number | None = None  # learning rate of this round's last step
-    test_accuracy: _Share | None = None  # 0..1, after mixing; None where this round was not evaluated
+    """Training round, or round of the consensus phase."""
+    steps: _Count
+    """Optimizer steps of this process so far."""
+    samples: _Count
+    """Training samples that this process has processed so far."""
+    train_loss: _Number | None = None
+    """Mean loss over this round's local steps."""
+    lr: _Number | None = None
+    """Learning rate of this round's last step."""
+    test_accuracy: _Share | None = None
+    """Test accuracy after mixing, 0 to 1; null where this round was not evaluated."""
     test_loss: _Number | None = None
+    """Test loss after mixing."""
     test_samples: _Count | None = None
-    elapsed: _Seconds  # seconds since this peer began its first round; a resumed run continues the count
+    """Test samples of this evaluation."""
+    own_accuracy: _Share | None = None
+    """Of a peer after its training: test accuracy on its own mix of classes, 0 to 1."""
+    class_accuracy: list[_Share | None] | None = None
+    """Accuracy of each class on the whole test set; null for a class that the test set lacks."""
+    elapsed: _Seconds
+    """Seconds since this process began its first round; a resumed run continues the count."""
     seconds: _Seconds
+    """Seconds of the round."""
     train_seconds: _Seconds
+    """Seconds of training."""
     exchange_seconds: _Seconds
+    """Seconds of messages and mixing while not training."""
     wait_seconds: _Seconds
+    """Seconds without work, until a neighbor's vector came."""
     evaluate_seconds: _Seconds
+    """Seconds of evaluation."""
     bytes_sent: _Count
+    """Bytes handed to the transport in this round, headers included."""
     bytes_received: _Count
-    sent_to: dict[str, _Count] = {}  # bytes sent in this round, by the neighbor's label
-    selected: list[str] | None = None  # a coordinator's: clients drawn for this round
-    missing: list[str] | None = None  # of these, those whose update did not come in time
-    absent: list[str] | None = None  # a peer's: neighbors that its own weights replaced, at least in part
-    weights_from: list[str] | None = None  # a peer's: neighbors whose weights replaced its own
-    refused: dict[str, _Count] | None = None  # messages and connections refused since the last record, by reason
+    """Bytes received from the transport in this round, headers included."""
+    sent_to: dict[str, _Count] = {}
+    """Bytes sent in this round, by the neighbor's label."""
+    selected: list[str] | None = None
+    """Of a coordinator: clients drawn for this round."""
+    missing: list[str] | None = None
+    """Of a coordinator: drawn clients whose update did not come in time."""
+    absent: list[str] | None = None
+    """Of a peer: neighbors that its own weights replaced, at least in part."""
+    weights_from: list[str] | None = None
+    """Of a peer: neighbors from whose weights it bootstrapped."""
+    refused: dict[str, _Count] | None = None
+    """Messages and connections refused since the last record, by reason."""
 
 
 _encoder = msgspec.json.Encoder()

@@ -47,7 +47,7 @@ def write_shard_record(peer_dir: Path, record: ShardRecord) -> None:
 
 
 def read_shard_record(peer_dir: Path) -> ShardRecord | None:
-    """Read the record in a process's folder; None if missing, damaged or of another format."""
+    """Read the record in a process's folder; None if there is none of this format."""
     try:
         found = msgspec.json.decode(read_if_any(peer_dir / SHARD_FILE), type=ShardRecord)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

@@ -46,6 +46,10 @@ def load_topology(path: str | os.PathLike[str], least: int = 2, *, by_ids: bool 
     and are read as undirected; an edge may be given at both its ends.
     Raises TopologyError with one line that names the file, all its problems and the command that fixes them, also for
     fewer than `least` peers.
+
+    Examples:
+        >>> load_topology("topologies/lan-3.graphml").names
+        ('alice', 'bob', 'carol')
     """
     file = Path(path)
     try:
@@ -67,6 +71,9 @@ def save_topology(topology: Topology, path: str | os.PathLike[str]) -> None:
     both refuse directed graphs, and names with spaces or '#' or that would be read back as something else; GEXF's
     weights must be numbers.
     Raises TopologyError if the format cannot hold the topology or the file cannot be written.
+
+    Examples:
+        >>> save_topology(make_topology("torus", 16), "torus.graphml")  # doctest: +SKIP
     """
     file = Path(path)
     data = topology_bytes(topology, file)

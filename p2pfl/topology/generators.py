@@ -33,6 +33,11 @@ def make_topology(kind: str, n: int, *, seed: int = 0, degree: int = 4, probabil
     that an edge is rewired (default 0.1) and erdos-renyi's chance of each edge (default 2 ln n / n, twice the
     threshold of connectivity). Random kinds are drawn from `seed` and are connected. Raises TopologyError
     where n or an option does not fit the kind, and names a possible value.
+
+    Examples:
+        >>> ring = make_topology("ring", 8)
+        >>> ring.name, ring.n, sorted(ring.graph.neighbors(0))
+        ('ring-8', 8, [1, 7])
     """
     if kind not in KINDS:
         raise TopologyError(f"topology kind {kind!r} is unknown; use one of {', '.join(KINDS)}")
@@ -45,20 +50,24 @@ def make_topology(kind: str, n: int, *, seed: int = 0, degree: int = 4, probabil
 
 
 def _ring(params: Parameters) -> nx.Graph:
+    """Cycle: every peer has two neighbors."""
     if params.n < 3:
         raise TopologyError(f"ring: needs at least 3 peers, not {params.n}; use path for 2")
     return nx.cycle_graph(params.n)
 
 
 def _path(params: Parameters) -> nx.Graph:
+    """Path: a ring without its last edge."""
     return nx.path_graph(params.n)
 
 
 def _star(params: Parameters) -> nx.Graph:
-    return nx.star_graph(params.n - 1)  # peer 0 is the center
+    """Star: peer 0 is the center, and the only neighbor of all others."""
+    return nx.star_graph(params.n - 1)
 
 
 def _complete(params: Parameters) -> nx.Graph:
+    """Full mesh: each peer is a neighbor of all others."""
     return nx.complete_graph(params.n)
 
 
@@ -71,6 +80,7 @@ def _torus_sides(n: int) -> tuple[int, int] | None:
 
 
 def _torus(params: Parameters) -> nx.Graph:
+    """Grid of rows × columns, as square as n allows, whose borders are joined."""
     sides = _torus_sides(params.n)
     if sides is None:
         nearest = _nearest(params.n, lambda n: _torus_sides(n) is not None)
@@ -83,6 +93,7 @@ def _torus(params: Parameters) -> nx.Graph:
 
 
 def _hypercube(params: Parameters) -> nx.Graph:
+    """Hypercube of 2^k peers: neighbors differ in one bit of their number."""
     n = params.n
     if not _power_of_two(n):
         raise TopologyError(f"hypercube: needs a power of two, not {n}; nearest n: {_nearest(n, _power_of_two)}")
@@ -91,7 +102,7 @@ def _hypercube(params: Parameters) -> nx.Graph:
 
 
 def _exponential(params: Parameters) -> nx.DiGraph:
-    """Static exponential graph, i → i + 2^k mod n (Ying et al. 2021)."""
+    """Static exponential graph, directed: i → i + 2^k mod n (Ying et al. 2021)."""
     n = params.n
     hops = [1 << k for k in range((n - 1).bit_length())]
     return nx.DiGraph((i, (i + hop) % n) for i in range(n) for hop in hops)
@@ -103,6 +114,7 @@ def _tree(params: Parameters) -> nx.Graph:
 
 
 def _random_regular(params: Parameters) -> nx.Graph:
+    """Random graph in which every peer has `degree` neighbors."""
     n, degree = params.n, params.degree
     if not 1 <= degree < n:
         raise TopologyError(f"random-regular: degree is {degree}; with {n} peers it must be from 1 to {n - 1}")
@@ -133,6 +145,7 @@ def _small_world(params: Parameters) -> nx.Graph:
 
 
 def _erdos_renyi(params: Parameters) -> nx.Graph:
+    """Random graph with each edge at a probability (Erdős & Rényi 1959), connected."""
     n = params.n
     probability = min(1.0, 2 * math.log(n) / n) if params.probability is None else params.probability
     return _connected(

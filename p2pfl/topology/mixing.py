@@ -1,4 +1,4 @@
-"""Mixing matrices: metropolis-hastings, uniform, by samples, or the file's weights."""
+"""Mixing matrices: metropolis-hastings, uniform, samples, or the file's weights."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ def mixing_matrix(
     preserves Σ n_i x_i / Σ n_i, with which all peers agree in the end.
 
     Raises ConfigError for an unknown mixing, TopologyError where W would not be doubly stochastic.
+
+    Examples:
+        >>> from p2pfl import make_topology
+        >>> mixing_matrix(make_topology("ring", 4)).round(3).tolist()[0]
+        [0.333, 0.333, 0.0, 0.333]
     """
     registry.check("mixing", mixing)
     entry = registry.MIXINGS[mixing]

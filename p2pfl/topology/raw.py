@@ -9,7 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 # Attributes of nodes that the program uses; colors, positions, times and all others are dropped.
-NODE_ATTRIBUTES = ("host", "port", "device", "public_key")
+NODE_ATTRIBUTES: Mapping[str, str] = {
+    "host": "Host name or address on which the peer listens; on every node or on none.",
+    "port": "Port on which the peer listens, 1 to 65535; on every node or on none.",
+    "device": "Device on which the peer trains, such as cuda:0.",
+    "public_key": "Public key of the peer, written by `p2pfl keys`.",
+}
 # Attributes in which tools write the name that people read, the usual one first.
 LABEL_KEYS = ("label", "name", "shared_name", "shared name")
 

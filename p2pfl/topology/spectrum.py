@@ -62,7 +62,7 @@ def is_reversible(w: Matrix) -> bool:
 
 
 def _symmetrized(w: Matrix, pi: Vector) -> Matrix:
-    """D W D⁻¹ with D = diag(√π): W in the norm weighted by π; W where all weights are equal."""
+    """D W D⁻¹ with D = diag(√π), or W itself where all weights are equal."""
     root = np.sqrt(pi / pi[0])
     return w if bool((root == 1.0).all()) else np.asarray(root[:, None] * w / root[None, :])
 
@@ -130,7 +130,14 @@ def _largest(operator: Callable[[Vector], Vector], n: int) -> float | None:
 
 
 def spectral_gap(w: Matrix) -> float:
-    """Spectral gap, 1 − ‖W − 11ᵀ/n‖₂: 0 never mixes, 1 mixes in one round."""
+    """Spectral gap, 1 − ‖W − 11ᵀ/n‖₂: 0 never mixes, 1 mixes in one round.
+
+    Examples:
+        >>> from p2pfl.topology import make_topology, mixing_matrix
+        >>> graphs = [make_topology(kind, 16) for kind in ("ring", "torus", "complete")]
+        >>> [round(spectral_gap(mixing_matrix(graph)), 4) for graph in graphs]
+        [0.0507, 0.4, 1.0]
+    """
     return max(0.0, 1.0 - contraction(w))
 
 

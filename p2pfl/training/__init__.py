@@ -1,10 +1,11 @@
 """Local steps and evaluation of one model on one device."""
 
 from p2pfl.training.device import REMEDIES, make_current, pick_device
+from p2pfl.training.evaluation import EvalStats, Stopped
 from p2pfl.training.schedule import MOMENTUM_SWING, build_schedule, local_steps, with_common_steps
 from p2pfl.training.shards import split_of_run
 from p2pfl.training.step import capture_for
-from p2pfl.training.trainer import EvalStats, Stopped, Trainer, TrainStats
+from p2pfl.training.trainer import Trainer, TrainStats
 from p2pfl.training.weights import check_weights, initial_model
 
 __all__ = [

@@ -13,27 +13,23 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from p2pfl import data, seeding
 from p2pfl.algorithms.attacks import Relabel
 from p2pfl.config import RunConfig
-from p2pfl.errors import ConfigError, P2PFLError, TrainingError
+from p2pfl.errors import ConfigError, TrainingError
 from p2pfl.model.global_state import RANDOMNESS
 from p2pfl.model.structure import convert
 from p2pfl.model.vector import Layout, aligned_vector, integer_buffers, is_finite
 from p2pfl.payload import LocalTraining
 from p2pfl.training.device import host_copy_of, on_device, sleep_until_done
+from p2pfl.training.evaluation import EvalStats, Stopped, score
 from p2pfl.training.schedule import StepSchedule, local_steps
 from p2pfl.training.step import Capture, CapturedStep, GradientTerms, Step
 from p2pfl.training.weights import initial_model
 
 _PROGRESS_SECONDS = 0.5
 PLAIN = LocalTraining()
-
-
-class Stopped(P2PFLError):
-    """Training was asked to stop before the round was over."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +46,6 @@ class TrainStats:
     steps: int
     seconds: float
     lr_sum: float = 0.0
-
-
-@dataclass(frozen=True)
-class EvalStats:
-    """Accuracy in 0..1 and mean cross-entropy over `samples` test samples."""
-
-    accuracy: float
-    loss: float
-    samples: int
-    seconds: float
 
 
 class Trainer:
@@ -91,6 +77,8 @@ class Trainer:
         self.relabel: Relabel | None = None  # labels of an attacker, in place of the data set's
         self._peer = peer
         self._dataset = dataset
+        labels = dataset.train_labels[torch.tensor(indices, dtype=torch.int64)]
+        self.class_counts: list[int] = labels.bincount(minlength=len(dataset.classes)).tolist()  # empty: trains nothing
         self._lr = math.nan  # of the last step
         self._lr_sum = 0.0  # over this round's steps
         self._given_momentum: Tensor | None = None  # by this round's request
@@ -206,23 +194,15 @@ class Trainer:
         began = time.monotonic()
         self.model.eval()
         with on_device(self.device), torch.no_grad():
-            correct, loss, count = self._score(samples, stopped)
-        return EvalStats(correct / count, loss / count, count, time.monotonic() - began)
+            batches = data.evaluation_batches(self._dataset, self.device, samples, self.config.record.seed)
+            found = score(batches, self._predict, self.num_classes, self.device, stopped)
+        is_whole = sum(found.counts) == len(self._dataset.test_labels)
+        return found.stats(time.monotonic() - began, self.class_counts, is_whole)
 
-    def _score(self, samples: int, stopped: Callable[[], bool]) -> tuple[int, float, int]:
-        """Correct answers, the sum of their losses, and of how many."""
-        correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        count = 0
-        for x, y in data.evaluation_batches(self._dataset, self.device, samples, self.config.record.seed):
-            with self._eager.autocast():
-                scores = self.model(x)
-            correct += (scores.argmax(1) == y).sum()
-            loss += functional.cross_entropy(scores.float(), y, reduction="sum")
-            count += len(y)
-            if stopped():
-                raise Stopped("stopped during an evaluation")
-        return int(correct), float(loss), count
+    def _predict(self, images: Tensor) -> Tensor:
+        with self._eager.autocast():
+            scores: Tensor = self.model(images)
+        return scores
 
     def move_to(self, host: Tensor) -> None:
         """Hold the weights in another vector from now on.

@@ -13,8 +13,8 @@ from tests.support.paths import ROOT
 NAMES = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if "class Settings" in path.read_text())
 
 
-def test_there_are_seven() -> None:
-    assert NAMES == ["bookkeeping", "exchange", "mix", "round", "scale", "start", "step"]
+def test_benchmarks_are_found() -> None:
+    assert NAMES == ["bookkeeping", "exchange", "mix", "round", "scale", "start", "step", "topologies"]
 
 
 @pytest.mark.processes

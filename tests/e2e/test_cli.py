@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -366,20 +365,6 @@ def test_the_saved_settings_repeat_the_run(monkeypatch: pytest.MonkeyPatch, tmp_
     assert (second / "config.toml").read_text(encoding="utf-8") == saved
     assert json.loads((second / "summary.json").read_text(encoding="utf-8"))["topology"] == "ring-4"
     assert (first / "consensus.safetensors").read_bytes() == (second / "consensus.safetensors").read_bytes()
-
-
-@pytest.mark.processes
-def test_the_readme_example_of_the_api_runs(tmp_path: Path) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(# swarm\.py.*?)```", text, flags=re.DOTALL)
-    (tmp_path / "swarm.py").write_text(example)
-    os.symlink(ROOT / "topologies", tmp_path / "topologies")
-    done = commands.run(program=(sys.executable, "swarm.py"), cwd=tmp_path, timeout=280)
-    assert done.returncode == 0, done.stderr
-    (load,) = re.findall(r"```python\n(# load\.py.*?)```", text, flags=re.DOTALL)
-    (run_dir,) = tmp_path.glob("runs/*")
-    load = load.replace("RUN_DIR", str(run_dir))
-    subprocess.run([sys.executable, "-c", load], cwd=tmp_path, check=True, timeout=120)
 
 
 def test_steps_on_the_command_line_replace_epochs_of_the_file(

@@ -78,7 +78,7 @@ def test_parts_learn_by_themselves_as_long_as_they_are_apart(tmp_path: Path) -> 
     apart, together = saved_vectors(found, topology, 2), saved_vectors(found, topology, 3)
     assert not torch.allclose(apart[0], apart[2], atol=1e-4)
     assert torch.allclose(together[0], together[3], atol=1e-6), "a full mesh gives everybody the same"
-    assert summarize(found)["parts"] == [{"rounds": [1, 2], "parts": [["0", "1"], ["2", "3"]]}]
+    assert summarize(found)["components"] == [{"rounds": [1, 2], "components": [["0", "1"], ["2", "3"]]}]
 
 
 # Real processes

@@ -70,8 +70,8 @@ def test_the_others_continue_without_a_peer_that_crashed(start: Callable[..., Ru
         assert max(record.wait_seconds for record in run.records(watcher)) < 20, "grace period, then on"
     assert all(record.absent is None for record in run.records("0"))
     summary = run.summary()
-    assert (summary["status"], summary["lost_peers"], summary["parts"]) == ("complete", ["2"], [])
-    (missing,) = summary["absences"]  # type: ignore[misc]
+    assert (summary["status"], summary["lost_peers"], summary["components"]) == ("complete", ["2"], [])
+    (missing,) = summary["missing_peers"]  # type: ignore[misc]
     assert missing["peer"] == "2"  # type: ignore[index]
     assert isinstance(summary["consensus_accuracy"], float)
     assert any("peer 2 died (killed by SIGKILL" in line for line in run.lines)
@@ -176,8 +176,8 @@ def test_connected_components_of_a_split_graph_continue_and_are_named(start: Cal
     second.kill()
     code, err = run.end()
     assert (code, err) == (0, ""), run.lines
-    parts = run.summary()["parts"]
-    assert parts[-1]["parts"] == [["0", "4"], ["2"]]  # type: ignore[index]
+    parts = run.summary()["components"]
+    assert parts[-1]["components"] == [["0", "4"], ["2"]]  # type: ignore[index]
     assert any(line.startswith("disconnected in round") and line.endswith("0, 4 | 2") for line in run.lines)
 
 

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from p2pfl import RunConfig, data, make_topology
 from p2pfl.errors import ConfigError
 from p2pfl.modes import assign_roles, topology_of
+from p2pfl.report import summarize
 from p2pfl.run.paths import MODEL_FILE, checkpoint_name, peer_dirs
 from p2pfl.run.records import read_rounds
+from p2pfl.run.shard_record import read_shard_record
 from p2pfl.sim.swarm import Simulation
 from p2pfl.topology import Topology
 from p2pfl.training import split_of_run
@@ -121,3 +124,25 @@ def test_equal_shards_have_the_same_rounds_either_way(tmp_path: Path) -> None:
 def test_a_number_of_steps_is_no_number_of_epochs() -> None:
     with pytest.raises(ConfigError, match=r"^--round-length epochs: --local-steps 3 is set too; choose one"):
         RunConfig.of(local_steps=3, round_length="epochs")
+
+
+def test_peers_are_measured_on_their_own_classes_and_the_model_on_each(tmp_path: Path) -> None:
+    options = {"partition": "classes:3", "lr": 0.5}
+    run(tmp_path / "run", **options)
+    dataset = data.load(data.prepare("digits", None, lambda *_: None))
+    config = config_of(tmp_path, **options)
+    shards = split_of_run(config, assign_roles(config, topology_for(config)), dataset).shards
+    tested = dataset.test_labels.bincount(minlength=10)
+    for shard, folder in zip(shards, peer_dirs(tmp_path / "run", topology_for(config)), strict=True):
+        recorded = read_shard_record(folder)
+        assert recorded is not None
+        held = dataset.train_labels[shard].bincount(minlength=10)
+        assert recorded.counts == held.tolist()
+        last = read_rounds(folder)[ROUNDS - 1]
+        by_class = torch.tensor(last.class_accuracy)
+        assert last.test_accuracy == pytest.approx(float(by_class @ tested.float() / tested.sum()))
+        assert last.own_accuracy == pytest.approx(float(by_class @ held.float() / held.sum()))
+        assert last.own_accuracy != last.test_accuracy
+    summary = summarize(tmp_path / "run")
+    assert list(summary["class_accuracy"]) == [str(digit) for digit in range(10)]
+    assert summary["worst_own_accuracy"] <= summary["mean_own_accuracy"]

@@ -29,7 +29,7 @@ def real_world(request: Request) -> Split:
 
 
 def _pieces(request: Request, generator: np.random.Generator) -> Counts | None:
-    """Samples of each client and class, (peers, classes); None where it cannot be done."""
+    """Samples of each client and class, (peers, classes); None where that fails."""
     filled = np.flatnonzero(request.class_sizes)
     wanted = generator.integers(1, max(2, len(filled)), request.peers)
     more = int(wanted.sum()) - len(filled)

@@ -26,6 +26,8 @@ HEADLINE: dict[str, str] = {
     "consensus_accuracy": "final model",
     "mean_peer_accuracy": "mean peer",
     "worst_peer_accuracy": "worst peer",
+    "mean_own_accuracy": "mean, own classes",
+    "worst_own_accuracy": "worst, own classes",
     "samples_total": "samples",
     "optimizer_steps_per_peer": "steps each",
     "bytes_sent_whole_run": "sent in total",

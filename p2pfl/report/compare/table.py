@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from p2pfl.report.compare.group import Entry
 from p2pfl.report.compare.matching import Comparison
-from p2pfl.report.fields import FIELDS, NO_VALUE, TEXT_FIELDS, number_formats, words_text
+from p2pfl.report.fields import FIELDS, NO_VALUE, TEXT_FIELDS, number_formats, value_text
 from p2pfl.report.load import RecordedRun, sent_by_process
 from p2pfl.run.paths import COMPARISON_CSV_FILE, REPORT_FILE
 from p2pfl.util.text import visible
@@ -35,6 +35,7 @@ NUMBER_FIELDS = tuple(name for name in MEANINGS if name not in TEXT_FIELDS)
 # Field -> choice of the best value; other fields have no best.
 BETTER: dict[str, Callable[[Sequence[float]], float]] = {
     **dict.fromkeys(("consensus_accuracy", "mean_peer_accuracy", "worst_peer_accuracy", "samples_per_second"), max),
+    **dict.fromkeys(("mean_own_accuracy", "worst_own_accuracy"), max),
     **dict.fromkeys(("test_loss", "seconds", "consensus_seconds"), min),
     **dict.fromkeys((name for name in MEANINGS if "bytes" in name), min),
 }
@@ -84,7 +85,7 @@ def cell(entry: Entry, field: str) -> str:
     """Text of a field: its mean, ± the standard deviation where seeds differ."""
     found = statistic(entry, field)
     if field in TEXT_FIELDS:
-        return "; ".join(dict.fromkeys(words_text(value) for value in found.values))
+        return "; ".join(dict.fromkeys(value_text(field, value) for value in found.values))
     if found.mean is None:
         return NO_VALUE
     one, spread = number_formats(field)
@@ -132,6 +133,8 @@ COLUMNS: tuple[Column, ...] = (
     Column("consensus_accuracy", "model %", _percent, 0),
     Column("mean_peer_accuracy", "mean peer", _percent, 3),
     Column("worst_peer_accuracy", "worst peer", _percent, 2),
+    Column("mean_own_accuracy", "mean own", _percent, 9),
+    Column("worst_own_accuracy", "worst own", _percent, 8),
     Column("samples_total", "samples", _count, 5),
     Column("optimizer_steps_per_peer", "steps", _count, 7),
     Column("bytes_sent_whole_run", "sent", _bytes, 1),

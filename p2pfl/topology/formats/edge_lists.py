@@ -29,12 +29,12 @@ _AMBIGUOUS = (
 
 
 def read_edge_list(data: bytes, source: str) -> RawGraph:
-    """Read the graph of a file whose ending says that its lines are edges."""
+    """Edge list: a line for each edge, `a b`, with its weight `a b 0.25`."""
     return _edge_list(_table(data, source), source)
 
 
 def read_adjacency_list(data: bytes, source: str) -> RawGraph:
-    """Read an adjacency list: each line lists a node and its neighbors.
+    """Adjacency list: a line for each node and its neighbors, `a b c`.
 
     An edge may be given once, or at both its ends.
     """
@@ -44,7 +44,7 @@ def read_adjacency_list(data: bytes, source: str) -> RawGraph:
 
 
 def read_lines(data: bytes, source: str) -> RawGraph:
-    """Read the graph of a text file whose lines are edges or lists of neighbors."""
+    """Lines of edges or of neighbors, separated by spaces, tabs, commas or semicolons."""
     table = _table(data, source)
     rows, notes = table.rows, list(table.notes)
     if find_header(rows, source) is not None:

@@ -1,6 +1,6 @@
 """A user's gossip algorithm, `--algorithm toy_algorithm:HeavyBall`.
 
-CONTRIBUTING.md shows it.
+docs/how-to/add-an-algorithm.md shows it.
 """
 
 from __future__ import annotations

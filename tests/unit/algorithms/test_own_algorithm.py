@@ -39,8 +39,8 @@ def test_a_toy_of_25_lines_gossips_by_its_formula() -> None:
     np.testing.assert_allclose(torch.stack(vectors), x, atol=1e-5)
 
 
-def test_the_page_for_contributors_shows_the_toy() -> None:
-    assert inspect.getsource(toy_algorithm.HeavyBall) in (ROOT / "CONTRIBUTING.md").read_text()
+def test_the_page_on_adding_an_algorithm_shows_the_toy() -> None:
+    assert inspect.getsource(toy_algorithm.HeavyBall) in (ROOT / "docs/how-to/add-an-algorithm.md").read_text()
 
 
 def test_its_consensus_rounds_are_chebyshevs() -> None:

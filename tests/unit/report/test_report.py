@@ -136,7 +136,7 @@ def test_a_round_without_records_is_a_warning_and_leaves_the_run_complete(tmp_pa
     without_round(run_dir, 2)
     summary = summarize(run_dir)
     assert (summary["status"], summary["rounds_completed"]) == ("complete", 4)
-    assert summary["absences"] == []
+    assert summary["missing_peers"] == []
     assert "No peer completed round 2: all were away, or the records are lost." in collect_warnings(
         load_run(run_dir), summary
     )

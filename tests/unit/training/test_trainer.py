@@ -20,6 +20,7 @@ from p2pfl.model.vector import aligned_vector, integer_buffers
 from p2pfl.payload import LocalTraining
 from p2pfl.run import checkpoint
 from p2pfl.training import Stopped, Trainer, build_schedule, initial_model, local_steps
+from p2pfl.training.evaluation import score
 
 SHARD = np.arange(0, 48, 2)  # 24 samples: 3 batches of 8
 DATASET = images()
@@ -329,6 +330,26 @@ def test_schedules_of_any_length(schedule: str, total: int, momentum: float) -> 
         lowest = {"onecycle": 1e-4, "cosine": 1e-4, "constant": 0.1}[schedule]
         assert found[-1][0] <= lowest
         assert max(lr for lr, _ in found) == pytest.approx(0.1, rel=1e-3)
+
+
+def test_an_evaluation_tells_the_accuracy_of_each_class() -> None:
+    scores = {0: [2.0, 1.0, 0.0], 1: [0.0, 3.0, 1.0], 2: [1.0, 0.0, 0.0]}  # of the images of each class
+    labels = torch.tensor([0, 0, 1, 2, 2, 2])
+    images = labels.clone()
+
+    def predict(x: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([scores[int(label)] for label in x])
+
+    batches = [(images[:4], labels[:4]), (images[4:], labels[4:])]
+    found = score(batches, predict, 4, torch.device("cpu"), lambda: False)
+    assert (found.correct, found.counts) == ([2, 1, 0, 0], [2, 1, 3, 0])
+    stats = found.stats(1.0, [1, 0, 3, 6], is_whole=True)
+    assert stats.class_accuracy == [1.0, 1.0, 0.0, None]
+    assert stats.accuracy == 0.5
+    assert stats.own_accuracy == 0.25, "a quarter of its samples that can be tested are of class 0"
+    assert stats.loss == pytest.approx(float(torch.nn.functional.cross_entropy(predict(images), labels)))
+    assert found.stats(1.0, [], is_whole=True).own_accuracy is None, "it trains nothing"
+    assert found.stats(1.0, [0, 0, 0, 6], is_whole=True).own_accuracy is None
 
 
 def test_local_steps() -> None:

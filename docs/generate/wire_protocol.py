@@ -1,0 +1,53 @@
+"""Messages between processes: their kinds, header, limits and refusals."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from docs.generate.descriptions import fields_of, type_text
+from docs.generate.markdown import code, prose, table
+from p2pfl.errors import REFUSALS, Refusal
+from p2pfl.protocol import wire
+from p2pfl.protocol.inbox import WINDOW
+
+
+def kinds() -> str:
+    """Kinds of messages. Raises KeyError for one without a meaning."""
+    return table(("kind", "meaning"), [(code(kind), prose(wire.KINDS[kind])) for kind in get_args(wire.Kind)])
+
+
+def header() -> str:
+    """Fields of a header, in the order in which they are encoded."""
+    rows = [
+        (
+            str(place),
+            code(item.name),
+            ", ".join(map(code, get_args(wire.Kind))) if item.name == "kind" else _type(item.hint),
+            prose(item.text),
+        )
+        for place, item in enumerate(fields_of(wire.Header))
+    ]
+    return table(("", "field", "type", "meaning"), rows)
+
+
+def _type(hint: object) -> str:
+    return type_text(hint, bounds=True)
+
+
+def limits() -> str:
+    """Limits of messages, beyond which they are refused."""
+    rows = [
+        ("Version of the format", f"{wire.VERSION}"),
+        ("Header", f"{wire.HEADER_BYTES:,} bytes"),
+        ("Body of a chunk", f"{wire.CHUNK_BYTES:,} bytes"),
+        ("Body of a greeting", f"{wire.GREETING_BYTES:,} bytes"),
+        ("Vector", f"{wire.MAX_VECTOR_BYTES:,} bytes"),
+        ("Scalars of a message", f"{wire.MAX_SCALARS}"),
+        ("Vectors for which a process has granted credit and that are not averaged yet", f"{WINDOW}"),
+    ]
+    return table(("limit", "value"), rows)
+
+
+def refusals() -> str:
+    """Reasons of refusal. Raises KeyError for one without a meaning."""
+    return table(("code", "reason"), [(code(str(one)), prose(REFUSALS[one])) for one in Refusal])
