@@ -178,9 +178,9 @@ def uses_tree(config: RunConfig) -> bool:
 
 
 def mixing_matrix_of(config: RunConfig, topology: Topology, sizes: Sizes = None) -> Matrix:
-    """Mixing matrix of a gossip run: that of --mixing, or another that the algorithm needs.
+    """Mixing matrix of a gossip run, as its algorithm needs it.
 
-    (I + W) / 2, or that of a spanning tree. `sizes`: samples of the shards, for --mixing samples. Raises TopologyError
+    That of --mixing, (I + W) / 2, or that of a spanning tree. `sizes`: samples of the shards, for --mixing samples. Raises TopologyError
     where the algorithm needs a symmetric one.
     """
     entry, name = registry.entry_of("algorithm", config.gossip.algorithm), config.gossip.algorithm
@@ -198,7 +198,7 @@ def mixing_matrix_of(config: RunConfig, topology: Topology, sizes: Sizes = None)
 
 
 def mixing_note(config: RunConfig, topology: Topology) -> str | None:
-    """Line that tells of a mixing matrix other than that of --mixing; None without one."""
+    """Note on a mixing matrix other than that of --mixing; None without one."""
     if not mode_of(config).mixes:
         return None
     if uses_tree(config):

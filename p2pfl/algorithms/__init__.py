@@ -41,7 +41,9 @@ def build_algorithm(config: RunConfig, peers: int = 1, buffers: tuple[slice, ...
 
 
 def build_consensus(config: RunConfig, contraction: float, peers: int = 1) -> Algorithm[Any]:
-    """Algorithm of the consensus rounds, in float32: the algorithm's own, or Chebyshev's mixing with λ.
+    """Algorithm of the consensus rounds, in float32.
+
+    That which the training rounds' names (`Algorithm.merge`), else Chebyshev's mixing with λ.
 
     λ = `contraction`. `peers`: their number.
     """

@@ -28,7 +28,7 @@ POWER = 3.0  # p, the paper's choice
 
 @dataclass
 class AdaptiveConsensusState:
-    """mixing: state of D-PSGD. trained: x before mixing, where mixing writes to x itself."""
+    """mixing: state of D-PSGD. trained: x before mixing, where that writes to x."""
 
     mixing: DPSGDState
     trained: Tensor | None

@@ -106,7 +106,7 @@ class Algorithm(Protocol[S]):
         return cls()
 
     def merge(self) -> Algorithm[Any] | None:
-        """The algorithm of the consensus rounds; None, the default: mixing by Chebyshev's recurrence.
+        """The algorithm of the consensus rounds; default: None, Chebyshev's mixing.
 
         A robust algorithm itself, since one malicious neighbor would lead plain mixing anywhere.
         """

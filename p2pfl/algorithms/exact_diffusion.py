@@ -34,9 +34,9 @@ from p2pfl.topology import Neighborhood, NeighborhoodSchedule
 
 @dataclass
 class ExactDiffusionState:
-    """x: trained in place, φ in the exchange. sent: φ in its encoding. step: d, so far.
+    """x: trained in place, φ in the exchange. sent: φ in its encoding.
 
-    correction: x − ψ of the round before. rate: its η, 0 before the first round. sender, filled: whose vector is being
+    step: d, so far. correction: x − ψ of the round before. rate: its η, 0 before the first round. sender, filled: whose vector is being
     added, and how many elements of it have been.
     """
 
@@ -52,7 +52,7 @@ class ExactDiffusionState:
 
 @dataclass(frozen=True)
 class ExactDiffusion(Algorithm[ExactDiffusionState]):
-    """D-PSGD with a correction for the differences between the peers' data (adapt-then-combine)."""
+    """D-PSGD with a correction for different data on the peers."""
 
     wire_dtype: str = FP32.name
     buffers: tuple[slice, ...] = ()

@@ -1,4 +1,4 @@
-"""Gradient tracking: each peer follows an estimate of the mean gradient of all peers.
+"""Gradient tracking: peers follow estimates of the mean gradient of all.
 
 Gradient tracking (Di Lorenzo & Scutari 2016, "NEXT: in-network nonconvex optimization"; Nedić, Olshevsky & Shi 2017,
 "Achieving geometric convergence for distributed optimization over time-varying graphs"), adapt-then-combine:
@@ -37,7 +37,7 @@ class GradientTrackingState:
 
 @dataclass(frozen=True)
 class GradientTracking(Algorithm[GradientTrackingState]):
-    """Local steps along an estimate of the mean gradient of all peers (adapt-then-combine)."""
+    """Local steps along an estimate of the mean gradient of all peers."""
 
     dpsgd: DPSGD = field(default_factory=DPSGD)
     streaming: bool = True

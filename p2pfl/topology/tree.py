@@ -11,7 +11,7 @@ from p2pfl.topology.graph import Topology
 
 
 def spanning_tree(topology: Topology) -> Topology:
-    """Breadth-first spanning tree from a peer in the middle, so that its diameter is small.
+    """Breadth-first spanning tree from a peer in the middle; its diameter is small.
 
     The middle of a longest shortest path that two sweeps find; exact where the topology is a tree already. The same
     for the same topology. Raises TopologyError for a directed one.
@@ -31,7 +31,7 @@ def diameter(tree: Topology) -> int:
 
 
 def _longest_path(graph: nx.Graph) -> list[int]:
-    """A longest shortest path that two breadth-first sweeps find; in a tree there is no longer one."""
+    """Longest path that two breadth-first sweeps find; the longest of a tree."""
     start = min(graph.nodes)
     for _ in range(2):
         paths = nx.single_source_shortest_path(graph, start)

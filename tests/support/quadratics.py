@@ -1,4 +1,4 @@
-"""Peers with quadratic objectives, trained by torch's optimizer and mixed by an algorithm.
+"""Peers with quadratic objectives, torch's optimizer and a gossip algorithm.
 
 f_i(x) = ½ (x − b_i)ᵀ A_i (x − b_i): gradients, and the minimum of their mean, in closed form.
 """
@@ -19,7 +19,7 @@ SIZE = 16
 
 @dataclass
 class Quadratics:
-    """Objectives of n peers: `curvature` A, (n, size), the diagonals; `minima` b, (n, size)."""
+    """Objectives of n peers: diagonals `curvature` A and `minima` b, (n, size)."""
 
     curvature: np.ndarray
     minima: np.ndarray
@@ -41,7 +41,7 @@ class Quadratics:
 
 @dataclass
 class QuadraticSwarm:
-    """All peers of a network, each with its objective, its optimizer's momentum and an algorithm."""
+    """All peers of a network: their vectors, momenta and states of the algorithm."""
 
     algorithm: Algorithm
     w: np.ndarray
@@ -58,7 +58,7 @@ class QuadraticSwarm:
         self.momenta = [torch.zeros(SIZE) for _ in range(n)]
 
     def round(self, number: int, rates: list[float]) -> np.ndarray:
-        """One round: a local step for each learning rate, exchange, mix; returns x, (n, size)."""
+        """One round, a local step for each learning rate; returns x, (n, size)."""
         done = {"steps": len(rates), "lr": rates[-1], "lr_sum": sum(rates)}
         before = [RoundContext(number, schedule(number)) for schedule in self.schedules]
         after = [RoundContext(number, schedule(number), **done) for schedule in self.schedules]

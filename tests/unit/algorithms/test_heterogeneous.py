@@ -1,4 +1,7 @@
-"""Algorithms for different data on the peers, against dense references written from their papers."""
+"""Algorithms for different data on the peers, against dense references.
+
+Each reference is written from the paper, over all peers at once in NumPy.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ Reference = Callable[[np.ndarray, Quadratics, list[list[float]], float], list[np
 def local_steps(
     x: np.ndarray, problem: Quadratics, rates: list[float], m: np.ndarray, beta: float, c: np.ndarray | float = 0.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Nesterov steps as torch takes them; returns x, momentum and the sum of gradients."""
+    """Nesterov steps as torch's; returns x, momentum and the sum of gradients."""
     total = np.zeros_like(x)
     for rate in rates:
         g = problem.gradient(x) + c
@@ -78,7 +81,7 @@ def quasi_global(w: np.ndarray, problem: Quadratics, rates: list[list[float]], b
 
 
 def tracking(w: np.ndarray, problem: Quadratics, rates: list[list[float]], beta: float) -> list[np.ndarray]:
-    """Gradient tracking with y, for K = 1: y⁺ = W y + g⁺ − g, x⁺ = W (x − η y); momentum acts on y."""
+    """K = 1: y⁺ = W y + g⁺ − g, x⁺ = W (x − η y); momentum acts on y."""
     found, x, m = [], np.zeros((N, SIZE)), np.zeros((N, SIZE))
     y = g = problem.gradient(x)
     for (rate,) in rates:
@@ -200,7 +203,7 @@ def test_adaptive_consensus_lets_peers_disagree_where_the_rate_is_low() -> None:
     ids=["exact diffusion", "quasi-global"],
 )
 def test_buffers_are_mixed_plainly(algorithm: Algorithm) -> None:
-    """Where no gradient moves them, they are those of plain mixing, without momentum or correction."""
+    """Buffers that no gradient moves are those of plain mixing."""
     problem = Quadratics.random(N)
     problem.curvature[:, 4:8] = 0.0
     swarm = QuadraticSwarm(algorithm, W, problem, BETA)

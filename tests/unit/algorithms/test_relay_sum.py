@@ -1,4 +1,4 @@
-"""RelaySum against its meaning: each peer's vector counts once, as old as its distance in the tree."""
+"""RelaySum: each peer's vector counts once, as old as its distance in the tree."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def tree_of(kind: str, n: int) -> Topology:
 @pytest.mark.parametrize(("k", "beta"), [(1, 0.0), (4, BETA)])
 @pytest.mark.parametrize(("kind", "n"), [("ring", 6), ("star", 5), ("torus", 9)])
 def test_the_update_rule(kind: str, n: int, k: int, beta: float) -> None:
-    """x_i⁺ = Σ_j h_j / n, with h_j of d(i, j) − 1 rounds ago, and h_i for those that are not there yet."""
+    """x_i⁺ = Σ_j h_j / n, with h_j of d(i, j) − 1 rounds ago, else h_i."""
     tree, problem = tree_of(kind, n), Quadratics.random(n)
     distance = dict(nx.all_pairs_shortest_path_length(tree.graph))
     swarm = QuadraticSwarm(RelaySum(n), mixing_matrix(tree), problem, beta)
