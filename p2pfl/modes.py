@@ -180,8 +180,8 @@ def uses_tree(config: RunConfig) -> bool:
 def mixing_matrix_of(config: RunConfig, topology: Topology, sizes: Sizes = None) -> Matrix:
     """Mixing matrix of a gossip run, as its algorithm needs it.
 
-    That of --mixing, (I + W) / 2, or that of a spanning tree. `sizes`: samples of the shards, for --mixing samples. Raises TopologyError
-    where the algorithm needs a symmetric one.
+    That of --mixing, (I + W) / 2, or that of a spanning tree. `sizes`: samples of the shards, for --mixing samples.
+    Raises TopologyError where the algorithm needs a symmetric one.
     """
     entry, name = registry.entry_of("algorithm", config.gossip.algorithm), config.gossip.algorithm
     if uses_tree(config):

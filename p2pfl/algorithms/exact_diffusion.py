@@ -36,8 +36,8 @@ from p2pfl.topology import Neighborhood, NeighborhoodSchedule
 class ExactDiffusionState:
     """x: trained in place, φ in the exchange. sent: φ in its encoding.
 
-    step: d, so far. correction: x − ψ of the round before. rate: its η, 0 before the first round. sender, filled: whose vector is being
-    added, and how many elements of it have been.
+    step: d, so far. correction: x − ψ of the round before. rate: its η, 0 before the first round. sender, filled: whose
+    vector is being added, and how many elements of it have been.
     """
 
     x: Tensor
