@@ -31,8 +31,9 @@ COUNT = "count"  # scalar of a payload: c, the number of peers in its sum
 class RelaySumState:
     """x: trained in place, h in the exchange. mixed: destination of the mix.
 
-    messages, counts: m and c by neighbor, of the last round or as far as they have come in this one. sent: this round's
-    messages to them. sender, filled: whose message comes in, and how many elements of it have come.
+    messages, counts: m and c by neighbor, of the last round or as far as they have come in this one. outdated: neighbors
+    whose message counts in this round, but is not relayed in the next. sent: this round's messages to them. sender,
+    filled: whose message comes in, and how many elements of it have come.
     """
 
     x: Tensor
@@ -40,6 +41,7 @@ class RelaySumState:
     neighborhood: Neighborhood = field(init=False)
     messages: dict[int, Tensor] = field(default_factory=dict)
     counts: dict[int, int] = field(default_factory=dict)
+    outdated: set[int] = field(default_factory=set)
     sent: dict[int, Tensor] = field(default_factory=dict)
     sender: int | None = None
     filled: int = 0
@@ -68,6 +70,9 @@ class RelaySum(Algorithm[RelaySumState]):
 
     def outgoing(self, state: RelaySumState, ctx: RoundContext) -> Outgoing:
         state.neighborhood, state.sender = ctx.neighborhood, None
+        for neighbor in state.outdated:
+            state.counts.pop(neighbor, None)
+        state.outdated.clear()
         payloads = {}
         for neighbor in ctx.neighborhood.outgoing:
             message = state.sent.setdefault(neighbor, torch.empty_like(state.x)).copy_(state.x)
@@ -86,6 +91,7 @@ class RelaySum(Algorithm[RelaySumState]):
             return  # `finish` adds it
         if sender != state.sender:
             state.sender, state.filled = sender, 0
+            state.outdated.discard(sender)
             state.counts[sender] = max(0, min(int(part.scalars.get(COUNT, 0.0)), self.peers - 1))
         message = state.messages.setdefault(sender, torch.empty_like(state.x))
         for piece in part.vectors["x"]:
@@ -97,7 +103,8 @@ class RelaySum(Algorithm[RelaySumState]):
         state.counts[sender] = 0
 
     def edge_reset(self, state: RelaySumState, neighbor: int) -> None:
-        state.counts.pop(neighbor, None)
+        # Its message of this round may be in already: a neighbor that has done its last round resets the edge, too.
+        state.outdated.add(neighbor)
 
     def finish(self, state: RelaySumState, ctx: RoundContext) -> Tensor:
         known = self._known(state, ctx.neighborhood.incoming)
@@ -118,7 +125,7 @@ class RelaySum(Algorithm[RelaySumState]):
 
     def state_dict(self, state: RelaySumState) -> Saved:
         saved: dict[str, Tensor | float] = {}
-        for neighbor in self._known(state, state.counts):
+        for neighbor in self._known(state, state.counts.keys() - state.outdated):
             saved[f"count.{neighbor}"] = float(state.counts[neighbor])
             saved[f"message.{neighbor}"] = state.messages[neighbor]
         return saved

@@ -75,6 +75,22 @@ def test_a_missing_neighbors_side_of_the_tree_is_replaced_by_the_peers_own_vecto
     assert me.outgoing(2)[0].scalars == {"count": 1.0}
 
 
+def test_a_message_of_an_edge_that_goes_down_counts_in_its_round_and_is_not_relayed() -> None:
+    """A neighbor that has done its last round resets the edge, perhaps before this peer mixes."""
+    vectors = random_vectors(3, SIZE)
+    mean = torch.stack(vectors).mean(0)
+    peers = driven(RelaySum(3), mixing_matrix(tree_of("path", 3)), vectors)
+    sent = [peer.outgoing(1) for peer in peers]
+    middle = peers[1]
+    for neighbor in (0, 2):
+        middle.accumulate(neighbor, sent[neighbor][1])
+    middle.algorithm.edge_reset(middle.state, 2)
+    torch.testing.assert_close(middle.finish(1), mean)
+    assert "count.2" not in middle.algorithm.state_dict(middle.state)
+    assert middle.outgoing(2)[0].scalars == {"count": 1.0}
+    assert middle.outgoing(2)[2].scalars == {"count": 2.0}
+
+
 @pytest.mark.parametrize("count", [-3.0, 1e300, 0.5])
 def test_a_count_that_no_peer_can_have_does_no_harm_beyond_its_vector(count: float) -> None:
     vectors = random_vectors(3, SIZE)
