@@ -173,7 +173,8 @@ class Algorithm(Protocol[S]):
     def edge_reset(self, state: S, neighbor: int) -> None:
         """The edge to a neighbor went down: both ends forget what they knew of each other.
 
-        Default: nothing.
+        Default: nothing. It may happen within a round, after the neighbor's payload has been accumulated, and does also
+        when the neighbor has done its last round.
         """
         return
 

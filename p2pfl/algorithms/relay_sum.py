@@ -31,9 +31,9 @@ COUNT = "count"  # scalar of a payload: c, the number of peers in its sum
 class RelaySumState:
     """x: trained in place, h in the exchange. mixed: destination of the mix.
 
-    messages, counts: m and c by neighbor, of the last round or as far as they have come in this one. outdated: neighbors
-    whose message counts in this round, but is not relayed in the next. sent: this round's messages to them. sender,
-    filled: whose message comes in, and how many elements of it have come.
+    messages, counts: m and c by neighbor, of the last round or as far as they have come in this one. outdated:
+    neighbors whose message counts in this round, but is not relayed in the next. sent: this round's messages to them.
+    sender, filled: whose message comes in, and how many elements of it have come.
     """
 
     x: Tensor

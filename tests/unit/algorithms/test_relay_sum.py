@@ -76,7 +76,7 @@ def test_a_missing_neighbors_side_of_the_tree_is_replaced_by_the_peers_own_vecto
 
 
 def test_a_message_of_an_edge_that_goes_down_counts_in_its_round_and_is_not_relayed() -> None:
-    """A neighbor that has done its last round resets the edge, perhaps before this peer mixes."""
+    """A neighbor that has finished resets the edge, perhaps before this peer mixes."""
     vectors = random_vectors(3, SIZE)
     mean = torch.stack(vectors).mean(0)
     peers = driven(RelaySum(3), mixing_matrix(tree_of("path", 3)), vectors)
