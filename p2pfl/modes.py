@@ -15,8 +15,20 @@ import numpy as np
 from p2pfl import registry
 from p2pfl.config import Mode as ModeName
 from p2pfl.config import RunConfig, is_robust
-from p2pfl.errors import ConfigError
-from p2pfl.topology import Topology, build_topology, consensus_rounds, mixing_matrix, mixing_rounds, neighborhood
+from p2pfl.errors import ConfigError, TopologyError
+from p2pfl.topology import (
+    Topology,
+    build_topology,
+    consensus_rounds,
+    diameter,
+    is_symmetric,
+    lazy,
+    mixing_matrix,
+    mixing_rounds,
+    neighborhood,
+    smallest_eigenvalue,
+    spanning_tree,
+)
 from p2pfl.topology.spectrum import Matrix
 
 COORDINATOR = "coordinator"
@@ -138,20 +150,70 @@ def _star(config: RunConfig) -> Topology:
 
 
 def _gossip(config: RunConfig, topology: Topology, sizes: Sizes) -> Roles:
-    matrix = mixing_matrix(topology, config.gossip.mixing, sizes)
+    matrix = mixing_matrix_of(config, topology, sizes)
     neighborhoods = [neighborhood(matrix, peer) for peer in range(topology.n)]
     if is_robust(config):
         _check_byzantine(config.robust.byzantine or 0, topology, [len(one.incoming) for one in neighborhoods])
-    # Robust rules are not accelerated; the vectors that they accept mix like W, which is the best estimate.
-    count = mixing_rounds if is_robust(config) else consensus_rounds
+    if uses_tree(config):
+        last_rounds = diameter(spanning_tree(topology))
+    else:
+        # Robust rules are not accelerated; the vectors that they accept mix like W, which is the best estimate.
+        count = mixing_rounds if is_robust(config) else consensus_rounds
+        last_rounds = count(matrix, config.gossip.consensus_tolerance)
     return Roles(
         mode=MODES["gossip"],
         topology=topology,
         matrix=matrix,
         links=tuple(frozenset({*one.incoming, *one.outgoing}) for one in neighborhoods),
         shards=topology.n,
-        consensus_rounds=count(matrix, config.gossip.consensus_tolerance),
+        consensus_rounds=last_rounds,
         awaits_sizes=sizes is None and registry.MIXINGS[config.gossip.mixing].weighs_by_samples,
+    )
+
+
+def uses_tree(config: RunConfig) -> bool:
+    """Whether sums are relayed along a spanning tree, so that no spectral gap applies."""
+    entry = registry.entry_of("algorithm", config.gossip.algorithm)
+    return mode_of(config).mixes and entry is not None and entry.uses_tree
+
+
+def mixing_matrix_of(config: RunConfig, topology: Topology, sizes: Sizes = None) -> Matrix:
+    """Mixing matrix of a gossip run, as its algorithm needs it.
+
+    That of --mixing, (I + W) / 2, or that of a spanning tree. `sizes`: samples of the shards, for --mixing samples.
+    Raises TopologyError where the algorithm needs a symmetric one.
+    """
+    entry, name = registry.entry_of("algorithm", config.gossip.algorithm), config.gossip.algorithm
+    if uses_tree(config):
+        return mixing_matrix(spanning_tree(topology))
+    matrix = mixing_matrix(topology, config.gossip.mixing, sizes)
+    if entry is None or entry.least_eigenvalue is None:
+        return matrix
+    if not is_symmetric(matrix):
+        raise TopologyError(
+            f"{topology.source}: --algorithm {name} needs a symmetric mixing matrix, and --mixing "
+            f"{config.gossip.mixing} gives another one here; make the graph undirected or choose another --algorithm"
+        )
+    return lazy(matrix) if smallest_eigenvalue(matrix) <= entry.least_eigenvalue else matrix
+
+
+def mixing_note(config: RunConfig, topology: Topology) -> str | None:
+    """Note on a mixing matrix other than that of --mixing; None without one."""
+    if not mode_of(config).mixes:
+        return None
+    if uses_tree(config):
+        tree = spanning_tree(topology)
+        count = f"{tree.graph.number_of_edges()} of {topology.graph.number_of_edges()} edges"
+        return f"weights travel along a spanning tree of {count} and diameter {diameter(tree)}"
+    entry = registry.entry_of("algorithm", config.gossip.algorithm)
+    if entry is None or entry.least_eigenvalue is None:
+        return None
+    plain = mixing_matrix(topology, config.gossip.mixing)
+    if smallest_eigenvalue(plain) > entry.least_eigenvalue:
+        return None
+    return (
+        f"mixes with (I + W) / 2: the smallest eigenvalue of W is {smallest_eigenvalue(plain):.4f}, and "
+        f"{config.gossip.algorithm} needs one above -1/3"
     )
 
 

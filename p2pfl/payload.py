@@ -75,7 +75,8 @@ class Payload:
 class LocalTraining:
     """Request to one round of local training.
 
-    Tensors are flat float32 vectors, (size,), laid out like x; they are not written before the training is over.
+    Tensors are flat float32 vectors, (size,), laid out like x; an algorithm does not write them before the training is
+    over.
     """
 
     momentum: Literal["local", "reset"] | Tensor = "local"
@@ -83,5 +84,8 @@ class LocalTraining:
     the algorithm: then every step of the round starts from this vector, as in quasi-global momentum."""
     correction: Tensor | None = None
     """Vector added to each step's gradient, as in gradient tracking."""
+    gradient_sum: Tensor | None = None
+    """Vector that training sets to the sum of all steps' gradients, with the correction and without proximal pull and
+    weight decay; 0 at the places of buffers. Not read before the training is over."""
     proximal: float = 0.0
     """μ of the pull μ (w − w_before) added to each step's gradient: FedProx (Li et al. 2020, algorithm 2)."""

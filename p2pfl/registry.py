@@ -19,26 +19,41 @@ from p2pfl.errors import ConfigError, one_line
 
 @dataclass(frozen=True)
 class Entry:
-    """Entry of a table: a name's object and everything known without importing it.
-
-    target: "module:attribute" of the object. summary: what it is, in a phrase. paper: where it was published.
-    argument: metavar of what follows the name after a colon, as in imagefolder:DIR. options: names of settings
-    that mean something with it only. tolerates_byzantine: whether it averages robustly, for --byzantine malicious
-    inputs B. margin: a robust rule needs 2 B + margin inputs. synchronous: every peer waits for its neighbors' vectors
-    of the round, so that a resumed run ends with the same bits.
-    weighs_by_samples: clients count by the sizes of their shards. covers: a partition uses every sample.
-    """
+    """Entry of a table: a name's object and everything known without importing it."""
 
     target: str
+    """"module:attribute" of the object."""
     summary: str
+    """Its meaning, in a phrase."""
     paper: str = ""
+    """Where it was published."""
     argument: str = ""
+    """Metavar of what follows the name after a colon, as in imagefolder:DIR."""
     options: tuple[str, ...] = ()
+    """Names of settings that mean something with it only."""
     tolerates_byzantine: bool = False
+    """Whether it averages robustly, for --byzantine malicious inputs B."""
     margin: int = 0
+    """A robust rule needs 2 B + margin inputs."""
     synchronous: bool = True
+    """Every peer waits for its neighbors' vectors of the round, so that a resumed run ends with the same bits."""
     weighs_by_samples: bool = False
+    """Clients or peers count in proportion to the sizes of their shards."""
     covers: bool = True
+    """A partition that uses every sample."""
+    orders: tuple[str, ...] = ("atc", "overlapped")
+    """Values of --order that a gossip algorithm has."""
+    wire_dtypes: tuple[str, ...] = ("fp32", "bf16")
+    """Values of --wire-dtype that a gossip algorithm has."""
+    needs_momentum: bool = False
+    """It needs --momentum above 0."""
+    least_eigenvalue: float | None = None
+    """It needs a symmetric mixing matrix W with all eigenvalues above this; otherwise (I + W) / 2 takes its place."""
+    uses_tree: bool = False
+    """Weights travel along a spanning tree of the topology only, and the final merge is exact after as many rounds as
+    the tree's diameter."""
+    kept_vectors: int = 0
+    """Vectors as long as the model that a peer keeps beside those of D-PSGD."""
 
 
 _YIN = "Yin et al. 2018, Byzantine-robust distributed learning: towards optimal statistical rates"
@@ -50,6 +65,44 @@ ALGORITHMS: Mapping[str, Entry] = {
         "p2pfl.algorithms.dpsgd:DPSGD",
         "synchronous decentralized SGD",
         "Lian et al. 2017, Can decentralized algorithms outperform centralized algorithms?",
+    ),
+    "quasi-global": Entry(
+        "p2pfl.algorithms.quasi_global:QuasiGlobal",
+        "D-PSGD with momentum of the mixed model, for different data on the peers (QG-DSGDm-N)",
+        "Lin et al. 2021, Quasi-global momentum: accelerating decentralized deep learning on heterogeneous data",
+        orders=("atc",),
+        needs_momentum=True,
+        kept_vectors=2,
+    ),
+    "exact-diffusion": Entry(
+        "p2pfl.algorithms.exact_diffusion:ExactDiffusion",
+        "D-PSGD corrected for different data on the peers (D²); symmetric mixing matrix",
+        "Yuan et al. 2019, Exact diffusion for distributed optimization and learning",
+        orders=("atc",),
+        least_eigenvalue=-1 / 3 + 1e-6,
+        kept_vectors=1,
+    ),
+    "gradient-tracking": Entry(
+        "p2pfl.algorithms.gradient_tracking:GradientTracking",
+        "local steps along an estimate of all peers' mean gradient; twice the bytes",
+        "Liu et al. 2024, Decentralized gradient tracking with local steps",
+        orders=("atc",),
+        kept_vectors=4,
+    ),
+    "relay-sum": Entry(
+        "p2pfl.algorithms.relay_sum:RelaySum",
+        "sums relayed along a spanning tree, which average exactly after as many rounds as its diameter (RelaySGD)",
+        "Vogels et al. 2021, RelaySum for decentralized deep learning on heterogeneous data",
+        orders=("atc",),
+        kept_vectors=4,
+        uses_tree=True,
+        wire_dtypes=("fp32",),
+    ),
+    "adaptive-consensus": Entry(
+        "p2pfl.algorithms.adaptive_consensus:AdaptiveConsensus",
+        "D-PSGD that mixes less where the learning rate is low (DSGD-AC)",
+        "Wang & Johansson 2026, Decentralized SGD with controlled disagreement finds flatter minima",
+        kept_vectors=1,
     ),
     "clipped": Entry(
         "p2pfl.algorithms.robust:Clipped",

@@ -18,8 +18,10 @@ from p2pfl.payload import LocalTraining
 __all__ = ["DPSGD", "Algorithm", "Chebyshev", "build_algorithm", "build_consensus", "local_training_of"]
 
 
-def build_algorithm(config: RunConfig) -> Algorithm[Any]:
+def build_algorithm(config: RunConfig, peers: int = 1, buffers: tuple[slice, ...] = ()) -> Algorithm[Any]:
     """The algorithm of the training rounds, from the run's settings.
+
+    `peers`: their number. `buffers`: places of the model's floating-point buffers in its flat vector.
 
     Raises ConfigError for a user's that is none.
     """
@@ -29,19 +31,25 @@ def build_algorithm(config: RunConfig) -> Algorithm[Any]:
             overlapped=config.gossip.order == "overlapped",
             wire_dtype=config.exchange.wire_dtype,
             byzantine=config.robust.byzantine or 0,
+            momentum=config.training.momentum,
+            max_lr=config.training.lr,
+            peak_round=config.training.peak_round,
+            peers=peers,
+            buffers=buffers,
         ),
     )
 
 
-def build_consensus(config: RunConfig, contraction: float) -> Algorithm[Any]:
-    """Algorithm of the consensus rounds, in float32: Chebyshev's mixing with λ.
+def build_consensus(config: RunConfig, contraction: float, peers: int = 1) -> Algorithm[Any]:
+    """Algorithm of the consensus rounds, in float32.
 
-    λ = `contraction`.
+    That which the training rounds' names (`Algorithm.merge`), else Chebyshev's mixing with λ.
 
-    Under a robust algorithm it is the same rule again, since one malicious neighbor would lead plain mixing anywhere.
+    λ = `contraction`. `peers`: their number.
     """
-    algorithm = _build(config.gossip.algorithm, AlgorithmOptions(byzantine=config.robust.byzantine or 0))
-    return algorithm if algorithm.is_robust else Chebyshev(contraction, config.training.rounds + 1)
+    options = AlgorithmOptions(byzantine=config.robust.byzantine or 0, peers=peers)
+    own = _build(config.gossip.algorithm, options).merge()
+    return Chebyshev(contraction, config.training.rounds + 1) if own is None else own
 
 
 def local_training_of(config: RunConfig) -> LocalTraining:

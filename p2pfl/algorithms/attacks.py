@@ -142,7 +142,7 @@ class Attacking(Algorithm[AttackState[S]]):
 
     Its own mix is the honest one.
 
-    For payloads of one vector, x, as all have that mix by W or robustly.
+    It falsifies x; other vectors of a payload, such as gradient tracking's, are sent as they are.
     """
 
     inner: Algorithm[S]
@@ -187,14 +187,17 @@ class Attacking(Algorithm[AttackState[S]]):
         if not self.active(ctx.round):
             return honest
         sent = self.attack(self._view(state)).to(vector.dtype)
-        return {neighbor: replace(payload, vectors={"x": (sent,)}) for neighbor, payload in honest.items()}
+        return {
+            neighbor: replace(payload, vectors={**payload.vectors, "x": (sent,)})
+            for neighbor, payload in honest.items()
+        }
 
     def own(self, state: AttackState[S]) -> Payload:
         return self.inner.own(state.inner)
 
     def accumulate(self, state: AttackState[S], sender: int, part: Payload) -> None:
         if sender != state.me:
-            self._look_at(state, sender, part.vectors["x"])
+            self._look_at(state, sender, part.vectors.get("x", ()))
         self.inner.accumulate(state.inner, sender, part)
 
     def missing(self, state: AttackState[S], sender: int, received: Mapping[str, int]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from torch import Tensor
 
@@ -28,12 +28,21 @@ class AlgorithmOptions:
     """Settings of a run that an algorithm may heed.
 
     overlapped: the exchange runs beside training (--order). wire_dtype: name of the encoding (--wire-dtype).
-    byzantine: malicious neighbors to tolerate (--byzantine).
+    byzantine: malicious neighbors to tolerate (--byzantine). momentum: of the local optimizer (--momentum).
+    max_lr: peak of the learning rate schedule (--lr). peak_round: round in which the schedule reaches it.
+    peers: number of peers in the run.
+    buffers: places in x of floating-point buffers, such as running statistics of batch normalization. They are mixed
+    plainly: momentum, tracking or extrapolation could make a variance negative.
     """
 
     overlapped: bool = False
     wire_dtype: str = "fp32"
     byzantine: int = 0
+    momentum: float = 0.9
+    max_lr: float = 1.0
+    peak_round: int = 1
+    peers: int = 1
+    buffers: tuple[slice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,8 +52,8 @@ class RoundContext:
     round: counted from 1.
 
     steps: optimizer steps taken. samples: training samples processed. loss: their mean. lr: learning rate of the last
-    step. All are 0 where the peer has not trained in this round (yet): in a consensus round, and in `outgoing` of an
-    overlapped algorithm.
+    step. lr_sum: sum of the learning rates of all steps. All are 0 where the peer has not trained in this round (yet):
+    in a consensus round, and in `outgoing` of an overlapped algorithm.
     """
 
     round: int
@@ -53,6 +62,7 @@ class RoundContext:
     samples: int = 0
     loss: float = 0.0
     lr: float = 0.0
+    lr_sum: float = 0.0
 
 
 class Algorithm(Protocol[S]):
@@ -94,6 +104,13 @@ class Algorithm(Protocol[S]):
     def of(cls, options: AlgorithmOptions) -> Self:
         """The algorithm with these options; default: built without arguments."""
         return cls()
+
+    def merge(self) -> Algorithm[Any] | None:
+        """The algorithm of the consensus rounds; default: None, Chebyshev's mixing.
+
+        A robust algorithm itself, since one malicious neighbor would lead plain mixing anywhere.
+        """
+        return self if self.is_robust else None
 
     def init(self, x: Tensor, schedule: NeighborhoodSchedule) -> S:
         """The state before the first round.
@@ -156,7 +173,8 @@ class Algorithm(Protocol[S]):
     def edge_reset(self, state: S, neighbor: int) -> None:
         """The edge to a neighbor went down: both ends forget what they knew of each other.
 
-        Default: nothing.
+        Default: nothing. It may happen within a round, after the neighbor's payload has been accumulated, and does also
+        when the neighbor has done its last round.
         """
         return
 

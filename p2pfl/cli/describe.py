@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from p2pfl.config import RunConfig
 from p2pfl.experiment.run import Result, endpoints_in_file
-from p2pfl.modes import MODES, Roles, assign_roles, mode_of
+from p2pfl.modes import MODES, Roles, assign_roles, mode_of, uses_tree
 from p2pfl.report.fields import spans_text
 from p2pfl.run.paths import MODEL_FILE, PEERS_FOLDER, REPORT_FILE
 from p2pfl.topology import Topology, spectral_gap
@@ -98,6 +98,8 @@ def _processes(roles: Roles, run: RunConfig) -> str:
     if not mode_of(run).has_peers:
         return "one process with all data"
     exchange = f"spectral gap {spectral_gap(roles.matrix):.4f}" if mode_of(run).mixes else "without any exchange"
+    if uses_tree(run):
+        exchange = f"sums relayed along a spanning tree of diameter {roles.consensus_rounds}"
     named = "" if run.record.name in (None, roles.topology.name) else f" (run {run.record.name})"
     return f"{roles.topology.name}{named}: {counted(roles.shards, 'peer')}, {exchange}"
 

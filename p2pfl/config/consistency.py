@@ -16,6 +16,7 @@ def check_together(config: RunConfig) -> None:
     """
     _check_data(config)
     _check_byzantine(config)
+    _check_algorithm(config)
     if config.mode != "centralized":
         return
     clients, selected = config.centralized.num_clients, config.centralized.num_selected
@@ -91,6 +92,26 @@ def _check_byzantine(config: RunConfig) -> None:
         )
     if not is_robust(config) and byzantine is not None:
         raise ConfigError(f"--byzantine {byzantine}: means nothing with --{option} {value}, which tolerates none")
+
+
+def _check_algorithm(config: RunConfig) -> None:
+    entry = registry.entry_of("algorithm", config.gossip.algorithm)
+    if config.mode != "gossip" or entry is None:
+        return
+    name, order = config.gossip.algorithm, config.gossip.order
+    if order not in entry.orders:
+        raise ConfigError(f"--order {order}: {name} has only --order {' or '.join(entry.orders)}")
+    if (dtype := config.exchange.wire_dtype) not in entry.wire_dtypes:
+        raise ConfigError(
+            f"--wire-dtype {dtype}: the rounded sums of {name} would not keep the mean of the peers; "
+            f"use {' or '.join(entry.wire_dtypes)}"
+        )
+    if entry.uses_tree and registry.MIXINGS[config.gossip.mixing].weighs_by_samples:
+        raise ConfigError(f"--mixing {config.gossip.mixing}: {name} counts all peers alike; leave it out")
+    if entry.needs_momentum and config.training.momentum == 0:
+        raise ConfigError(f"--momentum 0: {name} is a kind of momentum; choose one above 0 or --algorithm dpsgd")
+    if entry.needs_momentum and config.training.reset_momentum:
+        raise ConfigError(f"--reset-momentum: {name} sets the momentum of every round; leave it out")
 
 
 def _robust_needs(config: RunConfig) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -19,6 +20,7 @@ MOST_SECONDS = 1_000_000  # eleven days; sockets count milliseconds in 31 bits
 MOST_RATE = 1e30  # of learning and decay; float32 ends at 3e38
 MOST_WIDTH = 64
 MOST_SEED = 2**63 - 1  # as TOML has integers
+RISE = 0.2  # share of the run in which the one-cycle schedule rises
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,11 @@ class TrainingConfig:
         check(not both, "local_epochs", self.local_epochs, f"--local-steps {self.local_steps} is set too; choose one")
         whole = self.round_length == "epochs" and self.local_steps is not None
         check(not whole, "round_length", self.round_length, f"--local-steps {self.local_steps} is set too; choose one")
+
+    @property
+    def peak_round(self) -> int:
+        """Round in which the learning rate reaches its peak, --lr."""
+        return math.ceil(RISE * self.rounds) if self.schedule == "onecycle" else 1
 
 
 @dataclass(frozen=True)

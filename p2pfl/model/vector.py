@@ -81,6 +81,11 @@ class Layout:
         """Trainable elements, padding and buffers left out."""
         return sum(slot.size for slot in self.slots if slot.is_parameter)
 
+    @property
+    def buffers(self) -> tuple[slice, ...]:
+        """Places of floating-point buffers, such as running statistics."""
+        return tuple(slice(slot.offset, slot.offset + slot.size) for slot in self.slots if not slot.is_parameter)
+
     def bind(self, model: nn.Module, vector: Tensor) -> Binding:
         """Copy the model's tensors into a (size,) float32 vector and make them its views.
 

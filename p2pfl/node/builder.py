@@ -195,7 +195,9 @@ def _peer(setting: _Setting, context: PeerContext) -> Logic:
     matrix, config = setting.roles.matrix, setting.config
     restored = None if setting.past.saved is None else setting.past.saved.algorithm
     contraction = 1.0 - spectral_gap(matrix) if is_reversible(matrix) else 0.0
-    training, consensus = algorithms.build_algorithm(config), algorithms.build_consensus(config, contraction)
+    peers = setting.roles.topology.n
+    training = algorithms.build_algorithm(config, peers, setting.trainer.layout.buffers)
+    consensus = algorithms.build_consensus(config, contraction, peers)
     for attack, active in attacks_of(context.me, setting.script):
         training, consensus = attacks.Attacking(training, attack, active), attacks.Attacking(consensus, attack, active)
     try:
@@ -244,7 +246,7 @@ def _coordinator(setting: _Setting, context: PeerContext) -> Logic:
         wire_dtype=setting.config.exchange.wire_dtype,
         averaging=settings.averaging,
         byzantine=setting.config.robust.byzantine or 0,
-        statistics=[slice(s.offset, s.offset + s.size) for s in trainer.layout.slots if not s.is_parameter],
+        statistics=trainer.layout.buffers,
     )
     return Coordinator(context, federation, server)
 

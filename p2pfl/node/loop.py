@@ -258,7 +258,7 @@ class Driver:
             if isinstance(result, TrainStats):
                 self._account.trained(result)
                 self._reach("exchange", self._logic.round)
-                self._tell(ev.Trained(result.loss, result.samples, result.steps, result.lr))
+                self._tell(ev.Trained(result.loss, result.samples, result.steps, result.lr, result.lr_sum))
             elif isinstance(result, _RoundResult):
                 # First the record, then the checkpoint, which holds it too: a resumed peer drops a record too many,
                 # and rebuilds one too few, but without the checkpoint nothing says what a record stood for.

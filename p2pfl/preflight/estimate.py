@@ -8,13 +8,13 @@ from pathlib import Path
 
 from torch import nn
 
-from p2pfl import data
+from p2pfl import data, registry
 from p2pfl.algorithms import build_algorithm
 from p2pfl.algorithms.blockwise import SIDE_BLOCK
 from p2pfl.config import RunConfig, is_robust
 from p2pfl.errors import ConfigError
 from p2pfl.model.vector import Layout
-from p2pfl.modes import Roles, assign_roles, mode_of
+from p2pfl.modes import Roles, assign_roles, mixing_note, mode_of
 from p2pfl.payload import ITEM_BYTES
 from p2pfl.preflight.gpus import GpuUse, check_gpus, count_activations, requested_devices
 from p2pfl.preflight.shards import (
@@ -74,20 +74,22 @@ class Estimate:
 
 @dataclass(frozen=True)
 class CheckedRun:
-    """Result of `check_run`: the data set, the tried model and the GPUs in use."""
+    """Result of `check_run`: the data set, the tried model, the GPUs in use, a note."""
 
     info: data.DatasetInfo
     tried: TriedModel
     gpu: GpuUse | None
+    mixing: str | None = None
 
     def notes(self, config: RunConfig, dataset: Path | None = None) -> tuple[str, ...]:
-        """Oddities of data and model, a line each.
+        """Oddities of data, model and mixing, a line each.
 
         `dataset`: the cache file, if the data set has been decoded.
         """
         found = self.info.notes if dataset is None else data.all_notes(self.info, dataset)
         mirrored = (_MIRRORED,) if self.info.is_mirrored and config.data.augment == "auto" else ()
-        return (*found, *mirrored, *self.tried.notes)
+        mixing = () if self.mixing is None else (self.mixing,)
+        return (*found, *mirrored, *self.tried.notes, *mixing)
 
     def check_split(
         self, roles: Roles, config: RunConfig, dataset: data.Dataset, index: int | None = None
@@ -123,7 +125,7 @@ def check_run(roles: Roles, config: RunConfig, index: int | None = None, begins:
     gpu = check_gpus(config, requested, info.train_samples // peers, tried.model)
     if begins:
         check_disk(config, disk_space_needed(roles, config, Layout.of(tried.model), index))
-    return CheckedRun(info, tried, gpu)
+    return CheckedRun(info, tried, gpu, mixing_note(config, roles.topology))
 
 
 def check_settings(config: RunConfig, peers: int, info: data.DatasetInfo) -> TriedModel:
@@ -145,7 +147,7 @@ def check_settings(config: RunConfig, peers: int, info: data.DatasetInfo) -> Tri
 def disk_space_needed(roles: Roles, config: RunConfig, layout: Layout, process: int | None = None) -> int:
     """Bytes at least that a run, or one process of it, writes: checkpoints and model."""
     training, exchanges = config.training, any(roles.links)
-    whole, coded = layout.size * 4, layout.size * ITEM_BYTES[config.exchange.wire_dtype]
+    whole, coded = layout.size * 4, layout.size * _number_bytes(config)
     # The coordinator and the clients of one round have checkpoints; other clients may.
     at_least = roles.topology.n if roles.coordinator is None else config.centralized.num_selected + 1
     processes = at_least if process is None else 1
@@ -153,6 +155,13 @@ def disk_space_needed(roles: Roles, config: RunConfig, layout: Layout, process: 
     need = checkpoints * (2 * whole + coded * exchanges) if config.record.checkpoint else 0
     has_model = roles.model_owner is not None and process in (None, roles.model_owner)
     return need + (whole if has_model else 0)
+
+
+def _number_bytes(config: RunConfig) -> int:
+    """Bytes that travel in a training round for each number of the model."""
+    if mode_of(config).mixes:
+        return sum(encoding.item_bytes for encoding in build_algorithm(config).encodings.values())
+    return ITEM_BYTES[config.exchange.wire_dtype]
 
 
 def check_disk(config: RunConfig, need: int) -> None:
@@ -205,7 +214,7 @@ def estimate(
         roles = assign_roles(config, roles.topology, shards.sizes)
     steps = [steps_of_shard(config, size, shards.mean) for size in (shards.smallest, shards.largest)]
     layout = Layout.of(model)
-    whole, coded = layout.size * 4, layout.size * ITEM_BYTES[config.exchange.wire_dtype]
+    whole, coded = layout.size * 4, layout.size * _number_bytes(config)
     sent, degree = _traffic(roles, config)
     return Estimate(
         train_samples=info.train_samples,
@@ -257,6 +266,10 @@ def _exchange_memory(config: RunConfig, whole: int, coded: int, degree: int) -> 
         if mode_of(config).mixes:  # the consensus phase again: every neighbor's vector, and those of the next round
             return coded + (1 + degree + waiting) * whole + blocks
         return 2 * whole + (coded if coded != whole else 0) + degree * coded + blocks
-    if mode_of(config).mixes:  # the consensus phase, which exchanges float32 while what training sent last is kept
-        return coded + (CONSENSUS_VECTORS + waiting) * whole
+    if mode_of(config).mixes:
+        entry = registry.entry_of("algorithm", config.gossip.algorithm)
+        kept = whole * (0 if entry is None else entry.kept_vectors)
+        training = kept + coded + whole + waiting * coded
+        # The consensus phase exchanges float32 while what training sent last is kept.
+        return max(training, coded + (CONSENSUS_VECTORS + waiting) * whole)
     return 2 * whole + (coded if coded != whole else 0) + waiting * coded

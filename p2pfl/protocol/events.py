@@ -44,12 +44,14 @@ class Trained:
     """This round's local training is done; x has moved.
 
     loss: mean of its steps. samples, steps: training samples processed, optimizer steps taken. lr: of the last step.
+    lr_sum: sum of the learning rates of all steps.
     """
 
     loss: float = 0.0
     samples: int = 0
     steps: int = 0
     lr: float = 0.0
+    lr_sum: float = 0.0
 
 
 @dataclass(frozen=True)

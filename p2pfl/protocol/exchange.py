@@ -182,7 +182,10 @@ class Exchange:
         return self.mixer.request(self._round_context(training), self._context.local_training)
 
     def _round_context(self, done: ev.Trained) -> RoundContext:
-        return RoundContext(self.round, self._schedule(self.round), done.steps, done.samples, done.loss, done.lr)
+        neighborhood = self._schedule(self.round)
+        return RoundContext(
+            self.round, neighborhood, done.steps, done.samples, done.loss, lr=done.lr, lr_sum=done.lr_sum
+        )
 
     # Bootstrap
 

@@ -15,7 +15,7 @@ FIELDS: dict[str, str] = {
     "topology": "name of the topology, or of the run",
     "peers": "number of peers or clients; a coordinator is not counted",
     "rounds": "rounds of local training asked for",
-    "spectral_gap": "1 − ‖W − 11ᵀ/n‖₂ of the mixing matrix",
+    "spectral_gap": "1 − ‖W − 11ᵀ/n‖₂ of the mixing matrix; null where sums are relayed along a tree",
     "consensus_accuracy": "test accuracy of the final model (consensus or global), whole test set",
     "mean_peer_accuracy": "test accuracy after the last training round, mean of the peers",
     "worst_peer_accuracy": "test accuracy after the last training round, worst peer",

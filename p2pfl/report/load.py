@@ -16,7 +16,7 @@ from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError
 from p2pfl.faults import FaultScript, load_faults
 from p2pfl.model.sketches import consensus_distance
-from p2pfl.modes import COORDINATOR, Mode, mode_of
+from p2pfl.modes import COORDINATOR, Mode, mixing_matrix_of, mode_of, uses_tree
 from p2pfl.registry import MIXINGS
 from p2pfl.run import records
 from p2pfl.run.data_record import DataRecord, read_data_record
@@ -25,7 +25,7 @@ from p2pfl.run.paths import CONFIG_FILE, ROUNDS_FILE, TOPOLOGY_FILE, peer_dirs
 from p2pfl.run.records import RoundRecord
 from p2pfl.run.shard_record import ShardRecord, read_shard_record, sizes_of
 from p2pfl.run.sketch_file import readable_sketches
-from p2pfl.topology import Topology, load_topology, mixing_matrix
+from p2pfl.topology import Topology, load_topology
 from p2pfl.topology.spectrum import Matrix
 
 _MIXING_LIMIT = 100_000  # of consensus rounds; a record of a later one is damaged
@@ -85,11 +85,14 @@ class RecordedRun:
 
     @property
     def matrix(self) -> Matrix | None:
-        """Mixing matrix; None where it depends on sizes of shards that are not recorded."""
+        """Mixing matrix of the training rounds.
+
+        None where sums are relayed instead, or where it depends on sizes of shards that are not recorded.
+        """
         mixing, sizes = self.config.gossip.mixing, sizes_of(self.shards)
-        if MIXINGS[mixing].weighs_by_samples and sizes is None:
+        if uses_tree(self.config) or (MIXINGS[mixing].weighs_by_samples and sizes is None):
             return None
-        return mixing_matrix(self.topology, mixing, sizes)
+        return mixing_matrix_of(self.config, self.topology, sizes)
 
     def finished(self, phase: str) -> list[int]:
         """Finished rounds of a phase, in order."""

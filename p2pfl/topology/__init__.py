@@ -13,11 +13,14 @@ from p2pfl.topology.spectrum import (
     convergence,
     is_reversible,
     is_symmetric,
+    lazy,
     mixing_bounds,
     mixing_rounds,
+    smallest_eigenvalue,
     spectral_gap,
     stationary,
 )
+from p2pfl.topology.tree import diameter, spanning_tree
 
 __all__ = [
     "FORMATS",
@@ -31,9 +34,11 @@ __all__ = [
     "check_publishable",
     "consensus_rounds",
     "convergence",
+    "diameter",
     "fix_file",
     "is_reversible",
     "is_symmetric",
+    "lazy",
     "load_topology",
     "make_topology",
     "mean_keeping",
@@ -43,6 +48,8 @@ __all__ = [
     "neighborhood",
     "publish",
     "save_topology",
+    "smallest_eigenvalue",
+    "spanning_tree",
     "spectral_gap",
     "stationary",
     "undirected_command",

@@ -25,6 +25,16 @@ def is_symmetric(w: Matrix) -> bool:
     return bool(np.allclose(w, w.T, rtol=0.0, atol=ROUNDING))
 
 
+def smallest_eigenvalue(w: Matrix) -> float:
+    """Smallest eigenvalue of a symmetric W; −1 < λ ≤ 1 for a connected graph."""
+    return float(np.linalg.eigvalsh(w)[0])
+
+
+def lazy(w: Matrix) -> Matrix:
+    """(I + W) / 2, whose eigenvalues are above 0: each peer keeps half of its vector."""
+    return (np.eye(len(w)) + w) / 2.0
+
+
 def stationary(w: Matrix) -> Vector:
     """Weights of the mean that mixing preserves, (n,): πᵀW = πᵀ, with sum 1.
 

@@ -2,7 +2,7 @@
 
 from p2pfl.training.device import REMEDIES, make_current, pick_device
 from p2pfl.training.evaluation import EvalStats, Stopped
-from p2pfl.training.schedule import MOMENTUM_SWING, RISE, build_schedule, local_steps, with_common_steps
+from p2pfl.training.schedule import MOMENTUM_SWING, build_schedule, local_steps, with_common_steps
 from p2pfl.training.shards import split_of_run
 from p2pfl.training.step import capture_for
 from p2pfl.training.trainer import Trainer, TrainStats
@@ -11,7 +11,6 @@ from p2pfl.training.weights import check_weights, initial_model
 __all__ = [
     "MOMENTUM_SWING",
     "REMEDIES",
-    "RISE",
     "EvalStats",
     "Stopped",
     "TrainStats",

@@ -8,9 +8,9 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from p2pfl.config import RunConfig, TrainingConfig, replace_options
+from p2pfl.config.sections import RISE
 from p2pfl.errors import ConfigError
 
-RISE = 0.2  # share of the run in which the one-cycle schedule rises
 MOMENTUM_SWING = 0.05  # the one-cycle schedule moves momentum this far to both sides
 
 

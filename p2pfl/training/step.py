@@ -136,7 +136,7 @@ class Step:
 
 
 class GradientTerms:
-    """Terms that a round's request adds to each gradient.
+    """Terms that a round's request adds to each gradient, and the sum of gradients.
 
     Correction and proximal pull, after forward and backward.
 
@@ -149,6 +149,8 @@ class GradientTerms:
         self._correction: Tensor | None = None
         self._anchor: Tensor | None = None
         self._proximal = 0.0
+        self._sum: Tensor | None = None
+        self._wanted_sum: Tensor | None = None
 
     def begin(self, request: LocalTraining, vector: Tensor) -> None:
         """Take up a round's request.
@@ -158,18 +160,27 @@ class GradientTerms:
         self._proximal = request.proximal
         self._anchor = vector.clone() if request.proximal else None
         self._correction = None if request.correction is None else request.correction.to(vector.device)
+        self._wanted_sum = request.gradient_sum
+        self._sum = None if request.gradient_sum is None else torch.zeros_like(vector)
 
     def add(self) -> None:
         """Add the terms to the gradients of one step."""
-        if self._correction is None and self._anchor is None:
+        if self._correction is None and self._anchor is None and self._sum is None:
             return
         found = [(slot, weight.detach(), weight.grad) for slot, weight in self._parameters if weight.grad is not None]
         slots, weights, gradients = zip(*found, strict=True)
         if self._correction is not None:
             torch._foreach_add_(gradients, [slot.view(self._correction) for slot in slots])
+        if self._sum is not None:
+            torch._foreach_add_([slot.view(self._sum) for slot in slots], gradients)
         if self._anchor is not None:
             before = [slot.view(self._anchor) for slot in slots]
             torch._foreach_add_(gradients, torch._foreach_sub(weights, before), alpha=self._proximal)
+
+    def end(self) -> None:
+        """Hand over the sum of the round's gradients, if it was requested."""
+        if self._wanted_sum is not None and self._sum is not None:
+            self._wanted_sum.copy_(self._sum)
 
 
 class CapturedStep:

@@ -36,7 +36,8 @@ PLAIN = LocalTraining()
 class TrainStats:
     """Result of one round of local training.
 
-    loss: mean over its steps. lr: of the last step. seconds: wall time.
+    loss: mean over its steps. lr: learning rate of the last step. seconds: wall time. lr_sum: sum of the steps'
+    learning rates.
     """
 
     loss: float
@@ -44,6 +45,7 @@ class TrainStats:
     samples: int
     steps: int
     seconds: float
+    lr_sum: float = 0.0
 
 
 class Trainer:
@@ -78,6 +80,7 @@ class Trainer:
         labels = dataset.train_labels[torch.tensor(indices, dtype=torch.int64)]
         self.class_counts: list[int] = labels.bincount(minlength=len(dataset.classes)).tolist()  # empty: trains nothing
         self._lr = math.nan  # of the last step
+        self._lr_sum = 0.0  # over this round's steps
         self._given_momentum: Tensor | None = None  # by this round's request
         self.model = initial_model(config, len(dataset.classes))
         self.layout = Layout.of(self.model)
@@ -152,7 +155,8 @@ class Trainer:
         if not math.isfinite(loss):
             raise TrainingError(f"the training loss is {loss} in round {round}", remedy="lower --lr")
         samples = self.steps_per_round * self.config.training.batch_size
-        return TrainStats(loss, self._lr, samples, self.steps_per_round, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        return TrainStats(loss, self._lr, samples, self.steps_per_round, seconds, self._lr_sum)
 
     def _train(
         self, round: int, progress: Callable[[int], None], stopped: Callable[[], bool], request: LocalTraining
@@ -166,6 +170,7 @@ class Trainer:
         self._schedule.seek((round - 1) * self.steps_per_round)
         self._terms.begin(request, self.vector)
         self._step.total.zero_()
+        self._lr_sum = 0.0
         reported = time.monotonic()
         with self._seeded(round):
             for _ in range(self.steps_per_round):
@@ -176,6 +181,7 @@ class Trainer:
                     reported = now
                 if stopped():
                     raise Stopped(f"stopped in round {round}")
+        self._terms.end()
         if self._on_gpu:
             sleep_until_done()
         return float(self._step.total)
@@ -241,6 +247,7 @@ class Trainer:
         if self._given_momentum is not None:
             self.momentum.copy_(self._given_momentum)
         self._lr = float(self._optimizer.param_groups[0]["lr"])
+        self._lr_sum += self._lr
         self._optimizer.step()
         self.steps += 1
         self._schedule.advance()

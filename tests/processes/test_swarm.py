@@ -57,6 +57,40 @@ def test_ring_equals_the_dense_formula(tmp_path: Path, order: str) -> None:
 
 
 @pytest.mark.processes
+def test_gradient_tracking_equals_the_dense_formula(tmp_path: Path) -> None:
+    """Two vectors of each peer travel."""
+    topology = make_topology("ring", 4)
+    run_swarm(topology, RunConfig.of(**PLAIN, algorithm="gradient-tracking", run_dir=str(tmp_path / "run")))
+    reference = Reference(topology, RunConfig.of(**PLAIN))
+    w = torch.from_numpy(mixing_matrix(topology)).float()
+    xs, corrections = reference.start.repeat(4, 1), torch.zeros(4, len(reference.start))
+    for step in range(ROUNDS):
+        tracked = reference.gradients(xs, step) + corrections
+        xs, corrections = w @ (xs - reference.lr * tracked), corrections - tracked + w @ tracked
+    assert_close(saved_vectors(tmp_path / "run", topology, ROUNDS), xs, reference.start)
+
+
+@pytest.mark.processes
+def test_relayed_sums_equal_the_dense_formula(tmp_path: Path) -> None:
+    """Each neighbor gets another vector, and the final merge is exact."""
+    topology = make_topology("path", 4)
+    result = run_swarm(topology, RunConfig.of(**PLAIN, algorithm="relay-sum", run_dir=str(tmp_path / "run")))
+    reference = Reference(topology, RunConfig.of(**PLAIN))
+    xs, trained = reference.start.repeat(4, 1), []
+    for step in range(ROUNDS):
+        trained.append(xs - reference.lr * reference.gradients(xs, step))
+        ages = [[max(abs(i - j) - 1, 0) for j in range(4)] for i in range(4)]
+        rows = [
+            [trained[step - age][j] if age <= step else trained[step][i] for j, age in enumerate(row)]
+            for i, row in enumerate(ages)
+        ]
+        xs = torch.stack([torch.stack(row).mean(0) for row in rows])
+    assert_close(saved_vectors(tmp_path / "run", topology, ROUNDS), xs, reference.start)
+    assert (result.summary["consensus_rounds"], result.summary["spectral_gap"]) == (3, None)
+    assert result.summary["final_consensus_distance"] < 1e-4 * (xs - xs.mean(0)).norm()
+
+
+@pytest.mark.processes
 def test_mixing_by_samples_reaches_the_weighted_mean(tmp_path: Path) -> None:
     topology = make_topology("path", 4)
     split = {"partition": "quantity:square", "mixing": "samples", "consensus_tolerance": 1e-4}

@@ -13,8 +13,11 @@ from tests.support.helpers import driven, matrix, random_vectors
 from tests.support.one_peer import CONTEXT, SIZE, chunk, finish_round, greeted, message, peer_zero
 
 from p2pfl.algorithms import DPSGD
+from p2pfl.algorithms.adaptive_consensus import AdaptiveConsensus
 from p2pfl.algorithms.base import Algorithm, RoundContext
 from p2pfl.algorithms.chebyshev import Chebyshev
+from p2pfl.algorithms.exact_diffusion import ExactDiffusion
+from p2pfl.algorithms.quasi_global import QuasiGlobal
 from p2pfl.algorithms.robust import Clipped, Median, Robust, TrimmedMean
 from p2pfl.payload import Payload
 from p2pfl.protocol.events import Flushed, Lost, Recorded, Trained
@@ -116,6 +119,10 @@ def test_a_neighbor_that_is_away_when_a_round_begins_gets_nothing_and_that_is_sa
     "algorithm",
     [
         *(DPSGD(overlapped, wire) for overlapped in (False, True) for wire in ("fp32", "bf16")),
+        QuasiGlobal(),
+        ExactDiffusion(),
+        ExactDiffusion("bf16"),
+        AdaptiveConsensus(),
         *(Robust(rule) for rule in (Clipped(1), TrimmedMean(1), Median())),
         Chebyshev(0.5),
     ],

@@ -33,7 +33,12 @@ SYNCHRONOUS = [name for name, entry in ALGORITHMS.items() if entry.synchronous]
 WAYS = [(order, wire) for order in ("atc", "overlapped") for wire in ("fp32", "bf16")]
 CASES = [
     *((algorithm, *way, attack) for algorithm in SYNCHRONOUS for way in WAYS[:1] for attack in ("", *ATTACKS)),
-    *((algorithm, *way, "inner-product") for algorithm in SYNCHRONOUS for way in WAYS[1:]),
+    *(
+        (algorithm, order, wire, "inner-product")
+        for algorithm in SYNCHRONOUS
+        for order, wire in WAYS[1:]
+        if order in ALGORITHMS[algorithm].orders and wire in ALGORITHMS[algorithm].wire_dtypes
+    ),
     *(("toy_algorithm:HeavyBall", *WAYS[0], attack) for attack in ("", "inner-product")),
 ]
 

@@ -15,6 +15,7 @@ from tests.support.fault_scripts import fault
 from p2pfl import RunConfig, make_topology
 from p2pfl.errors import P2PFLError
 from p2pfl.modes import topology_of
+from p2pfl.registry import ALGORITHMS
 from p2pfl.run.paths import MODEL_FILE, peer_dirs
 from p2pfl.run.records import RoundRecord, read_rounds
 from p2pfl.sim.link import LinkSpeed
@@ -60,6 +61,28 @@ def test_slow_links_take_virtual_time_and_change_no_bit(tmp_path: Path) -> None:
     assert same(fast.run_dir, slow.run_dir)
     assert fast.clock.now() == 3.0, "three rounds of a second, and nothing else takes time"
     assert slow.clock.now() > 3.0 + 3 * 0.5
+
+
+SYNCHRONOUS = [name for name, entry in ALGORITHMS.items() if entry.synchronous]
+
+
+@pytest.mark.parametrize("algorithm", SYNCHRONOUS)
+def test_no_algorithm_makes_a_running_variance_negative(tmp_path: Path, algorithm: str) -> None:
+    """Twenty rounds of ten steps of a net with batch normalization."""
+    robust = {"byzantine": 1} if ALGORITHMS[algorithm].tolerates_byzantine else {}
+    options = {
+        "model": "user_models:mixed_net",
+        "rounds": 20,
+        "local_steps": 10,
+        "batch_size": 8,
+        "algorithm": algorithm,
+        **robust,
+    }
+    swarm = simulation(tmp_path, make_topology("complete", 3), checkpoint=False, **options)
+    swarm.run()
+    variances = [tensor for name, tensor in model(swarm.run_dir).items() if name.endswith("running_var")]
+    assert variances
+    assert all(bool((variance >= 0).all()) for variance in variances)
 
 
 @pytest.mark.parametrize("options", [{"order": "overlapped"}, {"wire_dtype": "bf16"}, {"seed": 1}])

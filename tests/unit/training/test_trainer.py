@@ -190,6 +190,20 @@ def test_reset_momentum_forgets_at_the_start_of_every_round() -> None:
     assert not torch.equal(kept.vector, reset.vector)
 
 
+def test_the_sum_of_gradients_is_what_plain_sgd_moves_by() -> None:
+    """Σ (g + c) = (x before − x after) / lr, and 0 at the places of buffers."""
+    peer = trainer(small_config(momentum=0.0, weight_decay=0.0, schedule="constant", local_steps=3, lr=0.5))
+    total = torch.ones_like(peer.vector)
+    before = peer.vector.clone()
+    request = LocalTraining(correction=torch.linspace(-0.1, 0.1, peer.layout.size), gradient_sum=total)
+    stats = peer.train(1, lambda steps: None, lambda: False, request)
+    assert stats.lr_sum == 1.5
+    for slot in peer.layout.slots:
+        moved = slot.view(before - peer.vector) / 0.5
+        expected = moved if slot.is_parameter else torch.zeros_like(moved)
+        torch.testing.assert_close(slot.view(total), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_correction_is_added_to_every_gradient() -> None:
     """With plain SGD, the correction moves each parameter by −lr times itself.
 

@@ -1,0 +1,56 @@
+"""Settings that an algorithm needs or has not, and the mixing matrix that it gets."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from p2pfl.config import RunConfig, check_together
+from p2pfl.errors import ConfigError, TopologyError
+from p2pfl.modes import assign_roles, mixing_note
+from p2pfl.topology import make_topology, mixing_matrix, smallest_eigenvalue
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"algorithm": "quasi-global", "order": "overlapped"}, "--order overlapped: quasi-global has only --order atc"),
+        ({"algorithm": "quasi-global", "momentum": 0.0}, "--momentum 0: quasi-global is a kind of momentum"),
+        ({"algorithm": "quasi-global", "reset_momentum": True}, "--reset-momentum: quasi-global sets the momentum"),
+        ({"algorithm": "relay-sum", "wire_dtype": "bf16"}, "--wire-dtype bf16: the rounded sums of relay-sum"),
+        ({"algorithm": "relay-sum", "mixing": "samples"}, "--mixing samples: relay-sum counts all peers alike"),
+        ({"algorithm": "exact-diffusion", "order": "overlapped"}, "--order overlapped: exact-diffusion has only"),
+        ({"algorithm": "gradient-tracking", "order": "overlapped"}, "--order overlapped: gradient-tracking has only"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_together(RunConfig.of(**options))
+    assert str(caught.value).startswith(message)
+
+
+def test_adaptive_consensus_has_both_orders_and_needs_no_momentum() -> None:
+    for order in ("atc", "overlapped"):
+        check_together(RunConfig.of(algorithm="adaptive-consensus", order=order, momentum=0.0))
+
+
+@pytest.mark.parametrize(("n", "is_lazy"), [(8, True), (7, False)])
+def test_exact_diffusion_mixes_lazily_where_an_eigenvalue_is_too_small(n: int, is_lazy: bool) -> None:
+    """Even rings with Metropolis weights stand exactly at −1/3."""
+    topology = make_topology("ring", n)
+    plain = mixing_matrix(topology)
+    assert (smallest_eigenvalue(plain) < -1 / 3 + 1e-9) == is_lazy
+    config = RunConfig.of(algorithm="exact-diffusion")
+    expected = (np.eye(n) + plain) / 2 if is_lazy else plain
+    np.testing.assert_array_equal(assign_roles(config, topology).matrix, expected)
+    note = mixing_note(config, topology)
+    assert (note is not None) == is_lazy
+    if note is not None:
+        assert note.startswith("mixes with (I + W) / 2: the smallest eigenvalue of W is -0.3333")
+    assert mixing_note(RunConfig.of(), topology) is None
+
+
+def test_exact_diffusion_refuses_a_matrix_that_is_not_symmetric() -> None:
+    config = RunConfig.of(algorithm="exact-diffusion", mixing="uniform")
+    with pytest.raises(TopologyError, match=r"exact-diffusion needs a symmetric mixing matrix, and --mixing uniform"):
+        assign_roles(config, make_topology("exponential", 6))
