@@ -42,7 +42,7 @@ KINDS: Mapping[Kind, str] = {
     "edge_down": "The sender continues without this neighbor: the edge goes down at both ends.",
     "heartbeat": "The sender is at work, though it has nothing else to say.",
     "goodbye": "The sender has finished its last round; a coordinator dismisses its clients.",
-    "introduction": "Description of a peer's own data (--partition own), whose number stands in the place of the round.",
+    "introduction": "Description of a peer's own data (--partition own); that peer's number takes the round's place.",
 }
 """Meaning of each kind of message."""
 _WITH_BODY = frozenset({"hello", "introduction"})
