@@ -5,6 +5,7 @@ documentation and the tests over all algorithms read it from here, and `load` im
 Adding an algorithm, averaging rule, attack, mixing, partition, data set or model is one module, one entry and one test.
 """
 
+# Longer than other modules: the tables stand in one place.
 from __future__ import annotations
 
 import importlib

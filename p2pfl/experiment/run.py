@@ -57,9 +57,8 @@ def run_swarm(topology: Topology, config: RunConfig | None = None, *, resume: Pa
     is in the run directory, with a summary and a report.
 
     Examples:
-        >>> ring = load_topology("topologies/ring-4.graphml")  # doctest: +SKIP
         >>> config = RunConfig.of(dataset="digits", width=0.25, rounds=3)
-        >>> result = run_swarm(ring, config)  # doctest: +SKIP
+        >>> result = run_swarm(make_topology("ring", 4), config)  # doctest: +SKIP
         >>> result.summary["consensus_accuracy"]  # doctest: +SKIP
     """
     return run(config or RunConfig(), topology, resume=resume)
@@ -79,8 +78,7 @@ def run(
     `link_delay` holds back every message for so many seconds: the slow link of benchmarks and tests.
 
     Examples:
-        >>> config = RunConfig.of(mode="centralized", num_clients=4, num_selected=2)
-        >>> result = run(config)  # doctest: +SKIP
+        >>> result = run(RunConfig.of(mode="centralized", num_clients=4, num_selected=2))  # doctest: +SKIP
     """
     with interruptible():
         return _run(config, topology_of(config) or topology, resume, again, link_delay)

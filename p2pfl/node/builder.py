@@ -118,7 +118,7 @@ def _setting(
 ) -> _Setting:
     """Load the data, build the model, and find out where the process continues."""
     dataset = data.load(spec.dataset)
-    content = dataset.content
+    spec = replace(spec, settings=f"{spec.settings}-{dataset.content[:DIGITS]}")
     if known is None:
         split = split_of_run(spec.config, roles, dataset)
     else:
@@ -131,7 +131,6 @@ def _setting(
         write_shard_record(peer_dir, ShardRecord(list(dataset.classes), trainer.class_counts))
     else:
         trainer.class_counts = []
-    spec = replace(spec, settings=f"{spec.settings}-{content[:DIGITS]}")
     if spec.index == roles.coordinator:
         trainer.momentum = torch.zeros_like(trainer.host)  # the server's, on the host like all that it computes
     # The very last round is done again, since the work after it may not have happened.

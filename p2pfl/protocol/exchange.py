@@ -182,10 +182,8 @@ class Exchange:
         return self.mixer.request(self._round_context(training), self._context.local_training)
 
     def _round_context(self, done: ev.Trained) -> RoundContext:
-        neighborhood = self._schedule(self.round)
-        return RoundContext(
-            self.round, neighborhood, done.steps, done.samples, done.loss, lr=done.lr, lr_sum=done.lr_sum
-        )
+        trained = done.steps, done.samples, done.loss, done.lr, done.lr_sum
+        return RoundContext(self.round, self._schedule(self.round), *trained)
 
     # Bootstrap
 
