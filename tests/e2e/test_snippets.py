@@ -52,8 +52,6 @@ def test_commands_stand_in_blocks_that_are_run() -> None:
     begin = ("    p2pfl ", "    python run_peers.py ", "    python -m p2pfl")
     found = []
     for document, blocks in BLOCKS.items():
-        if document == Path("README.md"):  # until it has blocks
-            continue
         inside = {number for block in blocks for number in range(block.line, block.line + block.text.count("\n") + 2)}
         lines = (ROOT / document).read_text(encoding="utf-8").splitlines()
         found += [f"{document}:{n}" for n, line in enumerate(lines, 1) if line.startswith(begin) and n not in inside]
