@@ -90,7 +90,8 @@ def test_blocks_are_found_with_their_names_and_needs() -> None:
             "compare topologies/ring-8.graphml topologies/mesh-8.graphml --dataset digits --centralized "
             "--num-selected 8,3",
             "compare topologies/ring-4.graphml topologies/mesh-4.graphml --dataset digits --centralized "
-            "--num-selected 4,3 --local-steps 2 --eval-samples 64 --rounds 2 --width 0.125 --model vgg11 --consensus-tolerance 0.1",
+            "--num-selected 4,3 --local-steps 2 --eval-samples 64 --rounds 2 --width 0.125 --model vgg11 "
+            "--consensus-tolerance 0.1",
         ),
         (
             "gossip topologies/ring-8.graphml --dataset digits --model vgg11 --width 0.1 --rounds 9 --faults f.toml",
