@@ -87,14 +87,21 @@ def test_blocks_are_found_with_their_names_and_needs() -> None:
             "sgd --epochs 2 --dataset digits --model mine:net --local-steps 2 --eval-samples 64",
         ),
         (
-            "compare topologies/ring-8.graphml --dataset digits --centralized --num-selected 8,3",
-            "compare topologies/ring-4.graphml --dataset digits --centralized --num-selected 4,3 --local-steps 2 "
-            "--eval-samples 64 --rounds 2 --width 0.125 --model vgg11 --consensus-tolerance 0.1",
+            "compare topologies/ring-8.graphml topologies/mesh-8.graphml --dataset digits --centralized "
+            "--num-selected 8,3",
+            "compare topologies/ring-4.graphml topologies/mesh-4.graphml --dataset digits --centralized "
+            "--num-selected 4,3 --local-steps 2 --eval-samples 64 --rounds 2 --width 0.125 --model vgg11 "
+            "--consensus-tolerance 0.1",
         ),
         (
             "gossip topologies/ring-8.graphml --dataset digits --model vgg11 --width 0.1 --rounds 9 --faults f.toml",
             "gossip topologies/ring-8.graphml --dataset digits --model vgg11 --width 0.1 --rounds 9 --faults f.toml "
             "--local-steps 2 --eval-samples 64 --consensus-tolerance 0.1",
+        ),
+        (
+            "compare topologies/ring-20.graphml topologies/small-world-20.graphml --rounds 1 --width 0.1",
+            "compare topologies/ring-20.graphml topologies/small-world-20.graphml --rounds 1 --width 0.1 "
+            "--local-steps 2 --eval-samples 64 --model vgg11 --dataset digits --consensus-tolerance 0.1",
         ),
         ("gossip --resume runs/1 --rounds 60", "gossip --resume runs/1 --rounds 3"),
         ("topology make ring -n 16 -o ring.gml", "topology make ring -n 16 -o ring.gml"),

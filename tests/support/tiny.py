@@ -15,7 +15,7 @@ TRAINING = frozenset(("gossip", "peer", "centralized", "sgd", "local", "compare"
 MIXING = frozenset(("gossip", "peer", "compare"))
 PEERS = 4
 # Options that name peers or rounds, or count them.
-NAMING = frozenset(("--faults", "--profile", "--min-peers", "--byzantine", "--node"))
+NAMING = frozenset(("--faults", "--profile", "--min-peers", "--node"))
 IMAGES = "images"  # an image folder of the session
 WIDTH = 0.125
 
@@ -48,11 +48,10 @@ def tiny_dataset(value: str) -> str:
     return "digits" if value == "cifar10" else value
 
 
-def tiny_topology(word: str) -> str:
-    """Path of the same kind of graph with few peers, where the folder has one."""
-    name = re.fullmatch(r"(.*-)(\d+)(\.\w+)", word)
-    smaller = f"{name[1]}{PEERS}{name[3]}" if name and int(name[2]) > PEERS else word
-    return smaller if Path(smaller).is_file() else word
+def tiny_topologies(words: list[str]) -> list[str]:
+    """Words with topology files of few peers, if there are such files for all."""
+    smaller = [re.sub(r"^(topologies/.*-)\d+(\.\w+)$", rf"\g<1>{PEERS}\2", word) for word in words]
+    return smaller if all(Path(word).is_file() for word in smaller if word.startswith("topologies/")) else words
 
 
 def tiny_arguments(words: list[str]) -> list[str]:
@@ -71,7 +70,7 @@ def tiny_arguments(words: list[str]) -> list[str]:
     if command == "centralized":
         smaller["--num-selected"] = _at_most(PEERS - 2)
     if not NAMING & set(given):
-        given = [tiny_topology(word) for word in given]
+        given = tiny_topologies(given)
     for option, change in smaller.items():
         given = _replaced(given, option, change)
     given = _without(given, "--local-epochs")
