@@ -1,7 +1,8 @@
 """Pictures of the documentation, made from real runs.
 
-`python -m docs.make_pictures`: a ring of eight peers on digits and a comparison of a ring with a full mesh run in a temporary folder; a headless
-Chromium takes pictures of their reports. Each picture is a PNG of few colors, so that the files stay small.
+`python -m docs.make_pictures`: a ring of eight peers on digits and a comparison of a ring with a full mesh run in a
+temporary folder; a headless Chromium takes pictures of their reports. Each picture is a PNG of few colors, so that the
+files stay small.
 """
 
 from __future__ import annotations
