@@ -98,18 +98,21 @@ class Interleaving:
     def options(self) -> list[Step]:
         """Every event that could come next, in a fixed order; time is none of them."""
         found: list[Step] = []
-        awake = [me for me in self.live if me not in self.paused]
+        awake = {me for me in self.live if me not in self.paused}
         for sender, receiver, link in self.links.all():
             if receiver in awake:
-                found += [Step("deliver-stranded", sender, receiver)] * bool(link.stranded)
-                is_next = link.is_up and not (link.stranded and link.reads_stranded_first)
-                found += [Step("deliver", sender, receiver)] * (bool(link.under_way) and is_next)
-            if sender in awake and (sender, receiver) in self._healing and receiver in self.live:
+                if link.stranded:
+                    found.append(Step("deliver-stranded", sender, receiver))
+                if link.under_way and link.is_up and not (link.stranded and link.reads_stranded_first):
+                    found.append(Step("deliver", sender, receiver))
+            if (sender, receiver) in self._healing and sender in awake and receiver in self.live:
                 found.append(Step("heal", receiver, sender))
         for me in awake:
             found += [Step("learn", event.neighbor, me) for event in self._learnable(me)]
-            found += [Step("work", me, me)] * (me in self.work)
-            found += [Step("flush", me, me)] * self.logics[me].wants_flush
+            if me in self.work:
+                found.append(Step("work", me, me))
+            if self.logics[me].wants_flush:
+                found.append(Step("flush", me, me))
         return sorted(found, key=lambda step: (step.other, step))
 
     def do(self, step: Step) -> None:

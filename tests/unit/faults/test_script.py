@@ -229,6 +229,19 @@ def test_delayed_messages_keep_their_order(tmp_path: Path) -> None:
     assert found == [1, 2, 3, 4]
 
 
+def test_a_message_behind_a_delayed_one_is_due_no_earlier(tmp_path: Path) -> None:
+    """Otherwise a transport would poll without pause until the delayed one is sent."""
+    rounds = iter([5, 9])
+    script = read(tmp_path, fault(kind="delay", edge=["1", "0"], rounds=[5, 8], seconds=3.0))
+    faulty = Conditioner(
+        MemoryTransport(MemoryHub(), "near"), ScriptedFaults(script, 0, lambda: next(rounds)), lambda: 7
+    )
+    faulty.connect({1: "far"}, 64)
+    for number in (1, 2):
+        faulty.send(1, message("ack", number))
+    assert faulty.next_due == 10.0
+
+
 CHILD = """
 import sys, threading
 from pathlib import Path
