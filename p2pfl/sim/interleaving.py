@@ -284,6 +284,9 @@ class Interleaving:
         elif isinstance(action, Note):
             self.notes.append((me, action))
         else:
+            # Links that may stand again at any time do so now: the last messages of a process are not lost with them.
+            for a, b in sorted(ends for ends in self._healing if ends[0] == me):
+                self.heal(a, b)
             self.ended[me] = action
             self.work.pop(me, None)
             self._end_links(me, None)

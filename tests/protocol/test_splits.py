@@ -108,8 +108,7 @@ def test_a_stopped_run_ends_with_the_same_bits(tmp_path: Path, chosen: dict[str,
     stopped = Simulation(topology_for(config), config)
     while not list(stopped.run_dir.glob(f"peers/*/checkpoint/{checkpoint_name(2)}")):
         assert stopped.step()
-    for node in stopped.nodes:
-        node.driver.close()
+    stopped.close()
     Simulation(topology_for(config), config, resume=stopped.run_dir).run()
     assert results(tmp_path / "stopped", config) == results(tmp_path / "whole", config)
     assert len(results(tmp_path / "whole", config)) > 0
