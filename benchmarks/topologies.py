@@ -48,7 +48,7 @@ class Settings:
         "complete",
     )
     """Topologies, as `p2pfl topology make` names them."""
-    peers: tuple[int, ...] = (16, 64)
+    peers: tuple[int, ...] = (16,)
     """Numbers of peers."""
     degree: int = 4
     """Neighbors of a peer of small-world and random-regular."""
