@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 from torch import nn
 
 from p2pfl import RunConfig, data, make_topology
@@ -85,11 +86,19 @@ class Cut:
 def _swarm(config: RunConfig, run_dir: Path, dataset: Path, resume: bool) -> None:
     """Process with all peers as threads; exit status 0 if all have finished."""
     os.setsid()
+    # After a fork torch makes a new pool of threads at its first use. Where threads of a process meet there, one of
+    # them fails ("Invalid thread pool!", torch 2.14). A worker sets its number of threads before it starts any.
+    torch.set_num_threads(1)
     topology = make_topology("ring", PEERS)
     fingerprint = run_fingerprint(assign_roles(config, topology), config)
     sockets = Path(tempfile.mkdtemp(prefix="p2pfl-", dir=run_dir.parent))
     endpoints = {peer: f"ipc://{sockets}/{peer}" for peer in range(PEERS)}
-    codes: dict[int, int] = {}
+
+    def report(message: messages.FromWorker) -> None:
+        """End the swarm with the first peer that fails: the others would wait for it."""
+        if isinstance(message, messages.Failed):
+            print(f"{run_dir}: {message.reason}", file=sys.stderr, flush=True)
+            os._exit(1)
 
     def work(index: int) -> None:
         spec = messages.WorkerSpec(
@@ -103,7 +112,8 @@ def _swarm(config: RunConfig, run_dir: Path, dataset: Path, resume: bool) -> Non
             resume=resume,
             endpoints=endpoints,
         )
-        codes[index] = run(spec, lambda message: None, Control())
+        if run(spec, report, Control()) != 0:
+            os._exit(1)
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(PEERS)]
     for thread in threads:
@@ -111,7 +121,7 @@ def _swarm(config: RunConfig, run_dir: Path, dataset: Path, resume: bool) -> Non
     for thread in threads:
         thread.join()
     shutil.rmtree(sockets, ignore_errors=True)
-    os._exit(0 if codes == dict.fromkeys(range(PEERS), 0) else 1)
+    os._exit(0)
 
 
 class ThreadSwarms:
