@@ -25,6 +25,7 @@ from p2pfl.launch.fork_server import ForkServer
 HERE = Path(__file__).parent
 LONGEST = (
     "e2e/test_soak.py",
+    "e2e/test_snippets.py",
     "processes/test_centralized_faults.py",
     "processes/test_gossip_faults.py",
     "e2e/test_benchmarks.py",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.support.paths import ROOT
 from tests.support.snippet_session import Session
 from tests.support.snippets import DOCUMENTS, NEEDS, PARSED, RUN, SHOWN, Block, blocks_of
 from tests.support.tiny import tiny_arguments, tiny_python
@@ -51,10 +52,8 @@ def test_commands_stand_in_blocks_that_are_run() -> None:
     begin = ("    p2pfl ", "    python run_peers.py ", "    python -m p2pfl")
     found = []
     for document, blocks in BLOCKS.items():
-        if document == Path("README.md"):  # until it has blocks
-            continue
         inside = {number for block in blocks for number in range(block.line, block.line + block.text.count("\n") + 2)}
-        lines = (Path(__file__).parents[2] / document).read_text(encoding="utf-8").splitlines()
+        lines = (ROOT / document).read_text(encoding="utf-8").splitlines()
         found += [f"{document}:{n}" for n, line in enumerate(lines, 1) if line.startswith(begin) and n not in inside]
     assert found == []
 
@@ -87,11 +86,29 @@ def test_blocks_are_found_with_their_names_and_needs() -> None:
             "sgd --epochs 5 --dataset digits --model mine:net",
             "sgd --epochs 2 --dataset digits --model mine:net --local-steps 2 --eval-samples 64",
         ),
+        (
+            "compare topologies/ring-8.graphml topologies/mesh-8.graphml --dataset digits --centralized "
+            "--num-selected 8,3",
+            "compare topologies/ring-4.graphml topologies/mesh-4.graphml --dataset digits --centralized "
+            "--num-selected 4,3 --local-steps 2 --eval-samples 64 --rounds 2 --width 0.125 --model vgg11 "
+            "--consensus-tolerance 0.1",
+        ),
+        (
+            "gossip topologies/ring-8.graphml --dataset digits --model vgg11 --width 0.1 --rounds 9 --faults f.toml",
+            "gossip topologies/ring-8.graphml --dataset digits --model vgg11 --width 0.1 --rounds 9 --faults f.toml "
+            "--local-steps 2 --eval-samples 64 --consensus-tolerance 0.1",
+        ),
+        (
+            "compare topologies/ring-20.graphml topologies/small-world-20.graphml --rounds 1 --width 0.1",
+            "compare topologies/ring-20.graphml topologies/small-world-20.graphml --rounds 1 --width 0.1 "
+            "--local-steps 2 --eval-samples 64 --model vgg11 --dataset digits --consensus-tolerance 0.1",
+        ),
         ("gossip --resume runs/1 --rounds 60", "gossip --resume runs/1 --rounds 3"),
         ("topology make ring -n 16 -o ring.gml", "topology make ring -n 16 -o ring.gml"),
     ],
 )
-def test_sizes_are_made_tiny(command: str, tiny: str) -> None:
+def test_sizes_are_made_tiny(command: str, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)  # which has smaller topologies
     assert tiny_arguments(command.split()) == tiny.split()
 
 

@@ -23,6 +23,7 @@ NOT_COPIED = (".*", "build", "dist", "runs", "results", "*.egg-info", "__pycache
 def run(*command: str | Path, folder: Path) -> str:
     """Run a command outside of the checkout, without the paths that lead there."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COVERAGE"))}
+    environment["OMP_NUM_THREADS"] = "1"  # threads of busy cores wait for each other
     done = subprocess.run(
         list(map(str, command)),
         cwd=folder,

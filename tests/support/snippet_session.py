@@ -54,26 +54,32 @@ class Session:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(self._filled(text), encoding="utf-8")
         if block.language == "bash":
-            self._bash(block, self._filled(block.text))
+            self._bash(block.place, self._filled(block.text))
         elif block.language == "python":
             name = block.name or f"snippet_{block.line}.py"
             (self.here / name).write_text(self._filled(tiny_python(block.text)), encoding="utf-8")
-            self._bash(block, f"python {name}")
+            self._bash(block.place, f"python {name}")
         elif block.language == "toml":
             self._toml(block)
         elif block.language == "json":
             json.loads(block.text)
 
     def _filled(self, text: str) -> str:
-        """Text with the newest run in place of RUN_DIR."""
+        """Text with the newest run in place of RUN_DIR.
+
+        A document for readers who have a run gets one.
+        """
         if "RUN_DIR" not in text:
             return text
-        runs = sorted(self.here.rglob("rounds.jsonl"), key=lambda path: path.stat().st_mtime_ns)
-        if not runs:
-            raise SnippetError("RUN_DIR stands for the newest run of the document, but it has none before")
-        return text.replace("RUN_DIR", str(runs[-1].parents[2].relative_to(self.here)))
+        if not self._runs():
+            self._bash("a run for RUN_DIR", "p2pfl gossip topologies/ring-4.graphml")
+        newest = max(self._runs(), key=lambda path: path.stat().st_mtime_ns)
+        return text.replace("RUN_DIR", str(newest.parents[2].relative_to(self.here)))
 
-    def _bash(self, block: Block, text: str) -> None:
+    def _runs(self) -> list[Path]:
+        return list(self.here.rglob("peers/*/rounds.jsonl"))
+
+    def _bash(self, place: str, text: str) -> None:
         where = self.folder.parent / "where"
         script = f"set -euo pipefail\n{text}\nwait\npwd > '{where}'\n"
         environment = {
@@ -97,9 +103,9 @@ class Session:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
             out, _ = process.communicate()
-            raise SnippetError(f"{block.place}: not finished after {TIMEOUT:g} s\n{text}\n{out}") from None
+            raise SnippetError(f"{place}: not finished after {TIMEOUT:g} s\n{text}\n{out}") from None
         if process.returncode:
-            raise SnippetError(f"{block.place}: exit status {process.returncode}\n{text}\n{out}")
+            raise SnippetError(f"{place}: exit status {process.returncode}\n{text}\n{out}")
         self.here = Path(where.read_text(encoding="utf-8").strip())
 
     def _toml(self, block: Block) -> None:

@@ -29,7 +29,7 @@ NEEDS = {
     "installation": "packages are installed, a repository is cloned or an environment is activated",
     "machines": "several machines",
     "network": "data are downloaded",
-    "time": "minutes to hours at every size",
+    "time": "minutes to hours, or somebody at the keyboard",
 }
 _FENCE = re.compile(r"^(?P<indent> *)(?P<marks>`{3,}|~{3,})(?P<language>[\w+-]*) *(?P<rest>.*)$")
 _NEEDS = re.compile(r"<!-- needs: ([a-z]+) -->")

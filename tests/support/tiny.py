@@ -1,7 +1,8 @@
 """Tiny sizes for commands and scripts of documents, so that each takes seconds.
 
 Documents show real sizes. All of them are made smaller here and nowhere else: two rounds of two steps, a small VGG-11,
-bundled digits in place of a download. Names, topologies, algorithms and faults stay.
+four peers on the same kind of graph, bundled digits in place of a download. Algorithms and faults stay, and with faults
+the rounds and peers that these name.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from pathlib import Path
 
 TRAINING = frozenset(("gossip", "peer", "centralized", "sgd", "local", "compare"))
 MIXING = frozenset(("gossip", "peer", "compare"))
+PEERS = 4
+# Options that name peers or rounds, or count them.
+NAMING = frozenset(("--faults", "--profile", "--min-peers", "--node"))
 IMAGES = "images"  # an image folder of the session
 WIDTH = 0.125
 
@@ -26,7 +30,8 @@ _SMALLER: dict[str, Callable[[str], str]] = {
     "--num-rounds": _at_most(2),
     "--local-steps": _at_most(2),
     "--eval-samples": _at_most(64),
-    "--num-clients": _at_most(4),
+    "--num-clients": _at_most(PEERS),
+    "--num-selected": lambda value: ",".join(dict.fromkeys(map(_at_most(PEERS), value.split(",")))),
     "--width": _at_most(WIDTH),
     "--seeds": lambda value: ",".join(value.split(",")[:2]),
     "--model": lambda value: re.sub(r"^vgg\d+$", "vgg11", value),
@@ -43,6 +48,12 @@ def tiny_dataset(value: str) -> str:
     return "digits" if value == "cifar10" else value
 
 
+def tiny_topologies(words: list[str]) -> list[str]:
+    """Words with topology files of few peers, if there are such files for all."""
+    smaller = [re.sub(r"^(topologies/.*-)\d+(\.\w+)$", rf"\g<1>{PEERS}\2", word) for word in words]
+    return smaller if all(Path(word).is_file() for word in smaller if word.startswith("topologies/")) else words
+
+
 def tiny_arguments(words: list[str]) -> list[str]:
     """Arguments of `p2pfl` with tiny sizes; those that do not train stay."""
     if not words or words[0] not in TRAINING or "--help" in words:
@@ -57,7 +68,9 @@ def tiny_arguments(words: list[str]) -> list[str]:
         smaller.pop("--rounds")
         smaller.pop("--num-rounds")
     if command == "centralized":
-        smaller["--num-selected"] = _at_most(2)
+        smaller["--num-selected"] = _at_most(PEERS - 2)
+    if not NAMING & set(given):
+        given = tiny_topologies(given)
     for option, change in smaller.items():
         given = _replaced(given, option, change)
     given = _without(given, "--local-epochs")
@@ -80,7 +93,7 @@ def _added(command: str, given: list[str]) -> list[str]:
     if command in MIXING:
         wanted["--consensus-tolerance"] = "0.1"
     if command == "centralized":
-        wanted |= {"--num-clients": "4", "--num-selected": "2"}
+        wanted |= {"--num-clients": f"{PEERS}", "--num-selected": f"{PEERS - 2}"}
     return [word for option, value in wanted.items() if option not in given for word in (option, value)]
 
 

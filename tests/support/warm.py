@@ -35,7 +35,10 @@ from typing import Any, NoReturn
 ADDRESS = "P2PFL_TEST_SERVER"  # in the environment: the path of the server's socket
 ROOT = Path(__file__).parents[2]
 IMPORTED = ("torch", "torchvision", "zmq", "networkx", "safetensors.torch", "sklearn.datasets", "tyro", "rich.live")
-IMPORTED += ("matplotlib.backends.backend_agg", "jinja2", "PIL.Image")
+IMPORTED += ("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "jinja2")
+IMPORTED += ("PIL.Image", "PIL.BmpImagePlugin", "PIL.GifImagePlugin", "PIL.JpegImagePlugin", "PIL.PpmImagePlugin")
+IMPORTED += ("tyro._backends._tyro_backend", "tyro._backends._argparse_formatter", "typeguard")
+IMPORTED += tuple(f"tyro.constructors._struct_spec_{kind}" for kind in ("attrs", "dataclass", "msgspec", "pydantic"))
 LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
 # Variables that are read when a process or a library starts. A command whose values differ from the server's is cold.
 READ_AT_START = ("OMP_", "MKL_", "OPENBLAS_", "MALLOC_", "GLIBC_", "LD_", "PYTHON", "TORCH", "CUDA_", "MPL")
@@ -382,7 +385,11 @@ def _name_process(name: str) -> None:
 
 
 def start_server(folder: Path) -> subprocess.Popen[bytes]:
-    """Start the server of a session; it imports nothing before the first request."""
+    """Start the server of a session; it imports nothing before the first request.
+
+    A command's own computation takes one thread, as in the test itself: several of busy cores wait for each other, at
+    many times the cost. Workers of a run set their number of threads.
+    """
     listener = socket.socket(socket.AF_UNIX)
     address = str(folder / "warm")
     listener.bind(address)
@@ -391,7 +398,9 @@ def start_server(folder: Path) -> subprocess.Popen[bytes]:
     with listener:
         number = listener.fileno()
         words = [sys.executable, str(Path(__file__)), str(number)]
-        return subprocess.Popen(words, pass_fds=[number], stdin=subprocess.DEVNULL, start_new_session=True)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "start_new_session": True, "env": environment}
+        return subprocess.Popen(words, pass_fds=[number], **options)
 
 
 if __name__ == "__main__":

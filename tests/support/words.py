@@ -18,6 +18,8 @@ from tests.support.paths import ROOT
 CLEAN: tuple[str, ...] = (
     ".github",
     ".pre-commit-config.yaml",
+    "CHANGELOG.md",
+    "CITATION.cff",
     "CONTRIBUTING.md",
     "Makefile",
     "README.md",
