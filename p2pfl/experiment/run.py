@@ -25,6 +25,7 @@ from p2pfl.node.limits import allow_open_files
 from p2pfl.report import check_drawing, complete_summary, known_facts, summarize, write_report, write_summary
 from p2pfl.run.directory import check_results, create_run_dir, locked, remove_unused, update_dataset, with_kept_files
 from p2pfl.run.fingerprint import resume_fingerprint
+from p2pfl.run.partition_file import as_given
 from p2pfl.run.paths import peer_dir
 from p2pfl.run.records import RoundRecord, read_recorded
 from p2pfl.run.settings import fault_script, resolve
@@ -108,6 +109,7 @@ def _run(
     allow_open_files(roles.topology.n, max(len(links) for links in roles.links))
     run_dir = resume or create_run_dir(roles.topology, config)
     remedy = how_to_resume(config, again or f"p2pfl {config.mode} --resume {shlex.quote(str(run_dir))}")
+    given = config
     with explained(run_dir), locked(run_dir):
         try:
             begins = (
@@ -122,6 +124,8 @@ def _run(
                 remove_unused(run_dir)
             if isinstance(error, KeyboardInterrupt) and run_dir.exists():
                 raise Interrupted("interrupted", remedy=remedy) from None
+            if resume is None and isinstance(error, ConfigError):
+                raise as_given(error, given, run_dir) from None
             raise
         if resume is not None:
             update_dataset(run_dir, config)

@@ -47,6 +47,7 @@ def draw_shards(run: RecordedRun) -> Figure:
     look: dict[str, Any] = {"color": style.BLUE, "edgecolor": style.INK, "linewidth": 0.5}
     right.barh(range(len(shards)), counts.sum(axis=1), height=0.72, **look)
     right.set(xlabel="samples in all")
+    right.locator_params(axis="x", nbins=4)
     for axes in (left, right):
         axes.grid(visible=False)
     return figure
@@ -62,19 +63,20 @@ def draw_class_accuracy(run: RecordedRun) -> Figure:
         return style.empty_plot(figure, axes, "The accuracy of each class is not recorded.")
     look: dict[str, Any] = {"color": style.BLUE, "edgecolor": style.INK, "linewidth": 0.5}
     axes.bar(range(len(values)), [np.nan if value is None else 100 * value for value in values], width=0.72, **look)
-    _name(axes, shards[0].classes, "x")
+    _name(axes, shards[0].classes, "x", room=45)
     axes.grid(visible=False, axis="x")
     return figure
 
 
-def _name(axes: Axes, names: list[str], axis: str) -> None:
+def _name(axes: Axes, names: list[str], axis: str, room: int = 90) -> None:
+    """Name peers or classes; `room`: characters that fit beside each other."""
     every = -(-len(names) // _MAX_NAMES)
     places = range(0, len(names), every)
     shown = [style.plot_text(names[place], 14) for place in places]
     if axis == "y":
         axes.set_yticks(places, shown, fontsize=8 if len(names) <= 24 else 6)
         return
-    crowded = sum(len(name) for name in shown) > 70
+    crowded = sum(len(name) for name in shown) > room
     axes.set_xticks(places, shown, fontsize=8 if len(names) <= 24 else 6, rotation=90 if crowded else 0)
 
 

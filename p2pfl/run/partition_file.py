@@ -31,6 +31,15 @@ def partition_bytes(path: str) -> bytes:
         raise ConfigError(f"--partition file:{unreadable(Path(path), error)}") from None
 
 
+def as_given(error: ConfigError, given: RunConfig, run_dir: Path) -> ConfigError:
+    """The same error about a partition's file, under the name that its user gave.
+
+    Its copy is gone once the run directory of a run that could not start is removed.
+    """
+    path = given.data.partition_file
+    return error if path is None else ConfigError(str(error).replace(str(run_dir / kept_name(path)), path))
+
+
 def with_kept_partition(config: RunConfig, run_dir: Path) -> RunConfig:
     """Replace a partition's file by its copy in the run directory.
 
