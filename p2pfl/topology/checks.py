@@ -199,13 +199,13 @@ def _one_way(graph: Adjacency, members: Sequence[str], names: dict[str, str]) ->
     back = reachable(first, graph.predecessors)
     if len(back) < len(members):
         lost = [node for node in members if node not in back]
-        return f"{names[first]!r} cannot be reached from {names[lost[0]]!r}{_nor(lost)}"
+        return f"{names[first]!r} cannot be reached from {names[lost[0]]!r}{_more(lost)}"
     return ""
 
 
 def _unreached(lost: Sequence[str], start: str, names: dict[str, str]) -> str:
-    return f"{names[lost[0]]!r}{_nor(lost)} cannot be reached from {names[start]!r}"
+    return f"{names[lost[0]]!r}{_more(lost)} cannot be reached from {names[start]!r}"
 
 
-def _nor(lost: Sequence[str]) -> str:
-    return f" (nor {len(lost) - 1} more)" if len(lost) > 1 else ""
+def _more(lost: Sequence[str]) -> str:
+    return f" and {len(lost) - 1} more" if len(lost) > 1 else ""
