@@ -213,7 +213,7 @@ def mixing_note(config: RunConfig, topology: Topology) -> str | None:
         return None
     return (
         f"mixes with (I + W) / 2: the smallest eigenvalue of W is {smallest_eigenvalue(plain):.4f}, and "
-        f"{config.gossip.algorithm} needs one above -1/3"
+        f"{config.gossip.algorithm} needs one above {entry.least_eigenvalue:.4f}"
     )
 
 

@@ -55,6 +55,8 @@ class Entry:
     the tree's diameter."""
     kept_vectors: int = 0
     """Vectors as long as the model that a peer keeps beside those of D-PSGD."""
+    kept_per_neighbor: int = 0
+    """Vectors as long as the model that a peer keeps for each neighbor, in the consensus phase, too."""
 
 
 _YIN = "Yin et al. 2018, Byzantine-robust distributed learning: towards optimal statistical rates"
@@ -95,7 +97,7 @@ ALGORITHMS: Mapping[str, Entry] = {
         "sums relayed along a spanning tree, which average exactly after as many rounds as its diameter (RelaySGD)",
         "Vogels et al. 2021, RelaySum for decentralized deep learning on heterogeneous data",
         orders=("atc",),
-        kept_vectors=4,
+        kept_per_neighbor=2,
         uses_tree=True,
         wire_dtypes=("fp32",),
     ),

@@ -142,7 +142,8 @@ class Attacking(Algorithm[AttackState[S]]):
 
     Its own mix is the honest one.
 
-    It falsifies x; other vectors of a payload, such as gradient tracking's, are sent as they are.
+    It falsifies x; other vectors and scalars of a payload are sent as they are, such as gradient tracking's z and the
+    counts of RelaySum, of which each neighbor gets the falsified x as its whole message.
     """
 
     inner: Algorithm[S]

@@ -7,7 +7,9 @@ algorithm 1) writes the same:
     ψ^{t+1} = x^t − η g^t                                       adapt
     φ = ψ^{t+1} + (η_t / η_{t−1}) (x^t − ψ^t)                    correct
     x^{t+1} = W φ                                               combine
-x^t − ψ^t sums to 0 over the peers and undoes what the differences between their data contribute. It needs a symmetric
+x^t − ψ^t sums to 0 over the peers and undoes what the differences between their data contribute. A peer that dies takes
+its part with it: the others continue as if its last gradients still counted. Where peers take different numbers of
+steps (--round-length epochs), the factor differs between them, and the sum is 0 only up to that. It needs a symmetric
 W whose smallest eigenvalue is above −1/3; other symmetric ones are replaced by (I + W) / 2 when the run is set up. The
 papers keep η constant; the factor η_t / η_{t−1} keeps the correction in proportion, or x would jump where a schedule
 changes η. With K local steps (a rule of ours) ψ is what training makes of x, and η the sum of their learning rates.

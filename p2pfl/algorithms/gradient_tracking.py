@@ -8,7 +8,8 @@ Koloskova & Stich 2024, "Decentralized gradient tracking with local steps", algo
     K times: x_i ← x_i − η (g_i(x_i) + c_i);  z_i: mean of the K vectors g_i + c_i
     x_i⁺ = Σ_j W_ij x_j,  c_i⁺ = c_i − z_i + Σ_j W_ij z_j
 x and z travel: twice the bytes of D-PSGD. The local optimizer may have momentum, which then acts on g + c. Weight decay
-is applied by each peer and not tracked.
+is applied by each peer and not tracked. A peer that dies takes its correction with it: the others continue as if its
+last gradients still counted.
 """
 
 from __future__ import annotations

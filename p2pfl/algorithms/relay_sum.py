@@ -7,7 +7,8 @@ heterogeneous data", algorithm 1), on a tree of n peers, with h_i what training 
 Each x_j thus enters x_i once, as old as its distance in the tree; in the first rounds, and where a neighbor is missing,
 h_i stands in for what has not come. Any number of local steps makes an h_i.
 
-As the final merge every h_i stays what it is, so that after as many rounds as the tree's diameter all hold the mean.
+As the final merge every h_i stays what it is and nothing stands in for what is missing, so that after as many rounds as
+the tree's diameter all hold the mean: of all peers, or of those that the living part of the tree connects.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class RelaySumState:
 
     messages, counts: m and c by neighbor, of the last round or as far as they have come in this one. outdated:
     neighbors whose message counts in this round, but is not relayed in the next. sent: this round's messages to them.
-    sender, filled: whose message comes in, and how many elements of it have come.
+    sender, filled: whose message comes in, and how many elements of it have come. round: the last one.
     """
 
     x: Tensor
@@ -43,6 +44,7 @@ class RelaySumState:
     counts: dict[int, int] = field(default_factory=dict)
     outdated: set[int] = field(default_factory=set)
     sent: dict[int, Tensor] = field(default_factory=dict)
+    round: int | None = None
     sender: int | None = None
     filled: int = 0
 
@@ -70,9 +72,11 @@ class RelaySum(Algorithm[RelaySumState]):
 
     def outgoing(self, state: RelaySumState, ctx: RoundContext) -> Outgoing:
         state.neighborhood, state.sender = ctx.neighborhood, None
-        for neighbor in state.outdated:
+        skipped = state.round is not None and ctx.round != state.round + 1
+        for neighbor in list(state.counts) if skipped else state.outdated:
             state.counts.pop(neighbor, None)
         state.outdated.clear()
+        state.round = ctx.round
         payloads = {}
         for neighbor in ctx.neighborhood.outgoing:
             message = state.sent.setdefault(neighbor, torch.empty_like(state.x)).copy_(state.x)
@@ -108,7 +112,8 @@ class RelaySum(Algorithm[RelaySumState]):
 
     def finish(self, state: RelaySumState, ctx: RoundContext) -> Tensor:
         known = self._known(state, ctx.neighborhood.incoming)
-        own = max(0, self.peers - sum(state.counts[k] for k in known))
+        # In the merge nobody stands in: without a dead peer's side of the tree the mean is that of the others.
+        own = 1 if self.is_merge else max(0, self.peers - sum(state.counts[k] for k in known))
         total = own + sum(state.counts[k] for k in known)
         torch.mul(state.x, own / total, out=state.mixed)
         for k in known:
@@ -124,7 +129,7 @@ class RelaySum(Algorithm[RelaySumState]):
         return [neighbor for neighbor in sorted(neighbors) if state.counts.get(neighbor)]
 
     def state_dict(self, state: RelaySumState) -> Saved:
-        saved: dict[str, Tensor | float] = {}
+        saved: dict[str, Tensor | float] = {} if state.round is None else {"round": float(state.round)}
         for neighbor in self._known(state, state.counts.keys() - state.outdated):
             saved[f"count.{neighbor}"] = float(state.counts[neighbor])
             saved[f"message.{neighbor}"] = state.messages[neighbor]
@@ -135,5 +140,7 @@ class RelaySum(Algorithm[RelaySumState]):
             kind, _, neighbor = name.partition(".")
             if isinstance(value, Tensor):
                 state.messages[int(neighbor)] = value.clone()
-            elif kind == "count":
+            elif kind == "round":
+                state.round = int(value)
+            else:
                 state.counts[int(neighbor)] = int(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from p2pfl import registry
 from p2pfl.config.data import DataConfig
 from p2pfl.config.run import RunConfig
+from p2pfl.config.sections import GossipConfig
 from p2pfl.errors import ConfigError
 
 
@@ -106,8 +107,14 @@ def _check_algorithm(config: RunConfig) -> None:
             f"--wire-dtype {dtype}: the rounded sums of {name} would not keep the mean of the peers; "
             f"use {' or '.join(entry.wire_dtypes)}"
         )
-    if entry.uses_tree and registry.MIXINGS[config.gossip.mixing].weighs_by_samples:
-        raise ConfigError(f"--mixing {config.gossip.mixing}: {name} counts all peers alike; leave it out")
+    mixing, plain = config.gossip.mixing, GossipConfig()
+    if entry.uses_tree and mixing != plain.mixing:
+        raise ConfigError(f"--mixing {mixing}: {name} counts all peers alike, along a tree; leave it out")
+    if entry.uses_tree and config.gossip.consensus_tolerance != plain.consensus_tolerance:
+        tolerance = config.gossip.consensus_tolerance
+        raise ConfigError(f"--consensus-tolerance {tolerance:g}: the final merge of {name} is exact; leave it out")
+    if entry.least_eigenvalue is not None and registry.MIXINGS[mixing].weighs_by_samples:
+        raise ConfigError(f"--mixing {mixing}: {name} needs a symmetric mixing matrix; leave it out")
     if entry.needs_momentum and config.training.momentum == 0:
         raise ConfigError(f"--momentum 0: {name} is a kind of momentum; choose one above 0 or --algorithm dpsgd")
     if entry.needs_momentum and config.training.reset_momentum:

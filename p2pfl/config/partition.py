@@ -28,10 +28,11 @@ def checked_partition(value: str) -> str:
         known = is_count(argument) and int(argument) > 0
         check(known, "partition", value, f"{entry.argument} must be a whole number above 0")
         return f"{name}:{int(argument)}"
-    if entry.argument.startswith("ALPHA") and argument not in GROWTHS[: 3 * ("|" in entry.argument)]:
+    growths = GROWTHS if "|" in entry.argument else ()
+    if entry.argument.startswith("ALPHA") and argument not in growths:
         alpha = _number(argument)
         span = f"from {LEAST_ALPHA:g} to {MOST_ALPHA:,.0f}"
-        others = f", or one of {', '.join(GROWTHS)}" if "|" in entry.argument else ""
+        others = f", or one of {', '.join(growths)}" if growths else ""
         known = LEAST_ALPHA <= alpha <= MOST_ALPHA
         check(known, "partition", value, f"ALPHA must be a number {span}, such as 0.5{others}")
         return f"{name}:{int(alpha) if alpha.is_integer() else repr(alpha)}"

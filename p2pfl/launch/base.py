@@ -12,7 +12,7 @@ from p2pfl.config import RunConfig
 from p2pfl.faults import FaultScript
 from p2pfl.launch.events import StartWorker
 from p2pfl.launch.observers import Observer
-from p2pfl.modes import Roles
+from p2pfl.modes import Roles, uses_tree
 from p2pfl.node.messages import FromWorker, ToWorker
 from p2pfl.run.paths import peer_dir
 from p2pfl.topology import Topology
@@ -126,6 +126,8 @@ class LaunchSpec:
 
     @property
     def _shrink(self) -> str:
+        if uses_tree(self.config):
+            return "which give all peers the exact mean"
         return f"which shrink the peers' disagreement to {self.config.gossip.consensus_tolerance:g}"
 
 

@@ -95,7 +95,7 @@ def assemble(
     about their own data, where nothing is dealt out.
     """
     setting = _setting(spec, assign_roles(spec.config, topology), peer_dir, report, known)
-    roles, trainer, context = setting.roles, setting.trainer, _context(setting)
+    roles, trainer, context = setting.roles, setting.trainer, replace(_context(setting), introductions=known or {})
     recorder = Recorder(
         spec.config,
         spec.run_dir,

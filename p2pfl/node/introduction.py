@@ -17,7 +17,7 @@ from p2pfl.modes import assign_roles
 from p2pfl.node import messages
 from p2pfl.node.control import Control
 from p2pfl.node.system import SystemClock
-from p2pfl.protocol.introduction import Introduction, Introductions, is_too_long, united_classes
+from p2pfl.protocol.introduction import MOST_CLASSES, Introduction, Introductions, is_too_long, united_classes
 from p2pfl.protocol.wire import GREETING_BYTES
 from p2pfl.run.paths import INTRODUCTIONS_FILE
 from p2pfl.topology import Topology
@@ -52,8 +52,20 @@ def introduce(
         assert spec.endpoints is not None
         transport.connect({link: spec.endpoints[link] for link in sorted(links)}, topology.n * GREETING_BYTES)
         _run(protocol, transport, control, spec.config.exchange.start_timeout, topology)
+    _check_number_of_classes(protocol.known, topology)
     _save(peer_dir, protocol.known)
     return protocol.known
+
+
+def _check_number_of_classes(known: Known, topology: Topology) -> None:
+    """Raise ConfigError if the classes of all make the model too large."""
+    count = len(united_classes(known))
+    if count > MOST_CLASSES:
+        most = max(known, key=lambda peer: len(known[peer].classes))
+        raise ConfigError(
+            f"--partition own: the peers have {count:,} classes together, {len(known[most].classes):,} of them peer "
+            f"{topology.names[most]}; at most {MOST_CLASSES:,} are possible"
+        )
 
 
 def _run(protocol: Introductions, transport: Transport, control: Control, seconds: float, topology: Topology) -> None:
@@ -78,6 +90,8 @@ def _run(protocol: Introductions, transport: Transport, control: Control, second
             missing = tuple(protocol.missing)
             names = ", ".join(topology.names[peer] for peer in missing[:8])
             why = f"no introduction of peer {names} within {seconds:.0f} s (--start-timeout)"
+            if set(missing) <= protocol.known.keys():
+                why = f"peer {names} has not heard of all peers within {seconds:.0f} s (--start-timeout)"
             raise NeighborError(why, "no-greeting", missing)
         events = transport.poll(min(_POLL_SECONDS, deadline - now))
         if stopped:

@@ -268,8 +268,8 @@ def _exchange_memory(config: RunConfig, whole: int, coded: int, degree: int) -> 
         return 2 * whole + (coded if coded != whole else 0) + degree * coded + blocks
     if mode_of(config).mixes:
         entry = registry.entry_of("algorithm", config.gossip.algorithm)
-        kept = whole * (0 if entry is None else entry.kept_vectors)
-        training = kept + coded + whole + waiting * coded
+        kept, beside = (0, 0) if entry is None else (entry.kept_vectors, entry.kept_per_neighbor * degree)
+        training = (kept + beside + 1) * whole + (1 + waiting) * coded
         # The consensus phase exchanges float32 while what training sent last is kept.
-        return max(training, coded + (CONSENSUS_VECTORS + waiting) * whole)
+        return max(training, coded + (CONSENSUS_VECTORS + beside + waiting) * whole)
     return 2 * whole + (coded if coded != whole else 0) + waiting * coded

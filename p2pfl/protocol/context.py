@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from p2pfl.payload import LocalTraining, Payload
 from p2pfl.protocol.greeting import Greeting
+from p2pfl.protocol.introduction import Introduction
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class PeerContext:
     """The request to local training that the run's settings make."""
     greeting: Greeting = field(default_factory=Greeting)
     """What neighbors must have been started with too."""
+    introductions: Mapping[int, Introduction] = field(default_factory=dict)
+    """Descriptions of all peers' own data, for a neighbor that has to learn them once more."""
 
     @property
     def last_round(self) -> int:

@@ -25,6 +25,7 @@ from p2pfl.protocol.aggregation import Mixer, Phases
 from p2pfl.protocol.context import PeerContext
 from p2pfl.protocol.exchange import Exchange
 from p2pfl.protocol.greeting import MismatchError
+from p2pfl.protocol.introduction import Introducer
 from p2pfl.protocol.states import PEER, Stage
 from p2pfl.protocol.timeouts import FailureDetector
 from p2pfl.protocol.watch import Verdict, Watch
@@ -56,6 +57,7 @@ class Peer:
         self.stage = Stage.NEW
         self._detector = FailureDetector(self.context)
         self._watch = Watch(self.context, self._exchange, self._detector)
+        self._introducer = Introducer(context.me, context.links, context.run, context.introductions)
         self._is_trained = False
         self._training = ev.Trained()  # result of this round's local training
 
@@ -186,9 +188,9 @@ class Peer:
 
     def _on_received(self, message: Message, now: float) -> list[ev.Action]:
         header, exchange = message.header, self._exchange
-        if header.kind == "introduction":  # of a neighbor that does not know yet that this peer knows all
-            is_ours = header.run == self.context.run and header.sender in self.context.links
-            return [self._membership.greet(header.sender, self.round)] if is_ours else []
+        if header.kind == "introduction":
+            words = self._introducer.answer(header)
+            return [*words, self._membership.greet(header.sender, self.round)] if words else []
         try:
             self.channel.check(message)
             self._detector.heard(header.sender, now)

@@ -86,6 +86,7 @@ _TYPES: dict[str, Any] = {
     "consensus_bytes": int | None,
     "rounds_completed": int,
     "busiest_peer": str | None,
+    "class_accuracy": dict[str, float | None] | None,
     "lost_peers": list[str],
     "missing_peers": list[MissingPeer],
     "components": list[Disconnected],

@@ -61,7 +61,8 @@ class Simulation:
         self.workers: dict[int, SimWorker] = {}  # the newest of each process
         self.lines: list[str] = []  # shown by the supervisor and the processes
         self._world = World(self.clock, self.network, topology, train_seconds)
-        self._dataset = data.prepare(config.data.dataset, config.data.data_dir, lambda *_: None)
+        chosen = config.data
+        self._dataset = data.prepare(chosen.dataset, chosen.data_dir, lambda *_: None, chosen.pictures)
         run = run_fingerprint(roles, config)
         script = fault_script(config, topology)
         self._spec = LaunchSpec(roles, config, self.run_dir, run, run, resume is not None, script=script)

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from p2pfl.errors import ProtocolError
 from p2pfl.protocol.events import Received, Reconnected, Send
 from p2pfl.protocol.introduction import (
+    AT_ONCE,
     REPEAT_SECONDS,
+    Introducer,
     Introduction,
     Introductions,
     decode,
@@ -108,9 +110,46 @@ def test_messages_that_do_not_belong_here_change_nothing() -> None:
         ("run", 1, 0, body),  # about this peer itself, by another
     ]:
         message = Message(Header(VERSION, run, "introduction", sender, subject, length=len(content)), content)
-        assert two.handle(Received(message), 0.0) == []
+        answers = two.handle(Received(message), 0.0)
+        assert bool(answers) == (subject == 7), "a neighbor is heard for the first time"
     assert two.known == {0: about(0)}
     assert [one.neighbor for one in two.handle(Reconnected(1), 0.0)] == [1], "lost messages are said again"
+
+
+def introduced(by: int, subject: int, what: Introduction, known: float = 1.0) -> Received:
+    body = encode(what)
+    header = Header(VERSION, "run", "introduction", by, subject, length=len(body), scalars={"known": known})
+    return Received(Message(header, body))
+
+
+def test_of_a_neighbor_only_its_own_word_counts() -> None:
+    three = Introductions(0, 3, [1, 2], "run", about(0))
+    three.handle(introduced(1, 2, Introduction(["forged"], 1, [0.0] * 3, [1.0] * 3)), 0.0)
+    assert 2 not in three.known
+    three.handle(introduced(2, 2, about(2)), 0.0)
+    assert three.known[2] == about(2)
+
+
+@pytest.mark.parametrize("n", [3, 200])
+def test_a_peer_that_starts_when_all_are_at_work_learns_all(n: int) -> None:
+    """Such as one that has lost its folder: a peer at work passes on what it knows."""
+    known = {peer: about(peer) for peer in range(n)}
+    late, answering = Introductions(0, n, [1], "run", about(0)), Introducer(1, {0, 2}, "run", known)
+    now, sends = 0.0, late.start(0.0)
+    for _ in range(10):
+        own = [send.message.header for send in sends if send.message.header.round == 0]
+        answers = [answer for header in own for answer in answering.answer(header)]
+        assert len(answers) <= (AT_ONCE + 1) * len(own)
+        for answer in answers:
+            late.handle(Received(answer.message), now)
+        if late.is_done:
+            break
+        now += REPEAT_SECONDS
+        sends = late.tick(now)
+    assert late.is_done
+    assert late.known == known
+    assert answering.answer(Header(VERSION, "other", "introduction", 0, 0)) == []
+    assert answering.answer(Header(VERSION, "run", "introduction", 2, 0)) == [], "not its own word"
 
 
 @pytest.mark.parametrize(
@@ -121,6 +160,8 @@ def test_messages_that_do_not_belong_here_change_nothing() -> None:
         Introduction(["a"], 1, [0.0] * 2, [1.0] * 3),
         Introduction(["a"], 1, [float("nan")] * 3, [1.0] * 3),
         Introduction(["a" * 256], 1, [0.0] * 3, [1.0] * 3),
+        Introduction(["\x1b[2J"], 1, [0.0] * 3, [1.0] * 3),
+        Introduction(["a"], 1, [1e200] * 3, [1.0] * 3),
     ],
 )
 def test_odd_descriptions_are_refused(odd: Introduction) -> None:

@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+import user_models
 from safetensors.torch import load_file
 from tests.support.fault_scripts import fault
 
 from p2pfl import RunConfig, make_topology
 from p2pfl.errors import P2PFLError
+from p2pfl.model.vector import Layout
 from p2pfl.modes import topology_of
 from p2pfl.registry import ALGORITHMS
-from p2pfl.run.paths import MODEL_FILE, peer_dirs
+from p2pfl.run import checkpoint
+from p2pfl.run.paths import CHECKPOINTS_FOLDER, MODEL_FILE, peer_dirs
 from p2pfl.run.records import RoundRecord, read_rounds
 from p2pfl.sim.link import LinkSpeed
 from p2pfl.sim.swarm import Simulation
@@ -68,7 +71,7 @@ SYNCHRONOUS = [name for name, entry in ALGORITHMS.items() if entry.synchronous]
 
 @pytest.mark.parametrize("algorithm", SYNCHRONOUS)
 def test_no_algorithm_makes_a_running_variance_negative(tmp_path: Path, algorithm: str) -> None:
-    """Twenty rounds of ten steps of a net with batch normalization."""
+    """Twenty rounds of ten steps of a net with batch normalization; of no peer, nor of the mean."""
     robust = {"byzantine": 1} if ALGORITHMS[algorithm].tolerates_byzantine else {}
     options = {
         "model": "user_models:mixed_net",
@@ -78,10 +81,17 @@ def test_no_algorithm_makes_a_running_variance_negative(tmp_path: Path, algorith
         "algorithm": algorithm,
         **robust,
     }
-    swarm = simulation(tmp_path, make_topology("complete", 3), checkpoint=False, **options)
+    swarm_topology = make_topology("complete", 3)
+    swarm = simulation(tmp_path, swarm_topology, **options)
     swarm.run()
     variances = [tensor for name, tensor in model(swarm.run_dir).items() if name.endswith("running_var")]
-    assert variances
+    slots = [slot for slot in Layout.of(user_models.mixed_net(10)).slots if slot.name.endswith("running_var")]
+    for folder in peer_dirs(swarm.run_dir, swarm_topology):
+        found, _ = checkpoint.newest(folder / CHECKPOINTS_FOLDER)
+        assert found is not None
+        assert found.round == 20
+        variances += [slot.view(found.x) for slot in slots]
+    assert len(variances) == 4 * len(slots) > 0
     assert all(bool((variance >= 0).all()) for variance in variances)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from p2pfl.util.text import some
 
 _MOST_BYTES = 1 << 30  # of a file: some tens of millions of samples
 _HEADER = ["sample", "peer"]
+_MOST_DIGITS = 18  # of a sample's number, which NumPy keeps in 64 bits
 Assignment = Mapping[str, Sequence[int]]
 
 
@@ -68,8 +70,8 @@ def read_assignment(path: str) -> Assignment:
 
 def _from_json(where: str, text: str) -> Assignment:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        twice = next((name for name in names if names.count(name) > 1), None)
+        counts = Counter(name for name, _ in pairs)
+        twice = next((name for name, count in counts.items() if count > 1), None)
         if twice is not None:
             raise ConfigError(f"{where}: peer {twice!r} stands there twice")
         return dict(pairs)
@@ -88,16 +90,21 @@ def _from_json(where: str, text: str) -> Assignment:
 
 
 def _from_csv(where: str, text: str) -> Assignment:
-    rows = list(csv.reader(io.StringIO(text)))
-    if not rows or [cell.strip().lower() for cell in rows[0]] != _HEADER:
+    reader = csv.reader(io.StringIO(text))
+    try:
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise ConfigError(f"{where}: line {reader.line_num}: {one_line(error)}") from None
+    if not rows or [cell.strip().lower() for cell in rows[0][1]] != _HEADER:
         raise ConfigError(f"{where}: line 1: must be the heading {','.join(_HEADER)}")
     found: dict[str, list[int]] = {}
-    for line, row in enumerate(rows[1:], start=2):
+    for line, row in rows[1:]:
         if not row:
             continue
-        if len(row) != 2 or not (row[0].strip().isascii() and row[0].strip().isdecimal()):
+        number = row[0].strip()
+        if len(row) != 2 or not (number.isascii() and number.isdecimal() and len(number) <= _MOST_DIGITS):
             raise ConfigError(f"{where}: line {line}: must be a sample's number and a peer's label, such as 17,3")
-        found.setdefault(row[1].strip(), []).append(int(row[0]))
+        found.setdefault(row[1].strip(), []).append(int(number))
     return found
 
 

@@ -52,8 +52,8 @@ PLOTS: tuple[Plot[Sequence[Entry]], ...] = (
     Plot(
         "consensus-distance",
         "Consensus distance in training",
-        "Distance between the peers after each training round, estimated from sketches to about 1.1 %. It depends on the "
-        "gradients, so the spectral gap does not predict it. Bands: all seeds.",
+        "Distance between the peers after each training round, estimated from sketches to about 1.1 %. It depends on "
+        "the gradients, so the spectral gap does not predict it. Bands: all seeds.",
         draw_distances,
     ),
     Plot(

@@ -62,6 +62,39 @@ def test_the_merge_is_exact_after_as_many_rounds_as_the_diameter(kind: str, n: i
     assert all(error > 1e-3 for error in errors[:-1])
 
 
+def test_without_a_dead_peer_the_merge_is_the_mean_of_those_that_are_connected() -> None:
+    n, dead = 6, 4
+    tree = tree_of("path", n)
+    vectors = random_vectors(n, SIZE)
+    peers = driven(RelaySum(n).merge(), mixing_matrix(tree), [vector.clone() for vector in vectors])
+    living = range(dead)  # peer 5 is alone
+    for number in range(1, n + 2):
+        sent = [peer.outgoing(number) for peer in peers]
+        for me in living:
+            peer = peers[me]
+            for sender in peer.schedule(number).incoming:
+                if sender == dead:
+                    peer.algorithm.missing(peer.state, sender, {})
+                else:
+                    peer.accumulate(sender, sent[sender][me])
+        found = [peers[me].finish(number) for me in living]
+    for vector in found:
+        torch.testing.assert_close(vector, torch.stack(vectors[:dead]).mean(0))
+
+
+def test_messages_of_rounds_long_past_are_not_relayed() -> None:
+    vectors = random_vectors(3, SIZE)
+    peers = driven(RelaySum(3), mixing_matrix(tree_of("path", 3)), vectors)
+    sent = [peer.outgoing(1) for peer in peers]
+    peers[1].mix(sent, 1)
+    saved = peers[1].algorithm.state_dict(peers[1].state)
+    resumed = driven(RelaySum(3), mixing_matrix(tree_of("path", 3)), random_vectors(3, SIZE))[1]
+    resumed.algorithm.load_state_dict(resumed.state, saved)
+    assert resumed.outgoing(2)[0].scalars == {"count": 2.0}
+    resumed.algorithm.load_state_dict(resumed.state, saved)
+    assert resumed.outgoing(5)[0].scalars == {"count": 1.0}
+
+
 def test_a_missing_neighbors_side_of_the_tree_is_replaced_by_the_peers_own_vector() -> None:
     vectors = random_vectors(4, SIZE)
     peers = driven(RelaySum(4), mixing_matrix(tree_of("path", 4)), vectors)
@@ -87,8 +120,8 @@ def test_a_message_of_an_edge_that_goes_down_counts_in_its_round_and_is_not_rela
     middle.algorithm.edge_reset(middle.state, 2)
     torch.testing.assert_close(middle.finish(1), mean)
     assert "count.2" not in middle.algorithm.state_dict(middle.state)
-    assert middle.outgoing(2)[0].scalars == {"count": 1.0}
-    assert middle.outgoing(2)[2].scalars == {"count": 2.0}
+    following = middle.outgoing(2)
+    assert [following[neighbor].scalars for neighbor in (0, 2)] == [{"count": 1.0}, {"count": 2.0}]
 
 
 @pytest.mark.parametrize("count", [-3.0, 1e300, 0.5])
