@@ -71,7 +71,7 @@ SYNCHRONOUS = [name for name, entry in ALGORITHMS.items() if entry.synchronous]
 
 @pytest.mark.parametrize("algorithm", SYNCHRONOUS)
 def test_no_algorithm_makes_a_running_variance_negative(tmp_path: Path, algorithm: str) -> None:
-    """Twenty rounds of ten steps of a net with batch normalization; of no peer, nor of the mean."""
+    """No peer's, nor that of the mean, in twenty rounds of ten steps."""
     robust = {"byzantine": 1} if ALGORITHMS[algorithm].tolerates_byzantine else {}
     options = {
         "model": "user_models:mixed_net",
