@@ -46,14 +46,17 @@ GENERATORS: Mapping[str, Callable[..., str]] = {
     "summary": run_directory.summary,
 }
 _REQUEST = re.compile(r"^<!-- generate: ([a-z-]+)((?: \S+)*) -->$", re.MULTILINE)
+_SOURCE_ONLY = re.compile(r"<!-- source only -->\n.*?<!-- end of source only -->\n+", re.DOTALL)
 _ANY = re.compile(r"<!--\s*generate\b.*?-->", re.DOTALL)
 
 
 def fill(markdown: str) -> str:
     """Replace each request of a page by what it asks for.
 
+    What is meant for readers of the source alone, `<!-- source only -->` to `<!-- end of source only -->`, is left out.
     Raises ValueError for a request that is not understood, and KeyError for what lacks a description.
     """
+    markdown = _SOURCE_ONLY.sub("", markdown)
     filled = _REQUEST.sub(lambda found: _generated(found[1], found[2].split()), markdown)
     if odd := _ANY.search(filled):
         raise ValueError(f"not understood: {odd[0]}; write it as <!-- generate: NAME ARGUMENTS --> on its own line")

@@ -110,9 +110,6 @@ def _check_algorithm(config: RunConfig) -> None:
     mixing, plain = config.gossip.mixing, GossipConfig()
     if entry.uses_tree and mixing != plain.mixing:
         raise ConfigError(f"--mixing {mixing}: {name} counts all peers alike, along a tree; leave it out")
-    if entry.uses_tree and config.gossip.consensus_tolerance != plain.consensus_tolerance:
-        tolerance = config.gossip.consensus_tolerance
-        raise ConfigError(f"--consensus-tolerance {tolerance:g}: the final merge of {name} is exact; leave it out")
     if entry.least_eigenvalue is not None and registry.MIXINGS[mixing].weighs_by_samples:
         raise ConfigError(f"--mixing {mixing}: {name} needs a symmetric mixing matrix; leave it out")
     if entry.needs_momentum and config.training.momentum == 0:

@@ -99,7 +99,7 @@ class GossipConfig:
     smaller --lr)."""
     consensus_tolerance: float = 1e-3
     """Consensus phase: after the last round peers only mix, until their disagreement has shrunk to this fraction (not
-    guaranteed with robust algorithms)."""
+    guaranteed with robust algorithms; relay-sum needs none, since its final merge is exact)."""
     min_peers: Annotated[int | None, unset("INT", "all")] = None
     """Least number of peers: the others continue without peers that are lost, unless fewer than this remain."""
 

@@ -75,8 +75,8 @@ def unlisted_text(directory: Path, paths: Sequence[str]) -> list[str]:
     if not unused:
         return []
     return [
-        f"{_counted(len(unused), 'file is', 'files are')} not used, being no pictures in a class folder "
-        f"of a known format: {some(unused)}"
+        f"{_counted(len(unused), 'file is', 'files are')} not used (no picture of a known format in a class folder): "
+        f"{some(unused)}"
     ]
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import safetensors
 
 from p2pfl.config import RunConfig, replace_options
-from p2pfl.errors import CheckpointError, ConfigError
+from p2pfl.errors import CheckpointError, ConfigError, OtherVersionError
 from p2pfl.modes import Roles, mode_of
 from p2pfl.report import known_facts, read_summary, summarize, write_summary
+from p2pfl.run.checkpoint import newest
 from p2pfl.run.directory import open_run_dir, write_settings
 from p2pfl.run.fingerprint import SCHEDULES_OVER_ALL_ROUNDS
 from p2pfl.run.identity import run_id_of
@@ -78,17 +79,26 @@ def has_other_rounds(run_dir: Path, config: RunConfig) -> bool:
         return False
     if saved.training.schedule in SCHEDULES_OVER_ALL_ROUNDS:
         model = run_dir / MODEL_FILE
-        remedy = f"start a new run from its model: --init {model}" if model.is_file() else "leave it out"
+        remedy = f"start a new run from its model: --init {model}" if model.is_file() else "leave --rounds out"
         raise ConfigError(
             f"--rounds {asked}: {run_dir} was started with {before}, and --schedule {saved.training.schedule} "
             f"depends on their number; {remedy}"
         )
+    _check_version(peer_dirs(run_dir, topology)[0])
     if not saved.record.checkpoint:
         raise ConfigError(f"--rounds {asked}: {run_dir} keeps no checkpoints to resume from; leave it out")
     done = max(_rounds_done(folder) for folder in peer_dirs(run_dir, topology))
     if asked < done:
         raise ConfigError(f"--rounds {asked}: {run_dir} has done {done} rounds; choose {done} or more")
     return True
+
+
+def _check_version(peer_dir: Path) -> None:
+    """Raise ConfigError for checkpoints of another version, before anything of a finished run is changed."""
+    try:
+        newest(peer_dir / CHECKPOINTS_FOLDER)
+    except OtherVersionError as error:
+        raise ConfigError(f"{error}; start a new run, or continue with that version") from None
 
 
 def prolong(run_dir: Path, config: RunConfig) -> None:

@@ -115,9 +115,9 @@ def _run(
             begins = (
                 "" if resume is None else starting_point(_with_sizes(roles, config, run_dir), config, run_dir, again)
             )
+            config = with_kept_files(config, run_dir)
             if longer:
                 prolong(run_dir, config)
-            config = with_kept_files(config, run_dir)
             outcome = _launch(_planned(roles, config, run_dir, resume is not None, binds, link_delay), begins)
         except (KeyboardInterrupt, P2PFLError) as error:
             if resume is None:  # what was there before stays, whatever it holds

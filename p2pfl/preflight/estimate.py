@@ -140,7 +140,7 @@ def check_settings(config: RunConfig, peers: int, info: data.DatasetInfo) -> Tri
         raise ConfigError(f"--dataset {config.data.dataset}: {info.train_samples} samples for {peers} peers")
     shard, batch = info.train_samples // peers, config.training.batch_size
     if batch > shard:
-        raise ConfigError(f"--batch-size {batch}: a peer's shard has {shard} samples; choose 1 to {shard}")
+        raise ConfigError(f"--batch-size {batch}: a peer's shard has {shard} samples in the mean; choose 1 to {shard}")
     return check_model(config, len(info.classes))
 
 

@@ -71,7 +71,7 @@ def check_model(config: RunConfig, classes: int) -> TriedModel:
 def _trainer(config: RunConfig, classes: int) -> Trainer:
     """Trainer of a peer with one batch of noise as its data, and one step per round."""
     batch = min(config.training.batch_size, MAX_IMAGES)
-    changes = {"batch_size": batch, "local_steps": 1, "local_epochs": None, "rounds": 1}
+    changes = {"batch_size": batch, "local_steps": 1, "local_epochs": None, "round_length": "steps", "rounds": 1}
     config = replace_options(config, **changes, lr=min(config.training.lr, _TRIAL_LR))
     return Trainer(config, noise_dataset(batch, classes, IMAGES), np.arange(batch), torch.device("cpu"), 0)
 

@@ -55,7 +55,9 @@ def _page(run: RecordedRun, summary: Mapping[str, Any]) -> str:
 
 def _subtitle(run: RecordedRun, summary: Mapping[str, Any]) -> str:
     settings = run.config
-    task = f"{settings.model.model} on {settings.data.dataset}"
+    split = "" if settings.data.partition == "iid" else f" ({settings.data.partition})"
+    rule = f"{settings.gossip.algorithm}, " if run.mode.mixes else ""
+    task = f"{rule}{settings.model.model} at width {settings.model.width:g} on {settings.data.dataset}{split}"
     rounds = f"{summary['rounds_completed']} of {summary['rounds']} rounds"
     drawn = settings.centralized.num_selected
     processes = {

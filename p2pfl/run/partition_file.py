@@ -27,7 +27,7 @@ def partition_bytes(path: str) -> bytes:
     """Content of a partition's file. Raises ConfigError naming it."""
     try:
         return read_file(Path(path).expanduser(), _MOST_BYTES)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: the home of an unknown user
         raise ConfigError(f"--partition file:{unreadable(Path(path), error)}") from None
 
 

@@ -260,8 +260,8 @@ def test_make_and_show(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
     ("words", "line"),
     [
         ([], "--batch-size 1000: a peer's shard has 359 samples (with the settings in FILE); choose 1 to 359"),
-        (["--batch-size", "500"], "--batch-size 500: a peer's shard has 359 samples; choose 1 to 359"),
-        (["--batch_size=500"], "--batch-size 500: a peer's shard has 359 samples; choose 1 to 359"),
+        (["--batch-size", "500"], "--batch-size 500: a peer's shard has 359 samples in the mean; choose 1 to 359"),
+        (["--batch_size=500"], "--batch-size 500: a peer's shard has 359 samples in the mean; choose 1 to 359"),
         (["--batch-size", "8", "--partition", "none"], "--partition none: choose one of iid"),
         (["--batch-size", "8", "--min-peers", "9"], "--min-peers 9: the topology has only 4 peers"),
         (["nowhere--lr.gml"], "nowhere--lr.gml: no such file"),

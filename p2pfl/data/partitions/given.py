@@ -46,6 +46,8 @@ def pooled_file(request: Request) -> Split:
     """All samples that a file gives to anybody, as one shard."""
     assignment = read_assignment(request.argument)
     named = [np.array(samples, dtype=np.int64) for samples in assignment.values()]
+    if not any(len(samples) for samples in named):
+        raise request.refusal("no sample for anybody; give every peer one at least")
     checked = _checked(request, named, tuple(assignment))
     return split_of([np.concatenate(checked.shards)], checked.notes)
 
@@ -57,7 +59,7 @@ def read_assignment(path: str) -> Assignment:
     """
     where = f"--partition file:{path}"
     try:
-        text = read_text(Path(path).expanduser(), _MOST_BYTES)
+        text = read_text(Path(path).expanduser(), _MOST_BYTES).removeprefix("\ufeff")  # as Excel writes it
     except (OSError, RuntimeError) as error:  # RuntimeError: the home of an unknown user
         raise ConfigError(f"--partition file:{unreadable(Path(path), error)}") from None
     except UnicodeDecodeError:

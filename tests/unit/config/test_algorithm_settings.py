@@ -20,7 +20,6 @@ from p2pfl.topology import make_topology, mixing_matrix, smallest_eigenvalue
         ({"algorithm": "relay-sum", "wire_dtype": "bf16"}, "--wire-dtype bf16: the rounded sums of relay-sum"),
         ({"algorithm": "relay-sum", "mixing": "samples"}, "--mixing samples: relay-sum counts all peers alike"),
         ({"algorithm": "relay-sum", "mixing": "weights"}, "--mixing weights: relay-sum counts all peers alike"),
-        ({"algorithm": "relay-sum", "consensus_tolerance": 0.1}, "--consensus-tolerance 0.1: the final merge of relay"),
         ({"algorithm": "exact-diffusion", "mixing": "samples"}, "--mixing samples: exact-diffusion needs a symmetric"),
         ({"algorithm": "exact-diffusion", "order": "overlapped"}, "--order overlapped: exact-diffusion has only"),
         ({"algorithm": "gradient-tracking", "order": "overlapped"}, "--order overlapped: gradient-tracking has only"),

@@ -65,6 +65,10 @@ def test_a_file_that_covers_all_has_no_note(tmp_path: Path) -> None:
         ("3,a\n", "x.csv", "line 1: must be the heading sample,peer"),
         ("sample,peer\n3,a\nb\n", "x.csv", "line 3: must be a sample's number and a peer's label"),
         ("sample,peer\n-3,a\n", "x.csv", "line 2: must be a sample's number"),
+        ("sample,peer\n" + "9" * 30 + ",a\n", "x.csv", "line 2: must be a sample's number"),
+        ("sample,peer\n" + "9" * 5000 + ",a\n", "x.csv", "line 2: must be a sample's number"),
+        ("sample,peer\n3," + "a" * 200_000 + "\n", "x.csv", "line 2: "),
+        ("sample,peer\r3,a\r", "x.csv", "line "),
         ("", "x.txt", "name it .json or .csv"),
     ],
 )
