@@ -94,11 +94,14 @@ def has_other_rounds(run_dir: Path, config: RunConfig) -> bool:
 
 
 def _check_version(peer_dir: Path) -> None:
-    """Raise ConfigError for checkpoints of another version, before anything of a finished run is changed."""
+    """Raise ConfigError for checkpoints of another version.
+
+    In time, before anything of a finished run is changed.
+    """
     try:
         newest(peer_dir / CHECKPOINTS_FOLDER)
     except OtherVersionError as error:
-        raise ConfigError(f"{error}; start a new run, or continue with that version") from None
+        raise ConfigError(str(error)) from None
 
 
 def prolong(run_dir: Path, config: RunConfig) -> None:
