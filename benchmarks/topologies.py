@@ -92,8 +92,8 @@ class Mixing(Algorithm[SimpleNamespace]):
         state.mixed.add_(torch.cat(list(part.vectors["x"])), alpha=state.weights[sender])
 
     def finish(self, state: SimpleNamespace, ctx: RoundContext) -> Tensor:
-        if ctx.round > 1:
-            state.x = state.mixed
+        # Another vector in any case: neighbors may still be taking the old one while the next round trains.
+        state.x = state.mixed if ctx.round > 1 else state.x.clone()
         return torch.as_tensor(state.x)
 
 

@@ -13,7 +13,6 @@ from p2pfl.config import RunConfig, replace_options
 from p2pfl.errors import CheckpointError, ConfigError, OtherVersionError
 from p2pfl.modes import Roles, mode_of
 from p2pfl.report import known_facts, read_summary, summarize, write_summary
-from p2pfl.run.checkpoint import newest
 from p2pfl.run.directory import open_run_dir, write_settings
 from p2pfl.run.fingerprint import SCHEDULES_OVER_ALL_ROUNDS
 from p2pfl.run.identity import run_id_of
@@ -98,6 +97,8 @@ def _check_version(peer_dir: Path) -> None:
 
     In time, before anything of a finished run is changed.
     """
+    from p2pfl.run.checkpoint import newest  # imports torch, which commands that do not train do without
+
     try:
         newest(peer_dir / CHECKPOINTS_FOLDER)
     except OtherVersionError as error:
