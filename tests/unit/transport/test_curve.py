@@ -79,18 +79,21 @@ def test_neighbors_with_keys_talk(trio: Trio, bind: Callable[[str], str]) -> Non
 
 def test_connections_that_end_before_their_first_message_make_room(trio: Trio, bind: Callable[[str], str]) -> None:
     with ZmqTransport(bind("b"), credentials=trio.keys(1, 0)) as victim, zmq.Context() as context:
-        for number in range(8):
+        admitted, deadline = 0, time.monotonic() + 30
+        while admitted < 8:
             neighbor = context.socket(zmq.DEALER)
             for option, value in trio.curve(0, 1).items():
                 neighbor.setsockopt(option, value)
             monitor = neighbor.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH)
             neighbor.connect(victim.endpoint)
             assert monitor.poll(30_000)
-            assert parse_monitor_message(monitor.recv_multipart())["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED, number
+            # On a busy machine the end of the last one may not have been seen yet.
+            admitted += parse_monitor_message(monitor.recv_multipart())["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED
+            assert time.monotonic() < deadline, f"{admitted} of 8 connections were let in"
             neighbor.disable_monitor()
             monitor.close(0)
             neighbor.close(0)
-            poll_until(victim, lambda _: True)
+            victim.poll(0.05)
 
 
 def outsiders(trio: Trio) -> dict[str, dict[int, bytes]]:
