@@ -97,7 +97,7 @@ def _check_version(peer_dir: Path) -> None:
 
     In time, before anything of a finished run is changed.
     """
-    from p2pfl.run.checkpoint import newest  # imports torch, which commands that do not train do without
+    from p2pfl.run.checkpoint import newest  # here, since it imports torch
 
     try:
         newest(peer_dir / CHECKPOINTS_FOLDER)
