@@ -42,6 +42,8 @@ class Entry:
     """Clients or peers count in proportion to the sizes of their shards."""
     covers: bool = True
     """A partition that uses every sample."""
+    names_samples: bool = False
+    """A partition that names samples by their numbers in the whole training set."""
     orders: tuple[str, ...] = ("atc", "overlapped")
     """Values of --order that a gossip algorithm has."""
     wire_dtypes: tuple[str, ...] = ("fp32", "bf16")
@@ -244,9 +246,18 @@ PARTITIONS: Mapping[str, Entry] = {
         options=_DRAWN,
     ),
     "file": Entry(
-        "p2pfl.data.partitions.given:from_file", "your own, from a .json or .csv file", argument="PATH", covers=False
+        "p2pfl.data.partitions.given:from_file",
+        "your own, from a .json or .csv file",
+        argument="PATH",
+        covers=False,
+        names_samples=True,
     ),
-    "own": Entry("p2pfl.data.partitions.given:own", "nothing is dealt out: each peer has its own data", covers=False),
+    "own": Entry(
+        "p2pfl.data.partitions.given:own",
+        "nothing is dealt out: each peer has its own data",
+        covers=False,
+        names_samples=True,
+    ),
 }
 DATASETS: Mapping[str, Entry] = {
     "cifar10": Entry(
