@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from p2pfl.config import EvaluationSet, RunConfig
+from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError
 from p2pfl.faults import FaultScript, load_faults
 from p2pfl.model.sketches import consensus_distance
@@ -145,14 +145,9 @@ def sent_by_process(run: RecordedRun, phase: str | None = None) -> list[int]:
 
 
 def latest_accuracy(records: Sequence[RoundRecord]) -> float | None:
-    """Latest test accuracy before the consensus phase; None if never measured."""
+    """Latest accuracy before the consensus phase; None if never measured."""
     measured = (r.test_accuracy for r in reversed(records) if r.phase == "train" and r.test_accuracy is not None)
     return next(measured, None)
-
-
-def evaluation_set(record: RoundRecord) -> EvaluationSet | None:
-    """Set of a record's accuracies; None where it has none. Older records do not name the test set."""
-    return None if record.test_accuracy is None else record.evaluated_on or "test"
 
 
 def training_distances(run: RecordedRun) -> dict[int, float]:

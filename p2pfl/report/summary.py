@@ -14,8 +14,9 @@ import msgspec
 
 from p2pfl.errors import ConfigError, P2PFLError, unreadable
 from p2pfl.modes import MODES
+from p2pfl.report.evaluated import sets_of
 from p2pfl.report.fields import FIELDS
-from p2pfl.report.load import RecordedRun, evaluation_set, load_run, model_record, of_phase, sent_by_process
+from p2pfl.report.load import RecordedRun, load_run, model_record, of_phase, sent_by_process
 from p2pfl.report.missing import bootstrapped_peers, components, missing_peers
 from p2pfl.report.output import write_text
 from p2pfl.run.paths import SUMMARY_FILE
@@ -169,9 +170,9 @@ def _accuracies(run: RecordedRun) -> dict[str, Any]:
     peers = [record.test_accuracy for record in last if record.test_accuracy is not None]
     measured = len(peers) == len(last) > 0
     model = model_record(run)
-    sets = {evaluation_set(record) for record in (*last, *([] if model is None else [model]))} - {None}
+    sets = sets_of([*last, *([] if model is None else [model])])
     return {
-        "evaluated_on": sets.pop() if len(sets) == 1 else None,
+        "evaluated_on": min(sets) if len(sets) == 1 else None,
         "consensus_accuracy": model.test_accuracy if model else None,
         "mean_peer_accuracy": fmean(peers) if measured else None,
         "worst_peer_accuracy": min(peers) if measured else None,
