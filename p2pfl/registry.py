@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from p2pfl.errors import ConfigError, one_line
+from p2pfl.util.text import nearest
 
 
 @dataclass(frozen=True)
@@ -359,9 +360,19 @@ def _load_own(spec: str, option: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == module_name and (meant := _meant(spec, option)):
+            raise ConfigError(f"{option} {spec}: there is no module {module_name!r}; did you mean {meant}?") from None
         raise ConfigError(f"{option} {spec}: cannot import {module_name!r}: {one_line(error)}") from error
     found = getattr(module, attribute, None)
     if not callable(found):
         state = "is not callable" if hasattr(module, attribute) else "does not exist"
         raise ConfigError(f"{option} {spec}: {attribute!r} {state} in {module.__file__ or module_name}")
     return found
+
+
+def _meant(spec: str, option: str) -> str:
+    """Name of the option's table that was probably meant, with its argument; empty if none is near."""
+    name, _, argument = spec.partition(":")
+    table = TABLES.get(option.removeprefix("--"), {})
+    near = nearest(name, table)
+    return "" if near is None else f"{near}:{argument}" if table[near].argument else near
