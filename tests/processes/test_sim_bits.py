@@ -65,17 +65,8 @@ def check(real: Path, simulated: Path, topology: Topology) -> None:
 
 def facts(folder: Path) -> list[tuple[object, ...]]:
     return [
-        (
-            r.round,
-            r.steps,
-            r.samples,
-            r.train_loss,
-            r.test_accuracy,
-            r.evaluated_on,
-            r.absent,
-            r.missing,
-            r.weights_from,
-        )
+        (r.round, r.steps, r.samples, r.train_loss, r.test_accuracy, r.absent, r.missing, r.weights_from)
+        + (r.evaluated_on, r.test_samples, r.class_accuracy)
         for r in read_rounds(folder)
     ]
 
