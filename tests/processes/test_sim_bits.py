@@ -64,10 +64,19 @@ def check(real: Path, simulated: Path, topology: Topology) -> None:
 
 
 def facts(folder: Path) -> list[tuple[object, ...]]:
+    fields = (
+        "round",
+        "steps",
+        "samples",
+        "train_loss",
+        "test_accuracy",
+        "test_samples",
+        "evaluated_on",
+        "class_accuracy",
+    )
     return [
-        (r.round, r.steps, r.samples, r.train_loss, r.test_accuracy, r.absent, r.missing, r.weights_from)
-        + (r.evaluated_on, r.test_samples, r.class_accuracy)
-        for r in read_rounds(folder)
+        tuple(getattr(record, name) for name in (*fields, "absent", "missing", "weights_from"))
+        for record in read_rounds(folder)
     ]
 
 
