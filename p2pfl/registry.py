@@ -371,7 +371,7 @@ def _load_own(spec: str, option: str) -> Any:
 
 
 def _meant(spec: str, option: str) -> str:
-    """Name of the option's table that was probably meant, with its argument; empty if none is near."""
+    """Name that was probably meant, with its argument; empty if none is near."""
     name, _, argument = spec.partition(":")
     table = TABLES.get(option.removeprefix("--"), {})
     near = nearest(name, table)

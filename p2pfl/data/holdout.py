@@ -15,9 +15,9 @@ from p2pfl.seeding import numpy_generator
 
 
 def hold_out(dataset: Dataset, fraction: float, seed: int) -> Dataset:
-    """Data set with a fraction of its training samples held back; without a fraction the same one.
+    """Data set with a fraction of its training samples held back for validation.
 
-    Their number is rounded, and each class has its share of it, give or take one sample, except that one sample of a
+    With a fraction of 0 it is the same one. Their number is rounded, and each class has its share of it, give or take one sample, except that one sample of a
     class at least stays in training; where the data set says whose its samples are, this holds for each owner. Which
     samples these are depends on the data set and the seed alone, not on partition, peers or mode. Raises ConfigError
     where no sample would be held back.
@@ -41,7 +41,7 @@ def without_test(dataset: Dataset) -> Dataset:
 
 
 def held_out_number(fraction: float, samples: int) -> int:
-    """Number of samples that are held back, as far as one can know without the classes."""
+    """Number of samples held back, as far as one can know without the classes."""
     return int(fraction * samples + 0.5)
 
 
@@ -85,7 +85,10 @@ def _by_owner(dataset: Dataset) -> Iterator[Indices]:
 
 
 def _shares(sizes: Counts, fraction: float, generator: np.random.Generator) -> Counts:
-    """Samples of each class that are held back: by largest remainders, of which equal ones are drawn."""
+    """Samples of each class that are held back.
+
+    By largest remainders, of which equal ones are drawn.
+    """
     quotas = fraction * sizes
     most = np.maximum(sizes - 1, 0)
     shares: Counts = np.minimum(np.floor(quotas).astype(np.int64), most)

@@ -145,7 +145,10 @@ def _reflection(side: int, device: torch.device) -> torch.Tensor:
 
 
 def evaluation_samples(dataset: Dataset, on: EvaluationSet) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Images and labels that hold the test or the validation set, and its places there, int64."""
+    """Images and labels with the test or validation set in them, and its places there.
+
+    The places are int64.
+    """
     if on == "validation" and dataset.held_out is not None:
         return dataset.train_images, dataset.train_labels, dataset.held_out
     return dataset.test_images, dataset.test_labels, torch.arange(len(dataset.test_labels))
@@ -160,9 +163,9 @@ def evaluation_batches(
     batch_size: int = EVALUATION_BATCH,
     on: EvaluationSet = "test",
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of the test or the validation set, unaugmented, in the form of `Batches.batch`.
+    """Batches of the test or validation set, in the form of `Batches.batch`.
 
-    The last one may be smaller. `samples` 0, or more than there are, means the whole set; otherwise that many,
+    Images are not augmented. The last one may be smaller. `samples` 0, or more than there are, means the whole set; otherwise that many,
     drawn from `seed` alone and so the same in every peer and round. Raises ConfigError for a negative number.
     """
     images, labels, chosen = evaluation_samples(dataset, on)

@@ -102,7 +102,10 @@ def _run(protocol: Introductions, transport: Transport, control: Control, second
 
 
 def introduction_of(dataset: data.Dataset) -> Introduction:
-    """Description of a peer's own data set, for the others; its samples are those that it trains on."""
+    """Description of a peer's own data set, for the others.
+
+    Its samples are those that it trains on.
+    """
     return Introduction(list(dataset.classes), len(data.remaining(dataset)), list(dataset.mean), list(dataset.std))
 
 

@@ -23,7 +23,7 @@ def pictures_of(config: RunConfig, index: int | None) -> PictureOptions:
 
 
 def needs_split(config: RunConfig, roles: Roles) -> bool:
-    """Whether only a split of the decoded data set tells the sizes of the shards, or whether the run is refused.
+    """Whether only a split of the decoded data set tells the sizes of the shards.
 
     Plain SGD has all samples, or all that a file gives to anybody.
     """
@@ -33,7 +33,7 @@ def needs_split(config: RunConfig, roles: Roles) -> bool:
 
 
 def training_samples(config: RunConfig, info: data.DatasetInfo) -> int:
-    """Samples that are trained on, as far as one can know before the data set is decoded.
+    """Samples that are trained on, as far as known before the data set is decoded.
 
     Raises ConfigError for an empty validation set.
     """
@@ -47,7 +47,10 @@ def training_samples(config: RunConfig, info: data.DatasetInfo) -> int:
 
 @dataclass(frozen=True)
 class CheckedSplit:
-    """A run's split, the samples of each shard by class, and how many are held back for validation."""
+    """A run's split, and the samples of each shard by class.
+
+    `held_out`: how many are held back for validation.
+    """
 
     split: data.Split
     class_counts: list[list[int]]

@@ -47,7 +47,10 @@ class Axis:
 
 
 def draw_accuracy(run: RecordedRun, axis: Axis) -> Figure:
-    """Accuracy of each evaluated round against `axis`: a line on one set, and marks for what is measured on another."""
+    """Accuracy of each evaluated round against `axis`.
+
+    A line on one set, and marks for what was measured on another.
+    """
     figure = style.new_figure(style.WIDTH, style.HEIGHT)
     axes = figure.add_subplot()
     unit, label = 1, axis.label
@@ -92,7 +95,10 @@ def _is_on(run: RecordedRun, number: int, on: EvaluationSet) -> bool:
 
 
 def _mark_tested(axes: Axes, rows: Mapping[float, Sequence[float]]) -> None:
-    """Accuracies on the test set beside a line of the validation set: means, and bars from worst to best."""
+    """Accuracies on the test set beside a line of the validation set.
+
+    Means, and bars from worst to best.
+    """
     means = [fmean(row) for row in rows.values()]
     spread = np.array([(mean - min(row), max(row) - mean) for mean, row in zip(means, rows.values(), strict=True)])
     look: dict[str, Any] = {"color": style.VERMILION, "capsize": 3, "linestyle": "none", "marker": "s"}

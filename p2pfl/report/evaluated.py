@@ -13,7 +13,10 @@ from p2pfl.run.records import RoundRecord
 
 
 def evaluation_set(record: RoundRecord) -> EvaluationSet | None:
-    """Set of a record's accuracies; None where it has none. Older records do not name the test set."""
+    """Set of a record's accuracies; None where it has none.
+
+    Older records do not name the test set.
+    """
     return None if record.test_accuracy is None else record.evaluated_on or "test"
 
 
@@ -39,7 +42,10 @@ def latest_set(run: RecordedRun) -> EvaluationSet:
 
 
 def latest_accuracies(run: RecordedRun) -> list[float | None]:
-    """Latest accuracy of each process before the consensus phase, all on the same set; None if never measured."""
+    """Latest accuracy of each process before the consensus phase, all on one set.
+
+    None if never measured.
+    """
     on = latest_set(run)
     return [latest_accuracy([record for record in own if evaluation_set(record) == on]) for own in run.records]
 

@@ -12,9 +12,9 @@ from p2pfl.modes import Roles
 
 
 def dataset_of_run(config: RunConfig, dataset: data.Dataset) -> data.Dataset:
-    """Data set with what a run may read of it: its validation set held back, without a test set if --no-test.
+    """Data set with what a run may read of it.
 
-    The statistics of the channels stay those of all training samples. Raises ConfigError for an empty validation set.
+    Its validation set is held back, and there is no test set with --no-test. The statistics of the channels stay those of all training samples. Raises ConfigError for an empty validation set.
     """
     dataset = data.hold_out(dataset, config.data.validation, config.record.seed)
     return dataset if config.data.test else data.without_test(dataset)
@@ -54,9 +54,9 @@ def split_of_run(config: RunConfig, roles: Roles, dataset: data.Dataset) -> data
 
 
 def own_split_of(config: RunConfig, dataset: data.Dataset, sizes: list[int], index: int) -> data.Split:
-    """Split of data that are each peer's own, as one of them sees it (`data.own_split`).
+    """Split of data that are each peer's own, as one of them sees it.
 
-    `sizes`: training samples of each, without those that are held back.
+    As `data.own_split`. `sizes`: training samples of each, without those that are held back.
     """
     dataset = dataset_of_run(config, dataset)
     split = data.own_split(sizes, index, data.remaining(dataset))

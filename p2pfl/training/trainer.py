@@ -189,7 +189,7 @@ class Trainer:
     def evaluate(
         self, samples: int, stopped: Callable[[], bool] = lambda: False, on: EvaluationSet = "test"
     ) -> EvalStats:
-        """Accuracy and loss on the test or the validation set, or on a fixed subset of it (0: all).
+        """Accuracy and loss on a set, or on a fixed subset of it (0: all).
 
         Moves no statistics.
         """

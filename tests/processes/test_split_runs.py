@@ -56,7 +56,7 @@ def test_two_peers_with_their_own_data_agree_on_the_classes(tmp_path: Path) -> N
     assert [one.round for one in saved if one is not None] == [2, 2]
 
 
-def test_two_peers_hold_back_a_part_of_their_own_data(tmp_path: Path) -> None:
+def test_two_peers_hold_back_a_part_of_what_each_has(tmp_path: Path) -> None:
     pair = Pair(tmp_path)
     for node, classes in (("0", {"cat": 3, "dog": 2}), ("1", {"dog": 4, "owl": 6})):
         for level, (name, count) in enumerate(classes.items()):

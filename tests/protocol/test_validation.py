@@ -1,4 +1,4 @@
-"""Runs with a validation set: the same samples in every mode, and when the test set is read."""
+"""Runs with a validation set: its samples, and when the test set is read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 
 from p2pfl import RunConfig, data, make_topology
 from p2pfl.errors import ConfigError
-from p2pfl.experiment.resume import prolong
 from p2pfl.modes import assign_roles, topology_of
 from p2pfl.report import summarize
 from p2pfl.run.fingerprint import run_fingerprint
@@ -181,19 +180,6 @@ def test_a_stopped_run_ends_with_the_same_evaluations_and_bits(tmp_path: Path, m
     for one, other in zip(*both, strict=True):
         facts = [[(r.round, r.test_accuracy, r.evaluated_on) for r in read_rounds(folder)] for folder in (one, other)]
         assert facts[0] == facts[1]
-
-
-def test_more_rounds_leave_the_earlier_test_and_end_in_another(tmp_path: Path) -> None:
-    short, longer = (config_of(tmp_path / "run", rounds=rounds, schedule="constant") for rounds in (2, 4))
-    topology = make_topology("ring", PEERS)
-    Simulation(topology, short).run()
-    prolong(tmp_path / "run", longer)
-    Simulation(topology, longer, resume=tmp_path / "run").run()
-    found = [(r.round, r.phase, r.evaluated_on) for r in evaluator(tmp_path / "run")]
-    assert found[:2] == [(2, "train", "test"), (4, "train", "test")]
-    assert found[2][1:] == ("consensus", "test")
-    run(tmp_path / "whole", rounds=4, schedule="constant")
-    assert (tmp_path / "whole" / MODEL_FILE).read_bytes() == (tmp_path / "run" / MODEL_FILE).read_bytes()
 
 
 def test_owners_give_their_share_and_are_measured_on_all_of_it(tmp_path: Path) -> None:

@@ -69,7 +69,10 @@ class Curve:
 
 
 def points(run: RecordedRun) -> list[Point]:
-    """Training rounds evaluated by every surviving peer, or by the coordinator, on the set of the run's curve."""
+    """Training rounds evaluated by every surviving peer, or by the coordinator.
+
+    Only those on the set of the run's curve.
+    """
     found, on = [], curve_set(run)
     for number in run.finished("train"):
         row = [r.test_accuracy for r in run.rounds[number] if r.test_accuracy is not None]

@@ -16,7 +16,10 @@ SIZES = (40, 30, 25, 5)
 
 
 def made(sizes: tuple[int, ...] = SIZES, seed: int = 0) -> Dataset:
-    """Classes of these sizes in any order; every image has the number of its sample as its first pixel."""
+    """Classes of these sizes in any order.
+
+    The first pixel of an image is the number of its sample.
+    """
     count = sum(sizes)
     order = np.random.default_rng(seed).permutation(count)
     images = torch.zeros((count, 32, 32, 3), dtype=torch.uint8)
@@ -75,7 +78,7 @@ def test_one_sample_of_each_class_stays_in_training() -> None:
 
 
 def test_equal_remainders_are_drawn() -> None:
-    """Otherwise small classes of the same size would be held back in alphabetical order."""
+    """Otherwise, of small classes of one size the first would be held back."""
     chosen = {tuple(by_class(hold_out(made((3,) * 8), 0.1, seed))) for seed in range(8)}
     assert len(chosen) > 2
     assert {sum(counts) for counts in chosen} == {2}

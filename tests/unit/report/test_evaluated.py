@@ -1,4 +1,4 @@
-"""Reports of runs with a validation set: its accuracies and the test set's are never mixed."""
+"""Reports of runs with a validation set never mix its accuracies with others."""
 
 from __future__ import annotations
 
