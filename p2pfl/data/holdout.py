@@ -17,10 +17,10 @@ from p2pfl.seeding import numpy_generator
 def hold_out(dataset: Dataset, fraction: float, seed: int) -> Dataset:
     """Data set with a fraction of its training samples held back for validation.
 
-    With a fraction of 0 it is the same one. Their number is rounded, and each class has its share of it, give or take one sample, except that one sample of a
-    class at least stays in training; where the data set says whose its samples are, this holds for each owner. Which
-    samples these are depends on the data set and the seed alone, not on partition, peers or mode. Raises ConfigError
-    where no sample would be held back.
+    With a fraction of 0 it is the same one. Their number is rounded, and each class has its share of it, give or take
+    one sample, except that one sample of a class at least stays in training; where the data set says whose its samples
+    are, this holds for each owner. Which samples these are depends on the data set and the seed alone, not on
+    partition, peers or mode. Raises ConfigError where no sample would be held back.
     """
     if fraction == 0 or dataset.held_out is not None:
         return dataset

@@ -165,8 +165,9 @@ def evaluation_batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Batches of the test or validation set, in the form of `Batches.batch`.
 
-    Images are not augmented. The last one may be smaller. `samples` 0, or more than there are, means the whole set; otherwise that many,
-    drawn from `seed` alone and so the same in every peer and round. Raises ConfigError for a negative number.
+    Images are not augmented. The last batch may be smaller. `samples` 0, or more than there are, means the whole set;
+    otherwise that many, drawn from `seed` alone and so the same in every peer and round. Raises ConfigError for a
+    negative number.
     """
     images, labels, chosen = evaluation_samples(dataset, on)
     total = len(chosen)

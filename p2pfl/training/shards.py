@@ -14,7 +14,8 @@ from p2pfl.modes import Roles
 def dataset_of_run(config: RunConfig, dataset: data.Dataset) -> data.Dataset:
     """Data set with what a run may read of it.
 
-    Its validation set is held back, and there is no test set with --no-test. The statistics of the channels stay those of all training samples. Raises ConfigError for an empty validation set.
+    Its validation set is held back, and there is no test set with --no-test. The statistics of the channels stay those
+    of all training samples. Raises ConfigError for an empty validation set.
     """
     dataset = data.hold_out(dataset, config.data.validation, config.record.seed)
     return dataset if config.data.test else data.without_test(dataset)

@@ -64,20 +64,9 @@ def check(real: Path, simulated: Path, topology: Topology) -> None:
 
 
 def facts(folder: Path) -> list[tuple[object, ...]]:
-    fields = (
-        "round",
-        "steps",
-        "samples",
-        "train_loss",
-        "test_accuracy",
-        "test_samples",
-        "evaluated_on",
-        "class_accuracy",
-    )
-    return [
-        tuple(getattr(record, name) for name in (*fields, "absent", "missing", "weights_from"))
-        for record in read_rounds(folder)
-    ]
+    trained, measured = ("round", "steps", "samples", "train_loss"), ("test_accuracy", "test_samples", "evaluated_on")
+    names = (*trained, *measured, "absent", "missing", "weights_from")
+    return [tuple(getattr(record, name) for name in names) for record in read_rounds(folder)]
 
 
 def test_a_kill_and_a_pause_end_with_the_same_records_and_bits(tmp_path: Path) -> None:
