@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from p2pfl.errors import ConfigError, one_line
+from p2pfl.util.text import nearest
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Entry:
     """Clients or peers count in proportion to the sizes of their shards."""
     covers: bool = True
     """A partition that uses every sample."""
+    names_samples: bool = False
+    """A partition that names samples by their numbers in the whole training set."""
     orders: tuple[str, ...] = ("atc", "overlapped")
     """Values of --order that a gossip algorithm has."""
     wire_dtypes: tuple[str, ...] = ("fp32", "bf16")
@@ -244,9 +247,18 @@ PARTITIONS: Mapping[str, Entry] = {
         options=_DRAWN,
     ),
     "file": Entry(
-        "p2pfl.data.partitions.given:from_file", "your own, from a .json or .csv file", argument="PATH", covers=False
+        "p2pfl.data.partitions.given:from_file",
+        "your own, from a .json or .csv file",
+        argument="PATH",
+        covers=False,
+        names_samples=True,
     ),
-    "own": Entry("p2pfl.data.partitions.given:own", "nothing is dealt out: each peer has its own data", covers=False),
+    "own": Entry(
+        "p2pfl.data.partitions.given:own",
+        "nothing is dealt out: each peer has its own data",
+        covers=False,
+        names_samples=True,
+    ),
 }
 DATASETS: Mapping[str, Entry] = {
     "cifar10": Entry(
@@ -348,9 +360,19 @@ def _load_own(spec: str, option: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == module_name and (meant := _meant(spec, option)):
+            raise ConfigError(f"{option} {spec}: there is no module {module_name!r}; did you mean {meant}?") from None
         raise ConfigError(f"{option} {spec}: cannot import {module_name!r}: {one_line(error)}") from error
     found = getattr(module, attribute, None)
     if not callable(found):
         state = "is not callable" if hasattr(module, attribute) else "does not exist"
         raise ConfigError(f"{option} {spec}: {attribute!r} {state} in {module.__file__ or module_name}")
     return found
+
+
+def _meant(spec: str, option: str) -> str:
+    """Name that was probably meant, with its argument; empty if none is near."""
+    name, _, argument = spec.partition(":")
+    table = TABLES.get(option.removeprefix("--"), {})
+    near = nearest(name, table)
+    return "" if near is None else f"{near}:{argument}" if table[near].argument else near

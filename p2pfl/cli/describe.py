@@ -37,8 +37,8 @@ def describe_run(topology: Topology, run: RunConfig, *, index: int | None = None
     memory = need.weights_memory + need.activations_memory + need.exchange_memory
     rows = {
         "processes": _processes(roles, run),
-        "data": f"{run.data.dataset}: {need.train_samples:,} training and {need.test_samples:,} test samples, "
-        f"{need.classes} classes" + (f"; {_shard_sizes(need)} {_each(run)}" if roles.shards > 1 else ""),
+        "data": f"{run.data.dataset}: {_samples(need)}, {need.classes} classes"
+        + (f"; {_shard_sizes(need)} {_each(run)}" if roles.shards > 1 else ""),
         **_shards(need, roles),
         "model": f"{run.model.model}: {need.parameters:,} parameters",
         "training": f"{counted(need.rounds, 'round')} of {_steps(need)} "
@@ -51,6 +51,15 @@ def describe_run(topology: Topology, run: RunConfig, *, index: int | None = None
     }
     lines = [*rows.items(), *(("note", note) for note in need.notes)]
     return "\n".join(f"{name + ':':<12} {text}" for name, text in lines)
+
+
+def _samples(need: Estimate) -> str:
+    """Sizes of the data set's parts, as the run uses them."""
+    if not need.validation_samples:
+        return f"{need.train_samples:,} training and {need.test_samples:,} test samples"
+    test = f" and {need.test_samples:,} test samples" if need.test_samples else " samples; the test set is not used"
+    kept = need.train_samples - need.validation_samples
+    return f"{kept:,} training, {need.validation_samples:,} validation{test}"
 
 
 def _shard_sizes(need: Estimate) -> str:
@@ -139,19 +148,15 @@ def describe_result(result: Result) -> str:
     """Results of a finished run, and the paths of its files."""
     summary = result.summary
     mode = MODES[summary["mode"]]
-    peers = ""
+    peers, where = "", f"of the {summary['evaluated_on'] or 'test'} set"
     if summary["mean_peer_accuracy"] is not None:
         peers = f"mean {summary['mean_peer_accuracy']:.2%}, worst {summary['worst_peer_accuracy']:.2%}"
     if not mode.has_common_model:
-        lines = [f"peers: {peers} of the test set (each has its own model)"]
+        lines = [f"peers: {peers} {where} (each has its own model)"]
     else:
         before = f" (peers before the consensus phase: {peers})" if peers else ""
         accuracy = summary["consensus_accuracy"]
-        model = (
-            "none, because the process that saves it was lost"
-            if accuracy is None
-            else f"{accuracy:.2%} of the test set"
-        )
+        model = "none, because the process that saves it was lost" if accuracy is None else f"{accuracy:.2%} {where}"
         lines = [f"{mode.model_name}: {model}{before}"]
         if accuracy is not None:
             lines.append(f"weights: {result.run_dir / MODEL_FILE}")

@@ -1,7 +1,7 @@
 """Settings of a run as frozen dataclasses, one section a concern, and as TOML."""
 
 from p2pfl.config.consistency import check_together, is_robust, least_updates
-from p2pfl.config.data import DataConfig
+from p2pfl.config.data import DataConfig, EvaluationSet
 from p2pfl.config.pictures import PictureOptions
 from p2pfl.config.run import (
     LOCAL_OPTIONS,
@@ -38,6 +38,7 @@ __all__ = [
     "CentralizedConfig",
     "ComputeConfig",
     "DataConfig",
+    "EvaluationSet",
     "ExchangeConfig",
     "GossipConfig",
     "Mode",

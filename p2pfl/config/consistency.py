@@ -68,6 +68,8 @@ def least_updates(config: RunConfig) -> int:
 def _check_data(config: RunConfig) -> None:
     """Raise ConfigError for an option that belongs to another data set or partition."""
     plain = DataConfig()
+    if not config.data.test and config.data.validation == 0:
+        raise ConfigError("--no-test: nothing would be left to evaluate on; add --validation 0.1, for example")
     for option in ("dataset", "partition"):
         chosen = registry.entry_of(option, getattr(config.data, option))
         wanted: dict[str, list[str]] = {}

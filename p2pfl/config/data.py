@@ -20,6 +20,8 @@ from p2pfl.config.pictures import (
 )
 
 MOST_SAMPLES = 1_000_000_000
+EvaluationSet = Literal["test", "validation"]
+"""Samples on which a model is evaluated."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,11 @@ class DataConfig:
     """Partition of the training samples among the peers."""
     min_samples: Annotated[int | None, unset("INT", "10 with dirichlet and quantity:ALPHA, else 1")] = None
     """Least number of samples of a peer, where a partition draws the sizes."""
+    validation: float = 0.0
+    """Fraction of the training set that is held back from training, as a validation set; evaluations before the last
+    round are then on it."""
+    test: bool = True
+    """Evaluate on the test set at the end; --no-test: never, and on the validation set instead."""
     image_range: Annotated[str | None, unset("LOW,HIGH", "the range of the file's type; none for 32 bits")] = None
     """Values that become black and white in imagefolder pictures with more than 8 bits, such as 0,4095; 32-bit and
     float pictures need it."""
@@ -46,6 +53,7 @@ class DataConfig:
         registry.check("dataset", self.dataset)
         object.__setattr__(self, "partition", checked_partition(self.partition))
         positive(self, MOST_SAMPLES, "min_samples")
+        check(0 <= self.validation < 1, "validation", self.validation, "must be 0 (none) or more, and less than 1")
         if self.image_range is not None:
             value_range = parse_range(self.image_range)
             check(value_range is not None, "image_range", self.image_range, RANGE_REMEDY)

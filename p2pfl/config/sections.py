@@ -225,9 +225,10 @@ class RecordConfig:
     seed: int = 0
     """Seed of everything random: initial weights, shards, batches, augmentation."""
     eval_every: Annotated[int | None, unset("INT", "about ten evaluations a run; p2pfl centralized: 1")] = None
-    """Rounds between evaluations. The last round is always evaluated, on the whole test set."""
+    """Rounds between evaluations. The last round is always evaluated, on the whole test set (the validation set
+    with --no-test)."""
     eval_samples: Annotated[int | None, unset("INT", "1000; p2pfl centralized and sgd: all")] = None
-    """Test samples of an evaluation during the run; 0: all."""
+    """Samples of an evaluation during the run, of the test set, or of the validation set if there is one; 0: all."""
     name: Annotated[str | None, unset("TEXT", "that of the topology file, or the mode")] = None
     """Name of the run in its folder's name and its report."""
     run_dir: Annotated[str | None, unset("DIR", "runs/TIME-MODE-NAME")] = None

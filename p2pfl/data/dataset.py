@@ -27,7 +27,8 @@ class Dataset:
     data: they do for photographs and hurt digits. `notes`: what decoding found worth knowing, a line each.
     `content` is a digest of what the data were made from, by which peers on other machines tell whether theirs is the
     same; empty until `save` takes it from the arrays. `owners`: labels of the peers whose the samples are, where the
-    data say so, and `train_owners` the place of each sample's, int64 (N,).
+    data say so, and `train_owners` the place of each sample's, int64 (N,). `held_out`: numbers of the training samples
+    that are held back for validation, int64 in order; None without a validation set.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Dataset:
     content: str = ""
     owners: tuple[str, ...] = ()
     train_owners: torch.Tensor | None = None
+    held_out: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)

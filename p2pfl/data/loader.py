@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from p2pfl.config import EvaluationSet
 from p2pfl.data.dataset import Dataset
 from p2pfl.errors import ConfigError
 from p2pfl.seeding import torch_generator
@@ -143,21 +144,38 @@ def _reflection(side: int, device: torch.device) -> torch.Tensor:
     return torch.cat([before, inside, after])
 
 
-def evaluation_batches(
-    dataset: Dataset, device: torch.device, samples: int, seed: int, batch_size: int = EVALUATION_BATCH
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of the test set, unaugmented, in the form of `Batches.batch`.
+def evaluation_samples(dataset: Dataset, on: EvaluationSet) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Images and labels with the test or validation set in them, and its places there.
 
-    The last one may be smaller. `samples` 0, or more than there are, means the whole test set; otherwise that many,
-    drawn from `seed` alone and so the same in every peer and round. Raises ConfigError for a negative number.
+    The places are int64.
     """
-    total = len(dataset.test_images)
+    if on == "validation" and dataset.held_out is not None:
+        return dataset.train_images, dataset.train_labels, dataset.held_out
+    return dataset.test_images, dataset.test_labels, torch.arange(len(dataset.test_labels))
+
+
+# Six parameters with the size of a batch, which tests vary.
+def evaluation_batches(
+    dataset: Dataset,
+    device: torch.device,
+    samples: int,
+    seed: int,
+    batch_size: int = EVALUATION_BATCH,
+    on: EvaluationSet = "test",
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches of the test or validation set, in the form of `Batches.batch`.
+
+    Images are not augmented. The last batch may be smaller. `samples` 0, or more than there are, means the whole set;
+    otherwise that many, drawn from `seed` alone and so the same in every peer and round. Raises ConfigError for a
+    negative number.
+    """
+    images, labels, chosen = evaluation_samples(dataset, on)
+    total = len(chosen)
     if samples < 0:
-        raise ConfigError(f"{samples} test samples: must be 0 (all) to {total}")
-    chosen = torch.arange(total)
+        raise ConfigError(f"{samples} {on} samples: must be 0 (all) to {total}")
     if 0 < samples < total:
         order = torch.randperm(total, generator=torch_generator(seed, "evaluation"))
-        chosen = order[:samples].sort().values
+        chosen = chosen[order[:samples].sort().values]
     normalize = _Normalization(dataset, device)
     parts = (chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size))
-    return ((normalize(dataset.test_images[part].to(device)), dataset.test_labels[part].to(device)) for part in parts)
+    return ((normalize(images[part].to(device)), labels[part].to(device)) for part in parts)

@@ -8,7 +8,7 @@ import numpy as np
 
 from p2pfl import registry
 from p2pfl.data.partitions import given
-from p2pfl.data.partitions.request import Request, Split
+from p2pfl.data.partitions.request import Indices, Request, Split
 
 __all__ = ["Request", "Split", "own_split", "partition", "pooled"]
 
@@ -34,12 +34,14 @@ def partition(request: Request) -> Split:
     return rule(request)
 
 
-def own_split(sizes: Sequence[int], peer: int) -> Split:
+def own_split(sizes: Sequence[int], peer: int, samples: Indices | None = None) -> Split:
     """Split of data that are each peer's own, as one of them sees it.
 
-    All samples that it has are its own; the shards of the others are empty here, and only their sizes are known.
+    `samples`: numbers of those of its samples that it trains on; all that it has by default. The shards of the others
+    are empty here, and only their sizes are known.
     """
-    shards = tuple(np.arange(size if other == peer else 0, dtype=np.int64) for other, size in enumerate(sizes))
+    own = np.arange(sizes[peer], dtype=np.int64) if samples is None else samples
+    shards = tuple(own if other == peer else own[:0] for other in range(len(sizes)))
     return Split(shards, known_sizes=tuple(sizes))
 
 

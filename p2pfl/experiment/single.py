@@ -180,7 +180,9 @@ class _LineReport:
             record = message.record
             self._sent += record.bytes_sent
             loss = "" if record.train_loss is None else f"  loss {record.train_loss:.3f}"
-            accuracy = "" if record.test_accuracy is None else f"  accuracy {100 * record.test_accuracy:.1f} %"
+            accuracy = (
+                "" if record.test_accuracy is None else f"  {record.accuracy_name} {100 * record.test_accuracy:.1f} %"
+            )
             number = (
                 f"round {record.round}/{self._rounds}"
                 if record.phase == "train"

@@ -17,7 +17,8 @@ def steps_by_peer(base: RunConfig, topology: Topology) -> list[int]:
     The data set is decoded only where its labels or the partition decide about them.
     """
     batch, entry = base.training.batch_size, registry.entry_of("partition", base.data.partition)
-    if base.training.round_length == "steps" and (entry is None or entry.covers):
+    covers = (entry is None or entry.covers) and base.data.validation == 0
+    if base.training.round_length == "steps" and covers:
         info = data.describe(base.data.dataset, base.data.data_dir, base.data.pictures)
         return [local_steps(base.training, info.train_samples // topology.n // batch)] * topology.n
     gossip = replace(base, mode="gossip")

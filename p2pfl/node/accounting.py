@@ -49,6 +49,7 @@ class RoundAccount:
             test_accuracy=None if evaluation is None else evaluation.accuracy,
             test_loss=None if evaluation is None else evaluation.loss,
             test_samples=None if evaluation is None else evaluation.samples,
+            evaluated_on=None if evaluation is None else evaluation.on,
             own_accuracy=None if evaluation is None or not trained else evaluation.own_accuracy,
             class_accuracy=None if evaluation is None or not evaluation.is_whole else evaluation.class_accuracy,
             elapsed=elapsed,

@@ -33,12 +33,9 @@ from p2pfl.run.data_record import DIGITS
 from p2pfl.run.identity import next_incarnation
 from p2pfl.run.paths import FAULTS_FILE
 from p2pfl.run.shard_record import ShardRecord, write_shard_record
-from p2pfl.topology import (
-    Topology,
-    is_reversible,
-    spectral_gap,
-)
-from p2pfl.training import Trainer, capture_for, make_current, pick_device, split_of_run, with_common_steps
+from p2pfl.topology import Topology, is_reversible, spectral_gap
+from p2pfl.training import Trainer, capture_for, make_current, pick_device, with_common_steps
+from p2pfl.training.shards import dataset_of_run, own_split_of, split_of_run
 
 _EPOCH_BITS = 18  # edge epochs of one incarnation; numbers stay below 2⁵³, where float64 is exact
 
@@ -117,13 +114,13 @@ def _setting(
     spec: messages.WorkerSpec, roles: Roles, peer_dir: Path, report: messages.Report, known: Known | None
 ) -> _Setting:
     """Load the data, build the model, and find out where the process continues."""
-    dataset = data.load(spec.dataset)
+    dataset = dataset_of_run(spec.config, data.load(spec.dataset))
     spec = replace(spec, settings=f"{spec.settings}-{dataset.content[:DIGITS]}")
     if known is None:
         split = split_of_run(spec.config, roles, dataset)
     else:
         dataset = replace(united(dataset, known), content=digest_of(known))
-        split = data.own_split([known[peer].samples for peer in sorted(known)], spec.index)
+        split = own_split_of(spec.config, dataset, [known[peer].samples for peer in sorted(known)], spec.index)
     if roles.awaits_sizes:
         roles = assign_roles(spec.config, roles.topology, split.sizes)
     trainer = _build_trainer(spec, roles, dataset, split)

@@ -21,6 +21,7 @@ from p2pfl.protocol.introduction import MOST_CLASSES, Introduction, Introduction
 from p2pfl.protocol.wire import GREETING_BYTES
 from p2pfl.run.paths import INTRODUCTIONS_FILE
 from p2pfl.topology import Topology
+from p2pfl.training import dataset_of_run
 from p2pfl.transport import Transport
 from p2pfl.util.files import read_if_any, replace_file
 
@@ -40,7 +41,7 @@ def introduce(
     What was agreed on is saved: a resumed peer, whose neighbors may be at work, takes it from there. Raises
     NeighborError where a peer does not introduce itself within --start-timeout, Interrupted, ConfigError.
     """
-    own = introduction_of(data.load(spec.dataset))
+    own = introduction_of(dataset_of_run(spec.config, data.load(spec.dataset)))
     if is_too_long(own):
         raise ConfigError(f"--dataset {spec.config.data.dataset}: its {len(own.classes):,} classes have too long names")
     saved = _saved(peer_dir, topology.n)
@@ -101,8 +102,11 @@ def _run(protocol: Introductions, transport: Transport, control: Control, second
 
 
 def introduction_of(dataset: data.Dataset) -> Introduction:
-    """Description of a peer's own data set, for the others."""
-    return Introduction(list(dataset.classes), len(dataset.train_labels), list(dataset.mean), list(dataset.std))
+    """Description of a peer's own data set, for the others.
+
+    Its samples are those that it trains on.
+    """
+    return Introduction(list(dataset.classes), len(data.remaining(dataset)), list(dataset.mean), list(dataset.std))
 
 
 def united(dataset: data.Dataset, known: Known) -> data.Dataset:

@@ -230,10 +230,10 @@ class Driver:
         self._trainer.to_device()
         self._store.save_model(round, self._trainer)
         evaluation = None
-        samples = self._store.evaluation_samples(round)
-        if samples is not None:
+        due = self._store.evaluation(round)
+        if due is not None:
             with self._profile.span("evaluate"):
-                evaluation = self._trainer.evaluate(samples, self._between_batches)
+                evaluation = self._trainer.evaluate(due.samples, self._between_batches, due.on)
         return _RoundResult(evaluation, sketch)
 
     def _save(self, round: int, sent: Mapping[int, Payload], state: Saved) -> None:
@@ -290,7 +290,7 @@ class Driver:
         mixed = record.round - self._logic.context.training_rounds
         name = f"round {record.round}" if mixed <= 0 else f"mixing round {mixed}"
         loss = "" if record.train_loss is None else f", loss {record.train_loss:.4f}"
-        accuracy = "" if record.test_accuracy is None else f", accuracy {record.test_accuracy:.4f}"
+        accuracy = "" if record.test_accuracy is None else f", {record.accuracy_name} {record.test_accuracy:.4f}"
         self._reporter.info(f"{name} done{loss}{accuracy}")
         self._refused = self._logic.refused.copy()
         self._account = RoundAccount(now)

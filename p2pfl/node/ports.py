@@ -17,7 +17,7 @@ from p2pfl.model.sketches import Vector
 from p2pfl.node import messages
 from p2pfl.payload import Payload
 from p2pfl.run.records import RoundRecord
-from p2pfl.training import Trainer
+from p2pfl.training import Evaluation, Trainer
 from p2pfl.transport import Transport
 
 
@@ -52,8 +52,8 @@ class Store(Protocol):
     def elapsed_before(self) -> float:
         """Seconds of the run that this process resumes."""
 
-    def evaluation_samples(self, round: int) -> int | None:
-        """Test samples to evaluate on after a round: 0 for all, None for no evaluation."""
+    def evaluation(self, round: int) -> Evaluation | None:
+        """Evaluation that is due after a round, if any."""
 
     def begin(self, round: int, trainer: Trainer) -> list[str]:
         """Prepare the records before a round is added; returns lines about damage."""

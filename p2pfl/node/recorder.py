@@ -21,7 +21,7 @@ from p2pfl.run import checkpoint, records
 from p2pfl.run.paths import CHECKPOINTS_FOLDER, MODEL_FILE, ROUNDS_FILE
 from p2pfl.run.repair import repair, set_aside
 from p2pfl.run.tensor_file import save_tensors
-from p2pfl.training import Trainer
+from p2pfl.training import Evaluation, Trainer
 
 
 @dataclass
@@ -57,18 +57,21 @@ class Recorder:
         """Seconds of the run that this process resumes."""
         return self.kept[-1].elapsed if self.kept else 0.0
 
-    def evaluation_samples(self, round: int) -> int | None:
-        """Test samples to evaluate on after a round (0: all); None where not due.
+    def evaluation(self, round: int) -> Evaluation | None:
+        """Evaluation that is due after a round, if any.
 
-        None where it is not due.
+        With a validation set, the test set is read for the last ones only: of the last training round, and of the
+        run's model. With --no-test it never is.
         """
         rounds, record = self.config.training.rounds, self.config.record
         if not self.evaluates:
             return None
         if round == rounds or (self.is_model_owner() and round == rounds + self.consensus_rounds):
-            return 0
+            return Evaluation(0, "test" if self.config.data.test else "validation")
         due = record.eval_every is not None and round < rounds and round % record.eval_every == 0
-        return record.eval_samples if due else None
+        if not due or record.eval_samples is None:
+            return None
+        return Evaluation(record.eval_samples, "validation" if self.config.data.validation else "test")
 
     def save(self, round: int, trainer: Trainer, sent: Mapping[int, Payload], state: Saved) -> None:
         """Save the checkpoint of a training round.

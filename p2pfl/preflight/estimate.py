@@ -20,20 +20,21 @@ from p2pfl.preflight.gpus import GpuUse, check_gpus, count_activations, requeste
 from p2pfl.preflight.shards import (
     CheckedSplit,
     is_own_alone,
+    needs_split,
     pictures_of,
     shard_sizes,
     split_notes,
     steps_of_shard,
+    training_samples,
 )
 from p2pfl.preflight.trial import TriedModel, check_model
 from p2pfl.protocol.inbox import WINDOW
 from p2pfl.run.checkpoint import KEPT
 from p2pfl.run.data_record import DIGITS, DataRecord
 from p2pfl.topology import neighborhood
-from p2pfl.training import pick_device, split_of_run, with_common_steps
+from p2pfl.training import dataset_of_run, own_split_of, pick_device, split_of_run, with_common_steps
 
 CONSENSUS_VECTORS = 2  # kept by accelerated averaging besides the model's: the previous and the next
-PLAIN_PARTITION = "iid"
 _MIRRORED = "training images are shifted and mirrored at random; --augment off where left and right matter"
 
 
@@ -44,8 +45,9 @@ class Estimate:
     Memory is per peer, without the libraries and the shared data set.
     """
 
-    train_samples: int
-    test_samples: int
+    train_samples: int  # with those that are held back for validation
+    validation_samples: int
+    test_samples: int  # 0 where the test set is not used
     class_names: tuple[str, ...]
     smallest_shard: int
     largest_shard: int
@@ -98,8 +100,9 @@ class CheckedRun:
 
         Raises ConfigError.
         """
+        dataset = dataset_of_run(config, dataset)
         if is_own_alone(config, index):
-            split = data.own_split([len(dataset.train_labels)], 0)
+            split = own_split_of(config, dataset, [len(data.remaining(dataset))], 0)
         else:
             split = split_of_run(config, roles, dataset)
         with_common_steps(config, split.mean_size)
@@ -107,7 +110,8 @@ class CheckedRun:
         if index is not None:
             requested = {index: requested[index]}
         check_gpus(config, requested, max(split.sizes), self.tried.model)
-        return CheckedSplit(split, split.class_counts(dataset.train_labels.numpy(), len(dataset.classes)))
+        counts = split.class_counts(dataset.train_labels.numpy(), len(dataset.classes))
+        return CheckedSplit(split, counts, len(dataset.train_labels) - len(data.remaining(dataset)))
 
 
 def check_run(roles: Roles, config: RunConfig, index: int | None = None, begins: bool = True) -> CheckedRun:
@@ -122,7 +126,7 @@ def check_run(roles: Roles, config: RunConfig, index: int | None = None, begins:
     requested = requested_devices(roles.topology)
     if index is not None:
         requested = {index: requested[index]}
-    gpu = check_gpus(config, requested, info.train_samples // peers, tried.model)
+    gpu = check_gpus(config, requested, training_samples(config, info) // peers, tried.model)
     if begins:
         check_disk(config, disk_space_needed(roles, config, Layout.of(tried.model), index))
     return CheckedRun(info, tried, gpu, mixing_note(config, roles.topology))
@@ -136,11 +140,15 @@ def check_settings(config: RunConfig, peers: int, info: data.DatasetInfo) -> Tri
     pick_device(config.compute.device, 0)
     if mode_of(config).mixes:
         build_algorithm(config)  # of the user's own
-    if peers > info.train_samples:
-        raise ConfigError(f"--dataset {config.data.dataset}: {info.train_samples} samples for {peers} peers")
-    shard, batch = info.train_samples // peers, config.training.batch_size
+    samples = training_samples(config, info)
+    held = "" if samples == info.train_samples else f" (without the {info.train_samples - samples} held back)"
+    if peers > samples:
+        raise ConfigError(f"--dataset {config.data.dataset}: {samples} samples for {peers} peers{held}")
+    shard, batch = samples // peers, config.training.batch_size
     if batch > shard:
-        raise ConfigError(f"--batch-size {batch}: a peer's shard has {shard} samples in the mean; choose 1 to {shard}")
+        raise ConfigError(
+            f"--batch-size {batch}: a peer's shard has {shard} samples in the mean{held}; choose 1 to {shard}"
+        )
     return check_model(config, len(info.classes))
 
 
@@ -200,16 +208,19 @@ def estimate(
 ) -> Estimate:
     """Estimate a run's needs from settings, topology and data set, after `check_run`.
 
-    Nothing is trained or sent. An image folder is decoded, with `progress`, to check its pictures; nothing else is
-    decoded or downloaded. Raises ConfigError for anything that the run itself would refuse.
+    Nothing is trained or sent. An image folder is decoded, with `progress`, to check its pictures; other data only
+    where their labels decide about sizes, and nothing is downloaded. Raises ConfigError for anything that the run
+    itself would refuse.
     """
     checked = check_run(roles, config, index, begins)
     info, model = checked.info, checked.tried.model
     arguments = (config.data.dataset, config.data.data_dir, progress, pictures_of(config, index))
-    is_split = config.data.partition != PLAIN_PARTITION and not roles.mode.pools_data
-    path = data.prepare(*arguments) if info.needs_decoding or (is_split and not info.needs_download) else None
-    split = checked.check_split(roles, config, data.load(path), index) if is_split and path is not None else None
-    shards = shard_sizes(info.train_samples, 1 if is_own_alone(config, index) else roles.shards, split)
+    is_split = needs_split(config, roles)
+    is_read = is_split or config.data.validation > 0
+    path = data.prepare(*arguments) if info.needs_decoding or (is_read and not info.needs_download) else None
+    split = checked.check_split(roles, config, data.load(path), index) if is_read and path is not None else None
+    samples = training_samples(config, info) if split is None else split.samples
+    shards = shard_sizes(samples, 1 if is_own_alone(config, index) else roles.shards, split)
     if roles.awaits_sizes and len(shards.sizes) == roles.shards and (split is not None or not is_split):
         roles = assign_roles(config, roles.topology, shards.sizes)
     steps = [steps_of_shard(config, size, shards.mean) for size in (shards.smallest, shards.largest)]
@@ -218,11 +229,12 @@ def estimate(
     sent, degree = _traffic(roles, config)
     return Estimate(
         train_samples=info.train_samples,
-        test_samples=info.test_samples,
+        validation_samples=info.train_samples - training_samples(config, info) if split is None else split.held_out,
+        test_samples=info.test_samples if config.data.test else 0,
         class_names=info.classes,
         smallest_shard=shards.smallest,
         largest_shard=shards.largest,
-        class_counts=shards.class_counts,
+        class_counts=shards.class_counts if is_split else (),
         parameters=layout.parameter_count,
         vector_bytes=coded,
         steps_per_round=steps[0],

@@ -6,7 +6,10 @@ from dataclasses import dataclass, replace
 
 from p2pfl import data
 from p2pfl.config import PictureOptions, RunConfig
+from p2pfl.modes import Roles
 from p2pfl.training import local_steps, with_common_steps
+
+PLAIN_PARTITION = "iid"
 
 
 def is_own_alone(config: RunConfig, index: int | None) -> bool:
@@ -19,12 +22,44 @@ def pictures_of(config: RunConfig, index: int | None) -> PictureOptions:
     return replace(config.data.pictures, by_peer=config.data.pictures.by_peer and index is None)
 
 
+def needs_split(config: RunConfig, roles: Roles) -> bool:
+    """Whether only a split of the decoded data set tells the sizes of the shards.
+
+    Plain SGD has all samples, or all that a file gives to anybody.
+    """
+    if roles.mode.pools_data:
+        return config.data.partition_file is not None
+    return config.data.partition != PLAIN_PARTITION
+
+
+def training_samples(config: RunConfig, info: data.DatasetInfo) -> int:
+    """Samples that are trained on, as far as known before the data set is decoded.
+
+    Raises ConfigError for an empty validation set.
+    """
+    total, fraction = info.train_samples, config.data.validation
+    if fraction == 0:
+        return total
+    held = data.held_out_number(fraction, total)
+    data.check_held_out(fraction, held, total)
+    return total - held
+
+
 @dataclass(frozen=True)
 class CheckedSplit:
-    """A run's split and the samples of each shard by class."""
+    """A run's split, and the samples of each shard by class.
+
+    `held_out`: how many are held back for validation.
+    """
 
     split: data.Split
     class_counts: list[list[int]]
+    held_out: int = 0
+
+    @property
+    def samples(self) -> int:
+        """Samples of all shards."""
+        return sum(self.split.sizes)
 
 
 @dataclass(frozen=True)

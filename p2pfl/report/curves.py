@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from p2pfl.config import EvaluationSet
 from p2pfl.report import style
+from p2pfl.report.evaluated import accuracy_label, curve_set, evaluation_set, sets_of
 from p2pfl.report.load import RecordedRun, mixing_distances, model_record, training_distances
 from p2pfl.topology import mixing_bounds
 from p2pfl.util.units import byte_unit
@@ -45,16 +47,21 @@ class Axis:
 
 
 def draw_accuracy(run: RecordedRun, axis: Axis) -> Figure:
-    """Test accuracy of each evaluated round against `axis`."""
+    """Accuracy of each evaluated round against `axis`.
+
+    A line on one set, and marks for what was measured on another.
+    """
     figure = style.new_figure(style.WIDTH, style.HEIGHT)
     axes = figure.add_subplot()
     unit, label = 1, axis.label
     if axis.of_bytes:
         unit, name = byte_unit(axis.at(run, max(run.rounds, default=0)))
         label = f"{label} ({name})"
-    axes.set(xlabel=label, ylabel="test accuracy (%)")
-    rows = {number: _accuracies(run, number) for number in run.finished("train")}
-    seen = {number: row for number, row in rows.items() if row}
+    measured = {number: row for number in run.finished("train") if (row := _accuracies(run, number))}
+    seen = {number: row for number, row in measured.items() if _is_on(run, number, curve_set(run))}
+    model = model_record(run)
+    ends = [record for number in measured for record in run.rounds[number]] + ([] if model is None else [model])
+    axes.set(xlabel=label, ylabel=accuracy_label(sets_of(ends)))
     if not seen:
         return style.empty_plot(figure, axes, "No finished round was evaluated.")
     x = [axis.at(run, number) / unit for number in seen]
@@ -63,6 +70,9 @@ def draw_accuracy(run: RecordedRun, axis: Axis) -> Figure:
     else:
         axes.plot(x, [fmean(row) for row in seen.values()], color=style.BLUE, label=run.mode.model_name)
     _mark_evaluations(axes, run, list(seen), x, [fmean(row) for row in seen.values()])
+    others = {axis.at(run, number) / unit: row for number, row in measured.items() if number not in seen}
+    if others:
+        _mark_tested(axes, others)
     _mark_model(axes, run, lambda number: axis.at(run, number) / unit)
     axes.margins(y=0.12)
     low, high = axes.get_ylim()
@@ -80,6 +90,21 @@ def _accuracies(run: RecordedRun, number: int) -> list[float]:
     return row if len(row) == len(run.rounds[number]) else []
 
 
+def _is_on(run: RecordedRun, number: int, on: EvaluationSet) -> bool:
+    return sets_of(run.rounds[number]) == {on}
+
+
+def _mark_tested(axes: Axes, rows: Mapping[float, Sequence[float]]) -> None:
+    """Accuracies on the test set beside a line of the validation set.
+
+    Means, and bars from worst to best.
+    """
+    means = [fmean(row) for row in rows.values()]
+    spread = np.array([(mean - min(row), max(row) - mean) for mean, row in zip(means, rows.values(), strict=True)])
+    look: dict[str, Any] = {"color": style.VERMILION, "capsize": 3, "linestyle": "none", "marker": "s"}
+    axes.errorbar(list(rows), means, yerr=spread.T, markersize=5, label="on the test set", **look)
+
+
 def _draw_spread(axes: Axes, x: Sequence[float], rows: Sequence[Sequence[float]]) -> None:
     worst, mean, best = ([f(row) for row in rows] for f in (min, fmean, max))
     axes.fill_between(x, worst, best, color=style.BLUE, alpha=0.22, linewidth=0, label="worst to best peer")
@@ -88,15 +113,20 @@ def _draw_spread(axes: Axes, x: Sequence[float], rows: Sequence[Sequence[float]]
 
 
 def _mark_evaluations(axes: Axes, run: RecordedRun, rounds: list[int], x: list[float], y: list[float]) -> None:
-    """Full dots for the whole test set, hollow ones for a part of it."""
-    sizes = np.array([run.rounds[number][0].test_samples or 0 for number in rounds])
+    """Full dots for the whole set, hollow ones for a part of it."""
+    on, records = curve_set(run), [run.rounds[number][0] for number in rounds]
+    sizes = np.array([record.test_samples or 0 for record in records])
+    # A validation set may never have been used as a whole; the test set has been, in a round or another.
     whole = sizes == sizes.max()
+    if on == "validation":
+        whole = np.array([record.class_accuracy is not None for record in records])
     places, values = np.array(x), np.array(y)
     look: dict[str, Any] = {"linestyle": "none", "marker": "o", "color": style.BLUE}
     look["markersize"] = 4.5 if len(rounds) < _CROWDED else 2.5
     axes.plot(places[whole], values[whole], **look)
     if not whole.all():
-        label = f"measured on {sizes.min():,} of {sizes.max():,} test samples"
+        total = f" of {sizes.max():,}" if whole.any() else ""
+        label = f"measured on {sizes.min():,}{total} {on} samples"
         axes.plot(places[~whole], values[~whole], markerfacecolor=style.SURFACE, label=label, **look)
 
 
@@ -106,6 +136,7 @@ def _mark_model(axes: Axes, run: RecordedRun, place: Callable[[int], float]) -> 
         return
     value = 100 * model.test_accuracy
     name = run.mode.model_name if run.mode.mixes else f"final {run.mode.model_name}"
+    name += f" on the {evaluation_set(model)} set" if evaluation_set(model) != curve_set(run) else ""
     look: dict[str, Any] = {"marker": "*", "markersize": 13, "color": style.VERMILION, "markeredgecolor": style.INK}
     axes.plot([place(model.round)], [value], linestyle="none", label=f"{name}, {value:.2f} %", clip_on=False, **look)
 

@@ -16,17 +16,18 @@ FIELDS: dict[str, str] = {
     "peers": "number of peers or clients; a coordinator is not counted",
     "rounds": "rounds of local training asked for",
     "spectral_gap": "1 − ‖W − 11ᵀ/n‖₂ of the mixing matrix; null where sums are relayed along a tree",
-    "consensus_accuracy": "test accuracy of the final model (consensus or global), whole test set",
-    "mean_peer_accuracy": "test accuracy after the last training round, mean of the peers",
-    "worst_peer_accuracy": "test accuracy after the last training round, worst peer",
-    "mean_own_accuracy": "test accuracy of each peer on its own mix of classes after the last training round, mean; "
+    "evaluated_on": "set of these accuracies: test, or validation (--no-test), and always the whole of it",
+    "consensus_accuracy": "accuracy of the final model (consensus or global)",
+    "mean_peer_accuracy": "accuracy after the last training round, mean of the peers",
+    "worst_peer_accuracy": "accuracy after the last training round, worst peer",
+    "mean_own_accuracy": "accuracy of each peer on its own mix of classes after the last training round, mean; "
     "of the global model, where there is one",
-    "worst_own_accuracy": "test accuracy on a peer's own mix of classes, worst peer, likewise",
-    "class_accuracy": "test accuracy of the final model on each class",
+    "worst_own_accuracy": "accuracy on a peer's own mix of classes, worst peer, likewise",
+    "class_accuracy": "accuracy of the final model on each class",
     "consensus_distance": "sqrt(mean ‖x_i − x̄‖²) after the last training round",
     "final_consensus_distance": "consensus distance after the consensus phase",
     "consensus_rounds": "rounds of the consensus phase (mixing only)",
-    "test_loss": "test loss of the final model",
+    "test_loss": "loss of the final model on the same set",
     "seconds": "wall-clock time of the whole run",
     "train_seconds": "training time, sum over the training rounds, mean of the peers or clients",
     "exchange_seconds": "time for exchange and mixing, likewise",
@@ -86,6 +87,7 @@ _TYPES: dict[str, Any] = {
     "consensus_bytes": int | None,
     "rounds_completed": int,
     "busiest_peer": str | None,
+    "evaluated_on": Literal["test", "validation"] | None,
     "class_accuracy": dict[str, float | None] | None,
     "lost_peers": list[str],
     "missing_peers": list[MissingPeer],
@@ -101,7 +103,17 @@ TYPES: dict[str, Any] = {name: _TYPES.get(name, _NUMBER) for name in FIELDS}
 # Fields that are words or labels, not numbers to add up.
 _ABOUT_PEERS = ("busiest_peer", "lost_peers", "missing_peers", "components", "faults", "restarts")
 _DAMAGE = ("weights_from_neighbors", "damaged_records")
-TEXT_FIELDS = ("mode", "topology", "class_accuracy", *_ABOUT_PEERS, *_DAMAGE, "seed", "versions", "status")
+TEXT_FIELDS = (
+    "mode",
+    "topology",
+    "evaluated_on",
+    "class_accuracy",
+    *_ABOUT_PEERS,
+    *_DAMAGE,
+    "seed",
+    "versions",
+    "status",
+)
 
 
 def number_formats(field: str) -> tuple[Callable[[float], str], Callable[[float, float], str]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from p2pfl.report import style
+from p2pfl.report.evaluated import accuracy_label, sets_of
 from p2pfl.report.load import RecordedRun, model_record
 
 if TYPE_CHECKING:
@@ -56,8 +57,9 @@ def draw_shards(run: RecordedRun) -> Figure:
 def draw_class_accuracy(run: RecordedRun) -> Figure:
     """Accuracy of the final model on each class; empty without a test sample."""
     figure = style.new_figure(style.WIDTH, style.HEIGHT)
-    axes = figure.add_subplot(xlabel="class", ylabel="test accuracy (%)", ylim=(0, 100))
     record, shards = model_record(run), known_shards(run)
+    label = accuracy_label(() if record is None else sets_of([record]))
+    axes = figure.add_subplot(xlabel="class", ylabel=label, ylim=(0, 100))
     values = None if record is None else record.class_accuracy
     if not values or not shards or len(values) != len(shards[0].classes):
         return style.empty_plot(figure, axes, "The accuracy of each class is not recorded.")

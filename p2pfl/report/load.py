@@ -145,7 +145,7 @@ def sent_by_process(run: RecordedRun, phase: str | None = None) -> list[int]:
 
 
 def latest_accuracy(records: Sequence[RoundRecord]) -> float | None:
-    """Latest test accuracy before the consensus phase; None if never measured."""
+    """Latest accuracy before the consensus phase; None if never measured."""
     measured = (r.test_accuracy for r in reversed(records) if r.phase == "train" and r.test_accuracy is not None)
     return next(measured, None)
 

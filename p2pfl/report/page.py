@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from p2pfl.config import to_toml
+from p2pfl.report.evaluated import evaluation_set
 from p2pfl.report.fields import FIELDS, NO_VALUE, value_text
 from p2pfl.report.load import RecordedRun, latest_accuracy, load_run, of_phase, repeat_command
 from p2pfl.report.output import draw_plots, page_text, write_text
@@ -74,8 +75,8 @@ _TILES: dict[str, dict[str, str]] = {
         "mean_peer_accuracy": "mean peer",
         "worst_peer_accuracy": "worst peer",
     },
-    "centralized": {"consensus_accuracy": "global model", "test_loss": "its test loss"},
-    "sgd": {"consensus_accuracy": "model", "test_loss": "its test loss", "optimizer_steps_per_peer": "steps"},
+    "centralized": {"consensus_accuracy": "global model", "test_loss": "its loss"},
+    "sgd": {"consensus_accuracy": "model", "test_loss": "its loss", "optimizer_steps_per_peer": "steps"},
     "local": {"mean_peer_accuracy": "mean peer, alone", "worst_peer_accuracy": "worst peer, alone"},
 }
 
@@ -83,7 +84,7 @@ _TILES: dict[str, dict[str, str]] = {
 def _tiles(run: RecordedRun, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Headline numbers: label and text."""
     names = {**_TILES[run.mode.name], "seconds": "time", "samples_per_second": "samples/s"}
-    tiles = [(label, value_text(name, summary[name])) for name, label in names.items()]
+    tiles = [(_on_set(label, name, summary), value_text(name, summary[name])) for name, label in names.items()]
     if run.mode.exchanges:
         tiles.append(("sent in total", bytes_text(summary["bytes_sent_total"] + (summary["consensus_bytes"] or 0))))
     if run.coordinator is not None:
@@ -91,6 +92,12 @@ def _tiles(run: RecordedRun, summary: Mapping[str, Any]) -> list[tuple[str, str]
             (f"of which by {summary['busiest_peer'] or 'one process'}", bytes_text(summary["bytes_sent_max_peer"]))
         )
     return tiles
+
+
+def _on_set(label: str, name: str, summary: Mapping[str, Any]) -> str:
+    """Label of a headline number, with the validation set where it is one of that."""
+    is_measured = name == "test_loss" or name.endswith("accuracy")
+    return f"{label} (validation)" if is_measured and summary["evaluated_on"] == "validation" else label
 
 
 # Mode -> heading of the table of processes, and its explanation.
@@ -119,7 +126,13 @@ def _sum(field: str) -> Callable[[list[RoundRecord]], float]:
 
 def _accuracy_text(own: list[RoundRecord]) -> str:
     latest = latest_accuracy(own)
-    return NO_VALUE if latest is None else percent_text(latest)
+    mark = " (validation)" if latest is not None and _is_validated(own) else ""
+    return NO_VALUE if latest is None else percent_text(latest) + mark
+
+
+def _is_validated(own: list[RoundRecord]) -> bool:
+    """Whether the latest accuracy is one of the validation set."""
+    return next((evaluation_set(r) for r in reversed(own) if r.test_accuracy is not None), None) == "validation"
 
 
 def _own_accuracy_text(own: list[RoundRecord]) -> str:
@@ -134,7 +147,7 @@ def _loss_text(own: list[RoundRecord]) -> str:
 # Key -> heading, and cell text from a process's records of the training rounds.
 PEER_COLUMNS: dict[str, tuple[str, Callable[[list[RoundRecord]], str]]] = {
     "rounds": ("rounds", lambda own: str(len(own))),
-    "accuracy": ("test accuracy", _accuracy_text),
+    "accuracy": ("accuracy", _accuracy_text),
     "own": ("own classes", _own_accuracy_text),
     "loss": ("training loss", _loss_text),
     "samples": ("samples", lambda own: number_text(own[-1].samples if own else 0)),

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from p2pfl.config import Mode
 from p2pfl.report.curves import Axis, draw_accuracy, draw_distance, draw_drift, draw_loss
+from p2pfl.report.evaluated import accuracy_label, latest_accuracies, latest_set
 from p2pfl.report.labels import draw_class_accuracy, draw_shards
-from p2pfl.report.load import RecordedRun, latest_accuracy
+from p2pfl.report.load import RecordedRun
 from p2pfl.report.output import Plot
 from p2pfl.report.participation import draw_participation, shares
 from p2pfl.report.topology_plot import topology_figure
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def _topology(run: RecordedRun) -> Figure:
-    values = [latest_accuracy(own) for own in run.records]
-    return topology_figure(run.topology, values=values, title="", edges=run.mode.mixes)
+    label = accuracy_label([latest_set(run)])
+    return topology_figure(run.topology, values=latest_accuracies(run), title="", label=label, edges=run.mode.mixes)
 
 
 def _clients(run: RecordedRun) -> Figure:
@@ -30,7 +31,7 @@ def _clients(run: RecordedRun) -> Figure:
 
 
 def _accuracy(name: str, by: str, caption: str, axis: Axis) -> Plot[RecordedRun]:
-    return Plot(f"accuracy-{name}", f"Test accuracy by {by}", caption, partial(draw_accuracy, axis=axis))
+    return Plot(f"accuracy-{name}", f"Accuracy by {by}", caption, partial(draw_accuracy, axis=axis))
 
 
 def _bytes(label: str) -> Axis:
@@ -40,8 +41,9 @@ def _bytes(label: str) -> Axis:
 _ROUND = Axis("round")
 _TIME = Axis("seconds since the first round began", RecordedRun.elapsed)
 _PEERS = "Line: mean of the peers; band: worst to best peer; "
-_GLOBAL = "Global model after each round's averaging; star: final model on the whole test set"
-_ALONE = "Star: final model on the whole test set"
+_WHOLE = "the whole test set (the validation set with --no-test)"
+_GLOBAL = f"Global model after each round's averaging; star: final model on {_WHOLE}"
+_ALONE = f"Star: final model on {_WHOLE}"
 _DRIFT = "estimated from sketches to about 1.1 %."
 
 _loss = Plot("training-loss", "Training loss", "Mean over each round's local steps, before mixing.", draw_loss)
@@ -68,7 +70,7 @@ _time = Plot(
 _picture = Plot(
     "topology",
     "Topology",
-    "Color: latest test accuracy before the consensus phase; empty if never measured.",
+    "Color: latest accuracy before the consensus phase; empty if never measured.",
     _topology,
 )
 
@@ -81,8 +83,8 @@ _shards = Plot(
 )
 _classes = Plot(
     "class-accuracy",
-    "Test accuracy by class",
-    "Of the consensus model, on the whole test set.",
+    "Accuracy by class",
+    f"Of the consensus model, on {_WHOLE}.",
     draw_class_accuracy,
 )
 
@@ -115,7 +117,7 @@ PLOTS: dict[Mode, tuple[Plot[RecordedRun], ...]] = {
         replace(
             _picture,
             title="Peers",
-            caption="Placed as in the topology, whose edges were not used. Color: latest test accuracy; empty if never "
+            caption="Placed as in the topology, whose edges were not used. Color: latest accuracy; empty if never "
             "measured.",
         ),
         Plot(
@@ -132,7 +134,7 @@ PLOTS: dict[Mode, tuple[Plot[RecordedRun], ...]] = {
         _accuracy("rounds", "round", f"{_ALONE}.", _ROUND),
         replace(_loss, caption="Mean over each round's steps."),
         _accuracy("seconds", "time", f"{_ALONE}.", _TIME),
-        replace(_classes, caption="Of the final model, on the whole test set."),
+        replace(_classes, caption=f"Of the final model, on {_WHOLE}."),
         replace(_time, caption="Seconds of the single process.", wide=False),
     ),
     "centralized": (

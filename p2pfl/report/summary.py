@@ -14,6 +14,7 @@ import msgspec
 
 from p2pfl.errors import ConfigError, P2PFLError, unreadable
 from p2pfl.modes import MODES
+from p2pfl.report.evaluated import sets_of
 from p2pfl.report.fields import FIELDS
 from p2pfl.report.load import RecordedRun, load_run, model_record, of_phase, sent_by_process
 from p2pfl.report.missing import bootstrapped_peers, components, missing_peers
@@ -169,7 +170,9 @@ def _accuracies(run: RecordedRun) -> dict[str, Any]:
     peers = [record.test_accuracy for record in last if record.test_accuracy is not None]
     measured = len(peers) == len(last) > 0
     model = model_record(run)
+    sets = sets_of([*last, *([] if model is None else [model])])
     return {
+        "evaluated_on": min(sets) if len(sets) == 1 else None,
         "consensus_accuracy": model.test_accuracy if model else None,
         "mean_peer_accuracy": fmean(peers) if measured else None,
         "worst_peer_accuracy": min(peers) if measured else None,

@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from p2pfl.config import EvaluationSet
 from p2pfl.errors import CheckpointError, UnreadableError, unwritable
 from p2pfl.model.sketches import Vector, to_bytes
 from p2pfl.run.paths import ROUNDS_FILE, SKETCHES_FILE
@@ -44,7 +45,8 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
     A coordinator takes no steps itself: its `samples` are those behind all updates that it has averaged, and its
     `train_loss` is the mean of the clients' losses. A client records only the rounds in which it took part.
 
-    `own_accuracy` weighs the accuracy of each class by the class's share of the peer's samples, as far as the test set
+    `evaluated_on` names the set of all accuracies of the record: the test set, or the validation set of a run that has
+    one. `own_accuracy` weighs the accuracy of each class by the class's share of the peer's samples, as far as the set
     has the class. `class_accuracy` is that of each class, in the order of the data set.
     """
 
@@ -61,15 +63,17 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
     lr: _Number | None = None
     """Learning rate of this round's last step."""
     test_accuracy: _Share | None = None
-    """Test accuracy after mixing, 0 to 1; null where this round was not evaluated."""
+    """Accuracy after mixing on the set of `evaluated_on`, 0 to 1; null where this round was not evaluated."""
     test_loss: _Number | None = None
-    """Test loss after mixing."""
+    """Loss after mixing on that set."""
     test_samples: _Count | None = None
-    """Test samples of this evaluation."""
+    """Samples of this evaluation."""
+    evaluated_on: EvaluationSet | None = None
+    """Set of this evaluation: test or validation; null without one, and in older records, which are of the test set."""
     own_accuracy: _Share | None = None
-    """Of a peer after its training: test accuracy on its own mix of classes, 0 to 1."""
+    """Of a peer after its training: accuracy on its own mix of classes, 0 to 1."""
     class_accuracy: list[_Share | None] | None = None
-    """Accuracy of each class on the whole test set; null for a class that the test set lacks."""
+    """Accuracy of each class on the whole set; null for a class that the set lacks."""
     elapsed: _Seconds
     """Seconds since this process began its first round; a resumed run continues the count."""
     seconds: _Seconds
@@ -98,6 +102,11 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Of a peer: neighbors from whose weights it bootstrapped."""
     refused: dict[str, _Count] | None = None
     """Messages and connections refused since the last record, by reason."""
+
+    @property
+    def accuracy_name(self) -> str:
+        """Name of its accuracy in texts, which tells it from that on the test set."""
+        return "validation accuracy" if self.evaluated_on == "validation" else "accuracy"
 
 
 _encoder = msgspec.json.Encoder()

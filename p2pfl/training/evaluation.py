@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from p2pfl.config import EvaluationSet
 from p2pfl.errors import P2PFLError
 from p2pfl.util.means import weighted_mean
 
@@ -18,12 +19,20 @@ class Stopped(P2PFLError):
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """Evaluation that is due: on which set, and on how many samples of it (0: all)."""
+
+    samples: int
+    on: EvaluationSet = "test"
+
+
+@dataclass(frozen=True)
 class EvalStats:
-    """Accuracy in 0..1 and mean cross-entropy over `samples` test samples.
+    """Accuracy in 0..1 and mean cross-entropy over `samples` samples of the set `on`.
 
     class_accuracy: of each class, None where no sample has it. own_accuracy: of the peer's own mix of classes; None
-    for a process that does not train, or where no sample has one of its classes. is_whole: the samples are all of the
-    test set.
+    for a process that does not train, or where no sample has one of its classes. is_whole: the samples are all of
+    the set.
     """
 
     accuracy: float
@@ -33,6 +42,7 @@ class EvalStats:
     class_accuracy: list[float | None] = field(default_factory=list)
     own_accuracy: float | None = None
     is_whole: bool = False
+    on: EvaluationSet = "test"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from p2pfl import data, seeding
 from p2pfl.algorithms.attacks import Relabel
-from p2pfl.config import RunConfig
+from p2pfl.config import EvaluationSet, RunConfig
 from p2pfl.errors import ConfigError, TrainingError
 from p2pfl.model.global_state import RANDOMNESS
 from p2pfl.model.structure import convert
@@ -186,18 +186,20 @@ class Trainer:
             sleep_until_done()
         return float(self._step.total)
 
-    def evaluate(self, samples: int, stopped: Callable[[], bool] = lambda: False) -> EvalStats:
-        """Accuracy and loss on the test set, or on a fixed subset of it (0: all).
+    def evaluate(
+        self, samples: int, stopped: Callable[[], bool] = lambda: False, on: EvaluationSet = "test"
+    ) -> EvalStats:
+        """Accuracy and loss on a set, or on a fixed subset of it (0: all).
 
         Moves no statistics.
         """
         began = time.monotonic()
         self.model.eval()
         with on_device(self.device), torch.no_grad():
-            batches = data.evaluation_batches(self._dataset, self.device, samples, self.config.record.seed)
+            batches = data.evaluation_batches(self._dataset, self.device, samples, self.config.record.seed, on=on)
             found = score(batches, self._predict, self.num_classes, self.device, stopped)
-        is_whole = sum(found.counts) == len(self._dataset.test_labels)
-        return found.stats(time.monotonic() - began, self.class_counts, is_whole)
+        is_whole = sum(found.counts) == len(data.evaluation_samples(self._dataset, on)[2])
+        return replace(found.stats(time.monotonic() - began, self.class_counts, is_whole), on=on)
 
     def _predict(self, images: Tensor) -> Tensor:
         with self._eager.autocast():

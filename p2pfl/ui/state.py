@@ -10,6 +10,7 @@ from statistics import fmean
 
 import numpy as np
 
+from p2pfl.config import EvaluationSet
 from p2pfl.model.sketches import Vector, consensus_distance
 from p2pfl.run.records import RoundRecord
 from p2pfl.util.units import bytes_text, clock_text
@@ -44,6 +45,7 @@ class RoundRow:
     distance: float | None
     samples_per_second: float | None
     bytes_sent: int  # by all peers since this process started
+    evaluated_on: EvaluationSet | None = None  # set of the accuracies
 
 
 @dataclass
@@ -99,6 +101,7 @@ class RoundCollector:
                 distance = consensus_distance(sketches)
         losses = [r.train_loss for r in records.values() if r.train_loss is not None]
         accuracies = [r.test_accuracy for r in records.values() if r.test_accuracy is not None]
+        sets = {r.evaluated_on for r in records.values() if r.evaluated_on is not None}
         phase = next(iter(records.values())).phase
         return RoundRow(
             round=number,
@@ -109,6 +112,7 @@ class RoundCollector:
             distance=distance if math.isfinite(distance) else None,
             samples_per_second=self._rate(records) if phase == "train" else None,
             bytes_sent=self.bytes_sent,
+            evaluated_on=min(sets, default=None),
         )
 
     def _rate(self, records: dict[int, RoundRecord]) -> float | None:
@@ -170,12 +174,17 @@ def row_cells(info: RunInfo, row: RoundRow) -> dict[str, str]:
     return {
         "round": number,
         "loss": "" if row.loss is None else f"{row.loss:.3f}",
-        "accuracy": "" if row.accuracy is None else f"{100 * row.accuracy:.1f} %",
+        "accuracy": "" if row.accuracy is None else f"{100 * row.accuracy:.1f} %{_mark(row)}",
         "worst": "" if row.worst is None else f"{100 * row.worst:.1f} %",
         "distance": "" if row.distance is None else f"{row.distance:.3g}",
         "samples/s": "" if row.samples_per_second is None else f"{row.samples_per_second:,.0f}",
         "sent": bytes_text(row.bytes_sent),
     }
+
+
+def _mark(row: RoundRow) -> str:
+    """Mark of an accuracy that is not one of the test set."""
+    return " (validation)" if row.evaluated_on == "validation" else ""
 
 
 def row_line(info: RunInfo, row: RoundRow, seconds_left: float | None) -> str:

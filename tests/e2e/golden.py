@@ -47,6 +47,7 @@ NAMES: Mapping[str, str] = {}
 # Depend on the clock, or on how often something had to be sent again.
 LEFT_OUT = {"elapsed", "bytes_sent", "bytes_received", "sent_to", "refused"}
 LEFT_OUT |= {"own_accuracy", "class_accuracy"}  # not recorded before version 0.2.0
+LEFT_OUT |= {"evaluated_on"}  # nor in version 0.2.0
 TIME_LIMIT = 240.0  # seconds that a run may take
 
 

@@ -33,15 +33,22 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("mode", ["gossip", "centralized"])
+@pytest.mark.parametrize("mode", ["gossip", "centralized", "sgd"])
 def test_same_settings_same_bits(tmp_path: Path, mode: str) -> None:
-    own = {"num_clients": 3, "num_selected": 2} if mode == "centralized" else {"wire_dtype": "bf16"}
+    own: dict[str, Any] = {
+        "gossip": {"wire_dtype": "bf16", "validation": 0.1, "eval_every": 1},
+        "centralized": {"num_clients": 3, "num_selected": 2, "validation": 0.2, "test": False},
+        "sgd": {"validation": 0.1, "test": False},
+    }[mode]
     real = RunConfig.of(**OPTIONS, **own, mode=mode, run_dir=str(tmp_path / "real"))
     topology = topology_of(real) or make_topology("ring", 4)
-    run(real, None if mode == "centralized" else topology)
+    run(real, topology if mode == "gossip" else None)
     simulated = Simulation(topology, RunConfig.of(**OPTIONS, **own, mode=mode, run_dir=str(tmp_path / "simulated")))
     simulated.run()
     check(tmp_path / "real", simulated.run_dir, topology)
+    sets = [record.evaluated_on for folder in peer_dirs(simulated.run_dir, topology) for record in read_rounds(folder)]
+    assert set(sets) >= ({"validation", "test"} if mode == "gossip" else {"validation"})
+    assert ("test" in sets) == (mode == "gossip")
 
 
 def check(real: Path, simulated: Path, topology: Topology) -> None:
@@ -57,10 +64,9 @@ def check(real: Path, simulated: Path, topology: Topology) -> None:
 
 
 def facts(folder: Path) -> list[tuple[object, ...]]:
-    return [
-        (r.round, r.steps, r.samples, r.train_loss, r.test_accuracy, r.absent, r.missing, r.weights_from)
-        for r in read_rounds(folder)
-    ]
+    trained, measured = ("round", "steps", "samples", "train_loss"), ("test_accuracy", "test_samples", "evaluated_on")
+    names = (*trained, *measured, "absent", "missing", "weights_from")
+    return [tuple(getattr(record, name) for name in names) for record in read_rounds(folder)]
 
 
 def test_a_kill_and_a_pause_end_with_the_same_records_and_bits(tmp_path: Path) -> None:

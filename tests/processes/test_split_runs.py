@@ -14,6 +14,7 @@ from tests.support.peer_pair import Pair
 from p2pfl import data, make_topology
 from p2pfl.report import read_summary
 from p2pfl.run import checkpoint
+from p2pfl.run.records import read_rounds
 from p2pfl.run.shard_record import read_shard_record
 from p2pfl.topology import save_topology
 
@@ -53,6 +54,24 @@ def test_two_peers_with_their_own_data_agree_on_the_classes(tmp_path: Path) -> N
     assert [pair.records(node) for node in "01"] == [2, 2]
     saved = [checkpoint.newest(tmp_path / f"run-{node}" / "peers" / node / "checkpoint")[0] for node in "01"]
     assert [one.round for one in saved if one is not None] == [2, 2]
+
+
+def test_two_peers_hold_back_a_part_of_what_each_has(tmp_path: Path) -> None:
+    pair = Pair(tmp_path)
+    for node, classes in (("0", {"cat": 3, "dog": 2}), ("1", {"dog": 4, "owl": 6})):
+        for level, (name, count) in enumerate(classes.items()):
+            pictures(tmp_path / f"data-{node}" / "train" / name, count, 40 * level + 20)
+            pictures(tmp_path / f"data-{node}" / "test" / name, 2, 40 * level + 20)
+    own = ["--partition", "own", "--mixing", "samples", "--validation", "0.2", "--no-test"]
+    ends = pair.run(*(pair.words(node, tmp_path / f"data-{node}", *own) for node in "01"))
+    assert [(end.returncode, end.stderr) for end in ends] == [(0, "")] * 2
+    for node, counts, held in (("0", [2, 2, 0], 1), ("1", [0, 3, 5], 2)):
+        folder = tmp_path / f"run-{node}" / "peers" / node
+        shard = read_shard_record(folder)
+        assert shard is not None
+        assert (shard.classes, shard.counts) == (["cat", "dog", "owl"], counts)
+        measured = {(r.evaluated_on, r.test_samples) for r in read_rounds(folder) if r.test_accuracy is not None}
+        assert measured == {("validation", held)}
 
 
 def test_a_peer_whose_others_do_not_come_names_them(tmp_path: Path) -> None:

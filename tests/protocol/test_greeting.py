@@ -271,3 +271,10 @@ def test_a_coordinator_begins_without_a_client_that_has_other_settings() -> None
     told = coordinator.handle(greets(1, OTHER), 1.0)
     assert news(told) == [f"refused a message: settings: {LINE}"]
     assert coordinator.stage == "working"
+
+
+@pytest.mark.parametrize("options", [{"validation": 0.2}, {"validation": 0.1, "test": False}, {}])
+def test_peers_that_hold_back_other_samples_refuse_each_other(options: dict[str, object]) -> None:
+    problem = difference(said(validation=0.1), said(**options))
+    assert problem is not None
+    assert ("--test" if "test" in options else "--validation") in problem

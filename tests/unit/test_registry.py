@@ -54,6 +54,32 @@ def test_other_values_are_refused_in_one_line(option: str, value: str, message: 
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "meant"),
+    [
+        ("partition", "dirichle:0.5", "dirichlet:0.5"),
+        ("dataset", "imagefoldr:/data", "imagefolder:/data"),
+        ("algorithm", "dpsdg:Class", "dpsgd"),
+        ("model", "vgg_11:build", "vgg11"),
+    ],
+)
+def test_a_slip_in_a_name_with_an_argument_is_no_module(option: str, value: str, meant: str) -> None:
+    check(option, value)
+    with pytest.raises(ConfigError) as caught:
+        load(value, f"--{option}")
+    module = value.partition(":")[0]
+    assert str(caught.value) == f"--{option} {value}: there is no module {module!r}; did you mean {meant}?"
+
+
+def test_a_module_that_is_there_is_never_taken_for_a_slip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dirichlets.py").write_text("import no_such_module_at_all\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        ConfigError, match="cannot import 'dirichlets': ModuleNotFoundError: No module named 'no_such_module_at_all'"
+    ):
+        load("dirichlets:deal", "--partition")
+
+
 def test_arguments_follow_the_name() -> None:
     assert entry_of("dataset", "imagefolder:/data/images") is TABLES["dataset"]["imagefolder"]
     assert entry_of("dataset", "my_code:build") is None

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from p2pfl.config import EvaluationSet
 from p2pfl.report import style
 from p2pfl.report.compare.group import Entry
 from p2pfl.report.compare.line_styles import LineEnd, LineStyle, label_ends, line_style, short_label
+from p2pfl.report.evaluated import accuracy_label, curve_set, sets_of
 from p2pfl.report.load import RecordedRun, model_record
 from p2pfl.util.units import byte_unit
 
@@ -44,7 +46,7 @@ _LABELS = {
 
 @dataclass(frozen=True)
 class Point:
-    """Test accuracies (0..1) after one round, and its position on each of `AXES`."""
+    """Accuracies (0..1) after one round, and its position on each of `AXES`."""
 
     round: int
     position: tuple[float, ...]
@@ -67,11 +69,14 @@ class Curve:
 
 
 def points(run: RecordedRun) -> list[Point]:
-    """Training rounds evaluated by every surviving peer, or by the coordinator."""
-    found = []
+    """Training rounds evaluated by every surviving peer, or by the coordinator.
+
+    Only those on the set of the run's curve.
+    """
+    found, on = [], curve_set(run)
     for number in run.finished("train"):
         row = [r.test_accuracy for r in run.rounds[number] if r.test_accuracy is not None]
-        if len(row) == len(run.rounds[number]):
+        if len(row) == len(run.rounds[number]) and sets_of(run.rounds[number]) == {on}:
             found.append(Point(number, _position(run, number), min(row), fmean(row), max(row)))
     return found
 
@@ -116,13 +121,13 @@ def mean_final_point(entry: Entry) -> Point | None:
 
 
 def accuracy_against(axis: str) -> Callable[[Sequence[Entry]], Figure]:
-    """Drawing function for the test accuracies of entries against one of `AXES`."""
+    """Drawing function for the accuracies of entries against one of `AXES`."""
     return partial(_accuracy, axis=axis)
 
 
 def _accuracy(entries: Sequence[Entry], axis: str) -> Figure:
     figure = style.new_figure(_WIDTH, _HEIGHT)
-    axes = figure.add_subplot(ylabel="test accuracy (%)")
+    axes = figure.add_subplot(ylabel=accuracy_label(_sets(entries)))
     drawn = [(entry, line_style(i), curve(entry), mean_final_point(entry)) for i, entry in enumerate(entries)]
     drawn = [(entry, own, line, end) for entry, own, line, end in drawn if line.mean.size]
     if not drawn:
@@ -146,6 +151,17 @@ def _accuracy(entries: Sequence[Entry], axis: str) -> Figure:
     ]
     label_ends(axes, ends, _HEIGHT * _INNER)
     return figure
+
+
+def _sets(entries: Sequence[Entry]) -> set[EvaluationSet]:
+    """Sets of the entries' curves and of their final models."""
+    return {curve_set(run) for entry in entries for run in entry.runs} | _final_sets(entries)
+
+
+def _final_sets(entries: Sequence[Entry]) -> set[EvaluationSet]:
+    """Sets of the entries' final accuracies."""
+    found = {summary["evaluated_on"] for entry in entries for summary in entry.summaries}
+    return found - {None}
 
 
 def _length(line: Curve, end: Point | None, axis: str) -> float:
@@ -198,7 +214,7 @@ def _draw_level(axes: Axes, entry: Entry, own: LineStyle, line: Curve, end: Poin
 def draw_spread(entries: Sequence[Entry]) -> Figure:
     """Final accuracies: each peer, their mean and the final model, by seed."""
     figure = style.new_figure(_WIDTH, max(0.55 * len(entries) + 1.2, 2.6))
-    axes = figure.add_subplot(xlabel="test accuracy (%)")
+    axes = figure.add_subplot(xlabel=accuracy_label(_final_sets(entries)))
     for i, entry in enumerate(entries):
         for k, run in enumerate(entry.runs):
             seeds = len(entry.runs)

@@ -12,7 +12,8 @@ from p2pfl.report import style, topology_plot
 from p2pfl.report.compare.group import Entry
 from p2pfl.report.compare.line_styles import LineEnd, label_ends, line_style, short_label
 from p2pfl.report.curves import draw_bounds
-from p2pfl.report.load import latest_accuracy, mixing_distances, training_distances
+from p2pfl.report.evaluated import accuracy_label, latest_accuracies, latest_set
+from p2pfl.report.load import mixing_distances, training_distances
 from p2pfl.report.topology_layout import node_positions
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def node_accuracies(entry: Entry) -> list[float | None]:
     None where a seed has no measurement.
     """
     means: list[float | None] = []
-    for values in zip(*([latest_accuracy(own) for own in run.records] for run in entry.runs), strict=True):
+    for values in zip(*(latest_accuracies(run) for run in entry.runs), strict=True):
         known = [value for value in values if value is not None]
         means.append(fmean(known) if len(known) == len(values) else None)
     return means
@@ -135,7 +136,8 @@ def draw_topologies(entries: Sequence[Entry]) -> Figure:
     for axes in panels[len(entries) :]:
         axes.set_axis_off()
     colors = ScalarMappable(norm, style.MAP)
-    bar = figure.colorbar(colors, ax=list(panels), shrink=0.8, aspect=30, pad=0.02, label="test accuracy (%)")
+    label = accuracy_label(latest_set(run) for entry in entries for run in entry.runs)
+    bar = figure.colorbar(colors, ax=list(panels), shrink=0.8, aspect=30, pad=0.02, label=label)
     bar.outline.set_visible(False)
     return figure
 

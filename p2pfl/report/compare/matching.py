@@ -25,6 +25,8 @@ MATCHED: dict[str, str] = {
     "background": "background of pictures",
     "augment": "augmentation",
     "partition": "partition",
+    "validation": "fraction held back for validation",
+    "test": "evaluation on the test set",
     "batch_size": "batch size",
     "schedule": "schedule",
 }

@@ -12,32 +12,33 @@ from p2pfl.report.output import Plot
 
 _LINES = (
     "Lines: mean of the peers, or the coordinator's model; stars: final model. Bands: one standard deviation over "
-    "seeds, or worst to best peer for one seed. Before the last round a part of the test set may have been used."
+    "seeds, or worst to best peer for one seed. Before the last round a part of the set may have been used; "
+    "with a validation set, lines are measured on that, and stars on the test set unless --no-test."
 )
 
 PLOTS: tuple[Plot[Sequence[Entry]], ...] = (
     Plot(
         "accuracy-samples",
-        "Test accuracy by samples processed",
+        "Accuracy by samples processed",
         f"Axis of the match: all runs process the same number of samples. {_LINES}",
         accuracy_against("samples"),
     ),
     Plot(
         "accuracy-rounds",
-        "Test accuracy by round",
+        "Accuracy by round",
         "A round of FedAvg with few clients processes fewer samples, so it has more rounds. Stars of gossip runs are "
         "placed after the consensus phase.",
         accuracy_against("rounds"),
     ),
     Plot(
         "accuracy-seconds",
-        "Test accuracy by time",
+        "Accuracy by time",
         "At the time when the last process finished the round, on the machine of the run.",
         accuracy_against("seconds"),
     ),
     Plot(
         "accuracy-bytes",
-        "Test accuracy by bytes sent",
+        "Accuracy by bytes sent",
         "Bytes of all processes, including the consensus phase. A horizontal line is the final accuracy of a run that "
         "sends nothing.",
         accuracy_against("bytes"),
@@ -68,7 +69,7 @@ PLOTS: tuple[Plot[Sequence[Entry]], ...] = (
     Plot(
         "topologies",
         "Topologies",
-        "Color: latest test accuracy of a node before the consensus phase, on one scale; empty if not measured, as for "
+        "Color: latest accuracy of a node before the consensus phase, on one scale; empty if not measured, as for "
         "FedAvg's clients. The square is the coordinator. Peers without edges never exchange.",
         draw_topologies,
         wide=True,

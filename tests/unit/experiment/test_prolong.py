@@ -146,13 +146,19 @@ def records_of(run_dir: Path) -> list[list[tuple[int, str, float | None]]]:
     return [[(r.round, r.phase, r.train_loss) for r in read_rounds(folder)] for folder in folders]
 
 
+def tested_rounds(run_dir: Path) -> list[int]:
+    """Training rounds in which a process was evaluated on the test set."""
+    records = [record for folder in sorted((run_dir / "peers").iterdir()) for record in read_rounds(folder)]
+    return sorted({r.round for r in records if r.phase == "train" and r.evaluated_on == "test"})
+
+
 @pytest.mark.processes
 @pytest.mark.parametrize("mode", ["gossip", "centralized"])
 def test_a_prolonged_run_has_the_bits_of_a_longer_one(tmp_path: Path, mode: Mode) -> None:
     sizes = ["--num-clients", "3", "--num-selected", "2", "--server-momentum", "0.5"]
     words = [str(ROOT / "topologies" / "ring-4.graphml")] if mode == "gossip" else sizes
     words += ["--dataset", "digits", "--model", "user_models:linear", "--local-steps", "2", "--threads", "1"]
-    words += ["--lr", "0.01", "--schedule", "constant"]
+    words += ["--lr", "0.01", "--schedule", "constant", "--validation", "0.1"]
     long, short = tmp_path / "long", tmp_path / "short"
     assert commands.run(mode, *words, "--rounds", "4", "--run-dir", str(long)).returncode == 0
     assert commands.run(mode, *words, "--rounds", "2", "--run-dir", str(short)).returncode == 0
@@ -160,6 +166,8 @@ def test_a_prolonged_run_has_the_bits_of_a_longer_one(tmp_path: Path, mode: Mode
     assert more.returncode == 0, more.stderr
     assert (short / "consensus.safetensors").read_bytes() == (long / "consensus.safetensors").read_bytes()
     assert records_of(short) == records_of(long)
+    assert tested_rounds(short) == [2, 4], "its first end was on the test set, too"
+    assert tested_rounds(long) == [4]
     summary = json.loads((short / "summary.json").read_text())
     assert (summary["status"], summary["rounds"], summary["rounds_completed"]) == ("complete", 4, 4)
     fewer = commands.run(mode, "--resume", str(short), "--rounds", "3")

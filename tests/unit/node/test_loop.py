@@ -18,7 +18,7 @@ from p2pfl.node.ports import Ports
 from p2pfl.node.system import SystemClock, ThreadCompute
 from p2pfl.payload import Payload
 from p2pfl.protocol import events as ev
-from p2pfl.training import EvalStats, TrainStats
+from p2pfl.training import EvalStats, Evaluation, TrainStats
 from p2pfl.transport import MemoryHub, MemoryTransport
 
 
@@ -77,7 +77,7 @@ class Store:
         self.saved: list[tuple[int, Mapping[int, Payload], Mapping[str, Any], int]] = []
         self.begin = lambda round, trainer: []
         self.record = self.save_model = lambda round, trainer: None
-        self.evaluation_samples = lambda round: None
+        self.evaluation = lambda round: None
 
     def save(self, round: int, trainer: Trainer, sent: Mapping[int, Payload], state: Mapping[str, Any]) -> None:
         self.saved.append((round, sent, state, threading.get_ident()))
@@ -103,10 +103,10 @@ def test_only_the_calling_thread_touches_the_protocol() -> None:
 def test_an_evaluation_reports_each_batch_to_the_launcher() -> None:
     """A process that reports nothing for the round timeout may be taken for frozen."""
     told, store = list[messages.FromWorker](), Store()
-    store.evaluation_samples = lambda round: 0
+    store.evaluation = lambda round: Evaluation(0)
 
     class Evaluating(Trainer):
-        def evaluate(self, samples: int, stopped: Callable[[], bool]) -> EvalStats:
+        def evaluate(self, samples: int, stopped: Callable[[], bool], on: str) -> EvalStats:
             assert [stopped() for _ in range(3)] == [False] * 3
             return EvalStats(accuracy=0.5, loss=0.5, samples=3, seconds=0.0)
 

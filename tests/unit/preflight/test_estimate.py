@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -292,3 +293,52 @@ def test_what_a_mode_without_a_mesh_needs() -> None:
     lonely = RunConfig.of(mode="local", dataset="digits", width=0.125)
     alone = estimate(assign_roles(lonely, make_topology("ring", 4)), lonely)
     assert alone.bytes_per_round == alone.exchange_memory == alone.consensus_bytes == 0
+
+
+def test_a_dry_run_tells_what_is_held_back() -> None:
+    config = digits(validation=0.1)
+    text = describe_run(make_topology("ring", 4), config)
+    assert "digits: 1,294 training, 144 validation and 359 test samples, 10 classes; 323 per peer\n" in text
+    assert "shard 0" not in text, "equal shards need no list"
+    found = needs("ring", 4, validation=0.1)
+    assert (found.smallest_shard, found.largest_shard, found.steps_per_round) == (323, 324, 10)
+    text = describe_run(make_topology("ring", 4), digits(validation=0.1, test=False, partition="quantity:square"))
+    assert "1,294 training, 144 validation samples; the test set is not used, 10 classes; " in text
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"validation": 0.0001}, "--validation 0.0001: no sample would be held back, of 1,438; choose a larger"),
+        (
+            {"validation": 0.9999},
+            "--validation 0.9999: no sample would be left to train on, of 1,438;",
+        ),
+        (
+            {"validation": 0.9, "batch_size": 40},
+            r"--batch-size 40: a peer's shard has 36 samples in the mean \(without the 1294 held back\)",
+        ),
+        ({"validation": 0.998}, r"--dataset digits: 3 samples for 4 peers \(without the 1435 held back\)"),
+    ],
+)
+def test_what_leaves_too_little_is_refused(options: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{words}"):
+        needs("ring", 4, **options)
+
+
+def test_classes_without_a_validation_sample_are_named() -> None:
+    """So few samples that not every class has one."""
+    (note,) = (note for note in needs("ring", 4, validation=0.003).notes if "validation" in note)
+    assert re.fullmatch(r"--validation 0\.003: no validation sample of class \d, \d, \d, \d, \d and 1 more", note)
+
+
+def test_plain_sgd_reads_the_file_of_a_partition(tmp_path: Path) -> None:
+    config = RunConfig.of(mode="sgd", dataset="digits", width=0.125, partition=f"file:{tmp_path / 'split.json'}")
+    alone = topology_of(config)
+    assert alone is not None
+    (tmp_path / "split.json").write_text('{"0": [1, 2, 70000]}')
+    with pytest.raises(ConfigError, match="there is no sample 70000; there are 1,438"):
+        describe_run(alone, config)
+    (tmp_path / "split.json").write_text(json.dumps({"a": list(range(99)), "b": [1000]}))
+    found = estimate(assign_roles(config, alone), config)
+    assert (found.smallest_shard, found.steps_per_round) == (100, 3)

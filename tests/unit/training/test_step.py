@@ -178,7 +178,7 @@ def test_memory_that_is_used_up_becomes_one_line_with_remedies(error: Exception,
 
 
 def test_a_gpu_without_room_for_a_context_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported")
 
     gpu = torch.device("cuda", 0)
@@ -191,7 +191,7 @@ def test_a_gpu_without_room_for_a_context_is_one_line(monkeypatch: pytest.Monkey
 
 
 def test_memory_that_is_used_up_by_the_model_or_an_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     peer = trainer(small_config())

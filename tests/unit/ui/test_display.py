@@ -87,6 +87,15 @@ def test_a_round_becomes_one_line_when_all_peers_have_finished_it() -> None:
     assert "8 MB sent" in line
 
 
+def test_an_accuracy_on_the_validation_set_says_so() -> None:
+    display, stream = plain()
+    with display:
+        for peer in range(4):
+            record = train_record(TOPOLOGY, peer, 2, ROUNDS, 1_000_000)
+            display.round(peer, msgspec.structs.replace(record, evaluated_on="validation"), EMPTY)
+    assert "accuracy 46.8 % (validation) (worst 46.0 %)" in stream.getvalue()
+
+
 def test_a_round_is_complete_without_its_missing_peers() -> None:
     display, stream = plain()
     with display:
