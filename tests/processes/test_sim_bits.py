@@ -6,17 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from tests.support.fault_scripts import fault
+from tests.support.same_bits import check_simulated
 
 from p2pfl import RunConfig, make_topology
 from p2pfl.experiment.run import run
 from p2pfl.modes import topology_of
-from p2pfl.run import checkpoint
-from p2pfl.run.paths import CHECKPOINTS_FOLDER, MODEL_FILE, peer_dirs
+from p2pfl.run.paths import peer_dirs
 from p2pfl.run.records import read_rounds
-from p2pfl.sim.swarm import Simulation
-from p2pfl.topology import Topology
 
 pytestmark = pytest.mark.processes
 
@@ -39,28 +36,8 @@ def test_same_settings_same_bits(tmp_path: Path, mode: str) -> None:
     real = RunConfig.of(**OPTIONS, **own, mode=mode, run_dir=str(tmp_path / "real"))
     topology = topology_of(real) or make_topology("ring", 4)
     run(real, None if mode == "centralized" else topology)
-    simulated = Simulation(topology, RunConfig.of(**OPTIONS, **own, mode=mode, run_dir=str(tmp_path / "simulated")))
-    simulated.run()
-    check(tmp_path / "real", simulated.run_dir, topology)
-
-
-def check(real: Path, simulated: Path, topology: Topology) -> None:
-    """Assert the same model, checkpoints, and records but for times and bytes."""
-    assert (real / MODEL_FILE).read_bytes() == (simulated / MODEL_FILE).read_bytes()
-    for there, here in zip(peer_dirs(real, topology), peer_dirs(simulated, topology), strict=True):
-        assert facts(there) == facts(here)
-        (one, _), (other, _) = (checkpoint.newest(folder / CHECKPOINTS_FOLDER) for folder in (there, here))
-        assert (one is None) == (other is None)
-        if one is not None and other is not None:
-            assert torch.equal(one.x, other.x)
-            assert torch.equal(one.momentum, other.momentum)
-
-
-def facts(folder: Path) -> list[tuple[object, ...]]:
-    return [
-        (r.round, r.steps, r.samples, r.train_loss, r.test_accuracy, r.absent, r.missing, r.weights_from)
-        for r in read_rounds(folder)
-    ]
+    config = RunConfig.of(**OPTIONS, **own, mode=mode, run_dir=str(tmp_path / "simulated"))
+    check_simulated(tmp_path / "real", topology, config)
 
 
 def test_a_kill_and_a_pause_end_with_the_same_records_and_bits(tmp_path: Path) -> None:
@@ -73,7 +50,5 @@ def test_a_kill_and_a_pause_end_with_the_same_records_and_bits(tmp_path: Path) -
         for name in ("real", "simulated")
     ]
     run(configs[0], topology)
-    simulated = Simulation(topology, configs[1])
-    simulated.run()
-    check(tmp_path / "real", simulated.run_dir, topology)
-    assert [record.round for record in read_rounds(peer_dirs(simulated.run_dir, topology)[3])][:3] == [1, 5, 6]
+    simulated = check_simulated(tmp_path / "real", topology, configs[1])
+    assert [record.round for record in read_rounds(peer_dirs(simulated, topology)[3])][:3] == [1, 5, 6]
