@@ -1,10 +1,10 @@
 """Peers in separate network namespaces, over links that delay, lose and break.
 
-`python -m soak.network`. Four peers are started one by one (`run_peers.py peer`), each in a network namespace that
-this process makes (iproute2): over good links, and twice over bad ones, of which one peer's is cut for ten seconds.
-With the usual timeouts all peers wait, and no bit differs; with short ones the others continue without the one that
-is cut off. Timeouts grow with the slowest round, so there the cut lasts until they continue, and all train slowly
-until that peer is back. Linux makes links bad by itself where it has netem; where it has not, all packets pass
+`python -m soak.network`. Four peers are started (`run_peers.py peer`, as forks of this process), each in a network
+namespace that this process makes (iproute2): over good links, and twice over bad ones, of which one peer's is cut for
+ten seconds. With the usual timeouts all peers wait, and no bit differs; with short ones the others continue without the
+one that is cut off. Timeouts grow with the slowest round, so there the cut lasts until they continue, and all train
+slowly until that peer is back. Linux makes links bad by itself where it has netem; where it has not, all packets pass
 through soak/switch.py, which does the same to them.
 Everything happens within namespaces of network, mounts and processes that end with this process.
 """
@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import json
+import multiprocessing
 import os
+import runpy
 import secrets
 import shlex
 import signal
@@ -25,6 +28,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +47,7 @@ VICTIM = 2  # whose link is cut
 POINTS = 2.0  # that the accuracy may differ by, in percent
 TIMEOUT = 300.0  # seconds that the peers may take for a round, and all together for the end
 PORT = 7000
+CLONE_NEWNET = 0x40000000  # of setns, which Python has from 3.12 on
 STEP_SECONDS = 0.05
 SLOW_SECONDS = 0.5  # a step, while the one that was cut off is on its way back: TCP tries again after 6 s and more
 SLOW_FILE = "P2PFL_SOAK_SLOW"  # names the file that says so
@@ -73,8 +78,25 @@ class _Slow(nn.Module):
         return x
 
 
+def _be_peer(peer: int, words: list[str], log: Path, slow_file: Path) -> None:
+    """Become `run_peers.py peer WORDS` in the peer's namespace.
+
+    A fork of this process, since four new interpreters that import torch take longer than a short run.
+    """
+    with open(f"/var/run/netns/{namespace(peer)}") as entered:
+        if ctypes.CDLL(None, use_errno=True).setns(entered.fileno(), CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), f"setns {namespace(peer)}")
+    with open(log, "wb") as file, open(os.devnull, "rb") as nothing:
+        for number, stream in enumerate((nothing, file, file)):
+            os.dup2(stream.fileno(), number)
+    sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w", 1), os.fdopen(2, "w", 1)
+    os.environ[SLOW_FILE] = str(slow_file)
+    sys.argv = [str(ROOT / "run_peers.py"), "peer", *words]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
 @contextlib.contextmanager
-def _swarm(folder: Path, rounds: int, *options: str) -> Iterator[list[subprocess.Popen[bytes]]]:
+def _swarm(folder: Path, rounds: int, *options: str) -> Iterator[list[BaseProcess]]:
     """Peers, each in its namespace; none outlives the context."""
     topology = make_topology("ring", PEERS)
     for peer in range(PEERS):
@@ -84,55 +106,51 @@ def _swarm(folder: Path, rounds: int, *options: str) -> Iterator[list[subprocess
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
-    peers: list[subprocess.Popen[bytes]] = []
-    environment = {**os.environ, SLOW_FILE: str(folder / "slow")}
-    with contextlib.ExitStack() as stack:
+    peers: list[BaseProcess] = []
+    try:
         for peer in range(PEERS):
-            log = stack.enter_context(open(folder / f"{peer}.txt", "wb"))
             words = [str(folder / "ring.graphml"), "--node", str(peer), *SETTINGS, *options, "--rounds", str(rounds)]
-            words += ["--token-file", str(token)]
-            program = [sys.executable, str(ROOT / "run_peers.py"), "peer", *words, "--run-dir", str(folder / str(peer))]
-            program = ["ip", "netns", "exec", namespace(peer), *program]
-            peers.append(subprocess.Popen(program, env=environment, stdout=log, stderr=log))
-        try:
-            yield peers
-        finally:
-            for process in peers:
-                process.kill()
-                process.wait()
+            words += ["--token-file", str(token), "--run-dir", str(folder / str(peer))]
+            given = (peer, words, folder / f"{peer}.txt", folder / "slow")
+            peers.append(multiprocessing.get_context("fork").Process(target=_be_peer, args=given))
+            peers[-1].start()
+        yield peers
+    finally:
+        for process in peers:
+            process.kill()
+            process.join()
 
 
-def _until_round(folder: Path, peers: Sequence[subprocess.Popen[bytes]], round: int) -> None:
+def _until_round(folder: Path, peers: Sequence[BaseProcess], round: int) -> None:
     """Wait until the victim has reached that round, or a process has ended."""
     deadline = time.monotonic() + TIMEOUT
     line = f": round {round}/"
     while line not in (folder / f"{VICTIM}.txt").read_text():
-        if time.monotonic() > deadline or any(process.poll() is not None for process in peers):
+        if time.monotonic() > deadline or any(not process.is_alive() for process in peers):
             return
         time.sleep(0.1)
 
 
-def _until_both_say(line: str, folder: Path, peers: Sequence[subprocess.Popen[bytes]]) -> None:
+def _until_both_say(line: str, folder: Path, peers: Sequence[BaseProcess]) -> None:
     """Wait until both neighbors of the victim log a line, or a process has ended.
 
     Training slows down as soon as a peer continues without another: the victim alone would soon be at its last round.
     """
     deadline = time.monotonic() + FELT_SECONDS
     waiting = {VICTIM - 1, VICTIM + 1}
-    while waiting and time.monotonic() < deadline and all(process.poll() is None for process in peers):
+    while waiting and time.monotonic() < deadline and all(process.is_alive() for process in peers):
         time.sleep(0.02)
         if any("continues without peer" in (folder / f"{peer}.txt").read_text() for peer in range(PEERS)):
             (folder / "slow").touch()
         waiting = {peer for peer in waiting if line not in (folder / f"{peer}.txt").read_text()}
 
 
-def _end(peers: Sequence[subprocess.Popen[bytes]]) -> list[int | None]:
+def _end(peers: Sequence[BaseProcess]) -> list[int | None]:
     """Exit status of each peer; None for those that exceed the timeout."""
     deadline = time.monotonic() + TIMEOUT
     for process in peers:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(max(0.0, deadline - time.monotonic()))
-    return [process.poll() for process in peers]
+        process.join(max(0.0, deadline - time.monotonic()))
+    return [process.exitcode for process in peers]
 
 
 @dataclass

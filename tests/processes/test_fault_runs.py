@@ -1,6 +1,6 @@
 """Fault scripts in real runs: peers killed, frozen, cut off and hostile.
 
-Each is played twice, to the same bits.
+A script is played once by real processes and once by the simulator, to the same bits.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import pytest
 import torch
 from tests.support.paths import ROOT
 from tests.support.real_run import Run
+from tests.support.same_bits import check_simulated
 from tests.support.swarms import LIVELY, memory_swarm, saved_vectors, thread_swarm
 
 from p2pfl import RunConfig, make_topology
 from p2pfl.faults import check_faults, load_faults
+from p2pfl.modes import topology_of
 from p2pfl.report import summarize
 from p2pfl.run.records import read_rounds
-from p2pfl.topology import save_topology
+from p2pfl.topology import Topology, save_topology
 from p2pfl.transport import ZmqTransport
 
 NAMES = [str(peer) for peer in range(6)]
@@ -87,6 +89,17 @@ FAST = shlex.split(
     "--dataset digits --model user_models:linear --batch-size 8 --lr 0.01 --local-steps 5 --rounds 14 --threads 1"
     " --grace-timeout 2 --eval-every 7"
 )
+SIMULATED: dict[str, Any] = {
+    "dataset": "digits",
+    "model": "user_models:linear",
+    "batch_size": 8,
+    "lr": 0.01,
+    "local_steps": 5,
+    "rounds": 14,
+    "threads": 1,
+    "grace_timeout": 2.0,
+    "eval_every": 7,
+}
 
 
 @pytest.fixture
@@ -107,28 +120,25 @@ def play(tmp_path: Path) -> Callable[..., Run]:
     return go
 
 
-def facts(run: Run, name: str) -> list[tuple[Any, ...]]:
-    """Fields of a peer's records except times and bytes."""
-    records = run.records(name)
-    return [(r.round, r.steps, r.samples, r.train_loss, r.test_accuracy, r.absent, r.missing) for r in records]
+def check_bits(run: Run, path: Path, topology: Topology, **options: Any) -> None:
+    """Assert that the simulator plays the same script to the same bits."""
+    where = str(run.run_dir.parent / "simulated")
+    check_simulated(run.run_dir, topology, RunConfig.of(**{**SIMULATED, **options}, faults=str(path), run_dir=where))
 
 
 @pytest.mark.processes
 @pytest.mark.parametrize("at", ["start", "train", "exchange", "evaluate", "checkpoint"])
-def test_a_kill_is_played_twice_to_the_same_bits(tmp_path: Path, play: Callable[..., Run], at: str) -> None:
+def test_a_kill_ends_with_the_bits_of_the_simulator(tmp_path: Path, play: Callable[..., Run], at: str) -> None:
     path = written(tmp_path, f'{KILL}at = "{at}"\nrestart = 9')
-    runs = [play(name, path) for name in ("one", "two")]
-    for peer in range(6):
-        assert facts(runs[0], str(peer)) == facts(runs[1], str(peer))
-    weights = [(run.run_dir / "consensus.safetensors").read_bytes() for run in runs]
-    assert weights[0] == weights[1]
+    run = play("run", path)
+    check_bits(run, path, make_topology("ring", 6))
     first = 4 if at in ("start", "train", "exchange") else 5
     for watcher in ("2", "4"):
-        gone = [record.round for record in runs[0].records(watcher) if record.absent == ["3"]]
+        gone = [record.round for record in run.records(watcher) if record.absent == ["3"]]
         assert gone == list(range(first, 9))
     # The round that it died in is done again only if it comes back in it: its checkpoint is that of the one before.
-    assert [record.round for record in runs[0].records("3")][:4] == [1, 2, 3, 9]
-    summary = runs[0].summary()
+    assert [record.round for record in run.records("3")][:4] == [1, 2, 3, 9]
+    summary = run.summary()
     assert summary["status"] == "complete"
     assert summary["lost_peers"] == []
     assert summary["faults"] == [f"3 killed in round 4 ({at}), back in round 9"]
@@ -136,14 +146,13 @@ def test_a_kill_is_played_twice_to_the_same_bits(tmp_path: Path, play: Callable[
 
 @pytest.mark.processes
 @pytest.mark.parametrize("at", ["train", "checkpoint"])
-def test_a_pause_is_played_twice_to_the_same_bits(tmp_path: Path, play: Callable[..., Run], at: str) -> None:
+def test_a_pause_ends_with_the_bits_of_the_simulator(tmp_path: Path, play: Callable[..., Run], at: str) -> None:
     path = written(tmp_path, f'kind = "pause"\npeer = "3"\nround = 4\nresume = 9\nat = "{at}"')
-    runs = [play(name, path, "--round-timeout", "2", "--first-round-timeout", "5") for name in ("one", "two")]
-    for peer in range(6):
-        assert facts(runs[0], str(peer)) == facts(runs[1], str(peer))
-    assert [record.round for record in runs[0].records("3")][:5] == [1, 2, 3, 4, 9]
+    run = play("run", path, "--round-timeout", "2", "--first-round-timeout", "5")
+    check_bits(run, path, make_topology("ring", 6), round_timeout=2.0, first_round_timeout=5.0)
+    assert [record.round for record in run.records("3")][:5] == [1, 2, 3, 4, 9]
     for watcher in ("2", "4"):
-        gone = [record.round for record in runs[0].records(watcher) if record.absent == ["3"]]
+        gone = [record.round for record in run.records(watcher) if record.absent == ["3"]]
         assert gone == list(range(4 if at == "train" else 5, 9))
 
 
@@ -171,12 +180,14 @@ def test_a_kill_without_restart_is_for_good_and_not_repeated_on_resume(
 def test_a_client_that_is_killed_is_missing_until_it_is_back(tmp_path: Path, play: Callable[..., Run]) -> None:
     path = written(tmp_path, f"{KILL}restart = 9")
     clients = ["--num-clients", "4", "--num-selected", "4", "--deadline", "5"]
-    runs = [play(name, path, *clients, command="centralized") for name in ("one", "two")]
-    for run in runs:
-        missing = [record.missing for record in run.records("coordinator")]
-        assert missing == [[]] * 3 + [["3"]] * 5 + [[]] * 6
-    assert facts(runs[0], "coordinator") == facts(runs[1], "coordinator")
-    assert runs[0].summary()["lost_peers"] == []
+    run = play("run", path, *clients, command="centralized")
+    missing = [record.missing for record in run.records("coordinator")]
+    assert missing == [[]] * 3 + [["3"]] * 5 + [[]] * 6
+    assert run.summary()["lost_peers"] == []
+    own = {"mode": "centralized", "num_clients": 4, "num_selected": 4, "deadline": 5.0}
+    topology = topology_of(RunConfig.of(**{**SIMULATED, **own}))
+    assert topology is not None
+    check_bits(run, path, topology, **own)
 
 
 @pytest.mark.processes
@@ -191,26 +202,3 @@ def test_a_robust_rule_tolerates_an_attacker_that_reported_means_exclude(
     assert robust["mean_peer_accuracy"] > 0.8  # type: ignore[operator]
     report = (tmp_path / "robust" / "run" / "report.html").read_text()
     assert "exclude the attackers: 3" in report
-
-
-@pytest.mark.processes
-def test_a_comparison_plays_the_script_in_every_run_that_has_its_peers(tmp_path: Path) -> None:
-    for kind in ("ring", "complete"):
-        save_topology(make_topology(kind, 4), tmp_path / f"{kind}.graphml")
-    edge = 'kind = "drop"\nedge = ["0", "2"]\nrounds = [2, 3]\nprobability = 0.1'
-    path = written(tmp_path, f"{KILL}restart = 6", edge)
-    topologies = [str(tmp_path / "ring.graphml"), str(tmp_path / "complete.graphml")]
-    options = [word for word in FAST if word != "14"]
-    options.insert(options.index("--rounds") + 1, "8")
-    words = ["compare", *topologies, "--centralized", "--num-selected", "4", "--local", *options]
-    run = Run(tmp_path, *words, "--faults", str(path))
-    try:
-        code, err = run.end(250)
-    finally:
-        run.kill()
-    assert (code, err) == (0, ""), run.lines
-    summaries = {p.parent.name: json.loads(p.read_text()) for p in (tmp_path / "run").glob("*/summary.json")}
-    assert len(summaries) == 4
-    for name, summary in summaries.items():
-        assert bool(summary["faults"]) == ("local" not in name), name
-        assert summary["status"] == "complete", name

@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,15 +14,29 @@ from tests.support import commands
 from tests.support.fault_scripts import CUT, DROP, fault
 from tests.support.paths import ROOT
 from tests.support.real_run import Run
+from tests.support.same_bits import check_simulated, facts
 from tests.support.swarms import PLAIN, Reference, assert_close, memory_swarm, saved_vectors
 
 from p2pfl import RunConfig, make_topology
-from p2pfl.run.records import read_rounds
+from p2pfl.modes import topology_of
 from p2pfl.topology import mixing_matrix
 
 TINY = "--dataset digits --model user_models:linear --batch-size 8 --lr 0.01 --local-steps 4 --threads 1"
 RING = shlex.split(f"gossip {ROOT}/topologies/ring-4.graphml --rounds 8 {TINY}")
 CLIENTS = shlex.split(f"centralized --num-clients 3 --num-selected 3 --num-rounds 8 {TINY}")
+
+SIMULATED: dict[str, Any] = {
+    "mode": "centralized",
+    "num_clients": 3,
+    "num_selected": 3,
+    "rounds": 8,
+    "dataset": "digits",
+    "model": "user_models:linear",
+    "batch_size": 8,
+    "lr": 0.01,
+    "local_steps": 4,
+    "threads": 1,
+}
 
 
 @pytest.fixture
@@ -42,22 +57,7 @@ def play(tmp_path: Path) -> Iterator[Callable[..., Run]]:
 
 def told(run: Run) -> dict[str, list[tuple[object, ...]]]:
     """Facts in the records of all processes, except times and bytes."""
-    return {
-        folder.name: [
-            (r.round, r.steps, r.samples, r.train_loss, r.test_accuracy, r.absent, r.missing)
-            for r in read_rounds(folder)
-        ]
-        for folder in sorted((run.run_dir / "peers").iterdir())
-    }
-
-
-def twice(play: Callable[..., Run], script: str, words: list[str]) -> Run:
-    """Both times the same records and model; one of the two."""
-    first, second = (ended(play(script, *words)) for _ in range(2))
-    assert told(first) == told(second)
-    model = "consensus.safetensors"
-    assert (first.run_dir / model).read_bytes() == (second.run_dir / model).read_bytes()
-    return first
+    return {folder.name: facts(folder) for folder in sorted((run.run_dir / "peers").iterdir())}
 
 
 def ended(run: Run) -> Run:
@@ -73,7 +73,13 @@ def rounds_of(run: Run, name: str) -> list[int]:
 @pytest.mark.processes
 @pytest.mark.parametrize("at", ["train", "exchange", "evaluate"])
 def test_a_client_that_is_killed_and_back(play: Callable[..., Run], at: str) -> None:
-    run = twice(play, fault(kind="kill", peer="1", round=3, restart=6, at=at), CLIENTS)
+    run = ended(play(fault(kind="kill", peer="1", round=3, restart=6, at=at), *CLIENTS))
+    config = RunConfig.of(
+        **SIMULATED, faults=str(run.run_dir.parent / "script.toml"), run_dir=str(run.run_dir.parent / "simulated")
+    )
+    topology = topology_of(config)
+    assert topology is not None
+    check_simulated(run.run_dir, topology, config)
     missing = {record.round: record.missing for record in run.records() if record.missing}
     first = 4 if at == "evaluate" else 3  # its update of round 3 had been taken
     assert missing == {round: ["1"] for round in range(first, 6)}

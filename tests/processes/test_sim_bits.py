@@ -6,17 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from tests.support.fault_scripts import fault
+from tests.support.same_bits import check_simulated
 
 from p2pfl import RunConfig, make_topology
 from p2pfl.experiment.run import run
 from p2pfl.modes import topology_of
-from p2pfl.run import checkpoint
-from p2pfl.run.paths import CHECKPOINTS_FOLDER, MODEL_FILE, peer_dirs
+from p2pfl.run.paths import peer_dirs
 from p2pfl.run.records import read_rounds
-from p2pfl.sim.swarm import Simulation
-from p2pfl.topology import Topology
 
 pytestmark = pytest.mark.processes
 
@@ -43,30 +40,11 @@ def test_same_settings_same_bits(tmp_path: Path, mode: str) -> None:
     real = RunConfig.of(**OPTIONS, **own, mode=mode, run_dir=str(tmp_path / "real"))
     topology = topology_of(real) or make_topology("ring", 4)
     run(real, topology if mode == "gossip" else None)
-    simulated = Simulation(topology, RunConfig.of(**OPTIONS, **own, mode=mode, run_dir=str(tmp_path / "simulated")))
-    simulated.run()
-    check(tmp_path / "real", simulated.run_dir, topology)
-    sets = [record.evaluated_on for folder in peer_dirs(simulated.run_dir, topology) for record in read_rounds(folder)]
+    config = RunConfig.of(**OPTIONS, **own, mode=mode, run_dir=str(tmp_path / "simulated"))
+    simulated = check_simulated(tmp_path / "real", topology, config)
+    sets = [record.evaluated_on for folder in peer_dirs(simulated, topology) for record in read_rounds(folder)]
     assert set(sets) >= ({"validation", "test"} if mode == "gossip" else {"validation"})
     assert ("test" in sets) == (mode == "gossip")
-
-
-def check(real: Path, simulated: Path, topology: Topology) -> None:
-    """Assert the same model, checkpoints, and records but for times and bytes."""
-    assert (real / MODEL_FILE).read_bytes() == (simulated / MODEL_FILE).read_bytes()
-    for there, here in zip(peer_dirs(real, topology), peer_dirs(simulated, topology), strict=True):
-        assert facts(there) == facts(here)
-        (one, _), (other, _) = (checkpoint.newest(folder / CHECKPOINTS_FOLDER) for folder in (there, here))
-        assert (one is None) == (other is None)
-        if one is not None and other is not None:
-            assert torch.equal(one.x, other.x)
-            assert torch.equal(one.momentum, other.momentum)
-
-
-def facts(folder: Path) -> list[tuple[object, ...]]:
-    trained, measured = ("round", "steps", "samples", "train_loss"), ("test_accuracy", "test_samples", "evaluated_on")
-    names = (*trained, *measured, "absent", "missing", "weights_from")
-    return [tuple(getattr(record, name) for name in names) for record in read_rounds(folder)]
 
 
 def test_a_kill_and_a_pause_end_with_the_same_records_and_bits(tmp_path: Path) -> None:
@@ -79,7 +57,5 @@ def test_a_kill_and_a_pause_end_with_the_same_records_and_bits(tmp_path: Path) -
         for name in ("real", "simulated")
     ]
     run(configs[0], topology)
-    simulated = Simulation(topology, configs[1])
-    simulated.run()
-    check(tmp_path / "real", simulated.run_dir, topology)
-    assert [record.round for record in read_rounds(peer_dirs(simulated.run_dir, topology)[3])][:3] == [1, 5, 6]
+    simulated = check_simulated(tmp_path / "real", topology, configs[1])
+    assert [record.round for record in read_rounds(peer_dirs(simulated, topology)[3])][:3] == [1, 5, 6]

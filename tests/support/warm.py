@@ -227,6 +227,7 @@ def _become(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
         _open_standard_streams()
         _search_path(request["arguments"][0])
         _fork_instead_of_exec()
+        _measure_if_asked()
         if not request["pictures"]:
             _draw_no_pictures()
     except BaseException:
@@ -351,6 +352,17 @@ def _fork_instead_of_exec() -> None:
     process.ORIGINAL_DIR = os.getcwd()  # from which a relative path of the script counts
     util.spawnv_passfds = spawnv_passfds  # type: ignore[attr-defined]
     process.current_process()._config.pop("tempdir", None)  # type: ignore[attr-defined]
+
+
+def _measure_if_asked() -> None:
+    """Stop measuring coverage unless the command's environment asks for it, as a new interpreter's start does."""
+    if "COVERAGE_PROCESS_CONFIG" in os.environ or "coverage" not in sys.modules:
+        return
+    import coverage
+
+    measured = coverage.Coverage.current()
+    if measured is not None:
+        measured.stop()
 
 
 def _draw_no_pictures() -> None:
