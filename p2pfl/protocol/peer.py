@@ -66,6 +66,8 @@ class Peer:
         if self.stage is Stage.ENDED:
             return []
         match event:
+            case ev.Received(message) if self.channel.is_stale(message.header):
+                return []
             case ev.Received(message):
                 return self._on_received(message, now)
             case ev.Refused(code, detail):
@@ -181,8 +183,7 @@ class Peer:
             following = max(self.round + 1, self._exchange.ahead())
             return self._go_to(self.context.scripted_pauses.get(self.round, following), now)
         self._enter(Stage.ENDED)
-        links = sorted(self.context.links)
-        return [*(self.channel.message("goodbye", link, self.round) for link in links), ev.Finish()]
+        return [*(self.channel.message("goodbye", n, self.round) for n in sorted(self.context.links)), ev.Finish()]
 
     # Messages
 

@@ -103,7 +103,7 @@ class Interleaving:
             if receiver in awake:
                 if link.stranded:
                     found.append(Step("deliver-stranded", sender, receiver))
-                if link.under_way and link.is_up and not (link.stranded and link.reads_stranded_first):
+                if link.under_way and link.is_up:
                     found.append(Step("deliver", sender, receiver))
             if (sender, receiver) in self._healing and sender in awake and receiver in self.live:
                 found.append(Step("heal", receiver, sender))

@@ -77,7 +77,6 @@ class Link:
 
     def __init__(self, speed: LinkSpeed, keeps_history: bool) -> None:
         self.is_up = True
-        self.reads_stranded_first = False  # those of an earlier incarnation of the sender
         self.under_way: deque[Parcel] = deque()
         self.stranded: deque[Parcel] = deque()
         self.sent: Counter[str] = Counter()
@@ -119,7 +118,7 @@ class Link:
 
         The first `kept` messages under way have arrived, the next `lost` (None: all others) are lost.
         """
-        self.is_up = self.reads_stranded_first = False
+        self.is_up = False
         for _ in range(min(kept, len(self.under_way))):
             self.under_way[0].leave()
             self.stranded.append(self.under_way.popleft())
@@ -219,11 +218,10 @@ class Links:
     def reopen(self, process: int, now: float) -> None:
         """Restore the links of a process that is started again; the others learn it.
 
-        A start takes longer than reading the last messages of its earlier incarnation, which come first.
+        The last messages of its earlier incarnation may be read before or after those of the new one.
         """
         self._gone.discard(process)
         for receiver, link in self._from[process].items():
-            link.reads_stranded_first = True
             if receiver not in self._gone:
                 link.heal(now)
         for sender in sorted(self._to[process]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from tests.support.gossip_scenario import train
@@ -118,11 +118,14 @@ class Clients:
         self.vectors = [setting.initial() for _ in range(setting.clients)]
         self.done: dict[int, Done] = {}
         self.granted: set[tuple[int, int]] = set()
+        self.incarnations = [0] * self.processes
 
     def build(self, me: int, is_restarted: bool) -> Logic:
         if me == self.hub:
             return self.coordinator
-        return Client(self.setting.context(me), self.vectors[me], self.setting.codec)
+        self.incarnations[me] += 1
+        context = replace(self.setting.context(me), incarnation=self.incarnations[me])
+        return Client(context, self.vectors[me], self.setting.codec)
 
     def begin(self, me: int, action: Train | RoundDone) -> None:
         if isinstance(action, Train):
