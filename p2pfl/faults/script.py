@@ -58,7 +58,7 @@ class Pause(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="pa
     """Point of the round."""
 
 
-class Partition(
+class NetworkPartition(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="partition", forbid_unknown_fields=True
 ):
     """Partition of the network: no messages between different `parts` in these rounds.
@@ -120,7 +120,7 @@ class AttackFault(
     """Strength of the attack, above 0, for attacks that have one; each has its own default."""
 
 
-Fault = Kill | Pause | Partition | Delay | Drop | Corrupt | AttackFault
+Fault = Kill | Pause | NetworkPartition | Delay | Drop | Corrupt | AttackFault
 
 
 @dataclass(frozen=True)
@@ -171,11 +171,11 @@ class FaultScript:
         """Pairs (a, b), a < b, without messages between them in a round."""
         pairs: set[tuple[int, int]] = set()
         for fault in self.faults:
-            if isinstance(fault, Partition) and fault.rounds[0] <= round <= fault.rounds[1]:
+            if isinstance(fault, NetworkPartition) and fault.rounds[0] <= round <= fault.rounds[1]:
                 pairs |= self.partitioned_edges(fault)
         return frozenset(pairs)
 
-    def partitioned_edges(self, fault: Partition) -> set[tuple[int, int]]:
+    def partitioned_edges(self, fault: NetworkPartition) -> set[tuple[int, int]]:
         """Pairs (a, b), a < b, in different parts of one partition."""
         part = {name: number for number, names in enumerate(fault.parts) for name in names}
         known = [peer for peer, name in enumerate(self.names) if name in part]
@@ -213,7 +213,7 @@ def words(fault: Fault) -> str:
     if isinstance(fault, Pause):
         return f"{fault.peer} paused in round {fault.round} ({fault.at}), back in round {fault.resume}"
     span = f"round {fault.rounds[0]}" + (f"–{fault.rounds[1]}" if fault.rounds[1] > fault.rounds[0] else "")
-    if isinstance(fault, Partition):
+    if isinstance(fault, NetworkPartition):
         return f"{span}: parts " + " | ".join(", ".join(part) for part in fault.parts)
     if isinstance(fault, AttackFault):
         return f"{span}: {fault.peer} attacks by {fault.attack}"

@@ -10,7 +10,7 @@ import torch
 
 from p2pfl import algorithms, data
 from p2pfl.algorithms import attacks
-from p2pfl.algorithms.fedavg import ServerAverage, client_weights
+from p2pfl.algorithms.fedavg import ServerAverage, ServerOptions, client_weights
 from p2pfl.config import RunConfig, least_updates
 from p2pfl.errors import CheckpointError, one_line
 from p2pfl.faults import FaultScript, Pause, load_faults
@@ -237,9 +237,7 @@ def _coordinator(setting: _Setting, context: PeerContext) -> Logic:
         away=lambda round: frozenset(c for c in setting.script.victims() if setting.script.is_absent(c, round)),
         back=lambda round: frozenset(c for c in setting.script.victims() if round in setting.script.returns_of(c)),
     )
-    server = ServerAverage(
-        trainer.host,
-        trainer.momentum,
+    options = ServerOptions(
         momentum=settings.server_momentum,
         lr=settings.server_lr,
         wire_dtype=setting.config.exchange.wire_dtype,
@@ -247,7 +245,7 @@ def _coordinator(setting: _Setting, context: PeerContext) -> Logic:
         byzantine=setting.config.robust.byzantine or 0,
         statistics=trainer.layout.buffers,
     )
-    return Coordinator(context, federation, server)
+    return Coordinator(context, federation, ServerAverage(trainer.host, trainer.momentum, options))
 
 
 def _steps(setting: _Setting) -> int:

@@ -136,7 +136,7 @@ def test_what_a_killed_peer_sent_last_is_void_once_its_next_start_has_greeted(ov
             run.kill(1)
             run.restart(1)
             while (options := run.options()) or run.pass_time():
-                fresh = [step for step in options if step.kind != "deliver-stranded"]
+                fresh = [step for step in options if step.kind != "deliver-unread"]
                 late = [step for step in options if step not in fresh and has_greeted(run, step.actor)]
                 for step in (late or fresh or options)[:1]:
                     stale += step in late
@@ -148,7 +148,7 @@ def test_what_a_killed_peer_sent_last_is_void_once_its_next_start_has_greeted(ov
 
 def has_greeted(run: Interleaving, receiver: int) -> bool:
     """Whether a peer has read the greeting of peer 1's second start."""
-    return [parcel.kind for parcel in run.links.between(1, receiver).delivered].count("hello") > 1
+    return [packet.kind for packet in run.links.between(1, receiver).delivered].count("hello") > 1
 
 
 def test_a_peer_that_comes_back_late_goes_to_where_the_others_are() -> None:

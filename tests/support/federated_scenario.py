@@ -10,7 +10,7 @@ import torch
 from tests.support.gossip_scenario import train
 from torch import Tensor
 
-from p2pfl.algorithms.fedavg import ServerAverage
+from p2pfl.algorithms.fedavg import ServerAverage, ServerOptions
 from p2pfl.payload import Payload
 from p2pfl.protocol.client import Client
 from p2pfl.protocol.context import PeerContext, Timeouts
@@ -96,7 +96,7 @@ class Watched(ServerAverage):
     """Notes who is folded: updates carry their client's number as their loss."""
 
     def __init__(self, x: Tensor, codec: str) -> None:
-        super().__init__(x, torch.zeros_like(x), wire_dtype=codec)
+        super().__init__(x, torch.zeros_like(x), ServerOptions(wire_dtype=codec))
         self.folded: list[int] = []
 
     def outgoing(self) -> Payload:
