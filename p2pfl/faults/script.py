@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -161,6 +161,20 @@ class FaultScript:
             if fault.round < round and (back is None or round < back):
                 return True
         return False
+
+    def away_until(self, peer: int, round: int, done: Collection[int], never: int) -> int:
+        """Round in which a process comes back that could continue with `round`; 0 if it is not away.
+
+        `done`: numbers of the faults that were carried out on it. `never`: the answer where it does not come back.
+        """
+        for number, fault in self.of(peer):
+            is_kill = isinstance(fault, Kill)
+            first = fault.round if is_kill else fault.round + 1  # the round of a kill is not done again
+            back = fault.restart if isinstance(fault, Kill) else fault.resume
+            last = never if back is None else back
+            if number in done and first <= round < last:
+                return last
+        return 0
 
     def barrier_rounds(self, peers: Iterable[int]) -> frozenset[int]:
         """Rounds that these peers complete together, before one is killed or paused."""
