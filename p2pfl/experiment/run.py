@@ -112,9 +112,10 @@ def _run(
                 "" if resume is None else starting_point(_with_sizes(roles, config, run_dir), config, run_dir, again)
             )
             config = with_kept_files(config, run_dir)
+            spec = _launch_spec(roles, config, run_dir, resume is not None, binds, link_delay)
             if longer:
-                prolong(run_dir, config)
-            outcome = _launch(_launch_spec(roles, config, run_dir, resume is not None, binds, link_delay), begins)
+                spec = dataclasses.replace(spec, on_prepared=lambda: prolong(run_dir, spec.config))
+            outcome = _launch(spec, begins)
         except (KeyboardInterrupt, P2PFLError) as error:
             if resume is None:  # what was there before stays, whatever it holds
                 remove_unused(run_dir)
@@ -197,7 +198,7 @@ def _recorded(topology: Topology, run_dir: Path, rounds: int) -> list[tuple[int,
         folder = peer_dir(run_dir, topology, peer)
         recorded, sketches = read_recorded(folder, rounds), readable_sketches(folder)[0]
         unknown = np.full(sketches.shape[1], np.nan, np.float32)  # coordinators and clients write no sketches
-        for record in recorded.rounds:
+        for record in (record for record in recorded.rounds if record.phase == "train"):
             row = recorded.rows.get(record.round)
             found.append((peer, record, unknown if row is None else sketches[row]))
     return found
