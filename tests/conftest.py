@@ -91,7 +91,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Exclude from coverage what is reached elsewhere, and randomized tests, which would differ from run to run."""
+    """Exclude some tests from coverage.
+
+    They reach what others reach too, or are randomized, and would differ from run to run.
+    """
     measured = coverage.Coverage.current()
     left_out = item.get_closest_marker("hypothesis") or item.path in [HERE / name for name in UNMEASURED]
     if measured is None or not left_out:

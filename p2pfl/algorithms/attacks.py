@@ -14,14 +14,14 @@ client), its own movement x − c stands for m, and |x − c| for σ. Nothing is
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from p2pfl.algorithms.base import Algorithm, Outgoing, RoundContext, Saved
-from p2pfl.algorithms.blockwise import blocks
+from p2pfl.algorithms.blockwise import Cursor
 from p2pfl.errors import ConfigError
 from p2pfl.faults.parser import attack_problem
 from p2pfl.payload import FP32, Encoding, LocalTraining, Payload
@@ -118,9 +118,8 @@ class AttackState(Generic[S]):
 
     offset, square: sums over the neighbors' vectors x_j of x_j − own and its square.
 
-    me: the peer's number. seen: number of neighbors' vectors in these sums. sender, filled: whose vector is being
-    added, and how many elements of it have been. movement, spread: m and σ of the last round; None before a neighbor's
-    vector has come.
+    me: the peer's number. seen: number of neighbors' vectors in these sums. movement, spread: m and σ of the last
+    round; None before a neighbor's vector has come.
     """
 
     inner: S
@@ -130,8 +129,7 @@ class AttackState(Generic[S]):
     square: Tensor
     me: int = -1
     seen: int = 0
-    sender: int | None = None
-    filled: int = 0
+    cursor: Cursor = field(default_factory=Cursor)
     movement: Tensor | None = None
     spread: Tensor | None = None
 
@@ -177,7 +175,8 @@ class Attacking(Algorithm[AttackState[S]]):
         honest = self.inner.outgoing(state.inner, ctx)
         state.offset.zero_()
         state.square.zero_()
-        state.me, state.seen, state.sender = ctx.neighborhood.me, 0, None
+        state.me, state.seen = ctx.neighborhood.me, 0
+        state.cursor.reset()
         if not honest:
             return honest
         (vector,) = self.inner.own(state.inner).vectors["x"]
@@ -238,16 +237,11 @@ class Attacking(Algorithm[AttackState[S]]):
         state.movement, state.spread = vectors.get("movement"), vectors.get("spread")
 
     def _look_at(self, state: AttackState[S], sender: int, pieces: Sequence[Tensor]) -> None:
-        if sender != state.sender:
-            state.sender, state.filled = sender, 0
-            state.seen += 1
-        for piece in pieces:
-            for block in blocks(piece):
-                here = slice(state.filled, state.filled + block.numel())
-                apart = block.float() - state.own[here]
-                state.offset[here] += apart
-                state.square[here].addcmul_(apart, apart)
-                state.filled = here.stop
+        state.seen += sender != state.cursor.sender
+        for here, block in state.cursor.blocks(sender, pieces):
+            apart = block.float() - state.own[here]
+            state.offset[here] += apart
+            state.square[here].addcmul_(apart, apart)
 
     def _view(self, state: AttackState[S]) -> View:
         view = _alone(state.own, state.start)

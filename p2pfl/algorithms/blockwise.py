@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -23,19 +24,41 @@ BLOCK = 1 << 18
 SIDE_BLOCK = 1 << 16
 
 
-def add_weighted(total: Tensor, pieces: Pieces, weight: float, first: bool, start: int = 0) -> int:
-    """total[start:…] += weight · pieces.
+@dataclass
+class Cursor:
+    """Whose vector is being added, and how many elements of it have been.
 
-    `first` overwrites instead. Returns where the next piece belongs.
+    A vector may come in parts, each of which continues where the last ended; none comes amid another sender's.
     """
-    for piece in pieces:
-        for block in blocks(piece):
-            add_terms(total[start : start + block.numel()], [(block, weight)], first)
-            start += block.numel()
-    return start
+
+    sender: int | None = None
+    position: int = 0
+
+    def reset(self) -> None:
+        """Begin a round: the next part is the first of its sender's vector."""
+        self.sender = None
+
+    def blocks(self, sender: int, part: Pieces) -> Iterator[tuple[slice, Tensor]]:
+        """Blocks of a sender's next part, each after its place in the vector."""
+        if sender != self.sender:
+            self.sender, self.position = sender, 0
+        return self._advance(part)
+
+    def _advance(self, part: Pieces) -> Iterator[tuple[slice, Tensor]]:
+        for piece in part:
+            for block in _blocks(piece):
+                here = slice(self.position, self.position + block.numel())
+                yield here, block
+                self.position = here.stop
 
 
-def blocks(piece: Tensor) -> Sequence[Tensor]:
+def add_weighted(total: Tensor, pieces: Pieces, weight: float, first: bool) -> None:
+    """total += weight · pieces; `first` overwrites instead."""
+    for here, block in Cursor().blocks(0, pieces):
+        add_terms(total[here], [(block, weight)], first)
+
+
+def _blocks(piece: Tensor) -> Sequence[Tensor]:
     """A piece cut into blocks of at most BLOCK elements.
 
     A float32 chunk of the wire is one block, a bfloat16 chunk two.

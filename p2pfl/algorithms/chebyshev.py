@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from p2pfl.algorithms.base import Algorithm, Outgoing, RoundContext, Saved
-from p2pfl.algorithms.blockwise import add_weighted
+from p2pfl.algorithms.blockwise import Cursor, add_terms
 from p2pfl.algorithms.buffers import vector_like
 from p2pfl.payload import Payload
 from p2pfl.topology import Neighborhood, NeighborhoodSchedule
@@ -25,18 +25,14 @@ from p2pfl.topology import Neighborhood, NeighborhoodSchedule
 
 @dataclass
 class ChebyshevState:
-    """current, previous: x_k, x_{k−1}. mixed: W x_k so far. omega: ω_k, 0 before ω_1.
-
-    sender, filled: whose vector is being added, and how many elements of it have been.
-    """
+    """current, previous: x_k, x_{k−1}. mixed: W x_k so far. omega: ω_k, 0 before ω_1."""
 
     current: Tensor
     previous: Tensor
     mixed: Tensor
     neighborhood: Neighborhood = field(init=False)
     omega: float = 0.0
-    sender: int | None = None
-    filled: int = 0
+    cursor: Cursor = field(default_factory=Cursor)
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ class Chebyshev(Algorithm[ChebyshevState]):
 
     def outgoing(self, state: ChebyshevState, ctx: RoundContext) -> Outgoing:
         state.neighborhood = ctx.neighborhood
-        state.sender = None
+        state.cursor.reset()
         if state.omega == 0.0 and self.first_round is not None and ctx.round > self.first_round:
             state.previous.copy_(state.current)
             for _ in range(ctx.round - self.first_round):
@@ -71,10 +67,9 @@ class Chebyshev(Algorithm[ChebyshevState]):
     def accumulate(self, state: ChebyshevState, sender: int, part: Payload) -> None:
         neighborhood = state.neighborhood
         weight = neighborhood.self_weight if sender == neighborhood.me else neighborhood.incoming[sender]
-        if sender != state.sender:
-            state.sender, state.filled = sender, 0
         first = sender == min([neighborhood.me, *neighborhood.incoming])
-        state.filled = add_weighted(state.mixed, part.vectors["x"], weight, first, state.filled)
+        for here, block in state.cursor.blocks(sender, part.vectors["x"]):
+            add_terms(state.mixed[here], [(block, weight)], first)
 
     def finish(self, state: ChebyshevState, ctx: RoundContext) -> Tensor:
         state.omega = self._next(state.omega)

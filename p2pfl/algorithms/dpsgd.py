@@ -15,7 +15,7 @@ from typing import Self
 from torch import Tensor
 
 from p2pfl.algorithms.base import ONLY_X, Algorithm, AlgorithmOptions, Outgoing, RoundContext
-from p2pfl.algorithms.blockwise import add_terms, blocks
+from p2pfl.algorithms.blockwise import Cursor, add_terms
 from p2pfl.algorithms.buffers import Buffers
 from p2pfl.payload import ENCODINGS, Encoding, Payload
 from p2pfl.topology import Neighborhood, NeighborhoodSchedule
@@ -27,7 +27,6 @@ class DPSGDState:
 
     own_terms: the peer's own share of the average, as (vector, weight). own_before, own_after: the neighbor with
     whose vector it is added. fresh: the neighbor whose vector finds nothing of this round in the average.
-    sender, filled: whose vector is being added, and how many elements of it have been.
     """
 
     buffers: Buffers
@@ -36,8 +35,7 @@ class DPSGDState:
     own_before: int | None = None
     own_after: int | None = None
     fresh: int | None = None
-    sender: int | None = None
-    filled: int = 0
+    cursor: Cursor = field(default_factory=Cursor)
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class DPSGD(Algorithm[DPSGDState]):
     def outgoing(self, state: DPSGDState, ctx: RoundContext) -> Outgoing:
         state.neighborhood = ctx.neighborhood
         state.buffers.begin()
-        state.sender = None
+        state.cursor.reset()
         if ctx.neighborhood.incoming:
             self._place_own(state)
         return dict.fromkeys(ctx.neighborhood.outgoing, state.buffers.payload)
@@ -96,18 +94,13 @@ class DPSGD(Algorithm[DPSGDState]):
     def accumulate(self, state: DPSGDState, sender: int, part: Payload) -> None:
         if sender == state.neighborhood.me:
             return  # added together with a neighbor's: `_place_own`
-        if sender != state.sender:
-            state.sender, state.filled = sender, 0
         weight, mixed = state.neighborhood.incoming[sender], state.buffers.mixed
-        for piece in part.vectors["x"]:
-            for block in blocks(piece):
-                here = slice(state.filled, state.filled + block.numel())
-                terms = [(block, weight)]
-                if sender in (state.own_before, state.own_after):
-                    own = [(vector[here], share) for vector, share in state.own_terms]
-                    terms = own + terms if sender == state.own_before else terms + own
-                add_terms(mixed[here], terms, first=sender == state.fresh)
-                state.filled = here.stop
+        for here, block in state.cursor.blocks(sender, part.vectors["x"]):
+            terms = [(block, weight)]
+            if sender in (state.own_before, state.own_after):
+                own = [(vector[here], share) for vector, share in state.own_terms]
+                terms = own + terms if sender == state.own_before else terms + own
+            add_terms(mixed[here], terms, first=sender == state.fresh)
 
     def finish(self, state: DPSGDState, ctx: RoundContext) -> Tensor:
         buffers, neighborhood = state.buffers, state.neighborhood

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from p2pfl.algorithms.base import ONLY_X, Algorithm, AlgorithmOptions, Outgoing, RoundContext, Saved
-from p2pfl.algorithms.blockwise import blocks
+from p2pfl.algorithms.blockwise import Cursor
 from p2pfl.algorithms.buffers import vector_like
 from p2pfl.payload import ENCODINGS, FP32, Encoding, Payload
 from p2pfl.topology import Neighborhood, NeighborhoodSchedule
@@ -38,8 +38,7 @@ from p2pfl.topology import Neighborhood, NeighborhoodSchedule
 class ExactDiffusionState:
     """x: trained in place, φ in the exchange. sent: φ in its encoding.
 
-    step: d, so far. correction: x − ψ of the round before. rate: its η, 0 before the first round. sender, filled: whose
-    vector is being added, and how many elements of it have been.
+    step: d, so far. correction: x − ψ of the round before. rate: its η, 0 before the first round.
     """
 
     x: Tensor
@@ -48,8 +47,7 @@ class ExactDiffusionState:
     correction: Tensor
     rate: float = 0.0
     neighborhood: Neighborhood = field(init=False)
-    sender: int | None = None
-    filled: int = 0
+    cursor: Cursor = field(default_factory=Cursor)
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,8 @@ class ExactDiffusion(Algorithm[ExactDiffusionState]):
         return ExactDiffusionState(x, sent, vector_like(x), torch.zeros_like(x))
 
     def outgoing(self, state: ExactDiffusionState, ctx: RoundContext) -> Outgoing:
-        state.neighborhood, state.sender = ctx.neighborhood, None
+        state.neighborhood = ctx.neighborhood
+        state.cursor.reset()
         if state.rate > 0.0:
             state.correction.mul_(ctx.lr_sum / state.rate)
             state.x.add_(state.correction)
@@ -89,14 +88,9 @@ class ExactDiffusion(Algorithm[ExactDiffusionState]):
     def accumulate(self, state: ExactDiffusionState, sender: int, part: Payload) -> None:
         if sender == state.neighborhood.me:
             return  # φ_i − φ_i
-        if sender != state.sender:
-            state.sender, state.filled = sender, 0
         weight = state.neighborhood.incoming[sender]
-        for piece in part.vectors["x"]:
-            for block in blocks(piece):
-                here = slice(state.filled, state.filled + block.numel())
-                state.step[here].add_(block.float() - state.sent[here].float(), alpha=weight)
-                state.filled = here.stop
+        for here, block in state.cursor.blocks(sender, part.vectors["x"]):
+            state.step[here].add_(block.float() - state.sent[here].float(), alpha=weight)
 
     def finish(self, state: ExactDiffusionState, ctx: RoundContext) -> Tensor:
         state.correction.add_(state.step)

@@ -12,6 +12,7 @@ Instead of Σ_k p_k x_k it may be the trimmed mean or the median of each coordin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -39,39 +40,42 @@ def client_weights(averaging: str, sizes: Sequence[int]) -> list[float]:
     return [float(size) if AVERAGINGS[averaging].weighs_by_samples else 1.0 for size in sizes]
 
 
+@dataclass(frozen=True)
+class ServerOptions:
+    """Options of the coordinator's step, each with its default.
+
+    `averaging` and `byzantine` are the options of that name. `statistics` are the ranges of x that are no parameters
+    (batch normalization's running statistics): momentum could make a variance negative, so these always become the
+    plain average.
+    """
+
+    momentum: float = 0.0
+    lr: float = 1.0
+    wire_dtype: str = "fp32"
+    averaging: str = "uniform"
+    byzantine: int = 0
+    statistics: Sequence[slice] = ()
+
+
+_DEFAULTS = ServerOptions()
+
+
 class ServerAverage:
     """The global model.
 
     A round is: outgoing, accumulate for each update that came, in client order, then finish.
-
-    `x` is the global model, (size,) float32, and `velocity` its momentum; both are written in place. `statistics` are
-    the ranges of x that are no parameters (batch normalization's running statistics): momentum could make a variance
-    negative, so these always become the plain average. `averaging` and `byzantine` are the options of that name.
     """
 
-    def __init__(  # the options of the server, each with its default
-        self,
-        x: Tensor,
-        velocity: Tensor,
-        *,
-        momentum: float = 0.0,
-        lr: float = 1.0,
-        wire_dtype: str = "fp32",
-        averaging: str = "uniform",
-        byzantine: int = 0,
-        statistics: Sequence[slice] = (),
-    ) -> None:
+    def __init__(self, x: Tensor, velocity: Tensor, options: ServerOptions = _DEFAULTS) -> None:
+        """`x`: the global model, (size,) float32; `velocity`: its momentum. Both are written in place."""
         self.x = x
         self.velocity = velocity
-        self.encodings: Mapping[str, Encoding] = ONLY_X[wire_dtype]
-        self._encoding = ENCODINGS[wire_dtype]
-        self._momentum = momentum
-        self._lr = lr
-        self._statistics = statistics
+        self.encodings: Mapping[str, Encoding] = ONLY_X[options.wire_dtype]
+        self._options = options
+        self._encoding = ENCODINGS[options.wire_dtype]
         self._total = torch.empty_like(x)
-        entry = AVERAGINGS[averaging]
+        entry = AVERAGINGS[options.averaging]
         self._rule: Rule | None = load(entry) if entry.tolerates_byzantine else None
-        self._byzantine = byzantine
         self._gathered: list[Pieces] = []
         self._weight = 0.0
         self._sent = x
@@ -103,9 +107,9 @@ class ServerAverage:
 
         `complete`: every update that was asked for has come.
         """
-        target = self._total
+        target, options = self._total, self._options
         if self._rule is not None:
-            for here, block in self._rule(self._gathered, self._byzantine):
+            for here, block in self._rule(self._gathered, options.byzantine):
                 target[here] = block
             self._gathered.clear()
         elif not complete:
@@ -113,10 +117,10 @@ class ServerAverage:
         if self._encoding != FP32:
             # w + Σ p_k (Q(x_k) − Q(w)), so that rounding the global model for its journey does not wear it away.
             target.sub_(self._sent.float()).add_(self.x)
-        if self._momentum == 0.0 and self._lr == 1.0:
+        if options.momentum == 0.0 and options.lr == 1.0:
             self.x.copy_(target)
             return
-        self.velocity.mul_(self._momentum).add_(target).sub_(self.x)
-        self.x.add_(self.velocity, alpha=self._lr)
-        for part in self._statistics:
+        self.velocity.mul_(options.momentum).add_(target).sub_(self.x)
+        self.x.add_(self.velocity, alpha=options.lr)
+        for part in options.statistics:
             self.x[part] = target[part]

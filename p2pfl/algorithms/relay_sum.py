@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from p2pfl.algorithms.base import Algorithm, AlgorithmOptions, Outgoing, RoundContext, Saved
+from p2pfl.algorithms.blockwise import Cursor
 from p2pfl.algorithms.buffers import vector_like
 from p2pfl.payload import Payload
 from p2pfl.topology import Neighborhood, NeighborhoodSchedule
@@ -34,7 +35,7 @@ class RelaySumState:
 
     messages, counts: m and c by neighbor, of the last round or as far as they have come in this one. outdated:
     neighbors whose message counts in this round, but is not relayed in the next. sent: this round's messages to them.
-    sender, filled: whose message comes in, and how many elements of it have come. round: the last one.
+    round: the last one.
     """
 
     x: Tensor
@@ -45,8 +46,7 @@ class RelaySumState:
     outdated: set[int] = field(default_factory=set)
     sent: dict[int, Tensor] = field(default_factory=dict)
     round: int | None = None
-    sender: int | None = None
-    filled: int = 0
+    cursor: Cursor = field(default_factory=Cursor)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ class RelaySum(Algorithm[RelaySumState]):
         return RelaySumState(x, vector_like(x))
 
     def outgoing(self, state: RelaySumState, ctx: RoundContext) -> Outgoing:
-        state.neighborhood, state.sender = ctx.neighborhood, None
+        state.neighborhood = ctx.neighborhood
+        state.cursor.reset()
         skipped = state.round is not None and ctx.round != state.round + 1
         for neighbor in list(state.counts) if skipped else state.outdated:
             state.counts.pop(neighbor, None)
@@ -93,14 +94,12 @@ class RelaySum(Algorithm[RelaySumState]):
     def accumulate(self, state: RelaySumState, sender: int, part: Payload) -> None:
         if sender == state.neighborhood.me:
             return  # `finish` adds it
-        if sender != state.sender:
-            state.sender, state.filled = sender, 0
+        if sender != state.cursor.sender:
             state.outdated.discard(sender)
             state.counts[sender] = max(0, min(int(part.scalars.get(COUNT, 0.0)), self.peers - 1))
         message = state.messages.setdefault(sender, torch.empty_like(state.x))
-        for piece in part.vectors["x"]:
-            message[state.filled : state.filled + piece.numel()] = piece
-            state.filled += piece.numel()
+        for here, block in state.cursor.blocks(sender, part.vectors["x"]):
+            message[here] = block
 
     def missing(self, state: RelaySumState, sender: int, received: Mapping[str, int]) -> None:
         """The peer's own h stands in for all that the neighbor would relay."""

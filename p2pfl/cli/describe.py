@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from p2pfl.config import RunConfig
-from p2pfl.experiment.run import Result, endpoints_in_file
+from p2pfl.experiment.endpoints import endpoints_in_file
+from p2pfl.experiment.run import Result
 from p2pfl.modes import MODES, Roles, assign_roles, mode_of, uses_tree
 from p2pfl.report.fields import spans_text
 from p2pfl.run.paths import MODEL_FILE, PEERS_FOLDER, REPORT_FILE

@@ -12,7 +12,8 @@ from p2pfl.cli.describe import describe_result, describe_run
 from p2pfl.cli.options import Resolved, Restart, TopologyFile, Training, resolve_options
 from p2pfl.config import CentralizedConfig, ExchangeConfig, GossipConfig, RobustConfig, ServerConfig
 from p2pfl.errors import ConfigError
-from p2pfl.experiment.run import endpoints_of_peer, run
+from p2pfl.experiment.endpoints import endpoints_of_peer
+from p2pfl.experiment.run import run
 from p2pfl.modes import mode_of
 from p2pfl.report import check_drawing
 from p2pfl.transport.keyring import check_keys, refuse_token_file

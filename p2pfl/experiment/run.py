@@ -17,6 +17,7 @@ import numpy as np
 
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, Interrupted, P2PFLError, explained
+from p2pfl.experiment.endpoints import endpoints_in_file
 from p2pfl.experiment.resume import has_other_rounds, prolong, starting_point
 from p2pfl.launch import LaunchSpec, Outcome, launch
 from p2pfl.model.sketches import Vector
@@ -90,12 +91,7 @@ def _run(
 ) -> Result:
     if topology is None:
         raise ConfigError(f"a {config.mode} run needs a topology file")
-    keyring.refuse_token_file(config.exchange)
-    roles = assign_roles(config, topology)
-    # Clients that are not selected do nothing: the cores are for those that train at the same time.
-    busy = config.centralized.num_selected if roles.coordinator is not None else roles.shards
-    config = resolve(config, topology, busy)
-    roles = dataclasses.replace(roles, topology=dataclasses.replace(topology, name=config.record.name or topology.name))
+    roles, config = _planned(config, topology)
     binds = endpoints_in_file(topology, config)
     if mode_of(config).mixes:
         keyring.check_keys(topology, config.exchange.keys, config.exchange.insecure, range(topology.n))
@@ -116,9 +112,10 @@ def _run(
                 "" if resume is None else starting_point(_with_sizes(roles, config, run_dir), config, run_dir, again)
             )
             config = with_kept_files(config, run_dir)
+            spec = _launch_spec(roles, config, run_dir, resume is not None, binds, link_delay)
             if longer:
-                prolong(run_dir, config)
-            outcome = _launch(_planned(roles, config, run_dir, resume is not None, binds, link_delay), begins)
+                spec = dataclasses.replace(spec, on_prepared=lambda: prolong(run_dir, spec.config))
+            outcome = _launch(spec, begins)
         except (KeyboardInterrupt, P2PFLError) as error:
             if resume is None:  # what was there before stays, whatever it holds
                 remove_unused(run_dir)
@@ -132,7 +129,18 @@ def _run(
         return _conclude(run_dir, outcome, remedy, resume is not None)
 
 
-def _planned(
+def _planned(config: RunConfig, topology: Topology) -> tuple[Roles, RunConfig]:
+    """Roles of a run, and its settings with all defaults. Raises ConfigError."""
+    keyring.refuse_token_file(config.exchange)
+    roles = assign_roles(config, topology)
+    # Clients that are not selected do nothing: the cores are for those that train at the same time.
+    busy = config.centralized.num_selected if roles.coordinator is not None else roles.shards
+    config = resolve(config, topology, busy)
+    named = dataclasses.replace(topology, name=config.record.name or topology.name)
+    return dataclasses.replace(roles, topology=named), config
+
+
+def _launch_spec(
     roles: Roles, config: RunConfig, run_dir: Path, resume: bool, binds: Sequence[str] | None, link_delay: float
 ) -> LaunchSpec:
     settings = resume_fingerprint(roles, config)
@@ -190,7 +198,7 @@ def _recorded(topology: Topology, run_dir: Path, rounds: int) -> list[tuple[int,
         folder = peer_dir(run_dir, topology, peer)
         recorded, sketches = read_recorded(folder, rounds), readable_sketches(folder)[0]
         unknown = np.full(sketches.shape[1], np.nan, np.float32)  # coordinators and clients write no sketches
-        for record in recorded.rounds:
+        for record in (record for record in recorded.rounds if record.phase == "train"):
             row = recorded.rows.get(record.round)
             found.append((peer, record, unknown if row is None else sketches[row]))
     return found
@@ -249,48 +257,6 @@ def _write_down(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
     return summary
 
 
-def endpoints_in_file(topology: Topology, config: RunConfig) -> list[str] | None:
-    """Endpoints of all peers from the topology file; None where chosen freely.
-
-    Raises ConfigError for hosts beyond this machine without keys and without --insecure.
-    """
-    if not mode_of(config).mixes:  # the others need no file, or use of a file nothing but its nodes
-        if config.exchange.keys is not None:
-            raise ConfigError(f"--keys {config.exchange.keys}: only a gossip run has a topology file with public keys")
-        return None
-    endpoints = _endpoints(topology, config)
-    if endpoints is not None:
-        keyring.check_encryption(topology, config.exchange)
-    return endpoints
-
-
-def endpoints_of_peer(topology: Topology, index: int, config: RunConfig) -> list[str]:
-    """Endpoints of all peers from the topology file, for a single peer.
-
-    Raises ConfigError for options that need a launcher, or where the file has no endpoints, or no means by which the
-    peer and its neighbors know each other, or messages would not be encrypted without --insecure.
-    """
-    if config.exchange.faults is not None:
-        raise ConfigError(f"--faults {config.exchange.faults}: a script needs a launcher to play it; use p2pfl gossip")
-    if config.exchange.restart:
-        raise ConfigError(f"--restart {config.exchange.restart}: needs a launcher; start a peer again by --resume")
-    endpoints = _endpoints(topology, config)
-    if endpoints is None:
-        raise ConfigError(f"{topology.source}: every node needs a host and a port (and --transport must not be ipc)")
-    exchange = config.exchange
-    keyring.check_keys(topology, exchange.keys, exchange.insecure, [index])
-    keyring.check_token_file(topology, exchange)
-    keyring.check_encryption(topology, exchange)
-    return endpoints
-
-
-def _endpoints(topology: Topology, config: RunConfig) -> list[str] | None:
-    nodes = [topology.graph.nodes[peer] for peer in range(topology.n)]
-    if config.exchange.transport == "ipc" or not all("host" in node and "port" in node for node in nodes):
-        return None
-    return [f"tcp://{_bracketed(str(node['host']))}:{int(node['port'])}" for node in nodes]
-
-
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
     found = {"python": platform.python_version()}
@@ -298,7 +264,3 @@ def versions() -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

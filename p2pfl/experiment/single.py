@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 from p2pfl import data
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, Interrupted, P2PFLError
+from p2pfl.experiment.endpoints import endpoints_of_peer
 from p2pfl.experiment.resume import has_other_rounds, prolong
-from p2pfl.experiment.run import endpoints_of_peer, how_to_resume
+from p2pfl.experiment.run import how_to_resume
 from p2pfl.launch.base import Launcher, WorkerHandle
 from p2pfl.launch.events import StartWorker
 from p2pfl.launch.single import SingleLauncher
@@ -26,7 +27,7 @@ from p2pfl.node.control import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from p2pfl.node.worker import keep_freed_memory
 from p2pfl.preflight.estimate import check_run, data_record
 from p2pfl.preflight.shards import is_own_alone, pictures_of
-from p2pfl.run.data_record import keep_data_record
+from p2pfl.run.data_record import DataRecord, keep_data_record
 from p2pfl.run.directory import create_run_dir, open_run_dir, update_dataset, with_kept_files
 from p2pfl.run.fingerprint import resume_fingerprint, run_fingerprint
 from p2pfl.run.paths import CHECKPOINTS_FOLDER, CONFIG_FILE, LOG_FILE, MODEL_FILE, ROUNDS_FILE, peer_dir
@@ -58,13 +59,8 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
             _print_line(f"note: {note}")
         with ZmqTransport(endpoints[index]):  # an address that cannot be had leaves no run directory behind
             pass
-        run_dir = resume or _join_run_dir(topology, index, config)
+        run_dir, config = _settle(topology, index, config, data_record(config, dataset, split), resume)
         is_own = is_own_alone(config, index)
-        kept_in = peer_dir(run_dir, topology, index) if is_own else run_dir  # peers may share the run directory
-        keep_data_record(kept_in, data_record(config, dataset, split))
-        if resume is not None:
-            _follow(resume, config)
-        config = with_kept_files(config, run_dir)
         spec = messages.WorkerSpec(
             config=config,
             run_dir=run_dir,
@@ -79,6 +75,25 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
             token=None if config.exchange.token_file is None else keyring.own_token(config.exchange.token_file),
         )
         _run(spec, topology, sorted(roles.links[index]), interrupts)
+
+
+def _settle(
+    topology: Topology, index: int, config: RunConfig, data_record: DataRecord, resume: Path | None
+) -> tuple[Path, RunConfig]:
+    """The peer's run directory, which records its data, and the settings with the files that it keeps.
+
+    What is there already is changed only once all of it is known to fit. Raises ConfigError.
+    """
+    run_dir = resume or _join_run_dir(topology, index, config)
+    is_own = is_own_alone(config, index)
+    kept_in = peer_dir(run_dir, topology, index) if is_own else run_dir  # peers may share the run directory
+    kept = with_kept_files(config, run_dir)
+    keep_data_record(kept_in, data_record)
+    if resume is not None:
+        update_dataset(resume, config)
+        if has_other_rounds(resume, config):
+            prolong(resume, config)
+    return run_dir, kept
 
 
 def _run(spec: messages.WorkerSpec, topology: Topology, neighbors: list[int], interrupts: Interrupts) -> None:
@@ -144,13 +159,6 @@ class _Stop:
             self._worker.kill()
         self._asked = True
         self._worker.send(messages.Stop())
-
-
-def _follow(run_dir: Path, config: RunConfig) -> None:
-    """Update a resumed run's saved settings: where its data are, and its rounds."""
-    update_dataset(run_dir, config)
-    if has_other_rounds(run_dir, config):
-        prolong(run_dir, config)
 
 
 def _looked_for(endpoints: Mapping[int, str], neighbors: Iterable[int]) -> str:

@@ -15,7 +15,7 @@ from p2pfl.faults.script import (
     Fault,
     FaultScript,
     Kill,
-    Partition,
+    NetworkPartition,
     Pause,
     Point,
 )
@@ -29,7 +29,7 @@ __all__ = [
     "Fault",
     "FaultScript",
     "Kill",
-    "Partition",
+    "NetworkPartition",
     "Pause",
     "Point",
     "check_faults",

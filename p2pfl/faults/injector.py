@@ -29,11 +29,11 @@ class FaultInjector:
         script: FaultScript,
         index: int,
         path: Path,
-        strike: Callable[[Kill | Pause], None] | None = None,
+        inject: Callable[[Kill | Pause], None] | None = None,
     ) -> None:
-        """`strike` kills or pauses the process, by default with a signal."""
+        """`inject` kills or pauses the process, by default with a signal."""
         done = set(fired(path))
-        self._strike = strike or _signal_this_thread
+        self._inject = inject or _signal_this_thread
         self._path = path
         self._waiting: list[tuple[int, Kill | Pause]] = [item for item in script.of(index) if item[0] not in done]
 
@@ -47,7 +47,7 @@ class FaultInjector:
                     file.write(f"{number}\n")
                     file.flush()
                     os.fsync(file.fileno())
-                self._strike(fault)
+                self._inject(fault)
 
     def waits_for(self, point: Point, round: int) -> bool:
         """Return whether a fault is due at this point."""

@@ -20,7 +20,7 @@ from p2pfl.faults.script import (
     Fault,
     FaultScript,
     Kill,
-    Partition,
+    NetworkPartition,
     Pause,
     Point,
     kind_of,
@@ -86,7 +86,7 @@ def idle_faults(script: FaultScript, has_edge: Callable[[int, int], bool]) -> li
     for fault in script.faults:
         if isinstance(fault, Delay | Drop | Corrupt):
             used = has_edge(place[fault.edge[0]], place[fault.edge[1]])
-        elif isinstance(fault, Partition):
+        elif isinstance(fault, NetworkPartition):
             used = any(has_edge(a, b) for a, b in script.partitioned_edges(fault))
         else:
             used = True
@@ -103,7 +103,7 @@ def _problem(fault: Fault) -> str:
         return f"resume: {fault.resume} must be at least two rounds after {fault.round}, for others to continue"
     if not isinstance(fault, Kill | Pause) and fault.rounds[0] > fault.rounds[1]:
         return f"rounds: {list(fault.rounds)} must be [first, last]"
-    if isinstance(fault, Partition):
+    if isinstance(fault, NetworkPartition):
         members = [name for part in fault.parts for name in part]
         if len(fault.parts) < 2 or not all(fault.parts):
             return "parts: must be two or more lists of nodes"
@@ -145,7 +145,7 @@ def _unreachable(faults: Sequence[Fault]) -> list[tuple[int, str]]:
 
 
 def _unknown(fault: Fault, names: Collection[str]) -> str:
-    if isinstance(fault, Partition):
+    if isinstance(fault, NetworkPartition):
         fields = [("parts", name) for part in fault.parts for name in part]
     elif isinstance(fault, Delay | Drop | Corrupt):
         fields = [("edge", name) for name in fault.edge]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -58,7 +58,7 @@ class Pause(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="pa
     """Point of the round."""
 
 
-class Partition(
+class NetworkPartition(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="partition", forbid_unknown_fields=True
 ):
     """Partition of the network: no messages between different `parts` in these rounds.
@@ -120,7 +120,7 @@ class AttackFault(
     """Strength of the attack, above 0, for attacks that have one; each has its own default."""
 
 
-Fault = Kill | Pause | Partition | Delay | Drop | Corrupt | AttackFault
+Fault = Kill | Pause | NetworkPartition | Delay | Drop | Corrupt | AttackFault
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,20 @@ class FaultScript:
                 return True
         return False
 
+    def away_until(self, peer: int, round: int, done: Collection[int], never: int) -> int:
+        """Round in which a process comes back that could continue with `round`; 0 if it is not away.
+
+        `done`: numbers of the faults that were carried out on it. `never`: the answer where it does not come back.
+        """
+        for number, fault in self.of(peer):
+            is_kill = isinstance(fault, Kill)
+            first = fault.round if is_kill else fault.round + 1  # the round of a kill is not done again
+            back = fault.restart if isinstance(fault, Kill) else fault.resume
+            last = never if back is None else back
+            if number in done and first <= round < last:
+                return last
+        return 0
+
     def barrier_rounds(self, peers: Iterable[int]) -> frozenset[int]:
         """Rounds that these peers complete together, before one is killed or paused."""
         found = (fault for peer in peers for _, fault in self.of(peer))
@@ -171,11 +185,11 @@ class FaultScript:
         """Pairs (a, b), a < b, without messages between them in a round."""
         pairs: set[tuple[int, int]] = set()
         for fault in self.faults:
-            if isinstance(fault, Partition) and fault.rounds[0] <= round <= fault.rounds[1]:
+            if isinstance(fault, NetworkPartition) and fault.rounds[0] <= round <= fault.rounds[1]:
                 pairs |= self.partitioned_edges(fault)
         return frozenset(pairs)
 
-    def partitioned_edges(self, fault: Partition) -> set[tuple[int, int]]:
+    def partitioned_edges(self, fault: NetworkPartition) -> set[tuple[int, int]]:
         """Pairs (a, b), a < b, in different parts of one partition."""
         part = {name: number for number, names in enumerate(fault.parts) for name in names}
         known = [peer for peer, name in enumerate(self.names) if name in part]
@@ -213,7 +227,7 @@ def words(fault: Fault) -> str:
     if isinstance(fault, Pause):
         return f"{fault.peer} paused in round {fault.round} ({fault.at}), back in round {fault.resume}"
     span = f"round {fault.rounds[0]}" + (f"–{fault.rounds[1]}" if fault.rounds[1] > fault.rounds[0] else "")
-    if isinstance(fault, Partition):
+    if isinstance(fault, NetworkPartition):
         return f"{span}: parts " + " | ".join(", ".join(part) for part in fault.parts)
     if isinstance(fault, AttackFault):
         return f"{span}: {fault.peer} attacks by {fault.attack}"

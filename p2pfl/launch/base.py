@@ -80,8 +80,9 @@ class Launcher(Protocol):
 class LaunchSpec:
     """Specification of a launch: one worker for each process of its roles.
 
-    `binds` are set where the topology file names the endpoints. `token` is the secret by which workers know each
-    other; it is never written to a file.
+    `binds` are set where the topology file names the endpoints. `on_prepared` is called when all that can be checked
+    before a worker starts has been: only then may a finished run be changed. `token` is the secret by which
+    workers know each other; it is never written to a file.
     """
 
     roles: Roles
@@ -94,6 +95,7 @@ class LaunchSpec:
     link_delay: float = 0.0
     script: FaultScript = field(default_factory=FaultScript)
     token: str | None = field(default=None, repr=False)
+    on_prepared: Callable[[], None] = field(default=lambda: None, repr=False)
 
     @property
     def topology(self) -> Topology:

@@ -53,6 +53,7 @@ class _Loop:
         spec, supervisor = self._spec, self._supervisor
         try:
             self._launcher.prepare(self._observer)
+            spec.on_prepared()
             self._observer.info(f"results in {spec.run_dir}")
             self._observer.info(f"starting {spec.topology.n} process{'es' * (spec.topology.n > 1)}")
             self._carry_out(supervisor.begin())

@@ -10,17 +10,17 @@ import torch
 
 from p2pfl import algorithms, data
 from p2pfl.algorithms import attacks
-from p2pfl.algorithms.fedavg import ServerAverage, client_weights
+from p2pfl.algorithms.fedavg import ServerAverage, ServerOptions, client_weights
 from p2pfl.config import RunConfig, least_updates
 from p2pfl.errors import CheckpointError, one_line
-from p2pfl.faults import FaultScript, Pause, load_faults
+from p2pfl.faults import FaultScript, Pause
 from p2pfl.modes import Roles, assign_roles
 from p2pfl.node import messages
 from p2pfl.node.greeting import greeting_of
 from p2pfl.node.introduction import Known, united
 from p2pfl.node.recorder import Recorder
 from p2pfl.node.resume import SavedState, find_resume_point, last_common_round, report_stale_client
-from p2pfl.node.scripted import attacks_of, flip_labels, schedule_of
+from p2pfl.node.scripted import attacks_of, away_until, fault_script, flip_labels, schedule_of
 from p2pfl.protocol.client import Client
 from p2pfl.protocol.context import PeerContext, Timeouts
 from p2pfl.protocol.coordinator import Coordinator
@@ -31,7 +31,6 @@ from p2pfl.protocol.server_exchange import Federation
 from p2pfl.run import records
 from p2pfl.run.data_record import DIGITS
 from p2pfl.run.identity import next_incarnation
-from p2pfl.run.paths import FAULTS_FILE
 from p2pfl.run.shard_record import ShardRecord, write_shard_record
 from p2pfl.topology import Topology, is_reversible, spectral_gap
 from p2pfl.training import Trainer, capture_for, make_current, pick_device, with_common_steps
@@ -170,21 +169,11 @@ def _context(setting: _Setting) -> PeerContext:
         max_missing=_max_missing(spec.config, roles.topology.n) + len(script.victims() & links),
         expected_returns={link: script.returns_of(link) for link in links & script.victims()},
         barrier_rounds=script.barrier_rounds([me]),
+        away_until=away_until(spec, roles, script, setting.last, setting.peer_dir),
         scripted_pauses={fault.round: fault.resume for _, fault in script.of(me) if isinstance(fault, Pause)},
         local_training=algorithms.local_training_of(spec.config),
         greeting=greeting_of(spec.config, roles, setting.dataset, setting.trainer.layout, setting.split.digest),
     )
-
-
-def fault_script(spec: messages.WorkerSpec, topology: Topology) -> FaultScript:
-    """The script that the run directory holds, or an empty one.
-
-    It has been checked before the run began.
-    """
-    if spec.config.exchange.faults is None:
-        return FaultScript(names=topology.names)
-    found = load_faults(spec.run_dir / FAULTS_FILE, spec.config.record.seed)
-    return FaultScript(found.faults, found.seed, topology.names)
 
 
 def _peer(setting: _Setting, context: PeerContext) -> Logic:
@@ -234,9 +223,7 @@ def _coordinator(setting: _Setting, context: PeerContext) -> Logic:
         away=lambda round: frozenset(c for c in setting.script.victims() if setting.script.is_absent(c, round)),
         back=lambda round: frozenset(c for c in setting.script.victims() if round in setting.script.returns_of(c)),
     )
-    server = ServerAverage(
-        trainer.host,
-        trainer.momentum,
+    options = ServerOptions(
         momentum=settings.server_momentum,
         lr=settings.server_lr,
         wire_dtype=setting.config.exchange.wire_dtype,
@@ -244,7 +231,7 @@ def _coordinator(setting: _Setting, context: PeerContext) -> Logic:
         byzantine=setting.config.robust.byzantine or 0,
         statistics=trainer.layout.buffers,
     )
-    return Coordinator(context, federation, server)
+    return Coordinator(context, federation, ServerAverage(trainer.host, trainer.momentum, options))
 
 
 def _steps(setting: _Setting) -> int:

@@ -1,15 +1,51 @@
-"""Effects of a fault script on one process: its neighborhoods, attacks, labels."""
+"""Effects of a fault script on one process: absence, neighborhoods, attacks, labels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from p2pfl.algorithms import attacks
-from p2pfl.faults import BEFORE_EXCHANGE, FaultScript, Pause
+from p2pfl.config import RunConfig
+from p2pfl.faults import BEFORE_EXCHANGE, FaultScript, Kill, Pause, load_faults
+from p2pfl.faults.injector import fired
+from p2pfl.modes import Roles
+from p2pfl.node import messages
 from p2pfl.protocol.context import PeerContext
-from p2pfl.topology import Neighborhood, NeighborhoodSchedule, neighborhood, without_edges
+from p2pfl.run.paths import FAULTS_FILE, FIRED_FILE
+from p2pfl.topology import Neighborhood, NeighborhoodSchedule, Topology, neighborhood, without_edges
 from p2pfl.topology.spectrum import Matrix
 from p2pfl.training import Trainer
+
+
+def fault_script(spec: messages.WorkerSpec, topology: Topology) -> FaultScript:
+    """The script that the run directory holds, or an empty one.
+
+    It has been checked before the run began.
+    """
+    if spec.config.exchange.faults is None:
+        return FaultScript(names=topology.names)
+    found = load_faults(spec.run_dir / FAULTS_FILE, spec.config.record.seed)
+    return FaultScript(found.faults, found.seed, topology.names)
+
+
+def away_until(spec: messages.WorkerSpec, roles: Roles, script: FaultScript, last: int, peer_dir: Path) -> int:
+    """Round in which a fault script has a peer back, after a stop of the whole run; else 0.
+
+    `last`: the round after which it could continue. Where too few would be left without those that do not come back,
+    the run ended so, and all are back.
+    """
+    if not roles.mode.mixes or not spec.resume or spec.returns_in is not None:
+        return 0
+    after_the_last = spec.config.training.rounds + roles.consensus_rounds + 1
+    never = 0 if spec.restarted or not _may_lose(spec.config, script) else after_the_last
+    return script.away_until(spec.index, last + 1, fired(peer_dir / FIRED_FILE), never)
+
+
+def _may_lose(config: RunConfig, script: FaultScript) -> bool:
+    """Whether a run may lose all that its fault script kills for good."""
+    gone = sum(isinstance(fault, Kill) and fault.restart is None for fault in script.faults)
+    return len(script.names) - gone >= (config.gossip.min_peers or len(script.names))
 
 
 def schedule_of(context: PeerContext, matrix: Matrix, script: FaultScript) -> NeighborhoodSchedule:

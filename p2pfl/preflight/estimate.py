@@ -199,7 +199,7 @@ def _no_progress(what: str, done: int, total: int) -> None:
     pass
 
 
-def estimate(
+def estimate(  # longer than most: a field of the result a line
     roles: Roles,
     config: RunConfig,
     progress: data.Progress = _no_progress,

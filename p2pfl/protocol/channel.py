@@ -46,9 +46,20 @@ class Channel:
         self.refused: Counter[str] = Counter()
         self._context = context
         self._form_of = form_of
+        self._incarnations: dict[int, int] = {}  # by neighbor, the newest that has greeted
         self._asked_again: set[tuple[int, int]] = set()  # (round, sender) of vectors of which a chunk was lost
 
     # Received
+
+    def is_stale(self, header: Header) -> bool:
+        """Whether a message is of an earlier incarnation of a neighbor than has greeted.
+
+        What a killed process sent last may be read after the greeting of its next start, over another connection. Its
+        credit and acknowledgements are void: the new process knows nothing of them. Introductions always count.
+        """
+        if header.kind == "introduction" or header.run != self._context.run:
+            return False
+        return header.incarnation < self._incarnations.get(header.sender, 0)
 
     def check(self, message: Message) -> None:
         """Refuse (ProtocolError) messages of another run, a stranger or another model.
@@ -66,6 +77,8 @@ class Channel:
             raise ProtocolError(Refusal.SENDER, "no neighbor")
         if header.kind in ("hello", "chunk") and header.layout != context.layout:
             raise ProtocolError(Refusal.LAYOUT, "another model")
+        if header.kind == "hello":
+            self._incarnations[header.sender] = header.incarnation
 
     def _difference(self, hello: Message) -> str | None:
         """Difference of a greeting process from this one, after its name; or None."""
@@ -120,6 +133,7 @@ class Channel:
             layout=context.layout if greets else "",
             length=len(body),
             scalars=dict(about or {}),
+            incarnation=context.incarnation,
         )
         return ev.Send(neighbor, Message(header, body))
 
@@ -155,6 +169,7 @@ class Channel:
             round=round,
             layout=context.layout,
             scalars=dict(payload.scalars),
+            incarnation=context.incarnation,
         )
         for name, (vector,) in payload.vectors.items():
             template = msgspec.structs.replace(header, codec=encodings[name].name)

@@ -67,6 +67,8 @@ class Client:
         if self.stage is ClientStage.ENDED:
             return []
         match event:
+            case ev.Received(message) if self.channel.is_stale(message.header):
+                return []
             case ev.Received(message):
                 return self._on_received(message, now)
             case ev.Refused(code, detail):

@@ -57,6 +57,11 @@ class PeerContext:
     """Rounds that end only when all neighbors have acknowledged what they got."""
     scripted_pauses: Mapping[int, int] = field(default_factory=dict)
     """Rounds in which a fault script pauses the peer, each with the round in which it continues."""
+    away_until: int = 0
+    """Round in which it takes part again if a fault script keeps it away until then, which may be none of the run's.
+
+    Before, it only serves neighbors the vectors that they lack.
+    """
     local_training: LocalTraining = field(default_factory=LocalTraining)
     """The request to local training that the run's settings make."""
     greeting: Greeting = field(default_factory=Greeting)
@@ -68,6 +73,10 @@ class PeerContext:
     def last_round(self) -> int:
         """The last consensus round, or the last training round where there are none."""
         return self.training_rounds + self.consensus_rounds
+
+    def begins_in(self, round: int) -> int:
+        """Round in which a fault script has it begin that could begin in `round`; 0: as the others are."""
+        return self.away_until or (round if round in self.scripted_pauses else 0)
 
     def name(self, peers: Iterable[int]) -> str:
         """Labels of some peers, for a message."""

@@ -43,6 +43,8 @@ class Coordinator:
         if self.stage is Stage.ENDED:
             return []
         match event:
+            case ev.Received(message) if self.channel.is_stale(message.header):
+                return []
             case ev.Received(message):
                 return self._on_received(message, now)
             case ev.Refused(code, detail):

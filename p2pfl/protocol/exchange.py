@@ -13,6 +13,7 @@ from p2pfl.errors import Refusal
 from p2pfl.payload import LocalTraining
 from p2pfl.protocol import events as ev
 from p2pfl.protocol.aggregation import Mixer, RoundAggregation
+from p2pfl.protocol.backlog import Backlog
 from p2pfl.protocol.channel import Channel
 from p2pfl.protocol.context import PeerContext
 from p2pfl.protocol.edge import ResumePoint
@@ -27,7 +28,7 @@ class Exchange:
     """One peer's vectors out and in."""
 
     def __init__(self, context: PeerContext, schedule: NeighborhoodSchedule, mixer: Mixer) -> None:
-        self._pending = dict(context.pending_payloads)  # rounds before the first whose vectors neighbors may still need
+        self.backlog = Backlog(context.pending_payloads)
         self._context = context = replace(context, pending_payloads={})  # so that their memory is free soon
         self._schedule = schedule
         self.mixer = mixer
@@ -82,6 +83,8 @@ class Exchange:
         Neighbors may be as far apart as there are peers between them, and wait. So a peer skips rounds only if it is
         further behind than that, starts, or was left behind while it slept.
         """
+        if not self._is_started and (round := self._context.begins_in(self.round)):
+            return round
         slack = 0 if self._left_behind or not self._is_started else len(self._context.names)
         return self.membership.ahead_of(self.round, frozenset(self._schedule(self.round).incoming), slack)
 
@@ -95,10 +98,7 @@ class Exchange:
                 needs += 1  # a neighbor that was a round ahead
             serves = self.round + (is_over or self.is_bootstrapping)
             return ResumePoint(outbox.round if neighbor in outbox.waiting_for else serves, needs)
-        first = self.round
-        while neighbor in self._pending.get(first - 1, ()):
-            first -= 1
-        return ResumePoint(first + self.is_bootstrapping, self.round)
+        return ResumePoint(self.backlog.first_for(neighbor, self.round) + self.is_bootstrapping, self.round)
 
     # A round
 
@@ -107,7 +107,7 @@ class Exchange:
         self.round = round
         self.is_bootstrapping = is_empty or round > self._context.training_rounds + 1
         self.mixer.reset()
-        self._pending.clear()
+        self.backlog.clear()
         self.channel.outbox = Outbox()
         self.channel.inbox.skip_to(round)
         return self.membership.jump(round, round + self.is_bootstrapping)
@@ -125,19 +125,10 @@ class Exchange:
             self.mixer.enter(round)
         return actions
 
-    def serve_those_behind(self) -> list[ev.Action]:
-        """Send vectors of rounds before the checkpoint to neighbors without them."""
-        actions: list[ev.Action] = []
-        while self._pending and self.channel.outbox.idle:
-            round = min(self._pending)
-            items = [item for item in self._pending.pop(round).items() if self.membership.serves(item[0], round)]
-            actions += self.channel.deliver(round, self.channel.outbox.begin(round, items))
-        return actions
-
     @property
     def can_begin(self) -> bool:
         """Whether nothing of the rounds before is still being sent."""
-        return not self.has_begun and self.channel.outbox.idle and self.channel.flushed and not self._pending
+        return not self.has_begun and self.channel.outbox.idle and self.channel.flushed and not self.backlog
 
     def begin(self, training: ev.Trained) -> list[ev.Action]:
         """Offer this round's payloads; a peer that bootstraps has none."""
@@ -184,6 +175,15 @@ class Exchange:
     def _round_context(self, done: ev.Trained) -> RoundContext:
         trained = done.steps, done.samples, done.loss, done.lr, done.lr_sum
         return RoundContext(self.round, self._schedule(self.round), *trained)
+
+    @property
+    def facts(self) -> dict[str, list[str] | None]:
+        """Missing peers of the round being recorded, and the sources of a bootstrap."""
+        replaced, names = () if self.aggregation is None else self.aggregation.replaced, self._context.names
+        return {
+            "absent": [names[peer] for peer in replaced] or None,
+            "weights_from": [names[peer] for peer in self.bootstrap.senders] or None,
+        }
 
     # Bootstrap
 

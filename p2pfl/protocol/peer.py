@@ -66,6 +66,8 @@ class Peer:
         if self.stage is Stage.ENDED:
             return []
         match event:
+            case ev.Received(message) if self.channel.is_stale(message.header):
+                return []
             case ev.Received(message):
                 return self._on_received(message, now)
             case ev.Refused(code, detail):
@@ -104,9 +106,14 @@ class Peer:
         if not self._membership.may_begin(is_behind=target > self.round):
             return []
         if self._membership.all_finished:
-            reason = f"back after all its neighbors had finished: this peer was in round {self.round}"
-            return self._fail(ev.Fail(reason))
+            return self._fail(f"back after all its neighbors had finished: this peer was in round {self.round}")
         actions = self._take_down(self._membership.ungreeted, "cannot be reached", now)
+        if self.context.away_until:  # a scripted absence outlasts a stop of the whole run
+            actions += self._exchange.backlog.serve(self.channel, self._membership)
+            if self._exchange.backlog or not self.channel.outbox.idle:
+                return actions
+        if target > self.context.last_round:
+            return [*actions, *self._fail("stays away, as the fault script says")]
         return [*actions, *self._go_to(target, now)]
 
     # 2. Begin a round, and train
@@ -146,7 +153,7 @@ class Peer:
         if self.stage is not Stage.WORKING:
             return []
         exchange = self._exchange
-        actions = [*exchange.grant_credit(), *exchange.serve_those_behind()]
+        actions = [*exchange.grant_credit(), *exchange.backlog.serve(self.channel, self._membership)]
         if exchange.can_begin and (self._is_trained or exchange.algorithm.overlapped):
             actions += exchange.begin(self._training)
             if not self._is_trained:
@@ -166,7 +173,7 @@ class Peer:
         if not self._exchange.take_weights():
             return self._exchange.grant_credit()
         if not self._exchange.bootstrap:
-            return self._fail(ev.Fail(f"no neighbor is left to take weights from in round {self.round}"))
+            return self._fail(f"no neighbor is left to take weights from in round {self.round}")
         self._enter(Stage.RECORDING)
         names = self.context.name(self._exchange.bootstrap.senders)
         news = ev.Note(f"takes over the weights of peer {names} in round {self.round}", matters=True)
@@ -181,8 +188,7 @@ class Peer:
             following = max(self.round + 1, self._exchange.ahead())
             return self._go_to(self.context.scripted_pauses.get(self.round, following), now)
         self._enter(Stage.ENDED)
-        links = sorted(self.context.links)
-        return [*(self.channel.message("goodbye", link, self.round) for link in links), ev.Finish()]
+        return [*(self.channel.message("goodbye", n, self.round) for n in sorted(self.context.links)), ev.Finish()]
 
     # Messages
 
@@ -217,7 +223,7 @@ class Peer:
             exchange.finish_edge(header.sender)
         elif header.kind == "ack" and exchange.acknowledged(header):
             self._detector.progress(now)
-        if header.kind in ("hello", "goodbye"):
+        if header.kind in ("hello", "goodbye", "ack"):
             actions += self._begin_if_greeted(now)
         return actions + self._advance(now)
 
@@ -253,9 +259,9 @@ class Peer:
         self._detector.begin_wait(now)
         return actions + self._advance(now) if neighbors else []
 
-    def _fail(self, failure: ev.Fail) -> list[ev.Action]:
+    def _fail(self, failure: ev.Fail | str) -> list[ev.Action]:
         self._enter(Stage.ENDED)
-        return [failure]
+        return [ev.Fail(failure) if isinstance(failure, str) else failure]
 
     def _enter(self, stage: Stage) -> None:
         self.stage = PEER.check(self.stage, stage)
@@ -270,12 +276,7 @@ class Peer:
     @property
     def facts(self) -> Mapping[str, Any]:
         """Missing peers of the round being recorded, and the sources of a bootstrap."""
-        replaced = () if self._exchange.aggregation is None else self._exchange.aggregation.replaced
-        taken = self._exchange.bootstrap.senders
-        return {
-            "absent": [self.context.names[peer] for peer in replaced] or None,
-            "weights_from": [self.context.names[peer] for peer in taken] or None,
-        }
+        return self._exchange.facts
 
     @property
     def payloads(self) -> dict[int, Payload]:

@@ -20,7 +20,7 @@ import msgspec
 from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.payload import ENCODINGS
 
-VERSION = 5
+VERSION = 6
 CHUNK_BYTES = 1 << 20
 HEADER_BYTES = 2048
 GREETING_BYTES = 1 << 15  # of a greeting's body
@@ -28,6 +28,7 @@ MAX_ROUND = 10**9
 MAX_PEERS = 10**6
 MAX_VECTOR_BYTES = 1 << 40
 MAX_SCALARS = 16
+MAX_INCARNATION = 1 << 53
 MAX_TEXT = 160  # characters of a reason that may quote a stranger
 
 assert sys.byteorder == "little", "bodies are sent as they lie in memory"
@@ -77,6 +78,8 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
     """Bytes of the body."""
     scalars: Annotated[dict[_Text, float], msgspec.Meta(max_length=MAX_SCALARS)] = {}
     """Numbers by name: of a greeting the epochs and rounds of its edge, of a chunk the payload's scalars."""
+    incarnation: Annotated[int, msgspec.Meta(ge=0, le=MAX_INCARNATION)] = 0
+    """Number of the sending process's start; messages of earlier ones than the one that greeted last are dropped."""
 
 
 @dataclass(frozen=True)

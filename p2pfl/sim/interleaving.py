@@ -101,9 +101,9 @@ class Interleaving:
         awake = {me for me in self.live if me not in self.paused}
         for sender, receiver, link in self.links.all():
             if receiver in awake:
-                if link.stranded:
-                    found.append(Step("deliver-stranded", sender, receiver))
-                if link.under_way and link.is_up and not (link.stranded and link.reads_stranded_first):
+                if link.unread:
+                    found.append(Step("deliver-unread", sender, receiver))
+                if link.under_way and link.is_up:
                     found.append(Step("deliver", sender, receiver))
             if (sender, receiver) in self._healing and sender in awake and receiver in self.live:
                 found.append(Step("heal", receiver, sender))
@@ -120,7 +120,7 @@ class Interleaving:
         self.now += STEP_SECONDS
         kind, other, actor = step
         if kind.startswith("deliver"):
-            self.tell(actor, self.links.between(other, actor).take(kind == "deliver-stranded"))
+            self.tell(actor, self.links.between(other, actor).take(kind == "deliver-unread"))
         elif kind == "heal":
             self.heal(actor, other)
         elif kind == "learn":
@@ -128,8 +128,8 @@ class Interleaving:
             self.links.forget(actor, event)
             self.tell(actor, event)
         elif kind == "flush":
-            for parcel in self.links.sent_by(actor):
-                parcel.leave()
+            for packet in self.links.sent_by(actor):
+                packet.leave()
             self.tell(actor, Flushed())
         else:
             self.tell(actor, self._scenario.complete(actor, self.work.pop(actor)))
@@ -181,7 +181,7 @@ class Interleaving:
             is_early = when > self.now or event.neighbor in seen
             seen.add(event.neighbor)
             # A process that is gone may have said something last.
-            unread = isinstance(event, Lost) and self.links.between(event.neighbor, me).stranded
+            unread = isinstance(event, Lost) and self.links.between(event.neighbor, me).unread
             if not is_early and not unread:
                 yield event
 

@@ -32,7 +32,7 @@ class LinkSpeed:
     bandwidth: float = math.inf
 
 
-class Parcel:
+class Packet:
     """An encoded message under way.
 
     Its body is the sender's memory until it has left, and must not change until then.
@@ -71,72 +71,71 @@ class Parcel:
 class Link:
     """One direction of a connection.
 
-    `under_way` holds messages in their order, `stranded` those that a broken connection has brought and that nobody
+    `under_way` holds messages in their order, `unread` those that a broken connection has brought and that nobody
     has read yet. `sent` counts all by kind; `delivered` keeps those that were read, if the links keep a history.
     """
 
     def __init__(self, speed: LinkSpeed, keeps_history: bool) -> None:
         self.is_up = True
-        self.reads_stranded_first = False  # those of an earlier incarnation of the sender
-        self.under_way: deque[Parcel] = deque()
-        self.stranded: deque[Parcel] = deque()
+        self.under_way: deque[Packet] = deque()
+        self.unread: deque[Packet] = deque()
         self.sent: Counter[str] = Counter()
-        self.delivered: list[Parcel] = []
+        self.delivered: list[Packet] = []
         self._speed = speed
         self._keeps_history = keeps_history
         self._free = 0.0  # time at which all so far has left
 
     def send(self, message: wire.Message, now: float) -> int:
         """Send a message; returns its bytes."""
-        parcel = Parcel(message)
-        self.sent[parcel.kind] += 1
+        packet = Packet(message)
+        self.sent[packet.kind] += 1
         if self.is_up:
-            self._dispatch(parcel, now)
-        self.under_way.append(parcel)
-        return parcel.size
+            self._dispatch(packet, now)
+        self.under_way.append(packet)
+        return packet.size
 
-    def take(self, is_stranded: bool = False) -> TransportEvent:
-        """Take the first message under way, or of those that are stranded."""
-        parcel = (self.stranded if is_stranded else self.under_way).popleft()
+    def take(self, is_unread: bool = False) -> TransportEvent:
+        """Take the first message under way, or of those that are unread."""
+        packet = (self.unread if is_unread else self.under_way).popleft()
         if self._keeps_history:
-            self.delivered.append(parcel)
-        return parcel.event()
+            self.delivered.append(packet)
+        return packet.event()
 
-    def waiting(self) -> Iterator[Parcel]:
+    def waiting(self) -> Iterator[Packet]:
         """All messages that have not been read."""
-        return iter((*self.stranded, *self.under_way))
+        return iter((*self.unread, *self.under_way))
 
     def left_by(self, now: float) -> int:
         """Number of messages under way that have left by a time."""
-        return sum(parcel.leaves <= now for parcel in self.under_way)
+        return sum(packet.leaves <= now for packet in self.under_way)
 
     def arrived_by(self, now: float) -> int:
         """Number of messages under way that have arrived by a time."""
-        return sum(parcel.arrives <= now for parcel in self.under_way)
+        return sum(packet.arrives <= now for packet in self.under_way)
 
     def cut(self, kept: int = 0, lost: int | None = None) -> None:
         """Break.
 
         The first `kept` messages under way have arrived, the next `lost` (None: all others) are lost.
         """
-        self.is_up = self.reads_stranded_first = False
+        self.is_up = False
         for _ in range(min(kept, len(self.under_way))):
             self.under_way[0].leave()
-            self.stranded.append(self.under_way.popleft())
+            self.unread.append(self.under_way.popleft())
         for _ in range(len(self.under_way) if lost is None else min(lost, len(self.under_way))):
             self.under_way.popleft()
-        for parcel in self.under_way:
-            parcel.leaves = parcel.arrives = math.inf
+        for packet in self.under_way:
+            packet.leaves = packet.arrives = math.inf
 
     def heal(self, now: float) -> None:
         """Stand again; messages that have waited leave now."""
         self.is_up, self._free = True, now
-        for parcel in self.under_way:
-            self._dispatch(parcel, now)
+        for packet in self.under_way:
+            self._dispatch(packet, now)
 
-    def _dispatch(self, parcel: Parcel, now: float) -> None:
-        self._free = parcel.leaves = max(now, self._free) + parcel.size / self._speed.bandwidth
-        parcel.arrives = parcel.leaves + self._speed.latency
+    def _dispatch(self, packet: Packet, now: float) -> None:
+        self._free = packet.leaves = max(now, self._free) + packet.size / self._speed.bandwidth
+        packet.arrives = packet.leaves + self._speed.latency
 
 
 class Links:
@@ -168,9 +167,9 @@ class Links:
         """Sender, receiver and link of all that have been used, in their order."""
         return [(sender, *item) for sender, links in sorted(self._from.items()) for item in sorted(links.items())]
 
-    def sent_by(self, sender: int) -> Iterator[Parcel]:
+    def sent_by(self, sender: int) -> Iterator[Packet]:
         """Messages of a process that have not been read."""
-        return (parcel for link in self._from[sender].values() for parcel in link.waiting())
+        return (packet for link in self._from[sender].values() for packet in link.waiting())
 
     def to(self, receiver: int) -> list[Link]:
         """Links to a process, in the order of their senders."""
@@ -211,7 +210,7 @@ class Links:
         for link in self._from[process].values():
             link.cut(kept=(link.left_by(now) if kept is None else kept) * link.is_up)
         for sender, link in sorted(self._to[process].items()):
-            link.stranded.clear()
+            link.unread.clear()
             link.cut()
             if sender not in self._gone:
                 self._learn(sender, now + (self._grace or 0.0), Lost(process))
@@ -219,11 +218,10 @@ class Links:
     def reopen(self, process: int, now: float) -> None:
         """Restore the links of a process that is started again; the others learn it.
 
-        A start takes longer than reading the last messages of its earlier incarnation, which come first.
+        The last messages of its earlier incarnation may be read before or after those of the new one.
         """
         self._gone.discard(process)
         for receiver, link in self._from[process].items():
-            link.reads_stranded_first = True
             if receiver not in self._gone:
                 link.heal(now)
         for sender in sorted(self._to[process]):

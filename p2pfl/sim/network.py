@@ -40,9 +40,9 @@ class VirtualNetwork:
     def next_event(self, peer: int) -> float:
         """Time of a peer's next message or event; infinity if there is none."""
         now, links = self._clock.now(), self._links
-        arrivals = [queue[0].arrives for link in links.to(peer) for queue in (link.stranded, link.under_way) if queue]
+        arrivals = [queue[0].arrives for link in links.to(peer) for queue in (link.unread, link.under_way) if queue]
         learned = [when for when, _ in links.events[peer]]
-        leaving = [parcel.leaves for parcel in links.sent_by(peer) if parcel.leaves > now]
+        leaving = [packet.leaves for packet in links.sent_by(peer) if packet.leaves > now]
         return min([*arrivals, *learned, *leaving], default=math.inf)
 
     def cut(self, a: int, b: int) -> None:
@@ -93,10 +93,10 @@ class VirtualTransport:
     def flushed(self) -> bool:
         """Whether all vectors have left; a buffer must not change before."""
         now, is_flushed = self._clock.now(), True
-        for parcel in self._links.sent_by(self._peer):
-            if parcel.leaves <= now:
-                parcel.leave()
-            elif parcel.has_vector:
+        for packet in self._links.sent_by(self._peer):
+            if packet.leaves <= now:
+                packet.leave()
+            elif packet.has_vector:
                 is_flushed = False
         return is_flushed
 
@@ -106,8 +106,8 @@ class VirtualTransport:
         due: list[TransportEvent] = [what for when, what in events if when <= now]
         self._links.events[self._peer] = [(when, what) for when, what in events if when > now]
         for link in self._links.to(self._peer):
-            while link.stranded and link.stranded[0].arrives <= now:
-                due.append(link.take(is_stranded=True))
+            while link.unread and link.unread[0].arrives <= now:
+                due.append(link.take(is_unread=True))
             while link.under_way and link.under_way[0].arrives <= now:
                 due.append(link.take())
         return due

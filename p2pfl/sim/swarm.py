@@ -23,7 +23,7 @@ from p2pfl.run.settings import fault_script, resolve
 from p2pfl.sim.clock import VirtualClock
 from p2pfl.sim.link import LinkSpeed
 from p2pfl.sim.network import VirtualNetwork
-from p2pfl.sim.worker import SimWorker, World
+from p2pfl.sim.worker import Environment, SimWorker
 from p2pfl.topology import Topology
 
 LOOK_SECONDS = 0.5  # between two looks of the supervisor at the most, as on real processes
@@ -60,7 +60,7 @@ class Simulation:
         self.run_dir = create_run_dir(topology, config) if resume is None else resume
         self.workers: dict[int, SimWorker] = {}  # the newest of each process
         self.lines: list[str] = []  # shown by the supervisor and the processes
-        self._world = World(self.clock, self.network, topology, train_seconds)
+        self._environment = Environment(self.clock, self.network, topology, train_seconds)
         chosen = config.data
         self._dataset = data.prepare(chosen.dataset, chosen.data_dir, lambda *_: None, chosen.pictures)
         run = run_fingerprint(roles, config)
@@ -147,7 +147,7 @@ class Simulation:
 
     @staticmethod
     def _exit_of(worker: SimWorker) -> ev.Exited:
-        last = worker.strikes[-1] if worker.strikes else None
+        last = worker.injected[-1] if worker.injected else None
         return ev.Exited(worker.index, worker.exitcode, worker.exit_text, last if isinstance(last, Kill) else None)
 
     def _carry_out(self, actions: Sequence[ev.Action]) -> None:
@@ -183,7 +183,7 @@ class Simulation:
         )
         self._running.add(index)
         self.workers[index] = SimWorker(
-            worker_spec, self._world, lambda message: self._reports.append((index, message))
+            worker_spec, self._environment, lambda message: self._reports.append((index, message))
         )
         self._feed(ev.Started(index))
         if order.endpoints is not None:

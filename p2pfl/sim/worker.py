@@ -26,7 +26,7 @@ from p2pfl.transport import Conditioner, ScriptedFaults, Transport
 
 
 @dataclass(frozen=True)
-class World:
+class Environment:
     """Surroundings of all workers of a simulation."""
 
     clock: VirtualClock
@@ -68,15 +68,15 @@ class SimWorker:
     The fault script, or a caller, can kill it, or pause and wake it; a process that is started again is another worker.
     """
 
-    def __init__(self, spec: messages.WorkerSpec, world: World, report: messages.Report) -> None:
+    def __init__(self, spec: messages.WorkerSpec, environment: Environment, report: messages.Report) -> None:
         """Load data and model, and report that it is ready, as a real worker does."""
         self.index = spec.index
         self.exitcode: int | None = None
         self.holds_model = False
         self.reporter = SimReporter(report)
-        self.strikes: list[Kill | Pause] = []  # faults of the script that it has carried out
+        self.injected: list[Kill | Pause] = []  # faults of the script that it has carried out
         self._spec = spec
-        self._world = world
+        self._environment = environment
         self._pause_at = math.inf
         self._parts: _Parts | None = None
         with self._until_its_end():
@@ -106,9 +106,9 @@ class SimWorker:
         """Time of its next turn; infinity while it waits or is paused, or if it has ended."""
         if self._parts is None or self.exitcode is not None:
             return math.inf
-        parts, now = self._parts, self._world.clock.now()
+        parts, now = self._parts, self._environment.clock.now()
         delayed = math.inf if parts.conditioner is None else parts.conditioner.next_due
-        event = min(self._world.network.next_event(self.index), parts.compute.next_result, delayed)
+        event = min(self._environment.network.next_event(self.index), parts.compute.next_result, delayed)
         when = max(now, min(event, parts.driver.deadline))
         return when if when < self._pause_at else math.inf
 
@@ -117,18 +117,18 @@ class SimWorker:
     @property
     def is_paused(self) -> bool:
         """Whether it does nothing until it is woken."""
-        return self._world.clock.now() >= self._pause_at
+        return self._environment.clock.now() >= self._pause_at
 
     def pause(self, after: float = 0.0) -> None:
         """Pause it, after so many seconds."""
-        self._pause_at = self._world.clock.now() + after
+        self._pause_at = self._environment.clock.now() + after
 
     def wake(self) -> None:
         """Let it continue where it was paused; no effect on one that is awake."""
         if self.is_paused and self._parts is not None:
-            self._parts.compute.postpone(self._world.clock.now() - self._pause_at)
+            self._parts.compute.postpone(self._environment.clock.now() - self._pause_at)
             self._pause_at = math.inf
-            self._world.network.release(self.index)
+            self._environment.network.release(self.index)
 
     def kill(self) -> None:
         """End it at once, without a message."""
@@ -147,17 +147,17 @@ class SimWorker:
     # Inside
 
     def _assemble(self) -> _Parts:
-        spec, world = self._spec, self._world
-        folder = peer_dir(spec.run_dir, world.topology, spec.index)
-        assembly = assemble(spec, world.topology, folder, self.reporter.send, lambda: self.holds_model)
-        transport: Transport = world.network.transport(spec.index, lambda: self.is_paused)
+        spec, environment = self._spec, self._environment
+        folder = peer_dir(spec.run_dir, environment.topology, spec.index)
+        assembly = assemble(spec, environment.topology, folder, self.reporter.send, lambda: self.holds_model)
+        transport: Transport = environment.network.transport(spec.index, lambda: self.is_paused)
         conditioner = injector = None
         if assembly.script.faults:
             faults = ScriptedFaults(assembly.script, spec.index, lambda: assembly.logic.round)
-            transport = conditioner = Conditioner(transport, faults, world.clock.now)
-            injector = FaultInjector(assembly.script, spec.index, folder / FIRED_FILE, self._strike)
-        compute = VirtualCompute(world.clock, world.train_seconds)
-        ports = Ports(world.clock, compute, transport, assembly.recorder, self.reporter)
+            transport = conditioner = Conditioner(transport, faults, environment.clock.now)
+            injector = FaultInjector(assembly.script, spec.index, folder / FIRED_FILE, self._inject)
+        compute = VirtualCompute(environment.clock, environment.train_seconds)
+        ports = Ports(environment.clock, compute, transport, assembly.recorder, self.reporter)
         driver = Driver(assembly.logic, assembly.trainer, ports, injector=injector)
         return _Parts(driver, compute, transport, conditioner, assembly)
 
@@ -174,10 +174,10 @@ class SimWorker:
             )
         )
 
-    def _strike(self, fault: Kill | Pause) -> None:
+    def _inject(self, fault: Kill | Pause) -> None:
         """Carry out a fault of the script: at half the training's time, or at once."""
-        self.strikes.append(fault)
-        after = self._world.train_seconds / 2 if fault.at == "train" else 0.0
+        self.injected.append(fault)
+        after = self._environment.train_seconds / 2 if fault.at == "train" else 0.0
         if isinstance(fault, Kill):
             raise Killed(after)
         self.pause(after)
@@ -200,4 +200,4 @@ class SimWorker:
             self.exitcode = status
             if self._parts is not None:
                 self._parts.driver.close()
-            self._world.network.remove(self.index)
+            self._environment.network.remove(self.index)

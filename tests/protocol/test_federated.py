@@ -54,9 +54,9 @@ class Network:
         delivered = self.run.links.between(a, b).delivered
         if not delivered or not {a, b} <= set(self.run.live):
             return
-        parcel = delivered[which % len(delivered)]
-        is_early = parcel.kind == "chunk" and parcel.round >= self.coordinator.round
-        if parcel.kind != "goodbye":
+        packet = delivered[which % len(delivered)]
+        is_early = packet.kind == "chunk" and packet.round >= self.coordinator.round
+        if packet.kind != "goodbye":
             self.run.repeat(a, b, -1 if is_early else which)
 
 

@@ -15,7 +15,7 @@ from tests.support.helpers import THOROUGHNESS, matrix
 
 from p2pfl.algorithms import DPSGD, Chebyshev
 from p2pfl.protocol import wire
-from p2pfl.protocol.events import Finish
+from p2pfl.protocol.events import Fail, Finish
 from p2pfl.sim.interleaving import Interleaving
 from p2pfl.topology import is_symmetric, spectral_gap
 
@@ -228,6 +228,27 @@ def test_a_peer_that_resumes_two_rounds_behind_is_served_what_its_neighbors_have
     for peer in range(3):
         peers.pending[peer] = {round: snapshots(made)[peer, round].sent for round in (1, 2)}
     check(peers, in_order(peers))
+
+
+def test_a_peer_that_is_kept_away_first_serves_those_behind_it() -> None:
+    made = setting("ring", 4, rounds=5)
+    peers = Gossip(made, saved(made, [1, 2, 3, 2]))  # peer 0 lacks peer 1's vector of round 2
+    peers.away_until[1] = 5
+    run = in_order(peers)
+    assert run.ended == dict.fromkeys(range(4), Finish())
+    assert peers.absent == {0: [(3, ["p1"]), (4, ["p1"])], 1: [], 2: [(4, ["p1"])], 3: []}
+    assert [round for round, _ in peers.folds[1]][::3] == [5, 6, 7]
+
+
+def test_a_peer_that_does_not_come_back_serves_those_behind_it_before_it_ends() -> None:
+    made = setting("path", 2)
+    peers = Gossip(made, saved(made, [1, 2]))
+    peers.away_until[1], peers.max_missing = made.last_round + 1, 1
+    run = Interleaving(peers, grace=1.0)
+    while run.advance():
+        pass
+    assert run.ended == {0: Finish(), 1: Fail("stays away, as the fault script says")}
+    assert peers.absent[0] == [(round, ["p1"]) for round in range(3, made.last_round + 1)]
 
 
 def test_a_peer_that_resumes_too_far_behind_goes_straight_to_where_the_others_are() -> None:

@@ -123,6 +123,34 @@ def test_a_restart_within_the_grace_period_costs_the_others_nothing(
             assert {round for round, _ in swarm.peers.absent[1]} <= {repeated}
 
 
+@pytest.mark.parametrize("overlapped", [False, True])
+def test_what_a_killed_peer_sent_last_is_void_once_its_next_start_has_greeted(overlapped: bool) -> None:
+    """Nobody waits for a timeout; what a broken link has lost may be asked for again."""
+    stale = 0
+    with small_chunks(80):
+        for steps in range(2, 120, 13):
+            swarm = Swarm(setting("ring", 4, overlapped, rounds=3), spare=0)
+            run = swarm.run
+            while run.advance() and (steps > 0 or not run.links.between(1, 2).under_way):
+                steps -= 1
+            run.kill(1)
+            run.restart(1)
+            while (options := run.options()) or run.pass_time():
+                fresh = [step for step in options if step.kind != "deliver-unread"]
+                late = [step for step in options if step not in fresh and has_greeted(run, step.actor)]
+                for step in (late or fresh or options)[:1]:
+                    stale += step in late
+                    run.do(step)
+            swarm.check_finished()
+            assert run.now < swarm.peers.timeouts.round
+    assert stale > 0
+
+
+def has_greeted(run: Interleaving, receiver: int) -> bool:
+    """Whether a peer has read the greeting of peer 1's second start."""
+    return [packet.kind for packet in run.links.between(1, receiver).delivered].count("hello") > 1
+
+
 def test_a_peer_that_comes_back_late_goes_to_where_the_others_are() -> None:
     swarm = Swarm(setting("ring", 4, rounds=12), spare=3)
     swarm.until(1, round=3)

@@ -240,6 +240,38 @@ def test_a_peer_that_stays_paused_is_lost_when_the_others_have_finished(tmp_path
     assert rounds(run, "2")[-1] == 7
 
 
+ABSENCES = {
+    "killed": {"kind": "kill", "restart": 6},
+    "killed for good": {"kind": "kill"},
+    "paused": {"kind": "pause", "resume": 6},
+}
+
+
+@pytest.mark.parametrize("absence", ABSENCES)
+def test_a_scripted_absence_outlasts_a_stop_of_the_whole_run(tmp_path: Path, absence: str) -> None:
+    script = fault(peer="3", round=3, **ABSENCES[absence])
+    undisturbed = play(tmp_path / "whole", script, min_peers=3)
+    options = {**TINY, **FAULTY, "min_peers": 3, "faults": str(tmp_path / "whole" / "faults.toml")}
+    config = RunConfig.of(**options, run_dir=str(tmp_path / "run"))
+    stopped = Simulation(RING, config)
+    while len(records(stopped)["0"]) < 4:
+        stopped.step()
+    stopped.close()
+    resumed = Simulation(RING, config, resume=tmp_path / "run")
+    resumed.run()
+    assert told(resumed) == told(undisturbed)
+    assert same(undisturbed.run_dir, resumed.run_dir)
+    assert resumed.outcome.lost == undisturbed.outcome.lost
+
+
+def told(run: Simulation) -> dict[str, list[tuple[object, ...]]]:
+    """Facts in the records of all processes, except times and bytes."""
+    return {
+        name: [(r.round, r.phase, r.steps, r.samples, r.train_loss, r.test_accuracy, r.absent) for r in found]
+        for name, found in records(run).items()
+    }
+
+
 @pytest.mark.parametrize("kind", ["delay", "drop", "corrupt"])
 def test_a_bad_link_costs_time_and_changes_no_bit(tmp_path: Path, whole: Simulation, kind: str) -> None:
     harm = {"seconds": 0.3} if kind == "delay" else {"probability": 0.2}

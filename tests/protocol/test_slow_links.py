@@ -59,7 +59,7 @@ def peers() -> Mapping[int, Logic]:
 
 def client_and_coordinator() -> Mapping[int, Logic]:
     x = torch.zeros(SIZE)
-    server = ServerAverage(x, torch.zeros_like(x), wire_dtype="fp32")
+    server = ServerAverage(x, torch.zeros_like(x))
     client = Client(context(0, 0), torch.zeros(SIZE), "fp32")
     return {0: client, 1: Coordinator(context(1, 0), Federation((1.0,), 1, 0, 1, None), server)}
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from tests.support.gossip_scenario import train
 from torch import Tensor
 
-from p2pfl.algorithms.fedavg import ServerAverage
+from p2pfl.algorithms.fedavg import ServerAverage, ServerOptions
 from p2pfl.payload import Payload
 from p2pfl.protocol.client import Client
 from p2pfl.protocol.context import PeerContext, Timeouts
@@ -96,7 +96,7 @@ class Watched(ServerAverage):
     """Notes who is folded: updates carry their client's number as their loss."""
 
     def __init__(self, x: Tensor, codec: str) -> None:
-        super().__init__(x, torch.zeros_like(x), wire_dtype=codec)
+        super().__init__(x, torch.zeros_like(x), ServerOptions(wire_dtype=codec))
         self.folded: list[int] = []
 
     def outgoing(self) -> Payload:
@@ -118,11 +118,14 @@ class Clients:
         self.vectors = [setting.initial() for _ in range(setting.clients)]
         self.done: dict[int, Done] = {}
         self.granted: set[tuple[int, int]] = set()
+        self.incarnations = [0] * self.processes
 
     def build(self, me: int, is_restarted: bool) -> Logic:
         if me == self.hub:
             return self.coordinator
-        return Client(self.setting.context(me), self.vectors[me], self.setting.codec)
+        self.incarnations[me] += 1
+        context = replace(self.setting.context(me), incarnation=self.incarnations[me])
+        return Client(context, self.vectors[me], self.setting.codec)
 
     def begin(self, me: int, action: Train | RoundDone) -> None:
         if isinstance(action, Train):

@@ -161,6 +161,7 @@ class Gossip:
         self.first_rounds = [self.saved[me][0] + 1 if me in self.saved else 1 for me in range(n)]
         # Vectors of earlier rounds that a peer has kept, by round, if not just those of its last.
         self.pending: dict[int, Mapping[int, Mapping[int, Payload]]] = {}
+        self.away_until: dict[int, int] = {}  # by peer that a fault script keeps away
         self.lost_weights: frozenset[int] = frozenset()
         self.incarnations = [0] * n
         self.folds: list[list[tuple[int, int]]] = [[] for _ in range(n)]
@@ -198,6 +199,7 @@ class Gossip:
             needs_bootstrap=self.bootstraps and snapshot is None,
             has_lost_weights=me in self.lost_weights,
             max_missing=self.max_missing,
+            away_until=self.away_until.get(me, 0),
         )
         watched = [
             Watched(a, setting.size, self.folds[me], self.parts[me]) for a in (setting.training, setting.consensus)

@@ -15,7 +15,7 @@ from p2pfl.topology import Topology
 
 
 def check_simulated(real: Path, topology: Topology, config: RunConfig) -> Path:
-    """Simulate a run with the settings of a real one, and assert that both end the same.
+    """Simulate a real run, and assert that both end the same.
 
     `config` names the simulated run's directory, which is returned.
     """

@@ -355,7 +355,10 @@ def _fork_instead_of_exec() -> None:
 
 
 def _measure_if_asked() -> None:
-    """Stop measuring coverage unless the command's environment asks for it, as a new interpreter's start does."""
+    """Stop measuring coverage unless the command's environment asks for it.
+
+    A new interpreter's start heeds it, too.
+    """
     if "COVERAGE_PROCESS_CONFIG" in os.environ or "coverage" not in sys.modules:
         return
     import coverage

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from p2pfl.algorithms.fedavg import ServerAverage
+from p2pfl.algorithms.fedavg import ServerAverage, ServerOptions
 from p2pfl.payload import FP32, Payload
 
 W = torch.tensor([1.0, -2.0, 0.5, 4.0])
@@ -14,7 +14,7 @@ UPDATES = [torch.tensor(x) for x in ([1.5, -2.0, 0.0, 3.0], [0.5, -1.0, 1.0, 5.0
 
 
 def server(codec: str = "fp32", **options: object) -> ServerAverage:
-    return ServerAverage(W.clone(), torch.zeros(4), wire_dtype=codec, **options)  # type: ignore[arg-type]
+    return ServerAverage(W.clone(), torch.zeros(4), ServerOptions(wire_dtype=codec, **options))  # type: ignore[arg-type]
 
 
 def step(made: ServerAverage, updates: list[torch.Tensor | None], shares: list[float]) -> None:
@@ -123,7 +123,7 @@ def test_what_was_sent_stays_when_the_model_moves(codec: str) -> None:
 
 def test_the_model_and_its_momentum_are_written_in_place() -> None:
     x, velocity = W.clone(), torch.zeros(4)
-    made = ServerAverage(x, velocity, momentum=0.9)
+    made = ServerAverage(x, velocity, ServerOptions(momentum=0.9))
     step(made, list(UPDATES), [1 / 3] * 3)
     assert made.x is x
     assert made.velocity is velocity

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.helpers import random_vectors
 
-from p2pfl.algorithms.fedavg import ServerAverage
+from p2pfl.algorithms.fedavg import ServerAverage, ServerOptions
 from p2pfl.algorithms.rules import krum, krum_index
 from p2pfl.payload import FP32, Payload
 
@@ -21,9 +21,8 @@ START = torch.linspace(-1, 1, SIZE)
 
 
 def server(averaging: str, byzantine: int, codec: str = "fp32", **options: object) -> ServerAverage:
-    return ServerAverage(
-        START.clone(), torch.zeros(SIZE), wire_dtype=codec, averaging=averaging, byzantine=byzantine, **options
-    )  # type: ignore[arg-type]
+    chosen = ServerOptions(wire_dtype=codec, averaging=averaging, byzantine=byzantine, **options)  # type: ignore[arg-type]
+    return ServerAverage(START.clone(), torch.zeros(SIZE), chosen)
 
 
 def step(made: ServerAverage, updates: list[torch.Tensor], missing: bool = False) -> torch.Tensor:

@@ -146,7 +146,7 @@ def records_of(run_dir: Path) -> list[list[tuple[int, str, float | None]]]:
     return [[(r.round, r.phase, r.train_loss) for r in read_rounds(folder)] for folder in folders]
 
 
-def tested_rounds(run_dir: Path) -> list[int]:
+def rounds_on_test_set(run_dir: Path) -> list[int]:
     """Training rounds in which a process was evaluated on the test set."""
     records = [record for folder in sorted((run_dir / "peers").iterdir()) for record in read_rounds(folder)]
     return sorted({r.round for r in records if r.phase == "train" and r.evaluated_on == "test"})
@@ -159,17 +159,36 @@ def test_a_prolonged_run_has_the_bits_of_a_longer_one(tmp_path: Path, mode: Mode
     words = [str(ROOT / "topologies" / "ring-4.graphml")] if mode == "gossip" else sizes
     words += ["--dataset", "digits", "--model", "user_models:linear", "--local-steps", "2", "--threads", "1"]
     words += ["--lr", "0.01", "--schedule", "constant", "--validation", "0.1"]
+    if mode == "gossip":
+        partition = tmp_path / "shares.json"
+        partition.write_text(json.dumps({str(peer): list(range(100 * peer, 100 * peer + 100)) for peer in range(4)}))
+        words += ["--partition", f"file:{partition}"]
     long, short = tmp_path / "long", tmp_path / "short"
     assert commands.run(mode, *words, "--rounds", "4", "--run-dir", str(long)).returncode == 0
     assert commands.run(mode, *words, "--rounds", "2", "--run-dir", str(short)).returncode == 0
+    if mode == "gossip":
+        refused_and_left_as_it_is(short)
     more = commands.run(mode, "--resume", str(short), "--rounds", "4")
     assert more.returncode == 0, more.stderr
     assert (short / "consensus.safetensors").read_bytes() == (long / "consensus.safetensors").read_bytes()
     assert records_of(short) == records_of(long)
-    assert tested_rounds(short) == [2, 4], "its first end was on the test set, too"
-    assert tested_rounds(long) == [4]
+    assert rounds_on_test_set(short) == [2, 4], "its first end was on the test set, too"
+    assert rounds_on_test_set(long) == [4]
     summary = json.loads((short / "summary.json").read_text())
     assert (summary["status"], summary["rounds"], summary["rounds_completed"]) == ("complete", 4, 4)
     fewer = commands.run(mode, "--resume", str(short), "--rounds", "3")
     assert (fewer.returncode, len(fewer.stderr.splitlines())) == (2, 1)
     assert "has done 4 rounds; choose 4 or more" in fewer.stderr
+
+
+def refused_and_left_as_it_is(run_dir: Path) -> None:
+    """More rounds with a damaged partition change nothing in a finished run."""
+    kept = run_dir / "partition.json"
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:-9])
+    before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    refusal = commands.run("gossip", "--resume", str(run_dir), "--rounds", "4")
+    assert (refusal.returncode, len(refusal.stderr.splitlines())) == (2, 1), refusal.stderr
+    assert "partition.json" in refusal.stderr
+    assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
+    kept.write_bytes(whole)

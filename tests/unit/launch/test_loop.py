@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,21 @@ def launch(launcher: Memory, *observers: Any, faults: Sequence[Any] = (), **opti
     outcome = supervise(spec, launcher, observers)
     assert all(worker.is_closed for worker in launcher.all)
     return outcome
+
+
+def test_a_run_is_changed_once_all_is_checked_and_before_any_worker_starts() -> None:
+    config, launcher, begun = small_config(), Memory(finish), []
+    spec = LaunchSpec(assign_roles(config, RING), config, Path("/run"), "run", "settings")
+    supervise(replace(spec, on_prepared=lambda: begun.append(len(launcher.orders))), launcher, [])
+    assert begun == [0]
+
+    class Refusing(Memory):
+        def prepare(self, observer: Observer) -> None:
+            raise P2PFLError("damaged")
+
+    with pytest.raises(P2PFLError, match="damaged"):
+        supervise(replace(spec, on_prepared=lambda: begun.append(-1)), Refusing(), [])
+    assert begun == [0]
 
 
 def test_a_run_is_told_to_all_observers_in_their_order() -> None:

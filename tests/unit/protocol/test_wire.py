@@ -35,13 +35,13 @@ BODY = bytes(range(12))
 
 # One table for both directions: fields of the header as they travel, and the body.
 CASES = {
-    "hello": ([VERSION, "run", "hello", 0, 1, "", "0123456789abcdef", "", 0, 0, {}], b""),
-    "grant": ([VERSION, "run", "grant", 3, MAX_ROUND, "", "", "", 0, 0, {}], b""),
-    "ack": ([VERSION, "ü" * 64, "ack", 999_999, 0, "", "", "", 0, 0, {}], b""),
-    "goodbye": ([VERSION, "", "goodbye", 1, 7, "", "", "", 0, 0, {}], b""),
-    "chunk": ([VERSION, "run", "chunk", 1, 7, "fp32", "abc", "x", 1 << 39, 12, {}], BODY),
-    "bf16": ([VERSION, "run", "chunk", 1, 7, "bf16", "abc", "x", 2, 6, {"weight": 0.5, "age": -3.0}], BODY[:6]),
-    "whole chunk": ([VERSION, "run", "chunk", 1, 7, "fp32", "abc", "x", 0, CHUNK_BYTES, {}], bytes(CHUNK_BYTES)),
+    "hello": ([VERSION, "run", "hello", 0, 1, "", "0123456789abcdef", "", 0, 0, {}, 0], b""),
+    "grant": ([VERSION, "run", "grant", 3, MAX_ROUND, "", "", "", 0, 0, {}, wire.MAX_INCARNATION], b""),
+    "ack": ([VERSION, "ü" * 64, "ack", 999_999, 0, "", "", "", 0, 0, {}, 0], b""),
+    "goodbye": ([VERSION, "", "goodbye", 1, 7, "", "", "", 0, 0, {}, 0], b""),
+    "chunk": ([VERSION, "run", "chunk", 1, 7, "fp32", "abc", "x", 1 << 39, 12, {}, 0], BODY),
+    "bf16": ([VERSION, "run", "chunk", 1, 7, "bf16", "abc", "x", 2, 6, {"weight": 0.5, "age": -3.0}, 7], BODY[:6]),
+    "whole chunk": ([VERSION, "run", "chunk", 1, 7, "fp32", "abc", "x", 0, CHUNK_BYTES, {}, 0], bytes(CHUNK_BYTES)),
 }
 
 
@@ -93,6 +93,8 @@ REFUSED = {
     "big chunk": (changed(9, CHUNK_BYTES + 4, bytes(CHUNK_BYTES + 4)), "length: a chunk of 1048580 bytes"),
     "infinite scalar": (changed(10, {"w": float("inf")}), "scalars: not finite"),
     "scalar of text": (changed(10, {"w": "1"}), "header:"),
+    "negative incarnation": (changed(11, -1), "header:"),
+    "huge incarnation": (changed(11, wire.MAX_INCARNATION + 1), "header:"),
     "many scalars": (changed(10, {str(i): 1.0 for i in range(17)}), "header:"),
     "body with a grant": ([encode(Message(Header(VERSION, "r", "grant", 0, 1, length=4)))[0], b"abcd"], "has no body"),
     "long greeting": (
@@ -252,5 +254,6 @@ def test_largest_honest_header_fits() -> None:
         wire.MAX_VECTOR_BYTES,
         2,
         {f"{i:02}" + "s" * 62: 1e300 for i in range(wire.MAX_SCALARS)},
+        wire.MAX_INCARNATION,
     )
     assert decode(encode(Message(header, b"ab"))).header == header

@@ -1,0 +1,43 @@
+"""Backlog of a peer that resumes: vectors of earlier rounds, for those behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from p2pfl.payload import Payload
+from p2pfl.protocol import events as ev
+from p2pfl.protocol.channel import Channel
+from p2pfl.protocol.membership import Membership
+
+
+class Backlog:
+    """Payloads of the rounds before the first that neighbors may still need, by round.
+
+    They come from the peer's checkpoints: its neighbors' newest may be older.
+    """
+
+    def __init__(self, payloads: Mapping[int, Mapping[int, Payload]]) -> None:
+        self._payloads = dict(payloads)
+
+    def __bool__(self) -> bool:
+        """Whether some have not been offered yet."""
+        return bool(self._payloads)
+
+    def first_for(self, neighbor: int, round: int) -> int:
+        """The first of the rounds up to `round` that a neighbor can be served without a gap."""
+        while neighbor in self._payloads.get(round - 1, ()):
+            round -= 1
+        return round
+
+    def serve(self, channel: Channel, membership: Membership) -> list[ev.Action]:
+        """Send the vectors of these rounds, one round at a time, to neighbors without them."""
+        actions: list[ev.Action] = []
+        while self._payloads and channel.outbox.idle:
+            round = min(self._payloads)
+            items = [item for item in self._payloads.pop(round).items() if membership.serves(item[0], round)]
+            actions += channel.deliver(round, channel.outbox.begin(round, items))
+        return actions
+
+    def clear(self) -> None:
+        """Forget all: the peer goes to a later round."""
+        self._payloads.clear()
