@@ -189,6 +189,12 @@ MIXINGS: Mapping[str, Entry] = {
         "1 / (1 + the larger degree) on each edge; undirected graphs",
         "Xiao, Boyd & Kim 2007, Distributed average consensus with least-mean-square deviation",
     ),
+    "max-degree": Entry(
+        "p2pfl.topology.mixing:max_degree",
+        "1 / (1 + the largest degree) on every edge; of directed graphs those in which each peer sends to as many as "
+        "it receives from",
+        "Xiao & Boyd 2004, Fast linear iterations for distributed averaging",
+    ),
     "uniform": Entry("p2pfl.topology.mixing:uniform", "1 / (1 + degree); equal degrees only"),
     "weights": Entry("p2pfl.topology.mixing:file_weights", "the edge weights of the topology file"),
     "samples": Entry(

@@ -85,7 +85,7 @@ class Show:
         str | None,
         tyro.conf.arg(
             metavar=f"{{{','.join(MIXINGS)}}}",
-            help_behavior_hint="(default: metropolis-hastings, of a directed file uniform)",
+            help_behavior_hint="(default: metropolis-hastings, of a directed file uniform or max-degree)",
         ),
     ] = None
     """Weights of the mixing matrix."""

@@ -61,6 +61,11 @@ def _path(params: Parameters) -> nx.Graph:
     return nx.path_graph(params.n)
 
 
+def _chain(params: Parameters) -> nx.Graph:
+    """Chain, as the literature on relayed sums calls a path."""
+    return nx.path_graph(params.n)
+
+
 def _star(params: Parameters) -> nx.Graph:
     """Star: peer 0 is the center, and the only neighbor of all others."""
     return nx.star_graph(params.n - 1)
@@ -111,6 +116,24 @@ def _exponential(params: Parameters) -> nx.DiGraph:
 def _tree(params: Parameters) -> nx.Graph:
     """Balanced binary tree: the parent of i is (i − 1) // 2."""
     return nx.Graph(((i - 1) // 2, i) for i in range(1, params.n))
+
+
+def _double_binary_tree(params: Parameters) -> nx.Graph:
+    """Edges of two binary trees, in which no peer has children in both (Sanders, Speck & Träff 2009).
+
+    Peer r's parent in the first tree: r without its lowest set bit, with the next higher one set where that peer
+    exists. The second tree is the first one mirrored, or shifted by a peer where n is odd, as in NCCL.
+    """
+    n = params.n
+    first = [(child, _binary_parent(child, n)) for child in range(1, n)]
+    second = [((a + 1) % n, (b + 1) % n) if n % 2 else (n - 1 - a, n - 1 - b) for a, b in first]
+    return nx.Graph([*first, *second])
+
+
+def _binary_parent(child: int, n: int) -> int:
+    lowest = child & -child
+    above = (child ^ lowest) | (lowest << 1)
+    return above if above < n else child ^ lowest
 
 
 def _random_regular(params: Parameters) -> nx.Graph:
@@ -177,12 +200,14 @@ def _nearest(n: int, valid: Callable[[int], bool]) -> str:
 KINDS: Mapping[str, Callable[[Parameters], nx.Graph]] = {
     "ring": _ring,
     "path": _path,
+    "chain": _chain,
     "star": _star,
     "complete": _complete,
     "torus": _torus,
     "hypercube": _hypercube,
     "exponential": _exponential,
     "tree": _tree,
+    "double-binary-tree": _double_binary_tree,
     "random-regular": _random_regular,
     "small-world": _small_world,
     "erdos-renyi": _erdos_renyi,

@@ -1,4 +1,4 @@
-"""Mixing matrices: metropolis-hastings, uniform, samples, or the file's weights."""
+"""Mixing matrices: metropolis-hastings, max-degree, uniform, samples, file's weights."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def mixing_matrix(
 ) -> Matrix:
     """Mixing matrix W, (n, n) float64; row i holds the weights of peer i's average.
 
-    `metropolis-hastings`: 1/(1 + max(d_i, d_j)) on edges (Xiao, Boyd & Kim 2007). `uniform`: 1/(1 + d) for
-    graphs in which all degrees are equal. `weights`: the file's edge weights. The rest of each row's sum
-    of 1 is on the diagonal. W is doubly stochastic, so mixing preserves the mean.
+    `metropolis-hastings`: 1/(1 + max(d_i, d_j)) on edges (Xiao, Boyd & Kim 2007). `max-degree`: 1/(1 + the largest
+    degree) on all edges. `uniform`: 1/(1 + d) for graphs in which all degrees are equal. `weights`: the file's edge
+    weights. The rest of each row's sum of 1 is on the diagonal. W is doubly stochastic, so mixing preserves the mean.
 
     `samples` weighs peers by `sizes`, the samples of their shards (by default all the same): W is row-stochastic and
     preserves Σ n_i x_i / Σ n_i, with which all peers agree in the end.
@@ -48,17 +48,29 @@ def mixing_matrix(
 def metropolis_hastings(topology: Topology) -> Matrix:
     """1/(1 + max(d_i, d_j)) on the edge of i and j; see `mixing_matrix`."""
     if topology.directed:
-        remedy = (
-            "use --mixing uniform, all its degrees are equal"
-            if _common_degree(topology) is not None
-            else f"give all peers equal in- and out-degrees and use --mixing uniform, or {_made_undirected(topology)}"
-        )
+        remedy = {
+            "uniform": "use --mixing uniform, all its degrees are equal",
+            "max-degree": "use --mixing max-degree, each peer sends to as many as it receives from",
+            None: f"give all peers equal in- and out-degrees and use --mixing uniform, or {_made_undirected(topology)}",
+        }[mean_keeping(topology)]
         raise TopologyError(f"{topology.source}: metropolis-hastings needs an undirected graph; {remedy}")
     degree = dict(topology.graph.degree())
     w = np.zeros((topology.n, topology.n))
     for i, j in topology.graph.edges:
         w[i, j] = w[j, i] = 1.0 / (1 + max(degree[i], degree[j]))
     return _fill_diagonal(w)
+
+
+def max_degree(topology: Topology) -> Matrix:
+    """1/(1 + the largest degree) on every edge; see `mixing_matrix`."""
+    if topology.directed and not _is_balanced(topology):
+        raise TopologyError(
+            f"{topology.source}: max-degree mixing of a directed graph needs peers that send to as many as they "
+            f"receive from, or the mean of the peers drifts; add edges, or {_made_undirected(topology)}"
+        )
+    graph = topology.graph
+    largest = max(degree for _, degree in (graph.in_degree() if topology.directed else graph.degree()))
+    return _fill_diagonal(_received(topology) / (1 + largest))
 
 
 def by_samples(topology: Topology, sizes: Sequence[int]) -> Matrix:
@@ -81,16 +93,15 @@ def uniform(topology: Topology) -> Matrix:
     """1/(1 + d) on every edge; see `mixing_matrix`."""
     degree = _common_degree(topology)
     if degree is None:
-        remedy = (
-            f"give all peers equal in- and out-degrees, or {_made_undirected(topology)}"
-            if topology.directed
-            else "use --mixing metropolis-hastings"
-        )
+        remedy = {
+            "metropolis-hastings": "use --mixing metropolis-hastings",
+            "max-degree": "use --mixing max-degree, each peer sends to as many as it receives from",
+            None: f"give all peers equal in- and out-degrees, or {_made_undirected(topology)}",
+        }[mean_keeping(topology)]
         raise TopologyError(
             f"{topology.source}: uniform mixing needs equal degrees, or the mean of the peers drifts; {remedy}"
         )
-    adjacency = nx.to_numpy_array(topology.graph, nodelist=range(topology.n), weight=None)
-    w: Matrix = (adjacency.T + np.eye(topology.n)) / (1 + degree)  # networkx: row sends, here: row receives
+    w: Matrix = (_received(topology) + np.eye(topology.n)) / (1 + degree)
     return w
 
 
@@ -142,7 +153,21 @@ def mean_keeping(topology: Topology) -> str | None:
     """Mixing computed from the edges that keeps the mean of the peers; None if none."""
     if not topology.directed:
         return "metropolis-hastings"
-    return None if _common_degree(topology) is None else "uniform"
+    if _common_degree(topology) is not None:
+        return "uniform"
+    return "max-degree" if _is_balanced(topology) else None
+
+
+def _received(topology: Topology) -> Matrix:
+    """(n, n) with 1 where the row's peer receives from the column's; networkx's rows send."""
+    adjacency: Matrix = nx.to_numpy_array(topology.graph, nodelist=range(topology.n), weight=None)
+    return adjacency.T
+
+
+def _is_balanced(topology: Topology) -> bool:
+    """Return whether each peer of a directed graph sends to as many as it receives from."""
+    sent = dict(topology.graph.out_degree())
+    return all(sent[peer] == received for peer, received in topology.graph.in_degree())
 
 
 def _fill_diagonal(w: Matrix) -> Matrix:

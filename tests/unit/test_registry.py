@@ -40,7 +40,7 @@ def test_a_rule_that_tolerates_malicious_inputs_needs_more_of_them_than_of_the_o
         ("algorithm", "dpsdg", "--algorithm dpsdg: choose one of dpsgd, quasi-global, "),
         ("algorithm", "dpsgd:fast", "--algorithm dpsgd:fast: dpsgd takes no argument"),
         ("averaging", "mine:Average", "--averaging mine:Average: choose one of uniform, samples"),
-        ("mixing", "lazy", "--mixing lazy: choose one of metropolis-hastings, uniform, weights"),
+        ("mixing", "lazy", "--mixing lazy: choose one of metropolis-hastings, max-degree, uniform, weights"),
         (
             "partition",
             "dirichle",

@@ -42,15 +42,35 @@ def test_exactly_n_connected_peers_or_a_reason(kind: str, n: int, seed: int) -> 
     [
         ("ring", 4, {(0, 1), (0, 3), (1, 2), (2, 3)}),
         ("path", 3, {(0, 1), (1, 2)}),
+        ("chain", 3, {(0, 1), (1, 2)}),
         ("star", 4, {(0, 1), (0, 2), (0, 3)}),
         ("complete", 3, {(0, 1), (0, 2), (1, 2)}),
         ("hypercube", 4, {(0, 1), (0, 2), (1, 3), (2, 3)}),
         ("tree", 5, {(0, 1), (0, 2), (1, 3), (1, 4)}),
+        ("double-binary-tree", 2, {(0, 1)}),
+        ("double-binary-tree", 4, {(0, 2), (1, 2), (2, 3), (1, 3), (0, 1)}),
         ("exponential", 4, {(0, 1), (0, 2), (1, 2), (1, 3), (2, 3), (2, 0), (3, 0), (3, 1)}),
     ],
 )
 def test_edges(kind: str, n: int, edges: set[tuple[int, int]]) -> None:
     assert set(make_topology(kind, n).graph.edges) == edges
+
+
+@pytest.mark.parametrize("n", [*range(2, 20), 31, 32, 33, 64, 100])
+def test_a_double_binary_tree_has_two_shallow_trees_with_other_inner_peers(n: int) -> None:
+    """The first tree's edges are those of the rule; the second has the inner peers that the first lacks."""
+    graph = make_topology("double-binary-tree", n).graph
+    assert max(degree for _, degree in graph.degree()) <= 4
+    parents = {peer: (peer & (peer - 1)) | ((peer & -peer) << 1) for peer in range(1, n)}
+    first = nx.Graph((peer, up if up < n else peer & (peer - 1)) for peer, up in parents.items())
+    move = (lambda peer: (peer + 1) % n) if n % 2 else (lambda peer: n - 1 - peer)
+    second = nx.relabel_nodes(first, {peer: move(peer) for peer in range(n)})
+    assert {frozenset(edge) for tree in (first, second) for edge in tree.edges} == {frozenset(e) for e in graph.edges}
+    for tree in (first, second):
+        assert nx.is_tree(tree)
+        assert nx.diameter(tree) <= 2 * n.bit_length()
+    roots = {0, move(0)}
+    assert all(first.degree(peer) == 1 or second.degree(peer) == 1 for peer in set(range(n)) - roots)
 
 
 def test_torus_is_the_most_square_grid() -> None:

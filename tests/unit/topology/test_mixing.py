@@ -21,6 +21,7 @@ from p2pfl.topology import (
     is_symmetric,
     load_topology,
     make_topology,
+    mean_keeping,
     mixing_bounds,
     mixing_matrix,
     mixing_rounds,
@@ -54,6 +55,26 @@ def topology(*edges: tuple[object, ...], directed: bool = False) -> Topology:
 )
 def test_spectral_gap(kind: str, n: int, mixing: str, gap: float) -> None:
     assert spectral_gap(mixing_matrix(make_topology(kind, n), mixing)) == pytest.approx(gap, abs=5e-5)
+
+
+def test_max_degree_weighs_all_edges_alike() -> None:
+    w = mixing_matrix(make_topology("star", 4), "max-degree")
+    np.testing.assert_allclose(w[0], [0.25, 0.25, 0.25, 0.25])
+    np.testing.assert_allclose(w[1], [0.25, 0.75, 0, 0])
+    path = topology((0, 1), (1, 2), (2, 3))
+    np.testing.assert_allclose(mixing_matrix(path, "max-degree"), mixing_matrix(path))
+
+
+def test_max_degree_keeps_the_mean_of_a_balanced_directed_graph() -> None:
+    cycle_and_detour = topology((0, 1), (1, 2), (2, 0), (0, 3), (3, 0), directed=True)
+    w = mixing_matrix(cycle_and_detour, "max-degree")
+    np.testing.assert_allclose(w.sum(axis=0), 1)
+    np.testing.assert_allclose(w.sum(axis=1), 1)
+    assert (w[1, 0], w[0, 1], w[1, 1]) == (pytest.approx(1 / 3), 0.0, pytest.approx(2 / 3))
+    assert mean_keeping(cycle_and_detour) == "max-degree"
+    for mixing in ("uniform", "metropolis-hastings"):
+        with pytest.raises(TopologyError, match="use --mixing max-degree, each peer sends to as many"):
+            mixing_matrix(cycle_and_detour, mixing)
 
 
 def test_spectral_gap_of_the_undirected_exponential_graph() -> None:
@@ -242,6 +263,11 @@ def test_weights_that_add_up_almost_exactly_leave_nothing_negative() -> None:
             topology((0, 1), (1, 2), (2, 0), (1, 0), directed=True),
             "uniform",
             "give all peers equal in- and out-degrees, or make it undirected",
+        ),
+        (
+            topology((0, 1), (1, 2), (2, 0), (1, 0), directed=True),
+            "max-degree",
+            "needs peers that send to as many as they receive from, .*; add edges, or make it undirected",
         ),
         (topology((0, 1, 0.5), (1, 2)), "weights", "the edge '1' – '2' has no weight"),
         (topology((0, 1, -0.5)), "weights", "weight -0.5 of the edge '0' – '1' must be a finite number"),
