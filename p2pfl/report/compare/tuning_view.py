@@ -12,7 +12,7 @@ from urllib.parse import quote
 from p2pfl.errors import P2PFLError
 from p2pfl.report import style
 from p2pfl.report.compare.accuracy import points
-from p2pfl.report.compare.line_styles import line_style, short_label
+from p2pfl.report.compare.line_styles import line_style
 from p2pfl.report.compare.tuning import CellTuning, Trial, Tuning, cautions, values_text
 from p2pfl.report.load import load_run
 from p2pfl.report.output import Plot
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = 3  # of panels
 _WIDTH, _HEIGHT = 4.2, 2.6  # inches of a panel
+_TITLE = 44  # characters of its title
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def _panels(cells: Sequence[CellTuning]) -> tuple[Figure, Sequence[Axes]]:
 
 
 def _name(axes: Axes, one: CellTuning, label: str) -> None:
-    axes.set_title(short_label(one.cell), fontweight="bold")
+    axes.set_title(style.plot_text(one.cell, _TITLE), fontweight="bold")
     place = axes.get_subplotspec()
     axes.set(xlabel=label, ylabel="validation accuracy (%)" if place is not None and place.is_first_col() else "")
 
