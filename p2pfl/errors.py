@@ -167,6 +167,10 @@ class TrainingError(P2PFLError):
     resumable = False
 
 
+class DivergenceError(TrainingError):
+    """Training whose loss or weights are no longer finite, or too large to send."""
+
+
 class UnforeseenError(P2PFLError):
     """Unforeseen error, most likely a bug; its traceback is in a file."""
 

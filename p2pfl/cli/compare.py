@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from p2pfl.cli.arguments import parse, print_notes
 from p2pfl.cli.describe import show_decoding
+from p2pfl.cli.grid_options import numbers, several, take_lists, tuned_values, without
 from p2pfl.cli.options import OptionalFile, Restart, base_config
 from p2pfl.config import (
     CentralizedConfig,
@@ -29,11 +30,15 @@ from p2pfl.config import (
     TrainingConfig,
     replace_options,
 )
-from p2pfl.errors import ConfigError, explained, unwritable
+from p2pfl.errors import ConfigError, P2PFLError, explained, unwritable
 from p2pfl.modes import mode_of
 from p2pfl.run.directory import comparison_folder, locked, runs_in
 from p2pfl.run.paths import CONFIG_FILE
 from p2pfl.topology import load_topology
+from p2pfl.util.text import some
+
+if TYPE_CHECKING:
+    from p2pfl.experiment.tune import TuneOptions
 
 _SECTIONS = ("model", "data", "training", "gossip", "server", "robust", "exchange", "compute", "record")
 _REPORT_OPTIONS = frozenset({"run_dir", "name"})  # options that apply to existing runs
@@ -41,11 +46,14 @@ _REPORT_OPTIONS = frozenset({"run_dir", "name"})  # options that apply to existi
 
 @dataclass(frozen=True)
 class Compare:
-    """Run several topologies and modes under the same conditions, and compare them.
+    """Run topologies, algorithms, partitions and modes under the same conditions.
 
     Runs are matched: the same initial weights, shards, batch size, schedule and seeds, and the same total number of
     samples processed. Plain SGD takes n times as many steps, FedAvg with 3 of 8 clients 8/3 as many rounds. Rounds and
     local epochs or steps are those of the gossip runs.
+
+    --algorithm and --partition take several values, separated by commas: each topology is run with each algorithm, and
+    all with each partition. A path in file:PATH that has a comma must be the only value.
 
     Given run directories instead of topology files, it compares these existing runs.
     """
@@ -68,6 +76,15 @@ class Compare:
         None
     )
     """Seeds: each run is repeated with each of them, and the report gives mean and standard deviation."""
+    tune: Annotated[
+        str | None, tyro.conf.arg(metavar="OPTION=V,V[,V...]", help_behavior_hint="(default: nothing is tuned)")
+    ] = None
+    """Values to try in each cell of the grid, such as lr=.0125,.025,.05,.1,.2; also of momentum and weight-decay. Of a
+    cell the value is chosen that is most accurate on the validation set (--validation, 0.1 of the training set unless
+    given), with the first seed. The runs that are compared then train on the whole training set, and read the test
+    set once, after the last round."""
+    tune_rounds: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: --rounds)")] = None
+    """Rounds of the gossip runs' trials, to shorten them all."""
     restart: Restart = 0
     """Number of times that a dead process of the gossip and centralized runs is restarted."""
     allow_mismatch: bool = False
@@ -90,9 +107,12 @@ class Compare:
 
 def compare(words: list[str]) -> int:
     """Run or read the runs, then write and print their comparison."""
-    base = base_config(words, None)
+    in_file: dict[str, tuple[str, ...]] = {}
+    single, on_line = take_lists(words)
+    base = base_config(single, None, in_file)
+    lists = in_file | on_line
     given = Compare(**{name: getattr(base, name) for name in _SECTIONS}, restart=base.exchange.restart)
-    arguments = parse(Compare, words, "compare", given)
+    arguments = parse(Compare, single, "compare", given)
     asked = RunConfig(**{name: getattr(arguments, name) for name in _SECTIONS})
     asked = replace_options(asked, restart=arguments.restart)
     what = arguments.what or ((Path(base.topology),) if base.topology else ())
@@ -104,8 +124,8 @@ def compare(words: list[str]) -> int:
             "then compare the run directories"
         )
     if files:
-        return _run_and_compare(arguments, asked, files, words)
-    _refuse_idle_options(arguments, asked)
+        return _run_and_compare(arguments, asked, files, _Given(words, lists))
+    _refuse_idle_options(arguments, asked, lists)
     folder = comparison_folder(asked.record.run_dir, asked.record.name or "runs")
     return _report(folder, runs, arguments.allow_mismatch, shlex.join(["python", "run_peers.py", "compare", *words]))
 
@@ -119,8 +139,19 @@ def _runs_and_files(what: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     return runs, [path for path in what if not path.is_dir()]
 
 
-def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path], words: list[str]) -> int:
-    from p2pfl.experiment.compare import CompareOptions, check_plan, describe_plan, plan_runs, run_all
+@dataclass(frozen=True)
+class _Given:
+    """Words of the command line, and the values of options that have several."""
+
+    words: list[str]
+    lists: dict[str, tuple[str, ...]]
+
+
+def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path], given: _Given) -> int:
+    from p2pfl.experiment.checks import check_plan
+    from p2pfl.experiment.grid import GridPlan, describe_grid, run_grid, time_left
+    from p2pfl.experiment.plan import CompareOptions, plan_cells
+    from p2pfl.experiment.tune import plan_tuning
 
     topologies = tuple(load_topology(path) for path in files)
     for topology in topologies:
@@ -130,32 +161,58 @@ def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path]
         num_selected=_selected(arguments, topologies[0].n),
         sgd=arguments.sgd,
         local=arguments.local,
-        seeds=_seeds(arguments, words),
+        seeds=_seeds(arguments, given.words),
+        algorithms=several(given.lists, "algorithm"),
+        partitions=several(given.lists, "partition"),
     )
     _refuse_server_options(arguments, asked)
-    planned = plan_runs(asked, wanted)
+    tune = _tuning(arguments, asked)
+    cells = plan_cells(asked, wanted)
+    tuned = None if tune is None else plan_tuning(cells, tune, wanted.seeds[0])
     folder = comparison_folder(asked.record.run_dir, asked.record.name or "-".join(t.name for t in topologies))
     if (folder / CONFIG_FILE).exists():
         raise ConfigError(f"--run-dir {folder}: is the directory of a single run; choose another folder")
+    plan = GridPlan(cells, wanted.seeds, tuned)
     if arguments.dry_run:
-        notes = check_plan(folder, planned, show_decoding)
-        print("\n".join([describe_plan(planned), *(f"note: {note}" for note in notes)]))
+        notes = check_plan(folder, plan.first, show_decoding)
+        left = time_left(folder, plan)
+        print("\n".join([describe_grid(plan), *([left] if left else []), *(f"note: {note}" for note in notes)]))
         return 0
-    command = ["compare", *words, *(() if asked.record.run_dir else ("--run-dir", str(folder)))]
-    print(describe_plan(planned))
-    repeat = shlex.join(["python", "run_peers.py", "compare", *_without(words, "--run-dir", "--run_dir")])
+    command = ["compare", *given.words, *(() if asked.record.run_dir else ("--run-dir", str(folder)))]
+    print(describe_grid(plan))
+    repeat = shlex.join(["python", "run_peers.py", "compare", *without(given.words, "--run-dir", "--run_dir")])
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--run-dir {unwritable(folder, error)}") from None
     with explained(folder), locked(folder):
         try:
-            made = run_all(folder, planned, _print_line, show_decoding, again=shlex.join(["p2pfl", *command]))
+            found = run_grid(folder, plan, _print_line, show_decoding, again=shlex.join(["p2pfl", *command]))
             # They were planned to match; the report shows where a lost client has changed that.
-            return _report(folder, made, True, repeat)
+            _report(folder, found.made, True, repeat)
         finally:
             with contextlib.suppress(OSError):
                 folder.rmdir()  # only if it is empty
+    if found.diverged:
+        raise P2PFLError(f"diverged: {some(found.diverged, 8)}", remedy="lower --lr, or let --tune choose it")
+    return 0
+
+
+def _tuning(arguments: Compare, asked: RunConfig) -> TuneOptions | None:
+    """Options of tuning, if anything is to be tuned. Raises ConfigError."""
+    from p2pfl.experiment.tune import VALIDATION, TuneOptions
+
+    rounds, whole = arguments.tune_rounds, asked.training.rounds
+    if arguments.tune is None:
+        if rounds is not None:
+            raise ConfigError(f"--tune-rounds {rounds}: has no effect without --tune; add that option")
+        return None
+    if rounds is not None and not 1 <= rounds <= whole:
+        raise ConfigError(f"--tune-rounds {rounds}: choose 1 to {whole}, the number of --rounds")
+    if not asked.data.test:
+        raise ConfigError("--no-test: the runs that are compared read the test set once with --tune; omit one of them")
+    share = 1.0 if rounds is None else rounds / whole
+    return TuneOptions(tuned_values(arguments.tune), share, asked.data.validation or VALIDATION)
 
 
 def _refuse_server_options(arguments: Compare, asked: RunConfig) -> None:
@@ -165,16 +222,6 @@ def _refuse_server_options(arguments: Compare, asked: RunConfig) -> None:
         raise ConfigError(f"--{changed[0].replace('_', '-')}: has no effect without --centralized; add that option")
 
 
-def _without(words: Sequence[str], *options: str) -> list[str]:
-    """Command without an option and its value: a repeated one gets a new folder."""
-    kept = [word for word in words if not word.startswith(tuple(f"{option}=" for option in options))]
-    for option in options:
-        while option in kept:
-            place = kept.index(option)
-            del kept[place : place + 2]
-    return kept
-
-
 def _print_line(text: str) -> None:
     print(text, flush=True)
 
@@ -182,12 +229,15 @@ def _print_line(text: str) -> None:
 def _report(folder: Path, run_dirs: Sequence[Path], allow_mismatch: bool, command: str) -> int:
     from rich.console import Console
 
-    from p2pfl.report.compare import terminal_table, write_comparison
+    from p2pfl.report.compare import terminal_grid, terminal_table, write_comparison
 
     comparison = write_comparison(folder, run_dirs, allow_mismatch=allow_mismatch, command=command)
     console = Console(highlight=False, markup=False)
     console.print()
     console.print(terminal_table(comparison, console.width))
+    if (grid := terminal_grid(comparison)) is not None:
+        console.print()
+        console.print(grid)
     return 0
 
 
@@ -198,7 +248,7 @@ def _selected(arguments: Compare, peers: int) -> tuple[int, ...]:
         raise ConfigError(
             f"--num-selected {arguments.num_selected}: has no effect without --centralized; add that option"
         )
-    return _numbers("--num-selected", arguments.num_selected)
+    return numbers("--num-selected", arguments.num_selected)
 
 
 def _seeds(arguments: Compare, words: Sequence[str]) -> tuple[int, ...]:
@@ -206,17 +256,7 @@ def _seeds(arguments: Compare, words: Sequence[str]) -> tuple[int, ...]:
         return (arguments.record.seed,)
     if any(word.partition("=")[0] == "--seed" for word in words):
         raise ConfigError(f"--seeds {arguments.seeds}: --seed is given too; choose one")
-    return _numbers("--seeds", arguments.seeds)
-
-
-def _numbers(option: str, text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and part.isascii() for part in parts):
-        raise ConfigError(f"{option} {text}: must be whole numbers separated by commas, such as 0,1,2")
-    numbers = tuple(int(part) for part in parts)
-    if len(set(numbers)) < len(numbers):
-        raise ConfigError(f"{option} {text}: names a number twice")
-    return numbers
+    return numbers("--seeds", arguments.seeds)
 
 
 def _refuse_foreign_base(base: RunConfig, arguments: Compare) -> None:
@@ -232,12 +272,17 @@ def _refuse_foreign_base(base: RunConfig, arguments: Compare) -> None:
         )
 
 
-def _refuse_idle_options(arguments: Compare, asked: RunConfig) -> None:
+def _refuse_idle_options(arguments: Compare, asked: RunConfig, lists: Mapping[str, tuple[str, ...]]) -> None:
     """Refuse options of training where existing runs are compared."""
     if not arguments.what:
         raise ConfigError("compare: name topology files to run, or directories of finished runs")
     flags = [name for name in ("centralized", "sgd", "local", "dry_run") if getattr(arguments, name)]
-    flags += [name for name in ("num_selected", "seeds", "config") if getattr(arguments, name) is not None]
+    flags += [
+        name
+        for name in ("num_selected", "seeds", "config", "tune", "tune_rounds")
+        if getattr(arguments, name) is not None
+    ]
+    flags += [name for name, values in lists.items() if len(values) > 1]
     plain = RunConfig()
     for section in _SECTIONS:
         now, default = vars(getattr(asked, section)), vars(getattr(plain, section))

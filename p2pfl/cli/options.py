@@ -88,8 +88,11 @@ def resolve_options(kind: type[A], words: Sequence[str], command: str, mode: Mod
     return Resolved(arguments, config, topology)
 
 
-def base_config(words: Sequence[str], mode: Mode | None) -> RunConfig:
-    """Settings below the command line: those of --resume or --config, or the defaults."""
+def base_config(words: Sequence[str], mode: Mode | None, lists: dict[str, tuple[str, ...]] | None = None) -> RunConfig:
+    """Settings below the command line: those of --resume or --config, or the defaults.
+
+    `lists`: as of `load_toml`.
+    """
     resume, config = _value(words, "--resume"), _value(words, "--config")
     if resume is not None:
         if config is not None:
@@ -102,7 +105,7 @@ def base_config(words: Sequence[str], mode: Mode | None) -> RunConfig:
         return saved
     if config is None:
         return RunConfig() if mode is None else RunConfig(mode=mode)
-    return _without_overridden(settings.load_toml(config, mode), words)
+    return _without_overridden(settings.load_toml(config, mode, lists), words)
 
 
 def sections(base: RunConfig) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from p2pfl.config.consistency import check_together, is_robust, least_updates
 from p2pfl.config.data import DataConfig, EvaluationSet
+from p2pfl.config.lists import LISTED, TUNABLE, split_values
 from p2pfl.config.pictures import PictureOptions
 from p2pfl.config.run import (
     LOCAL_OPTIONS,
@@ -30,11 +31,13 @@ from p2pfl.config.toml import ALIASES, load_toml, to_toml
 
 __all__ = [
     "ALIASES",
+    "LISTED",
     "LOCAL_OPTIONS",
     "MODE_SECTIONS",
     "NOT_IN_FINGERPRINT",
     "RESUME_OVERRIDES",
     "SECTIONS",
+    "TUNABLE",
     "CentralizedConfig",
     "ComputeConfig",
     "DataConfig",
@@ -56,5 +59,6 @@ __all__ = [
     "load_toml",
     "options",
     "replace_options",
+    "split_values",
     "to_toml",
 ]

@@ -11,6 +11,7 @@ from typing import Any
 
 import tomli_w
 
+from p2pfl.config.lists import LISTED, anchored, split_values
 from p2pfl.config.run import MODE_SECTIONS, SECTION_OF, SECTIONS, Mode, RunConfig, replace_options
 from p2pfl.errors import ConfigError, unreadable
 from p2pfl.util.files import read_text
@@ -35,12 +36,15 @@ def to_toml(config: RunConfig) -> str:
     return tomli_w.dumps({"mode": config.mode, **top, **tables})
 
 
-def load_toml(path: str | os.PathLike[str], mode: Mode | None = None) -> RunConfig:
+def load_toml(
+    path: str | os.PathLike[str], mode: Mode | None = None, lists: dict[str, tuple[str, ...]] | None = None
+) -> RunConfig:
     """Read settings from a TOML file; options that it leaves out keep their defaults.
 
     Options may stand in their section or at the top of the file. The paths of a topology, a fault script, initial
     weights and a partition are relative to the TOML file's folder. `mode` is the mode of the command that reads the
-    file; None: that of the file. Raises ConfigError naming the file and the field.
+    file; None: that of the file. `lists`, of a comparison: it is filled with the values of those options that may have
+    several (`config.lists.LISTED`), and the settings hold the first. Raises ConfigError naming the file and the field.
     """
     plain = parse_toml(Path(path))
     said = plain.pop("mode", None)
@@ -59,10 +63,13 @@ def load_toml(path: str | os.PathLike[str], mode: Mode | None = None) -> RunConf
     for name in ("faults", "init"):  # like the topology's, their paths start at the TOML file's own folder
         if isinstance(flat.get(name), str):
             flat[name] = str(Path(path).parent / flat[name])
-    partition = flat.get("partition")
-    if isinstance(partition, str) and partition.startswith("file:") and partition != "file:":
-        flat["partition"] = f"file:{Path(path).parent / partition.removeprefix('file:')}"
     try:
+        for name in LISTED:
+            if lists is not None and isinstance(flat.get(name), str):
+                lists[name] = split_values(name, flat[name], Path(path).parent)
+                flat[name] = lists[name][0]
+            elif name == "partition" and isinstance(flat.get(name), str):
+                flat[name] = anchored(flat[name], Path(path).parent)
         return replace_options(RunConfig(topology=topology, mode=found), **flat)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None

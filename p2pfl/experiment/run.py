@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from p2pfl.config import RunConfig
-from p2pfl.errors import ConfigError, Interrupted, P2PFLError, explained
+from p2pfl.errors import ConfigError, DivergenceError, Interrupted, P2PFLError, explained
 from p2pfl.experiment.endpoints import endpoints_in_file
 from p2pfl.experiment.resume import has_other_rounds, prolong, starting_point
 from p2pfl.launch import LaunchSpec, Outcome, launch
@@ -34,7 +34,7 @@ from p2pfl.run.shard_record import recorded_sizes
 from p2pfl.run.sketch_file import readable_sketches
 from p2pfl.topology import Topology
 from p2pfl.transport import keyring
-from p2pfl.ui import RunInfo, make_display
+from p2pfl.ui import OverallProgress, RunInfo, make_display
 from p2pfl.util.signals import interruptible
 
 _PACKAGES = ("p2pfl-swarm", "torch", "torchvision", "pyzmq", "networkx", "numpy")
@@ -73,21 +73,29 @@ def run(
     resume: Path | None = None,
     again: str | None = None,
     link_delay: float = 0.0,
+    overall: OverallProgress | None = None,
 ) -> Result:
     """Run any mode; `topology` is None where the mode needs no topology file.
 
     `again` is the command that resumes an interrupted run, if that is not `p2pfl MODE --resume RUN_DIR`.
+    `overall`: progress of all runs of which this is one; it is shown with this one's.
     `link_delay` holds back every message for so many seconds: the slow link of benchmarks and tests.
 
     Examples:
         >>> result = run(RunConfig.of(mode="centralized", num_clients=4, num_selected=2))  # doctest: +SKIP
     """
     with interruptible():
-        return _run(config, topology_of(config) or topology, resume, again, link_delay)
+        return _run(config, topology_of(config) or topology, resume, again, link_delay, overall)
 
 
+# Longer than 40 lines: the steps of a run, in their order.
 def _run(
-    config: RunConfig, topology: Topology | None, resume: Path | None, again: str | None, link_delay: float
+    config: RunConfig,
+    topology: Topology | None,
+    resume: Path | None,
+    again: str | None,
+    link_delay: float,
+    overall: OverallProgress | None,
 ) -> Result:
     if topology is None:
         raise ConfigError(f"a {config.mode} run needs a topology file")
@@ -115,7 +123,7 @@ def _run(
             spec = _launch_spec(roles, config, run_dir, resume is not None, binds, link_delay)
             if longer:
                 spec = dataclasses.replace(spec, on_prepared=lambda: prolong(run_dir, spec.config))
-            outcome = _launch(spec, begins)
+            outcome = _launch(spec, begins, overall)
         except (KeyboardInterrupt, P2PFLError) as error:
             if resume is None:  # what was there before stays, whatever it holds
                 remove_unused(run_dir)
@@ -171,7 +179,7 @@ def _token(config: RunConfig) -> str | None:
     return secrets.token_hex(32) if config.exchange.keys is None else None
 
 
-def _launch(spec: LaunchSpec, begins: str) -> Outcome:
+def _launch(spec: LaunchSpec, begins: str, overall: OverallProgress | None) -> Outcome:
     """Start the processes and watch them; `begins` says where a resumed run begins."""
     config, roles = spec.config, _with_sizes(spec.roles, spec.config, spec.run_dir)
     info = RunInfo(
@@ -184,11 +192,11 @@ def _launch(spec: LaunchSpec, begins: str) -> Outcome:
         batch_size=config.training.batch_size,
         coordinator=roles.coordinator,
     )
-    with make_display(info) as display:
+    with make_display(info, footer=None if overall is None else overall.render) as display:
         if spec.resume:
             display.restore(_recorded(roles.topology, spec.run_dir, config.training.rounds))
             display.info(begins)
-        return launch(spec, [display])
+        return launch(spec, [display] if overall is None else [display, overall])
 
 
 def _recorded(topology: Topology, run_dir: Path, rounds: int) -> list[tuple[int, RoundRecord, Vector]]:
@@ -225,7 +233,7 @@ def _conclude(run_dir: Path, outcome: Outcome, remedy: str, resumed: bool) -> Re
         raise Interrupted(f"{outcome.reason}{problem}", remedy=remedy)
     if outcome.status == "usage":
         raise ConfigError(outcome.reason)
-    raise P2PFLError(
+    raise (DivergenceError if outcome.diverged else P2PFLError)(
         f"{outcome.reason}{problem}", remedy=remedy if outcome.resumable else None, resumable=outcome.resumable
     )
 

@@ -139,6 +139,7 @@ class Outcome:
 
     `lost` names workers that are gone for good, which a run may survive.
     `restarts`: how often each of those that died was started again. `resumable`: false where settings are to blame.
+    `diverged`: the loss or the weights of a worker were no longer finite.
     """
 
     status: Literal["complete", "failed", "usage", "interrupted"] = "complete"
@@ -149,6 +150,7 @@ class Outcome:
     refused: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     resumable: bool = True
+    diverged: bool = False
 
     def fail(self, reason: str, status: Literal["failed", "usage"] = "failed", resumable: bool = True) -> None:
         """End the run; only the first reason counts."""

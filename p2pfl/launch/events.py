@@ -65,12 +65,16 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """A worker has reported why it ends. `usage`: the user's input is to blame."""
+    """A worker has reported why it ends.
+
+    `usage`: the user's input is to blame. `diverged`: its loss or weights are no longer finite.
+    """
 
     worker: int
     reason: str
     usage: bool = False
     resumable: bool = True
+    diverged: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def event_of(worker: int, message: messages.FromWorker) -> Event:
     if isinstance(message, messages.Done):
         return Finished(worker, message.refused)
     if isinstance(message, messages.Failed):
-        return Failed(worker, message.reason, message.usage, message.resumable)
+        return Failed(worker, message.reason, message.usage, message.resumable, message.diverged)
     return MessageReceived(worker)
 
 

@@ -220,6 +220,7 @@ class Supervisor:
     def mark_lost(self, index: int, reason: str) -> list[ev.Action]:
         """Give a worker up; that ends the run, unless the others can continue without it."""
         outcome, failure = self.outcome, self._workers[index].failure
+        outcome.diverged |= failure is not None and failure.diverged
         self._lose(self._workers[index])
         if self._can_continue_without(index):
             outcome.first_loss = outcome.first_loss or reason

@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from p2pfl.config import RunConfig
-from p2pfl.errors import ConfigError, NeighborCode, NeighborError, P2PFLError
+from p2pfl.errors import ConfigError, DivergenceError, NeighborCode, NeighborError, P2PFLError
 from p2pfl.run.data_record import DataRecord
 from p2pfl.run.records import RoundRecord
 
@@ -98,7 +98,8 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
     """Report of an error that ends the worker.
 
     `usage`: the user's input is to blame. `resumable`: the run may be resumed. `code` says whether neighbors are the
-    cause, and in which way; `peers` are their numbers, as far as known.
+    cause, and in which way; `peers` are their numbers, as far as known. `diverged`: its loss or weights are no longer
+    finite.
     """
 
     reason: str
@@ -106,12 +107,14 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
     resumable: bool = True
     code: NeighborCode | None = None
     peers: tuple[int, ...] = ()
+    diverged: bool = False
 
 
 def failed(error: P2PFLError) -> Failed:
     """Report of the error that ends a worker."""
     code, peers = (error.code, error.peers) if isinstance(error, NeighborError) else (None, ())
-    return Failed(str(error), isinstance(error, ConfigError), error.resumable, code, peers)
+    diverged = isinstance(error, DivergenceError)
+    return Failed(str(error), isinstance(error, ConfigError), error.resumable, code, peers, diverged)
 
 
 class Done(msgspec.Struct, tag=True, frozen=True):

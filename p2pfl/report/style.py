@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import warnings
 from collections.abc import Iterator
@@ -101,6 +102,11 @@ def empty_plot(figure: Figure, axes: Axes, why: str) -> Figure:
     return figure
 
 
+def group_id(index: int) -> str:
+    """Id of the elements of an entry; as several share it, their class in SVG."""
+    return f"entry-{index}"
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG or SVG, by extension.
 
@@ -111,7 +117,12 @@ def save(figure: Figure, path: Path) -> None:
         raise ConfigError(f"{path}: pictures are written as .png or .svg; choose one of these extensions")
     options = {"dpi": 160} if kind == "png" else {"metadata": dict.fromkeys(("Date", "Creator", "Format", "Type"))}
     try:
-        figure.savefig(path, format=kind, **options)
+        if kind == "svg":
+            text = io.StringIO()
+            figure.savefig(text, format=kind, **options)
+            path.write_text(re.sub(r'\bid="(entry-\d+)"', r'class="\1"', text.getvalue()), encoding="utf-8")
+        else:
+            figure.savefig(path, format=kind, **options)
     except OSError as error:
         raise ConfigError(unwritable(path, error)) from None
 

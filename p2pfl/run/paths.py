@@ -57,8 +57,15 @@ PROFILE_FILE = "profile-round-{round}.json.gz"
 # In the folder of a comparison, beside `report.html`.
 COMPARISON_CSV_FILE = "comparison.csv"
 """Table of the comparison, one row a group of runs."""
+COMPARISON_RUNS_FILE = "comparison-runs.csv"
+"""Every single run, one row each: topology or mode, algorithm, partition, seed, tuned settings, numbers, directory."""
 COMPARISON_JSON_FILE = "comparison.json"
-"""The same with the value of every single run, and the runs' directories."""
+"""Both tables, the grid of methods and partitions, and the runs' summaries and directories."""
+
+TUNING_FOLDER = "tuning"
+"""Trials of --tune, a run directory each; they have not read the test set."""
+TUNING_FILE = "chosen.json"
+"""In that folder: the values tried in each cell, their validation accuracies, and the values chosen."""
 
 CHECKPOINT_NAME = re.compile(r"round-(\d{6,})\.safetensors")
 

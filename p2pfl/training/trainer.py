@@ -17,7 +17,7 @@ from torch import Tensor
 from p2pfl import data, seeding
 from p2pfl.algorithms.attacks import Relabel
 from p2pfl.config import EvaluationSet, RunConfig
-from p2pfl.errors import ConfigError, TrainingError
+from p2pfl.errors import ConfigError, DivergenceError
 from p2pfl.model.global_state import RANDOMNESS
 from p2pfl.model.structure import convert
 from p2pfl.model.vector import Layout, aligned_vector, integer_buffers, is_finite
@@ -145,15 +145,15 @@ class Trainer:
         The loss that is returned is that of the model, without the terms of the request. Without momentum in the
         settings, a given one has no effect.
 
-        Raises Stopped between two steps, TrainingError where the loss is no longer a finite number, or where the GPU
-        has no memory left.
+        Raises Stopped between two steps, DivergenceError where the loss is no longer a finite number, TrainingError
+        where the GPU has no memory left.
         """
         began = time.monotonic()
         with on_device(self.device):
             loss = self._train(round, progress, stopped, request) / self.steps_per_round
         progress(self.steps)
         if not math.isfinite(loss):
-            raise TrainingError(f"the training loss is {loss} in round {round}", remedy="lower --lr")
+            raise DivergenceError(f"the training loss is {loss} in round {round}", remedy="lower --lr")
         samples = self.steps_per_round * self.config.training.batch_size
         seconds = time.monotonic() - began
         return TrainStats(loss, self._lr, samples, self.steps_per_round, seconds, self._lr_sum)

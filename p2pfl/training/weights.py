@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from p2pfl import seeding
 from p2pfl.config import RunConfig
-from p2pfl.errors import ConfigError, TrainingError, one_line
+from p2pfl.errors import ConfigError, DivergenceError, one_line
 from p2pfl.model.global_state import RANDOMNESS, preserved_global_state, seed_everything
 from p2pfl.model.networks import build_model, find_function
 from p2pfl.model.sketches import Vector
@@ -90,7 +90,7 @@ BF16_LIMIT = 2.0**128 - 2.0**119
 def check_weights(weights: Tensor, wire_dtype: str, when: str, sketch: Vector | None = None) -> None:
     """Check that weights are finite and fit the encoding in which they travel.
 
-    Raises TrainingError where they do not.
+    Raises DivergenceError where they do not.
 
     `sketch`: that of these weights, if there is one. A finite one tells that they are finite without a pass over them;
     one that is not may just have overflowed. It tells nothing of their size, since opposite numbers cancel in it.
@@ -102,6 +102,6 @@ def check_weights(weights: Tensor, wire_dtype: str, when: str, sketch: Vector | 
         size = 0.0
         finite = (sketch is not None and bool(np.isfinite(sketch).all())) or is_finite(weights)
     if not finite:
-        raise TrainingError(f"the weights are not finite {when}", remedy="lower --lr")
+        raise DivergenceError(f"the weights are not finite {when}", remedy="lower --lr")
     if size >= BF16_LIMIT:
-        raise TrainingError(f"a weight of {size:.3g} {when} is too large for --wire-dtype bf16", remedy="lower --lr")
+        raise DivergenceError(f"a weight of {size:.3g} {when} is too large for --wire-dtype bf16", remedy="lower --lr")

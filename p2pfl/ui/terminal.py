@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import IO, Self, cast
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -39,11 +39,18 @@ class Display:
     """
 
     def __init__(
-        self, info: RunInfo, stream: SafeStream, *, live: bool, clock: Callable[[], float] = time.monotonic
+        self,
+        info: RunInfo,
+        stream: SafeStream,
+        *,
+        live: bool,
+        clock: Callable[[], float] = time.monotonic,
+        footer: Callable[[], RenderableType] | None = None,
     ) -> None:
         self._info = info
         self._stream = stream
         self._clock = clock
+        self._footer = footer
         self._rounds = RoundCollector(info)
         self._steps = StepProgress(len(info.peers) - (info.coordinator is not None), info.steps_per_peer)
         self._rows: tuple[RoundRow, ...] = ()  # replaced, never changed: the refreshing thread reads it
@@ -184,10 +191,12 @@ class Display:
 
     def render(self) -> Group:
         """Content of the live part of the terminal."""
-        limit = LAST_ROWS if self._closing else max(min(TABLE_ROWS, self._console.height - _OTHER_LINES), 1)
+        others = _OTHER_LINES + (self._footer is not None)
+        limit = LAST_ROWS if self._closing else max(min(TABLE_ROWS, self._console.height - others), 1)
         rows = [row_cells(self._info, row) for row in self._rows[-limit:]]
+        below = [] if self._footer is None or self._closing else [self._footer()]
         if not rows:
-            return Group(self._bars)
+            return Group(self._bars, *below)
         count = len(self._info.peers)
         processes = f"{count - 1} clients" if self._info.coordinator is not None else f"{count} peer{'s' * (count > 1)}"
         title = visible(f"{self._info.mode}, {self._info.name}, {processes}", controls=True)
@@ -196,7 +205,7 @@ class Display:
             table.add_column(name, justify="right", no_wrap=True, header_style="dim")
         for row in rows:
             table.add_row(*(Text(text) for text in row.values()))
-        return Group(table, Text(), self._bars)
+        return Group(table, Text(), self._bars, *below)
 
 
 def make_display(
@@ -205,12 +214,13 @@ def make_display(
     *,
     terminal: bool | None = None,
     clock: Callable[[], float] = time.monotonic,
+    footer: Callable[[], RenderableType] | None = None,
 ) -> Display:
     """Display on `stream` (default: stdout): live on a terminal, else plain lines.
 
-    `terminal` overrides the detection of a terminal; `clock` gives seconds.
+    `terminal` overrides the detection of a terminal; `clock` gives seconds. `footer` is the last line of the live part.
     """
     safe = SafeStream(sys.stdout if stream is None else stream)
     live = safe.isatty() if terminal is None else terminal
     dumb = Console(force_terminal=True).is_dumb_terminal  # TERM=dumb cannot move its cursor
-    return Display(info, safe, live=live and not dumb, clock=clock)
+    return Display(info, safe, live=live and not dumb, clock=clock, footer=footer)

@@ -18,7 +18,7 @@ from tests.support.picture_files import folder
 from p2pfl import RunConfig, make_topology
 from p2pfl.cli import main
 from p2pfl.errors import ConfigError
-from p2pfl.experiment import compare
+from p2pfl.experiment import plan
 from p2pfl.report import read_summary
 from p2pfl.run.directory import locked
 from p2pfl.topology import save_topology
@@ -31,8 +31,8 @@ DIGITS = 1438  # training samples of the digits
 def planned(*, seeds: tuple[int, ...] = (0,), selected: tuple[int, ...] = (4, 3), **options: object) -> dict:
     base = RunConfig.of(**{"dataset": "digits", "rounds": 12, "local_steps": 5, "batch_size": 8, **options})
     topologies = (make_topology("ring", 4), make_topology("complete", 4))
-    wanted = compare.CompareOptions(topologies, num_selected=selected, sgd=True, local=True, seeds=seeds)
-    return {one.name: one for one in compare.plan_runs(base, wanted)}
+    wanted = plan.CompareOptions(topologies, num_selected=selected, sgd=True, local=True, seeds=seeds)
+    return {one.name: one for one in plan.plan_runs(base, wanted)}
 
 
 def test_matched_runs_process_the_same_samples() -> None:
@@ -100,16 +100,16 @@ def test_topologies_with_the_same_name_get_separate_folders() -> None:
     same = [dataclasses.replace(make_topology(kind, 4), name="mine") for kind in ("ring", "complete")]
     taken = dataclasses.replace(make_topology("star", 4), name="mine-2")
     base = RunConfig.of(dataset="digits", local_steps=1)
-    names = [one.name for one in compare.plan_runs(base, compare.CompareOptions((same[0], taken, same[1])))]
+    names = [one.name for one in plan.plan_runs(base, plan.CompareOptions((same[0], taken, same[1])))]
     assert names == ["gossip-mine-seed-0", "gossip-mine-2-seed-0", "gossip-mine-3-seed-0"]
     with pytest.raises(ConfigError, match="the same graph; leave one out"):
-        compare.plan_runs(base, compare.CompareOptions((same[0], same[0])))
+        plan.plan_runs(base, plan.CompareOptions((same[0], same[0])))
 
 
 def test_shards_must_be_the_same() -> None:
-    wanted = compare.CompareOptions((make_topology("ring", 4), make_topology("ring", 5)))
+    wanted = plan.CompareOptions((make_topology("ring", 4), make_topology("ring", 5)))
     with pytest.raises(ConfigError, match="ring-4 has 4 peers and ring-5 has 5: their shards would differ"):
-        compare.plan_runs(RunConfig.of(dataset="digits"), wanted)
+        plan.plan_runs(RunConfig.of(dataset="digits"), wanted)
     with pytest.raises(ConfigError, match="--num-selected 5: choose 1 to 4"):
         planned(selected=(5,))
 
@@ -285,7 +285,8 @@ def test_a_comparison_never_mixes_data(tmp_path: Path, ring: str) -> None:
     picture = folder(tmp_path / "images") / "train" / "dog" / "1.png"
     words = ["--dataset", f"imagefolder:{tmp_path / 'images'}", "--data-dir", str(tmp_path / "cache"), "--rounds", "1"]
     words = [ring, "--local", *words, "--model", "user_models:linear", "--batch-size", "1", "--threads", "1"]
-    finish(begin(*words, "--run-dir", str(tmp_path / "all")))
+    out, _ = finish(begin(*words, "--run-dir", str(tmp_path / "all")))
+    assert out.count("decoding training images 6/6") == 1, "both runs map what the first one decoded"
     shutil.rmtree(tmp_path / "all" / "local-seed-0")
     before = picture.read_bytes()
     picture.write_bytes((tmp_path / "images" / "train" / "cat" / "0.png").read_bytes())

@@ -292,7 +292,8 @@ def test_a_peer_that_sends_nothing_looks_at_its_weights_before_they_are_saved(
     said: list[messages.FromWorker] = []
     hub = MemoryHub()
     assert run(spec, said.append, Control(), lambda bind: MemoryTransport(hub, bind)) == 1
-    assert said[-1] == messages.Failed("the weights are not finite at the end of round 3; lower --lr", resumable=False)
+    why = "the weights are not finite at the end of round 3; lower --lr"
+    assert said[-1] == messages.Failed(why, resumable=False, diverged=True)
     peer_dir = run_dir / "peers" / "0"
     assert [record.round for record in read_rounds(peer_dir)] == [1, 2]
     assert not list(peer_dir.glob("checkpoint/*3.safetensors"))

@@ -29,6 +29,7 @@ _SMALLER: dict[str, Callable[[str], str]] = {
     "--rounds": _at_most(2),
     "--num-rounds": _at_most(2),
     "--local-steps": _at_most(2),
+    "--tune-rounds": _at_most(2),
     "--eval-samples": _at_most(64),
     "--num-clients": _at_most(PEERS),
     "--num-selected": lambda value: ",".join(dict.fromkeys(map(_at_most(PEERS), value.split(",")))),

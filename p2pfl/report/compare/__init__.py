@@ -1,5 +1,6 @@
 """Comparison of several runs: grouping by seed, matching, table, plots and page."""
 
+from p2pfl.report.compare.grid_view import terminal_grid
 from p2pfl.report.compare.group import Entry, load_entries
 from p2pfl.report.compare.matching import Comparison, Mismatch, find_mismatches, notes
 from p2pfl.report.compare.page import read_comparison, write_comparison
@@ -13,6 +14,7 @@ __all__ = [
     "load_entries",
     "notes",
     "read_comparison",
+    "terminal_grid",
     "terminal_table",
     "write_comparison",
 ]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from p2pfl.config import EvaluationSet
 from p2pfl.report import style
 from p2pfl.report.compare.group import Entry
-from p2pfl.report.compare.line_styles import LineEnd, LineStyle, label_ends, line_style, short_label
+from p2pfl.report.compare.line_styles import LineEnd, LineStyle, height_for, label_ends, line_style, short_label
 from p2pfl.report.evaluated import accuracy_label, curve_set, sets_of
 from p2pfl.report.load import RecordedRun, model_record
 from p2pfl.util.units import byte_unit
@@ -126,7 +126,8 @@ def accuracy_against(axis: str) -> Callable[[Sequence[Entry]], Figure]:
 
 
 def _accuracy(entries: Sequence[Entry], axis: str) -> Figure:
-    figure = style.new_figure(_WIDTH, _HEIGHT)
+    height = height_for(len(entries), _HEIGHT, _INNER)
+    figure = style.new_figure(_WIDTH, height)
     axes = figure.add_subplot(ylabel=accuracy_label(_sets(entries)))
     drawn = [(entry, line_style(i), curve(entry), mean_final_point(entry)) for i, entry in enumerate(entries)]
     drawn = [(entry, own, line, end) for entry, own, line, end in drawn if line.mean.size]
@@ -149,7 +150,7 @@ def _accuracy(entries: Sequence[Entry], axis: str) -> Figure:
         for (entry, own, line, end), length in zip(drawn, lengths, strict=True)
         if not length
     ]
-    label_ends(axes, ends, _HEIGHT * _INNER)
+    label_ends(axes, ends, height * _INNER)
     return figure
 
 
@@ -183,14 +184,14 @@ def _draw_line(
     axes: Axes, entry: Entry, own: LineStyle, line: Curve, end: Point | None, axis: str, unit: float
 ) -> LineEnd:
     x = line.position[axis] / unit
-    axes.fill_between(x, 100 * line.low, 100 * line.high, color=own.color, alpha=0.13, linewidth=0)
+    axes.fill_between(x, 100 * line.low, 100 * line.high, color=own.color, alpha=0.13, linewidth=0, gid=own.gid)
     every = -(-len(x) // 10)
     axes.plot(x, 100 * line.mean, **own.line_options())
     axes.plot(x, 100 * line.mean, markevery=every, **own.marker_options())
     last_x, last_y = float(x[-1]), 100 * float(line.mean[-1])
     if end is not None:
         last_x, last_y = end.position[AXES.index(axis)] / unit, 100 * end.mean
-        axes.plot([last_x], [last_y], color=own.color, linestyle="none", **_STAR)
+        axes.plot([last_x], [last_y], color=own.color, linestyle="none", gid=own.gid, **_STAR)
     return LineEnd(last_x, last_y, own, f"{short_label(entry.label)}, {last_y:.1f} %")
 
 
@@ -235,12 +236,26 @@ def _draw_peers(axes: Axes, run: RecordedRun, own: LineStyle, y: float, size: fl
     peers = [100 * record.test_accuracy for record in last if record.test_accuracy is not None]
     if peers:
         axes.plot(
-            [min(peers), max(peers)], [y, y], color=own.color, linewidth=size * 0.7, alpha=0.3, solid_capstyle="butt"
+            [min(peers), max(peers)],
+            [y, y],
+            color=own.color,
+            linewidth=size * 0.7,
+            alpha=0.3,
+            solid_capstyle="butt",
+            gid=own.gid,
         )
-        axes.plot(peers, np.full(len(peers), y), color=own.color, linestyle="none", marker="|", markersize=size + 1)
+        axes.plot(
+            peers,
+            np.full(len(peers), y),
+            color=own.color,
+            linestyle="none",
+            marker="|",
+            markersize=size + 1,
+            gid=own.gid,
+        )
         axes.plot([fmean(peers)], [y], markersize=size * 0.75, **own.marker_options())
     end = final_point(run)
     if end is not None:
-        axes.plot([100 * end.mean], [y], color=own.color, linestyle="none", **_STAR)
+        axes.plot([100 * end.mean], [y], color=own.color, linestyle="none", gid=own.gid, **_STAR)
     elif not peers and points(run):
         axes.plot([100 * points(run)[-1].mean], [y], markersize=size * 0.75, **own.marker_options())

@@ -10,7 +10,7 @@ import numpy as np
 
 from p2pfl.report import style, topology_plot
 from p2pfl.report.compare.group import Entry
-from p2pfl.report.compare.line_styles import LineEnd, label_ends, line_style, short_label
+from p2pfl.report.compare.line_styles import LineEnd, height_for, label_ends, line_style, short_label
 from p2pfl.report.curves import draw_bounds
 from p2pfl.report.evaluated import accuracy_label, latest_accuracies, latest_set
 from p2pfl.report.load import mixing_distances, training_distances
@@ -29,7 +29,8 @@ _ROUNDING = 1e-8  # share of the largest distance below which distances are roun
 
 def draw_distances(entries: Sequence[Entry]) -> Figure:
     """Consensus distance after each training round, of entries with peer models."""
-    figure = style.new_figure(_WIDTH, _HEIGHT)
+    height = height_for(len(entries), _HEIGHT, 0.8)
+    figure = style.new_figure(_WIDTH, height)
     axes = figure.add_subplot(xlabel="round", ylabel="consensus distance", yscale="log")
     ends = []
     for i, entry in enumerate(entries):
@@ -39,7 +40,8 @@ def draw_distances(entries: Sequence[Entry]) -> Figure:
             continue
         rows = np.array([[own[number] for number in rounds] for own in seeds])
         level, own_style = np.exp(np.log(rows).mean(axis=0)), line_style(i)
-        axes.fill_between(rounds, rows.min(axis=0), rows.max(axis=0), color=own_style.color, alpha=0.15, linewidth=0)
+        band: dict[str, Any] = {"color": own_style.color, "alpha": 0.15, "linewidth": 0, "gid": own_style.gid}
+        axes.fill_between(rounds, rows.min(axis=0), rows.max(axis=0), **band)
         axes.plot(rounds, level, marker=own_style.marker, markevery=-(-len(rounds) // 10), **own_style.line_options())
         ends.append(LineEnd(rounds[-1], float(level[-1]), own_style, short_label(entry.label)))
     if not ends:
@@ -48,7 +50,7 @@ def draw_distances(entries: Sequence[Entry]) -> Figure:
     axes.set_xlim(left=0)
     axes.locator_params(axis="x", integer=True)
     _plain_ticks(axes)
-    label_ends(axes, ends, _HEIGHT * 0.8)
+    label_ends(axes, ends, height * 0.8)
     return figure
 
 

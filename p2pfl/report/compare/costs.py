@@ -71,7 +71,7 @@ def _draw_nodes(axes: Axes, entry: Entry, size: float) -> None:
     order = np.argsort(-total, kind="stable")
     names = [entry.runs[0].topology.names[node] for node in order]
     axes.set_title(
-        f"{short_label(entry.label)}: {bytes_text(float(total.sum()))} in total", fontsize=9.5, fontweight="bold"
+        f"{short_label(entry.label)}\n{bytes_text(float(total.sum()))} in total", fontsize=9.5, fontweight="bold"
     )
     look: dict[str, Any] = {"edgecolor": style.INK, "linewidth": 0.5, "width": 0.8}
     heights = train[order] / size

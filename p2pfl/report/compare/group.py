@@ -16,16 +16,27 @@ from p2pfl.report.summary import known_facts, summarize
 from p2pfl.run.partition_file import partition_digest
 
 _MAY_DIFFER = NOT_IN_FINGERPRINT | {"seed"}  # options in which runs of one entry may differ
+# Options that each method may tune separately, or that follow from the size of shards: labels name them if they must.
+TUNABLE = frozenset({"lr", "momentum", "weight_decay", "reset_momentum", "precision", "device"})
+_FOLLOWS = frozenset({"local_steps", "local_epochs", "min_samples"})
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Runs with the same settings and different seeds; tuples have one item per run."""
+    """Runs with the same settings and different seeds; tuples have one item per run.
+
+    `name`: of its topology or mode, with which the label begins.
+    """
 
     label: str
     runs: tuple[RecordedRun, ...]
     summaries: tuple[dict[str, Any], ...]
     seeds: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the run, that of its topology if it has no other, or of the mode."""
+        return _name(self.runs[0])
 
     @property
     def config(self) -> RunConfig:
@@ -95,6 +106,20 @@ def partition_of(run: RecordedRun) -> str:
         return f"file ({partition_digest(path)})"
     except ConfigError:  # deleted since; its path distinguishes runs
         return run.config.data.partition
+
+
+def short_partition(partition: str) -> str:
+    """Partition for people; of a file without its folder."""
+    kind, _, path = partition.partition(":")
+    return f"file:{Path(path).name}" if kind == "file" and path else partition
+
+
+def method_of(entry: Entry) -> Hashable:
+    """Method of an entry: its settings but partition, seed and what may be tuned."""
+    run = entry.runs[0]
+    left_out = _MAY_DIFFER | TUNABLE | _FOLLOWS | {"partition"}
+    found = {name: value for name, value in options(run.config).items() if name not in left_out}
+    return run.config.mode, _shape(run), entry.name, tuple(sorted((k, str(v)) for k, v in found.items()))
 
 
 def shards_of(entry: Entry) -> int | None:
@@ -182,6 +207,10 @@ def _distinct_label(entry: Entry, alike: Sequence[Entry]) -> str:
     """Name of an entry, with its mode or differing options if others share it."""
     own, same_mode = _options(entry), [_options(other) for other in alike if other.mode is entry.mode]
     differ = [name for name, value in own.items() if any(found[name] != value for found in same_mode)]
+    telling = [name for name in differ if name not in TUNABLE | _FOLLOWS]
+    if len({tuple(found[name] for name in telling) for found in same_mode}) == len(same_mode):
+        differ = telling
+    differ.sort(key=lambda name: name != "algorithm")
     mode = [entry.mode.name] if len(same_mode) < len(alike) else []
     return ", ".join([entry.label, *mode, *(_option_text(name, own[name]) for name in differ)])
 
@@ -192,5 +221,7 @@ def _options(entry: Entry) -> Mapping[str, Any]:
 
 
 def _option_text(name: str, value: Any) -> str:
+    if name in ("algorithm", "partition"):
+        return short_partition(str(value))
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return f"{text} peers" if name == "peers" else f"{name.replace('_', '-')} {text}"

@@ -29,18 +29,19 @@ _GAP = 1.55  # between labels, in font sizes
 
 @dataclass(frozen=True)
 class LineStyle:
-    """Color, dashes and marker of an entry.
+    """Color, dashes and marker of an entry, and the class of its SVG elements.
 
-    Each alone distinguishes at least five entries, all three together all of them.
+    Each look alone distinguishes at least five entries, all three together all of them.
     """
 
     color: str
     line: Any
     marker: str
+    gid: str = ""
 
     def line_options(self) -> dict[str, Any]:
         """Keyword arguments of matplotlib for a line."""
-        return {"color": self.color, "linestyle": self.line}
+        return {"color": self.color, "linestyle": self.line, "gid": self.gid}
 
     def marker_options(self) -> dict[str, Any]:
         """Keyword arguments of matplotlib for markers without a line."""
@@ -50,13 +51,15 @@ class LineStyle:
             "linestyle": "none",
             "markeredgecolor": style.INK,
             "markeredgewidth": 0.6,
+            "gid": self.gid,
         }
 
 
 def line_style(index: int) -> LineStyle:
     """Style of the entry at an index of the comparison."""
     # The lengths of the lists have no common factor.
-    return LineStyle(_COLORS[index % len(_COLORS)], _LINES[index % len(_LINES)], _MARKERS[index % len(_MARKERS)])
+    color, line, marker = (looks[index % len(looks)] for looks in (_COLORS, _LINES, _MARKERS))
+    return LineStyle(color, line, marker, style.group_id(index))
 
 
 @dataclass(frozen=True)
@@ -87,11 +90,21 @@ def label_ends(axes: Axes, ends: Sequence[LineEnd], height: float) -> None:
         common: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
         axes.plot([1.045, 1.115], [at, at], **end.style.line_options(), **common)
         axes.plot([1.08], [at], **end.style.marker_options(), **common)
-        axes.text(1.135, at, end.text, fontsize=_FONT, va="center", transform=axes.transAxes)
+        axes.text(1.135, at, end.text, fontsize=_FONT, va="center", transform=axes.transAxes, gid=end.style.gid)
         leader = {"arrowstyle": "-", "color": style.GRAY, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 4}
-        axes.annotate(
+        drawn = axes.annotate(
             "", (end.x, end.y), xytext=(1.04, at), textcoords="axes fraction", arrowprops=leader, annotation_clip=False
         )
+        if drawn.arrow_patch is not None:
+            drawn.arrow_patch.set_gid(end.style.gid)
+
+
+def height_for(entries: int, height: float, share: float) -> float:
+    """Height in inches of a plot with room for all labels, at least `height`.
+
+    `share`: of the height, for the axes.
+    """
+    return max(height, entries * _FONT * _GAP / 72 / share + 0.4)
 
 
 def spread_positions(wanted: Sequence[float], gap: float) -> list[float]:

@@ -10,7 +10,9 @@ from statistics import fmean
 from typing import Any
 
 from p2pfl.config import options
+from p2pfl.report.compare.dimensions import matching_groups
 from p2pfl.report.compare.group import Entry, augment_of, content_of, dataset_of, initial_of, partition_of, shards_of
+from p2pfl.report.compare.tuning import Tuning, cautions
 from p2pfl.report.load import RecordedRun
 from p2pfl.util.units import number_text
 
@@ -65,6 +67,7 @@ class Comparison:
     mismatches: tuple[Mismatch, ...]
     notes: tuple[str, ...]
     command: str = ""
+    tuning: Tuning | None = None
 
     @property
     def mismatched(self) -> frozenset[str]:
@@ -81,25 +84,34 @@ def find_mismatches(entries: Sequence[Entry]) -> list[Mismatch]:
 
     Matched runs share the model, its width, batch normalization and initial weights, the data set, its content,
     decoding and augmentation, the partition and its number of shards (pooled SGD has none), batch size, schedule,
-    seeds, and the total number of samples processed. As FedAvg has whole rounds, samples may differ from those of most
-    entries by half a round of the coarser of the two. Each value is compared with that of most entries, or with the
-    first where there is no majority. Incomplete runs count as mismatches too.
+    seeds, and the total number of samples processed. Where every method was run with every partition, the partition is
+    no mismatch, and samples are compared partition by partition. As FedAvg has whole rounds, samples may differ from
+    those of most entries by half a round of the coarser of the two. Each value is compared with that of most entries,
+    or with the first where there is no majority. Incomplete runs count as mismatches too.
     """
-    found = [*_incomplete(entries)]
+    found, groups = [*_incomplete(entries)], matching_groups(entries)
     for name, what in MATCHED.items():
+        if name == "partition" and len(groups) > 1:
+            continue
         values = [_VALUES[name](e.runs[0]) if name in _VALUES else options(e.config)[name] for e in entries]
         found += _differences(entries, values, f"{what} (--{name.replace('_', '-')})", _text)
     found += _differences(entries, [content_of(entry.runs[0]) for entry in entries], "content of the data set", _text)
     dealt = [entry for entry in entries if shards_of(entry)]
     found += _differences(dealt, [shards_of(entry) for entry in dealt], "number of shards", _text)
     found += _differences(entries, [entry.seeds for entry in entries], "seeds (--seed)", _seeds_text)
-    return [*found, *_samples(entries)]
+    return [*found, *(mismatch for group in groups for mismatch in _samples(group))]
 
 
-def notes(entries: Sequence[Entry]) -> list[str]:
-    """Differences that do not prevent a comparison, one sentence each."""
+def notes(entries: Sequence[Entry], tuning: Tuning | None = None) -> list[str]:
+    """Differences that do not prevent a comparison, one sentence each.
+
+    Values that were chosen by tuning are no news; its cautions are.
+    """
     found = []
+    tuned = {name for one in (tuning.cells if tuning else ()) for trial in one.trials for name in trial.values}
     for name, what in NOTED.items():
+        if name in tuned:
+            continue
         values = [options(entry.config)[name] for entry in entries]
         found += _differences(entries, values, f"{what} (--{name.replace('_', '-')})", _text)
     versions = [tuple(sorted((entry.summaries[0]["versions"] or {}).items())) for entry in entries]
@@ -108,7 +120,7 @@ def notes(entries: Sequence[Entry]) -> list[str]:
     unsure = (
         ["no run has a record of the content of its data, so whether it was the same is unknown"] if unknown else []
     )
-    return [mismatch.sentence for mismatch in found] + unsure
+    return [mismatch.sentence for mismatch in found] + unsure + (cautions(tuning) if tuning else [])
 
 
 def _text(value: Any) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import base64
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,15 +11,28 @@ from typing import Any
 from urllib.parse import quote
 
 from p2pfl.errors import ConfigError
+from p2pfl.report.compare.dimensions import grid_of
+from p2pfl.report.compare.export import as_json, runs_csv, table_csv
+from p2pfl.report.compare.grid_view import grid_view
 from p2pfl.report.compare.group import Entry, load_entries
 from p2pfl.report.compare.matching import Comparison, find_mismatches, notes
 from p2pfl.report.compare.plots import PLOTS
-from p2pfl.report.compare.table import BETTER, DERIVED, MEANINGS, NUMBER_FIELDS, best, cell, statistic
-from p2pfl.report.fields import FIELDS, TEXT_FIELDS
+from p2pfl.report.compare.table import BETTER, MEANINGS, best_of, cell, statistic
+from p2pfl.report.compare.tuning import read_tuning
+from p2pfl.report.compare.tuning_view import TUNING_PLOTS, Tuned, tuning_view
+from p2pfl.report.fields import FIELDS
 from p2pfl.report.load import repeat_command
-from p2pfl.report.output import draw_plots, page_text, write_text
-from p2pfl.run.paths import COMPARISON_CSV_FILE, COMPARISON_JSON_FILE, CONFIG_FILE, PEERS_FOLDER, REPORT_FILE
+from p2pfl.report.output import Plot, draw_plots, page_text, write_text
+from p2pfl.run.paths import (
+    COMPARISON_CSV_FILE,
+    COMPARISON_JSON_FILE,
+    COMPARISON_RUNS_FILE,
+    CONFIG_FILE,
+    PEERS_FOLDER,
+    REPORT_FILE,
+)
 from p2pfl.util.files import read_text
+from p2pfl.util.text import some
 
 # Field -> heading of the short table at the top.
 HEADLINE: dict[str, str] = {
@@ -34,8 +47,8 @@ HEADLINE: dict[str, str] = {
     "bytes_sent_busiest_node": "busiest node",
     "seconds": "time",
 }
+_NO_BREAK = "\N{NO-BREAK SPACE}"
 _MAX_LABELS = 8  # in the title of the page
-_ROW_HEADINGS = ("mode", "seed")  # fields among the headings of a CSV row
 
 
 def write_comparison(
@@ -53,9 +66,13 @@ def write_comparison(
         raise ConfigError(f"these runs are not matched: {reasons} (--allow-mismatch compares them anyway)")
     if (folder / CONFIG_FILE).exists() or (folder / PEERS_FOLDER).exists():
         raise ConfigError(f"{folder}: is the directory of one run; choose another folder for the comparison")
-    comparison = Comparison(folder, tuple(entries), tuple(found), tuple(notes(entries)), command)
+    tuning = read_tuning(folder)
+    comparison = Comparison(folder, tuple(entries), tuple(found), tuple(notes(entries, tuning)), command, tuning)
     draw_plots(PLOTS, entries, folder)
+    if tuning is not None:
+        draw_plots(TUNING_PLOTS, Tuned(tuning, folder), folder)
     write_text(folder / COMPARISON_CSV_FILE, table_csv(comparison))
+    write_text(folder / COMPARISON_RUNS_FILE, runs_csv(comparison))
     write_text(folder / COMPARISON_JSON_FILE, json.dumps(as_json(comparison), indent=2, allow_nan=False) + "\n")
     write_text(folder / REPORT_FILE, page(comparison))
     return comparison
@@ -77,72 +94,19 @@ def read_comparison(folder: Path) -> tuple[list[Path], str]:
     return [folder / run.name if (folder / run.name).is_dir() else run for run in named], command
 
 
-def table_csv(comparison: Comparison) -> str:
-    """Comparison as CSV, one row per entry.
-
-    Columns: label, mode, seeds, mismatches, then the mean of each field and, for numbers, FIELD_std. Full precision;
-    empty without a value, or without a standard deviation for a single seed. Lists and objects are JSON.
-    """
-    columns = [name for name in MEANINGS if name not in _ROW_HEADINGS]
-    heads = [[name] if name in TEXT_FIELDS else [name, f"{name}_std"] for name in columns]
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["label", "mode", "seeds", "mismatches", *(head for pair in heads for head in pair)])
-    for entry in comparison.entries:
-        sentences = " | ".join(m.sentence for m in comparison.mismatches if entry.label in m.labels)
-        cells = [cell for name in columns for cell in _csv_cells(entry, name)]
-        writer.writerow([entry.label, entry.mode.name, " ".join(map(str, entry.seeds)), sentences, *cells])
-    return text.getvalue()
-
-
-def _csv_cells(entry: Entry, field: str) -> list[Any]:
-    found = statistic(entry, field)
-    if field not in TEXT_FIELDS:
-        return [None if number is None else repr(_plain(number)) for number in (found.mean, found.std)]
-    texts = (
-        value if isinstance(value, str) else json.dumps(value) if value is not None else "" for value in found.values
-    )
-    return ["; ".join(dict.fromkeys(texts))]
-
-
-def _plain(number: float) -> float | int:
-    return int(number) if float(number).is_integer() and abs(number) < 2**53 else number
-
-
-def as_json(comparison: Comparison) -> dict[str, Any]:
-    """Comparison as one JSON object, with values by seed, mean and deviation."""
-    return {
-        "command": comparison.command or None,
-        "mismatches": [{"sentence": m.sentence, "labels": sorted(m.labels)} for m in comparison.mismatches],
-        "notes": list(comparison.notes),
-        "meanings": MEANINGS,
-        "entries": [_entry_json(entry) for entry in comparison.entries],
-    }
-
-
-def _entry_json(entry: Entry) -> dict[str, Any]:
-    found = {field: statistic(entry, field) for field in MEANINGS}
-    return {
-        "label": entry.label,
-        "mode": entry.mode.name,
-        "seeds": list(entry.seeds),
-        "runs": [str(run.path) for run in entry.runs],
-        "commands": [repeat_command(run) for run in entry.runs],
-        "summaries": list(entry.summaries),
-        "derived": {field: list(found[field].values) for field in DERIVED},
-        "mean": {field: found[field].mean for field in NUMBER_FIELDS},
-        "std": {field: found[field].std for field in NUMBER_FIELDS},
-    }
-
-
 def page(comparison: Comparison) -> str:
-    """HTML of the page; the plots must exist in the comparison's folder."""
+    """HTML of the page; the plots must exist in the comparison's folder.
+
+    The page's policy allows no script but the one that filters, which it names by its digest.
+    """
     entries = comparison.entries
+    script = (Path(__file__).parents[1] / "filters.js").read_text(encoding="utf-8")
+    plots: list[Plot[Any]] = [*PLOTS, *(TUNING_PLOTS if comparison.tuning else ())]
     return page_text(
         "comparison.html",
-        PLOTS,
+        plots,
         comparison.folder,
-        title=_title([entry.label for entry in entries]),
+        title=_title(entries),
         subtitle=_subtitle(comparison),
         mismatches=[mismatch.sentence for mismatch in comparison.mismatches],
         notes=comparison.notes,
@@ -156,10 +120,21 @@ def page(comparison: Comparison) -> str:
             (entry.label, [_run_row(comparison.folder, entry, i) for i in range(len(entry.runs))]) for entry in entries
         ],
         command=comparison.command,
+        **grid_view(comparison),
+        **tuning_view(comparison.folder, comparison.tuning),
+        script=script,
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
-def _title(labels: list[str]) -> str:
+def _title(entries: Sequence[Entry]) -> str:
+    """The entries' labels, or the dimensions of a grid."""
+    labels, grid = [entry.label for entry in entries], grid_of(entries)
+    if grid.varies:
+        places = list(dict.fromkeys(row.place for row in grid.rows))
+        algorithms = list(dict.fromkeys(row.algorithm for row in grid.rows if row.algorithm))
+        dimensions = [places, *([algorithms] if len(algorithms) > 1 else []), list(grid.columns)]
+        return f"Comparison: {' × '.join(some(values, _MAX_LABELS) for values in dimensions)}"
     more = f" and {len(labels) - _MAX_LABELS} more" if len(labels) > _MAX_LABELS else ""
     return f"Comparison of {', '.join(labels[:_MAX_LABELS])}{more}"
 
@@ -176,11 +151,9 @@ def _subtitle(comparison: Comparison) -> str:
 
 
 def _headline(comparison: Comparison, entry: Entry) -> list[tuple[str, bool]]:
-    return [(cell(entry, field), entry.label in _best(comparison, field)) for field in HEADLINE]
-
-
-def _best(comparison: Comparison, field: str) -> frozenset[str]:
-    return best(comparison.entries, field, comparison.mismatched)
+    """Cells of the short table, which may wrap before a deviation only."""
+    cells = [(cell(entry, field), entry.label in best_of(comparison, field)) for field in HEADLINE]
+    return [(text.replace(" ", _NO_BREAK).replace(f"{_NO_BREAK}±", " ±"), top) for text, top in cells]
 
 
 def _cells(comparison: Comparison, field: str) -> list[dict[str, Any]]:
@@ -188,7 +161,7 @@ def _cells(comparison: Comparison, field: str) -> list[dict[str, Any]]:
 
     `values` of a cell has one item per seed, as in that run's summary.json.
     """
-    top = _best(comparison, field)
+    top = best_of(comparison, field)
     return [
         {
             "label": entry.label,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
+from p2pfl.report.compare.dimensions import matching_groups
 from p2pfl.report.compare.group import Entry
 from p2pfl.report.compare.matching import Comparison
 from p2pfl.report.fields import FIELDS, NO_VALUE, TEXT_FIELDS, number_formats, value_text
@@ -79,6 +80,17 @@ def best(entries: Sequence[Entry], field: str, mismatched: frozenset[str] = froz
     one, _ = number_formats(field)
     top = one(BETTER[field](list(known.values())))
     return frozenset(label for label, mean in known.items() if one(mean) == top)
+
+
+def best_of(comparison: Comparison, field: str) -> frozenset[str]:
+    """Labels of the best entries of a field.
+
+    In a grid of several partitions those of each, without pooled data.
+    """
+    groups = matching_groups(comparison.entries)
+    if len(groups) > 1:
+        groups = [[entry for entry in group if not entry.mode.pools_data] for group in groups]
+    return frozenset[str]().union(*(best(group, field, comparison.mismatched) for group in groups))
 
 
 def cell(entry: Entry, field: str) -> str:
@@ -177,7 +189,7 @@ def _label(comparison: Comparison, entry: Entry) -> str:
 
 
 def _cells(comparison: Comparison, column: Column) -> list[tuple[str, bool]]:
-    top = best(comparison.entries, column.field, comparison.mismatched)
+    top = best_of(comparison, column.field)
     return [(column.text(statistic(entry, column.field)), entry.label in top) for entry in comparison.entries]
 
 
@@ -213,6 +225,7 @@ def _footnotes(comparison: Comparison, omits_columns: bool) -> list[str]:
     found += [f"Note: {note}" for note in comparison.notes]
     seeds = max(len(entry.seeds) for entry in comparison.entries)
     spread = f"±: standard deviation over {seeds} seeds; other numbers are means. " if seeds > 1 else ""
-    found.append(f"{spread}*: best of the column (for bytes, among runs that send any). Bytes: whole run.")
+    column = "column" if len(matching_groups(comparison.entries)) == 1 else "column for its partition"
+    found.append(f"{spread}*: best of the {column} (for bytes, among runs that send any). Bytes: whole run.")
     more = "All columns and numbers" if omits_columns else "All numbers"
     return [*found, f"{more}: {comparison.folder / REPORT_FILE}, {comparison.folder / COMPARISON_CSV_FILE}"]

@@ -11,7 +11,7 @@ from p2pfl.algorithms.blockwise import SIDE_BLOCK
 from p2pfl.cli import main
 from p2pfl.config import RunConfig, check_together, is_robust, least_updates, load_toml, to_toml
 from p2pfl.errors import ConfigError
-from p2pfl.experiment.compare import CompareOptions, plan_runs
+from p2pfl.experiment.plan import CompareOptions, plan_runs
 from p2pfl.modes import assign_roles, topology_of
 from p2pfl.preflight.estimate import estimate
 from p2pfl.topology import consensus_rounds, make_topology, mixing_matrix, mixing_rounds

@@ -18,7 +18,8 @@ from p2pfl.cli.describe import describe_run
 from p2pfl.config import RunConfig
 from p2pfl.data import describe
 from p2pfl.errors import ConfigError
-from p2pfl.experiment.compare import CompareOptions, check_plan, plan_runs
+from p2pfl.experiment.checks import check_plan
+from p2pfl.experiment.plan import CompareOptions, plan_runs
 from p2pfl.model.vector import Layout
 from p2pfl.modes import assign_roles, topology_of
 from p2pfl.preflight.estimate import Estimate, check_run, check_settings, disk_space_needed, estimate
@@ -217,9 +218,9 @@ def test_a_resumed_run_has_written_already_what_the_disk_needs_room_for(
 
     planned = plan_runs(config, CompareOptions((ring,), sgd=True))
     (tmp_path / planned[0].name).mkdir()
-    check_plan(tmp_path, planned, lambda *_: None)
+    check_plan(tmp_path, planned[0], lambda *_: None)
     with pytest.raises(ConfigError, match="the run will write at least"):
-        check_plan(tmp_path / "new", planned, lambda *_: None)
+        check_plan(tmp_path / "new", planned[0], lambda *_: None)
 
 
 def test_a_gpu_that_cannot_be_asked_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

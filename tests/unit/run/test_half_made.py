@@ -15,9 +15,9 @@ import pytest
 
 from p2pfl import RunConfig, make_topology
 from p2pfl.errors import ConfigError, Interrupted
-from p2pfl.experiment import compare
+from p2pfl.experiment import grid
 from p2pfl.experiment import run as swarm
-from p2pfl.experiment.compare import CompareOptions, plan_runs
+from p2pfl.experiment.plan import CompareOptions, plan_runs
 from p2pfl.run import directory as rundir
 from p2pfl.run.directory import create_run_dir, open_run_dir, remove_incomplete, remove_unused
 
@@ -111,14 +111,14 @@ def test_a_comparison_makes_a_half_made_run_again_and_refuses_what_is_none(
     for name in ("faults.toml", ".config.toml.tmp", ".run.id.4711"):
         (folder / name).write_text("half")
     begun: list[dict[str, Any]] = []
-    monkeypatch.setattr(compare, "run", lambda config, topology, **options: begun.append(options))
-    compare.run_all(tmp_path, [one], lambda line: None, again="again")
-    assert begun == [{"again": "again"}], "a new run, none that is resumed"
+    monkeypatch.setattr(grid, "run", lambda config, topology, **options: begun.append(options))
+    grid.run_all(tmp_path, [one], lambda line: None, again="again")
+    assert [(one["again"], one["resume"]) for one in begun] == [("again", None)], "a new run, none that is resumed"
     assert not folder.exists()
     folder.mkdir()
     (folder / "precious.txt").write_text("not ours")
     with pytest.raises(ConfigError, match="not a run directory"):
-        compare.run_all(tmp_path, [one], lambda line: None, again="again")
+        grid.run_all(tmp_path, [one], lambda line: None, again="again")
     assert (folder / "precious.txt").exists()
 
 

@@ -476,3 +476,16 @@ def test_a_resumed_run_whose_sketches_are_cut_shows_its_rounds_without_a_distanc
     assert rounds.add(0, record, np.zeros(4096, np.float32)) == []
     (row,) = rounds.add(1, record, np.zeros(0, np.float32))
     assert (row.round, row.distance) == (1, None)
+
+
+def test_a_footer_is_the_last_line_of_the_live_part_only() -> None:
+    stream = Terminal()
+    display = make_display(INFO, stream, terminal=True, footer=lambda: "all runs: 1 of 3")
+    console = Console(file=io.StringIO(), width=100)
+    console.print(display.render())
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().splitlines()[-1] == "all runs: 1 of 3"
+    with display:
+        display.close()
+        console.print(display.render())
+    assert console.file.getvalue().count("all runs") == 1

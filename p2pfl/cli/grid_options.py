@@ -1,0 +1,89 @@
+"""Options of a comparison that take several values: lists on the command line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+from p2pfl.config import LISTED, TUNABLE, split_values
+from p2pfl.errors import ConfigError
+
+
+def take_lists(words: Sequence[str]) -> tuple[list[str], dict[str, tuple[str, ...]]]:
+    """Take the lists of --algorithm and --partition from a command line.
+
+    Returns the words with the first value in place of each list, and the lists by option. Raises ConfigError for a
+    value that is unknown or named twice.
+    """
+    kept, lists = list(words), dict[str, tuple[str, ...]]()
+    for place, (word, following) in enumerate(pairwise([*words, ""])):
+        name, equals, value = word.partition("=")
+        option = name.removeprefix("--")
+        if not name.startswith("--") or option not in LISTED or not (equals or place + 1 < len(words)):
+            continue
+        lists[option] = split_values(option, value if equals else following)
+        kept[place if equals else place + 1] = f"{name}={lists[option][0]}" if equals else lists[option][0]
+    return kept, lists
+
+
+def several(lists: Mapping[str, tuple[str, ...]], option: str) -> tuple[str, ...]:
+    """Values of an option that has several.
+
+    Empty for the others, whose setting holds the only one.
+    """
+    return lists.get(option, ()) if len(lists.get(option, ())) > 1 else ()
+
+
+def numbers(option: str, text: str) -> tuple[int, ...]:
+    """Whole numbers separated by commas. Raises ConfigError."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and part.isascii() for part in parts):
+        raise ConfigError(f"{option} {text}: must be whole numbers separated by commas, such as 0,1,2")
+    found = tuple(int(part) for part in parts)
+    if len(set(found)) < len(found):
+        raise ConfigError(f"{option} {text}: names a number twice")
+    return found
+
+
+def tuned_values(text: str) -> dict[str, tuple[float, ...]]:
+    """Values to try, in rising order, from OPTION=V,V[,OPTION=V,V].
+
+    Raises ConfigError.
+    """
+    found: dict[str, list[float]] = {}
+    name = ""
+    for part in text.split(","):
+        before, equals, value = part.strip().rpartition("=")
+        if equals:
+            name = before.replace("-", "_")
+            if name in found:
+                raise ConfigError(f"--tune {text}: names {before} twice; name it once, with all its values")
+            found[name] = []
+        if name not in TUNABLE:
+            known = ", ".join(option.replace("_", "-") for option in TUNABLE)
+            raise ConfigError(f"--tune {text}: write it as lr=0.05,0.1,0.2; tunable are {known}")
+        found[name].append(_number(text, value))
+    if any(len(set(values)) < len(values) for values in found.values()):
+        raise ConfigError(f"--tune {text}: names a value twice; name each once")
+    return {option: tuple(sorted(values)) for option, values in found.items()}
+
+
+def _number(text: str, value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConfigError(f"--tune {text}: {value or 'an empty value'} is no number; separate numbers by commas")
+    return number
+
+
+def without(words: Sequence[str], *options: str) -> list[str]:
+    """Command without an option and its value: a repeated one gets a new folder."""
+    kept = [word for word in words if not word.startswith(tuple(f"{option}=" for option in options))]
+    for option in options:
+        while option in kept:
+            place = kept.index(option)
+            del kept[place : place + 2]
+    return kept

@@ -1,0 +1,75 @@
+"""Lists on the command line and in settings files of a comparison."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from p2pfl.cli.grid_options import take_lists, tuned_values
+from p2pfl.config import load_toml, split_values
+from p2pfl.errors import ConfigError
+
+
+def test_lists_are_taken_and_their_first_values_stay() -> None:
+    words, lists = take_lists(["ring.gml", "--algorithm", "dpsgd,quasi-global", "--partition=iid,dirichlet:.5"])
+    assert words == ["ring.gml", "--algorithm", "dpsgd", "--partition=iid"]
+    assert lists == {"algorithm": ("dpsgd", "quasi-global"), "partition": ("iid", "dirichlet:0.5")}
+    assert take_lists(["--rounds", "3"]) == (["--rounds", "3"], {})
+    assert take_lists(["--algorithm"]) == (["--algorithm"], {}), "the parser says that a value is missing"
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "named"),
+    [
+        ("algorithm", "dpsgd,", "a value is empty"),
+        ("algorithm", "dpsgd,other", "--algorithm other: choose one of dpsgd"),
+        ("algorithm", "dpsgd,dpsgd", "names a value twice"),
+        ("partition", "dirichlet:0.5,dirichlet:.5", "names a value twice"),
+        ("partition", "iid,classes:0", "--partition classes:0: K must be"),
+    ],
+)
+def test_values_that_cannot_be_are_refused(option: str, text: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        split_values(option, text)
+
+
+def test_a_comma_in_a_path_is_no_list(tmp_path: Path) -> None:
+    file = tmp_path / "a,b.csv"
+    file.write_text("")
+    assert split_values("partition", f"file:{file}") == (f"file:{file}",)
+    assert split_values("partition", "file:a,b.csv", tmp_path) == (f"file:{file}",)
+
+
+def test_settings_files_have_lists_for_a_comparison_only(tmp_path: Path) -> None:
+    path = tmp_path / "base.toml"
+    path.write_text('partition = "iid,file:split.csv"\n[gossip]\nalgorithm = "dpsgd,median"\n')
+    lists: dict[str, tuple[str, ...]] = {}
+    config = load_toml(path, None, lists)
+    assert lists == {"algorithm": ("dpsgd", "median"), "partition": ("iid", f"file:{tmp_path / 'split.csv'}")}
+    assert (config.gossip.algorithm, config.data.partition) == ("dpsgd", "iid")
+    with pytest.raises(ConfigError, match="dpsgd,median"):
+        load_toml(path)
+
+
+def test_values_to_tune_are_sorted() -> None:
+    assert tuned_values("lr=.2,0.05,1e-1") == {"lr": (0.05, 0.1, 0.2)}
+    assert tuned_values("lr=.1,weight-decay=0,5e-4") == {"lr": (0.1,), "weight_decay": (0.0, 0.0005)}
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (".1,.2", "write it as lr=0.05,0.1,0.2; tunable are lr, momentum, weight-decay"),
+        ("rounds=1,2", "write it as lr="),
+        ("lr=", "an empty value is no number"),
+        ("lr=.1,", "an empty value is no number"),
+        ("lr=.1,x", "x is no number"),
+        ("lr=.1,nan", "nan is no number"),
+        ("lr=.1,0.1", "names a value twice"),
+        ("lr=.1,lr=.2", "names lr twice"),
+    ],
+)
+def test_tuning_that_cannot_be_is_refused(text: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        tuned_values(text)

@@ -1,0 +1,147 @@
+"""Grids of methods and partitions: matching, tables, page, filters."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from tests.support.browser import CHROMIUM, in_browser
+from tests.support.comparison_runs import FEDERATED, make_run
+
+from p2pfl.report.compare import Comparison, find_mismatches, load_entries, terminal_grid, write_comparison
+from p2pfl.report.compare.dimensions import grid_of
+from p2pfl.report.compare.table import best_of
+from p2pfl.report.compare.tuning import CellTuning, Trial, Tuning, write_tuning
+
+PARTITIONS = ("iid", "dirichlet:0.5")
+KINDS = {
+    "ring-dpsgd": {"algorithm": "dpsgd", "accuracy": 0.7},
+    "ring-quasi": {"algorithm": "quasi-global", "accuracy": 0.72, "lr": 0.1},
+    "fedavg": {**FEDERATED, "accuracy": 0.71},
+    "local": {"mode": "local", "accuracy": 0.5},
+}
+
+
+def grid_runs(folder: Path, seeds: tuple[int, ...] = (0, 1), sgd: bool = True) -> list[Path]:
+    runs = []
+    for seed in seeds:
+        for name, kind in KINDS.items():
+            for place, partition in enumerate(PARTITIONS):
+                accuracy = kind["accuracy"] - 0.1 * place + 0.01 * seed
+                own = {**kind, "accuracy": accuracy, "partition": partition, "seed": seed}
+                runs.append(make_run(folder / f"{name}-{place}-{seed}", **own))
+        if sgd:
+            runs.append(make_run(folder / f"sgd-{seed}", "sgd", accuracy=0.9, seed=seed))
+    return runs
+
+
+def tuning() -> Tuning:
+    trials = [Trial("ring-lr-0.1", {"lr": 0.1}, 0.6), Trial("ring-lr-0.2", {"lr": 0.2}, None, "the loss is nan")]
+    return Tuning(0, 0.1, [CellTuning("gossip-ring-4", trials)])
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    folder = tmp_path_factory.mktemp("grid")
+    runs = grid_runs(folder / "runs")
+    make_run(folder / "tuning" / "ring-lr-0.1", accuracy=0.6)
+    write_tuning(folder, tuning())
+    return write_comparison(folder, runs)
+
+
+def test_a_whole_grid_is_matched_and_its_partitions_are_columns(tmp_path: Path) -> None:
+    entries = load_entries(grid_runs(tmp_path))
+    assert find_mismatches(entries) == []
+    grid = grid_of(entries)
+    assert grid.columns == PARTITIONS
+    assert [row.label for row in grid.rows] == ["ring-4, dpsgd", "ring-4, quasi-global", "FedAvg 4/4", "local", "SGD"]
+    assert all(cell is not None for row in grid.rows for cell in row.cells)
+    assert grid.rows[-1].cells[0] is grid.rows[-1].cells[1], "pooled data have no partition"
+
+
+def test_half_a_grid_is_no_comparison(tmp_path: Path) -> None:
+    entries = load_entries(grid_runs(tmp_path, seeds=(0,))[1:])
+    said = [mismatch.sentence for mismatch in find_mismatches(entries)]
+    assert any(one.startswith("different partition (--partition): ") for one in said)
+
+
+def test_labels_name_algorithm_and_partition_but_no_rate_that_follows(tmp_path: Path) -> None:
+    labels = [entry.label for entry in load_entries(grid_runs(tmp_path, seeds=(0,)))]
+    assert labels[:3] == ["ring-4, dpsgd, iid", "ring-4, dpsgd, dirichlet:0.5", "ring-4, quasi-global, iid"]
+    assert labels[-1] == "SGD"
+
+
+def test_the_best_is_that_of_each_partition(tmp_path: Path) -> None:
+    entries = load_entries(grid_runs(tmp_path))
+    found = best_of(Comparison(tmp_path, tuple(entries), (), ()), "consensus_accuracy")
+    assert found == {"ring-4, quasi-global, iid", "ring-4, quasi-global, dirichlet:0.5"}
+
+
+def test_a_plain_comparison_has_no_grid(tmp_path: Path) -> None:
+    entries = load_entries([make_run(tmp_path / "a"), make_run(tmp_path / "b", mode="local")])
+    assert terminal_grid(Comparison(tmp_path, tuple(entries), (), ())) is None
+
+
+def test_the_terminal_shows_means_and_deviations(tmp_path: Path) -> None:
+    comparison = Comparison(tmp_path, tuple(load_entries(grid_runs(tmp_path))), (), ())
+    console = Console(width=100, record=True, file=open(tmp_path / "out", "w"))  # noqa: SIM115
+    console.print(terminal_grid(comparison))
+    lines = console.export_text().splitlines()
+    assert re.search(r"ring-4, quasi-global +72\.5 ±0\.7 lr 0\.1\* +62\.5 ±0\.7 lr 0\.1\*", "\n".join(lines))
+    assert re.search(r"local +\(.*\) lr 0\.02 +\(.*\) lr 0\.02", "\n".join(lines))
+
+
+@pytest.mark.processes
+def test_csv_and_json_have_all_runs_and_the_grid(written: Comparison) -> None:
+    with open(written.folder / "comparison-runs.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * (4 * 2 + 1)
+    one = next(row for row in rows if row["run"].endswith("ring-quasi-1-1"))
+    assert (one["place"], one["algorithm"], one["partition"]) == ("ring-4", "quasi-global", "dirichlet:0.5")
+    assert (one["seed"], one["lr"], float(one["consensus_accuracy"])) == ("1", "0.1", pytest.approx(0.63))
+    found = json.loads((written.folder / "comparison.json").read_text())
+    assert found["grid"]["rows"][1]["cells"][1]["mean"]["consensus_accuracy"] == pytest.approx(0.625)
+    assert found["grid"]["rows"][1]["cells"][1]["std"]["consensus_accuracy"] == pytest.approx(0.01 / 2**0.5)
+    assert len(found["runs"]) == len(rows)
+    assert found["tuning"]["cells"][0]["chosen"] == {"lr": 0.1}
+
+
+@pytest.mark.processes
+def test_the_page_has_the_grid_the_trials_and_one_script_known_by_its_digest(written: Comparison) -> None:
+    text = (written.folder / "report.html").read_text(encoding="utf-8")
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in text
+    assert "<option>quasi-global</option>" in text
+    assert "72.50 ± 0.71 %" in text
+    assert 'id="tuning-values"' in text
+    assert 'title="the loss is nan">diverged<' in text
+    assert "gossip-ring-4: the best lr, 0.1, is the smallest tried" in text
+    assert 'class="entry-0"' in text
+    assert 'id="entry-0"' not in text
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_filters_hide_rows_columns_and_curves(written: Comparison, tmp_path: Path) -> None:
+    text = (written.folder / "report.html").read_text(encoding="utf-8")
+    chosen = text.replace("<option>quasi-global</option>", "<option selected>quasi-global</option>")
+    (tmp_path / "page.html").write_text(chosen, encoding="utf-8")
+    _, complaints = in_browser(tmp_path / "page.html", tmp_path / "profile")
+    assert "Content Security Policy" not in complaints
+    command = [str(CHROMIUM), *["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "page.html").as_uri()]
+    seen = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    rows = re.findall(r'<tr data-e="(\d+)"[^>]*data-algorithm="([^"]*)"[^>]*>', seen)
+    hidden = {e for e, _ in re.findall(r'<tr data-e="(\d+)"([^>]*) hidden=""', seen)}
+    assert hidden == {e for e, algorithm in rows if algorithm == "dpsgd"}, "modes without an algorithm stay"
+    curves = re.findall(r'class="entry-(\d+)"( style="display: none;")?', seen)
+    assert {e for e, none in curves if none} == hidden & {e for e, _ in curves}
+    assert '<form id="filters" class="filters" aria-label="Filters">' in seen, "shown, now that it works"
