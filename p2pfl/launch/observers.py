@@ -46,7 +46,7 @@ class Observers:
             observer.progress(what, done, total)
 
     def expect(self, steps_per_peer: int, consensus_rounds: int) -> None:
-        """Note the optimizer steps of one peer in the whole run, and the rounds of mixing only."""
+        """Note the optimizer steps of one peer, and the rounds of mixing only."""
         for observer in self._observers:
             observer.expect(steps_per_peer, consensus_rounds)
 

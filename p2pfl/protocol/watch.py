@@ -108,7 +108,7 @@ class Watch:
             verdict.suspects, verdict.why = suspects, why
 
     def _needs_no_more_of(self, neighbors: Collection[int]) -> bool:
-        """Whether all that is missing of these is the acknowledgement of the very last vector.
+        """Whether these owe nothing but the acknowledgement of the last vector.
 
         It was lost with the link if they have finished: then nothing is left to do here. One that has failed needs the
         vector again, and gets it when both are resumed, since the last round is done again.

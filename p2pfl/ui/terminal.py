@@ -113,7 +113,7 @@ class Display:
             self._line(f"{what} {count_text(done, total)}".rstrip())
 
     def expect(self, steps_per_peer: int, consensus_rounds: int) -> None:
-        """Set the optimizer steps of one peer in the whole run, and the rounds of mixing only."""
+        """Set the optimizer steps of one peer, and the rounds of mixing only."""
         self._steps.total = steps_per_peer
         self._info = replace(self._info, consensus_rounds=consensus_rounds)
         if self._live:

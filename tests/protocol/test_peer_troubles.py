@@ -106,7 +106,10 @@ def test_a_death_too_many_ends_the_run_and_is_named() -> None:
 
 @pytest.mark.parametrize("kind", ["ring", "star", "complete"])
 def test_a_link_that_is_down_at_the_very_end_fails_nobody(kind: str) -> None:
-    """The acknowledgement of peer 0's last vector is lost with the link, after peer 1's own vector has come."""
+    """The acknowledgement of peer 0's last vector is lost with the link.
+
+    Peer 1's own vector has come before.
+    """
     swarm = Swarm(setting(kind, 8), spare=0)
     run, last, there, back = swarm.run, swarm.peers.setting.last_round, *swarm.links(0, 1)
     while not any(packet.kind == "ack" and packet.round == last for packet in back.under_way):

@@ -217,7 +217,7 @@ def test_buffers_are_mixed_plainly(algorithm: Algorithm) -> None:
 
 @pytest.mark.parametrize("algorithm", [ExactDiffusion(), GradientTracking()], ids=["exact diffusion", "tracking"])
 def test_after_a_death_the_others_continue_as_if_its_last_gradients_still_counted(algorithm: Algorithm) -> None:
-    """So they stay at the minimum of all objectives, and do not move to that of their own."""
+    """They stay at the minimum of all objectives, and do not move to their own."""
     problem = Quadratics.random(N)
     swarm = QuadraticSwarm(algorithm, W, problem)
     for number in range(1, 401):
