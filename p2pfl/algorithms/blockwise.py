@@ -26,7 +26,7 @@ SIDE_BLOCK = 1 << 16
 
 @dataclass
 class Cursor:
-    """Whose vector is being added, and how many elements of it have been.
+    """Place in the vector that is being added: its sender, and elements so far.
 
     A vector may come in parts, each of which continues where the last ended; none comes amid another sender's.
     """

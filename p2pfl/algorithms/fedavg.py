@@ -67,7 +67,7 @@ class ServerAverage:
     """
 
     def __init__(self, x: Tensor, velocity: Tensor, options: ServerOptions = _DEFAULTS) -> None:
-        """`x`: the global model, (size,) float32; `velocity`: its momentum. Both are written in place."""
+        """Take the global model `x`, (size,) float32, and its momentum, to write in place."""
         self.x = x
         self.velocity = velocity
         self.encodings: Mapping[str, Encoding] = ONLY_X[options.wire_dtype]

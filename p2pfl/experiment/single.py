@@ -78,17 +78,17 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
 
 
 def _settle(
-    topology: Topology, index: int, config: RunConfig, data_record: DataRecord, resume: Path | None
+    topology: Topology, index: int, config: RunConfig, trained_on: DataRecord, resume: Path | None
 ) -> tuple[Path, RunConfig]:
-    """The peer's run directory, which records its data, and the settings with the files that it keeps.
+    """Settle a peer's run directory, and its settings with the files kept there.
 
-    What is there already is changed only once all of it is known to fit. Raises ConfigError.
+    The directory records the data. What is there already is changed only once all is known to fit. Raises ConfigError.
     """
     run_dir = resume or _join_run_dir(topology, index, config)
     is_own = is_own_alone(config, index)
     kept_in = peer_dir(run_dir, topology, index) if is_own else run_dir  # peers may share the run directory
     kept = with_kept_files(config, run_dir)
-    keep_data_record(kept_in, data_record)
+    keep_data_record(kept_in, trained_on)
     if resume is not None:
         update_dataset(resume, config)
         if has_other_rounds(resume, config):

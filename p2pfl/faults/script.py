@@ -163,7 +163,7 @@ class FaultScript:
         return False
 
     def away_until(self, peer: int, round: int, done: Collection[int], never: int) -> int:
-        """Round in which a process comes back that could continue with `round`; 0 if it is not away.
+        """Round in which a process is back that could be in `round`; 0: it is there.
 
         `done`: numbers of the faults that were carried out on it. `never`: the answer where it does not come back.
         """

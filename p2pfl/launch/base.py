@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 from p2pfl.config import RunConfig
 from p2pfl.faults import FaultScript
-from p2pfl.launch.events import StartWorker
+from p2pfl.launch.events import Ready, StartWorker
 from p2pfl.launch.observers import Observer
 from p2pfl.modes import Roles, uses_tree
 from p2pfl.node.messages import FromWorker, ToWorker
@@ -112,18 +112,16 @@ class LaunchSpec:
             return f"peer {self.topology.names[worker]}"
         return "the coordinator" if worker == self.roles.coordinator else f"client {self.topology.names[worker]}"
 
-    def forecast(self, vector_bytes: int) -> str:
-        """One line about the rounds to come, for vectors of so many bytes."""
-        rounds, mixing_only = self.config.training.rounds, self.roles.consensus_rounds
+    def forecast(self, ready: Ready) -> str:
+        """One line about the rounds to come, as a worker that is ready knows them."""
+        rounds, mixing_only = self.config.training.rounds, ready.consensus_rounds
         training = f"{rounds} round{'s' * (rounds > 1)} of training"
         if self.roles.coordinator is not None:
             centralized = self.config.centralized
             return f"{training}, each with {centralized.num_selected} of {centralized.num_clients} clients"
         if not mixing_only:
             return training
-        if self.roles.awaits_sizes:  # the workers know how many
-            return f"{training}, then rounds of mixing only, {self._shrink}"
-        sent = mixing_only * self.roles.vectors_per_round * vector_bytes
+        sent = mixing_only * self.roles.vectors_per_round * ready.vector_bytes
         return f"{training}, then {mixing_only} of mixing only ({sent / 1e6:,.1f} MB), {self._shrink}"
 
     @property

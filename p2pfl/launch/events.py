@@ -31,6 +31,7 @@ class Ready:
     """A worker has loaded its data and listens at `endpoint`.
 
     `steps`: optimizer steps of all rounds. `lost_weights`: it had done rounds and has no usable checkpoint of them.
+    `consensus_rounds`: rounds of mixing only, which may depend on the sizes of the shards.
     """
 
     worker: int
@@ -38,6 +39,7 @@ class Ready:
     steps: int = 0
     vector_bytes: int = 0
     lost_weights: bool = False
+    consensus_rounds: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,9 @@ Event = Started | NotStarted | Ready | RoundFinished | MessageReceived | Finishe
 def event_of(worker: int, message: messages.FromWorker) -> Event:
     """The supervisor's event for a report."""
     if isinstance(message, messages.Ready):
-        return Ready(worker, message.endpoint, message.steps, message.vector_bytes, message.lost)
+        return Ready(
+            worker, message.endpoint, message.steps, message.vector_bytes, message.lost, message.consensus_rounds
+        )
     if isinstance(message, messages.RoundFinished):
         return RoundFinished(worker, message.record.round)
     if isinstance(message, messages.Done):
@@ -184,10 +188,11 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class ExpectSteps:
-    """Optimizer steps of one worker in the whole run, for the observers."""
+class Expect:
+    """Optimizer steps of one worker in the whole run, and its rounds of mixing only."""
 
     steps: int
+    consensus_rounds: int
 
 
-Action = StartWorker | SendEndpoints | HoldModel | Wake | Shutdown | KillAll | ShowLine | Progress | ExpectSteps
+Action = StartWorker | SendEndpoints | HoldModel | Wake | Shutdown | KillAll | ShowLine | Progress | Expect

@@ -132,7 +132,7 @@ class _Loop:
         elif isinstance(action, ev.Progress):
             self._observer.progress(action.what, action.done, action.total)
         else:
-            self._observer.expect(action.steps)
+            self._observer.expect(action.steps, action.consensus_rounds)
 
     def _start(self, order: ev.StartWorker) -> None:
         try:

@@ -140,7 +140,7 @@ class Supervisor:
             self.outcome.fail(f"no peer has a checkpoint that can be used; {new}", resumable=False)
         elif ready == len(self._workers):
             self._stage = "running"
-            actions += [ev.ExpectSteps(event.steps), ev.ShowLine(self._spec.forecast(event.vector_bytes))]
+            actions += [ev.Expect(event.steps, event.consensus_rounds), ev.ShowLine(self._spec.forecast(event))]
             actions += [ev.SendEndpoints(other.index, self._endpoints_for(other.index)) for other in self._workers]
         return actions
 

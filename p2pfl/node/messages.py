@@ -45,7 +45,8 @@ class WorkerSpec:
 class Ready(msgspec.Struct, tag=True, frozen=True):
     """Report that the worker has loaded its data and listens at `endpoint`.
 
-    `round` is the first that it will run, `steps` the optimizer steps of all rounds. `lost`: it had done rounds, has no
+    `round` is the first that it will run, `steps` the optimizer steps of all rounds, `consensus_rounds` those of mixing
+    only, which may depend on the sizes of the shards. `lost`: it had done rounds, has no
     weights of them, and waits for its neighbors'.
     """
 
@@ -55,6 +56,7 @@ class Ready(msgspec.Struct, tag=True, frozen=True):
     steps: int
     vector_bytes: int
     lost: bool = False
+    consensus_rounds: int = 0
 
 
 class Stepped(msgspec.Struct, tag=True, frozen=True):

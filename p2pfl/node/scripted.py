@@ -1,4 +1,4 @@
-"""Effects of a fault script on one process: absence, neighborhoods, attacks, labels."""
+"""Effects of a fault script on one process: its rounds, neighbors, attacks."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def fault_script(spec: messages.WorkerSpec, topology: Topology) -> FaultScript:
 
 
 def away_until(spec: messages.WorkerSpec, roles: Roles, script: FaultScript, last: int, peer_dir: Path) -> int:
-    """Round in which a fault script has a peer back, after a stop of the whole run; else 0.
+    """Round in which a fault script has a peer back, if it is away; else 0.
 
-    `last`: the round after which it could continue. Where too few would be left without those that do not come back,
-    the run ended so, and all are back.
+    That outlasts a stop of the whole run. `last`: the round after which it could continue. Where too few would be left
+    without those that do not come back, the run ended so, and all are back.
     """
     if not roles.mode.mixes or not spec.resume or spec.returns_in is not None:
         return 0

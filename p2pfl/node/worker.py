@@ -141,6 +141,7 @@ def _run(
             steps=parts.steps,
             vector_bytes=vector_bytes,
             lost=context.has_lost_weights,
+            consensus_rounds=context.consensus_rounds,
         )
     )
     endpoints = spec.endpoints

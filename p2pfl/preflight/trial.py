@@ -53,6 +53,7 @@ def check_model(config: RunConfig, classes: int) -> TriedModel:
     naming the model, its problem, and a remedy where one is known.
     """
     with silenced(), preserved_global_state():
+        torch.set_num_threads(config.compute.threads or 1)  # as the run's processes: other cores may be busy
         first = initial_model(config, classes)
         trainer = _trainer(config, classes)
         trial = _Trial(config, classes)

@@ -24,13 +24,13 @@ class Backlog:
         return bool(self._payloads)
 
     def first_for(self, neighbor: int, round: int) -> int:
-        """The first of the rounds up to `round` that a neighbor can be served without a gap."""
+        """First round from which on a neighbor can be served up to `round`."""
         while neighbor in self._payloads.get(round - 1, ()):
             round -= 1
         return round
 
     def serve(self, channel: Channel, membership: Membership) -> list[ev.Action]:
-        """Send the vectors of these rounds, one round at a time, to neighbors without them."""
+        """Send these rounds' vectors, round by round, to neighbors without them."""
         actions: list[ev.Action] = []
         while self._payloads and channel.outbox.idle:
             round = min(self._payloads)

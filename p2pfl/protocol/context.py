@@ -75,7 +75,7 @@ class PeerContext:
         return self.training_rounds + self.consensus_rounds
 
     def begins_in(self, round: int) -> int:
-        """Round in which a fault script has it begin that could begin in `round`; 0: as the others are."""
+        """Round in which a fault script has it begin in place of `round`; 0: none."""
         return self.away_until or (round if round in self.scripted_pauses else 0)
 
     def name(self, peers: Iterable[int]) -> str:

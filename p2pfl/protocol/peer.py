@@ -108,7 +108,7 @@ class Peer:
         if self._membership.all_finished:
             return self._fail(f"back after all its neighbors had finished: this peer was in round {self.round}")
         actions = self._take_down(self._membership.ungreeted, "cannot be reached", now)
-        if self.context.away_until:  # a scripted absence outlasts a stop of the whole run
+        if self.context.away_until:  # as the fault script says, also after a stop of the whole run
             actions += self._exchange.backlog.serve(self.channel, self._membership)
             if self._exchange.backlog or not self.channel.outbox.idle:
                 return actions

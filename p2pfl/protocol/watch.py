@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from p2pfl.errors import NeighborCode
@@ -16,6 +17,7 @@ from p2pfl.protocol.timeouts import FailureDetector, Wait
 # Seconds between the greeting of a neighbor that was started with something else and the end of the peer, in which the
 # neighbor gets this peer's greeting and can say the same.
 MISMATCH_SECONDS = 2.0
+_LAST_WORD = "and only its last acknowledgement is missing; if it has failed, resume both"
 
 
 @dataclass
@@ -64,6 +66,8 @@ class Watch:
             return Verdict()
         if self._exchange.membership.can_spare([neighbor]):
             return Verdict(suspects=[neighbor], why="connection lost")
+        if self._needs_no_more_of([neighbor]):
+            return Verdict(suspects=[neighbor], why=f"connection lost, {_LAST_WORD}")
         name, round = self._context.name([neighbor]), self._exchange.round
         reason = f"lost the connection to peer {name} in round {round}"
         return Verdict(failure=ev.Fail(reason, code="lost-connection", peers=(neighbor,)))
@@ -95,8 +99,21 @@ class Watch:
         if wait == "greeting" and self._context.has_lost_weights and not suspects:
             why = "no checkpoint of this peer can be used, nor of its neighbors; start a new run without --resume"
             verdict.failure = ev.Fail(why, resumable=False)
+        elif suspects and not membership.can_spare(suspects) and self._needs_no_more_of(suspects):
+            verdict.suspects, verdict.why = suspects, f"{why}, {_LAST_WORD}"
         elif not suspects or not membership.can_spare(suspects):
             code: NeighborCode = "no-greeting" if wait == "greeting" else "no-progress"
             verdict.failure = ev.Fail(why, code=code, peers=tuple(suspects))
         else:
             verdict.suspects, verdict.why = suspects, why
+
+    def _needs_no_more_of(self, neighbors: Collection[int]) -> bool:
+        """Whether these owe nothing but the acknowledgement of the last vector.
+
+        It was lost with the link if they have finished: then nothing is left to do here. One that has failed needs the
+        vector again, and gets it when both are resumed, since the last round is done again.
+        """
+        aggregation = self._exchange.aggregation
+        if aggregation is None or self._exchange.round != self._context.last_round:
+            return False
+        return aggregation.waits_for().isdisjoint(neighbors)

@@ -171,6 +171,7 @@ class SimWorker:
                 steps=parts.assembly.steps,
                 vector_bytes=trainer.layout.size * ITEM_BYTES["fp32"],
                 lost=context.has_lost_weights,
+                consensus_rounds=context.consensus_rounds,
             )
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from types import TracebackType
 from typing import IO, Self, cast
 
@@ -118,9 +119,10 @@ class Display:
             self._last_report[what] = float("inf") if over else now
             self._line(f"{what} {count_text(done, total)}".rstrip())
 
-    def expect(self, steps_per_peer: int) -> None:
-        """Set the optimizer steps of one peer in the whole run."""
+    def expect(self, steps_per_peer: int, consensus_rounds: int) -> None:
+        """Set the optimizer steps of one peer, and the rounds of mixing only."""
         self._steps.total = steps_per_peer
+        self._info = replace(self._info, consensus_rounds=consensus_rounds)
         if self._live:
             self._training_bar()
 

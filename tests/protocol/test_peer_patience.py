@@ -15,6 +15,7 @@ from p2pfl.protocol.events import (
     Finish,
     Flushed,
     Lost,
+    Note,
     Reconnected,
     Recorded,
     RoundDone,
@@ -167,8 +168,12 @@ def in_the_last_round(peer: Peer) -> None:
 def test_the_last_round_waits_for_the_last_acknowledgement() -> None:
     peer = peer_zero(replace(CONTEXT, training_rounds=0, consensus_rounds=1))
     in_the_last_round(peer)
-    reason = only_fail(peer.handle(Tick(), 602.0))
-    assert reason == "no progress for 601 s in round 1 from peer three (--first-round-timeout)"
+    assert RoundDone(1) not in peer.handle(Tick(), 600.0)
+    actions = peer.handle(Tick(), 602.0)
+    said = next(action.text for action in actions if isinstance(action, Note))
+    assert "no progress for 601 s in round 1 from peer three (--first-round-timeout)" in said
+    assert said.endswith("and only its last acknowledgement is missing; if it has failed, resume both)")
+    assert actions[-1] == RoundDone(1), "its own work is done"
 
 
 def test_goodbye_stands_for_a_lost_acknowledgement() -> None:

@@ -14,6 +14,7 @@ from tests.support.helpers import THOROUGHNESS, matrix
 from p2pfl.algorithms import DPSGD, Chebyshev
 from p2pfl.protocol.events import Fail, Finish
 from p2pfl.sim.interleaving import Interleaving
+from p2pfl.sim.link import Link
 from p2pfl.topology import is_symmetric, spectral_gap
 
 NETWORKS = [("ring", 4), ("star", 5), ("complete", 6), ("path", 3), ("torus", 9)]
@@ -65,6 +66,9 @@ class Swarm:
         self.run = Interleaving(self.peers, GRACE)
         self.peers.start_scale = 1.0
 
+    def links(self, a: int, b: int) -> tuple[Link, Link]:
+        return self.run.links.between(a, b), self.run.links.between(b, a)
+
     def rounds_without(self, me: int, other: str) -> list[int]:
         return [round for round, absent in self.peers.absent[me] if absent == [other]]
 
@@ -98,6 +102,37 @@ def test_a_death_too_many_ends_the_run_and_is_named() -> None:
     swarm.to_the_end()
     reasons = {peer: end.reason for peer, end in swarm.run.ended.items() if isinstance(end, Fail)}
     assert "lost the connection to peer p1 in round" in reasons[0] + reasons.get(2, "")
+
+
+@pytest.mark.parametrize("kind", ["ring", "star", "complete"])
+def test_a_link_that_is_down_at_the_very_end_fails_nobody(kind: str) -> None:
+    """The acknowledgement of peer 0's last vector is lost with the link.
+
+    Peer 1's own vector has come before.
+    """
+    swarm = Swarm(setting(kind, 8), spare=0)
+    run, last, there, back = swarm.run, swarm.peers.setting.last_round, *swarm.links(0, 1)
+    while not any(packet.kind == "ack" and packet.round == last for packet in back.under_way):
+        is_early = any(packet.kind == "chunk" and packet.round == last for packet in there.under_way)
+        has_vector = swarm.peers.peers[0].channel.inbox.is_whole(last, 1)
+        options = [s for s in run.options() if s[:2] != ("deliver", 0) or s.actor != 1 or has_vector or not is_early]
+        run.do(options[0])
+    run.cut(1, 0, heals=False)
+    swarm.to_the_end()
+    swarm.check_finished()
+    assert not any(swarm.peers.absent.values()), "all vectors have come"
+    assert any("only its last acknowledgement is missing" in text for me, text in swarm.news if me == 0)
+
+
+def test_a_vector_that_is_lost_at_the_very_end_fails_the_peer_that_needs_it() -> None:
+    swarm = Swarm(setting("path", 2), spare=0)
+    run, last, link = swarm.run, swarm.peers.setting.last_round, swarm.links(1, 0)[0]
+    while not any(packet.kind == "chunk" and packet.round == last for packet in link.under_way):
+        assert run.advance()
+    run.cut_both(1, 0)
+    swarm.to_the_end()
+    assert isinstance(run.ended[0], Fail)
+    assert run.ended[0].reason == f"lost the connection to peer p1 in round {last}"
 
 
 @pytest.mark.parametrize("kind", NETWORKS, ids=str)

@@ -240,16 +240,16 @@ def test_a_peer_that_stays_paused_is_lost_when_the_others_have_finished(tmp_path
     assert rounds(run, "2")[-1] == 7
 
 
-ABSENCES = {
+SCRIPTED = {
     "killed": {"kind": "kill", "restart": 6},
     "killed for good": {"kind": "kill"},
     "paused": {"kind": "pause", "resume": 6},
 }
 
 
-@pytest.mark.parametrize("absence", ABSENCES)
-def test_a_scripted_absence_outlasts_a_stop_of_the_whole_run(tmp_path: Path, absence: str) -> None:
-    script = fault(peer="3", round=3, **ABSENCES[absence])
+@pytest.mark.parametrize("kind", SCRIPTED)
+def test_a_peer_that_is_away_stays_away_after_a_stop_of_the_whole_run(tmp_path: Path, kind: str) -> None:
+    script = fault(peer="3", round=3, **SCRIPTED[kind])
     undisturbed = play(tmp_path / "whole", script, min_peers=3)
     options = {**TINY, **FAULTY, "min_peers": 3, "faults": str(tmp_path / "whole" / "faults.toml")}
     config = RunConfig.of(**options, run_dir=str(tmp_path / "run"))

@@ -48,6 +48,7 @@ class QuadraticSwarm:
     problem: Quadratics
     beta: float = 0.0
     x: list[torch.Tensor] = field(init=False)
+    dead: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         n = len(self.w)
@@ -73,6 +74,9 @@ class QuadraticSwarm:
             train(before, rates)
         for me, state in enumerate(self.states):
             for sender in sorted([*after[me].neighborhood.incoming, me]):
+                if sender in self.dead or (me in self.dead and sender != me):
+                    self.algorithm.missing(state, sender, {})
+                    continue
                 part = self.algorithm.own(state) if sender == me else sent[sender][me]
                 self.algorithm.accumulate(state, sender, part)
         pairs = zip(self.states, after, strict=True)

@@ -213,3 +213,32 @@ def test_buffers_are_mixed_plainly(algorithm: Algorithm) -> None:
     for number in range(1, 6):
         expected = W @ expected
         np.testing.assert_allclose(swarm.round(number, [0.1])[:, 4:8], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", [ExactDiffusion(), GradientTracking()], ids=["exact diffusion", "tracking"])
+def test_after_a_death_the_others_continue_as_if_its_last_gradients_still_counted(algorithm: Algorithm) -> None:
+    """They stay at the minimum of all objectives, and do not move to their own."""
+    problem = Quadratics.random(N)
+    swarm = QuadraticSwarm(algorithm, W, problem)
+    for number in range(1, 401):
+        swarm.round(number, [0.2])
+    np.testing.assert_allclose(swarm.values, np.tile(problem.solution, (N, 1)), atol=1e-4)
+    swarm.dead.add(2)
+    alive = [peer for peer in range(N) if peer not in swarm.dead]
+    for number in range(401, 801):
+        swarm.round(number, [0.2])
+    np.testing.assert_allclose(swarm.values[alive], np.tile(problem.solution, (N - 1, 1)), atol=1e-3)
+    theirs = Quadratics(problem.curvature[alive], problem.minima[alive]).solution
+    assert float(np.linalg.norm(problem.solution - theirs)) > 0.3
+
+
+def test_after_a_death_dpsgd_follows_the_objectives_that_are_left() -> None:
+    problem = Quadratics.random(N)
+    swarm = QuadraticSwarm(DPSGD(), W, problem)
+    swarm.dead.add(2)
+    alive = [peer for peer in range(N) if peer not in swarm.dead]
+    for number in range(1, 801):
+        swarm.round(number, [0.005])
+    theirs = Quadratics(problem.curvature[alive], problem.minima[alive]).solution
+    mean = swarm.values[alive].mean(axis=0)
+    assert float(np.linalg.norm(mean - theirs)) < 0.1 * float(np.linalg.norm(mean - problem.solution))

@@ -80,9 +80,11 @@ def test_all_are_started_and_introduced_to_their_neighbors_once_all_are_ready() 
     assert case.starts == [ev.StartWorker(worker) for worker in range(4)]
     for worker in range(3):
         assert case.tell(ev.Ready(worker, f"ipc://{worker}")) == [ev.Progress("processes ready", worker + 1, 4)]
-    actions = case.tell(ev.Ready(3, "ipc://3", steps=60, vector_bytes=4))
-    assert actions[:2] == [ev.Progress("processes ready", 4, 4), ev.ExpectSteps(60)]
-    assert actions[2] == ev.ShowLine(case.spec.forecast(4))
+    last = ev.Ready(3, "ipc://3", steps=60, vector_bytes=10**6, consensus_rounds=5)
+    actions = case.tell(last)
+    assert actions[:2] == [ev.Progress("processes ready", 4, 4), ev.Expect(60, 5)]
+    assert actions[2] == ev.ShowLine(case.spec.forecast(last))
+    assert "3 rounds of training, then 5 of mixing only (40.0 MB)" in case.spec.forecast(last)
     neighbors = {0: (1, 3), 1: (0, 2), 2: (1, 3), 3: (0, 2)}
     assert actions[3:] == [ev.SendEndpoints(w, {n: f"ipc://{n}" for n in near}) for w, near in neighbors.items()]
     assert not case.supervisor.is_shutting_down

@@ -55,6 +55,22 @@ def test_sound_models_pass_and_nothing_is_left_changed(
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items()), "not trained"
 
 
+def test_a_trial_uses_as_many_threads_as_a_process_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[int] = set()
+
+    class Watched(nn.Linear):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.add(torch.get_num_threads())
+            return super().forward(images.flatten(1))
+
+    monkeypatch.setattr(odd_models, "watched", lambda num_classes: Watched(3 * 32 * 32, num_classes), raising=False)
+    check_model(config("watched", threads=3), CLASSES)
+    assert seen == {3}
+    seen.clear()
+    check_model(config("watched"), CLASSES)
+    assert seen == {1}
+
+
 @pytest.mark.parametrize("name", odd_models.BROKEN)
 def test_broken_models_are_refused_in_one_line(name: str) -> None:
     before = settings_now()

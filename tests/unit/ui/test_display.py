@@ -173,7 +173,7 @@ def test_total_steps_are_learned_from_the_first_round() -> None:
 def test_expected_steps_override_the_estimate() -> None:
     clock = Clock()
     display, stream = plain(clock)
-    display.expect(2 * STEPS)
+    display.expect(2 * STEPS, 0)
     for peer in range(4):
         display.step(peer, 0)
     clock.now += 10.0
@@ -328,11 +328,19 @@ def test_consensus_phase_takes_one_row_which_moves_on() -> None:
     assert rows_of(picture(display)) == [*numbered(1, ROUNDS), "mix 3/3"]
 
 
+def test_the_number_of_consensus_rounds_may_be_known_later() -> None:
+    """It depends on the sizes of the shards under --mixing samples."""
+    display, stream = plain(info=dataclasses.replace(INFO, consensus_rounds=0))
+    display.expect(STEPS, 6)
+    mix(display, 1)
+    assert "mix 1/6" in stream.getvalue()
+
+
 @pytest.mark.usefixtures("good_terminal")
 def test_expected_steps_show_the_training_bar_at_once() -> None:
     display, _, _ = live()
     assert "training" not in picture(display)
-    display.expect(40)
+    display.expect(40, 0)
     shown = picture(display)
     assert "training" in shown
     assert " 0%" in shown
