@@ -119,10 +119,11 @@ def _tree(params: Parameters) -> nx.Graph:
 
 
 def _double_binary_tree(params: Parameters) -> nx.Graph:
-    """Edges of two binary trees, in which no peer has children in both (Sanders, Speck & Träff 2009).
+    """Edges of two binary trees, in which no peer has children in both.
 
-    Peer r's parent in the first tree: r without its lowest set bit, with the next higher one set where that peer
-    exists. The second tree is the first one mirrored, or shifted by a peer where n is odd, as in NCCL.
+    Source: Sanders, Speck & Träff 2009, Two-tree algorithms for full bandwidth broadcast, reduction and scan. Peer r's
+    parent in the first tree: r without its lowest set bit, with the next higher one set where that peer exists. The
+    second tree is the first one mirrored, or shifted by a peer where n is odd, as in NCCL.
     """
     n = params.n
     first = [(child, _binary_parent(child, n)) for child in range(1, n)]

@@ -1,4 +1,4 @@
-"""Mixing matrices: metropolis-hastings, max-degree, uniform, samples, file's weights."""
+"""Mixing matrices of topologies, by rule or from the file's weights."""
 
 from __future__ import annotations
 
@@ -159,13 +159,16 @@ def mean_keeping(topology: Topology) -> str | None:
 
 
 def _received(topology: Topology) -> Matrix:
-    """(n, n) with 1 where the row's peer receives from the column's; networkx's rows send."""
+    """Adjacency, (n, n), with 1 where the row's peer receives from the column's.
+
+    In networkx's the rows send.
+    """
     adjacency: Matrix = nx.to_numpy_array(topology.graph, nodelist=range(topology.n), weight=None)
     return adjacency.T
 
 
 def _is_balanced(topology: Topology) -> bool:
-    """Return whether each peer of a directed graph sends to as many as it receives from."""
+    """Whether each peer of a directed graph has equal in- and out-degrees."""
     sent = dict(topology.graph.out_degree())
     return all(sent[peer] == received for peer, received in topology.graph.in_degree())
 

@@ -112,5 +112,5 @@ class OverallProgress:
     def progress(self, what: str, done: int, total: int) -> None:
         """Ignore a preparation."""
 
-    def expect(self, steps_per_peer: int) -> None:
+    def expect(self, steps_per_peer: int, consensus_rounds: int) -> None:
         """Ignore the steps of the whole run, which are known."""

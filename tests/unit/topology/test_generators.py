@@ -58,7 +58,10 @@ def test_edges(kind: str, n: int, edges: set[tuple[int, int]]) -> None:
 
 @pytest.mark.parametrize("n", [*range(2, 20), 31, 32, 33, 64, 100])
 def test_a_double_binary_tree_has_two_shallow_trees_with_other_inner_peers(n: int) -> None:
-    """The first tree's edges are those of the rule; the second has the inner peers that the first lacks."""
+    """The first tree's edges are those of the rule.
+
+    The second has the inner peers that the first lacks.
+    """
     graph = make_topology("double-binary-tree", n).graph
     assert max(degree for _, degree in graph.degree()) <= 4
     parents = {peer: (peer & (peer - 1)) | ((peer & -peer) << 1) for peer in range(1, n)}
