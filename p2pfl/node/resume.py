@@ -16,7 +16,7 @@ from p2pfl.payload import Payload
 from p2pfl.run import checkpoint, records
 from p2pfl.run.checkpoint import Checkpoint, Origin
 from p2pfl.run.identity import run_id_of, write_run_id
-from p2pfl.run.paths import CHECKPOINTS_FOLDER, RUN_ID_FILE, checkpoint_name, peer_dir
+from p2pfl.run.paths import CHECKPOINTS_FOLDER, RUN_ID_FILE, checkpoint_name, peer_dir, topology_file
 from p2pfl.run.repair import RecordBackup, RepairedRecords, repair
 from p2pfl.training import Trainer
 
@@ -121,7 +121,7 @@ def _restore(  # all that `find_resume_point` knows, and the origin that it has 
             )
         return SavedState(origin, lost=lost)
     if saved.settings != spec.settings or saved.layout != trainer.layout.digest:
-        what = "with other settings, or on another graph than topology.graphml has now"
+        what = f"with other settings, or on another graph than {topology_file(spec.run_dir).name} has now"
         if saved.layout == trainer.layout.digest and _without_data(saved.settings) == _without_data(spec.settings):
             what = f"on other data than --dataset {spec.config.data.dataset} has now"
         raise CheckpointError(f"{folder}: of a run {what}", remedy=_AFRESH, resumable=False)
