@@ -38,7 +38,10 @@ def small_chunks(size: int) -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """Settings of a swarm: W (or one a round, (period, n, n)), vectors of `size`, the algorithms, rounds."""
+    """Settings of a swarm: W, vectors of `size`, the algorithms, rounds.
+
+    On a schedule W is (period, n, n), a matrix for each round.
+    """
 
     w: np.ndarray
     training: Algorithm

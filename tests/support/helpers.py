@@ -28,7 +28,10 @@ def matrix(kind: str, n: int) -> np.ndarray:
 
 
 def schedules_of(w: np.ndarray) -> list[NeighborhoodSchedule]:
-    """For each peer its neighborhood by round; w is (n, n), or (period, n, n) on a schedule."""
+    """For each peer its neighborhood by round.
+
+    w is (n, n), or (period, n, n) on a schedule.
+    """
     matrices = w if w.ndim == 3 else w[None]
     found = [[neighborhood(one, peer) for one in matrices] for peer in range(len(matrices[0]))]
     return [lambda round, mine=mine: mine[(round - 1) % len(mine)] for mine in found]  # type: ignore[misc]
