@@ -21,11 +21,15 @@ from p2pfl.topology import (
     build_topology,
     consensus_rounds,
     diameter,
+    influence_rounds,
     is_symmetric,
     lazy,
+    mixing_matrices,
     mixing_matrix,
     mixing_rounds,
     neighborhood,
+    period_matrix,
+    schedule_convergence,
     smallest_eigenvalue,
     spanning_tree,
 )
@@ -79,7 +83,8 @@ class Mode:
 class Roles:
     """Processes of a run: one for each node of the topology, in its order.
 
-    `matrix`: the (n, n) mixing matrix, the identity where no weights are mixed. `links[i]`: the processes with which
+    `matrix`: the (n, n) mixing matrix, the identity where no weights are mixed. Of a schedule of graphs it is the
+    product of a period, and `schedule` has the matrices by round, which repeat. `links[i]`: the processes with which
     process i exchanges messages. `shards`: the first so many processes train, each on the shard of its number; a
     coordinator comes last. `consensus_rounds`: rounds of mixing only, after the training rounds. `awaits_sizes`: peers
     count by their samples, and as these are not known yet, matrix and consensus rounds are those of equal shards.
@@ -92,11 +97,28 @@ class Roles:
     shards: int
     consensus_rounds: int = 0
     awaits_sizes: bool = False
+    schedule: tuple[Matrix, ...] = ()
 
     @property
-    def vectors_per_round(self) -> int:
-        """Vectors sent in a round of mixing: one for each nonzero weight off W's diagonal."""
-        return int(np.count_nonzero(self.matrix - np.diag(np.diag(self.matrix))))
+    def matrices(self) -> tuple[Matrix, ...]:
+        """Mixing matrices by round of each phase, from its first round on; they repeat."""
+        return self.schedule or (self.matrix,)
+
+    @property
+    def period(self) -> int:
+        """Rounds after which the mixing matrices repeat."""
+        return len(self.matrices)
+
+    @property
+    def most_ahead(self) -> int:
+        """Rounds by which a peer may be ahead of a neighbor at the most."""
+        # Where an edge is used again within a period there may be credit for it two rounds before.
+        return min(influence_rounds(self.schedule), self.period + 2) if self.schedule else 1
+
+    def vectors_in(self, rounds: int) -> int:
+        """Vectors sent in the first rounds of a phase, by nonzero weights off diagonals."""
+        found = [int(np.count_nonzero(w - np.diag(np.diag(w)))) for w in self.matrices]
+        return rounds // self.period * sum(found) + sum(found[: rounds % self.period])
 
     @property
     def coordinator(self) -> int | None:
@@ -150,24 +172,28 @@ def _star(config: RunConfig) -> Topology:
 
 
 def _gossip(config: RunConfig, topology: Topology, sizes: Sizes) -> Roles:
-    matrix = mixing_matrix_of(config, topology, sizes)
-    neighborhoods = [neighborhood(matrix, peer) for peer in range(topology.n)]
+    matrices = mixing_matrices_of(config, topology, sizes)
+    neighborhoods = [[neighborhood(matrix, peer) for matrix in matrices] for peer in range(topology.n)]
     if is_robust(config):
-        _check_byzantine(config.robust.byzantine or 0, topology, [len(one.incoming) for one in neighborhoods])
-    if uses_tree(config):
+        least = [min(len(one.incoming) for one in by_round) for by_round in neighborhoods]
+        _check_byzantine(config.robust.byzantine or 0, topology, least)
+    if topology.is_schedule:
+        last_rounds = schedule_convergence(matrices).rounds(config.gossip.consensus_tolerance)
+    elif uses_tree(config):
         last_rounds = diameter(spanning_tree(topology))
     else:
         # Robust rules are not accelerated; the vectors that they accept mix like W, which is the best estimate.
         count = mixing_rounds if is_robust(config) else consensus_rounds
-        last_rounds = count(matrix, config.gossip.consensus_tolerance)
+        last_rounds = count(matrices[0], config.gossip.consensus_tolerance)
     return Roles(
         mode=MODES["gossip"],
         topology=topology,
-        matrix=matrix,
-        links=tuple(frozenset({*one.incoming, *one.outgoing}) for one in neighborhoods),
+        matrix=period_matrix(matrices),
+        links=tuple(frozenset(p for one in own for p in (*one.incoming, *one.outgoing)) for own in neighborhoods),
         shards=topology.n,
         consensus_rounds=last_rounds,
         awaits_sizes=sizes is None and registry.MIXINGS[config.gossip.mixing].weighs_by_samples,
+        schedule=matrices if topology.is_schedule else (),
     )
 
 
@@ -175,6 +201,22 @@ def uses_tree(config: RunConfig) -> bool:
     """Whether sums are relayed along a spanning tree, so that no spectral gap applies."""
     entry = registry.entry_of("algorithm", config.gossip.algorithm)
     return mode_of(config).mixes and entry is not None and entry.uses_tree
+
+
+def mixing_matrices_of(config: RunConfig, topology: Topology, sizes: Sizes = None) -> tuple[Matrix, ...]:
+    """Mixing matrices of a gossip run by round: those of a schedule's graphs, or one.
+
+    Raises TopologyError as `mixing_matrix_of` does, and where the algorithm needs the same in every round.
+    """
+    if not topology.is_schedule:
+        return (mixing_matrix_of(config, topology, sizes),)
+    entry, name = registry.entry_of("algorithm", config.gossip.algorithm), config.gossip.algorithm
+    if entry is not None and entry.fixed_mixing:
+        raise TopologyError(
+            f"{topology.source}: a schedule of {len(topology.rounds)} graphs, and --algorithm {name} needs the same "
+            "mixing matrix in every round; choose another --algorithm, or a topology of one graph"
+        )
+    return mixing_matrices(topology, config.gossip.mixing, sizes)
 
 
 def mixing_matrix_of(config: RunConfig, topology: Topology, sizes: Sizes = None) -> Matrix:
@@ -199,7 +241,7 @@ def mixing_matrix_of(config: RunConfig, topology: Topology, sizes: Sizes = None)
 
 def mixing_note(config: RunConfig, topology: Topology) -> str | None:
     """Note on a mixing matrix other than that of --mixing; None without one."""
-    if not mode_of(config).mixes:
+    if not mode_of(config).mixes or topology.is_schedule:
         return None
     if uses_tree(config):
         tree = spanning_tree(topology)

@@ -56,6 +56,8 @@ class Entry:
     uses_tree: bool = False
     """Weights travel along a spanning tree of the topology only, and the final merge is exact after as many rounds as
     the tree's diameter."""
+    fixed_mixing: bool = False
+    """It needs the same mixing matrix in every round, and refuses a schedule of graphs."""
     kept_vectors: int = 0
     """Vectors as long as the model that a peer keeps beside those of D-PSGD."""
     kept_per_neighbor: int = 0
@@ -86,6 +88,7 @@ ALGORITHMS: Mapping[str, Entry] = {
         "Yuan et al. 2019, Exact diffusion for distributed optimization and learning",
         orders=("atc",),
         least_eigenvalue=-1 / 3 + 1e-6,
+        fixed_mixing=True,
         kept_vectors=1,
     ),
     "gradient-tracking": Entry(
@@ -93,6 +96,7 @@ ALGORITHMS: Mapping[str, Entry] = {
         "local steps along an estimate of all peers' mean gradient; twice the bytes",
         "Liu et al. 2024, Decentralized gradient tracking with local steps",
         orders=("atc",),
+        fixed_mixing=True,
         kept_vectors=4,
     ),
     "relay-sum": Entry(
@@ -102,6 +106,7 @@ ALGORITHMS: Mapping[str, Entry] = {
         orders=("atc",),
         kept_per_neighbor=2,
         uses_tree=True,
+        fixed_mixing=True,
         wire_dtypes=("fp32",),
     ),
     "adaptive-consensus": Entry(
@@ -197,6 +202,11 @@ MIXINGS: Mapping[str, Entry] = {
     ),
     "uniform": Entry("p2pfl.topology.mixing:uniform", "1 / (1 + degree); equal degrees only"),
     "weights": Entry("p2pfl.topology.mixing:file_weights", "the edge weights of the topology file"),
+    "auto": Entry(
+        "p2pfl.topology.mixing:automatic",
+        "the file's weights where all edges have one and they keep the mean, else metropolis-hastings, of directed "
+        "graphs uniform or max-degree; for comparisons of unlike graphs",
+    ),
     "samples": Entry(
         "p2pfl.topology.mixing:by_samples",
         "metropolis-hastings with peers that count by their samples, so that the model minimizes the loss over all "

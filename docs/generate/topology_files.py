@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 
 from docs.generate.markdown import code, prose, sentence, table
-from p2pfl.topology import FORMATS, KINDS
+from p2pfl.topology import FORMATS, KINDS, SCHEDULES
 from p2pfl.topology.formats.readers import BY_CONTENT, BY_ENDING, Reader
 from p2pfl.topology.raw import LABEL_KEYS, NODE_ATTRIBUTES
 
@@ -50,7 +50,7 @@ def attributes() -> str:
 def kinds() -> str:
     """Generated graphs, each with the sentence of its function."""
     rows = []
-    for name, function in KINDS.items():
+    for name, function in {**KINDS, **SCHEDULES}.items():
         text = inspect.getdoc(function)
         if not text:
             raise KeyError(f"topology make {name}: its function {function.__name__} has no docstring")

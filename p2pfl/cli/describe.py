@@ -12,7 +12,7 @@ from p2pfl.experiment.run import Result
 from p2pfl.modes import MODES, Roles, assign_roles, mode_of, uses_tree
 from p2pfl.report.fields import spans_text
 from p2pfl.run.paths import MODEL_FILE, PEERS_FOLDER, REPORT_FILE
-from p2pfl.topology import Topology, spectral_gap
+from p2pfl.topology import Topology, schedule_convergence, spectral_gap
 from p2pfl.util.units import counted
 
 _LISTED_SHARDS, _LISTED_CLASSES = 32, 10
@@ -108,10 +108,20 @@ def _processes(roles: Roles, run: RunConfig) -> str:
     if not mode_of(run).has_peers:
         return "one process with all data"
     exchange = f"spectral gap {spectral_gap(roles.matrix):.4f}" if mode_of(run).mixes else "without any exchange"
+    if roles.schedule:
+        exchange = _schedule(roles)
     if uses_tree(run):
         exchange = f"sums relayed along a spanning tree of diameter {roles.consensus_rounds}"
     named = "" if run.record.name in (None, roles.topology.name) else f" (run {run.record.name})"
     return f"{roles.topology.name}{named}: {counted(roles.shards, 'peer')}, {exchange}"
+
+
+def _schedule(roles: Roles) -> str:
+    found = schedule_convergence(roles.schedule)
+    speed = f"spectral gap {found.gap:.4f} a round"
+    if found.exact is not None:
+        speed = f"exact average after {counted(found.exact, 'round')}"
+    return f"a schedule of {counted(found.period, 'graph')}, {speed}"
 
 
 def _each(run: RunConfig) -> str:

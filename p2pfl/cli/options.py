@@ -191,5 +191,5 @@ def _resumed(run_dir: Path, saved: RunConfig, asked: RunConfig) -> Topology:
     return topology
 
 
-def _edges(topology: Topology) -> set[tuple[int, int, object]]:
-    return set(topology.graph.edges.data("weight"))
+def _edges(topology: Topology) -> list[set[tuple[int, int, object]]]:
+    return [set(one.graph.edges.data("weight")) for one in topology.by_round]

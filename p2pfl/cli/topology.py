@@ -12,30 +12,38 @@ import tyro
 
 from p2pfl import topology as topologies
 from p2pfl.cli.arguments import parse, print_notes
+from p2pfl.cli.schedules import describe_schedule, weights_text
 from p2pfl.errors import ConfigError
 from p2pfl.registry import MIXINGS
-from p2pfl.topology import KINDS, Topology
+from p2pfl.topology import KINDS, SCHEDULES, Topology
 from p2pfl.util.units import counted
 
 _MANY = 1000  # peers from which the spectral gap takes long
 _MANY_DEGREES = 10  # different degrees from which only their range is printed
-_KINDS = Literal[tuple(KINDS)]  # type: ignore[valid-type]
+_KINDS = Literal[(*KINDS, *SCHEDULES)]  # type: ignore[valid-type]
 
 
 @dataclass(frozen=True)
 class Make:
     """Generate a topology file."""
 
-    kind: tyro.conf.Positional[_KINDS]  # type: ignore[valid-type]
-    """Shape of the graph."""
+    kind: tyro.conf.Positional[_KINDS]
+    """Shape of the graph, or of a schedule of graphs: one-peer-exponential, base-k, random-matching."""
     n: Annotated[int, tyro.conf.arg(name="n", aliases=["-n"])]
     """Number of peers."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """File to write; its extension gives the format: .graphml .gml .gexf .json .edgelist .adjlist."""
+    """File to write; its extension gives the format: .graphml .gml .gexf .json .edgelist .adjlist.
+    A schedule needs .json."""
     seed: int = 0
-    """Seed of the random kinds: random-regular, small-world, erdos-renyi."""
-    degree: int = 4
-    """Neighbors of each peer: random-regular, small-world."""
+    """Seed of the random kinds: random-regular, small-world, erdos-renyi, random-matching."""
+    degree: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 4, and 1 of base-k)")] = (
+        None
+    )
+    """Neighbors of each peer: random-regular, small-world; at most, of base-k."""
+    period: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 32, and 1 of random-regular)")
+    ] = None
+    """Graphs to draw, one for each round, after which they repeat: random-matching, random-regular."""
     probability: Annotated[
         float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: 0.1, and 2 ln n / n)")
     ] = None
@@ -77,7 +85,10 @@ class Fix:
 
 @dataclass(frozen=True)
 class Show:
-    """Show degrees, spectral gap and rounds to consensus of a topology; -o draws it."""
+    """Show degrees, spectral gap and rounds to consensus of a topology; -o draws it.
+
+    Of a schedule: what is left of a disagreement after each round, and the rounds to the exact average.
+    """
 
     file: tyro.conf.Positional[Path]
     """Topology file."""
@@ -85,7 +96,8 @@ class Show:
         str | None,
         tyro.conf.arg(
             metavar=f"{{{','.join(MIXINGS)}}}",
-            help_behavior_hint="(default: metropolis-hastings, of a directed file uniform or max-degree)",
+            help_behavior_hint="(default: metropolis-hastings, of a directed file uniform or max-degree; "
+            "a schedule's own if they average exactly)",
         ),
     ] = None
     """Weights of the mixing matrix."""
@@ -107,9 +119,11 @@ def make(words: list[str]) -> int:
         seed=arguments.seed,
         degree=arguments.degree,
         probability=arguments.probability,
+        period=arguments.period,
     )
     topologies.save_topology(topology, arguments.output)
-    print(f"{arguments.output}: {topology.n} peers, {topology.graph.number_of_edges()} edges")
+    listed = f"a schedule of {counted(len(topology.rounds), 'graph')}, " if topology.is_schedule else ""
+    print(f"{arguments.output}: {listed}{topology.n} peers, {topology.graph.number_of_edges()} edges")
     return 0
 
 
@@ -145,16 +159,18 @@ def show(words: list[str]) -> int:
 
 
 def _draw(topology: Topology, picture: Path) -> None:
-    from p2pfl.report import draw_topology
+    from p2pfl.report import draw_schedule, draw_topology
 
     try:
-        draw_topology(topology, picture)
+        (draw_schedule if topology.is_schedule else draw_topology)(topology, picture)
     except (OSError, ValueError) as error:
         raise ConfigError(f"-o {picture}: cannot be written ({error})") from None
     print(f"picture:       {picture}")
 
 
 def _describe(topology: Topology, mixing: str | None, tolerance: float) -> str:
+    if topology.is_schedule:
+        return _table(describe_schedule(topology, mixing, tolerance))
     mixing = mixing or topologies.mean_keeping(topology)
     graph = topology.graph
     degrees = Counter(dict(graph.out_degree() if topology.directed else graph.degree()).values())
@@ -168,6 +184,10 @@ def _describe(topology: Topology, mixing: str | None, tolerance: float) -> str:
         "neighbors": spread,
         **(_unmixed(topology) if mixing is None else _mixed(topology, mixing, tolerance)),
     }
+    return _table(rows)
+
+
+def _table(rows: dict[str, str]) -> str:
     return "\n".join(f"{name + ':':<14} {text}" for name, text in rows.items())
 
 
@@ -175,9 +195,8 @@ def _mixed(topology: Topology, mixing: str, tolerance: float) -> dict[str, str]:
     if topology.n > _MANY:
         print(f"computing the spectral gap of {topology.n} peers, up to a minute", file=sys.stderr)
     found = topologies.convergence(topologies.mixing_matrix(topology, mixing), tolerance)
-    weights = "the file's weights" if mixing == "weights" else f"{mixing} weights"
     return {
-        "spectral gap": f"{found.gap:.4f} with {weights}",
+        "spectral gap": f"{found.gap:.4f} with {weights_text(mixing)}",
         "consensus": f"disagreement reduced to {tolerance:g} in {counted(found.plain, 'round')} of plain mixing, "
         f"{found.accelerated} in the consensus phase of a run",
     }

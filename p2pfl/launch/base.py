@@ -15,7 +15,7 @@ from p2pfl.launch.observers import Observer
 from p2pfl.modes import Roles, uses_tree
 from p2pfl.node.messages import FromWorker, ToWorker
 from p2pfl.run.paths import peer_dir
-from p2pfl.topology import Topology
+from p2pfl.topology import Topology, schedule_convergence
 
 OnReport = Callable[[int, FromWorker], None]
 """Called with a worker's number and its report; a worker in this process may report from any of its threads."""
@@ -121,12 +121,13 @@ class LaunchSpec:
             return f"{training}, each with {centralized.num_selected} of {centralized.num_clients} clients"
         if not mixing_only:
             return training
-        sent = mixing_only * self.roles.vectors_per_round * ready.vector_bytes
+        sent = self.roles.vectors_in(mixing_only) * ready.vector_bytes
         return f"{training}, then {mixing_only} of mixing only ({sent / 1e6:,.1f} MB), {self._shrink}"
 
     @property
     def _shrink(self) -> str:
-        if uses_tree(self.config):
+        schedule = self.roles.schedule
+        if uses_tree(self.config) or (schedule and schedule_convergence(schedule).exact is not None):
             return "which give all peers the exact mean"
         return f"which shrink the peers' disagreement to {self.config.gossip.consensus_tolerance:g}"
 

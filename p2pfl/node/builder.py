@@ -20,7 +20,7 @@ from p2pfl.node.greeting import greeting_of
 from p2pfl.node.introduction import Known, united
 from p2pfl.node.recorder import Recorder
 from p2pfl.node.resume import SavedState, find_resume_point, last_common_round, report_stale_client
-from p2pfl.node.scripted import attacks_of, away_until, fault_script, flip_labels, schedule_of
+from p2pfl.node.scripted import attacks_of, away_until, bootstrapped, fault_script, flip_labels, schedule_of
 from p2pfl.protocol.client import Client
 from p2pfl.protocol.context import PeerContext, Timeouts
 from p2pfl.protocol.coordinator import Coordinator
@@ -29,6 +29,7 @@ from p2pfl.protocol.logic import Logic
 from p2pfl.protocol.peer import Peer
 from p2pfl.protocol.server_exchange import Federation
 from p2pfl.run import records
+from p2pfl.run.checkpoint import KEPT
 from p2pfl.run.data_record import DIGITS
 from p2pfl.run.identity import next_incarnation
 from p2pfl.run.shard_record import ShardRecord, write_shard_record
@@ -103,6 +104,7 @@ def assemble(
         origin=setting.past.origin,
         consensus_rounds=roles.consensus_rounds,
         kept=setting.kept,
+        checkpoints=max(KEPT, roles.most_ahead),
     )
     build = _coordinator if spec.index == roles.coordinator else _client if roles.coordinator is not None else _peer
     flip_labels(trainer, spec.index, setting.script)
@@ -172,28 +174,24 @@ def _context(setting: _Setting) -> PeerContext:
         away_until=away_until(spec, roles, script, setting.last, setting.peer_dir),
         scripted_pauses={fault.round: fault.resume for _, fault in script.of(me) if isinstance(fault, Pause)},
         local_training=algorithms.local_training_of(spec.config),
+        period=roles.period,
         greeting=greeting_of(spec.config, roles, setting.dataset, setting.trainer.layout, setting.split.digest),
     )
 
 
 def _peer(setting: _Setting, context: PeerContext) -> Logic:
-    matrix, config = setting.roles.matrix, setting.config
+    roles, config = setting.roles, setting.config
     restored = None if setting.past.saved is None else setting.past.saved.algorithm
-    contraction = 1.0 - spectral_gap(matrix) if is_reversible(matrix) else 0.0
-    peers = setting.roles.topology.n
+    is_accelerated = not roles.schedule and is_reversible(roles.matrix)
+    contraction = 1.0 - spectral_gap(roles.matrix) if is_accelerated else 0.0
+    peers = roles.topology.n
     training = algorithms.build_algorithm(config, peers, setting.trainer.layout.buffers)
     consensus = algorithms.build_consensus(config, contraction, peers)
     for attack, active in attacks_of(context.me, setting.script):
         training, consensus = attacks.Attacking(training, attack, active), attacks.Attacking(consensus, attack, active)
+    schedule = schedule_of(context, roles.matrices, setting.script)
     try:
-        return Peer(
-            context,
-            schedule_of(context, setting.roles.matrix, setting.script),
-            setting.trainer.host,
-            training,
-            consensus,
-            restored,
-        )
+        return Peer(bootstrapped(context, schedule), schedule, setting.trainer.host, training, consensus, restored)
     except (KeyError, RuntimeError) as error:  # a user's own, which has been changed since
         if restored is None:
             raise

@@ -33,7 +33,7 @@ class Recorder:
     `origin`: the owner that its checkpoints name. `kept`: records of earlier incarnations that it adds to; None as long
     as the round in which it continues is not known. `evaluates`: it measures accuracy during the run.
     `is_model_owner`: asked whenever it matters, since the launcher may reassign the run's model.
-    `sketches`: its weights are compared with others' by their sketches.
+    `checkpoints`: how many are kept. `sketches`: its weights are compared with others' by their sketches.
     """
 
     config: RunConfig
@@ -45,6 +45,7 @@ class Recorder:
     origin: checkpoint.Origin
     consensus_rounds: int
     kept: list[records.RoundRecord] | None
+    checkpoints: int = checkpoint.KEPT
     is_model_owner: Callable[[], bool] = lambda: False
     _newest: records.RoundRecord | None = None
     _recorded: int = 0
@@ -79,7 +80,8 @@ class Recorder:
         `sent`: payloads of the round by neighbor. `state`: of the algorithm after it.
         """
         if round <= self.config.training.rounds and self.config.record.checkpoint:
-            checkpoint.save(self.peer_dir / CHECKPOINTS_FOLDER, self._checkpoint(round, trainer, sent, state))
+            made = self._checkpoint(round, trainer, sent, state)
+            checkpoint.save(self.peer_dir / CHECKPOINTS_FOLDER, made, self.checkpoints)
 
     def save_model(self, round: int, trainer: Trainer) -> None:
         """Save the run's model, if this process owns it and the round is the last."""

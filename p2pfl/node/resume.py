@@ -16,7 +16,7 @@ from p2pfl.payload import Payload
 from p2pfl.run import checkpoint, records
 from p2pfl.run.checkpoint import Checkpoint, Origin
 from p2pfl.run.identity import run_id_of, write_run_id
-from p2pfl.run.paths import CHECKPOINTS_FOLDER, RUN_ID_FILE, checkpoint_name, peer_dir
+from p2pfl.run.paths import CHECKPOINTS_FOLDER, RUN_ID_FILE, checkpoint_name, peer_dir, topology_file
 from p2pfl.run.repair import RecordBackup, RepairedRecords, repair
 from p2pfl.training import Trainer
 
@@ -27,18 +27,18 @@ _AFRESH = "start a new run without --resume"
 class SavedState:
     """State of a process from its earlier incarnations.
 
-    `saved`: the checkpoint that it continues from, if any, and `before` that of the round before it. `lost`: its rounds
-    have left no weights that can be used.
+    `saved`: the checkpoint that it continues from, if any, and `before` those of the rounds before it that are kept.
+    `lost`: its rounds have left no weights that can be used.
     """
 
     origin: Origin
     saved: Checkpoint | None = None
-    before: Checkpoint | None = None
+    before: tuple[Checkpoint, ...] = ()
     lost: bool = False
 
     @property
     def unsent(self) -> dict[int, dict[int, Payload]]:
-        """Payloads of the last two rounds, by round and neighbor.
+        """Payloads of the last rounds, two or as many as are kept, by round and neighbor.
 
         For neighbors whose newest checkpoint is older.
         """
@@ -46,7 +46,7 @@ class SavedState:
 
     @property
     def _kept(self) -> list[Checkpoint]:
-        return [kept for kept in (self.saved, self.before) if kept is not None]
+        return [] if self.saved is None else [self.saved, *self.before]
 
     def repair_records(self, peer_dir: Path, last: int, sketch_seed: int | None) -> RepairedRecords:
         """Cut the records after round `last` and rebuild those that are lost.
@@ -121,13 +121,15 @@ def _restore(  # all that `find_resume_point` knows, and the origin that it has 
             )
         return SavedState(origin, lost=lost)
     if saved.settings != spec.settings or saved.layout != trainer.layout.digest:
-        what = "with other settings, or on another graph than topology.graphml has now"
+        what = f"with other settings, or on another graph than {topology_file(spec.run_dir).name} has now"
         if saved.layout == trainer.layout.digest and _without_data(saved.settings) == _without_data(spec.settings):
             what = f"on other data than --dataset {spec.config.data.dataset} has now"
         raise CheckpointError(f"{folder}: of a run {what}", remedy=_AFRESH, resumable=False)
     trainer.restore(saved.x, saved.momentum, dict(saved.buffers), saved.steps)
-    before = _load_if_usable(folder, saved.round - 1, Origin(saved.origin.run, origin.peer, origin.index))
-    return SavedState(origin, saved, before if before is not None and before.settings == saved.settings else None)
+    own = Origin(saved.origin.run, origin.peer, origin.index)
+    rounds = range(saved.round - 1, saved.round - max(checkpoint.KEPT, roles.most_ahead), -1)
+    before = (_load_if_usable(folder, round, own) for round in rounds if round > 0)
+    return SavedState(origin, saved, tuple(b for b in before if b is not None and b.settings == saved.settings))
 
 
 def _load_if_usable(folder: Path, round: int, origin: Origin) -> Checkpoint | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from p2pfl.algorithms import attacks
@@ -48,27 +49,43 @@ def _may_lose(config: RunConfig, script: FaultScript) -> bool:
     return len(script.names) - gone >= (config.gossip.min_peers or len(script.names))
 
 
-def schedule_of(context: PeerContext, matrix: Matrix, script: FaultScript) -> NeighborhoodSchedule:
+def schedule_of(context: PeerContext, matrices: Sequence[Matrix], script: FaultScript) -> NeighborhoodSchedule:
     """The peer's neighborhood of each round, without the edges that the script cuts.
 
-    The peer is alone in rounds in which it pauses before it has exchanged anything.
+    `matrices`: by round, which repeat; the consensus phase begins with the first one. The peer is alone in rounds in
+    which it pauses before it has exchanged anything.
     """
     me = context.me
     pauses = [fault for _, fault in script.of(me) if isinstance(fault, Pause)]
     alone = {fault.round for fault in pauses if fault.at in BEFORE_EXCHANGE}
-    found: dict[frozenset[tuple[int, int]], Neighborhood] = {}
+    found: dict[tuple[int, frozenset[tuple[int, int]]], Neighborhood] = {}
 
     def neighborhood_in(round: int) -> Neighborhood:
         pairs = frozenset[tuple[int, int]]()
+        number = round - 1
         if round <= context.training_rounds:
             pairs = script.cuts(round)
             if round in alone:
                 pairs |= {(min(me, link), max(me, link)) for link in context.links}
-        if pairs not in found:
-            found[pairs] = neighborhood(without_edges(matrix, pairs), me)
-        return found[pairs]
+        else:
+            number -= context.training_rounds
+        key = number % len(matrices), pairs
+        if key not in found:
+            found[key] = neighborhood(without_edges(matrices[key[0]], pairs), me)
+        return found[key]
 
     return neighborhood_in
+
+
+def bootstrapped(context: PeerContext, schedule: NeighborhoodSchedule) -> PeerContext:
+    """Context of a peer that may begin with a bootstrap.
+
+    It begins in a round in which it has neighbors to take weights from.
+    """
+    if not context.needs_bootstrap or context.first_round == 1:
+        return context
+    first = context.first_within_period(context.first_round, lambda round: bool(schedule(round).incoming))
+    return replace(context, first_round=first)
 
 
 def attacks_of(me: int, script: FaultScript) -> Iterator[tuple[attacks.Attack, Callable[[int], bool]]]:

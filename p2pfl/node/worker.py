@@ -25,7 +25,7 @@ from p2pfl.node.ports import Ports
 from p2pfl.node.profile import RoundProfile
 from p2pfl.node.system import LogReporter, SystemClock, ThreadCompute
 from p2pfl.payload import ITEM_BYTES
-from p2pfl.run.paths import FIRED_FILE, LOG_FILE, TOPOLOGY_FILE
+from p2pfl.run.paths import FIRED_FILE, LOG_FILE, topology_file
 from p2pfl.run.paths import peer_dir as peer_dir_of
 from p2pfl.topology import Topology, load_topology
 from p2pfl.transport import (
@@ -51,7 +51,7 @@ def main(spec: messages.WorkerSpec, link: Connection) -> None:
     keep_freed_memory()
     report = LinkReport(link)
     try:
-        topology = load_topology(spec.run_dir / TOPOLOGY_FILE, least=1, by_ids=True)
+        topology = load_topology(topology_file(spec.run_dir), least=1, by_ids=True)
         peer_dir = peer_dir_of(spec.run_dir, topology, spec.index)
         peer_dir.mkdir(parents=True, exist_ok=True)  # it may have been removed before the run is resumed
         redirect_output(peer_dir / LOG_FILE)
@@ -86,7 +86,7 @@ def run(  # one exit status for each kind of error
     make_transport: Callable[[str], Transport] | None = None,
 ) -> int:
     """Run one process to its end; returns its exit status. Logs and reports errors."""
-    topology = load_topology(spec.run_dir / TOPOLOGY_FILE, least=1, by_ids=True)
+    topology = load_topology(topology_file(spec.run_dir), least=1, by_ids=True)
     peer_dir = peer_dir_of(spec.run_dir, topology, spec.index)
     try:
         log = open_log(peer_dir, spec.index)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from torch import nn
 
@@ -17,6 +18,7 @@ from p2pfl.model.vector import Layout
 from p2pfl.modes import Roles, assign_roles, mixing_note, mode_of
 from p2pfl.payload import ITEM_BYTES
 from p2pfl.preflight.gpus import GpuUse, check_gpus, count_activations, requested_devices
+from p2pfl.preflight.schedules import schedule_note
 from p2pfl.preflight.shards import (
     CheckedSplit,
     is_own_alone,
@@ -129,7 +131,8 @@ def check_run(roles: Roles, config: RunConfig, index: int | None = None, begins:
     gpu = check_gpus(config, requested, training_samples(config, info) // peers, tried.model)
     if begins:
         check_disk(config, disk_space_needed(roles, config, Layout.of(tried.model), index))
-    return CheckedRun(info, tried, gpu, mixing_note(config, roles.topology))
+    note = schedule_note if roles.topology.is_schedule else mixing_note
+    return CheckedRun(info, tried, gpu, note(config, roles.topology))
 
 
 def check_settings(config: RunConfig, peers: int, info: data.DatasetInfo) -> TriedModel:
@@ -159,7 +162,9 @@ def disk_space_needed(roles: Roles, config: RunConfig, layout: Layout, process: 
     # The coordinator and the clients of one round have checkpoints; other clients may.
     at_least = roles.topology.n if roles.coordinator is None else config.centralized.num_selected + 1
     processes = at_least if process is None else 1
-    checkpoints = min(KEPT, training.rounds) * processes + 1  # one more is written before the oldest is removed
+    checkpoints = (
+        min(max(KEPT, roles.most_ahead), training.rounds) * processes + 1
+    )  # one more is written before the oldest is removed
     need = checkpoints * (2 * whole + coded * exchanges) if config.record.checkpoint else 0
     has_model = roles.model_owner is not None and process in (None, roles.model_owner)
     return need + (whole if has_model else 0)
@@ -243,10 +248,10 @@ def estimate(  # longer than most: a field of the result a line
         weights_memory=3 * whole,  # the model, its gradient, its momentum
         activations_memory=_activations_memory(model, config),
         exchange_memory=_exchange_memory(config, whole, coded, degree),
-        bytes_per_round=sum(sent) * coded,
-        busiest_bytes_per_round=max(sent) * coded,
+        bytes_per_round=round(sum(sent) * coded),
+        busiest_bytes_per_round=round(max(sent) * coded),
         consensus_rounds=roles.consensus_rounds,
-        consensus_bytes=sum(sent) * whole * roles.consensus_rounds,
+        consensus_bytes=roles.vectors_in(roles.consensus_rounds) * whole,
         roles=roles,
         gpu=checked.gpu,
         notes=(*checked.notes(config, path), *split_notes(config, is_split, split)),
@@ -259,13 +264,17 @@ def _activations_memory(model: nn.Module, config: RunConfig) -> int:
     return activations // 2 if config.compute.precision == "bf16" else activations
 
 
-def _traffic(roles: Roles, config: RunConfig) -> tuple[list[int], int]:
-    """Vectors that each process sends in a round, and the most that one receives."""
+def _traffic(roles: Roles, config: RunConfig) -> tuple[list[float], int]:
+    """Vectors that each process sends in a round, and the most that one receives.
+
+    Of a schedule the mean of its rounds.
+    """
     if roles.coordinator is not None:
         selected = config.centralized.num_selected
-        return [1] * selected + [selected], selected
-    neighborhoods = [neighborhood(roles.matrix, peer) for peer in range(roles.shards)]
-    return [len(one.outgoing) for one in neighborhoods], max(len(one.incoming) for one in neighborhoods)
+        return [1.0] * selected + [float(selected)], selected
+    by_round = [[neighborhood(matrix, peer) for peer in range(roles.shards)] for matrix in roles.matrices]
+    sent = [fmean(len(own[peer].outgoing) for own in by_round) for peer in range(roles.shards)]
+    return sent, max(len(one.incoming) for own in by_round for one in own)
 
 
 def _exchange_memory(config: RunConfig, whole: int, coded: int, degree: int) -> int:

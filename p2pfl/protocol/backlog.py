@@ -8,6 +8,7 @@ from p2pfl.payload import Payload
 from p2pfl.protocol import events as ev
 from p2pfl.protocol.channel import Channel
 from p2pfl.protocol.membership import Membership
+from p2pfl.topology import NeighborhoodSchedule
 
 
 class Backlog:
@@ -23,10 +24,17 @@ class Backlog:
         """Whether some have not been offered yet."""
         return bool(self._payloads)
 
-    def first_for(self, neighbor: int, round: int) -> int:
-        """First round from which on a neighbor can be served up to `round`."""
-        while neighbor in self._payloads.get(round - 1, ()):
-            round -= 1
+    def first_for(self, neighbor: int, round: int, schedule: NeighborhoodSchedule) -> int:
+        """First round from which on a neighbor can be served up to `round`.
+
+        A round in which it is no neighbor is none.
+        """
+        earlier = round
+        while (earlier := earlier - 1) in self._payloads:
+            if neighbor in self._payloads[earlier]:
+                round = earlier
+            elif neighbor in schedule(earlier).outgoing:
+                break  # it was away
         return round
 
     def serve(self, channel: Channel, membership: Membership) -> list[ev.Action]:

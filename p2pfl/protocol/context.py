@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from p2pfl.payload import LocalTraining, Payload
@@ -62,6 +62,8 @@ class PeerContext:
 
     Before, it only serves neighbors the vectors that they lack.
     """
+    period: int = 1
+    """Rounds after which its neighborhoods repeat, more than one on a schedule of graphs."""
     local_training: LocalTraining = field(default_factory=LocalTraining)
     """The request to local training that the run's settings make."""
     greeting: Greeting = field(default_factory=Greeting)
@@ -77,6 +79,24 @@ class PeerContext:
     def begins_in(self, round: int) -> int:
         """Round in which a fault script has it begin in place of `round`; 0: none."""
         return self.away_until or (round if round in self.scripted_pauses else 0)
+
+    def slack(self, is_started: bool, was_left_behind: bool) -> int:
+        """Rounds by which neighbors may be ahead of a peer that has missed nothing.
+
+        The next round is not counted. They may be as far apart as there are peers between them, and wait; on a schedule
+        also as far as there are rounds without an edge between them. One that starts, or was left behind while it
+        slept, has missed something.
+        """
+        if was_left_behind or (self.is_rejoining and not is_started):
+            return 0
+        if is_started:
+            return len(self.names) * self.period
+        return self.period + 1 if self.period > 1 else 0
+
+    def first_within_period(self, round: int, fits: Callable[[int], bool]) -> int:
+        """First round of a period from `round` on that fits; `round` itself if none does."""
+        rounds = range(round, min(round + self.period, self.last_round + 1))
+        return next((number for number in rounds if fits(number)), round)
 
     def name(self, peers: Iterable[int]) -> str:
         """Labels of some peers, for a message."""

@@ -78,34 +78,34 @@ class Exchange:
         return missing | self.channel.outbox.waiting_for
 
     def ahead(self) -> int:
-        """Round to continue with: a later one than the next where others are far ahead.
-
-        Neighbors may be as far apart as there are peers between them, and wait. So a peer skips rounds only if it is
-        further behind than that, starts, or was left behind while it slept.
-        """
+        """Round to continue with: a later one than the next where others are far ahead."""
         if not self._is_started and (round := self._context.begins_in(self.round)):
             return round
-        slack = 0 if self._left_behind or not self._is_started else len(self._context.names)
-        return self.membership.ahead_of(self.round, frozenset(self._schedule(self.round).incoming), slack)
+        later = range(self.round, self.round + self._context.period)
+        senders = frozenset(n for round in later for n in self._schedule(round).incoming)
+        return self.membership.ahead_of(self.round, senders, self._context.slack(self._is_started, self._left_behind))
 
     def _resume_point(self, neighbor: int) -> ResumePoint:
         """First round that this peer can serve a neighbor, and first that it needs."""
         if self._is_started:
             is_over, outbox = not self.in_round, self.channel.outbox
             has_it = is_over or (self.aggregation is not None and self.aggregation.has(neighbor))
-            needs = self.round + has_it
-            while self.channel.inbox.is_whole(needs, neighbor):
-                needs += 1  # a neighbor that was a round ahead
+            needs = self.channel.inbox.first_missing(
+                self.round + has_it, neighbor, lambda round: neighbor in self._schedule(round).incoming
+            )
             serves = self.round + (is_over or self.is_bootstrapping)
             return ResumePoint(outbox.round if neighbor in outbox.waiting_for else serves, needs)
-        return ResumePoint(self.backlog.first_for(neighbor, self.round) + self.is_bootstrapping, self.round)
+        first = self.backlog.first_for(neighbor, self.round, self._schedule)
+        return ResumePoint(first + self.is_bootstrapping, self.round)
 
     # A round
 
     def jump(self, round: int, is_empty: bool) -> list[ev.Action]:
         """Go to a later round; bootstrap if this peer `is_empty` or others only mix."""
-        self.round = round
         self.is_bootstrapping = is_empty or round > self._context.training_rounds + 1
+        if self.is_bootstrapping:
+            round = self._context.first_within_period(round, lambda later: bool(self._expected_in(later)))
+        self.round = round
         self.mixer.reset()
         self.backlog.clear()
         self.channel.outbox = Outbox()
@@ -247,8 +247,9 @@ class Exchange:
 
     def take_down(self, neighbor: int) -> list[ev.Action]:
         """Continue without a neighbor until it is back."""
-        actions = [ev.Discard(neighbor), *self.membership.take_down(neighbor)]
+        actions: list[ev.Action] = [ev.Discard(neighbor), *self.membership.take_down(neighbor)]
         self._release(neighbor)
+        actions += self.membership.expect_late(neighbor, self.round, self._resume_point(neighbor))
         self._expectation_changed()
         return actions
 

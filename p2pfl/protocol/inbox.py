@@ -159,6 +159,15 @@ class Inbox:
         arrival = self._outstanding.get((round, sender))
         return (round, sender) in self._taken or (arrival is not None and arrival.complete)
 
+    def first_missing(self, round: int, sender: int, sends: Callable[[int], bool]) -> int:
+        """First round from `round` on whose payload of a sender is not whole.
+
+        The sender may be a round ahead. `sends`: whether it has a payload in a round.
+        """
+        while self.is_whole(round, sender) or (self.is_whole(round + 1, sender) and not sends(round)):
+            round += 1
+        return round
+
     def is_given_up(self, round: int, sender: int) -> bool:
         """Whether a sender's payload of a round has been given up."""
         return (round, sender) in self._given_up

@@ -28,6 +28,7 @@ class Membership:
             self._edges[n].take_down()
         self._has_lost_weights = context.has_lost_weights
         self._unreachable: set[int] = set()
+        self._awaited: set[tuple[int, int]] = set()  # neighbors with the rounds in which they were waited for
 
     # Questions
 
@@ -145,8 +146,20 @@ class Membership:
         edge = self._edges[neighbor]
         if edge.state is not EdgeState.DOWN:
             return []
+        self._awaited.add((neighbor, round))
         edge.offer(point)
         return [self.greet(neighbor, round)]
+
+    def expect_late(self, neighbor: int, round: int, point: ResumePoint) -> list[ev.Action]:
+        """Wait for a neighbor that was to be back already, if it was not waited for.
+
+        On a schedule this peer may hear only after that round that the neighbor was away.
+        """
+        back = self._context.expected_returns.get(neighbor, ())
+        due = max((number for number in back if number <= round), default=None)
+        if self._context.period == 1 or due is None or (neighbor, due) in self._awaited:
+            return []
+        return self.expect_back(neighbor, due, point)
 
     def jump(self, round: int, serves: int) -> list[ev.Action]:
         """Begin an epoch of every edge: this peer jumps, and serves from `serves` on."""

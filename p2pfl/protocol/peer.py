@@ -122,9 +122,9 @@ class Peer:
         """Begin a round, the next or a later one."""
         if round <= self.round + (self.stage is Stage.RECORDING):
             return self._begin_round(round, now)
-        is_empty = self.context.needs_bootstrap and self.stage is Stage.GREETING
-        news = ev.Note(f"goes straight to round {round}, where its neighbors are", matters=True)
-        return [news, *self._exchange.jump(round, is_empty), *self._begin_round(round, now)]
+        jumped = self._exchange.jump(round, self.context.needs_bootstrap and self.stage is Stage.GREETING)
+        news = ev.Note(f"goes straight to round {self.round}, where its neighbors are", matters=True)
+        return [news, *jumped, *self._begin_round(self.round, now)]
 
     def _begin_round(self, round: int, now: float) -> list[ev.Action]:
         self._enter(Stage.WORKING)

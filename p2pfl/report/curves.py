@@ -13,7 +13,7 @@ from p2pfl.config import EvaluationSet
 from p2pfl.report import style
 from p2pfl.report.evaluated import accuracy_label, curve_set, evaluation_set, sets_of
 from p2pfl.report.load import RecordedRun, mixing_distances, model_record, training_distances
-from p2pfl.topology import mixing_bounds
+from p2pfl.topology import mixing_bounds, schedule_convergence
 from p2pfl.util.units import byte_unit
 
 if TYPE_CHECKING:
@@ -222,7 +222,15 @@ def _consensus_phase(run: RecordedRun, axes: Axes, measured: Mapping[int, float]
 
 
 def draw_bounds(axes: Axes, run: RecordedRun, start: float, rounds: int) -> None:
-    """Bounds by the spectral gap for `rounds` rounds of mixing from distance `start`."""
+    """Bounds by the spectral gap for `rounds` rounds of mixing from distance `start`.
+
+    On a schedule by the contraction of its graphs in turn.
+    """
+    found = run.matrices
+    if found is not None and run.topology.is_schedule:
+        schedule = schedule_convergence(found)
+        above = {k: start * bound for k in range(rounds + 1) if (bound := schedule.bound(k)) > 0}
+        axes.plot(*_xy(above), color=style.GRAY, label="bound for the schedule", linestyle="--")
     if run.matrix is None:
         return
     bounds = mixing_bounds(run.matrix, rounds)

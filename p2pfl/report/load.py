@@ -10,18 +10,19 @@ from functools import cached_property
 from itertools import accumulate, pairwise
 from pathlib import Path
 
+import networkx as nx
 import numpy as np
 
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError
 from p2pfl.faults import FaultScript, load_faults
 from p2pfl.model.sketches import consensus_distance
-from p2pfl.modes import COORDINATOR, Mode, mixing_matrix_of, mode_of, uses_tree
+from p2pfl.modes import COORDINATOR, Mode, mixing_matrices_of, mode_of, uses_tree
 from p2pfl.registry import MIXINGS
 from p2pfl.run import records
 from p2pfl.run.data_record import DataRecord, read_data_record
 from p2pfl.run.directory import load_run_settings
-from p2pfl.run.paths import CONFIG_FILE, ROUNDS_FILE, TOPOLOGY_FILE, peer_dirs
+from p2pfl.run.paths import CONFIG_FILE, ROUNDS_FILE, peer_dirs, topology_file
 from p2pfl.run.records import RoundRecord
 from p2pfl.run.shard_record import ShardRecord, read_shard_record, sizes_of
 from p2pfl.run.sketch_file import readable_sketches
@@ -84,15 +85,26 @@ class RecordedRun:
         return self.mode.has_peers
 
     @property
-    def matrix(self) -> Matrix | None:
-        """Mixing matrix of the training rounds.
+    def matrices(self) -> tuple[Matrix, ...] | None:
+        """Mixing matrices of the training rounds, one or those of a schedule by round.
 
         None where sums are relayed instead, or where it depends on sizes of shards that are not recorded.
         """
         mixing, sizes = self.config.gossip.mixing, sizes_of(self.shards)
         if uses_tree(self.config) or (MIXINGS[mixing].weighs_by_samples and sizes is None):
             return None
-        return mixing_matrix_of(self.config, self.topology, sizes)
+        return mixing_matrices_of(self.config, self.topology, sizes)
+
+    @property
+    def matrix(self) -> Matrix | None:
+        """Mixing matrix of all training rounds; None as for `matrices`, and on a schedule."""
+        found = self.matrices
+        return None if found is None or self.topology.is_schedule else found[0]
+
+    def graph_of(self, number: int) -> nx.Graph:
+        """Graph of a round, which on a schedule depends on the round of its phase."""
+        graphs, trained = self.topology.by_round, self.config.training.rounds
+        return graphs[(number - 1 - (trained if number > trained else 0)) % len(graphs)].graph
 
     def finished(self, phase: str) -> list[int]:
         """Finished rounds of a phase, in order."""
@@ -190,12 +202,13 @@ def load_run(run_dir: Path, lost_peers: Sequence[str] = ()) -> RecordedRun:
     records are left out and reported in `problems`.
     """
     config = load_run_settings(run_dir)
-    topology = load_topology(run_dir / TOPOLOGY_FILE, least=mode_of(config).least_nodes, by_ids=True)
+    file = topology_file(run_dir)
+    topology = load_topology(file, least=mode_of(config).least_nodes, by_ids=True)
     if mode_of(config).has_coordinator and topology.names[-1] != COORDINATOR:
-        raise ConfigError(f"{run_dir / TOPOLOGY_FILE}: its last node must be the {COORDINATOR!r} of a centralized run")
+        raise ConfigError(f"{file}: its last node must be the {COORDINATOR!r} of a centralized run")
     unknown = sorted(set(lost_peers) - set(topology.names))
     if unknown:
-        raise ConfigError(f"{run_dir}: lost peer {unknown[0]!r} is not in {TOPOLOGY_FILE}")
+        raise ConfigError(f"{run_dir}: lost peer {unknown[0]!r} is not in {file.name}")
     folders = peer_dirs(run_dir, topology)
     read = [records.read_recorded(folder, config.training.rounds + _MIXING_LIMIT) for folder in folders]
     recorded = tuple(_of_this_run(own.rounds, config, topology) for own in read)

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 def _topology(run: RecordedRun) -> Figure:
     label = accuracy_label([latest_set(run)])
-    return topology_figure(run.topology, values=latest_accuracies(run), title="", label=label, edges=run.mode.mixes)
+    rounds = run.topology.rounds if run.mode.mixes else ()
+    title = f"Edges of all {len(rounds)} graphs of the schedule" if rounds else ""
+    values = latest_accuracies(run)
+    return topology_figure(run.topology, values=values, title=title, label=label, edges=run.mode.mixes)
 
 
 def _clients(run: RecordedRun) -> Figure:

@@ -21,7 +21,7 @@ from p2pfl.report.missing import bootstrapped_peers, components, missing_peers
 from p2pfl.report.output import write_text
 from p2pfl.run.paths import SUMMARY_FILE
 from p2pfl.run.records import RoundRecord
-from p2pfl.topology import spectral_gap
+from p2pfl.topology import schedule_convergence, spectral_gap
 from p2pfl.util.files import read_file, read_text
 from p2pfl.util.means import weighted_mean
 
@@ -154,7 +154,10 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _gap(run: RecordedRun) -> float | None:
-    return None if run.matrix is None else spectral_gap(run.matrix)
+    found = run.matrices
+    if found is None:
+        return None
+    return schedule_convergence(found).gap if run.topology.is_schedule else spectral_gap(found[0])
 
 
 def _longest(run: RecordedRun, recorded: Sequence[Sequence[RoundRecord]]) -> float | None:

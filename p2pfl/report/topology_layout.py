@@ -29,7 +29,7 @@ def node_positions(graph: nx.Graph) -> Positions:
     return _stress(graph)
 
 
-def _circle(n: int, turn: float = 2 * math.pi) -> Positions:
+def circle(n: int, turn: float = 2 * math.pi) -> Positions:
     """Positions of n points on a circle, clockwise from the top."""
     angle = np.arange(n) * turn / n
     return np.column_stack([np.sin(angle), np.cos(angle)])
@@ -49,7 +49,7 @@ def _star(graph: nx.Graph) -> Positions | None:
     if graph.is_directed() or n < 4 or _degrees(graph) != [1] * (n - 1) + [n - 1]:
         return None
     positions = np.zeros((n, 2))
-    positions[[i for i in range(n) if i != center]] = _circle(n - 1)
+    positions[[i for i in range(n) if i != center]] = circle(n - 1)
     return positions
 
 
@@ -63,7 +63,7 @@ def _path(graph: nx.Graph) -> Positions | None:
     if n <= 8:
         positions[order] = np.column_stack([np.arange(n), np.zeros(n)])
     else:  # an open circle: a straight line of many peers cannot be read
-        positions[order] = _circle(n, 2 * math.pi * 0.88)
+        positions[order] = circle(n, 2 * math.pi * 0.88)
     return positions
 
 
@@ -72,7 +72,7 @@ def _ring(graph: nx.Graph) -> Positions | None:
     if graph.is_directed() or n < 3 or _degrees(graph) != [2] * n:
         return None
     positions = np.zeros((n, 2))
-    positions[list(nx.dfs_preorder_nodes(graph, 0))] = _circle(n)
+    positions[list(nx.dfs_preorder_nodes(graph, 0))] = circle(n)
     return positions
 
 
@@ -129,7 +129,7 @@ def _hypercube(graph: nx.Graph) -> Positions | None:
 def _ring_like(graph: nx.Graph) -> Positions | None:
     n = len(graph)
     along = sum(graph.has_edge(i, (i + 1) % n) for i in range(n))
-    return _circle(n) if along >= _MIN_RING_SHARE * n or n > MAX_STRESS else None
+    return circle(n) if along >= _MIN_RING_SHARE * n or n > MAX_STRESS else None
 
 
 def _stress(graph: nx.Graph) -> Positions:
@@ -146,7 +146,7 @@ def _stress(graph: nx.Graph) -> Positions:
     np.fill_diagonal(weight, 0.0)
     laplacian = np.diag(weight.sum(axis=1)) - weight
     inverse = np.linalg.pinv(laplacian)
-    positions = _circle(n) * hops.max() / 2
+    positions = circle(n) * hops.max() / 2
     for _ in range(200):
         gap = np.linalg.norm(positions[:, None] - positions[None], axis=2)
         np.fill_diagonal(gap, 1.0)

@@ -79,6 +79,13 @@ def topology_figure(
     return figure
 
 
+def draw_peers(axes: Axes, positions: Positions, size: float, names: list[str] | None) -> None:
+    """Draw peers of a diameter `size` in points, and their names if given."""
+    fills = _draw_peers(axes, positions, size, None, "")
+    if names is not None:
+        _draw_labels(axes, names, positions, size, fills)
+
+
 def normalized(positions: Positions) -> Positions:
     """Positions centered and scaled to −1..1 in both directions."""
     low, high = positions.min(axis=0), positions.max(axis=0)

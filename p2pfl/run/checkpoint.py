@@ -28,7 +28,7 @@ from p2pfl.run.tensor_file import check_readable, checksum, save_tensors
 from p2pfl.util.files import check_regular
 
 _OTHER_VERSION = "resume with that version, or start a new run without --resume"
-KEPT = 2
+KEPT = 2  # at least; more on a schedule of graphs, where neighbors may be further apart
 FORMAT = 6
 _UNFINISHED = re.compile(rf"\.{CHECKPOINT_NAME.pattern}\.\d+")
 
@@ -69,8 +69,8 @@ class Checkpoint:
     recorded: int = 0
 
 
-def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint, and remove those of the same origin before the last.
+def save(folder: Path, checkpoint: Checkpoint, kept: int = KEPT) -> Path:
+    """Write a checkpoint, and remove those of the same origin before the last `kept`.
 
     Those of later rounds stay: a process that begins again may have nothing else of them. Raises CheckpointError naming
     the file.
@@ -104,7 +104,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     try:
         folder.mkdir(exist_ok=True)
         save_tensors(path, tensors, {"p2pfl": json.dumps(about)})
-        for old in _outdated(folder, checkpoint) + _unfinished(folder):
+        for old in _outdated(folder, checkpoint, kept) + _unfinished(folder):
             old.unlink()
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(unwritable(path, error)) from None
@@ -225,15 +225,15 @@ def _numbered(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), folder / match[0]) for match in matches if match)
 
 
-def _outdated(folder: Path, checkpoint: Checkpoint) -> list[Path]:
+def _outdated(folder: Path, checkpoint: Checkpoint, kept: int) -> list[Path]:
     """Checkpoints to remove after a save.
 
     Those are of the same origin and of earlier rounds, except the newest ones of these.
     """
     before = [path for number, path in _numbered(folder) if number < checkpoint.round]
-    if len(before) < KEPT:
+    if len(before) < kept:
         return []
-    return [path for path in before if _origin_in(path) == checkpoint.origin][: 1 - KEPT]
+    return [path for path in before if _origin_in(path) == checkpoint.origin][: 1 - kept]
 
 
 def _origin_in(path: Path) -> Origin | None:

@@ -36,16 +36,18 @@ from p2pfl.run.paths import (
     REPORT_FILE,
     ROUNDS_FILE,
     RUN_ID_FILE,
+    SCHEDULE_FILE,
     SHARD_FILE,
     SUMMARY_FILE,
     TOPOLOGY_FILE,
     peer_dirs,
+    topology_file,
 )
 from p2pfl.topology import Topology, load_topology, save_topology
 
 _MAX_NAME, _MAX_LABEL = 150, 50  # characters in the name of a run's folder, which has at most 255
 # Content of a folder that is not a run directory yet; each file also under a temporary name, with a dot before it.
-_BEFORE_SETTINGS = {PEERS_FOLDER, RUN_ID_FILE, TOPOLOGY_FILE, FAULTS_FILE, INIT_FILE, DATA_FILE} | {
+_BEFORE_SETTINGS = {PEERS_FOLDER, RUN_ID_FILE, TOPOLOGY_FILE, SCHEDULE_FILE, FAULTS_FILE, INIT_FILE, DATA_FILE} | {
     f"{PARTITION_STEM}.{ending}" for ending in ("json", "csv")
 }
 _BEFORE_ROUNDS = {
@@ -77,7 +79,7 @@ def create_run_dir(topology: Topology, config: RunConfig, alone: str | None = No
     try:
         for folder in peer_dirs(run_dir, topology):
             folder.mkdir(parents=True, exist_ok=True)
-        save_topology(topology, run_dir / TOPOLOGY_FILE)
+        save_topology(topology, run_dir / (SCHEDULE_FILE if topology.is_schedule else TOPOLOGY_FILE))
         if alone is None:
             write_run_id(run_dir)
         if config.exchange.faults is not None:
@@ -128,7 +130,7 @@ def _write_settings(run_dir: Path, config: RunConfig) -> None:
     if given is not None:
         repeatable = settings.replace_options(repeatable, partition=f"file:{kept_name(given)}")
     from_file = mode_of(config).has_topology_file
-    repeatable = dataclasses.replace(repeatable, topology=TOPOLOGY_FILE if from_file else None)
+    repeatable = dataclasses.replace(repeatable, topology=topology_file(run_dir).name if from_file else None)
     temporary = run_dir / f".{CONFIG_FILE}.{os.getpid()}.tmp"  # peers of one folder may write the same at once
     temporary.write_text(settings.to_toml(repeatable), encoding="utf-8")
     os.replace(temporary, run_dir / CONFIG_FILE)
@@ -214,7 +216,7 @@ def load_run_settings(run_dir: Path) -> RunConfig:
 def open_run_dir(run_dir: Path) -> tuple[Topology, RunConfig]:
     """Read the topology and settings of a run directory. Raises ConfigError."""
     config = load_run_settings(run_dir)
-    topology = load_topology(run_dir / TOPOLOGY_FILE, least=1, by_ids=True)
+    topology = load_topology(topology_file(run_dir), least=1, by_ids=True)
     return dataclasses.replace(topology, name=config.record.name or topology.name), config
 
 

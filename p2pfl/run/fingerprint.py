@@ -59,7 +59,7 @@ def resume_fingerprint(roles: Roles, config: RunConfig) -> str:
 
 
 def _fingerprint(roles: Roles, config: RunConfig, shared: dict[str, Any], content: str) -> str:
-    matrix = np.round(roles.matrix, 12).tolist()
+    matrix = _rounded(roles)
     text = json.dumps([config.mode, shared, roles.topology.names, matrix, content], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -72,13 +72,22 @@ def describe_settings(config: RunConfig) -> dict[str, str]:
 
 def describe_topology(roles: Roles) -> dict[str, str]:
     """Topology as short texts: ordered nodes, edges, weights of the mixing matrix."""
-    names, matrix = roles.topology.names, np.round(roles.matrix, 12)
-    edges = [(int(i), int(j)) for i, j in zip(*np.nonzero(matrix - np.diag(np.diag(matrix))), strict=True)]
+    names = roles.topology.names
+    pairs = (zip(*np.nonzero(np.round(w - np.diag(np.diag(w)), 12)), strict=True) for w in roles.matrices)
+    by_round = [[(int(i), int(j)) for i, j in found] for found in pairs]
+    edges: list[Any] = by_round if roles.schedule else by_round[0]
+    count = sum(map(len, by_round))
     return {
         "nodes": f"{len(names)} ({', '.join(names[:6])}{', …' if len(names) > 6 else ''}; {_short(repr(names))})",
-        "links": f"{len(edges)} ({_short(repr(edges))})",
-        "mixing weights": _short(repr(matrix.tolist())),
+        "links": f"{count} ({_short(repr(edges))})",
+        "mixing weights": _short(repr(_rounded(roles))),
     }
+
+
+def _rounded(roles: Roles) -> list[Any]:
+    """Mixing matrix, or those of a schedule by round, rounded to 12 digits."""
+    found: list[Any] = np.round(roles.schedule or roles.matrix, 12).tolist()
+    return found
 
 
 def _short(text: str) -> str:

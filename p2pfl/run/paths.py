@@ -12,6 +12,8 @@ CONFIG_FILE = "config.toml"
 """All settings; a run with --config of this file repeats the run."""
 TOPOLOGY_FILE = "topology.graphml"
 """Graph of the run; of a centralized run the star around its coordinator."""
+SCHEDULE_FILE = "topology.json"
+"""Graphs of the run by round, in place of `topology.graphml` where the topology is a schedule."""
 FAULTS_FILE = "faults.toml"
 """Fault script of the run, if any."""
 INIT_FILE = "initial.safetensors"
@@ -44,7 +46,8 @@ LOG_FILE = "log.txt"
 SHARD_FILE = "shard.json"
 """Labels of the training samples in the shard of the process, and its number of samples."""
 CHECKPOINTS_FOLDER = "checkpoint"
-"""The two newest checkpoints of the process, one after each training round."""
+"""The two newest checkpoints of the process, one after each training round. On a schedule of graphs more: as many as
+neighbors may be rounds apart."""
 FIRED_FILE = "faults.fired"
 """Faults of the script that this process has already caused to itself, so that none happens twice."""
 INCARNATION_FILE = "incarnation"
@@ -68,6 +71,12 @@ TUNING_FILE = "chosen.json"
 """In that folder: the values tried in each cell, their validation accuracies, and the values chosen."""
 
 CHECKPOINT_NAME = re.compile(r"round-(\d{6,})\.safetensors")
+
+
+def topology_file(run_dir: Path) -> Path:
+    """File with the run's topology: its graph, or its schedule of graphs."""
+    schedule = run_dir / SCHEDULE_FILE
+    return schedule if schedule.exists() else run_dir / TOPOLOGY_FILE
 
 
 def peer_dir(run_dir: Path, topology: Topology, index: int) -> Path:

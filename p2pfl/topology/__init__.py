@@ -1,13 +1,20 @@
 """Topologies: files, generators, validation, mixing matrices and neighborhoods."""
 
+from p2pfl.topology.convergence import (
+    ScheduleConvergence,
+    influence_rounds,
+    period_matrix,
+    schedule_convergence,
+)
 from p2pfl.topology.files import load_topology, save_topology
 from p2pfl.topology.fix import FixOptions, fix_file
 from p2pfl.topology.formats.writers import FORMATS
 from p2pfl.topology.generators import KINDS, make_topology
-from p2pfl.topology.graph import MAX_PEERS, Topology, build_topology
-from p2pfl.topology.mixing import mean_keeping, mixing_matrix, undirected_command
+from p2pfl.topology.graph import MAX_PEERS, Topology, build_schedule, build_topology
+from p2pfl.topology.mixing import exact_by_weights, mean_keeping, mixing_matrices, mixing_matrix, undirected_command
 from p2pfl.topology.public_keys import check_publishable, publish
 from p2pfl.topology.schedule import Neighborhood, NeighborhoodSchedule, neighborhood, without_edges
+from p2pfl.topology.schedule_generators import SCHEDULES
 from p2pfl.topology.spectrum import (
     consensus_rounds,
     convergence,
@@ -26,16 +33,21 @@ __all__ = [
     "FORMATS",
     "KINDS",
     "MAX_PEERS",
+    "SCHEDULES",
     "FixOptions",
     "Neighborhood",
     "NeighborhoodSchedule",
+    "ScheduleConvergence",
     "Topology",
+    "build_schedule",
     "build_topology",
     "check_publishable",
     "consensus_rounds",
     "convergence",
     "diameter",
+    "exact_by_weights",
     "fix_file",
+    "influence_rounds",
     "is_reversible",
     "is_symmetric",
     "lazy",
@@ -43,11 +55,14 @@ __all__ = [
     "make_topology",
     "mean_keeping",
     "mixing_bounds",
+    "mixing_matrices",
     "mixing_matrix",
     "mixing_rounds",
     "neighborhood",
+    "period_matrix",
     "publish",
     "save_topology",
+    "schedule_convergence",
     "smallest_eigenvalue",
     "spanning_tree",
     "spectral_gap",

@@ -5,15 +5,18 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from p2pfl.topology.endpoints import attribute_flaws
 from p2pfl.topology.links import Adjacency, Links, adjacency_of, components, in_order, largest, links_of, reachable
 from p2pfl.topology.naming import MAX_LABEL_BYTES, Naming, few, name_flaw, name_nodes, shorten, usable_label
-from p2pfl.topology.raw import RawGraph
+from p2pfl.topology.raw import RawEdge, RawGraph
+from p2pfl.util.units import counted
 
+_SHOWN = 3  # problems of single graphs of a schedule that are described
 MAX_PEERS = 4096  # one process a peer; the mixing matrix of more would not fit a laptop either
+MAX_ENTRIES = 2**27  # of all mixing matrices of a schedule, each process having them: 1 GiB
 OPTIONS = (
     "--drop-addresses",
     "--drop-self-loops",
@@ -45,8 +48,11 @@ class CheckedGraph:
     problems: tuple[Problem, ...]
 
 
-def check_graph(raw: RawGraph, least: int = 2) -> CheckedGraph:
-    """Find all problems of a graph that must have at least `least` peers."""
+def check_graph(raw: RawGraph, least: int = 2, what: str = "the graph") -> CheckedGraph:
+    """Find all problems of a graph that must have at least `least` peers.
+
+    `what` names the graph in messages on its connectivity.
+    """
     naming, links = name_nodes(raw), links_of(raw)
     if not raw.nodes:
         return CheckedGraph(naming, links, (Problem("the graph is empty; a swarm needs at least 2 peers"),))
@@ -60,9 +66,91 @@ def check_graph(raw: RawGraph, least: int = 2) -> CheckedGraph:
             for flaw in attribute_flaws(shown, [node.attributes for node in raw.nodes])
         ),
         *_edge_problems(links, names),
-        *_size_problems(adjacency_of(names, links), names, least, raw.disconnected_hint),
+        *_size_problems(adjacency_of(names, links), names, least, raw.disconnected_hint, what),
     )
     return CheckedGraph(naming, links, found)
+
+
+@dataclass(frozen=True)
+class CheckedSchedule:
+    """Names, links of all rounds together and of each, and problems of a schedule."""
+
+    naming: Naming
+    links: Links
+    rounds: tuple[Links, ...]
+    problems: tuple[Problem, ...]
+
+
+def check_schedule(raw: RawGraph, least: int = 2) -> CheckedSchedule:
+    """Find all problems of a schedule, whose graphs need be connected only together."""
+    rounds = tuple(links_of(one) for one in raw.rounds)
+    directed = any(links.directed for links in rounds)
+    pairs = dict.fromkeys(pair for links in rounds for pair in _pairs(links, directed))
+    union = RawGraph(directed, raw.nodes, tuple(RawEdge(u, v) for u, v in pairs))
+    found = check_graph(union, least, what=f"the union of the {len(rounds)} graphs")
+    names = {node.id: shorten(name) for node, name in zip(raw.nodes, found.naming.names, strict=True)}
+    edges = [(number, problem) for number, links in enumerate(rounds, 1) for problem in _edge_problems(links, names)]
+    alone = [Problem(f"graph {number}: {problem.text}") for number, problem in edges]
+    problems = [*found.problems, *_other_nodes(raw), *_listed(alone)]
+    if len(raw.nodes) ** 2 * len(rounds) > MAX_ENTRIES:
+        text = f"{len(rounds)} graphs of {len(raw.nodes)} peers are more than one process can hold as mixing matrices"
+        problems.append(Problem(f"{text} ({MAX_ENTRIES:,} numbers); list fewer graphs"))
+    if not problems and raw.window is not None:
+        problems += _window_problems(rounds, names, raw.window)
+    return CheckedSchedule(found.naming, found.links, rounds, tuple(problems))
+
+
+def _pairs(links: Links, directed: bool) -> list[tuple[str, str]]:
+    """Pairs of a graph's links, which are those of a union that is directed or not."""
+    if not directed:
+        return [(min(u, v), max(u, v)) for u, v in links.weights]
+    back = [] if links.directed else [(v, u) for u, v in links.weights]
+    return [*links.weights, *back]
+
+
+def _other_nodes(raw: RawGraph) -> list[Problem]:
+    """Graphs whose nodes, labels or attributes are not those of the first."""
+    first = {node.id: node for node in raw.nodes}
+    found = []
+    for number, one in enumerate(raw.rounds[1:], start=2):
+        own = {node.id: node for node in one.nodes}
+        more, lacking = [n for n in own if n not in first], [n for n in first if n not in own]
+        if more or lacking:
+            what = f"has the node {shorten(more[0])!r}" if more else f"lacks the node {shorten(lacking[0])!r}"
+            found.append(Problem(f"graph {number} {what}, unlike graph 1: all graphs need the same nodes"))
+            continue
+        for node in one.nodes:
+            ours = first[node.id]
+            differ = [key for key, value in node.attributes.items() if ours.attributes.get(key) != value]
+            differ += ["label"] * (node.label is not None and node.label != ours.label)
+            if differ:
+                text = f"graph {number}: {differ[0]} of node {shorten(node.id)!r} is not that of graph 1"
+                found.append(Problem(f"{text}: give it once, in the first graph"))
+                break
+    return _listed(found)
+
+
+def _listed(found: Sequence[Problem]) -> list[Problem]:
+    """The first few problems of a schedule's graphs, and the number of the others."""
+    rest = len(found) - _SHOWN
+    return [*found[:_SHOWN], *([Problem(f"{rest} more problems of single graphs")] if rest > 0 else [])]
+
+
+def _window_problems(rounds: Sequence[Links], names: dict[str, str], window: int) -> list[Problem]:
+    """The first window whose graphs together do not connect the peers."""
+    directed = any(links.directed for links in rounds)
+    for start in range(len(rounds) if window < len(rounds) else 0):
+        within = [rounds[(start + step) % len(rounds)] for step in range(window)]
+        pairs = dict.fromkeys(pair for links in within for pair in _pairs(links, directed))
+        graph = adjacency_of(names, replace(rounds[0], directed=directed, weights=dict.fromkeys(pairs)))
+        first = next(iter(names))
+        ways = [[graph.successors], [graph.predecessors]] if directed else [[graph.successors, graph.predecessors]]
+        for way in ways:
+            if lost := [node for node in names if node not in reachable(first, *way)]:
+                text = _unreached(lost, first, names)
+                place = f"the window of {counted(window, 'round')} from graph {start + 1} on"
+                return [Problem(f"{place} is disconnected: {text}; change its graphs, or the window")]
+    return []
 
 
 def describe_problems(source: str, found: Sequence[Problem], command: str = "") -> str:
@@ -161,7 +249,7 @@ def _parallel_text(links: Links, names: dict[str, str]) -> str:
     return f"parallel edges: {names[u]!r} {arrow} {names[v]!r} is given {count} times{differ}{more}"
 
 
-def _size_problems(graph: Adjacency, names: dict[str, str], least: int, hint: str) -> list[Problem]:
+def _size_problems(graph: Adjacency, names: dict[str, str], least: int, hint: str, what: str) -> list[Problem]:
     """Problems of the number of peers and of connectivity."""
     n = len(names)
     if n < least:
@@ -177,13 +265,13 @@ def _size_problems(graph: Adjacency, names: dict[str, str], least: int, hint: st
             found.append(Problem(f"{text}: take a subgraph"))
     members = in_order(main, graph)
     if len(main) < 2 <= n:
-        found.append(Problem("the graph is disconnected: no edge joins two nodes; add edges"))
+        found.append(Problem(f"{what} is disconnected: no edge joins two nodes; add edges"))
     elif len(found_components) > 1:
         remark = f" ({hint})" if hint else ""
         text = _unreached([node for node in names if node not in main], members[0], names)
-        found.append(Problem(f"the graph is disconnected: {text}{remark}", "--largest-component"))
+        found.append(Problem(f"{what} is disconnected: {text}{remark}", "--largest-component"))
     if graph.directed and (text := _one_way(graph, members, names)):
-        found.append(Problem(f"the graph is not strongly connected: {text}", "--undirected"))
+        found.append(Problem(f"{what} is not strongly connected: {text}", "--undirected"))
     return found
 
 

@@ -16,7 +16,7 @@ import networkx as nx
 
 from p2pfl.errors import TopologyError, unreadable, unwritable
 from p2pfl.topology.formats.readers import ENDINGS, parse
-from p2pfl.topology.formats.writers import writable_format
+from p2pfl.topology.formats.writers import schedule_bytes, writable_format
 from p2pfl.topology.graph import Topology, topology_from
 from p2pfl.topology.raw import RawGraph
 from p2pfl.util.files import opener, read_file
@@ -69,7 +69,7 @@ def save_topology(topology: Topology, path: str | os.PathLike[str]) -> None:
     The names are written as ids, and reading the file again gives the same names, edges and attributes, with
     the limits of the formats: an edge list keeps edge weights but no node attributes; an adjacency list keeps neither;
     both refuse directed graphs, and names with spaces or '#' or that would be read back as something else; GEXF's
-    weights must be numbers.
+    weights must be numbers. A schedule of graphs is written as .json only.
     Raises TopologyError if the format cannot hold the topology or the file cannot be written.
 
     Examples:
@@ -87,7 +87,12 @@ def save_topology(topology: Topology, path: str | os.PathLike[str]) -> None:
 def topology_bytes(topology: Topology, file: Path) -> bytes:
     """Content of a topology file. Raises TopologyError if its format cannot hold it."""
     form = writable_format(file)
-    graph = nx.relabel_nodes(topology.graph, dict(enumerate(topology.names)))
+    labels = dict(enumerate(topology.names))
+    if topology.is_schedule:
+        if file.suffix.lower() != ".json":
+            raise TopologyError(f"{file}: only .json can hold a schedule of graphs; choose that extension")
+        return schedule_bytes([nx.relabel_nodes(graph, labels) for graph in topology.rounds], topology.window)
+    graph = nx.relabel_nodes(topology.graph, labels)
     try:
         return form.write(graph)
     except TopologyError as error:
@@ -153,9 +158,14 @@ def difference(expected: Topology, read: Topology) -> str | None:
     lost = sorted({key for ours, theirs in nodes for key in ours if theirs.get(key) != ours[key]})
     if lost or any(ours != theirs for ours, theirs in nodes):
         return f"the nodes' {', '.join(lost) or 'attributes'}"
-    if sorted(expected.graph.edges) != sorted(read.graph.edges):
+    if (len(expected.rounds), expected.window) != (len(read.rounds), read.window):
+        return "this schedule"
+    pairs = [(expected.graph, read.graph), *zip(expected.rounds, read.rounds, strict=True)]
+    if any(sorted(ours.edges) != sorted(theirs.edges) for ours, theirs in pairs):
         return "these edges"
     same = all(
-        data.get("weight") == read.graph.edges[u, v].get("weight") for u, v, data in expected.graph.edges(data=True)
+        data.get("weight") == theirs.edges[u, v].get("weight")
+        for ours, theirs in pairs
+        for u, v, data in ours.edges(data=True)
     )
     return None if same else "the weights"

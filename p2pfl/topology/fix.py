@@ -71,6 +71,8 @@ def fix(raw: RawGraph, wanted: FixOptions, file: Path, new: Path) -> tuple[Topol
     `new`: the file that will be written. Raises TopologyError with all problems that remain, and the command that
     fixes them too.
     """
+    if raw.rounds:
+        raise TopologyError(f"{file}: a schedule of {len(raw.rounds)} graphs, of which none is repaired or converted")
     changes: list[str] = []
     fixed = raw
     for _, step in wanted.steps():

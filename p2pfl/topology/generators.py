@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import networkx as nx
 
 from p2pfl.errors import TopologyError
 from p2pfl.seeding import derive
-from p2pfl.topology.graph import MAX_PEERS, Topology, build_topology
+from p2pfl.topology.formats.json_schedules import MAX_GRAPHS
+from p2pfl.topology.graph import MAX_PEERS, Topology, build_schedule, build_topology
+from p2pfl.topology.parameters import BASE_K_DEGREE, DEGREE, TRIES, Parameters, check_regular
+from p2pfl.topology.schedule_generators import RANDOM_SCHEDULES, SCHEDULES, random_regular_each_round
 
-TRIES = 100  # draws of a random graph until one is connected
 SMALLEST_TORUS_SIDE = 3  # with 2, a peer's two neighbors on that side would be the same one
 
 
-@dataclass(frozen=True)
-class Parameters:
-    """Parameters of a generator; `probability` None means the default of the kind."""
+# More than 6 parameters: the options of `topology make`.
+def make_topology(
+    kind: str,
+    n: int,
+    *,
+    seed: int = 0,
+    degree: int | None = None,
+    probability: float | None = None,
+    period: int | None = None,
+) -> Topology:
+    """Generate a topology of exactly n peers; `kind` is one of KINDS or SCHEDULES.
 
-    n: int
-    seed: int
-    degree: int
-    probability: float | None
-
-
-def make_topology(kind: str, n: int, *, seed: int = 0, degree: int = 4, probability: float | None = None) -> Topology:
-    """Generate a topology of exactly n peers; `kind` is one of KINDS.
-
-    `degree` (neighbors a peer) is for random-regular and small-world. `probability` is small-world's chance
+    `degree` (neighbors a peer) is for random-regular, small-world (default 4) and base-k (at most, default 1). `period`
+    is the number of graphs that random-matching (default 32) and random-regular (default: one for all rounds) draw.
+    `probability` is small-world's chance
     that an edge is rewired (default 0.1) and erdos-renyi's chance of each edge (default 2 ln n / n, twice the
     threshold of connectivity). Random kinds are drawn from `seed` and are connected. Raises TopologyError
     where n or an option does not fit the kind, and names a possible value.
@@ -39,14 +41,25 @@ def make_topology(kind: str, n: int, *, seed: int = 0, degree: int = 4, probabil
         >>> ring.name, ring.n, sorted(ring.graph.neighbors(0))
         ('ring-8', 8, [1, 7])
     """
-    if kind not in KINDS:
-        raise TopologyError(f"topology kind {kind!r} is unknown; use one of {', '.join(KINDS)}")
+    if kind not in (*KINDS, *SCHEDULES):
+        raise TopologyError(f"topology kind {kind!r} is unknown; use one of {', '.join((*KINDS, *SCHEDULES))}")
     if not 2 <= n <= MAX_PEERS:
         raise TopologyError(f"{kind}: n is {n}; it must be from 2 to {MAX_PEERS} peers")
     if probability is not None and not 0 <= probability <= 1:
         raise TopologyError(f"{kind}: probability is {probability}; it must be from 0 to 1")
-    graph = KINDS[kind](Parameters(n, seed, degree, probability))
-    return build_topology(graph, name=f"{kind}-{n}", source=f"{kind}-{n}")
+    if period is not None and kind not in RANDOM_SCHEDULES:
+        raise TopologyError(f"{kind}: has no period; {' and '.join(RANDOM_SCHEDULES)} draw a graph for each round")
+    if period is not None and not 1 <= period <= MAX_GRAPHS:
+        raise TopologyError(f"{kind}: period is {period}; it must be from 1 to {MAX_GRAPHS} graphs")
+    if degree is None:
+        degree = BASE_K_DEGREE if kind == "base-k" else DEGREE
+    params, name = Parameters(n, seed, degree, probability, period), f"{kind}-{n}"
+    if kind in SCHEDULES:
+        name = f"base-{degree + 1}-{n}" if kind == "base-k" else name
+        return build_schedule(SCHEDULES[kind](params), name=name, source=name)
+    if period is not None and period > 1:
+        return build_schedule(random_regular_each_round(params, period), name=name, source=name)
+    return build_topology(KINDS[kind](params), name=name, source=name)
 
 
 def _ring(params: Parameters) -> nx.Graph:
@@ -138,14 +151,9 @@ def _binary_parent(child: int, n: int) -> int:
 
 
 def _random_regular(params: Parameters) -> nx.Graph:
-    """Random graph in which every peer has `degree` neighbors."""
+    """Random graph of equal degrees; with a period, one for each round."""
     n, degree = params.n, params.degree
-    if not 1 <= degree < n:
-        raise TopologyError(f"random-regular: degree is {degree}; with {n} peers it must be from 1 to {n - 1}")
-    if n * degree % 2:
-        raise TopologyError(
-            f"random-regular: n × degree must be even, not {n} × {degree}; take n {n + 1} or another degree"
-        )
+    check_regular(params)
     return _connected(
         "random-regular",
         lambda draw: nx.random_regular_graph(degree, n, seed=derive(params.seed, "random-regular", round=draw)),

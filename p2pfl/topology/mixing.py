@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from p2pfl import registry
 from p2pfl.errors import TopologyError
 from p2pfl.topology.checks import fix_command
+from p2pfl.topology.convergence import schedule_convergence
 from p2pfl.topology.formats.readers import ENDINGS
 from p2pfl.topology.graph import Topology
 from p2pfl.topology.spectrum import Matrix
@@ -43,6 +45,16 @@ def mixing_matrix(
     arguments = [[1] * topology.n if sizes is None else sizes] if entry.weighs_by_samples else []
     matrix: Matrix = registry.load(entry)(topology, *arguments)
     return matrix
+
+
+def mixing_matrices(
+    topology: Topology, mixing: str = "metropolis-hastings", sizes: Sequence[int] | None = None
+) -> tuple[Matrix, ...]:
+    """Mixing matrices by round of a schedule, or the one of all rounds.
+
+    Raises as `mixing_matrix` does, naming the graph that does not fit.
+    """
+    return tuple(mixing_matrix(one, mixing, sizes) for one in topology.by_round)
 
 
 def metropolis_hastings(topology: Topology) -> Matrix:
@@ -138,6 +150,27 @@ def file_weights(topology: Topology) -> Matrix:
     return w
 
 
+def automatic(topology: Topology) -> Matrix:
+    """The file's weights where they keep the mean, else those of `mean_keeping`.
+
+    Raises TopologyError where none does.
+    """
+    if all("weight" in data for *_, data in topology.graph.edges(data=True)):
+        with contextlib.suppress(TopologyError):
+            return file_weights(topology)
+    return mixing_matrix(topology, mean_keeping(topology) or "uniform")
+
+
+def exact_by_weights(topology: Topology) -> int | None:
+    """Rounds in which a schedule's own weights average exactly; None if they do not."""
+    if not all("weight" in data for graph in topology.rounds for *_, data in graph.edges(data=True)):
+        return None
+    try:
+        return schedule_convergence(mixing_matrices(topology, "weights")).exact
+    except TopologyError:
+        return None
+
+
 def undirected_command(topology: Topology) -> str:
     """Command `topology fix --undirected` for a topology; empty without a file."""
     is_file = Path(topology.source).suffix.lower() in ENDINGS
@@ -150,7 +183,16 @@ def _made_undirected(topology: Topology) -> str:
 
 
 def mean_keeping(topology: Topology) -> str | None:
-    """Mixing computed from the edges that keeps the mean of the peers; None if none."""
+    """Mixing computed from the edges that keeps the mean of the peers; None if none.
+
+    Of a schedule the first that does so in each round.
+    """
+    if topology.is_schedule:
+        fitting = {mean_keeping(one) for one in topology.by_round}
+        if fitting == {"metropolis-hastings", "uniform"}:  # where a round's edges happen to go both ways
+            alike = all(_common_degree(one) is not None for one in topology.by_round)
+            return "uniform" if alike else "max-degree"
+        return None if None in fitting else "max-degree" if len(fitting) > 1 else fitting.pop()
     if not topology.directed:
         return "metropolis-hastings"
     if _common_degree(topology) is not None:

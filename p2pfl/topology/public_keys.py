@@ -6,6 +6,7 @@ import json
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import networkx as nx
@@ -13,6 +14,7 @@ import networkx as nx
 from p2pfl.errors import TopologyError, unreadable
 from p2pfl.topology.files import difference, load_topology, read_raw, write_checked
 from p2pfl.topology.formats.decoding import local_name, read_xml
+from p2pfl.topology.formats.json_schedules import is_schedule
 from p2pfl.topology.graph import Topology
 from p2pfl.topology.naming import name_nodes
 from p2pfl.util.files import read_file
@@ -63,7 +65,7 @@ def _with_keys(topology: Topology, public_keys: Mapping[str, str]) -> Topology:
     graph: nx.Graph = topology.graph.copy()
     for i, name in enumerate(topology.names):
         graph.nodes[i]["public_key"] = public_keys[name]
-    return Topology(graph, topology.names, topology.name, topology.source)
+    return replace(topology, graph=graph)
 
 
 def insert_keys(suffix: str, data: bytes, source: str, public_keys: Mapping[str, str]) -> bytes:
@@ -85,13 +87,17 @@ def insert_keys(suffix: str, data: bytes, source: str, public_keys: Mapping[str,
 
 def _json(data: bytes, public_keys: Mapping[str, str]) -> bytes:
     value = json.loads(data.decode("utf-8-sig"))
-    elements = value.get("elements")
-    nodes = value["nodes"] if elements is None else elements["nodes"]
-    for position, node in enumerate(nodes):
-        inner = node if elements is None else node["data"]
-        own = str(inner.get("id", position))  # D3 names nodes by their places
-        if own in public_keys:
-            inner[KEY] = public_keys[own]
+    graphs = [value]
+    if is_schedule(value) and "nodes" not in value:
+        graphs = value if isinstance(value, list) else value["schedule"]
+    for graph in graphs:
+        elements = graph.get("elements")
+        nodes = graph["nodes"] if elements is None else elements["nodes"]
+        for position, node in enumerate(nodes):
+            inner = node if elements is None else node["data"]
+            own = str(inner.get("id", position))  # D3 names nodes by their places
+            if own in public_keys:
+                inner[KEY] = public_keys[own]
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
 
 

@@ -48,6 +48,9 @@ class RawGraph:
     `notes`: remarks of the reader for the user, such as a line read as a header. `format`: the format's title for
     people. `disconnected_hint`: a possible cause, told where the graph turns out to be disconnected. Formats that
     declare no nodes (edge list, DOT) have the ends of edges as nodes.
+
+    `rounds`: the graphs of a schedule, in the order of the rounds; the nodes are then those of the first, and `edges`
+    is empty. `window`: rounds whose graphs together connect the nodes, if the file says so.
     """
 
     directed: bool
@@ -56,6 +59,8 @@ class RawGraph:
     notes: tuple[str, ...] = ()
     format: str = ""
     disconnected_hint: str = ""
+    rounds: tuple[RawGraph, ...] = ()
+    window: int | None = None
 
 
 def as_label(value: object) -> str | None:

@@ -75,6 +75,12 @@ def _norm_ratio(pi: Vector) -> float:
     return float(np.sqrt(pi.max() / pi.min()))
 
 
+def spectral_norm(a: Matrix) -> float:
+    """Largest singular value of a matrix; of large ones by Lanczos' method."""
+    found = _largest(lambda x: np.asarray(a.T @ (a @ x)), len(a)) if len(a) > DENSE else None
+    return float(np.linalg.norm(a, 2)) if found is None else found**0.5
+
+
 def contraction(w: Matrix) -> float:
     """Contraction factor of the consensus distance in one round, ‖W − 11ᵀ/n‖₂.
 
@@ -201,9 +207,14 @@ def _plain_rounds(rate: float, tolerance: float) -> int:
     return 1 if rate == 0 else _ceil(math.log(tolerance) / math.log(rate))
 
 
-def _rate(w: Matrix, tolerance: float) -> float:
+def check_tolerance(tolerance: float) -> None:
+    """Raise ConfigError unless a tolerance lies between 0 and 1."""
     if not 0 < tolerance < 1:
         raise ConfigError(f"the consensus tolerance is {tolerance!r}; it must lie between 0 and 1")
+
+
+def _rate(w: Matrix, tolerance: float) -> float:
+    check_tolerance(tolerance)
     rate = contraction(w)
     if rate > 1 - ROUNDING:
         raise TopologyError(

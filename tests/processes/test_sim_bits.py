@@ -47,6 +47,19 @@ def test_same_settings_same_bits(tmp_path: Path, mode: str) -> None:
     assert ("test" in sets) == (mode == "gossip")
 
 
+def test_a_schedule_of_graphs_with_a_kill_ends_with_the_same_records_and_bits(tmp_path: Path) -> None:
+    (tmp_path / "faults.toml").write_text(fault(kind="kill", peer="3", round=3, restart=5))
+    topology = make_topology("base-k", 5)
+    common: dict[str, Any] = {**OPTIONS, "model": "user_models:linear", "rounds": 6, "mixing": "weights"}
+    configs = [
+        RunConfig.of(**common, round_timeout=2.0, faults=str(tmp_path / "faults.toml"), run_dir=str(tmp_path / name))
+        for name in ("real", "simulated")
+    ]
+    run(configs[0], topology)
+    simulated = check_simulated(tmp_path / "real", topology, configs[1])
+    assert [record.round for record in read_rounds(peer_dirs(simulated, topology)[3])][:4] == [1, 2, 5, 6]
+
+
 def test_a_kill_and_a_pause_end_with_the_same_records_and_bits(tmp_path: Path) -> None:
     script = fault(kind="kill", peer="3", round=2, restart=5) + fault(kind="pause", peer="1", round=3, resume=5)
     (tmp_path / "faults.toml").write_text(script)

@@ -23,6 +23,7 @@ from p2pfl.protocol.events import Action, Finish, Recorded, RoundDone, Send, Tra
 from p2pfl.protocol.inbox import WINDOW
 from p2pfl.protocol.peer import Peer
 from p2pfl.sim.interleaving import Interleaving
+from p2pfl.topology import Neighborhood
 
 ENDLESS = Timeouts(None, 1e9, 1e9, 1e9)
 
@@ -37,7 +38,10 @@ def small_chunks(size: int) -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """Settings of a swarm: W, vectors of `size`, the algorithms, rounds."""
+    """Settings of a swarm: W, vectors of `size`, the algorithms, rounds.
+
+    On a schedule W is (period, n, n), a matrix for each round.
+    """
 
     w: np.ndarray
     training: Algorithm
@@ -48,7 +52,15 @@ class Setting:
 
     @property
     def n(self) -> int:
-        return len(self.w)
+        return self.w.shape[-1]
+
+    @property
+    def period(self) -> int:
+        return len(self.w) if self.w.ndim == 3 else 1
+
+    def around(self, me: int) -> list[Neighborhood]:
+        """Neighborhoods of a peer in a period."""
+        return [schedules_of(self.w)[me](round) for round in range(1, self.period + 1)]
 
     @property
     def last_round(self) -> int:
@@ -171,8 +183,7 @@ class Gossip:
         self.absent: dict[int, list[tuple[int, list[str]]]] = {me: [] for me in range(n)}
 
     def links(self, me: int) -> frozenset[int]:
-        around = schedules_of(self.setting.w)[me](1)
-        return frozenset(around.incoming) | frozenset(around.outgoing)
+        return frozenset(n for one in self.setting.around(me) for n in (*one.incoming, *one.outgoing))
 
     def start_of(self, me: int) -> Tensor:
         return self.setting.initial()[me]
@@ -200,6 +211,7 @@ class Gossip:
             has_lost_weights=me in self.lost_weights,
             max_missing=self.max_missing,
             away_until=self.away_until.get(me, 0),
+            period=setting.period,
         )
         watched = [
             Watched(a, setting.size, self.folds[me], self.parts[me]) for a in (setting.training, setting.consensus)
@@ -245,9 +257,9 @@ class Gossip:
         """All are done, each having folded its neighbors once a round, in peer order."""
         assert run.ended == dict.fromkeys(range(self.processes), Finish())
         for me, folds in enumerate(self.folds):
-            senders = np.flatnonzero(self.setting.w[me]).tolist()
+            around = [sorted([me, *one.incoming]) for one in self.setting.around(me)]
             rounds = range(self.first_rounds[me], self.setting.last_round + 1)
-            assert folds == [(round, sender) for round in rounds for sender in senders]
+            assert folds == [(round, sender) for round in rounds for sender in around[(round - 1) % len(around)]]
 
 
 class Steady(Gossip):

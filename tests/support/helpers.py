@@ -28,9 +28,13 @@ def matrix(kind: str, n: int) -> np.ndarray:
 
 
 def schedules_of(w: np.ndarray) -> list[NeighborhoodSchedule]:
-    """For each peer its neighborhood, the same in every round."""
-    found = [neighborhood(w, peer) for peer in range(len(w))]
-    return [lambda round, mine=mine: mine for mine in found]  # type: ignore[misc]
+    """For each peer its neighborhood by round.
+
+    w is (n, n), or (period, n, n) on a schedule.
+    """
+    matrices = w if w.ndim == 3 else w[None]
+    found = [[neighborhood(one, peer) for one in matrices] for peer in range(len(matrices[0]))]
+    return [lambda round, mine=mine: mine[(round - 1) % len(mine)] for mine in found]  # type: ignore[misc]
 
 
 def random_vectors(n: int, size: int, seed: int = 0) -> list[torch.Tensor]:

@@ -154,7 +154,8 @@ def _shape(run: RecordedRun) -> Hashable:
     graph = run.topology.graph
     if not run.mode.has_common_model:
         return run.topology.names  # the file gave the peers; its edges were not used
-    return run.topology.names, graph.is_directed(), tuple(sorted(graph.edges.data("weight", default=1.0)))
+    edges = (tuple(sorted(one.graph.edges.data("weight", default=1.0))) for one in run.topology.by_round)
+    return run.topology.names, graph.is_directed(), run.topology.is_schedule, tuple(edges)
 
 
 def _entry(found: Sequence[tuple[RecordedRun, dict[str, Any]]]) -> Entry:

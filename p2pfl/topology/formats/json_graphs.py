@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from p2pfl.errors import TopologyError
 from p2pfl.topology.formats.decoding import decode
 from p2pfl.topology.formats.json_directions import DRAWN, STYLED, Direction, default_arrows, direction_of, draws_arrows
+from p2pfl.topology.formats.json_schedules import is_schedule, read_schedule
 from p2pfl.topology.formats.json_shapes import CYTOSCAPE, Entry, JsonGraph, read_shape
 from p2pfl.topology.raw import RawEdge, RawGraph, make_graph, make_nodes, merge_directions, without_groups
 
@@ -28,6 +29,10 @@ def read_json(data: bytes, source: str) -> RawGraph:
     Raises TopologyError, and ValueError where the file is not JSON.
     """
     value = json.loads(decode(data, source))
+    return read_schedule(value, source, _read_graph) if is_schedule(value) else _read_graph(value, source)
+
+
+def _read_graph(value: object, source: str) -> RawGraph:
     graph = _whole_ids(read_shape(value, source))
     naming = _identify(graph, source)
     nodes = make_nodes([(node, fields) for node, fields in zip(naming.ids, graph.nodes, strict=True)])

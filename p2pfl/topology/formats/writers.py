@@ -6,7 +6,7 @@ import inspect
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,16 @@ def _write_gexf(graph: nx.Graph) -> bytes:
 def _write_json(graph: nx.Graph) -> bytes:
     data = nx.node_link_data(graph, **{EDGES: "edges"})
     return (json.dumps(data, indent=2) + "\n").encode()
+
+
+def schedule_bytes(graphs: Sequence[nx.Graph], window: int | None) -> bytes:
+    """JSON of a schedule: the nodes once, and the edges of each round's graph."""
+    listed = [nx.node_link_data(graph, **{EDGES: "edges"}) for graph in graphs]
+    head = {"nodes": listed[0]["nodes"], **({} if window is None else {"window": window})}
+    lines = [json.dumps({"directed": one["directed"], "edges": one["edges"]}) for one in listed]
+    # A line for each graph: a schedule of many is still read by people.
+    text = json.dumps(head, indent=2)[:-2] + ',\n  "schedule": [\n    ' + ",\n    ".join(lines) + "\n  ]\n}\n"
+    return text.encode()
 
 
 def _write_lines(generate: Callable[[nx.Graph], Any], ending: str) -> Callable[[nx.Graph], bytes]:

@@ -57,6 +57,27 @@ def test_numbers_are_those_of_the_parts() -> None:
     assert found.classes == 10
 
 
+def test_a_schedule_counts_the_vectors_of_its_rounds() -> None:
+    """Two, two, one, two and two edges in the five rounds of a period."""
+    topology = make_topology("base-k", 5)
+    config = digits(mixing="weights")
+    found = estimate(assign_roles(config, topology), config)
+    assert found.bytes_per_round == round(18 / 5 * found.vector_bytes)
+    assert (found.consensus_rounds, found.consensus_bytes) == (5, 18 * found.vector_bytes)
+    assert not found.notes
+    assert "a schedule of 5 graphs, exact average after 5 rounds" in describe_run(topology, config)
+    plain = digits()
+    (note,) = estimate(assign_roles(plain, topology), plain).notes
+    assert "--mixing weights would average exactly in 5 rounds, by the weights in base-2-5" in note
+    assert "a schedule of 5 graphs, spectral gap 0." in describe_run(topology, plain)
+    kept = [
+        disk_space_needed(assign_roles(digits(mixing=mixing, rounds=20), one), digits(rounds=20), layout)
+        for layout in [Layout.of(initial_model(config, 10))]
+        for mixing, one in [("weights", topology), ("metropolis-hastings", make_topology("ring", 5))]
+    ]
+    assert kept[0] > 2 * kept[1], "older checkpoints for neighbors that may be further behind"
+
+
 def test_memory_does_not_grow_with_the_degree_but_does_with_the_batch() -> None:
     few, many = (needs("complete", n) for n in (5, 9))
     assert few.exchange_memory == many.exchange_memory

@@ -65,6 +65,25 @@ def test_max_degree_weighs_all_edges_alike() -> None:
     np.testing.assert_allclose(mixing_matrix(path, "max-degree"), mixing_matrix(path))
 
 
+@pytest.mark.parametrize(
+    ("network", "same_as"),
+    [
+        (topology((0, 1, 0.5), (1, 2, 0.25)), "weights"),
+        (topology((0, 1, 5.0), (1, 2, 7.5)), "metropolis-hastings"),
+        (topology((0, 1, 0.5), (1, 2)), "metropolis-hastings"),
+        (make_topology("exponential", 8), "uniform"),
+        (topology((0, 1), (1, 2), (2, 0), (0, 3), (3, 0), directed=True), "max-degree"),
+    ],
+)
+def test_automatic_weights(network: Topology, same_as: str) -> None:
+    np.testing.assert_array_equal(mixing_matrix(network, "auto"), mixing_matrix(network, same_as))
+
+
+def test_automatic_weights_of_a_graph_that_no_weights_fit() -> None:
+    with pytest.raises(TopologyError, match="uniform mixing needs equal degrees"):
+        mixing_matrix(topology((0, 1), (1, 2), (2, 0), (1, 0), directed=True), "auto")
+
+
 def test_max_degree_keeps_the_mean_of_a_balanced_directed_graph() -> None:
     cycle_and_detour = topology((0, 1), (1, 2), (2, 0), (0, 3), (3, 0), directed=True)
     w = mixing_matrix(cycle_and_detour, "max-degree")

@@ -1,0 +1,71 @@
+"""Description of a schedule of graphs, for `topology show`."""
+
+from __future__ import annotations
+
+from p2pfl import topology as topologies
+from p2pfl.topology import ScheduleConvergence, Topology
+from p2pfl.util.units import counted
+
+_SHOWN = 16  # rounds whose contraction is printed
+
+
+def describe_schedule(topology: Topology, mixing: str | None, tolerance: float) -> dict[str, str]:
+    """Rows of a description, by name.
+
+    Raises TopologyError where `mixing` does not fit a graph.
+    """
+    if mixing is None:
+        mixing = "weights" if topologies.exact_by_weights(topology) else topologies.mean_keeping(topology)
+    kind = "directed" if topology.directed else "undirected"
+    degrees = [degree for graph in topology.rounds for _, degree in _degrees(graph)]
+    union = [degree for _, degree in _degrees(topology.graph)]
+    rows = {
+        "topology": f"{topology.name}: {counted(topology.n, 'peer')}, a schedule of "
+        f"{counted(len(topology.rounds), 'graph')}, {kind}",
+        "neighbors": f"{_span(degrees)} in a round, {_span(union)} in all rounds together",
+    }
+    if mixing is None:
+        return rows | {
+            "mixing": "no weights computed from the edges preserve the mean of the peers, because some peer sends to "
+            "more or fewer than it receives from; --mixing weights uses the file's"
+        }
+    found = topologies.schedule_convergence(topologies.mixing_matrices(topology, mixing))
+    return rows | {"exact average": _exact(found, mixing), "left": _left(found)} | _consensus(found, tolerance)
+
+
+def weights_text(mixing: str) -> str:
+    """The weights of a mixing matrix, in words."""
+    return "the file's weights" if mixing == "weights" else f"{mixing} weights"
+
+
+def _degrees(graph: object) -> list[tuple[int, int]]:
+    return list(graph.out_degree() if graph.is_directed() else graph.degree())  # type: ignore[attr-defined]
+
+
+def _span(values: list[int]) -> str:
+    least, most = min(values), max(values)
+    return str(least) if least == most else f"{least} to {most}"
+
+
+def _exact(found: ScheduleConvergence, mixing: str) -> str:
+    if found.exact is None:
+        return f"not within the {counted(found.period, 'round')} of a period, with {weights_text(mixing)}"
+    return f"after {counted(found.exact, 'round')}, with {weights_text(mixing)}"
+
+
+def _left(found: ScheduleConvergence) -> str:
+    """Share of a disagreement that is left after each round."""
+    lines = [
+        f"round {number:>3}: {100 * worst:>6.3g} % at worst, {100 * share:>6.3g} % of random vectors"
+        for number, (worst, share) in enumerate(zip(found.contractions, found.shares, strict=True), start=1)
+    ]
+    if len(lines) > _SHOWN:
+        lines = [*lines[: _SHOWN - 1], "…", lines[-1]]
+    return f"\n{'':<15}".join(["of a disagreement after", *lines])
+
+
+def _consensus(found: ScheduleConvergence, tolerance: float) -> dict[str, str]:
+    rounds = counted(found.rounds(tolerance), "round")
+    if found.exact is not None:
+        return {"consensus": f"the consensus phase of a run takes {rounds} and is exact"}
+    return {"consensus": f"disagreement reduced to {tolerance:g} in {rounds}, which the consensus phase of a run takes"}
