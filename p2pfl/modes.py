@@ -26,6 +26,7 @@ from p2pfl.topology import (
     mixing_matrix,
     mixing_rounds,
     neighborhood,
+    push_weights,
     smallest_eigenvalue,
     spanning_tree,
 )
@@ -158,7 +159,7 @@ def _gossip(config: RunConfig, topology: Topology, sizes: Sizes) -> Roles:
         last_rounds = diameter(spanning_tree(topology))
     else:
         # Robust rules are not accelerated; the vectors that they accept mix like W, which is the best estimate.
-        count = mixing_rounds if is_robust(config) else consensus_rounds
+        count = mixing_rounds if is_robust(config) or pushes_sums(config) else consensus_rounds
         last_rounds = count(matrix, config.gossip.consensus_tolerance)
     return Roles(
         mode=MODES["gossip"],
@@ -175,6 +176,12 @@ def uses_tree(config: RunConfig) -> bool:
     """Whether sums are relayed along a spanning tree, so that no spectral gap applies."""
     entry = registry.entry_of("algorithm", config.gossip.algorithm)
     return mode_of(config).mixes and entry is not None and entry.uses_tree
+
+
+def pushes_sums(config: RunConfig) -> bool:
+    """Whether peers push shares of sums, so that also the final merge is push-sum."""
+    entry = registry.entry_of("algorithm", config.gossip.algorithm)
+    return mode_of(config).mixes and entry is not None and entry.pushes_sums
 
 
 def mixing_matrix_of(config: RunConfig, topology: Topology, sizes: Sizes = None) -> Matrix:
@@ -206,6 +213,11 @@ def mixing_note(config: RunConfig, topology: Topology) -> str | None:
         count = f"{tree.graph.number_of_edges()} of {topology.graph.number_of_edges()} edges"
         return f"weights travel along a spanning tree of {count} and diameter {diameter(tree)}"
     entry = registry.entry_of("algorithm", config.gossip.algorithm)
+    if pushes_sums(config):
+        weights = push_weights(mixing_matrix(topology, config.gossip.mixing))
+        unequal = weights.max() - weights.min() > 1e-6
+        found = f"the peers' weights of push-sum approach {weights.min():.3g} to {weights.max():.3g}"
+        return f"{found}; a model moves by the learning rate divided by its peer's weight" if unequal else None
     if entry is None or entry.least_eigenvalue is None:
         return None
     plain = mixing_matrix(topology, config.gossip.mixing)

@@ -41,6 +41,10 @@ class Entry:
     """Every peer waits for its neighbors' vectors of the round, so that a resumed run ends with the same bits."""
     weighs_by_samples: bool = False
     """Clients or peers count in proportion to the sizes of their shards."""
+    keeps_mean: bool = True
+    """A mixing whose rows add up to 1, or else it needs an algorithm that pushes sums."""
+    pushes_sums: bool = False
+    """Peers push shares of sums, of which only the columns of the mixing matrix have to add up to 1."""
     covers: bool = True
     """A partition that uses every sample."""
     names_samples: bool = False
@@ -103,6 +107,13 @@ ALGORITHMS: Mapping[str, Entry] = {
         kept_per_neighbor=2,
         uses_tree=True,
         wire_dtypes=("fp32",),
+    ),
+    "push-sum": Entry(
+        "p2pfl.algorithms.push_sum:PushSum",
+        "stochastic gradient push: sums and weights that are divided by each other, on any directed graph (SGP)",
+        "Assran, Loizou, Ballas & Rabbat 2019, Stochastic gradient push for distributed deep learning",
+        kept_vectors=3,
+        pushes_sums=True,
     ),
     "adaptive-consensus": Entry(
         "p2pfl.algorithms.adaptive_consensus:AdaptiveConsensus",
@@ -197,6 +208,12 @@ MIXINGS: Mapping[str, Entry] = {
     ),
     "uniform": Entry("p2pfl.topology.mixing:uniform", "1 / (1 + degree); equal degrees only"),
     "weights": Entry("p2pfl.topology.mixing:file_weights", "the edge weights of the topology file"),
+    "column-stochastic": Entry(
+        "p2pfl.topology.mixing:column_stochastic",
+        "1 / (1 + out-degree) to each out-neighbor and to the peer itself, for --algorithm push-sum; all graphs",
+        "Kempe, Dobra & Gehrke 2003, Gossip-based computation of aggregate information",
+        keeps_mean=False,
+    ),
     "samples": Entry(
         "p2pfl.topology.mixing:by_samples",
         "metropolis-hastings with peers that count by their samples, so that the model minimizes the loss over all "

@@ -209,6 +209,15 @@ class Attacking(Algorithm[AttackState[S]]):
     def edge_reset(self, state: AttackState[S], neighbor: int) -> None:
         self.inner.edge_reset(state.inner, neighbor)
 
+    def model_scale(self, payload: Payload) -> float:
+        return self.inner.model_scale(payload)
+
+    def receipt(self, state: AttackState[S], neighbor: int) -> int:
+        return self.inner.receipt(state.inner, neighbor)
+
+    def edge_up(self, state: AttackState[S], neighbor: int, received: int, served_from: int) -> None:
+        self.inner.edge_up(state.inner, neighbor, received, served_from)
+
     def finish(self, state: AttackState[S], ctx: RoundContext) -> Tensor:
         x = self.inner.finish(state.inner, ctx)
         if state.seen:

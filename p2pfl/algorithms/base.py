@@ -178,6 +178,29 @@ class Algorithm(Protocol[S]):
         """
         return
 
+    def model_scale(self, payload: Payload) -> float:
+        """Factor that makes a payload's x the sender's model; default: 1.
+
+        A peer that takes its neighbors' weights (bootstrap) needs it. 0: of no use for that.
+        """
+        return 1.0
+
+    def receipt(self, state: S, neighbor: int) -> int:
+        """Last round whose payload from a neighbor is in the state; default: 0, none.
+
+        The neighbor is told when an edge comes up: `edge_up`.
+        """
+        return 0
+
+    def edge_up(self, state: S, neighbor: int, received: int, served_from: int) -> None:
+        """The edge to a neighbor came up, at the start or once more; default: nothing.
+
+        `received`: last round of which the neighbor has this peer's payload, in its state or about to be accumulated.
+        `served_from`: first round whose payload will be sent to it, perhaps again. Payloads of the rounds between have
+        not reached it, though some may have been acknowledged by a process that died, and are not sent again.
+        """
+        return
+
     def finish(self, state: S, ctx: RoundContext) -> Tensor:
         """End the round and return the mix, which is x from now on.
 
@@ -191,7 +214,7 @@ class Algorithm(Protocol[S]):
         """The state after a round, without x, for a checkpoint; default: nothing.
 
         A checkpoint is written while the peer handles messages: these tensors are not written in place before the next
-        `outgoing`, not by `undelivered` and `edge_reset` either, which may put others in their place.
+        `outgoing`, not by `undelivered`, `edge_reset` and `edge_up` either, which may put others in their place.
         """
         return {}
 

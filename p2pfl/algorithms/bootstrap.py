@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
@@ -14,15 +14,19 @@ from p2pfl.payload import Payload
 class Bootstrap:
     """Neighbors' payloads for a bootstrap.
 
-    `robust`: all are kept, since no neighbor is trusted by itself; otherwise that of the first neighbor.
+    `robust`: all are kept, since no neighbor is trusted by itself; otherwise that of the first neighbor. `scale_of`:
+    `Algorithm.model_scale`.
     """
 
-    def __init__(self, robust: bool) -> None:
+    def __init__(self, robust: bool, scale_of: Callable[[Payload], float] = lambda payload: 1.0) -> None:
         self._robust = robust
+        self._scale_of = scale_of
         self._found: dict[int, Payload] = {}
 
     def add(self, sender: int, payload: Payload) -> None:
-        """Take a neighbor's payload; they come in any order."""
+        """Take a neighbor's payload, if it is of use; they come in any order."""
+        if self._scale_of(payload) == 0.0:
+            return
         self._found[sender] = payload
         if not self._robust:
             first = min(self._found)
@@ -45,4 +49,5 @@ class Bootstrap:
         vectors = [payload.vectors["x"] for _, payload in sorted(self._found.items())]
         if self._robust:
             return median(vectors)
-        return ((here, block) for here, (block,) in side_by_side(vectors))
+        scale = self._scale_of(next(iter(self._found.values())))
+        return ((here, block if scale == 1.0 else block * scale) for here, (block,) in side_by_side(vectors))

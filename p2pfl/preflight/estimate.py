@@ -283,5 +283,6 @@ def _exchange_memory(config: RunConfig, whole: int, coded: int, degree: int) -> 
         kept, beside = (0, 0) if entry is None else (entry.kept_vectors, entry.kept_per_neighbor * degree)
         training = (kept + beside + 1) * whole + (1 + waiting) * coded
         # The consensus phase exchanges float32 while what training sent last is kept.
-        return max(training, coded + (CONSENSUS_VECTORS + beside + waiting) * whole)
+        merging = CONSENSUS_VECTORS if entry is None or not entry.pushes_sums else kept
+        return max(training, coded + (merging + beside + waiting) * whole)
     return 2 * whole + (coded if coded != whole else 0) + waiting * coded

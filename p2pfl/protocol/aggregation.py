@@ -48,17 +48,19 @@ class Mixer:
         if restored is not None:
             self._algorithm.load_state_dict(self._state, restored)
         self._is_consensus = False  # the state is that of the consensus rounds
+        self._is_outdated = False  # it was, of rounds that the peer has left
         self._accounted: set[int] = set()  # neighbors whose payload was acknowledged, or counted as undelivered
 
     def enter(self, round: int) -> None:
         """Begin a round: the first consensus round begins with a state of its algorithm."""
         if round > self.phases.training_rounds and not self._is_consensus:
-            self._is_consensus = True
+            self._is_consensus, self._is_outdated = True, False
             self._algorithm = self.phases.consensus
             self._state = self._algorithm.init(self.x, self._schedule)
 
     def reset(self) -> None:
         """Forget the state of consensus rounds, whose x is about to change."""
+        self._is_outdated = self._is_consensus
         self._is_consensus, self._algorithm = False, self.phases.training
 
     def request(self, ctx: RoundContext, base: LocalTraining) -> LocalTraining:
@@ -98,7 +100,18 @@ class Mixer:
 
     def edge_reset(self, neighbor: int) -> None:
         """Tell the algorithm that the edge to a neighbor went down."""
-        self._algorithm.edge_reset(self._state, neighbor)
+        if not self._is_outdated:
+            self._algorithm.edge_reset(self._state, neighbor)
+
+    def edge_up(self, neighbor: int, received: int, served_from: int) -> None:
+        """Tell the algorithm that the edge to a neighbor came up."""
+        if not self._is_outdated:
+            self._algorithm.edge_up(self._state, neighbor, received, served_from)
+
+    def receipt(self, neighbor: int, inbox: Inbox) -> int:
+        """Last round whose payload from a neighbor is in the state, or about to be."""
+        folded = 0 if self._is_outdated else self._algorithm.receipt(self._state, neighbor)
+        return max(folded, inbox.last_whole(neighbor))
 
 
 class RoundAggregation:

@@ -159,6 +159,10 @@ class Inbox:
         arrival = self._outstanding.get((round, sender))
         return (round, sender) in self._taken or (arrival is not None and arrival.complete)
 
+    def last_whole(self, sender: int) -> int:
+        """The last round of which a payload is complete here and has not been taken; or 0."""
+        return max((r for (r, s), arrival in self._outstanding.items() if s == sender and arrival.complete), default=0)
+
     def is_given_up(self, round: int, sender: int) -> bool:
         """Whether a sender's payload of a round has been given up."""
         return (round, sender) in self._given_up

@@ -6,7 +6,7 @@ How an edge comes up again, and from which round on it is used, is `edge`'s.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from p2pfl.protocol import events as ev
 from p2pfl.protocol.channel import Channel
@@ -19,10 +19,20 @@ from p2pfl.protocol.wire import Header
 class Membership:
     """Edges of one peer; what may begin an epoch is given this end's resume point."""
 
-    def __init__(self, context: PeerContext, channel: Channel, points: Mapping[int, ResumePoint]) -> None:
-        """`points`: this end's resume point for each neighbor at the start."""
+    def __init__(
+        self,
+        context: PeerContext,
+        channel: Channel,
+        points: Mapping[int, ResumePoint],
+        received: Callable[[int], int] = lambda neighbor: 0,
+    ) -> None:
+        """`points`: this end's resume point for each neighbor at the start.
+
+        `received`: last round of which this end has a neighbor's payload.
+        """
         self._context = context
         self._channel = channel
+        self._received = received
         self._edges = {n: Edge(context.incarnation, *points[n]) for n in sorted(context.links)}
         for n in context.absent:
             self._edges[n].take_down()
@@ -44,6 +54,11 @@ class Membership:
     def expected_from(self, neighbor: int) -> int:
         """The first round whose vector is waited for."""
         return self._edges[neighbor].expects_from
+
+    def delivery(self, neighbor: int) -> tuple[int, int]:
+        """Last round whose vector a neighbor has, and the first that goes to it."""
+        edge = self._edges[neighbor]
+        return edge.their_received, edge.sends_from
 
     def is_in_use(self, neighbor: int) -> bool:
         """Whether the edge is up, or offered."""
@@ -111,7 +126,8 @@ class Membership:
     def greet(self, neighbor: int, round: int) -> ev.Send:
         """Greet a neighbor with the epoch of this end's edge."""
         edge = self._edges[neighbor]
-        return self._channel.message("hello", neighbor, edge.serves, edge.greeting(round, self._has_lost_weights))
+        about = edge.greeting(round, self._has_lost_weights, self._received(neighbor))
+        return self._channel.message("hello", neighbor, edge.serves, about)
 
     def greet_all(self, round: int) -> list[ev.Action]:
         """Greet all neighbors, as a peer begins."""

@@ -5,8 +5,9 @@ from p2pfl.topology.fix import FixOptions, fix_file
 from p2pfl.topology.formats.writers import FORMATS
 from p2pfl.topology.generators import KINDS, make_topology
 from p2pfl.topology.graph import MAX_PEERS, Topology, build_topology
-from p2pfl.topology.mixing import mean_keeping, mixing_matrix, undirected_command
+from p2pfl.topology.mixing import PUSH_SUM, mean_keeping, mixing_matrix, undirected_command
 from p2pfl.topology.public_keys import check_publishable, publish
+from p2pfl.topology.push_spectrum import push_rounds, push_weights
 from p2pfl.topology.schedule import Neighborhood, NeighborhoodSchedule, neighborhood, without_edges
 from p2pfl.topology.spectrum import (
     consensus_rounds,
@@ -26,6 +27,7 @@ __all__ = [
     "FORMATS",
     "KINDS",
     "MAX_PEERS",
+    "PUSH_SUM",
     "FixOptions",
     "Neighborhood",
     "NeighborhoodSchedule",
@@ -47,6 +49,8 @@ __all__ = [
     "mixing_rounds",
     "neighborhood",
     "publish",
+    "push_rounds",
+    "push_weights",
     "save_topology",
     "smallest_eigenvalue",
     "spanning_tree",
