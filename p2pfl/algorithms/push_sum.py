@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from p2pfl.algorithms.base import ONLY_X, Algorithm, AlgorithmOptions, Outgoing, RoundContext, Saved
-from p2pfl.algorithms.blockwise import add_weighted, blocks
+from p2pfl.algorithms.blockwise import BLOCK, add_weighted
 from p2pfl.algorithms.share_ledger import Share, ShareLedger
 from p2pfl.payload import ENCODINGS, FP32, Encoding, Payload
 from p2pfl.topology import Neighborhood, NeighborhoodSchedule
@@ -131,7 +131,8 @@ class PushSum(Algorithm[PushSumState]):
     def _add_step(self, state: PushSumState, before: Tensor, factor: float) -> None:
         """x += z − factor · before, the local step."""
         scale = self._step_scale(state)
-        for x, z, old in zip(blocks(state.x), blocks(state.z), blocks(before), strict=True):
+        vectors = (torch.split(vector, BLOCK) for vector in (state.x, state.z, before))
+        for x, z, old in zip(*vectors, strict=True):
             x.add_(z.sub(old, alpha=factor), alpha=scale)
 
     @staticmethod
