@@ -115,6 +115,18 @@ ALGORITHMS: Mapping[str, Entry] = {
         kept_vectors=3,
         pushes_sums=True,
     ),
+    "choco": Entry(
+        "p2pfl.algorithms.choco:Choco",
+        "D-PSGD that sends compressed changes (--compression), for a fraction of the bytes; symmetric mixing matrix",
+        "Koloskova, Stich & Jaggi 2019, Decentralized stochastic optimization and gossip algorithms with compressed "
+        "communication",
+        options=("compression", "consensus_step"),
+        orders=("atc",),
+        wire_dtypes=("fp32",),
+        least_eigenvalue=-1.0,
+        kept_vectors=3,
+        kept_per_neighbor=1,
+    ),
     "adaptive-consensus": Entry(
         "p2pfl.algorithms.adaptive_consensus:AdaptiveConsensus",
         "D-PSGD that mixes less where the learning rate is low (DSGD-AC)",
@@ -222,6 +234,29 @@ MIXINGS: Mapping[str, Entry] = {
         weighs_by_samples=True,
     ),
 }
+COMPRESSIONS: Mapping[str, Entry] = {
+    "top-k": Entry(
+        "p2pfl.algorithms.compression:Compression",
+        "the values that have changed most, with their indices: 8 bytes each",
+        "Stich, Cordonnier & Jaggi 2018, Sparsified SGD with memory",
+        argument="F",
+    ),
+    "random-k": Entry(
+        "p2pfl.algorithms.compression:Compression",
+        "values at random indices, which both ends draw: 4 bytes each",
+        "Stich, Cordonnier & Jaggi 2018, Sparsified SGD with memory",
+        argument="F",
+    ),
+    "sign": Entry(
+        "p2pfl.algorithms.compression:Compression",
+        "signs, 1 bit a value, and a scale for each 4,096 values",
+        "Karimireddy, Rebjock, Stich & Jaggi 2019, Error feedback fixes SignSGD and other gradient compression schemes",
+    ),
+    "int8": Entry(
+        "p2pfl.algorithms.compression:Compression",
+        "1 byte a value, and a scale for each 4,096 values",
+    ),
+}
 _NIID_BENCH = "Li, Diao, Chen & He 2022, Federated learning on non-IID data silos: an experimental study"
 _TUTORIAL = "tutorial series Preserving data privacy in deep learning, part 2"
 _DRAWN = ("min_samples",)
@@ -307,6 +342,7 @@ TABLES: Mapping[str, Mapping[str, Entry]] = {
     "averaging": AVERAGINGS,
     "attack": ATTACKS,
     "mixing": MIXINGS,
+    "compression": COMPRESSIONS,
     "partition": PARTITIONS,
     "dataset": DATASETS,
     "model": MODELS,

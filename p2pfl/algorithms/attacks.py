@@ -188,7 +188,7 @@ class Attacking(Algorithm[AttackState[S]]):
             return honest
         sent = self.attack(self._view(state)).to(vector.dtype)
         return {
-            neighbor: replace(payload, vectors={**payload.vectors, "x": (sent,)})
+            neighbor: self.inner.substitute(state.inner, neighbor, payload, sent)
             for neighbor, payload in honest.items()
         }
 
@@ -196,9 +196,9 @@ class Attacking(Algorithm[AttackState[S]]):
         return self.inner.own(state.inner)
 
     def accumulate(self, state: AttackState[S], sender: int, part: Payload) -> None:
-        if sender != state.me:
-            self._look_at(state, sender, part.vectors.get("x", ()))
         self.inner.accumulate(state.inner, sender, part)
+        if sender != state.me:
+            self._look_at(state, sender, self.inner.seen(state.inner, sender, part))
 
     def missing(self, state: AttackState[S], sender: int, received: Mapping[str, int]) -> None:
         self.inner.missing(state.inner, sender, received)
@@ -209,8 +209,8 @@ class Attacking(Algorithm[AttackState[S]]):
     def edge_reset(self, state: AttackState[S], neighbor: int) -> None:
         self.inner.edge_reset(state.inner, neighbor)
 
-    def model_scale(self, payload: Payload) -> float:
-        return self.inner.model_scale(payload)
+    def model_of(self, payload: Payload) -> Sequence[Tensor] | None:
+        return self.inner.model_of(payload)
 
     def receipt(self, state: AttackState[S], neighbor: int) -> int:
         return self.inner.receipt(state.inner, neighbor)

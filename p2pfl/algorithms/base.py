@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self, TypeVar
 
 from torch import Tensor
@@ -30,7 +30,8 @@ class AlgorithmOptions:
     overlapped: the exchange runs beside training (--order). wire_dtype: name of the encoding (--wire-dtype).
     byzantine: malicious neighbors to tolerate (--byzantine). momentum: of the local optimizer (--momentum).
     max_lr: peak of the learning rate schedule (--lr). peak_round: round in which the schedule reaches it.
-    peers: number of peers in the run.
+    peers: number of peers in the run. compression, consensus_step: of compressed exchanges (--compression,
+    --consensus-step). seed: of the run.
     buffers: places in x of floating-point buffers, such as running statistics of batch normalization. They are mixed
     plainly: momentum, tracking or extrapolation could make a variance negative.
     """
@@ -43,6 +44,9 @@ class AlgorithmOptions:
     peak_round: int = 1
     peers: int = 1
     buffers: tuple[slice, ...] = ()
+    compression: str = "top-k:0.1"
+    consensus_step: float | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -178,12 +182,23 @@ class Algorithm(Protocol[S]):
         """
         return
 
-    def model_scale(self, payload: Payload) -> float:
-        """Factor that makes a payload's x the sender's model; default: 1.
+    def model_of(self, payload: Payload) -> Sequence[Tensor] | None:
+        """Model in a neighbor's payload, in pieces; default: its x. None: of no use.
 
-        A peer that takes its neighbors' weights (bootstrap) needs it. 0: of no use for that.
+        A peer that takes its neighbors' weights (bootstrap) needs it.
         """
-        return 1.0
+        return payload.vectors["x"]
+
+    def seen(self, state: S, sender: int, part: Payload) -> Sequence[Tensor]:
+        """Next pieces of a sender's vector, of whose payload a part has been accumulated.
+
+        Default: those of x in the part. An attacker looks at them.
+        """
+        return part.vectors.get("x", ())
+
+    def substitute(self, state: S, neighbor: int, payload: Payload, x: Tensor) -> Payload:
+        """The payload of this round with another x, that an attacker sends; default: only x differs."""
+        return replace(payload, vectors={**payload.vectors, "x": (x,)})
 
     def receipt(self, state: S, neighbor: int) -> int:
         """Last round whose payload from a neighbor is in the state; default: 0, none.

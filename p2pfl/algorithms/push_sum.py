@@ -25,7 +25,7 @@ The final merge is push-sum itself from x = z and w = 1: it approaches the mean 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -202,9 +202,9 @@ class PushSum(Algorithm[PushSumState]):
     def edge_up(self, state: PushSumState, neighbor: int, received: int, served_from: int) -> None:
         state.ledger.edge_up(neighbor, received, served_from)
 
-    def model_scale(self, payload: Payload) -> float:
+    def model_of(self, payload: Payload) -> Sequence[Tensor] | None:
         weight = payload.scalars.get(WEIGHT, 0.0)
-        return 1.0 / weight if weight > 0.0 else 0.0
+        return [piece.float() / weight for piece in payload.vectors["x"]] if weight > 0.0 else None
 
     def receipt(self, state: PushSumState, neighbor: int) -> int:
         return state.received.get(neighbor, 0)

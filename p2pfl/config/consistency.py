@@ -105,7 +105,13 @@ def _check_algorithm(config: RunConfig) -> None:
     name, order = config.gossip.algorithm, config.gossip.order
     if order not in entry.orders:
         raise ConfigError(f"--order {order}: {name} has only --order {' or '.join(entry.orders)}")
+    plain = GossipConfig()
+    for option in ("compression", "consensus_step"):
+        if option not in entry.options and (value := getattr(config.gossip, option)) != getattr(plain, option):
+            raise ConfigError(f"--{option.replace('_', '-')} {value}: means nothing with {name}, only with choco")
     if (dtype := config.exchange.wire_dtype) not in entry.wire_dtypes:
+        if "compression" in entry.options:
+            raise ConfigError(f"--wire-dtype {dtype}: {name} has --compression instead")
         raise ConfigError(
             f"--wire-dtype {dtype}: the rounded sums of {name} would not keep the mean of the peers; "
             f"use {' or '.join(entry.wire_dtypes)}"

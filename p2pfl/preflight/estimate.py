@@ -155,7 +155,7 @@ def check_settings(config: RunConfig, peers: int, info: data.DatasetInfo) -> Tri
 def disk_space_needed(roles: Roles, config: RunConfig, layout: Layout, process: int | None = None) -> int:
     """Bytes at least that a run, or one process of it, writes: checkpoints and model."""
     training, exchanges = config.training, any(roles.links)
-    whole, coded = layout.size * 4, layout.size * _number_bytes(config)
+    whole, coded = layout.size * 4, _coded_bytes(config, layout)
     # The coordinator and the clients of one round have checkpoints; other clients may.
     at_least = roles.topology.n if roles.coordinator is None else config.centralized.num_selected + 1
     processes = at_least if process is None else 1
@@ -165,11 +165,13 @@ def disk_space_needed(roles: Roles, config: RunConfig, layout: Layout, process: 
     return need + (whole if has_model else 0)
 
 
-def _number_bytes(config: RunConfig) -> int:
-    """Bytes that travel in a training round for each number of the model."""
-    if mode_of(config).mixes:
-        return sum(encoding.item_bytes for encoding in build_algorithm(config).encodings.values())
-    return ITEM_BYTES[config.exchange.wire_dtype]
+def _coded_bytes(config: RunConfig, layout: Layout) -> int:
+    """Bytes that travel in a training round for a model."""
+    if not mode_of(config).mixes:
+        return layout.size * ITEM_BYTES[config.exchange.wire_dtype]
+    encodings = build_algorithm(config, buffers=layout.buffers).encodings.values()
+    # Of variable length: the shorter one, since only the first round's vectors are whole.
+    return sum(min(e.lengths(layout.size)) if e.lengths else layout.size * e.item_bytes for e in encodings)
 
 
 def check_disk(config: RunConfig, need: int) -> None:
@@ -225,7 +227,7 @@ def estimate(  # longer than most: a field of the result a line
         roles = assign_roles(config, roles.topology, shards.sizes)
     steps = [steps_of_shard(config, size, shards.mean) for size in (shards.smallest, shards.largest)]
     layout = Layout.of(model)
-    whole, coded = layout.size * 4, layout.size * _number_bytes(config)
+    whole, coded = layout.size * 4, _coded_bytes(config, layout)
     sent, degree = _traffic(roles, config)
     return Estimate(
         train_samples=info.train_samples,

@@ -36,7 +36,7 @@ class Exchange:
         self.in_round = False  # between `begin_round` and `finish`
         self.has_begun = False  # the round's payloads are on offer
         self.is_bootstrapping = context.needs_bootstrap and context.first_round > 1
-        self.bootstrap = Bootstrap(self.algorithm.is_robust, self.algorithm.model_scale)
+        self.bootstrap = Bootstrap(self.algorithm.is_robust, self.algorithm.model_of)
         self.aggregation: RoundAggregation | None = None
         self.channel = Channel(context, mixer.x.numel(), mixer.phases.at)
         self._is_started = self._left_behind = False  # left behind: a neighbor continues without this peer
@@ -116,7 +116,7 @@ class Exchange:
         """Begin a round, and wait for neighbors that are known to be back in it."""
         self.round, self.in_round, self._is_started = round, True, True
         self.aggregation, self.has_begun, self._left_behind = None, False, False
-        self.bootstrap = Bootstrap(self.algorithm.is_robust, self.algorithm.model_scale)
+        self.bootstrap = Bootstrap(self.algorithm.is_robust, self.algorithm.model_of)
         actions: list[ev.Action] = []
         for neighbor, rounds in self._context.expected_returns.items():
             if round in rounds:
