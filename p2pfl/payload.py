@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -76,6 +76,16 @@ class Payload:
         """
         vectors = {name: [piece[received.get(name, 0) :]] for name, (piece,) in self.vectors.items()}
         return Payload(vectors, self.scalars)
+
+
+class Receipt(NamedTuple):
+    """Last round of which a peer has a neighbor's payload.
+
+    digest: of what it made of the payloads so far, as the algorithm says; 0: not known.
+    """
+
+    round: int = 0
+    digest: int = 0
 
 
 @dataclass(frozen=True)

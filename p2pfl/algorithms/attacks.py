@@ -24,7 +24,7 @@ from p2pfl.algorithms.base import Algorithm, Outgoing, RoundContext, Saved
 from p2pfl.algorithms.blockwise import Cursor
 from p2pfl.errors import ConfigError
 from p2pfl.faults.parser import attack_problem
-from p2pfl.payload import FP32, Encoding, LocalTraining, Payload
+from p2pfl.payload import FP32, Encoding, LocalTraining, Payload, Receipt
 from p2pfl.registry import ATTACKS, load
 from p2pfl.topology import NeighborhoodSchedule
 
@@ -212,10 +212,10 @@ class Attacking(Algorithm[AttackState[S]]):
     def model_of(self, payload: Payload) -> Sequence[Tensor] | None:
         return self.inner.model_of(payload)
 
-    def receipt(self, state: AttackState[S], neighbor: int) -> int:
+    def receipt(self, state: AttackState[S], neighbor: int) -> Receipt:
         return self.inner.receipt(state.inner, neighbor)
 
-    def edge_up(self, state: AttackState[S], neighbor: int, received: int, served_from: int) -> None:
+    def edge_up(self, state: AttackState[S], neighbor: int, received: Receipt, served_from: int) -> None:
         self.inner.edge_up(state.inner, neighbor, received, served_from)
 
     def finish(self, state: AttackState[S], ctx: RoundContext) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from torch import Tensor
 
-from p2pfl.payload import ENCODINGS, FP32, Encoding, LocalTraining, Payload
+from p2pfl.payload import ENCODINGS, FP32, Encoding, LocalTraining, Payload, Receipt
 from p2pfl.topology import Neighborhood, NeighborhoodSchedule
 
 S = TypeVar("S")
@@ -200,14 +200,14 @@ class Algorithm(Protocol[S]):
         """The payload of this round with another x, that an attacker sends; default: only x differs."""
         return replace(payload, vectors={**payload.vectors, "x": (x,)})
 
-    def receipt(self, state: S, neighbor: int) -> int:
-        """Last round whose payload from a neighbor is in the state; default: 0, none.
+    def receipt(self, state: S, neighbor: int) -> Receipt:
+        """Last round whose payload from a neighbor is in the state; default: none.
 
         The neighbor is told when an edge comes up: `edge_up`.
         """
-        return 0
+        return Receipt()
 
-    def edge_up(self, state: S, neighbor: int, received: int, served_from: int) -> None:
+    def edge_up(self, state: S, neighbor: int, received: Receipt, served_from: int) -> None:
         """The edge to a neighbor came up, at the start or once more; default: nothing.
 
         `received`: last round of which the neighbor has this peer's payload, in its state or about to be accumulated.

@@ -19,6 +19,7 @@ away together. A peer that dies takes nothing from the others but what they woul
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
@@ -29,7 +30,7 @@ from torch import Tensor
 from p2pfl.algorithms.base import Algorithm, AlgorithmOptions, Outgoing, RoundContext, Saved
 from p2pfl.algorithms.compression import HEAD, Compression, dense, is_dense, statistics_of
 from p2pfl.config import compression_choice
-from p2pfl.payload import COMPRESSED, Encoding, Payload
+from p2pfl.payload import COMPRESSED, Encoding, Payload, Receipt
 from p2pfl.seeding import derive
 from p2pfl.topology import Neighborhood, NeighborhoodSchedule
 
@@ -47,13 +48,19 @@ class Replica:
     round: int = 0
     after: int = 0
 
+    @property
+    def digest(self) -> int:
+        """Checksum of the vector's bytes; never 0."""
+        return zlib.crc32(self.vector.numpy().data) or 1
+
 
 @dataclass
 class ChocoState:
     """x: trained in place, h in the exchange.
 
     mine: what a neighbor knows of this peer; neighbors share one as long as they have got the same. theirs: what is
-    known of a neighbor. statistics: buffers of the neighbors whose payload of this round is in. bodies: of this round.
+    known of a neighbor. statistics: buffers of the neighbors whose payload of this round is in. outdated: neighbors
+    that need a whole vector next. repeated: receipts of a round that this incarnation has yet to repeat.
     """
 
     x: Tensor
@@ -62,6 +69,7 @@ class ChocoState:
     theirs: dict[int, Replica] = field(default_factory=dict)
     statistics: dict[int, Tensor] = field(default_factory=dict)
     outdated: set[int] = field(default_factory=set)
+    repeated: dict[int, Receipt] = field(default_factory=dict)
     round: int = 0
 
 
@@ -126,9 +134,7 @@ class Choco(Algorithm[ChocoState]):
     def outgoing(self, state: ChocoState, ctx: RoundContext) -> Outgoing:
         state.neighborhood, state.round = ctx.neighborhood, ctx.round
         state.statistics.clear()
-        for neighbor in state.outdated | (state.mine.keys() - ctx.neighborhood.outgoing.keys()):
-            state.mine.pop(neighbor, None)
-        state.outdated.clear()
+        self._drop_outdated(state, ctx)
         parameters, buffers = self._split(state.x)
         payloads: dict[int, Payload] = {}
         made: dict[int, Payload] = {}  # by replica
@@ -141,7 +147,20 @@ class Choco(Algorithm[ChocoState]):
             if id(known) not in made:
                 made[id(known)] = self._payload(state, ctx.round, known, known is fresh, parameters, buffers)
             payloads[neighbor] = made[id(known)]
+            if neighbor in state.repeated and known.digest != state.repeated[neighbor].digest:
+                del state.repeated[neighbor]  # the repeated training has not given the same bits, as on a GPU
+                state.outdated.add(neighbor)
         return payloads
+
+    def _drop_outdated(self, state: ChocoState, ctx: RoundContext) -> None:
+        """Drop replicas that a neighbor does not have: it gets a whole vector."""
+        for neighbor, known in list(state.mine.items()):
+            receipt = state.repeated.get(neighbor, Receipt())
+            is_skipped = known.round < receipt.round < ctx.round
+            if is_skipped or neighbor in state.outdated or neighbor not in ctx.neighborhood.outgoing:
+                del state.mine[neighbor]
+        state.outdated.clear()
+        state.repeated = {n: receipt for n, receipt in state.repeated.items() if receipt.round == ctx.round}
 
     def _payload(  # the round's vector, and the replica that it belongs to
         self, state: ChocoState, round: int, known: Replica, is_first: bool, parameters: Tensor, buffers: Tensor
@@ -176,20 +195,24 @@ class Choco(Algorithm[ChocoState]):
         """The edge takes no part in this round."""
 
     def undelivered(self, state: ChocoState, neighbor: int, sent: Payload) -> None:
-        state.outdated.add(neighbor)
+        if neighbor not in state.repeated:  # or else it has what an earlier incarnation sent
+            state.outdated.add(neighbor)
 
     def edge_reset(self, state: ChocoState, neighbor: int) -> None:
         state.outdated.add(neighbor)
 
-    def receipt(self, state: ChocoState, neighbor: int) -> int:
-        return state.theirs[neighbor].round if neighbor in state.theirs else 0
+    def receipt(self, state: ChocoState, neighbor: int) -> Receipt:
+        known = state.theirs.get(neighbor)
+        return Receipt() if known is None else Receipt(known.round, known.digest)
 
-    def edge_up(self, state: ChocoState, neighbor: int, received: int, served_from: int) -> None:
+    def edge_up(self, state: ChocoState, neighbor: int, received: Receipt, served_from: int) -> None:
         known = state.mine.get(neighbor)
         if known is None:
             return
-        is_repeated = known.round >= served_from
-        if received != known.round and not (is_repeated and known.after in (received, 0)):
+        is_served_again = known.round >= served_from
+        if received.round == known.round + 1 and received.digest:
+            state.repeated[neighbor] = received
+        elif received.round != known.round and not (is_served_again and known.after in (received.round, 0)):
             state.outdated.add(neighbor)
 
     def finish(self, state: ChocoState, ctx: RoundContext) -> Tensor:

@@ -43,9 +43,8 @@ class Compression:
     @property
     def consensus_step(self) -> float:
         """Default of γ: half of what is stable on quadratic objectives, or less."""
-        return {"top-k": min(1.0, 2.0 * self.fraction), "random-k": self.fraction / 2.0, "sign": 0.2, "int8": 0.8}[
-            self.kind
-        ]
+        steps = {"top-k": min(1.0, 2.0 * self.fraction), "random-k": self.fraction / 2.0, "sign": 0.4, "int8": 0.8}
+        return steps[self.kind]
 
     def count(self, size: int) -> int:
         """Values that are kept of so many, k."""

@@ -35,7 +35,7 @@ from torch import Tensor
 from p2pfl.algorithms.base import ONLY_X, Algorithm, AlgorithmOptions, Outgoing, RoundContext, Saved
 from p2pfl.algorithms.blockwise import BLOCK, add_weighted
 from p2pfl.algorithms.share_ledger import Share, ShareLedger
-from p2pfl.payload import ENCODINGS, FP32, Encoding, Payload
+from p2pfl.payload import ENCODINGS, FP32, Encoding, Payload, Receipt
 from p2pfl.topology import Neighborhood, NeighborhoodSchedule
 
 WEIGHT = "weight"  # scalar of a payload: w
@@ -199,15 +199,15 @@ class PushSum(Algorithm[PushSumState]):
     def edge_reset(self, state: PushSumState, neighbor: int) -> None:
         state.ledger.account(neighbor).is_away = True
 
-    def edge_up(self, state: PushSumState, neighbor: int, received: int, served_from: int) -> None:
-        state.ledger.edge_up(neighbor, received, served_from)
+    def edge_up(self, state: PushSumState, neighbor: int, received: Receipt, served_from: int) -> None:
+        state.ledger.edge_up(neighbor, received.round, served_from)
 
     def model_of(self, payload: Payload) -> Sequence[Tensor] | None:
         weight = payload.scalars.get(WEIGHT, 0.0)
         return [piece.float() / weight for piece in payload.vectors["x"]] if weight > 0.0 else None
 
-    def receipt(self, state: PushSumState, neighbor: int) -> int:
-        return state.received.get(neighbor, 0)
+    def receipt(self, state: PushSumState, neighbor: int) -> Receipt:
+        return Receipt(state.received.get(neighbor, 0))
 
     def finish(self, state: PushSumState, ctx: RoundContext) -> Tensor:
         self._add_returned(state)

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from p2pfl.algorithms.base import Algorithm, RoundContext, Saved
-from p2pfl.payload import LocalTraining, Payload
+from p2pfl.payload import LocalTraining, Payload, Receipt
 from p2pfl.protocol.inbox import Inbox
 from p2pfl.topology import NeighborhoodSchedule
 
@@ -103,15 +103,15 @@ class Mixer:
         if not self._is_outdated:
             self._algorithm.edge_reset(self._state, neighbor)
 
-    def edge_up(self, neighbor: int, received: int, served_from: int) -> None:
+    def edge_up(self, neighbor: int, received: Receipt, served_from: int) -> None:
         """Tell the algorithm that the edge to a neighbor came up."""
         if not self._is_outdated:
             self._algorithm.edge_up(self._state, neighbor, received, served_from)
 
-    def receipt(self, neighbor: int, inbox: Inbox) -> int:
+    def receipt(self, neighbor: int, inbox: Inbox) -> Receipt:
         """Last round whose payload from a neighbor is in the state, or about to be."""
-        folded = 0 if self._is_outdated else self._algorithm.receipt(self._state, neighbor)
-        return max(folded, inbox.last_whole(neighbor))
+        folded = Receipt() if self._is_outdated else self._algorithm.receipt(self._state, neighbor)
+        return max(folded, Receipt(inbox.last_whole(neighbor)))
 
 
 class RoundAggregation:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
+from p2pfl.payload import Receipt
 from p2pfl.protocol import events as ev
 from p2pfl.protocol.channel import Channel
 from p2pfl.protocol.context import PeerContext
@@ -24,11 +25,11 @@ class Membership:
         context: PeerContext,
         channel: Channel,
         points: Mapping[int, ResumePoint],
-        received: Callable[[int], int] = lambda neighbor: 0,
+        received: Callable[[int], Receipt] = lambda neighbor: Receipt(),
     ) -> None:
         """`points`: this end's resume point for each neighbor at the start.
 
-        `received`: last round of which this end has a neighbor's payload.
+        `received`: receipt of a neighbor's payloads.
         """
         self._context = context
         self._channel = channel
@@ -55,10 +56,10 @@ class Membership:
         """The first round whose vector is waited for."""
         return self._edges[neighbor].expects_from
 
-    def delivery(self, neighbor: int) -> tuple[int, int]:
-        """Last round whose vector a neighbor has, and the first that goes to it."""
+    def delivery(self, neighbor: int) -> tuple[Receipt, int]:
+        """A neighbor's receipt, and the first round whose vector goes to it."""
         edge = self._edges[neighbor]
-        return edge.their_received, edge.sends_from
+        return edge.their_receipt, edge.sends_from
 
     def is_in_use(self, neighbor: int) -> bool:
         """Whether the edge is up, or offered."""

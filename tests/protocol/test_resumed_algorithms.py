@@ -13,7 +13,7 @@ from tests.support.helpers import ring_with_chord
 
 from p2pfl import RunConfig, make_topology
 from p2pfl.modes import topology_of
-from p2pfl.registry import ALGORITHMS, ATTACKS, AVERAGINGS, entry_of
+from p2pfl.registry import ALGORITHMS, ATTACKS, AVERAGINGS, COMPRESSIONS, entry_of
 from p2pfl.run.paths import MODEL_FILE
 from p2pfl.sim.swarm import Simulation
 from p2pfl.topology import Topology
@@ -96,6 +96,13 @@ def test_gossip(tmp_path: Path, algorithm: str, order: str, wire: str, attack: s
     entry = entry_of("algorithm", algorithm)
     robust = {"byzantine": 1} if entry is not None and entry.tolerates_byzantine else {}
     options = {"algorithm": algorithm, "order": order, "wire_dtype": wire, **robust, **script(tmp_path, attack, "1")}
+    check(make_topology("complete", PEERS), {**PLAIN, **options}, tmp_path)
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_every_compression(tmp_path: Path, compression: str) -> None:
+    named = compression + (":0.05" if COMPRESSIONS[compression].argument else "")
+    options = {"algorithm": "choco", "compression": named}
     check(make_topology("complete", PEERS), {**PLAIN, **options}, tmp_path)
 
 
