@@ -197,7 +197,10 @@ class Algorithm(Protocol[S]):
         return part.vectors.get("x", ())
 
     def substitute(self, state: S, neighbor: int, payload: Payload, x: Tensor) -> Payload:
-        """The payload of this round with another x, that an attacker sends; default: only x differs."""
+        """Payload of this round with another x, which an attacker sends.
+
+        Default: only x differs.
+        """
         return replace(payload, vectors={**payload.vectors, "x": (x,)})
 
     def receipt(self, state: S, neighbor: int) -> Receipt:

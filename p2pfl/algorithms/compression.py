@@ -30,7 +30,7 @@ from p2pfl.registry import COMPRESSIONS
 DENSE = "dense"
 KINDS = (DENSE, *COMPRESSIONS)
 HEAD = struct.Struct("<B7xQ")
-SCALE_BLOCK = 4096  # values with a scale of their own
+SCALE_BLOCK = 4096  # values that share a scale
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,6 +108,32 @@ def test_push_sum_on_a_directed_graph_equals_the_dense_formula(tmp_path: Path) -
     assert w.max() - w.min() > 0.3
     assert_close(saved_vectors(tmp_path / "run", topology, ROUNDS), xs / w, reference.start)
     assert result.summary["final_consensus_distance"] < 1e-3 * (xs / w - (xs / w).mean(0)).norm()
+
+
+@pytest.mark.processes
+def test_compressed_exchanges_equal_the_dense_formula_and_send_fewer_bytes(tmp_path: Path) -> None:
+    topology = make_topology("ring", 4)
+    config = RunConfig.of(
+        **PLAIN, algorithm="choco", compression="top-k:0.1", consensus_step=0.5, run_dir=str(tmp_path / "run")
+    )
+    result = run_swarm(topology, config)
+    reference = Reference(topology, config)
+    w = torch.from_numpy(mixing_matrix(topology)).float()
+    xs, known = reference.start.repeat(4, 1), None
+    for step in range(ROUNDS):
+        xs = xs - reference.lr * reference.gradients(xs, step)
+        if known is None:
+            known = xs.clone()
+        else:
+            change = xs - known
+            kept = change.abs().topk(-(-change.shape[1] // 10)).indices
+            known = known.scatter_add(1, kept, change.gather(1, kept))
+        xs = xs + 0.5 * (w @ known - known)
+    assert_close(saved_vectors(tmp_path / "run", topology, ROUNDS), xs, reference.start)
+    sent = [record.bytes_sent for record in read_rounds(tmp_path / "run" / "peers" / "0")][:ROUNDS]
+    rounds = [sent[0], *(after - before for before, after in itertools.pairwise(sent))]
+    assert rounds[1] == rounds[2] < 0.21 * rounds[0]
+    assert result.summary["consensus_accuracy"] is not None
 
 
 @pytest.mark.processes

@@ -129,6 +129,8 @@ class Watched:
     def note(self, sender: int, payload: Payload | None) -> None:
         key = (self.round, sender)
         assert key not in self.folds, "folded again"
+        if not self.inner.streaming:
+            payload = None  # comes whole; its length may vary
         assert self.parts.keys() <= {key}, "another sender's vector before the last is whole"
         if payload is not None:
             new = sum(piece.numel() for pieces in payload.vectors.values() for piece in pieces)

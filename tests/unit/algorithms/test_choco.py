@@ -47,7 +47,7 @@ ALL = [Compression("top-k", 0.25), Compression("random-k", 0.25), Compression("s
 @pytest.mark.parametrize(("compression", "c"), COMPRESSORS, ids=lambda value: getattr(value, "kind", ""))
 @pytest.mark.parametrize(("k", "beta"), [(1, 0.0), (4, BETA)])
 def test_the_update_rule(compression: Compression, c: Callable[[np.ndarray], np.ndarray], k: int, beta: float) -> None:
-    """Koloskova, Stich & Jaggi 2019, algorithm 2, from replicas that are whole in the first round."""
+    """Koloskova, Stich & Jaggi 2019, algorithm 2, from whole replicas."""
     problem = Quadratics.random(N)
     swarm = QuadraticSwarm(Choco(compression, GAMMA), W, problem, beta)
     x, m, known = np.zeros((N, SIZE)), np.zeros((N, SIZE)), None
@@ -168,7 +168,7 @@ def test_a_restart_from_a_checkpoint_that_skips_a_round_makes_the_next_payload_w
 
 
 def test_a_payload_that_is_served_again_after_a_stop_of_all_continues_the_replica() -> None:
-    """Its receiver is a round behind: no vector has to be whole again, so that the bits are the same."""
+    """Its receiver is a round behind. No vector has to be whole again."""
     peers = driven(Choco(Compression("top-k", 0.25), GAMMA), W, random_vectors(N, SIZE))
     for number in (1, 2, 3):
         step(peers, number, set(), set())
