@@ -42,8 +42,8 @@ class Compression:
 
     @property
     def consensus_step(self) -> float:
-        """Default of γ: half of what is stable on quadratic objectives, or less."""
-        steps = {"top-k": min(1.0, 2.0 * self.fraction), "random-k": self.fraction / 2.0, "sign": 0.4, "int8": 0.8}
+        """Default of γ: below what is stable on quadratic objectives and full meshes."""
+        steps = {"top-k": min(0.5, 4.0 * self.fraction), "random-k": 0.75 * self.fraction, "sign": 0.5, "int8": 0.8}
         return steps[self.kind]
 
     def count(self, size: int) -> int:
