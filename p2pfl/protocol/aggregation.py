@@ -49,11 +49,15 @@ class Mixer:
             self._algorithm.load_state_dict(self._state, restored)
         self._is_consensus = False  # the state is that of the consensus rounds
         self._is_outdated = False  # it was, of rounds that the peer has left
+        self._receipts: dict[int, Receipt] = {}  # of the training rounds, in the consensus rounds
         self._accounted: set[int] = set()  # neighbors whose payload was acknowledged, or counted as undelivered
 
     def enter(self, round: int) -> None:
         """Begin a round: the first consensus round begins with a state of its algorithm."""
         if round > self.phases.training_rounds and not self._is_consensus:
+            if not self._is_outdated:  # neighbors that are still in training rounds ask what has arrived of those
+                senders = self._schedule(self.phases.training_rounds).incoming
+                self._receipts = {n: self._algorithm.receipt(self._state, n) for n in senders}
             self._is_consensus, self._is_outdated = True, False
             self._algorithm = self.phases.consensus
             self._state = self._algorithm.init(self.x, self._schedule)
@@ -110,8 +114,9 @@ class Mixer:
 
     def receipt(self, neighbor: int, inbox: Inbox) -> Receipt:
         """Last round whose payload from a neighbor is in the state, or about to be."""
+        before = self._receipts.get(neighbor, Receipt())
         folded = Receipt() if self._is_outdated else self._algorithm.receipt(self._state, neighbor)
-        return max(folded, Receipt(inbox.last_whole(neighbor)))
+        return max(before, folded, Receipt(inbox.last_whole(neighbor)))
 
 
 class RoundAggregation:
