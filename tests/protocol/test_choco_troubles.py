@@ -52,7 +52,7 @@ class Swarm:
             self.run.advance(schedule[number % len(schedule)] if schedule else None)
 
     def to_the_end(self) -> None:
-        for _ in range(50_000):
+        for _ in range(100_000):
             if not self.run.advance():
                 return
         raise AssertionError("the peers continue without end")

@@ -91,7 +91,7 @@ class Swarm:
         return self.run.advance(choice)
 
     def until(self, happened: object) -> None:
-        for _ in range(20_000):
+        for _ in range(100_000):
             if happened() or not self.advance():  # type: ignore[operator]
                 return
         raise AssertionError("never came true")
