@@ -65,6 +65,8 @@ class Refusal(StrEnum):
     OFFSET = "offset"
     VECTOR = "vector"
     VALUES = "values"
+    INDICES = "indices"
+    ENCODING = "encoding"
     # Of connections
     LINK = "link"
     KEY = "key"
@@ -93,6 +95,8 @@ REFUSALS: Mapping[Refusal, str] = {
     Refusal.OFFSET: "A chunk that is not the next of its vector; the vector is requested again.",
     Refusal.VECTOR: "A vector that the algorithm of the run does not have.",
     Refusal.VALUES: "A vector with a number that is not finite.",
+    Refusal.INDICES: "A compressed vector with indices beyond its end, or not in ascending order.",
+    Refusal.ENCODING: "A compressed vector of another kind or length than this run's.",
     Refusal.LINK: "Data over a link on which the neighbor only receives.",
     Refusal.KEY: "A connection with a key that is no neighbor's.",
     Refusal.TOKEN: "A connection with a token that is not this run's.",

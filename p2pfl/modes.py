@@ -29,6 +29,7 @@ from p2pfl.topology import (
     mixing_rounds,
     neighborhood,
     period_matrix,
+    push_weights,
     schedule_convergence,
     smallest_eigenvalue,
     spanning_tree,
@@ -183,7 +184,7 @@ def _gossip(config: RunConfig, topology: Topology, sizes: Sizes) -> Roles:
         last_rounds = diameter(spanning_tree(topology))
     else:
         # Robust rules are not accelerated; the vectors that they accept mix like W, which is the best estimate.
-        count = mixing_rounds if is_robust(config) else consensus_rounds
+        count = mixing_rounds if is_robust(config) or pushes_sums(config) else consensus_rounds
         last_rounds = count(matrices[0], config.gossip.consensus_tolerance)
     return Roles(
         mode=MODES["gossip"],
@@ -219,6 +220,12 @@ def mixing_matrices_of(config: RunConfig, topology: Topology, sizes: Sizes = Non
     return mixing_matrices(topology, config.gossip.mixing, sizes)
 
 
+def pushes_sums(config: RunConfig) -> bool:
+    """Whether peers push shares of sums, so that also the final merge is push-sum."""
+    entry = registry.entry_of("algorithm", config.gossip.algorithm)
+    return mode_of(config).mixes and entry is not None and entry.pushes_sums
+
+
 def mixing_matrix_of(config: RunConfig, topology: Topology, sizes: Sizes = None) -> Matrix:
     """Mixing matrix of a gossip run, as its algorithm needs it.
 
@@ -248,6 +255,11 @@ def mixing_note(config: RunConfig, topology: Topology) -> str | None:
         count = f"{tree.graph.number_of_edges()} of {topology.graph.number_of_edges()} edges"
         return f"weights travel along a spanning tree of {count} and diameter {diameter(tree)}"
     entry = registry.entry_of("algorithm", config.gossip.algorithm)
+    if pushes_sums(config):
+        weights = push_weights(mixing_matrix(topology, config.gossip.mixing))
+        unequal = weights.max() - weights.min() > 1e-6
+        found = f"the peers' weights of push-sum approach {weights.min():.3g} to {weights.max():.3g}"
+        return f"{found}; a model moves by the learning rate divided by its peer's weight" if unequal else None
     if entry is None or entry.least_eigenvalue is None:
         return None
     plain = mixing_matrix(topology, config.gossip.mixing)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -19,12 +19,16 @@ class Encoding:
     """Number format of a vector on the wire.
 
     `name` is used in messages and settings. `carrier`: NumPy's type of the same size, as which received bytes are read;
-    NumPy has no bfloat16.
+    NumPy has no bfloat16. `lengths`: of an encoding of variable length, by the number of the vector's elements: its
+    possible lengths in bytes. `verify`: raises ProtocolError for a complete vector that cannot be decoded, given as
+    pieces, with the number of elements.
     """
 
     name: str
     torch_name: str
     carrier: np.dtype[Any]
+    lengths: Callable[[int], Collection[int]] | None = field(default=None, compare=False)
+    verify: Callable[[Sequence[Tensor], int], None] | None = field(default=None, compare=False)
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -43,6 +47,9 @@ class Encoding:
 FP32 = Encoding("fp32", "float32", np.dtype("<f4"))
 BF16 = Encoding("bf16", "bfloat16", np.dtype("<i2"))
 ENCODINGS: Mapping[str, Encoding] = {encoding.name: encoding for encoding in (FP32, BF16)}
+COMPRESSED = Encoding("compressed", "uint8", np.dtype("u1"))
+"""Bytes of an algorithm's own encoding, of variable length."""
+WIRE_ENCODINGS: Mapping[str, Encoding] = {**ENCODINGS, COMPRESSED.name: COMPRESSED}
 ITEM_BYTES: Mapping[str, int] = {name: encoding.item_bytes for name, encoding in ENCODINGS.items()}
 
 
@@ -69,6 +76,16 @@ class Payload:
         """
         vectors = {name: [piece[received.get(name, 0) :]] for name, (piece,) in self.vectors.items()}
         return Payload(vectors, self.scalars)
+
+
+class Receipt(NamedTuple):
+    """Last round of which a peer has a neighbor's payload.
+
+    digest: of what it made of the payloads so far, as the algorithm says; 0: not known.
+    """
+
+    round: int = 0
+    digest: int = 0
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,10 @@ class Entry:
     """Every peer waits for its neighbors' vectors of the round, so that a resumed run ends with the same bits."""
     weighs_by_samples: bool = False
     """Clients or peers count in proportion to the sizes of their shards."""
+    keeps_mean: bool = True
+    """A mixing whose rows add up to 1, or else it needs an algorithm that pushes sums."""
+    pushes_sums: bool = False
+    """Peers push shares of sums, of which only the columns of the mixing matrix have to add up to 1."""
     covers: bool = True
     """A partition that uses every sample."""
     names_samples: bool = False
@@ -57,7 +61,7 @@ class Entry:
     """Weights travel along a spanning tree of the topology only, and the final merge is exact after as many rounds as
     the tree's diameter."""
     fixed_mixing: bool = False
-    """It needs the same mixing matrix in every round, and refuses a schedule of graphs."""
+    """It is written for one mixing matrix in all rounds, and refuses a schedule of graphs."""
     kept_vectors: int = 0
     """Vectors as long as the model that a peer keeps beside those of D-PSGD."""
     kept_per_neighbor: int = 0
@@ -108,6 +112,27 @@ ALGORITHMS: Mapping[str, Entry] = {
         uses_tree=True,
         fixed_mixing=True,
         wire_dtypes=("fp32",),
+    ),
+    "push-sum": Entry(
+        "p2pfl.algorithms.push_sum:PushSum",
+        "stochastic gradient push: sums and weights that are divided by each other, on any directed graph (SGP)",
+        "Assran, Loizou, Ballas & Rabbat 2019, Stochastic gradient push for distributed deep learning",
+        kept_vectors=3,
+        pushes_sums=True,
+        fixed_mixing=True,
+    ),
+    "choco": Entry(
+        "p2pfl.algorithms.choco:Choco",
+        "D-PSGD that sends compressed changes (--compression), for a fraction of the bytes; symmetric mixing matrix",
+        "Koloskova, Stich & Jaggi 2019, Decentralized stochastic optimization and gossip algorithms with compressed "
+        "communication",
+        options=("compression", "consensus_step"),
+        orders=("atc",),
+        wire_dtypes=("fp32",),
+        least_eigenvalue=-1.0,
+        kept_vectors=3,
+        kept_per_neighbor=1,
+        fixed_mixing=True,
     ),
     "adaptive-consensus": Entry(
         "p2pfl.algorithms.adaptive_consensus:AdaptiveConsensus",
@@ -207,12 +232,41 @@ MIXINGS: Mapping[str, Entry] = {
         "the file's weights where all edges have one and they keep the mean, else metropolis-hastings, of directed "
         "graphs uniform or max-degree; for comparisons of unlike graphs",
     ),
+    "column-stochastic": Entry(
+        "p2pfl.topology.mixing:column_stochastic",
+        "1 / (1 + out-degree) to each out-neighbor and to the peer itself, for --algorithm push-sum; all graphs",
+        "Kempe, Dobra & Gehrke 2003, Gossip-based computation of aggregate information",
+        keeps_mean=False,
+    ),
     "samples": Entry(
         "p2pfl.topology.mixing:by_samples",
         "metropolis-hastings with peers that count by their samples, so that the model minimizes the loss over all "
         "samples; the others count peers equally, with a bias towards the samples of small shards",
         "Hastings 1970, Monte Carlo sampling methods using Markov chains and their applications",
         weighs_by_samples=True,
+    ),
+}
+COMPRESSIONS: Mapping[str, Entry] = {
+    "top-k": Entry(
+        "p2pfl.algorithms.compression:Compression",
+        "the values that have changed most, with their indices: 8 bytes each",
+        "Stich, Cordonnier & Jaggi 2018, Sparsified SGD with memory",
+        argument="F",
+    ),
+    "random-k": Entry(
+        "p2pfl.algorithms.compression:Compression",
+        "values at random indices, which both ends draw: 4 bytes each",
+        "Stich, Cordonnier & Jaggi 2018, Sparsified SGD with memory",
+        argument="F",
+    ),
+    "sign": Entry(
+        "p2pfl.algorithms.compression:Compression",
+        "signs, 1 bit a value, and a scale for each 4,096 values",
+        "Karimireddy, Rebjock, Stich & Jaggi 2019, Error feedback fixes SignSGD and other gradient compression schemes",
+    ),
+    "int8": Entry(
+        "p2pfl.algorithms.compression:Compression",
+        "1 byte a value, and a scale for each 4,096 values",
     ),
 }
 _NIID_BENCH = "Li, Diao, Chen & He 2022, Federated learning on non-IID data silos: an experimental study"
@@ -300,6 +354,7 @@ TABLES: Mapping[str, Mapping[str, Entry]] = {
     "averaging": AVERAGINGS,
     "attack": ATTACKS,
     "mixing": MIXINGS,
+    "compression": COMPRESSIONS,
     "partition": PARTITIONS,
     "dataset": DATASETS,
     "model": MODELS,

@@ -34,6 +34,7 @@ REGISTRY_PAGES = {
     "algorithm": "algorithms.md#gossip-algorithms",
     "averaging": "algorithms.md#server-averaging",
     "mixing": "mixings.md",
+    "compression": "algorithms.md#compressions",
     "partition": "data-sets.md#partitions",
     "dataset": "data-sets.md",
     "model": "models.md",

@@ -36,6 +36,9 @@ def build_algorithm(config: RunConfig, peers: int = 1, buffers: tuple[slice, ...
             peak_round=config.training.peak_round,
             peers=peers,
             buffers=buffers,
+            compression=config.gossip.compression,
+            consensus_step=config.gossip.consensus_step,
+            seed=config.record.seed,
         ),
     )
 

@@ -24,7 +24,7 @@ from p2pfl.algorithms.base import Algorithm, Outgoing, RoundContext, Saved
 from p2pfl.algorithms.blockwise import Cursor
 from p2pfl.errors import ConfigError
 from p2pfl.faults.parser import attack_problem
-from p2pfl.payload import FP32, Encoding, LocalTraining, Payload
+from p2pfl.payload import FP32, Encoding, LocalTraining, Payload, Receipt
 from p2pfl.registry import ATTACKS, load
 from p2pfl.topology import NeighborhoodSchedule
 
@@ -188,7 +188,7 @@ class Attacking(Algorithm[AttackState[S]]):
             return honest
         sent = self.attack(self._view(state)).to(vector.dtype)
         return {
-            neighbor: replace(payload, vectors={**payload.vectors, "x": (sent,)})
+            neighbor: self.inner.substitute(state.inner, neighbor, payload, sent)
             for neighbor, payload in honest.items()
         }
 
@@ -196,9 +196,9 @@ class Attacking(Algorithm[AttackState[S]]):
         return self.inner.own(state.inner)
 
     def accumulate(self, state: AttackState[S], sender: int, part: Payload) -> None:
-        if sender != state.me:
-            self._look_at(state, sender, part.vectors.get("x", ()))
         self.inner.accumulate(state.inner, sender, part)
+        if sender != state.me:
+            self._look_at(state, sender, self.inner.seen(state.inner, sender, part))
 
     def missing(self, state: AttackState[S], sender: int, received: Mapping[str, int]) -> None:
         self.inner.missing(state.inner, sender, received)
@@ -208,6 +208,15 @@ class Attacking(Algorithm[AttackState[S]]):
 
     def edge_reset(self, state: AttackState[S], neighbor: int) -> None:
         self.inner.edge_reset(state.inner, neighbor)
+
+    def model_of(self, payload: Payload) -> Sequence[Tensor] | None:
+        return self.inner.model_of(payload)
+
+    def receipt(self, state: AttackState[S], neighbor: int) -> Receipt:
+        return self.inner.receipt(state.inner, neighbor)
+
+    def edge_up(self, state: AttackState[S], neighbor: int, received: Receipt, served_from: int) -> None:
+        self.inner.edge_up(state.inner, neighbor, received, served_from)
 
     def finish(self, state: AttackState[S], ctx: RoundContext) -> Tensor:
         x = self.inner.finish(state.inner, ctx)

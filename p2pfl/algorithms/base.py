@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self, TypeVar
 
 from torch import Tensor
 
-from p2pfl.payload import ENCODINGS, FP32, Encoding, LocalTraining, Payload
+from p2pfl.payload import ENCODINGS, FP32, Encoding, LocalTraining, Payload, Receipt
 from p2pfl.topology import Neighborhood, NeighborhoodSchedule
 
 S = TypeVar("S")
@@ -30,7 +30,8 @@ class AlgorithmOptions:
     overlapped: the exchange runs beside training (--order). wire_dtype: name of the encoding (--wire-dtype).
     byzantine: malicious neighbors to tolerate (--byzantine). momentum: of the local optimizer (--momentum).
     max_lr: peak of the learning rate schedule (--lr). peak_round: round in which the schedule reaches it.
-    peers: number of peers in the run.
+    peers: number of peers in the run. compression, consensus_step: of compressed exchanges (--compression,
+    --consensus-step). seed: of the run.
     buffers: places in x of floating-point buffers, such as running statistics of batch normalization. They are mixed
     plainly: momentum, tracking or extrapolation could make a variance negative.
     """
@@ -43,6 +44,9 @@ class AlgorithmOptions:
     peak_round: int = 1
     peers: int = 1
     buffers: tuple[slice, ...] = ()
+    compression: str = "top-k:0.1"
+    consensus_step: float | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,43 @@ class Algorithm(Protocol[S]):
         """
         return
 
+    def model_of(self, payload: Payload) -> Sequence[Tensor] | None:
+        """Model in a neighbor's payload, in pieces; default: its x. None: of no use.
+
+        A peer that takes its neighbors' weights (bootstrap) needs it.
+        """
+        return payload.vectors["x"]
+
+    def seen(self, state: S, sender: int, part: Payload) -> Sequence[Tensor]:
+        """Next pieces of a sender's vector, of whose payload a part has been accumulated.
+
+        Default: those of x in the part. An attacker looks at them.
+        """
+        return part.vectors.get("x", ())
+
+    def substitute(self, state: S, neighbor: int, payload: Payload, x: Tensor) -> Payload:
+        """Payload of this round with another x, which an attacker sends.
+
+        Default: only x differs.
+        """
+        return replace(payload, vectors={**payload.vectors, "x": (x,)})
+
+    def receipt(self, state: S, neighbor: int) -> Receipt:
+        """Last round whose payload from a neighbor is in the state; default: none.
+
+        The neighbor is told when an edge comes up: `edge_up`.
+        """
+        return Receipt()
+
+    def edge_up(self, state: S, neighbor: int, received: Receipt, served_from: int) -> None:
+        """The edge to a neighbor came up, at the start or once more; default: nothing.
+
+        `received`: last round of which the neighbor has this peer's payload, in its state or about to be accumulated.
+        `served_from`: first round whose payload will be sent to it, perhaps again. Payloads of the rounds between have
+        not reached it, though some may have been acknowledged by a process that died, and are not sent again.
+        """
+        return
+
     def finish(self, state: S, ctx: RoundContext) -> Tensor:
         """End the round and return the mix, which is x from now on.
 
@@ -191,7 +232,7 @@ class Algorithm(Protocol[S]):
         """The state after a round, without x, for a checkpoint; default: nothing.
 
         A checkpoint is written while the peer handles messages: these tensors are not written in place before the next
-        `outgoing`, not by `undelivered` and `edge_reset` either, which may put others in their place.
+        `outgoing`, not by `undelivered`, `edge_reset` and `edge_up` either, which may put others in their place.
         """
         return {}
 

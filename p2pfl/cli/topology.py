@@ -195,10 +195,11 @@ def _mixed(topology: Topology, mixing: str, tolerance: float) -> dict[str, str]:
     if topology.n > _MANY:
         print(f"computing the spectral gap of {topology.n} peers, up to a minute", file=sys.stderr)
     found = topologies.convergence(topologies.mixing_matrix(topology, mixing), tolerance)
+    reduced = f"disagreement reduced to {tolerance:g} in {counted(found.plain, 'round')}"
+    more = f"of plain mixing, {found.accelerated} in the consensus phase of a run"
     return {
         "spectral gap": f"{found.gap:.4f} with {weights_text(mixing)}",
-        "consensus": f"disagreement reduced to {tolerance:g} in {counted(found.plain, 'round')} of plain mixing, "
-        f"{found.accelerated} in the consensus phase of a run",
+        "consensus": f"{reduced} {more if MIXINGS[mixing].keeps_mean else 'of push-sum'}",
     }
 
 
@@ -208,5 +209,6 @@ def _unmixed(topology: Topology) -> dict[str, str]:
     return {
         "mixing": "uniform weights would not preserve the mean of the peers, because their degrees are unequal; "
         + weighted,
+        "push-sum": f"{topologies.PUSH_SUM} needs neither",
         "undirected": topologies.undirected_command(topology),
     }

@@ -1,5 +1,6 @@
 """Settings of a run as frozen dataclasses, one section a concern, and as TOML."""
 
+from p2pfl.config.compression import compression_choice
 from p2pfl.config.consistency import check_together, is_robust, least_updates
 from p2pfl.config.data import DataConfig, EvaluationSet
 from p2pfl.config.lists import LISTED, TUNABLE, split_values
@@ -53,6 +54,7 @@ __all__ = [
     "ServerConfig",
     "TrainingConfig",
     "check_together",
+    "compression_choice",
     "foreign_options",
     "is_robust",
     "least_updates",

@@ -101,23 +101,41 @@ def _check_algorithm(config: RunConfig) -> None:
     entry = registry.entry_of("algorithm", config.gossip.algorithm)
     if config.mode != "gossip" or entry is None:
         return
+    _check_mixing(config, entry)
     name, order = config.gossip.algorithm, config.gossip.order
     if order not in entry.orders:
         raise ConfigError(f"--order {order}: {name} has only --order {' or '.join(entry.orders)}")
+    plain = GossipConfig()
+    for option in ("compression", "consensus_step"):
+        if option not in entry.options and (value := getattr(config.gossip, option)) != getattr(plain, option):
+            raise ConfigError(f"--{option.replace('_', '-')} {value}: means nothing with {name}, only with choco")
     if (dtype := config.exchange.wire_dtype) not in entry.wire_dtypes:
+        if "compression" in entry.options:
+            raise ConfigError(f"--wire-dtype {dtype}: {name} has --compression instead")
         raise ConfigError(
             f"--wire-dtype {dtype}: the rounded sums of {name} would not keep the mean of the peers; "
             f"use {' or '.join(entry.wire_dtypes)}"
         )
-    mixing, plain = config.gossip.mixing, GossipConfig()
-    if entry.uses_tree and mixing != plain.mixing:
-        raise ConfigError(f"--mixing {mixing}: {name} counts all peers alike, along a tree; leave it out")
-    if entry.least_eigenvalue is not None and registry.MIXINGS[mixing].weighs_by_samples:
-        raise ConfigError(f"--mixing {mixing}: {name} needs a symmetric mixing matrix; leave it out")
     if entry.needs_momentum and config.training.momentum == 0:
         raise ConfigError(f"--momentum 0: {name} is a kind of momentum; choose one above 0 or --algorithm dpsgd")
     if entry.needs_momentum and config.training.reset_momentum:
         raise ConfigError(f"--reset-momentum: {name} sets the momentum of every round; leave it out")
+
+
+def _check_mixing(config: RunConfig, entry: registry.Entry) -> None:
+    name, mixing = config.gossip.algorithm, config.gossip.mixing
+    weights = registry.MIXINGS[mixing]
+    if entry.uses_tree and mixing != GossipConfig().mixing:
+        raise ConfigError(f"--mixing {mixing}: {name} counts all peers alike, along a tree; leave it out")
+    if entry.least_eigenvalue is not None and weights.weighs_by_samples:
+        raise ConfigError(f"--mixing {mixing}: {name} needs a symmetric mixing matrix; leave it out")
+    if entry.pushes_sums and weights.weighs_by_samples:
+        raise ConfigError(f"--mixing {mixing}: {name} counts all peers alike; use --mixing column-stochastic")
+    if not (weights.keeps_mean or entry.pushes_sums):
+        raise ConfigError(
+            f"--mixing {mixing}: with {name} the mean of the peers would drift; use --algorithm push-sum, or another "
+            "--mixing"
+        )
 
 
 def _robust_needs(config: RunConfig) -> int:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from p2pfl import registry
+from p2pfl.config.compression import compression_choice
 from p2pfl.config.data import MOST_SAMPLES
 from p2pfl.config.fields import check, is_count, not_negative, one_of, positive, unset
 
@@ -97,6 +98,11 @@ class GossipConfig:
     order: Literal["atc", "overlapped"] = "atc"
     """Order of a round. atc: train, exchange, mix. overlapped: exchange last round's weights while training (needs a
     smaller --lr)."""
+    compression: Annotated[str, one_of("compression")] = "top-k:0.1"
+    """Compression of what --algorithm choco sends; F is the fraction of the values that travels."""
+    consensus_step: Annotated[float | None, unset("FLOAT", "by --compression")] = None
+    """Consensus step size γ of --algorithm choco: how far a peer moves towards its neighbors' replicas. Too large a
+    step diverges; the stronger the compression, the smaller it has to be."""
     consensus_tolerance: float = 1e-3
     """Consensus phase: after the last round peers only mix, until their disagreement has shrunk to this fraction (not
     guaranteed with robust algorithms; relay-sum needs none, since its final merge is exact)."""
@@ -107,6 +113,8 @@ class GossipConfig:
         tolerance = self.consensus_tolerance
         registry.check("algorithm", self.algorithm)
         registry.check("mixing", self.mixing)
+        compression_choice(self.compression)
+        positive(self, 1.0, "consensus_step")
         positive(self, MOST_PROCESSES, "min_peers")
         check(0 < tolerance < 1, "consensus_tolerance", tolerance, "must lie between 0 and 1, for example 1e-3")
 

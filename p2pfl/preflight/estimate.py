@@ -158,7 +158,7 @@ def check_settings(config: RunConfig, peers: int, info: data.DatasetInfo) -> Tri
 def disk_space_needed(roles: Roles, config: RunConfig, layout: Layout, process: int | None = None) -> int:
     """Bytes at least that a run, or one process of it, writes: checkpoints and model."""
     training, exchanges = config.training, any(roles.links)
-    whole, coded = layout.size * 4, layout.size * _number_bytes(config)
+    whole, coded = layout.size * 4, _coded_bytes(config, layout)
     # The coordinator and the clients of one round have checkpoints; other clients may.
     at_least = roles.topology.n if roles.coordinator is None else config.centralized.num_selected + 1
     processes = at_least if process is None else 1
@@ -170,11 +170,13 @@ def disk_space_needed(roles: Roles, config: RunConfig, layout: Layout, process: 
     return need + (whole if has_model else 0)
 
 
-def _number_bytes(config: RunConfig) -> int:
-    """Bytes that travel in a training round for each number of the model."""
-    if mode_of(config).mixes:
-        return sum(encoding.item_bytes for encoding in build_algorithm(config).encodings.values())
-    return ITEM_BYTES[config.exchange.wire_dtype]
+def _coded_bytes(config: RunConfig, layout: Layout) -> int:
+    """Bytes that travel in a training round for a model."""
+    if not mode_of(config).mixes:
+        return layout.size * ITEM_BYTES[config.exchange.wire_dtype]
+    encodings = build_algorithm(config, buffers=layout.buffers).encodings.values()
+    # Of variable length: the shorter one, since only the first round's vectors are whole.
+    return sum(min(e.lengths(layout.size)) if e.lengths else layout.size * e.item_bytes for e in encodings)
 
 
 def check_disk(config: RunConfig, need: int) -> None:
@@ -230,7 +232,7 @@ def estimate(  # longer than most: a field of the result a line
         roles = assign_roles(config, roles.topology, shards.sizes)
     steps = [steps_of_shard(config, size, shards.mean) for size in (shards.smallest, shards.largest)]
     layout = Layout.of(model)
-    whole, coded = layout.size * 4, layout.size * _number_bytes(config)
+    whole, coded = layout.size * 4, _coded_bytes(config, layout)
     sent, degree = _traffic(roles, config)
     return Estimate(
         train_samples=info.train_samples,
@@ -292,5 +294,6 @@ def _exchange_memory(config: RunConfig, whole: int, coded: int, degree: int) -> 
         kept, beside = (0, 0) if entry is None else (entry.kept_vectors, entry.kept_per_neighbor * degree)
         training = (kept + beside + 1) * whole + (1 + waiting) * coded
         # The consensus phase exchanges float32 while what training sent last is kept.
-        return max(training, coded + (CONSENSUS_VECTORS + beside + waiting) * whole)
+        merging = CONSENSUS_VECTORS if entry is None or not entry.pushes_sums else kept
+        return max(training, coded + (merging + beside + waiting) * whole)
     return 2 * whole + (coded if coded != whole else 0) + waiting * coded

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from p2pfl.algorithms.base import Algorithm, RoundContext, Saved
-from p2pfl.payload import LocalTraining, Payload
+from p2pfl.payload import LocalTraining, Payload, Receipt
 from p2pfl.protocol.inbox import Inbox
 from p2pfl.topology import NeighborhoodSchedule
 
@@ -48,17 +48,23 @@ class Mixer:
         if restored is not None:
             self._algorithm.load_state_dict(self._state, restored)
         self._is_consensus = False  # the state is that of the consensus rounds
+        self._is_outdated = False  # it was, of rounds that the peer has left
+        self._receipts: dict[int, Receipt] = {}  # of the training rounds, in the consensus rounds
         self._accounted: set[int] = set()  # neighbors whose payload was acknowledged, or counted as undelivered
 
     def enter(self, round: int) -> None:
         """Begin a round: the first consensus round begins with a state of its algorithm."""
         if round > self.phases.training_rounds and not self._is_consensus:
-            self._is_consensus = True
+            if not self._is_outdated:  # neighbors that are still in training rounds ask what has arrived of those
+                senders = self._schedule(self.phases.training_rounds).incoming
+                self._receipts = {n: self._algorithm.receipt(self._state, n) for n in senders}
+            self._is_consensus, self._is_outdated = True, False
             self._algorithm = self.phases.consensus
             self._state = self._algorithm.init(self.x, self._schedule)
 
     def reset(self) -> None:
         """Forget the state of consensus rounds, whose x is about to change."""
+        self._is_outdated = self._is_consensus
         self._is_consensus, self._algorithm = False, self.phases.training
 
     def request(self, ctx: RoundContext, base: LocalTraining) -> LocalTraining:
@@ -98,7 +104,19 @@ class Mixer:
 
     def edge_reset(self, neighbor: int) -> None:
         """Tell the algorithm that the edge to a neighbor went down."""
-        self._algorithm.edge_reset(self._state, neighbor)
+        if not self._is_outdated:
+            self._algorithm.edge_reset(self._state, neighbor)
+
+    def edge_up(self, neighbor: int, received: Receipt, served_from: int) -> None:
+        """Tell the algorithm that the edge to a neighbor came up."""
+        if not self._is_outdated:
+            self._algorithm.edge_up(self._state, neighbor, received, served_from)
+
+    def receipt(self, neighbor: int, inbox: Inbox) -> Receipt:
+        """Last round whose payload from a neighbor is in the state, or about to be."""
+        before = self._receipts.get(neighbor, Receipt())
+        folded = Receipt() if self._is_outdated else self._algorithm.receipt(self._state, neighbor)
+        return max(before, folded, Receipt(inbox.last_whole(neighbor)))
 
 
 class RoundAggregation:

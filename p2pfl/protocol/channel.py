@@ -31,6 +31,8 @@ _LOUD = frozenset(
     }
 )
 
+_USELESS = frozenset({Refusal.VALUES, Refusal.INDICES, Refusal.ENCODING})  # a vector that would be no better next time
+
 
 class Channel:
     """One process's side of the conversation with its neighbors in one run.
@@ -107,7 +109,7 @@ class Channel:
         if problem is Refusal.OFFSET and key not in self._asked_again:
             self._asked_again.add(key)
             return [self.message("grant", header.sender, header.round)]
-        if problem is not Refusal.VALUES or not self.inbox.has(*key) or self.inbox.is_whole(*key):
+        if problem not in _USELESS or not self.inbox.has(*key) or self.inbox.is_whole(*key):
             return []
         self.inbox.drop(*key)
         return [self.message("ack", header.sender, header.round)]

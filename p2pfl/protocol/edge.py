@@ -11,9 +11,10 @@ Epochs only grow, from the process's incarnation on, so that a message of an ear
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from p2pfl.payload import Receipt
 from p2pfl.protocol.states import EDGE, EdgeState
 from p2pfl.protocol.wire import Header
 
@@ -45,6 +46,7 @@ class Edge:
     their_serves: int = 0
     their_needs: int = 0
     their_round: int = 0  # where the other was when it said so
+    their_receipt: Receipt = field(default_factory=Receipt)  # of this end's payloads
     has_lost_weights: bool = False  # the other end, which waits for others'
 
     @property
@@ -62,14 +64,19 @@ class Edge:
         """The first round whose vector is waited for."""
         return max(self.their_serves, self.needs)
 
-    def greeting(self, round: int, has_lost_weights: bool) -> dict[str, float]:
-        """Scalars of this end's `hello`, beside the round that it serves from."""
+    def greeting(self, round: int, has_lost_weights: bool, received: Receipt) -> dict[str, float]:
+        """Scalars of this end's `hello`, beside the round that it serves from.
+
+        `received`: of the neighbor's payloads.
+        """
         return {
             "epoch": float(self.epoch),
             "heard": float(self.their_epoch if self.state is EdgeState.UP else 0),
             "needs": float(self.needs),
             "round": float(round),
             "lost": float(has_lost_weights),
+            "received": float(received.round),
+            "digest": float(received.digest),
         }
 
     def offer(self, point: ResumePoint, is_answer: bool = False) -> None:
@@ -114,6 +121,7 @@ class Edge:
         self.their_epoch, self.their_serves = epoch, header.round
         self.their_needs = int(told.get("needs", header.round))
         self.their_round = int(told.get("round", header.round))
+        self.their_receipt = Receipt(int(told.get("received", 0)), int(told.get("digest", 0)))
         self.has_lost_weights = bool(told.get("lost", 0.0))
         # What it knows is this epoch, or an earlier one while the greeting of this one is on its way; the very first
         # greetings cross, each being the answer to the other.

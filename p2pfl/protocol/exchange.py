@@ -36,12 +36,12 @@ class Exchange:
         self.in_round = False  # between `begin_round` and `finish`
         self.has_begun = False  # the round's payloads are on offer
         self.is_bootstrapping = context.needs_bootstrap and context.first_round > 1
-        self.bootstrap = Bootstrap(self.algorithm.is_robust)
+        self.bootstrap = Bootstrap(self.algorithm.is_robust, self.algorithm.model_of)
         self.aggregation: RoundAggregation | None = None
         self.channel = Channel(context, mixer.x.numel(), mixer.phases.at)
-        self._is_started = False
-        self.membership = Membership(context, self.channel, {n: self._resume_point(n) for n in context.links})
-        self._left_behind = False  # a neighbor continues without this peer
+        self._is_started = self._left_behind = False  # left behind: a neighbor continues without this peer
+        points = {n: self._resume_point(n) for n in context.links}
+        self.membership = Membership(context, self.channel, points, lambda n: mixer.receipt(n, self.channel.inbox))
 
     @property
     def algorithm(self) -> Algorithm[Any]:
@@ -116,7 +116,7 @@ class Exchange:
         """Begin a round, and wait for neighbors that are known to be back in it."""
         self.round, self.in_round, self._is_started = round, True, True
         self.aggregation, self.has_begun, self._left_behind = None, False, False
-        self.bootstrap = Bootstrap(self.algorithm.is_robust)
+        self.bootstrap = Bootstrap(self.algorithm.is_robust, self.algorithm.model_of)
         actions: list[ev.Action] = []
         for neighbor, rounds in self._context.expected_returns.items():
             if round in rounds:
@@ -226,6 +226,7 @@ class Exchange:
             channel.outbox.drop(neighbor)
         if was_missing:
             actions.append(ev.Note(f"peer {self._context.name([neighbor])} is back from round {first} on", True))
+        self.mixer.edge_up(neighbor, *self.membership.delivery(neighbor))
         if not self._is_started:
             return actions
         actions += [channel.message("grant", neighbor, round) for round in channel.inbox.granted_to(neighbor)]
@@ -272,8 +273,7 @@ class Exchange:
         self.channel.inbox.reorder(neighbor)
         self.channel.outbox.drop(neighbor)
         self.channel.outbox.revoke_credit(neighbor)
-        if not self.is_bootstrapping:
-            self.mixer.edge_reset(neighbor)
+        self.mixer.edge_reset(neighbor)
 
     # Vectors
 

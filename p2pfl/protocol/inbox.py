@@ -18,7 +18,7 @@ from torch import Tensor
 
 from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.model.vector import is_finite
-from p2pfl.payload import ENCODINGS, Encoding, Payload
+from p2pfl.payload import COMPRESSED, WIRE_ENCODINGS, Encoding, Payload
 from p2pfl.protocol.wire import Buffer, Header, Message
 
 WINDOW = 4
@@ -30,6 +30,7 @@ class _Arrival:
 
     pieces: dict[str, list[Tensor]] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
+    totals: dict[str, int] = field(default_factory=dict)  # bytes of whole vectors
     scalars: dict[str, float] = field(default_factory=dict)
     complete: bool = False
     begun: bool = False  # a part has been taken
@@ -168,6 +169,10 @@ class Inbox:
             round += 1
         return round
 
+    def last_whole(self, sender: int) -> int:
+        """The last round of which a payload is complete here and has not been taken; or 0."""
+        return max((r for (r, s), arrival in self._outstanding.items() if s == sender and arrival.complete), default=0)
+
     def is_given_up(self, round: int, sender: int) -> bool:
         """Whether a sender's payload of a round has been given up."""
         return (round, sender) in self._given_up
@@ -208,14 +213,17 @@ class Inbox:
             return False  # sent again after a broken connection; a payload does not change, so what is here stays
         if header.offset > have:
             raise ProtocolError(Refusal.OFFSET, f"{header.offset} is not the next chunk")
-        piece = _tensor(message.body, ENCODINGS[header.codec])
-        if not is_finite(piece):
+        piece = _tensor(message.body, WIRE_ENCODINGS[header.codec])
+        if header.codec != COMPRESSED.name and not is_finite(piece):
             raise ProtocolError(Refusal.VALUES, "not finite")
         arrival.pieces.setdefault(header.vector, []).append(piece)
         arrival.bytes[header.vector] = have + header.length
+        arrival.totals[header.vector] = total = self._total(header)
         arrival.scalars = dict(header.scalars)
         wanted = self._form_of(header.round).encodings
-        arrival.complete = all(arrival.bytes.get(name) == self._bytes_of(form) for name, form in wanted.items())
+        if (verify := wanted[header.vector].verify) is not None and arrival.bytes[header.vector] == total:
+            verify(arrival.pieces[header.vector], self._size)
+        arrival.complete = all(arrival.bytes.get(name, 0) == arrival.totals.get(name, -1) for name in wanted)
         return arrival.complete
 
     def take(self, round: int, sender: int) -> Payload | None:
@@ -248,15 +256,22 @@ class Inbox:
             raise ProtocolError(Refusal.VECTOR, f"there is no {header.vector!r} here")
         if header.codec != encoding.name:
             raise ProtocolError(Refusal.CODEC, f"{header.codec} instead of {encoding.name}")
-        if header.offset + header.length > self._bytes_of(encoding):
+        if encoding.lengths is not None and header.total not in encoding.lengths(self._size):
+            raise ProtocolError(Refusal.LENGTH, f"a vector of {header.total} bytes")
+        known = self._outstanding[header.round, header.sender].totals
+        if known.get(header.vector, self._total(header)) != self._total(header):
+            raise ProtocolError(Refusal.LENGTH, "another length than the chunk before")
+        if header.offset + header.length > self._total(header):
             raise ProtocolError(Refusal.LENGTH, "the vector is longer than the model")
 
     def _is_last(self, header: Header) -> bool:
-        last, encoding = list(self._form_of(header.round).encodings.items())[-1]
-        return header.vector == last and header.offset + header.length == self._bytes_of(encoding)
+        last = list(self._form_of(header.round).encodings)[-1]
+        return header.vector == last and header.offset + header.length == self._total(header)
 
-    def _bytes_of(self, encoding: Encoding) -> int:
-        return self._size * encoding.item_bytes
+    def _total(self, header: Header) -> int:
+        """Bytes of a chunk's whole vector."""
+        is_variable = header.codec == COMPRESSED.name
+        return header.total if is_variable else self._size * WIRE_ENCODINGS[header.codec].item_bytes
 
 
 def _tensor(body: Buffer, encoding: Encoding) -> Tensor:

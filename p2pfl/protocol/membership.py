@@ -6,8 +6,9 @@ How an edge comes up again, and from which round on it is used, is `edge`'s.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
+from p2pfl.payload import Receipt
 from p2pfl.protocol import events as ev
 from p2pfl.protocol.channel import Channel
 from p2pfl.protocol.context import PeerContext
@@ -19,10 +20,20 @@ from p2pfl.protocol.wire import Header
 class Membership:
     """Edges of one peer; what may begin an epoch is given this end's resume point."""
 
-    def __init__(self, context: PeerContext, channel: Channel, points: Mapping[int, ResumePoint]) -> None:
-        """`points`: this end's resume point for each neighbor at the start."""
+    def __init__(
+        self,
+        context: PeerContext,
+        channel: Channel,
+        points: Mapping[int, ResumePoint],
+        received: Callable[[int], Receipt] = lambda neighbor: Receipt(),
+    ) -> None:
+        """`points`: this end's resume point for each neighbor at the start.
+
+        `received`: receipt of a neighbor's payloads.
+        """
         self._context = context
         self._channel = channel
+        self._received = received
         self._edges = {n: Edge(context.incarnation, *points[n]) for n in sorted(context.links)}
         for n in context.absent:
             self._edges[n].take_down()
@@ -45,6 +56,11 @@ class Membership:
     def expected_from(self, neighbor: int) -> int:
         """The first round whose vector is waited for."""
         return self._edges[neighbor].expects_from
+
+    def delivery(self, neighbor: int) -> tuple[Receipt, int]:
+        """A neighbor's receipt, and the first round whose vector goes to it."""
+        edge = self._edges[neighbor]
+        return edge.their_receipt, edge.sends_from
 
     def is_in_use(self, neighbor: int) -> bool:
         """Whether the edge is up, or offered."""
@@ -112,7 +128,8 @@ class Membership:
     def greet(self, neighbor: int, round: int) -> ev.Send:
         """Greet a neighbor with the epoch of this end's edge."""
         edge = self._edges[neighbor]
-        return self._channel.message("hello", neighbor, edge.serves, edge.greeting(round, self._has_lost_weights))
+        about = edge.greeting(round, self._has_lost_weights, self._received(neighbor))
+        return self._channel.message("hello", neighbor, edge.serves, about)
 
     def greet_all(self, round: int) -> list[ev.Action]:
         """Greet all neighbors, as a peer begins."""

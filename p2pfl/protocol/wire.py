@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from p2pfl.errors import ProtocolError, Refusal
-from p2pfl.payload import ENCODINGS
+from p2pfl.payload import COMPRESSED, WIRE_ENCODINGS
 
 VERSION = 6
 CHUNK_BYTES = 1 << 20
@@ -67,7 +67,7 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
     round: Annotated[int, msgspec.Meta(ge=0, le=MAX_ROUND)]
     """Round that the message is about; 0 where it is about none."""
     codec: _Text = ""
-    """Number format of a chunk: fp32 or bf16."""
+    """Number format of a chunk: fp32, bf16, or compressed, an algorithm's own."""
     layout: _Text = ""
     """Digest of the model's layout as a flat vector, in greetings and chunks."""
     vector: _Text = ""
@@ -80,6 +80,8 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
     """Numbers by name: of a greeting the epochs and rounds of its edge, of a chunk the payload's scalars."""
     incarnation: Annotated[int, msgspec.Meta(ge=0, le=MAX_INCARNATION)] = 0
     """Number of the sending process's start; messages of earlier ones than the one that greeted last are dropped."""
+    total: _Size = 0
+    """Bytes of a chunk's whole vector, where its format is compressed."""
 
 
 @dataclass(frozen=True)
@@ -141,11 +143,13 @@ def _check_chunk(header: Header) -> None:
         raise ProtocolError(Refusal.CODEC, "missing")
     if not 0 < header.length <= CHUNK_BYTES:
         raise ProtocolError(Refusal.LENGTH, f"a chunk of {header.length} bytes")
-    encoding = ENCODINGS.get(header.codec)
+    encoding = WIRE_ENCODINGS.get(header.codec)
     if encoding is None:
         raise ProtocolError(Refusal.HEADER, f"unknown codec {header.codec!a}")
     if header.length % encoding.item_bytes or header.offset % encoding.item_bytes:
         raise ProtocolError(Refusal.LENGTH, "a chunk ends within a number")
+    if encoding is COMPRESSED and header.offset + header.length > header.total:
+        raise ProtocolError(Refusal.LENGTH, f"a chunk beyond the vector's {header.total} bytes")
 
 
 def chunks(template: Header, vectors: Mapping[str, memoryview]) -> Iterator[Message]:
@@ -154,10 +158,11 @@ def chunks(template: Header, vectors: Mapping[str, memoryview]) -> Iterator[Mess
     `template` has kind, sender, round, codec, layout and scalars; every chunk repeats them, so that none depends
     on another.
     """
+    total = template.codec == COMPRESSED.name
     for name, data in vectors.items():
         for offset in range(0, data.nbytes, CHUNK_BYTES):
             body = data[offset : offset + CHUNK_BYTES]
-            fields = {"vector": name, "offset": offset, "length": body.nbytes}
+            fields = {"vector": name, "offset": offset, "length": body.nbytes, "total": data.nbytes if total else 0}
             yield Message(msgspec.structs.replace(template, **fields), body, ends=offset + body.nbytes == data.nbytes)
 
 

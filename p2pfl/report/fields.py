@@ -15,8 +15,9 @@ FIELDS: dict[str, str] = {
     "topology": "name of the topology, or of the run",
     "peers": "number of peers or clients; a coordinator is not counted",
     "rounds": "rounds of local training asked for",
-    "spectral_gap": "1 − ‖W − 11ᵀ/n‖₂ of the mixing matrix; on a schedule the geometric mean over the rounds of a "
-    "period, 1 where a period averages exactly; null where sums are relayed along a tree",
+    "spectral_gap": "1 − ‖W − 11ᵀ/n‖₂ of the mixing matrix; 1 − |λ₂| of a column-stochastic one; on a schedule the "
+    "geometric mean over the rounds of a period, 1 where a period averages exactly; null where sums are relayed along "
+    "a tree",
     "evaluated_on": "set of these accuracies: test, or validation (--no-test), and always the whole of it",
     "consensus_accuracy": "accuracy of the final model (consensus or global)",
     "mean_peer_accuracy": "accuracy after the last training round, mean of the peers",

@@ -11,8 +11,16 @@ from p2pfl.topology.fix import FixOptions, fix_file
 from p2pfl.topology.formats.writers import FORMATS
 from p2pfl.topology.generators import KINDS, make_topology
 from p2pfl.topology.graph import MAX_PEERS, Topology, build_schedule, build_topology
-from p2pfl.topology.mixing import exact_by_weights, mean_keeping, mixing_matrices, mixing_matrix, undirected_command
+from p2pfl.topology.mixing import (
+    PUSH_SUM,
+    exact_by_weights,
+    mean_keeping,
+    mixing_matrices,
+    mixing_matrix,
+    undirected_command,
+)
 from p2pfl.topology.public_keys import check_publishable, publish
+from p2pfl.topology.push_spectrum import push_rounds, push_weights
 from p2pfl.topology.schedule import Neighborhood, NeighborhoodSchedule, neighborhood, without_edges
 from p2pfl.topology.schedule_generators import SCHEDULES
 from p2pfl.topology.spectrum import (
@@ -33,6 +41,7 @@ __all__ = [
     "FORMATS",
     "KINDS",
     "MAX_PEERS",
+    "PUSH_SUM",
     "SCHEDULES",
     "FixOptions",
     "Neighborhood",
@@ -61,6 +70,8 @@ __all__ = [
     "neighborhood",
     "period_matrix",
     "publish",
+    "push_rounds",
+    "push_weights",
     "save_topology",
     "schedule_convergence",
     "smallest_eigenvalue",

@@ -18,6 +18,7 @@ from p2pfl.topology.formats.readers import ENDINGS
 from p2pfl.topology.graph import Topology
 from p2pfl.topology.spectrum import Matrix
 
+PUSH_SUM = "--algorithm push-sum --mixing column-stochastic"  # for directed graphs with any degrees
 SUM_TOLERANCE = 1e-6  # allowed deviation from 1 of a sum of weights in a file
 
 
@@ -32,6 +33,8 @@ def mixing_matrix(
 
     `samples` weighs peers by `sizes`, the samples of their shards (by default all the same): W is row-stochastic and
     preserves Σ n_i x_i / Σ n_i, with which all peers agree in the end.
+
+    `column-stochastic`: 1/(1 + out-degree), of any graph; only the columns add up to 1, for push-sum.
 
     Raises ConfigError for an unknown mixing, TopologyError where W would not be doubly stochastic.
 
@@ -63,7 +66,7 @@ def metropolis_hastings(topology: Topology) -> Matrix:
         remedy = {
             "uniform": "use --mixing uniform, all its degrees are equal",
             "max-degree": "use --mixing max-degree, each peer sends to as many as it receives from",
-            None: f"give all peers equal in- and out-degrees and use --mixing uniform, or {_made_undirected(topology)}",
+            None: f"give all peers equal in- and out-degrees and use --mixing uniform, {_other_ways(topology)}",
         }[mean_keeping(topology)]
         raise TopologyError(f"{topology.source}: metropolis-hastings needs an undirected graph; {remedy}")
     degree = dict(topology.graph.degree())
@@ -78,7 +81,7 @@ def max_degree(topology: Topology) -> Matrix:
     if topology.directed and not _is_balanced(topology):
         raise TopologyError(
             f"{topology.source}: max-degree mixing of a directed graph needs peers that send to as many as they "
-            f"receive from, or the mean of the peers drifts; add edges, or {_made_undirected(topology)}"
+            f"receive from, or the mean of the peers drifts; add edges, {_other_ways(topology)}"
         )
     graph = topology.graph
     largest = max(degree for _, degree in (graph.in_degree() if topology.directed else graph.degree()))
@@ -108,13 +111,23 @@ def uniform(topology: Topology) -> Matrix:
         remedy = {
             "metropolis-hastings": "use --mixing metropolis-hastings",
             "max-degree": "use --mixing max-degree, each peer sends to as many as it receives from",
-            None: f"give all peers equal in- and out-degrees, or {_made_undirected(topology)}",
+            None: f"give all peers equal in- and out-degrees, {_other_ways(topology)}",
         }[mean_keeping(topology)]
         raise TopologyError(
             f"{topology.source}: uniform mixing needs equal degrees, or the mean of the peers drifts; {remedy}"
         )
     w: Matrix = (_received(topology) + np.eye(topology.n)) / (1 + degree)
     return w
+
+
+def column_stochastic(topology: Topology) -> Matrix:
+    """1/(1 + out-degree) to each out-neighbor and itself; see `mixing_matrix`.
+
+    Push-sum (Kempe, Dobra & Gehrke 2003) makes a mean of it.
+    """
+    adjacency = nx.to_numpy_array(topology.graph, nodelist=range(topology.n), weight=None)
+    w: Matrix = adjacency.T + np.eye(topology.n)  # networkx: row sends, here: row receives
+    return np.asarray(w / w.sum(axis=0))
 
 
 def file_weights(topology: Topology) -> Matrix:
@@ -175,6 +188,10 @@ def undirected_command(topology: Topology) -> str:
     """Command `topology fix --undirected` for a topology; empty without a file."""
     is_file = Path(topology.source).suffix.lower() in ENDINGS
     return fix_command(topology.source, ("--undirected",)) if is_file else ""
+
+
+def _other_ways(topology: Topology) -> str:
+    return f"or {_made_undirected(topology)}, or use {PUSH_SUM}"
 
 
 def _made_undirected(topology: Topology) -> str:

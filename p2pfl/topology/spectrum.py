@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from p2pfl.errors import ConfigError, TopologyError
+from p2pfl.topology.push_spectrum import is_push_only, push_bounds, push_rate, push_rounds
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
@@ -85,8 +87,10 @@ def contraction(w: Matrix) -> float:
     """Contraction factor of the consensus distance in one round, ‖W − 11ᵀ/n‖₂.
 
     Of a W that preserves a weighted mean, in the norm with these weights: ‖D W D⁻¹ − √π√πᵀ‖₂. For large matrices by
-    Lanczos' method: all eigenvalues of 4000 peers take half a minute.
+    Lanczos' method: all eigenvalues of 4000 peers take half a minute. Of a W for push-sum: |λ₂|, in the long run.
     """
+    if is_push_only(w):
+        return push_rate(w)
     pi = stationary(w)
     w, root = _symmetrized(w, pi), np.sqrt(pi)
     symmetric = is_symmetric(w)
@@ -162,6 +166,9 @@ def convergence(w: Matrix, tolerance: float) -> Convergence:
     Raises as `mixing_rounds` does.
     """
     rate, ratio = _rate(w, tolerance), _norm_ratio(stationary(w))
+    if is_push_only(w):
+        rounds = push_rounds(w, tolerance)
+        return Convergence(max(0.0, 1.0 - rate), rounds, rounds)
     tolerance = tolerance / ratio
     plain = _plain_rounds(rate, tolerance)
     fast = is_reversible(w) and rate > 0
@@ -172,10 +179,11 @@ def convergence(w: Matrix, tolerance: float) -> Convergence:
 def mixing_rounds(w: Matrix, tolerance: float) -> int:
     """Rounds of plain mixing that shrink any disagreement by the factor `tolerance`.
 
-    ⌈ln ε / ln(1 − gap)⌉ with ε = tolerance.
+    ⌈ln ε / ln(1 − gap)⌉ with ε = tolerance; of a W for push-sum `push_rounds`.
     Raises ConfigError if the tolerance is not between 0 and 1, TopologyError if W never mixes (gap 0).
     """
-    return _plain_rounds(_rate(w, tolerance), tolerance / _norm_ratio(stationary(w)))
+    rate = _rate(w, tolerance)
+    return push_rounds(w, tolerance) if is_push_only(w) else _plain_rounds(rate, tolerance / _norm_ratio(stationary(w)))
 
 
 def consensus_rounds(w: Matrix, tolerance: float) -> int:
@@ -192,8 +200,10 @@ def mixing_bounds(w: Matrix, rounds: int) -> dict[str, list[float]]:
     """Upper bounds of the disagreement left after k = 0..rounds rounds of mixing.
 
     `plain`: (1 − gap)^k. `chebyshev`, for a reversible W: 1 / T_k(1 / (1 − gap)) (Scaman et al. 2017, section 4.1).
-    Both are larger by a constant factor where W preserves a weighted mean.
+    Both are larger by a constant factor where W preserves a weighted mean. Of a W for push-sum: `push_bounds`.
     """
+    if is_push_only(w):
+        return {"plain": [1.0, *islice(push_bounds(w), rounds)]}
     rate, ratio = contraction(w), _norm_ratio(stationary(w))
     bounds = {"plain": [ratio * rate**k for k in range(rounds + 1)]}
     if is_reversible(w) and rate > 0:

@@ -15,13 +15,15 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.support import commands
-from tests.support.helpers import free_ports, token_file
+from tests.support.helpers import free_ports, ring_with_chord, token_file
 from tests.support.real_run import Run
 
 from p2pfl import make_topology
 from p2pfl.node.control import EXIT_FAILED
+from p2pfl.run import checkpoint
+from p2pfl.run.paths import CHECKPOINTS_FOLDER, checkpoint_name, peer_dir
 from p2pfl.run.records import read_rounds
-from p2pfl.topology import save_topology
+from p2pfl.topology import mixing_matrix, save_topology
 
 FAST = shlex.split(
     "--dataset digits --model user_models:linear --batch-size 8 --lr 0.01 --local-steps 20 --eval-every 1000000"
@@ -135,6 +137,27 @@ def test_a_restarted_peer_continues(start: Callable[..., Run], checkpoints: bool
         assert spans(away(run, watcher, "2")) <= 1
     assert any("peer 2 died (killed by SIGKILL" in line and "started again" in line for line in run.lines)
     assert (run.run_dir / "consensus.safetensors").exists()
+
+
+def test_a_killed_and_restarted_peer_loses_none_of_push_sums_mass(tmp_path: Path, start: Callable[..., Run]) -> None:
+    """The weights, and what peers owe to others, are in their last checkpoints."""
+    topology, rounds = ring_with_chord(5), 60
+    save_topology(topology, tmp_path / "ring.graphml")
+    push = ["--algorithm", "push-sum", "--mixing", "column-stochastic"]
+    run = start("--rounds", str(rounds), "--restart", "1", *push)
+    run.signal_in_round("2", signal.SIGKILL, 5)
+    code, err = run.end()
+    assert (code, err) == (0, ""), run.lines
+    assert run.summary()["restarts"] == {"2": 1}
+    p, weights = mixing_matrix(topology, "column-stochastic"), []
+    for me in range(5):
+        state = checkpoint.load(
+            peer_dir(run.run_dir, topology, me) / CHECKPOINTS_FOLDER / checkpoint_name(rounds)
+        ).algorithm
+        owed = [p[other, me] * float(state.get(f"owed_weight.{other}", 0.0)) for other in range(5)]
+        weights.append(float(state["weight"]) + sum(owed))
+    assert sum(weights) == pytest.approx(5, abs=1e-9)
+    assert max(weights) - min(weights) > 0.3
 
 
 def test_a_frozen_peer_is_skipped_and_catches_up(start: Callable[..., Run]) -> None:

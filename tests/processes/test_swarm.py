@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.support.helpers import ring_with_chord
 from tests.support.swarms import LIVELY, PLAIN, ROUNDS, Reference, assert_close, memory_swarm, saved_vectors
 
 from p2pfl import RunConfig, make_topology, run_swarm
@@ -88,6 +89,49 @@ def test_relayed_sums_equal_the_dense_formula(tmp_path: Path) -> None:
     assert_close(saved_vectors(tmp_path / "run", topology, ROUNDS), xs, reference.start)
     assert (result.summary["consensus_rounds"], result.summary["spectral_gap"]) == (3, None)
     assert result.summary["final_consensus_distance"] < 1e-4 * (xs - xs.mean(0)).norm()
+
+
+@pytest.mark.processes
+def test_push_sum_on_a_directed_graph_equals_the_dense_formula(tmp_path: Path) -> None:
+    """The final merge brings the peers together, too."""
+    topology = ring_with_chord(4)
+    config = RunConfig.of(
+        **PLAIN, algorithm="push-sum", mixing="column-stochastic", run_dir=str(tmp_path / "run"), name="push"
+    )
+    result = run_swarm(topology, config)
+    reference = Reference(topology, config)
+    p = torch.from_numpy(mixing_matrix(topology, "column-stochastic")).float()
+    xs, w = reference.start.repeat(4, 1), torch.ones(4, 1)
+    for step in range(ROUNDS):
+        xs, w = p @ (xs - reference.lr * reference.gradients(xs / w, step)), p @ w
+    assert w.max() - w.min() > 0.3
+    assert_close(saved_vectors(tmp_path / "run", topology, ROUNDS), xs / w, reference.start)
+    assert result.summary["final_consensus_distance"] < 1e-3 * (xs / w - (xs / w).mean(0)).norm()
+
+
+@pytest.mark.processes
+def test_compressed_exchanges_equal_the_dense_formula_and_send_fewer_bytes(tmp_path: Path) -> None:
+    topology = make_topology("ring", 4)
+    config = RunConfig.of(
+        **PLAIN, algorithm="choco", compression="top-k:0.1", consensus_step=0.5, run_dir=str(tmp_path / "run")
+    )
+    result = run_swarm(topology, config)
+    reference = Reference(topology, config)
+    w = torch.from_numpy(mixing_matrix(topology)).float()
+    xs, known = reference.start.repeat(4, 1), None
+    for step in range(ROUNDS):
+        xs = xs - reference.lr * reference.gradients(xs, step)
+        if known is None:
+            known = xs.clone()
+        else:
+            change = xs - known
+            kept = change.abs().topk(-(-change.shape[1] // 10)).indices
+            known = known.scatter_add(1, kept, change.gather(1, kept))
+        xs = xs + 0.5 * (w @ known - known)
+    assert_close(saved_vectors(tmp_path / "run", topology, ROUNDS), xs, reference.start)
+    sent = [record.bytes_sent for record in read_rounds(tmp_path / "run" / "peers" / "0")][:ROUNDS]
+    assert max(sent[1:]) < 0.21 * sent[0]
+    assert result.summary["consensus_accuracy"] is not None
 
 
 @pytest.mark.processes

@@ -9,10 +9,11 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.support.helpers import ring_with_chord
 
 from p2pfl import RunConfig, make_topology
 from p2pfl.modes import topology_of
-from p2pfl.registry import ALGORITHMS, ATTACKS, AVERAGINGS, entry_of
+from p2pfl.registry import ALGORITHMS, ATTACKS, AVERAGINGS, COMPRESSIONS, entry_of
 from p2pfl.run.paths import MODEL_FILE
 from p2pfl.sim.swarm import Simulation
 from p2pfl.topology import Topology
@@ -96,3 +97,17 @@ def test_gossip(tmp_path: Path, algorithm: str, order: str, wire: str, attack: s
     robust = {"byzantine": 1} if entry is not None and entry.tolerates_byzantine else {}
     options = {"algorithm": algorithm, "order": order, "wire_dtype": wire, **robust, **script(tmp_path, attack, "1")}
     check(make_topology("complete", PEERS), {**PLAIN, **options}, tmp_path)
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_every_compression(tmp_path: Path, compression: str) -> None:
+    named = compression + (":0.05" if COMPRESSIONS[compression].argument else "")
+    options = {"algorithm": "choco", "compression": named}
+    check(make_topology("complete", PEERS), {**PLAIN, **options}, tmp_path)
+
+
+@pytest.mark.parametrize(("order", "wire"), [WAYS[0], WAYS[3]])
+def test_push_sum_on_a_directed_graph(tmp_path: Path, order: str, wire: str) -> None:
+    """Peers have unequal weights."""
+    options = {"algorithm": "push-sum", "mixing": "column-stochastic", "order": order, "wire_dtype": wire}
+    check(ring_with_chord(4), {**PLAIN, **options}, tmp_path)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ import torch
 from tests.support.helpers import driven, mix, schedules_of
 from torch import Tensor
 
-from p2pfl.algorithms.base import Algorithm, Outgoing, RoundContext
+from p2pfl.algorithms.base import Algorithm, Outgoing, RoundContext, Saved
 from p2pfl.payload import Payload
 from p2pfl.protocol import wire
 from p2pfl.protocol.context import PeerContext, Timeouts
@@ -80,10 +80,11 @@ def train(x: Tensor, peer: int, round: int) -> None:
 
 @dataclass
 class Snapshot:
-    """A peer after a round: x, and what it sent in that round."""
+    """A peer after a round: x, what it sent in that round, its algorithm's state."""
 
     x: Tensor
     sent: Mapping[int, Payload]
+    state: Saved = field(default_factory=dict)
 
 
 def reference(setting: Setting) -> dict[int, list[Tensor]]:
@@ -140,6 +141,8 @@ class Watched:
     def note(self, sender: int, payload: Payload | None) -> None:
         key = (self.round, sender)
         assert key not in self.folds, "folded again"
+        if not self.inner.streaming:
+            payload = None  # comes whole; its length may vary
         assert self.parts.keys() <= {key}, "another sender's vector before the last is whole"
         if payload is not None:
             new = sum(piece.numel() for pieces in payload.vectors.values() for piece in pieces)
@@ -216,7 +219,8 @@ class Gossip:
         watched = [
             Watched(a, setting.size, self.folds[me], self.parts[me]) for a in (setting.training, setting.consensus)
         ]
-        self.peers[me] = Peer(context, schedules_of(setting.w)[me], self.vectors[me], *watched)
+        restored = None if snapshot is None else snapshot.state
+        self.peers[me] = Peer(context, schedules_of(setting.w)[me], self.vectors[me], *watched, restored=restored)
         return self.peers[me]
 
     def begin(self, me: int, action: Train | RoundDone) -> None:
@@ -236,7 +240,11 @@ class Gossip:
             neighbor: Payload({name: (pieces[0].clone(),) for name, pieces in payload.vectors.items()}, payload.scalars)
             for neighbor, payload in self.peers[me].payloads.items()
         }
-        self.snapshots[me, action.round] = Snapshot(self.vectors[me].clone(), sent)
+        state = {
+            name: value.clone() if isinstance(value, Tensor) else value
+            for name, value in self.peers[me].algorithm_state.items()
+        }
+        self.snapshots[me, action.round] = Snapshot(self.vectors[me].clone(), sent, state)
         if action.round <= self.setting.training_rounds:
             self.saved[me] = action.round, self.snapshots[me, action.round]
         return Recorded()

@@ -8,6 +8,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+import networkx as nx
 import numpy as np
 import torch
 
@@ -15,7 +16,14 @@ from p2pfl.algorithms.base import Algorithm, RoundContext
 from p2pfl.config import RunConfig
 from p2pfl.data import Dataset
 from p2pfl.payload import Payload
-from p2pfl.topology import NeighborhoodSchedule, make_topology, mixing_matrix, neighborhood
+from p2pfl.topology import (
+    NeighborhoodSchedule,
+    Topology,
+    build_topology,
+    make_topology,
+    mixing_matrix,
+    neighborhood,
+)
 
 CPU = torch.device("cpu")
 THOROUGHNESS = int(os.environ.get("P2PFL_EXAMPLES", "1"))  # of randomized tests: `make soak` runs many more examples
@@ -25,6 +33,13 @@ def matrix(kind: str, n: int) -> np.ndarray:
     """Mixing matrix (n, n) of a generated topology; uniform weights where directed."""
     topology = make_topology(kind, n)
     return mixing_matrix(topology, "uniform" if topology.directed else "metropolis-hastings")
+
+
+def ring_with_chord(n: int) -> Topology:
+    """A directed ring with one more edge, so that its degrees are not equal."""
+    graph = nx.DiGraph((i, (i + 1) % n) for i in range(n))
+    graph.add_edge(0, n // 2)
+    return build_topology(graph, name=f"chord-{n}", source="chord")
 
 
 def schedules_of(w: np.ndarray) -> list[NeighborhoodSchedule]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
-from p2pfl.errors import ProtocolError
-from p2pfl.payload import FP32, Encoding, Payload
+from p2pfl.errors import ProtocolError, Refusal
+from p2pfl.payload import COMPRESSED, FP32, Encoding, Payload
 from p2pfl.protocol.inbox import WINDOW, Inbox, Senders
 from p2pfl.protocol.wire import VERSION, Header, Message
 
@@ -296,3 +296,49 @@ def test_who_has_credit_or_was_dropped_gets_none() -> None:
     assert grant(box, 1, senders) == [(1, 1)]
     box.drop(1, 2)
     assert box.missing(1, senders(1)) == {1}
+
+
+def refuse_zero(pieces: Sequence[torch.Tensor], size: int) -> None:
+    if any(bool((piece == 0).any()) for piece in pieces):
+        raise ProtocolError(Refusal.INDICES, "a zero")
+
+
+VARIABLE = Form({"x": replace(COMPRESSED, lengths=lambda size: (4 * size, 5), verify=refuse_zero)})
+
+
+def compressed(offset: int, body: bytes, total: int) -> Message:
+    header = Header(VERSION, "run", "chunk", SENDER, 1, "compressed", "layout", "x", offset, len(body), total=total)
+    return Message(header, body)
+
+
+@pytest.mark.parametrize("total", [5, 4 * SIZE])
+def test_a_vector_of_variable_length_is_whole_at_the_end_that_its_chunks_say(total: int) -> None:
+    box = granted(VARIABLE)
+    assert not box.add(compressed(0, b"abc", total))
+    assert box.take(1, SENDER) is None
+    assert box.add(compressed(3, b"x" * (total - 3), total))
+    assert bytes(int(value) for value in values(box.take(1, SENDER))) == b"abc" + b"x" * (total - 3)
+    assert box.add(compressed(3, b"x" * (total - 3), total)), "its last chunk, again, is acknowledged again"
+
+
+@pytest.mark.parametrize("total", [4, 6, 33, 1 << 40])
+def test_another_length_than_the_algorithms_is_refused_before_anything_is_kept(total: int) -> None:
+    box = granted(VARIABLE)
+    with pytest.raises(ProtocolError, match=f"length: a vector of {total} bytes"):
+        box.add(compressed(0, b"abc", total))
+
+
+def test_the_length_of_a_vector_does_not_change_from_chunk_to_chunk() -> None:
+    box = granted(VARIABLE)
+    box.add(compressed(0, b"abc", 5))
+    with pytest.raises(ProtocolError, match="length: another length than the chunk before"):
+        box.add(compressed(3, b"x", 4 * SIZE))
+
+
+def test_a_vector_that_cannot_be_decoded_is_refused_when_it_is_whole() -> None:
+    box = granted(VARIABLE)
+    box.add(compressed(0, b"ab\0", 5))
+    with pytest.raises(ProtocolError, match="indices: a zero"):
+        box.add(compressed(3, b"de", 5))
+    box.drop(1, SENDER)
+    holds_nothing(box)

@@ -35,13 +35,14 @@ BODY = bytes(range(12))
 
 # One table for both directions: fields of the header as they travel, and the body.
 CASES = {
-    "hello": ([VERSION, "run", "hello", 0, 1, "", "0123456789abcdef", "", 0, 0, {}, 0], b""),
-    "grant": ([VERSION, "run", "grant", 3, MAX_ROUND, "", "", "", 0, 0, {}, wire.MAX_INCARNATION], b""),
-    "ack": ([VERSION, "ü" * 64, "ack", 999_999, 0, "", "", "", 0, 0, {}, 0], b""),
-    "goodbye": ([VERSION, "", "goodbye", 1, 7, "", "", "", 0, 0, {}, 0], b""),
-    "chunk": ([VERSION, "run", "chunk", 1, 7, "fp32", "abc", "x", 1 << 39, 12, {}, 0], BODY),
-    "bf16": ([VERSION, "run", "chunk", 1, 7, "bf16", "abc", "x", 2, 6, {"weight": 0.5, "age": -3.0}, 7], BODY[:6]),
-    "whole chunk": ([VERSION, "run", "chunk", 1, 7, "fp32", "abc", "x", 0, CHUNK_BYTES, {}, 0], bytes(CHUNK_BYTES)),
+    "hello": ([VERSION, "run", "hello", 0, 1, "", "0123456789abcdef", "", 0, 0, {}, 0, 0], b""),
+    "grant": ([VERSION, "run", "grant", 3, MAX_ROUND, "", "", "", 0, 0, {}, wire.MAX_INCARNATION, 0], b""),
+    "ack": ([VERSION, "ü" * 64, "ack", 999_999, 0, "", "", "", 0, 0, {}, 0, 0], b""),
+    "goodbye": ([VERSION, "", "goodbye", 1, 7, "", "", "", 0, 0, {}, 0, 0], b""),
+    "chunk": ([VERSION, "run", "chunk", 1, 7, "fp32", "abc", "x", 1 << 39, 12, {}, 0, 0], BODY),
+    "bf16": ([VERSION, "run", "chunk", 1, 7, "bf16", "abc", "x", 2, 6, {"weight": 0.5, "age": -3.0}, 7, 0], BODY[:6]),
+    "whole chunk": ([VERSION, "run", "chunk", 1, 7, "fp32", "abc", "x", 0, CHUNK_BYTES, {}, 0, 0], bytes(CHUNK_BYTES)),
+    "compressed": ([VERSION, "run", "chunk", 1, 7, "compressed", "abc", "x", 5, 12, {}, 0, 20], BODY),
 }
 
 
@@ -93,6 +94,9 @@ REFUSED = {
     "big chunk": (changed(9, CHUNK_BYTES + 4, bytes(CHUNK_BYTES + 4)), "length: a chunk of 1048580 bytes"),
     "infinite scalar": (changed(10, {"w": float("inf")}), "scalars: not finite"),
     "scalar of text": (changed(10, {"w": "1"}), "header:"),
+    "compressed beyond its end": (changed(5, "compressed"), "length: a chunk beyond the vector's 0 bytes"),
+    "negative total": (changed(12, -1), "header:"),
+    "huge total": (changed(12, 2**41), "header:"),
     "negative incarnation": (changed(11, -1), "header:"),
     "huge incarnation": (changed(11, wire.MAX_INCARNATION + 1), "header:"),
     "many scalars": (changed(10, {str(i): 1.0 for i in range(17)}), "header:"),

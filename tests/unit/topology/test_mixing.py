@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from tests.support.helpers import ring_with_chord
 
 from p2pfl.cli import main
 from p2pfl.errors import ConfigError, TopologyError
@@ -26,6 +27,7 @@ from p2pfl.topology import (
     mixing_matrix,
     mixing_rounds,
     neighborhood,
+    push_weights,
     spectral_gap,
     stationary,
     without_edges,
@@ -335,6 +337,26 @@ def test_the_gap_of_many_peers_is_that_of_all_eigenvalues(directed: bool, monkey
         assert spectral_gap(w) == pytest.approx(1 - np.linalg.norm(w - 1 / 90, 2), abs=1e-10)
 
 
+def test_the_rounds_of_push_sum_are_the_first_after_which_peers_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at once for few peers, one after the other for many, with estimates."""
+    p = mixing_matrix(ring_with_chord(24), "column-stochastic")
+    power, expected = np.eye(24), 0
+    while np.linalg.norm(power / power.sum(1, keepdims=True) - 1 / 24) > 1e-3:
+        power, expected = p @ power, expected + 1
+    assert mixing_rounds(p, 1e-3) == consensus_rounds(p, 1e-3) == expected
+    bounds = mixing_bounds(p, expected)["plain"]
+    assert bounds[expected] <= 1e-3 < bounds[expected - 1]
+    gap = 1 - np.sort(np.abs(np.linalg.eigvals(p)))[-2]
+    assert spectral_gap(p) == pytest.approx(gap)
+    assert push_weights(p).sum() == pytest.approx(24)
+    np.testing.assert_allclose(p @ push_weights(p), push_weights(p))
+    monkeypatch.setattr("p2pfl.topology.push_spectrum.DENSE", 10)
+    assert mixing_rounds(p, 1e-3) == pytest.approx(expected, rel=0.1)
+    assert spectral_gap(p) == pytest.approx(gap, rel=0.1)
+    monkeypatch.setattr("p2pfl.topology.push_spectrum.MAX_ROUNDS", expected // 2)
+    assert mixing_rounds(p, 1e-3) == pytest.approx(expected, rel=0.1)
+
+
 def uneven(folder: Path) -> Path:
     graph = nx.DiGraph([("a", "b"), ("b", "c"), ("c", "a"), ("a", "c")])
     nx.write_graphml(graph, folder / "a.graphml")
@@ -348,7 +370,10 @@ def test_a_directed_graph_of_unequal_degrees_is_shown(tmp_path: Path, capsys: py
     assert "3 peers, 4 edges, directed" in printed
     assert f"p2pfl topology fix {file} -o {tmp_path / 'a-fixed.graphml'} --undirected" in printed
     assert picture.stat().st_size > 0
+    assert "push-sum:      --algorithm push-sum --mixing column-stochastic needs neither" in printed
     assert main(["topology", "show", str(file), "--mixing", "uniform"]) == 2
+    assert main(["topology", "show", str(file), "--mixing", "column-stochastic"]) == 0
+    assert "rounds of push-sum" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("mixing", ["uniform", "metropolis-hastings"])
