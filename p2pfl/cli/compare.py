@@ -167,7 +167,8 @@ def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path]
     )
     _refuse_server_options(arguments, asked)
     tune = _tuning(arguments, asked)
-    cells = plan_cells(asked, wanted)
+    # The runs that are compared train on the whole training set: rounds and steps follow from that, also in trials.
+    cells = plan_cells(asked if tune is None else replace_options(asked, validation=0.0), wanted)
     tuned = None if tune is None else plan_tuning(cells, tune, wanted.seeds[0])
     folder = comparison_folder(asked.record.run_dir, asked.record.name or "-".join(t.name for t in topologies))
     if (folder / CONFIG_FILE).exists():
