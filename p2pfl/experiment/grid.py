@@ -48,6 +48,17 @@ class GridPlan:
         return [cell.with_seed(seed) for cell in self.cells for seed in self.seeds]
 
     @property
+    def names(self) -> set[str]:
+        """Folders' names of all trials, and of runs with any values that may be chosen."""
+        runs = (
+            run
+            for one in self.tuned or ()
+            for trial in one.trials
+            for run in plan_final(one.cell, trial.values, self.seeds)
+        )
+        return {one.name for one in (*self.trials, *(self.finals if self.tuned is None else runs))}
+
+    @property
     def first(self) -> Planned:
         """First run."""
         return [*self.trials, *self.finals][0]
@@ -71,11 +82,12 @@ def describe_grid(plan: GridPlan) -> str:
 
 
 def time_left(folder: Path, plan: GridPlan) -> str | None:
-    """Estimate of the time left, by the complete runs in the folder.
+    """Estimate of the time left, by those of the plan's runs that are complete.
 
-    None where there is no such run.
+    None where there is no such run. The folder may hold others, of values that are no longer tried.
     """
-    there = [*runs_below(folder), *runs_below(folder / TUNING_FOLDER)]
+    below, names = [*runs_below(folder), *runs_below(folder / TUNING_FOLDER)], plan.names
+    there = [path for path in below if path.name in names]
     known = [summary for path in there if (summary := complete_summary(path)) is not None and summary["seconds"]]
     done, seconds = sum(one["samples_total"] for one in known), sum(one["seconds"] for one in known)
     if not done:
@@ -153,7 +165,7 @@ def _tuned_runs(folder: Path, plan: GridPlan, runner: _Runner) -> list[Planned]:
     for one in plan.tuned:
         for trial in one.trials:
             if lost := tuner.why_lost(trial):
-                runner.skip(trial.planned, f"lost: {lost}")
+                runner.skip(tuner.folder / trial.planned.name, trial.planned, f"lost: {lost}")
             else:
                 lost = runner.run(tuner.folder / trial.planned.name, trial.planned, may_diverge=True)
             tuner.finish(one.cell, trial, lost)
@@ -227,8 +239,12 @@ class _Runner:
             self._recorded[run_dir] = record
         return ""
 
-    def skip(self, one: Planned, why: str) -> None:
-        """Pass over one that need not be run."""
+    def skip(self, run_dir: Path, one: Planned, why: str) -> None:
+        """Pass over one that need not be run again.
+
+        Raises ConfigError where its folder holds another run.
+        """
+        state_of(run_dir, one)
         self._begin(one, why)
         self._overall.end(one.samples)
 
