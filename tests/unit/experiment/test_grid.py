@@ -53,3 +53,18 @@ def test_only_runs_of_the_plan_tell_the_time_left(tmp_path: Path, monkeypatch: p
     assert grid.time_left(tmp_path, planned(0.5)) == f"about 0 s left, {left.format('2 runs')}"
     assert grid.time_left(tmp_path, planned(0.1)) == f"about 40 s left, {left.format('1 run')}"
     assert grid.time_left(tmp_path, planned()) is None
+
+
+def test_every_partition_and_seed_is_tried_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring = (make_topology("ring", 20),)
+    monkeypatch.setattr(grid, "run", lambda *_, **__: pytest.fail("nothing is to run"))
+    grids = {
+        "gossip-ring-20-dirichlet-0.0001-seed-0": CompareOptions(ring, partitions=("iid", "dirichlet:0.0001")),
+        "gossip-ring-20-seed-1": CompareOptions(ring, seeds=(1, 4)),
+    }
+    for name, wanted in grids.items():
+        base = replace_options(BASE, partition="dirichlet:0.0001")
+        with pytest.raises(ConfigError, match=f"^{name}: --partition .* none of 1,000 draws"):
+            grid.run_grid(tmp_path, GridPlan(plan_cells(base, wanted), wanted.seeds), print, again="again")
