@@ -34,10 +34,11 @@ from p2pfl.errors import ConfigError, P2PFLError, explained, unwritable
 from p2pfl.modes import mode_of
 from p2pfl.run.directory import comparison_folder, locked, runs_in
 from p2pfl.run.paths import CONFIG_FILE
-from p2pfl.topology import load_topology
+from p2pfl.topology import Topology, load_topology
 from p2pfl.util.text import some
 
 if TYPE_CHECKING:
+    from p2pfl.experiment.grid import GridPlan
     from p2pfl.experiment.tune import TuneOptions
 
 _SECTIONS = ("model", "data", "training", "gossip", "server", "robust", "exchange", "compute", "record")
@@ -149,30 +150,15 @@ class _Given:
 
 def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path], given: _Given) -> int:
     from p2pfl.experiment.checks import check_plan
-    from p2pfl.experiment.grid import GridPlan, describe_grid, run_grid, time_left
-    from p2pfl.experiment.plan import CompareOptions, plan_cells
-    from p2pfl.experiment.tune import plan_tuning
+    from p2pfl.experiment.grid import describe_grid, run_grid, time_left
 
     topologies = tuple(load_topology(path) for path in files)
     for topology in topologies:
         print_notes(topology)
-    wanted = CompareOptions(
-        topologies=topologies,
-        num_selected=_selected(arguments, topologies[0].n),
-        sgd=arguments.sgd,
-        local=arguments.local,
-        seeds=_seeds(arguments, given.words),
-        algorithms=several(given.lists, "algorithm"),
-        partitions=several(given.lists, "partition"),
-    )
-    _refuse_server_options(arguments, asked)
-    tune = _tuning(arguments, asked)
-    cells = plan_cells(asked, wanted)
-    tuned = None if tune is None else plan_tuning(cells, tune, wanted.seeds[0])
+    plan = _plan(arguments, asked, topologies, given)
     folder = comparison_folder(asked.record.run_dir, asked.record.name or "-".join(t.name for t in topologies))
     if (folder / CONFIG_FILE).exists():
         raise ConfigError(f"--run-dir {folder}: is the directory of a single run; choose another folder")
-    plan = GridPlan(cells, wanted.seeds, tuned)
     if arguments.dry_run:
         notes = check_plan(folder, plan.first, show_decoding)
         left = time_left(folder, plan)
@@ -196,6 +182,28 @@ def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path]
     if found.diverged:
         raise P2PFLError(f"diverged: {some(found.diverged, 8)}", remedy="lower --lr, or let --tune choose it")
     return 0
+
+
+def _plan(arguments: Compare, asked: RunConfig, topologies: tuple[Topology, ...], given: _Given) -> GridPlan:
+    """Plan what the command line asks for. Raises ConfigError."""
+    from p2pfl.experiment.grid import GridPlan
+    from p2pfl.experiment.plan import CompareOptions, plan_cells
+    from p2pfl.experiment.tune import plan_tuning
+
+    wanted = CompareOptions(
+        topologies=topologies,
+        num_selected=_selected(arguments, topologies[0].n),
+        sgd=arguments.sgd,
+        local=arguments.local,
+        seeds=_seeds(arguments, given.words),
+        algorithms=several(given.lists, "algorithm"),
+        partitions=several(given.lists, "partition"),
+    )
+    _refuse_server_options(arguments, asked)
+    tune = _tuning(arguments, asked)
+    # The runs that are compared train on the whole training set: rounds and steps follow from that, also in trials.
+    cells = plan_cells(asked if tune is None else replace_options(asked, validation=0.0), wanted)
+    return GridPlan(cells, wanted.seeds, None if tune is None else plan_tuning(cells, tune, wanted.seeds[0]))
 
 
 def _tuning(arguments: Compare, asked: RunConfig) -> TuneOptions | None:

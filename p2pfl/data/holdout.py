@@ -12,6 +12,7 @@ from p2pfl.data.dataset import Dataset
 from p2pfl.data.partitions.request import Counts, Indices
 from p2pfl.errors import ConfigError
 from p2pfl.seeding import numpy_generator
+from p2pfl.util.text import some
 
 
 def hold_out(dataset: Dataset, fraction: float, seed: int) -> Dataset:
@@ -70,8 +71,7 @@ def holdout_notes(dataset: Dataset, fraction: float) -> tuple[str, ...]:
     absent = [name for name, count in zip(dataset.classes, counts, strict=True) if not count]
     if not absent:
         return ()
-    more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
-    return (f"--validation {fraction:g}: no validation sample of class {', '.join(absent[:5])}{more}",)
+    return (f"--validation {fraction:g}: no validation sample of class {some(absent, 5)}",)
 
 
 def _by_owner(dataset: Dataset) -> Iterator[Indices]:

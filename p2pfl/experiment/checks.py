@@ -34,21 +34,24 @@ def check_plan(folder: Path, first: Planned, progress: data.Progress) -> tuple[s
 
 
 def check_splits(planned: Sequence[Planned], progress: data.Progress) -> None:
-    """Check that the data set can be split in each of several ways, with each seed.
+    """Check that the data set can be split with each partition and each seed.
 
-    Raises ConfigError.
+    Raises ConfigError, which names the run.
     """
     distinct = {
         (one.config.data.partition, one.config.data.validation, one.config.record.seed): one
         for one in planned
         if not mode_of(one.config).pools_data
     }
-    if len({partition for partition, _, _ in distinct}) < 2:
+    if len(distinct) < 2:
         return  # the first run checks it
     for one in distinct.values():
         chosen = one.config.data
         path = data.prepare(chosen.dataset, chosen.data_dir, progress, chosen.pictures)
-        split_of_run(one.config, assign_roles(one.config, one.topology), data.load(path))
+        try:
+            split_of_run(one.config, assign_roles(one.config, one.topology), data.load(path))
+        except ConfigError as error:
+            raise ConfigError(f"{one.name}: {error}") from None
 
 
 def check_data(recorded: Mapping[Path, DataRecord], config: RunConfig, progress: data.Progress) -> None:

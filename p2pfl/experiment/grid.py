@@ -48,6 +48,17 @@ class GridPlan:
         return [cell.with_seed(seed) for cell in self.cells for seed in self.seeds]
 
     @property
+    def names(self) -> set[str]:
+        """Folders' names of all trials, and of runs with any values that may be chosen."""
+        runs = (
+            run
+            for one in self.tuned or ()
+            for trial in one.trials
+            for run in plan_final(one.cell, trial.values, self.seeds)
+        )
+        return {one.name for one in (*self.trials, *(self.finals if self.tuned is None else runs))}
+
+    @property
     def first(self) -> Planned:
         """First run."""
         return [*self.trials, *self.finals][0]
@@ -71,38 +82,18 @@ def describe_grid(plan: GridPlan) -> str:
 
 
 def time_left(folder: Path, plan: GridPlan) -> str | None:
-    """Estimate of the time left, by the complete runs in the folder.
+    """Estimate of the time left, by those of the plan's runs that are complete.
 
-    None where there is no such run.
+    None where there is no such run. The folder may hold others, of values that are no longer tried.
     """
-    there = [*runs_below(folder), *runs_below(folder / TUNING_FOLDER)]
+    below, names = [*runs_below(folder), *runs_below(folder / TUNING_FOLDER)], plan.names
+    there = [path for path in below if path.name in names]
     known = [summary for path in there if (summary := complete_summary(path)) is not None and summary["seconds"]]
     done, seconds = sum(one["samples_total"] for one in known), sum(one["seconds"] for one in known)
     if not done:
         return None
     left = max(0, sum(one.samples for one in [*plan.trials, *plan.finals]) - done)
     return f"about {seconds_text(left * seconds / done)} left, by the {counted(len(known), 'run')} in {folder}"
-
-
-def run_all(
-    folder: Path,
-    planned: Sequence[Planned],
-    say: Callable[[str], None],
-    progress: data.Progress = lambda *_: None,
-    *,
-    again: str,
-) -> list[Path]:
-    """Run all that are not complete, each in a folder below `folder`; returns these.
-
-    An incomplete one is resumed. `again` is the command that resumes the comparison.
-
-    Raises ConfigError where a folder holds another run, or the data set's content is not that of the runs so far;
-    Interrupted and P2PFLError as `run` does.
-    """
-    with _Runner(planned, say, progress, again).at_work([folder / one.name for one in planned]) as runner:
-        for one in planned:
-            runner.run(folder / one.name, one)
-    return [folder / one.name for one in planned]
 
 
 @dataclass(frozen=True)
@@ -125,7 +116,10 @@ def run_grid(
 
     Without tuning, only the runs. A trial or run that diverges is lost, and the others continue; a cell of which all
     trials do is left out. Trials and runs that are complete are kept, and values are chosen from the trials each time.
-    Raises what `run_all` does, and P2PFLError where nothing is left to compare.
+    An incomplete one is resumed. `again` is the command that resumes the comparison.
+
+    Raises ConfigError where a folder holds another run, or the data set's content is not that of the runs so far;
+    Interrupted and P2PFLError as `run` does, and P2PFLError where nothing is left to compare.
     """
     runner = _Runner([*plan.trials, *plan.finals], say, progress, again)
     diverged: list[str] = []
@@ -137,7 +131,7 @@ def run_grid(
         else:
             finals = _tuned_runs(folder, plan, runner)
         for final in finals:
-            if runner.run(folder / final.name, final, may_diverge=True):
+            if runner.run(folder / final.name, final):
                 diverged.append(final.name)
     made = [folder / final.name for final in finals if (folder / final.name / CONFIG_FILE).is_file()]
     if len(diverged) == len(finals):
@@ -153,9 +147,9 @@ def _tuned_runs(folder: Path, plan: GridPlan, runner: _Runner) -> list[Planned]:
     for one in plan.tuned:
         for trial in one.trials:
             if lost := tuner.why_lost(trial):
-                runner.skip(trial.planned, f"lost: {lost}")
+                runner.skip(tuner.folder / trial.planned.name, trial.planned, f"lost: {lost}")
             else:
-                lost = runner.run(tuner.folder / trial.planned.name, trial.planned, may_diverge=True)
+                lost = runner.run(tuner.folder / trial.planned.name, trial.planned)
             tuner.finish(one.cell, trial, lost)
     for one in plan.tuned:
         values = tuner.chosen(one.cell)
@@ -199,10 +193,10 @@ class _Runner:
             check_splits(self._planned, self._progress)
             yield self
 
-    def run(self, run_dir: Path, one: Planned, *, may_diverge: bool = False) -> str:
+    def run(self, run_dir: Path, one: Planned) -> str:
         """Run one, resume it, or keep it if it is complete.
 
-        Returns why it diverged, if it may; empty if it did not.
+        Returns why it diverged; empty if it did not.
         """
         state = state_of(run_dir, one)
         self._begin(one, state)
@@ -216,9 +210,7 @@ class _Runner:
         try:
             run(config, one.topology, resume=before, again=self._again, overall=self._overall)
         except DivergenceError as error:
-            if not may_diverge:
-                raise
-            self._overall.end(one.samples)
+            self._overall.end(one.samples, is_complete=False)
             self.say(f"lost: {error}")
             return str(error)
         self._overall.end(one.samples)
@@ -227,8 +219,12 @@ class _Runner:
             self._recorded[run_dir] = record
         return ""
 
-    def skip(self, one: Planned, why: str) -> None:
-        """Pass over one that need not be run."""
+    def skip(self, run_dir: Path, one: Planned, why: str) -> None:
+        """Pass over one that need not be run again.
+
+        Raises ConfigError where its folder holds another run.
+        """
+        state_of(run_dir, one)
         self._begin(one, why)
         self._overall.end(one.samples)
 

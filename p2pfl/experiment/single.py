@@ -59,7 +59,7 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
             _print_line(f"note: {note}")
         with ZmqTransport(endpoints[index]):  # an address that cannot be had leaves no run directory behind
             pass
-        run_dir, config = _settle(topology, index, config, data_record(config, dataset, split), resume)
+        run_dir, config = _prepare_run_dir(topology, index, config, data_record(config, dataset, split), resume)
         is_own = is_own_alone(config, index)
         spec = messages.WorkerSpec(
             config=config,
@@ -77,10 +77,10 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
         _run(spec, topology, sorted(roles.links[index]), interrupts)
 
 
-def _settle(
+def _prepare_run_dir(
     topology: Topology, index: int, config: RunConfig, trained_on: DataRecord, resume: Path | None
 ) -> tuple[Path, RunConfig]:
-    """Settle a peer's run directory, and its settings with the files kept there.
+    """Prepare a peer's run directory; returns it and the settings with its files.
 
     The directory records the data. What is there already is changed only once all is known to fit. Raises ConfigError.
     """

@@ -281,9 +281,8 @@ class Supervisor:
     def _clients_gone(self) -> bool:
         """Whether there is a coordinator that has not finished, and no client is alive."""
         center = self._spec.roles.coordinator
-        if center is None or self._workers[center].is_done:
-            return False
-        return not any(worker.is_alive for worker in self._workers if worker.index != center)
+        clients = (worker.is_alive for worker in self._workers if worker.index != center)
+        return center is not None and not self._workers[center].is_done and not any(clients)
 
     def _endpoints_for(self, index: int) -> dict[int, str]:
         """Endpoints of a worker's neighbors that are neither lost nor finished."""

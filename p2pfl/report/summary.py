@@ -30,7 +30,7 @@ _GOSSIP_ONLY = ("spectral_gap", "final_consensus_distance", "consensus_rounds", 
 
 
 # Longer than 40 lines: the fields' values in one place.
-def summarize(  # longer than most: a field of the summary a line
+def summarize(
     run_dir: Path,
     *,
     lost_peers: Sequence[str] = (),

@@ -54,12 +54,15 @@ class OverallProgress:
             self._began = self._clock()
         self._current = _Current(samples, batch_size, resumed, {})
 
-    def end(self, samples: int) -> None:
-        """End a run of so many samples, or pass over one that need not be run."""
+    def end(self, samples: int, is_complete: bool = True) -> None:
+        """End a run of so many samples, or pass over one that need not be run.
+
+        One that is not complete has diverged, and processed fewer.
+        """
         self._runs_done += 1
         self._passed += samples
         if self._current is not None:
-            self._worked += samples - self._current.before
+            self._worked += (samples if is_complete else self._current.done) - self._current.before
             self._current = None
 
     @property

@@ -146,6 +146,19 @@ def test_a_dry_run_lists_trials_and_runs(capsys: pytest.CaptureFixture[str], tmp
     assert not (tmp_path / "none").exists()
 
 
+def test_the_size_of_the_validation_set_changes_trials_only(capsys: pytest.CaptureFixture[str], ring: str) -> None:
+    """The runs that are compared train on everything, as long as by default."""
+    words = (
+        "--dataset digits --model vgg11 --width 0.0625 --threads 1 --batch-size 8 --rounds 2 --tune lr=.01 --dry-run"
+    )
+    plans = []
+    for more in ("", "--validation 0.1", "--validation 0.5"):
+        assert main(["compare", ring, *words.split(), *more.split()]) == 0
+        plans.append([line for line in capsys.readouterr().out.splitlines() if "rounds of" in line])
+    assert len(plans[0]) == 2
+    assert plans[0] == plans[1] == plans[2]
+
+
 def test_lists_mean_nothing_for_runs_that_exist(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.toml").write_text("")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from PIL import Image
 from tests.support import commands
 from tests.support.helpers import token_file
 from tests.support.peer_pair import Pair
+from tests.support.real_run import Run
+from tests.support.same_bits import check_simulated
 
-from p2pfl import data, make_topology
+from p2pfl import RunConfig, data, make_topology
 from p2pfl.report import read_summary
 from p2pfl.run import checkpoint
 from p2pfl.run.records import read_rounds
@@ -125,3 +128,22 @@ def test_a_file_of_ones_own_is_kept_for_resuming_and_its_mistakes_are_one_line(t
     end = commands.run("gossip", "--resume", str(tmp_path / "run"), "--rounds", "3", "--partition", f"file:{given}")
     assert end.returncode == 2
     assert "was started with another content" in end.stderr
+
+
+def test_ten_peers_of_very_unequal_shards_are_killed_and_resumed(tmp_path: Path) -> None:
+    topology = make_topology("ring", 10)
+    save_topology(topology, tmp_path / "ring.graphml")
+    options = {"rounds": 8, "local_steps": 2, "batch_size": 8, "lr": 0.01, "eval_every": 1000, "threads": 1}
+    options |= {"dataset": "digits", "model": "user_models:linear", "partition": "dirichlet:0.1"}
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    run = Run(tmp_path, "gossip", str(tmp_path / "ring.graphml"), *words)
+    try:
+        run.signal_in_round("3", signal.SIGKILL, 2)
+        assert run.end()[0] == 1
+        assert 2 <= len(run.records("0")) < 8
+        run = Run(tmp_path, "gossip", "--resume", str(run.run_dir), fresh=False)
+        assert run.end() == (0, "")
+    finally:
+        run.kill()
+    config = RunConfig.of(**options, run_dir=str(tmp_path / "simulated"))
+    check_simulated(run.run_dir, topology, config)

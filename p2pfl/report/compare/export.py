@@ -7,6 +7,7 @@ import io
 import json
 from typing import Any
 
+from p2pfl.config import TUNABLE
 from p2pfl.report.compare.dimensions import algorithm_of, column_of, grid_of, place_of
 from p2pfl.report.compare.group import Entry
 from p2pfl.report.compare.matching import Comparison
@@ -18,7 +19,6 @@ from p2pfl.report.load import repeat_command
 _ROW_HEADINGS = ("mode", "seed")  # fields among the headings of a CSV row
 ACCURACIES = tuple(name for name in NUMBER_FIELDS if name.endswith("accuracy"))
 _GRID_FIELDS = (*ACCURACIES, "bytes_sent_whole_run", "bytes_sent_busiest_node", "seconds", "samples_total")
-_SETTINGS = ("lr", "momentum", "weight_decay")  # that may be tuned
 
 
 def table_csv(comparison: Comparison) -> str:
@@ -32,7 +32,7 @@ def table_csv(comparison: Comparison) -> str:
     heads = [[name] if name in TEXT_FIELDS else [name, f"{name}_std"] for name in columns]
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    dimensions = ["place", "algorithm", "partition", *_SETTINGS]
+    dimensions = ["place", "algorithm", "partition", *TUNABLE]
     writer.writerow(["label", "mode", "seeds", "mismatches", *dimensions, *(head for pair in heads for head in pair)])
     for entry in comparison.entries:
         sentences = " | ".join(m.sentence for m in comparison.mismatches if entry.label in m.labels)
@@ -54,7 +54,7 @@ def _dimensions(entry: Entry) -> dict[str, Any]:
     """Place of an entry in the grid, and the settings that each method may tune."""
     training = entry.config.training
     found = {"place": place_of(entry), "algorithm": algorithm_of(entry), "partition": column_of(entry)}
-    return found | {name: getattr(training, name) for name in _SETTINGS}
+    return found | {name: getattr(training, name) for name in TUNABLE}
 
 
 def run_rows(comparison: Comparison) -> list[dict[str, Any]]:
@@ -100,7 +100,7 @@ def _cell_json(entry: Entry) -> dict[str, Any]:
     return {
         "entry": entry.label,
         "seeds": list(entry.seeds),
-        **{name: getattr(entry.config.training, name) for name in _SETTINGS},
+        **{name: getattr(entry.config.training, name) for name in TUNABLE},
         "mean": {name: one.mean for name, one in found.items()},
         "std": {name: one.std for name, one in found.items()},
     }

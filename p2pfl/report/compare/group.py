@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from p2pfl.config import NOT_IN_FINGERPRINT, RunConfig, options
+from p2pfl.config import NOT_IN_FINGERPRINT, TUNABLE, RunConfig, options
 from p2pfl.errors import ConfigError
 from p2pfl.model.weights_file import weights_digest
 from p2pfl.modes import Mode, mode_of
@@ -17,7 +17,7 @@ from p2pfl.run.partition_file import partition_digest
 
 _MAY_DIFFER = NOT_IN_FINGERPRINT | {"seed"}  # options in which runs of one entry may differ
 # Options that each method may tune separately, or that follow from the size of shards: labels name them if they must.
-TUNABLE = frozenset({"lr", "momentum", "weight_decay", "reset_momentum", "precision", "device"})
+_TUNED_BY_METHOD = frozenset({*TUNABLE, "reset_momentum", "precision", "device"})
 _FOLLOWS = frozenset({"local_steps", "local_epochs", "min_samples"})
 
 
@@ -117,7 +117,7 @@ def short_partition(partition: str) -> str:
 def method_of(entry: Entry) -> Hashable:
     """Method of an entry: its settings but partition, seed and what may be tuned."""
     run = entry.runs[0]
-    left_out = _MAY_DIFFER | TUNABLE | _FOLLOWS | {"partition"}
+    left_out = _MAY_DIFFER | _TUNED_BY_METHOD | _FOLLOWS | {"partition"}
     found = {name: value for name, value in options(run.config).items() if name not in left_out}
     return run.config.mode, _shape(run), entry.name, tuple(sorted((k, str(v)) for k, v in found.items()))
 
@@ -208,7 +208,7 @@ def _distinct_label(entry: Entry, alike: Sequence[Entry]) -> str:
     """Name of an entry, with its mode or differing options if others share it."""
     own, same_mode = _options(entry), [_options(other) for other in alike if other.mode is entry.mode]
     differ = [name for name, value in own.items() if any(found[name] != value for found in same_mode)]
-    telling = [name for name in differ if name not in TUNABLE | _FOLLOWS]
+    telling = [name for name in differ if name not in _TUNED_BY_METHOD | _FOLLOWS]
     if len({tuple(found[name] for name in telling) for found in same_mode}) == len(same_mode):
         differ = telling
     differ.sort(key=lambda name: name != "algorithm")

@@ -17,7 +17,8 @@ from p2pfl import RunConfig, make_topology
 from p2pfl.errors import ConfigError, Interrupted
 from p2pfl.experiment import grid
 from p2pfl.experiment import run as swarm
-from p2pfl.experiment.plan import CompareOptions, plan_runs
+from p2pfl.experiment.grid import GridPlan
+from p2pfl.experiment.plan import CompareOptions, plan_cells
 from p2pfl.run import directory as rundir
 from p2pfl.run.directory import create_run_dir, open_run_dir, remove_incomplete, remove_unused
 
@@ -105,20 +106,20 @@ def test_a_comparison_makes_a_half_made_run_again_and_refuses_what_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = RunConfig.of(dataset="digits", rounds=1, local_steps=1, batch_size=8, model="vgg11", width=0.0625)
-    (one,) = plan_runs(base, CompareOptions((make_topology("ring", 3),)))
-    folder = tmp_path / one.name
+    plan = GridPlan(plan_cells(base, CompareOptions((make_topology("ring", 3),))), (0,))
+    folder = tmp_path / plan.first.name
     (folder / "peers" / "0").mkdir(parents=True)
     for name in ("faults.toml", ".config.toml.tmp", ".run.id.4711"):
         (folder / name).write_text("half")
     begun: list[dict[str, Any]] = []
     monkeypatch.setattr(grid, "run", lambda config, topology, **options: begun.append(options))
-    grid.run_all(tmp_path, [one], lambda line: None, again="again")
+    grid.run_grid(tmp_path, plan, lambda line: None, again="again")
     assert [(one["again"], one["resume"]) for one in begun] == [("again", None)], "a new run, none that is resumed"
     assert not folder.exists()
     folder.mkdir()
     (folder / "precious.txt").write_text("not ours")
     with pytest.raises(ConfigError, match="not a run directory"):
-        grid.run_all(tmp_path, [one], lambda line: None, again="again")
+        grid.run_grid(tmp_path, plan, lambda line: None, again="again")
     assert (folder / "precious.txt").exists()
 
 

@@ -47,6 +47,16 @@ def test_samples_of_an_earlier_call_say_nothing_about_the_speed() -> None:
     assert (overall.samples, overall.seconds_left()) == (70, 6.0)
 
 
+def test_a_run_that_diverges_counts_by_what_it_has_done() -> None:
+    clock = Clock()
+    overall = OverallProgress([100, 100], clock)
+    overall.begin(100, 10, resumed=False)
+    overall.step(0, 2)
+    clock.now = 4.0
+    overall.end(100, is_complete=False)
+    assert (overall.samples, overall.seconds_left()) == (100, 20.0), "20 samples in 4 s, 100 left"
+
+
 def test_a_run_is_never_longer_than_planned() -> None:
     overall = OverallProgress([100, 100])
     overall.begin(100, 10, resumed=False)
