@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # More workers than cores: many tests wait for a time limit of what they test.
-WORKERS ?= 3
+WORKERS ?= 4
 RANDOMIZED := tests/protocol/test_peer.py tests/protocol/test_peer_troubles.py tests/protocol/test_federated.py \
 	tests/unit/protocol/test_wire.py tests/unit/transport/test_strangers.py tests/e2e/test_damaged_files.py
 PYTEST_OPTIONS := --numprocesses $(WORKERS) --dist worksteal --durations 10
