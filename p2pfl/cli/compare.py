@@ -14,7 +14,7 @@ import tyro
 
 from p2pfl.cli.arguments import parse, print_notes
 from p2pfl.cli.describe import show_decoding
-from p2pfl.cli.grid_options import numbers, several, take_lists, tuned_values, without
+from p2pfl.cli.grid_options import numbers, refuse_values_beside, several, take_lists, tuned_values, without
 from p2pfl.cli.options import OptionalFile, Restart, base_config
 from p2pfl.config import (
     CentralizedConfig,
@@ -148,7 +148,7 @@ class _Given:
 
 
 def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path], given: _Given) -> int:
-    from p2pfl.experiment.checks import check_plan
+    from p2pfl.experiment.checks import check_plan, check_splits
     from p2pfl.experiment.grid import GridPlan, describe_grid, run_grid, time_left
     from p2pfl.experiment.plan import CompareOptions, plan_cells
     from p2pfl.experiment.tune import plan_tuning
@@ -166,7 +166,7 @@ def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path]
         partitions=several(given.lists, "partition"),
     )
     _refuse_server_options(arguments, asked)
-    tune = _tuning(arguments, asked)
+    tune = _tuning(arguments, asked, given.words)
     cells = plan_cells(asked, wanted)
     tuned = None if tune is None else plan_tuning(cells, tune, wanted.seeds[0])
     folder = comparison_folder(asked.record.run_dir, asked.record.name or "-".join(t.name for t in topologies))
@@ -174,6 +174,7 @@ def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path]
         raise ConfigError(f"--run-dir {folder}: is the directory of a single run; choose another folder")
     plan = GridPlan(cells, wanted.seeds, tuned)
     if arguments.dry_run:
+        check_splits([*plan.trials, *plan.finals], show_decoding)
         notes = check_plan(folder, plan.first, show_decoding)
         left = time_left(folder, plan)
         print("\n".join([describe_grid(plan), *([left] if left else []), *(f"note: {note}" for note in notes)]))
@@ -198,7 +199,7 @@ def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path]
     return 0
 
 
-def _tuning(arguments: Compare, asked: RunConfig) -> TuneOptions | None:
+def _tuning(arguments: Compare, asked: RunConfig, words: Sequence[str]) -> TuneOptions | None:
     """Options of tuning, if anything is to be tuned. Raises ConfigError."""
     from p2pfl.experiment.tune import VALIDATION, TuneOptions
 
@@ -212,7 +213,9 @@ def _tuning(arguments: Compare, asked: RunConfig) -> TuneOptions | None:
     if not asked.data.test:
         raise ConfigError("--no-test: the runs that are compared read the test set once with --tune; omit one of them")
     share = 1.0 if rounds is None else rounds / whole
-    return TuneOptions(tuned_values(arguments.tune), share, asked.data.validation or VALIDATION)
+    values = tuned_values(arguments.tune)
+    refuse_values_beside(values, words)
+    return TuneOptions(values, share, asked.data.validation or VALIDATION)
 
 
 def _refuse_server_options(arguments: Compare, asked: RunConfig) -> None:

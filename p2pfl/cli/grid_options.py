@@ -69,6 +69,20 @@ def tuned_values(text: str) -> dict[str, tuple[float, ...]]:
     return {option: tuple(sorted(values)) for option, values in found.items()}
 
 
+def refuse_values_beside(tuned: Mapping[str, tuple[float, ...]], words: Sequence[str]) -> None:
+    """Refuse words of the command line that would have no effect: a second --tune, and a single value of its options.
+
+    A settings file may have values; --tune takes precedence. Raises ConfigError.
+    """
+    options = [word.partition("=")[0].replace("_", "-") for word in words]
+    if options.count("--tune") > 1:
+        raise ConfigError("--tune: given twice; name all options in one list, such as lr=0.05,0.1,momentum=0,0.9")
+    for name in tuned:
+        option = f"--{name.replace('_', '-')}"
+        if option in options:
+            raise ConfigError(f"{option}: has no effect beside --tune {option[2:]}=…; omit one of them")
+
+
 def _number(text: str, value: str) -> float:
     try:
         number = float(value)
