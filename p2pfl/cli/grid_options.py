@@ -70,9 +70,9 @@ def tuned_values(text: str) -> dict[str, tuple[float, ...]]:
 
 
 def refuse_values_beside(tuned: Mapping[str, tuple[float, ...]], words: Sequence[str]) -> None:
-    """Refuse words of the command line that would have no effect: a second --tune, and a single value of its options.
+    """Refuse a second --tune, and single values of the options that it tunes.
 
-    A settings file may have values; --tune takes precedence. Raises ConfigError.
+    They would have no effect. A settings file may have values; --tune takes precedence. Raises ConfigError.
     """
     options = [word.partition("=")[0].replace("_", "-") for word in words]
     if options.count("--tune") > 1:

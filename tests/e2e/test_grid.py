@@ -153,7 +153,9 @@ def test_a_dry_run_refuses_a_partition_that_does_not_fit(
     capsys: pytest.CaptureFixture[str], ring: str, tune: list[str]
 ) -> None:
     assert main(["compare", ring, *WORDS.split(), "--partition", "iid,classes:3", *tune, "--dry-run"]) == 2
-    assert "--partition classes:3: 3 peers of 3 would hold 9 of 10 classes; choose at least 4" in capsys.readouterr().err
+    assert (
+        "--partition classes:3: 3 peers of 3 would hold 9 of 10 classes; choose at least 4" in capsys.readouterr().err
+    )
 
 
 def test_lists_mean_nothing_for_runs_that_exist(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def _table(comparison: Comparison, grid: Grid, top: dict[str, frozenset[str]]) -
 
 
 def _has_pooled(comparison: Comparison, grid: Grid) -> bool:
-    """Whether a run on pooled data stands beside several partitions, so that none of it is marked as best."""
+    """Return whether pooled data, of which nothing is marked, are in several columns."""
     return len(grid.columns) > 1 and any(entry.mode.pools_data for entry in comparison.entries)
 
 

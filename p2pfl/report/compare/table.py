@@ -13,7 +13,7 @@ from p2pfl.report.compare.matching import Comparison
 from p2pfl.report.fields import FIELDS, NO_VALUE, TEXT_FIELDS, number_formats, value_text
 from p2pfl.report.load import RecordedRun, sent_by_process
 from p2pfl.run.paths import COMPARISON_CSV_FILE, REPORT_FILE
-from p2pfl.util.text import visible
+from p2pfl.util.text import shortened, visible
 from p2pfl.util.units import bytes_text
 
 if TYPE_CHECKING:
