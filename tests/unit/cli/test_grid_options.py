@@ -48,7 +48,7 @@ def test_settings_files_have_lists_for_a_comparison_only(tmp_path: Path) -> None
     config = load_toml(path, None, lists)
     assert lists == {"algorithm": ("dpsgd", "median"), "partition": ("iid", f"file:{tmp_path / 'split.csv'}")}
     assert (config.gossip.algorithm, config.data.partition) == ("dpsgd", "iid")
-    with pytest.raises(ConfigError, match="iid,file:split.csv: choose one value; only p2pfl compare takes several"):
+    with pytest.raises(ConfigError, match=r"iid,file:split\.csv: choose one value; only p2pfl compare takes several"):
         load_toml(path)
 
 
