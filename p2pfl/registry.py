@@ -396,6 +396,10 @@ def check(option: str, value: str) -> None:
     """
     entry = entry_of(option, value)
     has_argument = ":" in value
+    first, comma, _ = value.partition(",")
+    if entry is None and comma and entry_of(option, first) is not None:
+        several = "; only p2pfl compare takes several" if option in ("algorithm", "partition") else ""
+        raise ConfigError(f"--{option} {value}: choose one value{several}")
     if entry is None and has_argument and option in OWN:
         return
     if entry is None:

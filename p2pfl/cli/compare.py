@@ -14,7 +14,15 @@ import tyro
 
 from p2pfl.cli.arguments import parse, print_notes
 from p2pfl.cli.describe import show_decoding
-from p2pfl.cli.grid_options import numbers, several, take_lists, tuned_values, without
+from p2pfl.cli.grid_options import (
+    refuse_values_beside,
+    seed_numbers,
+    selected_numbers,
+    several,
+    take_lists,
+    tuned_values,
+    without,
+)
 from p2pfl.cli.options import OptionalFile, Restart, base_config
 from p2pfl.config import (
     CentralizedConfig,
@@ -149,7 +157,7 @@ class _Given:
 
 
 def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path], given: _Given) -> int:
-    from p2pfl.experiment.checks import check_plan
+    from p2pfl.experiment.checks import check_plan, check_splits
     from p2pfl.experiment.grid import describe_grid, run_grid, time_left
 
     topologies = tuple(load_topology(path) for path in files)
@@ -160,6 +168,7 @@ def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path]
     if (folder / CONFIG_FILE).exists():
         raise ConfigError(f"--run-dir {folder}: is the directory of a single run; choose another folder")
     if arguments.dry_run:
+        check_splits([*plan.trials, *plan.finals], show_decoding)
         notes = check_plan(folder, plan.first, show_decoding)
         left = time_left(folder, plan)
         print("\n".join([describe_grid(plan), *([left] if left else []), *(f"note: {note}" for note in notes)]))
@@ -192,21 +201,21 @@ def _plan(arguments: Compare, asked: RunConfig, topologies: tuple[Topology, ...]
 
     wanted = CompareOptions(
         topologies=topologies,
-        num_selected=_selected(arguments, topologies[0].n),
+        num_selected=selected_numbers(arguments.num_selected, topologies[0].n, centralized=arguments.centralized),
         sgd=arguments.sgd,
         local=arguments.local,
-        seeds=_seeds(arguments, given.words),
+        seeds=seed_numbers(arguments.seeds, arguments.record.seed, given.words),
         algorithms=several(given.lists, "algorithm"),
         partitions=several(given.lists, "partition"),
     )
     _refuse_server_options(arguments, asked)
-    tune = _tuning(arguments, asked)
+    tune = _tuning(arguments, asked, given.words)
     # The runs that are compared train on the whole training set: rounds and steps follow from that, also in trials.
     cells = plan_cells(asked if tune is None else replace_options(asked, validation=0.0), wanted)
     return GridPlan(cells, wanted.seeds, None if tune is None else plan_tuning(cells, tune, wanted.seeds[0]))
 
 
-def _tuning(arguments: Compare, asked: RunConfig) -> TuneOptions | None:
+def _tuning(arguments: Compare, asked: RunConfig, words: Sequence[str]) -> TuneOptions | None:
     """Options of tuning, if anything is to be tuned. Raises ConfigError."""
     from p2pfl.experiment.tune import VALIDATION, TuneOptions
 
@@ -220,7 +229,9 @@ def _tuning(arguments: Compare, asked: RunConfig) -> TuneOptions | None:
     if not asked.data.test:
         raise ConfigError("--no-test: the runs that are compared read the test set once with --tune; omit one of them")
     share = 1.0 if rounds is None else rounds / whole
-    return TuneOptions(tuned_values(arguments.tune), share, asked.data.validation or VALIDATION)
+    values = tuned_values(arguments.tune)
+    refuse_values_beside(values, words)
+    return TuneOptions(values, share, asked.data.validation or VALIDATION)
 
 
 def _refuse_server_options(arguments: Compare, asked: RunConfig) -> None:
@@ -247,24 +258,6 @@ def _report(folder: Path, run_dirs: Sequence[Path], allow_mismatch: bool, comman
         console.print()
         console.print(grid)
     return 0
-
-
-def _selected(arguments: Compare, peers: int) -> tuple[int, ...]:
-    if arguments.num_selected is None:
-        return (peers,) if arguments.centralized else ()
-    if not arguments.centralized:
-        raise ConfigError(
-            f"--num-selected {arguments.num_selected}: has no effect without --centralized; add that option"
-        )
-    return numbers("--num-selected", arguments.num_selected)
-
-
-def _seeds(arguments: Compare, words: Sequence[str]) -> tuple[int, ...]:
-    if arguments.seeds is None:
-        return (arguments.record.seed,)
-    if any(word.partition("=")[0] == "--seed" for word in words):
-        raise ConfigError(f"--seeds {arguments.seeds}: --seed is given too; choose one")
-    return numbers("--seeds", arguments.seeds)
 
 
 def _refuse_foreign_base(base: RunConfig, arguments: Compare) -> None:

@@ -46,6 +46,27 @@ def numbers(option: str, text: str) -> tuple[int, ...]:
     return found
 
 
+def selected_numbers(text: str | None, peers: int, *, centralized: bool) -> tuple[int, ...]:
+    """Numbers of clients that train in a round, by --num-selected; all of them unless given.
+
+    Raises ConfigError without --centralized.
+    """
+    if text is None:
+        return (peers,) if centralized else ()
+    if not centralized:
+        raise ConfigError(f"--num-selected {text}: has no effect without --centralized; add that option")
+    return numbers("--num-selected", text)
+
+
+def seed_numbers(text: str | None, seed: int, words: Sequence[str]) -> tuple[int, ...]:
+    """Seeds by --seeds, or the one of --seed. Raises ConfigError where both are given."""
+    if text is None:
+        return (seed,)
+    if any(word.partition("=")[0] == "--seed" for word in words):
+        raise ConfigError(f"--seeds {text}: --seed is given too; choose one")
+    return numbers("--seeds", text)
+
+
 def tuned_values(text: str) -> dict[str, tuple[float, ...]]:
     """Values to try, in rising order, from OPTION=V,V[,OPTION=V,V].
 
@@ -67,6 +88,20 @@ def tuned_values(text: str) -> dict[str, tuple[float, ...]]:
     if any(len(set(values)) < len(values) for values in found.values()):
         raise ConfigError(f"--tune {text}: names a value twice; name each once")
     return {option: tuple(sorted(values)) for option, values in found.items()}
+
+
+def refuse_values_beside(tuned: Mapping[str, tuple[float, ...]], words: Sequence[str]) -> None:
+    """Refuse a second --tune, and single values of the options that it tunes.
+
+    They would have no effect. A settings file may have values; --tune takes precedence. Raises ConfigError.
+    """
+    options = [word.partition("=")[0].replace("_", "-") for word in words]
+    if options.count("--tune") > 1:
+        raise ConfigError("--tune: given twice; name all options in one list, such as lr=0.05,0.1,momentum=0,0.9")
+    for name in tuned:
+        option = f"--{name.replace('_', '-')}"
+        if option in options:
+            raise ConfigError(f"{option}: has no effect beside --tune {option[2:]}=…; omit one of them")
 
 
 def _number(text: str, value: str) -> float:

@@ -17,7 +17,7 @@ from p2pfl.experiment.run import versions
 from p2pfl.report import complete_summary, known_facts, summarize, write_report, write_summary
 from p2pfl.report.compare import read_comparison, write_comparison
 from p2pfl.run.directory import open_run_dir, runs_in
-from p2pfl.run.paths import COMPARISON_JSON_FILE, CONFIG_FILE, REPORT_FILE, SUMMARY_FILE
+from p2pfl.run.paths import COMPARISON_JSON_FILE, CONFIG_FILE, REPORT_FILE, SUMMARY_FILE, TUNING_FOLDER
 from p2pfl.util.units import counted
 
 
@@ -57,10 +57,12 @@ def report(words: list[str]) -> int:
 
 def _refuse_unfinished(folder: Path) -> None:
     """Refuse the folder of an interrupted comparison, which has no table."""
-    inside = [] if (folder / CONFIG_FILE).exists() else list(folder.glob(f"*/{CONFIG_FILE}"))
-    if not inside:
+    if (folder / CONFIG_FILE).exists():
         return
-    run_dirs = runs_in(folder)
+    where = next((at for at in (folder, folder / TUNING_FOLDER) if any(at.glob(f"*/{CONFIG_FILE}"))), None)
+    if where is None:
+        return
+    run_dirs = runs_in(where)
     complete = sum(complete_summary(run_dir) is not None for run_dir in run_dirs)
     how_many = f"none of its {counted(len(run_dirs), 'run')} has" if not complete else f"{complete} of its runs have"
     raise ConfigError(

@@ -15,7 +15,7 @@ def check_together(config: RunConfig) -> None:
     Not part of making them, since those of a file and of the command line are combined one by one. Raises ConfigError
     naming an option that does not fit the others.
     """
-    _check_data(config)
+    check_data(config)
     _check_byzantine(config)
     _check_algorithm(config)
     if config.mode != "centralized":
@@ -65,7 +65,7 @@ def least_updates(config: RunConfig) -> int:
     return max(-(-config.centralized.num_selected // 2), _robust_needs(config)) if least is None else least
 
 
-def _check_data(config: RunConfig) -> None:
+def check_data(config: RunConfig) -> None:
     """Raise ConfigError for an option that belongs to another data set or partition."""
     plain = DataConfig()
     if not config.data.test and config.data.validation == 0:

@@ -20,10 +20,10 @@ from p2pfl.experiment.plan import Cell, Planned, describe_plan
 from p2pfl.experiment.run import run
 from p2pfl.experiment.tune import TunedCell, Tuner, plan_final
 from p2pfl.launch import fork_server
-from p2pfl.report import complete_summary
+from p2pfl.report import complete_summary, write_report
 from p2pfl.report.compare.tuning import values_text
 from p2pfl.run.data_record import DataRecord, read_data_record
-from p2pfl.run.paths import CONFIG_FILE, TUNING_FILE, TUNING_FOLDER
+from p2pfl.run.paths import CONFIG_FILE, REPORT_FILE, TUNING_FILE, TUNING_FOLDER
 from p2pfl.ui import OverallProgress
 from p2pfl.util.signals import interruptible
 from p2pfl.util.units import counted, seconds_text
@@ -201,6 +201,8 @@ class _Runner:
         state = state_of(run_dir, one)
         self._begin(one, state)
         if state == COMPLETE:
+            if not (run_dir / REPORT_FILE).exists():  # an interrupt came before it
+                write_report(run_dir)
             self._overall.end(one.samples)
             return ""
         check_data(self._recorded, one.config, self._progress)  # again: it may have taken hours until here

@@ -139,7 +139,7 @@ def _by_partition(base: RunConfig, partitions: Sequence[str]) -> list[tuple[str,
         if entry is registry.PARTITIONS["own"]:
             raise ConfigError(f"--partition {','.join(partitions)}: own cannot be one of several; its data are others")
         try:
-            settings.check_together(config)
+            settings.check_data(config)  # not the algorithm, which may be one of several, too
         except ConfigError as error:  # such as --min-samples, where a partition draws no sizes
             problems.append(error)
             config = replace_options(config, min_samples=DataConfig.min_samples)

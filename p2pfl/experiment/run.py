@@ -134,7 +134,7 @@ def _run(
             raise
         if resume is not None:
             update_dataset(run_dir, config)
-        return _conclude(run_dir, outcome, remedy, resume is not None)
+        return _conclude(run_dir, outcome, remedy, resume is not None, again)
 
 
 def _planned(config: RunConfig, topology: Topology) -> tuple[Roles, RunConfig]:
@@ -212,20 +212,19 @@ def _recorded(topology: Topology, run_dir: Path, rounds: int) -> list[tuple[int,
     return found
 
 
-def _conclude(run_dir: Path, outcome: Outcome, remedy: str, resumed: bool) -> Result:
+def _conclude(run_dir: Path, outcome: Outcome, remedy: str, resumed: bool, again: str | None) -> Result:
     """Write summary and report; return the result, or raise the outcome's error."""
-    problem = ""
+    problem, rewrite = "", again or f"p2pfl report {shlex.quote(str(run_dir))}"
     if outcome.status == "usage" and not resumed:
         remove_unused(run_dir)
         raise ConfigError(outcome.reason)
     try:
         summary = _write_down(run_dir, outcome)
     except KeyboardInterrupt:
-        raise _without_report(run_dir, outcome, remedy) from None
+        raise _without_report(outcome, remedy, rewrite) from None
     except (P2PFLError, OSError) as error:
         if outcome.status == "complete":
-            again = f"p2pfl report {shlex.quote(str(run_dir))}"
-            raise P2PFLError(f"the run is complete, but not its report: {error}", remedy=f"then: {again}") from None
+            raise P2PFLError(f"the run is complete, but not its report: {error}", remedy=f"then: {rewrite}") from None
         summary, problem = {}, f" (and no report could be written: {error})"
     if outcome.status == "complete":
         return Result(run_dir, summary)
@@ -238,12 +237,11 @@ def _conclude(run_dir: Path, outcome: Outcome, remedy: str, resumed: bool) -> Re
     )
 
 
-def _without_report(run_dir: Path, outcome: Outcome, remedy: str) -> Interrupted:
+def _without_report(outcome: Outcome, remedy: str, rewrite: str) -> Interrupted:
     """Error for an interrupt while the report was made; it tells the outcome, too."""
     said = "interrupted before the report was written"
     if outcome.status == "complete":
-        again = f"p2pfl report {shlex.quote(str(run_dir))}"
-        return Interrupted(f"{said} (the run itself is complete)", remedy=f"make it with: {again}")
+        return Interrupted(f"{said} (the run itself is complete)", remedy=f"make it with: {rewrite}")
     if outcome.status == "interrupted":
         return Interrupted(said, remedy=remedy)
     helps = outcome.status == "failed" and outcome.resumable

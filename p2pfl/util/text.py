@@ -23,6 +23,12 @@ def visible(text: str, *, controls: bool = False) -> str:
     return "".join(_escaped(c) if _is_hidden(c) or (controls and unicodedata.category(c) == "Cc") else c for c in text)
 
 
+def shortened(text: str, width: int) -> str:
+    """Text cut in its middle, as similar labels begin with the same words."""
+    tail = (width - 1) // 2
+    return text if len(text) <= width else f"{text[: width - 1 - tail]}…{text[len(text) - tail :]}"
+
+
 def some(texts: Iterable[str], most: int = 20, *, last: str = ", ") -> str:
     """Join texts on one line, safe to show; at most `most`, and a count of the rest.
 

@@ -46,6 +46,7 @@ def test_a_tuned_grid_is_interrupted_and_resumed(capsys: pytest.CaptureFixture[s
     assert any(line.startswith("run 3 of 16") for line in started.stdout)
     started.send_signal(signal.SIGINT)
     finish(started, status=130)
+    kept = "gossip-ring-3-dpsgd-iid-lr-0.01"
     first = {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("tuning/*/summary.json")}
 
     started = commands.start("compare", *words)
@@ -53,12 +54,13 @@ def test_a_tuned_grid_is_interrupted_and_resumed(capsys: pytest.CaptureFixture[s
     assert any(line.startswith("run 11 of 16") for line in started.stdout)
     started.kill()  # SIGKILL, among the runs with the chosen values
     started.communicate(timeout=280)
+    (folder / "tuning" / kept / "report.html").unlink()  # as if the interrupt had come before it
 
     out = finish(commands.start("compare", *words))
     assert out.count("complete already") >= 4
     assert out.count("(lost: ") == 4
     assert "16 of 16 runs" in out
-    kept = "gossip-ring-3-dpsgd-iid-lr-0.01"
+    assert (folder / "tuning" / kept / "report.html").exists()
     assert (folder / "tuning" / kept / "summary.json").stat().st_mtime_ns == first[kept]
 
     # The choice, and that only runs with it have read the test set, once.
@@ -157,6 +159,16 @@ def test_the_size_of_the_validation_set_changes_trials_only(capsys: pytest.Captu
         plans.append([line for line in capsys.readouterr().out.splitlines() if "rounds of" in line])
     assert len(plans[0]) == 2
     assert plans[0] == plans[1] == plans[2]
+
+
+@pytest.mark.parametrize("tune", [[], ["--tune", "lr=.01,.02"]])
+def test_a_dry_run_refuses_a_partition_that_does_not_fit(
+    capsys: pytest.CaptureFixture[str], ring: str, tune: list[str]
+) -> None:
+    assert main(["compare", ring, *WORDS.split(), "--partition", "iid,classes:3", *tune, "--dry-run"]) == 2
+    assert (
+        "--partition classes:3: 3 peers of 3 would hold 9 of 10 classes; choose at least 4" in capsys.readouterr().err
+    )
 
 
 def test_lists_mean_nothing_for_runs_that_exist(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

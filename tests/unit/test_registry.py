@@ -39,6 +39,9 @@ def test_a_rule_that_tolerates_malicious_inputs_needs_more_of_them_than_of_the_o
     [
         ("algorithm", "dpsdg", "--algorithm dpsdg: choose one of dpsgd, quasi-global, "),
         ("algorithm", "dpsgd:fast", "--algorithm dpsgd:fast: dpsgd takes no argument"),
+        ("algorithm", "dpsgd,median", "--algorithm dpsgd,median: choose one value; only p2pfl compare takes several"),
+        ("partition", "iid,classes:3", "--partition iid,classes:3: choose one value; only p2pfl compare takes several"),
+        ("dataset", "digits,cifar10", "--dataset digits,cifar10: choose one value"),
         ("averaging", "mine:Average", "--averaging mine:Average: choose one of uniform, samples"),
         ("mixing", "lazy", "--mixing lazy: choose one of metropolis-hastings, max-degree, uniform, weights"),
         (

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from p2pfl.config import TUNABLE
 from p2pfl.report.compare.dimensions import Grid, algorithm_of, column_of, grid_of, place_of
 from p2pfl.report.compare.group import Entry
 from p2pfl.report.compare.matching import Comparison
 from p2pfl.report.compare.table import best_of, cell, statistic
+from p2pfl.report.compare.tuning import values_text
 from p2pfl.report.fields import NO_VALUE
 from p2pfl.util.text import visible
 from p2pfl.util.units import bytes_text
@@ -64,12 +66,17 @@ def _choices(entries: Sequence[Entry]) -> list[tuple[str, str, list[str]]]:
 
 
 def _table(comparison: Comparison, grid: Grid, top: dict[str, frozenset[str]]) -> dict[str, Any]:
-    pooled = len(grid.columns) > 1 and any(entry.mode.pools_data for entry in comparison.entries)
-    return {"columns": grid.columns, "rows": _rows(comparison, grid, top), "has_pooled": pooled}
+    has_pooled = _has_pooled(comparison, grid)
+    return {"columns": grid.columns, "rows": _rows(comparison, grid, top), "has_pooled": has_pooled}
+
+
+def _has_pooled(comparison: Comparison, grid: Grid) -> bool:
+    """Return whether pooled data, of which nothing is marked, are in several columns."""
+    return len(grid.columns) > 1 and any(entry.mode.pools_data for entry in comparison.entries)
 
 
 def _rows(comparison: Comparison, grid: Grid, top: dict[str, frozenset[str]]) -> list[dict[str, Any]]:
-    rates = {entry.config.training.lr for entry in comparison.entries}
+    tuned = _tuned(comparison.entries)
     return [
         {
             "place": row.place,
@@ -81,7 +88,7 @@ def _rows(comparison: Comparison, grid: Grid, top: dict[str, frozenset[str]]) ->
                     "column": column,
                     "missing": False,
                     "lines": _lines(entry, top),
-                    "notes": _notes(entry, len(rates) > 1),
+                    "notes": _notes(entry, tuned),
                 }
                 for column, entry in zip(grid.columns, row.cells, strict=True)
             ],
@@ -104,12 +111,19 @@ def _text(entry: Entry, field: str) -> str:
     return cell(entry, field)
 
 
-def _notes(entry: Entry, rates_differ: bool) -> str:
+def _tuned(entries: Sequence[Entry]) -> list[str]:
+    """Options that may be tuned and that differ among the entries."""
+    return [name for name in TUNABLE if len({getattr(entry.config.training, name) for entry in entries}) > 1]
+
+
+def _values(entry: Entry, names: Sequence[str]) -> str:
+    return values_text({name: getattr(entry.config.training, name) for name in names})
+
+
+def _notes(entry: Entry, tuned: Sequence[str]) -> str:
     sent = statistic(entry, "bytes_sent_whole_run").mean
     parts = [f"{bytes_text(sent)} sent"] if sent else []
-    if rates_differ:
-        parts.append(f"lr {entry.config.training.lr:g}")
-    return ", ".join(parts)
+    return ", ".join([*parts, *([_values(entry, tuned)] if tuned else [])])
 
 
 def terminal_grid(comparison: Comparison) -> RenderableType | None:
@@ -122,7 +136,7 @@ def terminal_grid(comparison: Comparison) -> RenderableType | None:
     if not grid.varies:
         return None
     top = best_of(comparison, "consensus_accuracy")
-    rates = {entry.config.training.lr for entry in comparison.entries}
+    tuned = _tuned(comparison.entries)
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("final model %", header_style="dim")
     for column in grid.columns:
@@ -131,21 +145,22 @@ def terminal_grid(comparison: Comparison) -> RenderableType | None:
         label = f"{row.place}, {row.algorithm}" if row.algorithm else row.place
         texts = [Text(visible(label, controls=True))]
         for entry in row.cells:
-            text = NO_VALUE if entry is None else _short(entry, len(rates) > 1)
+            text = NO_VALUE if entry is None else _short(entry, tuned)
             best = entry is not None and entry.label in top
             texts.append(Text(f"{text}{'*' if best else ' '}", "bold" if best else ""))
         table.add_row(*texts)
-    return Group(table, Text(""), Text(_CAPTION))
+    return Group(table, Text(""), Text(_CAPTION + (_POOLED if _has_pooled(comparison, grid) else "")))
 
 
 _CAPTION = "Columns: partitions. (…): mean peer, without a common model. *: best of its partition."
+_POOLED = " Plain SGD, on pooled data, is not marked."
 
 
-def _short(entry: Entry, rates_differ: bool) -> str:
+def _short(entry: Entry, tuned: Sequence[str]) -> str:
     has_model = entry.mode.has_common_model
     found = statistic(entry, "consensus_accuracy" if has_model else "mean_peer_accuracy")
     if found.mean is None:
         return NO_VALUE
     text = f"{100 * found.mean:.2f}" if found.std is None else f"{100 * found.mean:.1f} ±{100 * found.std:.1f}"
     text = text if has_model else f"({text})"
-    return f"{text} lr {entry.config.training.lr:g}" if rates_differ else text
+    return f"{text} {_values(entry, tuned)}" if tuned else text

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from p2pfl.report import style
+from p2pfl.util.text import shortened, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,8 +74,11 @@ class LineEnd:
 
 
 def short_label(label: str) -> str:
-    """Label for matplotlib, shortened if too long."""
-    return style.plot_text(label, _MAX_CHARACTERS)
+    """Label for matplotlib, shortened in its middle if too long.
+
+    Labels of a grid begin with the same words, and end with the partition.
+    """
+    return style.plot_text(shortened(visible(label), _MAX_CHARACTERS))
 
 
 def label_ends(axes: Axes, ends: Sequence[LineEnd], height: float) -> None:

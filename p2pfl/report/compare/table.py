@@ -13,7 +13,7 @@ from p2pfl.report.compare.matching import Comparison
 from p2pfl.report.fields import FIELDS, NO_VALUE, TEXT_FIELDS, number_formats, value_text
 from p2pfl.report.load import RecordedRun, sent_by_process
 from p2pfl.run.paths import COMPARISON_CSV_FILE, REPORT_FILE
-from p2pfl.util.text import visible
+from p2pfl.util.text import shortened, visible
 from p2pfl.util.units import bytes_text
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def terminal_table(comparison: Comparison, width: int) -> Group:
     name_width = max(min(max(map(len, labels)), available), len("run"))
     lines = [Text.assemble((_row("run", [c.heading for c in shown], cells, shown, name_width), "dim"), no_wrap=True)]
     for row, label in enumerate(labels):
-        line = Text(_cut(label, name_width).ljust(name_width), no_wrap=True, overflow="ellipsis")
+        line = Text(shortened(label, name_width).ljust(name_width), no_wrap=True, overflow="ellipsis")
         for column in shown:
             text, top = cells[column][row]
             line.append(" " * _SPACE + text.rjust(_wide(column, cells[column]) - 1), style="bold" if top else "")
@@ -212,12 +212,6 @@ def _row(
     return first.ljust(name_width) + "".join(
         " " * _SPACE + text.rjust(_wide(c, cells[c]) - 1) + " " for text, c in pairs
     )
-
-
-def _cut(label: str, width: int) -> str:
-    """Label shortened in its middle, as similar labels begin with the same words."""
-    tail = (width - 1) // 2
-    return label if len(label) <= width else f"{label[: width - 1 - tail]}…{label[len(label) - tail :]}"
 
 
 def _footnotes(comparison: Comparison, omits_columns: bool) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pfl.cli.grid_options import take_lists, tuned_values
+from p2pfl.cli.grid_options import refuse_values_beside, take_lists, tuned_values
 from p2pfl.config import load_toml, split_values
 from p2pfl.errors import ConfigError
 
@@ -48,7 +48,7 @@ def test_settings_files_have_lists_for_a_comparison_only(tmp_path: Path) -> None
     config = load_toml(path, None, lists)
     assert lists == {"algorithm": ("dpsgd", "median"), "partition": ("iid", f"file:{tmp_path / 'split.csv'}")}
     assert (config.gossip.algorithm, config.data.partition) == ("dpsgd", "iid")
-    with pytest.raises(ConfigError, match="dpsgd,median"):
+    with pytest.raises(ConfigError, match=r"iid,file:split\.csv: choose one value; only p2pfl compare takes several"):
         load_toml(path)
 
 
@@ -73,3 +73,20 @@ def test_values_to_tune_are_sorted() -> None:
 def test_tuning_that_cannot_be_is_refused(text: str, named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         tuned_values(text)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--tune", "lr=.1,.2", "--tune", "momentum=0,.9"], "--tune: given twice; name all options in one list"),
+        (["--tune=lr=.1,.2", "--lr=0.3"], "--lr: has no effect beside --tune lr=…; omit one of them"),
+        (["--weight_decay", "0", "--tune", "lr=.1,weight-decay=0,.1"], "--weight-decay: has no effect beside --tune"),
+    ],
+)
+def test_values_that_tuning_would_drop_are_refused(words: list[str], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        refuse_values_beside({"lr": (0.1, 0.2), "weight_decay": (0.0, 0.1)}, words)
+
+
+def test_options_that_are_not_tuned_may_stand_beside_a_list() -> None:
+    refuse_values_beside({"lr": (0.1, 0.2)}, ["--tune", "lr=.1,.2", "--momentum", "0.8", "--lrx"])

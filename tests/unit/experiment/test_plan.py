@@ -77,6 +77,13 @@ def test_what_an_algorithm_refuses_names_the_cell() -> None:
         cells(("dpsgd", "no_module:Thing"))
 
 
+def test_a_robust_algorithm_may_be_one_of_several_with_several_partitions() -> None:
+    found = cells(partitions=("iid", "dirichlet:0.5"), algorithms=("dpsgd", "median"), base={"byzantine": 1})
+    said = {name: cell.config.robust.byzantine for name, cell in found.items() if name.startswith("gossip")}
+    assert {value for name, value in said.items() if "median" in name} == {1}
+    assert {value for name, value in said.items() if "dpsgd" in name} == {None}
+
+
 def test_min_samples_apply_to_partitions_that_draw_sizes() -> None:
     found = cells(partitions=("iid", "dirichlet:0.5"), base={"min_samples": 20})
     kept = {name: cell.config.data.min_samples for name, cell in found.items()}

@@ -145,6 +145,12 @@ def test_a_comparison_of_which_nothing_is_written_yet_says_so(
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{folder}: contains no finished comparison (none of its 1 run has finished); finish it" in line
     assert line.endswith(f"p2pfl report {folder / 'sgd-seed-0'}")
+    trials = tmp_path / "tuned" / "tuning"
+    shutil.copytree(templates["sgd"].folder, trials / "sgd-lr-0.1")
+    assert main(["report", str(trials.parent)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{trials.parent}: contains no finished comparison" in line
+    assert line.endswith(f"p2pfl report {trials / 'sgd-lr-0.1'}")
 
 
 @pytest.mark.usefixtures("blank_plots")

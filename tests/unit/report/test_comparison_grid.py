@@ -96,6 +96,22 @@ def test_the_terminal_shows_means_and_deviations(tmp_path: Path) -> None:
     lines = console.export_text().splitlines()
     assert re.search(r"ring-4, quasi-global +72\.5 ±0\.7 lr 0\.1\* +62\.5 ±0\.7 lr 0\.1\*", "\n".join(lines))
     assert re.search(r"local +\(.*\) lr 0\.02 +\(.*\) lr 0\.02", "\n".join(lines))
+    assert re.search(r"SGD +90\.0 ±0\.0 lr 0\.02 +90\.0 ±0\.0 lr 0\.02 *$", "\n".join(lines), re.MULTILINE)
+    assert " ".join(lines[-2:]).endswith("Plain SGD, on pooled data, is not marked.")
+
+
+def test_every_tuned_value_that_differs_stands_in_the_grid(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / "a", algorithm="dpsgd", momentum=0.0),
+        make_run(tmp_path / "b", algorithm="quasi-global", momentum=0.8),
+    ]
+    console = Console(width=100, record=True, file=open(tmp_path / "out", "w"))  # noqa: SIM115
+    console.print(terminal_grid(Comparison(tmp_path, tuple(load_entries(runs)), (), ())))
+    text = console.export_text()
+    assert re.search(r"dpsgd +\S+ momentum 0\*", text)
+    assert re.search(r"quasi-global +\S+ momentum 0\.8", text)
+    assert "lr" not in text
+    assert "SGD, on pooled" not in text
 
 
 @pytest.mark.processes

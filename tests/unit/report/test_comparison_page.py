@@ -21,7 +21,7 @@ from p2pfl.errors import ConfigError
 from p2pfl.report import FIELDS, read_summary
 from p2pfl.report.compare import Comparison, load_entries, write_comparison
 from p2pfl.report.compare.export import as_json, table_csv
-from p2pfl.report.compare.line_styles import line_style, spread_positions
+from p2pfl.report.compare.line_styles import line_style, short_label, spread_positions
 from p2pfl.report.compare.plots import PLOTS
 from p2pfl.topology import make_topology
 
@@ -232,3 +232,12 @@ def test_the_page_opens_in_a_browser(written: Comparison, page: Page, tmp_path: 
     assert done.stdout.count("</svg>") == len(PLOTS)
     # The page's own policy forbids every request; the browser would complain of one here.
     assert "Content Security Policy" not in done.stderr
+
+
+def test_labels_of_plots_keep_their_beginning_and_the_partition() -> None:
+    labels = [f"complete-4, gradient-tracking, {partition}" for partition in ("iid", "dirichlet:0.5", "classes:3")]
+    short = [short_label(label) for label in labels]
+    assert [one[:8] for one in short] == ["complete"] * 3
+    assert all(one.endswith(label[-13:].split(", ")[-1]) for one, label in zip(short, labels, strict=True))
+    assert all(len(one) == 30 for one in short)
+    assert short_label("ring-4, $x$") == r"ring-4, \$x\$"
