@@ -47,7 +47,7 @@ def numbers(option: str, text: str) -> tuple[int, ...]:
 
 
 def selected_numbers(text: str | None, peers: int, *, centralized: bool) -> tuple[int, ...]:
-    """Numbers of clients that train in a round, by --num-selected; all of them unless given.
+    """Numbers of clients that train in a round: those of --num-selected, or all.
 
     Raises ConfigError without --centralized.
     """

@@ -138,7 +138,7 @@ class Outcome:
 
     `lost` names workers that are gone for good, which a run may survive.
     `restarts`: how often each of those that died was started again. `resumable`: false where settings are to blame.
-    `diverged`: the loss or the weights of a worker were no longer finite.
+    `diverged`: it ended since the loss or the weights of a worker were no longer finite.
     """
 
     status: Literal["complete", "failed", "usage", "interrupted"] = "complete"
@@ -151,7 +151,14 @@ class Outcome:
     resumable: bool = True
     diverged: bool = False
 
-    def fail(self, reason: str, status: Literal["failed", "usage"] = "failed", resumable: bool = True) -> None:
+    def fail(
+        self,
+        reason: str,
+        status: Literal["failed", "usage"] = "failed",
+        *,
+        resumable: bool = True,
+        diverged: bool = False,
+    ) -> None:
         """End the run; only the first reason counts."""
         if not self.reason:
-            self.status, self.reason, self.resumable = status, reason, resumable
+            self.status, self.reason, self.resumable, self.diverged = status, reason, resumable, diverged

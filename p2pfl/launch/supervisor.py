@@ -220,13 +220,13 @@ class Supervisor:
     def mark_lost(self, index: int, reason: str) -> list[ev.Action]:
         """Give a worker up; that ends the run, unless the others can continue without it."""
         outcome, failure = self.outcome, self._workers[index].failure
-        outcome.diverged |= failure is not None and failure.diverged
         self._lose(self._workers[index])
         if self._can_continue_without(index):
             outcome.first_loss = outcome.first_loss or reason
             return [ev.ShowLine(reason, warns=True), *self.reassign_model_owner()]
         first = f" (first: {outcome.first_loss})" if outcome.first_loss else ""
-        outcome.fail(reason + first, resumable=failure is None or failure.resumable)
+        resumable, diverged = failure is None or failure.resumable, failure is not None and failure.diverged
+        outcome.fail(reason + first, resumable=resumable, diverged=diverged)
         return []
 
     def reassign_model_owner(self) -> list[ev.Action]:

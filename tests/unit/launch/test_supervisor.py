@@ -151,6 +151,18 @@ def test_a_failure_is_told_in_its_own_words(usage: bool, status: str) -> None:
     assert usage or not case.supervisor.outcome.resumable
 
 
+def test_a_run_has_diverged_only_if_that_ended_it() -> None:
+    case = Case(gossip(min_peers=3)).begin()
+    case.tell(ev.Failed(2, "the loss is no number", False, diverged=True), ev.Exited(2, 1, "exit status 1"))
+    assert not case.supervisor.is_shutting_down
+    case.die(1)
+    assert case.failed().startswith("peer 1 died")
+    assert not case.supervisor.outcome.diverged
+    case = Case(gossip()).begin()
+    case.tell(ev.Failed(2, "the loss is no number", False, diverged=True), ev.Exited(2, 1, "exit status 1"))
+    assert case.supervisor.outcome.diverged
+
+
 def test_the_restart_budget_is_each_workers_own() -> None:
     case = Case(gossip(restart=2)).begin()
     for worker, times in ((1, 1), (3, 1), (1, 2)):
