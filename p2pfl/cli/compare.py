@@ -227,7 +227,7 @@ def _tuning(arguments: Compare, asked: RunConfig, words: Sequence[str]) -> TuneO
     if rounds is not None and not 1 <= rounds <= whole:
         raise ConfigError(f"--tune-rounds {rounds}: choose 1 to {whole}, the number of --rounds")
     if not asked.data.test:
-        raise ConfigError("--no-test: the runs that are compared read the test set once with --tune; omit one of them")
+        raise ConfigError("--no-test: with --tune the final runs read the test set at their end; omit one of them")
     share = 1.0 if rounds is None else rounds / whole
     values = tuned_values(arguments.tune)
     refuse_values_beside(values, words)

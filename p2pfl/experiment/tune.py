@@ -1,7 +1,7 @@
 """Tuning of a comparison: trials on a validation set, and choice of values.
 
 The test set plays no part in it: trials do not read it. The runs that are compared have the chosen values, train on the
-whole training set, and read the test set once, after their last round.
+whole training set, and read the test set only after their last round: for the peers, and for the final model.
 """
 
 from __future__ import annotations

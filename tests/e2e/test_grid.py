@@ -121,7 +121,7 @@ def test_a_tuned_grid_is_interrupted_and_resumed(capsys: pytest.CaptureFixture[s
         ("--tune-rounds 1", "--tune-rounds 1: has no effect without --tune"),
         ("--tune lr=.1,.2 --tune-rounds 3", "--tune-rounds 3: choose 1 to 2, the number of --rounds"),
         ("--tune lr=.1,-1", "--tune: gossip-ring-3: --lr -1"),
-        ("--tune lr=.1 --validation 0.1 --no-test", "--no-test: the runs that are compared read the test set once"),
+        ("--tune lr=.1 --validation 0.1 --no-test", "--no-test: with --tune the final runs read the test set"),
         ("--algorithm dpsgd,other", "--algorithm other: choose one of dpsgd"),
         ("--algorithm dpsgd,quasi-global --momentum 0", "gossip-ring-3-quasi-global: --momentum 0"),
         ("--partition iid,own", "own cannot be one of several"),
