@@ -34,16 +34,14 @@ LONGEST = (
     "unit/transport/test_strangers.py",
     "unit/transport/test_curve.py",
 )
-# Not measured by `make coverage`: what they reach others reach too, and the tracer makes them twice as long.
-UNMEASURED = (
-    "e2e/test_benchmarks.py",
-    "e2e/test_snippets.py",
-    "e2e/test_soak.py",
-    "e2e/test_warm.py",
-    "e2e/test_wheel.py",
-    "processes/test_cuts.py",
-    "processes/test_hostile.py",
-    "processes/test_resources.py",
+# Tests with processes that `make coverage` measures: one or two of each command. What the others reach these reach too,
+# and the tracer makes them half as long again.
+MEASURED = (
+    "e2e/test_cli.py",
+    "processes/test_launcher.py",
+    "processes/test_modes.py",
+    "processes/test_single.py",
+    "processes/test_swarm.py",
 )
 MEASURES_PROCESSES = "COVERAGE_PROCESS_CONFIG"  # in the environment of processes that coverage measures
 MOST_LOGS, LOG_LINES = 8, 40  # that a failed test shows
@@ -93,11 +91,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Exclude some tests from coverage.
 
-    They reach what others reach too, or are randomized, and would differ from run to run.
+    Those with processes reach what others reach too; randomized ones would differ from run to run.
     """
     measured = coverage.Coverage.current()
-    left_out = item.get_closest_marker("hypothesis") or item.path in [HERE / name for name in UNMEASURED]
-    if measured is None or not left_out:
+    if measured is None or _is_measured(item):
         return (yield)
     settings = os.environ.pop(MEASURES_PROCESSES, None)
     measured.stop()
@@ -107,6 +104,14 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         measured.start()
         if settings is not None:
             os.environ[MEASURES_PROCESSES] = settings
+
+
+def _is_measured(item: pytest.Item) -> bool:
+    """Whether coverage counts what a test reaches."""
+    if item.get_closest_marker("hypothesis") is not None:
+        return False
+    has_processes = item.get_closest_marker("processes") is not None and HERE / "unit" not in item.path.parents
+    return not has_processes or item.path in [HERE / name for name in MEASURED]
 
 
 @pytest.hookimpl(wrapper=True)

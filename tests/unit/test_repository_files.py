@@ -22,7 +22,7 @@ def test_the_workflow_calls_the_script_that_people_call() -> None:
     assert [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step] == [".ci/run"]
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "make check\n" in script
-    assert "make test\n" in script
+    assert "make coverage\n" in script
 
 
 def test_hooks_run_the_tools_of_make_check() -> None:
