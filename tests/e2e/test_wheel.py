@@ -71,7 +71,7 @@ def test_the_distributions_hold_the_package_and_its_files(built: Path) -> None:
     package = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "p2pfl").rglob("*")
-        if path.suffix in (".py", ".html", ".css", ".typed")
+        if path.suffix in (".py", ".html", ".css", ".js", ".typed")
     }
     assert names == package
 
