@@ -125,7 +125,7 @@ def _check_algorithm(config: RunConfig) -> None:
 def _check_mixing(config: RunConfig, entry: registry.Entry) -> None:
     name, mixing = config.gossip.algorithm, config.gossip.mixing
     weights = registry.MIXINGS[mixing]
-    if entry.uses_tree and mixing != GossipConfig().mixing:
+    if entry.uses_tree and mixing not in (GossipConfig().mixing, "auto"):
         raise ConfigError(f"--mixing {mixing}: {name} counts all peers alike, along a tree; leave it out")
     if entry.least_eigenvalue is not None and weights.weighs_by_samples:
         raise ConfigError(f"--mixing {mixing}: {name} needs a symmetric mixing matrix; leave it out")
