@@ -260,7 +260,7 @@ def test_a_weight_that_no_peer_can_have_does_no_harm_beyond_its_vector(weight: f
 
 
 def test_what_is_owed_of_several_rounds_may_weigh_more_than_all_peers() -> None:
-    """A hub of a star has a third of all weight, and a neighbor may have lost two of its shares beside the next."""
+    """A star's hub has over a third of all weight, and may owe two shares more."""
     peers = start(PushSum(peers=N))
     peers[1].outgoing(1)
     before = float(peers[1].algorithm.state_dict(peers[1].state)["weight"])
