@@ -37,6 +37,7 @@ from p2pfl.topology import (
 from p2pfl.topology.spectrum import Matrix
 
 COORDINATOR = "coordinator"
+LEAST_SELF_WEIGHT = 1e-6  # of a peer that pushes sums; rounding errors are below
 Sizes = Sequence[int] | None
 
 
@@ -230,12 +231,17 @@ def mixing_matrix_of(config: RunConfig, topology: Topology, sizes: Sizes = None)
     """Mixing matrix of a gossip run, as its algorithm needs it.
 
     That of --mixing, (I + W) / 2, or that of a spanning tree. `sizes`: samples of the shards, for --mixing samples.
-    Raises TopologyError where the algorithm needs a symmetric one.
+    Raises TopologyError where the algorithm needs a symmetric one, or positive self-weights.
     """
     entry, name = registry.entry_of("algorithm", config.gossip.algorithm), config.gossip.algorithm
     if uses_tree(config):
         return mixing_matrix(spanning_tree(topology))
     matrix = mixing_matrix(topology, config.gossip.mixing, sizes)
+    if pushes_sums(config) and float(matrix.diagonal().min()) < LEAST_SELF_WEIGHT:
+        raise TopologyError(
+            f"{topology.source}: peer {topology.names[int(matrix.diagonal().argmin())]!r} has no self-weight, and with "
+            f"--algorithm {name} would have nothing left when its neighbors are lost; use --mixing column-stochastic"
+        )
     if entry is None or entry.least_eigenvalue is None:
         return matrix
     if not is_symmetric(matrix):

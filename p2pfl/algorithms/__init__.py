@@ -23,9 +23,9 @@ def build_algorithm(config: RunConfig, peers: int = 1, buffers: tuple[slice, ...
 
     `peers`: their number. `buffers`: places of the model's floating-point buffers in its flat vector.
 
-    Raises ConfigError for a user's that is none.
+    Raises ConfigError for a user's that is none, or that has no final merge for the run's mixing.
     """
-    return _build(
+    found = _build(
         config.gossip.algorithm,
         AlgorithmOptions(
             overlapped=config.gossip.order == "overlapped",
@@ -41,6 +41,12 @@ def build_algorithm(config: RunConfig, peers: int = 1, buffers: tuple[slice, ...
             seed=config.record.seed,
         ),
     )
+    if not registry.MIXINGS[config.gossip.mixing].keeps_mean and found.merge() is None:
+        raise ConfigError(
+            f"--mixing {config.gossip.mixing}: {config.gossip.algorithm} has no final merge (`merge`), and plain "
+            "mixing would not keep the mean of the peers; use another --mixing"
+        )
+    return found
 
 
 def build_consensus(config: RunConfig, contraction: float, peers: int = 1) -> Algorithm[Any]:

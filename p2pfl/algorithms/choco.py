@@ -30,6 +30,7 @@ from torch import Tensor
 from p2pfl.algorithms.base import Algorithm, AlgorithmOptions, Outgoing, RoundContext, Saved
 from p2pfl.algorithms.compression import HEAD, Compression, dense, is_dense, statistics_of
 from p2pfl.config import compression_choice
+from p2pfl.model.vector import is_finite
 from p2pfl.payload import COMPRESSED, Encoding, Payload, Receipt
 from p2pfl.seeding import derive
 from p2pfl.topology import Neighborhood, NeighborhoodSchedule
@@ -188,6 +189,9 @@ class Choco(Algorithm[ChocoState]):
             state.theirs.pop(sender, None)  # its next one does not fit either, until the edge has come up again
             return
         self.compression.add(body, known.vector, self._buffer_count)
+        if not is_finite(known.vector):  # a scale times 127, or a sum of changes, may overflow
+            del state.theirs[sender]
+            return
         known.round = state.round
         state.statistics[sender] = statistics_of(body, self._buffer_count)
 

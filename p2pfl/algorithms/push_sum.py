@@ -71,7 +71,7 @@ class PushSumState:
 class PushSum(Algorithm[PushSumState]):
     """Stochastic gradient push (adapt-then-combine or overlapped).
 
-    peers: n, which no w exceeds. A payload counts as a whole or not at all, so that none is accumulated in parts.
+    peers: n, the sum of all w. A payload counts as a whole or not at all, so that none is accumulated in parts.
     """
 
     overlapped: bool = False
@@ -121,7 +121,7 @@ class PushSum(Algorithm[PushSumState]):
 
         Without that round's local step, which is unknown here: it reached the neighbors as any other.
         """
-        if ctx.round != state.round + 1:
+        if state.round and ctx.round != state.round + 1:  # 0: a new state, as of the merge, has given nothing
             accounts = {neighbor: state.ledger.account(neighbor) for neighbor in ctx.neighborhood.outgoing}
             has = [neighbor for neighbor, account in accounts.items() if account.received == state.round + 1]
             kept = 1.0 - sum(ctx.neighborhood.outgoing[neighbor] for neighbor in has)
@@ -186,7 +186,8 @@ class PushSum(Algorithm[PushSumState]):
             return  # x has it
         weight = state.neighborhood.incoming[sender]
         add_weighted(state.x, part.vectors["x"], weight, first=False)
-        state.weight += weight * max(0.0, min(part.scalars.get(WEIGHT, 0.0), float(self.peers)))
+        # What is owed of several rounds may weigh more than n, the part of it that is added may not.
+        state.weight += max(0.0, min(weight * part.scalars.get(WEIGHT, 0.0), float(self.peers)))
         state.received[sender] = state.round
 
     def missing(self, state: PushSumState, sender: int, received: Mapping[str, int]) -> None:

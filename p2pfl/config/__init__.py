@@ -1,7 +1,7 @@
 """Settings of a run as frozen dataclasses, one section a concern, and as TOML."""
 
 from p2pfl.config.compression import compression_choice
-from p2pfl.config.consistency import check_data, check_together, is_robust, least_updates
+from p2pfl.config.consistency import among_algorithms, check_data, check_together, is_robust, least_updates
 from p2pfl.config.data import DataConfig, EvaluationSet
 from p2pfl.config.lists import LISTED, TUNABLE, split_values
 from p2pfl.config.pictures import PictureOptions
@@ -53,6 +53,7 @@ __all__ = [
     "RunConfig",
     "ServerConfig",
     "TrainingConfig",
+    "among_algorithms",
     "check_data",
     "check_together",
     "compression_choice",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from p2pfl import registry
 from p2pfl.config.data import DataConfig
-from p2pfl.config.run import RunConfig
+from p2pfl.config.run import RunConfig, replace_options
 from p2pfl.config.sections import GossipConfig
 from p2pfl.errors import ConfigError
 
@@ -36,6 +38,14 @@ def check_together(config: RunConfig) -> None:
         raise ConfigError(
             f"--min-updates {least}: {averaging} needs {needed} with --byzantine {config.robust.byzantine}"
         )
+
+
+def among_algorithms(config: RunConfig, algorithms: Sequence[str]) -> RunConfig:
+    """Settings of one of several algorithms, without the options of the others."""
+    entry, plain = registry.entry_of("algorithm", config.gossip.algorithm), GossipConfig()
+    known = () if entry is None else entry.options
+    others = {option for name in algorithms if (one := registry.entry_of("algorithm", name)) for option in one.options}
+    return replace_options(config, **{option: getattr(plain, option) for option in others.difference(known)})
 
 
 def averaging_rule(config: RunConfig) -> tuple[str, str] | None:
@@ -125,7 +135,7 @@ def _check_algorithm(config: RunConfig) -> None:
 def _check_mixing(config: RunConfig, entry: registry.Entry) -> None:
     name, mixing = config.gossip.algorithm, config.gossip.mixing
     weights = registry.MIXINGS[mixing]
-    if entry.uses_tree and mixing != GossipConfig().mixing:
+    if entry.uses_tree and mixing not in (GossipConfig().mixing, "auto"):
         raise ConfigError(f"--mixing {mixing}: {name} counts all peers alike, along a tree; leave it out")
     if entry.least_eigenvalue is not None and weights.weighs_by_samples:
         raise ConfigError(f"--mixing {mixing}: {name} needs a symmetric mixing matrix; leave it out")

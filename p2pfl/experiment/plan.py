@@ -214,6 +214,7 @@ def _gossip(bases: Sequence[_Base], wanted: CompareOptions) -> Iterator[Cell]:
         for algorithm, part in zip(algorithms, parts, strict=True):
             for base in bases:
                 chosen = base.config if algorithm is None else replace_options(base.config, algorithm=algorithm)
+                chosen = settings.among_algorithms(chosen, wanted.algorithms)
                 config = _of_mode(chosen, "gossip", base.config.training.rounds)
                 middle = f"-{part}" if len(algorithms) > 1 else ""
                 yield Cell(f"{name}{middle}{base.suffix}", config, topology, base.steps / topology.n)

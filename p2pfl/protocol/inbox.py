@@ -19,9 +19,10 @@ from torch import Tensor
 from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.model.vector import is_finite
 from p2pfl.payload import COMPRESSED, WIRE_ENCODINGS, Encoding, Payload
-from p2pfl.protocol.wire import Buffer, Header, Message
+from p2pfl.protocol.wire import Buffer, Header, Message, chunk_count
 
 WINDOW = 4
+MORE_CHUNKS = 64  # of a vector, beyond those of full size, that may wait: each costs memory besides its numbers
 
 
 @dataclass
@@ -195,7 +196,7 @@ class Inbox:
     def add(self, message: Message) -> bool:
         """Take a chunk; True when its payload is to be acknowledged, perhaps again.
 
-        Raises ProtocolError for a chunk without credit, of another size, out of order, or with a number that is not
+        Raises ProtocolError for a chunk without credit, of another size, too small, out of order, or with a number not
         finite, which would spoil every average that it went into.
         """
         header = message.header
@@ -216,7 +217,10 @@ class Inbox:
         piece = _tensor(message.body, WIRE_ENCODINGS[header.codec])
         if header.codec != COMPRESSED.name and not is_finite(piece):
             raise ProtocolError(Refusal.VALUES, "not finite")
-        arrival.pieces.setdefault(header.vector, []).append(piece)
+        pieces = arrival.pieces.setdefault(header.vector, [])
+        if len(pieces) >= chunk_count(self._total(header)) + MORE_CHUNKS:
+            raise ProtocolError(Refusal.LENGTH, f"a vector in more than {len(pieces)} chunks")
+        pieces.append(piece)
         arrival.bytes[header.vector] = have + header.length
         arrival.totals[header.vector] = total = self._total(header)
         arrival.scalars = dict(header.scalars)

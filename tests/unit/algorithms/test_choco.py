@@ -204,6 +204,21 @@ def test_a_payload_that_does_not_fit_to_the_replica_takes_no_part() -> None:
     assert torch.equal(peers[1].finish(2), before)
 
 
+def test_a_change_that_overflows_takes_no_part() -> None:
+    """A scale is finite, and 127 times that is not."""
+    peers = driven(Choco(Compression("int8"), GAMMA), W, random_vectors(N, SIZE))
+    step(peers, 1, set(), set())
+    sent = [peer.outgoing(2) for peer in peers]
+    hostile = sent[0][1].vectors["x"][0].clone()
+    hostile[16:20] = torch.tensor([3e38]).view(torch.uint8)
+    verify = peers[1].algorithm.encodings["x"].verify
+    assert verify is not None
+    verify([hostile], SIZE)
+    before = peers[1].state.x.clone()  # type: ignore[attr-defined]
+    peers[1].accumulate(0, Payload({"x": (hostile,)}, sent[0][1].scalars))
+    assert torch.equal(peers[1].finish(2), before)
+
+
 def test_buffers_are_mixed_plainly() -> None:
     place = slice(4, 8)
     problem = Quadratics.random(N)

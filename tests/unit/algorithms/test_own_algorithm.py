@@ -48,6 +48,12 @@ def test_its_consensus_rounds_are_chebyshevs() -> None:
     assert build_consensus(config, 0.5) == Chebyshev(0.5, 8)
 
 
+def test_it_needs_a_final_merge_where_mixing_does_not_keep_the_mean() -> None:
+    config = RunConfig.of(algorithm="toy_algorithm:HeavyBall", mixing="column-stochastic")
+    with pytest.raises(ConfigError, match=r"^--mixing column-stochastic: toy_algorithm:HeavyBall has no final merge"):
+        build_algorithm(config)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

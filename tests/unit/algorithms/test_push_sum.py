@@ -14,7 +14,7 @@ from p2pfl.algorithms.push_sum import PushSum
 from p2pfl.config import RunConfig, check_together
 from p2pfl.errors import ConfigError, TopologyError
 from p2pfl.modes import assign_roles, mixing_note
-from p2pfl.payload import Payload
+from p2pfl.payload import Payload, Receipt
 from p2pfl.topology import build_topology, make_topology, mixing_matrix, push_rounds, push_weights
 
 N, BETA = 6, 0.9
@@ -257,6 +257,32 @@ def test_a_weight_that_no_peer_can_have_does_no_harm_beyond_its_vector(weight: f
     peers[1].outgoing(1)
     peers[1].accumulate(0, Payload({"x": (torch.ones(SIZE),)}, {"weight": weight}))
     assert bool(torch.isfinite(peers[1].finish(1)).all())
+
+
+def test_what_is_owed_of_several_rounds_may_weigh_more_than_all_peers() -> None:
+    """A star's hub has over a third of all weight, and may owe two shares more."""
+    peers = start(PushSum(peers=N))
+    peers[1].outgoing(1)
+    before = float(peers[1].algorithm.state_dict(peers[1].state)["weight"])
+    peers[1].accumulate(0, Payload({"x": (torch.ones(SIZE, dtype=torch.float64),)}, {"weight": 1.5 * N}))
+    after = float(peers[1].algorithm.state_dict(peers[1].state)["weight"])
+    assert after - before == pytest.approx(P[1, 0] * 1.5 * N)
+
+
+def test_the_merge_begins_with_all_of_its_weight_after_a_single_round_of_training() -> None:
+    """A neighbor's receipt of that round is no share of the merge."""
+    peers = driven(PushSum(peers=N).merge(), P, random_vectors(N, SIZE))
+    peers[1].algorithm.edge_up(peers[1].state, 2, Receipt(1), 2)
+    assert peers[1].outgoing(2)[2].scalars["weight"] == 1.0
+
+
+def test_weights_by_which_a_peer_gives_all_away_are_refused() -> None:
+    graph = nx.cycle_graph(5)
+    nx.set_edge_attributes(graph, 0.5, "weight")
+    topology = build_topology(graph, name="ring", source="ring.json")
+    with pytest.raises(TopologyError, match=r"^ring.json: peer '0' has no self-weight, and with --algorithm push-sum"):
+        assign_roles(RunConfig.of(algorithm="push-sum", mixing="weights"), topology)
+    assert assign_roles(RunConfig.of(mixing="weights"), topology).consensus_rounds > 0
 
 
 @pytest.mark.parametrize("n", [4, 6, 9])

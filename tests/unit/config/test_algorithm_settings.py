@@ -36,6 +36,14 @@ def test_adaptive_consensus_has_both_orders_and_needs_no_momentum() -> None:
         check_together(RunConfig.of(algorithm="adaptive-consensus", order=order, momentum=0.0))
 
 
+def test_relay_sum_takes_part_in_comparisons_of_unlike_graphs() -> None:
+    """The tree's weights are those of its edges, whatever the file says."""
+    config = RunConfig.of(algorithm="relay-sum", mixing="auto")
+    check_together(config)
+    roles = assign_roles(config, make_topology("chain", 4))
+    np.testing.assert_array_equal(roles.matrix, mixing_matrix(make_topology("chain", 4)))
+
+
 @pytest.mark.parametrize(("n", "is_lazy"), [(8, True), (7, False)])
 def test_exact_diffusion_mixes_lazily_where_an_eigenvalue_is_too_small(n: int, is_lazy: bool) -> None:
     """Even rings with Metropolis weights stand exactly at −1/3."""

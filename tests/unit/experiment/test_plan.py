@@ -102,3 +102,13 @@ def test_byzantine_applies_to_the_robust_algorithms_among_several() -> None:
     found = cells(("dpsgd", "median"), base={"byzantine": 1})
     assert found["gossip-ring-4-median"].config.robust.byzantine == 1
     assert found["gossip-ring-4-dpsgd"].config.robust.byzantine is None
+
+
+def test_an_option_of_one_algorithm_is_no_obstacle_to_the_others() -> None:
+    options = {"compression": "sign", "consensus_step": 0.25}
+    found = cells(("dpsgd", "choco"), base=options)
+    said = {name: (c.config.gossip.compression, c.config.gossip.consensus_step) for name, c in found.items()}
+    assert said["gossip-ring-4-choco"] == ("sign", 0.25)
+    assert said["gossip-ring-4-dpsgd"] == ("top-k:0.1", None)
+    with pytest.raises(ConfigError, match=r"--compression sign: means nothing with dpsgd, only with choco"):
+        cells(("dpsgd", "median"), base={"compression": "sign", "byzantine": 1})

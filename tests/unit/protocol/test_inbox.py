@@ -10,7 +10,7 @@ import torch
 
 from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.payload import COMPRESSED, FP32, Encoding, Payload
-from p2pfl.protocol.inbox import WINDOW, Inbox, Senders
+from p2pfl.protocol.inbox import MORE_CHUNKS, WINDOW, Inbox, Senders
 from p2pfl.protocol.wire import VERSION, Header, Message
 
 SIZE = 8  # elements
@@ -342,3 +342,11 @@ def test_a_vector_that_cannot_be_decoded_is_refused_when_it_is_whole() -> None:
         box.add(compressed(3, b"de", 5))
     box.drop(1, SENDER)
     holds_nothing(box)
+
+
+def test_a_vector_in_tiny_chunks_is_refused_before_they_cost_memory() -> None:
+    box = granted(Form({"x": replace(COMPRESSED, lengths=lambda size: (200,))}))
+    for offset in range(MORE_CHUNKS + 1):
+        assert not box.add(compressed(offset, b"x", 200))
+    with pytest.raises(ProtocolError, match="length: a vector in more than 65 chunks"):
+        box.add(compressed(MORE_CHUNKS + 1, b"x", 200))
