@@ -4,6 +4,7 @@ A mode defines the processes of a run, their links, and the properties that depe
 attributes and never test for its name.
 """
 
+# Longer than other modules: a mode's mixing matrix asks the mode, which asks for the matrix.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
