@@ -71,13 +71,15 @@ class PushSumState:
 class PushSum(Algorithm[PushSumState]):
     """Stochastic gradient push (adapt-then-combine or overlapped).
 
-    peers: n, the sum of all w. A payload counts as a whole or not at all, so that none is accumulated in parts.
+    peers: n, the sum of all w. merges: it is the final merge, before whose first round nothing has been given. A payload
+    counts as a whole or not at all, so that none is accumulated in parts.
     """
 
     overlapped: bool = False
     wire_dtype: str = FP32.name
     buffers: tuple[slice, ...] = ()
     peers: int = 1
+    merges: bool = False
 
     @property
     def encodings(self) -> Mapping[str, Encoding]:
@@ -88,7 +90,7 @@ class PushSum(Algorithm[PushSumState]):
         return cls(options.overlapped, options.wire_dtype, options.buffers, options.peers)
 
     def merge(self) -> PushSum:
-        return replace(self, overlapped=False, wire_dtype=FP32.name)
+        return replace(self, overlapped=False, wire_dtype=FP32.name, merges=True)
 
     def init(self, x: Tensor, schedule: NeighborhoodSchedule) -> PushSumState:
         start = torch.empty_like(x) if self.overlapped else None
@@ -121,7 +123,9 @@ class PushSum(Algorithm[PushSumState]):
 
         Without that round's local step, which is unknown here: it reached the neighbors as any other.
         """
-        if state.round and ctx.round != state.round + 1:  # 0: a new state, as of the merge, has given nothing
+        if self.merges and state.round == 0:
+            return
+        if ctx.round != state.round + 1:
             accounts = {neighbor: state.ledger.account(neighbor) for neighbor in ctx.neighborhood.outgoing}
             has = [neighbor for neighbor, account in accounts.items() if account.received == state.round + 1]
             kept = 1.0 - sum(ctx.neighborhood.outgoing[neighbor] for neighbor in has)
