@@ -71,8 +71,8 @@ class PushSumState:
 class PushSum(Algorithm[PushSumState]):
     """Stochastic gradient push (adapt-then-combine or overlapped).
 
-    peers: n, the sum of all w. merges: it is the final merge, before whose first round nothing has been given. A payload
-    counts as a whole or not at all, so that none is accumulated in parts.
+    peers: n, the sum of all w. merges: it is the final merge, before whose first round nothing has been given. A
+    payload counts as a whole or not at all, so that none is accumulated in parts.
     """
 
     overlapped: bool = False
