@@ -206,7 +206,7 @@ def _no_progress(what: str, done: int, total: int) -> None:
     pass
 
 
-def estimate(  # longer than most: a field of the result a line
+def estimate(  # longer than others: each field of the result takes a line
     roles: Roles,
     config: RunConfig,
     progress: data.Progress = _no_progress,
