@@ -18,6 +18,7 @@ from p2pfl.model.vector import Layout
 from p2pfl.modes import Roles, assign_roles, mixing_note, mode_of
 from p2pfl.payload import ITEM_BYTES
 from p2pfl.preflight.gpus import GpuUse, check_gpus, count_activations, requested_devices
+from p2pfl.preflight.precision import precision_note
 from p2pfl.preflight.schedules import schedule_note
 from p2pfl.preflight.shards import (
     CheckedSplit,
@@ -78,22 +79,21 @@ class Estimate:
 
 @dataclass(frozen=True)
 class CheckedRun:
-    """Result of `check_run`: the data set, the tried model, the GPUs in use, a note."""
+    """Result of `check_run`: the data set, the tried model, the GPUs in use, notes on the settings."""
 
     info: data.DatasetInfo
     tried: TriedModel
     gpu: GpuUse | None
-    mixing: str | None = None
+    settings: tuple[str, ...] = ()
 
     def notes(self, config: RunConfig, dataset: Path | None = None) -> tuple[str, ...]:
-        """Oddities of data, model and mixing, a line each.
+        """Oddities of data, model and settings, a line each.
 
         `dataset`: the cache file, if the data set has been decoded.
         """
         found = self.info.notes if dataset is None else data.all_notes(self.info, dataset)
         mirrored = (_MIRRORED,) if self.info.is_mirrored and config.data.augment == "auto" else ()
-        mixing = () if self.mixing is None else (self.mixing,)
-        return (*found, *mirrored, *self.tried.notes, *mixing)
+        return (*found, *mirrored, *self.tried.notes, *self.settings)
 
     def check_split(
         self, roles: Roles, config: RunConfig, dataset: data.Dataset, index: int | None = None
@@ -131,8 +131,9 @@ def check_run(roles: Roles, config: RunConfig, index: int | None = None, begins:
     gpu = check_gpus(config, requested, training_samples(config, info) // peers, tried.model)
     if begins:
         check_disk(config, disk_space_needed(roles, config, Layout.of(tried.model), index))
-    note = schedule_note if roles.topology.is_schedule else mixing_note
-    return CheckedRun(info, tried, gpu, note(config, roles.topology))
+    mixing = (schedule_note if roles.topology.is_schedule else mixing_note)(config, roles.topology)
+    notes = (mixing, precision_note(config, roles.topology, index))
+    return CheckedRun(info, tried, gpu, tuple(note for note in notes if note is not None))
 
 
 def check_settings(config: RunConfig, peers: int, info: data.DatasetInfo) -> TriedModel:
