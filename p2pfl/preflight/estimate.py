@@ -35,6 +35,7 @@ from p2pfl.run.checkpoint import KEPT
 from p2pfl.run.data_record import DIGITS, DataRecord
 from p2pfl.topology import neighborhood
 from p2pfl.training import dataset_of_run, own_split_of, pick_device, split_of_run, with_common_steps
+from p2pfl.training.optimizer import rate_notes, state_vectors
 
 CONSENSUS_VECTORS = 2  # kept by accelerated averaging besides the model's: the previous and the next
 _MIRRORED = "training images are shifted and mirrored at random; --augment off where left and right matter"
@@ -93,7 +94,7 @@ class CheckedRun:
         found = self.info.notes if dataset is None else data.all_notes(self.info, dataset)
         mirrored = (_MIRRORED,) if self.info.is_mirrored and config.data.augment == "auto" else ()
         mixing = () if self.mixing is None else (self.mixing,)
-        return (*found, *mirrored, *self.tried.notes, *mixing)
+        return (*found, *mirrored, *self.tried.notes, *rate_notes(config.training), *mixing)
 
     def check_split(
         self, roles: Roles, config: RunConfig, dataset: data.Dataset, index: int | None = None
@@ -162,10 +163,9 @@ def disk_space_needed(roles: Roles, config: RunConfig, layout: Layout, process: 
     # The coordinator and the clients of one round have checkpoints; other clients may.
     at_least = roles.topology.n if roles.coordinator is None else config.centralized.num_selected + 1
     processes = at_least if process is None else 1
-    checkpoints = (
-        min(max(KEPT, roles.most_ahead), training.rounds) * processes + 1
-    )  # one more is written before the oldest is removed
-    need = checkpoints * (2 * whole + coded * exchanges) if config.record.checkpoint else 0
+    # One more is written before the oldest is removed.
+    checkpoints = min(max(KEPT, roles.most_ahead), training.rounds) * processes + 1
+    need = checkpoints * ((1 + state_vectors(training)) * whole + coded * exchanges) if config.record.checkpoint else 0
     has_model = roles.model_owner is not None and process in (None, roles.model_owner)
     return need + (whole if has_model else 0)
 
@@ -247,7 +247,7 @@ def estimate(  # longer than others: each field of the result takes a line
         steps_per_round=steps[0],
         most_steps_per_round=steps[1],
         rounds=config.training.rounds,
-        weights_memory=3 * whole,  # the model, its gradient, its momentum
+        weights_memory=(2 + state_vectors(config.training)) * whole,  # the model, its gradient, the optimizer's state
         activations_memory=_activations_memory(model, config),
         exchange_memory=_exchange_memory(config, whole, coded, degree),
         bytes_per_round=round(sum(sent) * coded),
@@ -292,6 +292,7 @@ def _exchange_memory(config: RunConfig, whole: int, coded: int, degree: int) -> 
     if mode_of(config).mixes:
         entry = registry.entry_of("algorithm", config.gossip.algorithm)
         kept, beside = (0, 0) if entry is None else (entry.kept_vectors, entry.kept_per_neighbor * degree)
+        kept += 2 * config.gossip.average_momentum  # the momentum that is carried, and its mix
         training = (kept + beside + 1) * whole + (1 + waiting) * coded
         # The consensus phase exchanges float32 while what training sent last is kept.
         merging = CONSENSUS_VECTORS if entry is None or not entry.pushes_sums else kept

@@ -52,6 +52,14 @@ def test_machine_specific_options_do_not_separate_runs(tmp_path: Path) -> None:
         ([{"lr": 0.02}, {"lr": 0.05}], ["ring-4, lr 0.02", "ring-4, lr 0.05"]),
         ([{}, {"order": "overlapped"}, {"mode": "local"}], ["ring-4, order atc", "ring-4, order overlapped", "local"]),
         (
+            [{}, {"optimizer": "adamw", "lr": 0.001}, {"average_momentum": True}],
+            [
+                "ring-4, optimizer sgd, average-momentum False",
+                "ring-4, optimizer adamw, average-momentum False",
+                "ring-4, optimizer sgd, average-momentum True",
+            ],
+        ),
+        (
             [{"mode": "local"}, {"mode": "local", "topology": make_topology("ring", 6)}],
             ["local, 4 peers", "local, 6 peers"],
         ),
