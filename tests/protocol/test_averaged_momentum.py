@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import pytest
 import torch
 
 from p2pfl import RunConfig, make_topology
@@ -18,13 +20,16 @@ OPTIONS = {
     "rounds": ROUNDS,
     "batch_size": 16,
     "local_steps": 2,
-    "partition": "classes:3",
+    "partition": "classes:4",
     "threads": 1,
     "eval_samples": 16,
 }
 
 
-def test_on_a_full_mesh_all_peers_go_on_with_the_mean_momentum(tmp_path: Path) -> None:
+def test_on_a_full_mesh_all_peers_continue_with_the_mean_momentum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # no power cut is simulated
     topology = make_topology("complete", 3)
     simulation = Simulation(topology, RunConfig.of(**OPTIONS, average_momentum=True, run_dir=str(tmp_path / "run")))
     simulation.run()
