@@ -1,4 +1,4 @@
-"""Averaged momentum: D-PSGD whose peers mix their momentum as they mix their models.
+"""Averaged momentum: D-PSGD that mixes momentum as it mixes models.
 
 Momentum SGD with averaging of models and momentum buffers (Yu, Jin & Yang 2019, "On the linear speedup analysis of
 communication efficient momentum SGD for distributed non-convex optimization": the mean of all after every K local
@@ -35,7 +35,7 @@ class AveragedMomentumState:
 
 @dataclass(frozen=True)
 class AveragedMomentum(Algorithm[AveragedMomentumState]):
-    """D-PSGD that mixes momentum buffers with the weights of W, too (adapt-then-combine)."""
+    """D-PSGD that mixes models and momentum by W (adapt-then-combine)."""
 
     dpsgd: DPSGD = field(default_factory=DPSGD)
     streaming: bool = True

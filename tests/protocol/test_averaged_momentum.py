@@ -1,4 +1,4 @@
-"""Averaged momentum in a whole run: what trainers make of it travels and comes back."""
+"""Averaged momentum in a whole run: it travels and comes back to the trainers."""
 
 from __future__ import annotations
 

@@ -107,7 +107,10 @@ def k_gt(w: np.ndarray, problem: Quadratics, rates: list[list[float]], beta: flo
 
 
 def tracked_adam(w: np.ndarray, problem: Quadratics, rates: list[list[float]], beta: float) -> list[np.ndarray]:
-    """Moments of g + c as in GTAdam (Carnevale et al. 2023), with Adam's correction of their bias; c as in K-GT."""
+    """GTAdam's moments (Carnevale et al. 2023), of g + c with the c of K-GT.
+
+    With Adam's correction of their bias.
+    """
     zeros = np.zeros((N, SIZE))
     found, x, c, m, v, t = [], zeros, zeros, zeros, zeros, 0
     for steps in rates:
@@ -184,7 +187,7 @@ def test_the_update_rule(algorithm: Algorithm, reference: Reference, rates: list
 
 @pytest.mark.parametrize("k", [1, 4])
 def test_gradient_tracking_with_adamw(k: int) -> None:
-    """The correction reaches the gradient before the moments, and z is no part of the step."""
+    """The correction reaches the gradient before the moments."""
     problem, rates = Quadratics.random(N), in_steps(k)
     swarm = QuadraticSwarm(GradientTracking(), W, problem, BETA, adamw=True)
     for number, expected in enumerate(tracked_adam(W, problem, rates, BETA), 1):

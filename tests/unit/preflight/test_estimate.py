@@ -58,7 +58,7 @@ def test_numbers_are_those_of_the_parts() -> None:
 
 
 def test_what_optimizer_and_averaged_momentum_need() -> None:
-    """AdamW has one more vector of state; averaged momentum travels, and is kept beside its mix."""
+    """AdamW has one more vector of state; averaged momentum travels."""
     topology = make_topology("ring", 4)
     plain, adamw, averaged = (
         digits(model="user_models:linear", rounds=9, **options)

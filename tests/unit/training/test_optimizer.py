@@ -1,4 +1,4 @@
-"""AdamW step by step as torch's, its requests, and momentum that an algorithm carries."""
+"""AdamW step by step as torch's, requests to it, and carried momentum."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_parameter_without_a_gradient_takes_no_steps() -> None:
 
 
 def test_a_correction_is_part_of_the_gradient_that_adamw_scales() -> None:
-    """The first step of AdamW is −lr times the sign of its gradient, here of a huge correction."""
+    """The first step is −lr times the gradient's sign, here a huge correction's."""
     peer = trainer(**ADAMW, **ONE_LAYER)
     before = peer.vector.clone()
     correction = 1e4 * torch.ones(peer.layout.size)
@@ -98,7 +98,7 @@ def test_momentum_of_an_algorithm_is_that_of_sgd(request_of: object) -> None:
 
 
 def test_carried_momentum_takes_the_place_of_the_local_one() -> None:
-    """It starts the round and gets what the round has made of it; what the trainer has is of no account."""
+    """It starts the round, and gets what the round has made of it."""
     options = {**ONE_LAYER, "local_steps": 2, "lr": 0.01}
     plain, other = trainer(**options), trainer(**options)
     carried = torch.zeros(other.layout.size)
