@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from p2pfl import registry
+from p2pfl.algorithms.averaged_momentum import AveragedMomentum
 from p2pfl.algorithms.base import Algorithm, AlgorithmOptions
 from p2pfl.algorithms.chebyshev import Chebyshev
 from p2pfl.algorithms.dpsgd import DPSGD
@@ -25,22 +26,22 @@ def build_algorithm(config: RunConfig, peers: int = 1, buffers: tuple[slice, ...
 
     Raises ConfigError for a user's that is none, or that has no final merge for the run's mixing.
     """
-    found = _build(
-        config.gossip.algorithm,
-        AlgorithmOptions(
-            overlapped=config.gossip.order == "overlapped",
-            wire_dtype=config.exchange.wire_dtype,
-            byzantine=config.robust.byzantine or 0,
-            momentum=config.training.momentum,
-            max_lr=config.training.lr,
-            peak_round=config.training.peak_round,
-            peers=peers,
-            buffers=buffers,
-            compression=config.gossip.compression,
-            consensus_step=config.gossip.consensus_step,
-            seed=config.record.seed,
-        ),
+    options = AlgorithmOptions(
+        overlapped=config.gossip.order == "overlapped",
+        wire_dtype=config.exchange.wire_dtype,
+        byzantine=config.robust.byzantine or 0,
+        momentum=config.training.momentum,
+        max_lr=config.training.lr,
+        peak_round=config.training.peak_round,
+        peers=peers,
+        buffers=buffers,
+        compression=config.gossip.compression,
+        consensus_step=config.gossip.consensus_step,
+        seed=config.record.seed,
     )
+    if config.gossip.average_momentum:  # an option of dpsgd alone
+        return AveragedMomentum.of(options)
+    found = _build(config.gossip.algorithm, options)
     if not registry.MIXINGS[config.gossip.mixing].keeps_mean and found.merge() is None:
         raise ConfigError(
             f"--mixing {config.gossip.mixing}: {config.gossip.algorithm} has no final merge (`merge`), and plain "

@@ -16,6 +16,7 @@ from p2pfl.topology import Topology, schedule_convergence, spectral_gap
 from p2pfl.util.units import counted
 
 _LISTED_SHARDS, _LISTED_CLASSES = 32, 10
+_STATES = {"sgd": "momentum", "adamw": "two moments"}  # of the optimizer
 
 if TYPE_CHECKING:
     from p2pfl.preflight.estimate import Estimate
@@ -45,7 +46,8 @@ def describe_run(topology: Topology, run: RunConfig, *, index: int | None = None
         "training": f"{counted(need.rounds, 'round')} of {_steps(need)} "
         f"of {counted(run.training.batch_size, 'sample')}" + (f" {_each(run)}" if roles.shards > 1 else ""),
         "memory": f"{_mb(memory)} per process besides libraries and data, {_mb(memory * roles.topology.n)} in total: "
-        f"weights, gradient and momentum {_mb(need.weights_memory)}, activations {_mb(need.activations_memory)}, "
+        f"weights, gradient and {_STATES[run.training.optimizer]} {_mb(need.weights_memory)}, "
+        f"activations {_mb(need.activations_memory)}, "
         f"exchange {_mb(need.exchange_memory)}",
         **_gpus(need),
         **_traffic(need),

@@ -131,6 +131,7 @@ def _setting(
         trainer.class_counts = []
     if spec.index == roles.coordinator:
         trainer.momentum = torch.zeros_like(trainer.host)  # the server's, on the host like all that it computes
+        trainer.optimizer_state = {}  # it trains nothing
     # The very last round is done again, since the work after it may not have happened.
     redo = spec.config.training.rounds + roles.consensus_rounds - 1
     last = last_common_round(spec, roles, redo)

@@ -141,6 +141,7 @@ class Recorder:
             recorded=self._recorded,
             x=trainer.host,
             momentum=trainer.momentum,
+            optimizer=trainer.optimizer_state,
             buffers=integer_buffers(trainer.model),
             sent={n: {k: _whole(v) for k, v in p.vectors.items()} for n, p in sent.items()},
             scalars={n: p.scalars for n, p in sent.items()},

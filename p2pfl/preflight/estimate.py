@@ -15,11 +15,10 @@ from p2pfl.algorithms.blockwise import SIDE_BLOCK
 from p2pfl.config import RunConfig, is_robust
 from p2pfl.errors import ConfigError
 from p2pfl.model.vector import Layout
-from p2pfl.modes import Roles, assign_roles, mixing_note, mode_of
+from p2pfl.modes import Roles, assign_roles, mode_of
 from p2pfl.payload import ITEM_BYTES
 from p2pfl.preflight.gpus import GpuUse, check_gpus, count_activations, requested_devices
-from p2pfl.preflight.precision import precision_note
-from p2pfl.preflight.schedules import schedule_note
+from p2pfl.preflight.notes import settings_notes
 from p2pfl.preflight.shards import (
     CheckedSplit,
     is_own_alone,
@@ -36,6 +35,7 @@ from p2pfl.run.checkpoint import KEPT
 from p2pfl.run.data_record import DIGITS, DataRecord
 from p2pfl.topology import neighborhood
 from p2pfl.training import dataset_of_run, own_split_of, pick_device, split_of_run, with_common_steps
+from p2pfl.training.optimizer import state_vectors
 
 CONSENSUS_VECTORS = 2  # kept by accelerated averaging besides the model's: the previous and the next
 _MIRRORED = "training images are shifted and mirrored at random; --augment off where left and right matter"
@@ -131,9 +131,7 @@ def check_run(roles: Roles, config: RunConfig, index: int | None = None, begins:
     gpu = check_gpus(config, requested, training_samples(config, info) // peers, tried.model)
     if begins:
         check_disk(config, disk_space_needed(roles, config, Layout.of(tried.model), index))
-    mixing = (schedule_note if roles.topology.is_schedule else mixing_note)(config, roles.topology)
-    notes = (mixing, precision_note(config, roles.topology, index))
-    return CheckedRun(info, tried, gpu, tuple(note for note in notes if note is not None))
+    return CheckedRun(info, tried, gpu, settings_notes(config, roles.topology, index))
 
 
 def check_settings(config: RunConfig, peers: int, info: data.DatasetInfo) -> TriedModel:
@@ -163,10 +161,9 @@ def disk_space_needed(roles: Roles, config: RunConfig, layout: Layout, process: 
     # The coordinator and the clients of one round have checkpoints; other clients may.
     at_least = roles.topology.n if roles.coordinator is None else config.centralized.num_selected + 1
     processes = at_least if process is None else 1
-    checkpoints = (
-        min(max(KEPT, roles.most_ahead), training.rounds) * processes + 1
-    )  # one more is written before the oldest is removed
-    need = checkpoints * (2 * whole + coded * exchanges) if config.record.checkpoint else 0
+    # One more is written before the oldest is removed.
+    checkpoints = min(max(KEPT, roles.most_ahead), training.rounds) * processes + 1
+    need = checkpoints * ((1 + state_vectors(training)) * whole + coded * exchanges) if config.record.checkpoint else 0
     has_model = roles.model_owner is not None and process in (None, roles.model_owner)
     return need + (whole if has_model else 0)
 
@@ -248,7 +245,7 @@ def estimate(  # longer than others: each field of the result takes a line
         steps_per_round=steps[0],
         most_steps_per_round=steps[1],
         rounds=config.training.rounds,
-        weights_memory=3 * whole,  # the model, its gradient, its momentum
+        weights_memory=(2 + state_vectors(config.training)) * whole,  # the model, its gradient, the optimizer's state
         activations_memory=_activations_memory(model, config),
         exchange_memory=_exchange_memory(config, whole, coded, degree),
         bytes_per_round=round(sum(sent) * coded),
@@ -293,6 +290,7 @@ def _exchange_memory(config: RunConfig, whole: int, coded: int, degree: int) -> 
     if mode_of(config).mixes:
         entry = registry.entry_of("algorithm", config.gossip.algorithm)
         kept, beside = (0, 0) if entry is None else (entry.kept_vectors, entry.kept_per_neighbor * degree)
+        kept += 2 * config.gossip.average_momentum  # the momentum that is carried, and its mix
         training = (kept + beside + 1) * whole + (1 + waiting) * coded
         # The consensus phase exchanges float32 while what training sent last is kept.
         merging = CONSENSUS_VECTORS if entry is None or not entry.pushes_sums else kept

@@ -1,10 +1,10 @@
 """Checkpoints of a peer, one after each training round, as safetensors files.
 
 A checkpoint states its run, peer and round, and is refused anywhere else. It holds everything that changes the rest of
-the run: weights, momentum, integer buffers and the state of the algorithm. It also holds the payloads of its round, so
-that after a stop of the whole swarm, when peers may be one round apart, those ahead can send them again to those
-behind; and the record of its round, from which a lost one is rebuilt. A peer's two newest are kept; other files in the
-folder, such as checkpoints of other peers, stay. Nothing is pickled.
+the run: weights, momentum, other state of the optimizer, integer buffers and the state of the algorithm. It also holds
+the payloads of its round, so that after a stop of the whole swarm, when peers may be one round apart, those ahead can
+send them again to those behind; and the record of its round, from which a lost one is rebuilt. A peer's two newest are
+kept; other files in the folder, such as checkpoints of other peers, stay. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from p2pfl.util.files import check_regular
 
 _OTHER_VERSION = "resume with that version, or start a new run without --resume"
 KEPT = 2  # at least; more on a schedule of graphs, where neighbors may be further apart
-FORMAT = 6
+FORMAT = 7
 _UNFINISHED = re.compile(rf"\.{CHECKPOINT_NAME.pattern}\.\d+")
 
 
@@ -49,9 +49,10 @@ class Origin:
 class Checkpoint:
     """State of a peer after `round` rounds.
 
-    Vectors are (size,) as in the run's layout. `sent` and `scalars` are the payloads by neighbor and name. `algorithm`
-    is the state of the gossip algorithm by name: tensors of any shape, and numbers. `record` is the round's record as
-    JSON, and `recorded` the number of the peer's records up to it.
+    Vectors are (size,) as in the run's layout. `optimizer` is its state besides `momentum`, by name. `sent` and
+    `scalars` are the payloads by neighbor and name. `algorithm` is the state of the gossip algorithm by name: tensors
+    of any shape, and numbers. `record` is the round's record as JSON, and `recorded` the number of the peer's records
+    up to it.
     """
 
     round: int
@@ -61,6 +62,7 @@ class Checkpoint:
     x: Tensor
     momentum: Tensor
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
+    optimizer: Mapping[str, Tensor] = field(default_factory=dict)
     sent: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
     scalars: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     algorithm: Mapping[str, Tensor | float] = field(default_factory=dict)
@@ -77,6 +79,7 @@ def save(folder: Path, checkpoint: Checkpoint, kept: int = KEPT) -> Path:
     """
     tensors: dict[str, Tensor] = {"x": checkpoint.x, "momentum": checkpoint.momentum}
     tensors |= {f"buffer/{name}": buffer for name, buffer in checkpoint.buffers.items()}
+    tensors |= {f"optimizer/{name}": tensor for name, tensor in checkpoint.optimizer.items()}
     state = checkpoint.algorithm.items()
     tensors |= {f"algorithm/{name}": value for name, value in state if isinstance(value, Tensor)}
     stored: dict[tuple[int, str], str] = {}  # neighbors that were sent the same tensor share one copy
@@ -150,6 +153,7 @@ def _parsed(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Checkpoi
         x=tensors["x"],
         momentum=tensors["momentum"],
         buffers=_below("buffer/", tensors),
+        optimizer=_below("optimizer/", tensors),
         sent={int(k): {n: tensors[key] for n, key in v.items()} for k, v in about["sent"].items()},
         scalars={int(k): dict(v) for k, v in about["scalars"].items()},
         algorithm={**_below("algorithm/", tensors), **{n: float(v) for n, v in about["algorithm"].items()}},

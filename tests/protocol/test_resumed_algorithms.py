@@ -102,6 +102,20 @@ def test_gossip(tmp_path: Path, algorithm: str, order: str, wire: str, attack: s
     check(make_topology("complete", PEERS), {**PLAIN, **options}, tmp_path)
 
 
+@pytest.mark.parametrize("optimizer", [{"optimizer": "adamw", "lr": 0.002}, {"average_momentum": True}], ids=str)
+def test_every_state_of_an_optimizer(tmp_path: Path, optimizer: dict[str, object]) -> None:
+    check(make_topology("complete", PEERS), {**PLAIN, "wire_dtype": "bf16", **optimizer}, tmp_path)
+
+
+def test_clients_with_adamw(tmp_path: Path) -> None:
+    """Their moments are local; the coordinator has none."""
+    clients = {"mode": "centralized", "num_clients": 3, "num_selected": 2, "server_momentum": 0.5}
+    options = {**PLAIN, **clients, "optimizer": "adamw", "lr": 0.002}
+    topology = topology_of(RunConfig.of(**options))
+    assert topology is not None
+    check(topology, options, tmp_path)
+
+
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_every_compression(tmp_path: Path, compression: str) -> None:
     named = compression + (":0.05" if COMPRESSIONS[compression].argument else "")

@@ -41,6 +41,7 @@ _VALUES: dict[str, Callable[[RecordedRun], Hashable]] = {
 }
 # Options that each mode may tune separately; the comparison notes where they differ.
 NOTED: dict[str, str] = {
+    "optimizer": "optimizer",
     "lr": "learning rate",
     "momentum": "momentum",
     "weight_decay": "weight decay",

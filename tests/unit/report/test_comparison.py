@@ -52,6 +52,14 @@ def test_machine_specific_options_do_not_separate_runs(tmp_path: Path) -> None:
         ([{"lr": 0.02}, {"lr": 0.05}], ["ring-4, lr 0.02", "ring-4, lr 0.05"]),
         ([{}, {"order": "overlapped"}, {"mode": "local"}], ["ring-4, order atc", "ring-4, order overlapped", "local"]),
         (
+            [{}, {"optimizer": "adamw", "lr": 0.001}, {"average_momentum": True}],
+            [
+                "ring-4, optimizer sgd, average-momentum False",
+                "ring-4, optimizer adamw, average-momentum False",
+                "ring-4, optimizer sgd, average-momentum True",
+            ],
+        ),
+        (
             [{"mode": "local"}, {"mode": "local", "topology": make_topology("ring", 6)}],
             ["local, 4 peers", "local, 6 peers"],
         ),
@@ -168,9 +176,10 @@ def test_samples_may_differ_by_half_of_a_round_and_no_more(tmp_path: Path) -> No
 
 
 def test_tuning_is_noted_and_not_refused(tmp_path: Path) -> None:
-    entries = entries_of(tmp_path, {}, {"mode": "sgd", "lr": 0.05, "precision": "bf16"})
+    entries = entries_of(tmp_path, {}, {"mode": "sgd", "optimizer": "adamw", "lr": 0.05, "precision": "bf16"})
     assert sentences(entries) == []
     assert notes(entries) == [
+        "different optimizer (--optimizer): sgd in ring-4; adamw in SGD",
         "different learning rate (--lr): 0.02 in ring-4; 0.05 in SGD",
         "different precision (--precision): fp32 in ring-4; bf16 in SGD",
     ]
