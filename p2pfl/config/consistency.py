@@ -20,6 +20,7 @@ def check_together(config: RunConfig) -> None:
     check_data(config)
     _check_byzantine(config)
     _check_algorithm(config)
+    _check_statistics(config)
     if config.mode != "centralized":
         return
     clients, selected = config.centralized.num_clients, config.centralized.num_selected
@@ -130,6 +131,15 @@ def _check_algorithm(config: RunConfig) -> None:
         raise ConfigError(f"--momentum 0: {name} is a kind of momentum; choose one above 0 or --algorithm dpsgd")
     if entry.needs_momentum and config.training.reset_momentum:
         raise ConfigError(f"--reset-momentum: {name} sets the momentum of every round; leave it out")
+
+
+def _check_statistics(config: RunConfig) -> None:
+    statistics, name = config.gossip.batch_norm_statistics, config.gossip.algorithm
+    if config.mode == "gossip" and statistics == "reestimated" and is_robust(config):
+        raise ConfigError(
+            "--batch-norm-statistics reestimated: the variance of all samples follows from means over the peers, and "
+            f"{name} takes none; use averaged or local"
+        )
 
 
 def _check_mixing(config: RunConfig, entry: registry.Entry) -> None:

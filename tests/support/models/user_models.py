@@ -91,3 +91,8 @@ def mixed_net(num_classes: int) -> nn.Module:
         nn.Dropout(0.3),
         nn.Linear(6, num_classes),
     )
+
+
+def input_norm(num_classes: int) -> nn.Module:
+    """Model whose running statistics are those of the images, whatever its weights are."""
+    return nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 32 * 32, num_classes))

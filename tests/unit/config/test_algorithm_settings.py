@@ -23,6 +23,10 @@ from p2pfl.topology import make_topology, mixing_matrix, smallest_eigenvalue
         ({"algorithm": "exact-diffusion", "mixing": "samples"}, "--mixing samples: exact-diffusion needs a symmetric"),
         ({"algorithm": "exact-diffusion", "order": "overlapped"}, "--order overlapped: exact-diffusion has only"),
         ({"algorithm": "gradient-tracking", "order": "overlapped"}, "--order overlapped: gradient-tracking has only"),
+        (
+            {"algorithm": "median", "byzantine": 1, "batch_norm_statistics": "reestimated"},
+            "--batch-norm-statistics reestimated: the variance of all samples follows from means over the peers",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(options: dict[str, object], message: str) -> None:
