@@ -10,15 +10,15 @@ _OPTIONS = {"batch_norm": "norm, which is batch, group or none"}
 
 
 def replacement(option: str) -> str | None:
-    """Sentence on an option of an older version, as its user wrote it; None for others."""
+    """Sentence on an option of an older version, as written; None for others."""
     instead = _FLAGS.get(option) or _OPTIONS.get(option)
     return None if instead is None else f"{option} has been replaced by {instead}"
 
 
 def with_replacements(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables of a run's settings file with today's options, if an older version wrote it.
+    """Tables of a run's settings file with the present options.
 
-    Such a run can still be reported and compared. It cannot be resumed, since its checkpoints name other settings.
+    A run of an older version can still be reported and compared. It cannot be resumed, since its checkpoints name other settings.
     """
     model = tables.get("model")
     if not isinstance(model, dict) or "batch_norm" not in model:

@@ -61,7 +61,7 @@ def build_vgg(depth: int, *, num_classes: int = 10, norm: str = "batch", width: 
 
 
 def group_norms(layers: nn.Sequential) -> nn.Sequential:
-    """Layers with group normalization (Wu & He 2018) in the place of batch normalization.
+    """Layers with group normalization (Wu & He 2018) in place of batch normalization.
 
     The channels form two groups, as in Hsieh et al. 2020, or one where their number is odd (a rule of ours). Like batch
     normalization it begins with scales of 1 and shifts of 0, so that the other weights follow the seed as before.

@@ -75,7 +75,7 @@ class Mixer:
             self._state = self._algorithm.init(self.x, self._schedule)
 
     def _keep_receipts(self, round: int) -> None:
-        """Keep the receipts of a phase, of which this is the last round, since its state ends."""
+        """Keep the receipts of a phase whose last round this is: its state ends."""
         senders = self._schedule(round).incoming
         self._receipts |= {n: self._algorithm.receipt(self._state, n) for n in senders}
 

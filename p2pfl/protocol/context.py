@@ -80,11 +80,11 @@ class PeerContext:
         return self.training_rounds + self.consensus_rounds
 
     def works_in(self, round: int) -> bool:
-        """Whether a round has local work before its exchange: training, or re-estimation."""
+        """Whether a round has local work: training, or re-estimation."""
         return round <= self.training_rounds or round == self.statistics.estimated_in
 
     def phase_begin(self, round: int) -> int:
-        """First round of the phase to which a round belongs: training, or one of the merges."""
+        """First round of a round's phase: the training rounds, or a merge."""
         if round <= self.training_rounds:
             return 1
         second = self.statistics.estimated_in

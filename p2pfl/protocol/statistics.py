@@ -28,7 +28,7 @@ class StatisticsRule:
 
     @property
     def barrier_rounds(self) -> frozenset[int]:
-        """Rounds that end only when all neighbors have this peer's vector: the last of a first merge."""
+        """Rounds that end only when all neighbors have the vector: a first merge's last."""
         return frozenset({self.estimated_in - 1} if self.estimated_in else ())
 
     def take(self, x: Tensor, round: int) -> tuple[Tensor, ...]:
@@ -41,7 +41,10 @@ class StatisticsRule:
         return self.running.copies(x) if round <= self.kept_until else ()
 
     def give(self, x: Tensor, round: int, kept: tuple[Tensor, ...]) -> None:
-        """Write what was kept to the mixed x; pooled second moments become variances again."""
+        """Write what was kept to the mixed x.
+
+        After the last round pooled second moments become variances again.
+        """
         if kept:
             self.running.write(x, kept)
         if round == self.pooled[1]:

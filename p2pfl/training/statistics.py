@@ -15,9 +15,9 @@ from p2pfl.training.evaluation import Stopped
 
 
 def statistics_of_run(config: RunConfig, model: nn.Module, layout: Layout) -> RunningStatistics:
-    """Running statistics that --batch-norm-statistics treats apart; none if `averaged`.
+    """Running statistics that the run does not mix like weights.
 
-    Raises ConfigError where it is another and the model has none.
+    None with --batch-norm-statistics averaged. Raises ConfigError where it is another and the model has none.
     """
     chosen = config.gossip.batch_norm_statistics
     if chosen == "averaged":
