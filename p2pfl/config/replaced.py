@@ -18,7 +18,8 @@ def replacement(option: str) -> str | None:
 def with_replacements(tables: Mapping[str, Any]) -> dict[str, Any]:
     """Tables of a run's settings file with the present options.
 
-    A run of an older version can still be reported and compared. It cannot be resumed, since its checkpoints name other settings.
+    So a run of an older version can still be reported and compared. It cannot be resumed, since its checkpoints name
+    other settings.
     """
     model = tables.get("model")
     if not isinstance(model, dict) or "batch_norm" not in model:
