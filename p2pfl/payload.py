@@ -110,3 +110,5 @@ class LocalTraining:
     weight decay; 0 at the places of buffers. Not read before the training is over."""
     proximal: float = 0.0
     """μ of the pull μ (w − w_before) added to each step's gradient: FedProx (Li et al. 2020, algorithm 2)."""
+    reestimates: bool = False
+    """No steps: the running statistics of batch normalization are re-estimated on the peer's own samples."""

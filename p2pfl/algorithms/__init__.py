@@ -50,16 +50,18 @@ def build_algorithm(config: RunConfig, peers: int = 1, buffers: tuple[slice, ...
     return found
 
 
-def build_consensus(config: RunConfig, contraction: float, peers: int = 1) -> Algorithm[Any]:
+def build_consensus(
+    config: RunConfig, contraction: float, peers: int = 1, second_round: int | None = None
+) -> Algorithm[Any]:
     """Algorithm of the consensus rounds, in float32.
 
     That which the training rounds' names (`Algorithm.merge`), else Chebyshev's mixing with λ.
 
-    λ = `contraction`. `peers`: their number.
+    λ = `contraction`. `peers`: their number. `second_round`: the first of a second merge, if there is one.
     """
     options = AlgorithmOptions(byzantine=config.robust.byzantine or 0, peers=peers)
     own = _build(config.gossip.algorithm, options).merge()
-    return Chebyshev(contraction, config.training.rounds + 1) if own is None else own
+    return Chebyshev(contraction, config.training.rounds + 1, second_round) if own is None else own
 
 
 def local_training_of(config: RunConfig) -> LocalTraining:

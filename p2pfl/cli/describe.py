@@ -113,7 +113,7 @@ def _processes(roles: Roles, run: RunConfig) -> str:
     if roles.schedule:
         exchange = _schedule(roles)
     if uses_tree(run):
-        exchange = f"sums relayed along a spanning tree of diameter {roles.consensus_rounds}"
+        exchange = f"sums relayed along a spanning tree of diameter {roles.consensus_rounds // roles.merges}"
     named = "" if run.record.name in (None, roles.topology.name) else f" (run {run.record.name})"
     return f"{roles.topology.name}{named}: {counted(roles.shards, 'peer')}, {exchange}"
 
@@ -149,7 +149,8 @@ def _traffic(need: Estimate) -> dict[str, str]:
     }
     if need.consensus_rounds:
         more = counted(need.consensus_rounds, "more round")
-        rows["consensus"] = f"{more} of mixing only, {_mb(need.consensus_bytes)}"
+        again = ", half of them for re-estimated running statistics" if need.roles.merges > 1 else ""
+        rows["consensus"] = f"{more} of mixing only, {_mb(need.consensus_bytes)}{again}"
     return rows
 
 

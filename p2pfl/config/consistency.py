@@ -21,6 +21,7 @@ def check_together(config: RunConfig) -> None:
     _check_byzantine(config)
     _check_momentum(config)
     _check_algorithm(config)
+    _check_statistics(config)
     if config.mode != "centralized":
         return
     clients, selected = config.centralized.num_clients, config.centralized.num_selected
@@ -161,6 +162,15 @@ def _check_momentum(config: RunConfig) -> None:
     for applies, reason in refusals:
         if applies:
             raise ConfigError(f"--average-momentum: {reason}")
+
+
+def _check_statistics(config: RunConfig) -> None:
+    statistics, name = config.gossip.batch_norm_statistics, config.gossip.algorithm
+    if config.mode == "gossip" and statistics == "reestimated" and is_robust(config):
+        raise ConfigError(
+            "--batch-norm-statistics reestimated: the variance of all samples follows from means over the peers, and "
+            f"{name} takes none; use averaged or local"
+        )
 
 
 def _check_mixing(config: RunConfig, entry: registry.Entry) -> None:

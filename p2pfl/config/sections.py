@@ -32,8 +32,9 @@ class ModelConfig:
     """Network."""
     width: float = 1.0
     """Scale of every channel count, the head's too (0.25: a quarter of the channels)."""
-    batch_norm: bool = True
-    """Batch normalization after every convolution."""
+    norm: Literal["batch", "group", "none"] = "batch"
+    """Normalization after every convolution: batch, group (GroupNorm of two groups, which needs no statistics of the
+    data), or none."""
 
     def __post_init__(self) -> None:
         registry.check("model", self.model)
@@ -110,6 +111,10 @@ class GossipConfig:
     average_momentum: bool = False
     """Average the momentum of --algorithm dpsgd with the neighbors', as the weights are, after every round; otherwise
     each peer keeps its own. Twice the bytes; needs --optimizer sgd and --order atc."""
+    batch_norm_statistics: Literal["averaged", "local", "reestimated"] = "averaged"
+    """Running statistics of batch normalization. averaged: mixed like the weights. local: each peer keeps its own in
+    the training rounds; the consensus phase merges them. reestimated: averaged, and measured again by every peer on
+    its own samples once the weights are merged; merging these doubles the consensus phase."""
     consensus_tolerance: float = 1e-3
     """Consensus phase: after the last round peers only mix, until their disagreement has shrunk to this fraction (not
     guaranteed with robust algorithms; relay-sum needs none, since its final merge is exact)."""

@@ -251,7 +251,7 @@ def estimate(  # longer than others: each field of the result takes a line
         bytes_per_round=round(sum(sent) * coded),
         busiest_bytes_per_round=round(max(sent) * coded),
         consensus_rounds=roles.consensus_rounds,
-        consensus_bytes=roles.vectors_in(roles.consensus_rounds) * whole,
+        consensus_bytes=roles.vectors_in_merges(roles.consensus_rounds) * whole,
         roles=roles,
         gpu=checked.gpu,
         notes=(*checked.notes(config, path), *split_notes(config, is_split, split)),
@@ -294,5 +294,6 @@ def _exchange_memory(config: RunConfig, whole: int, coded: int, degree: int) -> 
         training = (kept + beside + 1) * whole + (1 + waiting) * coded
         # The consensus phase exchanges float32 while what training sent last is kept.
         merging = CONSENSUS_VECTORS if entry is None or not entry.pushes_sums else kept
-        return max(training, coded + (merging + beside + waiting) * whole)
+        last = coded if config.gossip.batch_norm_statistics != "reestimated" else whole  # then a merge sent last, too
+        return max(training, last + (merging + beside + waiting) * whole)
     return 2 * whole + (coded if coded != whole else 0) + waiting * coded

@@ -26,6 +26,7 @@ from p2pfl.training.device import host_copy_of, on_device, sleep_until_done
 from p2pfl.training.evaluation import EvalStats, Stopped, score
 from p2pfl.training.optimizer import build_optimizer
 from p2pfl.training.schedule import StepSchedule, local_steps
+from p2pfl.training.statistics import reestimate
 from p2pfl.training.step import Capture, CapturedStep, GradientTerms, Step
 from p2pfl.training.weights import initial_model
 
@@ -142,15 +143,19 @@ class Trainer:
     ) -> TrainStats:
         """Take one round of local steps; `progress` is told about twice a second.
 
-        The schedule follows the run's rounds, not this peer's own steps, since a client does not train in every one.
-        The loss that is returned is that of the model, without the terms of the request. Without momentum in the
-        settings, a given one has no effect.
+        None if the request re-estimates running statistics instead. The schedule follows the run's rounds, not this
+        peer's own steps, since a client does not train in every one. The loss that is returned is that of the model,
+        without the terms of the request. Without momentum in the settings, a given one has no effect.
 
         Raises Stopped between two steps, DivergenceError where the loss is no longer a finite number, TrainingError
         where the GPU has no memory left, ConfigError where an algorithm gives or carries momentum of another optimizer
         than SGD.
         """
         began = time.monotonic()
+        if request.reestimates:
+            with on_device(self.device), self._seeded(round), self._eager.autocast():
+                reestimate(self.model, self._batches.images_of_epoch(0), stopped)
+            return TrainStats(0.0, 0.0, 0, 0, time.monotonic() - began)
         with on_device(self.device):
             loss = self._train(round, progress, stopped, request) / self.steps_per_round
         progress(self.steps)

@@ -116,6 +116,18 @@ def test_clients_with_adamw(tmp_path: Path) -> None:
     check(topology, options, tmp_path)
 
 
+NORMS: list[dict[str, object]] = [
+    {"model": "vgg11", "width": 0.0625, "norm": "group", "local_steps": 1},
+    {"model": "user_models:mixed_net", "batch_norm_statistics": "local", "order": "overlapped"},
+    {"model": "user_models:mixed_net", "batch_norm_statistics": "reestimated", "wire_dtype": "bf16"},
+]
+
+
+@pytest.mark.parametrize("options", NORMS, ids=["group", "local", "reestimated"])
+def test_norms_and_their_statistics(tmp_path: Path, options: dict[str, object]) -> None:
+    check(make_topology("complete", PEERS), {**PLAIN, **options}, tmp_path)
+
+
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_every_compression(tmp_path: Path, compression: str) -> None:
     named = compression + (":0.05" if COMPRESSIONS[compression].argument else "")

@@ -41,6 +41,10 @@ from p2pfl.topology import make_topology, mixing_matrix, smallest_eigenvalue
                 ({"reset_momentum": True}, "--reset-momentum is set too; choose one"),
             )
         ),
+        (
+            {"algorithm": "median", "byzantine": 1, "batch_norm_statistics": "reestimated"},
+            "--batch-norm-statistics reestimated: the variance of all samples follows from means over the peers",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(options: dict[str, object], message: str) -> None:

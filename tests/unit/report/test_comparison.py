@@ -111,7 +111,7 @@ def test_matched_runs_have_no_mismatch(tmp_path: Path) -> None:
     [
         ("model", "vgg13", "different model (--model): vgg11 in ring-4 and local; vgg13 in SGD"),
         ("width", 0.5, "different width of the model (--width): 1 in ring-4 and local; 0.5 in SGD"),
-        ("batch_norm", False, "different batch normalization (--batch-norm): on in ring-4 and local; off in SGD"),
+        ("norm", "group", "different normalization (--norm): batch in ring-4 and local; group in SGD"),
         ("dataset", "cifar10", "different data set (--dataset): digits in ring-4 and local; cifar10 in SGD"),
         ("batch_size", 16, "different batch size (--batch-size): 32 in ring-4 and local; 16 in SGD"),
         ("schedule", "cosine", "different schedule (--schedule): onecycle in ring-4 and local; cosine in SGD"),

@@ -85,7 +85,7 @@ def test_bound_and_fused_training_equals_plain_torch(network: str, monkeypatch: 
 
 
 def test_no_momentum_is_plain_sgd() -> None:
-    config = small_config(momentum=0.0, weight_decay=0.0, schedule="constant", local_steps=1, batch_norm=False)
+    config = small_config(momentum=0.0, weight_decay=0.0, schedule="constant", local_steps=1, norm="none")
     peer, plain = trainer(config), initial_model(config, 4)
     batch = Batches(DATASET, SHARD, 8, CPU, 0, 1).batch(0)
     functional.cross_entropy(plain(batch[0]), batch[1]).backward()
@@ -267,7 +267,7 @@ def test_evaluation_is_right_and_moves_nothing(samples: int) -> None:
 
 
 def test_a_loss_that_is_no_number_ends_the_run() -> None:
-    peer = trainer(small_config(lr=1000.0, batch_norm=False))
+    peer = trainer(small_config(lr=1000.0, norm="none"))
     with pytest.raises(TrainingError, match=r"training loss is (nan|inf) in round .; lower --lr"):
         run(peer, 1, 2, 3)
 
