@@ -13,19 +13,28 @@ from p2pfl.algorithms import attacks
 from p2pfl.algorithms.fedavg import ServerAverage, ServerOptions, client_weights
 from p2pfl.config import RunConfig, least_updates
 from p2pfl.errors import CheckpointError, one_line
-from p2pfl.faults import FaultScript, Pause
+from p2pfl.faults import FaultScript
 from p2pfl.modes import Roles, assign_roles
 from p2pfl.node import messages
 from p2pfl.node.greeting import greeting_of
 from p2pfl.node.introduction import Known, united
 from p2pfl.node.recorder import Recorder
 from p2pfl.node.resume import SavedState, find_resume_point, last_common_round, report_stale_client
-from p2pfl.node.scripted import attacks_of, away_until, bootstrapped, fault_script, flip_labels, schedule_of
+from p2pfl.node.scripted import (
+    attacks_of,
+    away_until,
+    bootstrapped,
+    fault_script,
+    flip_labels,
+    schedule_of,
+    scripted_pauses,
+)
 from p2pfl.protocol.client import Client
 from p2pfl.protocol.context import PeerContext, Timeouts
 from p2pfl.protocol.coordinator import Coordinator
 from p2pfl.protocol.introduction import digest_of
 from p2pfl.protocol.logic import Logic
+from p2pfl.protocol.numbering import Numbering
 from p2pfl.protocol.peer import Peer
 from p2pfl.protocol.server_exchange import Federation
 from p2pfl.run import records
@@ -152,16 +161,19 @@ def _setting(
 def _context(setting: _Setting) -> PeerContext:
     spec, roles, script, past = setting.spec, setting.roles, setting.script, setting.past
     me, links = spec.index, roles.links[spec.index]
+    numbers = Numbering(spec.config.training.rounds, spec.config.gossip.gossip_steps)
+    away = away_until(spec, roles, script, setting.last, setting.peer_dir)
     return PeerContext(
         me=me,
         names=roles.topology.names,
         links=links,
-        training_rounds=spec.config.training.rounds,
+        training_rounds=numbers.exchanges,
+        gossip_steps=numbers.steps,
         consensus_rounds=roles.consensus_rounds,
         run=spec.run,
         layout=setting.trainer.layout.digest,
         timeouts=_timeouts(spec),
-        first_round=max(setting.last + 1, spec.returns_in or 0),
+        first_round=numbers.first(max(setting.last + 1, spec.returns_in or 0)),
         pending_payloads=past.unsent,
         incarnation=next_incarnation(setting.peer_dir) << _EPOCH_BITS,
         is_rejoining=spec.restarted,
@@ -169,10 +181,12 @@ def _context(setting: _Setting) -> PeerContext:
         has_lost_weights=past.lost and roles.mode.mixes,
         absent=_absent(spec, roles),
         max_missing=_max_missing(spec.config, roles.topology.n) + len(script.victims() & links),
-        expected_returns={link: script.returns_of(link) for link in links & script.victims()},
-        barrier_rounds=script.barrier_rounds([me]),
-        away_until=away_until(spec, roles, script, setting.last, setting.peer_dir),
-        scripted_pauses={fault.round: fault.resume for _, fault in script.of(me) if isinstance(fault, Pause)},
+        expected_returns={
+            link: frozenset(map(numbers.first, script.returns_of(link))) for link in links & script.victims()
+        },
+        barrier_rounds=frozenset(map(numbers.last, script.barrier_rounds([me]))),
+        away_until=numbers.first(away) if away else 0,
+        scripted_pauses=scripted_pauses(me, script, numbers),
         local_training=algorithms.local_training_of(spec.config),
         period=roles.period,
         greeting=greeting_of(spec.config, roles, setting.dataset, setting.trainer.layout, setting.split.digest),
@@ -187,7 +201,7 @@ def _peer(setting: _Setting, context: PeerContext) -> Logic:
     peers = roles.topology.n
     training = algorithms.build_algorithm(config, peers, setting.trainer.layout.buffers)
     consensus = algorithms.build_consensus(config, contraction, peers)
-    for attack, active in attacks_of(context.me, setting.script):
+    for attack, active in attacks_of(context.me, setting.script, context.numbering):
         training, consensus = attacks.Attacking(training, attack, active), attacks.Attacking(consensus, attack, active)
     schedule = schedule_of(context, roles.matrices, setting.script)
     try:
@@ -204,7 +218,11 @@ def _peer(setting: _Setting, context: PeerContext) -> Logic:
 
 def _client(setting: _Setting, context: PeerContext) -> Logic:
     tamper = next(
-        (attacks.tampering(attack, active) for attack, active in attacks_of(context.me, setting.script)), None
+        (
+            attacks.tampering(attack, active)
+            for attack, active in attacks_of(context.me, setting.script, context.numbering)
+        ),
+        None,
     )
     return Client(context, setting.trainer.host, setting.config.exchange.wire_dtype, tamper=tamper)
 
