@@ -17,6 +17,7 @@ from tests.support.helpers import matrix
 from p2pfl import RunConfig, make_topology
 from p2pfl.algorithms import DPSGD, Chebyshev
 from p2pfl.experiment.resume import prolong
+from p2pfl.report import load_run
 from p2pfl.run import checkpoint
 from p2pfl.run.paths import CHECKPOINTS_FOLDER, MODEL_FILE, checkpoint_name, peer_dirs
 from p2pfl.run.records import RoundRecord, read_rounds
@@ -94,7 +95,7 @@ def test_peers_train_once_and_then_mix_several_times() -> None:
 
 
 EXACT = {
-    "base-2": (make_topology("base-k", 5), "weights", 5),
+    "base-2": (make_topology("base-k", 3), "weights", len(make_topology("base-k", 3).rounds)),
     "one peer": (make_topology("one-peer-exponential", 4), "uniform", 2),
 }
 
@@ -103,16 +104,16 @@ EXACT = {
 def test_a_period_of_an_exact_schedule_makes_all_peers_equal_after_each_training(tmp_path: Path, name: str) -> None:
     """As on a complete graph, with one exchange."""
     topology, mixing, steps = EXACT[name]
-    run = finished(tmp_path / "schedule", topology, mixing=mixing, gossip_steps=steps)
+    run = finished(tmp_path / "schedule", topology, mixing=mixing, gossip_steps=steps, rounds=2)
     complete = make_topology("complete", topology.n)
-    pooled = finished(tmp_path / "complete", complete, gossip_steps=1)
-    for round in (2, 3):
+    pooled = finished(tmp_path / "complete", complete, gossip_steps=1, rounds=2)
+    for round in (1, 2):
         found, expected = vectors(run, topology, round), vectors(pooled, complete, round)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(found, found.mean(0).expand_as(found), rtol=1e-5, atol=1e-7)
-    once = finished(tmp_path / "once", topology, mixing=mixing, gossip_steps=1)
-    apart = vectors(once, topology, 3)
-    assert float((apart - apart.mean(0)).abs().max()) > 1e-4, "with one exchange they are apart"
+    graphs = [set(graph.edges) for graph in topology.rounds]
+    assert [set(graph.edges) for graph in load_run(run.run_dir).graphs_of(2)] == graphs
+    assert [set(graph.edges) for graph in load_run(run.run_dir).graphs_of(3)] == graphs[:1], "of the consensus phase"
 
 
 def test_rounds_steps_and_learning_rates_are_those_of_the_trainings_and_bytes_of_the_exchanges(tmp_path: Path) -> None:
@@ -144,38 +145,38 @@ def as_soon_as_one_has_saved(run: Simulation) -> None:
         assert run.step()
 
 
-WAYS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "bf16": {"wire_dtype": "bf16"},
-    "robust": {"algorithm": "clipped", "byzantine": 1},
+WAYS: dict[str, tuple[Callable[[Simulation], None], dict[str, Any]]] = {
+    "plain": (between_two_exchanges, {}),
+    "bf16": (as_soon_as_one_has_saved, {"wire_dtype": "bf16"}),
+    "robust": (between_two_exchanges, {"algorithm": "clipped", "byzantine": 1}),
 }
 
 
-@pytest.mark.parametrize("stop", [between_two_exchanges, as_soon_as_one_has_saved])
 @pytest.mark.parametrize("way", WAYS)
-def test_a_stopped_run_resumes_to_the_same_bits(tmp_path: Path, way: str, stop: Callable[[Simulation], None]) -> None:
-    whole = finished(tmp_path / "whole", speed=SLOW, checkpoint=False, **WAYS[way])
-    stopped = simulation(tmp_path / "stopped", speed=SLOW, **WAYS[way])
+def test_a_stopped_run_resumes_to_the_same_bits(tmp_path: Path, way: str) -> None:
+    stop, options = WAYS[way]
+    whole = finished(tmp_path / "whole", speed=SLOW, checkpoint=False, **options)
+    stopped = simulation(tmp_path / "stopped", speed=SLOW, **options)
     stop(stopped)
     stopped.close()
-    config = RunConfig.of(**TINY, **WAYS[way], run_dir=str(stopped.run_dir))
+    config = RunConfig.of(**TINY, **options, run_dir=str(stopped.run_dir))
     Simulation(RING, config, resume=stopped.run_dir).run()
     assert same(whole, stopped)
 
 
 def test_neighbors_that_are_exchanges_apart_resume_to_the_same_bits(tmp_path: Path) -> None:
     """The one that is ahead sends again what all exchanges of its last round had sent."""
-    topology = make_topology("ring", 8)
-    whole = finished(tmp_path / "whole", topology, speed=SLOW)
-    stopped = simulation(tmp_path / "stopped", topology, speed=SLOW)
+    topology, options = make_topology("ring", 6), {**TINY, "gossip_steps": 2}
+    whole = finished(tmp_path / "whole", topology, speed=SLOW, **options)
+    stopped = simulation(tmp_path / "stopped", topology, speed=SLOW, **options)
     while len(records(stopped, "0")) < 1:
         stopped.step()
     stopped.workers[0].pause()
-    while len(records(stopped, "4")) < 2:
+    while len(records(stopped, "3")) < 2:
         stopped.step()
     stopped.close()
-    assert [len(records(stopped, name)) for name in "01234"] == [1, 1, 1, 1, 2]
-    config = RunConfig.of(**TINY, run_dir=str(stopped.run_dir))
+    assert [len(records(stopped, name)) for name in "0123"] == [1, 1, 1, 2]
+    config = RunConfig.of(**options, run_dir=str(stopped.run_dir))
     resumed = Simulation(topology, config, resume=stopped.run_dir)
     resumed.run()
     assert same(whole, resumed)
@@ -224,6 +225,17 @@ def test_fault_scripts_count_rounds_of_training(tmp_path: Path, kind: str, back:
     assert missed == list(range(first, 4))
     assert trained(run, "3") == ([1, 4, 5] if kind == "kill" else [1, 2, 4, 5])
     assert trained(run, "0") == [1, 2, 3, 4, 5]
+
+
+def test_a_peer_that_is_back_soon_takes_nobody_along_to_the_round_of_its_return(tmp_path: Path) -> None:
+    """It greets within the grace period, and that round is further ahead than there are peers."""
+    script = fault(kind="kill", peer="2", round=2, restart=8)
+    (tmp_path / "faults.toml").write_text(script)
+    path = make_topology("chain", 3)
+    options = {**FAULTY, "rounds": 9, "gossip_steps": 1}
+    run = finished(tmp_path / "run", path, **options, faults=str(tmp_path / "faults.toml"))
+    assert trained(run, "0") == trained(run, "1") == list(range(1, 10))
+    assert trained(run, "2") == [1, 8, 9]
 
 
 def test_a_partition_lasts_for_all_exchanges_of_its_rounds(tmp_path: Path) -> None:
