@@ -199,10 +199,11 @@ FAULTY: dict[str, Any] = {"rounds": 5, "round_timeout": 2.0, "grace_timeout": 2.
 
 @pytest.mark.parametrize("restart", [0, 1])
 def test_a_peer_that_dies_between_two_exchanges_is_done_without_or_comes_back(tmp_path: Path, restart: int) -> None:
-    run = simulation(tmp_path / "run", speed=SLOW, **FAULTY, min_peers=3, restart=restart)
+    options = {**FAULTY, "gossip_steps": 6}
+    run = simulation(tmp_path / "run", speed=SLOW, **options, min_peers=3, restart=restart)
     while len(records(run, "3")) < 1:
         run.step()
-    moment = run.clock.now() + 1.3  # a training takes a second, a training round with three exchanges more than 1.6
+    moment = run.clock.now() + 1.5  # a training takes a second, and each exchange a tenth at least
     while run.clock.now() < moment:
         run.step()
     assert len(records(run, "3")) == 1
@@ -211,6 +212,7 @@ def test_a_peer_that_dies_between_two_exchanges_is_done_without_or_comes_back(tm
     assert all(trained(run, name) == [1, 2, 3, 4, 5] for name in "012")
     assert run.outcome.lost == ([] if restart else ["3"])
     assert trained(run, "3") == ([1, 2, 3, 4, 5] if restart else [1])
+    assert records(run, "3")[-1].steps == (records(run, "0")[-1].steps if restart else 2), "no training is left out"
     assert any("3" in (record.absent or ()) for record in records(run, "2")) or restart
     assert bool(vectors(run, make_topology("ring", 3), 5).isfinite().all())
 

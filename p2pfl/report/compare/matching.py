@@ -114,9 +114,6 @@ def notes(entries: Sequence[Entry], tuning: Tuning | None = None) -> list[str]:
             continue
         values = [options(entry.config)[name] for entry in entries]
         found += _differences(entries, values, f"{what} (--{name.replace('_', '-')})", _text)
-    mixing = [entry for entry in entries if entry.mode.mixes]
-    steps = [entry.config.gossip.gossip_steps for entry in mixing]
-    found += _differences(mixing, steps, "number of exchanges after each training (--gossip-steps)", _text)
     versions = [tuple(sorted((entry.summaries[0]["versions"] or {}).items())) for entry in entries]
     found += _differences(entries, versions, "versions", lambda pairs: " ".join(f"{a} {b}" for a, b in pairs) or "none")
     unknown = all(run.data is None for entry in entries for run in entry.runs)
