@@ -104,10 +104,8 @@ class RecordedRun:
 
     def graphs_of(self, number: int) -> list[nx.Graph]:
         """Graphs of a round's exchanges, which on a schedule depend on the exchange's number in its phase."""
-        graphs, numbers = (
-            self.topology.by_round,
-            Numbering(self.config.training.rounds, self.config.gossip.gossip_steps),
-        )
+        graphs = self.topology.by_round
+        numbers = Numbering(self.config.training.rounds, self.config.gossip.gossip_steps)
         before = numbers.exchanges if number > numbers.trainings else 0
         exchanges = range(numbers.first(number) - before, numbers.last(number) - before + 1)
         return [graphs[(exchange - 1) % len(graphs)].graph for exchange in exchanges]
