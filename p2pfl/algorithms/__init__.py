@@ -32,7 +32,7 @@ def build_algorithm(config: RunConfig, peers: int = 1, buffers: tuple[slice, ...
         byzantine=config.robust.byzantine or 0,
         momentum=config.training.momentum,
         max_lr=config.training.lr,
-        peak_round=config.training.peak_round,
+        peak_round=(config.training.peak_round - 1) * config.gossip.gossip_steps + 1,
         peers=peers,
         buffers=buffers,
         compression=config.gossip.compression,
@@ -61,7 +61,8 @@ def build_consensus(
     """
     options = AlgorithmOptions(byzantine=config.robust.byzantine or 0, peers=peers)
     own = _build(config.gossip.algorithm, options).merge()
-    return Chebyshev(contraction, config.training.rounds + 1, second_round) if own is None else own
+    first_round = config.training.rounds * config.gossip.gossip_steps + 1
+    return Chebyshev(contraction, first_round, second_round) if own is None else own
 
 
 def local_training_of(config: RunConfig) -> LocalTraining:

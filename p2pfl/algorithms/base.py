@@ -29,7 +29,8 @@ class AlgorithmOptions:
 
     overlapped: the exchange runs beside training (--order). wire_dtype: name of the encoding (--wire-dtype).
     byzantine: malicious neighbors to tolerate (--byzantine). momentum: of the local optimizer (--momentum).
-    max_lr: peak of the learning rate schedule (--lr). peak_round: round in which the schedule reaches it.
+    max_lr: peak of the learning rate schedule (--lr). peak_round: round in which the schedule reaches it, counted as in
+    `RoundContext`.
     peers: number of peers in the run. compression, consensus_step: of compressed exchanges (--compression,
     --consensus-step). seed: of the run.
     buffers: places in x of floating-point buffers, such as running statistics of batch normalization. They are mixed
@@ -53,11 +54,11 @@ class AlgorithmOptions:
 class RoundContext:
     """One round of one peer: number, neighborhood, result of its local training.
 
-    round: counted from 1.
+    round: counted from 1; with several exchanges after each training (--gossip-steps) every exchange counts.
 
     steps: optimizer steps taken. samples: training samples processed. loss: their mean. lr: learning rate of the last
     step. lr_sum: sum of the learning rates of all steps. All are 0 where the peer has not trained in this round (yet):
-    in a consensus round, and in `outgoing` of an overlapped algorithm.
+    in a consensus round, in a further exchange after a training, and in `outgoing` of an overlapped algorithm.
     """
 
     round: int

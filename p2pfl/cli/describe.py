@@ -109,20 +109,23 @@ def _processes(roles: Roles, run: RunConfig) -> str:
         return f"a coordinator and {counted(roles.shards, 'client')}, of which {selected} train in a round"
     if not mode_of(run).has_peers:
         return "one process with all data"
+    steps = run.gossip.gossip_steps
     exchange = f"spectral gap {spectral_gap(roles.matrix):.4f}" if mode_of(run).mixes else "without any exchange"
     if roles.schedule:
-        exchange = _schedule(roles)
+        exchange = _schedule(roles, "round" if steps == 1 else "exchange")
     if uses_tree(run):
         exchange = f"sums relayed along a spanning tree of diameter {roles.consensus_rounds // roles.merges}"
+    if steps > 1:
+        exchange += f", {counted(steps, 'exchange')} after each training"
     named = "" if run.record.name in (None, roles.topology.name) else f" (run {run.record.name})"
     return f"{roles.topology.name}{named}: {counted(roles.shards, 'peer')}, {exchange}"
 
 
-def _schedule(roles: Roles) -> str:
+def _schedule(roles: Roles, unit: str) -> str:
     found = schedule_convergence(roles.schedule)
-    speed = f"spectral gap {found.gap:.4f} a round"
+    speed = f"spectral gap {found.gap:.4f} {'an' if unit == 'exchange' else 'a'} {unit}"
     if found.exact is not None:
-        speed = f"exact average after {counted(found.exact, 'round')}"
+        speed = f"exact average after {counted(found.exact, unit)}"
     return f"a schedule of {counted(found.period, 'graph')}, {speed}"
 
 

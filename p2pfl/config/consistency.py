@@ -45,7 +45,7 @@ def check_together(config: RunConfig) -> None:
 def among_algorithms(config: RunConfig, algorithms: Sequence[str]) -> RunConfig:
     """Settings of one of several algorithms, without the options of the others."""
     entry, plain = registry.entry_of("algorithm", config.gossip.algorithm), GossipConfig()
-    known = () if entry is None else entry.options
+    known = ("gossip_steps",) if entry is None else entry.options  # what one of the user's may have too
     others = {option for name in algorithms if (one := registry.entry_of("algorithm", name)) for option in one.options}
     return replace_options(config, **{option: getattr(plain, option) for option in others.difference(known)})
 
@@ -111,7 +111,10 @@ def _check_byzantine(config: RunConfig) -> None:
 
 def _check_algorithm(config: RunConfig) -> None:
     entry = registry.entry_of("algorithm", config.gossip.algorithm)
-    if config.mode != "gossip" or entry is None:
+    if config.mode != "gossip":
+        return
+    _check_gossip_steps(config, entry)
+    if entry is None:
         return
     _check_mixing(config, entry)
     name, order = config.gossip.algorithm, config.gossip.order
@@ -170,6 +173,27 @@ def _check_statistics(config: RunConfig) -> None:
         raise ConfigError(
             "--batch-norm-statistics reestimated: the variance of all samples follows from means over the peers, and "
             f"{name} takes none; use averaged or local"
+        )
+
+
+def _check_gossip_steps(config: RunConfig, entry: registry.Entry | None) -> None:
+    """Raise ConfigError for several exchanges after a training where one is part of the method.
+
+    An algorithm of the user's is taken to allow them.
+    """
+    steps, name = config.gossip.gossip_steps, config.gossip.algorithm
+    if steps == 1:
+        return
+    if config.gossip.order == "overlapped":
+        raise ConfigError(
+            f"--gossip-steps {steps}: in --order overlapped the one exchange of a round runs beside the training; use "
+            "--order atc"
+        )
+    if entry is not None and "gossip_steps" not in entry.options:
+        able = [known for known, one in registry.ALGORITHMS.items() if "gossip_steps" in one.options]
+        raise ConfigError(
+            f"--gossip-steps {steps}: the rule of {name} holds for one exchange after each training; leave it out, or "
+            f"use --algorithm {', '.join(able[:-1])} or {able[-1]}"
         )
 
 

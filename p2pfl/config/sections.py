@@ -16,6 +16,7 @@ from p2pfl.config.fields import check, is_count, not_negative, one_of, positive,
 MOST_ROUNDS = 10_000_000
 MOST_STEPS = 100_000_000  # of a round; with the rounds above they still can be counted in 64 bits
 MOST_EPOCHS = 10_000  # of a round
+MOST_GOSSIP_STEPS = 64  # of a round; with the rounds above the wire's numbers of exchanges suffice
 MOST_PROCESSES = 4096  # as topologies have peers at most
 MOST_SECONDS = 1_000_000  # eleven days; sockets count milliseconds in 31 bits
 MOST_RATE = 1e30  # of learning and decay; float32 ends at 3e38
@@ -103,6 +104,8 @@ class GossipConfig:
     order: Literal["atc", "overlapped"] = "atc"
     """Order of a round. atc: train, exchange, mix. overlapped: exchange last round's weights while training (needs a
     smaller --lr)."""
+    gossip_steps: int = 1
+    """Exchanges after each local training: peers train once and mix so many times. Traffic grows in proportion."""
     compression: Annotated[str, one_of("compression")] = "top-k:0.1"
     """Compression of what --algorithm choco sends; F is the fraction of the values that travels."""
     consensus_step: Annotated[float | None, unset("FLOAT", "by --compression")] = None
@@ -128,6 +131,7 @@ class GossipConfig:
         compression_choice(self.compression)
         positive(self, 1.0, "consensus_step")
         positive(self, MOST_PROCESSES, "min_peers")
+        positive(self, MOST_GOSSIP_STEPS, "gossip_steps")
         check(0 < tolerance < 1, "consensus_tolerance", tolerance, "must lie between 0 and 1, for example 1e-3")
 
 

@@ -119,6 +119,8 @@ class LaunchSpec:
         if self.roles.coordinator is not None:
             centralized = self.config.centralized
             return f"{training}, each with {centralized.num_selected} of {centralized.num_clients} clients"
+        if (steps := self.config.gossip.gossip_steps) > 1:
+            training += f", each with {steps} exchanges"
         if not mixing_only:
             return training
         sent = self.roles.vectors_in_merges(mixing_only) * ready.vector_bytes

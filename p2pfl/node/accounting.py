@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from p2pfl.model.sketches import Vector
 from p2pfl.protocol.logic import Logic
 from p2pfl.run.records import RoundRecord
 from p2pfl.training import EvalStats, Trainer, TrainStats
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """Result of the work after a round's last exchange: evaluation where it was due, and sketch."""
+
+    evaluation: EvalStats | None
+    sketch: Vector | None
+
+
+@dataclass(frozen=True)
+class ExchangeResult:
+    """Result of the work after an exchange that does not end its round."""
 
 
 @dataclass
@@ -24,11 +40,21 @@ class RoundAccount:
     sent: Counter[int] = field(default_factory=Counter)  # bytes by neighbor
     received: int = 0  # bytes
     stats: TrainStats | None = None
+    _facts: dict[str, Any] = field(default_factory=dict)  # of the round's exchanges before the last
 
     def trained(self, stats: TrainStats) -> None:
         """Add the round's local training."""
         self.stats = stats
         self.train += stats.seconds
+
+    def mixed(self, facts: Mapping[str, Any]) -> None:
+        """Add what the protocol knows of an exchange that does not end the round."""
+        self._facts = self.facts(facts)
+
+    def facts(self, last: Mapping[str, Any]) -> dict[str, Any]:
+        """What the protocol knows of the round: peers that were absent, or gave weights, in any of its exchanges."""
+        before = self._facts
+        return {name: _united(before[name], value) if before.get(name) else value for name, value in last.items()}
 
     def record(
         self, logic: Logic, trainer: Trainer, evaluation: EvalStats | None, now: float, elapsed: float
@@ -40,7 +66,7 @@ class RoundAccount:
         context, stats = logic.context, self.stats
         trained = logic.round <= context.training_rounds
         return RoundRecord(
-            round=logic.round,
+            round=context.numbering.round_of(logic.round),
             phase="train" if trained else "consensus",
             steps=trainer.steps,
             samples=trainer.samples,
@@ -62,3 +88,16 @@ class RoundAccount:
             bytes_received=self.received,
             sent_to={context.names[neighbor]: count for neighbor, count in sorted(self.sent.items())},
         )
+
+
+def line_of(record: RoundRecord, trainings: int) -> str:
+    """Line of a process's log about a round of a run with so many rounds of training."""
+    mixed = record.round - trainings
+    name = f"round {record.round}" if mixed <= 0 else f"mixing round {mixed}"
+    loss = "" if record.train_loss is None else f", loss {record.train_loss:.4f}"
+    accuracy = "" if record.test_accuracy is None else f", {record.accuracy_name} {record.test_accuracy:.4f}"
+    return f"{name} done{loss}{accuracy}"
+
+
+def _united(before: list[str], last: list[str] | None) -> list[str]:
+    return [*before, *(name for name in last or () if name not in before)]

@@ -13,19 +13,28 @@ from p2pfl.algorithms import attacks
 from p2pfl.algorithms.fedavg import ServerAverage, ServerOptions, client_weights
 from p2pfl.config import RunConfig, is_robust, least_updates
 from p2pfl.errors import CheckpointError, one_line
-from p2pfl.faults import FaultScript, Pause
+from p2pfl.faults import FaultScript
 from p2pfl.modes import Roles, assign_roles
 from p2pfl.node import messages
 from p2pfl.node.greeting import greeting_of
 from p2pfl.node.introduction import Known, united
 from p2pfl.node.recorder import Recorder
 from p2pfl.node.resume import SavedState, find_resume_point, last_common_round, report_stale_client
-from p2pfl.node.scripted import attacks_of, away_until, bootstrapped, fault_script, flip_labels, schedule_of
+from p2pfl.node.scripted import (
+    attacks_of,
+    away_until,
+    bootstrapped,
+    fault_script,
+    flip_labels,
+    schedule_of,
+    scripted_pauses,
+)
 from p2pfl.protocol.client import Client
 from p2pfl.protocol.context import PeerContext, Timeouts
 from p2pfl.protocol.coordinator import Coordinator
 from p2pfl.protocol.introduction import digest_of
 from p2pfl.protocol.logic import Logic
+from p2pfl.protocol.numbering import Numbering
 from p2pfl.protocol.peer import Peer
 from p2pfl.protocol.server_exchange import Federation
 from p2pfl.protocol.statistics import StatisticsRule
@@ -154,16 +163,19 @@ def _setting(
 def _context(setting: _Setting) -> PeerContext:
     spec, roles, script, past = setting.spec, setting.roles, setting.script, setting.past
     me, links, statistics = spec.index, roles.links[spec.index], _statistics(setting)
+    numbers = Numbering(spec.config.training.rounds, spec.config.gossip.gossip_steps)
+    away = away_until(spec, roles, script, setting.last, setting.peer_dir)
     return PeerContext(
         me=me,
         names=roles.topology.names,
         links=links,
-        training_rounds=spec.config.training.rounds,
+        training_rounds=numbers.exchanges,
+        gossip_steps=numbers.steps,
         consensus_rounds=roles.consensus_rounds,
         run=spec.run,
         layout=setting.trainer.layout.digest,
         timeouts=_timeouts(spec),
-        first_round=max(setting.last + 1, spec.returns_in or 0),
+        first_round=numbers.first(max(setting.last + 1, spec.returns_in or 0)),
         pending_payloads=past.unsent,
         incarnation=next_incarnation(setting.peer_dir) << _EPOCH_BITS,
         is_rejoining=spec.restarted,
@@ -171,10 +183,12 @@ def _context(setting: _Setting) -> PeerContext:
         has_lost_weights=past.lost and roles.mode.mixes,
         absent=_absent(spec, roles),
         max_missing=_max_missing(spec.config, roles.topology.n) + len(script.victims() & links),
-        expected_returns={link: script.returns_of(link) for link in links & script.victims()},
-        barrier_rounds=script.barrier_rounds([me]) | statistics.barrier_rounds,
-        away_until=away_until(spec, roles, script, setting.last, setting.peer_dir),
-        scripted_pauses={fault.round: fault.resume for _, fault in script.of(me) if isinstance(fault, Pause)},
+        expected_returns={
+            link: frozenset(map(numbers.first, script.returns_of(link))) for link in links & script.victims()
+        },
+        barrier_rounds=frozenset(map(numbers.last, script.barrier_rounds([me]))) | statistics.barrier_rounds,
+        away_until=numbers.first(away) if away else 0,
+        scripted_pauses=scripted_pauses(me, script, numbers),
         local_training=algorithms.local_training_of(spec.config),
         statistics=statistics,
         period=roles.period,
@@ -186,7 +200,7 @@ def _statistics(setting: _Setting) -> StatisticsRule:
     """Rule for running statistics that --batch-norm-statistics makes."""
     config, roles, trainer = setting.config, setting.roles, setting.trainer
     running = statistics_of_run(config, trainer.model, trainer.layout)
-    rounds, mixed = config.training.rounds, roles.consensus_rounds
+    rounds, mixed = config.training.rounds * config.gossip.gossip_steps, roles.consensus_rounds
     last_merge = rounds + mixed - mixed // roles.merges + 1, rounds + mixed
     if roles.merges > 1:
         return StatisticsRule(running, estimated_in=last_merge[0], pooled=last_merge)
@@ -202,7 +216,7 @@ def _peer(setting: _Setting, context: PeerContext) -> Logic:
     peers = roles.topology.n
     training = algorithms.build_algorithm(config, peers, setting.trainer.layout.buffers)
     consensus = algorithms.build_consensus(config, contraction, peers, context.statistics.estimated_in or None)
-    for attack, active in attacks_of(context.me, setting.script):
+    for attack, active in attacks_of(context.me, setting.script, context.numbering):
         training, consensus = attacks.Attacking(training, attack, active), attacks.Attacking(consensus, attack, active)
     schedule = schedule_of(context, roles.matrices, setting.script)
     try:
@@ -219,7 +233,11 @@ def _peer(setting: _Setting, context: PeerContext) -> Logic:
 
 def _client(setting: _Setting, context: PeerContext) -> Logic:
     tamper = next(
-        (attacks.tampering(attack, active) for attack, active in attacks_of(context.me, setting.script)), None
+        (
+            attacks.tampering(attack, active)
+            for attack, active in attacks_of(context.me, setting.script, context.numbering)
+        ),
+        None,
     )
     return Client(context, setting.trainer.host, setting.config.exchange.wire_dtype, tamper=tamper)
 

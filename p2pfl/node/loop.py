@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -15,22 +14,16 @@ from p2pfl.faults import Point
 from p2pfl.faults.injector import FaultInjector
 from p2pfl.model import sketches
 from p2pfl.node import messages
-from p2pfl.node.accounting import RoundAccount
+from p2pfl.node.accounting import ExchangeResult, RoundAccount, RoundResult, line_of
 from p2pfl.node.ports import Ports
 from p2pfl.node.profile import RoundProfile
 from p2pfl.payload import LocalTraining, Payload
 from p2pfl.protocol import events as ev
 from p2pfl.protocol.logic import Logic
-from p2pfl.training import EvalStats, Stopped, Trainer, TrainStats, check_weights
+from p2pfl.training import Stopped, Trainer, TrainStats, check_weights
 
 IDLE_SECONDS = 1.0
 FLUSH_SECONDS = 0.001
-
-
-@dataclass(frozen=True)
-class _RoundResult:
-    evaluation: EvalStats | None
-    sketch: sketches.Vector | None
 
 
 class Driver:
@@ -50,6 +43,7 @@ class Driver:
     ) -> None:
         self.has_ended = False
         self._logic = logic
+        self._numbers = logic.context.numbering
         self._trainer = trainer
         self._ports = ports
         self._clock = ports.clock
@@ -86,7 +80,7 @@ class Driver:
         """Begin the first round; time before that was waiting for others to be ready."""
         self._account = RoundAccount(self._clock.now())
         self._start = self._account.began
-        self._profile.begin(self._logic.round)
+        self._profile.begin(self._round)
         self._tell(ev.Started())
 
     def close(self) -> None:
@@ -145,13 +139,17 @@ class Driver:
         elif isinstance(action, ev.Discard):
             self._transport.discard(action.neighbor)
         elif isinstance(action, ev.Train):
-            self._profile.begin(action.round)
-            self._reach("start", action.round)
-            self._submit(self._load_and_train if action.load else self._train, action.round, action.request)
+            self._profile.begin(self._round)
+            self._reach("start", self._round)
+            self._submit(self._load_and_train if action.load else self._train, self._round, action.request)
         elif isinstance(action, ev.RoundDone):
             if action.x is not None:
                 self._trainer.move_to(action.x)
-            self._submit(self._complete_round, action.round)
+            if self._numbers.is_last(action.round):
+                self._submit(self._complete_round, self._round)
+            else:
+                self._account.mixed(self._logic.facts)
+                self._submit(self._complete_exchange, action.round, self._logic.payloads)
         elif isinstance(action, ev.Note):
             self._reporter.warn(action.text, action.matters)
         elif isinstance(action, ev.Fail):
@@ -160,6 +158,11 @@ class Driver:
             raise (ConfigError if action.usage else TransportError)(action.reason, resumable=action.resumable)
         else:
             self.has_ended = True
+
+    @property
+    def _round(self) -> int:
+        """The run's round, of whose exchanges the protocol is in one."""
+        return self._numbers.round_of(self._logic.round)
 
     def _reach(self, point: Point, round: int) -> None:
         """Pass a point of a round at which a fault script may act on this process."""
@@ -216,7 +219,7 @@ class Driver:
         """
         check_weights(self._trainer.host, self._store.config.exchange.wire_dtype, when, sketch)
 
-    def _complete_round(self, round: int) -> _RoundResult:
+    def _complete_round(self, round: int) -> RoundResult:
         """Complete a round after mixing: sketch, model, evaluation.
 
         The run's model is saved at the end, before its record, which says so; evaluated is where it is due.
@@ -234,7 +237,12 @@ class Driver:
         if due is not None:
             with self._profile.span("evaluate"):
                 evaluation = self._trainer.evaluate(due.samples, self._between_batches, due.on)
-        return _RoundResult(evaluation, sketch)
+        return RoundResult(evaluation, sketch)
+
+    def _complete_exchange(self, exchange: int, sent: Mapping[int, Payload]) -> ExchangeResult:
+        """Complete an exchange that does not end its round: nothing is recorded."""
+        self._store.keep_sent(exchange, sent)
+        return ExchangeResult()
 
     def _save(self, round: int, sent: Mapping[int, Payload], state: Saved) -> None:
         self._reach("checkpoint", round)
@@ -244,10 +252,7 @@ class Driver:
     # Back in the calling thread
 
     def _collect(self) -> float:
-        """Take what the training thread has done.
-
-        Returns the seconds in which a trace was written.
-        """
+        """Take finished work; returns the seconds in which a trace was written."""
         writing = 0.0
         for future in self._ports.compute.finished():
             self._busy = False
@@ -257,40 +262,38 @@ class Driver:
                 raise Interrupted(str(error)) from None
             if isinstance(result, TrainStats):
                 self._account.trained(result)
-                self._reach("exchange", self._logic.round)
+                self._reach("exchange", self._round)
                 self._tell(ev.Trained(result.loss, result.samples, result.steps, result.lr, result.lr_sum))
-            elif isinstance(result, _RoundResult):
+            elif isinstance(result, RoundResult):
                 # First the record, then the checkpoint, which holds it too: a resumed peer drops a record too many,
                 # and rebuilds one too few, but without the checkpoint nothing says what a record stood for.
                 self._record(result)
                 # Payloads and state are taken here, since only this thread touches the protocol; no copies are needed,
                 # because neither is written before the next round's exchange, which waits for the checkpoint.
-                self._submit(self._save, self._logic.round, self._logic.payloads, self._logic.algorithm_state)
+                self._submit(self._save, self._round, self._logic.payloads, self._logic.algorithm_state)
+            elif isinstance(result, ExchangeResult):
+                self._tell(ev.Recorded())
             else:
                 began = self._clock.now()
-                self._profile.end(self._logic.round)
+                self._profile.end(self._round)
                 written = self._clock.now() - began  # the trace is no part of the next round
                 self._account.began += written
                 writing += written
-                self._profile.begin(self._logic.round + 1)
+                self._profile.begin(self._round + 1)
                 self._tell(ev.Recorded())
         return writing
 
-    def _record(self, result: _RoundResult) -> None:
-        for line in self._store.begin(self._logic.round, self._trainer):
+    def _record(self, result: RoundResult) -> None:
+        for line in self._store.begin(self._round, self._trainer):
             self._reporter.send(messages.Warned(line))
         now = self._clock.now()
         elapsed = self._store.elapsed_before + now - self._start
         record = self._account.record(self._logic, self._trainer, result.evaluation, now, elapsed)
         refused = dict(sorted((self._logic.refused - self._refused).items())) or None
-        record = msgspec.structs.replace(record, refused=refused, **self._logic.facts)
+        record = msgspec.structs.replace(record, refused=refused, **self._account.facts(self._logic.facts))
         self._store.record(record, result.sketch)
         sketch = b"" if result.sketch is None else sketches.to_bytes(result.sketch)
         self._reporter.send(messages.RoundFinished(record, sketch))
-        mixed = record.round - self._logic.context.training_rounds
-        name = f"round {record.round}" if mixed <= 0 else f"mixing round {mixed}"
-        loss = "" if record.train_loss is None else f", loss {record.train_loss:.4f}"
-        accuracy = "" if record.test_accuracy is None else f", {record.accuracy_name} {record.test_accuracy:.4f}"
-        self._reporter.info(f"{name} done{loss}{accuracy}")
+        self._reporter.info(line_of(record, self._numbers.trainings))
         self._refused = self._logic.refused.copy()
         self._account = RoundAccount(now)

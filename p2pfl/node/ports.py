@@ -61,10 +61,14 @@ class Store(Protocol):
     def record(self, record: RoundRecord, sketch: Vector | None) -> None:
         """Add a round. Raises CheckpointError naming the file that cannot be written."""
 
+    def keep_sent(self, exchange: int, sent: Mapping[int, Payload]) -> None:
+        """Keep the payloads of an exchange that does not end its round, for the round's checkpoint."""
+
     def save(self, round: int, trainer: Trainer, sent: Mapping[int, Payload], state: Saved) -> None:
         """Save the checkpoint of a training round.
 
-        It holds the payloads `sent` in the round, and the algorithm's state after it.
+        It holds the payloads `sent` in the round's last exchange, those that were kept before, and the algorithm's
+        state.
         """
 
     def save_model(self, round: int, trainer: Trainer) -> None:

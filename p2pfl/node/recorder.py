@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from p2pfl.errors import CheckpointError, unwritable
 from p2pfl.model.sketches import Vector
 from p2pfl.model.vector import integer_buffers
 from p2pfl.payload import Payload
+from p2pfl.protocol.numbering import Numbering
 from p2pfl.run import checkpoint, records
 from p2pfl.run.paths import CHECKPOINTS_FOLDER, MODEL_FILE, ROUNDS_FILE
 from p2pfl.run.repair import repair, set_aside
@@ -47,6 +48,7 @@ class Recorder:
     kept: list[records.RoundRecord] | None
     checkpoints: int = checkpoint.KEPT
     is_model_owner: Callable[[], bool] = lambda: False
+    _kept_sent: dict[int, checkpoint.Sent] = field(default_factory=dict)  # by exchange
     _newest: records.RoundRecord | None = None
     _recorded: int = 0
 
@@ -74,14 +76,20 @@ class Recorder:
             return None
         return Evaluation(record.eval_samples, "validation" if self.config.data.validation else "test")
 
+    def keep_sent(self, exchange: int, sent: Mapping[int, Payload]) -> None:
+        """Keep a copy of the payloads of an exchange that does not end its round, for its checkpoint."""
+        if self.config.record.checkpoint:
+            self._kept_sent[exchange] = _copied(_sent(sent))
+
     def save(self, round: int, trainer: Trainer, sent: Mapping[int, Payload], state: Saved) -> None:
         """Save the checkpoint of a training round.
 
-        `sent`: payloads of the round by neighbor. `state`: of the algorithm after it.
+        `sent`: payloads of the round's last exchange by neighbor. `state`: of the algorithm after it.
         """
         if round <= self.config.training.rounds and self.config.record.checkpoint:
             made = self._checkpoint(round, trainer, sent, state)
             checkpoint.save(self.peer_dir / CHECKPOINTS_FOLDER, made, self.checkpoints)
+        self._kept_sent.clear()
 
     def save_model(self, round: int, trainer: Trainer) -> None:
         """Save the run's model, if this process owns it and the round is the last."""
@@ -131,6 +139,9 @@ class Recorder:
     def _checkpoint(
         self, round: int, trainer: Trainer, sent: Mapping[int, Payload], state: Saved
     ) -> checkpoint.Checkpoint:
+        numbers = Numbering(self.config.training.rounds, self.config.gossip.gossip_steps)
+        earlier = range(numbers.first(round), numbers.last(round))
+        last = _sent(sent)
         return checkpoint.Checkpoint(
             round=round,
             steps=trainer.steps,
@@ -143,8 +154,9 @@ class Recorder:
             momentum=trainer.momentum,
             optimizer=trainer.optimizer_state,
             buffers=integer_buffers(trainer.model),
-            sent={n: {k: _whole(v) for k, v in p.vectors.items()} for n, p in sent.items()},
-            scalars={n: p.scalars for n, p in sent.items()},
+            sent=last.vectors,
+            scalars=last.scalars,
+            earlier=tuple(self._kept_sent.get(exchange, checkpoint.Sent()) for exchange in earlier),
             algorithm=state,
         )
 
@@ -157,6 +169,19 @@ class Recorder:
             save_tensors(path, trainer.model.state_dict(), about)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(unwritable(path, error)) from None
+
+
+def _sent(sent: Mapping[int, Payload]) -> checkpoint.Sent:
+    vectors = {n: {name: _whole(v) for name, v in p.vectors.items()} for n, p in sent.items()}
+    return checkpoint.Sent(vectors, {n: p.scalars for n, p in sent.items()})
+
+
+def _copied(sent: checkpoint.Sent) -> checkpoint.Sent:
+    """Copy of payloads; neighbors that were sent the same tensor share one of it."""
+    found = {vector.data_ptr(): vector for vectors in sent.vectors.values() for vector in vectors.values()}
+    copies = {address: vector.clone() for address, vector in found.items()}
+    vectors = {n: {name: copies[v.data_ptr()] for name, v in own.items()} for n, own in sent.vectors.items()}
+    return checkpoint.Sent(vectors, {n: dict(values) for n, values in sent.scalars.items()})
 
 
 def _whole(pieces: tuple[Tensor, ...] | list[Tensor] | object) -> Tensor:

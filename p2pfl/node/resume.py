@@ -14,7 +14,7 @@ from p2pfl.modes import Roles
 from p2pfl.node import messages
 from p2pfl.payload import Payload
 from p2pfl.run import checkpoint, records
-from p2pfl.run.checkpoint import Checkpoint, Origin
+from p2pfl.run.checkpoint import Checkpoint, Origin, Sent
 from p2pfl.run.identity import run_id_of, write_run_id
 from p2pfl.run.paths import CHECKPOINTS_FOLDER, RUN_ID_FILE, checkpoint_name, peer_dir, topology_file
 from p2pfl.run.repair import RecordBackup, RepairedRecords, repair
@@ -38,11 +38,17 @@ class SavedState:
 
     @property
     def unsent(self) -> dict[int, dict[int, Payload]]:
-        """Payloads of the last rounds, two or as many as are kept, by round and neighbor.
+        """Payloads of the last rounds, two or as many as are kept, by exchange and neighbor.
 
-        For neighbors whose newest checkpoint is older.
+        For neighbors whose newest checkpoint is older. A round's last exchange has its number, unless rounds have
+        several exchanges.
         """
-        return {kept.round: _payloads(kept) for kept in self._kept}
+        found = {}
+        for kept in self._kept:
+            sent = [*kept.earlier, Sent(kept.sent, kept.scalars)]
+            last = kept.round * len(sent)
+            found |= {last - left: _payloads(one) for left, one in enumerate(reversed(sent))}
+        return found
 
     @property
     def _kept(self) -> list[Checkpoint]:
@@ -249,8 +255,8 @@ def report_stale_client(
         report(messages.Warned(f"its momentum after round {newest} is lost; continues with {state}, to other bits"))
 
 
-def _payloads(kept: Checkpoint) -> dict[int, Payload]:
+def _payloads(sent: Sent) -> dict[int, Payload]:
     return {
-        neighbor: Payload({name: (v,) for name, v in vectors.items()}, kept.scalars.get(neighbor, {}))
-        for neighbor, vectors in kept.sent.items()
+        neighbor: Payload({name: (v,) for name, v in vectors.items()}, sent.scalars.get(neighbor, {}))
+        for neighbor, vectors in sent.vectors.items()
     }

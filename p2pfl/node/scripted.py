@@ -13,6 +13,7 @@ from p2pfl.faults.injector import fired
 from p2pfl.modes import Roles
 from p2pfl.node import messages
 from p2pfl.protocol.context import PeerContext
+from p2pfl.protocol.numbering import Numbering
 from p2pfl.run.paths import FAULTS_FILE, FIRED_FILE
 from p2pfl.topology import Neighborhood, NeighborhoodSchedule, Topology, neighborhood, without_edges
 from p2pfl.topology.spectrum import Matrix
@@ -55,7 +56,7 @@ def schedule_of(context: PeerContext, matrices: Sequence[Matrix], script: FaultS
     `matrices`: by round, which repeat; every merge of the consensus phase begins with the first one. The peer is alone
     in rounds in which it pauses before it has exchanged anything.
     """
-    me = context.me
+    me, numbers = context.me, context.numbering
     pauses = [fault for _, fault in script.of(me) if isinstance(fault, Pause)]
     alone = {fault.round for fault in pauses if fault.at in BEFORE_EXCHANGE}
     found: dict[tuple[int, frozenset[tuple[int, int]]], Neighborhood] = {}
@@ -64,8 +65,8 @@ def schedule_of(context: PeerContext, matrices: Sequence[Matrix], script: FaultS
         pairs = frozenset[tuple[int, int]]()
         number = round - context.phase_begin(round)
         if round <= context.training_rounds:
-            pairs = script.cuts(round)
-            if round in alone:
+            pairs = script.cuts(numbers.round_of(round))
+            if numbers.round_of(round) in alone:
                 pairs |= {(min(me, link), max(me, link)) for link in context.links}
         key = number % len(matrices), pairs
         if key not in found:
@@ -86,12 +87,29 @@ def bootstrapped(context: PeerContext, schedule: NeighborhoodSchedule) -> PeerCo
     return replace(context, first_round=first)
 
 
-def attacks_of(me: int, script: FaultScript) -> Iterator[tuple[attacks.Attack, Callable[[int], bool]]]:
-    """Attacks of a process on the vectors that it sends, each with its rounds."""
+def scripted_pauses(me: int, script: FaultScript, numbers: Numbering) -> dict[int, int]:
+    """Exchanges of the rounds in which a process pauses, each with the exchange that follows it.
+
+    After the round's last one that is the first of the round in which it continues.
+    """
+    found = {}
+    for _, fault in script.of(me):
+        if isinstance(fault, Pause):
+            first, last = numbers.first(fault.round), numbers.last(fault.round)
+            found |= {exchange: exchange + 1 for exchange in range(first, last)}
+            found[last] = numbers.first(fault.resume)
+    return found
+
+
+def attacks_of(
+    me: int, script: FaultScript, numbers: Numbering
+) -> Iterator[tuple[attacks.Attack, Callable[[int], bool]]]:
+    """Attacks of a process on the vectors that it sends, each with its exchanges."""
     for fault in script.attacks_of(me):
         attack = attacks.build_attack(fault.attack, fault.scale)
         if attack is not None:
-            yield attack, _within(fault.rounds)
+            first, last = fault.rounds
+            yield attack, _within((numbers.first(first), numbers.last(last)))
 
 
 def flip_labels(trainer: Trainer, me: int, script: FaultScript) -> None:

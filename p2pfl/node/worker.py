@@ -132,12 +132,13 @@ def _run(
     injector = FaultInjector(parts.script, spec.index, fired) if parts.script.faults else None
     ports = Ports(SystemClock(), ThreadCompute(transport.wake), transport, parts.recorder, LogReporter(report, log))
     driver = Driver(parts.logic, trainer, ports, profile, injector)
-    log.info("ready at %s on %s, first round %d", transport.endpoint, trainer.device, context.first_round)
+    first_round = context.shown(context.first_round)
+    log.info("ready at %s on %s, first round %d", transport.endpoint, trainer.device, first_round)
     report(
         messages.Ready(
             endpoint=transport.endpoint,
             device=str(trainer.device),
-            round=context.first_round,
+            round=first_round,
             steps=parts.steps,
             vector_bytes=vector_bytes,
             lost=context.has_lost_weights,
@@ -151,7 +152,7 @@ def _run(
     transport.connect({link: endpoints[link] for link in sorted(context.links - context.absent)}, vector_bytes)
     driver.run()
     if profile.path is not None and not profile.written:
-        before = profile.round < context.first_round
+        before = profile.round < first_round
         why = "the round was over before this run was resumed" if before else f"{name} had no part in that round"
         report(messages.Warned(f"--profile {spec.config.record.profile}: {why}"))
     refused = dict(parts.logic.refused)
@@ -166,7 +167,9 @@ def _open_transport(spec: messages.WorkerSpec, parts: Assembly, make: Callable[[
     if spec.link_delay:
         transport = Conditioner(transport, constant_delay(spec.link_delay))
     if parts.script.faults:
-        transport = Conditioner(transport, ScriptedFaults(parts.script, spec.index, lambda: parts.logic.round))
+        logic = parts.logic
+        faults = ScriptedFaults(parts.script, spec.index, lambda: logic.context.shown(logic.round))
+        transport = Conditioner(transport, faults)
     return transport
 
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 
 from torch import nn
 
-from p2pfl import data, registry
+from p2pfl import data
 from p2pfl.algorithms import build_algorithm
-from p2pfl.algorithms.blockwise import SIDE_BLOCK
-from p2pfl.config import RunConfig, is_robust
+from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError
 from p2pfl.model.vector import Layout
 from p2pfl.modes import Roles, assign_roles, mode_of
 from p2pfl.payload import ITEM_BYTES
+from p2pfl.preflight.exchanges import exchange_memory, vectors_sent
 from p2pfl.preflight.gpus import GpuUse, check_gpus, count_activations, requested_devices
 from p2pfl.preflight.notes import settings_notes
 from p2pfl.preflight.shards import (
@@ -30,14 +29,11 @@ from p2pfl.preflight.shards import (
     training_samples,
 )
 from p2pfl.preflight.trial import TriedModel, check_model
-from p2pfl.protocol.inbox import WINDOW
 from p2pfl.run.checkpoint import KEPT
 from p2pfl.run.data_record import DIGITS, DataRecord
-from p2pfl.topology import neighborhood
 from p2pfl.training import dataset_of_run, own_split_of, pick_device, split_of_run, with_common_steps
 from p2pfl.training.optimizer import state_vectors
 
-CONSENSUS_VECTORS = 2  # kept by accelerated averaging besides the model's: the previous and the next
 _MIRRORED = "training images are shifted and mirrored at random; --augment off where left and right matter"
 
 
@@ -157,13 +153,13 @@ def check_settings(config: RunConfig, peers: int, info: data.DatasetInfo) -> Tri
 def disk_space_needed(roles: Roles, config: RunConfig, layout: Layout, process: int | None = None) -> int:
     """Bytes at least that a run, or one process of it, writes: checkpoints and model."""
     training, exchanges = config.training, any(roles.links)
-    whole, coded = layout.size * 4, _coded_bytes(config, layout)
+    whole, sent = layout.size * 4, config.gossip.gossip_steps * _coded_bytes(config, layout)
     # The coordinator and the clients of one round have checkpoints; other clients may.
     at_least = roles.topology.n if roles.coordinator is None else config.centralized.num_selected + 1
     processes = at_least if process is None else 1
     # One more is written before the oldest is removed.
     checkpoints = min(max(KEPT, roles.most_ahead), training.rounds) * processes + 1
-    need = checkpoints * ((1 + state_vectors(training)) * whole + coded * exchanges) if config.record.checkpoint else 0
+    need = checkpoints * ((1 + state_vectors(training)) * whole + sent * exchanges) if config.record.checkpoint else 0
     has_model = roles.model_owner is not None and process in (None, roles.model_owner)
     return need + (whole if has_model else 0)
 
@@ -231,7 +227,7 @@ def estimate(  # longer than others: each field of the result takes a line
     steps = [steps_of_shard(config, size, shards.mean) for size in (shards.smallest, shards.largest)]
     layout = Layout.of(model)
     whole, coded = layout.size * 4, _coded_bytes(config, layout)
-    sent, degree = _traffic(roles, config)
+    sent, degree = vectors_sent(roles, config)
     return Estimate(
         train_samples=info.train_samples,
         validation_samples=info.train_samples - training_samples(config, info) if split is None else split.held_out,
@@ -247,7 +243,7 @@ def estimate(  # longer than others: each field of the result takes a line
         rounds=config.training.rounds,
         weights_memory=(2 + state_vectors(config.training)) * whole,  # the model, its gradient, the optimizer's state
         activations_memory=_activations_memory(model, config),
-        exchange_memory=_exchange_memory(config, whole, coded, degree),
+        exchange_memory=exchange_memory(config, whole, coded, degree),
         bytes_per_round=round(sum(sent) * coded),
         busiest_bytes_per_round=round(max(sent) * coded),
         consensus_rounds=roles.consensus_rounds,
@@ -262,38 +258,3 @@ def _activations_memory(model: nn.Module, config: RunConfig) -> int:
     """Bytes that a training step keeps for its backward pass."""
     activations = config.training.batch_size * count_activations(model, config).kept
     return activations // 2 if config.compute.precision == "bf16" else activations
-
-
-def _traffic(roles: Roles, config: RunConfig) -> tuple[list[float], int]:
-    """Vectors that each process sends in a round, and the most that one receives.
-
-    Of a schedule the mean of its rounds.
-    """
-    if roles.coordinator is not None:
-        selected = config.centralized.num_selected
-        return [1.0] * selected + [float(selected)], selected
-    by_round = [[neighborhood(matrix, peer) for peer in range(roles.shards)] for matrix in roles.matrices]
-    sent = [fmean(len(own[peer].outgoing) for own in by_round) for peer in range(roles.shards)]
-    return sent, max(len(one.incoming) for own in by_round for one in own)
-
-
-def _exchange_memory(config: RunConfig, whole: int, coded: int, degree: int) -> int:
-    """Peak bytes of sent vectors, averages, and received vectors not yet folded."""
-    if not degree:
-        return 0
-    waiting = min(degree, WINDOW)
-    if is_robust(config):
-        blocks = (degree + 2) * SIDE_BLOCK * 4
-        if mode_of(config).mixes:  # the consensus phase again: every neighbor's vector, and those of the next round
-            return coded + (1 + degree + waiting) * whole + blocks
-        return 2 * whole + (coded if coded != whole else 0) + degree * coded + blocks
-    if mode_of(config).mixes:
-        entry = registry.entry_of("algorithm", config.gossip.algorithm)
-        kept, beside = (0, 0) if entry is None else (entry.kept_vectors, entry.kept_per_neighbor * degree)
-        kept += 2 * config.gossip.average_momentum  # the momentum that is carried, and its mix
-        training = (kept + beside + 1) * whole + (1 + waiting) * coded
-        # The consensus phase exchanges float32 while what training sent last is kept.
-        merging = CONSENSUS_VECTORS if entry is None or not entry.pushes_sums else kept
-        last = coded if config.gossip.batch_norm_statistics != "reestimated" else whole  # then a merge sent last, too
-        return max(training, last + (merging + beside + waiting) * whole)
-    return 2 * whole + (coded if coded != whole else 0) + waiting * coded

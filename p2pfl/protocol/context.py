@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from p2pfl.payload import LocalTraining, Payload
 from p2pfl.protocol.greeting import Greeting
 from p2pfl.protocol.introduction import Introduction
+from p2pfl.protocol.numbering import Numbering
 from p2pfl.protocol.statistics import StatisticsRule
 
 
@@ -25,9 +26,10 @@ class Timeouts:
 class PeerContext:
     """Settings of one peer, client or coordinator, beside its algorithms.
 
-    Rounds are counted from 1: training rounds 1..training_rounds, then the consensus rounds. `first_round` is more
-    than 1 when the run is resumed; `pending_payloads` then holds what went to each neighbor in the last rounds before
-    it, by round, for those that are behind.
+    Rounds are counted from 1: training rounds 1..training_rounds, then the consensus rounds. Each is one exchange; with
+    several of them after each local training `numbering` says which round of the run they belong to. `first_round` is
+    more than 1 when the run is resumed; `pending_payloads` then holds what went to each neighbor in the last rounds
+    before it, by round, for those that are behind.
     """
 
     me: int
@@ -63,6 +65,8 @@ class PeerContext:
 
     Before, it only serves neighbors the vectors that they lack.
     """
+    gossip_steps: int = 1
+    """Exchanges after each local training, of which `training_rounds` is a multiple."""
     period: int = 1
     """Rounds after which its neighborhoods repeat, more than one on a schedule of graphs."""
     local_training: LocalTraining = field(default_factory=LocalTraining)
@@ -81,7 +85,7 @@ class PeerContext:
 
     def works_in(self, round: int) -> bool:
         """Whether a round has local work: training, or re-estimation."""
-        return round <= self.training_rounds or round == self.statistics.estimated_in
+        return self.numbering.trains(round) or round == self.statistics.estimated_in
 
     def phase_begin(self, round: int) -> int:
         """First round of a round's phase: the training rounds, or a merge."""
@@ -89,6 +93,15 @@ class PeerContext:
             return 1
         second = self.statistics.estimated_in
         return second if 0 < second <= round else self.training_rounds + 1
+
+    @property
+    def numbering(self) -> Numbering:
+        """Numbers of the exchanges and of the run's rounds."""
+        return Numbering(self.training_rounds // self.gossip_steps, self.gossip_steps)
+
+    def shown(self, round: int) -> int:
+        """The run's round of an exchange, for a message."""
+        return self.numbering.round_of(round)
 
     def begins_in(self, round: int) -> int:
         """Round in which a fault script has it begin in place of `round`; 0: none."""
@@ -99,13 +112,15 @@ class PeerContext:
 
         The next round is not counted. They may be as far apart as there are peers between them, and wait; on a schedule
         also as far as there are rounds without an edge between them. One that starts, or was left behind while it
-        slept, has missed something.
+        slept, has missed something, unless the others are in the same round of the run, or have just begun the next:
+        checkpoints are those of whole rounds, and what it has still to do of this one it can do by itself.
         """
+        same = self.gossip_steps - 1
         if was_left_behind or (self.is_rejoining and not is_started):
-            return 0
+            return same
         if is_started:
             return len(self.names) * self.period
-        return self.period + 1 if self.period > 1 else 0
+        return same + (self.period + 1 if self.period > 1 else 0)
 
     def first_within_period(self, round: int, fits: Callable[[int], bool]) -> int:
         """First round of a period from `round` on that fits; `round` itself if none does."""

@@ -217,14 +217,14 @@ class Exchange:
     def _resume(self, neighbor: int, was_missing: bool) -> list[ev.Action]:
         """Continue with a neighbor in a new epoch of the edge."""
         actions: list[ev.Action] = []
-        channel, first = self.channel, self.membership.expected_from(neighbor)
+        context, channel, first = self._context, self.channel, self.membership.expected_from(neighbor)
         channel.inbox.reorder(neighbor, first)
         if self._is_started:
             channel.outbox.revoke_credit(neighbor)
         if not self.membership.serves(neighbor, channel.outbox.round):
             channel.outbox.drop(neighbor)
         if was_missing:
-            actions.append(ev.Note(f"peer {self._context.name([neighbor])} is back from round {first} on", True))
+            actions += [ev.Note(f"peer {context.name([neighbor])} is back from round {context.shown(first)} on", True)]
         self.mixer.edge_up(neighbor, *self.membership.delivery(neighbor))
         if not self._is_started:
             return actions

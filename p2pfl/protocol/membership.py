@@ -118,9 +118,13 @@ class Membership:
         return not (self._context.has_lost_weights and not is_behind and self.all_lost_weights)
 
     def ahead_of(self, round: int, senders: frozenset[int], slack: int) -> int:
-        """Round to jump to: the least of `senders` more than `slack` rounds ahead."""
-        limit = round + 1 + slack
-        edges = [edge for n, edge in self._edges.items() if n in senders and edge.in_use]
+        """Round to jump to: the least of `senders` more than `slack` rounds ahead.
+
+        One that has been started in the round of its scripted return is ahead of nobody: it waits there.
+        """
+        limit, returns = round + 1 + slack, self._context.expected_returns
+        in_use = [(n, edge) for n, edge in self._edges.items() if n in senders and edge.in_use]
+        edges = [edge for n, edge in in_use if edge.their_round not in returns.get(n, ())]
         return max(round, min((edge.expects_from for edge in edges if edge.their_round > limit), default=round))
 
     # This end's messages

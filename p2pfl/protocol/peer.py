@@ -1,9 +1,9 @@
 """State machine of one peer; from top to bottom, the algorithm of a round.
 
 A peer greets its neighbors, then goes through rounds: train, exchange, mix, record, next (in the overlapped order it
-exchanges while it trains). Consensus rounds only mix. It ends when its neighbors have acknowledged its last vector.
-It waits for its neighbors only; there is no other clock and no center. A neighbor that is lost, or silent for too
-long, is missing until it is back (`membership`); a peer that finds the others far ahead jumps to where they are.
+exchanges while it trains). Consensus rounds only mix, and so do rounds between two trainings (`Numbering`). It ends
+when its neighbors have acknowledged its last vector. It waits for its neighbors only; there is no center. One that is
+lost, or silent for too long, is missing until it is back (`membership`); far behind the others, a peer jumps ahead.
 
 `Peer.handle(event, now)` is told what happened and returns what to do. It computes (the algorithms' sums) but touches
 no socket, file, thread or clock, so a process, a test or a simulator can drive it alike.
@@ -106,7 +106,7 @@ class Peer:
         if not self._membership.may_begin(is_behind=target > self.round):
             return []
         if self._membership.all_finished:
-            return self._fail(f"back after all its neighbors had finished: this peer was in round {self.round}")
+            return self._fail(f"back after all its neighbors had finished: this peer was in round {self._watch.round}")
         actions = self._take_down(self._membership.ungreeted, "cannot be reached", now)
         if self.context.away_until:  # as the fault script says, also after a stop of the whole run
             actions += self._exchange.backlog.serve(self.channel, self._membership)
@@ -123,7 +123,7 @@ class Peer:
         if round <= self.round + (self.stage is Stage.RECORDING):
             return self._begin_round(round, now)
         jumped = self._exchange.jump(round, self.context.needs_bootstrap and self.stage is Stage.GREETING)
-        news = ev.Note(f"goes straight to round {self.round}, where its neighbors are", matters=True)
+        news = ev.Note(f"goes straight to round {self._watch.round}, where its neighbors are", matters=True)
         return [news, *jumped, *self._begin_round(self.round, now)]
 
     def _begin_round(self, round: int, now: float) -> list[ev.Action]:
@@ -173,10 +173,10 @@ class Peer:
         if not self._exchange.take_weights():
             return self._exchange.grant_credit()
         if not self._exchange.bootstrap:
-            return self._fail(f"no neighbor is left to take weights from in round {self.round}")
+            return self._fail(f"no neighbor is left to take weights from in round {self._watch.round}")
         self._enter(Stage.RECORDING)
         names = self.context.name(self._exchange.bootstrap.senders)
-        news = ev.Note(f"takes over the weights of peer {names} in round {self.round}", matters=True)
+        news = ev.Note(f"takes over the weights of peer {names} in round {self._watch.round}", matters=True)
         return [news, ev.RoundDone(self.round, self._exchange.finish_bootstrap())]
 
     # 5. Record, and go to the next round
@@ -254,7 +254,7 @@ class Peer:
         """Continue without neighbors until they are back."""
         actions: list[ev.Action] = []
         for neighbor in neighbors:
-            news = f"continues without peer {self.context.name([neighbor])} from round {self.round} on ({why})"
+            news = f"continues without peer {self.context.name([neighbor])} from round {self._watch.round} on ({why})"
             actions += [ev.Note(news, matters=True), *self._exchange.take_down(neighbor)]
         self._detector.begin_wait(now)
         return actions + self._advance(now) if neighbors else []

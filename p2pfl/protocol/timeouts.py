@@ -102,7 +102,7 @@ class FailureDetector:
             return limits.handshake if limits.start is None else limits.start
         if self._fixed is not None:
             return self._fixed
-        least = limits.first_round if round == self._context.first_round else limits.round
+        least = limits.first_round if self._is_first(round) else limits.round
         return max(least, TIMEOUT_FACTOR * self._slowest)
 
     def deadline(self, wait: Wait, round: int) -> float:
@@ -140,11 +140,15 @@ class FailureDetector:
         if wait == "greeting":
             option = "--handshake-timeout" if self._context.timeouts.start is None else "--start-timeout"
             return f"no greeting for {now - self.waiting_since:.0f} s from peer {names} ({option})"
-        option = "--first-round-timeout" if round == self._context.first_round else "--round-timeout"
+        option = "--first-round-timeout" if self._is_first(round) else "--round-timeout"
         since = min((self._silent_since(n) for n in suspects), default=self.waiting_since)
         if self._is_stalled(now, self.timeout(wait, round)):  # heartbeats came, but nothing else
             since = self.progress_at
-        return f"no progress for {now - since:.0f} s in round {round} from peer {names} ({option})"
+        return f"no progress for {now - since:.0f} s in round {self._context.shown(round)} from peer {names} ({option})"
+
+    def _is_first(self, round: int) -> bool:
+        """Whether an exchange is of the first round of the run that this process does."""
+        return self._context.shown(round) == self._context.shown(self._context.first_round)
 
     def _is_stalled(self, now: float, seconds: float) -> bool:
         return now >= self.progress_at + STALL_FACTOR * seconds

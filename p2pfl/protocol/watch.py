@@ -60,6 +60,11 @@ class Watch:
         self._mismatch_ends_at = min(self._mismatch_ends_at, now + MISMATCH_SECONDS)
         return [*(ev.Note(note.text) for note in refused if isinstance(note, ev.Note)), *answer]  # its end will say it
 
+    @property
+    def round(self) -> int:
+        """The run's round that the peer is in, for messages."""
+        return self._context.numbering.round_of(self._exchange.round)
+
     def lost(self, neighbor: int) -> Verdict:
         """Judge a neighbor whose connection is lost."""
         if not self._exchange.membership.is_in_use(neighbor):
@@ -68,8 +73,7 @@ class Watch:
             return Verdict(suspects=[neighbor], why="connection lost")
         if self._needs_no_more_of([neighbor]):
             return Verdict(suspects=[neighbor], why=f"connection lost, {_LAST_WORD}")
-        name, round = self._context.name([neighbor]), self._exchange.round
-        reason = f"lost the connection to peer {name} in round {round}"
+        reason = f"lost the connection to peer {self._context.name([neighbor])} in round {self.round}"
         return Verdict(failure=ev.Fail(reason, code="lost-connection", peers=(neighbor,)))
 
     def check(self, stage: Stage, now: float) -> Verdict:

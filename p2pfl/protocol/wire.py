@@ -65,7 +65,7 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
     sender: Annotated[int, msgspec.Meta(ge=0, lt=MAX_PEERS)]
     """Number of the sending process, in peer order."""
     round: Annotated[int, msgspec.Meta(ge=0, le=MAX_ROUND)]
-    """Round that the message is about; 0 where it is about none."""
+    """Round that the message is about, where each exchange after a training counts; 0 where it is about none."""
     codec: _Text = ""
     """Number format of a chunk: fp32, bf16, or compressed, an algorithm's own."""
     layout: _Text = ""

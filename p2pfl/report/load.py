@@ -18,6 +18,7 @@ from p2pfl.errors import ConfigError
 from p2pfl.faults import FaultScript, load_faults
 from p2pfl.model.sketches import consensus_distance
 from p2pfl.modes import COORDINATOR, Mode, mixing_matrices_of, mode_of, uses_tree
+from p2pfl.protocol.numbering import Numbering
 from p2pfl.registry import MIXINGS
 from p2pfl.run import records
 from p2pfl.run.data_record import DataRecord, read_data_record
@@ -101,10 +102,13 @@ class RecordedRun:
         found = self.matrices
         return None if found is None or self.topology.is_schedule else found[0]
 
-    def graph_of(self, number: int) -> nx.Graph:
-        """Graph of a round, which on a schedule depends on the round of its phase."""
-        graphs, trained = self.topology.by_round, self.config.training.rounds
-        return graphs[(number - 1 - (trained if number > trained else 0)) % len(graphs)].graph
+    def graphs_of(self, number: int) -> list[nx.Graph]:
+        """Graphs of a round's exchanges, which on a schedule depend on the exchange's number in its phase."""
+        graphs = self.topology.by_round
+        numbers = Numbering(self.config.training.rounds, self.config.gossip.gossip_steps)
+        before = numbers.exchanges if number > numbers.trainings else 0
+        exchanges = range(numbers.first(number) - before, numbers.last(number) - before + 1)
+        return [graphs[(exchange - 1) % len(graphs)].graph for exchange in exchanges]
 
     def finished(self, phase: str) -> list[int]:
         """Finished rounds of a phase, in order."""

@@ -55,7 +55,7 @@ def lost_records(run: RecordedRun) -> dict[str, list[list[int]]]:
     for peer, own in enumerate(run.records):
         done, last = {record.round for record in own}, own[-1].round if own else 0
         gone = [n for n in range(1, last) if n not in done and n in by_round and peer not in stopped]
-        expected = [n for n in gone if not run.topology.is_schedule or run.graph_of(n).degree(peer)]
+        expected = [n for n in gone if not run.topology.is_schedule or any(g.degree(peer) for g in run.graphs_of(n))]
         lost = [n for n in expected if not any(names[peer] in (record.absent or ()) for record in by_round[n])]
         if lost:
             found[names[peer]] = [[first, end] for first, end, _ in _spans((n, "") for n in lost)]

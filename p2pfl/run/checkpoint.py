@@ -2,9 +2,9 @@
 
 A checkpoint states its run, peer and round, and is refused anywhere else. It holds everything that changes the rest of
 the run: weights, momentum, other state of the optimizer, integer buffers and the state of the algorithm. It also holds
-the payloads of its round, so that after a stop of the whole swarm, when peers may be one round apart, those ahead can
-send them again to those behind; and the record of its round, from which a lost one is rebuilt. A peer's two newest are
-kept; other files in the folder, such as checkpoints of other peers, stay. Nothing is pickled.
+the payloads of its round, of all its exchanges, so that after a stop of the whole swarm, when peers may be one round
+apart, those ahead can send them again to those behind; and the record of its round, from which a lost one is rebuilt. A
+peer's two newest are kept; other files in the folder, such as checkpoints of other peers, stay. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -46,13 +46,21 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class Sent:
+    """Payloads of one exchange: vectors and scalars by neighbor and name."""
+
+    vectors: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
+    scalars: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """State of a peer after `round` rounds.
 
     Vectors are (size,) as in the run's layout. `optimizer` is its state besides `momentum`, by name. `sent` and
-    `scalars` are the payloads by neighbor and name. `algorithm` is the state of the gossip algorithm by name: tensors
-    of any shape, and numbers. `record` is the round's record as JSON, and `recorded` the number of the peer's records
-    up to it.
+    `scalars` are the payloads of the round's last exchange by neighbor and name, and `earlier` those of the exchanges
+    before it in the round, oldest first. `algorithm` is the state of the gossip algorithm by name: tensors of any
+    shape, and numbers. `record` is the round's record as JSON, and `recorded` the number of the peer's records so far.
     """
 
     round: int
@@ -66,6 +74,7 @@ class Checkpoint:
     sent: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
     scalars: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     algorithm: Mapping[str, Tensor | float] = field(default_factory=dict)
+    earlier: tuple[Sent, ...] = ()
     origin: Origin = Origin()
     record: str = ""
     recorded: int = 0
@@ -82,13 +91,8 @@ def save(folder: Path, checkpoint: Checkpoint, kept: int = KEPT) -> Path:
     tensors |= {f"optimizer/{name}": tensor for name, tensor in checkpoint.optimizer.items()}
     state = checkpoint.algorithm.items()
     tensors |= {f"algorithm/{name}": value for name, value in state if isinstance(value, Tensor)}
-    stored: dict[tuple[int, str], str] = {}  # neighbors that were sent the same tensor share one copy
-    sent: dict[str, dict[str, str]] = {}
-    for neighbor, vectors in checkpoint.sent.items():
-        for name, vector in vectors.items():
-            key = stored.setdefault((vector.data_ptr(), name), f"sent/{len(stored)}/{name}")
-            tensors[key] = vector
-            sent.setdefault(str(neighbor), {})[name] = key
+    sent = _stored(Sent(checkpoint.sent, checkpoint.scalars), "sent", tensors)
+    earlier = [_stored(one, f"earlier/{place}", tensors) for place, one in enumerate(checkpoint.earlier)]
     about: dict[str, Any] = {
         "format": FORMAT,
         **asdict(checkpoint.origin),
@@ -96,8 +100,8 @@ def save(folder: Path, checkpoint: Checkpoint, kept: int = KEPT) -> Path:
         "steps": checkpoint.steps,
         "layout": checkpoint.layout,
         "settings": checkpoint.settings,
-        "sent": sent,
-        "scalars": {str(neighbor): dict(values) for neighbor, values in checkpoint.scalars.items()},
+        **sent,
+        "earlier": earlier,
         "algorithm": {name: float(value) for name, value in state if not isinstance(value, Tensor)},
         "record": checkpoint.record,
         "recorded": checkpoint.recorded,
@@ -112,6 +116,26 @@ def save(folder: Path, checkpoint: Checkpoint, kept: int = KEPT) -> Path:
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(unwritable(path, error)) from None
     return path
+
+
+def _stored(sent: Sent, folder: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Add the vectors of an exchange to the tensors of a file; returns their names and the scalars by neighbor."""
+    stored: dict[tuple[int, str], str] = {}  # neighbors that were sent the same tensor share one copy
+    names: dict[str, dict[str, str]] = {}
+    for neighbor, vectors in sent.vectors.items():
+        for name, vector in vectors.items():
+            key = stored.setdefault((vector.data_ptr(), name), f"{folder}/{len(stored)}/{name}")
+            tensors[key] = vector
+            names.setdefault(str(neighbor), {})[name] = key
+    return {"sent": names, "scalars": {str(neighbor): dict(values) for neighbor, values in sent.scalars.items()}}
+
+
+def _restored(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Sent:
+    """Payloads of an exchange, as `_stored` has described them."""
+    return Sent(
+        {int(k): {n: tensors[key] for n, key in v.items()} for k, v in about["sent"].items()},
+        {int(k): dict(v) for k, v in about["scalars"].items()},
+    )
 
 
 def load(path: Path, origin: Origin | None = None) -> Checkpoint:
@@ -145,6 +169,7 @@ _DAMAGED = (safetensors.SafetensorError, KeyError, ValueError, TypeError, Attrib
 
 
 def _parsed(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Checkpoint:
+    last = _restored(about, tensors)
     return Checkpoint(
         round=int(about["round"]),
         steps=int(about["steps"]),
@@ -154,8 +179,9 @@ def _parsed(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Checkpoi
         momentum=tensors["momentum"],
         buffers=_below("buffer/", tensors),
         optimizer=_below("optimizer/", tensors),
-        sent={int(k): {n: tensors[key] for n, key in v.items()} for k, v in about["sent"].items()},
-        scalars={int(k): dict(v) for k, v in about["scalars"].items()},
+        sent=last.vectors,
+        scalars=last.scalars,
+        earlier=tuple(_restored(one, tensors) for one in about["earlier"]),
         algorithm={**_below("algorithm/", tensors), **{n: float(v) for n, v in about["algorithm"].items()}},
         origin=Origin(str(about["run"]), str(about["peer"]), int(about["index"])),
         record=str(about["record"]),

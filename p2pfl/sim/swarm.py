@@ -18,7 +18,7 @@ from p2pfl.launch.supervisor import Supervisor
 from p2pfl.modes import assign_roles
 from p2pfl.node import messages
 from p2pfl.run.directory import create_run_dir
-from p2pfl.run.fingerprint import run_fingerprint
+from p2pfl.run.fingerprint import resume_fingerprint, run_fingerprint
 from p2pfl.run.settings import fault_script, resolve
 from p2pfl.sim.clock import VirtualClock
 from p2pfl.sim.link import LinkSpeed
@@ -65,7 +65,8 @@ class Simulation:
         self._dataset = data.prepare(chosen.dataset, chosen.data_dir, lambda *_: None, chosen.pictures)
         run = run_fingerprint(roles, config)
         script = fault_script(config, topology)
-        self._spec = LaunchSpec(roles, config, self.run_dir, run, run, resume is not None, script=script)
+        settings = resume_fingerprint(roles, config)
+        self._spec = LaunchSpec(roles, config, self.run_dir, run, settings, resume is not None, script=script)
         self._supervisor = Supervisor(self._spec)
         self._running: set[int] = set()
         self._reports: deque[tuple[int, messages.FromWorker]] = deque()  # not passed on yet

@@ -153,7 +153,8 @@ class SimWorker:
         transport: Transport = environment.network.transport(spec.index, lambda: self.is_paused)
         conditioner = injector = None
         if assembly.script.faults:
-            faults = ScriptedFaults(assembly.script, spec.index, lambda: assembly.logic.round)
+            logic = assembly.logic
+            faults = ScriptedFaults(assembly.script, spec.index, lambda: logic.context.shown(logic.round))
             transport = conditioner = Conditioner(transport, faults, environment.clock.now)
             injector = FaultInjector(assembly.script, spec.index, folder / FIRED_FILE, self._inject)
         compute = VirtualCompute(environment.clock, environment.train_seconds)
@@ -167,7 +168,7 @@ class SimWorker:
             messages.Ready(
                 endpoint=parts.transport.endpoint,
                 device=str(trainer.device),
-                round=context.first_round,
+                round=context.shown(context.first_round),
                 steps=parts.assembly.steps,
                 vector_bytes=trainer.layout.size * ITEM_BYTES["fp32"],
                 lost=context.has_lost_weights,

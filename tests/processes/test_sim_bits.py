@@ -33,7 +33,7 @@ OPTIONS: dict[str, Any] = {
 @pytest.mark.parametrize("mode", ["gossip", "centralized", "sgd"])
 def test_same_settings_same_bits(tmp_path: Path, mode: str) -> None:
     own: dict[str, Any] = {
-        "gossip": {"wire_dtype": "bf16", "validation": 0.1, "eval_every": 1},
+        "gossip": {"wire_dtype": "bf16", "gossip_steps": 2, "validation": 0.1, "eval_every": 1},
         "centralized": {"num_clients": 3, "num_selected": 2, "validation": 0.2, "test": False},
         "sgd": {"validation": 0.1, "test": False},
     }[mode]

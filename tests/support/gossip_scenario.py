@@ -40,7 +40,8 @@ def small_chunks(size: int) -> Iterator[None]:
 class Setting:
     """Settings of a swarm: W, vectors of `size`, the algorithms, rounds.
 
-    On a schedule W is (period, n, n), a matrix for each round.
+    On a schedule W is (period, n, n), a matrix for each round. Of the training rounds each `gossip_steps`th, from the
+    first on, begins with training.
     """
 
     w: np.ndarray
@@ -49,6 +50,7 @@ class Setting:
     size: int = 40
     training_rounds: int = 3
     consensus_rounds: int = 2
+    gossip_steps: int = 1
 
     @property
     def n(self) -> int:
@@ -203,6 +205,7 @@ class Gossip:
             links=self.links(me),
             training_rounds=setting.training_rounds,
             consensus_rounds=setting.consensus_rounds,
+            gossip_steps=setting.gossip_steps,
             run="run",
             layout="layout",
             timeouts=self.timeouts,

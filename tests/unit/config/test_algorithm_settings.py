@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from p2pfl.config import Mode, RunConfig, check_together
+from p2pfl.config import Mode, RunConfig, among_algorithms, check_together
 from p2pfl.errors import ConfigError, TopologyError
 from p2pfl.modes import assign_roles, mixing_note
 from p2pfl.registry import ALGORITHMS
@@ -45,12 +45,36 @@ from p2pfl.topology import make_topology, mixing_matrix, smallest_eigenvalue
             {"algorithm": "median", "byzantine": 1, "batch_norm_statistics": "reestimated"},
             "--batch-norm-statistics reestimated: the variance of all samples follows from means over the peers",
         ),
+        ({"gossip_steps": 3, "order": "overlapped"}, "--gossip-steps 3: in --order overlapped the one exchange"),
+        ({"algorithm": "toy:Own", "gossip_steps": 3, "order": "overlapped"}, "--gossip-steps 3: in --order overlapped"),
+        (
+            {"algorithm": "exact-diffusion", "gossip_steps": 3},
+            "--gossip-steps 3: the rule of exact-diffusion holds for one exchange after each training; leave it out, "
+            "or use --algorithm dpsgd, clipped, trimmed-mean or median",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check_together(RunConfig.of(**options))
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 65])
+def test_exchanges_after_a_training_are_a_small_number(steps: int) -> None:
+    with pytest.raises(ConfigError, match=r"^--gossip-steps "):
+        RunConfig.of(gossip_steps=steps)
+
+
+@pytest.mark.parametrize("name", ["dpsgd", "clipped", "trimmed-mean", "median", "toy:Own"])
+def test_averaging_again_suits_plain_and_robust_averages_and_the_users_own(name: str) -> None:
+    robust = {"byzantine": 1} if name in ("clipped", "trimmed-mean", "median") else {}
+    check_together(RunConfig.of(algorithm=name, gossip_steps=3, **robust))
+    grid = among_algorithms(RunConfig.of(algorithm=name, gossip_steps=3, **robust), [name, "choco", "dpsgd"])
+    assert grid.gossip.gossip_steps == 3
+    assert among_algorithms(RunConfig.of(algorithm="choco", gossip_steps=3), [name, "choco"]).gossip.gossip_steps == (
+        3 if name == "toy:Own" else 1
+    )
 
 
 def test_adaptive_consensus_has_both_orders_and_needs_no_momentum() -> None:

@@ -13,15 +13,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from tests.support.saved_runs import LAST, Made, cut, made, other_version
 
 from p2pfl.config import replace_options
 from p2pfl.errors import CheckpointError, UnreadableError
 from p2pfl.modes import assign_roles
 from p2pfl.node.recorder import Recorder
-from p2pfl.node.resume import last_common_round, report_stale_client
+from p2pfl.node.resume import SavedState, last_common_round, report_stale_client
 from p2pfl.run import checkpoint
-from p2pfl.run.checkpoint import Origin
+from p2pfl.run.checkpoint import Checkpoint, Origin, Sent
 from p2pfl.run.identity import read_run_id
 from p2pfl.run.paths import ROUNDS_FILE, RUN_ID_FILE, SKETCHES_FILE
 from p2pfl.run.sketch_file import HEADER, file_size
@@ -294,6 +295,18 @@ def test_a_peer_that_begins_again_keeps_what_it_saves(tmp_path: Path) -> None:
     assert past.saved is not None
     assert (past.saved.round, set(past.unsent)) == (3, {2, 3})
     assert not run.path(1, 1).exists()
+
+
+def test_payloads_of_all_exchanges_of_a_round_are_saved_and_found(tmp_path: Path) -> None:
+    first, last = torch.ones(3), torch.full((3,), 2.0)
+    before = Sent({1: {"x": first}, 2: {"x": first}}, {1: {"w": 0.5}})
+    kept = Checkpoint(2, 2, "", "", torch.zeros(3), torch.zeros(3), sent={1: {"x": last}}, earlier=(before, Sent()))
+    found = checkpoint.load(checkpoint.save(tmp_path / "checkpoint", kept))
+    unsent = SavedState(found.origin, found).unsent
+    assert set(unsent) == {4, 5, 6}
+    assert [torch.equal(payload.vectors["x"][0], first) for payload in unsent[4].values()] == [True, True]
+    assert (unsent[4][1].scalars, unsent[5]) == ({"w": 0.5}, {})
+    assert torch.equal(unsent[6][1].vectors["x"][0], last)
 
 
 def contents(run: Made) -> dict[Path, bytes]:

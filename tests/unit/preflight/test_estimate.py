@@ -101,6 +101,26 @@ def test_a_schedule_counts_the_vectors_of_its_rounds() -> None:
     assert kept[0] > 2 * kept[1], "older checkpoints for neighbors that may be further behind"
 
 
+def test_exchanges_after_a_training_multiply_bytes_and_what_a_checkpoint_holds() -> None:
+    once, thrice = needs("ring", 4), needs("ring", 4, gossip_steps=3)
+    assert thrice.bytes_per_round == 3 * once.bytes_per_round
+    assert thrice.busiest_bytes_per_round == 3 * once.busiest_bytes_per_round
+    assert thrice.consensus_bytes == once.consensus_bytes
+    assert needs("ring", 4, gossip_steps=9).exchange_memory > once.exchange_memory
+    assert needs("ring", 4, gossip_steps=9, checkpoint=False).exchange_memory == once.exchange_memory
+    ring = make_topology("ring", 4)
+    layout = Layout.of(initial_model(digits(), 10))
+    disk = [
+        disk_space_needed(assign_roles(config, ring), config, layout)
+        for config in (digits(), digits(gossip_steps=4), digits(gossip_steps=4, checkpoint=False))
+    ]
+    assert disk[0] < disk[1] == 2 * (disk[0] - disk[2]) + disk[2], "six vectors in place of three"
+    assert "4 peers, spectral gap 0.6667, 3 exchanges after each training" in describe_run(ring, digits(gossip_steps=3))
+    base = make_topology("base-k", 5)
+    text = describe_run(base, digits(gossip_steps=5, mixing="weights"))
+    assert "a schedule of 5 graphs, exact average after 5 exchanges, 5 exchanges after each training" in text
+
+
 def test_memory_does_not_grow_with_the_degree_but_does_with_the_batch() -> None:
     few, many = (needs("complete", n) for n in (5, 9))
     assert few.exchange_memory == many.exchange_memory

@@ -50,6 +50,10 @@ def test_machine_specific_options_do_not_separate_runs(tmp_path: Path) -> None:
     ("kinds", "wanted"),
     [
         ([{"lr": 0.02}, {"lr": 0.05}], ["ring-4, lr 0.02", "ring-4, lr 0.05"]),
+        (  # in a comparison of algorithms those that have one exchange only keep it
+            [{"gossip_steps": 3}, {"algorithm": "choco"}],
+            ["ring-4, dpsgd, gossip-steps 3", "ring-4, choco, gossip-steps 1"],
+        ),
         ([{}, {"order": "overlapped"}, {"mode": "local"}], ["ring-4, order atc", "ring-4, order overlapped", "local"]),
         (
             [{}, {"optimizer": "adamw", "lr": 0.001}, {"average_momentum": True}],

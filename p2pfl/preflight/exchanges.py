@@ -1,0 +1,55 @@
+"""Estimate of an exchange's messages and memory."""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+from p2pfl import registry
+from p2pfl.algorithms.blockwise import SIDE_BLOCK
+from p2pfl.config import RunConfig, is_robust
+from p2pfl.modes import Roles, mode_of
+from p2pfl.protocol.inbox import WINDOW
+from p2pfl.topology import neighborhood
+
+CONSENSUS_VECTORS = 2  # kept by accelerated averaging besides the model's: the previous and the next
+
+
+def vectors_sent(roles: Roles, config: RunConfig) -> tuple[list[float], int]:
+    """Vectors that each process sends in a round, and the most that one receives in an exchange.
+
+    Of a schedule the mean of its graphs.
+    """
+    if roles.coordinator is not None:
+        selected = config.centralized.num_selected
+        return [1.0] * selected + [float(selected)], selected
+    by_round = [[neighborhood(matrix, peer) for peer in range(roles.shards)] for matrix in roles.matrices]
+    steps = config.gossip.gossip_steps
+    sent = [steps * fmean(len(own[peer].outgoing) for own in by_round) for peer in range(roles.shards)]
+    return sent, max(len(one.incoming) for own in by_round for one in own)
+
+
+def exchange_memory(config: RunConfig, whole: int, coded: int, degree: int) -> int:
+    """Peak bytes of sent vectors, averages, and received vectors not yet folded.
+
+    `whole`, `coded`: bytes of a vector in float32 and as it travels. `degree`: the most neighbors of a peer.
+    """
+    if not degree:
+        return 0
+    waiting = min(degree, WINDOW)
+    # The checkpoint of a round holds what each of its exchanges has sent.
+    copies = (config.gossip.gossip_steps - 1) * coded if config.record.checkpoint else 0
+    if is_robust(config):
+        blocks = (degree + 2) * SIDE_BLOCK * 4
+        if mode_of(config).mixes:  # the consensus phase again: every neighbor's vector, and those of the next round
+            return copies + coded + (1 + degree + waiting) * whole + blocks
+        return 2 * whole + (coded if coded != whole else 0) + degree * coded + blocks
+    if mode_of(config).mixes:
+        entry = registry.entry_of("algorithm", config.gossip.algorithm)
+        kept, beside = (0, 0) if entry is None else (entry.kept_vectors, entry.kept_per_neighbor * degree)
+        kept += 2 * config.gossip.average_momentum  # the momentum that is carried, and its mix
+        training = copies + (kept + beside + 1) * whole + (1 + waiting) * coded
+        # The consensus phase exchanges float32 while what training sent last is kept.
+        merging = CONSENSUS_VECTORS if entry is None or not entry.pushes_sums else kept
+        last = coded if config.gossip.batch_norm_statistics != "reestimated" else whole  # then a merge sent last, too
+        return max(training, last + (merging + beside + waiting) * whole)
+    return 2 * whole + (coded if coded != whole else 0) + waiting * coded
