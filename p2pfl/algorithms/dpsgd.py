@@ -4,6 +4,9 @@ Adapt-then-combine (Chen & Sayed 2012, "Diffusion adaptation strategies", the AT
     x_i⁺ = Σ_j W_ij (x_j − η g_j(x_j))
 Overlapped (Lian et al. 2017, "Can decentralized algorithms outperform centralized algorithms?", algorithm 1):
     x_i⁺ = Σ_j W_ij x_j + Δ_i,  Δ_i: this round's local training from x_i, while the x_j are exchanged.
+
+Self-weights W_ii may be negative (--mixing finite-time). Buffers, such as running variances, are then mixed by
+I + (W − I) / r, whose self-weights are not (`Neighborhood.relaxation`): no variance becomes negative.
 """
 
 from __future__ import annotations
@@ -44,6 +47,7 @@ class DPSGD(Algorithm[DPSGDState]):
 
     overlapped: bool = False
     wire_dtype: str = "fp32"
+    buffers: tuple[slice, ...] = ()
     streaming: bool = True
 
     @property
@@ -52,7 +56,7 @@ class DPSGD(Algorithm[DPSGDState]):
 
     @classmethod
     def of(cls, options: AlgorithmOptions) -> Self:
-        return cls(options.overlapped, options.wire_dtype)
+        return cls(options.overlapped, options.wire_dtype, options.buffers)
 
     def init(self, x: Tensor, schedule: NeighborhoodSchedule) -> DPSGDState:
         return DPSGDState(Buffers.of_vector(x, self.overlapped, ENCODINGS[self.wire_dtype]))
@@ -108,4 +112,7 @@ class DPSGD(Algorithm[DPSGDState]):
             if not neighborhood.outgoing or buffers.sent is not buffers.x:
                 return buffers.x
             buffers.mixed.copy_(buffers.x)
+        elif neighborhood.relaxation > 1.0:
+            for place in self.buffers:
+                buffers.mixed[place].lerp_(buffers.own[place], 1.0 - 1.0 / neighborhood.relaxation)
         return buffers.finish()

@@ -109,7 +109,11 @@ def _check_byzantine(config: RunConfig) -> None:
 
 def _check_algorithm(config: RunConfig) -> None:
     entry = registry.entry_of("algorithm", config.gossip.algorithm)
-    if config.mode != "gossip" or entry is None:
+    if config.mode != "gossip":
+        return
+    _check_negative_weights(config, entry)
+    _check_final_merge(config, entry)
+    if entry is None:
         return
     _check_mixing(config, entry)
     name, order = config.gossip.algorithm, config.gossip.order
@@ -145,6 +149,47 @@ def _check_mixing(config: RunConfig, entry: registry.Entry) -> None:
         raise ConfigError(
             f"--mixing {mixing}: with {name} the mean of the peers would drift; use --algorithm push-sum, or another "
             "--mixing"
+        )
+
+
+def _check_negative_weights(config: RunConfig, entry: registry.Entry | None) -> None:
+    """Raise ConfigError where negative self-weights, of a mixing by round, do not fit."""
+    name, mixing, dtype = config.gossip.algorithm, config.gossip.mixing, config.exchange.wire_dtype
+    if not registry.MIXINGS[mixing].by_round:
+        return
+    needs = "weights that are not negative"
+    if entry is not None and entry.fixed_mixing:
+        needs = "the same mixing matrix in every round"
+    if is_robust(config) or not (entry is None or entry.takes_negative_weights):
+        raise ConfigError(
+            f"--mixing {mixing}: {name} needs {needs}; use --algorithm dpsgd, or another --mixing (for the final merge "
+            "alone there is --final-merge exact)"
+        )
+    if dtype != "fp32":
+        raise ConfigError(f"--wire-dtype {dtype}: --mixing {mixing} would enlarge what rounding loses; use fp32")
+
+
+def _check_final_merge(config: RunConfig, entry: registry.Entry | None) -> None:
+    """Raise ConfigError for a final merge that the algorithm does not have."""
+    chosen, name, tolerance = config.gossip.final_merge, config.gossip.algorithm, config.gossip.consensus_tolerance
+    if chosen in ("exact", "none") and tolerance != GossipConfig().consensus_tolerance:
+        raise ConfigError(f"--consensus-tolerance {tolerance:g}: means nothing with --final-merge {chosen}; omit it")
+    if chosen == "none" and entry is not None and entry.needs_final_merge:
+        raise ConfigError(f"--final-merge none: a consensus phase is part of {name}; use auto")
+    if chosen in ("auto", "none"):
+        return
+    if is_robust(config):
+        raise ConfigError(
+            f"--final-merge {chosen}: {name} merges by its robust rule, since one malicious peer could lead the others "
+            "anywhere by another; use auto or none"
+        )
+    if entry is not None and entry.pushes_sums:
+        raise ConfigError(f"--final-merge {chosen}: {name} merges by push-sum; use auto or none")
+    if entry is not None and entry.uses_tree and chosen != "exact":
+        raise ConfigError(f"--final-merge {chosen}: {name} merges by its relayed sums, exactly; use auto or none")
+    if chosen == "exact" and registry.MIXINGS[config.gossip.mixing].weighs_by_samples:
+        raise ConfigError(
+            f"--final-merge exact: needs symmetric weights, and --mixing {config.gossip.mixing} has others; use auto"
         )
 
 

@@ -49,29 +49,32 @@ def _may_lose(config: RunConfig, script: FaultScript) -> bool:
     return len(script.names) - gone >= (config.gossip.min_peers or len(script.names))
 
 
-def schedule_of(context: PeerContext, matrices: Sequence[Matrix], script: FaultScript) -> NeighborhoodSchedule:
+def schedule_of(
+    context: PeerContext, training: Sequence[Matrix], merging: Sequence[Matrix], script: FaultScript
+) -> NeighborhoodSchedule:
     """The peer's neighborhood of each round, without the edges that the script cuts.
 
-    `matrices`: by round, which repeat; the consensus phase begins with the first one. The peer is alone in rounds in
-    which it pauses before it has exchanged anything.
+    `training`, `merging`: mixing matrices of the training rounds and of the consensus rounds, by round of their phase;
+    they repeat. The peer is alone in rounds in which it pauses before it has exchanged anything.
     """
     me = context.me
     pauses = [fault for _, fault in script.of(me) if isinstance(fault, Pause)]
     alone = {fault.round for fault in pauses if fault.at in BEFORE_EXCHANGE}
-    found: dict[tuple[int, frozenset[tuple[int, int]]], Neighborhood] = {}
+    found: dict[tuple[bool, int, frozenset[tuple[int, int]]], Neighborhood] = {}
 
     def neighborhood_in(round: int) -> Neighborhood:
         pairs = frozenset[tuple[int, int]]()
-        number = round - 1
-        if round <= context.training_rounds:
+        trains, number, matrices = round <= context.training_rounds, round - 1, training
+        if trains:
             pairs = script.cuts(round)
             if round in alone:
                 pairs |= {(min(me, link), max(me, link)) for link in context.links}
         else:
-            number -= context.training_rounds
-        key = number % len(matrices), pairs
+            number, matrices = number - context.training_rounds, merging
+        place = number % len(matrices)
+        key = trains, place, pairs
         if key not in found:
-            found[key] = neighborhood(without_edges(matrices[key[0]], pairs), me)
+            found[key] = neighborhood(without_edges(matrices[place], pairs), me)
         return found[key]
 
     return neighborhood_in

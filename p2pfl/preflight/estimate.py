@@ -15,10 +15,10 @@ from p2pfl.algorithms.blockwise import SIDE_BLOCK
 from p2pfl.config import RunConfig, is_robust
 from p2pfl.errors import ConfigError
 from p2pfl.model.vector import Layout
-from p2pfl.modes import Roles, assign_roles, mixing_note, mode_of
+from p2pfl.modes import Roles, assign_roles, mode_of
 from p2pfl.payload import ITEM_BYTES
 from p2pfl.preflight.gpus import GpuUse, check_gpus, count_activations, requested_devices
-from p2pfl.preflight.schedules import schedule_note
+from p2pfl.preflight.mixing import mixing_notes
 from p2pfl.preflight.shards import (
     CheckedSplit,
     is_own_alone,
@@ -78,12 +78,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class CheckedRun:
-    """Result of `check_run`: the data set, the tried model, the GPUs in use, a note."""
+    """Result of `check_run`: the data set, the tried model, the GPUs in use, notes."""
 
     info: data.DatasetInfo
     tried: TriedModel
     gpu: GpuUse | None
-    mixing: str | None = None
+    mixing: tuple[str, ...] = ()
 
     def notes(self, config: RunConfig, dataset: Path | None = None) -> tuple[str, ...]:
         """Oddities of data, model and mixing, a line each.
@@ -92,8 +92,7 @@ class CheckedRun:
         """
         found = self.info.notes if dataset is None else data.all_notes(self.info, dataset)
         mirrored = (_MIRRORED,) if self.info.is_mirrored and config.data.augment == "auto" else ()
-        mixing = () if self.mixing is None else (self.mixing,)
-        return (*found, *mirrored, *self.tried.notes, *mixing)
+        return (*found, *mirrored, *self.tried.notes, *self.mixing)
 
     def check_split(
         self, roles: Roles, config: RunConfig, dataset: data.Dataset, index: int | None = None
@@ -131,8 +130,7 @@ def check_run(roles: Roles, config: RunConfig, index: int | None = None, begins:
     gpu = check_gpus(config, requested, training_samples(config, info) // peers, tried.model)
     if begins:
         check_disk(config, disk_space_needed(roles, config, Layout.of(tried.model), index))
-    note = schedule_note if roles.topology.is_schedule else mixing_note
-    return CheckedRun(info, tried, gpu, note(config, roles.topology))
+    return CheckedRun(info, tried, gpu, mixing_notes(config, roles.topology))
 
 
 def check_settings(config: RunConfig, peers: int, info: data.DatasetInfo) -> TriedModel:
