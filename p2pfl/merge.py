@@ -128,7 +128,9 @@ def _on_one_graph(config: RunConfig, topology: Topology, mixing: Mixing) -> Fina
     if chosen == "exact" or (chosen == "auto" and mixing.convergence is not None):
         if mixing.convergence is None:
             mixing = Mixing.in_finite_time(
-                checked_finite_time(w, f"{topology.source}: --final-merge {chosen}", "use --final-merge auto")
+                checked_finite_time(
+                    w, f"{topology.source}: --final-merge {chosen}", "use --final-merge auto", trains=False
+                )
             )
         return FinalMerge("exact", _text(config, "finite-time averaging"), len(mixing.matrices), mixing)
     fixed, can_accelerate = Mixing.fixed(w), is_reversible(w)

@@ -212,7 +212,7 @@ def _mixed(topology: Topology, mixing: str, tolerance: float) -> dict[str, str]:
 def _finite_time(topology: Topology, mixing: str, tolerance: float) -> dict[str, str]:
     """Rows about finite-time averaging on one graph."""
     found = topologies.finite_time_weights(topology)
-    growth = f"at most {found.growth:.3g} times, from any round on, until a period has nulled them"
+    growth = f"what training adds to disagreements in a round grows up to {found.growth:.3g} times before it is nulled"
     return rows_by_round(found.convergence, topologies.weights_text(topology, mixing), tolerance) | {"growth": growth}
 
 
@@ -224,7 +224,7 @@ def _final_merge(w: Matrix, mixing: str) -> str:
     if not topologies.is_symmetric(w) or len(w) > _MANY:
         return rule
     found = topologies.finite_time(w)
-    if not found.growth <= topologies.MOST_GROWTH:
+    if not found.merge_growth <= topologies.MOST_GROWTH:
         return f"{rule}; --final-merge exact would need {counted(found.rounds, 'round')}, too many for float32"
     return f"{rule}; --final-merge exact takes {counted(found.rounds, 'round')}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from p2pfl import registry
 from p2pfl.config import RunConfig
 from p2pfl.modes import mixing_note, mixing_of, mode_of, uses_tree
-from p2pfl.topology import Topology, exact_by_weights, finite_time_weights, weights_text
+from p2pfl.topology import FiniteTime, Topology, exact_by_weights, finite_time_weights, weights_text
 from p2pfl.util.units import counted
 
 
@@ -43,6 +43,12 @@ def _finite_time(config: RunConfig, topology: Topology) -> str | None:
         return None
     found = finite_time_weights(topology)
     return (
-        f"--mixing {config.gossip.mixing}: what training adds to the peers' disagreement grows up to {found.growth:.3g} "
-        f"times before it is gone {counted(found.rounds, 'round')} later; with peers missing it is not gone"
+        f"--mixing {config.gossip.mixing}: what training adds to disagreements grows up to {found.growth:.3g} times "
+        f"before it is gone {counted(found.rounds, 'round')} later{_with_losses(found)}"
     )
+
+
+def _with_losses(found: FiniteTime) -> str:
+    """What a note adds where missing peers make disagreements grow from period to period."""
+    growth = found.growth_with_losses
+    return f"; with peers missing it may grow {growth:.3g} times in each period" if growth > 1.001 else ""

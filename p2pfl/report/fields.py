@@ -28,8 +28,8 @@ FIELDS: dict[str, str] = {
     "class_accuracy": "accuracy of the final model on each class",
     "consensus_distance": "sqrt(mean ‖x_i − x̄‖²) after the last training round",
     "final_consensus_distance": "consensus distance after the consensus phase",
-    "final_merge": "rule of the final merge: exact, chebyshev, plain, push-sum, robust, or none (--final-merge none: each "
-    "peer ends with its own model, and there is no final one); an own algorithm may have another one",
+    "final_merge": "rule of the final merge: exact, chebyshev, plain, push-sum, robust, or none (--final-merge none: "
+    "each peer ends with its own model, and there is no final one); an own algorithm may have another one",
     "consensus_rounds": "rounds of the consensus phase (mixing only)",
     "test_loss": "loss of the final model on the same set",
     "seconds": "wall-clock time of the whole run",

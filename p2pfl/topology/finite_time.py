@@ -29,6 +29,7 @@ from p2pfl.topology.spectrum import Matrix, Vector, is_symmetric
 BASE = "metropolis-hastings"  # W of --mixing finite-time
 MOST_GROWTH = 1e3
 """Growth up to which float32 carries the vectors: a round's rounding errors, 6e-8 of the weights, stay below 1e-4."""
+_PROBES = 4001  # eigenvalues of graphs without some of their edges
 _SAME = 1e-9  # difference up to which eigenvalues are one; their rounding errors are some 1e-14
 _TIE = 1e-9  # so that machines whose last digits differ choose the same order
 
@@ -66,15 +67,37 @@ class FiniteTime:
     def growth(self) -> float:
         """Largest factor by which any disagreement grows, from any round on.
 
-        Local training adds to disagreements in every round, and so do rounding errors; all of them have been nulled
-        a period later.
+        Local training adds to disagreements in every round; a period later they have been nulled.
         """
+        return self._largest(range(self.rounds))
+
+    @cached_property
+    def merge_growth(self) -> float:
+        """Largest factor by which any disagreement grows from the start of a period, or in one round.
+
+        Without training between the rounds only rounding errors are added; they grow little more than in one round.
+        """
+        return self._largest(range(1))
+
+    @cached_property
+    def growth_with_losses(self) -> float:
+        """Largest factor by which a period multiplies disagreements where peers are missing all the time.
+
+        Without some edges the eigenvalues of I − W are others, from 0 to the largest one; the factor 1 is that of 0,
+        between parts of the graph that are no longer connected.
+        """
+        nulled = 1.0 - self.eigenvalues
+        others = np.linspace(0.0, nulled.max(), _PROBES)
+        return float(np.abs(np.prod(1.0 - others[:, None] / nulled[None, :], axis=1)).max())
+
+    def _largest(self, starts: range) -> float:
+        """Largest product of factors of consecutive rounds from some rounds on, or factor of one round."""
         most = float(np.abs(self.factors).max())
         with np.errstate(over="ignore", invalid="ignore"):
-            for start in range(self.rounds):
-                most = max(most, float(np.abs(np.cumprod(np.roll(self.factors, -start, axis=0), axis=0)).max()))
+            for start in starts:
                 if not most <= MOST_GROWTH:  # the exact figure no longer matters
                     break
+                most = max(most, float(np.abs(np.cumprod(np.roll(self.factors, -start, axis=0), axis=0)).max()))
         return most
 
     @cached_property
@@ -104,8 +127,8 @@ def finite_time(w: Matrix) -> FiniteTime:
     return FiniteTime(w, distinct[order], counts[order])
 
 
-def checked_finite_time(w: Matrix, source: str, remedy: str) -> FiniteTime:
-    """Finite-time averaging that float32 can carry.
+def checked_finite_time(w: Matrix, source: str, remedy: str, trains: bool) -> FiniteTime:
+    """Finite-time averaging whose growth is not too large, in a run or (not `trains`) in its final merge.
 
     `source` starts the message, `remedy` ends it. Raises TopologyError where W is not symmetric, or the growth exceeds
     MOST_GROWTH.
@@ -115,11 +138,10 @@ def checked_finite_time(w: Matrix, source: str, remedy: str) -> FiniteTime:
             f"{source}: finite-time averaging needs an undirected graph with symmetric weights; {remedy}"
         )
     found = finite_time(w)
-    if not found.growth <= MOST_GROWTH:
+    if not (found.growth if trains else found.merge_growth) <= MOST_GROWTH:
         raise TopologyError(
-            f"{source}: finite-time averaging, in {found.rounds} rounds, would enlarge disagreements by more than "
-            f"{MOST_GROWTH:g} in between, too much for float32; take a graph with a larger spectral gap or fewer "
-            f"distinct eigenvalues, such as a torus, or {remedy}"
+            f"{source}: finite-time averaging, in {found.rounds} rounds, would enlarge differences of the peers more "
+            f"than {MOST_GROWTH:,.0f} times in between, too much for float32; take a graph with a larger spectral gap, or {remedy}"
         )
     return found
 
@@ -136,7 +158,8 @@ def finite_time_weights(topology: Topology) -> FiniteTime:
         )
     if topology.directed:
         raise TopologyError(f"{topology.source}: finite-time weights need an undirected graph; use --mixing auto")
-    return checked_finite_time(mixing_matrix(topology, BASE), topology.source, f"use --mixing {BASE}")
+    remedy = f"use --mixing {BASE}"
+    return checked_finite_time(mixing_matrix(topology, BASE), topology.source, remedy, trains=True)
 
 
 def _nulling(w: Matrix, value: float) -> Matrix:

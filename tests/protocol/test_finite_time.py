@@ -17,10 +17,10 @@ from tests.support.helpers import disagreement, driven, exchange, random_vectors
 from p2pfl import RunConfig, make_topology
 from p2pfl.algorithms import DPSGD, Chebyshev
 from p2pfl.errors import P2PFLError
-from p2pfl.report import load_run, summarize, write_report
-from p2pfl.report.curves import draw_distance
+from p2pfl.report import load_run, summarize
+from p2pfl.report.warnings import collect_warnings
 from p2pfl.run import checkpoint
-from p2pfl.run.paths import CHECKPOINTS_FOLDER, MODEL_FILE, REPORT_FILE, peer_dirs
+from p2pfl.run.paths import CHECKPOINTS_FOLDER, MODEL_FILE, peer_dirs
 from p2pfl.run.records import read_rounds
 from p2pfl.sim.swarm import Simulation
 from p2pfl.topology import Topology, build_topology, mixing_matrices, without_edges
@@ -29,13 +29,13 @@ TINY: dict[str, Any] = {
     "dataset": "digits",
     "model": "user_models:linear",
     "batch_size": 16,
-    "local_steps": 2,
-    "rounds": 6,
-    "eval_every": 6,
+    "local_steps": 1,
+    "rounds": 5,
+    "eval_every": 5,
     "eval_samples": 20,
     "threads": 1,
 }
-RING = make_topology("ring", 8)
+RING, SMALL = make_topology("ring", 8), make_topology("ring", 4)
 GRID = build_topology(nx.grid_2d_graph(2, 3), name="grid", source="grid")
 FINITE: dict[str, Any] = {"mixing": "finite-time"}
 
@@ -51,7 +51,7 @@ def dense(vectors: list[torch.Tensor]) -> np.ndarray:
 
 
 def simulation(run_dir: Path, resume: Path | None = None, **options: Any) -> Simulation:
-    return Simulation(RING, RunConfig.of(**{**TINY, **options}, run_dir=str(run_dir)), resume=resume)
+    return Simulation(SMALL, RunConfig.of(**{**TINY, **options}, run_dir=str(run_dir)), resume=resume)
 
 
 def finished(run_dir: Path, **options: Any) -> Simulation:
@@ -101,7 +101,7 @@ def test_no_variance_becomes_negative_during_training(overlapped: bool) -> None:
     """Buffers are mixed by weights that are not negative, and keep their mean."""
     matrices, places = np.stack(mixing_matrices(RING, "finite-time")), (slice(0, 40),)
     vectors = [x.abs() ** 3 for x in random_vectors(8, 50)]
-    mean = dense(vectors).mean(axis=0)
+    mean, start = dense(vectors).mean(axis=0), disagreement(dense(vectors)[:, :40])
     peers = driven(DPSGD(overlapped, buffers=places), matrices, vectors)
     lowest = []
     for round in range(1, 9):
@@ -109,30 +109,28 @@ def test_no_variance_becomes_negative_during_training(overlapped: bool) -> None:
         lowest.append(dense(vectors).min(axis=0))
         np.testing.assert_allclose(dense(vectors).mean(axis=0), mean, atol=1e-5)
     assert np.min(lowest, axis=0)[:40].min() >= 0.0 > np.min(lowest, axis=0)[40:].min()
-    assert disagreement(dense(vectors)[:, :40]) < 1e-3
+    assert disagreement(dense(vectors)[:, :40]) < 0.2 * start, "about as fast as by W: 0.8047 to the power of 8"
 
 
-def test_a_run_on_a_ring_mixes_by_the_matrix_of_the_round(tmp_path: Path) -> None:
-    """Six rounds are a period and a half; the final merge begins with the first matrix again."""
+def test_a_run_mixes_by_the_matrix_of_the_round(tmp_path: Path) -> None:
+    """Five rounds are two periods and a half; the final merge begins with the first matrix again."""
     run = finished(tmp_path / "run", **FINITE)
-    matrices, folders = mixing_matrices(RING, "finite-time"), peer_dirs(run.run_dir, RING)
-    kept = [checkpoint.load(folder / CHECKPOINTS_FOLDER / "round-000006.safetensors") for folder in folders]
+    matrices, folders = mixing_matrices(SMALL, "finite-time"), peer_dirs(run.run_dir, SMALL)
+    kept = [checkpoint.load(folder / CHECKPOINTS_FOLDER / "round-000005.safetensors") for folder in folders]
     sent = [next(iter(one.sent.values()))["x"] for one in kept]
     for peer, one in enumerate(kept):
-        assert set(one.sent) == {(peer + 1) % 8, (peer - 1) % 8}
-        expected = sum(matrices[1][peer, other] * sent[other].double() for other in range(8))
+        assert set(one.sent) == {(peer + 1) % 4, (peer - 1) % 4}
+        expected = sum(matrices[0][peer, other] * sent[other].double() for other in range(4))
         torch.testing.assert_close(one.x.double(), expected, atol=1e-5, rtol=0)
     assert [path.name for path in sorted((folders[0] / CHECKPOINTS_FOLDER).iterdir())] == [
+        "round-000004.safetensors",
         "round-000005.safetensors",
-        "round-000006.safetensors",
     ], "no more than on one graph"
-    assert "6 rounds of training, then 4 of mixing only" in run.lines[0]
+    assert "5 rounds of training, then 2 of mixing only" in run.lines[0]
     assert "which give all peers the exact mean" in run.lines[0]
     found = summarize(run.run_dir)
-    assert (found["final_merge"], found["consensus_rounds"], found["spectral_gap"]) == ("exact", 4, 1.0)
+    assert (found["final_merge"], found["consensus_rounds"], found["spectral_gap"]) == ("exact", 2, 1.0)
     assert found["final_consensus_distance"] < 1e-5 * found["consensus_distance"]
-    lines = draw_distance(load_run(run.run_dir)).axes[1].lines
-    assert [line.get_label() for line in lines] == ["bound for finite-time averaging", "measured"]
 
 
 def test_an_exact_final_merge_of_ordinary_training(tmp_path: Path) -> None:
@@ -141,26 +139,28 @@ def test_an_exact_final_merge_of_ordinary_training(tmp_path: Path) -> None:
     distances = [summarize(run.run_dir) for run in (exact, usual)]
     assert [found["final_merge"] for found in distances] == ["exact", "chebyshev"]
     assert distances[0]["consensus_distance"] == distances[1]["consensus_distance"] > 0
-    assert distances[0]["consensus_rounds"] == 4 < distances[1]["consensus_rounds"]
+    assert distances[0]["consensus_rounds"] == 2 < distances[1]["consensus_rounds"]
     assert distances[0]["final_consensus_distance"] < 1e-5 * distances[0]["consensus_distance"]
     models = [load_file(run.run_dir / MODEL_FILE) for run in (exact, usual)]
     for name in models[0]:
         torch.testing.assert_close(models[0][name], models[1][name], atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("options", [FINITE, {**FINITE, "order": "overlapped"}, {"final_merge": "none"}])
+@pytest.mark.parametrize("options", [FINITE, {"final_merge": "none"}])
 def test_a_stopped_run_resumes_to_the_same_bits(tmp_path: Path, options: dict[str, Any]) -> None:
     whole, stopped = finished(tmp_path / "whole", **options), simulation(tmp_path / "stopped", **options)
-    while stopped.clock.now() < 3.5:
+    while stopped.clock.now() < 2.5:
         assert stopped.step()
     stopped.workers[3].pause()
-    while stopped.clock.now() < 8.0:
+    while stopped.clock.now() < 5.0:
         assert stopped.step()
     stopped.close()
     resumed = simulation(stopped.run_dir, resume=stopped.run_dir, **options)
     resumed.run()
-    for one, other in zip(*(peer_dirs(run.run_dir, RING) for run in (whole, resumed)), strict=True):
-        vectors = [checkpoint.load(folder / CHECKPOINTS_FOLDER / "round-000006.safetensors").x for folder in (one, other)]
+    for one, other in zip(*(peer_dirs(run.run_dir, SMALL) for run in (whole, resumed)), strict=True):
+        vectors = [
+            checkpoint.load(folder / CHECKPOINTS_FOLDER / "round-000005.safetensors").x for folder in (one, other)
+        ]
         assert torch.equal(*vectors)
     if options == FINITE:
         one, two = (load_file(run.run_dir / MODEL_FILE) for run in (whole, resumed))
@@ -178,7 +178,7 @@ def test_another_final_merge_is_another_run(tmp_path: Path) -> None:
 
 def test_a_lost_peer_costs_the_exactness_and_not_the_run(tmp_path: Path) -> None:
     (tmp_path / "faults.toml").write_text(fault(kind="kill", peer="3", round=3))
-    faulty = {"faults": str(tmp_path / "faults.toml"), "min_peers": 7, "round_timeout": 2.0, "grace_timeout": 2.0}
+    faulty = {"faults": str(tmp_path / "faults.toml"), "min_peers": 3, "round_timeout": 2.0, "grace_timeout": 2.0}
     found = summarize(finished(tmp_path / "run", **FINITE, **faulty).run_dir, lost_peers=["3"])
     assert found["status"] == "complete"
     assert 1e-6 < found["final_consensus_distance"] < found["consensus_distance"]
@@ -186,7 +186,7 @@ def test_a_lost_peer_costs_the_exactness_and_not_the_run(tmp_path: Path) -> None
 
 def test_no_final_merge(tmp_path: Path) -> None:
     run = finished(tmp_path / "run", final_merge="none")
-    assert run.lines[0] == "6 rounds of training, and no final merge"
+    assert run.lines[0] == "5 rounds of training, and no final merge"
     found = summarize(run.run_dir)
     expected = {"status": "complete", "final_merge": "none", "consensus_accuracy": None, "consensus_rounds": 0}
     assert {name: found[name] for name in expected} == expected
@@ -194,8 +194,7 @@ def test_no_final_merge(tmp_path: Path) -> None:
     assert found["consensus_distance"] > 0
     assert found["final_consensus_distance"] is None
     assert not (run.run_dir / MODEL_FILE).exists()
-    assert {own[-1].round for own in map(read_rounds, peer_dirs(run.run_dir, RING))} == {6}
-    write_report(run.run_dir)
-    page = (run.run_dir / REPORT_FILE).read_text()
-    assert "There was no final merge (--final-merge none)" in page
-    assert "The consensus phase was not finished" not in page
+    assert {own[-1].round for own in map(read_rounds, peer_dirs(run.run_dir, SMALL))} == {5}
+    warnings = collect_warnings(load_run(run.run_dir), found)
+    assert any(line.startswith("There was no final merge (--final-merge none)") for line in warnings)
+    assert not any("was not finished" in line for line in warnings)

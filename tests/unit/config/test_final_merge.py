@@ -73,17 +73,29 @@ def test_an_exact_merge_takes_the_matrix_that_the_algorithm_has() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"final_merge": "exact", "consensus_tolerance": 0.1}, "--consensus-tolerance 0.1: means nothing with --final-"),
+        (
+            {"final_merge": "exact", "consensus_tolerance": 0.1},
+            "--consensus-tolerance 0.1: means nothing with --final-",
+        ),
         ({"final_merge": "none", "consensus_tolerance": 0.1}, "--consensus-tolerance 0.1: means nothing with --final-"),
-        ({"final_merge": "none", "algorithm": "adaptive-consensus"}, "--final-merge none: a consensus phase is part of"),
+        (
+            {"final_merge": "none", "algorithm": "adaptive-consensus"},
+            "--final-merge none: a consensus phase is part of",
+        ),
         ({"final_merge": "plain", "algorithm": "median", "byzantine": 1}, "--final-merge plain: median merges by its"),
         ({"final_merge": "exact", "algorithm": "my:Own", "byzantine": 1}, "--final-merge exact: my:Own merges by its"),
         (
             {"final_merge": "exact", "algorithm": "push-sum", "mixing": "column-stochastic"},
             "--final-merge exact: push-sum merges by push-sum; use auto or none",
         ),
-        ({"final_merge": "chebyshev", "algorithm": "relay-sum"}, "--final-merge chebyshev: relay-sum merges by its rel"),
-        ({"final_merge": "exact", "mixing": "samples"}, "--final-merge exact: needs symmetric weights, and --mixing sa"),
+        (
+            {"final_merge": "chebyshev", "algorithm": "relay-sum"},
+            "--final-merge chebyshev: relay-sum merges by its rel",
+        ),
+        (
+            {"final_merge": "exact", "mixing": "samples"},
+            "--final-merge exact: needs symmetric weights, and --mixing sa",
+        ),
         ({**FINITE, "wire_dtype": "bf16"}, "--wire-dtype bf16: --mixing finite-time would enlarge what rounding loses"),
         ({**FINITE, "wire_dtype": "bf16", "algorithm": "my:Own"}, "--wire-dtype bf16: --mixing finite-time would enl"),
         ({**FINITE, "algorithm": "my:Own", "byzantine": 1}, "--mixing finite-time: my:Own needs weights that are not"),
@@ -109,8 +121,16 @@ def test_finite_time_weights_are_for_dpsgd_and_own_algorithms(name: str) -> None
 @pytest.mark.parametrize(
     ("topology", "options", "message"),
     [
-        (DIRECTED, {"mixing": "uniform", "final_merge": "exact"}, "final-merge exact: finite-time averaging needs an und"),
-        (DIRECTED, {"mixing": "uniform", "final_merge": "chebyshev"}, "--final-merge chebyshev needs an undirected graph"),
+        (
+            DIRECTED,
+            {"mixing": "uniform", "final_merge": "exact"},
+            "final-merge exact: finite-time averaging needs an und",
+        ),
+        (
+            DIRECTED,
+            {"mixing": "uniform", "final_merge": "chebyshev"},
+            "--final-merge chebyshev needs an undirected graph",
+        ),
         (BASE_2, {"mixing": "weights", "final_merge": "chebyshev"}, "needs the same mixing matrix in every round"),
         (
             make_topology("random-matching", 6, period=4),
@@ -148,11 +168,14 @@ def test_a_resumed_run_has_the_same_final_merge(tmp_path: Path) -> None:
             [
                 "ring-8: 8 peers, finite-time averaging, exact average after 4 rounds",
                 "; the exact mean, by finite-time averaging",
-                "note:        --mixing finite-time: what training adds to the peers' disagreement grows up to 5.83 times",
+                "note:        --mixing finite-time: what training adds to disagreements grows up to 5.83 times",
             ],
         ),
         ({"final_merge": "none"}, ["consensus:   none (--final-merge none): each peer ends with its own model"]),
-        ({"mixing": "auto"}, ["; by Chebyshev's recurrence", "note:        --mixing auto takes metropolis-hastings weigh"]),
+        (
+            {"mixing": "auto"},
+            ["; by Chebyshev's recurrence", "note:        --mixing auto takes metropolis-hastings weigh"],
+        ),
     ],
 )
 def test_a_dry_run_says_what_is_chosen(options: dict[str, Any], lines: list[str]) -> None:
