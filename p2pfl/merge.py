@@ -1,4 +1,4 @@
-"""Mixing of a gossip run by round, and the final merge: the rule of its consensus rounds."""
+"""Mixing of a gossip run by round, and the rule of its final merge."""
 
 from __future__ import annotations
 

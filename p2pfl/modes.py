@@ -131,7 +131,7 @@ class Roles:
         return min(influence_rounds(self.matrices), self.period + 2)
 
     def vectors_in(self, rounds: int) -> int:
-        """Vectors sent in the first rounds of the final merge, by nonzero weights off diagonals."""
+        """Vectors sent in the first rounds of the final merge, by nonzero weights."""
         matrices = self.matrices if self.merge is None else self.merge.mixing.matrices
         found = [int(np.count_nonzero(w - np.diag(np.diag(w)))) for w in matrices]
         return rounds // len(found) * sum(found) + sum(found[: rounds % len(found)])

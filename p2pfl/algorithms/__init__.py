@@ -52,7 +52,7 @@ def build_algorithm(config: RunConfig, peers: int = 1, buffers: tuple[slice, ...
 
 
 def _check_own_merge(config: RunConfig, algorithm: Algorithm[Any]) -> None:
-    """Raise ConfigError where a user's algorithm names a final merge, and the settings another."""
+    """Raise ConfigError where a user's algorithm and the settings name two merges."""
     chosen, name = config.gossip.final_merge, config.gossip.algorithm
     is_own = registry.entry_of("algorithm", name) is None
     if is_own and chosen not in ("auto", "none") and algorithm.merge() is not None:

@@ -10,7 +10,7 @@ from p2pfl.util.units import counted
 
 
 def mixing_notes(config: RunConfig, topology: Topology) -> tuple[str, ...]:
-    """Notes on the weights that --mixing gives, one sentence each; empty in modes without any."""
+    """Notes on the weights of --mixing, one sentence each; none where nothing mixes."""
     if not mode_of(config).mixes:
         return ()
     other = schedule_note if topology.is_schedule else mixing_note
@@ -31,7 +31,7 @@ def schedule_note(config: RunConfig, topology: Topology) -> str | None:
 
 
 def _automatic(config: RunConfig, topology: Topology) -> str | None:
-    """Note on what --mixing auto stands for; a tree of relayed sums has weights of its edges alone."""
+    """Note on the weights of --mixing auto; None where sums are relayed, along a tree."""
     if config.gossip.mixing != "auto" or uses_tree(config):
         return None
     return f"--mixing auto takes {weights_text(topology, 'auto')}"
@@ -49,6 +49,6 @@ def _finite_time(config: RunConfig, topology: Topology) -> str | None:
 
 
 def _with_losses(found: FiniteTime) -> str:
-    """What a note adds where missing peers make disagreements grow from period to period."""
+    """Addition to a note where missing peers make disagreements grow by the period."""
     growth = found.growth_with_losses
     return f"; with peers missing it may grow {growth:.3g} times in each period" if growth > 1.001 else ""

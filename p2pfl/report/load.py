@@ -98,12 +98,12 @@ class RecordedRun:
 
     @property
     def matrix(self) -> Matrix | None:
-        """Mixing matrix of all training rounds; None as for `mixing`, and where it differs by round."""
+        """Mixing matrix of all training rounds; None where it differs, or is not known."""
         return None if self.mixing is None or self.mixing.convergence is not None else self.mixing.w
 
     @cached_property
     def merge(self) -> FinalMerge | None:
-        """Final merge of peers that mix; where sizes of shards are not recorded, as if they were equal."""
+        """Final merge of peers that mix; shards of unknown sizes count as equal."""
         if not self.mode.mixes:
             return None
         found = self.mixing or mixing_of(self.config, self.topology, sizes_of(self.shards))

@@ -73,7 +73,7 @@ class FiniteTime:
 
     @cached_property
     def merge_growth(self) -> float:
-        """Largest factor by which any disagreement grows from the start of a period, or in one round.
+        """Largest growth of a disagreement from the start of a period, or in one round.
 
         Without training between the rounds only rounding errors are added; they grow little more than in one round.
         """
@@ -81,7 +81,7 @@ class FiniteTime:
 
     @cached_property
     def growth_with_losses(self) -> float:
-        """Largest factor by which a period multiplies disagreements where peers are missing all the time.
+        """Largest factor of a period for disagreements where peers are always missing.
 
         Without some edges the eigenvalues of I − W are others, from 0 to the largest one; the factor 1 is that of 0,
         between parts of the graph that are no longer connected.
@@ -91,7 +91,7 @@ class FiniteTime:
         return float(np.abs(np.prod(1.0 - others[:, None] / nulled[None, :], axis=1)).max())
 
     def _largest(self, starts: range) -> float:
-        """Largest product of factors of consecutive rounds from some rounds on, or factor of one round."""
+        """Largest factor of consecutive rounds from these starts on, or of one round."""
         most = float(np.abs(self.factors).max())
         with np.errstate(over="ignore", invalid="ignore"):
             for start in starts:
@@ -128,10 +128,10 @@ def finite_time(w: Matrix) -> FiniteTime:
 
 
 def checked_finite_time(w: Matrix, source: str, remedy: str, trains: bool) -> FiniteTime:
-    """Finite-time averaging whose growth is not too large, in a run or (not `trains`) in its final merge.
+    """Finite-time averaging whose growth float32 can carry.
 
-    `source` starts the message, `remedy` ends it. Raises TopologyError where W is not symmetric, or the growth exceeds
-    MOST_GROWTH.
+    `trains`: in training rounds, not in a final merge alone. `source` starts the message, `remedy` ends it. Raises
+    TopologyError where W is not symmetric, or the growth exceeds MOST_GROWTH.
     """
     if not is_symmetric(w):
         raise TopologyError(
@@ -141,7 +141,8 @@ def checked_finite_time(w: Matrix, source: str, remedy: str, trains: bool) -> Fi
     if not (found.growth if trains else found.merge_growth) <= MOST_GROWTH:
         raise TopologyError(
             f"{source}: finite-time averaging, in {found.rounds} rounds, would enlarge differences of the peers more "
-            f"than {MOST_GROWTH:,.0f} times in between, too much for float32; take a graph with a larger spectral gap, or {remedy}"
+            f"than {MOST_GROWTH:,.0f} times in between, too much for float32; take a graph with a larger spectral gap, "
+            f"or {remedy}"
         )
     return found
 

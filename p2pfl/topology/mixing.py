@@ -184,7 +184,7 @@ def automatic(topology: Topology) -> Matrix:
 
 
 def automatic_choice(topology: Topology) -> str:
-    """Mixing that `auto` stands for on one graph; `uniform`, which says why, where none keeps the mean."""
+    """Mixing that `auto` stands for on one graph; `uniform` where none keeps the mean."""
     if all("weight" in data for *_, data in topology.graph.edges(data=True)):
         with contextlib.suppress(TopologyError):
             file_weights(topology)

@@ -1,4 +1,4 @@
-"""Finite-time averaging in vectors and in simulated runs; runs without a final merge."""
+"""Finite-time averaging in vectors and simulated runs; runs without a merge."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_all_vectors_are_equal_after_a_period(topology: Topology, algorithm: Any
 
 @pytest.mark.parametrize("algorithm", [DPSGD(), Chebyshev(0.0)])
 def test_a_missing_peer_leaves_the_mean_of_the_living(algorithm: Any) -> None:
-    """Its neighbors' own vectors stand in for it, as if the graph had not had its edges."""
+    """The own vectors of its neighbors stand in for it, as without its edges."""
     matrices = np.stack(mixing_matrices(RING, "finite-time"))
     lost, vectors = 3, random_vectors(8, 50)
     expected, peers = dense(vectors), driven(algorithm, matrices, vectors)
@@ -113,7 +113,7 @@ def test_no_variance_becomes_negative_during_training(overlapped: bool) -> None:
 
 
 def test_a_run_mixes_by_the_matrix_of_the_round(tmp_path: Path) -> None:
-    """Five rounds are two periods and a half; the final merge begins with the first matrix again."""
+    """Five rounds are two periods and a half; the merge begins with the first matrix."""
     run = finished(tmp_path / "run", **FINITE)
     matrices, folders = mixing_matrices(SMALL, "finite-time"), peer_dirs(run.run_dir, SMALL)
     kept = [checkpoint.load(folder / CHECKPOINTS_FOLDER / "round-000005.safetensors") for folder in folders]

@@ -1,4 +1,4 @@
-"""Final merge and finite-time weights: what is chosen, what is refused, what is said."""
+"""Final merge and finite-time weights: rules, refusals, texts."""
 
 from __future__ import annotations
 

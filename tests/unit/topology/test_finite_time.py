@@ -83,7 +83,7 @@ def test_leja_order_keeps_what_a_period_enlarges_small() -> None:
 
 
 def test_growth_where_peers_are_missing() -> None:
-    """Half of the leaves of a star of 16 are lost: eigenvalue 1/2 of I − W, between 1/16 and 1."""
+    """Half of the leaves of a star of 16 are lost: eigenvalue 1/2 of I − W."""
     found = finite_time(mixing_matrix(graph("star-16")))
     assert found.growth_with_losses == pytest.approx(abs(1 - 16 / 2) * (1 - 1 / 2), abs=0.05)
     assert finite_time(mixing_matrix(graph("ring-16"))).growth_with_losses == 1.0
