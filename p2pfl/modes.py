@@ -17,21 +17,18 @@ from p2pfl import registry
 from p2pfl.config import Mode as ModeName
 from p2pfl.config import RunConfig, is_robust
 from p2pfl.errors import ConfigError, TopologyError
+from p2pfl.merge import FinalMerge, Mixing, final_merge_of
 from p2pfl.topology import (
     Topology,
     build_topology,
-    consensus_rounds,
     diameter,
     influence_rounds,
     is_symmetric,
     lazy,
     mixing_matrices,
     mixing_matrix,
-    mixing_rounds,
     neighborhood,
-    period_matrix,
     push_weights,
-    schedule_convergence,
     smallest_eigenvalue,
     spanning_tree,
 )
@@ -86,44 +83,60 @@ class Mode:
 class Roles:
     """Processes of a run: one for each node of the topology, in its order.
 
-    `matrix`: the (n, n) mixing matrix, the identity where no weights are mixed. Of a schedule of graphs it is the
-    product of a period, and `schedule` has the matrices by round, which repeat. `links[i]`: the processes with which
-    process i exchanges messages. `shards`: the first so many processes train, each on the shard of its number; a
-    coordinator comes last. `consensus_rounds`: rounds of mixing only, after the training rounds, in `merges` parts of
-    equal length. `awaits_sizes`: peers count by their samples, and as these are not known yet, matrix and consensus
-    rounds are those of equal shards.
+    `mixing`: mixing matrices (n, n) of the training rounds, the identity where no weights are mixed. `links[i]`: the
+    processes with which process i exchanges messages. `shards`: the first so many processes train, each on the shard of
+    its number; a coordinator comes last. `merge`: the final merge, None where no weights are mixed; it is done `merges`
+    times. `awaits_sizes`: peers count by their samples, and as these are not known yet, matrices and rounds are those
+    of equal shards.
     """
 
     mode: Mode
     topology: Topology
-    matrix: Matrix
+    mixing: Mixing
     links: tuple[frozenset[int], ...]
     shards: int
-    consensus_rounds: int = 0
+    merge: FinalMerge | None = None
     merges: int = 1
     awaits_sizes: bool = False
-    schedule: tuple[Matrix, ...] = ()
+
+    @property
+    def matrix(self) -> Matrix:
+        """Mixing matrix W; of a schedule of graphs the product of a period."""
+        return self.mixing.w
 
     @property
     def matrices(self) -> tuple[Matrix, ...]:
-        """Mixing matrices by round of each phase, from its first round on; they repeat."""
-        return self.schedule or (self.matrix,)
+        """Mixing matrices by training round, from the first one on; they repeat."""
+        return self.mixing.matrices
+
+    @property
+    def consensus_rounds(self) -> int:
+        """Rounds of mixing only, after the training rounds."""
+        return 0 if self.merge is None else self.merges * self.merge.rounds
+
+    @property
+    def on_schedule(self) -> bool:
+        """Whether weights are mixed on a schedule of graphs."""
+        return self.mode.mixes and self.topology.is_schedule
 
     @property
     def period(self) -> int:
-        """Rounds after which the mixing matrices repeat."""
-        return len(self.matrices)
+        """Rounds after which the graphs repeat; 1 where one graph is for all rounds."""
+        return len(self.matrices) if self.topology.is_schedule else 1
 
     @property
     def most_ahead(self) -> int:
         """Rounds by which a peer may be ahead of a neighbor at the most."""
+        if not self.on_schedule:
+            return 1
         # Where an edge is used again within a period there may be credit for it two rounds before.
-        return min(influence_rounds(self.schedule), self.period + 2) if self.schedule else 1
+        return min(influence_rounds(self.matrices), self.period + 2)
 
     def vectors_in(self, rounds: int) -> int:
-        """Vectors sent in the first rounds of a phase, by nonzero weights off diagonals."""
-        found = [int(np.count_nonzero(w - np.diag(np.diag(w)))) for w in self.matrices]
-        return rounds // self.period * sum(found) + sum(found[: rounds % self.period])
+        """Vectors sent in the first rounds of the final merge, by nonzero weights."""
+        matrices = self.matrices if self.merge is None else self.merge.mixing.matrices
+        found = [int(np.count_nonzero(w - np.diag(np.diag(w)))) for w in matrices]
+        return rounds // len(found) * sum(found) + sum(found[: rounds % len(found)])
 
     def vectors_in_merges(self, rounds: int) -> int:
         """Vectors sent in so many consensus rounds of all merges."""
@@ -142,7 +155,7 @@ class Roles:
     @property
     def model_owner(self) -> int | None:
         """Process that saves the run's model at the end; None without a common model."""
-        if not self.mode.has_common_model:
+        if not self.mode.has_common_model or (self.merge is not None and self.merge.rule == "none"):
             return None
         return 0 if self.coordinator is None else self.coordinator
 
@@ -181,30 +194,20 @@ def _star(config: RunConfig) -> Topology:
 
 
 def _gossip(config: RunConfig, topology: Topology, sizes: Sizes) -> Roles:
-    matrices = mixing_matrices_of(config, topology, sizes)
-    neighborhoods = [[neighborhood(matrix, peer) for matrix in matrices] for peer in range(topology.n)]
+    mixing = mixing_of(config, topology, sizes)
+    neighborhoods = [[neighborhood(matrix, peer) for matrix in mixing.matrices] for peer in range(topology.n)]
     if is_robust(config):
         least = [min(len(one.incoming) for one in by_round) for by_round in neighborhoods]
         _check_byzantine(config.robust.byzantine or 0, topology, least)
-    if topology.is_schedule:
-        last_rounds = schedule_convergence(matrices).rounds(config.gossip.consensus_tolerance)
-    elif uses_tree(config):
-        last_rounds = diameter(spanning_tree(topology))
-    else:
-        # Robust rules are not accelerated; the vectors that they accept mix like W, which is the best estimate.
-        count = mixing_rounds if is_robust(config) or pushes_sums(config) else consensus_rounds
-        last_rounds = count(matrices[0], config.gossip.consensus_tolerance)
-    merges = 2 if config.gossip.batch_norm_statistics == "reestimated" else 1
     return Roles(
         mode=MODES["gossip"],
         topology=topology,
-        matrix=period_matrix(matrices),
+        mixing=mixing,
         links=tuple(frozenset(p for one in own for p in (*one.incoming, *one.outgoing)) for own in neighborhoods),
         shards=topology.n,
-        consensus_rounds=merges * last_rounds,
-        merges=merges,
+        merge=final_merge_of(config, topology, mixing),
+        merges=2 if config.gossip.batch_norm_statistics == "reestimated" else 1,
         awaits_sizes=sizes is None and registry.MIXINGS[config.gossip.mixing].weighs_by_samples,
-        schedule=matrices if topology.is_schedule else (),
     )
 
 
@@ -214,20 +217,23 @@ def uses_tree(config: RunConfig) -> bool:
     return mode_of(config).mixes and entry is not None and entry.uses_tree
 
 
-def mixing_matrices_of(config: RunConfig, topology: Topology, sizes: Sizes = None) -> tuple[Matrix, ...]:
-    """Mixing matrices of a gossip run by round: those of a schedule's graphs, or one.
+def mixing_of(config: RunConfig, topology: Topology, sizes: Sizes = None) -> Mixing:
+    """Mixing of a gossip run in its training rounds.
 
     Raises TopologyError as `mixing_matrix_of` does, and where the algorithm needs the same in every round.
     """
+    weights = registry.MIXINGS[config.gossip.mixing]
+    if weights.by_round:
+        return Mixing.in_finite_time(registry.load(weights)(topology))
     if not topology.is_schedule:
-        return (mixing_matrix_of(config, topology, sizes),)
+        return Mixing.fixed(mixing_matrix_of(config, topology, sizes))
     entry, name = registry.entry_of("algorithm", config.gossip.algorithm), config.gossip.algorithm
     if entry is not None and entry.fixed_mixing:
         raise TopologyError(
             f"{topology.source}: a schedule of {len(topology.rounds)} graphs, and --algorithm {name} needs the same "
             "mixing matrix in every round; choose another --algorithm, or a topology of one graph"
         )
-    return mixing_matrices(topology, config.gossip.mixing, sizes)
+    return Mixing.of_schedule(mixing_matrices(topology, config.gossip.mixing, sizes))
 
 
 def pushes_sums(config: RunConfig) -> bool:
@@ -259,6 +265,12 @@ def mixing_matrix_of(config: RunConfig, topology: Topology, sizes: Sizes = None)
             f"{config.gossip.mixing} gives another one here; make the graph undirected or choose another --algorithm"
         )
     return lazy(matrix) if smallest_eigenvalue(matrix) <= entry.least_eigenvalue else matrix
+
+
+def has_final_model(config: RunConfig) -> bool:
+    """Whether a run ends with one model of all processes."""
+    mode = mode_of(config)
+    return mode.has_common_model and not (mode.mixes and config.gossip.final_merge == "none")
 
 
 def mixing_note(config: RunConfig, topology: Topology) -> str | None:
@@ -298,13 +310,13 @@ def _check_byzantine(byzantine: int, topology: Topology, degrees: list[int]) -> 
 
 def _alone(config: RunConfig, topology: Topology, sizes: Sizes) -> Roles:
     n = topology.n
-    return Roles(mode_of(config), topology, np.eye(n), links=(frozenset[int](),) * n, shards=n)
+    return Roles(mode_of(config), topology, Mixing.fixed(np.eye(n)), links=(frozenset[int](),) * n, shards=n)
 
 
 def _centralized(config: RunConfig, topology: Topology, sizes: Sizes) -> Roles:
     clients = topology.n - 1
     links = (frozenset({clients}),) * clients + (frozenset(range(clients)),)
-    return Roles(MODES["centralized"], topology, np.eye(topology.n), links, shards=clients)
+    return Roles(MODES["centralized"], topology, Mixing.fixed(np.eye(topology.n)), links, shards=clients)
 
 
 MODES: dict[ModeName, Mode] = {

@@ -24,7 +24,8 @@ def build_algorithm(config: RunConfig, peers: int = 1, buffers: tuple[slice, ...
 
     `peers`: their number. `buffers`: places of the model's floating-point buffers in its flat vector.
 
-    Raises ConfigError for a user's that is none, or that has no final merge for the run's mixing.
+    Raises ConfigError for a user's that is none, that has no final merge for the run's mixing, or has another one than
+    the settings.
     """
     options = AlgorithmOptions(
         overlapped=config.gossip.order == "overlapped",
@@ -47,7 +48,16 @@ def build_algorithm(config: RunConfig, peers: int = 1, buffers: tuple[slice, ...
             f"--mixing {config.gossip.mixing}: {config.gossip.algorithm} has no final merge (`merge`), and plain "
             "mixing would not keep the mean of the peers; use another --mixing"
         )
+    _check_own_merge(config, found)
     return found
+
+
+def _check_own_merge(config: RunConfig, algorithm: Algorithm[Any]) -> None:
+    """Raise ConfigError where a user's algorithm and the settings name two merges."""
+    chosen, name = config.gossip.final_merge, config.gossip.algorithm
+    is_own = registry.entry_of("algorithm", name) is None
+    if is_own and chosen not in ("auto", "none") and algorithm.merge() is not None:
+        raise ConfigError(f"--final-merge {chosen}: {name} names its own (`merge`); use auto or none")
 
 
 def build_consensus(

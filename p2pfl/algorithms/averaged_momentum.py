@@ -47,7 +47,7 @@ class AveragedMomentum(Algorithm[AveragedMomentumState]):
 
     @classmethod
     def of(cls, options: AlgorithmOptions) -> Self:
-        return cls(DPSGD(wire_dtype=options.wire_dtype))
+        return cls(DPSGD(wire_dtype=options.wire_dtype, buffers=options.buffers))
 
     def init(self, x: Tensor, schedule: NeighborhoodSchedule) -> AveragedMomentumState:
         return AveragedMomentumState(self.dpsgd.init(x, schedule), self.dpsgd.init(torch.zeros_like(x), schedule))

@@ -6,6 +6,9 @@ Overlapped (Lian et al. 2017, "Can decentralized algorithms outperform centraliz
     x_i⁺ = Σ_j W_ij x_j + Δ_i,  Δ_i: this round's local training from x_i, while the x_j are exchanged.
 η g_j stands for what the local optimizer makes of K gradients; momentum, and the moments of AdamW, stay with the peer
 (`averaged_momentum` mixes the momentum, too).
+
+Self-weights W_ii may be negative (--mixing finite-time). Buffers, such as running variances, are then mixed by
+I + (W − I) / r, whose self-weights are not (`Neighborhood.relaxation`): no variance becomes negative.
 """
 
 from __future__ import annotations
@@ -46,6 +49,7 @@ class DPSGD(Algorithm[DPSGDState]):
 
     overlapped: bool = False
     wire_dtype: str = "fp32"
+    buffers: tuple[slice, ...] = ()
     streaming: bool = True
 
     @property
@@ -54,7 +58,7 @@ class DPSGD(Algorithm[DPSGDState]):
 
     @classmethod
     def of(cls, options: AlgorithmOptions) -> Self:
-        return cls(options.overlapped, options.wire_dtype)
+        return cls(options.overlapped, options.wire_dtype, options.buffers)
 
     def init(self, x: Tensor, schedule: NeighborhoodSchedule) -> DPSGDState:
         return DPSGDState(Buffers.of_vector(x, self.overlapped, ENCODINGS[self.wire_dtype]))
@@ -110,4 +114,7 @@ class DPSGD(Algorithm[DPSGDState]):
             if not neighborhood.outgoing or buffers.sent is not buffers.x:
                 return buffers.x
             buffers.mixed.copy_(buffers.x)
+        elif neighborhood.relaxation > 1.0:
+            for place in self.buffers:
+                buffers.mixed[place].lerp_(buffers.own[place], 1.0 - 1.0 / neighborhood.relaxation)
         return buffers.finish()

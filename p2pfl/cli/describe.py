@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from p2pfl.config import RunConfig
 from p2pfl.experiment.endpoints import endpoints_in_file
 from p2pfl.experiment.run import Result
+from p2pfl.merge import FinalMerge
 from p2pfl.modes import MODES, Roles, assign_roles, mode_of, uses_tree
 from p2pfl.report.fields import spans_text
 from p2pfl.run.paths import MODEL_FILE, PEERS_FOLDER, REPORT_FILE
-from p2pfl.topology import Topology, schedule_convergence, spectral_gap
+from p2pfl.topology import ScheduleConvergence, Topology, diameter, spanning_tree, spectral_gap
 from p2pfl.util.units import counted
 
 _LISTED_SHARDS, _LISTED_CLASSES = 32, 10
@@ -111,21 +112,22 @@ def _processes(roles: Roles, run: RunConfig) -> str:
         return "one process with all data"
     steps = run.gossip.gossip_steps
     exchange = f"spectral gap {spectral_gap(roles.matrix):.4f}" if mode_of(run).mixes else "without any exchange"
-    if roles.schedule:
-        exchange = _schedule(roles, "round" if steps == 1 else "exchange")
+    if roles.mixing.convergence is not None:
+        exchange = _by_round(roles, roles.mixing.convergence, "round" if steps == 1 else "exchange")
     if uses_tree(run):
-        exchange = f"sums relayed along a spanning tree of diameter {roles.consensus_rounds // roles.merges}"
+        exchange = f"sums relayed along a spanning tree of diameter {diameter(spanning_tree(roles.topology))}"
     if steps > 1:
         exchange += f", {counted(steps, 'exchange')} after each training"
     named = "" if run.record.name in (None, roles.topology.name) else f" (run {run.record.name})"
     return f"{roles.topology.name}{named}: {counted(roles.shards, 'peer')}, {exchange}"
 
 
-def _schedule(roles: Roles, unit: str) -> str:
-    found = schedule_convergence(roles.schedule)
+def _by_round(roles: Roles, found: ScheduleConvergence, unit: str) -> str:
     speed = f"spectral gap {found.gap:.4f} {'an' if unit == 'exchange' else 'a'} {unit}"
     if found.exact is not None:
         speed = f"exact average after {counted(found.exact, unit)}"
+    if not roles.topology.is_schedule:
+        return f"finite-time averaging, {speed}"
     return f"a schedule of {counted(found.period, 'graph')}, {speed}"
 
 
@@ -150,11 +152,19 @@ def _traffic(need: Estimate) -> dict[str, str]:
         "bytes sent": f"{_mb(need.bytes_per_round)} per round by all, {_mb(need.busiest_bytes_per_round)} by the "
         f"busiest; {_mb(need.bytes_per_round * need.rounds)} in all rounds"
     }
-    if need.consensus_rounds:
-        more = counted(need.consensus_rounds, "more round")
-        again = ", half of them for re-estimated running statistics" if need.roles.merges > 1 else ""
-        rows["consensus"] = f"{more} of mixing only, {_mb(need.consensus_bytes)}{again}"
+    merge = need.roles.merge
+    if merge is not None:
+        rows["consensus"] = _final_merge(need, merge)
     return rows
+
+
+def _final_merge(need: Estimate, merge: FinalMerge) -> str:
+    """Final merge: rounds, bytes and rule."""
+    if merge.rule == "none":
+        return "none (--final-merge none): each peer ends with its own model, in its checkpoint"
+    more, result = counted(need.consensus_rounds, "more round"), "the exact mean, " if merge.is_exact else ""
+    again = ", half of them for re-estimated running statistics" if need.roles.merges > 1 else ""
+    return f"{more} of mixing only, {_mb(need.consensus_bytes)}; {result}by {merge.by}{again}"
 
 
 def _mb(count: int) -> str:
@@ -168,8 +178,9 @@ def describe_result(result: Result) -> str:
     peers, where = "", f"of the {summary['evaluated_on'] or 'test'} set"
     if summary["mean_peer_accuracy"] is not None:
         peers = f"mean {summary['mean_peer_accuracy']:.2%}, worst {summary['worst_peer_accuracy']:.2%}"
-    if not mode.has_common_model:
-        lines = [f"peers: {peers} {where} (each has its own model)"]
+    if not mode.has_common_model or summary["final_merge"] == "none":
+        reason = "no final merge: " if mode.has_common_model else ""
+        lines = [f"peers: {peers} {where} ({reason}each has its own model)"]
     else:
         before = f" (peers before the consensus phase: {peers})" if peers else ""
         accuracy = summary["consensus_accuracy"]

@@ -30,12 +30,12 @@ def describe_schedule(topology: Topology, mixing: str | None, tolerance: float) 
             "more or fewer than it receives from; --mixing weights uses the file's"
         }
     found = topologies.schedule_convergence(topologies.mixing_matrices(topology, mixing))
-    return rows | {"exact average": _exact(found, mixing), "left": _left(found)} | _consensus(found, tolerance)
+    return rows | rows_by_round(found, topologies.weights_text(topology, mixing), tolerance)
 
 
-def weights_text(mixing: str) -> str:
-    """The weights of a mixing matrix, in words."""
-    return "the file's weights" if mixing == "weights" else f"{mixing} weights"
+def rows_by_round(found: ScheduleConvergence, weights: str, tolerance: float) -> dict[str, str]:
+    """Rows about mixing matrices that differ by round; `weights` names theirs."""
+    return {"exact average": _exact(found, weights), "left": _left(found)} | _consensus(found, tolerance)
 
 
 def _degrees(graph: object) -> list[tuple[int, int]]:
@@ -47,10 +47,10 @@ def _span(values: list[int]) -> str:
     return str(least) if least == most else f"{least} to {most}"
 
 
-def _exact(found: ScheduleConvergence, mixing: str) -> str:
+def _exact(found: ScheduleConvergence, weights: str) -> str:
     if found.exact is None:
-        return f"not within the {counted(found.period, 'round')} of a period, with {weights_text(mixing)}"
-    return f"after {counted(found.exact, 'round')}, with {weights_text(mixing)}"
+        return f"not within the {counted(found.period, 'round')} of a period, with {weights}"
+    return f"after {counted(found.exact, 'round')}, with {weights}"
 
 
 def _left(found: ScheduleConvergence) -> str:

@@ -12,10 +12,11 @@ import tyro
 
 from p2pfl import topology as topologies
 from p2pfl.cli.arguments import parse, print_notes
-from p2pfl.cli.schedules import describe_schedule, weights_text
+from p2pfl.cli.schedules import describe_schedule, rows_by_round
 from p2pfl.errors import ConfigError
 from p2pfl.registry import MIXINGS
 from p2pfl.topology import KINDS, SCHEDULES, Topology
+from p2pfl.topology.spectrum import Matrix
 from p2pfl.util.units import counted
 
 _MANY = 1000  # peers from which the spectral gap takes long
@@ -87,7 +88,8 @@ class Fix:
 class Show:
     """Show degrees, spectral gap and rounds to consensus of a topology; -o draws it.
 
-    Of a schedule: what is left of a disagreement after each round, and the rounds to the exact average.
+    Of a schedule, and with --mixing finite-time: what is left of a disagreement after each round, and the rounds to the
+    exact average.
     """
 
     file: tyro.conf.Positional[Path]
@@ -194,13 +196,37 @@ def _table(rows: dict[str, str]) -> str:
 def _mixed(topology: Topology, mixing: str, tolerance: float) -> dict[str, str]:
     if topology.n > _MANY:
         print(f"computing the spectral gap of {topology.n} peers, up to a minute", file=sys.stderr)
-    found = topologies.convergence(topologies.mixing_matrix(topology, mixing), tolerance)
+    if MIXINGS[mixing].by_round:
+        return _finite_time(topology, mixing, tolerance)
+    w = topologies.mixing_matrix(topology, mixing)
+    found = topologies.convergence(w, tolerance)
     reduced = f"disagreement reduced to {tolerance:g} in {counted(found.plain, 'round')}"
     more = f"of plain mixing, {found.accelerated} in the consensus phase of a run"
     return {
-        "spectral gap": f"{found.gap:.4f} with {weights_text(mixing)}",
+        "spectral gap": f"{found.gap:.4f} with {topologies.weights_text(topology, mixing)}",
         "consensus": f"{reduced} {more if MIXINGS[mixing].keeps_mean else 'of push-sum'}",
+        "final merge": _final_merge(w, mixing),
     }
+
+
+def _finite_time(topology: Topology, mixing: str, tolerance: float) -> dict[str, str]:
+    """Rows about finite-time averaging on one graph."""
+    found = topologies.finite_time_weights(topology)
+    growth = f"what training adds to disagreements in a round grows up to {found.growth:.3g} times before it is nulled"
+    return rows_by_round(found.convergence, topologies.weights_text(topology, mixing), tolerance) | {"growth": growth}
+
+
+def _final_merge(w: Matrix, mixing: str) -> str:
+    """Rule of a run's final merge by default, and the rounds of an exact one."""
+    if not MIXINGS[mixing].keeps_mean:
+        return "by push-sum"
+    rule = "by Chebyshev's recurrence" if topologies.is_reversible(w) else "by plain mixing"
+    if not topologies.is_symmetric(w) or len(w) > _MANY:
+        return rule
+    found = topologies.finite_time(w)
+    if not found.merge_growth <= topologies.MOST_GROWTH:
+        return f"{rule}; --final-merge exact would need {counted(found.rounds, 'round')}, too many for float32"
+    return f"{rule}; --final-merge exact takes {counted(found.rounds, 'round')}"
 
 
 def _unmixed(topology: Topology) -> dict[str, str]:

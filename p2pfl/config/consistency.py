@@ -114,6 +114,8 @@ def _check_algorithm(config: RunConfig) -> None:
     if config.mode != "gossip":
         return
     _check_gossip_steps(config, entry)
+    _check_negative_weights(config, entry)
+    _check_final_merge(config, entry)
     if entry is None:
         return
     _check_mixing(config, entry)
@@ -169,6 +171,11 @@ def _check_momentum(config: RunConfig) -> None:
 
 def _check_statistics(config: RunConfig) -> None:
     statistics, name = config.gossip.batch_norm_statistics, config.gossip.algorithm
+    if config.mode == "gossip" and statistics == "reestimated" and config.gossip.final_merge == "none":
+        raise ConfigError(
+            "--final-merge none: --batch-norm-statistics reestimated measures those of the merged weights; use "
+            "--final-merge auto, or averaged or local statistics"
+        )
     if config.mode == "gossip" and statistics == "reestimated" and is_robust(config):
         raise ConfigError(
             "--batch-norm-statistics reestimated: the variance of all samples follows from means over the peers, and "
@@ -210,6 +217,47 @@ def _check_mixing(config: RunConfig, entry: registry.Entry) -> None:
         raise ConfigError(
             f"--mixing {mixing}: with {name} the mean of the peers would drift; use --algorithm push-sum, or another "
             "--mixing"
+        )
+
+
+def _check_negative_weights(config: RunConfig, entry: registry.Entry | None) -> None:
+    """Raise ConfigError where negative self-weights, of a mixing by round, do not fit."""
+    name, mixing, dtype = config.gossip.algorithm, config.gossip.mixing, config.exchange.wire_dtype
+    if not registry.MIXINGS[mixing].by_round:
+        return
+    needs = "weights that are not negative"
+    if entry is not None and entry.fixed_mixing:
+        needs = "the same mixing matrix in every round"
+    if is_robust(config) or not (entry is None or entry.takes_negative_weights):
+        raise ConfigError(
+            f"--mixing {mixing}: {name} needs {needs}; use --algorithm dpsgd, or another --mixing (for the final merge "
+            "alone there is --final-merge exact)"
+        )
+    if dtype != "fp32":
+        raise ConfigError(f"--wire-dtype {dtype}: --mixing {mixing} would enlarge what rounding loses; use fp32")
+
+
+def _check_final_merge(config: RunConfig, entry: registry.Entry | None) -> None:
+    """Raise ConfigError for a final merge that the algorithm does not have."""
+    chosen, name, tolerance = config.gossip.final_merge, config.gossip.algorithm, config.gossip.consensus_tolerance
+    if chosen in ("exact", "none") and tolerance != GossipConfig().consensus_tolerance:
+        raise ConfigError(f"--consensus-tolerance {tolerance:g}: means nothing with --final-merge {chosen}; omit it")
+    if chosen == "none" and entry is not None and entry.needs_final_merge:
+        raise ConfigError(f"--final-merge none: a consensus phase is part of {name}; use auto")
+    if chosen in ("auto", "none"):
+        return
+    if is_robust(config):
+        raise ConfigError(
+            f"--final-merge {chosen}: {name} merges by its robust rule, since one malicious peer could lead the others "
+            "anywhere by another; use auto or none"
+        )
+    if entry is not None and entry.pushes_sums:
+        raise ConfigError(f"--final-merge {chosen}: {name} merges by push-sum; use auto or none")
+    if entry is not None and entry.uses_tree and chosen != "exact":
+        raise ConfigError(f"--final-merge {chosen}: {name} merges by its relayed sums, exactly; use auto or none")
+    if chosen == "exact" and registry.MIXINGS[config.gossip.mixing].weighs_by_samples:
+        raise ConfigError(
+            f"--final-merge exact: needs symmetric weights, and --mixing {config.gossip.mixing} has others; use auto"
         )
 
 

@@ -121,6 +121,11 @@ class GossipConfig:
     consensus_tolerance: float = 1e-3
     """Consensus phase: after the last round peers only mix, until their disagreement has shrunk to this fraction (not
     guaranteed with robust algorithms; relay-sum needs none, since its final merge is exact)."""
+    final_merge: Literal["auto", "exact", "chebyshev", "plain", "none"] = "auto"
+    """Rule of the consensus phase. exact: by relayed sums, by a schedule that averages exactly, or on one undirected
+    graph as --mixing finite-time. chebyshev: accelerated, of symmetric weights. plain: the weights of --mixing in every
+    round. none: no consensus phase, each peer ends with its own model. auto: push-sum and robust algorithms merge by
+    themselves; others exactly where --mixing or --algorithm does, else by chebyshev where it can be, else plain."""
     min_peers: Annotated[int | None, unset("INT", "all")] = None
     """Least number of peers: the others continue without peers that are lost, unless fewer than this remain."""
 

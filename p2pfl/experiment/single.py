@@ -21,7 +21,7 @@ from p2pfl.experiment.run import how_to_resume
 from p2pfl.launch.base import Launcher, WorkerHandle
 from p2pfl.launch.events import StartWorker
 from p2pfl.launch.single import SingleLauncher
-from p2pfl.modes import assign_roles
+from p2pfl.modes import assign_roles, has_final_model
 from p2pfl.node import messages
 from p2pfl.node.control import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from p2pfl.node.worker import keep_freed_memory
@@ -110,7 +110,7 @@ def _run(spec: messages.WorkerSpec, topology: Topology, neighbors: list[int], in
         raise interrupted
     if worker.exitcode != EXIT_OK:
         raise _error(spec, topology, neighbors, worker.exitcode == EXIT_USAGE, report.failure)
-    if spec.index == 0:
+    if spec.index == 0 and has_final_model(spec.config):
         _print_line(f"weights of the consensus model: {run_dir / MODEL_FILE}")
     _print_line(f"peer {name}: done; put all peers' folders into one {run_dir}/peers for: p2pfl report {run_dir}")
 

@@ -16,7 +16,7 @@ from p2pfl import config as settings
 from p2pfl.config import replace_options
 from p2pfl.errors import ConfigError
 from p2pfl.experiment.plan import Cell, Planned
-from p2pfl.modes import mode_of
+from p2pfl.modes import has_final_model
 from p2pfl.report import complete_summary
 from p2pfl.report.compare.tuning import CellTuning, Trial, Tuning, read_tuning, write_tuning
 from p2pfl.run.paths import TUNING_FOLDER
@@ -136,7 +136,7 @@ class Tuner:
     def _accuracy(self, trial: PlannedTrial) -> float | None:
         """Validation accuracy of the final model, or without one of the mean peer."""
         summary = complete_summary(self.folder / trial.planned.name) or {}
-        has_model = mode_of(trial.planned.config).has_common_model
+        has_model = has_final_model(trial.planned.config)
         value = summary.get("consensus_accuracy" if has_model else "mean_peer_accuracy")
         return None if value is None else float(value)
 

@@ -12,10 +12,10 @@ from p2pfl.config import RunConfig
 from p2pfl.faults import FaultScript
 from p2pfl.launch.events import Ready, StartWorker
 from p2pfl.launch.observers import Observer
-from p2pfl.modes import Roles, uses_tree
+from p2pfl.modes import Roles
 from p2pfl.node.messages import FromWorker, ToWorker
 from p2pfl.run.paths import peer_dir
-from p2pfl.topology import Topology, schedule_convergence
+from p2pfl.topology import Topology
 
 OnReport = Callable[[int, FromWorker], None]
 """Called with a worker's number and its report; a worker in this process may report from any of its threads."""
@@ -122,15 +122,14 @@ class LaunchSpec:
         if (steps := self.config.gossip.gossip_steps) > 1:
             training += f", each with {steps} exchanges"
         if not mixing_only:
-            return training
+            return training if self.roles.merge is None else f"{training}, and no final merge"
         sent = self.roles.vectors_in_merges(mixing_only) * ready.vector_bytes
         again = "; the second half merges re-estimated running statistics" if self.roles.merges > 1 else ""
         return f"{training}, then {mixing_only} of mixing only ({sent / 1e6:,.1f} MB), {self._shrink}{again}"
 
     @property
     def _shrink(self) -> str:
-        schedule = self.roles.schedule
-        if uses_tree(self.config) or (schedule and schedule_convergence(schedule).exact is not None):
+        if self.roles.merge is not None and self.roles.merge.is_exact:
             return "which give all peers the exact mean"
         return f"which shrink the peers' disagreement to {self.config.gossip.consensus_tolerance:g}"
 

@@ -231,7 +231,7 @@ class Supervisor:
 
     def reassign_model_owner(self) -> list[ev.Action]:
         """Make the first peer that is left the model's owner, if the owner is gone."""
-        if not self._spec.roles.mode.mixes:
+        if not self._spec.roles.mode.mixes or self._spec.roles.model_owner is None:
             return []
         left = self._unfinished()
         return [ev.HoldModel(left[0].index)] if left and left[0].index > 0 and not self._workers[0].is_done else []

@@ -43,7 +43,7 @@ from p2pfl.run.checkpoint import KEPT
 from p2pfl.run.data_record import DIGITS
 from p2pfl.run.identity import next_incarnation
 from p2pfl.run.shard_record import ShardRecord, write_shard_record
-from p2pfl.topology import Topology, is_reversible, spectral_gap
+from p2pfl.topology import Topology, spectral_gap
 from p2pfl.training import Trainer, capture_for, make_current, pick_device, statistics_of_run, with_common_steps
 from p2pfl.training.shards import dataset_of_run, own_split_of, split_of_run
 
@@ -205,20 +205,22 @@ def _statistics(setting: _Setting) -> StatisticsRule:
     if roles.merges > 1:
         return StatisticsRule(running, estimated_in=last_merge[0], pooled=last_merge)
     # A robust rule takes no means, without which the variance of all samples does not follow from moments.
-    return StatisticsRule(running, kept_until=rounds, pooled=(0, 0) if is_robust(config) else last_merge)
+    pools = mixed > 0 and not is_robust(config)
+    return StatisticsRule(running, kept_until=rounds, pooled=last_merge if pools else (0, 0))
 
 
 def _peer(setting: _Setting, context: PeerContext) -> Logic:
     roles, config = setting.roles, setting.config
     restored = None if setting.past.saved is None else setting.past.saved.algorithm
-    is_accelerated = not roles.schedule and is_reversible(roles.matrix)
+    merge, peers = roles.merge, roles.topology.n
+    is_accelerated = merge is not None and merge.rule == "chebyshev"
     contraction = 1.0 - spectral_gap(roles.matrix) if is_accelerated else 0.0
-    peers = roles.topology.n
     training = algorithms.build_algorithm(config, peers, setting.trainer.layout.buffers)
     consensus = algorithms.build_consensus(config, contraction, peers, context.statistics.estimated_in or None)
     for attack, active in attacks_of(context.me, setting.script, context.numbering):
         training, consensus = attacks.Attacking(training, attack, active), attacks.Attacking(consensus, attack, active)
-    schedule = schedule_of(context, roles.matrices, setting.script)
+    merging = roles.matrices if merge is None else merge.mixing.matrices
+    schedule = schedule_of(context, roles.matrices, merging, setting.script)
     try:
         return Peer(bootstrapped(context, schedule), schedule, setting.trainer.host, training, consensus, restored)
     except (KeyError, RuntimeError) as error:  # a user's own, which has been changed since

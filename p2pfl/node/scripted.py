@@ -50,27 +50,32 @@ def _may_lose(config: RunConfig, script: FaultScript) -> bool:
     return len(script.names) - gone >= (config.gossip.min_peers or len(script.names))
 
 
-def schedule_of(context: PeerContext, matrices: Sequence[Matrix], script: FaultScript) -> NeighborhoodSchedule:
+def schedule_of(
+    context: PeerContext, training: Sequence[Matrix], merging: Sequence[Matrix], script: FaultScript
+) -> NeighborhoodSchedule:
     """The peer's neighborhood of each round, without the edges that the script cuts.
 
-    `matrices`: by round, which repeat; every merge of the consensus phase begins with the first one. The peer is alone
-    in rounds in which it pauses before it has exchanged anything.
+    `training`, `merging`: mixing matrices of the training rounds and of a merge, by round of their phase; they repeat,
+    and every merge begins with the first one. The peer is alone in rounds in which it pauses before it has exchanged
+    anything.
     """
     me, numbers = context.me, context.numbering
     pauses = [fault for _, fault in script.of(me) if isinstance(fault, Pause)]
     alone = {fault.round for fault in pauses if fault.at in BEFORE_EXCHANGE}
-    found: dict[tuple[int, frozenset[tuple[int, int]]], Neighborhood] = {}
+    found: dict[tuple[bool, int, frozenset[tuple[int, int]]], Neighborhood] = {}
 
     def neighborhood_in(round: int) -> Neighborhood:
         pairs = frozenset[tuple[int, int]]()
-        number = round - context.phase_begin(round)
-        if round <= context.training_rounds:
+        trains, number = round <= context.training_rounds, round - context.phase_begin(round)
+        matrices = training if trains else merging
+        if trains:
             pairs = script.cuts(numbers.round_of(round))
             if numbers.round_of(round) in alone:
                 pairs |= {(min(me, link), max(me, link)) for link in context.links}
-        key = number % len(matrices), pairs
+        place = number % len(matrices)
+        key = trains, place, pairs
         if key not in found:
-            found[key] = neighborhood(without_edges(matrices[key[0]], pairs), me)
+            found[key] = neighborhood(without_edges(matrices[place], pairs), me)
         return found[key]
 
     return neighborhood_in

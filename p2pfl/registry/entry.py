@@ -54,3 +54,9 @@ class Entry:
     """Vectors as long as the model that a peer keeps beside those of D-PSGD."""
     kept_per_neighbor: int = 0
     """Vectors as long as the model that a peer keeps for each neighbor, in the consensus phase, too."""
+    by_round: bool = False
+    """A mixing with a matrix for each round of a period on one graph, whose self-weights may be negative."""
+    takes_negative_weights: bool = False
+    """An algorithm whose average may have a negative self-weight."""
+    needs_final_merge: bool = False
+    """The consensus phase is part of the algorithm."""

@@ -15,6 +15,7 @@ ALGORITHMS: Mapping[str, Entry] = {
         "synchronous decentralized SGD",
         "Lian et al. 2017, Can decentralized algorithms outperform centralized algorithms?",
         options=("average_momentum", "gossip_steps"),
+        takes_negative_weights=True,
     ),
     "quasi-global": Entry(
         "p2pfl.algorithms.quasi_global:QuasiGlobal",
@@ -79,6 +80,7 @@ ALGORITHMS: Mapping[str, Entry] = {
         "D-PSGD that mixes less where the learning rate is low (DSGD-AC)",
         "Wang & Johansson 2026, Decentralized SGD with controlled disagreement finds flatter minima",
         kept_vectors=1,
+        needs_final_merge=True,
     ),
     "clipped": Entry(
         "p2pfl.algorithms.robust:Clipped",
@@ -187,6 +189,13 @@ MIXINGS: Mapping[str, Entry] = {
         "samples; the others count peers equally, with a bias towards the samples of small shards",
         "Hastings 1970, Monte Carlo sampling methods using Markov chains and their applications",
         weighs_by_samples=True,
+    ),
+    "finite-time": Entry(
+        "p2pfl.topology.finite_time:finite_time_weights",
+        "a matrix for each round, by the eigenvalues of the metropolis-hastings weights: exact after as many rounds as "
+        "there are, along the graph's own edges; undirected graphs whose eigenvalues are few",
+        "Safavi & Khan 2014, Revisiting finite-time distributed algorithms via successive nulling of eigenvalues",
+        by_round=True,
     ),
 }
 COMPRESSIONS: Mapping[str, Entry] = {

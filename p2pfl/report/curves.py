@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from p2pfl.config import EvaluationSet
+from p2pfl.modes import has_final_model
 from p2pfl.report import style
 from p2pfl.report.evaluated import accuracy_label, curve_set, evaluation_set, sets_of
 from p2pfl.report.load import RecordedRun, mixing_distances, model_record, training_distances
-from p2pfl.topology import mixing_bounds, schedule_convergence
+from p2pfl.topology import mixing_bounds
 from p2pfl.util.units import byte_unit
 
 if TYPE_CHECKING:
@@ -176,15 +177,20 @@ def draw_distance(run: RecordedRun) -> Figure:
         style.empty_plot(figure, right, "")
         return style.empty_plot(figure, left, no_distance_reason(run))
     _draw_training_distances(left, trained)
-    if mixed := mixing_distances(run):
+    if has_final_model(run.config) and (mixed := mixing_distances(run)):
         _consensus_phase(run, right, mixed)
     else:
-        there = run.config.training.rounds in run.distances
-        style.empty_plot(
-            figure, right, no_distance_reason(run) if there else "The run did not reach the consensus phase."
-        )
+        style.empty_plot(figure, right, _no_phase_reason(run))
     left.legend(loc="best")
     return figure
+
+
+def _no_phase_reason(run: RecordedRun) -> str:
+    """Reason for an empty plot of the consensus phase."""
+    if not has_final_model(run.config):
+        return "The run had no final merge."
+    there = run.config.training.rounds in run.distances
+    return no_distance_reason(run) if there else "The run did not reach the consensus phase."
 
 
 def no_distance_reason(run: RecordedRun) -> str:
@@ -226,14 +232,18 @@ def draw_bounds(axes: Axes, run: RecordedRun, start: float, rounds: int) -> None
 
     On a schedule by the contraction of its graphs in turn.
     """
-    found = run.matrices
-    if found is not None and run.topology.is_schedule:
-        schedule = schedule_convergence(found)
-        above = {k: start * bound for k in range(rounds + 1) if (bound := schedule.bound(k)) > 0}
-        axes.plot(*_xy(above), color=style.GRAY, label="bound for the schedule", linestyle="--")
-    if run.matrix is None:
+    merge = run.merge
+    if merge is None or run.mixing is None:
         return
-    bounds = mixing_bounds(run.matrix, rounds)
+    found = merge.mixing.convergence
+    if found is not None:
+        above = {k: start * bound for k in range(rounds + 1) if (bound := found.bound(k)) > 0}
+        what = "the schedule" if run.topology.is_schedule else "finite-time averaging"
+        axes.plot(*_xy(above), color=style.GRAY, label=f"bound for {what}", linestyle="--")
+        return
+    bounds = mixing_bounds(merge.mixing.w, rounds)
+    if merge.rule == "plain":
+        bounds = {"plain": bounds["plain"]}
     for kind, shares in bounds.items():
         above = {k: start * share for k, share in enumerate(shares) if share > 0}
         if len(above) > 1:

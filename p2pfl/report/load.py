@@ -16,8 +16,9 @@ import numpy as np
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError
 from p2pfl.faults import FaultScript, load_faults
+from p2pfl.merge import FinalMerge, Mixing, final_merge_of
 from p2pfl.model.sketches import consensus_distance
-from p2pfl.modes import COORDINATOR, Mode, mixing_matrices_of, mode_of, uses_tree
+from p2pfl.modes import COORDINATOR, Mode, mixing_of, mode_of, uses_tree
 from p2pfl.protocol.numbering import Numbering
 from p2pfl.registry import MIXINGS
 from p2pfl.run import records
@@ -85,22 +86,29 @@ class RecordedRun:
         """Whether each peer has its own model, so that peers have a spread and a distance."""
         return self.mode.has_peers
 
-    @property
-    def matrices(self) -> tuple[Matrix, ...] | None:
-        """Mixing matrices of the training rounds, one or those of a schedule by round.
+    @cached_property
+    def mixing(self) -> Mixing | None:
+        """Mixing of the training rounds.
 
         None where sums are relayed instead, or where it depends on sizes of shards that are not recorded.
         """
-        mixing, sizes = self.config.gossip.mixing, sizes_of(self.shards)
-        if uses_tree(self.config) or (MIXINGS[mixing].weighs_by_samples and sizes is None):
+        weighs = MIXINGS[self.config.gossip.mixing].weighs_by_samples
+        if uses_tree(self.config) or (weighs and sizes_of(self.shards) is None):
             return None
-        return mixing_matrices_of(self.config, self.topology, sizes)
+        return mixing_of(self.config, self.topology, sizes_of(self.shards))
 
     @property
     def matrix(self) -> Matrix | None:
-        """Mixing matrix of all training rounds; None as for `matrices`, and on a schedule."""
-        found = self.matrices
-        return None if found is None or self.topology.is_schedule else found[0]
+        """Mixing matrix of all training rounds; None where it differs, or is not known."""
+        return None if self.mixing is None or self.mixing.convergence is not None else self.mixing.w
+
+    @cached_property
+    def merge(self) -> FinalMerge | None:
+        """Final merge of peers that mix; shards of unknown sizes count as equal."""
+        if not self.mode.mixes:
+            return None
+        found = self.mixing or mixing_of(self.config, self.topology, sizes_of(self.shards))
+        return final_merge_of(self.config, self.topology, found)
 
     def graphs_of(self, number: int) -> list[nx.Graph]:
         """Graphs of a round's exchanges, which on a schedule depend on the exchange's number in its phase."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import msgspec
 
 from p2pfl.errors import ConfigError, P2PFLError, unreadable
-from p2pfl.modes import MODES
+from p2pfl.modes import has_final_model
 from p2pfl.report.evaluated import sets_of
 from p2pfl.report.fields import FIELDS
 from p2pfl.report.load import RecordedRun, load_run, model_record, of_phase, sent_by_process
@@ -21,7 +21,7 @@ from p2pfl.report.missing import bootstrapped_peers, components, missing_peers
 from p2pfl.report.output import write_text
 from p2pfl.run.paths import SUMMARY_FILE
 from p2pfl.run.records import RoundRecord
-from p2pfl.topology import schedule_convergence, spectral_gap
+from p2pfl.topology import spectral_gap
 from p2pfl.util.files import read_file, read_text
 from p2pfl.util.means import weighted_mean
 
@@ -56,6 +56,7 @@ def summarize(
         "peers": len(run.trainers),
         "rounds": run.config.training.rounds,
         "spectral_gap": _gap(run) if run.mode.mixes else None,
+        "final_merge": None if run.merge is None else run.merge.rule,
         "seconds": seconds if seconds is not None else _longest(run, run.records),
         "lost_peers": list(lost_peers),
         "missing_peers": missing_peers(run),
@@ -74,13 +75,14 @@ def summarize(
     }
     if not run.mode.mixes:
         values |= dict.fromkeys(_GOSSIP_ONLY)
-    values["status"] = _status(values)
+    values["status"] = _status(values, run.mode.mixes and has_final_model(run.config))
     return {name: _finite(values[name]) for name in FIELDS}
 
 
-def _status(values: Mapping[str, Any]) -> str:
+def _status(values: Mapping[str, Any], merges: bool) -> str:
+    """`merges`: whether a final merge has to follow the training rounds."""
     at_end = values["rounds_completed"] == values["rounds"]
-    agreed = not MODES[values["mode"]].mixes or values["consensus_accuracy"] is not None
+    agreed = not merges or values["consensus_accuracy"] is not None
     return "complete" if at_end and agreed else "incomplete"
 
 
@@ -154,10 +156,10 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _gap(run: RecordedRun) -> float | None:
-    found = run.matrices
+    found = run.mixing
     if found is None:
         return None
-    return schedule_convergence(found).gap if run.topology.is_schedule else spectral_gap(found[0])
+    return spectral_gap(found.w) if found.convergence is None else found.convergence.gap
 
 
 def _longest(run: RecordedRun, recorded: Sequence[Sequence[RoundRecord]]) -> float | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from p2pfl.faults import idle_faults
+from p2pfl.modes import has_final_model
 from p2pfl.report.fields import spans_text
 from p2pfl.report.labels import class_cautions
 from p2pfl.report.load import RecordedRun, of_phase
@@ -159,6 +160,11 @@ def _waiting(run: RecordedRun, summary: Mapping[str, Any]) -> list[str]:
 
 def _outcome(run: RecordedRun, summary: Mapping[str, Any]) -> list[str]:
     found = []
+    if run.mode.mixes and not has_final_model(run.config):
+        found.append(
+            "There was no final merge (--final-merge none), so there is no consensus model: each peer ended with its "
+            "own, which is in its newest checkpoint."
+        )
     mean, worst = summary["mean_peer_accuracy"], summary["worst_peer_accuracy"]
     if mean is not None and mean - worst > _LARGE_GAP:
         found.append(f"The worst peer is {100 * (mean - worst):.1f} points below the mean of the peers.")

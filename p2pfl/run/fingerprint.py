@@ -14,6 +14,7 @@ from p2pfl.faults import load_faults
 from p2pfl.model.weights_file import weights_digest
 from p2pfl.modes import Roles
 from p2pfl.run.partition_file import partition_digest
+from p2pfl.topology.spectrum import Matrix
 
 # Schedules of the learning rate over all rounds; with any other a run may get more rounds later.
 SCHEDULES_OVER_ALL_ROUNDS = frozenset({"onecycle", "cosine"})
@@ -73,9 +74,9 @@ def describe_settings(config: RunConfig) -> dict[str, str]:
 def describe_topology(roles: Roles) -> dict[str, str]:
     """Topology as short texts: ordered nodes, edges, weights of the mixing matrix."""
     names = roles.topology.names
-    pairs = (zip(*np.nonzero(np.round(w - np.diag(np.diag(w)), 12)), strict=True) for w in roles.matrices)
+    pairs = (zip(*np.nonzero(np.round(w - np.diag(np.diag(w)), 12)), strict=True) for w in _matrices(roles))
     by_round = [[(int(i), int(j)) for i, j in found] for found in pairs]
-    edges: list[Any] = by_round if roles.schedule else by_round[0]
+    edges: list[Any] = by_round if roles.on_schedule else by_round[0]
     count = sum(map(len, by_round))
     return {
         "nodes": f"{len(names)} ({', '.join(names[:6])}{', …' if len(names) > 6 else ''}; {_short(repr(names))})",
@@ -86,8 +87,17 @@ def describe_topology(roles: Roles) -> dict[str, str]:
 
 def _rounded(roles: Roles) -> list[Any]:
     """Mixing matrix, or those of a schedule by round, rounded to 12 digits."""
-    found: list[Any] = np.round(roles.schedule or roles.matrix, 12).tolist()
+    matrices = _matrices(roles)
+    found: list[Any] = np.round(matrices if roles.on_schedule else matrices[0], 12).tolist()
     return found
+
+
+def _matrices(roles: Roles) -> tuple[Matrix, ...]:
+    """Mixing matrices of a schedule, or the one W of a graph.
+
+    On one graph eigenvalues may follow from W, whose last digits differ between machines; W itself says all.
+    """
+    return roles.matrices if roles.on_schedule else (roles.matrix,)
 
 
 def _short(text: str) -> str:

@@ -7,17 +7,20 @@ from p2pfl.topology.convergence import (
     schedule_convergence,
 )
 from p2pfl.topology.files import load_topology, save_topology
+from p2pfl.topology.finite_time import MOST_GROWTH, FiniteTime, checked_finite_time, finite_time, finite_time_weights
 from p2pfl.topology.fix import FixOptions, fix_file
 from p2pfl.topology.formats.writers import FORMATS
 from p2pfl.topology.generators import KINDS, make_topology
 from p2pfl.topology.graph import MAX_PEERS, Topology, build_schedule, build_topology
 from p2pfl.topology.mixing import (
     PUSH_SUM,
+    automatic_choice,
     exact_by_weights,
     mean_keeping,
     mixing_matrices,
     mixing_matrix,
     undirected_command,
+    weights_text,
 )
 from p2pfl.topology.public_keys import check_publishable, publish
 from p2pfl.topology.push_spectrum import push_rounds, push_weights
@@ -41,20 +44,26 @@ __all__ = [
     "FORMATS",
     "KINDS",
     "MAX_PEERS",
+    "MOST_GROWTH",
     "PUSH_SUM",
     "SCHEDULES",
+    "FiniteTime",
     "FixOptions",
     "Neighborhood",
     "NeighborhoodSchedule",
     "ScheduleConvergence",
     "Topology",
+    "automatic_choice",
     "build_schedule",
     "build_topology",
     "check_publishable",
+    "checked_finite_time",
     "consensus_rounds",
     "convergence",
     "diameter",
     "exact_by_weights",
+    "finite_time",
+    "finite_time_weights",
     "fix_file",
     "influence_rounds",
     "is_reversible",
@@ -79,5 +88,6 @@ __all__ = [
     "spectral_gap",
     "stationary",
     "undirected_command",
+    "weights_text",
     "without_edges",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import networkx as nx
 import numpy as np
 
 from p2pfl import registry
-from p2pfl.errors import TopologyError
+from p2pfl.errors import ConfigError, TopologyError
 from p2pfl.topology.checks import fix_command
 from p2pfl.topology.convergence import schedule_convergence
 from p2pfl.topology.formats.readers import ENDINGS
 from p2pfl.topology.graph import Topology
 from p2pfl.topology.spectrum import Matrix
+from p2pfl.util.units import counted
 
 PUSH_SUM = "--algorithm push-sum --mixing column-stochastic"  # for directed graphs with any degrees
 SUM_TOLERANCE = 1e-6  # allowed deviation from 1 of a sum of weights in a file
@@ -36,7 +38,8 @@ def mixing_matrix(
 
     `column-stochastic`: 1/(1 + out-degree), of any graph; only the columns add up to 1, for push-sum.
 
-    Raises ConfigError for an unknown mixing, TopologyError where W would not be doubly stochastic.
+    Raises ConfigError for an unknown mixing, or one that has a matrix for each round (`mixing_matrices`), TopologyError
+    where W would not be doubly stochastic.
 
     Examples:
         >>> from p2pfl import make_topology
@@ -45,6 +48,8 @@ def mixing_matrix(
     """
     registry.check("mixing", mixing)
     entry = registry.MIXINGS[mixing]
+    if entry.by_round:
+        raise ConfigError(f"--mixing {mixing}: has a matrix for each round; use mixing_matrices")
     arguments = [[1] * topology.n if sizes is None else sizes] if entry.weighs_by_samples else []
     matrix: Matrix = registry.load(entry)(topology, *arguments)
     return matrix
@@ -53,10 +58,17 @@ def mixing_matrix(
 def mixing_matrices(
     topology: Topology, mixing: str = "metropolis-hastings", sizes: Sequence[int] | None = None
 ) -> tuple[Matrix, ...]:
-    """Mixing matrices by round of a schedule, or the one of all rounds.
+    """Mixing matrices by round, which repeat, or the one of all rounds.
 
-    Raises as `mixing_matrix` does, naming the graph that does not fit.
+    Of a schedule those of its graphs. `finite-time`, of one undirected graph: those that null the eigenvalues of its
+    Metropolis–Hastings weights in turn, so that their product is 11ᵀ/n (`topology.finite_time`); self-weights may be
+    negative. Raises as `mixing_matrix` does, naming the graph that does not fit.
     """
+    registry.check("mixing", mixing)
+    entry = registry.MIXINGS[mixing]
+    if entry.by_round:
+        found: tuple[Matrix, ...] = registry.load(entry)(topology).matrices
+        return found
     return tuple(mixing_matrix(one, mixing, sizes) for one in topology.by_round)
 
 
@@ -168,10 +180,26 @@ def automatic(topology: Topology) -> Matrix:
 
     Raises TopologyError where none does.
     """
+    return mixing_matrix(topology, automatic_choice(topology))
+
+
+def automatic_choice(topology: Topology) -> str:
+    """Mixing that `auto` stands for on one graph; `uniform` where none keeps the mean."""
     if all("weight" in data for *_, data in topology.graph.edges(data=True)):
         with contextlib.suppress(TopologyError):
-            return file_weights(topology)
-    return mixing_matrix(topology, mean_keeping(topology) or "uniform")
+            file_weights(topology)
+            return "weights"
+    return mean_keeping(topology) or "uniform"
+
+
+def weights_text(topology: Topology, mixing: str) -> str:
+    """Weights of a mixing in words; for `auto` those that it stands for."""
+    if mixing == "auto":
+        chosen = Counter(weights_text(one, automatic_choice(one)) for one in topology.by_round)
+        if len(chosen) == 1:
+            return next(iter(chosen))
+        return " and ".join(f"{weights} of {counted(count, 'graph')}" for weights, count in chosen.items())
+    return "the file's weights" if mixing == "weights" else f"{mixing} weights"
 
 
 def exact_by_weights(topology: Topology) -> int | None:

@@ -14,12 +14,16 @@ class Neighborhood:
 
     `incoming[j]` is W[me, j], the weight of the vector that j sends; `outgoing[j]` is W[j, me], the weight that j
     gives to this peer's vector. Both are in ascending peer order, without `me` and without weights of 0.
+
+    `relaxation`: r ≥ 1, the same for all peers, with which no self-weight of I + (W − I) / r is negative; 1 where none
+    of W is (those of finite-time averaging may be).
     """
 
     me: int
     self_weight: float
     incoming: Mapping[int, float]
     outgoing: Mapping[int, float]
+    relaxation: float = 1.0
 
 
 NeighborhoodSchedule = Callable[[int], Neighborhood]
@@ -47,4 +51,5 @@ def neighborhood(w: Matrix, me: int) -> Neighborhood:
         self_weight=float(w[me, me]),
         incoming={j: float(w[me, j]) for j in others if w[me, j] != 0},
         outgoing={j: float(w[j, me]) for j in others if w[j, me] != 0},
+        relaxation=max(1.0, 1.0 - float(w.diagonal().min())),
     )

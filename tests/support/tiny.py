@@ -91,7 +91,7 @@ def _added(command: str, given: list[str]) -> list[str]:
         wanted["--model"] = "vgg11"
     if not re.search(r'dataset *= *"(?!cifar10)', text):
         wanted["--dataset"] = "digits"
-    if command in MIXING:
+    if command in MIXING and _value(given, "--final-merge") not in ("exact", "none"):  # which have no tolerance
         wanted["--consensus-tolerance"] = "0.1"
     if command == "centralized":
         wanted |= {"--num-clients": f"{PEERS}", "--num-selected": f"{PEERS - 2}"}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from p2pfl.modes import has_final_model
 from p2pfl.report import style, topology_plot
 from p2pfl.report.compare.group import Entry
 from p2pfl.report.compare.line_styles import LineEnd, height_for, label_ends, line_style, short_label
@@ -95,6 +96,8 @@ def _draw_phase(figure: Figure, axes: Axes, entry: Entry, index: int) -> bool:
     if not measured:
         mixed = any(run.finished("consensus") for run in entry.runs)
         why = "All peers had the same weights before it:\nthe distance is 0." if mixed else "It was not finished."
+        if not has_final_model(entry.config):
+            why = "There was none (--final-merge none)."
         style.empty_plot(figure, axes, why)
         return False
     start, rounds = fmean(own[0] for own in measured), max(map(max, measured))

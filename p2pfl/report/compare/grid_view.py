@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from p2pfl.config import TUNABLE
+from p2pfl.modes import has_final_model
 from p2pfl.report.compare.dimensions import Grid, algorithm_of, column_of, grid_of, place_of
 from p2pfl.report.compare.group import Entry
 from p2pfl.report.compare.matching import Comparison
@@ -106,7 +107,7 @@ def _lines(entry: Entry, top: dict[str, frozenset[str]]) -> list[dict[str, Any]]
 
 def _text(entry: Entry, field: str) -> str:
     """Accuracy; in brackets the mean peer's, where there is no final model."""
-    if field == "consensus_accuracy" and not entry.mode.has_common_model:
+    if field == "consensus_accuracy" and not has_final_model(entry.config):
         return f"({cell(entry, 'mean_peer_accuracy')})"
     return cell(entry, field)
 
@@ -157,7 +158,7 @@ _POOLED = " Plain SGD, on pooled data, is not marked."
 
 
 def _short(entry: Entry, tuned: Sequence[str]) -> str:
-    has_model = entry.mode.has_common_model
+    has_model = has_final_model(entry.config)
     found = statistic(entry, "consensus_accuracy" if has_model else "mean_peer_accuracy")
     if found.mean is None:
         return NO_VALUE

@@ -115,6 +115,9 @@ def notes(entries: Sequence[Entry], tuning: Tuning | None = None) -> list[str]:
             continue
         values = [options(entry.config)[name] for entry in entries]
         found += _differences(entries, values, f"{what} (--{name.replace('_', '-')})", _text)
+    mixing = [entry for entry in entries if entry.mode.mixes]
+    merges = [entry.config.gossip.final_merge for entry in mixing]
+    found += _differences(mixing, merges, "final merge (--final-merge)", str)
     versions = [tuple(sorted((entry.summaries[0]["versions"] or {}).items())) for entry in entries]
     found += _differences(entries, versions, "versions", lambda pairs: " ".join(f"{a} {b}" for a, b in pairs) or "none")
     unknown = all(run.data is None for entry in entries for run in entry.runs)
