@@ -153,7 +153,9 @@ def _tuned_runs(folder: Path, plan: GridPlan, runner: _Runner) -> list[Planned]:
     for one in plan.tuned:
         found = tuner.of_cell(one.cell)
         if found.chosen is None:
-            runner.leave_out([one.cell.with_seed(seed) for seed in plan.seeds], f"{found.cell}: {loss_text(found.trials)}")
+            runner.leave_out(
+                [one.cell.with_seed(seed) for seed in plan.seeds], f"{found.cell}: {loss_text(found.trials)}"
+            )
         else:
             runner.say(f"{found.cell}: chosen {values_text(found.chosen.values)}")
             finals += plan_final(one.cell, found.chosen.values, plan.seeds)

@@ -154,7 +154,10 @@ class Tuner:
         write_tuning(self._comparison, self.result())
 
     def _accuracy(self, trial: PlannedTrial) -> tuple[float | None, str]:
-        """Validation accuracy of the final model, or without one of the mean peer; why there is none."""
+        """Validation accuracy of the final model, or without one of the mean peer.
+
+        With the reason where there is none.
+        """
         summary = complete_summary(self.folder / trial.planned.name) or {}
         has_model = mode_of(trial.planned.config).has_common_model
         value = summary.get("consensus_accuracy" if has_model else "mean_peer_accuracy")

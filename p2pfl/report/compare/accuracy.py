@@ -15,7 +15,7 @@ from p2pfl.report import style
 from p2pfl.report.compare.curves import AXES, Curve, Point, curve, final_point, mean_final_point, points
 from p2pfl.report.compare.group import Entry
 from p2pfl.report.compare.line_styles import LineEnd, LineStyle, height_for, label_ends, line_style, short_label
-from p2pfl.report.compare.panels import arrange, draw_panels, needs_panels
+from p2pfl.report.compare.panels import arrange, draw_panels, needs_panels, styles_of
 from p2pfl.report.evaluated import accuracy_label, curve_set
 from p2pfl.report.load import RecordedRun
 from p2pfl.util.units import byte_unit
@@ -51,7 +51,7 @@ def accuracy_against(axis: str) -> Callable[[Sequence[Entry]], Figure]:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """An entry with its curve and final model, and the length of its line on the plot's axis."""
+    """Curve and final model of an entry, and the length of its line on the axis."""
 
     entry: Entry
     line: Curve
@@ -66,7 +66,7 @@ class _Drawn:
 
 @dataclass(frozen=True)
 class _Axis:
-    """Horizontal axis: one of `AXES`, its unit and label, and whether it is logarithmic."""
+    """Horizontal axis: one of `AXES`, its unit, label and whether it is logarithmic."""
 
     name: str
     unit: float
@@ -194,10 +194,11 @@ def draw_spread(entries: Sequence[Entry]) -> Figure:
     height = (_LOW_ROW if many else _ROW) * len(entries) + 1.2
     figure = style.new_figure(2 * style.WIDTH if many else _WIDTH, max(height, 2.6))
     axes = figure.add_subplot(xlabel=accuracy_label(_final_sets(entries)))
+    looks = styles_of(entries)
     for i, entry in enumerate(entries):
         for k, run in enumerate(entry.runs):
             seeds = len(entry.runs)
-            _draw_peers(axes, run, line_style(i), i + (k - (seeds - 1) / 2) * 0.62 / seeds, 5.0 if seeds > 1 else 9.0)
+            _draw_peers(axes, run, looks[i], i + (k - (seeds - 1) / 2) * 0.62 / seeds, 5.0 if seeds > 1 else 9.0)
     axes.set_yticks(range(len(entries)), [short_label(entry.label) for entry in entries])
     axes.set_ylim(len(entries) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")

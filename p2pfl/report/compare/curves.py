@@ -1,4 +1,4 @@
-"""Accuracies of compared runs by round: points of a run, and curves over its seeds."""
+"""Accuracies by round: points of a run, and curves of an entry over its seeds."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def mean_final_point(entry: Entry) -> Point | None:
 
 
 def accuracy_at_end(entry: Entry) -> float:
-    """Accuracy of the final model, or else the last of the curve; 0 where nothing was measured."""
+    """Accuracy of the final model, or else the last of the curve; 0 for none."""
     end = mean_final_point(entry)
     if end is not None:
         return end.mean

@@ -58,7 +58,7 @@ class LineStyle:
         }
 
     def legend_options(self) -> dict[str, Any]:
-        """Keyword arguments of matplotlib for a sample in a legend that serves several entries."""
+        """Keyword arguments of matplotlib for a sample in a legend of several entries."""
         return {**self.marker_options(), **self.line_options(), "gid": None}
 
 

@@ -70,7 +70,7 @@ def needs_panels(entries: Sequence[Entry]) -> bool:
 
 
 def arrange(entries: Sequence[Entry]) -> Panels:
-    """Divide entries into panels by the first dimension that leaves few lines in each.
+    """Divide entries into panels by the first dimension that leaves few lines.
 
     Where a panel still has too many, only the most accurate and the worst have a color, the same in all panels.
     """
@@ -106,7 +106,10 @@ def _name(entry: Entry, dimension: str) -> str:
 
 
 def _looks(named: Sequence[tuple[str, Entry]]) -> dict[str, LineStyle]:
-    """Styles by name; of too many only the best and the worst in the mean of their panels have colors."""
+    """Styles by name; of too many only the best and the worst have colors.
+
+    Their rank is that of the mean accuracy over the panels.
+    """
     accuracies: dict[str, list[float]] = {}
     for name, entry in named:
         accuracies.setdefault(name, []).append(accuracy_at_end(entry))
@@ -115,6 +118,14 @@ def _looks(named: Sequence[tuple[str, Entry]]) -> dict[str, LineStyle]:
     ranked = sorted(accuracies, key=lambda name: -fmean(accuracies[name]))
     colored = [*ranked[:_BEST], ranked[-1]]
     return {name: line_style(colored.index(name)) if name in colored else faint_style() for name in ranked}
+
+
+def styles_of(entries: Sequence[Entry]) -> list[LineStyle]:
+    """Styles of entries in plots that show each of them in a row."""
+    if not needs_panels(entries):
+        return [line_style(place) for place in range(len(entries))]
+    looks = {line.entry.label: line.style for panel in arrange(entries).panels for line in panel.lines}
+    return [replace(looks[entry.label], is_faint=False, marker=looks[entry.label].marker or "o") for entry in entries]
 
 
 def draw_panels(found: Panels, x_label: str, y_label: str) -> tuple[Figure, list[Axes]]:
@@ -137,10 +148,7 @@ def draw_panels(found: Panels, x_label: str, y_label: str) -> tuple[Figure, list
             axes.set_ylabel(y_label)
     for axes in unused:
         axes.set_axis_off()
-    handles = [
-        Line2D([], [], label=short_label(name), **looks[name].legend_options())
-        for name in shown
-    ]
+    handles = [Line2D([], [], label=short_label(name), **looks[name].legend_options()) for name in shown]
     if len(shown) < len(looks):
         handles.append(Line2D([], [], label=f"{len(looks) - len(shown)} others", **faint_style().legend_options()))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), _LEGEND_COLUMNS))

@@ -96,7 +96,7 @@ _LINE_PLOTS = ("accuracy-samples", "accuracy-rounds", "accuracy-seconds", "accur
 
 
 def plots_of(entries: Sequence[Entry]) -> tuple[Plot[Sequence[Entry]], ...]:
-    """Plots as they are for these entries: those of many are wide, and line plots have panels."""
+    """Plots of these entries; those of many are wide, and their lines in panels."""
     if not needs_panels(entries):
         return PLOTS
     divided = _panels_text(entries)

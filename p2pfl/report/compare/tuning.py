@@ -65,7 +65,7 @@ class Tuning(msgspec.Struct, frozen=True):
 
 
 def loss_text(trials: Sequence[Trial]) -> str:
-    """How trials of which none has an accuracy ended, such as all diverged."""
+    """End of trials of which none has an accuracy, such as all trials diverged."""
     diverged = sum(bool(trial.diverged) for trial in trials)
     if diverged == len(trials):
         return "all trials diverged"
@@ -75,7 +75,7 @@ def loss_text(trials: Sequence[Trial]) -> str:
 
 
 def loss_remedy(trials: Sequence[Trial]) -> str:
-    """What helps where no trial has an accuracy."""
+    """Remedy where no trial has an accuracy."""
     if any(trial.diverged for trial in trials):
         return "add smaller values to --tune"
     return f"delete their folders below {TUNING_FOLDER}/, and the same command runs them again"
@@ -87,7 +87,10 @@ def values_text(values: Mapping[str, float]) -> str:
 
 
 def run_name(cell: str, values: Mapping[str, float]) -> str:
-    """Folder's name of a cell with these values, each written in full; a run's ends with its seed."""
+    """Folder's name of a trial, and beginning of a run's, which ends with its seed.
+
+    Each value is written in full.
+    """
     return cell + "".join(f"-{name.replace('_', '-')}-{value!r}" for name, value in values.items())
 
 
@@ -122,7 +125,7 @@ def read_tuning(folder: Path) -> Tuning | None:
 
 
 def tuning_of(folder: Path, run_dirs: Sequence[Path]) -> Tuning | None:
-    """Tuning that chose the values of these runs, which are in its comparison's folder.
+    """Tuning that chose the values of these runs, which are in its folder.
 
     None for other runs: an earlier comparison in this folder may have left its trials. Raises ConfigError as
     `read_tuning` does.

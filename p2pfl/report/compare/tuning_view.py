@@ -160,8 +160,7 @@ TUNING_PLOTS: tuple[Plot[Tuned], ...] = (
     Plot(
         "tuning-values",
         "Validation accuracy by value",
-        "Best over the other options tried, if there are any. Star: chosen. Cross: diverged, or ended without a model to "
-        "measure.",
+        "Best over the other options tried, if there are any. Star: chosen. Cross: diverged, or without a model.",
         draw_values,
         wide=True,
     ),

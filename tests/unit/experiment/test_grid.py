@@ -36,7 +36,9 @@ def test_a_lost_trial_is_not_run_again_but_with_other_settings_it_is_another(
     said: list[str] = []
     monkeypatch.setattr(grid, "run", diverge)
     for _ in range(2):
-        with pytest.raises(P2PFLError, match="no cell has a value to run with: all trials diverged; add smaller values to --tune"):
+        with pytest.raises(
+            P2PFLError, match="no cell has a value to run with: all trials diverged; add smaller values to --tune"
+        ):
             grid.run_grid(tmp_path, planned(0.5), said.append, again="again")
     assert sum("(lost: the training loss is nan" in line for line in said) == 1
     with pytest.raises(ConfigError, match=r"was made with --momentum 0\.9, not 0\.5; choose another --run-dir"):
@@ -62,7 +64,9 @@ def test_a_trial_without_a_model_is_not_called_diverged(tmp_path: Path, monkeypa
     summary = {"consensus_accuracy": None, "lost_peers": ["0", "2"]}
     monkeypatch.setattr(grid, "run", lambda *_, **__: None)
     monkeypatch.setattr(tune, "complete_summary", lambda path: summary)
-    with pytest.raises(P2PFLError, match="all trials ended without a model to measure; delete their folders below tuning/"):
+    with pytest.raises(
+        P2PFLError, match="all trials ended without a model to measure; delete their folders below tuning/"
+    ):
         grid.run_grid(tmp_path, planned(0.1, 0.5), said.append, again="again")
     assert said[-1] == "gossip-ring-3: all trials ended without a model to measure; it is left out"
     tuning = read_tuning(tmp_path)

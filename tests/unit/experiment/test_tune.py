@@ -56,9 +56,10 @@ def test_epochs_of_trials_are_shorter_by_what_is_held_back() -> None:
     steps = {one.cell.name: {trial.planned.steps for trial in one.trials} for one in tuned}
     half = 2 * (1438 // 2 // 4 // 8)  # of 1438 samples, on 4 peers, in batches of 8
     assert steps["gossip-ring-4"] == steps["centralized-2-of-4"] == {half}
-    assert steps["sgd"] == {4 * 2 * (1438 // 4 // 8)}, "a number of steps, whatever is held back"
+    whole = 2 * (45 + 45 + 44 + 44)  # of shards of 360 and 359 samples
+    assert steps["sgd"] == {whole}, "a number of steps, whatever is held back"
     assert tuned[0].trials[0].planned.samples == 20 * half * 8 * 4
-    assert tuned[0].cell.with_seed(0).samples == 20 * 2 * (1438 // 4 // 8) * 8 * 4
+    assert tuned[0].cell.with_seed(0).samples == 20 * whole * 8
 
 
 def test_a_value_that_does_not_fit_names_the_cell() -> None:

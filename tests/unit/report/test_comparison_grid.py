@@ -163,12 +163,19 @@ def test_the_page_has_the_grid_the_trials_and_one_script_known_by_its_digest(wri
 def test_filters_hide_rows_columns_and_curves(written: Comparison, tmp_path: Path) -> None:
     text = (written.folder / "report.html").read_text(encoding="utf-8")
     chosen = text.replace("<option>quasi-global</option>", "<option selected>quasi-global</option>")
+    measure = "document.title = document.documentElement.scrollWidth"
+    digest = base64.b64encode(hashlib.sha256(measure.encode()).digest()).decode()
+    chosen = chosen.replace("script-src ", f"script-src 'sha256-{digest}' ").replace(
+        "</body>", f"<script>{measure}</script></body>"
+    )
     (tmp_path / "page.html").write_text(chosen, encoding="utf-8")
     _, complaints = in_browser(tmp_path / "page.html", tmp_path / "profile")
     assert "Content Security Policy" not in complaints
     command = [str(CHROMIUM), *["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]]
+    command += ["--window-size=600,900"]
     command += [f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "page.html").as_uri()]
     seen = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert int(re.findall(r"<title>(\d+)<", seen)[0]) <= 600, "tables scroll within the page, which does not"
     rows = re.findall(r'<tr data-e="(\d+)"[^>]*data-algorithm="([^"]*)"[^>]*>', seen)
     hidden = {e for e, _ in re.findall(r'<tr data-e="(\d+)"([^>]*) hidden=""', seen)}
     assert hidden == {e for e, algorithm in rows if algorithm == "dpsgd"}, "modes without an algorithm stay"

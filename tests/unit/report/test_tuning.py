@@ -42,8 +42,8 @@ def test_a_choice_at_the_end_of_the_list_is_a_caution() -> None:
     said = cautions(Tuning(0, 0.1, [rising, falling, inside, lost, cell(0.4, name="e"), bare]))
     assert said == [
         "d: all trials diverged (lr 0.1; lr 0.2), so it was not run; add smaller values to --tune",
-        "f: 1 of 2 trials diverged, and the others ended without a model to measure (lr 0.1; lr 0.2), so it was not run; "
-        "add smaller values to --tune",
+        "f: 1 of 2 trials diverged, and the others ended without a model to measure (lr 0.1; lr 0.2), so it was not "
+        "run; add smaller values to --tune",
         "a: the best lr, 0.3, is the largest tried; widen the list",
         "b: the best lr, 0.1, is the smallest tried; widen the list",
     ]
