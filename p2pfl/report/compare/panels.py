@@ -110,11 +110,12 @@ def _looks(named: Sequence[tuple[str, Entry]]) -> dict[str, LineStyle]:
 
     Their rank is that of the mean accuracy over the panels.
     """
+    names = dict.fromkeys(name for name, _ in named)
+    if len(names) <= MOST_LINES:
+        return {name: line_style(place) for place, name in enumerate(names)}
     accuracies: dict[str, list[float]] = {}
     for name, entry in named:
         accuracies.setdefault(name, []).append(accuracy_at_end(entry))
-    if len(accuracies) <= MOST_LINES:
-        return {name: line_style(place) for place, name in enumerate(accuracies)}
     ranked = sorted(accuracies, key=lambda name: -fmean(accuracies[name]))
     colored = [*ranked[:_BEST], ranked[-1]]
     return {name: line_style(colored.index(name)) if name in colored else faint_style() for name in ranked}
