@@ -13,6 +13,7 @@ import tyro
 from docs.generate.descriptions import Described, fields_of
 from docs.generate.markdown import code, prose, table
 from p2pfl.cli import COMMANDS, compare, keys, report, topology, train
+from p2pfl.cli.examples import EXAMPLES
 from p2pfl.registry import OWN, TABLES, names_of
 
 OPTIONS: Mapping[str, type[Any]] = {
@@ -71,6 +72,9 @@ def _command(name: str, kind: type[Any], shared: dict[type[Any], None]) -> str:
         ["p2pfl", name, *(_metavar(item) for item in places), "[OPTIONS]" if len(own) > len(places) else ""]
     )
     parts = [f"## p2pfl {name}", f"```text\n{usage.strip()}\n```", _documentation(kind)]
+    if name in EXAMPLES:
+        lines = [line for example, what in EXAMPLES[name] for line in (f"# {what}", example)]
+        parts.append("\n".join(["```bash", *lines, "```"]))
     if places:
         parts.append(table(("argument", "", "meaning"), [_place(item) for item in places]))
     if options := [item for item in own if not _is_positional(item)]:

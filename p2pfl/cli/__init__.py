@@ -168,7 +168,7 @@ def _overview() -> str:
     lines = [f"  {name:<15} {text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join(
         [
-            "usage: p2pfl COMMAND [ARGUMENTS]     (python run_peers.py COMMAND … is the same)",
+            "usage: p2pfl COMMAND [ARGUMENTS]     (in a checkout also: python run_peers.py COMMAND …)",
             "",
             "Train one model over many machines, each of which keeps its data to itself.",
             "",

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import tyro
 
+from p2pfl.cli.examples import examples_text
 from p2pfl.config.replaced import replacement
 from p2pfl.errors import ConfigError, unusable
 from p2pfl.registry import TABLES, entry_of, summaries_of
@@ -49,7 +50,11 @@ def parse(kind: type[A], words: Sequence[str], command: str, default: A | None =
         return result
 
     if "-h" in words or "--help" in words:
-        return run()
+        try:
+            return run()
+        except SystemExit:
+            print(examples_text(command), end="")
+            raise
     captured = io.StringIO()
     columns = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = "2000"  # keeps tyro from breaking lines

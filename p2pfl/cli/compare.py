@@ -15,6 +15,7 @@ import tyro
 from p2pfl.cli.arguments import parse, print_notes
 from p2pfl.cli.describe import show_decoding
 from p2pfl.cli.grid_options import (
+    refuse_no_validation,
     refuse_values_beside,
     seed_numbers,
     selected_numbers,
@@ -43,6 +44,7 @@ from p2pfl.modes import mode_of
 from p2pfl.run.directory import comparison_folder, locked, runs_in
 from p2pfl.run.paths import CONFIG_FILE
 from p2pfl.topology import Topology, load_topology
+from p2pfl.util.program import program
 from p2pfl.util.text import some
 
 if TYPE_CHECKING:
@@ -136,7 +138,7 @@ def compare(words: list[str]) -> int:
         return _run_and_compare(arguments, asked, files, _Given(words, lists))
     _refuse_idle_options(arguments, asked, lists)
     folder = comparison_folder(asked.record.run_dir, asked.record.name or "runs")
-    return _report(folder, runs, arguments.allow_mismatch, shlex.join(["python", "run_peers.py", "compare", *words]))
+    return _report(folder, runs, arguments.allow_mismatch, shlex.join([*program(), "compare", *words]))
 
 
 def _runs_and_files(what: Sequence[Path]) -> tuple[list[Path], list[Path]]:
@@ -175,7 +177,7 @@ def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path]
         return 0
     command = ["compare", *given.words, *(() if asked.record.run_dir else ("--run-dir", str(folder)))]
     print(describe_grid(plan))
-    repeat = shlex.join(["python", "run_peers.py", "compare", *without(given.words, "--run-dir", "--run_dir")])
+    repeat = shlex.join([*program(), "compare", *without(given.words, "--run-dir", "--run_dir")])
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -231,6 +233,7 @@ def _tuning(arguments: Compare, asked: RunConfig, words: Sequence[str]) -> TuneO
     share = 1.0 if rounds is None else rounds / whole
     values = tuned_values(arguments.tune)
     refuse_values_beside(values, words)
+    refuse_no_validation(asked.data.validation, words)
     return TuneOptions(values, share, asked.data.validation or VALIDATION)
 
 

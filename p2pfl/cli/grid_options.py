@@ -104,6 +104,16 @@ def refuse_values_beside(tuned: Mapping[str, tuple[float, ...]], words: Sequence
             raise ConfigError(f"{option}: has no effect beside --tune {option[2:]}=…; omit one of them")
 
 
+def refuse_no_validation(validation: float, words: Sequence[str]) -> None:
+    """Refuse --validation 0 beside --tune, which chooses on what is held back.
+
+    A settings file may have it, as those of runs do: trials then hold back the default. Raises ConfigError.
+    """
+    if validation == 0 and any(word.partition("=")[0] == "--validation" for word in words):
+        remedy = "choose a fraction above 0, or omit it for 0.1"
+        raise ConfigError(f"--validation {validation:g}: --tune would have no set to choose on; {remedy}")
+
+
 def _number(text: str, value: str) -> float:
     try:
         number = float(value)

@@ -29,7 +29,8 @@ class Make:
     """Generate a topology file."""
 
     kind: tyro.conf.Positional[_KINDS]
-    """Shape of the graph, or of a schedule of graphs: one-peer-exponential, base-k, random-matching."""
+    """Shape of the graph (chain is another name of path), or of a schedule of graphs: one-peer-exponential, base-k,
+    random-matching."""
     n: Annotated[int, tyro.conf.arg(name="n", aliases=["-n"])]
     """Number of peers."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]

@@ -21,7 +21,7 @@ from p2pfl.experiment.run import run
 from p2pfl.experiment.tune import TunedCell, Tuner, plan_final
 from p2pfl.launch import fork_server
 from p2pfl.report import complete_summary, write_report
-from p2pfl.report.compare.tuning import values_text
+from p2pfl.report.compare.tuning import loss_remedy, loss_text, values_text
 from p2pfl.run.data_record import DataRecord, read_data_record
 from p2pfl.run.paths import CONFIG_FILE, REPORT_FILE, TUNING_FILE, TUNING_FOLDER
 from p2pfl.ui import OverallProgress
@@ -134,9 +134,8 @@ def run_grid(
             if runner.run(folder / final.name, final):
                 diverged.append(final.name)
     made = [folder / final.name for final in finals if (folder / final.name / CONFIG_FILE).is_file()]
-    if len(diverged) == len(finals):
-        what = "runs" if finals else "trials of all cells"
-        raise P2PFLError(f"all {what} diverged", remedy="lower --lr, or add smaller values to --tune")
+    if finals and len(diverged) == len(finals):
+        raise P2PFLError("all runs diverged", remedy="lower --lr, or add smaller values to --tune")
     return GridResult(made, diverged)
 
 
@@ -152,12 +151,17 @@ def _tuned_runs(folder: Path, plan: GridPlan, runner: _Runner) -> list[Planned]:
                 lost = runner.run(tuner.folder / trial.planned.name, trial.planned)
             tuner.finish(one.cell, trial, lost)
     for one in plan.tuned:
-        values = tuner.chosen(one.cell)
-        if values is None:
-            runner.leave_out([one.cell.with_seed(seed) for seed in plan.seeds], one.cell.name)
+        found = tuner.of_cell(one.cell)
+        if found.chosen is None:
+            runner.leave_out(
+                [one.cell.with_seed(seed) for seed in plan.seeds], f"{found.cell}: {loss_text(found.trials)}"
+            )
         else:
-            runner.say(f"{one.cell.name}: chosen {values_text(values)}")
-            finals += plan_final(one.cell, values, plan.seeds)
+            runner.say(f"{found.cell}: chosen {values_text(found.chosen.values)}")
+            finals += plan_final(one.cell, found.chosen.values, plan.seeds)
+    if not finals:
+        trials = [trial for found in tuner.result().cells for trial in found.trials]
+        raise P2PFLError(f"no cell has a value to run with: {loss_text(trials)}", remedy=loss_remedy(trials))
     return finals
 
 
@@ -230,12 +234,12 @@ class _Runner:
         self._begin(one, why)
         self._overall.end(one.samples)
 
-    def leave_out(self, runs: Sequence[Planned], cell: str) -> None:
-        """Pass over the runs of a cell whose trials all diverged."""
+    def leave_out(self, runs: Sequence[Planned], why: str) -> None:
+        """Pass over the runs of a cell of which no trial has an accuracy."""
         self._number += len(runs)
         for one in runs:
             self._overall.end(one.samples)
-        self.say(f"{cell}: left out, since all its trials diverged")
+        self.say(f"{why}; it is left out")
 
     def _begin(self, one: Planned, state: str) -> None:
         self._number += 1

@@ -83,14 +83,6 @@ class Planned:
         return round(training.rounds * self.steps * training.batch_size * at_once)
 
 
-def plan_runs(base: RunConfig, wanted: CompareOptions) -> list[Planned]:
-    """Plan the matched runs in the order of running: cell by cell, seed by seed.
-
-    Raises ConfigError as `plan_cells` does.
-    """
-    return [cell.with_seed(seed) for cell in plan_cells(base, wanted) for seed in wanted.seeds]
-
-
 def plan_cells(base: RunConfig, wanted: CompareOptions) -> list[Cell]:
     """Plan the cells of the grid in the order of running: mode by mode.
 

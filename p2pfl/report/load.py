@@ -30,6 +30,7 @@ from p2pfl.run.shard_record import ShardRecord, read_shard_record, sizes_of
 from p2pfl.run.sketch_file import readable_sketches
 from p2pfl.topology import Topology, load_topology
 from p2pfl.topology.spectrum import Matrix
+from p2pfl.util.program import program
 
 _MIXING_LIMIT = 100_000  # of consensus rounds; a record of a later one is damaged
 
@@ -191,7 +192,7 @@ def mixing_distances(run: RecordedRun) -> dict[int, float]:
 
 def repeat_command(run: RecordedRun) -> str:
     """Command that repeats a run."""
-    return shlex.join(["python", "run_peers.py", run.mode.name, "--config", str(run.path / CONFIG_FILE)])
+    return shlex.join([*program(), run.mode.name, "--config", str(run.path / CONFIG_FILE)])
 
 
 def model_record(run: RecordedRun) -> RoundRecord | None:

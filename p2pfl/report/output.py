@@ -53,6 +53,14 @@ def draw_plots(plots: Sequence[Plot[Subject]], subject: Subject, folder: Path) -
                 style.save(figure, target / f"{plot.name}.{kind}")
 
 
+def remove_plots(plots: Sequence[Plot[Any]], folder: Path) -> None:
+    """Remove plots that no longer belong to a folder, if it has them."""
+    for plot in plots:
+        for kind in ("png", "svg"):
+            with contextlib.suppress(OSError):
+                (folder / PLOTS_FOLDER / f"{plot.name}.{kind}").unlink()
+
+
 def check_drawing() -> None:
     """Check that plots and pages can be made on this machine.
 

@@ -66,7 +66,7 @@ def check_graph(raw: RawGraph, least: int = 2, what: str = "the graph") -> Check
             for flaw in attribute_flaws(shown, [node.attributes for node in raw.nodes])
         ),
         *_edge_problems(links, names),
-        *_size_problems(adjacency_of(names, links), names, least, raw.disconnected_hint, what),
+        *_connectivity(raw, links, names, least, what),
     )
     return CheckedGraph(naming, links, found)
 
@@ -220,21 +220,12 @@ def _edge_problems(links: Links, names: dict[str, str]) -> list[Problem]:
         edge = links.undeclared[0]
         unknown = edge.target if edge.source in names else edge.source
         more = f" ({len(links.undeclared) - 1} more such edges)" if len(links.undeclared) > 1 else ""
-        found.append(
-            Problem(
-                f"the edge {shorten(edge.source)!r} – {shorten(edge.target)!r} ends at {shorten(unknown)!r}, which is "
-                f"not among the nodes{more}: declare it or correct the edge"
-            )
-        )
+        text = f"the edge {shorten(edge.source)!r} – {shorten(edge.target)!r} ends at {shorten(unknown)!r}, which is "
+        found.append(Problem(f"{text}not among the nodes{more}: declare it or correct the edge"))
     if links.loops:
         which = f"self-loop{'s' * (len(links.loops) > 1)} on node{'s' * (len(links.loops) > 1)}"
-        found.append(
-            Problem(
-                f"{which} {few(names[node] for node in links.loops)} (a peer's own weight is in the mixing matrix "
-                "already)",
-                "--drop-self-loops",
-            )
-        )
+        text = f"{which} {few(names[node] for node in links.loops)}"
+        found.append(Problem(f"{text} (a peer's own weight is in the mixing matrix already)", "--drop-self-loops"))
     if links.parallel:
         found.append(Problem(_parallel_text(links, names), "--merge-parallel"))
     return found
@@ -247,6 +238,13 @@ def _parallel_text(links: Links, names: dict[str, str]) -> str:
     more = f" (and {rest} more {'links' if rest > 1 else 'link'})" if rest else ""
     differ = ", with different weights" if links.different else ""
     return f"parallel edges: {names[u]!r} {arrow} {names[v]!r} is given {count} times{differ}{more}"
+
+
+def _connectivity(raw: RawGraph, links: Links, names: dict[str, str], least: int, what: str) -> list[Problem]:
+    """Problems of size and connectivity; after a misspelled name none drops peers."""
+    hint = "that edge may be what is missing" if links.undeclared else raw.disconnected_hint
+    found = _size_problems(adjacency_of(names, links), names, least, hint, what)
+    return [replace(problem, option=None) for problem in found] if links.undeclared else found
 
 
 def _size_problems(graph: Adjacency, names: dict[str, str], least: int, hint: str, what: str) -> list[Problem]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from tests.support import commands
 from tests.support.picture_files import folder
+from tests.support.plans import plan_runs
 
 from p2pfl import RunConfig, make_topology
 from p2pfl.cli import main
@@ -32,7 +33,7 @@ def planned(*, seeds: tuple[int, ...] = (0,), selected: tuple[int, ...] = (4, 3)
     base = RunConfig.of(**{"dataset": "digits", "rounds": 12, "local_steps": 5, "batch_size": 8, **options})
     topologies = (make_topology("ring", 4), make_topology("complete", 4))
     wanted = plan.CompareOptions(topologies, num_selected=selected, sgd=True, local=True, seeds=seeds)
-    return {one.name: one for one in plan.plan_runs(base, wanted)}
+    return {one.name: one for one in plan_runs(base, wanted)}
 
 
 def test_matched_runs_process_the_same_samples() -> None:
@@ -100,16 +101,16 @@ def test_topologies_with_the_same_name_get_separate_folders() -> None:
     same = [dataclasses.replace(make_topology(kind, 4), name="mine") for kind in ("ring", "complete")]
     taken = dataclasses.replace(make_topology("star", 4), name="mine-2")
     base = RunConfig.of(dataset="digits", local_steps=1)
-    names = [one.name for one in plan.plan_runs(base, plan.CompareOptions((same[0], taken, same[1])))]
+    names = [one.name for one in plan_runs(base, plan.CompareOptions((same[0], taken, same[1])))]
     assert names == ["gossip-mine-seed-0", "gossip-mine-2-seed-0", "gossip-mine-3-seed-0"]
     with pytest.raises(ConfigError, match="the same graph; leave one out"):
-        plan.plan_runs(base, plan.CompareOptions((same[0], same[0])))
+        plan_runs(base, plan.CompareOptions((same[0], same[0])))
 
 
 def test_shards_must_be_the_same() -> None:
     wanted = plan.CompareOptions((make_topology("ring", 4), make_topology("ring", 5)))
     with pytest.raises(ConfigError, match="ring-4 has 4 peers and ring-5 has 5: their shards would differ"):
-        plan.plan_runs(RunConfig.of(dataset="digits"), wanted)
+        plan_runs(RunConfig.of(dataset="digits"), wanted)
     with pytest.raises(ConfigError, match="--num-selected 5: choose 1 to 4"):
         planned(selected=(5,))
 

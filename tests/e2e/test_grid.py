@@ -122,6 +122,10 @@ def test_a_tuned_grid_is_interrupted_and_resumed(capsys: pytest.CaptureFixture[s
         ("--tune lr=.1,.2 --tune-rounds 3", "--tune-rounds 3: choose 1 to 2, the number of --rounds"),
         ("--tune lr=.1,-1", "--tune: gossip-ring-3: --lr -1"),
         ("--tune lr=.1 --validation 0.1 --no-test", "--no-test: with --tune the final runs read the test set"),
+        (
+            "--tune lr=.1,.2 --validation 0",
+            "--validation 0: --tune would have no set to choose on; choose a fraction above",
+        ),
         ("--algorithm dpsgd,other", "--algorithm other: choose one of dpsgd"),
         ("--algorithm dpsgd,quasi-global --momentum 0", "gossip-ring-3-quasi-global: --momentum 0"),
         ("--partition iid,own", "own cannot be one of several"),

@@ -1,33 +1,33 @@
-"""Accuracies of several runs: curves over their seeds, and plots against costs."""
+"""Accuracies of several runs: plots against costs, and of the final models."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from p2pfl.config import EvaluationSet
 from p2pfl.report import style
+from p2pfl.report.compare.curves import AXES, Curve, Point, curve, final_point, mean_final_point, points
 from p2pfl.report.compare.group import Entry
 from p2pfl.report.compare.line_styles import LineEnd, LineStyle, height_for, label_ends, line_style, short_label
-from p2pfl.report.evaluated import accuracy_label, curve_set, sets_of
-from p2pfl.report.load import RecordedRun, model_record
+from p2pfl.report.compare.panels import arrange, draw_panels, needs_panels, styles_of
+from p2pfl.report.evaluated import accuracy_label, curve_set
+from p2pfl.report.load import RecordedRun
 from p2pfl.util.units import byte_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-AXES = ("rounds", "samples", "seconds", "bytes")  # horizontal axes of the plots
-Array = npt.NDArray[np.float64]
 _WIDTH, _HEIGHT = 6.6, 4.1  # inches
 _INNER = 0.8  # share of the height for the axes
 _LOG_FROM = 12  # ratio of the longest to the shortest line from which the axis is logarithmic
+_ROW, _LOW_ROW = 0.55, 0.34  # inches of an entry in the spread of final accuracies, and of one of many
 _STAR: dict[str, Any] = {
     "marker": "*",
     "markersize": 11,
@@ -44,114 +44,92 @@ _LABELS = {
 }
 
 
-@dataclass(frozen=True)
-class Point:
-    """Accuracies (0..1) after one round, and its position on each of `AXES`."""
-
-    round: int
-    position: tuple[float, ...]
-    worst: float
-    mean: float
-    best: float
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Accuracies of an entry by round, over the rounds that all its seeds evaluated.
-
-    `low` to `high` is one standard deviation around the mean of several seeds, or worst to best peer for one seed.
-    """
-
-    position: dict[str, Array]
-    mean: Array
-    low: Array
-    high: Array
-
-
-def points(run: RecordedRun) -> list[Point]:
-    """Training rounds evaluated by every surviving peer, or by the coordinator.
-
-    Only those on the set of the run's curve.
-    """
-    found, on = [], curve_set(run)
-    for number in run.finished("train"):
-        row = [r.test_accuracy for r in run.rounds[number] if r.test_accuracy is not None]
-        if len(row) == len(run.rounds[number]) and sets_of(run.rounds[number]) == {on}:
-            found.append(Point(number, _position(run, number), min(row), fmean(row), max(row)))
-    return found
-
-
-def final_point(run: RecordedRun) -> Point | None:
-    """Final model, after a consensus phase if any; None without a common model."""
-    record = model_record(run)
-    if record is None or record.test_accuracy is None:
-        return None
-    accuracy = record.test_accuracy
-    return Point(record.round, _position(run, record.round), accuracy, accuracy, accuracy)
-
-
-def _position(run: RecordedRun, number: int) -> tuple[float, ...]:
-    return number, run.samples(number), run.elapsed(number), run.bytes_sent(number)
-
-
-def curve(entry: Entry) -> Curve:
-    """Curve of an entry: mean accuracies and positions of its seeds."""
-    measured = [{point.round: point for point in points(run)} for run in entry.runs]
-    common = sorted(set.intersection(*(set(own) for own in measured)))
-    rows = [[own[number] for own in measured] for number in common]
-    positions = np.array([np.mean([p.position for p in row], axis=0) for row in rows]).reshape(len(rows), len(AXES))
-    mean = np.array([fmean(p.mean for p in row) for row in rows])
-    if len(entry.runs) > 1:
-        spread = np.array([stdev(p.mean for p in row) for row in rows])
-        low, high = mean - spread, mean + spread
-    else:
-        low, high = np.array([row[0].worst for row in rows]), np.array([row[0].best for row in rows])
-    return Curve({axis: positions[:, column] for column, axis in enumerate(AXES)}, mean, low, high)
-
-
-def mean_final_point(entry: Entry) -> Point | None:
-    """Mean over seeds of the final model's point; None where a run has none."""
-    found = [final_point(run) for run in entry.runs]
-    known = [point for point in found if point is not None]
-    if len(known) < len(found):
-        return None
-    position = tuple(float(value) for value in np.mean([point.position for point in known], axis=0))
-    worst, mean, best = (f(point.mean for point in known) for f in (min, fmean, max))
-    return Point(known[0].round, position, worst, mean, best)
-
-
 def accuracy_against(axis: str) -> Callable[[Sequence[Entry]], Figure]:
     """Drawing function for the accuracies of entries against one of `AXES`."""
     return partial(_accuracy, axis=axis)
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """Curve and final model of an entry, and the length of its line on the axis."""
+
+    entry: Entry
+    line: Curve
+    end: Point | None
+    length: float
+
+    @property
+    def last(self) -> float:
+        """Accuracy at the end of the line, in percent."""
+        return 100 * (self.end.mean if self.end else float(self.line.mean[-1]))
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Horizontal axis: one of `AXES`, its unit, label and whether it is logarithmic."""
+
+    name: str
+    unit: float
+    label: str
+    is_log: bool
+
+
 def _accuracy(entries: Sequence[Entry], axis: str) -> Figure:
+    drawn = {entry.label: found for entry in entries if (found := _measured(entry, axis)) is not None}
+    if not drawn:
+        figure = style.new_figure(_WIDTH, _HEIGHT)
+        axes = figure.add_subplot(ylabel=accuracy_label(_sets(entries)))
+        return style.empty_plot(figure, axes, "No finished round was evaluated.")
+    scale = _axis_of(axis, [one.length for one in drawn.values()])
+    return (_divided if needs_panels(entries) else _alone)(entries, drawn, scale)
+
+
+def _alone(entries: Sequence[Entry], drawn: dict[str, _Drawn], scale: _Axis) -> Figure:
+    """All entries in one plot, with a label at the end of each line."""
     height = height_for(len(entries), _HEIGHT, _INNER)
     figure = style.new_figure(_WIDTH, height)
-    axes = figure.add_subplot(ylabel=accuracy_label(_sets(entries)))
-    drawn = [(entry, line_style(i), curve(entry), mean_final_point(entry)) for i, entry in enumerate(entries)]
-    drawn = [(entry, own, line, end) for entry, own, line, end in drawn if line.mean.size]
-    if not drawn:
-        return style.empty_plot(figure, axes, "No finished round was evaluated.")
-    lengths = [_length(line, end, axis) for _, _, line, end in drawn]
-    unit, label = _unit(axis, max(lengths))
-    axes.set_xlabel(label)
-    if axis in ("seconds", "bytes") and max(lengths) > _LOG_FROM * min(
-        (length for length in lengths if length), default=1.0
-    ):
+    axes = figure.add_subplot(ylabel=accuracy_label(_sets(entries)), xlabel=scale.label)
+    if scale.is_log:
         axes.set_xscale("log")
-    ends = []
-    for (entry, own, line, end), length in zip(drawn, lengths, strict=True):
-        if length > 0:
-            ends.append(_draw_line(axes, entry, own, line, end, axis, unit))
+    known = [(drawn[entry.label], line_style(i)) for i, entry in enumerate(entries) if entry.label in drawn]
+    ends = [_draw_line(axes, one, own, scale) for one, own in known if one.length > 0]
     _limit(axes)
-    ends += [
-        _draw_level(axes, entry, own, line, end)
-        for (entry, own, line, end), length in zip(drawn, lengths, strict=True)
-        if not length
-    ]
+    ends += [_draw_level(axes, one, own) for one, own in known if not one.length]
     label_ends(axes, ends, height * _INNER)
     return figure
+
+
+def _divided(entries: Sequence[Entry], drawn: dict[str, _Drawn], scale: _Axis) -> Figure:
+    """Entries in panels, by a dimension of their grid, with one legend."""
+    found = arrange(entries).of(drawn)
+    figure, panels = draw_panels(found, scale.label, accuracy_label(_sets(entries)))
+    if scale.is_log:
+        panels[0].set_xscale("log")
+    places = [
+        (axes, line.style, drawn[line.entry.label])
+        for axes, panel in zip(panels, found.panels, strict=True)
+        for line in panel.lines
+    ]
+    for axes, own, one in places:
+        if one.length > 0:
+            _draw_line(axes, one, own, scale)
+    _limit(panels[0])
+    for axes, own, one in places:
+        if not one.length:
+            _draw_level(axes, one, own)
+    return figure
+
+
+def _measured(entry: Entry, axis: str) -> _Drawn | None:
+    """Curve of an entry; None where nothing was evaluated."""
+    line, end = curve(entry), mean_final_point(entry)
+    return _Drawn(entry, line, end, _length(line, end, axis)) if line.mean.size else None
+
+
+def _axis_of(axis: str, lengths: Sequence[float]) -> _Axis:
+    shortest = min((length for length in lengths if length), default=1.0)
+    unit, label = _unit(axis, max(lengths))
+    return _Axis(axis, unit, label, axis in ("seconds", "bytes") and max(lengths) > _LOG_FROM * shortest)
 
 
 def _sets(entries: Sequence[Entry]) -> set[EvaluationSet]:
@@ -179,20 +157,18 @@ def _unit(axis: str, longest: float) -> tuple[float, str]:
     return 1.0, _LABELS[axis]
 
 
-# Seven parameters: an entry with all that is drawn of it, and the axis.
-def _draw_line(
-    axes: Axes, entry: Entry, own: LineStyle, line: Curve, end: Point | None, axis: str, unit: float
-) -> LineEnd:
-    x = line.position[axis] / unit
-    axes.fill_between(x, 100 * line.low, 100 * line.high, color=own.color, alpha=0.13, linewidth=0, gid=own.gid)
-    every = -(-len(x) // 10)
+def _draw_line(axes: Axes, one: _Drawn, own: LineStyle, scale: _Axis) -> LineEnd:
+    line, x = one.line, one.line.position[scale.name] / scale.unit
+    if not own.is_faint:
+        axes.fill_between(x, 100 * line.low, 100 * line.high, color=own.color, alpha=0.13, linewidth=0, gid=own.gid)
     axes.plot(x, 100 * line.mean, **own.line_options())
-    axes.plot(x, 100 * line.mean, markevery=every, **own.marker_options())
-    last_x, last_y = float(x[-1]), 100 * float(line.mean[-1])
-    if end is not None:
-        last_x, last_y = end.position[AXES.index(axis)] / unit, 100 * end.mean
-        axes.plot([last_x], [last_y], color=own.color, linestyle="none", gid=own.gid, **_STAR)
-    return LineEnd(last_x, last_y, own, f"{short_label(entry.label)}, {last_y:.1f} %")
+    axes.plot(x, 100 * line.mean, markevery=-(-len(x) // 10), **own.marker_options())
+    last_x = float(x[-1])
+    if one.end is not None:
+        last_x = one.end.position[AXES.index(scale.name)] / scale.unit
+        if not own.is_faint:
+            axes.plot([last_x], [one.last], color=own.color, linestyle="none", gid=own.gid, **_STAR)
+    return LineEnd(last_x, one.last, own, f"{short_label(one.entry.label)}, {one.last:.1f} %")
 
 
 def _limit(axes: Axes) -> None:
@@ -203,23 +179,26 @@ def _limit(axes: Axes) -> None:
         axes.set_xlim(0, axes.get_xlim()[1])
 
 
-def _draw_level(axes: Axes, entry: Entry, own: LineStyle, line: Curve, end: Point | None) -> LineEnd:
+def _draw_level(axes: Axes, one: _Drawn, own: LineStyle) -> LineEnd:
     """Horizontal line for an entry whose position on this axis stays 0."""
-    y = 100 * (end.mean if end else float(line.mean[-1]))
+    y = one.last
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, y - 2), max(high, y + 2))
-    axes.axhline(y, alpha=0.75, linewidth=1.1, **own.line_options())
-    return LineEnd(axes.get_xlim()[1], y, own, f"{short_label(entry.label)}, {y:.1f} %, sends nothing")
+    axes.axhline(y, **{"alpha": 0.75, "linewidth": 1.1, **own.line_options()})
+    return LineEnd(axes.get_xlim()[1], y, own, f"{short_label(one.entry.label)}, {y:.1f} %, sends nothing")
 
 
 def draw_spread(entries: Sequence[Entry]) -> Figure:
     """Final accuracies: each peer, their mean and the final model, by seed."""
-    figure = style.new_figure(_WIDTH, max(0.55 * len(entries) + 1.2, 2.6))
+    many = needs_panels(entries)
+    height = (_LOW_ROW if many else _ROW) * len(entries) + 1.2
+    figure = style.new_figure(2 * style.WIDTH if many else _WIDTH, max(height, 2.6))
     axes = figure.add_subplot(xlabel=accuracy_label(_final_sets(entries)))
+    looks = styles_of(entries)
     for i, entry in enumerate(entries):
         for k, run in enumerate(entry.runs):
             seeds = len(entry.runs)
-            _draw_peers(axes, run, line_style(i), i + (k - (seeds - 1) / 2) * 0.62 / seeds, 5.0 if seeds > 1 else 9.0)
+            _draw_peers(axes, run, looks[i], i + (k - (seeds - 1) / 2) * 0.62 / seeds, 5.0 if seeds > 1 else 9.0)
     axes.set_yticks(range(len(entries)), [short_label(entry.label) for entry in entries])
     axes.set_ylim(len(entries) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from p2pfl.modes import has_final_model
 from p2pfl.report import style, topology_plot
 from p2pfl.report.compare.group import Entry
-from p2pfl.report.compare.line_styles import LineEnd, height_for, label_ends, line_style, short_label
+from p2pfl.report.compare.line_styles import LineEnd, LineStyle, height_for, label_ends, line_style, short_label
+from p2pfl.report.compare.panels import arrange, draw_panels, needs_panels
 from p2pfl.report.curves import draw_bounds
 from p2pfl.report.evaluated import accuracy_label, latest_accuracies, latest_set
 from p2pfl.report.load import mixing_distances, training_distances
@@ -30,29 +33,71 @@ _ROUNDING = 1e-8  # share of the largest distance below which distances are roun
 
 def draw_distances(entries: Sequence[Entry]) -> Figure:
     """Consensus distance after each training round, of entries with peer models."""
+    measured = {entry.label: found for entry in entries if (found := _distances(entry)) is not None}
+    if not measured:
+        figure = style.new_figure(_WIDTH, _HEIGHT)
+        axes = figure.add_subplot(xlabel="round", ylabel="consensus distance")
+        return style.empty_plot(figure, axes, "No run has separate peer models.")
+    shown = [entry for entry in entries if entry.label in measured]
+    if needs_panels(shown):
+        return _distances_in_panels(entries, measured)
     height = height_for(len(entries), _HEIGHT, 0.8)
     figure = style.new_figure(_WIDTH, height)
     axes = figure.add_subplot(xlabel="round", ylabel="consensus distance", yscale="log")
     ends = []
     for i, entry in enumerate(entries):
-        seeds = [training_distances(run) for run in entry.runs]
-        rounds = sorted(set.intersection(*(set(own) for own in seeds)))
-        if not rounds or not entry.runs[0].has_peer_models:
-            continue
-        rows = np.array([[own[number] for number in rounds] for own in seeds])
-        level, own_style = np.exp(np.log(rows).mean(axis=0)), line_style(i)
-        band: dict[str, Any] = {"color": own_style.color, "alpha": 0.15, "linewidth": 0, "gid": own_style.gid}
-        axes.fill_between(rounds, rows.min(axis=0), rows.max(axis=0), **band)
-        axes.plot(rounds, level, marker=own_style.marker, markevery=-(-len(rounds) // 10), **own_style.line_options())
-        ends.append(LineEnd(rounds[-1], float(level[-1]), own_style, short_label(entry.label)))
-    if not ends:
-        axes.set_yscale("linear")
-        return style.empty_plot(figure, axes, "No run has separate peer models.")
+        if entry.label in measured:
+            own, found = line_style(i), measured[entry.label]
+            _draw_distances(axes, found, own)
+            ends.append(LineEnd(found.rounds[-1], float(found.level[-1]), own, short_label(entry.label)))
+    _scale(axes)
+    label_ends(axes, ends, height * 0.8)
+    return figure
+
+
+@dataclass(frozen=True)
+class _Distances:
+    """Consensus distances by round: geometric mean, smallest and largest of the seeds."""
+
+    rounds: list[int]
+    level: npt.NDArray[np.float64]
+    low: npt.NDArray[np.float64]
+    high: npt.NDArray[np.float64]
+
+
+def _distances(entry: Entry) -> _Distances | None:
+    seeds = [training_distances(run) for run in entry.runs]
+    rounds = sorted(set.intersection(*(set(own) for own in seeds)))
+    if not rounds or not entry.runs[0].has_peer_models:
+        return None
+    rows = np.array([[own[number] for number in rounds] for own in seeds])
+    return _Distances(rounds, np.exp(np.log(rows).mean(axis=0)), rows.min(axis=0), rows.max(axis=0))
+
+
+def _distances_in_panels(entries: Sequence[Entry], measured: dict[str, _Distances]) -> Figure:
+    """Panels and styles are those of the accuracies."""
+    found = arrange(entries).of(measured)
+    figure, panels = draw_panels(found, "round", "consensus distance")
+    panels[0].set_yscale("log")
+    for axes, panel in zip(panels, found.panels, strict=True):
+        for line in panel.lines:
+            _draw_distances(axes, measured[line.entry.label], line.style)
+    _scale(panels[0])
+    return figure
+
+
+def _draw_distances(axes: Axes, found: _Distances, own: LineStyle) -> None:
+    if not own.is_faint:
+        band: dict[str, Any] = {"color": own.color, "alpha": 0.15, "linewidth": 0, "gid": own.gid}
+        axes.fill_between(found.rounds, found.low, found.high, **band)
+    every = -(-len(found.rounds) // 10)
+    axes.plot(found.rounds, found.level, marker=own.marker, markevery=every, **own.line_options())
+
+
+def _scale(axes: Axes) -> None:
     axes.set_xlim(left=0)
     axes.locator_params(axis="x", integer=True)
     _plain_ticks(axes)
-    label_ends(axes, ends, height * 0.8)
-    return figure
 
 
 def _plain_ticks(axes: Axes) -> None:

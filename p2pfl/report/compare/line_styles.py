@@ -32,17 +32,19 @@ _GAP = 1.55  # between labels, in font sizes
 class LineStyle:
     """Color, dashes and marker of an entry, and the class of its SVG elements.
 
-    Each look alone distinguishes at least five entries, all three together all of them.
+    Each look alone distinguishes at least five entries, all three together all of them. Faint ones look all alike.
     """
 
     color: str
     line: Any
     marker: str
     gid: str = ""
+    is_faint: bool = False
 
     def line_options(self) -> dict[str, Any]:
         """Keyword arguments of matplotlib for a line."""
-        return {"color": self.color, "linestyle": self.line, "gid": self.gid}
+        thin = {"linewidth": 0.7, "alpha": 0.7, "zorder": 1} if self.is_faint else {}
+        return {"color": self.color, "linestyle": self.line, "gid": self.gid, **thin}
 
     def marker_options(self) -> dict[str, Any]:
         """Keyword arguments of matplotlib for markers without a line."""
@@ -55,12 +57,21 @@ class LineStyle:
             "gid": self.gid,
         }
 
+    def legend_options(self) -> dict[str, Any]:
+        """Keyword arguments of matplotlib for a sample in a legend of several entries."""
+        return {**self.marker_options(), **self.line_options(), "gid": None}
+
 
 def line_style(index: int) -> LineStyle:
     """Style of the entry at an index of the comparison."""
     # The lengths of the lists have no common factor.
     color, line, marker = (looks[index % len(looks)] for looks in (_COLORS, _LINES, _MARKERS))
     return LineStyle(color, line, marker, style.group_id(index))
+
+
+def faint_style() -> LineStyle:
+    """Style of entries that are only a background for others."""
+    return LineStyle(style.GRAY, "-", "", is_faint=True)
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from p2pfl.report.compare.export import as_json, runs_csv, table_csv
 from p2pfl.report.compare.grid_view import grid_view
 from p2pfl.report.compare.group import Entry, load_entries
 from p2pfl.report.compare.matching import Comparison, find_mismatches, notes
-from p2pfl.report.compare.plots import PLOTS
+from p2pfl.report.compare.plots import plots_of
 from p2pfl.report.compare.table import BETTER, MEANINGS, best_of, cell, statistic
-from p2pfl.report.compare.tuning import read_tuning
+from p2pfl.report.compare.tuning import tuning_of
 from p2pfl.report.compare.tuning_view import TUNING_PLOTS, Tuned, tuning_view
 from p2pfl.report.fields import FIELDS
 from p2pfl.report.load import repeat_command
-from p2pfl.report.output import Plot, draw_plots, page_text, write_text
+from p2pfl.report.output import Plot, draw_plots, page_text, remove_plots, write_text
 from p2pfl.run.paths import (
     COMPARISON_CSV_FILE,
     COMPARISON_JSON_FILE,
@@ -66,10 +66,12 @@ def write_comparison(
         raise ConfigError(f"these runs are not matched: {reasons} (--allow-mismatch compares them anyway)")
     if (folder / CONFIG_FILE).exists() or (folder / PEERS_FOLDER).exists():
         raise ConfigError(f"{folder}: is the directory of one run; choose another folder for the comparison")
-    tuning = read_tuning(folder)
+    tuning = tuning_of(folder, run_dirs)
     comparison = Comparison(folder, tuple(entries), tuple(found), tuple(notes(entries, tuning)), command, tuning)
-    draw_plots(PLOTS, entries, folder)
-    if tuning is not None:
+    draw_plots(plots_of(entries), entries, folder)
+    if tuning is None:
+        remove_plots(TUNING_PLOTS, folder)  # of an earlier comparison in this folder
+    else:
         draw_plots(TUNING_PLOTS, Tuned(tuning, folder), folder)
     write_text(folder / COMPARISON_CSV_FILE, table_csv(comparison))
     write_text(folder / COMPARISON_RUNS_FILE, runs_csv(comparison))
@@ -101,7 +103,7 @@ def page(comparison: Comparison) -> str:
     """
     entries = comparison.entries
     script = (Path(__file__).parents[1] / "filters.js").read_text(encoding="utf-8")
-    plots: list[Plot[Any]] = [*PLOTS, *(TUNING_PLOTS if comparison.tuning else ())]
+    plots: list[Plot[Any]] = [*plots_of(entries), *(TUNING_PLOTS if comparison.tuning else ())]
     return page_text(
         "comparison.html",
         plots,

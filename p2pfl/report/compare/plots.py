@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from p2pfl.report.compare.accuracy import accuracy_against, draw_spread
 from p2pfl.report.compare.consensus import draw_distances, draw_phases, draw_topologies
 from p2pfl.report.compare.costs import draw_bytes, draw_time
 from p2pfl.report.compare.group import Entry
+from p2pfl.report.compare.panels import arrange, needs_panels
 from p2pfl.report.output import Plot
 
 _LINES = (
@@ -89,3 +91,25 @@ PLOTS: tuple[Plot[Sequence[Entry]], ...] = (
         wide=True,
     ),
 )
+
+_LINE_PLOTS = ("accuracy-samples", "accuracy-rounds", "accuracy-seconds", "accuracy-bytes", "consensus-distance")
+
+
+def plots_of(entries: Sequence[Entry]) -> tuple[Plot[Sequence[Entry]], ...]:
+    """Plots of these entries; those of many are wide, and their lines in panels."""
+    if not needs_panels(entries):
+        return PLOTS
+    divided = _panels_text(entries)
+    return tuple(
+        replace(plot, wide=True, caption=f"{plot.caption}{divided if plot.name in _LINE_PLOTS else ''}")
+        for plot in PLOTS
+    )
+
+
+def _panels_text(entries: Sequence[Entry]) -> str:
+    found = arrange(entries)
+    looks = [line.style for panel in found.panels for line in panel.lines]
+    text = f" One panel for each {found.dimension}." if found.dimension else ""
+    if any(look.is_faint for look in looks):
+        text += " In color: the most accurate, and the worst."
+    return text

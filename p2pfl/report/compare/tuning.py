@@ -17,13 +17,22 @@ from p2pfl.util.files import read_file
 class Trial(msgspec.Struct, frozen=True):
     """One trial: the values tried, and the accuracy on the validation set.
 
-    `run`: its folder below `tuning`. `diverged`: why it has none; empty for a trial that is complete or still to run.
+    `run`: its folder below `tuning`. `diverged`: why it has no accuracy, if it diverged; `unmeasured`: why, if it was
+    complete. All are empty for a trial still to run. `settings`: digest of its settings, topology and data, where it
+    diverged and left no folder that has them.
     """
 
     run: str
     values: dict[str, float]
     accuracy: float | None = None
     diverged: str = ""
+    unmeasured: str = ""
+    settings: str = ""
+
+    @property
+    def lost(self) -> str:
+        """Why it has no accuracy; empty for a trial that has one, or is still to run."""
+        return self.diverged or self.unmeasured
 
 
 class CellTuning(msgspec.Struct, frozen=True):
@@ -36,7 +45,7 @@ class CellTuning(msgspec.Struct, frozen=True):
     def chosen(self) -> Trial | None:
         """Most accurate trial, of equal ones that with the smaller values.
 
-        None where all diverged.
+        None where none has an accuracy.
         """
         known = [trial for trial in self.trials if trial.accuracy is not None]
         return min(known, key=lambda trial: (-(trial.accuracy or 0.0), tuple(trial.values.values())), default=None)
@@ -44,7 +53,7 @@ class CellTuning(msgspec.Struct, frozen=True):
     @property
     def is_complete(self) -> bool:
         """Whether no trial is still to be run."""
-        return all(trial.accuracy is not None or trial.diverged for trial in self.trials)
+        return all(trial.accuracy is not None or trial.lost for trial in self.trials)
 
 
 class Tuning(msgspec.Struct, frozen=True):
@@ -54,14 +63,35 @@ class Tuning(msgspec.Struct, frozen=True):
     validation: float
     cells: list[CellTuning]
 
-    def diverged_cells(self) -> list[str]:
-        """Cells of which all trials diverged."""
-        return [one.cell for one in self.cells if one.is_complete and one.chosen is None]
+
+def loss_text(trials: Sequence[Trial]) -> str:
+    """End of trials of which none has an accuracy, such as all trials diverged."""
+    diverged = sum(bool(trial.diverged) for trial in trials)
+    if diverged == len(trials):
+        return "all trials diverged"
+    if diverged == 0:
+        return "all trials ended without a model to measure"
+    return f"{diverged} of {len(trials)} trials diverged, and the others ended without a model to measure"
+
+
+def loss_remedy(trials: Sequence[Trial]) -> str:
+    """Remedy where no trial has an accuracy."""
+    if any(trial.diverged for trial in trials):
+        return "add smaller values to --tune"
+    return f"delete their folders below {TUNING_FOLDER}/, and the same command runs them again"
 
 
 def values_text(values: Mapping[str, float]) -> str:
     """Values of a trial, such as lr 0.05, momentum 0.9."""
     return ", ".join(f"{name.replace('_', '-')} {value:g}" for name, value in values.items())
+
+
+def run_name(cell: str, values: Mapping[str, float]) -> str:
+    """Folder's name of a trial, and beginning of a run's, which ends with its seed.
+
+    Each value is written in full.
+    """
+    return cell + "".join(f"-{name.replace('_', '-')}-{value!r}" for name, value in values.items())
 
 
 def write_tuning(folder: Path, tuning: Tuning) -> None:
@@ -94,6 +124,19 @@ def read_tuning(folder: Path) -> Tuning | None:
         raise ConfigError(f"{path}: not readable ({error}); delete it, and the same command makes it again") from None
 
 
+def tuning_of(folder: Path, run_dirs: Sequence[Path]) -> Tuning | None:
+    """Tuning that chose the values of these runs, which are in its folder.
+
+    None for other runs: an earlier comparison in this folder may have left its trials. Raises ConfigError as
+    `read_tuning` does.
+    """
+    found = read_tuning(folder)
+    chosen = [] if found is None else [(one.cell, one.chosen) for one in found.cells]
+    names = tuple(f"{run_name(cell, trial.values)}-seed-" for cell, trial in chosen if trial is not None)
+    inside = (run.name.startswith(names) and run.resolve().parent == folder.resolve() for run in run_dirs)
+    return found if all(inside) else None
+
+
 def cautions(tuning: Tuning) -> list[str]:
     """Sentences about choices at an end of the list, and cells without a choice."""
     found, ends = [], dict[str, list[str]]()
@@ -101,7 +144,7 @@ def cautions(tuning: Tuning) -> list[str]:
         chosen = one.chosen
         if chosen is None and one.is_complete:
             tried = "; ".join(values_text(trial.values) for trial in one.trials)
-            found.append(f"{one.cell}: all trials diverged ({tried}), so it was not run; add smaller values to --tune")
+            found.append(f"{one.cell}: {loss_text(one.trials)} ({tried}), so it was not run; {loss_remedy(one.trials)}")
         for name, value in {} if chosen is None else chosen.values.items():
             if end := _end(name, value, one.trials):
                 option = name.replace("_", "-")

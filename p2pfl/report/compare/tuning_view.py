@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from p2pfl.errors import P2PFLError
 from p2pfl.report import style
-from p2pfl.report.compare.accuracy import points
+from p2pfl.report.compare.curves import points
 from p2pfl.report.compare.line_styles import line_style
 from p2pfl.report.compare.tuning import CellTuning, Trial, Tuning, cautions, values_text
 from p2pfl.report.load import load_run
@@ -64,8 +64,9 @@ def _cell(folder: Path, one: CellTuning, column: str) -> dict[str, Any]:
         return {"text": "–", "chosen": False, "link": None, "why": ""}
     report = folder / TUNING_FOLDER / trial.run / REPORT_FILE
     link = quote(f"{TUNING_FOLDER}/{trial.run}/{REPORT_FILE}") if report.is_file() else None
-    text = "diverged" if trial.diverged else "–" if trial.accuracy is None else percent_text(trial.accuracy)
-    return {"text": text, "chosen": trial == one.chosen, "link": link, "why": trial.diverged}
+    text = "–" if trial.accuracy is None else percent_text(trial.accuracy)
+    text = "diverged" if trial.diverged else "no model" if trial.unmeasured else text
+    return {"text": text, "chosen": trial == one.chosen, "link": link, "why": trial.lost}
 
 
 def tuning_json(tuning: Tuning | None) -> dict[str, Any] | None:
@@ -159,7 +160,7 @@ TUNING_PLOTS: tuple[Plot[Tuned], ...] = (
     Plot(
         "tuning-values",
         "Validation accuracy by value",
-        "Best over the other options tried, if there are any. Star: chosen. Cross: diverged.",
+        "Best over the other options tried, if there are any. Star: chosen. Cross: diverged, or without a model.",
         draw_values,
         wide=True,
     ),

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import re
+import shlex
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from tests.support.paths import ROOT
 
 from p2pfl.cli import COMMANDS, main
+from p2pfl.cli.arguments import parse
+from p2pfl.cli.compare import Compare
 from p2pfl.cli.describe import describe_run
-from p2pfl.config import RunConfig, load_toml
+from p2pfl.cli.examples import EXAMPLES
+from p2pfl.cli.grid_options import take_lists, tuned_values
+from p2pfl.cli.options import resolve_options
+from p2pfl.cli.train import Gossip
+from p2pfl.config import RunConfig, check_together, load_toml
 from p2pfl.errors import ConfigError
 from p2pfl.experiment.single import when_back
 from p2pfl.topology import FORMATS, make_topology
@@ -52,6 +60,28 @@ def test_help_lists_the_formats_that_can_be_written(capsys: pytest.CaptureFixtur
 def test_only_commands_with_a_launcher_take_restart(capsys: pytest.CaptureFixture[str]) -> None:
     takers = [command for command in COMMANDS if "--restart " in helped(capsys, command)]
     assert takers == ["gossip", "centralized", "compare"]
+
+
+@pytest.mark.parametrize("command", EXAMPLES)
+def test_examples_of_the_help_can_be_given(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(ROOT)
+    shown = helped(capsys, command).splitlines()
+    for example, what in EXAMPLES[command]:
+        assert shown[shown.index(f"  # {what}") + 1] == f"  {example}"
+        program, name, *words = shlex.split(example)
+        assert (program, name) == ("p2pfl", command)
+        if command == "gossip":
+            check_together(resolve_options(Gossip, words, "gossip", "gossip").config)
+            continue
+        arguments = parse(Compare, take_lists(words)[0], "compare")
+        assert all(path.is_file() or path.parent.name == "runs" for path in arguments.what)
+        assert tuned_values(arguments.tune or "lr=.1")
+
+
+def test_two_kinds_of_one_graph_say_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "chain is another name of path" in " ".join(helped(capsys, "topology make").split())
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 from tests.support.paths import ROOT
+from tests.support.plans import plan_runs
 
 from p2pfl.algorithms.blockwise import SIDE_BLOCK
 from p2pfl.cli import main
 from p2pfl.config import RunConfig, check_together, is_robust, least_updates, load_toml, to_toml
 from p2pfl.errors import ConfigError
-from p2pfl.experiment.plan import CompareOptions, plan_runs
+from p2pfl.experiment.plan import CompareOptions
 from p2pfl.modes import assign_roles, topology_of
 from p2pfl.preflight.estimate import estimate
 from p2pfl.topology import consensus_rounds, make_topology, mixing_matrix, mixing_rounds

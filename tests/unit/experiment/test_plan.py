@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.support.plans import plan_runs
 
 from p2pfl import RunConfig, make_topology
 from p2pfl.errors import ConfigError
-from p2pfl.experiment.plan import Cell, CompareOptions, plan_cells, plan_runs
+from p2pfl.experiment.plan import Cell, CompareOptions, plan_cells
 
 BASE = {"dataset": "digits", "rounds": 12, "local_steps": 5, "batch_size": 8}
 RING, MESH = make_topology("ring", 4), make_topology("complete", 4)

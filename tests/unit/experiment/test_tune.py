@@ -50,6 +50,18 @@ def test_several_options_are_tried_in_all_combinations() -> None:
     assert one.trials[1].planned.name == "gossip-ring-4-lr-0.1-momentum-0.9"
 
 
+def test_epochs_of_trials_are_shorter_by_what_is_held_back() -> None:
+    options = {"local_steps": None, "local_epochs": 2, "round_length": "epochs"}
+    tuned = plan_tuning(cells(**options), TuneOptions({"lr": (0.1, 0.2)}, validation=0.5), seed=0)
+    steps = {one.cell.name: {trial.planned.steps for trial in one.trials} for one in tuned}
+    half = 2 * (1438 // 2 // 4 // 8)  # of 1438 samples, on 4 peers, in batches of 8
+    assert steps["gossip-ring-4"] == steps["centralized-2-of-4"] == {half}
+    whole = 2 * (45 + 45 + 44 + 44)  # of shards of 360 and 359 samples
+    assert steps["sgd"] == {whole}, "a number of steps, whatever is held back"
+    assert tuned[0].trials[0].planned.samples == 20 * half * 8 * 4
+    assert tuned[0].cell.with_seed(0).samples == 20 * whole * 8
+
+
 def test_a_value_that_does_not_fit_names_the_cell() -> None:
     with pytest.raises(ConfigError, match="--tune: gossip-ring-4: --lr 0"):
         plan_tuning(cells(), TuneOptions({"lr": (0.0, 0.1)}), seed=0)

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tests.support.helpers import matrix
+from tests.support.plans import plan_runs
 from torch import nn
 
 from p2pfl.cli import main
@@ -19,7 +20,7 @@ from p2pfl.config import RunConfig
 from p2pfl.data import describe
 from p2pfl.errors import ConfigError
 from p2pfl.experiment.checks import check_plan
-from p2pfl.experiment.plan import CompareOptions, plan_runs
+from p2pfl.experiment.plan import CompareOptions
 from p2pfl.model.vector import Layout
 from p2pfl.modes import assign_roles, topology_of
 from p2pfl.preflight.estimate import Estimate, check_run, check_settings, disk_space_needed, estimate

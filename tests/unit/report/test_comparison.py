@@ -13,7 +13,7 @@ from tests.support.runs import make_run as make_gossip_run
 from p2pfl.errors import ConfigError
 from p2pfl.report import FIELDS, read_summary
 from p2pfl.report.compare import Comparison, Entry, find_mismatches, load_entries, notes, terminal_table
-from p2pfl.report.compare.accuracy import curve, mean_final_point, points
+from p2pfl.report.compare.curves import curve, mean_final_point, points
 from p2pfl.report.compare.table import best, cell, statistic
 from p2pfl.topology import make_topology, mixing_bounds, mixing_matrix
 

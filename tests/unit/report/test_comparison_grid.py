@@ -18,7 +18,7 @@ from tests.support.comparison_runs import FEDERATED, make_run
 from p2pfl.report.compare import Comparison, find_mismatches, load_entries, terminal_grid, write_comparison
 from p2pfl.report.compare.dimensions import grid_of
 from p2pfl.report.compare.table import best_of
-from p2pfl.report.compare.tuning import CellTuning, Trial, Tuning, write_tuning
+from p2pfl.report.compare.tuning import CellTuning, Trial, Tuning, read_tuning, write_tuning
 
 PARTITIONS = ("iid", "dirichlet:0.5")
 KINDS = {
@@ -36,21 +36,22 @@ def grid_runs(folder: Path, seeds: tuple[int, ...] = (0, 1), sgd: bool = True) -
             for place, partition in enumerate(PARTITIONS):
                 accuracy = kind["accuracy"] - 0.1 * place + 0.01 * seed
                 own = {**kind, "accuracy": accuracy, "partition": partition, "seed": seed}
-                runs.append(make_run(folder / f"{name}-{place}-{seed}", **own))
+                runs.append(make_run(folder / f"{name}-{place}-lr-0.1-seed-{seed}", **own))
         if sgd:
-            runs.append(make_run(folder / f"sgd-{seed}", "sgd", accuracy=0.9, seed=seed))
+            runs.append(make_run(folder / f"sgd-lr-0.1-seed-{seed}", "sgd", accuracy=0.9, seed=seed))
     return runs
 
 
 def tuning() -> Tuning:
     trials = [Trial("ring-lr-0.1", {"lr": 0.1}, 0.6), Trial("ring-lr-0.2", {"lr": 0.2}, None, "the loss is nan")]
-    return Tuning(0, 0.1, [CellTuning("gossip-ring-4", trials)])
+    names = [f"{name}-{place}" for name in KINDS for place in range(len(PARTITIONS))]
+    return Tuning(0, 0.1, [CellTuning(name, trials) for name in (*names, "sgd")])
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     folder = tmp_path_factory.mktemp("grid")
-    runs = grid_runs(folder / "runs")
+    runs = grid_runs(folder)
     make_run(folder / "tuning" / "ring-lr-0.1", accuracy=0.6)
     write_tuning(folder, tuning())
     return write_comparison(folder, runs)
@@ -82,6 +83,18 @@ def test_the_best_is_that_of_each_partition(tmp_path: Path) -> None:
     entries = load_entries(grid_runs(tmp_path))
     found = best_of(Comparison(tmp_path, tuple(entries), (), ()), "consensus_accuracy")
     assert found == {"ring-4, quasi-global, iid", "ring-4, quasi-global, dirichlet:0.5"}
+
+
+@pytest.mark.usefixtures("blank_plots")
+def test_other_runs_in_the_folder_of_a_tuned_comparison_have_no_trials(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", mode="local")]
+    (tmp_path / "all" / "plots").mkdir(parents=True)
+    write_tuning(tmp_path / "all", tuning())
+    (tmp_path / "all" / "plots" / "tuning-values.png").touch()
+    assert write_comparison(tmp_path / "all", runs).tuning is None
+    assert not (tmp_path / "all" / "plots" / "tuning-values.png").exists()
+    assert "No trial has read the test set" not in (tmp_path / "all" / "report.html").read_text(encoding="utf-8")
+    assert read_tuning(tmp_path / "all") == tuning(), "kept, for the runs that are its own"
 
 
 def test_a_plain_comparison_has_no_grid(tmp_path: Path) -> None:
@@ -119,7 +132,7 @@ def test_csv_and_json_have_all_runs_and_the_grid(written: Comparison) -> None:
     with open(written.folder / "comparison-runs.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * (4 * 2 + 1)
-    one = next(row for row in rows if row["run"].endswith("ring-quasi-1-1"))
+    one = next(row for row in rows if row["run"].endswith("ring-quasi-1-lr-0.1-seed-1"))
     assert (one["place"], one["algorithm"], one["partition"]) == ("ring-4", "quasi-global", "dirichlet:0.5")
     assert (one["seed"], one["lr"], float(one["consensus_accuracy"])) == ("1", "0.1", pytest.approx(0.63))
     found = json.loads((written.folder / "comparison.json").read_text())
@@ -139,7 +152,8 @@ def test_the_page_has_the_grid_the_trials_and_one_script_known_by_its_digest(wri
     assert "72.50 ± 0.71 %" in text
     assert 'id="tuning-values"' in text
     assert 'title="the loss is nan">diverged<' in text
-    assert "gossip-ring-4: the best lr, 0.1, is the smallest tried" in text
+    assert "ring-dpsgd-0, ring-dpsgd-1, ring-quasi-0" in text
+    assert ": the best lr, 0.1, is the smallest tried" in text
     assert 'class="entry-0"' in text
     assert 'id="entry-0"' not in text
 
@@ -149,12 +163,19 @@ def test_the_page_has_the_grid_the_trials_and_one_script_known_by_its_digest(wri
 def test_filters_hide_rows_columns_and_curves(written: Comparison, tmp_path: Path) -> None:
     text = (written.folder / "report.html").read_text(encoding="utf-8")
     chosen = text.replace("<option>quasi-global</option>", "<option selected>quasi-global</option>")
+    measure = "document.title = document.documentElement.scrollWidth"
+    digest = base64.b64encode(hashlib.sha256(measure.encode()).digest()).decode()
+    chosen = chosen.replace("script-src ", f"script-src 'sha256-{digest}' ").replace(
+        "</body>", f"<script>{measure}</script></body>"
+    )
     (tmp_path / "page.html").write_text(chosen, encoding="utf-8")
     _, complaints = in_browser(tmp_path / "page.html", tmp_path / "profile")
     assert "Content Security Policy" not in complaints
     command = [str(CHROMIUM), *["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]]
+    command += ["--window-size=600,900"]
     command += [f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "page.html").as_uri()]
     seen = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert int(re.findall(r"<title>(\d+)<", seen)[0]) <= 600, "tables scroll within the page, which does not"
     rows = re.findall(r'<tr data-e="(\d+)"[^>]*data-algorithm="([^"]*)"[^>]*>', seen)
     hidden = {e for e, _ in re.findall(r'<tr data-e="(\d+)"([^>]*) hidden=""', seen)}
     assert hidden == {e for e, algorithm in rows if algorithm == "dpsgd"}, "modes without an algorithm stay"

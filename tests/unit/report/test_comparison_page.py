@@ -25,7 +25,7 @@ from p2pfl.report.compare.line_styles import line_style, short_label, spread_pos
 from p2pfl.report.compare.plots import PLOTS
 from p2pfl.topology import make_topology
 
-COMMAND = "python run_peers.py compare topologies/ring-4.graphml --local --sgd --seeds 0,1"
+COMMAND = "p2pfl compare topologies/ring-4.graphml --local --sgd --seeds 0,1"
 SEEDS = (0, 1)
 
 
@@ -97,7 +97,7 @@ def test_the_page_has_the_command_of_every_run(written: Comparison, page: Page) 
     assert COMMAND in page.texts
     for entry in written.entries:
         for run in entry.runs:
-            assert f"python run_peers.py {entry.mode.name} --config '{run.path}/config.toml'" in page.texts
+            assert f"p2pfl {entry.mode.name} --config '{run.path}/config.toml'" in page.texts
     assert "runs/ring-0/report.html" in page.targets
     assert not any("ring-1" in target for target in page.targets), "it has no report to link to"
 

@@ -12,8 +12,9 @@ from tests.support.runs import make_run, make_sgd
 from p2pfl.config import EvaluationSet
 from p2pfl.report import load_run, style, summarize, write_report
 from p2pfl.report.compare import load_entries
-from p2pfl.report.compare.accuracy import accuracy_against, curve, draw_spread, mean_final_point
+from p2pfl.report.compare.accuracy import accuracy_against, draw_spread
 from p2pfl.report.compare.consensus import draw_topologies
+from p2pfl.report.compare.curves import curve, mean_final_point
 from p2pfl.report.curves import Axis, draw_accuracy
 from p2pfl.report.evaluated import accuracy_label, curve_set, latest_accuracies, latest_set
 from p2pfl.run.paths import ROUNDS_FILE

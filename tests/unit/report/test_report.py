@@ -234,8 +234,8 @@ def test_page_holds_every_number_of_the_summary(ring_run: Path) -> None:
 
 def test_page_has_the_command_of_the_run(ring_run: Path) -> None:
     page = Page((ring_run / "report.html").read_text(encoding="utf-8"))
-    command = next(text for text in page.texts if text.startswith("python run_peers.py"))
-    assert command == f"python run_peers.py gossip --config '{ring_run}/config.toml'"
+    command = next(text for text in page.texts if text.startswith("p2pfl gossip"))
+    assert command == f"p2pfl gossip --config '{ring_run}/config.toml'"
     named = load_toml(ring_run / "config.toml").topology
     assert named == str(ring_run / "topology.graphml"), "the command needs no topology file: the settings name it"
     assert Path(named).is_file()

@@ -229,7 +229,7 @@ def test_page_of_every_mode_holds_its_summary(tmp_path: Path, mode: str) -> None
     assert page.values["mode"] == mode
     assert page.tags.count("svg") == len(PLOTS[mode])  # type: ignore[index]
     assert {path.stem for path in (run_dir / "plots").iterdir()} == {plot.name for plot in PLOTS[mode]}  # type: ignore[index]
-    assert f"python run_peers.py {mode} --config {run_dir}/config.toml" in page.texts
+    assert f"p2pfl {mode} --config {run_dir}/config.toml" in page.texts
 
 
 @pytest.mark.parametrize("mode", ["local", "sgd", "centralized"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from p2pfl.errors import ConfigError
-from p2pfl.report.compare.tuning import CellTuning, Trial, Tuning, cautions, read_tuning, write_tuning
+from p2pfl.report.compare.tuning import CellTuning, Trial, Tuning, cautions, read_tuning, tuning_of, write_tuning
 
 
 def cell(*accuracies: float | str | None, name: str = "ring") -> CellTuning:
@@ -38,12 +38,23 @@ def test_the_most_accurate_trial_is_chosen(accuracies: tuple, chosen: float | No
 def test_a_choice_at_the_end_of_the_list_is_a_caution() -> None:
     rising, falling = cell(0.1, 0.2, 0.3, name="a"), cell(0.3, 0.2, 0.1, name="b")
     inside, lost = cell(0.1, 0.3, "nan", name="c"), cell("nan", "inf", name="d")
-    said = cautions(Tuning(0, 0.1, [rising, falling, inside, lost, cell(0.4, name="e")]))
+    bare = CellTuning("f", [Trial("f-1", {"lr": 0.1}, unmeasured="ended"), Trial("f-2", {"lr": 0.2}, diverged="nan")])
+    said = cautions(Tuning(0, 0.1, [rising, falling, inside, lost, cell(0.4, name="e"), bare]))
     assert said == [
         "d: all trials diverged (lr 0.1; lr 0.2), so it was not run; add smaller values to --tune",
+        "f: 1 of 2 trials diverged, and the others ended without a model to measure (lr 0.1; lr 0.2), so it was not "
+        "run; add smaller values to --tune",
         "a: the best lr, 0.3, is the largest tried; widen the list",
         "b: the best lr, 0.1, is the smallest tried; widen the list",
     ]
+
+
+def test_only_runs_with_chosen_values_belong_to_a_tuning(tmp_path: Path) -> None:
+    write_tuning(tmp_path, Tuning(0, 0.1, [cell(0.5, 0.6), cell("nan", name="mesh")]))
+    own = [tmp_path / "ring-lr-0.2-seed-0", tmp_path / "ring-lr-0.2-seed-1"]
+    assert tuning_of(tmp_path, own) == read_tuning(tmp_path)
+    for other in ("ring-lr-0.1-seed-0", "ring-seed-0", "mesh-lr-0.1-seed-0", "runs/ring-lr-0.2-seed-0"):
+        assert tuning_of(tmp_path, [*own, tmp_path / other]) is None
 
 
 def test_trials_are_read_as_they_were_written(tmp_path: Path) -> None:

@@ -88,6 +88,8 @@ def test_all_troubles_are_named_at_once() -> None:
         (raw("aa bb", nodes="ab"), {"--drop-self-loops", None}),
         (raw("", nodes="ab"), {None}),
         (raw("", nodes="a"), {None}),
+        (raw("ab bc cD", nodes="abcd"), {None}),  # a misspelled name: no reason to drop a peer
+        (raw("ab bc cA", nodes="abc", directed=True), {None}),
     ],
 )
 def test_what_mends_a_graph_that_is_not_connected(graph: RawGraph, options: set[str | None]) -> None:

@@ -14,13 +14,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.support import commands
 from tests.support.paths import ROOT
+from tests.support.plans import plan_runs
 from tests.support.real_run import Run
 from torch import nn
 
 from p2pfl import RunConfig, make_topology
 from p2pfl.cli import main
 from p2pfl.errors import ConfigError
-from p2pfl.experiment.plan import CompareOptions, plan_runs
+from p2pfl.experiment.plan import CompareOptions
 from p2pfl.model.weights_file import weights_digest
 from p2pfl.modes import assign_roles
 from p2pfl.run.directory import create_run_dir, open_run_dir, with_kept_files
