@@ -91,3 +91,8 @@ def mixed_net(num_classes: int) -> nn.Module:
         nn.Dropout(0.3),
         nn.Linear(6, num_classes),
     )
+
+
+def normed(num_classes: int) -> nn.Module:
+    """Smallest model with the running statistics of batch normalization."""
+    return nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.BatchNorm1d(48), nn.Linear(48, num_classes))
