@@ -15,10 +15,12 @@ BIN := $(VENV)/bin
 WORKERS ?= 4
 RANDOMIZED := tests/protocol/test_peer.py tests/protocol/test_peer_troubles.py tests/protocol/test_federated.py \
 	tests/unit/protocol/test_wire.py tests/unit/transport/test_strangers.py tests/e2e/test_damaged_files.py
-PYTEST_OPTIONS := --numprocesses $(WORKERS) --dist worksteal --durations 10
+# Those without processes compute: a worker for each core, as each imports torch and collects all tests.
+FAST_WORKERS ?= logical
+PYTEST_OPTIONS := --dist worksteal --durations 10
 # The variable silences an advertisement of the theme.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-PYTEST := $(BIN)/python -m pytest $(PYTEST_OPTIONS)
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) $(PYTEST_OPTIONS)
 
 .PHONY: demo test test-fast coverage check docs build soak format clean
 
@@ -29,12 +31,12 @@ test: $(VENV)/.installed
 	$(PYTEST) --verbose
 
 test-fast: $(VENV)/.installed
-	$(PYTEST) -m 'not processes'
+	$(BIN)/python -m pytest --numprocesses $(FAST_WORKERS) $(PYTEST_OPTIONS) -m 'not processes'
 
 # Processes of a test that are killed leave half a file each, which is no error. The report fails below `fail_under`.
 coverage: $(VENV)/.installed
 	rm -rf .coverage && mkdir .coverage
-	$(BIN)/python -m coverage run -m pytest $(PYTEST_OPTIONS) --verbose
+	$(BIN)/python -m coverage run -m pytest --numprocesses $(WORKERS) $(PYTEST_OPTIONS) --verbose
 	$(BIN)/coverage combine --quiet 2>.coverage/half-written.txt
 	$(BIN)/coverage report
 
@@ -61,7 +63,7 @@ soak: $(VENV)/.installed
 	$(BIN)/python -m soak.cuts --cuts 1000 --command-line 50
 	$(BIN)/python -m soak.mutations --messages 1000000 --rounds 1200
 	$(BIN)/python -m soak.network
-	P2PFL_EXAMPLES=20 P2PFL_DAMAGES=100 $(PYTEST) -m 'not processes' $(RANDOMIZED)
+	P2PFL_EXAMPLES=40 P2PFL_DAMAGES=100 $(PYTEST) -m 'not processes' $(RANDOMIZED)
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .

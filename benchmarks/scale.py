@@ -52,7 +52,7 @@ class Settings:
         """These settings, or the tiny ones of --quick."""
         if not self.quick:
             return self
-        return replace(self, repeats=1, peers=(2, 4), mesh_peers=2, rounds=1, local_steps=1, batch_size=4)
+        return replace(self, repeats=1, peers=(2, 3), mesh_peers=2, rounds=1, local_steps=1, batch_size=4)
 
     def swarms(self) -> list[Swarm]:
         """Swarms to measure, ordered by size; with two peers all topologies are the same."""

@@ -9,25 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from typing import NamedTuple, Protocol
 
-from p2pfl.protocol.events import (
-    Action,
-    Discard,
-    Event,
-    Fail,
-    Finish,
-    Flushed,
-    Lost,
-    Note,
-    Recorded,
-    RoundDone,
-    Send,
-    Started,
-    Tick,
-    Train,
-    Trained,
-)
+from p2pfl.protocol import events as ev
 from p2pfl.protocol.logic import Logic
 from p2pfl.sim.link import ContractError, LinkEvent, Links
 from p2pfl.transport.conditioner import SPARED
@@ -45,13 +30,13 @@ class Scenario(Protocol):
     def build(self, me: int, is_restarted: bool) -> Logic:
         """Build the protocol object of a process."""
 
-    def begin(self, me: int, action: Train | RoundDone) -> None:
+    def begin(self, me: int, action: ev.Train | ev.RoundDone) -> None:
         """Begin what a process was told to do."""
 
-    def complete(self, me: int, action: Train | RoundDone) -> Trained | Recorded:
+    def complete(self, me: int, action: ev.Train | ev.RoundDone) -> ev.Trained | ev.Recorded:
         """Complete it; returns the event that the process is told."""
 
-    def check(self, me: int, actions: Sequence[Action]) -> None:
+    def check(self, me: int, actions: Sequence[ev.Action]) -> None:
         """Check the invariants after an event, to which a process reacted so."""
 
 
@@ -74,19 +59,22 @@ class Interleaving:
         self.now = 0.0
         self.links = Links(grace=grace, keeps_history=True)
         self.logics: dict[int, Logic] = {}  # of processes that were not killed
-        self.work: dict[int, Train | RoundDone] = {}
-        self.ended: dict[int, Finish | Fail] = {}
+        self.work: dict[int, ev.Train | ev.RoundDone] = {}
+        self.ended: dict[int, ev.Finish | ev.Fail] = {}
         self.paused: set[int] = set()
-        self.notes: list[tuple[int, Note]] = []
+        self.notes: list[tuple[int, ev.Note]] = []
         self._scenario = scenario
         self._healing: set[tuple[int, int]] = set()  # links that may stand again at any time
+        # Of each process, as of the last event that it was told: nothing else changes them.
+        self._deadlines: dict[int, float] = {}
+        self._flushing: set[int] = set()
         self._turn = 0
         for me in range(scenario.processes):
             self.logics[me] = scenario.build(me, False)
         for me in range(scenario.processes):
             self._connect(me)
         for me in range(scenario.processes):
-            self.tell(me, Started())
+            self.tell(me, ev.Started())
 
     @property
     def live(self) -> list[int]:
@@ -98,22 +86,24 @@ class Interleaving:
     def options(self) -> list[Step]:
         """Every event that could come next, in a fixed order; time is none of them."""
         found: list[Step] = []
-        awake = {me for me in self.live if me not in self.paused}
+        live = set(self.live)
+        awake = live - self.paused
         for sender, receiver, link in self.links.all():
             if receiver in awake:
                 if link.unread:
                     found.append(Step("deliver-unread", sender, receiver))
                 if link.under_way and link.is_up:
                     found.append(Step("deliver", sender, receiver))
-            if (sender, receiver) in self._healing and sender in awake and receiver in self.live:
+            if (sender, receiver) in self._healing and sender in awake and receiver in live:
                 found.append(Step("heal", receiver, sender))
         for me in awake:
-            found += [Step("learn", event.neighbor, me) for event in self._learnable(me)]
+            if self.links.events[me]:
+                found += [Step("learn", event.neighbor, me) for event in self._learnable(me)]
             if me in self.work:
                 found.append(Step("work", me, me))
-            if self.logics[me].wants_flush:
+            if me in self._flushing:
                 found.append(Step("flush", me, me))
-        return sorted(found, key=lambda step: (step.other, step))
+        return sorted(found, key=itemgetter(1, 0, 2))  # by the other end, then by kind
 
     def do(self, step: Step) -> None:
         """Let an event happen."""
@@ -130,7 +120,7 @@ class Interleaving:
         elif kind == "flush":
             for packet in self.links.sent_by(actor):
                 packet.leave()
-            self.tell(actor, Flushed())
+            self.tell(actor, ev.Flushed())
         else:
             self.tell(actor, self._scenario.complete(actor, self.work.pop(actor)))
 
@@ -161,13 +151,13 @@ class Interleaving:
         """Let the clock run to the next deadline or news of a link, if not after `until`."""
         awake = [me for me in self.live if me not in self.paused]
         news = [(when, me, False) for me in awake for when, _ in self.links.events[me] if when > self.now]
-        ticks = [(self.logics[me].deadline, me, True) for me in awake]
+        ticks = [(self._deadlines[me], me, True) for me in awake]
         when, me, is_tick = min([*news, *ticks], default=(math.inf, 0, False))
         if when > until or math.isinf(when):
             return False
         self.now = max(self.now, when)
         if is_tick:
-            self.tell(me, Tick())
+            self.tell(me, ev.Tick())
         return True
 
     def _fair(self, options: Sequence[Step]) -> Step:
@@ -181,7 +171,7 @@ class Interleaving:
             is_early = when > self.now or event.neighbor in seen
             seen.add(event.neighbor)
             # A process that is gone may have said something last.
-            unread = isinstance(event, Lost) and self.links.between(event.neighbor, me).unread
+            unread = isinstance(event, ev.Lost) and self.links.between(event.neighbor, me).unread
             if not is_early and not unread:
                 yield event
 
@@ -201,7 +191,7 @@ class Interleaving:
             self.logics[me] = self._scenario.build(me, True)
             self.links.reopen(me, self.now)
             self._connect(me)
-            self.tell(me, Started())
+            self.tell(me, ev.Started())
 
     def pause(self, me: int) -> None:
         """Let a process do nothing until it is woken; what is sent to it waits."""
@@ -256,32 +246,35 @@ class Interleaving:
     def tick(self, me: int) -> None:
         """Let time pass until a process's deadline, and tell it."""
         self.now = max(self.now, self.logics[me].deadline)
-        self.tell(me, Tick())
+        self.tell(me, ev.Tick())
 
     # Inside
 
-    def tell(self, me: int, event: Event) -> None:
+    def tell(self, me: int, event: ev.Event) -> None:
         """Tell a process an event, and carry out its actions."""
         if me not in self.logics:
             return
-        actions = self.logics[me].handle(event, self.now)
+        logic = self.logics[me]
+        actions = logic.handle(event, self.now)
+        self._deadlines[me] = logic.deadline
+        (self._flushing.add if logic.wants_flush else self._flushing.discard)(me)
         if me in self.ended and actions:
             raise ContractError(f"process {me} has ended, and still does {actions}")
         for action in actions:
             self._carry_out(me, action)
         self._scenario.check(me, actions)
 
-    def _carry_out(self, me: int, action: Action) -> None:
-        if isinstance(action, Send):
+    def _carry_out(self, me: int, action: ev.Action) -> None:
+        if isinstance(action, ev.Send):
             self.links.between(me, action.neighbor).send(action.message, self.now)
-        elif isinstance(action, Discard):
+        elif isinstance(action, ev.Discard):
             self.links.between(me, action.neighbor).under_way.clear()
-        elif isinstance(action, Train | RoundDone):
+        elif isinstance(action, ev.Train | ev.RoundDone):
             if me in self.work:
                 raise ContractError(f"process {me} is at work, and is told to {action}")
             self.work[me] = action
             self._scenario.begin(me, action)
-        elif isinstance(action, Note):
+        elif isinstance(action, ev.Note):
             self.notes.append((me, action))
         else:
             # Links that may stand again at any time do so now: the last messages of a process are not lost with them.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from p2pfl.errors import ProtocolError
@@ -151,6 +151,7 @@ class Links:
         self._keeps_history = keeps_history
         self._from: dict[int, dict[int, Link]] = defaultdict(dict)
         self._to: dict[int, dict[int, Link]] = defaultdict(dict)
+        self._all: list[tuple[int, int, Link]] = []  # of `all`; empty after a new link
         self._gone: set[int] = set()
         # By sender: what it learns of its links, and when; in this order for each link.
         self.events: dict[int, list[tuple[float, LinkEvent]]] = defaultdict(list)
@@ -161,11 +162,15 @@ class Links:
         if link is None:
             link = self._from[sender][receiver] = self._to[receiver][sender] = Link(self._speed, self._keeps_history)
             link.is_up = receiver not in self._gone
+            self._all = []
         return link
 
-    def all(self) -> list[tuple[int, int, Link]]:
+    def all(self) -> Sequence[tuple[int, int, Link]]:
         """Sender, receiver and link of all that have been used, in their order."""
-        return [(sender, *item) for sender, links in sorted(self._from.items()) for item in sorted(links.items())]
+        if not self._all:
+            ordered = ((sender, sorted(links.items())) for sender, links in sorted(self._from.items()))
+            self._all = [(sender, receiver, link) for sender, links in ordered for receiver, link in links]
+        return self._all
 
     def sent_by(self, sender: int) -> Iterator[Packet]:
         """Messages of a process that have not been read."""

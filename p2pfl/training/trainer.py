@@ -288,7 +288,10 @@ class Trainer:
         forked = torch.random.fork_rng(devices=devices)
         with RANDOMNESS:
             forked.__enter__()
-            torch.manual_seed(seeding.derive(self.config.record.seed, "model", self._peer, round))
+            # Without a GPU only the CPU's generator: torch.manual_seed would keep a stack trace for each kind
+            # of GPU, in lists that grow with every round.
+            seed_all = torch.manual_seed if self._on_gpu else torch.default_generator.manual_seed
+            seed_all(seeding.derive(self.config.record.seed, "model", self._peer, round))
         try:
             yield
         finally:

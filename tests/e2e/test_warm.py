@@ -91,6 +91,24 @@ def test_a_forked_process_ends_as_a_new_one(tmp_path: Path, code: str, status: i
     assert forked.stderr.splitlines()[-1:] == new.stderr.splitlines()[-1:]
 
 
+STARTING = """
+import subprocess, sys
+code = "import os, sys; print('torch' in sys.modules, os.environ['PROBE'], sys.stdin.read()); sys.exit(3)"
+done = subprocess.run([sys.executable, "-c", code], input="given", stdout=subprocess.PIPE, text=True)
+print(done.returncode, done.stdout)
+print(subprocess.run(["sh", "-c", "exit 4"]).returncode)
+"""
+
+
+def test_an_interpreter_that_a_forked_process_starts_is_forked_too(tmp_path: Path) -> None:
+    script = tmp_path / "starting.py"
+    script.write_text(STARTING)
+    forked, new = both(program=(sys.executable, str(script)), environment={"PROBE": "probe"})
+    assert (forked.stderr, new.stderr) == ("", "")
+    assert forked.stdout == "3 True probe given\n\n4\n", "torch is there without an import"
+    assert new.stdout == "3 False probe given\n\n4\n"
+
+
 def test_a_forked_process_has_its_own_terminal(tmp_path: Path) -> None:
     script = tmp_path / "terminal.py"
     script.write_text(

@@ -120,7 +120,7 @@ def test_in_order(clients: int, selected: int, codec: str) -> None:
         assert back == +Counter({"hello": 1, "chunk": n, "grant": n, "ack": n, "goodbye": 1})
 
 
-@settings(max_examples=50 * THOROUGHNESS)
+@settings(max_examples=25 * THOROUGHNESS)
 @given(setting=settings_of(), schedule=schedules, chunk=st.sampled_from([16, 1 << 20]))
 def test_any_order_of_arrival(setting: Setting, schedule: bytes, chunk: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -133,7 +133,7 @@ def test_any_order_of_arrival(setting: Setting, schedule: bytes, chunk: int) -> 
     assert all(done.missing == [] for done in network.done.values())
 
 
-@settings(max_examples=50 * THOROUGHNESS)
+@settings(max_examples=25 * THOROUGHNESS)
 @given(setting=settings_of(), schedule=schedules, faults=st.binary(max_size=60), chunk=st.sampled_from([16, 1 << 20]))
 def test_broken_links_and_repeated_messages_change_nothing(
     setting: Setting, schedule: bytes, faults: bytes, chunk: int
@@ -147,7 +147,7 @@ def test_broken_links_and_repeated_messages_change_nothing(
     assert all(done.missing == [] for done in network.done.values())
 
 
-@settings(max_examples=50 * THOROUGHNESS)
+@settings(max_examples=25 * THOROUGHNESS)
 @given(setting=settings_of(), schedule=schedules, faults=st.binary(max_size=60), chunk=st.sampled_from([16, 1 << 20]))
 def test_messages_lost_on_links_that_stand_are_asked_for_again(
     setting: Setting, schedule: bytes, faults: bytes, chunk: int
@@ -226,7 +226,7 @@ def test_a_client_that_stops_at_any_single_point_is_missing_and_comes_back(monke
 STORM = 3  # rounds
 
 
-@settings(max_examples=50 * THOROUGHNESS)
+@settings(max_examples=25 * THOROUGHNESS)
 @given(
     setting=settings_of(rounds=STORM + 4),
     schedule=schedules,
@@ -254,7 +254,7 @@ def test_whoever_was_late_or_lost_takes_part_again(
         assert network.done[round].missing == killed
 
 
-@settings(max_examples=50 * THOROUGHNESS)
+@settings(max_examples=25 * THOROUGHNESS)
 @given(
     setting=settings_of(rounds=4),
     schedule=schedules,

@@ -102,7 +102,7 @@ def test_in_order(network: tuple[str, int], overlapped: bool, codec: str, chunk:
 schedules = st.binary(min_size=1, max_size=48)
 
 
-@settings(max_examples=50 * THOROUGHNESS, deadline=None)
+@settings(max_examples=25 * THOROUGHNESS, deadline=None)
 @given(
     data=st.data(),
     network=st.sampled_from(NETWORKS),
@@ -122,7 +122,7 @@ def test_any_order_of_arrival(
     assert not refused(peers)
 
 
-@settings(max_examples=60 * THOROUGHNESS, deadline=None)
+@settings(max_examples=30 * THOROUGHNESS, deadline=None)
 @given(
     data=st.data(),
     network=st.sampled_from(NETWORKS),
@@ -185,7 +185,7 @@ def saved(made: Setting, rounds: Sequence[int]) -> dict[int, tuple[int, Snapshot
     return {peer: (done, snapshots(made)[peer, done]) for peer, done in enumerate(rounds) if done}
 
 
-@settings(max_examples=40 * THOROUGHNESS, deadline=None)
+@settings(max_examples=20 * THOROUGHNESS, deadline=None)
 @given(
     data=st.data(),
     network=st.sampled_from(NETWORKS),

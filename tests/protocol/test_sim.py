@@ -74,10 +74,11 @@ def test_no_algorithm_makes_a_running_variance_negative(tmp_path: Path, algorith
     """No peer's, nor that of the mean, in twenty rounds of ten steps."""
     robust = {"byzantine": 1} if ALGORITHMS[algorithm].tolerates_byzantine else {}
     options = {
-        "model": "user_models:mixed_net",
+        "model": "user_models:normed",
         "rounds": 20,
         "local_steps": 10,
-        "batch_size": 8,
+        "batch_size": 4,
+        "eval_every": 20,
         "algorithm": algorithm,
         **robust,
     }
@@ -85,7 +86,7 @@ def test_no_algorithm_makes_a_running_variance_negative(tmp_path: Path, algorith
     swarm = simulation(tmp_path, swarm_topology, **options)
     swarm.run()
     variances = [tensor for name, tensor in model(swarm.run_dir).items() if name.endswith("running_var")]
-    slots = [slot for slot in Layout.of(user_models.mixed_net(10)).slots if slot.name.endswith("running_var")]
+    slots = [slot for slot in Layout.of(user_models.normed(10)).slots if slot.name.endswith("running_var")]
     for folder in peer_dirs(swarm.run_dir, swarm_topology):
         found, _ = checkpoint.newest(folder / CHECKPOINTS_FOLDER)
         assert found is not None

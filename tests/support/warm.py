@@ -227,6 +227,7 @@ def _become(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
         _open_standard_streams()
         _search_path(request["arguments"][0])
         _fork_instead_of_exec()
+        _fork_interpreters()
         _measure_if_asked()
         if not request["pictures"]:
             _draw_no_pictures()
@@ -352,6 +353,24 @@ def _fork_instead_of_exec() -> None:
     process.ORIGINAL_DIR = os.getcwd()  # from which a relative path of the script counts
     util.spawnv_passfds = spawnv_passfds  # type: ignore[attr-defined]
     process.current_process()._config.pop("tempdir", None)  # type: ignore[attr-defined]
+
+
+def _fork_interpreters() -> None:
+    """Fork the interpreters that a command starts, as the session forks the command.
+
+    Benchmarks and long tests start runs: each would import torch twice.
+    """
+    WarmOrCold = type("Popen", (subprocess.Popen,), {"__new__": _warm_or_cold})
+    subprocess.Popen = WarmOrCold  # type: ignore[misc]
+
+
+def _warm_or_cold(kind: Any, words: Any, **options: Any) -> Any:
+    """New process by the warm server where it can serve it; else a process as usual."""
+    environment = dict(options.get("env") or os.environ)
+    is_script = isinstance(words, list) and words[0] == sys.executable and not words[1].startswith(("-E", "-I", "-X"))
+    if is_script and ADDRESS in environment and can_serve(environment):
+        return WarmPopen(words, **{**options, "env": environment})
+    return object.__new__(kind)
 
 
 def _measure_if_asked() -> None:
