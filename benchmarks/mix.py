@@ -133,7 +133,7 @@ def vector_size(model: str, width: float) -> int:
     from p2pfl.model.networks import build_model
     from p2pfl.model.vector import Layout
 
-    return Layout.of(build_model(model, num_classes=10, batch_norm=True, width=width)).size
+    return Layout.of(build_model(model, num_classes=10, norm="batch", width=width)).size
 
 
 def main(settings: Settings) -> Report:

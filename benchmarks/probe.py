@@ -61,12 +61,12 @@ class Stamp:
     data_share: int = -1  # of the data set's pages, each divided by the number of processes that have it mapped
 
 
-def model(num_classes: int, batch_norm: bool, width: float) -> nn.Module:
+def model(num_classes: int, norm: str, width: float) -> nn.Module:
     """VGG-11 with a hook that reads the clock before a round's first step.
 
     For `--model benchmarks.probe:model`.
     """
-    vgg = build_model("vgg11", num_classes=num_classes, batch_norm=batch_norm, width=width)
+    vgg = build_model("vgg11", num_classes=num_classes, norm=norm, width=width)
     vgg.register_forward_pre_hook(_Probe(read_order()))
     return vgg
 

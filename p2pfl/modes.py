@@ -89,8 +89,9 @@ class Roles:
     `matrix`: the (n, n) mixing matrix, the identity where no weights are mixed. Of a schedule of graphs it is the
     product of a period, and `schedule` has the matrices by round, which repeat. `links[i]`: the processes with which
     process i exchanges messages. `shards`: the first so many processes train, each on the shard of its number; a
-    coordinator comes last. `consensus_rounds`: rounds of mixing only, after the training rounds. `awaits_sizes`: peers
-    count by their samples, and as these are not known yet, matrix and consensus rounds are those of equal shards.
+    coordinator comes last. `consensus_rounds`: rounds of mixing only, after the training rounds, in `merges` parts of
+    equal length. `awaits_sizes`: peers count by their samples, and as these are not known yet, matrix and consensus
+    rounds are those of equal shards.
     """
 
     mode: Mode
@@ -99,6 +100,7 @@ class Roles:
     links: tuple[frozenset[int], ...]
     shards: int
     consensus_rounds: int = 0
+    merges: int = 1
     awaits_sizes: bool = False
     schedule: tuple[Matrix, ...] = ()
 
@@ -122,6 +124,10 @@ class Roles:
         """Vectors sent in the first rounds of a phase, by nonzero weights off diagonals."""
         found = [int(np.count_nonzero(w - np.diag(np.diag(w)))) for w in self.matrices]
         return rounds // self.period * sum(found) + sum(found[: rounds % self.period])
+
+    def vectors_in_merges(self, rounds: int) -> int:
+        """Vectors sent in so many consensus rounds of all merges."""
+        return self.merges * self.vectors_in(rounds // self.merges)
 
     @property
     def coordinator(self) -> int | None:
@@ -188,13 +194,15 @@ def _gossip(config: RunConfig, topology: Topology, sizes: Sizes) -> Roles:
         # Robust rules are not accelerated; the vectors that they accept mix like W, which is the best estimate.
         count = mixing_rounds if is_robust(config) or pushes_sums(config) else consensus_rounds
         last_rounds = count(matrices[0], config.gossip.consensus_tolerance)
+    merges = 2 if config.gossip.batch_norm_statistics == "reestimated" else 1
     return Roles(
         mode=MODES["gossip"],
         topology=topology,
         matrix=period_matrix(matrices),
         links=tuple(frozenset(p for one in own for p in (*one.incoming, *one.outgoing)) for own in neighborhoods),
         shards=topology.n,
-        consensus_rounds=last_rounds,
+        consensus_rounds=merges * last_rounds,
+        merges=merges,
         awaits_sizes=sizes is None and registry.MIXINGS[config.gossip.mixing].weighs_by_samples,
         schedule=matrices if topology.is_schedule else (),
     )

@@ -97,12 +97,18 @@ class LocalTraining:
     """
 
     momentum: Literal["local", "reset"] | Tensor = "local"
-    """Place of the optimizer's momentum: kept locally from round to round, reset to 0 before each round, or given by
-    the algorithm: then every step of the round starts from this vector, as in quasi-global momentum."""
+    """Place of the optimizer's momentum: kept locally from round to round, reset to 0 before each round (AdamW: both
+    moments and its number of steps), or given by the algorithm: then every step of the round starts from this vector,
+    as in quasi-global momentum. SGD's alone can be given."""
+    carried_momentum: Tensor | None = None
+    """Vector of SGD's momentum that the algorithm carries from round to round, in place of the local one: the first
+    step starts from it, and training sets it to the momentum after the last. Not read before the training is over."""
     correction: Tensor | None = None
-    """Vector added to each step's gradient, as in gradient tracking."""
+    """Vector added to each step's gradient before the optimizer's step, as in gradient tracking."""
     gradient_sum: Tensor | None = None
     """Vector that training sets to the sum of all steps' gradients, with the correction and without proximal pull and
     weight decay; 0 at the places of buffers. Not read before the training is over."""
     proximal: float = 0.0
     """μ of the pull μ (w − w_before) added to each step's gradient: FedProx (Li et al. 2020, algorithm 2)."""
+    reestimates: bool = False
+    """No steps: the running statistics of batch normalization are re-estimated on the peer's own samples."""

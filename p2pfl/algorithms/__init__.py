@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from p2pfl import registry
+from p2pfl.algorithms.averaged_momentum import AveragedMomentum
 from p2pfl.algorithms.base import Algorithm, AlgorithmOptions
 from p2pfl.algorithms.chebyshev import Chebyshev
 from p2pfl.algorithms.dpsgd import DPSGD
@@ -25,22 +26,22 @@ def build_algorithm(config: RunConfig, peers: int = 1, buffers: tuple[slice, ...
 
     Raises ConfigError for a user's that is none, or that has no final merge for the run's mixing.
     """
-    found = _build(
-        config.gossip.algorithm,
-        AlgorithmOptions(
-            overlapped=config.gossip.order == "overlapped",
-            wire_dtype=config.exchange.wire_dtype,
-            byzantine=config.robust.byzantine or 0,
-            momentum=config.training.momentum,
-            max_lr=config.training.lr,
-            peak_round=(config.training.peak_round - 1) * config.gossip.gossip_steps + 1,
-            peers=peers,
-            buffers=buffers,
-            compression=config.gossip.compression,
-            consensus_step=config.gossip.consensus_step,
-            seed=config.record.seed,
-        ),
+    options = AlgorithmOptions(
+        overlapped=config.gossip.order == "overlapped",
+        wire_dtype=config.exchange.wire_dtype,
+        byzantine=config.robust.byzantine or 0,
+        momentum=config.training.momentum,
+        max_lr=config.training.lr,
+        peak_round=(config.training.peak_round - 1) * config.gossip.gossip_steps + 1,
+        peers=peers,
+        buffers=buffers,
+        compression=config.gossip.compression,
+        consensus_step=config.gossip.consensus_step,
+        seed=config.record.seed,
     )
+    if config.gossip.average_momentum:  # an option of dpsgd alone
+        return AveragedMomentum.of(options)
+    found = _build(config.gossip.algorithm, options)
     if not registry.MIXINGS[config.gossip.mixing].keeps_mean and found.merge() is None:
         raise ConfigError(
             f"--mixing {config.gossip.mixing}: {config.gossip.algorithm} has no final merge (`merge`), and plain "
@@ -49,16 +50,19 @@ def build_algorithm(config: RunConfig, peers: int = 1, buffers: tuple[slice, ...
     return found
 
 
-def build_consensus(config: RunConfig, contraction: float, peers: int = 1) -> Algorithm[Any]:
+def build_consensus(
+    config: RunConfig, contraction: float, peers: int = 1, second_round: int | None = None
+) -> Algorithm[Any]:
     """Algorithm of the consensus rounds, in float32.
 
     That which the training rounds' names (`Algorithm.merge`), else Chebyshev's mixing with λ.
 
-    λ = `contraction`. `peers`: their number.
+    λ = `contraction`. `peers`: their number. `second_round`: the first of a second merge, if there is one.
     """
     options = AlgorithmOptions(byzantine=config.robust.byzantine or 0, peers=peers)
     own = _build(config.gossip.algorithm, options).merge()
-    return Chebyshev(contraction, config.training.rounds * config.gossip.gossip_steps + 1) if own is None else own
+    first_round = config.training.rounds * config.gossip.gossip_steps + 1
+    return Chebyshev(contraction, first_round, second_round) if own is None else own
 
 
 def local_training_of(config: RunConfig) -> LocalTraining:

@@ -4,9 +4,9 @@ DSGD-AC (Wang & Johansson 2026, arXiv 2602.02899, "Decentralized SGD with contro
 minima"):
     x_i⁺ = (1 − γ_t) x_i + γ_t Σ_j W_ij x_j − η_t u_i
 with γ_t = 1 until the learning rate has reached its peak and (η_t / η_max)^p afterwards, p = 3; u_i: the update of the
-local optimizer at x_i. That is the overlapped order. Adapt-then-combine (a rule of ours) takes the same share of the
-way from the trained x_i to the average of the trained ones. With K local steps η_t is their mean learning rate.
-Peers do not agree at the end: the consensus phase is part of the method. Buffers are mixed with γ = 1.
+local optimizer, SGD or AdamW, at x_i. That is the overlapped order. Adapt-then-combine (a rule of ours) takes the same
+share of the way from the trained x_i to the average of the trained ones. With K local steps η_t is their mean learning
+rate. Peers do not agree at the end: the consensus phase is part of the method. Buffers are mixed with γ = 1.
 """
 
 from __future__ import annotations

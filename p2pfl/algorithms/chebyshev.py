@@ -41,12 +41,13 @@ class Chebyshev(Algorithm[ChebyshevState]):
 
     The vectors rotate through three buffers, so that the one being sent is never written.
 
-    contraction: λ; 0 for plain mixing. first_round: the round of k = 0; None: the first that is asked for. A peer that
-    comes later continues as if it had been at rest.
+    contraction: λ; 0 for plain mixing. first_round: the round of k = 0; None: the first that is asked for.
+    second_round: that of a second merge, if there is one. A peer that comes later continues as if it had been at rest.
     """
 
     contraction: float
     first_round: int | None = None
+    second_round: int | None = None
     streaming: bool = True
 
     def init(self, x: Tensor, schedule: NeighborhoodSchedule) -> ChebyshevState:
@@ -55,9 +56,9 @@ class Chebyshev(Algorithm[ChebyshevState]):
     def outgoing(self, state: ChebyshevState, ctx: RoundContext) -> Outgoing:
         state.neighborhood = ctx.neighborhood
         state.cursor.reset()
-        if state.omega == 0.0 and self.first_round is not None and ctx.round > self.first_round:
+        if state.omega == 0.0 and (late := ctx.round - self._begin(ctx.round)):
             state.previous.copy_(state.current)
-            for _ in range(ctx.round - self.first_round):
+            for _ in range(late):
                 state.omega = self._next(state.omega)
         return dict.fromkeys(ctx.neighborhood.outgoing, self.own(state))
 
@@ -85,6 +86,12 @@ class Chebyshev(Algorithm[ChebyshevState]):
         assert isinstance(previous, Tensor)
         state.previous.copy_(previous)
         state.omega = float(saved["omega"])
+
+    def _begin(self, round: int) -> int:
+        """The round of k = 0 for a peer that begins in this round."""
+        if self.second_round is not None and round >= self.second_round:
+            return self.second_round
+        return round if self.first_round is None else self.first_round
 
     def _next(self, omega: float) -> float:
         if omega == 0.0:

@@ -4,6 +4,8 @@ Adapt-then-combine (Chen & Sayed 2012, "Diffusion adaptation strategies", the AT
     x_i⁺ = Σ_j W_ij (x_j − η g_j(x_j))
 Overlapped (Lian et al. 2017, "Can decentralized algorithms outperform centralized algorithms?", algorithm 1):
     x_i⁺ = Σ_j W_ij x_j + Δ_i,  Δ_i: this round's local training from x_i, while the x_j are exchanged.
+η g_j stands for what the local optimizer makes of K gradients; momentum, and the moments of AdamW, stay with the peer
+(`averaged_momentum` mixes the momentum, too).
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ steps (--round-length epochs), the factor differs between them, and the sum is 0
 W whose smallest eigenvalue is above −1/3; other symmetric ones are replaced by (I + W) / 2 when the run is set up. The
 papers keep η constant; the factor η_t / η_{t−1} keeps the correction in proportion, or x would jump where a schedule
 changes η. With K local steps (a rule of ours) ψ is what training makes of x, and η the sum of their learning rates.
+AdamW is refused: peers would come to rest where their scaled steps add up to 0, not their gradients.
 
 W φ is computed as φ_i + d_i, d_i = Σ_j W_ij (φ_j − φ_i), and x − ψ as the sum of the d_i so far: a difference of the
 long vectors x and ψ would put their rounding errors into the correction, where they add up round by round.

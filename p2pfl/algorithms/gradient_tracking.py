@@ -7,9 +7,11 @@ written with corrections c_i = y_i − g_i(x_i), which sum to 0 over the peers, 
 Koloskova & Stich 2024, "Decentralized gradient tracking with local steps", algorithm 1):
     K times: x_i ← x_i − η (g_i(x_i) + c_i);  z_i: mean of the K vectors g_i + c_i
     x_i⁺ = Σ_j W_ij x_j,  c_i⁺ = c_i − z_i + Σ_j W_ij z_j
-x and z travel: twice the bytes of D-PSGD. The local optimizer may have momentum, which then acts on g + c. Weight decay
-is applied by each peer and not tracked. A peer that dies takes its correction with it: the others continue as if its
-last gradients still counted.
+x and z travel: twice the bytes of D-PSGD. The local optimizer may have momentum, which then acts on g + c. With AdamW
+both moments are those of g + c, as of the tracked gradient in GTAdam (Carnevale, Farina, Notarnicola & Notarstefano
+2023, "GTAdam: gradient tracking with adaptive momentum for distributed online optimization"); z stays the mean of the
+g + c, whatever the optimizer makes of them. Weight decay is applied by each peer and not tracked. A peer that dies
+takes its correction with it: the others continue as if its last gradients still counted.
 """
 
 from __future__ import annotations

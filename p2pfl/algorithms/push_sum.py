@@ -4,8 +4,8 @@ SGP (Assran, Loizou, Ballas & Rabbat 2019, "Stochastic gradient push for distrib
 a column-stochastic P, P_ji being the part that peer i gives to j, and u what the optimizer makes of the gradient at z:
     x_i^{½} = x_i − η u_i(z_i),  x_i⁺ = Σ_j P_ij x_j^{½},  w_i⁺ = Σ_j P_ij w_j,  z_i⁺ = x_i⁺ / w_i⁺
 Σ_i x_i moves by the local steps alone and Σ_i w_i stays n, so that z approaches Σ x / n though no row of P needs to add
-up to 1. z is what training moves and what is recorded; momentum is local. With K local steps (a rule of ours) −η u is
-z's way in all K. In the overlapped order x^{½} = x travels, and the step is added to x⁺.
+up to 1. z is what training moves and what is recorded; momentum, and the moments of AdamW, are local. With K local
+steps (a rule of ours) −η u is z's way in all K. In the overlapped order x^{½} = x travels, and the step is added to x⁺.
 
 Three additions of ours:
 - Buffers, such as running variances, take the mean of the z_j with the weights P_ij w_j: their x^{½} is w z. So none

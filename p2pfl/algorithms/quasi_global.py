@@ -8,6 +8,7 @@ heterogeneous data", algorithm 1, with Nesterov momentum as in the experiments):
 so that momentum follows the movement of the model after mixing, which is similar for all peers, instead of the local
 gradients. With K local steps each starts from m_i, and the movement of the round is divided by the sum of its learning
 rates (the authors' code: ητ for τ equal steps). β in the last line is --momentum, also where a schedule swings it.
+AdamW is refused: its steps are scaled coordinate by coordinate, and the movement of the model is no mean of gradients.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import tyro
 
+from p2pfl.config.replaced import replacement
 from p2pfl.errors import ConfigError, unusable
 from p2pfl.registry import TABLES, entry_of, summaries_of
 from p2pfl.util.text import did_you_mean
@@ -59,7 +60,8 @@ def parse(kind: type[A], words: Sequence[str], command: str, default: A | None =
         problem = _one_line(captured.getvalue())
         unknown = re.fullmatch(r"Unrecognized options: (-[^\s=,]+).*", problem.partition("; did you mean")[0])
         if unknown:
-            problem = f"there is no option {unknown[1]}{did_you_mean(unknown[1], option_names(kind))}"
+            unheard_of = f"there is no option {unknown[1]}{did_you_mean(unknown[1], option_names(kind))}"
+            problem = replacement(unknown[1]) or unheard_of
         raise ConfigError(f"{command}: {problem} (see p2pfl {command} --help)") from None
     finally:
         os.environ.pop("COLUMNS")

@@ -16,6 +16,7 @@ from p2pfl.topology import Topology, schedule_convergence, spectral_gap
 from p2pfl.util.units import counted
 
 _LISTED_SHARDS, _LISTED_CLASSES = 32, 10
+_STATES = {"sgd": "momentum", "adamw": "two moments"}  # of the optimizer
 
 if TYPE_CHECKING:
     from p2pfl.preflight.estimate import Estimate
@@ -45,7 +46,8 @@ def describe_run(topology: Topology, run: RunConfig, *, index: int | None = None
         "training": f"{counted(need.rounds, 'round')} of {_steps(need)} "
         f"of {counted(run.training.batch_size, 'sample')}" + (f" {_each(run)}" if roles.shards > 1 else ""),
         "memory": f"{_mb(memory)} per process besides libraries and data, {_mb(memory * roles.topology.n)} in total: "
-        f"weights, gradient and momentum {_mb(need.weights_memory)}, activations {_mb(need.activations_memory)}, "
+        f"weights, gradient and {_STATES[run.training.optimizer]} {_mb(need.weights_memory)}, "
+        f"activations {_mb(need.activations_memory)}, "
         f"exchange {_mb(need.exchange_memory)}",
         **_gpus(need),
         **_traffic(need),
@@ -112,7 +114,7 @@ def _processes(roles: Roles, run: RunConfig) -> str:
     if roles.schedule:
         exchange = _schedule(roles, "round" if steps == 1 else "exchange")
     if uses_tree(run):
-        exchange = f"sums relayed along a spanning tree of diameter {roles.consensus_rounds}"
+        exchange = f"sums relayed along a spanning tree of diameter {roles.consensus_rounds // roles.merges}"
     if steps > 1:
         exchange += f", {counted(steps, 'exchange')} after each training"
     named = "" if run.record.name in (None, roles.topology.name) else f" (run {run.record.name})"
@@ -150,7 +152,8 @@ def _traffic(need: Estimate) -> dict[str, str]:
     }
     if need.consensus_rounds:
         more = counted(need.consensus_rounds, "more round")
-        rows["consensus"] = f"{more} of mixing only, {_mb(need.consensus_bytes)}"
+        again = ", half of them for re-estimated running statistics" if need.roles.merges > 1 else ""
+        rows["consensus"] = f"{more} of mixing only, {_mb(need.consensus_bytes)}{again}"
     return rows
 
 

@@ -19,7 +19,9 @@ def check_together(config: RunConfig) -> None:
     """
     check_data(config)
     _check_byzantine(config)
+    _check_momentum(config)
     _check_algorithm(config)
+    _check_statistics(config)
     if config.mode != "centralized":
         return
     clients, selected = config.centralized.num_clients, config.centralized.num_selected
@@ -129,10 +131,49 @@ def _check_algorithm(config: RunConfig) -> None:
             f"--wire-dtype {dtype}: the rounded sums of {name} would not keep the mean of the peers; "
             f"use {' or '.join(entry.wire_dtypes)}"
         )
+    if (optimizer := config.training.optimizer) not in entry.optimizers:
+        raise ConfigError(
+            f"--optimizer {optimizer}: the rule of {name} holds for steps of SGD only; "
+            f"use --optimizer {' or '.join(entry.optimizers)} or another --algorithm, such as dpsgd"
+        )
     if entry.needs_momentum and config.training.momentum == 0:
         raise ConfigError(f"--momentum 0: {name} is a kind of momentum; choose one above 0 or --algorithm dpsgd")
     if entry.needs_momentum and config.training.reset_momentum:
         raise ConfigError(f"--reset-momentum: {name} sets the momentum of every round; leave it out")
+
+
+def _check_momentum(config: RunConfig) -> None:
+    """Raise ConfigError where momentum cannot be averaged."""
+    if config.mode != "gossip" or not config.gossip.average_momentum:
+        return
+    name, training = config.gossip.algorithm, config.training
+    entry = registry.entry_of("algorithm", name)
+    refusals = (
+        (entry is not None and entry.needs_momentum, f"{name} sets the momentum of every round; leave it out"),
+        (
+            entry is None or "average_momentum" not in entry.options,
+            f"{name} mixes models only; use --algorithm dpsgd, or leave it out",
+        ),
+        (config.gossip.order != "atc", "momentum is sent after training; use --order atc, or leave it out"),
+        (
+            training.optimizer != "sgd",
+            "AdamW divides it by a second moment that stays local; use --optimizer sgd, or leave it out",
+        ),
+        (training.momentum == 0, "there is none with --momentum 0; choose one above 0, or leave it out"),
+        (training.reset_momentum, "--reset-momentum is set too; choose one"),
+    )
+    for applies, reason in refusals:
+        if applies:
+            raise ConfigError(f"--average-momentum: {reason}")
+
+
+def _check_statistics(config: RunConfig) -> None:
+    statistics, name = config.gossip.batch_norm_statistics, config.gossip.algorithm
+    if config.mode == "gossip" and statistics == "reestimated" and is_robust(config):
+        raise ConfigError(
+            "--batch-norm-statistics reestimated: the variance of all samples follows from means over the peers, and "
+            f"{name} takes none; use averaged or local"
+        )
 
 
 def _check_gossip_steps(config: RunConfig, entry: registry.Entry | None) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from p2pfl.config.data import DataConfig
+from p2pfl.config.replaced import replacement
 from p2pfl.config.sections import (
     CentralizedConfig,
     ComputeConfig,
@@ -135,7 +136,8 @@ def replace_options(config: RunConfig, **changes: Any) -> RunConfig:
     sections: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():
         if name not in SECTION_OF:
-            raise ConfigError(f"there is no option {name!r}{known_are(name, sorted(SECTION_OF))}")
+            instead = replacement(name)
+            raise ConfigError(instead or f"there is no option {name!r}{known_are(name, sorted(SECTION_OF))}")
         sections.setdefault(SECTION_OF[name], {})[name] = value
     replaced = {name: getattr(config, name) for name in SECTIONS}
     for name, values in sections.items():

@@ -33,8 +33,9 @@ class ModelConfig:
     """Network."""
     width: float = 1.0
     """Scale of every channel count, the head's too (0.25: a quarter of the channels)."""
-    batch_norm: bool = True
-    """Batch normalization after every convolution."""
+    norm: Literal["batch", "group", "none"] = "batch"
+    """Normalization after every convolution: batch, group (GroupNorm of two groups, which needs no statistics of the
+    data), or none."""
 
     def __post_init__(self) -> None:
         registry.check("model", self.model)
@@ -57,16 +58,20 @@ class TrainingConfig:
     passes over the peer's own samples, so that large shards take more steps."""
     batch_size: int = 32
     """Batch size: samples in an optimizer step of one process."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """Local optimizer. sgd: with Nesterov momentum. adamw: AdamW with β₂ 0.999 and ε 1e-8, which keeps one more vector
+    as long as the model, in memory and in checkpoints."""
     lr: float = 0.02
-    """Learning rate (the peak of the schedule)."""
+    """Learning rate (the peak of the schedule). AdamW needs a smaller one than SGD, such as 0.001."""
     momentum: float = 0.9
-    """Nesterov momentum; 0: plain SGD. The one-cycle schedule moves it 0.05 up and down."""
+    """Nesterov momentum of SGD, β₁ of AdamW; 0: none. The one-cycle schedule moves it 0.05 up and down."""
     weight_decay: float = 5e-4
-    """L2 penalty on all parameters."""
+    """Weight decay of all parameters: with SGD an L2 penalty, with AdamW decoupled from the gradient."""
     schedule: Literal["onecycle", "cosine", "constant"] = "onecycle"
     """Learning rate over the run: onecycle (rises for the first fifth), cosine, or constant."""
     reset_momentum: bool = False
-    """Reset the optimizer's momentum to zero at the start of every round."""
+    """Reset the optimizer's momentum to zero at the start of every round; of AdamW both moments and the number of
+    steps. Otherwise each process keeps its own from round to round."""
     init: Annotated[str | None, unset("FILE", "drawn from --seed")] = None
     """Safetensors file of the initial weights of all processes, such as the consensus.safetensors of a run."""
 
@@ -106,6 +111,13 @@ class GossipConfig:
     consensus_step: Annotated[float | None, unset("FLOAT", "by --compression")] = None
     """Consensus step size γ of --algorithm choco: how far a peer moves towards its neighbors' replicas. Too large a
     step diverges; the stronger the compression, the smaller it has to be."""
+    average_momentum: bool = False
+    """Average the momentum of --algorithm dpsgd with the neighbors', as the weights are, after every round; otherwise
+    each peer keeps its own. Twice the bytes; needs --optimizer sgd and --order atc."""
+    batch_norm_statistics: Literal["averaged", "local", "reestimated"] = "averaged"
+    """Running statistics of batch normalization. averaged: mixed like the weights. local: each peer keeps its own in
+    the training rounds; the consensus phase merges them. reestimated: averaged, and measured again by every peer on
+    its own samples once the weights are merged; merging these doubles the consensus phase."""
     consensus_tolerance: float = 1e-3
     """Consensus phase: after the last round peers only mix, until their disagreement has shrunk to this fraction (not
     guaranteed with robust algorithms; relay-sum needs none, since its final merge is exact)."""

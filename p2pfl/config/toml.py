@@ -12,6 +12,7 @@ from typing import Any
 import tomli_w
 
 from p2pfl.config.lists import LISTED, anchored, split_values
+from p2pfl.config.replaced import replacement, with_replacements
 from p2pfl.config.run import MODE_SECTIONS, SECTION_OF, SECTIONS, Mode, RunConfig, replace_options
 from p2pfl.errors import ConfigError, unreadable
 from p2pfl.util.files import read_text
@@ -37,16 +38,22 @@ def to_toml(config: RunConfig) -> str:
 
 
 def load_toml(
-    path: str | os.PathLike[str], mode: Mode | None = None, lists: dict[str, tuple[str, ...]] | None = None
+    path: str | os.PathLike[str],
+    mode: Mode | None = None,
+    lists: dict[str, tuple[str, ...]] | None = None,
+    is_recorded: bool = False,
 ) -> RunConfig:
     """Read settings from a TOML file; options that it leaves out keep their defaults.
 
     Options may stand in their section or at the top of the file. The paths of a topology, a fault script, initial
     weights and a partition are relative to the TOML file's folder. `mode` is the mode of the command that reads the
     file; None: that of the file. `lists`, of a comparison: it is filled with the values of those options that may have
-    several (`config.lists.LISTED`), and the settings hold the first. Raises ConfigError naming the file and the field.
+    several (`config.lists.LISTED`), and the settings hold the first. `is_recorded`: a run directory has the file, maybe
+    of an older version, whose options are understood. Raises ConfigError naming the file and the field.
     """
     plain = parse_toml(Path(path))
+    if is_recorded:
+        plain = with_replacements(plain)
     said = plain.pop("mode", None)
     known = tuple(MODE_SECTIONS)
     if said is not None and said not in known:
@@ -96,6 +103,8 @@ def _instead(section: str, option: str) -> str:
     """Remedy for an option that a section does not have."""
     if option in SECTION_OF:
         return f"it belongs in [{SECTION_OF[option]}]"
+    if instead := replacement(option):
+        return instead
     own = [item.name for item in dataclasses.fields(SECTIONS[section])]
     near = nearest(option, own) or nearest(option, SECTION_OF)
     elsewhere = f" in [{SECTION_OF[near]}]" if near and near not in own else ""

@@ -88,6 +88,11 @@ class Batches:
         here = slice(position * self._batch_size, (position + 1) * self._batch_size)
         return self._normalize(self._gather(here)), self._labels[self._epoch.order[here]]
 
+    def images_of_epoch(self, number: int) -> Iterator[torch.Tensor]:
+        """Images of an epoch's batches, as in `batch`."""
+        first = number * self.steps_per_epoch
+        return (self.batch(step)[0] for step in range(first, first + self.steps_per_epoch))
+
     def _draw(self, number: int) -> _Epoch:
         """Draw an epoch's order and augmentation, on the CPU for every device alike."""
         generator = torch_generator(self._seed, "order", self._peer, number)

@@ -123,8 +123,9 @@ class LaunchSpec:
             training += f", each with {steps} exchanges"
         if not mixing_only:
             return training
-        sent = self.roles.vectors_in(mixing_only) * ready.vector_bytes
-        return f"{training}, then {mixing_only} of mixing only ({sent / 1e6:,.1f} MB), {self._shrink}"
+        sent = self.roles.vectors_in_merges(mixing_only) * ready.vector_bytes
+        again = "; the second half merges re-estimated running statistics" if self.roles.merges > 1 else ""
+        return f"{training}, then {mixing_only} of mixing only ({sent / 1e6:,.1f} MB), {self._shrink}{again}"
 
     @property
     def _shrink(self) -> str:

@@ -11,7 +11,7 @@ import torch
 from p2pfl import algorithms, data
 from p2pfl.algorithms import attacks
 from p2pfl.algorithms.fedavg import ServerAverage, ServerOptions, client_weights
-from p2pfl.config import RunConfig, least_updates
+from p2pfl.config import RunConfig, is_robust, least_updates
 from p2pfl.errors import CheckpointError, one_line
 from p2pfl.faults import FaultScript
 from p2pfl.modes import Roles, assign_roles
@@ -37,13 +37,14 @@ from p2pfl.protocol.logic import Logic
 from p2pfl.protocol.numbering import Numbering
 from p2pfl.protocol.peer import Peer
 from p2pfl.protocol.server_exchange import Federation
+from p2pfl.protocol.statistics import StatisticsRule
 from p2pfl.run import records
 from p2pfl.run.checkpoint import KEPT
 from p2pfl.run.data_record import DIGITS
 from p2pfl.run.identity import next_incarnation
 from p2pfl.run.shard_record import ShardRecord, write_shard_record
 from p2pfl.topology import Topology, is_reversible, spectral_gap
-from p2pfl.training import Trainer, capture_for, make_current, pick_device, with_common_steps
+from p2pfl.training import Trainer, capture_for, make_current, pick_device, statistics_of_run, with_common_steps
 from p2pfl.training.shards import dataset_of_run, own_split_of, split_of_run
 
 _EPOCH_BITS = 18  # edge epochs of one incarnation; numbers stay below 2⁵³, where float64 is exact
@@ -140,6 +141,7 @@ def _setting(
         trainer.class_counts = []
     if spec.index == roles.coordinator:
         trainer.momentum = torch.zeros_like(trainer.host)  # the server's, on the host like all that it computes
+        trainer.optimizer_state = {}  # it trains nothing
     # The very last round is done again, since the work after it may not have happened.
     redo = spec.config.training.rounds + roles.consensus_rounds - 1
     last = last_common_round(spec, roles, redo)
@@ -160,7 +162,7 @@ def _setting(
 
 def _context(setting: _Setting) -> PeerContext:
     spec, roles, script, past = setting.spec, setting.roles, setting.script, setting.past
-    me, links = spec.index, roles.links[spec.index]
+    me, links, statistics = spec.index, roles.links[spec.index], _statistics(setting)
     numbers = Numbering(spec.config.training.rounds, spec.config.gossip.gossip_steps)
     away = away_until(spec, roles, script, setting.last, setting.peer_dir)
     return PeerContext(
@@ -184,13 +186,26 @@ def _context(setting: _Setting) -> PeerContext:
         expected_returns={
             link: frozenset(map(numbers.first, script.returns_of(link))) for link in links & script.victims()
         },
-        barrier_rounds=frozenset(map(numbers.last, script.barrier_rounds([me]))),
+        barrier_rounds=frozenset(map(numbers.last, script.barrier_rounds([me]))) | statistics.barrier_rounds,
         away_until=numbers.first(away) if away else 0,
         scripted_pauses=scripted_pauses(me, script, numbers),
         local_training=algorithms.local_training_of(spec.config),
+        statistics=statistics,
         period=roles.period,
         greeting=greeting_of(spec.config, roles, setting.dataset, setting.trainer.layout, setting.split.digest),
     )
+
+
+def _statistics(setting: _Setting) -> StatisticsRule:
+    """Rule for running statistics that --batch-norm-statistics makes."""
+    config, roles, trainer = setting.config, setting.roles, setting.trainer
+    running = statistics_of_run(config, trainer.model, trainer.layout)
+    rounds, mixed = config.training.rounds * config.gossip.gossip_steps, roles.consensus_rounds
+    last_merge = rounds + mixed - mixed // roles.merges + 1, rounds + mixed
+    if roles.merges > 1:
+        return StatisticsRule(running, estimated_in=last_merge[0], pooled=last_merge)
+    # A robust rule takes no means, without which the variance of all samples does not follow from moments.
+    return StatisticsRule(running, kept_until=rounds, pooled=(0, 0) if is_robust(config) else last_merge)
 
 
 def _peer(setting: _Setting, context: PeerContext) -> Logic:
@@ -200,7 +215,7 @@ def _peer(setting: _Setting, context: PeerContext) -> Logic:
     contraction = 1.0 - spectral_gap(roles.matrix) if is_accelerated else 0.0
     peers = roles.topology.n
     training = algorithms.build_algorithm(config, peers, setting.trainer.layout.buffers)
-    consensus = algorithms.build_consensus(config, contraction, peers)
+    consensus = algorithms.build_consensus(config, contraction, peers, context.statistics.estimated_in or None)
     for attack, active in attacks_of(context.me, setting.script, context.numbering):
         training, consensus = attacks.Attacking(training, attack, active), attacks.Attacking(consensus, attack, active)
     schedule = schedule_of(context, roles.matrices, setting.script)

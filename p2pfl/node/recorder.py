@@ -152,6 +152,7 @@ class Recorder:
             recorded=self._recorded,
             x=trainer.host,
             momentum=trainer.momentum,
+            optimizer=trainer.optimizer_state,
             buffers=integer_buffers(trainer.model),
             sent=last.vectors,
             scalars=last.scalars,

@@ -38,7 +38,7 @@ class SavedState:
 
     @property
     def unsent(self) -> dict[int, dict[int, Payload]]:
-        """Payloads of the last rounds by exchange and neighbor, of two or as many as are kept.
+        """Payloads of the last rounds that are kept, by exchange and neighbor.
 
         For neighbors whose newest checkpoint is older. A round's last exchange has its number, unless rounds have
         several exchanges.
@@ -131,7 +131,7 @@ def _restore(  # all that `find_resume_point` knows, and the origin that it has 
         if saved.layout == trainer.layout.digest and _without_data(saved.settings) == _without_data(spec.settings):
             what = f"on other data than --dataset {spec.config.data.dataset} has now"
         raise CheckpointError(f"{folder}: of a run {what}", remedy=_AFRESH, resumable=False)
-    trainer.restore(saved.x, saved.momentum, dict(saved.buffers), saved.steps)
+    trainer.restore(saved.x, saved.momentum, saved.buffers, saved.steps, saved.optimizer)
     own = Origin(saved.origin.run, origin.peer, origin.index)
     rounds = range(saved.round - 1, saved.round - max(checkpoint.KEPT, roles.most_ahead), -1)
     before = (_load_if_usable(folder, round, own) for round in rounds if round > 0)

@@ -53,8 +53,8 @@ def _may_lose(config: RunConfig, script: FaultScript) -> bool:
 def schedule_of(context: PeerContext, matrices: Sequence[Matrix], script: FaultScript) -> NeighborhoodSchedule:
     """The peer's neighborhood of each round, without the edges that the script cuts.
 
-    `matrices`: by round, which repeat; the consensus phase begins with the first one. The peer is alone in rounds in
-    which it pauses before it has exchanged anything.
+    `matrices`: by round, which repeat; every merge of the consensus phase begins with the first one. The peer is alone
+    in rounds in which it pauses before it has exchanged anything.
     """
     me, numbers = context.me, context.numbering
     pauses = [fault for _, fault in script.of(me) if isinstance(fault, Pause)]
@@ -63,13 +63,11 @@ def schedule_of(context: PeerContext, matrices: Sequence[Matrix], script: FaultS
 
     def neighborhood_in(round: int) -> Neighborhood:
         pairs = frozenset[tuple[int, int]]()
-        number = round - 1
+        number = round - context.phase_begin(round)
         if round <= context.training_rounds:
             pairs = script.cuts(numbers.round_of(round))
             if numbers.round_of(round) in alone:
                 pairs |= {(min(me, link), max(me, link)) for link in context.links}
-        else:
-            number -= context.training_rounds
         key = number % len(matrices), pairs
         if key not in found:
             found[key] = neighborhood(without_edges(matrices[key[0]], pairs), me)

@@ -13,11 +13,11 @@ from p2pfl.algorithms import build_algorithm
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError
 from p2pfl.model.vector import Layout
-from p2pfl.modes import Roles, assign_roles, mixing_note, mode_of
+from p2pfl.modes import Roles, assign_roles, mode_of
 from p2pfl.payload import ITEM_BYTES
 from p2pfl.preflight.exchanges import exchange_memory, vectors_sent
 from p2pfl.preflight.gpus import GpuUse, check_gpus, count_activations, requested_devices
-from p2pfl.preflight.schedules import schedule_note
+from p2pfl.preflight.notes import settings_notes
 from p2pfl.preflight.shards import (
     CheckedSplit,
     is_own_alone,
@@ -32,6 +32,7 @@ from p2pfl.preflight.trial import TriedModel, check_model
 from p2pfl.run.checkpoint import KEPT
 from p2pfl.run.data_record import DIGITS, DataRecord
 from p2pfl.training import dataset_of_run, own_split_of, pick_device, split_of_run, with_common_steps
+from p2pfl.training.optimizer import state_vectors
 
 _MIRRORED = "training images are shifted and mirrored at random; --augment off where left and right matter"
 
@@ -74,22 +75,21 @@ class Estimate:
 
 @dataclass(frozen=True)
 class CheckedRun:
-    """Result of `check_run`: the data set, the tried model, the GPUs in use, a note."""
+    """Result of `check_run`: the data set, the tried model, the GPUs in use, notes on the settings."""
 
     info: data.DatasetInfo
     tried: TriedModel
     gpu: GpuUse | None
-    mixing: str | None = None
+    settings: tuple[str, ...] = ()
 
     def notes(self, config: RunConfig, dataset: Path | None = None) -> tuple[str, ...]:
-        """Oddities of data, model and mixing, a line each.
+        """Oddities of data, model and settings, a line each.
 
         `dataset`: the cache file, if the data set has been decoded.
         """
         found = self.info.notes if dataset is None else data.all_notes(self.info, dataset)
         mirrored = (_MIRRORED,) if self.info.is_mirrored and config.data.augment == "auto" else ()
-        mixing = () if self.mixing is None else (self.mixing,)
-        return (*found, *mirrored, *self.tried.notes, *mixing)
+        return (*found, *mirrored, *self.tried.notes, *self.settings)
 
     def check_split(
         self, roles: Roles, config: RunConfig, dataset: data.Dataset, index: int | None = None
@@ -127,8 +127,7 @@ def check_run(roles: Roles, config: RunConfig, index: int | None = None, begins:
     gpu = check_gpus(config, requested, training_samples(config, info) // peers, tried.model)
     if begins:
         check_disk(config, disk_space_needed(roles, config, Layout.of(tried.model), index))
-    note = schedule_note if roles.topology.is_schedule else mixing_note
-    return CheckedRun(info, tried, gpu, note(config, roles.topology))
+    return CheckedRun(info, tried, gpu, settings_notes(config, roles.topology, index))
 
 
 def check_settings(config: RunConfig, peers: int, info: data.DatasetInfo) -> TriedModel:
@@ -158,10 +157,9 @@ def disk_space_needed(roles: Roles, config: RunConfig, layout: Layout, process: 
     # The coordinator and the clients of one round have checkpoints; other clients may.
     at_least = roles.topology.n if roles.coordinator is None else config.centralized.num_selected + 1
     processes = at_least if process is None else 1
-    checkpoints = (
-        min(max(KEPT, roles.most_ahead), training.rounds) * processes + 1
-    )  # one more is written before the oldest is removed
-    need = checkpoints * (2 * whole + sent * exchanges) if config.record.checkpoint else 0
+    # One more is written before the oldest is removed.
+    checkpoints = min(max(KEPT, roles.most_ahead), training.rounds) * processes + 1
+    need = checkpoints * ((1 + state_vectors(training)) * whole + sent * exchanges) if config.record.checkpoint else 0
     has_model = roles.model_owner is not None and process in (None, roles.model_owner)
     return need + (whole if has_model else 0)
 
@@ -243,13 +241,13 @@ def estimate(  # longer than others: each field of the result takes a line
         steps_per_round=steps[0],
         most_steps_per_round=steps[1],
         rounds=config.training.rounds,
-        weights_memory=3 * whole,  # the model, its gradient, its momentum
+        weights_memory=(2 + state_vectors(config.training)) * whole,  # the model, its gradient, the optimizer's state
         activations_memory=_activations_memory(model, config),
         exchange_memory=exchange_memory(config, whole, coded, degree),
         bytes_per_round=round(sum(sent) * coded),
         busiest_bytes_per_round=round(max(sent) * coded),
         consensus_rounds=roles.consensus_rounds,
-        consensus_bytes=roles.vectors_in(roles.consensus_rounds) * whole,
+        consensus_bytes=roles.vectors_in_merges(roles.consensus_rounds) * whole,
         roles=roles,
         gpu=checked.gpu,
         notes=(*checked.notes(config, path), *split_notes(config, is_split, split)),

@@ -46,8 +46,10 @@ def exchange_memory(config: RunConfig, whole: int, coded: int, degree: int) -> i
     if mode_of(config).mixes:
         entry = registry.entry_of("algorithm", config.gossip.algorithm)
         kept, beside = (0, 0) if entry is None else (entry.kept_vectors, entry.kept_per_neighbor * degree)
+        kept += 2 * config.gossip.average_momentum  # the momentum that is carried, and its mix
         training = copies + (kept + beside + 1) * whole + (1 + waiting) * coded
         # The consensus phase exchanges float32 while what training sent last is kept.
         merging = CONSENSUS_VECTORS if entry is None or not entry.pushes_sums else kept
-        return max(training, coded + (merging + beside + waiting) * whole)
+        last = coded if config.gossip.batch_norm_statistics != "reestimated" else whole  # then a merge sent last, too
+        return max(training, last + (merging + beside + waiting) * whole)
     return 2 * whole + (coded if coded != whole else 0) + waiting * coded

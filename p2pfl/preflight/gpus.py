@@ -16,6 +16,7 @@ from p2pfl.model.global_state import preserved_global_state, silenced
 from p2pfl.model.vector import Layout
 from p2pfl.topology import Topology
 from p2pfl.training import REMEDIES, pick_device
+from p2pfl.training.optimizer import state_vectors
 
 # Memory of a process on a GPU besides its tensors, as measured on an H200 with CUDA 13 and torch 2.11.
 BARE_CONTEXT_BYTES = 550_000_000  # CUDA context alone
@@ -88,7 +89,8 @@ def gpu_need(config: RunConfig, whole: int, activations: Activations, shard: int
     an evaluation needs further memory.
     """
     bf16 = config.compute.precision == "bf16"
-    vectors = 3 + 2 * (config.server.proximal_mu > 0)  # model, gradient, momentum; FedProx's anchor and difference
+    # Model, gradient, the optimizer's state; FedProx's anchor and difference.
+    vectors = 2 + state_vectors(config.training) + 2 * (config.server.proximal_mu > 0)
     step = config.training.batch_size * (activations.kept + _LIVE * activations.largest)
     evaluation = data.EVALUATION_BATCH * _LIVE * activations.largest
     if bf16:

@@ -30,7 +30,7 @@ from p2pfl.preflight.outputs import (
 )
 from p2pfl.preflight.plain_state import changed, plain_state
 from p2pfl.run.tensor_file import separated
-from p2pfl.training import Trainer, initial_model
+from p2pfl.training import Trainer, initial_model, statistics_of_run
 
 MAX_IMAGES = 32  # in the trial's batch, so that it takes a second or two; larger batches are tried by shape only
 _TRIAL_LR = 1e-3  # with it no weight overflows in a step, whatever --lr is
@@ -66,6 +66,7 @@ def check_model(config: RunConfig, classes: int) -> TriedModel:
         notes += trial.judge_training(trainer, outputs)
         notes += trial.find_plain_state(trainer.model, before)
         trial.try_large_batches(trainer.model)
+        statistics_of_run(config, first, trainer.layout)
     return TriedModel(first, notes)
 
 

@@ -7,8 +7,8 @@ its vector comes in, the algorithm is told (`Algorithm.missing`) how much is in;
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -16,7 +16,10 @@ from torch import Tensor
 from p2pfl.algorithms.base import Algorithm, RoundContext, Saved
 from p2pfl.payload import LocalTraining, Payload, Receipt
 from p2pfl.protocol.inbox import Inbox
+from p2pfl.protocol.statistics import StatisticsRule
 from p2pfl.topology import NeighborhoodSchedule
+
+PLAIN = StatisticsRule()
 
 
 @dataclass(frozen=True)
@@ -36,31 +39,45 @@ class Mixer:
     """Algorithm and state of one peer over the rounds; `finish` replaces its vector `x"""
 
     def __init__(
-        self, phases: Phases, x: Tensor, schedule: NeighborhoodSchedule, restored: Saved | None = None
+        self,
+        phases: Phases,
+        x: Tensor,
+        schedule: NeighborhoodSchedule,
+        restored: Saved | None = None,
+        statistics: StatisticsRule = PLAIN,
     ) -> None:
         """`restored`: the training algorithm's state from x's checkpoint, if there is one."""
         self.x = x
         self.payloads: dict[int, Payload] = {}  # this round's, by neighbor
         self.phases = phases
         self._schedule = schedule
+        self._statistics = statistics
+        self._kept: tuple[Tensor, ...] = ()  # statistics that this round's mix leaves alone
         self._algorithm = phases.training
         self._state: Any = self._algorithm.init(x, schedule)
         if restored is not None:
             self._algorithm.load_state_dict(self._state, restored)
         self._is_consensus = False  # the state is that of the consensus rounds
         self._is_outdated = False  # it was, of rounds that the peer has left
-        self._receipts: dict[int, Receipt] = {}  # of the training rounds, in the consensus rounds
+        self._receipts: dict[int, Receipt] = {}  # of the phases before
         self._accounted: set[int] = set()  # neighbors whose payload was acknowledged, or counted as undelivered
 
     def enter(self, round: int) -> None:
-        """Begin a round: the first consensus round begins with a state of its algorithm."""
+        """Begin a round: each merge begins with a state of its algorithm."""
         if round > self.phases.training_rounds and not self._is_consensus:
             if not self._is_outdated:  # neighbors that are still in training rounds ask what has arrived of those
-                senders = self._schedule(self.phases.training_rounds).incoming
-                self._receipts = {n: self._algorithm.receipt(self._state, n) for n in senders}
+                self._keep_receipts(self.phases.training_rounds)
             self._is_consensus, self._is_outdated = True, False
             self._algorithm = self.phases.consensus
             self._state = self._algorithm.init(self.x, self._schedule)
+        elif round == self._statistics.estimated_in:
+            self._keep_receipts(round - 1)
+            self._state = self._algorithm.init(self.x, self._schedule)
+
+    def _keep_receipts(self, round: int) -> None:
+        """Keep the receipts of a phase whose last round this is: its state ends."""
+        senders = self._schedule(round).incoming
+        self._receipts |= {n: self._algorithm.receipt(self._state, n) for n in senders}
 
     def reset(self) -> None:
         """Forget the state of consensus rounds, whose x is about to change."""
@@ -69,6 +86,8 @@ class Mixer:
 
     def request(self, ctx: RoundContext, base: LocalTraining) -> LocalTraining:
         """Request to a round's local training, where the run's settings request `base`."""
+        if ctx.round == self._statistics.estimated_in:
+            return replace(base, reestimates=True)
         return self._algorithm.request(self._state, ctx, base)
 
     def state_dict(self) -> Saved:
@@ -78,6 +97,8 @@ class Mixer:
     def offer(self, ctx: RoundContext, unacknowledged: Collection[int]) -> None:
         """Make this round's payloads; the last ones still `unacknowledged` stay open."""
         self.report_undelivered(unacknowledged)
+        if not self._algorithm.overlapped:
+            self._kept = self._statistics.take(self.x, ctx.round)
         self.payloads = dict(self._algorithm.outgoing(self._state, ctx))
         self._accounted.clear()
 
@@ -89,8 +110,17 @@ class Mixer:
     def finish(self, ctx: RoundContext, unacknowledged: Collection[int]) -> Tensor:
         """Mix: x is the round's average from now on."""
         self.report_undelivered(unacknowledged)
+        if self._algorithm.overlapped:  # training has moved x since the round's payloads were made
+            self._kept = self._statistics.take(self.x, ctx.round)
         self.x = self._algorithm.finish(self._state, ctx)
+        self._statistics.give(self.x, ctx.round, self._kept)
         return self.x
+
+    def replace(self, blocks: Iterable[tuple[slice, Tensor]], round: int) -> None:
+        """Take other peers' weights, block by block, in the place of this round's mix."""
+        for here, block in blocks:
+            self.x[here] = block
+        self._statistics.give(self.x, round, ())
 
     def acknowledged(self, neighbor: int) -> None:
         """Note that a neighbor has its payload."""

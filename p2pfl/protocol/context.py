@@ -9,6 +9,7 @@ from p2pfl.payload import LocalTraining, Payload
 from p2pfl.protocol.greeting import Greeting
 from p2pfl.protocol.introduction import Introduction
 from p2pfl.protocol.numbering import Numbering
+from p2pfl.protocol.statistics import StatisticsRule
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class PeerContext:
     expected_returns: Mapping[int, frozenset[int]] = field(default_factory=dict)
     """For each neighbor, rounds in which it is known to be back, and is waited for."""
     barrier_rounds: frozenset[int] = frozenset()
-    """Rounds that end only when all neighbors have acknowledged what they got."""
+    """Further rounds that end only when all neighbors have acknowledged what they got, as the last of a phase do."""
     scripted_pauses: Mapping[int, int] = field(default_factory=dict)
     """Rounds in which a fault script pauses the peer, each with the round in which it continues."""
     away_until: int = 0
@@ -70,6 +71,8 @@ class PeerContext:
     """Rounds after which its neighborhoods repeat, more than one on a schedule of graphs."""
     local_training: LocalTraining = field(default_factory=LocalTraining)
     """The request to local training that the run's settings make."""
+    statistics: StatisticsRule = field(default_factory=StatisticsRule)
+    """Treatment of running statistics of batch normalization."""
     greeting: Greeting = field(default_factory=Greeting)
     """What neighbors must have been started with too."""
     introductions: Mapping[int, Introduction] = field(default_factory=dict)
@@ -79,6 +82,17 @@ class PeerContext:
     def last_round(self) -> int:
         """The last consensus round, or the last training round where there are none."""
         return self.training_rounds + self.consensus_rounds
+
+    def works_in(self, round: int) -> bool:
+        """Whether a round has local work: training, or re-estimation."""
+        return self.numbering.trains(round) or round == self.statistics.estimated_in
+
+    def phase_begin(self, round: int) -> int:
+        """First round of a round's phase: the training rounds, or a merge."""
+        if round <= self.training_rounds:
+            return 1
+        second = self.statistics.estimated_in
+        return second if 0 < second <= round else self.training_rounds + 1
 
     @property
     def numbering(self) -> Numbering:

@@ -197,8 +197,7 @@ class Exchange:
 
     def finish_bootstrap(self) -> Tensor:
         """Write the collected weights into x."""
-        for here, block in self.bootstrap.blocks():
-            self.mixer.x[here] = block
+        self.mixer.replace(self.bootstrap.blocks(), self.round)
         self.in_round = self.is_bootstrapping = False
         return self.mixer.x
 

@@ -208,7 +208,8 @@ class Inbox:
             raise ProtocolError(Refusal.ROUND, f"a chunk of round {header.round} without credit")
         if arrival.complete:
             return self._is_last(header)
-        self._check(header)
+        wanted, total = self._form_of(header.round).encodings, self._total(header)
+        self._check(header, wanted.get(header.vector), arrival.totals.get(header.vector, total), total)
         have = arrival.bytes.get(header.vector, 0)
         if header.offset < have:
             return False  # sent again after a broken connection; a payload does not change, so what is here stays
@@ -218,15 +219,14 @@ class Inbox:
         if header.codec != COMPRESSED.name and not is_finite(piece):
             raise ProtocolError(Refusal.VALUES, "not finite")
         pieces = arrival.pieces.setdefault(header.vector, [])
-        if len(pieces) >= chunk_count(self._total(header)) + MORE_CHUNKS:
+        if len(pieces) >= chunk_count(total) + MORE_CHUNKS:
             raise ProtocolError(Refusal.LENGTH, f"a vector in more than {len(pieces)} chunks")
         pieces.append(piece)
         arrival.bytes[header.vector] = have + header.length
-        arrival.totals[header.vector] = total = self._total(header)
+        arrival.totals[header.vector] = total
         arrival.scalars = dict(header.scalars)
-        wanted = self._form_of(header.round).encodings
         if (verify := wanted[header.vector].verify) is not None and arrival.bytes[header.vector] == total:
-            verify(arrival.pieces[header.vector], self._size)
+            verify(pieces, self._size)
         arrival.complete = all(arrival.bytes.get(name, 0) == arrival.totals.get(name, -1) for name in wanted)
         return arrival.complete
 
@@ -254,18 +254,20 @@ class Inbox:
             self._taken.add((round, sender))
         return part, arrival.complete
 
-    def _check(self, header: Header) -> None:
-        encoding = self._form_of(header.round).encodings.get(header.vector)
+    def _check(self, header: Header, encoding: Encoding | None, known: int, total: int) -> None:
+        """Raise ProtocolError for a chunk of no vector that is sent here, or of another length.
+
+        `known`, `total`: bytes of the whole vector, as the chunks before said and as this one says.
+        """
         if encoding is None:
             raise ProtocolError(Refusal.VECTOR, f"there is no {header.vector!r} here")
         if header.codec != encoding.name:
             raise ProtocolError(Refusal.CODEC, f"{header.codec} instead of {encoding.name}")
         if encoding.lengths is not None and header.total not in encoding.lengths(self._size):
             raise ProtocolError(Refusal.LENGTH, f"a vector of {header.total} bytes")
-        known = self._outstanding[header.round, header.sender].totals
-        if known.get(header.vector, self._total(header)) != self._total(header):
+        if known != total:
             raise ProtocolError(Refusal.LENGTH, "another length than the chunk before")
-        if header.offset + header.length > self._total(header):
+        if header.offset + header.length > total:
             raise ProtocolError(Refusal.LENGTH, "the vector is longer than the model")
 
     def _is_last(self, header: Header) -> bool:

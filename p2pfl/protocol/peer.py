@@ -50,7 +50,7 @@ class Peer:
     ) -> None:
         """`restored`: the training algorithm's state from x's checkpoint, if there is one."""
         phases = Phases(training, consensus, context.training_rounds)
-        self._exchange = Exchange(context, schedule, Mixer(phases, x, schedule, restored))
+        self._exchange = Exchange(context, schedule, Mixer(phases, x, schedule, restored, context.statistics))
         self.channel, self._membership = self._exchange.channel, self._exchange.membership
         self.refused = self.channel.refused
         self.context = replace(context, pending_payloads={})  # so that their memory is free soon
@@ -132,7 +132,7 @@ class Peer:
         self._detector.begin_round(now)
         self._detector.sent_heartbeats(now)
         actions = self._exchange.begin_round(round)
-        self._is_trained = not self.context.numbering.trains(round) or self._exchange.is_bootstrapping
+        self._is_trained = not self.context.works_in(round) or self._exchange.is_bootstrapping
         if not self._is_trained and not self._exchange.algorithm.overlapped:
             actions += self._train(now)
         return actions + self._advance(now)

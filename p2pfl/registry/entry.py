@@ -41,6 +41,8 @@ class Entry:
     """Values of --wire-dtype that a gossip algorithm has."""
     needs_momentum: bool = False
     """It needs --momentum above 0."""
+    optimizers: tuple[str, ...] = ("sgd", "adamw")
+    """Values of --optimizer for which a gossip algorithm has a rule."""
     least_eigenvalue: float | None = None
     """It needs a symmetric mixing matrix W with all eigenvalues above this; otherwise (I + W) / 2 takes its place."""
     uses_tree: bool = False

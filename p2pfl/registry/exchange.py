@@ -14,7 +14,7 @@ ALGORITHMS: Mapping[str, Entry] = {
         "p2pfl.algorithms.dpsgd:DPSGD",
         "synchronous decentralized SGD",
         "Lian et al. 2017, Can decentralized algorithms outperform centralized algorithms?",
-        options=("gossip_steps",),
+        options=("average_momentum", "gossip_steps"),
     ),
     "quasi-global": Entry(
         "p2pfl.algorithms.quasi_global:QuasiGlobal",
@@ -22,6 +22,7 @@ ALGORITHMS: Mapping[str, Entry] = {
         "Lin et al. 2021, Quasi-global momentum: accelerating decentralized deep learning on heterogeneous data",
         orders=("atc",),
         needs_momentum=True,
+        optimizers=("sgd",),
         kept_vectors=2,
     ),
     "exact-diffusion": Entry(
@@ -29,6 +30,7 @@ ALGORITHMS: Mapping[str, Entry] = {
         "D-PSGD corrected for different data on the peers (D²); symmetric mixing matrix",
         "Yuan et al. 2019, Exact diffusion for distributed optimization and learning",
         orders=("atc",),
+        optimizers=("sgd",),
         least_eigenvalue=-1 / 3 + 1e-6,
         fixed_mixing=True,
         kept_vectors=1,

@@ -1,10 +1,10 @@
 """Checkpoints of a peer, one after each training round, as safetensors files.
 
 A checkpoint states its run, peer and round, and is refused anywhere else. It holds everything that changes the rest of
-the run: weights, momentum, integer buffers and the state of the algorithm. It also holds the payloads of its round, of
-all its exchanges, so that after a stop of the whole swarm, when peers may be one round apart, those ahead can send them
-again to those behind; and the record of its round, from which a lost one is rebuilt. A peer's two newest are kept;
-other files in the folder, such as checkpoints of other peers, stay. Nothing is pickled.
+the run: weights, momentum, other state of the optimizer, integer buffers and the state of the algorithm. It also holds
+the payloads of its round, of all its exchanges, so that after a stop of the whole swarm, when peers may be one round
+apart, those ahead can send them again to those behind; and the record of its round, from which a lost one is rebuilt. A
+peer's two newest are kept; other files in the folder, such as checkpoints of other peers, stay. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ class Sent:
 class Checkpoint:
     """State of a peer after `round` rounds.
 
-    Vectors are (size,) as in the run's layout. `sent` and `scalars` are the payloads of the round's last exchange by
-    neighbor and name, and `earlier` those of the exchanges before it in the round, oldest first. `algorithm` is the
-    state of the gossip algorithm by name: tensors of any shape, and numbers. `record` is the round's record as JSON,
-    and `recorded` the number of the peer's records up to it.
+    Vectors are (size,) as in the run's layout. `optimizer` is its state besides `momentum`, by name. `sent` and
+    `scalars` are the payloads of the round's last exchange by neighbor and name, and `earlier` those of the exchanges
+    before it in the round, oldest first. `algorithm` is the state of the gossip algorithm by name: tensors of any
+    shape, and numbers. `record` is the round's record as JSON, and `recorded` the number of the peer's records so far.
     """
 
     round: int
@@ -70,6 +70,7 @@ class Checkpoint:
     x: Tensor
     momentum: Tensor
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
+    optimizer: Mapping[str, Tensor] = field(default_factory=dict)
     sent: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
     scalars: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     algorithm: Mapping[str, Tensor | float] = field(default_factory=dict)
@@ -87,6 +88,7 @@ def save(folder: Path, checkpoint: Checkpoint, kept: int = KEPT) -> Path:
     """
     tensors: dict[str, Tensor] = {"x": checkpoint.x, "momentum": checkpoint.momentum}
     tensors |= {f"buffer/{name}": buffer for name, buffer in checkpoint.buffers.items()}
+    tensors |= {f"optimizer/{name}": tensor for name, tensor in checkpoint.optimizer.items()}
     state = checkpoint.algorithm.items()
     tensors |= {f"algorithm/{name}": value for name, value in state if isinstance(value, Tensor)}
     sent = _stored(Sent(checkpoint.sent, checkpoint.scalars), "sent", tensors)
@@ -176,6 +178,7 @@ def _parsed(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Checkpoi
         x=tensors["x"],
         momentum=tensors["momentum"],
         buffers=_below("buffer/", tensors),
+        optimizer=_below("optimizer/", tensors),
         sent=last.vectors,
         scalars=last.scalars,
         earlier=tuple(_restored(one, tensors) for one in about["earlier"]),

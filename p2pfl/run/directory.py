@@ -138,7 +138,7 @@ def _write_settings(run_dir: Path, config: RunConfig) -> None:
 
 def update_dataset(run_dir: Path, config: RunConfig) -> None:
     """Save the new path of a resumed run's data set, once its content is verified."""
-    recorded, saved = read_data_record(run_dir), settings.load_toml(run_dir / CONFIG_FILE)
+    recorded, saved = read_data_record(run_dir), load_run_settings(run_dir)
     if recorded is not None and recorded.dataset == config.data.dataset != saved.data.dataset:
         write_settings(run_dir, settings.replace_options(saved, dataset=config.data.dataset))
 
@@ -210,7 +210,7 @@ def load_run_settings(run_dir: Path) -> RunConfig:
         raise ConfigError(unreadable(run_dir, error)) from None
     except ValueError as error:  # a null byte
         raise ConfigError(f"{run_dir}: not a valid folder name ({error})") from None
-    return settings.load_toml(path)
+    return settings.load_toml(path, is_recorded=True)
 
 
 def open_run_dir(run_dir: Path) -> tuple[Topology, RunConfig]:

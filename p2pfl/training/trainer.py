@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -24,7 +24,9 @@ from p2pfl.model.vector import Layout, aligned_vector, integer_buffers, is_finit
 from p2pfl.payload import LocalTraining
 from p2pfl.training.device import host_copy_of, on_device, sleep_until_done
 from p2pfl.training.evaluation import EvalStats, Stopped, score
+from p2pfl.training.optimizer import build_optimizer
 from p2pfl.training.schedule import StepSchedule, local_steps
+from p2pfl.training.statistics import reestimate
 from p2pfl.training.step import Capture, CapturedStep, GradientTerms, Step
 from p2pfl.training.weights import initial_model
 
@@ -53,7 +55,7 @@ class Trainer:
 
     `vector` is the model: (layout.size,) float32 on the device; its views are the parameters. `host` is the same on
     the CPU: the very same tensor there, a pinned copy for a GPU, kept equal by `to_host` and `to_device`. `move_to`
-    puts another tensor in the place of `host`.
+    puts another tensor in the place of `host`. `momentum` and `optimizer_state`: as of `build_optimizer`.
     """
 
     def __init__(
@@ -87,8 +89,8 @@ class Trainer:
         with on_device(device, ConfigError):
             self._settle_in()
             self._batches = data.Batches(dataset, indices, config.training.batch_size, device, config.record.seed, peer)
+            self._optimizer, self.optimizer_state = build_optimizer(config.training, self._parameters, self.momentum)
         self.steps_per_round = local_steps(config.training, self._batches.steps_per_epoch)
-        self._optimizer = self._build_optimizer()
         self._schedule = StepSchedule(self._optimizer, config.training, self.steps_per_round * config.training.rounds)
         self._eager = Step(self.model, device, config.compute.precision)
         self._step = self._eager if capture is None else CapturedStep(self._eager, [self.vector], self._log, capture)
@@ -141,14 +143,19 @@ class Trainer:
     ) -> TrainStats:
         """Take one round of local steps; `progress` is told about twice a second.
 
-        The schedule follows the run's rounds, not this peer's own steps, since a client does not train in every one.
-        The loss that is returned is that of the model, without the terms of the request. Without momentum in the
-        settings, a given one has no effect.
+        None if the request re-estimates running statistics instead. The schedule follows the run's rounds, not this
+        peer's own steps, since a client does not train in every one. The loss that is returned is that of the model,
+        without the terms of the request. Without momentum in the settings, a given one has no effect.
 
         Raises Stopped between two steps, DivergenceError where the loss is no longer a finite number, TrainingError
-        where the GPU has no memory left.
+        where the GPU has no memory left, ConfigError where an algorithm gives or carries momentum of another optimizer
+        than SGD.
         """
         began = time.monotonic()
+        if request.reestimates:
+            with on_device(self.device), self._seeded(round), self._eager.autocast():
+                reestimate(self.model, self._batches.images_of_epoch(0), stopped)
+            return TrainStats(0.0, 0.0, 0, 0, time.monotonic() - began)
         with on_device(self.device):
             loss = self._train(round, progress, stopped, request) / self.steps_per_round
         progress(self.steps)
@@ -163,10 +170,7 @@ class Trainer:
     ) -> float:
         """A round's steps; returns the sum of their losses."""
         self.model.train()
-        given = request.momentum if isinstance(request.momentum, Tensor) else None
-        self._given_momentum = None if given is None else given.to(self.device)
-        if given is None and request.momentum == "reset":
-            self.momentum.zero_()
+        self._begin_momentum(request)
         self._schedule.seek((round - 1) * self.steps_per_round)
         self._terms.begin(request, self.vector)
         self._step.total.zero_()
@@ -182,9 +186,25 @@ class Trainer:
                 if stopped():
                     raise Stopped(f"stopped in round {round}")
         self._terms.end()
+        if request.carried_momentum is not None:
+            request.carried_momentum.copy_(self.momentum)
         if self._on_gpu:
             sleep_until_done()
         return float(self._step.total)
+
+    def _begin_momentum(self, request: LocalTraining) -> None:
+        """Set the optimizer's state as a round's request has it."""
+        given = request.momentum if isinstance(request.momentum, Tensor) else None
+        carried = request.carried_momentum
+        if (given is not None or carried is not None) and self.optimizer_state:
+            name = self.config.training.optimizer
+            raise ConfigError(f"--optimizer {name}: the algorithm sets the momentum of SGD; use --optimizer sgd")
+        self._given_momentum = None if given is None else given.to(self.device)
+        if carried is not None:
+            self.momentum.copy_(carried)
+        elif given is None and request.momentum == "reset":
+            for tensor in (self.momentum, *self.optimizer_state.values()):
+                tensor.zero_()
 
     def evaluate(
         self, samples: int, stopped: Callable[[], bool] = lambda: False, on: EvaluationSet = "test"
@@ -230,14 +250,18 @@ class Trainer:
         if self._host_copy is not None:
             self._host_copy.push()
 
-    def restore(self, x: Tensor, momentum: Tensor, buffers: dict[str, Tensor], steps: int) -> None:
+    def restore(
+        self, x: Tensor, momentum: Tensor, buffers: Mapping[str, Tensor], steps: int, optimizer: Mapping[str, Tensor]
+    ) -> None:
         """Continue from a checkpoint.
 
-        Tensors as `Layout` and `integer_buffers` describe them.
+        Tensors as `Layout` and `integer_buffers` describe them; `optimizer` as `optimizer_state` was.
         """
         self.vector.copy_(x)
         self.to_host()
         self.momentum.copy_(momentum)
+        for name, tensor in self.optimizer_state.items():
+            tensor.copy_(optimizer[name])
         for name, buffer in integer_buffers(self.model).items():
             buffer.copy_(buffers[name])
         self.steps = steps
@@ -253,22 +277,6 @@ class Trainer:
         self._optimizer.step()
         self.steps += 1
         self._schedule.advance()
-
-    def _build_optimizer(self) -> torch.optim.SGD:
-        training = self.config.training
-        optimizer = torch.optim.SGD(
-            self.model.parameters(),
-            lr=training.lr,
-            momentum=training.momentum,
-            nesterov=training.momentum > 0,
-            weight_decay=training.weight_decay,
-            fused=True,
-        )
-        if training.momentum > 0:
-            # The buffers are views of one vector, laid out like the model, so that a checkpoint is two vectors.
-            for slot, parameter in self._parameters:
-                optimizer.state[parameter]["momentum_buffer"] = slot.view(self.momentum)
-        return optimizer
 
     @contextmanager
     def _seeded(self, round: int) -> Iterator[None]:

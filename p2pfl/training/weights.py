@@ -33,9 +33,7 @@ def initial_model(config: RunConfig, num_classes: int) -> nn.Module:
     with RANDOMNESS, preserved_global_state():
         seed_everything(seeding.derive(config.record.seed, "init"))
         try:
-            model = build_model(
-                name, num_classes=num_classes, batch_norm=config.model.batch_norm, width=config.model.width
-            )
+            model = build_model(name, num_classes=num_classes, norm=config.model.norm, width=config.model.width)
         except (RuntimeError, MemoryError) as error:  # out of memory is a RuntimeError in torch
             raise ConfigError(f"--model {name}, --width {config.model.width}: {one_line(error)}") from None
         convert(model, lambda whole: whole.to(torch.device("cpu")))
@@ -74,7 +72,7 @@ def load_initial(model: nn.Module, path: str) -> None:
         raise ConfigError(f"--init {path}: {torn!a} shares its weights with another name, which has others; {_REMEDY}")
 
 
-_REMEDY = "choose a file of the same --model, --width, --batch-norm and classes"
+_REMEDY = "choose a file of the same --model, --width, --norm and classes"
 
 
 def _named(what: str, names: Sequence[str]) -> str:

@@ -49,6 +49,7 @@ def failing(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["sgd", "--epoch", "3"], "did you mean --epochs?"),
         (["gossip", RING, "--quite-another", "3"], "gossip: there is no option --quite-another (see"),
         (["peer", RING, "--restart", "3"], "there is no option --restart"),
+        (["gossip", RING, "--no-batch-norm"], "gossip: --no-batch-norm has been replaced by --norm none (see p2pfl"),
         (["gossip", "nowhere"], "nowhere: no such file"),
         (["gossip", "."], ".: not a regular file"),
         (["gossip", RING, "--config", "."], ".: is a folder; name a TOML file"),

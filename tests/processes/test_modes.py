@@ -135,7 +135,7 @@ def test_the_proximal_term_holds_the_model_back(tmp_path: Path) -> None:
     for number, mu in enumerate((0.0, 1.0, 10.0)):
         options = {"num_clients": 1, "num_selected": 1, "rounds": 1, "local_steps": 8, "proximal_mu": mu}
         options |= {"schedule": "constant", "momentum": 0.0, "weight_decay": 0.0}
-        result = train(tmp_path / str(number), "centralized", **options, batch_norm=False)
+        result = train(tmp_path / str(number), "centralized", **options, norm="none")
         start = averaged(initial_state())
         found = averaged(model_of(result))
         moved.append(float(sum(((found[name] - start[name]) ** 2).sum() for name in found)) ** 0.5)
@@ -145,7 +145,7 @@ def test_the_proximal_term_holds_the_model_back(tmp_path: Path) -> None:
 def initial_state() -> dict[str, torch.Tensor]:
     from p2pfl.training import initial_model
 
-    return initial_model(RunConfig.of(**{**LIVELY, "batch_norm": False}), 10).state_dict()
+    return initial_model(RunConfig.of(**{**LIVELY, "norm": "none"}), 10).state_dict()
 
 
 @pytest.mark.processes

@@ -102,6 +102,32 @@ def test_gossip(tmp_path: Path, algorithm: str, order: str, wire: str, attack: s
     check(make_topology("complete", PEERS), {**PLAIN, **options}, tmp_path)
 
 
+@pytest.mark.parametrize("optimizer", [{"optimizer": "adamw", "lr": 0.002}, {"average_momentum": True}], ids=str)
+def test_every_state_of_an_optimizer(tmp_path: Path, optimizer: dict[str, object]) -> None:
+    check(make_topology("complete", PEERS), {**PLAIN, "wire_dtype": "bf16", **optimizer}, tmp_path)
+
+
+def test_clients_with_adamw(tmp_path: Path) -> None:
+    """Their moments are local; the coordinator has none."""
+    clients = {"mode": "centralized", "num_clients": 3, "num_selected": 2, "server_momentum": 0.5}
+    options = {**PLAIN, **clients, "optimizer": "adamw", "lr": 0.002}
+    topology = topology_of(RunConfig.of(**options))
+    assert topology is not None
+    check(topology, options, tmp_path)
+
+
+NORMS: list[dict[str, object]] = [
+    {"model": "vgg11", "width": 0.0625, "norm": "group", "local_steps": 1},
+    {"model": "user_models:mixed_net", "batch_norm_statistics": "local", "order": "overlapped"},
+    {"model": "user_models:mixed_net", "batch_norm_statistics": "reestimated", "wire_dtype": "bf16"},
+]
+
+
+@pytest.mark.parametrize("options", NORMS, ids=["group", "local", "reestimated"])
+def test_norms_and_their_statistics(tmp_path: Path, options: dict[str, object]) -> None:
+    check(make_topology("complete", PEERS), {**PLAIN, **options}, tmp_path)
+
+
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_every_compression(tmp_path: Path, compression: str) -> None:
     named = compression + (":0.05" if COMPRESSIONS[compression].argument else "")

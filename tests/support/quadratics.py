@@ -41,12 +41,16 @@ class Quadratics:
 
 @dataclass
 class QuadraticSwarm:
-    """All peers of a network: their vectors, momenta and states of the algorithm."""
+    """All peers of a network: their vectors, momenta and states of the algorithm.
+
+    `adamw`: the local optimizer is AdamW with β₁ = beta, and not SGD.
+    """
 
     algorithm: Algorithm
     w: np.ndarray
     problem: Quadratics
     beta: float = 0.0
+    adamw: bool = False
     x: list[torch.Tensor] = field(init=False)
     dead: set[int] = field(default_factory=set)
 
@@ -57,6 +61,7 @@ class QuadraticSwarm:
         pairs = zip(self.x, self.schedules, strict=True)
         self.states = [self.algorithm.init(x, schedule) for x, schedule in pairs]
         self.momenta = [torch.zeros(SIZE) for _ in range(n)]
+        self.moments: list[dict[str, torch.Tensor]] = [{} for _ in range(n)]  # of AdamW
 
     def round(self, number: int, rates: list[float]) -> np.ndarray:
         """One round, a local step for each learning rate; returns x, (n, size)."""
@@ -92,9 +97,9 @@ class QuadraticSwarm:
         for peer, (state, context) in enumerate(zip(self.states, contexts, strict=True)):
             request = self.algorithm.request(state, context, LocalTraining())
             weights = torch.nn.Parameter(self.x[peer])
-            optimizer = torch.optim.SGD([weights], lr=1.0, momentum=self.beta, nesterov=self.beta > 0)
-            if self.beta > 0:
-                optimizer.state[weights]["momentum_buffer"] = self.momenta[peer]
+            optimizer = self.optimizer(weights, peer)
+            if request.carried_momentum is not None:
+                self.momenta[peer].copy_(request.carried_momentum)
             if request.gradient_sum is not None:
                 request.gradient_sum.zero_()
             for rate in rates:
@@ -108,6 +113,19 @@ class QuadraticSwarm:
                     self.momenta[peer].copy_(request.momentum)
                 optimizer.param_groups[0]["lr"] = rate
                 optimizer.step()
+            if request.carried_momentum is not None:
+                request.carried_momentum.copy_(self.momenta[peer])
+
+    def optimizer(self, weights: torch.nn.Parameter, peer: int) -> torch.optim.Optimizer:
+        """torch's optimizer of a peer, which continues with its state."""
+        if self.adamw:
+            adamw = torch.optim.AdamW([weights], lr=1.0, betas=(self.beta, 0.999), weight_decay=0.0)
+            adamw.state[weights] = self.moments[peer]
+            return adamw
+        sgd = torch.optim.SGD([weights], lr=1.0, momentum=self.beta, nesterov=self.beta > 0)
+        if self.beta > 0:
+            sgd.state[weights]["momentum_buffer"] = self.momenta[peer]
+        return sgd
 
     def values_of(self, weights: torch.Tensor, peer: int) -> np.ndarray:
         rows = np.zeros((len(self.w), SIZE))

@@ -35,6 +35,8 @@ def check_same_bits(one: Path, other: Path, topology: Topology) -> None:
         if first is not None and second is not None:
             assert torch.equal(first.x, second.x)
             assert torch.equal(first.momentum, second.momentum)
+            assert first.optimizer.keys() == second.optimizer.keys()
+            assert all(torch.equal(tensor, second.optimizer[name]) for name, tensor in first.optimizer.items())
 
 
 def facts(folder: Path) -> list[tuple[object, ...]]:

@@ -34,7 +34,7 @@ PLAIN = {
     "weight_decay": 0.0,
     "schedule": "constant",
     "lr": 0.2,
-    "batch_norm": False,
+    "norm": "none",
     "eval_samples": 32,
     "threads": 1,
 }
@@ -89,7 +89,7 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor, start: torch.Tenso
     assert error <= 1e-3 * moved
 
 
-LIVELY = {**PLAIN, "batch_norm": True, "momentum": 0.9, "schedule": "onecycle", "lr": 0.02, "local_steps": 2}
+LIVELY = {**PLAIN, "norm": "batch", "momentum": 0.9, "schedule": "onecycle", "lr": 0.02, "local_steps": 2}
 
 
 def memory_swarm(topology: Topology, config: RunConfig) -> Path:

@@ -20,7 +20,7 @@ from p2pfl.util.units import number_text
 MATCHED: dict[str, str] = {
     "model": "model",
     "width": "width of the model",
-    "batch_norm": "batch normalization",
+    "norm": "normalization",
     "init": "initial weights",
     "dataset": "data set",
     "image_range": "value range of pictures",
@@ -41,6 +41,7 @@ _VALUES: dict[str, Callable[[RecordedRun], Hashable]] = {
 }
 # Options that each mode may tune separately; the comparison notes where they differ.
 NOTED: dict[str, str] = {
+    "optimizer": "optimizer",
     "lr": "learning rate",
     "momentum": "momentum",
     "weight_decay": "weight decay",
@@ -82,7 +83,7 @@ class Comparison:
 def find_mismatches(entries: Sequence[Entry]) -> list[Mismatch]:
     """Mismatches: differences in what a matched comparison must share.
 
-    Matched runs share the model, its width, batch normalization and initial weights, the data set, its content,
+    Matched runs share the model, its width, normalization and initial weights, the data set, its content,
     decoding and augmentation, the partition and its number of shards (pooled SGD has none), batch size, schedule,
     seeds, and the total number of samples processed. Where every method was run with every partition, the partition is
     no mismatch, and samples are compared partition by partition. As FedAvg has whole rounds, samples may differ from

@@ -91,3 +91,15 @@ def mixed_net(num_classes: int) -> nn.Module:
         nn.Dropout(0.3),
         nn.Linear(6, num_classes),
     )
+
+
+def input_norm(num_classes: int) -> nn.Module:
+    """Model whose running statistics are those of the images."""
+    return nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 32 * 32, num_classes))
+
+
+def feature_norm(num_classes: int) -> nn.Module:
+    """Model whose running statistics differ between peers with different classes."""
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(3 * 32 * 32, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, num_classes)
+    )

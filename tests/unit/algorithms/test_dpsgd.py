@@ -178,6 +178,19 @@ def test_consensus_starts_from_what_training_left() -> None:
     assert payload.vectors["x"][0] is x
 
 
+@pytest.mark.parametrize(("round", "late"), [(10, 0), (13, 3), (20, 0), (22, 2)])
+def test_a_peer_that_comes_late_to_a_merge_continues_with_its_weights(round: int, late: int) -> None:
+    algorithm = Chebyshev(0.5, first_round=10, second_round=20)
+    peer, _ = driven(algorithm, matrix("path", 2), [torch.ones(4), torch.ones(4)])
+    peer.outgoing(round)
+    there, _ = driven(algorithm, matrix("path", 2), [torch.ones(4), torch.ones(4)])
+    for earlier in range(round - late, round):
+        there.outgoing(earlier)
+        there.finish(earlier)
+    assert peer.state.omega == there.state.omega
+    assert (peer.state.omega > 0) == (late > 0)
+
+
 @pytest.mark.parametrize("receivers", [{}, {1: 0.5}], ids=["alone", "only sending"])
 def test_nothing_comes_and_what_is_sent_does_not_change(receivers: dict[int, float]) -> None:
     x = torch.arange(4.0)

@@ -15,6 +15,7 @@ from tests.support.quadratics import SIZE, Quadratics, QuadraticSwarm
 
 from p2pfl.algorithms import DPSGD, build_algorithm
 from p2pfl.algorithms.adaptive_consensus import AdaptiveConsensus
+from p2pfl.algorithms.averaged_momentum import AveragedMomentum
 from p2pfl.algorithms.base import Algorithm
 from p2pfl.algorithms.exact_diffusion import ExactDiffusion
 from p2pfl.algorithms.gradient_tracking import GradientTracking
@@ -105,6 +106,36 @@ def k_gt(w: np.ndarray, problem: Quadratics, rates: list[list[float]], beta: flo
     return found
 
 
+def tracked_adam(w: np.ndarray, problem: Quadratics, rates: list[list[float]], beta: float) -> list[np.ndarray]:
+    """GTAdam's moments (Carnevale et al. 2023), of g + c with the c of K-GT.
+
+    With Adam's correction of their bias.
+    """
+    zeros = np.zeros((N, SIZE))
+    found, x, c, m, v, t = [], zeros, zeros, zeros, zeros, 0
+    for steps in rates:
+        trained, total = x, zeros
+        for rate in steps:
+            g, t = problem.gradient(trained) + c, t + 1
+            m, v, total = beta * m + (1 - beta) * g, 0.999 * v + 0.001 * g**2, total + g
+            trained = trained - rate * m / (1 - beta**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+        z = total / len(steps)
+        c = c - z + w @ z
+        x = w @ trained
+        found.append(x)
+    return found
+
+
+def averaged(w: np.ndarray, problem: Quadratics, rates: list[list[float]], beta: float) -> list[np.ndarray]:
+    """Yu et al. 2019: x and m are mixed with the same weights; Nesterov steps."""
+    found, x, m = [], np.zeros((N, SIZE)), np.zeros((N, SIZE))
+    for steps in rates:
+        x, m, _ = local_steps(x, problem, steps, m, beta)
+        x, m = w @ x, w @ m
+        found.append(x)
+    return found
+
+
 def adaptive(order: str) -> Reference:
     def reference(w: np.ndarray, problem: Quadratics, rates: list[list[float]], beta: float) -> list[np.ndarray]:
         """Wang & Johansson 2026: γ = 1 until the peak in round 4, then (η / 0.08)³."""
@@ -134,6 +165,8 @@ CASES = [
     ("tracking with momentum", GradientTracking(), tracking, in_steps(1), BETA),
     ("tracking, four steps", GradientTracking(), k_gt, in_steps(4), 0.0),
     ("tracking, four steps with momentum", GradientTracking(), k_gt, in_steps(4), BETA),
+    ("averaged momentum", AveragedMomentum(), averaged, in_steps(1), BETA),
+    ("averaged momentum, four steps", AveragedMomentum(), averaged, in_steps(4), BETA),
     *(
         (f"adaptive, {order}, {k} steps", AdaptiveConsensus(DPSGD(order == "overlapped"), 0.08, 4), rule, rates, BETA)
         for order, rule in (("atc", adaptive("atc")), ("overlapped", adaptive("overlapped")))
@@ -150,6 +183,42 @@ def test_the_update_rule(algorithm: Algorithm, reference: Reference, rates: list
     swarm = QuadraticSwarm(algorithm, W, problem, beta)
     for number, expected in enumerate(reference(W, problem, rates, beta), 1):
         np.testing.assert_allclose(swarm.round(number, rates[number - 1]), expected, rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_gradient_tracking_with_adamw(k: int) -> None:
+    """The correction reaches the gradient before the moments."""
+    problem, rates = Quadratics.random(N), in_steps(k)
+    swarm = QuadraticSwarm(GradientTracking(), W, problem, BETA, adamw=True)
+    for number, expected in enumerate(tracked_adam(W, problem, rates, BETA), 1):
+        np.testing.assert_allclose(swarm.round(number, rates[number - 1]), expected, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize(("k", "same"), [(1, False), (4, True)], ids=["one step", "four steps on the same data"])
+def test_averaged_momentum_on_a_full_mesh_is_sgd_with_the_mean_gradient(k: int, same: bool) -> None:
+    """Uniform weights: every peer has the model of one process, and its momentum."""
+    problem, uniform, rates = Quadratics.random(N), np.full((N, N), 1 / N), in_steps(k)
+    if same:
+        problem = Quadratics(np.tile(problem.curvature[0], (N, 1)), np.tile(problem.minima[0], (N, 1)))
+    swarm = QuadraticSwarm(AveragedMomentum(), uniform, problem, BETA)
+    pooled = Quadratics(problem.curvature.mean(0, keepdims=True), problem.solution[None])
+    x, m = np.zeros((1, SIZE)), np.zeros((1, SIZE))
+    for number, steps in enumerate(rates, 1):
+        x, m, _ = local_steps(x, pooled, steps, m, BETA)
+        found = swarm.round(number, steps)
+        momenta = np.stack([state.momenta.buffers.x.numpy() for state in swarm.states])
+        np.testing.assert_allclose(found, np.tile(x, (N, 1)), rtol=1e-4, atol=2e-6)
+        np.testing.assert_allclose(momenta, np.tile(m, (N, 1)), rtol=1e-4, atol=1e-5)
+
+
+def test_bf16_keeps_the_mean_momentum() -> None:
+    swarm = QuadraticSwarm(AveragedMomentum(DPSGD(wire_dtype="bf16")), W, Quadratics.random(N), BETA)
+    for number in range(1, 5):
+        swarm.round(number, [0.05])
+        mixed = np.stack([state.momenta.buffers.x.numpy() for state in swarm.states])
+        own = np.stack([momentum.numpy() for momentum in swarm.momenta])
+        np.testing.assert_allclose(mixed.mean(0), own.mean(0), atol=1e-6)
+        assert disagreement(mixed) < 0.9 * disagreement(own)
 
 
 @pytest.mark.parametrize("wire", ["fp32", "bf16"])

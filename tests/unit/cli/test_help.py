@@ -77,7 +77,7 @@ def test_the_likeliest_word_is_suggested(word: str, meant: str | None) -> None:
     [
         (
             "[model]\nwidht = 0.2",
-            "[model] has no option 'widht'; did you mean width? Its options are model, width, batch",
+            "[model] has no option 'widht'; did you mean width? Its options are model, width, norm",
         ),
         ("[model]\nrounds = 2", "[model] has no option 'rounds'; it belongs in [training]"),
         ("[model]\nround = 2", "did you mean rounds in [training]? Its options are model, "),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from p2pfl.config import RunConfig, among_algorithms, check_together
+from p2pfl.config import Mode, RunConfig, among_algorithms, check_together
 from p2pfl.errors import ConfigError, TopologyError
 from p2pfl.modes import assign_roles, mixing_note
+from p2pfl.registry import ALGORITHMS
+from p2pfl.run.settings import resolve
 from p2pfl.topology import make_topology, mixing_matrix, smallest_eigenvalue
 
 
@@ -23,6 +25,26 @@ from p2pfl.topology import make_topology, mixing_matrix, smallest_eigenvalue
         ({"algorithm": "exact-diffusion", "mixing": "samples"}, "--mixing samples: exact-diffusion needs a symmetric"),
         ({"algorithm": "exact-diffusion", "order": "overlapped"}, "--order overlapped: exact-diffusion has only"),
         ({"algorithm": "gradient-tracking", "order": "overlapped"}, "--order overlapped: gradient-tracking has only"),
+        *(
+            ({"algorithm": name, "optimizer": "adamw"}, f"--optimizer adamw: the rule of {name} holds for steps of SGD")
+            for name in ("quasi-global", "exact-diffusion")
+        ),
+        *(
+            ({"average_momentum": True, **options}, f"--average-momentum: {reason}")
+            for options, reason in (
+                ({"algorithm": "quasi-global"}, "quasi-global sets the momentum of every round; leave it out"),
+                ({"algorithm": "push-sum"}, "push-sum mixes models only; use --algorithm dpsgd, or leave it out"),
+                ({"algorithm": "my_code:Mine"}, "my_code:Mine mixes models only; use --algorithm dpsgd"),
+                ({"order": "overlapped"}, "momentum is sent after training; use --order atc"),
+                ({"optimizer": "adamw"}, "AdamW divides it by a second moment that stays local; use --optimizer sgd"),
+                ({"momentum": 0.0}, "there is none with --momentum 0; choose one above 0"),
+                ({"reset_momentum": True}, "--reset-momentum is set too; choose one"),
+            )
+        ),
+        (
+            {"algorithm": "median", "byzantine": 1, "batch_norm_statistics": "reestimated"},
+            "--batch-norm-statistics reestimated: the variance of all samples follows from means over the peers",
+        ),
         ({"gossip_steps": 3, "order": "overlapped"}, "--gossip-steps 3: in --order overlapped the one exchange"),
         ({"algorithm": "toy:Own", "gossip_steps": 3, "order": "overlapped"}, "--gossip-steps 3: in --order overlapped"),
         (
@@ -58,6 +80,19 @@ def test_averaging_again_suits_plain_and_robust_averages_and_the_users_own(name:
 def test_adaptive_consensus_has_both_orders_and_needs_no_momentum() -> None:
     for order in ("atc", "overlapped"):
         check_together(RunConfig.of(algorithm="adaptive-consensus", order=order, momentum=0.0))
+
+
+@pytest.mark.parametrize("name", sorted(ALGORITHMS.keys() - {"quasi-global", "exact-diffusion"}))
+def test_all_others_take_the_steps_of_adamw(name: str) -> None:
+    byzantine = {"byzantine": 1} if ALGORITHMS[name].tolerates_byzantine else {}
+    check_together(RunConfig.of(algorithm=name, optimizer="adamw", **byzantine))
+
+
+@pytest.mark.parametrize("mode", ["centralized", "local", "sgd"])
+def test_momentum_is_averaged_by_gossip_alone(mode: Mode) -> None:
+    config = RunConfig.of(mode=mode, average_momentum=True)
+    with pytest.raises(ConfigError, match=f"--average-momentum True: means nothing in a {mode} run; leave it out"):
+        resolve(config, make_topology("ring", 3), 1)
 
 
 def test_relay_sum_takes_part_in_comparisons_of_unlike_graphs() -> None:

@@ -32,7 +32,7 @@ ALL_SET = RunConfig.of(
     "/topologies/ring-4.graphml",
     model="vgg13",
     width=0.5,
-    batch_norm=False,
+    norm="none",
     dataset="digits",
     data_dir='a "quoted" folder',
     local_steps=7,
@@ -122,7 +122,13 @@ def test_replacing_leaves_the_rest_and_the_original_alone() -> None:
         ("rounds = 2.5", r": --rounds 2\.5: expected int, got float$"),
         ("rounds = true", r": --rounds True: expected int, got bool$"),
         ("model = 3", r": --model 3: expected str, got int$"),
-        ('[model]\nbatch_norm = "yes"', r": --batch-norm 'yes': expected bool, got str$"),
+        ("[training]\nreset_momentum = 1", r": --reset-momentum 1: expected bool, got int$"),
+        ('[model]\nnorm = "layer"', r": --norm 'layer': invalid enum value 'layer'$"),
+        (
+            "[model]\nbatch_norm = true",
+            r"\[model\] has no option 'batch_norm'; .* replaced by norm, which is batch, group",
+        ),
+        ("batch_norm = false", r": batch_norm has been replaced by norm, which is batch, group or none$"),
         ("[record]\nname = 4", r": --name 4: expected str.*, got int$"),
         ('local_epochs = "2"', r": --local-epochs '2': expected int.*, got str$"),
         ('schedule = "linear"', r": --schedule 'linear': invalid enum value 'linear'$"),
@@ -151,6 +157,15 @@ def test_refusals_name_the_file_and_the_option(tmp_path: Path, text: str, messag
         load(tmp_path, text)
     assert str(caught.value).startswith(f"{tmp_path / 'settings.toml'}: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("batch_norm", "norm"), [("true", "batch"), ("false", "none")])
+def test_a_run_directory_of_an_older_version_is_understood(tmp_path: Path, batch_norm: str, norm: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(f"[model]\nwidth = 0.5\nbatch_norm = {batch_norm}\n[training]\nrounds = 3\n")
+    assert load_toml(path, is_recorded=True) == RunConfig.of(width=0.5, norm=norm, rounds=3)
+    path.write_text("rounds = 3")
+    assert load_toml(path, is_recorded=True) == RunConfig.of(rounds=3)
 
 
 def test_shipped_settings_say_what_they_promise() -> None:
@@ -218,6 +233,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_refusals_of_options_given_in_python() -> None:
     with pytest.raises(ConfigError, match="no option 'epochs'"):
         RunConfig.of(epochs=3)
+    with pytest.raises(ConfigError, match=r"^batch_norm has been replaced by norm, which is batch, group or none$"):
+        RunConfig.of(batch_norm=False)
     with pytest.raises(ConfigError, match=r"^--batch-size '32': expected int, got str$"):
         RunConfig.of(batch_size="32")
     with pytest.raises(ConfigError, match=r"^--local-epochs 2: --local-steps 3 is set too; choose one$"):

@@ -110,5 +110,8 @@ def test_an_option_of_one_algorithm_is_no_obstacle_to_the_others() -> None:
     said = {name: (c.config.gossip.compression, c.config.gossip.consensus_step) for name, c in found.items()}
     assert said["gossip-ring-4-choco"] == ("sign", 0.25)
     assert said["gossip-ring-4-dpsgd"] == ("top-k:0.1", None)
+    averaged = cells(("dpsgd", "quasi-global"), base={"average_momentum": True}, local=True)
+    said = {name: cell.config.gossip.average_momentum for name, cell in averaged.items()}
+    assert [name for name, value in said.items() if value] == ["gossip-ring-4-dpsgd", "gossip-complete-4-dpsgd"]
     with pytest.raises(ConfigError, match=r"--compression sign: means nothing with dpsgd, only with choco"):
         cells(("dpsgd", "median"), base={"compression": "sign", "byzantine": 1})

@@ -17,7 +17,7 @@ def count(model: nn.Module) -> int:
 
 
 def build(name: str, **changes: object) -> nn.Module:
-    settings = {"num_classes": 10, "batch_norm": True, "width": 0.05, **changes}
+    settings = {"num_classes": 10, "norm": "batch", "width": 0.05, **changes}
     return build_model(name, **settings)  # type: ignore[arg-type]
 
 
@@ -28,13 +28,14 @@ def test_parameters_of_the_full_models(depth: int, parameters: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["vgg11", "vgg13", "vgg16", "vgg19"])
-@pytest.mark.parametrize("batch_norm", [True, False])
-def test_every_vgg_maps_images_to_logits(name: str, batch_norm: bool) -> None:
-    model = build(name, num_classes=7, batch_norm=batch_norm)
+@pytest.mark.parametrize("norm", ["batch", "group", "none"])
+def test_every_vgg_maps_images_to_logits(name: str, norm: str) -> None:
+    model = build(name, num_classes=7, norm=norm)
     kinds = [type(module) for module in model.modules()]
     convolutions, linears = kinds.count(nn.Conv2d), kinds.count(nn.Linear)
     assert convolutions + linears == int(name[3:])
-    assert kinds.count(nn.BatchNorm2d) == (convolutions if batch_norm else 0)
+    assert kinds.count(nn.BatchNorm2d) == (convolutions if norm == "batch" else 0)
+    assert kinds.count(nn.GroupNorm) == (convolutions if norm == "group" else 0)
     assert nn.Dropout not in kinds
     images = torch.randn(2, 3, 32, 32).to(memory_format=torch.channels_last)
     assert model(images).shape == (2, 7)
@@ -48,6 +49,27 @@ def test_width_scales_every_channel_and_the_head() -> None:
     assert [m.weight.shape[0] for m in half] == [c // 2 for c in wide[:-1]] + [10]
     thinnest = build_vgg(19, width=1e-6)
     assert thinnest(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(("width", "groups"), [(0.0625, {2}), (0.05, {1, 2}), (0.25, {2}), (1.0, {2}), (1e-6, {1})])
+def test_group_norms_have_two_groups_or_one_where_channels_are_odd(width: float, groups: set[int]) -> None:
+    with torch.device("meta"):
+        norms = [
+            module for module in build_vgg(19, norm="group", width=width).modules() if isinstance(module, nn.GroupNorm)
+        ]
+    assert len(norms) == 16
+    assert {norm.num_groups for norm in norms} == groups
+    assert all((norm.num_groups == 2) == (norm.num_channels % 2 == 0) for norm in norms)
+
+
+def test_the_norm_changes_no_other_weight() -> None:
+    """Runs of a comparison begin with the same convolutions."""
+    weights = []
+    for norm in ("batch", "group"):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            weights.append(build("vgg11", norm=norm).state_dict())
+    assert all(torch.equal(weights[0][name], weight) for name, weight in weights[1].items())
 
 
 def test_the_callers_seed_decides_the_weights() -> None:
@@ -75,8 +97,12 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "def narrow(num_classes):\n"
         "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, num_classes))\n"
         "def takes_all(**settings):\n"
-        "    assert sorted(settings) == ['batch_norm', 'num_classes', 'width']\n"
+        "    assert sorted(settings) == ['batch_norm', 'norm', 'num_classes', 'width']\n"
         "    return narrow(settings['num_classes'])\n"
+        "def takes_norm(num_classes, norm):\n"
+        "    return narrow(num_classes + (norm == 'group'))\n"
+        "def takes_batch_norm(num_classes, batch_norm):\n"
+        "    return narrow(num_classes + batch_norm)\n"
         "def no_argument():\n"
         "    return narrow(4)\n"
         "def wants_more(num_classes, secret):\n"
@@ -95,6 +121,27 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.parametrize("function", ["narrow", "takes_all", "no_argument"])
 def test_own_model_gets_only_what_it_accepts(own: str, function: str) -> None:
     assert count(build(f"{own}:{function}", num_classes=4)) == 3072 * 4 + 4
+
+
+@pytest.mark.parametrize(
+    ("function", "norm", "classes"),
+    [
+        ("takes_norm", "group", 5),
+        ("takes_norm", "none", 4),
+        ("takes_batch_norm", "batch", 5),
+        ("takes_batch_norm", "none", 4),
+    ],
+)
+def test_own_model_is_told_the_norm(own: str, function: str, norm: str, classes: int) -> None:
+    assert count(build(f"{own}:{function}", num_classes=4, norm=norm)) == (3072 + 1) * classes
+
+
+@pytest.mark.parametrize(("function", "norm"), [("narrow", "none"), ("narrow", "group"), ("takes_batch_norm", "group")])
+def test_a_norm_that_own_model_is_not_told_is_refused(own: str, function: str, norm: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"^--norm {norm}: the function of --model \S+:{function} takes no argument norm"
+    ):
+        build(f"{own}:{function}", norm=norm)
 
 
 @pytest.mark.parametrize(
@@ -123,8 +170,8 @@ def test_unknown_names(name: str, words: str) -> None:
         build(name)
 
 
-@pytest.mark.parametrize("changes", [{"width": 0.0}, {"width": float("nan")}, {"num_classes": 0}])
-def test_bad_settings(changes: dict[str, float]) -> None:
+@pytest.mark.parametrize("changes", [{"width": 0.0}, {"width": float("nan")}, {"num_classes": 0}, {"norm": "layer"}])
+def test_bad_settings(changes: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         build("vgg11", **changes)
 

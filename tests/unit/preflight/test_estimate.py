@@ -57,6 +57,29 @@ def test_numbers_are_those_of_the_parts() -> None:
     assert found.classes == 10
 
 
+def test_what_optimizer_and_averaged_momentum_need() -> None:
+    """AdamW has one more vector of state; averaged momentum travels."""
+    topology = make_topology("ring", 4)
+    plain, adamw, averaged = (
+        digits(model="user_models:linear", rounds=9, **options)
+        for options in ({}, {"optimizer": "adamw", "lr": 0.001}, {"average_momentum": True})
+    )
+    found = [estimate(assign_roles(config, topology), config) for config in (plain, adamw, averaged)]
+    whole = found[0].vector_bytes
+    assert [one.weights_memory // whole for one in found] == [3, 4, 3]
+    assert [one.bytes_per_round // whole for one in found] == [8, 8, 16]
+    assert [one.consensus_bytes for one in found] == [found[0].consensus_bytes] * 3
+    assert found[2].exchange_memory - found[0].exchange_memory >= 2 * whole
+    layout = Layout.of(initial_model(plain, 10))
+    disk = [disk_space_needed(assign_roles(plain, topology), one, layout) for one in (plain, adamw, averaged)]
+    assert [(need - disk[0]) // whole for need in disk] == [0, 9, 9], "two checkpoints a peer, and one more"
+    texts = [describe_run(topology, config) for config in (plain, adamw)]
+    assert ["weights, gradient and two moments" in text for text in texts] == [False, True]
+    noted = describe_run(topology, digits(model="user_models:linear", optimizer="adamw"))
+    assert "note:        --lr 0.02 is large for AdamW" in noted
+    assert "large for AdamW" not in "".join(texts)
+
+
 def test_a_schedule_counts_the_vectors_of_its_rounds() -> None:
     """Two, two, one, two and two edges in the five rounds of a period."""
     topology = make_topology("base-k", 5)
@@ -185,6 +208,7 @@ def test_what_a_process_needs_of_a_gpu() -> None:
     assert gpu_need(digits(batch_size=64), whole, few, 0) == base + 32 * (10_000 + 3 * 100)
     assert gpu_need(digits(batch_size=32, precision="bf16"), whole, few, 0) == base - 16 * 10_300 + whole // 2
     assert gpu_need(digits(batch_size=32, proximal_mu=0.1), whole, few, 0) == base + 2 * whole
+    assert gpu_need(digits(batch_size=32, optimizer="adamw"), whole, few, 0) == base + whole
     wide = Activations(kept=10_000, largest=5_000)  # an evaluation's batch then needs more than the first step's copies
     assert gpu_need(digits(batch_size=32), whole, wide, 0) == base - 2 * whole + 32 * 3 * 4_900 + 256 * 3 * 5_000
 

@@ -107,7 +107,13 @@ def test_models_of_which_nothing_is_said() -> None:
     for build in (*odd_models.SOUND, *odd_models.UNNOTED):
         notes = check_model(config(build.__name__), CLASSES).notes
         assert not [note for note in notes if "no gradient reached" not in note]
-    for options in ({}, {"batch_norm": False}, {"batch_norm": False, "precision": "bf16"}, {"precision": "bf16"}):
+    for options in (
+        {},
+        {"norm": "none"},
+        {"norm": "group"},
+        {"norm": "none", "precision": "bf16"},
+        {"precision": "bf16"},
+    ):
         assert check_model(RunConfig.of(dataset="digits", batch_size=2, width=0.05, **options), CLASSES).notes == ()
 
 
@@ -153,7 +159,7 @@ def test_tied_tensors_count_once_and_are_saved_under_each_name(name: str, tmp_pa
     save_tensors(tmp_path / "model.safetensors", model.state_dict(), {})
     saved = load_file(tmp_path / "model.safetensors")
     assert saved.keys() == keys
-    fresh = build_model(f"odd_models:{name}", num_classes=CLASSES, batch_norm=True, width=1.0)
+    fresh = build_model(f"odd_models:{name}", num_classes=CLASSES, norm="batch", width=1.0)
     fresh.load_state_dict(saved)
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(fresh.float().eval()(images), model.eval()(images))
@@ -214,7 +220,7 @@ def test_a_tied_model_is_trained_saved_and_resumed(tmp_path: Path, ring: str) ->
     assert commands.run(*words).returncode == 0
     path = run_dir / "consensus.safetensors"
     whole, bits = load_file(path), path.read_bytes()
-    model = build_model("odd_models:tied", num_classes=CLASSES, batch_norm=True, width=1.0)
+    model = build_model("odd_models:tied", num_classes=CLASSES, norm="batch", width=1.0)
     model.load_state_dict(whole)
     assert torch.equal(whole["twin.weight"], whole["second.weight"])
     assert isinstance(model.twin, nn.Linear)

@@ -56,6 +56,14 @@ def test_machine_specific_options_do_not_separate_runs(tmp_path: Path) -> None:
         ),
         ([{}, {"order": "overlapped"}, {"mode": "local"}], ["ring-4, order atc", "ring-4, order overlapped", "local"]),
         (
+            [{}, {"optimizer": "adamw", "lr": 0.001}, {"average_momentum": True}],
+            [
+                "ring-4, optimizer sgd, average-momentum False",
+                "ring-4, optimizer adamw, average-momentum False",
+                "ring-4, optimizer sgd, average-momentum True",
+            ],
+        ),
+        (
             [{"mode": "local"}, {"mode": "local", "topology": make_topology("ring", 6)}],
             ["local, 4 peers", "local, 6 peers"],
         ),
@@ -107,7 +115,7 @@ def test_matched_runs_have_no_mismatch(tmp_path: Path) -> None:
     [
         ("model", "vgg13", "different model (--model): vgg11 in ring-4 and local; vgg13 in SGD"),
         ("width", 0.5, "different width of the model (--width): 1 in ring-4 and local; 0.5 in SGD"),
-        ("batch_norm", False, "different batch normalization (--batch-norm): on in ring-4 and local; off in SGD"),
+        ("norm", "group", "different normalization (--norm): batch in ring-4 and local; group in SGD"),
         ("dataset", "cifar10", "different data set (--dataset): digits in ring-4 and local; cifar10 in SGD"),
         ("batch_size", 16, "different batch size (--batch-size): 32 in ring-4 and local; 16 in SGD"),
         ("schedule", "cosine", "different schedule (--schedule): onecycle in ring-4 and local; cosine in SGD"),
@@ -172,9 +180,10 @@ def test_samples_may_differ_by_half_of_a_round_and_no_more(tmp_path: Path) -> No
 
 
 def test_tuning_is_noted_and_not_refused(tmp_path: Path) -> None:
-    entries = entries_of(tmp_path, {}, {"mode": "sgd", "lr": 0.05, "precision": "bf16"})
+    entries = entries_of(tmp_path, {}, {"mode": "sgd", "optimizer": "adamw", "lr": 0.05, "precision": "bf16"})
     assert sentences(entries) == []
     assert notes(entries) == [
+        "different optimizer (--optimizer): sgd in ring-4; adamw in SGD",
         "different learning rate (--lr): 0.02 in ring-4; 0.05 in SGD",
         "different precision (--precision): fp32 in ring-4; bf16 in SGD",
     ]

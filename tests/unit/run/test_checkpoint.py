@@ -41,7 +41,9 @@ def assert_same(a: Checkpoint, b: Checkpoint) -> None:
     assert a.scalars == b.scalars
     assert a.algorithm.keys() == b.algorithm.keys()
     assert a.sent.keys() == b.sent.keys()
+    assert a.optimizer.keys() == b.optimizer.keys()
     pairs = [(a.x, b.x), (a.momentum, b.momentum)]
+    pairs += [(a.optimizer[name], b.optimizer[name]) for name in a.optimizer]
     pairs += [(a.buffers[name], b.buffers[name]) for name in a.buffers.keys() | b.buffers.keys()]
     pairs += [(a.sent[k][name], b.sent[k][name]) for k in a.sent for name in a.sent[k].keys() | b.sent[k].keys()]
     for name, value in a.algorithm.items():
@@ -64,6 +66,7 @@ CASES = {
     "state of an algorithm": made(
         algorithm={"inner.weight": 0.1 + 0.2, "never": float("inf"), "y": torch.ones(2, 3), "none": torch.zeros(0)}
     ),
+    "state of AdamW": made(optimizer={"second_moment": torch.arange(6.0), "steps": torch.tensor([3.0, 0.0])}),
     "own vector sent": made(x=SHARED.float(), sent={1: {"x": SHARED}}, scalars={1: {}}),
 }
 

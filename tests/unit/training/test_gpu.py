@@ -189,10 +189,19 @@ def test_a_restored_peer_continues_with_its_captured_step() -> None:
     run(straight, 1)
     run(restored, 1, 2, 3)
     buffers = {name: buffer.clone() for name, buffer in integer_buffers(straight.model).items()}
-    restored.restore(straight.vector, straight.momentum, buffers, straight.steps)
+    restored.restore(straight.vector, straight.momentum, buffers, straight.steps, {})
     np.testing.assert_allclose(run(straight, 2), run(restored, 2), rtol=1e-6)
     torch.testing.assert_close(straight.vector, restored.vector)
     assert [capture.replays for capture in captures] == [2, 4]
+
+
+def test_adamw_takes_its_steps_beside_the_captured_graph() -> None:
+    config = small_config(optimizer="adamw", lr=0.001, schedule="constant")
+    captured, plain = trainer(config, capture=capture), trainer(config)
+    np.testing.assert_allclose(run(captured, 1, 2), run(plain, 1, 2), rtol=1e-3)
+    for peer in (captured, plain):
+        assert {tensor.device.type for tensor in peer.optimizer_state.values()} == {"cuda"}
+        assert peer.optimizer_state["steps"].eq(peer.steps).all()
 
 
 def test_the_copy_on_the_host_goes_there_and_back() -> None:

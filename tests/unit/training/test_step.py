@@ -65,11 +65,12 @@ def assert_same(one: Trainer, other: Trainer) -> None:
         assert torch.equal(buffer, integer_buffers(other.model)[name])
 
 
-def test_a_replayed_step_trains_the_same_bits() -> None:
-    capture = FakeCapture()
-    plain, captured = trainer(small_config()), trainer(small_config(), capture)
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_replayed_step_trains_the_same_bits(optimizer: str) -> None:
+    capture, config = FakeCapture(), small_config(optimizer=optimizer, lr=0.003)
+    plain, captured = trainer(config), trainer(config, capture)
     assert run(plain, 1, 2) == run(captured, 1, 2)
-    captured.restore(plain.vector, plain.momentum, dict(integer_buffers(plain.model)), plain.steps)
+    captured.restore(plain.vector, plain.momentum, integer_buffers(plain.model), plain.steps, plain.optimizer_state)
     assert run(plain, 3) == run(captured, 3)
     assert_same(plain, captured)
     assert (capture.calls, capture.replays) == (1, captured.steps)

@@ -85,7 +85,7 @@ def test_bound_and_fused_training_equals_plain_torch(network: str, monkeypatch: 
 
 
 def test_no_momentum_is_plain_sgd() -> None:
-    config = small_config(momentum=0.0, weight_decay=0.0, schedule="constant", local_steps=1, batch_norm=False)
+    config = small_config(momentum=0.0, weight_decay=0.0, schedule="constant", local_steps=1, norm="none")
     peer, plain = trainer(config), initial_model(config, 4)
     batch = Batches(DATASET, SHARD, 8, CPU, 0, 1).batch(0)
     functional.cross_entropy(plain(batch[0]), batch[1]).backward()
@@ -99,10 +99,11 @@ def test_no_momentum_is_plain_sgd() -> None:
 def resumed(config: RunConfig, peer: Trainer, folder: Path) -> Trainer:
     """New trainer that continues from another one's checkpoint, through a file."""
     buffers = integer_buffers(peer.model)
-    saved = checkpoint.Checkpoint(1, peer.steps, peer.layout.digest, "", peer.host, peer.momentum, buffers)
+    vectors = peer.host, peer.momentum, buffers, peer.optimizer_state
+    saved = checkpoint.Checkpoint(1, peer.steps, peer.layout.digest, "", *vectors)
     found = checkpoint.load(checkpoint.save(folder, saved))
     following = trainer(config)
-    following.restore(found.x, found.momentum, dict(found.buffers), found.steps)
+    following.restore(found.x, found.momentum, found.buffers, found.steps, found.optimizer)
     return following
 
 
@@ -113,8 +114,9 @@ def resumed(config: RunConfig, peer: Trainer, folder: Path) -> Trainer:
         {"model": "user_models:mixed_net"},
         {"schedule": "cosine", "local_steps": 5},
         {"reset_momentum": True},
+        {"optimizer": "adamw", "lr": 0.003, "model": "user_models:mixed_net"},
     ],
-    ids=["onecycle", "dropout", "cosine", "reset momentum"],
+    ids=["onecycle", "dropout", "cosine", "reset momentum", "adamw"],
 )
 def test_a_resumed_round_repeats_the_same_bits(tmp_path: Path, options: dict[str, object]) -> None:
     config = small_config(**options)
@@ -124,6 +126,8 @@ def test_a_resumed_round_repeats_the_same_bits(tmp_path: Path, options: dict[str
     assert run(straight, 2, 3) == run(following, 2, 3)
     assert torch.equal(straight.vector, following.vector)
     assert torch.equal(straight.momentum, following.momentum)
+    for name, tensor in straight.optimizer_state.items():
+        assert torch.equal(tensor, following.optimizer_state[name])
     assert straight.steps == following.steps
     assert straight.samples == straight.steps * 8
     for name, buffer in integer_buffers(straight.model).items():
@@ -263,7 +267,7 @@ def test_evaluation_is_right_and_moves_nothing(samples: int) -> None:
 
 
 def test_a_loss_that_is_no_number_ends_the_run() -> None:
-    peer = trainer(small_config(lr=1000.0, batch_norm=False))
+    peer = trainer(small_config(lr=1000.0, norm="none"))
     with pytest.raises(TrainingError, match=r"training loss is (nan|inf) in round .; lower --lr"):
         run(peer, 1, 2, 3)
 
