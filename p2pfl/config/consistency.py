@@ -184,7 +184,7 @@ def _check_statistics(config: RunConfig) -> None:
 
 
 def _check_gossip_steps(config: RunConfig, entry: registry.Entry | None) -> None:
-    """Raise ConfigError for several exchanges after a training where one is part of the method.
+    """Raise ConfigError for several exchanges where one is part of the method.
 
     An algorithm of the user's is taken to allow them.
     """

@@ -15,7 +15,7 @@ from p2pfl.training import EvalStats, Trainer, TrainStats
 
 @dataclass(frozen=True)
 class RoundResult:
-    """Result of the work after a round's last exchange: evaluation where it was due, and sketch."""
+    """Result of the work after a round's last exchange."""
 
     evaluation: EvalStats | None
     sketch: Vector | None
@@ -52,7 +52,7 @@ class RoundAccount:
         self._facts = self.facts(facts)
 
     def facts(self, last: Mapping[str, Any]) -> dict[str, Any]:
-        """What the protocol knows of the round: peers that were absent, or gave weights, in any of its exchanges."""
+        """Facts of the round: peers absent, or that gave weights, in any exchange."""
         before = self._facts
         return {name: _united(before[name], value) if before.get(name) else value for name, value in last.items()}
 

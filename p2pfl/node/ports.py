@@ -62,7 +62,7 @@ class Store(Protocol):
         """Add a round. Raises CheckpointError naming the file that cannot be written."""
 
     def keep_sent(self, exchange: int, sent: Mapping[int, Payload]) -> None:
-        """Keep the payloads of an exchange that does not end its round, for the round's checkpoint."""
+        """Keep the payloads of an exchange before its round's last, for the checkpoint."""
 
     def save(self, round: int, trainer: Trainer, sent: Mapping[int, Payload], state: Saved) -> None:
         """Save the checkpoint of a training round.

@@ -77,7 +77,7 @@ class Recorder:
         return Evaluation(record.eval_samples, "validation" if self.config.data.validation else "test")
 
     def keep_sent(self, exchange: int, sent: Mapping[int, Payload]) -> None:
-        """Keep a copy of the payloads of an exchange that does not end its round, for its checkpoint."""
+        """Keep a copy of an exchange's payloads for the checkpoint of its round."""
         if self.config.record.checkpoint:
             self._kept_sent[exchange] = _copied(_sent(sent))
 

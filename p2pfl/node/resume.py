@@ -38,12 +38,12 @@ class SavedState:
 
     @property
     def unsent(self) -> dict[int, dict[int, Payload]]:
-        """Payloads of the last rounds, two or as many as are kept, by exchange and neighbor.
+        """Payloads of the last rounds that are kept, by exchange and neighbor.
 
         For neighbors whose newest checkpoint is older. A round's last exchange has its number, unless rounds have
         several exchanges.
         """
-        found = {}
+        found: dict[int, dict[int, Payload]] = {}
         for kept in self._kept:
             sent = [*kept.earlier, Sent(kept.sent, kept.scalars)]
             last = kept.round * len(sent)

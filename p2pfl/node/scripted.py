@@ -93,11 +93,11 @@ def bootstrapped(context: PeerContext, schedule: NeighborhoodSchedule) -> PeerCo
 
 
 def scripted_pauses(me: int, script: FaultScript, numbers: Numbering) -> dict[int, int]:
-    """Exchanges of the rounds in which a process pauses, each with the exchange that follows it.
+    """Exchanges of the rounds in which a process pauses, each with its next one.
 
-    After the round's last one that is the first of the round in which it continues.
+    After the round's last exchange that is the first of the round in which it continues.
     """
-    found = {}
+    found: dict[int, int] = {}
     for _, fault in script.of(me):
         if isinstance(fault, Pause):
             first, last = numbers.first(fault.round), numbers.last(fault.round)

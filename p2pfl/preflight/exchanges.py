@@ -15,9 +15,9 @@ CONSENSUS_VECTORS = 2  # kept by accelerated averaging besides the model's: the 
 
 
 def vectors_sent(roles: Roles, config: RunConfig) -> tuple[list[float], int]:
-    """Vectors that each process sends in a round, and the most that one receives in an exchange.
+    """Vectors that each process sends in a round, and the most that one receives.
 
-    Of a schedule the mean of its graphs.
+    Received in an exchange. Of a schedule the mean of its graphs.
     """
     if roles.coordinator is not None:
         selected = config.centralized.num_selected

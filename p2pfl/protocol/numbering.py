@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Numbering:
-    """Exchanges of a run's rounds: several in a training round, one in a consensus round.
+    """Exchanges by round: several in a training round, one in a consensus round.
 
     What the protocol calls a round is one exchange, numbered from 1 without a gap. The run's rounds, which settings,
     fault scripts, checkpoints and records count, are also numbered from 1: `trainings` rounds of training with `steps`

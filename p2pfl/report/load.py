@@ -112,7 +112,7 @@ class RecordedRun:
         return final_merge_of(self.config, self.topology, found)
 
     def graphs_of(self, number: int) -> list[nx.Graph]:
-        """Graphs of a round's exchanges, which on a schedule depend on the exchange's number in its phase."""
+        """Graphs of a round's exchanges; on a schedule each has its own."""
         graphs = self.topology.by_round
         numbers = Numbering(self.config.training.rounds, self.config.gossip.gossip_steps)
         before = numbers.exchanges if number > numbers.trainings else 0

@@ -119,7 +119,7 @@ def save(folder: Path, checkpoint: Checkpoint, kept: int = KEPT) -> Path:
 
 
 def _stored(sent: Sent, folder: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Add the vectors of an exchange to the tensors of a file; returns their names and the scalars by neighbor."""
+    """Add an exchange's vectors to a file's tensors; returns their names and scalars."""
     stored: dict[tuple[int, str], str] = {}  # neighbors that were sent the same tensor share one copy
     names: dict[str, dict[str, str]] = {}
     for neighbor, vectors in sent.vectors.items():

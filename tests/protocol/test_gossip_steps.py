@@ -76,7 +76,7 @@ def same(a: Simulation, b: Simulation) -> bool:
 
 
 def test_peers_train_once_and_then_mix_several_times() -> None:
-    """x ← W³ (x − η (x − b)), against dense matrices: the made-up training moves towards a minimum."""
+    """x ← W³ (x − η (x − b)) against dense matrices; training moves towards a minimum."""
     w, steps = matrix("ring", 4), 3
     setting = Setting(w, DPSGD(), Chebyshev(1 / 3), training_rounds=2 * steps, consensus_rounds=1, gossip_steps=steps)
     peers = Gossip(setting)
@@ -198,7 +198,7 @@ FAULTY: dict[str, Any] = {"rounds": 5, "round_timeout": 2.0, "grace_timeout": 2.
 
 
 @pytest.mark.parametrize("restart", [0, 1])
-def test_a_peer_that_dies_between_two_exchanges_is_done_without_or_comes_back(tmp_path: Path, restart: int) -> None:
+def test_a_peer_that_dies_between_two_exchanges_is_lost_or_comes_back(tmp_path: Path, restart: int) -> None:
     options = {**FAULTY, "gossip_steps": 6}
     run = simulation(tmp_path / "run", speed=SLOW, **options, min_peers=3, restart=restart)
     while len(records(run, "3")) < 1:
@@ -230,7 +230,7 @@ def test_fault_scripts_count_rounds_of_training(tmp_path: Path, kind: str, back:
 
 
 def test_a_peer_that_is_back_soon_takes_nobody_along_to_the_round_of_its_return(tmp_path: Path) -> None:
-    """It greets within the grace period, and that round is further ahead than there are peers."""
+    """It greets in the grace period, and the round is further ahead than n peers."""
     script = fault(kind="kill", peer="2", round=2, restart=8)
     (tmp_path / "faults.toml").write_text(script)
     path = make_topology("chain", 3)
