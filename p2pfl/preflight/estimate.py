@@ -75,7 +75,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class CheckedRun:
-    """Result of `check_run`: the data set, the tried model, the GPUs in use, notes on the settings."""
+    """Result of `check_run`: data set, tried model, GPUs in use, notes on settings."""
 
     info: data.DatasetInfo
     tried: TriedModel

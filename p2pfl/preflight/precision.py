@@ -13,7 +13,7 @@ _NOTE = "this CPU has no AVX-512 and computes bfloat16 in software: --precision 
 
 
 def precision_note(config: RunConfig, topology: Topology, index: int | None = None) -> str | None:
-    """Note on `--precision bf16` for processes on a CPU that computes it in software; None without one.
+    """Note on `--precision bf16` where a CPU computes it in software, or None.
 
     `index`: the only process on this machine; None if all run here. It is a note, and no choice of ours: the bits of
     a run depend on its precision. Raises ConfigError for a device that is not there.

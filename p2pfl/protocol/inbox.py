@@ -255,7 +255,7 @@ class Inbox:
         return part, arrival.complete
 
     def _check(self, header: Header, encoding: Encoding | None, known: int, total: int) -> None:
-        """Raise ProtocolError for a chunk of no vector that is sent here, or of another length.
+        """Raise ProtocolError for a chunk of an unknown vector, or of another length.
 
         `known`, `total`: bytes of the whole vector, as the chunks before said and as this one says.
         """
