@@ -210,7 +210,7 @@ def test_each_merge_on_a_schedule_begins_with_its_first_graph() -> None:
     rule = StatisticsRule(estimated_in=7)
     names = [str(peer) for peer in range(8)]
     context = replace(CONTEXT, names=names, training_rounds=4, consensus_rounds=4, statistics=rule)
-    schedule = schedule_of(context, matrices, FaultScript(names=tuple(names)))
+    schedule = schedule_of(context, matrices, matrices, FaultScript(names=tuple(names)))
     assert schedule(1) == schedule(4) == schedule(5) == schedule(7) != schedule(2) == schedule(6) == schedule(8)
 
 

@@ -33,7 +33,7 @@ def test_adamw_is_torchs_own_step_by_step() -> None:
 
     Without batch normalization, before which the gradient of a bias is rounding noise that AdamW scales up.
     """
-    options = {**ADAMW, "batch_norm": False, "rounds": 10, "weight_decay": 0.1, "momentum": 0.8}
+    options = {**ADAMW, "norm": "none", "rounds": 10, "weight_decay": 0.1, "momentum": 0.8}
     peer, config = trainer(**options), small_config(**options)
     plain = initial_model(config, 4).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(plain.parameters(), 0.003, (0.8, 0.999), 1e-8, 0.1)
