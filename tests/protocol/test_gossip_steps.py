@@ -148,6 +148,7 @@ def as_soon_as_one_has_saved(run: Simulation) -> None:
 WAYS: dict[str, tuple[Callable[[Simulation], None], dict[str, Any]]] = {
     "plain": (between_two_exchanges, {}),
     "bf16": (as_soon_as_one_has_saved, {"wire_dtype": "bf16"}),
+    "momentum": (between_two_exchanges, {"average_momentum": True}),
     "robust": (between_two_exchanges, {"algorithm": "clipped", "byzantine": 1}),
 }
 
