@@ -133,6 +133,23 @@ def test_a_run_mixes_by_the_matrix_of_the_round(tmp_path: Path) -> None:
     assert found["final_consensus_distance"] < 1e-5 * found["consensus_distance"]
 
 
+def test_a_period_of_exchanges_after_each_training_is_an_all_reduce(tmp_path: Path) -> None:
+    """Along the links of a ring the peers train as on a complete graph."""
+    ring = finished(tmp_path / "ring", gossip_steps=2, **FINITE)
+    settings = RunConfig.of(**TINY, run_dir=str(tmp_path / "complete"))
+    complete = Simulation(make_topology("complete", 4), settings)
+    complete.run()
+    trained = [
+        checkpoint.load(folder / CHECKPOINTS_FOLDER / "round-000005.safetensors").x
+        for run in (ring, complete)
+        for folder in peer_dirs(run.run_dir, SMALL)
+    ]
+    for x in trained[1:]:
+        torch.testing.assert_close(x, trained[0], atol=1e-5, rtol=0)
+    apart = finished(tmp_path / "apart", **FINITE)
+    assert summarize(apart.run_dir)["consensus_distance"] > 100 * summarize(ring.run_dir)["consensus_distance"]
+
+
 def test_an_exact_final_merge_of_ordinary_training(tmp_path: Path) -> None:
     """The training rounds are those of any other final merge."""
     exact, usual = finished(tmp_path / "exact", final_merge="exact"), finished(tmp_path / "usual")

@@ -45,6 +45,10 @@ from p2pfl.topology import make_topology, mixing_matrix, smallest_eigenvalue
             {"algorithm": "median", "byzantine": 1, "batch_norm_statistics": "reestimated"},
             "--batch-norm-statistics reestimated: the variance of all samples follows from means over the peers",
         ),
+        (
+            {"final_merge": "none", "batch_norm_statistics": "reestimated"},
+            "--final-merge none: --batch-norm-statistics reestimated measures those of the merged weights",
+        ),
         ({"gossip_steps": 3, "order": "overlapped"}, "--gossip-steps 3: in --order overlapped the one exchange"),
         ({"algorithm": "toy:Own", "gossip_steps": 3, "order": "overlapped"}, "--gossip-steps 3: in --order overlapped"),
         (
