@@ -11,7 +11,7 @@ import torch
 from p2pfl import algorithms, data
 from p2pfl.algorithms import attacks
 from p2pfl.algorithms.fedavg import ServerAverage, ServerOptions, client_weights
-from p2pfl.config import RunConfig, is_robust, least_updates
+from p2pfl.config import RunConfig, least_updates
 from p2pfl.errors import CheckpointError, one_line
 from p2pfl.faults import FaultScript
 from p2pfl.modes import Roles, assign_roles
@@ -29,6 +29,7 @@ from p2pfl.node.scripted import (
     schedule_of,
     scripted_pauses,
 )
+from p2pfl.node.statistics import statistics_rule
 from p2pfl.protocol.client import Client
 from p2pfl.protocol.context import PeerContext, Timeouts
 from p2pfl.protocol.coordinator import Coordinator
@@ -37,14 +38,13 @@ from p2pfl.protocol.logic import Logic
 from p2pfl.protocol.numbering import Numbering
 from p2pfl.protocol.peer import Peer
 from p2pfl.protocol.server_exchange import Federation
-from p2pfl.protocol.statistics import StatisticsRule
 from p2pfl.run import records
 from p2pfl.run.checkpoint import KEPT
 from p2pfl.run.data_record import DIGITS
 from p2pfl.run.identity import next_incarnation
 from p2pfl.run.shard_record import ShardRecord, write_shard_record
 from p2pfl.topology import Topology, spectral_gap
-from p2pfl.training import Trainer, capture_for, make_current, pick_device, statistics_of_run, with_common_steps
+from p2pfl.training import Trainer, capture_for, make_current, pick_device, with_common_steps
 from p2pfl.training.shards import dataset_of_run, own_split_of, split_of_run
 
 _EPOCH_BITS = 18  # edge epochs of one incarnation; numbers stay below 2⁵³, where float64 is exact
@@ -162,7 +162,7 @@ def _setting(
 
 def _context(setting: _Setting) -> PeerContext:
     spec, roles, script, past = setting.spec, setting.roles, setting.script, setting.past
-    me, links, statistics = spec.index, roles.links[spec.index], _statistics(setting)
+    me, links, statistics = spec.index, roles.links[spec.index], statistics_rule(spec.config, roles, setting.trainer)
     numbers = Numbering(spec.config.training.rounds, spec.config.gossip.gossip_steps)
     away = away_until(spec, roles, script, setting.last, setting.peer_dir)
     return PeerContext(
@@ -196,19 +196,6 @@ def _context(setting: _Setting) -> PeerContext:
     )
 
 
-def _statistics(setting: _Setting) -> StatisticsRule:
-    """Rule for running statistics that --batch-norm-statistics makes."""
-    config, roles, trainer = setting.config, setting.roles, setting.trainer
-    running = statistics_of_run(config, trainer.model, trainer.layout)
-    rounds, mixed = config.training.rounds * config.gossip.gossip_steps, roles.consensus_rounds
-    last_merge = rounds + mixed - mixed // roles.merges + 1, rounds + mixed
-    if roles.merges > 1:
-        return StatisticsRule(running, estimated_in=last_merge[0], pooled=last_merge)
-    # A robust rule takes no means, without which the variance of all samples does not follow from moments.
-    pools = mixed > 0 and not is_robust(config)
-    return StatisticsRule(running, kept_until=rounds, pooled=last_merge if pools else (0, 0))
-
-
 def _peer(setting: _Setting, context: PeerContext) -> Logic:
     roles, config = setting.roles, setting.config
     restored = None if setting.past.saved is None else setting.past.saved.algorithm
@@ -234,13 +221,8 @@ def _peer(setting: _Setting, context: PeerContext) -> Logic:
 
 
 def _client(setting: _Setting, context: PeerContext) -> Logic:
-    tamper = next(
-        (
-            attacks.tampering(attack, active)
-            for attack, active in attacks_of(context.me, setting.script, context.numbering)
-        ),
-        None,
-    )
+    found = attacks_of(context.me, setting.script, context.numbering)
+    tamper = next((attacks.tampering(attack, active) for attack, active in found), None)
     return Client(context, setting.trainer.host, setting.config.exchange.wire_dtype, tamper=tamper)
 
 
