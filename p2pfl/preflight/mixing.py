@@ -14,7 +14,12 @@ def mixing_notes(config: RunConfig, topology: Topology) -> tuple[str, ...]:
     if not mode_of(config).mixes:
         return ()
     other = schedule_note if topology.is_schedule else mixing_note
-    found = (_automatic(config, topology), other(config, topology), _finite_time(config, topology))
+    found = (
+        _automatic(config, topology),
+        other(config, topology),
+        _finite_time(config, topology),
+        _unfinished(config, topology),
+    )
     return tuple(note for note in found if note is not None)
 
 
@@ -52,3 +57,14 @@ def _with_losses(found: FiniteTime) -> str:
     """Addition to a note where missing peers make disagreements grow by the period."""
     growth = found.growth_with_losses
     return f"; with peers missing it may grow {growth:.3g} times in each period" if growth > 1.001 else ""
+
+
+def _unfinished(config: RunConfig, topology: Topology) -> str | None:
+    """Note on rounds that end between two exact averages, though they have several exchanges."""
+    steps, found = config.gossip.gossip_steps, mixing_of(config, topology).convergence
+    if steps == 1 or found is None or found.exact is None or steps % found.period == 0:
+        return None
+    return (
+        f"--gossip-steps {steps}: the average is exact after each {counted(found.period, 'exchange')}; with a multiple "
+        "of that every round ends with it"
+    )

@@ -192,3 +192,14 @@ def test_what_auto_stands_for() -> None:
         "weights travel along a spanning tree of 4 of 4 edges and diameter 2",
     )
     assert mixing_notes(RunConfig.of(mode="local"), RING) == ()
+
+
+def test_rounds_that_end_amid_a_period_are_noted() -> None:
+    def noted(topology: Topology, **options: Any) -> bool:
+        return any(note.startswith("--gossip-steps") for note in mixing_notes(RunConfig.of(**options), topology))
+
+    finite = {"mixing": "finite-time"}
+    assert [noted(RING, gossip_steps=steps, **finite) for steps in (1, 3, 4, 6, 8)] == [False, True, False, True, False]
+    assert noted(BASE_2, gossip_steps=2, mixing="weights")
+    assert not noted(BASE_2, gossip_steps=5, mixing="weights")
+    assert not noted(RING, gossip_steps=3)
