@@ -60,7 +60,7 @@ def _with_losses(found: FiniteTime) -> str:
 
 
 def _unfinished(config: RunConfig, topology: Topology) -> str | None:
-    """Note on rounds that end between two exact averages, though they have several exchanges."""
+    """Note on rounds of several exchanges that end between two exact averages."""
     steps, found = config.gossip.gossip_steps, mixing_of(config, topology).convergence
     if steps == 1 or found is None or found.exact is None or steps % found.period == 0:
         return None
