@@ -1,58 +1,25 @@
-"""Mixing of a gossip run by round, and the rule of its final merge."""
+"""Final merge of a gossip run: its rule, and the rounds that it takes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from p2pfl import registry
 from p2pfl.config import RunConfig, is_robust
 from p2pfl.errors import TopologyError
+from p2pfl.mixing import Mixing, pushes_sums, uses_tree
 from p2pfl.topology import (
-    FiniteTime,
-    ScheduleConvergence,
     Topology,
     checked_finite_time,
     consensus_rounds,
     diameter,
     is_reversible,
     mixing_rounds,
-    period_matrix,
-    schedule_convergence,
     spanning_tree,
 )
-from p2pfl.topology.spectrum import Matrix
 
 Rule = Literal["exact", "chebyshev", "plain", "push-sum", "robust", "none"]
-
-
-@dataclass(frozen=True)
-class Mixing:
-    """Mixing matrices by round, which repeat, each (n, n).
-
-    `w`: the one of all rounds; of a schedule of graphs the product of a period, and of finite-time averaging the W
-    whose eigenvalues it nulls. `convergence`: where the matrices differ by round, that of a period, else None.
-    """
-
-    matrices: tuple[Matrix, ...]
-    w: Matrix
-    convergence: ScheduleConvergence | None = None
-
-    @classmethod
-    def fixed(cls, w: Matrix) -> Mixing:
-        """Mixing by the same matrix in every round."""
-        return cls((w,), w)
-
-    @classmethod
-    def of_schedule(cls, matrices: Sequence[Matrix]) -> Mixing:
-        """Mixing by the graphs of a schedule."""
-        return cls(tuple(matrices), period_matrix(matrices), schedule_convergence(matrices))
-
-    @classmethod
-    def in_finite_time(cls, found: FiniteTime) -> Mixing:
-        """Mixing by nulling the eigenvalues of one matrix in turn."""
-        return cls(found.matrices, found.w, found.convergence)
 
 
 @dataclass(frozen=True)
@@ -90,10 +57,10 @@ def final_merge_of(config: RunConfig, topology: Topology, mixing: Mixing) -> Fin
 
 def _merge_of_algorithm(config: RunConfig, topology: Topology, mixing: Mixing) -> FinalMerge | None:
     """Final merge that the algorithm brings, None where it brings none."""
-    entry, tolerance = registry.entry_of("algorithm", config.gossip.algorithm), config.gossip.consensus_tolerance
-    if entry is not None and entry.uses_tree:
+    tolerance = config.gossip.consensus_tolerance
+    if uses_tree(config):
         return FinalMerge("exact", "relayed sums", diameter(spanning_tree(topology)), mixing)
-    if entry is not None and entry.pushes_sums:
+    if pushes_sums(config):
         return FinalMerge("push-sum", "push-sum", mixing_rounds(mixing.w, tolerance), mixing)
     if not is_robust(config):
         return None

@@ -10,7 +10,8 @@ from p2pfl.config import RunConfig
 from p2pfl.experiment.endpoints import endpoints_in_file
 from p2pfl.experiment.run import Result
 from p2pfl.merge import FinalMerge
-from p2pfl.modes import MODES, Roles, assign_roles, mode_of, uses_tree
+from p2pfl.mixing import uses_tree
+from p2pfl.modes import MODES, Roles, assign_roles, mode_of
 from p2pfl.report.fields import spans_text
 from p2pfl.run.paths import MODEL_FILE, PEERS_FOLDER, REPORT_FILE
 from p2pfl.topology import ScheduleConvergence, Topology, diameter, spanning_tree, spectral_gap

@@ -1,7 +1,14 @@
 """Settings of a run as frozen dataclasses, one section a concern, and as TOML."""
 
 from p2pfl.config.compression import compression_choice
-from p2pfl.config.consistency import among_algorithms, check_data, check_together, is_robust, least_updates
+from p2pfl.config.consistency import (
+    among_algorithms,
+    check_data,
+    check_together,
+    gossip_entry,
+    is_robust,
+    least_updates,
+)
 from p2pfl.config.data import DataConfig, EvaluationSet
 from p2pfl.config.lists import LISTED, TUNABLE, split_values
 from p2pfl.config.pictures import PictureOptions
@@ -58,6 +65,7 @@ __all__ = [
     "check_together",
     "compression_choice",
     "foreign_options",
+    "gossip_entry",
     "is_robust",
     "least_updates",
     "load_toml",

@@ -56,6 +56,14 @@ def averaging_rule(config: RunConfig) -> tuple[str, str] | None:
     return rules.get(config.mode)
 
 
+def gossip_entry(config: RunConfig) -> registry.Entry | None:
+    """Registry entry of the gossip algorithm, or None for one of the user's.
+
+    None in modes without gossip, too.
+    """
+    return registry.entry_of("algorithm", config.gossip.algorithm) if config.mode == "gossip" else None
+
+
 def is_robust(config: RunConfig) -> bool:
     """Return whether the run averages robustly, so that --byzantine applies.
 

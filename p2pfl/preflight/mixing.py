@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from p2pfl import registry
 from p2pfl.config import RunConfig
-from p2pfl.modes import mixing_note, mixing_of, mode_of, uses_tree
+from p2pfl.mixing import mixing_note, mixing_of, uses_tree
+from p2pfl.modes import mode_of
 from p2pfl.topology import FiniteTime, Topology, exact_by_weights, finite_time_weights, weights_text
 from p2pfl.util.units import counted
 

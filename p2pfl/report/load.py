@@ -16,9 +16,10 @@ import numpy as np
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError
 from p2pfl.faults import FaultScript, load_faults
-from p2pfl.merge import FinalMerge, Mixing, final_merge_of
+from p2pfl.merge import FinalMerge, final_merge_of
+from p2pfl.mixing import Mixing, mixing_of, uses_tree
 from p2pfl.model.sketches import consensus_distance
-from p2pfl.modes import COORDINATOR, Mode, mixing_of, mode_of, uses_tree
+from p2pfl.modes import COORDINATOR, Mode, mode_of
 from p2pfl.protocol.numbering import Numbering
 from p2pfl.registry import MIXINGS
 from p2pfl.run import records

@@ -13,7 +13,8 @@ from p2pfl.algorithms.base import Saved
 from p2pfl.algorithms.push_sum import PushSum
 from p2pfl.config import RunConfig, check_together
 from p2pfl.errors import ConfigError, TopologyError
-from p2pfl.modes import assign_roles, mixing_note
+from p2pfl.mixing import mixing_note
+from p2pfl.modes import assign_roles
 from p2pfl.payload import Payload, Receipt
 from p2pfl.topology import build_topology, make_topology, mixing_matrix, push_rounds, push_weights
 

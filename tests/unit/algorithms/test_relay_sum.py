@@ -12,7 +12,8 @@ from tests.support.quadratics import SIZE, Quadratics, QuadraticSwarm
 from p2pfl.algorithms.relay_sum import RelaySum
 from p2pfl.config import RunConfig
 from p2pfl.errors import TopologyError
-from p2pfl.modes import assign_roles, mixing_note
+from p2pfl.mixing import mixing_note
+from p2pfl.modes import assign_roles
 from p2pfl.payload import Payload
 from p2pfl.topology import Topology, diameter, make_topology, mixing_matrix, spanning_tree
 

@@ -7,7 +7,8 @@ import pytest
 
 from p2pfl.config import Mode, RunConfig, among_algorithms, check_together
 from p2pfl.errors import ConfigError, TopologyError
-from p2pfl.modes import assign_roles, mixing_note
+from p2pfl.mixing import mixing_note
+from p2pfl.modes import assign_roles
 from p2pfl.registry import ALGORITHMS
 from p2pfl.run.settings import resolve
 from p2pfl.topology import make_topology, mixing_matrix, smallest_eigenvalue
