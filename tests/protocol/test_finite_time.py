@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +37,6 @@ TINY: dict[str, Any] = {
 RING, SMALL = make_topology("ring", 8), make_topology("ring", 4)
 GRID = build_topology(nx.grid_2d_graph(2, 3), name="grid", source="grid")
 FINITE: dict[str, Any] = {"mixing": "finite-time"}
-
-
-@pytest.fixture(autouse=True)
-def _no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No power cut is simulated: nothing waits for the disk."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def dense(vectors: list[torch.Tensor]) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,12 +38,6 @@ TINY: dict[str, Any] = {
 }
 RING = make_topology("ring", 4)
 SLOW = LinkSpeed(latency=0.1)
-
-
-@pytest.fixture(autouse=True)
-def _no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No power cut is simulated: nothing waits for the disk."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def simulation(run_dir: Path, topology: Topology = RING, speed: LinkSpeed | None = None, **options: Any) -> Simulation:

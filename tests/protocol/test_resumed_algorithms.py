@@ -5,7 +5,6 @@ Every synchronous algorithm in each of its ways, and every attack, in the simula
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -64,12 +63,6 @@ def stop(simulation: Simulation, at: int) -> None:
     while not list(simulation.run_dir.glob(checkpoints)):
         assert simulation.step()
     simulation.close()
-
-
-@pytest.fixture(autouse=True)
-def _no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No power cut is simulated: nothing waits for the disk."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def check(topology: Topology, options: dict[str, object], folder: Path) -> None:

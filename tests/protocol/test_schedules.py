@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +39,6 @@ BASE_2 = make_topology("base-k", 5), "weights"
 ONE_PEER = make_topology("one-peer-exponential", 8), "uniform"
 MATCHING = make_topology("random-matching", 5, period=6), "metropolis-hastings"
 SCHEDULES = {"base-2": BASE_2, "one-peer": ONE_PEER, "matching": MATCHING}
-
-
-@pytest.fixture(autouse=True)
-def _no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No power cut is simulated: nothing waits for the disk."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def config_of(run_dir: Path, mixing: str, **options: Any) -> RunConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +35,6 @@ TINY: dict[str, Any] = {
     "threads": 1,
 }
 RING = make_topology("ring", 4)
-
-
-@pytest.fixture(autouse=True)
-def _no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No power cut is simulated: nothing waits for the disk."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def simulation(run_dir: Path, topology: Topology = RING, speed: LinkSpeed | None = None, **options: Any) -> Simulation:

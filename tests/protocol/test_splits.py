@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +35,6 @@ SPECS = [
     *("dirichlet:0.2", "dirichlet-balanced:0.2", "classes:3", "shards:2", "quantity:0.5", "quantity:square"),
     *("real-world", "classes-pc:2"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No power cut is simulated: nothing waits for the disk."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def config_of(run_dir: Path, **options: Any) -> RunConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,12 +43,6 @@ TINY: dict[str, Any] = {
     "threads": 1,
 }
 RING = make_topology("ring", 4)
-
-
-@pytest.fixture(autouse=True)
-def _no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No power cut is simulated: nothing waits for the disk."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def simulation(run_dir: Path, topology: Topology = RING, **options: Any) -> Simulation:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +35,6 @@ PLAIN: dict[str, Any] = {
 }
 MODES = ["gossip", "centralized", "local", "sgd"]
 HERE = "tests.protocol.test_validation"
-
-
-@pytest.fixture(autouse=True)
-def _no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No power cut is simulated: nothing waits for the disk."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def config_of(run_dir: Path, **options: Any) -> RunConfig:
