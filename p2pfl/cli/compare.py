@@ -31,6 +31,7 @@ from p2pfl.config import (
     DataConfig,
     ExchangeConfig,
     GossipConfig,
+    LaunchConfig,
     ModelConfig,
     RecordConfig,
     RobustConfig,
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from p2pfl.experiment.grid import GridPlan
     from p2pfl.experiment.tune import TuneOptions
 
-_SECTIONS = ("model", "data", "training", "gossip", "server", "robust", "exchange", "compute", "record")
+_SECTIONS = ("model", "data", "training", "gossip", "server", "robust", "exchange", "compute", "launch", "record")
 _REPORT_OPTIONS = frozenset({"run_dir", "name"})  # options that apply to existing runs
 
 
@@ -113,6 +114,7 @@ class Compare:
     robust: RobustConfig = field(default_factory=RobustConfig)
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
 
 

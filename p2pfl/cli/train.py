@@ -10,7 +10,15 @@ import tyro
 
 from p2pfl.cli.describe import describe_result, describe_run
 from p2pfl.cli.options import Resolved, Restart, TopologyFile, Training, resolve_options
-from p2pfl.config import CentralizedConfig, ExchangeConfig, GossipConfig, RobustConfig, ServerConfig
+from p2pfl.config import (
+    CentralizedConfig,
+    ExchangeConfig,
+    GossipConfig,
+    LaunchConfig,
+    RobustConfig,
+    ServerConfig,
+    spans_machines,
+)
 from p2pfl.errors import ConfigError
 from p2pfl.experiment.endpoints import endpoints_of_peer
 from p2pfl.experiment.run import run
@@ -37,6 +45,7 @@ class Gossip(Swarm):
     Neighbors communicate over ZeroMQ.
     """
 
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
     restart: Restart = 0
     """Number of times that a dead process is restarted, from its checkpoint or its neighbors' weights."""
 
@@ -73,6 +82,7 @@ class Centralized(Training):
     server: ServerConfig = field(default_factory=ServerConfig)
     robust: RobustConfig = field(default_factory=RobustConfig)
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
     restart: Restart = 0
     """Number of times that a dead process is restarted, from its checkpoint."""
 
@@ -86,6 +96,7 @@ class Sgd(Training):
 
     epochs: _Alias = None
     """Passes over the training set; another name of --rounds."""
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
 
 
 @dataclass(frozen=True)
@@ -94,6 +105,7 @@ class Local(Training):
 
     topology: TopologyFile = None
     """Topology file; only its nodes are used."""
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
 
 
 def gossip(words: list[str]) -> int:
@@ -120,7 +132,7 @@ def _train(resolved: Resolved[Gossip] | Resolved[Centralized] | Resolved[Sgd] | 
     if resolved.arguments.dry_run:
         check_drawing()
         refuse_token_file(resolved.config.exchange)
-        if mode_of(resolved.config).mixes:
+        if mode_of(resolved.config).mixes and not spans_machines(resolved.config):
             exchange, topology = resolved.config.exchange, resolved.topology
             check_keys(topology, exchange.keys, exchange.insecure, range(topology.n))
         print(describe_run(resolved.topology, resolved.config, begins=resolved.arguments.resume is None))

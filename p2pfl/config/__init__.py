@@ -10,6 +10,8 @@ from p2pfl.config.consistency import (
     least_updates,
 )
 from p2pfl.config.data import DataConfig, EvaluationSet
+from p2pfl.config.launch import LaunchConfig
+from p2pfl.config.launch_checks import check_launch, spans_machines
 from p2pfl.config.lists import LISTED, TUNABLE, split_values
 from p2pfl.config.pictures import PictureOptions
 from p2pfl.config.run import (
@@ -52,6 +54,7 @@ __all__ = [
     "EvaluationSet",
     "ExchangeConfig",
     "GossipConfig",
+    "LaunchConfig",
     "Mode",
     "ModelConfig",
     "PictureOptions",
@@ -62,6 +65,7 @@ __all__ = [
     "TrainingConfig",
     "among_algorithms",
     "check_data",
+    "check_launch",
     "check_together",
     "compression_choice",
     "foreign_options",
@@ -71,6 +75,7 @@ __all__ = [
     "load_toml",
     "options",
     "replace_options",
+    "spans_machines",
     "split_values",
     "to_toml",
 ]
