@@ -93,7 +93,7 @@ class Links:
         self._poller = poller
         self._grace = grace
         self._credentials = credentials
-        self._endpoints: Mapping[int, str] = {}
+        self._endpoints: dict[int, str] = {}
         self._mark = CONTROL_MESSAGES
         self._links: dict[int, _Link] = {}
         self._monitors: dict[Any, _Link] = {}
@@ -119,6 +119,12 @@ class Links:
             self._new.add(neighbor)
             self._down_since[neighbor] = now
             self._open(neighbor)
+
+    def redirect(self, endpoints: Mapping[int, str]) -> None:
+        """Replace the links to neighbors that listen elsewhere now."""
+        for neighbor in endpoints.keys() & self._links.keys():
+            self._endpoints[neighbor] = endpoints[neighbor]
+            self.renew(neighbor)
 
     def renew(self, neighbor: int) -> None:
         """Replace a link, which throws away its unsent messages."""
