@@ -52,6 +52,7 @@ def describe_run(topology: Topology, run: RunConfig, *, index: int | None = None
         f"activations {_mb(need.activations_memory)}, "
         f"exchange {_mb(need.exchange_memory)}",
         **_gpus(need),
+        **_cluster(roles, run),
         **_traffic(need),
     }
     lines = [*rows.items(), *(("note", note) for note in need.notes)]
@@ -144,6 +145,15 @@ def _gpus(need: Estimate) -> dict[str, str]:
         for device, count in need.gpu.processes.items()
     )
     return {"gpu memory": f"{need.gpu.need / 1e9:.1f} GB per process; {'; '.join(shared)}"}
+
+
+def _cluster(roles: Roles, run: RunConfig) -> dict[str, str]:
+    """Size of the cluster, and the places that the run asks for."""
+    if run.launch.launcher != "ray":
+        return {}
+    from p2pfl.launch import ray_cluster
+
+    return {"cluster": ray_cluster.describe(run.launch, roles.topology.n)}
 
 
 def _traffic(need: Estimate) -> dict[str, str]:

@@ -1,0 +1,148 @@
+"""Actor of one worker on a Ray cluster: its run, its reports and its orders.
+
+Ray starts it in a process of a node. The libraries that compute are imported there only, once their threads are set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from p2pfl.errors import ConfigError, P2PFLError, not_imported
+from p2pfl.node import messages
+from p2pfl.node.control import EXIT_FAILED, EXIT_USAGE, Control, ReportQueue
+from p2pfl.run.identity import read_run_id
+
+_BATCH = 256  # reports of one answer at most
+_THREADS = (
+    "OMP_NUM_THREADS"  # Ray sets it to the actor's CPUs, by which sums would differ from those of other launchers
+)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Facts about the launcher's process that an actor's has to share.
+
+    `folder`: its current folder. `run_id`: content of the run's id file, by which an actor knows that it sees the same
+    run directory. `threads`: OMP_NUM_THREADS there, if set.
+    """
+
+    folder: str
+    run_id: str
+    threads: str | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Place of an actor: its node, the node's address, its process id."""
+
+    node: str
+    host: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Encoded reports since the last answer, and the exit status once none follow."""
+
+    place: Place
+    reports: list[bytes]
+    status: int | None
+
+
+class WorkerActor:
+    """Worker in a process of a Ray node; its methods are called several at once."""
+
+    def __init__(self, spec: messages.WorkerSpec, surroundings: Surroundings) -> None:
+        import ray
+
+        _set_threads(surroundings.threads)
+        self._place = Place(ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), os.getpid())
+        self._reports = ReportQueue()
+        self._control = Control()
+        self._status = EXIT_FAILED
+        threading.Thread(target=self._run, args=(spec, surroundings), daemon=True).start()
+
+    def obey(self, order: bytes) -> None:
+        """Carry out an order."""
+        self._control.obey(messages.decode_to_worker(order))
+
+    def take(self, seconds: float) -> Answer:
+        """Reports since the last call; waits so long for the first one."""
+        found: list[bytes] = []
+        with contextlib.suppress(queue.Empty):
+            while len(found) < _BATCH:
+                report = self._reports.take(0.0 if found else seconds)
+                if report is None:
+                    return Answer(self._place, found, self._status)
+                found.append(messages.encode(report))
+        return Answer(self._place, found, None)
+
+    def _run(self, spec: messages.WorkerSpec, surroundings: Surroundings) -> None:
+        """Run the worker to its end; whatever happens, there is a last report."""
+        try:
+            self._status = _run_worker(spec, surroundings, self._reports, self._control, self._place.host)
+        except P2PFLError as error:
+            self._reports(messages.failed(error))
+            self._status = EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
+        finally:
+            self._reports.end()
+
+
+def _run_worker(
+    spec: messages.WorkerSpec, surroundings: Surroundings, reports: ReportQueue, control: Control, host: str
+) -> int:
+    """Check the surroundings, then run the worker to its exit status.
+
+    Raises P2PFLError.
+    """
+    with contextlib.suppress(OSError):  # where it exists, relative paths and modules mean the same here
+        os.chdir(surroundings.folder)
+    if not spec.run_dir.is_dir() or read_run_id(spec.run_dir) != surroundings.run_id:
+        raise ConfigError(
+            f"--run-dir {spec.run_dir}: not the launcher's folder on node {host}",
+            remedy="choose one in a file system that all nodes of the cluster share",
+        )
+    try:
+        from p2pfl import data
+        from p2pfl.node import worker
+    except Exception as error:  # such as of a library that is not installed on this node
+        raise not_imported(error) from error
+    worker.keep_freed_memory()
+    if not worker.begin_log(spec, reports):
+        return EXIT_FAILED
+    chosen = spec.config.data
+    dataset = spec.dataset
+    if not dataset.exists():  # its folder is the launcher's machine's own
+        dataset = data.prepare(chosen.dataset, chosen.data_dir, lambda *_: None, chosen.pictures)
+    return worker.run(replace(spec, dataset=dataset, bind=f"tcp://{_bracketed(host)}:*"), reports, control)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _set_threads(threads: str | None) -> None:
+    if threads is None:
+        os.environ.pop(_THREADS, None)
+    else:
+        os.environ[_THREADS] = threads
+
+
+def surroundings_of(run_dir: Path, environment: Mapping[str, str] = os.environ) -> Surroundings:
+    """Surroundings that the actors of a run share with this process.
+
+    Raises UnreadableError.
+    """
+    return Surroundings(os.getcwd(), read_run_id(run_dir) or "", environment.get(_THREADS))
+
+
+def send_signal(pid: int, number: int) -> None:
+    """Send a signal to a process of this node; nothing happens if it has ended."""
+    with contextlib.suppress(OSError):
+        os.kill(pid, number)
