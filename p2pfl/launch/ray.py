@@ -178,6 +178,7 @@ class RayLauncher:
         )
         seconds = spec.config.exchange.start_timeout
         self._group = ray_cluster.reserve(options, spec.topology.n, seconds, observer.info)
+        observer.info(ray_cluster.describe_places(self._group))
 
     def address(self, worker: int) -> str:
         """Endpoint at which a worker is to listen: a free port of its node."""

@@ -18,7 +18,7 @@ from p2pfl.util.signals import SIGNALS, shielded
 from p2pfl.util.units import counted
 
 _OBJECT_STORE_BYTES = 80 << 20  # of a node that is started: nothing of a run goes through it
-_LONGEST_PATH = 40  # of the temporary folder, below which Ray's sockets have some 60 characters more
+_LONGEST_PATH = 34  # of the temporary folder, below which Ray's sockets have some 70 characters more
 _WAIT_SECONDS = 0.5  # between two looks at signals
 _SILENT_SECONDS = 10.0  # that a run waits for room, before the user is told
 
@@ -175,3 +175,11 @@ def reserve(options: LaunchConfig, processes: int, seconds: float, say: Callable
         remove_placement_group(group)
         raise
     return group
+
+
+def describe_places(group: Any) -> str:
+    """Numbers of places and of the nodes that have them, as text."""
+    from ray.util.placement_group import placement_group_table
+
+    places = placement_group_table(group)["bundles_to_node_id"].values()
+    return f"{counted(len(places), 'process')} on {counted(len(set(places)), 'node')} of the cluster"

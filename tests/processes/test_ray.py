@@ -1,0 +1,125 @@
+"""Swarms on a Ray cluster of four nodes: bits, lost nodes, restarts, interrupts."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.launched import FAST, Swarm, nobody_left, ring
+from tests.support.launched import start as start
+from tests.support.ray_nodes import Nodes, meanwhile, places
+from tests.support.swarms import LIVELY, PLAIN, memory_swarm, saved_vectors
+
+from p2pfl import RunConfig, make_topology, run_swarm
+from p2pfl.experiment.run import run
+from p2pfl.run.records import read_rounds
+
+pytest.importorskip("ray", reason="the extra ray is not installed")
+pytestmark = pytest.mark.processes
+
+SHARE = {"launcher": "ray", "cpus_per_peer": 0.5}
+RING = make_topology("ring", 4)
+
+
+@pytest.fixture(scope="module")
+def whole_cluster() -> Iterator[Nodes]:
+    cluster = Nodes()
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def cluster(whole_cluster: Nodes) -> Nodes:
+    whole_cluster.refill()
+    return whole_cluster
+
+
+def rounds_of(run_dir: Path, peer: str) -> int:
+    return len(read_rounds(run_dir / "peers" / peer))
+
+
+def test_a_swarm_on_four_nodes_ends_with_the_bits_of_one_process(
+    cluster: Nodes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = RunConfig.of(**LIVELY, **SHARE, ray_address=cluster.address, run_dir=str(tmp_path / "ray"))
+    result = run_swarm(RING, config)
+    memory = memory_swarm(RING, RunConfig.of(**LIVELY, run_dir=str(tmp_path / "memory")))
+    rounds = config.training.rounds
+    assert saved_vectors(result.run_dir, RING, rounds).equal(saved_vectors(memory, RING, rounds))
+    assert "4 processes on 4 nodes" in capsys.readouterr().out
+    logs = [path.read_text() for path in (tmp_path / "ray").glob("peers/*/log.txt")]
+    keys = {found[1] for log in logs if (found := re.search(r"ready at tcp://\S+#([0-9a-f]{64})", log))}
+    assert len(keys) == 4, "each process made a key pair"
+    assert all("refused messages: none" in log for log in logs)
+
+
+def test_survivors_of_a_lost_node_finish(cluster: Nodes, tmp_path: Path) -> None:
+    options = {**PLAIN, "rounds": 12, "grace_timeout": 2.0, "min_peers": 2, "round_timeout": 120.0}
+    config = RunConfig.of(**options, **SHARE, ray_address=cluster.address, run_dir=str(tmp_path / "run"))
+    killed: list[int] = []
+    with meanwhile(
+        lambda: all(rounds_of(tmp_path / "run", name) >= 1 for name in RING.names),
+        lambda: killed.extend(cluster.kill_node_of(places(), {1, 2, 3})),
+    ):
+        result = run(config, RING, link_delay=0.2)
+    assert result.summary["lost_peers"] == [str(peer) for peer in killed]
+    survivors = [name for name in RING.names if int(name) not in killed]
+    assert len({rounds_of(result.run_dir, name) for name in survivors}) == 1
+    assert result.summary["consensus_accuracy"] is not None
+
+
+def test_the_peer_of_a_lost_node_comes_back_elsewhere_with_its_neighbors_weights(
+    cluster: Nodes, tmp_path: Path
+) -> None:
+    # Its neighbors wait for the connection: so the run is not over before it is back.
+    options = {**PLAIN, "rounds": 6, "restart": 1, "grace_timeout": 200.0, "round_timeout": 200.0, "checkpoint": False}
+    config = RunConfig.of(**options, **SHARE, ray_address=cluster.address, run_dir=str(tmp_path / "run"))
+    killed: list[int] = []
+    with meanwhile(
+        lambda: all(rounds_of(tmp_path / "run", name) >= 1 for name in RING.names),
+        lambda: killed.extend(cluster.kill_node_of(places(), {1, 2, 3})),
+    ):
+        result = run(config, RING, link_delay=0.2)
+    assert result.summary["lost_peers"] == []
+    assert result.summary["restarts"] == {str(peer): 1 for peer in killed}
+    assert {taken["peer"] for taken in result.summary["weights_from_neighbors"]} == {str(peer) for peer in killed}
+    last = {read_rounds(result.run_dir / "peers" / name)[-1].round for name in RING.names}
+    assert len(last) == 1, "all have done the last round"
+
+
+def test_a_coordinator_continues_without_the_client_of_a_lost_node(cluster: Nodes, tmp_path: Path) -> None:
+    options = {**PLAIN, "rounds": 8, "num_clients": 3, "num_selected": 3, "min_updates": 1, "grace_timeout": 2.0}
+    del options["schedule"]
+    config = RunConfig.of(
+        mode="centralized", **options, **SHARE, ray_address=cluster.address, run_dir=str(tmp_path / "run")
+    )
+    killed: list[int] = []
+
+    def kill() -> None:
+        found = places()
+        apart = {client for client in (0, 1, 2) if found[client] != found[3]}  # 3 is the coordinator
+        killed.extend(cluster.kill_node_of(found, apart))
+
+    with meanwhile(lambda: rounds_of(tmp_path / "run", "coordinator") >= 1, kill):
+        result = run(config, link_delay=0.2)
+    assert result.summary["lost_peers"] == [str(client) for client in killed]
+    assert rounds_of(result.run_dir, "coordinator") == 8
+
+
+def test_ctrl_c_ends_all_actors_and_the_cluster_of_the_run(tmp_path: Path, start: Callable[..., Swarm]) -> None:
+    share = ("--launcher", "ray", "--cpus-per-peer", "0.5")
+    swarm = start(
+        ring(tmp_path), *FAST, *share, "--local-steps", "2", "--rounds", "10000", "--run-dir", str(tmp_path / "run")
+    )
+    swarm.until("round 3/")
+    family = swarm.family()
+    assert any("raylet" in process.name() for process in family)
+    swarm.process.send_signal(signal.SIGINT)
+    code, err = swarm.end()
+    assert code == 130
+    assert "--resume" in err
+    assert err.count("\n") == 1, err
+    nobody_left(swarm, family, 10.0)
