@@ -124,7 +124,7 @@ class Links:
         """Replace the links to neighbors that listen elsewhere now."""
         for neighbor in endpoints.keys() & self._links.keys():
             self._endpoints[neighbor] = endpoints[neighbor]
-            self.renew(neighbor)
+            self._renew_waiting(neighbor)
 
     def renew(self, neighbor: int) -> None:
         """Replace a link, which throws away its unsent messages."""
@@ -186,8 +186,12 @@ class Links:
         """Renew the links that were refused a while ago."""
         now = time.monotonic()
         for neighbor in [neighbor for neighbor, due in self._retry_at.items() if due <= now]:
-            self.renew(neighbor)
-            self._new.discard(neighbor)  # what waited in the old link is lost, and must be sent again
+            self._renew_waiting(neighbor)
+
+    def _renew_waiting(self, neighbor: int) -> None:
+        """Replace a link that may never have been connected."""
+        self.renew(neighbor)
+        self._new.discard(neighbor)  # what waited in the old link is lost, and must be sent again
 
     def next_deadline(self) -> float | None:
         """Time at which the next neighbor is lost or link retried; None if there is none."""
