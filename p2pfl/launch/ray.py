@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ from p2pfl.launch.loop import supervise
 from p2pfl.launch.observers import Observer
 from p2pfl.launch.prepare import prepare_data
 from p2pfl.launch.ray_actor import Answer, Place, WorkerActor, send_signal, surroundings_of
+from p2pfl.launch.ray_files import input_files
 from p2pfl.node import messages
+from p2pfl.run.mirror import Incoming
 from p2pfl.run.paths import FIRED_FILE
 from p2pfl.util.signals import interruptible, shielded
 
@@ -54,12 +56,16 @@ def launch(spec: LaunchSpec, observers: Sequence[Observer]) -> Outcome:
 class RayWorker:
     """Handle of an actor that runs a worker."""
 
-    def __init__(self, index: int, actor: Any, fired_file: Path) -> None:
+    def __init__(self, index: int, actor: Any, spec: LaunchSpec, collecting: Callable[[str], None]) -> None:
+        """`collecting`: called with the node's address where its files are collected."""
         self.index = index
+        self._spec = spec
+        self._collecting = collecting
+        self._files: Incoming | None = None  # for those of a node that does not share the run directory
         self.answer: Any = actor.take.remote(_ANSWER_SECONDS)  # the call that brings the next reports
         self._actor = actor
-        self._fired_file = fired_file
-        self._faults_before = len(fired(fired_file))
+        self._fired_file = spec.peer_dir(index) / FIRED_FILE
+        self._faults_before = len(fired(self._fired_file))
         self._place: Place | None = None
         self._status: int | None = None
         self._end = ""  # in words, where the actor has died
@@ -136,11 +142,28 @@ class RayWorker:
                 self._end = self._death(error, lost)
             return
         self._place = answer.place
+        if answer.wants_files and self._files is None:
+            self._supply()
+        for piece in answer.pieces:
+            assert self._files is not None
+            self._files.put(piece)
         for encoded in answer.reports:
             report(self.index, messages.decode_from_worker(encoded))
         self._status = answer.status
         if answer.status is None:
             self._ask()
+
+    def _supply(self) -> None:
+        """Send the worker the files that it reads, and collect its own from now on."""
+        import ray
+
+        assert self._place is not None
+        self._files = Incoming(self._spec.run_dir)
+        self._collecting(self._place.host)
+        files = input_files(self._spec, self.index)
+        while pieces := files.take():
+            ray.get(self._actor.put.remote(pieces))  # in their order
+        self._actor.put.remote([])
 
     def _ask(self) -> None:
         self.answer = self._actor.take.remote(_ANSWER_SECONDS)
@@ -165,6 +188,8 @@ class RayLauncher:
         self._dataset = Path()
         self._group: Any = None
         self._workers: dict[int, RayWorker] = {}
+        self._say: Callable[[str], None] = lambda text: None
+        self._is_collecting = False
 
     def prepare(self, observer: Observer) -> None:
         """Decode the data set, check the run, and reserve the places.
@@ -172,6 +197,7 @@ class RayLauncher:
         Raises ConfigError, P2PFLError.
         """
         spec, options = self._spec, self._spec.config.launch
+        self._say = observer.info
         ray_cluster.check_room(options, spec.topology.n)
         self._dataset = prepare_data(
             spec.config, spec.roles, spec.run_dir, observer, self._server, begins=not spec.resume
@@ -215,8 +241,13 @@ class RayLauncher:
             scheduling_strategy=there,
         )
         started = actor.remote(worker_spec, surroundings_of(spec.run_dir))
-        self._workers[index] = RayWorker(index, started, spec.peer_dir(index) / FIRED_FILE)
+        self._workers[index] = RayWorker(index, started, spec, self._say_collecting)
         return self._workers[index]
+
+    def _say_collecting(self, host: str) -> None:
+        if not self._is_collecting:
+            self._is_collecting = True
+            self._say(f"node {host} does not share {self._spec.run_dir}: the launcher collects its files there")
 
     def watch(self, seconds: float, report: OnReport) -> None:
         """Pass on the reports of each worker that has some; wait for the first so long."""

@@ -10,15 +10,19 @@ import os
 import queue
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from p2pfl.errors import ConfigError, P2PFLError, not_imported
+from p2pfl.errors import ConfigError, P2PFLError, is_from_outside, not_imported, one_line
+from p2pfl.launch.ray_files import PrivateFolder
 from p2pfl.node import messages
-from p2pfl.node.control import EXIT_FAILED, EXIT_USAGE, Control, ReportQueue
+from p2pfl.node.control import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, Control, ReportQueue
 from p2pfl.run.identity import read_run_id
+from p2pfl.run.mirror import Piece
 
 _BATCH = 256  # reports of one answer at most
+_LOOK_SECONDS = 0.5  # between two looks for changed files
+_PARENT_SECONDS = 0.5  # between two looks at the node's process
 _THREADS = (
     "OMP_NUM_THREADS"  # Ray sets it to the actor's CPUs, by which sums would differ from those of other launchers
 )
@@ -48,11 +52,17 @@ class Place:
 
 @dataclass(frozen=True)
 class Answer:
-    """Encoded reports since the last answer, and the exit status once none follow."""
+    """Encoded reports since the last answer, and the exit status once none follow.
+
+    `wants_files`: the node does not share the run directory; the worker waits for its files. `pieces`: what it has
+    written there.
+    """
 
     place: Place
     reports: list[bytes]
     status: int | None
+    wants_files: bool = False
+    pieces: list[Piece] = field(default_factory=list)
 
 
 class WorkerActor:
@@ -66,48 +76,64 @@ class WorkerActor:
         self._reports = ReportQueue()
         self._control = Control()
         self._status = EXIT_FAILED
+        self._is_over = False  # all reports have been taken
+        self._folder: PrivateFolder | None = None
+        threading.Thread(target=_end_with_node, args=(os.getppid(),), daemon=True).start()
         threading.Thread(target=self._run, args=(spec, surroundings), daemon=True).start()
 
     def obey(self, order: bytes) -> None:
         """Carry out an order."""
         self._control.obey(messages.decode_to_worker(order))
 
+    def put(self, pieces: list[Piece]) -> None:
+        """Take files of the run directory from the launcher."""
+        assert self._folder is not None
+        self._folder.put(pieces)
+
     def take(self, seconds: float) -> Answer:
-        """Reports since the last call; waits so long for the first one."""
+        """Reports and changed files since the last call; waits for the first report."""
+        folder, was_over = self._folder, self._is_over
+        pieces = [] if folder is None else folder.changes()
+        reports = [] if was_over else self._take_reports(0.0 if pieces else seconds)
+        if not was_over or pieces:  # what was written before the last report is still to be looked for
+            status = self._status if self._is_over and folder is None else None
+            return Answer(self._place, reports, status, folder is not None, pieces)
+        if folder is not None:
+            folder.close()
+        return Answer(self._place, [], self._status)
+
+    def _take_reports(self, seconds: float) -> list[bytes]:
         found: list[bytes] = []
+        seconds = seconds if self._folder is None else min(seconds, _LOOK_SECONDS)
         with contextlib.suppress(queue.Empty):
             while len(found) < _BATCH:
                 report = self._reports.take(0.0 if found else seconds)
                 if report is None:
-                    return Answer(self._place, found, self._status)
+                    self._is_over = True
+                    break
                 found.append(messages.encode(report))
-        return Answer(self._place, found, None)
+        return found
 
     def _run(self, spec: messages.WorkerSpec, surroundings: Surroundings) -> None:
         """Run the worker to its end; whatever happens, there is a last report."""
         try:
-            self._status = _run_worker(spec, surroundings, self._reports, self._control, self._place.host)
+            with contextlib.suppress(OSError):  # where it exists, relative paths and modules mean the same here
+                os.chdir(surroundings.folder)
+            if not spec.run_dir.is_dir() or (read_run_id(spec.run_dir) or "") != surroundings.run_id:
+                self._folder = PrivateFolder()
+                spec = self._folder.wait(spec)
+            self._status = _run_worker(spec, self._reports, self._control, self._place.host)
         except P2PFLError as error:
             self._reports(messages.failed(error))
             self._status = EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
+        except Exception as error:
+            self._reports(messages.Failed(one_line(error)[:500], resumable=is_from_outside(error)))
         finally:
             self._reports.end()
 
 
-def _run_worker(
-    spec: messages.WorkerSpec, surroundings: Surroundings, reports: ReportQueue, control: Control, host: str
-) -> int:
-    """Check the surroundings, then run the worker to its exit status.
-
-    Raises P2PFLError.
-    """
-    with contextlib.suppress(OSError):  # where it exists, relative paths and modules mean the same here
-        os.chdir(surroundings.folder)
-    if not spec.run_dir.is_dir() or read_run_id(spec.run_dir) != surroundings.run_id:
-        raise ConfigError(
-            f"--run-dir {spec.run_dir}: not the launcher's folder on node {host}",
-            remedy="choose one in a file system that all nodes of the cluster share",
-        )
+def _run_worker(spec: messages.WorkerSpec, reports: ReportQueue, control: Control, host: str) -> int:
+    """Run the worker to its exit status. Raises P2PFLError."""
     try:
         from p2pfl import data
         from p2pfl.node import worker
@@ -121,6 +147,17 @@ def _run_worker(
     if not dataset.exists():  # its folder is the launcher's machine's own
         dataset = data.prepare(chosen.dataset, chosen.data_dir, lambda *_: None, chosen.pictures)
     return worker.run(replace(spec, dataset=dataset, bind=f"tcp://{_bracketed(host)}:*"), reports, control)
+
+
+def _end_with_node(parent: int) -> None:
+    """End this process soon after its node's, whatever it is doing.
+
+    The launcher takes it for lost and may have started the worker elsewhere; Ray itself lets a busy actor continue.
+    """
+    over = threading.Event()
+    while os.getppid() == parent:
+        over.wait(_PARENT_SECONDS)
+    os._exit(EXIT_INTERRUPTED)
 
 
 def _bracketed(host: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 from collections.abc import Callable, Iterator
@@ -10,10 +11,12 @@ from pathlib import Path
 import pytest
 from tests.support.launched import FAST, Swarm, nobody_left, ring
 from tests.support.launched import start as start
+from tests.support.paths import ROOT
 from tests.support.ray_nodes import Nodes, meanwhile, places
 from tests.support.swarms import LIVELY, PLAIN, memory_swarm, saved_vectors
 
 from p2pfl import RunConfig, make_topology, run_swarm
+from p2pfl.cli import main
 from p2pfl.experiment.run import run
 from p2pfl.run.records import read_rounds
 
@@ -56,6 +59,20 @@ def test_a_swarm_on_four_nodes_ends_with_the_bits_of_one_process(
     assert all("refused messages: none" in log for log in logs)
 
 
+def test_a_dry_run_shows_what_the_cluster_has_and_what_is_asked(
+    cluster: Nodes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--dataset", "digits", "--dry-run", "--launcher", "ray", "--ray-address", cluster.address]
+    assert main(["gossip", str(ROOT / "topologies" / "ring-4.graphml"), *options, "--cpus-per-peer", "2"]) == 0
+    has = "4 nodes with 16 CPU and 0 GPU, of which 16 CPU, 0 GPU are free"
+    assert f"cluster:     {has}; asked: 4 processes of 2 CPU, spread" in capsys.readouterr().out
+    assert main(["gossip", str(ROOT / "topologies" / "ring-8.graphml"), *options, "--cpus-per-peer", "3"]) == 2
+    assert capsys.readouterr().err == (
+        "p2pfl: --launcher ray: the cluster has room for 4 processes of 3 CPU each, and the run has 8 (4 nodes with "
+        "16 CPU and 0 GPU); lower --cpus-per-peer or --gpus-per-peer, or add nodes\n"
+    )
+
+
 def test_survivors_of_a_lost_node_finish(cluster: Nodes, tmp_path: Path) -> None:
     options = {**PLAIN, "rounds": 12, "grace_timeout": 2.0, "min_peers": 2, "round_timeout": 120.0}
     config = RunConfig.of(**options, **SHARE, ray_address=cluster.address, run_dir=str(tmp_path / "run"))
@@ -71,23 +88,39 @@ def test_survivors_of_a_lost_node_finish(cluster: Nodes, tmp_path: Path) -> None
     assert result.summary["consensus_accuracy"] is not None
 
 
-def test_the_peer_of_a_lost_node_comes_back_elsewhere_with_its_neighbors_weights(
-    cluster: Nodes, tmp_path: Path
+@pytest.fixture
+def private_dir(tmp_path: Path) -> Iterator[Path]:
+    """A folder under a name that it has in this process only, as if no node shared it."""
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    yield Path(f"/proc/self/fd/{descriptor}")
+    os.close(descriptor)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no names of this process only")
+def test_a_peer_comes_back_on_another_node_though_nodes_share_no_folder(
+    cluster: Nodes, private_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Its neighbors wait for the connection: so the run is not over before it is back.
-    options = {**PLAIN, "rounds": 6, "restart": 1, "grace_timeout": 200.0, "round_timeout": 200.0, "checkpoint": False}
-    config = RunConfig.of(**options, **SHARE, ray_address=cluster.address, run_dir=str(tmp_path / "run"))
+    options = {**PLAIN, "rounds": 8, "restart": 1, "grace_timeout": 200.0, "round_timeout": 200.0, "checkpoint": False}
+    run_dir = private_dir / "run"
+    config = RunConfig.of(**options, **SHARE, ray_address=cluster.address, run_dir=str(run_dir))
     killed: list[int] = []
     with meanwhile(
-        lambda: all(rounds_of(tmp_path / "run", name) >= 1 for name in RING.names),
+        lambda: all(rounds_of(run_dir, name) >= 3 for name in RING.names),
         lambda: killed.extend(cluster.kill_node_of(places(), {1, 2, 3})),
     ):
         result = run(config, RING, link_delay=0.2)
+    assert capsys.readouterr().out.count(f"does not share {run_dir}: the launcher collects its files there") == 1
     assert result.summary["lost_peers"] == []
     assert result.summary["restarts"] == {str(peer): 1 for peer in killed}
     assert {taken["peer"] for taken in result.summary["weights_from_neighbors"]} == {str(peer) for peer in killed}
-    last = {read_rounds(result.run_dir / "peers" / name)[-1].round for name in RING.names}
-    assert len(last) == 1, "all have done the last round"
+    for name in RING.names:
+        rounds = [record.round for record in read_rounds(run_dir / "peers" / name)]
+        assert rounds == sorted(rounds)
+        assert rounds[:3] == [1, 2, 3]
+        assert rounds[-1] == 8 + result.summary["consensus_rounds"]
+        assert "done; refused messages" in (run_dir / "peers" / name / "log.txt").read_text()
+    assert (run_dir / "consensus.safetensors").exists()
 
 
 def test_a_coordinator_continues_without_the_client_of_a_lost_node(cluster: Nodes, tmp_path: Path) -> None:

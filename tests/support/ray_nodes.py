@@ -60,7 +60,7 @@ def places() -> dict[int, str]:
 
 @contextlib.contextmanager
 def meanwhile(is_due: Callable[[], bool], act: Callable[[], None]) -> Iterator[None]:
-    """Act in a thread once something is due, while the block runs; the thread's error is raised."""
+    """Act in a thread once something is due, while the block runs; raises its error."""
     errors: list[BaseException] = []
     over = threading.Event()
 
