@@ -105,10 +105,10 @@ def base_config(words: Sequence[str], mode: Mode | None, lists: dict[str, tuple[
             raise ConfigError(
                 f"--resume {resume}: a {saved.mode} run; resume it with: p2pfl {saved.mode} --resume {resume}"
             )
-        return saved
+        return _without_other_launcher(saved, words)
     if config is None:
         return RunConfig() if mode is None else RunConfig(mode=mode)
-    return _without_overridden(settings.load_toml(config, mode, lists), words)
+    return _without_other_launcher(_without_overridden(settings.load_toml(config, mode, lists), words), words)
 
 
 def sections(base: RunConfig) -> dict[str, Any]:
@@ -125,6 +125,14 @@ def _without_overridden(base: RunConfig, words: Sequence[str]) -> RunConfig:
         if any(_given(words, name) for name in names[option]) and getattr(base.training, other) is not None:
             base = settings.replace_options(base, **{other: None})
     return base
+
+
+def _without_other_launcher(base: RunConfig, words: Sequence[str]) -> RunConfig:
+    """Settings without the options of their launcher where the command line names another."""
+    launcher = _value(words, "--launcher")
+    if launcher is None or launcher == base.launch.launcher:
+        return base
+    return dataclasses.replace(base, launch=settings.LaunchConfig())
 
 
 def _with_aliases(config: RunConfig, arguments: Training, words: Sequence[str]) -> RunConfig:

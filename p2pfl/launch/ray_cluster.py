@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from p2pfl.util.units import counted
 
 _OBJECT_STORE_BYTES = 80 << 20  # of a node that is started: nothing of a run goes through it
 _LONGEST_PATH = 34  # of the temporary folder, below which Ray's sockets have some 70 characters more
+_ANSWER_SECONDS = 10.0  # for a cluster's head to accept a connection
 _WAIT_SECONDS = 0.5  # between two looks at signals
 _SILENT_SECONDS = 10.0  # that a run waits for room, before the user is told
 
@@ -47,6 +49,8 @@ def connected(options: LaunchConfig, processes: int, folder: Path) -> Iterator[N
 def _connect(options: LaunchConfig, processes: int, folder: Path) -> None:
     import ray
 
+    if options.ray_address not in (None, "auto"):
+        _check_answers(str(options.ray_address))
     _silence()
     settings: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": False}
     if options.ray_address is None:
@@ -64,6 +68,16 @@ def _connect(options: LaunchConfig, processes: int, folder: Path) -> None:
             f"--ray-address {options.ray_address}: no cluster that can be used: {_shown(error)}; start one with "
             "`ray start --head` and the same versions of Python and Ray"
         ) from error
+
+
+def _check_answers(address: str) -> None:
+    """Raise ConfigError if nothing listens at an address, for which Ray would wait for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS).close()
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise ConfigError(f"--ray-address {address}: no cluster answers there ({why}); see `ray status`") from None
 
 
 def _shown(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from tests.support.swarms import LIVELY, PLAIN, memory_swarm, saved_vectors
 from p2pfl import RunConfig, make_topology, run_swarm
 from p2pfl.cli import main
 from p2pfl.experiment.run import run
+from p2pfl.launch import fork_server
 from p2pfl.launch import ray as ray_launcher
 from p2pfl.launch.ray_actor import surroundings_of
 from p2pfl.run.paths import checkpoint_name
@@ -32,9 +34,8 @@ RING = make_topology("ring", 4)
 
 @pytest.fixture(scope="module")
 def whole_cluster() -> Iterator[Nodes]:
-    cluster = Nodes()
-    yield cluster
-    cluster.close()
+    with fork_server(), contextlib.closing(Nodes()) as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_survivors_of_a_lost_node_finish(cluster: Nodes, tmp_path: Path) -> None
         lambda: all(rounds_of(tmp_path / "run", name) >= 1 for name in RING.names),
         lambda: killed.extend(cluster.kill_node_of(places(), {1, 2, 3})),
     ):
-        result = run(config, RING, link_delay=0.2)
+        result = run(config, RING, link_delay=0.1)
     assert result.summary["lost_peers"] == [str(peer) for peer in killed]
     survivors = [name for name in RING.names if int(name) not in killed]
     assert len({rounds_of(result.run_dir, name) for name in survivors}) == 1
@@ -107,7 +108,7 @@ def test_a_peer_comes_back_on_another_node_though_nodes_share_no_folder(
         lambda: all(rounds_of(run_dir, name) >= 2 for name in RING.names),
         lambda: killed.extend(cluster.kill_node_of(places(), {1, 2, 3})),
     ):
-        result = run(config, RING, link_delay=0.2)
+        result = run(config, RING, link_delay=0.1)
     assert capsys.readouterr().out.count(f"does not share {run_dir}: the launcher collects its files there") == 1
     assert result.summary["lost_peers"] == []
     assert result.summary["restarts"] == {str(peer): 1 for peer in killed}
@@ -134,7 +135,7 @@ def test_a_coordinator_continues_without_the_client_of_a_lost_node(cluster: Node
         killed.extend(cluster.kill_node_of(found, apart))
 
     with meanwhile(lambda: rounds_of(tmp_path / "run", "coordinator") >= 1, kill):
-        result = run(config, link_delay=0.2)
+        result = run(config, link_delay=0.1)
     assert result.summary["lost_peers"] == [str(client) for client in killed]
     assert rounds_of(result.run_dir, "coordinator") == 8
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from tests.support.paths import ROOT
 
 from p2pfl import RunConfig, make_topology
 from p2pfl.cli import main
-from p2pfl.config import check_launch
+from p2pfl.cli.options import resolve_options
+from p2pfl.cli.train import Gossip
+from p2pfl.config import LaunchConfig, check_launch
 from p2pfl.errors import ConfigError
+from p2pfl.launch.ray_cluster import connected
 from p2pfl.run.settings import resolve
 
 RING = str(ROOT / "topologies" / "ring-4.graphml")
@@ -75,3 +79,26 @@ def test_a_peer_alone_has_no_launcher(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "p2pfl peer is a peer alone" in capsys.readouterr().err
     assert main(["peer", RING, "--launcher", "ray", "--node", "0"]) == 2
     assert "there is no option --launcher" in capsys.readouterr().err
+
+
+def test_a_run_is_continued_by_another_launcher_without_the_options_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "ray.toml"
+    file.write_text(f'topology = "{RING}"\nlauncher = "ray"\nray_address = "auto"\ngpus_per_peer = 0.5\nrounds = 7\n')
+    words = ["--config", str(file), "--launcher", "local"]
+    local = resolve_options(Gossip, words, "gossip", "gossip").config
+    assert (local.launch, local.training.rounds) == (LaunchConfig(), 7)
+    again = resolve_options(Gossip, ["--config", str(file), "--launcher", "ray"], "gossip", "gossip").config
+    assert again.launch.gpus_per_peer == 0.5
+
+
+def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        options = LaunchConfig(launcher="ray", ray_address=address)
+        with (
+            pytest.raises(ConfigError, match=f"^--ray-address {address}: no cluster answers there"),
+            connected(options, 4, Path()),
+        ):
+            pass
