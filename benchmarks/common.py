@@ -149,9 +149,9 @@ def _processor() -> str:
 
 
 def exit_status(work: Callable[[], None]) -> int:
-    """Run a benchmark that is a run of p2pfl; returns the exit status that the command would have.
+    """Exit status of a benchmark that is a run of p2pfl, as that of the command.
 
-    An error of p2pfl is printed as one line: 0 done, 1 failed, 2 bad input, 130 interrupted.
+    0 done, 1 failed, 2 bad input, 130 interrupted; an error of p2pfl is printed as one line.
     """
     from p2pfl.errors import ConfigError, Interrupted, P2PFLError  # not at the top: few benchmarks need it
 
@@ -160,6 +160,8 @@ def exit_status(work: Callable[[], None]) -> int:
     except P2PFLError as error:
         print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 130 if isinstance(error, Interrupted) else 1
+    except KeyboardInterrupt:  # between two runs
+        return 130
     return 0
 
 

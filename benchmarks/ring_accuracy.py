@@ -1,9 +1,9 @@
 """Accuracy of a ring of peers against pooled SGD, at equal samples.
 
 `python -m benchmarks.ring_accuracy --dataset imagefolder:DIR --out DIR`, where `imagefolder:DIR` is CIFAR-10 as JPEG
-files, `DIR/train/CLASS/*.jpg` and `DIR/test/CLASS/*.jpg`. Ten data-set epochs on a ring of 8 at batch size 32 a peer are
-1,950 steps of 256 samples, 499,200 samples in all; pooled SGD processes as many in one process, in 15,600 steps of 32 or
-3,900 of 128. The recipes:
+files, `DIR/train/CLASS/*.jpg` and `DIR/test/CLASS/*.jpg`. Ten data-set epochs on a ring of 8 at batch size 32 a peer
+are 1,950 steps of 256 samples, 499,200 samples in all; pooled SGD processes as many in one process, in 15,600 steps of
+32 or 3,900 of 128. The recipes:
 
 - `finite-time`: --mixing finite-time with as many --gossip-steps as the ring's mixing matrix has distinct eigenvalues
   below 1 (4 on a ring of 8), so that the peers have the exact mean after every training, over the ring's own links.
@@ -194,7 +194,10 @@ def _ring(settings: Settings, topology: Topology, name: str) -> Cell:
 
 
 def _pooled(settings: Settings, topology: Topology, batch: int) -> Cell:
-    """Plain SGD with as many samples as the ring; as rounds count parts of equal length, which change nothing."""
+    """Plain SGD with as many samples as the ring.
+
+    Its rounds are parts of equal length, which change nothing.
+    """
     ring = _rounds(settings, topology) * settings.local_steps * settings.batch_size * topology.n
     steps = max(1, round(ring / batch))
     rounds = max(number for number in range(1, SGD_ROUNDS + 1) if steps % number == 0)
@@ -216,7 +219,7 @@ def _evaluated_last(config: RunConfig) -> RunConfig:
 
 
 def _plan(recipe: Recipe, settings: Settings) -> GridPlan:
-    """Trials and final runs of a recipe; with one learning rate there is nothing to try."""
+    """Trials and final runs of a recipe; trials only of several learning rates."""
     if len(recipe.rates) == 1:
         values = {"lr": recipe.rates[0]}
         cell = dataclasses.replace(
@@ -232,7 +235,7 @@ def _plan(recipe: Recipe, settings: Settings) -> GridPlan:
 
 
 def _finals(recipe: Recipe, settings: Settings) -> tuple[float | None, list[Mapping[str, Any]]]:
-    """The learning rate of a recipe's final runs, and the summaries of those that are complete."""
+    """Learning rate of a recipe's final runs, and summaries of the complete ones."""
     folder, rate = settings.out / recipe.cell.name, recipe.rates[0]
     if len(recipe.rates) > 1:
         tuning = read_tuning(folder)
@@ -256,7 +259,7 @@ def _report(settings: Settings, recipes: Sequence[Recipe], lost: Sequence[str]) 
     pooled = [row["consensus"] for row in report.rows if row["recipe"].startswith("sgd")]
     for row in report.rows:
         row["to pooled SGD"] = round(row["consensus"] - max(pooled), 2) if pooled else None
-    if not settings.quick and pooled:
+    if not settings.quick and pooled and all(row["seeds"] == len(settings.seeds) for row in report.rows):
         report.bars += _bars(report.rows, max(pooled))
     if report.rows:
         report.finish(settings.output or settings.out / "ring_accuracy.json")
@@ -264,7 +267,10 @@ def _report(settings: Settings, recipes: Sequence[Recipe], lost: Sequence[str]) 
 
 
 def _row(recipe: Recipe, rate: float | None, summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One recipe: accuracies in percent, of plain SGD that of its model; bytes and seconds of a run."""
+    """Row of a recipe: accuracies in percent; bytes and seconds of a run.
+
+    The consensus model of plain SGD is its only model.
+    """
     row: dict[str, Any] = {"recipe": recipe.cell.name, "lr": rate, "seeds": len(summaries)}
     for name, field in MEASURES.items():
         values = [100 * value for one in summaries if (value := one[field]) is not None]
