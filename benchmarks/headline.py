@@ -18,10 +18,10 @@ headline.json there, beside the run's report, and ends with status 0. `while COM
 to its end.
 
 **Why rounds are long.** Resuming needs checkpoints, and each round writes one: a peer's weights, its momentum, and what
-it has sent in each exchange, which is 12 vectors of 82 MB, 20 GB for 20 peers; the newest two are kept, so that 60 GB of
-disk are needed. The exchange is 33 GB a round, 4.9 TB in all. With a round for each step both would be 117 times that,
-and take far longer than the training; no option saves fewer checkpoints, except --no-checkpoint of p2pfl, which saves
-none.
+it has sent in each exchange, which is 12 vectors of 82 MB, 20 GB for 20 peers; the newest two are kept, so that 60 GB
+of disk are needed. The exchange is 33 GB a round, 4.9 TB in all. With a round for each step both would be 117 times
+that, and take far longer than the training; no option saves fewer checkpoints, except --no-checkpoint of p2pfl, which
+saves none.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Settings:
         if not self.quick:
             return self
         return replace(
-            self, peers=4, model="vgg11", width=0.0625, dataset="digits", epochs=0.6, local_steps=1, precision="fp32"
+            self, peers=3, model="vgg11", width=0.0625, dataset="digits", epochs=0.6, local_steps=1, precision="fp32"
         )  # fmt: skip
 
 

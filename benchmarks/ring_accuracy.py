@@ -39,6 +39,7 @@ from p2pfl.errors import ConfigError, Interrupted, P2PFLError
 from p2pfl.experiment.grid import GridPlan, describe_grid, run_grid
 from p2pfl.experiment.plan import Cell, Planned
 from p2pfl.experiment.tune import TuneOptions, plan_tuning
+from p2pfl.launch import fork_server
 from p2pfl.modes import topology_of
 from p2pfl.report import complete_summary
 from p2pfl.report.compare.tuning import read_tuning, run_name
@@ -140,16 +141,17 @@ def main(settings: Settings) -> None:
         print("\n\n".join(f"{one.cell.name}:\n{describe_grid(_plan(one, settings))}" for one in recipes))
         return
     lost = []
-    for recipe in recipes:
-        print(f"\n== {recipe.cell.name}", flush=True)
-        try:
-            run_grid(settings.out / recipe.cell.name, _plan(recipe, settings), _say, again=_command())
-        except (ConfigError, Interrupted):
-            raise
-        except P2PFLError as error:
-            lost.append(f"{recipe.cell.name}: {error}")
-            _say(lost[-1])
-        _report(settings, recipes, lost)
+    with fork_server():  # one for all recipes
+        for recipe in recipes:
+            print(f"\n== {recipe.cell.name}", flush=True)
+            try:
+                run_grid(settings.out / recipe.cell.name, _plan(recipe, settings), _say, again=_command())
+            except (ConfigError, Interrupted):
+                raise
+            except P2PFLError as error:
+                lost.append(f"{recipe.cell.name}: {error}")
+                _say(lost[-1])
+            _report(settings, recipes, lost)
 
 
 def _say(text: str) -> None:
