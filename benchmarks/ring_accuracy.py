@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -32,7 +31,8 @@ from typing import Any, Literal
 
 import tyro
 
-from benchmarks.common import Bar, Report, exit_status
+from benchmarks.accuracy_table import bars, markdown, row_of
+from benchmarks.common import Report, exit_status
 from p2pfl import data
 from p2pfl.config import RunConfig, check_together, replace_options
 from p2pfl.errors import ConfigError, Interrupted, P2PFLError
@@ -47,8 +47,6 @@ from p2pfl.topology import Topology, finite_time_weights, load_topology
 
 ROOT = Path(__file__).parent.parent
 SGD_ROUNDS = 50  # at most: the loss of plain SGD is recorded so often
-SGD_LEAST, MOST_GAP = 81.0, 0.3  # percent; points that the ring may be below pooled SGD
-MEASURES = {"consensus": "consensus_accuracy", "mean peer": "mean_peer_accuracy", "worst peer": "worst_peer_accuracy"}
 
 
 @dataclass(frozen=True)
@@ -105,6 +103,8 @@ class Settings:
     """Precision of training."""
     device: str = "auto"
     """Device of the peers."""
+    threads: int | None = None
+    """CPU threads of a process; default: its share of the cores. On a machine with other work 1 may be faster."""
     checkpoint: bool = False
     """Save checkpoints after every round, from which interrupted runs resume."""
 
@@ -212,7 +212,18 @@ def _pooled(settings: Settings, topology: Topology, batch: int) -> Cell:
 
 
 def _common(settings: Settings) -> dict[str, Any]:
-    same = ("model", "width", "norm", "dataset", "data_dir", "momentum", "weight_decay", "precision", "device")
+    same = (
+        "model",
+        "width",
+        "norm",
+        "dataset",
+        "data_dir",
+        "momentum",
+        "weight_decay",
+        "precision",
+        "device",
+        "threads",
+    )
     return {name: getattr(settings, name) for name in (*same, "checkpoint")} | {"schedule": "onecycle"}
 
 
@@ -257,61 +268,15 @@ def _report(settings: Settings, recipes: Sequence[Recipe], lost: Sequence[str]) 
     for recipe in recipes:
         rate, summaries = _finals(recipe, settings)
         if summaries:
-            report.rows.append(_row(recipe, rate, summaries))
+            report.rows.append(row_of(recipe.cell.name, rate, summaries))
     pooled = [row["consensus"] for row in report.rows if row["recipe"].startswith("sgd")]
     for row in report.rows:
         row["to pooled SGD"] = round(row["consensus"] - max(pooled), 2) if pooled else None
     if not settings.quick and pooled and all(row["seeds"] == len(settings.seeds) for row in report.rows):
-        report.bars += _bars(report.rows, max(pooled))
+        report.bars += bars(report.rows, max(pooled))
     if report.rows:
         report.finish(settings.output or settings.out / "ring_accuracy.json")
-        (settings.out / "table.md").write_text(_markdown(report.rows), encoding="utf-8")
-
-
-def _row(recipe: Recipe, rate: float | None, summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Row of a recipe: accuracies in percent; bytes and seconds of a run.
-
-    The consensus model of plain SGD is its only model.
-    """
-    row: dict[str, Any] = {"recipe": recipe.cell.name, "lr": rate, "seeds": len(summaries)}
-    for name, field in MEASURES.items():
-        values = [100 * value for one in summaries if (value := one[field]) is not None]
-        row[name] = round(statistics.fmean(values), 3) if values else None
-        row[f"{name} sd"] = round(statistics.stdev(values), 3) if len(values) > 1 else None
-    row["GB sent"] = round(_mean(summaries, "bytes_sent_total", "consensus_bytes") / 1e9, 2)
-    row["seconds"] = round(_mean(summaries, "seconds"), 1)
-    row["samples"] = round(_mean(summaries, "samples_total"))
-    row["consensus by seed"] = " ".join(f"{100 * one['consensus_accuracy']:.2f}" for one in summaries)
-    return row
-
-
-def _mean(summaries: Sequence[Mapping[str, Any]], *fields: str) -> float:
-    return statistics.fmean(sum(one[field] or 0 for field in fields) for one in summaries)
-
-
-def _bars(rows: Sequence[Mapping[str, Any]], pooled: float) -> Iterator[Bar]:
-    yield Bar("pooled SGD, %", pooled, at_least=SGD_LEAST)
-    for row in rows:
-        if row["recipe"] == "ring-finite-time":
-            for name in ("consensus", "mean peer"):
-                yield Bar(f"{row['recipe']}: {name} minus pooled SGD, points", row[name] - pooled, at_least=-MOST_GAP)
-
-
-def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Table of means and standard deviations over the seeds."""
-
-    def accuracy(row: Mapping[str, Any], name: str) -> str:
-        if row[name] is None:
-            return "–"
-        return f"{row[name]:.2f}" + (f" ± {row[f'{name} sd']:.2f}" if row[f"{name} sd"] is not None else "")
-
-    heads = ["recipe", "lr", "seeds", *(f"{name}, %" for name in MEASURES), "to pooled SGD", "GB sent", "seconds"]
-    lines = [heads, ["---"] * len(heads)]
-    for row in rows:
-        gap = "–" if row["to pooled SGD"] is None else f"{row['to pooled SGD']:+.2f}"
-        cells = [row["recipe"], f"{row['lr']:g}", row["seeds"], *(accuracy(row, name) for name in MEASURES), gap]
-        lines.append([*map(str, cells), f"{row['GB sent']:.2f}", f"{row['seconds']:.0f}"])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        (settings.out / "table.md").write_text(markdown(report.rows), encoding="utf-8")
 
 
 if __name__ == "__main__":
