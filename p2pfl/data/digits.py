@@ -57,7 +57,7 @@ def _read(progress: Progress) -> Dataset:
 
 
 def _samples() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Images, (N, 64) in 0..16, and labels, (N,), from the file that scikit-learn brings.
+    """Images, (N, 64) in 0..16, and labels, (N,), from scikit-learn's file.
 
     Its own function imports SciPy, which takes seconds; it is asked only where the file lies elsewhere.
     """

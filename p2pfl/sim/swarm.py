@@ -105,7 +105,7 @@ class Simulation:
         return not self._supervisor.is_finished
 
     def _next(self) -> tuple[float, int]:
-        """Time of the next turn, and whose it is: of several the one with the lowest index."""
+        """Time of the next turn, and whose it is; of several the lowest index."""
         now, when, index = self.clock.now(), math.inf, -1
         for candidate in sorted(self._running):
             due = self.workers[candidate].due

@@ -82,9 +82,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("mean_bytes", [600_000, 3_000_000], ids=["every vector", "now and then"])
-def test_broken_connections_change_no_bit(
-    tmp_path: Path, ports: list[int], undisturbed: Path, mean_bytes: int
-) -> None:
+def test_broken_connections_change_no_bit(tmp_path: Path, ports: list[int], undisturbed: Path, mean_bytes: int) -> None:
     proxies = [CuttingProxy(port, mean_bytes, seed=port) for port in ports]
     try:
         disturbed = thread_swarm(

@@ -1,4 +1,4 @@
-"""Plots that are put together, but neither laid out nor rendered, which takes seconds a report."""
+"""Plots that are put together, but not rendered, which takes seconds a report."""
 
 from __future__ import annotations
 

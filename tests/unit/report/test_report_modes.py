@@ -220,7 +220,7 @@ def test_missing_updates_are_warnings(tmp_path: Path) -> None:
     assert warnings_of(make_centralized(tmp_path / "good")) == []
 
 
-@pytest.mark.parametrize("mode", sorted(set(MAKERS) - {"gossip"}))  # whose page has tests of its own
+@pytest.mark.parametrize("mode", sorted(set(MAKERS) - {"gossip"}))  # which test_report.py renders
 def test_page_of_every_mode_holds_its_summary(tmp_path: Path, mode: str) -> None:
     run_dir = MAKERS[mode](tmp_path / "run")
     write_summary(run_dir, summarize(run_dir, versions={"p2pfl": "0.1.0"}, seconds=99.5))
