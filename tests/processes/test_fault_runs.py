@@ -51,17 +51,29 @@ def run_dir_of(folder: Path, name: str, path: Path, **options: Any) -> RunConfig
     return RunConfig.of(**{**LIVELY, **options}, faults=str(path), run_dir=str(folder / name))
 
 
+PATIENT: dict[str, Any] = {
+    "model": "user_models:feature_norm",
+    "rounds": 3,
+    "round_timeout": 6.0,
+    "first_round_timeout": 6.0,
+}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run on whole links."""
+    run_dir = tmp_path_factory.mktemp("memory") / "plain"
+    return memory_swarm(make_topology("ring", 3), RunConfig.of(**{**LIVELY, **PATIENT}, run_dir=str(run_dir)))
+
+
 @pytest.mark.parametrize("kind", ["drop", "corrupt", "delay"])
-def test_a_bad_link_changes_no_bit_of_the_result(tmp_path: Path, kind: str) -> None:
+def test_a_bad_link_changes_no_bit_of_the_result(tmp_path: Path, plain: Path, kind: str) -> None:
     topology = make_topology("ring", 3)
     harm = "seconds = 0.05" if kind == "delay" else "probability = 0.2"
     path = written(tmp_path, f'kind = "{kind}"\nedge = ["0", "1"]\nrounds = [1, 3]\n{harm}')
-    options = {"rounds": 3, "width": 0.125, "round_timeout": 6.0, "first_round_timeout": 6.0}
-    config = RunConfig.of(**{**LIVELY, **options}, run_dir=str(tmp_path / "plain"))
-    plain = memory_swarm(topology, config)
     harmed = thread_swarm(
         topology,
-        run_dir_of(tmp_path, "harmed", path, **options),
+        run_dir_of(tmp_path, "harmed", path, **PATIENT),
         binds=[f"ipc://{tmp_path}/{peer}" for peer in range(3)],
         endpoints=[f"ipc://{tmp_path}/{peer}" for peer in range(3)],
         make_transport=ZmqTransport,
@@ -75,7 +87,7 @@ def test_a_bad_link_changes_no_bit_of_the_result(tmp_path: Path, kind: str) -> N
 def test_parts_learn_by_themselves_as_long_as_they_are_apart(tmp_path: Path) -> None:
     topology = make_topology("complete", 4)
     path = written(tmp_path, 'kind = "partition"\nrounds = [1, 2]\nparts = [["0", "1"], ["2", "3"]]')
-    config = run_dir_of(tmp_path, "apart", path, rounds=3)
+    config = run_dir_of(tmp_path, "apart", path, rounds=3, model="user_models:feature_norm")
     found = memory_swarm(topology, config)
     apart, together = saved_vectors(found, topology, 2), saved_vectors(found, topology, 3)
     assert not torch.allclose(apart[0], apart[2], atol=1e-4)

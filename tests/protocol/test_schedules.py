@@ -103,6 +103,7 @@ def test_a_random_schedule_mixes_to_the_tolerance(tmp_path: Path) -> None:
     assert 0 < found["spectral_gap"] < 1
 
 
+@pytest.mark.usefixtures("unrendered_plots")
 def test_the_run_directory_keeps_the_schedule(tmp_path: Path) -> None:
     run = finished(tmp_path / "run", BASE_2)
     kept = load_topology(run.run_dir / SCHEDULE_FILE, by_ids=True)
