@@ -113,9 +113,8 @@ class Swarm:
             x, w = x + np.asarray(saved["x"], np.float64), w + float(saved["weight"])
             for neighbor in peers:
                 if f"owed.{neighbor}" in saved:
-                    part = self.peers.setting.w[neighbor, me]
-                    x = x + part * np.asarray(saved[f"owed.{neighbor}"], np.float64)
-                    w += part * float(saved[f"owed_weight.{neighbor}"])
+                    x = x + np.asarray(saved[f"owed.{neighbor}"], np.float64)
+                    w += float(saved[f"owed_weight.{neighbor}"])
         return x, w
 
     def check_nothing_is_lost(self) -> None:
