@@ -21,7 +21,7 @@ from p2pfl.payload import Payload
 from p2pfl.protocol.events import Action, Finish, Recorded, RoundDone, Train, Trained
 from p2pfl.protocol.inbox import WINDOW
 from p2pfl.sim.interleaving import Interleaving
-from p2pfl.topology import build_topology, mixing_matrix
+from p2pfl.topology import build_schedule, build_topology, mixing_matrices, mixing_matrix
 
 N, ROUNDS, GRACE = 5, 8, 5.0
 # The same examples every time: two faults at once may count a share twice, see the last test.
@@ -29,6 +29,10 @@ PHASES = [Phase.explicit, Phase.reuse, Phase.generate]  # smaller examples of a 
 GRAPHS = {
     "chord": list(ring_with_chord(N).graph.edges),
     "dense": [(i, j) for i in range(N) for j in range(N) if i != j and (i, j) not in ((1, 3), (4, 0))],
+}
+SCHEDULES = {
+    "one-peer": [[(i, (i + hop) % N) for i in range(N)] for hop in (1, 2, 4)],
+    "uneven": [[(0, 1), (1, 2), (3, 4)], [(2, 3), (0, 1), (0, 3)], [(4, 0), (2, 3), (2, 1)], []],
 }
 
 
@@ -72,8 +76,14 @@ class Pushing(Steady):
 
 @functools.cache
 def matrix_of(kind: str) -> np.ndarray:
-    graph = nx.DiGraph(GRAPHS[kind])
-    return mixing_matrix(build_topology(graph, name=kind, source=kind), "column-stochastic")
+    if kind in GRAPHS:
+        return mixing_matrix(
+            build_topology(nx.DiGraph(GRAPHS[kind]), name=kind, source=kind), "column-stochastic"
+        )
+    graphs = [nx.DiGraph(edges) for edges in SCHEDULES[kind]]
+    for graph in graphs:
+        graph.add_nodes_from(range(N))
+    return np.array(mixing_matrices(build_schedule(graphs, name=kind, source=kind), "column-stochastic"))
 
 
 class Swarm:
@@ -129,7 +139,7 @@ class Swarm:
         return {head.round for head in heads if head.kind == "ack"}
 
 
-@pytest.mark.parametrize("kind", GRAPHS)
+@pytest.mark.parametrize("kind", [*GRAPHS, *SCHEDULES])
 @pytest.mark.parametrize("overlapped", [False, True], ids=["atc", "overlapped"])
 def test_without_faults_nothing_is_lost(kind: str, overlapped: bool) -> None:
     swarm = Swarm(kind, overlapped)
@@ -142,7 +152,7 @@ schedules = st.lists(st.integers(0, 40), min_size=1, max_size=30)
 
 @settings(max_examples=15 * THOROUGHNESS, deadline=None, phases=PHASES, derandomize=True)
 @given(
-    kind=st.sampled_from(sorted(GRAPHS)),
+    kind=st.sampled_from(sorted([*GRAPHS, *SCHEDULES])),
     overlapped=st.booleans(),
     victim=st.integers(0, N - 1),
     steps=st.integers(0, 500),
@@ -176,7 +186,7 @@ def test_a_restart_loses_nothing(
 
 @settings(max_examples=15 * THOROUGHNESS, deadline=None, phases=PHASES, derandomize=True)
 @given(
-    kind=st.sampled_from(sorted(GRAPHS)),
+    kind=st.sampled_from(sorted([*GRAPHS, *SCHEDULES])),
     overlapped=st.booleans(),
     faults=st.lists(st.tuples(st.integers(0, 120), st.integers(0, 3), st.integers(0, N - 1), st.integers(0, 9))),
     chunk=st.sampled_from([64, 1 << 20]),
