@@ -19,9 +19,15 @@ _REMEDY = "use --mixing column-stochastic"
 def file_push_weights(topology: Topology) -> Matrix:
     """The file's edge weights as shares that senders give away; see `mixing_matrix`.
 
-    Raises TopologyError where a peer would give more than it has, or all of it.
+    Raises TopologyError where a peer would give more than it has, or all of it, or nothing on an edge.
     """
     w = edge_weights(topology)
+    for sender, receiver, weight in topology.graph.edges(data="weight"):
+        if weight == 0:  # the checks of connectivity count it as an edge
+            raise TopologyError(
+                f"{topology.source}: the edge {topology.names[sender]!r} – {topology.names[receiver]!r} has the weight "
+                "0, by which nothing travels; leave it out if all peers can reach each other without it"
+            )
     into, outgoing = w.sum(axis=1), w.sum(axis=0)
     j = int(outgoing.argmax())
     if outgoing[j] > 1 + SUM_TOLERANCE:

@@ -77,9 +77,7 @@ class Pushing(Steady):
 @functools.cache
 def matrix_of(kind: str) -> np.ndarray:
     if kind in GRAPHS:
-        return mixing_matrix(
-            build_topology(nx.DiGraph(GRAPHS[kind]), name=kind, source=kind), "column-stochastic"
-        )
+        return mixing_matrix(build_topology(nx.DiGraph(GRAPHS[kind]), name=kind, source=kind), "column-stochastic")
     graphs = [nx.DiGraph(edges) for edges in SCHEDULES[kind]]
     for graph in graphs:
         graph.add_nodes_from(range(N))
