@@ -70,7 +70,7 @@ def _merge_of_algorithm(config: RunConfig, topology: Topology, mixing: Mixing) -
 
 
 def _by_push_sum(mixing: Mixing, tolerance: float) -> FinalMerge:
-    """Final merge by push-sum from x = z and w = 1; exact where a schedule's graphs are."""
+    """Final merge by push-sum from x = z and w = 1; exact where a schedule is."""
     found = mixing.convergence
     if found is not None and found.exact is not None:
         return FinalMerge("exact", "push-sum on the schedule's graphs", found.exact, mixing)
@@ -78,7 +78,7 @@ def _by_push_sum(mixing: Mixing, tolerance: float) -> FinalMerge:
 
 
 def _rounds(mixing: Mixing, tolerance: float) -> int:
-    """Rounds of plain mixing, or push-sum, to the tolerance, on a schedule or one graph."""
+    """Rounds of plain mixing, or push-sum, to the tolerance."""
     found = mixing.convergence
     return mixing_rounds(mixing.w, tolerance) if found is None else found.rounds(tolerance)
 

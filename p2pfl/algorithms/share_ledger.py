@@ -89,7 +89,7 @@ class ShareLedger:
                 account.shares = [share for share in account.shares if share.round > taken[-1] - UNSAVED_ROUNDS]
 
     def pay(self, neighbor: int, share: Share) -> tuple[Tensor | None, float]:
-        """Debt to a neighbor, to be added to the vector and weight of a share; None: nothing.
+        """Debt to a neighbor, to be added to a share's vector and weight; None: nothing.
 
         Where the neighbor owes more than the share, it is taken away in parts: no payload has a weight below 0.
         """

@@ -140,7 +140,7 @@ def push_distance(product: Matrix) -> float:
 
 
 def _push_rounds(matrices: Matrices, tolerance: float) -> int:
-    """Rounds of push-sum from the start of a period that shrink any disagreement to `tolerance`.
+    """Rounds of push-sum that shrink any disagreement to `tolerance`.
 
     First the whole periods, by powers 1, 2, 4, … of their product, then the rounds of the last one.
     """
@@ -163,7 +163,7 @@ def _push_rounds(matrices: Matrices, tolerance: float) -> int:
 
 
 def push_weight_span(matrices: Matrices) -> tuple[float, float]:
-    """Least and largest weight w of push-sum, in the long run, over the rounds of a period."""
+    """Least and largest weight w of push-sum in a period, in the long run."""
     weights = push_weights(period_matrix(matrices))
     found = []
     for p in matrices:

@@ -178,7 +178,7 @@ def _or_push_sum(outgoing: Vector) -> str:
 
 
 def edge_weights(topology: Topology) -> Matrix:
-    """Weights of the file's edges, (n, n), with 0 on the diagonal; row i has those into i."""
+    """Weights of the file's edges, (n, n): row i has those into i, the diagonal 0."""
     w = np.zeros((topology.n, topology.n))
     for sender, receiver, weight in topology.graph.edges(data="weight"):
         edge = f"the edge {topology.names[sender]!r} – {topology.names[receiver]!r}"

@@ -1,4 +1,4 @@
-"""Push-sum on schedules of graphs: exact rounds, the update rule, accounts of absent edges."""
+"""Push-sum on schedules of graphs: exact rounds, update rule, absent edges."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def checkpoint_of(peer: Driven) -> dict[str, torch.Tensor | float]:
 
 
 def test_a_share_is_kept_while_its_edge_is_absent_and_its_receiver_is_behind() -> None:
-    """Peer 0 is rounds ahead when peer 3 dies, which has not saved the round of their last edge."""
+    """Peer 3 dies before it has saved the round of its last edge from peer 0."""
     peers = start()
     others = {(int(j), int(i)) for p in P for i, j in np.argwhere(p > 0) if i != j} - {(0, 3)}
     exchange(peers, 1, others, set())
@@ -206,7 +206,7 @@ def test_a_share_is_kept_while_its_edge_is_absent_and_its_receiver_is_behind() -
 
 
 def test_a_skipped_round_gives_by_its_own_graph() -> None:
-    """Peer 2 dies in round 3, in which peers 1 and 3 got its shares, and is back in round 5."""
+    """Peers 1 and 3 have peer 2's shares of round 3; it is back in round 5."""
     peers = start()
     exchange(peers, 1, set(), set())
     exchange(peers, 2, set(), set())

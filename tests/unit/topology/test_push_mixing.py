@@ -1,4 +1,4 @@
-"""Mixing matrices of push-sum: a file's column-stochastic weights, on one graph and on schedules."""
+"""Mixing matrices of push-sum: a file's column-stochastic weights."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_graph_of_a_schedule_is_refused_by_its_number() -> None:
     one.add_weighted_edges_from([("a", "b", 0.5)])
     two.add_weighted_edges_from([("b", "a", 1.0)])
     schedule = build_schedule([one, two], name="s", source="s.json")
-    with pytest.raises(TopologyError, match="^s.json: graph 2 of 2: peer 'b' has no self-weight"):
+    with pytest.raises(TopologyError, match=r"^s\.json: graph 2 of 2: peer 'b' has no self-weight"):
         assign_roles(RunConfig.of(**PUSH), schedule)
     assign_roles(RunConfig.of(algorithm="push-sum", mixing="column-stochastic"), schedule)
 
