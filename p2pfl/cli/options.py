@@ -128,7 +128,7 @@ def _without_overridden(base: RunConfig, words: Sequence[str]) -> RunConfig:
 
 
 def _without_other_launcher(base: RunConfig, words: Sequence[str]) -> RunConfig:
-    """Settings without the options of their launcher where the command line names another."""
+    """Settings without their launcher's options where the line names another."""
     launcher = _value(words, "--launcher")
     if launcher is None or launcher == base.launch.launcher:
         return base

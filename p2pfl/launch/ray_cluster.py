@@ -71,7 +71,10 @@ def _connect(options: LaunchConfig, processes: int, folder: Path) -> None:
 
 
 def _check_answers(address: str) -> None:
-    """Raise ConfigError if nothing listens at an address, for which Ray would wait for minutes."""
+    """Raise ConfigError if nothing listens at an address.
+
+    Ray itself would wait for minutes.
+    """
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS).close()

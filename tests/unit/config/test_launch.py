@@ -81,7 +81,7 @@ def test_a_peer_alone_has_no_launcher(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "there is no option --launcher" in capsys.readouterr().err
 
 
-def test_a_run_is_continued_by_another_launcher_without_the_options_of_its_own(tmp_path: Path) -> None:
+def test_another_launcher_drops_the_options_of_the_first(tmp_path: Path) -> None:
     file = tmp_path / "ray.toml"
     file.write_text(f'topology = "{RING}"\nlauncher = "ray"\nray_address = "auto"\ngpus_per_peer = 0.5\nrounds = 7\n')
     words = ["--config", str(file), "--launcher", "local"]
