@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from p2pfl.config import RunConfig
 from p2pfl.experiment.endpoints import endpoints_in_file
 from p2pfl.experiment.run import Result
+from p2pfl.launch import describe_cluster
 from p2pfl.merge import FinalMerge
 from p2pfl.mixing import uses_tree
 from p2pfl.modes import MODES, Roles, assign_roles, mode_of
@@ -149,11 +150,8 @@ def _gpus(need: Estimate) -> dict[str, str]:
 
 def _cluster(roles: Roles, run: RunConfig) -> dict[str, str]:
     """Size of the cluster, and the places that the run asks for."""
-    if run.launch.launcher != "ray":
-        return {}
-    from p2pfl.launch import ray_cluster
-
-    return {"cluster": ray_cluster.describe(run.launch, roles.topology.n)}
+    cluster = describe_cluster(run.launch, roles.topology.n)
+    return {} if cluster is None else {"cluster": cluster}
 
 
 def _traffic(need: Estimate) -> dict[str, str]:

@@ -10,6 +10,7 @@ from p2pfl import data, report
 from p2pfl.config import NOT_IN_FINGERPRINT, RunConfig
 from p2pfl.errors import ConfigError
 from p2pfl.experiment.plan import Planned
+from p2pfl.launch import describe_cluster
 from p2pfl.modes import assign_roles, mode_of
 from p2pfl.preflight.estimate import data_record, estimate
 from p2pfl.run.data_record import DataRecord, different_data
@@ -30,7 +31,9 @@ def check_plan(folder: Path, first: Planned, progress: data.Progress) -> tuple[s
     report.check_drawing()
     resolve(first.config, first.topology, 1)
     begins = not (folder / first.name).exists()
-    return estimate(assign_roles(first.config, first.topology), first.config, progress, begins=begins).notes
+    notes = estimate(assign_roles(first.config, first.topology), first.config, progress, begins=begins).notes
+    cluster = describe_cluster(first.config.launch, first.topology.n)
+    return notes if cluster is None else (*notes, f"cluster: {cluster}")
 
 
 def check_splits(planned: Sequence[Planned], progress: data.Progress) -> None:

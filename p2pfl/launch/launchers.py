@@ -36,3 +36,15 @@ def session(options: LaunchConfig, processes: int) -> Iterator[None]:
 
             stack.enter_context(connected(options, processes, server.folder.path))
         yield
+
+
+def describe_cluster(options: LaunchConfig, processes: int) -> str | None:
+    """Size of the cluster, and the places that a run asks for; None without a cluster.
+
+    Raises ConfigError where there is none, or it has no room.
+    """
+    if options.launcher != "ray":
+        return None
+    from p2pfl.launch import ray_cluster
+
+    return ray_cluster.describe(options, processes)

@@ -134,6 +134,9 @@ class RayWorker:
 
         try:
             answer: Answer = ray.get(self.answer)
+            self._place = answer.place
+            if answer.wants_files and self._files is None:
+                self._supply(answer.place.host)
         except RayActorError as error:
             lost = self._place is not None and ray_cluster.is_lost(self._place.node)
             if isinstance(error, ActorUnavailableError) and not lost:
@@ -141,9 +144,6 @@ class RayWorker:
             else:
                 self._end = self._death(error, lost)
             return
-        self._place = answer.place
-        if answer.wants_files and self._files is None:
-            self._supply()
         for piece in answer.pieces:
             assert self._files is not None
             self._files.put(piece)
@@ -153,13 +153,13 @@ class RayWorker:
         if answer.status is None:
             self._ask()
 
-    def _supply(self) -> None:
+    def _supply(self, host: str) -> None:
         """Send the worker the files that it reads, and collect its own from now on."""
         import ray
 
-        assert self._place is not None
         self._files = Incoming(self._spec.run_dir)
-        self._collecting(self._place.host)
+        self._files.forget_parts(self._spec.peer_dir(self.index))
+        self._collecting(host)
         files = input_files(self._spec, self.index)
         while pieces := files.take():
             ray.get(self._actor.put.remote(pieces))  # in their order

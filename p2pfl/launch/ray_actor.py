@@ -77,9 +77,12 @@ class WorkerActor:
         self._control = Control()
         self._status = EXIT_FAILED
         self._is_over = False  # all reports have been taken
-        self._folder: PrivateFolder | None = None
+        with contextlib.suppress(OSError):  # where it exists, relative paths and modules mean the same here
+            os.chdir(surroundings.folder)
+        is_shared = spec.run_dir.is_dir() and (read_run_id(spec.run_dir) or "") == surroundings.run_id
+        self._folder = None if is_shared else PrivateFolder()
         threading.Thread(target=_end_with_node, args=(os.getppid(),), daemon=True).start()
-        threading.Thread(target=self._run, args=(spec, surroundings), daemon=True).start()
+        threading.Thread(target=self._run, args=(spec,), daemon=True).start()
 
     def obey(self, order: bytes) -> None:
         """Carry out an order."""
@@ -114,13 +117,10 @@ class WorkerActor:
                 found.append(messages.encode(report))
         return found
 
-    def _run(self, spec: messages.WorkerSpec, surroundings: Surroundings) -> None:
+    def _run(self, spec: messages.WorkerSpec) -> None:
         """Run the worker to its end; whatever happens, there is a last report."""
         try:
-            with contextlib.suppress(OSError):  # where it exists, relative paths and modules mean the same here
-                os.chdir(surroundings.folder)
-            if not spec.run_dir.is_dir() or (read_run_id(spec.run_dir) or "") != surroundings.run_id:
-                self._folder = PrivateFolder()
+            if self._folder is not None:
                 spec = self._folder.wait(spec)
             self._status = _run_worker(spec, self._reports, self._control, self._place.host)
         except P2PFLError as error:

@@ -124,6 +124,11 @@ class Incoming:
         if not piece.grows and piece.offset + len(piece.content) == piece.size:
             os.replace(target, path)
 
+    def forget_parts(self, folder: Path) -> None:
+        """Remove what has come of files below a folder that never became whole."""
+        for part in folder.rglob(".*.part"):
+            part.unlink(missing_ok=True)
+
     def _path(self, name: str) -> Path:
         parts = PurePosixPath(name).parts
         if not parts or name.startswith("/") or ".." in parts:

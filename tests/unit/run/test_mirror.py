@@ -68,6 +68,9 @@ def test_a_replaced_file_is_the_old_one_until_the_new_one_is_whole(pair: Pair) -
     for piece in pair.outgoing.take():
         pair.incoming.put(piece)
     assert (pair.there / "model").read_bytes() == b"old"
+    pair.incoming.forget_parts(pair.there)
+    assert pair.there_is() == {"model": b"old"}
+    pair.replace("model", b"n" * (2 * PIECE_BYTES))
     pair.follow()
     assert pair.there_is() == {"model": b"n" * (2 * PIECE_BYTES)}
 
