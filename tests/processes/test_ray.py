@@ -28,7 +28,7 @@ from p2pfl.run.records import read_rounds
 pytest.importorskip("ray", reason="the extra ray is not installed")
 pytestmark = pytest.mark.processes
 
-SHARE = {"launcher": "ray", "cpus_per_peer": 0.5}
+SHARE = {"launcher": "ray", "cpus_per_peer": 0.25}
 RING = make_topology("ring", 4)
 
 
@@ -67,13 +67,13 @@ def test_a_dry_run_shows_what_the_cluster_has_and_what_is_asked(
     cluster: Nodes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--dataset", "digits", "--dry-run", "--launcher", "ray", "--ray-address", cluster.address]
-    assert main(["gossip", str(ROOT / "topologies" / "ring-4.graphml"), *options, "--cpus-per-peer", "2"]) == 0
-    has = "4 nodes with 16 CPU and 0 GPU, of which 16 CPU, 0 GPU are free"
-    assert f"cluster:     {has}; asked: 4 processes of 2 CPU, spread" in capsys.readouterr().out
-    assert main(["gossip", str(ROOT / "topologies" / "ring-8.graphml"), *options, "--cpus-per-peer", "3"]) == 2
+    assert main(["gossip", str(ROOT / "topologies" / "ring-4.graphml"), *options, "--cpus-per-peer", "0.5"]) == 0
+    has = "4 nodes with 4 CPU and 0 GPU, of which 4 CPU, 0 GPU are free"
+    assert f"cluster:     {has}; asked: 4 processes of 0.5 CPU, spread" in capsys.readouterr().out
+    assert main(["gossip", str(ROOT / "topologies" / "ring-8.graphml"), *options, "--cpus-per-peer", "0.75"]) == 2
     assert capsys.readouterr().err == (
-        "p2pfl: --launcher ray: the cluster has room for 4 processes of 3 CPU each, and the run has 8 (4 nodes with "
-        "16 CPU and 0 GPU); lower --cpus-per-peer or --gpus-per-peer, or add nodes\n"
+        "p2pfl: --launcher ray: the cluster has room for 4 processes of 0.75 CPU each, and the run has 8 (4 nodes with "
+        "4 CPU and 0 GPU); lower --cpus-per-peer or --gpus-per-peer, or add nodes\n"
     )
 
 

@@ -15,7 +15,8 @@ _HEALTH = {
     "health_check_timeout_ms": 20_000,
     "health_check_failure_threshold": 5,
 }
-_NODE = {"num_cpus": 4, "object_store_memory": 80 << 20}
+# Ray starts an idle process for each CPU whenever a run connects.
+_NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
 
 
 class Nodes:
