@@ -7,6 +7,7 @@ actors make for themselves.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import time
@@ -31,6 +32,7 @@ from p2pfl.util.signals import interruptible, shielded
 
 _ANSWER_SECONDS = 10.0  # after which an actor without reports answers all the same
 _CALLS = 4  # of an actor at once: one waits for reports, the others bring orders
+_PLACED_SECONDS = 30.0  # for an actor's first answer, before the user is told that it waits for room
 _LOOK_SECONDS = 0.2  # between two looks at a call, while the end of an actor is waited for
 
 
@@ -70,6 +72,7 @@ class RayWorker:
         self._status: int | None = None
         self._end = ""  # in words, where the actor has died
         self.is_closed = False
+        self.expected_by = time.monotonic() + _PLACED_SECONDS  # to answer for the first time
 
     def send(self, order: messages.ToWorker) -> None:
         """Give the worker an order; nothing happens if its actor has died."""
@@ -132,6 +135,7 @@ class RayWorker:
         import ray
         from ray.exceptions import ActorUnavailableError, RayActorError
 
+        self.expected_by = math.inf
         try:
             answer: Answer = ray.get(self.answer)
             self._place = answer.place
@@ -258,6 +262,10 @@ class RayLauncher:
         if not waiting:
             time.sleep(seconds)
             return
+        for worker in alive:
+            if time.monotonic() > worker.expected_by:
+                worker.expected_by = math.inf
+                self._say(f"{self._spec.title(worker.index)} waits for room on the cluster, or for a slow node")
         ready, _ = ray.wait(list(waiting), num_returns=1, timeout=seconds)
         more, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=0)
         for answer in {*ready, *more}:
