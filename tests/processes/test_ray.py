@@ -13,7 +13,7 @@ import pytest
 from tests.support.launched import FAST, Swarm, nobody_left, ring
 from tests.support.launched import start as start
 from tests.support.paths import ROOT
-from tests.support.ray_nodes import Nodes, meanwhile, places
+from tests.support.ray_nodes import Nodes, lost_amid
 from tests.support.swarms import LIVELY, PLAIN, memory_swarm, saved_vectors
 
 from p2pfl import RunConfig, make_topology, run_swarm
@@ -80,14 +80,10 @@ def test_a_dry_run_shows_what_the_cluster_has_and_what_is_asked(
 def test_survivors_of_a_lost_node_finish(cluster: Nodes, tmp_path: Path) -> None:
     options = {**PLAIN, "rounds": 12, "grace_timeout": 2.0, "min_peers": 2, "round_timeout": 120.0}
     config = RunConfig.of(**options, **SHARE, ray_address=cluster.address, run_dir=str(tmp_path / "run"))
-    killed: list[int] = []
-    with meanwhile(
-        lambda: all(rounds_of(tmp_path / "run", name) >= 1 for name in RING.names),
-        lambda: killed.extend(cluster.kill_node_of(places(), {1, 2, 3})),
-    ):
+    with lost_amid(cluster, tmp_path / "run", RING.names, 1, lambda _: {1, 2, 3}) as victims:
         result = run(config, RING, link_delay=0.1)
-    assert result.summary["lost_peers"] == [str(peer) for peer in killed]
-    survivors = [name for name in RING.names if int(name) not in killed]
+    assert result.summary["lost_peers"] == victims[0].names
+    survivors = [name for name in RING.names if name not in victims[0].names]
     assert len({rounds_of(result.run_dir, name) for name in survivors}) == 1
     assert result.summary["consensus_accuracy"] is not None
 
@@ -103,15 +99,11 @@ def test_a_peer_comes_back_on_another_node_though_nodes_share_no_folder(
     options = {**PLAIN, "rounds": 6, "restart": 1, "grace_timeout": 200.0, "round_timeout": 200.0}
     run_dir = tmp_path / "run"
     config = RunConfig.of(**options, **SHARE, ray_address=cluster.address, run_dir=str(run_dir))
-    killed: list[int] = []
-    with meanwhile(
-        lambda: all(rounds_of(run_dir, name) >= 2 for name in RING.names),
-        lambda: killed.extend(cluster.kill_node_of(places(), {1, 2, 3})),
-    ):
+    with lost_amid(cluster, run_dir, RING.names, 2, lambda _: {1, 2, 3}) as victims:
         result = run(config, RING, link_delay=0.1)
     assert capsys.readouterr().out.count(f"does not share {run_dir}: the launcher collects its files there") == 1
     assert result.summary["lost_peers"] == []
-    assert result.summary["restarts"] == {str(peer): 1 for peer in killed}
+    assert result.summary["restarts"] == dict.fromkeys(victims[0].names, 1)
     last = 6 + result.summary["consensus_rounds"]
     for name in RING.names:
         folder = run_dir / "peers" / name
@@ -127,16 +119,13 @@ def test_a_coordinator_continues_without_the_client_of_a_lost_node(cluster: Node
     config = RunConfig.of(
         mode="centralized", **options, **SHARE, ray_address=cluster.address, run_dir=str(tmp_path / "run")
     )
-    killed: list[int] = []
 
-    def kill() -> None:
-        found = places()
-        apart = {client for client in (0, 1, 2) if found[client] != found[3]}  # 3 is the coordinator
-        killed.extend(cluster.kill_node_of(found, apart))
+    def apart(places: dict[int, str]) -> set[int]:
+        return {client for client in (0, 1, 2) if places[client] != places[3]}  # 3 is the coordinator
 
-    with meanwhile(lambda: rounds_of(tmp_path / "run", "coordinator") >= 1, kill):
+    with lost_amid(cluster, tmp_path / "run", ["0", "1", "2", "coordinator"], 1, apart) as victims:
         result = run(config, link_delay=0.1)
-    assert result.summary["lost_peers"] == [str(client) for client in killed]
+    assert result.summary["lost_peers"] == victims[0].names
     assert rounds_of(result.run_dir, "coordinator") == 8
 
 

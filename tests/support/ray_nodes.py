@@ -5,8 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import psutil
+
+from p2pfl.run.records import read_rounds
 
 # A killed node counts as lost after about a second; one that is slow does not.
 _HEALTH = {
@@ -40,18 +46,42 @@ class Nodes:
             self._others.append(self._cluster.add_node(wait=False, **_NODE))
         self._cluster.wait_for_nodes()
 
-    def kill_node_of(self, places: dict[int, str], among: set[int]) -> list[int]:
-        """Kill a node with one of these processes; returns all processes on it."""
-        victim = next(node for node in self._others if node.node_id in {places[one] for one in among})
-        self._others.remove(victim)
-        self._cluster.remove_node(victim, allow_graceful=False)
-        return sorted(process for process, node in places.items() if node == victim.node_id)
+    def victim(self, among: Callable[[dict[int, str]], set[int]]) -> Victim:
+        """A node with one of the processes that are chosen by their places."""
+        found = _places()
+        wanted = {found[process] for process in among(found)}
+        node = next(node for node in self._others if node.node_id in wanted)
+        return Victim(self, node, sorted(process for process, place in found.items() if place == node.node_id))
+
+    def lose(self, node: Any) -> None:
+        """Kill a node and all its processes, as if its machine were lost."""
+        processes = psutil.Process(node.all_processes["raylet"][0].process.pid).children(recursive=True)
+        for process in processes:
+            process.suspend()  # none does another round meanwhile
+        self._others.remove(node)
+        self._cluster.remove_node(node, allow_graceful=False)
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def close(self) -> None:
         self._cluster.shutdown()
 
 
-def places() -> dict[int, str]:
+@dataclass(frozen=True)
+class Victim:
+    """A node that is to be lost, and the processes of the run on it."""
+
+    nodes: Nodes
+    node: Any
+    processes: list[int]
+
+    @property
+    def names(self) -> list[str]:
+        return [str(process) for process in self.processes]
+
+
+def _places() -> dict[int, str]:
     """Node of each process of the run that this process has launched."""
     from ray.util import placement_group_table
 
@@ -60,27 +90,40 @@ def places() -> dict[int, str]:
 
 
 @contextlib.contextmanager
-def meanwhile(is_due: Callable[[], bool], act: Callable[[], None]) -> Iterator[None]:
-    """Act in a thread once something is due, while the block runs; raises its error."""
+def lost_amid(
+    nodes: Nodes, run_dir: Path, names: Sequence[str], rounds: int, among: Callable[[dict[int, str]], set[int]]
+) -> Iterator[list[Victim]]:
+    """Lose a node once these processes of the run have recorded so many rounds."""
+    victims: list[Victim] = []
     errors: list[BaseException] = []
     over = threading.Event()
 
-    def wait() -> None:
+    def wait_for(least: int) -> None:
+        deadline = time.monotonic() + 200
+        while not all(_has_recorded(run_dir / "peers" / name, least) for name in names):
+            assert not over.wait(0.02), "the run ended before"
+            assert time.monotonic() < deadline
+
+    def act() -> None:
         try:
-            deadline = time.monotonic() + 120
-            while not is_due():
-                assert not over.wait(0.05), "the run ended before"
-                assert time.monotonic() < deadline
-            act()
+            wait_for(0)
+            victims.append(nodes.victim(among))  # beforehand: asking takes time, and the run does not wait
+            wait_for(rounds)
+            nodes.lose(victims[0].node)
         except BaseException as error:
             errors.append(error)
 
-    thread = threading.Thread(target=wait)
+    thread = threading.Thread(target=act)
     thread.start()
     try:
-        yield
+        yield victims
     finally:
         over.set()
         thread.join()
     if errors:
         raise errors[0]
+
+
+def _has_recorded(folder: Path, rounds: int) -> bool:
+    """Whether a process has written its log, and so many rounds."""
+    return (folder / "log.txt").exists() and len(read_rounds(folder)) >= rounds
