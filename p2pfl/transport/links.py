@@ -127,6 +127,12 @@ class Links:
         self._close(self._links[neighbor])
         self._open(neighbor)
 
+    def readdress(self, neighbor: int, endpoint: str) -> None:
+        """Open a link at another endpoint, or at the first one that is known."""
+        self._endpoints = {**self._endpoints, neighbor: endpoint}
+        self._new.discard(neighbor)  # what was sent before is lost: its connection is news
+        self.renew(neighbor)
+
     def discard(self, neighbor: int) -> None:
         if neighbor in self._links:
             self.renew(neighbor)
@@ -236,12 +242,14 @@ class Links:
         link.setsockopt(zmq.LINGER, 0)
         link.setsockopt(zmq.SNDHWM, self._mark)
         link.copy_threshold = 0  # a small last chunk that pyzmq copied would count as sent at once
-        if self._credentials is not None:
+        endpoint = self._endpoints[neighbor]
+        if self._credentials is not None and endpoint:
             self._credentials.secure_client(link, neighbor)
         monitor = link.get_monitor_socket(zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
         self._links[neighbor] = self._monitors[monitor] = _Link(neighbor, link, monitor)
         self._poller.register(monitor, zmq.POLLIN)
-        endpoint = self._endpoints[neighbor]
+        if not endpoint:  # not known yet: it takes no message
+            return
         try:
             link.connect(endpoint)
         except zmq.ZMQError as error:

@@ -113,6 +113,13 @@ class ZmqTransport:
         self._watchdog.set_limits(vector_bytes)
         self._links.connect(endpoints, vector_bytes)
 
+    def readdress(self, neighbor: int, endpoint: str) -> None:
+        """Open the link to a neighbor at another endpoint; it comes back as after a break.
+
+        A neighbor may also be connected to with an empty endpoint first, where its own is not known yet.
+        """
+        self._links.readdress(neighbor, endpoint)
+
     def send(self, neighbor: int, message: wire.Message) -> int:
         header, body = wire.encode(message)
         link = self._links[neighbor]
