@@ -12,6 +12,7 @@ from p2pfl.experiment.endpoints import endpoints_of_peer, refuse_launcher_option
 from p2pfl.modes import Roles
 from p2pfl.rendezvous.address import Announced, announced
 from p2pfl.rendezvous.book import Book
+from p2pfl.rendezvous.client import ServiceClient
 from p2pfl.rendezvous.directory import Directory
 from p2pfl.rendezvous.entry import Entry, Identity, is_address, process_name, topology_digest
 from p2pfl.rendezvous.folder import Folder
@@ -91,12 +92,16 @@ def open_meeting(roles: Roles, index: int, config: RunConfig, announced: Announc
         wants_keys=bool(public),
         only_local=exchange.keys is None and not exchange.insecure,
     )
-    meeting = Meeting(_directory(topology, exchange), book, own, announced, say)
+    meeting = Meeting(_directory(topology, index, neighbors, exchange), book, own, announced, say)
     return Meets(meeting, exchange.grace_timeout, credentials)
 
 
-def _directory(topology: Topology, exchange: ExchangeConfig) -> Directory:
-    return Folder(Path(str(exchange.rendezvous)), topology)
+def _directory(topology: Topology, index: int, neighbors: frozenset[int], exchange: ExchangeConfig) -> Directory:
+    where = str(exchange.rendezvous)
+    if not where.startswith(_TCP):
+        return Folder(Path(where), topology)
+    token = keyring.own_token(str(exchange.token_file))
+    return ServiceClient(where, str(exchange.rendezvous_key), token, index, len(neighbors))
 
 
 def _credentials(
@@ -121,7 +126,15 @@ def _check_service(exchange: ExchangeConfig) -> None:
     where = str(exchange.rendezvous)
     if not is_address(where):
         raise ConfigError(f"--rendezvous {where}: must be tcp://HOST:PORT, as p2pfl rendezvous prints it, or a folder")
-    raise ConfigError(f"--rendezvous {where}: there is no such service yet")
+    if exchange.rendezvous_key is None:
+        raise ConfigError(
+            f"--rendezvous {where}: needs its public key (--rendezvous-key), as p2pfl rendezvous prints it"
+        )
+    if exchange.token_file is None:
+        raise ConfigError(
+            f"--rendezvous {where}: admits only peers with its token; give all the same (--token-file FILE, made by: "
+            f"{keyring.MAKE_TOKEN})"
+        )
 
 
 def _check_secrets(name: str, host: str, exchange: ExchangeConfig) -> None:

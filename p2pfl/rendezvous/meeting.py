@@ -1,7 +1,7 @@
 """Meeting of one peer with its neighbors through a directory, during a run.
 
-A thread announces the peer's address, and looks for those of its neighbors, to the end of the run, since a neighbor that
-is restarted has another one. `RendezvousTransport` opens the links at the addresses that it finds.
+A thread announces the peer's address, and looks for those of its neighbors, to the end of the run, since a neighbor
+that is restarted has another one. `RendezvousTransport` opens the links at the addresses that it finds.
 """
 
 from __future__ import annotations

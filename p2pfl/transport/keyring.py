@@ -166,18 +166,28 @@ def own_pair(topology: Topology, folder: str, peer: int) -> tuple[str, str]:
     """
     path = key_file(Path(folder), topology, peer)
     if not os.path.lexists(path):
-        public, secret = (part.decode() for part in zmq.curve_keypair())
         try:
             _make_private(Path(folder), "--keys")
-            _write_secret(path, secret)
-            return public, secret
-        except FileExistsError:
-            pass  # made meanwhile by this peer's check, or its last start
         except OSError as error:
             raise ConfigError(f"--keys {unwritable(path, error)}") from None
-    secret = _read_secret("--keys", path, "give a folder for the peer's own key")
+    return pair_in_file("--keys", path)
+
+
+def pair_in_file(option: str, path: Path) -> tuple[str, str]:
+    """Public and secret key, of a file of the secret one.
+
+    It is made where it is missing. Raises ConfigError naming the file.
+    """
+    if not os.path.lexists(path):
+        try:
+            _write_secret(path, zmq.curve_keypair()[1].decode())
+        except FileExistsError:
+            pass  # made meanwhile
+        except OSError as error:
+            raise ConfigError(f"{option} {unwritable(path, error)}") from None
+    secret = _read_secret(option, path, "name a file of a secret key, or a new one")
     if not is_key(secret):
-        raise ConfigError(f"--keys {path}: not a secret key (40 characters); remove it, and a new one is made")
+        raise ConfigError(f"{option} {path}: not a secret key (40 characters); remove it, and a new one is made")
     return zmq.curve_public(secret.encode()).decode(), secret
 
 

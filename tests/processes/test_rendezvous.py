@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shlex
+import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,7 +17,8 @@ from tests.support.paths import MODELS
 from tests.support.same_bits import check_same_bits
 
 from p2pfl import RunConfig, make_topology, run_swarm
-from p2pfl.topology import save_topology
+from p2pfl.topology import Topology, load_topology, save_topology
+from p2pfl.transport.keyring import make_keys
 
 pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("blank_plots")]
 
@@ -41,12 +43,14 @@ def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @contextmanager
-def started(folder: Path, nodes: Sequence[int], *options: str) -> Iterator[dict[int, subprocess.Popen[str]]]:
+def started(
+    folder: Path, nodes: Sequence[int], *options: str, ring: Topology = RING
+) -> Iterator[dict[int, subprocess.Popen[str]]]:
     """Peers of the ring, each started when the one before has announced itself.
 
     None outlives the context.
     """
-    save_topology(RING, folder / "ring.graphml")
+    save_topology(ring, folder / "ring.graphml")
     words = ["peer", str(folder / "ring.graphml"), *OPTIONS, "--run-dir", str(folder / "run"), *options]
     with ExitStack() as held:
         peers: dict[int, subprocess.Popen[str]] = {}
@@ -79,6 +83,31 @@ def test_by_folder_in_random_order_with_own_keys(tmp_path: Path, launched: Path)
     check_same_bits(tmp_path / "run", launched, RING)
     assert list((tmp_path / "meet").iterdir()) == []
     assert sorted(path.name for path in (tmp_path / "keys").iterdir()) == [f"{peer}.key" for peer in range(4)]
+
+
+def test_by_service_in_random_order_with_keys_and_token(tmp_path: Path, launched: Path) -> None:
+    save_topology(RING, tmp_path / "ring.graphml")
+    make_keys(tmp_path / "ring.graphml", tmp_path / "keys")
+    ring = load_topology(tmp_path / "ring.graphml")
+    serve = [str(tmp_path / "ring.graphml"), "--token-file", token_file(tmp_path), "--bind", "tcp://127.0.0.1:*"]
+    service = commands.start("rendezvous", *serve)
+    try:
+        how = wait_for("start the peers with: ", service).partition("start the peers with: ")[2]
+        options = [*shlex.split(how), "--keys", str(tmp_path / "keys"), "--rendezvous-run", "job 7"]
+        with started(tmp_path, order(8), *options, ring=ring) as peers:
+            for peer in peers.values():
+                _, err = peer.communicate(timeout=SECONDS)
+                assert (peer.returncode, err) == (0, "")
+        service.send_signal(signal.SIGTERM)
+        out, err = service.communicate(timeout=30)
+        assert (service.returncode, err) == (130, "p2pfl: interrupted\n")
+    finally:
+        service.kill()
+        service.communicate()
+    assert out.count("announces tcp://127.0.0.1:") == 4
+    assert out.count("has left") == 4
+    assert "all 4 peers have announced themselves" in out
+    check_same_bits(tmp_path / "run", launched, RING)
 
 
 def test_a_peer_that_never_comes_is_named(tmp_path: Path) -> None:

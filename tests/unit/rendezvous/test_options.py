@@ -9,10 +9,12 @@ from tests.support.helpers import token_file
 
 from p2pfl import make_topology
 from p2pfl.cli import main
+from p2pfl.errors import ConfigError
 from p2pfl.topology import save_topology
-from p2pfl.transport.keyring import make_keys
+from p2pfl.transport.keyring import make_keys, pair_in_file
 
 KEY = "0123456789abcdef" * 4
+SERVICE = "tcp://127.0.0.1:7300"
 
 
 @pytest.fixture
@@ -54,6 +56,10 @@ def test_the_node_is_named_in_one_way(
         (["--rendezvous-key", KEY], "means nothing without --rendezvous"),
         (["--rendezvous-key", "k" * 64], "must be the 64 hexadecimal digits that p2pfl rendezvous prints"),
         (["--rendezvous", "meet", "--rendezvous-key", KEY], "--rendezvous-key: means nothing with a folder (meet)"),
+        (["--rendezvous", "tcp://host"], "--rendezvous tcp://host: must be tcp://HOST:PORT"),
+        (["--rendezvous", "tcp://*:7300"], "must be tcp://HOST:PORT"),
+        (["--rendezvous", SERVICE], "needs its public key (--rendezvous-key), as p2pfl rendezvous prints it"),
+        (["--rendezvous", SERVICE, "--rendezvous-key", KEY, "--keys", "k"], "admits only peers with its token"),
         (["--rendezvous", "meet", "--transport", "ipc"], "--transport ipc: means nothing with --rendezvous"),
         (["--rendezvous", "meet", "--faults", "x.toml"], "needs a launcher"),
         (["--rendezvous", "meet"], "anybody who reaches its port could speak for its neighbors; add --keys DIR"),
@@ -69,6 +75,37 @@ def test_bad_options_are_refused_in_one_line(
 ) -> None:
     options = [token_file(tmp_path) if word == "TOKEN" else word for word in options]
     assert said in refused(capsys, ring, "--node", "0", "--dry-run", *options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--token-file", "TOKEN", "--bind", "7300"], "--bind 7300: must be tcp://HOST:PORT, for example tcp://*:7300"),
+        (["--token-file", "TOKEN", "--bind", "tcp://*:0"], "must be tcp://HOST:PORT"),
+        (["--token-file", "none"], "--token-file none: cannot be read"),
+        (["--token-file", "TOKEN", "--key", "missing/key"], "--key missing/key: cannot be written"),
+        (["--token-file", "TOKEN", "--key", "TOKEN"], "not a secret key (40 characters); remove it"),
+        ([], "--token-file"),
+    ],
+)
+def test_bad_options_of_the_service_are_refused_in_one_line(
+    ring: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, options: list[str], said: str
+) -> None:
+    token = token_file(tmp_path)
+    assert main(["rendezvous", ring, *(token if word == "TOKEN" else word for word in options)]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
+    assert list(Path().iterdir()) == []
+
+
+def test_the_service_s_key_is_made_once(tmp_path: Path) -> None:
+    made = pair_in_file("--key", tmp_path / "key")
+    assert pair_in_file("--key", tmp_path / "key") == made
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "key").chmod(0o644)
+    with pytest.raises(ConfigError, match=r"others can read it \(mode 0644\); chmod 600"):
+        pair_in_file("--key", tmp_path / "key")
 
 
 def test_public_keys_of_the_file_are_for_these_keys_only(
