@@ -28,8 +28,9 @@ _DEFAULT_BIND = "tcp://*:7300"
 class Rendezvous:
     """Run a directory service, through which peers find each other.
 
-    Peers announce their addresses in it, and ask for those of their neighbors. They are started with the printed --rendezvous and --rendezvous-key, and with the same token. Only addresses,
-    public keys and digests of settings pass through it, never weights. It runs until it is stopped.
+    Peers announce their addresses in it, and ask for those of their neighbors. They are started with the printed
+    --rendezvous and --rendezvous-key, and with the same token. Only addresses, public keys and digests of settings pass
+    through it, never weights. It runs until it is stopped.
     """
 
     file: tyro.conf.Positional[Path]

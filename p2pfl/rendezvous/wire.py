@@ -1,7 +1,7 @@
 """Messages between peers and the directory service: typed MessagePack.
 
-Each is one frame. A request is at most `REQUEST_BYTES`, an answer as long as its entries. Whose a request is the connection says, never
-its content.
+Each is one frame. A request is at most `REQUEST_BYTES`, an answer as long as its entries. Whose a request is the
+connection says, never its content.
 """
 
 from __future__ import annotations
