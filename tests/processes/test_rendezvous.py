@@ -121,3 +121,26 @@ def test_a_peer_that_never_comes_is_named(tmp_path: Path) -> None:
             "p2pfl: peer 0: no greeting for 2 s from peer 3 (--start-timeout); looked for peer 3 (no"
         )
         assert "peer 3 (no address announced); have all the same file, options, and keys or token?" in line
+
+
+def test_a_killed_peer_that_is_resumed_is_found_at_its_new_address(tmp_path: Path, launched: Path) -> None:
+    options = ["--rendezvous", str(tmp_path / "meet"), "--token-file", token_file(tmp_path), "--insecure"]
+    options += ["--announce", "127.0.0.1"]
+    with started(tmp_path, [0, 3], *options) as first:
+        wait_for("peer 0: peer 3 is at tcp://127.0.0.1:", first[0])
+        first[3].kill()
+        first[3].communicate()
+        assert (tmp_path / "meet" / "3.json").exists(), "nobody has withdrawn it"
+        again = commands.start("peer", "--resume", str(tmp_path / "run"), "--node", "3", "--announce", "127.0.0.1")
+        try:
+            wait_for("peer 0: peer 3 has moved from tcp://127.0.0.1:", first[0])
+            with started(tmp_path, [1, 2], *options) as rest:
+                for peer in (first[0], *rest.values()):
+                    _, err = peer.communicate(timeout=SECONDS)
+                    assert (peer.returncode, err) == (0, "")
+                _, err = again.communicate(timeout=SECONDS)
+                assert (again.returncode, "no checkpoint; begins at round 1" in err) == (0, True), err
+        finally:
+            again.kill()
+            again.communicate()
+    check_same_bits(tmp_path / "run", launched, RING)
