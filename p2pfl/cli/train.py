@@ -75,6 +75,8 @@ class OnePeer(Swarm):
     are another run's."""
     announce: Annotated[str | None, _given("HOST[:PORT]", "an address of this machine, and a free port")] = None
     """Host, and port, under which neighbors reach this peer, with --rendezvous."""
+    check: bool = False
+    """Check that this peer and its neighbors, which do the same at the same time, reach each other, and stop."""
 
 
 _Alias = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(optional)")]
@@ -158,6 +160,13 @@ def peer(words: list[str]) -> int:
     arguments, topology = resolved.arguments, resolved.topology
     index = _node(arguments, topology)
     addresses(topology, index, resolved.config, arguments.announce)
+    if arguments.check and arguments.dry_run:
+        raise ConfigError("--check: means nothing with --dry-run; leave one of them out")
+    if arguments.check:
+        from p2pfl.experiment.reachability import check_reachability
+
+        check_reachability(topology, index, resolved.config, announce=arguments.announce)
+        return 0
     if arguments.dry_run:
         print(describe_run(topology, resolved.config, index=index, begins=arguments.resume is None))
         return 0

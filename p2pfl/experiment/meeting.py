@@ -16,10 +16,10 @@ from p2pfl.rendezvous.client import ServiceClient
 from p2pfl.rendezvous.directory import Directory
 from p2pfl.rendezvous.entry import Entry, Identity, is_address, process_name, topology_digest
 from p2pfl.rendezvous.folder import Folder
-from p2pfl.rendezvous.meeting import Meeting, Say
+from p2pfl.rendezvous.meeting import Meeting, RendezvousTransport, Say
 from p2pfl.run.fingerprint import run_fingerprint
 from p2pfl.topology import Topology
-from p2pfl.transport import Credentials, Keys, Token, Transport, keyring
+from p2pfl.transport import Credentials, Keys, Token, keyring
 
 _TCP = "tcp://"
 
@@ -32,7 +32,7 @@ class Meets:
     grace: float
     credentials: Credentials | None = field(repr=False)
 
-    def open(self, _bind: str) -> Transport:
+    def open(self, _bind: str = "") -> RendezvousTransport:
         """Open the peer's sockets, and announce them; the meeting knows where."""
         return self.meeting.open(self.grace, self.credentials)
 
@@ -83,7 +83,7 @@ def open_meeting(roles: Roles, index: int, config: RunConfig, announced: Announc
     """
     topology, exchange = roles.topology, config.exchange
     neighbors = roles.links[index]
-    credentials, public = _credentials(topology, index, exchange, neighbors)
+    credentials, public = link_credentials(topology, index, exchange, neighbors)
     identity = Identity(topology_digest(topology), run_fingerprint(roles, config), exchange.rendezvous_run or "")
     own = Entry(peer=index, address="", identity=identity, process=process_name(), public_key=public)
     book = Book(
@@ -104,7 +104,7 @@ def _directory(topology: Topology, index: int, neighbors: frozenset[int], exchan
     return ServiceClient(where, str(exchange.rendezvous_key), token, index, len(neighbors))
 
 
-def _credentials(
+def link_credentials(
     topology: Topology, index: int, exchange: ExchangeConfig, neighbors: frozenset[int]
 ) -> tuple[Credentials | None, str]:
     """Credentials of a peer's links, and the public key that it announces.

@@ -20,6 +20,7 @@ from p2pfl.rendezvous.book import Book, News, Place
 from p2pfl.rendezvous.directory import Directory, DirectoryError, Found
 from p2pfl.rendezvous.entry import Entry
 from p2pfl.transport import Credentials, Keys, ZmqTransport
+from p2pfl.transport.links import LinkStage
 
 LOOK_SECONDS = 0.25  # between two looks, while neighbors are missing
 WATCH_SECONDS = 1.0  # and when all have been found
@@ -163,6 +164,10 @@ class RendezvousTransport:
     def send(self, neighbor: int, message: Message) -> int:
         """As in the interface."""
         return self._transport.send(neighbor, message)
+
+    def stage(self, neighbor: int) -> LinkStage:
+        """Return how far the connection to a neighbor has come, for people."""
+        return self._transport.stage(neighbor)
 
     def discard(self, neighbor: int) -> None:
         """As in the interface."""

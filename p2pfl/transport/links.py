@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
@@ -46,6 +46,9 @@ _OPTIONS = {
     zmq.TCP_KEEPALIVE: 1,
     zmq.IPV6: 1,
 }
+
+
+LinkStage = Literal["none", "connected", "admitted"]
 
 
 @dataclass(eq=False)
@@ -100,6 +103,7 @@ class Links:
         self._down_since: dict[int, float] = {}
         self._new: set[int] = set()  # of these, those never connected so far
         self._lost: set[int] = set()
+        self._answering: set[int] = set()  # those whose endpoints accept connections, as far as known
         self._looked = 0.0  # time of the last look for answers
         self._retry_at: dict[int, float] = {}  # neighbors whose handshake failed, and when to try again
 
@@ -131,7 +135,14 @@ class Links:
         """Open a link at another endpoint, or at the first one that is known."""
         self._endpoints = {**self._endpoints, neighbor: endpoint}
         self._new.discard(neighbor)  # what was sent before is lost: its connection is news
+        self._answering.discard(neighbor)
         self.renew(neighbor)
+
+    def stage(self, neighbor: int) -> LinkStage:
+        """Return how far the connection to a neighbor has come."""
+        if neighbor not in self._down_since:
+            return "admitted"
+        return "connected" if neighbor in self._answering else "none"
 
     def discard(self, neighbor: int) -> None:
         if neighbor in self._links:
@@ -148,6 +159,7 @@ class Links:
             event = parse_monitor_message(monitor.recv_multipart())
             kind = event["event"]
             if kind == zmq.EVENT_CONNECTED:
+                self._answering.add(neighbor)
                 link.close_handle()
                 link.since = time.monotonic()
                 with contextlib.suppress(OSError):  # gone already

@@ -67,6 +67,7 @@ def test_the_node_is_named_in_one_way(
         (["--rendezvous", "meet", "--announce", "0.0.0.0:7"], "--announce 0.0.0.0:7: no address"),
         (["--rendezvous", "meet", "--token-file", "TOKEN", "--announce", "192.0.2.1"], "add --keys DIR, or --insecure"),
         (["--rendezvous", "meet", "--token-file", "TOKEN", "--keys", "k"], "means nothing with --keys"),
+        (["--rendezvous", "meet", "--keys", "k", "--check"], "--check: means nothing with --dry-run"),
         (["--rendezvous", "meet", "--token-file", "none"], "--token-file none: cannot be read"),
     ],
 )
