@@ -22,6 +22,9 @@ PYTEST_OPTIONS := --dist worksteal --durations 10
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) $(PYTEST_OPTIONS)
 
+# Bytecode of tests, and of each process that they start, is compiled once, whatever the environment says.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-fast coverage check docs build soak format clean
 
 demo: $(VENV)/.installed

@@ -9,6 +9,7 @@ import os
 import platform
 import resource
 import statistics
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -145,6 +146,23 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor()
+
+
+def exit_status(work: Callable[[], None]) -> int:
+    """Exit status of a benchmark that is a run of p2pfl, as that of the command.
+
+    0 done, 1 failed, 2 bad input, 130 interrupted; an error of p2pfl is printed as one line.
+    """
+    from p2pfl.errors import ConfigError, Interrupted, P2PFLError  # not at the top: few benchmarks need it
+
+    try:
+        work()
+    except P2PFLError as error:
+        print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 130 if isinstance(error, Interrupted) else 1
+    except KeyboardInterrupt:  # between two runs
+        return 130
+    return 0
 
 
 def cpu_seconds() -> float:

@@ -61,13 +61,26 @@ def _merge_of_algorithm(config: RunConfig, topology: Topology, mixing: Mixing) -
     if uses_tree(config):
         return FinalMerge("exact", "relayed sums", diameter(spanning_tree(topology)), mixing)
     if pushes_sums(config):
-        return FinalMerge("push-sum", "push-sum", mixing_rounds(mixing.w, tolerance), mixing)
+        return _by_push_sum(mixing, tolerance)
     if not is_robust(config):
         return None
     # Robust rules are not accelerated; the vectors that they accept mix like W, which is the best estimate.
-    found = mixing.convergence
-    rounds = mixing_rounds(mixing.w, tolerance) if found is None else found.rounds(tolerance)
+    rounds = _rounds(mixing, tolerance)
     return FinalMerge("robust", config.gossip.algorithm, rounds, mixing)
+
+
+def _by_push_sum(mixing: Mixing, tolerance: float) -> FinalMerge:
+    """Final merge by push-sum from x = z and w = 1; exact where a schedule is."""
+    found = mixing.convergence
+    if found is not None and found.exact is not None:
+        return FinalMerge("exact", "push-sum on the schedule's graphs", found.exact, mixing)
+    return FinalMerge("push-sum", "push-sum", _rounds(mixing, tolerance), mixing)
+
+
+def _rounds(mixing: Mixing, tolerance: float) -> int:
+    """Rounds of plain mixing, or push-sum, to the tolerance."""
+    found = mixing.convergence
+    return mixing_rounds(mixing.w, tolerance) if found is None else found.rounds(tolerance)
 
 
 def _on_schedule(config: RunConfig, topology: Topology, mixing: Mixing) -> FinalMerge:

@@ -12,20 +12,20 @@ from p2pfl.topology import (
     FiniteTime,
     ScheduleConvergence,
     Topology,
+    check_self_weights,
     diameter,
     is_symmetric,
     lazy,
     mixing_matrices,
     mixing_matrix,
     period_matrix,
-    push_weights,
+    push_weight_span,
     schedule_convergence,
     smallest_eigenvalue,
     spanning_tree,
 )
 from p2pfl.topology.spectrum import Matrix
 
-LEAST_SELF_WEIGHT = 1e-6  # of a peer that pushes sums; rounding errors are below
 Sizes = Sequence[int] | None
 
 
@@ -73,7 +73,11 @@ def mixing_of(config: RunConfig, topology: Topology, sizes: Sizes = None) -> Mix
             f"{topology.source}: a schedule of {len(topology.rounds)} graphs, and --algorithm {name} needs the same "
             "mixing matrix in every round; choose another --algorithm, or a topology of one graph"
         )
-    return Mixing.of_schedule(mixing_matrices(topology, config.gossip.mixing, sizes))
+    matrices = mixing_matrices(topology, config.gossip.mixing, sizes, push_sum=pushes_sums(config))
+    if pushes_sums(config):
+        for one, matrix in zip(topology.by_round, matrices, strict=True):
+            check_self_weights(one, matrix)
+    return Mixing.of_schedule(matrices)
 
 
 def mixing_matrix_of(config: RunConfig, topology: Topology, sizes: Sizes = None) -> Matrix:
@@ -85,12 +89,9 @@ def mixing_matrix_of(config: RunConfig, topology: Topology, sizes: Sizes = None)
     entry, name = gossip_entry(config), config.gossip.algorithm
     if uses_tree(config):
         return mixing_matrix(spanning_tree(topology))
-    matrix = mixing_matrix(topology, config.gossip.mixing, sizes)
-    if pushes_sums(config) and float(matrix.diagonal().min()) < LEAST_SELF_WEIGHT:
-        raise TopologyError(
-            f"{topology.source}: peer {topology.names[int(matrix.diagonal().argmin())]!r} has no self-weight, and with "
-            f"--algorithm {name} would have nothing left when its neighbors are lost; use --mixing column-stochastic"
-        )
+    matrix = mixing_matrix(topology, config.gossip.mixing, sizes, push_sum=pushes_sums(config))
+    if pushes_sums(config):
+        check_self_weights(topology, matrix)
     if entry is None or entry.least_eigenvalue is None:
         return matrix
     if not is_symmetric(matrix):
@@ -115,6 +116,8 @@ def pushes_sums(config: RunConfig) -> bool:
 
 def mixing_note(config: RunConfig, topology: Topology) -> str | None:
     """Note on a mixing matrix other than that of --mixing; None without one."""
+    if pushes_sums(config):
+        return _push_note(mixing_of(config, topology))
     if topology.is_schedule:
         return None
     if uses_tree(config):
@@ -122,11 +125,6 @@ def mixing_note(config: RunConfig, topology: Topology) -> str | None:
         count = f"{tree.graph.number_of_edges()} of {topology.graph.number_of_edges()} edges"
         return f"weights travel along a spanning tree of {count} and diameter {diameter(tree)}"
     entry = gossip_entry(config)
-    if pushes_sums(config):
-        weights = push_weights(mixing_matrix(topology, config.gossip.mixing))
-        unequal = weights.max() - weights.min() > 1e-6
-        found = f"the peers' weights of push-sum approach {weights.min():.3g} to {weights.max():.3g}"
-        return f"{found}; a model moves by the learning rate divided by its peer's weight" if unequal else None
     if entry is None or entry.least_eigenvalue is None:
         return None
     plain = mixing_matrix(topology, config.gossip.mixing)
@@ -136,3 +134,11 @@ def mixing_note(config: RunConfig, topology: Topology) -> str | None:
         f"mixes with (I + W) / 2: the smallest eigenvalue of W is {smallest_eigenvalue(plain):.4f}, and "
         f"{config.gossip.algorithm} needs one above {entry.least_eigenvalue:.4f}"
     )
+
+
+def _push_note(mixing: Mixing) -> str | None:
+    """Note on the weights w of push-sum; None where all stay 1."""
+    least, most = push_weight_span(mixing.matrices)
+    found = f"the peers' weights of push-sum approach {least:.3g} to {most:.3g}"
+    unequal = most - least > 1e-6
+    return f"{found}; a model moves by the learning rate divided by its peer's weight" if unequal else None

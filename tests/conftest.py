@@ -16,7 +16,6 @@ from pathlib import Path
 import coverage
 import hypothesis
 import pytest
-import torch
 from tests.support import warm
 
 from p2pfl.launch import fork_server
@@ -149,10 +148,19 @@ def blank_plots(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "draw_plots", warm.draw_blanks)
 
 
+@pytest.fixture
+def unrendered_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures in reports of runs in this process: put together, and not rendered."""
+    from tests.support.unrendered import leave_unrendered
+
+    leave_unrendered(monkeypatch)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Cache of decoded data sets in a folder of the session instead of the user's."""
     import matplotlib.font_manager  # noqa: F401  it asks a program for the fonts where it has not cached them
+    import torch  # not above: the process that only deals the tests out needs none
 
     torch.set_num_threads(1)
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))

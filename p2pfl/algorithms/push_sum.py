@@ -57,6 +57,7 @@ class PushSumState:
     x: Tensor
     sent: Tensor
     start: Tensor | None
+    schedule: NeighborhoodSchedule
     weight: float = 1.0
     sent_weight: float = 1.0
     neighborhood: Neighborhood = field(init=False)
@@ -94,7 +95,7 @@ class PushSum(Algorithm[PushSumState]):
 
     def init(self, x: Tensor, schedule: NeighborhoodSchedule) -> PushSumState:
         start = torch.empty_like(x) if self.overlapped else None
-        return PushSumState(z=x, x=x.clone(), sent=self._vector(x), start=start)
+        return PushSumState(z=x, x=x.clone(), sent=self._vector(x), start=start, schedule=schedule)
 
     def _vector(self, x: Tensor) -> Tensor:
         encoding = ENCODINGS[self.wire_dtype]
@@ -107,7 +108,7 @@ class PushSum(Algorithm[PushSumState]):
         for place in self.buffers:
             state.x[place] = state.z[place] * state.weight
         self._add_returned(state)
-        state.ledger.begin(ctx.round)
+        state.ledger.begin()
         self._encode(state)
         parts = ctx.neighborhood.outgoing
         payloads = {neighbor: self._give(state, neighbor, part) for neighbor, part in parts.items()}
@@ -125,10 +126,10 @@ class PushSum(Algorithm[PushSumState]):
         """
         if self.merges and state.round == 0:
             return
-        if ctx.round != state.round + 1:
-            accounts = {neighbor: state.ledger.account(neighbor) for neighbor in ctx.neighborhood.outgoing}
-            has = [neighbor for neighbor, account in accounts.items() if account.received == state.round + 1]
-            kept = 1.0 - sum(ctx.neighborhood.outgoing[neighbor] for neighbor in has)
+        if ctx.round != (skipped := state.round + 1):
+            parts = state.schedule(skipped).outgoing
+            has = [neighbor for neighbor in parts if state.ledger.account(neighbor).received == skipped]
+            kept = 1.0 - sum(parts[neighbor] for neighbor in has)
             state.x.mul_(kept)
             state.weight *= kept
 
@@ -167,7 +168,7 @@ class PushSum(Algorithm[PushSumState]):
     def _give(self, state: PushSumState, neighbor: int, part: float) -> Payload:
         """The payload for a neighbor: x^{½}, and what is owed to it."""
         vector, weight = state.sent, state.sent_weight
-        owed, owed_weight = state.ledger.pay(neighbor, weight)
+        owed, owed_weight = state.ledger.pay(neighbor, Share(state.round, vector, weight, part))
         if owed is not None:
             total = owed.add(vector)
             weight += owed_weight

@@ -9,7 +9,8 @@ soon as the edge is up again, when the neighbor has said which round's payload w
 - received from an earlier incarnation of this peer, which has died and repeats the round: given, without being sent.
 
 A payload of round t is acknowledged only when its receiver has saved round t − 2, since it grants credit one round
-ahead. So two rounds' shares are kept beside those of the current round.
+ahead. So of each neighbor the share that it acknowledged last is kept, and one of the round before that. On a schedule
+of graphs an edge may be absent for many rounds, in which its receiver may stay behind: its share is kept until then.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from torch import Tensor
 
 from p2pfl.algorithms.base import Saved
 
-KEPT_ROUNDS = 3  # the current one, and two that a receiver may still lose
+UNSAVED_ROUNDS = 2  # whose shares a receiver may still lose, up to the last that it has acknowledged
+KEPT_SHARES = UNSAVED_ROUNDS + 1  # of an account, with the current round's
 
 
 @dataclass
@@ -45,13 +47,15 @@ class Share:
 class Account:
     """A neighbor's account.
 
-    shares: of the last rounds, in order. received: last round whose payload it had when the edge came up. owed,
-    owed_weight: what its next payload holds beside the round's share; negative where the neighbor owes it.
+    shares: of the last rounds, in order. received: last round whose payload it had when the edge came up. served_from:
+    first round whose payload goes to it since then. owed, owed_weight: mass that its next payload holds beside the
+    round's share, p V and p w, since the part p may be another one in that round; negative where the neighbor owes it.
     """
 
     shares: list[Share] = field(default_factory=list)
     is_away: bool = False
     received: int = 0
+    served_from: int = 0
     owed: Tensor | None = None
     owed_weight: float = 0.0
 
@@ -59,9 +63,9 @@ class Account:
         """Owe a share to the neighbor (sign 1), or the neighbor owes it (−1)."""
         # A new vector: a checkpoint may be reading the old one.
         wide = torch.promote_types(share.vector.dtype, torch.float32)
-        vector = share.vector.to(wide, copy=True).mul_(sign)
+        vector = share.vector.to(wide, copy=True).mul_(sign * share.part)
         self.owed = vector if self.owed is None else vector.add_(self.owed)
-        self.owed_weight += sign * share.weight
+        self.owed_weight += sign * share.part * share.weight
 
 
 class ShareLedger:
@@ -74,32 +78,36 @@ class ShareLedger:
         """Account of a neighbor."""
         return self.accounts.setdefault(neighbor, Account())
 
-    def begin(self, round: int) -> None:
-        """Forget shares that their receivers have saved."""
-        for account in self.accounts.values():
-            if not account.is_away:
-                account.shares = [share for share in account.shares if share.round > round - KEPT_ROUNDS]
+    def begin(self) -> None:
+        """Forget shares that their receivers have saved.
 
-    def pay(self, neighbor: int, weight: float) -> tuple[Tensor | None, float]:
-        """Debt to a neighbor, to be added to a share of this weight; None: nothing.
+        All that have not been taken back are acknowledged, as nothing of the rounds before is being sent.
+        """
+        for account in self.accounts.values():
+            taken = [share.round for share in account.shares if not share.is_back]
+            if taken and not account.is_away:
+                account.shares = [share for share in account.shares if share.round > taken[-1] - UNSAVED_ROUNDS]
+
+    def pay(self, neighbor: int, share: Share) -> tuple[Tensor | None, float]:
+        """Debt to a neighbor, to be added to a share's vector and weight; None: nothing.
 
         Where the neighbor owes more than the share, it is taken away in parts: no payload has a weight below 0.
         """
         account = self.account(neighbor)
-        owed, owed_weight = account.owed, account.owed_weight
+        owed, owed_weight, weight = account.owed, account.owed_weight, share.part * share.weight
         if owed is None:
             return None, 0.0
         if weight + owed_weight >= 0.0:
             account.owed, account.owed_weight = None, 0.0
-            return owed, owed_weight
+            return owed / share.part, owed_weight / share.part
         now = -weight / owed_weight
         account.owed, account.owed_weight = owed * (1.0 - now), owed_weight + weight
-        return owed * now, -weight
+        return owed * (now / share.part), -share.weight
 
     def give(self, neighbor: int, share: Share) -> None:
         """Note a round's payload."""
         account = self.account(neighbor)
-        share.sent = not account.is_away
+        share.sent = not account.is_away and share.round >= account.served_from
         account.shares.append(share)
 
     def undelivered(self, neighbor: int, round: int) -> Share | None:
@@ -112,14 +120,14 @@ class ShareLedger:
             return None
         share = account.shares[-1]
         share.is_back = True
-        if not share.sent or len(account.shares) > KEPT_ROUNDS:
+        if not share.sent or len(account.shares) > KEPT_SHARES:
             account.shares.pop()
         return share
 
     def edge_up(self, neighbor: int, received: int, served_from: int) -> None:
         """Settle the account of a neighbor by what it has; see `Algorithm.edge_up`."""
         account = self.account(neighbor)
-        account.is_away, account.received = False, received
+        account.is_away, account.received, account.served_from = False, received, served_from
         shares, account.shares = account.shares, []
         for share in shares:
             share.sent = share.sent or share.round >= served_from

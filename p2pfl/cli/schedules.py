@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from p2pfl import topology as topologies
+from p2pfl.errors import TopologyError
 from p2pfl.topology import ScheduleConvergence, Topology
+from p2pfl.topology.spectrum import Matrix
 from p2pfl.util.units import counted
 
 _SHOWN = 16  # rounds whose contraction is printed
@@ -27,10 +29,26 @@ def describe_schedule(topology: Topology, mixing: str | None, tolerance: float) 
     if mixing is None:
         return rows | {
             "mixing": "no weights computed from the edges preserve the mean of the peers, because some peer sends to "
-            "more or fewer than it receives from; --mixing weights uses the file's"
+            "more or fewer than it receives from; --mixing weights uses the file's",
+            "push-sum": f"{topologies.PUSH_SUM} needs neither",
         }
-    found = topologies.schedule_convergence(topologies.mixing_matrices(topology, mixing))
-    return rows | rows_by_round(found, topologies.weights_text(topology, mixing), tolerance)
+    matrices, push_sum = shown_matrices(topology, mixing)
+    found = topologies.schedule_convergence(matrices)
+    return rows | rows_by_round(found, topologies.weights_text(topology, mixing, push_sum), tolerance)
+
+
+def shown_matrices(topology: Topology, mixing: str) -> tuple[tuple[Matrix, ...], bool]:
+    """Mixing matrices by round, and whether these fit push-sum only.
+
+    Raises TopologyError where the weights fit no algorithm.
+    """
+    try:
+        return topologies.mixing_matrices(topology, mixing), False
+    except TopologyError as refused:
+        try:
+            return topologies.mixing_matrices(topology, mixing, push_sum=True), True
+        except TopologyError:
+            raise refused from None
 
 
 def rows_by_round(found: ScheduleConvergence, weights: str, tolerance: float) -> dict[str, str]:
@@ -65,7 +83,7 @@ def _left(found: ScheduleConvergence) -> str:
 
 
 def _consensus(found: ScheduleConvergence, tolerance: float) -> dict[str, str]:
-    rounds = counted(found.rounds(tolerance), "round")
+    rounds = counted(found.rounds(tolerance), "round") + (" of push-sum" if found.pushed else "")
     if found.exact is not None:
         return {"consensus": f"the consensus phase of a run takes {rounds} and is exact"}
     return {"consensus": f"disagreement reduced to {tolerance:g} in {rounds}, which the consensus phase of a run takes"}

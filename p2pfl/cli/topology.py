@@ -12,7 +12,7 @@ import tyro
 
 from p2pfl import topology as topologies
 from p2pfl.cli.arguments import parse, print_notes
-from p2pfl.cli.schedules import describe_schedule, rows_by_round
+from p2pfl.cli.schedules import describe_schedule, rows_by_round, shown_matrices
 from p2pfl.errors import ConfigError
 from p2pfl.registry import MIXINGS
 from p2pfl.topology import KINDS, SCHEDULES, Topology
@@ -199,14 +199,14 @@ def _mixed(topology: Topology, mixing: str, tolerance: float) -> dict[str, str]:
         print(f"computing the spectral gap of {topology.n} peers, up to a minute", file=sys.stderr)
     if MIXINGS[mixing].by_round:
         return _finite_time(topology, mixing, tolerance)
-    w = topologies.mixing_matrix(topology, mixing)
+    (w,), push_sum = shown_matrices(topology, mixing)
     found = topologies.convergence(w, tolerance)
     reduced = f"disagreement reduced to {tolerance:g} in {counted(found.plain, 'round')}"
     more = f"of plain mixing, {found.accelerated} in the consensus phase of a run"
     return {
-        "spectral gap": f"{found.gap:.4f} with {topologies.weights_text(topology, mixing)}",
-        "consensus": f"{reduced} {more if MIXINGS[mixing].keeps_mean else 'of push-sum'}",
-        "final merge": _final_merge(w, mixing),
+        "spectral gap": f"{found.gap:.4f} with {topologies.weights_text(topology, mixing, push_sum)}",
+        "consensus": f"{reduced} {'of push-sum' if topologies.is_push_only(w) else more}",
+        "final merge": _final_merge(w),
     }
 
 
@@ -217,9 +217,9 @@ def _finite_time(topology: Topology, mixing: str, tolerance: float) -> dict[str,
     return rows_by_round(found.convergence, topologies.weights_text(topology, mixing), tolerance) | {"growth": growth}
 
 
-def _final_merge(w: Matrix, mixing: str) -> str:
+def _final_merge(w: Matrix) -> str:
     """Rule of a run's final merge by default, and the rounds of an exact one."""
-    if not MIXINGS[mixing].keeps_mean:
+    if topologies.is_push_only(w):
         return "by push-sum"
     rule = "by Chebyshev's recurrence" if topologies.is_reversible(w) else "by plain mixing"
     if not topologies.is_symmetric(w) or len(w) > _MANY:

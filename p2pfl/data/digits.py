@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from p2pfl.config import PictureOptions
@@ -15,6 +16,7 @@ from p2pfl.seeding import numpy_generator
 
 TRAIN_SAMPLES, TEST_SAMPLES = 1438, 359  # 80 % and 20 % of 1,797, rounded in each class
 SPLIT_SEED = 0  # fixed: runs with different seeds are tested on the same digits
+_FILE = Path("datasets", "data", "digits.csv.gz")  # in scikit-learn's folder, in all versions so far
 BRIGHTEST = 16  # scikit-learn counts dark pixels in 4×4 cells
 
 
@@ -32,10 +34,8 @@ def digits(argument: str, root: Path, options: PictureOptions) -> Source:
 
 
 def _read(progress: Progress) -> Dataset:
-    from sklearn.datasets import load_digits
-
     progress("digits", 0, TRAIN_SAMPLES + TEST_SAMPLES)
-    small, labels = load_digits(return_X_y=True)  # (N, 64) in 0..16, (N,)
+    small, labels = _samples()
     images = _enlarge(torch.from_numpy(small).float())
     train, test = (torch.from_numpy(indices) for indices in _split(labels))
     targets = torch.from_numpy(labels).long()
@@ -54,6 +54,22 @@ def _read(progress: Progress) -> Dataset:
         # Of the small images: enlarging them takes floating-point numbers, which machines may round differently.
         content=arrays_content(("digits",), (small.astype(np.uint8), labels.astype(np.int64))),
     )
+
+
+def _samples() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Images, (N, 64) in 0..16, and labels, (N,), from scikit-learn's file.
+
+    Its own function imports SciPy, which takes seconds; it is asked only where the file lies elsewhere.
+    """
+    package = importlib.util.find_spec("sklearn")
+    for folder in (None if package is None else package.submodule_search_locations) or ():
+        if (path := Path(folder, _FILE)).is_file():
+            rows = np.loadtxt(path, np.float64, delimiter=",")
+            return np.ascontiguousarray(rows[:, :-1]), rows[:, -1].astype(np.int64)
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    return images, labels
 
 
 def _enlarge(small: torch.Tensor) -> torch.Tensor:

@@ -61,7 +61,10 @@ def seed_everything(seed: int) -> None:
 
     Use it within `preserved_global_state`.
     """
-    torch.manual_seed(seed)
+    # Without an accelerator only the CPU's generator: torch.manual_seed would keep a stack trace for each kind of them,
+    # in lists that grow with every call.
+    seed_torch = torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed
+    seed_torch(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
 

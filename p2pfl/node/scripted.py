@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from p2pfl.run.paths import FAULTS_FILE, FIRED_FILE
 from p2pfl.topology import Neighborhood, NeighborhoodSchedule, Topology, neighborhood, without_edges
 from p2pfl.topology.spectrum import Matrix
 from p2pfl.training import Trainer
+
+_RECENT_ROUNDS = 64  # whose neighborhoods are looked up, and not found out again
 
 
 def fault_script(spec: messages.WorkerSpec, topology: Topology) -> FaultScript:
@@ -64,6 +67,7 @@ def schedule_of(
     alone = {fault.round for fault in pauses if fault.at in BEFORE_EXCHANGE}
     found: dict[tuple[bool, int, frozenset[tuple[int, int]]], Neighborhood] = {}
 
+    @functools.lru_cache(maxsize=_RECENT_ROUNDS)  # it is asked several times for each message
     def neighborhood_in(round: int) -> Neighborhood:
         pairs = frozenset[tuple[int, int]]()
         trains, number = round <= context.training_rounds, round - context.phase_begin(round)

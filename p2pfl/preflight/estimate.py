@@ -243,7 +243,7 @@ def estimate(  # longer than others: each field of the result takes a line
         rounds=config.training.rounds,
         weights_memory=(2 + state_vectors(config.training)) * whole,  # the model, its gradient, the optimizer's state
         activations_memory=_activations_memory(model, config),
-        exchange_memory=exchange_memory(config, whole, coded, degree),
+        exchange_memory=exchange_memory(config, whole, coded, degree, roles.period),
         bytes_per_round=round(sum(sent) * coded),
         busiest_bytes_per_round=round(max(sent) * coded),
         consensus_rounds=roles.consensus_rounds,

@@ -28,10 +28,11 @@ def vectors_sent(roles: Roles, config: RunConfig) -> tuple[list[float], int]:
     return sent, max(len(one.incoming) for own in by_round for one in own)
 
 
-def exchange_memory(config: RunConfig, whole: int, coded: int, degree: int) -> int:
+def exchange_memory(config: RunConfig, whole: int, coded: int, degree: int, graphs: int = 1) -> int:
     """Peak bytes of sent vectors, averages, and received vectors not yet folded.
 
-    `whole`, `coded`: bytes of a vector in float32 and as it travels. `degree`: the most neighbors of a peer.
+    `whole`, `coded`: bytes of a vector in float32 and as it travels. `degree`: the most neighbors of a peer. `graphs`:
+    of a schedule, for each of which push-sum may keep a share.
     """
     if not degree:
         return 0
@@ -47,9 +48,10 @@ def exchange_memory(config: RunConfig, whole: int, coded: int, degree: int) -> i
         entry = registry.entry_of("algorithm", config.gossip.algorithm)
         kept, beside = (0, 0) if entry is None else (entry.kept_vectors, entry.kept_per_neighbor * degree)
         kept += 2 * config.gossip.average_momentum  # the momentum that is carried, and its mix
-        training = copies + (kept + beside + 1) * whole + (1 + waiting) * coded
+        shares = graphs - 1 if entry is not None and entry.pushes_sums else 0
+        training = copies + (kept + beside + 1) * whole + (1 + waiting + shares) * coded
         # The consensus phase exchanges float32 while what training sent last is kept.
         merging = CONSENSUS_VECTORS if entry is None or not entry.pushes_sums else kept
         last = coded if config.gossip.batch_norm_statistics != "reestimated" else whole  # then a merge sent last, too
-        return max(training, last + (merging + beside + waiting) * whole)
+        return max(training, last + (merging + beside + waiting + shares) * whole)
     return 2 * whole + (coded if coded != whole else 0) + waiting * coded

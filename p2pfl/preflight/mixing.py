@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from p2pfl import registry
 from p2pfl.config import RunConfig
-from p2pfl.mixing import mixing_note, mixing_of, uses_tree
+from p2pfl.mixing import mixing_note, mixing_of, pushes_sums, uses_tree
 from p2pfl.modes import mode_of
 from p2pfl.topology import FiniteTime, Topology, exact_by_weights, finite_time_weights, weights_text
 from p2pfl.util.units import counted
@@ -14,10 +14,10 @@ def mixing_notes(config: RunConfig, topology: Topology) -> tuple[str, ...]:
     """Notes on the weights of --mixing, one sentence each; none where nothing mixes."""
     if not mode_of(config).mixes:
         return ()
-    other = schedule_note if topology.is_schedule else mixing_note
     found = (
         _automatic(config, topology),
-        other(config, topology),
+        schedule_note(config, topology) if topology.is_schedule else None,
+        mixing_note(config, topology),
         _finite_time(config, topology),
         _unfinished(config, topology),
     )
@@ -26,7 +26,7 @@ def mixing_notes(config: RunConfig, topology: Topology) -> tuple[str, ...]:
 
 def schedule_note(config: RunConfig, topology: Topology) -> str | None:
     """Note on a file's weights that would average exactly, where others are chosen."""
-    exact = exact_by_weights(topology)
+    exact = exact_by_weights(topology, pushes_sums(config))
     found = None if exact is None else mixing_of(config, topology).convergence
     if found is None or found.exact is not None:
         return None
@@ -40,7 +40,7 @@ def _automatic(config: RunConfig, topology: Topology) -> str | None:
     """Note on the weights of --mixing auto; None where sums are relayed, along a tree."""
     if config.gossip.mixing != "auto" or uses_tree(config):
         return None
-    return f"--mixing auto takes {weights_text(topology, 'auto')}"
+    return f"--mixing auto takes {weights_text(topology, 'auto', pushes_sums(config))}"
 
 
 def _finite_time(config: RunConfig, topology: Topology) -> str | None:

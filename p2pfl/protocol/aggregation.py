@@ -45,13 +45,18 @@ class Mixer:
         schedule: NeighborhoodSchedule,
         restored: Saved | None = None,
         statistics: StatisticsRule = PLAIN,
+        links: Collection[int] = (),
     ) -> None:
-        """`restored`: the training algorithm's state from x's checkpoint, if there is one."""
+        """`restored`: the training algorithm's state from x's checkpoint, if there is one.
+
+        `links`: neighbors of all rounds, on a schedule of graphs too.
+        """
         self.x = x
         self.payloads: dict[int, Payload] = {}  # this round's, by neighbor
         self.phases = phases
         self._schedule = schedule
         self._statistics = statistics
+        self._links = links
         self._kept: tuple[Tensor, ...] = ()  # statistics that this round's mix leaves alone
         self._algorithm = phases.training
         self._state: Any = self._algorithm.init(x, schedule)
@@ -66,18 +71,17 @@ class Mixer:
         """Begin a round: each merge begins with a state of its algorithm."""
         if round > self.phases.training_rounds and not self._is_consensus:
             if not self._is_outdated:  # neighbors that are still in training rounds ask what has arrived of those
-                self._keep_receipts(self.phases.training_rounds)
+                self._keep_receipts()
             self._is_consensus, self._is_outdated = True, False
             self._algorithm = self.phases.consensus
             self._state = self._algorithm.init(self.x, self._schedule)
         elif round == self._statistics.estimated_in:
-            self._keep_receipts(round - 1)
+            self._keep_receipts()
             self._state = self._algorithm.init(self.x, self._schedule)
 
-    def _keep_receipts(self, round: int) -> None:
-        """Keep the receipts of a phase whose last round this is: its state ends."""
-        senders = self._schedule(round).incoming
-        self._receipts |= {n: self._algorithm.receipt(self._state, n) for n in senders}
+    def _keep_receipts(self) -> None:
+        """Keep the receipts of a phase that is over: its state ends."""
+        self._receipts |= {n: self._algorithm.receipt(self._state, n) for n in self._links}
 
     def reset(self) -> None:
         """Forget the state of consensus rounds, whose x is about to change."""

@@ -30,8 +30,7 @@ class Exchange:
     def __init__(self, context: PeerContext, schedule: NeighborhoodSchedule, mixer: Mixer) -> None:
         self.backlog = Backlog(context.pending_payloads)
         self._context = context = replace(context, pending_payloads={})  # so that their memory is free soon
-        self._schedule = schedule
-        self.mixer = mixer
+        self._schedule, self.mixer = schedule, mixer
         self.round = context.first_round
         self.in_round = False  # between `begin_round` and `finish`
         self.has_begun = False  # the round's payloads are on offer
@@ -79,10 +78,12 @@ class Exchange:
 
     def ahead(self) -> int:
         """Round to continue with: a later one than the next where others are far ahead."""
+        if self._is_started and not self.channel.outbox.idle:
+            return self.round  # a jump would lose the acknowledgement of what is being sent
         if not self._is_started and (round := self._context.begins_in(self.round)):
             return round
-        later = range(self.round, self.round + self._context.period)
-        senders = frozenset(n for round in later for n in self._schedule(round).incoming)
+        rounds = range(self.round, self.round + self._context.period)
+        senders = frozenset(n for round in rounds for n in self._schedule(round).incoming)
         return self.membership.ahead_of(self.round, senders, self._context.slack(self._is_started, self._left_behind))
 
     def _resume_point(self, neighbor: int) -> ResumePoint:
@@ -158,10 +159,10 @@ class Exchange:
     def may_finish(self) -> bool:
         """Whether the average is complete, and this peer's vector where it must be."""
         # A phase ends when every neighbor has its vector: bytes are counted in their phase, and a peer may end then.
-        context = self._context
-        is_barrier = self.round in (context.training_rounds, context.last_round, *context.barrier_rounds)
-        is_complete = self.aggregation is not None and self.aggregation.is_complete
-        return is_complete and (self.channel.outbox.idle or not is_barrier)
+        ctx = self._context
+        is_barrier = self.round in (ctx.training_rounds, ctx.last_round, *ctx.barrier_rounds)
+        whole = self.aggregation is not None and self.aggregation.is_complete
+        return whole and (self.channel.outbox.idle or not is_barrier)
 
     def finish(self, training: ev.Trained) -> Tensor:
         """Mix; returns x, which holds the round's average."""
@@ -282,8 +283,8 @@ class Exchange:
         if self.channel.take_chunk(message):
             return [self.channel.message("ack", header.sender, header.round)], True
         # What is next in order is added as it comes, while it is in the cache and more is on its way.
-        is_next = self.aggregation is not None and self.aggregation.takes_part_of(header.sender, header.round)
-        return (self.fold() if is_next else []), False
+        parts = self.aggregation
+        return (self.fold() if parts is not None and parts.takes_part_of(header.sender, header.round) else []), False
 
     def bad_chunk(self, header: Header, problem: Refusal) -> list[ev.Action]:
         """React to a refused chunk: its vector is asked for again, or given up."""
@@ -293,7 +294,7 @@ class Exchange:
 
     def acknowledged(self, header: Header) -> bool:
         """Note an acknowledgement. False if it was known."""
-        if not self.channel.outbox.acknowledged(header.sender, header.round):
-            return False
-        self.mixer.acknowledged(header.sender)
-        return True
+        is_new = self.channel.outbox.acknowledged(header.sender, header.round)
+        if is_new:
+            self.mixer.acknowledged(header.sender)
+        return is_new

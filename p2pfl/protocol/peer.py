@@ -50,9 +50,9 @@ class Peer:
     ) -> None:
         """`restored`: the training algorithm's state from x's checkpoint, if there is one."""
         phases = Phases(training, consensus, context.training_rounds)
-        self._exchange = Exchange(context, schedule, Mixer(phases, x, schedule, restored, context.statistics))
-        self.channel, self._membership = self._exchange.channel, self._exchange.membership
-        self.refused = self.channel.refused
+        mixer = Mixer(phases, x, schedule, restored, context.statistics, context.links)
+        self._exchange = exchange = Exchange(context, schedule, mixer)
+        self.channel, self._membership, self.refused = exchange.channel, exchange.membership, exchange.channel.refused
         self.context = replace(context, pending_payloads={})  # so that their memory is free soon
         self.stage = Stage.NEW
         self._detector = FailureDetector(self.context)

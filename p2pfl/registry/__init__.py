@@ -97,15 +97,16 @@ def check(option: str, value: str) -> None:
         raise ConfigError(f"--{option} {value}: {value.partition(':')[0]} takes no argument; choose it alone")
 
 
-def load(entry: Entry | str, option: str = "--algorithm") -> Any:
+def load(entry: Entry | str, option: str = "--algorithm", push_sum: bool = False) -> Any:
     """Import the object of an entry, or the user's own "module:attribute".
 
-    `option` is the command-line option that named it, for messages. Raises ConfigError where the user's own module
-    cannot be imported or has no such callable.
+    `option` is the command-line option that named it, for messages. `push_sum`: that of a mixing where sums are pushed.
+    Raises ConfigError where the user's own module cannot be imported or has no such callable.
     """
     if isinstance(entry, str):
         return _load_own(entry, option)
-    module, _, attribute = entry.target.partition(":")
+    target = entry.push_target if push_sum and entry.push_target else entry.target
+    module, _, attribute = target.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 

@@ -29,6 +29,8 @@ class Entry:
     """Clients or peers count in proportion to the sizes of their shards."""
     keeps_mean: bool = True
     """A mixing whose rows add up to 1, or else it needs an algorithm that pushes sums."""
+    push_target: str = ""
+    """"module:attribute" of a mixing's matrix where sums are pushed, if that is another one."""
     pushes_sums: bool = False
     """Peers push shares of sums, of which only the columns of the mixing matrix have to add up to 1."""
     covers: bool = True

@@ -60,7 +60,6 @@ ALGORITHMS: Mapping[str, Entry] = {
         "Assran, Loizou, Ballas & Rabbat 2019, Stochastic gradient push for distributed deep learning",
         kept_vectors=3,
         pushes_sums=True,
-        fixed_mixing=True,
     ),
     "choco": Entry(
         "p2pfl.algorithms.choco:Choco",
@@ -171,11 +170,16 @@ MIXINGS: Mapping[str, Entry] = {
         "Xiao & Boyd 2004, Fast linear iterations for distributed averaging",
     ),
     "uniform": Entry("p2pfl.topology.mixing:uniform", "1 / (1 + degree); equal degrees only"),
-    "weights": Entry("p2pfl.topology.mixing:file_weights", "the edge weights of the topology file"),
+    "weights": Entry(
+        "p2pfl.topology.mixing:file_weights",
+        "the edge weights of the topology file; with --algorithm push-sum only those out of each peer have to fit",
+        push_target="p2pfl.topology.push_mixing:file_push_weights",
+    ),
     "auto": Entry(
         "p2pfl.topology.mixing:automatic",
         "the file's weights where all edges have one and they keep the mean, else metropolis-hastings, of directed "
-        "graphs uniform or max-degree; for comparisons of unlike graphs",
+        "graphs uniform or max-degree, or for --algorithm push-sum column-stochastic; for comparisons of unlike graphs",
+        push_target="p2pfl.topology.push_mixing:automatic_push",
     ),
     "column-stochastic": Entry(
         "p2pfl.topology.mixing:column_stochastic",

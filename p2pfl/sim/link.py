@@ -101,10 +101,6 @@ class Link:
             self.delivered.append(packet)
         return packet.event()
 
-    def waiting(self) -> Iterator[Packet]:
-        """All messages that have not been read."""
-        return iter((*self.unread, *self.under_way))
-
     def left_by(self, now: float) -> int:
         """Number of messages under way that have left by a time."""
         return sum(packet.leaves <= now for packet in self.under_way)
@@ -174,7 +170,13 @@ class Links:
 
     def sent_by(self, sender: int) -> Iterator[Packet]:
         """Messages of a process that have not been read."""
-        return (packet for link in self._from[sender].values() for packet in link.waiting())
+        for link in self._from[sender].values():
+            yield from link.unread
+            yield from link.under_way
+
+    def into(self, receiver: int) -> Iterable[Link]:
+        """Links to a process, in any order."""
+        return self._to[receiver].values()
 
     def to(self, receiver: int) -> list[Link]:
         """Links to a process, in the order of their senders."""

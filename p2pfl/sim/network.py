@@ -40,10 +40,16 @@ class VirtualNetwork:
     def next_event(self, peer: int) -> float:
         """Time of a peer's next message or event; infinity if there is none."""
         now, links = self._clock.now(), self._links
-        arrivals = [queue[0].arrives for link in links.to(peer) for queue in (link.unread, link.under_way) if queue]
-        learned = [when for when, _ in links.events[peer]]
-        leaving = [packet.leaves for packet in links.sent_by(peer) if packet.leaves > now]
-        return min([*arrivals, *learned, *leaving], default=math.inf)
+        times = [when for when, _ in links.events[peer]]
+        for link in links.into(peer):
+            if link.unread:
+                times.append(link.unread[0].arrives)
+            if link.under_way:
+                times.append(link.under_way[0].arrives)
+        for packet in links.sent_by(peer):
+            if packet.leaves > now:
+                times.append(packet.leaves)
+        return min(times, default=math.inf)
 
     def cut(self, a: int, b: int) -> None:
         """Break the link of two peers, in both directions; messages under way are lost."""

@@ -94,7 +94,7 @@ class Simulation:
         """
         if self._supervisor.is_finished:
             return False
-        when, index = min(((self.workers[index].due, index) for index in self._running), default=(math.inf, -1))
+        when, index = self._next()
         if when > self._looked + LOOK_SECONDS:
             self._look(self._looked + LOOK_SECONDS)
         else:
@@ -103,6 +103,17 @@ class Simulation:
             self.workers[index].turn()
         self._settle()
         return not self._supervisor.is_finished
+
+    def _next(self) -> tuple[float, int]:
+        """Time of the next turn, and whose it is; of several the lowest index."""
+        now, when, index = self.clock.now(), math.inf, -1
+        for candidate in sorted(self._running):
+            due = self.workers[candidate].due
+            if due < when:
+                when, index = due, candidate
+            if due <= now:  # nobody's is earlier
+                break
+        return when, index
 
     def close(self) -> None:
         """Stop all processes where they are."""

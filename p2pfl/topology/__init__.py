@@ -4,6 +4,7 @@ from p2pfl.topology.convergence import (
     ScheduleConvergence,
     influence_rounds,
     period_matrix,
+    push_weight_span,
     schedule_convergence,
 )
 from p2pfl.topology.files import load_topology, save_topology
@@ -23,7 +24,8 @@ from p2pfl.topology.mixing import (
     weights_text,
 )
 from p2pfl.topology.public_keys import check_publishable, publish
-from p2pfl.topology.push_spectrum import push_rounds, push_weights
+from p2pfl.topology.push_mixing import check_self_weights
+from p2pfl.topology.push_spectrum import is_push_only, push_rounds, push_weights
 from p2pfl.topology.schedule import Neighborhood, NeighborhoodSchedule, neighborhood, without_edges
 from p2pfl.topology.schedule_generators import SCHEDULES
 from p2pfl.topology.spectrum import (
@@ -57,6 +59,7 @@ __all__ = [
     "build_schedule",
     "build_topology",
     "check_publishable",
+    "check_self_weights",
     "checked_finite_time",
     "consensus_rounds",
     "convergence",
@@ -66,6 +69,7 @@ __all__ = [
     "finite_time_weights",
     "fix_file",
     "influence_rounds",
+    "is_push_only",
     "is_reversible",
     "is_symmetric",
     "lazy",
@@ -80,6 +84,7 @@ __all__ = [
     "period_matrix",
     "publish",
     "push_rounds",
+    "push_weight_span",
     "push_weights",
     "save_topology",
     "schedule_convergence",

@@ -1,15 +1,28 @@
-"""Convergence of a schedule: how its graphs, in turn, bring peers together."""
+"""Convergence of a schedule: how its graphs, in turn, bring peers together.
+
+With push-sum, where only the columns of the matrices P_1, P_2, … add up to 1, peers have after k rounds
+z = diag(A_k 1)⁻¹ A_k z₀ =: M_k z₀ with A_k = P_k … P_1. The rows of M_k add up to 1, so that a disagreement is at most
+‖M_k − 11ᵀ/n‖₂ of what it was. It is 0 not only where A_k = 11ᵀ/n, but wherever A_k = v 1ᵀ: then x_i = v_i Σ x and
+w_i = v_i Σ w, and all quotients are equal, however the weights w stood before.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from p2pfl.errors import TopologyError
+from p2pfl.topology.push_spectrum import is_push_only, push_rate, push_weights
 from p2pfl.topology.spectrum import ROUNDING, Matrix, Vector, check_tolerance, spectral_norm, stationary
+
+_NEVER = (
+    "these graphs never bring the peers together in one period (contraction 1); give every peer a positive self-weight "
+    "and every edge a positive weight"
+)
+_MOST_SQUARES = 50  # of a period's product, whose rates above 512 peers are estimates
 
 Matrices = Sequence[Matrix]
 """Mixing matrices of a schedule by round; those of one period."""
@@ -22,13 +35,14 @@ class ScheduleConvergence:
     `contractions[k − 1]`: the largest share of a disagreement that is left after k rounds, of one period. `exact`: the
     rounds after which nothing is left, None where that is not within a period. `shares[k − 1]`: the consensus distance
     that is left after k rounds of independent random vectors, as a share. `ratio`: by which disagreements may
-    exceed this where the mean that is kept has weights, else 1.
+    exceed this where the mean that is kept has weights, else 1. `pushed`: the matrices, where push-sum is needed.
     """
 
     contractions: tuple[float, ...]
     exact: int | None
     shares: tuple[float, ...]
     ratio: float = 1.0
+    pushed: tuple[Matrix, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def period(self) -> int:
@@ -37,8 +51,18 @@ class ScheduleConvergence:
 
     @property
     def gap(self) -> float:
-        """1 − the contraction of a round, as the geometric mean over a period."""
-        return max(0.0, 1.0 - float(self.contractions[-1] ** (1 / self.period)))
+        """1 − the contraction of a round, as the geometric mean over a period.
+
+        With push-sum, in the long run.
+        """
+        return max(0.0, 1.0 - float(self._rate ** (1 / self.period)))
+
+    @property
+    def _rate(self) -> float:
+        """Contraction of a period; 0 where it is exact."""
+        if self.exact is not None or not self.pushed:
+            return self.contractions[-1]
+        return push_rate(period_matrix(self.pushed))
 
     def rounds(self, tolerance: float) -> int:
         """Rounds from the start of a period that average exactly, or else to `tolerance`.
@@ -48,12 +72,11 @@ class ScheduleConvergence:
         check_tolerance(tolerance)
         if self.exact is not None:
             return self.exact
-        rate, limit = self.contractions[-1], tolerance / self.ratio
+        rate, limit = self._rate, tolerance / self.ratio
         if rate > 1 - ROUNDING:
-            raise TopologyError(
-                "these graphs never bring the peers together in one period (contraction 1); give every peer a positive "
-                "self-weight and every edge a positive weight"
-            )
+            raise TopologyError(_NEVER)
+        if self.pushed:
+            return _push_rounds(self.pushed, tolerance)
         whole = max(0, math.ceil(math.log(limit) / math.log(rate) - 1e-9) - 1)
         return next(
             whole * self.period + k
@@ -66,14 +89,20 @@ class ScheduleConvergence:
         whole, rest = divmod(rounds, self.period)
         if self.exact is not None and rounds >= self.exact:
             return 0.0
+        if self.pushed:
+            product = np.linalg.matrix_power(period_matrix(self.pushed), whole)
+            return push_distance(period_matrix((product, *self.pushed[:rest])))
         return float(self.contractions[-1] ** whole * (self.contractions[rest - 1] if rest else 1.0))
 
 
 def schedule_convergence(matrices: Matrices) -> ScheduleConvergence:
     """Convergence of mixing by W_1, W_2, … in turn.
 
-    The contraction after k rounds is ‖W_k … W_1 − 11ᵀ/n‖₂, in the norm with the weights of the mean that is kept.
+    The contraction after k rounds is ‖W_k … W_1 − 11ᵀ/n‖₂, in the norm with the weights of the mean that is kept; that
+    of push-sum, where a matrix's columns alone add up to 1, ‖M_k − 11ᵀ/n‖₂.
     """
+    if any(map(is_push_only, matrices)):
+        return _push_convergence(matrices)
     pi = common_mean(matrices)
     root = np.sqrt(pi)
     left = np.eye(len(pi)) - np.outer(root, root)
@@ -85,6 +114,62 @@ def schedule_convergence(matrices: Matrices) -> ScheduleConvergence:
         shares.append(0.0 if norm < ROUNDING else float(np.linalg.norm(left)) / math.sqrt(max(1, len(pi) - 1)))
     exact = next((k for k, norm in enumerate(found, start=1) if norm == 0.0), None)
     return ScheduleConvergence(tuple(found), exact, tuple(shares), float(np.sqrt(pi.max() / pi.min())))
+
+
+def _push_convergence(matrices: Matrices) -> ScheduleConvergence:
+    """Convergence of push-sum from x = z and w = 1."""
+    product, found, shares = np.eye(len(matrices[0])), [], []
+    for p in matrices:
+        product = p @ product
+        norm = push_distance(product)
+        found.append(0.0 if norm < ROUNDING else norm)
+        share = float(np.linalg.norm(_disagreement(product))) / math.sqrt(max(1, len(p) - 1))
+        shares.append(0.0 if norm < ROUNDING else share)
+    exact = next((k for k, norm in enumerate(found, start=1) if norm == 0.0), None)
+    return ScheduleConvergence(tuple(found), exact, tuple(shares), pushed=tuple(matrices))
+
+
+def _disagreement(product: Matrix) -> Matrix:
+    """M − 11ᵀ/n of a product A of column-stochastic matrices."""
+    return np.asarray(product / product.sum(axis=1, keepdims=True) - 1.0 / len(product))
+
+
+def push_distance(product: Matrix) -> float:
+    """‖M − 11ᵀ/n‖₂ of a product A of column-stochastic matrices."""
+    return spectral_norm(_disagreement(product))
+
+
+def _push_rounds(matrices: Matrices, tolerance: float) -> int:
+    """Rounds of push-sum that shrink any disagreement to `tolerance`.
+
+    First the whole periods, by powers 1, 2, 4, … of their product, then the rounds of the last one.
+    """
+    powers = [period_matrix(matrices)]
+    while push_distance(powers[-1]) > tolerance:
+        if len(powers) > _MOST_SQUARES:
+            raise TopologyError(_NEVER)
+        powers.append(powers[-1] @ powers[-1])
+    whole, reached = 0, np.eye(len(powers[0]))
+    for exponent in range(len(powers) - 1, -1, -1):
+        further = powers[exponent] @ reached
+        if push_distance(further) > tolerance:
+            whole, reached = whole + 2**exponent, further
+    rounds = whole * len(matrices)
+    for p in matrices:
+        reached, rounds = p @ reached, rounds + 1
+        if push_distance(reached) <= tolerance:
+            break
+    return rounds
+
+
+def push_weight_span(matrices: Matrices) -> tuple[float, float]:
+    """Least and largest weight w of push-sum in a period, in the long run."""
+    weights = push_weights(period_matrix(matrices))
+    found = []
+    for p in matrices:
+        weights = p @ weights
+        found.append(weights)
+    return float(np.min(found)), float(np.max(found))
 
 
 def common_mean(matrices: Matrices) -> Vector:

@@ -17,7 +17,7 @@ from p2pfl.topology.checks import fix_command
 from p2pfl.topology.convergence import schedule_convergence
 from p2pfl.topology.formats.readers import ENDINGS
 from p2pfl.topology.graph import Topology
-from p2pfl.topology.spectrum import Matrix
+from p2pfl.topology.spectrum import Matrix, Vector
 from p2pfl.util.units import counted
 
 PUSH_SUM = "--algorithm push-sum --mixing column-stochastic"  # for directed graphs with any degrees
@@ -25,7 +25,10 @@ SUM_TOLERANCE = 1e-6  # allowed deviation from 1 of a sum of weights in a file
 
 
 def mixing_matrix(
-    topology: Topology, mixing: str = "metropolis-hastings", sizes: Sequence[int] | None = None
+    topology: Topology,
+    mixing: str = "metropolis-hastings",
+    sizes: Sequence[int] | None = None,
+    push_sum: bool = False,
 ) -> Matrix:
     """Mixing matrix W, (n, n) float64; row i holds the weights of peer i's average.
 
@@ -37,6 +40,9 @@ def mixing_matrix(
     preserves Σ n_i x_i / Σ n_i, with which all peers agree in the end.
 
     `column-stochastic`: 1/(1 + out-degree), of any graph; only the columns add up to 1, for push-sum.
+
+    `push_sum`: the matrix is for push-sum, so that of `weights` only the columns have to add up to 1, and `auto` fits
+    every graph (`push_mixing`).
 
     Raises ConfigError for an unknown mixing, or one that has a matrix for each round (`mixing_matrices`), TopologyError
     where W would not be doubly stochastic.
@@ -51,12 +57,15 @@ def mixing_matrix(
     if entry.by_round:
         raise ConfigError(f"--mixing {mixing}: has a matrix for each round; use mixing_matrices")
     arguments = [[1] * topology.n if sizes is None else sizes] if entry.weighs_by_samples else []
-    matrix: Matrix = registry.load(entry)(topology, *arguments)
+    matrix: Matrix = registry.load(entry, push_sum=push_sum)(topology, *arguments)
     return matrix
 
 
 def mixing_matrices(
-    topology: Topology, mixing: str = "metropolis-hastings", sizes: Sequence[int] | None = None
+    topology: Topology,
+    mixing: str = "metropolis-hastings",
+    sizes: Sequence[int] | None = None,
+    push_sum: bool = False,
 ) -> tuple[Matrix, ...]:
     """Mixing matrices by round, which repeat, or the one of all rounds.
 
@@ -69,7 +78,7 @@ def mixing_matrices(
     if entry.by_round:
         found: tuple[Matrix, ...] = registry.load(entry)(topology).matrices
         return found
-    return tuple(mixing_matrix(one, mixing, sizes) for one in topology.by_round)
+    return tuple(mixing_matrix(one, mixing, sizes, push_sum) for one in topology.by_round)
 
 
 def metropolis_hastings(topology: Topology) -> Matrix:
@@ -144,6 +153,32 @@ def column_stochastic(topology: Topology) -> Matrix:
 
 def file_weights(topology: Topology) -> Matrix:
     """The edge weights of the topology file; see `mixing_matrix`."""
+    w = edge_weights(topology)
+    for i, total in enumerate(w.sum(axis=1)):
+        if total > 1 + SUM_TOLERANCE:
+            raise TopologyError(
+                f"{topology.source}: the weights into {topology.names[i]!r} add up to {total:.6g}; at most "
+                f"1 is possible, the rest is the peer's self-weight{_or_push_sum(w.sum(axis=0))}"
+            )
+    outgoing = w.sum(axis=0)
+    w = _fill_diagonal(w)
+    for j, total in enumerate(w.sum(axis=0)):
+        if abs(total - 1) > SUM_TOLERANCE:
+            raise TopologyError(
+                f"{topology.source}: the self-weight of {topology.names[j]!r} and the weights out of it add up to "
+                f"{total:.6g} instead of 1, so the mean of the peers would drift; make the weights out of "
+                f"each peer add up to the weights into it{_or_push_sum(outgoing)}"
+            )
+    return w
+
+
+def _or_push_sum(outgoing: Vector) -> str:
+    """Further remedy for a file's weights of which those out of each peer fit."""
+    return ", or use --algorithm push-sum" if bool((outgoing < 1 - SUM_TOLERANCE).all()) else ""
+
+
+def edge_weights(topology: Topology) -> Matrix:
+    """Weights of the file's edges, (n, n): row i has those into i, the diagonal 0."""
     w = np.zeros((topology.n, topology.n))
     for sender, receiver, weight in topology.graph.edges(data="weight"):
         edge = f"the edge {topology.names[sender]!r} – {topology.names[receiver]!r}"
@@ -158,20 +193,6 @@ def file_weights(topology: Topology) -> Matrix:
         w[receiver, sender] = weight
         if not topology.directed:
             w[sender, receiver] = weight
-    for i, total in enumerate(w.sum(axis=1)):
-        if total > 1 + SUM_TOLERANCE:
-            raise TopologyError(
-                f"{topology.source}: the weights into {topology.names[i]!r} add up to {total:.6g}; at most "
-                "1 is possible, the rest is the peer's self-weight"
-            )
-    w = _fill_diagonal(w)
-    for j, total in enumerate(w.sum(axis=0)):
-        if abs(total - 1) > SUM_TOLERANCE:
-            raise TopologyError(
-                f"{topology.source}: the self-weight of {topology.names[j]!r} and the weights out of it add up to "
-                f"{total:.6g} instead of 1, so the mean of the peers would drift; make the weights out of "
-                "each peer add up to the weights into it"
-            )
     return w
 
 
@@ -183,31 +204,34 @@ def automatic(topology: Topology) -> Matrix:
     return mixing_matrix(topology, automatic_choice(topology))
 
 
-def automatic_choice(topology: Topology) -> str:
-    """Mixing that `auto` stands for on one graph; `uniform` where none keeps the mean."""
+def automatic_choice(topology: Topology, push_sum: bool = False) -> str:
+    """Mixing that `auto` stands for on one graph.
+
+    Where none keeps the mean `column-stochastic` with push-sum, else `uniform`, which is refused.
+    """
     if all("weight" in data for *_, data in topology.graph.edges(data=True)):
         with contextlib.suppress(TopologyError):
-            file_weights(topology)
+            mixing_matrix(topology, "weights", push_sum=push_sum)
             return "weights"
-    return mean_keeping(topology) or "uniform"
+    return mean_keeping(topology) or ("column-stochastic" if push_sum else "uniform")
 
 
-def weights_text(topology: Topology, mixing: str) -> str:
+def weights_text(topology: Topology, mixing: str, push_sum: bool = False) -> str:
     """Weights of a mixing in words; for `auto` those that it stands for."""
     if mixing == "auto":
-        chosen = Counter(weights_text(one, automatic_choice(one)) for one in topology.by_round)
+        chosen = Counter(weights_text(one, automatic_choice(one, push_sum)) for one in topology.by_round)
         if len(chosen) == 1:
             return next(iter(chosen))
         return " and ".join(f"{weights} of {counted(count, 'graph')}" for weights, count in chosen.items())
     return "the file's weights" if mixing == "weights" else f"{mixing} weights"
 
 
-def exact_by_weights(topology: Topology) -> int | None:
+def exact_by_weights(topology: Topology, push_sum: bool = False) -> int | None:
     """Rounds in which a schedule's own weights average exactly; None if they do not."""
     if not all("weight" in data for graph in topology.rounds for *_, data in graph.edges(data=True)):
         return None
     try:
-        return schedule_convergence(mixing_matrices(topology, "weights")).exact
+        return schedule_convergence(mixing_matrices(topology, "weights", push_sum=push_sum)).exact
     except TopologyError:
         return None
 

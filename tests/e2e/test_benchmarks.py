@@ -14,11 +14,11 @@ NAMES = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if "clas
 
 
 def test_benchmarks_are_found() -> None:
-    assert NAMES == ["bookkeeping", "exchange", "mix", "round", "scale", "start", "step", "topologies"]
+    assert " ".join(NAMES) == "bookkeeping exchange headline mix ring_accuracy round scale start step topologies"
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "headline"])  # see test_headline
 def test_a_benchmark_runs_and_writes_its_rows(name: str, tmp_path: Path) -> None:
     output = tmp_path / "result.json"
     program = (sys.executable, "-m", f"benchmarks.{name}")

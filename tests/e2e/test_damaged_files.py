@@ -18,11 +18,12 @@ import pytest
 from tests.support.damage import damaged
 from tests.support.dialects import yed, yed_edge, yed_node
 from tests.support.runs import make_centralized, make_run
+from tests.support.unrendered import leave_unrendered
 
 from p2pfl import RunConfig, make_topology
 from p2pfl.cli import main
 from p2pfl.config import to_toml
-from p2pfl.report import complete_summary, style, summarize, write_summary
+from p2pfl.report import complete_summary, summarize, write_summary
 from p2pfl.topology import FORMATS, save_topology
 from p2pfl.transport.keyring import make_keys
 
@@ -142,11 +143,11 @@ CASES = [
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Working directory with every kind of file.
 
-    Plots are put together but not rendered, which takes seconds.
+    Plots are put together but not rendered.
     """
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(style, "save", lambda figure, path: path.write_text("<svg></svg>"))
+        leave_unrendered(patch)
         patch.setenv("COLUMNS", "120")
         _everything(folder)
         patch.chdir(folder)
@@ -221,6 +222,7 @@ RECORDS = {
 }
 
 
+@pytest.mark.usefixtures("unrendered_plots")
 @pytest.mark.parametrize("part", RECORDS, ids=["round", "phase", "neighbor", "seconds", "bytes", "depth"])
 def test_records_that_cannot_be_of_the_run_are_left_out_and_said(
     part: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]

@@ -64,12 +64,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def pages_of(site: Path) -> dict[str, SitePage]:
+@pytest.fixture(scope="module")
+def pages(site: Path) -> dict[str, SitePage]:
     return {str(path.relative_to(site)): SitePage(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
 
 
-def test_no_page_loads_anything_from_the_network(site: Path) -> None:
-    pages = pages_of(site)
+def test_no_page_loads_anything_from_the_network(pages: dict[str, SitePage]) -> None:
     assert len(pages) > 15
     remote = [(name, at) for name, page in pages.items() for at in page.loaded if urlsplit(at).netloc]
     assert remote == []
@@ -123,10 +123,9 @@ def test_a_page_that_cannot_be_generated_fails_the_build() -> None:
 
 
 @pytest.mark.parametrize("document", [path for path in DOCUMENTS if path.parts[0] != "docs"], ids=str)
-def test_links_of_documents_outside_the_site_lead_somewhere(document: Path, site: Path) -> None:
+def test_links_of_documents_outside_the_site_lead_somewhere(document: Path, pages: dict[str, SitePage]) -> None:
     """Those within the site are checked by its strict build."""
     text = re.sub(r"```.*?```", "", (ROOT / document).read_text(encoding="utf-8"), flags=re.DOTALL)
-    pages = pages_of(site)
     broken = []
     for target in _LINK.findall(text) + _PICTURE.findall(text):
         address = urlsplit(target)

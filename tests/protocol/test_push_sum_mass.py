@@ -21,14 +21,18 @@ from p2pfl.payload import Payload
 from p2pfl.protocol.events import Action, Finish, Recorded, RoundDone, Train, Trained
 from p2pfl.protocol.inbox import WINDOW
 from p2pfl.sim.interleaving import Interleaving
-from p2pfl.topology import build_topology, mixing_matrix
+from p2pfl.topology import build_schedule, build_topology, mixing_matrices, mixing_matrix
 
 N, ROUNDS, GRACE = 5, 8, 5.0
-# The same examples every time: two faults at once may count a share twice, see the last test.
+# The same examples every time: two faults at once may count a share twice, see the last tests.
 PHASES = [Phase.explicit, Phase.reuse, Phase.generate]  # smaller examples of a failure take minutes to find
 GRAPHS = {
     "chord": list(ring_with_chord(N).graph.edges),
     "dense": [(i, j) for i in range(N) for j in range(N) if i != j and (i, j) not in ((1, 3), (4, 0))],
+}
+SCHEDULES = {
+    "one-peer": [[(i, (i + hop) % N) for i in range(N)] for hop in (1, 2, 4)],
+    "uneven": [[(0, 1), (1, 2), (3, 4)], [(2, 3), (0, 1), (0, 3)], [(4, 0), (2, 3), (2, 1)], []],
 }
 
 
@@ -72,8 +76,12 @@ class Pushing(Steady):
 
 @functools.cache
 def matrix_of(kind: str) -> np.ndarray:
-    graph = nx.DiGraph(GRAPHS[kind])
-    return mixing_matrix(build_topology(graph, name=kind, source=kind), "column-stochastic")
+    if kind in GRAPHS:
+        return mixing_matrix(build_topology(nx.DiGraph(GRAPHS[kind]), name=kind, source=kind), "column-stochastic")
+    graphs = [nx.DiGraph(edges) for edges in SCHEDULES[kind]]
+    for graph in graphs:
+        graph.add_nodes_from(range(N))
+    return np.array(mixing_matrices(build_schedule(graphs, name=kind, source=kind), "column-stochastic"))
 
 
 class Swarm:
@@ -113,13 +121,30 @@ class Swarm:
             x, w = x + np.asarray(saved["x"], np.float64), w + float(saved["weight"])
             for neighbor in peers:
                 if f"owed.{neighbor}" in saved:
-                    part = self.peers.setting.w[neighbor, me]
-                    x = x + part * np.asarray(saved[f"owed.{neighbor}"], np.float64)
-                    w += part * float(saved[f"owed_weight.{neighbor}"])
+                    x = x + np.asarray(saved[f"owed.{neighbor}"], np.float64)
+                    w += float(saved[f"owed_weight.{neighbor}"])
         return x, w
 
-    def check_nothing_is_lost(self) -> None:
+    def twice(self) -> tuple[np.ndarray, float]:
+        """Mass of shares that arrived and were taken back, by edges still down.
+
+        Their senders cannot know, as no acknowledgment has reached them.
+        """
+        x, w = np.zeros(self.peers.setting.size), 0.0
+        for sender, receiver, number in self.algorithm.folded:
+            saved, place = self.saved(sender), f"{receiver}.{number}"
+            if float(saved.get(f"is_back.{place}", 0.0)):
+                part = float(saved[f"part.{place}"])
+                w += part * float(saved[f"weight.{place}"])
+                x = x + part * np.asarray(saved[f"share.{int(saved[f'vector.{place}'])}"], np.float64)
+        return x, w
+
+    def check_nothing_is_lost(self, may_be_open: bool = False) -> None:
+        """`may_be_open`: edges may be down at the end, with shares that nobody can settle."""
         x, w = self.total(range(N))
+        if may_be_open:
+            more = self.twice()
+            x, w = x - more[0], w - more[1]
         assert w == pytest.approx(N, abs=1e-9)
         np.testing.assert_allclose(x, np.sum([v.numpy() for v in self.peers.setting.initial()], 0), atol=1e-5)
 
@@ -130,7 +155,7 @@ class Swarm:
         return {head.round for head in heads if head.kind == "ack"}
 
 
-@pytest.mark.parametrize("kind", GRAPHS)
+@pytest.mark.parametrize("kind", [*GRAPHS, *SCHEDULES])
 @pytest.mark.parametrize("overlapped", [False, True], ids=["atc", "overlapped"])
 def test_without_faults_nothing_is_lost(kind: str, overlapped: bool) -> None:
     swarm = Swarm(kind, overlapped)
@@ -143,7 +168,7 @@ schedules = st.lists(st.integers(0, 40), min_size=1, max_size=30)
 
 @settings(max_examples=15 * THOROUGHNESS, deadline=None, phases=PHASES, derandomize=True)
 @given(
-    kind=st.sampled_from(sorted(GRAPHS)),
+    kind=st.sampled_from(sorted([*GRAPHS, *SCHEDULES])),
     overlapped=st.booleans(),
     victim=st.integers(0, N - 1),
     steps=st.integers(0, 500),
@@ -177,7 +202,7 @@ def test_a_restart_loses_nothing(
 
 @settings(max_examples=15 * THOROUGHNESS, deadline=None, phases=PHASES, derandomize=True)
 @given(
-    kind=st.sampled_from(sorted(GRAPHS)),
+    kind=st.sampled_from(sorted([*GRAPHS, *SCHEDULES])),
     overlapped=st.booleans(),
     faults=st.lists(st.tuples(st.integers(0, 120), st.integers(0, 3), st.integers(0, N - 1), st.integers(0, 9))),
     chunk=st.sampled_from([64, 1 << 20]),
@@ -196,10 +221,11 @@ def play(
     chunk: int,
     schedule: list[int],
     together: bool = False,
-) -> None:
+) -> Swarm:
     """Play faults, (steps before, kind, peer, which), and check that nothing is lost.
 
-    `together`: several peers may be paused at once.
+    `together`: several peers may be paused at once. Edges may be down at the end then, as on a
+    schedule, where they are rare.
     """
     with small_chunks(chunk):
         swarm = Swarm(kind, overlapped)
@@ -223,7 +249,8 @@ def play(
             swarm.run.wake(peer)
         swarm.to_the_end()
     if all((me, ROUNDS) in swarm.peers.snapshots for me in range(N)):
-        swarm.check_nothing_is_lost()
+        swarm.check_nothing_is_lost(may_be_open=together or kind in SCHEDULES)
+    return swarm
 
 
 @settings(max_examples=12 * THOROUGHNESS, deadline=None, phases=PHASES, derandomize=True)
@@ -257,8 +284,22 @@ def test_the_living_lose_what_a_dead_peer_had_acknowledged_and_nothing_else(
     assert swarm.total(living)[1] == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.xfail(strict=True, reason="two pauses at once that outlast the grace period")
-def test_cuts_amid_several_long_pauses_lose_nothing() -> None:
+def test_only_shares_whose_edge_stays_down_count_twice() -> None:
+    """Two pauses at once that outlast the grace period, until training is over."""
     faults = [(118, 0, 1, 5), (46, 3, 0, 0), (96, 3, 1, 4), (74, 2, 3, 4), (105, 3, 1, 0)]
     faults += [(113, 3, 2, 5), (33, 3, 2, 2), (100, 1, 0, 2), (48, 3, 3, 8)]
-    play("chord", False, faults, 64, [6, 16, 29], together=True)
+    assert play("chord", False, faults, 64, [6, 16, 29], together=True).twice()[1] > 0.1
+
+
+@settings(max_examples=8 * THOROUGHNESS, deadline=None, phases=PHASES, derandomize=True)
+@given(
+    kind=st.sampled_from(sorted([*GRAPHS, *SCHEDULES])),
+    overlapped=st.booleans(),
+    faults=st.lists(st.tuples(st.integers(0, 120), st.integers(0, 3), st.integers(0, N - 1), st.integers(0, 9))),
+    chunk=st.sampled_from([64, 1 << 20]),
+    schedule=schedules,
+)
+def test_several_pauses_at_once_count_no_other_share_twice(
+    kind: str, overlapped: bool, faults: list[tuple[int, int, int, int]], chunk: int, schedule: list[int]
+) -> None:
+    play(kind, overlapped, faults, chunk, schedule, together=True)

@@ -39,6 +39,19 @@ BASE_2 = make_topology("base-k", 5), "weights"
 ONE_PEER = make_topology("one-peer-exponential", 8), "uniform"
 MATCHING = make_topology("random-matching", 5, period=6), "metropolis-hastings"
 SCHEDULES = {"base-2": BASE_2, "one-peer": ONE_PEER, "matching": MATCHING}
+PUSH_SUM: dict[str, Any] = {"algorithm": "push-sum", "rounds": 9}
+
+
+def uneven() -> Topology:
+    """Directed graphs that are strongly connected only together, with unequal degrees."""
+    rounds = [[(0, 1), (1, 2), (3, 4)], [(2, 3), (0, 1), (0, 3)], [(4, 0), (2, 3), (2, 1)], []]
+    graphs = [nx.DiGraph(edges) for edges in rounds]
+    for graph in graphs:
+        graph.add_nodes_from(range(5))
+    return build_schedule(graphs, name="uneven", source="uneven")
+
+
+PUSHED = {"uneven": (uneven(), "column-stochastic"), "one-peer push-sum": (ONE_PEER[0], "column-stochastic")}
 
 
 def config_of(run_dir: Path, mixing: str, **options: Any) -> RunConfig:
@@ -103,6 +116,7 @@ def test_a_random_schedule_mixes_to_the_tolerance(tmp_path: Path) -> None:
     assert 0 < found["spectral_gap"] < 1
 
 
+@pytest.mark.usefixtures("unrendered_plots")
 def test_the_run_directory_keeps_the_schedule(tmp_path: Path) -> None:
     run = finished(tmp_path / "run", BASE_2)
     kept = load_topology(run.run_dir / SCHEDULE_FILE, by_ids=True)
@@ -124,24 +138,32 @@ OTHER_WAYS: dict[str, Any] = {"order": "overlapped", "wire_dtype": "bf16"}
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "slow"), [("base-2", {}, 3), ("one-peer", OTHER_WAYS, 0), ("matching", {}, 0)]
+    ("name", "options", "slow"),
+    [
+        ("base-2", {}, 3),
+        ("one-peer", OTHER_WAYS, 0),
+        ("matching", {}, 0),
+        ("uneven", PUSH_SUM, 4),
+        ("uneven", {**PUSH_SUM, **OTHER_WAYS}, 0),
+    ],
 )
 def test_a_run_that_is_stopped_with_peers_far_apart_resumes_to_the_same_bits(
     tmp_path: Path, name: str, options: dict[str, Any], slow: int
 ) -> None:
     """One peer is paused until all others wait for it; then all are stopped."""
-    whole = finished(tmp_path / "whole", SCHEDULES[name], **options)
-    stopped = simulation(tmp_path / "stopped", SCHEDULES[name], **options)
+    schedule = {**SCHEDULES, **PUSHED}[name]
+    whole = finished(tmp_path / "whole", schedule, **options)
+    stopped = simulation(tmp_path / "stopped", schedule, **options)
     while stopped.clock.now() < 2.5:
         assert stopped.step()
     stopped.workers[slow].pause()
     while stopped.clock.now() < 12.0:
         assert stopped.step()
     stopped.close()
-    done = [folder[-1].round for folder in map(read_rounds, peer_dirs(stopped.run_dir, SCHEDULES[name][0]))]
+    done = [folder[-1].round for folder in map(read_rounds, peer_dirs(stopped.run_dir, schedule[0]))]
     assert max(done) > done[slow] + 1, "further apart than on one graph"
-    config = config_of(stopped.run_dir, SCHEDULES[name][1], **options)
-    resumed = Simulation(SCHEDULES[name][0], config, resume=stopped.run_dir)
+    config = config_of(stopped.run_dir, schedule[1], **options)
+    resumed = Simulation(schedule[0], config, resume=stopped.run_dir)
     resumed.run()
     assert same(whole, resumed)
     assert [record.absent for folder in resumed.run_dir.glob("peers/*") for record in read_rounds(folder)] == [
@@ -215,6 +237,30 @@ def test_a_peer_without_a_checkpoint_takes_weights_where_it_has_neighbors(tmp_pa
     taken = {record.round: record.weights_from for record in records(run, "4") if record.weights_from}
     assert list(taken) == [8]
     assert [record.round for record in records(run, "4")][:4] == [1, 2, 8, 9]
+
+
+def weight_of(run_dir: Path, topology: Topology, round: int) -> float:
+    """Σ w of push-sum after a training round, with what peers owe."""
+    found = 0.0
+    for folder in peer_dirs(run_dir, topology):
+        state = checkpoint.load(folder / CHECKPOINTS_FOLDER / f"round-{round:06d}.safetensors").algorithm
+        held = [name for name in state if name == "weight" or name.startswith("owed_weight.")]
+        found += sum(float(state[name]) for name in held)
+    return found
+
+
+@pytest.mark.parametrize("name", PUSHED)
+@pytest.mark.parametrize("kind", ["kill", "pause"])
+def test_push_sum_keeps_its_mass_on_a_schedule(tmp_path: Path, name: str, kind: str) -> None:
+    """Peer 3 is away for three rounds, in which its neighbors have other edges."""
+    times = {"restart": 6} if kind == "kill" else {"resume": 6}
+    schedule = PUSHED[name]
+    run = twice(tmp_path, fault(kind=kind, peer="3", round=3, **times), schedule, algorithm="push-sum", rounds=12)
+    assert weight_of(run.run_dir, schedule[0], 12) == pytest.approx(schedule[0].n, abs=1e-9)
+    assert any(record.absent for peer in schedule[0].names for record in records(run, peer))
+    found, is_exact = summarize(run.run_dir), schedule is PUSHED["one-peer push-sum"]
+    assert found["final_merge"] == ("exact" if is_exact else "push-sum")
+    assert found["final_consensus_distance"] <= (1e-6 if is_exact else 1e-3 * found["consensus_distance"])
 
 
 def test_a_paused_peer_a_partition_and_an_attack(tmp_path: Path) -> None:

@@ -70,12 +70,12 @@ def test_no_algorithm_makes_a_running_variance_negative(tmp_path: Path, algorith
         "model": "user_models:normed",
         "rounds": 20,
         "local_steps": 10,
-        "batch_size": 4,
+        "batch_size": 2,
         "eval_every": 20,
         "algorithm": algorithm,
         **robust,
     }
-    swarm_topology = make_topology("complete", 3)
+    swarm_topology = make_topology("complete", 3 if robust else 2)
     swarm = simulation(tmp_path, swarm_topology, **options)
     swarm.run()
     variances = [tensor for name, tensor in model(swarm.run_dir).items() if name.endswith("running_var")]
@@ -85,7 +85,7 @@ def test_no_algorithm_makes_a_running_variance_negative(tmp_path: Path, algorith
         assert found is not None
         assert found.round == 20
         variances += [slot.view(found.x) for slot in slots]
-    assert len(variances) == 4 * len(slots) > 0
+    assert len(variances) == (swarm_topology.n + 1) * len(slots) > 0
     assert all(bool((variance >= 0).all()) for variance in variances)
 
 

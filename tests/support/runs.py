@@ -17,7 +17,7 @@ from p2pfl.run.records import RoundRecord, append_round
 from p2pfl.topology import Topology, is_symmetric, mixing_matrix, save_topology, spectral_gap
 from p2pfl.topology.graph import build_topology
 
-SIZE = 50_000  # elements of the made-up models
+SIZE = 10_000  # elements of the made-up models: more than a sketch has buckets
 STEPS = 10  # a round
 TEST_SET = 500
 HOSTILE = "<script>alert(1)</script>"  # as a peer's label

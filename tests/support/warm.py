@@ -34,7 +34,7 @@ from typing import Any, NoReturn
 
 ADDRESS = "P2PFL_TEST_SERVER"  # in the environment: the path of the server's socket
 ROOT = Path(__file__).parents[2]
-IMPORTED = ("torch", "torchvision", "zmq", "networkx", "safetensors.torch", "sklearn.datasets", "tyro", "rich.live")
+IMPORTED = ("torch", "torchvision", "zmq", "networkx", "safetensors.torch", "tyro", "rich.live")
 IMPORTED += ("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "jinja2")
 IMPORTED += ("PIL.Image", "PIL.BmpImagePlugin", "PIL.GifImagePlugin", "PIL.JpegImagePlugin", "PIL.PpmImagePlugin")
 IMPORTED += ("tyro._backends._tyro_backend", "tyro._backends._argparse_formatter", "typeguard")

@@ -69,10 +69,10 @@ def total(peers: list[Driven]) -> tuple[np.ndarray, float]:
     for peer in peers:
         saved, outgoing = peer.algorithm.state_dict(peer.state), peer.schedule(1).outgoing
         x, w = x + np.asarray(saved["x"], np.float64), w + float(saved["weight"])
-        for neighbor, part in outgoing.items():
+        for neighbor in outgoing:
             if f"owed.{neighbor}" in saved:
-                x = x + part * np.asarray(saved[f"owed.{neighbor}"], np.float64)
-                w += part * float(saved[f"owed_weight.{neighbor}"])
+                x = x + np.asarray(saved[f"owed.{neighbor}"], np.float64)
+                w += float(saved[f"owed_weight.{neighbor}"])
     return x, w
 
 

@@ -18,6 +18,7 @@ from torchvision.datasets import CIFAR10
 from p2pfl.data import Dataset, describe, load, prepare
 from p2pfl.data.cache import FORMAT
 from p2pfl.data.cifar import CLASSES
+from p2pfl.data.dataset import arrays_content
 from p2pfl.errors import ConfigError, DataError
 
 
@@ -80,6 +81,7 @@ def test_digits(tmp_path: Path) -> None:
     from sklearn.datasets import load_digits
 
     small, labels = load_digits(return_X_y=True)
+    assert dataset.content == arrays_content(("digits",), (small.astype(np.uint8), labels.astype(np.int64)))
     cells = torch.nn.functional.avg_pool2d(images[..., 0].float()[:, None], 4).flatten(1) * 16 / 255
     nearest = torch.cdist(cells, torch.from_numpy(small).float()).argmin(1)
     assert len(set(nearest.tolist())) > 1780  # interpolation blurs a little

@@ -241,6 +241,7 @@ def test_page_has_the_command_of_the_run(ring_run: Path) -> None:
     assert Path(named).is_file()
 
 
+@pytest.mark.usefixtures("blank_plots")
 def test_a_run_has_the_name_that_was_chosen_or_its_topologys(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run", make_topology("ring", 4), finished=0)
     config = run_dir / "config.toml"
@@ -301,6 +302,7 @@ def test_report_without_a_finished_round(tmp_path: Path) -> None:
     assert page.tags.count("svg") == len(PLOTS["gossip"])
 
 
+@pytest.mark.usefixtures("blank_plots")
 def test_waiting_and_lost_peers_are_warnings(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run", make_topology("ring", 4), rounds=2)
     for path in run_dir.glob(f"peers/*/{ROUNDS_FILE}"):
