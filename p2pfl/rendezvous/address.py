@@ -61,7 +61,7 @@ def own_host(toward: str | None = None) -> str:
         candidates.append(socket.gethostbyname(socket.gethostname()))
     candidates.append(_source(_ELSEWHERE[0]))
     found = [host for host in candidates if host]
-    beyond = [host for host in found if not ip_address(host.partition("%")[0]).is_loopback]
+    beyond = [host for host in found if not ip_address(host.partition("%")[0]).is_loopback and is_own(host)]
     if toward is not None and found and _source(toward) == found[0]:
         return found[0]  # a service on this machine alone is for peers on this machine
     return next(iter(beyond), "127.0.0.1")

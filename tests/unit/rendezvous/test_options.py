@@ -119,6 +119,24 @@ def test_public_keys_of_the_file_are_for_these_keys_only(
     assert not (tmp_path / "others").exists()
 
 
+def test_a_check_of_a_neighbor_that_is_not_there_fails_in_one_line(
+    ring: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["peer", ring, "--node", "1", "--rendezvous", str(tmp_path / "meet"), "--announce", "127.0.0.1"]
+    assert main([*words, "--keys", str(tmp_path / "keys"), "--check", "--start-timeout", "0.2"]) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith(
+        "p2pfl: peer 1: 2 of 2 neighbors not reachable both ways within 0.2 s (--start-timeout): 0"
+    )
+    assert said.err.count("\n") == 1
+    assert [line.partition(":")[0] for line in said.out.splitlines()] == [
+        "peer 1",
+        "peer 0 (no address announced)",
+        "peer 2 (no address announced)",
+    ]
+    assert list(Path().iterdir()) == [], "no run directory"
+
+
 def test_a_launcher_takes_no_rendezvous(ring: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     settings = tmp_path / "run.toml"
     settings.write_text('topology = "ring.graphml"\n[exchange]\nrendezvous = "meet"\n')
