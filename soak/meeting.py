@@ -1,8 +1,8 @@
-"""Peers in separate network namespaces that find each other, by a folder and by a service.
+"""Peers in network namespaces that find each other, by a folder and by a service.
 
 `python -m soak.meeting`. Four peers on a ring, each in a network namespace with an address that no file names, are
 started one by one in random order, with keys: once through a shared folder, where each makes its own key, and once
-through `p2pfl rendezvous` in a namespace of its own, with the keys of the topology file. Both must end with the bits of
+through `p2pfl rendezvous` in one more namespace, with the keys of the topology file. Both must end with the bits of
 the same run in the simulator, which are those of the local launcher.
 Everything happens within namespaces that end with this process.
 """
@@ -57,7 +57,10 @@ def _start(namespace: int, words: list[str], log: Path) -> BaseProcess:
 
 
 def _until(text: str, log: Path, process: BaseProcess) -> str:
-    """First line with a text in a process's output. Raises RuntimeError if it ends without one."""
+    """First line with a text in a process's output.
+
+    Raises RuntimeError if it ends without one.
+    """
     while process.is_alive():
         for line in log.read_text().splitlines() if log.exists() else ():
             if text in line:
@@ -84,7 +87,7 @@ def _service(folder: Path, ring: Path, token: Path) -> Iterator[list[str]]:
 
 
 def _try(folder: Path, options: list[str], spread: float, seed: int, announce: bool) -> dict[str, Any]:
-    """Start the peers in random order within `spread` seconds; returns what came of it."""
+    """Start the peers in random order within `spread` seconds; returns the outcome."""
     chance = random.Random(seed)
     nodes, peers = chance.sample(range(PEERS), PEERS), {}
     try:

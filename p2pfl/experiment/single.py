@@ -8,7 +8,8 @@ import os
 import shlex
 import socket
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -28,6 +29,7 @@ from p2pfl.node.worker import keep_freed_memory
 from p2pfl.preflight.estimate import check_run, data_record
 from p2pfl.preflight.shards import is_own_alone, pictures_of
 from p2pfl.rendezvous.book import News
+from p2pfl.rendezvous.meeting import Meeting
 from p2pfl.run.data_record import DataRecord, keep_data_record
 from p2pfl.run.directory import create_run_dir, open_run_dir, update_dataset, with_kept_files
 from p2pfl.run.fingerprint import resume_fingerprint, run_fingerprint
@@ -125,21 +127,23 @@ def _run(
         raise interrupted
     if worker.exitcode != EXIT_OK:
         peers = report.failure.peers or neighbors
-        places = _looked_for(spec.endpoints or {}, peers) if meets is None else meets.meeting.whereabouts(peers)
-        raise _error(spec, topology, places, worker.exitcode == EXIT_USAGE, report.failure)
+        meeting = None if meets is None else meets.meeting
+        raise _error(
+            spec, topology, _Search(spec.endpoints or {}, peers, meeting), worker.exitcode == EXIT_USAGE, report.failure
+        )
     if spec.index == 0 and has_final_model(spec.config):
         _print_line(f"weights of the consensus model: {run_dir / MODEL_FILE}")
     _print_line(f"peer {name}: done; put all peers' folders into one {run_dir}/peers for: p2pfl report {run_dir}")
 
 
 def _error(
-    spec: messages.WorkerSpec, topology: Topology, places: str, usage: bool, failure: messages.Failed
+    spec: messages.WorkerSpec, topology: Topology, search: _Search, usage: bool, failure: messages.Failed
 ) -> P2PFLError:
     """Error for a peer that failed: its own words, where it looked, and what helps."""
     name, where = topology.names[spec.index], ""
     if failure.code == "no-greeting":
         log = peer_dir(spec.run_dir, topology, spec.index) / LOG_FILE
-        where = f"; looked for {places}; have all the same file, options, and keys or token? See {log}"
+        where = f"; looked for {search.text()}; have all the same file, options, and keys or token? See {log}"
     if usage:
         return ConfigError(f"peer {name}: {failure.reason}{where}")
     remedy = ""
@@ -177,17 +181,27 @@ class _Stop:
         self._worker.send(messages.Stop())
 
 
-def _looked_for(endpoints: Mapping[int, str], neighbors: Iterable[int]) -> str:
-    """Endpoints where neighbors should have been; hosts without address are marked."""
-    places = []
-    for neighbor in sorted(neighbors):
-        host = urlsplit(endpoints[neighbor]).hostname or ""
-        try:
-            socket.getaddrinfo(host, None)
-            places.append(endpoints[neighbor])
-        except OSError as error:
-            places.append(f"{endpoints[neighbor]} (host {host}: {error.strerror})")
-    return f"at {', '.join(places)}"
+@dataclass(frozen=True)
+class _Search:
+    """Places at which missing peers were looked for: by the file, or in a meeting."""
+
+    endpoints: Mapping[int, str]
+    peers: Sequence[int]
+    meeting: Meeting | None
+
+    def text(self) -> str:
+        """Places on one line; hosts without address are marked."""
+        if self.meeting is not None:
+            return self.meeting.whereabouts(self.peers)
+        places = []
+        for peer in sorted(self.peers):
+            host = urlsplit(self.endpoints[peer]).hostname or ""
+            try:
+                socket.getaddrinfo(host, None)
+                places.append(self.endpoints[peer])
+            except OSError as error:
+                places.append(f"{self.endpoints[peer]} (host {host}: {error.strerror})")
+        return f"at {', '.join(places)}"
 
 
 class _LineReport:

@@ -79,8 +79,12 @@ class Book:
         return [News(f"entry of peer {self.names[peer]} is not used: {problem}; {ending}", matters=True)]
 
     def whereabouts(self, peers: Iterable[int]) -> str:
-        """Places at which some neighbors were looked for, on one line."""
-        return ", ".join(map(self._whereabouts, sorted(peers)))
+        """Places at which some peers were looked for, on one line.
+
+        Where none of them is a neighbor, the places of all neighbors.
+        """
+        found = sorted(peer for peer in peers if peer in self.names) or sorted(self.names)
+        return ", ".join(map(self._whereabouts, found))
 
     def _whereabouts(self, peer: int) -> str:
         if peer in self.places:

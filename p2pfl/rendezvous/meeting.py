@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from msgspec.structs import replace
 
-from p2pfl.errors import ConfigError, Refusal, TransportError
+from p2pfl.errors import ConfigError, P2PFLError, Refusal, TransportError, unforeseen
 from p2pfl.protocol.events import Refused, TransportEvent
 from p2pfl.protocol.wire import Message
 from p2pfl.rendezvous.address import Announced
@@ -45,7 +45,7 @@ class Meeting:
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
         self._wake: Callable[[], None] = lambda: None
-        self._failure: ConfigError | None = None
+        self._failure: P2PFLError | None = None
         self._trouble = ""
         self._is_superseded = False
 
@@ -117,6 +117,8 @@ class Meeting:
                 self._trouble = str(error)
                 self._say(News(f"{error}; trying again", matters=True))
             return
+        except Exception as error:  # a bug: without a word the peer would wait in vain
+            self._failure = unforeseen(error)
         else:
             self._trouble = ""
             self._take(found)

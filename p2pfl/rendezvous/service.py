@@ -127,11 +127,11 @@ class Service:
             self._admission.close_connection(connection, Refused(Refusal.HEADER, "no request"))
             return
         peer = connection.neighbor
-        before = self._state.entries.get(peer)
+        before = self._state.entry(peer)
         answer = self._state.handle(peer, request)
         with contextlib.suppress(zmq.ZMQError):  # gone
             self._router.send_multipart([identity.bytes, encode(answer)], zmq.NOBLOCK)
-        after = self._state.entries.get(peer)
+        after = self._state.entry(peer)
         if before != after:
             self._say(f"peer {self._names[peer]} " + (f"announces {after.address}" if after else "has left"))
             self._say_if_complete()
@@ -143,7 +143,7 @@ class Service:
         return self._admission.connection(str(identity.get("User-Id")), number)
 
     def _say_if_complete(self) -> None:
-        is_complete = len(self._state.entries) == len(self._names)
+        is_complete = self._state.announced == len(self._names)
         if is_complete and not self._is_complete:
             self._say(f"all {len(self._names)} peers have announced themselves")
         self._is_complete = is_complete

@@ -33,13 +33,17 @@ class DirectoryState:
         self._topology = topology
         self._links = links
         self._service = process_name()
-        self._revision = 0
+        self._revision = self._announced = 0
         self._slots = {peer: _Slot() for peer in links}
 
     @property
-    def entries(self) -> dict[int, Entry]:
-        """Entries that are announced now, by peer."""
-        return {peer: slot.entry for peer, slot in self._slots.items() if slot.entry is not None}
+    def announced(self) -> int:
+        """Number of peers that are announced now."""
+        return self._announced
+
+    def entry(self, peer: int) -> Entry | None:
+        """Entry of a peer; None where it is not announced."""
+        return self._slots[peer].entry
 
     def handle(self, sender: int, request: Request) -> Answer:
         """Answer a request of a peer, which its connection has proven to be."""
@@ -77,5 +81,6 @@ class DirectoryState:
     def _replace(self, slot: _Slot, entry: Entry | None) -> None:
         if slot.entry is not None and (entry is None or entry.process != slot.entry.process):
             slot.replaced.append(slot.entry.process)
+        self._announced += (entry is not None) - (slot.entry is not None)
         self._revision += 1
         slot.entry, slot.revision = entry, self._revision

@@ -180,9 +180,8 @@ def pair_in_file(option: str, path: Path) -> tuple[str, str]:
     """
     if not os.path.lexists(path):
         try:
-            _write_secret(path, zmq.curve_keypair()[1].decode())
-        except FileExistsError:
-            pass  # made meanwhile
+            with contextlib.suppress(FileExistsError):  # made meanwhile
+                _write_secret(path, zmq.curve_keypair()[1].decode())
         except OSError as error:
             raise ConfigError(f"{option} {unwritable(path, error)}") from None
     secret = _read_secret(option, path, "name a file of a secret key, or a new one")
@@ -249,16 +248,10 @@ def check_token_file(topology: Topology, config: ExchangeConfig) -> None:
 
 def refuse_peer_options(config: ExchangeConfig) -> None:
     """Raise ConfigError for options of single peers in a launcher's run."""
-    if config.token_file is not None:
-        raise ConfigError(
-            f"token_file {config.token_file}: only for p2pfl peer; a launcher makes a token itself: take it out of the "
-            "settings"
-        )
-    if config.rendezvous is not None:
-        raise ConfigError(
-            f"rendezvous {config.rendezvous}: only for p2pfl peer; a launcher tells its processes where the others "
-            "are: take it out of the settings"
-        )
+    given = {"token_file": (config.token_file, "makes a token itself"), "rendezvous": (config.rendezvous, "needs none")}
+    for name, (value, instead) in given.items():
+        if value is not None:
+            raise ConfigError(f"{name} {value}: only for p2pfl peer; a launcher {instead}: take it out of the settings")
 
 
 def _beyond_this_machine(topology: Topology) -> int | None:

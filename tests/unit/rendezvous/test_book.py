@@ -52,7 +52,8 @@ def test_an_entry_of_another_run_is_refused_once_and_named_at_the_end(other: Ide
     assert mine.take([entry()]) == [News("peer bob is at tcp://10.0.0.2:7000")]
     [news] = mine.take([stale])
     assert news.text.endswith("the known address stays")
-    assert mine.whereabouts([1]) == "peer bob at tcp://10.0.0.2:7000"
+    assert mine.whereabouts([1, 9]) == "peer bob at tcp://10.0.0.2:7000"
+    assert mine.whereabouts([9]) == "peer bob at tcp://10.0.0.2:7000, peer carol (no address announced)"
 
 
 def test_keys_are_taken_where_they_are_wanted() -> None:

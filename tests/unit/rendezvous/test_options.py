@@ -142,7 +142,7 @@ def test_a_launcher_takes_no_rendezvous(ring: str, capsys: pytest.CaptureFixture
     settings.write_text('topology = "ring.graphml"\n[exchange]\nrendezvous = "meet"\n')
     for command in (["gossip"], ["gossip", "--dry-run"], ["compare", "--dry-run"]):
         assert main([*command, "--config", str(settings), "--dataset", "digits"]) == 2
-        assert "rendezvous meet: only for p2pfl peer; a launcher tells" in capsys.readouterr().err
+        assert "rendezvous meet: only for p2pfl peer; a launcher needs none" in capsys.readouterr().err
 
 
 def test_a_dry_run_of_a_peer_that_will_be_found_needs_no_addresses_and_makes_nothing(

@@ -59,7 +59,8 @@ def test_a_peer_learns_its_neighbors_entries_once_each() -> None:
     one.own = moved
     one.ask()
     assert zero.entries() == (moved,)
-    assert state.entries == {0: entry(0), 1: moved, 2: entry(2)}
+    assert [state.entry(peer) for peer in PATH] == [entry(0), moved, entry(2)]
+    assert state.announced == 3
 
 
 def test_a_restarted_peer_replaces_its_entry_and_a_forgotten_process_does_not_undo_it() -> None:
@@ -71,9 +72,10 @@ def test_a_restarted_peer_replaces_its_entry_and_a_forgotten_process_does_not_un
     assert old.ask().is_superseded
     assert zero.entries() == (new.own,)
     state.handle(1, Withdraw(1, old.own.process))
-    assert state.entries[1] == new.own, "it withdraws only what is its own"
+    assert state.entry(1) == new.own, "it withdraws only what is its own"
     state.handle(1, Withdraw(1, new.own.process))
-    assert 1 not in state.entries
+    assert state.entry(1) is None
+    assert state.announced == 1
     assert Peer(state, entry(0, process="process-0")).entries() == ()
 
 
@@ -101,7 +103,7 @@ def test_what_will_never_be_taken_is_refused(changed: dict[str, object], reason:
     answer = state.handle(1, Announce(7, msgspec.structs.replace(entry(1), **changed)))
     assert isinstance(answer, Refused)
     assert (answer.number, answer.reason[: len(reason)]) == (7, reason)
-    assert state.entries == {}
+    assert state.announced == 0
 
 
 def test_messages_are_typed_and_bounded() -> None:
