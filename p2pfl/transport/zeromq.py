@@ -25,7 +25,7 @@ from p2pfl.protocol import wire
 from p2pfl.protocol.events import TransportEvent
 from p2pfl.transport.admission import HANDSHAKE_MS, Admission
 from p2pfl.transport.credentials import AnnouncedKeys, Credentials
-from p2pfl.transport.links import AND_MORE, NOW, Links
+from p2pfl.transport.links import AND_MORE, NOW, Links, LinkStage
 from p2pfl.transport.receiver import Receiver
 from p2pfl.transport.watchdog import WATCH_SECONDS, Watchdog
 from p2pfl.util.tempdir import is_private
@@ -134,6 +134,17 @@ class ZmqTransport:
         except ValueError as error:
             raise TransportError(str(error)) from None
 
+    def readdress(self, neighbor: int, endpoint: str) -> None:
+        """Open the link to a neighbor at another endpoint; it comes back as after a break.
+
+        A neighbor may also be connected to with an empty endpoint first, where its own is not known yet.
+        """
+        self._links.readdress(neighbor, endpoint)
+
+    def stage(self, neighbor: int) -> LinkStage:
+        """Return how far the connection to a neighbor has come, for people."""
+        return self._links.stage(neighbor)
+
     def send(self, neighbor: int, message: wire.Message) -> int:
         header, body = wire.encode(message)
         link = self._links[neighbor]
@@ -162,7 +173,9 @@ class ZmqTransport:
     def poll(self, seconds: float) -> list[TransportEvent]:
         self._bind_again()
         with contextlib.suppress(Empty):
-            self._links.redirect(self._plain(self._redirected.get_nowait()))
+            for neighbor, endpoint in self._plain(self._redirected.get_nowait()).items():
+                if neighbor in self._links:
+                    self._links.readdress(neighbor, endpoint)
         self._links.retry()
         deadline = self._links.next_deadline()
         if deadline is not None:
