@@ -55,7 +55,7 @@ def _uncollected(run: RecordedRun) -> list[str]:
         return []
     return [
         f"No records of {_listed(list(run.uncollected))}: all numbers are those of the other peers. Name the run "
-        "directories of these peers, too: p2pfl report RUN_DIR RUN_DIR …"
+        "directories of these peers, too (p2pfl report), or bring them together (p2pfl collect)."
     ]
 
 
