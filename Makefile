@@ -66,6 +66,7 @@ soak: $(VENV)/.installed
 	$(BIN)/python -m soak.cuts --cuts 1000 --command-line 50
 	$(BIN)/python -m soak.mutations --messages 1000000 --rounds 1200
 	$(BIN)/python -m soak.network
+	$(BIN)/python -m soak.meeting
 	P2PFL_EXAMPLES=40 P2PFL_DAMAGES=100 $(PYTEST) -m 'not processes' $(RANDOMIZED)
 
 format: $(VENV)/.installed

@@ -78,8 +78,8 @@ class _Slow(nn.Module):
         return x
 
 
-def _be_peer(peer: int, words: list[str], log: Path, slow_file: Path) -> None:
-    """Become `run_peers.py peer WORDS` in the peer's namespace.
+def be_command(peer: int, words: list[str], log: Path, slow_file: Path | None = None) -> None:
+    """Become `run_peers.py WORDS` in a peer's namespace.
 
     A fork of this process, since four new interpreters that import torch take longer than a short run.
     """
@@ -90,8 +90,8 @@ def _be_peer(peer: int, words: list[str], log: Path, slow_file: Path) -> None:
         for number, stream in enumerate((nothing, file, file)):
             os.dup2(stream.fileno(), number)
     sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w", 1), os.fdopen(2, "w", 1)
-    os.environ[SLOW_FILE] = str(slow_file)
-    sys.argv = [str(ROOT / "run_peers.py"), "peer", *words]
+    os.environ[SLOW_FILE] = "" if slow_file is None else str(slow_file)
+    sys.argv = [str(ROOT / "run_peers.py"), *words]
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
@@ -109,10 +109,11 @@ def _swarm(folder: Path, rounds: int, *options: str) -> Iterator[list[BaseProces
     peers: list[BaseProcess] = []
     try:
         for peer in range(PEERS):
-            words = [str(folder / "ring.graphml"), "--node", str(peer), *SETTINGS, *options, "--rounds", str(rounds)]
+            words = ["peer", str(folder / "ring.graphml"), "--node", str(peer)]
+            words += [*SETTINGS, *options, "--rounds", str(rounds)]
             words += ["--token-file", str(token), "--run-dir", str(folder / str(peer))]
             given = (peer, words, folder / f"{peer}.txt", folder / "slow")
-            peers.append(multiprocessing.get_context("fork").Process(target=_be_peer, args=given))
+            peers.append(multiprocessing.get_context("fork").Process(target=be_command, args=given))
             peers[-1].start()
         yield peers
     finally:
@@ -241,13 +242,13 @@ def soak(folder: Path, rounds: int, cut: float, seconds: float, loss: float, see
     }
 
 
-def _enter(folder: str) -> int:
-    """Run this command in the sandbox; returns the exit status."""
+def enter(module: str, folder: str) -> int:
+    """Run a module's command in the sandbox; returns the exit status."""
     words, reason = sandbox()
     if not words:
         print(f"skipped: {reason}")
         return 0
-    program = [*words, sys.executable, "-m", "soak.network", *sys.argv[1:], "--inside", folder]
+    program = [*words, sys.executable, "-m", module, *sys.argv[1:], "--inside", folder]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     process = subprocess.Popen(program, env=environment, cwd=ROOT, stdin=subprocess.PIPE)
@@ -260,7 +261,7 @@ def _enter(folder: str) -> int:
         process.wait()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process, and thereby the sandbox, when stdin ends."""
     os.read(0, 1)  # a buffered one would hold a lock that the interpreter needs at its own end
     os._exit(1)
@@ -278,8 +279,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.inside is None:
         with tempfile.TemporaryDirectory(prefix="p2pfl-soak-") as name:
-            return _enter(name)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+            return enter("soak.network", name)
+    threading.Thread(target=end_with_parent, daemon=True).start()
     a = arguments
     figures = soak(a.inside, a.rounds, a.cut, a.delay, a.loss, a.seed)
     print(json.dumps(figures))

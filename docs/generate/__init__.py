@@ -35,6 +35,7 @@ GENERATORS: Mapping[str, Callable[..., str]] = {
     "graph-formats": topology_files.formats,
     "graph-kinds": topology_files.kinds,
     "include": include.root_file,
+    "directory-messages": wire_protocol.directory,
     "message-header": wire_protocol.header,
     "message-kinds": wire_protocol.kinds,
     "message-limits": wire_protocol.limits,

@@ -12,7 +12,7 @@ import tyro
 
 from docs.generate.descriptions import Described, fields_of
 from docs.generate.markdown import code, prose, table
-from p2pfl.cli import COMMANDS, collect, compare, keys, report, topology, train
+from p2pfl.cli import COMMANDS, collect, compare, keys, rendezvous, report, topology, train
 from p2pfl.cli.examples import EXAMPLES
 from p2pfl.registry import OWN, TABLES, names_of
 
@@ -23,6 +23,7 @@ OPTIONS: Mapping[str, type[Any]] = {
     "local": train.Local,
     "compare": compare.Compare,
     "peer": train.OnePeer,
+    "rendezvous": rendezvous.Rendezvous,
     "keys": keys.Keys,
     "topology make": topology.Make,
     "topology fix": topology.Fix,

@@ -115,7 +115,7 @@ def type_text(hint: Any, *, bounds: bool = False) -> str:
         return " or ".join(texts) + (" or null" if types.NoneType in arguments else "")
     if origin is Literal:
         return ", ".join(code(one) for one in arguments)
-    if origin is list:
+    if origin is list or (origin is tuple and arguments[-1] is Ellipsis):
         return f"list of {_plural(arguments[0])}"
     if origin is tuple and arguments[-1] is not Ellipsis and len(arguments) == 2:
         return f"pair of {_plural(arguments[0])}"
@@ -123,6 +123,8 @@ def type_text(hint: Any, *, bounds: bool = False) -> str:
         return f"table of {_plural(arguments[1])}"
     if is_typeddict(hint):
         return "{" + ", ".join(f"{code(n)}: {type_text(t)}" for n, t in get_type_hints(hint).items()) + "}"
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return hint.__name__
     if hint not in _NAMES:
         raise KeyError(f"the type {hint} has no text; give it one in {__name__}")
     return _NAMES[hint]
@@ -130,7 +132,10 @@ def type_text(hint: Any, *, bounds: bool = False) -> str:
 
 def _plural(hint: Any) -> str:
     text = type_text(hint)
-    return text if text.startswith("{") else text.replace(" of ", "s of ", 1) if " of " in text else text + "s"
+    is_class = isinstance(hint, type) and issubclass(hint, msgspec.Struct)
+    return (
+        text if is_class or text.startswith("{") else text.replace(" of ", "s of ", 1) if " of " in text else text + "s"
+    )
 
 
 def _limits(mark: msgspec.Meta) -> str:

@@ -9,6 +9,8 @@ from docs.generate.markdown import code, prose, table
 from p2pfl.errors import REFUSALS, Refusal
 from p2pfl.protocol import wire
 from p2pfl.protocol.inbox import WINDOW
+from p2pfl.rendezvous import entry
+from p2pfl.rendezvous import wire as directory_wire
 
 
 def kinds() -> str:
@@ -46,6 +48,17 @@ def limits() -> str:
         ("Vectors for which a process has granted credit and that are not averaged yet", f"{WINDOW}"),
     ]
     return table(("limit", "value"), rows)
+
+
+def directory() -> str:
+    """Messages of the directory service, and what they hold, a table each."""
+    kinds = (directory_wire.Announce, directory_wire.Withdraw, directory_wire.Neighbors, directory_wire.Refused)
+    parts = []
+    for kind in (*kinds, entry.Entry, entry.Identity):
+        rows = [(code(item.name), _type(item.hint), prose(item.text)) for item in fields_of(kind)]
+        summary = (kind.__doc__ or "").splitlines()[0]
+        parts.append(f"### {kind.__name__}\n\n{prose(summary)}\n\n" + table(("field", "type", "meaning"), rows))
+    return "\n\n".join(parts)
 
 
 def refusals() -> str:

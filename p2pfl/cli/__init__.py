@@ -29,6 +29,7 @@ COMMANDS = {
         "compare matched runs of several topologies and modes in one report",
     ),
     "peer": ("train:peer", "run one peer of a swarm distributed over machines"),
+    "rendezvous": ("rendezvous:rendezvous", "run a directory service through which peers find each other"),
     "keys": ("keys:keys", "generate key pairs for the peers of a topology: encrypted, authenticated links"),
     "topology make": ("topology:make", "write a topology file: ring, path, star, complete, torus, …"),
     "topology fix": ("topology:fix", "repair a graph that is not a valid topology, or convert it to another format"),

@@ -51,7 +51,7 @@ class Training:
 
 
 # Options of the exchange that only some commands have.
-_SPECIAL_OPTIONS = ("token_file", "restart")
+_SPECIAL_OPTIONS = ("token_file", "rendezvous", "rendezvous_key", "rendezvous_run", "restart")
 
 A = TypeVar("A", bound=Training)
 

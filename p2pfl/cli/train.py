@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import networkx as nx
 import tyro
@@ -12,11 +14,13 @@ from p2pfl.cli.describe import describe_result, describe_run
 from p2pfl.cli.options import Resolved, Restart, TopologyFile, Training, resolve_options
 from p2pfl.config import CentralizedConfig, ExchangeConfig, GossipConfig, RobustConfig, ServerConfig
 from p2pfl.errors import ConfigError
-from p2pfl.experiment.endpoints import endpoints_of_peer
+from p2pfl.experiment.meeting import addresses
 from p2pfl.experiment.run import run
 from p2pfl.modes import mode_of
 from p2pfl.report import check_drawing
-from p2pfl.transport.keyring import check_keys, refuse_token_file
+from p2pfl.topology import Topology
+from p2pfl.topology.node_choice import node_from
+from p2pfl.transport.keyring import check_keys, refuse_peer_options
 
 
 @dataclass(frozen=True)
@@ -41,18 +45,38 @@ class Gossip(Swarm):
     """Number of times that a dead process is restarted, from its checkpoint or its neighbors' weights."""
 
 
+def _given(metavar: str, default: str = "none") -> Any:
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
+
+
 @dataclass(frozen=True)
 class OnePeer(Swarm):
     """Run one peer of a swarm distributed over machines.
 
     Start the other peers on their machines with the same file and options, in any order. The first node of the file
-    evaluates and saves the consensus model. Every node of the file needs a host and a port.
+    evaluates and saves the consensus model. Every node of the file needs a host and a port, unless the peers find each
+    other by --rendezvous.
     """
 
-    node: Annotated[str | None, tyro.conf.arg(metavar="LABEL", help_behavior_hint="(required)")] = None
+    node: Annotated[str | None, tyro.conf.arg(metavar="LABEL", help_behavior_hint="(required, or --node-from)")] = None
     """Label of the node to run."""
-    token_file: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
-    """File with a secret shared by all peers, for runs without keys: only its holders can connect."""
+    node_from: Annotated[str | None, _given("VARIABLE")] = None
+    """Environment variable that names the node, such as SLURM_PROCID: by a label, or by an index into the order of
+    nodes, from 0, alone or at the end of a name such as peer-3."""
+    token_file: Annotated[str | None, _given("FILE")] = None
+    """File with a secret shared by all peers: only its holders can connect. For runs without keys, and for a
+    rendezvous over tcp."""
+    rendezvous: Annotated[str | None, _given("DIR|tcp://HOST:PORT")] = None
+    """Where peers find their neighbors' addresses: a folder that all machines share, or p2pfl rendezvous."""
+    rendezvous_key: Annotated[str | None, _given("KEY")] = None
+    """Public key of p2pfl rendezvous, as it prints it."""
+    rendezvous_run: Annotated[str | None, _given("NAME")] = None
+    """Name of this start, the same for all peers, such as the number of a job: addresses announced under another name
+    are another run's."""
+    announce: Annotated[str | None, _given("HOST[:PORT]", "an address of this machine, and a free port")] = None
+    """Host, and port, under which neighbors reach this peer, with --rendezvous."""
+    check: bool = False
+    """Check that this peer and its neighbors, which do the same at the same time, reach each other, and stop."""
 
 
 _Alias = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(optional)")]
@@ -119,7 +143,7 @@ def local(words: list[str]) -> int:
 def _train(resolved: Resolved[Gossip] | Resolved[Centralized] | Resolved[Sgd] | Resolved[Local]) -> int:
     if resolved.arguments.dry_run:
         check_drawing()
-        refuse_token_file(resolved.config.exchange)
+        refuse_peer_options(resolved.config.exchange)
         if mode_of(resolved.config).mixes:
             exchange, topology = resolved.config.exchange, resolved.topology
             check_keys(topology, exchange.keys, exchange.insecure, range(topology.n))
@@ -134,10 +158,15 @@ def peer(words: list[str]) -> int:
     """Run one peer of a distributed swarm."""
     resolved = resolve_options(OnePeer, words, "peer", "gossip")
     arguments, topology = resolved.arguments, resolved.topology
-    if arguments.node is None:
-        raise ConfigError(f"peer: name the node to run, for example --node {topology.names[0]}")
-    index = topology.index(arguments.node)
-    endpoints_of_peer(topology, index, resolved.config)
+    index = _node(arguments, topology)
+    addresses(topology, index, resolved.config, arguments.announce)
+    if arguments.check and arguments.dry_run:
+        raise ConfigError("--check: means nothing with --dry-run; leave one of them out")
+    if arguments.check:
+        from p2pfl.experiment.reachability import check_reachability
+
+        check_reachability(topology, index, resolved.config, announce=arguments.announce)
+        return 0
     if arguments.dry_run:
         print(describe_run(topology, resolved.config, index=index, begins=arguments.resume is None))
         return 0
@@ -145,5 +174,24 @@ def peer(words: list[str]) -> int:
     from p2pfl.node.limits import allow_open_files
 
     allow_open_files(1, len(set(nx.all_neighbors(topology.graph, index))))
-    run_peer(topology, index, resolved.config, resume=arguments.resume)
+    run_peer(topology, index, resolved.config, resume=arguments.resume, announce=arguments.announce)
     return 0
+
+
+def _node(arguments: OnePeer, topology: Topology) -> int:
+    """Node to run. Raises ConfigError where it is not given, or in two ways."""
+    if arguments.node_from is None:
+        if arguments.node is None:
+            raise ConfigError(
+                f"peer: name the node to run, for example --node {topology.names[0]}, or a variable that does "
+                "(--node-from SLURM_PROCID)"
+            )
+        return topology.index(arguments.node)
+    if arguments.node is not None:
+        raise ConfigError(
+            f"--node-from {arguments.node_from}: means nothing with --node {arguments.node}; leave one of them out"
+        )
+    choice = node_from(arguments.node_from, os.environ, topology)
+    if choice.note is not None:
+        print(f"p2pfl: note: {choice.note}", file=sys.stderr)
+    return choice.index

@@ -96,6 +96,7 @@ RESUME_OVERRIDES = frozenset(
     {
         "data_dir",
         *("transport", "eval_every", "run_dir", "insecure", "keys", "token_file", "profile", "min_peers", "restart"),
+        *("rendezvous", "rendezvous_key", "rendezvous_run"),
         *(name for name in SECTION_OF if "timeout" in name),
     }
 )
@@ -103,7 +104,7 @@ RESUME_OVERRIDES = frozenset(
 LOCAL_OPTIONS = frozenset(
     {
         *("data_dir", "device", "threads", "name", "run_dir", "checkpoint", "profile", "transport", "insecure", "keys"),
-        "token_file",
+        *("token_file", "rendezvous", "rendezvous_key", "rendezvous_run"),
     }
 ) | {name for name in SECTION_OF if "timeout" in name}
 

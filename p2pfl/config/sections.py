@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -21,6 +22,7 @@ MOST_PROCESSES = 4096  # as topologies have peers at most
 MOST_SECONDS = 1_000_000  # eleven days; sockets count milliseconds in 31 bits
 MOST_RATE = 1e30  # of learning and decay; float32 ends at 3e38
 MOST_WIDTH = 64
+MOST_NAME = 200  # characters of the name of a start
 MOST_SEED = 2**63 - 1  # as TOML has integers
 RISE = 0.2  # share of the run in which the one-cycle schedule rises
 
@@ -205,6 +207,12 @@ class ExchangeConfig:
     """Folder of secret keys made by p2pfl keys; every link is then encrypted and authenticated (gossip and peer)."""
     token_file: Annotated[str | None, tyro.conf.Fixed, tyro.conf.Suppress] = None
     """File with the secret shared by all peers where there are no keys; an option of p2pfl peer only."""
+    rendezvous: Annotated[str | None, tyro.conf.Fixed, tyro.conf.Suppress] = None
+    """Folder or service through which peers find their neighbors; an option of p2pfl peer only."""
+    rendezvous_key: Annotated[str | None, tyro.conf.Fixed, tyro.conf.Suppress] = None
+    """Public key of that service; an option of p2pfl peer only."""
+    rendezvous_run: Annotated[str | None, tyro.conf.Fixed, tyro.conf.Suppress] = None
+    """Name of this start of a run; an option of p2pfl peer only."""
     start_timeout: float = 600.0
     """Seconds for every process to load its data and open its socket."""
     handshake_timeout: float = 60.0
@@ -225,6 +233,12 @@ class ExchangeConfig:
         positive(self, MOST_SECONDS, *timeouts)
         check(self.grace_timeout >= 2, "grace_timeout", self.grace_timeout, "must be at least 2")
         not_negative(self, MOST_ROUNDS, "restart")
+        key = self.rendezvous_key
+        hexadecimal = key is None or re.fullmatch(r"[0-9a-fA-F]{64}", key) is not None
+        check(hexadecimal, "rendezvous_key", key, "must be the 64 hexadecimal digits that p2pfl rendezvous prints")
+        run = self.rendezvous_run
+        check(run is None or 0 < len(run) <= MOST_NAME, "rendezvous_run", run, f"must have 1 to {MOST_NAME} characters")
+        check(self.rendezvous != "", "rendezvous", "''", "name a folder, or a service as tcp://HOST:PORT")
 
 
 @dataclass(frozen=True)

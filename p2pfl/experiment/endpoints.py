@@ -30,18 +30,29 @@ def endpoints_of_peer(topology: Topology, index: int, config: RunConfig) -> list
     Raises ConfigError for options that need a launcher, or where the file has no endpoints, or no means by which the
     peer and its neighbors know each other, or messages would not be encrypted without --insecure.
     """
-    if config.exchange.faults is not None:
-        raise ConfigError(f"--faults {config.exchange.faults}: a script needs a launcher to play it; use p2pfl gossip")
-    if config.exchange.restart:
-        raise ConfigError(f"--restart {config.exchange.restart}: needs a launcher; start a peer again by --resume")
+    refuse_launcher_options(config)
+    for option, value in (("key", config.exchange.rendezvous_key), ("run", config.exchange.rendezvous_run)):
+        if value is not None:
+            raise ConfigError(f"--rendezvous-{option} {value}: means nothing without --rendezvous; leave it out")
     endpoints = _endpoints(topology, config)
     if endpoints is None:
-        raise ConfigError(f"{topology.source}: every node needs a host and a port (and --transport must not be ipc)")
+        raise ConfigError(
+            f"{topology.source}: every node needs a host and a port (and --transport must not be ipc); or let the "
+            "peers find each other (--rendezvous)"
+        )
     exchange = config.exchange
     keyring.check_keys(topology, exchange.keys, exchange.insecure, [index])
     keyring.check_token_file(topology, exchange)
     keyring.check_encryption(topology, exchange)
     return endpoints
+
+
+def refuse_launcher_options(config: RunConfig) -> None:
+    """Raise ConfigError for options that a single peer cannot have."""
+    if config.exchange.faults is not None:
+        raise ConfigError(f"--faults {config.exchange.faults}: a script needs a launcher to play it; use p2pfl gossip")
+    if config.exchange.restart:
+        raise ConfigError(f"--restart {config.exchange.restart}: needs a launcher; start a peer again by --resume")
 
 
 def _endpoints(topology: Topology, config: RunConfig) -> list[str] | None:

@@ -90,7 +90,7 @@ def plan_cells(base: RunConfig, wanted: CompareOptions) -> list[Cell]:
     topologies have different numbers of peers, the settings do not fit the data set, or an algorithm does not fit a
     cell, which it names.
     """
-    keyring.refuse_token_file(base.exchange)
+    keyring.refuse_peer_options(base.exchange)
     if not wanted.topologies:
         raise ConfigError("compare: name at least one topology file, for example topologies/ring-8.graphml")
     n = _common_size(wanted.topologies)

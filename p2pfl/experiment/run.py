@@ -139,7 +139,7 @@ def _run(
 
 def _planned(config: RunConfig, topology: Topology) -> tuple[Roles, RunConfig]:
     """Roles of a run, and its settings with all defaults. Raises ConfigError."""
-    keyring.refuse_token_file(config.exchange)
+    keyring.refuse_peer_options(config.exchange)
     roles = assign_roles(config, topology)
     # Clients that are not selected do nothing: the cores are for those that train at the same time.
     busy = config.centralized.num_selected if roles.coordinator is not None else roles.shards

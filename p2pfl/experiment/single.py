@@ -8,14 +8,15 @@ import os
 import shlex
 import socket
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from p2pfl import data
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, Interrupted, P2PFLError
-from p2pfl.experiment.endpoints import endpoints_of_peer
+from p2pfl.experiment.meeting import Meets, addresses, open_meeting
 from p2pfl.experiment.resume import has_other_rounds, prolong
 from p2pfl.experiment.run import how_to_resume
 from p2pfl.launch.base import Launcher, WorkerHandle
@@ -27,6 +28,8 @@ from p2pfl.node.control import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from p2pfl.node.worker import keep_freed_memory
 from p2pfl.preflight.estimate import check_run, data_record
 from p2pfl.preflight.shards import is_own_alone, pictures_of
+from p2pfl.rendezvous.book import News
+from p2pfl.rendezvous.meeting import Meeting
 from p2pfl.run.data_record import DataRecord, keep_data_record
 from p2pfl.run.directory import create_run_dir, open_run_dir, update_dataset, with_kept_files
 from p2pfl.run.fingerprint import resume_fingerprint, run_fingerprint
@@ -38,25 +41,37 @@ from p2pfl.util.signals import Interrupts, interruptible
 from p2pfl.util.text import visible
 
 
-def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path | None = None) -> None:
+def run_peer(
+    topology: Topology,
+    index: int,
+    config: RunConfig,
+    *,
+    resume: Path | None = None,
+    announce: str | None = None,
+) -> None:
     """Run peer `index` in this process until the swarm is done.
 
-    The topology file says where each peer listens. All peers must be started with the same file and the same
+    The topology file says where each peer listens, or they find each other by `rendezvous`, where `announce` may be the
+    host, or HOST:PORT, under which this one is reached. All peers must be started with the same file and the same
     training options, in any order, within --start-timeout. Peers with a common file system may share --run-dir.
 
     The first peer evaluates and saves the consensus model. Raises ConfigError for bad input, Interrupted after
     Ctrl-C, SIGTERM, SIGHUP or SIGQUIT (the next of them ends this process), P2PFLError where the peer cannot continue.
     """
-    config = resolve(config, topology, len(_on_this_host(topology, index)))
+    config = resolve(config, topology, _sharing_this_host(topology, index, config))
     roles = assign_roles(config, topology)
-    endpoints = endpoints_of_peer(topology, index, config)
-    with interruptible() as interrupts:
+    endpoints, announced = addresses(topology, index, config, announce)
+    with interruptible() as interrupts, contextlib.ExitStack() as held:
         checked = check_run(roles, config, index, begins=resume is None)
         keep_freed_memory()
         dataset = data.prepare(config.data.dataset, config.data.data_dir, _Progress(), pictures_of(config, index))
         split = checked.check_split(roles, config, data.load(dataset), index).split
         for note in (*checked.notes(config, dataset), *split.notes):
             _print_line(f"note: {note}")
+        meets = None
+        if announced is not None:
+            meets = open_meeting(roles, index, config, announced, _Said(topology.names[index]))
+            held.enter_context(meets.meeting)
         with ZmqTransport(endpoints[index]):  # an address that cannot be had leaves no run directory behind
             pass
         run_dir, config = _prepare_run_dir(topology, index, config, data_record(config, dataset, split), resume)
@@ -70,11 +85,11 @@ def run_peer(topology: Topology, index: int, config: RunConfig, *, resume: Path 
             settings=resume_fingerprint(roles, config),
             bind=endpoints[index],
             resume=resume is not None,
-            endpoints=dict(enumerate(endpoints)),
+            endpoints=endpoints,
             introduces=is_own,
             token=None if config.exchange.token_file is None else keyring.own_token(config.exchange.token_file),
         )
-        _run(spec, topology, sorted(roles.links[index]), interrupts)
+        _run(spec, topology, sorted(roles.links[index]), interrupts, meets)
 
 
 def _prepare_run_dir(
@@ -96,34 +111,39 @@ def _prepare_run_dir(
     return run_dir, kept
 
 
-def _run(spec: messages.WorkerSpec, topology: Topology, neighbors: list[int], interrupts: Interrupts) -> None:
+def _run(
+    spec: messages.WorkerSpec, topology: Topology, neighbors: list[int], interrupts: Interrupts, meets: Meets | None
+) -> None:
     """Run the peer to its end; print how that went, or raise the error for it."""
-    name, bind, run_dir = topology.names[spec.index], spec.bind, spec.run_dir
+    name, run_dir = topology.names[spec.index], spec.run_dir
     interrupted = Interrupted("interrupted", remedy=how_to_resume(spec.config, _resume(run_dir, name)))
-    launcher: Launcher = SingleLauncher(spec)
+    launcher: Launcher = SingleLauncher(spec, None if meets is None else meets.open)
     worker = launcher.start(StartWorker(spec.index))
     interrupts.hold(_Stop(worker, str(interrupted)))
-    _print_line(f"peer {name} at {bind}, records in {run_dir}")
+    _print_line(f"peer {name}{f' at {spec.bind}' if meets is None else ''}, records in {run_dir}")
     report = _LineReport(name, spec.config.training.rounds)
     launcher.watch(math.inf, report)
     if worker.exitcode == EXIT_INTERRUPTED:
         raise interrupted
     if worker.exitcode != EXIT_OK:
-        raise _error(spec, topology, neighbors, worker.exitcode == EXIT_USAGE, report.failure)
+        peers = report.failure.peers or neighbors
+        meeting = None if meets is None else meets.meeting
+        raise _error(
+            spec, topology, _Search(spec.endpoints or {}, peers, meeting), worker.exitcode == EXIT_USAGE, report.failure
+        )
     if spec.index == 0 and has_final_model(spec.config):
         _print_line(f"weights of the consensus model: {run_dir / MODEL_FILE}")
     _print_line(f"peer {name}: done; for one report, name all peers' run directories: p2pfl report {run_dir} …")
 
 
 def _error(
-    spec: messages.WorkerSpec, topology: Topology, neighbors: Sequence[int], usage: bool, failure: messages.Failed
+    spec: messages.WorkerSpec, topology: Topology, search: _Search, usage: bool, failure: messages.Failed
 ) -> P2PFLError:
-    """The error for a peer that failed: its own words, and what helps."""
+    """Error for a peer that failed: its own words, where it looked, and what helps."""
     name, where = topology.names[spec.index], ""
     if failure.code == "no-greeting":
         log = peer_dir(spec.run_dir, topology, spec.index) / LOG_FILE
-        places = _looked_for(spec.endpoints or {}, failure.peers or neighbors)
-        where = f"{places}; have all the same file, options, and keys or token? See {log}"
+        where = f"; looked for {search.text()}; have all the same file, options, and keys or token? See {log}"
     if usage:
         return ConfigError(f"peer {name}: {failure.reason}{where}")
     remedy = ""
@@ -161,17 +181,27 @@ class _Stop:
         self._worker.send(messages.Stop())
 
 
-def _looked_for(endpoints: Mapping[int, str], neighbors: Iterable[int]) -> str:
-    """Endpoints where neighbors should have been; hosts without address are marked."""
-    places = []
-    for neighbor in sorted(neighbors):
-        host = urlsplit(endpoints[neighbor]).hostname or ""
-        try:
-            socket.getaddrinfo(host, None)
-            places.append(endpoints[neighbor])
-        except OSError as error:
-            places.append(f"{endpoints[neighbor]} (host {host}: {error.strerror})")
-    return f"; looked for at {', '.join(places)}"
+@dataclass(frozen=True)
+class _Search:
+    """Places at which missing peers were looked for: by the file, or in a meeting."""
+
+    endpoints: Mapping[int, str]
+    peers: Sequence[int]
+    meeting: Meeting | None
+
+    def text(self) -> str:
+        """Places on one line; hosts without address are marked."""
+        if self.meeting is not None:
+            return self.meeting.whereabouts(self.peers)
+        places = []
+        for peer in sorted(self.peers):
+            host = urlsplit(self.endpoints[peer]).hostname or ""
+            try:
+                socket.getaddrinfo(host, None)
+                places.append(self.endpoints[peer])
+            except OSError as error:
+                places.append(f"{self.endpoints[peer]} (host {host}: {error.strerror})")
+        return f"at {', '.join(places)}"
 
 
 class _LineReport:
@@ -241,7 +271,23 @@ def _join_run_dir(topology: Topology, index: int, config: RunConfig) -> Path:
     return Path(wanted)
 
 
-def _on_this_host(topology: Topology, index: int) -> list[int]:
-    """Peers that share this one's host, and with it its cores."""
+def _sharing_this_host(topology: Topology, index: int, config: RunConfig) -> int:
+    """Number of peers that share this one's host, and with it its cores.
+
+    1 where the file does not say.
+    """
     hosts = [topology.graph.nodes[peer].get("host") for peer in range(topology.n)]
-    return [peer for peer in range(topology.n) if hosts[peer] == hosts[index]]
+    return 1 if hosts[index] is None and config.exchange.rendezvous is not None else hosts.count(hosts[index])
+
+
+class _Said:
+    """Prints news of a peer's neighbors, from any thread."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, news: News) -> None:
+        if news.matters:
+            print(f"p2pfl: warning: peer {self._name}: {news.text}", file=sys.stderr, flush=True)
+        else:
+            _print_line(f"peer {self._name}: {news.text}")

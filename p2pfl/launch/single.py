@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from p2pfl.launch.base import OnReport
 from p2pfl.launch.events import StartWorker
@@ -12,13 +12,17 @@ from p2pfl.launch.observers import Observer
 from p2pfl.node import messages
 from p2pfl.node.control import EXIT_INTERRUPTED, Control
 from p2pfl.node.worker import run
+from p2pfl.transport import Transport
+
+MakeTransport = Callable[[str], Transport]
 
 
 class SingleWorker:
     """Handle of the peer in this process, which runs while its launcher watches."""
 
-    def __init__(self, spec: messages.WorkerSpec) -> None:
+    def __init__(self, spec: messages.WorkerSpec, make_transport: MakeTransport | None = None) -> None:
         self._spec = spec
+        self._make_transport = make_transport
         self._control = Control()
         self._status: int | None = None
 
@@ -61,14 +65,21 @@ class SingleWorker:
 
     def run(self, report: OnReport) -> None:
         """Run the peer to its end in the calling thread."""
-        self._status = run(self._spec, lambda message: report(self._spec.index, message), self._control)
+        self._status = run(
+            self._spec, lambda message: report(self._spec.index, message), self._control, self._make_transport
+        )
 
 
 class SingleLauncher:
     """Runs one peer in the calling thread, while it is watched."""
 
-    def __init__(self, spec: messages.WorkerSpec) -> None:
+    def __init__(self, spec: messages.WorkerSpec, make_transport: MakeTransport | None = None) -> None:
+        """Prepare to run a peer.
+
+        `make_transport`: opens the peer's sockets, if it is not the file that says where its neighbors are.
+        """
         self._spec = spec
+        self._make_transport = make_transport
         self._worker: SingleWorker | None = None
 
     def prepare(self, observer: Observer) -> None:
@@ -80,7 +91,7 @@ class SingleLauncher:
 
     def start(self, order: StartWorker) -> SingleWorker:
         """Make the peer ready to run; it runs in `watch`."""
-        self._worker = SingleWorker(self._spec)
+        self._worker = SingleWorker(self._spec, self._make_transport)
         return self._worker
 
     def watch(self, seconds: float, report: OnReport) -> None:

@@ -53,13 +53,16 @@ def resolve(config: RunConfig, topology: Topology, processes: int) -> RunConfig:
         chosen["local_epochs"] = 1
     if "exchange" in settings.MODE_SECTIONS[config.mode] and config.exchange.transport == "auto":
         both = all("host" in node and "port" in node for _, node in topology.graph.nodes(data=True))
-        chosen["transport"] = "tcp" if both else "ipc"
+        chosen["transport"] = "tcp" if both or config.exchange.rendezvous is not None else "ipc"
     if mode.mixes and config.exchange.keys is not None:
         if not config.exchange.keys:
             raise ConfigError("--keys: needs the folder that p2pfl keys wrote (-o)")
         chosen["keys"] = os.path.abspath(config.exchange.keys)
     if mode.mixes and config.exchange.token_file is not None:
         chosen["token_file"] = os.path.abspath(config.exchange.token_file)
+    where = config.exchange.rendezvous
+    if mode.mixes and where is not None and not where.startswith("tcp://"):
+        chosen["rendezvous"] = os.path.abspath(where)
     return settings.replace_options(config, **chosen)
 
 

@@ -45,11 +45,11 @@ class Credentials(Protocol):
         """Number of the neighbor with this proof; None if it is no neighbor's."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Keys:
     """CurveZMQ keys (RFC 26) of one peer: its key pair and its neighbors' public keys.
 
-    All are in Z85; `neighbors` is by peer number.
+    All are in Z85; `neighbors` is by peer number. Those of neighbors may come later.
     """
 
     public: str
@@ -65,6 +65,10 @@ class Keys:
     @property
     def size(self) -> int:
         return len(self.neighbors)
+
+    def learn(self, neighbor: int, public: str) -> None:
+        """Take a neighbor's public key, for connections from now on."""
+        self.neighbors = {**self.neighbors, neighbor: public}  # another thread may be reading the old mapping
 
     def secure_server(self, socket: zmq.Socket[bytes]) -> None:
         socket.setsockopt(zmq.CURVE_SERVER, 1)

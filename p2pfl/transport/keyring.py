@@ -26,7 +26,7 @@ _KEY_CHARACTERS = 40
 _TOKEN_CHARACTERS = (32, 1024)  # at least and at most
 _TOKEN_VARIETY = 8  # distinct characters; 32 random hexadecimal digits have fewer once in ten million times
 _MAX_BYTES = 4096  # read of a file
-_MAKE_TOKEN = "python -c 'import secrets; print(secrets.token_hex(32))' > FILE; chmod 600 FILE"
+MAKE_TOKEN = "python -c 'import secrets; print(secrets.token_hex(32))' > FILE; chmod 600 FILE"
 
 
 def make_keys(topology_file: Path, folder: Path, *, renew: bool = False) -> list[Path]:
@@ -46,13 +46,7 @@ def make_keys(topology_file: Path, folder: Path, *, renew: bool = False) -> list
         if _make_private(folder):
             made.append(folder)
         for (_, secret), path in zip(pairs, paths, strict=True):
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            made.append(path)
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                os.fchmod(descriptor, 0o600)  # whatever the umask takes away
-                file.write(secret + "\n")
-                file.flush()
-                os.fsync(descriptor)  # before the public key can be read: a power cut leaves no peer without its secret
+            _write_secret(path, secret, made)
         publish(topology_file, public)
     except FileExistsError as error:
         _remove(made)
@@ -67,7 +61,19 @@ def make_keys(topology_file: Path, folder: Path, *, renew: bool = False) -> list
     return paths
 
 
-def _make_private(folder: Path) -> bool:
+def _write_secret(path: Path, secret: str, made: list[Path] | None = None) -> None:
+    """Write a secret key to a new file, and add that to `made`. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    if made is not None:
+        made.append(path)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        os.fchmod(descriptor, 0o600)  # whatever the umask takes away
+        file.write(secret + "\n")
+        file.flush()
+        os.fsync(descriptor)  # before the public key can be read: a power cut leaves no peer without its secret
+
+
+def _make_private(folder: Path, option: str = "-o") -> bool:
     """Make a folder that only its owner can enter, or check it; True if it is new."""
     try:
         folder.mkdir(mode=0o700, parents=True)
@@ -75,9 +81,11 @@ def _make_private(folder: Path) -> bool:
     except FileExistsError:
         mode = stat.S_IMODE(folder.stat().st_mode)
     if not folder.is_dir():
-        raise ConfigError(f"-o {folder}: is a file; choose a folder")
+        raise ConfigError(f"{option} {folder}: is a file; choose a folder")
     if mode & 0o077:
-        raise ConfigError(f"-o {folder}: others can enter it (mode {mode:04o}); chmod 700 it, or choose another folder")
+        raise ConfigError(
+            f"{option} {folder}: others can enter it (mode {mode:04o}); chmod 700 it, or choose another folder"
+        )
     return False
 
 
@@ -130,7 +138,7 @@ def check_keys(topology: Topology, folder: str | None, insecure: bool, peers: It
                 f"{topology.source}: node {name!r} has no public_key, and --keys {folder} asks for encryption; "
                 "make keys (p2pfl keys)"
             )
-        if not _is_key(public[peer]):
+        if not is_key(public[peer]):
             raise ConfigError(f"{topology.source}: public_key of node {name!r} is not a key; make keys (p2pfl keys)")
     if len(set(public.values())) < topology.n:
         raise ConfigError(f"{topology.source}: two nodes have the same public_key; make new keys (p2pfl keys --renew)")
@@ -142,7 +150,7 @@ def own_secret(topology: Topology, folder: str, peer: int) -> str:
     """Read a peer's secret key from its file. Raises ConfigError naming the file."""
     path = key_file(Path(folder), topology, peer)
     text = _read_secret("--keys", path, "give the folder that p2pfl keys wrote (-o)")
-    if not _is_key(text):
+    if not is_key(text):
         raise ConfigError(f"--keys {path}: not a secret key (40 characters that p2pfl keys writes)")
     if zmq.curve_public(text.encode()).decode() != public_keys(topology).get(peer):
         raise ConfigError(
@@ -151,9 +159,40 @@ def own_secret(topology: Topology, folder: str, peer: int) -> str:
     return text
 
 
+def own_pair(topology: Topology, folder: str, peer: int) -> tuple[str, str]:
+    """Public and secret key of a peer whose public key no topology file has.
+
+    They are made where the file of the secret one is missing. Raises ConfigError naming the file.
+    """
+    path = key_file(Path(folder), topology, peer)
+    if not os.path.lexists(path):
+        try:
+            _make_private(Path(folder), "--keys")
+        except OSError as error:
+            raise ConfigError(f"--keys {unwritable(path, error)}") from None
+    return pair_in_file("--keys", path)
+
+
+def pair_in_file(option: str, path: Path) -> tuple[str, str]:
+    """Public and secret key, of a file of the secret one.
+
+    It is made where it is missing. Raises ConfigError naming the file.
+    """
+    if not os.path.lexists(path):
+        try:
+            with contextlib.suppress(FileExistsError):  # made meanwhile
+                _write_secret(path, zmq.curve_keypair()[1].decode())
+        except OSError as error:
+            raise ConfigError(f"{option} {unwritable(path, error)}") from None
+    secret = _read_secret(option, path, "name a file of a secret key, or a new one")
+    if not is_key(secret):
+        raise ConfigError(f"{option} {path}: not a secret key (40 characters); remove it, and a new one is made")
+    return zmq.curve_public(secret.encode()).decode(), secret
+
+
 def own_token(path: str) -> str:
     """Read the token in a file. Raises ConfigError naming the file and the remedy."""
-    text = _read_secret("--token-file", Path(path), f"make one: {_MAKE_TOKEN}")
+    text = _read_secret("--token-file", Path(path), f"make one: {MAKE_TOKEN}")
     least, most = _TOKEN_CHARACTERS
     problem = ""
     if len(text) < least:
@@ -163,7 +202,7 @@ def own_token(path: str) -> str:
     elif len(set(text)) < _TOKEN_VARIETY:
         problem = "easily guessed; a token is random"
     if problem:
-        raise ConfigError(f"--token-file {path}: {problem}; make one: {_MAKE_TOKEN}")
+        raise ConfigError(f"--token-file {path}: {problem}; make one: {MAKE_TOKEN}")
     return text
 
 
@@ -202,27 +241,27 @@ def check_token_file(topology: Topology, config: ExchangeConfig) -> None:
         allow = " and --insecure, since messages are not encrypted then" if not config.insecure else ""
         raise ConfigError(
             "peer: anybody who reaches its port could speak for its neighbors; give all peers the same secret "
-            f"(--token-file FILE, made by: {_MAKE_TOKEN}){'' if peer is None else allow}, or keys (p2pfl keys, then "
+            f"(--token-file FILE, made by: {MAKE_TOKEN}){'' if peer is None else allow}, or keys (p2pfl keys, then "
             f"--keys DIR){', or run without (--insecure)' if peer is None else ''}"
         )
 
 
-def refuse_token_file(config: ExchangeConfig) -> None:
-    """Raise ConfigError for a token file in a launcher's run."""
-    if config.token_file is not None:
-        raise ConfigError(
-            f"token_file {config.token_file}: only for p2pfl peer; a launcher makes a token itself: take it out of the "
-            "settings"
-        )
+def refuse_peer_options(config: ExchangeConfig) -> None:
+    """Raise ConfigError for options of single peers in a launcher's run."""
+    given = {"token_file": (config.token_file, "makes a token itself"), "rendezvous": (config.rendezvous, "needs none")}
+    for name, (value, instead) in given.items():
+        if value is not None:
+            raise ConfigError(f"{name} {value}: only for p2pfl peer; a launcher {instead}: take it out of the settings")
 
 
 def _beyond_this_machine(topology: Topology) -> int | None:
     """First peer whose host is not a loopback address; None if there is none."""
     nodes = topology.graph.nodes
-    return next((peer for peer in range(topology.n) if not _is_loopback(str(nodes[peer].get("host", "::1")))), None)
+    return next((peer for peer in range(topology.n) if not is_loopback(str(nodes[peer].get("host", "::1")))), None)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine for itself only."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -248,7 +287,8 @@ def _read_secret(option: str, path: Path, remedy: str) -> str:
         return ""
 
 
-def _is_key(text: str) -> bool:
+def is_key(text: str) -> bool:
+    """Return whether a text is a key of CurveZMQ in Z85."""
     try:
         return len(text) == _KEY_CHARACTERS and len(z85.decode(text.encode("ascii"))) == 32
     except (ValueError, KeyError, struct.error):  # z85 raises three kinds

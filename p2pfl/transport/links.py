@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
@@ -46,6 +46,9 @@ _OPTIONS = {
     zmq.TCP_KEEPALIVE: 1,
     zmq.IPV6: 1,
 }
+
+
+LinkStage = Literal["none", "connected", "admitted"]
 
 
 @dataclass(eq=False)
@@ -100,6 +103,7 @@ class Links:
         self._down_since: dict[int, float] = {}
         self._new: set[int] = set()  # of these, those never connected so far
         self._lost: set[int] = set()
+        self._answering: set[int] = set()  # those whose endpoints accept connections, as far as known
         self._looked = 0.0  # time of the last look for answers
         self._retry_at: dict[int, float] = {}  # neighbors whose handshake failed, and when to try again
 
@@ -127,6 +131,19 @@ class Links:
         self._close(self._links[neighbor])
         self._open(neighbor)
 
+    def readdress(self, neighbor: int, endpoint: str) -> None:
+        """Open a link at another endpoint, or at the first one that is known."""
+        self._endpoints = {**self._endpoints, neighbor: endpoint}
+        self._new.discard(neighbor)  # what was sent before is lost: its connection is news
+        self._answering.discard(neighbor)
+        self.renew(neighbor)
+
+    def stage(self, neighbor: int) -> LinkStage:
+        """Return how far the connection to a neighbor has come."""
+        if neighbor not in self._down_since:
+            return "admitted"
+        return "connected" if neighbor in self._answering else "none"
+
     def discard(self, neighbor: int) -> None:
         if neighbor in self._links:
             self.renew(neighbor)
@@ -142,6 +159,7 @@ class Links:
             event = parse_monitor_message(monitor.recv_multipart())
             kind = event["event"]
             if kind == zmq.EVENT_CONNECTED:
+                self._answering.add(neighbor)
                 link.close_handle()
                 link.since = time.monotonic()
                 with contextlib.suppress(OSError):  # gone already
@@ -236,12 +254,14 @@ class Links:
         link.setsockopt(zmq.LINGER, 0)
         link.setsockopt(zmq.SNDHWM, self._mark)
         link.copy_threshold = 0  # a small last chunk that pyzmq copied would count as sent at once
-        if self._credentials is not None:
+        endpoint = self._endpoints[neighbor]
+        if self._credentials is not None and endpoint:
             self._credentials.secure_client(link, neighbor)
         monitor = link.get_monitor_socket(zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
         self._links[neighbor] = self._monitors[monitor] = _Link(neighbor, link, monitor)
         self._poller.register(monitor, zmq.POLLIN)
-        endpoint = self._endpoints[neighbor]
+        if not endpoint:  # not known yet: it takes no message
+            return
         try:
             link.connect(endpoint)
         except zmq.ZMQError as error:

@@ -24,7 +24,7 @@ from p2pfl.protocol import wire
 from p2pfl.protocol.events import TransportEvent
 from p2pfl.transport.admission import HANDSHAKE_MS, Admission
 from p2pfl.transport.credentials import Credentials
-from p2pfl.transport.links import AND_MORE, NOW, Links
+from p2pfl.transport.links import AND_MORE, NOW, Links, LinkStage
 from p2pfl.transport.receiver import Receiver
 from p2pfl.transport.watchdog import WATCH_SECONDS, Watchdog
 from p2pfl.util.tempdir import is_private
@@ -112,6 +112,17 @@ class ZmqTransport:
         self._admission.neighbors = max(self._admission.neighbors, len(endpoints))
         self._watchdog.set_limits(vector_bytes)
         self._links.connect(endpoints, vector_bytes)
+
+    def readdress(self, neighbor: int, endpoint: str) -> None:
+        """Open the link to a neighbor at another endpoint; it comes back as after a break.
+
+        A neighbor may also be connected to with an empty endpoint first, where its own is not known yet.
+        """
+        self._links.readdress(neighbor, endpoint)
+
+    def stage(self, neighbor: int) -> LinkStage:
+        """Return how far the connection to a neighbor has come, for people."""
+        return self._links.stage(neighbor)
 
     def send(self, neighbor: int, message: wire.Message) -> int:
         header, body = wire.encode(message)

@@ -63,6 +63,12 @@ def test_bad_links_between_network_namespaces(folder: Path) -> None:
     assert verdict == "the swarm learned on"
 
 
+def test_peers_in_network_namespaces_find_each_other(folder: Path) -> None:
+    figures, verdict = soak(folder, "meeting", "--spread", "1")
+    assert all(sorted(order) == [0, 1, 2, 3] for order in figures["orders"].values())
+    assert verdict == "all found each other"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_namespaces_end_with_who_made_them(folder: Path, number: signal.Signals) -> None:
     process = commands.start(

@@ -54,7 +54,7 @@ def peer(monkeypatch: pytest.MonkeyPatch, folder: Path, during: Callable[[], obj
     It ends as interrupted if it is asked to end meanwhile.
     """
 
-    def rounds(_spec: object, _report: object, control: Control) -> int:
+    def rounds(_spec: object, _report: object, control: Control, _make_transport: object) -> int:
         asked: list[str] = []
         control.attach(lambda: asked.append("stop"))
         during()

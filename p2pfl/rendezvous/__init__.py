@@ -1,0 +1,1 @@
+"""Rendezvous: peers find their neighbors' addresses through a folder or a service."""
