@@ -12,7 +12,7 @@ import tyro
 
 from docs.generate.descriptions import Described, fields_of
 from docs.generate.markdown import code, prose, table
-from p2pfl.cli import COMMANDS, compare, keys, rendezvous, report, topology, train
+from p2pfl.cli import COMMANDS, collect, compare, keys, rendezvous, report, topology, train
 from p2pfl.cli.examples import EXAMPLES
 from p2pfl.registry import OWN, TABLES, names_of
 
@@ -29,6 +29,7 @@ OPTIONS: Mapping[str, type[Any]] = {
     "topology fix": topology.Fix,
     "topology show": topology.Show,
     "report": report.Report,
+    "collect": collect.Collect,
 }
 """Dataclass of each command's arguments."""
 

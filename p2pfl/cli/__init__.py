@@ -35,6 +35,7 @@ COMMANDS = {
     "topology fix": ("topology:fix", "repair a graph that is not a valid topology, or convert it to another format"),
     "topology show": ("topology:show", "show degrees, spectral gap and rounds to consensus of a topology; draw it"),
     "report": ("report:report", "write tables and plots of recorded runs"),
+    "collect": ("collect:collect", "bring the run directories of one run's peers together in one"),
 }
 
 

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from p2pfl.topology import Topology
 
 A = TypeVar("A")
-_FOLDERS = {"rendezvous", "run_dir", "data_dir", "keys", "resume", "run_dirs", "what"}
+_FOLDERS = {"rendezvous", "run_dir", "data_dir", "keys", "resume", "run_dirs", "what", "sources"}
 _PATHS = _FOLDERS | {"topology", "token_file", "faults", "init"}
-_POSITIONAL = {"topology", "file", "run_dirs", "what"}
+_POSITIONAL = {"topology", "file", "run_dirs", "what", "sources"}
 _LONGEST_INSIDE = "x" * 250 + "/" + "x" * 100  # longer than any path inside a run directory or folder of keys
 _STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff)
 

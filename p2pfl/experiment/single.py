@@ -133,7 +133,7 @@ def _run(
         )
     if spec.index == 0 and has_final_model(spec.config):
         _print_line(f"weights of the consensus model: {run_dir / MODEL_FILE}")
-    _print_line(f"peer {name}: done; put all peers' folders into one {run_dir}/peers for: p2pfl report {run_dir}")
+    _print_line(f"peer {name}: done; for one report, name all peers' run directories: p2pfl report {run_dir} …")
 
 
 def _error(

@@ -153,7 +153,7 @@ def check_settings(config: RunConfig, peers: int, info: data.DatasetInfo) -> Tri
 def disk_space_needed(roles: Roles, config: RunConfig, layout: Layout, process: int | None = None) -> int:
     """Bytes at least that a run, or one process of it, writes: checkpoints and model."""
     training, exchanges = config.training, any(roles.links)
-    whole, sent = layout.size * 4, config.gossip.gossip_steps * _coded_bytes(config, layout)
+    whole, sent = layout.size * 4, config.gossip.gossip_steps * coded_bytes(config, layout)
     # The coordinator and the clients of one round have checkpoints; other clients may.
     at_least = roles.topology.n if roles.coordinator is None else config.centralized.num_selected + 1
     processes = at_least if process is None else 1
@@ -164,7 +164,7 @@ def disk_space_needed(roles: Roles, config: RunConfig, layout: Layout, process: 
     return need + (whole if has_model else 0)
 
 
-def _coded_bytes(config: RunConfig, layout: Layout) -> int:
+def coded_bytes(config: RunConfig, layout: Layout) -> int:
     """Bytes that travel in a training round for a model."""
     if not mode_of(config).mixes:
         return layout.size * ITEM_BYTES[config.exchange.wire_dtype]
@@ -226,7 +226,7 @@ def estimate(  # longer than others: each field of the result takes a line
         roles = assign_roles(config, roles.topology, shards.sizes)
     steps = [steps_of_shard(config, size, shards.mean) for size in (shards.smallest, shards.largest)]
     layout = Layout.of(model)
-    whole, coded = layout.size * 4, _coded_bytes(config, layout)
+    whole, coded = layout.size * 4, coded_bytes(config, layout)
     sent, degree = vectors_sent(roles, config)
     return Estimate(
         train_samples=info.train_samples,

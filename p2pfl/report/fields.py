@@ -45,6 +45,7 @@ FIELDS: dict[str, str] = {
     "consensus_bytes": "bytes sent by all peers in the consensus phase",
     "optimizer_steps_per_peer": "optimizer steps of a peer, mean of the peers or clients",
     "lost_peers": "peers or clients that were lost permanently",
+    "uncollected_peers": "peers of a run in pieces without any record, as their directories are not collected",
     "missing_peers": "missing peers, and the rounds [first, last] in which neighbors averaged without them",
     "components": "connected components, and the rounds [first, last] in which the graph was disconnected",
     "faults": "faults of the fault script",
@@ -95,6 +96,7 @@ _TYPES: dict[str, Any] = {
     "final_merge": Literal["exact", "chebyshev", "plain", "push-sum", "robust", "none"] | None,
     "class_accuracy": dict[str, float | None] | None,
     "lost_peers": list[str],
+    "uncollected_peers": list[str],
     "missing_peers": list[MissingPeer],
     "components": list[Disconnected],
     "faults": list[str],
@@ -106,7 +108,7 @@ _TYPES: dict[str, Any] = {
 }
 TYPES: dict[str, Any] = {name: _TYPES.get(name, _NUMBER) for name in FIELDS}
 # Fields that are words or labels, not numbers to add up.
-_ABOUT_PEERS = ("busiest_peer", "lost_peers", "missing_peers", "components", "faults", "restarts")
+_ABOUT_PEERS = ("busiest_peer", "lost_peers", "uncollected_peers", "missing_peers", "components", "faults", "restarts")
 _DAMAGE = ("weights_from_neighbors", "damaged_records")
 TEXT_FIELDS = (
     "mode",

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 from pathlib import Path
 
 import networkx as nx
-import numpy as np
 
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError
 from p2pfl.faults import FaultScript, load_faults
 from p2pfl.merge import FinalMerge, final_merge_of
 from p2pfl.mixing import Mixing, mixing_of, uses_tree
-from p2pfl.model.sketches import consensus_distance
 from p2pfl.modes import COORDINATOR, Mode, mode_of
 from p2pfl.protocol.numbering import Numbering
 from p2pfl.registry import MIXINGS
+from p2pfl.report.rounds import consensus_distances, finished_rounds
 from p2pfl.run import records
 from p2pfl.run.data_record import DataRecord, read_data_record
 from p2pfl.run.directory import load_run_settings
 from p2pfl.run.paths import CONFIG_FILE, ROUNDS_FILE, peer_dirs, topology_file
+from p2pfl.run.pieces import is_in_pieces
 from p2pfl.run.records import RoundRecord
 from p2pfl.run.shard_record import ShardRecord, read_shard_record, sizes_of
-from p2pfl.run.sketch_file import readable_sketches
 from p2pfl.topology import Topology, load_topology
 from p2pfl.topology.spectrum import Matrix
 from p2pfl.util.program import program
@@ -56,6 +54,7 @@ class RecordedRun:
     problems: tuple[str, ...] = ()  # one line for each damaged record file
     data: DataRecord | None = None  # description of its data; None in old runs without one
     shards: tuple[ShardRecord | None, ...] = ()  # by process that trains; None where it was not recorded
+    uncollected: tuple[str, ...] = ()  # of a run in pieces: peers without any record, which are no survivors
 
     @property
     def name(self) -> str:
@@ -209,10 +208,12 @@ def model_record(run: RecordedRun) -> RoundRecord | None:
     return next((record for record in run.rounds.get(last, ()) if record.test_accuracy is not None), None)
 
 
-def load_run(run_dir: Path, lost_peers: Sequence[str] = ()) -> RecordedRun:
+# Longer than 40 lines: the fields' values in one place.
+def load_run(run_dir: Path, lost_peers: Sequence[str] = (), joined: Mapping[int, Path] | None = None) -> RecordedRun:
     """Read a run directory, even of a run that was interrupted or finished no round.
 
-    `lost_peers` are peers' names. Raises ConfigError where the folder or its settings cannot be read; unreadable
+    `lost_peers` are peers' names. `joined`: folders of the peers of a run in pieces, by index, in several run
+    directories. Raises ConfigError where the folder or its settings cannot be read; unreadable
     records are left out and reported in `problems`.
     """
     config = load_run_settings(run_dir)
@@ -224,6 +225,7 @@ def load_run(run_dir: Path, lost_peers: Sequence[str] = ()) -> RecordedRun:
     if unknown:
         raise ConfigError(f"{run_dir}: lost peer {unknown[0]!r} is not in {file.name}")
     folders = peer_dirs(run_dir, topology)
+    folders = [(joined or {}).get(index, folder) for index, folder in enumerate(folders)]
     read = [records.read_recorded(folder, config.training.rounds + _MIXING_LIMIT) for folder in folders]
     recorded = tuple(_of_this_run(own.rounds, config, topology) for own in read)
     problems = tuple(line for own in read for line in own.problems) + tuple(
@@ -231,7 +233,11 @@ def load_run(run_dir: Path, lost_peers: Sequence[str] = ()) -> RecordedRun:
         for folder, own, kept in zip(folders, read, recorded, strict=True)
         if len(kept) < len(own.rounds)
     )
-    left = tuple(peer for peer in range(topology.n) if topology.names[peer] not in set(lost_peers))
+    uncollected: tuple[str, ...] = ()
+    if any(recorded) and (joined is not None or is_in_pieces(run_dir)):
+        uncollected = tuple(name for name, own in zip(topology.names, recorded, strict=True) if not own)
+    gone = {*lost_peers, *uncollected}
+    left = tuple(peer for peer in range(topology.n) if topology.names[peer] not in gone)
     survivors = left or tuple(range(topology.n))  # where all were lost, all count
     script = None
     if config.exchange.faults is not None:
@@ -241,15 +247,14 @@ def load_run(run_dir: Path, lost_peers: Sequence[str] = ()) -> RecordedRun:
     has_coordinator = mode_of(config).has_coordinator
     shards = tuple(read_shard_record(folder) for folder in (folders[:-1] if has_coordinator else folders))
     if has_coordinator:
-        finished = _finished(recorded[-1:])
+        finished = finished_rounds(recorded[-1:])
         return RecordedRun(run_dir, config, topology, recorded, survivors, finished, script, {}, problems, data, shards)
-    rounds = _finished([recorded[peer] for peer in survivors])
+    rounds = finished_rounds([recorded[peer] for peer in survivors])
     distances = {}
     if mode_of(config).has_peers:
-        distances = _distances([folders[p] for p in survivors], [read[p].rows for p in survivors], rounds)
-    return RecordedRun(
-        run_dir, config, topology, recorded, survivors, rounds, script, distances, problems, data, shards
-    )
+        distances = consensus_distances([folders[p] for p in survivors], [read[p].rows for p in survivors], rounds)
+    run = RecordedRun(run_dir, config, topology, recorded, survivors, rounds, script, distances, problems, data, shards)
+    return replace(run, uncollected=uncollected)
 
 
 def _foreign_text(count: int) -> str:
@@ -266,27 +271,3 @@ def _of_this_run(own: Sequence[RoundRecord], config: RunConfig, topology: Topolo
         return (record.phase == "train") == (record.round <= rounds) and named <= names
 
     return tuple(record for record in own if fits(record))
-
-
-def _finished(recorded: Sequence[Sequence[RoundRecord]]) -> dict[int, tuple[RoundRecord, ...]]:
-    by_round = [{record.round: record for record in own} for own in recorded]
-    last = min((max(own, default=0) for own in by_round), default=0)
-    numbers = sorted({number for own in by_round for number in own if number <= last})
-    return {number: tuple(own[number] for own in by_round if number in own) for number in numbers}
-
-
-def _distances(
-    folders: Sequence[Path], places: Sequence[Mapping[int, int]], rounds: Mapping[int, Sequence[RoundRecord]]
-) -> dict[int, float]:
-    """Consensus distances by round; `places`: by peer, round -> row of its sketches."""
-    sketches = [readable_sketches(folder)[0] for folder in folders]
-    distances = {}
-    for number, reported in rounds.items():
-        rows = [(where[number], own) for where, own in zip(places, sketches, strict=True) if number in where]
-        if len(rows) < len(reported):
-            continue  # some sketch was lost
-        with np.errstate(all="ignore"):  # diverged weights need no warning here
-            distance = consensus_distance([own[row] for row, own in rows])
-        if math.isfinite(distance):
-            distances[number] = distance
-    return distances

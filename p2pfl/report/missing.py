@@ -87,7 +87,9 @@ def components(run: RecordedRun) -> list[dict[str, Any]]:
     for peer, own in enumerate(run.records):
         for record in own:
             by_round.setdefault(record.round, {})[peer] = set(record.absent or ())
+    unknown = [peer for peer, name in enumerate(names) if name in run.uncollected]
     for number, absent in sorted(by_round.items()):
+        absent |= {peer: set() for peer in unknown}  # present, unless a neighbor says otherwise
         cut = frozenset() if run.script is None else run.script.cuts(number)
         if cut or any(absent.values()):
             graph = nx.Graph()

@@ -20,26 +20,30 @@ from p2pfl.run.records import RoundRecord
 from p2pfl.util.units import bytes_text, number_text, percent_text, seconds_text
 
 
-def write_report(run_dir: Path) -> Path:
+def write_report(run_dir: Path, joined: Mapping[int, Path] | None = None, out: Path | None = None) -> Path:
     """Draw the plots and write `report.html` from the records; returns its path.
 
     Works for an interrupted run too, and for one that finished no round. Facts that peers do not record (lost peers,
     versions and the launcher's seconds) come from an existing `summary.json`. Raises ConfigError where the run
     directory cannot be read or written.
+
+    `joined`: folders of the peers of a run in pieces, by index. `out`: folder for the report, where it is not the run
+    directory; it has the `summary.json`.
     """
-    summary = summarize(run_dir, **known_facts(run_dir))
-    run = load_run(run_dir, summary["lost_peers"])
-    path = run_dir / REPORT_FILE
-    draw_plots(PLOTS[run.mode.name], run, run_dir)
-    write_text(path, _page(run, summary))
+    folder = out or run_dir
+    summary = summarize(run_dir, **known_facts(folder), joined=joined)
+    run = load_run(run_dir, summary["lost_peers"], joined)
+    path = folder / REPORT_FILE
+    draw_plots(PLOTS[run.mode.name], run, folder)
+    write_text(path, _page(run, summary, folder))
     return path
 
 
-def _page(run: RecordedRun, summary: Mapping[str, Any]) -> str:
+def _page(run: RecordedRun, summary: Mapping[str, Any], folder: Path) -> str:
     return page_text(
         "page.html",
         PLOTS[run.mode.name],
-        run.path,
+        folder,
         title=run.name if run.name == run.mode.name else f"{run.name}, {run.mode.name}",
         subtitle=_subtitle(run, summary),
         summary=summary,
@@ -167,8 +171,8 @@ def _columns(run: RecordedRun) -> list[str]:
     return headings if run.coordinator is None else [headings[0], "missed", *headings[1:]]
 
 
-def _process_rows(run: RecordedRun) -> list[tuple[str, bool, dict[str, str]]]:
-    """One row for each process: name, whether it was lost, and cells by column."""
+def _process_rows(run: RecordedRun) -> list[tuple[str, str, dict[str, str]]]:
+    """One row for each process: name, mark of one that was lost, and cells by column."""
     rows = []
     clients = participation(run) if run.coordinator is not None else ()
     for process, name in enumerate(run.topology.names):
@@ -179,5 +183,6 @@ def _process_rows(run: RecordedRun) -> list[tuple[str, bool, dict[str, str]]]:
         elif clients:
             missed = str(len(clients[process].missed))
             cells = {"rounds": cells.pop("rounds"), "missed": missed, **cells, "evaluate": NO_VALUE}
-        rows.append((name, process not in run.survivors, cells))
+        mark = "no records" if name in run.uncollected else "" if process in run.survivors else "lost"
+        rows.append((name, mark, cells))
     return rows

@@ -37,6 +37,7 @@ def summarize(
     restarts: Mapping[str, int] | None = None,
     versions: Mapping[str, str] | None = None,
     seconds: float | None = None,
+    joined: Mapping[int, Path] | None = None,
 ) -> dict[str, Any]:
     """Values of all `FIELDS`, in that order, from the records of a run's processes.
 
@@ -45,11 +46,11 @@ def summarize(
     rounds and of the consensus phase are counted separately and never twice. Lost peers (their names) count for
     samples and bytes, not for means, accuracies or distances. A coordinator counts for bytes, and its evaluations are
     the run's; it is left out of the other means. `seconds` is the launcher's wall-clock time; without it, the longest
-    time from a process's first round to its last.
+    time from a process's first round to its last. `joined`: as of `load_run`.
 
     Raises ConfigError where the run directory cannot be read.
     """
-    run = load_run(run_dir, lost_peers)
+    run = load_run(run_dir, lost_peers, joined)
     values = {
         "mode": run.mode.name,
         "topology": run.name,
@@ -59,6 +60,7 @@ def summarize(
         "final_merge": None if run.merge is None else run.merge.rule,
         "seconds": seconds if seconds is not None else _longest(run, run.records),
         "lost_peers": list(lost_peers),
+        "uncollected_peers": list(run.uncollected),
         "missing_peers": missing_peers(run),
         "components": components(run),
         "faults": [] if run.script is None else run.script.described(),
@@ -83,7 +85,7 @@ def _status(values: Mapping[str, Any], merges: bool) -> str:
     """`merges`: whether a final merge has to follow the training rounds."""
     at_end = values["rounds_completed"] == values["rounds"]
     agreed = not merges or values["consensus_accuracy"] is not None
-    return "complete" if at_end and agreed else "incomplete"
+    return "complete" if at_end and agreed and not values["uncollected_peers"] else "incomplete"
 
 
 def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> Path:

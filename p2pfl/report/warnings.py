@@ -35,6 +35,7 @@ _AFTER_LOSS: dict[str, str] = {
 def collect_warnings(run: RecordedRun, summary: Mapping[str, Any]) -> list[str]:
     """Warnings of a run, the most serious first; empty where all went well."""
     return [
+        *_uncollected(run),
         *_unfinished(run, summary),
         *_losses(run, summary),
         *_scripted(run),
@@ -48,12 +49,24 @@ def collect_warnings(run: RecordedRun, summary: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _uncollected(run: RecordedRun) -> list[str]:
+    """Peers of a run in pieces that have no record here."""
+    if not run.uncollected:
+        return []
+    return [
+        f"No records of {_listed(list(run.uncollected))}: all numbers are those of the other peers. Name the run "
+        "directories of these peers, too (p2pfl report), or bring them together (p2pfl collect)."
+    ]
+
+
 def _unfinished(run: RecordedRun, summary: Mapping[str, Any]) -> list[str]:
     process, consequence = _INCOMPLETE[run.mode.name]
+    if run.uncollected:
+        process = "every peer with records" if process == "every peer" else process
     if summary["rounds_completed"] < summary["rounds"]:
         done = f"{summary['rounds_completed']} of {summary['rounds']}"
         return [f"The run is incomplete: {process} has finished {done} rounds.{consequence}"]
-    if summary["status"] != "complete":
+    if summary["status"] != "complete" and (not run.uncollected or summary["consensus_accuracy"] is None):
         return ["The consensus phase was not finished, so there is no consensus model."]
     return []
 
