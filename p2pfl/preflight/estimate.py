@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -31,6 +31,7 @@ from p2pfl.preflight.shards import (
 from p2pfl.preflight.trial import TriedModel, check_model
 from p2pfl.run.checkpoint import KEPT
 from p2pfl.run.data_record import DIGITS, DataRecord
+from p2pfl.run.partition_file import notes_as_given
 from p2pfl.training import dataset_of_run, own_split_of, pick_device, split_of_run, with_common_steps
 from p2pfl.training.optimizer import state_vectors
 
@@ -109,6 +110,7 @@ class CheckedRun:
             requested = {index: requested[index]}
         check_gpus(config, requested, max(split.sizes), self.tried.model)
         counts = split.class_counts(dataset.train_labels.numpy(), len(dataset.classes))
+        split = replace(split, notes=notes_as_given(split.notes, config))
         return CheckedSplit(split, counts, len(dataset.train_labels) - len(data.remaining(dataset)))
 
 

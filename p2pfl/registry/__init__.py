@@ -124,7 +124,7 @@ def _load_own(spec: str, option: str) -> Any:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name == module_name and (meant := _meant(spec, option)):
             raise ConfigError(f"{option} {spec}: there is no module {module_name!r}; did you mean {meant}?") from None
         raise ConfigError(f"{option} {spec}: cannot import {module_name!r}: {one_line(error)}") from error

@@ -20,7 +20,7 @@ from p2pfl.model.weights_file import weights_digest
 from p2pfl.modes import mode_of
 from p2pfl.run.data_record import read_data_record
 from p2pfl.run.identity import write_run_id
-from p2pfl.run.partition_file import kept_name, partition_bytes, with_kept_partition
+from p2pfl.run.partition_file import keep_partition, kept_name, with_kept_partition
 from p2pfl.run.paths import (
     CHECKPOINTS_FOLDER,
     CONFIG_FILE,
@@ -31,6 +31,7 @@ from p2pfl.run.paths import (
     INTRODUCTIONS_FILE,
     LOG_FILE,
     MODEL_FILE,
+    PARTITION_NAME_FILE,
     PARTITION_STEM,
     PEERS_FOLDER,
     REPORT_FILE,
@@ -48,7 +49,8 @@ from p2pfl.topology import Topology, load_topology, save_topology
 _MAX_NAME, _MAX_LABEL = 150, 50  # characters in the name of a run's folder, which has at most 255
 # Content of a folder that is not a run directory yet; each file also under a temporary name, with a dot before it.
 _BEFORE_SETTINGS = {PEERS_FOLDER, RUN_ID_FILE, TOPOLOGY_FILE, SCHEDULE_FILE, FAULTS_FILE, INIT_FILE, DATA_FILE} | {
-    f"{PARTITION_STEM}.{ending}" for ending in ("json", "csv")
+    PARTITION_NAME_FILE,
+    *(f"{PARTITION_STEM}.{ending}" for ending in ("json", "csv")),
 }
 _BEFORE_ROUNDS = {
     LOG_FILE,
@@ -87,7 +89,7 @@ def create_run_dir(topology: Topology, config: RunConfig, alone: str | None = No
         if config.training.init is not None:
             shutil.copyfile(config.training.init, run_dir / INIT_FILE)
         if config.data.partition_file is not None:
-            (run_dir / kept_name(config.data.partition_file)).write_bytes(partition_bytes(config.data.partition_file))
+            keep_partition(run_dir, config.data.partition_file)
         _write_settings(run_dir, config)  # last and atomically: a folder with settings is a run directory
     except (TopologyError, ConfigError, KeyboardInterrupt):
         _remove_incomplete(run_dir)

@@ -153,7 +153,7 @@ def from_function(request: Request) -> Split:
     function: Function = registry.load(request.spec, "--partition")
     try:
         found = [np.asarray(list(shard)) for shard in function(request.labels.copy(), request.peers, request.seed)]
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise request.refusal(f"the function raised {one_line(error)}") from error
     if len(found) != request.peers:
         raise request.refusal(f"returned {len(found)} shards for {request.peers} peers")

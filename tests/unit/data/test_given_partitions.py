@@ -106,6 +106,14 @@ def fails(labels: np.ndarray, peers: int, seed: int) -> list[list[int]]:
     raise ValueError("no such\nluck")
 
 
+def exits(labels: np.ndarray, peers: int, seed: int) -> list[list[int]]:
+    raise SystemExit(0)
+
+
+def beyond_int64(labels: np.ndarray, peers: int, seed: int) -> list[np.ndarray]:
+    return [np.array(shard, dtype=np.uint64) + np.uint64(2**63) for shard in by_parity(labels, peers, seed)]
+
+
 def one_short(labels: np.ndarray, peers: int, seed: int) -> list[list[int]]:
     return by_parity(labels, peers, seed)[1:]
 
@@ -137,6 +145,8 @@ def test_a_function_deals_the_samples_out() -> None:
     ("function", "words"),
     [
         ("fails", "the function raised ValueError: no such luck"),
+        ("exits", "the function raised SystemExit: 0"),
+        ("beyond_int64", "peer a: there is no sample 9223372036854775808; there are 12"),
         ("one_short", "returned 2 shards for 3 peers"),
         ("incomplete", "the shards must cover all 12 samples; sample 0 and 2 more are missing"),
         ("overlapping", "sample 0 is given to a and to b"),
