@@ -119,6 +119,11 @@ def _load_own(spec: str, option: str) -> Any:
     module_name, _, attribute = spec.partition(":")
     if not module_name or not attribute:
         raise ConfigError(f"{option} {spec}: expected module:function, such as my_code:build")
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise ConfigError(
+            f"{option} {spec}: {module_name!r} is no name of a module; write it as in an import statement, such as "
+            "my_code:build, and run p2pfl in the folder of my_code.py"
+        )
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)

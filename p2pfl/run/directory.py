@@ -68,10 +68,9 @@ def create_run_dir(topology: Topology, config: RunConfig, alone: str | None = No
     `alone`: label of the only peer that it is for; its name then holds the label, and that peer's folder the run's id.
     Raises ConfigError if it cannot be made.
     """
+    check_new(config.record.run_dir)
     if config.record.run_dir is not None:
         run_dir = Path(config.record.run_dir)
-        if os.path.exists(run_dir) and (not run_dir.is_dir() or any(run_dir.iterdir())):
-            raise ConfigError(f"--run-dir {run_dir}: exists already", remedy=_alternative(run_dir))
     else:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         kind = config.mode if alone is None else f"peer-{quote(alone, safe='')[:_MAX_LABEL]}"
@@ -98,6 +97,13 @@ def create_run_dir(topology: Topology, config: RunConfig, alone: str | None = No
         _remove_incomplete(run_dir)
         raise ConfigError(f"--run-dir {unwritable(run_dir, error)}, or choose another") from None
     return run_dir
+
+
+def check_new(run_dir: str | None) -> None:
+    """Raise ConfigError for a --run-dir that is a file, or a folder that is not empty."""
+    path = None if run_dir is None else Path(run_dir)
+    if path is not None and os.path.exists(path) and (not path.is_dir() or any(path.iterdir())):
+        raise ConfigError(f"--run-dir {path}: exists already", remedy=_alternative(path))
 
 
 def check_results(run_dir: Path) -> None:

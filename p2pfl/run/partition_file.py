@@ -1,4 +1,4 @@
-"""Copy of a partition's file in the run directory, its user's name, and its digest."""
+"""Copy of a partition's file in the run directory, with its path and digest."""
 
 from __future__ import annotations
 
@@ -71,6 +71,16 @@ def notes_as_given(notes: Sequence[str], config: RunConfig) -> tuple[str, ...]:
     """Notes of a run that reads the copy of a partition's file, under its user's name."""
     path = config.data.partition_file
     return tuple(notes if path is None else (note.replace(path, given_path(path)) for note in notes))
+
+
+def check_partition(config: RunConfig, run_dir: Path, saved: RunConfig) -> None:
+    """Raise ConfigError where a partition's file is another than that of a run so far."""
+    given, kept = config.data.partition_file, saved.data.partition_file
+    if given is not None and kept is not None and partition_bytes(given) != partition_bytes(kept):
+        raise ConfigError(
+            f"--partition file:{given}: {run_dir} was made with another content of it; restore the file, or choose "
+            "another --run-dir"
+        )
 
 
 def with_kept_partition(config: RunConfig, run_dir: Path) -> RunConfig:

@@ -120,12 +120,11 @@ def _with_partitions(entries: Sequence[Entry]) -> list[Entry]:
     for entry in entries:
         firsts.setdefault(partition_of(entry.runs[0]), entry.runs[0])
     names = {key: _partition_name(run, 1) for key, run in firsts.items()}
-    for longer in (
-        lambda key: _partition_name(firsts[key], 2),
-        lambda key: f"{_partition_name(firsts[key], 1)} {key.removeprefix('file ')}",
-    ):
+    with_folders = {key: _partition_name(run, 2) for key, run in firsts.items()}
+    with_digests = {key: f"{_partition_name(run, 1)} {key.removeprefix('file ')}" for key, run in firsts.items()}
+    for longer in (with_folders, with_digests):
         known = list(names.values())
-        names = {key: longer(key) if known.count(name) > 1 else name for key, name in names.items()}
+        names = {key: longer[key] if known.count(name) > 1 else name for key, name in names.items()}
     return [replace(entry, partition=names[partition_of(entry.runs[0])]) for entry in entries]
 
 
