@@ -22,8 +22,8 @@ def dirichlet(request: Request) -> Split:
         ends[:, -1] = request.class_sizes
         return np.diff(ends, axis=1, prepend=0).astype(np.int64).T
 
-    remedy = "fewer peers, a larger ALPHA, or dirichlet-balanced, of equal sizes"
-    drawn, generator, notes = draw(request, counts, least_samples(request, MIN_SAMPLES), remedy)
+    remedies = ("fewer peers", "a larger ALPHA", "dirichlet-balanced")
+    drawn, generator, notes = draw(request, counts, least_samples(request, MIN_SAMPLES), remedies)
     return split_of(deal(request, drawn, generator), notes)
 
 

@@ -36,7 +36,7 @@ def quantity(request: Request) -> Split:
         alpha = np.full(request.peers, float(request.argument))
         least = least_samples(request, MIN_SAMPLES)
         rule = lambda g: _sizes(g.dirichlet(alpha), len(request.labels))  # noqa: E731
-        sizes, generator, notes = draw(request, rule, least, "fewer peers, or a larger ALPHA")
+        sizes, generator, notes = draw(request, rule, least, ("fewer peers", "a larger ALPHA"))
     order = generator.permutation(len(request.labels))
     return split_of(np.split(order, np.cumsum(sizes)[:-1]), notes)
 

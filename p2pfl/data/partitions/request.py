@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from p2pfl.errors import ConfigError
 from p2pfl.seeding import numpy_generator
+from p2pfl.util.text import some
 
 Indices = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.int64]
@@ -103,13 +104,13 @@ def split_of(shards: list[Indices], notes: tuple[str, ...] = ()) -> Split:
 
 
 def draw(
-    request: Request, rule: Callable[[np.random.Generator], Counts | None], least: int, remedy: str
+    request: Request, rule: Callable[[np.random.Generator], Counts | None], least: int, remedies: Sequence[str]
 ) -> tuple[Counts, np.random.Generator, tuple[str, ...]]:
     """Draw until every peer has at least `least` samples.
 
     `rule` returns each peer's samples, (peers,) or (peers, classes); None where it cannot be met. Returns what it has
     drawn, the generator in its state after that, and a note if it was drawn more than once. Raises ConfigError, which
-    ends with `remedy`; with a smaller --min-samples, too, where that was given.
+    ends with `remedies`; with a smaller --min-samples, too, where that was given.
     """
     reasons: set[str] = set()
     for number in range(MOST_DRAWS):
@@ -122,8 +123,8 @@ def draw(
         else:
             return counts, generator, (_redrawn(request, number + 1, reasons),) if number else ()
     unmet = "met its rule" if reasons == {"its rule could be met"} else f"gave each {_at_least(least)}"
-    remedy = f"a smaller --min-samples, or {remedy}" if (request.min_samples or 1) > 1 else remedy
-    raise request.refusal(f"none of {MOST_DRAWS:,} draws for {request.peers:,} peers {unmet}; use {remedy}")
+    listed = some((*(["a smaller --min-samples"] if (request.min_samples or 1) > 1 else []), *remedies), last=" or ")
+    raise request.refusal(f"none of {MOST_DRAWS:,} draws for {request.peers:,} peers {unmet}; use {listed}")
 
 
 def _redrawn(request: Request, draws: int, reasons: set[str]) -> str:

@@ -25,8 +25,8 @@ def real_world(request: Request) -> Split:
     filled = int(np.count_nonzero(request.class_sizes))
     if request.peers == 1 and filled > 1:
         raise request.refusal(f"a client holds {filled - 1} of {filled} classes at most; use two or more")
-    remedy = "fewer peers, or another partition"
-    drawn, _, notes = draw(request, lambda g: _pieces(request, g), least_samples(request, 1), remedy)
+    remedies = ("fewer peers", "another partition")
+    drawn, _, notes = draw(request, lambda g: _pieces(request, g), least_samples(request, 1), remedies)
     return split_of(deal(request, drawn, None), notes)
 
 
@@ -73,7 +73,7 @@ def classes_pc(request: Request) -> Split:
 
     if request.peers == 2 and request.min_samples is None:
         raise request.refusal("with 2 peers the last one gets no sample at all; give --min-samples")
-    drawn, generator, notes = draw(request, counts, 1, "--min-samples 1, or fewer peers")
+    drawn, generator, notes = draw(request, counts, 1, ("--min-samples 1", "fewer peers"))
     last, mean = int(drawn[-1].sum()), len(request.labels) / request.peers
     if last < mean * STARVED:
         count = f"{last} sample{'s' * (last > 1)} (mean {mean:,.0f})"
