@@ -84,7 +84,7 @@ class Settings:
     data_dir: str | None = None
     """Folder of decoded data sets; default: that of p2pfl."""
     partition: str = "iid"
-    """Partition of the training set among the peers, as p2pfl gossip names it."""
+    """Partition of the training set among the ring's peers, as p2pfl gossip names it; pooled SGD has none."""
     model: str = "vgg11"
     """Model."""
     width: float = 0.25

@@ -15,7 +15,7 @@ from p2pfl.errors import ConfigError
 from p2pfl.model.vector import Layout
 from p2pfl.modes import Roles, assign_roles, mode_of
 from p2pfl.payload import ITEM_BYTES
-from p2pfl.preflight.exchanges import exchange_memory, vectors_sent
+from p2pfl.preflight.exchanges import exchange_memory, shares_kept, vectors_sent
 from p2pfl.preflight.gpus import GpuUse, check_gpus, count_activations, requested_devices
 from p2pfl.preflight.notes import settings_notes
 from p2pfl.preflight.shards import (
@@ -250,7 +250,7 @@ def estimate(  # longer than others: each field of the result takes a line
         rounds=config.training.rounds,
         weights_memory=(2 + state_vectors(config.training)) * whole,  # the model, its gradient, the optimizer's state
         activations_memory=_activations_memory(model, config),
-        exchange_memory=exchange_memory(config, whole, coded, degree, roles.period),
+        exchange_memory=exchange_memory(config, whole, coded, degree, shares_kept(roles, config)),
         bytes_per_round=round(sum(sent) * coded),
         busiest_bytes_per_round=round(max(sent) * coded),
         consensus_rounds=roles.consensus_rounds,

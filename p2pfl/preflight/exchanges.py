@@ -7,6 +7,7 @@ from statistics import fmean
 from p2pfl import registry
 from p2pfl.algorithms.blockwise import SIDE_BLOCK
 from p2pfl.config import RunConfig, is_robust
+from p2pfl.mixing import pushes_sums
 from p2pfl.modes import Roles, mode_of
 from p2pfl.protocol.inbox import WINDOW
 from p2pfl.topology import neighborhood
@@ -28,11 +29,22 @@ def vectors_sent(roles: Roles, config: RunConfig) -> tuple[list[float], int]:
     return sent, max(len(one.incoming) for own in by_round for one in own)
 
 
-def exchange_memory(config: RunConfig, whole: int, coded: int, degree: int, graphs: int = 1) -> int:
+def shares_kept(roles: Roles, config: RunConfig) -> int:
+    """Vectors that push-sum may keep for absent edges of a schedule.
+
+    Two for each out-neighbor of a period, as rounds of the same edge may follow each other; one for each graph.
+    """
+    if roles.period == 1 or not pushes_sums(config):
+        return 0
+    receivers = sum(matrix != 0 for matrix in roles.matrices).astype(bool)
+    return min(roles.period - 1, 2 * int(receivers.sum(axis=0).max() - 1))
+
+
+def exchange_memory(config: RunConfig, whole: int, coded: int, degree: int, shares: int = 0) -> int:
     """Peak bytes of sent vectors, averages, and received vectors not yet folded.
 
-    `whole`, `coded`: bytes of a vector in float32 and as it travels. `degree`: the most neighbors of a peer. `graphs`:
-    of a schedule, for each of which push-sum may keep a share.
+    `whole`, `coded`: bytes of a vector in float32 and as it travels. `degree`: the most neighbors of a peer. `shares`:
+    those of `shares_kept`.
     """
     if not degree:
         return 0
@@ -48,7 +60,6 @@ def exchange_memory(config: RunConfig, whole: int, coded: int, degree: int, grap
         entry = registry.entry_of("algorithm", config.gossip.algorithm)
         kept, beside = (0, 0) if entry is None else (entry.kept_vectors, entry.kept_per_neighbor * degree)
         kept += 2 * config.gossip.average_momentum  # the momentum that is carried, and its mix
-        shares = graphs - 1 if entry is not None and entry.pushes_sums else 0
         training = copies + (kept + beside + 1) * whole + (1 + waiting + shares) * coded
         # The consensus phase exchanges float32 while what training sent last is kept.
         merging = CONSENSUS_VECTORS if entry is None or not entry.pushes_sums else kept

@@ -43,13 +43,13 @@ class Mixer:
         phases: Phases,
         x: Tensor,
         schedule: NeighborhoodSchedule,
+        links: Collection[int],
         restored: Saved | None = None,
         statistics: StatisticsRule = PLAIN,
-        links: Collection[int] = (),
     ) -> None:
-        """`restored`: the training algorithm's state from x's checkpoint, if there is one.
+        """`links`: neighbors of all rounds, on a schedule of graphs too.
 
-        `links`: neighbors of all rounds, on a schedule of graphs too.
+        `restored`: the training algorithm's state from x's checkpoint, if there is one.
         """
         self.x = x
         self.payloads: dict[int, Payload] = {}  # this round's, by neighbor

@@ -80,10 +80,11 @@ class Exchange:
         """Round to continue with: a later one than the next where others are far ahead."""
         if self._is_started and not self.channel.outbox.idle:
             return self.round  # a jump would lose the acknowledgement of what is being sent
-        if not self._is_started and (round := self._context.begins_in(self.round)):
-            return round
-        rounds = range(self.round, self.round + self._context.period)
-        senders = frozenset(n for round in rounds for n in self._schedule(round).incoming)
+        return (not self._is_started and self._context.begins_in(self.round)) or self._round_of_others()
+
+    def _round_of_others(self) -> int:
+        """Round in which others are that are far ahead, or else this peer's."""
+        senders = {n for r in range(self.round, self.round + self._context.period) for n in self._schedule(r).incoming}
         return self.membership.ahead_of(self.round, senders, self._context.slack(self._is_started, self._left_behind))
 
     def _resume_point(self, neighbor: int) -> ResumePoint:
@@ -116,12 +117,11 @@ class Exchange:
     def begin_round(self, round: int) -> list[ev.Action]:
         """Begin a round, and wait for neighbors that are known to be back in it."""
         self.round, self.in_round, self._is_started = round, True, True
-        self.aggregation, self.has_begun, self._left_behind = None, False, False
+        self.aggregation, self.has_begun = None, False
+        self._left_behind = self._left_behind and not self.channel.outbox.idle  # then it could not jump yet
         self.bootstrap = Bootstrap(self.algorithm.is_robust, self.algorithm.model_of)
-        actions: list[ev.Action] = []
-        for neighbor, rounds in self._context.expected_returns.items():
-            if round in rounds:
-                actions += self.membership.expect_back(neighbor, round, self._resume_point(neighbor))
+        back = [neighbor for neighbor, rounds in self._context.expected_returns.items() if round in rounds]
+        actions = [a for n in back for a in self.membership.expect_back(n, round, self._resume_point(n))]
         if not self.is_bootstrapping:
             self.mixer.enter(round)
         return actions
@@ -159,10 +159,11 @@ class Exchange:
     def may_finish(self) -> bool:
         """Whether the average is complete, and this peer's vector where it must be."""
         # A phase ends when every neighbor has its vector: bytes are counted in their phase, and a peer may end then.
-        ctx = self._context
-        is_barrier = self.round in (ctx.training_rounds, ctx.last_round, *ctx.barrier_rounds)
-        whole = self.aggregation is not None and self.aggregation.is_complete
-        return whole and (self.channel.outbox.idle or not is_barrier)
+        # So does the round before a jump, after which no acknowledgement counts.
+        if self.aggregation is None or not self.aggregation.is_complete:
+            return False
+        barriers = self._context.training_rounds, self._context.last_round, *self._context.barrier_rounds
+        return self.channel.outbox.idle or (self.round not in barriers and self._round_of_others() == self.round)
 
     def finish(self, training: ev.Trained) -> Tensor:
         """Mix; returns x, which holds the round's average."""
@@ -283,8 +284,8 @@ class Exchange:
         if self.channel.take_chunk(message):
             return [self.channel.message("ack", header.sender, header.round)], True
         # What is next in order is added as it comes, while it is in the cache and more is on its way.
-        parts = self.aggregation
-        return (self.fold() if parts is not None and parts.takes_part_of(header.sender, header.round) else []), False
+        is_next = self.aggregation is not None and self.aggregation.takes_part_of(header.sender, header.round)
+        return (self.fold() if is_next else []), False
 
     def bad_chunk(self, header: Header, problem: Refusal) -> list[ev.Action]:
         """React to a refused chunk: its vector is asked for again, or given up."""
@@ -294,7 +295,6 @@ class Exchange:
 
     def acknowledged(self, header: Header) -> bool:
         """Note an acknowledgement. False if it was known."""
-        is_new = self.channel.outbox.acknowledged(header.sender, header.round)
-        if is_new:
+        if is_new := self.channel.outbox.acknowledged(header.sender, header.round):
             self.mixer.acknowledged(header.sender)
         return is_new

@@ -117,7 +117,7 @@ class Membership:
         # Where all have lost their weights, a peer further away may have some, and these will be heard of again.
         return not (self._context.has_lost_weights and not is_behind and self.all_lost_weights)
 
-    def ahead_of(self, round: int, senders: frozenset[int], slack: int) -> int:
+    def ahead_of(self, round: int, senders: Collection[int], slack: int) -> int:
         """Round to jump to: the least of `senders` more than `slack` rounds ahead.
 
         One that has been started in the round of its scripted return is ahead of nobody: it waits there.

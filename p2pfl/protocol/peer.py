@@ -50,7 +50,7 @@ class Peer:
     ) -> None:
         """`restored`: the training algorithm's state from x's checkpoint, if there is one."""
         phases = Phases(training, consensus, context.training_rounds)
-        mixer = Mixer(phases, x, schedule, restored, context.statistics, context.links)
+        mixer = Mixer(phases, x, schedule, context.links, restored, context.statistics)
         self._exchange = exchange = Exchange(context, schedule, mixer)
         self.channel, self._membership, self.refused = exchange.channel, exchange.membership, exchange.channel.refused
         self.context = replace(context, pending_payloads={})  # so that their memory is free soon

@@ -22,7 +22,7 @@ _NEVER = (
     "these graphs never bring the peers together in one period (contraction 1); give every peer a positive self-weight "
     "and every edge a positive weight"
 )
-_MOST_SQUARES = 50  # of a period's product, whose rates above 512 peers are estimates
+_MOST_SQUARES = 50  # squarings of a period's product: 2^50 periods, far beyond any run
 
 Matrices = Sequence[Matrix]
 """Mixing matrices of a schedule by round; those of one period."""

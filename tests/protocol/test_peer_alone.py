@@ -9,11 +9,24 @@ from typing import Any
 import pytest
 import torch
 from tests.support.helpers import matrix, schedules_of
-from tests.support.one_peer import CONTEXT, SIZE, X, chunk, finish_round, greeted, hello, message, peer_zero, sends
+from tests.support.one_peer import (
+    CONTEXT,
+    SIZE,
+    X,
+    chunk,
+    edge_down,
+    finish_round,
+    greeted,
+    hello,
+    message,
+    peer_zero,
+    sends,
+)
 
 from p2pfl.algorithms import DPSGD, Chebyshev
 from p2pfl.errors import Refusal
 from p2pfl.protocol.events import (
+    Action,
     Finish,
     Flushed,
     Note,
@@ -274,6 +287,45 @@ def test_a_neighbor_one_round_ahead_is_not_waited_for() -> None:
     peer.handle(Flushed(), 1.0)
     peer.handle(message("grant", 1, 2), 1.0)
     assert ("chunk", 1, 2) in sends(peer.handle(Trained(), 1.0))
+
+
+BEHIND = replace(CONTEXT, training_rounds=30, max_missing=1)
+
+
+def training(actions: list[Action]) -> list[int]:
+    return [action.round for action in actions if isinstance(action, Train)]
+
+
+def continue_without(peer: Peer, round: int) -> list[Action]:
+    """Neighbor 1 has continued without the peer, and is in a later round."""
+    actions = peer.handle(edge_down(1), 1.0)
+    return actions + peer.handle(hello(1, round, epoch=2, heard=2, needs=round, round=round), 1.0)
+
+
+def test_a_peer_that_was_left_behind_jumps_when_what_it_has_sent_is_acknowledged() -> None:
+    """Neighbor 3 slept with it; a jump would lose that it has this round's vector."""
+    peer = peer_zero(BEHIND)
+    greeted(peer)
+    peer.handle(chunk(3, 1), 1.0)
+    actions = [*continue_without(peer, 20), *peer.handle(Trained(), 1.0), *peer.handle(message("grant", 3, 1), 1.0)]
+    assert ("chunk", 3, 1) in sends(actions)
+    assert not any(isinstance(action, RoundDone) for action in actions)
+    last = peer.handle(message("ack", 3, 1), 1.0)
+    assert [action.round for action in last if isinstance(action, RoundDone)] == [1]
+    assert training(peer.handle(Recorded(), 1.0)) == [20]
+
+
+def test_a_peer_that_hears_while_it_records_that_it_was_left_behind_jumps_a_round_later() -> None:
+    peer = peer_zero(BEHIND)
+    greeted(peer)
+    for event in (chunk(1, 1), chunk(3, 1), Trained(), message("grant", 3, 1)):
+        peer.handle(event, 1.0)
+    continue_without(peer, 6)
+    assert training(peer.handle(Recorded(), 1.0)) == [2]
+    ack = message("ack", 3, 1)
+    for event in (ack, Flushed(), chunk(3, 2), Trained(), message("grant", 3, 2), message("ack", 3, 2)):
+        peer.handle(event, 1.0)
+    assert training(peer.handle(Recorded(), 1.0)) == [6]
 
 
 @pytest.mark.parametrize("neighbors", [2, 4, 5, 7])

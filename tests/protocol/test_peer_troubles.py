@@ -17,7 +17,7 @@ from p2pfl.sim.interleaving import Interleaving
 from p2pfl.sim.link import Link
 from p2pfl.topology import is_symmetric, spectral_gap
 
-NETWORKS = [("ring", 4), ("star", 5), ("complete", 5), ("path", 3), ("torus", 9)]
+NETWORKS = [("ring", 4), ("star", 5), ("complete", 6), ("path", 3), ("torus", 9)]
 WAYS = [(False, "fp32"), (True, "bf16")]  # orders and number formats; the last test mixes them
 
 

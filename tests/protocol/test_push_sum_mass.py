@@ -17,7 +17,7 @@ from torch import Tensor
 
 from p2pfl.algorithms.base import Outgoing, RoundContext, Saved
 from p2pfl.algorithms.push_sum import PushSum, PushSumState
-from p2pfl.payload import Payload
+from p2pfl.payload import Payload, Receipt
 from p2pfl.protocol.events import Action, Finish, Recorded, RoundDone, Train, Trained
 from p2pfl.protocol.inbox import WINDOW
 from p2pfl.sim.interleaving import Interleaving
@@ -38,10 +38,14 @@ SCHEDULES = {
 
 @dataclass(frozen=True)
 class Audited(PushSum):
-    """Push-sum that notes the weights of its payloads, (sender, receiver, round)."""
+    """Push-sum that notes the weights of its payloads, (sender, receiver, round).
+
+    down: edges that are down, as (peer, neighbor).
+    """
 
     given: dict[tuple[int, int, int], float] = field(default_factory=dict)
     folded: dict[tuple[int, int, int], float] = field(default_factory=dict)
+    down: set[tuple[int, int]] = field(default_factory=set)
 
     def outgoing(self, state: PushSumState, ctx: RoundContext) -> Outgoing:
         sent, me = super().outgoing(state, ctx), ctx.neighborhood.me
@@ -57,11 +61,23 @@ class Audited(PushSum):
             weight = state.neighborhood.incoming[sender] * part.scalars["weight"]
             self.folded[sender, me, state.round] = weight
 
+    def edge_reset(self, state: PushSumState, neighbor: int) -> None:
+        super().edge_reset(state, neighbor)
+        self.down.add((state.schedule(1).me, neighbor))
+
+    def edge_up(self, state: PushSumState, neighbor: int, received: Receipt, served_from: int) -> None:
+        super().edge_up(state, neighbor, received, served_from)
+        self.down.discard((state.schedule(1).me, neighbor))
+
 
 class Pushing(Steady):
     """Peers that start with different vectors, which training does not move."""
 
     bootstraps = False
+
+    def __init__(self, setting: Setting, spare: int) -> None:
+        super().__init__(setting, spare)
+        self.down: dict[int, set[tuple[int, int]]] = {}  # edges of each peer that are down after its training
 
     def start_of(self, me: int) -> Tensor:
         return self.setting.initial()[me]
@@ -71,6 +87,8 @@ class Pushing(Steady):
         assert self.peers[me].channel.inbox.outstanding <= WINDOW
 
     def complete(self, me: int, action: Train | RoundDone) -> Trained | Recorded:
+        if action.round == ROUNDS:
+            self.down[me] = set(self.setting.training.down)  # type: ignore[attr-defined]
         return super(Steady, self).complete(me, action)
 
 
@@ -134,6 +152,7 @@ class Swarm:
         for sender, receiver, number in self.algorithm.folded:
             saved, place = self.saved(sender), f"{receiver}.{number}"
             if float(saved.get(f"is_back.{place}", 0.0)):
+                assert (sender, receiver) in self.peers.down[sender], "settled when the edge comes up"
                 part = float(saved[f"part.{place}"])
                 w += part * float(saved[f"weight.{place}"])
                 x = x + part * np.asarray(saved[f"share.{int(saved[f'vector.{place}'])}"], np.float64)

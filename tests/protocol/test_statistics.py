@@ -187,6 +187,7 @@ def test_moments_that_are_taken_in_the_last_round_become_variances() -> None:
         Phases(DPSGD(), Chebyshev(0.0), 4),
         x,
         lambda round: Neighborhood(0, 1.0, {}, {}),
+        (),
         None,
         StatisticsRule(running, pooled=(5, 6)),
     )

@@ -102,6 +102,18 @@ def test_a_schedule_counts_the_vectors_of_its_rounds() -> None:
     assert kept[0] > 2 * kept[1], "older checkpoints for neighbors that may be further behind"
 
 
+def test_the_memory_of_push_sums_shares_is_bounded_by_the_neighbors_of_a_long_period() -> None:
+    """Two for each of three out-neighbors, at most one for each graph."""
+    options = {"algorithm": "push-sum", "mixing": "column-stochastic", "model": "user_models:linear", "rounds": 3}
+    config = digits(**options)
+    found = [
+        estimate(assign_roles(config, make_topology("random-matching", 4, period=period)), config)
+        for period in (3, 20, 60)
+    ]
+    assert found[1].exchange_memory == found[2].exchange_memory
+    assert found[1].exchange_memory - found[0].exchange_memory == 4 * found[0].vector_bytes
+
+
 def test_exchanges_after_a_training_multiply_bytes_and_what_a_checkpoint_holds() -> None:
     once, thrice = needs("ring", 4), needs("ring", 4, gossip_steps=3)
     assert thrice.bytes_per_round == 3 * once.bytes_per_round
