@@ -171,6 +171,8 @@ def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path]
     folder = comparison_folder(asked.record.run_dir, asked.record.name or "-".join(t.name for t in topologies))
     if (folder / CONFIG_FILE).exists():
         raise ConfigError(f"--run-dir {folder}: is the directory of a single run; choose another folder")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--run-dir {folder}: is no folder; choose another")
     if arguments.dry_run:
         check_splits([*plan.trials, *plan.finals], show_decoding)
         notes = check_plan(folder, plan.first, show_decoding)

@@ -26,6 +26,7 @@ from p2pfl.experiment.meeting import addresses
 from p2pfl.experiment.run import run
 from p2pfl.modes import mode_of
 from p2pfl.report import check_drawing
+from p2pfl.run.directory import check_new
 from p2pfl.topology import Topology
 from p2pfl.topology.node_choice import node_from
 from p2pfl.transport.keyring import check_keys, refuse_peer_options
@@ -144,7 +145,13 @@ def centralized(words: list[str]) -> int:
 
 def sgd(words: list[str]) -> int:
     """Train in one process with all data."""
-    return _train(resolve_options(Sgd, words, "sgd", "sgd"))
+    resolved = resolve_options(Sgd, words, "sgd", "sgd")
+    chosen = resolved.config.data
+    is_given = any(word.partition("=")[0] == "--partition" for word in words)
+    if is_given and chosen.partition_file is None and chosen.partition not in ("own", "iid"):
+        said = f"--partition {chosen.partition}: has no effect on plain SGD, which trains on all samples in one process"
+        print(f"p2pfl: note: {said}", file=sys.stderr)
+    return _train(resolved)
 
 
 def local(words: list[str]) -> int:
@@ -155,6 +162,8 @@ def local(words: list[str]) -> int:
 def _train(resolved: Resolved[Gossip] | Resolved[Centralized] | Resolved[Sgd] | Resolved[Local]) -> int:
     if resolved.arguments.dry_run:
         check_drawing()
+        if resolved.arguments.resume is None:
+            check_new(resolved.config.record.run_dir)
         refuse_peer_options(resolved.config.exchange)
         if mode_of(resolved.config).mixes and not spans_machines(resolved.config):
             exchange, topology = resolved.config.exchange, resolved.topology

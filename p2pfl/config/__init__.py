@@ -27,6 +27,7 @@ from p2pfl.config.run import (
     replace_options,
 )
 from p2pfl.config.sections import (
+    MOST_SEED,
     CentralizedConfig,
     ComputeConfig,
     ExchangeConfig,
@@ -44,6 +45,7 @@ __all__ = [
     "LISTED",
     "LOCAL_OPTIONS",
     "MODE_SECTIONS",
+    "MOST_SEED",
     "NOT_IN_FINGERPRINT",
     "RESUME_OVERRIDES",
     "SECTIONS",

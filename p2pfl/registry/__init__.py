@@ -134,12 +134,17 @@ def _load_own(spec: str, option: str) -> Any:
     module_name, _, attribute = spec.partition(":")
     if not module_name or not attribute:
         raise ConfigError(f"{option} {spec}: expected module:function, such as my_code:build")
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise ConfigError(
+            f"{option} {spec}: {module_name!r} is no name of a module; write it as in an import statement, such as "
+            "my_code:build, and run p2pfl in the folder of my_code.py"
+        )
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name == module_name and (meant := _meant(spec, option)):
             raise ConfigError(f"{option} {spec}: there is no module {module_name!r}; did you mean {meant}?") from None
         raise ConfigError(f"{option} {spec}: cannot import {module_name!r}: {one_line(error)}") from error
