@@ -9,7 +9,8 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -43,7 +44,8 @@ from p2pfl.run.paths import (
     peer_dirs,
     topology_file,
 )
-from p2pfl.topology import Topology, load_topology, save_topology
+from p2pfl.topology import Topology, load_topology
+from p2pfl.topology.files import topology_bytes
 
 _MAX_NAME, _MAX_LABEL = 150, 50  # characters in the name of a run's folder, which has at most 255
 # Content of a folder that is not a run directory yet; each file also under a temporary name, with a dot before it.
@@ -64,11 +66,12 @@ def create_run_dir(topology: Topology, config: RunConfig, alone: str | None = No
     """Make the run directory with the settings and the topology in it.
 
     `alone`: label of the only peer that it is for; its name then holds the label, and that peer's folder the run's id.
-    Raises ConfigError if it cannot be made.
+    Several such peers may make the same --run-dir at once. Raises ConfigError if it cannot be made.
     """
     if config.record.run_dir is not None:
         run_dir = Path(config.record.run_dir)
-        if os.path.exists(run_dir) and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        is_joined = alone is not None and (_is_incomplete(run_dir) or (run_dir / CONFIG_FILE).exists())
+        if not is_joined and os.path.exists(run_dir) and (not run_dir.is_dir() or any(run_dir.iterdir())):
             raise ConfigError(f"--run-dir {run_dir}: exists already", remedy=_alternative(run_dir))
     else:
         stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -79,15 +82,15 @@ def create_run_dir(topology: Topology, config: RunConfig, alone: str | None = No
     try:
         for folder in peer_dirs(run_dir, topology):
             folder.mkdir(parents=True, exist_ok=True)
-        save_topology(topology, run_dir / (SCHEDULE_FILE if topology.is_schedule else TOPOLOGY_FILE))
+        _write_topology(run_dir / (SCHEDULE_FILE if topology.is_schedule else TOPOLOGY_FILE), topology)
         if alone is None:
             write_run_id(run_dir)
         if config.exchange.faults is not None:
-            shutil.copyfile(config.exchange.faults, run_dir / FAULTS_FILE)
+            _write(run_dir / FAULTS_FILE, partial(shutil.copyfile, config.exchange.faults))
         if config.training.init is not None:
-            shutil.copyfile(config.training.init, run_dir / INIT_FILE)
-        if config.data.partition_file is not None:
-            (run_dir / kept_name(config.data.partition_file)).write_bytes(partition_bytes(config.data.partition_file))
+            _write(run_dir / INIT_FILE, partial(shutil.copyfile, config.training.init))
+        if (file := config.data.partition_file) is not None:
+            _write_bytes(run_dir / kept_name(file), partition_bytes(file))
         _write_settings(run_dir, config)  # last and atomically: a folder with settings is a run directory
     except (TopologyError, ConfigError, KeyboardInterrupt):
         _remove_incomplete(run_dir)
@@ -131,9 +134,22 @@ def _write_settings(run_dir: Path, config: RunConfig) -> None:
         repeatable = settings.replace_options(repeatable, partition=f"file:{kept_name(given)}")
     from_file = mode_of(config).has_topology_file
     repeatable = dataclasses.replace(repeatable, topology=topology_file(run_dir).name if from_file else None)
-    temporary = run_dir / f".{CONFIG_FILE}.{os.getpid()}.tmp"  # peers of one folder may write the same at once
-    temporary.write_text(settings.to_toml(repeatable), encoding="utf-8")
-    os.replace(temporary, run_dir / CONFIG_FILE)
+    _write_bytes(run_dir / CONFIG_FILE, settings.to_toml(repeatable).encode())
+
+
+def _write_topology(path: Path, topology: Topology) -> None:
+    _write_bytes(path, topology_bytes(topology, path))
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    _write(path, lambda file: file.write_bytes(data))
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file atomically: peers of one folder may write the same at once, from machines with equal process ids."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    write(temporary)
+    os.replace(temporary, path)
 
 
 def update_dataset(run_dir: Path, config: RunConfig) -> None:
@@ -234,16 +250,21 @@ def remove_unused(run_dir: Path) -> None:
 
 def remove_incomplete(run_dir: Path) -> bool:
     """Remove a directory whose creation or removal was interrupted; True if so."""
+    if not _is_incomplete(run_dir):
+        return False
+    shutil.rmtree(run_dir, ignore_errors=True)
+    return True
+
+
+def _is_incomplete(run_dir: Path) -> bool:
+    """Return whether a directory holds nothing but parts of a run directory without settings."""
     if (run_dir / CONFIG_FILE).exists() or not run_dir.is_dir():
         return False
     temporary = tuple(f".{name}." for name in (CONFIG_FILE, *_BEFORE_SETTINGS))
     names = {path.name for path in run_dir.iterdir()}
     known = all(name in _BEFORE_SETTINGS or name.startswith(temporary) for name in names)
     files = (path for path in run_dir.glob(f"{PEERS_FOLDER}/**/*") if path.is_file())
-    if not known or any(path.name not in _BEFORE_ROUNDS for path in files):
-        return False
-    shutil.rmtree(run_dir, ignore_errors=True)
-    return True
+    return known and all(path.name in _BEFORE_ROUNDS for path in files)
 
 
 def comparison_folder(run_dir: str | None, name: str) -> Path:
