@@ -1,4 +1,4 @@
-"""Slurm on this machine alone, from its own programs, with everything in a temporary folder."""
+"""Slurm with one node, this machine, and its files in a temporary folder."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SelectTypeParameters=CR_CPU
 # More processors than there may be.
 SlurmdParameters=config_overrides
 NodeName={host} NodeAddr=127.0.0.1 CPUs=8 State=UNKNOWN
-PartitionName=test Nodes=ALL Default=YES MaxTime=60 State=UP
+PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
 

@@ -21,7 +21,7 @@ STEPS = [(os, "replace"), (os, "mkdir"), (shutil, "copyfile"), (Path, "write_byt
 
 
 def interleaved(other: Callable[[], object], step: int, work: Callable[[], object]) -> bool:
-    """Do a peer's work, and another's before one of its steps; False if there were fewer steps."""
+    """Do a peer's work, and another's before one of its steps; False if it has fewer."""
     count = 0
 
     def hooked(function: Callable[..., Any]) -> Callable[..., Any]:
