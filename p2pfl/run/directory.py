@@ -146,7 +146,10 @@ def _write_bytes(path: Path, data: bytes) -> None:
 
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file atomically: peers of one folder may write the same at once, from machines with equal process ids."""
+    """Write a file atomically.
+
+    Peers of one folder may write the same at once, in containers whose process ids are equal.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     write(temporary)
     os.replace(temporary, path)
@@ -257,7 +260,7 @@ def remove_incomplete(run_dir: Path) -> bool:
 
 
 def _is_incomplete(run_dir: Path) -> bool:
-    """Return whether a directory holds nothing but parts of a run directory without settings."""
+    """Return whether a directory holds only parts of a run directory."""
     if (run_dir / CONFIG_FILE).exists() or not run_dir.is_dir():
         return False
     temporary = tuple(f".{name}." for name in (CONFIG_FILE, *_BEFORE_SETTINGS))

@@ -1,4 +1,4 @@
-"""Files in deploy/: their form, their references to each other, and the command lines that they start."""
+"""Files in deploy/: form, references to each other, command lines."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ class Pod:
 
 
 @pytest.mark.processes
-def test_the_pod_of_the_service_starts_it_with_secrets_of_its_own(tmp_path: Path) -> None:
+def test_the_pod_of_the_service_starts_it_with_copies_of_its_secrets(tmp_path: Path) -> None:
     pod = Pod(tmp_path, PODS[1])
     pod.shell.replace("p2pfl", "exit 0")
     assert pod.run() == 0

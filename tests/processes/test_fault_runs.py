@@ -149,9 +149,9 @@ KILLS = [
 PAUSES = [("3", 4, "train", 7), ("0", 8, "checkpoint", 11)]
 
 
-def check_absences(run: Run, absences: list[tuple[str, int, str, int]]) -> None:
-    """Assert that both neighbors did without each peer from the round that it left until the round of its return."""
-    for peer, left, at, back in absences:
+def check_missing(run: Run, missing: list[tuple[str, int, str, int]]) -> None:
+    """Assert in which rounds both neighbors of each peer missed it."""
+    for peer, left, at, back in missing:
         first = left if at in ("start", "train", "exchange") else left + 1
         for watcher in (str((int(peer) - 1) % 6), str((int(peer) + 1) % 6)):
             gone = [record.round for record in run.records(watcher) if peer in (record.absent or [])]
@@ -159,7 +159,7 @@ def check_absences(run: Run, absences: list[tuple[str, int, str, int]]) -> None:
 
 
 def trained(run: Run, peer: str) -> list[int]:
-    """Rounds of training of which a peer has a record; those of the consensus phase follow them."""
+    """Training rounds that a peer recorded, without those of the consensus phase."""
     return [record.round for record in run.records(peer) if record.round <= SIMULATED["rounds"]]
 
 
@@ -171,7 +171,7 @@ def test_kills_at_every_point_of_a_round_end_with_the_bits_of_the_simulator(
     path = written(tmp_path, *kills)
     run = play("run", path)
     check_bits(run, path, make_topology("ring", 6))
-    check_absences(run, KILLS)
+    check_missing(run, KILLS)
     for peer, left, _, back in KILLS:
         # The round that it died in is done again only if it comes back in it: its checkpoint is that of the one before.
         assert trained(run, peer) == [*range(1, left), *range(back, 15)]
@@ -187,7 +187,7 @@ def test_pauses_end_with_the_bits_of_the_simulator(tmp_path: Path, play: Callabl
     path = written(tmp_path, *pauses)
     run = play("run", path, "--round-timeout", "2", "--first-round-timeout", "5")
     check_bits(run, path, make_topology("ring", 6), round_timeout=2.0, first_round_timeout=5.0)
-    check_absences(run, PAUSES)
+    check_missing(run, PAUSES)
     for peer, left, _, back in PAUSES:
         assert trained(run, peer) == [*range(1, left + 1), *range(back, 15)]
 

@@ -84,7 +84,7 @@ def test_who_is_missing_is_named_with_what_was_tried(tmp_path: Path, rendezvous:
 def test_another_token_is_told_from_an_empty_port(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     ports = free_ports(2)
-    said = checked(path_of(2, ports), {0: settings(tmp_path, 1.0), 1: settings(tmp_path / "other", 1.0)})
+    said = checked(path_of(2, ports), {0: settings(tmp_path, 2.0), 1: settings(tmp_path / "other", 2.0)})
     for peer, other in ((0, 1), (1, 0)):
         assert said[peer][-2] == (
             f"peer {other} at tcp://127.0.0.1:{ports[other]}: not reached (it does not admit this peer: other keys or "
