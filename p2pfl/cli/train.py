@@ -26,7 +26,7 @@ from p2pfl.experiment.meeting import addresses
 from p2pfl.experiment.run import run
 from p2pfl.modes import mode_of
 from p2pfl.report import check_drawing
-from p2pfl.run.directory import check_new
+from p2pfl.run.new_directory import check_new
 from p2pfl.topology import Topology
 from p2pfl.topology.node_choice import node_from
 from p2pfl.transport.keyring import check_keys, refuse_peer_options

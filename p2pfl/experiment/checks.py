@@ -14,8 +14,9 @@ from p2pfl.launch import describe_cluster
 from p2pfl.modes import assign_roles, mode_of
 from p2pfl.preflight.estimate import data_record, estimate
 from p2pfl.run.data_record import DataRecord, different_data
-from p2pfl.run.directory import open_run_dir, remove_incomplete
+from p2pfl.run.directory import open_run_dir
 from p2pfl.run.fingerprint import run_fingerprint
+from p2pfl.run.new_directory import remove_incomplete
 from p2pfl.run.partition_file import check_partition, given_path
 from p2pfl.run.settings import resolve
 from p2pfl.training import split_of_run

@@ -255,8 +255,10 @@ def _print_line(text: str) -> None:
 def _join_run_dir(topology: Topology, index: int, config: RunConfig) -> Path:
     """A new run directory, or --run-dir if other peers of this run use it already."""
     wanted = config.record.run_dir
-    if wanted is None or not (Path(wanted) / CONFIG_FILE).exists():
+    if wanted is None:
         return create_run_dir(topology, config, topology.names[index])
+    if not (Path(wanted) / CONFIG_FILE).exists():
+        create_run_dir(topology, config, topology.names[index])  # or another peer makes it at the same time
     there, saved = open_run_dir(Path(wanted))
     if run_fingerprint(assign_roles(saved, there), saved) != run_fingerprint(assign_roles(config, topology), config):
         raise ConfigError(

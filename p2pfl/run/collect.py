@@ -14,8 +14,9 @@ from pathlib import Path
 
 from p2pfl.errors import ConfigError, unreadable, unwritable
 from p2pfl.modes import assign_roles
-from p2pfl.run.directory import locked, remove_incomplete
+from p2pfl.run.directory import locked
 from p2pfl.run.file_copy import discard, put, stage, stage_peer
+from p2pfl.run.new_directory import remove_incomplete
 from p2pfl.run.paths import (
     CHECKPOINT_NAME,
     CHECKPOINTS_FOLDER,

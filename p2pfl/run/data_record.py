@@ -56,7 +56,7 @@ def keep_data_record(run_dir: Path, found: DataRecord) -> None:
         return
     path = run_dir / DATA_FILE
     try:
-        replace_file(path, json.dumps(msgspec.structs.asdict(found), indent=2).encode() + b"\n")
+        replace_file(path, json.dumps(msgspec.structs.asdict(found), indent=2).encode() + b"\n", is_shared=True)
     except OSError as error:
         raise ConfigError(unwritable(path, error)) from None
 

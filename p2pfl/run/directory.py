@@ -9,7 +9,8 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -20,45 +21,27 @@ from p2pfl.model.weights_file import weights_digest
 from p2pfl.modes import mode_of
 from p2pfl.run.data_record import read_data_record
 from p2pfl.run.identity import write_run_id
+from p2pfl.run.new_directory import check_new
 from p2pfl.run.partition_file import keep_partition, kept_name, with_kept_partition
 from p2pfl.run.paths import (
     CHECKPOINTS_FOLDER,
     CONFIG_FILE,
-    DATA_FILE,
     FAULTS_FILE,
-    INCARNATION_FILE,
     INIT_FILE,
-    INTRODUCTIONS_FILE,
-    LOG_FILE,
     MODEL_FILE,
-    PARTITION_NAME_FILE,
-    PARTITION_STEM,
     PEERS_FOLDER,
     REPORT_FILE,
     ROUNDS_FILE,
-    RUN_ID_FILE,
     SCHEDULE_FILE,
-    SHARD_FILE,
     SUMMARY_FILE,
     TOPOLOGY_FILE,
     peer_dirs,
     topology_file,
 )
-from p2pfl.topology import Topology, load_topology, save_topology
+from p2pfl.topology import Topology, load_topology
+from p2pfl.topology.files import topology_bytes
 
 _MAX_NAME, _MAX_LABEL = 150, 50  # characters in the name of a run's folder, which has at most 255
-# Content of a folder that is not a run directory yet; each file also under a temporary name, with a dot before it.
-_BEFORE_SETTINGS = {PEERS_FOLDER, RUN_ID_FILE, TOPOLOGY_FILE, SCHEDULE_FILE, FAULTS_FILE, INIT_FILE, DATA_FILE} | {
-    PARTITION_NAME_FILE,
-    *(f"{PARTITION_STEM}.{ending}" for ending in ("json", "csv")),
-}
-_BEFORE_ROUNDS = {
-    LOG_FILE,
-    INCARNATION_FILE,
-    SHARD_FILE,
-    INTRODUCTIONS_FILE,
-    DATA_FILE,
-}  # in the folder of a process that has done no round
 _RESULTS = (MODEL_FILE, SUMMARY_FILE, REPORT_FILE)  # that a run writes at its end
 
 
@@ -66,9 +49,9 @@ def create_run_dir(topology: Topology, config: RunConfig, alone: str | None = No
     """Make the run directory with the settings and the topology in it.
 
     `alone`: label of the only peer that it is for; its name then holds the label, and that peer's folder the run's id.
-    Raises ConfigError if it cannot be made.
+    Several such peers may make the same --run-dir at once. Raises ConfigError if it cannot be made.
     """
-    check_new(config.record.run_dir)
+    check_new(config.record.run_dir, alone is not None)
     if config.record.run_dir is not None:
         run_dir = Path(config.record.run_dir)
     else:
@@ -80,15 +63,15 @@ def create_run_dir(topology: Topology, config: RunConfig, alone: str | None = No
     try:
         for folder in peer_dirs(run_dir, topology):
             folder.mkdir(parents=True, exist_ok=True)
-        save_topology(topology, run_dir / (SCHEDULE_FILE if topology.is_schedule else TOPOLOGY_FILE))
+        _write_topology(run_dir / (SCHEDULE_FILE if topology.is_schedule else TOPOLOGY_FILE), topology)
         if alone is None:
             write_run_id(run_dir)
         if config.exchange.faults is not None:
-            shutil.copyfile(config.exchange.faults, run_dir / FAULTS_FILE)
+            _write(run_dir / FAULTS_FILE, partial(shutil.copyfile, config.exchange.faults))
         if config.training.init is not None:
-            shutil.copyfile(config.training.init, run_dir / INIT_FILE)
+            _write(run_dir / INIT_FILE, partial(shutil.copyfile, config.training.init))
         if config.data.partition_file is not None:
-            keep_partition(run_dir, config.data.partition_file)
+            keep_partition(run_dir, config.data.partition_file, _write_bytes)
         _write_settings(run_dir, config)  # last and atomically: a folder with settings is a run directory
     except (TopologyError, ConfigError, KeyboardInterrupt):
         _remove_incomplete(run_dir)
@@ -97,13 +80,6 @@ def create_run_dir(topology: Topology, config: RunConfig, alone: str | None = No
         _remove_incomplete(run_dir)
         raise ConfigError(f"--run-dir {unwritable(run_dir, error)}, or choose another") from None
     return run_dir
-
-
-def check_new(run_dir: str | None) -> None:
-    """Raise ConfigError for a --run-dir that is a file, or a folder that is not empty."""
-    path = None if run_dir is None else Path(run_dir)
-    if path is not None and os.path.exists(path) and (not path.is_dir() or any(path.iterdir())):
-        raise ConfigError(f"--run-dir {path}: exists already", remedy=_alternative(path))
 
 
 def check_results(run_dir: Path) -> None:
@@ -139,9 +115,25 @@ def _write_settings(run_dir: Path, config: RunConfig) -> None:
         repeatable = settings.replace_options(repeatable, partition=f"file:{kept_name(given)}")
     from_file = mode_of(config).has_topology_file
     repeatable = dataclasses.replace(repeatable, topology=topology_file(run_dir).name if from_file else None)
-    temporary = run_dir / f".{CONFIG_FILE}.{os.getpid()}.tmp"  # peers of one folder may write the same at once
-    temporary.write_text(settings.to_toml(repeatable), encoding="utf-8")
-    os.replace(temporary, run_dir / CONFIG_FILE)
+    _write_bytes(run_dir / CONFIG_FILE, settings.to_toml(repeatable).encode())
+
+
+def _write_topology(path: Path, topology: Topology) -> None:
+    _write_bytes(path, topology_bytes(topology, path))
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    _write(path, lambda file: file.write_bytes(data))
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file atomically.
+
+    Peers of one folder may write the same at once, in containers whose process ids are equal.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    write(temporary)
+    os.replace(temporary, path)
 
 
 def update_dataset(run_dir: Path, config: RunConfig) -> None:
@@ -170,11 +162,6 @@ def with_kept_files(config: RunConfig, run_dir: Path) -> RunConfig:
             f"--init {given}: {run_dir} was started with other weights; leave it out to continue with those"
         )
     return settings.replace_options(config, init=kept)
-
-
-def _alternative(run_dir: Path) -> str:
-    """Remedy for a path that exists already: another, or --resume if it is a run."""
-    return "choose another" + (f", or --resume {run_dir}" if (run_dir / CONFIG_FILE).is_file() else "")
 
 
 def _remove_incomplete(run_dir: Path) -> None:
@@ -238,20 +225,6 @@ def remove_unused(run_dir: Path) -> None:
         with contextlib.suppress(OSError):  # first: if killed now, the rest is known as incomplete
             (run_dir / CONFIG_FILE).unlink()
         shutil.rmtree(run_dir, ignore_errors=True)
-
-
-def remove_incomplete(run_dir: Path) -> bool:
-    """Remove a directory whose creation or removal was interrupted; True if so."""
-    if (run_dir / CONFIG_FILE).exists() or not run_dir.is_dir():
-        return False
-    temporary = tuple(f".{name}." for name in (CONFIG_FILE, *_BEFORE_SETTINGS))
-    names = {path.name for path in run_dir.iterdir()}
-    known = all(name in _BEFORE_SETTINGS or name.startswith(temporary) for name in names)
-    files = (path for path in run_dir.glob(f"{PEERS_FOLDER}/**/*") if path.is_file())
-    if not known or any(path.name not in _BEFORE_ROUNDS for path in files):
-        return False
-    shutil.rmtree(run_dir, ignore_errors=True)
-    return True
 
 
 def comparison_folder(run_dir: str | None, name: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from p2pfl.config import RunConfig, replace_options
@@ -20,14 +20,14 @@ def kept_name(path: str) -> str:
     return PARTITION_STEM + Path(path).suffix.lower()
 
 
-def keep_partition(run_dir: Path, path: str) -> None:
-    """Copy a partition's file into a run directory, with the path that its user gave.
+def keep_partition(run_dir: Path, path: str, write: Callable[[Path, bytes], None]) -> None:
+    """Copy a partition's file into a run directory by `write`, with the path that its user gave.
 
     Raises ConfigError for a file that cannot be read, OSError where the copy cannot be written.
     """
-    (run_dir / kept_name(path)).write_bytes(partition_bytes(path))
+    write(run_dir / kept_name(path), partition_bytes(path))
     name = given_path(path).encode("utf-8", "surrogateescape")
-    (run_dir / PARTITION_NAME_FILE).write_bytes(name)
+    write(run_dir / PARTITION_NAME_FILE, name)
 
 
 def given_path(path: str) -> str:

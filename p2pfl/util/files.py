@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import stat
 from pathlib import Path
 
@@ -95,12 +96,13 @@ def read_text(path: str | os.PathLike[str], most: int = MOST_BYTES) -> str:
     return read_file(path, most).decode("utf-8")
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes, *, is_shared: bool = False) -> None:
     """Replace a file's content atomically, and wait for the disk.
 
-    Raises OSError; the file is then unchanged.
+    `is_shared`: other processes may do the same at once. Raises OSError; the file is then unchanged.
     """
-    temporary = path.with_name(f"{path.name}.tmp")  # one name, so that a killed process leaves one at most
+    # One name, so that a killed process leaves one at most. Process ids of several machines may be equal.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}" if is_shared else f"{path.name}.tmp")
     try:
         with open(temporary, "wb", opener=opener) as file:
             file.write(data)

@@ -20,7 +20,8 @@ from p2pfl.experiment import run as swarm
 from p2pfl.experiment.grid import GridPlan
 from p2pfl.experiment.plan import CompareOptions, plan_cells
 from p2pfl.run import directory as rundir
-from p2pfl.run.directory import create_run_dir, open_run_dir, remove_incomplete, remove_unused
+from p2pfl.run.directory import create_run_dir, open_run_dir, remove_unused
+from p2pfl.run.new_directory import remove_incomplete
 
 SCRIPT = '[[fault]]\nkind = "kill"\npeer = "1"\nround = 2\n'
 STEPS = [(os, "replace"), (os, "mkdir"), (shutil, "copyfile"), (Path, "write_text"), (Path, "write_bytes")]

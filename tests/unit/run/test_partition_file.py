@@ -8,7 +8,8 @@ import pytest
 
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError
-from p2pfl.run.directory import check_new, create_run_dir, open_run_dir
+from p2pfl.run.directory import create_run_dir, open_run_dir
+from p2pfl.run.new_directory import check_new
 from p2pfl.run.partition_file import check_partition, given_path, notes_as_given
 from p2pfl.topology import make_topology
 
