@@ -21,7 +21,7 @@ def kept_name(path: str) -> str:
 
 
 def keep_partition(run_dir: Path, path: str, write: Callable[[Path, bytes], None]) -> None:
-    """Copy a partition's file into a run directory by `write`, with the path that its user gave.
+    """Copy a partition's file into a run directory, with the path of its user.
 
     Raises ConfigError for a file that cannot be read, OSError where the copy cannot be written.
     """
