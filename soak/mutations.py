@@ -70,6 +70,7 @@ class _Recorder:
         self._transport = transport
         self.connect, self.discard, self.flushed = transport.connect, transport.discard, transport.flushed
         self.poll, self.wake, self.close = transport.poll, transport.wake, transport.close
+        self.redirect = transport.redirect
 
     def send(self, neighbor: int, message: wire.Message) -> int:
         kept = self.kept.setdefault(message.header.kind, [])

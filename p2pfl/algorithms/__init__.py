@@ -13,7 +13,7 @@ from p2pfl.algorithms.base import Algorithm, AlgorithmOptions
 from p2pfl.algorithms.chebyshev import Chebyshev
 from p2pfl.algorithms.dpsgd import DPSGD
 from p2pfl.config import RunConfig
-from p2pfl.errors import ConfigError
+from p2pfl.errors import ConfigError, P2PFLError, one_line
 from p2pfl.payload import LocalTraining
 
 __all__ = ["DPSGD", "Algorithm", "Chebyshev", "build_algorithm", "build_consensus", "local_training_of"]
@@ -84,5 +84,10 @@ def _build(name: str, options: AlgorithmOptions) -> Algorithm[Any]:
     found = registry.load(registry.entry_of("algorithm", name) or name, "--algorithm")
     if not hasattr(found, "of"):
         raise ConfigError(f"--algorithm {name}: not a class that implements p2pfl.algorithms.base.Algorithm")
-    algorithm: Algorithm[Any] = found.of(options)
+    try:
+        algorithm: Algorithm[Any] = found.of(options)
+    except P2PFLError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"--algorithm {name}: its method of raised {one_line(error)}") from error
     return algorithm

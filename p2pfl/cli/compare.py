@@ -31,6 +31,7 @@ from p2pfl.config import (
     DataConfig,
     ExchangeConfig,
     GossipConfig,
+    LaunchConfig,
     ModelConfig,
     RecordConfig,
     RobustConfig,
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from p2pfl.experiment.grid import GridPlan
     from p2pfl.experiment.tune import TuneOptions
 
-_SECTIONS = ("model", "data", "training", "gossip", "server", "robust", "exchange", "compute", "record")
+_SECTIONS = ("model", "data", "training", "gossip", "server", "robust", "exchange", "compute", "launch", "record")
 _REPORT_OPTIONS = frozenset({"run_dir", "name"})  # options that apply to existing runs
 
 
@@ -113,6 +114,7 @@ class Compare:
     robust: RobustConfig = field(default_factory=RobustConfig)
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
 
 
@@ -169,6 +171,8 @@ def _run_and_compare(arguments: Compare, asked: RunConfig, files: Sequence[Path]
     folder = comparison_folder(asked.record.run_dir, asked.record.name or "-".join(t.name for t in topologies))
     if (folder / CONFIG_FILE).exists():
         raise ConfigError(f"--run-dir {folder}: is the directory of a single run; choose another folder")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--run-dir {folder}: is no folder; choose another")
     if arguments.dry_run:
         check_splits([*plan.trials, *plan.finals], show_decoding)
         notes = check_plan(folder, plan.first, show_decoding)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from p2pfl.config import RunConfig
 from p2pfl.experiment.endpoints import endpoints_in_file
 from p2pfl.experiment.run import Result
+from p2pfl.launch import describe_cluster
 from p2pfl.merge import FinalMerge
 from p2pfl.mixing import uses_tree
 from p2pfl.modes import MODES, Roles, assign_roles, mode_of
@@ -52,6 +53,7 @@ def describe_run(topology: Topology, run: RunConfig, *, index: int | None = None
         f"activations {_mb(need.activations_memory)}, "
         f"exchange {_mb(need.exchange_memory)}",
         **_gpus(need),
+        **_cluster(roles, run),
         **_traffic(need),
     }
     lines = [*rows.items(), *(("note", note) for note in need.notes)]
@@ -144,6 +146,12 @@ def _gpus(need: Estimate) -> dict[str, str]:
         for device, count in need.gpu.processes.items()
     )
     return {"gpu memory": f"{need.gpu.need / 1e9:.1f} GB per process; {'; '.join(shared)}"}
+
+
+def _cluster(roles: Roles, run: RunConfig) -> dict[str, str]:
+    """Size of the cluster, and the places that the run asks for."""
+    cluster = describe_cluster(run.launch, roles.topology.n)
+    return {} if cluster is None else {"cluster": cluster}
 
 
 def _traffic(need: Estimate) -> dict[str, str]:

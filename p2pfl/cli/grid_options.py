@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from p2pfl.config import LISTED, TUNABLE, split_values
+from p2pfl.config import LISTED, MOST_SEED, TUNABLE, split_values
 from p2pfl.errors import ConfigError
+from p2pfl.util.text import shortened
+
+_LISTS = {
+    "--algorithm": "dpsgd,quasi-global",
+    "--partition": "iid,dirichlet:0.5",
+    "--seeds": "0,1,2",
+    "--num-selected": "2,4",
+}  # options that take several values, with an example
 
 
 def take_lists(words: Sequence[str]) -> tuple[list[str], dict[str, tuple[str, ...]]]:
     """Take the lists of --algorithm and --partition from a command line.
 
     Returns the words with the first value in place of each list, and the lists by option. Raises ConfigError for a
-    value that is unknown or named twice.
+    value that is unknown or named twice, and for an option with a list that is given twice.
     """
+    _refuse_repeated(words)
     kept, lists = list(words), dict[str, tuple[str, ...]]()
     for place, (word, following) in enumerate(pairwise([*words, ""])):
         name, equals, value = word.partition("=")
@@ -25,6 +35,14 @@ def take_lists(words: Sequence[str]) -> tuple[list[str], dict[str, tuple[str, ..
         lists[option] = split_values(option, value if equals else following)
         kept[place if equals else place + 1] = f"{name}={lists[option][0]}" if equals else lists[option][0]
     return kept, lists
+
+
+def _refuse_repeated(words: Sequence[str]) -> None:
+    """Refuse a second list for an option, of which only the last would count."""
+    given = Counter(word.partition("=")[0].replace("_", "-") for word in words)
+    for option, example in _LISTS.items():
+        if given[option] > 1:
+            raise ConfigError(f"{option}: given twice; name all values in one list, such as {option} {example}")
 
 
 def several(lists: Mapping[str, tuple[str, ...]], option: str) -> tuple[str, ...]:
@@ -64,7 +82,10 @@ def seed_numbers(text: str | None, seed: int, words: Sequence[str]) -> tuple[int
         return (seed,)
     if any(word.partition("=")[0] == "--seed" for word in words):
         raise ConfigError(f"--seeds {text}: --seed is given too; choose one")
-    return numbers("--seeds", text)
+    found = numbers("--seeds", text)
+    if max(found) > MOST_SEED:
+        raise ConfigError(f"--seeds {shortened(text, 60)}: seeds must be at most {MOST_SEED:,}")
+    return found
 
 
 def tuned_values(text: str) -> dict[str, tuple[float, ...]]:

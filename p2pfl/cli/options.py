@@ -72,8 +72,11 @@ def resolve_options(kind: type[A], words: Sequence[str], command: str, mode: Mod
     defaults: dict[str, Any] = {
         item.name: base_values[item.name] for item in dataclasses.fields(kind) if item.name in base_values
     }
-    arguments = parse(kind, words, command, kind(**sections(base), **defaults))
-    config = RunConfig(topology=getattr(arguments, "topology", None), mode=mode, **sections_of(arguments, mode))
+    taken = {item.name for item in dataclasses.fields(kind)}
+    given = {name: section for name, section in sections(base).items() if name in taken}
+    arguments = parse(kind, words, command, kind(**given, **defaults))
+    chosen = {**sections(base), **{name: getattr(arguments, name) for name in given}}
+    config = RunConfig(topology=getattr(arguments, "topology", None), mode=mode, **chosen)
     own = {name: vars(arguments)[name] for name in _SPECIAL_OPTIONS if name in defaults}
     config = settings.replace_options(config, **own)
     config = _with_aliases(config, arguments, words)
@@ -102,20 +105,15 @@ def base_config(words: Sequence[str], mode: Mode | None, lists: dict[str, tuple[
             raise ConfigError(
                 f"--resume {resume}: a {saved.mode} run; resume it with: p2pfl {saved.mode} --resume {resume}"
             )
-        return saved
+        return _without_other_launcher(saved, words)
     if config is None:
         return RunConfig() if mode is None else RunConfig(mode=mode)
-    return _without_overridden(settings.load_toml(config, mode, lists), words)
+    return _without_other_launcher(_without_overridden(settings.load_toml(config, mode, lists), words), words)
 
 
 def sections(base: RunConfig) -> dict[str, Any]:
     """Sections of settings that apply to their mode."""
     return {name: getattr(base, name) for name in settings.MODE_SECTIONS[base.mode]}
-
-
-def sections_of(arguments: object, mode: Mode) -> dict[str, Any]:
-    """Sections of settings of a mode, from parsed arguments."""
-    return {name: getattr(arguments, name) for name in settings.MODE_SECTIONS[mode]}
 
 
 def _without_overridden(base: RunConfig, words: Sequence[str]) -> RunConfig:
@@ -127,6 +125,14 @@ def _without_overridden(base: RunConfig, words: Sequence[str]) -> RunConfig:
         if any(_given(words, name) for name in names[option]) and getattr(base.training, other) is not None:
             base = settings.replace_options(base, **{other: None})
     return base
+
+
+def _without_other_launcher(base: RunConfig, words: Sequence[str]) -> RunConfig:
+    """Settings without their launcher's options where the line names another."""
+    launcher = _value(words, "--launcher")
+    if launcher is None or launcher == base.launch.launcher:
+        return base
+    return dataclasses.replace(base, launch=settings.LaunchConfig())
 
 
 def _with_aliases(config: RunConfig, arguments: Training, words: Sequence[str]) -> RunConfig:

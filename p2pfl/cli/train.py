@@ -12,12 +12,21 @@ import tyro
 
 from p2pfl.cli.describe import describe_result, describe_run
 from p2pfl.cli.options import Resolved, Restart, TopologyFile, Training, resolve_options
-from p2pfl.config import CentralizedConfig, ExchangeConfig, GossipConfig, RobustConfig, ServerConfig
+from p2pfl.config import (
+    CentralizedConfig,
+    ExchangeConfig,
+    GossipConfig,
+    LaunchConfig,
+    RobustConfig,
+    ServerConfig,
+    spans_machines,
+)
 from p2pfl.errors import ConfigError
 from p2pfl.experiment.meeting import addresses
 from p2pfl.experiment.run import run
 from p2pfl.modes import mode_of
 from p2pfl.report import check_drawing
+from p2pfl.run.directory import check_new
 from p2pfl.topology import Topology
 from p2pfl.topology.node_choice import node_from
 from p2pfl.transport.keyring import check_keys, refuse_peer_options
@@ -41,6 +50,7 @@ class Gossip(Swarm):
     Neighbors communicate over ZeroMQ.
     """
 
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
     restart: Restart = 0
     """Number of times that a dead process is restarted, from its checkpoint or its neighbors' weights."""
 
@@ -97,6 +107,7 @@ class Centralized(Training):
     server: ServerConfig = field(default_factory=ServerConfig)
     robust: RobustConfig = field(default_factory=RobustConfig)
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
     restart: Restart = 0
     """Number of times that a dead process is restarted, from its checkpoint."""
 
@@ -110,6 +121,7 @@ class Sgd(Training):
 
     epochs: _Alias = None
     """Passes over the training set; another name of --rounds."""
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
 
 
 @dataclass(frozen=True)
@@ -118,6 +130,7 @@ class Local(Training):
 
     topology: TopologyFile = None
     """Topology file; only its nodes are used."""
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
 
 
 def gossip(words: list[str]) -> int:
@@ -132,7 +145,13 @@ def centralized(words: list[str]) -> int:
 
 def sgd(words: list[str]) -> int:
     """Train in one process with all data."""
-    return _train(resolve_options(Sgd, words, "sgd", "sgd"))
+    resolved = resolve_options(Sgd, words, "sgd", "sgd")
+    chosen = resolved.config.data
+    is_given = any(word.partition("=")[0] == "--partition" for word in words)
+    if is_given and chosen.partition_file is None and chosen.partition not in ("own", "iid"):
+        said = f"--partition {chosen.partition}: has no effect on plain SGD, which trains on all samples in one process"
+        print(f"p2pfl: note: {said}", file=sys.stderr)
+    return _train(resolved)
 
 
 def local(words: list[str]) -> int:
@@ -143,8 +162,10 @@ def local(words: list[str]) -> int:
 def _train(resolved: Resolved[Gossip] | Resolved[Centralized] | Resolved[Sgd] | Resolved[Local]) -> int:
     if resolved.arguments.dry_run:
         check_drawing()
+        if resolved.arguments.resume is None:
+            check_new(resolved.config.record.run_dir)
         refuse_peer_options(resolved.config.exchange)
-        if mode_of(resolved.config).mixes:
+        if mode_of(resolved.config).mixes and not spans_machines(resolved.config):
             exchange, topology = resolved.config.exchange, resolved.topology
             check_keys(topology, exchange.keys, exchange.insecure, range(topology.n))
         print(describe_run(resolved.topology, resolved.config, begins=resolved.arguments.resume is None))

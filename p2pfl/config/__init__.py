@@ -10,6 +10,8 @@ from p2pfl.config.consistency import (
     least_updates,
 )
 from p2pfl.config.data import DataConfig, EvaluationSet
+from p2pfl.config.launch import LaunchConfig
+from p2pfl.config.launch_checks import check_launch, spans_machines
 from p2pfl.config.lists import LISTED, TUNABLE, split_values
 from p2pfl.config.pictures import PictureOptions
 from p2pfl.config.run import (
@@ -25,6 +27,7 @@ from p2pfl.config.run import (
     replace_options,
 )
 from p2pfl.config.sections import (
+    MOST_SEED,
     CentralizedConfig,
     ComputeConfig,
     ExchangeConfig,
@@ -42,6 +45,7 @@ __all__ = [
     "LISTED",
     "LOCAL_OPTIONS",
     "MODE_SECTIONS",
+    "MOST_SEED",
     "NOT_IN_FINGERPRINT",
     "RESUME_OVERRIDES",
     "SECTIONS",
@@ -52,6 +56,7 @@ __all__ = [
     "EvaluationSet",
     "ExchangeConfig",
     "GossipConfig",
+    "LaunchConfig",
     "Mode",
     "ModelConfig",
     "PictureOptions",
@@ -62,6 +67,7 @@ __all__ = [
     "TrainingConfig",
     "among_algorithms",
     "check_data",
+    "check_launch",
     "check_together",
     "compression_choice",
     "foreign_options",
@@ -71,6 +77,7 @@ __all__ = [
     "load_toml",
     "options",
     "replace_options",
+    "spans_machines",
     "split_values",
     "to_toml",
 ]

@@ -25,8 +25,14 @@ def checked_partition(value: str) -> str:
         return value
     check(colon != "" and argument != "", "partition", value, f"write it as {name}:{entry.argument}")
     if entry.argument in _WHOLE:
-        known = is_count(argument) and int(argument) > 0
-        check(known, "partition", value, f"{entry.argument} must be a whole number above 0")
+        is_whole = argument.isascii() and argument.isdecimal()
+        check(
+            is_whole and argument.strip("0") != "",
+            "partition",
+            value,
+            f"{entry.argument} must be a whole number above 0",
+        )
+        check(is_count(argument), "partition", value, f"{entry.argument} is too large; choose a smaller number")
         return f"{name}:{int(argument)}"
     growths = GROWTHS if "|" in entry.argument else ()
     if entry.argument.startswith("ALPHA") and argument not in growths:

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from p2pfl.config.data import DataConfig
+from p2pfl.config.launch import LaunchConfig
 from p2pfl.config.replaced import replacement
 from p2pfl.config.sections import (
     CentralizedConfig,
@@ -49,6 +50,7 @@ class RunConfig:
     robust: RobustConfig = field(default_factory=RobustConfig)
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
 
     def __post_init__(self) -> None:
@@ -79,9 +81,10 @@ SECTIONS: dict[str, type] = {
     "robust": RobustConfig,
     "exchange": ExchangeConfig,
     "compute": ComputeConfig,
+    "launch": LaunchConfig,
     "record": RecordConfig,
 }
-_ALWAYS = ("model", "data", "training", "compute", "record")
+_ALWAYS = ("model", "data", "training", "compute", "launch", "record")
 # Mode -> the sections that apply to it.
 MODE_SECTIONS: dict[Mode, tuple[str, ...]] = {
     "gossip": (*_ALWAYS, "gossip", "robust", "exchange"),
@@ -90,6 +93,7 @@ MODE_SECTIONS: dict[Mode, tuple[str, ...]] = {
     "local": _ALWAYS,
 }
 SECTION_OF = {item.name: name for name, kind in SECTIONS.items() for item in dataclasses.fields(kind)}
+LAUNCH_OPTIONS = frozenset(item.name for item in dataclasses.fields(LaunchConfig))
 
 # Options that may be changed when a run is resumed.
 RESUME_OVERRIDES = frozenset(
@@ -98,6 +102,7 @@ RESUME_OVERRIDES = frozenset(
         *("transport", "eval_every", "run_dir", "insecure", "keys", "token_file", "profile", "min_peers", "restart"),
         *("rendezvous", "rendezvous_key", "rendezvous_run"),
         *(name for name in SECTION_OF if "timeout" in name),
+        *LAUNCH_OPTIONS,
     }
 )
 # Options that concern one machine only: the peers of a swarm need not agree on them.
@@ -105,6 +110,7 @@ LOCAL_OPTIONS = frozenset(
     {
         *("data_dir", "device", "threads", "name", "run_dir", "checkpoint", "profile", "transport", "insecure", "keys"),
         *("token_file", "rendezvous", "rendezvous_key", "rendezvous_run"),
+        *LAUNCH_OPTIONS,
     }
 ) | {name for name in SECTION_OF if "timeout" in name}
 

@@ -62,9 +62,7 @@ def _notes(directory: Path, train: Split, test: Split) -> Iterator[str]:
     hidden = [found for half in ("train", "test") for found in _hidden_pictures(directory, directory / half)]
     if hidden:
         yield f"pictures in hidden folders are not used: {some(hidden)}; rename these to use them"
-    others = [
-        f"{entry.name}/" for entry in _entries(directory) if entry.is_dir() and entry.name not in ("train", "test")
-    ]
+    others = [f"{name}/" for name in folders_in(directory) if name not in ("train", "test")]
     if others:
         yield f"folders beside train/ and test/ are not used: {some(others)}"
 
@@ -148,9 +146,19 @@ def _hidden_pictures(directory: Path, half: Path) -> Iterator[str]:
         except OSError as error:
             raise DataError(unreadable(parent, error)) from error
         for folder in folders:
-            count = sum(_is_picture(name) for _, _, names in os.walk(folder) for name in names)
+            count = pictures_below(folder)
             if count:
-                yield f"{os.path.relpath(folder, directory)}/ ({_counted(count, 'picture', 'pictures')})"
+                yield f"{os.path.relpath(folder, directory)}/ ({counted_pictures(count)})"
+
+
+def pictures_below(folder: str | Path) -> int:
+    """Number of pictures in a folder and those below it, hidden ones included."""
+    return sum(_is_picture(name) for _, _, names in os.walk(folder) for name in names)
+
+
+def counted_pictures(count: int) -> str:
+    """Number of pictures, for people."""
+    return _counted(count, "picture", "pictures")
 
 
 def _is_doubtful(name: str) -> bool:

@@ -6,6 +6,7 @@ of all.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +14,17 @@ from p2pfl.data.image_listing import (
     Samples,
     check_forms,
     classes_of,
+    counted_pictures,
     folders_in,
     lacking_images,
+    pictures_below,
     samples_of,
     unlisted_text,
 )
 from p2pfl.errors import DataError
 from p2pfl.util.text import some
+
+HALVES = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,8 @@ def list_peer_folders(directory: Path) -> PeerFolders:
     for place, peer in enumerate(peers):
         found, others = samples_of(directory / peer / "train", tuple(classes))
         if not found:
-            raise DataError(f"{directory / peer / 'train'}: no picture in any class folder")
+            folder = directory / peer / "train"
+            raise DataError(f"{folder}: no picture in any class folder; put pictures there, or remove {folder}/")
         train += found
         places += [place] * len(found)
         unused += others
@@ -75,5 +81,16 @@ def list_peer_folders(directory: Path) -> PeerFolders:
         raise DataError(f"{directory / 'test'}: no picture in any class folder; put pictures of each class there")
     lacking = [name for label, name in enumerate(classes) if label not in {of for _, of in test}]
     notes = [lacking_images("test", lacking)] if lacking else []
-    notes += unlisted_text(directory, unused)
+    notes += [*_unused_folders(directory, folders, peers), *unlisted_text(directory, unused)]
     return PeerFolders(tuple(classes), train, test, tuple(peers), tuple(places), tuple(notes))
+
+
+def _unused_folders(directory: Path, folders: Sequence[str], peers: Sequence[str]) -> list[str]:
+    """Note on pictures outside of all train/ of peers and test/, as in DIR/train."""
+    others = [name for name in folders if name not in (*peers, "test")]
+    others += [f"{peer}/{name}" for peer in peers for name in folders_in(directory / peer) if name not in HALVES]
+    counts = {name: count for name in others if (count := pictures_below(directory / name))}
+    if not counts:
+        return []
+    listed = some(f"{name}/ ({counted_pictures(count)})" for name, count in counts.items())
+    return [f"with --partition own, pictures outside of PEER/train/, PEER/test/ and test/ are not used: {listed}"]

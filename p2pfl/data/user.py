@@ -43,7 +43,7 @@ def user_function(spec: str) -> Source:
     function = load(spec, "--dataset")
     try:
         result = function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DataError(f"--dataset {spec}: the function raised {one_line(error)}") from error
     dataset = _check(spec, result)
     stem = re.sub(r"[^A-Za-z0-9_.-]", "-", spec)[:60]

@@ -10,11 +10,13 @@ from p2pfl import data, report
 from p2pfl.config import NOT_IN_FINGERPRINT, RunConfig
 from p2pfl.errors import ConfigError
 from p2pfl.experiment.plan import Planned
+from p2pfl.launch import describe_cluster
 from p2pfl.modes import assign_roles, mode_of
 from p2pfl.preflight.estimate import data_record, estimate
 from p2pfl.run.data_record import DataRecord, different_data
 from p2pfl.run.directory import open_run_dir, remove_incomplete
 from p2pfl.run.fingerprint import run_fingerprint
+from p2pfl.run.partition_file import check_partition, given_path
 from p2pfl.run.settings import resolve
 from p2pfl.training import split_of_run
 
@@ -30,7 +32,9 @@ def check_plan(folder: Path, first: Planned, progress: data.Progress) -> tuple[s
     report.check_drawing()
     resolve(first.config, first.topology, 1)
     begins = not (folder / first.name).exists()
-    return estimate(assign_roles(first.config, first.topology), first.config, progress, begins=begins).notes
+    notes = estimate(assign_roles(first.config, first.topology), first.config, progress, begins=begins).notes
+    cluster = describe_cluster(first.config.launch, first.topology.n)
+    return notes if cluster is None else (*notes, f"cluster: {cluster}")
 
 
 def check_splits(planned: Sequence[Planned], progress: data.Progress) -> None:
@@ -75,9 +79,14 @@ def state_of(run_dir: Path, planned: Planned) -> str:
     topology, saved = open_run_dir(run_dir)
     config = resolve(planned.config, planned.topology, 1)
     now, before = settings.options(config), settings.options(saved)
+    if saved.data.partition_file is not None:
+        before = {**before, "partition": f"file:{given_path(saved.data.partition_file)}"}
     for name, value in now.items():
         both = value is not None and before.get(name) is not None
-        if (name in ("faults", "init") and both) or (name == "partition" and config.data.partition_file is not None):
+        if name == "partition" and None not in (config.data.partition_file, saved.data.partition_file):
+            check_partition(config, run_dir, saved)
+            continue
+        if name in ("faults", "init") and both:
             continue  # a copy of the file has another path; what it says is compared below, as the graph is
         if name == "dataset" and config.data.kind == saved.data.kind:
             continue  # its content counts, which `_check_data` compares
@@ -90,6 +99,6 @@ def state_of(run_dir: Path, planned: Planned) -> str:
         assign_roles(config, planned.topology), config
     ):
         raise ConfigError(
-            f"{run_dir}: was made with another topology, partition, weights, faults or --init; choose another --run-dir"
+            f"{run_dir}: was made with another topology, weights, faults or --init; choose another --run-dir"
         )
     return "to be resumed" if report.complete_summary(run_dir) is None else COMPLETE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from p2pfl.config import RunConfig
+from p2pfl.config import RunConfig, spans_machines
 from p2pfl.errors import ConfigError
 from p2pfl.modes import mode_of
 from p2pfl.topology import Topology
@@ -10,7 +10,7 @@ from p2pfl.transport import keyring
 
 
 def endpoints_in_file(topology: Topology, config: RunConfig) -> list[str] | None:
-    """Endpoints of all peers from the topology file; None where chosen freely.
+    """Endpoints of all peers from the topology file; None where others are found.
 
     Raises ConfigError for hosts beyond this machine without keys and without --insecure.
     """
@@ -18,6 +18,8 @@ def endpoints_in_file(topology: Topology, config: RunConfig) -> list[str] | None
         if config.exchange.keys is not None:
             raise ConfigError(f"--keys {config.exchange.keys}: only a gossip run has a topology file with public keys")
         return None
+    if spans_machines(config):
+        return None  # they are found at the start, and all links are encrypted
     endpoints = _endpoints(topology, config)
     if endpoints is not None:
         keyring.check_encryption(topology, config.exchange)
@@ -53,6 +55,8 @@ def refuse_launcher_options(config: RunConfig) -> None:
         raise ConfigError(f"--faults {config.exchange.faults}: a script needs a launcher to play it; use p2pfl gossip")
     if config.exchange.restart:
         raise ConfigError(f"--restart {config.exchange.restart}: needs a launcher; start a peer again by --resume")
+    if spans_machines(config):
+        raise ConfigError(f"--launcher {config.launch.launcher}: p2pfl peer is a peer alone; use p2pfl gossip")
 
 
 def _endpoints(topology: Topology, config: RunConfig) -> list[str] | None:

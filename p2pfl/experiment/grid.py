@@ -19,7 +19,7 @@ from p2pfl.experiment.checks import COMPLETE, check_data, check_splits, state_of
 from p2pfl.experiment.plan import Cell, Planned, describe_plan
 from p2pfl.experiment.run import run
 from p2pfl.experiment.tune import TunedCell, Tuner, plan_final
-from p2pfl.launch import fork_server
+from p2pfl.launch import session
 from p2pfl.report import complete_summary, write_report
 from p2pfl.report.compare.tuning import loss_remedy, loss_text, values_text
 from p2pfl.run.data_record import DataRecord, read_data_record
@@ -186,14 +186,15 @@ class _Runner:
 
     @contextlib.contextmanager
     def at_work(self, folders: Sequence[Path]) -> Iterator[Self]:
-        """Check data set and partitions, then provide one fork server for all runs.
+        """Check data set and partitions, then provide what all runs share.
 
         `folders`: those that may hold runs already. Between two runs, too, a signal leaves nothing behind.
         """
         there = [path for path in folders if (path / CONFIG_FILE).is_file()]
         self._recorded = {path: record for path in there if (record := read_data_record(path)) is not None}
         check_data(self._recorded, self._planned[0].config, self._progress)
-        with interruptible(), fork_server():
+        launcher, most = self._planned[0].config.launch, max(one.topology.n for one in self._planned)
+        with interruptible(), session(launcher, most + 1):
             check_splits(self._planned, self._progress)
             yield self
 

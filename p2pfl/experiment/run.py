@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from p2pfl.config import RunConfig
+from p2pfl.config import RunConfig, spans_machines
 from p2pfl.errors import ConfigError, DivergenceError, Interrupted, P2PFLError, explained
 from p2pfl.experiment.endpoints import endpoints_in_file
 from p2pfl.experiment.resume import has_other_rounds, prolong, starting_point
@@ -101,7 +101,7 @@ def _run(
         raise ConfigError(f"a {config.mode} run needs a topology file")
     roles, config = _planned(config, topology)
     binds = endpoints_in_file(topology, config)
-    if mode_of(config).mixes:
+    if mode_of(config).mixes and not spans_machines(config):
         keyring.check_keys(topology, config.exchange.keys, config.exchange.insecure, range(topology.n))
     longer = resume is not None and has_other_rounds(resume, config)
     complete = None if resume is None or longer else complete_summary(resume)
@@ -176,7 +176,8 @@ def _name(settings: str) -> str:
 
 def _token(config: RunConfig) -> str | None:
     """Secret of this launch, by which its processes know each other without keys."""
-    return secrets.token_hex(32) if config.exchange.keys is None else None
+    has_keys = config.exchange.keys is not None or (spans_machines(config) and not config.exchange.insecure)
+    return None if has_keys else secrets.token_hex(32)
 
 
 def _launch(spec: LaunchSpec, begins: str, overall: OverallProgress | None) -> Outcome:

@@ -2,7 +2,7 @@
 
 from p2pfl.launch.base import LaunchSpec, Outcome
 from p2pfl.launch.fork_server import fork_server
-from p2pfl.launch.local import launch
+from p2pfl.launch.launchers import describe_cluster, launch, session
 from p2pfl.launch.observers import Observer
 
-__all__ = ["LaunchSpec", "Observer", "Outcome", "fork_server", "launch"]
+__all__ = ["LaunchSpec", "Observer", "Outcome", "describe_cluster", "fork_server", "launch", "session"]

@@ -9,36 +9,17 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 from p2pfl.faults import Pause
 from p2pfl.launch import events as ev
 from p2pfl.launch.base import LaunchSpec, Outcome
+from p2pfl.launch.worker_state import WorkerState
 from p2pfl.run.paths import CONFIG_FILE, LOG_FILE
 
 ALONE_SECONDS = 30.0  # for a coordinator whose clients are all gone; it notices within about ten
 STOP_SECONDS = 5.0  # for workers to stop when asked to
 KILL_SECONDS = 2.0  # within which a killed process is gone, unless it hangs in the system
-
-
-@dataclass
-class _Worker:
-    """State of a worker, according to the events; `failure` is its own account."""
-
-    index: int
-    is_alive: bool = False
-    is_lost: bool = False
-    endpoint: str | None = None
-    lost_weights: bool = False
-    done_since: float | None = None
-    heard: float = 0.0
-    round_began: float = 0.0
-    failure: ev.Failed | None = None
-
-    @property
-    def is_done(self) -> bool:
-        return self.done_since is not None
 
 
 class Supervisor:
@@ -52,7 +33,7 @@ class Supervisor:
         self.outcome = Outcome()
         self._spec = spec
         self._names = spec.topology.names
-        self._workers = [_Worker(index) for index in range(spec.topology.n)]
+        self._workers = [WorkerState(index) for index in range(spec.topology.n)]
         self._stage: Literal["starting", "running", "stopping", "ended"] = "starting"
         self._restarting: dict[int, tuple[str, int | None]] = {}  # ordered: the reason, the round of a scripted return
         self._ready_by = math.inf
@@ -111,7 +92,7 @@ class Supervisor:
     def _on_started(self, event: ev.Started, now: float) -> list[ev.Action]:
         before = self._workers[event.worker]
         endpoint = before.endpoint if self._stage == "running" else None
-        self._workers[event.worker] = _Worker(event.worker, True, endpoint=endpoint, heard=now, round_began=now)
+        self._workers[event.worker] = WorkerState(event.worker, True, endpoint=endpoint, heard=now, round_began=now)
         restart = self._restarting.pop(event.worker, None)
         if restart is None:
             self._ready_by = now + self._spec.config.exchange.start_timeout
@@ -128,9 +109,9 @@ class Supervisor:
         return self.mark_lost(event.worker, f"{reason}, and cannot be started again: {event.reason}")
 
     def _on_ready(self, event: ev.Ready, now: float) -> list[ev.Action]:
-        if self._stage != "starting":
-            return []
         worker = self._workers[event.worker]
+        if self._stage != "starting":
+            return [] if event.endpoint == worker.endpoint else self._on_moved(worker, event.endpoint)
         worker.endpoint, worker.lost_weights = event.endpoint, event.lost_weights
         ready = sum(other.endpoint is not None for other in self._workers)
         actions: list[ev.Action] = [ev.Progress("processes ready", ready, len(self._workers))]
@@ -143,6 +124,13 @@ class Supervisor:
             actions += [ev.Expect(event.steps, event.consensus_rounds), ev.ShowLine(self._spec.forecast(event))]
             actions += [ev.SendEndpoints(other.index, self._endpoints_for(other.index)) for other in self._workers]
         return actions
+
+    def _on_moved(self, worker: WorkerState, endpoint: str) -> list[ev.Action]:
+        """Announce a worker's new endpoint to its neighbors, then theirs to it."""
+        worker.endpoint = endpoint
+        here = (self._workers[neighbor] for neighbor in sorted(self._spec.roles.links[worker.index]))
+        told: list[ev.Action] = [ev.SendEndpoints(w.index, {worker.index: endpoint}) for w in here if w.is_alive]
+        return [*told, ev.SendEndpoints(worker.index, self._endpoints_for(worker.index))]
 
     def _on_round(self, event: ev.RoundFinished, now: float) -> list[ev.Action]:
         """Measure the round, and wake neighbors that pause until it is done."""
@@ -212,7 +200,7 @@ class Supervisor:
 
     # Decisions
 
-    def _restart(self, worker: _Worker, reason: str, returns_in: int | None = None) -> ev.StartWorker:
+    def _restart(self, worker: WorkerState, reason: str, returns_in: int | None = None) -> ev.StartWorker:
         self._restarting[worker.index] = (reason, returns_in)
         endpoints = self._endpoints_for(worker.index) if self._stage == "running" else None
         return ev.StartWorker(worker.index, True, worker.endpoint, endpoints, returns_in)
@@ -289,11 +277,11 @@ class Supervisor:
         here = (self._workers[neighbor] for neighbor in sorted(self._spec.roles.links[index]))
         return {w.index: str(w.endpoint) for w in here if not w.is_done and not w.is_lost}
 
-    def _lose(self, worker: _Worker) -> None:
+    def _lose(self, worker: WorkerState) -> None:
         worker.is_lost = True
         self.outcome.lost.append(self._names[worker.index])
 
-    def _unfinished(self) -> list[_Worker]:
+    def _unfinished(self) -> list[WorkerState]:
         return [worker for worker in self._workers if not worker.is_done and not worker.is_lost]
 
     def _any_alive(self) -> bool:

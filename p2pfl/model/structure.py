@@ -76,7 +76,7 @@ def _state_problem(model: nn.Module) -> str:
     """Problem of the model's state dict; empty if none."""
     try:
         state = model.state_dict()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return f"its state_dict() raised {type(error).__name__}: {' '.join(str(error).split())}"
     for name, value in state.items():
         if name.rpartition(".")[2] == _EXTRA_STATE:

@@ -262,7 +262,7 @@ def _steps(setting: _Setting) -> int:
 
 
 def _build_trainer(spec: messages.WorkerSpec, roles: Roles, dataset: data.Dataset, split: data.Split) -> Trainer:
-    node = roles.topology.graph.nodes[spec.index]
+    node = {} if spec.new_endpoint else roles.topology.graph.nodes[spec.index]  # a cluster gives it its device
     device = pick_device(spec.config.compute.device, spec.index, str(node.get("device", "")))
     if device.type == "cpu":
         torch.set_num_threads(spec.config.compute.threads or 1)

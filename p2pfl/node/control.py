@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing import connection, parent_process
 
 from p2pfl.errors import Interrupted, TransportError
@@ -16,28 +16,49 @@ _WAITING_REPORTS = 256
 _ORPHAN_SECONDS = 4.0  # a worker whose launcher is gone ends within 5 s, whatever it is doing
 
 
-class LinkReport:
-    """Reports to the launcher from a thread, so that a slow launcher delays no worker."""
+class ReportQueue:
+    """Reports that wait for the launcher, so that a slow one delays no worker."""
 
-    def __init__(self, link: connection.Connection) -> None:
-        self._link = link
+    def __init__(self) -> None:
         self._waiting: queue.SimpleQueue[messages.FromWorker | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._send, daemon=True)
-        self._thread.start()
 
     def __call__(self, message: messages.FromWorker) -> None:
         is_kept = not isinstance(message, messages.Stepped | messages.Evaluating | messages.RoundFinished)
         if is_kept or self._waiting.qsize() < _WAITING_REPORTS:  # a round is in the peer's own files all the same
             self._waiting.put(message)
 
+    def end(self) -> None:
+        """Say that no report follows."""
+        self._waiting.put(None)
+
+    def take(self, seconds: float | None = None) -> messages.FromWorker | None:
+        """Next report, or None after the last one.
+
+        Raises queue.Empty after so many seconds without any.
+        """
+        return self._waiting.get(timeout=seconds)
+
+
+class LinkReport:
+    """Reports to the launcher over a pipe, from a thread."""
+
+    def __init__(self, link: connection.Connection) -> None:
+        self._link = link
+        self._waiting = ReportQueue()
+        self._thread = threading.Thread(target=self._send, daemon=True)
+        self._thread.start()
+
+    def __call__(self, message: messages.FromWorker) -> None:
+        self._waiting(message)
+
     def close(self) -> None:
         """Send the reports that are waiting, for two seconds at most."""
-        self._waiting.put(None)
+        self._waiting.end()
         self._thread.join(timeout=2.0)
 
     def _send(self) -> None:
         try:
-            while (message := self._waiting.get()) is not None:
+            while (message := self._waiting.take()) is not None:
                 self._link.send_bytes(messages.encode(message))
         except OSError:
             return  # a lost link alone changes nothing
@@ -50,6 +71,8 @@ class Control:
         self.endpoints: queue.SimpleQueue[dict[int, str] | None] = queue.SimpleQueue()
         self.holds_model = False  # ordered by the launcher since the start
         self._on_stop: Callable[[], None] | None = None
+        self._on_move: Callable[[Mapping[int, str]], None] | None = None
+        self._moves = threading.Lock()
         self.is_orphan = False  # the launcher is gone
         self._stopped = False  # no Event: its lock could be held when a signal handler sets it
 
@@ -60,9 +83,13 @@ class Control:
         if self._on_stop is not None:
             self._on_stop()
 
-    def attach(self, stop: Callable[[], None]) -> None:
-        """Let `stop` stop the worker from now on."""
+    def attach(self, stop: Callable[[], None], move: Callable[[Mapping[int, str]], None] | None = None) -> None:
+        """Let `stop` stop the worker from now on, and `move` take further endpoints."""
         self._on_stop = stop
+        with self._moves:
+            self._on_move = move
+            while move is not None and not self.endpoints.empty():
+                move(self.endpoints.get() or {})
         if self._stopped:
             stop()
 
@@ -86,7 +113,8 @@ class Control:
         elif isinstance(order, messages.HoldModel):
             self.holds_model = True
         else:
-            self.endpoints.put(order.endpoints)
+            with self._moves:
+                (self._on_move or self.endpoints.put)(order.endpoints)
 
     def listen(self, link: connection.Connection) -> None:
         """Obey orders from the link, in a separate thread; its end alone changes nothing."""

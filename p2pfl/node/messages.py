@@ -39,6 +39,9 @@ class WorkerSpec:
     token: str | None = field(default=None, repr=False)  # the run's secret, where there are no keys
     temporary: Path | None = None  # the launcher's folder, which its workers remove if it cannot
     introduces: bool = False  # its data are its own, and the peers agree on their classes first
+    new_endpoint: bool = (
+        False  # it listens elsewhere at each start, which its neighbors are told: so it waits for theirs
+    )
     restarted: bool = False  # the others are at work already; neighbors without an endpoint are gone
 
 
@@ -130,7 +133,10 @@ Report = Callable[[FromWorker], None]
 
 
 class Endpoints(msgspec.Struct, tag=True, frozen=True):
-    """Endpoints of a worker's neighbors, by peer number."""
+    """Endpoints of a worker's neighbors, by peer number.
+
+    The first ones are those of all; later ones are those of neighbors that were started again elsewhere.
+    """
 
     endpoints: dict[int, str]
 

@@ -29,6 +29,7 @@ from p2pfl.run.paths import FIRED_FILE, LOG_FILE, topology_file
 from p2pfl.run.paths import peer_dir as peer_dir_of
 from p2pfl.topology import Topology, load_topology
 from p2pfl.transport import (
+    AnnouncedKeys,
     Conditioner,
     Credentials,
     Keys,
@@ -50,13 +51,7 @@ def main(spec: messages.WorkerSpec, link: Connection) -> None:
     """Entry point of a worker process, which reports to its launcher over `link`."""
     keep_freed_memory()
     report = LinkReport(link)
-    try:
-        topology = load_topology(topology_file(spec.run_dir), least=1, by_ids=True)
-        peer_dir = peer_dir_of(spec.run_dir, topology, spec.index)
-        peer_dir.mkdir(parents=True, exist_ok=True)  # it may have been removed before the run is resumed
-        redirect_output(peer_dir / LOG_FILE)
-    except (OSError, P2PFLError) as error:
-        report(_log_trouble(error))
+    if not begin_log(spec, report):
         report.close()
         sys.exit(EXIT_FAILED)
     control = Control()
@@ -71,6 +66,22 @@ def main(spec: messages.WorkerSpec, link: Connection) -> None:
     if control.is_orphan:
         _clean_up(spec)
     sys.exit(status)
+
+
+def begin_log(spec: messages.WorkerSpec, report: messages.Report) -> bool:
+    """Redirect this process's output to the worker's log.
+
+    Reports a failure, and returns False.
+    """
+    try:
+        topology = load_topology(topology_file(spec.run_dir), least=1, by_ids=True)
+        peer_dir = peer_dir_of(spec.run_dir, topology, spec.index)
+        peer_dir.mkdir(parents=True, exist_ok=True)  # it may have been removed before the run is resumed
+        redirect_output(peer_dir / LOG_FILE)
+    except (OSError, P2PFLError) as error:
+        report(_log_trouble(error))
+        return False
+    return True
 
 
 def _clean_up(spec: messages.WorkerSpec) -> None:
@@ -145,10 +156,10 @@ def _run(
             consensus_rounds=context.consensus_rounds,
         )
     )
-    endpoints = spec.endpoints
-    if endpoints is None:
-        endpoints = control.wait_for_endpoints(spec.config.exchange.start_timeout)
-    control.attach(driver.stop)
+    endpoints = spec.endpoints or {}
+    if spec.endpoints is None or spec.new_endpoint:
+        endpoints = endpoints | control.wait_for_endpoints(spec.config.exchange.start_timeout)
+    control.attach(driver.stop, transport.redirect)
     transport.connect({link: endpoints[link] for link in sorted(context.links - context.absent)}, vector_bytes)
     driver.run()
     if profile.path is not None and not profile.written:
@@ -186,6 +197,8 @@ def zeromq_maker(spec: messages.WorkerSpec, topology: Topology) -> Callable[[str
         credentials = Keys(own, secret, keyring.neighbors_keys(topology, spec.index))
     elif spec.token is not None:
         credentials = Token(spec.token, spec.index, assign_roles(spec.config, topology).links[spec.index])
+    elif spec.new_endpoint:
+        credentials = AnnouncedKeys(len(assign_roles(spec.config, topology).links[spec.index]))
     return lambda bind: ZmqTransport(bind, grace=exchange.grace_timeout, credentials=credentials)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -31,6 +31,7 @@ from p2pfl.preflight.shards import (
 from p2pfl.preflight.trial import TriedModel, check_model
 from p2pfl.run.checkpoint import KEPT
 from p2pfl.run.data_record import DIGITS, DataRecord
+from p2pfl.run.partition_file import notes_as_given
 from p2pfl.training import dataset_of_run, own_split_of, pick_device, split_of_run, with_common_steps
 from p2pfl.training.optimizer import state_vectors
 
@@ -109,6 +110,7 @@ class CheckedRun:
             requested = {index: requested[index]}
         check_gpus(config, requested, max(split.sizes), self.tried.model)
         counts = split.class_counts(dataset.train_labels.numpy(), len(dataset.classes))
+        split = replace(split, notes=notes_as_given(split.notes, config))
         return CheckedSplit(split, counts, len(dataset.train_labels) - len(data.remaining(dataset)))
 
 
@@ -139,13 +141,18 @@ def check_settings(config: RunConfig, peers: int, info: data.DatasetInfo) -> Tri
     if mode_of(config).mixes:
         build_algorithm(config)  # of the user's own
     samples = training_samples(config, info)
-    held = "" if samples == info.train_samples else f" (without the {info.train_samples - samples} held back)"
+    whole, fraction = info.train_samples, config.data.validation
+    held = "" if samples == whole else f" (without the {whole - samples:,} held back)"
+    few = f"{samples:,} sample{'s' * (samples != 1)} for {peers:,} peers"
+    if peers > whole:
+        raise ConfigError(f"--dataset {config.data.dataset}: {whole:,} samples for {peers:,} peers; use fewer peers")
     if peers > samples:
-        raise ConfigError(f"--dataset {config.data.dataset}: {samples} samples for {peers} peers{held}")
+        raise ConfigError(f"--validation {fraction:g}: of {whole:,} it leaves {few}; choose a smaller fraction")
     shard, batch = samples // peers, config.training.batch_size
     if batch > shard:
         raise ConfigError(
-            f"--batch-size {batch}: a peer's shard has {shard} samples in the mean{held}; choose 1 to {shard}"
+            f"--batch-size {batch}: a peer's shard has {shard:,} sample{'s' * (shard > 1)} in the mean{held}; "
+            f"choose 1 to {shard:,}"
         )
     return check_model(config, len(info.classes))
 

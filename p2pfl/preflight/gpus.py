@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from p2pfl import data
-from p2pfl.config import RunConfig
+from p2pfl.config import RunConfig, spans_machines
 from p2pfl.errors import ConfigError, one_line
 from p2pfl.model.global_state import preserved_global_state, silenced
 from p2pfl.model.vector import Layout
@@ -62,11 +62,13 @@ class Activations:
 
 
 def check_gpus(config: RunConfig, requested: Mapping[int, str], shard: int, model: nn.Module) -> GpuUse | None:
-    """Check the GPU memory that the processes will need; None if all run on the CPU.
+    """Check the GPU memory that the processes need; None if none of this machine's.
 
     `requested`: each process's device in the topology file, as in `requested_devices`. `shard`: samples of each. Raises
     ConfigError for a missing device, and for one without room for the processes that share it.
     """
+    if spans_machines(config):
+        return None  # the processes' GPUs are not this machine's
     devices = [pick_device(config.compute.device, index, name) for index, name in requested.items()]
     processes = Counter(str(device) for device in devices if device.type == "cuda")
     if not processes:

@@ -8,6 +8,7 @@ Adding an algorithm, averaging rule, attack, mixing, partition, data set or mode
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from typing import Any
 from p2pfl.errors import ConfigError, one_line
 from p2pfl.registry.entry import Entry
 from p2pfl.registry.exchange import ALGORITHMS, ATTACKS, AVERAGINGS, COMPRESSIONS, MIXINGS
+from p2pfl.registry.launchers import LAUNCHERS
 from p2pfl.registry.training import DATASETS, MODELS, PARTITIONS
 from p2pfl.util.text import nearest
 
@@ -25,6 +27,7 @@ __all__ = [
     "AVERAGINGS",
     "COMPRESSIONS",
     "DATASETS",
+    "LAUNCHERS",
     "MIXINGS",
     "MODELS",
     "OWN",
@@ -32,6 +35,7 @@ __all__ = [
     "TABLES",
     "Entry",
     "check",
+    "check_installed",
     "entry_of",
     "load",
     "names_of",
@@ -47,6 +51,7 @@ TABLES: Mapping[str, Mapping[str, Entry]] = {
     "partition": PARTITIONS,
     "dataset": DATASETS,
     "model": MODELS,
+    "launcher": LAUNCHERS,
 }
 """The table of each option, by the option's name (`attack` is a field of fault scripts)."""
 
@@ -97,6 +102,16 @@ def check(option: str, value: str) -> None:
         raise ConfigError(f"--{option} {value}: {value.partition(':')[0]} takes no argument; choose it alone")
 
 
+def check_installed(option: str, value: str) -> None:
+    """Raise ConfigError if a value needs an extra of this package that is missing."""
+    entry = entry_of(option, value)
+    if entry is not None and entry.extra and importlib.util.find_spec(entry.extra) is None:
+        raise ConfigError(
+            f"--{option} {value}: the package {entry.extra} is not installed",
+            remedy=f"pip install 'p2pfl-swarm[{entry.extra}]'",
+        )
+
+
 def load(entry: Entry | str, option: str = "--algorithm", push_sum: bool = False) -> Any:
     """Import the object of an entry, or the user's own "module:attribute".
 
@@ -119,12 +134,17 @@ def _load_own(spec: str, option: str) -> Any:
     module_name, _, attribute = spec.partition(":")
     if not module_name or not attribute:
         raise ConfigError(f"{option} {spec}: expected module:function, such as my_code:build")
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise ConfigError(
+            f"{option} {spec}: {module_name!r} is no name of a module; write it as in an import statement, such as "
+            "my_code:build, and run p2pfl in the folder of my_code.py"
+        )
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name == module_name and (meant := _meant(spec, option)):
             raise ConfigError(f"{option} {spec}: there is no module {module_name!r}; did you mean {meant}?") from None
         raise ConfigError(f"{option} {spec}: cannot import {module_name!r}: {one_line(error)}") from error

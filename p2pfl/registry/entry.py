@@ -62,3 +62,7 @@ class Entry:
     """An algorithm whose average may have a negative self-weight."""
     needs_final_merge: bool = False
     """The consensus phase is part of the algorithm."""
+    spans_machines: bool = False
+    """A launcher whose processes may run on several machines: it finds their addresses, and each makes a key pair."""
+    extra: str = ""
+    """Extra of this package that has to be installed for it, named as the package that it brings."""

@@ -163,6 +163,9 @@ class RendezvousTransport:
         self._transport.connect(dict.fromkeys(endpoints, ""), vector_bytes)
         self._follow()
 
+    def redirect(self, endpoints: Mapping[int, str]) -> None:
+        """Do nothing: the meeting says where neighbors are."""
+
     def send(self, neighbor: int, message: Message) -> int:
         """As in the interface."""
         return self._transport.send(neighbor, message)

@@ -15,6 +15,7 @@ from p2pfl.report.participation import participation
 from p2pfl.report.plots import PLOTS
 from p2pfl.report.summary import known_facts, summarize
 from p2pfl.report.warnings import collect_warnings
+from p2pfl.run.partition_file import given_path
 from p2pfl.run.paths import REPORT_FILE
 from p2pfl.run.records import RoundRecord
 from p2pfl.util.units import bytes_text, number_text, percent_text, seconds_text
@@ -60,7 +61,9 @@ def _page(run: RecordedRun, summary: Mapping[str, Any], folder: Path) -> str:
 
 def _subtitle(run: RecordedRun, summary: Mapping[str, Any]) -> str:
     settings = run.config
-    split = "" if settings.data.partition == "iid" else f" ({settings.data.partition})"
+    partition, file = settings.data.partition, settings.data.partition_file
+    partition = partition if file is None else f"file:{given_path(file)}"
+    split = "" if partition == "iid" else f" ({partition})"
     rule = f"{settings.gossip.algorithm}, " if run.mode.mixes else ""
     task = f"{rule}{settings.model.model} at width {settings.model.width:g} on {settings.data.dataset}{split}"
     rounds = f"{summary['rounds_completed']} of {summary['rounds']} rounds"

@@ -20,7 +20,7 @@ from p2pfl.model.weights_file import weights_digest
 from p2pfl.modes import mode_of
 from p2pfl.run.data_record import read_data_record
 from p2pfl.run.identity import write_run_id
-from p2pfl.run.partition_file import kept_name, partition_bytes, with_kept_partition
+from p2pfl.run.partition_file import keep_partition, kept_name, with_kept_partition
 from p2pfl.run.paths import (
     CHECKPOINTS_FOLDER,
     CONFIG_FILE,
@@ -31,6 +31,7 @@ from p2pfl.run.paths import (
     INTRODUCTIONS_FILE,
     LOG_FILE,
     MODEL_FILE,
+    PARTITION_NAME_FILE,
     PARTITION_STEM,
     PEERS_FOLDER,
     REPORT_FILE,
@@ -48,7 +49,8 @@ from p2pfl.topology import Topology, load_topology, save_topology
 _MAX_NAME, _MAX_LABEL = 150, 50  # characters in the name of a run's folder, which has at most 255
 # Content of a folder that is not a run directory yet; each file also under a temporary name, with a dot before it.
 _BEFORE_SETTINGS = {PEERS_FOLDER, RUN_ID_FILE, TOPOLOGY_FILE, SCHEDULE_FILE, FAULTS_FILE, INIT_FILE, DATA_FILE} | {
-    f"{PARTITION_STEM}.{ending}" for ending in ("json", "csv")
+    PARTITION_NAME_FILE,
+    *(f"{PARTITION_STEM}.{ending}" for ending in ("json", "csv")),
 }
 _BEFORE_ROUNDS = {
     LOG_FILE,
@@ -66,10 +68,9 @@ def create_run_dir(topology: Topology, config: RunConfig, alone: str | None = No
     `alone`: label of the only peer that it is for; its name then holds the label, and that peer's folder the run's id.
     Raises ConfigError if it cannot be made.
     """
+    check_new(config.record.run_dir)
     if config.record.run_dir is not None:
         run_dir = Path(config.record.run_dir)
-        if os.path.exists(run_dir) and (not run_dir.is_dir() or any(run_dir.iterdir())):
-            raise ConfigError(f"--run-dir {run_dir}: exists already", remedy=_alternative(run_dir))
     else:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         kind = config.mode if alone is None else f"peer-{quote(alone, safe='')[:_MAX_LABEL]}"
@@ -87,7 +88,7 @@ def create_run_dir(topology: Topology, config: RunConfig, alone: str | None = No
         if config.training.init is not None:
             shutil.copyfile(config.training.init, run_dir / INIT_FILE)
         if config.data.partition_file is not None:
-            (run_dir / kept_name(config.data.partition_file)).write_bytes(partition_bytes(config.data.partition_file))
+            keep_partition(run_dir, config.data.partition_file)
         _write_settings(run_dir, config)  # last and atomically: a folder with settings is a run directory
     except (TopologyError, ConfigError, KeyboardInterrupt):
         _remove_incomplete(run_dir)
@@ -96,6 +97,13 @@ def create_run_dir(topology: Topology, config: RunConfig, alone: str | None = No
         _remove_incomplete(run_dir)
         raise ConfigError(f"--run-dir {unwritable(run_dir, error)}, or choose another") from None
     return run_dir
+
+
+def check_new(run_dir: str | None) -> None:
+    """Raise ConfigError for a --run-dir that is a file, or a folder that is not empty."""
+    path = None if run_dir is None else Path(run_dir)
+    if path is not None and os.path.exists(path) and (not path.is_dir() or any(path.iterdir())):
+        raise ConfigError(f"--run-dir {path}: exists already", remedy=_alternative(path))
 
 
 def check_results(run_dir: Path) -> None:

@@ -1,21 +1,48 @@
-"""Copy of a partition's file in the run directory, and its digest."""
+"""Copy of a partition's file in the run directory, with its path and digest."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from p2pfl.config import RunConfig, replace_options
 from p2pfl.errors import ConfigError, unreadable
-from p2pfl.run.paths import PARTITION_STEM
+from p2pfl.run.paths import PARTITION_NAME_FILE, PARTITION_STEM
 from p2pfl.util.files import read_file
 
 _MOST_BYTES = 1 << 30
+_MOST_OF_A_NAME = 1 << 16
 
 
 def kept_name(path: str) -> str:
     """Name of the copy of a partition's file."""
     return PARTITION_STEM + Path(path).suffix.lower()
+
+
+def keep_partition(run_dir: Path, path: str) -> None:
+    """Copy a partition's file into a run directory, with the path that its user gave.
+
+    Raises ConfigError for a file that cannot be read, OSError where the copy cannot be written.
+    """
+    (run_dir / kept_name(path)).write_bytes(partition_bytes(path))
+    name = given_path(path).encode("utf-8", "surrogateescape")
+    (run_dir / PARTITION_NAME_FILE).write_bytes(name)
+
+
+def given_path(path: str) -> str:
+    """Path of a partition's file as its user gave it, for the path of its copy.
+
+    The path itself where it is no copy, or one of a version that did not record it.
+    """
+    file = Path(path)
+    if file.name != kept_name(path):
+        return path
+    try:
+        name = read_file(file.expanduser().with_name(PARTITION_NAME_FILE), _MOST_OF_A_NAME)
+    except (OSError, RuntimeError):
+        return path
+    return name.decode("utf-8", "surrogateescape") or path
 
 
 def partition_digest(path: str) -> str:
@@ -38,6 +65,22 @@ def as_given(error: ConfigError, given: RunConfig, run_dir: Path) -> ConfigError
     """
     path = given.data.partition_file
     return error if path is None else ConfigError(str(error).replace(str(run_dir / kept_name(path)), path))
+
+
+def notes_as_given(notes: Sequence[str], config: RunConfig) -> tuple[str, ...]:
+    """Notes of a run that reads the copy of a partition's file, under its user's name."""
+    path = config.data.partition_file
+    return tuple(notes if path is None else (note.replace(path, given_path(path)) for note in notes))
+
+
+def check_partition(config: RunConfig, run_dir: Path, saved: RunConfig) -> None:
+    """Raise ConfigError where a partition's file is another than that of a run so far."""
+    given, kept = config.data.partition_file, saved.data.partition_file
+    if given is not None and kept is not None and partition_bytes(given) != partition_bytes(kept):
+        raise ConfigError(
+            f"--partition file:{given}: {run_dir} was made with another content of it; restore the file, or choose "
+            "another --run-dir"
+        )
 
 
 def with_kept_partition(config: RunConfig, run_dir: Path) -> RunConfig:

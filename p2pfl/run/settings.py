@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from p2pfl import config as settings
+from p2pfl import registry
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError
 from p2pfl.faults import FaultScript, check_faults, load_faults
@@ -29,6 +30,8 @@ def resolve(config: RunConfig, topology: Topology, processes: int) -> RunConfig:
     """
     _refuse_foreign(config)
     settings.check_together(config)
+    settings.check_launch(config)
+    registry.check_installed("launcher", config.launch.launcher)
     check_profile(config, topology)
     fault_script(config, topology)
     if config.training.init is not None:
@@ -45,15 +48,18 @@ def resolve(config: RunConfig, topology: Topology, processes: int) -> RunConfig:
         "name": record.name or topology.name,
         "dataset": config.data.located,
         "data_dir": config.data.data_dir and os.path.abspath(os.path.expanduser(config.data.data_dir)),
-        "threads": config.compute.threads or max(1, _cores() // processes),
+        "threads": config.compute.threads or _threads(config, processes),
         "eval_every": record.eval_every or eval_every,
         "eval_samples": eval_samples if record.eval_samples is None else record.eval_samples,
     }
+    if settings.spans_machines(config) and config.launch.gpus_per_peer == 0:
+        chosen["device"] = "cpu"
     if training.local_steps is None and training.local_epochs is None:
         chosen["local_epochs"] = 1
     if "exchange" in settings.MODE_SECTIONS[config.mode] and config.exchange.transport == "auto":
         both = all("host" in node and "port" in node for _, node in topology.graph.nodes(data=True))
-        chosen["transport"] = "tcp" if both or config.exchange.rendezvous is not None else "ipc"
+        found = config.exchange.rendezvous is not None or settings.spans_machines(config)
+        chosen["transport"] = "tcp" if both or found else "ipc"
     if mode.mixes and config.exchange.keys is not None:
         if not config.exchange.keys:
             raise ConfigError("--keys: needs the folder that p2pfl keys wrote (-o)")
@@ -96,6 +102,13 @@ def check_profile(config: RunConfig, topology: Topology) -> None:
         raise ConfigError(f"--profile {asked}: there is no node {node}; choose one of {some(topology.names, 8)}")
     if int(round) > config.training.rounds:
         raise ConfigError(f"--profile {asked}: the run has {config.training.rounds} rounds of training (--rounds)")
+
+
+def _threads(config: RunConfig, processes: int) -> int:
+    """Threads of a process: its CPUs of a cluster, or its share of the cores."""
+    if settings.spans_machines(config):
+        return max(1, int(config.launch.cpus_per_peer))
+    return max(1, _cores() // processes)
 
 
 def _cores() -> int:

@@ -81,6 +81,9 @@ class VirtualTransport:
     def connect(self, endpoints: Mapping[int, str], vector_bytes: int) -> None:
         self._links.open_to(self._peer, endpoints, self._clock.now())
 
+    def redirect(self, endpoints: Mapping[int, str]) -> None:
+        """Do nothing: a simulated peer keeps its place."""
+
     def send(self, neighbor: int, message: wire.Message) -> int:
         if self._is_paused():
             self._held.append((neighbor, message))

@@ -1,12 +1,13 @@
 """Transports: ZeroMQ sockets, their in-process twin, and the link conditioner."""
 
 from p2pfl.transport.conditioner import Conditioner, ScriptedFaults, constant_delay
-from p2pfl.transport.credentials import Credentials, Keys, Token
+from p2pfl.transport.credentials import AnnouncedKeys, Credentials, Keys, Token
 from p2pfl.transport.interface import Transport
 from p2pfl.transport.memory import MemoryHub, MemoryTransport
 from p2pfl.transport.zeromq import ZmqTransport
 
 __all__ = [
+    "AnnouncedKeys",
     "Conditioner",
     "Credentials",
     "Keys",

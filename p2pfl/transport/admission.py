@@ -136,11 +136,12 @@ class Admission:
 
     def _run(self) -> None:
         poller = zmq.Poller()
-        poller.register(self._zap, zmq.POLLIN)
         poller.register(self._monitor, zmq.POLLIN)
         turns = 0
         try:
             while True:
+                if self._can_answer and self._zap not in poller:
+                    poller.register(self._zap, zmq.POLLIN)
                 poller.poll(_POLL_MS)
                 with self._table.lock:
                     turns = 0 if self._take_turn() else turns + 1
@@ -183,8 +184,14 @@ class Admission:
                 self._table.refused[_REFUSALS[zmq.Event(event["event"])]] += 1
         return False
 
+    @property
+    def _can_answer(self) -> bool:
+        return self._credentials is None or self._credentials.is_complete
+
     def _answer(self) -> bool:
-        """Answer one request; False if there is none."""
+        """Answer one request; False if there is none that can be answered yet."""
+        if not self._can_answer:
+            return False
         try:
             _, request, *_, mechanism = (parts := self._zap.recv_multipart(zmq.NOBLOCK))[:6]
         except zmq.Again:

@@ -95,6 +95,9 @@ class Conditioner:
     def connect(self, endpoints: Mapping[int, str], vector_bytes: int) -> None:
         self._transport.connect(endpoints, vector_bytes)
 
+    def redirect(self, endpoints: Mapping[int, str]) -> None:
+        self._transport.redirect(endpoints)
+
     def send(self, neighbor: int, message: wire.Message) -> int:
         delivery = self._condition(neighbor, message)
         if delivery is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import zmq
@@ -30,6 +30,8 @@ class Credentials(Protocol):
     """Bytes at most that a server sends to a connection before it is admitted or refused."""
     refusal: Refused
     """Refusal of a connection without a valid proof."""
+    is_complete: bool
+    """Whether the neighbors' proofs can be checked yet; connections wait for that."""
 
     @property
     def size(self) -> int:
@@ -61,6 +63,7 @@ class Keys:
     sealing = 8 + 8 + 16 + 1
     unasked = 64 + 2 + 168  # greeting and WELCOME
     refusal = Refused(Refusal.KEY, "no neighbor's")
+    is_complete = True
 
     @property
     def size(self) -> int:
@@ -85,6 +88,50 @@ class Keys:
         return next((peer for peer, public in self.neighbors.items() if public == key), None)
 
 
+class AnnouncedKeys:
+    """Key pair of one start of a process, whose public half goes with its endpoint.
+
+    An announced endpoint is `tcp://host:port#KEY`, with the key in hexadecimal digits. The neighbors' keys come with
+    their endpoints; a neighbor that is started again has another. The secret half never leaves this object.
+    """
+
+    mechanism, sealing, unasked, refusal = Keys.mechanism, Keys.sealing, Keys.unasked, Keys.refusal
+
+    def __init__(self, neighbors: int) -> None:
+        """`neighbors`: number of those that may connect."""
+        public, secret = (part.decode() for part in zmq.curve_keypair())
+        self._keys = Keys(public, secret, {})
+        self.size = neighbors
+        self.is_complete = False
+
+    def announced(self, endpoint: str) -> str:
+        """Endpoint of this process with its public key."""
+        return f"{endpoint}#{z85.decode(self._keys.public).hex()}"
+
+    def learn(self, endpoints: Mapping[int, str]) -> dict[int, str]:
+        """Take the keys from neighbors' endpoints, and return the endpoints alone.
+
+        Raises ValueError for an endpoint without a key.
+        """
+        parts = {peer: endpoint.partition("#") for peer, endpoint in endpoints.items()}
+        keys = {peer: z85.encode(bytes.fromhex(key)).decode() for peer, (_, _, key) in parts.items()}
+        if bad := [endpoints[peer] for peer, key in keys.items() if len(key) != len(self._keys.public)]:
+            raise ValueError(f"{bad[0]}: no endpoint with a public key")
+        # Replaced as a whole: another thread may be looking a neighbor up.
+        self._keys = replace(self._keys, neighbors={**self._keys.neighbors, **keys})
+        self.is_complete = True
+        return {peer: endpoint for peer, (endpoint, _, _) in parts.items()}
+
+    def secure_server(self, socket: zmq.Socket[bytes]) -> None:
+        self._keys.secure_server(socket)
+
+    def secure_client(self, socket: zmq.Socket[bytes], neighbor: int) -> None:
+        self._keys.secure_client(socket, neighbor)
+
+    def neighbor(self, proof: Sequence[bytes]) -> int | None:
+        return self._keys.neighbor(proof)
+
+
 @dataclass(frozen=True)
 class Token:
     """Secret that all peers of a run share, with peer numbers for passwords."""
@@ -97,6 +144,7 @@ class Token:
     sealing = 0
     unasked = 64  # greeting
     refusal = Refused(Refusal.TOKEN, "not this run's, or no neighbor's")
+    is_complete = True
 
     @property
     def size(self) -> int:

@@ -12,7 +12,7 @@ from p2pfl.protocol.wire import Message
 class Transport(Protocol):
     """Exchange of messages with neighbors, which are known by peer number.
 
-    All methods but `wake` belong to one thread.
+    All methods but `redirect` and `wake` belong to one thread.
     """
 
     endpoint: str
@@ -20,6 +20,9 @@ class Transport(Protocol):
 
     def connect(self, endpoints: Mapping[int, str], vector_bytes: int) -> None:
         """Open a link to each neighbor, for payload vectors of at most `vector_bytes`."""
+
+    def redirect(self, endpoints: Mapping[int, str]) -> None:
+        """Take new endpoints of neighbors, from any thread."""
 
     def send(self, neighbor: int, message: Message) -> int:
         """Hand over a message and return its size in bytes.

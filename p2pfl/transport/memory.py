@@ -35,6 +35,9 @@ class MemoryTransport:
     def connect(self, endpoints: Mapping[int, str], vector_bytes: int) -> None:
         self._links = dict(endpoints)
 
+    def redirect(self, endpoints: Mapping[int, str]) -> None:
+        self._links = {**self._links, **endpoints}
+
     def send(self, neighbor: int, message: wire.Message) -> int:
         header, body = wire.encode(message)
         self._hub.queue(self._links[neighbor]).put((header, bytes(body)))

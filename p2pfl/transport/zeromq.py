@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import zmq
@@ -23,7 +24,7 @@ from p2pfl.errors import TransportError
 from p2pfl.protocol import wire
 from p2pfl.protocol.events import TransportEvent
 from p2pfl.transport.admission import HANDSHAKE_MS, Admission
-from p2pfl.transport.credentials import Credentials
+from p2pfl.transport.credentials import AnnouncedKeys, Credentials
 from p2pfl.transport.links import AND_MORE, NOW, Links, LinkStage
 from p2pfl.transport.receiver import Receiver
 from p2pfl.transport.watchdog import WATCH_SECONDS, Watchdog
@@ -76,6 +77,8 @@ class ZmqTransport:
         if bind.startswith("ipc://") and len(bind) - 6 > zmq.IPC_PATH_MAX_LEN:
             raise TransportError(f"{bind}: longer than {zmq.IPC_PATH_MAX_LEN} bytes; set TMPDIR to a shorter folder")
         _start_collector()
+        self._credentials = credentials
+        self._redirected: SimpleQueue[dict[int, str]] = SimpleQueue()
         self._context = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
         self._trackers: list[zmq.MessageTracker] = []
@@ -99,6 +102,8 @@ class ZmqTransport:
             self.close()
             raise TransportError(f"{bind}: cannot be opened ({_explained(error)})") from None
         self.endpoint = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
+        if isinstance(credentials, AnnouncedKeys):
+            self.endpoint = credentials.announced(self.endpoint)
         self._poller.register(self._router, zmq.POLLIN)
         self._poller.register(self._wake_reader, zmq.POLLIN)
 
@@ -111,7 +116,23 @@ class ZmqTransport:
     def connect(self, endpoints: Mapping[int, str], vector_bytes: int) -> None:
         self._admission.neighbors = max(self._admission.neighbors, len(endpoints))
         self._watchdog.set_limits(vector_bytes)
-        self._links.connect(endpoints, vector_bytes)
+        self._links.connect(self._plain(endpoints), vector_bytes)
+
+    def redirect(self, endpoints: Mapping[int, str]) -> None:
+        self._redirected.put(dict(endpoints))
+        self.wake()
+
+    def _plain(self, endpoints: Mapping[int, str]) -> Mapping[int, str]:
+        """Endpoints without the keys in them, which the credentials take.
+
+        Raises TransportError.
+        """
+        if not isinstance(self._credentials, AnnouncedKeys):
+            return endpoints
+        try:
+            return self._credentials.learn(endpoints)
+        except ValueError as error:
+            raise TransportError(str(error)) from None
 
     def readdress(self, neighbor: int, endpoint: str) -> None:
         """Open the link to a neighbor at another endpoint; it comes back as after a break.
@@ -151,6 +172,10 @@ class ZmqTransport:
 
     def poll(self, seconds: float) -> list[TransportEvent]:
         self._bind_again()
+        with contextlib.suppress(Empty):
+            for neighbor, endpoint in self._plain(self._redirected.get_nowait()).items():
+                if neighbor in self._links:
+                    self._links.readdress(neighbor, endpoint)
         self._links.retry()
         deadline = self._links.next_deadline()
         if deadline is not None:

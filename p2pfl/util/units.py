@@ -49,4 +49,5 @@ def number_text(value: float) -> str:
 
 def counted(count: int, noun: str) -> str:
     """A count with its noun, such as 1 round or 2 rounds."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{'' if count == 1 else plural}"

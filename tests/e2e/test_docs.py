@@ -24,6 +24,7 @@ from docs.hooks import on_page_markdown
 HOSTS = frozenset(
     (
         "arxiv.org",
+        "docs.ray.io",
         "keepachangelog.com",
         "semver.org",
         "towardsdatascience.com",

@@ -22,7 +22,8 @@ def dirichlet(request: Request) -> Split:
         ends[:, -1] = request.class_sizes
         return np.diff(ends, axis=1, prepend=0).astype(np.int64).T
 
-    drawn, generator, notes = draw(request, counts, least_samples(request, MIN_SAMPLES))
+    remedies = ("fewer peers", "a larger ALPHA", "dirichlet-balanced")
+    drawn, generator, notes = draw(request, counts, least_samples(request, MIN_SAMPLES), remedies)
     return split_of(deal(request, drawn, generator), notes)
 
 
@@ -82,7 +83,10 @@ def classes(request: Request) -> Split:
     for label, peers in enumerate(holders):
         size = int(request.class_sizes[label])
         if 0 < size < len(peers):
-            raise request.refusal(f"class {label} has {size} samples for the {len(peers)} peers that are to hold it")
+            raise request.refusal(
+                f"class {label} has {size:,} sample{'s' * (size > 1)} for the {len(peers):,} peers that are to hold "
+                "it; use fewer peers" + (", or a smaller K" if each > 1 else "")
+            )
         for place, peer in enumerate(peers):
             counts[peer, label] = (size + len(peers) - 1 - place) // len(peers)
     empty = np.flatnonzero(counts.sum(axis=1) == 0)

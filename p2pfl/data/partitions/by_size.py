@@ -35,7 +35,8 @@ def quantity(request: Request) -> Split:
     else:
         alpha = np.full(request.peers, float(request.argument))
         least = least_samples(request, MIN_SAMPLES)
-        sizes, generator, notes = draw(request, lambda g: _sizes(g.dirichlet(alpha), len(request.labels)), least)
+        rule = lambda g: _sizes(g.dirichlet(alpha), len(request.labels))  # noqa: E731
+        sizes, generator, notes = draw(request, rule, least, ("fewer peers", "a larger ALPHA"))
     order = generator.permutation(len(request.labels))
     return split_of(np.split(order, np.cumsum(sizes)[:-1]), notes)
 

@@ -16,11 +16,15 @@ from p2pfl import registry
 from p2pfl.data.partitions.request import Indices, Request, Split, split_of
 from p2pfl.errors import ConfigError, one_line, unreadable
 from p2pfl.util.files import read_text
-from p2pfl.util.text import some
+from p2pfl.util.text import shortened, some
 
 _MOST_BYTES = 1 << 30  # of a file: some tens of millions of samples
 _HEADER = ["sample", "peer"]
 _MOST_DIGITS = 18  # of a sample's number, which NumPy keeps in 64 bits
+_WIDTH = 60  # characters of a value from a file in a message
+_EXAMPLE = 'must be an object of lists, such as {"0": [0, 3, 5], "1": [1, 2]}'
+_ROW = "must be a sample's number and a peer's label, such as 17,3"
+_MARKS = {";": "semicolon", "\t": "tab", "|": "vertical bar"}
 Assignment = Mapping[str, Sequence[int]]
 
 
@@ -35,7 +39,8 @@ def from_file(request: Request) -> Split:
     known = {name: np.array(samples, dtype=np.int64) for name, samples in assignment.items()}
     strangers = [name for name in known if name not in request.names]
     if strangers:
-        raise request.refusal(f"peer {some(map(repr, strangers), 5)} is not in the topology; it has {_peers(request)}")
+        listed = some(map(_said, strangers), 5)
+        raise request.refusal(f"peer {listed} is not in the topology; it has {_peers(request)}")
     without = [name for name in request.names if not len(known.get(name, ()))]
     if without:
         raise request.refusal(f"no sample for peer {some(without, 5)}; give every peer one at least")
@@ -48,7 +53,7 @@ def pooled_file(request: Request) -> Split:
     named = [np.array(samples, dtype=np.int64) for samples in assignment.values()]
     if not any(len(samples) for samples in named):
         raise request.refusal("no sample for anybody; give every peer one at least")
-    checked = _checked(request, named, tuple(assignment))
+    checked = _checked(request, named, [some([shortened(name, _WIDTH)]) for name in assignment])
     return split_of([np.concatenate(checked.shards)], checked.notes)
 
 
@@ -63,10 +68,15 @@ def read_assignment(path: str) -> Assignment:
     except (OSError, RuntimeError) as error:  # RuntimeError: the home of an unknown user
         raise ConfigError(f"--partition file:{unreadable(Path(path), error)}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{where}: not UTF-8 text") from None
+        raise ConfigError(f"{where}: not UTF-8 text; save it as UTF-8") from None
     ending = Path(path).suffix.lower()
     if ending not in (".json", ".csv"):
         raise ConfigError(f"{where}: name it .json or .csv, as it is written")
+    if not text.strip():
+        content = "an object of lists" if ending == ".json" else f"the heading {','.join(_HEADER)} and a row a sample"
+        raise ConfigError(f"{where}: the file is empty; it must have {content}")
+    if "\0" in text:
+        raise ConfigError(f"{where}: has null characters, as UTF-16 text has; save it as UTF-8")
     return _from_json(where, text) if ending == ".json" else _from_csv(where, text)
 
 
@@ -75,39 +85,56 @@ def _from_json(where: str, text: str) -> Assignment:
         counts = Counter(name for name, _ in pairs)
         twice = next((name for name, count in counts.items() if count > 1), None)
         if twice is not None:
-            raise ConfigError(f"{where}: peer {twice!r} stands there twice")
+            raise ConfigError(f"{where}: peer {_said(twice)} stands there twice")
         return dict(pairs)
 
     try:
-        found = json.loads(text, object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{where}: not JSON ({one_line(error)})") from None
+        found = json.loads(text, object_pairs_hook=once, parse_int=_parsed)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise ConfigError(f"{where}: {place}: not JSON ({error.msg}); {_EXAMPLE}") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: nested too deeply; {_EXAMPLE}") from None
     if not isinstance(found, dict) or not all(isinstance(samples, list) for samples in found.values()):
-        raise ConfigError(f'{where}: must be an object of lists, such as {{"0": [0, 3, 5], "1": [1, 2]}}')
+        raise ConfigError(f"{where}: {_EXAMPLE}")
     for name, samples in found.items():
         odd = next((one for one in samples if not _is_number(one)), None)
         if odd is not None:
-            raise ConfigError(f"{where}: peer {name!r}: {odd!r} is no number of a sample")
+            raise ConfigError(f"{where}: peer {_said(name)}: {_said(odd)} is no number of a sample")
     return found
 
 
 def _from_csv(where: str, text: str) -> Assignment:
-    reader = csv.reader(io.StringIO(text))
+    reader = csv.reader(io.StringIO(text, newline=None))  # with the line ends of any system
     try:
         rows = [(reader.line_num, row) for row in reader]
-    except csv.Error as error:
-        raise ConfigError(f"{where}: line {reader.line_num}: {one_line(error)}") from None
-    if not rows or [cell.strip().lower() for cell in rows[0][1]] != _HEADER:
-        raise ConfigError(f"{where}: line 1: must be the heading {','.join(_HEADER)}")
+    except csv.Error:  # a cell that is too long, as after a quotation mark that is never closed
+        problem = f"a cell has more than {csv.field_size_limit():,} characters; {_ROW}"
+        raise ConfigError(f"{where}: line {reader.line_num}: {problem}") from None
+    heading = [cell.strip().lower() for cell in rows[0][1]]
+    if heading != _HEADER:
+        between = next((name for mark, name in _MARKS.items() if mark in "".join(heading)), None)
+        told = "" if between is None else f", separated by a comma, not a {between}, as all rows"
+        raise ConfigError(f"{where}: line 1: must be the heading {','.join(_HEADER)}{told}")
     found: dict[str, list[int]] = {}
     for line, row in rows[1:]:
         if not row:
             continue
         number = row[0].strip()
         if len(row) != 2 or not (number.isascii() and number.isdecimal() and len(number) <= _MOST_DIGITS):
-            raise ConfigError(f"{where}: line {line}: must be a sample's number and a peer's label, such as 17,3")
+            raise ConfigError(f"{where}: line {line}: {_ROW}")
         found.setdefault(row[1].strip(), []).append(int(number))
     return found
+
+
+def _parsed(digits: str) -> int | str:
+    """Whole number of JSON; the text itself of one that is too long for a sample."""
+    return int(digits) if len(digits) <= _MOST_DIGITS + 1 else digits
+
+
+def _said(value: object) -> str:
+    """Value of a file in a message, whatever its length."""
+    return shortened(repr(value), _WIDTH)
 
 
 def _is_number(value: object) -> bool:
@@ -153,17 +180,24 @@ def from_function(request: Request) -> Split:
     function: Function = registry.load(request.spec, "--partition")
     try:
         found = [np.asarray(list(shard)) for shard in function(request.labels.copy(), request.peers, request.seed)]
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise request.refusal(f"the function raised {one_line(error)}") from error
     if len(found) != request.peers:
-        raise request.refusal(f"returned {len(found)} shards for {request.peers} peers")
+        raise request.refusal(f"returned {_counted(len(found), 'shard')} for {_counted(request.peers, 'peer')}")
     for name, shard in zip(request.names, found, strict=True):
         if shard.ndim != 1 or not len(shard) or shard.dtype.kind not in "iu":
             raise request.refusal(f"returned for peer {name} no list of numbers of samples, or an empty one")
+        if shard.dtype.kind == "u" and shard.max() > np.iinfo(np.int64).max:  # which would become negative
+            total = len(request.labels)
+            raise request.refusal(f"peer {name}: there is no sample {shard.max()}; there are {total:,}, counted from 0")
     split = _checked(request, [shard.astype(np.int64) for shard in found], request.names)
     if split.notes:
         raise request.refusal(f"the shards must cover all {len(request.labels):,} samples; {_missing(split, request)}")
     return split
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _missing(split: Split, request: Request) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from p2pfl.errors import ConfigError
 from p2pfl.seeding import numpy_generator
+from p2pfl.util.text import some
 
 Indices = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.int64]
@@ -103,30 +104,35 @@ def split_of(shards: list[Indices], notes: tuple[str, ...] = ()) -> Split:
 
 
 def draw(
-    request: Request, rule: Callable[[np.random.Generator], Counts | None], least: int = 1
+    request: Request, rule: Callable[[np.random.Generator], Counts | None], least: int, remedies: Sequence[str]
 ) -> tuple[Counts, np.random.Generator, tuple[str, ...]]:
     """Draw until every peer has at least `least` samples.
 
-    `rule` returns each peer's samples, (peers,) or (peers, classes); None where it has failed. Returns what it has
-    drawn, the generator in its state after that, and a note if it was drawn more than once. Raises ConfigError.
+    `rule` returns each peer's samples, (peers,) or (peers, classes); None where it cannot be met. Returns what it has
+    drawn, the generator in its state after that, and a note if it was drawn more than once. Raises ConfigError, which
+    ends with `remedies`; with a smaller --min-samples, too, where that was given.
     """
+    reasons: set[str] = set()
     for number in range(MOST_DRAWS):
         generator = request.generator(number)
         counts = rule(generator)
-        if counts is not None and counts.reshape(request.peers, -1).sum(axis=1).min() >= least:
-            return counts, generator, (_redrawn(request, number + 1, least),) if number else ()
-    raise request.refusal(
-        f"none of {MOST_DRAWS:,} draws gave each of {request.peers} peers {_at_least(least)}; use fewer peers, "
-        "a larger ALPHA, a smaller --min-samples, or dirichlet-balanced"
-    )
+        if counts is None:
+            reasons.add("its rule could be met")
+        elif counts.reshape(request.peers, -1).sum(axis=1).min() < least:
+            reasons.add(f"every peer had {_at_least(least)}")
+        else:
+            return counts, generator, (_redrawn(request, number + 1, reasons),) if number else ()
+    unmet = "met its rule" if reasons == {"its rule could be met"} else f"gave each {_at_least(least)}"
+    listed = some((*(["a smaller --min-samples"] if (request.min_samples or 1) > 1 else []), *remedies), last=" or ")
+    raise request.refusal(f"none of {MOST_DRAWS:,} draws for {request.peers:,} peers {unmet}; use {listed}")
 
 
-def _redrawn(request: Request, draws: int, least: int) -> str:
-    return f"--partition {request.spec}: drawn {draws} times, until every peer had {_at_least(least)}"
+def _redrawn(request: Request, draws: int, reasons: set[str]) -> str:
+    return f"--partition {request.spec}: drawn {draws:,} times, until {' and '.join(sorted(reasons, reverse=True))}"
 
 
 def _at_least(least: int) -> str:
-    return f"at least {least} sample{'s' * (least > 1)}"
+    return f"at least {least:,} sample{'s' * (least > 1)}"
 
 
 def least_samples(request: Request, default: int) -> int:
@@ -140,7 +146,7 @@ def least_samples(request: Request, default: int) -> int:
         return max(1, min(default, share // 10))
     if request.min_samples > share:
         raise ConfigError(
-            f"--min-samples {request.min_samples}: {request.peers} peers share {len(request.labels):,} samples; "
+            f"--min-samples {request.min_samples}: {request.peers:,} peers share {len(request.labels):,} samples; "
             f"choose 1 to {share:,}"
         )
     return request.min_samples

@@ -10,6 +10,7 @@ import numpy as np
 from p2pfl.data.partitions.request import Counts, Request, Split, deal, draw, least_samples, raise_to, split_of
 
 LIGHTEST, HEAVIEST = 10, 100  # weights of which the sizes of classes-pc are made
+STARVED = 0.25  # of an equal share: a last client of fewer samples is worth a note
 
 
 def real_world(request: Request) -> Split:
@@ -24,7 +25,8 @@ def real_world(request: Request) -> Split:
     filled = int(np.count_nonzero(request.class_sizes))
     if request.peers == 1 and filled > 1:
         raise request.refusal(f"a client holds {filled - 1} of {filled} classes at most; use two or more")
-    drawn, _, notes = draw(request, lambda g: _pieces(request, g), least_samples(request, 1))
+    remedies = ("fewer peers", "another partition")
+    drawn, _, notes = draw(request, lambda g: _pieces(request, g), least_samples(request, 1), remedies)
     return split_of(deal(request, drawn, None), notes)
 
 
@@ -71,12 +73,15 @@ def classes_pc(request: Request) -> Split:
 
     if request.peers == 2 and request.min_samples is None:
         raise request.refusal("with 2 peers the last one gets no sample at all; give --min-samples")
-    drawn, generator, notes = draw(request, counts)
-    starved = int(drawn[-1].sum())
-    if request.peers > 1 and starved < request.peers:
-        name, mend = request.names[-1], "--min-samples mends it"
-        count = f"{starved} sample{'s' * (starved > 1)}"
-        notes += (f"--partition {request.spec}: {name}, the last client, has only {count}, as in the tutorial; {mend}",)
+    drawn, generator, notes = draw(request, counts, 1, ("--min-samples 1", "fewer peers"))
+    last, mean = int(drawn[-1].sum()), len(request.labels) / request.peers
+    if last < mean * STARVED:
+        count = f"{last} sample{'s' * (last > 1)} (mean {mean:,.0f})"
+        mend = "; --min-samples mends it" if request.min_samples is None else ""
+        notes += (
+            f"--partition {request.spec}: {request.names[-1]}, the last client, has only {count}, as in the "
+            f"tutorial{mend}",
+        )
     return split_of(deal(request, drawn, generator), notes)
 
 

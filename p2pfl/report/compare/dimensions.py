@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
-from p2pfl.report.compare.group import Entry, method_of, partition_of, short_partition
+from p2pfl.report.compare.group import Entry, method_of, partition_of
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def algorithm_of(entry: Entry) -> str | None:
 
 def column_of(entry: Entry) -> str | None:
     """Partition of an entry's shards; None for pooled data."""
-    return None if entry.mode.pools_data else short_partition(entry.config.data.partition)
+    return None if entry.mode.pools_data else entry.partition
 
 
 def grid_of(entries: Sequence[Entry]) -> Grid:
@@ -61,7 +61,7 @@ def grid_of(entries: Sequence[Entry]) -> Grid:
     """
     keys = list(dict.fromkeys(partition_of(e.runs[0]) for e in entries if not e.mode.pools_data))
     keys = keys or [partition_of(entries[0].runs[0])]
-    titles: dict[Hashable, str] = {partition_of(e.runs[0]): short_partition(e.config.data.partition) for e in entries}
+    titles: dict[Hashable, str] = {partition_of(e.runs[0]): e.partition for e in entries}
     methods = _methods(entries)
     rows = []
     for found in methods.values():

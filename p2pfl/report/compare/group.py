@@ -13,7 +13,7 @@ from p2pfl.model.weights_file import weights_digest
 from p2pfl.modes import Mode, mode_of
 from p2pfl.report.load import RecordedRun, load_run
 from p2pfl.report.summary import known_facts, summarize
-from p2pfl.run.partition_file import partition_digest
+from p2pfl.run.partition_file import given_path, partition_digest
 
 _MAY_DIFFER = NOT_IN_FINGERPRINT | {"seed"}  # options in which runs of one entry may differ
 # Options that each method may tune separately, or that follow from the size of shards: labels name them if they must.
@@ -25,13 +25,15 @@ _FOLLOWS = frozenset({"local_steps", "local_epochs", "min_samples"})
 class Entry:
     """Runs with the same settings and different seeds; tuples have one item per run.
 
-    `name`: of its topology or mode, with which the label begins.
+    `name`: of its topology or mode, with which the label begins. `partition`: for people, another one for each
+    partition of the comparison.
     """
 
     label: str
     runs: tuple[RecordedRun, ...]
     summaries: tuple[dict[str, Any], ...]
     seeds: tuple[int, ...]
+    partition: str = ""
 
     @property
     def name(self) -> str:
@@ -64,7 +66,7 @@ def load_entries(run_dirs: Sequence[Path]) -> list[Entry]:
         summary = _summary(path)
         run = load_run(path, summary["lost_peers"])
         groups.setdefault(_settings(run), []).append((run, summary))
-    entries = [_entry(found) for found in groups.values()]
+    entries = _with_partitions([_entry(found) for found in groups.values()])
     return [replace(entry, label=label) for entry, label in zip(entries, _labels(entries), strict=True)]
 
 
@@ -108,10 +110,27 @@ def partition_of(run: RecordedRun) -> str:
         return run.config.data.partition
 
 
-def short_partition(partition: str) -> str:
-    """Partition for people; of a file without its folder."""
-    kind, _, path = partition.partition(":")
-    return f"file:{Path(path).name}" if kind == "file" and path else partition
+def _with_partitions(entries: Sequence[Entry]) -> list[Entry]:
+    """Entries with the names of their partitions.
+
+    Of a file the last part of the path that its user gave; where files of other contents share it also the folder, or
+    else the first digits of their digests.
+    """
+    firsts: dict[str, RecordedRun] = {}
+    for entry in entries:
+        firsts.setdefault(partition_of(entry.runs[0]), entry.runs[0])
+    names = {key: _partition_name(run, 1) for key, run in firsts.items()}
+    with_folders = {key: _partition_name(run, 2) for key, run in firsts.items()}
+    with_digests = {key: f"{_partition_name(run, 1)} {key.removeprefix('file ')}" for key, run in firsts.items()}
+    for longer in (with_folders, with_digests):
+        known = list(names.values())
+        names = {key: longer[key] if known.count(name) > 1 else name for key, name in names.items()}
+    return [replace(entry, partition=names[partition_of(entry.runs[0])]) for entry in entries]
+
+
+def _partition_name(run: RecordedRun, parts: int) -> str:
+    path = run.config.data.partition_file
+    return run.config.data.partition if path is None else f"file:{'/'.join(Path(given_path(path)).parts[-parts:])}"
 
 
 def method_of(entry: Entry) -> Hashable:
@@ -217,12 +236,12 @@ def _distinct_label(entry: Entry, alike: Sequence[Entry]) -> str:
 
 
 def _options(entry: Entry) -> Mapping[str, Any]:
-    found = {"peers": entry.runs[0].topology.n, **options(entry.config)}
+    found = {"peers": entry.runs[0].topology.n, **options(entry.config), "partition": entry.partition}
     return {name: value for name, value in found.items() if name not in _MAY_DIFFER}
 
 
 def _option_text(name: str, value: Any) -> str:
     if name in ("algorithm", "partition"):
-        return short_partition(str(value))
+        return str(value)
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return f"{text} peers" if name == "peers" else f"{name.replace('_', '-')} {text}"

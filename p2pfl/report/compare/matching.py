@@ -11,7 +11,7 @@ from typing import Any
 
 from p2pfl.config import options
 from p2pfl.report.compare.dimensions import matching_groups
-from p2pfl.report.compare.group import Entry, augment_of, content_of, dataset_of, initial_of, partition_of, shards_of
+from p2pfl.report.compare.group import Entry, augment_of, content_of, dataset_of, initial_of, shards_of
 from p2pfl.report.compare.tuning import Tuning, cautions
 from p2pfl.report.load import RecordedRun
 from p2pfl.util.units import number_text
@@ -37,7 +37,6 @@ _VALUES: dict[str, Callable[[RecordedRun], Hashable]] = {
     "dataset": dataset_of,
     "augment": augment_of,
     "init": initial_of,
-    "partition": partition_of,
 }
 # Options that each mode may tune separately; the comparison notes where they differ.
 NOTED: dict[str, str] = {
@@ -94,7 +93,7 @@ def find_mismatches(entries: Sequence[Entry]) -> list[Mismatch]:
     for name, what in MATCHED.items():
         if name == "partition" and len(groups) > 1:
             continue
-        values = [_VALUES[name](e.runs[0]) if name in _VALUES else options(e.config)[name] for e in entries]
+        values = [_value(entry, name) for entry in entries]
         found += _differences(entries, values, f"{what} (--{name.replace('_', '-')})", _text)
     found += _differences(entries, [content_of(entry.runs[0]) for entry in entries], "content of the data set", _text)
     dealt = [entry for entry in entries if shards_of(entry)]
@@ -125,6 +124,12 @@ def notes(entries: Sequence[Entry], tuning: Tuning | None = None) -> list[str]:
         ["no run has a record of the content of its data, so whether it was the same is unknown"] if unknown else []
     )
     return [mismatch.sentence for mismatch in found] + unsure + (cautions(tuning) if tuning else [])
+
+
+def _value(entry: Entry, name: str) -> Any:
+    if name == "partition":
+        return entry.partition
+    return _VALUES[name](entry.runs[0]) if name in _VALUES else options(entry.config)[name]
 
 
 def _text(value: Any) -> str:

@@ -79,7 +79,8 @@ def best(entries: Sequence[Entry], field: str, mismatched: frozenset[str] = froz
         return frozenset()
     one, _ = number_formats(field)
     top = one(BETTER[field](list(known.values())))
-    return frozenset(label for label, mean in known.items() if one(mean) == top)
+    found = frozenset(label for label, mean in known.items() if one(mean) == top)
+    return found if len(found) < len(known) else frozenset()
 
 
 def best_of(comparison: Comparison, field: str) -> frozenset[str]:

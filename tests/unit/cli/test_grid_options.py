@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pfl.cli.grid_options import refuse_values_beside, take_lists, tuned_values
+from p2pfl.cli.grid_options import refuse_values_beside, seed_numbers, take_lists, tuned_values
 from p2pfl.config import load_toml, split_values
 from p2pfl.errors import ConfigError
 
@@ -50,6 +50,19 @@ def test_settings_files_have_lists_for_a_comparison_only(tmp_path: Path) -> None
     assert (config.gossip.algorithm, config.data.partition) == ("dpsgd", "iid")
     with pytest.raises(ConfigError, match=r"iid,file:split\.csv: choose one value; only p2pfl compare takes several"):
         load_toml(path)
+
+
+@pytest.mark.parametrize("option", ["--algorithm", "--partition", "--seeds", "--num-selected"])
+def test_a_list_given_twice_is_refused(option: str) -> None:
+    words = [option, "1", f"{option.replace('-s', '_s')}=2"] if option == "--num-selected" else [option, "iid"] * 2
+    with pytest.raises(ConfigError, match=f"^{option}: given twice; name all values in one list, such as {option} "):
+        take_lists(words)
+
+
+def test_too_large_a_seed_is_refused_under_the_option_that_was_given() -> None:
+    assert seed_numbers("0,9223372036854775807", 0, []) == (0, 2**63 - 1)
+    with pytest.raises(ConfigError, match=r"^--seeds 9{30}…9{29}: seeds must be at most 9,223,372,036,854,775,807$"):
+        seed_numbers("9" * 500, 0, [])
 
 
 def test_values_to_tune_are_sorted() -> None:

@@ -68,7 +68,21 @@ def test_a_file_that_covers_all_has_no_note(tmp_path: Path) -> None:
         ("sample,peer\n" + "9" * 30 + ",a\n", "x.csv", "line 2: must be a sample's number"),
         ("sample,peer\n" + "9" * 5000 + ",a\n", "x.csv", "line 2: must be a sample's number"),
         ("sample,peer\n3," + "a" * 200_000 + "\n", "x.csv", "line 2: "),
-        ("sample,peer\r3,a\r", "x.csv", "line "),
+        (
+            "sample;peer\n3;a\n",
+            "x.csv",
+            "line 1: must be the heading sample,peer, separated by a comma, not a semicolon",
+        ),
+        (" \n", "x.csv", "the file is empty; it must have the heading sample,peer and a row a sample"),
+        ("", "x.json", "the file is empty; it must have an object of lists"),
+        ("s\0a\0m\0", "x.csv", "null characters, as UTF-16 text has; save it as UTF-8"),
+        ('{"a": [1,]}', "x.json", "line 1, column 10: not JSON ("),
+        ("[" * 200_000, "x.json", "nested too deeply; must be an object of lists"),
+        ('{"a": [' + "9" * 5000 + "]}", "x.json", "9…9"),
+        ({"a": [list(range(100_000))]}, "x.json", "peer 'a': [0, 1, 2"),
+        ({"a" * 100_000: [1.5]}, "x.json", "…"),
+        ({**GIVEN, "d" * 100_000: [5]}, "x.json", "is not in the topology"),
+        ("sample,peer\n3," + "d" * 100_000 + "\n", "x.csv", "is not in the topology"),
         ("", "x.txt", "name it .json or .csv"),
     ],
 )
@@ -81,6 +95,31 @@ def test_a_file_that_does_not_fit_is_refused_in_one_line(
     assert str(caught.value).startswith(f"--partition {spec}: ")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < len(spec) + 200
+    assert "Error" not in str(caught.value), "in Python's words"
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n"])
+def test_line_ends_of_any_system_are_read(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "split.csv"
+    path.write_bytes(AS_CSV.replace("\n", end).encode())
+    assert [shard.tolist() for shard in split(f"file:{path}").shards] == [[0, 3], [1], [2, 4, 11]]
+
+
+def test_utf_16_is_refused_with_its_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "split.csv"
+    path.write_bytes(AS_CSV.encode("utf-16"))
+    with pytest.raises(ConfigError, match="not UTF-8 text; save it as UTF-8"):
+        split(f"file:{path}")
+
+
+@pytest.mark.parametrize("name", ["json", "csv"])
+def test_a_long_label_that_only_a_pool_reads_is_shortened(tmp_path: Path, name: str) -> None:
+    label = "z" * 100_000
+    spec = written(tmp_path, {label: [99]} if name == "json" else f"sample,peer\n99,{label}\n", f"x.{name}")
+    with pytest.raises(ConfigError, match="there is no sample 99") as caught:
+        pooled(Request(spec, LABELS, ("0",), 5, 3))
+    assert len(str(caught.value)) < len(spec) + 200
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -104,6 +143,14 @@ def by_parity(labels: np.ndarray, peers: int, seed: int) -> list[list[int]]:
 
 def fails(labels: np.ndarray, peers: int, seed: int) -> list[list[int]]:
     raise ValueError("no such\nluck")
+
+
+def exits(labels: np.ndarray, peers: int, seed: int) -> list[list[int]]:
+    raise SystemExit(0)
+
+
+def beyond_int64(labels: np.ndarray, peers: int, seed: int) -> list[np.ndarray]:
+    return [np.array(shard, dtype=np.uint64) + np.uint64(2**63) for shard in by_parity(labels, peers, seed)]
 
 
 def one_short(labels: np.ndarray, peers: int, seed: int) -> list[list[int]]:
@@ -137,6 +184,8 @@ def test_a_function_deals_the_samples_out() -> None:
     ("function", "words"),
     [
         ("fails", "the function raised ValueError: no such luck"),
+        ("exits", "the function raised SystemExit: 0"),
+        ("beyond_int64", "peer a: there is no sample 9223372036854775817; there are 12"),
         ("one_short", "returned 2 shards for 3 peers"),
         ("incomplete", "the shards must cover all 12 samples; sample 0 and 2 more are missing"),
         ("overlapping", "sample 0 is given to a and to b"),
@@ -148,6 +197,20 @@ def test_a_function_that_does_not_fit_is_refused_in_one_line(function: str, word
     with pytest.raises(ConfigError, match=f"^--partition {HERE}:{function}: ") as caught:
         split(f"{HERE}:{function}")
     assert words in str(caught.value)
+
+
+def test_a_module_that_exits_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "leaves_at_import.py").write_text("raise SystemExit(0)")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="cannot import 'leaves_at_import': SystemExit: 0"):
+        split("leaves_at_import:f")
+
+
+def test_a_path_is_no_name_of_a_module() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^--partition \.\./fn:ok: '\.\./fn' is no name of a module; write it as in an"
+    ):
+        split("../fn:ok")
 
 
 # Data of one's own
@@ -194,12 +257,30 @@ def test_folders_by_peer_unite_their_classes(tmp_path: Path) -> None:
     assert dataset.test_labels.tolist() == [0, 0, 0, 2, 2, 2, 1, 1, 1]
 
 
+def test_pictures_that_are_no_peers_are_counted_in_a_note(tmp_path: Path) -> None:
+    folder, pictures = folder_of(tmp_path / "data"), DataConfig(partition="own").pictures
+    assert describe(f"imagefolder:{folder}", tmp_path, pictures).notes == ()
+    for place in ("train/cat", "ann/val/cat"):
+        save_picture(folder / place / "0.png", 0, 0)
+        save_picture(folder / place / "1.png", 0, 0)
+    (folder / "plots").mkdir()
+    assert describe(f"imagefolder:{folder}", tmp_path, pictures).notes == (
+        "with --partition own, pictures outside of PEER/train/, PEER/test/ and test/ are not used: "
+        "train/ (2 pictures), ann/val/ (2 pictures)",
+    )
+
+
 def test_folders_by_peer_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     pictures = DataConfig(partition="own").pictures
     (tmp_path / "empty" / "train").mkdir(parents=True)
     with pytest.raises(DataError, match=r"no folder PEER/train/CLASS of any peer \(there are train\)"):
         describe(f"imagefolder:{tmp_path / 'empty'}", tmp_path, pictures)
     folder = folder_of(tmp_path / "data")
+    (folder / "eve" / "train" / "owl").mkdir(parents=True)
+    with pytest.raises(DataError, match=f"{folder}/eve/train: no picture in any class folder; put pictures there, or"):
+        describe(f"imagefolder:{folder}", tmp_path, pictures)
+    (folder / "eve" / "train" / "owl").rmdir()
+    (folder / "eve" / "train").rmdir()
     save_picture(folder / "test" / "emu" / "0.png", 0, 0)
     with pytest.raises(DataError, match=r"no peer has training pictures of class 'emu' in test/"):
         describe(f"imagefolder:{folder}", tmp_path, pictures)
@@ -215,6 +296,10 @@ def owned() -> dict[str, object]:
     }
 
 
+def exits_as_data() -> dict[str, object]:
+    raise SystemExit(3)
+
+
 def badly_owned() -> dict[str, object]:
     return owned() | {"train_peers": ["a"]}
 
@@ -224,5 +309,7 @@ def test_a_users_function_says_whose_its_samples_are(tmp_path: Path) -> None:
     assert dataset.owners == ("a", "b")
     assert dataset.train_owners is not None
     assert dataset.train_owners.tolist() == [1, 0, 0, 1, 0, 0]
+    with pytest.raises(DataError, match="the function raised SystemExit: 3"):
+        prepare(f"{HERE}:exits_as_data", tmp_path, lambda *_: None)
     with pytest.raises(DataError, match="train_peers must be a list with a peer's label for each training image"):
         prepare(f"{HERE}:badly_owned", tmp_path, lambda *_: None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -240,7 +242,8 @@ def test_classes_pc_is_the_tutorials(peers: int, per_client: int, seed: int) -> 
     labels = labels_of(3000)
     found = split(f"classes-pc:{per_client}", labels, peers, seed)
     assert tutorial_sizes_problem(found.sizes, 3000) == ""
-    assert f"p{peers - 1}, the last client, has only" in found.notes[-1]
+    starved = f"p{peers - 1}, the last client, has only" in " ".join(found.notes)
+    assert starved == (found.sizes[-1] < 3000 / peers / 4)
     held = counts_of(found, labels)
     # The first client finds every class whole: K classes of its quota, and one more for the rest of the division.
     size, first = found.sizes[0], held[0]
@@ -265,6 +268,28 @@ def test_the_starved_last_client_is_mended_by_a_minimum() -> None:
     assert min(split("classes-pc:2", labels, 2, least=100).sizes) == 100
 
 
+@pytest.mark.parametrize(
+    ("peers", "least", "words"),
+    [
+        (20, None, ["p19, the last client, has only ", " (mean 50), as in the tutorial; --min-samples mends it"]),
+        (20, 1, ["p19, the last client, has only ", " (mean 50), as in the tutorial"]),
+        (200, None, []),
+    ],
+)
+def test_a_last_client_far_below_the_mean_is_worth_a_note(peers: int, least: int | None, words: list[str]) -> None:
+    found = split("classes-pc:2", labels_of(1000), peers, least=least)
+    said = " ".join(note for note in found.notes if "last client" in note)
+    assert bool(said) == bool(words) == (found.sizes[-1] < 250 / peers)
+    assert all(word in said for word in words)
+    assert said.endswith(words[-1] if words else "")
+
+
+def test_a_redrawn_split_says_why() -> None:
+    notes = [note for seed in range(40) for note in split("real-world", labels_of(200), 4, seed).notes]
+    assert notes
+    assert all(re.search(r": drawn \d+ times, until its rule could be met$", note) for note in notes)
+
+
 # Refusals
 
 
@@ -275,11 +300,15 @@ def test_the_starved_last_client_is_mended_by_a_minimum() -> None:
         ("iid", 0, None, "--partition iid: 0 peers"),
         ("classes:11", 4, None, "--partition classes:11: there are only 10 classes; choose 1 to 10"),
         ("classes:2", 4, None, "4 peers of 2 would hold 8 of 10 classes; choose at least 3"),
-        ("classes:9", 100, None, "class 0 has 20 samples for the 90 peers that are to hold it"),
+        ("classes:9", 100, None, "class 0 has 20 samples for the 90 peers that are to hold it; use fewer peers, or"),
         ("shards:60", 4, None, "240 shards cannot be cut from 200 samples"),
         ("classes-pc:2", 2, None, "with 2 peers the last one gets no sample at all; give --min-samples"),
         ("real-world", 1, None, "--partition real-world: a client holds 9 of 10 classes at most; use two or more"),
-        ("dirichlet:0.0001", 20, 10, "none of 1,000 draws gave each of 20 peers at least 10 samples"),
+        ("dirichlet:0.0001", 20, 10, "none of 1,000 draws for 20 peers gave each at least 10 samples; use a smaller"),
+        ("dirichlet:0.0001", 100, None, "at least 1 sample; use fewer peers, a larger ALPHA or dirichlet-balanced"),
+        ("quantity:0.0001", 20, 10, "use a smaller --min-samples, fewer peers or a larger ALPHA"),
+        ("real-world", 190, None, "met its rule; use fewer peers or another partition"),
+        ("classes-pc:2", 190, None, "at least 1 sample; use --min-samples 1 or fewer peers"),
         ("dirichlet:1", 20, 11, "--min-samples 11: 20 peers share 200 samples; choose 1 to 10"),
     ],
 )
@@ -302,6 +331,7 @@ def test_what_does_not_fit_the_data_is_refused(spec: str, peers: int, least: int
         ("quantity:cubic", "such as 0.5, or one of linear, square, exponential"),
         ("classes:1.5", "K must be a whole number above 0"),
         ("shards:0", "S must be a whole number above 0"),
+        ("shards:" + "9" * 24, "S is too large; choose a smaller number"),
     ],
 )
 def test_bad_arguments_are_refused_before_any_data_are_read(given_one: str, words: str) -> None:

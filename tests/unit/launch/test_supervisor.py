@@ -186,6 +186,18 @@ def test_a_worker_that_dies_before_all_are_ready_is_introduced_with_the_others()
     assert case.tell(ev.Ready(0, "ipc://0")) == [ev.Progress("processes ready", 1, 4)], "it has to become ready again"
 
 
+def test_a_worker_that_is_back_elsewhere_is_announced_to_its_neighbors_that_are_alive() -> None:
+    case = Case(gossip(rounds=3, restart=1)).begin()
+    assert case.die(1)[-1].bind == "ipc://1"
+    case.tell(ev.Started(1))
+    case.die(2)
+    told = case.tell(ev.Ready(1, "ipc://new"))
+    assert told == [ev.SendEndpoints(0, {1: "ipc://new"}), ev.SendEndpoints(1, {0: "ipc://0", 2: "ipc://2"})]
+    case.tell(ev.Started(2))
+    assert case.tell(ev.Ready(2, "ipc://2")) == [], "it is where it was"
+    assert case.die(0)[-1].endpoints == {1: "ipc://new", 3: "ipc://3"}
+
+
 def test_no_room_for_a_restart_is_a_loss() -> None:
     case = Case(gossip(restart=1)).begin()
     case.die(1)

@@ -328,7 +328,9 @@ def test_a_batch_may_be_the_whole_shard() -> None:
 
 def test_check_refuses_more_peers_than_samples_and_returns_the_model() -> None:
     info = describe("digits", None)
-    with pytest.raises(ConfigError, match=f"^--dataset digits: {info.train_samples} samples for 5000 peers$"):
+    with pytest.raises(
+        ConfigError, match=f"^--dataset digits: {info.train_samples:,} samples for 5,000 peers; use fewer peers$"
+    ):
         check_settings(digits(batch_size=1), 5000, info)
     model, expected = check_settings(digits(), 4, info).model.state_dict(), initial_model(digits(), 10).state_dict()
     assert model.keys() == expected.keys()
@@ -395,9 +397,12 @@ def test_a_dry_run_tells_what_is_held_back() -> None:
         ),
         (
             {"validation": 0.9, "batch_size": 40},
-            r"--batch-size 40: a peer's shard has 36 samples in the mean \(without the 1294 held back\)",
+            r"--batch-size 40: a peer's shard has 36 samples in the mean \(without the 1,294 held back\)",
         ),
-        ({"validation": 0.998}, r"--dataset digits: 3 samples for 4 peers \(without the 1435 held back\)"),
+        (
+            {"validation": 0.999},
+            "--validation 0.999: of 1,438 it leaves 1 sample for 4 peers; choose a smaller fraction",
+        ),
     ],
 )
 def test_what_leaves_too_little_is_refused(options: dict[str, object], words: str) -> None:

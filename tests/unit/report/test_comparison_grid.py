@@ -17,8 +17,10 @@ from tests.support.comparison_runs import FEDERATED, make_run
 
 from p2pfl.report.compare import Comparison, find_mismatches, load_entries, terminal_grid, write_comparison
 from p2pfl.report.compare.dimensions import grid_of
+from p2pfl.report.compare.export import table_csv
 from p2pfl.report.compare.table import best_of
 from p2pfl.report.compare.tuning import CellTuning, Trial, Tuning, read_tuning, write_tuning
+from p2pfl.run.partition_file import keep_partition
 
 PARTITIONS = ("iid", "dirichlet:0.5")
 KINDS = {
@@ -115,7 +117,7 @@ def test_the_terminal_shows_means_and_deviations(tmp_path: Path) -> None:
 
 def test_every_tuned_value_that_differs_stands_in_the_grid(tmp_path: Path) -> None:
     runs = [
-        make_run(tmp_path / "a", algorithm="dpsgd", momentum=0.0),
+        make_run(tmp_path / "a", algorithm="dpsgd", momentum=0.0, accuracy=0.81),
         make_run(tmp_path / "b", algorithm="quasi-global", momentum=0.8),
     ]
     console = Console(width=100, record=True, file=open(tmp_path / "out", "w"))  # noqa: SIM115
@@ -182,3 +184,39 @@ def test_filters_hide_rows_columns_and_curves(written: Comparison, tmp_path: Pat
     curves = re.findall(r'class="entry-(\d+)"( style="display: none;")?', seen)
     assert {e for e, none in curves if none} == hidden & {e for e, _ in curves}
     assert '<form id="filters" class="filters" aria-label="Filters">' in seen, "shown, now that it works"
+
+
+def with_files(folder: Path, *paths: str) -> list[Path]:
+    """Runs of files with one sample each, another one for each path, and of iid."""
+    runs = [make_run(folder / "iid", partition="iid")]
+    for number, path in enumerate(paths):
+        given = folder / path
+        given.parent.mkdir(exist_ok=True)
+        given.write_text(f"sample,peer\n{number},0\n")
+        runs.append(make_run(folder / f"run-{number}", partition="file:partition.csv"))
+        keep_partition(runs[-1], str(given))
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (("ok.csv", "b.csv"), ("file:ok.csv", "file:b.csv")),
+        (("old/ok.csv", "new/ok.csv"), ("file:old/ok.csv", "file:new/ok.csv")),
+    ],
+)
+def test_partitions_of_files_have_the_names_that_their_user_gave(
+    tmp_path: Path, paths: tuple[str, ...], names: tuple[str, ...]
+) -> None:
+    entries = tuple(load_entries(with_files(tmp_path, *paths)))
+    comparison = Comparison(tmp_path, entries, (), ())
+    assert grid_of(comparison.entries).columns == ("iid", *names)
+    assert [entry.label for entry in comparison.entries] == [f"ring-4, {name}" for name in ("iid", *names)]
+    rows = list(csv.DictReader(table_csv(comparison).splitlines()))
+    assert [row["partition"] for row in rows] == ["iid", *names]
+
+
+def test_files_of_one_path_and_other_contents_are_told_apart_by_their_digests(tmp_path: Path) -> None:
+    _, first, second = grid_of(load_entries(with_files(tmp_path, "f/ok.csv", "f/ok.csv"))).columns
+    assert re.fullmatch(r"file:ok\.csv \([0-9a-f]{10}\)", first)
+    assert first != second

@@ -1,0 +1,185 @@
+"""Actor of one worker on a Ray cluster: its run, its reports and its orders.
+
+Ray starts it in a process of a node. The libraries that compute are imported there only, once their threads are set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from p2pfl.errors import ConfigError, P2PFLError, is_from_outside, not_imported, one_line
+from p2pfl.launch.ray_files import PrivateFolder
+from p2pfl.node import messages
+from p2pfl.node.control import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, Control, ReportQueue
+from p2pfl.run.identity import read_run_id
+from p2pfl.run.mirror import Piece
+
+_BATCH = 256  # reports of one answer at most
+_LOOK_SECONDS = 0.5  # between two looks for changed files
+_PARENT_SECONDS = 0.5  # between two looks at the node's process
+_THREADS = (
+    "OMP_NUM_THREADS"  # Ray sets it to the actor's CPUs, by which sums would differ from those of other launchers
+)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Facts about the launcher's process that an actor's has to share.
+
+    `folder`: its current folder. `run_id`: content of the run's id file, by which an actor knows that it sees the same
+    run directory. `threads`: OMP_NUM_THREADS there, if set.
+    """
+
+    folder: str
+    run_id: str
+    threads: str | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Place of an actor: its node, the node's address, its process id."""
+
+    node: str
+    host: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Encoded reports since the last answer, and the exit status once none follow.
+
+    `wants_files`: the node does not share the run directory; the worker waits for its files. `pieces`: what it has
+    written there.
+    """
+
+    place: Place
+    reports: list[bytes]
+    status: int | None
+    wants_files: bool = False
+    pieces: list[Piece] = field(default_factory=list)
+
+
+class WorkerActor:
+    """Worker in a process of a Ray node; its methods are called several at once."""
+
+    def __init__(self, spec: messages.WorkerSpec, surroundings: Surroundings) -> None:
+        import ray
+
+        _set_threads(surroundings.threads)
+        self._place = Place(ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), os.getpid())
+        self._reports = ReportQueue()
+        self._control = Control()
+        self._status = EXIT_FAILED
+        self._is_over = False  # all reports have been taken
+        with contextlib.suppress(OSError):  # where it exists, relative paths and modules mean the same here
+            os.chdir(surroundings.folder)
+        is_shared = spec.run_dir.is_dir() and (read_run_id(spec.run_dir) or "") == surroundings.run_id
+        self._folder = None if is_shared else PrivateFolder()
+        threading.Thread(target=_end_with_node, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=self._run, args=(spec,), daemon=True).start()
+
+    def obey(self, order: bytes) -> None:
+        """Carry out an order."""
+        self._control.obey(messages.decode_to_worker(order))
+
+    def put(self, pieces: list[Piece]) -> None:
+        """Take files of the run directory from the launcher."""
+        assert self._folder is not None
+        self._folder.put(pieces)
+
+    def take(self, seconds: float) -> Answer:
+        """Reports and changed files since the last call; waits for the first report."""
+        folder, was_over = self._folder, self._is_over
+        pieces = [] if folder is None else folder.changes()
+        reports = [] if was_over else self._take_reports(0.0 if pieces else seconds)
+        if not was_over or pieces:  # what was written before the last report is still to be looked for
+            status = self._status if self._is_over and folder is None else None
+            return Answer(self._place, reports, status, folder is not None, pieces)
+        if folder is not None:
+            folder.close()
+        return Answer(self._place, [], self._status)
+
+    def _take_reports(self, seconds: float) -> list[bytes]:
+        found: list[bytes] = []
+        seconds = seconds if self._folder is None else min(seconds, _LOOK_SECONDS)
+        with contextlib.suppress(queue.Empty):
+            while len(found) < _BATCH:
+                report = self._reports.take(0.0 if found else seconds)
+                if report is None:
+                    self._is_over = True
+                    break
+                found.append(messages.encode(report))
+        return found
+
+    def _run(self, spec: messages.WorkerSpec) -> None:
+        """Run the worker to its end; whatever happens, there is a last report."""
+        try:
+            if self._folder is not None:
+                spec = self._folder.wait(spec)
+            self._status = _run_worker(spec, self._reports, self._control, self._place.host)
+        except P2PFLError as error:
+            self._reports(messages.failed(error))
+            self._status = EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
+        except Exception as error:
+            self._reports(messages.Failed(one_line(error)[:500], resumable=is_from_outside(error)))
+        finally:
+            self._reports.end()
+
+
+def _run_worker(spec: messages.WorkerSpec, reports: ReportQueue, control: Control, host: str) -> int:
+    """Run the worker to its exit status. Raises P2PFLError."""
+    try:
+        from p2pfl import data
+        from p2pfl.node import worker
+    except Exception as error:  # such as of a library that is not installed on this node
+        raise not_imported(error) from error
+    worker.keep_freed_memory()
+    if not worker.begin_log(spec, reports):
+        return EXIT_FAILED
+    chosen = spec.config.data
+    dataset = spec.dataset
+    if not dataset.exists():  # its folder is the launcher's machine's own
+        dataset = data.prepare(chosen.dataset, chosen.data_dir, lambda *_: None, chosen.pictures)
+    return worker.run(replace(spec, dataset=dataset, bind=f"tcp://{_bracketed(host)}:*"), reports, control)
+
+
+def _end_with_node(parent: int) -> None:
+    """End this process soon after its node's, whatever it is doing.
+
+    The launcher takes it for lost and may have started the worker elsewhere; Ray itself lets a busy actor continue.
+    """
+    over = threading.Event()
+    while os.getppid() == parent:
+        over.wait(_PARENT_SECONDS)
+    os._exit(EXIT_INTERRUPTED)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _set_threads(threads: str | None) -> None:
+    if threads is None:
+        os.environ.pop(_THREADS, None)
+    else:
+        os.environ[_THREADS] = threads
+
+
+def surroundings_of(run_dir: Path, environment: Mapping[str, str] = os.environ) -> Surroundings:
+    """Surroundings that the actors of a run share with this process.
+
+    Raises UnreadableError.
+    """
+    return Surroundings(os.getcwd(), read_run_id(run_dir) or "", environment.get(_THREADS))
+
+
+def send_signal(pid: int, number: int) -> None:
+    """Send a signal to a process of this node; nothing happens if it has ended."""
+    with contextlib.suppress(OSError):
+        os.kill(pid, number)

@@ -1,0 +1,202 @@
+"""Ray cluster of a run: connection, room for the processes, and their places."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from p2pfl.config import LaunchConfig
+from p2pfl.errors import ConfigError, P2PFLError, one_line
+from p2pfl.util.signals import SIGNALS, shielded
+from p2pfl.util.units import counted
+
+_OBJECT_STORE_BYTES = 80 << 20  # of a node that is started: nothing of a run goes through it
+_LONGEST_PATH = 34  # of the temporary folder, below which Ray's sockets have some 70 characters more
+_ANSWER_SECONDS = 10.0  # for a cluster's head to accept a connection
+_WAIT_SECONDS = 0.5  # between two looks at signals
+_SILENT_SECONDS = 10.0  # that a run waits for room, before the user is told
+
+
+@contextlib.contextmanager
+def connected(options: LaunchConfig, processes: int, folder: Path) -> Iterator[None]:
+    """Connect to the cluster, or start one with room for all processes here.
+
+    A connection that exists is used, and stays. `folder`: for the files of a cluster that is started. Raises
+    ConfigError where there is no cluster at the address, P2PFLError where it cannot be used.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        with shielded(), _own_signal_handlers():  # an interrupt amid the start would leave processes behind
+            _connect(options, processes, folder)
+        yield
+    finally:
+        with shielded():
+            ray.shutdown()
+
+
+def _connect(options: LaunchConfig, processes: int, folder: Path) -> None:
+    import ray
+
+    if options.ray_address not in (None, "auto"):
+        _check_answers(str(options.ray_address))
+    _silence()
+    settings: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": False}
+    if options.ray_address is None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster that lives as long as the run
+        cpus = max(os.cpu_count() or 1, math.ceil(processes * options.cpus_per_peer))
+        settings |= {"num_cpus": cpus, "object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
+        if len(str(folder)) <= _LONGEST_PATH:
+            settings["_temp_dir"] = str(folder / "ray")
+    try:
+        ray.init(address=options.ray_address or "local", **settings)
+    except Exception as error:
+        if options.ray_address is None:
+            raise P2PFLError(f"--launcher ray: no cluster could be started on this machine: {_shown(error)}") from error
+        raise ConfigError(
+            f"--ray-address {options.ray_address}: no cluster that can be used: {_shown(error)}; start one with "
+            "`ray start --head` and the same versions of Python and Ray"
+        ) from error
+
+
+def _check_answers(address: str) -> None:
+    """Raise ConfigError if nothing listens at an address.
+
+    Ray itself would wait for minutes.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS).close()
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise ConfigError(f"--ray-address {address}: no cluster answers there ({why}); see `ray status`") from None
+
+
+def _shown(error: Exception) -> str:
+    return one_line(error)[:300].rstrip(".")
+
+
+def _silence() -> None:
+    """Keep the messages of Ray's nodes off the terminal.
+
+    They would disturb the live table, and Ray has no option for it. The launcher itself reports the loss of a node.
+    """
+    from ray._private import worker
+
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = lambda *_, **__: None
+
+
+@contextlib.contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Keep this process's signal handlers, of which Ray replaces one."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # not the main thread, which alone has handlers
+            for number, handler in before.items():
+                if handler is not None:
+                    signal.signal(number, handler)
+
+
+def share_of(options: LaunchConfig) -> dict[str, float]:
+    """Resources that one process takes up, as Ray names them."""
+    gpus = {"GPU": options.gpus_per_peer} if options.gpus_per_peer else {}
+    return {"CPU": options.cpus_per_peer, **gpus}
+
+
+def nodes() -> list[dict[str, Any]]:
+    """The nodes that are alive, as Ray's table has them."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def is_lost(node: str) -> bool:
+    """Whether a node is no longer part of the cluster."""
+    return all(other["NodeID"] != node for other in nodes())
+
+
+def check_room(options: LaunchConfig, processes: int) -> None:
+    """Raise ConfigError if the cluster, were it idle, had no room for all processes."""
+    share, here = share_of(options), [node["Resources"] for node in nodes()]
+    fitting = sum(min(int(node.get(kind, 0.0) / asked + 1e-6) for kind, asked in share.items()) for node in here)
+    if fitting < processes:
+        raise ConfigError(
+            f"--launcher ray: the cluster has room for {counted(fitting, 'process')} of {_listed(share)} each, and the "
+            f"run has {processes:,} ({_size(here)}); lower --cpus-per-peer or --gpus-per-peer, or add nodes"
+        )
+
+
+def describe(options: LaunchConfig, processes: int) -> str:
+    """Size of the cluster, and the places that a run asks for.
+
+    Raises as `connected` and `check_room` do.
+    """
+    share = share_of(options)
+    placed = "spread" if options.placement == "spread" else "packed"
+    asked = f"{counted(processes, 'process')} of {_listed(share)}, {placed}"
+    if options.ray_address is None:
+        return f"one node on this machine, for this run; asked: {asked}"
+    import ray
+
+    with connected(options, processes, Path()):
+        check_room(options, processes)
+        free = ray.available_resources()
+        left = ", ".join(f"{free.get(kind, 0.0):g} {kind}" for kind in ("CPU", "GPU"))
+        return f"{_size([node['Resources'] for node in nodes()])}, of which {left} are free; asked: {asked}"
+
+
+def _size(resources: list[dict[str, float]]) -> str:
+    cpus, gpus = (sum(node.get(kind, 0.0) for node in resources) for kind in ("CPU", "GPU"))
+    return f"{counted(len(resources), 'node')} with {cpus:g} CPU and {gpus:g} GPU"
+
+
+def _listed(share: dict[str, float]) -> str:
+    return " and ".join(f"{amount:g} {kind}" for kind, amount in share.items())
+
+
+def reserve(options: LaunchConfig, processes: int, seconds: float, say: Callable[[str], None]) -> Any:
+    """Reserve a place for each process; returns the placement group.
+
+    Others may use the cluster: waits so many seconds for room. Raises P2PFLError after that.
+    """
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    group = placement_group([share_of(options)] * processes, strategy=options.placement.upper())
+    try:
+        began, told = time.monotonic(), False
+        while not ray.wait([group.ready()], timeout=_WAIT_SECONDS)[0]:
+            waited = time.monotonic() - began
+            if waited > seconds:
+                raise P2PFLError(
+                    f"--launcher ray: no room on the cluster within {seconds:.0f} s (--start-timeout); others use it"
+                )
+            if waited > _SILENT_SECONDS and not told:
+                told = True
+                say(f"waiting for room on the cluster: {_listed(ray.available_resources())} free")
+    except BaseException:
+        remove_placement_group(group)
+        raise
+    return group
+
+
+def describe_places(group: Any) -> str:
+    """Numbers of places and of the nodes that have them, as text."""
+    from ray.util.placement_group import placement_group_table
+
+    places = placement_group_table(group)["bundles_to_node_id"].values()
+    return f"{counted(len(places), 'process')} on {counted(len(set(places)), 'node')} of the cluster"

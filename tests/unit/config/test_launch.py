@@ -1,0 +1,104 @@
+"""Settings of the launcher, and what does not fit together."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.paths import ROOT
+
+from p2pfl import RunConfig, make_topology
+from p2pfl.cli import main
+from p2pfl.cli.options import resolve_options
+from p2pfl.cli.train import Gossip
+from p2pfl.config import LaunchConfig, check_launch
+from p2pfl.errors import ConfigError
+from p2pfl.launch.ray_cluster import connected
+from p2pfl.run.settings import resolve
+
+RING = str(ROOT / "topologies" / "ring-4.graphml")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"launcher": "slurm"}, "--launcher slurm: choose one of local, ray"),
+        ({"cpus_per_peer": 0.0}, "--cpus-per-peer 0.0: must be greater than 0"),
+        ({"gpus_per_peer": 1.5}, "--gpus-per-peer 1.5: must be at most 1, or a whole number"),
+        ({"ray_address": "10.0.0.3"}, "--ray-address 10.0.0.3: must be auto, or HOST:PORT of the cluster's head"),
+        ({"ray_address": "head:99999"}, "--ray-address head:99999: must be auto, or HOST:PORT of the cluster's head"),
+    ],
+)
+def test_values_that_cannot_be_used_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RunConfig.of(**options)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gpus_per_peer": 0.25}, "--gpus-per-peer 0.25: means nothing with --launcher local, only with ray"),
+        ({"placement": "pack"}, "--placement pack: means nothing with --launcher local, only with ray"),
+        ({"launcher": "ray", "transport": "ipc"}, "--transport ipc: --launcher ray spans machines"),
+        ({"launcher": "ray", "keys": "keys"}, "--keys keys: with --launcher ray each process makes a key pair itself"),
+        ({"launcher": "ray", "device": "cuda:0"}, "--device cuda:0: with --launcher ray a process has the GPUs"),
+    ],
+)
+def test_options_that_do_not_fit_the_launcher_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_launch(RunConfig.of(**options))
+    assert str(caught.value).startswith(message)
+
+
+def test_a_process_on_a_cluster_has_the_threads_of_its_cpus_and_tcp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    config = RunConfig.of(dataset="digits", launcher="ray", cpus_per_peer=3.0)
+    found = resolve(config, make_topology("ring", 4), 4)
+    assert (found.compute.threads, found.compute.device, found.exchange.transport) == (3, "cpu", "tcp")
+
+
+def test_a_missing_ray_is_one_line_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    options = ["--dataset", "digits", "--launcher", "ray", "--run-dir", str(tmp_path / "run")]
+    assert main(["gossip", RING, *options]) == 2
+    assert capsys.readouterr().err == (
+        "p2pfl: --launcher ray: the package ray is not installed; pip install 'p2pfl-swarm[ray]'\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_peer_alone_has_no_launcher(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "ray.toml").write_text(f'topology = "{RING}"\nlauncher = "ray"\n')
+    assert main(["peer", "--config", str(tmp_path / "ray.toml"), "--node", "0"]) == 2
+    assert "p2pfl peer is a peer alone" in capsys.readouterr().err
+    assert main(["peer", RING, "--launcher", "ray", "--node", "0"]) == 2
+    assert "there is no option --launcher" in capsys.readouterr().err
+
+
+def test_another_launcher_drops_the_options_of_the_first(tmp_path: Path) -> None:
+    file = tmp_path / "ray.toml"
+    file.write_text(f'topology = "{RING}"\nlauncher = "ray"\nray_address = "auto"\ngpus_per_peer = 0.5\nrounds = 7\n')
+    words = ["--config", str(file), "--launcher", "local"]
+    local = resolve_options(Gossip, words, "gossip", "gossip").config
+    assert (local.launch, local.training.rounds) == (LaunchConfig(), 7)
+    again = resolve_options(Gossip, ["--config", str(file), "--launcher", "ray"], "gossip", "gossip").config
+    assert again.launch.gpus_per_peer == 0.5
+
+
+def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        options = LaunchConfig(launcher="ray", ray_address=address)
+        with (
+            pytest.raises(ConfigError, match=f"^--ray-address {address}: no cluster answers there"),
+            connected(options, 4, Path()),
+        ):
+            pass
