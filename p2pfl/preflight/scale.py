@@ -8,7 +8,7 @@ from p2pfl.config import RunConfig
 from p2pfl.model.vector import Layout
 from p2pfl.modes import Roles
 from p2pfl.preflight.estimate import coded_bytes, disk_space_needed
-from p2pfl.preflight.exchanges import exchange_memory, vectors_sent
+from p2pfl.preflight.exchanges import exchange_memory, shares_kept, vectors_sent
 from p2pfl.protocol.wire import chunk_count
 from p2pfl.topology.spectrum import convergence
 from p2pfl.training.optimizer import state_vectors
@@ -64,6 +64,6 @@ def swarm_cost(roles: Roles, config: RunConfig, layout: Layout) -> SwarmCost:
         messages_in_all=vectors * (chunks + 2),
         phase_bytes=roles.vectors_in_merges(found.accelerated) * whole,
         connections=2 * links,
-        memory=weights + exchange_memory(config, whole, coded, degree, roles.period),
+        memory=weights + exchange_memory(config, whole, coded, degree, shares_kept(roles, config)),
         disk=disk_space_needed(roles, config, layout, 1),
     )
