@@ -110,7 +110,7 @@ def draw(
 
     `rule` returns each peer's samples, (peers,) or (peers, classes); None where it cannot be met. Returns what it has
     drawn, the generator in its state after that, and a note if it was drawn more than once. Raises ConfigError, which
-    ends with `remedies`; with a smaller --min-samples, too, where that was given.
+    ends with `remedies`; with a smaller --min-samples, too, where `least` is above 1.
     """
     reasons: set[str] = set()
     for number in range(MOST_DRAWS):
@@ -123,7 +123,7 @@ def draw(
         else:
             return counts, generator, (_redrawn(request, number + 1, reasons),) if number else ()
     unmet = "met its rule" if reasons == {"its rule could be met"} else f"gave each {_at_least(least)}"
-    listed = some((*(["a smaller --min-samples"] if (request.min_samples or 1) > 1 else []), *remedies), last=" or ")
+    listed = some((*(["a smaller --min-samples"] if least > 1 else []), *remedies), last=" or ")
     raise request.refusal(f"none of {MOST_DRAWS:,} draws for {request.peers:,} peers {unmet}; use {listed}")
 
 

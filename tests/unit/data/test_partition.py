@@ -306,6 +306,12 @@ def test_a_redrawn_split_says_why() -> None:
         ("real-world", 1, None, "--partition real-world: a client holds 9 of 10 classes at most; use two or more"),
         ("dirichlet:0.0001", 20, 10, "none of 1,000 draws for 20 peers gave each at least 10 samples; use a smaller"),
         ("dirichlet:0.0001", 100, None, "at least 1 sample; use fewer peers, a larger ALPHA or dirichlet-balanced"),
+        (
+            "dirichlet:0.0001",
+            10,
+            None,
+            "at least 2 samples; use a smaller --min-samples, fewer peers, a larger ALPHA or",
+        ),
         ("quantity:0.0001", 20, 10, "use a smaller --min-samples, fewer peers or a larger ALPHA"),
         ("real-world", 190, None, "met its rule; use fewer peers or another partition"),
         ("classes-pc:2", 190, None, "at least 1 sample; use --min-samples 1 or fewer peers"),

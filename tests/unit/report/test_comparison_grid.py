@@ -152,6 +152,7 @@ def test_the_page_has_the_grid_the_trials_and_one_script_known_by_its_digest(wri
     assert f"script-src 'sha256-{digest}'" in text
     assert "<option>quasi-global</option>" in text
     assert "72.50 ± 0.71 %" in text
+    assert "partitions of the same samples share one run of it, which is not marked as best" in text
     assert 'id="tuning-values"' in text
     assert 'title="the loss is nan">diverged<' in text
     assert "ring-dpsgd-0, ring-dpsgd-1, ring-quasi-0" in text
