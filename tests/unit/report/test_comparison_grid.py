@@ -195,7 +195,7 @@ def with_files(folder: Path, *paths: str) -> list[Path]:
         given.parent.mkdir(exist_ok=True)
         given.write_text(f"sample,peer\n{number},0\n")
         runs.append(make_run(folder / f"run-{number}", partition="file:partition.csv"))
-        keep_partition(runs[-1], str(given))
+        keep_partition(runs[-1], str(given), Path.write_bytes)
     return runs
 
 
