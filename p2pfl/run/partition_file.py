@@ -20,7 +20,7 @@ def kept_name(path: str) -> str:
     return PARTITION_STEM + Path(path).suffix.lower()
 
 
-def keep_partition(run_dir: Path, path: str, write: Callable[[Path, bytes], None]) -> None:
+def keep_partition(run_dir: Path, path: str, write: Callable[[Path, bytes], object]) -> None:
     """Copy a partition's file into a run directory, with the path of its user.
 
     Raises ConfigError for a file that cannot be read, OSError where the copy cannot be written.
