@@ -1,5 +1,5 @@
 # make demo   a swarm of four peers on bundled data; makes .venv first
-# make test   the test suite: some twenty minutes on two cores
+# make test   the test suite: some fifteen to twenty minutes on two cores
 # make test-fast   the tests that start no processes: a minute and a half
 # make coverage   the test suite, with the branches that it reaches; fails below the threshold in pyproject.toml
 # make check  format, lint, types, layers, spelling, words, documentation

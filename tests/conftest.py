@@ -25,6 +25,8 @@ HERE = Path(__file__).parent
 LONGEST = (
     "e2e/test_soak.py",
     "e2e/test_snippets.py",
+    "processes/test_ray.py",
+    "processes/test_slurm.py",
     "processes/test_centralized_faults.py",
     "processes/test_gossip_faults.py",
     "e2e/test_benchmarks.py",
