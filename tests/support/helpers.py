@@ -150,3 +150,20 @@ def free_ports(count: int) -> list[int]:
     for s in sockets:
         s.close()
     return ports
+
+
+def lossy_exchange(peers: list[Driven], number: int, lost: set[tuple[int, int]], unsure: set[tuple[int, int]]) -> None:
+    """A round in which some payloads (from, to) are lost, and some acknowledgments."""
+    sent = [peer.outgoing(number) for peer in peers]
+    for me, peer in enumerate(peers):
+        for sender in peer.schedule(number).incoming:
+            if (sender, me) in lost:
+                peer.algorithm.missing(peer.state, sender, {})
+            else:
+                peer.accumulate(sender, sent[sender][me])
+    for me, peer in enumerate(peers):
+        for neighbor in sent[me]:
+            if (me, neighbor) in lost | unsure:
+                peer.algorithm.edge_reset(peer.state, neighbor)
+                peer.algorithm.undelivered(peer.state, neighbor, sent[me][neighbor])
+        peer.finish(number)

@@ -6,7 +6,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
-from tests.support.helpers import Driven, disagreement, driven, random_vectors, ring_with_chord
+from tests.support.helpers import Driven, disagreement, driven, lossy_exchange, random_vectors, ring_with_chord
 from tests.support.quadratics import SIZE, Quadratics, QuadraticSwarm
 
 from p2pfl.algorithms.base import Saved
@@ -103,23 +103,6 @@ def test_mass_is_kept_on_a_rounded_wire() -> None:
     np.testing.assert_allclose(total(peers)[0], before[0], atol=2e-5)
 
 
-def exchange(peers: list[Driven], number: int, lost: set[tuple[int, int]], unsure: set[tuple[int, int]]) -> None:
-    """A round in which some payloads (from, to) are lost, and some acknowledgments."""
-    sent = [peer.outgoing(number) for peer in peers]
-    for me, peer in enumerate(peers):
-        for sender in peer.schedule(number).incoming:
-            if (sender, me) in lost:
-                peer.algorithm.missing(peer.state, sender, {})
-            else:
-                peer.accumulate(sender, sent[sender][me])
-    for me, peer in enumerate(peers):
-        for neighbor in sent[me]:
-            if (me, neighbor) in lost | unsure:
-                peer.algorithm.edge_reset(peer.state, neighbor)
-                peer.algorithm.undelivered(peer.state, neighbor, sent[me][neighbor])
-        peer.finish(number)
-
-
 def checkpoint_of(peer: Driven) -> Saved:
     saved = peer.algorithm.state_dict(peer.state)
     return {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in saved.items()}
@@ -148,7 +131,7 @@ def test_lost_payloads_and_acknowledgments_change_no_mass(seed: int, wire: str) 
             if edge not in away and draw.random() < 0.15:
                 (lost if draw.random() < 0.5 else unsure).add(edge)
                 away[edge] = number + int(draw.integers(1, 6))
-        exchange(peers, number, lost, unsure)
+        lossy_exchange(peers, number, lost, unsure)
     assert not away
     after = total(peers)
     np.testing.assert_allclose(after[0], before[0], atol=1e-12)
@@ -159,11 +142,11 @@ def test_lost_payloads_and_acknowledgments_change_no_mass(seed: int, wire: str) 
 def test_a_share_that_was_taken_back_and_had_arrived_is_paid_back() -> None:
     peers = start(PushSum(peers=N))
     before = total(peers)
-    exchange(peers, 1, set(), {(1, 2)})
+    lossy_exchange(peers, 1, set(), {(1, 2)})
     assert total(peers)[1] > N + 0.1  # peer 1 has taken back what peer 2 has
     edge_up(peers, 1, 2, 2)
     np.testing.assert_allclose(total(peers)[0], before[0], atol=1e-12)
-    exchange(peers, 2, set(), set())
+    lossy_exchange(peers, 2, set(), set())
     assert not any(name.startswith("owed") for name in peers[1].algorithm.state_dict(peers[1].state))
     np.testing.assert_allclose(total(peers)[0], before[0], atol=1e-12)
 
@@ -173,7 +156,7 @@ def test_acknowledged_shares_that_died_with_their_receiver_are_given_again(round
     """The receiver repeats its last rounds from a checkpoint, without them."""
     peers = start(PushSum(peers=N))
     for number in range(1, 4):
-        exchange(peers, number, set(), set())
+        lossy_exchange(peers, number, set(), set())
     keeper = peers[2]
     saved = checkpoint_of(keeper)
     z = torch.as_tensor(saved["x"]) / float(saved["weight"])
@@ -181,7 +164,7 @@ def test_acknowledged_shares_that_died_with_their_receiver_are_given_again(round
     # Only the edge from 1 to 2 is at work.
     others = {(a, b) for a in range(N) for b in peers[a].schedule(1).outgoing} - {(1, 2)}
     for number in range(4, 4 + rounds_lost):
-        exchange(peers, number, others, set())
+        lossy_exchange(peers, number, others, set())
     restarted = driven(keeper.algorithm, P, [z.clone() for _ in range(N)])[2]
     restarted.algorithm.load_state_dict(restarted.state, saved)
     peers[2] = restarted
@@ -193,10 +176,10 @@ def test_acknowledged_shares_that_died_with_their_receiver_are_given_again(round
 
 def test_a_restarted_sender_gives_a_share_once_that_its_earlier_incarnation_delivered() -> None:
     peers = start(PushSum(peers=N))
-    exchange(peers, 1, set(), set())
+    lossy_exchange(peers, 1, set(), set())
     sender = peers[1]
     saved = checkpoint_of(sender)
-    exchange(peers, 2, set(), set())
+    lossy_exchange(peers, 2, set(), set())
     z = torch.as_tensor(saved["x"]) / float(saved["weight"])
     again = driven(sender.algorithm, P, [z.clone() for _ in range(N)])[1]
     again.algorithm.load_state_dict(again.state, saved)
@@ -213,9 +196,9 @@ def test_a_restarted_sender_gives_a_share_once_that_its_earlier_incarnation_deli
 
 def test_no_payload_has_a_weight_below_0_however_much_the_neighbor_owes() -> None:
     peers = start(PushSum(peers=N))
-    exchange(peers, 1, set(), {(1, 2)})
+    lossy_exchange(peers, 1, set(), {(1, 2)})
     for number in range(2, 8):  # peer 1 gives its mass away, and gets nothing
-        exchange(peers, number, {(0, 1), (1, 2)}, set())
+        lossy_exchange(peers, number, {(0, 1), (1, 2)}, set())
     before = total(peers)
     edge_up(peers, 1, 2, 8)
     for number in range(8, 30):

@@ -6,7 +6,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
-from tests.support.helpers import Driven, driven, random_vectors
+from tests.support.helpers import Driven, driven, lossy_exchange, random_vectors
 from tests.support.quadratics import SIZE, Quadratics, QuadraticSwarm
 
 from p2pfl.algorithms.push_sum import PushSum
@@ -129,23 +129,6 @@ def total(peers: list[Driven]) -> tuple[np.ndarray, float]:
     return x, w
 
 
-def exchange(peers: list[Driven], number: int, lost: set[tuple[int, int]], unsure: set[tuple[int, int]]) -> None:
-    """A round in which some payloads (from, to) are lost, and some acknowledgments."""
-    sent = [peer.outgoing(number) for peer in peers]
-    for me, peer in enumerate(peers):
-        for sender in peer.schedule(number).incoming:
-            if (sender, me) in lost:
-                peer.algorithm.missing(peer.state, sender, {})
-            else:
-                peer.accumulate(sender, sent[sender][me])
-    for me, peer in enumerate(peers):
-        for neighbor in sent[me]:
-            if (me, neighbor) in lost | unsure:
-                peer.algorithm.edge_reset(peer.state, neighbor)
-                peer.algorithm.undelivered(peer.state, neighbor, sent[me][neighbor])
-        peer.finish(number)
-
-
 def edge_up(peers: list[Driven], sender: int, receiver: int, served_from: int) -> None:
     received = peers[receiver].algorithm.receipt(peers[receiver].state, sender)
     peers[sender].algorithm.edge_up(peers[sender].state, receiver, received, served_from)
@@ -168,7 +151,7 @@ def test_losses_on_edges_that_come_and_go_change_no_mass(seed: int) -> None:
             if used and (sender, receiver) not in away and draw.random() < 0.25:
                 (lost if draw.random() < 0.5 else unsure).add((sender, receiver))
                 away[sender, receiver] = number + int(draw.integers(1, 10))
-        exchange(peers, number, lost, unsure)
+        lossy_exchange(peers, number, lost, unsure)
     assert not away
     after = total(peers)
     np.testing.assert_allclose(after[0], before[0], atol=1e-12)
@@ -192,26 +175,26 @@ def test_a_share_is_kept_while_its_edge_is_absent_and_its_receiver_is_behind() -
     """Peer 3 dies before it has saved the round of its last edge from peer 0."""
     peers = start()
     others = {(int(j), int(i)) for p in P for i, j in np.argwhere(p > 0) if i != j} - {(0, 3)}
-    exchange(peers, 1, others, set())
+    lossy_exchange(peers, 1, others, set())
     saved, before = checkpoint_of(peers[3]), total(peers)
     for number in range(2, 6):  # they meet in rounds 2 and 6
-        exchange(peers, number, others, set())
+        lossy_exchange(peers, number, others, set())
     restarted(peers, 3, saved)
     assert total(peers)[1] < N - 0.1
     edge_up(peers, 0, 3, 6)
     for _ in range(2):
         np.testing.assert_allclose(total(peers)[0], before[0], atol=1e-12)
         assert total(peers)[1] == pytest.approx(N, abs=1e-12)
-        exchange(peers, 6, others, set())
+        lossy_exchange(peers, 6, others, set())
 
 
 def test_a_skipped_round_gives_by_its_own_graph() -> None:
     """Peers 1 and 3 have peer 2's shares of round 3; it is back in round 5."""
     peers = start()
-    exchange(peers, 1, set(), set())
-    exchange(peers, 2, set(), set())
+    lossy_exchange(peers, 1, set(), set())
+    lossy_exchange(peers, 2, set(), set())
     saved = checkpoint_of(peers[2])
-    exchange(peers, 3, set(), set())
+    lossy_exchange(peers, 3, set(), set())
     restarted(peers, 2, saved)
     for neighbor in (1, 3):
         edge_up(peers, 2, neighbor, 5)
