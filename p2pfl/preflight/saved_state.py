@@ -23,7 +23,7 @@ SHORT = 64  # elements of the vector
 SETTLING = 3  # rounds after which a state grows no longer, beside a period of a schedule
 _RATE = 0.1  # learning rate of the rounds; a state is as long with any
 
-Shape = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+Shape = tuple[tuple[tuple[int, ...], ...], ...]
 """In- and out-neighbors by round, numbered as they first occur: peers of one shape have checkpoints of one size."""
 
 
@@ -60,7 +60,7 @@ def _shape(schedule: Sequence[Neighborhood]) -> Shape:
     numbers: dict[int, int] = {}
     for neighbor in chain.from_iterable((*one.incoming, *one.outgoing) for one in schedule):
         numbers.setdefault(neighbor, len(numbers))
-    return tuple((tuple(map(numbers.get, one.incoming)), tuple(map(numbers.get, one.outgoing))) for one in schedule)  # type: ignore[misc]
+    return tuple(tuple(tuple(numbers[n] for n in ends) for ends in (one.incoming, one.outgoing)) for one in schedule)
 
 
 def _measured(algorithm: Algorithm[Any], schedule: Sequence[Neighborhood], config: RunConfig) -> SavedSize:
