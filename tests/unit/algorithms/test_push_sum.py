@@ -17,6 +17,7 @@ from p2pfl.mixing import mixing_note
 from p2pfl.modes import assign_roles
 from p2pfl.payload import Payload, Receipt
 from p2pfl.topology import build_topology, make_topology, mixing_matrix, push_rounds, push_weights
+from p2pfl.topology.push_spectrum import push_bounds
 
 N, BETA = 6, 0.9
 RATES = [0.05, 0.05, 0.05, 0.08, 0.02, 0.02]  # of six rounds
@@ -267,6 +268,14 @@ def test_weights_by_which_a_peer_gives_all_away_are_refused() -> None:
     with pytest.raises(TopologyError, match=r"^ring.json: peer '0' has no self-weight, and with --algorithm push-sum"):
         assign_roles(RunConfig.of(algorithm="push-sum", mixing="weights"), topology)
     assert assign_roles(RunConfig.of(mixing="weights"), topology).consensus_rounds > 0
+
+
+@pytest.mark.parametrize("tolerance", [0.5, 1e-3, 1e-7])
+def test_the_rounds_to_a_tolerance_are_the_first_that_reach_it(tolerance: float) -> None:
+    """A search by powers, and round by round."""
+    p = mixing_matrix(ring_with_chord(7), "column-stochastic")
+    within = (number for number, bound in enumerate(push_bounds(p), start=1) if bound <= tolerance)
+    assert push_rounds(p, tolerance) == next(within)
 
 
 @pytest.mark.parametrize("n", [4, 6, 9])
