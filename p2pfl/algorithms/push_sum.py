@@ -82,6 +82,7 @@ class PushSum(Algorithm[PushSumState]):
     buffers: tuple[slice, ...] = ()
     peers: int = 1
     merges: bool = False
+    takes_back: bool = True
 
     @property
     def encodings(self) -> Mapping[str, Encoding]:

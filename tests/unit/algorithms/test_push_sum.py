@@ -11,6 +11,7 @@ from tests.support.quadratics import SIZE, Quadratics, QuadraticSwarm
 
 from p2pfl.algorithms.base import Saved
 from p2pfl.algorithms.push_sum import PushSum
+from p2pfl.algorithms.share_ledger import Share, ShareLedger
 from p2pfl.config import RunConfig, check_together
 from p2pfl.errors import ConfigError, TopologyError
 from p2pfl.mixing import mixing_note
@@ -150,6 +151,20 @@ def test_a_share_that_was_taken_back_and_had_arrived_is_paid_back() -> None:
     lossy_exchange(peers, 2, set(), set())
     assert not any(name.startswith("owed") for name in peers[1].algorithm.state_dict(peers[1].state))
     np.testing.assert_allclose(total(peers)[0], before[0], atol=1e-12)
+
+
+def test_a_share_that_was_taken_back_and_is_sent_once_more_is_paid_back() -> None:
+    """As after a restart from a checkpoint whose neighbor has gone back to a round before it."""
+    ledger, share = ShareLedger(), Share(3, torch.ones(4), 1.0, 0.5)
+    ledger.give(1, share)
+    assert ledger.undelivered(1, 3) is share
+    ledger.edge_up(1, received=2, served_from=3)
+    account = ledger.account(1)
+    assert (account.owed_weight, share.is_back) == (-0.5, False)
+    ledger.edge_up(1, received=2, served_from=4)  # it was not sent after all
+    assert account.owed_weight == 0.0
+    assert account.owed is not None
+    assert not account.owed.any()
 
 
 @pytest.mark.parametrize("rounds_lost", [1, 2])
