@@ -105,6 +105,14 @@ class Algorithm(Protocol[S]):
         """
         return False
 
+    @property
+    def takes_back(self) -> bool:
+        """Whether `undelivered` takes a payload back, so that no restart may send it again.
+
+        Default: no; a neighbor that is behind gets it from the checkpoint.
+        """
+        return False
+
     @classmethod
     def of(cls, options: AlgorithmOptions) -> Self:
         """The algorithm with these options; default: built without arguments."""

@@ -5,6 +5,7 @@ In both orders and encodings nothing that is being sent is written, and as littl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,13 +58,19 @@ class Buffers:
         if self.sent is not self.own:
             self.sent.copy_(self.own)
 
-    def finish(self) -> Tensor:
+    def finish(self, statistics: Sequence[slice] = ()) -> Tensor:
         """End the round with the complete mix.
 
-        Returns the next x. Overlapped training is added to the mix.
+        Returns the next x. Overlapped training is added to the mix, but `statistics`, such as running variances, become
+        the mean of the mix and the trained ones: where training makes a variance smaller by more than the mix of the
+        neighbors' has, the sum would be negative.
         """
         if self.overlapped:
-            return self.x.sub_(self.own).add_(self.mixed)
+            between = [self.x[place].add(self.mixed[place]).mul_(0.5) for place in statistics]
+            self.x.sub_(self.own).add_(self.mixed)
+            for place, values in zip(statistics, between, strict=True):
+                self.x[place] = values
+            return self.x
         if self.mixed is not self.x:
             self.x, self.mixed = self.mixed, self.x
             self.own = self.sent = self.x

@@ -8,7 +8,8 @@ Overlapped (Lian et al. 2017, "Can decentralized algorithms outperform centraliz
 (`averaged_momentum` mixes the momentum, too).
 
 Self-weights W_ii may be negative (--mixing finite-time). Buffers, such as running variances, are then mixed by
-I + (W − I) / r, whose self-weights are not (`Neighborhood.relaxation`): no variance becomes negative.
+I + (W − I) / r, whose self-weights are not (`Neighborhood.relaxation`): no variance becomes negative. For the same
+reason they become (Σ_j W_ij x_j + x_i + Δ_i) / 2 in the overlapped order (a rule of ours).
 """
 
 from __future__ import annotations
@@ -117,4 +118,4 @@ class DPSGD(Algorithm[DPSGDState]):
         elif neighborhood.relaxation > 1.0:
             for place in self.buffers:
                 buffers.mixed[place].lerp_(buffers.own[place], 1.0 - 1.0 / neighborhood.relaxation)
-        return buffers.finish()
+        return buffers.finish(self.buffers)

@@ -9,7 +9,8 @@ steps (a rule of ours) −η u is z's way in all K. In the overlapped order x^{�
 
 Three additions of ours:
 - Buffers, such as running variances, take the mean of the z_j with the weights P_ij w_j: their x^{½} is w z. So none
-  leaves the range of the peers' own, while x − η u of a small w could make a variance negative.
+  leaves the range of the peers' own, while x − η u of a small w could make a variance negative. In the overlapped
+  order they become the mean of that and the trained ones, as with `dpsgd`.
 - Where w < LEAST_STEP_WEIGHT, steps are shortened by w / LEAST_STEP_WEIGHT, or z, which moves by η u / w, would
   diverge. A peer with w < LEAST_WEIGHT gives nothing away. Both concern peers to which nearly nothing is sent, as
   where a death has disconnected the graph.
@@ -81,6 +82,7 @@ class PushSum(Algorithm[PushSumState]):
     buffers: tuple[slice, ...] = ()
     peers: int = 1
     merges: bool = False
+    takes_back: bool = True
 
     @property
     def encodings(self) -> Mapping[str, Encoding]:
@@ -218,10 +220,10 @@ class PushSum(Algorithm[PushSumState]):
     def finish(self, state: PushSumState, ctx: RoundContext) -> Tensor:
         self._add_returned(state)
         if state.start is not None:
-            for place in self.buffers:  # as in the other order: z⁺ moves by the whole step
-                apart = state.z[place] - state.start[place]
-                state.x[place] += apart * (state.weight - self._step_scale(state))
+            between = [(state.x[place] + state.z[place] * state.weight) / 2.0 for place in self.buffers]
             self._add_step(state, state.start, 1.0)
+            for place, values in zip(self.buffers, between, strict=True):
+                state.x[place] = values
         return torch.mul(state.x, 1.0 / state.weight, out=state.z)
 
     def state_dict(self, state: PushSumState) -> Saved:

@@ -49,7 +49,7 @@ class Clipped:
     @classmethod
     def of(cls, options: AlgorithmOptions) -> Robust:
         """Gossip by this rule."""
-        return Robust(cls(options.byzantine), options.overlapped, options.wire_dtype)
+        return Robust(cls(options.byzantine), options.overlapped, options.wire_dtype, options.buffers)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class TrimmedMean:
     @classmethod
     def of(cls, options: AlgorithmOptions) -> Robust:
         """Gossip by this rule."""
-        return Robust(cls(options.byzantine), options.overlapped, options.wire_dtype)
+        return Robust(cls(options.byzantine), options.overlapped, options.wire_dtype, options.buffers)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Median:
     @classmethod
     def of(cls, options: AlgorithmOptions) -> Robust:
         """Gossip by this rule."""
-        return Robust(cls(), options.overlapped, options.wire_dtype)
+        return Robust(cls(), options.overlapped, options.wire_dtype, options.buffers)
 
 
 @dataclass
@@ -105,6 +105,7 @@ class Robust(Algorithm[RobustState]):
     rule: Rule
     overlapped: bool = False
     wire_dtype: str = "fp32"
+    buffers: tuple[slice, ...] = ()
     is_robust: bool = True
 
     @property
@@ -134,4 +135,4 @@ class Robust(Algorithm[RobustState]):
             else:
                 torch.add(buffers.own[here], block.sub_(buffers.sent[here]), out=buffers.mixed[here])
         state.gathered.clear()
-        return buffers.finish()
+        return buffers.finish(self.buffers)

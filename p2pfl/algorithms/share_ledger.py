@@ -3,8 +3,8 @@
 A payload counts once, wherever processes stop: the sender takes back what was not acknowledged, and sets that right as
 soon as the edge is up again, when the neighbor has said which round's payload was its last (`Algorithm.edge_up`):
 
-- taken back, but received after all (the acknowledgment got lost): the neighbor owes it, and its next payload is as
-  much smaller;
+- taken back, but received after all (the acknowledgment got lost), or about to be sent once more, as after a restart
+  from the checkpoint of an earlier round: the neighbor owes it, and its next payload is as much smaller;
 - acknowledged, but lost with a process that had not saved it: it is owed to the neighbor, in its next payload;
 - received from an earlier incarnation of this peer, which has died and repeats the round: given, without being sent.
 
@@ -131,7 +131,7 @@ class ShareLedger:
         shares, account.shares = account.shares, []
         for share in shares:
             share.sent = share.sent or share.round >= served_from
-            if share.round <= received and share.is_back:
+            if share.is_back and (share.round <= received or share.round >= served_from):
                 account.owe(share, -1.0)
                 share.is_back = False
             elif received < share.round < served_from:

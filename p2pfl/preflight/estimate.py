@@ -18,6 +18,7 @@ from p2pfl.payload import ITEM_BYTES
 from p2pfl.preflight.exchanges import exchange_memory, shares_kept, vectors_sent
 from p2pfl.preflight.gpus import GpuUse, check_gpus, count_activations, requested_devices
 from p2pfl.preflight.notes import settings_notes
+from p2pfl.preflight.saved_state import SavedSize, saved_sizes
 from p2pfl.preflight.shards import (
     CheckedSplit,
     is_own_alone,
@@ -159,16 +160,26 @@ def check_settings(config: RunConfig, peers: int, info: data.DatasetInfo) -> Tri
 
 def disk_space_needed(roles: Roles, config: RunConfig, layout: Layout, process: int | None = None) -> int:
     """Bytes at least that a run, or one process of it, writes: checkpoints and model."""
-    training, exchanges = config.training, any(roles.links)
-    whole, sent = layout.size * 4, config.gossip.gossip_steps * coded_bytes(config, layout)
+    whole, sizes = layout.size * 4, checkpoint_sizes(roles, config, layout, process)
+    # One more is written before the oldest is removed.
+    need = min(max(KEPT, roles.most_ahead), config.training.rounds) * sum(sizes) + max(sizes)
+    has_model = roles.model_owner is not None and process in (None, roles.model_owner)
+    return (need if config.record.checkpoint else 0) + (whole if has_model else 0)
+
+
+def checkpoint_sizes(roles: Roles, config: RunConfig, layout: Layout, process: int | None = None) -> list[int]:
+    """Bytes at least of a late checkpoint of each process that has one, or of one process.
+
+    Weights, the optimizer's and the algorithm's state, and what was sent.
+    """
+    whole, coded = layout.size * 4, coded_bytes(config, layout)
     # The coordinator and the clients of one round have checkpoints; other clients may.
     at_least = roles.topology.n if roles.coordinator is None else config.centralized.num_selected + 1
-    processes = at_least if process is None else 1
-    # One more is written before the oldest is removed.
-    checkpoints = min(max(KEPT, roles.most_ahead), training.rounds) * processes + 1
-    need = checkpoints * ((1 + state_vectors(training)) * whole + sent * exchanges) if config.record.checkpoint else 0
-    has_model = roles.model_owner is not None and process in (None, roles.model_owner)
-    return need + (whole if has_model else 0)
+    processes = range(at_least) if process is None else [process]
+    mixes = roles.mode.mixes  # others keep nothing that they have sent
+    extra = saved_sizes(config, roles.matrices, processes) if mixes else [SavedSize(0.0, 0.0)] * len(processes)
+    weights = (1 + state_vectors(config.training)) * whole
+    return [round(weights + one.state * whole + one.payloads * coded) for one in extra]
 
 
 def coded_bytes(config: RunConfig, layout: Layout) -> int:

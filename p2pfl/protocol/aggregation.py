@@ -135,6 +135,8 @@ class Mixer:
         for neighbor in self.payloads.keys() - self._accounted - set(unacknowledged):
             self._accounted.add(neighbor)
             self._algorithm.undelivered(self._state, neighbor, self.payloads[neighbor])
+            if self._algorithm.takes_back:  # a checkpoint must not hold it, from which it would be sent again
+                del self.payloads[neighbor]
 
     def edge_reset(self, neighbor: int) -> None:
         """Tell the algorithm that the edge to a neighbor went down."""

@@ -71,10 +71,9 @@ class Exchange:
 
     def waits_for(self) -> set[int]:
         """Neighbors whose vector or acknowledgement is waited for."""
-        if self.aggregation is not None:
-            return self.aggregation.waits_for() | self.channel.outbox.waiting_for
-        missing = self.channel.inbox.missing(self.round, self._expected_in(self.round))
-        return missing | self.channel.outbox.waiting_for
+        inbox, mix = self.channel.inbox, self.aggregation
+        vectors = inbox.missing(self.round, self._expected_in(self.round)) if mix is None else mix.waits_for()
+        return vectors | self.channel.outbox.waiting_for
 
     def ahead(self) -> int:
         """Round to continue with: a later one than the next where others are far ahead."""
@@ -107,12 +106,15 @@ class Exchange:
         self.is_bootstrapping = is_empty or round > self._context.training_rounds + 1
         if self.is_bootstrapping:
             round = self._context.first_within_period(round, lambda later: bool(self._expected_in(later)))
-        self.round = round
+        self.round, has_unsent = round, bool(self.backlog)
         self.mixer.reset()
         self.backlog.clear()
         self.channel.outbox = Outbox()
         self.channel.inbox.skip_to(round)
-        return self.membership.jump(round, round + self.is_bootstrapping)
+        actions = self.membership.jump(round, round + self.is_bootstrapping)
+        for neighbor in self.membership.up if has_unsent else ():  # it will never get what was promised from there
+            self.mixer.edge_up(neighbor, *self.membership.delivery(neighbor))
+        return actions
 
     def begin_round(self, round: int) -> list[ev.Action]:
         """Begin a round, and wait for neighbors that are known to be back in it."""
@@ -186,8 +188,6 @@ class Exchange:
             "absent": [names[peer] for peer in replaced] or None,
             "weights_from": [names[peer] for peer in self.bootstrap.senders] or None,
         }
-
-    # Bootstrap
 
     def take_weights(self) -> bool:
         """Collect the neighbors' weights; whether all that were expected are here."""

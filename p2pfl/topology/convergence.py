@@ -15,14 +15,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from p2pfl.errors import TopologyError
-from p2pfl.topology.push_spectrum import is_push_only, push_rate, push_weights
-from p2pfl.topology.spectrum import ROUNDING, Matrix, Vector, check_tolerance, spectral_norm, stationary
-
-_NEVER = (
-    "these graphs never bring the peers together in one period (contraction 1); give every peer a positive self-weight "
-    "and every edge a positive weight"
+from p2pfl.topology.push_spectrum import (
+    NEVER,
+    disagreement,
+    is_push_only,
+    push_rate,
+    push_weights,
+    rounds_by_powers,
 )
-_MOST_SQUARES = 50  # squarings of a period's product: 2^50 periods, far beyond any run
+from p2pfl.topology.spectrum import ROUNDING, Matrix, Vector, check_tolerance, spectral_norm, stationary
 
 Matrices = Sequence[Matrix]
 """Mixing matrices of a schedule by round; those of one period."""
@@ -74,9 +75,9 @@ class ScheduleConvergence:
             return self.exact
         rate, limit = self._rate, tolerance / self.ratio
         if rate > 1 - ROUNDING:
-            raise TopologyError(_NEVER)
+            raise TopologyError(NEVER)
         if self.pushed:
-            return _push_rounds(self.pushed, tolerance)
+            return rounds_by_powers(self.pushed, period_matrix(self.pushed), push_distance, tolerance)
         whole = max(0, math.ceil(math.log(limit) / math.log(rate) - 1e-9) - 1)
         return next(
             whole * self.period + k
@@ -123,43 +124,15 @@ def _push_convergence(matrices: Matrices) -> ScheduleConvergence:
         product = p @ product
         norm = push_distance(product)
         found.append(0.0 if norm < ROUNDING else norm)
-        share = float(np.linalg.norm(_disagreement(product))) / math.sqrt(max(1, len(p) - 1))
+        share = float(np.linalg.norm(disagreement(product))) / math.sqrt(max(1, len(p) - 1))
         shares.append(0.0 if norm < ROUNDING else share)
     exact = next((k for k, norm in enumerate(found, start=1) if norm == 0.0), None)
     return ScheduleConvergence(tuple(found), exact, tuple(shares), pushed=tuple(matrices))
 
 
-def _disagreement(product: Matrix) -> Matrix:
-    """M − 11ᵀ/n of a product A of column-stochastic matrices."""
-    return np.asarray(product / product.sum(axis=1, keepdims=True) - 1.0 / len(product))
-
-
 def push_distance(product: Matrix) -> float:
     """‖M − 11ᵀ/n‖₂ of a product A of column-stochastic matrices."""
-    return spectral_norm(_disagreement(product))
-
-
-def _push_rounds(matrices: Matrices, tolerance: float) -> int:
-    """Rounds of push-sum that shrink any disagreement to `tolerance`.
-
-    First the whole periods, by powers 1, 2, 4, … of their product, then the rounds of the last one.
-    """
-    powers = [period_matrix(matrices)]
-    while push_distance(powers[-1]) > tolerance:
-        if len(powers) > _MOST_SQUARES:
-            raise TopologyError(_NEVER)
-        powers.append(powers[-1] @ powers[-1])
-    whole, reached = 0, np.eye(len(powers[0]))
-    for exponent in range(len(powers) - 1, -1, -1):
-        further = powers[exponent] @ reached
-        if push_distance(further) > tolerance:
-            whole, reached = whole + 2**exponent, further
-    rounds = whole * len(matrices)
-    for p in matrices:
-        reached, rounds = p @ reached, rounds + 1
-        if push_distance(reached) <= tolerance:
-            break
-    return rounds
+    return spectral_norm(disagreement(product))
 
 
 def push_weight_span(matrices: Matrices) -> tuple[float, float]:

@@ -6,11 +6,13 @@ After k rounds z = diag(P^k 1)⁻¹ P^k z₀ =: M_k z₀; the rows of M_k add up
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
+
+from p2pfl.errors import TopologyError
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
@@ -19,6 +21,11 @@ DENSE = 512  # peers up to which all of M_k is computed
 PROBES = 32  # random vectors for larger ones
 MAX_ROUNDS = 5000  # that are computed one by one for larger ones
 SUM_TOLERANCE = 2e-6  # as exact as a file's weights have to be
+NEVER = (
+    "these graphs never bring the peers together in one period (contraction 1); give every peer a positive self-weight "
+    "and every edge a positive weight"
+)
+_MOST_SQUARES = 50  # squarings of a period's product: 2^50 periods, far beyond any run
 
 
 def is_push_only(w: Matrix) -> bool:
@@ -70,15 +77,38 @@ def push_rounds(p: Matrix, tolerance: float) -> int:
         if bounds[-1] <= tolerance:
             return len(bounds)
         return len(bounds) + int(np.ceil(np.log(tolerance / bounds[-1]) / np.log(push_rate(p))))
-    powers = [p]  # P^1, P^2, P^4, …
-    while _distance(powers[-1]) > tolerance:
+    return rounds_by_powers((p,), p, _distance, tolerance)
+
+
+def rounds_by_powers(
+    matrices: Sequence[Matrix], period: Matrix, distance: Callable[[Matrix], float], tolerance: float
+) -> int:
+    """First round after which `distance` of the product is at most `tolerance`.
+
+    The product of the matrices by round, which repeat; `period` is that of one period. First the whole periods, by
+    powers 1, 2, 4, … of it, then the rounds of the last one. Raises TopologyError where it is never reached.
+    """
+    powers = [period]
+    while distance(powers[-1]) > tolerance:
+        if len(powers) > _MOST_SQUARES:
+            raise TopologyError(NEVER)
         powers.append(powers[-1] @ powers[-1])
-    rounds, reached = 0, np.eye(len(p))
+    whole, reached = 0, np.eye(len(period))
     for exponent in range(len(powers) - 1, -1, -1):
         further = powers[exponent] @ reached
-        if _distance(further) > tolerance:
-            rounds, reached = rounds + 2**exponent, further
-    return rounds + 1
+        if distance(further) > tolerance:
+            whole, reached = whole + 2**exponent, further
+    rounds = whole * len(matrices)
+    for p in matrices:
+        reached, rounds = p @ reached, rounds + 1
+        if distance(reached) <= tolerance:
+            break
+    return rounds
+
+
+def disagreement(product: Matrix) -> Matrix:
+    """M − 11ᵀ/n of a product A of column-stochastic matrices, M = diag(A 1)⁻¹ A."""
+    return np.asarray(product / product.sum(axis=1, keepdims=True) - 1.0 / len(product))
 
 
 def _until(bounds: Iterator[float], tolerance: float) -> Iterator[float]:
@@ -89,4 +119,4 @@ def _until(bounds: Iterator[float], tolerance: float) -> Iterator[float]:
 
 
 def _distance(power: Matrix) -> float:
-    return float(np.linalg.norm(power / power.sum(axis=1, keepdims=True) - 1.0 / len(power)))
+    return float(np.linalg.norm(disagreement(power)))

@@ -12,6 +12,7 @@ import pytest
 import torch
 from tests.support import commands
 from tests.support.fault_scripts import CUT, DROP, fault
+from tests.support.helpers import ring_with_chord
 from tests.support.paths import ROOT
 from tests.support.real_run import Run
 from tests.support.same_bits import check_simulated, facts
@@ -19,7 +20,9 @@ from tests.support.swarms import PLAIN, Reference, assert_close, memory_swarm, s
 
 from p2pfl import RunConfig, make_topology
 from p2pfl.modes import topology_of
-from p2pfl.topology import mixing_matrix
+from p2pfl.run import checkpoint
+from p2pfl.run.paths import CHECKPOINTS_FOLDER, peer_dirs
+from p2pfl.topology import mixing_matrix, save_topology
 
 TINY = "--dataset digits --model user_models:linear --batch-size 8 --lr 0.01 --local-steps 4 --threads 1"
 RING = shlex.split(f"gossip {ROOT}/topologies/ring-4.graphml --rounds 8 {TINY}")
@@ -133,6 +136,19 @@ def test_the_saved_settings_play_the_script_again(play: Callable[..., Run], tmp_
     finally:
         again.kill()
     assert rounds_of(again, "2") == [1, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.processes
+def test_a_peer_that_is_away_for_five_rounds_costs_push_sum_no_weight(play: Callable[..., Run], tmp_path: Path) -> None:
+    topology = ring_with_chord(4)
+    save_topology(topology, tmp_path / "chord.graphml")
+    words = f"gossip {tmp_path / 'chord.graphml'} --rounds 10 --algorithm push-sum --mixing column-stochastic {TINY}"
+    run = ended(play(fault(kind="kill", peer="2", round=3, restart=8), *shlex.split(words)))
+    assert rounds_of(run, "2") == [1, 2, 8, 9, 10]
+    found = [checkpoint.newest(peer / CHECKPOINTS_FOLDER)[0] for peer in peer_dirs(run.run_dir, topology)]
+    numbers = [item for one in found if one is not None for item in one.algorithm.items()]
+    held = [float(value) for name, value in numbers if name == "weight" or name.startswith("owed_weight")]
+    assert sum(held) == pytest.approx(4.0, abs=1e-9)
 
 
 def test_a_partition_equals_the_dense_formula_with_the_cut_matrix(tmp_path: Path) -> None:

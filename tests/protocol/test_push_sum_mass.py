@@ -322,3 +322,37 @@ def test_several_pauses_at_once_count_no_other_share_twice(
     kind: str, overlapped: bool, faults: list[tuple[int, int, int, int]], chunk: int, schedule: list[int]
 ) -> None:
     play(kind, overlapped, faults, chunk, schedule, together=True)
+
+
+@pytest.mark.parametrize("returns", ["wakes", "restarts"])
+def test_a_restarted_sender_does_not_send_again_what_it_has_taken_back(returns: str) -> None:
+    """While a neighbor is away it ends one round or two without it, and restarts from its last checkpoint."""
+    played = [
+        restarted_while_a_neighbor_is_away(sender, receiver, steps, rounds, returns)
+        for sender, receiver in GRAPHS["chord"]
+        for steps in (20, 65)
+        for rounds in (0, 1, 2)
+    ]
+    assert sum(played) > len(played) / 2
+
+
+def restarted_while_a_neighbor_is_away(sender: int, away: int, steps: int, rounds: int, returns: str) -> bool:
+    """Play one order, and check the mass; whether it came so far before training was over."""
+    swarm = Swarm("chord")
+    run, peers = swarm.run, swarm.peers
+    for _ in range(steps):
+        swarm.advance()
+    (run.pause if returns == "wakes" else run.kill)(away)
+    last = peers.peers[sender].round + rounds
+    swarm.until(lambda: peers.saved.get(sender, (0,))[0] >= last)
+    if sender not in run.live or max(peer.round for peer in peers.peers.values()) > ROUNDS:
+        return False
+    run.kill(sender)
+    for peer in [sender] if returns == "wakes" else [sender, away]:
+        two = [number for who, number in peers.snapshots if who == peer][-2:]
+        peers.pending[peer] = {number: peers.snapshots[peer, number].sent for number in two}
+        run.restart(peer)
+    run.wake(away)
+    swarm.to_the_end()
+    swarm.check_nothing_is_lost(may_be_open=True)
+    return True

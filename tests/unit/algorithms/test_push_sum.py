@@ -11,12 +11,14 @@ from tests.support.quadratics import SIZE, Quadratics, QuadraticSwarm
 
 from p2pfl.algorithms.base import Saved
 from p2pfl.algorithms.push_sum import PushSum
+from p2pfl.algorithms.share_ledger import Share, ShareLedger
 from p2pfl.config import RunConfig, check_together
 from p2pfl.errors import ConfigError, TopologyError
 from p2pfl.mixing import mixing_note
 from p2pfl.modes import assign_roles
 from p2pfl.payload import Payload, Receipt
 from p2pfl.topology import build_topology, make_topology, mixing_matrix, push_rounds, push_weights
+from p2pfl.topology.push_spectrum import push_bounds
 
 N, BETA = 6, 0.9
 RATES = [0.05, 0.05, 0.05, 0.08, 0.02, 0.02]  # of six rounds
@@ -151,6 +153,20 @@ def test_a_share_that_was_taken_back_and_had_arrived_is_paid_back() -> None:
     np.testing.assert_allclose(total(peers)[0], before[0], atol=1e-12)
 
 
+def test_a_share_that_was_taken_back_and_is_sent_once_more_is_paid_back() -> None:
+    """As after a restart from a checkpoint whose neighbor has gone back to a round before it."""
+    ledger, share = ShareLedger(), Share(3, torch.ones(4), 1.0, 0.5)
+    ledger.give(1, share)
+    assert ledger.undelivered(1, 3) is share
+    ledger.edge_up(1, received=2, served_from=3)
+    account = ledger.account(1)
+    assert (account.owed_weight, share.is_back) == (-0.5, False)
+    ledger.edge_up(1, received=2, served_from=4)  # it was not sent after all
+    assert account.owed_weight == 0.0
+    assert account.owed is not None
+    assert not account.owed.any()
+
+
 @pytest.mark.parametrize("rounds_lost", [1, 2])
 def test_acknowledged_shares_that_died_with_their_receiver_are_given_again(rounds_lost: int) -> None:
     """The receiver repeats its last rounds from a checkpoint, without them."""
@@ -267,6 +283,14 @@ def test_weights_by_which_a_peer_gives_all_away_are_refused() -> None:
     with pytest.raises(TopologyError, match=r"^ring.json: peer '0' has no self-weight, and with --algorithm push-sum"):
         assign_roles(RunConfig.of(algorithm="push-sum", mixing="weights"), topology)
     assert assign_roles(RunConfig.of(mixing="weights"), topology).consensus_rounds > 0
+
+
+@pytest.mark.parametrize("tolerance", [0.5, 1e-3, 1e-7])
+def test_the_rounds_to_a_tolerance_are_the_first_that_reach_it(tolerance: float) -> None:
+    """A search by powers, and round by round."""
+    p = mixing_matrix(ring_with_chord(7), "column-stochastic")
+    within = (number for number, bound in enumerate(push_bounds(p), start=1) if bound <= tolerance)
+    assert push_rounds(p, tolerance) == next(within)
 
 
 @pytest.mark.parametrize("n", [4, 6, 9])
