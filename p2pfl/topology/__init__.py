@@ -29,6 +29,7 @@ from p2pfl.topology.push_spectrum import is_push_only, push_rounds, push_weights
 from p2pfl.topology.schedule import Neighborhood, NeighborhoodSchedule, neighborhood, without_edges
 from p2pfl.topology.schedule_generators import SCHEDULES
 from p2pfl.topology.spectrum import (
+    UnmixedError,
     consensus_rounds,
     convergence,
     is_reversible,
@@ -55,6 +56,7 @@ __all__ = [
     "NeighborhoodSchedule",
     "ScheduleConvergence",
     "Topology",
+    "UnmixedError",
     "automatic_choice",
     "build_schedule",
     "build_topology",

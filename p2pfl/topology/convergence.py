@@ -16,7 +16,7 @@ import numpy as np
 
 from p2pfl.errors import TopologyError
 from p2pfl.topology.push_spectrum import is_push_only, push_rate, push_weights
-from p2pfl.topology.spectrum import ROUNDING, Matrix, Vector, check_tolerance, spectral_norm, stationary
+from p2pfl.topology.spectrum import ROUNDING, Matrix, UnmixedError, Vector, check_tolerance, spectral_norm, stationary
 
 _NEVER = (
     "these graphs never bring the peers together in one period (contraction 1); give every peer a positive self-weight "
@@ -74,7 +74,7 @@ class ScheduleConvergence:
             return self.exact
         rate, limit = self._rate, tolerance / self.ratio
         if rate > 1 - ROUNDING:
-            raise TopologyError(_NEVER)
+            raise UnmixedError(_NEVER)
         if self.pushed:
             return _push_rounds(self.pushed, tolerance)
         whole = max(0, math.ceil(math.log(limit) / math.log(rate) - 1e-9) - 1)
@@ -147,7 +147,7 @@ def _push_rounds(matrices: Matrices, tolerance: float) -> int:
     powers = [period_matrix(matrices)]
     while push_distance(powers[-1]) > tolerance:
         if len(powers) > _MOST_SQUARES:
-            raise TopologyError(_NEVER)
+            raise UnmixedError(_NEVER)
         powers.append(powers[-1] @ powers[-1])
     whole, reached = 0, np.eye(len(powers[0]))
     for exponent in range(len(powers) - 1, -1, -1):

@@ -223,11 +223,15 @@ def check_tolerance(tolerance: float) -> None:
         raise ConfigError(f"the consensus tolerance is {tolerance!r}; it must lie between 0 and 1")
 
 
+class UnmixedError(TopologyError):
+    """A mixing that never brings the peers together; the message does not name the file."""
+
+
 def _rate(w: Matrix, tolerance: float) -> float:
     check_tolerance(tolerance)
     rate = contraction(w)
     if rate > 1 - ROUNDING:
-        raise TopologyError(
+        raise UnmixedError(
             "this mixing matrix never brings the peers together (spectral gap 0); "
             "give every peer a positive self-weight and every edge a positive weight"
         )

@@ -82,6 +82,12 @@ def test_averaging_again_suits_plain_and_robust_averages_and_the_users_own(name:
     )
 
 
+def test_adaptive_consensus_needs_rounds_of_equal_lengths() -> None:
+    """One step and forty have other mean rates, and so other shares γ of the way: up to 0.62 and 0.76 in ten rounds."""
+    with pytest.raises(ConfigError, match=r"^--round-length epochs: adaptive-consensus .*would drift; use .* steps$"):
+        check_together(RunConfig.of(algorithm="adaptive-consensus", round_length="epochs"))
+
+
 def test_adaptive_consensus_has_both_orders_and_needs_no_momentum() -> None:
     for order in ("atc", "overlapped"):
         check_together(RunConfig.of(algorithm="adaptive-consensus", order=order, momentum=0.0))
