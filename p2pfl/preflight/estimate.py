@@ -180,7 +180,7 @@ def coded_bytes(config: RunConfig, layout: Layout) -> int:
 
 
 def _first_bytes(config: RunConfig, layout: Layout) -> int:
-    """Bytes of the first payload on an edge beyond those of later ones: it may be whole."""
+    """Bytes that the first payload on an edge has beyond later ones."""
     if not mode_of(config).mixes:
         return 0
     return sum(lengths[0] - lengths[-1] for lengths in _lengths(config, layout))

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from p2pfl.errors import TopologyError
 from p2pfl.topology.push_spectrum import is_push_only, push_rate, push_weights
 from p2pfl.topology.spectrum import ROUNDING, Matrix, UnmixedError, Vector, check_tolerance, spectral_norm, stationary
 

@@ -224,7 +224,10 @@ def check_tolerance(tolerance: float) -> None:
 
 
 class UnmixedError(TopologyError):
-    """A mixing that never brings the peers together; the message does not name the file."""
+    """A mixing that never brings the peers together.
+
+    The message does not name the file.
+    """
 
 
 def _rate(w: Matrix, tolerance: float) -> float:

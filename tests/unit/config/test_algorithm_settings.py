@@ -83,7 +83,7 @@ def test_averaging_again_suits_plain_and_robust_averages_and_the_users_own(name:
 
 
 def test_adaptive_consensus_needs_rounds_of_equal_lengths() -> None:
-    """One step and forty have other mean rates, and so other shares γ of the way: up to 0.62 and 0.76 in ten rounds."""
+    """One step and forty have other mean rates, and other shares γ of the way."""
     with pytest.raises(ConfigError, match=r"^--round-length epochs: adaptive-consensus .*would drift; use .* steps$"):
         check_together(RunConfig.of(algorithm="adaptive-consensus", round_length="epochs"))
 
