@@ -133,7 +133,7 @@ def _on_one_graph(config: RunConfig, topology: Topology, mixing: Mixing) -> Fina
 
 
 def _merging_matrix(config: RunConfig, topology: Topology, w: Matrix) -> Matrix:
-    """The faster of a run's matrix and W itself, where its algorithm needs (I + W) / 2."""
+    """Faster of a run's matrix and W itself, where its algorithm needs (I + W) / 2."""
     entry = gossip_entry(config)
     if entry is None or entry.least_eigenvalue is None:
         return w
