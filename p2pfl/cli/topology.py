@@ -20,6 +20,10 @@ from p2pfl.topology.spectrum import Matrix
 from p2pfl.util.units import counted
 
 _MANY = 1000  # peers from which the spectral gap takes long
+_OPTIONS_OF = {
+    "degree": ("random-regular", "small-world", "base-k"),
+    "probability": ("small-world", "erdos-renyi"),
+}  # kinds of which an option is
 _MANY_DEGREES = 10  # different degrees from which only their range is printed
 _KINDS = Literal[(*KINDS, *SCHEDULES)]  # type: ignore[valid-type]
 
@@ -116,6 +120,9 @@ class Show:
 def make(words: list[str]) -> int:
     """Write a generated topology to a file."""
     arguments = parse(Make, words, "topology make")
+    for option, kinds in _OPTIONS_OF.items():
+        if getattr(arguments, option) is not None and arguments.kind not in kinds:
+            raise ConfigError(f"--{option}: means nothing with {arguments.kind}, only with {' or '.join(kinds)}")
     topology = topologies.make_topology(
         arguments.kind,
         arguments.n,

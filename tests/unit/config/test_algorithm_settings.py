@@ -127,6 +127,7 @@ def test_exact_diffusion_mixes_lazily_where_an_eigenvalue_is_too_small(n: int, i
     assert (note is not None) == is_lazy
     if note is not None:
         assert note.startswith("mixes with (I + W) / 2: the smallest eigenvalue of W is -0.3333")
+        assert note.endswith("exact-diffusion needs one above -1/3"), "and not above -0.3333, which it seems to be"
     assert mixing_note(RunConfig.of(), topology) is None
 
 
