@@ -6,18 +6,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 from p2pfl import registry
-from p2pfl.config import RunConfig, is_robust
+from p2pfl.config import RunConfig, gossip_entry, is_robust
 from p2pfl.errors import TopologyError
 from p2pfl.mixing import Mixing, pushes_sums, uses_tree
 from p2pfl.topology import (
     Topology,
+    UnmixedError,
     checked_finite_time,
     consensus_rounds,
     diameter,
     is_reversible,
+    mixing_matrix,
     mixing_rounds,
     spanning_tree,
+    spectral_gap,
 )
+from p2pfl.topology.spectrum import Matrix
 
 Rule = Literal["exact", "chebyshev", "plain", "push-sum", "robust", "none"]
 
@@ -49,10 +53,13 @@ def final_merge_of(config: RunConfig, topology: Topology, mixing: Mixing) -> Fin
     """
     if config.gossip.final_merge == "none":
         return FinalMerge("none", "no final merge", 0, mixing)
-    own = _merge_of_algorithm(config, topology, mixing)
-    if own is not None:
-        return own
-    return _on_schedule(config, topology, mixing) if topology.is_schedule else _on_one_graph(config, topology, mixing)
+    try:
+        own = _merge_of_algorithm(config, topology, mixing)
+        if own is not None:
+            return own
+        return (_on_schedule if topology.is_schedule else _on_one_graph)(config, topology, mixing)
+    except UnmixedError as error:
+        raise TopologyError(f"{topology.source}: {error}") from None
 
 
 def _merge_of_algorithm(config: RunConfig, topology: Topology, mixing: Mixing) -> FinalMerge | None:
@@ -113,6 +120,7 @@ def _on_one_graph(config: RunConfig, topology: Topology, mixing: Mixing) -> Fina
                 )
             )
         return FinalMerge("exact", _text(config, "finite-time averaging"), len(mixing.matrices), mixing)
+    w = _merging_matrix(config, topology, w)
     fixed, can_accelerate = Mixing.fixed(w), is_reversible(w)
     if chosen == "chebyshev" and not can_accelerate:
         raise TopologyError(
@@ -122,6 +130,14 @@ def _on_one_graph(config: RunConfig, topology: Topology, mixing: Mixing) -> Fina
     if chosen == "plain" or not can_accelerate:
         return FinalMerge("plain", _text(config, "plain mixing"), mixing_rounds(w, tolerance), fixed)
     return FinalMerge("chebyshev", _text(config, "Chebyshev's recurrence"), consensus_rounds(w, tolerance), fixed)
+
+
+def _merging_matrix(config: RunConfig, topology: Topology, w: Matrix) -> Matrix:
+    """Faster of a run's matrix and W itself, where its algorithm needs (I + W) / 2."""
+    entry = gossip_entry(config)
+    if entry is None or entry.least_eigenvalue is None:
+        return w
+    return max(w, mixing_matrix(topology, config.gossip.mixing), key=spectral_gap)
 
 
 def _text(config: RunConfig, rule: str) -> str:

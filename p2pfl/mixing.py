@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from p2pfl import registry
 from p2pfl.config import RunConfig, gossip_entry
@@ -132,7 +133,7 @@ def mixing_note(config: RunConfig, topology: Topology) -> str | None:
         return None
     return (
         f"mixes with (I + W) / 2: the smallest eigenvalue of W is {smallest_eigenvalue(plain):.4f}, and "
-        f"{config.gossip.algorithm} needs one above {entry.least_eigenvalue:.4f}"
+        f"{config.gossip.algorithm} needs one above {Fraction(entry.least_eigenvalue).limit_denominator(10)}"
     )
 
 

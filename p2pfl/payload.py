@@ -20,8 +20,8 @@ class Encoding:
 
     `name` is used in messages and settings. `carrier`: NumPy's type of the same size, as which received bytes are read;
     NumPy has no bfloat16. `lengths`: of an encoding of variable length, by the number of the vector's elements: its
-    possible lengths in bytes. `verify`: raises ProtocolError for a complete vector that cannot be decoded, given as
-    pieces, with the number of elements.
+    possible lengths in bytes, that of the first payload on an edge first and the usual one last. `verify`: raises
+    ProtocolError for a complete vector that cannot be decoded, given as pieces, with the number of elements.
     """
 
     name: str

@@ -14,7 +14,7 @@ from p2pfl.algorithms.chebyshev import Chebyshev
 from p2pfl.algorithms.dpsgd import DPSGD
 from p2pfl.config import RunConfig
 from p2pfl.errors import ConfigError, P2PFLError, one_line
-from p2pfl.payload import LocalTraining
+from p2pfl.payload import FP32, LocalTraining
 
 __all__ = ["DPSGD", "Algorithm", "Chebyshev", "build_algorithm", "build_consensus", "local_training_of"]
 
@@ -24,8 +24,8 @@ def build_algorithm(config: RunConfig, peers: int = 1, buffers: tuple[slice, ...
 
     `peers`: their number. `buffers`: places of the model's floating-point buffers in its flat vector.
 
-    Raises ConfigError for a user's that is none, that has no final merge for the run's mixing, or has another one than
-    the settings.
+    Raises ConfigError for a user's that is none, that has no final merge for the run's mixing, or has another one, or
+    another order, number format or robustness, than the settings.
     """
     options = AlgorithmOptions(
         overlapped=config.gossip.order == "overlapped",
@@ -48,15 +48,31 @@ def build_algorithm(config: RunConfig, peers: int = 1, buffers: tuple[slice, ...
             f"--mixing {config.gossip.mixing}: {config.gossip.algorithm} has no final merge (`merge`), and plain "
             "mixing would not keep the mean of the peers; use another --mixing"
         )
-    _check_own_merge(config, found)
+    if registry.entry_of("algorithm", config.gossip.algorithm) is None:
+        _check_own_options(config, found)
+        _check_own_merge(config, found)
     return found
+
+
+def _check_own_options(config: RunConfig, algorithm: Algorithm[Any]) -> None:
+    """Raise ConfigError for settings that a user's algorithm does not heed.
+
+    The run would be another than its records say.
+    """
+    name, dtype = config.gossip.algorithm, config.exchange.wire_dtype
+    order = "overlapped" if algorithm.overlapped else "atc"
+    if order != config.gossip.order:
+        raise ConfigError(f"--order {config.gossip.order}: {name} exchanges as --order {order} does; use that")
+    if dtype != FP32.name and all(one.name == FP32.name for one in algorithm.encodings.values()):
+        raise ConfigError(f"--wire-dtype {dtype}: {name} sends {FP32.name} (`encodings`); use that")
+    if config.robust.byzantine is not None and not algorithm.is_robust:
+        raise ConfigError(f"--byzantine {config.robust.byzantine}: {name} is not robust (`is_robust`); leave it out")
 
 
 def _check_own_merge(config: RunConfig, algorithm: Algorithm[Any]) -> None:
     """Raise ConfigError where a user's algorithm and the settings name two merges."""
     chosen, name = config.gossip.final_merge, config.gossip.algorithm
-    is_own = registry.entry_of("algorithm", name) is None
-    if is_own and chosen not in ("auto", "none") and algorithm.merge() is not None:
+    if chosen not in ("auto", "none") and algorithm.merge() is not None:
         raise ConfigError(f"--final-merge {chosen}: {name} names its own (`merge`); use auto or none")
 
 

@@ -6,7 +6,8 @@ minima"):
 with γ_t = 1 until the learning rate has reached its peak and (η_t / η_max)^p afterwards, p = 3; u_i: the update of the
 local optimizer, SGD or AdamW, at x_i. That is the overlapped order. Adapt-then-combine (a rule of ours) takes the same
 share of the way from the trained x_i to the average of the trained ones. With K local steps η_t is their mean learning
-rate. Peers do not agree at the end: the consensus phase is part of the method. Buffers are mixed with γ = 1.
+rate; K has to be the same for all peers, whose mean is kept only if all have the same γ. Peers do not agree at the end:
+the consensus phase is part of the method. Buffers are mixed with γ = 1.
 """
 
 from __future__ import annotations

@@ -159,7 +159,7 @@ def _traffic(need: Estimate) -> dict[str, str]:
         return {"bytes sent": "none"}
     rows = {
         "bytes sent": f"{_mb(need.bytes_per_round)} per round by all, {_mb(need.busiest_bytes_per_round)} by the "
-        f"busiest; {_mb(need.bytes_per_round * need.rounds)} in all rounds"
+        f"busiest; {_mb(need.training_bytes)} in all rounds"
     }
     merge = need.roles.merge
     if merge is not None:

@@ -13,13 +13,17 @@ import tyro
 from p2pfl import topology as topologies
 from p2pfl.cli.arguments import parse, print_notes
 from p2pfl.cli.schedules import describe_schedule, rows_by_round, shown_matrices
-from p2pfl.errors import ConfigError
+from p2pfl.errors import ConfigError, TopologyError
 from p2pfl.registry import MIXINGS
 from p2pfl.topology import KINDS, SCHEDULES, Topology
 from p2pfl.topology.spectrum import Matrix
 from p2pfl.util.units import counted
 
 _MANY = 1000  # peers from which the spectral gap takes long
+_OPTIONS_OF = {
+    "degree": ("random-regular", "small-world", "base-k"),
+    "probability": ("small-world", "erdos-renyi"),
+}  # kinds of which an option is
 _MANY_DEGREES = 10  # different degrees from which only their range is printed
 _KINDS = Literal[(*KINDS, *SCHEDULES)]  # type: ignore[valid-type]
 
@@ -116,6 +120,9 @@ class Show:
 def make(words: list[str]) -> int:
     """Write a generated topology to a file."""
     arguments = parse(Make, words, "topology make")
+    for option, kinds in _OPTIONS_OF.items():
+        if getattr(arguments, option) is not None and arguments.kind not in kinds:
+            raise ConfigError(f"--{option}: means nothing with {arguments.kind}, only with {' or '.join(kinds)}")
     topology = topologies.make_topology(
         arguments.kind,
         arguments.n,
@@ -126,7 +133,7 @@ def make(words: list[str]) -> int:
     )
     topologies.save_topology(topology, arguments.output)
     listed = f"a schedule of {counted(len(topology.rounds), 'graph')}, " if topology.is_schedule else ""
-    print(f"{arguments.output}: {listed}{topology.n} peers, {topology.graph.number_of_edges()} edges")
+    print(f"{arguments.output}: {listed}{topology.n} peers, {counted(topology.graph.number_of_edges(), 'edge')}")
     return 0
 
 
@@ -155,7 +162,10 @@ def show(words: list[str]) -> int:
     arguments = parse(Show, words, "topology show")
     topology = topologies.load_topology(arguments.file)
     print_notes(topology)
-    print(_describe(topology, arguments.mixing, arguments.tolerance))
+    try:
+        print(_describe(topology, arguments.mixing, arguments.tolerance))
+    except topologies.UnmixedError as error:
+        raise TopologyError(f"{topology.source}: {error}") from None
     if arguments.output is not None:
         _draw(topology, arguments.output)
     return 0
@@ -183,7 +193,7 @@ def _describe(topology: Topology, mixing: str | None, tolerance: float) -> str:
         spread = f"{min(degrees)} to {max(degrees)}, {mean:.1f} on average"
     kind = "directed" if topology.directed else "undirected"
     rows = {
-        "topology": f"{topology.name}: {topology.n} peers, {graph.number_of_edges()} edges, {kind}",
+        "topology": f"{topology.name}: {topology.n} peers, {counted(graph.number_of_edges(), 'edge')}, {kind}",
         "neighbors": spread,
         **(_unmixed(topology) if mixing is None else _mixed(topology, mixing, tolerance)),
     }

@@ -146,6 +146,11 @@ def _check_algorithm(config: RunConfig) -> None:
             f"--optimizer {optimizer}: the rule of {name} holds for steps of SGD only; "
             f"use --optimizer {' or '.join(entry.optimizers)} or another --algorithm, such as dpsgd"
         )
+    if entry.needs_equal_rates and config.training.round_length == "epochs":
+        raise ConfigError(
+            f"--round-length epochs: {name} mixes by the mean learning rate of a peer's round, and with rounds of "
+            "unequal lengths the mean of the peers would drift; use --round-length steps"
+        )
     if entry.needs_momentum and config.training.momentum == 0:
         raise ConfigError(f"--momentum 0: {name} is a kind of momentum; choose one above 0 or --algorithm dpsgd")
     if entry.needs_momentum and config.training.reset_momentum:

@@ -200,8 +200,7 @@ def _peer(setting: _Setting, context: PeerContext) -> Logic:
     roles, config = setting.roles, setting.config
     restored = None if setting.past.saved is None else setting.past.saved.algorithm
     merge, peers = roles.merge, roles.topology.n
-    is_accelerated = merge is not None and merge.rule == "chebyshev"
-    contraction = 1.0 - spectral_gap(roles.matrix) if is_accelerated else 0.0
+    contraction = 1.0 - spectral_gap(merge.mixing.w) if merge is not None and merge.rule == "chebyshev" else 0.0
     training = algorithms.build_algorithm(config, peers, setting.trainer.layout.buffers)
     consensus = algorithms.build_consensus(config, contraction, peers, context.statistics.estimated_in or None)
     for attack, active in attacks_of(context.me, setting.script, context.numbering):

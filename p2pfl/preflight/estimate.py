@@ -63,6 +63,7 @@ class Estimate:
     exchange_memory: int
     bytes_per_round: int
     busiest_bytes_per_round: int
+    training_bytes: int  # sent by all in all training rounds; the first payload on an edge may be longer than others
     consensus_rounds: int
     consensus_bytes: int
     roles: Roles  # with the mixing matrix of the shards' sizes
@@ -186,9 +187,20 @@ def coded_bytes(config: RunConfig, layout: Layout) -> int:
     """Bytes that travel in a training round for a model."""
     if not mode_of(config).mixes:
         return layout.size * ITEM_BYTES[config.exchange.wire_dtype]
+    return sum(lengths[-1] for lengths in _lengths(config, layout))
+
+
+def _first_bytes(config: RunConfig, layout: Layout) -> int:
+    """Bytes that the first payload on an edge has beyond later ones."""
+    if not mode_of(config).mixes:
+        return 0
+    return sum(lengths[0] - lengths[-1] for lengths in _lengths(config, layout))
+
+
+def _lengths(config: RunConfig, layout: Layout) -> list[list[int]]:
+    """Bytes of each vector of a payload: of the first payload, and of later ones."""
     encodings = build_algorithm(config, buffers=layout.buffers).encodings.values()
-    # Of variable length: the shorter one, since only the first round's vectors are whole.
-    return sum(min(e.lengths(layout.size)) if e.lengths else layout.size * e.item_bytes for e in encodings)
+    return [list(e.lengths(layout.size)) if e.lengths else [layout.size * e.item_bytes] for e in encodings]
 
 
 def check_disk(config: RunConfig, need: int) -> None:
@@ -264,6 +276,8 @@ def estimate(  # longer than others: each field of the result takes a line
         exchange_memory=exchange_memory(config, whole, coded, degree, shares_kept(roles, config)),
         bytes_per_round=round(sum(sent) * coded),
         busiest_bytes_per_round=round(max(sent) * coded),
+        training_bytes=round(sum(sent) * coded) * config.training.rounds
+        + round(sum(sent) * _first_bytes(config, layout)),
         consensus_rounds=roles.consensus_rounds,
         consensus_bytes=roles.vectors_in_merges(roles.consensus_rounds) * whole,
         roles=roles,

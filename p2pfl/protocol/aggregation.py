@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from p2pfl.algorithms.base import Algorithm, RoundContext, Saved
+from p2pfl.algorithms.contract import check_mix, check_payloads, check_request, check_saved
 from p2pfl.payload import LocalTraining, Payload, Receipt
 from p2pfl.protocol.inbox import Inbox
 from p2pfl.protocol.statistics import StatisticsRule
@@ -89,21 +90,32 @@ class Mixer:
         self._is_consensus, self._algorithm = False, self.phases.training
 
     def request(self, ctx: RoundContext, base: LocalTraining) -> LocalTraining:
-        """Request to a round's local training, where the run's settings request `base`."""
+        """Request to a round's local training, where the run's settings request `base`.
+
+        Like `state_dict`, `offer` and `finish` it raises ConfigError where an algorithm hands over something unusable.
+        """
         if ctx.round == self._statistics.estimated_in:
             return replace(base, reestimates=True)
-        return self._algorithm.request(self._state, ctx, base)
+        request = self._algorithm.request(self._state, ctx, base)
+        check_request(self._algorithm, request, self.x.numel())
+        return request
 
     def state_dict(self) -> Saved:
         """State of the training rounds' algorithm; nothing in consensus rounds."""
-        return {} if self._is_consensus else self._algorithm.state_dict(self._state)
+        if self._is_consensus:
+            return {}
+        saved = self._algorithm.state_dict(self._state)
+        check_saved(self._algorithm, saved)
+        return saved
 
     def offer(self, ctx: RoundContext, unacknowledged: Collection[int]) -> None:
         """Make this round's payloads; the last ones still `unacknowledged` stay open."""
         self.report_undelivered(unacknowledged)
         if not self._algorithm.overlapped:
             self._kept = self._statistics.take(self.x, ctx.round)
-        self.payloads = dict(self._algorithm.outgoing(self._state, ctx))
+        payloads = dict(self._algorithm.outgoing(self._state, ctx))
+        check_payloads(self._algorithm, payloads, ctx.neighborhood, self.x.numel())
+        self.payloads = payloads
         self._accounted.clear()
 
     def aggregation(self, inbox: Inbox, me: int, ctx: RoundContext) -> RoundAggregation:
@@ -116,7 +128,9 @@ class Mixer:
         self.report_undelivered(unacknowledged)
         if self._algorithm.overlapped:  # training has moved x since the round's payloads were made
             self._kept = self._statistics.take(self.x, ctx.round)
-        self.x = self._algorithm.finish(self._state, ctx)
+        mix = self._algorithm.finish(self._state, ctx)
+        check_mix(self._algorithm, mix, self.x.numel())
+        self.x = mix
         self._statistics.give(self.x, ctx.round, self._kept)
         return self.x
 

@@ -60,6 +60,9 @@ class Entry:
     """A mixing with a matrix for each round of a period on one graph, whose self-weights may be negative."""
     takes_negative_weights: bool = False
     """An algorithm whose average may have a negative self-weight."""
+    needs_equal_rates: bool = False
+    """The learning rate decides about its weights, so that peers whose rounds have other steps would not keep the
+    mean."""
     needs_final_merge: bool = False
     """The consensus phase is part of the algorithm."""
     spans_machines: bool = False

@@ -79,6 +79,7 @@ ALGORITHMS: Mapping[str, Entry] = {
         "D-PSGD that mixes less where the learning rate is low (DSGD-AC)",
         "Wang & Johansson 2026, Decentralized SGD with controlled disagreement finds flatter minima",
         kept_vectors=1,
+        needs_equal_rates=True,
         needs_final_merge=True,
     ),
     "clipped": Entry(

@@ -25,7 +25,7 @@ from p2pfl.topology.mixing import (
 )
 from p2pfl.topology.public_keys import check_publishable, publish
 from p2pfl.topology.push_mixing import check_self_weights
-from p2pfl.topology.push_spectrum import is_push_only, push_rounds, push_weights
+from p2pfl.topology.push_spectrum import UnmixedError, is_push_only, push_rounds, push_weights
 from p2pfl.topology.schedule import Neighborhood, NeighborhoodSchedule, neighborhood, without_edges
 from p2pfl.topology.schedule_generators import SCHEDULES
 from p2pfl.topology.spectrum import (
@@ -55,6 +55,7 @@ __all__ = [
     "NeighborhoodSchedule",
     "ScheduleConvergence",
     "Topology",
+    "UnmixedError",
     "automatic_choice",
     "build_schedule",
     "build_topology",

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from p2pfl.errors import TopologyError
 from p2pfl.topology.push_spectrum import (
     NEVER,
+    UnmixedError,
     disagreement,
     is_push_only,
     push_rate,
@@ -75,7 +75,7 @@ class ScheduleConvergence:
             return self.exact
         rate, limit = self._rate, tolerance / self.ratio
         if rate > 1 - ROUNDING:
-            raise TopologyError(NEVER)
+            raise UnmixedError(NEVER)
         if self.pushed:
             return rounds_by_powers(self.pushed, period_matrix(self.pushed), push_distance, tolerance)
         whole = max(0, math.ceil(math.log(limit) / math.log(rate) - 1e-9) - 1)

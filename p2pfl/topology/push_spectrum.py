@@ -28,6 +28,13 @@ NEVER = (
 _MOST_SQUARES = 50  # squarings of a period's product: 2^50 periods, far beyond any run
 
 
+class UnmixedError(TopologyError):
+    """A mixing that never brings the peers together.
+
+    The message does not name the file.
+    """
+
+
 def is_push_only(w: Matrix) -> bool:
     """Return whether only the columns add up to 1, so that push-sum is needed."""
     columns, rows = w.sum(axis=0), w.sum(axis=1)
@@ -86,12 +93,12 @@ def rounds_by_powers(
     """First round after which `distance` of the product is at most `tolerance`.
 
     The product of the matrices by round, which repeat; `period` is that of one period. First the whole periods, by
-    powers 1, 2, 4, … of it, then the rounds of the last one. Raises TopologyError where it is never reached.
+    powers 1, 2, 4, … of it, then the rounds of the last one. Raises UnmixedError where it is never reached.
     """
     powers = [period]
     while distance(powers[-1]) > tolerance:
         if len(powers) > _MOST_SQUARES:
-            raise TopologyError(NEVER)
+            raise UnmixedError(NEVER)
         powers.append(powers[-1] @ powers[-1])
     whole, reached = 0, np.eye(len(period))
     for exponent in range(len(powers) - 1, -1, -1):

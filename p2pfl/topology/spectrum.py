@@ -10,8 +10,8 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from p2pfl.errors import ConfigError, TopologyError
-from p2pfl.topology.push_spectrum import is_push_only, push_bounds, push_rate, push_rounds
+from p2pfl.errors import ConfigError
+from p2pfl.topology.push_spectrum import UnmixedError, is_push_only, push_bounds, push_rate, push_rounds
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
@@ -227,7 +227,7 @@ def _rate(w: Matrix, tolerance: float) -> float:
     check_tolerance(tolerance)
     rate = contraction(w)
     if rate > 1 - ROUNDING:
-        raise TopologyError(
+        raise UnmixedError(
             "this mixing matrix never brings the peers together (spectral gap 0); "
             "give every peer a positive self-weight and every edge a positive weight"
         )

@@ -258,6 +258,26 @@ def test_make_and_show(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
+    ("kind", "option"), [("one-peer-exponential", "degree"), ("ring", "degree"), ("random-regular", "probability")]
+)
+def test_make_refuses_options_of_other_kinds(capsys: pytest.CaptureFixture[str], kind: str, option: str) -> None:
+    line = failing(capsys, "topology", "make", kind, "-n", "8", "-o", "never.json", f"--{option}", "1")
+    assert f"--{option}: means nothing with {kind}, only with" in line
+
+
+def test_make_and_show_name_the_file_and_count_one_edge(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["topology", "make", "base-k", "-n", "2", "-o", "pair.json"]) == 0
+    assert capsys.readouterr().out == "pair.json: a schedule of 1 graph, 2 peers, 1 edge\n"
+    edges = '"edges": [{"source": 0, "target": 1, "weight": 1}]'
+    for name, graph in (("one.json", edges), ("list.json", f'"schedule": [{{{edges}}}]')):
+        Path(name).write_text(f'{{"nodes": [{{"id": 0}}, {{"id": 1}}], {graph}}}')
+        assert f"{name}: " in failing(capsys, "topology", "show", name, "--mixing", "weights")
+
+
+@pytest.mark.parametrize(
     ("words", "line"),
     [
         ([], "--batch-size 1000: a peer's shard has 359 samples in the mean (with the settings in FILE); choose 1 to "),

@@ -34,6 +34,8 @@ def read_schedule(value: object, source: str, read_graph: Callable[[object, str]
     graphs = head.get(KEY, value)
     if not isinstance(graphs, list) or not graphs:
         raise TopologyError(f"{source}: {KEY!r} must be a list of graphs, one for each round")
+    if lost := sorted(head.keys() & {"edges", "links"}):
+        raise TopologyError(f"{source}: {lost[0]!r} stands beside {KEY!r}, whose graphs have the edges; remove one")
     if len(graphs) > MAX_GRAPHS:
         raise TopologyError(f"{source}: lists {len(graphs)} graphs; at most {MAX_GRAPHS} are supported")
     window = head.get("window")

@@ -70,6 +70,20 @@ def test_anything_else_is_refused_in_one_line(name: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"order": "overlapped"}, "--order overlapped: .* exchanges as --order atc does; use that"),
+        ({"wire_dtype": "bf16"}, "--wire-dtype bf16: .* sends fp32 .*; use that"),
+        ({"byzantine": 1}, "--byzantine 1: .* is not robust .*; leave it out"),
+    ],
+)
+def test_settings_that_it_does_not_heed_are_refused(options: dict[str, object], message: str) -> None:
+    """Records would name an order or a number format that the run did not have."""
+    with pytest.raises(ConfigError, match=f"^{message}$"):
+        build_algorithm(RunConfig.of(algorithm="toy_algorithm:HeavyBall", **options))
+
+
 def test_it_is_looked_for_before_a_run_begins() -> None:
     config = RunConfig.of(dataset="digits", algorithm="toy_algorithm:Nothing")
     with pytest.raises(ConfigError, match=r"^--algorithm toy_algorithm:Nothing: .*does not exist"):

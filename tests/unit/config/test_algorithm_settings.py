@@ -82,6 +82,12 @@ def test_averaging_again_suits_plain_and_robust_averages_and_the_users_own(name:
     )
 
 
+def test_adaptive_consensus_needs_rounds_of_equal_lengths() -> None:
+    """One step and forty have other mean rates, and other shares γ of the way."""
+    with pytest.raises(ConfigError, match=r"^--round-length epochs: adaptive-consensus .*would drift; use .* steps$"):
+        check_together(RunConfig.of(algorithm="adaptive-consensus", round_length="epochs"))
+
+
 def test_adaptive_consensus_has_both_orders_and_needs_no_momentum() -> None:
     for order in ("atc", "overlapped"):
         check_together(RunConfig.of(algorithm="adaptive-consensus", order=order, momentum=0.0))
@@ -121,6 +127,7 @@ def test_exact_diffusion_mixes_lazily_where_an_eigenvalue_is_too_small(n: int, i
     assert (note is not None) == is_lazy
     if note is not None:
         assert note.startswith("mixes with (I + W) / 2: the smallest eigenvalue of W is -0.3333")
+        assert note.endswith("exact-diffusion needs one above -1/3"), "and not above -0.3333, which it seems to be"
     assert mixing_note(RunConfig.of(), topology) is None
 
 

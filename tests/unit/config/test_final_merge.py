@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
 import numpy as np
 import pytest
 
@@ -16,7 +17,15 @@ from p2pfl.modes import assign_roles, has_final_model
 from p2pfl.preflight.mixing import mixing_notes
 from p2pfl.registry import ALGORITHMS
 from p2pfl.run.fingerprint import resume_fingerprint
-from p2pfl.topology import Topology, build_topology, consensus_rounds, make_topology, mixing_matrix, mixing_rounds
+from p2pfl.topology import (
+    Topology,
+    build_schedule,
+    build_topology,
+    consensus_rounds,
+    make_topology,
+    mixing_matrix,
+    mixing_rounds,
+)
 
 RING, STAR = make_topology("ring", 8), make_topology("star", 5)
 DIRECTED, BASE_2 = make_topology("exponential", 8), make_topology("base-k", 5)
@@ -68,6 +77,24 @@ def test_an_exact_merge_takes_the_matrix_that_the_algorithm_has() -> None:
     assert roles.merge is not None
     np.testing.assert_allclose(np.linalg.multi_dot(roles.merge.mixing.matrices), 1 / 8, atol=1e-12)
     np.testing.assert_array_equal(roles.merge.mixing.w, (np.eye(8) + mixing_matrix(RING)) / 2)
+
+
+@pytest.mark.parametrize(("rule", "rounds"), [("chebyshev", 12), ("plain", 32)])
+def test_a_merge_mixes_by_w_itself_where_training_needs_a_slower_matrix(rule: str, rounds: int) -> None:
+    """Exact diffusion's (I + W) / 2 would take 17 and 68 rounds on a ring of eight."""
+    roles = assign_roles(RunConfig.of(algorithm="exact-diffusion", final_merge=rule), RING)
+    assert roles.merge is not None
+    np.testing.assert_array_equal(roles.matrix, (np.eye(8) + mixing_matrix(RING)) / 2)
+    np.testing.assert_array_equal(roles.merge.mixing.w, mixing_matrix(RING))
+    assert roles.merge.rounds == rounds
+
+
+def test_weights_that_never_bring_the_peers_together_are_refused_by_the_files_name() -> None:
+    swap = nx.Graph()
+    swap.add_edge(0, 1, weight=1.0)
+    for topology in (build_topology(swap, name="s", source="s.csv"), build_schedule([swap], name="s", source="s.csv")):
+        with pytest.raises(TopologyError, match=r"^s\.csv: .* never brings? the peers together"):
+            assign_roles(RunConfig.of(mixing="weights"), topology)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,11 @@ from tests.support.helpers import matrix
 from tests.support.plans import plan_runs
 from torch import nn
 
+from p2pfl.algorithms.choco import Choco
+from p2pfl.algorithms.compression import Compression
 from p2pfl.cli import main
 from p2pfl.cli.describe import describe_run
-from p2pfl.config import RunConfig
+from p2pfl.config import RunConfig, compression_choice
 from p2pfl.data import describe
 from p2pfl.errors import ConfigError
 from p2pfl.experiment.checks import check_plan
@@ -50,6 +52,7 @@ def test_numbers_are_those_of_the_parts() -> None:
     assert found.weights_memory == 12 * layout.size
     assert found.bytes_per_round == 8 * found.vector_bytes  # four edges, both ways
     assert found.busiest_bytes_per_round == 4 * found.vector_bytes
+    assert found.training_bytes == 7 * found.bytes_per_round
     assert found.consensus_rounds == consensus_rounds(w, 1e-3)
     assert found.consensus_bytes == found.consensus_rounds * 8 * 4 * layout.size
     assert found.smallest_shard == found.train_samples // 5
@@ -112,6 +115,19 @@ def test_the_memory_of_push_sums_shares_is_bounded_by_the_neighbors_of_a_long_pe
     ]
     assert found[1].exchange_memory == found[2].exchange_memory
     assert found[1].exchange_memory - found[0].exchange_memory == 4 * found[0].vector_bytes
+
+
+@pytest.mark.parametrize("compression", ["sign", "top-k:0.1", "top-k:1"])
+def test_the_first_payload_of_compressed_exchanges_is_whole(compression: str) -> None:
+    """Two neighbors of each of four peers, over three rounds."""
+    config = digits(algorithm="choco", compression=compression, rounds=3)
+    found = estimate(assign_roles(config, make_topology("ring", 4)), config)
+    layout = Layout.of(initial_model(config, 10))
+    choco = Choco(Compression(*compression_choice(compression)), 0.5, layout.buffers)
+    first, later = choco.encodings["x"].lengths(layout.size)
+    assert (first > later) == (compression != "top-k:1"), "indices and values of all take twice the bytes"
+    assert found.bytes_per_round == 8 * later
+    assert found.training_bytes == 8 * (first + 2 * later)
 
 
 def test_exchanges_after_a_training_multiply_bytes_and_what_a_checkpoint_holds() -> None:

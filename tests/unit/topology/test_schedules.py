@@ -133,6 +133,7 @@ def test_refused_generators(kind: str, n: int, options: dict[str, int], message:
     [
         ({"schedule": []}, "'schedule' must be a list of graphs, one for each round"),
         ({"schedule": {"edges": []}}, "'schedule' must be a list of graphs"),
+        ({"nodes": [0, 1], "edges": [[0, 1]], "schedule": [{"edges": [[0, 1]]}]}, "'edges' stands beside 'schedule'"),
         ({"schedule": [{"edges": []}] * 4097}, "lists 4097 graphs; at most 4096 are supported"),
         ({"schedule": [{"edges": []}]}, "graph 1 of 1: node-link JSON is an object with the lists 'nodes' and 'edges'"),
         (listed([[["a", "b"]], [["c"]]]), r"graph 2 of 2: \[\"c\"\] has no usable"),
