@@ -16,7 +16,9 @@ from p2pfl.node import messages
 from p2pfl.node.control import EXIT_FAILED, ReportQueue
 from p2pfl.run.mirror import Piece
 
-_BATCH = 256  # reports of one answer at most
+# Of the reports of one answer, after which none is added. With a piece of a file and one more report (a sketch has 16
+# KiB) an answer stays below 100 KiB, beyond which Ray would put it into its object store.
+_BATCH_BYTES = 8 << 10
 _LOOK_SECONDS = 0.5  # between two looks for changed files
 
 
@@ -91,7 +93,7 @@ class Outbox:
     def _take_reports(self, seconds: float) -> list[bytes]:
         found: list[bytes] = []
         with contextlib.suppress(queue.Empty):
-            while len(found) < _BATCH and not self._is_over:
+            while sum(map(len, found)) < _BATCH_BYTES and not self._is_over:
                 report = self.reports.take(0.0 if found else seconds)
                 if report is None:
                     self._is_over = True

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.ray_files import filled, launched
+from tests.support.ray_files import RING, filled, launched
+from tests.support.runs import train_record
 
 from p2pfl.launch.ray_files import PrivateFolder
 from p2pfl.launch.ray_outbox import Answer, Outbox, Place
@@ -77,3 +79,19 @@ def test_a_private_folder_is_emptied_before_the_status_comes(tmp_path: Path, fol
     assert [answer.is_over for answer in answers] == sorted(answer.is_over for answer in answers)
     assert answers[-1].status == EXIT_OK
     assert not there.exists()
+
+
+def test_no_answer_is_so_large_that_ray_would_store_it(tmp_path: Path, folder: PrivateFolder) -> None:
+    outbox = Outbox(PLACE, folder)
+    there = filled(folder, launched(tmp_path)).run_dir
+    outbox.take(0, 0.0)
+    (there / MODEL_FILE).write_bytes(b"m" * (2 * PIECE_BYTES))
+    for number in range(40):
+        outbox.reports(messages.RoundFinished(train_record(RING, 1, number + 1, 40, 8), b"s" * 16_384))
+    outbox.reports.end()
+    answers = [outbox.take(1, 0.0)]
+    while answers[-1].status is None:
+        answers.append(outbox.take(len(answers) + 1, 0.0))
+    sizes = [len(pickle.dumps(answer)) for answer in answers]
+    assert max(sizes) < 100 << 10
+    assert max(sizes) > PIECE_BYTES
