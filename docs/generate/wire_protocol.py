@@ -52,7 +52,21 @@ def limits() -> str:
 
 def directory() -> str:
     """Messages of the directory service, and what they hold, a table each."""
-    kinds = (directory_wire.Announce, directory_wire.Withdraw, directory_wire.Neighbors, directory_wire.Refused)
+    requests = (
+        directory_wire.Announce,
+        directory_wire.Withdraw,
+        directory_wire.Store,
+        directory_wire.Browse,
+        directory_wire.Fetch,
+    )
+    answers = (
+        directory_wire.Neighbors,
+        directory_wire.Stored,
+        directory_wire.Listing,
+        directory_wire.Part,
+        directory_wire.Refused,
+    )
+    kinds = (*requests, *answers)
     parts = []
     for kind in (*kinds, entry.Entry, entry.Identity):
         rows = [(code(item.name), _type(item.hint), prose(item.text)) for item in fields_of(kind)]

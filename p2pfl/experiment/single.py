@@ -89,6 +89,8 @@ def run_peer(
             introduces=is_own,
             token=None if config.exchange.token_file is None else keyring.own_token(config.exchange.token_file),
         )
+        if meets is not None:
+            meets.meeting.keep_records(run_dir, peer_dir(run_dir, topology, index))
         _run(spec, topology, sorted(roles.links[index]), interrupts, meets)
 
 

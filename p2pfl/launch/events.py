@@ -58,6 +58,13 @@ class MessageReceived:
 
 
 @dataclass(frozen=True)
+class LastFilesReceived:
+    """Some of the files that a worker has left behind have been collected."""
+
+    worker: int
+
+
+@dataclass(frozen=True)
 class Finished:
     """A worker has finished its last round, and refused so many messages, by reason."""
 
@@ -102,10 +109,11 @@ class Interrupted:
     """The user wants the run to stop; a second time, at once."""
 
 
-Event = Started | NotStarted | Ready | RoundFinished | MessageReceived | Finished | Failed | Exited | Tick | Interrupted
+Report = Ready | RoundFinished | MessageReceived | LastFilesReceived | Finished | Failed
+Event = Started | NotStarted | Report | Exited | Tick | Interrupted
 
 
-def event_of(worker: int, message: messages.FromWorker) -> Event:
+def event_of(worker: int, message: messages.FromWorker) -> Report:
     """The supervisor's event for a report."""
     if isinstance(message, messages.Ready):
         return Ready(
@@ -117,6 +125,8 @@ def event_of(worker: int, message: messages.FromWorker) -> Event:
         return Finished(worker, message.refused)
     if isinstance(message, messages.Failed):
         return Failed(worker, message.reason, message.usage, message.resumable, message.diverged)
+    if isinstance(message, messages.FilesCollected) and message.are_last:
+        return LastFilesReceived(worker)
     return MessageReceived(worker)
 
 
@@ -171,6 +181,11 @@ class KillAll:
 
 
 @dataclass(frozen=True)
+class PutOffKill:
+    """Give the workers that end as much time again: what they have left is coming in."""
+
+
+@dataclass(frozen=True)
 class ShowLine:
     """A line for the observers; `warns`: one that stands out."""
 
@@ -195,4 +210,4 @@ class Expect:
     consensus_rounds: int
 
 
-Action = StartWorker | SendEndpoints | HoldModel | Wake | Shutdown | KillAll | ShowLine | Progress | Expect
+Action = StartWorker | SendEndpoints | HoldModel | Wake | Shutdown | KillAll | PutOffKill | ShowLine | Progress | Expect

@@ -48,6 +48,7 @@ class _Loop:
         self._interrupts = interrupts
         self._supervisor = Supervisor(spec)
         self._workers: dict[int, WorkerHandle] = {}  # those that have not ended
+        self._last_resort: threading.Timer | None = None
 
     def run(self) -> Outcome:
         spec, supervisor = self._spec, self._supervisor
@@ -127,6 +128,8 @@ class _Loop:
                 self._send(index, messages.Stop())
         elif isinstance(action, ev.KillAll):
             self._kill_all()
+        elif isinstance(action, ev.PutOffKill):
+            self._put_off_kill()
         elif isinstance(action, ev.ShowLine):
             (self._observer.warn if action.warns else self._observer.info)(action.text)
         elif isinstance(action, ev.Progress):
@@ -156,21 +159,30 @@ class _Loop:
         A further interrupt kills at once. Reports still under way are read. Every wait has a limit.
         """
         self._interrupts.hold(lambda: self._feed(ev.Interrupted()))
-        # A worker that was stopped amid a report would be waited for as it is read: hence another thread.
-        last_resort = threading.Timer(policy.STOP_SECONDS + policy.KILL_SECONDS, self._kill_all)
-        last_resort.daemon = True
-        last_resort.start()
+        self._put_off_kill()
         try:
             self._carry_out(self._supervisor.shutdown(time.monotonic()))
             while not self._supervisor.is_finished:
                 self._turn()
         finally:  # whatever has failed, no worker outlives this
             self._kill_all()
-            last_resort.cancel()
-            last_resort.join()
+            if self._last_resort is not None:
+                self._last_resort.cancel()
+                self._last_resort.join()
             for worker in self._workers.values():
                 worker.join(policy.KILL_SECONDS)
                 worker.close()
+
+    def _put_off_kill(self) -> None:
+        """Kill all workers in some seconds from now, whatever this thread waits for then.
+
+        A worker that was stopped amid a report would be waited for as it is read: hence another thread.
+        """
+        if self._last_resort is not None:
+            self._last_resort.cancel()
+        self._last_resort = threading.Timer(policy.STOP_SECONDS + policy.KILL_SECONDS, self._kill_all)
+        self._last_resort.daemon = True
+        self._last_resort.start()
 
     def _kill_all(self) -> None:
         for worker in list(self._workers.values()):

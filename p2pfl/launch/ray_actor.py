@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from p2pfl.errors import ConfigError, P2PFLError, is_from_outside, not_imported, one_line
 from p2pfl.launch.ray_files import PrivateFolder
+from p2pfl.launch.ray_outbox import Answer, Outbox, Place
 from p2pfl.node import messages
 from p2pfl.node.control import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, Control, ReportQueue
 from p2pfl.run.identity import read_run_id
 from p2pfl.run.mirror import Piece
 
-_BATCH = 256  # reports of one answer at most
-_LOOK_SECONDS = 0.5  # between two looks for changed files
 _PARENT_SECONDS = 0.5  # between two looks at the node's process
 _THREADS = (
     "OMP_NUM_THREADS"  # Ray sets it to the actor's CPUs, by which sums would differ from those of other launchers
@@ -41,30 +39,6 @@ class Surroundings:
     threads: str | None
 
 
-@dataclass(frozen=True)
-class Place:
-    """Place of an actor: its node, the node's address, its process id."""
-
-    node: str
-    host: str
-    pid: int
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Encoded reports since the last answer, and the exit status once none follow.
-
-    `wants_files`: the node does not share the run directory; the worker waits for its files. `pieces`: what it has
-    written there.
-    """
-
-    place: Place
-    reports: list[bytes]
-    status: int | None
-    wants_files: bool = False
-    pieces: list[Piece] = field(default_factory=list)
-
-
 class WorkerActor:
     """Worker in a process of a Ray node; its methods are called several at once."""
 
@@ -72,64 +46,43 @@ class WorkerActor:
         import ray
 
         _set_threads(surroundings.threads)
-        self._place = Place(ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), os.getpid())
-        self._reports = ReportQueue()
+        place = Place(ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), os.getpid())
         self._control = Control()
-        self._status = EXIT_FAILED
-        self._is_over = False  # all reports have been taken
         with contextlib.suppress(OSError):  # where it exists, relative paths and modules mean the same here
             os.chdir(surroundings.folder)
         is_shared = spec.run_dir.is_dir() and (read_run_id(spec.run_dir) or "") == surroundings.run_id
         self._folder = None if is_shared else PrivateFolder()
+        self._outbox = Outbox(place, self._folder)
         threading.Thread(target=_end_with_node, args=(os.getppid(),), daemon=True).start()
-        threading.Thread(target=self._run, args=(spec,), daemon=True).start()
+        threading.Thread(target=self._run, args=(spec, place.host), daemon=True).start()
 
     def obey(self, order: bytes) -> None:
         """Carry out an order."""
         self._control.obey(messages.decode_to_worker(order))
 
-    def put(self, pieces: list[Piece]) -> None:
-        """Take files of the run directory from the launcher."""
+    def put(self, number: int, pieces: list[Piece]) -> None:
+        """Take a batch of files of the run directory from the launcher."""
         assert self._folder is not None
-        self._folder.put(pieces)
+        self._folder.put(number, pieces)
 
-    def take(self, seconds: float) -> Answer:
-        """Reports and changed files since the last call; waits for the first report."""
-        folder, was_over = self._folder, self._is_over
-        pieces = [] if folder is None else folder.changes()
-        reports = [] if was_over else self._take_reports(0.0 if pieces else seconds)
-        if not was_over or pieces:  # what was written before the last report is still to be looked for
-            status = self._status if self._is_over and folder is None else None
-            return Answer(self._place, reports, status, folder is not None, pieces)
-        if folder is not None:
-            folder.close()
-        return Answer(self._place, [], self._status)
+    def take(self, number: int, seconds: float) -> Answer:
+        """Reports and changed files since the answer before; waits for the first report."""
+        return self._outbox.take(number, seconds)
 
-    def _take_reports(self, seconds: float) -> list[bytes]:
-        found: list[bytes] = []
-        seconds = seconds if self._folder is None else min(seconds, _LOOK_SECONDS)
-        with contextlib.suppress(queue.Empty):
-            while len(found) < _BATCH:
-                report = self._reports.take(0.0 if found else seconds)
-                if report is None:
-                    self._is_over = True
-                    break
-                found.append(messages.encode(report))
-        return found
-
-    def _run(self, spec: messages.WorkerSpec) -> None:
+    def _run(self, spec: messages.WorkerSpec, host: str) -> None:
         """Run the worker to its end; whatever happens, there is a last report."""
+        outbox = self._outbox
         try:
             if self._folder is not None:
                 spec = self._folder.wait(spec)
-            self._status = _run_worker(spec, self._reports, self._control, self._place.host)
+            outbox.status = _run_worker(spec, outbox.reports, self._control, host)
         except P2PFLError as error:
-            self._reports(messages.failed(error))
-            self._status = EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
+            outbox.reports(messages.failed(error))
+            outbox.status = EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
         except Exception as error:
-            self._reports(messages.Failed(one_line(error)[:500], resumable=is_from_outside(error)))
+            outbox.reports(messages.Failed(one_line(error)[:500], resumable=is_from_outside(error)))
         finally:
-            self._reports.end()
+            outbox.reports.end()
 
 
 def _run_worker(spec: messages.WorkerSpec, reports: ReportQueue, control: Control, host: str) -> int:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
-from p2pfl.errors import ConfigError, P2PFLError
+from p2pfl.errors import ConfigError, P2PFLError, unwritable
 from p2pfl.launch.base import LaunchSpec
 from p2pfl.node.messages import WorkerSpec
 from p2pfl.run.directory import with_kept_files
@@ -39,6 +39,26 @@ def input_files(spec: LaunchSpec, index: int) -> Outgoing:
     return Outgoing(run_dir, [*parts, *(spec.peer_dir(one) for one in sorted(own))])
 
 
+class Supply:
+    """Files that a worker reads, in numbered batches; the last one is empty."""
+
+    def __init__(self, spec: LaunchSpec, index: int) -> None:
+        self._spec = spec
+        self._index = index
+        self._source: Outgoing | None = None
+        self._count = 0  # of batches so far
+        self._last: list[Piece] = []
+
+    def batch(self, number: int) -> list[Piece]:
+        """The batch of this number: the next one, or the last one again."""
+        if self._source is None:
+            self._source = input_files(self._spec, self._index)
+        if number == self._count:
+            self._last = self._source.take()
+            self._count += 1
+        return self._last
+
+
 class PrivateFolder:
     """Run directory of one worker on its node; removed in the end."""
 
@@ -47,28 +67,52 @@ class PrivateFolder:
         self._temporary = TemporaryFolder()
         self._path = self._temporary.path / "run"
         self._incoming = Incoming(self._path)
-        self._is_filled = threading.Event()
         self._outgoing: Outgoing | None = None
+        self._changed = threading.Condition()
+        self._batches: int | None = 0  # that have come; None after the last one
+        self._trouble: P2PFLError | None = None
 
-    def put(self, pieces: Sequence[Piece]) -> None:
-        """Take pieces of files from the launcher; none: that was all."""
-        for piece in pieces:
-            self._incoming.put(piece)
-        if not pieces:
-            self._is_filled.set()
+    def put(self, number: int, pieces: Sequence[Piece]) -> None:
+        """Take a batch of the launcher's files; without pieces it is the last one.
+
+        A batch that has come already, or is not the next one, has no effect.
+        """
+        with self._changed:
+            if number != self._batches:
+                return
+            try:
+                for piece in pieces:
+                    self._incoming.put(piece)
+            except OSError as error:
+                self._trouble = P2PFLError(f"the launcher's files: {unwritable(self._path, error)}")
+            is_last = not pieces or self._trouble is not None
+            self._batches = None if is_last else number + 1
+            self._changed.notify_all()
+
+    def wanted(self, known: int, seconds: float) -> int | None:
+        """Number of the next batch; None if all have come.
+
+        Waits so long for another one than `known`.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._batches != known, seconds)
+            return self._batches
 
     def wait(self, spec: WorkerSpec) -> WorkerSpec:
         """Wait for the launcher's files; returns the specification with them.
 
-        Raises P2PFLError where they do not come, ConfigError for a fault script, of whose kills the launcher would not
-        learn.
+        Raises P2PFLError where they do not come or cannot be written, ConfigError for a fault script, of whose kills
+        the launcher would not learn.
         """
         if spec.config.exchange.faults is not None:
             raise ConfigError(
                 f"--faults {spec.config.exchange.faults}: needs a run directory that all nodes share (--run-dir)"
             )
-        if not self._is_filled.wait(spec.config.exchange.start_timeout):
-            raise P2PFLError("the launcher's files have not come within the time of --start-timeout")
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._batches is None, spec.config.exchange.start_timeout):
+                raise P2PFLError("the launcher's files have not come within the time of --start-timeout")
+        if self._trouble is not None:
+            raise self._trouble
         topology = load_topology(topology_file(self._path), least=1, by_ids=True)
         own = peer_dir(self._path, topology, spec.index)
         own.mkdir(parents=True, exist_ok=True)
@@ -83,4 +127,6 @@ class PrivateFolder:
 
     def close(self) -> None:
         """Remove the folder."""
+        if self._outgoing is not None:
+            self._outgoing.close()
         self._temporary.close()

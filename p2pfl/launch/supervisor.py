@@ -40,6 +40,7 @@ class Supervisor:
         self._longest_round = 0.0  # seconds
         self._clients_gone_since: float | None = None
         self._stop_by = self._gone_by = math.inf
+        self._is_collecting = False  # files of workers, although the run has ended
         self._handlers: dict[type[ev.Event], Callable[..., list[ev.Action]]] = {
             ev.Started: self._on_started,
             ev.NotStarted: self._on_not_started,
@@ -75,7 +76,7 @@ class Supervisor:
         """Take in an event; returns what is to be done."""
         if self.is_shutting_down:
             return self._handle_while_stopping(event, now)
-        if isinstance(event, ev.Ready | ev.RoundFinished | ev.MessageReceived | ev.Finished | ev.Failed):
+        if isinstance(event, ev.Report):
             self._workers[event.worker].heard = now
         handler = self._handlers.get(type(event))
         return [] if handler is None else handler(event, now)
@@ -190,6 +191,8 @@ class Supervisor:
         if isinstance(event, ev.Exited):
             self._workers[event.worker].is_alive = False
             self._stage = "stopping" if self._any_alive() else "ended"
+        if isinstance(event, ev.LastFilesReceived) and self._stop_by < math.inf:
+            return self._wait_for_files(now)
         late = isinstance(event, ev.Tick) and now >= self._stop_by
         if late or (isinstance(event, ev.Interrupted) and self._stop_by < math.inf):
             self._stop_by, self._gone_by = math.inf, now + KILL_SECONDS
@@ -197,6 +200,13 @@ class Supervisor:
         if isinstance(event, ev.Tick) and now >= self._gone_by:
             self._stage = "ended"
         return []
+
+    def _wait_for_files(self, now: float) -> list[ev.Action]:
+        """Put off the killing while the last files of ended workers come in."""
+        is_first, self._is_collecting = not self._is_collecting, True
+        self._stop_by = now + STOP_SECONDS
+        told = "collecting the last files of nodes that do not share the run directory; Ctrl-C gives them up"
+        return [ev.PutOffKill(), *([ev.ShowLine(told)] if is_first else [])]
 
     # Decisions
 

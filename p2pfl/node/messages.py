@@ -85,6 +85,15 @@ class Warned(msgspec.Struct, tag=True, frozen=True):
     text: str
 
 
+class FilesCollected(msgspec.Struct, tag=True, frozen=True):
+    """Report of a launcher that it has collected files of a worker.
+
+    `are_last`: the worker has ended, and writes no more.
+    """
+
+    are_last: bool
+
+
 class Prepared(msgspec.Struct, tag=True, frozen=True):
     """Progress of decoding the data set.
 
@@ -128,7 +137,7 @@ class Done(msgspec.Struct, tag=True, frozen=True):
     refused: dict[str, int] = {}
 
 
-FromWorker = Ready | Stepped | Evaluating | RoundFinished | Warned | Prepared | Failed | Done
+FromWorker = Ready | Stepped | Evaluating | RoundFinished | Warned | FilesCollected | Prepared | Failed | Done
 Report = Callable[[FromWorker], None]
 
 

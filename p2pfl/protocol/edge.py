@@ -106,6 +106,10 @@ class Edge:
         told = header.scalars
         epoch, knows = int(told.get("epoch", 1)), int(told.get("heard", 0))
         is_known = epoch == self.their_epoch
+        if 0 < knows < incarnation:
+            # It confirms the edge to an earlier start of this process, as when it has just connected to this one's new
+            # address. Where it is, it says in answer to this start's greeting.
+            return Reply(False, False)
         if epoch < self.their_epoch or (is_known and self.state is not EdgeState.DOWN):
             # Stale, or said again; perhaps because this peer's own greeting got lost.
             return Reply(is_known and self.state is EdgeState.UP and knows != self.epoch, False)

@@ -12,8 +12,20 @@ from zmq.utils.monitor import parse_monitor_message
 from p2pfl.errors import ConfigError
 from p2pfl.rendezvous.directory import DirectoryError, Found
 from p2pfl.rendezvous.entry import Entry
-from p2pfl.rendezvous.token_keys import from_hex, peer_pair
-from p2pfl.rendezvous.wire import Announce, Answer, Refused, Request, Withdraw, answer_bytes, decode_answer, encode
+from p2pfl.rendezvous.token_keys import collector_pair, from_hex, peer_pair
+from p2pfl.rendezvous.upload import Upload
+from p2pfl.rendezvous.wire import (
+    FILES_BYTES,
+    Announce,
+    Answer,
+    Neighbors,
+    Refused,
+    Request,
+    Withdraw,
+    answer_bytes,
+    decode_answer,
+    encode,
+)
 
 ANSWER_SECONDS = 3.0  # after which the connection is made again
 FAREWELL_SECONDS = 1.0  # for the answer to a withdrawal
@@ -28,42 +40,54 @@ _STATES = {
 class ServiceClient:
     """Directory in a service (`p2pfl rendezvous`), on one thread."""
 
-    def __init__(self, where: str, key: str, token: str, peer: int, neighbors: int) -> None:
+    def __init__(self, where: str, key: str, token: str, peer: int | None, neighbors: int = 0) -> None:
         """Prepare; nothing is connected before the first request.
 
-        `key`: of the service, in hexadecimal digits. `neighbors`: their number, which bounds an answer.
+        `key`: of the service, in hexadecimal digits. `peer`: None for a collector. `neighbors`: their number, which
+        bounds an answer.
         """
         self.where = where
         self._key = from_hex(key)
-        self._pair = peer_pair(token, peer)
-        self._most = answer_bytes(neighbors)
+        self._pair = collector_pair(token) if peer is None else peer_pair(token, peer)
+        self._most = FILES_BYTES if peer is None else answer_bytes(neighbors)
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] | None = None
         self._monitor: Any = None
         self._number = 0
         self._service, self._revision = "", 0
+        self._keeps_records = False
 
     def exchange(self, own: Entry, neighbors: Collection[int], stopped: Callable[[], bool]) -> Found:
         """As in the interface; only entries that have changed are answered."""
         self._number += 1
         request = Announce(self._number, own, self._service, self._revision)
-        answer = self._ask(request, ANSWER_SECONDS, stopped)
+        answer = self.ask(request, ANSWER_SECONDS, stopped)
         if isinstance(answer, Refused):
             raise ConfigError(f"--rendezvous {self.where}: {answer.reason}")
+        if not isinstance(answer, Neighbors):
+            raise DirectoryError(f"an answer of the rendezvous service at {self.where} makes no sense")
         self._service, self._revision = answer.service, answer.revision
+        self._keeps_records = answer.keeps_records
         return Found(answer.entries, is_superseded=answer.is_superseded)
+
+    def record(self, upload: Upload, stopped: Callable[[], bool]) -> bool:
+        """As in the interface."""
+        if not self._keeps_records:
+            return False
+        self._number += 1
+        return upload.step(self.ask, self._number, ANSWER_SECONDS, stopped)
 
     def withdraw(self, own: Entry) -> None:
         """As in the interface."""
         self._number += 1
-        self._ask(Withdraw(self._number, own.process), FAREWELL_SECONDS, lambda: False)
+        self.ask(Withdraw(self._number, own.process), FAREWELL_SECONDS, lambda: False)
 
     def close(self) -> None:
         """As in the interface."""
         self._disconnect()
         self._context.term()
 
-    def _ask(self, request: Request, seconds: float, stopped: Callable[[], bool]) -> Answer:
+    def ask(self, request: Request, seconds: float, stopped: Callable[[], bool]) -> Answer:
         """Send a request and wait for its answer. Raises DirectoryError where none comes."""
         socket = self._connected()
         socket.send(encode(request))

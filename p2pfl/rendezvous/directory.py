@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from p2pfl.errors import P2PFLError
 from p2pfl.rendezvous.entry import Entry
+
+if TYPE_CHECKING:
+    from p2pfl.rendezvous.upload import Upload
 
 
 class DirectoryError(P2PFLError):
@@ -40,6 +43,14 @@ class Directory(Protocol):
 
         `stopped`: whether to give up early. Raises DirectoryError where that is not possible now, and ConfigError where
         it never will be.
+        """
+
+    def record(self, upload: Upload, stopped: Callable[[], bool]) -> bool:
+        """Send the next part of this peer's records; False if there is none.
+
+        Nor is there one where the directory keeps no records.
+
+        Raises DirectoryError where that is not possible now, UploadRefusedError where they are not taken.
         """
 
     def withdraw(self, own: Entry) -> None:

@@ -15,6 +15,7 @@ import msgspec
 from p2pfl.errors import ConfigError, UnreadableError, unwritable
 from p2pfl.rendezvous.directory import DirectoryError, Found
 from p2pfl.rendezvous.entry import ENTRY_BYTES, Entry
+from p2pfl.rendezvous.upload import Upload
 from p2pfl.topology import Topology
 from p2pfl.util.files import read_if_any, replace_file
 
@@ -55,6 +56,10 @@ class Folder:
             elif problem:
                 unreadable[peer] = problem
         return Found(tuple(entries), unreadable, mine.process != own.process, replaced)
+
+    def record(self, upload: Upload, stopped: Callable[[], bool]) -> bool:
+        """Send nothing: who shares a folder can share the run directory."""
+        return False
 
     def withdraw(self, own: Entry) -> None:
         """As in the interface."""

@@ -15,12 +15,26 @@ from collections.abc import Callable
 import networkx as nx
 import zmq
 
-from p2pfl.errors import Refusal, TransportError
-from p2pfl.protocol.events import Refused
-from p2pfl.rendezvous.entry import topology_digest
+from p2pfl.errors import P2PFLError, Refusal, TransportError
+from p2pfl.protocol import events
+from p2pfl.rendezvous.archive import Archive, ArchiveError
+from p2pfl.rendezvous.entry import Entry, topology_digest
 from p2pfl.rendezvous.state import DirectoryState
-from p2pfl.rendezvous.token_keys import peer_pair
-from p2pfl.rendezvous.wire import REQUEST_BYTES, decode_request, encode
+from p2pfl.rendezvous.token_keys import collector_pair, peer_pair
+from p2pfl.rendezvous.wire import (
+    REASON_CHARACTERS,
+    REQUEST_BYTES,
+    Announce,
+    Answer,
+    Browse,
+    Refused,
+    Request,
+    Store,
+    Stored,
+    Withdraw,
+    decode_request,
+    encode,
+)
 from p2pfl.topology import Topology
 from p2pfl.transport import Keys
 from p2pfl.transport.admission import HANDSHAKE_MS, Admission
@@ -48,20 +62,29 @@ class Service:
     """Directory service of one topology. Use as a context manager, on one thread."""
 
     def __init__(
-        self, topology: Topology, bind: str, pair: tuple[str, str], token: str, say: Callable[[str], None]
+        self,
+        topology: Topology,
+        bind: str,
+        pair: tuple[str, str],
+        token: str,
+        say: Callable[[str], None],
+        archive: Archive | None = None,
     ) -> None:
         """Bind to `tcp://HOST:PORT`, where `*` stands for all addresses or any free port.
 
-        `pair`: its public and secret key, in Z85. Raises TransportError naming the endpoint.
+        `pair`: its public and secret key, in Z85. `archive`: where the peers' records are kept. Raises TransportError
+        naming the endpoint.
         """
         self._names = topology.names
+        self._archive = archive
         links = {peer: frozenset(nx.all_neighbors(topology.graph, peer)) for peer in range(topology.n)}
-        self._state = DirectoryState(topology_digest(topology), links)
+        self._state = DirectoryState(topology_digest(topology), links, archive is not None)
         self._say = say
         self._is_complete = False
         self._refused: Counter[str] = Counter()
         self._reported = time.monotonic()
-        keys = Keys(*pair, {peer: peer_pair(token, peer)[0] for peer in range(topology.n)})
+        peers = {peer: peer_pair(token, peer)[0] for peer in range(topology.n)}
+        keys = Keys(*pair, {**peers, topology.n: collector_pair(token)[0]})
         self._sealing = keys.sealing
         self._context = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
@@ -124,13 +147,43 @@ class Service:
         self._watchdog.count_message(connection, frames, size)
         request = decode_request(data)
         if request is None:
-            self._admission.close_connection(connection, Refused(Refusal.HEADER, "no request"))
+            self._admission.close_connection(connection, events.Refused(Refusal.HEADER, "no request"))
             return
-        peer = connection.neighbor
-        before = self._state.entry(peer)
-        answer = self._state.handle(peer, request)
+        answer = self._answer(connection.neighbor, request)
         with contextlib.suppress(zmq.ZMQError):  # gone
             self._router.send_multipart([identity.bytes, encode(answer)], zmq.NOBLOCK)
+
+    def _answer(self, sender: int, request: Request) -> Answer:
+        """Answer a request of a peer, or of a collector.
+
+        The number of a collector is the one after the peers'.
+        """
+        is_collector = sender == len(self._names)
+        if isinstance(request, Announce | Withdraw):
+            if is_collector:
+                return Refused(request.number, "a collector is no peer")
+            before = self._state.entry(sender)
+            answer = self._state.handle(sender, request)
+            self._say_changes(sender, before)
+            return answer
+        try:
+            if self._archive is None:
+                raise ArchiveError("it keeps no records; start it with --records DIR")
+            if isinstance(request, Store):
+                entry = None if is_collector else self._state.entry(sender)
+                if entry is None or entry.process != request.process:
+                    raise ArchiveError("another process is announced as this peer")
+                self._archive.store(sender, entry.identity.start, request)
+                return Stored(request.number, self._state.service)
+            if not is_collector:
+                raise ArchiveError("a peer does not collect")
+            if isinstance(request, Browse):
+                return self._archive.listing(request.start, request.number, request.first)
+            return self._archive.part(request)
+        except P2PFLError as error:
+            return Refused(request.number, str(error)[:REASON_CHARACTERS])
+
+    def _say_changes(self, peer: int, before: Entry | None) -> None:
         after = self._state.entry(peer)
         if before != after:
             self._say(f"peer {self._names[peer]} " + (f"announces {after.address}" if after else "has left"))

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from p2pfl.rendezvous.entry import VERSION, Entry, process_name
-from p2pfl.rendezvous.wire import Answer, Neighbors, Refused, Request, Withdraw
+from p2pfl.rendezvous.wire import Announce, Neighbors, Refused, Withdraw
 
 _REPLACED = 16  # processes of a peer that are remembered as replaced
 
@@ -28,11 +28,12 @@ class _Slot:
 class DirectoryState:
     """Entries of the peers of one topology."""
 
-    def __init__(self, topology: str, links: Mapping[int, Set[int]]) -> None:
+    def __init__(self, topology: str, links: Mapping[int, Set[int]], keeps_records: bool = False) -> None:
         """`topology`: digest of the topology. `links`: neighbors of each peer."""
+        self._keeps_records = keeps_records
         self._topology = topology
         self._links = links
-        self._service = process_name()
+        self.service = process_name()
         self._revision = self._announced = 0
         self._slots = {peer: _Slot() for peer in links}
 
@@ -45,20 +46,20 @@ class DirectoryState:
         """Entry of a peer; None where it is not announced."""
         return self._slots[peer].entry
 
-    def handle(self, sender: int, request: Request) -> Answer:
+    def handle(self, sender: int, request: Announce | Withdraw) -> Neighbors | Refused:
         """Answer a request of a peer, which its connection has proven to be."""
         if isinstance(request, Withdraw):
             slot = self._slots[sender]
             if slot.entry is not None and slot.entry.process == request.process:
                 self._replace(slot, None)
-            return Neighbors(request.number, self._service, self._revision)
+            return Neighbors(request.number, self.service, self._revision)
         if problem := self._problem(sender, request.entry):
             return Refused(request.number, problem)
         is_superseded = not self._announce(self._slots[sender], request.entry)
-        known = request.revision if request.service == self._service else 0
+        known = request.revision if request.service == self.service else 0
         found = [self._slots[peer] for peer in sorted(self._links[sender])]
         entries = tuple(slot.entry for slot in found if slot.entry is not None and slot.revision > known)
-        return Neighbors(request.number, self._service, self._revision, entries, is_superseded)
+        return Neighbors(request.number, self.service, self._revision, entries, is_superseded, self._keeps_records)
 
     def _problem(self, sender: int, entry: Entry) -> str:
         """Reason to refuse an entry for good; empty if there is none."""

@@ -46,8 +46,14 @@ def read_run_id(folder: Path) -> str | None:
 
     Raises UnreadableError.
     """
-    form = _FORM.fullmatch(read_if_any(folder / RUN_ID_FILE).decode("ascii", "replace"))
-    return _signed(form[1]) if form and _signed(form[1]) == f"{form[1]}-{form[2]}" else None
+    text = read_if_any(folder / RUN_ID_FILE).decode("ascii", "replace")
+    return text.strip() if is_run_id(text) else None
+
+
+def is_run_id(text: str) -> bool:
+    """Return whether a text is the id of a run, with its checksum."""
+    form = _FORM.fullmatch(text)
+    return form is not None and _signed(form[1]) == f"{form[1]}-{form[2]}"
 
 
 def run_id_of(run_dir: Path, peer_dir: Path) -> str | None:

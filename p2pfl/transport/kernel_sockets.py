@@ -48,7 +48,7 @@ def bytes_received(connection: socket.socket) -> int:
     waiting = array.array("i", [0])
     try:
         fcntl.ioctl(connection, termios.FIONREAD, waiting)
-    except OSError:
+    except (OSError, ValueError):  # another thread has just closed it: its number is -1 then
         return 0
     return int(struct.unpack_from("<Q", info, _RECEIVED_AT)[0]) - waiting[0]
 

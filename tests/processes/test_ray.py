@@ -48,6 +48,13 @@ def rounds_of(run_dir: Path, peer: str) -> int:
     return len(read_rounds(run_dir / "peers" / peer))
 
 
+def _share_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the nodes look as if another run's folder were there under this name."""
+    monkeypatch.setattr(
+        ray_launcher, "surroundings_of", lambda folder: replace(surroundings_of(folder), run_id="other")
+    )
+
+
 def test_a_swarm_on_four_nodes_ends_with_the_bits_of_one_process(
     cluster: Nodes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,10 +98,7 @@ def test_survivors_of_a_lost_node_finish(cluster: Nodes, tmp_path: Path) -> None
 def test_a_peer_comes_back_on_another_node_though_nodes_share_no_folder(
     cluster: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # As if the nodes had the folder of another run under this name.
-    monkeypatch.setattr(
-        ray_launcher, "surroundings_of", lambda folder: replace(surroundings_of(folder), run_id="other")
-    )
+    _share_no_folder(monkeypatch)
     # Its neighbors wait for the connection: so the run is not over before it is back.
     options = {**PLAIN, "rounds": 6, "restart": 1, "grace_timeout": 200.0, "round_timeout": 200.0}
     run_dir = tmp_path / "run"
@@ -111,6 +115,22 @@ def test_a_peer_comes_back_on_another_node_though_nodes_share_no_folder(
         assert "done; refused messages" in (folder / "log.txt").read_text()
         assert {path.name for path in (folder / "checkpoint").iterdir()} == {checkpoint_name(5), checkpoint_name(6)}
     assert (run_dir / "consensus.safetensors").exists()
+
+
+def test_a_peer_without_a_checkpoint_comes_back_with_its_neighbors_weights(cluster: Nodes, tmp_path: Path) -> None:
+    options = {**PLAIN, "rounds": 6, "restart": 1, "grace_timeout": 200.0, "round_timeout": 200.0, "checkpoint": False}
+    run_dir = tmp_path / "run"
+    config = RunConfig.of(**options, **SHARE, ray_address=cluster.address, run_dir=str(run_dir))
+    with lost_amid(cluster, run_dir, RING.names, 2, lambda _: {1, 2, 3}) as victims:
+        result = run(config, RING, link_delay=0.1)
+    assert result.summary["lost_peers"] == []
+    assert result.summary["restarts"] == dict.fromkeys(victims[0].names, 1)
+    last = 6 + result.summary["consensus_rounds"]
+    for name in RING.names:
+        assert [record.round for record in read_rounds(run_dir / "peers" / name)][-1] == last
+        assert "done; refused messages" in (run_dir / "peers" / name / "log.txt").read_text()
+    for name in victims[0].names:
+        assert "takes over the weights of peer" in (run_dir / "peers" / name / "log.txt").read_text()
 
 
 def test_a_coordinator_continues_without_the_client_of_a_lost_node(cluster: Nodes, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from tests.support.paths import MODELS
 from tests.support.same_bits import check_same_bits
 
 from p2pfl import RunConfig, make_topology, run_swarm
+from p2pfl.cli import main
+from p2pfl.report import summarize
 from p2pfl.topology import Topology, load_topology, save_topology
 from p2pfl.transport.keyring import make_keys
 
@@ -85,19 +87,21 @@ def test_by_folder_in_random_order_with_own_keys(tmp_path: Path, launched: Path)
     assert sorted(path.name for path in (tmp_path / "keys").iterdir()) == [f"{peer}.key" for peer in range(4)]
 
 
-def test_by_service_in_random_order_with_keys_and_token(tmp_path: Path, launched: Path) -> None:
+def test_by_service_in_random_order_with_keys_and_token_and_collected_by_it(tmp_path: Path, launched: Path) -> None:
     save_topology(RING, tmp_path / "ring.graphml")
     make_keys(tmp_path / "ring.graphml", tmp_path / "keys")
     ring = load_topology(tmp_path / "ring.graphml")
     serve = [str(tmp_path / "ring.graphml"), "--token-file", token_file(tmp_path), "--bind", "tcp://127.0.0.1:*"]
-    service = commands.start("rendezvous", *serve)
+    service = commands.start("rendezvous", *serve, "--records", str(tmp_path / "kept"))
     try:
         how = wait_for("start the peers with: ", service).partition("start the peers with: ")[2]
+        collect = wait_for("collect their records with: p2pfl ", service).partition("with: p2pfl ")[2]
         options = [*shlex.split(how), "--keys", str(tmp_path / "keys"), "--rendezvous-run", "job 7"]
         with started(tmp_path, order(8), *options, ring=ring) as peers:
             for peer in peers.values():
                 _, err = peer.communicate(timeout=SECONDS)
                 assert (peer.returncode, err) == (0, "")
+        assert main(shlex.split(collect.replace(" DIR", f" {tmp_path / 'all'}"))) == 0
         service.send_signal(signal.SIGTERM)
         out, err = service.communicate(timeout=30)
         assert (service.returncode, err) == (130, "p2pfl: interrupted\n")
@@ -108,6 +112,11 @@ def test_by_service_in_random_order_with_keys_and_token(tmp_path: Path, launched
     assert out.count("has left") == 4
     assert "all 4 peers have announced themselves" in out
     check_same_bits(tmp_path / "run", launched, RING)
+    for name in ("rounds.jsonl", "sketches.f32", "log.txt", "shard.json", "run.id", "incarnation"):
+        for folder in (tmp_path / "run" / "peers").iterdir():
+            assert (tmp_path / "all" / "peers" / folder.name / name).read_bytes() == (folder / name).read_bytes()
+    assert summarize(tmp_path / "all")["status"] == "complete"
+    assert not list((tmp_path / "kept").rglob("*.safetensors")), "no weights pass through it"
 
 
 def test_a_peer_that_never_comes_is_named(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tests.support.one_peer import (
     greeted,
     hello,
     message,
+    news,
     peer_zero,
     sends,
 )
@@ -356,3 +357,15 @@ def test_a_peer_without_weights_takes_over_its_neighbors_however_many_they_are(n
     assert done == [2]
     assert set(granted) == set(range(1, n))
     assert torch.equal(x, torch.ones(SIZE))
+
+
+def test_a_restarted_peer_does_not_take_a_greeting_to_its_earlier_start_for_an_answer() -> None:
+    """Neighbors that connect to its new address confirm the edges that they know."""
+    first = 2 << 18
+    context = replace(CONTEXT, training_rounds=9, needs_bootstrap=True, is_rejoining=True, incarnation=first)
+    peer = peer_zero(context)
+    peer.handle(Started(), 0.0)
+    for neighbor in (1, 3):
+        assert peer.handle(hello(neighbor, 1, epoch=5, heard=(1 << 18) + 1, needs=1, round=3), 0.0) == []
+    answers = [peer.handle(hello(neighbor, 3, epoch=6, heard=first, needs=3, round=3), 0.0) for neighbor in (1, 3)]
+    assert news(answers[0] + answers[1]) == ["goes straight to round 3, where its neighbors are"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.support.runs import train_record
 from p2pfl import make_topology
 from p2pfl.errors import P2PFLError
 from p2pfl.faults import FaultScript, Kill, Pause
+from p2pfl.launch import supervisor as policy
 from p2pfl.launch.base import LaunchSpec, OnReport, Outcome, WorkerHandle
 from p2pfl.launch.events import StartWorker
 from p2pfl.launch.loop import supervise
@@ -231,3 +233,42 @@ def test_an_interrupt_stops_the_workers() -> None:
     assert (outcome.status, outcome.reason, outcome.lost) == ("interrupted", "interrupted", [])
     assert listener.lines("info")[-1] == "stopping; everything so far is saved"
     assert all(worker.orders[-1] == messages.Stop() for worker in launcher.workers)
+
+
+def test_the_last_resort_is_put_off_while_files_of_ended_workers_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    timers: list[str] = []
+
+    class Timer:
+        daemon = False
+
+        def __init__(self, seconds: float, act: Callable[[], None]) -> None:
+            assert seconds == policy.STOP_SECONDS + policy.KILL_SECONDS
+
+        def start(self) -> None:
+            timers.append("start")
+
+        def cancel(self) -> None:
+            timers.append("cancel")
+
+        def join(self) -> None:
+            """Nothing runs."""
+
+    def collect(launcher: Memory, report: OnReport) -> None:
+        report(1, messages.FilesCollected(are_last=True))
+
+    def interrupt(_launcher: Memory, _report: OnReport) -> None:
+        raise KeyboardInterrupt
+
+    class Slow(Memory):
+        def start(self, order: StartWorker) -> WorkerHandle:
+            worker = super().start(order)
+            if order.worker == 1:
+                monkeypatch.setattr(worker, "send", lambda _order: None)
+            return worker
+
+    def end(launcher: Memory, _report: OnReport) -> None:
+        launcher.workers[1].exitcode = 130
+
+    monkeypatch.setattr(threading, "Timer", Timer)
+    assert launch(Slow(interrupt, collect, collect, end), Listener()).status == "interrupted"
+    assert timers == ["start", "cancel", "start", "cancel", "start", "cancel"]

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.support.helpers import small_config
+from tests.support.ray_files import filled, launched, worker
 
-from p2pfl import RunConfig, make_topology
 from p2pfl.errors import ConfigError, P2PFLError
-from p2pfl.launch import LaunchSpec
-from p2pfl.launch.ray_files import PrivateFolder, input_files
-from p2pfl.modes import assign_roles
-from p2pfl.node.messages import WorkerSpec
-from p2pfl.run.directory import create_run_dir
+from p2pfl.launch.ray_files import PrivateFolder, Supply
 from p2pfl.run.identity import read_run_id
-from p2pfl.run.mirror import Incoming
+from p2pfl.run.mirror import PIECE_BYTES, Incoming, Piece
 from p2pfl.run.paths import LOG_FILE, MODEL_FILE, ROUNDS_FILE, SUMMARY_FILE
-
-RING = make_topology("ring", 3)
 
 
 @pytest.fixture
@@ -28,24 +23,6 @@ def folder() -> Iterator[PrivateFolder]:
     made = PrivateFolder()
     yield made
     made.close()
-
-
-def launched(tmp_path: Path, **options: object) -> LaunchSpec:
-    config = small_config(run_dir=str(tmp_path / "run"), **options)
-    return LaunchSpec(assign_roles(config, RING), config, create_run_dir(RING, config), "run", "settings")
-
-
-def worker(config: RunConfig, run_dir: Path, index: int = 1) -> WorkerSpec:
-    return WorkerSpec(config, run_dir, Path("/no/data"), index, "run", "settings", "tcp://*:*")
-
-
-def filled(folder: PrivateFolder, spec: LaunchSpec, index: int = 1) -> WorkerSpec:
-    """Specification of a worker that has got the launcher's files."""
-    files = input_files(spec, index)
-    while pieces := files.take():
-        folder.put(pieces)
-    folder.put([])
-    return folder.wait(worker(spec.config, spec.run_dir, index))
 
 
 def test_a_worker_gets_what_it_reads_and_nothing_of_others(tmp_path: Path, folder: PrivateFolder) -> None:
@@ -99,3 +76,32 @@ def test_a_fault_script_needs_a_shared_folder(tmp_path: Path, folder: PrivateFol
     spec = launched(tmp_path, faults=str(script))
     with pytest.raises(ConfigError, match=r"needs a run directory that all nodes share"):
         folder.wait(worker(spec.config, spec.run_dir))
+
+
+def test_batches_that_are_lost_or_come_twice_are_made_up_for(tmp_path: Path, folder: PrivateFolder) -> None:
+    spec = launched(tmp_path)
+    large = b"".join(b"%08d" % number for number in range(3 * PIECE_BYTES // 8))
+    (spec.peer_dir(1) / "checkpoint").mkdir()
+    (spec.peer_dir(1) / "checkpoint" / "round-000001.safetensors").write_bytes(large)
+    files, known = Supply(spec, 1), -1
+    while (number := folder.wanted(known, 0.0)) is not None:
+        lost = files.batch(number)
+        batch = files.batch(number)
+        assert batch == lost, "asked for again, it is the same"
+        folder.put(number, batch)
+        folder.put(number, batch)
+        known = number
+    there = folder.wait(worker(spec.config, spec.run_dir)).run_dir
+    assert (there / "peers" / "1" / "checkpoint" / "round-000001.safetensors").read_bytes() == large
+
+
+def test_files_that_cannot_be_written_end_the_worker_with_their_folder_s_name(
+    tmp_path: Path, folder: PrivateFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Incoming, "put", full)
+    folder.put(0, [Piece("config.toml", content=b"x", size=1)])
+    with pytest.raises(P2PFLError, match=r"the launcher's files: .*No space left"):
+        folder.wait(worker(small_config(), tmp_path))

@@ -354,6 +354,35 @@ def test_workers_that_do_not_stop_are_killed_and_those_that_hang_given_up() -> N
     assert case.supervisor.is_finished
 
 
+def test_files_that_ended_workers_have_left_are_waited_for_as_long_as_they_come() -> None:
+    case = Case(gossip()).begin()
+    case.tell(ev.Interrupted())
+    for turn in range(4):  # far longer than workers have to stop
+        done = case.tell(ev.LastFilesReceived(0), then=STOP_SECONDS - 1)
+        assert ev.PutOffKill() in done
+        assert ev.KillAll() not in done
+        lines = [action.text for action in done if isinstance(action, ev.ShowLine)]
+        assert ["collecting the last files" in line for line in lines] == [True] * (turn == 0), "said once"
+    assert ev.KillAll() in case.tell(ev.MessageReceived(0), then=2.0), "messages alone put nothing off"
+    assert case.tell(ev.LastFilesReceived(0)) == []
+
+
+def test_a_second_interrupt_gives_up_the_files() -> None:
+    case = Case(gossip()).begin()
+    case.tell(ev.Interrupted())
+    case.tell(ev.LastFilesReceived(0))
+    assert ev.KillAll() in case.tell(ev.Interrupted())
+
+
+def test_a_coordinator_s_last_files_are_waited_for_after_the_run() -> None:
+    case = Case(federated()).begin()
+    case.tell(ev.Finished(3), then=STOP_SECONDS + 1)
+    assert case.supervisor.is_shutting_down
+    assert ev.KillAll() not in case.tell(ev.LastFilesReceived(3), then=STOP_SECONDS - 1)
+    case.tell(*(ev.Exited(worker, 0, "") for worker in range(4)))
+    assert case.supervisor.is_finished
+
+
 def test_a_shutdown_that_was_ordered_happens_once() -> None:
     case = Case(gossip()).begin()
     assert case.supervisor.shutdown(case.now) == [ev.Shutdown()]

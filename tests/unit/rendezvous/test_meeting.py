@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,9 +16,11 @@ from p2pfl.protocol import wire
 from p2pfl.protocol.events import Received, Reconnected, Refused, TransportEvent
 from p2pfl.rendezvous.address import announced
 from p2pfl.rendezvous.book import Book, News
+from p2pfl.rendezvous.directory import DirectoryError, Found
 from p2pfl.rendezvous.entry import Entry, process_name
 from p2pfl.rendezvous.folder import Folder
 from p2pfl.rendezvous.meeting import Meeting, RendezvousTransport
+from p2pfl.rendezvous.upload import Upload, UploadRefusedError
 from p2pfl.transport import Keys
 
 PAIR = make_topology("path", 2)
@@ -138,3 +140,75 @@ def test_an_address_that_leads_nowhere_ends_no_peer(tmp_path: Path, address: str
         assert here.send(1, hello(0)) >= 0
         here.poll(0.05)
         assert zero.meeting.whereabouts([1]) == f"peer b at {address}"
+
+
+class Keeping:
+    """A directory that keeps records, until it fails as the test says."""
+
+    where = "tcp://10.0.0.1:7300"
+
+    def __init__(self, *failures: Exception) -> None:
+        self.failures = list(failures)
+        self.parts = 0
+        self.left = 0
+        self.calls: list[str] = []
+
+    def exchange(self, own: Entry, neighbors: Collection[int], stopped: Callable[[], bool]) -> Found:
+        return Found()
+
+    def record(self, upload: Upload, stopped: Callable[[], bool]) -> bool:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.left -= self.left > 0
+        self.parts += 1
+        self.calls.append("record")
+        return self.left > 0
+
+    def withdraw(self, own: Entry) -> None:
+        self.calls.append("withdraw")
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+RECORDING = (
+    f"sends its records (its settings, rounds, label counts and log; no weights) to {Keeping.where}, which keeps them"
+)
+
+
+def kept(directory: Keeping, tmp_path: Path, leave: Callable[[], object]) -> list[str]:
+    """Lines of a peer whose records are kept, to its end."""
+    own = Entry(peer=0, address="", identity=RUN, process=process_name())
+    said = list[News]()
+    with Meeting(directory, Book(RUN, {1: "b"}), own, announced("127.0.0.1", {}), said.append) as meeting:
+        meeting.keep_records(tmp_path, tmp_path / "peers" / "0")
+        with contextlib.closing(meeting.open(10.0, None)) as transport:
+            until([transport], lambda _: len(said) > 1, lambda: None)
+        leave()
+    return [line.text for line in said[1:]]
+
+
+def test_the_last_records_are_sent_before_the_announcement_is_withdrawn(tmp_path: Path) -> None:
+    directory = Keeping()
+    directory.left = 2
+    assert kept(directory, tmp_path, lambda: setattr(directory, "left", 40)) == [RECORDING]
+    assert directory.left == 0
+    assert directory.calls[-3:] == ["record", "withdraw", "close"]
+
+
+def test_a_service_that_is_gone_at_the_end_is_said_with_what_helps(tmp_path: Path) -> None:
+    directory = Keeping()
+    directory.left = 2
+    gone = [DirectoryError("no answer")] * 9
+    said = kept(directory, tmp_path, lambda: directory.failures.extend(gone))
+    assert said[-1] == (
+        "its last records have not reached the service: no answer; name this peer's run directory to p2pfl collect, "
+        "besides the service"
+    )
+    assert directory.calls[-2:] == ["withdraw", "close"]
+
+
+def test_records_that_are_refused_are_said_once_and_end_no_peer(tmp_path: Path) -> None:
+    directory = Keeping(UploadRefusedError("no room"))
+    assert kept(directory, tmp_path, lambda: None) == [f"{directory.where} does not keep this peer's records: no room"]
+    assert directory.parts == 0

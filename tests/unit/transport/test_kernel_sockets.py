@@ -16,7 +16,7 @@ import zmq
 
 from p2pfl.errors import Refusal
 from p2pfl.transport.admission import STRANGERS, Admission
-from p2pfl.transport.kernel_sockets import duplicate_accepted, duplicate_connected
+from p2pfl.transport.kernel_sockets import bytes_received, duplicate_accepted, duplicate_connected
 
 
 @pytest.fixture
@@ -119,3 +119,21 @@ def test_connections_that_have_ended_are_not_surplus_however_much_news_there_is(
     assert len(admission.connections()) == 1
     news.close()
     context.term()
+
+
+class _ClosedAmid(socket.socket):
+    """A connection that another thread closes as soon as it has been asked."""
+
+    def getsockopt(self, *which: int) -> bytes:  # type: ignore[override]
+        found = super().getsockopt(*which)
+        self.close()
+        return found  # type: ignore[return-value]
+
+
+def test_a_connection_that_is_closed_while_it_is_measured_has_received_nothing(
+    stack: ExitStack, tmp_path: Path
+) -> None:
+    server, _ = listening(stack, tmp_path, "tcp")
+    client, _ = dialled(stack, server)
+    with _ClosedAmid(fileno=client.detach()) as end:
+        assert bytes_received(end) == 0
