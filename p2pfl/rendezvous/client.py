@@ -13,7 +13,17 @@ from p2pfl.errors import ConfigError
 from p2pfl.rendezvous.directory import DirectoryError, Found
 from p2pfl.rendezvous.entry import Entry
 from p2pfl.rendezvous.token_keys import from_hex, peer_pair
-from p2pfl.rendezvous.wire import Announce, Answer, Refused, Request, Withdraw, answer_bytes, decode_answer, encode
+from p2pfl.rendezvous.wire import (
+    Announce,
+    Answer,
+    Query,
+    Refused,
+    Request,
+    Withdraw,
+    answer_bytes,
+    decode_answer,
+    encode,
+)
 
 ANSWER_SECONDS = 3.0  # after which the connection is made again
 FAREWELL_SECONDS = 1.0  # for the answer to a withdrawal
@@ -52,6 +62,13 @@ class ServiceClient:
             raise ConfigError(f"--rendezvous {self.where}: {answer.reason}")
         self._service, self._revision = answer.service, answer.revision
         return Found(answer.entries, is_superseded=answer.is_superseded)
+
+    def occupant(self, own: Entry, stopped: Callable[[], bool]) -> Entry | None:
+        """As in the interface."""
+        self._number += 1
+        answer = self._ask(Query(self._number), ANSWER_SECONDS, stopped)
+        found = () if isinstance(answer, Refused) else answer.entries
+        return next((entry for entry in found if entry.peer == own.peer and entry.process != own.process), None)
 
     def withdraw(self, own: Entry) -> None:
         """As in the interface."""

@@ -42,6 +42,9 @@ class Directory(Protocol):
         it never will be.
         """
 
+    def occupant(self, own: Entry, stopped: Callable[[], bool]) -> Entry | None:
+        """Entry of another process that is, or was, this peer. Raises DirectoryError."""
+
     def withdraw(self, own: Entry) -> None:
         """Remove this process's entry, if it is there still. Raises DirectoryError."""
 

@@ -56,6 +56,12 @@ class Folder:
                 unreadable[peer] = problem
         return Found(tuple(entries), unreadable, mine.process != own.process, replaced)
 
+    def occupant(self, own: Entry, stopped: Callable[[], bool] = lambda: False) -> Entry | None:
+        """As in the interface."""
+        self._refresh()
+        entry, _ = self._read(own.peer)
+        return entry if entry is not None and entry.process != own.process else None
+
     def withdraw(self, own: Entry) -> None:
         """As in the interface."""
         entry, _ = self._read(own.peer)

@@ -58,7 +58,7 @@ class Service:
         links = {peer: frozenset(nx.all_neighbors(topology.graph, peer)) for peer in range(topology.n)}
         self._state = DirectoryState(topology_digest(topology), links)
         self._say = say
-        self._is_complete = False
+        self._is_complete = self._is_probed = False
         self._refused: Counter[str] = Counter()
         self._reported = time.monotonic()
         keys = Keys(*pair, {peer: peer_pair(token, peer)[0] for peer in range(topology.n)})
@@ -90,7 +90,12 @@ class Service:
         self._watchdog.measure()
         drained = self._receive() if self._router.poll(math.ceil(1000 * seconds)) else True
         self._watchdog.enforce(drained)
-        self._refused.update(f"{one.code}: {one.detail}" for one in self._admission.refusals())
+        for one in self._admission.refusals():
+            if one.code is not Refusal.UNFINISHED:
+                self._refused[f"{one.code}: {one.detail}"] += 1
+            elif not self._is_probed:  # once: a probe of the port, as of Kubernetes, comes every few seconds
+                self._is_probed = True
+                self._refused[f"{one.code}: {one.detail}; no more is said of such"] += 1
         self._report()
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from p2pfl.rendezvous.entry import VERSION, Entry, process_name
-from p2pfl.rendezvous.wire import Answer, Neighbors, Refused, Request, Withdraw
+from p2pfl.rendezvous.wire import Answer, Neighbors, Query, Refused, Request, Withdraw
 
 _REPLACED = 16  # processes of a peer that are remembered as replaced
 
@@ -47,6 +47,9 @@ class DirectoryState:
 
     def handle(self, sender: int, request: Request) -> Answer:
         """Answer a request of a peer, which its connection has proven to be."""
+        if isinstance(request, Query):
+            own = self._slots[sender].entry
+            return Neighbors(request.number, self._service, self._revision, () if own is None else (own,))
         if isinstance(request, Withdraw):
             slot = self._slots[sender]
             if slot.entry is not None and slot.entry.process == request.process:
