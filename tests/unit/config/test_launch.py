@@ -132,6 +132,19 @@ def test_a_cluster_that_does_not_start_is_reported_with_a_remedy(monkeypatch: py
         connected(LaunchConfig("ray"), 4, Path()).__enter__()
 
 
+def test_a_cluster_that_refuses_the_connection_may_ask_for_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray", reason="the extra ray is not installed")
+
+    def init(**_: object) -> None:
+        raise ConnectionError("Failed to connect to Ray cluster")  # as Ray does without the cluster's token
+
+    monkeypatch.setattr(ray, "init", init)
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        options = LaunchConfig("ray", f"127.0.0.1:{head.getsockname()[1]}")
+        with pytest.raises(ConfigError, match="and set RAY_AUTH_MODE=token where it asks for a token"):
+            connected(options, 4, Path()).__enter__()
+
+
 def test_a_dry_run_refuses_gpus_that_this_machine_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
     options = LaunchConfig(launcher="ray", gpus_per_peer=0.5)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
