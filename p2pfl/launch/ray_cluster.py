@@ -72,8 +72,8 @@ def _connect(options: LaunchConfig, processes: int, folder: Path) -> None:
             ) from error
         raise ConfigError(
             f"--ray-address {options.ray_address}: no cluster that can be used: {_shown(error)}; start one with "
-            "`ray start --head` and the same versions of Python and Ray, and set RAY_AUTH_MODE=token where it asks for a "
-            "token"
+            "`ray start --head` and the same versions of Python and Ray, and set RAY_AUTH_MODE=token where it asks for "
+            "a token"
         ) from error
 
 

@@ -136,7 +136,7 @@ def test_a_cluster_that_refuses_the_connection_may_ask_for_a_token(monkeypatch: 
     ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 
     def init(**_: object) -> None:
-        raise ConnectionError("Failed to connect to Ray cluster")  # as Ray does without the cluster's token
+        raise ConnectionError("Failed to connect to Ray cluster")  # as Ray does if the cluster's token is missing
 
     monkeypatch.setattr(ray, "init", init)
     with socket.create_server(("127.0.0.1", 0)) as head:
