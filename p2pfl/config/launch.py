@@ -34,5 +34,5 @@ class LaunchConfig:
             check(share <= 1 or share == int(share), name, share, "must be at most 1, or a whole number")
         address = "auto" if self.ray_address is None else self.ray_address
         host, _, port = address.rpartition(":")
-        known = address == "auto" or (bool(host) and is_count(port) and 0 < int(port) < 65536)
+        known = address == "auto" or (bool(host) and "/" not in host and is_count(port) and 0 < int(port) < 65536)
         check(known, "ray_address", address, "must be auto, or HOST:PORT of the cluster's head")

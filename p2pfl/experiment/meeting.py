@@ -22,6 +22,7 @@ from p2pfl.topology import Topology
 from p2pfl.transport import Credentials, Keys, Token, keyring
 
 _TCP = "tcp://"
+_FORMS = "must be tcp://HOST:PORT, as p2pfl rendezvous prints it, or a folder"
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ def check_meeting(topology: Topology, index: int, config: RunConfig, announce: s
         raise ConfigError("--transport ipc: means nothing with --rendezvous, which is for tcp; leave it out")
     if where.startswith(_TCP):
         _check_service(exchange)
+    elif _is_misspelled(where):
+        raise ConfigError(f"--rendezvous {where}: {_FORMS}")
     elif exchange.rendezvous_key is not None:
         raise ConfigError(f"--rendezvous-key: means nothing with a folder ({where}); leave it out")
     found = announced(announce, topology.graph.nodes[index], _service_host(where))
@@ -125,7 +128,7 @@ def link_credentials(
 def _check_service(exchange: ExchangeConfig) -> None:
     where = str(exchange.rendezvous)
     if not is_address(where):
-        raise ConfigError(f"--rendezvous {where}: must be tcp://HOST:PORT, as p2pfl rendezvous prints it, or a folder")
+        raise ConfigError(f"--rendezvous {where}: {_FORMS}")
     if exchange.rendezvous_key is None:
         raise ConfigError(
             f"--rendezvous {where}: needs its public key (--rendezvous-key), as p2pfl rendezvous prints it"
@@ -135,6 +138,15 @@ def _check_service(exchange: ExchangeConfig) -> None:
             f"--rendezvous {where}: admits only peers with its token; give all the same (--token-file FILE, made by: "
             f"{keyring.MAKE_TOKEN})"
         )
+
+
+def _is_misspelled(where: str) -> bool:
+    """Whether a path is an address with a slip, rather than a folder.
+
+    Peers would wait in such a folder for nobody.
+    """
+    looks_so = "://" in where or where.lower().startswith("tcp:") or is_address(f"{_TCP}{where}")
+    return not where.strip() or (looks_so and not Path(where).is_dir())
 
 
 def _check_secrets(name: str, host: str, exchange: ExchangeConfig) -> None:

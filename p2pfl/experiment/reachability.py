@@ -14,7 +14,7 @@ from p2pfl.experiment.meeting import addresses, link_credentials, open_meeting
 from p2pfl.modes import Roles, assign_roles
 from p2pfl.protocol.reachability import Reachability
 from p2pfl.rendezvous.book import News, host_of
-from p2pfl.rendezvous.meeting import Meeting, RendezvousTransport
+from p2pfl.rendezvous.meeting import RendezvousTransport
 from p2pfl.run.fingerprint import run_fingerprint
 from p2pfl.run.settings import resolve
 from p2pfl.topology import Topology
@@ -22,6 +22,7 @@ from p2pfl.transport import ZmqTransport
 
 _POLL_SECONDS = 0.1
 _NOT_REACHED = {
+    "unknown": "not looked for",
     "none": "not reached (no connection: nothing listens there, or a firewall is in between)",
     "connected": "not reached (it does not admit this peer: other keys or token, or another program)",
     "admitted": "not known to be reached (it admits this peer, and does not say that it hears it)",
@@ -35,12 +36,16 @@ def _print_line(text: str) -> None:
 
 @dataclass
 class _Check:
-    """A check under way: its protocol, its open sockets, and where neighbors are."""
+    """A check under way: its protocol, its open sockets, and where neighbors are.
+
+    `is_known`: whether a neighbor has an address to be tried.
+    """
 
     protocol: Reachability
     transport: ZmqTransport | RendezvousTransport
     names: dict[int, str]
     where: Callable[[int], str]
+    is_known: Callable[[int], bool]
 
     def is_good(self, neighbor: int) -> bool:
         """Whether a neighbor is reached, and has reached this peer."""
@@ -53,7 +58,8 @@ class _Check:
             at_work = ", which is at work" if neighbor in self.protocol.working else ""
             return f"{self.where(neighbor)}{at_work}: reachable both ways"
         stage = self.transport.stage(neighbor)
-        there = "reached" if self.protocol.is_reached(neighbor, stage == "admitted") else _NOT_REACHED[stage]
+        told = stage if self.is_known(neighbor) else "unknown"
+        there = "reached" if self.protocol.is_reached(neighbor, stage == "admitted") else _NOT_REACHED[told]
         heard = neighbor in self.protocol.heard
         return f"{self.where(neighbor)}: {there}, and {'reaches' if heard else 'has not reached'} this peer"
 
@@ -116,24 +122,21 @@ def _opened(  # a context's stack beside what a peer is
         credentials, _ = link_credentials(topology, index, config.exchange, links)
         transport = ZmqTransport(endpoints[index], config.exchange.grace_timeout, credentials)
         say(f"listens at {endpoints[index]}")
-        where = _in_file(names, endpoints)
+        where, is_known = _in_file(names, endpoints), lambda _: True
     else:
         meets = open_meeting(roles, index, config, announced, lambda news: say(_text(news)))
-        held.enter_context(meets.meeting)
+        meeting = held.enter_context(meets.meeting)
+        meeting.give_way()
         transport = meets.open()
-        where = _in_directory(meets.meeting)
+        where, is_known = meeting.place, lambda neighbor: neighbor in meeting.places
     held.enter_context(contextlib.closing(transport))
     transport.connect({neighbor: endpoints[neighbor] for neighbor in names}, 0)
     run = f"check-{run_fingerprint(roles, config)[:32]}"
-    return _Check(Reachability(index, names, run), transport, names, where)
+    return _Check(Reachability(index, names, run), transport, names, where, is_known)
 
 
 def _in_file(names: Mapping[int, str], endpoints: Mapping[int, str]) -> Callable[[int], str]:
     return lambda peer: f"peer {names[peer]} at {_known(endpoints[peer])}"
-
-
-def _in_directory(meeting: Meeting) -> Callable[[int], str]:
-    return lambda peer: meeting.whereabouts([peer])
 
 
 def _text(news: News) -> str:

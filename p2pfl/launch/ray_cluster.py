@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,38 +49,74 @@ def connected(options: LaunchConfig, processes: int, folder: Path) -> Iterator[N
 def _connect(options: LaunchConfig, processes: int, folder: Path) -> None:
     import ray
 
-    if options.ray_address not in (None, "auto"):
-        _check_answers(str(options.ray_address))
+    if options.ray_address is not None:
+        _check_answers(options.ray_address, _found(options.ray_address))
     _silence()
     settings: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": False}
     if options.ray_address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster that lives as long as the run
-        cpus = max(os.cpu_count() or 1, math.ceil(processes * options.cpus_per_peer))
-        settings |= {"num_cpus": cpus, "object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
+        settings |= {
+            "num_cpus": _cpus_here(options, processes),
+            "object_store_memory": _OBJECT_STORE_BYTES,
+            "include_dashboard": False,
+        }
         if len(str(folder)) <= _LONGEST_PATH:
             settings["_temp_dir"] = str(folder / "ray")
     try:
         ray.init(address=options.ray_address or "local", **settings)
     except Exception as error:
         if options.ray_address is None:
-            raise P2PFLError(f"--launcher ray: no cluster could be started on this machine: {_shown(error)}") from error
+            raise P2PFLError(
+                f"--launcher ray: no cluster could be started on this machine: {_shown(error)}",
+                remedy="where the machine is too busy, start one with `ray start --head`, and add --ray-address auto",
+            ) from error
         raise ConfigError(
             f"--ray-address {options.ray_address}: no cluster that can be used: {_shown(error)}; start one with "
-            "`ray start --head` and the same versions of Python and Ray"
+            "`ray start --head` and the same versions of Python and Ray, and set RAY_AUTH_MODE=token where it asks for "
+            "a token"
         ) from error
 
 
-def _check_answers(address: str) -> None:
+def _cpus_here(options: LaunchConfig, processes: int) -> int:
+    """CPUs of a cluster that is started on this machine: room for all processes."""
+    return max(os.cpu_count() or 1, math.ceil(processes * options.cpus_per_peer))
+
+
+def _found(address: str) -> str:
+    """Address that `auto` stands for; any other address itself.
+
+    `auto` where Ray finds none, and says why when it is asked to connect. Raises ConfigError for a RAY_ADDRESS of
+    another form.
+    """
+    if address != "auto":
+        return address
+    named = os.environ.get("RAY_ADDRESS", "")
+    if "://" in named:
+        raise ConfigError(f"--ray-address auto: RAY_ADDRESS is {named}; it must be HOST:PORT of the cluster's head")
+    if named:
+        return named
+    with contextlib.suppress(Exception):
+        from ray._private.services import canonicalize_bootstrap_address
+
+        return canonicalize_bootstrap_address("auto") or address
+    return address
+
+
+def _check_answers(option: str, address: str) -> None:
     """Raise ConfigError if nothing listens at an address.
 
-    Ray itself would wait for minutes.
+    `option`: value of --ray-address that stands for it. Ray itself would wait for minutes, in which no signal is
+    handled.
     """
     host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        return
     try:
         socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS).close()
     except OSError as error:
         why = error.strerror or str(error)
-        raise ConfigError(f"--ray-address {address}: no cluster answers there ({why}); see `ray status`") from None
+        where = "there" if option == address else f"at {address}"
+        raise ConfigError(f"--ray-address {option}: no cluster answers {where} ({why}); see `ray status`") from None
 
 
 def _shown(error: Exception) -> str:
@@ -129,9 +165,13 @@ def is_lost(node: str) -> bool:
     return all(other["NodeID"] != node for other in nodes())
 
 
-def check_room(options: LaunchConfig, processes: int) -> None:
-    """Raise ConfigError if the cluster, were it idle, had no room for all processes."""
-    share, here = share_of(options), [node["Resources"] for node in nodes()]
+def check_room(options: LaunchConfig, processes: int, here: Sequence[Mapping[str, float]] | None = None) -> None:
+    """Raise ConfigError if the cluster, were it idle, had no room for all processes.
+
+    `here`: resources of its nodes, by default those of the cluster that is connected.
+    """
+    share = share_of(options)
+    here = [node["Resources"] for node in nodes()] if here is None else here
     fitting = sum(min(int(node.get(kind, 0.0) / asked + 1e-6) for kind, asked in share.items()) for node in here)
     if fitting < processes:
         raise ConfigError(
@@ -149,6 +189,9 @@ def describe(options: LaunchConfig, processes: int) -> str:
     placed = "spread" if options.placement == "spread" else "packed"
     asked = f"{counted(processes, 'process')} of {_listed(share)}, {placed}"
     if options.ray_address is None:
+        import torch
+
+        check_room(options, processes, [{"CPU": _cpus_here(options, processes), "GPU": torch.cuda.device_count()}])
         return f"one node on this machine, for this run; asked: {asked}"
     import ray
 
@@ -159,7 +202,7 @@ def describe(options: LaunchConfig, processes: int) -> str:
         return f"{_size([node['Resources'] for node in nodes()])}, of which {left} are free; asked: {asked}"
 
 
-def _size(resources: list[dict[str, float]]) -> str:
+def _size(resources: Sequence[Mapping[str, float]]) -> str:
     cpus, gpus = (sum(node.get(kind, 0.0) for node in resources) for kind in ("CPU", "GPU"))
     return f"{counted(len(resources), 'node')} with {cpus:g} CPU and {gpus:g} GPU"
 

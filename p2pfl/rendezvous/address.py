@@ -8,6 +8,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from p2pfl.errors import ConfigError
 from p2pfl.rendezvous.entry import is_address
@@ -16,6 +17,7 @@ _HOST_AND_PORT = re.compile(
     r"\[(?P<six>[^\]]+)\](?::(?P<port6>[0-9]{1,5}))?|(?P<host>[^:\[\]]+)(?::(?P<port>[0-9]{1,5}))?"
 )
 _ELSEWHERE = ("192.0.2.1", 9)  # an address of RFC 5737: which of ours would send there? Nothing is sent
+_CONNECT_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,16 @@ def is_own(host: str) -> bool:
             probe.bind(place)
             return True
     return False
+
+
+def listens(address: str) -> bool:
+    """Return whether a connection to `tcp://HOST:PORT` opens."""
+    place = urlsplit(address)
+    try:
+        socket.create_connection((place.hostname, place.port), _CONNECT_SECONDS).close()
+    except (OSError, UnicodeError, ValueError):
+        return False
+    return True
 
 
 def bracketed(host: str) -> str:

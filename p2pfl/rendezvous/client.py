@@ -19,6 +19,7 @@ from p2pfl.rendezvous.wire import (
     Announce,
     Answer,
     Neighbors,
+    Query,
     Refused,
     Request,
     Withdraw,
@@ -76,6 +77,13 @@ class ServiceClient:
             return False
         self._number += 1
         return upload.step(self.ask, self._number, ANSWER_SECONDS, stopped)
+
+    def occupant(self, own: Entry, stopped: Callable[[], bool]) -> Entry | None:
+        """As in the interface."""
+        self._number += 1
+        answer = self.ask(Query(self._number), ANSWER_SECONDS, stopped)
+        found = answer.entries if isinstance(answer, Neighbors) else ()
+        return next((entry for entry in found if entry.peer == own.peer and entry.process != own.process), None)
 
     def withdraw(self, own: Entry) -> None:
         """As in the interface."""

@@ -53,6 +53,9 @@ class Directory(Protocol):
         Raises DirectoryError where that is not possible now, UploadRefusedError where they are not taken.
         """
 
+    def occupant(self, own: Entry, stopped: Callable[[], bool]) -> Entry | None:
+        """Entry of another process that is, or was, this peer. Raises DirectoryError."""
+
     def withdraw(self, own: Entry) -> None:
         """Remove this process's entry, if it is there still. Raises DirectoryError."""
 

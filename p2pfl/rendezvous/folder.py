@@ -61,6 +61,12 @@ class Folder:
         """Send nothing: who shares a folder can share the run directory."""
         return False
 
+    def occupant(self, own: Entry, stopped: Callable[[], bool] = lambda: False) -> Entry | None:
+        """As in the interface."""
+        self._refresh()
+        entry, _ = self._read(own.peer)
+        return entry if entry is not None and entry.process != own.process else None
+
     def withdraw(self, own: Entry) -> None:
         """As in the interface."""
         entry, _ = self._read(own.peer)

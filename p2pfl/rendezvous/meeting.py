@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from p2pfl.errors import ConfigError, P2PFLError, Refusal, TransportError, unforeseen
 from p2pfl.protocol.events import Refused, TransportEvent
 from p2pfl.protocol.wire import Message
-from p2pfl.rendezvous.address import Announced
+from p2pfl.rendezvous.address import Announced, listens
 from p2pfl.rendezvous.book import Book, News, Place
 from p2pfl.rendezvous.directory import Directory, DirectoryError, Found
 from p2pfl.rendezvous.entry import Entry
@@ -56,6 +56,7 @@ class Meeting:
         self._is_superseded = False
         self._upload: Upload | None = None
         self._is_recording = False
+        self._gives_way = False
 
     def __enter__(self) -> Meeting:
         return self
@@ -78,7 +79,25 @@ class Meeting:
     def whereabouts(self, peers: Iterable[int]) -> str:
         """Places at which some neighbors were looked for, on one line."""
         trouble = f" ({self._trouble})" if self._trouble else ""
+        if self._is_superseded:
+            trouble += f" ({self._superseded})"
         return self._book.whereabouts(peers) + trouble
+
+    @property
+    def _superseded(self) -> str:
+        return f"another process has announced itself as this peer in {self._directory.where} since"
+
+    def give_way(self) -> None:
+        """Announce nothing where another process is this peer, and at work.
+
+        `places` then raises ConfigError. A restart takes the place of the process before it. A check must not: it would
+        draw a run's links to itself.
+        """
+        self._gives_way = True
+
+    def place(self, neighbor: int) -> str:
+        """Place of a neighbor in words, without the directory's trouble."""
+        return self._book.whereabouts([neighbor])
 
     def open(self, grace: float, credentials: Credentials | None) -> RendezvousTransport:
         """Open the peer's sockets, and announce them.
@@ -166,6 +185,8 @@ class Meeting:
 
     def _look(self) -> None:
         try:
+            if self._gives_way:
+                self._refuse_occupied()
             found = self._directory.exchange(self._own, self._book.names, self._closed.is_set)
         except ConfigError as error:
             self._failure = error
@@ -181,6 +202,16 @@ class Meeting:
             self._take(found)
         self._wake()
 
+    def _refuse_occupied(self) -> None:
+        """Raise ConfigError where another process is this peer, and listens."""
+        other = self._directory.occupant(self._own, self._closed.is_set)
+        if other is not None and other.address != self._own.address and listens(other.address):
+            raise ConfigError(
+                f"another process is this peer, and listens at {other.address} (announced in {self._directory.where})",
+                remedy="a check would take its place in the run; stop that process first",
+            )
+        self._gives_way = False
+
     def _take(self, found: Found) -> None:
         news = self._book.take(found.entries)
         for peer, problem in found.unreadable.items():
@@ -189,8 +220,7 @@ class Meeting:
             again = "--rendezvous-run NAME tells the starts of a run apart"
             news.append(News(f"replaces its entry of an earlier start, {found.replaced.address}; {again}"))
         if found.is_superseded and not self._is_superseded:
-            other = f"another process has announced itself as this peer in {self._directory.where} since"
-            news.append(News(f"{other}; start each peer once", matters=True))
+            news.append(News(f"{self._superseded}; start each peer once", matters=True))
         self._is_superseded = found.is_superseded
         for one in news:
             self._say(one)

@@ -27,6 +27,7 @@ from p2pfl.rendezvous.wire import (
     Announce,
     Answer,
     Browse,
+    Query,
     Refused,
     Request,
     Store,
@@ -80,7 +81,7 @@ class Service:
         links = {peer: frozenset(nx.all_neighbors(topology.graph, peer)) for peer in range(topology.n)}
         self._state = DirectoryState(topology_digest(topology), links, archive is not None)
         self._say = say
-        self._is_complete = False
+        self._is_complete = self._is_probed = False
         self._refused: Counter[str] = Counter()
         self._reported = time.monotonic()
         peers = {peer: peer_pair(token, peer)[0] for peer in range(topology.n)}
@@ -113,7 +114,12 @@ class Service:
         self._watchdog.measure()
         drained = self._receive() if self._router.poll(math.ceil(1000 * seconds)) else True
         self._watchdog.enforce(drained)
-        self._refused.update(f"{one.code}: {one.detail}" for one in self._admission.refusals())
+        for one in self._admission.refusals():
+            if one.code is not Refusal.UNFINISHED:
+                self._refused[f"{one.code}: {one.detail}"] += 1
+            elif not self._is_probed:  # once: a probe of the port, as of Kubernetes, comes every few seconds
+                self._is_probed = True
+                self._refused[f"{one.code}: {one.detail}; no more is said of such"] += 1
         self._report()
 
     def close(self) -> None:
@@ -159,7 +165,7 @@ class Service:
         The number of a collector is the one after the peers'.
         """
         is_collector = sender == len(self._names)
-        if isinstance(request, Announce | Withdraw):
+        if isinstance(request, Announce | Query | Withdraw):
             if is_collector:
                 return Refused(request.number, "a collector is no peer")
             before = self._state.entry(sender)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from p2pfl.rendezvous.entry import VERSION, Entry, process_name
-from p2pfl.rendezvous.wire import Announce, Neighbors, Refused, Withdraw
+from p2pfl.rendezvous.wire import Announce, Neighbors, Query, Refused, Withdraw
 
 _REPLACED = 16  # processes of a peer that are remembered as replaced
 
@@ -46,8 +46,11 @@ class DirectoryState:
         """Entry of a peer; None where it is not announced."""
         return self._slots[peer].entry
 
-    def handle(self, sender: int, request: Announce | Withdraw) -> Neighbors | Refused:
+    def handle(self, sender: int, request: Announce | Query | Withdraw) -> Neighbors | Refused:
         """Answer a request of a peer, which its connection has proven to be."""
+        if isinstance(request, Query):
+            own = self._slots[sender].entry
+            return Neighbors(request.number, self.service, self._revision, () if own is None else (own,))
         if isinstance(request, Withdraw):
             slot = self._slots[sender]
             if slot.entry is not None and slot.entry.process == request.process:

@@ -38,6 +38,13 @@ class Announce(msgspec.Struct, frozen=True, tag=True):
     """Revision of the directory that the peer knows."""
 
 
+class Query(msgspec.Struct, frozen=True, tag=True):
+    """Question for the entry of the asking peer itself."""
+
+    number: _Count
+    """Number of the request, which its answer repeats."""
+
+
 class Withdraw(msgspec.Struct, frozen=True, tag=True):
     """Withdrawal of a peer's entry, if it is that of this process."""
 
@@ -159,7 +166,7 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     """Reason, and what helps."""
 
 
-Request = Announce | Withdraw | Store | Browse | Fetch
+Request = Announce | Query | Withdraw | Store | Browse | Fetch
 Answer = Neighbors | Stored | Listing | Part | Refused
 encode = msgspec.msgpack.Encoder().encode
 _decode_request: Callable[[bytes], Request] = msgspec.msgpack.Decoder(Request).decode
@@ -186,5 +193,5 @@ def decode_answer(data: bytes) -> Answer | None:
 
 
 def answer_bytes(neighbors: int) -> int:
-    """Bytes at most of an answer about so many neighbors."""
-    return ENTRY_BYTES * neighbors + 1024
+    """Bytes at most of an answer about so many neighbors, or about the peer itself."""
+    return ENTRY_BYTES * max(neighbors, 1) + 1024

@@ -29,6 +29,7 @@ from p2pfl.run.paths import (
     PARTITION_STEM,
     ROUNDS_FILE,
     RUN_ID_FILE,
+    SKETCHES_FILE,
     SUMMARY_FILE,
     peer_dir,
     peer_dirs,
@@ -36,6 +37,7 @@ from p2pfl.run.paths import (
 )
 from p2pfl.run.pieces import Piece, check_one_run, check_same_peer, read_piece
 from p2pfl.run.records import MAX_RECORD_BYTES
+from p2pfl.run.sketch_file import file_size
 from p2pfl.util.files import read_if_any
 
 _KEPT = (FAULTS_FILE, INIT_FILE, DATA_FILE, RUN_ID_FILE, f"{PARTITION_STEM}.json", f"{PARTITION_STEM}.csv")
@@ -65,6 +67,7 @@ def collect(sources: Sequence[Path], target: Path) -> Collected:
     cannot be read or written.
     """
     pieces = [read_piece(path) for path in _run_dirs(sources, target)]
+    _refuse_inside(target, pieces)
     whole = read_piece(target) if (target / CONFIG_FILE).exists() else None
     check_one_run(pieces if whole is None else [whole, *pieces])
     names = pieces[0].topology.names
@@ -105,6 +108,13 @@ def _run_dirs(sources: Sequence[Path], target: Path) -> list[Path]:
     return found
 
 
+def _refuse_inside(target: Path, pieces: Sequence[Piece]) -> None:
+    """Raise ConfigError for a target in one of the run directories that are collected."""
+    for piece in pieces:
+        if piece.path.resolve() in target.resolve().parents:
+            raise ConfigError(f"--run-dir {target}: inside of {piece.path}, which is collected; choose another")
+
+
 def _newest_copies(pieces: Sequence[Piece]) -> dict[int, Path]:
     """Newest folder of each peer, by index.
 
@@ -121,16 +131,20 @@ def _newest_copies(pieces: Sequence[Piece]) -> dict[int, Path]:
 def _rank(name: str, one: Path, other: Path) -> int:
     """Order of two folders of a peer: 1 if the first is newer, -1 if it is older.
 
-    0 if both have the same records.     A later start of the peer is newer. Within one start records are only appended.
-    Raises ConfigError for folders of different runs, and for records that exclude each other.
+    0 if both have the same records and sketches. A later start of the peer is newer. Within one start records are only
+    appended. Of equal records the copy with more sketches counts as newer: the other one was cut off. Raises
+    ConfigError for folders of different runs, and for records that exclude each other.
     """
     check_same_peer(name, other, one)
     starts = _incarnation(one), _incarnation(other)
     if 0 not in starts and starts[0] != starts[1]:
         return 1 if starts[0] > starts[1] else -1
     ours, theirs = _whole_lines(one), _whole_lines(other)
+    if ours == theirs:
+        sizes = [_sketch_bytes(folder, ours.count(b"\n")) for folder in (one, other)]
+        return (sizes[0] > sizes[1]) - (sizes[0] < sizes[1])
     if ours.startswith(theirs):
-        return int(ours != theirs)
+        return 1
     if theirs.startswith(ours):
         return -1
     raise ConfigError(
@@ -149,6 +163,14 @@ def _whole_lines(folder: Path) -> bytes:
     return data[: data.rfind(b"\n") + 1]
 
 
+def _sketch_bytes(folder: Path, rounds: int) -> int:
+    """Size of a peer's sketches, as far as they belong to so many rounds."""
+    try:
+        return min((folder / SKETCHES_FILE).stat().st_size, file_size(rounds))
+    except OSError:
+        return 0
+
+
 def _begin(target: Path) -> None:
     """Make a new folder, or clear one of an interrupted collection.
 
@@ -162,7 +184,7 @@ def _begin(target: Path) -> None:
             raise ConfigError(f"--run-dir {target}: holds other files and no run; choose another")
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--run-dir {unwritable(target, error)}, or choose another") from None
+        raise ConfigError(f"--run-dir {unwritable(target, error)}") from None
 
 
 def _copy_settings(pieces: Sequence[Piece], target: Path) -> None:

@@ -205,7 +205,7 @@ def read_recorded(
     found_sketches, why = readable_sketches(peer_dir, strict=strict)
     sketches = len(found_sketches)
     problems += [why] if why else []
-    if sketches and sketches < len(found):
+    if sketches < len(found) and (peer_dir / SKETCHES_FILE).exists():  # not all runs have sketches
         problems.append(f"{peer_dir / SKETCHES_FILE}: too short, {sketches} sketches for {len(found)} rounds")
     elif sketches > len(found) + 1:  # a crash leaves one at most
         problems.append(f"{peer_dir / SKETCHES_FILE}: too long, {sketches} sketches for {len(found)} rounds")

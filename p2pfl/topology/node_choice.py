@@ -48,6 +48,11 @@ def node_from(variable: str, environment: Mapping[str, str], topology: Topology)
             "label, or to an index from 0"
         )
     stem, digits = form.groups()
+    if stem and not any(map(str.isalpha, stem)):  # such as -1, 0.5 or an IP address, whose end is no index
+        raise ConfigError(
+            f"{option} is no node of {topology.source} ({few(topology.names)}), and no index from 0, alone or at the "
+            f"end of a name; set {variable} to such"
+        )
     index = int(digits) if len(digits) <= _MOST_DIGITS else topology.n
     if index >= topology.n:
         raise ConfigError(

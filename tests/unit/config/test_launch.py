@@ -15,8 +15,8 @@ from p2pfl.cli import main
 from p2pfl.cli.options import resolve_options
 from p2pfl.cli.train import Gossip
 from p2pfl.config import LaunchConfig, check_launch
-from p2pfl.errors import ConfigError
-from p2pfl.launch.ray_cluster import connected
+from p2pfl.errors import ConfigError, P2PFLError
+from p2pfl.launch.ray_cluster import connected, describe
 from p2pfl.run.settings import resolve
 
 RING = str(ROOT / "topologies" / "ring-4.graphml")
@@ -29,6 +29,10 @@ RING = str(ROOT / "topologies" / "ring-4.graphml")
         ({"cpus_per_peer": 0.0}, "--cpus-per-peer 0.0: must be greater than 0"),
         ({"gpus_per_peer": 1.5}, "--gpus-per-peer 1.5: must be at most 1, or a whole number"),
         ({"ray_address": "10.0.0.3"}, "--ray-address 10.0.0.3: must be auto, or HOST:PORT of the cluster's head"),
+        (
+            {"ray_address": "ray://head:10001"},
+            "--ray-address ray://head:10001: must be auto, or HOST:PORT of the cluster's head",
+        ),
         ({"ray_address": "head:99999"}, "--ray-address head:99999: must be auto, or HOST:PORT of the cluster's head"),
     ],
 )
@@ -102,3 +106,51 @@ def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
             connected(options, 4, Path()),
         ):
             pass
+
+
+@pytest.mark.parametrize("form", ["{}", "ray://{}"])
+def test_auto_refuses_a_ray_address_where_no_cluster_is(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray would try again for minutes, in which Ctrl-C has no effect."""
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = form.format(f"127.0.0.1:{taken.getsockname()[1]}")
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        said = f"^--ray-address auto: (no cluster answers at {address} |RAY_ADDRESS is {address}; it must be HOST:PORT)"
+        with pytest.raises(ConfigError, match=said), connected(LaunchConfig("ray", "auto"), 4, Path()):
+            pass
+
+
+def test_a_cluster_that_does_not_start_is_reported_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray", reason="the extra ray is not installed")
+
+    def init(**_: object) -> None:
+        raise Exception("The current node timed out during startup.")  # as Ray does after 30 s
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(P2PFLError, match="timed out during startup; where the machine is too busy, start one with"):
+        connected(LaunchConfig("ray"), 4, Path()).__enter__()
+
+
+def test_a_cluster_that_refuses_the_connection_may_ask_for_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray", reason="the extra ray is not installed")
+
+    def init(**_: object) -> None:
+        raise ConnectionError("Failed to connect to Ray cluster")  # as Ray does if the cluster's token is missing
+
+    monkeypatch.setattr(ray, "init", init)
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        options = LaunchConfig("ray", f"127.0.0.1:{head.getsockname()[1]}")
+        with pytest.raises(ConfigError, match="and set RAY_AUTH_MODE=token where it asks for a token"):
+            connected(options, 4, Path()).__enter__()
+
+
+def test_a_dry_run_refuses_gpus_that_this_machine_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = LaunchConfig(launcher="ray", gpus_per_peer=0.5)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert describe(options, 4).endswith("asked: 4 processes of 1 CPU and 0.5 GPU, spread")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(
+        ConfigError, match=r"room for 0 processes of 1 CPU and 0\.5 GPU each, and the run has 4 \(1 node"
+    ):
+        describe(options, 4)

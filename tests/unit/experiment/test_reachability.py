@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from p2pfl import make_topology
 from p2pfl.config import RunConfig
 from p2pfl.errors import P2PFLError
 from p2pfl.experiment.reachability import check_reachability
+from p2pfl.rendezvous.entry import Entry, Identity, process_name
+from p2pfl.rendezvous.folder import Folder
 from p2pfl.topology import Topology
 
 
@@ -73,11 +76,47 @@ def test_who_is_missing_is_named_with_what_was_tried(tmp_path: Path, rendezvous:
     ports = free_ports(2)
     said = checked(make_topology("path", 2) if rendezvous else path_of(2, ports), {0: config})[0]
     tried = "peer 1 (no address announced)" if rendezvous else f"peer 1 at tcp://127.0.0.1:{ports[1]}"
-    reason = "not reached (no connection: nothing listens there, or a firewall is in between)"
+    no_connection = "not reached (no connection: nothing listens there, or a firewall is in between)"
+    reason = "not looked for" if rendezvous else no_connection
     assert said[-2:] == [
         f"{tried}: {reason}, and has not reached this peer",
         "peer 0: 1 of 1 neighbors not reachable both ways within 0.5 s (--start-timeout): 1; all have to be started "
         "with --check at the same time",
+    ]
+
+
+def test_a_check_does_not_take_the_place_of_a_process_at_work(tmp_path: Path) -> None:
+    """Its neighbors in the run would be drawn to it, and the run would end."""
+    config = settings(tmp_path, 30.0, rendezvous=str(tmp_path / "meet"))
+    pair = make_topology("path", 2)
+    said: list[str] = []
+    first = threading.Thread(target=lambda: said.extend(checked(pair, {0: config})[0]))
+    first.start()
+    try:
+        entry = tmp_path / "meet" / "0.json"
+        deadline = time.monotonic() + 30
+        while not entry.exists():
+            assert time.monotonic() < deadline
+        announced = entry.read_bytes()
+        second = checked(pair, {0: config})[0]
+        assert second[-1].startswith("another process is this peer, and listens at tcp://127.0.0.1:")
+        assert second[-1].endswith("a check would take its place in the run; stop that process first")
+        assert entry.read_bytes() == announced
+    finally:
+        assert checked(pair, {1: config})[1][-1] == "peer 1: every neighbor is reachable both ways"
+        first.join()
+    assert said[-1] == "peer 0: every neighbor is reachable both ways"
+
+
+def test_a_check_replaces_what_a_killed_process_has_left(tmp_path: Path) -> None:
+    config = settings(tmp_path, 30.0, rendezvous=str(tmp_path / "meet"))
+    pair = make_topology("path", 2)
+    [port] = free_ports(1)
+    stale = Entry(0, f"tcp://127.0.0.1:{port}", Identity("of", "another"), process_name())
+    Folder(tmp_path / "meet", pair).exchange(stale, ())
+    said = checked(pair, {0: config, 1: config})
+    assert [lines[-1] for lines in said.values()] == [
+        f"peer {n}: every neighbor is reachable both ways" for n in (0, 1)
     ]
 
 

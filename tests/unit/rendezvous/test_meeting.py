@@ -127,6 +127,8 @@ def test_two_processes_of_one_peer_are_noticed(tmp_path: Path) -> None:
             until([here, other], lambda _: len(zero.said) == 2 == len(twin.said), lambda: None)
             assert "another process has announced itself as this peer" in zero.said[1].text
             assert "replaces its entry of an earlier start" in twin.said[1].text
+            where = f"another process has announced itself as this peer in {tmp_path} since"
+            assert zero.meeting.whereabouts([1]) == f"peer b (no address announced) ({where})"
 
 
 @pytest.mark.parametrize("address", ["tcp://999.1.1.1:7", "tcp://[::ffff]:1", "tcp://no-such-host.invalid:1"])

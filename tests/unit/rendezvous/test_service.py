@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -89,6 +90,17 @@ def test_peers_find_their_neighbors(running: Running) -> None:
     ]
 
 
+def test_who_holds_a_peer_s_place_is_told_without_taking_it(running: Running) -> None:
+    first, second = of_ring(0), entry(0, "tcp://10.0.0.3:7000", identity=IDENTITY, process="process-later")
+    with running.client(0) as one, running.client(0) as two, running.client(1) as neighbor:
+        assert two.occupant(second, patient) is None
+        one.exchange(first, (1, 3), patient)
+        assert one.occupant(first, patient) is None, "its own process"
+        assert two.occupant(second, patient) == first
+        assert neighbor.exchange(of_ring(1), (0, 2), patient).entries == (first,)
+        assert not one.exchange(first, (1, 3), patient).is_superseded
+
+
 def test_keys_follow_from_the_token_and_the_number() -> None:
     pairs = {peer_pair(token, peer) for token in (TOKEN, TOKEN[::-1]) for peer in range(3)}
     assert len(pairs) == 6
@@ -154,6 +166,24 @@ def test_what_is_no_request_closes_its_connection_and_disturbs_nobody(running: R
         monitor.close(0)
         hostile.close(0)
     assert running.said == ["peer 0 announces tcp://10.0.0.2:7000"]
+
+
+def test_probes_of_the_port_are_said_once(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2pfl.rendezvous.service.REPORT_SECONDS", 0.0)
+    host, _, port = running.where.removeprefix("tcp://").partition(":")
+
+    def until_said(text: str) -> None:
+        deadline = time.monotonic() + 30
+        while not any(text in line for line in running.said):
+            assert time.monotonic() < deadline, running.said
+            socket.create_connection((host, int(port))).close()
+            time.sleep(0.02)
+
+    until_said("refused: unfinished: ")
+    with running.client(0, token="f" * 32) as stranger, pytest.raises(DirectoryError):
+        stranger.exchange(of_ring(0), [1, 3], within(1.0))
+    until_said("refused: key: ")
+    assert sum("unfinished" in line for line in running.said) == 1
 
 
 def test_an_address_that_is_taken_is_named(running: Running) -> None:

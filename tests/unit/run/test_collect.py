@@ -169,3 +169,29 @@ def test_another_run_of_a_peer_or_other_files_are_not_mixed_in(tmp_path: Path) -
         collect(pieces[:2], tmp_path / "other")
     with pytest.raises(ConfigError, match="is the only source"):
         collect([target], target)
+
+
+def test_cut_off_sketches_are_mended_by_a_whole_copy(tmp_path: Path) -> None:
+    """As after an interrupted copy, which is newer than its original."""
+    _, [a, b, c] = make_pieces(tmp_path, RING)
+    broken = tmp_path / "broken"
+    shutil.copytree(b, broken)
+    os.truncate(own(broken) / "sketches.f32", 50)
+    assert summarize(broken)["damaged_records"] == [
+        f"{own(broken) / 'sketches.f32'}: too short, 0 sketches for 7 rounds"
+    ]
+    target = tmp_path / "all"
+    assert collect([a, broken, c], target).copied == ("0", "1", "2")
+    assert collect([b], target).copied == ("1",)
+    assert summarize(target)["damaged_records"] == []
+    assert collect([broken], target).newer == ("1",)
+    collect([a, broken, b, c], tmp_path / "both")
+    assert content(tmp_path / "both") == content(target)
+
+
+def test_a_target_in_a_source_is_refused(tmp_path: Path) -> None:
+    _, [a, b, _] = make_pieces(tmp_path, RING)
+    before = content(a)
+    with pytest.raises(ConfigError, match=r"inside of .*, which is collected; choose another"):
+        collect([a, b], a / "all")
+    assert content(a) == before

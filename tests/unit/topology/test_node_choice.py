@@ -68,5 +68,7 @@ def test_what_fits_no_node_is_refused_in_one_line() -> None:
     assert "'12' is no node of ring-12 (" in refused("12", RING)
     assert "no index from 0 to 11; start 12 peers" in refused("peer-12", RING)
     assert "no index from 0 to 11" in refused("9" * 5000, RING)
+    for no_index in ("-1", "0.5", "10.0.0.3", "0-3"):
+        assert f"{no_index!r} is no node of ring-12 (" in refused(no_index, RING)
     assert "ends with no number; set it to a label" in refused("dave", named("alice", "bob"))
     assert "ends with no number" in refused("-", named("alice", "bob"))
