@@ -15,6 +15,7 @@ from p2pfl.errors import ConfigError
 from p2pfl.model.vector import Layout
 from p2pfl.modes import Roles, assign_roles, mode_of
 from p2pfl.payload import ITEM_BYTES
+from p2pfl.preflight.checkpoints import checkpoints_kept
 from p2pfl.preflight.exchanges import exchange_memory, shares_kept, vectors_sent
 from p2pfl.preflight.gpus import GpuUse, check_gpus, count_activations, requested_devices
 from p2pfl.preflight.notes import settings_notes
@@ -29,7 +30,6 @@ from p2pfl.preflight.shards import (
     training_samples,
 )
 from p2pfl.preflight.trial import TriedModel, check_model
-from p2pfl.run.checkpoint import KEPT
 from p2pfl.run.data_record import DIGITS, DataRecord
 from p2pfl.run.partition_file import notes_as_given
 from p2pfl.training import dataset_of_run, own_split_of, pick_device, split_of_run, with_common_steps
@@ -64,6 +64,8 @@ class Estimate:
     busiest_bytes_per_round: int
     consensus_rounds: int
     consensus_bytes: int
+    checkpoints_kept: int  # of a process; 0 where none are saved
+    disk: int  # bytes at least of checkpoints and model
     roles: Roles  # with the mixing matrix of the shards' sizes
     gpu: GpuUse | None
     notes: tuple[str, ...]  # oddities of data and model
@@ -165,10 +167,16 @@ def disk_space_needed(roles: Roles, config: RunConfig, layout: Layout, process: 
     at_least = roles.topology.n if roles.coordinator is None else config.centralized.num_selected + 1
     processes = at_least if process is None else 1
     # One more is written before the oldest is removed.
-    checkpoints = min(max(KEPT, roles.most_ahead), training.rounds) * processes + 1
+    checkpoints = min(checkpoints_kept(roles, config), saves_in(config)) * processes + 1
     need = checkpoints * ((1 + state_vectors(training)) * whole + sent * exchanges) if config.record.checkpoint else 0
     has_model = roles.model_owner is not None and process in (None, roles.model_owner)
     return need + (whole if has_model else 0)
+
+
+def saves_in(config: RunConfig) -> int:
+    """Checkpoints that a process saves in a whole run."""
+    rounds, every = config.training.rounds, config.record.checkpoint_every
+    return rounds if mode_of(config).has_coordinator else -(-rounds // every)
 
 
 def coded_bytes(config: RunConfig, layout: Layout) -> int:
@@ -255,6 +263,8 @@ def estimate(  # longer than others: each field of the result takes a line
         busiest_bytes_per_round=round(max(sent) * coded),
         consensus_rounds=roles.consensus_rounds,
         consensus_bytes=roles.vectors_in_merges(roles.consensus_rounds) * whole,
+        checkpoints_kept=min(checkpoints_kept(roles, config), saves_in(config)) * config.record.checkpoint,
+        disk=disk_space_needed(roles, config, layout, index),
         roles=roles,
         gpu=checked.gpu,
         notes=(*checked.notes(config, path), *split_notes(config, is_split, split)),
