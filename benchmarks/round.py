@@ -36,6 +36,7 @@ SMALL_MESH_AT_LEAST = 0.90
 SMALL_MESH = 4  # peers; in larger ones traffic itself costs CPU
 CPU_AT_MOST = 1.25
 OVERLAPPED_AT_MOST = 1.10
+SAVED_AT_MOST = 1.30
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class Settings:
     """Of the slow link in the overlap's test, as a share of a round's training."""
     overlap: bool = True
     """Test the overlapped order."""
+    saving: bool = True
+    """Test what checkpoints add to rounds of one step."""
     output: Path | None = None
     """Where the JSON goes; default: benchmarks/results/round.json."""
 
@@ -109,6 +112,8 @@ def main(settings: Settings) -> None:
         _tell(report, settings, turns, traffic)
         if settings.overlap:
             _overlap(report, settings, runs)
+        if settings.saving:
+            _saving(report, settings, runs)
     report.finish(settings.output)
 
 
@@ -201,6 +206,31 @@ def _overlap(report: Report, settings: Settings, runs: Launcher) -> None:
         if order == "overlapped" and not settings.quick:
             name = f"overlapped ring of {fast.peers}, each message {settings.delay:g} of a training late"
             report.bars.append(Bar(f"{name}: s/round of undelayed", longer.median, at_most=OVERLAPPED_AT_MOST))
+
+
+def _saving(report: Report, settings: Settings, runs: Launcher) -> None:
+    """Measure rounds of one step without checkpoints, with some, and with all."""
+    # Of twenty rounds at least, so that some are saved in the middle one, too.
+    ring = replace(settings, local_steps=1).swarm("ring", settings.peers[0])
+    ring = replace(ring, rounds=max(ring.rounds, 3 if settings.quick else 42))
+    kinds = {
+        "ring, one step, no checkpoints": replace(ring, checkpoint=False),
+        "… one every 10 rounds": replace(ring, checkpoint_every=10),
+        "… one every round": ring,
+    }
+    found: dict[str, list[Figures]] = defaultdict(list)
+    for _ in range(settings.repeats):
+        for name, swarm in kinds.items():
+            found[name].append(runs.measure(swarm))
+            _say(f"{name}: {found[name][-1].seconds:.3g} s a round")
+    without = [figures.seconds for figures in next(iter(found.values()))]
+    for name, measured in found.items():
+        longer = ratios([figures.seconds for figures in measured], without)
+        report.rows.append({**_row(name, ring, measured), "of unsaved": longer})
+        if kinds[name] is ring and not settings.quick:
+            report.bars.append(
+                Bar("ring, one step: s/round with checkpoints of without", longer.median, at_most=SAVED_AT_MOST)
+            )
 
 
 def _say(text: str) -> None:

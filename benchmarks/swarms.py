@@ -49,6 +49,7 @@ class Swarm:
     train_samples: int = 8000
     test_samples: int = 100
     checkpoint: bool = True
+    checkpoint_every: int = 1
 
     @property
     def samples(self) -> int:
@@ -79,7 +80,7 @@ class Swarm:
             "precision": self.precision,
             "device": "cpu",
             "eval_every": 1_000_000,
-            **({} if self.checkpoint else {"checkpoint": False}),
+            **({"checkpoint_every": self.checkpoint_every} if self.checkpoint else {"checkpoint": False}),
             **(exchange if self.mode == "gossip" else {}),
         }
 

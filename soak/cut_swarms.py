@@ -21,6 +21,8 @@ import torch
 from torch import nn
 
 from p2pfl import RunConfig, data, make_topology
+from p2pfl.faults import FaultScript
+from p2pfl.launch.recovery import recover, recovery_line
 from p2pfl.modes import assign_roles
 from p2pfl.node import messages
 from p2pfl.node.control import Control
@@ -115,6 +117,8 @@ def _swarm(config: RunConfig, run_dir: Path, dataset: Path, resume: bool) -> Non
         if run(spec, report, Control()) != 0:
             os._exit(1)
 
+    if resume and (line := recovery_line(assign_roles(config, topology), config, run_dir)) is not None:
+        recover(line, assign_roles(config, topology), run_dir, FaultScript(names=topology.names))
     threads = [threading.Thread(target=work, args=(index,)) for index in range(PEERS)]
     for thread in threads:
         thread.start()

@@ -4,7 +4,8 @@
 hit a swarm whose three peers are threads of one process (real sockets, real files), forked from a server that has
 imported everything, so that a cut takes a second or two; SIGKILL ends them all at one instant. The others use the
 command line: launcher, fork server and peers, killed one right after the other. Half of the instants are drawn from the
-time that a run takes, the others fall into the writing of a checkpoint.
+time that a run takes, the others fall into the writing of a checkpoint. With `--checkpoint-every 2` peers go back to
+the newest round that all have.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import torch
 
 from p2pfl.run import checkpoint
 from p2pfl.run.records import read_rounds
-from soak.cut_swarms import PEERS, ROUNDS, CommandSwarms, Cut, ThreadSwarms
+from soak.cut_swarms import OPTIONS, PEERS, ROUNDS, CommandSwarms, Cut, ThreadSwarms
 
 TIMES = {"elapsed", "bytes_sent", "bytes_received", "sent_to", "refused"}
 
@@ -105,7 +106,9 @@ def main() -> int:
     parser.add_argument("--command-line", type=int, default=50, help="of these, through the command line (default: 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the instants (default: 0)")
     parser.add_argument("--keep", type=Path, default=Path("soak/results"), help="where failing runs are kept")
+    parser.add_argument("--checkpoint-every", type=int, default=1, help="rounds between two checkpoints (default: 1)")
     arguments = parser.parse_args()
+    OPTIONS["checkpoint_every"] = arguments.checkpoint_every
     torch.set_num_threads(1)
     rng = random.Random(arguments.seed)
     figures = {}

@@ -55,6 +55,7 @@ def describe_run(topology: Topology, run: RunConfig, *, index: int | None = None
         **_gpus(need),
         **_cluster(roles, run),
         **_traffic(need),
+        "disk": _disk(need, run),
     }
     lines = [*rows.items(), *(("note", note) for note in need.notes)]
     return "\n".join(f"{name + ':':<12} {text}" for name, text in lines)
@@ -165,6 +166,15 @@ def _traffic(need: Estimate) -> dict[str, str]:
     if merge is not None:
         rows["consensus"] = _final_merge(need, merge)
     return rows
+
+
+def _disk(need: Estimate, run: RunConfig) -> str:
+    """Room that checkpoints and model take."""
+    if not need.checkpoints_kept:
+        return f"{_mb(need.disk)}; no checkpoints"
+    every = run.record.checkpoint_every
+    when = "after each round" if every == 1 else f"every {every:,} rounds"
+    return f"{_mb(need.disk)}: checkpoints {when}, {need.checkpoints_kept} kept of a process, and one that is written"
 
 
 def _final_merge(need: Estimate, merge: FinalMerge) -> str:

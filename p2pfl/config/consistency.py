@@ -22,6 +22,7 @@ def check_together(config: RunConfig) -> None:
     _check_momentum(config)
     _check_algorithm(config)
     _check_statistics(config)
+    _check_checkpoints(config)
     if config.mode != "centralized":
         return
     clients, selected = config.centralized.num_clients, config.centralized.num_selected
@@ -39,6 +40,16 @@ def check_together(config: RunConfig) -> None:
     if least is not None and least < needed:
         raise ConfigError(
             f"--min-updates {least}: {averaging} needs {needed} with --byzantine {config.robust.byzantine}"
+        )
+
+
+def _check_checkpoints(config: RunConfig) -> None:
+    """Raise ConfigError where a peer that is restarted would lose mass."""
+    every, entry = config.record.checkpoint_every, gossip_entry(config)
+    if every > 1 and config.record.checkpoint and config.exchange.restart and entry is not None and entry.pushes_sums:
+        raise ConfigError(
+            f"--checkpoint-every {every}: a peer that --restart starts again would count what it gave and got since "
+            f"its checkpoint twice or not at all under --algorithm {config.gossip.algorithm}; choose 1, or --restart 0"
         )
 
 

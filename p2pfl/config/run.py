@@ -100,7 +100,7 @@ RESUME_OVERRIDES = frozenset(
     {
         "data_dir",
         *("transport", "eval_every", "run_dir", "insecure", "keys", "token_file", "profile", "min_peers", "restart"),
-        *("rendezvous", "rendezvous_key", "rendezvous_run"),
+        *("checkpoint_every", "rendezvous", "rendezvous_key", "rendezvous_run"),
         *(name for name in SECTION_OF if "timeout" in name),
         *LAUNCH_OPTIONS,
     }

@@ -15,6 +15,7 @@ from p2pfl.config.data import MOST_SAMPLES
 from p2pfl.config.fields import check, is_count, not_negative, one_of, positive, unset
 
 MOST_ROUNDS = 10_000_000
+MOST_BETWEEN_CHECKPOINTS = 10_000
 MOST_STEPS = 100_000_000  # of a round; with the rounds above they still can be counted in 64 bits
 MOST_EPOCHS = 10_000  # of a round
 MOST_GOSSIP_STEPS = 64  # of a round; with the rounds above the wire's numbers of exchanges suffice
@@ -277,12 +278,16 @@ class RecordConfig:
     run_dir: Annotated[str | None, unset("DIR", "runs/TIME-MODE-NAME")] = None
     """Folder of the results."""
     checkpoint: bool = True
-    """Save a checkpoint of every process after each training round, for --resume."""
+    """Save checkpoints of every process, for --resume."""
+    checkpoint_every: int = 1
+    """Training rounds between two checkpoints. The last training round is always saved. A run that was stopped goes
+    back to the newest round that all peers have."""
     profile: Annotated[str | None, unset("NODE:ROUND", "none")] = None
     """Write a profiler trace of one process's round into its folder in peers/, for ui.perfetto.dev."""
 
     def __post_init__(self) -> None:
         positive(self, MOST_ROUNDS, "eval_every")
+        positive(self, MOST_BETWEEN_CHECKPOINTS, "checkpoint_every")
         not_negative(self, MOST_SAMPLES, "eval_samples")
         not_negative(self, MOST_SEED, "seed")
         node, _, round = ("x:1" if self.profile is None else self.profile).rpartition(":")

@@ -27,17 +27,20 @@ from p2pfl.run.paths import (
     peer_dirs,
 )
 from p2pfl.run.records import read_recorded, read_rounds
+from p2pfl.run.recovery import RecoveryLine
 from p2pfl.run.repair import repair
 from p2pfl.util.files import check_regular
 
 _UNKNOWN = -1  # there is something, and its own process says by name why it cannot be used now
 
 
-def starting_point(roles: Roles, config: RunConfig, run_dir: Path, again: str | None = None) -> str:
+def starting_point(
+    roles: Roles, config: RunConfig, run_dir: Path, again: str | None = None, line: RecoveryLine | None = None
+) -> str:
     """Describe in one line where a resumed run starts from, as its directory tells.
 
-    `again`: the command that repeats a run of a comparison. Only names and headers of checkpoints are read; each
-    process checks the rest of the checkpoint that it loads.
+    `again`: the command that repeats a run of a comparison. `line`: where peers continue, if not from their newest.
+    Only names and headers of checkpoints are read; each process checks the rest of the checkpoint that it loads.
 
     Raises CheckpointError where rounds were done and no checkpoint of them can be used.
     """
@@ -47,7 +50,7 @@ def starting_point(roles: Roles, config: RunConfig, run_dir: Path, again: str | 
     holders = range(roles.topology.n) if roles.coordinator is None else [roles.coordinator]
     newest = [_newest_round(run_dir, folders[index], roles.topology.names[index], index) for index in holders]
     if not any(newest):
-        if _shows_rounds(run_dir, folders):
+        if _shows_rounds(run_dir, folders, config.record.checkpoint_every):
             who = "no peer has a" if roles.coordinator is None and roles.topology.n > 1 else "there is no"
             raise CheckpointError(
                 f"{run_dir}: rounds were done, and {who} checkpoint that can be used in {run_dir / PEERS_FOLDER}",
@@ -55,6 +58,8 @@ def starting_point(roles: Roles, config: RunConfig, run_dir: Path, again: str | 
                 resumable=False,
             )
         return "begins at round 1: the run was stopped before it had saved a checkpoint"
+    if line is not None and line.lowered:
+        return _back(line)
     last = config.training.rounds + roles.consensus_rounds - 1  # the very last round is always done again
     return _text([min(number, last) for number in newest if number > 0])
 
@@ -136,6 +141,15 @@ def _text(rounds: Sequence[int]) -> str:
     return f"resuming after round {low} to {high}, each peer from its own newest checkpoint"
 
 
+def _back(line: RecoveryLine) -> str:
+    """Words about a run whose peers go back to a common round."""
+    low, high = min(line.rounds), max(line.rounds)
+    if high == 0:
+        return "begins at round 1 again: not all peers had saved a checkpoint"
+    to = f"round {high}, the newest that all have" if low == high else f"round {low} to {high}"
+    return f"resuming after {to}; {len(line.lowered)} of {len(line.rounds)} peers go back from later checkpoints"
+
+
 def _newest_round(run_dir: Path, peer_dir: Path, name: str, index: int) -> int:
     """Round of the newest checkpoint that looks whole, 0 without one, or `_UNKNOWN`."""
     try:
@@ -175,13 +189,14 @@ def _look_into(path: Path, number: int, expected: dict[str, object]) -> int:
         return _UNKNOWN
 
 
-def _shows_rounds(run_dir: Path, folders: Sequence[Path]) -> bool:
+def _shows_rounds(run_dir: Path, folders: Sequence[Path], every: int) -> bool:
     """Whether a run directory shows that rounds were done and their weights saved.
 
-    One recorded round tells nothing: a process may be stopped after it has recorded its first, before it has saved it.
+    The first `every` rounds tell nothing: a process may be stopped after it has recorded these, before it has saved
+    its first checkpoint.
     """
     recorded = max((record.round for folder in folders for record in read_rounds(folder)), default=0)
-    if recorded > 1 or any(any((folder / CHECKPOINTS_FOLDER).glob("round-*.safetensors")) for folder in folders):
+    if recorded > every or any(any((folder / CHECKPOINTS_FOLDER).glob("round-*.safetensors")) for folder in folders):
         return True
     if (run_dir / MODEL_FILE).exists():
         return True

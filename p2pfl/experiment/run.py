@@ -20,6 +20,7 @@ from p2pfl.errors import ConfigError, DivergenceError, Interrupted, P2PFLError, 
 from p2pfl.experiment.endpoints import endpoints_in_file
 from p2pfl.experiment.resume import has_other_rounds, prolong, starting_point
 from p2pfl.launch import LaunchSpec, Outcome, launch
+from p2pfl.launch.recovery import recover, recovery_line
 from p2pfl.model.sketches import Vector
 from p2pfl.modes import Roles, assign_roles, mode_of, topology_of
 from p2pfl.node.limits import allow_open_files
@@ -29,6 +30,7 @@ from p2pfl.run.fingerprint import resume_fingerprint
 from p2pfl.run.partition_file import as_given
 from p2pfl.run.paths import peer_dir
 from p2pfl.run.records import RoundRecord, read_recorded
+from p2pfl.run.recovery import RecoveryLine
 from p2pfl.run.settings import fault_script, resolve
 from p2pfl.run.shard_record import recorded_sizes
 from p2pfl.run.sketch_file import readable_sketches
@@ -116,14 +118,13 @@ def _run(
     given = config
     with explained(run_dir), locked(run_dir):
         try:
-            begins = (
-                "" if resume is None else starting_point(_with_sizes(roles, config, run_dir), config, run_dir, again)
-            )
+            sized = _with_sizes(roles, config, run_dir)
+            line = None if resume is None else recovery_line(sized, config, run_dir)
+            begins = "" if resume is None else starting_point(sized, config, run_dir, again, line)
             config = with_kept_files(config, run_dir)
             spec = _launch_spec(roles, config, run_dir, resume is not None, binds, link_delay)
-            if longer:
-                spec = dataclasses.replace(spec, on_prepared=lambda: prolong(run_dir, spec.config))
-            outcome = _launch(spec, begins, overall)
+            spec = dataclasses.replace(spec, on_prepared=lambda: _rewind(spec, line, longer))
+            outcome = _launch(spec, begins, line, overall)
         except (KeyboardInterrupt, P2PFLError) as error:
             if resume is None:  # what was there before stays, whatever it holds
                 remove_unused(run_dir)
@@ -135,6 +136,14 @@ def _run(
         if resume is not None:
             update_dataset(run_dir, config)
         return _conclude(run_dir, outcome, remedy, resume is not None, again)
+
+
+def _rewind(spec: LaunchSpec, line: RecoveryLine | None, longer: bool) -> None:
+    """Change a run that is resumed, once all that can be checked has been."""
+    if longer:
+        prolong(spec.run_dir, spec.config)
+    if line is not None:
+        recover(line, spec.roles, spec.run_dir, spec.script)
 
 
 def _planned(config: RunConfig, topology: Topology) -> tuple[Roles, RunConfig]:
@@ -180,7 +189,7 @@ def _token(config: RunConfig) -> str | None:
     return None if has_keys else secrets.token_hex(32)
 
 
-def _launch(spec: LaunchSpec, begins: str, overall: OverallProgress | None) -> Outcome:
+def _launch(spec: LaunchSpec, begins: str, line: RecoveryLine | None, overall: OverallProgress | None) -> Outcome:
     """Start the processes and watch them; `begins` says where a resumed run begins."""
     config, roles = spec.config, _with_sizes(spec.roles, spec.config, spec.run_dir)
     info = RunInfo(
@@ -195,17 +204,20 @@ def _launch(spec: LaunchSpec, begins: str, overall: OverallProgress | None) -> O
     )
     with make_display(info, footer=None if overall is None else overall.render) as display:
         if spec.resume:
-            display.restore(_recorded(roles.topology, spec.run_dir, config.training.rounds))
+            display.restore(_recorded(roles.topology, spec.run_dir, config.training.rounds, line))
             display.info(begins)
         return launch(spec, [display] if overall is None else [display, overall])
 
 
-def _recorded(topology: Topology, run_dir: Path, rounds: int) -> list[tuple[int, RoundRecord, Vector]]:
-    """Readable records of the training rounds of an interrupted run."""
+def _recorded(
+    topology: Topology, run_dir: Path, rounds: int, line: RecoveryLine | None
+) -> list[tuple[int, RoundRecord, Vector]]:
+    """Readable records of an interrupted run's training rounds that are not repeated."""
     found = []
     for peer in range(topology.n):
         folder = peer_dir(run_dir, topology, peer)
-        recorded, sketches = read_recorded(folder, rounds), readable_sketches(folder)[0]
+        last = rounds if line is None else min(rounds, line.rounds[peer])
+        recorded, sketches = read_recorded(folder, last), readable_sketches(folder)[0]
         unknown = np.full(sketches.shape[1], np.nan, np.float32)  # coordinators and clients write no sketches
         for record in (record for record in recorded.rounds if record.phase == "train"):
             row = recorded.rows.get(record.round)

@@ -26,6 +26,7 @@ from p2pfl.modes import assign_roles, has_final_model
 from p2pfl.node import messages
 from p2pfl.node.control import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from p2pfl.node.worker import keep_freed_memory
+from p2pfl.preflight.checkpoints import check_each_round
 from p2pfl.preflight.estimate import check_run, data_record
 from p2pfl.preflight.shards import is_own_alone, pictures_of
 from p2pfl.rendezvous.book import News
@@ -58,6 +59,7 @@ def run_peer(
     The first peer evaluates and saves the consensus model. Raises ConfigError for bad input, Interrupted after
     Ctrl-C, SIGTERM, SIGHUP or SIGQUIT (the next of them ends this process), P2PFLError where the peer cannot continue.
     """
+    check_each_round(config)
     config = resolve(config, topology, _sharing_this_host(topology, index, config))
     roles = assign_roles(config, topology)
     endpoints, announced = addresses(topology, index, config, announce)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from p2pfl.faults import FaultScript, Kill, Pause, Point
-from p2pfl.util.files import opener, read_if_any
+from p2pfl.util.files import opener, read_if_any, replace_file
 
 
 def fired(path: Path) -> list[int]:
@@ -52,6 +52,28 @@ class FaultInjector:
     def waits_for(self, point: Point, round: int) -> bool:
         """Return whether a fault is due at this point."""
         return any((fault.at, fault.round) == (point, round) for _, fault in self._waiting)
+
+    def amid(self, point: Point, round: int, steps: int, stopped: Callable[[], bool]) -> Callable[[], bool]:
+        """Function to call after each step of some work instead of `stopped`.
+
+        The last of so many `steps` reaches the point.
+        """
+        left = steps if self.waits_for(point, round) else 0
+
+        def step() -> bool:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                self.reach(point, round)
+            return stopped()
+
+        return step
+
+
+def forget(path: Path, numbers: Collection[int]) -> None:
+    """Let faults of a process happen again. Raises OSError, UnreadableError."""
+    left = [number for number in fired(path) if number not in numbers]
+    replace_file(path, b"".join(b"%d\n" % number for number in left))
 
 
 def _signal_this_thread(fault: Kill | Pause) -> None:

@@ -16,6 +16,7 @@ from p2pfl.errors import CheckpointError, one_line
 from p2pfl.faults import FaultScript
 from p2pfl.modes import Roles, assign_roles
 from p2pfl.node import messages
+from p2pfl.node.checkpoint_plan import checkpoint_plan
 from p2pfl.node.greeting import greeting_of
 from p2pfl.node.introduction import Known, united
 from p2pfl.node.recorder import Recorder
@@ -39,7 +40,6 @@ from p2pfl.protocol.numbering import Numbering
 from p2pfl.protocol.peer import Peer
 from p2pfl.protocol.server_exchange import Federation
 from p2pfl.run import records
-from p2pfl.run.checkpoint import KEPT
 from p2pfl.run.data_record import DIGITS
 from p2pfl.run.identity import next_incarnation
 from p2pfl.run.shard_record import ShardRecord, write_shard_record
@@ -114,7 +114,7 @@ def assemble(
         origin=setting.past.origin,
         consensus_rounds=roles.consensus_rounds,
         kept=setting.kept,
-        checkpoints=max(KEPT, roles.most_ahead),
+        plan=checkpoint_plan(spec.config, roles, spec.index, setting.script, setting.last),
     )
     build = _coordinator if spec.index == roles.coordinator else _client if roles.coordinator is not None else _peer
     flip_labels(trainer, spec.index, setting.script)

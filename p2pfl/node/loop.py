@@ -15,6 +15,7 @@ from p2pfl.faults.injector import FaultInjector
 from p2pfl.model import sketches
 from p2pfl.node import messages
 from p2pfl.node.accounting import ExchangeResult, RoundAccount, RoundResult, line_of
+from p2pfl.node.disk_gate import DiskGate
 from p2pfl.node.ports import Ports
 from p2pfl.node.profile import RoundProfile
 from p2pfl.payload import LocalTraining, Payload
@@ -55,6 +56,7 @@ class Driver:
         self._injector = injector
         self._stopped = False  # no Event: its lock could be held when a signal handler sets it
         self._busy = False  # the compute port has work
+        self._gate = DiskGate(ports.compute)
         self._refused: Counter[str] = Counter()  # all that the records say so far
         self._account = RoundAccount(self._clock.now())
         self._start = self._account.began
@@ -77,7 +79,7 @@ class Driver:
             self.close()
 
     def start(self) -> None:
-        """Begin the first round; time before that was waiting for others to be ready."""
+        """Begin the first round; before that, others were waited for."""
         self._account = RoundAccount(self._clock.now())
         self._start = self._account.began
         self._profile.begin(self._round)
@@ -141,7 +143,7 @@ class Driver:
         elif isinstance(action, ev.Train):
             self._profile.begin(self._round)
             self._reach("start", self._round)
-            self._submit(self._load_and_train if action.load else self._train, self._round, action.request)
+            self._submit(self._train, self._round, action.load, action.request)
         elif isinstance(action, ev.RoundDone):
             if action.x is not None:
                 self._trainer.move_to(action.x)
@@ -175,11 +177,9 @@ class Driver:
         self._busy = True
         self._ports.compute.submit(lambda: work(round, *arguments))
 
-    def _load_and_train(self, round: int, request: LocalTraining) -> TrainStats:
-        self._trainer.to_device()
-        return self._train(round, request)
-
-    def _train(self, round: int, request: LocalTraining) -> TrainStats:
+    def _train(self, round: int, load: bool, request: LocalTraining) -> TrainStats:
+        if load:
+            self._trainer.to_device()
         with self._profile.span("train"):
             stats = self._trainer.train(
                 round, lambda steps: self._reporter.send(messages.Stepped(steps)), self._between(round), request
@@ -191,18 +191,9 @@ class Driver:
 
     def _between(self, round: int) -> Callable[[], bool]:
         """Whether to stop, asked between two steps of a training."""
-        if self._injector is None or not self._injector.waits_for("train", round):
+        if self._injector is None:
             return lambda: self._stopped
-        left = max(1, self._trainer.steps_per_round // 2)
-
-        def stopped() -> bool:
-            nonlocal left
-            left -= 1
-            if left == 0:
-                self._reach("train", round)
-            return self._stopped
-
-        return stopped
+        return self._injector.amid("train", round, max(1, self._trainer.steps_per_round // 2), lambda: self._stopped)
 
     def _between_batches(self) -> bool:
         """Report that an evaluation proceeds, and return whether to stop it.
@@ -244,10 +235,11 @@ class Driver:
         self._store.keep_sent(exchange, sent)
         return ExchangeResult()
 
-    def _save(self, round: int, sent: Mapping[int, Payload], state: Saved) -> None:
+    def _save(self, round: int, sent: Mapping[int, Payload], state: Saved) -> Callable[[], None] | None:
         self._reach("checkpoint", round)
         with self._profile.span("checkpoint"):
-            self._store.save(round, self._trainer, sent, state)
+            self._ports.compute.finish_aside()  # at most one is behind
+            return self._store.save(round, self._trainer, sent, state)
 
     # Back in the calling thread
 
@@ -262,8 +254,8 @@ class Driver:
                 raise Interrupted(str(error)) from None
             if isinstance(result, TrainStats):
                 self._account.trained(result)
-                self._reach("exchange", self._round)
-                self._tell(ev.Trained(result.loss, result.samples, result.steps, result.lr, result.lr_sum))
+                self._gate.hold(result)
+                self._busy = True
             elif isinstance(result, RoundResult):
                 # First the record, then the checkpoint, which holds it too: a resumed peer drops a record too many,
                 # and rebuilds one too few, but without the checkpoint nothing says what a record stood for.
@@ -274,6 +266,8 @@ class Driver:
             elif isinstance(result, ExchangeResult):
                 self._tell(ev.Recorded())
             else:
+                if result is not None:
+                    self._gate.save(result)
                 began = self._clock.now()
                 self._profile.end(self._round)
                 written = self._clock.now() - began  # the trace is no part of the next round
@@ -281,6 +275,10 @@ class Driver:
                 writing += written
                 self._profile.begin(self._round + 1)
                 self._tell(ev.Recorded())
+        if (trained := self._gate.release()) is not None:
+            self._busy = False
+            self._reach("exchange", self._round)
+            self._tell(ev.Trained(trained.loss, trained.samples, trained.steps, trained.lr, trained.lr_sum))
         return writing
 
     def _record(self, result: RoundResult) -> None:

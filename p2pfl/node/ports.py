@@ -34,8 +34,14 @@ class Compute(Protocol):
     def submit(self, work: Callable[[], Any]) -> None:
         """Start a task; the previous one has finished."""
 
+    def submit_aside(self, work: Callable[[], None]) -> Future[None]:
+        """Start a task aside, which waits for the disk; the one before has finished."""
+
+    def finish_aside(self) -> None:
+        """Wait for the task aside, called in a task; its error is its future's."""
+
     def finished(self) -> list[Future[Any]]:
-        """Tasks that have finished since the last call."""
+        """Tasks that have finished since the last call, without those aside."""
 
     def close(self) -> None:
         """Wait for the running task, and start no other."""
@@ -64,11 +70,13 @@ class Store(Protocol):
     def keep_sent(self, exchange: int, sent: Mapping[int, Payload]) -> None:
         """Keep the payloads of an exchange before its round's last, for the checkpoint."""
 
-    def save(self, round: int, trainer: Trainer, sent: Mapping[int, Payload], state: Saved) -> None:
-        """Save the checkpoint of a training round.
+    def save(
+        self, round: int, trainer: Trainer, sent: Mapping[int, Payload], state: Saved
+    ) -> Callable[[], None] | None:
+        """Save the checkpoint of a training round, if one is due.
 
         It holds the payloads `sent` in the round's last exchange, those that were kept before, and the algorithm's
-        state.
+        state. Returns what is left to do until it outlasts a power cut; nothing of the next round may be sent before.
         """
 
     def save_model(self, round: int, trainer: Trainer) -> None:

@@ -21,6 +21,7 @@ from p2pfl.protocol.numbering import Numbering
 from p2pfl.run import checkpoint, records
 from p2pfl.run.paths import CHECKPOINTS_FOLDER, MODEL_FILE, ROUNDS_FILE
 from p2pfl.run.repair import repair, set_aside
+from p2pfl.run.retention import EACH_ROUND, CheckpointPlan
 from p2pfl.run.tensor_file import save_tensors
 from p2pfl.training import Evaluation, Trainer
 
@@ -34,7 +35,7 @@ class Recorder:
     `origin`: the owner that its checkpoints name. `kept`: records of earlier incarnations that it adds to; None as long
     as the round in which it continues is not known. `evaluates`: it measures accuracy during the run.
     `is_model_owner`: asked whenever it matters, since the launcher may reassign the run's model.
-    `checkpoints`: how many are kept. `sketches`: its weights are compared with others' by their sketches.
+    `plan`: of its checkpoints. `sketches`: its weights are compared with others' by their sketches.
     """
 
     config: RunConfig
@@ -46,7 +47,7 @@ class Recorder:
     origin: checkpoint.Origin
     consensus_rounds: int
     kept: list[records.RoundRecord] | None
-    checkpoints: int = checkpoint.KEPT
+    plan: CheckpointPlan = EACH_ROUND
     is_model_owner: Callable[[], bool] = lambda: False
     _kept_sent: dict[int, checkpoint.Sent] = field(default_factory=dict)  # by exchange
     _newest: records.RoundRecord | None = None
@@ -78,18 +79,34 @@ class Recorder:
 
     def keep_sent(self, exchange: int, sent: Mapping[int, Payload]) -> None:
         """Keep a copy of an exchange's payloads for the checkpoint of its round."""
-        if self.config.record.checkpoint:
+        if self.saves(self._numbers.round_of(exchange)):
             self._kept_sent[exchange] = _copied(_sent(sent))
 
-    def save(self, round: int, trainer: Trainer, sent: Mapping[int, Payload], state: Saved) -> None:
-        """Save the checkpoint of a training round.
+    def saves(self, round: int) -> bool:
+        """Whether a round's checkpoint is saved."""
+        return self.config.record.checkpoint and self.plan.is_due(round)
 
-        `sent`: payloads of the round's last exchange by neighbor. `state`: of the algorithm after it.
+    def save(
+        self, round: int, trainer: Trainer, sent: Mapping[int, Payload], state: Saved
+    ) -> Callable[[], None] | None:
+        """Save the checkpoint of a training round, if one is due.
+
+        `sent`: payloads of the round's last exchange by neighbor. `state`: of the algorithm after it. It outlasts the
+        process at once, and a power cut when what is returned has been done, which may overlap with the next training.
         """
-        if round <= self.config.training.rounds and self.config.record.checkpoint:
-            made = self._checkpoint(round, trainer, sent, state)
-            checkpoint.save(self.peer_dir / CHECKPOINTS_FOLDER, made, self.checkpoints)
+        if not self.saves(round):
+            return None
+        path = checkpoint.write(self.peer_dir / CHECKPOINTS_FOLDER, self._checkpoint(round, trainer, sent, state))
         self._kept_sent.clear()
+
+        def complete() -> None:
+            records.sync(self.peer_dir)  # first, so that it lacks none of those that it counts
+            checkpoint.complete(path, self.origin, self.plan)
+
+        if round < self.config.training.rounds:
+            return complete
+        complete()
+        return None
 
     def save_model(self, round: int, trainer: Trainer) -> None:
         """Save the run's model, if this process owns it and the round is the last."""
@@ -117,10 +134,14 @@ class Recorder:
     def _set_aside(self, round: int) -> list[str]:
         """Keep what has no checkpoint any longer.
 
-        One round is what a crash before the first save leaves.
+        Rounds until the first save are what a crash before it leaves.
         """
         newest = max((own.round for own in records.read_recorded(self.peer_dir, strict=True).rounds), default=0)
-        if newest <= round or not self.config.record.checkpoint or (copy := set_aside(self.peer_dir)) is None:
+        if (
+            newest < round + self.plan.every
+            or not self.config.record.checkpoint
+            or (copy := set_aside(self.peer_dir)) is None
+        ):
             return []
         path = self.peer_dir / ROUNDS_FILE
         return [f"{path}: begins at round {round} again; its records until round {newest} are kept in {copy}"]
@@ -130,8 +151,14 @@ class Recorder:
 
         Raises CheckpointError naming the file that cannot be written.
         """
-        records.append_round(self.peer_dir, record, sketch, durable=self.config.record.checkpoint)
+        # With its checkpoint it is brought to disk; none follows after the last training round.
+        after_all = self.config.record.checkpoint and record.round > self.config.training.rounds
+        records.append_round(self.peer_dir, record, sketch, durable=after_all)
         self._newest, self._recorded = record, self._recorded + 1
+
+    @property
+    def _numbers(self) -> Numbering:
+        return Numbering(self.config.training.rounds, self.config.gossip.gossip_steps)
 
     def _follow(self, kept: list[records.RoundRecord]) -> None:
         self._newest, self._recorded = kept[-1] if kept else None, len(kept)
@@ -139,8 +166,7 @@ class Recorder:
     def _checkpoint(
         self, round: int, trainer: Trainer, sent: Mapping[int, Payload], state: Saved
     ) -> checkpoint.Checkpoint:
-        numbers = Numbering(self.config.training.rounds, self.config.gossip.gossip_steps)
-        earlier = range(numbers.first(round), numbers.last(round))
+        earlier = range(self._numbers.first(round), self._numbers.last(round))
         last = _sent(sent)
         return checkpoint.Checkpoint(
             round=round,
@@ -158,6 +184,7 @@ class Recorder:
             scalars=last.scalars,
             earlier=tuple(self._kept_sent.get(exchange, checkpoint.Sent()) for exchange in earlier),
             algorithm=state,
+            every=self.plan.every,
         )
 
     def _save_model(self, trainer: Trainer) -> None:

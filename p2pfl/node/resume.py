@@ -160,12 +160,14 @@ def _has_done_rounds(spec: messages.WorkerSpec, roles: Roles, peer_dir: Path, re
 
     Its folder and those of the others tell, as far as they can.
 
-    One round alone tells nothing: a process may be stopped after it has recorded its first, before it has saved it.
+    The rounds until its first checkpoint tell nothing: it may be stopped after it has recorded these, before it has
+    saved that.
     """
-    if refused or any(record.round > 1 for record in records.read_rounds(peer_dir)):
+    every = spec.config.record.checkpoint_every
+    if refused or any(record.round > every for record in records.read_rounds(peer_dir)):
         return spec.index not in _clients(roles)
     others = (folder / CHECKPOINTS_FOLDER for folder in _folders(spec, roles, range(roles.topology.n)))
-    return spec.index not in _clients(roles) and any(checkpoint.latest_number(folder) > 1 for folder in others)
+    return spec.index not in _clients(roles) and any(checkpoint.latest_number(folder) > every for folder in others)
 
 
 def _clients(roles: Roles) -> Iterable[int]:

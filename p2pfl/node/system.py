@@ -26,10 +26,21 @@ class ThreadCompute:
         """`wake` is called in the thread when a task has finished."""
         self._wake = wake
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="trainer")
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="saver")  # its thread is started when there is work
+        self._last_aside: Future[None] | None = None
         self._results: SimpleQueue[Future[Any]] = SimpleQueue()
 
     def submit(self, work: Callable[[], Any]) -> None:
         self._executor.submit(work).add_done_callback(self._finished)
+
+    def submit_aside(self, work: Callable[[], None]) -> Future[None]:
+        self._last_aside = future = self._aside.submit(work)
+        future.add_done_callback(lambda _: self._wake())
+        return future
+
+    def finish_aside(self) -> None:
+        if (last := self._last_aside) is not None:
+            last.exception()
 
     def finished(self) -> list[Future[Any]]:
         found: list[Future[Any]] = []
@@ -41,6 +52,7 @@ class ThreadCompute:
 
     def close(self) -> None:
         self._executor.shutdown(cancel_futures=True)
+        self._aside.shutdown()
 
     def _finished(self, future: Future[Any]) -> None:
         self._results.put(future)

@@ -15,6 +15,7 @@ from p2pfl.errors import ConfigError
 from p2pfl.model.vector import Layout
 from p2pfl.modes import Roles, assign_roles, mode_of
 from p2pfl.payload import ITEM_BYTES
+from p2pfl.preflight.checkpoints import checkpoints_on_disk
 from p2pfl.preflight.exchanges import exchange_memory, shares_kept, vectors_sent
 from p2pfl.preflight.gpus import GpuUse, check_gpus, count_activations, requested_devices
 from p2pfl.preflight.notes import settings_notes
@@ -30,7 +31,6 @@ from p2pfl.preflight.shards import (
     training_samples,
 )
 from p2pfl.preflight.trial import TriedModel, check_model
-from p2pfl.run.checkpoint import KEPT
 from p2pfl.run.data_record import DIGITS, DataRecord
 from p2pfl.run.partition_file import notes_as_given
 from p2pfl.training import dataset_of_run, own_split_of, pick_device, split_of_run, with_common_steps
@@ -66,6 +66,8 @@ class Estimate:
     training_bytes: int  # sent by all in all training rounds; the first payload on an edge may be longer than others
     consensus_rounds: int
     consensus_bytes: int
+    checkpoints_kept: int  # of a process; 0 where none are saved
+    disk: int  # bytes at least of checkpoints and model
     roles: Roles  # with the mixing matrix of the shards' sizes
     gpu: GpuUse | None
     notes: tuple[str, ...]  # oddities of data and model
@@ -163,7 +165,7 @@ def disk_space_needed(roles: Roles, config: RunConfig, layout: Layout, process: 
     """Bytes at least that a run, or one process of it, writes: checkpoints and model."""
     whole, sizes = layout.size * 4, checkpoint_sizes(roles, config, layout, process)
     # One more is written before the oldest is removed.
-    need = min(max(KEPT, roles.most_ahead), config.training.rounds) * sum(sizes) + max(sizes)
+    need = checkpoints_on_disk(roles, config) * sum(sizes) + max(sizes)
     has_model = roles.model_owner is not None and process in (None, roles.model_owner)
     return (need if config.record.checkpoint else 0) + (whole if has_model else 0)
 
@@ -280,6 +282,8 @@ def estimate(  # longer than others: each field of the result takes a line
         + round(sum(sent) * _first_bytes(config, layout)),
         consensus_rounds=roles.consensus_rounds,
         consensus_bytes=roles.vectors_in_merges(roles.consensus_rounds) * whole,
+        checkpoints_kept=checkpoints_on_disk(roles, config) * config.record.checkpoint,
+        disk=disk_space_needed(roles, config, layout, index),
         roles=roles,
         gpu=checked.gpu,
         notes=(*checked.notes(config, path), *split_notes(config, is_split, split)),

@@ -1,10 +1,13 @@
-"""Checkpoints of a peer, one after each training round, as safetensors files.
+"""Checkpoints of a peer, each of a training round, as safetensors files.
 
 A checkpoint states its run, peer and round, and is refused anywhere else. It holds everything that changes the rest of
 the run: weights, momentum, other state of the optimizer, integer buffers and the state of the algorithm. It also holds
 the payloads of its round, of all its exchanges, so that after a stop of the whole swarm, when peers may be one round
-apart, those ahead can send them again to those behind; and the record of its round, from which a lost one is rebuilt. A
-peer's two newest are kept; other files in the folder, such as checkpoints of other peers, stay. Nothing is pickled.
+apart, those ahead can send them again to those behind; and the record of its round, from which a lost one is rebuilt.
+Which are kept is the plan's; other files in the folder, such as checkpoints of other peers, stay. Nothing is pickled.
+
+`write` makes a checkpoint that outlasts the process, `complete` waits until it also outlasts a power cut, and only then
+removes older ones, so that this wait may overlap with the next round.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,68 +26,32 @@ import safetensors
 from torch import Tensor
 
 from p2pfl.errors import CheckpointError, OtherVersionError, UnreadableError, is_missing, unreadable, unwritable
+from p2pfl.run import checked_file
+from p2pfl.run.checked_file import Raw, is_whole
 from p2pfl.run.paths import CHECKPOINT_NAME, checkpoint_name
-from p2pfl.run.tensor_file import check_readable, checksum, save_tensors
-from p2pfl.util.files import check_regular
+from p2pfl.run.retention import EACH_ROUND, CheckpointPlan
+from p2pfl.run.retention import KEPT as KEPT
+from p2pfl.run.saved_state import Checkpoint as Checkpoint
+from p2pfl.run.saved_state import Origin as Origin
+from p2pfl.run.saved_state import Sent as Sent
+from p2pfl.run.tensor_file import raw_tensor
 
 _OTHER_VERSION = "resume with that version, or start a new run without --resume"
-KEPT = 2  # at least; more on a schedule of graphs, where neighbors may be further apart
-FORMAT = 7
+FORMAT = 8
 _UNFINISHED = re.compile(rf"\.{CHECKPOINT_NAME.pattern}\.\d+")
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Origin of a checkpoint: the run's id, the peer's label and its number.
-
-    The id is the same over all resumes; it is empty where it is not known.
-    """
-
-    run: str = ""
-    peer: str = ""
-    index: int = 0
+def save(folder: Path, checkpoint: Checkpoint, plan: CheckpointPlan = EACH_ROUND) -> Path:
+    """Write a checkpoint, and remove older ones; see `write` and `complete`."""
+    path = write(folder, checkpoint)
+    complete(path, checkpoint.origin, plan)
+    return path
 
 
-@dataclass(frozen=True)
-class Sent:
-    """Payloads of one exchange: vectors and scalars by neighbor and name."""
+def write(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint, which outlasts the process from now on.
 
-    vectors: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
-    scalars: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """State of a peer after `round` rounds.
-
-    Vectors are (size,) as in the run's layout. `optimizer` is its state besides `momentum`, by name. `sent` and
-    `scalars` are the payloads of the round's last exchange by neighbor and name, and `earlier` those of the exchanges
-    before it in the round, oldest first. `algorithm` is the state of the gossip algorithm by name: tensors of any
-    shape, and numbers. `record` is the round's record as JSON, and `recorded` the number of the peer's records so far.
-    """
-
-    round: int
-    steps: int
-    layout: str
-    settings: str
-    x: Tensor
-    momentum: Tensor
-    buffers: Mapping[str, Tensor] = field(default_factory=dict)
-    optimizer: Mapping[str, Tensor] = field(default_factory=dict)
-    sent: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
-    scalars: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
-    algorithm: Mapping[str, Tensor | float] = field(default_factory=dict)
-    earlier: tuple[Sent, ...] = ()
-    origin: Origin = Origin()
-    record: str = ""
-    recorded: int = 0
-
-
-def save(folder: Path, checkpoint: Checkpoint, kept: int = KEPT) -> Path:
-    """Write a checkpoint, and remove those of the same origin before the last `kept`.
-
-    Those of later rounds stay: a process that begins again may have nothing else of them. Raises CheckpointError naming
-    the file.
+    None of its tensors is needed any longer. Raises CheckpointError naming the file.
     """
     tensors: dict[str, Tensor] = {"x": checkpoint.x, "momentum": checkpoint.momentum}
     tensors |= {f"buffer/{name}": buffer for name, buffer in checkpoint.buffers.items()}
@@ -97,6 +64,7 @@ def save(folder: Path, checkpoint: Checkpoint, kept: int = KEPT) -> Path:
         "format": FORMAT,
         **asdict(checkpoint.origin),
         "round": checkpoint.round,
+        "every": checkpoint.every,
         "steps": checkpoint.steps,
         "layout": checkpoint.layout,
         "settings": checkpoint.settings,
@@ -106,16 +74,28 @@ def save(folder: Path, checkpoint: Checkpoint, kept: int = KEPT) -> Path:
         "record": checkpoint.record,
         "recorded": checkpoint.recorded,
     }
-    about["digest"] = checksum(about, tensors)
     path = folder / checkpoint_name(checkpoint.round)
     try:
         folder.mkdir(exist_ok=True)
-        save_tensors(path, tensors, {"p2pfl": json.dumps(about)})
-        for old in _outdated(folder, checkpoint, kept) + _unfinished(folder):
-            old.unlink()
-    except (OSError, safetensors.SafetensorError) as error:
+        raw = {name: Raw(*raw_tensor(tensor)) for name, tensor in tensors.items()}
+        checked_file.write(path, raw, {"p2pfl": json.dumps(about)})
+    except OSError as error:
         raise CheckpointError(unwritable(path, error)) from None
     return path
+
+
+def complete(path: Path, origin: Origin, plan: CheckpointPlan) -> None:
+    """Wait until a checkpoint is on disk, then remove older ones by the plan.
+
+    Those of other origins stay, and those of later rounds: a process that begins again may have nothing else of them.
+    Raises CheckpointError naming the file.
+    """
+    try:
+        checked_file.sync(path)
+        for old in _outdated(path, origin, plan) + _unfinished(path.parent):
+            old.unlink()
+    except OSError as error:
+        raise CheckpointError(unwritable(path, error)) from None
 
 
 def _stored(sent: Sent, folder: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -145,15 +125,14 @@ def load(path: Path, origin: Origin | None = None) -> Checkpoint:
     Two subclasses say nothing about its content: UnreadableError for one that cannot be read now, and
     OtherVersionError.
     """
-    check_readable(path)
+    intact = is_whole(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["p2pfl"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        digest = about.pop("digest")
-        if about.get("format") != FORMAT:
+        if about["round"] is not None and about.get("format") != FORMAT:
             raise OtherVersionError(f"{path}: written by another version of p2pfl")
-        if checksum(about, tensors) != digest:
+        if not intact:
             raise CheckpointError(f"{path}: altered since it was written (checksum differs)")
         found = _parsed(about, tensors)
     except _DAMAGED as error:
@@ -186,6 +165,7 @@ def _parsed(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Checkpoi
         origin=Origin(str(about["run"]), str(about["peer"]), int(about["index"])),
         record=str(about["record"]),
         recorded=int(about["recorded"]),
+        every=int(about["every"]),
     )
 
 
@@ -255,23 +235,22 @@ def _numbered(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), folder / match[0]) for match in matches if match)
 
 
-def _outdated(folder: Path, checkpoint: Checkpoint, kept: int) -> list[Path]:
-    """Checkpoints to remove after a save.
-
-    Those are of the same origin and of earlier rounds, except the newest ones of these.
-    """
-    before = [path for number, path in _numbered(folder) if number < checkpoint.round]
-    if len(before) < kept:
+def _outdated(path: Path, origin: Origin, plan: CheckpointPlan) -> list[Path]:
+    """Checkpoints of the same origin to remove after a save."""
+    match = CHECKPOINT_NAME.fullmatch(path.name)
+    assert match is not None
+    round = int(match[1])
+    before = {number: file for number, file in _numbered(path.parent) if number < round}
+    if len(before) < plan.kept:
         return []
-    return [path for path in before if _origin_in(path) == checkpoint.origin][: 1 - kept]
+    own = [number for number, file in before.items() if _origin_in(file) == origin]
+    return [before[number] for number in plan.outdated(own, round)]
 
 
 def _origin_in(path: Path) -> Origin | None:
     """Origin in a checkpoint's header; None if that is damaged or of another round."""
     try:
-        check_regular(path)
-        with safetensors.safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["p2pfl"])
+        about = json.loads(checked_file.read_about(path)["p2pfl"])
         mine = about["format"] == FORMAT and checkpoint_name(about["round"]) == path.name
         return Origin(about["run"], about["peer"], about["index"]) if mine else None
     except (*_DAMAGED, OSError, RuntimeError):

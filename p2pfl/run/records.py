@@ -138,6 +138,21 @@ def append_round(peer_dir: Path, record: RoundRecord, sketch: Vector | None, dur
     _append(peer_dir / ROUNDS_FILE, encode_record(record) + b"\n", durable)
 
 
+def sync(peer_dir: Path) -> None:
+    """Wait until a peer's records and sketches are on disk. Raises CheckpointError."""
+    for path in (peer_dir / SKETCHES_FILE, peer_dir / ROUNDS_FILE):
+        try:
+            file = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(file)
+            finally:
+                os.close(file)
+        except FileNotFoundError:  # a process without sketches
+            continue
+        except OSError as error:
+            raise CheckpointError(unwritable(path, error)) from None
+
+
 def _append(path: Path, data: bytes, durable: bool, header: bytes = b"") -> None:
     """Append data to a file; a new one gets the header first."""
     try:

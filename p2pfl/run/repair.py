@@ -17,7 +17,7 @@ from p2pfl.run.records import MAX_RECORD_BYTES, Recorded, RoundRecord, encode_re
 from p2pfl.run.sketch_file import HEADER, MAX_BYTES, file_size, readable_sketches
 from p2pfl.util.files import read_if_any, replace_file, truncate_file
 
-_AHEAD = 1000  # rounds after a checkpoint, far more than are ever recorded; beyond it a line is no record
+_AHEAD = 100_000  # rounds after a checkpoint, more than are ever recorded; beyond it a line is no record
 
 
 @dataclass(frozen=True)

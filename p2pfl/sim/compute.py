@@ -29,16 +29,19 @@ class VirtualCompute:
     Work runs when it is submitted; its result is available later.
     """
 
-    def __init__(self, clock: VirtualClock, train_seconds: float = 0.0) -> None:
-        """`train_seconds`: virtual time of a round's training; other work takes none."""
+    def __init__(self, clock: VirtualClock, train_seconds: float = 0.0, disk_seconds: float = 0.0) -> None:
+        """`train_seconds`: virtual time of a training; `disk_seconds`: of a task aside."""
         self._clock = clock
         self._train_seconds = train_seconds
+        self._disk_seconds = disk_seconds
         self._waiting: list[tuple[float, Future[Any]]] = []
+        self._aside: tuple[float, Callable[[], None], Future[None]] | None = None
 
     @property
     def next_result(self) -> float:
         """Time of the next result; infinity if nothing was submitted."""
-        return min((when for when, _ in self._waiting), default=math.inf)
+        aside = math.inf if self._aside is None else self._aside[0]
+        return min([aside, *(when for when, _ in self._waiting)])
 
     def submit(self, work: Callable[[], Any]) -> None:
         future: Future[Any] = Future()
@@ -59,8 +62,35 @@ class VirtualCompute:
             future.set_result(result)
         self._waiting.append((self._clock.now() + seconds, future))
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether a task aside is not done yet."""
+        return self._aside is not None
+
+    def submit_aside(self, work: Callable[[], None]) -> Future[None]:
+        """Do the work when its time is over; a process killed before has not done it."""
+        future: Future[None] = Future()
+        self._aside = (self._clock.now() + self._disk_seconds, work, future)
+        if self._disk_seconds == 0.0:
+            self.finish_aside()
+        return future
+
+    def finish_aside(self) -> None:
+        if self._aside is None:
+            return
+        _, work, future = self._aside
+        self._aside = None
+        try:
+            work()
+        except Exception as error:
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
     def finished(self) -> list[Future[Any]]:
         now = self._clock.now()
+        if self._aside is not None and self._aside[0] <= now:
+            self.finish_aside()
         due = [future for when, future in self._waiting if when <= now]
         self._waiting = [(when, future) for when, future in self._waiting if when > now]
         return due

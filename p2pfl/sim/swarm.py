@@ -14,6 +14,7 @@ from p2pfl.errors import ConfigError, P2PFLError, TransportError
 from p2pfl.faults import Kill
 from p2pfl.launch import LaunchSpec, Outcome
 from p2pfl.launch import events as ev
+from p2pfl.launch.recovery import recover, recovery_line
 from p2pfl.launch.supervisor import Supervisor
 from p2pfl.modes import assign_roles
 from p2pfl.node import messages
@@ -50,9 +51,13 @@ class Simulation:
         *,
         speed: LinkSpeed | None = None,
         train_seconds: float = 1.0,
+        disk_seconds: float = 0.0,
         resume: Path | None = None,
     ) -> None:
-        """`resume`: run directory of a simulated run to continue, with these settings."""
+        """`resume`: run directory of a simulated run to continue, with these settings.
+
+        `disk_seconds`: how long a checkpoint takes to the disk, beside the next round's training.
+        """
         self.clock = VirtualClock()
         self.network = VirtualNetwork(self.clock, speed, config.exchange.grace_timeout)
         config = resolve(config, topology, processes=1)
@@ -60,13 +65,16 @@ class Simulation:
         self.run_dir = create_run_dir(topology, config) if resume is None else resume
         self.workers: dict[int, SimWorker] = {}  # the newest of each process
         self.lines: list[str] = []  # shown by the supervisor and the processes
-        self._environment = Environment(self.clock, self.network, topology, train_seconds)
+        self._environment = Environment(self.clock, self.network, topology, train_seconds, disk_seconds)
         chosen = config.data
         self._dataset = data.prepare(chosen.dataset, chosen.data_dir, lambda *_: None, chosen.pictures)
         run = run_fingerprint(roles, config)
         script = fault_script(config, topology)
         settings = resume_fingerprint(roles, config)
         self._spec = LaunchSpec(roles, config, self.run_dir, run, settings, resume is not None, script=script)
+        line = None if resume is None else recovery_line(roles, config, self.run_dir)
+        if line is not None:
+            recover(line, roles, self.run_dir, script)
         self._supervisor = Supervisor(self._spec)
         self._running: set[int] = set()
         self._reports: deque[tuple[int, messages.FromWorker]] = deque()  # not passed on yet

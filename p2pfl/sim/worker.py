@@ -33,6 +33,7 @@ class Environment:
     network: VirtualNetwork
     topology: Topology
     train_seconds: float
+    disk_seconds: float = 0.0
 
 
 @dataclass
@@ -115,6 +116,11 @@ class SimWorker:
     # From outside
 
     @property
+    def waits_for_disk(self) -> bool:
+        """Whether its newest checkpoint would not outlast a power cut."""
+        return self._parts is not None and self._parts.compute.is_behind
+
+    @property
     def is_paused(self) -> bool:
         """Whether it does nothing until it is woken."""
         return self._environment.clock.now() >= self._pause_at
@@ -157,7 +163,7 @@ class SimWorker:
             faults = ScriptedFaults(assembly.script, spec.index, lambda: logic.context.shown(logic.round))
             transport = conditioner = Conditioner(transport, faults, environment.clock.now)
             injector = FaultInjector(assembly.script, spec.index, folder / FIRED_FILE, self._inject)
-        compute = VirtualCompute(environment.clock, environment.train_seconds)
+        compute = VirtualCompute(environment.clock, environment.train_seconds, environment.disk_seconds)
         ports = Ports(environment.clock, compute, transport, assembly.recorder, self.reporter)
         driver = Driver(assembly.logic, assembly.trainer, ports, injector=injector)
         return _Parts(driver, compute, transport, conditioner, assembly)

@@ -259,6 +259,20 @@ def test_cut_again_and_again(start: Start, peace: bytes) -> None:
     ends_as_in_peace(run, peace)
 
 
+def test_cut_again_and_again_with_rounds_between_two_checkpoints(start: Start, peace: bytes) -> None:
+    """All go back to the newest that all have, and the first time to the beginning."""
+    run = start(None, "--checkpoint-every", "5")
+    for number in (3, 8, 11):
+        if not is_past(run, number):
+            break
+        kill_all(run)
+        assert {path.name for name in "012" for path in checkpoints(run, name)} <= {
+            f"round-{round:06d}.safetensors" for round in (5, 10)
+        }
+        run = start(run)
+    assert ends_as_in_peace(run, peace) == ""
+
+
 def test_an_attack_continues_with_the_vectors_that_were_seen_before_the_stop(start: Start, tmp_path: Path) -> None:
     script = tmp_path / "faults.toml"
     script.write_text('[[fault]]\nkind = "attack"\npeer = "1"\nattack = "inner-product"\nrounds = [2, 12]\n')

@@ -18,17 +18,18 @@ from p2pfl.algorithms.choco import Choco
 from p2pfl.algorithms.compression import Compression
 from p2pfl.cli import main
 from p2pfl.cli.describe import describe_run
-from p2pfl.config import RunConfig, compression_choice
+from p2pfl.config import RunConfig, compression_choice, replace_options
 from p2pfl.data import describe
 from p2pfl.errors import ConfigError
 from p2pfl.experiment.checks import check_plan
 from p2pfl.experiment.plan import CompareOptions
 from p2pfl.model.vector import Layout
 from p2pfl.modes import assign_roles, topology_of
+from p2pfl.preflight.checkpoints import check_each_round
 from p2pfl.preflight.estimate import Estimate, check_run, check_settings, disk_space_needed, estimate
 from p2pfl.preflight.gpus import BARE_CONTEXT_BYTES, CONTEXT_BYTES, WORKSPACE_BYTES, Activations, GpuUse, gpu_need
 from p2pfl.run.directory import create_run_dir
-from p2pfl.topology import consensus_rounds, make_topology
+from p2pfl.topology import Topology, consensus_rounds, make_topology
 from p2pfl.training import initial_model
 
 
@@ -442,3 +443,43 @@ def test_plain_sgd_reads_the_file_of_a_partition(tmp_path: Path) -> None:
     (tmp_path / "split.json").write_text(json.dumps({"a": list(range(99)), "b": [1000]}))
     found = estimate(assign_roles(config, alone), config)
     assert (found.smallest_shard, found.steps_per_round) == (100, 3)
+
+
+def test_disk_with_rounds_between_two_checkpoints() -> None:
+    """A ring of 16 may be eight rounds apart; more in the overlapped order."""
+    ring, row = make_topology("ring", 16), make_topology("path", 2)
+    options: list[tuple[dict[str, object], Topology, int]] = [
+        ({}, ring, 2),
+        ({"checkpoint_every": 8}, ring, 2),
+        ({"checkpoint_every": 8, "order": "overlapped"}, ring, 3),
+        ({"checkpoint_every": 2}, ring, 5),
+        ({"checkpoint_every": 2, "gossip_steps": 4}, ring, 2),
+        ({"checkpoint_every": 2}, row, 2),
+        ({"checkpoint_every": 50}, ring, 1),
+    ]
+    for changes, topology, kept in options:
+        config = digits(rounds=20, **changes)
+        found = estimate(assign_roles(config, topology), config)
+        assert found.checkpoints_kept == kept, changes
+        each = f"every {changes['checkpoint_every']} rounds" if changes else "after each round"
+        assert f"checkpoints {each}, {kept} kept of a process" in describe_run(topology, config)
+    none = digits(checkpoint=False)
+    assert estimate(assign_roles(none, ring), none).checkpoints_kept == 0
+    assert describe_run(ring, none).endswith("MB; no checkpoints")
+
+
+def test_what_rounds_between_two_checkpoints_do_not_fit() -> None:
+    pushing = digits(algorithm="push-sum", mixing="column-stochastic", checkpoint_every=3, restart=1)
+    with pytest.raises(
+        ConfigError, match=r"^--checkpoint-every 3: a peer that --restart .*; choose 1, or --restart 0$"
+    ):
+        describe_run(make_topology("ring", 4), pushing)
+    for allowed in (replace_options(pushing, restart=0), replace_options(pushing, checkpoint=False)):
+        describe_run(make_topology("ring", 4), allowed)
+    with pytest.raises(
+        ConfigError, match=r"^--checkpoint-every 3: peers that are started one by one .*--no-checkpoint$"
+    ):
+        check_each_round(digits(checkpoint_every=3))
+    check_each_round(digits(checkpoint_every=3, checkpoint=False))
+    with pytest.raises(ConfigError, match="--checkpoint-every 0"):
+        digits(checkpoint_every=0)

@@ -1,0 +1,54 @@
+"""Recovery of a stopped run before its workers start: where its peers continue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from p2pfl.config import RunConfig
+from p2pfl.errors import CheckpointError, unwritable
+from p2pfl.faults import BEFORE_EXCHANGE, FaultScript, Kill, Pause
+from p2pfl.faults.injector import fired, forget
+from p2pfl.modes import Roles
+from p2pfl.preflight.checkpoints import rounds_apart
+from p2pfl.run.paths import FIRED_FILE, peer_dirs
+from p2pfl.run.recovery import RecoveryLine, find_recovery_line, go_back
+
+
+def recovery_line(roles: Roles, config: RunConfig, run_dir: Path) -> RecoveryLine | None:
+    """Rounds after which the peers of a stopped run continue.
+
+    None: each from its newest checkpoint. Nothing is changed.
+    """
+    if not roles.mode.mixes or not config.record.checkpoint:
+        return None
+    at_most = config.training.rounds + roles.consensus_rounds - 1  # the very last round is always done again
+    ahead, topology = rounds_apart(1, roles, config), roles.topology
+    return find_recovery_line(run_dir, peer_dirs(run_dir, topology), topology.names, roles.links, at_most, ahead)
+
+
+def recover(line: RecoveryLine, roles: Roles, run_dir: Path, script: FaultScript) -> None:
+    """Let peers go back to the recovery line.
+
+    Raises CheckpointError naming a file that cannot be written.
+    """
+    folders = peer_dirs(run_dir, roles.topology)
+    for peer, folder in enumerate(folders):
+        again = {number for number, fault in script.of(peer) if _happens_again(fault, peer, line, roles)}
+        if again & set(fired(folder / FIRED_FILE)):
+            try:
+                forget(folder / FIRED_FILE, again)
+            except OSError as error:
+                raise CheckpointError(unwritable(folder / FIRED_FILE, error)) from None
+    go_back(line, folders, sketched=roles.mode.has_peers)
+
+
+def _happens_again(fault: Kill | Pause, peer: int, line: RecoveryLine, roles: Roles) -> bool:
+    """Whether a fault is in a round that a peer and its neighbors do again.
+
+    A peer that was killed before it exchanged anything in the next round has nothing to do in that again.
+    """
+    if fault.round > line.rounds[peer] + 1:
+        return True
+    is_after_exchange = isinstance(fault, Kill) and fault.at not in BEFORE_EXCHANGE
+    neighbors = min((line.rounds[link] for link in roles.links[peer]), default=fault.round)
+    return is_after_exchange and fault.round == line.rounds[peer] + 1 and neighbors < fault.round
