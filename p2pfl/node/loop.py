@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import msgspec
 
@@ -17,10 +16,11 @@ from p2pfl.node import messages
 from p2pfl.node.accounting import ExchangeResult, RoundAccount, RoundResult, line_of
 from p2pfl.node.ports import Ports
 from p2pfl.node.profile import RoundProfile
+from p2pfl.node.tasks import Tasks
 from p2pfl.payload import LocalTraining, Payload
 from p2pfl.protocol import events as ev
 from p2pfl.protocol.logic import Logic
-from p2pfl.training import Stopped, Trainer, TrainStats, check_weights
+from p2pfl.training import Trainer, TrainStats, check_weights
 
 IDLE_SECONDS = 1.0
 FLUSH_SECONDS = 0.001
@@ -45,7 +45,6 @@ class Driver:
         self._logic = logic
         self._numbers = logic.context.numbering
         self._trainer = trainer
-        self._ports = ports
         self._clock = ports.clock
         self._transport = ports.transport
         self._store = ports.store
@@ -54,7 +53,7 @@ class Driver:
         self._profile = profile or RoundProfile()
         self._injector = injector
         self._stopped = False  # no Event: its lock could be held when a signal handler sets it
-        self._busy = False  # the compute port has work
+        self._tasks = Tasks(ports.compute)
         self._refused: Counter[str] = Counter()  # all that the records say so far
         self._account = RoundAccount(self._clock.now())
         self._start = self._account.began
@@ -86,7 +85,7 @@ class Driver:
     def close(self) -> None:
         """Close the compute port; training under way ends at its next step."""
         self._stopped = True
-        self._ports.compute.close()
+        self._tasks.close()
         self._profile.close()
 
     def turn(self) -> None:
@@ -95,7 +94,7 @@ class Driver:
         with self._profile.span("wait for messages"):
             events = self._transport.poll(self._poll_seconds(before))
         after = self._clock.now()
-        if not self._busy:
+        if not self._tasks.is_busy:
             self._account.wait += after - before
         if self._stopped:
             raise Interrupted("stopped")
@@ -108,16 +107,18 @@ class Driver:
             self._tell(ev.Flushed())
         if self._clock.now() >= self._logic.deadline:
             self._tell(ev.Tick())
-        if not self._busy:
+        if not self._tasks.is_busy:
             self._account.exchange += self._clock.now() - after - writing
 
     @property
     def deadline(self) -> float:
         """When the protocol wants a turn even if nothing has come, on the driver's clock."""
-        is_flushed = self._logic.wants_flush and self._transport.flushed()
-        return self._clock.now() if is_flushed else self._logic.deadline
+        is_due = self._tasks.has_skipped or (self._logic.wants_flush and self._transport.flushed())
+        return self._clock.now() if is_due else self._logic.deadline
 
     def _poll_seconds(self, now: float) -> float:
+        if self._tasks.has_skipped:
+            return 0.0
         if self._logic.wants_flush:
             return FLUSH_SECONDS
         return min(IDLE_SECONDS, max(self._logic.deadline - now, 0.0))
@@ -141,15 +142,14 @@ class Driver:
         elif isinstance(action, ev.Train):
             self._profile.begin(self._round)
             self._reach("start", self._round)
-            self._submit(self._load_and_train if action.load else self._train, self._round, action.request)
+            self._tasks.submit(self._load_and_train if action.load else self._train, self._round, action.request)
         elif isinstance(action, ev.RoundDone):
             if action.x is not None:
                 self._trainer.move_to(action.x)
             if self._numbers.is_last(action.round):
-                self._submit(self._complete_round, self._round)
+                self._tasks.submit(self._complete_round, self._round)
             else:
-                self._account.mixed(self._logic.facts)
-                self._submit(self._complete_exchange, action.round, self._logic.payloads)
+                self._complete_exchange(action.round)
         elif isinstance(action, ev.Note):
             self._reporter.warn(action.text, action.matters)
         elif isinstance(action, ev.Fail):
@@ -170,10 +170,6 @@ class Driver:
             self._injector.reach(point, round)
 
     # On the compute port
-
-    def _submit(self, work: Callable[..., Any], round: int, *arguments: Any) -> None:
-        self._busy = True
-        self._ports.compute.submit(lambda: work(round, *arguments))
 
     def _load_and_train(self, round: int, request: LocalTraining) -> TrainStats:
         self._trainer.to_device()
@@ -239,8 +235,7 @@ class Driver:
                 evaluation = self._trainer.evaluate(due.samples, self._between_batches, due.on)
         return RoundResult(evaluation, sketch)
 
-    def _complete_exchange(self, exchange: int, sent: Mapping[int, Payload]) -> ExchangeResult:
-        """Complete an exchange that does not end its round: nothing is recorded."""
+    def _keep_sent(self, exchange: int, sent: Mapping[int, Payload]) -> ExchangeResult:
         self._store.keep_sent(exchange, sent)
         return ExchangeResult()
 
@@ -251,15 +246,18 @@ class Driver:
 
     # Back in the calling thread
 
+    def _complete_exchange(self, exchange: int) -> None:
+        """Complete an exchange that does not end its round: nothing is recorded."""
+        self._account.mixed(self._logic.facts)
+        if self._store.saves:
+            self._tasks.submit(self._keep_sent, exchange, self._logic.payloads)
+        else:
+            self._tasks.skip(ExchangeResult())
+
     def _collect(self) -> float:
         """Take finished work; returns the seconds in which a trace was written."""
         writing = 0.0
-        for future in self._ports.compute.finished():
-            self._busy = False
-            try:
-                result = future.result()
-            except Stopped as error:
-                raise Interrupted(str(error)) from None
+        for result in self._tasks.results():
             if isinstance(result, TrainStats):
                 self._account.trained(result)
                 self._reach("exchange", self._round)
@@ -270,7 +268,10 @@ class Driver:
                 self._record(result)
                 # Payloads and state are taken here, since only this thread touches the protocol; no copies are needed,
                 # because neither is written before the next round's exchange, which waits for the checkpoint.
-                self._submit(self._save, self._round, self._logic.payloads, self._logic.algorithm_state)
+                if self._store.saves or self._injector is not None:
+                    self._tasks.submit(self._save, self._round, self._logic.payloads, self._logic.algorithm_state)
+                else:
+                    self._tasks.skip(None)
             elif isinstance(result, ExchangeResult):
                 self._tell(ev.Recorded())
             else:

@@ -49,6 +49,10 @@ class Store(Protocol):
     """Whether sketches of the weights are recorded."""
 
     @property
+    def saves(self) -> bool:
+        """Whether checkpoints are saved; otherwise `keep_sent` and `save` do nothing."""
+
+    @property
     def elapsed_before(self) -> float:
         """Seconds of the run that this process resumes."""
 

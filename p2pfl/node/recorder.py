@@ -56,6 +56,11 @@ class Recorder:
         self._follow(self.kept or [])
 
     @property
+    def saves(self) -> bool:
+        """Whether checkpoints are saved."""
+        return self.config.record.checkpoint
+
+    @property
     def elapsed_before(self) -> float:
         """Seconds of the run that this process resumes."""
         return self.kept[-1].elapsed if self.kept else 0.0
@@ -78,7 +83,7 @@ class Recorder:
 
     def keep_sent(self, exchange: int, sent: Mapping[int, Payload]) -> None:
         """Keep a copy of an exchange's payloads for the checkpoint of its round."""
-        if self.config.record.checkpoint:
+        if self.saves:
             self._kept_sent[exchange] = _copied(_sent(sent))
 
     def save(self, round: int, trainer: Trainer, sent: Mapping[int, Payload], state: Saved) -> None:
@@ -86,7 +91,7 @@ class Recorder:
 
         `sent`: payloads of the round's last exchange by neighbor. `state`: of the algorithm after it.
         """
-        if round <= self.config.training.rounds and self.config.record.checkpoint:
+        if round <= self.config.training.rounds and self.saves:
             made = self._checkpoint(round, trainer, sent, state)
             checkpoint.save(self.peer_dir / CHECKPOINTS_FOLDER, made, self.checkpoints)
         self._kept_sent.clear()
