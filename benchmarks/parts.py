@@ -15,7 +15,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-WAKE_UPS = "wake-ups"
+WAKE_UPS = "wake-ups, their number"
 LAUNCHER = "launcher"
 _KNOWN_THREADS = {"ZMQbg/IO/0": "socket thread", "ZMQbg/Reaper": "socket thread", "admission": "admission thread"}
 

@@ -13,7 +13,7 @@ from p2pfl.faults import Point
 from p2pfl.faults.injector import FaultInjector
 from p2pfl.model import sketches
 from p2pfl.node import messages
-from p2pfl.node.accounting import ExchangeResult, RoundAccount, RoundResult, line_of
+from p2pfl.node.accounting import ExchangeResult, RoundAccount, RoundLog, RoundResult
 from p2pfl.node.ports import Ports
 from p2pfl.node.profile import RoundProfile
 from p2pfl.node.tasks import Tasks
@@ -54,6 +54,7 @@ class Driver:
         self._injector = injector
         self._stopped = False  # no Event: its lock could be held when a signal handler sets it
         self._tasks = Tasks(ports.compute)
+        self._log = RoundLog(self._numbers.trainings)
         self._refused: Counter[str] = Counter()  # all that the records say so far
         self._account = RoundAccount(self._clock.now())
         self._start = self._account.began
@@ -209,10 +210,7 @@ class Driver:
         return self._stopped
 
     def _check_weights(self, when: str, sketch: sketches.Vector | None = None) -> None:
-        """Check that the weights are finite before they are sent or saved.
-
-        Raises TrainingError.
-        """
+        """Check weights that are about to be sent or saved. Raises TrainingError."""
         check_weights(self._trainer.host, self._store.config.exchange.wire_dtype, when, sketch)
 
     def _complete_round(self, round: int) -> RoundResult:
@@ -295,6 +293,7 @@ class Driver:
         self._store.record(record, result.sketch)
         sketch = b"" if result.sketch is None else sketches.to_bytes(result.sketch)
         self._reporter.send(messages.RoundFinished(record, sketch))
-        self._reporter.info(line_of(record, self._numbers.trainings))
+        if (line := self._log.line(record, now)) is not None:
+            self._reporter.info(line)
         self._refused = self._logic.refused.copy()
         self._account = RoundAccount(now)

@@ -21,6 +21,7 @@ from p2pfl.transport.watchdog import MESSAGE_FRAMES, Watchdog
 MAX_ORIGINS = 256  # kept before those whose connections have ended are forgotten
 BATCH_MESSAGES = 64  # taken from the socket before the peer looks after its other work
 BATCH_FRAMES = 1_000  # and frames
+_EVENTS, _READABLE = int(zmq.EVENTS), int(zmq.POLLIN)
 
 
 @dataclass
@@ -60,6 +61,13 @@ class Receiver:
         self._is_authenticated = sealing is not None
         self._origins: dict[str, _Origin] = {}
         self._arriving: _Arriving | None = None
+
+    def has_more(self) -> bool:
+        """Whether the socket has a message, or a part of one.
+
+        Where it has none, asking takes a third of the time of an attempt to receive.
+        """
+        return bool(self._router.get(_EVENTS) & _READABLE)
 
     def receive(self, events: list[TransportEvent]) -> bool:
         """Take a batch of messages and append their events; True if none are left."""
