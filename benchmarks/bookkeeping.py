@@ -145,7 +145,10 @@ def _rows_of(measured: dict[str, Figures]) -> list[dict[str, float | str]]:
     parts = sorted({part for figures in measured.values() for part in figures.parts})
     first = next(iter(measured.values())).parts
     parts.sort(key=lambda part: -first.get(part, 0.0))
-    return [whole, *({"part": p, **{f"{n} ms": f.parts.get(p, 0.0) for n, f in measured.items()}} for p in parts)]
+    rows = [whole]
+    for part in parts:
+        rows.append({"part": part, **{f"{name} ms": one.parts.get(part, 0.0) for name, one in measured.items()}})
+    return rows
 
 
 def _together(links: Sequence[Connection]) -> list[Costs]:

@@ -107,7 +107,8 @@ class _Probe:
         if self._order.first == "age":
             return stamp
         model = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
-        return replace(stamp, model=model, private=private_bytes(), **mapping_bytes(".safetensors"))
+        mapped: dict[str, Any] = mapping_bytes(".safetensors")
+        return replace(stamp, model=model, private=private_bytes(), **mapped)
 
 
 def read_stamps(folder: Path) -> list[list[Stamp]]:

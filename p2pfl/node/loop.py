@@ -293,7 +293,7 @@ class Driver:
         self._store.record(record, result.sketch)
         sketch = b"" if result.sketch is None else sketches.to_bytes(result.sketch)
         self._reporter.send(messages.RoundFinished(record, sketch))
-        if (line := self._log.line(record, now)) is not None:
-            self._reporter.info(line)
+        if (logged := self._log.line(record, now)) is not None:
+            self._reporter.info(logged)
         self._refused = self._logic.refused.copy()
         self._account = RoundAccount(now)

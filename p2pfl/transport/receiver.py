@@ -15,13 +15,12 @@ from p2pfl.protocol import wire
 from p2pfl.protocol.events import Received, Refused, TransportEvent
 from p2pfl.transport.admission import Admission
 from p2pfl.transport.connections import Connection
-from p2pfl.transport.links import MARKER, NOW
+from p2pfl.transport.links import MARKER, NOW, is_readable
 from p2pfl.transport.watchdog import MESSAGE_FRAMES, Watchdog
 
 MAX_ORIGINS = 256  # kept before those whose connections have ended are forgotten
 BATCH_MESSAGES = 64  # taken from the socket before the peer looks after its other work
 BATCH_FRAMES = 1_000  # and frames
-_EVENTS, _READABLE = int(zmq.EVENTS), int(zmq.POLLIN)
 
 
 @dataclass
@@ -63,11 +62,8 @@ class Receiver:
         self._arriving: _Arriving | None = None
 
     def has_more(self) -> bool:
-        """Whether the socket has a message, or a part of one.
-
-        Where it has none, asking takes a third of the time of an attempt to receive.
-        """
-        return bool(self._router.get(_EVENTS) & _READABLE)
+        """Whether the socket has a message."""
+        return is_readable(self._router)
 
     def receive(self, events: list[TransportEvent]) -> bool:
         """Take a batch of messages and append their events; True if none are left."""
