@@ -10,6 +10,10 @@ user and system seconds of all threads of a worker:
 - *beside plain*: a whole round, less a step of a plain PyTorch process with the same model, memory format, optimizer,
   and malloc settings. It also contains what the rest of the round does to the caches of the step, and much noise.
 
+A second table has the same by part of the process's work (`benchmarks.parts`, Linux only), in modes local and gossip: a
+ring of as many peers at --parts-width and --parts-batch-size, bf16, batch normalization, one step a round, and one
+exchange a round or four.
+
 The plain processes, as many at once as there are peers, also sketch and check their weights after a step, with the step
 in the caches: what these two cost alone.
 """
@@ -27,8 +31,8 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks.common import Bar, Report, children, cpu_seconds, gather, spread
-from benchmarks.swarms import Swarm, end_cleanly, launcher
+from benchmarks.common import RESULTS, Bar, Report, children, cpu_seconds, gather, spread
+from benchmarks.swarms import Figures, Swarm, end_cleanly, launcher
 
 AT_MOST_MS = 10.0
 _WARM_STEPS = 3
@@ -50,12 +54,18 @@ class Settings:
     """Samples in a step; a round has one."""
     width: float = 1.0
     """Of VGG-11."""
+    parts_width: float = 0.25
+    """Of VGG-11 in the table of parts."""
+    parts_batch_size: int = 32
+    """Samples in a step there."""
     output: Path | None = None
     """Where the JSON goes; default: benchmarks/results/bookkeeping.json."""
 
     def shrunk(self) -> Settings:
         """These settings, or the tiny ones of --quick."""
-        return replace(self, repeats=1, peers=2, rounds=2, width=0.125) if self.quick else self
+        if not self.quick:
+            return self
+        return replace(self, repeats=1, peers=2, rounds=2, width=0.125, parts_width=0.125, parts_batch_size=2)
 
     def swarm(self) -> Swarm:
         return Swarm(
@@ -70,6 +80,20 @@ class Settings:
             train_samples=512,
             checkpoint=False,
         )
+
+    def swarms_of_parts(self) -> dict[str, Swarm]:
+        """Swarms of the table of parts, by name."""
+        local = replace(
+            self.swarm(),
+            batch_size=self.parts_batch_size,
+            width=self.parts_width,
+            precision="bf16",
+            norm="batch",
+            train_samples=max(512, self.peers * self.parts_batch_size * (self.rounds + 2)),
+            parts=True,
+        )
+        one = replace(local, mode="gossip")
+        return {"no exchange": local, "one exchange": one, "four exchanges": replace(one, gossip_steps=4)}
 
 
 @dataclass(frozen=True)
@@ -89,6 +113,8 @@ def main(settings: Settings) -> None:
     swarm = settings.swarm()
     cells: dict[str, list[float]] = defaultdict(list)
     arguments = [(settings, me) for me in range(settings.peers)]
+    with launcher() as runs:
+        parts = {name: runs.measure(one) for name, one in settings.swarms_of_parts().items()}
     with launcher() as runs, children(_serve, arguments) as links:
         for repeat in range(settings.repeats):
             figures = runs.measure(swarm)
@@ -108,6 +134,21 @@ def main(settings: Settings) -> None:
         report.bars.append(Bar("CPU ms of a round between two steps", between, at_most=AT_MOST_MS))
     report.notes.append("User and system CPU of one worker, all threads; means over the peers and rounds of a turn.")
     report.finish(settings.output)
+    table = Report("bookkeeping, parts", asdict(settings), rows=_rows_of(parts))
+    table.finish((settings.output or RESULTS / "bookkeeping.json").with_suffix(".parts.json"))
+
+
+def _rows_of(measured: dict[str, Figures]) -> list[dict[str, float | str]]:
+    """CPU milliseconds of a peer and round in each swarm: the whole, then each part."""
+    whole: dict[str, float | str] = {"part": "CPU, all threads"}
+    whole |= {f"{name} ms": 1000 * figures.cpu for name, figures in measured.items()}
+    parts = sorted({part for figures in measured.values() for part in figures.parts})
+    first = next(iter(measured.values())).parts
+    parts.sort(key=lambda part: -first.get(part, 0.0))
+    rows = [whole]
+    for part in parts:
+        rows.append({"part": part, **{f"{name} ms": one.parts.get(part, 0.0) for name, one in measured.items()}})
+    return rows
 
 
 def _together(links: Sequence[Connection]) -> list[Costs]:

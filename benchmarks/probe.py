@@ -13,6 +13,7 @@ from typing import Any, Literal
 from torch import nn
 from torch.optim import optimizer
 
+from benchmarks import parts
 from benchmarks.memory import age, mapping_bytes, private_bytes
 from p2pfl.model.networks import build_model
 
@@ -32,6 +33,7 @@ class Order:
     train_samples: int
     test_samples: int
     first: Literal["clock", "age", "memory"] = "clock"  # what a process looks at before its first step; Linux only
+    parts: tuple[int, ...] = ()  # rounds before which it looks at its parts (`benchmarks.parts`); Linux only
 
 
 def write_order(folder: Path, order: Order) -> None:
@@ -59,6 +61,7 @@ class Stamp:
     data_copied: int = -1  # pages of the data set that the process has a copy of
     data_alone: int = -1  # pages of the data set's file that only this process has mapped
     data_share: int = -1  # of the data set's pages, each divided by the number of processes that have it mapped
+    parts: dict[str, float] | None = None  # CPU milliseconds by part since the process began
 
 
 def model(num_classes: int, norm: str, width: float) -> nn.Module:
@@ -76,6 +79,7 @@ class _Probe:
         self._order = order
         self._count = 0
         self._stepped = 0.0
+        self._parts = parts.install() if order.parts else None
         optimizer.register_optimizer_step_post_hook(self._after_step)
 
     def _after_step(self, *_: Any) -> None:
@@ -95,13 +99,16 @@ class _Probe:
     def _look(self, module: nn.Module, round: int) -> Stamp:
         cpu = time.process_time()
         stamp = Stamp(os.getpid(), round, time.monotonic(), cpu, time.thread_time(), self._stepped)
+        if self._parts is not None and round in self._order.parts:
+            return replace(stamp, parts=self._parts.read())
         if self._order.first == "clock" or round > 1:
             return stamp
         stamp = replace(stamp, age=age())
         if self._order.first == "age":
             return stamp
         model = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
-        return replace(stamp, model=model, private=private_bytes(), **mapping_bytes(".safetensors"))
+        mapped: dict[str, Any] = mapping_bytes(".safetensors")
+        return replace(stamp, model=model, private=private_bytes(), **mapped)
 
 
 def read_stamps(folder: Path) -> list[list[Stamp]]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 from unittest import mock
 
-from benchmarks import probe
+from benchmarks import parts, probe
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 300.0  # that a run may take
@@ -50,6 +50,9 @@ class Swarm:
     test_samples: int = 100
     checkpoint: bool = True
     checkpoint_every: int = 1
+    norm: str = "group"
+    gossip_steps: int = 1
+    parts: bool = False  # measure the parts of a round
 
     @property
     def samples(self) -> int:
@@ -69,10 +72,13 @@ class Swarm:
         exchange = {"order": self.order, "consensus_tolerance": 0.99, "transport": "ipc"}
         if self.kind == "exponential" and self.peers > 2:
             exchange["mixing"] = "uniform"  # it is directed, with equal degrees
+        if self.gossip_steps > 1:
+            exchange["gossip_steps"] = self.gossip_steps
         return {
             "model": "benchmarks.probe:model",
             "dataset": "benchmarks.images:random",
             "width": self.width,
+            "norm": self.norm,
             "rounds": self.rounds,
             "local_steps": self.local_steps,
             "batch_size": self.batch_size,
@@ -87,7 +93,8 @@ class Swarm:
     def orders(self, stamps: Path, first: Literal["clock", "age", "memory"] = "clock") -> probe.Order:
         """Instructions for the model and the data set of this run."""
         stamps.mkdir()
-        return probe.Order(str(stamps), self.local_steps, self.train_samples, self.test_samples, first)
+        parts = (2, self.rounds) if self.parts else ()
+        return probe.Order(str(stamps), self.local_steps, self.train_samples, self.test_samples, first, parts)
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,7 @@ class Figures:
     last_evaluation: float  # seconds that a peer's evaluation after the last round takes
     bytes_sent: float  # a peer
     bytes_sent_busiest: int
+    parts: dict[str, float]  # CPU milliseconds of a peer by part, if they were measured (`benchmarks.parts`)
 
 
 class Launcher:
@@ -246,7 +254,22 @@ def _figures(swarm: Swarm, run_dir: Path, stamps: list[list[probe.Stamp]]) -> Fi
         last_evaluation=_mean([record.evaluate_seconds for record in last]),
         bytes_sent=_mean([record.bytes_sent for record in middle]),
         bytes_sent_busiest=max(record.bytes_sent for record in middle),
+        parts=_parts(swarm, spans),
     )
+
+
+def _parts(swarm: Swarm, spans: Sequence[tuple[probe.Stamp, probe.Stamp]]) -> dict[str, float]:
+    """Mean of each part over the peers and the measured rounds.
+
+    The launcher's is divided among the peers.
+    """
+    if not swarm.parts:
+        return {}
+    found = [(begin.parts or {}, end.parts or {}) for begin, end in spans]
+    names = sorted({name for _, end in found for name in end})
+    used = {name: _mean([end.get(name, 0.0) - begin.get(name, 0.0) for begin, end in found]) for name in names}
+    shared = {parts.LAUNCHER: swarm.peers}
+    return {name: value / (swarm.rounds - 2) / shared.get(name, 1) for name, value in used.items()}
 
 
 def _mean(values: Sequence[float]) -> float:

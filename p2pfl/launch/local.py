@@ -106,15 +106,16 @@ class LocalWorker:
         return [*link, self._process.sentinel] if self._process.is_alive() else [*link]
 
     def read(self, report: OnReport) -> None:
-        """Pass on one report; a link that has ended, or makes no sense, is closed."""
+        """Pass on a report or a batch; a link that ended, or makes no sense, is closed."""
         if self._link is None:
             return
         try:
-            message = messages.receive_report(self._link)
+            received = messages.receive_reports(self._link)
         except EOFError:
             self._end_link()
             return
-        report(self.index, message)
+        for message in received:
+            report(self.index, message)
 
     def _end_link(self) -> None:
         if self._link is not None:
@@ -174,7 +175,7 @@ class LocalLauncher:
         return self._workers[index]
 
     def watch(self, seconds: float, report: OnReport) -> None:
-        """Pass on one report of each worker that has one; wait for the first so long."""
+        """Pass on one report, or a batch, of each worker; wait for the first so long."""
         with contextlib.suppress(ConfigError):  # it matters only to a worker that is started again
             self._ensure_sockets()
         self._workers = {index: worker for index, worker in self._workers.items() if not worker.is_closed}

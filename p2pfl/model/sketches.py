@@ -14,6 +14,7 @@ from p2pfl import seeding
 SKETCH_BUCKETS = 4096
 VERSION = 2  # of the files and of how a sketch is made: those of two versions cannot be compared
 _SPAN = 32 * SKETCH_BUCKETS  # numbers added at a time to a sum that stays in the cache
+_BLOCKS = 16  # added to the buckets at a time
 
 Vector = npt.NDArray[np.float32]
 
@@ -46,18 +47,22 @@ def _folded(vector: Vector, seed: int) -> Vector:
     """
     if vector.size <= _SPAN:
         return vector
-    signs = _signs(seed)
-    starts = range(0, vector.size, _SPAN)
-    rng = seeding.numpy_generator(seed, "sketch/spans")
-    draws = rng.integers(0, _SPAN, (len(starts), 2)).tolist()
-    flips = rng.integers(0, 2, len(starts)).tolist()
+    signs, starts = _signs(seed), range(0, vector.size, _SPAN)
     total, product = np.zeros(2 * _SPAN, np.float32), np.empty(_SPAN, np.float32)
-    for start, (offset, first), flip in zip(starts, draws, flips, strict=True):
+    for start, (offset, first, flip) in zip(starts, _spans(seed, len(starts)), strict=True):
         part = vector[start : start + _SPAN]
         signed = np.multiply(part, signs[first : first + part.size], out=product[: part.size])
         here = total[offset : offset + part.size]
         (np.subtract if flip else np.add)(here, signed, out=here)
     return total[:_SPAN] + total[_SPAN:]
+
+
+@functools.lru_cache(maxsize=1)
+def _spans(seed: int, count: int) -> list[tuple[int, int, int]]:
+    """Offset of each span, start of its window of signs, and whether that is flipped."""
+    rng = seeding.numpy_generator(seed, "sketch/spans")
+    draws, flips = rng.integers(0, _SPAN, (count, 2)), rng.integers(0, 2, count)
+    return list(zip(*draws.T.tolist(), flips.tolist(), strict=True))
 
 
 @functools.lru_cache(maxsize=1)
@@ -72,22 +77,32 @@ def _signs(seed: int) -> Vector:
 
 def _into_buckets(vector: Vector, seed: int) -> Vector:
     """Count sketch by blocks of 4,096, each with random signs and an offset."""
-    rng = seeding.numpy_generator(seed, "sketch")
+    signs, offsets = _blocks(seed, -(-vector.size // SKETCH_BUCKETS))
     buckets = np.zeros(SKETCH_BUCKETS, np.float64)
-    # Sixteen blocks at once and signs flipped as bits: a third of the time of a multiplication for each block.
-    for start in range(0, vector.size, 16 * SKETCH_BUCKETS):
-        part = vector[start : start + 16 * SKETCH_BUCKETS]
-        blocks = -(-part.size // SKETCH_BUCKETS)
-        words = rng.integers(0, 2**64, (blocks, SKETCH_BUCKETS // 64 + 1), dtype=np.uint64)
-        signed = np.unpackbits(~np.ascontiguousarray(words[:, 1:]).view(np.uint8)).astype(np.uint32)
-        signed <<= 31
-        signed[: part.size] ^= part.view(np.uint32)
+    signed = np.zeros(_BLOCKS * SKETCH_BUCKETS, np.uint32)
+    # Some blocks at once and signs flipped as bits: a third of the time of a multiplication for each block.
+    for start in range(0, vector.size, signed.size):
+        part = vector[start : start + signed.size]
+        np.bitwise_xor(signs[start : start + part.size], part.view(np.uint32), out=signed[: part.size])
         signed[part.size :] = 0
-        for first, block in zip(words[:, 0], signed.view(np.float32).reshape(blocks, -1), strict=True):
-            offset, wide = int(first % SKETCH_BUCKETS), block.astype(np.float64)
-            buckets[offset:] += wide[: SKETCH_BUCKETS - offset]
-            buckets[:offset] += wide[SKETCH_BUCKETS - offset :]
+        wide = signed.view(np.float32).astype(np.float64).reshape(_BLOCKS, SKETCH_BUCKETS)
+        for offset, block in zip(offsets[start // SKETCH_BUCKETS :], wide, strict=False):
+            buckets[offset:] += block[: SKETCH_BUCKETS - offset]
+            buckets[:offset] += block[SKETCH_BUCKETS - offset :]
     return buckets.astype(np.float32)
+
+
+@functools.lru_cache(maxsize=1)
+def _blocks(seed: int, count: int) -> tuple[npt.NDArray[np.uint32], list[int]]:
+    """Sign bits of the elements of so many blocks, (4096 count,), and their offsets.
+
+    Drawn once: that takes longer than a sketch, which a peer makes in every round.
+    """
+    rng = seeding.numpy_generator(seed, "sketch")
+    words = rng.integers(0, 2**64, (count, SKETCH_BUCKETS // 64 + 1), dtype=np.uint64)
+    signs = np.unpackbits(~np.ascontiguousarray(words[:, 1:]).view(np.uint8)).astype(np.uint32)
+    signs <<= 31
+    return signs, (words[:, 0] % SKETCH_BUCKETS).tolist()
 
 
 def consensus_distance(sketches: Sequence[Vector] | npt.NDArray[np.float32]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from p2pfl.model.sketches import Vector
 from p2pfl.protocol.logic import Logic
 from p2pfl.run.records import RoundRecord
 from p2pfl.training import EvalStats, Trainer, TrainStats
+
+LOG_SECONDS = 1.0  # between two lines of rounds without an evaluation
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,25 @@ class RoundAccount:
             bytes_received=self.received,
             sent_to={context.names[neighbor]: count for neighbor, count in sorted(self.sent.items())},
         )
+
+
+class RoundLog:
+    """Lines of a process's log about its rounds: all that were evaluated, and others.
+
+    Of these one a second at most, since a line takes as long as the rest of a record.
+    """
+
+    def __init__(self, trainings: int) -> None:
+        """`trainings`: rounds of training of the run."""
+        self._trainings = trainings
+        self._written = -math.inf
+
+    def line(self, record: RoundRecord, now: float) -> str | None:
+        """Line about a round at time `now`, or None."""
+        if record.test_accuracy is None and now < self._written + LOG_SECONDS:
+            return None
+        self._written = now
+        return line_of(record, self._trainings)
 
 
 def line_of(record: RoundRecord, trainings: int) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping
 from multiprocessing import connection, parent_process
 
@@ -13,6 +16,8 @@ from p2pfl.node import messages
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 _WAITING_REPORTS = 256
+_BATCH_REPORTS = 64  # reports of progress that wait at most for others
+BATCH_SECONDS = 0.25  # between two batches of reports of progress
 _ORPHAN_SECONDS = 4.0  # a worker whose launcher is gone ends within 5 s, whatever it is doing
 
 
@@ -23,9 +28,12 @@ class ReportQueue:
         self._waiting: queue.SimpleQueue[messages.FromWorker | None] = queue.SimpleQueue()
 
     def __call__(self, message: messages.FromWorker) -> None:
-        is_kept = not isinstance(message, messages.Stepped | messages.Evaluating | messages.RoundFinished)
-        if is_kept or self._waiting.qsize() < _WAITING_REPORTS:  # a round is in the peer's own files all the same
+        # A round is in the peer's own files all the same.
+        if not messages.is_progress(message) or len(self) < _WAITING_REPORTS:
             self._waiting.put(message)
+
+    def __len__(self) -> int:
+        return self._waiting.qsize()
 
     def end(self) -> None:
         """Say that no report follows."""
@@ -40,28 +48,53 @@ class ReportQueue:
 
 
 class LinkReport:
-    """Reports to the launcher over a pipe, from a thread."""
+    """Reports to the launcher over a pipe, from a thread.
 
-    def __init__(self, link: connection.Connection) -> None:
+    Reports of progress that follow each other within `seconds` travel together: with rounds of some milliseconds the
+    launcher would otherwise take as much of the cores as a peer.
+    """
+
+    def __init__(self, link: connection.Connection, seconds: float = BATCH_SECONDS) -> None:
         self._link = link
+        self._seconds = seconds
         self._waiting = ReportQueue()
+        self._hurry = threading.Event()  # what waits is to be sent now
         self._thread = threading.Thread(target=self._send, daemon=True)
         self._thread.start()
 
     def __call__(self, message: messages.FromWorker) -> None:
         self._waiting(message)
+        if not messages.is_progress(message) or len(self._waiting) >= _BATCH_REPORTS:
+            self._hurry.set()
 
     def close(self) -> None:
         """Send the reports that are waiting, for two seconds at most."""
         self._waiting.end()
+        self._hurry.set()
         self._thread.join(timeout=2.0)
 
     def _send(self) -> None:
+        sent = -math.inf
         try:
-            while (message := self._waiting.take()) is not None:
-                self._link.send_bytes(messages.encode(message))
+            while (first := self._waiting.take()) is not None:
+                self._hurry.wait(max(0.0, sent + self._seconds - time.monotonic()))
+                self._hurry.clear()  # what comes from now on is taken with the others, or sets it again
+                reports, is_last = self._taken(first)
+                self._link.send_bytes(messages.encode(reports[0] if len(reports) == 1 else messages.Batch(reports)))
+                if is_last:
+                    return
+                sent = time.monotonic()
         except OSError:
             return  # a lost link alone changes nothing
+
+    def _taken(self, first: messages.FromWorker) -> tuple[list[messages.FromWorker], bool]:
+        """The first report and those that wait after it; whether none will follow."""
+        reports: list[messages.FromWorker] = [first]
+        with contextlib.suppress(queue.Empty):
+            while (report := self._waiting.take(0.0)) is not None:
+                reports.append(report)
+            return messages.without_outdated(reports), True
+        return messages.without_outdated(reports), False
 
 
 class Control:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import msgspec
 
@@ -14,14 +13,15 @@ from p2pfl.faults import Point
 from p2pfl.faults.injector import FaultInjector
 from p2pfl.model import sketches
 from p2pfl.node import messages
-from p2pfl.node.accounting import ExchangeResult, RoundAccount, RoundResult, line_of
+from p2pfl.node.accounting import ExchangeResult, RoundAccount, RoundLog, RoundResult
 from p2pfl.node.disk_gate import DiskGate
 from p2pfl.node.ports import Ports
 from p2pfl.node.profile import RoundProfile
+from p2pfl.node.tasks import Tasks
 from p2pfl.payload import LocalTraining, Payload
 from p2pfl.protocol import events as ev
 from p2pfl.protocol.logic import Logic
-from p2pfl.training import Stopped, Trainer, TrainStats, check_weights
+from p2pfl.training import Trainer, TrainStats, check_weights
 
 IDLE_SECONDS = 1.0
 FLUSH_SECONDS = 0.001
@@ -46,7 +46,6 @@ class Driver:
         self._logic = logic
         self._numbers = logic.context.numbering
         self._trainer = trainer
-        self._ports = ports
         self._clock = ports.clock
         self._transport = ports.transport
         self._store = ports.store
@@ -55,8 +54,10 @@ class Driver:
         self._profile = profile or RoundProfile()
         self._injector = injector
         self._stopped = False  # no Event: its lock could be held when a signal handler sets it
-        self._busy = False  # the compute port has work
+        self._compute = ports.compute
+        self._tasks = Tasks(ports.compute)
         self._gate = DiskGate(ports.compute)
+        self._log = RoundLog(self._numbers.trainings)
         self._refused: Counter[str] = Counter()  # all that the records say so far
         self._account = RoundAccount(self._clock.now())
         self._start = self._account.began
@@ -88,7 +89,7 @@ class Driver:
     def close(self) -> None:
         """Close the compute port; training under way ends at its next step."""
         self._stopped = True
-        self._ports.compute.close()
+        self._tasks.close()
         self._profile.close()
 
     def turn(self) -> None:
@@ -97,7 +98,7 @@ class Driver:
         with self._profile.span("wait for messages"):
             events = self._transport.poll(self._poll_seconds(before))
         after = self._clock.now()
-        if not self._busy:
+        if not self._tasks.is_busy:
             self._account.wait += after - before
         if self._stopped:
             raise Interrupted("stopped")
@@ -110,16 +111,18 @@ class Driver:
             self._tell(ev.Flushed())
         if self._clock.now() >= self._logic.deadline:
             self._tell(ev.Tick())
-        if not self._busy:
+        if not self._tasks.is_busy:
             self._account.exchange += self._clock.now() - after - writing
 
     @property
     def deadline(self) -> float:
         """When the protocol wants a turn even if nothing has come, on the driver's clock."""
-        is_flushed = self._logic.wants_flush and self._transport.flushed()
-        return self._clock.now() if is_flushed else self._logic.deadline
+        is_due = self._tasks.has_skipped or (self._logic.wants_flush and self._transport.flushed())
+        return self._clock.now() if is_due else self._logic.deadline
 
     def _poll_seconds(self, now: float) -> float:
+        if self._tasks.has_skipped:
+            return 0.0
         if self._logic.wants_flush:
             return FLUSH_SECONDS
         return min(IDLE_SECONDS, max(self._logic.deadline - now, 0.0))
@@ -143,15 +146,14 @@ class Driver:
         elif isinstance(action, ev.Train):
             self._profile.begin(self._round)
             self._reach("start", self._round)
-            self._submit(self._train, self._round, action.load, action.request)
+            self._tasks.submit(self._train, self._round, action.load, action.request)
         elif isinstance(action, ev.RoundDone):
             if action.x is not None:
                 self._trainer.move_to(action.x)
             if self._numbers.is_last(action.round):
-                self._submit(self._complete_round, self._round)
+                self._tasks.submit(self._complete_round, self._round)
             else:
-                self._account.mixed(self._logic.facts)
-                self._submit(self._complete_exchange, action.round, self._logic.payloads)
+                self._complete_exchange(action.round)
         elif isinstance(action, ev.Note):
             self._reporter.warn(action.text, action.matters)
         elif isinstance(action, ev.Fail):
@@ -172,10 +174,6 @@ class Driver:
             self._injector.reach(point, round)
 
     # On the compute port
-
-    def _submit(self, work: Callable[..., Any], round: int, *arguments: Any) -> None:
-        self._busy = True
-        self._ports.compute.submit(lambda: work(round, *arguments))
 
     def _train(self, round: int, load: bool, request: LocalTraining) -> TrainStats:
         if load:
@@ -204,10 +202,7 @@ class Driver:
         return self._stopped
 
     def _check_weights(self, when: str, sketch: sketches.Vector | None = None) -> None:
-        """Check that the weights are finite before they are sent or saved.
-
-        Raises TrainingError.
-        """
+        """Check weights that are about to be sent or saved. Raises TrainingError."""
         check_weights(self._trainer.host, self._store.config.exchange.wire_dtype, when, sketch)
 
     def _complete_round(self, round: int) -> RoundResult:
@@ -230,39 +225,44 @@ class Driver:
                 evaluation = self._trainer.evaluate(due.samples, self._between_batches, due.on)
         return RoundResult(evaluation, sketch)
 
-    def _complete_exchange(self, exchange: int, sent: Mapping[int, Payload]) -> ExchangeResult:
-        """Complete an exchange that does not end its round: nothing is recorded."""
+    def _keep_sent(self, exchange: int, sent: Mapping[int, Payload]) -> ExchangeResult:
         self._store.keep_sent(exchange, sent)
         return ExchangeResult()
 
     def _save(self, round: int, sent: Mapping[int, Payload], state: Saved) -> Callable[[], None] | None:
         self._reach("checkpoint", round)
         with self._profile.span("checkpoint"):
-            self._ports.compute.finish_aside()  # at most one is behind
+            self._compute.finish_aside()  # at most one is behind
             return self._store.save(round, self._trainer, sent, state)
 
     # Back in the calling thread
 
+    def _complete_exchange(self, exchange: int) -> None:
+        """Complete an exchange that does not end its round: nothing is recorded."""
+        self._account.mixed(self._logic.facts)
+        if self._store.saves(self._numbers.round_of(exchange)):
+            self._tasks.submit(self._keep_sent, exchange, self._logic.payloads)
+        else:
+            self._tasks.skip(ExchangeResult())
+
     def _collect(self) -> float:
         """Take finished work; returns the seconds in which a trace was written."""
         writing = 0.0
-        for future in self._ports.compute.finished():
-            self._busy = False
-            try:
-                result = future.result()
-            except Stopped as error:
-                raise Interrupted(str(error)) from None
+        for result in self._tasks.results():
             if isinstance(result, TrainStats):
                 self._account.trained(result)
                 self._gate.hold(result)
-                self._busy = True
+                self._tasks.is_busy = True
             elif isinstance(result, RoundResult):
                 # First the record, then the checkpoint, which holds it too: a resumed peer drops a record too many,
                 # and rebuilds one too few, but without the checkpoint nothing says what a record stood for.
                 self._record(result)
                 # Payloads and state are taken here, since only this thread touches the protocol; no copies are needed,
                 # because neither is written before the next round's exchange, which waits for the checkpoint.
-                self._submit(self._save, self._round, self._logic.payloads, self._logic.algorithm_state)
+                if self._store.saves(self._round) or self._injector is not None:
+                    self._tasks.submit(self._save, self._round, self._logic.payloads, self._logic.algorithm_state)
+                else:
+                    self._tasks.skip(None)
             elif isinstance(result, ExchangeResult):
                 self._tell(ev.Recorded())
             else:
@@ -276,7 +276,7 @@ class Driver:
                 self._profile.begin(self._round + 1)
                 self._tell(ev.Recorded())
         if (trained := self._gate.release()) is not None:
-            self._busy = False
+            self._tasks.is_busy = False
             self._reach("exchange", self._round)
             self._tell(ev.Trained(trained.loss, trained.samples, trained.steps, trained.lr, trained.lr_sum))
         return writing
@@ -292,6 +292,7 @@ class Driver:
         self._store.record(record, result.sketch)
         sketch = b"" if result.sketch is None else sketches.to_bytes(result.sketch)
         self._reporter.send(messages.RoundFinished(record, sketch))
-        self._reporter.info(line_of(record, self._numbers.trainings))
+        if (logged := self._log.line(record, now)) is not None:
+            self._reporter.info(logged)
         self._refused = self._logic.refused.copy()
         self._account = RoundAccount(now)

@@ -5,7 +5,7 @@ The specification of a worker travels pickled, as the argument of its process.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -141,6 +141,28 @@ FromWorker = Ready | Stepped | Evaluating | RoundFinished | Warned | FilesCollec
 Report = Callable[[FromWorker], None]
 
 
+class Batch(msgspec.Struct, tag=True, frozen=True):
+    """Several reports of one worker, in the order in which they were made."""
+
+    reports: list[FromWorker]
+
+
+def is_progress(report: FromWorker) -> bool:
+    """Whether a report only tells how far a worker is, and may wait for the next ones."""
+    return isinstance(report, Stepped | Evaluating | RoundFinished)
+
+
+def without_outdated(reports: Sequence[FromWorker]) -> list[FromWorker]:
+    """Reports without those of steps and evaluations that a later one makes needless."""
+    kept: list[FromWorker] = []
+    is_known = False  # a later report of progress is kept
+    for report in reversed(reports):
+        if not (is_known and isinstance(report, Stepped | Evaluating)):
+            kept.append(report)
+            is_known = is_known or is_progress(report)
+    return kept[::-1]
+
+
 class Endpoints(msgspec.Struct, tag=True, frozen=True):
     """Endpoints of a worker's neighbors, by peer number.
 
@@ -162,6 +184,7 @@ ToWorker = Endpoints | Stop | HoldModel
 
 encode = msgspec.msgpack.Encoder().encode
 decode_from_worker: Callable[[bytes], FromWorker] = msgspec.msgpack.Decoder(FromWorker).decode
+_decode_batch: Callable[[bytes], FromWorker | Batch] = msgspec.msgpack.Decoder(FromWorker | Batch).decode
 decode_to_worker: Callable[[bytes], ToWorker] = msgspec.msgpack.Decoder(ToWorker).decode
 _MAX_BYTES = 1 << 28  # of a message
 
@@ -169,6 +192,15 @@ _MAX_BYTES = 1 << 28  # of a message
 def receive_report(link: Connection) -> FromWorker:
     """Next report of a worker. Raises EOFError at the end of a readable link."""
     return _receive(link, decode_from_worker)
+
+
+def receive_reports(link: Connection) -> Sequence[FromWorker]:
+    """Next reports of a worker, at least one.
+
+    Raises EOFError at the end of a readable link.
+    """
+    received = _receive(link, _decode_batch)
+    return received.reports if isinstance(received, Batch) else [received]
 
 
 def receive_order(link: Connection) -> ToWorker:

@@ -54,6 +54,9 @@ class Store(Protocol):
     sketches: bool
     """Whether sketches of the weights are recorded."""
 
+    def saves(self, round: int) -> bool:
+        """Whether a round's checkpoint is saved."""
+
     @property
     def elapsed_before(self) -> float:
         """Seconds of the run that this process resumes."""

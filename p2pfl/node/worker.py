@@ -16,7 +16,15 @@ from p2pfl.faults.injector import FaultInjector
 from p2pfl.modes import assign_roles
 from p2pfl.node import messages
 from p2pfl.node.builder import Assembly, assemble
-from p2pfl.node.control import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Control, LinkReport
+from p2pfl.node.control import (
+    BATCH_SECONDS,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_USAGE,
+    Control,
+    LinkReport,
+)
 from p2pfl.node.introduction import introduce
 from p2pfl.node.limits import allow_open_files
 from p2pfl.node.log import close_log, log_of, open_log, redirect_output
@@ -50,7 +58,8 @@ _MALLOC = {-8: 1, -1: 1 << 30, -3: 1 << 25}
 def main(spec: messages.WorkerSpec, link: Connection) -> None:
     """Entry point of a worker process, which reports to its launcher over `link`."""
     keep_freed_memory()
-    report = LinkReport(link)
+    # A launcher that wakes paused peers when their neighbors have done a round must learn of it at once.
+    report = LinkReport(link, BATCH_SECONDS if spec.config.exchange.faults is None else 0.0)
     if not begin_log(spec, report):
         report.close()
         sys.exit(EXIT_FAILED)

@@ -148,7 +148,7 @@ class Exchange:
 
     def grant_credit(self) -> list[ev.Action]:
         """Grant credit to the next senders, as far as the window has places."""
-        if not self.in_round:
+        if not self.in_round or not self.channel.inbox.may_grant(self.round):
             return []
         granted = self.channel.inbox.grant(self.round, self._senders(self.round), self._senders(self.round + 1))
         return [self.channel.message("grant", sender, round) for round, sender in granted]

@@ -70,6 +70,15 @@ class Inbox:
 
     # Credit
 
+    def may_grant(self, round: int) -> bool:
+        """Whether a place is free, and senders are not listed yet or wait for one.
+
+        So that these need not be looked up with every message.
+        """
+        self.forget_before(round - 1)
+        is_listed = self._listed >= min(round + 1, self._last_round)
+        return len(self._outstanding) < WINDOW and (bool(self._waiting) or not is_listed)
+
     def grant(self, round: int, current: Senders, following: Senders) -> list[tuple[int, int]]:
         """Grant credit in peer order, to this round's senders and then to the next's."""
         new: list[tuple[int, int]] = []

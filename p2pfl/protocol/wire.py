@@ -125,7 +125,7 @@ def decode(frames: Sequence[Buffer]) -> Message:
         raise ProtocolError(
             Refusal.VERSION, f"{header.version} instead of {VERSION}; install the same p2pfl everywhere"
         )
-    if not all(math.isfinite(value) for value in header.scalars.values()):
+    if header.scalars and not all(map(math.isfinite, header.scalars.values())):
         raise ProtocolError(Refusal.SCALARS, "not finite")
     if body.nbytes != header.length:
         raise ProtocolError(Refusal.LENGTH, f"the header says {header.length} bytes, the body has {body.nbytes}")

@@ -34,6 +34,7 @@ CONTROL_MESSAGES = 256  # hello, grants, acknowledgements, heartbeats and goodby
 ANSWER_BYTES = 16 << 10  # at most of the other end's handshake
 ANSWER_RATE = 64  # bytes a second at most of its heartbeats, with encryption
 MARKER = b"p2pfl"  # a message of this frame alone is a link's first and last: no connection is silent
+_EVENTS, _READABLE = int(zmq.EVENTS), int(zmq.POLLIN)
 NOW, AND_MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)  # joining the enums takes longer than a send
 _OPTIONS = {
     zmq.HEARTBEAT_IVL: HEARTBEAT_MS,
@@ -46,6 +47,11 @@ _OPTIONS = {
     zmq.TCP_KEEPALIVE: 1,
     zmq.IPV6: 1,
 }
+
+
+def is_readable(a_socket: zmq.Socket[bytes]) -> bool:
+    """Whether a socket has a message; faster than an attempt to receive one."""
+    return bool(int(a_socket.get(_EVENTS)) & _READABLE)
 
 
 LinkStage = Literal["none", "connected", "admitted"]
@@ -63,11 +69,8 @@ class _Link:
 
     def answered_too_much(self) -> bool:
         """Return whether the other end has sent a message, or more than heartbeats."""
-        try:
-            self.sender.recv(NOW, copy=False)
+        if is_readable(self.sender):
             return True
-        except zmq.Again:
-            pass
         if self.connection is None:
             return False
         return bytes_received(self.connection) > ANSWER_BYTES + ANSWER_RATE * (time.monotonic() - self.since)

@@ -15,7 +15,7 @@ from p2pfl.protocol import wire
 from p2pfl.protocol.events import Received, Refused, TransportEvent
 from p2pfl.transport.admission import Admission
 from p2pfl.transport.connections import Connection
-from p2pfl.transport.links import MARKER, NOW
+from p2pfl.transport.links import MARKER, NOW, is_readable
 from p2pfl.transport.watchdog import MESSAGE_FRAMES, Watchdog
 
 MAX_ORIGINS = 256  # kept before those whose connections have ended are forgotten
@@ -60,6 +60,10 @@ class Receiver:
         self._is_authenticated = sealing is not None
         self._origins: dict[str, _Origin] = {}
         self._arriving: _Arriving | None = None
+
+    def has_more(self) -> bool:
+        """Whether the socket has a message."""
+        return is_readable(self._router)
 
     def receive(self, events: list[TransportEvent]) -> bool:
         """Take a batch of messages and append their events; True if none are left."""

@@ -181,7 +181,7 @@ class ZmqTransport:
         if deadline is not None:
             seconds = min(seconds, max(deadline - time.monotonic(), 0.0))
         events: list[TransportEvent] = []
-        if time.monotonic() < self._looked + LOOK_SECONDS:
+        if time.monotonic() < self._looked + LOOK_SECONDS and self._receiver.has_more():
             self._receiver.receive(events)  # asking each neighbor's monitor takes longer than a message
             if events:
                 return events

@@ -55,6 +55,15 @@ def test_sketches_of_one_block_keep_the_length_exactly() -> None:
     assert not np.array_equal(sketch(vector, 0), sketch(vector, 1))
 
 
+def test_what_was_sketched_before_changes_nothing() -> None:
+    """Random numbers are kept for the next vector of the same seed and size."""
+    draw = np.random.default_rng(0)
+    cases = [(seed, draw.standard_normal(size).astype(np.float32)) for size in (5, SPAN, 2 * SPAN) for seed in (0, 1)]
+    first = [sketch(vector, seed) for seed, vector in cases]
+    again = [sketch(vector, seed) for seed, vector in reversed(cases)]
+    assert all(np.array_equal(a, b) for a, b in zip(first, reversed(again), strict=True))
+
+
 @pytest.mark.parametrize("size", [10 * SKETCH_BUCKETS, 3 * SPAN + 77])
 def test_squared_lengths_are_unbiased_with_the_promised_error(size: int) -> None:
     found = ratios(np.random.default_rng(1).standard_normal(size).astype(np.float32), seeds=200)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +21,9 @@ from p2pfl.payload import Payload
 from p2pfl.protocol import events as ev
 from p2pfl.training import EvalStats, Evaluation, TrainStats
 from p2pfl.transport import MemoryHub, MemoryTransport
+
+FIRST_DONE = ev.RoundDone(1)
+REPORTER = SimpleNamespace(send=lambda message: None, info=lambda text: None, warn=lambda text, matters=True: None)
 
 
 class OneRound:
@@ -71,11 +75,13 @@ class Store:
 
     config = RunConfig()
     sketches = False
+    saves = True
     elapsed_before = 0.0
 
     def __init__(self) -> None:
         self.saved: list[tuple[int, Mapping[int, Payload], Mapping[str, Any], int]] = []
         self.begin = lambda round, trainer: []
+        self.keep_sent: Callable[[int, Mapping[int, Payload]], None] = lambda exchange, sent: None
         self.record = self.save_model = lambda round, trainer: None
         self.evaluation = lambda round: None
 
@@ -113,3 +119,33 @@ def test_an_evaluation_reports_each_batch_to_the_launcher() -> None:
     run_driver(OneRound(), store, told, Evaluating())
     assert told.count(messages.Evaluating()) == 3
     assert isinstance(told[-1], messages.RoundFinished)
+
+
+def test_what_is_not_saved_takes_no_other_thread() -> None:
+    """Without checkpoints an exchange amid a round, and a round's saving, are nothing."""
+
+    class TwoExchanges(OneRound):
+        context = replace(CONTEXT, training_rounds=2, gossip_steps=2)
+
+        def handle(self, event: ev.Event, now: float) -> list[ev.Action]:
+            if isinstance(event, ev.Recorded) and self.round == 1:
+                self.round = 2
+                return [ev.RoundDone(2)]
+            return super().handle(event, now) if self.round == 2 or not isinstance(event, ev.Trained) else [FIRST_DONE]
+
+    tasks: list[str] = []
+
+    class Noting(ThreadCompute):
+        def submit(self, work: Callable[[], Any]) -> None:
+            tasks.append("task")
+            super().submit(work)
+
+    for saves, number in ((False, 2), (True, 4)):
+        tasks.clear()
+        store = Store()
+        store.saves = saves
+        transport = MemoryTransport(MemoryHub(), "a")
+        ports = Ports(SystemClock(), Noting(transport.wake), transport, store, REPORTER)  # type: ignore[arg-type]
+        Driver(TwoExchanges(), Trainer(), ports).run()  # type: ignore[arg-type]
+        assert len(tasks) == number, "training and the round's end, and what is saved"
+        assert len(store.saved) == saves

@@ -30,7 +30,10 @@ def inbox(form: Form | None = None, last_round: int = 9) -> Inbox:
 
 def grant(box: Inbox, round: int, senders: Callable[[int], Sequence[int]] = lambda round: [SENDER]) -> list[Key]:
     """Senders that get credit where all of this round and the next are expected."""
-    return box.grant(round, Senders(senders(round)), Senders(senders(round + 1)))
+    may, found = box.may_grant(round), box.grant(round, Senders(senders(round)), Senders(senders(round + 1)))
+    assert may or not found, "who asks first loses no credit"
+    assert not box.may_grant(round) or box.outstanding < WINDOW
+    return found
 
 
 def granted(form: Form | None = None) -> Inbox:
