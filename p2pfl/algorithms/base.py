@@ -107,9 +107,9 @@ class Algorithm(Protocol[S]):
 
     @property
     def takes_back(self) -> bool:
-        """Whether `undelivered` takes a payload back, so that no restart may send it again.
+        """Whether `undelivered` takes a payload back.
 
-        Default: no; a neighbor that is behind gets it from the checkpoint.
+        Then no restart may send it again. Default: no; a neighbor that is behind gets it from the checkpoint.
         """
         return False
 

@@ -31,7 +31,7 @@ def checkpoints_kept(roles: Roles, config: RunConfig) -> int:
 
 
 def checkpoints_on_disk(roles: Roles, config: RunConfig) -> int:
-    """Checkpoints that a process has kept at the end of a run, or at any time before at the most."""
+    """Checkpoints that a process keeps at the most, in a run of so many rounds."""
     rounds, every = config.training.rounds, config.record.checkpoint_every
     saved = rounds if mode_of(config).has_coordinator else -(-rounds // every)
     return min(checkpoints_kept(roles, config), saved)

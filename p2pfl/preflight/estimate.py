@@ -171,7 +171,7 @@ def disk_space_needed(roles: Roles, config: RunConfig, layout: Layout, process: 
 
 
 def checkpoint_sizes(roles: Roles, config: RunConfig, layout: Layout, process: int | None = None) -> list[int]:
-    """Bytes at least of a late checkpoint of each process that has one, or of one process.
+    """Bytes at least of a late checkpoint, of each process that has one or of one.
 
     Weights, the optimizer's and the algorithm's state, and what was sent.
     """

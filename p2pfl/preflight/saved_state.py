@@ -1,4 +1,4 @@
-"""Size of what a peer's checkpoint holds of its algorithm, measured on a short vector."""
+"""Size of an algorithm's part of a checkpoint, measured on a short vector."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Shape = tuple[tuple[tuple[int, ...], ...], ...]
 
 @dataclass(frozen=True)
 class SavedSize:
-    """What one checkpoint holds beside weights, optimizer and records, in the mean over a period.
+    """Size of an algorithm's part of a checkpoint, in the mean over a period.
 
     `state`: the algorithm's state, in models of float32. `payloads`: different vectors that were sent, in models as
     they travel, of all exchanges of a training round.
@@ -40,9 +40,9 @@ class SavedSize:
 
 
 def saved_sizes(config: RunConfig, matrices: Sequence[Matrix], peers: Sequence[int]) -> list[SavedSize]:
-    """Sizes for some of the peers whose mixing matrices, by round of a period, are given.
+    """Sizes for some of the peers.
 
-    Raises ConfigError as `build_algorithm` does.
+    `matrices`: mixing matrices by round of a period. Raises ConfigError as `build_algorithm` does.
     """
     algorithm = build_algorithm(config, len(matrices[0]))
     known: dict[Shape, SavedSize] = {}
@@ -78,7 +78,10 @@ def _measured(algorithm: Algorithm[Any], schedule: Sequence[Neighborhood], confi
 def _played(
     algorithm: Algorithm[Any], schedule: Sequence[Neighborhood], config: RunConfig
 ) -> tuple[list[float], list[float]]:
-    """State and payloads in models after each training round, among neighbors that send what the peer itself does."""
+    """State and payloads, in models, after each training round.
+
+    Neighbors send what the peer itself does.
+    """
     x = torch.linspace(-1.0, 1.0, SHORT)
     state = algorithm.init(x, lambda round: schedule[(round - 1) % len(schedule)])
     exchange, states, sent = 0, [], []
@@ -105,7 +108,7 @@ def _exchanged(algorithm: Algorithm[Any], state: Any, ctx: RoundContext) -> floa
 
 
 def _different(payloads: Mapping[int, Payload]) -> int:
-    """Vectors in payloads; neighbors that are sent the same share it, as in a checkpoint."""
+    """Number of different vectors; neighbors that are sent the same share it."""
     pieces = (piece for payload in payloads.values() for name in payload.vectors for piece in payload.vectors[name])
     return len({piece.data_ptr() for piece in pieces})
 

@@ -326,7 +326,7 @@ def test_several_pauses_at_once_count_no_other_share_twice(
 
 @pytest.mark.parametrize("returns", ["wakes", "restarts"])
 def test_a_restarted_sender_does_not_send_again_what_it_has_taken_back(returns: str) -> None:
-    """While a neighbor is away it ends one round or two without it, and restarts from its last checkpoint."""
+    """It ends up to two rounds without a neighbor, and restarts from a checkpoint."""
     played = [
         restarted_while_a_neighbor_is_away(sender, receiver, steps, rounds, returns)
         for sender, receiver in GRAPHS["chord"]
@@ -337,7 +337,7 @@ def test_a_restarted_sender_does_not_send_again_what_it_has_taken_back(returns: 
 
 
 def restarted_while_a_neighbor_is_away(sender: int, away: int, steps: int, rounds: int, returns: str) -> bool:
-    """Play one order, and check the mass; whether it came so far before training was over."""
+    """Play one order, and check the mass; whether training was not over by then."""
     swarm = Swarm("chord")
     run, peers = swarm.run, swarm.peers
     for _ in range(steps):

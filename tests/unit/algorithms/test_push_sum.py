@@ -154,7 +154,7 @@ def test_a_share_that_was_taken_back_and_had_arrived_is_paid_back() -> None:
 
 
 def test_a_share_that_was_taken_back_and_is_sent_once_more_is_paid_back() -> None:
-    """As after a restart from a checkpoint whose neighbor has gone back to a round before it."""
+    """As after a restart, where the neighbor has gone back to an earlier round."""
     ledger, share = ShareLedger(), Share(3, torch.ones(4), 1.0, 0.5)
     ledger.give(1, share)
     assert ledger.undelivered(1, 3) is share

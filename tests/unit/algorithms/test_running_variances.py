@@ -62,7 +62,7 @@ class Network:
 
     @staticmethod
     def trainer(config: RunConfig, peer: int) -> Trainer:
-        """Few samples are white, so that variances rise steeply, at one peer at a time, and fall."""
+        """Few samples are white: variances rise steeply, at one peer at a time, and fall."""
         dataset = images(train=SAMPLES)
         dataset.train_images[::WHITE] = 255
         return Trainer(config, dataset, np.arange(SAMPLES), CPU, peer)

@@ -1,4 +1,4 @@
-"""Neighbors that are away for rounds, as a script says, for each mechanism with state about neighbors."""
+"""Return of a peer after five rounds, for algorithms with state by neighbor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from p2pfl.sim.swarm import Simulation
 from p2pfl.topology import Topology
 
 PEERS, ROUNDS, AWAY, BACK = 4, 12, 3, 8  # away for five rounds
-ABSENCES = {"killed": {"kind": "kill", "restart": BACK}, "paused": {"kind": "pause", "resume": BACK}}
+CAUSES = {"killed": {"kind": "kill", "restart": BACK}, "paused": {"kind": "pause", "resume": BACK}}
 TINY: dict[str, Any] = {
     "dataset": "digits",
     "model": "user_models:linear",
@@ -34,9 +34,9 @@ TINY: dict[str, Any] = {
 }
 
 
-def play(folder: Path, absence: str, topology: Topology, **options: Any) -> list[Saved]:
+def play(folder: Path, cause: str, topology: Topology, **options: Any) -> list[Saved]:
     """States of the algorithm after the last training round, by peer."""
-    (folder / "faults.toml").write_text(fault(peer="2", round=AWAY, at="start", **ABSENCES[absence]))
+    (folder / "faults.toml").write_text(fault(peer="2", round=AWAY, at="start", **CAUSES[cause]))
     config = RunConfig.of(**TINY, **options, faults=str(folder / "faults.toml"), run_dir=str(folder / "run"))
     run = Simulation(topology, config)
     run.run()
@@ -50,18 +50,18 @@ def play(folder: Path, absence: str, topology: Topology, **options: Any) -> list
     return states
 
 
-@pytest.mark.parametrize("absence", ABSENCES)
-def test_push_sum_keeps_all_weight(tmp_path: Path, absence: str) -> None:
+@pytest.mark.parametrize("cause", CAUSES)
+def test_push_sum_keeps_all_weight(tmp_path: Path, cause: str) -> None:
     options = {"algorithm": "push-sum", "mixing": "column-stochastic"}
-    states = play(tmp_path, absence, ring_with_chord(PEERS), **options)
+    states = play(tmp_path, cause, ring_with_chord(PEERS), **options)
     held = sum(float(state["weight"]) for state in states)
     owed = sum(float(value) for state in states for name, value in state.items() if name.startswith("owed_weight"))
     assert held + owed == pytest.approx(PEERS, abs=1e-9)
 
 
-@pytest.mark.parametrize("absence", ABSENCES)
-def test_replicas_of_choco_agree(tmp_path: Path, absence: str) -> None:
-    states = play(tmp_path, absence, make_topology("ring", PEERS), algorithm="choco")
+@pytest.mark.parametrize("cause", CAUSES)
+def test_replicas_of_choco_agree(tmp_path: Path, cause: str) -> None:
+    states = play(tmp_path, cause, make_topology("ring", PEERS), algorithm="choco")
     for me, state in enumerate(states):
         for other in ((me + 1) % PEERS, (me - 1) % PEERS):
             mine, theirs = replica(state, f"mine.{other}"), replica(states[other], f"theirs.{me}")
@@ -75,18 +75,18 @@ def replica(state: Saved, name: str) -> torch.Tensor:
     return vector
 
 
-@pytest.mark.parametrize("absence", ABSENCES)
-def test_corrections_of_gradient_tracking_sum_to_zero(tmp_path: Path, absence: str) -> None:
-    states = play(tmp_path, absence, make_topology("ring", PEERS), algorithm="gradient-tracking")
+@pytest.mark.parametrize("cause", CAUSES)
+def test_corrections_of_gradient_tracking_sum_to_zero(tmp_path: Path, cause: str) -> None:
+    states = play(tmp_path, cause, make_topology("ring", PEERS), algorithm="gradient-tracking")
     corrections = torch.stack([torch.as_tensor(state["correction"]) for state in states]).double()
     assert corrections.abs().max() > 1e-3
     torch.testing.assert_close(corrections.sum(0), torch.zeros_like(corrections[0]), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("absence", ABSENCES)
-def test_each_message_of_relay_sum_counts_all_beyond_its_edge_again(tmp_path: Path, absence: str) -> None:
+@pytest.mark.parametrize("cause", CAUSES)
+def test_each_message_of_relay_sum_counts_all_beyond_its_edge_again(tmp_path: Path, cause: str) -> None:
     """As many rounds after the return as the tree's diameter."""
-    states = play(tmp_path, absence, make_topology("ring", PEERS), algorithm="relay-sum")
+    states = play(tmp_path, cause, make_topology("ring", PEERS), algorithm="relay-sum")
     for state in states:
         counts = [float(value) for name, value in state.items() if name.startswith("count.")]
         assert sum(counts) == PEERS - 1
