@@ -20,6 +20,9 @@ it, but what time that takes from the workers is in their seconds. Peak is resid
 libraries are mapped once in one way of starting a process and once each in the other. A worker's counts since it was
 forked, with its start; a bare process's since its turn began, with what malloc has kept of earlier turns.
 
+Group: processes on a graph that average VGG-11 with their neighbors round after round and train nothing, through p2pfl
+over each transport, beside the bare version's averaging over ipc.
+
 p2pfl and reference take turns, each first every other time; a ratio is taken within one turn, and figures are medians
 over the turns.
 """
@@ -36,7 +39,8 @@ from typing import Any, Literal
 import tyro
 
 from benchmarks.common import RESULTS, Bar, Report, Spread, ratios, spread
-from benchmarks.exchange_pair import Swap, Way, layout_of
+from benchmarks.exchange_group import Group
+from benchmarks.exchange_pair import Swap, Transport, Way, layout_of
 from benchmarks.exchange_pool import Cost, Pool, average, pool
 from benchmarks.exchange_swarm import Figures, Swarm
 
@@ -49,12 +53,12 @@ _WAYS: tuple[Way, ...] = ("p2pfl", "chunks", "whole", "mixing", "copy")
 class Settings:
     """Cost of exchanging weights."""
 
-    parts: tuple[Literal["swarm", "pair"], ...] = ("swarm", "pair")
-    """Swarms, pairs, or both."""
+    parts: tuple[Literal["swarm", "pair", "group"], ...] = ("swarm", "pair", "group")
+    """Swarms, pairs, groups."""
     depths: tuple[int, ...] = (11, 19)
     """VGGs whose weights a pair swaps."""
-    transports: tuple[Literal["ipc", "tcp"], ...] = ("ipc", "tcp")
-    """Sockets of a pair."""
+    transports: tuple[Transport, ...] = ("ipc", "tcp", "shm")
+    """Sockets of a pair and of a group, or shared memory, beside which bare sockets are ipc."""
     codecs: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
     """Number formats of a pair's messages."""
     width: float = 1.0
@@ -71,6 +75,8 @@ class Settings:
     """Rounds of a swarm in a turn."""
     swarm_repeats: int = 3
     """Turns of a swarm."""
+    groups: tuple[str, ...] = ("ring:4", "complete:8", "complete:16")
+    """Graphs and sizes of groups that exchange VGG-11 and train nothing."""
     warm: int = 4
     """Swaps and rounds before those that are measured."""
     quick: bool = False
@@ -82,7 +88,7 @@ class Settings:
 def quick(settings: Settings) -> Settings:
     """These settings with tiny sizes, and two processes for a swarm."""
     tiny: dict[str, Any] = {"width": 0.125, "swaps": 2, "repeats": 1, "rounds": 20, "swarm_repeats": 1, "warm": 1}
-    return dataclasses.replace(settings, **tiny, depths=(11,), topologies=("path",), peers=2)
+    return dataclasses.replace(settings, **tiny, depths=(11,), topologies=("path",), peers=2, groups=("path:2",))
 
 
 def main(settings: Settings) -> None:
@@ -93,15 +99,20 @@ def main(settings: Settings) -> None:
     settings = quick(settings) if settings.quick else settings
     output = settings.output or RESULTS / "exchange.json"
     reports = []
-    with pool(settings.peers) as processes:
+    groups = [int(group.rpartition(":")[2]) for group in settings.groups] if "group" in settings.parts else []
+    with pool(max([settings.peers, *groups])) as processes:
         if "swarm" in settings.parts:
             report = Report("exchange, swarms", dataclasses.asdict(settings))
-            _swarms(settings, processes, report)
+            _swarms(settings, Pool(processes.links[: settings.peers]), report)
             reports.append((report, output.with_stem(output.stem + "-swarm")))
         if "pair" in settings.parts:
             report = Report("exchange, pairs", dataclasses.asdict(settings))
             _pairs(settings, processes, report)
             reports.append((report, output))
+        if "group" in settings.parts:
+            report = Report("exchange, groups", dataclasses.asdict(settings))
+            _groups(settings, processes, report)
+            reports.append((report, output.with_stem(output.stem + "-group")))
     for report, path in reports:
         report.finish(path)
 
@@ -138,6 +149,35 @@ def _swaps(settings: Settings) -> Iterator[tuple[str, Swap]]:
             for codec in settings.codecs:
                 swap = Swap("p2pfl", transport, codec, layout.size, layout.digest, settings.swaps, settings.warm)
                 yield f"VGG-{depth} {transport} {codec}", swap
+
+
+def _groups(settings: Settings, processes: Pool[Any], report: Report) -> None:
+    layout = layout_of(11, settings.width)
+    for name in settings.groups:
+        kind, _, size = name.rpartition(":")
+        pool_ = Pool[Cost](processes.links[: int(size)])
+        for codec in settings.codecs:
+            sizes = layout.size, layout.digest, settings.rounds, settings.warm
+            bare = Group("bare", kind, int(size), "ipc", codec, *sizes)
+            ours = {way: dataclasses.replace(bare, who="p2pfl", transport=way) for way in settings.transports}
+            costs: dict[str, list[Cost]] = {way: [] for way in ("bare", *ours)}
+            for turn in range(settings.swarm_repeats):
+                _say(f"{name} {codec}, turn {turn + 1} of {settings.swarm_repeats}")
+                works = [("bare", bare), *ours.items()]
+                for way, work in works[::-1] if turn % 2 else works:
+                    costs[way].append(average(pool_.do(work)))
+            report.rows += [_group_row(f"{name} {codec}", way, those, costs["bare"]) for way, those in costs.items()]
+    report.notes.append(
+        "Seconds and CPU seconds: of a round, a process. Bare: chunks of 1 MiB over ipc, averaged in place."
+    )
+
+
+def _group_row(name: str, who: str, costs: Sequence[Cost], bare: Sequence[Cost]) -> dict[str, Any]:
+    row: dict[str, Any] = {"group": name, "who": who}
+    for label, what in (("seconds", "seconds"), ("CPU s", "cpu")):
+        values, references = ([getattr(cost, what) for cost in those] for those in (costs, bare))
+        row |= {label: spread(values), f"{label} / bare": ratios(values, references)}
+    return row
 
 
 def _swarms(settings: Settings, processes: Pool[Any], report: Report) -> None:

@@ -5,6 +5,7 @@ The time of one memory copy stands beside them.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,10 +26,12 @@ from p2pfl.protocol.context import PeerContext, Timeouts
 from p2pfl.protocol.peer import Peer
 from p2pfl.protocol.wire import CHUNK_BYTES
 from p2pfl.topology import Neighborhood
-from p2pfl.transport import ZmqTransport
+from p2pfl.transport import SharedMemoryTransport, ZmqTransport
 
 Way = Literal["p2pfl", "chunks", "whole", "mixing", "copy"]
-_TIMEOUTS = Timeouts(start=None, handshake=60.0, first_round=60.0, round=60.0)
+Transport = Literal["shm", "ipc", "tcp"]
+RUN = "benchmark"
+TIMEOUTS = Timeouts(start=None, handshake=60.0, first_round=60.0, round=60.0)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -40,7 +43,7 @@ class Swap:
     """
 
     way: Way
-    transport: Literal["ipc", "tcp"]
+    transport: Transport
     codec: str
     size: int
     layout: str
@@ -74,7 +77,7 @@ def layout_of(depth: int, width: float) -> Layout:
 
 def _ours(swap: Swap, place: Place) -> list[Mark]:
     me, other = place.me, 1 - place.me
-    with ZmqTransport(place.bind(swap.transport)) as transport:
+    with contextlib.closing(open_transport(swap.transport, place)) as transport:
         endpoints = place.meet(transport.endpoint)
         context = PeerContext(
             me=me,
@@ -82,20 +85,26 @@ def _ours(swap: Swap, place: Place) -> list[Mark]:
             links=frozenset({other}),
             training_rounds=swap.total,
             consensus_rounds=0,
-            run="benchmark",
+            run=RUN,
             layout=swap.layout,
-            timeouts=_TIMEOUTS,
+            timeouts=TIMEOUTS,
         )
         neighborhood = Neighborhood(me, 0.5, {other: 0.5}, {other: 0.5})
         peer = Peer(context, lambda round: neighborhood, swap.vector(), DPSGD(wire_dtype=swap.codec), Chebyshev(0.0))
         transport.connect({other: endpoints[other]}, swap.size * ITEM_BYTES["fp32"])
-        return _Loop(peer, transport).run()
+        return Loop(peer, transport).run()
 
 
-class _Loop:
+def open_transport(transport: Transport, place: Place) -> ZmqTransport | SharedMemoryTransport:
+    """Transport of one process of a group."""
+    sockets = ZmqTransport(place.bind(transport))
+    return SharedMemoryTransport(sockets, RUN, place.me) if transport == "shm" else sockets
+
+
+class Loop:
     """Worker loop that only exchanges: no training, evaluation or records."""
 
-    def __init__(self, peer: Peer, transport: ZmqTransport) -> None:
+    def __init__(self, peer: Peer, transport: ZmqTransport | SharedMemoryTransport) -> None:
         self._peer = peer
         self._transport = transport
         self._marks: list[Mark] = []

@@ -28,9 +28,9 @@ class Place:
     folder: str
     link: Connection
 
-    def bind(self, transport: Literal["ipc", "tcp"]) -> str:
-        """Address to bind a socket to."""
-        return f"ipc://{self.folder}/{self.me}" if transport == "ipc" else "tcp://127.0.0.1:*"
+    def bind(self, transport: Literal["shm", "ipc", "tcp"]) -> str:
+        """Address to bind a socket to; beside shared memory it is an ipc socket."""
+        return "tcp://127.0.0.1:*" if transport == "tcp" else f"ipc://{self.folder}/{self.me}"
 
     def meet(self, endpoint: str) -> list[str]:
         """Announce this process's endpoint; returns all endpoints once all are known."""

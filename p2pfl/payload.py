@@ -53,6 +53,14 @@ WIRE_ENCODINGS: Mapping[str, Encoding] = {**ENCODINGS, COMPRESSED.name: COMPRESS
 ITEM_BYTES: Mapping[str, int] = {name: encoding.item_bytes for name, encoding in ENCODINGS.items()}
 
 
+class Borrowed(list["Tensor"]):
+    """Pieces of a vector in a neighbor's shared memory.
+
+    The neighbor may still write them; nothing can write them here. Their numbers must be copied before they are checked
+    and used, each once (`blockwise.side_by_side` does so).
+    """
+
+
 @dataclass(frozen=True)
 class Payload:
     """Payload of a peer for a neighbor: named vectors and scalars.

@@ -98,6 +98,15 @@ class Algorithm(Protocol[S]):
         return False
 
     @property
+    def reads_borrowed(self) -> bool:
+        """Whether `accumulate` takes vectors in neighbors' shared memory; default: no.
+
+        They are `payload.Borrowed`. Such an algorithm copies and checks their numbers where it uses them, and needs no
+        memory for them.
+        """
+        return False
+
+    @property
     def is_robust(self) -> bool:
         """Whether no neighbor's vector is trusted by itself.
 

@@ -14,6 +14,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from p2pfl.model.vector import is_finite
+from p2pfl.payload import Borrowed
+
 Pieces = Sequence[Tensor]
 """One vector as consecutive one-dimensional pieces, as in a `Payload`."""
 
@@ -83,14 +86,23 @@ def add_terms(total: Tensor, terms: Sequence[tuple[Tensor, float]], first: bool)
 def side_by_side(vectors: Sequence[Pieces]) -> Iterator[tuple[slice, list[Tensor]]]:
     """Positions, and the float32 block of each vector there.
 
-    All vectors are equally long, however they are cut.
+    All vectors are equally long, however they are cut. Of borrowed ones, a block that is not finite by now, though it
+    was when it came, counts as zeros: its sender could as well have sent these.
     """
+    borrowed = [isinstance(pieces, Borrowed) for pieces in vectors]
     queues = [deque(piece for piece in pieces if piece.numel()) for pieces in vectors]
     start = 0
     while queues[0]:
         count = min(SIDE_BLOCK, *(queue[0].numel() for queue in queues))
-        yield slice(start, start + count), [_next(queue, count).float() for queue in queues]
+        blocks = zip((_next(queue, count) for queue in queues), borrowed, strict=True)
+        yield slice(start, start + count), [_own(block) if is_lent else block.float() for block, is_lent in blocks]
         start += count
+
+
+def _own(block: Tensor) -> Tensor:
+    """Finite float32 copy of a borrowed block."""
+    copy = block.to(torch.float32, copy=True)
+    return copy if is_finite(copy) else copy.zero_()
 
 
 def _next(queue: deque[Tensor], count: int) -> Tensor:
@@ -102,11 +114,21 @@ def _next(queue: deque[Tensor], count: int) -> Tensor:
 
 def distances(center: Pieces, vectors: Sequence[Pieces]) -> list[float]:
     """Euclidean distance of each vector from the center, summed in float64."""
+    return [math.sqrt(square) for square in squared_distances(center, vectors)]
+
+
+def squared_distances(center: Pieces, vectors: Sequence[Pieces]) -> list[float]:
+    """Squares of these distances."""
     squares = [0.0] * len(vectors)
     for _, (middle, *blocks) in side_by_side([center, *vectors]):
         for index, block in enumerate(blocks):
-            squares[index] += float(torch.linalg.vector_norm(block - middle, dtype=torch.float64)) ** 2
-    return [math.sqrt(square) for square in squares]
+            squares[index] += squared_distance(block, middle)
+    return squares
+
+
+def squared_distance(one: Tensor, other: Tensor) -> float:
+    """Squared Euclidean distance of two blocks, summed in float64."""
+    return float(torch.linalg.vector_norm(one - other, dtype=torch.float64)) ** 2
 
 
 class Sorter:

@@ -71,6 +71,7 @@ class ServerAverage:
         self.x = x
         self.velocity = velocity
         self.encodings: Mapping[str, Encoding] = ONLY_X[options.wire_dtype]
+        self.streaming = self.reads_borrowed = False
         self._options = options
         self._encoding = ENCODINGS[options.wire_dtype]
         self._total = torch.empty_like(x)

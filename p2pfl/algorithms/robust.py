@@ -3,7 +3,8 @@
     x_i⁺ = R(x_j of the neighbors, x_i)                 float32 wire
     x_i⁺ = x_i + R(Q(x_j), Q(x_i)) − Q(x_i)             bfloat16 wire: Q rounds; peers that agree stay where they are
 
-in both orders, as in `dpsgd`. A neighbor's vector waits for the others: memory is as many models as neighbors.
+in both orders, as in `dpsgd`. A neighbor's vector waits for the others: memory is as many models as neighbors, but for
+vectors in shared memory, which wait where they lie.
 """
 
 from __future__ import annotations
@@ -107,6 +108,7 @@ class Robust(Algorithm[RobustState]):
     wire_dtype: str = "fp32"
     buffers: tuple[slice, ...] = ()
     is_robust: bool = True
+    reads_borrowed: bool = True
 
     @property
     def encodings(self) -> Mapping[str, Encoding]:

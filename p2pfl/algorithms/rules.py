@@ -14,7 +14,16 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from p2pfl.algorithms.blockwise import Pieces, Sorter, add_terms, distances, side_by_side
+from p2pfl.algorithms.blockwise import (
+    Pieces,
+    Sorter,
+    add_terms,
+    distances,
+    side_by_side,
+    squared_distance,
+    squared_distances,
+)
+from p2pfl.payload import Borrowed
 from p2pfl.topology import Neighborhood
 
 Blocks = Iterator[tuple[slice, Tensor]]
@@ -92,7 +101,8 @@ def clip_and_mix(
     """
     (own,) = (pieces for sender, pieces in vectors if sender == neighborhood.me)
     others = [(sender, pieces) for sender, pieces in vectors if sender != neighborhood.me]
-    apart = distances(own, [pieces for _, pieces in others])
+    squares = squared_distances(own, [pieces for _, pieces in others])
+    apart = [math.sqrt(square) for square in squares]
     weights = [neighborhood.incoming[sender] for sender, _ in others]
     radius = clipping_radius(apart, weights, byzantine) if radius is None else radius
     shares = {
@@ -104,10 +114,35 @@ def clip_and_mix(
     clipped = math.fsum(weight - share for weight, share in zip(weights, shares.values(), strict=True))
     shares[neighborhood.me] = neighborhood.self_weight + clipped
     factors = [shares[sender] for sender, _ in vectors]
+    limits = dict(zip((sender for sender, _ in others), squares, strict=True))
+    watch = _Watch([limits[sender] if isinstance(pieces, Borrowed) else None for sender, pieces in vectors])
+    me = [sender for sender, _ in vectors].index(neighborhood.me)
     for here, blocks in side_by_side([pieces for _, pieces in vectors]):
+        watch.replace(blocks, blocks[me])
         total = blocks[0].new_empty(blocks[0].shape)
         add_terms(total, list(zip(blocks, factors, strict=True)), first=True)
         yield here, total
+
+
+class _Watch:
+    """Watch over borrowed vectors, whose distances have been taken.
+
+    Their senders may write them since.
+    """
+
+    def __init__(self, limits: Sequence[float | None]) -> None:
+        """`limits`: squared distances of the borrowed vectors; None for the others."""
+        self._left = {index: [limit, 0.0] for index, limit in enumerate(limits) if limit is not None}
+
+    def replace(self, blocks: list[Tensor], own: Tensor) -> None:
+        """Replace blocks of vectors that are farther away than they were.
+
+        `blocks`: of all vectors at one place; `own`: the peer's, which stands in.
+        """
+        for index, squares in self._left.items():
+            squares[1] += squared_distance(blocks[index], own)
+            if squares[1] > squares[0]:
+                blocks[index] = own
 
 
 def clipping_radius(apart: Sequence[float], weights: Sequence[float], byzantine: int) -> float:

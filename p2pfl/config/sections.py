@@ -199,8 +199,9 @@ class ExchangeConfig:
 
     wire_dtype: Literal["fp32", "bf16"] = "fp32"
     """Number format of weights in messages of the training rounds; bf16 halves the bytes."""
-    transport: Literal["auto", "ipc", "tcp"] = "auto"
-    """Sockets: ipc on one machine, tcp; auto: tcp where the topology file has hosts and ports, else ipc."""
+    transport: Literal["auto", "shm", "ipc", "tcp"] = "auto"
+    """auto: shared memory between neighbors on one machine, unless there are keys or a token file; for the rest
+    sockets, tcp where the topology file has hosts and ports, else ipc. shm: also with keys. ipc, tcp: these only."""
     insecure: bool = False
     """Allow messages that are not encrypted: beyond this machine, or despite keys in the file. A peer still needs keys
     or a token, unless all hosts of its file are this machine."""

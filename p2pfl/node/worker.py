@@ -11,6 +11,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from p2pfl.config import ExchangeConfig
 from p2pfl.errors import ConfigError, Interrupted, P2PFLError, is_from_outside, one_line, unwritable
 from p2pfl.faults.injector import FaultInjector
 from p2pfl.modes import assign_roles
@@ -42,6 +43,7 @@ from p2pfl.transport import (
     Credentials,
     Keys,
     ScriptedFaults,
+    SharedMemoryTransport,
     Token,
     Transport,
     ZmqTransport,
@@ -183,7 +185,7 @@ def _run(
 def _open_transport(spec: messages.WorkerSpec, parts: Assembly, make: Callable[[str], Transport]) -> Transport:
     """Transport of a worker, with the delay and the faults that it is to have."""
     allow_open_files(1, len(parts.logic.context.links))  # the fork server may be from before a run with more neighbors
-    transport = make(spec.bind)
+    transport = shared_memory(make(spec.bind), spec)
     if spec.link_delay:
         transport = Conditioner(transport, constant_delay(spec.link_delay))
     if parts.script.faults:
@@ -191,6 +193,18 @@ def _open_transport(spec: messages.WorkerSpec, parts: Assembly, make: Callable[[
         faults = ScriptedFaults(parts.script, spec.index, lambda: logic.context.shown(logic.round))
         transport = Conditioner(transport, faults)
     return transport
+
+
+def shared_memory(transport: Transport, spec: messages.WorkerSpec) -> Transport:
+    """Shared memory, where neighbors and settings permit, around a transport."""
+    share = shares_memory(spec.config.exchange)
+    return SharedMemoryTransport(transport, spec.run, spec.index, log_of(spec.index).info, share=share)
+
+
+def shares_memory(exchange: ExchangeConfig) -> bool:
+    """Whether vectors go through shared memory to neighbors on this machine."""
+    has_secrets = exchange.keys is not None or exchange.token_file is not None
+    return exchange.transport == "shm" or (exchange.transport == "auto" and not has_secrets)
 
 
 def zeromq_maker(spec: messages.WorkerSpec, topology: Topology) -> Callable[[str], Transport]:

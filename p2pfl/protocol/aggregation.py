@@ -16,6 +16,7 @@ from torch import Tensor
 from p2pfl.algorithms.base import Algorithm, RoundContext, Saved
 from p2pfl.algorithms.contract import check_mix, check_payloads, check_request, check_saved
 from p2pfl.payload import LocalTraining, Payload, Receipt
+from p2pfl.protocol.arrival import UnusableError
 from p2pfl.protocol.inbox import Inbox
 from p2pfl.protocol.statistics import StatisticsRule
 from p2pfl.topology import NeighborhoodSchedule
@@ -186,6 +187,7 @@ class RoundAggregation:
         self._order = sorted([*senders, me])
         self._folded = 0
         self._done: set[int] = set()
+        self._unusable: list[int] = []
         self._filled: Counter[str] = Counter()  # elements of the next sender's vectors that are in
 
     @property
@@ -216,15 +218,25 @@ class RoundAggregation:
         return round == self._round and self._algorithm.streaming and self.following == sender
 
     def fold(self) -> int:
-        """Add what can be added, in order. Returns how many vectors became whole."""
+        """Add what can be added, in order. Returns how many vectors are in since."""
         before = self._folded
         while (sender := self.following) is not None:
-            if not self._add(sender):
-                break
+            try:
+                if not self._add(sender):
+                    break
+            except UnusableError:  # what was added of it stays; for the rest, the algorithm decides
+                self._unusable.append(sender)
+                self.expected = {n for n in self.expected if n != sender}
+                continue
             self._folded += 1
             self._done.add(sender)
             self._filled.clear()
         return self._folded - before
+
+    def take_unusable(self) -> list[int]:
+        """Senders since the last call whose vector turned out to be of no use."""
+        found, self._unusable = self._unusable, []
+        return found
 
     def _add(self, sender: int) -> bool:
         """Add what there is of a sender; whether that was all of it."""
@@ -235,15 +247,18 @@ class RoundAggregation:
             self.replaced.append(sender)
             self._algorithm.missing(self._state, sender, self._filled)
             return True
-        payload, whole = self._next_of(sender)
-        if payload is not None:
+        while True:
+            payload, whole = self._next_of(sender)
+            if payload is None:
+                return False
             for name, pieces in payload.vectors.items():
                 self._filled[name] += sum(piece.numel() for piece in pieces)
             self._algorithm.accumulate(self._state, sender, payload)
-        return whole
+            if whole:
+                return True
 
     def _next_of(self, sender: int) -> tuple[Payload | None, bool]:
         if self._algorithm.streaming:
             return self._inbox.take_part(self._round, sender)
-        payload = self._inbox.take(self._round, sender)
+        payload = self._inbox.take(self._round, sender, self._algorithm.reads_borrowed)
         return payload, payload is not None

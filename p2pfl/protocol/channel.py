@@ -12,8 +12,9 @@ from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.payload import Encoding, Payload
 from p2pfl.protocol import events as ev
 from p2pfl.protocol import greeting
+from p2pfl.protocol.arrival import Form, UnusableError
 from p2pfl.protocol.context import PeerContext
-from p2pfl.protocol.inbox import Form, Inbox
+from p2pfl.protocol.inbox import Inbox
 from p2pfl.protocol.outbox import Outbox
 from p2pfl.protocol.wire import VERSION, Header, Kind, Message, chunks
 from p2pfl.util.text import visible
@@ -113,6 +114,22 @@ class Channel:
             return []
         self.inbox.drop(*key)
         return [self.message("ack", header.sender, header.round)]
+
+    def take(self, round: int, sender: int) -> Payload | None:
+        """Take a whole payload; None where there is none, or none that can be used."""
+        try:
+            return self.inbox.take(round, sender)
+        except UnusableError as error:
+            self.refuse(error.code, error.detail)
+            return None
+
+    def give_up(self, round: int, senders: Sequence[int]) -> list[ev.Action]:
+        """Tell of vectors that are given up while they are added.
+
+        Their numbers are not finite any longer; they are treated like those that came so.
+        """
+        refused = [note for n in senders for note in self.refuse(Refusal.VALUES, f"not finite, from {n}")]
+        return [*refused, *(self.message("ack", sender, round) for sender in senders)]
 
     def granted(self, header: Header) -> list[ev.Action]:
         """Use a neighbor's credit. Raises ProtocolError for a round that does not exist."""

@@ -37,6 +37,8 @@ class _Form:
     """Content of payloads in both directions: the flat vector."""
 
     encodings: Mapping[str, Encoding]
+    streaming: bool = False
+    reads_borrowed: bool = False
 
 
 class Client:

@@ -30,8 +30,7 @@ class Exchange:
     def __init__(self, context: PeerContext, schedule: NeighborhoodSchedule, mixer: Mixer) -> None:
         self.backlog = Backlog(context.pending_payloads)
         self._context = context = replace(context, pending_payloads={})  # so that their memory is free soon
-        self._schedule, self.mixer = schedule, mixer
-        self.round = context.first_round
+        self._schedule, self.mixer, self.round = schedule, mixer, context.first_round
         self.in_round = False  # between `begin_round` and `finish`
         self.has_begun = False  # the round's payloads are on offer
         self.is_bootstrapping = context.needs_bootstrap and context.first_round > 1
@@ -155,7 +154,9 @@ class Exchange:
 
     def fold(self) -> list[ev.Action]:
         """Add what can be added, and grant the credit that this makes room for."""
-        return self.grant_credit() if self.aggregation is not None and self.aggregation.fold() else []
+        if self.aggregation is None or not self.aggregation.fold():
+            return []
+        return self.channel.give_up(self.round, self.aggregation.take_unusable()) + self.grant_credit()
 
     @property
     def may_finish(self) -> bool:
@@ -191,11 +192,10 @@ class Exchange:
 
     def take_weights(self) -> bool:
         """Collect the neighbors' weights; whether all that were expected are here."""
-        senders, inbox = sorted(self._expected_in(self.round)), self.channel.inbox
-        for sender in senders:
-            if (payload := inbox.take(self.round, sender)) is not None:  # which makes room for others'
+        for sender in (senders := sorted(self._expected_in(self.round))):
+            if (payload := self.channel.take(self.round, sender)) is not None:  # which makes room for others'
                 self.bootstrap.add(sender, payload)
-        return all(inbox.is_whole(self.round, sender) for sender in senders)
+        return all(self.channel.inbox.is_whole(self.round, sender) for sender in senders)
 
     def finish_bootstrap(self) -> Tensor:
         """Write the collected weights into x."""

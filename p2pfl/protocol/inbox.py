@@ -8,41 +8,16 @@ before which another would be folded whose sender is away and may come back.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
-
-import numpy as np
-import torch
-from torch import Tensor
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 from p2pfl.errors import ProtocolError, Refusal
-from p2pfl.model.vector import is_finite
 from p2pfl.payload import COMPRESSED, WIRE_ENCODINGS, Encoding, Payload
-from p2pfl.protocol.wire import Buffer, Header, Message, chunk_count
+from p2pfl.protocol.arrival import Arrival, Form, Scratch, UnusableError
+from p2pfl.protocol.wire import Header, Message, chunk_count
 
 WINDOW = 4
 MORE_CHUNKS = 64  # of a vector, beyond those of full size, that may wait: each costs memory besides its numbers
-
-
-@dataclass
-class _Arrival:
-    """One sender's payload of one round, as far as it has come."""
-
-    pieces: dict[str, list[Tensor]] = field(default_factory=dict)
-    bytes: dict[str, int] = field(default_factory=dict)
-    totals: dict[str, int] = field(default_factory=dict)  # bytes of whole vectors
-    scalars: dict[str, float] = field(default_factory=dict)
-    complete: bool = False
-    begun: bool = False  # a part has been taken
-
-
-class Form(Protocol):
-    """Names and encodings of a payload's vectors; each algorithm has its own."""
-
-    @property
-    def encodings(self) -> Mapping[str, Encoding]:
-        """Encoding of each vector, in the order in which they travel."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +36,13 @@ class Inbox:
         self._size = size
         self._form_of = form_of
         self._last_round = last_round
-        self._outstanding: dict[tuple[int, int], _Arrival] = {}
+        self._outstanding: dict[tuple[int, int], Arrival] = {}
         self._taken: set[tuple[int, int]] = set()
         self._given_up: set[tuple[int, int]] = set()
         self._remembered = 0  # the earliest round that may still be in `_taken`
         self._listed = 0  # the last round whose senders have been put into `_waiting`
         self._waiting: deque[tuple[int, int]] = deque()  # those that get credit next
+        self._scratch = Scratch()
 
     # Credit
 
@@ -116,7 +92,7 @@ class Inbox:
 
     def open(self, round: int, sender: int) -> None:
         """Take what this sender has for a round from now on."""
-        self._outstanding[round, sender] = _Arrival()
+        self._outstanding[round, sender] = Arrival()
 
     def reorder(self, sender: int, first: int | None = None) -> None:
         """Revoke a sender's credit before round `first`, or all, but for what is whole."""
@@ -224,9 +200,7 @@ class Inbox:
             return False  # sent again after a broken connection; a payload does not change, so what is here stays
         if header.offset > have:
             raise ProtocolError(Refusal.OFFSET, f"{header.offset} is not the next chunk")
-        piece = _tensor(message.body, WIRE_ENCODINGS[header.codec])
-        if header.codec != COMPRESSED.name and not is_finite(piece):
-            raise ProtocolError(Refusal.VALUES, "not finite")
+        piece = arrival.piece(message, self._form_of(header.round))
         pieces = arrival.pieces.setdefault(header.vector, [])
         if len(pieces) >= chunk_count(total) + MORE_CHUNKS:
             raise ProtocolError(Refusal.LENGTH, f"a vector in more than {len(pieces)} chunks")
@@ -239,29 +213,46 @@ class Inbox:
         arrival.complete = all(arrival.bytes.get(name, 0) == arrival.totals.get(name, -1) for name in wanted)
         return arrival.complete
 
-    def take(self, round: int, sender: int) -> Payload | None:
-        """Take a complete payload, once; None as long as it is not."""
+    def take(self, round: int, sender: int, borrows: bool = False) -> Payload | None:
+        """Take a complete payload, once; None as long as it is not.
+
+        Its pieces are the caller's own memory, or `Borrowed` where it `borrows`. Raises UnusableError.
+        """
         arrival = self._outstanding.get((round, sender))
         if arrival is None or not arrival.complete:
             return None
+        try:
+            vectors = arrival.whole(borrows)
+        except ProtocolError:
+            raise self._unusable(round, sender) from None
         del self._outstanding[round, sender]
         self._taken.add((round, sender))
-        return Payload(arrival.pieces, arrival.scalars)
+        return Payload(vectors, arrival.scalars)
 
     def take_part(self, round: int, sender: int) -> tuple[Payload | None, bool]:
-        """Take what has come of a payload since the last call; whether that is the end.
+        """Take something of what has come of a payload; whether that is the end.
 
-        Its scalars come with the first part.
+        To be called until there is nothing; a part of shared memory is valid until the next call. Scalars come with the
+        first part. Raises UnusableError.
         """
         arrival = self._outstanding.get((round, sender))
         if arrival is None or not arrival.pieces:
             return None, False
-        part = Payload(arrival.pieces, {} if arrival.begun else arrival.scalars)
-        arrival.pieces, arrival.begun = {}, True
-        if arrival.complete:
+        try:
+            vectors = arrival.part(self._scratch)
+        except ProtocolError:
+            raise self._unusable(round, sender) from None
+        part = Payload(vectors, {} if arrival.begun else arrival.scalars)
+        arrival.begun = True
+        is_end = arrival.complete and not arrival.pieces
+        if is_end:
             del self._outstanding[round, sender]
             self._taken.add((round, sender))
-        return part, arrival.complete
+        return part, is_end
+
+    def _unusable(self, round: int, sender: int) -> UnusableError:
+        self.drop(round, sender)
+        return UnusableError(round, sender)
 
     def _check(self, header: Header, encoding: Encoding | None, known: int, total: int) -> None:
         """Raise ProtocolError for a chunk of an unknown vector, or of another length.
@@ -287,11 +278,3 @@ class Inbox:
         """Bytes of a chunk's whole vector."""
         is_variable = header.codec == COMPRESSED.name
         return header.total if is_variable else self._size * WIRE_ENCODINGS[header.codec].item_bytes
-
-
-def _tensor(body: Buffer, encoding: Encoding) -> Tensor:
-    """View received bytes as a tensor; copied where they are odd or read-only."""
-    numbers = np.frombuffer(body, encoding.carrier)
-    if not (numbers.flags.aligned and numbers.flags.writeable):
-        numbers = numbers.copy()
-    return torch.from_numpy(numbers).view(encoding.dtype)

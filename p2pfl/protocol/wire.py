@@ -20,7 +20,7 @@ import msgspec
 from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.payload import COMPRESSED, WIRE_ENCODINGS
 
-VERSION = 6
+VERSION = 7
 CHUNK_BYTES = 1 << 20
 HEADER_BYTES = 2048
 GREETING_BYTES = 1 << 15  # of a greeting's body
@@ -33,7 +33,21 @@ MAX_TEXT = 160  # characters of a reason that may quote a stranger
 
 assert sys.byteorder == "little", "bodies are sent as they lie in memory"
 
-Kind = Literal["hello", "offer", "grant", "chunk", "ack", "edge_down", "heartbeat", "goodbye", "introduction"]
+Kind = Literal[
+    "hello",
+    "offer",
+    "grant",
+    "chunk",
+    "ack",
+    "edge_down",
+    "heartbeat",
+    "goodbye",
+    "introduction",
+    "segment",
+    "mapped",
+    "reference",
+    "release",
+]
 KINDS: Mapping[Kind, str] = {
     "hello": "Greeting of a new edge epoch: first round that the sender can serve, and what it was started with.",
     "offer": "A client has trained in this round and offers its update to the coordinator.",
@@ -44,9 +58,16 @@ KINDS: Mapping[Kind, str] = {
     "heartbeat": "The sender is at work, though it has nothing else to say.",
     "goodbye": "The sender has finished its last round; a coordinator dismisses its clients.",
     "introduction": "Description of a peer's own data (--partition own); that peer's number takes the round's place.",
+    "segment": "Offer of shared memory: what a neighbor on the same machine may map, read-only.",
+    "mapped": "Answer to that offer: the sender has mapped it, or cannot (scalar accepted: 1 or 0).",
+    "reference": "Chunks of a vector that lie in the sender's shared memory, in the place of the chunks themselves.",
+    "release": "References whose memory the sender of the message does not read any longer.",
 }
 """Meaning of each kind of message."""
-_WITH_BODY = frozenset({"hello", "introduction"})
+SHARED_MEMORY_KINDS: frozenset[Kind] = frozenset({"segment", "mapped", "reference", "release"})
+"""Kinds between transports, of which no protocol hears."""
+_WITH_BODY = frozenset({"hello", "introduction", "segment", "reference", "release"})
+_WITH_CODEC = frozenset({"chunk", "reference"})
 Buffer = bytes | bytearray | memoryview
 
 _Text = Annotated[str, msgspec.Meta(max_length=64)]
@@ -88,12 +109,14 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
 class Message:
     """A header and its body: a chunk's numbers, a greeting, or nothing.
 
-    `ends`, which does not travel: it is the last chunk of a vector that is being sent.
+    What does not travel: `ends`: it is the last chunk of a vector that is being sent. `is_shared`: the body is memory
+    that its sender may still write, so numbers must be copied before they are checked and used.
     """
 
     header: Header
     body: Buffer = b""
     ends: bool = field(default=False, compare=False)
+    is_shared: bool = field(default=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -130,19 +153,20 @@ def decode(frames: Sequence[Buffer]) -> Message:
     if body.nbytes != header.length:
         raise ProtocolError(Refusal.LENGTH, f"the header says {header.length} bytes, the body has {body.nbytes}")
     if header.kind == "chunk":
-        _check_chunk(header)
-    elif header.codec or (header.length and header.kind not in _WITH_BODY):
+        if not 0 < header.length <= CHUNK_BYTES:
+            raise ProtocolError(Refusal.LENGTH, f"a chunk of {header.length} bytes")
+        check_numbers(header)
+    elif (header.codec and header.kind not in _WITH_CODEC) or (header.length and header.kind not in _WITH_BODY):
         raise ProtocolError(Refusal.LENGTH, f"a {header.kind} has no body")
     elif header.length > GREETING_BYTES:
-        raise ProtocolError(Refusal.LENGTH, f"a greeting of {header.length} bytes")
+        raise ProtocolError(Refusal.LENGTH, f"a {header.kind} of {header.length} bytes")
     return Message(header, body)
 
 
-def _check_chunk(header: Header) -> None:
+def check_numbers(header: Header) -> None:
+    """Raise ProtocolError where a chunk's number format and length do not fit."""
     if not header.codec:
         raise ProtocolError(Refusal.CODEC, "missing")
-    if not 0 < header.length <= CHUNK_BYTES:
-        raise ProtocolError(Refusal.LENGTH, f"a chunk of {header.length} bytes")
     encoding = WIRE_ENCODINGS.get(header.codec)
     if encoding is None:
         raise ProtocolError(Refusal.HEADER, f"unknown codec {header.codec!a}")

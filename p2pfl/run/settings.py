@@ -56,10 +56,8 @@ def resolve(config: RunConfig, topology: Topology, processes: int) -> RunConfig:
         chosen["device"] = "cpu"
     if training.local_steps is None and training.local_epochs is None:
         chosen["local_epochs"] = 1
-    if "exchange" in settings.MODE_SECTIONS[config.mode] and config.exchange.transport == "auto":
-        both = all("host" in node and "port" in node for _, node in topology.graph.nodes(data=True))
-        found = config.exchange.rendezvous is not None or settings.spans_machines(config)
-        chosen["transport"] = "tcp" if both or found else "ipc"
+    if settings.spans_machines(config) and config.exchange.transport == "auto":
+        chosen["transport"] = "tcp"  # each process makes keys, and links are encrypted
     if mode.mixes and config.exchange.keys is not None:
         if not config.exchange.keys:
             raise ConfigError("--keys: needs the folder that p2pfl keys wrote (-o)")

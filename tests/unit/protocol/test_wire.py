@@ -103,7 +103,7 @@ REFUSED = {
     "body with a grant": ([encode(Message(Header(VERSION, "r", "grant", 0, 1, length=4)))[0], b"abcd"], "has no body"),
     "long greeting": (
         [encode(Message(Header(VERSION, "r", "hello", 0, 1, length=GREETING_BYTES + 1)))[0], bytes(GREETING_BYTES + 1)],
-        f"length: a greeting of {GREETING_BYTES + 1} bytes",
+        f"length: a hello of {GREETING_BYTES + 1} bytes",
     ),
     "codec with a grant": ([encode(Message(Header(VERSION, "r", "grant", 0, 1, "bf16")))[0], b""], "has no body"),
 }

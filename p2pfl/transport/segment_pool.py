@@ -1,0 +1,171 @@
+"""Pool of a process's segments: what is copied into them, and who still reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from p2pfl.protocol.wire import Buffer, Message
+from p2pfl.transport.segments import MAX_SLOTS, Owner, Segment, SegmentError
+
+# Segments beside two for each vector of a round. A neighbor holds this round's and the next round's at most, since it
+# grants no credit further ahead; a release may be on its way meanwhile.
+SPARE = 2
+
+
+@dataclass(eq=False)
+class _Held:
+    """A segment, and the references to it that have not been released."""
+
+    segment: Segment
+    slot: int
+    references: set[int] = field(default_factory=set)
+    is_lost: bool = False  # a neighbor may read it whose release never comes: it is not written again
+
+
+@dataclass(eq=False)
+class _Vector:
+    """A vector of the round that is being sent, as far as it was copied.
+
+    `source` keeps its memory from being another vector's.
+    """
+
+    held: _Held
+    source: Buffer
+    copied: set[int] = field(default_factory=set)  # offsets of chunks
+
+
+_Key = tuple[int, str, int]  # round, name, address
+
+
+class SegmentPool:
+    """Segments of one process, each with one vector at a time.
+
+    A vector is copied once, however many neighbors it goes to: it is known by its address as long as its owner may not
+    change it (`forget`).
+    """
+
+    def __init__(self, owner: Owner, size: int) -> None:
+        """Make segments of `size` bytes. Raises SegmentError where none can be made."""
+        self._owner = owner
+        self._size = size
+        self._free: list[_Held] = []
+        self._used: dict[int, _Held] = {}  # by slot; those that are not free
+        self._vectors: dict[_Key, _Vector] = {}
+        self._references: dict[int, tuple[int, _Held]] = {}  # neighbor and segment
+        self._count = 0
+        self._width = 1  # the most vectors that were sent between two changes of any
+        self._free.append(self._new(0))
+
+    @property
+    def first(self) -> Segment:
+        """A segment that shows others whether they can open any. Raises SegmentError."""
+        if not self.size:
+            self._free.append(self._new(0))
+        return [*self._used.values(), *self._free][0].segment
+
+    @property
+    def size(self) -> int:
+        """Number of segments."""
+        return len(self._free) + len(self._used)
+
+    def place(self, message: Message) -> Segment | None:
+        """Segment that has a chunk at the chunk's offset; None where there is no room."""
+        header, body = message.header, message.body
+        key = header.round, header.vector, _address(body) - header.offset
+        vector = self._vectors.get(key)
+        if vector is None:
+            if any(round != header.round for round, _, _ in self._vectors):
+                self.forget()
+            held = self._take(len(self._vectors) + 1)
+            if held is None:
+                return None
+            vector = self._vectors[key] = _Vector(held, body)
+        segment = vector.held.segment
+        if header.offset + header.length > segment.size:
+            return None
+        if header.offset not in vector.copied:
+            segment.write(header.offset, body)
+            vector.copied.add(header.offset)
+        return segment
+
+    def refer(self, neighbor: int, segment: Segment) -> int:
+        """Number of a new reference of a neighbor to a segment."""
+        self._count += 1
+        held = self._used[segment.announcement.slot]
+        held.references.add(self._count)
+        self._references[self._count] = neighbor, held
+        return self._count
+
+    def release(self, neighbor: int, numbers: Collection[int]) -> None:
+        """Note that a neighbor no longer reads the memory of these references.
+
+        Those of others are ignored.
+        """
+        for number in numbers:
+            if self._references.get(number, (None,))[0] == neighbor:
+                _, held = self._references.pop(number)
+                held.references.discard(number)
+                self._settle(held)
+
+    def lose(self, neighbor: int) -> None:
+        """Give up the segments that a neighbor refers to, whose releases may never come."""
+        numbers = [number for number, (other, _) in self._references.items() if other == neighbor]
+        for number in numbers:
+            _, held = self._references.pop(number)
+            held.references.discard(number)
+            held.is_lost = True
+            self._vectors = {key: one for key, one in self._vectors.items() if one.held is not held}
+            self._settle(held)
+
+    def forget(self) -> None:
+        """Forget which vectors are copied: their owner may change them."""
+        vectors, self._vectors = self._vectors, {}
+        for vector in vectors.values():
+            self._settle(vector.held)
+
+    def close(self) -> None:
+        """Close all segments."""
+        for held in [*self._free, *self._used.values()]:
+            held.segment.close()
+        self._free.clear()
+        self._used.clear()
+        self._vectors.clear()
+        self._references.clear()
+
+    def _take(self, width: int) -> _Held | None:
+        self._width = max(self._width, width)
+        if not self._free and self.size < min(2 * self._width + SPARE, MAX_SLOTS):
+            try:
+                self._free.append(self._new(min(set(range(MAX_SLOTS)) - self._used.keys())))
+            except SegmentError:  # out of memory or of file numbers
+                return None
+        if not self._free:
+            return None
+        held = self._free.pop()
+        self._used[held.slot] = held
+        return held
+
+    def _new(self, slot: int) -> _Held:
+        return _Held(Segment(self._owner, slot, self._size), slot)
+
+    def _settle(self, held: _Held) -> None:
+        """Free a segment that is neither read nor sent from.
+
+        It is closed where a neighbor was lost.
+        """
+        if held.references or any(vector.held is held for vector in self._vectors.values()):
+            return
+        if self._used.pop(held.slot, None) is None:
+            return
+        if held.is_lost:
+            held.segment.close()
+        else:
+            self._free.append(held)
+
+
+def _address(body: Buffer) -> int:
+    address: int = np.frombuffer(body, np.uint8).__array_interface__["data"][0]
+    return address

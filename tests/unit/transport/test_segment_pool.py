@@ -1,0 +1,141 @@
+"""Pool of segments: one copy a vector, reuse after release only, a bound."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from p2pfl.protocol.wire import CHUNK_BYTES, VERSION, Header, Message, chunks
+from p2pfl.transport.segment_pool import SPARE, SegmentPool
+from p2pfl.transport.segments import MAX_SLOTS, Mapping, Owner, Segment
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memfd")
+
+SIZE = 2 * CHUNK_BYTES
+LIMIT = 2 + SPARE  # segments, where one vector is sent at a time
+
+
+@pytest.fixture
+def pool() -> Iterator[SegmentPool]:
+    made = SegmentPool(Owner(), SIZE)
+    yield made
+    made.close()
+
+
+def vector(value: int = 1, size: int = SIZE) -> np.ndarray:
+    return np.full(size, value, np.uint8)
+
+
+def messages(data: np.ndarray, round: int = 1, name: str = "x") -> list[Message]:
+    return list(chunks(Header(VERSION, "run", "chunk", 0, round, codec="fp32"), {name: data.data}))
+
+
+def placed(pool: SegmentPool, data: np.ndarray, round: int = 1, name: str = "x") -> Segment:
+    found = {segment for message in messages(data, round, name) if (segment := pool.place(message)) is not None}
+    (segment,) = found
+    return segment
+
+
+def content(segment: Segment, size: int = SIZE) -> np.ndarray:
+    return Mapping(segment.announcement, 1 << 30).view(0, size)
+
+
+def test_a_vector_is_copied_once_for_all_neighbors(pool: SegmentPool) -> None:
+    data = vector(1)
+    segment = placed(pool, data)
+    assert (content(segment) == 1).all()
+    data[:] = 2  # which its owner may not do: so it is seen whether the bytes are copied again
+    assert placed(pool, data) is segment
+    assert (content(segment) == 1).all()
+
+
+def test_a_vector_that_may_have_changed_is_copied_again(pool: SegmentPool) -> None:
+    data = vector(1)
+    first = placed(pool, data)
+    pool.refer(7, first)
+    pool.forget()
+    data[:] = 2
+    second = placed(pool, data)
+    assert second is not first  # the neighbor may still read that
+    assert (content(first) == 1).all()
+    assert (content(second) == 2).all()
+
+
+def test_another_round_vector_or_memory_is_another_vector(pool: SegmentPool) -> None:
+    data, other = vector(1), vector(2)
+    first = placed(pool, data)
+    assert placed(pool, data, name="m") is not first
+    assert placed(pool, other) is not first
+    pool.refer(7, first)
+    assert placed(pool, data, round=2) is not first
+
+
+def test_a_segment_is_reused_only_when_all_have_released_it(pool: SegmentPool) -> None:
+    data = vector()
+    segment = placed(pool, data)
+    numbers = [pool.refer(neighbor, segment) for neighbor in (5, 6)]
+    pool.forget()
+    pool.release(5, [numbers[0]])
+    pool.release(5, [numbers[1], 99])  # not its own, and of none
+    assert placed(pool, data, round=2) is not segment
+    pool.forget()
+    pool.release(6, [numbers[1]])
+    pool.release(6, [numbers[1]])  # said twice
+    assert pool.size == 2
+    assert {placed(pool, vector(), 3), placed(pool, vector(), 3, "m")} >= {segment}
+    assert pool.size == 2
+
+
+def test_what_a_lost_neighbor_may_read_is_never_written_again(pool: SegmentPool) -> None:
+    data = vector(1)
+    segment = placed(pool, data)
+    kept = content(segment)
+    number = pool.refer(6, segment)
+    pool.refer(5, segment)
+    pool.lose(5)
+    data[:] = 2
+    assert placed(pool, data) is not segment  # also within its round
+    pool.forget()
+    again = Mapping(segment.announcement, 1 << 30)  # the other neighbor may still open it
+    pool.release(6, [number])
+    for round in range(2, 6):
+        placed(pool, vector(3), round)
+        pool.forget()
+    assert (kept == 1).all()
+    assert (again.view(0, SIZE) == 1).all()
+
+
+def test_vectors_that_nobody_releases_soon_find_no_room(pool: SegmentPool) -> None:
+    for round in range(1, LIMIT + 1):
+        pool.refer(5, placed(pool, vector(), round))
+    held = vector()
+    assert all(pool.place(message) is None for message in messages(held, LIMIT + 1))
+    assert pool.size == LIMIT
+    pool.lose(5)
+    assert placed(pool, held, LIMIT + 1)
+
+
+def test_more_vectors_at_once_have_more_segments_up_to_a_bound(pool: SegmentPool) -> None:
+    kept = [vector() for _ in range(MAX_SLOTS + 1)]
+    found = [pool.place(messages(data)[0]) for data in kept]
+    assert None not in found[:MAX_SLOTS]
+    assert found[MAX_SLOTS] is None
+    assert len(set(found)) == MAX_SLOTS + 1
+
+
+def test_a_vector_longer_than_a_segment_has_no_place(pool: SegmentPool) -> None:
+    *fitting, beyond = messages(vector(size=3 * CHUNK_BYTES))
+    assert all(pool.place(message) is not None for message in fitting)
+    assert pool.place(beyond) is None
+
+
+def test_there_is_always_a_segment_to_show(pool: SegmentPool) -> None:
+    shown = pool.first
+    segment = placed(pool, vector())
+    assert pool.first is segment is shown
+    pool.refer(5, segment)
+    pool.lose(5)
+    assert content(pool.first).nbytes == SIZE
