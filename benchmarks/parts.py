@@ -93,7 +93,7 @@ def install() -> Parts:
     from p2pfl.data import Batches
     from p2pfl.model import sketches
     from p2pfl.node import loop, recorder, system
-    from p2pfl.protocol import inbox, peer
+    from p2pfl.protocol import arrival, peer
     from p2pfl.training import step, trainer
     from p2pfl.transport import receiver, zeromq
 
@@ -116,6 +116,6 @@ def install() -> Parts:
     follow(receiver.Receiver, "receive", "receive")
     follow(zeromq.ZmqTransport, "send", "send")
     follow(peer.Peer, "handle", "protocol")
-    follow(inbox, "is_finite", "received values finite")
+    follow(arrival, "is_finite", "received values finite")
     follow(dpsgd.DPSGD, "accumulate", "fold")
     return parts

@@ -81,13 +81,19 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return memory_swarm(TOPOLOGY, RunConfig.of(**OPTIONS, run_dir=str(run_dir)))
 
 
-@pytest.mark.parametrize("mean_bytes", [600_000, 3_000_000], ids=["every vector", "now and then"])
-def test_broken_connections_change_no_bit(tmp_path: Path, ports: list[int], undisturbed: Path, mean_bytes: int) -> None:
+@pytest.mark.parametrize(
+    ("transport", "mean_bytes"),
+    [("tcp", 600_000), ("tcp", 3_000_000), ("shm", 3_000)],
+    ids=["every vector", "now and then", "references to shared memory"],
+)
+def test_broken_connections_change_no_bit(
+    tmp_path: Path, ports: list[int], undisturbed: Path, transport: str, mean_bytes: int
+) -> None:
     proxies = [CuttingProxy(port, mean_bytes, seed=port) for port in ports]
     try:
         disturbed = thread_swarm(
             TOPOLOGY,
-            RunConfig.of(**OPTIONS, run_dir=str(tmp_path / "cut")),
+            RunConfig.of(**OPTIONS, transport=transport, run_dir=str(tmp_path / "cut")),
             binds=[f"tcp://127.0.0.1:{port}" for port in ports],
             endpoints=[f"tcp://127.0.0.1:{proxy.port}" for proxy in proxies],
             make_transport=ZmqTransport,

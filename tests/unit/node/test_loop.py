@@ -75,7 +75,7 @@ class Store:
 
     config = RunConfig()
     sketches = False
-    saves = True
+    keeps = True
     elapsed_before = 0.0
 
     def __init__(self) -> None:
@@ -84,6 +84,9 @@ class Store:
         self.keep_sent: Callable[[int, Mapping[int, Payload]], None] = lambda exchange, sent: None
         self.record = self.save_model = lambda round, trainer: None
         self.evaluation = lambda round: None
+
+    def saves(self, round: int) -> bool:
+        return self.keeps
 
     def save(self, round: int, trainer: Trainer, sent: Mapping[int, Payload], state: Mapping[str, Any]) -> None:
         self.saved.append((round, sent, state, threading.get_ident()))
@@ -143,7 +146,7 @@ def test_what_is_not_saved_takes_no_other_thread() -> None:
     for saves, number in ((False, 2), (True, 4)):
         tasks.clear()
         store = Store()
-        store.saves = saves
+        store.keeps = saves
         transport = MemoryTransport(MemoryHub(), "a")
         ports = Ports(SystemClock(), Noting(transport.wake), transport, store, REPORTER)  # type: ignore[arg-type]
         Driver(TwoExchanges(), Trainer(), ports).run()  # type: ignore[arg-type]
