@@ -142,7 +142,7 @@ def test_stopped_at_any_point(tmp_path: Path, name: str, disk: float) -> None:
 def test_a_power_cut_costs_what_is_not_on_disk_yet(tmp_path: Path, order: str, every: int) -> None:
     """Such a file is refused, and its peer continues from the one before."""
     swarm, hits = Swarm(tmp_path, order=order, checkpoint_every=every), 0
-    for steps in range(swarm.steps // 4, swarm.steps, swarm.steps // 7):
+    for steps in range(swarm.steps // 2, swarm.steps, swarm.steps // 9):  # each has saved two checkpoints
         run = stopped(swarm.new(SLOW_DISK), steps)
         for peer, folder in enumerate(peer_dirs(run.run_dir, RING)):
             if run.workers[peer].waits_for_disk:
