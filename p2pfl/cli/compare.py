@@ -15,13 +15,11 @@ import tyro
 from p2pfl.cli.arguments import parse, print_notes
 from p2pfl.cli.describe import show_decoding
 from p2pfl.cli.grid_options import (
-    refuse_no_validation,
-    refuse_values_beside,
     seed_numbers,
     selected_numbers,
     several,
     take_lists,
-    tuned_values,
+    tuning_options,
     without,
 )
 from p2pfl.cli.options import OptionalFile, Restart, base_config
@@ -50,7 +48,6 @@ from p2pfl.util.text import some
 
 if TYPE_CHECKING:
     from p2pfl.experiment.grid import GridPlan
-    from p2pfl.experiment.tune import TuneOptions
 
 _SECTIONS = ("model", "data", "training", "gossip", "server", "robust", "exchange", "compute", "launch", "record")
 _REPORT_OPTIONS = frozenset({"run_dir", "name"})  # options that apply to existing runs
@@ -99,6 +96,9 @@ class Compare:
     """Rounds of the gossip runs' trials, to shorten them all."""
     restart: Restart = 0
     """Number of times that a dead process of the gossip and centralized runs is restarted."""
+    skip_incompatible: bool = False
+    """Leave out the runs whose algorithm cannot run on their topology, with a line for each; otherwise one such run
+    refuses the comparison."""
     allow_mismatch: bool = False
     """Also compare runs that do not match, and mark them."""
     config: OptionalFile = None
@@ -213,32 +213,13 @@ def _plan(arguments: Compare, asked: RunConfig, topologies: tuple[Topology, ...]
         seeds=seed_numbers(arguments.seeds, arguments.record.seed, given.words),
         algorithms=several(given.lists, "algorithm"),
         partitions=several(given.lists, "partition"),
+        skip_incompatible=arguments.skip_incompatible,
     )
     _refuse_server_options(arguments, asked)
-    tune = _tuning(arguments, asked, given.words)
+    tune = tuning_options(arguments.tune, arguments.tune_rounds, asked, given.words)
     # The runs that are compared train on the whole training set: rounds and steps follow from that, also in trials.
-    cells = plan_cells(asked if tune is None else replace_options(asked, validation=0.0), wanted)
+    cells = plan_cells(asked if tune is None else replace_options(asked, validation=0.0), wanted, _print_line)
     return GridPlan(cells, wanted.seeds, None if tune is None else plan_tuning(cells, tune, wanted.seeds[0]))
-
-
-def _tuning(arguments: Compare, asked: RunConfig, words: Sequence[str]) -> TuneOptions | None:
-    """Options of tuning, if anything is to be tuned. Raises ConfigError."""
-    from p2pfl.experiment.tune import VALIDATION, TuneOptions
-
-    rounds, whole = arguments.tune_rounds, asked.training.rounds
-    if arguments.tune is None:
-        if rounds is not None:
-            raise ConfigError(f"--tune-rounds {rounds}: has no effect without --tune; add that option")
-        return None
-    if rounds is not None and not 1 <= rounds <= whole:
-        raise ConfigError(f"--tune-rounds {rounds}: choose 1 to {whole}, the number of --rounds")
-    if not asked.data.test:
-        raise ConfigError("--no-test: with --tune the final runs read the test set at their end; omit one of them")
-    share = 1.0 if rounds is None else rounds / whole
-    values = tuned_values(arguments.tune)
-    refuse_values_beside(values, words)
-    refuse_no_validation(asked.data.validation, words)
-    return TuneOptions(values, share, asked.data.validation or VALIDATION)
 
 
 def _refuse_server_options(arguments: Compare, asked: RunConfig) -> None:
@@ -284,7 +265,9 @@ def _refuse_idle_options(arguments: Compare, asked: RunConfig, lists: Mapping[st
     """Refuse options of training where existing runs are compared."""
     if not arguments.what:
         raise ConfigError("compare: name topology files to run, or directories of finished runs")
-    flags = [name for name in ("centralized", "sgd", "local", "dry_run") if getattr(arguments, name)]
+    flags = [
+        name for name in ("centralized", "sgd", "local", "dry_run", "skip_incompatible") if getattr(arguments, name)
+    ]
     flags += [
         name
         for name in ("num_selected", "seeds", "config", "tune", "tune_rounds")

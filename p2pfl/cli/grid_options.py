@@ -6,10 +6,14 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
-from p2pfl.config import LISTED, MOST_SEED, TUNABLE, split_values
+from p2pfl.config import LISTED, MOST_SEED, TUNABLE, RunConfig, split_values
 from p2pfl.errors import ConfigError
 from p2pfl.util.text import shortened
+
+if TYPE_CHECKING:
+    from p2pfl.experiment.tune import TuneOptions
 
 _LISTS = {
     "--algorithm": "dpsgd,quasi-global",
@@ -153,3 +157,23 @@ def without(words: Sequence[str], *options: str) -> list[str]:
             place = kept.index(option)
             del kept[place : place + 2]
     return kept
+
+
+def tuning_options(tune: str | None, rounds: int | None, asked: RunConfig, words: Sequence[str]) -> TuneOptions | None:
+    """Options of tuning, if anything is to be tuned. Raises ConfigError."""
+    from p2pfl.experiment.tune import VALIDATION, TuneOptions
+
+    whole = asked.training.rounds
+    if tune is None:
+        if rounds is not None:
+            raise ConfigError(f"--tune-rounds {rounds}: has no effect without --tune; add that option")
+        return None
+    if rounds is not None and not 1 <= rounds <= whole:
+        raise ConfigError(f"--tune-rounds {rounds}: choose 1 to {whole}, the number of --rounds")
+    if not asked.data.test:
+        raise ConfigError("--no-test: with --tune the final runs read the test set at their end; omit one of them")
+    share = 1.0 if rounds is None else rounds / whole
+    values = tuned_values(tune)
+    refuse_values_beside(values, words)
+    refuse_no_validation(asked.data.validation, words)
+    return TuneOptions(values, share, asked.data.validation or VALIDATION)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -18,7 +18,8 @@ from p2pfl import config as settings
 from p2pfl import registry
 from p2pfl.algorithms import build_algorithm
 from p2pfl.config import CentralizedConfig, DataConfig, Mode, RunConfig, replace_options
-from p2pfl.errors import ConfigError
+from p2pfl.errors import ConfigError, TopologyError
+from p2pfl.experiment.names import distinct_names, part_of_name
 from p2pfl.experiment.steps import steps_by_peer
 from p2pfl.modes import MODES, assign_roles, mode_of, topology_of
 from p2pfl.run.fingerprint import run_fingerprint
@@ -26,7 +27,7 @@ from p2pfl.run.settings import EVAL_SAMPLES, EVALUATIONS, check_profile
 from p2pfl.topology import Topology
 from p2pfl.transport import keyring
 
-_TOPOLOGY_NAME, _VALUE_NAME = 150, 40  # characters in a folder's name, which has at most 255
+_TOPOLOGY_NAME = 150  # characters of a topology in a folder's name, which has at most 255
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class CompareOptions:
     """Grid of runs to be compared.
 
     `num_selected`: clients per round, one FedAvg cell each. `algorithms` of the gossip cells and `partitions` of all
-    that have shards: empty for those of the settings.
+    that have shards: empty for those of the settings. `skip_incompatible`: gossip cells whose algorithm does not fit
+    their topology are left out.
     """
 
     topologies: tuple[Topology, ...]
@@ -44,6 +46,7 @@ class CompareOptions:
     seeds: tuple[int, ...] = (0,)
     algorithms: tuple[str, ...] = ()
     partitions: tuple[str, ...] = ()
+    skip_incompatible: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,10 +86,11 @@ class Planned:
         return round(training.rounds * self.steps * training.batch_size * at_once)
 
 
-def plan_cells(base: RunConfig, wanted: CompareOptions) -> list[Cell]:
+def plan_cells(base: RunConfig, wanted: CompareOptions, say: Callable[[str], None] = print) -> list[Cell]:
     """Plan the cells of the grid in the order of running: mode by mode.
 
-    `base` holds the settings of the gossip runs; those of other modes follow from them. Raises ConfigError where
+    `base` holds the settings of the gossip runs; those of other modes follow from them. `say` gets a line for each cell
+    that is skipped. Raises ConfigError where
     topologies have different numbers of peers, the settings do not fit the data set, or an algorithm does not fit a
     cell, which it names.
     """
@@ -98,8 +102,9 @@ def plan_cells(base: RunConfig, wanted: CompareOptions) -> list[Cell]:
         if not 1 <= selected <= n:
             raise ConfigError(f"--num-selected {selected}: choose 1 to {n}, the number of peers")
     bases = [_with_steps(one, wanted.topologies[0]) for one in _by_partition(base, wanted.partitions)]
-    planned = [*_gossip(bases, wanted), *_centralized(bases, wanted, n), *_alone(bases, wanted)]
-    names = _distinct([cell.name for cell in planned])
+    gossip = _compatible(list(_gossip(bases, wanted)), say) if wanted.skip_incompatible else _gossip(bases, wanted)
+    planned = [*gossip, *_centralized(bases, wanted, n), *_alone(bases, wanted)]
+    names = distinct_names([cell.name for cell in planned])
     cells = _profiled([dataclasses.replace(cell, name=name) for cell, name in zip(planned, names, strict=True)])
     _check_cells(cells, wanted)
     if base.robust.byzantine is not None and not any(settings.is_robust(cell.config) for cell in cells):
@@ -138,7 +143,7 @@ def _by_partition(base: RunConfig, partitions: Sequence[str]) -> list[tuple[str,
         found.append((config.data.partition, config))
     if len(problems) == len(found):
         raise problems[0]
-    names = _distinct([_part(partition) for partition, _ in found])
+    names = distinct_names([part_of_name(partition) for partition, _ in found])
     return [(f"-{name}", config) for name, (_, config) in zip(names, found, strict=True)]
 
 
@@ -163,6 +168,25 @@ def _profiled(cells: list[Cell]) -> list[Cell]:
     if problem is not None and not fitting:
         raise problem
     return cells
+
+
+def _compatible(cells: Sequence[Cell], say: Callable[[str], None]) -> list[Cell]:
+    """Cells whose algorithm can run on their topology.
+
+    Raises ConfigError of the first one where none can.
+    """
+    fitting, problems = [], []
+    for cell in cells:
+        try:
+            assign_roles(cell.config, cell.topology)
+        except TopologyError as error:
+            problems.append(error)
+            say(f"skipped: {cell.name}: {error}")
+        else:
+            fitting.append(cell)
+    if not fitting and problems:
+        raise problems[0]
+    return fitting
 
 
 def _check_cells(cells: Sequence[Cell], wanted: CompareOptions) -> None:
@@ -199,9 +223,11 @@ def _common_size(topologies: Sequence[Topology]) -> int:
 
 
 def _gossip(bases: Sequence[_Base], wanted: CompareOptions) -> Iterator[Cell]:
-    names = _distinct([f"gossip-{quote(topology.name, safe='')[:_TOPOLOGY_NAME]}" for topology in wanted.topologies])
+    names = distinct_names(
+        [f"gossip-{quote(topology.name, safe='')[:_TOPOLOGY_NAME]}" for topology in wanted.topologies]
+    )
     algorithms: Sequence[str | None] = wanted.algorithms or (None,)
-    parts = _distinct(["" if value is None else _part(value) for value in algorithms])
+    parts = distinct_names(["" if value is None else part_of_name(value) for value in algorithms])
     for name, topology in zip(names, wanted.topologies, strict=True):
         for algorithm, part in zip(algorithms, parts, strict=True):
             for base in bases:
@@ -244,25 +270,6 @@ def _pool(base: _Base) -> tuple[int, str]:
     """Identity of a pooled run: its steps, and a partition that leaves samples out."""
     entry = registry.entry_of("partition", base.config.data.partition)
     return base.steps, "" if entry is None or entry.covers else base.config.data.partition
-
-
-def _part(value: str) -> str:
-    """Value of an option as a part of a folder's name; of a file its name."""
-    kind, colon, rest = value.partition(":")
-    plain = f"{kind}-{rest.rpartition('/')[2]}" if colon else kind
-    return quote(plain, safe="")[:_VALUE_NAME]
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
-    """Names with a number where they would stand twice, such as those of files."""
-    found: list[str] = []
-    for plain in names:
-        name, number = plain, 1
-        while name in found:
-            number += 1
-            name = f"{plain}-{number}"
-        found.append(name)
-    return found
 
 
 def _of_mode(base: RunConfig, mode: Mode, rounds: int) -> RunConfig:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.support.plans import plan_runs
 
 from p2pfl import RunConfig, make_topology
+from p2pfl.config import replace_options
 from p2pfl.errors import ConfigError
 from p2pfl.experiment.plan import Cell, CompareOptions, plan_cells
 
@@ -40,6 +42,21 @@ def test_names_hold_the_dimensions_that_vary() -> None:
         "local-dirichlet-0.5",
     ]
     assert list(cells(sgd=True)) == ["gossip-ring-4", "gossip-complete-4", "sgd"], "as without lists"
+
+
+def test_incompatible_cells_are_skipped_with_a_line_each_where_that_is_wanted() -> None:
+    schedule = make_topology("base-k", 4)
+    wanted = CompareOptions((RING, schedule), algorithms=("dpsgd", "relay-sum"), sgd=True, skip_incompatible=True)
+    base, said = RunConfig.of(**BASE, mixing="auto"), list[str]()
+    found = [cell.name for cell in plan_cells(base, wanted, said.append)]
+    assert found == ["gossip-ring-4-dpsgd", "gossip-ring-4-relay-sum", f"gossip-{schedule.name}-dpsgd", "sgd"]
+    (line,) = said
+    assert line.startswith(f"skipped: gossip-{schedule.name}-relay-sum: ")
+    assert "schedule of" in line
+    with pytest.raises(ConfigError, match=f"gossip-{schedule.name}-relay-sum"):
+        plan_cells(base, replace(wanted, skip_incompatible=False), said.append)
+    with pytest.raises(ConfigError, match="schedule of"):
+        plan_cells(replace_options(base, algorithm="relay-sum"), replace(wanted, topologies=(schedule,), algorithms=()))
 
 
 def test_cells_have_their_algorithm_and_their_partition() -> None:
