@@ -95,7 +95,7 @@ def install() -> Parts:
     from p2pfl.node import loop, recorder, system
     from p2pfl.protocol import arrival, peer
     from p2pfl.training import step, trainer
-    from p2pfl.transport import receiver, zeromq
+    from p2pfl.transport import receiver, shared_memory, zeromq
 
     parts = Parts()
     follow = parts.follow
@@ -115,6 +115,8 @@ def install() -> Parts:
     follow(zeromq.ZmqTransport, "poll", "poll")
     follow(receiver.Receiver, "receive", "receive")
     follow(zeromq.ZmqTransport, "send", "send")
+    follow(shared_memory.SharedMemoryTransport, "poll", "shared memory")
+    follow(shared_memory.SharedMemoryTransport, "send", "shared memory")
     follow(peer.Peer, "handle", "protocol")
     follow(arrival, "is_finite", "received values finite")
     follow(dpsgd.DPSGD, "accumulate", "fold")

@@ -118,7 +118,7 @@ def _swarm(config: RunConfig, run_dir: Path, dataset: Path, resume: bool) -> Non
             os._exit(1)
 
     if resume and (line := recovery_line(assign_roles(config, topology), config, run_dir)) is not None:
-        recover(line, assign_roles(config, topology), run_dir, FaultScript(names=topology.names))
+        recover(line, assign_roles(config, topology), config, run_dir, FaultScript(names=topology.names))
     threads = [threading.Thread(target=work, args=(index,)) for index in range(PEERS)]
     for thread in threads:
         thread.start()

@@ -13,7 +13,7 @@ from p2pfl.config import RunConfig, replace_options
 from p2pfl.errors import CheckpointError, ConfigError, OtherVersionError
 from p2pfl.modes import Roles, mode_of
 from p2pfl.report import known_facts, read_summary, summarize, write_summary
-from p2pfl.run.directory import open_run_dir, write_settings
+from p2pfl.run.directory import open_run_dir, rounds_unsaved, write_settings
 from p2pfl.run.fingerprint import SCHEDULES_OVER_ALL_ROUNDS
 from p2pfl.run.identity import run_id_of
 from p2pfl.run.paths import (
@@ -50,7 +50,7 @@ def starting_point(
     holders = range(roles.topology.n) if roles.coordinator is None else [roles.coordinator]
     newest = [_newest_round(run_dir, folders[index], roles.topology.names[index], index) for index in holders]
     if not any(newest):
-        if _shows_rounds(run_dir, folders, config.record.checkpoint_every):
+        if _shows_rounds(run_dir, folders, rounds_unsaved(run_dir, config)):
             who = "no peer has a" if roles.coordinator is None and roles.topology.n > 1 else "there is no"
             raise CheckpointError(
                 f"{run_dir}: rounds were done, and {who} checkpoint that can be used in {run_dir / PEERS_FOLDER}",
@@ -192,11 +192,11 @@ def _look_into(path: Path, number: int, expected: dict[str, object]) -> int:
 def _shows_rounds(run_dir: Path, folders: Sequence[Path], every: int) -> bool:
     """Whether a run directory shows that rounds were done and their weights saved.
 
-    The first `every` rounds tell nothing: a process may be stopped after it has recorded these, before it has saved
-    its first checkpoint.
+    The first `every` rounds tell nothing: a process may be stopped after it has recorded these, before its first
+    checkpoint is on disk.
     """
     recorded = max((record.round for folder in folders for record in read_rounds(folder)), default=0)
-    if recorded > every or any(any((folder / CHECKPOINTS_FOLDER).glob("round-*.safetensors")) for folder in folders):
+    if recorded > every or any(_newest_file(folder) > every for folder in folders):
         return True
     if (run_dir / MODEL_FILE).exists():
         return True
@@ -210,5 +210,10 @@ def _shows_rounds(run_dir: Path, folders: Sequence[Path], every: int) -> bool:
 def _rounds_done(folder: Path) -> int:
     """The last training round of which a process has a record or a checkpoint."""
     recorded = [record.round for record in read_recorded(folder).rounds if record.phase == "train"]
+    return max([*recorded, _newest_file(folder)])
+
+
+def _newest_file(folder: Path) -> int:
+    """Newest round with a checkpoint file, intact or not; 0 if there is none."""
     names = (CHECKPOINT_NAME.fullmatch(path.name) for path in (folder / CHECKPOINTS_FOLDER).glob("*"))
-    return max([*recorded, *(int(name[1]) for name in names if name)], default=0)
+    return max((int(name[1]) for name in names if name), default=0)

@@ -143,7 +143,7 @@ def _rewind(spec: LaunchSpec, line: RecoveryLine | None, longer: bool) -> None:
     if longer:
         prolong(spec.run_dir, spec.config)
     if line is not None:
-        recover(line, spec.roles, spec.run_dir, spec.script)
+        recover(line, spec.roles, spec.config, spec.run_dir, spec.script)
 
 
 def _planned(config: RunConfig, topology: Topology) -> tuple[Roles, RunConfig]:
@@ -216,7 +216,7 @@ def _recorded(
     found = []
     for peer in range(topology.n):
         folder = peer_dir(run_dir, topology, peer)
-        last = rounds if line is None else min(rounds, line.rounds[peer])
+        last = rounds if line is None or not line.lowered else min(rounds, line.rounds[peer])
         recorded, sketches = read_recorded(folder, last), readable_sketches(folder)[0]
         unknown = np.full(sketches.shape[1], np.nan, np.float32)  # coordinators and clients write no sketches
         for record in (record for record in recorded.rounds if record.phase == "train"):

@@ -176,6 +176,11 @@ class FaultScript:
                 return last
         return 0
 
+    def may_lose(self, least: int) -> bool:
+        """Whether at least so many are left without all that are killed for good."""
+        gone = sum(isinstance(fault, Kill) and fault.restart is None for fault in self.faults)
+        return len(self.names) - gone >= least
+
     def barrier_rounds(self, peers: Iterable[int]) -> frozenset[int]:
         """Rounds that these peers complete together, before one is killed or paused."""
         found = (fault for peer in peers for _, fault in self.of(peer))

@@ -17,7 +17,7 @@ from p2pfl.run.recovery import RecoveryLine, find_recovery_line, go_back
 def recovery_line(roles: Roles, config: RunConfig, run_dir: Path) -> RecoveryLine | None:
     """Rounds after which the peers of a stopped run continue.
 
-    None: each from its newest checkpoint. Nothing is changed.
+    None where that is not known, or each process finds its own. Nothing is changed.
     """
     if not roles.mode.mixes or not config.record.checkpoint:
         return None
@@ -26,14 +26,21 @@ def recovery_line(roles: Roles, config: RunConfig, run_dir: Path) -> RecoveryLin
     return find_recovery_line(run_dir, peer_dirs(run_dir, topology), topology.names, roles.links, at_most, ahead)
 
 
-def recover(line: RecoveryLine, roles: Roles, run_dir: Path, script: FaultScript) -> None:
-    """Let peers go back to the recovery line.
+def recover(line: RecoveryLine, roles: Roles, config: RunConfig, run_dir: Path, script: FaultScript) -> None:
+    """Let peers go back to the recovery line, and faults of rounds to be repeated happen.
 
     Raises CheckpointError naming a file that cannot be written.
     """
     folders = peer_dirs(run_dir, roles.topology)
+    may_lose = script.may_lose(config.gossip.min_peers or roles.topology.n)
     for peer, folder in enumerate(folders):
-        again = {number for number, fault in script.of(peer) if _happens_again(fault, peer, line, roles)}
+        again = {
+            number
+            for number, fault in script.of(peer)
+            # A kill that ends the run does not happen again, so that the run can be resumed.
+            if (may_lose or isinstance(fault, Pause) or fault.restart is not None)
+            and _happens_again(fault, peer, line, roles, script)
+        }
         if again & set(fired(folder / FIRED_FILE)):
             try:
                 forget(folder / FIRED_FILE, again)
@@ -42,13 +49,16 @@ def recover(line: RecoveryLine, roles: Roles, run_dir: Path, script: FaultScript
     go_back(line, folders, sketched=roles.mode.has_peers)
 
 
-def _happens_again(fault: Kill | Pause, peer: int, line: RecoveryLine, roles: Roles) -> bool:
+def _happens_again(fault: Kill | Pause, peer: int, line: RecoveryLine, roles: Roles, script: FaultScript) -> bool:
     """Whether a fault is in a round that a peer and its neighbors do again.
 
-    A peer that was killed before it exchanged anything in the next round has nothing to do in that again.
+    A peer that was killed before it exchanged anything in the next round has nothing to do in that again. After that it
+    has, for neighbors that had its vector and have not saved that round; where others are further ahead, it would go
+    straight to these, past the fault.
     """
-    if fault.round > line.rounds[peer] + 1:
-        return True
-    is_after_exchange = isinstance(fault, Kill) and fault.at not in BEFORE_EXCHANGE
-    neighbors = min((line.rounds[link] for link in roles.links[peer]), default=fault.round)
-    return is_after_exchange and fault.round == line.rounds[peer] + 1 and neighbors < fault.round
+    if fault.round != line.rounds[peer] + 1:
+        return fault.round > line.rounds[peer]
+    if not isinstance(fault, Kill) or fault.at in BEFORE_EXCHANGE:
+        return False
+    there = [line.rounds[link] for link in roles.links[peer] if not script.is_absent(link, fault.round)]
+    return bool(there) and min(there) < fault.round >= max(there)

@@ -23,4 +23,5 @@ def checkpoint_plan(config: RunConfig, roles: Roles, index: int, script: FaultSc
         also=frozenset(fault.round - 1 for _, fault in script.of(index) if isinstance(fault, Kill)),
         has_common_marks=roles.coordinator is None or is_coordinator,
         resumed=resumed,
+        trains=not is_coordinator,
     )

@@ -30,6 +30,11 @@ class DiskGate:
             self._saving.result()
         self._saving = self._compute.submit_aside(rest)
 
+    def finish(self) -> None:
+        """Wait until all is on disk. Raises CheckpointError where that failed."""
+        if self._saving is not None:
+            self._saving.result()
+
     def hold(self, trained: TrainStats) -> None:
         """Take the result of a training."""
         self._held = trained

@@ -76,6 +76,7 @@ class Driver:
             self.start()
             while not self.has_ended:
                 self.turn()
+            self._gate.finish()  # of a process without a part in the last training round
         finally:
             self.close()
 

@@ -52,6 +52,7 @@ class Recorder:
     _kept_sent: dict[int, checkpoint.Sent] = field(default_factory=dict)  # by exchange
     _newest: records.RoundRecord | None = None
     _recorded: int = 0
+    _unsaved: int = 0  # records since the newest checkpoint
 
     def __post_init__(self) -> None:
         self._follow(self.kept or [])
@@ -96,14 +97,17 @@ class Recorder:
         """
         if not self.saves(round):
             return None
+        if self._unsaved > 1:  # the checkpoint holds its own round's record alone, and may reach the disk early
+            records.sync(self.peer_dir)
         path = checkpoint.write(self.peer_dir / CHECKPOINTS_FOLDER, self._checkpoint(round, trainer, sent, state))
         self._kept_sent.clear()
+        self._unsaved = 0
 
         def complete() -> None:
-            records.sync(self.peer_dir)  # first, so that it lacks none of those that it counts
+            records.sync(self.peer_dir)
             checkpoint.complete(path, self.origin, self.plan)
 
-        if round < self.config.training.rounds:
+        if self.plan.trains and round < self.config.training.rounds:
             return complete
         complete()
         return None
@@ -154,7 +158,7 @@ class Recorder:
         # With its checkpoint it is brought to disk; none follows after the last training round.
         after_all = self.config.record.checkpoint and record.round > self.config.training.rounds
         records.append_round(self.peer_dir, record, sketch, durable=after_all)
-        self._newest, self._recorded = record, self._recorded + 1
+        self._newest, self._recorded, self._unsaved = record, self._recorded + 1, self._unsaved + 1
 
     @property
     def _numbers(self) -> Numbering:

@@ -15,6 +15,7 @@ from p2pfl.node import messages
 from p2pfl.payload import Payload
 from p2pfl.run import checkpoint, records
 from p2pfl.run.checkpoint import Checkpoint, Origin, Sent
+from p2pfl.run.directory import rounds_unsaved
 from p2pfl.run.identity import run_id_of, write_run_id
 from p2pfl.run.paths import CHECKPOINTS_FOLDER, RUN_ID_FILE, checkpoint_name, peer_dir, topology_file
 from p2pfl.run.repair import RecordBackup, RepairedRecords, repair
@@ -160,11 +161,12 @@ def _has_done_rounds(spec: messages.WorkerSpec, roles: Roles, peer_dir: Path, re
 
     Its folder and those of the others tell, as far as they can.
 
-    The rounds until its first checkpoint tell nothing: it may be stopped after it has recorded these, before it has
-    saved that.
+    The rounds until its first checkpoint tell nothing: it may be stopped after it has recorded these, before that is on
+    disk. A power cut may damage the first ones of all peers.
     """
-    every = spec.config.record.checkpoint_every
-    if refused or any(record.round > every for record in records.read_rounds(peer_dir)):
+    every = rounds_unsaved(spec.run_dir, spec.config)
+    is_refused = bool(refused) and checkpoint.latest_number(peer_dir / CHECKPOINTS_FOLDER) > every
+    if is_refused or any(record.round > every for record in records.read_rounds(peer_dir)):
         return spec.index not in _clients(roles)
     others = (folder / CHECKPOINTS_FOLDER for folder in _folders(spec, roles, range(roles.topology.n)))
     return spec.index not in _clients(roles) and any(checkpoint.latest_number(folder) > every for folder in others)

@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from p2pfl.algorithms import attacks
-from p2pfl.config import RunConfig
-from p2pfl.faults import BEFORE_EXCHANGE, FaultScript, Kill, Pause, load_faults
+from p2pfl.faults import BEFORE_EXCHANGE, FaultScript, Pause, load_faults
 from p2pfl.faults.injector import fired
 from p2pfl.modes import Roles
 from p2pfl.node import messages
@@ -43,14 +42,9 @@ def away_until(spec: messages.WorkerSpec, roles: Roles, script: FaultScript, las
     if not roles.mode.mixes or not spec.resume or spec.returns_in is not None:
         return 0
     after_the_last = spec.config.training.rounds + roles.consensus_rounds + 1
-    never = 0 if spec.restarted or not _may_lose(spec.config, script) else after_the_last
+    may_lose = script.may_lose(spec.config.gossip.min_peers or len(script.names))
+    never = 0 if spec.restarted or not may_lose else after_the_last
     return script.away_until(spec.index, last + 1, fired(peer_dir / FIRED_FILE), never)
-
-
-def _may_lose(config: RunConfig, script: FaultScript) -> bool:
-    """Whether a run may lose all that its fault script kills for good."""
-    gone = sum(isinstance(fault, Kill) and fault.restart is None for fault in script.faults)
-    return len(script.names) - gone >= (config.gossip.min_peers or len(script.names))
 
 
 def schedule_of(

@@ -10,7 +10,7 @@ from p2pfl.errors import ConfigError
 from p2pfl.modes import Roles, mode_of
 from p2pfl.run.retention import KEPT
 
-_EXACT = 1000  # peers up to which the diameter is computed; with more it is bounded
+_EXACT = 4_000_000  # peers times links up to which the diameter is computed; with more it is bounded
 _OF_CLIENT = 4  # its newest, those at the coordinator's last two, and the one from which it resumed
 
 
@@ -31,10 +31,14 @@ def checkpoints_kept(roles: Roles, config: RunConfig) -> int:
 
 
 def checkpoints_on_disk(roles: Roles, config: RunConfig) -> int:
-    """Checkpoints that a process keeps at the most, in a run of so many rounds."""
-    rounds, every = config.training.rounds, config.record.checkpoint_every
-    saved = rounds if mode_of(config).has_coordinator else -(-rounds // every)
-    return min(checkpoints_kept(roles, config), saved)
+    """Checkpoints that a process keeps at the most, in a run of so many rounds.
+
+    The last training round's is one more where it is none of every so many.
+    """
+    rounds, every, kept = config.training.rounds, config.record.checkpoint_every, checkpoints_kept(roles, config)
+    if mode_of(config).has_coordinator:
+        return min(kept, rounds)
+    return min(kept + (rounds % every > 0), -(-rounds // every))
 
 
 def check_each_round(config: RunConfig) -> None:
@@ -56,7 +60,8 @@ def _diameter(roles: Roles) -> int:
     hops = 0
     for part in nx.connected_components(links):
         some = links.subgraph(part)
-        hops = max(hops, nx.diameter(some) if len(part) <= _EXACT else 2 * nx.eccentricity(some, min(part)))
+        is_small = len(part) * some.number_of_edges() <= _EXACT
+        hops = max(hops, nx.diameter(some) if is_small else 2 * nx.eccentricity(some, min(part)))
     return hops
 
 

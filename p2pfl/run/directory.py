@@ -215,6 +215,18 @@ def open_run_dir(run_dir: Path) -> tuple[Topology, RunConfig]:
     return dataclasses.replace(topology, name=config.record.name or topology.name), config
 
 
+def rounds_unsaved(run_dir: Path, config: RunConfig) -> int:
+    """Rounds that a process may have recorded before its first checkpoint.
+
+    `config`: of this call, which may save more often than those before did.
+    """
+    try:
+        before = load_run_settings(run_dir)
+    except ConfigError:  # whoever needs them says so
+        before = config
+    return max(config.record.checkpoint_every, before.record.checkpoint_every)
+
+
 def remove_unused(run_dir: Path) -> None:
     """Remove a run directory that holds no results."""
     results = [

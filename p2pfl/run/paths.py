@@ -48,8 +48,8 @@ LOG_FILE = "log.txt"
 SHARD_FILE = "shard.json"
 """Labels of the training samples in the shard of the process, and its number of samples."""
 CHECKPOINTS_FOLDER = "checkpoint"
-"""The two newest checkpoints of the process, one after each training round. On a schedule of graphs more: as many as
-neighbors may be rounds apart."""
+"""The two newest checkpoints of the process, of the rounds of `--checkpoint-every`, and that of the last training
+round; more where peers may be further apart."""
 FIRED_FILE = "faults.fired"
 """Faults of the script that this process has already caused to itself, so that none happens twice."""
 INCARNATION_FILE = "incarnation"

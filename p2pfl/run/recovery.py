@@ -67,15 +67,20 @@ def find_recovery_line(
 ) -> RecoveryLine | None:
     """Find the rounds from which the peers of a stopped run continue.
 
-    None: each from its newest, if that can be read. `folders`, `names`: of the peers, by number. `at_most`: the round
-    after which they may continue at the latest. `ahead`: rounds by which one may be ahead of a neighbor on disk. Of the
-    checkpoints that are chosen all bytes are checked, of others only the headers.
+    None where some checkpoints cannot be read now. `folders`, `names`: of the peers, by number. `at_most`: the round
+    after which they may continue at the latest. `ahead`: rounds by which one may be ahead of a neighbor on disk. With a
+    checkpoint after each round that is each one's newest. Else all bytes of those that are chosen are checked; of
+    others only the headers are read.
     """
     saved = [_saved_by(run_dir, folder, names[peer], peer, at_most) for peer, folder in enumerate(folders)]
-    if all(one.every == 1 for one in saved) or not all(one.is_known for one in saved):
+    if not all(one.is_known for one in saved):
         return None
+    newest = [one.newest for one in saved]
+    if all(one.every == 1 for one in saved):
+        return RecoveryLine(newest, newest)
+    pairs = _constraints(saved, links, ahead)  # as they were stopped, whatever is damaged
     while True:
-        rounds = consistent_rounds([one.rounds for one in saved], _constraints(saved, links, ahead))
+        rounds = consistent_rounds([one.rounds for one in saved], pairs)
         damaged = [peer for peer, round in enumerate(rounds) if round and not _is_usable(saved[peer].files[round])]
         if not damaged:
             return RecoveryLine(rounds, [one.newest for one in saved])

@@ -17,6 +17,7 @@ class CheckpointPlan:
     rounds between two checkpoints. `also`: further rounds that are saved. `kept`: how many of those that are due every
     so many rounds are kept at least. `has_common_marks`: false for a process that takes part in some rounds only, a
     client: it saves each, and keeps what it had when the coordinator saved. `resumed`: round after which it continued.
+    `trains`: false for a coordinator, which sends its next weights at once: it waits for the disk before.
     """
 
     kept: int = KEPT
@@ -25,6 +26,7 @@ class CheckpointPlan:
     also: frozenset[int] = frozenset()
     has_common_marks: bool = True
     resumed: int = 0
+    trains: bool = True
 
     def is_due(self, round: int) -> bool:
         """Whether a round's checkpoint is saved."""

@@ -74,7 +74,7 @@ class Simulation:
         self._spec = LaunchSpec(roles, config, self.run_dir, run, settings, resume is not None, script=script)
         line = None if resume is None else recovery_line(roles, config, self.run_dir)
         if line is not None:
-            recover(line, roles, self.run_dir, script)
+            recover(line, roles, config, self.run_dir, script)
         self._supervisor = Supervisor(self._spec)
         self._running: set[int] = set()
         self._reports: deque[tuple[int, messages.FromWorker]] = deque()  # not passed on yet

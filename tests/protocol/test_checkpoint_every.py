@@ -15,10 +15,11 @@ from tests.support.fault_scripts import fault
 from tests.support.helpers import ring_with_chord
 
 from p2pfl import RunConfig, make_topology
+from p2pfl.errors import P2PFLError
 from p2pfl.modes import assign_roles, topology_of
 from p2pfl.preflight.checkpoints import checkpoints_kept
 from p2pfl.run import checkpoint
-from p2pfl.run.paths import CHECKPOINT_NAME, CHECKPOINTS_FOLDER, MODEL_FILE, peer_dirs
+from p2pfl.run.paths import CHECKPOINT_NAME, CHECKPOINTS_FOLDER, FIRED_FILE, MODEL_FILE, peer_dirs
 from p2pfl.run.records import read_rounds
 from p2pfl.sim.swarm import Simulation
 from p2pfl.topology import Topology
@@ -142,7 +143,7 @@ def test_stopped_at_any_point(tmp_path: Path, name: str, disk: float) -> None:
 def test_a_power_cut_costs_what_is_not_on_disk_yet(tmp_path: Path, order: str, every: int) -> None:
     """Such a file is refused, and its peer continues from the one before."""
     swarm, hits = Swarm(tmp_path, order=order, checkpoint_every=every), 0
-    for steps in range(swarm.steps // 2, swarm.steps, swarm.steps // 9):  # each has saved two checkpoints
+    for steps in range(swarm.steps // 4, swarm.steps, swarm.steps // 7):
         run = stopped(swarm.new(SLOW_DISK), steps)
         for peer, folder in enumerate(peer_dirs(run.run_dir, RING)):
             if run.workers[peer].waits_for_disk:
@@ -191,18 +192,50 @@ SCRIPTS = {
     "kill": {"kind": "kill", "peer": "1", "round": 5, "restart": 7},
     "kill after a save": {"kind": "kill", "peer": "1", "round": 4, "at": "checkpoint", "restart": 7},
     "pause": {"kind": "pause", "peer": "1", "round": 2, "resume": 5},
+    "pause after a save": {"kind": "pause", "peer": "1", "round": 4, "at": "evaluate", "resume": 6},
 }
 
 
+@pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_scripted_faults_happen_again_and_end_the_same(tmp_path: Path, name: str) -> None:
+def test_scripted_faults_happen_again_and_end_the_same(tmp_path: Path, name: str, every: int) -> None:
     """Also with rounds between two checkpoints, and wherever all are stopped."""
     script = tmp_path / "faults.toml"
     script.write_text(fault(**SCRIPTS[name]))
-    swarm = Swarm(tmp_path, faults=str(script))
+    swarm = Swarm(tmp_path, faults=str(script), checkpoint_every=every)
     swarm.check(swarm.new())
     for steps in range(swarm.steps // 3, swarm.steps, swarm.steps // 7):
         swarm.check(swarm.again(stopped(swarm.new(SLOW_DISK), steps), SLOW_DISK))
+
+
+@pytest.mark.parametrize("at", ["evaluate", "checkpoint"])
+def test_stopped_before_the_neighbors_have_saved_what_a_dead_peer_has_sent(tmp_path: Path, at: str) -> None:
+    """It is killed again, after it has sent that once more."""
+    script = tmp_path / "faults.toml"
+    script.write_text(fault(kind="kill", peer="1", round=4, at=at, restart=6))
+    swarm, hits = Swarm(tmp_path, faults=str(script), checkpoint_every=1), 0
+    for stop in range(1, 40, 4):
+        run = swarm.new()
+        folders = peer_dirs(run.run_dir, RING)
+        while not (folders[1] / FIRED_FILE).exists():
+            assert run.step()
+        stopped(run, stop)
+        if all(4 in own for own in (saved(run)[0], saved(run)[2])):
+            break
+        hits += 1
+        swarm.check(swarm.again(run))
+    assert hits > 1, "otherwise it tests nothing"
+
+
+def test_a_kill_that_ended_the_run_does_not_happen_again(tmp_path: Path) -> None:
+    """Otherwise peers that go back would end the run whenever it is resumed."""
+    script = tmp_path / "faults.toml"
+    script.write_text(fault(kind="kill", peer="1", round=6))
+    config = RunConfig.of(**TINY, faults=str(script), run_dir=str(tmp_path / "run"))
+    with pytest.raises(P2PFLError, match="1"):
+        Simulation(RING, config).run()
+    again = Simulation(RING, config, resume=tmp_path / "run")
+    assert again.run().status == "complete"
 
 
 def test_a_peer_that_is_started_again_alone_comes_back(tmp_path: Path) -> None:

@@ -9,17 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.support.runs import train_record
 from tests.support.saved_runs import Made, cut, made, other_version
 
+from p2pfl import RunConfig, make_topology
 from p2pfl.cli import main
 from p2pfl.config import replace_options
 from p2pfl.errors import CheckpointError, TopologyError
 from p2pfl.experiment.resume import starting_point
 from p2pfl.modes import assign_roles
 from p2pfl.report import load_run
-from p2pfl.run.directory import open_run_dir
+from p2pfl.run.directory import create_run_dir, open_run_dir
 from p2pfl.run.identity import write_run_id
 from p2pfl.run.paths import ROUNDS_FILE
+from p2pfl.run.records import append_round
 
 MODES = ("gossip", "local", "centralized", "sgd")
 
@@ -166,3 +169,35 @@ def test_resume_without_the_peers_folder_starts_no_process(
     (line,) = err.splitlines()
     assert line.endswith(f"start a new run with: p2pfl gossip --config {run.folder / 'config.toml'}")
     assert "after round" not in out
+
+
+def test_rounds_before_the_first_checkpoint_are_no_loss_when_more_are_saved_now(tmp_path: Path) -> None:
+    """The run was to save every tenth round when it was stopped."""
+    config = RunConfig.of(run_dir=str(tmp_path / "run"), rounds=20, dataset="digits", checkpoint_every=10)
+    topology = make_topology("ring", 3)
+    run = Made(create_run_dir(topology, config), config, topology)
+    for index in range(3):
+        for number in range(1, 5):
+            append_round(run.peer_dir(index), train_record(topology, index, number, 20, 100), None)
+    now = replace(run, config=replace_options(config, checkpoint_every=1))
+    assert looked(now).startswith("begins at round 1")
+    past, said = now.find_resume_point(1)
+    assert (past.lost, said) == (False, [])
+
+
+def test_first_checkpoints_that_a_power_cut_has_damaged_are_no_loss(tmp_path: Path) -> None:
+    """The run begins again, since nobody has more than its first rounds."""
+    config = RunConfig.of(run_dir=str(tmp_path / "run"), rounds=20, dataset="digits", checkpoint_every=3)
+    topology = make_topology("ring", 3)
+    run = Made(create_run_dir(topology, config), config, topology)
+    for index in range(3):
+        run.path(index, 3).parent.mkdir(parents=True)
+        run.path(index, 3).write_bytes(bytes(1000))
+    assert looked(run).startswith("begins at round 1")
+    past, said = run.find_resume_point(1)
+    assert not past.lost
+    assert [line for line in said if "not an intact checkpoint" in line] == said
+    run.path(0, 3).rename(run.path(0, 6))
+    assert run.find_resume_point(1)[0].lost, "another has been further"
+    with pytest.raises(CheckpointError, match="rounds were done"):
+        looked(run)

@@ -59,6 +59,14 @@ def test_a_disk_that_fails_is_reported_before_anything_leaves(gate: DiskGate, di
         gate.release()
 
 
+def test_the_end_waits_for_the_disk(gate: DiskGate, disk: SlowDisk) -> None:
+    gate.finish()
+    gate.save(lambda: None)
+    disk.futures[0].set_exception(CheckpointError("no space"))
+    with pytest.raises(CheckpointError, match="no space"):
+        gate.finish()
+
+
 def test_at_most_one_is_behind(gate: DiskGate, disk: SlowDisk) -> None:
     gate.save(lambda: None)
     disk.futures[0].set_exception(CheckpointError("no space"))

@@ -9,10 +9,12 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from tests.support.one_peer import CONTEXT
 
 from p2pfl.config import RunConfig
+from p2pfl.errors import CheckpointError
 from p2pfl.node import messages
 from p2pfl.node.loop import Driver
 from p2pfl.node.ports import Ports
@@ -84,12 +86,16 @@ class Store:
         self.keep_sent: Callable[[int, Mapping[int, Payload]], None] = lambda exchange, sent: None
         self.record = self.save_model = lambda round, trainer: None
         self.evaluation = lambda round: None
+        self.wait_for_disk: Callable[[], None] | None = None
 
     def saves(self, round: int) -> bool:
         return self.keeps
 
-    def save(self, round: int, trainer: Trainer, sent: Mapping[int, Payload], state: Mapping[str, Any]) -> None:
+    def save(
+        self, round: int, trainer: Trainer, sent: Mapping[int, Payload], state: Mapping[str, Any]
+    ) -> Callable[[], None] | None:
         self.saved.append((round, sent, state, threading.get_ident()))
+        return self.wait_for_disk
 
 
 def run_driver(protocol: OneRound, store: Store, told: list[messages.FromWorker], trainer: Trainer) -> None:
@@ -152,3 +158,61 @@ def test_what_is_not_saved_takes_no_other_thread() -> None:
         Driver(TwoExchanges(), Trainer(), ports).run()  # type: ignore[arg-type]
         assert len(tasks) == number, "training and the round's end, and what is saved"
         assert len(store.saved) == saves
+
+
+def ports_of(store: Store) -> Ports:
+    transport = MemoryTransport(MemoryHub(), "a")
+    return Ports(SystemClock(), ThreadCompute(transport.wake), transport, store, REPORTER)  # type: ignore[arg-type]
+
+
+def test_training_overlaps_with_the_wait_for_the_disk_and_its_result_does_not() -> None:
+    happened: list[str] = []
+    training = threading.Event()
+
+    class TwoRounds(OneRound):
+        context = replace(CONTEXT, training_rounds=2)
+
+        def handle(self, event: ev.Event, now: float) -> list[ev.Action]:
+            if isinstance(event, ev.Trained):
+                happened.append(f"trained in round {self.round}")
+                return [ev.RoundDone(self.round)]
+            if isinstance(event, ev.Recorded) and self.round == 1:
+                self.round = 2
+                return [ev.Train(2)]
+            return super().handle(event, now)
+
+    class Telling(Trainer):
+        def train(self, round: int, *_: object) -> TrainStats:
+            if round == 2:
+                training.set()
+            return super().train()
+
+    def wait_for_disk() -> None:
+        if len(store.saved) == 1:
+            assert training.wait(20), "training waits for the disk"
+            happened.append("on disk")
+
+    store = Store()
+    store.wait_for_disk = wait_for_disk
+    Driver(TwoRounds(), Telling(), ports_of(store)).run()  # type: ignore[arg-type]
+    assert happened == ["trained in round 1", "on disk", "trained in round 2"]
+
+
+def test_a_disk_that_fails_after_the_last_turn_is_reported() -> None:
+    """A client that had no part in the last rounds has nothing else that waits for it."""
+    over = threading.Event()
+
+    class Telling(Driver):
+        def turn(self) -> None:
+            super().turn()
+            if self.has_ended:
+                over.set()
+
+    def wait_for_disk() -> None:
+        over.wait(20)
+        raise CheckpointError("no space")
+
+    store = Store()
+    store.wait_for_disk = wait_for_disk
+    with pytest.raises(CheckpointError, match="no space"):
+        Telling(OneRound(), Trainer(), ports_of(store)).run()  # type: ignore[arg-type]

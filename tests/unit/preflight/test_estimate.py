@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import networkx as nx
 import pytest
 import torch
 from tests.support.helpers import matrix
@@ -25,7 +26,7 @@ from p2pfl.experiment.checks import check_plan
 from p2pfl.experiment.plan import CompareOptions
 from p2pfl.model.vector import Layout
 from p2pfl.modes import assign_roles, topology_of
-from p2pfl.preflight.checkpoints import check_each_round
+from p2pfl.preflight.checkpoints import check_each_round, checkpoints_kept
 from p2pfl.preflight.estimate import Estimate, check_run, check_settings, disk_space_needed, estimate
 from p2pfl.preflight.gpus import BARE_CONTEXT_BYTES, CONTEXT_BYTES, WORKSPACE_BYTES, Activations, GpuUse, gpu_need
 from p2pfl.run.directory import create_run_dir
@@ -446,15 +447,19 @@ def test_plain_sgd_reads_the_file_of_a_partition(tmp_path: Path) -> None:
 
 
 def test_disk_with_rounds_between_two_checkpoints() -> None:
-    """A ring of 16 may be eight rounds apart; more in the overlapped order."""
+    """A ring of 16 may be eight rounds apart; more in the overlapped order.
+
+    Of twenty rounds the last is saved beside those of every three or eight.
+    """
     ring, row = make_topology("ring", 16), make_topology("path", 2)
     options: list[tuple[dict[str, object], Topology, int]] = [
         ({}, ring, 2),
-        ({"checkpoint_every": 8}, ring, 2),
+        ({"checkpoint_every": 8}, ring, 3),
         ({"checkpoint_every": 8, "order": "overlapped"}, ring, 3),
         ({"checkpoint_every": 2}, ring, 5),
         ({"checkpoint_every": 2, "gossip_steps": 4}, ring, 2),
         ({"checkpoint_every": 2}, row, 2),
+        ({"checkpoint_every": 3}, row, 3),
         ({"checkpoint_every": 50}, ring, 1),
     ]
     for changes, topology, kept in options:
@@ -466,6 +471,13 @@ def test_disk_with_rounds_between_two_checkpoints() -> None:
     none = digits(checkpoint=False)
     assert estimate(assign_roles(none, ring), none).checkpoints_kept == 0
     assert describe_run(ring, none).endswith("MB; no checkpoints")
+
+
+def test_how_far_peers_may_be_apart_is_found_soon_in_a_large_mesh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process asks for it when it starts."""
+    monkeypatch.setattr(nx, "diameter", lambda graph: pytest.fail("a search from every peer, over all links"))
+    config = digits(checkpoint_every=3)
+    assert checkpoints_kept(assign_roles(config, make_topology("complete", 210)), config) == 2
 
 
 def test_what_rounds_between_two_checkpoints_do_not_fit() -> None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from p2pfl.run.recovery import consistent_rounds
+import pytest
+import torch
+
+from p2pfl.run import checkpoint
+from p2pfl.run.checkpoint import Checkpoint, Origin
+from p2pfl.run.paths import CHECKPOINTS_FOLDER, checkpoint_name
+from p2pfl.run.recovery import consistent_rounds, find_recovery_line
 from p2pfl.run.retention import CheckpointPlan
 
 
@@ -54,3 +60,19 @@ def test_the_newest_rounds_from_which_all_can_continue(
     saved: list[set[int]], edges: list[tuple[int, int]], rounds: list[int]
 ) -> None:
     assert consistent_rounds(saved, edges) == rounds
+
+
+def test_neighbors_go_back_for_a_peer_whose_newest_is_damaged(tmp_path: Path) -> None:
+    """They exchanged when they were stopped, however old its other checkpoints are."""
+    folders = [tmp_path / name for name in "ab"]
+    for index, (folder, rounds) in enumerate(zip(folders, ([3, 6, 9], [3, 6]), strict=True)):
+        folder.mkdir()
+        for round in rounds:
+            x = torch.zeros(3)
+            kept = Checkpoint(round, round, "", "", x, x, origin=Origin("run", folder.name, index), every=3)
+            checkpoint.write(folder / CHECKPOINTS_FOLDER, kept)
+    newest = folders[1] / CHECKPOINTS_FOLDER / checkpoint_name(6)
+    newest.write_bytes(newest.read_bytes()[:-1] + b"!")
+    line = find_recovery_line(tmp_path, folders, ["a", "b"], [{1}, {0}], at_most=20)
+    assert line is not None
+    assert (line.rounds, line.newest, line.lowered) == ([3, 3], [9, 3], [0])
