@@ -158,6 +158,10 @@ class OtherVersionError(CheckpointError):
     resumable = False
 
 
+class LostLauncherError(P2PFLError):
+    """Launcher that can start and watch nothing any longer, as without its cluster."""
+
+
 class Interrupted(P2PFLError):
     """Run interrupted by its user or stopped by its launcher: exit status 130."""
 

@@ -16,8 +16,11 @@ def describe_schedule(topology: Topology, mixing: str | None, tolerance: float) 
 
     Raises TopologyError where `mixing` does not fit a graph.
     """
-    if mixing is None:
-        mixing = "weights" if topologies.exact_by_weights(topology) else topologies.mean_keeping(topology)
+    unused: dict[str, str] = {}
+    if mixing is None and topologies.exact_by_weights(topology):
+        mixing = "weights"
+    elif mixing is None:
+        mixing, unused = topologies.mean_keeping(topology), unused_weights(topology)
     kind = "directed" if topology.directed else "undirected"
     degrees = [degree for graph in topology.rounds for _, degree in _degrees(graph)]
     union = [degree for _, degree in _degrees(topology.graph)]
@@ -31,10 +34,11 @@ def describe_schedule(topology: Topology, mixing: str | None, tolerance: float) 
             "mixing": "no weights computed from the edges preserve the mean of the peers, because some peer sends to "
             "more or fewer than it receives from; --mixing weights uses the file's",
             "push-sum": f"{topologies.PUSH_SUM} needs neither",
+            **unused,
         }
     matrices, push_sum = shown_matrices(topology, mixing)
     found = topologies.schedule_convergence(matrices)
-    return rows | rows_by_round(found, topologies.weights_text(topology, mixing, push_sum), tolerance)
+    return rows | rows_by_round(found, topologies.weights_text(topology, mixing, push_sum), tolerance) | unused
 
 
 def shown_matrices(topology: Topology, mixing: str) -> tuple[tuple[Matrix, ...], bool]:
@@ -49,6 +53,22 @@ def shown_matrices(topology: Topology, mixing: str) -> tuple[tuple[Matrix, ...],
             return topologies.mixing_matrices(topology, mixing, push_sum=True), True
         except TopologyError:
             raise refused from None
+
+
+def unused_weights(topology: Topology) -> dict[str, str]:
+    """Row about weights in a file, if it has any, which the default mixing ignores.
+
+    It says whether a run can use them, or why it cannot.
+    """
+    if not any("weight" in data for one in topology.by_round for *_, data in one.graph.edges(data=True)):
+        return {}
+    try:
+        _, push_sum = shown_matrices(topology, "weights")
+    except TopologyError as error:
+        why = str(error).removeprefix(f"{topology.source}: ")
+        return {"file weights": f"not used here, and unusable with --mixing weights: {why}"}
+    which = "--algorithm push-sum --mixing weights" if push_sum else "--mixing weights"
+    return {"file weights": f"not used here; {which} uses them"}
 
 
 def rows_by_round(found: ScheduleConvergence, weights: str, tolerance: float) -> dict[str, str]:

@@ -12,7 +12,7 @@ import tyro
 
 from p2pfl import topology as topologies
 from p2pfl.cli.arguments import parse, print_notes
-from p2pfl.cli.schedules import describe_schedule, rows_by_round, shown_matrices
+from p2pfl.cli.schedules import describe_schedule, rows_by_round, shown_matrices, unused_weights
 from p2pfl.errors import ConfigError, TopologyError
 from p2pfl.registry import MIXINGS
 from p2pfl.topology import KINDS, SCHEDULES, Topology
@@ -21,6 +21,7 @@ from p2pfl.util.units import counted
 
 _MANY = 1000  # peers from which the spectral gap takes long
 _OPTIONS_OF = {
+    "seed": ("random-regular", "small-world", "erdos-renyi", "random-matching"),
     "degree": ("random-regular", "small-world", "base-k"),
     "probability": ("small-world", "erdos-renyi"),
 }  # kinds of which an option is
@@ -40,7 +41,7 @@ class Make:
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """File to write; its extension gives the format: .graphml .gml .gexf .json .edgelist .adjlist.
     A schedule needs .json."""
-    seed: int = 0
+    seed: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 0)")] = None
     """Seed of the random kinds: random-regular, small-world, erdos-renyi, random-matching."""
     degree: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 4, and 1 of base-k)")] = (
         None
@@ -126,7 +127,7 @@ def make(words: list[str]) -> int:
     topology = topologies.make_topology(
         arguments.kind,
         arguments.n,
-        seed=arguments.seed,
+        seed=arguments.seed or 0,
         degree=arguments.degree,
         probability=arguments.probability,
         period=arguments.period,
@@ -184,6 +185,7 @@ def _draw(topology: Topology, picture: Path) -> None:
 def _describe(topology: Topology, mixing: str | None, tolerance: float) -> str:
     if topology.is_schedule:
         return _table(describe_schedule(topology, mixing, tolerance))
+    unused = unused_weights(topology) if mixing is None else {}
     mixing = mixing or topologies.mean_keeping(topology)
     graph = topology.graph
     degrees = Counter(dict(graph.out_degree() if topology.directed else graph.degree()).values())
@@ -197,7 +199,7 @@ def _describe(topology: Topology, mixing: str | None, tolerance: float) -> str:
         "neighbors": spread,
         **(_unmixed(topology) if mixing is None else _mixed(topology, mixing, tolerance)),
     }
-    return _table(rows)
+    return _table(rows | unused)
 
 
 def _table(rows: dict[str, str]) -> str:

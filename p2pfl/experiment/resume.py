@@ -59,7 +59,7 @@ def starting_point(
             )
         return "begins at round 1: the run was stopped before it had saved a checkpoint"
     if line is not None and line.lowered:
-        return _back(line)
+        return _back(line) if roles.coordinator is None else _back_with_coordinator(line)
     last = config.training.rounds + roles.consensus_rounds - 1  # the very last round is always done again
     return _text([min(number, last) for number in newest if number > 0])
 
@@ -148,6 +148,11 @@ def _back(line: RecoveryLine) -> str:
         return "begins at round 1 again: not all peers had saved a checkpoint"
     to = f"round {high}, the newest that all have" if low == high else f"round {low} to {high}"
     return f"resuming after {to}; {len(line.lowered)} of {len(line.rounds)} peers go back from later checkpoints"
+
+
+def _back_with_coordinator(line: RecoveryLine) -> str:
+    """Words about a centralized run that goes back, as a client lacks its part."""
+    return f"resuming after round {max(line.rounds)}: a client has not saved its part in the next one"
 
 
 def _newest_round(run_dir: Path, peer_dir: Path, name: str, index: int) -> int:

@@ -69,7 +69,7 @@ class Launcher(Protocol):
         """Pass on the workers' reports.
 
         Returns when some have reported or ended, or after so many seconds. A launcher whose worker is this very process
-        returns at the end of that.
+        returns at the end of that. Raises LostLauncherError, once, where nothing can be started or watched any longer.
         """
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from p2pfl.errors import P2PFLError
+from p2pfl.errors import LostLauncherError, P2PFLError
 from p2pfl.faults import Kill
 from p2pfl.launch import events as ev
 from p2pfl.launch import supervisor as policy
@@ -69,7 +69,10 @@ class _Loop:
 
     def _turn(self) -> None:
         seconds = min(LOOK_SECONDS, max(self._supervisor.deadline - time.monotonic(), 0.0))
-        self._launcher.watch(seconds, self._report)
+        try:
+            self._launcher.watch(seconds, self._report)
+        except LostLauncherError as error:  # the run ends, and workers that can be reached end in order
+            self._supervisor.outcome.fail(str(error))
         for index, worker in list(self._workers.items()):
             if worker.has_ended():
                 del self._workers[index]

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from p2pfl.errors import LostLauncherError
 from p2pfl.launch import ray_cluster
 from p2pfl.launch.base import LaunchSpec, OnReport, Outcome
 from p2pfl.launch.events import StartWorker
@@ -22,9 +23,12 @@ from p2pfl.launch.loop import supervise
 from p2pfl.launch.observers import Observer
 from p2pfl.launch.prepare import prepare_data
 from p2pfl.launch.ray_actor import WorkerActor, surroundings_of
+from p2pfl.launch.ray_head import LOST_SECONDS, HeadWatch
 from p2pfl.launch.ray_worker import ORDERS, RayWorker
 from p2pfl.node import messages
 from p2pfl.run.mirror import Incoming
+from p2pfl.run.paths import peer_dirs
+from p2pfl.run.recovery import newest_round
 from p2pfl.util.signals import interruptible, shielded
 
 _CALLS = 3  # of an actor at once that wait for reports: one, and such as are asked for again
@@ -60,6 +64,9 @@ class RayLauncher:
         self._workers: dict[int, RayWorker] = {}
         self._say: Callable[[str], None] = lambda text: None
         self._is_collecting = False
+        self._newest: int | None = None
+        self._head: HeadWatch | None = None
+        self._is_lost = False
 
     def prepare(self, observer: Observer) -> None:
         """Decode the data set, check the run, and reserve the places.
@@ -68,6 +75,7 @@ class RayLauncher:
         """
         spec, options = self._spec, self._spec.config.launch
         self._say = observer.info
+        self._head = HeadWatch(ray_cluster.head_address())
         ray_cluster.check_room(options, spec.topology.n)
         self._dataset = prepare_data(
             spec.config, spec.roles, spec.run_dir, observer, self._server, begins=not spec.resume
@@ -101,6 +109,7 @@ class RayLauncher:
             restarted=order.again and order.endpoints is not None,
             returns_in=order.returns_in,
             token=spec.token,
+            newest_round=self._newest_round(),
         )
         there = PlacementGroupSchedulingStrategy(self._group, index)
         actor = ray.remote(concurrency_groups={ORDERS: 1})(WorkerActor).options(
@@ -112,8 +121,16 @@ class RayLauncher:
         )
         Incoming(spec.run_dir).forget_parts(spec.peer_dir(index))  # of files whose node was lost
         started = actor.remote(worker_spec, surroundings_of(spec.run_dir))
-        self._workers[index] = RayWorker(index, started, spec, self._say_collecting)
+        assert self._head is not None
+        self._workers[index] = RayWorker(index, started, spec, self._say_collecting, self._head)
         return self._workers[index]
+
+    def _newest_round(self) -> int:
+        """Newest round that any process had saved when the first one was started."""
+        if self._newest is None:
+            folders = peer_dirs(self._spec.run_dir, self._spec.topology) if self._spec.resume else []
+            self._newest = newest_round(folders)
+        return self._newest
 
     def _say_collecting(self, host: str) -> None:
         if not self._is_collecting:
@@ -121,9 +138,13 @@ class RayLauncher:
             self._say(f"node {host} does not share {self._spec.run_dir}: the launcher collects its files there")
 
     def watch(self, seconds: float, report: OnReport) -> None:
-        """Pass on the reports of each worker that has some; wait for the first so long."""
+        """Pass on the reports of each worker that has some; wait for the first so long.
+
+        Raises LostLauncherError, once, where the cluster's head is lost.
+        """
         import ray
 
+        self._check_head()
         alive = [worker for worker in self._workers.values() if not worker.is_closed and not worker.has_ended()]
         waiting = {worker.answer: worker for worker in alive}
         if not waiting:
@@ -139,10 +160,24 @@ class RayLauncher:
             with shielded():  # an answer that is lost would lose its reports
                 waiting[answer].read(report)
 
+    def _check_head(self) -> None:
+        head = self._head
+        if head is None or self._is_lost or not head.is_lost:
+            return
+        self._is_lost = True
+        raise LostLauncherError(
+            f"the head of the Ray cluster, {head.address}, has not answered for {LOST_SECONDS:.0f} s; everything until "
+            "then is saved"
+        )
+
     def close(self) -> None:
         """Give the places back."""
         from ray.util.placement_group import remove_placement_group
 
+        if self._head is not None:
+            self._head.close()
+            if self._head.is_silent:  # it would be waited for
+                return
         if self._group is not None:
             with contextlib.suppress(Exception):  # the cluster itself may be gone
                 remove_placement_group(self._group)

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import signal
-import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,14 +15,18 @@ from typing import Any
 
 from p2pfl.config import LaunchConfig
 from p2pfl.errors import ConfigError, P2PFLError, one_line
+from p2pfl.launch.ray_head import LOOK_SECONDS, answers, check_answers, is_same
 from p2pfl.util.signals import SIGNALS, shielded
 from p2pfl.util.units import counted
 
 _OBJECT_STORE_BYTES = 80 << 20  # of a node that is started: nothing of a run goes through it
 _LONGEST_PATH = 34  # of the temporary folder, below which Ray's sockets have some 70 characters more
-_ANSWER_SECONDS = 10.0  # for a cluster's head to accept a connection
+_END_SECONDS = 10.0  # for Ray to end in this process where the cluster's head is gone
 _WAIT_SECONDS = 0.5  # between two looks at signals
 _SILENT_SECONDS = 10.0  # that a run waits for room, before the user is told
+
+
+_own: list[str | None] = []  # the --ray-address of the connection that `connected` has made, if it has
 
 
 @contextlib.contextmanager
@@ -30,27 +34,86 @@ def connected(options: LaunchConfig, processes: int, folder: Path) -> Iterator[N
     """Connect to the cluster, or start one with room for all processes here.
 
     A connection that exists is used, and stays. `folder`: for the files of a cluster that is started. Raises
-    ConfigError where there is no cluster at the address, P2PFLError where it cannot be used.
+    ConfigError where there is no cluster at the address, or this process is connected to another one, and P2PFLError
+    where it cannot be used.
     """
     import ray
 
     if ray.is_initialized():
+        _check_connected_to(options.ray_address)
         yield
         return
+    if options.ray_address is not None:  # before an interrupt has to wait, and Ray for minutes
+        check_answers(options.ray_address, _found(options.ray_address))
     try:
         with shielded(), _own_signal_handlers():  # an interrupt amid the start would leave processes behind
             _connect(options, processes, folder)
+        _own.append(options.ray_address)
         yield
     finally:
+        _own.clear()
         with shielded():
-            ray.shutdown()
+            _disconnect()
+
+
+def _disconnect() -> None:
+    """End the connection, and a cluster that was started with it.
+
+    Where the head is gone Ray may wait for it: then not for long.
+    """
+    import ray
+
+    if not ray.is_initialized() or answers(head_address(), LOOK_SECONDS):
+        ray.shutdown()
+        return
+    left = _below_own_node()
+    ending = threading.Thread(target=ray.shutdown, daemon=True)
+    ending.start()
+    ending.join(_END_SECONDS)
+    for process in left:
+        with contextlib.suppress(Exception):  # it has ended
+            process.kill()
+
+
+def _below_own_node() -> list[Any]:
+    """Processes below those of a node that this process has started.
+
+    Ray's own would try to reach the head for another minute.
+    """
+    with contextlib.suppress(Exception):  # Ray's internals, which may change
+        import psutil  # it comes with Ray
+        from ray._private.worker import _global_node
+
+        started = [one for of_kind in _global_node.all_processes.values() for one in of_kind]
+        return [child for one in started for child in psutil.Process(one.process.pid).children(recursive=True)]
+    return []
+
+
+def head_address() -> str:
+    """Address of the head of the cluster that is connected."""
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address)
+
+
+def _check_connected_to(option: str | None) -> None:
+    """Raise ConfigError if another cluster is connected than is asked for.
+
+    `auto` without RAY_ADDRESS is the one that is connected.
+    """
+    if option is None or option in _own or (option == "auto" and not os.environ.get("RAY_ADDRESS")):
+        return
+    asked, there = _found(option), head_address()
+    if not is_same(asked, there):
+        raise ConfigError(
+            f"--ray-address {option}: this process is connected to the cluster at {there}; disconnect it with "
+            "ray.shutdown() before the run, or give that address"
+        )
 
 
 def _connect(options: LaunchConfig, processes: int, folder: Path) -> None:
     import ray
 
-    if options.ray_address is not None:
-        _check_answers(options.ray_address, _found(options.ray_address))
     _silence()
     settings: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": False}
     if options.ray_address is None:
@@ -100,23 +163,6 @@ def _found(address: str) -> str:
 
         return canonicalize_bootstrap_address("auto") or address
     return address
-
-
-def _check_answers(option: str, address: str) -> None:
-    """Raise ConfigError if nothing listens at an address.
-
-    `option`: value of --ray-address that stands for it. Ray itself would wait for minutes, in which no signal is
-    handled.
-    """
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS).close()
-    except OSError as error:
-        why = error.strerror or str(error)
-        where = "there" if option == address else f"at {address}"
-        raise ConfigError(f"--ray-address {option}: no cluster answers {where} ({why}); see `ray status`") from None
 
 
 def _shown(error: Exception) -> str:

@@ -15,6 +15,7 @@ from p2pfl.launch import ray_cluster
 from p2pfl.launch.base import LaunchSpec, OnReport
 from p2pfl.launch.ray_actor import send_signal
 from p2pfl.launch.ray_files import Supply
+from p2pfl.launch.ray_head import HeadWatch
 from p2pfl.launch.ray_outbox import Answer, Place
 from p2pfl.node import messages
 from p2pfl.run.mirror import Incoming
@@ -29,9 +30,12 @@ _LOOK_SECONDS = 0.2  # between two looks at a call, while the end of an actor is
 class RayWorker:
     """Handle of an actor that runs a worker."""
 
-    def __init__(self, index: int, actor: Any, spec: LaunchSpec, collecting: Callable[[str], None]) -> None:
+    def __init__(
+        self, index: int, actor: Any, spec: LaunchSpec, collecting: Callable[[str], None], head: HeadWatch
+    ) -> None:
         """`collecting`: called with the node's address where its files are collected."""
         self.index = index
+        self._head = head
         self._spec = spec
         self._collecting = collecting
         self.answer: Any  # the call that brings the next reports
@@ -116,6 +120,9 @@ class RayWorker:
         try:
             answer: Answer = ray.get(self.answer)
         except RayActorError as error:
+            if self._head.is_silent:
+                self._wait_for_head()
+                return
             lost = self._place is not None and ray_cluster.is_lost(self._place.node)
             if isinstance(error, ActorUnavailableError) and not lost:
                 self._ask()  # for the same answer: it may come now; if not, the next error is final
@@ -135,6 +142,17 @@ class RayWorker:
             report(self.index, messages.decode_from_worker(encoded))
         self._status = answer.status
         if answer.status is None:
+            self._ask()
+
+    def _wait_for_head(self) -> None:
+        """Call again for the answer that did not come, unless the head is lost.
+
+        The head would know why it has not come.
+        """
+        if self._head.is_lost:
+            self._end = "its cluster is lost"
+        else:
+            time.sleep(_LOOK_SECONDS)
             self._ask()
 
     def _send_files(self, number: int, host: str) -> None:

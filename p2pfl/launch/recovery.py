@@ -11,23 +11,29 @@ from p2pfl.faults.injector import fired, forget
 from p2pfl.modes import Roles
 from p2pfl.preflight.checkpoints import rounds_apart
 from p2pfl.run.paths import FIRED_FILE, peer_dirs
-from p2pfl.run.recovery import RecoveryLine, find_recovery_line, go_back
+from p2pfl.run.recovery import RecoveryLine, find_common_line, find_recovery_line, go_back
 
 
 def recovery_line(roles: Roles, config: RunConfig, run_dir: Path) -> RecoveryLine | None:
-    """Rounds after which the peers of a stopped run continue.
+    """Rounds after which the processes of a stopped run continue.
 
-    None where that is not known, or each process finds its own. Nothing is changed.
+    None where that is not known, or each process finds its own, or all the coordinator's. It is decided here, since
+    processes on another machine may see no files but their own. Nothing is changed.
     """
-    if not roles.mode.mixes or not config.record.checkpoint:
+    if not config.record.checkpoint:
         return None
     at_most = config.training.rounds + roles.consensus_rounds - 1  # the very last round is always done again
+    if roles.coordinator is not None:
+        folders = peer_dirs(run_dir, roles.topology)
+        return find_common_line(run_dir, folders, roles.topology.names, roles.coordinator, at_most)
+    if not roles.mode.mixes:
+        return None
     ahead, topology = rounds_apart(1, roles, config), roles.topology
     return find_recovery_line(run_dir, peer_dirs(run_dir, topology), topology.names, roles.links, at_most, ahead)
 
 
 def recover(line: RecoveryLine, roles: Roles, config: RunConfig, run_dir: Path, script: FaultScript) -> None:
-    """Let peers go back to the recovery line, and faults of rounds to be repeated happen.
+    """Let peers go back to the recovery line; faults of repeated rounds happen again.
 
     Raises CheckpointError naming a file that cannot be written.
     """

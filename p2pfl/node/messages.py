@@ -43,6 +43,7 @@ class WorkerSpec:
         False  # it listens elsewhere at each start, which its neighbors are told: so it waits for theirs
     )
     restarted: bool = False  # the others are at work already; neighbors without an endpoint are gone
+    newest_round: int = 0  # newest round that any process has saved, where this one may not see their files
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):

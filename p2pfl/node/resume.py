@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,7 +159,7 @@ def _without_data(settings: str) -> str:
 def _has_done_rounds(spec: messages.WorkerSpec, roles: Roles, peer_dir: Path, refused: list[str]) -> bool:
     """Whether a process without a usable checkpoint had saved any.
 
-    Its folder and those of the others tell, as far as they can.
+    Its folder and those of the others tell, as far as they can, and the launcher where these are not all here.
 
     The rounds until its first checkpoint tell nothing: it may be stopped after it has recorded these, before that is on
     disk. A power cut may damage the first ones of all peers.
@@ -169,7 +169,8 @@ def _has_done_rounds(spec: messages.WorkerSpec, roles: Roles, peer_dir: Path, re
     if is_refused or any(record.round > every for record in records.read_rounds(peer_dir)):
         return spec.index not in _clients(roles)
     others = (folder / CHECKPOINTS_FOLDER for folder in _folders(spec, roles, range(roles.topology.n)))
-    return spec.index not in _clients(roles) and any(checkpoint.latest_number(folder) > every for folder in others)
+    newest = max(spec.newest_round, *map(checkpoint.latest_number, others))
+    return spec.index not in _clients(roles) and newest > every
 
 
 def _clients(roles: Roles) -> Iterable[int]:
@@ -194,44 +195,20 @@ def _say_lost(spec: messages.WorkerSpec, roles: Roles, folder: Path, report: mes
 def last_common_round(spec: messages.WorkerSpec, roles: Roles, at_most: int) -> int | None:
     """Round after which a resumed centralized run continues.
 
-    It is the newest that the coordinator has saved.
-
-    Unless a client had been stopped before it had saved its part in that round, or what it saved cannot be used: then
-    the one before, if that is kept.
+    It is the newest that the coordinator has saved. What it had saved of later rounds that clients lack the launcher
+    has removed before (`run.recovery`): a process does not know it where it sees the coordinator's files only.
     """
     if roles.coordinator is None or not spec.resume:
         return None
     saved = _of_coordinator(spec, roles, at_most)
-    if saved is None:
-        return 0
-    if spec.restarted or _clients_have_saved(spec, roles, saved):
-        return saved.round
-    before = _of_coordinator(spec, roles, saved.round - 1)
-    return saved.round if before is None else before.round
+    return 0 if saved is None else saved.round
 
 
 def _of_coordinator(spec: messages.WorkerSpec, roles: Roles, at_most: int) -> Checkpoint | None:
     assert roles.coordinator is not None
-    [(folder, origin)] = _places(spec, roles, [roles.coordinator])
-    return checkpoint.newest(folder, at_most, origin)[0]
-
-
-def _clients_have_saved(spec: messages.WorkerSpec, roles: Roles, saved: Checkpoint) -> bool:
-    """Whether all clients with an update in a round have a checkpoint of it."""
-    backup = _backup(saved, None)
-    took_part = [] if backup is None else set(backup.record.selected or ()) - set(backup.record.missing or ())
-    for folder, origin in _places(spec, roles, map(roles.topology.index, took_part)):
-        if _load_if_usable(folder, saved.round, origin) is None:
-            return False
-    return True
-
-
-def _places(spec: messages.WorkerSpec, roles: Roles, indices: Iterable[int]) -> Iterator[tuple[Path, Origin]]:
-    """Checkpoint folders of other processes, each with the origin to expect there."""
-    indices = list(indices)
-    for index, folder in zip(indices, _folders(spec, roles, indices), strict=True):
-        run = run_id_of(spec.run_dir, folder)
-        yield folder / CHECKPOINTS_FOLDER, Origin(run or "", roles.topology.names[index], index)
+    [folder] = _folders(spec, roles, [roles.coordinator])
+    run, name = run_id_of(spec.run_dir, folder), roles.topology.names[roles.coordinator]
+    return checkpoint.newest(folder / CHECKPOINTS_FOLDER, at_most, Origin(run or "", name, roles.coordinator))[0]
 
 
 def _folders(spec: messages.WorkerSpec, roles: Roles, indices: Iterable[int]) -> list[Path]:

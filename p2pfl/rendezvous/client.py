@@ -61,12 +61,7 @@ class ServiceClient:
     def exchange(self, own: Entry, neighbors: Collection[int], stopped: Callable[[], bool]) -> Found:
         """As in the interface; only entries that have changed are answered."""
         self._number += 1
-        request = Announce(self._number, own, self._service, self._revision)
-        answer = self.ask(request, ANSWER_SECONDS, stopped)
-        if isinstance(answer, Refused):
-            raise ConfigError(f"--rendezvous {self.where}: {answer.reason}")
-        if not isinstance(answer, Neighbors):
-            raise DirectoryError(f"an answer of the rendezvous service at {self.where} makes no sense")
+        answer = self._announce(Announce(self._number, own, self._service, self._revision), stopped)
         self._service, self._revision = answer.service, answer.revision
         self._keeps_records = answer.keeps_records
         return Found(answer.entries, is_superseded=answer.is_superseded)
@@ -84,6 +79,20 @@ class ServiceClient:
         answer = self.ask(Query(self._number), ANSWER_SECONDS, stopped)
         found = answer.entries if isinstance(answer, Neighbors) else ()
         return next((entry for entry in found if entry.peer == own.peer and entry.process != own.process), None)
+
+    def claim(self, own: Entry, other: Entry | None, stopped: Callable[[], bool]) -> bool:
+        """As in the interface."""
+        self._number += 1
+        before = "" if other is None else other.process
+        return not self._announce(Announce(self._number, own, replaces=before), stopped).is_superseded
+
+    def _announce(self, request: Announce, stopped: Callable[[], bool]) -> Neighbors:
+        answer = self.ask(request, ANSWER_SECONDS, stopped)
+        if isinstance(answer, Refused):
+            raise ConfigError(f"--rendezvous {self.where}: {answer.reason}")
+        if not isinstance(answer, Neighbors):
+            raise DirectoryError(f"an answer of the rendezvous service at {self.where} makes no sense")
+        return answer
 
     def withdraw(self, own: Entry) -> None:
         """As in the interface."""

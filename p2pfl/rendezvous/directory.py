@@ -56,6 +56,12 @@ class Directory(Protocol):
     def occupant(self, own: Entry, stopped: Callable[[], bool]) -> Entry | None:
         """Entry of another process that is, or was, this peer. Raises DirectoryError."""
 
+    def claim(self, own: Entry, other: Entry | None, stopped: Callable[[], bool]) -> bool:
+        """Announce this peer in the place of `other`, or in an empty one.
+
+        False, with nothing changed, where a third process has taken the place since. Raises as `exchange` does.
+        """
+
     def withdraw(self, own: Entry) -> None:
         """Remove this process's entry, if it is there still. Raises DirectoryError."""
 

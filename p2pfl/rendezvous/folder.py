@@ -6,6 +6,7 @@ executed; half a file is never seen.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -17,7 +18,7 @@ from p2pfl.rendezvous.directory import DirectoryError, Found
 from p2pfl.rendezvous.entry import ENTRY_BYTES, Entry
 from p2pfl.rendezvous.upload import Upload
 from p2pfl.topology import Topology
-from p2pfl.util.files import read_if_any, replace_file
+from p2pfl.util.files import check_regular, read_if_any, replace_file
 
 _SUFFIX = ".json"
 _decode = msgspec.json.Decoder(Entry).decode
@@ -67,6 +68,33 @@ class Folder:
         entry, _ = self._read(own.peer)
         return entry if entry is not None and entry.process != own.process else None
 
+    def claim(self, own: Entry, other: Entry | None, stopped: Callable[[], bool] = lambda: False) -> bool:
+        """As in the interface.
+
+        What is there is moved aside and looked at; a link is made only where no file is.
+        """
+        path = self._files[own.peer]
+        aside = path.with_name(f".{path.name}.{own.process}")
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                check_regular(path)
+                os.rename(path, aside)
+                there, _ = self._read_file(aside, own.peer)
+                if there is not None and there.process not in (own.process, "" if other is None else other.process):
+                    _link(aside, path)
+                    return False
+            replace_file(aside, msgspec.json.encode(own) + b"\n")
+            _link(aside, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise DirectoryError(unwritable(path, error)) from None
+        finally:
+            with contextlib.suppress(OSError):
+                aside.unlink()
+        self._announced = own
+        return True
+
     def withdraw(self, own: Entry) -> None:
         """As in the interface."""
         entry, _ = self._read(own.peer)
@@ -90,18 +118,21 @@ class Folder:
             raise DirectoryError(unwritable(self._path, error)) from None
 
     def _read(self, peer: int) -> tuple[Entry | None, str]:
+        return self._read_file(self._files[peer], peer)
+
+    def _read_file(self, path: Path, peer: int) -> tuple[Entry | None, str]:
         """Entry of a peer, or why its file is of no use; neither where there is none."""
         try:
-            data = read_if_any(self._files[peer], ENTRY_BYTES)
+            data = read_if_any(path, ENTRY_BYTES)
             if not data:
                 return None, ""
             entry = _decode(data)
         except UnreadableError as error:
             return None, str(error)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return None, f"{self._files[peer]} is damaged or of another version"
+            return None, f"{path} is damaged or of another version"
         if entry.peer != peer:
-            return None, f"{self._files[peer]} is of another peer"
+            return None, f"{path} is of another peer"
         return entry, ""
 
     def _write(self, own: Entry) -> None:
@@ -109,3 +140,16 @@ class Folder:
             replace_file(self._files[own.peer], msgspec.json.encode(own) + b"\n")
         except OSError as error:
             raise DirectoryError(unwritable(self._files[own.peer], error)) from None
+
+
+def _link(source: Path, path: Path) -> None:
+    """Give a file another name that is free; FileExistsError where it is not.
+
+    File systems without links replace what is there.
+    """
+    try:
+        os.link(source, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        os.replace(source, path)

@@ -185,8 +185,8 @@ class Meeting:
 
     def _look(self) -> None:
         try:
-            if self._gives_way:
-                self._refuse_occupied()
+            if self._gives_way and not self._take_free_place():
+                return
             found = self._directory.exchange(self._own, self._book.names, self._closed.is_set)
         except ConfigError as error:
             self._failure = error
@@ -202,15 +202,19 @@ class Meeting:
             self._take(found)
         self._wake()
 
-    def _refuse_occupied(self) -> None:
-        """Raise ConfigError where another process is this peer, and listens."""
+    def _take_free_place(self) -> bool:
+        """Announce this process where no other one is this peer, and listens.
+
+        False where another one was quicker: the next look finds it. Raises ConfigError for one that listens.
+        """
         other = self._directory.occupant(self._own, self._closed.is_set)
         if other is not None and other.address != self._own.address and listens(other.address):
             raise ConfigError(
                 f"another process is this peer, and listens at {other.address} (announced in {self._directory.where})",
                 remedy="a check would take its place in the run; stop that process first",
             )
-        self._gives_way = False
+        self._gives_way = not self._directory.claim(self._own, other, self._closed.is_set)
+        return not self._gives_way
 
     def _take(self, found: Found) -> None:
         news = self._book.take(found.entries)

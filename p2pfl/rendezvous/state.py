@@ -58,7 +58,7 @@ class DirectoryState:
             return Neighbors(request.number, self.service, self._revision)
         if problem := self._problem(sender, request.entry):
             return Refused(request.number, problem)
-        is_superseded = not self._announce(self._slots[sender], request.entry)
+        is_superseded = not self._announce(self._slots[sender], request.entry, request.replaces)
         known = request.revision if request.service == self.service else 0
         found = [self._slots[peer] for peer in sorted(self._links[sender])]
         entries = tuple(slot.entry for slot in found if slot.entry is not None and slot.revision > known)
@@ -74,9 +74,11 @@ class DirectoryState:
             return "the entry is of another peer than the connection"
         return ""
 
-    def _announce(self, slot: _Slot, entry: Entry) -> bool:
-        """Keep an entry; False where its process has been replaced."""
+    def _announce(self, slot: _Slot, entry: Entry, replaces: str | None) -> bool:
+        """Keep an entry; False where its process was replaced, or may not replace another."""
         if entry.process in slot.replaced:
+            return False
+        if replaces is not None and slot.entry is not None and slot.entry.process not in (entry.process, replaces):
             return False
         if entry != slot.entry:
             self._replace(slot, entry)

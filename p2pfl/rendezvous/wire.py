@@ -36,6 +36,8 @@ class Announce(msgspec.Struct, frozen=True, tag=True):
     """Service whose revision the peer knows; another one has been started since."""
     revision: _Count = 0
     """Revision of the directory that the peer knows."""
+    replaces: _Text | None = None
+    """Process that this one may replace, empty for none; None: whichever is announced."""
 
 
 class Query(msgspec.Struct, frozen=True, tag=True):

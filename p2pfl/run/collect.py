@@ -63,8 +63,8 @@ def collect(sources: Sequence[Path], target: Path) -> Collected:
 
     `target` may be new. `sources`: run directories, or folders of such. Of several copies of a peer the newest counts,
     and what `target` has is replaced by newer copies only. Raises ConfigError, before anything is written, for sources
-    without run directories, of different runs, or with copies of a peer that exclude each other; and for files that
-    cannot be read or written.
+    without run directories or in which no peer has run, of different runs, or with copies of a peer that exclude each
+    other; and for files that cannot be read or written.
     """
     pieces = [read_piece(path) for path in _run_dirs(sources, target)]
     _refuse_inside(target, pieces)
@@ -72,6 +72,9 @@ def collect(sources: Sequence[Path], target: Path) -> Collected:
     check_one_run(pieces if whole is None else [whole, *pieces])
     names = pieces[0].topology.names
     chosen = _newest_copies(pieces)
+    if not chosen:
+        where = ", ".join(map(str, sources))
+        raise ConfigError(f"{where}: no peer has run there; name directories of peers that have started")
     before = {} if whole is None else dict(whole.peers)
     ranks = {i: 1 if i not in before else _rank(names[i], folder, before[i]) for i, folder in chosen.items()}
     if whole is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from p2pfl.errors import ConfigError, unwritable
+from p2pfl.errors import ConfigError, UnreadableError, unwritable
 from p2pfl.run.paths import DATA_FILE
 from p2pfl.util.files import read_if_any, replace_file
 
@@ -30,10 +30,12 @@ class DataRecord(msgspec.Struct, frozen=True):
 def read_data_record(run_dir: Path) -> DataRecord | None:
     """Read the record in a run directory; None if it is missing or damaged.
 
-    Raises UnreadableError.
+    Raises ConfigError for something else in its place, such as a folder, or a file that cannot be read.
     """
     try:
         return msgspec.json.decode(read_if_any(run_dir / DATA_FILE), type=DataRecord)
+    except UnreadableError as error:
+        raise ConfigError(str(error)) from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 

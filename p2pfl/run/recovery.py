@@ -4,20 +4,27 @@ Peers that save a checkpoint after each round continue each from its own newest:
 saved what it sent in each of the rounds between. With several rounds between two checkpoints nobody has that, so peers
 go back until no neighbor lacks anything, usually to the newest round that all have. What they had saved later is
 removed, as they compute it again.
+
+The processes of a centralized run continue together after the newest round of the coordinator, or after the one before,
+where a client has not saved its part in that.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from p2pfl.errors import CheckpointError, UnreadableError, is_missing, unwritable
 from p2pfl.run.checked_file import is_whole, read_about
 from p2pfl.run.identity import run_id_of
 from p2pfl.run.paths import CHECKPOINT_NAME, CHECKPOINTS_FOLDER
+from p2pfl.run.records import decode_record
 from p2pfl.run.repair import repair
 from p2pfl.util.files import sync_folder
 
@@ -87,6 +94,49 @@ def find_recovery_line(
         for peer in damaged:
             files = {number: path for number, path in saved[peer].files.items() if number != rounds[peer]}
             saved[peer] = Saved(files, saved[peer].every)
+
+
+def find_common_line(
+    run_dir: Path, folders: Sequence[Path], names: Sequence[str], coordinator: int, at_most: int
+) -> RecoveryLine | None:
+    """Find the round from which all processes of a stopped centralized run continue.
+
+    None: the coordinator's newest that can be used. Unless a client took part in that round and was stopped before it
+    had saved its part, or what it saved cannot be used: then the one before, if that is kept. Arguments are as in
+    `find_recovery_line`.
+    """
+    saved = [_saved_by(run_dir, folder, names[index], index, at_most) for index, folder in enumerate(folders)]
+    if not all(one.is_known for one in saved):
+        return None
+    own = saved[coordinator].files
+    usable = (number for number in sorted(own, reverse=True) if _is_usable(own[number]))
+    last = next(usable, 0)
+    if not last or all(_has_saved(saved[names.index(client)], last) for client in _took_part(own[last], names)):
+        return None
+    before = next(usable, 0)
+    return RecoveryLine([before] * len(saved), [one.newest for one in saved]) if before else None
+
+
+def _has_saved(saved: Saved, round: int) -> bool:
+    return round in saved.files and _is_usable(saved.files[round])
+
+
+def _took_part(path: Path, names: Collection[str]) -> set[str]:
+    """Clients with an update in the round of a coordinator's checkpoint."""
+    try:
+        record = decode_record(str(_about(path).get("record")).encode())
+    except (OSError, msgspec.MsgspecError, UnicodeError, RecursionError):
+        return set()
+    return (set(record.selected or ()) - set(record.missing or ())) & set(names)
+
+
+def newest_round(folders: Iterable[Path]) -> int:
+    """Newest round with a checkpoint file of any of these peers, intact or not; or 0."""
+    found = 0
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            found = max([found, *(number for number, _ in _numbered(folder / CHECKPOINTS_FOLDER))])
+    return found
 
 
 def consistent_rounds(saved: Sequence[Collection[int]], edges: Iterable[tuple[int, int]]) -> list[int]:

@@ -261,7 +261,14 @@ def test_make_and_show(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("kind", "option"), [("one-peer-exponential", "degree"), ("ring", "degree"), ("random-regular", "probability")]
+    ("kind", "option"),
+    [
+        ("one-peer-exponential", "degree"),
+        ("ring", "degree"),
+        ("random-regular", "probability"),
+        ("torus", "seed"),
+        ("base-k", "seed"),
+    ],
 )
 def test_make_refuses_options_of_other_kinds(capsys: pytest.CaptureFixture[str], kind: str, option: str) -> None:
     line = failing(capsys, "topology", "make", kind, "-n", "8", "-o", "never.json", f"--{option}", "1")

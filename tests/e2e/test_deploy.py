@@ -109,6 +109,12 @@ def test_names_in_the_manifests_lead_to_each_other() -> None:
         assert {mount["name"] for mount in container["volumeMounts"]} == given
         assert set(keys_used(pod)) <= set(secret["stringData"])
     assert {key for pod in PODS for key in keys_used(pod)} == set(secret["stringData"])
+    claims = [
+        volume["persistentVolumeClaim"]["claimName"]
+        for volume in PODS[1]["volumes"]
+        if "emptyDir" not in volume and "secret" not in volume
+    ]
+    assert [resource("PersistentVolumeClaim", name)["kind"] for name in claims] == ["PersistentVolumeClaim"]
     assert SWARM["replicas"] == RING.n
 
 
@@ -168,6 +174,8 @@ def test_the_pod_of_the_service_starts_it_with_copies_of_its_secrets(tmp_path: P
     assert options.bind.endswith(f":{PODS[1]['containers'][0]['ports'][0]['containerPort']}")
     assert load_topology(ROOT / options.file).n == RING.n
     assert options.key is not None
+    mounts = {mount["name"]: mount["mountPath"] for mount in PODS[1]["containers"][0]["volumeMounts"]}
+    assert str(options.records) == mounts["records"]
     assert pod.mode(options.token_file.name) == pod.mode(options.key.name) == 0o600
 
 

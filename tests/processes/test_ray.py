@@ -18,10 +18,13 @@ from tests.support.swarms import LIVELY, PLAIN, memory_swarm, saved_vectors
 
 from p2pfl import RunConfig, make_topology, run_swarm
 from p2pfl.cli import main
+from p2pfl.config import LaunchConfig
+from p2pfl.errors import ConfigError
 from p2pfl.experiment.run import run
 from p2pfl.launch import fork_server
 from p2pfl.launch import ray as ray_launcher
 from p2pfl.launch.ray_actor import surroundings_of
+from p2pfl.launch.ray_cluster import connected
 from p2pfl.run.paths import checkpoint_name
 from p2pfl.run.records import read_rounds
 
@@ -82,6 +85,17 @@ def test_a_dry_run_shows_what_the_cluster_has_and_what_is_asked(
         "p2pfl: --launcher ray: the cluster has room for 4 processes of 0.75 CPU each, and the run has 8 (4 nodes with "
         "4 CPU and 0 GPU); lower --cpus-per-peer or --gpus-per-peer, or add nodes\n"
     )
+
+
+def test_a_connection_to_another_cluster_than_asked_for_is_refused(cluster: Nodes) -> None:
+    port = cluster.address.rpartition(":")[2]
+    with connected(LaunchConfig("ray", cluster.address), 4, Path()):
+        for same in (cluster.address, f"localhost:{port}", "auto", None):
+            with connected(LaunchConfig("ray", same), 4, Path()):
+                pass
+        said = f"^--ray-address 10.9.8.7:{port}: this process is connected to the cluster at {cluster.address}; "
+        with pytest.raises(ConfigError, match=said), connected(LaunchConfig("ray", f"10.9.8.7:{port}"), 4, Path()):
+            pass
 
 
 def test_survivors_of_a_lost_node_finish(cluster: Nodes, tmp_path: Path) -> None:
@@ -163,3 +177,27 @@ def test_ctrl_c_ends_all_actors_and_the_cluster_of_the_run(tmp_path: Path, start
     assert "--resume" in err
     assert err.count("\n") == 1, err
     nobody_left(swarm, family, 10.0)
+
+
+def test_the_loss_of_the_head_ends_the_run_in_order(tmp_path: Path, start: Callable[..., Swarm]) -> None:
+    """Only its own process is lost here, so that all others can still be told to stop."""
+    share = ("--launcher", "ray", "--cpus-per-peer", "0.5")
+    swarm = start(
+        ring(tmp_path), *FAST, *share, "--local-steps", "2", "--rounds", "100000", "--run-dir", str(tmp_path / "run")
+    )
+    swarm.until("round 3/")
+    family = swarm.family()
+    [head] = [process for process in family if process.name() == "gcs_server"]
+    head.kill()
+    code, err = swarm.end(120.0)
+    assert code == 1
+    assert re.fullmatch(
+        r"p2pfl: the head of the Ray cluster, \S+, has not answered for 20 s; everything until then is saved; "
+        r"resume with: .* --resume \S+\n",
+        err,
+    ), err
+    nobody_left(swarm, family, 20.0)
+    for name in ("0", "1", "2"):
+        folder = tmp_path / "run" / "peers" / name
+        assert "stopped" in (folder / "log.txt").read_text()
+        assert (folder / "checkpoint" / checkpoint_name(rounds_of(tmp_path / "run", name))).exists()

@@ -41,16 +41,9 @@ class Made:
         return self.peer_dir(index) / "checkpoint" / checkpoint_name(round)
 
     def spec(self, index: int, **options: Any) -> messages.WorkerSpec:
+        fields: dict[str, Any] = {"run_dir": self.folder, "resume": True, **options}
         return messages.WorkerSpec(
-            config=self.config,
-            run_dir=self.folder,
-            dataset=Path(),
-            index=index,
-            run="run",
-            settings="settings",
-            bind="",
-            resume=True,
-            **options,
+            config=self.config, dataset=Path(), index=index, run="run", settings="settings", bind="", **fields
         )
 
     def find_resume_point(self, index: int, **options: Any) -> tuple[SavedState, list[str]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.heads import GRPC, head
 from tests.support.paths import ROOT
 
 from p2pfl import RunConfig, make_topology
@@ -139,10 +140,8 @@ def test_a_cluster_that_refuses_the_connection_may_ask_for_a_token(monkeypatch: 
         raise ConnectionError("Failed to connect to Ray cluster")  # as Ray does if the cluster's token is missing
 
     monkeypatch.setattr(ray, "init", init)
-    with socket.create_server(("127.0.0.1", 0)) as head:
-        options = LaunchConfig("ray", f"127.0.0.1:{head.getsockname()[1]}")
-        with pytest.raises(ConfigError, match="and set RAY_AUTH_MODE=token where it asks for a token"):
-            connected(options, 4, Path()).__enter__()
+    with head(GRPC) as address, pytest.raises(ConfigError, match="and set RAY_AUTH_MODE=token where it asks for a"):
+        connected(LaunchConfig("ray", address), 4, Path()).__enter__()
 
 
 def test_a_dry_run_refuses_gpus_that_this_machine_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:

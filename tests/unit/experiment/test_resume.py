@@ -17,6 +17,7 @@ from p2pfl.cli import main
 from p2pfl.config import replace_options
 from p2pfl.errors import CheckpointError, TopologyError
 from p2pfl.experiment.resume import starting_point
+from p2pfl.launch.recovery import recovery_line
 from p2pfl.modes import assign_roles
 from p2pfl.report import load_run
 from p2pfl.run.directory import create_run_dir, open_run_dir
@@ -105,6 +106,19 @@ def test_a_run_resumes_from_a_checkpoint_that_some_peer_has(saved: Made) -> None
     if several:
         shutil.rmtree(saved.peer_dir(index))
         assert looked(saved) == "resuming after round 5"
+
+
+def test_a_centralized_run_says_that_a_client_has_not_saved_its_part(
+    templates: dict[str, Made], tmp_path: Path
+) -> None:
+    run = replace(templates["centralized"], folder=tmp_path / "run")
+    shutil.copytree(templates["centralized"].folder, run.folder)
+    cut(run.path(0, 5))
+    roles = assign_roles(run.config, run.topology)
+    line = recovery_line(roles, run.config, run.folder)
+    assert starting_point(roles, run.config, run.folder, line=line) == (
+        "resuming after round 4: a client has not saved its part in the next one"
+    )
 
 
 def test_what_may_be_used_by_others_or_later_is_no_loss(saved: Made) -> None:

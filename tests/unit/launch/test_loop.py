@@ -14,7 +14,7 @@ from tests.support.helpers import small_config
 from tests.support.runs import train_record
 
 from p2pfl import make_topology
-from p2pfl.errors import P2PFLError
+from p2pfl.errors import LostLauncherError, P2PFLError
 from p2pfl.faults import FaultScript, Kill, Pause
 from p2pfl.launch import supervisor as policy
 from p2pfl.launch.base import LaunchSpec, OnReport, Outcome, WorkerHandle
@@ -272,3 +272,14 @@ def test_the_last_resort_is_put_off_while_files_of_ended_workers_come(monkeypatc
     monkeypatch.setattr(threading, "Timer", Timer)
     assert launch(Slow(interrupt, collect, collect, end), Listener()).status == "interrupted"
     assert timers == ["start", "cancel", "start", "cancel", "start", "cancel"]
+
+
+def test_a_launcher_that_is_lost_ends_the_run_and_stops_whom_it_reaches() -> None:
+    def lose(_launcher: Memory, _report: OnReport) -> None:
+        raise LostLauncherError("the head of the cluster has not answered")
+
+    launcher = Memory(lose)
+    outcome = launch(launcher, Listener())
+    assert (outcome.status, outcome.reason) == ("failed", "the head of the cluster has not answered")
+    assert outcome.resumable
+    assert all(messages.Stop() in worker.orders for worker in launcher.workers)

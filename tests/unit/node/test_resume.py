@@ -5,6 +5,7 @@ Whatever lies in its folder, and what it says of the other checkpoints.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,10 +15,15 @@ from typing import Any
 
 import pytest
 import torch
+from tests.support.ray_files import filled
 from tests.support.saved_runs import LAST, Made, cut, made, other_version
 
 from p2pfl.config import replace_options
 from p2pfl.errors import CheckpointError, UnreadableError
+from p2pfl.faults import FaultScript
+from p2pfl.launch import LaunchSpec
+from p2pfl.launch.ray_files import PrivateFolder
+from p2pfl.launch.recovery import recover, recovery_line
 from p2pfl.modes import assign_roles
 from p2pfl.node.recorder import Recorder
 from p2pfl.node.resume import SavedState, last_common_round, report_stale_client
@@ -230,8 +236,52 @@ def test_all_of_a_centralized_run_go_back_to_the_same_round(centralized: Made, t
     shutil.copytree(centralized.folder, run.folder)
     change, round = COMMON[kind]
     change(run)
+    go_back_together(run)
     parts = assign_roles(run.config, run.topology)
     assert [last_common_round(run.spec(index), parts, LAST) for index in range(4)] == [round] * 4
+    for index in range(4):
+        with contextlib.closing(PrivateFolder()) as folder:
+            there = run.spec(index, run_dir=on_its_own(run, folder, index))
+            assert last_common_round(there, parts, LAST) == round, "on a node that has only what it was sent"
+
+
+def go_back_together(run: Made) -> bool:
+    """Do what a launcher does before it starts the processes; whether some go back."""
+    roles = assign_roles(run.config, run.topology)
+    line = recovery_line(roles, run.config, run.folder)
+    if line is not None:
+        recover(line, roles, run.folder, FaultScript(names=roles.topology.names))
+    return line is not None
+
+
+def on_its_own(run: Made, folder: PrivateFolder, index: int) -> Path:
+    """Run directory of a process on a node that does not share the launcher's."""
+    roles = assign_roles(run.config, run.topology)
+    return filled(folder, LaunchSpec(roles, run.config, run.folder, "run", "settings", True), index).run_dir
+
+
+def test_what_was_saved_after_the_common_round_is_gone(centralized: Made, tmp_path: Path) -> None:
+    """A client that dies in the round again must not resume from its old state."""
+    run = replace(centralized, folder=tmp_path / "run")
+    shutil.copytree(centralized.folder, run.folder)
+    run.path(0, 5).unlink()
+    assert go_back_together(run)
+    assert not any(run.path(index, 5).exists() for index in range(4))
+    assert all(run.path(index, 4).exists() for index in range(4))
+    assert not go_back_together(run)
+
+
+@pytest.mark.parametrize(("newest", "is_lost"), [(0, False), (1, False), (5, True)])
+def test_a_process_that_sees_its_own_files_only_is_told_that_rounds_were_saved(
+    pair: tuple[Made, Made], newest: int, is_lost: bool
+) -> None:
+    run, _ = pair
+    for index in range(3):
+        shutil.rmtree(run.peer_dir(index))
+        run.peer_dir(index).mkdir()
+    past, said = run.find_resume_point(1, newest_round=newest)
+    assert past.lost == is_lost
+    assert [line.endswith(LOST) for line in said] == [True] * is_lost
 
 
 @pytest.mark.parametrize(("rounds", "state"), [((5,), "that of round 4"), ((4, 5), "none")])
@@ -367,12 +417,14 @@ def test_what_cannot_be_read_now_is_no_damage(
 
 
 def test_all_of_a_centralized_run_end_where_one_file_cannot_be_read(centralized: Made, tmp_path: Path) -> None:
-    """Else some would go back a round, and others not."""
+    """None goes back a round for it, and its own process says so."""
     run = replace(centralized, folder=tmp_path / "run")
     shutil.copytree(centralized.folder, run.folder)
     to_itself(run.path(0, 5))
+    assert not go_back_together(run)
+    assert last_common_round(run.spec(3), assign_roles(run.config, run.topology), LAST) == 5
     with pytest.raises(UnreadableError, match=str(run.path(0, 5))):
-        last_common_round(run.spec(3), assign_roles(run.config, run.topology), LAST)
+        run.find_resume_point(0)
 
 
 def recorder(run: Made, **options: Any) -> Recorder:

@@ -40,6 +40,33 @@ def test_a_restarted_peer_replaces_its_entry_and_the_old_process_is_told(tmp_pat
     assert other.exchange(entry(0), [1]) == Found((restarted,)), "the old one removes only what is its own"
 
 
+def test_a_place_is_claimed_only_if_nobody_has_taken_it_since(tmp_path: Path) -> None:
+    run, check, other = (Folder(tmp_path, RING) for _ in range(3))
+    first, checking = entry(1), entry(1, "tcp://10.0.0.8:7000", process="the check")
+    assert check.occupant(checking) is None
+    run.exchange(first, [])
+    assert not check.claim(checking, None)
+    assert check.occupant(checking) == first
+    again = entry(1, "tcp://10.0.0.7:7000", process="the new one")
+    run.exchange(again, [])
+    assert not check.claim(checking, first)
+    assert other.exchange(entry(0), [1]) == Found((again,)), "it is there still"
+    assert check.claim(checking, again)
+    assert check.exchange(checking, []) == Found()
+    assert other.exchange(entry(0), [1]) == Found((checking,))
+    (tmp_path / "1.json").write_bytes(b"half of an ent")
+    assert check.claim(checking, None), "what nobody can read is nobody's"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.json", "1.json"]
+
+
+def test_a_folder_in_a_place_is_said_and_stays(tmp_path: Path) -> None:
+    check = Folder(tmp_path, RING)
+    (tmp_path / "1.json").mkdir()
+    with pytest.raises(DirectoryError, match=r"1\.json: cannot be written"):
+        check.claim(entry(1), None)
+    assert [path.name for path in tmp_path.iterdir()] == ["1.json"]
+
+
 def test_an_entry_is_written_again_where_it_was_removed_or_has_changed(tmp_path: Path) -> None:
     zero, one = Folder(tmp_path, RING), Folder(tmp_path, RING)
     one.exchange(entry(1), [])

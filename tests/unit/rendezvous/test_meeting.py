@@ -12,6 +12,7 @@ import zmq
 from tests.support.entries import RUN
 
 from p2pfl import make_topology
+from p2pfl.errors import ConfigError
 from p2pfl.protocol import wire
 from p2pfl.protocol.events import Received, Reconnected, Refused, TransportEvent
 from p2pfl.rendezvous.address import announced
@@ -131,6 +132,42 @@ def test_two_processes_of_one_peer_are_noticed(tmp_path: Path) -> None:
             assert zero.meeting.whereabouts([1]) == f"peer b (no address announced) ({where})"
 
 
+class Raced(Folder):
+    """Folder in which a run begins between a check's question and its announcement."""
+
+    def __init__(self, path: Path, run: Callable[[], object]) -> None:
+        super().__init__(path, PAIR)
+        self.run = run
+
+    def occupant(self, own: Entry, stopped: Callable[[], bool] = lambda: False) -> Entry | None:
+        found = super().occupant(own, stopped)
+        self.run()
+        return found
+
+
+def test_a_check_gives_way_to_a_process_that_is_quicker(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as held:
+
+        def begin() -> None:
+            if not began:
+                began.append(held.enter_context(running(tmp_path, 0)))
+                until([began[0][1]], lambda _: (tmp_path / "0.json").exists(), lambda: None)
+
+        began: list[tuple[Peer, RendezvousTransport]] = []
+        own = Entry(peer=0, address="", identity=RUN, process=process_name())
+        book = Book(RUN, {1: "b"})
+        meeting = held.enter_context(
+            Meeting(Raced(tmp_path, begin), book, own, announced("127.0.0.1", {}), lambda news: None)
+        )
+        meeting.give_way()
+        check = held.enter_context(contextlib.closing(meeting.open(10.0, None)))
+        with pytest.raises(ConfigError, match="another process is this peer, and listens at"):
+            until([check], lambda _: bool(meeting.places), lambda: None)
+        [(peer, transport)] = began
+        transport.poll(0.0)
+        assert len(peer.said) == 1, "it is still the one that is announced"
+
+
 @pytest.mark.parametrize("address", ["tcp://999.1.1.1:7", "tcp://[::ffff]:1", "tcp://no-such-host.invalid:1"])
 def test_an_address_that_leads_nowhere_ends_no_peer(tmp_path: Path, address: str) -> None:
     Folder(tmp_path, PAIR).exchange(
@@ -157,6 +194,12 @@ class Keeping:
 
     def exchange(self, own: Entry, neighbors: Collection[int], stopped: Callable[[], bool]) -> Found:
         return Found()
+
+    def occupant(self, own: Entry, stopped: Callable[[], bool]) -> Entry | None:
+        return None
+
+    def claim(self, own: Entry, other: Entry | None, stopped: Callable[[], bool]) -> bool:
+        return True
 
     def record(self, upload: Upload, stopped: Callable[[], bool]) -> bool:
         if self.failures:

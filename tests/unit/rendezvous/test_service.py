@@ -98,7 +98,13 @@ def test_who_holds_a_peer_s_place_is_told_without_taking_it(running: Running) ->
         assert one.occupant(first, patient) is None, "its own process"
         assert two.occupant(second, patient) == first
         assert neighbor.exchange(of_ring(1), (0, 2), patient).entries == (first,)
+        assert not two.claim(second, None, patient), "it was free a moment ago"
+        assert neighbor.exchange(of_ring(1), (0, 2), patient).entries == (), "nothing has changed"
         assert not one.exchange(first, (1, 3), patient).is_superseded
+        assert two.claim(second, first, patient)
+        assert two.claim(second, None, patient), "it is its own by now"
+        assert neighbor.exchange(of_ring(1), (0, 2), patient).entries == (second,)
+        assert one.exchange(first, (1, 3), patient).is_superseded
 
 
 def test_keys_follow_from_the_token_and_the_number() -> None:

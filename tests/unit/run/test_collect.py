@@ -17,6 +17,7 @@ from p2pfl.errors import ConfigError
 from p2pfl.report import summarize
 from p2pfl.run.collect import collect
 from p2pfl.run.identity import next_incarnation, write_run_id
+from p2pfl.run.paths import DATA_FILE
 from p2pfl.run.records import encode_record
 from p2pfl.topology import make_topology
 
@@ -79,6 +80,39 @@ def test_what_is_missing_or_newer_is_brought_by_the_same_command(
     assert content(target) == before, "an older copy replaces nothing"
     expected = {name: value for name, value in summarize(whole).items() if name != "versions"}
     assert {name: value for name, value in summarize(target).items() if name != "versions"} == expected
+
+
+@pytest.mark.parametrize("is_new", [True, False], ids=["a new target", "an older target"])
+def test_sources_where_no_peer_has_run_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], is_new: bool
+) -> None:
+    _, pieces = make_pieces(tmp_path, RING)
+    target, empty = tmp_path / "all", tmp_path / "empty"
+    if not is_new:
+        collect(pieces, target)
+    shutil.copytree(pieces[0], empty)
+    shutil.rmtree(own(empty))
+    before = content(target)
+    assert main(["collect", str(empty), "--run-dir", str(target)]) == 2
+    told = capsys.readouterr()
+    assert (told.out, told.err) == (
+        "",
+        f"p2pfl: {empty}: no peer has run there; name directories of peers that have started\n",
+    )
+    assert (content(target), target.exists()) == (before, not is_new), "nothing is written"
+
+
+def test_a_folder_in_the_place_of_the_data_record_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, pieces = make_pieces(tmp_path, RING)
+    for run_dir, words in (
+        (pieces[0], ["collect", str(pieces[0]), "--run-dir", str(tmp_path / "all")]),
+        (whole, ["report", str(whole)]),
+    ):
+        (run_dir / DATA_FILE).unlink(missing_ok=True)
+        (run_dir / DATA_FILE).mkdir()
+        assert main(words) == 2
+        said = "cannot be read (Is a directory); it is a folder, and a file is needed there"
+        assert capsys.readouterr().err == f"p2pfl: {run_dir / DATA_FILE}: {said}\n"
 
 
 def test_a_later_start_is_newer_even_with_fewer_rounds(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import networkx as nx
@@ -374,6 +375,36 @@ def test_a_directed_graph_of_unequal_degrees_is_shown(tmp_path: Path, capsys: py
     assert main(["topology", "show", str(file), "--mixing", "uniform"]) == 2
     assert main(["topology", "show", str(file), "--mixing", "column-stochastic"]) == 0
     assert "rounds of push-sum" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ((None, None, None), ""),
+        ((0.25, 0.25, 0.25), "not used here; --mixing weights uses them"),
+        (
+            (1.0, 1.0, 1.0),
+            "not used here, and unusable with --mixing weights: the weights into 'a' add up to 2; at most",
+        ),
+        ((0.25, None, 0.25), "not used here, and unusable with --mixing weights: the edge 'b' – 'c' has no weight;"),
+    ],
+    ids=["none", "usable", "too large", "of some edges"],
+)
+def test_show_says_what_the_weights_in_a_file_are_good_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], weights: tuple[float | None, ...], said: str
+) -> None:
+    file = tmp_path / "t.json"
+    ends = [("a", "b"), ("b", "c"), ("c", "a")]
+    edges = [
+        {"source": u, "target": v, **({} if weight is None else {"weight": weight})}
+        for (u, v), weight in zip(ends, weights, strict=True)
+    ]
+    file.write_text(json.dumps({"nodes": [{"id": name} for name in "abc"], "edges": edges}))
+    assert main(["topology", "show", str(file)]) == 0
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("file weights: ")]
+    assert [line.startswith(f"file weights:  {said}") for line in shown] == [True] * bool(said), shown
+    assert main(["topology", "show", str(file), "--mixing", "metropolis-hastings"]) == 0
+    assert "file weights" not in capsys.readouterr().out, "another mixing was asked for"
 
 
 @pytest.mark.parametrize("mixing", ["uniform", "metropolis-hastings"])

@@ -112,6 +112,9 @@ def test_topology_show_describes_them(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "with the file's weights" in printed
     assert "rounds of push-sum" in printed
     assert "final merge:   by push-sum" in printed
+    assert main(["topology", "show", str(written(tmp_path))]) == 0
+    expected = "file weights:  not used here; --algorithm push-sum --mixing weights uses them"
+    assert expected in capsys.readouterr().out
 
 
 def test_topology_show_describes_a_schedule_of_push_sum(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
