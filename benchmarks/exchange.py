@@ -21,7 +21,7 @@ libraries are mapped once in one way of starting a process and once each in the 
 forked, with its start; a bare process's since its turn began, with what malloc has kept of earlier turns.
 
 Group: processes on a graph that average VGG-11 with their neighbors round after round and train nothing, through p2pfl
-over each transport, beside the bare version's averaging over ipc.
+over each transport, shared memory among them, beside the bare version's averaging over ipc.
 
 p2pfl and reference take turns, each first every other time; a ratio is taken within one turn, and figures are medians
 over the turns.
@@ -46,6 +46,12 @@ from benchmarks.exchange_swarm import Figures, Swarm
 
 LEAST_SHARE = 0.8  # of the bytes a second of the better bare way
 MOST_COST = 1.25  # times the bare processes' seconds and CPU seconds
+# Most CPU seconds and seconds of a round in shared memory, times those of bare sockets with float32; None: no bar.
+_GROUP_BARS: dict[str, tuple[float, float | None]] = {
+    "ring:4": (0.5, 0.6),
+    "complete:8": (0.35, None),
+    "complete:16": (0.35, None),
+}
 _WAYS: tuple[Way, ...] = ("p2pfl", "chunks", "whole", "mixing", "copy")
 
 
@@ -134,10 +140,12 @@ def _pairs(settings: Settings, processes: Pool[Any], report: Report) -> None:
         row: dict[str, Any] = {"pair": name, "p2pfl": spread(speeds["p2pfl"])}
         row |= {way: spread(speeds[way]) for way in ("chunks", "whole")}
         row |= {way: spread(speeds[way]).median for way in ("mixing", "copy")}
-        row |= {"p2pfl / better bare": share}
+        mixing = ratios(speeds["p2pfl"], speeds["mixing"])
+        row |= {"p2pfl / better bare": share, "p2pfl / mixing": mixing}
         report.rows.append(row | {"p2pfl CPU ms": cpu["p2pfl"], "bare CPU ms": cpu[best]})
         if not settings.quick:
             report.bars.append(Bar(f"{name}: share of the better bare pair's bytes/s", share.median, LEAST_SHARE))
+            report.bars.append(Bar(f"{name}: share of the mixing pair's bytes/s", mixing.median, LEAST_SHARE))
     report.notes.append("GB/s that one process sends (and at the same time receives); CPU: of one process in a swap.")
     report.notes.append("No row has CURVE: they come with the keys.")
 
@@ -167,9 +175,25 @@ def _groups(settings: Settings, processes: Pool[Any], report: Report) -> None:
                 for way, work in works[::-1] if turn % 2 else works:
                     costs[way].append(average(pool_.do(work)))
             report.rows += [_group_row(f"{name} {codec}", way, those, costs["bare"]) for way, those in costs.items()]
+            if not settings.quick and codec == "fp32" and "shm" in costs:
+                report.bars += _group_bars(name, costs["shm"], costs["bare"])
     report.notes.append(
         "Seconds and CPU seconds: of a round, a process. Bare: chunks of 1 MiB over ipc, averaged in place."
     )
+
+
+def _group_bars(name: str, shared: Sequence[Cost], bare: Sequence[Cost]) -> list[Bar]:
+    cpu, seconds = _GROUP_BARS.get(name, (None, None))
+    limits = {"CPU": ("cpu", cpu), "wall": ("seconds", seconds)}
+    return [
+        Bar(
+            f"{name} in shared memory: {label} beside bare sockets",
+            ratios([getattr(cost, what) for cost in shared], [getattr(cost, what) for cost in bare]).median,
+            at_most=limit,
+        )
+        for label, (what, limit) in limits.items()
+        if limit is not None
+    ]
 
 
 def _group_row(name: str, who: str, costs: Sequence[Cost], bare: Sequence[Cost]) -> dict[str, Any]:

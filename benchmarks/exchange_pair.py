@@ -98,7 +98,7 @@ def _ours(swap: Swap, place: Place) -> list[Mark]:
 def open_transport(transport: Transport, place: Place) -> ZmqTransport | SharedMemoryTransport:
     """Transport of one process of a group."""
     sockets = ZmqTransport(place.bind(transport))
-    return SharedMemoryTransport(sockets, RUN, place.me) if transport == "shm" else sockets
+    return SharedMemoryTransport(sockets, RUN, place.me, lambda line: None) if transport == "shm" else sockets
 
 
 class Loop:

@@ -10,6 +10,10 @@ cache where that is large enough, into a buffer of one of four reused vectors, a
 neither time counts that. `fold` counts what a peer does with a chunk that it has: take it out of the inbox, and fold
 it. `round` adds what the algorithm does once: bfloat16 is made at the beginning. All of the result is compared with the
 average in float64. The peak of memory is of rounds before all others, without the reference.
+
+Frames are a process's own memory, and their numbers have been checked before they are folded. In shared memory, which
+their sender may still write, each block is copied to where it stays in the cache, checked there and folded from there:
+`fold` includes all of that.
 """
 
 from __future__ import annotations
@@ -40,11 +44,13 @@ from p2pfl.protocol.wire import CHUNK_BYTES, VERSION, Header, Message
 from p2pfl.topology import Neighborhood
 
 Codec = Literal["fp32", "bf16"]
+Memory = Literal["frames", "shared"]
 Frames = list[npt.NDArray[np.uint8]]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 BLOCK = 1 << 14  # elements; what is checked at a time, so that its float64 is nothing beside the vectors
 CHILD_SECONDS = 600.0
+LEAST_SHARED = 0.7  # of a memory copy's bytes a second, folding float32 from shared memory
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class Settings:
 
     degrees: tuple[int, ...] = (2, 4, 8, 16, 32, 63)
     """Neighbors of a peer; the least and the greatest from 4 on are compared for the bar."""
+    memories: tuple[Memory, ...] = ("frames", "shared")
+    """Where neighbors' vectors lie: in received frames, or in memory shared with their senders."""
     model: str = "vgg11"
     """Network whose size the vectors have."""
     width: float = 1.0
@@ -74,6 +82,7 @@ class Work:
     size: int
     degree: int
     codec: Codec
+    memory: Memory
     threads: int
     repeats: int
 
@@ -143,16 +152,17 @@ def main(settings: Settings) -> Report:
     size = vector_size(settings.model, settings.width)
     report = Report("mix", dataclasses.asdict(settings) | {"size": size})
     codecs: tuple[Codec, ...] = ("fp32", "bf16")
-    for codec in codecs:
+    for codec, memory in itertools.product(codecs, settings.memories):
         peaks: dict[int, Result] = {}
         for degree in settings.degrees:
-            print(f"{codec}, degree {degree}", file=sys.stderr)
-            work = Work(size, degree, codec, settings.threads, settings.repeats)
+            print(f"{codec}, {memory}, degree {degree}", file=sys.stderr)
+            work = Work(size, degree, codec, memory, settings.threads, settings.repeats)
             with children(_measure, [(work,)]) as links:
                 (peaks[degree],) = gather(links, CHILD_SECONDS)
             report.rows.append(_row(work, peaks[degree]))
         if not settings.quick:
-            report.bars += _flatness(codec, peaks)
+            report.bars += _flatness(f"{codec}, {memory}", peaks)
+            report.bars += _speeds(codec, memory, peaks)
     report.finish(settings.output)
     return report
 
@@ -164,6 +174,7 @@ def _row(work: Work, result: Result) -> dict[str, object]:
     vectors = (result.peak - result.before) / (work.size * 4)
     return {
         "wire": work.codec,
+        "memory": work.memory,
         "degree": work.degree,
         "fold GB/s": work.vector_bytes / spread(folds).median / 1e9,
         "copy GB/s": work.vector_bytes / spread(copies).median / 1e9,
@@ -176,20 +187,31 @@ def _row(work: Work, result: Result) -> dict[str, object]:
     }
 
 
-def _flatness(codec: Codec, results: dict[int, Result]) -> list[Bar]:
+def _speeds(codec: Codec, memory: Memory, results: dict[int, Result]) -> list[Bar]:
+    """Slowest folding from shared memory, beside a memory copy."""
+    if (codec, memory) != ("fp32", "shared"):
+        return []
+    speeds = [
+        ratios([one.copy for one in result.seconds], [one.fold for one in result.seconds]).median
+        for result in results.values()
+    ]
+    return [Bar("fp32, shared: folding beside a memory copy", min(speeds), at_least=LEAST_SHARED)]
+
+
+def _flatness(name: str, results: dict[int, Result]) -> list[Bar]:
     """Ratio of memory at the greatest degree to that at the first full window."""
     full = sorted(degree for degree in results if degree >= WINDOW)
     if len(full) < 2:
         return []
     low, high = (results[degree].peak - results[degree].before for degree in (full[0], full[-1]))
-    name = f"{codec}: peak memory of vectors, degree {full[-1]} to degree {full[0]}"
-    return [Bar(name, high / low, at_most=1.05)]
+    text = f"{name}: peak memory of vectors, degree {full[-1]} to degree {full[0]}"
+    return [Bar(text, high / low, at_most=1.05)]
 
 
 def _measure(link: Connection, work: Work) -> Result:
     """Measure in a fresh process: one round for memory, then rounds for time."""
     torch.set_num_threads(work.threads)
-    _mix(Work(100_000, work.degree, work.codec, work.threads, 1), None)  # torch's own buffers and code
+    _mix(dataclasses.replace(work, size=100_000, repeats=1), None)  # torch's own buffers and code
     reset_peak()
     before = peak_bytes()
     _mix(work, None)
@@ -281,7 +303,8 @@ def _messages(work: Work, number: int, sender: int, frames: Frames, numbers: Ten
         body = torch.from_numpy(frame).view(DTYPES[work.codec])
         torch.mul(numbers[: len(body)], factor(sender, chunk), out=body)
         header = Header(VERSION, "run", "chunk", sender, number, work.codec, "", "x", chunk * CHUNK_BYTES, len(frame))
-        yield Message(header, frame.data)
+        is_shared = work.memory == "shared"
+        yield Message(header, frame.data.toreadonly() if is_shared else frame.data, is_shared=is_shared)
 
 
 if __name__ == "__main__":

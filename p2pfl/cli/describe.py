@@ -39,7 +39,7 @@ def describe_run(topology: Topology, run: RunConfig, *, index: int | None = None
     endpoints_in_file(topology, run)
     need = estimate(roles, run, show_decoding, index=index, begins=begins)
     roles = need.roles
-    memory = need.weights_memory + need.activations_memory + need.exchange_memory
+    memory = need.weights_memory + need.activations_memory + need.exchange_memory + need.shared_memory
     rows = {
         "processes": _processes(roles, run),
         "data": f"{run.data.dataset}: {_samples(need)}, {need.classes} classes"
@@ -51,7 +51,8 @@ def describe_run(topology: Topology, run: RunConfig, *, index: int | None = None
         "memory": f"{_mb(memory)} per process besides libraries and data, {_mb(memory * roles.topology.n)} in total: "
         f"weights, gradient and {_STATES[run.training.optimizer]} {_mb(need.weights_memory)}, "
         f"activations {_mb(need.activations_memory)}, "
-        f"exchange {_mb(need.exchange_memory)}",
+        f"exchange {_mb(need.exchange_memory)}"
+        + (f", shared with neighbors {_mb(need.shared_memory)}" if need.shared_memory else ""),
         **_gpus(need),
         **_cluster(roles, run),
         **_traffic(need),

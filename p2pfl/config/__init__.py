@@ -11,7 +11,7 @@ from p2pfl.config.consistency import (
 )
 from p2pfl.config.data import DataConfig, EvaluationSet
 from p2pfl.config.launch import LaunchConfig
-from p2pfl.config.launch_checks import check_launch, spans_machines
+from p2pfl.config.launch_checks import check_launch, shares_memory, spans_machines
 from p2pfl.config.lists import LISTED, TUNABLE, split_values
 from p2pfl.config.pictures import PictureOptions
 from p2pfl.config.run import (
@@ -77,6 +77,7 @@ __all__ = [
     "load_toml",
     "options",
     "replace_options",
+    "shares_memory",
     "spans_machines",
     "split_values",
     "to_toml",

@@ -1,16 +1,26 @@
-"""Consistency of a launcher with the other settings."""
+"""Consistency of a launcher with the other settings, and what it implies."""
 
 from __future__ import annotations
 
 from p2pfl import registry
 from p2pfl.config.launch import LaunchConfig
 from p2pfl.config.run import RunConfig
+from p2pfl.config.sections import ExchangeConfig
 from p2pfl.errors import ConfigError
 
 
 def spans_machines(config: RunConfig) -> bool:
     """Return whether the run's processes may be on several machines, by its launcher."""
     return registry.LAUNCHERS[config.launch.launcher].spans_machines
+
+
+def shares_memory(exchange: ExchangeConfig) -> bool:
+    """Whether vectors go through shared memory to neighbors on this machine.
+
+    Where the system permits.
+    """
+    has_secrets = exchange.keys is not None or exchange.token_file is not None
+    return exchange.transport == "shm" or (exchange.transport == "auto" and not has_secrets)
 
 
 def check_launch(config: RunConfig) -> None:

@@ -7,6 +7,7 @@ import sys
 
 from p2pfl.errors import P2PFLError
 from p2pfl.transport.admission import STRANGERS
+from p2pfl.transport.segments import MAX_SLOTS
 
 # As measured, with room to spare: libraries and streams; a worker's pipe, sentinel, end and pidfd.
 _BARE_FILES = 48
@@ -15,6 +16,8 @@ _FILES_PER_WORKER = 6
 # connections in either direction, and a second handle of each.
 _FILES_PER_NEIGHBOR = 8 if sys.platform == "linux" else 12
 _FILES_PER_STRANGER = 2
+# Segments of shared memory: three for each neighbor where each gets another vector, and one that is shown.
+_FILES_PER_SHARED = 3 if sys.platform == "linux" else 0
 
 
 def files_needed(processes: int, neighbors: int) -> int:
@@ -22,7 +25,8 @@ def files_needed(processes: int, neighbors: int) -> int:
 
     A launcher needs some for each process, a process some for each neighbor.
     """
-    return _BARE_FILES + max(_FILES_PER_WORKER * processes, _FILES_PER_NEIGHBOR * neighbors)
+    shared = min(_FILES_PER_SHARED * (neighbors + 1), MAX_SLOTS)
+    return _BARE_FILES + max(_FILES_PER_WORKER * processes, _FILES_PER_NEIGHBOR * neighbors + shared)
 
 
 def allow_open_files(processes: int, neighbors: int) -> None:

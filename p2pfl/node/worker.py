@@ -11,7 +11,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from p2pfl.config import ExchangeConfig
+from p2pfl.config import shares_memory
 from p2pfl.errors import ConfigError, Interrupted, P2PFLError, is_from_outside, one_line, unwritable
 from p2pfl.faults.injector import FaultInjector
 from p2pfl.modes import assign_roles
@@ -199,12 +199,6 @@ def shared_memory(transport: Transport, spec: messages.WorkerSpec) -> Transport:
     """Shared memory, where neighbors and settings permit, around a transport."""
     share = shares_memory(spec.config.exchange)
     return SharedMemoryTransport(transport, spec.run, spec.index, log_of(spec.index).info, share=share)
-
-
-def shares_memory(exchange: ExchangeConfig) -> bool:
-    """Whether vectors go through shared memory to neighbors on this machine."""
-    has_secrets = exchange.keys is not None or exchange.token_file is not None
-    return exchange.transport == "shm" or (exchange.transport == "auto" and not has_secrets)
 
 
 def zeromq_maker(spec: messages.WorkerSpec, topology: Topology) -> Callable[[str], Transport]:

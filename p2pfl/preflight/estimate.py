@@ -16,7 +16,7 @@ from p2pfl.model.vector import Layout
 from p2pfl.modes import Roles, assign_roles, mode_of
 from p2pfl.payload import ITEM_BYTES
 from p2pfl.preflight.checkpoints import checkpoints_on_disk
-from p2pfl.preflight.exchanges import exchange_memory, shares_kept, vectors_sent
+from p2pfl.preflight.exchanges import exchange_memory, shared_memory, shares_kept, vectors_sent
 from p2pfl.preflight.gpus import GpuUse, check_gpus, count_activations, requested_devices
 from p2pfl.preflight.notes import settings_notes
 from p2pfl.preflight.saved_state import SavedSize, saved_sizes
@@ -61,6 +61,7 @@ class Estimate:
     weights_memory: int
     activations_memory: int
     exchange_memory: int
+    shared_memory: int  # segments that neighbors on the same machine read
     bytes_per_round: int
     busiest_bytes_per_round: int
     training_bytes: int  # sent by all in all training rounds; the first payload on an edge may be longer than others
@@ -276,6 +277,7 @@ def estimate(  # longer than others: each field of the result takes a line
         weights_memory=(2 + state_vectors(config.training)) * whole,  # the model, its gradient, the optimizer's state
         activations_memory=_activations_memory(model, config),
         exchange_memory=exchange_memory(config, whole, coded, degree, shares_kept(roles, config)),
+        shared_memory=shared_memory(config, roles, whole, coded) if index is None else 0,
         bytes_per_round=round(sum(sent) * coded),
         busiest_bytes_per_round=round(max(sent) * coded),
         training_bytes=round(sum(sent) * coded) * config.training.rounds

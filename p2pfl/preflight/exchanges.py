@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from statistics import fmean
 
 from p2pfl import registry
 from p2pfl.algorithms.blockwise import SIDE_BLOCK
-from p2pfl.config import RunConfig, is_robust
+from p2pfl.config import RunConfig, is_robust, shares_memory, spans_machines
 from p2pfl.mixing import pushes_sums
 from p2pfl.modes import Roles, mode_of
 from p2pfl.protocol.inbox import WINDOW
 from p2pfl.topology import neighborhood
 
+SEGMENTS = 3  # of a payload in shared memory: this round's, and two before that a slow neighbor has not averaged
 CONSENSUS_VECTORS = 2  # kept by accelerated averaging besides the model's: the previous and the next
 
 
@@ -40,6 +42,26 @@ def shares_kept(roles: Roles, config: RunConfig) -> int:
     return min(roles.period - 1, 2 * int(receivers.sum(axis=0).max() - 1))
 
 
+def shared_memory(config: RunConfig, roles: Roles, whole: int, coded: int) -> int:
+    """Peak bytes of a process's segments, on one machine; 0 where there are none.
+
+    `whole`, `coded`: bytes of a vector in float32 and as it travels. Where each neighbor gets another payload, there
+    are segments for each.
+    """
+    if not is_shared(config) or not any(roles.links):
+        return 0
+    entry = registry.entry_of("algorithm", config.gossip.algorithm) if roles.mode.mixes else None
+    payloads = max(map(len, roles.links)) if entry is not None and entry.differs_by_neighbor else 1
+    merged = whole if roles.consensus_rounds else 0
+    return SEGMENTS * max(payloads * coded, merged)
+
+
+def is_shared(config: RunConfig) -> bool:
+    """Whether this system shares memory, and the run on it does."""
+    may_spread = spans_machines(config) and config.exchange.transport == "auto"
+    return hasattr(os, "memfd_create") and shares_memory(config.exchange) and not may_spread
+
+
 def exchange_memory(config: RunConfig, whole: int, coded: int, degree: int, shares: int = 0) -> int:
     """Peak bytes of sent vectors, averages, and received vectors not yet folded.
 
@@ -53,6 +75,8 @@ def exchange_memory(config: RunConfig, whole: int, coded: int, degree: int, shar
     copies = (config.gossip.gossip_steps - 1) * coded if config.record.checkpoint else 0
     if is_robust(config):
         blocks = (degree + 2) * SIDE_BLOCK * 4
+        if mode_of(config).mixes and is_shared(config):  # neighbors' vectors stay in their memory
+            return copies + coded + whole + blocks
         if mode_of(config).mixes:  # the consensus phase again: every neighbor's vector, and those of the next round
             return copies + coded + (1 + degree + waiting) * whole + blocks
         return 2 * whole + (coded if coded != whole else 0) + degree * coded + blocks

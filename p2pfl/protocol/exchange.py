@@ -195,7 +195,7 @@ class Exchange:
         for sender in (senders := sorted(self._expected_in(self.round))):
             if (payload := self.channel.take(self.round, sender)) is not None:  # which makes room for others'
                 self.bootstrap.add(sender, payload)
-        return all(self.channel.inbox.is_whole(self.round, sender) for sender in senders)
+        return not self.channel.inbox.missing(self.round, senders)
 
     def finish_bootstrap(self) -> Tensor:
         """Write the collected weights into x."""

@@ -196,8 +196,11 @@ class Inbox:
         wanted, total = self._form_of(header.round).encodings, self._total(header)
         self._check(header, wanted.get(header.vector), arrival.totals.get(header.vector, total), total)
         have = arrival.bytes.get(header.vector, 0)
-        if header.offset < have:
+        if header.offset + header.length <= have:
             return False  # sent again after a broken connection; a payload does not change, so what is here stays
+        if header.offset < have:  # chunks of shared memory, of which the first are here
+            message = message.after(have)
+            header = message.header
         if header.offset > have:
             raise ProtocolError(Refusal.OFFSET, f"{header.offset} is not the next chunk")
         piece = arrival.piece(message, self._form_of(header.round))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 import msgspec
@@ -59,14 +59,14 @@ KINDS: Mapping[Kind, str] = {
     "goodbye": "The sender has finished its last round; a coordinator dismisses its clients.",
     "introduction": "Description of a peer's own data (--partition own); that peer's number takes the round's place.",
     "segment": "Offer of shared memory: what a neighbor on the same machine may map, read-only.",
-    "mapped": "Answer to that offer: the sender has mapped it, or cannot (scalar accepted: 1 or 0).",
+    "mapped": "Answer to that offer, or to a reference that cannot be mapped: whether the sender has mapped it.",
     "reference": "Chunks of a vector that lie in the sender's shared memory, in the place of the chunks themselves.",
     "release": "References whose memory the sender of the message does not read any longer.",
 }
 """Meaning of each kind of message."""
 SHARED_MEMORY_KINDS: frozenset[Kind] = frozenset({"segment", "mapped", "reference", "release"})
 """Kinds between transports, of which no protocol hears."""
-_WITH_BODY = frozenset({"hello", "introduction", "segment", "reference", "release"})
+_WITH_BODY = frozenset({"hello", "introduction", "segment", "mapped", "reference", "release"})
 _WITH_CODEC = frozenset({"chunk", "reference"})
 Buffer = bytes | bytearray | memoryview
 
@@ -122,6 +122,13 @@ class Message:
     def size(self) -> int:
         """Bytes of the body."""
         return self.header.length
+
+    def after(self, offset: int) -> Message:
+        """The chunk without what comes before an offset within it."""
+        header = self.header
+        left = header.offset + header.length - offset
+        body = memoryview(self.body)[header.length - left :]
+        return replace(self, header=msgspec.structs.replace(header, offset=offset, length=left), body=body)
 
 
 _encoder = msgspec.msgpack.Encoder()

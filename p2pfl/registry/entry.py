@@ -56,6 +56,8 @@ class Entry:
     """Vectors as long as the model that a peer keeps beside those of D-PSGD."""
     kept_per_neighbor: int = 0
     """Vectors as long as the model that a peer keeps for each neighbor, in the consensus phase, too."""
+    differs_by_neighbor: bool = False
+    """Each neighbor gets another vector."""
     by_round: bool = False
     """A mixing with a matrix for each round of a period on one graph, whose self-weights may be negative."""
     takes_negative_weights: bool = False

@@ -50,6 +50,7 @@ ALGORITHMS: Mapping[str, Entry] = {
         "Vogels et al. 2021, RelaySum for decentralized deep learning on heterogeneous data",
         orders=("atc",),
         kept_per_neighbor=2,
+        differs_by_neighbor=True,
         uses_tree=True,
         fixed_mixing=True,
         wire_dtypes=("fp32",),

@@ -15,6 +15,7 @@ from p2pfl.transport.segments import Announcement, Bytes, Segment
 
 HOLD_SECONDS = 0.1  # until releases are sent that no other message has taken along
 MAX_RELEASES = 2048  # in one message
+MAX_REPEATED = 256  # releases of a neighbor's memory that are told again after its link broke
 
 T = TypeVar("T")
 
@@ -35,6 +36,17 @@ class Reference(msgspec.Struct, frozen=True, array_like=True):
     """Bytes of all chunks together."""
 
 
+class Answer(msgspec.Struct, frozen=True, array_like=True):
+    """Body of a `mapped`: whether an announced segment is mapped."""
+
+    token: Annotated[str, msgspec.Meta(max_length=64)]
+    """Token of the process that announced it, which may have been restarted since."""
+    is_mapped: bool
+    """Whether it is."""
+    number: Annotated[int, msgspec.Meta(ge=0, le=1 << 62)] | None = None
+    """Number of the reference that announced it; None: it was an offer."""
+
+
 def decode(kind: type[T], body: Buffer) -> T:
     """Body of a message between transports. Raises msgspec.MsgspecError."""
     decoder: msgspec.msgpack.Decoder[T] = _DECODERS[kind]
@@ -42,7 +54,7 @@ def decode(kind: type[T], body: Buffer) -> T:
 
 
 _DECODERS: dict[Any, msgspec.msgpack.Decoder[Any]] = {
-    kind: msgspec.msgpack.Decoder(kind) for kind in (Announcement, Reference, list[int])
+    kind: msgspec.msgpack.Decoder(kind) for kind in (Announcement, Answer, Reference, list[int])
 }
 
 
@@ -76,6 +88,7 @@ class Releases:
 
     def __init__(self) -> None:
         self._gone: deque[tuple[int, int]] = deque()  # neighbor and reference; any thread may add to it
+        self._told: defaultdict[int, deque[int]] = defaultdict(lambda: deque(maxlen=MAX_REPEATED))
         self._since = 0.0
 
     def watch(self, memory: Bytes, neighbor: int, number: int) -> None:
@@ -93,6 +106,10 @@ class Releases:
         self._since = self._since or now
         return self._since + HOLD_SECONDS - now
 
+    def repeat(self, neighbor: int) -> None:
+        """Release once more what the link to a neighbor may have lost when it broke."""
+        self._gone.extend((neighbor, number) for number in self._told.pop(neighbor, ()))
+
     def take(self, only: int | None) -> dict[int, list[int]]:
         """Take the released references, or those of one neighbor, by neighbor."""
         numbers: defaultdict[int, list[int]] = defaultdict(list)
@@ -104,4 +121,6 @@ class Releases:
                 numbers[neighbor].append(number)
         if not self._gone:
             self._since = 0.0
+        for neighbor, those in numbers.items():
+            self._told[neighbor].extend(those)
         return {neighbor: those for neighbor, those in numbers.items() if those}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -13,6 +14,10 @@ from p2pfl.transport.segments import MAX_SLOTS, Owner, Segment, SegmentError
 # Segments beside two for each vector of a round. A neighbor holds this round's and the next round's at most, since it
 # grants no credit further ahead; a release may be on its way meanwhile.
 SPARE = 2
+# Of a reference's number. A neighbor may release what an earlier process with this one's place has sent, or a stranger
+# what it makes up: they start somewhere, so that such numbers mean nothing here.
+_NUMBER_BITS = 61
+_SHOWN = MAX_SLOTS - 1
 
 
 @dataclass(eq=False)
@@ -49,26 +54,25 @@ class SegmentPool:
 
     def __init__(self, owner: Owner, size: int) -> None:
         """Make segments of `size` bytes. Raises SegmentError where none can be made."""
+        self.shown = Segment(owner, _SHOWN, 1)
+        """A segment that shows others whether they can open any; it has no vectors, and stays until the end."""
         self._owner = owner
         self._size = size
         self._free: list[_Held] = []
         self._used: dict[int, _Held] = {}  # by slot; those that are not free
         self._vectors: dict[_Key, _Vector] = {}
         self._references: dict[int, tuple[int, _Held]] = {}  # neighbor and segment
-        self._count = 0
+        self._count = secrets.randbits(_NUMBER_BITS)
         self._width = 1  # the most vectors that were sent between two changes of any
-        self._free.append(self._new(0))
 
     @property
-    def first(self) -> Segment:
-        """A segment that shows others whether they can open any. Raises SegmentError."""
-        if not self.size:
-            self._free.append(self._new(0))
-        return [*self._used.values(), *self._free][0].segment
+    def owner(self) -> Owner:
+        """The process."""
+        return self._owner
 
     @property
     def size(self) -> int:
-        """Number of segments."""
+        """Number of segments with vectors, or for them."""
         return len(self._free) + len(self._used)
 
     def place(self, message: Message) -> Segment | None:
@@ -87,7 +91,10 @@ class SegmentPool:
         if header.offset + header.length > segment.size:
             return None
         if header.offset not in vector.copied:
-            segment.write(header.offset, body)
+            try:
+                segment.write(header.offset, body)
+            except SegmentError:
+                return None
             vector.copied.add(header.offset)
         return segment
 
@@ -105,10 +112,14 @@ class SegmentPool:
         Those of others are ignored.
         """
         for number in numbers:
-            if self._references.get(number, (None,))[0] == neighbor:
+            if self.has(neighbor, number):
                 _, held = self._references.pop(number)
                 held.references.discard(number)
                 self._settle(held)
+
+    def has(self, neighbor: int, number: int) -> bool:
+        """Whether a neighbor has this reference, and has not released it."""
+        return self._references.get(number, (None,))[0] == neighbor
 
     def lose(self, neighbor: int) -> None:
         """Give up the segments that a neighbor refers to, whose releases may never come."""
@@ -128,6 +139,7 @@ class SegmentPool:
 
     def close(self) -> None:
         """Close all segments."""
+        self.shown.close()
         for held in [*self._free, *self._used.values()]:
             held.segment.close()
         self._free.clear()
@@ -137,9 +149,9 @@ class SegmentPool:
 
     def _take(self, width: int) -> _Held | None:
         self._width = max(self._width, width)
-        if not self._free and self.size < min(2 * self._width + SPARE, MAX_SLOTS):
+        if not self._free and self.size < min(2 * self._width + SPARE, _SHOWN):
             try:
-                self._free.append(self._new(min(set(range(MAX_SLOTS)) - self._used.keys())))
+                self._free.append(self._new(min(set(range(_SHOWN)) - self._used.keys())))
             except SegmentError:  # out of memory or of file numbers
                 return None
         if not self._free:

@@ -95,14 +95,14 @@ class Segment:
         try:
             fd = os.memfd_create(f"{_NAME}-{owner.token}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.ftruncate(fd, size)
-            self._memory: mmap.mmap | None = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+            self._bytes: Bytes = np.frombuffer(memoryview(map_file(fd, size, is_written=True)), np.uint8)
             fcntl.fcntl(fd, ADD_SEALS, SEALS)
         except (OSError, ValueError) as error:
             if fd >= 0:
                 os.close(fd)
             raise SegmentError(f"this system does not make sealed shared memory ({error})") from None
         self._fd = fd
-        self._bytes: Bytes = np.frombuffer(self._memory, np.uint8)
+        self._reserved = 0
         self.announcement = Announcement(owner.place, owner.token, os.getpid(), slot, fd, os.fstat(fd).st_ino, size)
 
     @property
@@ -111,17 +111,26 @@ class Segment:
         return self.announcement.size
 
     def write(self, offset: int, body: Buffer) -> None:
-        """Copy bytes to a place within it."""
+        """Copy bytes to a place within it.
+
+        Raises SegmentError where there is no memory for them.
+        """
         data = np.frombuffer(body, np.uint8)
-        np.copyto(self._bytes[offset : offset + data.nbytes], data)
+        end = offset + data.nbytes
+        if end > self._reserved:  # a page that the system cannot supply while it is written would end the process
+            try:
+                os.posix_fallocate(self._fd, self._reserved, end - self._reserved)
+            except OSError as error:
+                raise SegmentError(f"no memory for what is shared ({error.strerror})") from None
+            self._reserved = end
+        np.copyto(self._bytes[offset:end], data)
 
     def close(self) -> None:
         """Give it up.
 
         Those that have mapped it keep what it holds, and nobody else can open it.
         """
-        self._bytes = np.empty(0, np.uint8)
-        self._memory = None  # which unmaps it
+        self._bytes = np.empty(0, np.uint8)  # which unmaps it
         os.close(self._fd)
 
 
@@ -143,14 +152,14 @@ class Mapping:
             if os.readlink(path) != f"/memfd:{_NAME}-{announced.token} (deleted)":
                 raise SegmentError("what was announced is no segment")
             _check(os.stat(path), announced)
-            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         except OSError as error:
             raise SegmentError(f"memory of other processes cannot be opened here ({error.strerror})") from None
         try:
             _check(os.fstat(fd), announced)  # another file may have the number by now
             if fcntl.fcntl(fd, GET_SEALS) & SEALS != SEALS:
                 raise SegmentError("a segment without seals")
-            self._memory = _map(fd, announced.size)
+            self._memory = map_file(fd, announced.size)
         except OSError as error:
             raise SegmentError(f"a segment cannot be mapped ({error})") from None
         finally:
@@ -165,16 +174,17 @@ class Mapping:
         return np.frombuffer(memoryview(self._memory).toreadonly(), np.uint8, length, offset)
 
 
-def _map(fd: int, size: int) -> ctypes.Array[ctypes.c_ubyte]:
-    """Map a file read-only until the last view of it is gone. Raises OSError.
+def map_file(fd: int, size: int, is_written: bool = False) -> ctypes.Array[ctypes.c_ubyte]:
+    """Map a file, read-only or not, until the last view of it is gone. Raises OSError.
 
     Python's own mapping would keep a file open, and ZeroMQ aborts where it finds none left.
     """
+    protection = mmap.PROT_READ | (mmap.PROT_WRITE if is_written else 0)
     library = ctypes.CDLL(None, use_errno=True)
     library.mmap.restype = ctypes.c_void_p
     library.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_longlong]
     library.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-    address = library.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+    address = library.mmap(None, size, protection, mmap.MAP_SHARED, fd, 0)
     if address == ctypes.c_void_p(-1).value:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     memory = (ctypes.c_ubyte * size).from_address(address)
@@ -184,9 +194,24 @@ def _map(fd: int, size: int) -> ctypes.Array[ctypes.c_ubyte]:
 
 def _check(found: os.stat_result, announced: Announcement) -> None:
     """Raise SegmentError for another file than was announced."""
-    is_same = found.st_ino == announced.inode and found.st_size == announced.size
+    is_same = found.st_ino == announced.inode and found.st_size == announced.size and found.st_dev == memory_device()
     if not (stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid() and is_same):
         raise SegmentError("what was announced is another file")
+
+
+@cache
+def memory_device() -> int:
+    """Device of all plain memfds. Raises OSError.
+
+    Those of huge pages have another: where the system has none left, reading them would end the process.
+    """
+    if not hasattr(os, "memfd_create"):
+        raise SegmentError("this system has no memfd")
+    fd = os.memfd_create(_NAME, os.MFD_CLOEXEC)
+    try:
+        return os.fstat(fd).st_dev
+    finally:
+        os.close(fd)
 
 
 class Mappings:

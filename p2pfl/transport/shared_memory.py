@@ -18,7 +18,7 @@ from p2pfl.protocol import wire
 from p2pfl.protocol.events import Lost, Received, Reconnected, Refused, TransportEvent
 from p2pfl.protocol.wire import CHUNK_BYTES, VERSION, Header, Kind, Message
 from p2pfl.transport.interface import Transport
-from p2pfl.transport.references import Pending, Reference, Releases, decode, encode, size_of_chunks
+from p2pfl.transport.references import Answer, Pending, Reference, Releases, decode, encode, size_of_chunks
 from p2pfl.transport.segment_pool import SegmentPool
 from p2pfl.transport.segments import Announcement, Mappings, Owner, SegmentError
 
@@ -73,6 +73,7 @@ class SharedMemoryTransport:
     def discard(self, neighbor: int) -> None:
         self._pending.pop(neighbor, None)
         self._lose(neighbor)
+        self._mappings.pop(neighbor, None)
         self._transport.discard(neighbor)
 
     def flushed(self) -> bool:
@@ -96,8 +97,12 @@ class SharedMemoryTransport:
                 continue
             if isinstance(event, Lost | Reconnected):
                 self._lose(event.neighbor)
-            if isinstance(event, Reconnected) and event.neighbor in self._offered:
-                self._offer(event.neighbor)
+            if isinstance(event, Lost):  # its memory would stay as long as it is mapped; what is in use stays
+                self._mappings.pop(event.neighbor, None)
+            if isinstance(event, Reconnected):
+                self._releases.repeat(event.neighbor)
+                if event.neighbor in self._offered:
+                    self._offer(event.neighbor)
             events.append(event)
         return events
 
@@ -168,7 +173,7 @@ class SharedMemoryTransport:
         try:
             if self._pool is None:
                 self._pool = SegmentPool(Owner(), self._segment_bytes)
-            self._tell(neighbor, "segment", encode(self._pool.first.announcement))
+            self._tell(neighbor, "segment", encode(self._pool.shown.announcement))
         except SegmentError as error:
             self._shares = False
             self._explain(str(error))
@@ -189,7 +194,7 @@ class SharedMemoryTransport:
             if header.kind == "segment":
                 self._answer(header.sender, decode(Announcement, message.body))
             elif header.kind == "mapped":
-                self._take_answer(header)
+                self._take_answer(header.sender, decode(Answer, message.body))
             elif header.kind == "release" and self._pool is not None:
                 self._pool.release(header.sender, decode(list[int], message.body))
             elif header.kind == "reference":
@@ -201,26 +206,34 @@ class SharedMemoryTransport:
         return []
 
     def _answer(self, neighbor: int, announced: Announcement) -> None:
+        """Say whether an offer can be used here."""
         try:
             if not self._shares:
                 raise SegmentError("")
             self._mappings[neighbor].find(announced, self._most)
         except SegmentError as error:
-            self._decline(neighbor, str(error))
+            self._decline(neighbor, Answer(announced.token, is_mapped=False), str(error))
             return
-        self._tell(neighbor, "mapped", about={"accepted": 1.0})
+        self._tell(neighbor, "mapped", encode(Answer(announced.token, is_mapped=True)))
 
-    def _decline(self, neighbor: int, reason: str) -> None:
+    def _decline(self, neighbor: int, answer: Answer, reason: str) -> None:
         if reason:
             self._explain(reason)
-        self._tell(neighbor, "mapped", about={"accepted": 0.0})
+        self._tell(neighbor, "mapped", encode(answer))
 
-    def _take_answer(self, header: Header) -> None:
-        if self._pool is not None and header.scalars.get("accepted") and header.sender in self._offered:
-            self._accepted.add(header.sender)
+    def _take_answer(self, neighbor: int, answer: Answer) -> None:
+        """Share with a neighbor that can map segments, and not with one that cannot.
+
+        It may answer what was sent before its link was lost, or before this process was restarted.
+        """
+        if self._pool is None or neighbor not in self._offered or answer.token != self._pool.owner.token:
+            return
+        if answer.is_mapped:
+            self._accepted.add(neighbor)
             self._say_once(USED)
-        else:
-            self._accepted.discard(header.sender)
+        elif answer.number is None or self._pool.has(neighbor, answer.number):
+            self._accepted.discard(neighbor)
+            self._pool.release(neighbor, [] if answer.number is None else [answer.number])
 
     @property
     def _most(self) -> int:
@@ -237,7 +250,7 @@ class SharedMemoryTransport:
                 raise SegmentError("a reference that was not asked for")
             memory = self._mappings[sender].find(reference.segment, self._most).view(header.offset, length)
         except SegmentError as error:
-            self._decline(sender, str(error))
+            self._decline(sender, Answer(reference.segment.token, is_mapped=False, number=reference.number), str(error))
             return []  # missed like a lost message, and asked for again
         self._releases.watch(memory, sender, reference.number)
         whole = msgspec.structs.replace(header, kind="chunk", length=length)
@@ -249,8 +262,8 @@ class SharedMemoryTransport:
         for neighbor, numbers in self._releases.take(only).items():
             self._tell(neighbor, "release", encode(numbers))
 
-    def _tell(self, neighbor: int, kind: Kind, body: bytes = b"", about: Mapping[str, float] | None = None) -> None:
-        header = Header(VERSION, self._run, kind, self._me, 0, length=len(body), scalars=dict(about or {}))
+    def _tell(self, neighbor: int, kind: Kind, body: bytes) -> None:
+        header = Header(VERSION, self._run, kind, self._me, 0, length=len(body))
         self._transport.send(neighbor, Message(header, body))
 
     def _explain(self, reason: str) -> None:

@@ -29,3 +29,7 @@ def test_a_benchmark_runs_and_writes_its_rows(name: str, tmp_path: Path) -> None
     assert result["rows"]
     assert result["bars"] == [], "tiny sizes reach no bar and miss none"
     assert result["machine"]["cores"] >= 1
+    if name == "exchange":
+        groups = json.loads(output.with_stem("result-group").read_text())
+        assert {row["who"] for row in groups["rows"]} == {"bare", "shm", "ipc", "tcp"}
+        assert groups["bars"] == []

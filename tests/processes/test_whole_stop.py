@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shlex
 import shutil
 import signal
@@ -11,10 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from tests.support import commands
-from tests.support.real_run import Run
+from tests.support.real_run import Run, is_past, kill_all
 
 from p2pfl import make_topology
 from p2pfl.node.control import EXIT_INTERRUPTED
@@ -72,19 +69,6 @@ def ends_as_in_peace(run: Run, peace: bytes) -> str:
         assert rounds == list(range(1, len(rounds) + 1)), "every round is recorded once"
         assert not any(record.absent for record in run.records(name))
     return err
-
-
-def kill_all(run: Run) -> None:
-    """Launcher, fork server and peers, one right after the other."""
-    family = run.family()
-    os.killpg(run.process.pid, signal.SIGKILL)
-    for process in family:
-        with contextlib.suppress(psutil.NoSuchProcess):  # it ends by itself once its launcher is gone
-            process.kill()
-    run.process.communicate()
-    assert psutil.wait_procs(family, timeout=10)[1] == []
-    for sockets in run.temporary.glob("p2pfl-*"):
-        shutil.rmtree(sockets)  # nobody was left to do that
 
 
 def half_a_file(run: Run, name: str) -> Path:
@@ -232,20 +216,6 @@ def test_every_peers_newest_checkpoint_damaged(start: Start, peace: bytes) -> No
     again = start(run)
     assert ends_as_in_peace(again, peace) == ""
     assert sum("altered since it was written" in line for line in again.lines) == 3, again.lines
-
-
-def is_past(run: Run, number: int) -> bool:
-    """Wait until a round from this one on is recorded; False where the run has ended.
-
-    It continues while it is being killed, and may be several rounds further when it is resumed, or at its end. The
-    terminal would be told later.
-    """
-    records = run.run_dir / "peers" / "0" / "rounds.jsonl"
-    while run.process.poll() is None:
-        if records.exists() and records.read_bytes().count(b"\n") >= number:
-            return True
-        time.sleep(0.005)
-    return False
 
 
 def test_cut_again_and_again(start: Start, peace: bytes) -> None:

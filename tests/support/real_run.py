@@ -5,10 +5,13 @@ Tests kill, freeze and wake its processes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import tempfile
+import time
 from pathlib import Path
 
 import psutil
@@ -82,3 +85,30 @@ class Run:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.communicate()
+
+
+def kill_all(run: Run) -> None:
+    """Launcher, fork server and peers, one right after the other."""
+    family = run.family()
+    os.killpg(run.process.pid, signal.SIGKILL)
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ends by itself once its launcher is gone
+            process.kill()
+    run.process.communicate()
+    assert psutil.wait_procs(family, timeout=10)[1] == []
+    for sockets in run.temporary.glob("p2pfl-*"):
+        shutil.rmtree(sockets)  # nobody was left to do that
+
+
+def is_past(run: Run, number: int) -> bool:
+    """Wait until a round from this one on is recorded; False where the run has ended.
+
+    It continues while it is being killed, and may be several rounds further when it is resumed, or at its end. The
+    terminal would be told later.
+    """
+    records = run.run_dir / "peers" / "0" / "rounds.jsonl"
+    while run.process.poll() is None:
+        if records.exists() and records.read_bytes().count(b"\n") >= number:
+            return True
+        time.sleep(0.005)
+    return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -137,12 +138,20 @@ def needed(kind: str, n: int, **options: object) -> tuple[int, int, int]:
 
 
 @pytest.mark.parametrize("algorithm", ["clipped", "trimmed-mean", "median"])
-def test_memory_grows_with_the_degree(algorithm: str) -> None:
+def test_memory_grows_with_the_degree_over_sockets(algorithm: str) -> None:
     for n, wire_dtype in ((5, "fp32"), (9, "fp32"), (9, "bf16")):
-        exchange, whole, coded = needed("complete", n, algorithm=algorithm, byzantine=1, wire_dtype=wire_dtype)
+        options = {"algorithm": algorithm, "byzantine": 1, "wire_dtype": wire_dtype, "transport": "ipc"}
+        exchange, whole, coded = needed("complete", n, **options)
         degree = n - 1
         # What training sent last, the mix, all neighbors' vectors, and the four of the next round that may be there.
         assert exchange == coded + (1 + degree + 4) * whole + (degree + 2) * SIDE_BLOCK * 4
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memfd")
+def test_memory_does_not_grow_with_the_degree_where_it_is_shared() -> None:
+    """Neighbors' vectors stay where they are; blocks of all of them are side by side."""
+    few, many = (needed("complete", n, algorithm="median")[0] for n in (5, 9))
+    assert many - few == 4 * SIDE_BLOCK * 4
 
 
 def test_a_coordinators_memory_grows_with_the_selected() -> None:

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from p2pfl.config import ExchangeConfig
-from p2pfl.node.worker import shares_memory
+from p2pfl.config import ExchangeConfig, shares_memory
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -160,6 +161,22 @@ def test_memory_does_not_grow_with_the_degree_but_does_with_the_batch() -> None:
     double = needs("complete", 5, batch_size=64)
     assert few.activations_memory > 32 * 8 * 32 * 32 * 4  # the first convolution's output is kept
     assert double.activations_memory == pytest.approx(2 * few.activations_memory, rel=0.05)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memfd")
+def test_what_neighbors_read_in_shared_memory_is_counted() -> None:
+    """Three rounds of a vector, or of as many as neighbors where each gets another."""
+    shared, sockets = needs("ring", 4), needs("ring", 4, transport="ipc")
+    assert shared.shared_memory == 3 * shared.vector_bytes
+    assert sockets.shared_memory == needs("ring", 4, keys="keys").shared_memory == 0
+    assert shared.exchange_memory == sockets.exchange_memory
+    config = digits(algorithm="relay-sum")
+    star = estimate(assign_roles(config, make_topology("star", 5)), config)
+    assert star.shared_memory == 3 * 4 * star.vector_bytes
+    lonely = RunConfig.of(mode="local", dataset="digits", width=0.125)
+    assert estimate(assign_roles(lonely, make_topology("ring", 4)), lonely).shared_memory == 0
+    texts = [describe_run(make_topology("ring", 4), digits(transport=name)) for name in ("auto", "ipc")]
+    assert ["shared with neighbors" in text for text in texts] == [True, False]
 
 
 @pytest.mark.parametrize("mode", ["gossip", "local"])

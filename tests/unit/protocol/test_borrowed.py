@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from tests.support.helpers import matrix, schedules_of
-from tests.support.one_peer import CONTEXT, SIZE, X, chunk, greeted, sends
+from tests.support.one_peer import CONTEXT, SIZE, X, chunk, greeted, hello, sends
 
 from p2pfl.algorithms import DPSGD, Algorithm, Chebyshev
 from p2pfl.algorithms.base import RoundContext
@@ -18,7 +19,7 @@ from p2pfl.algorithms.robust import Clipped, Median, Robust, TrimmedMean
 from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.payload import Borrowed, Payload
 from p2pfl.protocol.arrival import UnusableError
-from p2pfl.protocol.events import Action, Received, RoundDone, Trained
+from p2pfl.protocol.events import Action, Received, RoundDone, Started, Trained
 from p2pfl.protocol.inbox import Inbox, Senders
 from p2pfl.protocol.peer import Peer
 from p2pfl.protocol.wire import CHUNK_BYTES, VERSION, Header, Message
@@ -104,6 +105,20 @@ def test_a_whole_payload_is_copied_and_checked_at_once() -> None:
     again.add(shared(memory))
     with pytest.raises(UnusableError):
         again.take(1, 1)
+
+
+@pytest.mark.parametrize("form", [DPSGD(), DPSGD(streaming=False), Robust(Median())])
+def test_a_vector_that_comes_once_more_is_completed_from_where_it_was_lost(form: Algorithm) -> None:
+    """A fault script lost chunks amid it; all come again as one reference."""
+    box, memory = inbox(form), drawn()
+    whole = shared(memory)
+    header = msgspec.structs.replace(whole.header, length=CHUNK_BYTES)
+    assert not box.add(Message(header, memoryview(whole.body)[:CHUNK_BYTES], is_shared=True))
+    assert not box.add(Message(header, bytearray(memoryview(whole.body)[:CHUNK_BYTES])))
+    assert box.add(whole)
+    payload = box.take(1, 1)
+    assert payload is not None
+    assert torch.equal(torch.cat(list(payload.vectors["x"])), torch.from_numpy(memory))
 
 
 def test_who_takes_whole_vectors_gets_its_own_copies() -> None:
@@ -221,3 +236,20 @@ def test_clipping_bounds_a_vector_that_is_rewritten_after_its_distance_was_taken
     algorithm.accumulate(state, 1, Payload({"x": Rewritten([torch.full((SIZE,), 0.5)])}))
     algorithm.accumulate(state, 3, Payload({"x": [torch.zeros(SIZE)]}))
     assert float(algorithm.finish(state, context).norm()) <= 2.0 / 3
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_a_peer_that_takes_weights_does_not_wait_for_another_after_a_bad_vector(is_shared: bool) -> None:
+    context = replace(CONTEXT, needs_bootstrap=True, first_round=2)
+    peer = Peer(context, schedules_of(matrix("ring", 4))[0], X.clone(), DPSGD(), Chebyshev(1 / 3))
+    peer.handle(Started(), 0.0)
+    for sender in (1, 3):
+        peer.handle(hello(sender, 2), 0.0)
+    memory = drawn(SIZE)
+    memory[0] = math.nan
+    peer.handle(Received(replace(shared(memory, sender=3, round=2), is_shared=is_shared)), 0.0)
+    actions = peer.handle(chunk(1, 2), 0.0)
+    (done,) = (action for action in actions if isinstance(action, RoundDone))
+    assert done.x is not None
+    assert torch.equal(done.x, torch.ones(SIZE))
+    assert peer.refused == {"values": 1}

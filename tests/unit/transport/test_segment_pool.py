@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Iterator
 
@@ -119,11 +121,12 @@ def test_vectors_that_nobody_releases_soon_find_no_room(pool: SegmentPool) -> No
 
 
 def test_more_vectors_at_once_have_more_segments_up_to_a_bound(pool: SegmentPool) -> None:
-    kept = [vector() for _ in range(MAX_SLOTS + 1)]
+    kept = [vector() for _ in range(MAX_SLOTS)]
     found = [pool.place(messages(data)[0]) for data in kept]
-    assert None not in found[:MAX_SLOTS]
-    assert found[MAX_SLOTS] is None
-    assert len(set(found)) == MAX_SLOTS + 1
+    assert None not in found[:-1]
+    assert found[-1] is None
+    assert len({pool.shown, *found}) == MAX_SLOTS + 1
+    assert len({segment.announcement.slot for segment in [pool.shown, *found[:-1]] if segment}) == MAX_SLOTS
 
 
 def test_a_vector_longer_than_a_segment_has_no_place(pool: SegmentPool) -> None:
@@ -132,10 +135,42 @@ def test_a_vector_longer_than_a_segment_has_no_place(pool: SegmentPool) -> None:
     assert pool.place(beyond) is None
 
 
-def test_there_is_always_a_segment_to_show(pool: SegmentPool) -> None:
-    shown = pool.first
+def test_the_segment_that_is_shown_stays_whatever_is_lost(pool: SegmentPool) -> None:
     segment = placed(pool, vector())
-    assert pool.first is segment is shown
+    assert pool.shown is not segment
     pool.refer(5, segment)
     pool.lose(5)
-    assert content(pool.first).nbytes == SIZE
+    assert pool.size == 0
+    Mapping(pool.shown.announcement, 1 << 30)
+
+
+def test_a_released_number_of_another_process_means_nothing(pool: SegmentPool) -> None:
+    """A process that was started again counts elsewhere."""
+    earlier = SegmentPool(Owner(), SIZE)
+    data = vector()
+    old = [earlier.refer(5, placed(earlier, data)) for _ in range(100)]
+    earlier.close()
+    new = [pool.refer(5, placed(pool, data)) for _ in range(100)]
+    assert not set(old) & set(new)
+    pool.forget()
+    pool.release(5, old)
+    assert all(pool.has(5, number) for number in new)
+
+
+def test_a_vector_for_which_there_is_no_memory_has_no_place(pool: SegmentPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    data = vector()
+    first, second = messages(data)
+    assert pool.place(first) is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        assert pool.place(second) is None
+    assert pool.place(second) is not None
+
+
+def test_a_segment_costs_one_open_file(pool: SegmentPool) -> None:
+    before, kept = len(os.listdir("/proc/self/fd")), [vector() for _ in range(5)]
+    assert all(placed(pool, data) for data in kept)
+    assert len(os.listdir("/proc/self/fd")) == before + 5

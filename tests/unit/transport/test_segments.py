@@ -120,6 +120,13 @@ def test_an_announcement_that_is_not_true_is_refused(segment: Segment, fields: d
         Mapping(changed(segment.announcement, **fields), MOST)
 
 
+def test_memory_of_another_kind_is_refused(segment: Segment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of huge pages may run out while it is read."""
+    monkeypatch.setattr(segments, "memory_device", lambda: -1)
+    with pytest.raises(SegmentError, match="another file"):
+        Mapping(segment.announcement, MOST)
+
+
 def announced(segment: Segment, fd: int) -> Announcement:
     """Announcement of a file of another kind, whose facts are true."""
     found = os.fstat(fd)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -36,17 +39,24 @@ encode = msgspec.msgpack.encode
 
 @dataclass
 class Watched:
-    """Transport in memory that counts what is sent, and reports what a test says."""
+    """Transport in memory that counts what is sent, and reports what a test says.
+
+    While `kept` is a list, messages go there.
+    """
 
     inner: MemoryTransport
     kinds: list[str] = field(default_factory=list)
     events: list[TransportEvent] = field(default_factory=list)
+    kept: list[Message] | None = None
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.inner, name)
 
     def send(self, neighbor: int, message: Message) -> int:
         self.kinds.append(message.header.kind)
+        if self.kept is not None:
+            self.kept.append(message)
+            return 0
         return self.inner.send(neighbor, message)
 
     def poll(self, seconds: float) -> list[TransportEvent]:
@@ -289,11 +299,14 @@ def test_a_system_without_memfd_says_so_once(make: Make, monkeypatch: pytest.Mon
     assert "no memfd" in swarm.said[0][0]
 
 
-def test_a_neighbor_that_cannot_open_a_segment_gets_messages(pair: Swarm) -> None:
-    pair.ends[1].send(0, Message(Header(VERSION, "run", "mapped", 1, 0, scalars={"accepted": 0.0})))
+def test_a_neighbor_that_cannot_open_a_segment_gets_messages(pair: Swarm, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair.sockets[1].events.append(Lost(0))  # it closes what it had mapped
+    pair.poll()
+    monkeypatch.setattr(segments, "place", lambda: "elsewhere")
+    pair.ends[0].send(1, Message(Header(VERSION, "run", "hello", 0, 1)))  # which offers again
     pair.poll()
     send(pair.ends[0], vector())
-    assert pair.sockets[0].kinds == ["chunk"] * 3
+    assert pair.sockets[0].kinds == ["segment", "hello", *["chunk"] * 3]
 
 
 # Broken links
@@ -316,6 +329,83 @@ def test_a_lost_neighbor_keeps_what_it_reads_and_gets_another_offer(pair: Swarm,
         pair.poll()
     assert bodies(kept) == bodies(again) == data.tobytes()
     assert pair.sockets[0].kinds.count("segment") == isinstance(event, Reconnected)
+
+
+def test_releases_that_a_broken_link_lost_are_told_again(pair: Swarm) -> None:
+    """The owner's link to the reader stands, so that it hears of nothing."""
+    send(pair.ends[0], vector())
+    pair.poll()
+    pair.sockets[1].kept = []
+    pair.ends[1].send(0, Message(Header(VERSION, "run", "ack", 1, 1)))
+    assert pair.sockets[1].kinds == ["release", "ack"]
+    pair.sockets[1].kept = None
+    pair.sockets[1].events.append(Reconnected(0))
+    pair.poll()
+    pair.ends[1].send(0, Message(Header(VERSION, "run", "ack", 1, 1)))
+    pair.poll()
+    pair.ends[0].flushed()
+    for round in (2, 3):
+        send(pair.ends[0], vector(round), round=round)
+    assert pair.ends[0].segments == 2
+
+
+def mapped() -> int:
+    """Mappings of segments in this process, by owners and readers."""
+    return Path("/proc/self/maps").read_text().count("/memfd:p2pfl-")
+
+
+def test_the_memory_of_a_lost_neighbor_is_freed(pair: Swarm) -> None:
+    before = mapped()
+    send(pair.ends[0], vector())
+    kept = pair.poll()[1]
+    assert mapped() == before + 2
+    pair.sockets[1].events.append(Lost(0))
+    pair.poll()
+    assert bodies(kept) == vector().tobytes()
+    kept.clear()
+    assert mapped() == before, "the owner's is left, and what it had shown is gone, too"
+
+
+def test_a_neighbor_that_is_started_again_does_not_free_what_is_read(make: Make) -> None:
+    """Releases of what its earlier process sent come after references of the next."""
+    swarm = make()
+    swarm.greet()
+    send(swarm.ends[0], vector(1))
+    held = swarm.poll()[1]
+    again = SharedMemoryTransport(swarm.sockets[0], "run", 0, print)  # type: ignore[arg-type]
+    again.connect({1: "1"}, SIZE)
+    swarm.ends[0].close()
+    swarm.sockets[0].inner.connect({1: "1"}, SIZE)
+    swarm.ends[0] = again
+    swarm.greet()
+    data = vector(2)
+    send(again, data)
+    kept = swarm.poll()[1]
+    held.clear()
+    swarm.ends[1].send(0, Message(Header(VERSION, "run", "ack", 1, 1)))  # which takes the release along
+    assert swarm.sockets[1].kinds == ["release", "ack"]
+    swarm.poll()
+    for round in (2, 3, 4):
+        assert again.flushed()
+        send(again, vector(10 + round), round=round)
+    assert bodies(kept) == data.tobytes()
+
+
+def test_nothing_grows_over_many_rounds_and_broken_links(pair: Swarm) -> None:
+    files, maps = len(os.listdir("/proc/self/fd")), mapped()
+    data = vector(size=LEAST_BYTES)
+    for round in range(1, 1001):
+        send(pair.ends[0], data, round=round)
+        event = pair.sockets[round % 2].events
+        event += [Reconnected(1 - round % 2)] * (round % 10 == 0) + [Lost(1 - round % 2)] * (round % 35 == 0)
+        pair.poll()
+        pair.ends[0].flushed()
+        pair.ends[1].send(0, Message(Header(VERSION, "run", "grant", 1, round + 1)))
+        pair.poll()
+    assert pair.sockets[0].kinds.count("reference") > 900
+    assert pair.ends[0].segments <= 4
+    assert len(os.listdir("/proc/self/fd")) - files <= 4
+    assert mapped() - maps <= 2 * 5
 
 
 def test_a_discarded_neighbor_gets_nothing_that_was_begun(pair: Swarm) -> None:
@@ -373,15 +463,14 @@ def hostile(pair: Swarm, kind: str, body: bytes, sender: int = 0, **fields: obje
 
 
 def test_a_stranger_cannot_offer_or_refer(pair: Swarm) -> None:
-    with_body = {kind: encode([]) for kind in ("segment", "reference", "release")}
-    for kind, body in {**with_body, "mapped": b""}.items():
+    for kind in ("segment", "mapped", "reference", "release"):
         for fields in ({"sender": 5}, {"run": "another"}):
-            (event,) = hostile(pair, kind, body, **fields)  # type: ignore[arg-type]
+            (event,) = hostile(pair, kind, encode([]), **fields)  # type: ignore[arg-type]
             assert isinstance(event, Refused)
     assert pair.sockets[1].kinds == []
 
 
-@pytest.mark.parametrize("kind", ["segment", "reference", "release"])
+@pytest.mark.parametrize("kind", ["segment", "mapped", "reference", "release"])
 @pytest.mark.parametrize("body", [b"\xc1", encode("text"), encode([1, 2]), encode([-1]), b"\x91" * 900])
 def test_nonsense_is_refused(pair: Swarm, kind: str, body: bytes) -> None:
     found = hostile(pair, kind, body)
@@ -408,7 +497,58 @@ def test_a_reference_that_cannot_be_opened_is_declined(pair: Swarm) -> None:
     assert pair.sockets[1].kinds == ["mapped"]
     pair.poll()
     send(pair.ends[0], vector())
+    assert pair.sockets[0].kinds == ["reference"], "what was declined was not this process's"
+
+
+def test_a_process_that_cannot_map_a_vector_gets_messages_and_holds_no_segment(
+    pair: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has mapped what was shown; for long segments there may be no memory."""
+
+    def full(fd: int, size: int, is_written: bool = False) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    data = vector()
+    send(pair.ends[0], data)
+    pair.poll()
+    pair.ends[0].flushed()
+    send(pair.ends[0], data, round=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(segments, "map_file", full)
+        assert pair.poll()[1] == []
+    pair.poll()
+    pair.sockets[0].kinds.clear()
+    send(pair.ends[0], data, round=2)
     assert pair.sockets[0].kinds == ["chunk"] * 3
+    assert bodies(pair.poll()[1]) == data.tobytes()
+    assert "Cannot allocate memory" in pair.said[1][-1]
+    pair.ends[0].send(1, Message(Header(VERSION, "run", "hello", 0, 1)))  # which offers again
+    pair.ends[1].send(0, Message(Header(VERSION, "run", "ack", 1, 1)))  # which takes the first release along
+    pair.poll()
+    for round in (3, 4):
+        assert pair.ends[0].flushed()
+        send(pair.ends[0], data, round=round)
+    assert pair.sockets[0].kinds.count("reference") == 2
+    assert pair.ends[0].segments == 2
+
+
+def test_what_is_read_late_from_a_broken_link_changes_nothing(pair: Swarm) -> None:
+    """A process that stood still reads what its neighbor gave up meanwhile."""
+    data = vector()
+    late = pair.sockets[0].kept = []
+    send(pair.ends[0], data)
+    pair.sockets[0].kept = None
+    pair.ends[0].discard(1)  # which closes the segment
+    assert pair.ends[0].segments == 0
+    pair.sockets[0].events.append(Reconnected(1))
+    pair.poll()
+    (reference,) = late
+    pair.sockets[0].inner.send(1, reference)  # after the new link's offer
+    assert pair.poll()[1] == []
+    pair.sockets[0].kinds.clear()
+    send(pair.ends[0], data)
+    assert pair.sockets[0].kinds == ["reference"]
+    assert bodies(pair.poll()[1]) == data.tobytes()
 
 
 def test_more_segments_than_a_process_has_are_not_kept(pair: Swarm) -> None:
