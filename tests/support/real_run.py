@@ -51,8 +51,15 @@ class Run:
         """
         self.until("rounds of training")
         process = self.worker(name)
-        self.until(f"round {round}/")
+        while not self.has_recorded(round):  # the terminal would be told later
+            assert self.process.poll() is None, "ended before"
+            time.sleep(0.005)
         process.send_signal(number)
+
+    def has_recorded(self, round: int) -> bool:
+        """Whether any process has recorded so many rounds."""
+        files = self.run_dir.glob("peers/*/rounds.jsonl")
+        return any(file.read_bytes().count(b"\n") >= round for file in files)
 
     def family(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)

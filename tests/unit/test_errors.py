@@ -213,7 +213,7 @@ def test_too_few_open_files_is_one_line(tmp_path: Path) -> None:
     done = command("gossip", RING, *options, preexec_fn=limited)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        "p2pfl: only 16 files may be open at once, and this run needs up to 72; "
-        "raise the limit (ulimit -n 72), or take fewer processes or neighbors"
+        "p2pfl: only 16 files may be open at once, and this run needs up to 73; "
+        "raise the limit (ulimit -n 73), or take fewer processes or neighbors"
     ]
     assert not (tmp_path / "run").exists()

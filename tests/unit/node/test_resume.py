@@ -250,7 +250,7 @@ def go_back_together(run: Made) -> bool:
     roles = assign_roles(run.config, run.topology)
     line = recovery_line(roles, run.config, run.folder)
     if line is not None:
-        recover(line, roles, run.folder, FaultScript(names=roles.topology.names))
+        recover(line, roles, run.config, run.folder, FaultScript(names=roles.topology.names))
     return line is not None
 
 
