@@ -16,7 +16,8 @@ from p2pfl.rendezvous.client import ServiceClient
 from p2pfl.rendezvous.directory import Directory
 from p2pfl.rendezvous.entry import Entry, Identity, is_address, process_name, topology_digest
 from p2pfl.rendezvous.folder import Folder
-from p2pfl.rendezvous.meeting import Meeting, RendezvousTransport, Say
+from p2pfl.rendezvous.meeting import Meeting, RendezvousTransport
+from p2pfl.rendezvous.record_sender import Say
 from p2pfl.run.fingerprint import run_fingerprint
 from p2pfl.topology import Topology
 from p2pfl.transport import Credentials, Keys, Token, keyring

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from p2pfl.rendezvous.address import Announced, listens
 from p2pfl.rendezvous.book import Book, News, Place
 from p2pfl.rendezvous.directory import Directory, DirectoryError, Found
 from p2pfl.rendezvous.entry import Entry
+from p2pfl.rendezvous.record_sender import LAST_SECONDS, RecordSender, Say
 from p2pfl.rendezvous.upload import Upload
 from p2pfl.transport import Credentials, Keys, ZmqTransport
 from p2pfl.transport.links import LinkStage
@@ -28,10 +28,6 @@ from p2pfl.transport.links import LinkStage
 LOOK_SECONDS = 0.25  # between two looks, while neighbors are missing
 WATCH_SECONDS = 1.0  # and when all have been found
 END_SECONDS = 5.0  # at most, for the thread to end
-LAST_SECONDS = 60.0  # at most, for the last records, which a service may keep
-_PARTS = 16  # of records between two looks, 1 MiB at most
-_TRIES = 2  # to send the last records again from the start
-Say = Callable[[News], None]
 
 
 class Meeting:
@@ -54,8 +50,7 @@ class Meeting:
         self._failure: P2PFLError | None = None
         self._trouble = ""
         self._is_superseded = False
-        self._upload: Upload | None = None
-        self._is_recording = False
+        self._records: RecordSender | None = None
         self._gives_way = False
 
     def __enter__(self) -> Meeting:
@@ -118,13 +113,13 @@ class Meeting:
 
     def keep_records(self, run_dir: Path, peer_dir: Path) -> None:
         """Send the peer's records to the directory from now on, if it keeps records."""
-        self._upload = Upload(run_dir, peer_dir, self._own.process)
+        self._records = RecordSender(self._directory, Upload(run_dir, peer_dir, self._own.process), self._say)
 
     def close(self) -> None:
         """Send the last records, withdraw the announcement, and end the thread."""
         self._closed.set()
         if self._thread is not None:
-            self._thread.join(END_SECONDS + (LAST_SECONDS if self._upload is not None else 0.0))
+            self._thread.join(END_SECONDS + (LAST_SECONDS if self._records is not None else 0.0))
 
     def _run(self) -> None:
         try:
@@ -132,56 +127,22 @@ class Meeting:
                 self._look()
                 if self._failure is not None:
                     break
-                if not self._send_records(self._closed.is_set):
+                if not self._send_records():
                     self._closed.wait(WATCH_SECONDS if self.is_complete else LOOK_SECONDS)
-            self._send_last_records()
+            if self._records is not None and not self._is_superseded:
+                self._records.send_last()
             with contextlib.suppress(DirectoryError, ConfigError):
                 self._directory.withdraw(self._own)
         finally:
             self._directory.close()
-            if self._upload is not None:
-                self._upload.close()
+            if self._records is not None:
+                self._records.close()
 
-    def _send_records(self, stopped: Callable[[], bool]) -> bool:
+    def _send_records(self) -> bool:
         """Send some of the peer's records; whether there may be more."""
-        if self._upload is None or self._is_superseded or self._trouble:
+        if self._records is None or self._is_superseded or self._trouble:
             return False
-        try:
-            for _ in range(_PARTS):
-                if not self._directory.record(self._upload, stopped):
-                    return False
-                self._say_recording()
-            return True
-        except DirectoryError:
-            return False  # the next look says so
-        except (P2PFLError, OSError) as error:
-            self._say(News(f"{self._directory.where} does not keep this peer's records: {error}", matters=True))
-            self._upload = None
-            return False
-
-    def _say_recording(self) -> None:
-        if not self._is_recording:
-            self._is_recording = True
-            what = "its settings, rounds, label counts and log"
-            self._say(News(f"sends its records ({what}; no weights) to {self._directory.where}, which keeps them"))
-
-    def _send_last_records(self) -> None:
-        """Send what the peer has written until its end, for a limited time."""
-        deadline = time.monotonic() + LAST_SECONDS
-        for _ in range(_TRIES):
-            try:
-                while self._upload is not None and not self._is_superseded:
-                    if not self._directory.record(self._upload, lambda: time.monotonic() > deadline):
-                        return
-            except DirectoryError as error:
-                reason = str(error)
-            except (P2PFLError, OSError) as error:
-                reason = str(error)
-                break
-            else:
-                return
-        rest = "name this peer's run directory to p2pfl collect, besides the service"
-        self._say(News(f"its last records have not reached the service: {reason}; {rest}", matters=True))
+        return self._records.send(self._closed.is_set)
 
     def _look(self) -> None:
         try:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2pfl.errors import CheckpointError, UnreadableError, is_missing, unreadable
-from p2pfl.util.files import opener, sync_folder
+from p2pfl.util.files import opener, sync_file, sync_folder
 
 _BLOCK = 1 << 18  # bytes that are summed and then written while they are in the cache
 _START = b'{"__metadata__":{"crc32":"'
@@ -64,11 +64,7 @@ def sync(path: Path) -> None:
     Raises OSError.
     """
     try:
-        file = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(file)
-        finally:
-            os.close(file)
+        sync_file(path)
         sync_folder(path.parent)
     except OSError:
         with contextlib.suppress(OSError):

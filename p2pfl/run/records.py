@@ -22,7 +22,7 @@ from p2pfl.errors import CheckpointError, UnreadableError, unwritable
 from p2pfl.model.sketches import Vector, to_bytes
 from p2pfl.run.paths import ROUNDS_FILE, SKETCHES_FILE
 from p2pfl.run.sketch_file import HEADER, readable_sketches
-from p2pfl.util.files import opener, read_if_any
+from p2pfl.util.files import opener, read_if_any, sync_file
 
 MAX_RECORD_BYTES = 2**31  # of the file: some millions of rounds
 
@@ -142,11 +142,7 @@ def sync(peer_dir: Path) -> None:
     """Wait until a peer's records and sketches are on disk. Raises CheckpointError."""
     for path in (peer_dir / SKETCHES_FILE, peer_dir / ROUNDS_FILE):
         try:
-            file = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(file)
-            finally:
-                os.close(file)
+            sync_file(path)
         except FileNotFoundError:  # a process without sketches
             continue
         except OSError as error:

@@ -122,9 +122,18 @@ def truncate_file(path: Path, size: int) -> None:
         os.fsync(file.fileno())
 
 
+def sync_file(path: Path) -> None:
+    """Wait until a file's content is on disk. Raises OSError."""
+    _sync(path, os.O_RDONLY)
+
+
 def sync_folder(folder: Path) -> None:
     """Wait until a folder's entries are on disk. Raises OSError."""
-    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    held = os.open(path, flags)
     try:
         os.fsync(held)
     finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 import zmq
 from tests.support.entries import RUN, entry
 from tests.support.pieces import make_pieces
+from tests.support.rendezvous_service import ServiceThread
 
 from p2pfl import make_topology
 from p2pfl.cli import main
@@ -51,24 +51,11 @@ PAIR = tuple(part.decode() for part in zmq.curve_keypair())
 PEERS = range(3)
 
 
-class Running:
+class Running(ServiceThread):
     """A service that keeps records, in a thread."""
 
     def __init__(self, folder: Path, bind: str = "tcp://127.0.0.1:*") -> None:
-        self.service = Service(RING, bind, PAIR, TOKEN, lambda _: None, Archive(folder, RING))  # type: ignore[arg-type]
-        self.where = self.service.endpoint
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        with self.service:
-            while not self._ended.is_set():
-                self.service.turn(0.02)
-
-    def end(self) -> None:
-        self._ended.set()
-        self._thread.join()
+        super().__init__(Service(RING, bind, PAIR, TOKEN, lambda _: None, Archive(folder, RING)))  # type: ignore[arg-type]
 
 
 @pytest.fixture

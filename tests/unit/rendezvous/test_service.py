@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import zmq
 from tests.support.entries import RUN, entry
+from tests.support.rendezvous_service import ServiceThread
 
 from p2pfl import make_topology
 from p2pfl.errors import ConfigError, TransportError
@@ -31,25 +32,22 @@ def of_ring(peer: int, address: str = "tcp://10.0.0.2:7000") -> Entry:
     return entry(peer, address, identity=IDENTITY)
 
 
-class Running:
+class Running(ServiceThread):
     """A service in a thread, and clients of it."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
-        self.service = Service(RING, "tcp://127.0.0.1:*", (PUBLIC, SECRET), TOKEN, self.said.append)
-        self.where = self.service.endpoint
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
+        self._has_said = threading.Condition()
+        super().__init__(Service(RING, "tcp://127.0.0.1:*", (PUBLIC, SECRET), TOKEN, self._say))
 
-    def _run(self) -> None:
-        with self.service:
-            while not self._ended.is_set():
-                self.service.turn(0.02)
+    def _say(self, line: str) -> None:
+        with self._has_said:
+            self.said.append(line)
+            self._has_said.notify_all()
 
-    def end(self) -> None:
-        self._ended.set()
-        self._thread.join()
+    def wait_until_said(self, text: str) -> None:
+        with self._has_said:
+            assert self._has_said.wait_for(lambda: any(text in line for line in self.said), 30), self.said
 
     def client(self, peer: int, token: str = TOKEN, key: str = PUBLIC) -> contextlib.closing[ServiceClient]:
         return contextlib.closing(ServiceClient(self.where, as_hex(key), token, peer, 2))
@@ -178,17 +176,15 @@ def test_probes_of_the_port_are_said_once(running: Running, monkeypatch: pytest.
     monkeypatch.setattr("p2pfl.rendezvous.service.REPORT_SECONDS", 0.0)
     host, _, port = running.where.removeprefix("tcp://").partition(":")
 
-    def until_said(text: str) -> None:
-        deadline = time.monotonic() + 30
-        while not any(text in line for line in running.said):
-            assert time.monotonic() < deadline, running.said
-            socket.create_connection((host, int(port))).close()
-            time.sleep(0.02)
+    def probe() -> None:
+        socket.create_connection((host, int(port))).close()
 
-    until_said("refused: unfinished: ")
+    probe()
+    running.wait_until_said("refused: unfinished: ")
+    probe()
     with running.client(0, token="f" * 32) as stranger, pytest.raises(DirectoryError):
         stranger.exchange(of_ring(0), [1, 3], within(1.0))
-    until_said("refused: key: ")
+    running.wait_until_said("refused: key: ")
     assert sum("unfinished" in line for line in running.said) == 1
 
 
