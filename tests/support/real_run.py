@@ -57,9 +57,10 @@ class Run:
         process.send_signal(number)
 
     def has_recorded(self, round: int) -> bool:
-        """Whether any process has recorded so many rounds."""
-        files = self.run_dir.glob("peers/*/rounds.jsonl")
-        return any(file.read_bytes().count(b"\n") >= round for file in files)
+        """Whether the coordinator has recorded so many rounds, or where there is none, all peers."""
+        folders = list(self.run_dir.glob("peers/coordinator")) or list(self.run_dir.glob("peers/*"))
+        files = [folder / "rounds.jsonl" for folder in folders]
+        return all(file.exists() and file.read_bytes().count(b"\n") >= round for file in files)
 
     def family(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
