@@ -57,7 +57,7 @@ class Run:
         process.send_signal(number)
 
     def has_recorded(self, round: int) -> bool:
-        """Whether the coordinator has recorded so many rounds, or where there is none, all peers."""
+        """Whether the coordinator has recorded so many rounds, or without one all peers."""
         folders = list(self.run_dir.glob("peers/coordinator")) or list(self.run_dir.glob("peers/*"))
         files = [folder / "rounds.jsonl" for folder in folders]
         return all(file.exists() and file.read_bytes().count(b"\n") >= round for file in files)
