@@ -246,7 +246,7 @@ class Attacking(Algorithm[AttackState[S]]):
         state.movement, state.spread = vectors.get("movement"), vectors.get("spread")
 
     def _look_at(self, state: AttackState[S], sender: int, pieces: Sequence[Tensor]) -> None:
-        state.seen += sender != state.cursor.sender
+        state.seen += not state.cursor.has_begun(sender)
         for here, block in state.cursor.blocks(sender, pieces):
             apart = block.float() - state.own[here]
             state.offset[here] += apart

@@ -167,9 +167,10 @@ class Algorithm(Protocol[S]):
 
         The peer's own contribution comes at the peer's place in peer order.
 
-        Where the algorithm is `streaming`, a payload comes in parts as they arrive, each continuing where the last
-        ended, the scalars with the first; a part need not hold something of every vector. A part's tensors are another
-        part's after this call: what is kept must be copied. Otherwise the payload comes whole, and may be kept.
+        Where the algorithm is `streaming`, a payload comes in parts as they arrive, each continuing where the sender's
+        last ended, the scalars with the first; a part need not hold something of every vector. Parts of several senders
+        and of the peer itself may alternate, but each element comes in peer order. A part's tensors are another part's
+        after this call: what is kept must be copied. Otherwise the payload comes whole, and may be kept.
         """
         raise NotImplementedError
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -27,32 +26,31 @@ BLOCK = 1 << 18
 SIDE_BLOCK = 1 << 16
 
 
-@dataclass
 class Cursor:
-    """Place in the vector that is being added: its sender, and elements so far.
+    """Places in the vectors that are being added: elements so far, by sender.
 
-    A vector may come in parts, each of which continues where the last ended; none comes amid another sender's.
+    A vector may come in parts, each of which continues where the last of the same sender ended.
     """
 
-    sender: int | None = None
-    position: int = 0
+    def __init__(self) -> None:
+        self._positions: dict[int, int] = {}
 
     def reset(self) -> None:
-        """Begin a round: the next part is the first of its sender's vector."""
-        self.sender = None
+        """Begin a round: the next part of a sender is the first of its vector."""
+        self._positions.clear()
+
+    def has_begun(self, sender: int) -> bool:
+        """Whether there was a part of this sender's vector in this round."""
+        return sender in self._positions
 
     def blocks(self, sender: int, part: Pieces) -> Iterator[tuple[slice, Tensor]]:
         """Blocks of a sender's next part, each after its place in the vector."""
-        if sender != self.sender:
-            self.sender, self.position = sender, 0
-        return self._advance(part)
-
-    def _advance(self, part: Pieces) -> Iterator[tuple[slice, Tensor]]:
+        position = self._positions.setdefault(sender, 0)
         for piece in part:
             for block in _blocks(piece):
-                here = slice(self.position, self.position + block.numel())
+                here = slice(position, position + block.numel())
                 yield here, block
-                self.position = here.stop
+                self._positions[sender] = position = here.stop
 
 
 def add_weighted(total: Tensor, pieces: Pieces, weight: float, first: bool) -> None:

@@ -94,7 +94,7 @@ class RelaySum(Algorithm[RelaySumState]):
     def accumulate(self, state: RelaySumState, sender: int, part: Payload) -> None:
         if sender == state.neighborhood.me:
             return  # `finish` adds it
-        if sender != state.cursor.sender:
+        if not state.cursor.has_begun(sender):
             state.outdated.discard(sender)
             state.counts[sender] = max(0, min(int(part.scalars.get(COUNT, 0.0)), self.peers - 1))
         message = state.messages.setdefault(sender, torch.empty_like(state.x))

@@ -2,11 +2,16 @@
 
 Vectors are accumulated in peer order, the peer's own at its place. Of a neighbor that is not expected, or lost while
 its vector comes in, the algorithm is told (`Algorithm.missing`) how much is in; it decides on the substitute.
+
+Vectors that lie in neighbors' shared memory wait there for the next in order, and are then accumulated together, block
+by block, so that the average goes through memory once for all of them and not once for each. Each of its elements is
+still summed in peer order, with the same bits.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import itertools
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +21,7 @@ from torch import Tensor
 from p2pfl.algorithms.base import Algorithm, RoundContext, Saved
 from p2pfl.algorithms.contract import check_mix, check_payloads, check_request, check_saved
 from p2pfl.payload import LocalTraining, Payload, Receipt
-from p2pfl.protocol.arrival import UnusableError
+from p2pfl.protocol.arrival import UnusableError, first_block
 from p2pfl.protocol.inbox import Inbox
 from p2pfl.protocol.statistics import StatisticsRule
 from p2pfl.topology import NeighborhoodSchedule
@@ -187,8 +192,9 @@ class RoundAggregation:
         self._order = sorted([*senders, me])
         self._folded = 0
         self._done: set[int] = set()
+        self._added: set[int] = set()  # those ahead of their turn, together with others
         self._unusable: list[int] = []
-        self._filled: Counter[str] = Counter()  # elements of the next sender's vectors that are in
+        self._filled: defaultdict[int, Counter[str]] = defaultdict(Counter)  # elements of vectors that are in
 
     @property
     def is_complete(self) -> bool:
@@ -221,16 +227,19 @@ class RoundAggregation:
         """Add what can be added, in order. Returns how many vectors are in since."""
         before = self._folded
         while (sender := self.following) is not None:
+            group = self._group()
+            if self._awaits_more(group):
+                break
+            if len(group) > 1:
+                self._add_together(group)
             try:
-                if not self._add(sender):
+                if sender not in self._added and not self._add(sender):
                     break
             except UnusableError:  # what was added of it stays; for the rest, the algorithm decides
-                self._unusable.append(sender)
-                self.expected = {n for n in self.expected if n != sender}
+                self._give_up(sender)
                 continue
             self._folded += 1
             self._done.add(sender)
-            self._filled.clear()
         return self._folded - before
 
     def take_unusable(self) -> list[int]:
@@ -238,27 +247,80 @@ class RoundAggregation:
         found, self._unusable = self._unusable, []
         return found
 
+    def _give_up(self, sender: int) -> None:
+        self._unusable.append(sender)
+        self.expected = {n for n in self.expected if n != sender}
+
     def _add(self, sender: int) -> bool:
         """Add what there is of a sender; whether that was all of it."""
         if sender == self._me:
-            self._algorithm.accumulate(self._state, sender, self._algorithm.own(self._state))
+            self._algorithm.accumulate(self._state, sender, self._own_rest())
             return True
         if sender not in self.expected and not self._inbox.is_whole(self._round, sender):
             self.replaced.append(sender)
-            self._algorithm.missing(self._state, sender, self._filled)
+            self._algorithm.missing(self._state, sender, self._filled[sender])
             return True
         while True:
-            payload, whole = self._next_of(sender)
+            payload, is_end = self._next_of(sender)
             if payload is None:
                 return False
-            for name, pieces in payload.vectors.items():
-                self._filled[name] += sum(piece.numel() for piece in pieces)
-            self._algorithm.accumulate(self._state, sender, payload)
-            if whole:
+            self._accumulate(sender, payload)
+            if is_end:
                 return True
 
+    def _accumulate(self, sender: int, part: Payload) -> None:
+        for name, pieces in part.vectors.items():
+            self._filled[sender][name] += sum(piece.numel() for piece in pieces)
+        self._algorithm.accumulate(self._state, sender, part)
+
     def _next_of(self, sender: int) -> tuple[Payload | None, bool]:
+        """Next part of a sender's vector, or all; whether that is its end."""
         if self._algorithm.streaming:
             return self._inbox.take_part(self._round, sender)
         payload = self._inbox.take(self._round, sender, self._algorithm.reads_borrowed)
         return payload, payload is not None
+
+    def _own_rest(self) -> Payload:
+        """The peer's own contribution without what of it is in."""
+        own = self._algorithm.own(self._state)
+        return own.rest(self._filled[self._me]) if self._me in self._filled else own
+
+    # Together
+
+    def _group(self) -> list[int]:
+        """The next in order whose vectors lie in memory, and this peer."""
+        if not self._algorithm.streaming or self.following in self._added:
+            return []
+        following = itertools.islice(self._order, self._folded, None)
+        return list(itertools.takewhile(self._is_at_hand, following))
+
+    def _is_at_hand(self, sender: int) -> bool:
+        return sender == self._me or self._inbox.lies_whole(self._round, sender)
+
+    def _awaits_more(self, group: list[int]) -> bool:
+        """Whether a group waits for the next vector, which is on its way."""
+        after = self._folded + len(group)
+        if set(group) <= {self._me} or after == len(self._order):
+            return False
+        sender = self._order[after]
+        return sender in self.expected and self._inbox.is_awaited(self._round, sender)
+
+    def _add_together(self, group: list[int]) -> None:
+        """Add the vectors of a group, block by block; all are cut alike.
+
+        From one that turns out to be unusable on, the rest of the group waits for its turn.
+        """
+        while group:
+            for place, sender in enumerate(group):
+                try:
+                    is_own = sender == self._me
+                    part, is_end = first_block(self._own_rest()) if is_own else self._next_of(sender)
+                except UnusableError:
+                    self._give_up(sender)
+                    group = group[:place]
+                    break
+                assert part is not None
+                self._accumulate(sender, part)
+                if is_end:
+                    self._added.add(sender)
+            group = [sender for sender in group if sender not in self._added]

@@ -19,8 +19,10 @@ from torch import Tensor
 
 from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.model.vector import is_finite
-from p2pfl.payload import COMPRESSED, WIRE_ENCODINGS, Borrowed, Encoding
-from p2pfl.protocol.wire import CHUNK_BYTES, Buffer, Message
+from p2pfl.payload import COMPRESSED, WIRE_ENCODINGS, Borrowed, Encoding, Payload
+from p2pfl.protocol.wire import Buffer, Message
+
+BLOCK_BYTES = 1 << 20  # of shared memory that are copied, checked and used at a time
 
 
 class Form(Protocol):
@@ -58,9 +60,9 @@ class Scratch:
         self._bytes = torch.empty(0, dtype=torch.uint8)
 
     def copy(self, block: Tensor) -> Tensor:
-        """Copy of a block of at most CHUNK_BYTES, valid until the next."""
+        """Copy of a block of at most BLOCK_BYTES, valid until the next."""
         if not self._bytes.numel():
-            self._bytes = torch.empty(CHUNK_BYTES, dtype=torch.uint8)
+            self._bytes = torch.empty(BLOCK_BYTES, dtype=torch.uint8)
         return self._bytes[: block.nbytes].view(block.dtype).copy_(block)
 
 
@@ -75,6 +77,12 @@ class Arrival:
     complete: bool = False
     begun: bool = False  # a part has been taken
     is_borrowed: bool = False  # some pieces are memory that the sender may still write
+
+    @property
+    def lies_whole(self) -> bool:
+        """Whether all of it, untouched, lies in the sender's shared memory."""
+        is_untouched = self.complete and self.is_borrowed and not self.begun
+        return is_untouched and all(len(pieces) == 1 for pieces in self.pieces.values())
 
     def piece(self, message: Message, form: Form) -> Tensor:
         """Numbers of a chunk, checked.
@@ -110,7 +118,7 @@ class Arrival:
             taken, self.pieces = self.pieces, {}
             return taken
         name, pieces = next(iter(self.pieces.items()))
-        count = CHUNK_BYTES // pieces[0].element_size()
+        count = BLOCK_BYTES // pieces[0].element_size()
         block, rest = pieces[0][:count], pieces[0][count:]
         if rest.numel():
             pieces[0] = rest
@@ -119,6 +127,16 @@ class Arrival:
         if not pieces:
             del self.pieces[name]
         return {name: [_checked(scratch.copy(block))]}
+
+
+def first_block(payload: Payload) -> tuple[Payload, bool]:
+    """First block of a peer's own payload; whether that is all of it.
+
+    It is cut as neighbors' payloads are by `Arrival.part`.
+    """
+    (name, (piece,)), *others = [(name, pieces) for name, pieces in payload.vectors.items() if pieces[0].numel()]
+    count = BLOCK_BYTES // piece.element_size()
+    return Payload({name: (piece[:count],)}, payload.scalars), piece.numel() <= count and not others
 
 
 def _checked(piece: Tensor) -> Tensor:

@@ -159,6 +159,16 @@ class Inbox:
         """The last round of which a payload is complete here and has not been taken; or 0."""
         return max((r for (r, s), arrival in self._outstanding.items() if s == sender and arrival.complete), default=0)
 
+    def lies_whole(self, round: int, sender: int) -> bool:
+        """Whether a sender's payload, untouched, lies in its shared memory."""
+        arrival = self._outstanding.get((round, sender))
+        return arrival is not None and arrival.lies_whole
+
+    def is_awaited(self, round: int, sender: int) -> bool:
+        """Whether a sender has credit for a round, and nothing of its payload has come."""
+        arrival = self._outstanding.get((round, sender))
+        return arrival is not None and not arrival.bytes
+
     def is_given_up(self, round: int, sender: int) -> bool:
         """Whether a sender's payload of a round has been given up."""
         return (round, sender) in self._given_up
