@@ -67,10 +67,14 @@ class Payload:
 
     A scalar is for example push-sum's weight. Each vector is given as consecutive one-dimensional pieces in
     its encoding's number format: one piece at the sender, one a chunk at the receiver, which never joins them.
+
+    is_stable: its sender asks `VectorMemory.writable` before it writes these vectors, so that neighbors may read them
+    where they are.
     """
 
     vectors: Mapping[str, Sequence[Tensor]]
     scalars: Mapping[str, float] = field(default_factory=dict)
+    is_stable: bool = False
 
     def rest(self, received: Mapping[str, int]) -> Payload:
         """Rest of the payload, without the first `received[name]` elements of each vector.
@@ -84,6 +88,24 @@ class Payload:
         """
         vectors = {name: [piece[received.get(name, 0) :]] for name, (piece,) in self.vectors.items()}
         return Payload(vectors, self.scalars)
+
+
+class VectorMemory:
+    """Memory of vectors that a process sends.
+
+    It is the process's own, or `lend` is set: then neighbors can read what it returns where it is, without a copy.
+    """
+
+    def __init__(self) -> None:
+        self.lend: Callable[[Tensor], Tensor] | None = None
+        """Takes a vector that is about to be written, and returns it or another like it, uninitialized."""
+
+    def writable(self, vector: Tensor) -> Tensor:
+        """Return a vector that nobody reads: this one, or another like it, uninitialized.
+
+        Its numbers are about to be overwritten. Only between rounds, when what was sent before has been delivered.
+        """
+        return vector if self.lend is None else self.lend(vector)
 
 
 class Receipt(NamedTuple):

@@ -62,7 +62,7 @@ class AveragedMomentum(Algorithm[AveragedMomentumState]):
 
     def own(self, state: AveragedMomentumState) -> Payload:
         models, momenta = self.dpsgd.own(state.models), self.dpsgd.own(state.momenta)
-        return Payload({"x": models.vectors["x"], "m": momenta.vectors["x"]})
+        return Payload({"x": models.vectors["x"], "m": momenta.vectors["x"]}, is_stable=True)
 
     def accumulate(self, state: AveragedMomentumState, sender: int, part: Payload) -> None:
         for name, mixing in (("x", state.models), ("m", state.momenta)):

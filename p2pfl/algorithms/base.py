@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self, TypeVar
 
 from torch import Tensor
 
-from p2pfl.payload import ENCODINGS, FP32, Encoding, LocalTraining, Payload, Receipt
+from p2pfl.payload import ENCODINGS, FP32, Encoding, LocalTraining, Payload, Receipt, VectorMemory
 from p2pfl.topology import Neighborhood, NeighborhoodSchedule
 
 S = TypeVar("S")
@@ -59,6 +59,8 @@ class RoundContext:
     steps: optimizer steps taken. samples: training samples processed. loss: their mean. lr: learning rate of the last
     step. lr_sum: sum of the learning rates of all steps. All are 0 where the peer has not trained in this round (yet):
     in a consensus round, in a further exchange after a training, and in `outgoing` of an overlapped algorithm.
+
+    memory: memory for vectors that are sent; an algorithm may ask it in `outgoing`, and need not.
     """
 
     round: int
@@ -68,6 +70,7 @@ class RoundContext:
     loss: float = 0.0
     lr: float = 0.0
     lr_sum: float = 0.0
+    memory: VectorMemory = field(default_factory=VectorMemory, compare=False, repr=False)
 
 
 class Algorithm(Protocol[S]):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from p2pfl.payload import FP32, Encoding, Payload
+from p2pfl.payload import FP32, Encoding, Payload, VectorMemory
 
 
 @dataclass
@@ -49,10 +49,20 @@ class Buffers:
     @property
     def payload(self) -> Payload:
         """The peer's vector of this round as it travels."""
-        return Payload({"x": (self.sent,)})
+        return Payload({"x": (self.sent,)}, is_stable=True)
 
-    def begin(self) -> None:
-        """Take x as it is now for this round's exchange."""
+    def begin(self, memory: VectorMemory) -> None:
+        """Take x as it is now for this round's exchange.
+
+        Where vectors may have been lent to neighbors, `memory` says which of them can be written in this round.
+        """
+        is_exact = self.is_exact
+        if is_exact and self.overlapped:
+            self.own = self.sent = memory.writable(self.own)
+        elif is_exact:
+            self.mixed = memory.writable(self.mixed)
+        else:
+            self.sent = memory.writable(self.sent)
         if self.own is not self.x:
             self.own.copy_(self.x)
         if self.sent is not self.own:

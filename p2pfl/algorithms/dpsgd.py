@@ -66,7 +66,7 @@ class DPSGD(Algorithm[DPSGDState]):
 
     def outgoing(self, state: DPSGDState, ctx: RoundContext) -> Outgoing:
         state.neighborhood = ctx.neighborhood
-        state.buffers.begin()
+        state.buffers.begin(ctx.memory)
         state.cursor.reset()
         if ctx.neighborhood.incoming:
             self._place_own(state)

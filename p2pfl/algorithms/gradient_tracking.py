@@ -72,7 +72,7 @@ class GradientTracking(Algorithm[GradientTrackingState]):
 
     def own(self, state: GradientTrackingState) -> Payload:
         models, gradients = self.dpsgd.own(state.models), self.dpsgd.own(state.gradients)
-        return Payload({"x": models.vectors["x"], "z": gradients.vectors["x"]})
+        return Payload({"x": models.vectors["x"], "z": gradients.vectors["x"]}, is_stable=True)
 
     def accumulate(self, state: GradientTrackingState, sender: int, part: Payload) -> None:
         for name, mixing in (("x", state.models), ("z", state.gradients)):

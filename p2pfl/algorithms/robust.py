@@ -119,7 +119,7 @@ class Robust(Algorithm[RobustState]):
 
     def outgoing(self, state: RobustState, ctx: RoundContext) -> Outgoing:
         state.neighborhood = ctx.neighborhood
-        state.buffers.begin()
+        state.buffers.begin(ctx.memory)
         state.gathered.clear()
         return dict.fromkeys(ctx.neighborhood.outgoing, state.buffers.payload)
 

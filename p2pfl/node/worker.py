@@ -33,7 +33,7 @@ from p2pfl.node.loop import Driver
 from p2pfl.node.ports import Ports
 from p2pfl.node.profile import RoundProfile
 from p2pfl.node.system import LogReporter, SystemClock, ThreadCompute
-from p2pfl.payload import ITEM_BYTES
+from p2pfl.payload import ITEM_BYTES, VectorMemory
 from p2pfl.run.paths import FIRED_FILE, LOG_FILE, topology_file
 from p2pfl.run.paths import peer_dir as peer_dir_of
 from p2pfl.topology import Topology, load_topology
@@ -185,7 +185,7 @@ def _run(
 def _open_transport(spec: messages.WorkerSpec, parts: Assembly, make: Callable[[str], Transport]) -> Transport:
     """Transport of a worker, with the delay and the faults that it is to have."""
     allow_open_files(1, len(parts.logic.context.links))  # the fork server may be from before a run with more neighbors
-    transport = shared_memory(make(spec.bind), spec)
+    transport = shared_memory(make(spec.bind), spec, parts.logic.context.memory)
     if spec.link_delay:
         transport = Conditioner(transport, constant_delay(spec.link_delay))
     if parts.script.faults:
@@ -195,10 +195,10 @@ def _open_transport(spec: messages.WorkerSpec, parts: Assembly, make: Callable[[
     return transport
 
 
-def shared_memory(transport: Transport, spec: messages.WorkerSpec) -> Transport:
+def shared_memory(transport: Transport, spec: messages.WorkerSpec, memory: VectorMemory) -> Transport:
     """Shared memory, where neighbors and settings permit, around a transport."""
     share = shares_memory(spec.config.exchange)
-    return SharedMemoryTransport(transport, spec.run, spec.index, log_of(spec.index).info, share=share)
+    return SharedMemoryTransport(transport, spec.run, spec.index, log_of(spec.index).info, memory=memory, share=share)
 
 
 def zeromq_maker(spec: messages.WorkerSpec, topology: Topology) -> Callable[[str], Transport]:

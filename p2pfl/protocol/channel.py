@@ -192,7 +192,7 @@ class Channel:
         )
         for name, (vector,) in payload.vectors.items():
             template = msgspec.structs.replace(header, codec=encodings[name].name)
-            yield from chunks(template, {name: vector.view(torch.uint8).numpy().data})
+            yield from chunks(template, {name: vector.view(torch.uint8).numpy().data}, payload.is_stable)
 
     def on_flushed(self) -> None:
         """Note that no body is being sent; a neighbor that misses something asks again."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from p2pfl.payload import LocalTraining, Payload
+from p2pfl.payload import LocalTraining, Payload, VectorMemory
 from p2pfl.protocol.greeting import Greeting
 from p2pfl.protocol.introduction import Introduction
 from p2pfl.protocol.numbering import Numbering
@@ -75,6 +75,8 @@ class PeerContext:
     """Treatment of running statistics of batch normalization."""
     greeting: Greeting = field(default_factory=Greeting)
     """What neighbors must have been started with too."""
+    memory: VectorMemory = field(default_factory=VectorMemory, compare=False)
+    """Memory for vectors that are sent."""
     introductions: Mapping[int, Introduction] = field(default_factory=dict)
     """Descriptions of all peers' own data, for a neighbor that has to learn them once more."""
 

@@ -179,7 +179,7 @@ class Exchange:
 
     def _round_context(self, done: ev.Trained) -> RoundContext:
         trained = done.steps, done.samples, done.loss, done.lr, done.lr_sum
-        return RoundContext(self.round, self._schedule(self.round), *trained)
+        return RoundContext(self.round, self._schedule(self.round), *trained, memory=self._context.memory)
 
     @property
     def facts(self) -> dict[str, list[str] | None]:

@@ -110,13 +110,15 @@ class Message:
     """A header and its body: a chunk's numbers, a greeting, or nothing.
 
     What does not travel: `ends`: it is the last chunk of a vector that is being sent. `is_shared`: the body is memory
-    that its sender may still write, so numbers must be copied before they are checked and used.
+    that its sender may still write, so numbers must be copied before they are checked and used. `is_stable`: as of the
+    payload that is being sent.
     """
 
     header: Header
     body: Buffer = b""
     ends: bool = field(default=False, compare=False)
     is_shared: bool = field(default=False, compare=False)
+    is_stable: bool = field(default=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -183,7 +185,7 @@ def check_numbers(header: Header) -> None:
         raise ProtocolError(Refusal.LENGTH, f"a chunk beyond the vector's {header.total} bytes")
 
 
-def chunks(template: Header, vectors: Mapping[str, memoryview]) -> Iterator[Message]:
+def chunks(template: Header, vectors: Mapping[str, memoryview], is_stable: bool = False) -> Iterator[Message]:
     """Split a payload into messages: chunks of each vector in order, as views.
 
     `template` has kind, sender, round, codec, layout and scalars; every chunk repeats them, so that none depends
@@ -194,7 +196,8 @@ def chunks(template: Header, vectors: Mapping[str, memoryview]) -> Iterator[Mess
         for offset in range(0, data.nbytes, CHUNK_BYTES):
             body = data[offset : offset + CHUNK_BYTES]
             fields = {"vector": name, "offset": offset, "length": body.nbytes, "total": data.nbytes if total else 0}
-            yield Message(msgspec.structs.replace(template, **fields), body, ends=offset + body.nbytes == data.nbytes)
+            header, ends = msgspec.structs.replace(template, **fields), offset + body.nbytes == data.nbytes
+            yield Message(header, body, ends, is_stable=is_stable)
 
 
 def chunk_count(vector_bytes: int) -> int:

@@ -1,4 +1,7 @@
-"""Pool of a process's segments: what is copied into them, and who still reads it."""
+"""Pool of a process's segments: what is copied into them, and who still reads it.
+
+A process that computes its vectors in segments that are lent to it needs no copies: they are sent as they lie there.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from p2pfl.protocol.wire import Buffer, Message
 from p2pfl.transport.segments import MAX_SLOTS, Owner, Segment, SegmentError
@@ -27,6 +32,7 @@ class _Held:
     segment: Segment
     slot: int
     references: set[int] = field(default_factory=set)
+    is_lent: bool = False  # the process itself computes there
     is_lost: bool = False  # a neighbor may read it whose release never comes: it is not written again
 
 
@@ -60,6 +66,7 @@ class SegmentPool:
         self._size = size
         self._free: list[_Held] = []
         self._used: dict[int, _Held] = {}  # by slot; those that are not free
+        self._lent: dict[int, _Held] = {}  # by address
         self._vectors: dict[_Key, _Vector] = {}
         self._references: dict[int, tuple[int, _Held]] = {}  # neighbor and segment
         self._count = secrets.randbits(_NUMBER_BITS)
@@ -83,20 +90,46 @@ class SegmentPool:
         if vector is None:
             if any(round != header.round for round, _, _ in self._vectors):
                 self.forget()
-            held = self._take(len(self._vectors) + 1)
+            held = self._lent.get(key[2]) if message.is_stable else None
+            held = held or self._take(len(self._vectors) + 1)
             if held is None:
                 return None
             vector = self._vectors[key] = _Vector(held, body)
         segment = vector.held.segment
         if header.offset + header.length > segment.size:
             return None
-        if header.offset not in vector.copied:
+        if not vector.held.is_lent and header.offset not in vector.copied:
             try:
                 segment.write(header.offset, body)
             except SegmentError:
                 return None
             vector.copied.add(header.offset)
         return segment
+
+    def lend(self, vector: Tensor, is_wanted: bool = True) -> Tensor:
+        """Return a vector like this one that nobody reads, or itself.
+
+        It is in a segment if that is wanted and there is one, and then has other numbers; a segment that this one was
+        in is given back.
+        """
+        held = self._lent.get(vector.data_ptr())
+        if held is not None:
+            if not (held.references or held.is_lost or self._is_sent(held)):
+                return vector
+            del self._lent[vector.data_ptr()]
+            held.is_lent = False
+            self._settle(held)
+        fresh = self._take(self._width) if is_wanted else None
+        if fresh is not None:
+            try:
+                address, memory = fresh.segment.reserve(vector.nbytes)
+            except SegmentError:
+                self._settle(fresh)
+            else:
+                fresh.is_lent = True
+                self._lent[address] = fresh
+                return torch.from_numpy(memory).view(vector.dtype)
+        return vector if held is None else torch.empty_like(vector)
 
     def refer(self, neighbor: int, segment: Segment) -> int:
         """Number of a new reference of a neighbor to a segment."""
@@ -146,10 +179,11 @@ class SegmentPool:
         self._used.clear()
         self._vectors.clear()
         self._references.clear()
+        self._lent.clear()
 
     def _take(self, width: int) -> _Held | None:
         self._width = max(self._width, width)
-        if not self._free and self.size < min(2 * self._width + SPARE, _SHOWN):
+        if not self._free and self.size < min(2 * self._width + SPARE + len(self._lent), _SHOWN):
             try:
                 self._free.append(self._new(min(set(range(_SHOWN)) - self._used.keys())))
             except SegmentError:  # out of memory or of file numbers
@@ -168,7 +202,7 @@ class SegmentPool:
 
         It is closed where a neighbor was lost.
         """
-        if held.references or any(vector.held is held for vector in self._vectors.values()):
+        if held.references or held.is_lent or self._is_sent(held):
             return
         if self._used.pop(held.slot, None) is None:
             return
@@ -176,6 +210,9 @@ class SegmentPool:
             held.segment.close()
         else:
             self._free.append(held)
+
+    def _is_sent(self, held: _Held) -> bool:
+        return any(vector.held is held for vector in self._vectors.values())
 
 
 def _address(body: Buffer) -> int:

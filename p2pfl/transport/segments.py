@@ -117,13 +117,28 @@ class Segment:
         """
         data = np.frombuffer(body, np.uint8)
         end = offset + data.nbytes
-        if end > self._reserved:  # a page that the system cannot supply while it is written would end the process
+        self._supply(end)
+        np.copyto(self._bytes[offset:end], data)
+
+    def reserve(self, count: int) -> tuple[int, Bytes]:
+        """Address of its first bytes, and a view of so many, for whoever writes them.
+
+        Raises SegmentError where there is no memory for them.
+        """
+        self._supply(count)
+        return self._bytes.ctypes.data, self._bytes[:count]
+
+    def _supply(self, end: int) -> None:
+        """Have memory for the bytes up to an offset.
+
+        A page that the system cannot supply while it is written would end the process.
+        """
+        if end > self._reserved:
             try:
                 os.posix_fallocate(self._fd, self._reserved, end - self._reserved)
             except OSError as error:
                 raise SegmentError(f"no memory for what is shared ({error.strerror})") from None
             self._reserved = end
-        np.copyto(self._bytes[offset:end], data)
 
     def close(self) -> None:
         """Give it up.

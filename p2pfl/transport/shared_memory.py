@@ -1,9 +1,9 @@
 """Shared memory for neighbors on the same machine, around a transport of messages.
 
-A vector is copied once into a segment (`segments`) and each neighbor that has mapped it gets a reference to the whole
-in one message, in the place of its chunks. At the neighbor, this transport hands the protocol one long chunk, whose
-body is a view of the mapping; the last view that is gone releases the reference. All other messages, and the vectors
-for other neighbors, go through the transport inside.
+A vector is copied once into a segment (`segments`), unless it was computed in one that was lent for it, and each
+neighbor that has mapped it gets a reference to the whole in one message, in the place of its chunks. At the neighbor,
+this transport hands the protocol one long chunk, whose body is a view of the mapping; the last view that is gone
+releases the reference. All other messages, and the vectors for other neighbors, go through the transport inside.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 import msgspec
+from torch import Tensor
 
 from p2pfl.errors import ProtocolError, Refusal
+from p2pfl.payload import VectorMemory
 from p2pfl.protocol import wire
 from p2pfl.protocol.events import Lost, Received, Reconnected, Refused, TransportEvent
 from p2pfl.protocol.wire import CHUNK_BYTES, VERSION, Header, Kind, Message
@@ -32,9 +34,19 @@ class SharedMemoryTransport:
     """Transport that shares vectors with neighbors on this machine, around another."""
 
     def __init__(
-        self, transport: Transport, run: str, me: int, say: Say = print, *, least: int = LEAST_BYTES, share: bool = True
+        self,
+        transport: Transport,
+        run: str,
+        me: int,
+        say: Say = print,
+        *,
+        memory: VectorMemory | None = None,
+        least: int = LEAST_BYTES,
+        share: bool = True,
     ) -> None:
         """Wrap an open transport of process `me` in a run.
+
+        `memory`: of the vectors that it will send, which gets segments where there are neighbors to read them.
 
         `say` gets a line where there is shared memory, and one for each reason why there is none with some neighbor.
         `least`: bytes of the smallest vector that is shared. `share`: False declines neighbors' offers and makes none.
@@ -44,6 +56,8 @@ class SharedMemoryTransport:
         self._run, self._me = run, me
         self._say, self._said = say, set[str]()
         self._least, self._shares = least, share
+        if memory is not None:
+            memory.lend = self._lend
         self._segment_bytes = 0
         self._pool: SegmentPool | None = None
         self._neighbors: frozenset[int] = frozenset()
@@ -148,6 +162,13 @@ class SharedMemoryTransport:
         if message.ends:
             self._send_pending(neighbor)
         return True
+
+    def _lend(self, vector: Tensor) -> Tensor:
+        """As of `VectorMemory.lend`: in a segment, if some neighbor maps it."""
+        is_plain = vector.device.type == "cpu" and not vector.is_pinned()
+        if self._pool is None or not is_plain or not self._least <= vector.nbytes <= self._segment_bytes:
+            return vector
+        return self._pool.lend(vector, is_wanted=bool(self._accepted))
 
     def _send_pending(self, neighbor: int) -> None:
         pending = self._pending.pop(neighbor, None)

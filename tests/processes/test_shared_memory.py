@@ -62,10 +62,12 @@ def share(run_dir: Path, topology: Topology) -> list[bool]:
     [
         ("tcp", {}),
         ("ipc", {"wire_dtype": "bf16", "transport": "shm"}),
+        ("ipc", {"order": "overlapped", "rounds": 6}),
+        ("ipc", {"algorithm": "gradient-tracking", "rounds": 6}),
         ("ipc", {"algorithm": "median", "byzantine": 1}),
         ("ipc", {"mode": "centralized", "num_clients": 3, "num_selected": 2}),
     ],
-    ids=["fp32", "bf16", "robust", "centralized"],
+    ids=["fp32", "bf16", "overlapped", "two vectors", "robust", "centralized"],
 )
 def test_the_same_bits_as_over_sockets(tmp_path: Path, sockets: str, own: dict[str, Any]) -> None:
     config = RunConfig.of(**{**OPTIONS, **own}, run_dir=str(tmp_path / "shared"))

@@ -23,7 +23,7 @@ from p2pfl.algorithms.relay_sum import RelaySum
 from p2pfl.payload import Payload
 from p2pfl.protocol.aggregation import RoundAggregation
 from p2pfl.protocol.arrival import BLOCK_BYTES
-from p2pfl.protocol.inbox import Inbox, Senders
+from p2pfl.protocol.inbox import Inbox
 from p2pfl.protocol.wire import VERSION, Header, Message
 
 PEERS = 5
@@ -162,7 +162,9 @@ def test_a_vector_that_is_spoiled_amid_the_others_is_replaced_from_there_on(
     ends = []
     for is_together in (True, False):
         mixing = Mixing(algorithm, me)
-        vector = mixing.memories[bad]["x"].view(np.float32 if mixing.algorithm.encodings["x"].item_bytes == 4 else np.uint16)
+        vector = mixing.memories[bad]["x"].view(
+            np.float32 if mixing.algorithm.encodings["x"].item_bytes == 4 else np.uint16
+        )
         vector[place] = math.nan if vector.dtype == np.float32 else 0x7FC0
         senders = list(mixing.memories)
         for sender in reversed(senders) if is_together else senders:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 
 from p2pfl.protocol.wire import CHUNK_BYTES, VERSION, Header, Message, chunks
 from p2pfl.transport.segment_pool import SPARE, SegmentPool
@@ -31,12 +32,13 @@ def vector(value: int = 1, size: int = SIZE) -> np.ndarray:
     return np.full(size, value, np.uint8)
 
 
-def messages(data: np.ndarray, round: int = 1, name: str = "x") -> list[Message]:
-    return list(chunks(Header(VERSION, "run", "chunk", 0, round, codec="fp32"), {name: data.data}))
+def messages(data: np.ndarray, round: int = 1, name: str = "x", is_stable: bool = False) -> list[Message]:
+    return list(chunks(Header(VERSION, "run", "chunk", 0, round, codec="fp32"), {name: data.data}, is_stable))
 
 
-def placed(pool: SegmentPool, data: np.ndarray, round: int = 1, name: str = "x") -> Segment:
-    found = {segment for message in messages(data, round, name) if (segment := pool.place(message)) is not None}
+def placed(pool: SegmentPool, data: np.ndarray, round: int = 1, name: str = "x", is_stable: bool = False) -> Segment:
+    sent = messages(data, round, name, is_stable)
+    found = {segment for message in sent if (segment := pool.place(message)) is not None}
     (segment,) = found
     return segment
 
@@ -174,3 +176,97 @@ def test_a_segment_costs_one_open_file(pool: SegmentPool) -> None:
     before, kept = len(os.listdir("/proc/self/fd")), [vector() for _ in range(5)]
     assert all(placed(pool, data) for data in kept)
     assert len(os.listdir("/proc/self/fd")) == before + 5
+
+
+# Vectors that are computed in segments
+
+
+def lent(pool: SegmentPool, value: int = 1) -> torch.Tensor:
+    """A vector in a segment, with some numbers."""
+    found = pool.lend(torch.empty(SIZE // 4))
+    assert pool.lend(found) is found, "nobody reads it"
+    return found.fill_(value)
+
+
+def read(segment: Segment) -> torch.Tensor:
+    return torch.from_numpy(content(segment).copy()).view(torch.float32)
+
+
+def in_bytes(vector: torch.Tensor) -> np.ndarray:
+    return vector.view(torch.uint8).numpy()
+
+
+def test_a_vector_that_was_computed_in_a_segment_is_sent_from_there(pool: SegmentPool) -> None:
+    vector = lent(pool)
+    segment = placed(pool, in_bytes(vector), is_stable=True)
+    assert pool.size == 1
+    vector[0] = 5.0
+    assert read(segment)[0] == 5.0, "no copy"
+
+
+def test_a_vector_whose_owner_asks_nobody_before_it_writes_is_copied(pool: SegmentPool) -> None:
+    vector = lent(pool)
+    segment = placed(pool, in_bytes(vector))
+    assert pool.size == 2
+    vector[0] = 5.0
+    assert read(segment)[0] == 1.0
+
+
+def test_a_vector_that_is_read_is_replaced_until_it_is_released(pool: SegmentPool) -> None:
+    vector = lent(pool)
+    segment = placed(pool, in_bytes(vector), is_stable=True)
+    number = pool.refer(5, segment)
+    pool.forget()
+    other = pool.lend(vector)
+    assert other.shape == vector.shape
+    other.fill_(2.0)
+    assert (read(segment) == 1.0).all()
+    pool.release(5, [number])
+    assert pool.lend(other) is other
+    again = pool.lend(torch.empty(SIZE // 4))
+    assert again.data_ptr() == vector.data_ptr(), "free again"
+    assert pool.size == 2
+
+
+def test_a_vector_that_is_being_sent_is_replaced(pool: SegmentPool) -> None:
+    vector = lent(pool)
+    placed(pool, in_bytes(vector), is_stable=True)
+    assert pool.lend(vector).data_ptr() != vector.data_ptr()
+
+
+def test_a_vector_that_a_lost_neighbor_may_read_is_never_written_again(pool: SegmentPool) -> None:
+    vector = lent(pool)
+    segment = placed(pool, in_bytes(vector), is_stable=True)
+    pool.refer(5, segment)
+    mapped = content(segment)
+    pool.lose(5)
+    assert placed(pool, in_bytes(vector), is_stable=True) is segment, "the others still get it"
+    pool.forget()
+    fresh = pool.lend(vector)
+    fresh.fill_(2.0)
+    assert (torch.from_numpy(mapped.copy()).view(torch.float32) == 1.0).all()
+    assert pool.size == 1, "the other segment was closed"
+
+
+def test_vectors_are_in_the_process_where_no_segment_is_wanted_or_to_be_had(
+    pool: SegmentPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = torch.empty(SIZE // 4)
+    assert pool.lend(plain, is_wanted=False) is plain
+    vector = lent(pool)
+    pool.refer(5, placed(pool, in_bytes(vector), is_stable=True))
+    back = pool.lend(vector, is_wanted=False)
+    assert back.shape == vector.shape
+    assert pool.lend(back, is_wanted=False) is back
+    monkeypatch.setattr(os, "posix_fallocate", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    assert pool.lend(plain) is plain
+    assert pool.lend(plain) is plain
+    assert pool.size == 2, "a segment without memory waits for the next"
+
+
+def test_lent_segments_leave_room_for_those_that_neighbors_read(pool: SegmentPool) -> None:
+    vectors = [pool.lend(torch.empty(SIZE // 4)) for _ in range(3)]
+    assert len({vector.data_ptr() for vector in vectors}) == 3
+    for round in range(LIMIT):
+        pool.refer(5, placed(pool, np.ones(SIZE, np.uint8), round))
+        pool.forget()

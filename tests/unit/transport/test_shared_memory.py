@@ -12,7 +12,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import torch
 
+from p2pfl.payload import VectorMemory
 from p2pfl.protocol import wire
 from p2pfl.protocol.events import Lost, Received, Reconnected, Refused, TransportEvent
 from p2pfl.protocol.wire import CHUNK_BYTES, VERSION, Header, Message
@@ -575,3 +577,20 @@ def test_a_release_of_anothers_reference_frees_nothing(make: Make) -> None:
         send(swarm.ends[0], vector(round), to=1, round=round)
         swarm.poll()
     assert bodies(kept) == data.tobytes()
+
+
+# Vectors that are computed in shared memory
+
+
+@pytest.mark.parametrize("is_greeted", [False, True])
+@pytest.mark.parametrize("count", [LEAST_BYTES // 4 - 1, LEAST_BYTES // 4, SIZE // 4 + CHUNK_BYTES])
+def test_vectors_are_lent_where_some_neighbor_maps_them_and_they_fit(make: Make, is_greeted: bool, count: int) -> None:
+    swarm, memory = make(), VectorMemory()
+    end = SharedMemoryTransport(swarm.sockets[0], "run", 0, memory=memory)  # type: ignore[arg-type]
+    end.connect({1: "1"}, SIZE)
+    swarm.ends[0] = end
+    if is_greeted:
+        swarm.greet()
+    vector = torch.empty(count)
+    is_lent = memory.writable(vector) is not vector
+    assert is_lent == (is_greeted and count == LEAST_BYTES // 4)
