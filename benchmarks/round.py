@@ -1,17 +1,22 @@
 """Samples per second of a swarm, beside one process with all cores.
 
-`python -m benchmarks.round`. It also shows how a round's time is spent, and how much of a slow link overlap hides.
-Every swarm is a real run of p2pfl with its records, sketches and checkpoints; of its rounds those between the first
-(start) and the last (evaluation, shown apart) are measured. The reference is the fastest plain loop that PyTorch allows
-one process: the same model, precision, batch and augmentation, uint8 images in memory, channels last, fused SGD, the
-same malloc settings, and the number of threads with which that is fastest; it is measured before and after every swarm.
-It evaluates nothing, records nothing and saves nothing, and it needs no second process.
+`python -m benchmarks.round`. It also shows how a round's time is spent, how much of a slow link overlap hides, and what
+checkpoints and averaging after every step cost; `--parts` chooses among these. Every swarm is a real run of p2pfl with
+its records, sketches and checkpoints; of its rounds those between the first (start) and the last (evaluation, shown
+apart) are measured. The reference is the fastest plain loop that PyTorch allows one process: the same model, precision,
+batch and augmentation, uint8 images in memory, channels last, fused SGD, the same malloc settings, and the number of
+threads with which that is fastest; it is measured before and after every swarm. It evaluates nothing, records nothing
+and saves nothing, and it needs no second process.
 
 A full mesh of many peers moves so many bytes that traffic itself costs CPU. There the CPU seconds of a peer's threads
 that do not train, beyond those of the same peers in mode local (no exchange), are compared with what the same traffic
 costs processes that train alike and swap raw chunks over bare sockets (`benchmarks.round_bare`, with the same malloc
 settings): all that they use beside training. A peer's whole CPU beyond that in mode local is in the table, too: it
 contains what the traffic does to the caches of training, and much noise.
+
+A ring that averages after every step is compared with the same peers in mode local. Neither saves checkpoints: their
+seconds would be in both, and hide those of the exchange. The ring's peers share memory, as is the default on one
+machine; `--each-step-transports` chooses sockets.
 """
 
 from __future__ import annotations
@@ -22,14 +27,14 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
 from benchmarks.common import Bar, Report, Spread, ratios, spread
 from benchmarks.round_bare import bare
 from benchmarks.round_plain import Plain, plain
-from benchmarks.swarms import Figures, Kind, Launcher, Order, Swarm, end_cleanly, launcher
+from benchmarks.swarms import Figures, Kind, Launcher, Order, Precision, Swarm, Transport, end_cleanly, launcher
 
 RING_AT_LEAST = 0.95
 SMALL_MESH_AT_LEAST = 0.90
@@ -37,6 +42,9 @@ SMALL_MESH = 4  # peers; in larger ones traffic itself costs CPU
 CPU_AT_MOST = 1.25
 OVERLAPPED_AT_MOST = 1.10
 SAVED_AT_MOST = 1.30
+EACH_STEP_AT_LEAST = 0.85
+
+Part = Literal["speed", "overlap", "saving", "each-step"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,8 @@ class Settings:
 
     quick: bool = False
     """Tiny, to see that everything works; figures mean nothing, and there are no bars."""
+    parts: tuple[Part, ...] = ("speed", "overlap", "saving", "each-step")
+    """Swarms beside a plain loop, the overlapped order, checkpoints of rounds of one step, averaging each step."""
     repeats: int = 3
     """How often everything is measured, in turns."""
     peers: tuple[int, ...] = (4, 8, 16)
@@ -55,16 +65,20 @@ class Settings:
     """Samples in a step; with --local-steps 10 a round has 500 samples a peer."""
     width: float = 0.25
     """Of VGG-11."""
+    precision: Precision = "bf16"
+    """Of training, in swarms and references; on a CPU without AVX-512, fp32 is several times as fast as bf16."""
     samples: int = 8_000
     """Samples of a swarm's measured rounds, all peers together: more peers get fewer rounds, at least three."""
     seconds: float = 2.0
     """How long the plain loop is measured between two swarms."""
     delay: float = 0.4
     """Of the slow link in the overlap's test, as a share of a round's training."""
-    overlap: bool = True
-    """Test the overlapped order."""
-    saving: bool = True
-    """Test what checkpoints add to rounds of one step."""
+    each_step_peers: int = 8
+    """Size of the ring that averages after each step."""
+    each_step_batch_size: int = 32
+    """Samples in its steps."""
+    each_step_transports: tuple[Transport, ...] = ("shm",)
+    """Its transports, each with a row and a bar."""
     output: Path | None = None
     """Where the JSON goes; default: benchmarks/results/round.json."""
 
@@ -72,11 +86,26 @@ class Settings:
         """These settings, or the tiny ones of --quick."""
         if not self.quick:
             return self
-        return replace(self, repeats=1, peers=(2,), local_steps=1, batch_size=8, width=0.125, samples=1, seconds=0.1)
+        tiny = replace(self, repeats=1, peers=(2,), local_steps=1, batch_size=8, width=0.125, samples=1, seconds=0.1)
+        return replace(tiny, each_step_peers=2, each_step_batch_size=8)
 
     def swarm(self, kind: Kind, peers: int) -> Swarm:
         rounds = max(1 if self.quick else 3, self.samples // (self.local_steps * self.batch_size * peers))
-        return Swarm(kind, peers, rounds + 2, self.local_steps, self.batch_size, self.width, test_samples=100)
+        return Swarm(
+            kind,
+            peers,
+            rounds + 2,
+            self.local_steps,
+            self.batch_size,
+            self.width,
+            precision=self.precision,
+            test_samples=100,
+        )
+
+    def one_step_ring(self, peers: int, batch_size: int) -> Swarm:
+        """Ring with rounds of one step, of which at least forty are measured."""
+        ring = replace(self, local_steps=1, batch_size=batch_size).swarm("ring", peers)
+        return replace(ring, rounds=max(ring.rounds, 3 if self.quick else 42))
 
 
 @dataclass(frozen=True)
@@ -92,13 +121,22 @@ def main(settings: Settings) -> None:
     end_cleanly()
     settings = settings.shrunk()
     report = Report("round", asdict(settings))
+    measure = {"speed": _speed, "overlap": _overlap, "saving": _saving, "each-step": _each_step}
+    with launcher() as runs:
+        for part in settings.parts:
+            measure[part](report, settings, runs)
+    report.finish(settings.output)
+
+
+def _speed(report: Report, settings: Settings, runs: Launcher) -> None:
+    """Measure swarms beside the plain loop, and full meshes beside bare sockets."""
     swarms = [settings.swarm(kind, peers) for peers in settings.peers for kind in ("ring", "mesh")]
     swarms += [replace(settings.swarm("ring", peers), mode="local") for peers in settings.peers]
     if settings.quick:
         swarms = swarms[1:]
     turns: dict[Swarm, list[Turn]] = defaultdict(list)
     traffic: dict[int, list[float]] = defaultdict(list)
-    with launcher() as runs, bare(max(settings.peers)) as sockets, plain(swarms[0]) as started:
+    with bare(max(settings.peers)) as sockets, plain(swarms[0]) as started:
         sockets.wait()
         loop, rates = started.fastest(settings.seconds / 2)
         found = ", ".join(f"{threads}: {rate:.0f}" for threads, rate in rates.items())
@@ -109,12 +147,7 @@ def main(settings: Settings) -> None:
             for swarm in [swarm for swarm in turns if swarm.kind == "mesh"]:
                 traffic[swarm.peers].append(sockets.cpu(swarm, swarm.rounds - 2))
                 _say(f"bare full mesh of {swarm.peers}: {1000 * traffic[swarm.peers][-1]:.1f} ms CPU of traffic")
-        _tell(report, settings, turns, traffic)
-        if settings.overlap:
-            _overlap(report, settings, runs)
-        if settings.saving:
-            _saving(report, settings, runs)
-    report.finish(settings.output)
+    _tell(report, settings, turns, traffic)
 
 
 def _measure(
@@ -210,9 +243,7 @@ def _overlap(report: Report, settings: Settings, runs: Launcher) -> None:
 
 def _saving(report: Report, settings: Settings, runs: Launcher) -> None:
     """Measure rounds of one step without checkpoints, with some, and with all."""
-    # Of twenty rounds at least, so that some are saved in the middle one, too.
-    ring = replace(settings, local_steps=1).swarm("ring", settings.peers[0])
-    ring = replace(ring, rounds=max(ring.rounds, 3 if settings.quick else 42))
+    ring = settings.one_step_ring(settings.peers[0], settings.batch_size)  # long enough to save every tenth round
     kinds = {
         "ring, one step, no checkpoints": replace(ring, checkpoint=False),
         "… one every 10 rounds": replace(ring, checkpoint_every=10),
@@ -231,6 +262,27 @@ def _saving(report: Report, settings: Settings, runs: Launcher) -> None:
             report.bars.append(
                 Bar("ring, one step: s/round with checkpoints of without", longer.median, at_most=SAVED_AT_MOST)
             )
+
+
+def _each_step(report: Report, settings: Settings, runs: Launcher) -> None:
+    """Measure a ring that averages after each step, and its peers without exchange."""
+    ring = replace(settings.one_step_ring(settings.each_step_peers, settings.each_step_batch_size), checkpoint=False)
+    local = replace(ring, mode="local")
+    name = f"ring, averaged after each step, {settings.precision}"
+    swarms = {"no exchange, one step": local}
+    swarms |= {f"{name}, {way}": replace(ring, transport=way) for way in settings.each_step_transports}
+    found: dict[str, list[Figures]] = {name: [] for name in swarms}
+    for repeat in range(settings.repeats):
+        for name, swarm in list(swarms.items())[:: -1 if repeat % 2 else 1]:
+            found[name].append(runs.measure(swarm))
+            _say(f"{name}: {found[name][-1].samples_per_second:.0f} samples/s")
+    alone = [figures.samples_per_second for figures in found["no exchange, one step"]]
+    for name, measured in found.items():
+        share = ratios([figures.samples_per_second for figures in measured], alone)
+        report.rows.append({**_row(name, ring, measured), "of local": share})
+        if swarms[name] is not local and not settings.quick:
+            label = f"{name}, {ring.peers} peers: samples/s of no exchange's"
+            report.bars.append(Bar(label, share.median, at_least=EACH_STEP_AT_LEAST))
 
 
 def _say(text: str) -> None:

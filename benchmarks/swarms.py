@@ -27,6 +27,8 @@ _LOG = "log.txt"
 
 Kind = Literal["ring", "exponential", "mesh"]
 Order = Literal["atc", "overlapped"]
+Precision = Literal["fp32", "bf16"]
+Transport = Literal["shm", "ipc", "tcp"]
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,10 @@ class Swarm:
     local_steps: int
     batch_size: int
     width: float
-    precision: str = "bf16"
+    precision: Precision = "bf16"
     mode: Literal["gossip", "local"] = "gossip"
     order: Order = "atc"
+    transport: Transport = "ipc"
     link_delay: float = 0.0  # seconds every message is under way
     train_samples: int = 8000
     test_samples: int = 100
@@ -69,7 +72,7 @@ class Swarm:
     def options(self) -> dict[str, Any]:
         """The settings of the run by option name, all others at their defaults."""
         # Enough for the mixing after the last round to be short: it is not what is measured.
-        exchange = {"order": self.order, "consensus_tolerance": 0.99, "transport": "ipc"}
+        exchange: dict[str, Any] = {"order": self.order, "consensus_tolerance": 0.99, "transport": self.transport}
         if self.kind == "exponential" and self.peers > 2:
             exchange["mixing"] = "uniform"  # it is directed, with equal degrees
         if self.gossip_steps > 1:

@@ -33,3 +33,10 @@ def test_a_benchmark_runs_and_writes_its_rows(name: str, tmp_path: Path) -> None
         groups = json.loads(output.with_stem("result-group").read_text())
         assert {row["who"] for row in groups["rows"]} == {"bare", "shm", "ipc", "tcp"}
         assert groups["bars"] == []
+    if name == "round":
+        assert {column for row in result["rows"] for column in row} >= {
+            "of plain",
+            "of undelayed",
+            "of unsaved",
+            "of local",
+        }
