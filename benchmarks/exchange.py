@@ -9,7 +9,8 @@ a swap at the same point: all of the other's vector is added, and ZeroMQ has rel
 a vector that never changes, and has no weights. Its better way of sending is the reference. Beside it, without a bar,
 stand the same bare sockets with what an exchange of changing weights needs ("mixing": a copy or conversion and a
 weighted average a round, in place), and one memory copy of the vector. All ways have the same malloc settings, a
-worker's: whole frames are twice as fast with them.
+worker's: whole frames are twice as fast with them. Rows with CURVE, without a bar, are of p2pfl with key pairs, whose
+sockets are encrypted and authenticated, beside the same bare sockets, which are not.
 
 Swarm: processes that take one training step of batch 2 a round and average VGG-11 with their neighbors over ipc. p2pfl
 is its own command, `p2pfl gossip`, with everything that a run has (records, sketches, reports to the launcher;
@@ -21,7 +22,7 @@ libraries are mapped once in one way of starting a process and once each in the 
 forked, with its start; a bare process's since its turn began, with what malloc has kept of earlier turns.
 
 Group: processes on a graph that average VGG-11 with their neighbors round after round and train nothing, through p2pfl
-over each transport, shared memory among them, beside the bare version's averaging over ipc.
+over each transport, shared memory among them, beside the bare version's averaging over ipc. CURVE is as in a pair.
 
 p2pfl and reference take turns, each first every other time; a ratio is taken within one turn, and figures are medians
 over the turns.
@@ -40,7 +41,7 @@ import tyro
 
 from benchmarks.common import RESULTS, Bar, Report, Spread, ratios, spread
 from benchmarks.exchange_group import Group
-from benchmarks.exchange_pair import Swap, Transport, Way, layout_of
+from benchmarks.exchange_pair import Swap, Transport, Way, layout_of, make_key_pairs
 from benchmarks.exchange_pool import Cost, Pool, average, pool
 from benchmarks.exchange_swarm import Figures, Swarm
 
@@ -52,7 +53,8 @@ _GROUP_BARS: dict[str, tuple[float, float | None]] = {
     "complete:8": (0.35, None),
     "complete:16": (0.35, None),
 }
-_WAYS: tuple[Way, ...] = ("p2pfl", "chunks", "whole", "mixing", "copy")
+_PAIRS = 6  # processes: of bare sockets, of p2pfl, and of p2pfl with CURVE
+_BARE: tuple[Way, ...] = ("chunks", "whole", "mixing", "copy")
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ class Settings:
     """Turns of a swarm."""
     groups: tuple[str, ...] = ("ring:4", "complete:8", "complete:16")
     """Graphs and sizes of groups that exchange VGG-11 and train nothing."""
+    curve: tuple[str, ...] = ("pair", "ring:4")
+    """What is measured with CURVE, too, over sockets: pairs, and groups by name."""
     warm: int = 4
     """Swaps and rounds before those that are measured."""
     quick: bool = False
@@ -94,7 +98,9 @@ class Settings:
 def quick(settings: Settings) -> Settings:
     """These settings with tiny sizes, and two processes for a swarm."""
     tiny: dict[str, Any] = {"width": 0.125, "swaps": 2, "repeats": 1, "rounds": 20, "swarm_repeats": 1, "warm": 1}
-    return dataclasses.replace(settings, **tiny, depths=(11,), topologies=("path",), peers=2, groups=("path:2",))
+    return dataclasses.replace(
+        settings, **tiny, depths=(11,), topologies=("path",), peers=2, groups=("path:2",), curve=("pair", "path:2")
+    )
 
 
 def main(settings: Settings) -> None:
@@ -106,7 +112,8 @@ def main(settings: Settings) -> None:
     output = settings.output or RESULTS / "exchange.json"
     reports = []
     groups = [int(group.rpartition(":")[2]) for group in settings.groups] if "group" in settings.parts else []
-    with pool(max([settings.peers, *groups])) as processes:
+    pairs = _PAIRS if "pair" in settings.parts and not settings.quick else 0
+    with pool(max([settings.peers, *groups, pairs])) as processes:
         if "swarm" in settings.parts:
             report = Report("exchange, swarms", dataclasses.asdict(settings))
             _swarms(settings, Pool(processes.links[: settings.peers]), report)
@@ -124,30 +131,33 @@ def main(settings: Settings) -> None:
 
 
 def _pairs(settings: Settings, processes: Pool[Any], report: Report) -> None:
-    # Two pairs, where there are processes enough: p2pfl does not find the heap as whole vectors in one frame leave it.
-    bare, ours = Pool[Cost](processes.links[:2]), Pool[Cost](processes.links[-2:])
+    links = processes.links  # where there are enough, no way finds the heap as another kind of sockets leaves it
+    bare, ours, encrypted = Pool[Cost](links[:2]), Pool[Cost](links[-2:]), Pool[Cost](links[-4:][:2])
     for name, swap in _swaps(settings):
-        costs: dict[str, list[Cost]] = {way: [] for way in _WAYS}
+        works = {"p2pfl": (ours, swap)} | {way: (bare, dataclasses.replace(swap, way=way)) for way in _BARE}
+        if "pair" in settings.curve and swap.transport != "shm":
+            works["CURVE"] = encrypted, dataclasses.replace(swap, key_pairs=make_key_pairs(2))
+        costs: dict[str, list[Cost]] = {way: [] for way in works}
         for turn in range(settings.repeats):
             _say(f"{name}, turn {turn + 1} of {settings.repeats}")
-            for way in _WAYS[::-1] if turn % 2 else _WAYS:
-                work = dataclasses.replace(swap, way=way)
-                costs[way].append(average((ours if way == "p2pfl" else bare).do(work)))
+            for way, (pair, work) in list(works.items())[:: -1 if turn % 2 else 1]:
+                costs[way].append(average(pair.do(work)))
         speeds = {way: [swap.bytes / 1e9 / cost.seconds for cost in those] for way, those in costs.items()}
         best = max(("chunks", "whole"), key=lambda way: spread(speeds[way]).median)
-        share = ratios(speeds["p2pfl"], speeds[best])
         cpu = {way: 1000 * spread([cost.cpu for cost in those]).median for way, those in costs.items()}
-        row: dict[str, Any] = {"pair": name, "p2pfl": spread(speeds["p2pfl"])}
-        row |= {way: spread(speeds[way]) for way in ("chunks", "whole")}
-        row |= {way: spread(speeds[way]).median for way in ("mixing", "copy")}
-        mixing = ratios(speeds["p2pfl"], speeds["mixing"])
-        row |= {"p2pfl / better bare": share, "p2pfl / mixing": mixing}
-        report.rows.append(row | {"p2pfl CPU ms": cpu["p2pfl"], "bare CPU ms": cpu[best]})
-        if not settings.quick:
-            report.bars.append(Bar(f"{name}: share of the better bare pair's bytes/s", share.median, LEAST_SHARE))
-            report.bars.append(Bar(f"{name}: share of the mixing pair's bytes/s", mixing.median, LEAST_SHARE))
+        for way in [way for way in works if way not in _BARE]:
+            row: dict[str, Any] = {"pair": f"{name} CURVE" if way == "CURVE" else name, "p2pfl": spread(speeds[way])}
+            row |= {other: spread(speeds[other]) for other in ("chunks", "whole")}
+            row |= {other: spread(speeds[other]).median for other in ("mixing", "copy")}
+            share, mixing = ratios(speeds[way], speeds[best]), ratios(speeds[way], speeds["mixing"])
+            row |= {"p2pfl / better bare": share, "p2pfl / mixing": mixing}
+            report.rows.append(row | {"p2pfl CPU ms": cpu[way], "bare CPU ms": cpu[best]})
+            if way == "p2pfl" and not settings.quick:
+                report.bars.append(Bar(f"{name}: share of the better bare pair's bytes/s", share.median, LEAST_SHARE))
+                report.bars.append(Bar(f"{name}: share of the mixing pair's bytes/s", mixing.median, LEAST_SHARE))
     report.notes.append("GB/s that one process sends (and at the same time receives); CPU: of one process in a swap.")
-    report.notes.append("No row has CURVE: they come with the keys.")
+    if "pair" in settings.curve:
+        report.notes.append("CURVE: p2pfl with keys; the bare sockets beside it neither encrypt nor authenticate.")
 
 
 def _swaps(settings: Settings) -> Iterator[tuple[str, Swap]]:
@@ -167,12 +177,15 @@ def _groups(settings: Settings, processes: Pool[Any], report: Report) -> None:
         for codec in settings.codecs:
             sizes = layout.size, layout.digest, settings.rounds, settings.warm
             bare = Group("bare", kind, int(size), "ipc", codec, *sizes)
-            ours = {way: dataclasses.replace(bare, who="p2pfl", transport=way) for way in settings.transports}
-            costs: dict[str, list[Cost]] = {way: [] for way in ("bare", *ours)}
+            works = {"bare": bare}
+            for transport in settings.transports:
+                works[transport] = ours = dataclasses.replace(bare, who="p2pfl", transport=transport)
+                if name in settings.curve and transport != "shm":
+                    works[f"{transport} CURVE"] = dataclasses.replace(ours, key_pairs=make_key_pairs(int(size)))
+            costs: dict[str, list[Cost]] = {way: [] for way in works}
             for turn in range(settings.swarm_repeats):
                 _say(f"{name} {codec}, turn {turn + 1} of {settings.swarm_repeats}")
-                works = [("bare", bare), *ours.items()]
-                for way, work in works[::-1] if turn % 2 else works:
+                for way, work in list(works.items())[:: -1 if turn % 2 else 1]:
                     costs[way].append(average(pool_.do(work)))
             report.rows += [_group_row(f"{name} {codec}", way, those, costs["bare"]) for way, those in costs.items()]
             if not settings.quick and codec == "fp32" and "shm" in costs:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from benchmarks import exchange_bare as bare
-from benchmarks.exchange_pair import RUN, TIMEOUTS, Loop, Transport, open_transport
+from benchmarks.exchange_pair import RUN, TIMEOUTS, KeyPairs, Loop, Transport, open_transport
 from benchmarks.exchange_pool import Cost, Mark, Place, mean_cost
 from p2pfl.algorithms import DPSGD, Chebyshev
 from p2pfl.model.vector import aligned_vector
@@ -35,6 +35,7 @@ class Group:
     layout: str
     rounds: int
     warm: int
+    key_pairs: KeyPairs = field(default=(), repr=False)  # of CURVE; the bare version has none
 
     def run(self, place: Place) -> Cost:
         """Part of one process."""
@@ -43,7 +44,7 @@ class Group:
 
     def _through_p2pfl(self, place: Place) -> list[Mark]:
         around = neighborhood(mixing_matrix(make_topology(self.kind, self.peers)), place.me)
-        with contextlib.closing(open_transport(self.transport, place)) as transport:
+        with contextlib.closing(open_transport(self.transport, place, self.key_pairs)) as transport:
             endpoints = place.meet(transport.endpoint)
             context = PeerContext(
                 me=place.me,

@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import torch
+import zmq
 
 from benchmarks import exchange_bare as bare
 from benchmarks.exchange_pool import Cost, Mark, Place, mean_cost
@@ -26,10 +27,11 @@ from p2pfl.protocol.context import PeerContext, Timeouts
 from p2pfl.protocol.peer import Peer
 from p2pfl.protocol.wire import CHUNK_BYTES
 from p2pfl.topology import Neighborhood
-from p2pfl.transport import SharedMemoryTransport, ZmqTransport
+from p2pfl.transport import Keys, SharedMemoryTransport, ZmqTransport
 
 Way = Literal["p2pfl", "chunks", "whole", "mixing", "copy"]
 Transport = Literal["shm", "ipc", "tcp"]
+KeyPairs = tuple[tuple[str, str], ...]  # of CURVE, public and secret, by process; none: no encryption
 RUN = "benchmark"
 TIMEOUTS = Timeouts(start=None, handshake=60.0, first_round=60.0, round=60.0)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -49,6 +51,7 @@ class Swap:
     layout: str
     rounds: int
     warm: int
+    key_pairs: KeyPairs = field(default=(), repr=False)  # bare sockets have none
 
     @property
     def total(self) -> int:
@@ -77,7 +80,7 @@ def layout_of(depth: int, width: float) -> Layout:
 
 def _ours(swap: Swap, place: Place) -> list[Mark]:
     me, other = place.me, 1 - place.me
-    with contextlib.closing(open_transport(swap.transport, place)) as transport:
+    with contextlib.closing(open_transport(swap.transport, place, swap.key_pairs)) as transport:
         endpoints = place.meet(transport.endpoint)
         context = PeerContext(
             me=me,
@@ -95,9 +98,22 @@ def _ours(swap: Swap, place: Place) -> list[Mark]:
         return Loop(peer, transport).run()
 
 
-def open_transport(transport: Transport, place: Place) -> ZmqTransport | SharedMemoryTransport:
-    """Transport of one process of a group."""
-    sockets = ZmqTransport(place.bind(transport))
+def make_key_pairs(processes: int) -> KeyPairs:
+    """CURVE key pairs for a group."""
+    pairs = [zmq.curve_keypair() for _ in range(processes)]
+    return tuple((public.decode(), secret.decode()) for public, secret in pairs)
+
+
+def open_transport(transport: Transport, place: Place, key_pairs: KeyPairs) -> ZmqTransport | SharedMemoryTransport:
+    """Transport of one process of a group.
+
+    With key pairs, sockets are encrypted and admit only the group, as with `--keys`.
+    """
+    keys = None
+    if key_pairs:
+        others = {peer: public for peer, (public, _) in enumerate(key_pairs) if peer != place.me}
+        keys = Keys(*key_pairs[place.me], neighbors=others)
+    sockets = ZmqTransport(place.bind(transport), credentials=keys)
     return SharedMemoryTransport(sockets, RUN, place.me, lambda line: None) if transport == "shm" else sockets
 
 

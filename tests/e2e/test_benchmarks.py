@@ -31,8 +31,10 @@ def test_a_benchmark_runs_and_writes_its_rows(name: str, tmp_path: Path) -> None
     assert result["machine"]["cores"] >= 1
     if name == "exchange":
         groups = json.loads(output.with_stem("result-group").read_text())
-        assert {row["who"] for row in groups["rows"]} == {"bare", "shm", "ipc", "tcp"}
+        assert {row["who"] for row in groups["rows"]} == {"bare", "shm", "ipc", "tcp", "ipc CURVE", "tcp CURVE"}
         assert groups["bars"] == []
+        encrypted = {row["pair"].removesuffix(" CURVE") for row in result["rows"] if row["pair"].endswith(" CURVE")}
+        assert encrypted == {"VGG-11 ipc fp32", "VGG-11 ipc bf16", "VGG-11 tcp fp32", "VGG-11 tcp bf16"}
     if name == "round":
         assert {column for row in result["rows"] for column in row} >= {
             "of plain",
