@@ -11,7 +11,7 @@ from benchmarks.exchange_pair import RUN, TIMEOUTS, KeyPairs, Loop, Transport, o
 from benchmarks.exchange_pool import Cost, Mark, Place, mean_cost
 from p2pfl.algorithms import DPSGD, Chebyshev
 from p2pfl.model.vector import aligned_vector
-from p2pfl.payload import ITEM_BYTES
+from p2pfl.payload import ITEM_BYTES, VectorMemory
 from p2pfl.protocol.context import PeerContext
 from p2pfl.protocol.peer import Peer
 from p2pfl.topology import make_topology, mixing_matrix, neighborhood
@@ -44,7 +44,8 @@ class Group:
 
     def _through_p2pfl(self, place: Place) -> list[Mark]:
         around = neighborhood(mixing_matrix(make_topology(self.kind, self.peers)), place.me)
-        with contextlib.closing(open_transport(self.transport, place, self.key_pairs)) as transport:
+        memory = VectorMemory()
+        with contextlib.closing(open_transport(self.transport, place, self.key_pairs, memory)) as transport:
             endpoints = place.meet(transport.endpoint)
             context = PeerContext(
                 me=place.me,
@@ -55,6 +56,7 @@ class Group:
                 run=RUN,
                 layout=self.layout,
                 timeouts=TIMEOUTS,
+                memory=memory,
             )
             x = aligned_vector(self.size).normal_()
             peer = Peer(context, lambda round: around, x, DPSGD(wire_dtype=self.codec), Chebyshev(0.0))

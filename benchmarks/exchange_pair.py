@@ -21,7 +21,7 @@ from p2pfl.algorithms import DPSGD, Chebyshev
 from p2pfl.model.networks import build_vgg
 from p2pfl.model.vector import Layout, aligned_vector
 from p2pfl.node.loop import FLUSH_SECONDS, IDLE_SECONDS
-from p2pfl.payload import ITEM_BYTES
+from p2pfl.payload import ITEM_BYTES, VectorMemory
 from p2pfl.protocol import events
 from p2pfl.protocol.context import PeerContext, Timeouts
 from p2pfl.protocol.peer import Peer
@@ -80,7 +80,8 @@ def layout_of(depth: int, width: float) -> Layout:
 
 def _ours(swap: Swap, place: Place) -> list[Mark]:
     me, other = place.me, 1 - place.me
-    with contextlib.closing(open_transport(swap.transport, place, swap.key_pairs)) as transport:
+    memory = VectorMemory()
+    with contextlib.closing(open_transport(swap.transport, place, swap.key_pairs, memory)) as transport:
         endpoints = place.meet(transport.endpoint)
         context = PeerContext(
             me=me,
@@ -91,6 +92,7 @@ def _ours(swap: Swap, place: Place) -> list[Mark]:
             run=RUN,
             layout=swap.layout,
             timeouts=TIMEOUTS,
+            memory=memory,
         )
         neighborhood = Neighborhood(me, 0.5, {other: 0.5}, {other: 0.5})
         peer = Peer(context, lambda round: neighborhood, swap.vector(), DPSGD(wire_dtype=swap.codec), Chebyshev(0.0))
@@ -104,7 +106,9 @@ def make_key_pairs(processes: int) -> KeyPairs:
     return tuple((public.decode(), secret.decode()) for public, secret in pairs)
 
 
-def open_transport(transport: Transport, place: Place, key_pairs: KeyPairs) -> ZmqTransport | SharedMemoryTransport:
+def open_transport(
+    transport: Transport, place: Place, key_pairs: KeyPairs, memory: VectorMemory
+) -> ZmqTransport | SharedMemoryTransport:
     """Transport of one process of a group.
 
     With key pairs, sockets are encrypted and admit only the group, as with `--keys`.
@@ -114,7 +118,9 @@ def open_transport(transport: Transport, place: Place, key_pairs: KeyPairs) -> Z
         others = {peer: public for peer, (public, _) in enumerate(key_pairs) if peer != place.me}
         keys = Keys(*key_pairs[place.me], neighbors=others)
     sockets = ZmqTransport(place.bind(transport), credentials=keys)
-    return SharedMemoryTransport(sockets, RUN, place.me, lambda line: None) if transport == "shm" else sockets
+    if transport != "shm":
+        return sockets
+    return SharedMemoryTransport(sockets, RUN, place.me, lambda line: None, memory=memory)
 
 
 class Loop:

@@ -76,6 +76,9 @@ class AdaptiveConsensus(Algorithm[AdaptiveConsensusState]):
     def accumulate(self, state: AdaptiveConsensusState, sender: int, part: Payload) -> None:
         self.dpsgd.accumulate(state.mixing, sender, part)
 
+    def add_borrowed(self, state: AdaptiveConsensusState, parts: Mapping[int, Payload]) -> bool:
+        return self.dpsgd.add_borrowed(state.mixing, parts)
+
     def finish(self, state: AdaptiveConsensusState, ctx: RoundContext) -> Tensor:
         gamma, buffers = self.share(ctx), state.mixing.buffers
         if gamma < 1.0 and ctx.neighborhood.incoming:

@@ -69,6 +69,13 @@ class AveragedMomentum(Algorithm[AveragedMomentumState]):
             if name in part.vectors:
                 self.dpsgd.accumulate(mixing, sender, Payload({"x": part.vectors[name]}))
 
+    def add_borrowed(self, state: AveragedMomentumState, parts: Mapping[int, Payload]) -> bool:
+        [name] = next(iter(parts.values())).vectors
+        mixing = {"x": state.models, "m": state.momenta}[name]
+        return self.dpsgd.add_borrowed(
+            mixing, {sender: Payload({"x": part.vectors[name]}) for sender, part in parts.items()}
+        )
+
     def finish(self, state: AveragedMomentumState, ctx: RoundContext) -> Tensor:
         self.dpsgd.finish(state.momenta, ctx)
         return self.dpsgd.finish(state.models, ctx)

@@ -177,6 +177,16 @@ class Algorithm(Protocol[S]):
         """
         raise NotImplementedError
 
+    def add_borrowed(self, state: S, parts: Mapping[int, Payload]) -> bool:
+        """Add the next parts of several senders as they lie in shared memory.
+
+        In peer order, as by `accumulate`, and equally long. `parts` may contain the peer's own; neighbors' vectors are
+        `payload.Borrowed`, of which each number is read once and must not be kept. Returns False where the result is
+        not finite; then nothing has been added, and copies come by `accumulate`, those that are finite. Only asked of a
+        `streaming` algorithm. Default: False, always.
+        """
+        return False
+
     def missing(self, state: S, sender: int, received: Mapping[str, int]) -> None:
         """Fill the place of a payload that does not come, or not to its end.
 

@@ -43,6 +43,14 @@ class Cursor:
         """Whether there was a part of this sender's vector in this round."""
         return sender in self._positions
 
+    def position(self, sender: int) -> int:
+        """Elements of a sender's vector so far."""
+        return self._positions.get(sender, 0)
+
+    def move(self, sender: int, position: int) -> None:
+        """Note that so many elements of a sender's vector are in."""
+        self._positions[sender] = position
+
     def blocks(self, sender: int, part: Pieces) -> Iterator[tuple[slice, Tensor]]:
         """Blocks of a sender's next part, each after its place in the vector."""
         position = self._positions.setdefault(sender, 0)
@@ -51,6 +59,19 @@ class Cursor:
                 here = slice(position, position + block.numel())
                 yield here, block
                 self._positions[sender] = position = here.stop
+
+
+class Scratch:
+    """Memory for one block at a time."""
+
+    def __init__(self) -> None:
+        self._bytes = torch.empty(0, dtype=torch.uint8)
+
+    def copy(self, block: Tensor) -> Tensor:
+        """Copy of at most BLOCK elements of at most 4 bytes, valid until the next."""
+        if not self._bytes.numel():
+            self._bytes = torch.empty(4 * BLOCK, dtype=torch.uint8)
+        return self._bytes[: block.nbytes].view(block.dtype).copy_(block)
 
 
 def add_weighted(total: Tensor, pieces: Pieces, weight: float, first: bool) -> None:

@@ -21,8 +21,9 @@ from typing import Self
 from torch import Tensor
 
 from p2pfl.algorithms.base import ONLY_X, Algorithm, AlgorithmOptions, Outgoing, RoundContext
-from p2pfl.algorithms.blockwise import Cursor, add_terms
+from p2pfl.algorithms.blockwise import Cursor, Scratch, add_terms
 from p2pfl.algorithms.buffers import Buffers
+from p2pfl.model.vector import is_finite
 from p2pfl.payload import ENCODINGS, Encoding, Payload
 from p2pfl.topology import Neighborhood, NeighborhoodSchedule
 
@@ -42,6 +43,7 @@ class DPSGDState:
     own_after: int | None = None
     fresh: int | None = None
     cursor: Cursor = field(default_factory=Cursor)
+    scratch: Scratch = field(default_factory=Scratch)
 
 
 @dataclass(frozen=True)
@@ -101,13 +103,35 @@ class DPSGD(Algorithm[DPSGDState]):
     def accumulate(self, state: DPSGDState, sender: int, part: Payload) -> None:
         if sender == state.neighborhood.me:
             return  # added together with a neighbor's: `_place_own`
-        weight, mixed = state.neighborhood.incoming[sender], state.buffers.mixed
         for here, block in state.cursor.blocks(sender, part.vectors["x"]):
-            terms = [(block, weight)]
-            if sender in (state.own_before, state.own_after):
-                own = [(vector[here], share) for vector, share in state.own_terms]
-                terms = own + terms if sender == state.own_before else terms + own
-            add_terms(mixed[here], terms, first=sender == state.fresh)
+            self._add(state, sender, here, block)
+
+    def add_borrowed(self, state: DPSGDState, parts: Mapping[int, Payload]) -> bool:
+        blocks = {sender: part.vectors["x"][0] for sender, part in parts.items() if sender != state.neighborhood.me}
+        if not blocks:
+            return False
+        first, length = next((sender, block.numel()) for sender, block in blocks.items())
+        here = slice(state.cursor.position(first), state.cursor.position(first) + length)
+        mixed = state.buffers.mixed[here]
+        before = None if state.fresh in blocks else state.scratch.copy(mixed)
+        for sender, block in blocks.items():
+            self._add(state, sender, here, block)
+        if not is_finite(mixed):  # as it is if and only if all terms are, but for an overflow
+            if before is not None:
+                mixed.copy_(before)
+            return False
+        for sender in blocks:
+            state.cursor.move(sender, here.stop)
+        return True
+
+    @staticmethod
+    def _add(state: DPSGDState, sender: int, here: slice, block: Tensor) -> None:
+        """Add a block of a neighbor's vector, and of the peer's own where that is its place."""
+        terms = [(block, state.neighborhood.incoming[sender])]
+        if sender in (state.own_before, state.own_after):
+            own = [(vector[here], share) for vector, share in state.own_terms]
+            terms = own + terms if sender == state.own_before else terms + own
+        add_terms(state.buffers.mixed[here], terms, first=sender == state.fresh)
 
     def finish(self, state: DPSGDState, ctx: RoundContext) -> Tensor:
         buffers, neighborhood = state.buffers, state.neighborhood

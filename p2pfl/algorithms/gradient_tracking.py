@@ -79,6 +79,13 @@ class GradientTracking(Algorithm[GradientTrackingState]):
             if name in part.vectors:
                 self.dpsgd.accumulate(mixing, sender, Payload({"x": part.vectors[name]}))
 
+    def add_borrowed(self, state: GradientTrackingState, parts: Mapping[int, Payload]) -> bool:
+        [name] = next(iter(parts.values())).vectors
+        mixing = {"x": state.models, "z": state.gradients}[name]
+        return self.dpsgd.add_borrowed(
+            mixing, {sender: Payload({"x": part.vectors[name]}) for sender, part in parts.items()}
+        )
+
     def finish(self, state: GradientTrackingState, ctx: RoundContext) -> Tensor:
         state.correction.add_(self.dpsgd.finish(state.gradients, ctx))
         return self.dpsgd.finish(state.models, ctx)

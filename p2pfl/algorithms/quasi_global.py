@@ -68,6 +68,9 @@ class QuasiGlobal(Algorithm[QuasiGlobalState]):
     def accumulate(self, state: QuasiGlobalState, sender: int, part: Payload) -> None:
         self.dpsgd.accumulate(state.mixing, sender, part)
 
+    def add_borrowed(self, state: QuasiGlobalState, parts: Mapping[int, Payload]) -> bool:
+        return self.dpsgd.add_borrowed(state.mixing, parts)
+
     def finish(self, state: QuasiGlobalState, ctx: RoundContext) -> Tensor:
         mixed = self.dpsgd.finish(state.mixing, ctx)
         if ctx.lr_sum > 0.0:

@@ -269,9 +269,12 @@ class RoundAggregation:
                 return True
 
     def _accumulate(self, sender: int, part: Payload) -> None:
+        self._count(sender, part)
+        self._algorithm.accumulate(self._state, sender, part)
+
+    def _count(self, sender: int, part: Payload) -> None:
         for name, pieces in part.vectors.items():
             self._filled[sender][name] += sum(piece.numel() for piece in pieces)
-        self._algorithm.accumulate(self._state, sender, part)
 
     def _next_of(self, sender: int) -> tuple[Payload | None, bool]:
         """Next part of a sender's vector, or all; whether that is its end."""
@@ -311,16 +314,43 @@ class RoundAggregation:
         From one that turns out to be unusable on, the rest of the group waits for its turn.
         """
         while group:
-            for place, sender in enumerate(group):
-                try:
-                    is_own = sender == self._me
-                    part, is_end = first_block(self._own_rest()) if is_own else self._next_of(sender)
-                except UnusableError:
-                    self._give_up(sender)
-                    group = group[:place]
-                    break
-                assert part is not None
-                self._accumulate(sender, part)
-                if is_end:
-                    self._added.add(sender)
+            if not self._add_as_they_lie(group):
+                group = self._add_copies(group)
             group = [sender for sender in group if sender not in self._added]
+
+    def _add_as_they_lie(self, group: Sequence[int]) -> bool:
+        """Add the next blocks of a group without a copy of each, if the result is finite."""
+        parts = {sender: self._next_own() if sender == self._me else self._next_block(sender) for sender in group}
+        if not self._algorithm.add_borrowed(self._state, parts):
+            return False
+        for sender, part in parts.items():
+            self._count(sender, part)
+            if self._own_is_in() if sender == self._me else self._inbox.skip_block(self._round, sender):
+                self._added.add(sender)
+        return True
+
+    def _add_copies(self, group: list[int]) -> list[int]:
+        """Add the next blocks of a group, each copied and checked.
+
+        Returns the group before the first that turns out to be unusable.
+        """
+        for place, sender in enumerate(group):
+            try:
+                part, is_end = (self._next_own(), False) if sender == self._me else self._next_of(sender)
+            except UnusableError:
+                self._give_up(sender)
+                return group[:place]
+            assert part is not None
+            self._accumulate(sender, part)
+            if is_end or (sender == self._me and self._own_is_in()):
+                self._added.add(sender)
+        return group
+
+    def _next_block(self, sender: int) -> Payload:
+        return self._inbox.next_block(self._round, sender)
+
+    def _next_own(self) -> Payload:
+        return first_block(self._own_rest())
+
+    def _own_is_in(self) -> bool:
+        return not any(pieces[0].numel() for pieces in self._own_rest().vectors.values())

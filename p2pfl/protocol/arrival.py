@@ -2,7 +2,8 @@
 
 Bodies of messages are this process's own memory; their numbers are checked as they come. Those in shared memory are
 copied where they are used, in blocks that stay in the cache, and it is the copies that are checked: their sender may
-write amid that, and can so send nothing that it could not have sent in a message.
+write amid that, and can so send nothing that it could not have sent in a message. Where an algorithm reads each number
+once and looks at what comes out (`Algorithm.add_borrowed`), no copies are needed for the same.
 """
 
 from __future__ import annotations
@@ -17,12 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from p2pfl.algorithms.blockwise import BLOCK, Scratch
 from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.model.vector import is_finite
 from p2pfl.payload import COMPRESSED, WIRE_ENCODINGS, Borrowed, Encoding, Payload
 from p2pfl.protocol.wire import Buffer, Message
-
-BLOCK_BYTES = 1 << 20  # of shared memory that are copied, checked and used at a time
 
 
 class Form(Protocol):
@@ -51,19 +51,6 @@ class UnusableError(ProtocolError):
         super().__init__(Refusal.VALUES, "not finite")
         self.round = round
         self.sender = sender
-
-
-class Scratch:
-    """Memory for one block at a time."""
-
-    def __init__(self) -> None:
-        self._bytes = torch.empty(0, dtype=torch.uint8)
-
-    def copy(self, block: Tensor) -> Tensor:
-        """Copy of a block of at most BLOCK_BYTES, valid until the next."""
-        if not self._bytes.numel():
-            self._bytes = torch.empty(BLOCK_BYTES, dtype=torch.uint8)
-        return self._bytes[: block.nbytes].view(block.dtype).copy_(block)
 
 
 @dataclass
@@ -117,26 +104,32 @@ class Arrival:
         if not self.is_borrowed:
             taken, self.pieces = self.pieces, {}
             return taken
+        name, block = self.next_block()
+        self.skip_block()
+        return {name: [_checked(scratch.copy(block))]}
+
+    def next_block(self) -> tuple[str, Tensor]:
+        """Next block of shared memory, as it lies there, and its vector's name."""
         name, pieces = next(iter(self.pieces.items()))
-        count = BLOCK_BYTES // pieces[0].element_size()
-        block, rest = pieces[0][:count], pieces[0][count:]
+        return name, pieces[0][:BLOCK]
+
+    def skip_block(self) -> None:
+        """Count the next block of shared memory as taken."""
+        name, block = self.next_block()
+        pieces = self.pieces[name]
+        rest = pieces[0][block.numel() :]
         if rest.numel():
             pieces[0] = rest
         else:
             pieces.pop(0)
         if not pieces:
             del self.pieces[name]
-        return {name: [_checked(scratch.copy(block))]}
 
 
-def first_block(payload: Payload) -> tuple[Payload, bool]:
-    """First block of a peer's own payload; whether that is all of it.
-
-    It is cut as neighbors' payloads are by `Arrival.part`.
-    """
-    (name, (piece,)), *others = [(name, pieces) for name, pieces in payload.vectors.items() if pieces[0].numel()]
-    count = BLOCK_BYTES // piece.element_size()
-    return Payload({name: (piece[:count],)}, payload.scalars), piece.numel() <= count and not others
+def first_block(payload: Payload) -> Payload:
+    """First block of a peer's own payload, cut as neighbors' are by `Arrival`."""
+    name, (piece,) = next((name, pieces) for name, pieces in payload.vectors.items() if pieces[0].numel())
+    return Payload({name: (piece[:BLOCK],)}, payload.scalars)
 
 
 def _checked(piece: Tensor) -> Tensor:

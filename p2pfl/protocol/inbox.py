@@ -11,9 +11,10 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from p2pfl.algorithms.blockwise import Scratch
 from p2pfl.errors import ProtocolError, Refusal
-from p2pfl.payload import COMPRESSED, WIRE_ENCODINGS, Encoding, Payload
-from p2pfl.protocol.arrival import Arrival, Form, Scratch, UnusableError
+from p2pfl.payload import COMPRESSED, WIRE_ENCODINGS, Borrowed, Encoding, Payload
+from p2pfl.protocol.arrival import Arrival, Form, UnusableError
 from p2pfl.protocol.wire import Header, Message, chunk_count
 
 WINDOW = 4
@@ -256,12 +257,31 @@ class Inbox:
         except ProtocolError:
             raise self._unusable(round, sender) from None
         part = Payload(vectors, {} if arrival.begun else arrival.scalars)
+        return part, self._took_part(round, sender, arrival)
+
+    def next_block(self, round: int, sender: int) -> Payload:
+        """Next part of a payload that lies whole in shared memory, unchecked.
+
+        It is not taken: `take_part` or `skip_block` comes next.
+        """
+        arrival = self._outstanding[round, sender]
+        name, block = arrival.next_block()
+        return Payload({name: Borrowed([block])}, {} if arrival.begun else arrival.scalars)
+
+    def skip_block(self, round: int, sender: int) -> bool:
+        """Count that part as taken; whether it is the end."""
+        arrival = self._outstanding[round, sender]
+        arrival.skip_block()
+        return self._took_part(round, sender, arrival)
+
+    def _took_part(self, round: int, sender: int, arrival: Arrival) -> bool:
+        """Note that a part was taken; whether it is the end."""
         arrival.begun = True
         is_end = arrival.complete and not arrival.pieces
         if is_end:
             del self._outstanding[round, sender]
             self._taken.add((round, sender))
-        return part, is_end
+        return is_end
 
     def _unusable(self, round: int, sender: int) -> UnusableError:
         self.drop(round, sender)

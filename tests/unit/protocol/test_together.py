@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,16 +17,16 @@ from p2pfl.algorithms import DPSGD, Algorithm, Chebyshev
 from p2pfl.algorithms.attacks import Attacking, sign_flip
 from p2pfl.algorithms.averaged_momentum import AveragedMomentum
 from p2pfl.algorithms.base import RoundContext
+from p2pfl.algorithms.blockwise import BLOCK
 from p2pfl.algorithms.exact_diffusion import ExactDiffusion
 from p2pfl.algorithms.relay_sum import RelaySum
-from p2pfl.payload import Payload
+from p2pfl.payload import Borrowed, Payload
 from p2pfl.protocol.aggregation import RoundAggregation
-from p2pfl.protocol.arrival import BLOCK_BYTES
 from p2pfl.protocol.inbox import Inbox
 from p2pfl.protocol.wire import VERSION, Header, Message
 
 PEERS = 5
-SIZE = 2 * BLOCK_BYTES // 4 + 5  # elements: two blocks of float32 and some
+SIZE = 2 * BLOCK + 5  # elements: two blocks and some
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,8 @@ def test_nobody_waits_for_a_neighbor_that_is_not_expected() -> None:
 
 
 @pytest.mark.parametrize("algorithm", [DPSGD(), DPSGD(wire_dtype="bf16"), Chebyshev(0.5)], ids=str)
-@pytest.mark.parametrize(("bad", "me", "place"), itertools.product([0, 1, 3], [2, 4], [0, SIZE // 2, SIZE - 1]))
+@pytest.mark.parametrize("place", [0, SIZE // 2, SIZE - 1])
+@pytest.mark.parametrize(("bad", "me"), [(0, 2), (0, 4), (1, 0), (1, 2), (3, 0), (3, 2), (3, 4)])
 def test_a_vector_that_is_spoiled_amid_the_others_is_replaced_from_there_on(
     algorithm: Algorithm[Any], bad: int, me: int, place: int
 ) -> None:
@@ -175,3 +175,48 @@ def test_a_vector_that_is_spoiled_amid_the_others_is_replaced_from_there_on(
         ends.append(mixing.end())
     assert torch.equal(*ends)
     assert bool(ends[0].isfinite().all())
+
+
+@pytest.mark.parametrize("algorithm", [DPSGD(), DPSGD(wire_dtype="bf16")], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("granted", [None, [0, 1]])
+def test_a_sum_that_overflows_is_that_of_one_after_the_other(
+    algorithm: Algorithm[Any], granted: Sequence[int] | None
+) -> None:
+    """All numbers are finite, so no vector is given up."""
+    ends = []
+    for is_shared in (True, False):
+        mixing = Mixing(algorithm, 4, granted)
+        mixing.state.neighborhood = replace(mixing.state.neighborhood, incoming=dict.fromkeys(range(4), 1.0))
+        for memory in mixing.memories.values():
+            numbers = torch.from_numpy(memory["x"]).view(mixing.algorithm.encodings["x"].dtype)
+            numbers[BLOCK + 1] = 3e38
+        for sender in mixing.memories:
+            if not mixing.inbox.is_granted(1, sender):
+                mixing.inbox.open(1, sender)
+            mixing.receive(sender, is_shared)
+        assert mixing.aggregation.take_unusable() == []
+        ends.append(mixing.end())
+    assert torch.equal(*ends)
+    assert (~ends[0].isfinite()).nonzero().tolist() == [[BLOCK + 1]]
+
+
+def test_numbers_are_read_once() -> None:
+    """So that their owner, which may write meanwhile, can send nothing that it could not have sent in a message."""
+    mixing = Mixing(DPSGD(), 2)
+    reads = []
+
+    class Counted(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = super().__torch_function__(func, types, args, kwargs)
+            if func in (torch.mul, torch.Tensor.add_):
+                reads.append([type(arg) for arg in args].count(Counted))
+            else:
+                assert func in (torch.Tensor.numel, torch.Tensor.dtype.__get__), "not what looks at the numbers"
+            return result
+
+    blocks = {sender: torch.full((7,), float(sender)).as_subclass(Counted) for sender in (0, 1, 3)}
+    parts = {sender: Payload({"x": Borrowed([block])}) for sender, block in blocks.items()}
+    own = Payload({"x": (mixing.state.buffers.sent[:7],)})
+    assert DPSGD().add_borrowed(mixing.state, {**parts, 2: own})
+    assert reads == [1, 1, 1]
