@@ -126,7 +126,7 @@ class DPSGD(Algorithm[DPSGDState]):
 
     @staticmethod
     def _add(state: DPSGDState, sender: int, here: slice, block: Tensor) -> None:
-        """Add a block of a neighbor's vector, and of the peer's own where that is its place."""
+        """Add a block of a neighbor's vector, and the own where it has its place."""
         terms = [(block, state.neighborhood.incoming[sender])]
         if sender in (state.own_before, state.own_after):
             own = [(vector[here], share) for vector, share in state.own_terms]

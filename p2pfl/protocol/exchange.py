@@ -12,13 +12,14 @@ from p2pfl.algorithms.bootstrap import Bootstrap
 from p2pfl.errors import Refusal
 from p2pfl.payload import LocalTraining
 from p2pfl.protocol import events as ev
-from p2pfl.protocol.aggregation import Mixer, RoundAggregation
+from p2pfl.protocol.aggregation import RoundAggregation
 from p2pfl.protocol.backlog import Backlog
 from p2pfl.protocol.channel import Channel
 from p2pfl.protocol.context import PeerContext
 from p2pfl.protocol.edge import ResumePoint
 from p2pfl.protocol.inbox import Senders
 from p2pfl.protocol.membership import Membership
+from p2pfl.protocol.mixer import Mixer
 from p2pfl.protocol.outbox import Outbox
 from p2pfl.protocol.wire import Header, Message
 from p2pfl.topology import NeighborhoodSchedule

@@ -21,11 +21,11 @@ from p2pfl.algorithms.base import Algorithm, Saved
 from p2pfl.errors import ProtocolError
 from p2pfl.payload import Payload
 from p2pfl.protocol import events as ev
-from p2pfl.protocol.aggregation import Mixer, Phases
 from p2pfl.protocol.context import PeerContext
 from p2pfl.protocol.exchange import Exchange
 from p2pfl.protocol.greeting import MismatchError
 from p2pfl.protocol.introduction import Introducer
+from p2pfl.protocol.mixer import Mixer, Phases
 from p2pfl.protocol.states import PEER, Stage
 from p2pfl.protocol.timeouts import FailureDetector
 from p2pfl.protocol.watch import Verdict, Watch

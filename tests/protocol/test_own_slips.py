@@ -18,7 +18,7 @@ from p2pfl.algorithms import DPSGD
 from p2pfl.algorithms.base import Algorithm, RoundContext
 from p2pfl.errors import ConfigError
 from p2pfl.payload import LocalTraining, Payload
-from p2pfl.protocol.aggregation import Mixer, Phases
+from p2pfl.protocol.mixer import Mixer, Phases
 
 SIZE = 6
 SCHEDULE = schedules_of(matrix("ring", 4))[0]

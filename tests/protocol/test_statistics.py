@@ -21,7 +21,7 @@ from p2pfl.model.statistics import RunningStatistics
 from p2pfl.model.vector import Layout
 from p2pfl.modes import assign_roles
 from p2pfl.node.scripted import schedule_of
-from p2pfl.protocol.aggregation import Mixer, Phases
+from p2pfl.protocol.mixer import Mixer, Phases
 from p2pfl.protocol.statistics import StatisticsRule
 from p2pfl.run import checkpoint
 from p2pfl.run.paths import CHECKPOINTS_FOLDER, MODEL_FILE, peer_dirs

@@ -201,7 +201,7 @@ def test_a_sum_that_overflows_is_that_of_one_after_the_other(
 
 
 def test_numbers_are_read_once() -> None:
-    """So that their owner, which may write meanwhile, can send nothing that it could not have sent in a message."""
+    """So that an owner that writes meanwhile can send no more than by messages."""
     mixing = Mixing(DPSGD(), 2)
     reads = []
 
