@@ -22,6 +22,9 @@ from p2pfl.util.units import counted
 _OBJECT_STORE_BYTES = 80 << 20  # of a node that is started: nothing of a run goes through it
 _LONGEST_PATH = 34  # of the temporary folder, below which Ray's sockets have some 70 characters more
 _END_SECONDS = 10.0  # for Ray to end in this process where the cluster's head is gone
+# Until Ray itself ends a process that has lost the cluster's head, in place of 60: on a busy machine this process needs
+# longer to stop the others and to say what happened.
+_RAY_ENDS_SECONDS = 300
 _WAIT_SECONDS = 0.5  # between two looks at signals
 _SILENT_SECONDS = 10.0  # that a run waits for room, before the user is told
 
@@ -115,6 +118,7 @@ def _connect(options: LaunchConfig, processes: int, folder: Path) -> None:
     import ray
 
     _silence()
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(_RAY_ENDS_SECONDS))
     settings: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": False}
     if options.ray_address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster that lives as long as the run
