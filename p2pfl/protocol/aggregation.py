@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 from p2pfl.algorithms.base import Algorithm
@@ -37,6 +38,7 @@ class RoundAggregation:
         self._me = me
         self._order = sorted([*senders, me])
         self._folded = 0
+        self._awaited: int | None = None  # the sender for whose vector those in memory wait
         self._done: set[int] = set()
         self._added: set[int] = set()  # those ahead of their turn, together with others
         self._unusable: list[int] = []
@@ -67,14 +69,15 @@ class RoundAggregation:
 
     def takes_part_of(self, sender: int, round: int) -> bool:
         """Whether a part of this sender's vector can be folded now."""
-        return round == self._round and self._algorithm.streaming and self.following == sender
+        return round == self._round and self._algorithm.streaming and sender in (self.following, self._awaited)
 
     def fold(self) -> int:
         """Add what can be added, in order. Returns how many vectors are in since."""
         before = self._folded
         while (sender := self.following) is not None:
             group = self._group()
-            if self._awaits_more(group):
+            self._awaited = self._awaited_by(group)
+            if self._awaited is not None:
                 break
             if len(group) > 1:
                 self._add_together(group)
@@ -132,7 +135,9 @@ class RoundAggregation:
     def _own_rest(self) -> Payload:
         """The peer's own contribution without what of it is in."""
         own = self._algorithm.own(self._state)
-        return own.rest(self._filled[self._me]) if self._me in self._filled else own
+        if self._me not in self._filled:
+            return own
+        return replace(own.rest(self._filled[self._me]), scalars={})  # they came with the first part
 
     # Together
 
@@ -146,13 +151,14 @@ class RoundAggregation:
     def _is_at_hand(self, sender: int) -> bool:
         return sender == self._me or self._inbox.lies_whole(self._round, sender)
 
-    def _awaits_more(self, group: list[int]) -> bool:
-        """Whether a group waits for the next vector, which is on its way."""
+    def _awaited_by(self, group: list[int]) -> int | None:
+        """The sender next to a group for whose vector it waits, which is on its way."""
         after = self._folded + len(group)
         if set(group) <= {self._me} or after == len(self._order):
-            return False
+            return None
         sender = self._order[after]
-        return sender in self.expected and self._inbox.is_awaited(self._round, sender)
+        is_on_its_way = sender in self.expected and self._inbox.is_awaited(self._round, sender)
+        return sender if is_on_its_way else None
 
     def _add_together(self, group: list[int]) -> None:
         """Add the vectors of a group, block by block; all are cut alike.
@@ -196,7 +202,7 @@ class RoundAggregation:
         return self._inbox.next_block(self._round, sender)
 
     def _next_own(self) -> Payload:
-        return first_block(self._own_rest())
+        return first_block(self._own_rest(), self._algorithm)
 
     def _own_is_in(self) -> bool:
         return not any(pieces[0].numel() for pieces in self._own_rest().vectors.values())

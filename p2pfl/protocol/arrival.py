@@ -65,11 +65,14 @@ class Arrival:
     begun: bool = False  # a part has been taken
     is_borrowed: bool = False  # some pieces are memory that the sender may still write
 
-    @property
-    def lies_whole(self) -> bool:
-        """Whether all of it, untouched, lies in the sender's shared memory."""
+    def lies_whole(self, form: Form) -> bool:
+        """Whether all of it, untouched, lies in the sender's shared memory.
+
+        Its vectors have come in their order, so that its blocks are those of others at the same places.
+        """
         is_untouched = self.complete and self.is_borrowed and not self.begun
-        return is_untouched and all(len(pieces) == 1 for pieces in self.pieces.values())
+        is_in_order = list(self.pieces) == list(form.encodings)
+        return is_untouched and is_in_order and all(len(pieces) == 1 for pieces in self.pieces.values())
 
     def piece(self, message: Message, form: Form) -> Tensor:
         """Numbers of a chunk, checked.
@@ -126,10 +129,16 @@ class Arrival:
             del self.pieces[name]
 
 
-def first_block(payload: Payload) -> Payload:
-    """First block of a peer's own payload, cut as neighbors' are by `Arrival`."""
-    name, (piece,) = next((name, pieces) for name, pieces in payload.vectors.items() if pieces[0].numel())
-    return Payload({name: (piece[:BLOCK],)}, payload.scalars)
+def first_block(payload: Payload, form: Form) -> Payload:
+    """First block of a peer's own payload, cut as neighbors' are by `Arrival`.
+
+    In the same order of vectors; all of it where it has no numbers.
+    """
+    left = {name: pieces[0] for name, pieces in payload.vectors.items() if pieces[0].numel()}
+    for name in [*form.encodings, *left]:
+        if name in left:
+            return Payload({name: (left[name][:BLOCK],)}, payload.scalars)
+    return payload
 
 
 def _checked(piece: Tensor) -> Tensor:

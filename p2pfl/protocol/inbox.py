@@ -163,7 +163,7 @@ class Inbox:
     def lies_whole(self, round: int, sender: int) -> bool:
         """Whether a sender's payload, untouched, lies in its shared memory."""
         arrival = self._outstanding.get((round, sender))
-        return arrival is not None and arrival.lies_whole
+        return arrival is not None and arrival.lies_whole(self._form_of(round))
 
     def is_awaited(self, round: int, sender: int) -> bool:
         """Whether a sender has credit for a round, and nothing of its payload has come."""

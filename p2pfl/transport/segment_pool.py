@@ -6,6 +6,7 @@ A process that computes its vectors in segments that are lent to it needs no cop
 from __future__ import annotations
 
 import secrets
+import weakref
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from p2pfl.protocol.wire import Buffer, Message
-from p2pfl.transport.segments import MAX_SLOTS, Owner, Segment, SegmentError
+from p2pfl.transport.segments import MAX_SLOTS, Bytes, Owner, Segment, SegmentError
 
 # Segments beside two for each vector of a round. A neighbor holds this round's and the next round's at most, since it
 # grants no credit further ahead; a release may be on its way meanwhile.
@@ -32,8 +33,18 @@ class _Held:
     segment: Segment
     slot: int
     references: set[int] = field(default_factory=set)
-    is_lent: bool = False  # the process itself computes there
+    lent: weakref.ref[Bytes] | None = None  # its memory, while the process itself computes there
     is_lost: bool = False  # a neighbor may read it whose release never comes: it is not written again
+
+    @property
+    def is_lent(self) -> bool:
+        """Whether it was lent, and not given back."""
+        return self.lent is not None
+
+    @property
+    def is_dropped(self) -> bool:
+        """Whether it was lent for a vector that is gone."""
+        return self.lent is not None and self.lent() is None
 
 
 @dataclass(eq=False)
@@ -110,15 +121,13 @@ class SegmentPool:
         """Return a vector like this one that nobody reads, or itself.
 
         It is in a segment if that is wanted and there is one, and then has other numbers; a segment that this one was
-        in is given back.
+        in is given back, and so is that of a vector that the process has dropped.
         """
         held = self._lent.get(vector.data_ptr())
         if held is not None:
             if not (held.references or held.is_lost or self._is_sent(held)):
                 return vector
-            del self._lent[vector.data_ptr()]
-            held.is_lent = False
-            self._settle(held)
+            self._give_back(vector.data_ptr())
         fresh = self._take(self._width) if is_wanted else None
         if fresh is not None:
             try:
@@ -126,7 +135,7 @@ class SegmentPool:
             except SegmentError:
                 self._settle(fresh)
             else:
-                fresh.is_lent = True
+                fresh.lent = weakref.ref(memory)
                 self._lent[address] = fresh
                 return torch.from_numpy(memory).view(vector.dtype)
         return vector if held is None else torch.empty_like(vector)
@@ -183,6 +192,8 @@ class SegmentPool:
 
     def _take(self, width: int) -> _Held | None:
         self._width = max(self._width, width)
+        for address in [address for address, held in self._lent.items() if held.is_dropped]:
+            self._give_back(address)
         if not self._free and self.size < min(2 * self._width + SPARE + len(self._lent), _SHOWN):
             try:
                 self._free.append(self._new(min(set(range(_SHOWN)) - self._used.keys())))
@@ -193,6 +204,11 @@ class SegmentPool:
         held = self._free.pop()
         self._used[held.slot] = held
         return held
+
+    def _give_back(self, address: int) -> None:
+        held = self._lent.pop(address)
+        held.lent = None
+        self._settle(held)
 
     def _new(self, slot: int) -> _Held:
         return _Held(Segment(self._owner, slot, self._size), slot)

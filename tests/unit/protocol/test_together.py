@@ -20,7 +20,7 @@ from p2pfl.algorithms.base import RoundContext
 from p2pfl.algorithms.blockwise import BLOCK
 from p2pfl.algorithms.exact_diffusion import ExactDiffusion
 from p2pfl.algorithms.relay_sum import RelaySum
-from p2pfl.payload import Borrowed, Payload
+from p2pfl.payload import FP32, Borrowed, Encoding, Payload
 from p2pfl.protocol.aggregation import RoundAggregation
 from p2pfl.protocol.inbox import Inbox
 from p2pfl.protocol.wire import VERSION, Header, Message
@@ -126,6 +126,84 @@ def test_blocks_of_all_vectors_alternate() -> None:
         assert mixing.receive(sender) == 0
     assert mixing.receive(0) == PEERS
     assert mixing.algorithm.order == [0, 1, 2, 3, 4] * 3
+
+
+@pytest.mark.parametrize("algorithm", [AveragedMomentum(), Attacking(AveragedMomentum(), sign_flip(), bool)], ids=str)
+@pytest.mark.parametrize("odd", [0, 1, 3])
+def test_a_sender_whose_vectors_come_in_another_order_changes_nothing(algorithm: Algorithm[Any], odd: int) -> None:
+    """As where the first was lost on its way, or by a malicious sender."""
+    ends = []
+    for is_shared in (True, False):
+        mixing = Mixing(algorithm, 2)
+        mixing.memories[odd] = dict(reversed(mixing.memories[odd].items()))
+        for sender in reversed(mixing.memories):
+            mixing.receive(sender, is_shared)
+        ends.append(mixing.end())
+    assert torch.equal(*ends)
+
+
+@dataclass(frozen=True)
+class Counting(Algorithm[dict[str, Any]]):
+    """Algorithm that notes the parts of the own contribution."""
+
+    own_vectors: tuple[str, ...]
+    streaming: bool = True
+    parts: list[tuple[list[str], dict[str, float]]] = field(default_factory=list)
+
+    @property
+    def encodings(self) -> dict[str, Encoding]:
+        return {"x": FP32, "z": FP32}
+
+    def init(self, x: torch.Tensor, schedule: Any) -> dict[str, Any]:
+        return {"x": x}
+
+    def outgoing(self, state: dict[str, Any], ctx: RoundContext) -> dict[int, Payload]:
+        state["me"] = ctx.neighborhood.me
+        sent = Payload({"x": (state["x"],), "z": (state["x"],)}, {"weight": 1.0})
+        return dict.fromkeys(ctx.neighborhood.outgoing, sent)
+
+    def own(self, state: dict[str, Any]) -> Payload:
+        return Payload(dict.fromkeys(self.own_vectors, (state["x"],)), {"weight": 1.0})
+
+    def accumulate(self, state: dict[str, Any], sender: int, part: Payload) -> None:
+        if sender == state["me"]:
+            self.parts.append((list(part.vectors), dict(part.scalars)))
+
+
+def test_scalars_come_with_the_first_part_of_the_own_contribution_too() -> None:
+    algorithm = Counting(("z", "x"))
+    mixing = Mixing(algorithm, me=2)
+    for sender in reversed(mixing.memories):
+        mixing.receive(sender)
+    assert mixing.aggregation.is_complete
+    assert algorithm.parts == [
+        (["x"], {"weight": 1.0}),
+        *[(["x"], {})] * 2,
+        *[(["z"], {})] * 3,
+    ], "cut and ordered as the others' are"
+
+
+def test_an_own_contribution_may_have_no_vectors() -> None:
+    algorithm = Counting(())
+    mixing = Mixing(algorithm, me=2)
+    for sender in reversed(mixing.memories):
+        mixing.receive(sender)
+    assert mixing.aggregation.is_complete
+    assert algorithm.parts == [([], {"weight": 1.0})]
+
+
+def test_vectors_in_memory_wait_no_longer_than_for_the_first_chunk_of_the_next() -> None:
+    mixing = Mixing(DPSGD(), me=4)
+    assert mixing.receive(0) == 0
+    assert not mixing.aggregation.takes_part_of(2, 1)
+    memory = mixing.memories[1]["x"]
+    body = bytearray(memory[: 4 * BLOCK])
+    mixing.inbox.add(
+        Message(Header(VERSION, "run", "chunk", 1, 1, "fp32", "layout", "x", 0, len(body)), body)
+    )  # fmt: skip
+    assert mixing.aggregation.takes_part_of(1, 1)
+    assert mixing.aggregation.fold() == 1
+    assert mixing.aggregation.following == 1
 
 
 def test_what_came_as_messages_does_not_wait() -> None:

@@ -264,6 +264,25 @@ def test_vectors_are_in_the_process_where_no_segment_is_wanted_or_to_be_had(
     assert pool.size == 2, "a segment without memory waits for the next"
 
 
+def test_the_segment_of_a_vector_that_the_process_has_dropped_is_free(pool: SegmentPool) -> None:
+    """As when the consensus phase begins, whose algorithm has its own vectors."""
+    for value in range(5):
+        vector = lent(pool, value)
+        del vector
+    assert pool.size == 1
+    vector = lent(pool)
+    segment = placed(pool, in_bytes(vector), is_stable=True)
+    number = pool.refer(5, segment)
+    pool.forget()
+    del vector
+    other = lent(pool, 2)
+    assert (read(segment) == 1.0).all(), "a neighbor still reads it"
+    pool.release(5, [number])
+    del other
+    assert lent(pool) is not None
+    assert pool.size == 2
+
+
 def test_lent_segments_leave_room_for_those_that_neighbors_read(pool: SegmentPool) -> None:
     vectors = [pool.lend(torch.empty(SIZE // 4)) for _ in range(3)]
     assert len({vector.data_ptr() for vector in vectors}) == 3
