@@ -9,13 +9,15 @@ import secrets
 import weakref
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from p2pfl.protocol.wire import Buffer, Message
 from p2pfl.transport.segments import MAX_SLOTS, Bytes, Owner, Segment, SegmentError
+
+if TYPE_CHECKING:  # commands that do not train import transports without torch
+    from torch import Tensor
 
 # Segments beside two for each vector of a round. A neighbor holds this round's and the next round's at most, since it
 # grants no credit further ahead; a release may be on its way meanwhile.
@@ -123,6 +125,8 @@ class SegmentPool:
         It is in a segment if that is wanted and there is one, and then has other numbers; a segment that this one was
         in is given back, and so is that of a vector that the process has dropped.
         """
+        import torch
+
         held = self._lent.get(vector.data_ptr())
         if held is not None:
             if not (held.references or held.is_lost or self._is_sent(held)):

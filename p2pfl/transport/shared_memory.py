@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
-from torch import Tensor
 
 from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.payload import VectorMemory
@@ -23,6 +23,9 @@ from p2pfl.transport.interface import Transport
 from p2pfl.transport.references import Answer, Pending, Reference, Releases, decode, encode, size_of_chunks
 from p2pfl.transport.segment_pool import SegmentPool
 from p2pfl.transport.segments import Announcement, Mappings, Owner, SegmentError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LEAST_BYTES = 1 << 15  # of a vector that is shared: a reference costs as much as a message of this size
 USED = "vectors go through shared memory to neighbors on this machine"
