@@ -11,9 +11,10 @@ neither time counts that. `fold` counts what a peer does with a chunk that it ha
 it. `round` adds what the algorithm does once: bfloat16 is made at the beginning. All of the result is compared with the
 average in float64. The peak of memory is of rounds before all others, without the reference.
 
-Frames are a process's own memory, and their numbers have been checked before they are folded. In shared memory, which
-their sender may still write, each block is copied to where it stays in the cache, checked there and folded from there:
-`fold` includes all of that.
+Frames are a process's own memory, and their numbers have been checked before they are folded. Shared memory may still
+be written by its sender: `fold` includes all that it takes to be safe from that. There vectors are written whole, as
+many as a peer lets be outstanding, and then folded together, and copied one after the other: what is larger than the
+cache comes from memory both times.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from p2pfl.algorithms import DPSGD
 from p2pfl.algorithms.base import RoundContext
 from p2pfl.algorithms.dpsgd import DPSGDState
 from p2pfl.payload import ITEM_BYTES
+from p2pfl.protocol.aggregation import RoundAggregation
 from p2pfl.protocol.inbox import WINDOW, Inbox, Senders
 from p2pfl.protocol.wire import CHUNK_BYTES, VERSION, Header, Message
 from p2pfl.topology import Neighborhood
@@ -229,11 +231,12 @@ def _mix(work: Work, spare: npt.NDArray[np.uint8] | None) -> Seconds:
     algorithm = DPSGD(wire_dtype=work.codec)
     x = torch.empty(work.size)
     state = algorithm.init(x, lambda round: neighborhood)
-    window = [_frames(work.vector_bytes) for _ in range(min(WINDOW, work.degree))]
+    whole = work.memory == "shared"
+    window = [_frames(work.vector_bytes, whole) for _ in range(min(WINDOW, work.degree))]
     for number in range(1, 3):
         for chunk, part in enumerate(torch.split(x, len(numbers))):
             torch.mul(numbers[: len(part)], factor(neighborhood.me, chunk), out=part)
-        x, seconds = _round(work, algorithm, state, number, window, spare)
+        x, seconds = (_shared_round if whole else _round)(work, algorithm, state, number, window, spare)
         _check(x, neighborhood, numbers)
     return seconds
 
@@ -286,25 +289,81 @@ def _round(
     return x, seconds
 
 
+def _shared_round(
+    work: Work,
+    algorithm: DPSGD,
+    state: DPSGDState,
+    number: int,
+    window: list[Frames],
+    spare: npt.NDArray[np.uint8] | None,
+) -> tuple[Tensor, Seconds]:
+    seconds, numbers = Seconds(), work.numbers
+    began = time.perf_counter()
+    context = RoundContext(number, work.neighborhood)
+    algorithm.outgoing(state, context)
+    seconds.round += time.perf_counter() - began
+    senders = sorted(work.neighborhood.incoming)
+    inbox = Inbox(work.size, lambda round: algorithm, last_round=number)
+    aggregation = RoundAggregation(algorithm, state, inbox, number, work.neighborhood.me, senders)
+    aggregation.expected = senders
+    for turn, first in enumerate(range(0, len(senders), WINDOW)):
+        group = senders[first : first + WINDOW]
+        inbox.grant(number, Senders(senders), Senders())
+        messages = []
+        for sender, (vector,) in zip(group, window, strict=False):
+            body = _fill(work, sender, vector, numbers)
+            messages.append(Message(_header(work, number, sender, 0, len(body)), body, is_shared=True))
+        for is_fold in (turn % 2 == 0, turn % 2 == 1):
+            began = time.perf_counter()
+            if is_fold:
+                for message in messages:
+                    inbox.add(message)
+                aggregation.fold()
+                seconds.fold += time.perf_counter() - began
+            elif spare is not None:
+                for message in messages:
+                    spare[:] = np.frombuffer(message.body, np.uint8)
+                seconds.copy += time.perf_counter() - began
+    began = time.perf_counter()
+    x = algorithm.finish(state, context)
+    seconds.round += time.perf_counter() - began + seconds.fold
+    return x, seconds
+
+
 def _copy(frame: npt.NDArray[np.uint8], chunk: int, spare: npt.NDArray[np.uint8]) -> float:
     began = time.perf_counter()
     spare[chunk * CHUNK_BYTES : chunk * CHUNK_BYTES + len(frame)] = frame
     return time.perf_counter() - began
 
 
-def _frames(size: int) -> Frames:
-    """Buffers of one vector, an allocation each, as ZeroMQ makes them."""
+def _frames(size: int, whole: bool) -> Frames:
+    """Buffers of one vector, an allocation each, as ZeroMQ makes them; or one."""
+    if whole:
+        return [np.empty(size, np.uint8)]
     return [np.empty(min(CHUNK_BYTES, size - start), np.uint8) for start in range(0, size, CHUNK_BYTES)]
 
 
 def _messages(work: Work, number: int, sender: int, frames: Frames, numbers: Tensor) -> Iterator[Message]:
     """Messages of a neighbor, as they are received into these buffers."""
     for chunk, frame in enumerate(frames):
-        body = torch.from_numpy(frame).view(DTYPES[work.codec])
-        torch.mul(numbers[: len(body)], factor(sender, chunk), out=body)
-        header = Header(VERSION, "run", "chunk", sender, number, work.codec, "", "x", chunk * CHUNK_BYTES, len(frame))
-        is_shared = work.memory == "shared"
-        yield Message(header, frame.data.toreadonly() if is_shared else frame.data, is_shared=is_shared)
+        _write(work, sender, chunk, frame, numbers)
+        yield Message(_header(work, number, sender, chunk * CHUNK_BYTES, len(frame)), frame.data)
+
+
+def _fill(work: Work, sender: int, vector: npt.NDArray[np.uint8], numbers: Tensor) -> memoryview:
+    """Write a neighbor's whole vector; others see it as read-only memory."""
+    for chunk, start in enumerate(range(0, len(vector), CHUNK_BYTES)):
+        _write(work, sender, chunk, vector[start : start + CHUNK_BYTES], numbers)
+    return vector.data.toreadonly()
+
+
+def _write(work: Work, sender: int, chunk: int, frame: npt.NDArray[np.uint8], numbers: Tensor) -> None:
+    body = torch.from_numpy(frame).view(DTYPES[work.codec])
+    torch.mul(numbers[: len(body)], factor(sender, chunk), out=body)
+
+
+def _header(work: Work, number: int, sender: int, offset: int, length: int) -> Header:
+    return Header(VERSION, "run", "chunk", sender, number, work.codec, "", "x", offset, length)
 
 
 if __name__ == "__main__":
