@@ -82,6 +82,15 @@ class Algorithm(Protocol[S]):
     then `finish`. An algorithm keeps nothing in itself: everything that changes is in the state.
     """
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Give a class that overrides `accumulate` alone the default `add_borrowed`.
+
+        That of the class that it derives from would pass its own `accumulate` by.
+        """
+        super().__init_subclass__(**options)
+        if "accumulate" in vars(cls) and "add_borrowed" not in vars(cls):
+            cls.add_borrowed = Algorithm.add_borrowed  # type: ignore[method-assign]
+
     @property
     def encodings(self) -> Mapping[str, Encoding]:
         """Name and encoding of each vector in a payload, each as long as x.

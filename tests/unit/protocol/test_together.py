@@ -192,6 +192,21 @@ def test_an_own_contribution_may_have_no_vectors() -> None:
     assert algorithm.parts == [([], {"weight": 1.0})]
 
 
+class Halving(DPSGD):
+    """D-PSGD with half of what neighbors send."""
+
+    def accumulate(self, state: Any, sender: int, part: Payload) -> None:
+        super().accumulate(state, sender, Payload({"x": [piece / 2.0 for piece in part.vectors["x"]]}))
+
+
+def test_an_algorithm_that_overrides_accumulate_gets_all_numbers_there() -> None:
+    wanted = in_order(Halving(), 2)
+    mixing = Mixing(Halving(), 2)
+    for sender in reversed(mixing.memories):
+        mixing.receive(sender)
+    assert torch.equal(mixing.end(), wanted)
+
+
 def test_vectors_in_memory_wait_no_longer_than_for_the_first_chunk_of_the_next() -> None:
     mixing = Mixing(DPSGD(), me=4)
     assert mixing.receive(0) == 0
