@@ -44,6 +44,11 @@ class Watched:
         self.inner.accumulate(state, sender, part)
 
 
+def named(algorithm: Algorithm[Any]) -> str:
+    """Identifier of a test: the same in every process, unlike an address."""
+    return type(algorithm).__name__
+
+
 class Mixing:
     """One peer of a full mesh in its first round, and all vectors of the others."""
 
@@ -108,7 +113,7 @@ ALGORITHMS = [
 
 
 @pytest.mark.parametrize("me", [0, 2, 4])
-@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: type(algorithm).__name__)
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=named)
 def test_the_bits_are_those_of_one_after_the_other(algorithm: Algorithm[Any], me: int) -> None:
     wanted = in_order(algorithm, me)
     draw = random.Random(0)
@@ -128,7 +133,7 @@ def test_blocks_of_all_vectors_alternate() -> None:
     assert mixing.algorithm.order == [0, 1, 2, 3, 4] * 3
 
 
-@pytest.mark.parametrize("algorithm", [AveragedMomentum(), Attacking(AveragedMomentum(), sign_flip(), bool)], ids=str)
+@pytest.mark.parametrize("algorithm", [AveragedMomentum(), Attacking(AveragedMomentum(), sign_flip(), bool)], ids=named)
 @pytest.mark.parametrize("odd", [0, 1, 3])
 def test_a_sender_whose_vectors_come_in_another_order_changes_nothing(algorithm: Algorithm[Any], odd: int) -> None:
     """As where the first was lost on its way, or by a malicious sender."""
@@ -245,7 +250,7 @@ def test_nobody_waits_for_a_neighbor_that_is_not_expected() -> None:
     mixing.end()
 
 
-@pytest.mark.parametrize("algorithm", [DPSGD(), DPSGD(wire_dtype="bf16"), Chebyshev(0.5)], ids=str)
+@pytest.mark.parametrize("algorithm", [DPSGD(), DPSGD(wire_dtype="bf16"), Chebyshev(0.5)], ids=named)
 @pytest.mark.parametrize("place", [0, SIZE // 2, SIZE - 1])
 @pytest.mark.parametrize(("bad", "me"), [(0, 2), (0, 4), (1, 0), (1, 2), (3, 0), (3, 2), (3, 4)])
 def test_a_vector_that_is_spoiled_amid_the_others_is_replaced_from_there_on(
