@@ -236,7 +236,15 @@ def _mix(work: Work, spare: npt.NDArray[np.uint8] | None) -> Seconds:
     for number in range(1, 3):
         for chunk, part in enumerate(torch.split(x, len(numbers))):
             torch.mul(numbers[: len(part)], factor(neighborhood.me, chunk), out=part)
-        x, seconds = (_shared_round if whole else _round)(work, algorithm, state, number, window, spare)
+        seconds = Seconds()
+        context = RoundContext(number, neighborhood)
+        began = time.perf_counter()
+        algorithm.outgoing(state, context)
+        seconds.round += time.perf_counter() - began
+        (_fold_shared if whole else _fold_frames)(work, algorithm, state, number, window, spare, seconds)
+        began = time.perf_counter()
+        x = algorithm.finish(state, context)
+        seconds.round += time.perf_counter() - began + seconds.fold
         _check(x, neighborhood, numbers)
     return seconds
 
@@ -251,19 +259,17 @@ def _check(x: Tensor, neighborhood: Neighborhood, numbers: Tensor) -> None:
             assert torch.allclose(found.double(), plain.double() * mean, rtol=1e-5, atol=0.0)
 
 
-def _round(
+def _fold_frames(
     work: Work,
     algorithm: DPSGD,
     state: DPSGDState,
     number: int,
     window: list[Frames],
     spare: npt.NDArray[np.uint8] | None,
-) -> tuple[Tensor, Seconds]:
-    seconds, numbers, buffers = Seconds(), work.numbers, itertools.cycle(window)
-    began = time.perf_counter()
-    context = RoundContext(number, work.neighborhood)
-    algorithm.outgoing(state, context)
-    seconds.round += time.perf_counter() - began
+    seconds: Seconds,
+) -> None:
+    """Fold frames one after the other, as they are received."""
+    numbers, buffers = work.numbers, itertools.cycle(window)
     inbox = Inbox(work.size, lambda round: algorithm, last_round=number)
     for sender in sorted([*state.neighborhood.incoming, state.neighborhood.me]):
         inbox.grant(number, Senders(list(state.neighborhood.incoming)), Senders())
@@ -283,25 +289,19 @@ def _round(
             seconds.fold += time.perf_counter() - began
             if spare is not None and not turn:
                 seconds.copy += _copy(frames[chunk], chunk, spare)
-    began = time.perf_counter()
-    x = algorithm.finish(state, context)
-    seconds.round += time.perf_counter() - began + seconds.fold
-    return x, seconds
 
 
-def _shared_round(
+def _fold_shared(
     work: Work,
     algorithm: DPSGD,
     state: DPSGDState,
     number: int,
     window: list[Frames],
     spare: npt.NDArray[np.uint8] | None,
-) -> tuple[Tensor, Seconds]:
-    seconds, numbers = Seconds(), work.numbers
-    began = time.perf_counter()
-    context = RoundContext(number, work.neighborhood)
-    algorithm.outgoing(state, context)
-    seconds.round += time.perf_counter() - began
+    seconds: Seconds,
+) -> None:
+    """Fold whole vectors in shared memory, a window of them at a time."""
+    numbers = work.numbers
     senders = sorted(work.neighborhood.incoming)
     inbox = Inbox(work.size, lambda round: algorithm, last_round=number)
     aggregation = RoundAggregation(algorithm, state, inbox, number, work.neighborhood.me, senders)
@@ -324,10 +324,6 @@ def _shared_round(
                 for message in messages:
                     spare[:] = np.frombuffer(message.body, np.uint8)
                 seconds.copy += time.perf_counter() - began
-    began = time.perf_counter()
-    x = algorithm.finish(state, context)
-    seconds.round += time.perf_counter() - began + seconds.fold
-    return x, seconds
 
 
 def _copy(frame: npt.NDArray[np.uint8], chunk: int, spare: npt.NDArray[np.uint8]) -> float:
