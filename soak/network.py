@@ -112,7 +112,9 @@ def _swarm(folder: Path, rounds: int, *options: str) -> Iterator[list[BaseProces
             words = ["peer", str(folder / "ring.graphml"), "--node", str(peer)]
             words += [*SETTINGS, *options, "--rounds", str(rounds)]
             words += ["--token-file", str(token), "--run-dir", str(folder / str(peer))]
-            given = (peer, words, folder / f"{peer}.txt", folder / "slow")
+            output = folder / f"{peer}.txt"
+            output.touch()  # read from now on, whenever the process begins to write
+            given = (peer, words, output, folder / "slow")
             peers.append(multiprocessing.get_context("fork").Process(target=be_command, args=given))
             peers[-1].start()
         yield peers
