@@ -11,7 +11,7 @@ makes an h_i. Three rules of ours:
 - Replicas are kept for each edge and direction, so that both ends always have the same: a payload says which of the
   rounds before its replica holds. Where a payload was not acknowledged, the edge went down, or the neighbor, restarted,
   says that it has another one last, the next payload is whole again.
-- Buffers travel in float32 and are mixed plainly: γ = 1.
+- Buffers travel in float32 and are mixed plainly: γ = 1. So does a whole vector, which bootstrap may take as a model.
 
 While a neighbor is missing, or its payload does not fit to the replica, that edge takes no part: the two terms fall
 away together. A peer that dies takes nothing from the others but what they would have mixed with it.
@@ -99,7 +99,7 @@ class Choco(Algorithm[ChocoState]):
 
     @classmethod
     def of(cls, options: AlgorithmOptions) -> Self:
-        compression = Compression(*compression_choice(options.compression))
+        compression = Compression(*compression_choice(options.compression), options.wire_dtype)
         step = compression.consensus_step if options.consensus_step is None else options.consensus_step
         return cls(compression, step, options.buffers, options.seed)
 

@@ -3,13 +3,15 @@
 A body has a head of 16 bytes (kind, seed), the buffers in float32, and the parameters in one of these forms:
 
 - dense: P float32;
-- top-k: k indices in ascending order (uint32), their k values (float32);
-- random-k: k float32, at indices that both ends draw from the seed;
+- top-k: positions of k values, then these in ascending order of position. Positions are k ascending indices (uint32)
+  or, where that is shorter, one bit for each of the P values, in whole words of 32 bits, the lowest bit first;
+- random-k: k values, at indices that both ends draw from the seed;
 - sign: one bit a value, after a float32 for each block of values, the mean of its absolute values;
 - int8: one byte a value, after a float32 for each block, its largest absolute value divided by 127.
 
-P is the number of parameters, k = ⌈F P⌉. So the length follows from kind, F and P, and is checked before anything is
-read; both ends add exactly the same numbers to their replicas.
+P is the number of parameters, k = ⌈F P⌉. The k values are float32, or bfloat16 with --wire-dtype bf16: what rounding
+loses stays in the difference of model and replica, like the values that are not sent. The length follows from kind, F,
+P and number format, and is checked before anything is read; both ends add exactly the same numbers to their replicas.
 """
 
 from __future__ import annotations
@@ -19,26 +21,30 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.model.vector import is_finite
+from p2pfl.payload import ENCODINGS, FP32
 from p2pfl.registry import COMPRESSIONS
 
 DENSE = "dense"
 KINDS = (DENSE, *COMPRESSIONS)
 HEAD = struct.Struct("<B7xQ")
 SCALE_BLOCK = 4096  # values that share a scale
+WORD = 32  # bits; positions fill whole words, so that the values after them are aligned
 
 
 @dataclass(frozen=True)
 class Compression:
-    """Compressor C of a run: its kind, and the fraction F of the values that it keeps."""
+    """Compressor C of a run: its kind, the fraction F of the values that it keeps, and their number format."""
 
     kind: str
     fraction: float = 1.0
+    wire_dtype: str = FP32.name
 
     @property
     def consensus_step(self) -> float:
@@ -52,14 +58,24 @@ class Compression:
 
     def length(self, kind: str, size: int, buffers: int) -> int:
         """Bytes of a body of this kind."""
-        kept, scales = self.count(size), 4 * -(-size // SCALE_BLOCK)
-        parts = {DENSE: 4 * size, "top-k": 8 * kept, "random-k": 4 * kept}
+        values, scales = self._values_length(size), 4 * -(-size // SCALE_BLOCK)
+        parts = {DENSE: 4 * size, "top-k": self._positions_length(size) + values, "random-k": values}
         parts |= {"sign": scales + -(-size // 8), "int8": scales + size}
         return HEAD.size + parts[kind] + 4 * buffers
 
     def lengths(self, size: int, buffers: int) -> tuple[int, int]:
         """Lengths that a body may have."""
         return self.length(DENSE, size, buffers), self.length(self.kind, size, buffers)
+
+    def _values_length(self, size: int) -> int:
+        return ENCODINGS[self.wire_dtype].item_bytes * self.count(size)
+
+    def _positions_length(self, size: int) -> int:
+        return 4 * min(self.count(size), _words(size))
+
+    def _has_bits(self, size: int) -> bool:
+        """Whether positions are bits, which is shorter."""
+        return _words(size) < self.count(size)
 
     def encode(self, change: Tensor, buffers: Tensor, seed: int) -> Tensor:
         """The body of C(change): uint8."""
@@ -68,10 +84,15 @@ class Compression:
     def _parts(self, change: Tensor, seed: int) -> Sequence[Tensor]:
         size = change.numel()
         if self.kind == "top-k":
-            kept = torch.topk(change.abs(), self.count(size), sorted=False).indices.sort().values
-            return kept.to(torch.int32), change[kept]
+            kept = torch.topk(change.abs(), self.count(size), sorted=False).indices
+            if self._has_bits(size):
+                bits = torch.zeros(WORD * _words(size), dtype=torch.bool)
+                bits[kept] = True
+                return _packed(bits), self._rounded(change[bits[:size]])
+            kept = kept.sort().values
+            return kept.to(torch.int32), self._rounded(change[kept])
         if self.kind == "random-k":
-            return (change[self._drawn(size, seed)],)
+            return (self._rounded(change[self._drawn(size, seed)]),)
         blocks = _blocks(change)
         if self.kind == "sign":
             counts = torch.full((len(blocks),), float(SCALE_BLOCK))
@@ -80,6 +101,16 @@ class Compression:
         scales = blocks.abs().amax(1) / 127.0
         steps = blocks / scales.clamp(min=torch.finfo(torch.float32).tiny)[:, None]
         return scales, steps.round().clamp(-127, 127).to(torch.int8).flatten()[:size]
+
+    def _rounded(self, values: Tensor) -> Tensor:
+        return values.to(ENCODINGS[self.wire_dtype].dtype)
+
+    def _values(self, data: Tensor) -> Tensor:
+        return data.view(ENCODINGS[self.wire_dtype].dtype)
+
+    def _positions(self, data: Tensor, size: int) -> Tensor:
+        """Index of the values: whether each is there, or the places of those that are."""
+        return _unpacked(data)[:size] if self._has_bits(size) else data.view(torch.int32).long()
 
     def _drawn(self, size: int, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed & (1 << 63) - 1)
@@ -92,15 +123,15 @@ class Compression:
         if kind == DENSE:
             replica.copy_(data[: 4 * size].view(torch.float32))
         elif kind == "top-k":
-            kept = self.count(size)
-            replica[data[: 4 * kept].view(torch.int32).long()] += data[4 * kept : 8 * kept].view(torch.float32)
+            start = self._positions_length(size)
+            replica[self._positions(data[:start], size)] += self._values(data[start:])
         elif kind == "random-k":
-            replica[self._drawn(size, seed)] += data[: 4 * self.count(size)].view(torch.float32)
+            replica[self._drawn(size, seed)] += self._values(data)
         else:
             scales = 4 * -(-size // SCALE_BLOCK)
             factors = data[:scales].view(torch.float32).repeat_interleave(SCALE_BLOCK)[:size]
             rest = data[scales:]
-            steps = _unpacked(rest, size) if kind == "sign" else rest[:size].view(torch.int8)
+            steps = _unpacked(rest)[:size].float() * 2.0 - 1.0 if kind == "sign" else rest[:size].view(torch.int8)
             replica.add_(factors * steps)
 
     def verify(self, body: Tensor, size: int, buffers: int) -> None:
@@ -113,17 +144,28 @@ class Compression:
             raise ProtocolError(Refusal.ENCODING, f"kind {number} with {body.numel()} bytes")
         statistics, data = body[HEAD.size : HEAD.size + 4 * buffers], body[HEAD.size + 4 * buffers :]
         if kind == "top-k":
-            kept = self.count(size)
-            indices = data[: 4 * kept].view(torch.int32)
-            if int(indices.min()) < 0 or int(indices.max()) >= size or not bool((indices[1:] > indices[:-1]).all()):
-                raise ProtocolError(Refusal.INDICES, "not ascending, or beyond the end")
-            numbers = data[4 * kept :]
+            start = self._positions_length(size)
+            self._verify_positions(data[:start], size)
+            numbers = self._values(data[start:])
+        elif kind == "random-k":
+            numbers = self._values(data)
         elif kind in ("sign", "int8"):
-            numbers = data[: 4 * -(-size // SCALE_BLOCK)]
+            numbers = data[: 4 * -(-size // SCALE_BLOCK)].view(torch.float32)
         else:
-            numbers = data
-        if not all(is_finite(part.view(torch.float32)) for part in (numbers, statistics) if part.numel()):
+            numbers = data.view(torch.float32)
+        if not all(is_finite(part) for part in (numbers, statistics.view(torch.float32)) if part.numel()):
             raise ProtocolError(Refusal.VALUES, "not finite")
+
+    def _verify_positions(self, data: Tensor, size: int) -> None:
+        if self._has_bits(size):
+            bits = _unpacked(data)
+            count, wanted = int(bits.count_nonzero()), self.count(size)
+            if count != wanted or bool(bits[size:].any()):
+                raise ProtocolError(Refusal.INDICES, f"{count} positions in place of {wanted}, or beyond the end")
+            return
+        indices = data.view(torch.int32)
+        if int(indices.min()) < 0 or int(indices.max()) >= size or not bool((indices[1:] > indices[:-1]).all()):
+            raise ProtocolError(Refusal.INDICES, "not ascending, or beyond the end")
 
 
 def dense(parameters: Tensor, buffers: Tensor) -> Tensor:
@@ -156,13 +198,16 @@ def _blocks(change: Tensor) -> Tensor:
     return functional.pad(change, (0, rows * SCALE_BLOCK - change.numel())).view(rows, SCALE_BLOCK)
 
 
+def _words(size: int) -> int:
+    """Words that so many bits fill."""
+    return -(-size // WORD)
+
+
 def _packed(bits: Tensor) -> Tensor:
-    padded = functional.pad(bits.to(torch.uint8), (0, -bits.numel() % 8)).view(-1, 8)
-    powers = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
-    return (padded * powers).sum(1, dtype=torch.uint8)
+    """Eight bits to a byte, the first one lowest; the last byte is filled up with zeros."""
+    return torch.from_numpy(np.packbits(bits.numpy(), bitorder="little"))
 
 
-def _unpacked(packed: Tensor, size: int) -> Tensor:
-    shifts = torch.arange(8, dtype=torch.uint8)
-    bits = (packed[: -(-size // 8), None] >> shifts) & 1
-    return bits.flatten()[:size].to(torch.float32) * 2.0 - 1.0
+def _unpacked(packed: Tensor) -> Tensor:
+    """Bits (8 · bytes,) as bool."""
+    return torch.from_numpy(np.unpackbits(packed.numpy(), bitorder="little")).view(torch.bool)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from p2pfl import registry
+from p2pfl.config.compression import compression_choice
 from p2pfl.config.data import DataConfig
 from p2pfl.config.run import RunConfig, replace_options
 from p2pfl.config.sections import GossipConfig
@@ -146,12 +147,12 @@ def _check_algorithm(config: RunConfig) -> None:
         if option not in entry.options and (value := getattr(config.gossip, option)) != getattr(plain, option):
             raise ConfigError(f"--{option.replace('_', '-')} {value}: means nothing with {name}, only with choco")
     if (dtype := config.exchange.wire_dtype) not in entry.wire_dtypes:
-        if "compression" in entry.options:
-            raise ConfigError(f"--wire-dtype {dtype}: {name} has --compression instead")
         raise ConfigError(
             f"--wire-dtype {dtype}: the rounded sums of {name} would not keep the mean of the peers; "
             f"use {' or '.join(entry.wire_dtypes)}"
         )
+    if "compression" in entry.options:
+        _check_compressed_numbers(config.gossip.compression, dtype)
     if (optimizer := config.training.optimizer) not in entry.optimizers:
         raise ConfigError(
             f"--optimizer {optimizer}: the rule of {name} holds for steps of SGD only; "
@@ -225,6 +226,16 @@ def _check_gossip_steps(config: RunConfig, entry: registry.Entry | None) -> None
         raise ConfigError(
             f"--gossip-steps {steps}: the rule of {name} holds for one exchange after each training; leave it out, or "
             f"use --algorithm {', '.join(able[:-1])} or {able[-1]}"
+        )
+
+
+def _check_compressed_numbers(compression: str, dtype: str) -> None:
+    kind = compression_choice(compression).kind
+    if dtype not in registry.COMPRESSIONS[kind].wire_dtypes:
+        able = [f"{name}:F" for name, one in registry.COMPRESSIONS.items() if dtype in one.wire_dtypes]
+        raise ConfigError(
+            f"--wire-dtype {dtype}: --compression {kind} sends less of each value already; leave it out, or use "
+            f"--compression {' or '.join(able)}"
         )
 
 

@@ -20,7 +20,7 @@ import msgspec
 from p2pfl.errors import ProtocolError, Refusal
 from p2pfl.payload import COMPRESSED, WIRE_ENCODINGS
 
-VERSION = 7
+VERSION = 8
 CHUNK_BYTES = 1 << 20
 HEADER_BYTES = 2048
 GREETING_BYTES = 1 << 15  # of a greeting's body

@@ -40,7 +40,7 @@ class Entry:
     orders: tuple[str, ...] = ("atc", "overlapped")
     """Values of --order that a gossip algorithm has."""
     wire_dtypes: tuple[str, ...] = ("fp32", "bf16")
-    """Values of --wire-dtype that a gossip algorithm has."""
+    """Values of --wire-dtype that a gossip algorithm or a compression has."""
     needs_momentum: bool = False
     """It needs --momentum above 0."""
     optimizers: tuple[str, ...] = ("sgd", "adamw")

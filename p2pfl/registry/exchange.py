@@ -69,7 +69,6 @@ ALGORITHMS: Mapping[str, Entry] = {
         "communication",
         options=("compression", "consensus_step"),
         orders=("atc",),
-        wire_dtypes=("fp32",),
         least_eigenvalue=-1.0,
         kept_vectors=3,
         kept_per_neighbor=1,
@@ -207,13 +206,14 @@ MIXINGS: Mapping[str, Entry] = {
 COMPRESSIONS: Mapping[str, Entry] = {
     "top-k": Entry(
         "p2pfl.algorithms.compression:Compression",
-        "the values that have changed most, with their indices: 8 bytes each",
+        "the values that have changed most: 4 bytes each (2 with --wire-dtype bf16), and one bit of every value for "
+        "their positions; below F = 0.03 their indices instead, 4 bytes each",
         "Stich, Cordonnier & Jaggi 2018, Sparsified SGD with memory",
         argument="F",
     ),
     "random-k": Entry(
         "p2pfl.algorithms.compression:Compression",
-        "values at random indices, which both ends draw: 4 bytes each",
+        "values at random indices, which both ends draw: 4 bytes each (2 with --wire-dtype bf16)",
         "Stich, Cordonnier & Jaggi 2018, Sparsified SGD with memory",
         argument="F",
     ),
@@ -221,9 +221,11 @@ COMPRESSIONS: Mapping[str, Entry] = {
         "p2pfl.algorithms.compression:Compression",
         "signs, 1 bit a value, and a scale for each 4,096 values",
         "Karimireddy, Rebjock, Stich & Jaggi 2019, Error feedback fixes SignSGD and other gradient compression schemes",
+        wire_dtypes=("fp32",),
     ),
     "int8": Entry(
         "p2pfl.algorithms.compression:Compression",
         "1 byte a value, and a scale for each 4,096 values",
+        wire_dtypes=("fp32",),
     ),
 }

@@ -41,7 +41,14 @@ def int8(change: np.ndarray) -> np.ndarray:
 
 
 COMPRESSORS = [(Compression("top-k", 0.25), top_k), (Compression("sign"), sign), (Compression("int8"), int8)]
-ALL = [Compression("top-k", 0.25), Compression("random-k", 0.25), Compression("sign"), Compression("int8")]
+ALL = [
+    Compression("top-k", 0.25),
+    Compression("top-k", 0.25, "bf16"),
+    Compression("random-k", 0.25),
+    Compression("random-k", 0.25, "bf16"),
+    Compression("sign"),
+    Compression("int8"),
+]
 
 
 @pytest.mark.parametrize(("compression", "c"), COMPRESSORS, ids=lambda value: getattr(value, "kind", ""))
@@ -63,7 +70,7 @@ def test_the_update_rule(compression: Compression, c: Callable[[np.ndarray], np.
         np.testing.assert_allclose(swarm.round(number, rates), x, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("compression", ALL, ids=lambda compression: compression.kind)
+@pytest.mark.parametrize("compression", ALL, ids=lambda compression: f"{compression.kind} {compression.wire_dtype}")
 def test_mixing_keeps_the_mean_and_brings_peers_together(compression: Compression) -> None:
     vectors = random_vectors(N, SIZE)
     mean = torch.stack(vectors).mean(0)
@@ -87,10 +94,11 @@ def test_the_first_payload_is_whole_and_later_ones_are_short() -> None:
         lengths.append(sent[0][1].vectors["x"][0].numel())
         for peer in peers:
             peer.mix(sent, number)
-    assert lengths == [16 + 4000, 16 + 800, 16 + 800]
+    positions = 4 * 32  # a bit for each of 1,000 values, in words of 32
+    assert lengths == [16 + 4000, 16 + positions + 400, 16 + positions + 400]
     encoding = algorithm.encodings["x"]
     assert encoding.lengths is not None
-    assert list(encoding.lengths(1000)) == [4016, 816]
+    assert list(encoding.lengths(1000)) == [4016, 544]
 
 
 def test_random_indices_are_those_of_the_runs_seed_and_differ_by_peer_and_round() -> None:
@@ -128,7 +136,7 @@ def step(peers: list[Driven], number: int, lost: set[tuple[int, int]], unsure: s
         peer.finish(number)
 
 
-@pytest.mark.parametrize("compression", ALL, ids=lambda compression: compression.kind)
+@pytest.mark.parametrize("compression", ALL, ids=lambda compression: f"{compression.kind} {compression.wire_dtype}")
 def test_both_ends_have_the_same_replicas_to_the_bit_whatever_is_lost(compression: Compression) -> None:
     draw = np.random.default_rng(0)
     peers = driven(Choco(compression, compression.consensus_step, (slice(3, 5),)), W, random_vectors(N, SIZE))
@@ -246,7 +254,11 @@ def test_buffers_are_mixed_plainly() -> None:
         ({"algorithm": "choco", "compression": "sign:0.1"}, "--compression sign:0.1: sign takes no argument"),
         ({"algorithm": "choco", "compression": "zip"}, "--compression zip: choose one of top-k:F, random-k:F, sign"),
         ({"algorithm": "choco", "consensus_step": 1.5}, "--consensus-step 1.5: must be at most 1"),
-        ({"algorithm": "choco", "wire_dtype": "bf16"}, "--wire-dtype bf16: choco has --compression instead"),
+        (
+            {"algorithm": "choco", "compression": "sign", "wire_dtype": "bf16"},
+            "--wire-dtype bf16: --compression sign sends less of each value already; leave it out, or use "
+            "--compression top-k:F or random-k:F",
+        ),
         ({"algorithm": "choco", "order": "overlapped"}, "--order overlapped: choco has only --order atc"),
         ({"algorithm": "choco", "mixing": "samples"}, "--mixing samples: choco needs a symmetric mixing matrix"),
     ],

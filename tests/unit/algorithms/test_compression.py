@@ -12,8 +12,12 @@ from p2pfl.errors import ProtocolError, Refusal
 
 ALL = [
     Compression("top-k", 0.1),
+    Compression("top-k", 0.1, "bf16"),
+    Compression("top-k", 0.01),
+    Compression("top-k", 0.01, "bf16"),
     Compression("top-k", 1.0),
     Compression("random-k", 0.1),
+    Compression("random-k", 0.1, "bf16"),
     Compression("sign"),
     Compression("int8"),
 ]
@@ -66,6 +70,31 @@ def test_what_the_compressors_keep() -> None:
     assert decoded(int8, int8.encode(torch.zeros(8), none, 0), 8).tolist() == [0.0] * 8
 
 
+@pytest.mark.parametrize("kind", ["top-k", "random-k"])
+@pytest.mark.parametrize("fraction", [0.01, 0.1])
+def test_kept_values_travel_as_bfloat16_if_asked_for(kind: str, fraction: float) -> None:
+    """At the same positions, rounded to eight bits."""
+    change, none = change_of(1000), torch.empty(0)
+    exact, rounded = Compression(kind, fraction), Compression(kind, fraction, "bf16")
+    bodies = [one.encode(change, none, 7) for one in (exact, rounded)]
+    assert bodies[0].numel() - bodies[1].numel() == 2 * exact.count(1000)
+    found = [decoded(one, body, 1000) for one, body in zip((exact, rounded), bodies, strict=True)]
+    assert torch.equal(found[0].bfloat16().float(), found[1])
+
+
+@pytest.mark.parametrize(("fraction", "positions"), [(0.1, 4 * 32), (0.033, 4 * 32), (0.032, 4 * 32), (0.03, 4 * 30)])
+def test_positions_take_the_shorter_of_two_forms(fraction: float, positions: int) -> None:
+    """A bit for each of 1,000 values, in whole words, or 4 bytes for each that is kept."""
+    compression = Compression("top-k", fraction)
+    assert compression.length("top-k", 1000, 0) == HEAD.size + positions + 4 * compression.count(1000)
+
+
+def test_many_values_fill_the_positions_in_order() -> None:
+    """The first value is the lowest bit."""
+    body = Compression("top-k", 0.5).encode(torch.tensor([9.0, 0.0, 0.0, 8.0, 7.0, 0.0]), torch.empty(0), 0)
+    assert body[HEAD.size :].tolist() == [0b11001, 0, 0, 0, *struct.pack("<3f", 9.0, 8.0, 7.0)]
+
+
 def patched(body: torch.Tensor, place: int, data: bytes) -> torch.Tensor:
     found = body.clone()
     found[place : place + len(data)] = torch.tensor(list(data), dtype=torch.uint8)
@@ -74,28 +103,34 @@ def patched(body: torch.Tensor, place: int, data: bytes) -> torch.Tensor:
 
 NAN = struct.pack("<f", float("nan"))
 START = HEAD.size + 4 * 3  # after three buffers
+BITS, INDICES = Compression("top-k", 0.1), Compression("top-k", 0.03)  # positions of ten and of three of 100 values
 
 
 @pytest.mark.parametrize(
-    ("kind", "damage", "code"),
+    ("compression", "damage", "code"),
     [
-        ("top-k", lambda body: body[:-4], Refusal.ENCODING),
-        ("top-k", lambda body: body[:8], Refusal.ENCODING),
-        ("top-k", lambda body: patched(body, 0, b"\xff"), Refusal.ENCODING),
-        ("top-k", lambda body: patched(body, 0, bytes([KINDS.index("sign")])), Refusal.ENCODING),
-        ("top-k", lambda body: patched(body, START, struct.pack("<i", -1)), Refusal.INDICES),
-        ("top-k", lambda body: patched(body, START + 36, struct.pack("<i", 100)), Refusal.INDICES),
-        ("top-k", lambda body: patched(body, START + 36, struct.pack("<I", 2**32 - 1)), Refusal.INDICES),
-        ("top-k", lambda body: patched(body, START + 4, bytes(body[START : START + 4].tolist())), Refusal.INDICES),
-        ("top-k", lambda body: patched(body, START + 40, NAN), Refusal.VALUES),
-        ("top-k", lambda body: patched(body, HEAD.size, NAN), Refusal.VALUES),
-        ("random-k", lambda body: patched(body, START, NAN), Refusal.VALUES),
-        ("sign", lambda body: patched(body, START, NAN), Refusal.VALUES),
-        ("int8", lambda body: patched(body, START, struct.pack("<f", float("inf"))), Refusal.VALUES),
+        (BITS, lambda body: body[:-4], Refusal.ENCODING),
+        (BITS, lambda body: body[:8], Refusal.ENCODING),
+        (BITS, lambda body: patched(body, 0, b"\xff"), Refusal.ENCODING),
+        (BITS, lambda body: patched(body, 0, bytes([KINDS.index("sign")])), Refusal.ENCODING),
+        (BITS, lambda body: patched(body, START, b"\xff\xff"), Refusal.INDICES),
+        (BITS, lambda body: patched(body, START, bytes(16)), Refusal.INDICES),
+        (BITS, lambda body: patched(body, START, bytes(12) + b"\x00\xff\x03\x00"), Refusal.INDICES),  # beyond the end
+        (BITS, lambda body: patched(body, START + 16, NAN), Refusal.VALUES),
+        (BITS, lambda body: patched(body, HEAD.size, NAN), Refusal.VALUES),
+        (INDICES, lambda body: patched(body, START, struct.pack("<i", -1)), Refusal.INDICES),
+        (INDICES, lambda body: patched(body, START + 8, struct.pack("<i", 100)), Refusal.INDICES),
+        (INDICES, lambda body: patched(body, START + 8, struct.pack("<I", 2**32 - 1)), Refusal.INDICES),
+        (INDICES, lambda body: patched(body, START + 4, bytes(body[START : START + 4].tolist())), Refusal.INDICES),
+        (INDICES, lambda body: patched(body, START + 12, NAN), Refusal.VALUES),
+        (Compression("top-k", 0.1, "bf16"), lambda body: patched(body, START + 16, b"\x80\x7f"), Refusal.VALUES),
+        (Compression("random-k", 0.1, "bf16"), lambda body: patched(body, START, b"\x80\x7f"), Refusal.VALUES),
+        (Compression("random-k", 0.1), lambda body: patched(body, START, NAN), Refusal.VALUES),
+        (Compression("sign"), lambda body: patched(body, START, NAN), Refusal.VALUES),
+        (Compression("int8"), lambda body: patched(body, START, struct.pack("<f", float("inf"))), Refusal.VALUES),
     ],
 )
-def test_hostile_bodies_are_refused_by_code(kind: str, damage, code: Refusal) -> None:  # type: ignore[no-untyped-def]
-    compression = Compression(kind, 0.1)
+def test_hostile_bodies_are_refused_by_code(compression: Compression, damage, code: Refusal) -> None:  # type: ignore[no-untyped-def]
     body = compression.encode(change_of(100), torch.ones(3), 1)
     compression.verify(body, 100, 3)
     with pytest.raises(ProtocolError) as caught:
