@@ -91,7 +91,8 @@ def test_a_killed_client_ends_a_run_that_needs_all(start: Callable[..., Run]) ->
 def test_a_stopped_client_holds_up_rounds_for_the_deadline_and_nothing_hangs_at_the_end(
     start: Callable[..., Run],
 ) -> None:
-    run = start("--num-rounds", "8", "--deadline", "2")
+    # Long rounds: with short ones all eight may be over before the client is stopped.
+    run = start("--num-rounds", "8", "--deadline", "2", "--local-steps", "200")
     run.signal_in_round("0", signal.SIGSTOP, 2)
     code, err = run.end()
     assert code == 0, err

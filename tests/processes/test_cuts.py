@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.support.helpers import free_ports
 from tests.support.swarms import LIVELY, memory_swarm, saved_vectors, thread_swarm
 
 from p2pfl import RunConfig, make_topology
@@ -64,11 +65,7 @@ class CuttingProxy:
 
 @pytest.fixture
 def ports() -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-    found = [int(s.getsockname()[1]) for s in sockets]
-    for s in sockets:
-        s.close()
-    return found
+    return free_ports(3)
 
 
 TOPOLOGY = make_topology("ring", 3)

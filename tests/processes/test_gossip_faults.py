@@ -210,7 +210,8 @@ def test_a_peer_that_stays_frozen_is_lost_at_the_end(start: Callable[..., Run]) 
 
 
 def test_connected_components_of_a_split_graph_continue_and_are_named(start: Callable[..., Run]) -> None:
-    run = start("--rounds", "40", "--min-peers", "3", "--no-checkpoint")
+    # The terminal is told later, and a busy test reads later: 40 rounds may be over by then.
+    run = start("--rounds", "200", "--min-peers", "3", "--no-checkpoint")
     run.until("rounds of training")
     first, second = run.worker("1"), run.worker("3")
     run.until("round 3/")
@@ -268,5 +269,5 @@ def test_a_killed_launcher_leaves_nobody_behind(start: Callable[..., Run]) -> No
     family = run.family()
     assert len(family) >= 5
     run.process.kill()
-    _, alive = psutil.wait_procs(family, timeout=8.0)
+    _, alive = psutil.wait_procs(family, timeout=60.0)
     assert not alive

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.support import commands
-from tests.support.helpers import token_file
+from tests.support.helpers import free_ports, token_file
 from tests.support.launched import FAST, Swarm, nobody_left, ring
 from tests.support.launched import start as start
 
@@ -35,14 +35,6 @@ def placed(folder: Path, hosts: list[tuple[str, int]]) -> str:
         topology.graph.nodes[node].update(host=host, port=port)
     save_topology(topology, folder / "placed.graphml")
     return str(folder / "placed.graphml")
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 def peer(folder: Path, topology: str, *options: str) -> subprocess.CompletedProcess[str]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.support import commands
-from tests.support.helpers import small_config, token_file
+from tests.support.helpers import free_ports, small_config, token_file
 
 from p2pfl import make_topology
 from p2pfl.config import RunConfig
@@ -36,9 +35,8 @@ def _handlers() -> Iterator[None]:
 
 def lan() -> Topology:
     topology = make_topology("ring", 3)
-    for peer in range(3):
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            topology.graph.nodes[peer].update(host="127.0.0.1", port=free.getsockname()[1])
+    for peer, port in enumerate(free_ports(3)):
+        topology.graph.nodes[peer].update(host="127.0.0.1", port=port)
     return topology
 
 

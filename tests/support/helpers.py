@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import socket
@@ -145,10 +146,17 @@ def small_config(**options: object) -> RunConfig:
 
 
 def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(s.getsockname()[1]) for s in sockets]
-    for s in sockets:
-        s.close()
+    """Ports that nobody listens at.
+
+    Below those that the system gives away by itself (from 32768 on, or 49152): otherwise a connection or a socket of
+    another test could get one of them before the test's own process opens it.
+    """
+    ports: list[int] = []
+    while len(ports) < count:
+        port = 10_000 + secrets.randbelow(22_000)  # not from `random`, whose seed tests in other processes may share
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            if port not in ports:
+                ports.append(port)
     return ports
 
 

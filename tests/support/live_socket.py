@@ -22,7 +22,7 @@ from p2pfl.protocol.events import Received, Reconnected, Refused
 from p2pfl.transport import Credentials, Keys, Token, ZmqTransport
 
 LAST = 2  # the round of the greeting that ends a poll
-SECONDS = 30.0
+SECONDS = 60.0
 
 
 def hello(sender: int, round: int = 1) -> wire.Message:

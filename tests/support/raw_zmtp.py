@@ -26,7 +26,7 @@ def dial(endpoint: str) -> socket.socket:
         connection.connect(place)
         return connection
     host, port = place.rsplit(":", 1)
-    return socket.create_connection((host.strip("[]"), int(port)), timeout=10)
+    return socket.create_connection((host.strip("[]"), int(port)), timeout=60)
 
 
 def frame(data: bytes, more: bool = False, command: bool = False) -> bytes:

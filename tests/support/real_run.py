@@ -63,7 +63,9 @@ class Run:
         return all(file.exists() and file.read_bytes().count(b"\n") >= round for file in files)
 
     def family(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
+        with contextlib.suppress(psutil.NoSuchProcess):  # the warm server leaves no zombie of a run that has ended
+            return psutil.Process(self.process.pid).children(recursive=True)
+        return []
 
     def worker(self, name: str) -> psutil.Process:
         """The process of a client or of the coordinator: the one that writes its log."""
@@ -76,7 +78,7 @@ class Run:
         family = self.family()
         out, err = self.process.communicate(timeout=seconds)
         self.lines += out.splitlines()
-        _gone, alive = psutil.wait_procs(family, timeout=5.0)
+        _gone, alive = psutil.wait_procs(family, timeout=60.0)
         assert not alive, f"orphans: {alive}"
         assert list(self.temporary.glob("p2pfl-*")) == [], "socket files left behind"
         return self.process.returncode, err
