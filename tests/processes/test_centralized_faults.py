@@ -91,15 +91,15 @@ def test_a_killed_client_ends_a_run_that_needs_all(start: Callable[..., Run]) ->
 def test_a_stopped_client_holds_up_rounds_for_the_deadline_and_nothing_hangs_at_the_end(
     start: Callable[..., Run],
 ) -> None:
-    # Long rounds: with short ones all eight may be over before the client is stopped.
-    run = start("--num-rounds", "8", "--deadline", "2", "--local-steps", "200")
+    # With shorter rounds all ten may be over before the client is stopped.
+    run = start("--num-rounds", "10", "--deadline", "3", "--local-steps", "40")
     run.signal_in_round("0", signal.SIGSTOP, 2)
     code, err = run.end()
     assert code == 0, err
     gone = missing(run)
     stopped = gone.index(["0"])
-    assert gone == [[]] * stopped + [["0"]] * (8 - stopped)
-    assert all(record.seconds >= 2.0 for record in run.records()[stopped:])
+    assert gone == [[]] * stopped + [["0"]] * (10 - stopped)
+    assert all(record.seconds >= 3.0 for record in run.records()[stopped:])
     summary = run.summary()
     assert summary["status"] == "complete"
     assert summary["lost_peers"] == ["0"]

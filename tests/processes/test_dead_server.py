@@ -42,7 +42,7 @@ def test_ctrl_c_ends_a_swarm_whose_fork_server_was_killed(tmp_path: Path, start:
     code, err = swarm.end(30.0)
     assert code == 130, err
     assert err.count("\n") == 1, err
-    nobody_left(swarm, family, 5.0)
+    nobody_left(swarm, family)
     assert len(read_rounds(tmp_path / "run" / "peers" / "0")) >= 9
 
 
@@ -109,7 +109,7 @@ def test_a_second_ctrl_c_ends_a_swarm_that_does_not_answer(tmp_path: Path, start
             with contextlib.suppress(subprocess.TimeoutExpired):
                 swarm.process.wait(0.3)
     assert swarm.end(1.0)[0] == 130
-    nobody_left(swarm, family, 1.0)
+    nobody_left(swarm, family)
 
 
 REPORTING = """
@@ -150,7 +150,7 @@ def test_a_signal_while_the_report_is_made_says_how_the_run_ended(
     assert "interrupted before the report was written" in err
     assert f"p2pfl {'gossip --resume' if fails else 'report'} {run_dir}" in err
     assert ("died (" in err) == fails
-    nobody_left(swarm, family, 5.0)
+    nobody_left(swarm, family)
     assert list(swarm.temporary.iterdir()) == [], "nothing is left behind"
 
 
@@ -166,7 +166,7 @@ def test_a_terminal_that_closes_ends_a_run_like_ctrl_c(
     code, err = swarm.end()
     assert code == 130, err
     assert "--resume" in err
-    nobody_left(swarm, family, 5.0)
+    nobody_left(swarm, family)
     assert list(swarm.temporary.iterdir()) == [], "nothing is left behind"
 
 
@@ -215,7 +215,7 @@ def test_a_temporary_folder_that_is_cleaned_amid_a_run_fails_nothing(
     for peer in range(3):
         last = read_rounds(tmp_path / "run" / "peers" / str(peer))[-1]
         assert (last.absent or []) == [], "all are there in the end"
-    nobody_left(swarm, family, 5.0)
+    nobody_left(swarm, family)
 
 
 def test_a_server_of_others_is_used() -> None:

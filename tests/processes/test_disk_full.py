@@ -157,7 +157,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_it_resumes_when_there_is_space
     assert code == 1
     assert "cannot be written (No space left on device); make room there" in one_line(err)
     assert str(run_dir) in err
-    nobody_left(swarm, family, 10.0)
+    nobody_left(swarm, family)
     disk.resize("64m")
     for words in (["report", str(run_dir)], ["gossip", "--resume", str(run_dir)]):
         done = command(*words)
@@ -190,7 +190,7 @@ def test_a_run_whose_files_can_no_longer_be_written_ends_in_one_line(
     assert "peer 1: " in one_line(err)
     assert "rounds.jsonl: cannot be written (No such file or directory)" in err
     assert "--resume" in err
-    nobody_left(swarm, family, 10.0)
+    nobody_left(swarm, family)
     os.replace(kept, victim / "rounds.jsonl")
     assert command("report", str(run_dir)).returncode == 0
 
@@ -203,7 +203,7 @@ def test_a_run_whose_files_can_no_longer_be_written_ends_in_one_line(
     code, err = again.end()
     assert code == 1
     assert "log.txt: cannot be written (Is a directory); it is a folder: move it away" in one_line(err)
-    nobody_left(again, family, 10.0)
+    nobody_left(again, family)
 
 
 @pytest.mark.processes

@@ -77,7 +77,7 @@ def test_ctrl_c_waits_neither_for_imports_nor_for_data(
     code, err = swarm.end()
     assert code == 130
     assert err.count("\n") == 1, err
-    nobody_left(swarm, family, 5.0)
+    nobody_left(swarm, family)
 
 
 @pytest.mark.processes

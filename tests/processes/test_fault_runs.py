@@ -185,8 +185,8 @@ def test_kills_at_every_point_of_a_round_end_with_the_bits_of_the_simulator(
 def test_pauses_end_with_the_bits_of_the_simulator(tmp_path: Path, play: Callable[..., Run]) -> None:
     pauses = [f'kind = "pause"\npeer = "{p}"\nround = {r}\nat = "{at}"\nresume = {back}' for p, r, at, back in PAUSES]
     path = written(tmp_path, *pauses)
-    run = play("run", path, "--round-timeout", "2", "--first-round-timeout", "5")
-    check_bits(run, path, make_topology("ring", 6), round_timeout=2.0, first_round_timeout=5.0)
+    run = play("run", path, "--round-timeout", "4", "--first-round-timeout", "60")
+    check_bits(run, path, make_topology("ring", 6), round_timeout=4.0, first_round_timeout=60.0)
     check_missing(run, PAUSES)
     for peer, left, _, back in PAUSES:
         assert trained(run, peer) == [*range(1, left + 1), *range(back, 15)]

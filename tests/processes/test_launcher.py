@@ -38,7 +38,7 @@ def test_ctrl_c_ends_everything_and_the_run_can_be_resumed(
     assert code == 130
     assert err.count("\n") == 1, err
     assert "--resume" in err
-    nobody_left(swarm, family, 5.0)
+    nobody_left(swarm, family)
     records = (tmp_path / "run" / "peers" / "0" / "rounds.jsonl").read_text().splitlines()
     assert len(records) >= 2
     assert (tmp_path / "run" / "report.html").exists()
@@ -67,7 +67,7 @@ def test_a_peer_that_raises_ends_the_run(tmp_path: Path, start: Callable[..., Sw
     assert err.count("\n") == 1, err
     assert "peer " in err
     assert "the user's own mistake" in err
-    nobody_left(swarm, family, 5.0)
+    nobody_left(swarm, family)
     logs = [path.read_text() for path in (tmp_path / "run").glob("peers/*/log.txt")]
     assert any("Traceback" in log and "user_models.py" in log for log in logs)
 
@@ -83,7 +83,7 @@ def test_a_killed_peer_ends_the_run_and_is_named(tmp_path: Path, start: Callable
     assert code == 1
     assert err.count("\n") == 1, err
     assert "died (killed by SIGKILL" in err
-    nobody_left(swarm, family, 5.0)
+    nobody_left(swarm, family)
 
 
 @pytest.mark.processes
@@ -117,7 +117,7 @@ def test_many_ctrl_c_lose_nothing(tmp_path: Path, start: Callable[..., Swarm]) -
     assert code == 130, err
     assert err.count("\n") == 1, err
     assert "--resume" in err
-    nobody_left(swarm, family, 5.0)
+    nobody_left(swarm, family)
     assert len(read_rounds(tmp_path / "run" / "peers" / "0")) >= 5
 
 
@@ -146,7 +146,7 @@ def test_sigterm_is_an_interruption(tmp_path: Path, start: Callable[..., Swarm])
     family = swarm.family()
     swarm.process.terminate()
     assert swarm.end()[0] == 130
-    nobody_left(swarm, family, 5.0)
+    nobody_left(swarm, family)
 
 
 @pytest.mark.processes
@@ -158,7 +158,7 @@ def test_ctrl_c_while_peers_start(tmp_path: Path, start: Callable[..., Swarm]) -
     code, err = swarm.end()
     assert code == 130
     assert "Traceback" not in err
-    nobody_left(swarm, family, 5.0)
+    nobody_left(swarm, family)
 
 
 def report_modules(link: Connection) -> None:

@@ -176,7 +176,7 @@ def test_ctrl_c_ends_all_actors_and_the_cluster_of_the_run(tmp_path: Path, start
     assert code == 130
     assert "--resume" in err
     assert err.count("\n") == 1, err
-    nobody_left(swarm, family, 10.0)
+    nobody_left(swarm, family)
 
 
 def test_the_loss_of_the_head_ends_the_run_in_order(tmp_path: Path, start: Callable[..., Swarm]) -> None:
@@ -196,7 +196,7 @@ def test_the_loss_of_the_head_ends_the_run_in_order(tmp_path: Path, start: Calla
         r"resume with: .* --resume \S+\n",
         err,
     ), err
-    nobody_left(swarm, family, 20.0)
+    nobody_left(swarm, family)
     for name in ("0", "1", "2"):
         folder = tmp_path / "run" / "peers" / name
         assert "stopped" in (folder / "log.txt").read_text()

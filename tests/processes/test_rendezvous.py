@@ -121,13 +121,13 @@ def test_by_service_in_random_order_with_keys_and_token_and_collected_by_it(tmp_
 
 def test_a_peer_that_never_comes_is_named(tmp_path: Path) -> None:
     meet = str(tmp_path / "meet")
-    options = ["--rendezvous", meet, "--token-file", token_file(tmp_path), "--insecure", "--start-timeout", "2"]
+    options = ["--rendezvous", meet, "--token-file", token_file(tmp_path), "--insecure", "--start-timeout", "10"]
     with started(tmp_path, [0, 1], *options, "--announce", "127.0.0.1") as peers:
         err = peers[0].communicate(timeout=SECONDS)[1]
         assert peers[0].returncode == 1
         [line] = err.splitlines()
         assert line.startswith(
-            "p2pfl: peer 0: no greeting for 2 s from peer 3 (--start-timeout); looked for peer 3 (no"
+            "p2pfl: peer 0: no greeting for 10 s from peer 3 (--start-timeout); looked for peer 3 (no"
         )
         assert "peer 3 (no address announced); have all the same file, options, and keys or token?" in line
 

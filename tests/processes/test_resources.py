@@ -55,7 +55,7 @@ def test_a_port_in_use_ends_the_run_in_one_line(tmp_path: Path, start: Callable[
     assert code == 1
     assert f"peer 2: tcp://127.0.0.1:{port}: cannot be opened (address already in use" in one_line(err)
     assert "another port in the topology file" in err
-    nobody_left(swarm, family, 10.0)
+    nobody_left(swarm, family)
 
 
 @pytest.mark.processes
@@ -101,7 +101,7 @@ def test_memory_that_is_used_up_ends_the_run_in_one_line(tmp_path: Path, start: 
     code, err = swarm.end()
     assert code == 1
     assert "cpu: out of memory; choose fewer peers a machine" in one_line(err)
-    nobody_left(swarm, family, 10.0)
+    nobody_left(swarm, family)
 
 
 FULL = [

@@ -273,7 +273,7 @@ def test_a_peer_whose_weights_overflow_ends_the_run_in_one_line(
     assert said in one_line(err)
     assert "lower --lr" in err
     assert "--resume" not in err, "it would only fail again"
-    nobody_left(swarm, family, 10.0)
+    nobody_left(swarm, family)
     for peer in range(3):
         assert [record.round for record in read_rounds(tmp_path / "run" / "peers" / str(peer))] == [1, 2]
 

@@ -153,7 +153,7 @@ def free_ports(count: int) -> list[int]:
     """
     ports: list[int] = []
     while len(ports) < count:
-        port = 10_000 + secrets.randbelow(22_000)  # not from `random`, whose seed tests in other processes may share
+        port = 20_000 + secrets.randbelow(12_000)  # not from `random`, whose seed tests in other processes may share
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             if port not in ports:
                 ports.append(port)

@@ -76,8 +76,7 @@ def ring(folder: Path, n: int = 3) -> str:
     return str(folder / "ring.graphml")
 
 
-def nobody_left(swarm: Swarm, family: list[psutil.Process], seconds: float) -> None:
-    # On a machine that others use, an end that takes no time here may take long.
-    _gone, alive = psutil.wait_procs(family, timeout=max(seconds, 60.0))
+def nobody_left(swarm: Swarm, family: list[psutil.Process]) -> None:
+    _gone, alive = psutil.wait_procs(family, timeout=60.0)  # on a machine that others use, an end may take long
     assert not alive, f"orphans: {alive}"
     assert list(swarm.temporary.glob("p2pfl-*")) == [], "socket files left behind"

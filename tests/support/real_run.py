@@ -70,8 +70,13 @@ class Run:
     def worker(self, name: str) -> psutil.Process:
         """The process of a client or of the coordinator: the one that writes its log."""
         log = str(self.run_dir / "peers" / name / "log.txt")
-        (found,) = [p for p in self.family() if any(file.path == log for file in p.open_files())]
-        return found
+        found = []
+        for process in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):  # one that ends meanwhile
+                if any(file.path == log for file in process.open_files()):
+                    found.append(process)
+        (worker,) = found
+        return worker
 
     def end(self, seconds: float = 120.0) -> tuple[int, str]:
         """Exit status and what stands on stderr; nothing of the run is left."""
