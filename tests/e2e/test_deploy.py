@@ -214,7 +214,7 @@ def test_the_pod_of_a_peer_that_is_done_waits_to_be_deleted(tmp_path: Path) -> N
             assert process.stdout is not None
             assert process.stdout.readline() == "sleeps\n"
             process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=30) == 128 + signal.SIGTERM
+            assert process.wait(timeout=200) == 128 + signal.SIGTERM
         assert bool(pod.shell.words("p2pfl")) == started
 
 
@@ -227,7 +227,7 @@ def test_the_pod_of_a_peer_hands_on_the_signal_to_stop(tmp_path: Path) -> None:
         assert process.stdout.readline() == "trains\n"
         process.send_signal(signal.SIGTERM)
         assert process.stdout.readline() == "saved\n"
-        assert process.wait(timeout=30) == 130
+        assert process.wait(timeout=200) == 130
 
 
 @pytest.mark.processes

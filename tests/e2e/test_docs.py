@@ -98,7 +98,7 @@ def test_the_search_works_in_a_page_that_is_opened_as_a_file(site: Path, tmp_pat
         f"--user-data-dir={tmp_path}",
         page,
     ]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True).stdout
     assert re.search(r'md-search-result__meta">\s*\d+ matching documents', shown)
 
 

@@ -92,5 +92,5 @@ def test_namespaces_end_with_who_made_them(folder: Path, number: signal.Signals)
     else:
         process.kill()
     process.communicate(timeout=60)
-    assert psutil.wait_procs(family, timeout=20)[1] == []
+    assert psutil.wait_procs(family, timeout=60)[1] == []
     assert number == signal.SIGKILL or list(folder.glob("p2pfl-*")) == []

@@ -120,7 +120,7 @@ def test_a_forked_process_has_its_own_terminal(tmp_path: Path) -> None:
         ends = {"stdin": theirs, "stdout": theirs, "stderr": theirs, "cold": cold, "start_new_session": True}
         with commands.start(program=(sys.executable, str(script)), **ends) as process:
             os.close(theirs)
-            assert process.wait(60) == 0
+            assert process.wait(200) == 0
             assert select.select([ours], [], [], 10)[0]
             seen.append(os.read(ours, 1000))
         os.close(ours)

@@ -49,4 +49,4 @@ def test_global_randomness_is_left_alone() -> None:
 def test_layers_that_do_not_train_do_not_import_torch() -> None:
     modules = "p2pfl.seeding, p2pfl.config, p2pfl.run.records, p2pfl.protocol.wire"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=200, check=False).returncode == 0

@@ -268,11 +268,11 @@ def child(folder: Path) -> subprocess.Popen[str]:
 def test_a_kill_fires_once_at_its_point_of_its_round(tmp_path: Path) -> None:
     read(tmp_path, fault(**KILL, at="exchange"))
     first = child(tmp_path)
-    assert first.communicate(timeout=60)[0].split() == ["start", "train", "exchange"]
+    assert first.communicate(timeout=200)[0].split() == ["start", "train", "exchange"]
     assert first.returncode == -signal.SIGKILL
     assert fired(tmp_path / FIRED_FILE) == [0]
     second = child(tmp_path)
-    assert second.communicate(timeout=60)[0].split()[-1] == "checkpoint"
+    assert second.communicate(timeout=200)[0].split()[-1] == "checkpoint"
     assert second.returncode == 0
 
 
@@ -289,7 +289,7 @@ def test_a_freeze_stops_the_thread_that_reached_it(tmp_path: Path) -> None:
         assert not ready, "it must not have gone a step further"
         process.send_signal(signal.SIGCONT)
         assert process.stdout.read().split() == ["exchange", "evaluate", "checkpoint"]
-        assert process.wait(60) == 0
+        assert process.wait(200) == 0
     finally:
         process.kill()
         process.wait()

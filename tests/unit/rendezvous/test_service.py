@@ -124,9 +124,13 @@ def test_who_has_not_the_token_or_the_service_s_key_is_told_so(running: Running)
         (contextlib.closing(ServiceClient("tcp://127.0.0.1:9", as_hex(PUBLIC), TOKEN, 0, 2)), "nothing listens there"),
     ]
     for made, reason in cases:
-        with made as client, pytest.raises(DirectoryError, match="no answer from the rendezvous service at") as caught:
-            client.exchange(of_ring(0), [1, 3], within(1.0))
-        assert reason in str(caught.value)
+        with made as client:
+            deadline, said = time.monotonic() + 60, ""
+            while reason not in said:  # a try that ends amid a handshake says how far that one has come
+                assert time.monotonic() < deadline, said
+                with pytest.raises(DirectoryError, match="no answer from the rendezvous service at") as caught:
+                    client.exchange(of_ring(0), [1, 3], within(1.0))
+                said = str(caught.value)
     with running.client(0) as honest:
         assert honest.exchange(of_ring(0), [1, 3], patient) == Found()
     assert running.said == ["peer 0 announces tcp://10.0.0.2:7000"]
@@ -163,7 +167,7 @@ def test_what_is_no_request_closes_its_connection_and_disturbs_nobody(running: R
         hostile = raw(running, context, 1)
         monitor = hostile.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         hostile.send_multipart(frames)
-        assert monitor.poll(10_000), "its connection is closed"
+        assert monitor.poll(60_000), "its connection is closed"
         assert honest.exchange(of_ring(0), [1, 3], patient) == Found()
         assert not hostile.poll(0), "no answer"
         hostile.disable_monitor()
@@ -182,9 +186,16 @@ def test_probes_of_the_port_are_said_once(running: Running, monkeypatch: pytest.
     probe()
     running.wait_until_said("refused: unfinished: ")
     probe()
-    with running.client(0, token="f" * 32) as stranger, pytest.raises(DirectoryError):
-        stranger.exchange(of_ring(0), [1, 3], within(1.0))
-    running.wait_until_said("refused: key: ")
+
+    def is_refused() -> bool:
+        return any("refused: key: " in line for line in running.said)
+
+    with running.client(0, token="f" * 32) as stranger:
+        deadline = time.monotonic() + 60
+        while not is_refused():  # it stays until then: on a busy machine a handshake may take long
+            assert time.monotonic() < deadline, running.said
+            with pytest.raises(DirectoryError):
+                stranger.exchange(of_ring(0), [1, 3], is_refused)
     assert sum("unfinished" in line for line in running.said) == 1
 
 

@@ -177,7 +177,7 @@ def test_filters_hide_rows_columns_and_curves(written: Comparison, tmp_path: Pat
     command = [str(CHROMIUM), *["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]]
     command += ["--window-size=600,900"]
     command += [f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "page.html").as_uri()]
-    seen = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    seen = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True).stdout
     assert int(re.findall(r"<title>(\d+)<", seen)[0]) <= 600, "tables scroll within the page, which does not"
     rows = re.findall(r'<tr data-e="(\d+)"[^>]*data-algorithm="([^"]*)"[^>]*>', seen)
     hidden = {e for e, _ in re.findall(r'<tr data-e="(\d+)"([^>]*) hidden=""', seen)}

@@ -226,7 +226,7 @@ def test_the_page_opens_in_a_browser(written: Comparison, page: Page, tmp_path: 
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     flags += " --disable-component-update --disable-sync --enable-logging=stderr --v=0 --dump-dom"
     command = [str(CHROMIUM), *flags.split(), f"--user-data-dir={tmp_path}", (written.folder / "report.html").as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
     seen = Page(done.stdout)
     assert (seen.values, seen.derived) == (page.values, page.derived)
     assert done.stdout.count("</svg>") == len(PLOTS)

@@ -67,5 +67,5 @@ def test_drawing_leaves_no_global_state(tmp_path: Path) -> None:
         "print(state() == before, 'matplotlib.pyplot' in sys.modules)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "t.svg")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
     assert done.stdout.strip() == "True False"

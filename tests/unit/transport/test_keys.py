@@ -186,7 +186,7 @@ def test_only_neighbors_are_on_a_peers_list(tmp_path: Path) -> None:
         while not events:
             assert time.monotonic() < deadline, "peer 2 is no neighbor of peer 0 and must be refused"
             events += transport.poll(0.1)
-        assert events == [Refused(Refusal.KEY, "no neighbor's")]
+        assert set(events) == {Refused(Refusal.KEY, "no neighbor's")}  # one for each try: a late poll sees several
     finally:
         stranger.close(0)
         context.term()

@@ -37,7 +37,7 @@ def chunk(data: np.ndarray) -> list[wire.Message]:
     return list(wire.chunks(header, {"x": data.view(np.uint8).data}))
 
 
-def collect(transport: Transport, enough: Callable[[list[object]], bool], seconds: float = 20.0) -> list[object]:
+def collect(transport: Transport, enough: Callable[[list[object]], bool], seconds: float = 60.0) -> list[object]:
     """Poll until there is enough; fails when the time is over."""
     events: list[object] = []
     deadline = time.monotonic() + seconds
@@ -72,7 +72,7 @@ def test_vectors_arrive_whole_and_in_order(pair: Pair) -> None:
     assert [event.message.header.offset for event in events] == [0, wire.CHUNK_BYTES, 2 * wire.CHUNK_BYTES]
     assert b"".join(bytes(body) for body in bodies) == data.tobytes()
     assert sum(event.size for event in events) == sent > data.nbytes
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not sender.flushed():
         assert time.monotonic() < deadline
         sender.poll(0.01)
@@ -231,7 +231,7 @@ def test_a_delayed_message_comes_later_whole_and_in_order() -> None:
     assert not sender.flushed()
     assert receiver.poll(0) == []
     received: list[Received] = []
-    while len(received) < 2 and time.monotonic() < began + 10:
+    while len(received) < 2 and time.monotonic() < began + 60:
         sender.poll(1.0)
         received += [event for event in receiver.poll(0) if isinstance(event, Received)]
     assert time.monotonic() - began >= 0.05
@@ -258,7 +258,7 @@ def test_a_vector_with_a_small_last_chunk_is_not_flushed_before_it_is_sent(tmp_p
 
 
 SENDERS = """
-import sys, threading
+import sys, threading, time
 from pathlib import Path
 from p2pfl.protocol import wire
 from p2pfl.transport import ZmqTransport
@@ -275,7 +275,8 @@ def send(number: int) -> None:
         meet.wait()
         for message in wire.chunks(header, {"x": memoryview(bytes(4))}):
             sender.send(1, message)
-        for _ in range(500):
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
             sender.poll(0.01)
             if sender.flushed():
                 flushed.append(number)
@@ -293,7 +294,7 @@ print(sorted(flushed) == list(range(count)))
 @pytest.mark.processes
 def test_threads_that_send_at_once_hear_that_their_buffers_are_free(tmp_path: Path) -> None:
     words = [sys.executable, "-c", SENDERS, str(tmp_path)]
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=200, check=False)
     assert ended.stdout == "True\n", ended.stderr
 
 

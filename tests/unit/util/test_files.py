@@ -142,7 +142,7 @@ def test_a_resumed_run_refuses_pipes_and_devices_in_one_line(tmp_path: Path) -> 
     for name, form in (("rounds.jsonl", "device"), ("log.txt", "pipe")):
         (peer / name).rename(peer / "kept")
         put(peer / name, form)
-        done = command("sgd", "--resume", str(run), timeout=60)
+        done = command("sgd", "--resume", str(run), timeout=200)
         assert done.returncode == 1
         [line] = [line for line in done.stderr.splitlines() if line.startswith("p2pfl: ")]
         assert f"{name}: cannot be " in line
