@@ -40,7 +40,10 @@ WORD = 32  # bits; positions fill whole words, so that the values after them are
 
 @dataclass(frozen=True)
 class Compression:
-    """Compressor C of a run: its kind, the fraction F of the values that it keeps, and their number format."""
+    """Compressor C of a run.
+
+    Its kind, the fraction F of the values that it keeps, and their number format on the wire.
+    """
 
     kind: str
     fraction: float = 1.0
@@ -204,7 +207,7 @@ def _words(size: int) -> int:
 
 
 def _packed(bits: Tensor) -> Tensor:
-    """Eight bits to a byte, the first one lowest; the last byte is filled up with zeros."""
+    """Eight bits to a byte, the first one lowest, the last byte filled with zeros."""
     return torch.from_numpy(np.packbits(bits.numpy(), bitorder="little"))
 
 

@@ -84,7 +84,7 @@ def test_kept_values_travel_as_bfloat16_if_asked_for(kind: str, fraction: float)
 
 @pytest.mark.parametrize(("fraction", "positions"), [(0.1, 4 * 32), (0.033, 4 * 32), (0.032, 4 * 32), (0.03, 4 * 30)])
 def test_positions_take_the_shorter_of_two_forms(fraction: float, positions: int) -> None:
-    """A bit for each of 1,000 values, in whole words, or 4 bytes for each that is kept."""
+    """A bit for each of 1,000 values, in whole words, or 4 bytes for each one kept."""
     compression = Compression("top-k", fraction)
     assert compression.length("top-k", 1000, 0) == HEAD.size + positions + 4 * compression.count(1000)
 
