@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from p2pfl.errors import ConfigError, P2PFLError, unwritable
 from p2pfl.rendezvous.archive import FILE_BYTES
 from p2pfl.rendezvous.client import ANSWER_SECONDS, ServiceClient
+from p2pfl.rendezvous.directory import DirectoryError
 from p2pfl.rendezvous.wire import Answer, Browse, Fetch, Listing, Part, Refused, Request
 from p2pfl.run.mirror import Incoming, Piece
 
 _TRIES = 5  # for a file that is replaced while it is read
+_ASKED_BEFORE = 3  # times that a request is repeated without an answer; none changes anything at the service
 
 
 def download(client: ServiceClient, start: str | None, target: Path) -> None:
@@ -44,10 +47,20 @@ class _Source:
         return self._number
 
     def ask(self, request: Request) -> Answer:
-        answer = self._client.ask(request, ANSWER_SECONDS, lambda: False)
+        answer = self._answer(request)
         if isinstance(answer, Refused):
             raise ConfigError(f"{self.where}: {answer.reason}")
         return answer
+
+    def _answer(self, request: Request) -> Answer:
+        """Ask again where no answer comes, each time over a new connection.
+
+        On a busy machine a service may lose the first request of a collector that follows another one at once.
+        """
+        for _ in range(_ASKED_BEFORE):
+            with contextlib.suppress(DirectoryError):
+                return self._client.ask(request, ANSWER_SECONDS, lambda: False)
+        return self._client.ask(request, ANSWER_SECONDS, lambda: False)
 
     def part(self, folder: str, path: str, offset: int) -> Part:
         part = self.ask(Fetch(self.next_number(), folder, path, offset))
